@@ -1,0 +1,101 @@
+//! A published message: encoded once, when its offset is known, and shared from then on.
+
+use std::sync::Arc;
+
+/// One text frame, ready to send; clones share the bytes.
+pub type Frame = axum::extract::ws::Utf8Bytes;
+
+const DELIVERY: &str = r#"{"type":"message","#;
+
+/// What was published to a room at an offset. `data` and the whole frame are one allocation.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    pub room: Arc<str>,
+    pub epoch: Arc<str>,
+    /// Rises by one a message, from 1.
+    pub offset: u64,
+    /// Unix milliseconds.
+    pub time: u64,
+    pub event: Option<Box<str>>,
+    frame: Frame,
+    /// Where `data` starts in the frame; it ends before the frame's last byte.
+    data: usize,
+}
+
+impl Publication {
+    /// `data` is JSON text and reaches clients byte for byte.
+    pub fn new(
+        room: Arc<str>,
+        epoch: Arc<str>,
+        offset: u64,
+        time: u64,
+        event: Option<&str>,
+        data: &str,
+    ) -> Self {
+        let mut text = String::with_capacity(
+            DELIVERY.len() + room.len() + event.map_or(0, |e| e.len() + 12) + data.len() + 80,
+        );
+        text.push_str(DELIVERY);
+        // A room's grammar needs no escaping.
+        text.push_str(r#""room":""#);
+        text.push_str(&room);
+        text.push_str(r#"","offset":"#);
+        push_integer(&mut text, offset);
+        if let Some(event) = event {
+            text.push_str(r#","event":"#);
+            text.push_str(&serde_json::to_string(event).expect("a string is JSON"));
+        }
+        text.push_str(r#","time":"#);
+        push_integer(&mut text, time);
+        text.push_str(r#","data":"#);
+        let start = text.len();
+        text.push_str(data);
+        text.push('}');
+        text.shrink_to_fit();
+        Self { room, epoch, offset, time, event: event.map(Into::into), frame: text.into(), data: start }
+    }
+
+    /// The delivery, the same for every member of the room.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    pub fn data(&self) -> &str {
+        let text = self.frame.as_str();
+        &text[self.data..text.len() - 1]
+    }
+
+    /// As `history` shows it: the delivery without its `type`.
+    pub fn push_entry(&self, to: &mut String) {
+        to.push('{');
+        to.push_str(&self.frame.as_str()[DELIVERY.len()..]);
+    }
+}
+
+fn push_integer(to: &mut String, value: u64) {
+    use std::fmt::Write;
+    write!(to, "{value}").expect("writing to a String");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_stays_as_it_was_written() {
+        let data = "{\"b\" : 1.10,\t\"a\":[ \"\\u00e9\",1e3] }";
+        let message = Publication::new("a:b".into(), "e".into(), 7, 9, Some("say \"hi\""), data);
+        assert_eq!(message.data(), data);
+        let frame = r#"{"type":"message","room":"a:b","offset":7,"event":"say \"hi\"","time":9,"data":"#;
+        assert_eq!(message.frame().as_str(), format!("{frame}{data}}}"));
+        let mut entry = String::new();
+        message.push_entry(&mut entry);
+        assert!(entry.starts_with(r#"{"room":"a:b","offset":7"#), "{entry}");
+    }
+
+    #[test]
+    fn a_message_without_an_event_has_no_such_field() {
+        let message = Publication::new("r".into(), "e".into(), 1, 2, None, "null");
+        assert_eq!(message.frame().as_str(), r#"{"type":"message","room":"r","offset":1,"time":2,"data":null}"#);
+    }
+}

@@ -1,0 +1,404 @@
+//! From the text of a frame to a request, or to the refusal that says what is wrong with it.
+
+use super::{Code, Refusal};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Objects and arrays inside one another, in `data` and in filters. Most parsers that subscribers and plugins
+/// use stop at this depth (serde_json's own default is 128).
+pub const MAX_DEPTH: usize = 128;
+/// Bytes of `event`.
+pub const MAX_EVENT: usize = 64;
+/// Bytes of the idempotency `key`.
+pub const MAX_KEY: usize = 128;
+/// Messages of one `history` answer, and how many it has when `limit` is absent.
+pub const MAX_HISTORY: usize = 1000;
+const DEFAULT_HISTORY: usize = 100;
+/// Offsets fit 53 bits, so that every client's numbers hold them.
+const MAX_OFFSET: u64 = (1 << 53) - 1;
+
+/// A client's request number or name, repeated as it was written.
+pub type Id<'a> = &'a RawValue;
+
+/// A place in a room's history: everything up to and including `offset` is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Position {
+    pub epoch: Arc<str>,
+    pub offset: u64,
+}
+
+/// One room of a `subscribe`.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    pub room: Cow<'a, str>,
+    /// What else was asked; an error concerns this room alone.
+    pub terms: Result<Terms<'a>, Refusal>,
+}
+
+/// How a room is to be joined.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    /// A JSON object, as it was written.
+    pub filter: Option<&'a str>,
+    pub since: Option<Position>,
+}
+
+#[derive(Debug)]
+pub enum Request<'a> {
+    Connect { api_key: Option<Cow<'a, str>>, session: Option<Cow<'a, str>> },
+    Subscribe { rooms: Vec<Wanted<'a>> },
+    Unsubscribe { rooms: Vec<Cow<'a, str>> },
+    Publish(Publish<'a>),
+    Ack { offsets: Vec<(Cow<'a, str>, u64)> },
+    Members { room: Cow<'a, str> },
+    History { room: Cow<'a, str>, since: Option<Position>, limit: usize },
+    Ping,
+}
+
+/// A message to publish, over a WebSocket or HTTP. Its room is not looked at yet.
+#[derive(Debug)]
+pub struct Publish<'a> {
+    pub room: Cow<'a, str>,
+    pub event: Option<Cow<'a, str>>,
+    /// JSON text, at most [`MAX_DEPTH`] deep.
+    pub data: &'a str,
+    pub key: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    auth: Option<&'a RawValue>,
+    #[serde(borrow)]
+    session: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rooms: Option<&'a RawValue>,
+    #[serde(borrow)]
+    room: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    since: Option<&'a RawValue>,
+    #[serde(borrow)]
+    limit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offset: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offsets: Option<&'a RawValue>,
+}
+
+/// `"data":null` is data, unlike a missing field.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+/// A request with its id, or the refusal with the id that the answer repeats.
+pub type Parsed<'a> = Result<(Option<Id<'a>>, Request<'a>), (Option<Id<'a>>, Refusal)>;
+
+pub fn parse(text: &str) -> Parsed<'_> {
+    let fields: Fields = match serde_json::from_str(text) {
+        Ok(fields) => fields,
+        Err(error) => {
+            let message = format!("a frame is one JSON object: {error}");
+            return Err((None, Refusal::new(Code::BadFrame, message)));
+        }
+    };
+    if let Some(id) = fields.id
+        && !matches!(id.get().as_bytes()[0], b'"' | b'-' | b'0'..=b'9')
+    {
+        return Err((None, wrong("id", id, "a string or a number")));
+    }
+    request(&fields).map(|request| (fields.id, request)).map_err(|refusal| (fields.id, refusal))
+}
+
+fn request<'a>(fields: &Fields<'a>) -> Result<Request<'a>, Refusal> {
+    let kind = required(fields.kind, "type").and_then(|raw| string("type", raw))?;
+    Ok(match &*kind {
+        "connect" => connect(fields)?,
+        "subscribe" => Request::Subscribe { rooms: list(fields)?.into_iter().map(wanted).collect::<Result<_, _>>()? },
+        "unsubscribe" => Request::Unsubscribe {
+            rooms: list(fields)?.into_iter().map(|raw| string("rooms", raw)).collect::<Result<_, _>>()?,
+        },
+        "publish" => Request::Publish(publish(fields)?),
+        "ack" => Request::Ack { offsets: acknowledged(fields)? },
+        "members" => Request::Members { room: room(fields)? },
+        "history" => Request::History {
+            room: room(fields)?,
+            since: fields.since.map(position).transpose()?,
+            limit: match fields.limit {
+                None => DEFAULT_HISTORY,
+                Some(raw) => match raw.get().parse() {
+                    Ok(limit @ 1..=MAX_HISTORY) => limit,
+                    _ => return Err(wrong("limit", raw, "an integer from 1 to 1000")),
+                },
+            },
+        },
+        "ping" => Request::Ping,
+        other => {
+            let known = "connect, subscribe, unsubscribe, publish, ack, members, history or ping";
+            let message = format!("type is '{}', but would be one of {known}", clip(other));
+            return Err(Refusal::new(Code::UnknownType, message));
+        }
+    })
+}
+
+fn connect<'a>(fields: &Fields<'a>) -> Result<Request<'a>, Refusal> {
+    #[derive(Deserialize)]
+    struct Auth<'a> {
+        #[serde(borrow, rename = "apiKey")]
+        api_key: Option<&'a RawValue>,
+    }
+    let api_key = match fields.auth {
+        None => None,
+        // Never echoed: it holds the key.
+        Some(raw) => serde_json::from_str::<Auth>(raw.get())
+            .ok()
+            .and_then(|auth| auth.api_key)
+            .map(|raw| serde_json::from_str(raw.get()).map(Cow::<String>::Owned))
+            .transpose()
+            .map_err(|_| Refusal::invalid("auth.apiKey is not a string"))?
+            .map(|key| Cow::Owned(key.into_owned())),
+    };
+    let session = fields.session.map(|raw| match string("session", raw) {
+        Ok(token) => Ok(token),
+        Err(_) => Err(Refusal::invalid("session is not a string")),
+    });
+    Ok(Request::Connect { api_key, session: session.transpose()? })
+}
+
+/// The fields of a publish, which HTTP shares: `{"room","event","data","key"}`.
+pub fn parse_publish(raw: &RawValue) -> Result<Publish<'_>, Refusal> {
+    match serde_json::from_str(raw.get()) {
+        Ok(fields) => publish(&fields),
+        Err(_) => Err(wrong("a message", raw, r#"an object {"room","event","data","key"}"#)),
+    }
+}
+
+fn publish<'a>(fields: &Fields<'a>) -> Result<Publish<'a>, Refusal> {
+    let room = room(fields)?;
+    let data = required(fields.data, "data")?.get();
+    if deeper_than(data, MAX_DEPTH) {
+        return Err(Refusal::invalid(format!("data is nested deeper than {MAX_DEPTH} levels")));
+    }
+    let bounded = |name: &str, raw: Option<&'a RawValue>, most: usize| {
+        let Some(raw) = raw else { return Ok(None) };
+        let text = string(name, raw)?;
+        if text.len() > most {
+            let message = format!("{name} has {} bytes, at most {most} are allowed", text.len());
+            return Err(Refusal::invalid(message));
+        }
+        Ok(Some(text))
+    };
+    let (event, key) = (bounded("event", fields.event, MAX_EVENT)?, bounded("key", fields.key, MAX_KEY)?);
+    Ok(Publish { room, event, data, key })
+}
+
+fn acknowledged<'a>(fields: &Fields<'a>) -> Result<Vec<(Cow<'a, str>, u64)>, Refusal> {
+    if let Some(raw) = fields.offsets {
+        // Borrowed keys fail on escapes, so the names are owned here; an ack of many rooms is rare.
+        let offsets: std::collections::BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())
+            .map_err(|_| wrong("offsets", raw, r#"an object {"room": offset, …}"#))?;
+        return offsets
+            .into_iter()
+            .map(|(room, raw)| Ok((Cow::Owned(room), integer("an offset", raw)?)))
+            .collect();
+    }
+    let offset = integer("offset", required(fields.offset, "offset")?)?;
+    Ok(vec![(room(fields)?, offset)])
+}
+
+fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
+    #[derive(Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow)]
+        room: Option<&'a RawValue>,
+        #[serde(borrow)]
+        filter: Option<&'a RawValue>,
+        #[serde(borrow)]
+        since: Option<&'a RawValue>,
+    }
+    if raw.get().starts_with('"') {
+        let terms = Ok(Terms { filter: None, since: None });
+        return Ok(Wanted { room: string("rooms", raw)?, terms });
+    }
+    let entry: Entry = match serde_json::from_str(raw.get()) {
+        Ok(entry) if raw.get().starts_with('{') => entry,
+        _ => return Err(wrong("an entry of rooms", raw, "a name or an object with a room")),
+    };
+    let room = string("room", required(entry.room, "room")?)?;
+    let filter = entry.filter.map(|raw| {
+        if !raw.get().starts_with('{') {
+            let message = format!("filter is {}, but would be an object", clip(raw.get()));
+            Err(Refusal::new(Code::FilterInvalid, message))
+        } else if deeper_than(raw.get(), MAX_DEPTH) {
+            let message = format!("filter is nested deeper than {MAX_DEPTH} levels");
+            Err(Refusal::new(Code::FilterInvalid, message))
+        } else {
+            Ok(raw.get())
+        }
+    });
+    let terms = filter
+        .transpose()
+        .and_then(|filter| Ok(Terms { filter, since: entry.since.map(position).transpose()? }));
+    Ok(Wanted { room, terms })
+}
+
+fn position(raw: &RawValue) -> Result<Position, Refusal> {
+    #[derive(Deserialize)]
+    struct Since<'a> {
+        epoch: Arc<str>,
+        #[serde(borrow)]
+        offset: &'a RawValue,
+    }
+    let since: Since = serde_json::from_str(raw.get())
+        .map_err(|_| wrong("since", raw, r#"an object {"epoch": string, "offset": integer}"#))?;
+    Ok(Position { epoch: since.epoch, offset: integer("since.offset", since.offset)? })
+}
+
+fn list<'a>(fields: &Fields<'a>) -> Result<Vec<&'a RawValue>, Refusal> {
+    let raw = required(fields.rooms, "rooms")?;
+    match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+        Ok(rooms) if !rooms.is_empty() => Ok(rooms),
+        _ => Err(wrong("rooms", raw, "an array of at least one room")),
+    }
+}
+
+fn room<'a>(fields: &Fields<'a>) -> Result<Cow<'a, str>, Refusal> {
+    string("room", required(fields.room, "room")?)
+}
+
+fn required<'a>(raw: Option<&'a RawValue>, name: &str) -> Result<&'a RawValue, Refusal> {
+    raw.ok_or_else(|| Refusal::invalid(format!("the field '{name}' is missing")))
+}
+
+fn string<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refusal> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    match serde_json::from_str::<Text>(raw.get()) {
+        Ok(text) => Ok(text.0),
+        Err(_) => Err(wrong(name, raw, "a string")),
+    }
+}
+
+fn integer(name: &str, raw: &RawValue) -> Result<u64, Refusal> {
+    match raw.get().parse() {
+        Ok(value @ 0..=MAX_OFFSET) => Ok(value),
+        _ => Err(wrong(name, raw, "an integer from 0 to 2^53 - 1")),
+    }
+}
+
+fn wrong(name: &str, raw: &RawValue, right: &str) -> Refusal {
+    Refusal::invalid(format!("{name} is {}, but would be {right}", clip(raw.get())))
+}
+
+/// The start of a client's own text, short enough to be sent back.
+fn clip(text: &str) -> &str {
+    let end = (0..=40.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
+/// Whether arrays and objects of valid JSON text are nested deeper than `most`.
+fn deeper_than(text: &str, most: usize) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                if depth > most {
+                    return true;
+                }
+            }
+            b']' | b'}' if !quoted => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> (Option<String>, Refusal) {
+        let (id, refusal) = parse(text).unwrap_err();
+        (id.map(|id| id.get().to_owned()), refusal)
+    }
+
+    #[test]
+    fn a_subscribe_keeps_what_each_room_asked() {
+        let text = r#"{"type":"subscribe","id":2,"rooms":["a:b",{"room":"c","filter":{"x": 1}},
+            {"room":"d","since":{"epoch":"k3f9","offset":17}},{"room":"e","filter":[1]}]}"#;
+        let (id, Request::Subscribe { rooms }) = parse(text).unwrap() else { panic!("not a subscribe") };
+        assert_eq!(id.unwrap().get(), "2");
+        assert_eq!(rooms.iter().map(|r| &*r.room).collect::<Vec<_>>(), ["a:b", "c", "d", "e"]);
+        assert_eq!(rooms[1].terms.as_ref().unwrap().filter, Some(r#"{"x": 1}"#));
+        let since = rooms[2].terms.as_ref().unwrap().since.as_ref().unwrap();
+        assert_eq!((&*since.epoch, since.offset), ("k3f9", 17));
+        assert_eq!(rooms[3].terms.as_ref().unwrap_err().code, Code::FilterInvalid);
+    }
+
+    #[test]
+    fn errors_name_the_field_and_what_would_be_right() {
+        for (text, code, part) in [
+            ("[1]", Code::BadFrame, "one JSON object"),
+            ("{", Code::BadFrame, "one JSON object"),
+            ("{}", Code::InvalidRequest, "'type' is missing"),
+            (r#"{"type":7}"#, Code::InvalidRequest, "type is 7, but would be a string"),
+            (r#"{"type":"shout"}"#, Code::UnknownType, "'shout'"),
+            (r#"{"type":"publish","room":"a"}"#, Code::InvalidRequest, "'data' is missing"),
+            (r#"{"type":"subscribe","rooms":[]}"#, Code::InvalidRequest, "at least one"),
+            (r#"{"type":"history","room":"a","limit":1001}"#, Code::InvalidRequest, "1 to 1000"),
+            (r#"{"type":"ack","room":"a","offset":1.5}"#, Code::InvalidRequest, "an integer"),
+            (r#"{"type":"ack","room":"a","offset":9007199254740992}"#, Code::InvalidRequest, "2^53"),
+        ] {
+            let (_, refusal) = refused(text);
+            assert_eq!(refusal.code, code, "{text}");
+            assert!(refusal.message.contains(part), "{text}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn an_id_is_repeated_as_it_was_written_and_only_when_it_may_be() {
+        assert_eq!(refused(r#"{"id":"\u0041","type":"x"}"#).0.as_deref(), Some(r#""\u0041""#));
+        assert_eq!(refused(r#"{"id":-1.50,"type":"x"}"#).0.as_deref(), Some("-1.50"));
+        for id in ["true", "{}", "[1]"] {
+            let (echoed, refusal) = refused(&format!(r#"{{"id":{id},"type":"ping"}}"#));
+            assert_eq!((echoed, refusal.code), (None, Code::InvalidRequest), "{id}");
+        }
+    }
+
+    #[test]
+    fn null_is_data() {
+        let (_, Request::Publish(publish)) = parse(r#"{"type":"publish","room":"a","data":null}"#).unwrap() else {
+            panic!("not a publish")
+        };
+        assert_eq!(publish.data, "null");
+    }
+
+    #[test]
+    fn depth_is_bounded_and_strings_do_not_count() {
+        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+        assert!(deeper_than(&deep, MAX_DEPTH));
+        assert!(!deeper_than(&deep[1..257], MAX_DEPTH));
+        assert!(!deeper_than(&format!(r#"["{}\"["]"#, "[".repeat(200)), MAX_DEPTH));
+    }
+
+    #[test]
+    fn a_key_is_never_echoed() {
+        let (_, refusal) = refused(r#"{"type":"connect","auth":{"apiKey":["sk_secret"]}}"#);
+        assert!(!refusal.message.contains("sk_secret"));
+    }
+}
