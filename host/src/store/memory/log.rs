@@ -1,0 +1,184 @@
+//! One room in memory: its messages, its idempotency keys and who is a member.
+
+use super::*;
+use crate::protocol::unix_ms;
+use std::collections::{BTreeMap, VecDeque};
+
+pub struct Log {
+    pub name: Arc<str>,
+    pub epoch: Arc<str>,
+    newest: u64,
+    held: VecDeque<(Instant, Arc<Publication>)>,
+    keys: HashMap<(Box<str>, Box<str>), u64>,
+    /// The keys by time of their end.
+    key_ends: VecDeque<(Instant, (Box<str>, Box<str>))>,
+    pub members: Table,
+    /// Whether the node wants what is published.
+    pub watched: bool,
+    used: Instant,
+}
+
+impl Log {
+    pub fn new(name: Arc<str>, now: Instant) -> Self {
+        let epoch = format!("{:08x}", u32::from_le_bytes(super::random())).into();
+        Self {
+            name,
+            epoch,
+            newest: 0,
+            held: VecDeque::new(),
+            keys: HashMap::new(),
+            key_ends: VecDeque::new(),
+            members: Table::default(),
+            watched: false,
+            used: now,
+        }
+    }
+
+    pub fn position(&self, offset: u64) -> Position {
+        Position { epoch: self.epoch.clone(), offset }
+    }
+
+    pub fn newest(&self) -> Position {
+        self.position(self.newest)
+    }
+
+    /// The offset that a key was first used for.
+    pub fn known(&self, (principal, key): (&str, &str), now: Instant) -> Option<u64> {
+        debug_assert!(self.key_ends.front().is_none_or(|(end, _)| *end > now), "trimmed before");
+        self.keys.get(&(principal.into(), key.into())).copied()
+    }
+
+    pub fn append(&mut self, message: &Message, config: &HistoryConfig, now: Instant) -> Arc<Publication> {
+        self.newest += 1;
+        self.used = now;
+        let (name, epoch) = (self.name.clone(), self.epoch.clone());
+        let publication =
+            Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
+        let publication = Arc::new(publication);
+        if config.messages > 0 {
+            if self.held.len() == config.messages {
+                self.held.pop_front();
+            }
+            self.held.push_back((now, publication.clone()));
+        }
+        if let Some((principal, key)) = message.key {
+            let key: (Box<str>, Box<str>) = (principal.into(), key.into());
+            self.keys.insert(key.clone(), self.newest);
+            self.key_ends.push_back((now + KEY_TTL, key));
+        }
+        publication
+    }
+
+    /// Drops what has passed its age.
+    pub fn trim(&mut self, config: &HistoryConfig, now: Instant) {
+        while self.held.front().is_some_and(|(at, _)| now.duration_since(*at) >= config.age) {
+            self.held.pop_front();
+        }
+        while self.key_ends.front().is_some_and(|(end, _)| *end <= now) {
+            let (_, key) = self.key_ends.pop_front().expect("seen above");
+            self.keys.remove(&key);
+        }
+    }
+
+    pub fn read(&self, after: Option<&Position>, limit: usize) -> History {
+        let oldest = self.newest + 1 - self.held.len() as u64;
+        let (from, whole) = match after {
+            None => (oldest, true),
+            Some(after) if after.epoch != self.epoch || after.offset > self.newest => (oldest, false),
+            Some(after) => (oldest.max(after.offset + 1), after.offset + 1 >= oldest),
+        };
+        let skipped = (from - oldest) as usize;
+        let messages: Vec<_> =
+            self.held.iter().skip(skipped).take(limit).map(|(_, publication)| publication.clone()).collect();
+        let more = skipped + messages.len() < self.held.len();
+        History { newest: self.newest(), messages, more, whole }
+    }
+
+    pub fn is_idle(&self, now: Instant, idle: Duration) -> bool {
+        let empty = self.members.is_empty() && self.held.is_empty() && self.keys.is_empty();
+        empty && !self.watched && now.duration_since(self.used) >= idle
+    }
+
+    pub fn summary(&self) -> RoomSummary {
+        RoomSummary {
+            room: self.name.clone(),
+            epoch: self.epoch.clone(),
+            offset: self.newest,
+            members: self.members.len(),
+            messages: self.held.len(),
+        }
+    }
+}
+
+/// The members of a room: sessions, with how far each has acknowledged.
+#[derive(Default)]
+pub struct Table {
+    members: HashMap<SessionToken, Member>,
+    /// How many sessions each principal has here.
+    principals: BTreeMap<Arc<str>, usize>,
+}
+
+struct Member {
+    principal: Arc<str>,
+    filter: Option<Arc<str>>,
+    joined: Position,
+    acknowledged: Option<u64>,
+}
+
+impl Table {
+    pub fn insert(&mut self, token: SessionToken, principal: Arc<str>, membership: Membership) {
+        if let Some(member) = self.members.get_mut(&token) {
+            member.filter = membership.filter;
+            if member.joined.epoch != membership.position.epoch {
+                (member.joined, member.acknowledged) = (membership.position, None);
+            }
+            return;
+        }
+        *self.principals.entry(principal.clone()).or_default() += 1;
+        let Membership { filter, position: joined } = membership;
+        self.members.insert(token, Member { principal, filter, joined, acknowledged: None });
+    }
+
+    pub fn remove(&mut self, token: SessionToken) {
+        let Some(member) = self.members.remove(&token) else { return };
+        let sessions = self.principals.get_mut(&member.principal).expect("counted on joining");
+        *sessions -= 1;
+        if *sessions == 0 {
+            self.principals.remove(&member.principal);
+        }
+    }
+
+    /// `epoch` is the room's; a member that joined in another keeps that one.
+    pub fn get(&self, token: SessionToken, epoch: Arc<str>) -> Option<Membership> {
+        let member = self.members.get(&token)?;
+        let position = match member.acknowledged {
+            Some(offset) if member.joined.epoch == epoch => Position { epoch, offset },
+            _ => member.joined.clone(),
+        };
+        Some(Membership { filter: member.filter.clone(), position })
+    }
+
+    pub fn acknowledge(&mut self, token: SessionToken, offset: u64) {
+        if let Some(member) = self.members.get_mut(&token) {
+            member.acknowledged = member.acknowledged.max(Some(offset.max(member.joined.offset)));
+        }
+    }
+
+    pub fn list(&self, most: usize) -> Members {
+        let principals = self.principals.keys().take(most).cloned().collect();
+        Members { count: self.len(), principals, more: self.principals.len() > most }
+    }
+
+    pub fn receipt(&self, offset: u64) -> Receipt {
+        let acknowledged = self.members.values().filter(|member| member.acknowledged >= Some(offset)).count();
+        Receipt { members: self.len(), acknowledged }
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+}

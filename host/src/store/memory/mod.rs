@@ -1,0 +1,245 @@
+//! The embedded store: everything in this process, gone with it. Rooms are spread over locks by name; a call
+//! takes the lock of a session before that of a room, never the other way.
+
+mod log;
+mod sessions;
+
+use super::*;
+use log::Log;
+use sessions::Sessions;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Mutex, MutexGuard},
+};
+use tokio::time::Instant;
+
+/// Locks over which rooms are spread: well above the number of cores, so that two seldom meet.
+const STRIPES: usize = 64;
+/// How often what has passed its age is dropped.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A room that nobody is in, that holds nothing and was not used for so long is forgotten; its epoch ends.
+const IDLE: Duration = Duration::from_secs(600);
+
+pub struct Memory {
+    history: HistoryConfig,
+    feed: Feed,
+    hasher: RandomState,
+    rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
+    sessions: Mutex<Sessions>,
+}
+
+impl Memory {
+    /// A store whose sweeping ends with it. `ttl`: how long a session outlives its connection.
+    pub fn new(history: HistoryConfig, ttl: Duration, feed: Feed) -> Arc<Self> {
+        let store = Arc::new(Self {
+            history,
+            feed,
+            hasher: RandomState::new(),
+            rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            sessions: Mutex::new(Sessions::new(ttl)),
+        });
+        let weak = Arc::downgrade(&store);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(SWEEP);
+            loop {
+                ticks.tick().await;
+                let Some(store) = weak.upgrade() else { return };
+                store.sweep();
+            }
+        });
+        store
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        let expired = self.sessions().expire(now);
+        for (token, rooms) in expired {
+            rooms.iter().for_each(|room| self.forget(token, room));
+        }
+        for stripe in &self.rooms {
+            let mut rooms = stripe.lock().expect(HELD);
+            rooms.retain(|_, log| {
+                log.trim(&self.history, now);
+                !log.is_idle(now, IDLE)
+            });
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().expect(HELD)
+    }
+
+    fn stripe(&self, room: &str) -> MutexGuard<'_, HashMap<Arc<str>, Log>> {
+        let stripe = self.hasher.hash_one(room) as usize % STRIPES;
+        self.rooms[stripe].lock().expect(HELD)
+    }
+
+    /// The room's log, made where there is none, trimmed.
+    fn with<T>(&self, room: &RoomName, act: impl FnOnce(&mut Log) -> T) -> T {
+        let now = Instant::now();
+        let mut rooms = self.stripe(room);
+        let log = match rooms.get_mut(room.as_str()) {
+            Some(log) => log,
+            None => rooms.entry(room.shared()).or_insert_with(|| Log::new(room.shared(), now)),
+        };
+        log.trim(&self.history, now);
+        act(log)
+    }
+
+    fn existing<T>(&self, room: &str, act: impl FnOnce(&mut Log) -> T) -> Option<T> {
+        let mut rooms = self.stripe(room);
+        rooms.get_mut(room).map(|log| {
+            log.trim(&self.history, Instant::now());
+            act(log)
+        })
+    }
+
+    fn forget(&self, token: SessionToken, room: &str) {
+        self.existing(room, |log| log.members.remove(token));
+    }
+}
+
+const HELD: &str = "no code panics while it holds the store";
+
+#[async_trait::async_trait]
+impl Store for Memory {
+    fn watch(&self, room: &RoomName) {
+        self.with(room, |log| {
+            log.watched = true;
+            (self.feed)(Event::Watched { room: log.name.clone(), position: log.newest() });
+        });
+    }
+
+    fn unwatch(&self, room: &RoomName) {
+        self.existing(room, |log| log.watched = false);
+    }
+
+    async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable> {
+        Ok(self.with(message.room, |log| {
+            let now = Instant::now();
+            if let Some(offset) = message.key.and_then(|key| log.known(key, now)) {
+                return Stored { position: log.position(offset), duplicate: true };
+            }
+            let publication = log.append(&message, &self.history, now);
+            let position = log.position(publication.offset);
+            if log.watched {
+                // Under the lock, so that the feed has the order of the offsets.
+                (self.feed)(Event::Published(publication));
+            }
+            Stored { position, duplicate: false }
+        }))
+    }
+
+    async fn history(
+        &self,
+        room: &RoomName,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<History, Unavailable> {
+        Ok(self.with(room, |log| log.read(after, limit)))
+    }
+
+    async fn create_session(
+        &self,
+        principal: &Arc<str>,
+        connection: ConnectionId,
+    ) -> Result<SessionToken, Unavailable> {
+        Ok(self.sessions().create(principal.clone(), connection))
+    }
+
+    async fn resume_session(
+        &self,
+        token: SessionToken,
+        principal: &str,
+        connection: ConnectionId,
+    ) -> Result<Option<Resumed>, Unavailable> {
+        let mut sessions = self.sessions();
+        let Some((previous, names)) = sessions.resume(token, principal, connection) else { return Ok(None) };
+        let membership = |room: RoomName| {
+            let membership = self.existing(&room, |log| log.members.get(token, log.epoch.clone()))??;
+            Some((room, membership))
+        };
+        let rooms = names.into_iter().filter_map(membership).collect();
+        Ok(Some(Resumed { previous, rooms }))
+    }
+
+    fn detach(&self, token: SessionToken, connection: ConnectionId) {
+        self.sessions().detach(token, connection, Instant::now());
+    }
+
+    fn end_session(&self, token: SessionToken, connection: ConnectionId) {
+        let rooms = self.sessions().end(token, connection);
+        rooms.iter().for_each(|room| self.forget(token, room));
+    }
+
+    fn join(&self, token: SessionToken, room: &RoomName, membership: Membership) {
+        let mut sessions = self.sessions();
+        let Some(principal) = sessions.enter(token, room) else { return };
+        self.with(room, |log| log.members.insert(token, principal, membership));
+    }
+
+    fn leave(&self, token: SessionToken, room: &str) {
+        let mut sessions = self.sessions();
+        sessions.exit(token, room);
+        self.forget(token, room);
+    }
+
+    fn acknowledge(&self, token: SessionToken, room: &str, offset: u64) {
+        self.existing(room, |log| log.members.acknowledge(token, offset));
+    }
+
+    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
+        let members = self.existing(room, |log| log.members.list(most));
+        Ok(members.unwrap_or(Members { count: 0, principals: vec![], more: false }))
+    }
+
+    async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
+        let receipt = self.existing(room, |log| {
+            let known = (1..=log.newest().offset).contains(&offset);
+            known.then(|| log.members.receipt(offset))
+        });
+        Ok(receipt.flatten())
+    }
+
+    async fn room(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
+        Ok(self.existing(room, |log| log.summary()))
+    }
+
+    async fn rooms(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable> {
+        let mut rooms = vec![];
+        for stripe in &self.rooms {
+            let logs = stripe.lock().expect(HELD);
+            rooms.extend(logs.values().filter(|log| *log.name > *after).map(Log::summary));
+        }
+        rooms.sort_by(|a, b| a.room.cmp(&b.room));
+        rooms.truncate(limit);
+        Ok(rooms)
+    }
+
+    async fn check(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_keeps_the_contract() {
+        super::contract::suite(|history, ttl, feed| async move { Memory::new(history, ttl, feed) as Arc<dyn Store> })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_room_that_nobody_needs_is_forgotten() {
+        let store = Memory::new(HistoryConfig::default(), Duration::from_secs(120), Arc::new(|_| {}));
+        let room = RoomName::parse("fleeting").unwrap();
+        store.publish(Message { room: &room, event: None, data: "1", key: None }).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(590)).await;
+        assert_eq!(store.rooms("", 10).await.unwrap().len(), 1);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(store.rooms("", 10).await.unwrap(), []);
+    }
+}

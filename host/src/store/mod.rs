@@ -1,0 +1,231 @@
+//! Order and memory: what was published where and in which order, which sessions are members of which rooms,
+//! and how far each has acknowledged. Says nothing about connections or who is allowed what.
+
+#[cfg(test)]
+mod contract;
+mod memory;
+
+pub use memory::Memory;
+
+use crate::{
+    protocol::{Position, Publication},
+    room::RoomName,
+    unit,
+};
+use serde::Deserialize;
+use std::{fmt, sync::Arc, time::Duration};
+
+/// How long an idempotency key is remembered.
+pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
+
+/// `[rooms] history`: a message is held until either is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistoryConfig {
+    /// Newest messages held a room; 0 holds none.
+    pub messages: usize,
+    #[serde(deserialize_with = "unit::duration")]
+    pub age: Duration,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { messages: 1000, age: Duration::from_secs(600) }
+    }
+}
+
+/// Names a live connection on any node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    pub fn random() -> Self {
+        Self(u64::from_le_bytes(random()))
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("c_").filter(|hex| hex.len() == 16)?;
+        u64::from_str_radix(hex, 16).ok().map(Self)
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "c_{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The secret by which a client comes back to its session. `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionToken([u8; 16]);
+
+impl SessionToken {
+    pub fn random() -> Self {
+        Self(random())
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("s_").filter(|hex| hex.len() == 32)?;
+        u128::from_str_radix(hex, 16).ok().map(|bits| Self(bits.to_be_bytes()))
+    }
+
+    /// As the wire carries it.
+    pub fn reveal(&self) -> String {
+        format!("s_{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("s_…")
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bits = [0; N];
+    getrandom::fill(&mut bits).expect("the system has entropy");
+    bits
+}
+
+/// What a store tells the node that watches a room. For one room events come in order.
+#[derive(Debug)]
+pub enum Event {
+    /// `watch` took effect: every message after `position` follows as `Published`.
+    Watched { room: Arc<str>, position: Position },
+    Published(Arc<Publication>),
+}
+
+/// Where a store puts its events. It is called under the store's locks: it only enqueues.
+pub type Feed = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What is to be published; `data` is JSON text.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    pub room: &'a RoomName,
+    pub event: Option<&'a str>,
+    pub data: &'a str,
+    /// Principal and key: the same pair within [`KEY_TTL`] is the same message.
+    pub key: Option<(&'a str, &'a str)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    pub position: Position,
+    pub duplicate: bool,
+}
+
+/// A piece of a room's history, oldest first.
+#[derive(Debug)]
+pub struct History {
+    /// The room's newest.
+    pub newest: Position,
+    pub messages: Vec<Arc<Publication>>,
+    /// More is held after the last of these.
+    pub more: bool,
+    /// Nothing after the asked position is missing from what is held.
+    pub whole: bool,
+}
+
+/// A session's membership of one room.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Membership {
+    /// The filter as the client wrote it.
+    pub filter: Option<Arc<str>>,
+    /// Everything after it is to be replayed on resuming: what was acknowledged last, or where it joined.
+    pub position: Position,
+}
+
+#[derive(Debug)]
+pub struct Resumed {
+    /// The connection that held the session, if it still lives.
+    pub previous: Option<ConnectionId>,
+    pub rooms: Vec<(RoomName, Membership)>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Members {
+    /// Sessions, connected or resumable.
+    pub count: usize,
+    /// Sorted; at most as many as asked.
+    pub principals: Vec<Arc<str>>,
+    pub more: bool,
+}
+
+#[derive(Debug, PartialEq, serde::Serialize)]
+pub struct Receipt {
+    /// Sessions in the room now.
+    pub members: usize,
+    /// Those of them that have acknowledged the message.
+    pub acknowledged: usize,
+}
+
+#[derive(Debug, PartialEq, serde::Serialize)]
+pub struct RoomSummary {
+    pub room: Arc<str>,
+    pub epoch: Arc<str>,
+    pub offset: u64,
+    pub members: usize,
+    /// Messages held.
+    pub messages: usize,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the store is not available: {0}")]
+pub struct Unavailable(pub String);
+
+/// Order and memory of rooms and sessions. What returns nothing is recorded as soon as the store can and is not
+/// waited for.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync {
+    /// From now on the room's messages come through the feed, after one `Watched`.
+    fn watch(&self, room: &RoomName);
+    fn unwatch(&self, room: &RoomName);
+
+    async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable>;
+    /// At most `limit` messages after `after` (from the oldest held without it).
+    async fn history(
+        &self,
+        room: &RoomName,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<History, Unavailable>;
+
+    async fn create_session(
+        &self,
+        principal: &Arc<str>,
+        connection: ConnectionId,
+    ) -> Result<SessionToken, Unavailable>;
+    /// Hands the session to `connection`; `None` for an unknown, ended or foreign token.
+    async fn resume_session(
+        &self,
+        token: SessionToken,
+        principal: &str,
+        connection: ConnectionId,
+    ) -> Result<Option<Resumed>, Unavailable>;
+    /// Starts the session's time to live, unless another connection holds it by now.
+    fn detach(&self, token: SessionToken, connection: ConnectionId);
+    /// Ends the session at once, unless another connection holds it by now.
+    fn end_session(&self, token: SessionToken, connection: ConnectionId);
+
+    /// Makes a session a member, or changes its filter; then its position stays as it was.
+    fn join(&self, token: SessionToken, room: &RoomName, membership: Membership);
+    fn leave(&self, token: SessionToken, room: &str);
+    /// Cumulative: a smaller offset than before changes nothing.
+    fn acknowledge(&self, token: SessionToken, room: &str, offset: u64);
+
+    /// With at most `most` principals.
+    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable>;
+    /// `None` where the room has no such offset.
+    async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable>;
+    async fn room(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable>;
+    /// Rooms by name, after `after`, and at most `limit`.
+    async fn rooms(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable>;
+    /// A round trip.
+    async fn check(&self) -> Result<(), Unavailable>;
+}
