@@ -1,0 +1,114 @@
+use orderbook::Orderbook;
+use serde_json::json;
+use switchyard_sdk::testing::{Harness, counted};
+use switchyard_sdk::{Code, Plan, Verdict};
+
+// Shaped as the recorded feed's messages.
+const ETH: &str = r#"{"offset":"2693988240","bids":[["4215.5","182.601"],["4214","47.861"],["4213.2","0"]],"asks":[["4217.8","13.34"]]}"#;
+const TRADE: &str = r#"{"market":"ETH-USD","size":"0.1","side":"BUY","price":"4215.6","createdAt":"2021-10-28T18:03:51.833Z"}"#;
+
+fn publish(plugin: &Harness<Orderbook>, event: &str, data: &str) -> Result<Verdict, switchyard_sdk::Reject> {
+    plugin.publish("feed", "dydx:eth-usd", event, data)
+}
+
+fn replaced(verdict: Verdict) -> String {
+    let Verdict::Replace(data) = verdict else { panic!("{verdict:?} replaces nothing") };
+    String::from_utf8(data).unwrap()
+}
+
+#[test]
+fn nothing_to_cut_passes_byte_for_byte() {
+    let plugin = Harness::<Orderbook>::new(json!({})).unwrap();
+    for (event, data) in
+        [("orderbook", ETH), ("trade", TRADE), ("trade", "null"), ("", "7"), ("status", "{}")]
+    {
+        assert_eq!(publish(&plugin, event, data).unwrap(), Verdict::Pass);
+    }
+    let plugin = Harness::<Orderbook>::new(json!({ "max_depth": 2 })).unwrap();
+    assert_eq!(publish(&plugin, "orderbook", ETH).unwrap(), Verdict::Pass, "a removal is no depth");
+}
+
+#[test]
+fn a_cut_leaves_the_best_levels_and_every_removal_and_every_other_byte() {
+    let plugin = Harness::<Orderbook>::new(json!({ "max_depth": 1 })).unwrap();
+    assert_eq!(
+        replaced(publish(&plugin, "orderbook", ETH).unwrap()),
+        r#"{"offset":"2693988240","bids":[["4215.5","182.601"],["4213.2","0"]],"asks":[["4217.8","13.34"]]}"#
+    );
+    // Asks first, spaces, worst price first, digits beyond a float, an unknown field with brackets.
+    let odd = r#"{ "asks" : [ ["2", "1"], [ "1.0000000000000000000001" , "1.10" ] ], "x": "[]]", "bids": [["7","0.0"],["8",1],["9","3"]] }"#;
+    assert_eq!(
+        replaced(publish(&plugin, "orderbook", odd).unwrap()),
+        r#"{ "asks" : [[ "1.0000000000000000000001" , "1.10" ]], "x": "[]]", "bids": [["7","0.0"],["9","3"]] }"#
+    );
+    assert_eq!(counted(0), 3);
+}
+
+#[test]
+fn a_malformed_book_is_refused_by_its_field() {
+    let plugin = Harness::<Orderbook>::new(json!({})).unwrap();
+    for (data, reason) in [
+        (r#"{"bids":[]}"#, "data: missing field `asks`"),
+        (r#"{"bids":[],"asks":{}}"#, "data.asks: invalid type: map, expected a list"),
+        (
+            r#"{"bids":[["1","2"],["1","many"]],"asks":[]}"#,
+            r#"data.bids[1][1]: invalid value: string "many", expected a decimal of 0 or more, such as "13.34""#,
+        ),
+        (
+            r#"{"bids":[["inf","2"]],"asks":[]}"#,
+            r#"data.bids[0][0]: invalid value: string "inf", expected a decimal of 0 or more, such as "13.34""#,
+        ),
+        (r#"{"bids":[],"asks":[["1"]]}"#, "data.asks[0]: invalid length 1, expected a level: [price, size]"),
+        ("[[],[]]", r#"data is a list, but a book is {"bids": [...], "asks": [...]}"#),
+        ("null", r#"data: invalid type: null, expected a book: {"bids": [...], "asks": [...]}"#),
+    ] {
+        let reject = publish(&plugin, "orderbook", data).unwrap_err();
+        assert_eq!((reject.code, reject.reason.as_str()), (Code::Invalid, reason));
+    }
+    assert_eq!(counted(1), 7);
+}
+
+#[test]
+fn filters_choose_markets_and_sizes_of_books_and_trades() {
+    let plugin = Harness::<Orderbook>::new(json!({})).unwrap();
+    let passes =
+        |filter: serde_json::Value, room, event, data| plugin.delivers(filter, room, event, data).unwrap();
+    for (filter, book, trade) in [
+        (json!({}), true, true),
+        (json!({ "markets": ["ETH-USD", "crv-usd"] }), true, true),
+        (json!({ "markets": ["crv-usd"] }), false, false),
+        (json!({ "markets": [] }), false, false),
+        (json!({ "minSize": 182.6 }), true, false),
+        (json!({ "minSize": 0.1 }), true, true),
+        (json!({ "minSize": 183, "markets": ["eth-usd"] }), false, false),
+    ] {
+        assert_eq!(passes(filter.clone(), "dydx:eth-usd", "orderbook", ETH), book, "{filter}");
+        assert_eq!(passes(filter.clone(), "dydx:eth-usd", "trade", TRADE), trade, "{filter}");
+        assert_eq!(passes(filter.clone(), "trades", "trade", TRADE), trade, "{filter}");
+    }
+    let eth = json!({ "markets": ["eth-usd"] });
+    assert!(passes(eth.clone(), "dydx:eth-usd", "status", r#""halted""#), "the room's market");
+    assert!(!passes(json!({ "minSize": 0 }), "dydx:eth-usd", "status", r#""halted""#), "it has no size");
+    assert!(!passes(eth, "dydx:eth-usd", "orderbook", r#"{"bids":7}"#), "no book");
+}
+
+#[test]
+fn equal_filters_are_one_and_wrong_ones_are_named() {
+    let plugin = Harness::<Orderbook>::new(json!({})).unwrap();
+    for same in [
+        json!({ "minSize": 5, "markets": ["UNI-USD", "eth-usd"] }),
+        json!({ "markets": ["eth-usd", "uni-usd", "Eth-Usd"], "minSize": 5.0 }),
+    ] {
+        assert_eq!(plugin.canonical(same).unwrap(), r#"{"markets":["eth-usd","uni-usd"],"minSize":5.0}"#);
+    }
+    assert_eq!(plugin.compile(1, json!({})), Ok(Plan::All));
+    for (filter, error) in [
+        (json!({ "minSize": "5" }), r#"filter.minSize: invalid type: string "5", expected a number"#),
+        (json!({ "minSize": -1 }), "filter: minSize is -1, but sizes are 0 or more"),
+        (json!({ "market": "eth-usd" }), "filter: unknown field `market`, expected `markets` or `minSize`"),
+    ] {
+        assert_eq!(plugin.canonical(filter).unwrap_err().reason, error);
+    }
+    let error = Harness::<Orderbook>::new(json!({ "max_depth": 0 })).err();
+    assert_eq!(error.as_deref(), Some("config.max_depth is 0, which leaves nothing of a book: 1 or more"));
+}

@@ -1,0 +1,170 @@
+//! The plugin's side of the contract in Wasm: bindgen's types in and out, nothing decided here.
+
+use crate::export::{Exports, Hook};
+use crate::instance::{Instance, load};
+use crate::log::Level;
+use crate::metrics::Kind;
+use crate::{Code, Counts, Message, Plan, Principal, Reject, Request, Subscription, Verdict, host};
+use bindings::exports::switchyard::plugin::{connect, deliver, lifecycle, publish, room, subscribe};
+use bindings::switchyard::plugin::types;
+use std::cell::OnceCell;
+use std::marker::PhantomData;
+
+/// What bindgen makes of `wit/plugin.wit`.
+#[allow(unsafe_code, reason = "the canonical ABI passes raw pointers; bindgen writes all of it")]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "wit",
+        world: "plugin",
+        pub_export_macro: true,
+        export_macro_name: "export_component",
+        default_bindings_module: "switchyard_sdk::internal::bindings",
+    });
+}
+
+thread_local! {
+    /// A module holds one plugin, and an instance is initialised once.
+    static INSTANCE: OnceCell<Box<dyn Instance>> = const { OnceCell::new() };
+}
+
+fn instance<R>(hook: impl FnOnce(&dyn Instance) -> R) -> R {
+    INSTANCE.with(|cell| hook(cell.get().expect("the host calls `init` before any hook").as_ref()))
+}
+
+/// Carries bindgen's traits for a plugin.
+pub struct Component<P>(PhantomData<P>);
+
+impl<P: Exports> lifecycle::Guest for Component<P> {
+    fn describe() -> lifecycle::Info {
+        let flags = [
+            (Hook::Connect, types::Hooks::CONNECT),
+            (Hook::Room, types::Hooks::ROOM),
+            (Hook::Subscribe, types::Hooks::SUBSCRIBE),
+            (Hook::Publish, types::Hooks::PUBLISH),
+            (Hook::Deliver, types::Hooks::DELIVER),
+        ];
+        let hooks = flags.into_iter().filter(|(hook, _)| P::has(*hook));
+        let metrics = P::METRICS.iter().map(|metric| lifecycle::Metric {
+            id: metric.id,
+            name: metric.name.to_owned(),
+            kind: match metric.kind {
+                Kind::Counter => lifecycle::Kind::Counter,
+                Kind::Histogram => lifecycle::Kind::Histogram,
+            },
+        });
+        lifecycle::Info {
+            name: P::NAME.to_owned(),
+            version: P::VERSION.to_owned(),
+            hooks: hooks.fold(types::Hooks::empty(), |all, (_, flag)| all | flag),
+            metrics: metrics.collect(),
+            config_schema: P::config_schema(),
+        }
+    }
+
+    fn init(config: String) -> Result<(), String> {
+        // Without it a panic is a bare `unreachable` to the operator.
+        std::panic::set_hook(Box::new(|panic| {
+            let text = panic.payload_as_str().unwrap_or("no text");
+            match panic.location() {
+                Some(at) => {
+                    host::log(Level::Error, &format!("panicked at {}:{}: {text}", at.file(), at.line()))
+                }
+                None => host::log(Level::Error, &format!("panicked: {text}")),
+            }
+        }));
+        let loaded = load::<P>(&config)?;
+        INSTANCE.with(|cell| cell.set(loaded)).map_err(|_| "this instance was initialised before".to_owned())
+    }
+}
+
+impl<P: Exports> connect::Guest for Component<P> {
+    fn authorize(request: connect::Request) -> Result<types::Limits, types::Reject> {
+        let principal = request.principal.into();
+        let request = Request { principal, remote: request.remote, origin: request.origin };
+        Ok(instance(|plugin| plugin.connect(&request))?.into())
+    }
+}
+
+impl<P: Exports> room::Guest for Component<P> {
+    fn validate(name: String) -> Result<room::Verdict, types::Reject> {
+        let verdict = instance(|plugin| plugin.room(&name))?;
+        let cache_ms = u32::try_from(verdict.cache.as_millis()).unwrap_or(u32::MAX);
+        Ok(room::Verdict { canonical: verdict.canonical, cache_ms })
+    }
+}
+
+impl<P: Exports> subscribe::Guest for Component<P> {
+    fn authorize(
+        who: types::Principal,
+        room: String,
+        filter: Option<String>,
+        counts: subscribe::Counts,
+    ) -> Result<subscribe::Grant, types::Reject> {
+        let subscribe::Counts { of_connection, of_principal, in_room } = counts;
+        let counts = Counts { of_connection, of_principal, in_room };
+        let subscription = Subscription { who: &who.into(), room: &room, filter: filter.as_deref(), counts };
+        let granted = instance(|plugin| plugin.subscribe(&subscription))?;
+        Ok(subscribe::Grant { filter: granted.filter, limits: granted.limits.map(Into::into) })
+    }
+}
+
+impl<P: Exports> publish::Guest for Component<P> {
+    fn check(
+        who: String,
+        room: String,
+        event: String,
+        data: Vec<u8>,
+    ) -> Result<publish::Verdict, types::Reject> {
+        let message = Message { room: &room, event: &event, data: &data };
+        Ok(match instance(|plugin| plugin.publish(&who, message))? {
+            Verdict::Pass => publish::Verdict::Pass,
+            Verdict::Replace(json) => publish::Verdict::Replace(json),
+            Verdict::Discard => publish::Verdict::Discard,
+        })
+    }
+}
+
+impl<P: Exports> deliver::Guest for Component<P> {
+    fn compile(id: u32, filter: String) -> Result<deliver::Plan, String> {
+        Ok(match instance(|plugin| plugin.compile(id, &filter))? {
+            Plan::All => deliver::Plan::All,
+            Plan::None => deliver::Plan::None,
+            Plan::Ask => deliver::Plan::Guest,
+        })
+    }
+
+    fn release(ids: Vec<u32>) {
+        instance(|plugin| plugin.release(&ids));
+    }
+
+    fn matches(room: String, event: String, data: Vec<u8>, ids: Vec<u32>) -> Vec<u64> {
+        let message = Message { room: &room, event: &event, data: &data };
+        instance(|plugin| plugin.matches(message, &ids))
+    }
+}
+
+impl From<types::Principal> for Principal {
+    fn from(who: types::Principal) -> Self {
+        Self { id: who.id, tier: who.tier, tags: who.tags }
+    }
+}
+
+impl From<crate::Limits> for types::Limits {
+    fn from(limits: crate::Limits) -> Self {
+        let crate::Limits { rooms, publishes_per_second, message_bytes } = limits;
+        Self { rooms, publishes_per_second, message_bytes }
+    }
+}
+
+impl From<Reject> for types::Reject {
+    fn from(reject: Reject) -> Self {
+        let code = match reject.code {
+            Code::Denied => types::Code::Denied,
+            Code::Invalid => types::Code::Invalid,
+            Code::Limit => types::Code::Limit,
+            Code::TooLarge => types::Code::TooLarge,
+            Code::Internal => types::Code::Internal,
+        };
+        Self { code, reason: reject.reason }
+    }
+}

@@ -1,0 +1,28 @@
+//! The way to the host's functions. In Wasm it is the contract's imports; natively it is the stand-in of
+//! `testing`, because bindgen's native imports cannot be called.
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use crate::testing::host::{count, log, observe, seed, unix_ms};
+#[cfg(target_arch = "wasm32")]
+pub(crate) use imports::{count, log, observe, seed, unix_ms};
+
+#[cfg(target_arch = "wasm32")]
+mod imports {
+    use crate::component::bindings::switchyard::plugin as host;
+    use crate::log::Level;
+
+    pub(crate) use host::clock::unix_ms;
+    pub(crate) use host::metrics::{count, observe};
+    pub(crate) use host::random::seed;
+
+    pub(crate) fn log(level: Level, text: &str) {
+        let level = match level {
+            Level::Trace => host::log::Level::Trace,
+            Level::Debug => host::log::Level::Debug,
+            Level::Info => host::log::Level::Info,
+            Level::Warn => host::log::Level::Warn,
+            Level::Error => host::log::Level::Error,
+        };
+        host::log::write(level, text);
+    }
+}

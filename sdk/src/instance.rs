@@ -1,0 +1,75 @@
+//! A plugin that was given its config, behind one shape for the Wasm exports and the test harness.
+
+use crate::export::Exports;
+use crate::filters::FilterTable;
+use crate::reject::shortened;
+use crate::{Limits, Message, Plan, Reject, Request, RoomVerdict, Scope, Subscription, Verdict, json};
+use std::cell::RefCell;
+
+/// A subscription as the host is told of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// The filter's canonical form; `None` is every message.
+    pub filter: Option<String>,
+    pub limits: Option<Limits>,
+}
+
+/// The hooks of a plugin whose type is not named.
+pub(crate) trait Instance {
+    fn connect(&self, request: &Request) -> Result<Limits, Reject>;
+    fn room(&self, name: &str) -> Result<RoomVerdict, Reject>;
+    fn subscribe(&self, subscription: &Subscription<'_>) -> Result<Granted, Reject>;
+    fn publish(&self, who: &str, message: Message<'_>) -> Result<Verdict, Reject>;
+    fn compile(&self, id: u32, filter: &str) -> Result<Plan, String>;
+    fn release(&self, ids: &[u32]);
+    fn matches(&self, message: Message<'_>, ids: &[u32]) -> Vec<u64>;
+}
+
+struct Loaded<P> {
+    plugin: P,
+    filters: RefCell<Box<dyn FilterTable<P>>>,
+}
+
+/// Reads the config and makes the plugin.
+pub(crate) fn load<P: Exports>(config: &str) -> Result<Box<dyn Instance>, String> {
+    let plugin = json::typed("config", config.as_bytes()).and_then(P::new).map_err(shortened)?;
+    Ok(Box::new(Loaded { plugin, filters: RefCell::new(P::filters()) }))
+}
+
+impl<P: Exports> Instance for Loaded<P> {
+    fn connect(&self, request: &Request) -> Result<Limits, Reject> {
+        self.plugin.on_connect(request)
+    }
+
+    fn room(&self, name: &str) -> Result<RoomVerdict, Reject> {
+        self.plugin.on_room(name)
+    }
+
+    fn subscribe(&self, subscription: &Subscription<'_>) -> Result<Granted, Reject> {
+        let grant = self.plugin.on_subscribe(subscription)?;
+        let filter = match &grant.scope {
+            Scope::Asked => subscription.filter,
+            Scope::Everything => None,
+            Scope::Filter(filter) => Some(filter.as_str()),
+        };
+        let filters = self.filters.borrow();
+        let filter = filter.map(|filter| filters.canonical(&self.plugin, filter)).transpose()?;
+        Ok(Granted { filter, limits: grant.limits })
+    }
+
+    fn publish(&self, who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
+        self.plugin.on_publish(who, message)
+    }
+
+    fn compile(&self, id: u32, filter: &str) -> Result<Plan, String> {
+        self.filters.borrow_mut().compile(&self.plugin, id, filter)
+    }
+
+    fn release(&self, ids: &[u32]) {
+        self.filters.borrow_mut().release(&self.plugin, ids);
+    }
+
+    fn matches(&self, message: Message<'_>, ids: &[u32]) -> Vec<u64> {
+        self.filters.borrow().matches(&self.plugin, message, ids)
+    }
+}

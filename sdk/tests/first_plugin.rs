@@ -1,0 +1,64 @@
+use serde::{Deserialize, Serialize};
+use switchyard_sdk::{Deliver, Message, Plugin, Publish, Reject, Verdict};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    max: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    floor: f64,
+}
+
+#[derive(Deserialize)]
+struct Price {
+    price: f64,
+}
+
+/// A price is at most `max`, and a subscriber hears of those above its own floor.
+struct Prices(Config);
+
+impl Plugin for Prices {
+    type Config = Config;
+
+    fn new(config: Config) -> Result<Self, String> {
+        Ok(Self(config))
+    }
+}
+
+impl Publish for Prices {
+    fn publish(&self, _who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
+        let Price { price } = message.json()?; // or a reject that names the wrong field
+        if price <= self.0.max {
+            return Ok(Verdict::Pass);
+        }
+        Err(Reject::invalid(format!("price is {price}, but at most {} here", self.0.max)))
+    }
+}
+
+impl Deliver for Prices {
+    type Filter = Filter;
+    type Parsed<'a> = Price;
+
+    fn parse<'a>(&self, message: Message<'a>) -> Option<Price> {
+        message.read() // once a message; None is for nobody
+    }
+
+    fn matches(&self, filter: &Filter, message: &Price) -> bool {
+        message.price > filter.floor // once a filter
+    }
+}
+
+switchyard_sdk::export!(Prices: publish, deliver);
+
+#[test]
+fn prices_are_checked_and_filtered() {
+    use serde_json::json;
+    let plugin = switchyard_sdk::testing::Harness::<Prices>::new(json!({ "max": 10 })).unwrap();
+    let reject = plugin.publish("acme", "prices", "", r#"{"price":11}"#).unwrap_err();
+    assert_eq!(reject.reason, "price is 11, but at most 10 here");
+    assert!(plugin.delivers(json!({ "floor": 4 }), "prices", "", r#"{"price":5}"#).unwrap());
+}
