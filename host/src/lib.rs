@@ -1,9 +1,19 @@
 //! Switchyard: a WebSocket routing engine whose policy is sandboxed Wasm.
 
+pub mod admin;
+pub mod cli;
 pub mod close;
+pub mod config;
+pub mod hub;
 pub mod key;
+pub mod metrics;
+pub mod node;
 pub mod outbox;
+pub mod plugin;
 pub mod protocol;
 pub mod room;
+pub mod server;
+pub mod session;
+pub mod socket;
 pub mod store;
 pub mod unit;

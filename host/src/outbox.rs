@@ -28,6 +28,8 @@ struct State {
     /// Bytes waiting in the queue and those taken but not written yet.
     bytes: usize,
     close: Option<Close>,
+    /// A ping is due; it goes ahead of what waits.
+    ping: bool,
     /// The consumer is gone.
     ended: bool,
 }
@@ -41,6 +43,7 @@ pub struct Place(u64);
 pub enum Taken {
     /// Frames were added to the consumer's list.
     Frames,
+    Ping,
     /// Everything that should be sent before the end was taken.
     Close(Close),
 }
@@ -115,6 +118,12 @@ impl Outbox {
         self.consumer.wake();
     }
 
+    /// Asks for a ping to be sent.
+    pub fn ping(&self) {
+        self.lock().ping = true;
+        self.consumer.wake();
+    }
+
     /// Ends the connection once what waits is sent, or at once where the reason says so. The first reason stays.
     pub fn close(&self, close: Close) {
         let mut state = self.lock();
@@ -153,8 +162,20 @@ impl Outbox {
         self.take(batch)
     }
 
+    /// Ready when the connection is to end at once, whatever is being written.
+    pub fn poll_dropped(&self, cx: &mut Context) -> Poll<Close> {
+        self.consumer.register(cx.waker());
+        match self.lock().close {
+            Some(close) if close.drops_waiting() => Poll::Ready(close),
+            _ => Poll::Pending,
+        }
+    }
+
     fn take(&self, batch: &mut Vec<Frame>) -> Poll<Taken> {
         let mut state = self.lock();
+        if std::mem::take(&mut state.ping) {
+            return Poll::Ready(Taken::Ping);
+        }
         let before = batch.len();
         while let Some(Some(_)) = state.queue.front() {
             batch.extend(state.queue.pop_front().flatten());
@@ -180,6 +201,11 @@ impl Outbox {
         if rings {
             self.room.notify_waiters();
         }
+    }
+
+    /// Bytes that may wait.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Bytes that wait.

@@ -1,7 +1,7 @@
 //! What a room may be called, and the patterns by which plugins govern rooms. Knows no members.
 
 use crate::protocol::{Code, Refusal};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Bytes of a name.
@@ -100,7 +100,7 @@ pub fn is_principal(name: &str) -> bool {
 }
 
 /// Rooms by pattern: `*` stands for any rest of one part, `**` at the end for any rest.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct Pattern(String);
 

@@ -2,6 +2,7 @@
 //! Owns no connection and no state.
 
 pub mod error;
+pub mod http;
 pub mod message;
 pub mod reply;
 pub mod request;

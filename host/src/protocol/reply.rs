@@ -25,6 +25,11 @@ pub struct RoomResult {
 }
 
 impl RoomResult {
+    pub fn unsubscribed(room: &str) -> Self {
+        let (room, status) = (room.into(), Some("unsubscribed"));
+        Self { room, status, requested: None, epoch: None, offset: None, recovered: None, error: None }
+    }
+
     /// A room that stays as it was, with the reason.
     pub fn refused(room: &str, status: Option<&'static str>, error: Refusal) -> Self {
         let room = room.into();

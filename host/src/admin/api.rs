@@ -1,0 +1,92 @@
+//! What the calls share: who is calling, how many entries, how answers look.
+
+use crate::{
+    key::{Key, Scope},
+    protocol::{Code, Refusal, http},
+    session::Services,
+};
+use axum::{
+    Json,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub struct Api {
+    pub services: Services,
+    pub draining: CancellationToken,
+}
+
+impl Api {
+    /// The caller's key, which must have the scope; `what` completes "may not …".
+    pub fn caller(&self, headers: &HeaderMap, scope: Scope, what: &str) -> Result<Arc<Key>, Failure> {
+        let Some(key) = http::presented(headers)? else {
+            return Err(Refusal::new(Code::AuthRequired, "a key is needed: Authorization: Bearer KEY").into());
+        };
+        let key = self.services.keys.load().check(key)?;
+        key.require(scope, what)?;
+        Ok(key)
+    }
+}
+
+/// A refusal on its way to becoming a response.
+pub struct Failure(Refusal);
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        http::refuse(&self.0)
+    }
+}
+
+pub type Answer<T> = Result<Json<T>, Failure>;
+
+/// `?after=CURSOR&limit=N`
+#[derive(Deserialize)]
+pub struct Paging {
+    #[serde(default)]
+    pub after: String,
+    limit: Option<usize>,
+}
+
+/// Entries of a page without `limit`, and the most with it.
+const PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;
+
+impl Paging {
+    pub fn limit(&self) -> Result<usize, Refusal> {
+        match self.limit.unwrap_or(PAGE) {
+            limit @ 1..=LARGEST_PAGE => Ok(limit),
+            limit => Err(Refusal::invalid(format!("limit is {limit}, but would be 1 to {LARGEST_PAGE}"))),
+        }
+    }
+}
+
+/// The cursor of the next page, when this one is full.
+pub fn next<T>(page: &[T], limit: usize, cursor: impl Fn(&T) -> String) -> Option<String> {
+    page.last().filter(|_| page.len() == limit).map(cursor)
+}
+
+pub fn not_found(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::NotFound, message)
+}
+
+pub fn wrong_method() -> Refusal {
+    Refusal::new(Code::MethodNotAllowed, "this path takes other methods; /openapi.json lists them")
+}
+
+/// JSON text that was made by hand.
+pub fn raw(text: String) -> Response {
+    ([(axum::http::header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+pub fn json(value: impl Serialize) -> String {
+    serde_json::to_string(&value).expect("answers are plain data")
+}

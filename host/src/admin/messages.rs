@@ -1,0 +1,92 @@
+//! `POST /v1/publish` and `/v1/broadcast`.
+
+use super::api::{Api, Failure, json, raw};
+use crate::{
+    key::{Key, Scope},
+    protocol::{
+        Refusal,
+        reply::{ErrorBody, Published},
+        request::{Publish, parse_publish},
+    },
+    room::BROADCAST,
+    session::may_publish,
+};
+use axum::{body::Bytes, extract::State, http::HeaderMap, response::Response};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+
+/// Messages of one list.
+pub const MOST: usize = 1000;
+
+/// One message, or a list of which each succeeds or fails alone.
+pub async fn publish(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Failure> {
+    // A key may have the scope for `*` alone: which one is needed is seen message by message.
+    let needed = Scope::Publish;
+    let key = api.caller(&headers, needed, "publish").or_else(|failure| {
+        api.caller(&headers, Scope::Broadcast, "publish").map_err(|_| failure)
+    })?;
+    let body = text(&body)?;
+    if !body.trim_start().starts_with('[') {
+        let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
+        return Ok(raw(json(one(&api, &key, parse_publish(message)?).await?)));
+    }
+    let list: Vec<&RawValue> = serde_json::from_str(body).map_err(not_json)?;
+    if list.len() > MOST {
+        let message = format!("the list has {} messages, at most {MOST} are allowed", list.len());
+        return Err(Refusal::invalid(message).into());
+    }
+    let mut answers = vec![];
+    for message in list {
+        let published = match parse_publish(message) {
+            Ok(message) => one(&api, &key, message).await,
+            Err(refusal) => Err(refusal),
+        };
+        answers.push(match &published {
+            Ok(published) => json(published),
+            Err(refusal) => json(ErrorBody { error: refusal }),
+        });
+    }
+    Ok(raw(format!("[{}]", answers.join(","))))
+}
+
+/// The message without its room.
+pub async fn broadcast(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let key = api.caller(&headers, Scope::Broadcast, "broadcast")?;
+    let body = text(&body)?;
+    let mut message: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(body).map_err(not_json)?;
+    // Only the fields around `data` are read by value; `data` is taken from the text as it is.
+    #[derive(serde::Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+    }
+    let Data { data } = serde_json::from_str(body).map_err(not_json)?;
+    message.insert("room".into(), BROADCAST.into());
+    message.remove("data");
+    let mut text = json(&message);
+    if let Some(data) = data {
+        text.truncate(text.len() - 1);
+        text.push_str(&format!(r#","data":{}}}"#, data.get()));
+    }
+    let message: &RawValue = serde_json::from_str(&text).map_err(not_json)?;
+    Ok(raw(json(one(&api, &key, parse_publish(message)?).await?)))
+}
+
+async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Refusal> {
+    let room = may_publish(&message, key, api.services.config.message)?;
+    let Publish { event, data, key: retry, .. } = message;
+    api.services.hub.publish(&key.principal, room, event.as_deref(), data, retry.as_deref()).await
+}
+
+fn text(body: &Bytes) -> Result<&str, Refusal> {
+    std::str::from_utf8(body).map_err(|_| Refusal::invalid("the body is not UTF-8"))
+}
+
+fn not_json(error: serde_json::Error) -> Refusal {
+    Refusal::invalid(format!("the body is not the JSON that is wanted: {error}"))
+}

@@ -1,0 +1,3 @@
+#[derive(clap::Args)]
+pub struct ListenArgs {}
+pub async fn run(_: ListenArgs) -> anyhow::Result<()> { anyhow::bail!("placeholder") }

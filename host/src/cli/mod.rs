@@ -1,0 +1,49 @@
+//! The command line: what an operator types.
+
+pub mod client;
+mod key;
+pub mod listen;
+mod plugin;
+pub mod publish;
+mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// A WebSocket routing engine whose policy is sandboxed Wasm.
+#[derive(Parser)]
+#[command(name = "switchyard", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(serve::ServeArgs),
+    /// Report everything that `serve` would refuse
+    Check(serve::CheckArgs),
+    /// Make API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Publish one message, or a recorded feed at its pace
+    Publish(publish::PublishArgs),
+    /// Print what rooms hear, acknowledging and resuming
+    Listen(listen::ListenArgs),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+}
+
+impl Cli {
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(args) => serve::serve(args).await,
+            Command::Check(args) => serve::check(args),
+            Command::Key(command) => key::run(command),
+            Command::Publish(args) => publish::run(args).await,
+            Command::Listen(args) => listen::run(args).await,
+            Command::Plugin(command) => plugin::run(command),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `switchyard plugin check`
+
+use crate::plugin::{Budget, Engine, Plugin};
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Subcommand)]
+pub enum PluginCommand {
+    /// Report everything that loading would refuse
+    Check(CheckArgs),
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    /// A core module or a component
+    file: PathBuf,
+    /// What `init` is given
+    #[arg(long, default_value = "{}")]
+    config: String,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(command: PluginCommand) -> anyhow::Result<()> {
+    let PluginCommand::Check(args) = command;
+    let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
+    let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
+    let plugin = Plugin::load(&Engine::new()?, &name, &bytes, &config, Budget::default())?;
+    let info = plugin.info();
+    if args.json {
+        println!("{}", serde_json::to_string(info)?);
+        return Ok(());
+    }
+    let hooks = serde_json::to_value(info.hooks)?;
+    let hooks = hooks.as_object().into_iter().flatten().filter(|(_, on)| **on == true);
+    let hooks: Vec<_> = hooks.map(|(name, _)| name.as_str()).collect();
+    println!("{} {} is good", info.package, info.version);
+    println!("hooks    {}", hooks.join(", "));
+    println!("sha256   {}", info.sha256);
+    println!("size     {}", bytesize::ByteSize(info.size as u64));
+    Ok(())
+}

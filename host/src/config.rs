@@ -1,0 +1,301 @@
+//! The configuration: one TOML file and what the environment overrides. Each module owns its part; here they are
+//! put together and checked against one another.
+
+use crate::{
+    admin::AdminConfig,
+    hub::Ungoverned,
+    key::{KeyConfig, Tier},
+    plugin::PluginConfig,
+    server::ServerConfig,
+    session::SessionConfig,
+    store::HistoryConfig,
+};
+use serde::Deserialize;
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub admin: AdminConfig,
+    pub store: StoreConfig,
+    pub rooms: RoomsConfig,
+    pub session: SessionConfig,
+    #[serde(rename = "key")]
+    pub keys: Vec<KeyConfig>,
+    #[serde(rename = "tier")]
+    pub tiers: HashMap<String, Tier>,
+    /// By precedence: the first whose rooms match governs.
+    #[serde(rename = "plugin")]
+    pub plugins: Vec<PluginConfig>,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    pub url: StoreUrl,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: StoreUrl::Memory }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum StoreUrl {
+    /// The embedded store.
+    Memory,
+}
+
+impl TryFrom<String> for StoreUrl {
+    type Error = String;
+
+    fn try_from(url: String) -> Result<Self, String> {
+        match url.as_str() {
+            "memory" => Ok(Self::Memory),
+            _ => Err(format!("store.url '{url}' is not known to this version, which has the store \"memory\"")),
+        }
+    }
+}
+
+/// `[rooms]`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoomsConfig {
+    pub ungoverned: Ungoverned,
+    pub history: HistoryConfig,
+}
+
+/// Variables of the environment, name and value.
+pub type Environment = Vec<(String, String)>;
+
+const PREFIX: &str = "SWITCHYARD_";
+
+/// The process's own.
+pub fn environment() -> Environment {
+    std::env::vars().filter(|(name, _)| name.starts_with(PREFIX)).collect()
+}
+
+impl Config {
+    /// Reads a file, or the defaults without one. The error is a sentence with file and line, or with the variable.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, String> {
+        let Some(file) = file else { return Self::read("", Path::new("the defaults"), environment) };
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut config = Self::read(&text, file, environment)?;
+        config.resolve(file.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    fn read(text: &str, file: &Path, environment: &Environment) -> Result<Self, String> {
+        let at = |span: Option<std::ops::Range<usize>>| match span {
+            Some(span) => format!("{}:{}", file.display(), line(text, span.start)),
+            None => file.display().to_string(),
+        };
+        let config: Self =
+            toml::from_str(text).map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
+        config.check().map_err(|(span, message)| format!("{}: {message}", at(Some(span))))?;
+        let overrides: Vec<_> = environment.iter().filter_map(|(name, value)| Some((path(name)?, name, value))).collect();
+        if overrides.is_empty() {
+            return Ok(config);
+        }
+        let tree: toml::Table = toml::from_str(text).expect("it was read above");
+        let laid_over = |chosen: &[&(Vec<String>, &String, &String)]| {
+            let mut tree = tree.clone();
+            chosen.iter().try_for_each(|(path, _, value)| set(&mut tree, path, value))?;
+            let config: Self = toml::from_str(&tree.to_string()).map_err(|error| one_line(error.message()))?;
+            config.check().map_err(|(_, message)| message)?;
+            Ok::<_, String>(config)
+        };
+        let all: Vec<_> = overrides.iter().collect();
+        laid_over(&all).map_err(|error| {
+            // Which of them is wrong? One that is wrong alone, if there is one.
+            let alone = all.iter().find_map(|one| Some((one.1, laid_over(&[one]).err()?)));
+            let names = || all.iter().map(|one| one.1.as_str()).collect::<Vec<_>>().join(", ");
+            alone.map_or_else(|| format!("{}: {error}", names()), |(name, error)| format!("{name}: {error}"))
+        })
+    }
+
+    /// What no part can see alone, with the place in the text.
+    fn check(&self) -> Result<(), (std::ops::Range<usize>, String)> {
+        for tier in self.keys.iter().filter_map(|key| key.tier.as_ref()) {
+            if !self.tiers.contains_key(tier.get_ref()) {
+                let name = tier.get_ref();
+                return Err((tier.span(), format!("tier '{name}' is not configured; add [tier.{name}]")));
+            }
+        }
+        let mut names = HashSet::new();
+        for plugin in &self.plugins {
+            let (name, span) = (plugin.name(), plugin.name.span());
+            if !crate::room::is_principal(name) {
+                return Err((span, format!("'{name}' is no plugin's name: 1 to 64 of A-Z a-z 0-9 . _ -")));
+            }
+            if !names.insert(name) {
+                return Err((span, format!("there are two plugins '{name}'; names are given once")));
+            }
+        }
+        let outbox = self.session.outbox;
+        if outbox < 4 * self.session.message {
+            let message = "session.outbox must be at least four times session.message, or replays do not fit";
+            return Err((0..0, message.to_owned()));
+        }
+        if self.session.message >= self.server.frame {
+            let message = "server.frame must be larger than session.message, which it carries";
+            return Err((0..0, message.to_owned()));
+        }
+        if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?']) {
+            return Err((0..0, format!("server.path '{}' is no path such as /v2/realtime", self.server.path)));
+        }
+        Ok(())
+    }
+
+    /// Paths in a file are relative to it.
+    fn resolve(&mut self, folder: &Path) {
+        let mut files: Vec<&mut PathBuf> = self.plugins.iter_mut().map(|plugin| &mut plugin.file).collect();
+        if let Some(tls) = &mut self.server.tls {
+            files.extend([&mut tls.certificate, &mut tls.key]);
+        }
+        files.into_iter().for_each(|file| *file = folder.join(&*file));
+    }
+
+    /// The sections that differ and are only read when the process starts.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("server", self.server == other.server),
+            ("admin", self.admin == other.admin),
+            ("store", self.store == other.store),
+            ("rooms", self.rooms == other.rooms),
+            ("session", self.session == other.session),
+        ];
+        pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+}
+
+/// `SWITCHYARD_SERVER__LISTEN` is server.listen. A name without `__` belongs to somebody else, such as the
+/// command line's key or what a container platform sets.
+fn path(name: &str) -> Option<Vec<String>> {
+    let rest = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__"))?;
+    Some(rest.split("__").map(str::to_lowercase).collect())
+}
+
+fn set(table: &mut toml::Table, path: &[String], value: &str) -> Result<(), String> {
+    let (last, sections) = path.split_last().expect("a path has parts");
+    let mut table = table;
+    for section in sections {
+        let entry = table.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
+        table = entry.as_table_mut().ok_or(format!("'{section}' is a list; set it in the file"))?;
+    }
+    // What reads as TOML is TOML; all else is a string.
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();
+    let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| value.into());
+    table.insert(last.clone(), value);
+    Ok(())
+}
+
+fn line(text: &str, at: usize) -> usize {
+    text[..at.min(text.len())].matches('\n').count() + 1
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Config::read(text, Path::new("s.toml"), &environment)
+    }
+
+    /// Everything that the operator's manual shows, at once.
+    const WHOLE: &str = r#"
+        [server]
+        listen = "127.0.0.1:8080"
+        path = "/v2/realtime"
+        frame = "128KiB"
+        tls = { certificate = "cert.pem", key = "key.pem" }
+        [admin]
+        listen = "127.0.0.1:9090"
+        [store]
+        url = "memory"
+        [rooms]
+        ungoverned = "closed"
+        history = { messages = 10, age = "10m" }
+        [session]
+        ttl = "2m"
+        outbox = "1MiB"
+        message = "64KiB"
+        authenticate = "2s"
+        heartbeat = { interval = "25s", timeout = "10s" }
+        [[key]]
+        digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+        principal = "acme"
+        tier = "pro"
+        scopes = ["subscribe", "publish", "broadcast", "admin"]
+        expires = 2027-01-01T00:00:00Z
+        [tier.pro]
+        connections = 25
+        rooms = 100
+        [[plugin]]
+        name = "dydx"
+        file = "dydx.wasm"
+        sha256 = "00"
+        rooms = ["dydx:*", "trades"]
+        config = { max_depth = 50 }
+        on_failure = "deny"
+        budget = { call = "10ms", memory = "16MiB" }
+    "#;
+
+    #[test]
+    fn every_documented_key_is_read_and_every_key_is_optional() {
+        let config = read(WHOLE, &[]).unwrap();
+        assert_eq!(config.rooms.history.messages, 10);
+        assert_eq!(config.keys[0].expires.unwrap().0, 1_798_761_600_000);
+        assert_eq!(config.plugins[0].budget.memory, 16 << 20);
+        assert_eq!(read("", &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_wrong_key_value_or_name_is_shown_with_its_line() {
+        let digest = "0".repeat(64);
+        for (text, expected) in [
+            ("[server]\nlisten = \"here\"", "s.toml:2:"),
+            ("[server]\n\nlsten = \"127.0.0.1:1\"", "s.toml:3: unknown field `lsten`, expected one of `listen`"),
+            ("[session]\nttl = \"2 moons\"", "s.toml:2: '2 moons' is no duration, such as"),
+            ("[rooms]\nungoverned = \"ajar\"", "s.toml:2: unknown variant `ajar`, expected `open` or `closed`"),
+            ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url 'mongo://x' is not known"),
+            ("[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []", "s.toml:2: a digest is 'sha256:'"),
+            (
+                &format!("[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"gold\""),
+                "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
+            ),
+            ("x = [", "s.toml:1:"),
+        ] {
+            let error = read(text, &[]).unwrap_err();
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_and_a_wrong_variable_is_named() {
+        let config = read(WHOLE, &[
+            ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:7000"),
+            ("SWITCHYARD_ROOMS__HISTORY__MESSAGES", "7"),
+            ("SWITCHYARD_KEY", "sk_never_read"),
+            ("SWITCHYARD_SERVICE_HOST", "10.0.0.1"),
+        ]);
+        let config = config.unwrap();
+        assert_eq!((config.server.listen.port(), config.rooms.history.messages), (7000, 7));
+        let error = read("", &[("SWITCHYARD_SESSION__TTL", "soon")]).unwrap_err();
+        assert!(error.starts_with("SWITCHYARD_SESSION__TTL: 'soon' is no duration"), "{error}");
+        let error = read("", &[("SWITCHYARD_SERVER__PORT", "1")]).unwrap_err();
+        assert!(error.starts_with("SWITCHYARD_SERVER__PORT: unknown field `port`"), "{error}");
+    }
+}

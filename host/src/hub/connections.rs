@@ -1,0 +1,147 @@
+//! The live connections of this node: found by id, counted by principal, ended when their key is.
+
+use crate::{
+    close::Close,
+    key::{Digest, Key, Keys},
+    outbox::Outbox,
+    protocol::{Code, Refusal, reply, unix_ms},
+    store::{ConnectionId, SessionToken},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    ops::Bound,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU32},
+    },
+};
+
+/// An authenticated connection, as everybody but its own task sees it.
+pub struct Connection {
+    pub id: ConnectionId,
+    pub session: SessionToken,
+    pub key: Digest,
+    pub principal: Arc<str>,
+    pub remote: SocketAddr,
+    /// Unix milliseconds.
+    pub since: u64,
+    /// Rooms joined, `*` and the inbox not counted.
+    pub rooms: AtomicU32,
+    /// An operator ended it: its session does not outlive it.
+    pub ended: AtomicBool,
+    pub outbox: Outbox,
+}
+
+#[derive(Default)]
+pub struct Connections {
+    by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
+    by_principal: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+}
+
+/// A principal's place for one connection, given back when dropped.
+pub struct Permit {
+    principal: Arc<str>,
+    counts: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().expect(HELD);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+}
+
+const HELD: &str = "no code panics while it holds the connections";
+
+impl Connections {
+    /// A place within the tier's limit. A takeover passes the limit, because the connection that it ends
+    /// gives its place back.
+    pub fn permit(&self, key: &Key, takeover: bool) -> Result<Permit, Refusal> {
+        let mut counts = self.by_principal.lock().expect(HELD);
+        let count = counts.entry(key.principal.clone()).or_default();
+        let most = key.limits.connections;
+        if *count >= most && !takeover {
+            let (principal, tier) = (&key.principal, &key.tier);
+            let message =
+                format!("principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one");
+            return Err(Refusal::new(Code::ConnectionLimit, message));
+        }
+        *count += 1;
+        Ok(Permit { principal: key.principal.clone(), counts: self.by_principal.clone() })
+    }
+
+    pub fn insert(&self, connection: Arc<Connection>) {
+        self.by_id.write().expect(HELD).insert(connection.id, connection);
+    }
+
+    pub fn remove(&self, id: ConnectionId) {
+        self.by_id.write().expect(HELD).remove(&id);
+    }
+
+    pub fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        self.by_id.read().expect(HELD).get(&id).cloned()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.read().expect(HELD).len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// At most `limit` connections after `after`, by id.
+    pub fn page(&self, after: Option<ConnectionId>, limit: usize) -> Vec<Arc<Connection>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let all = self.by_id.read().expect(HELD);
+        all.range((from, Bound::Unbounded)).take(limit).map(|(_, connection)| connection.clone()).collect()
+    }
+
+    /// Closes every connection, each with its own reason.
+    pub fn close_all(&self, mut reason: impl FnMut() -> Close) {
+        for connection in self.by_id.read().expect(HELD).values() {
+            connection.outbox.close(reason());
+        }
+    }
+
+    /// Closes those whose key is gone (4410) or has expired (4401).
+    pub fn recheck(&self, keys: &Keys) {
+        for connection in self.by_id.read().expect(HELD).values() {
+            let Err(refusal) = keys.find(&connection.key) else { continue };
+            let close = match refusal.code {
+                Code::ExpiredKey => Close::Unauthorized,
+                _ => Close::Revoked,
+            };
+            connection.outbox.push(reply::error(None, &refusal).into());
+            connection.outbox.close(close);
+        }
+    }
+}
+
+impl Connection {
+    pub fn new(
+        id: ConnectionId,
+        session: SessionToken,
+        key: &Key,
+        remote: SocketAddr,
+        outbox: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            session,
+            key: key.digest,
+            principal: key.principal.clone(),
+            remote,
+            since: unix_ms(),
+            rooms: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
+            outbox: Outbox::new(outbox),
+        })
+    }
+}

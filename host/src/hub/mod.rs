@@ -1,0 +1,371 @@
+//! The hub maps a room to its shard and is the one way to it: joining, publishing, reading history. Knows no
+//! frames and no sockets.
+
+mod command;
+mod connections;
+mod lobby;
+mod policy;
+mod replay;
+mod room;
+mod routes;
+mod shard;
+
+pub use command::{Joined, Joining, Recovery, Seat};
+pub use connections::{Connection, Connections, Permit};
+pub use policy::{Policy, Ungoverned};
+pub use replay::Replay;
+
+use crate::{
+    metrics::Metrics,
+    plugin::{Connecting, Governor, Limits, OnFailure, Plugin, Stats},
+    protocol::{Code, Position, Publication, Refusal, reply},
+    room::{Kind, Pattern, RoomName},
+    store::{Event, Feed, Message, Store, Unavailable},
+};
+use arc_swap::ArcSwap;
+use command::{Command, Queue, SeatId, Sieved};
+use lobby::Lobby;
+use policy::Checked;
+use routes::Routes;
+use shard::Shard;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
+/// waiting only behind a plugin that is too slow for its rooms.
+const BACKLOG: usize = 4096;
+
+pub struct Hub {
+    pub store: Arc<dyn Store>,
+    pub connections: Connections,
+    pub metrics: Metrics,
+    ungoverned: Ungoverned,
+    lobby: Option<Lobby>,
+    wards: Vec<Ward>,
+    routes: Arc<Routes>,
+    shards: Vec<Handle>,
+}
+
+/// A shard's answer to a question to join.
+pub type Answer = oneshot::Receiver<Result<Joined, Refusal>>;
+
+pub async fn answered(answer: Answer) -> Result<Joined, Refusal> {
+    answer.await.unwrap_or_else(|_| Err(stopping()))
+}
+
+struct Handle {
+    queue: Queue,
+    backlog: Arc<AtomicUsize>,
+}
+
+/// A plugin's rooms and how they are decided upon.
+pub struct Governed {
+    pub plugin: String,
+    pub rooms: Vec<Pattern>,
+    pub on_failure: OnFailure,
+    /// Or why it could not be loaded: then its rooms are closed.
+    pub loaded: Result<Arc<Plugin>, String>,
+}
+
+/// A plugin's rooms as operators see them.
+pub struct Ward {
+    pub name: String,
+    pub rooms: Vec<Pattern>,
+    pub charge: ArcSwap<Charge>,
+}
+
+/// Who is in charge of a plugin's rooms.
+pub enum Charge {
+    /// Nobody: the plugin could not be loaded, for this reason.
+    Failed(String),
+    Plugin { plugin: Arc<Plugin>, stats: Arc<Stats> },
+}
+
+pub struct HubConfig {
+    /// By precedence.
+    pub governed: Vec<Governed>,
+    pub ungoverned: Ungoverned,
+    /// Bytes of data that a message may have.
+    pub message_bytes: usize,
+}
+
+impl Hub {
+    /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
+    /// for all other rooms. They end with the hub. `store` makes the store that feeds them.
+    pub fn start(config: HubConfig, metrics: Metrics, store: impl FnOnce(Feed) -> Arc<dyn Store>) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let names = config.governed.iter().map(|g| (g.plugin.clone(), g.rooms.clone())).collect();
+        let routes = Arc::new(Routes::new(names, cores));
+        let (mut wards, mut lobby, mut policies) = (vec![], vec![], vec![]);
+        for Governed { plugin: name, rooms, on_failure, loaded } in config.governed {
+            let (policy, charge) = match loaded {
+                Err(reason) => {
+                    (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason))
+                }
+                Ok(plugin) => {
+                    if plugin.info().hooks.connect {
+                        lobby.push(Governor::new(plugin.clone(), on_failure));
+                    }
+                    let governor = Governor::new(plugin.clone(), on_failure);
+                    let stats = governor.stats();
+                    (Policy::Governed(Box::new(governor)), Charge::Plugin { plugin, stats })
+                }
+            };
+            wards.push(Ward { name: name.clone(), rooms, charge: ArcSwap::from_pointee(charge) });
+            policies.push((Some(name), policy));
+        }
+        policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
+
+        let (mut shards, mut receivers, mut feeds) = (vec![], vec![], vec![]);
+        for _ in &policies {
+            let (queue, receiver) = mpsc::unbounded_channel();
+            let backlog = Arc::new(AtomicUsize::new(0));
+            feeds.push((queue.downgrade(), backlog.clone()));
+            shards.push(Handle { queue, backlog });
+            receivers.push(receiver);
+        }
+        let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
+        let feed: Feed = Arc::new({
+            let routes = routes.clone();
+            move |event| {
+                let (room, messages) = match &event {
+                    Event::Published(message) => (&message.room, 1),
+                    Event::Watched { room, .. } => (room, 0),
+                };
+                let (queue, backlog) = &feeds[routes.shard(room)];
+                backlog.fetch_add(messages, Ordering::Relaxed);
+                if let Some(queue) = queue.upgrade() {
+                    queue.send(Command::Store(event)).ok();
+                }
+            }
+        });
+        let store = store(feed);
+        for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
+            let shard = Shard {
+                index,
+                queue: queues[index].clone(),
+                policy,
+                routes: routes.clone(),
+                store: store.clone(),
+                metrics: metrics.clone(),
+                backlog: shards[index].backlog.clone(),
+                message_bytes: config.message_bytes,
+                rooms: HashMap::new(),
+                held: HashMap::new(),
+                scratch: Default::default(),
+            };
+            match plugin {
+                None => drop(tokio::spawn(shard.run(receiver))),
+                Some(plugin) => {
+                    let runtime = tokio::runtime::Handle::current();
+                    std::thread::Builder::new()
+                        .name(format!("plugin {plugin}"))
+                        .spawn(move || runtime.block_on(shard.run(receiver)))
+                        .expect("the system has a thread for each plugin");
+                }
+            }
+        }
+        let (connections, ungoverned) = (Connections::default(), config.ungoverned);
+        let lobby = Lobby::start(lobby);
+        Arc::new(Self { store, connections, metrics, ungoverned, lobby, wards, routes, shards })
+    }
+
+    fn send(&self, shard: usize, command: Command) {
+        self.shards[shard].queue.send(command).ok();
+    }
+
+    /// Which plugin governs a room.
+    pub fn governor(&self, room: &RoomName) -> Option<&str> {
+        self.routes.governor(room)
+    }
+
+    /// How many of `rooms`, all of one connection, share the governor of `room`.
+    pub fn held_beside<'a>(&self, room: &RoomName, rooms: impl Iterator<Item = &'a RoomName>) -> u32 {
+        let Some(governor) = self.governor(room) else { return 0 };
+        rooms.filter(|other| *other != room && self.governor(other) == Some(governor)).count() as u32
+    }
+
+    /// Asks for a place in a room; the question is on its way when this returns.
+    pub fn join(&self, joining: Joining) -> Answer {
+        let (reply, joined) = oneshot::channel();
+        self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
+        joined
+    }
+
+    /// The plugins with their rooms, by precedence.
+    pub fn wards(&self) -> &[Ward] {
+        &self.wards
+    }
+
+    /// Puts another version of a plugin in charge of its rooms, between two messages. On failure the old one
+    /// stays.
+    pub async fn swap(&self, name: &str, plugin: Arc<Plugin>) -> Result<(), String> {
+        let index = self.wards.iter().position(|ward| ward.name == name).ok_or("it governs no rooms here")?;
+        let (reply, swapped) = oneshot::channel();
+        self.send(index, Command::Swap { plugin: plugin.clone(), reply });
+        let stats = swapped.await.map_err(|_| "this node is stopping")??;
+        if let Some(lobby) = &self.lobby {
+            lobby.swap(name, plugin.clone()).await?;
+        }
+        self.wards[index].charge.store(Arc::new(Charge::Plugin { plugin, stats }));
+        Ok(())
+    }
+
+    /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
+    pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+        match &self.lobby {
+            Some(lobby) => lobby.admit(connecting).await,
+            None => Ok(Limits::default()),
+        }
+    }
+
+    /// Whether the offset was sent to the seat; then it is acknowledged for its session.
+    pub async fn acknowledge(&self, connection: &Connection, seat: &Seat, offset: u64) -> bool {
+        let (reply, sent) = oneshot::channel();
+        self.send(seat.shard, Command::Acknowledge { room: seat.room.clone(), seat: seat.id, offset, reply });
+        let sent = sent.await.unwrap_or(false);
+        if sent {
+            self.store.acknowledge(connection.session, &seat.room, offset);
+        }
+        sent
+    }
+
+    async fn sieve(
+        &self,
+        shard: usize,
+        room: &RoomName,
+        seat: SeatId,
+        messages: Vec<Arc<Publication>>,
+    ) -> Sieved {
+        let (reply, sieved) = oneshot::channel();
+        self.send(shard, Command::Sieve { room: room.clone(), seat, messages, reply });
+        sieved.await.unwrap_or(Sieved { passed: vec![], failed: true })
+    }
+
+    /// A page of history as the member of a seat may see it.
+    pub async fn history(
+        &self,
+        seat: &Seat,
+        since: Option<&Position>,
+        limit: usize,
+    ) -> Result<reply::History, Refusal> {
+        let mut history = self.read(&seat.room, since, limit).await?;
+        if self.routes.governor(&seat.room).is_none() {
+            return Ok(history);
+        }
+        // What a filter takes out is made up for, so that a page ends short only where the history does.
+        let mut seen = vec![];
+        loop {
+            let last = history.messages.last().map(|message| message.offset);
+            let sieved = self.sieve(seat.shard, &seat.room, seat.id, std::mem::take(&mut history.messages)).await;
+            if sieved.failed {
+                let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
+                return Err(Refusal::new(Code::PluginFailed, message));
+            }
+            seen.extend(sieved.passed);
+            let (Some(offset), true) = (last, history.more && seen.len() < limit) else { break };
+            let after = Position { epoch: history.epoch.clone(), offset };
+            let next = self.read(&seat.room, Some(&after), limit - seen.len()).await?;
+            (history.messages, history.more) = (next.messages, next.more);
+        }
+        history.messages = seen;
+        Ok(history)
+    }
+
+    /// A page of history without a filter, for operators.
+    pub async fn read(
+        &self,
+        room: &RoomName,
+        since: Option<&Position>,
+        limit: usize,
+    ) -> Result<reply::History, Refusal> {
+        let history = self.store.history(room, since, limit).await.map_err(unavailable)?;
+        Ok(reply::History {
+            room: room.shared(),
+            epoch: history.newest.epoch,
+            messages: history.messages,
+            more: history.more,
+            recovered: since.map(|_| history.whole),
+        })
+    }
+
+    /// Asks the room's plugin, stores the message and hands it to routing.
+    pub async fn publish(
+        &self,
+        who: &Arc<str>,
+        room: RoomName,
+        event: Option<&str>,
+        data: &str,
+        key: Option<&str>,
+    ) -> Result<reply::Published, Refusal> {
+        let shard = self.routes.shard(&room);
+        if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
+            let message = format!("room '{}' has {BACKLOG} messages waiting to be routed; slow down", &*room);
+            return Err(Refusal::retry(Code::Overloaded, message, 1000));
+        }
+        let (room, replaced) = match self.check(shard, room, who, event, data).await? {
+            (room, Checked::Pass) => (room, None),
+            (room, Checked::Replace(data)) => (room, Some(data)),
+            (room, Checked::Discard) => {
+                let newest = self.store.history(&room, None, 0).await.map_err(unavailable)?.newest;
+                let Position { epoch, offset } = newest;
+                return Ok(reply::Published {
+                    room: room.shared(),
+                    epoch,
+                    offset,
+                    duplicate: false,
+                    discarded: true,
+                });
+            }
+        };
+        let data = replaced.as_deref().unwrap_or(data);
+        let message = Message { room: &room, event, data, key: key.map(|key| (&**who, key)) };
+        let stored = self.store.publish(message).await.map_err(unavailable)?;
+        if !stored.duplicate {
+            self.metrics.published.inc();
+        }
+        let Position { epoch, offset } = stored.position;
+        Ok(reply::Published {
+            room: room.shared(),
+            epoch,
+            offset,
+            duplicate: stored.duplicate,
+            discarded: false,
+        })
+    }
+
+    async fn check(
+        &self,
+        shard: usize,
+        room: RoomName,
+        who: &Arc<str>,
+        event: Option<&str>,
+        data: &str,
+    ) -> Result<(RoomName, Checked), Refusal> {
+        match (self.routes.governor(&room), self.ungoverned) {
+            (None, Ungoverned::Closed) if room.kind() == Kind::Ordinary => return Err(policy::closed(&room)),
+            (None, _) => return Ok((room, Checked::Pass)),
+            (Some(_), _) => {}
+        }
+        let (reply, checked) = oneshot::channel();
+        let (who, event, data) = (who.clone(), event.map(str::to_owned), data.to_owned());
+        self.send(shard, Command::Check { room, who, event, data, reply });
+        checked.await.unwrap_or_else(|_| Err(stopping()))
+    }
+}
+
+/// The store's silence, as a client is told.
+pub fn unavailable(error: Unavailable) -> Refusal {
+    tracing::warn!(%error, "the store did not answer");
+    Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
+}
+
+fn stopping() -> Refusal {
+    Refusal::retry(Code::Overloaded, "this node is stopping; connect again", 1000)
+}

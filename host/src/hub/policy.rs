@@ -1,0 +1,199 @@
+//! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
+//! plugin's refusals into the codes of the wire, by the hook that was asked.
+
+use super::command::Joining;
+use crate::{
+    plugin::{Counts, FilterId, Governor, Limits, OnFailure, Plugin, Principal, RefusalCode, Stats, Verdict},
+    protocol::{Code, Publication, Refusal},
+    room::{Kind, RoomName},
+};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// `[rooms] ungoverned`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ungoverned {
+    #[default]
+    Open,
+    Closed,
+}
+
+pub enum Policy {
+    Ungoverned(Ungoverned),
+    Governed(Box<Governor>),
+    /// Its plugin could not be loaded: the rooms are closed until a version can be.
+    Failed { plugin: String, on_failure: OnFailure },
+}
+
+/// A room that may be joined, by the name that the plugin gave it.
+pub struct Admission {
+    pub room: RoomName,
+    /// A reference that the member holds.
+    pub filter: Option<FilterId>,
+    pub limits: Limits,
+}
+
+/// What is to be stored of a message.
+#[derive(Debug, PartialEq)]
+pub enum Checked {
+    Pass,
+    Replace(String),
+    Discard,
+}
+
+/// A room without a plugin where those are closed.
+pub fn closed(room: &RoomName) -> Refusal {
+    let message = format!("room '{}' has no plugin, and rooms without one are closed here", &**room);
+    Refusal::new(Code::RoomRejected, message)
+}
+
+impl Policy {
+    /// `governs`: whether a canonical name still belongs to this shard's plugin.
+    pub fn admit(
+        &mut self,
+        joining: &Joining,
+        counts: impl FnOnce(&RoomName) -> Counts,
+        governs: impl FnOnce(&RoomName) -> bool,
+    ) -> Result<Admission, Refusal> {
+        if joining.room.kind() != Kind::Ordinary {
+            return Ok(Admission { room: joining.room.clone(), filter: None, limits: Limits::default() });
+        }
+        let room = self.resolve(&joining.room, governs)?;
+        let Policy::Governed(governor) = self else {
+            if joining.filter.is_some() {
+                let message = format!("no plugin governs room '{}', so it takes no filter", &*room);
+                return Err(Refusal::new(Code::FilterInvalid, message));
+            }
+            return Ok(Admission { room, filter: None, limits: Limits::default() });
+        };
+        let counts = counts(&room);
+        let (who, filter) = (&joining.who, joining.filter.as_deref());
+        let grant = governor.authorize(who, &room, filter, counts).map_err(|refusal| {
+            let code = match refusal.code {
+                RefusalCode::Denied => Code::RoomRejected,
+                RefusalCode::Invalid => Code::FilterInvalid,
+                RefusalCode::Limit => Code::RoomLimit,
+                RefusalCode::TooLarge => Code::FilterInvalid,
+                RefusalCode::Failed => Code::PluginFailed,
+            };
+            Refusal::new(code, refusal.message)
+        })?;
+        if let Some(most) = grant.limits.rooms
+            && counts.of_connection >= most
+        {
+            self.release(grant.filter);
+            let message = format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
+            return Err(Refusal::new(Code::RoomLimit, message));
+        }
+        Ok(Admission { room, filter: grant.filter, limits: grant.limits })
+    }
+
+    /// The canonical name of a room that exists for this policy.
+    fn resolve(&mut self, room: &RoomName, governs: impl FnOnce(&RoomName) -> bool) -> Result<RoomName, Refusal> {
+        let governor = match self {
+            Policy::Governed(governor) => governor,
+            Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
+            Policy::Ungoverned(Ungoverned::Closed) => return Err(closed(room)),
+            Policy::Failed { plugin, .. } => {
+                let message = format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
+                return Err(Refusal::new(Code::PluginFailed, message));
+            }
+        };
+        let canonical = governor.validate(room).map_err(|refusal| {
+            let code = match refusal.code {
+                RefusalCode::Denied => Code::RoomRejected,
+                RefusalCode::Invalid | RefusalCode::TooLarge => Code::RoomInvalid,
+                RefusalCode::Limit => Code::RoomLimit,
+                RefusalCode::Failed => Code::PluginFailed,
+            };
+            Refusal::new(code, refusal.message)
+        })?;
+        let Some(canonical) = canonical else { return Ok(room.clone()) };
+        match RoomName::parse(&canonical) {
+            Ok(name) if name == *room || (name.kind() == Kind::Ordinary && governs(&name)) => Ok(name),
+            _ => {
+                let plugin = governor.name();
+                let message = format!("plugin '{plugin}' named room '{}' as a room that it does not govern", &**room);
+                Err(Refusal::new(Code::PluginFailed, message))
+            }
+        }
+    }
+
+    /// Asks whether a message may be published, and where.
+    pub fn check(
+        &mut self,
+        room: &RoomName,
+        who: &str,
+        event: Option<&str>,
+        data: &str,
+        most: usize,
+        governs: impl FnOnce(&RoomName) -> bool,
+    ) -> Result<(RoomName, Checked), Refusal> {
+        let room = self.resolve(room, governs)?;
+        let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
+        let verdict = governor.check(who, &room, event.unwrap_or_default(), data.as_bytes()).map_err(|refusal| {
+            match refusal.code {
+                RefusalCode::Denied | RefusalCode::Invalid => Refusal::new(Code::MessageRejected, refusal.message),
+                RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
+                RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
+                RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
+            }
+        })?;
+        let checked = match verdict {
+            Verdict::Pass => Checked::Pass,
+            Verdict::Discard => Checked::Discard,
+            Verdict::Replace(data) => match String::from_utf8(data) {
+                Ok(data) if data.len() <= most => Checked::Replace(data),
+                _ => {
+                    let message = format!(
+                        "plugin '{}' replaced a message of room '{}' by more than {most} bytes or by no text",
+                        governor.name(),
+                        &*room
+                    );
+                    return Err(Refusal::new(Code::PluginFailed, message));
+                }
+            },
+        };
+        Ok((room, checked))
+    }
+
+    /// Which of the filters a message passes, as bits; an error fails closed for all of them.
+    pub fn matches(&mut self, message: &Publication, ids: &[FilterId], bits: &mut Vec<u64>) -> Result<(), Refusal> {
+        let Policy::Governed(governor) = self else {
+            return Err(Refusal::new(Code::Internal, "a filter without a plugin"));
+        };
+        let event = message.event.as_deref().unwrap_or_default();
+        governor
+            .matches(&message.room, event, message.data().as_bytes(), ids, bits)
+            .map_err(|refusal| Refusal::new(Code::PluginFailed, refusal.message))
+    }
+
+    pub fn release(&mut self, filter: Option<FilterId>) {
+        if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
+            governor.release(filter);
+        }
+    }
+
+    /// Puts a version of the plugin in charge; what it counts is answered.
+    pub fn swap(&mut self, plugin: Arc<Plugin>) -> Result<Arc<Stats>, String> {
+        match self {
+            Policy::Governed(governor) => {
+                governor.swap(plugin)?;
+                Ok(governor.stats())
+            }
+            Policy::Failed { on_failure, .. } => {
+                let governor = Governor::new(plugin, *on_failure);
+                let stats = governor.stats();
+                *self = Policy::Governed(Box::new(governor));
+                Ok(stats)
+            }
+            Policy::Ungoverned(_) => Err("these rooms have no plugin".to_owned()),
+        }
+    }
+
+    /// Who a plugin is told is asking.
+    pub fn principal(id: &str, tier: &str) -> Principal {
+        Principal { id: id.to_owned(), tier: tier.to_owned(), tags: vec![] }
+    }
+}

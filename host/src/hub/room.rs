@@ -1,0 +1,375 @@
+//! One room's members on this node, grouped by filter, and what a message does among them. No I/O and no clock.
+
+use super::{Connection, command::*};
+use crate::{
+    plugin::FilterId,
+    protocol::{Position, Publication, reply},
+    room::RoomName,
+    store::ConnectionId,
+};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+
+/// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox (so that
+/// it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
+const KEPT_BACK: usize = 256;
+
+pub struct Room {
+    name: RoomName,
+    /// The newest message that was routed.
+    position: Position,
+    /// Unfiltered members first, so that they are not looked for.
+    groups: Vec<Group>,
+    seats: HashMap<ConnectionId, Place>,
+    catching_up: HashMap<ConnectionId, CatchUp>,
+    next_serial: u64,
+}
+
+struct Group {
+    filter: Option<FilterId>,
+    members: Vec<Arc<Connection>>,
+}
+
+/// Where a member is: in a group, or catching up (then `index` says nothing).
+struct Place {
+    serial: u64,
+    filter: Option<FilterId>,
+    index: usize,
+}
+
+struct CatchUp {
+    connection: Arc<Connection>,
+    filter: Option<FilterId>,
+    kept_back: Vec<Arc<Publication>>,
+    bytes: usize,
+    /// More came than is kept back; what is kept is useless.
+    overflowed: bool,
+}
+
+/// What the filters of [`Room::filters`], in that order, say of a message. Without bits the plugin failed: the
+/// message is lost to the members behind them, who are told.
+pub struct Verdicts<'a> {
+    pub filters: &'a [FilterId],
+    /// Bit n%64 of word n/64 answers for the n-th.
+    pub bits: Option<&'a [u64]>,
+}
+
+/// How a message fared.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub members: u64,
+    /// Members that were told of a gap because their filter could not be asked.
+    pub gaps: u64,
+}
+
+impl Room {
+    pub fn new(name: RoomName, position: Position) -> Self {
+        let groups = vec![Group { filter: None, members: vec![] }];
+        let (seats, catching_up) = (HashMap::new(), HashMap::new());
+        Self { name, position, groups, seats, catching_up, next_serial: 0 }
+    }
+
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    pub fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// Seats a member, in the place of an earlier seat of the same connection, whose filter is given back. From
+    /// here on every message reaches it or is kept back for it.
+    pub fn join(
+        &mut self,
+        connection: Arc<Connection>,
+        filter: Option<FilterId>,
+        since: Option<Position>,
+    ) -> (SeatId, Recovery, Option<FilterId>) {
+        let id = connection.id;
+        let freed = self.remove(id).and_then(|(_, filter)| filter);
+        let recovery = match since {
+            None => Recovery::NotAsked,
+            Some(since) if since.epoch != self.position.epoch => Recovery::Impossible,
+            Some(since) if since.offset > self.position.offset => Recovery::Impossible,
+            Some(since) if since.offset == self.position.offset => Recovery::Complete,
+            Some(since) => Recovery::After(since.offset),
+        };
+        self.next_serial += 1;
+        let serial = self.next_serial;
+        match recovery {
+            Recovery::After(_) => {
+                let kept = CatchUp { connection, filter, kept_back: vec![], bytes: 0, overflowed: false };
+                self.catching_up.insert(id, kept);
+                self.seats.insert(id, Place { serial, filter, index: usize::MAX });
+            }
+            _ => self.go_live(connection, filter, serial),
+        }
+        (SeatId { connection: id, serial }, recovery, freed)
+    }
+
+    fn go_live(&mut self, connection: Arc<Connection>, filter: Option<FilterId>, serial: u64) {
+        let group = match self.groups.iter().position(|group| group.filter == filter) {
+            Some(group) => group,
+            None => {
+                self.groups.push(Group { filter, members: vec![] });
+                self.groups.len() - 1
+            }
+        };
+        let index = self.groups[group].members.len();
+        self.seats.insert(connection.id, Place { serial, filter, index });
+        self.groups[group].members.push(connection);
+    }
+
+    /// Whose seat it was and the filter to be given back; `None`: the seat is not there any more.
+    pub fn leave(&mut self, seat: SeatId) -> Option<(Arc<str>, Option<FilterId>)> {
+        let (connection, filter) = self.holds(seat).then(|| self.remove(seat.connection)).flatten()?;
+        Some((connection.principal.clone(), filter))
+    }
+
+    fn remove(&mut self, id: ConnectionId) -> Option<(Arc<Connection>, Option<FilterId>)> {
+        let place = self.seats.remove(&id)?;
+        if let Some(catch_up) = self.catching_up.remove(&id) {
+            return Some((catch_up.connection, place.filter));
+        }
+        let group = self.groups.iter().position(|group| group.filter == place.filter)?;
+        let members = &mut self.groups[group].members;
+        let connection = members.swap_remove(place.index);
+        if let Some(moved) = members.get(place.index).map(|moved| moved.id) {
+            self.seats.get_mut(&moved).expect("members have seats").index = place.index;
+        } else if members.is_empty() && place.filter.is_some() {
+            self.groups.swap_remove(group);
+        }
+        Some((connection, place.filter))
+    }
+
+    pub fn holds(&self, seat: SeatId) -> bool {
+        self.seats.get(&seat.connection).is_some_and(|place| place.serial == seat.serial)
+    }
+
+    /// The filter of a seat that is held.
+    pub fn filter_of(&self, seat: SeatId) -> Option<Option<FilterId>> {
+        self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial).map(|place| place.filter)
+    }
+
+    /// The filters that a message is to be asked of, each once.
+    pub fn filters(&self, into: &mut Vec<FilterId>) {
+        into.clear();
+        into.extend(self.groups.iter().filter_map(|group| group.filter));
+        for filter in self.catching_up.values().filter_map(|catch_up| catch_up.filter) {
+            if !into.contains(&filter) {
+                into.push(filter);
+            }
+        }
+    }
+
+    pub fn deliver(&mut self, message: &Arc<Publication>, verdicts: &Verdicts) -> Delivered {
+        let mut delivered = Delivered::default();
+        if message.epoch != self.position.epoch || message.offset <= self.position.offset {
+            return delivered;
+        }
+        self.position.offset = message.offset;
+        let mut answers = (0..).map(|n| verdicts.nth(n));
+        for group in &self.groups {
+            match group.filter.map_or(Some(true), |_| answers.next().expect("endless")) {
+                Some(true) => {
+                    for member in &group.members {
+                        delivered.members += u64::from(member.outbox.push(message.frame().clone()));
+                    }
+                }
+                Some(false) => {}
+                None => {
+                    let gap = reply::gap(&self.name, &self.position.epoch, message.offset + 1);
+                    for member in &group.members {
+                        delivered.gaps += u64::from(member.outbox.push(gap.as_str().into()));
+                    }
+                }
+            }
+        }
+        for catch_up in self.catching_up.values_mut().filter(|catch_up| !catch_up.overflowed) {
+            // One whose filter failed goes back to history, where the filter is asked again.
+            let passed = catch_up.filter.map_or(Some(true), |filter| verdicts.of(filter));
+            match passed {
+                Some(false) => {}
+                Some(true) if catch_up.has_room_for(message) => {
+                    catch_up.bytes += message.frame().len();
+                    catch_up.kept_back.push(message.clone());
+                }
+                _ => {
+                    catch_up.overflowed = true;
+                    (catch_up.kept_back, catch_up.bytes) = (vec![], 0);
+                }
+            }
+        }
+        delivered
+    }
+
+    /// A member was sent everything up to `upto`, which is at least where it joined or was last told to go.
+    pub fn settle(&mut self, seat: SeatId, upto: u64) -> Settled {
+        if !self.holds(seat) {
+            return Settled::Gone;
+        }
+        let Some(catch_up) = self.catching_up.get_mut(&seat.connection) else { return Settled::Live };
+        if catch_up.overflowed {
+            catch_up.overflowed = false;
+            return Settled::Behind { upto: self.position.offset };
+        }
+        let catch_up = self.catching_up.remove(&seat.connection).expect("seen above");
+        for message in catch_up.kept_back.iter().filter(|message| message.offset > upto) {
+            catch_up.connection.outbox.push(message.frame().clone());
+        }
+        self.go_live(catch_up.connection, catch_up.filter, seat.serial);
+        Settled::Live
+    }
+}
+
+impl CatchUp {
+    fn has_room_for(&self, message: &Publication) -> bool {
+        let bytes = self.bytes + message.frame().len();
+        self.kept_back.len() < KEPT_BACK && bytes <= self.connection.outbox.limit() / 4
+    }
+}
+
+impl Verdicts<'_> {
+    /// Of the n-th filter; `None` where the plugin failed.
+    fn nth(&self, n: usize) -> Option<bool> {
+        Some(self.bits?[n / 64] >> (n % 64) & 1 == 1)
+    }
+
+    fn of(&self, filter: FilterId) -> Option<bool> {
+        self.nth(self.filters.iter().position(|id| *id == filter)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{key::Digest, outbox::Outbox, store::SessionToken};
+    use std::future::poll_fn;
+
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection {
+            id: ConnectionId::random(),
+            session: SessionToken::random(),
+            key: Digest::of("k"),
+            principal: "acme".into(),
+            remote: ([127, 0, 0, 1], 1).into(),
+            since: 0,
+            rooms: 0.into(),
+            ended: false.into(),
+            outbox: Outbox::new(1 << 20),
+        })
+    }
+
+    fn room() -> Room {
+        Room::new(RoomName::parse("r").unwrap(), at(10))
+    }
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: "e".into(), offset }
+    }
+
+    fn message(offset: u64) -> Arc<Publication> {
+        Arc::new(Publication::new("r".into(), "e".into(), offset, 0, None, "1"))
+    }
+
+    /// The offsets that wait for a connection, gaps negative.
+    async fn waiting(connection: &Connection) -> Vec<i64> {
+        connection.outbox.push("end".into());
+        let mut frames = vec![];
+        poll_fn(|cx| connection.outbox.poll_take(cx, &mut frames)).await;
+        frames.pop();
+        let offset = |text: &str| {
+            let value: serde_json::Value = serde_json::from_str(text).unwrap();
+            let offset = value["offset"].as_i64().unwrap();
+            if value["type"] == "gap" { -offset } else { offset }
+        };
+        frames.iter().map(|frame| offset(frame)).collect()
+    }
+
+    const ALL: Verdicts = Verdicts { filters: &[], bits: Some(&[]) };
+
+    #[tokio::test]
+    async fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
+        let mut room = room();
+        let members: Vec<_> = (0..4).map(|_| connection()).collect();
+        let filters = [None, Some(FilterId::new(5)), Some(FilterId::new(6)), Some(FilterId::new(6))];
+        for (member, filter) in members.iter().zip(filters) {
+            room.join(member.clone(), filter, None);
+        }
+        let mut filters = vec![];
+        room.filters(&mut filters);
+        assert_eq!(filters, [FilterId::new(5), FilterId::new(6)]);
+        let only_the_second = Verdicts { filters: &filters, bits: Some(&[0b10]) };
+        assert_eq!(room.deliver(&message(11), &only_the_second), Delivered { members: 3, gaps: 0 });
+        let failed = Verdicts { filters: &filters, bits: None };
+        assert_eq!(room.deliver(&message(12), &failed), Delivered { members: 1, gaps: 3 });
+        let mut seen = vec![];
+        for member in &members {
+            seen.push(waiting(member).await);
+        }
+        assert_eq!(seen, [vec![11, 12], vec![-13], vec![11, -13], vec![11, -13]]);
+    }
+
+    #[tokio::test]
+    async fn live_messages_follow_a_replay_in_order_and_once() {
+        let mut room = room();
+        let member = connection();
+        let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)));
+        assert_eq!(recovery, Recovery::After(7));
+        room.deliver(&message(11), &ALL);
+        member.outbox.push(message(8).frame().clone());
+        assert_eq!(room.settle(seat, 10), Settled::Live);
+        room.deliver(&message(12), &ALL);
+        room.deliver(&message(12), &ALL);
+        assert_eq!(waiting(&member).await, [8, 11, 12]);
+    }
+
+    #[tokio::test]
+    async fn a_replay_that_is_overtaken_goes_on_from_history() {
+        let mut room = room();
+        let member = connection();
+        let (seat, ..) = room.join(member.clone(), None, Some(at(9)));
+        let overtaken = 10 + KEPT_BACK as u64 + 1;
+        for offset in 11..=overtaken {
+            room.deliver(&message(offset), &ALL);
+        }
+        assert_eq!(room.settle(seat, 10), Settled::Behind { upto: overtaken });
+        room.deliver(&message(overtaken + 1), &ALL);
+        assert_eq!(room.settle(seat, overtaken), Settled::Live);
+        assert_eq!(waiting(&member).await, [overtaken as i64 + 1]);
+    }
+
+    #[tokio::test]
+    async fn recovery_is_refused_for_what_cannot_be_known() {
+        let mut room = room();
+        let foreign = Position { epoch: "other".into(), offset: 3 };
+        for (since, expected) in [
+            (None, Recovery::NotAsked),
+            (Some(at(10)), Recovery::Complete),
+            (Some(at(11)), Recovery::Impossible),
+            (Some(foreign), Recovery::Impossible),
+        ] {
+            assert_eq!(room.join(connection(), None, since).1, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
+        let mut room = room();
+        let (first, second) = (connection(), connection());
+        let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None);
+        room.join(second.clone(), Some(FilterId::new(1)), None);
+        let (_, _, freed) = room.join(first.clone(), None, None);
+        assert_eq!(freed, Some(FilterId::new(1)));
+        assert!(room.leave(old).is_none());
+        assert_eq!(room.deliver(&message(11), &ALL).members, 2);
+        assert_eq!(room.len(), 2);
+        assert_eq!((waiting(&first).await, waiting(&second).await), (vec![11], vec![11]));
+    }
+}

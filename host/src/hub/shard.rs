@@ -1,0 +1,222 @@
+//! A shard owns its rooms: only it touches them, so they need no lock, and a room's order is the shard's. It
+//! never waits, neither for a socket nor for the store.
+
+use super::{
+    command::*,
+    policy::Policy,
+    room::{Delivered, Room, Verdicts},
+    routes::Routes,
+};
+use crate::{
+    metrics::Metrics,
+    plugin::{Counts, FilterId, Limits},
+    protocol::{Position, Publication, Refusal},
+    room::RoomName,
+    store::{Event, Store},
+};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Commands taken at once: enough to share a wake-up, few enough to stay fair.
+const BATCH: usize = 64;
+
+pub struct Shard {
+    pub(super) index: usize,
+    /// Weak: who sits in a room keeps its shard, not the shard itself.
+    pub(super) queue: mpsc::WeakUnboundedSender<Command>,
+    pub(super) policy: Policy,
+    pub(super) routes: Arc<Routes>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) metrics: Metrics,
+    /// Messages on their way to this shard.
+    pub(super) backlog: Arc<AtomicUsize>,
+    /// Bytes of data that a message may have.
+    pub(super) message_bytes: usize,
+    pub(super) rooms: HashMap<RoomName, Entry>,
+    /// In a governed shard: places held by each principal.
+    pub(super) held: HashMap<Arc<str>, u32>,
+    /// Reused from message to message.
+    pub(super) scratch: Scratch,
+}
+
+#[derive(Default)]
+pub(super) struct Scratch {
+    filters: Vec<FilterId>,
+    bits: Vec<u64>,
+}
+
+/// A room, or those who wait until the store tells where it is.
+pub(super) enum Entry {
+    Opening(Vec<Waiting>),
+    Open(Room),
+}
+
+pub(super) struct Waiting {
+    joining: Joining,
+    filter: Option<FilterId>,
+    limits: Limits,
+    reply: oneshot::Sender<Result<Joined, Refusal>>,
+}
+
+impl Shard {
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while commands.recv_many(&mut batch, BATCH).await > 0 {
+            batch.drain(..).for_each(|command| self.handle(command));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Store(Event::Published(message)) => {
+                self.backlog.fetch_sub(1, Ordering::Relaxed);
+                self.deliver(&message);
+            }
+            Command::Store(Event::Watched { room, position }) => self.open(&room, position),
+            Command::Join { joining, reply } => self.join(joining, reply),
+            Command::Leave { room, seat, reply } => {
+                self.leave(&room, seat);
+                reply.map(|reply| reply.send(()));
+            }
+            Command::Acknowledge { room, seat, offset, reply } => {
+                let sent = self.room(&room).is_some_and(|r| r.holds(seat) && offset <= r.position().offset);
+                reply.send(sent).ok();
+            }
+            Command::Sieve { room, seat, messages, reply } => {
+                reply.send(self.sieve(&room, seat, messages)).ok();
+            }
+            Command::Settle { room, seat, upto, reply } => {
+                reply.send(self.room(&room).map_or(Settled::Gone, |room| room.settle(seat, upto))).ok();
+            }
+            Command::Swap { plugin, reply } => {
+                reply.send(self.policy.swap(plugin)).ok();
+            }
+            Command::Check { room, who, event, data, reply } => {
+                let (routes, index) = (&self.routes, self.index);
+                let governs = |room: &RoomName| routes.shard(room) == index;
+                let checked =
+                    self.policy.check(&room, &who, event.as_deref(), &data, self.message_bytes, governs);
+                reply.send(checked).ok();
+            }
+        }
+    }
+
+    fn room(&mut self, room: &str) -> Option<&mut Room> {
+        match self.rooms.get_mut(room) {
+            Some(Entry::Open(room)) => Some(room),
+            _ => None,
+        }
+    }
+
+    fn join(&mut self, joining: Joining, reply: oneshot::Sender<Result<Joined, Refusal>>) {
+        let (rooms, held, routes, index) = (&self.rooms, &self.held, &self.routes, self.index);
+        let counts = |room: &RoomName| Counts {
+            of_connection: joining.held,
+            of_principal: held.get(&joining.connection.principal).copied().unwrap_or(0),
+            in_room: match rooms.get(room) {
+                Some(Entry::Open(room)) => room.len() as u32,
+                Some(Entry::Opening(waiting)) => waiting.len() as u32,
+                None => 0,
+            },
+        };
+        let admission = match self.policy.admit(&joining, counts, |room| routes.shard(room) == index) {
+            Ok(admission) => admission,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let (filter, limits) = (admission.filter, admission.limits);
+        let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, limits, reply };
+        match self.rooms.get_mut(&waiting.joining.room) {
+            Some(Entry::Open(_)) => self.seat(waiting),
+            Some(Entry::Opening(others)) => others.push(waiting),
+            None => {
+                let room = waiting.joining.room.clone();
+                self.rooms.insert(room.clone(), Entry::Opening(vec![waiting]));
+                self.metrics.rooms.inc();
+                self.store.watch(&room);
+            }
+        }
+    }
+
+    /// The store begins to tell of a room, or begins anew.
+    fn open(&mut self, name: &str, position: Position) {
+        let Some((name, entry)) = self.rooms.remove_entry(name) else { return };
+        let waiting = match entry {
+            Entry::Opening(waiting) => waiting,
+            Entry::Open(_) => return drop(self.rooms.insert(name, entry)),
+        };
+        self.rooms.insert(name.clone(), Entry::Open(Room::new(name, position)));
+        waiting.into_iter().for_each(|waiting| self.seat(waiting));
+    }
+
+    fn seat(&mut self, waiting: Waiting) {
+        let Waiting { joining, filter, limits, reply } = waiting;
+        let Joining { room: name, connection, since, .. } = joining;
+        let principal = connection.principal.clone();
+        let (index, queue) = (self.index, self.queue.upgrade());
+        let (Some(room), Some(queue)) = (self.room(&name), queue) else { return };
+        let before = room.len();
+        let (id, recovery, freed) = room.join(connection, filter, since);
+        let (position, is_new) = (room.position().clone(), room.len() > before);
+        self.policy.release(freed);
+        if is_new && matches!(self.policy, Policy::Governed(_)) {
+            *self.held.entry(principal).or_default() += 1;
+        }
+        let seat = Seat::new(name, id, index, queue);
+        // Where nobody waits for the answer, dropping it gives up the seat.
+        reply.send(Ok(Joined { seat, position, recovery, limits, filtered: filter.is_some() })).ok();
+    }
+
+    fn leave(&mut self, name: &RoomName, seat: SeatId) {
+        let Some(room) = self.room(name) else { return };
+        let Some((principal, filter)) = room.leave(seat) else { return };
+        let is_empty = room.is_empty();
+        self.policy.release(filter);
+        if let Some(held) = self.held.get_mut(&principal) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&principal);
+            }
+        }
+        if is_empty {
+            self.rooms.remove(name);
+            self.metrics.rooms.dec();
+            self.store.unwatch(name);
+        }
+    }
+
+    fn deliver(&mut self, message: &Arc<Publication>) {
+        let Some(Entry::Open(room)) = self.rooms.get_mut(&*message.room) else { return };
+        let Scratch { filters, bits } = &mut self.scratch;
+        room.filters(filters);
+        let asked = match filters.is_empty() {
+            true => Ok(()),
+            false => self.policy.matches(message, filters, bits),
+        };
+        let verdicts = Verdicts { filters, bits: asked.is_ok().then_some(bits) };
+        let Delivered { members, gaps } = room.deliver(message, &verdicts);
+        self.metrics.deliveries.inc_by(members);
+        self.metrics.gaps.inc_by(gaps);
+    }
+
+    fn sieve(&mut self, name: &RoomName, seat: SeatId, mut messages: Vec<Arc<Publication>>) -> Sieved {
+        let Some(filter) = self.room(name).and_then(|room| room.filter_of(seat)) else {
+            return Sieved { passed: vec![], failed: true };
+        };
+        let Some(filter) = filter else { return Sieved { passed: messages, failed: false } };
+        let mut failed = false;
+        messages.retain(|message| {
+            let bits = &mut self.scratch.bits;
+            let asked = self.policy.matches(message, &[filter], bits);
+            failed |= asked.is_err();
+            asked.is_ok() && bits[0] & 1 == 1
+        });
+        Sieved { passed: messages, failed }
+    }
+}

@@ -1,0 +1,109 @@
+//! One node, put together: store, hub, plugins, listeners; what changes while it runs; and how it stops.
+
+mod reload;
+
+use crate::{
+    admin,
+    close::Close,
+    config::{Config, StoreUrl},
+    hub::{Governed, Hub, HubConfig},
+    key::Keys,
+    metrics::Metrics,
+    plugin::{Engine, Plugin, PluginConfig},
+    server::{self, Tls},
+    session::Services,
+    store::{Memory, Store},
+};
+use arc_swap::ArcSwap;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What connections may take to end when the node stops; it is gone within 10 s.
+const DRAIN: Duration = Duration::from_secs(8);
+/// Milliseconds over which clients of a stopping node are told to spread their return.
+const JITTER: u32 = 3000;
+
+/// Where a node is reached: bound by the caller, so that a test may take any free port.
+pub struct Listeners {
+    pub server: TcpListener,
+    pub admin: TcpListener,
+}
+
+/// A node that is ready to be served.
+pub struct Node {
+    config: Config,
+    /// Where the configuration came from, to be read again.
+    file: Option<PathBuf>,
+    services: Services,
+    tls: Option<Arc<Tls>>,
+    engine: Option<Engine>,
+}
+
+impl Node {
+    /// Loads certificate and plugins. A plugin that fails closes its rooms; anything else that is wrong is an error.
+    pub async fn new(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
+        let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?) };
+        let mut governed = vec![];
+        for plugin in &config.plugins {
+            let engine = engine.clone().expect("made above, as there are plugins");
+            let loaded = load(plugin.clone(), engine).await;
+            if let Err(error) = &loaded {
+                tracing::error!("{error}; its rooms are closed");
+            }
+            governed.push(Governed {
+                plugin: plugin.name().to_owned(),
+                rooms: plugin.rooms.clone(),
+                on_failure: plugin.on_failure,
+                loaded,
+            });
+        }
+        let hub = HubConfig {
+            governed,
+            ungoverned: config.rooms.ungoverned,
+            message_bytes: config.session.message,
+        };
+        let (history, ttl) = (config.rooms.history, config.session.ttl);
+        let hub = Hub::start(hub, Metrics::default(), |feed| match config.store.url {
+            StoreUrl::Memory => Memory::new(history, ttl, feed) as Arc<dyn Store>,
+        });
+        let keys = Arc::new(ArcSwap::from_pointee(Keys::new(&config.keys, &config.tiers)));
+        let services = Services { hub, keys, config: config.session };
+        Ok(Self { config, file, services, tls, engine })
+    }
+
+    /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.
+    pub async fn run(self, listeners: Listeners, stop: CancellationToken) {
+        let (draining, ended) = (CancellationToken::new(), CancellationToken::new());
+        let Self { config, services, tls, .. } = &self;
+        let (hub, server) = (services.hub.clone(), config.server.clone());
+        let admin = admin::run(listeners.admin, services.clone(), draining.clone(), ended.clone());
+        let admin = tokio::spawn(admin);
+        let served =
+            server::run(server, listeners.server, tls.clone(), services.clone(), draining.clone());
+        let served = tokio::spawn(served);
+        tokio::select! {
+            () = reload::watch(self) => unreachable!("watching goes on"),
+            () = stop.cancelled() => {}
+        }
+        tracing::info!(connections = hub.connections.len(), "draining");
+        draining.cancel();
+        hub.connections.close_all(|| Close::Draining(jitter()));
+        if tokio::time::timeout(DRAIN, served).await.is_err() {
+            tracing::warn!(connections = hub.connections.len(), "some connections did not end in time");
+        }
+        ended.cancel();
+        admin.await.ok();
+    }
+}
+
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(0) % JITTER
+}
+
+/// Compiles beside the serving threads.
+async fn load(config: PluginConfig, engine: Engine) -> Result<Arc<Plugin>, String> {
+    let loaded = tokio::task::spawn_blocking(move || config.load(&engine)).await;
+    loaded.unwrap_or_else(|_| Err("loading was interrupted".to_owned())).map(Arc::new)
+}

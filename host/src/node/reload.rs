@@ -1,0 +1,153 @@
+//! What changes while a node runs: keys, tiers, certificates and plugins, on SIGHUP and when their files change.
+//! A wrong file changes nothing; what needs a restart is said so.
+
+use super::{Node, load};
+use crate::{
+    config::Config,
+    hub::Charge,
+    key::Keys,
+    plugin::{Engine, PluginConfig},
+    protocol::{Code, unix_ms},
+};
+use notify::{EventKind, RecursiveMode, Watcher};
+use sha2::{Digest, Sha256};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// Files are read once nothing happened to them for so long, so that several writes are one change.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Runs for ever.
+pub async fn watch(mut node: Node) {
+    let (changed, mut changes) = mpsc::unbounded_channel();
+    let _watcher = watcher(&node, changed);
+    let mut hangups = signal(SignalKind::hangup()).expect("signals can be awaited");
+    loop {
+        let expiry = next_expiry(&node.config);
+        tokio::select! {
+            _ = hangups.recv() => tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again"),
+            Some(()) = changes.recv() => {
+                while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
+            }
+            () = expiry => {
+                let services = &node.services;
+                services.hub.connections.recheck(&services.keys.load());
+                continue;
+            }
+        }
+        node.reload().await;
+    }
+}
+
+/// Tells of changes to the configuration's own files. Folders are watched, because a file that is replaced is
+/// another file.
+fn watcher(node: &Node, changed: mpsc::UnboundedSender<()>) -> Option<notify::RecommendedWatcher> {
+    let mut files: HashSet<PathBuf> = node.config.plugins.iter().map(|plugin| plugin.file.clone()).collect();
+    files.extend(node.file.clone());
+    files.extend(node.tls.iter().flat_map(|tls| tls.files()).map(PathBuf::from));
+    let absolute = |file: &PathBuf| std::path::absolute(file).ok();
+    let files: HashSet<PathBuf> = files.iter().filter_map(absolute).collect();
+    let folders: HashSet<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
+    // Mounted secrets are replaced by moving the link `..data` beside them.
+    let concerns = move |path: &PathBuf| {
+        files.contains(path) || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
+    };
+    let handler = move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return };
+        if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(&concerns) {
+            changed.send(()).ok();
+        }
+    };
+    let started = notify::recommended_watcher(handler).and_then(|mut watcher| {
+        folders.iter().try_for_each(|folder| watcher.watch(folder, RecursiveMode::NonRecursive))?;
+        Ok(watcher)
+    });
+    started.inspect_err(|error| tracing::warn!(%error, "files are not watched; send SIGHUP after a change")).ok()
+}
+
+/// When the next key ends.
+async fn next_expiry(config: &Config) {
+    let now = unix_ms();
+    let next = config.keys.iter().filter_map(|key| key.expires).map(|at| at.0).filter(|at| *at > now).min();
+    match next {
+        // A millisecond later it surely has; long waits are cut, as the clock may be set.
+        Some(at) => tokio::time::sleep(Duration::from_millis((at - now + 1).min(60_000))).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Node {
+    async fn reload(&mut self) {
+        let environment = crate::config::environment();
+        let config = match Config::load(self.file.as_deref(), &environment) {
+            Ok(config) => config,
+            Err(error) => return tracing::error!("{error}; everything stays as it was"),
+        };
+        // Without a file the key of this run stays.
+        if self.file.is_some() {
+            self.reload_keys(&config);
+            for section in config.needs_restart(&self.config) {
+                tracing::warn!("[{section}] changed, which takes a restart to take effect");
+            }
+        }
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.reload()) {
+            tracing::error!("{error}; the certificate stays as it was");
+        }
+        self.reload_plugins(&config).await;
+    }
+
+    fn reload_keys(&mut self, config: &Config) {
+        let services = &self.services;
+        if config.keys != self.config.keys || config.tiers != self.config.tiers {
+            services.keys.store(Arc::new(Keys::new(&config.keys, &config.tiers)));
+            services.hub.connections.recheck(&services.keys.load());
+            tracing::info!(keys = config.keys.len(), "keys and tiers were read again");
+            (self.config.keys, self.config.tiers) = (config.keys.clone(), config.tiers.clone());
+        }
+    }
+
+    async fn reload_plugins(&mut self, config: &Config) {
+        let plugins = if self.file.is_some() { &config.plugins } else { &self.config.plugins }.clone();
+        let place = |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone(), plugin.on_failure);
+        if !plugins.iter().map(place).eq(self.config.plugins.iter().map(place)) {
+            return tracing::warn!("the plugins' names, rooms or order changed, which takes a restart to take effect");
+        }
+        let Some(engine) = self.engine.clone() else { return };
+        for index in 0..plugins.len() {
+            if plugins[index] != self.config.plugins[index] || self.is_other_file(index, &plugins[index]).await {
+                self.replace(index, plugins[index].clone(), &engine).await;
+            }
+        }
+    }
+
+    /// Whether the file is not the one that runs.
+    async fn is_other_file(&self, index: usize, plugin: &PluginConfig) -> bool {
+        let Ok(bytes) = tokio::fs::read(&plugin.file).await else { return false };
+        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        match &**self.services.hub.wards()[index].charge.load() {
+            Charge::Plugin { plugin, .. } => plugin.info().sha256 != digest,
+            Charge::Failed(_) => true,
+        }
+    }
+
+    async fn replace(&mut self, index: usize, plugin: PluginConfig, engine: &Engine) {
+        let name = plugin.name().to_owned();
+        let swapped = match load(plugin.clone(), engine.clone()).await {
+            Ok(loaded) => {
+                let version = (loaded.info().version.clone(), loaded.info().sha256.clone());
+                self.services.hub.swap(&name, loaded).await.map(|()| version)
+            }
+            Err(error) => Err(error),
+        };
+        match swapped {
+            Ok((version, sha256)) => {
+                tracing::info!(plugin = name, version, sha256, "another version is in charge");
+                self.config.plugins[index] = plugin;
+            }
+            Err(error) => tracing::error!(code = Code::PluginFailed.as_str(), "{error}; plugin '{name}' stays as it was"),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `[[plugin]]`: which file governs which rooms, and what it may use.
+
+use super::{Budget, Engine, OnFailure, Plugin};
+use crate::{room::Pattern, unit};
+use serde::Deserialize;
+use std::{path::PathBuf, time::Duration};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginConfig {
+    pub name: toml::Spanned<String>,
+    /// A core module or a component.
+    pub file: PathBuf,
+    /// Of the file, in hexadecimal; another file is refused.
+    pub sha256: Option<String>,
+    pub rooms: Vec<Pattern>,
+    /// Handed to the plugin as JSON.
+    #[serde(default)]
+    pub config: toml::Table,
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    #[serde(default)]
+    pub budget: BudgetConfig,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BudgetConfig {
+    /// Of one call.
+    #[serde(deserialize_with = "unit::duration")]
+    pub call: Duration,
+    /// Bytes of one instance.
+    #[serde(deserialize_with = "unit::size")]
+    pub memory: usize,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        let Budget { call, memory } = Budget::default();
+        Self { call, memory }
+    }
+}
+
+impl PluginConfig {
+    pub fn name(&self) -> &str {
+        self.name.get_ref()
+    }
+
+    /// A file that was found rather than configured.
+    pub fn found(name: String, file: PathBuf, rooms: Vec<Pattern>) -> Self {
+        Self {
+            name: toml::Spanned::new(0..0, name),
+            file,
+            sha256: None,
+            rooms,
+            config: toml::Table::new(),
+            on_failure: OnFailure::default(),
+            budget: BudgetConfig::default(),
+        }
+    }
+
+    /// Where it is in the configuration's text, from 1.
+    pub fn line(&self, text: &str) -> usize {
+        text.get(..self.name.span().start).map_or(1, |before| before.matches('\n').count() + 1)
+    }
+
+    /// Reads, verifies and compiles the plugin, which takes some tenths of a second.
+    pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
+        let (name, file) = (self.name(), self.file.display());
+        let bytes = std::fs::read(&self.file).map_err(|error| format!("plugin '{name}': {file}: {error}"))?;
+        let config = serde_json::to_value(&self.config)
+            .map_err(|error| format!("plugin '{name}': its config is no JSON: {error}"))?;
+        let BudgetConfig { call, memory } = self.budget;
+        let budget = Budget { call, memory };
+        let plugin = Plugin::load(engine, name, &bytes, &config, budget)
+            .map_err(|error| format!("{error} ({file})"))?;
+        match &self.sha256 {
+            Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => Err(format!(
+                "plugin '{name}': {file} has the SHA-256 {}, but the configuration pins {pin}",
+                plugin.info().sha256
+            )),
+            _ => Ok(plugin),
+        }
+    }
+}

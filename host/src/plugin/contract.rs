@@ -1,0 +1,121 @@
+//! Which WebAssembly files are plugins of this contract, found out before anything of them runs.
+
+use super::load::LoadFault;
+use wasmparser::{Parser, Payload};
+use wasmtime::component::types;
+use wit_component::ComponentEncoder;
+
+/// The contract's package, and the version that this host speaks. Versions of one minor are compatible
+/// while the major is 0.
+const PACKAGE: &str = "switchyard:plugin/";
+pub const VERSION: &str = "0.1.0";
+
+/// The interfaces that a plugin may import; `types` holds no functions.
+const IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
+
+/// `bytes` as a component: as they are, or made from the core module that a plain build gives.
+pub fn component(bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
+    let is_component = Parser::is_component(bytes);
+    if !is_component && !Parser::is_core_wasm(bytes) {
+        return Err(LoadFault::NotWasm);
+    }
+    let mut imports = Vec::new();
+    let mut described = false;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(damaged)? {
+            Payload::ImportSection(section) if !is_component => {
+                for import in section.into_imports() {
+                    let import = import.map_err(damaged)?;
+                    imports.push((import.module.to_owned(), format!("{}#{}", import.module, import.name)));
+                }
+            }
+            Payload::CustomSection(section) => described |= section.name().starts_with("component-type"),
+            _ => {}
+        }
+    }
+    if is_component {
+        return Ok(bytes.to_vec());
+    }
+    check_imports(&imports)?;
+    if !described {
+        return Err(LoadFault::NoContract);
+    }
+    // Validated when it is compiled.
+    let encode = || ComponentEncoder::default().validate(false).module(bytes)?.encode();
+    encode().map_err(|error| LoadFault::Shape(format!("{error:#}")))
+}
+
+fn damaged(error: wasmparser::BinaryReaderError) -> LoadFault {
+    LoadFault::Damaged(error.to_string())
+}
+
+/// Checks what a compiled component imports and exports by name.
+pub fn check(ty: &types::Component, engine: &wasmtime::Engine) -> Result<(), LoadFault> {
+    let exports: Vec<_> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    for name in &exports {
+        check_version(name)?;
+    }
+    let imports: Vec<_> = ty.imports(engine).map(|(name, _)| (name.to_owned(), name.to_owned())).collect();
+    check_imports(&imports)?;
+    match exports.iter().any(|name| interface(name) == Some("lifecycle")) {
+        true => Ok(()),
+        false => Err(LoadFault::NoContract),
+    }
+}
+
+/// `imports` are pairs of an interface and how to name the import to people.
+fn check_imports(imports: &[(String, String)]) -> Result<(), LoadFault> {
+    for (interface, _) in imports {
+        check_version(interface)?;
+    }
+    let known = |name: &str| interface(name).is_some_and(|interface| IMPORTS.contains(&interface));
+    let foreign: Vec<_> =
+        imports.iter().filter(|(name, _)| !known(name)).map(|(_, shown)| shown.clone()).collect();
+    if foreign.is_empty() { Ok(()) } else { Err(LoadFault::Imports(foreign)) }
+}
+
+/// `log` of `switchyard:plugin/log@0.1.0`.
+fn interface(name: &str) -> Option<&str> {
+    name.strip_prefix(PACKAGE)?.split('@').next()
+}
+
+fn check_version(name: &str) -> Result<(), LoadFault> {
+    let Some(rest) = name.strip_prefix(PACKAGE) else { return Ok(()) };
+    let version = rest.split_once('@').map_or("", |(_, version)| version);
+    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    match minor(version) == minor(VERSION) {
+        true => Ok(()),
+        false => Err(LoadFault::Version { found: version.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_patch_of_the_minor_is_spoken() {
+        for name in ["switchyard:plugin/log@0.1.0", "switchyard:plugin/log@0.1.9", "wasi:io/poll@9.9.9"] {
+            assert!(check_version(name).is_ok(), "{name}");
+        }
+        for name in ["switchyard:plugin/log@0.2.0", "switchyard:plugin/log@1.1.0", "switchyard:plugin/log"] {
+            assert!(check_version(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn foreign_imports_are_named_all_at_once() {
+        let import = |module: &str, name: &str| (module.to_owned(), format!("{module}#{name}"));
+        let imports = [
+            import("switchyard:plugin/log@0.1.0", "write"),
+            import("wasi_snapshot_preview1", "fd_write"),
+            import("switchyard:plugin/files@0.1.0", "open"),
+        ];
+        let error = check_imports(&imports).unwrap_err().to_string();
+        assert!(
+            error.contains("wasi_snapshot_preview1#fd_write, switchyard:plugin/files@0.1.0#open"),
+            "{error}"
+        );
+        assert!(!error.contains("log@0.1.0#write"), "{error}");
+    }
+}

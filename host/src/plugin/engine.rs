@@ -1,0 +1,95 @@
+//! The process's one compiler and runtime for guests, and the clock that stops them.
+
+use std::time::Duration;
+use std::{io, thread};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// How often running guests are reminded of their deadline.
+pub(super) const TICK: Duration = Duration::from_millis(1);
+
+/// Bytes of native stack a guest may use. A worker thread of tokio or std has 2 MiB, most of it unused by us.
+const STACK: usize = 512 * 1024;
+
+/// Instances that may live at once: one a shard and plugin, two while swapping. What is reserved for them is
+/// address space (some 4 GiB each), not memory.
+const INSTANCES: u32 = 1_000;
+
+/// What one plugin may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Time for one call; starting an instance gets ten times as much.
+    pub call: Duration,
+    /// Bytes of linear memory of one instance.
+    pub memory: usize,
+}
+
+impl Default for Budget {
+    /// 10 ms is a thousand times what a call should need and the most that a stuck one costs its shard;
+    /// 16 MiB holds a Rust guest's tables of tens of thousands of filters.
+    fn default() -> Self {
+        Self { call: Duration::from_millis(10), memory: 16 << 20 }
+    }
+}
+
+/// Why this machine runs no plugins.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the WebAssembly runtime cannot be set up on this machine: {0}")]
+    Runtime(String),
+    #[error("the thread that enforces plugin deadlines cannot be started: {0}")]
+    Clock(#[from] io::Error),
+}
+
+/// Compiles and runs plugins; one a process, cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    runtime: wasmtime::Engine,
+}
+
+impl Engine {
+    /// Starts the runtime and the thread that drives deadlines; the thread ends with the last clone and the
+    /// last plugin of the engine.
+    pub fn new() -> Result<Self, EngineError> {
+        let runtime = wasmtime::Engine::new(&config(Some(pool()))).or_else(|error| {
+            tracing::warn!(%error, "plugins start slower: no address space for pooled instances");
+            wasmtime::Engine::new(&config(None)).map_err(|error| EngineError::Runtime(format!("{error:#}")))
+        })?;
+        let held = runtime.weak();
+        thread::Builder::new().name("plugin-deadlines".into()).spawn(move || {
+            while let Some(runtime) = held.upgrade() {
+                runtime.increment_epoch();
+                drop(runtime);
+                thread::sleep(TICK);
+            }
+        })?;
+        Ok(Self { runtime })
+    }
+
+    pub(super) fn runtime(&self) -> &wasmtime::Engine {
+        &self.runtime
+    }
+}
+
+fn config(pool: Option<PoolingAllocationConfig>) -> Config {
+    let mut config = Config::new();
+    // Three times cheaper calls; no contract function is async.
+    config.concurrency_support(false);
+    config.epoch_interruption(true);
+    config.max_wasm_stack(STACK);
+    if let Some(pool) = pool {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    config
+}
+
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    // A component has a few core modules of glue besides the guest's own; those made from other languages
+    // than Rust have more, with larger tables.
+    pool.total_component_instances(INSTANCES);
+    pool.total_memories(INSTANCES);
+    pool.total_core_instances(8 * INSTANCES);
+    pool.total_tables(4 * INSTANCES);
+    pool.max_tables_per_module(4);
+    pool
+}

@@ -1,0 +1,146 @@
+//! What a governor did and how it is, readable from other threads.
+
+use super::failure::{Call, Failure, FailureKind};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Whether a governor asks its plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum State {
+    #[default]
+    Active,
+    /// It failed too often; every call is refused until one is tried.
+    Quarantined { retry_in_ms: u64 },
+}
+
+/// Counters of one governor. Its shard writes, others read.
+#[derive(Default)]
+pub struct Stats {
+    calls: [AtomicU64; Call::ALL.len()],
+    nanos: [AtomicU64; Call::ALL.len()],
+    failures: [AtomicU64; FailureKind::ALL.len()],
+    refused: AtomicU64,
+    instances: AtomicU64,
+    recycled: AtomicU64,
+    filters: AtomicU64,
+    condition: Mutex<Condition>,
+}
+
+#[derive(Default)]
+struct Condition {
+    quarantined_until: Option<Instant>,
+    last_failure: Option<String>,
+}
+
+/// A governor's counters at one moment; those of many shards can be added up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Status {
+    #[serde(flatten)]
+    pub state: State,
+    /// By function of the contract: how often asked, and nanoseconds spent. `lifecycle.init` is all of starting
+    /// an instance, with taking up the filters in use.
+    pub calls: BTreeMap<&'static str, (u64, u64)>,
+    /// By kind; those that never happened are left out.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Calls not made because of a quarantine.
+    pub refused: u64,
+    /// Instances started, and those of them that replaced one which had grown too large.
+    pub instances: u64,
+    pub recycled: u64,
+    /// Filters in use.
+    pub filters: u64,
+    pub last_failure: Option<String>,
+}
+
+impl Stats {
+    pub(super) fn called(&self, call: Call, took: Duration) {
+        self.calls[call as usize].fetch_add(1, Relaxed);
+        self.nanos[call as usize].fetch_add(took.as_nanos() as u64, Relaxed);
+    }
+
+    pub(super) fn failed(&self, failure: &Failure) {
+        self.failures[failure.kind as usize].fetch_add(1, Relaxed);
+        self.condition(|condition| condition.last_failure = Some(failure.to_string()));
+    }
+
+    pub(super) fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn started(&self) {
+        self.instances.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn recycled(&self) {
+        self.recycled.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn filters(&self, live: usize) {
+        self.filters.store(live as u64, Relaxed);
+    }
+
+    pub(super) fn quarantined(&self, until: Option<Instant>) {
+        self.condition(|condition| condition.quarantined_until = until);
+    }
+
+    /// Everything as it is now.
+    pub fn status(&self) -> Status {
+        let read = |cell: &AtomicU64| cell.load(Relaxed);
+        let calls = Call::ALL
+            .map(|call| (call.name(), (read(&self.calls[call as usize]), read(&self.nanos[call as usize]))));
+        let failures = FailureKind::ALL.map(|kind| (kind.name(), read(&self.failures[kind as usize])));
+        let (state, last_failure) = self.condition(|condition| {
+            let state = match condition.quarantined_until {
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    State::Quarantined { retry_in_ms: left.as_millis() as u64 }
+                }
+                None => State::Active,
+            };
+            (state, condition.last_failure.clone())
+        });
+        Status {
+            state,
+            calls: calls.into_iter().filter(|(_, (calls, _))| *calls > 0).collect(),
+            failures: failures.into_iter().filter(|(_, count)| *count > 0).collect(),
+            refused: read(&self.refused),
+            instances: read(&self.instances),
+            recycled: read(&self.recycled),
+            filters: read(&self.filters),
+            last_failure,
+        }
+    }
+
+    fn condition<T>(&self, with: impl FnOnce(&mut Condition) -> T) -> T {
+        with(&mut self.condition.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Status {
+    /// Adds another shard's; the worse of both states is shown.
+    pub fn merge(&mut self, other: Status) {
+        let rank = |state: &State| match state {
+            State::Active => 0,
+            State::Quarantined { retry_in_ms } => 1 + retry_in_ms,
+        };
+        if rank(&other.state) > rank(&self.state) {
+            self.state = other.state;
+        }
+        for (name, (calls, nanos)) in other.calls {
+            let sum = self.calls.entry(name).or_default();
+            *sum = (sum.0 + calls, sum.1 + nanos);
+        }
+        for (name, count) in other.failures {
+            *self.failures.entry(name).or_default() += count;
+        }
+        self.refused += other.refused;
+        self.instances += other.instances;
+        self.recycled += other.recycled;
+        self.filters += other.filters;
+        self.last_failure = other.last_failure.or(self.last_failure.take());
+    }
+}

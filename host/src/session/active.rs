@@ -1,0 +1,269 @@
+//! After authentication: what a frame asks for, and whether this client may. Holds the rooms it is in.
+
+use super::rate::Rate;
+use crate::{
+    close::Close,
+    hub::Seat,
+    key::{Digest, Key, Keys, Scope},
+    plugin::Limits,
+    protocol::{
+        Code, Id, Position, Refusal, Request, reply,
+        request::{self, Publish, Terms},
+        unix_ms,
+    },
+    room::{Kind, RoomName},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Frames that are no requests, within [`BAD_WITHIN`], that end a connection.
+const BAD_FRAMES: usize = 10;
+const BAD_WITHIN: Duration = Duration::from_secs(60);
+
+pub struct Active {
+    key: Digest,
+    pub principal: Arc<str>,
+    pub inbox: RoomName,
+    /// Most rooms, `*` and the inbox not counted.
+    pub rooms_limit: u32,
+    message_bytes: usize,
+    rate: Option<Rate>,
+    rooms: HashMap<RoomName, Held>,
+    /// Names that a plugin made canonical, by what the client calls them.
+    aliases: HashMap<RoomName, RoomName>,
+    bad: Vec<Instant>,
+}
+
+/// A room that the client is in.
+pub struct Held {
+    pub seat: Seat,
+    message_bytes: Option<usize>,
+    rate: Option<Rate>,
+}
+
+/// What a frame amounts to.
+pub enum Decision<'a> {
+    Reply(String),
+    Close(String, Close),
+    Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, reply::RoomResult>> },
+    Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, reply::RoomResult>> },
+    Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
+    Acknowledge { id: Option<Id<'a>>, offsets: Vec<(RoomName, u64)> },
+    Members { id: Option<Id<'a>>, room: RoomName },
+    History { id: Option<Id<'a>>, room: RoomName, since: Option<Position>, limit: usize },
+}
+
+/// A room that may be asked for.
+pub struct Wish<'a> {
+    pub room: RoomName,
+    pub terms: Terms<'a>,
+}
+
+impl Active {
+    /// `limits`: what the plugins that were asked on connecting narrow.
+    pub fn new(key: &Key, limits: &Limits, message_bytes: usize, now: Instant) -> Self {
+        Self {
+            key: key.digest,
+            principal: key.principal.clone(),
+            inbox: RoomName::inbox(&key.principal),
+            rooms_limit: limits.rooms.map_or(key.limits.rooms, |rooms| rooms.min(key.limits.rooms)),
+            message_bytes: narrowed(message_bytes, limits),
+            rate: limits.publishes_per_second.map(|most| Rate::new(most, now)),
+            rooms: HashMap::new(),
+            aliases: HashMap::new(),
+            bad: vec![],
+        }
+    }
+
+    pub fn message_bytes(&self) -> usize {
+        self.message_bytes
+    }
+
+    pub fn frame<'a>(&mut self, text: &'a str, keys: &Keys, now: Instant) -> Decision<'a> {
+        let (id, request) = match request::parse(text) {
+            Ok(parsed) => parsed,
+            Err((id, refusal)) if refusal.code == Code::BadFrame => return self.bad_frame(id, refusal, now),
+            Err((id, refusal)) => return Decision::Reply(reply::error(id, &refusal)),
+        };
+        let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key, now));
+        decision.unwrap_or_else(|refusal| Decision::Reply(reply::error(id, &refusal)))
+    }
+
+    pub fn binary(&mut self, now: Instant) -> Decision<'static> {
+        self.bad_frame(None, Refusal::new(Code::BadFrame, "a frame is text, this one is binary"), now)
+    }
+
+    fn bad_frame<'a>(&mut self, id: Option<Id>, refusal: Refusal, now: Instant) -> Decision<'a> {
+        self.bad.retain(|at| now.duration_since(*at) < BAD_WITHIN);
+        self.bad.push(now);
+        let frame = reply::error(id, &refusal);
+        match self.bad.len() {
+            BAD_FRAMES.. => Decision::Close(frame, Close::BadFrames),
+            _ => Decision::Reply(frame),
+        }
+    }
+
+    fn request<'a>(
+        &mut self,
+        id: Option<Id<'a>>,
+        request: Request<'a>,
+        key: &Key,
+        now: Instant,
+    ) -> Result<Decision<'a>, Refusal> {
+        Ok(match request {
+            Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
+            Request::Connect { .. } => {
+                return Err(Refusal::invalid("this connection said connect before; open another one"));
+            }
+            Request::Subscribe { rooms } => {
+                key.require(Scope::Subscribe, "subscribe")?;
+                Decision::Subscribe { id, rooms: self.wishes(rooms) }
+            }
+            Request::Unsubscribe { rooms } => Decision::Unsubscribe {
+                id,
+                rooms: rooms.iter().map(|room| self.subscribed(room)).collect(),
+            },
+            Request::Publish(publish) => {
+                let room = self.may_publish(&publish, key, now)?;
+                Decision::Publish { id, room, publish }
+            }
+            Request::Ack { offsets } => {
+                let joined = offsets.into_iter().map(|(room, offset)| {
+                    let joined = self.joined(&room, "acknowledge")?;
+                    Ok((joined, offset))
+                });
+                match joined.collect::<Result<_, Refusal>>() {
+                    Ok(offsets) => Decision::Acknowledge { id, offsets },
+                    Err(refusal) => return Err(Refusal::invalid(refusal.message)),
+                }
+            }
+            Request::Members { room } => Decision::Members { id, room: self.joined(&room, "see the members of")? },
+            Request::History { room, since, limit } => {
+                Decision::History { id, room: self.joined(&room, "read the history of")?, since, limit }
+            }
+        })
+    }
+
+    /// Each room fails or goes on alone; those beyond the limit are not even asked for.
+    fn wishes<'a>(&self, rooms: Vec<request::Wanted<'a>>) -> Vec<Result<Wish<'a>, reply::RoomResult>> {
+        let (mut new, held) = (HashSet::new(), self.room_count());
+        let mut wish = |wanted: request::Wanted<'a>| {
+            let refuse = |refusal| reply::RoomResult::refused(&wanted.room, Some("rejected"), refusal);
+            let terms = wanted.terms.map_err(refuse)?;
+            let room = RoomName::parse(&wanted.room).map_err(refuse)?;
+            if room.kind() != Kind::Ordinary {
+                let message = format!("room '{}' is heard without subscribing", &*room);
+                return Err(refuse(Refusal::new(Code::Forbidden, message)));
+            }
+            let most = self.rooms_limit as usize;
+            let known = self.resolve(&room).is_some() || new.contains(&room);
+            if !known && held + new.len() >= most {
+                let message = format!("a connection may be in {most} rooms; unsubscribe one first");
+                return Err(refuse(Refusal::new(Code::RoomLimit, message)));
+            }
+            if !known {
+                new.insert(room.clone());
+            }
+            Ok(Wish { room, terms })
+        };
+        rooms.into_iter().map(&mut wish).collect()
+    }
+
+    fn subscribed(&self, name: &str) -> Result<RoomName, reply::RoomResult> {
+        let room = RoomName::parse(name).and_then(|room| match room.kind() {
+            Kind::Ordinary => self.joined(name, "unsubscribe"),
+            _ => {
+                let message = format!("room '{name}' is heard by everyone it is for and cannot be unsubscribed");
+                Err(Refusal::new(Code::Forbidden, message))
+            }
+        });
+        room.map_err(|refusal| reply::RoomResult::refused(name, Some("rejected"), refusal))
+    }
+
+    fn may_publish(&mut self, publish: &Publish, key: &Key, now: Instant) -> Result<RoomName, Refusal> {
+        let room = may_publish(publish, key, self.message_bytes)?;
+        let held = self.resolve(&room).and_then(|room| self.rooms.get_mut(&room));
+        let (room_bytes, room_rate) = held.map_or((None, None), |held| (held.message_bytes, held.rate.as_mut()));
+        if let Some(most) = room_bytes {
+            fits(publish, most)?;
+        }
+        for rate in [self.rate.as_mut(), room_rate].into_iter().flatten() {
+            rate.take(now).map_err(|after| {
+                let message = format!("too many messages a second to '{}'; wait {after} ms", &*room);
+                Refusal::retry(Code::RateLimited, message, after)
+            })?;
+        }
+        Ok(room)
+    }
+
+    /// The canonical name of a room that this connection hears.
+    fn joined(&self, name: &str, what: &str) -> Result<RoomName, Refusal> {
+        RoomName::parse(name)?;
+        let known = RoomName::parse(name).ok().and_then(|room| self.resolve(&room));
+        known.ok_or_else(|| {
+            let message = format!("only members may {what} room '{name}'; subscribe to it first");
+            Refusal::new(Code::NotSubscribed, message)
+        })
+    }
+
+    fn resolve(&self, room: &RoomName) -> Option<RoomName> {
+        let canonical = self.aliases.get(room).unwrap_or(room);
+        self.rooms.contains_key(canonical).then(|| canonical.clone())
+    }
+
+    /// Takes a seat, in the place of an earlier one.
+    pub fn hold(&mut self, requested: &RoomName, seat: Seat, limits: &Limits, now: Instant) {
+        let room = seat.room.clone();
+        if room != *requested {
+            self.aliases.insert(requested.clone(), room.clone());
+        }
+        let rate = limits.publishes_per_second.map(|most| Rate::new(most, now));
+        let message_bytes = limits.message_bytes.map(|most| most as usize);
+        self.rooms.insert(room, Held { seat, message_bytes, rate });
+    }
+
+    pub fn release(&mut self, room: &RoomName) -> Option<Seat> {
+        self.aliases.retain(|_, canonical| canonical != room);
+        self.rooms.remove(room).map(|held| held.seat)
+    }
+
+    pub fn seat(&self, room: &RoomName) -> Option<&Seat> {
+        self.rooms.get(room).map(|held| &held.seat)
+    }
+
+    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.rooms.values().map(|held| &held.seat)
+    }
+
+    /// Ordinary rooms.
+    pub fn room_count(&self) -> usize {
+        self.rooms.keys().filter(|room| room.kind() == Kind::Ordinary).count()
+    }
+}
+
+/// Whether a key may publish this, over a WebSocket or HTTP, and to which room.
+pub fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
+    let room = RoomName::parse(&publish.room)?;
+    let scope = match room.kind() {
+        Kind::Broadcast => Scope::Broadcast,
+        Kind::Inbox | Kind::Ordinary => Scope::Publish,
+    };
+    key.require(scope, format_args!("publish to '{}'", &*room))?;
+    fits(publish, message_bytes)?;
+    Ok(room)
+}
+
+fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {
+    if publish.data.len() <= most {
+        return Ok(());
+    }
+    let message = format!("data has {} bytes, at most {most} are allowed here", publish.data.len());
+    Err(Refusal::new(Code::MessageTooLarge, message))
+}
+
+fn narrowed(message_bytes: usize, limits: &Limits) -> usize {
+    limits.message_bytes.map_or(message_bytes, |most| message_bytes.min(most as usize))
+}
