@@ -99,7 +99,8 @@ pub fn is_principal(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(is_plain)
 }
 
-/// Rooms by pattern: `*` stands for any rest of one part, `**` at the end for any rest.
+/// Rooms by pattern: `*` stands for any rest of one part, `**` at the end for any rest. Letters match in either
+/// case, so that nobody opens an ungoverned room beside a governed one by writing its name differently.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct Pattern(String);
@@ -125,9 +126,12 @@ impl TryFrom<String> for Pattern {
 impl Pattern {
     pub fn matches(&self, room: &str) -> bool {
         fn rest(pattern: &str, room: &str) -> bool {
-            let Some(star) = pattern.find('*') else { return pattern == room };
+            let Some(star) = pattern.find('*') else { return pattern.eq_ignore_ascii_case(room) };
             let (literal, after) = (&pattern[..star], &pattern[star + 1..]);
-            let Some(room) = room.strip_prefix(literal) else { return false };
+            if !room.get(..star).is_some_and(|start| start.eq_ignore_ascii_case(literal)) {
+                return false;
+            }
+            let room = &room[star..];
             if after == "*" {
                 return !room.is_empty() || !(literal.is_empty() || literal.ends_with(':'));
             }
@@ -158,8 +162,8 @@ mod tests {
     #[test]
     fn patterns_end_a_part_or_everything() {
         let matches = |pattern: &str, room| Pattern::try_from(pattern.to_owned()).unwrap().matches(room);
-        assert!(matches("trades", "trades") && !matches("trades", "trades2"));
-        assert!(matches("dydx:*", "dydx:eth-usd") && !matches("dydx:*", "dydx:a:b") && !matches("dydx:*", "dydx"));
+        assert!(matches("trades", "Trades") && !matches("trades", "trades2"));
+        assert!(matches("dydx:*", "DYDX:eth-usd") && !matches("dydx:*", "dydx:a:b") && !matches("dydx:*", "dydx"));
         assert!(matches("dydx:eth*", "dydx:eth") && matches("dydx:eth*", "dydx:eth-usd"));
         assert!(matches("*:ethereum", "uniswap-v3:ethereum") && !matches("*:ethereum", "a:b:ethereum"));
         assert!(matches("dydx:**", "dydx:a:b") && !matches("dydx:**", "dydx") && matches("**", "any:thing"));

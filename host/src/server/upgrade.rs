@@ -51,7 +51,6 @@ pub async fn serve(stream: Counted, router: Router, address: SocketAddr, wire: A
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .max_buf_size(HEAD)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await

@@ -1,0 +1,22 @@
+//! Where the built plugins and the binary are.
+
+use std::path::{Path, PathBuf};
+
+/// A plugin's file. `cargo xtask test` builds them first.
+pub fn guest(name: &str) -> PathBuf {
+    let folder = match std::env::var_os("SWITCHYARD_GUESTS") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm32-unknown-unknown/release"),
+    };
+    let file = folder.join(format!("{name}.wasm"));
+    assert!(file.exists(), "{} is not there: run `cargo xtask guests` first", file.display());
+    file
+}
+
+/// The command line, built beside the tests.
+pub fn binary() -> PathBuf {
+    let here = std::env::current_exe().expect("a test has a path");
+    let file = here.ancestors().nth(2).expect("deps of a profile").join("switchyard");
+    assert!(file.exists(), "{} is not there: run `cargo build --release` first", file.display());
+    file
+}

@@ -1,0 +1,214 @@
+//! A client loses its network, comes back and misses nothing; what cannot be made good is told.
+
+use serde_json::{Value, json};
+use switchyard_tests::{Client, Closed, READER, Server};
+
+fn offsets(frames: &[Value]) -> Vec<u64> {
+    frames.iter().map(|frame| frame["offset"].as_u64().expect("an offset")).collect()
+}
+
+/// The next `count` deliveries.
+async fn take(client: &mut Client, count: usize) -> Vec<Value> {
+    let mut frames = vec![];
+    while frames.len() < count {
+        frames.push(client.expect("message").await);
+    }
+    frames
+}
+
+fn room<'a>(connected: &'a Value, name: &str) -> &'a Value {
+    let rooms = connected["rooms"].as_array().expect("rooms");
+    rooms.iter().find(|room| room["room"] == name).unwrap_or_else(|| panic!("no {name} in {connected}"))
+}
+
+#[tokio::test]
+async fn a_cut_connection_resumes_after_what_it_acknowledged() {
+    let server = Server::start("").await;
+    let mut publisher = Client::connect(&server).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices", "other"])).await;
+    for n in 1..=3 {
+        publisher.publish("prices", json!(n)).await;
+    }
+    assert_eq!(offsets(&take(&mut client, 3).await), [1, 2, 3]);
+    client.send(json!({"type": "ack", "room": "prices", "offset": 2})).await;
+    client.settled().await;
+    let token = client.token();
+    client.cut();
+    publisher.publish("prices", json!(4)).await;
+    publisher.publish("*", json!("to all")).await;
+    publisher.expect("message").await;
+    publisher.publish("@acme", json!("to acme")).await;
+    publisher.expect("message").await;
+
+    let mut client = Client::resume(&server, &token).await;
+    assert_eq!(client.connected["resumed"], true);
+    assert_eq!(client.connected["session"], token.as_str());
+    for (name, offset) in [("prices", 4), ("other", 0), ("*", 1), ("@acme", 1)] {
+        let room = room(&client.connected, name);
+        assert_eq!((&room["offset"], &room["recovered"]), (&json!(offset), &json!(true)), "{name}");
+    }
+    let mut seen: Vec<_> = take(&mut client, 4)
+        .await
+        .iter()
+        .map(|frame| (frame["room"].as_str().unwrap().to_owned(), frame["data"].to_string()))
+        .collect();
+    seen.sort();
+    let expected = [("*", "\"to all\""), ("@acme", "\"to acme\""), ("prices", "3"), ("prices", "4")];
+    assert_eq!(seen, expected.map(|(room, data)| (room.to_owned(), data.to_owned())));
+    publisher.publish("prices", json!(5)).await;
+    assert_eq!(offsets(&take(&mut client, 1).await), [5], "and it is live");
+}
+
+#[tokio::test]
+async fn a_takeover_ends_the_old_connection_and_moves_its_rooms() {
+    let server = Server::start("[tier.default]\nconnections = 2").await;
+    let mut publisher = Client::connect(&server).await;
+    let mut old = Client::connect(&server).await;
+    old.subscribe(json!(["prices"])).await;
+    let mut new = Client::resume(&server, &old.token()).await;
+    let closed = old.closed().await;
+    assert_eq!(closed.code, 4409, "{}", closed.reason);
+    publisher.publish("prices", json!(1)).await;
+    assert_eq!(offsets(&take(&mut new, 1).await), [1]);
+    new.settled().await;
+}
+
+#[tokio::test]
+async fn a_token_is_worth_nothing_to_others_and_when_it_is_unknown() {
+    let server = Server::start("").await;
+    let client = Client::connect(&server).await;
+    let token = client.token();
+    client.cut();
+    let foreign = Client::connect_with(&server, json!({"auth": {"apiKey": READER}, "session": token})).await;
+    assert_eq!(foreign.connected["resumed"], false);
+    assert_ne!(foreign.connected["session"], token.as_str());
+    for forged in ["s_00000000000000000000000000000000", "nonsense", ""] {
+        let client = Client::resume(&server, forged).await;
+        assert_eq!((&client.connected["resumed"], &client.connected["rooms"]), (&json!(false), &json!([])));
+    }
+    let mut own = Client::resume(&server, &token).await;
+    assert_eq!(own.connected["resumed"], true);
+    own.settled().await;
+}
+
+#[tokio::test]
+async fn what_is_no_longer_held_is_told_and_not_half_replayed() {
+    let server = Server::start("[rooms]\nhistory = { messages = 3, age = \"10m\" }").await;
+    let mut publisher = Client::connect(&server).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices", "calm"])).await;
+    let token = client.token();
+    client.cut();
+    for n in 1..=5 {
+        publisher.publish("prices", json!(n)).await;
+    }
+    publisher.publish("calm", json!(1)).await;
+    let mut client = Client::resume(&server, &token).await;
+    assert_eq!(room(&client.connected, "prices")["recovered"], false);
+    assert_eq!(room(&client.connected, "calm")["recovered"], true);
+    let calm = client.expect("message").await;
+    assert_eq!((&calm["room"], &calm["offset"]), (&json!("calm"), &json!(1)));
+    client.settled().await;
+    // From here on it is told what comes, and the lost state is not lost a second time.
+    publisher.publish("prices", json!(6)).await;
+    assert_eq!(offsets(&take(&mut client, 1).await), [6]);
+    let token = client.token();
+    client.cut();
+    let mut client = Client::resume(&server, &token).await;
+    assert_eq!(room(&client.connected, "prices")["recovered"], true);
+    let mut again = offsets(&take(&mut client, 2).await);
+    again.sort();
+    assert_eq!(again, [1, 6], "what was not acknowledged comes again, of both rooms");
+}
+
+#[tokio::test]
+async fn since_joins_without_a_hole() {
+    let server = Server::start("").await;
+    let mut publisher = Client::connect(&server).await;
+    let mut epoch = Value::Null;
+    for n in 1..=4 {
+        epoch = publisher.publish("prices", json!(n)).await["epoch"].clone();
+    }
+    let mut client = Client::connect(&server).await;
+    let since = |epoch: &Value, offset| json!([{"room": "prices", "since": {"epoch": epoch, "offset": offset}}]);
+    let answer = client.subscribe(since(&epoch, 2)).await;
+    let result = &answer["results"][0];
+    assert_eq!((&result["offset"], &result["recovered"]), (&json!(4), &json!(true)));
+    assert_eq!(offsets(&take(&mut client, 2).await), [3, 4]);
+    for (epoch, offset) in [(json!("other"), 2), (epoch.clone(), 99)] {
+        let answer = client.subscribe(since(&epoch, offset)).await;
+        assert_eq!(answer["results"][0]["recovered"], false);
+    }
+    let answer = client.subscribe(since(&epoch, 4)).await;
+    assert_eq!(answer["results"][0]["recovered"], true);
+    client.settled().await;
+}
+
+/// Ten thousand messages wait, many outboxes full, and the client reads slowly: it gets them all.
+#[tokio::test]
+async fn a_replay_is_paced_by_the_socket() {
+    let configuration = "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"";
+    let server = Server::start(configuration).await;
+    let mut publisher = Client::connect(&server).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices"])).await;
+    let token = client.token();
+    client.cut();
+    let filling = "x".repeat(2000);
+    for n in 1..=5000 {
+        publisher.publish("prices", json!([n, filling])).await;
+    }
+    let mut client = Client::resume(&server, &token).await;
+    assert_eq!(room(&client.connected, "prices")["recovered"], true);
+    // Live messages come meanwhile and are neither lost nor early.
+    for n in 5001..=5100 {
+        publisher.publish("prices", json!([n, filling])).await;
+    }
+    let seen = take(&mut client, 5100).await;
+    assert!(offsets(&seen).into_iter().eq(1..=5100));
+}
+
+#[tokio::test]
+async fn a_client_too_slow_to_keep_up_is_closed_and_loses_nothing() {
+    let server = Server::start("[session]\noutbox = \"256KiB\"\nmessage = \"64KiB\"").await;
+    let mut publisher = Client::connect(&server).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices"])).await;
+    let filling = "x".repeat(60_000);
+    for n in 1..=300 {
+        publisher.publish("prices", json!([n, filling])).await;
+    }
+    // It did not read. Now it does: a part, then the close.
+    let closed = client.closed().await;
+    assert_eq!(closed, Closed { code: 4508, reason: "too slow to keep up; resume the session".into() });
+    let mut client = Client::resume(&server, &client.token()).await;
+    assert_eq!(room(&client.connected, "prices")["recovered"], true);
+    assert!(offsets(&take(&mut client, 300).await).into_iter().eq(1..=300));
+}
+
+#[tokio::test]
+async fn receipts_follow_acknowledgements() {
+    let server = Server::start("").await;
+    let mut publisher = Client::connect(&server).await;
+    let (mut one, mut two) = (Client::connect(&server).await, Client::connect(&server).await);
+    one.subscribe(json!(["prices"])).await;
+    two.subscribe(json!(["prices"])).await;
+    publisher.publish("prices", json!(1)).await;
+    one.expect("message").await;
+    two.expect("message").await;
+    for (request, expected) in [
+        (json!({"type": "ack", "id": 1, "room": "prices", "offset": 2}), "invalid_request"),
+        (json!({"type": "ack", "id": 1, "room": "elsewhere", "offset": 1}), "invalid_request"),
+        (json!({"type": "ack", "id": 1, "room": "prices", "offset": "1"}), "invalid_request"),
+    ] {
+        assert_eq!(one.refused(request).await, expected);
+    }
+    one.send(json!({"type": "ack", "id": 2, "offsets": {"prices": 1}})).await;
+    one.settled().await;
+    let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
+    assert_eq!(receipt, json!({"members": 2, "acknowledged": 1}));
+    two.cut();
+    let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
+    assert_eq!(receipt["members"], 2, "a resumable session is a member");
+}
