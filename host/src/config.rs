@@ -59,7 +59,9 @@ impl TryFrom<String> for StoreUrl {
     fn try_from(url: String) -> Result<Self, String> {
         match url.as_str() {
             "memory" => Ok(Self::Memory),
-            _ => Err(format!("store.url '{url}' is not known to this version, which has the store \"memory\"")),
+            _ => {
+                Err(format!("store.url '{url}' is not known to this version, which has the store \"memory\""))
+            }
         }
     }
 }
@@ -97,10 +99,11 @@ impl Config {
             Some(span) => format!("{}:{}", file.display(), line(text, span.start)),
             None => file.display().to_string(),
         };
-        let config: Self =
-            toml::from_str(text).map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
+        let config: Self = toml::from_str(text)
+            .map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
         config.check().map_err(|(span, message)| format!("{}: {message}", at(Some(span))))?;
-        let overrides: Vec<_> = environment.iter().filter_map(|(name, value)| Some((path(name)?, name, value))).collect();
+        let overrides: Vec<_> =
+            environment.iter().filter_map(|(name, value)| Some((path(name)?, name, value))).collect();
         if overrides.is_empty() {
             return Ok(config);
         }
@@ -108,7 +111,8 @@ impl Config {
         let laid_over = |chosen: &[&(Vec<String>, &String, &String)]| {
             let mut tree = tree.clone();
             chosen.iter().try_for_each(|(path, _, value)| set(&mut tree, path, value))?;
-            let config: Self = toml::from_str(&tree.to_string()).map_err(|error| one_line(error.message()))?;
+            let config: Self =
+                toml::from_str(&tree.to_string()).map_err(|error| one_line(error.message()))?;
             config.check().map_err(|(_, message)| message)?;
             Ok::<_, String>(config)
         };
@@ -149,7 +153,10 @@ impl Config {
             return Err((0..0, message.to_owned()));
         }
         if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?']) {
-            return Err((0..0, format!("server.path '{}' is no path such as /v2/realtime", self.server.path)));
+            return Err((
+                0..0,
+                format!("server.path '{}' is no path such as /v2/realtime", self.server.path),
+            ));
         }
         Ok(())
     }
@@ -267,13 +274,21 @@ mod tests {
         let digest = "0".repeat(64);
         for (text, expected) in [
             ("[server]\nlisten = \"here\"", "s.toml:2:"),
-            ("[server]\n\nlsten = \"127.0.0.1:1\"", "s.toml:3: unknown field `lsten`, expected one of `listen`"),
+            (
+                "[server]\n\nlsten = \"127.0.0.1:1\"",
+                "s.toml:3: unknown field `lsten`, expected one of `listen`",
+            ),
             ("[session]\nttl = \"2 moons\"", "s.toml:2: '2 moons' is no duration, such as"),
-            ("[rooms]\nungoverned = \"ajar\"", "s.toml:2: unknown variant `ajar`, expected `open` or `closed`"),
+            (
+                "[rooms]\nungoverned = \"ajar\"",
+                "s.toml:2: unknown variant `ajar`, expected `open` or `closed`",
+            ),
             ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url 'mongo://x' is not known"),
             ("[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []", "s.toml:2: a digest is 'sha256:'"),
             (
-                &format!("[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"gold\""),
+                &format!(
+                    "[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"gold\""
+                ),
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
             ("x = [", "s.toml:1:"),
@@ -285,12 +300,15 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_and_a_wrong_variable_is_named() {
-        let config = read(WHOLE, &[
-            ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:7000"),
-            ("SWITCHYARD_ROOMS__HISTORY__MESSAGES", "7"),
-            ("SWITCHYARD_KEY", "sk_never_read"),
-            ("SWITCHYARD_SERVICE_HOST", "10.0.0.1"),
-        ]);
+        let config = read(
+            WHOLE,
+            &[
+                ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:7000"),
+                ("SWITCHYARD_ROOMS__HISTORY__MESSAGES", "7"),
+                ("SWITCHYARD_KEY", "sk_never_read"),
+                ("SWITCHYARD_SERVICE_HOST", "10.0.0.1"),
+            ],
+        );
         let config = config.unwrap();
         assert_eq!((config.server.listen.port(), config.rooms.history.messages), (7000, 7));
         let error = read("", &[("SWITCHYARD_SESSION__TTL", "soon")]).unwrap_err();

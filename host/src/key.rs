@@ -29,8 +29,11 @@ impl TryFrom<String> for Digest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || "a digest is 'sha256:' and 64 hexadecimal digits, as `switchyard key new` prints it".to_owned();
-        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.is_ascii()).ok_or_else(wrong)?;
+        let wrong = || {
+            "a digest is 'sha256:' and 64 hexadecimal digits, as `switchyard key new` prints it".to_owned()
+        };
+        let hex =
+            text.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.is_ascii()).ok_or_else(wrong)?;
         let mut digest = [0; 32];
         for (n, byte) in digest.iter_mut().enumerate() {
             *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).map_err(|_| wrong())?;
@@ -150,7 +153,8 @@ impl Key {
         if self.scopes.contains(&scope) {
             return Ok(());
         }
-        let message = format!("key '{}' may not {what}: it lacks the scope '{}'", self.principal, scope.as_str());
+        let message =
+            format!("key '{}' may not {what}: it lacks the scope '{}'", self.principal, scope.as_str());
         Err(Refusal::new(Code::Forbidden, message))
     }
 
@@ -204,7 +208,10 @@ impl Keys {
         let same = |key: &&Arc<Key>| bool::from(key.digest.0.ct_eq(&digest.0));
         let found = self.by_prefix.get(&digest.0[..8]).and_then(|keys| keys.iter().find(same));
         let Some(key) = found else {
-            return Err(Refusal::new(Code::InvalidKey, "the key is not known here; present one that is configured"));
+            return Err(Refusal::new(
+                Code::InvalidKey,
+                "the key is not known here; present one that is configured",
+            ));
         };
         key.live(unix_ms())?;
         Ok(key.clone())

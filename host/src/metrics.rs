@@ -46,7 +46,12 @@ impl Default for Metrics {
         }
         let started: Gauge = Gauge::default();
         started.set((crate::protocol::unix_ms() / 1000) as i64);
-        registry.register_with_unit("start_time", "When the process started, Unix time", Unit::Seconds, started);
+        registry.register_with_unit(
+            "start_time",
+            "When the process started, Unix time",
+            Unit::Seconds,
+            started,
+        );
         Self {
             connections: register!("connections", "Authenticated connections that live now"),
             opened: register!("connections_opened", "Connections that authenticated"),

@@ -80,8 +80,7 @@ impl Node {
         let (hub, server) = (services.hub.clone(), config.server.clone());
         let admin = admin::run(listeners.admin, services.clone(), draining.clone(), ended.clone());
         let admin = tokio::spawn(admin);
-        let served =
-            server::run(server, listeners.server, tls.clone(), services.clone(), draining.clone());
+        let served = server::run(server, listeners.server, tls.clone(), services.clone(), draining.clone());
         let served = tokio::spawn(served);
         tokio::select! {
             () = reload::watch(self) => unreachable!("watching goes on"),

@@ -257,7 +257,11 @@ mod tests {
         assert_eq!(take_now(&outbox).0, ["12345"]);
         assert!(outbox.push("12345".into()));
         assert!(!outbox.push("6".into()), "ten bytes are taken or waiting");
-        assert_eq!(take_now(&outbox), (vec![], Some(Taken::Close(Close::Slow))), "a slow peer's queue is dropped");
+        assert_eq!(
+            take_now(&outbox),
+            (vec![], Some(Taken::Close(Close::Slow))),
+            "a slow peer's queue is dropped"
+        );
     }
 
     #[test]

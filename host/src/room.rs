@@ -152,7 +152,8 @@ mod tests {
         for good in ["a", "uniswap-v3:ethereum", "A.b_c-9:x:y", &"a".repeat(128)] {
             assert_eq!(RoomName::parse(good).unwrap().kind(), Kind::Ordinary, "{good}");
         }
-        for bad in ["", ":", "a:", ":a", "a::b", "a b", "é", "a*", "**", "a@b", "@", "@a:b", &"a".repeat(129)] {
+        for bad in ["", ":", "a:", ":a", "a::b", "a b", "é", "a*", "**", "a@b", "@", "@a:b", &"a".repeat(129)]
+        {
             assert_eq!(RoomName::parse(bad).unwrap_err().code, Code::RoomInvalid, "{bad}");
         }
         assert_eq!(RoomName::parse("*").unwrap().kind(), Kind::Broadcast);
@@ -163,7 +164,9 @@ mod tests {
     fn patterns_end_a_part_or_everything() {
         let matches = |pattern: &str, room| Pattern::try_from(pattern.to_owned()).unwrap().matches(room);
         assert!(matches("trades", "Trades") && !matches("trades", "trades2"));
-        assert!(matches("dydx:*", "DYDX:eth-usd") && !matches("dydx:*", "dydx:a:b") && !matches("dydx:*", "dydx"));
+        assert!(
+            matches("dydx:*", "DYDX:eth-usd") && !matches("dydx:*", "dydx:a:b") && !matches("dydx:*", "dydx")
+        );
         assert!(matches("dydx:eth*", "dydx:eth") && matches("dydx:eth*", "dydx:eth-usd"));
         assert!(matches("*:ethereum", "uniswap-v3:ethereum") && !matches("*:ethereum", "a:b:ethereum"));
         assert!(matches("dydx:**", "dydx:a:b") && !matches("dydx:**", "dydx") && matches("**", "any:thing"));

@@ -243,7 +243,9 @@ fn violation(error: axum::Error) -> Option<Close> {
     match error.into_inner().downcast_ref::<tungstenite::Error>() {
         Some(tungstenite::Error::Capacity(_)) => Some(Close::FrameTooLarge),
         Some(tungstenite::Error::Utf8(_)) => Some(Close::NotUtf8),
-        Some(tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => None,
+        Some(tungstenite::Error::Protocol(
+            tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+        )) => None,
         Some(tungstenite::Error::Protocol(_)) => Some(Close::Protocol),
         _ => None,
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 /// For `#[serde(deserialize_with = …)]`: "250ms", "2m", "1h 30m".
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
-    humantime::parse_duration(&text)
-        .map_err(|_| D::Error::custom(format!("'{text}' is no duration, such as \"250ms\", \"25s\" or \"10m\"")))
+    humantime::parse_duration(&text).map_err(|_| {
+        D::Error::custom(format!("'{text}' is no duration, such as \"250ms\", \"25s\" or \"10m\""))
+    })
 }
 
 /// For `#[serde(deserialize_with = …)]`: "64KiB", "1MiB" (1024-based) or "64kB" (1000-based), in bytes.

@@ -131,7 +131,8 @@ async fn since_joins_without_a_hole() {
         epoch = publisher.publish("prices", json!(n)).await["epoch"].clone();
     }
     let mut client = Client::connect(&server).await;
-    let since = |epoch: &Value, offset| json!([{"room": "prices", "since": {"epoch": epoch, "offset": offset}}]);
+    let since =
+        |epoch: &Value, offset| json!([{"room": "prices", "since": {"epoch": epoch, "offset": offset}}]);
     let answer = client.subscribe(since(&epoch, 2)).await;
     let result = &answer["results"][0];
     assert_eq!((&result["offset"], &result["recovered"]), (&json!(4), &json!(true)));
@@ -148,7 +149,8 @@ async fn since_joins_without_a_hole() {
 /// Ten thousand messages wait, many outboxes full, and the client reads slowly: it gets them all.
 #[tokio::test]
 async fn a_replay_is_paced_by_the_socket() {
-    let configuration = "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"";
+    let configuration =
+        "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"";
     let server = Server::start(configuration).await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;

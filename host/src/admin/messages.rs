@@ -19,12 +19,16 @@ use std::sync::Arc;
 pub const MOST: usize = 1000;
 
 /// One message, or a list of which each succeeds or fails alone.
-pub async fn publish(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Failure> {
+pub async fn publish(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
     // A key may have the scope for `*` alone: which one is needed is seen message by message.
     let needed = Scope::Publish;
-    let key = api.caller(&headers, needed, "publish").or_else(|failure| {
-        api.caller(&headers, Scope::Broadcast, "publish").map_err(|_| failure)
-    })?;
+    let key = api
+        .caller(&headers, needed, "publish")
+        .or_else(|failure| api.caller(&headers, Scope::Broadcast, "publish").map_err(|_| failure))?;
     let body = text(&body)?;
     if !body.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;

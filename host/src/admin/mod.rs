@@ -42,7 +42,12 @@ impl Default for AdminConfig {
 }
 
 /// Serves until `stop`; `draining` shows in readiness.
-pub async fn run(listener: TcpListener, services: Services, draining: CancellationToken, stop: CancellationToken) {
+pub async fn run(
+    listener: TcpListener,
+    services: Services,
+    draining: CancellationToken,
+    stop: CancellationToken,
+) {
     let router = router(Arc::new(Api { services, draining }));
     let tasks = TaskTracker::new();
     loop {

@@ -40,7 +40,8 @@ pub fn run(command: KeyCommand) -> anyhow::Result<()> {
     }
     let key = generate();
     let digest = Digest::of(&key).to_string();
-    let expires = args.expires.map(|age| humantime::format_rfc3339_seconds(SystemTime::now() + age).to_string());
+    let expires =
+        args.expires.map(|age| humantime::format_rfc3339_seconds(SystemTime::now() + age).to_string());
     if args.json {
         let NewArgs { principal, scope, tier, .. } = args;
         let made = serde_json::json!({

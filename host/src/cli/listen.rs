@@ -1,3 +1,5 @@
 #[derive(clap::Args)]
 pub struct ListenArgs {}
-pub async fn run(_: ListenArgs) -> anyhow::Result<()> { anyhow::bail!("placeholder") }
+pub async fn run(_: ListenArgs) -> anyhow::Result<()> {
+    anyhow::bail!("placeholder")
+}

@@ -1,3 +1,5 @@
 #[derive(clap::Args)]
 pub struct PublishArgs {}
-pub async fn run(_: PublishArgs) -> anyhow::Result<()> { anyhow::bail!("placeholder") }
+pub async fn run(_: PublishArgs) -> anyhow::Result<()> {
+    anyhow::bail!("placeholder")
+}

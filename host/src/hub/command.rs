@@ -13,14 +13,36 @@ use tokio::sync::{mpsc, oneshot};
 pub type Queue = mpsc::UnboundedSender<Command>;
 
 pub enum Command {
-    Join { joining: Joining, reply: oneshot::Sender<Result<Joined, Refusal>> },
-    Leave { room: RoomName, seat: SeatId, reply: Option<oneshot::Sender<()>> },
+    Join {
+        joining: Joining,
+        reply: oneshot::Sender<Result<Joined, Refusal>>,
+    },
+    Leave {
+        room: RoomName,
+        seat: SeatId,
+        reply: Option<oneshot::Sender<()>>,
+    },
     /// Answers whether the offset was sent already; then it is recorded.
-    Acknowledge { room: RoomName, seat: SeatId, offset: u64, reply: oneshot::Sender<bool> },
+    Acknowledge {
+        room: RoomName,
+        seat: SeatId,
+        offset: u64,
+        reply: oneshot::Sender<bool>,
+    },
     /// Which of these messages of the room's history the member may see.
-    Sieve { room: RoomName, seat: SeatId, messages: Vec<Arc<Publication>>, reply: oneshot::Sender<Sieved> },
+    Sieve {
+        room: RoomName,
+        seat: SeatId,
+        messages: Vec<Arc<Publication>>,
+        reply: oneshot::Sender<Sieved>,
+    },
     /// A member has been sent everything up to `upto`: go live, or say how much further to go.
-    Settle { room: RoomName, seat: SeatId, upto: u64, reply: oneshot::Sender<Settled> },
+    Settle {
+        room: RoomName,
+        seat: SeatId,
+        upto: u64,
+        reply: oneshot::Sender<Settled>,
+    },
     Check {
         room: RoomName,
         who: Arc<str>,
@@ -29,7 +51,10 @@ pub enum Command {
         reply: oneshot::Sender<Result<(RoomName, Checked), Refusal>>,
     },
     /// Puts another version in charge.
-    Swap { plugin: Arc<Plugin>, reply: oneshot::Sender<Result<Arc<Stats>, String>> },
+    Swap {
+        plugin: Arc<Plugin>,
+        reply: oneshot::Sender<Result<Arc<Stats>, String>>,
+    },
     Store(Event),
 }
 
@@ -83,7 +108,9 @@ pub struct Sieved {
 pub enum Settled {
     Live,
     /// More came than could be kept back: replay up to this offset and ask again.
-    Behind { upto: u64 },
+    Behind {
+        upto: u64,
+    },
     /// The seat is gone.
     Gone,
 }

@@ -68,8 +68,9 @@ impl Connections {
         let most = key.limits.connections;
         if *count >= most && !takeover {
             let (principal, tier) = (&key.principal, &key.tier);
-            let message =
-                format!("principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one");
+            let message = format!(
+                "principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one"
+            );
             return Err(Refusal::new(Code::ConnectionLimit, message));
         }
         *count += 1;

@@ -30,18 +30,25 @@ impl Lobby {
                     // Who gave up waiting costs the plugins nothing.
                     Question::Admit(_, reply) if reply.is_closed() => {}
                     Question::Admit(connecting, reply) => drop(reply.send(ask(&mut governors, &connecting))),
-                    Question::Swap(name, plugin, reply) => drop(reply.send(swap(&mut governors, &name, plugin))),
+                    Question::Swap(name, plugin, reply) => {
+                        drop(reply.send(swap(&mut governors, &name, plugin)))
+                    }
                 }
             }
         };
-        std::thread::Builder::new().name("lobby".into()).spawn(serve).expect("the system has a thread for the lobby");
+        std::thread::Builder::new()
+            .name("lobby".into())
+            .spawn(serve)
+            .expect("the system has a thread for the lobby");
         Some(Self { questions })
     }
 
     pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.questions.send(Question::Admit(connecting, reply)).ok();
-        answer.await.unwrap_or_else(|_| Err(Refusal::new(Code::PluginFailed, "this node is stopping; connect again")))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(Code::PluginFailed, "this node is stopping; connect again")))
     }
 
     /// A plugin that does not want to be asked here is left out.

@@ -84,7 +84,10 @@ pub struct Ward {
 pub enum Charge {
     /// Nobody: the plugin could not be loaded, for this reason.
     Failed(String),
-    Plugin { plugin: Arc<Plugin>, stats: Arc<Stats> },
+    Plugin {
+        plugin: Arc<Plugin>,
+        stats: Arc<Stats>,
+    },
 }
 
 pub struct HubConfig {
@@ -98,16 +101,18 @@ pub struct HubConfig {
 impl Hub {
     /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
     /// for all other rooms. They end with the hub. `store` makes the store that feeds them.
-    pub fn start(config: HubConfig, metrics: Metrics, store: impl FnOnce(Feed) -> Arc<dyn Store>) -> Arc<Self> {
+    pub fn start(
+        config: HubConfig,
+        metrics: Metrics,
+        store: impl FnOnce(Feed) -> Arc<dyn Store>,
+    ) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let names = config.governed.iter().map(|g| (g.plugin.clone(), g.rooms.clone())).collect();
         let routes = Arc::new(Routes::new(names, cores));
         let (mut wards, mut lobby, mut policies) = (vec![], vec![], vec![]);
         for Governed { plugin: name, rooms, on_failure, loaded } in config.governed {
             let (policy, charge) = match loaded {
-                Err(reason) => {
-                    (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason))
-                }
+                Err(reason) => (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason)),
                 Ok(plugin) => {
                     if plugin.info().hooks.connect {
                         lobby.push(Governor::new(plugin.clone(), on_failure));
@@ -263,9 +268,11 @@ impl Hub {
         let mut seen = vec![];
         loop {
             let last = history.messages.last().map(|message| message.offset);
-            let sieved = self.sieve(seat.shard, &seat.room, seat.id, std::mem::take(&mut history.messages)).await;
+            let sieved =
+                self.sieve(seat.shard, &seat.room, seat.id, std::mem::take(&mut history.messages)).await;
             if sieved.failed {
-                let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
+                let message =
+                    format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
                 return Err(Refusal::new(Code::PluginFailed, message));
             }
             seen.extend(sieved.passed);

@@ -23,7 +23,10 @@ pub enum Policy {
     Ungoverned(Ungoverned),
     Governed(Box<Governor>),
     /// Its plugin could not be loaded: the rooms are closed until a version can be.
-    Failed { plugin: String, on_failure: OnFailure },
+    Failed {
+        plugin: String,
+        on_failure: OnFailure,
+    },
 }
 
 /// A room that may be joined, by the name that the plugin gave it.
@@ -83,20 +86,26 @@ impl Policy {
             && counts.of_connection >= most
         {
             self.release(grant.filter);
-            let message = format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
+            let message =
+                format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
             return Err(Refusal::new(Code::RoomLimit, message));
         }
         Ok(Admission { room, filter: grant.filter, limits: grant.limits })
     }
 
     /// The canonical name of a room that exists for this policy.
-    fn resolve(&mut self, room: &RoomName, governs: impl FnOnce(&RoomName) -> bool) -> Result<RoomName, Refusal> {
+    fn resolve(
+        &mut self,
+        room: &RoomName,
+        governs: impl FnOnce(&RoomName) -> bool,
+    ) -> Result<RoomName, Refusal> {
         let governor = match self {
             Policy::Governed(governor) => governor,
             Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
             Policy::Ungoverned(Ungoverned::Closed) => return Err(closed(room)),
             Policy::Failed { plugin, .. } => {
-                let message = format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
+                let message =
+                    format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
                 return Err(Refusal::new(Code::PluginFailed, message));
             }
         };
@@ -114,7 +123,8 @@ impl Policy {
             Ok(name) if name == *room || (name.kind() == Kind::Ordinary && governs(&name)) => Ok(name),
             _ => {
                 let plugin = governor.name();
-                let message = format!("plugin '{plugin}' named room '{}' as a room that it does not govern", &**room);
+                let message =
+                    format!("plugin '{plugin}' named room '{}' as a room that it does not govern", &**room);
                 Err(Refusal::new(Code::PluginFailed, message))
             }
         }
@@ -132,14 +142,17 @@ impl Policy {
     ) -> Result<(RoomName, Checked), Refusal> {
         let room = self.resolve(room, governs)?;
         let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
-        let verdict = governor.check(who, &room, event.unwrap_or_default(), data.as_bytes()).map_err(|refusal| {
-            match refusal.code {
-                RefusalCode::Denied | RefusalCode::Invalid => Refusal::new(Code::MessageRejected, refusal.message),
-                RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
-                RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
-                RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
-            }
-        })?;
+        let verdict =
+            governor.check(who, &room, event.unwrap_or_default(), data.as_bytes()).map_err(|refusal| {
+                match refusal.code {
+                    RefusalCode::Denied | RefusalCode::Invalid => {
+                        Refusal::new(Code::MessageRejected, refusal.message)
+                    }
+                    RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
+                    RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
+                    RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
+                }
+            })?;
         let checked = match verdict {
             Verdict::Pass => Checked::Pass,
             Verdict::Discard => Checked::Discard,
@@ -159,7 +172,12 @@ impl Policy {
     }
 
     /// Which of the filters a message passes, as bits; an error fails closed for all of them.
-    pub fn matches(&mut self, message: &Publication, ids: &[FilterId], bits: &mut Vec<u64>) -> Result<(), Refusal> {
+    pub fn matches(
+        &mut self,
+        message: &Publication,
+        ids: &[FilterId],
+        bits: &mut Vec<u64>,
+    ) -> Result<(), Refusal> {
         let Policy::Governed(governor) = self else {
             return Err(Refusal::new(Code::Internal, "a filter without a plugin"));
         };

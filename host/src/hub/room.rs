@@ -7,10 +7,7 @@ use crate::{
     room::RoomName,
     store::ConnectionId,
 };
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 /// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox (so that
 /// it takes them all at once next to half an outbox of replay), the replay goes on from history instead.

@@ -53,7 +53,8 @@ fn watcher(node: &Node, changed: mpsc::UnboundedSender<()>) -> Option<notify::Re
     let folders: HashSet<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
     // Mounted secrets are replaced by moving the link `..data` beside them.
     let concerns = move |path: &PathBuf| {
-        files.contains(path) || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
+        files.contains(path)
+            || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
     };
     let handler = move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
@@ -65,7 +66,9 @@ fn watcher(node: &Node, changed: mpsc::UnboundedSender<()>) -> Option<notify::Re
         folders.iter().try_for_each(|folder| watcher.watch(folder, RecursiveMode::NonRecursive))?;
         Ok(watcher)
     });
-    started.inspect_err(|error| tracing::warn!(%error, "files are not watched; send SIGHUP after a change")).ok()
+    started
+        .inspect_err(|error| tracing::warn!(%error, "files are not watched; send SIGHUP after a change"))
+        .ok()
 }
 
 /// When the next key ends.
@@ -111,14 +114,17 @@ impl Node {
 
     async fn reload_plugins(&mut self, config: &Config) {
         let plugins = if self.file.is_some() { &config.plugins } else { &self.config.plugins }.clone();
-        let place = |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone(), plugin.on_failure);
+        let place =
+            |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone(), plugin.on_failure);
         if !plugins.iter().map(place).eq(self.config.plugins.iter().map(place)) {
-            return tracing::warn!("the plugins' names, rooms or order changed, which takes a restart to take effect");
+            return tracing::warn!(
+                "the plugins' names, rooms or order changed, which takes a restart to take effect"
+            );
         }
         let Some(engine) = self.engine.clone() else { return };
-        for index in 0..plugins.len() {
-            if plugins[index] != self.config.plugins[index] || self.is_other_file(index, &plugins[index]).await {
-                self.replace(index, plugins[index].clone(), &engine).await;
+        for (index, plugin) in plugins.into_iter().enumerate() {
+            if plugin != self.config.plugins[index] || self.is_other_file(index, &plugin).await {
+                self.replace(index, plugin, &engine).await;
             }
         }
     }
@@ -147,7 +153,10 @@ impl Node {
                 tracing::info!(plugin = name, version, sha256, "another version is in charge");
                 self.config.plugins[index] = plugin;
             }
-            Err(error) => tracing::error!(code = Code::PluginFailed.as_str(), "{error}; plugin '{name}' stays as it was"),
+            Err(error) => tracing::error!(
+                code = Code::PluginFailed.as_str(),
+                "{error}; plugin '{name}' stays as it was"
+            ),
         }
     }
 }

@@ -12,7 +12,7 @@ const STACK: usize = 512 * 1024;
 
 /// Instances that may live at once: one a shard and plugin, two while swapping. What is reserved for them is
 /// address space (some 4 GiB each), not memory.
-const INSTANCES: u32 = 1_000;
+const INSTANCES: u32 = 256;
 
 /// What one plugin may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,7 +31,8 @@ pub enum OnFailure {
 }
 
 /// Owns one plugin's instance on one shard, the filters in use there, the verdicts that still hold, and the
-/// breaker. Calls block for at most the plugin's budget, and ten of it when an instance has to be started.
+/// breaker. A call blocks for at most the plugin's budget; if an instance has to be started, for ten of it, and
+/// a hundred to take up many filters.
 ///
 /// Failures end here: the instance is dropped and the next call starts another and compiles the live filters
 /// on it again.

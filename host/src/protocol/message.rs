@@ -96,6 +96,9 @@ mod tests {
     #[test]
     fn a_message_without_an_event_has_no_such_field() {
         let message = Publication::new("r".into(), "e".into(), 1, 2, None, "null");
-        assert_eq!(message.frame().as_str(), r#"{"type":"message","room":"r","offset":1,"time":2,"data":null}"#);
+        assert_eq!(
+            message.frame().as_str(),
+            r#"{"type":"message","room":"r","offset":1,"time":2,"data":null}"#
+        );
     }
 }

@@ -125,7 +125,9 @@ fn request<'a>(fields: &Fields<'a>) -> Result<Request<'a>, Refusal> {
     let kind = required(fields.kind, "type").and_then(|raw| string("type", raw))?;
     Ok(match &*kind {
         "connect" => connect(fields)?,
-        "subscribe" => Request::Subscribe { rooms: list(fields)?.into_iter().map(wanted).collect::<Result<_, _>>()? },
+        "subscribe" => {
+            Request::Subscribe { rooms: list(fields)?.into_iter().map(wanted).collect::<Result<_, _>>()? }
+        }
         "unsubscribe" => Request::Unsubscribe {
             rooms: list(fields)?.into_iter().map(|raw| string("rooms", raw)).collect::<Result<_, _>>()?,
         },
@@ -382,7 +384,8 @@ mod tests {
 
     #[test]
     fn null_is_data() {
-        let (_, Request::Publish(publish)) = parse(r#"{"type":"publish","room":"a","data":null}"#).unwrap() else {
+        let (_, Request::Publish(publish)) = parse(r#"{"type":"publish","room":"a","data":null}"#).unwrap()
+        else {
             panic!("not a publish")
         };
         assert_eq!(publish.data, "null");

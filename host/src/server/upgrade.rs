@@ -3,7 +3,6 @@
 use super::{Door, stream::Counted};
 use crate::{
     close::Close,
-
     protocol::{Code, Refusal, http},
     session::{Client, Rejected},
     socket::{self, Peer, Wire},

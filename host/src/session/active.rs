@@ -47,13 +47,20 @@ pub struct Held {
 /// What a frame amounts to.
 pub enum Decision<'a> {
     Reply(String),
+    Refuse(Option<Id<'a>>, Refusal),
     Close(String, Close),
-    Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, reply::RoomResult>> },
-    Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, reply::RoomResult>> },
+    Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, Refused>> },
+    Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Refused>> },
     Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
     Acknowledge { id: Option<Id<'a>>, offsets: Vec<(RoomName, u64)> },
     Members { id: Option<Id<'a>>, room: RoomName },
     History { id: Option<Id<'a>>, room: RoomName, since: Option<Position>, limit: usize },
+}
+
+/// A room that is refused before anybody is asked.
+pub struct Refused {
+    pub room: String,
+    pub refusal: Refusal,
 }
 
 /// A room that may be asked for.
@@ -86,23 +93,22 @@ impl Active {
         let (id, request) = match request::parse(text) {
             Ok(parsed) => parsed,
             Err((id, refusal)) if refusal.code == Code::BadFrame => return self.bad_frame(id, refusal, now),
-            Err((id, refusal)) => return Decision::Reply(reply::error(id, &refusal)),
+            Err((id, refusal)) => return Decision::Refuse(id, refusal),
         };
         let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key, now));
-        decision.unwrap_or_else(|refusal| Decision::Reply(reply::error(id, &refusal)))
+        decision.unwrap_or_else(|refusal| Decision::Refuse(id, refusal))
     }
 
     pub fn binary(&mut self, now: Instant) -> Decision<'static> {
         self.bad_frame(None, Refusal::new(Code::BadFrame, "a frame is text, this one is binary"), now)
     }
 
-    fn bad_frame<'a>(&mut self, id: Option<Id>, refusal: Refusal, now: Instant) -> Decision<'a> {
+    fn bad_frame<'a>(&mut self, id: Option<Id<'a>>, refusal: Refusal, now: Instant) -> Decision<'a> {
         self.bad.retain(|at| now.duration_since(*at) < BAD_WITHIN);
         self.bad.push(now);
-        let frame = reply::error(id, &refusal);
         match self.bad.len() {
-            BAD_FRAMES.. => Decision::Close(frame, Close::BadFrames),
-            _ => Decision::Reply(frame),
+            BAD_FRAMES.. => Decision::Close(reply::error(id, &refusal), Close::BadFrames),
+            _ => Decision::Refuse(id, refusal),
         }
     }
 
@@ -122,10 +128,9 @@ impl Active {
                 key.require(Scope::Subscribe, "subscribe")?;
                 Decision::Subscribe { id, rooms: self.wishes(rooms) }
             }
-            Request::Unsubscribe { rooms } => Decision::Unsubscribe {
-                id,
-                rooms: rooms.iter().map(|room| self.subscribed(room)).collect(),
-            },
+            Request::Unsubscribe { rooms } => {
+                Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.subscribed(room)).collect() }
+            }
             Request::Publish(publish) => {
                 let room = self.may_publish(&publish, key, now)?;
                 Decision::Publish { id, room, publish }
@@ -140,7 +145,9 @@ impl Active {
                     Err(refusal) => return Err(Refusal::invalid(refusal.message)),
                 }
             }
-            Request::Members { room } => Decision::Members { id, room: self.joined(&room, "see the members of")? },
+            Request::Members { room } => {
+                Decision::Members { id, room: self.joined(&room, "see the members of")? }
+            }
             Request::History { room, since, limit } => {
                 Decision::History { id, room: self.joined(&room, "read the history of")?, since, limit }
             }
@@ -148,10 +155,10 @@ impl Active {
     }
 
     /// Each room fails or goes on alone; those beyond the limit are not even asked for.
-    fn wishes<'a>(&self, rooms: Vec<request::Wanted<'a>>) -> Vec<Result<Wish<'a>, reply::RoomResult>> {
+    fn wishes<'a>(&self, rooms: Vec<request::Wanted<'a>>) -> Vec<Result<Wish<'a>, Refused>> {
         let (mut new, held) = (HashSet::new(), self.room_count());
         let mut wish = |wanted: request::Wanted<'a>| {
-            let refuse = |refusal| reply::RoomResult::refused(&wanted.room, Some("rejected"), refusal);
+            let refuse = |refusal| Refused { room: wanted.room.to_string(), refusal };
             let terms = wanted.terms.map_err(refuse)?;
             let room = RoomName::parse(&wanted.room).map_err(refuse)?;
             if room.kind() != Kind::Ordinary {
@@ -172,21 +179,23 @@ impl Active {
         rooms.into_iter().map(&mut wish).collect()
     }
 
-    fn subscribed(&self, name: &str) -> Result<RoomName, reply::RoomResult> {
+    fn subscribed(&self, name: &str) -> Result<RoomName, Refused> {
         let room = RoomName::parse(name).and_then(|room| match room.kind() {
             Kind::Ordinary => self.joined(name, "unsubscribe"),
             _ => {
-                let message = format!("room '{name}' is heard by everyone it is for and cannot be unsubscribed");
+                let message =
+                    format!("room '{name}' is heard by everyone it is for and cannot be unsubscribed");
                 Err(Refusal::new(Code::Forbidden, message))
             }
         });
-        room.map_err(|refusal| reply::RoomResult::refused(name, Some("rejected"), refusal))
+        room.map_err(|refusal| Refused { room: name.to_owned(), refusal })
     }
 
     fn may_publish(&mut self, publish: &Publish, key: &Key, now: Instant) -> Result<RoomName, Refusal> {
         let room = may_publish(publish, key, self.message_bytes)?;
         let held = self.resolve(&room).and_then(|room| self.rooms.get_mut(&room));
-        let (room_bytes, room_rate) = held.map_or((None, None), |held| (held.message_bytes, held.rate.as_mut()));
+        let (room_bytes, room_rate) =
+            held.map_or((None, None), |held| (held.message_bytes, held.rate.as_mut()));
         if let Some(most) = room_bytes {
             fits(publish, most)?;
         }

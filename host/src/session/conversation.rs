@@ -3,7 +3,7 @@
 
 use super::{
     Heartbeat, SessionConfig,
-    active::{Active, Decision, Wish},
+    active::{Active, Decision, Refused, Wish},
     greeting::{Greeted, Rejected},
 };
 use crate::{
@@ -97,7 +97,8 @@ impl Conversation {
         let (token, previous, rooms) = match resumed {
             Some((token, resumed)) => (token, resumed.previous, Some(resumed.rooms)),
             None => {
-                let token = hub.store.create_session(&key.principal, connection_id).await.map_err(unavailable)?;
+                let token =
+                    hub.store.create_session(&key.principal, connection_id).await.map_err(unavailable)?;
                 (token, None, None)
             }
         };
@@ -180,6 +181,7 @@ impl Conversation {
         let hub = self.services.hub.clone();
         match decision {
             Decision::Reply(frame) => self.send(frame),
+            Decision::Refuse(id, refusal) => self.refuse(id, &refusal),
             Decision::Close(frame, close) => {
                 self.send(frame);
                 self.connection.outbox.close(close);
@@ -215,7 +217,7 @@ impl Conversation {
         }
     }
 
-    async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, reply::RoomResult>>) {
+    async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, Refused>>) {
         let place = self.connection.outbox.reserve();
         // All questions are on their way before the first answer is awaited. `None` takes the next of them.
         let (mut asked, mut wishes) = (vec![], vec![]);
@@ -231,13 +233,13 @@ impl Conversation {
         let (mut results, mut replays, mut asked) = (vec![], vec![], asked.into_iter());
         for refused in wishes {
             results.push(match refused {
-                Some(refused) => refused,
+                Some(refused) => rejected(refused),
                 None => {
                     let asked = asked.next().expect("one for each that was not refused");
                     let room = asked.room.clone();
                     match self.seat(asked, &mut replays).await {
                         Ok(result) => reply::RoomResult { status: Some("subscribed"), ..result },
-                        Err(refusal) => reply::RoomResult::refused(&room, Some("rejected"), refusal),
+                        Err(refusal) => rejected(Refused { room: room.to_string(), refusal }),
                     }
                 }
             });
@@ -249,7 +251,13 @@ impl Conversation {
     }
 
     /// `before`: what was asked just now, which counts as held.
-    fn ask(&self, room: RoomName, filter: Option<Arc<str>>, since: Option<Position>, before: &[Asked]) -> Asked {
+    fn ask(
+        &self,
+        room: RoomName,
+        filter: Option<Arc<str>>,
+        since: Option<Position>,
+        before: &[Asked],
+    ) -> Asked {
         let hub = &self.services.hub;
         let seats = self.active.seats().map(|seat| &seat.room).chain(before.iter().map(|asked| &asked.room));
         let joining = Joining {
@@ -313,13 +321,13 @@ impl Conversation {
         });
     }
 
-    async fn unsubscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<RoomName, reply::RoomResult>>) {
+    async fn unsubscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<RoomName, Refused>>) {
         let mut results = vec![];
         for room in rooms {
             let left = match room {
                 Ok(room) => self.active.release(&room).ok_or(room),
                 Err(refused) => {
-                    results.push(refused);
+                    results.push(rejected(refused));
                     continue;
                 }
             };
@@ -334,7 +342,7 @@ impl Conversation {
                 Err(room) => {
                     let message = format!("room '{}' was left already", &*room);
                     let refusal = Refusal::new(Code::NotSubscribed, message);
-                    reply::RoomResult::refused(&room, Some("rejected"), refusal)
+                    rejected(Refused { room: room.to_string(), refusal })
                 }
             });
         }
@@ -378,6 +386,10 @@ impl Conversation {
     fn send(&self, frame: String) {
         self.connection.outbox.push(frame.into());
     }
+}
+
+fn rejected(Refused { room, refusal }: Refused) -> reply::RoomResult {
+    reply::RoomResult::refused(&room, Some("rejected"), refusal)
 }
 
 /// A room that was asked for.

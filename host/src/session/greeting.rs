@@ -67,9 +67,8 @@ impl Greeting {
     }
 
     fn expected_connect(id: Option<Id>, why: &str) -> Rejected {
-        let message = format!(
-            r#"the first frame is {{"type":"connect","auth":{{"apiKey":"…"}}}}, but here {why}"#
-        );
+        let message =
+            format!(r#"the first frame is {{"type":"connect","auth":{{"apiKey":"…"}}}}, but here {why}"#);
         Rejected::new(id, &Refusal::new(Code::AuthRequired, message), Close::Unauthorized)
     }
 }
@@ -96,7 +95,10 @@ mod tests {
     fn only_connect_with_a_good_key_comes_in() {
         let keys = keys();
         let token = SessionToken::random();
-        let text = format!(r#"{{"type":"connect","id":1,"auth":{{"apiKey":"sk_1"}},"session":"{}"}}"#, token.reveal());
+        let text = format!(
+            r#"{{"type":"connect","id":1,"auth":{{"apiKey":"sk_1"}},"session":"{}"}}"#,
+            token.reveal()
+        );
         let greeted = Greeting::new(None).frame(&text, &keys).ok().unwrap();
         assert_eq!((&*greeted.key.principal, greeted.session), ("acme", Some(token)));
 

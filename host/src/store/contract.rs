@@ -59,7 +59,12 @@ impl Subject {
         self.events.lock().unwrap().drain(..).map(show).collect()
     }
 
-    async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> (SessionToken, ConnectionId) {
+    async fn member(
+        &self,
+        principal: &str,
+        name: &str,
+        filter: Option<&str>,
+    ) -> (SessionToken, ConnectionId) {
         let connection = ConnectionId::random();
         let token = self.store.create_session(&principal.into(), connection).await.unwrap();
         let position = self.store.history(&room(name), None, 0).await.unwrap().newest;
@@ -146,7 +151,8 @@ async fn a_session_comes_back_with_its_rooms(s: Subject) {
     assert_eq!(s.store.members("a", 5).await.unwrap().count, 1, "resumable is a member");
 
     let again = ConnectionId::random();
-    let resumed = s.store.resume_session(token, "acme", again).await.unwrap().expect("within its time to live");
+    let resumed =
+        s.store.resume_session(token, "acme", again).await.unwrap().expect("within its time to live");
     assert_eq!(resumed.previous, None);
     let names: Vec<&str> = resumed.rooms.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);

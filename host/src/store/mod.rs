@@ -97,7 +97,10 @@ fn random<const N: usize>() -> [u8; N] {
 #[derive(Debug)]
 pub enum Event {
     /// `watch` took effect: every message after `position` follows as `Published`.
-    Watched { room: Arc<str>, position: Position },
+    Watched {
+        room: Arc<str>,
+        position: Position,
+    },
     Published(Arc<Publication>),
 }
 

@@ -4,14 +4,17 @@ use super::*;
 use crate::protocol::unix_ms;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Principal and idempotency key.
+type Key = (Box<str>, Box<str>);
+
 pub struct Log {
     pub name: Arc<str>,
     pub epoch: Arc<str>,
     newest: u64,
     held: VecDeque<(Instant, Arc<Publication>)>,
-    keys: HashMap<(Box<str>, Box<str>), u64>,
+    keys: HashMap<Key, u64>,
     /// The keys by time of their end.
-    key_ends: VecDeque<(Instant, (Box<str>, Box<str>))>,
+    key_ends: VecDeque<(Instant, Key)>,
     pub members: Table,
     /// Whether the node wants what is published.
     pub watched: bool,
@@ -52,8 +55,7 @@ impl Log {
         self.newest += 1;
         self.used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
-        let publication =
-            Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
+        let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
         let publication = Arc::new(publication);
         if config.messages > 0 {
             if self.held.len() == config.messages {
@@ -62,7 +64,7 @@ impl Log {
             self.held.push_back((now, publication.clone()));
         }
         if let Some((principal, key)) = message.key {
-            let key: (Box<str>, Box<str>) = (principal.into(), key.into());
+            let key: Key = (principal.into(), key.into());
             self.keys.insert(key.clone(), self.newest);
             self.key_ends.push_back((now + KEY_TTL, key));
         }

@@ -228,8 +228,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_keeps_the_contract() {
-        super::contract::suite(|history, ttl, feed| async move { Memory::new(history, ttl, feed) as Arc<dyn Store> })
-            .await;
+        super::contract::suite(|history, ttl, feed| async move {
+            Memory::new(history, ttl, feed) as Arc<dyn Store>
+        })
+        .await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -68,7 +68,8 @@ impl Sessions {
     }
 
     fn held(&mut self, token: SessionToken, connection: ConnectionId) -> Option<&mut Session> {
-        let by = |session: &&mut Session| matches!(session.holder, Holder::Connection(id) if id == connection);
+        let by =
+            |session: &&mut Session| matches!(session.holder, Holder::Connection(id) if id == connection);
         self.all.get_mut(&token).filter(by)
     }
 

@@ -1,0 +1,178 @@
+//! Plugins that misbehave, seen from outside: each misdeed is answered clearly, the connection lives, and other
+//! rooms go on.
+
+use serde_json::{Value, json};
+use switchyard_tests::{Client, Server, guest};
+
+/// A node whose rooms `bad:**` are governed by the hostile guest, with this config for it.
+async fn server(config: &str) -> Server {
+    let plugin = |name, file: &str, rooms, config| {
+        let file = guest(file);
+        let file = file.display();
+        format!(
+            "[[plugin]]\nname = \"{name}\"\nfile = \"{file}\"\nrooms = [\"{rooms}\"]\nconfig = {config}\n"
+        )
+    };
+    let hostile = plugin("hostile", "hostile", "bad:**", config);
+    Server::start(&(hostile + &plugin("orderbook", "orderbook", "dydx:*", "{ max_depth = 2 }"))).await
+}
+
+/// The code of a refusal, and that it says who failed.
+fn refused(answer: &Value) -> (String, String) {
+    let error = match answer["results"][0]["error"].is_null() {
+        true => &answer["error"],
+        false => &answer["results"][0]["error"],
+    };
+    let text = |field: &str| error[field].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+    (text("code"), text("message"))
+}
+
+/// Another room with another plugin works on the same connection.
+async fn others_go_on(client: &mut Client) {
+    let data = json!({"bids": [["1", "1"], ["2", "1"], ["3", "1"]], "asks": []});
+    let published = client
+        .ask(json!({"type": "publish", "room": "dydx:eth-usd", "event": "orderbook", "data": data}))
+        .await;
+    assert_eq!(published["type"], "published", "{published}");
+    client.settled().await;
+}
+
+#[tokio::test]
+async fn a_misdeed_on_publish_costs_that_message_alone() {
+    let server = server("{}").await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["bad:room"])).await;
+    // One more within ten seconds would quarantine it.
+    for misdeed in ["loop", "allocate", "recurse", "nonsense"] {
+        let answer =
+            client.ask(json!({"type": "publish", "room": "bad:room", "data": {"do": misdeed}})).await;
+        let (code, message) = refused(&answer);
+        assert_eq!(code, "plugin_failed", "{misdeed}: {message}");
+        assert!(message.contains("'hostile'"), "{misdeed}: {message}");
+        others_go_on(&mut client).await;
+    }
+    // The instance was replaced: what is good still passes.
+    client.send(json!({"type": "publish", "room": "bad:room", "data": {"do": "nothing"}})).await;
+    assert_eq!(client.expect("published").await["offset"], 1);
+    assert_eq!(client.expect("message").await["offset"], 1);
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_again_and_again_is_quarantined_and_others_are_not() {
+    let server = server("{}").await;
+    let mut client = Client::connect(&server).await;
+    let mut last = String::new();
+    for _ in 0..8 {
+        let answer =
+            client.ask(json!({"type": "publish", "room": "bad:room", "data": {"do": "panic"}})).await;
+        let (code, message) = refused(&answer);
+        assert_eq!(code, "plugin_failed");
+        last = message;
+    }
+    assert!(last.contains("quarantine"), "{last}");
+    let plugins = server.get("/v1/plugins").await;
+    let hostile =
+        plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "hostile").unwrap();
+    assert_eq!(hostile["state"], "quarantined", "{hostile}");
+    let failure = hostile["last_failure"].as_str().unwrap();
+    for part in ["hostile", "publish", "bad:room", ".rs:"] {
+        assert!(
+            failure.contains(part),
+            "the failure names plugin, hook, room and the panic's place: {failure}"
+        );
+    }
+    others_go_on(&mut client).await;
+}
+
+#[tokio::test]
+async fn joining_fails_closed() {
+    let misdeeds = [
+        ("bad:room.panic", "none"),
+        ("bad:room.other", "none"),
+        ("bad:subscribe.loop", "none"),
+        ("bad:room", "subscribe"),
+        ("bad:room", "compile"),
+    ];
+    for (room, hook) in misdeeds {
+        let server = server("{}").await;
+        let mut client = Client::connect(&server).await;
+        let wish =
+            json!({"type": "subscribe", "rooms": [{"room": room, "filter": {"do": "panic", "in": hook}}]});
+        let answer = client.ask(wish).await;
+        assert_eq!(answer["results"][0]["status"], "rejected", "{room}: {answer}");
+        let (code, message) = refused(&answer);
+        assert!(
+            ["plugin_failed", "filter_invalid", "room_invalid"].contains(&&*code),
+            "{room}: {code}: {message}"
+        );
+        client.subscribe(json!(["bad:fine", "dydx:eth-usd", "free"])).await;
+    }
+}
+
+/// Filters are a boundary: who cannot be asked about gets nothing, and is told that something was lost.
+#[tokio::test]
+async fn a_filter_that_fails_lets_nothing_through_and_says_so() {
+    for misdeed in ["panic", "loop", "short"] {
+        let server = server("{}").await;
+        let mut publisher = Client::connect(&server).await;
+        let mut client = Client::connect(&server).await;
+        client.subscribe(json!([{"room": "bad:room", "filter": {"a": 1}}, "free"])).await;
+        publisher.publish("bad:room", json!({"do": "nothing"})).await;
+        assert_eq!(client.expect("message").await["offset"], 1);
+        publisher.publish("bad:room", json!({"do": misdeed, "in": "matches"})).await;
+        let gap = client.expect("gap").await;
+        assert_eq!((&gap["room"], &gap["offset"]), (&json!("bad:room"), &json!(3)), "{misdeed}");
+        publisher.publish("free", json!("other rooms go on")).await;
+        assert_eq!(client.expect("message").await["room"], "free");
+        publisher.publish("bad:room", json!({"do": "nothing"})).await;
+        assert_eq!(client.expect("message").await["offset"], 3, "the filter was compiled again");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_cannot_be_loaded_closes_its_rooms_and_no_others() {
+    let server = server(r#"{ init = "panic" }"#).await;
+    let mut client = Client::connect(&server).await;
+    let answer = client.ask(json!({"type": "subscribe", "rooms": ["bad:room"]})).await;
+    let (code, message) = refused(&answer);
+    assert_eq!(code, "plugin_failed", "{message}");
+    others_go_on(&mut client).await;
+    let ready = server.get("/readyz").await;
+    assert_eq!(ready["plugins"]["hostile"]["state"], "failed", "{ready}");
+    let reason = ready["plugins"]["hostile"]["reason"].as_str().unwrap();
+    assert!(reason.contains(".rs:"), "the guest's own panic: {reason}");
+}
+
+#[tokio::test]
+async fn a_connect_hook_that_fails_keeps_clients_out_with_a_reason_and_a_way_back() {
+    let server = server(r#"{ connect = "panic" }"#).await;
+    let mut client = Client::open(&*server.url).await;
+    client.send(json!({"type": "connect", "auth": {"apiKey": switchyard_tests::KEY}})).await;
+    let error = client.expect("error").await;
+    assert_eq!(error["error"]["code"], "plugin_failed", "{error}");
+    assert_eq!(client.closed().await.code, 4503, "it may be better later");
+}
+
+/// A plugin that burns its whole budget on every call delays its own rooms only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_plugin_is_its_own_rooms_problem() {
+    let server = server(r#"{ publish = "busy-8" }"#).await;
+    let mut slow = Client::connect(&server).await;
+    for n in 0..100 {
+        slow.send(json!({"type": "publish", "id": n, "room": "bad:room", "data": 1})).await;
+    }
+    let mut other = Client::connect(&server).await;
+    let mut round_trips = 0;
+    // The slow one has 800 ms to burn: the other makes many round trips before it has its first tenth.
+    let slow = tokio::spawn(async move {
+        for n in 0..100 {
+            assert_eq!(slow.recv().await["id"], n);
+        }
+    });
+    while !slow.is_finished() {
+        others_go_on(&mut other).await;
+        round_trips += 1;
+    }
+    slow.await.unwrap();
+    assert!(round_trips > 200, "{round_trips} round trips beside 100 slow calls");
+}
