@@ -139,6 +139,19 @@ impl Outbox {
         self.room.notify_waiters();
     }
 
+    /// Waits for the connection to be asked to end.
+    pub async fn closed(&self) -> Close {
+        loop {
+            let closing = self.room.notified();
+            tokio::pin!(closing);
+            closing.as_mut().enable();
+            if let Some(close) = self.lock().close {
+                return close;
+            }
+            closing.await;
+        }
+    }
+
     /// The consumer is gone: nothing is kept any more.
     pub fn end(&self) {
         let mut state = self.lock();

@@ -95,7 +95,7 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
     };
     let conversation = match greeted {
         Ok(conversation) => conversation,
-        Err(None) => return,
+        Err(None) => return farewell(socket).await,
         Err(Some(Rejected { frame, close })) => {
             if !frame.is_empty() {
                 timeout(LINGER, socket.send(Message::Text(frame.into()))).await.ok();
@@ -113,12 +113,16 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
             end = write(&mut sink, outbox) => end,
             end = read(&mut stream, conversation) => end,
             end = beat(&wire, outbox, heartbeat) => end,
+            end = overdue(outbox) => end,
         }
     };
     // The conversation is dropped: its session can be resumed from here on.
     let socket = sink.reunite(stream).expect("halves of one socket");
     match end {
-        End::Peer => tracing::debug!(connection = %connection.id, "the peer is gone"),
+        End::Peer => {
+            tracing::debug!(connection = %connection.id, "the peer is gone");
+            farewell(socket).await;
+        }
         End::Close(close) => {
             tracing::debug!(connection = %connection.id, code = close.code(), "closing");
             metrics.close(close);
@@ -238,6 +242,13 @@ async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
     }
 }
 
+/// A connection that is to end does so, even if its peer takes nothing of what is left for it.
+async fn overdue(outbox: &Outbox) -> End {
+    let close = outbox.closed().await;
+    tokio::time::sleep(LINGER).await;
+    End::Close(close)
+}
+
 /// The close code of an error of the protocol; `None` when the connection broke.
 fn violation(error: axum::Error) -> Option<Close> {
     match error.into_inner().downcast_ref::<tungstenite::Error>() {
@@ -249,6 +260,11 @@ fn violation(error: axum::Error) -> Option<Close> {
         Some(tungstenite::Error::Protocol(_)) => Some(Close::Protocol),
         _ => None,
     }
+}
+
+/// Answers the peer's close, if there was one.
+async fn farewell(mut socket: WebSocket) {
+    timeout(LINGER, async { while let Some(Ok(_)) = socket.recv().await {} }).await.ok();
 }
 
 /// Says why, and gives the peer time to read it and to answer. After a violation what still comes cannot be

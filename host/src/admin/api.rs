@@ -7,7 +7,8 @@ use crate::{
 };
 use axum::{
     Json,
-    http::HeaderMap,
+    extract::FromRequestParts,
+    http::request::Parts,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -19,15 +20,25 @@ pub struct Api {
     pub draining: CancellationToken,
 }
 
-impl Api {
-    /// The caller's key, which must have the scope; `what` completes "may not …".
-    pub fn caller(&self, headers: &HeaderMap, scope: Scope, what: &str) -> Result<Arc<Key>, Failure> {
-        let Some(key) = http::presented(headers)? else {
+/// Who calls. As an extractor it runs before a body is read, so that strangers cannot send one.
+pub struct Caller(Arc<Key>);
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        let Some(key) = http::presented(&parts.headers)? else {
             return Err(Refusal::new(Code::AuthRequired, "a key is needed: Authorization: Bearer KEY").into());
         };
-        let key = self.services.keys.load().check(key)?;
-        key.require(scope, what)?;
-        Ok(key)
+        Ok(Self(api.services.keys.load().check(key)?))
+    }
+}
+
+impl Caller {
+    /// The caller's key, which must have the scope; `what` completes "may not …".
+    pub fn with(&self, scope: Scope, what: &str) -> Result<&Key, Refusal> {
+        self.0.require(scope, what)?;
+        Ok(&self.0)
     }
 }
 

@@ -1,11 +1,11 @@
 //! `/v1/connections…`
 
-use super::api::{Answer, Api, Failure, Paging, next, not_found};
+use super::api::{Answer, Api, Caller, Failure, Paging, next, not_found};
 use crate::{close::Close, hub::Connection, key::Scope, protocol::Refusal, store::ConnectionId};
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
 };
 use serde::Serialize;
 use std::sync::{Arc, atomic::Ordering};
@@ -40,12 +40,8 @@ fn shown(connection: &Arc<Connection>) -> Shown {
     }
 }
 
-pub async fn list(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    Query(paging): Query<Paging>,
-) -> Answer<List> {
-    api.caller(&headers, Scope::Admin, "see connections")?;
+pub async fn list(State(api): State<Arc<Api>>, caller: Caller, Query(paging): Query<Paging>) -> Answer<List> {
+    caller.with(Scope::Admin, "see connections")?;
     let limit = paging.limit()?;
     let after = match paging.after.as_str() {
         "" => None,
@@ -58,18 +54,18 @@ pub async fn list(
     Ok(Json(List { connections: page.iter().map(shown).collect(), next }))
 }
 
-pub async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(id): Path<String>) -> Answer<Shown> {
-    api.caller(&headers, Scope::Admin, "see connections")?;
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Path(id): Path<String>) -> Answer<Shown> {
+    caller.with(Scope::Admin, "see connections")?;
     Ok(Json(shown(&find(&api, &id)?)))
 }
 
 /// Closes the connection (4403) and ends its session.
 pub async fn end(
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Failure> {
-    let key = api.caller(&headers, Scope::Admin, "end connections")?;
+    let key = caller.with(Scope::Admin, "end connections")?;
     let connection = find(&api, &id)?;
     tracing::info!(by = &*key.principal, connection = %connection.id, "an operator ends a connection");
     connection.ended.store(true, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! `POST /v1/publish` and `/v1/broadcast`.
 
-use super::api::{Api, Failure, json, raw};
+use super::api::{Api, Caller, Failure, json, raw};
 use crate::{
     key::{Key, Scope},
     protocol::{
@@ -11,7 +11,7 @@ use crate::{
     room::BROADCAST,
     session::may_publish,
 };
-use axum::{body::Bytes, extract::State, http::HeaderMap, response::Response};
+use axum::{body::Bytes, extract::State, response::Response};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -19,20 +19,14 @@ use std::sync::Arc;
 pub const MOST: usize = 1000;
 
 /// One message, or a list of which each succeeds or fails alone.
-pub async fn publish(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Failure> {
+pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Bytes) -> Result<Response, Failure> {
     // A key may have the scope for `*` alone: which one is needed is seen message by message.
-    let needed = Scope::Publish;
-    let key = api
-        .caller(&headers, needed, "publish")
-        .or_else(|failure| api.caller(&headers, Scope::Broadcast, "publish").map_err(|_| failure))?;
+    let publish = caller.with(Scope::Publish, "publish");
+    let key = publish.or_else(|refusal| caller.with(Scope::Broadcast, "publish").map_err(|_| refusal))?;
     let body = text(&body)?;
     if !body.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
-        return Ok(raw(json(one(&api, &key, parse_publish(message)?).await?)));
+        return Ok(raw(json(one(&api, key, parse_publish(message)?).await?)));
     }
     let list: Vec<&RawValue> = serde_json::from_str(body).map_err(not_json)?;
     if list.len() > MOST {
@@ -42,7 +36,7 @@ pub async fn publish(
     let mut answers = vec![];
     for message in list {
         let published = match parse_publish(message) {
-            Ok(message) => one(&api, &key, message).await,
+            Ok(message) => one(&api, key, message).await,
             Err(refusal) => Err(refusal),
         };
         answers.push(match &published {
@@ -56,10 +50,10 @@ pub async fn publish(
 /// The message without its room.
 pub async fn broadcast(
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let key = api.caller(&headers, Scope::Broadcast, "broadcast")?;
+    let key = caller.with(Scope::Broadcast, "broadcast")?;
     let body = text(&body)?;
     let mut message: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(body).map_err(not_json)?;
@@ -78,7 +72,7 @@ pub async fn broadcast(
         text.push_str(&format!(r#","data":{}}}"#, data.get()));
     }
     let message: &RawValue = serde_json::from_str(&text).map_err(not_json)?;
-    Ok(raw(json(one(&api, &key, parse_publish(message)?).await?)))
+    Ok(raw(json(one(&api, key, parse_publish(message)?).await?)))
 }
 
 async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Refusal> {

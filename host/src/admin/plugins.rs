@@ -1,13 +1,13 @@
 //! `GET /v1/plugins`: what governs which rooms, and how it fares.
 
-use super::api::{Answer, Api};
+use super::api::{Answer, Api, Caller};
 use crate::{
     hub::{Charge, Ward},
     key::Scope,
     plugin::{Info, Status},
     room::Pattern,
 };
-use axum::{Json, extract::State, http::HeaderMap};
+use axum::{Json, extract::State};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ struct InCharge {
     status: Status,
 }
 
-pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer<List> {
-    api.caller(&headers, Scope::Admin, "see plugins")?;
+pub async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Answer<List> {
+    caller.with(Scope::Admin, "see plugins")?;
     let shown = |ward: &Ward| {
         let (charge, failed) = match &**ward.charge.load() {
             Charge::Failed(reason) => (None, Some(reason.clone())),

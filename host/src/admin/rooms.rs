@@ -1,6 +1,6 @@
 //! `GET /v1/rooms…`
 
-use super::api::{Answer, Api, Failure, Paging, next, not_found, raw};
+use super::api::{Answer, Api, Caller, Failure, Paging, next, not_found, raw};
 use crate::{
     hub::unavailable,
     key::Scope,
@@ -11,7 +11,6 @@ use crate::{
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::HeaderMap,
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -40,18 +39,18 @@ fn shown(api: &Api, summary: RoomSummary) -> Room {
 
 pub async fn list(
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
+    caller: Caller,
     Query(paging): Query<Paging>,
 ) -> Answer<Rooms> {
-    api.caller(&headers, Scope::Admin, "see rooms")?;
+    caller.with(Scope::Admin, "see rooms")?;
     let limit = paging.limit()?;
     let rooms = api.services.hub.store.rooms(&paging.after, limit).await.map_err(unavailable)?;
     let next = next(&rooms, limit, |room| room.room.to_string());
     Ok(Json(Rooms { rooms: rooms.into_iter().map(|room| shown(&api, room)).collect(), next }))
 }
 
-pub async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(room): Path<String>) -> Answer<Room> {
-    api.caller(&headers, Scope::Admin, "see rooms")?;
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Path(room): Path<String>) -> Answer<Room> {
+    caller.with(Scope::Admin, "see rooms")?;
     let room = RoomName::parse(&room)?;
     let summary = api.services.hub.store.room(&room).await.map_err(unavailable)?;
     let summary = summary.ok_or_else(|| unknown(&room))?;
@@ -68,11 +67,11 @@ pub struct Since {
 
 pub async fn history(
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path(room): Path<String>,
     Query(Since { epoch, offset, limit }): Query<Since>,
 ) -> Result<Response, Failure> {
-    api.caller(&headers, Scope::Admin, "see rooms")?;
+    caller.with(Scope::Admin, "see rooms")?;
     let room = RoomName::parse(&room)?;
     let limit = limit.unwrap_or(100);
     if !(1..=crate::protocol::request::MAX_HISTORY).contains(&limit) {
@@ -92,10 +91,10 @@ pub async fn history(
 
 pub async fn receipt(
     State(api): State<Arc<Api>>,
-    headers: HeaderMap,
+    caller: Caller,
     Path((room, offset)): Path<(String, u64)>,
 ) -> Answer<Receipt> {
-    api.caller(&headers, Scope::Publish, "see receipts")?;
+    caller.with(Scope::Publish, "see receipts")?;
     let room = RoomName::parse(&room)?;
     let receipt = api.services.hub.store.receipt(&room, offset).await.map_err(unavailable)?;
     let missing = || not_found(format!("room '{}' has no message {offset}", &*room));

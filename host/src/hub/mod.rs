@@ -9,33 +9,31 @@ mod replay;
 mod room;
 mod routes;
 mod shard;
+mod start;
 
 pub use command::{Joined, Joining, Recovery, Seat};
 pub use connections::{Connection, Connections, Permit};
 pub use policy::{Policy, Ungoverned};
 pub use replay::Replay;
+pub use start::{Governed, HubConfig};
 
 use crate::{
     metrics::Metrics,
-    plugin::{Connecting, Governor, Limits, OnFailure, Plugin, Stats},
+    plugin::{Connecting, Limits, Plugin, Stats},
     protocol::{Code, Position, Publication, Refusal, reply},
     room::{Kind, Pattern, RoomName},
-    store::{Event, Feed, Message, Store, Unavailable},
+    store::{Message, Store, Unavailable},
 };
 use arc_swap::ArcSwap;
 use command::{Command, Queue, SeatId, Sieved};
 use lobby::Lobby;
 use policy::Checked;
 use routes::Routes;
-use shard::Shard;
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
 /// waiting only behind a plugin that is too slow for its rooms.
@@ -64,15 +62,6 @@ struct Handle {
     backlog: Arc<AtomicUsize>,
 }
 
-/// A plugin's rooms and how they are decided upon.
-pub struct Governed {
-    pub plugin: String,
-    pub rooms: Vec<Pattern>,
-    pub on_failure: OnFailure,
-    /// Or why it could not be loaded: then its rooms are closed.
-    pub loaded: Result<Arc<Plugin>, String>,
-}
-
 /// A plugin's rooms as operators see them.
 pub struct Ward {
     pub name: String,
@@ -90,97 +79,7 @@ pub enum Charge {
     },
 }
 
-pub struct HubConfig {
-    /// By precedence.
-    pub governed: Vec<Governed>,
-    pub ungoverned: Ungoverned,
-    /// Bytes of data that a message may have.
-    pub message_bytes: usize,
-}
-
 impl Hub {
-    /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
-    /// for all other rooms. They end with the hub. `store` makes the store that feeds them.
-    pub fn start(
-        config: HubConfig,
-        metrics: Metrics,
-        store: impl FnOnce(Feed) -> Arc<dyn Store>,
-    ) -> Arc<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let names = config.governed.iter().map(|g| (g.plugin.clone(), g.rooms.clone())).collect();
-        let routes = Arc::new(Routes::new(names, cores));
-        let (mut wards, mut lobby, mut policies) = (vec![], vec![], vec![]);
-        for Governed { plugin: name, rooms, on_failure, loaded } in config.governed {
-            let (policy, charge) = match loaded {
-                Err(reason) => (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason)),
-                Ok(plugin) => {
-                    if plugin.info().hooks.connect {
-                        lobby.push(Governor::new(plugin.clone(), on_failure));
-                    }
-                    let governor = Governor::new(plugin.clone(), on_failure);
-                    let stats = governor.stats();
-                    (Policy::Governed(Box::new(governor)), Charge::Plugin { plugin, stats })
-                }
-            };
-            wards.push(Ward { name: name.clone(), rooms, charge: ArcSwap::from_pointee(charge) });
-            policies.push((Some(name), policy));
-        }
-        policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
-
-        let (mut shards, mut receivers, mut feeds) = (vec![], vec![], vec![]);
-        for _ in &policies {
-            let (queue, receiver) = mpsc::unbounded_channel();
-            let backlog = Arc::new(AtomicUsize::new(0));
-            feeds.push((queue.downgrade(), backlog.clone()));
-            shards.push(Handle { queue, backlog });
-            receivers.push(receiver);
-        }
-        let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
-        let feed: Feed = Arc::new({
-            let routes = routes.clone();
-            move |event| {
-                let (room, messages) = match &event {
-                    Event::Published(message) => (&message.room, 1),
-                    Event::Watched { room, .. } => (room, 0),
-                };
-                let (queue, backlog) = &feeds[routes.shard(room)];
-                backlog.fetch_add(messages, Ordering::Relaxed);
-                if let Some(queue) = queue.upgrade() {
-                    queue.send(Command::Store(event)).ok();
-                }
-            }
-        });
-        let store = store(feed);
-        for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
-            let shard = Shard {
-                index,
-                queue: queues[index].clone(),
-                policy,
-                routes: routes.clone(),
-                store: store.clone(),
-                metrics: metrics.clone(),
-                backlog: shards[index].backlog.clone(),
-                message_bytes: config.message_bytes,
-                rooms: HashMap::new(),
-                held: HashMap::new(),
-                scratch: Default::default(),
-            };
-            match plugin {
-                None => drop(tokio::spawn(shard.run(receiver))),
-                Some(plugin) => {
-                    let runtime = tokio::runtime::Handle::current();
-                    std::thread::Builder::new()
-                        .name(format!("plugin {plugin}"))
-                        .spawn(move || runtime.block_on(shard.run(receiver)))
-                        .expect("the system has a thread for each plugin");
-                }
-            }
-        }
-        let (connections, ungoverned) = (Connections::default(), config.ungoverned);
-        let lobby = Lobby::start(lobby);
-        Arc::new(Self { store, connections, metrics, ungoverned, lobby, wards, routes, shards })
-    }
-
     fn send(&self, shard: usize, command: Command) {
         self.shards[shard].queue.send(command).ok();
     }
@@ -253,8 +152,29 @@ impl Hub {
         sieved.await.unwrap_or(Sieved { passed: vec![], failed: true })
     }
 
-    /// A page of history as the member of a seat may see it.
+    /// A page of history as the member of a seat may see it: at most `limit` messages and, unless the first alone
+    /// is larger, `bytes`.
     pub async fn history(
+        &self,
+        seat: &Seat,
+        since: Option<&Position>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<reply::History, Refusal> {
+        let mut history = self.visible(seat, since, limit).await?;
+        let mut sum = 0;
+        let fit = history.messages.iter().position(|message| {
+            sum += message.frame().len();
+            sum > bytes
+        });
+        if let Some(fit) = fit {
+            history.messages.truncate(fit.max(1));
+            history.more = true;
+        }
+        Ok(history)
+    }
+
+    async fn visible(
         &self,
         seat: &Seat,
         since: Option<&Position>,

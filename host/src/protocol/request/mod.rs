@@ -1,6 +1,9 @@
 //! From the text of a frame to a request, or to the refusal that says what is wrong with it.
 
+mod fields;
+
 use super::{Code, Refusal};
+use fields::{clip, deeper_than, integer, required, string, wrong};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -16,8 +19,6 @@ pub const MAX_KEY: usize = 128;
 /// Messages of one `history` answer, and how many it has when `limit` is absent.
 pub const MAX_HISTORY: usize = 1000;
 const DEFAULT_HISTORY: usize = 100;
-/// Offsets fit 53 bits, so that every client's numbers hold them.
-const MAX_OFFSET: u64 = (1 << 53) - 1;
 
 /// A client's request number or name, repeated as it was written.
 pub type Id<'a> = &'a RawValue;
@@ -279,57 +280,6 @@ fn room<'a>(fields: &Fields<'a>) -> Result<Cow<'a, str>, Refusal> {
     string("room", required(fields.room, "room")?)
 }
 
-fn required<'a>(raw: Option<&'a RawValue>, name: &str) -> Result<&'a RawValue, Refusal> {
-    raw.ok_or_else(|| Refusal::invalid(format!("the field '{name}' is missing")))
-}
-
-fn string<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refusal> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    match serde_json::from_str::<Text>(raw.get()) {
-        Ok(text) => Ok(text.0),
-        Err(_) => Err(wrong(name, raw, "a string")),
-    }
-}
-
-fn integer(name: &str, raw: &RawValue) -> Result<u64, Refusal> {
-    match raw.get().parse() {
-        Ok(value @ 0..=MAX_OFFSET) => Ok(value),
-        _ => Err(wrong(name, raw, "an integer from 0 to 2^53 - 1")),
-    }
-}
-
-fn wrong(name: &str, raw: &RawValue, right: &str) -> Refusal {
-    Refusal::invalid(format!("{name} is {}, but would be {right}", clip(raw.get())))
-}
-
-/// The start of a client's own text, short enough to be sent back.
-fn clip(text: &str) -> &str {
-    let end = (0..=40.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    &text[..end]
-}
-
-/// Whether arrays and objects of valid JSON text are nested deeper than `most`.
-fn deeper_than(text: &str, most: usize) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => {
-                depth += 1;
-                if depth > most {
-                    return true;
-                }
-            }
-            b']' | b'}' if !quoted => depth -= 1,
-            _ => {}
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,14 +339,6 @@ mod tests {
             panic!("not a publish")
         };
         assert_eq!(publish.data, "null");
-    }
-
-    #[test]
-    fn depth_is_bounded_and_strings_do_not_count() {
-        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
-        assert!(deeper_than(&deep, MAX_DEPTH));
-        assert!(!deeper_than(&deep[1..257], MAX_DEPTH));
-        assert!(!deeper_than(&format!(r#"["{}\"["]"#, "[".repeat(200)), MAX_DEPTH));
     }
 
     #[test]

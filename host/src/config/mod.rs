@@ -1,6 +1,10 @@
 //! The configuration: one TOML file and what the environment overrides. Each module owns its part; here they are
 //! put together and checked against one another.
 
+mod overrides;
+
+pub use overrides::{Environment, environment};
+
 use crate::{
     admin::AdminConfig,
     hub::Ungoverned,
@@ -74,16 +78,6 @@ pub struct RoomsConfig {
     pub history: HistoryConfig,
 }
 
-/// Variables of the environment, name and value.
-pub type Environment = Vec<(String, String)>;
-
-const PREFIX: &str = "SWITCHYARD_";
-
-/// The process's own.
-pub fn environment() -> Environment {
-    std::env::vars().filter(|(name, _)| name.starts_with(PREFIX)).collect()
-}
-
 impl Config {
     /// Reads a file, or the defaults without one. The error is a sentence with file and line, or with the variable.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, String> {
@@ -102,27 +96,7 @@ impl Config {
         let config: Self = toml::from_str(text)
             .map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
         config.check().map_err(|(span, message)| format!("{}: {message}", at(Some(span))))?;
-        let overrides: Vec<_> =
-            environment.iter().filter_map(|(name, value)| Some((path(name)?, name, value))).collect();
-        if overrides.is_empty() {
-            return Ok(config);
-        }
-        let tree: toml::Table = toml::from_str(text).expect("it was read above");
-        let laid_over = |chosen: &[&(Vec<String>, &String, &String)]| {
-            let mut tree = tree.clone();
-            chosen.iter().try_for_each(|(path, _, value)| set(&mut tree, path, value))?;
-            let config: Self =
-                toml::from_str(&tree.to_string()).map_err(|error| one_line(error.message()))?;
-            config.check().map_err(|(_, message)| message)?;
-            Ok::<_, String>(config)
-        };
-        let all: Vec<_> = overrides.iter().collect();
-        laid_over(&all).map_err(|error| {
-            // Which of them is wrong? One that is wrong alone, if there is one.
-            let alone = all.iter().find_map(|one| Some((one.1, laid_over(&[one]).err()?)));
-            let names = || all.iter().map(|one| one.1.as_str()).collect::<Vec<_>>().join(", ");
-            alone.map_or_else(|| format!("{}: {error}", names()), |(name, error)| format!("{name}: {error}"))
-        })
+        overrides::lay_over(config, text, environment)
     }
 
     /// What no part can see alone, with the place in the text.
@@ -181,27 +155,6 @@ impl Config {
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
-}
-
-/// `SWITCHYARD_SERVER__LISTEN` is server.listen. A name without `__` belongs to somebody else, such as the
-/// command line's key or what a container platform sets.
-fn path(name: &str) -> Option<Vec<String>> {
-    let rest = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__"))?;
-    Some(rest.split("__").map(str::to_lowercase).collect())
-}
-
-fn set(table: &mut toml::Table, path: &[String], value: &str) -> Result<(), String> {
-    let (last, sections) = path.split_last().expect("a path has parts");
-    let mut table = table;
-    for section in sections {
-        let entry = table.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
-        table = entry.as_table_mut().ok_or(format!("'{section}' is a list; set it in the file"))?;
-    }
-    // What reads as TOML is TOML; all else is a string.
-    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();
-    let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| value.into());
-    table.insert(last.clone(), value);
-    Ok(())
 }
 
 fn line(text: &str, at: usize) -> usize {

@@ -1,0 +1,126 @@
+//! Puts a hub together: its shards, each with its policy, and the store that feeds them.
+
+use super::{
+    Charge, Connections, Handle, Hub, Ward,
+    command::Command,
+    lobby::Lobby,
+    policy::{Policy, Ungoverned},
+    routes::Routes,
+    shard::Shard,
+};
+use crate::{
+    metrics::Metrics,
+    plugin::{Governor, OnFailure, Plugin},
+    room::Pattern,
+    store::{Event, Feed, Store},
+};
+use arc_swap::ArcSwap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::sync::mpsc;
+
+/// A plugin's rooms and how they are decided upon.
+pub struct Governed {
+    pub plugin: String,
+    pub rooms: Vec<Pattern>,
+    pub on_failure: OnFailure,
+    /// Or why it could not be loaded: then its rooms are closed.
+    pub loaded: Result<Arc<Plugin>, String>,
+}
+
+pub struct HubConfig {
+    /// By precedence.
+    pub governed: Vec<Governed>,
+    pub ungoverned: Ungoverned,
+    /// Bytes of data that a message may have.
+    pub message_bytes: usize,
+}
+
+impl Hub {
+    /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
+    /// for all other rooms. They end with the hub. `store` makes the store that feeds them.
+    pub fn start(
+        config: HubConfig,
+        metrics: Metrics,
+        store: impl FnOnce(Feed) -> Arc<dyn Store>,
+    ) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let names = config.governed.iter().map(|g| (g.plugin.clone(), g.rooms.clone())).collect();
+        let routes = Arc::new(Routes::new(names, cores));
+        let (mut wards, mut lobby, mut policies) = (vec![], vec![], vec![]);
+        for Governed { plugin: name, rooms, on_failure, loaded } in config.governed {
+            let (policy, charge) = match loaded {
+                Err(reason) => (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason)),
+                Ok(plugin) => {
+                    if plugin.info().hooks.connect {
+                        lobby.push(Governor::new(plugin.clone(), on_failure));
+                    }
+                    let governor = Governor::new(plugin.clone(), on_failure);
+                    let stats = governor.stats();
+                    (Policy::Governed(Box::new(governor)), Charge::Plugin { plugin, stats })
+                }
+            };
+            wards.push(Ward { name: name.clone(), rooms, charge: ArcSwap::from_pointee(charge) });
+            policies.push((Some(name), policy));
+        }
+        policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
+
+        let (mut shards, mut receivers, mut feeds) = (vec![], vec![], vec![]);
+        for _ in &policies {
+            let (queue, receiver) = mpsc::unbounded_channel();
+            let backlog = Arc::new(AtomicUsize::new(0));
+            feeds.push((queue.downgrade(), backlog.clone()));
+            shards.push(Handle { queue, backlog });
+            receivers.push(receiver);
+        }
+        let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
+        let feed: Feed = Arc::new({
+            let routes = routes.clone();
+            move |event| {
+                let (room, messages) = match &event {
+                    Event::Published(message) => (&message.room, 1),
+                    Event::Watched { room, .. } => (room, 0),
+                };
+                let (queue, backlog) = &feeds[routes.shard(room)];
+                backlog.fetch_add(messages, Ordering::Relaxed);
+                if let Some(queue) = queue.upgrade() {
+                    queue.send(Command::Store(event)).ok();
+                }
+            }
+        });
+        let store = store(feed);
+        for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
+            let shard = Shard {
+                index,
+                queue: queues[index].clone(),
+                policy,
+                routes: routes.clone(),
+                store: store.clone(),
+                metrics: metrics.clone(),
+                backlog: shards[index].backlog.clone(),
+                message_bytes: config.message_bytes,
+                rooms: HashMap::new(),
+                held: HashMap::new(),
+                scratch: Default::default(),
+            };
+            match plugin {
+                None => drop(tokio::spawn(shard.run(receiver))),
+                Some(plugin) => {
+                    let runtime = tokio::runtime::Handle::current();
+                    std::thread::Builder::new()
+                        .name(format!("plugin {plugin}"))
+                        .spawn(move || runtime.block_on(shard.run(receiver)))
+                        .expect("the system has a thread for each plugin");
+                }
+            }
+        }
+        let (connections, ungoverned) = (Connections::default(), config.ungoverned);
+        let lobby = Lobby::start(lobby);
+        Arc::new(Self { store, connections, metrics, ungoverned, lobby, wards, routes, shards })
+    }
+}

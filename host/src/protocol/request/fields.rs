@@ -1,0 +1,73 @@
+//! Single fields of a frame: of the kind that is wanted, or refused by name.
+
+use super::Refusal;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// Offsets fit 53 bits, so that every client's numbers hold them.
+const MAX_OFFSET: u64 = (1 << 53) - 1;
+
+pub fn required<'a>(raw: Option<&'a RawValue>, name: &str) -> Result<&'a RawValue, Refusal> {
+    raw.ok_or_else(|| Refusal::invalid(format!("the field '{name}' is missing")))
+}
+
+pub fn string<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refusal> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    match serde_json::from_str::<Text>(raw.get()) {
+        Ok(text) => Ok(text.0),
+        Err(_) => Err(wrong(name, raw, "a string")),
+    }
+}
+
+pub fn integer(name: &str, raw: &RawValue) -> Result<u64, Refusal> {
+    match raw.get().parse() {
+        Ok(value @ 0..=MAX_OFFSET) => Ok(value),
+        _ => Err(wrong(name, raw, "an integer from 0 to 2^53 - 1")),
+    }
+}
+
+pub fn wrong(name: &str, raw: &RawValue, right: &str) -> Refusal {
+    Refusal::invalid(format!("{name} is {}, but would be {right}", clip(raw.get())))
+}
+
+/// The start of a client's own text, short enough to be sent back.
+pub fn clip(text: &str) -> &str {
+    let end = (0..=40.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
+/// Whether arrays and objects of valid JSON text are nested deeper than `most`.
+pub fn deeper_than(text: &str, most: usize) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                if depth > most {
+                    return true;
+                }
+            }
+            b']' | b'}' if !quoted => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::MAX_DEPTH, *};
+
+    #[test]
+    fn depth_is_bounded_and_strings_do_not_count() {
+        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+        assert!(deeper_than(&deep, MAX_DEPTH));
+        assert!(!deeper_than(&deep[1..257], MAX_DEPTH));
+        assert!(!deeper_than(&format!(r#"["{}\"["]"#, "[".repeat(200)), MAX_DEPTH));
+    }
+}

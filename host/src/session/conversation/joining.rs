@@ -1,0 +1,219 @@
+//! Coming into rooms and leaving them: on connecting, resuming, subscribing and unsubscribing.
+
+use super::Conversation;
+use crate::{
+    hub::{self, Joined, Joining, Policy, Recovery, Replay},
+    protocol::{Code, Id, Position, Refusal, reply},
+    room::RoomName,
+    session::{
+        Heartbeat,
+        active::{Refused, Wish},
+    },
+    store::Membership,
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+impl Conversation {
+    /// Joins the rooms that need no subscribing and those of the session, then answers `connected`.
+    pub(super) async fn connected(
+        &mut self,
+        id: Option<Id<'_>>,
+        resumed: Option<Vec<(RoomName, Membership)>>,
+    ) {
+        let place = self.connection.outbox.reserve();
+        let is_resumed = resumed.is_some();
+        let new = |room| (room, None);
+        let rooms = match resumed {
+            None => vec![new(RoomName::broadcast()), new(self.active.inbox.clone())],
+            Some(rooms) => rooms.into_iter().map(|(room, membership)| (room, Some(membership))).collect(),
+        };
+        let mut asked = vec![];
+        for (room, membership) in rooms {
+            let (filter, since) = membership.map_or((None, None), |m| (m.filter, Some(m.position)));
+            asked.push(self.ask(room, filter, since, &asked));
+        }
+        let (mut results, mut replays) = (vec![], vec![]);
+        for asked in asked {
+            let room = asked.room.clone();
+            match self.seat(asked, &mut replays).await {
+                Ok(result) => results.push(result),
+                Err(refusal) => {
+                    self.services.hub.store.leave(self.connection.session, &room);
+                    let mut result = reply::RoomResult::refused(&room, None, refusal);
+                    result.recovered = Some(false);
+                    results.push(result);
+                }
+            }
+        }
+        let Heartbeat { interval, timeout } = self.services.config.heartbeat;
+        let connected = reply::Connected {
+            connection: self.connection.id.to_string(),
+            session: self.connection.session.reveal(),
+            resumed: is_resumed,
+            principal: reply::Principal { id: &self.key.principal, tier: &self.key.tier },
+            heartbeat: reply::Heartbeat {
+                interval: interval.as_millis() as u64,
+                timeout: timeout.as_millis() as u64,
+            },
+            limits: reply::Limits {
+                rooms: self.active.rooms_limit,
+                message_bytes: self.active.message_bytes(),
+            },
+            rooms: if is_resumed { results } else { vec![] },
+        };
+        self.connection.outbox.fill(place, reply::reply("connected", id, connected).into());
+        self.start(replays);
+    }
+
+    pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, Refused>>) {
+        let place = self.connection.outbox.reserve();
+        // All questions are on their way before the first answer is awaited. `None` takes the next of them.
+        let (mut asked, mut wishes) = (vec![], vec![]);
+        for wish in rooms {
+            wishes.push(match wish {
+                Ok(Wish { room, terms }) => {
+                    asked.push(self.ask(room, terms.filter.map(Into::into), terms.since, &asked));
+                    None
+                }
+                Err(refused) => Some(refused),
+            });
+        }
+        let (mut results, mut replays, mut asked) = (vec![], vec![], asked.into_iter());
+        for refused in wishes {
+            results.push(match refused {
+                Some(refused) => rejected(refused),
+                None => {
+                    let asked = asked.next().expect("one for each that was not refused");
+                    let room = asked.room.clone();
+                    match self.seat(asked, &mut replays).await {
+                        Ok(result) => reply::RoomResult { status: Some("subscribed"), ..result },
+                        Err(refusal) => rejected(Refused { room: room.to_string(), refusal }),
+                    }
+                }
+            });
+        }
+        self.count_rooms();
+        let frame = reply::reply("subscribed", id, reply::Results { results });
+        self.connection.outbox.fill(place, frame.into());
+        self.start(replays);
+    }
+
+    /// `before`: what was asked just now, which counts as held.
+    fn ask(
+        &self,
+        room: RoomName,
+        filter: Option<Arc<str>>,
+        since: Option<Position>,
+        before: &[Asked],
+    ) -> Asked {
+        let hub = &self.services.hub;
+        let seats = self.active.seats().map(|seat| &seat.room).chain(before.iter().map(|asked| &asked.room));
+        let joining = Joining {
+            room: room.clone(),
+            connection: self.connection.clone(),
+            who: Policy::principal(&self.key.principal, &self.key.tier),
+            filter: filter.clone(),
+            since: since.clone(),
+            held: hub.held_beside(&room, seats),
+        };
+        Asked { room, filter, since, answer: hub.join(joining) }
+    }
+
+    /// Awaits the answer, takes the seat and records the membership.
+    async fn seat(&mut self, asked: Asked, replays: &mut Vec<Replay>) -> Result<reply::RoomResult, Refusal> {
+        let hub = self.services.hub.clone();
+        let joined = hub::answered(asked.answer).await?;
+        let recovered = match joined.recovery {
+            Recovery::NotAsked => None,
+            Recovery::Complete => Some(true),
+            Recovery::Impossible => Some(false),
+            Recovery::After(_) => {
+                let prepared = Replay::prepare(&hub, &self.connection, &joined).await;
+                let (replay, recovered) = prepared.map_err(hub::unavailable)?;
+                replays.push(replay);
+                Some(recovered)
+            }
+        };
+        let Joined { seat, position, limits, .. } = joined;
+        let room = seat.room.clone();
+        if recovered == Some(false) {
+            // What it has seen before says nothing any more.
+            hub.store.leave(self.connection.session, &room);
+        }
+        let from = asked.since.filter(|_| recovered == Some(true)).unwrap_or_else(|| position.clone());
+        hub.store.join(self.connection.session, &room, Membership { filter: asked.filter, position: from });
+        self.active.hold(&asked.room, seat, &limits, Instant::now());
+        let requested = (room != asked.room).then(|| asked.room.to_string());
+        let Position { epoch, offset } = position;
+        Ok(reply::RoomResult {
+            room: room.shared(),
+            status: None,
+            requested,
+            epoch: Some(epoch),
+            offset: Some(offset),
+            recovered,
+            error: None,
+        })
+    }
+
+    /// Replays run beside the conversation and end with its outbox.
+    fn start(&self, replays: Vec<Replay>) {
+        if replays.is_empty() {
+            return;
+        }
+        let hub = self.services.hub.clone();
+        tokio::spawn(async move {
+            for replay in replays {
+                replay.run(&hub).await;
+            }
+        });
+    }
+
+    pub(super) async fn unsubscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<RoomName, Refused>>) {
+        let mut results = vec![];
+        for room in rooms {
+            let left = match room {
+                Ok(room) => self.active.release(&room).ok_or(room),
+                Err(refused) => {
+                    results.push(rejected(refused));
+                    continue;
+                }
+            };
+            results.push(match left {
+                Ok(seat) => {
+                    let room = seat.room.clone();
+                    seat.leave().await;
+                    self.services.hub.store.leave(self.connection.session, &room);
+                    reply::RoomResult::unsubscribed(&room)
+                }
+                // Named twice in one request.
+                Err(room) => {
+                    let message = format!("room '{}' was left already", &*room);
+                    let refusal = Refusal::new(Code::NotSubscribed, message);
+                    rejected(Refused { room: room.to_string(), refusal })
+                }
+            });
+        }
+        self.count_rooms();
+        self.send(reply::reply("unsubscribed", id, reply::Results { results }));
+    }
+
+    fn count_rooms(&self) {
+        self.connection.rooms.store(self.active.room_count() as u32, Ordering::Relaxed);
+    }
+}
+
+fn rejected(Refused { room, refusal }: Refused) -> reply::RoomResult {
+    reply::RoomResult::refused(&room, Some("rejected"), refusal)
+}
+
+/// A room that was asked for.
+struct Asked {
+    room: RoomName,
+    filter: Option<Arc<str>>,
+    since: Option<Position>,
+    answer: hub::Answer,
+}

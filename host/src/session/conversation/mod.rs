@@ -1,0 +1,222 @@
+//! Carries the decisions of a session out against the hub and puts the answers into the connection's outbox. One
+//! request at a time, in order, except that replays run beside.
+
+mod joining;
+
+use super::{
+    SessionConfig,
+    active::{Active, Decision},
+    greeting::{Greeted, Rejected},
+};
+use crate::{
+    close::Close,
+    hub::{self, Connection, Hub, Permit, Policy},
+    key::{Key, Keys},
+    plugin::Connecting,
+    protocol::{Code, Id, Refusal, reply, request::Publish},
+    room::RoomName,
+    store::ConnectionId,
+};
+use arc_swap::ArcSwap;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+/// Principals that `members` names.
+const MOST_PRINCIPALS: usize = 100;
+
+/// What every conversation of a node shares.
+#[derive(Clone)]
+pub struct Services {
+    pub hub: Arc<Hub>,
+    pub keys: Arc<ArcSwap<Keys>>,
+    pub config: SessionConfig,
+}
+
+/// Where a client comes from.
+pub struct Client {
+    pub remote: SocketAddr,
+    pub origin: Option<String>,
+}
+
+pub struct Conversation {
+    services: Services,
+    key: Arc<Key>,
+    connection: Arc<Connection>,
+    active: Active,
+    _permit: Permit,
+}
+
+impl Conversation {
+    /// Lets a client in: a new session, or the one it wants back with all its rooms. `permit` is there when the key
+    /// came with the upgrade.
+    pub async fn open(
+        services: Services,
+        greeted: Greeted<'_>,
+        client: Client,
+        permit: Option<Permit>,
+    ) -> Result<Self, Rejected> {
+        let Greeted { id, key, session } = greeted;
+        let hub = services.hub.clone();
+        let rejected = |refusal: Refusal| {
+            let close = match refusal.code {
+                Code::ConnectionLimit => Close::ConnectionLimit,
+                Code::PluginFailed | Code::StoreUnavailable | Code::Overloaded => Close::Overloaded,
+                _ => Close::Forbidden,
+            };
+            Rejected::new(id, &refusal, close)
+        };
+        let limits = hub
+            .admit(Connecting {
+                principal: Policy::principal(&key.principal, &key.tier),
+                remote: client.remote.to_string(),
+                origin: client.origin,
+            })
+            .await
+            .map_err(rejected)?;
+
+        let connection_id = ConnectionId::random();
+        let unavailable = |error| rejected(hub::unavailable(error));
+        let resumed = match session {
+            Some(token) => {
+                let resumed = hub.store.resume_session(token, &key.principal, connection_id).await;
+                resumed.map_err(unavailable)?.map(|resumed| (token, resumed))
+            }
+            None => None,
+        };
+        let takeover = resumed.as_ref().is_some_and(|(_, resumed)| resumed.previous.is_some());
+        let permit = match permit {
+            Some(permit) => permit,
+            None => hub.connections.permit(&key, takeover).map_err(|refusal| {
+                if let Some((token, _)) = resumed {
+                    hub.store.detach(token, connection_id);
+                }
+                rejected(refusal)
+            })?,
+        };
+        let (token, previous, rooms) = match resumed {
+            Some((token, resumed)) => (token, resumed.previous, Some(resumed.rooms)),
+            None => {
+                let token =
+                    hub.store.create_session(&key.principal, connection_id).await.map_err(unavailable)?;
+                (token, None, None)
+            }
+        };
+        let connection = Connection::new(connection_id, token, &key, client.remote, services.config.outbox);
+        let active = Active::new(&key, &limits, services.config.message, Instant::now());
+        hub.connections.insert(connection.clone());
+        hub.metrics.connections.inc();
+        hub.metrics.opened.inc();
+        let mut conversation = Self { services, key, connection, active, _permit: permit };
+        if let Some(previous) = previous.and_then(|id| hub.connections.get(id)) {
+            previous.outbox.close(Close::TakenOver);
+        }
+        conversation.connected(id, rooms).await;
+        Ok(conversation)
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    pub async fn text(&mut self, text: &str) {
+        let keys = self.services.keys.load_full();
+        let decision = self.active.frame(text, &keys, Instant::now());
+        self.carry_out(decision).await;
+    }
+
+    pub async fn binary(&mut self) {
+        let decision = self.active.binary(Instant::now());
+        self.carry_out(decision).await;
+    }
+
+    async fn carry_out(&mut self, decision: Decision<'_>) {
+        let hub = self.services.hub.clone();
+        match decision {
+            Decision::Reply(frame) => self.send(frame),
+            Decision::Refuse(id, refusal) => self.refuse(id, &refusal),
+            Decision::Close(frame, close) => {
+                self.send(frame);
+                self.connection.outbox.close(close);
+            }
+            Decision::Subscribe { id, rooms } => self.subscribe(id, rooms).await,
+            Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
+            Decision::Publish { id, room, publish: Publish { event, data, key, .. } } => {
+                let who = self.active.principal.clone();
+                let published = hub.publish(&who, room, event.as_deref(), data, key.as_deref()).await;
+                self.answer("published", id, published);
+            }
+            Decision::Acknowledge { id, offsets } => self.acknowledge(id, offsets).await,
+            Decision::Members { id, room } => {
+                let members = hub.store.members(&room, MOST_PRINCIPALS).await.map_err(hub::unavailable);
+                let members = members.map(|members| reply::Members {
+                    room: room.shared(),
+                    count: members.count,
+                    principals: members.principals,
+                    more: members.more,
+                });
+                self.answer("members", id, members);
+            }
+            Decision::History { id, room, since, limit } => {
+                let history = match self.active.seat(&room) {
+                    Some(seat) => {
+                        hub.history(seat, since.as_ref(), limit, self.connection.outbox.limit() / 4).await
+                    }
+                    None => Err(Refusal::new(Code::NotSubscribed, "the room was left meanwhile")),
+                };
+                match history {
+                    Ok(history) => self.send(history.reply(id)),
+                    Err(refusal) => self.refuse(id, &refusal),
+                }
+            }
+        }
+    }
+
+    /// Silent when all is well or nobody can be told.
+    async fn acknowledge(&mut self, id: Option<Id<'_>>, offsets: Vec<(RoomName, u64)>) {
+        let mut unsent = None;
+        for (room, offset) in offsets {
+            let sent = match self.active.seat(&room) {
+                Some(seat) => self.services.hub.acknowledge(&self.connection, seat, offset).await,
+                None => false,
+            };
+            if !sent {
+                unsent = Some(format!("offset {offset} of room '{}' was not sent yet", &*room));
+            }
+        }
+        if let (Some(message), Some(_)) = (unsent, id) {
+            self.refuse(id, &Refusal::invalid(message));
+        }
+    }
+
+    fn answer(&self, kind: &str, id: Option<Id>, result: Result<impl serde::Serialize, Refusal>) {
+        match result {
+            Ok(body) => self.send(reply::reply(kind, id, body)),
+            Err(refusal) => self.refuse(id, &refusal),
+        }
+    }
+
+    fn refuse(&self, id: Option<Id>, refusal: &Refusal) {
+        self.services.hub.metrics.error(refusal.code);
+        self.send(reply::error(id, refusal));
+    }
+
+    fn send(&self, frame: String) {
+        self.connection.outbox.push(frame.into());
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let (hub, connection) = (&self.services.hub, &self.connection);
+        connection.outbox.end();
+        hub.connections.remove(connection.id);
+        hub.metrics.connections.dec();
+        match connection.ended.load(Ordering::Relaxed) {
+            true => hub.store.end_session(connection.session, connection.id),
+            false => hub.store.detach(connection.session, connection.id),
+        }
+    }
+}
