@@ -105,11 +105,16 @@ impl Outbox {
         Place(state.left + state.queue.len() as u64 - 1)
     }
 
-    /// Fills a place; what waited behind it may go.
+    /// Fills a place; what waited behind it may go. An answer may be larger than the limit, but not wait beside
+    /// others then.
     pub fn fill(&self, place: Place, frame: Frame) {
         let mut state = self.lock();
         if state.is_closed() {
             return;
+        }
+        if state.bytes > 0 && state.bytes + frame.len() > self.limit {
+            drop(state);
+            return self.close(Close::Slow);
         }
         state.bytes += frame.len();
         let index = (place.0 - state.left) as usize;

@@ -11,11 +11,12 @@ use crate::{
 };
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{
-    Sink, StreamExt,
+    FutureExt, Sink, StreamExt,
     stream::{SplitSink, SplitStream},
 };
 use std::{
     future::poll_fn,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, LazyLock,
@@ -96,7 +97,10 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
     let conversation = match greeted {
         Ok(conversation) => conversation,
         Err(None) => return farewell(socket).await,
-        Err(Some(Rejected { frame, close })) => {
+        Err(Some(Rejected { code, frame, close })) => {
+            if let Some(code) = code {
+                metrics.error(code);
+            }
             if !frame.is_empty() {
                 timeout(LINGER, socket.send(Message::Text(frame.into()))).await.ok();
             }
@@ -106,8 +110,8 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
     };
     let connection = conversation.connection().clone();
     let (mut sink, mut stream) = socket.split();
-    let end = {
-        let outbox = &connection.outbox;
+    let outbox = &connection.outbox;
+    let served = async {
         tokio::select! {
             biased;
             end = write(&mut sink, outbox) => end,
@@ -116,6 +120,8 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
             end = overdue(outbox) => end,
         }
     };
+    // A panic is an error of ours; it costs this connection and its client is told.
+    let end = AssertUnwindSafe(served).catch_unwind().await.unwrap_or(End::Close(Close::Internal));
     // The conversation is dropped: its session can be resumed from here on.
     let socket = sink.reunite(stream).expect("halves of one socket");
     match end {
@@ -146,7 +152,7 @@ async fn greet(
                 Some(Ok(Message::Binary(_))) => return Err(Some(Greeting::binary())),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Err(error)) => {
-                    let broken = |close| Rejected { frame: String::new(), close };
+                    let broken = |close| Rejected { code: None, frame: String::new(), close };
                     return Err(violation(error).map(broken));
                 }
                 Some(Ok(Message::Close(_))) | None => return Err(None),

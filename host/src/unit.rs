@@ -1,7 +1,7 @@
 //! Durations and sizes as a configuration writes them: "25s", "10m", "64KiB".
 
 use serde::{Deserialize, Deserializer, de::Error};
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// For `#[serde(deserialize_with = …)]`: "250ms", "2m", "1h 30m".
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
@@ -18,4 +18,10 @@ pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
         Ok(size) => Ok(size.as_u64() as usize),
         Err(_) => Err(D::Error::custom(format!("'{text}' is no size, such as \"64KiB\" or \"1MiB\""))),
     }
+}
+
+/// For `#[serde(deserialize_with = …)]`: where to listen.
+pub fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| D::Error::custom(format!("'{text}' is no address, such as \"127.0.0.1:8080\"")))
 }

@@ -7,8 +7,11 @@ use crate::{
 };
 use axum::{
     Json,
-    extract::FromRequestParts,
-    http::request::Parts,
+    extract::{
+        FromRequestParts,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
+    },
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -50,6 +53,23 @@ impl From<Refusal> for Failure {
         Self(refusal)
     }
 }
+
+/// What axum's extractors refuse is told as everything else is.
+macro_rules! refused_by {
+    ($($rejection:ty),*) => {$(
+        impl From<$rejection> for Failure {
+            fn from(rejection: $rejection) -> Self {
+                let code = match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Code::MessageTooLarge,
+                    _ => Code::InvalidRequest,
+                };
+                Self(Refusal::new(code, rejection.body_text()))
+            }
+        }
+    )*};
+}
+
+refused_by!(QueryRejection, PathRejection, BytesRejection);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {

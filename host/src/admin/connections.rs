@@ -4,7 +4,10 @@ use super::api::{Answer, Api, Caller, Failure, Paging, next, not_found};
 use crate::{close::Close, hub::Connection, key::Scope, protocol::Refusal, store::ConnectionId};
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::StatusCode,
 };
 use serde::Serialize;
@@ -40,8 +43,13 @@ fn shown(connection: &Arc<Connection>) -> Shown {
     }
 }
 
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller, Query(paging): Query<Paging>) -> Answer<List> {
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    paging: Result<Query<Paging>, QueryRejection>,
+) -> Answer<List> {
     caller.with(Scope::Admin, "see connections")?;
+    let Query(paging) = paging?;
     let limit = paging.limit()?;
     let after = match paging.after.as_str() {
         "" => None,
@@ -54,19 +62,23 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Caller, Query(paging): Qu
     Ok(Json(List { connections: page.iter().map(shown).collect(), next }))
 }
 
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Path(id): Path<String>) -> Answer<Shown> {
+pub async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Answer<Shown> {
     caller.with(Scope::Admin, "see connections")?;
-    Ok(Json(shown(&find(&api, &id)?)))
+    Ok(Json(shown(&find(&api, &id?.0)?)))
 }
 
 /// Closes the connection (4403) and ends its session.
 pub async fn end(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Failure> {
     let key = caller.with(Scope::Admin, "end connections")?;
-    let connection = find(&api, &id)?;
+    let connection = find(&api, &id?.0)?;
     tracing::info!(by = &*key.principal, connection = %connection.id, "an operator ends a connection");
     connection.ended.store(true, Ordering::Relaxed);
     connection.outbox.close(Close::Forbidden);

@@ -6,23 +6,34 @@ use crate::{
     protocol::{
         Refusal,
         reply::{ErrorBody, Published},
-        request::{Publish, parse_publish},
+        request::{Publish, parse_publish, parse_publish_to},
     },
     room::BROADCAST,
     session::may_publish,
 };
-use axum::{body::Bytes, extract::State, response::Response};
+use axum::{
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    response::Response,
+};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// Messages of one list.
 pub const MOST: usize = 1000;
+/// Bytes around the data of one: room, event and key, all of them escaped.
+pub const FIELDS: usize = 4096;
 
 /// One message, or a list of which each succeeds or fails alone.
-pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Bytes) -> Result<Response, Failure> {
+pub async fn publish(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
     // A key may have the scope for `*` alone: which one is needed is seen message by message.
     let publish = caller.with(Scope::Publish, "publish");
     let key = publish.or_else(|refusal| caller.with(Scope::Broadcast, "publish").map_err(|_| refusal))?;
+    let body = body?;
     let body = text(&body)?;
     if !body.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
@@ -51,28 +62,13 @@ pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Bytes) -
 pub async fn broadcast(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let key = caller.with(Scope::Broadcast, "broadcast")?;
+    let body = body?;
     let body = text(&body)?;
-    let mut message: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(body).map_err(not_json)?;
-    // Only the fields around `data` are read by value; `data` is taken from the text as it is.
-    #[derive(serde::Deserialize)]
-    struct Data<'a> {
-        #[serde(borrow)]
-        data: Option<&'a RawValue>,
-    }
-    let Data { data } = serde_json::from_str(body).map_err(not_json)?;
-    message.insert("room".into(), BROADCAST.into());
-    message.remove("data");
-    let mut text = json(&message);
-    if let Some(data) = data {
-        text.truncate(text.len() - 1);
-        text.push_str(&format!(r#","data":{}}}"#, data.get()));
-    }
-    let message: &RawValue = serde_json::from_str(&text).map_err(not_json)?;
-    Ok(raw(json(one(&api, key, parse_publish(message)?).await?)))
+    let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
+    Ok(raw(json(one(&api, key, parse_publish_to(BROADCAST, message)?).await?)))
 }
 
 async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Refusal> {

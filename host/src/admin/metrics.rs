@@ -3,18 +3,19 @@
 use super::api::Api;
 use crate::{
     hub::{Charge, Ward},
-    plugin::State as PluginState,
+    plugin::{BOUNDS, Reading, State as PluginState},
 };
 use axum::{
     extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
-use std::{fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 pub async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
     plugins(&api, &mut text).expect("writing to a String");
+    guests(&api, &mut text).expect("writing to a String");
     text.push_str("# EOF\n");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -62,6 +63,40 @@ fn plugins(api: &Api, text: &mut String) -> std::fmt::Result {
                 _ => {
                     let active = u8::from(status.state == PluginState::Active);
                     writeln!(text, "{name}{{plugin=\"{plugin}\"}} {active}")?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What plugins count themselves, as `switchyard_guest_NAME` with the plugin as label.
+fn guests(api: &Api, text: &mut String) -> std::fmt::Result {
+    let mut families: BTreeMap<(String, bool), Vec<(String, Reading)>> = BTreeMap::new();
+    for ward in api.services.hub.wards() {
+        if let Charge::Plugin { plugin, .. } = &**ward.charge.load() {
+            for (name, reading) in plugin.metrics() {
+                let family = (name.to_owned(), matches!(reading, Reading::Histogram { .. }));
+                families.entry(family).or_default().push((ward.name.clone(), reading));
+            }
+        }
+    }
+    for ((name, is_histogram), readings) in families {
+        let family = format!("switchyard_guest_{name}");
+        writeln!(text, "# HELP {family} Counted by a plugin.")?;
+        writeln!(text, "# TYPE {family} {}", if is_histogram { "histogram" } else { "counter" })?;
+        for (plugin, reading) in readings {
+            match reading {
+                Reading::Counter(count) => writeln!(text, "{family}_total{{plugin=\"{plugin}\"}} {count}")?,
+                Reading::Histogram { buckets, sum } => {
+                    let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+                    let mut below = 0;
+                    for (count, bound) in buckets.iter().zip(bounds) {
+                        below += count;
+                        writeln!(text, "{family}_bucket{{plugin=\"{plugin}\",le=\"{bound}\"}} {below}")?;
+                    }
+                    writeln!(text, "{family}_sum{{plugin=\"{plugin}\"}} {sum}")?;
+                    writeln!(text, "{family}_count{{plugin=\"{plugin}\"}} {below}")?;
                 }
             }
         }

@@ -8,7 +8,7 @@ mod metrics;
 mod plugins;
 mod rooms;
 
-use crate::{protocol::http, session::Services};
+use crate::{protocol::http, session::Services, unit};
 use api::Api;
 use axum::{
     Router,
@@ -32,6 +32,7 @@ const HEAD: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
+    #[serde(deserialize_with = "unit::address")]
     pub listen: SocketAddr,
 }
 
@@ -77,7 +78,7 @@ pub async fn run(
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let list = messages::MOST * api.services.config.message;
+    let list = messages::MOST * (api.services.config.message + messages::FIELDS);
     Router::new()
         .route("/v1/publish", post(messages::publish))
         .route("/v1/broadcast", post(messages::broadcast))

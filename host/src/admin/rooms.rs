@@ -10,7 +10,10 @@ use crate::{
 };
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -40,17 +43,23 @@ fn shown(api: &Api, summary: RoomSummary) -> Room {
 pub async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Query(paging): Query<Paging>,
+    paging: Result<Query<Paging>, QueryRejection>,
 ) -> Answer<Rooms> {
     caller.with(Scope::Admin, "see rooms")?;
+    let Query(paging) = paging?;
     let limit = paging.limit()?;
     let rooms = api.services.hub.store.rooms(&paging.after, limit).await.map_err(unavailable)?;
     let next = next(&rooms, limit, |room| room.room.to_string());
     Ok(Json(Rooms { rooms: rooms.into_iter().map(|room| shown(&api, room)).collect(), next }))
 }
 
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, Path(room): Path<String>) -> Answer<Room> {
+pub async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    room: Result<Path<String>, PathRejection>,
+) -> Answer<Room> {
     caller.with(Scope::Admin, "see rooms")?;
+    let Path(room) = room?;
     let room = RoomName::parse(&room)?;
     let summary = api.services.hub.store.room(&room).await.map_err(unavailable)?;
     let summary = summary.ok_or_else(|| unknown(&room))?;
@@ -68,11 +77,13 @@ pub struct Since {
 pub async fn history(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path(room): Path<String>,
-    Query(Since { epoch, offset, limit }): Query<Since>,
+    room: Result<Path<String>, PathRejection>,
+    since: Result<Query<Since>, QueryRejection>,
 ) -> Result<Response, Failure> {
     caller.with(Scope::Admin, "see rooms")?;
+    let Path(room) = room?;
     let room = RoomName::parse(&room)?;
+    let Query(Since { epoch, offset, limit }) = since?;
     let limit = limit.unwrap_or(100);
     if !(1..=crate::protocol::request::MAX_HISTORY).contains(&limit) {
         return Err(Refusal::invalid(format!("limit is {limit}, but would be 1 to 1000")).into());
@@ -92,9 +103,10 @@ pub async fn history(
 pub async fn receipt(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Path((room, offset)): Path<(String, u64)>,
+    path: Result<Path<(String, u64)>, PathRejection>,
 ) -> Answer<Receipt> {
     caller.with(Scope::Publish, "see receipts")?;
+    let Path((room, offset)) = path?;
     let room = RoomName::parse(&room)?;
     let receipt = api.services.hub.store.receipt(&room, offset).await.map_err(unavailable)?;
     let missing = || not_found(format!("room '{}' has no message {offset}", &*room));

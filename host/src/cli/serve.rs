@@ -1,7 +1,7 @@
 //! `switchyard serve` and `switchyard check`
 
 use crate::{
-    config::{Config, environment},
+    config::{Config, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     node::{Listeners, Node},
     plugin::{Engine, PluginConfig},
@@ -119,20 +119,20 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
 /// Everything that is wrong, not only the first.
 pub fn check(args: CheckArgs) -> anyhow::Result<()> {
     let config = Config::load(args.config.as_deref(), &environment()).map_err(anyhow::Error::msg)?;
+    let text = args.config.as_ref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+    let place = |at: usize, error: String| match &args.config {
+        Some(file) => format!("{}:{}: {error}", file.display(), line(&text, at)),
+        None => error,
+    };
     let mut wrong = vec![];
-    if let Some(files) = &config.server.tls {
-        wrong.extend(Tls::open(files.clone()).err());
+    if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
+        wrong.push(place(find(&text, "server", "tls").start, error));
     }
     if !config.plugins.is_empty() {
         let engine = Engine::new()?;
         for plugin in &config.plugins {
-            match (plugin.load(&engine), &args.config) {
-                (Ok(_), _) => {}
-                (Err(error), Some(file)) => {
-                    let line = plugin.line(&std::fs::read_to_string(file).unwrap_or_default());
-                    wrong.push(format!("{}:{line}: {error}", file.display()));
-                }
-                (Err(error), None) => wrong.push(error),
+            if let Err(error) = plugin.load(&engine) {
+                wrong.push(place(plugin.name.span().start, error));
             }
         }
     }

@@ -95,21 +95,24 @@ impl Config {
         };
         let config: Self = toml::from_str(text)
             .map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
-        config.check().map_err(|(span, message)| format!("{}: {message}", at(Some(span))))?;
+        config.check().map_err(|(place, message)| format!("{}: {message}", at(Some(place.find(text)))))?;
         overrides::lay_over(config, text, environment)
     }
 
     /// What no part can see alone, with the place in the text.
-    fn check(&self) -> Result<(), (std::ops::Range<usize>, String)> {
+    fn check(&self) -> Result<(), (Place, String)> {
         for tier in self.keys.iter().filter_map(|key| key.tier.as_ref()) {
             if !self.tiers.contains_key(tier.get_ref()) {
                 let name = tier.get_ref();
-                return Err((tier.span(), format!("tier '{name}' is not configured; add [tier.{name}]")));
+                return Err((
+                    Place::Span(tier.span()),
+                    format!("tier '{name}' is not configured; add [tier.{name}]"),
+                ));
             }
         }
         let mut names = HashSet::new();
         for plugin in &self.plugins {
-            let (name, span) = (plugin.name(), plugin.name.span());
+            let (name, span) = (plugin.name(), Place::Span(plugin.name.span()));
             if !crate::room::is_principal(name) {
                 return Err((span, format!("'{name}' is no plugin's name: 1 to 64 of A-Z a-z 0-9 . _ -")));
             }
@@ -120,15 +123,15 @@ impl Config {
         let outbox = self.session.outbox;
         if outbox < 4 * self.session.message {
             let message = "session.outbox must be at least four times session.message, or replays do not fit";
-            return Err((0..0, message.to_owned()));
+            return Err((Place::Key("session", "outbox"), message.to_owned()));
         }
         if self.session.message >= self.server.frame {
             let message = "server.frame must be larger than session.message, which it carries";
-            return Err((0..0, message.to_owned()));
+            return Err((Place::Key("server", "frame"), message.to_owned()));
         }
         if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?']) {
             return Err((
-                0..0,
+                Place::Key("server", "path"),
                 format!("server.path '{}' is no path such as /v2/realtime", self.server.path),
             ));
         }
@@ -157,7 +160,42 @@ impl Config {
     }
 }
 
-fn line(text: &str, at: usize) -> usize {
+/// Where something that is wrong stands.
+enum Place {
+    Span(std::ops::Range<usize>),
+    /// A key of a section.
+    Key(&'static str, &'static str),
+}
+
+impl Place {
+    fn find(&self, text: &str) -> std::ops::Range<usize> {
+        match self {
+            Place::Span(span) => span.clone(),
+            Place::Key(section, key) => find(text, section, key),
+        }
+    }
+}
+
+/// Where a key is written, else its section, else the start.
+pub fn find(text: &str, section: &str, key: &str) -> std::ops::Range<usize> {
+    let (mut at, mut here, mut found) = (0, String::new(), 0..0);
+    for line in text.split_inclusive('\n') {
+        let (start, name) = (at, line.split('=').next().unwrap_or_default().trim());
+        at += line.len();
+        if let Some(header) = name.strip_prefix('[') {
+            here = header.trim_end_matches(']').trim().to_owned();
+            if here == section {
+                found = start..at;
+            }
+        } else if (here == section && name == key) || (here.is_empty() && name == format!("{section}.{key}"))
+        {
+            return start..at;
+        }
+    }
+    found
+}
+
+pub fn line(text: &str, at: usize) -> usize {
     text[..at.min(text.len())].matches('\n').count() + 1
 }
 

@@ -72,8 +72,9 @@ pub struct Joining {
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,
-    /// Rooms of this shard that the connection holds.
-    pub held: u32,
+    /// Keep back what comes from here on until the member asks to settle: for a member of the room that joins it
+    /// anew, and has to see what was sent before apart from what comes after.
+    pub keep_back: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,8 @@ pub struct Joined {
     /// The room's newest at the moment of joining.
     pub position: Position,
     pub recovery: Recovery,
+    /// Whether messages are kept back until the member settles.
+    pub kept_back: bool,
     pub limits: Limits,
     /// Whether what is replayed has to be sieved.
     pub filtered: bool,
@@ -94,7 +97,7 @@ pub enum Recovery {
     Complete,
     /// The position is of another epoch or ahead of the room.
     Impossible,
-    /// What came after this offset has to be replayed; live messages are kept back meanwhile.
+    /// What came after this offset has to be replayed.
     After(u64),
 }
 

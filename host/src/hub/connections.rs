@@ -1,5 +1,6 @@
 //! The live connections of this node: found by id, counted by principal, ended when their key is.
 
+use super::Hub;
 use crate::{
     close::Close,
     key::{Digest, Key, Keys},
@@ -12,15 +13,16 @@ use std::{
     net::SocketAddr,
     ops::Bound,
     sync::{
-        Arc, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU32},
+        Arc, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
 /// An authenticated connection, as everybody but its own task sees it.
 pub struct Connection {
     pub id: ConnectionId,
-    pub session: SessionToken,
+    /// Set before the client hears of it.
+    pub session: OnceLock<SessionToken>,
     pub key: Digest,
     pub principal: Arc<str>,
     pub remote: SocketAddr,
@@ -77,14 +79,6 @@ impl Connections {
         Ok(Permit { principal: key.principal.clone(), counts: self.by_principal.clone() })
     }
 
-    pub fn insert(&self, connection: Arc<Connection>) {
-        self.by_id.write().expect(HELD).insert(connection.id, connection);
-    }
-
-    pub fn remove(&self, id: ConnectionId) {
-        self.by_id.write().expect(HELD).remove(&id);
-    }
-
     pub fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
         self.by_id.read().expect(HELD).get(&id).cloned()
     }
@@ -125,17 +119,45 @@ impl Connections {
     }
 }
 
+/// A connection that is found by others, until this is dropped; then its session is resumable, or ended where an
+/// operator ended it.
+pub struct Registered {
+    hub: Arc<Hub>,
+    pub connection: Arc<Connection>,
+}
+
+impl Registered {
+    pub fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
+        hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
+        hub.metrics.connections.inc();
+        Self { hub, connection }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let Self { hub, connection } = self;
+        connection.outbox.end();
+        hub.connections.by_id.write().expect(HELD).remove(&connection.id);
+        hub.metrics.connections.dec();
+        let Some(session) = connection.session.get() else { return };
+        match connection.ended.load(Ordering::Relaxed) {
+            true => hub.store.end_session(*session, connection.id),
+            false => hub.store.detach(*session, connection.id),
+        }
+    }
+}
+
 impl Connection {
-    pub fn new(
-        id: ConnectionId,
-        session: SessionToken,
-        key: &Key,
-        remote: SocketAddr,
-        outbox: usize,
-    ) -> Arc<Self> {
+    /// For what happens after it was authenticated.
+    pub fn session(&self) -> SessionToken {
+        *self.session.get().expect("an authenticated connection has a session")
+    }
+
+    pub fn new(key: &Key, remote: SocketAddr, outbox: usize) -> Arc<Self> {
         Arc::new(Self {
-            id,
-            session,
+            id: ConnectionId::random(),
+            session: OnceLock::new(),
             key: key.digest,
             principal: key.principal.clone(),
             remote,

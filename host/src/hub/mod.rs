@@ -4,6 +4,7 @@
 mod command;
 mod connections;
 mod lobby;
+mod places;
 mod policy;
 mod replay;
 mod room;
@@ -12,7 +13,7 @@ mod shard;
 mod start;
 
 pub use command::{Joined, Joining, Recovery, Seat};
-pub use connections::{Connection, Connections, Permit};
+pub use connections::{Connection, Connections, Permit, Registered};
 pub use policy::{Policy, Ungoverned};
 pub use replay::Replay;
 pub use start::{Governed, HubConfig};
@@ -89,12 +90,6 @@ impl Hub {
         self.routes.governor(room)
     }
 
-    /// How many of `rooms`, all of one connection, share the governor of `room`.
-    pub fn held_beside<'a>(&self, room: &RoomName, rooms: impl Iterator<Item = &'a RoomName>) -> u32 {
-        let Some(governor) = self.governor(room) else { return 0 };
-        rooms.filter(|other| *other != room && self.governor(other) == Some(governor)).count() as u32
-    }
-
     /// Asks for a place in a room; the question is on its way when this returns.
     pub fn join(&self, joining: Joining) -> Answer {
         let (reply, joined) = oneshot::channel();
@@ -135,7 +130,7 @@ impl Hub {
         self.send(seat.shard, Command::Acknowledge { room: seat.room.clone(), seat: seat.id, offset, reply });
         let sent = sent.await.unwrap_or(false);
         if sent {
-            self.store.acknowledge(connection.session, &seat.room, offset);
+            self.store.acknowledge(connection.session(), &seat.room, offset);
         }
         sent
     }

@@ -29,8 +29,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Prepares for a member that joined with [`Recovery::After`]. `recovered` says whether all of what it missed
-    /// is held; otherwise the replay only takes it live.
+    /// Prepares for a member for which messages are kept back. `recovered` says whether all of what it missed is
+    /// held; otherwise the replay only takes it live.
     pub async fn prepare(
         hub: &Hub,
         connection: &Arc<Connection>,

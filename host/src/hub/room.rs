@@ -87,6 +87,7 @@ impl Room {
         connection: Arc<Connection>,
         filter: Option<FilterId>,
         since: Option<Position>,
+        keep_back: bool,
     ) -> (SeatId, Recovery, Option<FilterId>) {
         let id = connection.id;
         let freed = self.remove(id).and_then(|(_, filter)| filter);
@@ -99,13 +100,12 @@ impl Room {
         };
         self.next_serial += 1;
         let serial = self.next_serial;
-        match recovery {
-            Recovery::After(_) => {
-                let kept = CatchUp { connection, filter, kept_back: vec![], bytes: 0, overflowed: false };
-                self.catching_up.insert(id, kept);
-                self.seats.insert(id, Place { serial, filter, index: usize::MAX });
-            }
-            _ => self.go_live(connection, filter, serial),
+        if keep_back || matches!(recovery, Recovery::After(_)) {
+            let kept = CatchUp { connection, filter, kept_back: vec![], bytes: 0, overflowed: false };
+            self.catching_up.insert(id, kept);
+            self.seats.insert(id, Place { serial, filter, index: usize::MAX });
+        } else {
+            self.go_live(connection, filter, serial);
         }
         (SeatId { connection: id, serial }, recovery, freed)
     }
@@ -246,13 +246,13 @@ impl Verdicts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key::Digest, outbox::Outbox, store::SessionToken};
+    use crate::{key::Digest, outbox::Outbox};
     use std::future::poll_fn;
 
     fn connection() -> Arc<Connection> {
         Arc::new(Connection {
             id: ConnectionId::random(),
-            session: SessionToken::random(),
+            session: Default::default(),
             key: Digest::of("k"),
             principal: "acme".into(),
             remote: ([127, 0, 0, 1], 1).into(),
@@ -297,7 +297,7 @@ mod tests {
         let members: Vec<_> = (0..4).map(|_| connection()).collect();
         let filters = [None, Some(FilterId::new(5)), Some(FilterId::new(6)), Some(FilterId::new(6))];
         for (member, filter) in members.iter().zip(filters) {
-            room.join(member.clone(), filter, None);
+            room.join(member.clone(), filter, None, false);
         }
         let mut filters = vec![];
         room.filters(&mut filters);
@@ -317,7 +317,7 @@ mod tests {
     async fn live_messages_follow_a_replay_in_order_and_once() {
         let mut room = room();
         let member = connection();
-        let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)));
+        let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)), false);
         assert_eq!(recovery, Recovery::After(7));
         room.deliver(&message(11), &ALL);
         member.outbox.push(message(8).frame().clone());
@@ -331,7 +331,7 @@ mod tests {
     async fn a_replay_that_is_overtaken_goes_on_from_history() {
         let mut room = room();
         let member = connection();
-        let (seat, ..) = room.join(member.clone(), None, Some(at(9)));
+        let (seat, ..) = room.join(member.clone(), None, Some(at(9)), false);
         let overtaken = 10 + KEPT_BACK as u64 + 1;
         for offset in 11..=overtaken {
             room.deliver(&message(offset), &ALL);
@@ -352,7 +352,7 @@ mod tests {
             (Some(at(11)), Recovery::Impossible),
             (Some(foreign), Recovery::Impossible),
         ] {
-            assert_eq!(room.join(connection(), None, since).1, expected);
+            assert_eq!(room.join(connection(), None, since, false).1, expected);
         }
     }
 
@@ -360,12 +360,13 @@ mod tests {
     async fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
         let mut room = room();
         let (first, second) = (connection(), connection());
-        let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None);
-        room.join(second.clone(), Some(FilterId::new(1)), None);
-        let (_, _, freed) = room.join(first.clone(), None, None);
+        let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None, false);
+        room.join(second.clone(), Some(FilterId::new(1)), None, false);
+        let (_, _, freed) = room.join(first.clone(), None, None, false);
         assert_eq!(freed, Some(FilterId::new(1)));
         assert!(room.leave(old).is_none());
-        assert_eq!(room.deliver(&message(11), &ALL).members, 2);
+        let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&[1]) };
+        assert_eq!(room.deliver(&message(11), &passes).members, 2);
         assert_eq!(room.len(), 2);
         assert_eq!((waiting(&first).await, waiting(&second).await), (vec![11], vec![11]));
     }

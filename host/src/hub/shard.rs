@@ -3,6 +3,7 @@
 
 use super::{
     command::*,
+    places::Places,
     policy::Policy,
     room::{Delivered, Room, Verdicts},
     routes::Routes,
@@ -39,8 +40,8 @@ pub struct Shard {
     /// Bytes of data that a message may have.
     pub(super) message_bytes: usize,
     pub(super) rooms: HashMap<RoomName, Entry>,
-    /// In a governed shard: places held by each principal.
-    pub(super) held: HashMap<Arc<str>, u32>,
+    /// Kept in a governed shard, whose plugin is told.
+    pub(super) places: Places,
     /// Reused from message to message.
     pub(super) scratch: Scratch,
 }
@@ -116,20 +117,24 @@ impl Shard {
     }
 
     fn join(&mut self, joining: Joining, reply: oneshot::Sender<Result<Joined, Refusal>>) {
-        let (rooms, held, routes, index) = (&self.rooms, &self.held, &self.routes, self.index);
-        let counts = |room: &RoomName| Counts {
-            of_connection: joining.held,
-            of_principal: held.get(&joining.connection.principal).copied().unwrap_or(0),
-            in_room: match rooms.get(room) {
+        let (rooms, places, routes, index) = (&self.rooms, &self.places, &self.routes, self.index);
+        let connection = &joining.connection;
+        let counts = |room: &RoomName| {
+            let (of_connection, of_principal) = places.beside(room, connection.id, &connection.principal);
+            let in_room = match rooms.get(room) {
                 Some(Entry::Open(room)) => room.len() as u32,
                 Some(Entry::Opening(waiting)) => waiting.len() as u32,
                 None => 0,
-            },
+            };
+            Counts { of_connection, of_principal, in_room }
         };
         let admission = match self.policy.admit(&joining, counts, |room| routes.shard(room) == index) {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if matches!(self.policy, Policy::Governed(_)) {
+            self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
+        }
         let (filter, limits) = (admission.filter, admission.limits);
         let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, limits, reply };
         match self.rooms.get_mut(&waiting.joining.room) {
@@ -157,20 +162,18 @@ impl Shard {
 
     fn seat(&mut self, waiting: Waiting) {
         let Waiting { joining, filter, limits, reply } = waiting;
-        let Joining { room: name, connection, since, .. } = joining;
-        let principal = connection.principal.clone();
+        let Joining { room: name, connection, since, keep_back, .. } = joining;
         let (index, queue) = (self.index, self.queue.upgrade());
         let (Some(room), Some(queue)) = (self.room(&name), queue) else { return };
-        let before = room.len();
-        let (id, recovery, freed) = room.join(connection, filter, since);
-        let (position, is_new) = (room.position().clone(), room.len() > before);
+        let (id, recovery, freed) = room.join(connection, filter, since, keep_back);
+        let kept_back = keep_back || matches!(recovery, Recovery::After(_));
+        let position = room.position().clone();
         self.policy.release(freed);
-        if is_new && matches!(self.policy, Policy::Governed(_)) {
-            *self.held.entry(principal).or_default() += 1;
-        }
         let seat = Seat::new(name, id, index, queue);
         // Where nobody waits for the answer, dropping it gives up the seat.
-        reply.send(Ok(Joined { seat, position, recovery, limits, filtered: filter.is_some() })).ok();
+        reply
+            .send(Ok(Joined { seat, position, recovery, kept_back, limits, filtered: filter.is_some() }))
+            .ok();
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {
@@ -178,12 +181,7 @@ impl Shard {
         let Some((principal, filter)) = room.leave(seat) else { return };
         let is_empty = room.is_empty();
         self.policy.release(filter);
-        if let Some(held) = self.held.get_mut(&principal) {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&principal);
-            }
-        }
+        self.places.give_back(name, seat.connection, &principal);
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();

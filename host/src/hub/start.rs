@@ -105,7 +105,7 @@ impl Hub {
                 backlog: shards[index].backlog.clone(),
                 message_bytes: config.message_bytes,
                 rooms: HashMap::new(),
-                held: HashMap::new(),
+                places: Default::default(),
                 scratch: Default::default(),
             };
             match plugin {

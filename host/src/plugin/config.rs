@@ -59,11 +59,6 @@ impl PluginConfig {
         }
     }
 
-    /// Where it is in the configuration's text, from 1.
-    pub fn line(&self, text: &str) -> usize {
-        text.get(..self.name.span().start).map_or(1, |before| before.matches('\n').count() + 1)
-    }
-
     /// Reads, verifies and compiles the plugin, which takes some tenths of a second.
     pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
         let (name, file) = (self.name(), self.file.display());

@@ -21,6 +21,7 @@ const UPGRADE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
+    #[serde(deserialize_with = "unit::address")]
     pub listen: SocketAddr,
     /// Where the WebSocket is.
     pub path: String,

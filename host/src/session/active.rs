@@ -14,6 +14,7 @@ use crate::{
     room::{Kind, RoomName},
 };
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -49,6 +50,7 @@ pub enum Decision<'a> {
     Reply(String),
     Refuse(Option<Id<'a>>, Refusal),
     Close(String, Close),
+    Nothing,
     Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, Refused>> },
     Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Refused>> },
     Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
@@ -135,16 +137,11 @@ impl Active {
                 let room = self.may_publish(&publish, key, now)?;
                 Decision::Publish { id, room, publish }
             }
-            Request::Ack { offsets } => {
-                let joined = offsets.into_iter().map(|(room, offset)| {
-                    let joined = self.joined(&room, "acknowledge")?;
-                    Ok((joined, offset))
-                });
-                match joined.collect::<Result<_, Refusal>>() {
-                    Ok(offsets) => Decision::Acknowledge { id, offsets },
-                    Err(refusal) => return Err(Refusal::invalid(refusal.message)),
-                }
-            }
+            Request::Ack { offsets } => match offsets.and_then(|offsets| self.acknowledged(offsets)) {
+                Ok(offsets) => Decision::Acknowledge { id, offsets },
+                Err(refusal) if id.is_some() => return Err(Refusal::invalid(refusal.message)),
+                Err(_) => Decision::Nothing,
+            },
             Request::Members { room } => {
                 Decision::Members { id, room: self.joined(&room, "see the members of")? }
             }
@@ -191,6 +188,10 @@ impl Active {
         room.map_err(|refusal| Refused { room: name.to_owned(), refusal })
     }
 
+    fn acknowledged(&self, offsets: Vec<(Cow<str>, u64)>) -> Result<Vec<(RoomName, u64)>, Refusal> {
+        offsets.into_iter().map(|(room, offset)| Ok((self.joined(&room, "acknowledge")?, offset))).collect()
+    }
+
     fn may_publish(&mut self, publish: &Publish, key: &Key, now: Instant) -> Result<RoomName, Refusal> {
         let room = may_publish(publish, key, self.message_bytes)?;
         let held = self.resolve(&room).and_then(|room| self.rooms.get_mut(&room));
@@ -218,7 +219,8 @@ impl Active {
         })
     }
 
-    fn resolve(&self, room: &RoomName) -> Option<RoomName> {
+    /// The canonical name, where this connection is in the room.
+    pub fn resolve(&self, room: &RoomName) -> Option<RoomName> {
         let canonical = self.aliases.get(room).unwrap_or(room);
         self.rooms.contains_key(canonical).then(|| canonical.clone())
     }
@@ -226,7 +228,8 @@ impl Active {
     /// Takes a seat, in the place of an earlier one.
     pub fn hold(&mut self, requested: &RoomName, seat: Seat, limits: &Limits, now: Instant) {
         let room = seat.room.clone();
-        if room != *requested {
+        // More spellings than rooms are somebody's game; those beyond are not remembered.
+        if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {
             self.aliases.insert(requested.clone(), room.clone());
         }
         let rate = limits.publishes_per_second.map(|most| Rate::new(most, now));
@@ -241,10 +244,6 @@ impl Active {
 
     pub fn seat(&self, room: &RoomName) -> Option<&Seat> {
         self.rooms.get(room).map(|held| &held.seat)
-    }
-
-    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.rooms.values().map(|held| &held.seat)
     }
 
     /// Ordinary rooms.

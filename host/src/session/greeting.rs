@@ -25,13 +25,15 @@ pub struct Greeted<'a> {
 /// What a client that may not come in is told before the connection closes.
 #[derive(Debug)]
 pub struct Rejected {
+    pub code: Option<Code>,
+    /// Empty where the client broke the protocol and is not told in words.
     pub frame: String,
     pub close: Close,
 }
 
 impl Rejected {
     pub fn new(id: Option<Id>, refusal: &Refusal, close: Close) -> Self {
-        Self { frame: reply::error(id, refusal), close }
+        Self { code: Some(refusal.code), frame: reply::error(id, refusal), close }
     }
 }
 
@@ -48,8 +50,9 @@ impl Greeting {
         };
         let key = match (self.presented, api_key) {
             (Some(key), _) => keys.find(&key.digest),
-            (None, Some(key)) => keys.check(&key),
-            (None, None) => return Err(Self::expected_connect(id, "auth.apiKey is missing")),
+            (None, Ok(Some(key))) => keys.check(&key),
+            (None, Ok(None)) => return Err(Self::expected_connect(id, "auth.apiKey is missing")),
+            (None, Err(refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
         };
         match key {
             Ok(key) => Ok(Greeted { id, key, session: session.as_deref().and_then(SessionToken::parse) }),

@@ -8,6 +8,14 @@ use std::borrow::Cow;
 /// Offsets fit 53 bits, so that every client's numbers hold them.
 const MAX_OFFSET: u64 = (1 << 53) - 1;
 
+/// A derived struct would read an array of its fields as well.
+pub fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+    match text.trim_ascii_start().starts_with('{') {
+        true => serde_json::from_str(text),
+        false => Err(serde::de::Error::custom("it does not start with {")),
+    }
+}
+
 pub fn required<'a>(raw: Option<&'a RawValue>, name: &str) -> Result<&'a RawValue, Refusal> {
     raw.ok_or_else(|| Refusal::invalid(format!("the field '{name}' is missing")))
 }

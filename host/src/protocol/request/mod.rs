@@ -3,7 +3,7 @@
 mod fields;
 
 use super::{Code, Refusal};
-use fields::{clip, deeper_than, integer, required, string, wrong};
+use fields::{clip, deeper_than, integer, object, required, string, wrong};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -48,13 +48,30 @@ pub struct Terms<'a> {
 
 #[derive(Debug)]
 pub enum Request<'a> {
-    Connect { api_key: Option<Cow<'a, str>>, session: Option<Cow<'a, str>> },
-    Subscribe { rooms: Vec<Wanted<'a>> },
-    Unsubscribe { rooms: Vec<Cow<'a, str>> },
+    /// The key is looked at only where none came with the upgrade.
+    Connect {
+        api_key: Result<Option<Cow<'a, str>>, Refusal>,
+        session: Option<Cow<'a, str>>,
+    },
+    Subscribe {
+        rooms: Vec<Wanted<'a>>,
+    },
+    Unsubscribe {
+        rooms: Vec<Cow<'a, str>>,
+    },
     Publish(Publish<'a>),
-    Ack { offsets: Vec<(Cow<'a, str>, u64)> },
-    Members { room: Cow<'a, str> },
-    History { room: Cow<'a, str>, since: Option<Position>, limit: usize },
+    /// A wrong one is told only to who asks with an id.
+    Ack {
+        offsets: Result<Vec<(Cow<'a, str>, u64)>, Refusal>,
+    },
+    Members {
+        room: Cow<'a, str>,
+    },
+    History {
+        room: Cow<'a, str>,
+        since: Option<Position>,
+        limit: usize,
+    },
     Ping,
 }
 
@@ -72,7 +89,7 @@ pub struct Publish<'a> {
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     auth: Option<&'a RawValue>,
@@ -98,7 +115,7 @@ struct Fields<'a> {
     offsets: Option<&'a RawValue>,
 }
 
-/// `"data":null` is data, unlike a missing field.
+/// `"data":null` is data and `"id":null` is wrong, unlike missing fields.
 fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
@@ -107,7 +124,7 @@ fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawV
 pub type Parsed<'a> = Result<(Option<Id<'a>>, Request<'a>), (Option<Id<'a>>, Refusal)>;
 
 pub fn parse(text: &str) -> Parsed<'_> {
-    let fields: Fields = match serde_json::from_str(text) {
+    let fields: Fields = match object(text) {
         Ok(fields) => fields,
         Err(error) => {
             let message = format!("a frame is one JSON object: {error}");
@@ -132,8 +149,8 @@ fn request<'a>(fields: &Fields<'a>) -> Result<Request<'a>, Refusal> {
         "unsubscribe" => Request::Unsubscribe {
             rooms: list(fields)?.into_iter().map(|raw| string("rooms", raw)).collect::<Result<_, _>>()?,
         },
-        "publish" => Request::Publish(publish(fields)?),
-        "ack" => Request::Ack { offsets: acknowledged(fields)? },
+        "publish" => Request::Publish(publish(fields, room(fields)?)?),
+        "ack" => Request::Ack { offsets: acknowledged(fields) },
         "members" => Request::Members { room: room(fields)? },
         "history" => Request::History {
             room: room(fields)?,
@@ -161,34 +178,36 @@ fn connect<'a>(fields: &Fields<'a>) -> Result<Request<'a>, Refusal> {
         #[serde(borrow, rename = "apiKey")]
         api_key: Option<&'a RawValue>,
     }
-    let api_key = match fields.auth {
-        None => None,
-        // Never echoed: it holds the key.
-        Some(raw) => serde_json::from_str::<Auth>(raw.get())
-            .ok()
-            .and_then(|auth| auth.api_key)
-            .map(|raw| serde_json::from_str(raw.get()).map(Cow::<String>::Owned))
-            .transpose()
-            .map_err(|_| Refusal::invalid("auth.apiKey is not a string"))?
-            .map(|key| Cow::Owned(key.into_owned())),
-    };
+    // Never echoed: it holds the key.
+    let wrong = || Refusal::invalid("auth is not an object with the string apiKey");
+    let api_key = fields.auth.map(|raw| {
+        let auth: Auth = object(raw.get()).map_err(|_| wrong())?;
+        auth.api_key.map(|raw| string("apiKey", raw).map_err(|_| wrong())).transpose()
+    });
     let session = fields.session.map(|raw| match string("session", raw) {
         Ok(token) => Ok(token),
         Err(_) => Err(Refusal::invalid("session is not a string")),
     });
-    Ok(Request::Connect { api_key, session: session.transpose()? })
+    Ok(Request::Connect { api_key: api_key.unwrap_or(Ok(None)), session: session.transpose()? })
 }
 
 /// The fields of a publish, which HTTP shares: `{"room","event","data","key"}`.
 pub fn parse_publish(raw: &RawValue) -> Result<Publish<'_>, Refusal> {
-    match serde_json::from_str(raw.get()) {
-        Ok(fields) => publish(&fields),
+    match object(raw.get()) {
+        Ok(fields) => publish(&fields, room(&fields)?),
         Err(_) => Err(wrong("a message", raw, r#"an object {"room","event","data","key"}"#)),
     }
 }
 
-fn publish<'a>(fields: &Fields<'a>) -> Result<Publish<'a>, Refusal> {
-    let room = room(fields)?;
+/// A publish that says no room, as it is known.
+pub fn parse_publish_to<'a>(room: &'static str, raw: &'a RawValue) -> Result<Publish<'a>, Refusal> {
+    match object(raw.get()) {
+        Ok(fields) => publish(&fields, Cow::Borrowed(room)),
+        Err(_) => Err(wrong("a message", raw, r#"an object {"event","data","key"}"#)),
+    }
+}
+
+fn publish<'a>(fields: &Fields<'a>, room: Cow<'a, str>) -> Result<Publish<'a>, Refusal> {
     let data = required(fields.data, "data")?.get();
     if deeper_than(data, MAX_DEPTH) {
         return Err(Refusal::invalid(format!("data is nested deeper than {MAX_DEPTH} levels")));
@@ -234,8 +253,8 @@ fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
         let terms = Ok(Terms { filter: None, since: None });
         return Ok(Wanted { room: string("rooms", raw)?, terms });
     }
-    let entry: Entry = match serde_json::from_str(raw.get()) {
-        Ok(entry) if raw.get().starts_with('{') => entry,
+    let entry: Entry = match object(raw.get()) {
+        Ok(entry) => entry,
         _ => return Err(wrong("an entry of rooms", raw, "a name or an object with a room")),
     };
     let room = string("room", required(entry.room, "room")?)?;
@@ -263,7 +282,7 @@ fn position(raw: &RawValue) -> Result<Position, Refusal> {
         #[serde(borrow)]
         offset: &'a RawValue,
     }
-    let since: Since = serde_json::from_str(raw.get())
+    let since: Since = object(raw.get())
         .map_err(|_| wrong("since", raw, r#"an object {"epoch": string, "offset": integer}"#))?;
     Ok(Position { epoch: since.epoch, offset: integer("since.offset", since.offset)? })
 }
@@ -313,8 +332,6 @@ mod tests {
             (r#"{"type":"publish","room":"a"}"#, Code::InvalidRequest, "'data' is missing"),
             (r#"{"type":"subscribe","rooms":[]}"#, Code::InvalidRequest, "at least one"),
             (r#"{"type":"history","room":"a","limit":1001}"#, Code::InvalidRequest, "1 to 1000"),
-            (r#"{"type":"ack","room":"a","offset":1.5}"#, Code::InvalidRequest, "an integer"),
-            (r#"{"type":"ack","room":"a","offset":9007199254740992}"#, Code::InvalidRequest, "2^53"),
         ] {
             let (_, refusal) = refused(text);
             assert_eq!(refusal.code, code, "{text}");
@@ -342,8 +359,20 @@ mod tests {
     }
 
     #[test]
+    fn offsets_are_integers_of_53_bits() {
+        for (offset, expected) in
+            [("1.5", None), ("9007199254740992", None), ("\"1\"", None), ("9007199254740991", Some(()))]
+        {
+            let text = format!(r#"{{"type":"ack","room":"a","offset":{offset}}}"#);
+            let (_, Request::Ack { offsets }) = parse(&text).unwrap() else { panic!("not an ack") };
+            assert_eq!(offsets.ok().map(drop), expected, "{offset}");
+        }
+    }
+
+    #[test]
     fn a_key_is_never_echoed() {
-        let (_, refusal) = refused(r#"{"type":"connect","auth":{"apiKey":["sk_secret"]}}"#);
-        assert!(!refusal.message.contains("sk_secret"));
+        let text = r#"{"type":"connect","auth":{"apiKey":["sk_secret"]}}"#;
+        let (_, Request::Connect { api_key, .. }) = parse(text).unwrap() else { panic!("not a connect") };
+        assert!(!api_key.unwrap_err().message.contains("sk_secret"));
     }
 }

@@ -33,7 +33,7 @@ impl Conversation {
         let mut asked = vec![];
         for (room, membership) in rooms {
             let (filter, since) = membership.map_or((None, None), |m| (m.filter, Some(m.position)));
-            asked.push(self.ask(room, filter, since, &asked));
+            asked.push(self.ask(room, filter, since, false));
         }
         let (mut results, mut replays) = (vec![], vec![]);
         for asked in asked {
@@ -41,7 +41,7 @@ impl Conversation {
             match self.seat(asked, &mut replays).await {
                 Ok(result) => results.push(result),
                 Err(refusal) => {
-                    self.services.hub.store.leave(self.connection.session, &room);
+                    self.services.hub.store.leave(self.connection.session(), &room);
                     let mut result = reply::RoomResult::refused(&room, None, refusal);
                     result.recovered = Some(false);
                     results.push(result);
@@ -51,7 +51,7 @@ impl Conversation {
         let Heartbeat { interval, timeout } = self.services.config.heartbeat;
         let connected = reply::Connected {
             connection: self.connection.id.to_string(),
-            session: self.connection.session.reveal(),
+            session: self.connection.session().reveal(),
             resumed: is_resumed,
             principal: reply::Principal { id: &self.key.principal, tier: &self.key.tier },
             heartbeat: reply::Heartbeat {
@@ -69,82 +69,95 @@ impl Conversation {
     }
 
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, Refused>>) {
-        let place = self.connection.outbox.reserve();
-        // All questions are on their way before the first answer is awaited. `None` takes the next of them.
-        let (mut asked, mut wishes) = (vec![], vec![]);
+        let (mut results, mut replays) = (vec![], vec![]);
+        let (mut held, mut new) = (vec![], vec![]);
         for wish in rooms {
-            wishes.push(match wish {
-                Ok(Wish { room, terms }) => {
-                    asked.push(self.ask(room, terms.filter.map(Into::into), terms.since, &asked));
-                    None
-                }
-                Err(refused) => Some(refused),
+            results.push(None);
+            let (n, asks) = (results.len() - 1, |wish: Wish| {
+                (wish.room, wish.terms.filter.map(Into::into), wish.terms.since)
             });
+            match wish {
+                Err(refused) => results[n] = Some(rejected(refused)),
+                Ok(wish) if self.active.resolve(&wish.room).is_some() => held.push((n, asks(wish))),
+                Ok(wish) => new.push((n, asks(wish))),
+            }
         }
-        let (mut results, mut replays, mut asked) = (vec![], vec![], asked.into_iter());
-        for refused in wishes {
-            results.push(match refused {
-                Some(refused) => rejected(refused),
-                None => {
-                    let asked = asked.next().expect("one for each that was not refused");
-                    let room = asked.room.clone();
-                    match self.seat(asked, &mut replays).await {
-                        Ok(result) => reply::RoomResult { status: Some("subscribed"), ..result },
-                        Err(refusal) => rejected(Refused { room: room.to_string(), refusal }),
-                    }
-                }
-            });
+        // What rooms that it is in sent before goes before the answer, what they send from here on is kept back.
+        let held: Vec<_> = held
+            .into_iter()
+            .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, true)))
+            .collect();
+        for (n, asked) in held {
+            results[n] = Some(self.subscribed(asked, &mut replays).await);
         }
+        let place = self.connection.outbox.reserve();
+        // All questions are on their way before the first answer is awaited.
+        let new: Vec<_> = new
+            .into_iter()
+            .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, false)))
+            .collect();
+        for (n, asked) in new {
+            results[n] = Some(self.subscribed(asked, &mut replays).await);
+        }
+        let results = results.into_iter().flatten().collect();
         self.count_rooms();
         let frame = reply::reply("subscribed", id, reply::Results { results });
         self.connection.outbox.fill(place, frame.into());
         self.start(replays);
     }
 
-    /// `before`: what was asked just now, which counts as held.
+    async fn subscribed(&mut self, asked: Asked, replays: &mut Vec<Replay>) -> reply::RoomResult {
+        let room = asked.room.clone();
+        match self.seat(asked, replays).await {
+            Ok(result) => reply::RoomResult { status: Some("subscribed"), ..result },
+            Err(refusal) => rejected(Refused { room: room.to_string(), refusal }),
+        }
+    }
+
     fn ask(
         &self,
         room: RoomName,
         filter: Option<Arc<str>>,
         since: Option<Position>,
-        before: &[Asked],
+        keep_back: bool,
     ) -> Asked {
-        let hub = &self.services.hub;
-        let seats = self.active.seats().map(|seat| &seat.room).chain(before.iter().map(|asked| &asked.room));
         let joining = Joining {
             room: room.clone(),
             connection: self.connection.clone(),
             who: Policy::principal(&self.key.principal, &self.key.tier),
             filter: filter.clone(),
             since: since.clone(),
-            held: hub.held_beside(&room, seats),
+            keep_back,
         };
-        Asked { room, filter, since, answer: hub.join(joining) }
+        let answer = self.services.hub.join(joining);
+        Asked { room, filter, since, answer }
     }
 
     /// Awaits the answer, takes the seat and records the membership.
     async fn seat(&mut self, asked: Asked, replays: &mut Vec<Replay>) -> Result<reply::RoomResult, Refusal> {
         let hub = self.services.hub.clone();
         let joined = hub::answered(asked.answer).await?;
-        let recovered = match joined.recovery {
+        let mut recovered = match joined.recovery {
             Recovery::NotAsked => None,
             Recovery::Complete => Some(true),
-            Recovery::Impossible => Some(false),
-            Recovery::After(_) => {
-                let prepared = Replay::prepare(&hub, &self.connection, &joined).await;
-                let (replay, recovered) = prepared.map_err(hub::unavailable)?;
-                replays.push(replay);
-                Some(recovered)
-            }
+            Recovery::Impossible | Recovery::After(_) => Some(false),
         };
+        if joined.kept_back {
+            let prepared = Replay::prepare(&hub, &self.connection, &joined).await;
+            let (replay, whole) = prepared.map_err(hub::unavailable)?;
+            replays.push(replay);
+            if let Recovery::After(_) = joined.recovery {
+                recovered = Some(whole);
+            }
+        }
         let Joined { seat, position, limits, .. } = joined;
         let room = seat.room.clone();
         if recovered == Some(false) {
             // What it has seen before says nothing any more.
-            hub.store.leave(self.connection.session, &room);
+            hub.store.leave(self.connection.session(), &room);
         }
         let from = asked.since.filter(|_| recovered == Some(true)).unwrap_or_else(|| position.clone());
-        hub.store.join(self.connection.session, &room, Membership { filter: asked.filter, position: from });
+        hub.store.join(self.connection.session(), &room, Membership { filter: asked.filter, position: from });
         self.active.hold(&asked.room, seat, &limits, Instant::now());
         let requested = (room != asked.room).then(|| asked.room.to_string());
         let Position { epoch, offset } = position;
@@ -186,7 +199,7 @@ impl Conversation {
                 Ok(seat) => {
                     let room = seat.room.clone();
                     seat.leave().await;
-                    self.services.hub.store.leave(self.connection.session, &room);
+                    self.services.hub.store.leave(self.connection.session(), &room);
                     reply::RoomResult::unsubscribed(&room)
                 }
                 // Named twice in one request.

@@ -10,12 +10,11 @@ use super::{
 };
 use crate::{
     close::Close,
-    hub::{self, Connection, Hub, Permit, Policy},
+    hub::{self, Connection, Hub, Permit, Policy, Registered},
     key::{Key, Keys},
     plugin::Connecting,
     protocol::{Code, Id, Refusal, reply, request::Publish},
     room::RoomName,
-    store::ConnectionId,
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -46,6 +45,7 @@ pub struct Conversation {
     key: Arc<Key>,
     connection: Arc<Connection>,
     active: Active,
+    _registered: Registered,
     _permit: Permit,
 }
 
@@ -77,39 +77,36 @@ impl Conversation {
             .await
             .map_err(rejected)?;
 
-        let connection_id = ConnectionId::random();
+        // Found by others before it holds a session, so that whoever takes that over finds whom to end.
+        let connection = Connection::new(&key, client.remote, services.config.outbox);
+        let registered = Registered::new(hub.clone(), connection.clone());
         let unavailable = |error| rejected(hub::unavailable(error));
         let resumed = match session {
             Some(token) => {
-                let resumed = hub.store.resume_session(token, &key.principal, connection_id).await;
-                resumed.map_err(unavailable)?.map(|resumed| (token, resumed))
+                let resumed = hub.store.resume_session(token, &key.principal, connection.id).await;
+                resumed.map_err(unavailable)?
             }
             None => None,
         };
-        let takeover = resumed.as_ref().is_some_and(|(_, resumed)| resumed.previous.is_some());
+        let token = match (session, &resumed) {
+            (Some(token), Some(_)) => token,
+            _ => hub.store.create_session(&key.principal, connection.id).await.map_err(unavailable)?,
+        };
+        connection.session.set(token).expect("set once");
+        let (previous, rooms) =
+            resumed.map_or((None, None), |resumed| (resumed.previous, Some(resumed.rooms)));
         let permit = match permit {
             Some(permit) => permit,
-            None => hub.connections.permit(&key, takeover).map_err(|refusal| {
-                if let Some((token, _)) = resumed {
-                    hub.store.detach(token, connection_id);
-                }
+            None => hub.connections.permit(&key, previous.is_some()).map_err(|refusal| {
+                // A session that was made for nothing is not kept; one that was resumed is.
+                connection.ended.store(rooms.is_none(), Ordering::Relaxed);
                 rejected(refusal)
             })?,
         };
-        let (token, previous, rooms) = match resumed {
-            Some((token, resumed)) => (token, resumed.previous, Some(resumed.rooms)),
-            None => {
-                let token =
-                    hub.store.create_session(&key.principal, connection_id).await.map_err(unavailable)?;
-                (token, None, None)
-            }
-        };
-        let connection = Connection::new(connection_id, token, &key, client.remote, services.config.outbox);
         let active = Active::new(&key, &limits, services.config.message, Instant::now());
-        hub.connections.insert(connection.clone());
-        hub.metrics.connections.inc();
         hub.metrics.opened.inc();
-        let mut conversation = Self { services, key, connection, active, _permit: permit };
+        let mut conversation =
+            Self { services, key, connection, active, _registered: registered, _permit: permit };
         if let Some(previous) = previous.and_then(|id| hub.connections.get(id)) {
             previous.outbox.close(Close::TakenOver);
         }
@@ -136,6 +133,7 @@ impl Conversation {
         let hub = self.services.hub.clone();
         match decision {
             Decision::Reply(frame) => self.send(frame),
+            Decision::Nothing => {}
             Decision::Refuse(id, refusal) => self.refuse(id, &refusal),
             Decision::Close(frame, close) => {
                 self.send(frame);
@@ -205,18 +203,5 @@ impl Conversation {
 
     fn send(&self, frame: String) {
         self.connection.outbox.push(frame.into());
-    }
-}
-
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        let (hub, connection) = (&self.services.hub, &self.connection);
-        connection.outbox.end();
-        hub.connections.remove(connection.id);
-        hub.metrics.connections.dec();
-        match connection.ended.load(Ordering::Relaxed) {
-            true => hub.store.end_session(connection.session, connection.id),
-            false => hub.store.detach(connection.session, connection.id),
-        }
     }
 }
