@@ -16,7 +16,10 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 /// What connections may take to end when the node stops; it is gone within 10 s.
@@ -38,11 +41,14 @@ pub struct Node {
     services: Services,
     tls: Option<Arc<Tls>>,
     engine: Option<Engine>,
+    /// Awaited from the start: a SIGHUP that nobody awaits ends the process.
+    hangups: Signal,
 }
 
 impl Node {
     /// Loads certificate and plugins. A plugin that fails closes its rooms; anything else that is wrong is an error.
     pub async fn new(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let hangups = signal(SignalKind::hangup())?;
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
         let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?) };
         let mut governed = vec![];
@@ -70,7 +76,7 @@ impl Node {
         });
         let keys = Arc::new(ArcSwap::from_pointee(Keys::new(&config.keys, &config.tiers)));
         let services = Services { hub, keys, config: config.session };
-        Ok(Self { config, file, services, tls, engine })
+        Ok(Self { config, file, services, tls, engine, hangups })
     }
 
     /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.

@@ -46,14 +46,16 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         }
     };
     raise_file_limit();
-    let server = bind(config.server.listen, "server.listen").await?;
-    let admin = bind(config.admin.listen, "admin.listen").await?;
-    let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
-    let url = format!("{scheme}://{}{}", server.local_addr()?, config.server.path);
-    let admin_url = format!("http://{}", admin.local_addr()?);
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
+    let (server, admin) = (config.server.clone(), config.admin.listen);
     let node = Node::new(config, args.config).await?;
+    let scheme = if server.tls.is_some() { "wss" } else { "ws" };
+    let (listen, path) = (server.listen, server.path);
+    let server = bind(listen, "server.listen").await?;
+    let admin = bind(admin, "admin.listen").await?;
+    let url = format!("{scheme}://{}{path}", server.local_addr()?);
+    let admin_url = format!("http://{}", admin.local_addr()?);
     if args.json {
         println!("{}", serde_json::json!({"url": url, "admin": admin_url, "key": key}));
     } else {

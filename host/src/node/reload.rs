@@ -9,13 +9,13 @@ use crate::{
     plugin::{Engine, PluginConfig},
     protocol::{Code, unix_ms},
 };
-use notify::{EventKind, RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use sha2::{Digest, Sha256};
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
 /// Files are read once nothing happened to them for so long, so that several writes are one change.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -24,11 +24,10 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub async fn watch(mut node: Node) {
     let (changed, mut changes) = mpsc::unbounded_channel();
     let _watcher = watcher(&node, changed);
-    let mut hangups = signal(SignalKind::hangup()).expect("signals can be awaited");
     loop {
         let expiry = next_expiry(&node.config);
         tokio::select! {
-            _ = hangups.recv() => tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again"),
+            _ = node.hangups.recv() => tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again"),
             Some(()) = changes.recv() => {
                 while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
             }
@@ -58,7 +57,9 @@ fn watcher(node: &Node, changed: mpsc::UnboundedSender<()>) -> Option<notify::Re
     };
     let handler = move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
-        if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(&concerns) {
+        let reads =
+            matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+        if !reads && event.paths.iter().any(&concerns) {
             changed.send(()).ok();
         }
     };
