@@ -40,7 +40,6 @@ pub struct Node {
     file: Option<PathBuf>,
     services: Services,
     tls: Option<Arc<Tls>>,
-    engine: Option<Engine>,
     /// Awaited from the start: a SIGHUP that nobody awaits ends the process.
     hangups: Signal,
 }
@@ -58,15 +57,11 @@ impl Node {
             if let Err(error) = &loaded {
                 tracing::error!("{error}; its rooms are closed");
             }
-            governed.push(Governed {
-                plugin: plugin.name().to_owned(),
-                rooms: plugin.rooms.clone(),
-                on_failure: plugin.on_failure,
-                loaded,
-            });
+            governed.push(Governed { config: plugin.clone(), loaded });
         }
         let hub = HubConfig {
             governed,
+            engine,
             ungoverned: config.rooms.ungoverned,
             message_bytes: config.session.message,
         };
@@ -76,7 +71,7 @@ impl Node {
         });
         let keys = Arc::new(ArcSwap::from_pointee(Keys::new(&config.keys, &config.tiers)));
         let services = Services { hub, keys, config: config.session };
-        Ok(Self { config, file, services, tls, engine, hangups })
+        Ok(Self { config, file, services, tls, hangups })
     }
 
     /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.

@@ -36,7 +36,7 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
         Charge::Failed(reason) => serde_json::json!({"state": "failed", "reason": reason}),
         Charge::Plugin { stats, .. } => serde_json::to_value(stats.status().state).unwrap_or_default(),
     };
-    let plugins = api.services.hub.wards().iter().map(|ward| (ward.name.clone(), state(ward))).collect();
+    let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), state(ward))).collect();
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))

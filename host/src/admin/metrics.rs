@@ -27,7 +27,7 @@ fn plugins(api: &Api, text: &mut String) -> std::fmt::Result {
         Charge::Failed(_) => None,
         Charge::Plugin { stats, .. } => Some(stats.status()),
     };
-    let wards: Vec<_> = api.services.hub.wards().iter().map(|ward| (&ward.name, status(ward))).collect();
+    let wards: Vec<_> = api.services.hub.wards().iter().map(|ward| (ward.name(), status(ward))).collect();
     let families: [(&str, &str, &str); 6] = [
         ("plugin_calls", "counter", "Calls of a plugin's hooks"),
         ("plugin_seconds", "counter", "Time spent in a plugin's hooks"),
@@ -77,7 +77,7 @@ fn guests(api: &Api, text: &mut String) -> std::fmt::Result {
         if let Charge::Plugin { plugin, .. } = &**ward.charge.load() {
             for (name, reading) in plugin.metrics() {
                 let family = (name.to_owned(), matches!(reading, Reading::Histogram { .. }));
-                families.entry(family).or_default().push((ward.name.clone(), reading));
+                families.entry(family).or_default().push((ward.name(), reading));
             }
         }
     }

@@ -1,13 +1,20 @@
-//! `GET /v1/plugins`: what governs which rooms, and how it fares.
+//! `/v1/plugins…`: what governs which rooms, how it fares, and other versions.
 
 use super::api::{Answer, Api, Caller};
 use crate::{
     hub::{Charge, Ward},
-    key::Scope,
+    key::{Key, Scope},
     plugin::{Info, Status},
     room::Pattern,
 };
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{
+        Path, State,
+        rejection::{BytesRejection, PathRejection},
+    },
+};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -17,7 +24,7 @@ pub struct List {
 }
 
 #[derive(Serialize)]
-struct Shown {
+pub struct Shown {
     name: String,
     rooms: Vec<Pattern>,
     #[serde(flatten)]
@@ -36,14 +43,47 @@ struct InCharge {
 
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Answer<List> {
     caller.with(Scope::Admin, "see plugins")?;
-    let shown = |ward: &Ward| {
-        let (charge, failed) = match &**ward.charge.load() {
-            Charge::Failed(reason) => (None, Some(reason.clone())),
-            Charge::Plugin { plugin, stats } => {
-                (Some(InCharge { plugin: plugin.info().clone(), status: stats.status() }), None)
-            }
-        };
-        Shown { name: ward.name.clone(), rooms: ward.rooms.clone(), charge, failed }
-    };
     Ok(Json(List { plugins: api.services.hub.wards().iter().map(shown).collect() }))
+}
+
+/// Puts the Wasm of the body in charge.
+pub async fn put(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Shown> {
+    let key = caller.with(Scope::Admin, "load plugins")?;
+    let Path(name) = name?;
+    let ward = api.services.hub.put(&name, body?).await?;
+    Ok(changed(key, ward, "put"))
+}
+
+/// Puts the version before this one in charge.
+pub async fn rollback(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<Shown> {
+    let key = caller.with(Scope::Admin, "roll plugins back")?;
+    let ward = api.services.hub.rollback(&name?.0).await?;
+    Ok(changed(key, ward, "rollback"))
+}
+
+/// Leaves a line for those who ask later who did it.
+fn changed(key: &Key, ward: &Ward, how: &str) -> Json<Shown> {
+    let shown = shown(ward);
+    let sha256 = shown.charge.as_ref().map(|charge| charge.plugin.sha256.as_str());
+    tracing::info!(by = &*key.principal, how, plugin = shown.name, sha256, "another version is in charge");
+    Json(shown)
+}
+
+fn shown(ward: &Ward) -> Shown {
+    let (charge, failed) = match &**ward.charge.load() {
+        Charge::Failed(reason) => (None, Some(reason.clone())),
+        Charge::Plugin { plugin, stats } => {
+            (Some(InCharge { plugin: plugin.info().clone(), status: stats.status() }), None)
+        }
+    };
+    Shown { name: ward.name(), rooms: ward.config.load().rooms.clone(), charge, failed }
 }

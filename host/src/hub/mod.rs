@@ -11,21 +11,22 @@ mod room;
 mod routes;
 mod shard;
 mod start;
+mod wards;
 
 pub use command::{Joined, Joining, Recovery, Seat};
 pub use connections::{Connection, Connections, Permit, Registered};
 pub use policy::{Policy, Ungoverned};
 pub use replay::Replay;
 pub use start::{Governed, HubConfig};
+pub use wards::{Charge, Ward};
 
 use crate::{
     metrics::Metrics,
-    plugin::{Connecting, Limits, Plugin, Stats},
+    plugin::{Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
-    room::{Kind, Pattern, RoomName},
+    room::{Kind, RoomName},
     store::{Message, Store, Unavailable},
 };
-use arc_swap::ArcSwap;
 use command::{Command, Queue, SeatId, Sieved};
 use lobby::Lobby;
 use policy::Checked;
@@ -46,6 +47,8 @@ pub struct Hub {
     pub metrics: Metrics,
     ungoverned: Ungoverned,
     lobby: Option<Lobby>,
+    /// Compiles plugins; there is one where there are plugins.
+    engine: Option<Engine>,
     wards: Vec<Ward>,
     routes: Arc<Routes>,
     shards: Vec<Handle>,
@@ -63,23 +66,6 @@ struct Handle {
     backlog: Arc<AtomicUsize>,
 }
 
-/// A plugin's rooms as operators see them.
-pub struct Ward {
-    pub name: String,
-    pub rooms: Vec<Pattern>,
-    pub charge: ArcSwap<Charge>,
-}
-
-/// Who is in charge of a plugin's rooms.
-pub enum Charge {
-    /// Nobody: the plugin could not be loaded, for this reason.
-    Failed(String),
-    Plugin {
-        plugin: Arc<Plugin>,
-        stats: Arc<Stats>,
-    },
-}
-
 impl Hub {
     fn send(&self, shard: usize, command: Command) {
         self.shards[shard].queue.send(command).ok();
@@ -95,25 +81,6 @@ impl Hub {
         let (reply, joined) = oneshot::channel();
         self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
         joined
-    }
-
-    /// The plugins with their rooms, by precedence.
-    pub fn wards(&self) -> &[Ward] {
-        &self.wards
-    }
-
-    /// Puts another version of a plugin in charge of its rooms, between two messages. On failure the old one
-    /// stays.
-    pub async fn swap(&self, name: &str, plugin: Arc<Plugin>) -> Result<(), String> {
-        let index = self.wards.iter().position(|ward| ward.name == name).ok_or("it governs no rooms here")?;
-        let (reply, swapped) = oneshot::channel();
-        self.send(index, Command::Swap { plugin: plugin.clone(), reply });
-        let stats = swapped.await.map_err(|_| "this node is stopping")??;
-        if let Some(lobby) = &self.lobby {
-            lobby.swap(name, plugin.clone()).await?;
-        }
-        self.wards[index].charge.store(Arc::new(Charge::Plugin { plugin, stats }));
-        Ok(())
     }
 
     /// Asks the plugins that want to be asked of every connection; what they narrow holds together.

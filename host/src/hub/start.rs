@@ -10,11 +10,9 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    plugin::{Governor, OnFailure, Plugin},
-    room::Pattern,
+    plugin::{Engine, Governor, Plugin, PluginConfig},
     store::{Event, Feed, Store},
 };
-use arc_swap::ArcSwap;
 use std::{
     collections::HashMap,
     sync::{
@@ -24,11 +22,9 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// A plugin's rooms and how they are decided upon.
+/// A plugin as it is configured.
 pub struct Governed {
-    pub plugin: String,
-    pub rooms: Vec<Pattern>,
-    pub on_failure: OnFailure,
+    pub config: PluginConfig,
     /// Or why it could not be loaded: then its rooms are closed.
     pub loaded: Result<Arc<Plugin>, String>,
 }
@@ -36,6 +32,8 @@ pub struct Governed {
 pub struct HubConfig {
     /// By precedence.
     pub governed: Vec<Governed>,
+    /// Needed where plugins are governed by.
+    pub engine: Option<Engine>,
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
     pub message_bytes: usize,
@@ -50,10 +48,12 @@ impl Hub {
         store: impl FnOnce(Feed) -> Arc<dyn Store>,
     ) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let names = config.governed.iter().map(|g| (g.plugin.clone(), g.rooms.clone())).collect();
+        let names =
+            config.governed.iter().map(|g| (g.config.name().to_owned(), g.config.rooms.clone())).collect();
         let routes = Arc::new(Routes::new(names, cores));
         let (mut wards, mut lobby, mut policies) = (vec![], vec![], vec![]);
-        for Governed { plugin: name, rooms, on_failure, loaded } in config.governed {
+        for Governed { config, loaded } in config.governed {
+            let (name, on_failure) = (config.name().to_owned(), config.on_failure);
             let (policy, charge) = match loaded {
                 Err(reason) => (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason)),
                 Ok(plugin) => {
@@ -65,7 +65,7 @@ impl Hub {
                     (Policy::Governed(Box::new(governor)), Charge::Plugin { plugin, stats })
                 }
             };
-            wards.push(Ward { name: name.clone(), rooms, charge: ArcSwap::from_pointee(charge) });
+            wards.push(Ward::new(config, charge));
             policies.push((Some(name), policy));
         }
         policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
@@ -121,6 +121,16 @@ impl Hub {
         }
         let (connections, ungoverned) = (Connections::default(), config.ungoverned);
         let lobby = Lobby::start(lobby);
-        Arc::new(Self { store, connections, metrics, ungoverned, lobby, wards, routes, shards })
+        Arc::new(Self {
+            store,
+            connections,
+            metrics,
+            ungoverned,
+            lobby,
+            engine: config.engine,
+            wards,
+            routes,
+            shards,
+        })
     }
 }

@@ -1,19 +1,12 @@
 //! What changes while a node runs: keys, tiers, certificates and plugins, on SIGHUP and when their files change.
 //! A wrong file changes nothing; what needs a restart is said so.
 
-use super::{Node, load};
-use crate::{
-    config::Config,
-    hub::Charge,
-    key::Keys,
-    plugin::{Engine, PluginConfig},
-    protocol::{Code, unix_ms},
-};
+use super::Node;
+use crate::{config::Config, key::Keys, plugin::PluginConfig, protocol::unix_ms};
 use notify::{
     EventKind, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
-use sha2::{Digest, Sha256};
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
@@ -122,42 +115,22 @@ impl Node {
                 "the plugins' names, rooms or order changed, which takes a restart to take effect"
             );
         }
-        let Some(engine) = self.engine.clone() else { return };
         for (index, plugin) in plugins.into_iter().enumerate() {
-            if plugin != self.config.plugins[index] || self.is_other_file(index, &plugin).await {
-                self.replace(index, plugin, &engine).await;
+            let name = plugin.name().to_owned();
+            match self.services.hub.reread(index, plugin.clone()).await {
+                Ok(None) => {}
+                Ok(Some(loaded)) => {
+                    let info = loaded.info();
+                    tracing::info!(
+                        plugin = name,
+                        version = info.version,
+                        sha256 = info.sha256,
+                        "another version is in charge"
+                    );
+                    self.config.plugins[index] = plugin;
+                }
+                Err(error) => tracing::error!("{error}; plugin '{name}' stays as it was"),
             }
-        }
-    }
-
-    /// Whether the file is not the one that runs.
-    async fn is_other_file(&self, index: usize, plugin: &PluginConfig) -> bool {
-        let Ok(bytes) = tokio::fs::read(&plugin.file).await else { return false };
-        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        match &**self.services.hub.wards()[index].charge.load() {
-            Charge::Plugin { plugin, .. } => plugin.info().sha256 != digest,
-            Charge::Failed(_) => true,
-        }
-    }
-
-    async fn replace(&mut self, index: usize, plugin: PluginConfig, engine: &Engine) {
-        let name = plugin.name().to_owned();
-        let swapped = match load(plugin.clone(), engine.clone()).await {
-            Ok(loaded) => {
-                let version = (loaded.info().version.clone(), loaded.info().sha256.clone());
-                self.services.hub.swap(&name, loaded).await.map(|()| version)
-            }
-            Err(error) => Err(error),
-        };
-        match swapped {
-            Ok((version, sha256)) => {
-                tracing::info!(plugin = name, version, sha256, "another version is in charge");
-                self.config.plugins[index] = plugin;
-            }
-            Err(error) => tracing::error!(
-                code = Code::PluginFailed.as_str(),
-                "{error}; plugin '{name}' stays as it was"
-            ),
         }
     }
 }

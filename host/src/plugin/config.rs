@@ -59,19 +59,24 @@ impl PluginConfig {
         }
     }
 
-    /// Reads, verifies and compiles the plugin, which takes some tenths of a second.
+    /// Reads the file, verifies and compiles it, which takes some tenths of a second.
     pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
         let (name, file) = (self.name(), self.file.display());
         let bytes = std::fs::read(&self.file).map_err(|error| format!("plugin '{name}': {file}: {error}"))?;
+        self.compile(engine, &bytes).map_err(|error| format!("{error} ({file})"))
+    }
+
+    /// The same of bytes that came otherwise.
+    pub fn compile(&self, engine: &Engine, bytes: &[u8]) -> Result<Plugin, String> {
+        let name = self.name();
         let config = serde_json::to_value(&self.config)
             .map_err(|error| format!("plugin '{name}': its config is no JSON: {error}"))?;
         let BudgetConfig { call, memory } = self.budget;
-        let budget = Budget { call, memory };
-        let plugin = Plugin::load(engine, name, &bytes, &config, budget)
-            .map_err(|error| format!("{error} ({file})"))?;
+        let plugin = Plugin::load(engine, name, bytes, &config, Budget { call, memory })
+            .map_err(|error| error.to_string())?;
         match &self.sha256 {
             Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => Err(format!(
-                "plugin '{name}': {file} has the SHA-256 {}, but the configuration pins {pin}",
+                "plugin '{name}' has the SHA-256 {}, but the configuration pins {pin}",
                 plugin.info().sha256
             )),
             _ => Ok(plugin),
