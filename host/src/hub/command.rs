@@ -75,6 +75,8 @@ pub struct Joining {
     /// Keep back what comes from here on until the member asks to settle: for a member of the room that joins it
     /// anew, and has to see what was sent before apart from what comes after.
     pub keep_back: bool,
+    /// Up to where the member was brought when a replay of the room was cut short for this.
+    pub brought_to: Option<u64>,
 }
 
 #[derive(Debug)]

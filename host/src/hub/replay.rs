@@ -5,9 +5,13 @@ use super::{Connection, Hub, command::*};
 use crate::{
     close::Close,
     protocol::reply,
+    room::RoomName,
     store::{History, Unavailable},
 };
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::sync::oneshot;
 
 /// Messages read from the store at once: at most 16 MiB with the default size of messages.
@@ -15,17 +19,19 @@ const PAGE: usize = 256;
 
 pub struct Replay {
     connection: Arc<Connection>,
-    room: crate::room::RoomName,
+    room: RoomName,
     seat: SeatId,
     shard: usize,
     filtered: bool,
-    /// The newest offset that the member has seen or lost.
-    at: u64,
+    /// The newest offset that the member has seen or lost, for whoever cuts this short.
+    at: Arc<AtomicU64>,
     /// Everything after it is kept back or live.
     upto: u64,
     epoch: Arc<str>,
     /// The first page, read to know whether it can be done.
     page: Option<History>,
+    /// The member is to be told that something was lost.
+    pub tells_loss: bool,
 }
 
 impl Replay {
@@ -42,16 +48,18 @@ impl Replay {
             seat: joined.seat.id,
             shard: joined.seat.shard,
             filtered: joined.filtered,
-            at: joined.position.offset,
+            at: Arc::new(AtomicU64::new(joined.position.offset)),
             upto: joined.position.offset,
             epoch: joined.position.epoch.clone(),
             page: None,
+            tells_loss: false,
         };
         let Recovery::After(after) = joined.recovery else { return Ok((replay, false)) };
         let page = replay.read(hub, after).await?;
         let recovered = page.whole;
         if recovered {
-            (replay.at, replay.page) = (after, Some(page));
+            replay.at.store(after, Ordering::Relaxed);
+            replay.page = Some(page);
         }
         Ok((replay, recovered))
     }
@@ -61,12 +69,24 @@ impl Replay {
         hub.store.history(&self.room, Some(&after), PAGE).await
     }
 
+    pub fn room(&self) -> &RoomName {
+        &self.room
+    }
+
+    /// How far the member was brought, also while this runs.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        self.at.clone()
+    }
+
     pub async fn run(mut self, hub: &Hub) {
+        if self.tells_loss && !self.gap(hub, self.upto + 1).await {
+            return;
+        }
         loop {
-            while self.at < self.upto {
+            while self.at.load(Ordering::Relaxed) < self.upto {
                 let page = match self.page.take() {
                     Some(page) => page,
-                    None => match self.read(hub, self.at).await {
+                    None => match self.read(hub, self.at.load(Ordering::Relaxed)).await {
                         Ok(page) => page,
                         Err(error) => {
                             tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
@@ -110,9 +130,10 @@ impl Replay {
             if !self.connection.outbox.push_paced(message.frame().clone()).await {
                 return false;
             }
+            self.at.store(message.offset, Ordering::Relaxed);
             hub.metrics.replayed.inc();
         }
-        self.at = last;
+        self.at.store(last, Ordering::Relaxed);
         !sieved.failed || self.gap(hub, last + 1).await
     }
 

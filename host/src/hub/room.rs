@@ -39,6 +39,8 @@ struct Place {
 struct CatchUp {
     connection: Arc<Connection>,
     filter: Option<FilterId>,
+    /// What came after this offset is kept back.
+    from: u64,
     kept_back: Vec<Arc<Publication>>,
     bytes: usize,
     /// More came than is kept back; what is kept is useless.
@@ -81,17 +83,25 @@ impl Room {
     }
 
     /// Seats a member, in the place of an earlier seat of the same connection, whose filter is given back. From
-    /// here on every message reaches it or is kept back for it.
+    /// here on every message reaches it or is kept back for it, and what the earlier seat owed it is not forgotten.
     pub fn join(
         &mut self,
         connection: Arc<Connection>,
         filter: Option<FilterId>,
         since: Option<Position>,
         keep_back: bool,
+        brought_to: Option<u64>,
     ) -> (SeatId, Recovery, Option<FilterId>) {
         let id = connection.id;
-        let freed = self.remove(id).and_then(|(_, filter)| filter);
-        let recovery = match since {
+        let (owed, freed) = match self.catching_up.remove(&id) {
+            Some(owed) => {
+                let freed = self.seats.remove(&id).and_then(|place| place.filter);
+                (owed.settle_or_resume(brought_to), freed)
+            }
+            None => (None, self.remove(id).and_then(|(_, filter)| filter)),
+        };
+        let owed = owed.map(|offset| Position { epoch: self.position.epoch.clone(), offset });
+        let recovery = match since.or(owed) {
             None => Recovery::NotAsked,
             Some(since) if since.epoch != self.position.epoch => Recovery::Impossible,
             Some(since) if since.offset > self.position.offset => Recovery::Impossible,
@@ -101,7 +111,8 @@ impl Room {
         self.next_serial += 1;
         let serial = self.next_serial;
         if keep_back || matches!(recovery, Recovery::After(_)) {
-            let kept = CatchUp { connection, filter, kept_back: vec![], bytes: 0, overflowed: false };
+            let from = self.position.offset;
+            let kept = CatchUp { connection, filter, from, kept_back: vec![], bytes: 0, overflowed: false };
             self.catching_up.insert(id, kept);
             self.seats.insert(id, Place { serial, filter, index: usize::MAX });
         } else {
@@ -213,19 +224,36 @@ impl Room {
         }
         let Some(catch_up) = self.catching_up.get_mut(&seat.connection) else { return Settled::Live };
         if catch_up.overflowed {
-            catch_up.overflowed = false;
+            (catch_up.overflowed, catch_up.from) = (false, self.position.offset);
             return Settled::Behind { upto: self.position.offset };
         }
         let catch_up = self.catching_up.remove(&seat.connection).expect("seen above");
-        for message in catch_up.kept_back.iter().filter(|message| message.offset > upto) {
-            catch_up.connection.outbox.push(message.frame().clone());
-        }
+        debug_assert_eq!(catch_up.from, upto, "a replay goes as far as it was told");
+        catch_up.hand_over();
         self.go_live(catch_up.connection, catch_up.filter, seat.serial);
         Settled::Live
     }
 }
 
 impl CatchUp {
+    fn hand_over(&self) {
+        for message in &self.kept_back {
+            self.connection.outbox.push(message.frame().clone());
+        }
+    }
+
+    /// For a member that joins anew: hands over what is kept back, if all before it was sent; otherwise gives the
+    /// offset after which it has to be replayed.
+    fn settle_or_resume(self, brought_to: Option<u64>) -> Option<u64> {
+        match brought_to {
+            Some(offset) if self.overflowed || offset < self.from => Some(offset),
+            _ => {
+                self.hand_over();
+                None
+            }
+        }
+    }
+
     fn has_room_for(&self, message: &Publication) -> bool {
         let bytes = self.bytes + message.frame().len();
         self.kept_back.len() < KEPT_BACK && bytes <= self.connection.outbox.limit() / 4
@@ -297,7 +325,7 @@ mod tests {
         let members: Vec<_> = (0..4).map(|_| connection()).collect();
         let filters = [None, Some(FilterId::new(5)), Some(FilterId::new(6)), Some(FilterId::new(6))];
         for (member, filter) in members.iter().zip(filters) {
-            room.join(member.clone(), filter, None, false);
+            room.join(member.clone(), filter, None, false, None);
         }
         let mut filters = vec![];
         room.filters(&mut filters);
@@ -317,7 +345,7 @@ mod tests {
     async fn live_messages_follow_a_replay_in_order_and_once() {
         let mut room = room();
         let member = connection();
-        let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)), false);
+        let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)), false, None);
         assert_eq!(recovery, Recovery::After(7));
         room.deliver(&message(11), &ALL);
         member.outbox.push(message(8).frame().clone());
@@ -331,7 +359,7 @@ mod tests {
     async fn a_replay_that_is_overtaken_goes_on_from_history() {
         let mut room = room();
         let member = connection();
-        let (seat, ..) = room.join(member.clone(), None, Some(at(9)), false);
+        let (seat, ..) = room.join(member.clone(), None, Some(at(9)), false, None);
         let overtaken = 10 + KEPT_BACK as u64 + 1;
         for offset in 11..=overtaken {
             room.deliver(&message(offset), &ALL);
@@ -340,6 +368,24 @@ mod tests {
         room.deliver(&message(overtaken + 1), &ALL);
         assert_eq!(room.settle(seat, overtaken), Settled::Live);
         assert_eq!(waiting(&member).await, [overtaken as i64 + 1]);
+    }
+
+    #[tokio::test]
+    async fn who_joins_anew_while_catching_up_is_not_forgotten_what_is_owed() {
+        let mut room = room();
+        let member = connection();
+        room.join(member.clone(), None, None, true, None);
+        room.deliver(&message(11), &ALL);
+        let (_, recovery, _) = room.join(member.clone(), None, None, true, Some(10));
+        assert_eq!(recovery, Recovery::NotAsked);
+        assert_eq!(waiting(&member).await, [11], "all before was sent, so it is handed over");
+
+        let (old, ..) = room.join(member.clone(), Some(FilterId::new(1)), Some(at(5)), false, None);
+        room.deliver(&message(12), &ALL);
+        let (seat, recovery, freed) = room.join(member.clone(), None, None, true, Some(7));
+        assert_eq!((recovery, freed), (Recovery::After(7), Some(FilterId::new(1))));
+        assert_eq!(waiting(&member).await, [0i64; 0], "8 to 10 come first");
+        assert_eq!((room.settle(old, 10), room.settle(seat, 12)), (Settled::Gone, Settled::Live));
     }
 
     #[tokio::test]
@@ -352,7 +398,7 @@ mod tests {
             (Some(at(11)), Recovery::Impossible),
             (Some(foreign), Recovery::Impossible),
         ] {
-            assert_eq!(room.join(connection(), None, since, false).1, expected);
+            assert_eq!(room.join(connection(), None, since, false, None).1, expected);
         }
     }
 
@@ -360,9 +406,9 @@ mod tests {
     async fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
         let mut room = room();
         let (first, second) = (connection(), connection());
-        let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None, false);
-        room.join(second.clone(), Some(FilterId::new(1)), None, false);
-        let (_, _, freed) = room.join(first.clone(), None, None, false);
+        let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None, false, None);
+        room.join(second.clone(), Some(FilterId::new(1)), None, false, None);
+        let (_, _, freed) = room.join(first.clone(), None, None, false, None);
         assert_eq!(freed, Some(FilterId::new(1)));
         assert!(room.leave(old).is_none());
         let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&[1]) };

@@ -162,10 +162,10 @@ impl Shard {
 
     fn seat(&mut self, waiting: Waiting) {
         let Waiting { joining, filter, limits, reply } = waiting;
-        let Joining { room: name, connection, since, keep_back, .. } = joining;
+        let Joining { room: name, connection, since, keep_back, brought_to, .. } = joining;
         let (index, queue) = (self.index, self.queue.upgrade());
         let (Some(room), Some(queue)) = (self.room(&name), queue) else { return };
-        let (id, recovery, freed) = room.join(connection, filter, since, keep_back);
+        let (id, recovery, freed) = room.join(connection, filter, since, keep_back, brought_to);
         let kept_back = keep_back || matches!(recovery, Recovery::After(_));
         let position = room.position().clone();
         self.policy.release(freed);

@@ -12,9 +12,13 @@ use crate::{
     store::Membership,
 };
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
+use tokio::task::JoinHandle;
 
 impl Conversation {
     /// Joins the rooms that need no subscribing and those of the session, then answers `connected`.
@@ -83,6 +87,9 @@ impl Conversation {
             }
         }
         // What rooms that it is in sent before goes before the answer, what they send from here on is kept back.
+        for (_, (room, ..)) in &held {
+            self.cut_short(room).await;
+        }
         let held: Vec<_> = held
             .into_iter()
             .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, true)))
@@ -128,6 +135,10 @@ impl Conversation {
             filter: filter.clone(),
             since: since.clone(),
             keep_back,
+            brought_to: self
+                .active
+                .resolve(&room)
+                .and_then(|room| Some(self.replays.get(&room)?.progress.load(Ordering::Relaxed))),
         };
         let answer = self.services.hub.join(joining);
         Asked { room, filter, since, answer }
@@ -144,12 +155,15 @@ impl Conversation {
         };
         if joined.kept_back {
             let prepared = Replay::prepare(&hub, &self.connection, &joined).await;
-            let (replay, whole) = prepared.map_err(hub::unavailable)?;
-            replays.push(replay);
+            let (mut replay, whole) = prepared.map_err(hub::unavailable)?;
             if let Recovery::After(_) = joined.recovery {
                 recovered = Some(whole);
+                replay.tells_loss = !whole && asked.since.is_none();
             }
+            replays.push(replay);
         }
+        // An earlier replay that goes on is nothing that was asked here.
+        let recovered = recovered.filter(|_| asked.since.is_some());
         let Joined { seat, position, limits, .. } = joined;
         let room = seat.room.clone();
         if recovered == Some(false) {
@@ -173,16 +187,23 @@ impl Conversation {
     }
 
     /// Replays run beside the conversation and end with its outbox.
-    fn start(&self, replays: Vec<Replay>) {
-        if replays.is_empty() {
-            return;
+    fn start(&mut self, replays: Vec<Replay>) {
+        self.replays.retain(|_, running| !running.task.is_finished());
+        for replay in replays {
+            let (hub, room, progress) = (self.services.hub.clone(), replay.room().clone(), replay.progress());
+            let task = tokio::spawn(async move { replay.run(&hub).await });
+            self.replays.insert(room, Running { task, progress });
         }
-        let hub = self.services.hub.clone();
-        tokio::spawn(async move {
-            for replay in replays {
-                replay.run(&hub).await;
-            }
-        });
+    }
+
+    /// Stops a replay of a room that is joined anew; how far it came stays known until then.
+    async fn cut_short(&mut self, room: &RoomName) {
+        let room = self.active.resolve(room).unwrap_or_else(|| room.clone());
+        if let Some(running) = self.replays.get_mut(&room) {
+            running.task.abort();
+            // Afterwards it puts nothing more into the outbox.
+            (&mut running.task).await.ok();
+        }
     }
 
     pub(super) async fn unsubscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<RoomName, Refused>>) {
@@ -221,6 +242,12 @@ impl Conversation {
 
 fn rejected(Refused { room, refusal }: Refused) -> reply::RoomResult {
     reply::RoomResult::refused(&room, Some("rejected"), refusal)
+}
+
+/// A replay that runs beside the conversation.
+pub(super) struct Running {
+    task: JoinHandle<()>,
+    progress: Arc<AtomicU64>,
 }
 
 /// A room that was asked for.

@@ -17,7 +17,9 @@ use crate::{
     room::RoomName,
 };
 use arc_swap::ArcSwap;
+use joining::Running;
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -45,6 +47,7 @@ pub struct Conversation {
     key: Arc<Key>,
     connection: Arc<Connection>,
     active: Active,
+    replays: HashMap<RoomName, Running>,
     _registered: Registered,
     _permit: Permit,
 }
@@ -105,8 +108,15 @@ impl Conversation {
         };
         let active = Active::new(&key, &limits, services.config.message, Instant::now());
         hub.metrics.opened.inc();
-        let mut conversation =
-            Self { services, key, connection, active, _registered: registered, _permit: permit };
+        let mut conversation = Self {
+            services,
+            key,
+            connection,
+            active,
+            replays: HashMap::new(),
+            _registered: registered,
+            _permit: permit,
+        };
         if let Some(previous) = previous.and_then(|id| hub.connections.get(id)) {
             previous.outbox.close(Close::TakenOver);
         }
