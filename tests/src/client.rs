@@ -25,7 +25,8 @@ pub struct Closed {
 impl Client {
     /// A socket that has not said `connect`.
     pub async fn open(request: impl IntoClientRequest + Unpin) -> Self {
-        let (socket, _) = timeout(PATIENCE, connect_async(request)).await.expect("in time").expect("an upgrade");
+        let (socket, _) =
+            timeout(PATIENCE, connect_async(request)).await.expect("in time").expect("an upgrade");
         Self { socket, connected: Value::Null }
     }
 
@@ -36,12 +37,27 @@ impl Client {
 
     /// `connect` with these fields.
     pub async fn connect_with(server: &Server, fields: Value) -> Self {
-        let mut client = Self::open(&*server.url).await;
-        let mut frame = fields;
-        frame["type"] = "connect".into();
-        client.send(frame).await;
-        client.connected = client.expect("connected").await;
-        client
+        Self::open(&*server.url).await.greet(fields).await
+    }
+
+    /// A new session with this key.
+    pub async fn connect_as(server: &Server, key: &str) -> Self {
+        Self::connect_with(server, json!({"auth": {"apiKey": key}})).await
+    }
+
+    /// Says `connect` with these fields, which must let it in.
+    pub async fn greet(mut self, mut fields: Value) -> Self {
+        fields["type"] = "connect".into();
+        self.send(fields).await;
+        self.connected = self.expect("connected").await;
+        self
+    }
+
+    /// Says `frame` first, which must not let it in: the code of the error and the close.
+    pub async fn turned_away(url: &str, frame: Value) -> (String, u16) {
+        let mut client = Self::open(url).await;
+        let code = client.refused(frame).await;
+        (code, client.closed().await.code)
     }
 
     /// The session of an earlier client.

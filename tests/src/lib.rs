@@ -2,13 +2,20 @@
 
 mod client;
 mod guests;
+mod process;
+mod raw;
 mod server;
 
 pub use client::{Client, Closed};
 pub use guests::{binary, guest};
-pub use server::Server;
+pub use process::{Process, run};
+pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
+pub use server::{Answer, Server};
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 /// How long anything that should happen at once may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,3 +24,15 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const KEY: &str = "sk_all";
 /// A key of `zed`, which may only subscribe.
 pub const READER: &str = "sk_reader";
+
+/// Asks again and again until the answer is there; for what happens soon and is not told.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what} did not happen within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -33,23 +33,25 @@ impl Server {
 
     /// The keys that every test may use.
     pub fn keys() -> String {
-        let key = |key, principal, scopes| {
-            let digest = Digest::of(key);
-            format!("[[key]]\ndigest = \"{digest}\"\nprincipal = \"{principal}\"\nscopes = {scopes}\n")
-        };
         let all = r#"["subscribe", "publish", "broadcast", "admin"]"#;
-        key(KEY, "acme", all) + &key(READER, "zed", r#"["subscribe"]"#)
+        Self::key(KEY, "acme", all, "") + &Self::key(READER, "zed", r#"["subscribe"]"#, "")
+    }
+
+    /// A `[[key]]` with these scopes and more lines.
+    pub fn key(key: &str, principal: &str, scopes: &str, more: &str) -> String {
+        let digest = Digest::of(key);
+        format!("[[key]]\ndigest = \"{digest}\"\nprincipal = \"{principal}\"\nscopes = {scopes}\n{more}\n")
     }
 
     /// With this configuration as it is.
     pub async fn start_with(text: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the configuration");
-        let file = folder.path().join("switchyard.toml");
-        std::fs::write(&file, text).expect("a file in it");
-        Self::start_from(file, folder).await
+        Self::start_in(tempfile::tempdir().expect("a folder for the configuration"), text).await
     }
 
-    async fn start_from(file: PathBuf, folder: tempfile::TempDir) -> Self {
+    /// With this configuration beside what is in the folder already.
+    pub async fn start_in(folder: tempfile::TempDir, text: &str) -> Self {
+        let file = folder.path().join("switchyard.toml");
+        std::fs::write(&file, text).expect("a file in it");
         let config = Config::load(Some(&file), &vec![]).unwrap_or_else(|error| panic!("{error}"));
         let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (server, admin) = (listen().await, listen().await);
@@ -87,22 +89,33 @@ impl Server {
     }
 
     /// A call of the admin listener: status and body.
-    pub async fn call(&self, method: &str, path: &str, key: Option<&str>, body: &str) -> (u16, String) {
-        let address = self.admin.strip_prefix("http://").expect("plain HTTP");
-        let mut tcp = TcpStream::connect(address).await.expect("the admin listener");
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: impl AsRef<[u8]>,
+    ) -> (u16, String) {
         let key = key.map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{key}Connection: close\r\nContent-Length: {length}\r\n\r\n"
-        );
-        tcp.write_all(head.as_bytes()).await.expect("a request");
-        tcp.write_all(body.as_bytes()).await.expect("a body");
-        let mut answer = String::new();
-        let read = tcp.read_to_string(&mut answer);
-        tokio::time::timeout(PATIENCE, read).await.expect("an answer in time").expect("text");
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.unwrap_or_else(|| panic!("{head}")), body.to_owned())
+        let address = self.admin.strip_prefix("http://").expect("plain HTTP");
+        let answer = Answer::of(address, method, path, &key, body.as_ref()).await;
+        (answer.status, answer.body)
+    }
+
+    /// A call of the admin listener that must be refused with the error object: status and code.
+    pub async fn refused(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: impl AsRef<[u8]>,
+    ) -> (u16, String) {
+        let (status, body) = self.call(method, path, key, body).await;
+        let error: Value = serde_json::from_str(&body)
+            .unwrap_or_else(|_| panic!("{method} {path}: {status} with no error object: {body}"));
+        let error = &error["error"];
+        assert!(error["message"].is_string(), "{method} {path}: {body}");
+        (status, error["code"].as_str().unwrap_or_else(|| panic!("{body}")).to_owned())
     }
 
     /// Replaces the configuration file in one step, as an editor does.
@@ -120,5 +133,41 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// What came back over HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// One request on a fresh connection; `headers` are whole lines.
+    pub async fn of(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Self {
+        let mut tcp = TcpStream::connect(address).await.expect("a listener");
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut answer = vec![];
+        let exchange = async {
+            tcp.write_all(head.as_bytes()).await.expect("a request");
+            // A body that is refused by its length may be cut off; then what was answered counts.
+            tcp.write_all(body).await.ok();
+            tcp.read_to_end(&mut answer).await.ok();
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time");
+        let answer = String::from_utf8(answer).expect("text");
+        let (head, body) =
+            answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {answer:?}"));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Self {
+            status: status.unwrap_or_else(|| panic!("{head}")),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
     }
 }

@@ -1,6 +1,13 @@
 //! Everything that is tested over real sockets.
 
+mod admin;
+mod cli;
+mod connections;
+mod docs;
 mod feed;
+mod floors;
 mod hostile;
+mod keys;
 mod plugins;
+mod protocol;
 mod recovery;

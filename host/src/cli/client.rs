@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use backoff::Backoff;
 use futures_util::{SinkExt, StreamExt};
 use lost::Advice;
-use std::{borrow::Cow, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
@@ -106,7 +106,9 @@ impl Client {
     pub async fn open(connect: &Connect, give_up: Option<Duration>) -> anyhow::Result<(Self, Connected)> {
         let key = connect.key()?;
         let connector = match &connect.ca {
-            Some(_) if !connect.url.starts_with("wss:") => bail!("--ca is for a wss:// URL, '{}' is none", connect.url),
+            Some(_) if !connect.url.starts_with("wss:") => {
+                bail!("--ca is for a wss:// URL, '{}' is none", connect.url)
+            }
             Some(file) => Some(Connector::Rustls(trust::only(file)?)),
             None => {
                 trust::install_provider();
@@ -138,7 +140,7 @@ impl Client {
                 Some(Ok(Message::Text(text))) => return Ok(text),
                 Some(Ok(Message::Close(frame))) => return Err(Lost::closed(frame)),
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(Lost::Broken(error.to_string())),
+                Some(Err(error)) => return Err(Lost::broken("the connection broke", error)),
                 None => return Err(Lost::Broken("the connection ended without a close".into())),
             }
         }
@@ -151,7 +153,7 @@ impl Client {
             // The server's close says more than that writing failed.
             Err(error) => match timeout(GOODBYE, self.last_words()).await {
                 Ok(Some(lost)) => Err(lost),
-                _ => Err(Lost::Broken(error.to_string())),
+                _ => Err(Lost::broken("the connection broke", error)),
             },
         }
     }
@@ -198,13 +200,12 @@ impl Client {
             Err(_) => return Err(Lost::Broken(format!("no answer within {} s", PATIENCE.as_secs()))),
             Ok(Ok(upgraded)) => upgraded,
             Ok(Err(tungstenite::Error::Http(answer))) => return Err(Lost::answered(&answer)),
-            Ok(Err(tungstenite::Error::Io(error))) => return Err(Lost::Broken(format!("cannot connect: {error}"))),
-            Ok(Err(error)) => return Err(Lost::Broken(format!("cannot connect: {error}"))),
+            Ok(Err(error)) => return Err(Lost::broken("cannot connect", error)),
         };
         let frame = wire::connect(&self.key, self.session.as_deref());
         let greeted = timeout(PATIENCE, async {
             let sent = socket.send(Message::Text(frame.into())).await;
-            sent.map_err(|error| Lost::Broken(error.to_string()))?;
+            sent.map_err(|error| Lost::broken("the connection broke", error))?;
             greeting(&mut socket).await
         });
         let Ok(connected) = greeted.await else {
@@ -235,15 +236,19 @@ async fn greeting(socket: &mut Socket) -> Result<Connected, Lost> {
     let mut said = None;
     loop {
         match socket.next().await {
-            Some(Ok(Message::Text(text))) => match Head::read(&text).map(|head| (head.kind, head.error)) {
-                Some((Cow::Borrowed("connected"), _)) => return Connected::read(&text).map_err(Lost::Final),
-                Some((_, Some(refusal))) => said = Some(refusal.to_string()),
-                _ => return Err(Lost::Final("this is no switchyard: connect was not answered".into())),
+            Some(Ok(Message::Text(text))) => match Head::read(&text) {
+                Some(head) if head.kind == "connected" => return Connected::read(&text).map_err(Lost::Final),
+                Some(Head { error: Some(refusal), .. }) => said = Some(refusal.to_string()),
+                _ => return Err(Lost::Final("what answers there is no switchyard".into())),
             },
             Some(Ok(Message::Close(frame))) => return Err(Lost::closed(frame).because(said)),
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(Lost::Broken(said.unwrap_or(error.to_string()))),
-            None => return Err(Lost::Broken(said.unwrap_or("the connection ended before connected came".into()))),
+            Some(Err(error)) if said.is_none() => return Err(Lost::broken("the connection broke", error)),
+            _ => {
+                return Err(Lost::Broken(
+                    said.unwrap_or("the connection ended before connected came".into()),
+                ));
+            }
         }
     }
 }

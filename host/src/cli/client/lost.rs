@@ -2,7 +2,7 @@
 
 use super::{backoff::chance, wire};
 use std::{fmt, time::Duration};
-use tokio_tungstenite::tungstenite::{http::Response, protocol::CloseFrame};
+use tokio_tungstenite::tungstenite::{self, http::Response, protocol::CloseFrame};
 
 /// A draining node names milliseconds; more than this is a mistake.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -35,6 +35,20 @@ impl Lost {
         // 1005 is how RFC 6455 writes that no code came.
         let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
         Self::Closed { code, reason, because: None }
+    }
+
+    /// The library says of some errors only which kind they are, so `what` says what they did.
+    pub fn broken(what: &str, error: tungstenite::Error) -> Self {
+        match error {
+            // rustls wraps its own errors, and this is one that waiting does not heal.
+            tungstenite::Error::Io(error) if error.to_string().contains("certificate") => {
+                Self::Final(format!(
+                    "the server's certificate is not trusted ({error}); name it, or its authority's, with --ca FILE"
+                ))
+            }
+            tungstenite::Error::Io(error) => Self::Broken(format!("{what}: {error}")),
+            error => Self::Broken(format!("{what}: {error}")),
+        }
     }
 
     pub fn because(mut self, said: Option<String>) -> Self {
@@ -109,7 +123,9 @@ mod tests {
         }
         assert_eq!(closed(4600, "120").advice(), Advice::After(Duration::from_millis(120)));
         assert_eq!(closed(4600, "9999999").advice(), Advice::After(LONGEST));
-        assert!(matches!(closed(4600, "soon").advice(), Advice::After(wait) if wait < Duration::from_secs(1)));
+        assert!(
+            matches!(closed(4600, "soon").advice(), Advice::After(wait) if wait < Duration::from_secs(1))
+        );
     }
 
     #[test]
@@ -124,7 +140,8 @@ mod tests {
     #[test]
     fn an_http_answer_is_told_in_the_servers_words() {
         let body = br#"{"error":{"code":"not_found","message":"the WebSocket is at /v2/realtime"}}"#;
-        let answer = |status, body: &[u8]| Response::builder().status(status).body(Some(body.to_vec())).unwrap();
+        let answer =
+            |status, body: &[u8]| Response::builder().status(status).body(Some(body.to_vec())).unwrap();
         let lost = Lost::answered(&answer(404, body));
         assert_eq!(lost, Lost::Final("not_found: the WebSocket is at /v2/realtime".into()));
         assert_eq!(Lost::answered(&answer(503, b"")).advice(), Advice::BackOff);

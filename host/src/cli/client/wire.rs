@@ -1,6 +1,6 @@
 //! The frames as a client writes and reads them.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
@@ -19,11 +19,16 @@ pub struct Head<'a> {
     pub event: Option<Cow<'a, str>>,
     /// Unix milliseconds.
     pub time: Option<u64>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     pub data: Option<&'a RawValue>,
     #[serde(default)]
     pub duplicate: bool,
     pub error: Option<Refusal>,
+}
+
+/// `null` is data, unlike a missing field.
+pub fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 impl<'a> Head<'a> {
@@ -128,7 +133,7 @@ pub struct Wanted<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub since: Option<&'a Position>,
+    pub since: Option<Position>,
 }
 
 pub fn connect(key: &str, session: Option<&str>) -> String {
@@ -156,7 +161,9 @@ pub struct Publish<'a> {
     pub room: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<&'a str>,
-    pub key: &'a str,
+    /// Makes sending it again safe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<&'a str>,
     pub data: &'a RawValue,
 }
 
@@ -181,16 +188,22 @@ mod tests {
     #[test]
     fn data_and_filters_go_out_as_they_were_written() {
         let data: Box<RawValue> = serde_json::from_str("{\"b\" : 1.10}").unwrap();
-        let publish = Publish { id: 4, room: "a:b", event: None, key: "k", data: &data };
-        assert_eq!(publish.frame(), r#"{"type":"publish","id":4,"room":"a:b","key":"k","data":{"b" : 1.10}}"#);
+        let publish = Publish { id: 4, room: "a:b", event: None, key: Some("k"), data: &data };
+        assert_eq!(
+            publish.frame(),
+            r#"{"type":"publish","id":4,"room":"a:b","key":"k","data":{"b" : 1.10}}"#
+        );
         let since = Position { epoch: "e".into(), offset: 7 };
         let rooms = [
             Wanted { room: "a", filter: None, since: None },
-            Wanted { room: "b", filter: Some(&data), since: Some(&since) },
+            Wanted { room: "b", filter: Some(&data), since: Some(since) },
         ];
         let frame = r#"{"type":"subscribe","id":1,"rooms":[{"room":"a"},{"room":"b","filter":{"b" : 1.10},"since":{"epoch":"e","offset":7}}]}"#;
         assert_eq!(subscribe(1, &rooms), frame);
-        assert_eq!(ack(&BTreeMap::from([("a", 3), ("b:c", 4)])), r#"{"type":"ack","offsets":{"a":3,"b:c":4}}"#);
+        assert_eq!(
+            ack(&BTreeMap::from([("a", 3), ("b:c", 4)])),
+            r#"{"type":"ack","offsets":{"a":3,"b:c":4}}"#
+        );
     }
 
     #[test]

@@ -1,0 +1,135 @@
+//! A peer without a WebSocket library: it writes what no library would, and reads frames one by one.
+
+use crate::{Closed, PATIENCE, Server};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+pub const FIN: u8 = 0x80;
+pub const CONTINUATION: u8 = 0;
+pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+
+/// A masked frame; `first` is its opcode, with [`FIN`] when it is the last of its message.
+pub fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len();
+    let mut bytes = match length {
+        0..126 => vec![first, FIN | length as u8],
+        126..65536 => [&[first, FIN | 126], &(length as u16).to_be_bytes()[..]].concat(),
+        _ => [&[first, FIN | 127], &(length as u64).to_be_bytes()[..]].concat(),
+    };
+    // With a mask of zeros the payload stays as it is.
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+pub struct Raw {
+    pub tcp: TcpStream,
+}
+
+impl Raw {
+    /// A connection that has said nothing.
+    pub async fn tcp(address: &str) -> Self {
+        Self { tcp: TcpStream::connect(address).await.expect("a listener") }
+    }
+
+    /// Asks for an upgrade with these header lines: the head of the answer in lower case, and the connection.
+    pub async fn upgrade(server: &Server, headers: &str) -> (String, Self) {
+        Self::upgrade_at(&server.url, headers).await
+    }
+
+    async fn upgrade_at(url: &str, headers: &str) -> (String, Self) {
+        let mut parts = url.splitn(4, '/').skip(2);
+        let (address, path) = (parts.next().expect("an address"), parts.next().expect("a path"));
+        let mut raw = Self::tcp(address).await;
+        let head = format!(
+            "GET /{path} HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        );
+        raw.bytes(head.as_bytes()).await;
+        let mut head = vec![];
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(PATIENCE, raw.tcp.read_u8()).await.expect("a head in time").expect("a head"));
+        }
+        (String::from_utf8(head).expect("text").to_lowercase(), raw)
+    }
+
+    /// An upgraded connection that has not said `connect`.
+    pub async fn open(server: &Server) -> Self {
+        Self::upgraded(&server.url).await
+    }
+
+    /// The same at a URL.
+    pub async fn upgraded(url: &str) -> Self {
+        let (head, raw) = Self::upgrade_at(url, "").await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        raw
+    }
+
+    /// An authenticated connection of `acme`.
+    pub async fn connect(server: &Server) -> Self {
+        let mut raw = Self::open(server).await;
+        let connect = format!(r#"{{"type":"connect","auth":{{"apiKey":"{}"}}}}"#, crate::KEY);
+        raw.bytes(&framed(FIN | TEXT, connect.as_bytes())).await;
+        assert_eq!(raw.json().await["type"], "connected");
+        raw
+    }
+
+    pub async fn bytes(&mut self, bytes: &[u8]) {
+        timeout(PATIENCE, self.tcp.write_all(bytes)).await.expect("a peer that reads").expect("a connection");
+    }
+
+    /// The next frame: its first byte and its payload. `None`: the connection ended.
+    pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let read = async {
+            let (first, length) = (self.tcp.read_u8().await?, self.tcp.read_u8().await?);
+            let length = match length {
+                126 => self.tcp.read_u16().await?.into(),
+                127 => self.tcp.read_u64().await?,
+                length => length.into(),
+            };
+            let mut payload = vec![0; length as usize];
+            self.tcp.read_exact(&mut payload).await?;
+            Ok::<_, std::io::Error>((first, payload))
+        };
+        timeout(PATIENCE, read).await.expect("a frame in time").ok()
+    }
+
+    /// The next text frame.
+    pub async fn json(&mut self) -> Value {
+        loop {
+            let (first, payload) = self.frame().await.expect("a frame");
+            match first & 15 {
+                TEXT => return serde_json::from_slice(&payload).expect("JSON"),
+                PING | PONG => {}
+                _ => panic!("expected text, got {first:#x} {:?}", String::from_utf8_lossy(&payload)),
+            }
+        }
+    }
+
+    /// Reads on until the server closes.
+    pub async fn closed(&mut self) -> Closed {
+        while let Some((first, payload)) = self.frame().await {
+            if first == FIN | CLOSE {
+                let (code, reason) = payload.split_at(2);
+                let code = u16::from_be_bytes([code[0], code[1]]);
+                return Closed { code, reason: String::from_utf8(reason.to_vec()).expect("UTF-8") };
+            }
+        }
+        panic!("the connection ended without a close frame");
+    }
+
+    /// Reads until the connection ends, whatever comes.
+    pub async fn ended(&mut self) {
+        let mut bin = vec![0; 4096];
+        let end = async { while self.tcp.read(&mut bin).await.is_ok_and(|read| read > 0) {} };
+        timeout(PATIENCE * 2, end).await.expect("an end in time");
+    }
+}

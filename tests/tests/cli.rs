@@ -1,0 +1,82 @@
+//! The command line, with the real binary.
+
+mod check;
+mod client;
+mod serve;
+
+use std::{path::Path, process::Output};
+use switchyard_tests::{binary, run};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// What `key new` makes is good as it is printed.
+#[tokio::test]
+async fn a_new_key_is_printed_with_what_belongs_into_the_file() {
+    assert!(binary().exists());
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let new = ["key", "new", "--principal", "acme", "--scope", "subscribe,publish", "--expires", "90d"];
+    let output = run(folder, &new, &[]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    let key =
+        text.split_whitespace().find(|word| word.starts_with("sk_")).unwrap_or_else(|| panic!("{text}"));
+    let table = &text[text.find("[[key]]").unwrap_or_else(|| panic!("{text}"))..];
+    assert!(table.contains(&switchyard::key::Digest::of(key).to_string()), "{text}");
+    assert!(table.contains("principal = \"acme\"") && table.contains("expires = "), "{text}");
+    assert!(!table.contains(key), "the file holds only the digest: {text}");
+    std::fs::write(folder.join("s.toml"), table).expect("a file");
+    let output = run(folder, &["check", "--config", "s.toml"], &[]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let json = run(folder, &[&new[..], &["--tier", "pro", "--json"]].concat(), &[]).await;
+    let made: serde_json::Value = serde_json::from_str(&stdout(&json)).expect("one JSON object");
+    let digest = switchyard::key::Digest::of(made["key"].as_str().expect("a key")).to_string();
+    assert_eq!((&made["digest"], &made["tier"]), (&digest.into(), &"pro".into()));
+    assert_ne!(made["key"], key, "no two keys are the same");
+    for wrong in [
+        &["key", "new", "--principal", "acme"][..],
+        &["key", "new", "--principal", "acme", "--scope", "everything"],
+        &["key", "new", "--principal", "a b", "--scope", "publish"],
+        &["key", "new", "--principal", "acme", "--scope", "publish", "--expires", "soon"],
+        &["nonsense"],
+    ] {
+        fails(folder, wrong, "").await;
+    }
+}
+
+/// It ends with another status than 0, says why on stderr and nothing on stdout.
+async fn fails(folder: &Path, arguments: &[&str], says: &str) -> String {
+    let output = run(folder, arguments, &[]).await;
+    let (out, error) = (stdout(&output), stderr(&output));
+    assert!(!output.status.success(), "{arguments:?}: {out}");
+    assert!(!error.is_empty() && error.contains(says), "{arguments:?}: '{says}' is not in: {error}");
+    assert!(!error.contains("panicked"), "{error}");
+    assert_eq!(out, "", "{arguments:?}");
+    error
+}
+
+#[tokio::test]
+async fn a_plugin_is_checked_before_it_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let file = switchyard_tests::guest("threshold_filter");
+    let file = file.to_str().expect("text");
+    let output = run(folder, &["plugin", "check", file], &[]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("sha256"), "{}", stdout(&output));
+    let output = run(folder, &["plugin", "check", "--json", file], &[]).await;
+    let info: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one JSON object");
+    assert_eq!(info["sha256"].as_str().map(str::len), Some(64), "{info}");
+    std::fs::write(folder.join("text.wasm"), "no Wasm").expect("a file");
+    fails(folder, &["plugin", "check", "text.wasm"], "text").await;
+    fails(folder, &["plugin", "check", "gone.wasm"], "gone.wasm").await;
+    fails(folder, &["plugin", "check", file, "--config", r#"{"unknown":1}"#], "unknown").await;
+    fails(folder, &["plugin", "check", file, "--config", "{"], "JSON").await;
+}

@@ -1,0 +1,152 @@
+//! `switchyard check`: every wrong configuration is reported with file and line and what would be right.
+
+use super::{fails, stderr, stdout};
+use std::{fs, path::Path};
+use switchyard_tests::{Server, guest, run};
+
+const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+fn plugin(name: &str, file: &Path, more: &str) -> String {
+    format!("[[plugin]]\nname = \"{name}\"\nfile = \"{}\"\nrooms = [\"{name}:*\"]\n{more}\n", file.display())
+}
+
+#[tokio::test]
+async fn a_good_configuration_is_good() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::create_dir(folder.join("deep")).expect("a folder");
+    fs::copy(guest("orderbook"), folder.join("deep/orderbook.wasm")).expect("a copy");
+    // Paths are relative to the file, not to where the command runs.
+    let text = format!(
+        "{}\n[tier.pro]\nconnections = 25\nrooms = 100\n{}{}",
+        Server::keys(),
+        Server::key("sk_pro", "pro", "[]", "tier = \"pro\"\nexpires = 2027-01-01T00:00:00Z"),
+        plugin(
+            "dydx",
+            Path::new("orderbook.wasm"),
+            "config = { max_depth = 50 }\non_failure = \"deny\"\nbudget = { call = \"10ms\", memory = \"16MiB\" }"
+        ),
+    );
+    fs::write(folder.join("deep/s.toml"), text).expect("a file");
+    let output = run(folder, &["check", "--config", "deep/s.toml"], &[]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!stdout(&output).is_empty());
+    let output = run(folder, &["check"], &[("SWITCHYARD_KEY", "sk_of_the_command_line")]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_reported_with_its_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fs::write(folder.join("text.wasm"), "no Wasm at all").expect("a file");
+    fs::write(folder.join("cut.wasm"), &fs::read(guest("orderbook")).expect("a guest")[..9000])
+        .expect("a file");
+    let good = guest("orderbook");
+    let key =
+        |line: &str| format!("\n\n[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a\"\nscopes = []\n{line}");
+    let cases = [
+        // What is wrong, its first and last possible line, and what the report has to name.
+        ("\n[server]\nlsten = \"127.0.0.1:0\"".to_owned(), 3..=3, "`listen`"),
+        ("[server]\n\n\nlisten = \"here\"".into(), 4..=4, "127.0.0.1:"),
+        ("[server]\nframe = \"much\"".into(), 2..=2, "64KiB"),
+        ("[sever]\nlisten = \"127.0.0.1:0\"".into(), 1..=1, "`server`"),
+        ("[session]\n# The ttl.\nttl = \"2 moons\"".into(), 3..=3, "10m"),
+        ("[session]\nttl = 120".into(), 2..=2, "expected"),
+        ("[session]\nheartbeat = { interval = \"25s\", timout = \"1s\" }".into(), 2..=2, "`timeout`"),
+        ("[rooms]\nhistory = { messages = -1 }".into(), 2..=2, "expected"),
+        ("[rooms]\nungoverned = \"ajar\"".into(), 2..=2, "`closed`"),
+        ("[store]\nurl = \"mongo://here\"".into(), 2..=2, "memory"),
+        (key("tier = \"gold\""), 7..=7, "[tier.gold]"),
+        (key("expires = 2027-01-01"), 7..=7, "2027-01-01T00:00:00Z"),
+        (key("expires = \"soon\""), 7..=7, "datetime"),
+        ("[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []".into(), 2..=2, "64 hexadecimal digits"),
+        (format!("[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a b\"\nscopes = []"), 3..=3, "A-Z a-z 0-9"),
+        (
+            format!("[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a\"\nscopes = [\"all\"]"),
+            4..=4,
+            "`publish`",
+        ),
+        (format!("[[key]]\ndigest = \"{DIGEST}\"\nscopes = []"), 1..=3, "principal"),
+        ("[tier.pro]\nconnections = \"many\"".into(), 2..=2, "expected"),
+        // What only the whole shows.
+        ("\n[server]\npath = \"socket\"".into(), 2..=3, "/v2/realtime"),
+        ("\n\n[session]\nmessage = \"1MiB\"".into(), 3..=4, "session.outbox"),
+        ("\n\n[server]\nframe = \"1KiB\"".into(), 3..=4, "server.frame"),
+        ("\n\n[server]\ntls = { certificate = \"gone.pem\", key = \"gone.key\" }".into(), 3..=4, "gone.pem"),
+        // Plugins.
+        (format!("\n{}", plugin("x", Path::new("gone.wasm"), "")), 2..=4, "gone.wasm"),
+        (format!("\n{}", plugin("x", Path::new("text.wasm"), "")), 2..=4, "text.wasm"),
+        (format!("\n{}", plugin("x", Path::new("cut.wasm"), "")), 2..=4, "cut.wasm"),
+        (plugin("x", &good, &format!("sha256 = \"{}\"", "0".repeat(64))), 1..=5, "SHA-256"),
+        (plugin("x", &good, "config = { max_depth = 0 }"), 1..=5, "max_depth"),
+        (plugin("x", &good, "config = { depth = 1 }"), 1..=5, "depth"),
+        (plugin("x", &good, "on_failure = \"ignore\""), 5..=5, "`deny`"),
+        (plugin("x", &good, "") + &plugin("x", &good, ""), 6..=7, "two plugins"),
+        (plugin("x", &good, "").replace("x:*", "x:*y"), 4..=4, "x:*y"),
+    ];
+    let mut wrong = vec![];
+    for (text, lines, names) in cases {
+        fs::write(folder.join("s.toml"), &text).expect("a file");
+        let output = run(folder, &["check", "--config", "s.toml"], &[]).await;
+        let error = stderr(&output);
+        let line =
+            error.split("s.toml:").nth(1).and_then(|rest| rest.split(':').next()?.parse().ok()).unwrap_or(0);
+        let status = output.status.code();
+        if status != Some(1) || !lines.contains(&line) || !error.contains(names) || error.contains("panicked")
+        {
+            wrong.push(format!(
+                "status {status:?}, line {line} of {lines:?}, '{names}' in:\n{error}of\n{text}\n"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn everything_wrong_about_plugins_is_reported_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = plugin("one", Path::new("one.wasm"), "") + &plugin("two", Path::new("two.wasm"), "");
+    fs::write(folder.path().join("s.toml"), text).expect("a file");
+    let error = fails(folder.path(), &["check", "--config", "s.toml"], "one.wasm").await;
+    assert!(error.contains("two.wasm"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_and_a_variable_that_is_wrong_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    fails(folder, &["check", "--config", "gone.toml"], "gone.toml").await;
+    for (name, value, says) in [
+        ("SWITCHYARD_SESSION__TTL", "soon", "10m"),
+        ("SWITCHYARD_SERVER__PORT", "1", "`listen`"),
+        ("SWITCHYARD_SERVER__LISTEN", "here", "SWITCHYARD_SERVER__LISTEN"),
+    ] {
+        let output = run(folder, &["check"], &[(name, value)]).await;
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(error.contains(name) && error.contains(says), "{error}");
+    }
+}
+
+/// `serve` refuses what `check` refuses, except for a plugin, whose rooms it closes.
+#[tokio::test]
+async fn serve_does_not_start_on_a_wrong_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    for (text, names) in [
+        ("[server]\nlsten = 1", "s.toml:2"),
+        (
+            "[server]\nlisten = \"127.0.0.1:0\"\ntls = { certificate = \"gone.pem\", key = \"gone.key\" }\n\
+             [admin]\nlisten = \"127.0.0.1:0\"",
+            "gone.pem",
+        ),
+    ] {
+        fs::write(folder.join("s.toml"), text).expect("a file");
+        fails(folder, &["serve", "--config", "s.toml"], names).await;
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    fs::write(folder.join("s.toml"), format!("[server]\nlisten = \"{address}\"")).expect("a file");
+    fails(folder, &["serve", "--config", "s.toml"], &address).await;
+}

@@ -1,0 +1,157 @@
+//! `switchyard publish` and `switchyard listen` against a node.
+
+use super::{fails, stderr, stdout};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+use switchyard_tests::{Client, KEY, PATIENCE, READER, Server, binary, guest, run};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_message_is_published_and_heard() {
+    let server = Server::start("").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut listening = tokio::process::Command::new(binary())
+        .args(["listen", "--url", &server.url, "prices", "other", "--json"])
+        .env("SWITCHYARD_KEY", READER)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a process");
+    let mut heard = BufReader::new(listening.stdout.take().expect("piped")).lines();
+    let mut member = Client::connect(&server).await;
+    switchyard_tests::eventually("a listener", async || {
+        let room = server.call("GET", "/v1/rooms/other", Some(KEY), "").await;
+        room.1.contains(r#""members":1"#).then_some(())
+    })
+    .await;
+    member.subscribe(json!(["prices"])).await;
+    fs::write(folder.path().join("key"), format!("{KEY}\n")).expect("a file");
+    let arguments = [
+        "publish",
+        "--url",
+        &server.url,
+        "--room",
+        "prices",
+        "--event",
+        "tick",
+        "--key-file",
+        "key",
+        r#"{"a": 1.10}"#,
+    ];
+    let output = run(folder.path(), &arguments, &[]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let line = tokio::time::timeout(PATIENCE, heard.next_line())
+        .await
+        .expect("in time")
+        .expect("text")
+        .expect("a line");
+    let message: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(
+        (&message["room"], &message["event"], &message["offset"]),
+        (&json!("prices"), &json!("tick"), &json!(1))
+    );
+    assert!(line.contains(r#"{"a": 1.10}"#), "byte for byte: {line}");
+
+    let output = run(
+        folder.path(),
+        &["publish", "--json", "--url", &server.url, "--room", "prices", "2"],
+        &[("SWITCHYARD_KEY", KEY)],
+    )
+    .await;
+    assert_eq!(lines(&stdout(&output))[0]["offset"], 2, "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_feed_keeps_its_pace() {
+    let server = Server::start("").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let feed: String = (0..11)
+        .map(|n| json!({"time": 1_760_000_000_000u64 + n * 500, "room": format!("feed:{}", n % 2), "event": "e", "data": n}).to_string() + "\n")
+        .collect();
+    fs::write(folder.path().join("feed.ndjson"), feed).expect("a file");
+    let mut member = Client::connect(&server).await;
+    member.subscribe(json!(["feed:0", "feed:1"])).await;
+    let started = Instant::now();
+    let arguments = ["publish", "--url", &server.url, "--from", "feed.ndjson", "--speed", "5x"];
+    let output = run(folder.path(), &arguments, &[("SWITCHYARD_KEY", KEY)]).await;
+    let took = started.elapsed();
+    assert!(output.status.success(), "{}", stderr(&output));
+    for n in 0..11 {
+        let message = member.expect("message").await;
+        assert_eq!((&message["data"], &message["room"]), (&json!(n), &json!(format!("feed:{}", n % 2))));
+    }
+    // Five seconds at five times the speed.
+    assert!(took >= Duration::from_millis(950) && took < Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listening_goes_on_after_a_loss_and_filters() {
+    let plugin = format!(
+        "[[plugin]]\nname = \"thresholds\"\nfile = \"{}\"\nrooms = [\"tvl\"]",
+        guest("threshold_filter").display()
+    );
+    let server = Server::start(&plugin).await;
+    let mut listening = tokio::process::Command::new(binary())
+        .args(["listen", "--url", &server.url, "tvl", "--filter", r#"{"minChange":5}"#, "--json"])
+        .env("SWITCHYARD_KEY", READER)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a process");
+    let mut heard = BufReader::new(listening.stdout.take().expect("piped")).lines();
+    switchyard_tests::eventually("a listener", async || {
+        let room = server.call("GET", "/v1/rooms/tvl", Some(KEY), "").await;
+        room.1.contains(r#""members":1"#).then_some(())
+    })
+    .await;
+    let mut publisher = Client::connect(&server).await;
+    for change in [1, 5, 2, 6] {
+        publisher.publish("tvl", json!({"change": change})).await;
+    }
+    for change in [5, 6] {
+        let line = tokio::time::timeout(PATIENCE, heard.next_line())
+            .await
+            .expect("in time")
+            .expect("text")
+            .expect("a line");
+        let message: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(message["data"]["change"], change);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_are_one_clear_sentence() {
+    let server = Server::start("").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let publish = |key: &'static str, room: &'static str, data: &'static str| {
+        let url = server.url.clone();
+        async move {
+            let output =
+                run(folder, &["publish", "--url", &url, "--room", room, data], &[("SWITCHYARD_KEY", key)])
+                    .await;
+            assert!(!output.status.success(), "{}", stdout(&output));
+            let error = stderr(&output);
+            assert!(!error.contains("panicked") && !error.contains("sk_"), "{error}");
+            error
+        }
+    };
+    assert!(publish(READER, "prices", "1").await.contains("scope"));
+    publish("sk_unknown", "prices", "1").await;
+    assert!(publish(KEY, "a::b", "1").await.contains("a::b"));
+    publish(KEY, "prices", "{").await;
+    fails(folder, &["publish", "--url", &server.url, "--room", "prices", "1"], "SWITCHYARD_KEY").await;
+    fails(folder, &["listen", "--url", "http://127.0.0.1:1/", "prices"], "ws://").await;
+    fails(folder, &["publish", "--url", &server.url, "--from", "gone.ndjson"], "").await;
+}

@@ -1,0 +1,94 @@
+//! A node that stops says so, first to the load balancer and then to everybody, and is gone in time.
+
+use futures_util::StreamExt;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use switchyard_tests::{Client, FIN, Raw, Server, TEXT, framed};
+use tokio_tungstenite::tungstenite::Message;
+
+#[tokio::test]
+async fn everybody_is_told_to_come_back_and_when() {
+    let server = Server::start("").await;
+    let mut clients = vec![];
+    for _ in 0..20 {
+        let mut client = Client::connect(&server).await;
+        client.subscribe(json!(["prices"])).await;
+        clients.push(client);
+    }
+    let mut greeting = Client::open(&*server.url).await;
+    assert_eq!(server.call("GET", "/readyz", None, "").await.0, 200);
+    server.drain();
+    let mut delays = vec![];
+    for client in &mut clients {
+        let closed = client.closed().await;
+        assert_eq!(closed.code, 4600);
+        delays.push(closed.reason.parse::<u64>().unwrap_or_else(|_| panic!("{closed:?}")));
+    }
+    assert_eq!(greeting.closed().await.code, 4600);
+    delays.sort();
+    delays.dedup();
+    assert!(delays.len() > 10, "clients come back spread over time: {delays:?}");
+    let started = Instant::now();
+    drop((clients, greeting));
+    server.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+/// Neither who does not read, nor who does not finish, nor who does not answer the close delays the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
+    let server = Server::start("[session]\nauthenticate = \"60s\"").await;
+    let mut stuck = Raw::connect(&server).await;
+    stuck.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
+    stuck.json().await;
+    let mut publisher = Client::connect(&server).await;
+    // Much waits for it, though less than closes it.
+    for _ in 0..60 {
+        publisher.publish("prices", json!("x".repeat(60_000))).await;
+    }
+    let mut half = Raw::tcp(server.address()).await;
+    half.bytes(b"GET /v2/realtime HTTP/1.1\r\nHost: ").await;
+    let silent = Raw::tcp(server.address()).await;
+    let ungreeted = Raw::open(&server).await;
+    let unanswering = Raw::connect(&server).await;
+    let (admin, address) = (server.admin.clone(), server.address().to_owned());
+    let admin = admin.strip_prefix("http://").expect("HTTP").to_owned();
+
+    let started = Instant::now();
+    server.drain();
+    // Readiness fails first: it can be asked while connections are still ending.
+    let ready = switchyard_tests::Answer::of(&admin, "GET", "/readyz", "", b"").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(ready.body.contains("drain"), "{ready:?}");
+    let live = switchyard_tests::Answer::of(&admin, "GET", "/livez", "", b"").await;
+    assert_eq!(live.status, 200);
+    tokio::time::timeout(Duration::from_secs(12), server.stop()).await.expect("an end");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    drop((stuck, half, silent, ungreeted, unanswering));
+}
+
+/// What was published before the end is delivered before the close.
+#[tokio::test]
+async fn what_waits_is_sent_before_the_close() {
+    let server = Server::start("").await;
+    let (mut client, mut publisher) = (Client::connect(&server).await, Client::connect(&server).await);
+    client.subscribe(json!(["prices"])).await;
+    for n in 1..=100 {
+        publisher.publish("prices", json!(n)).await;
+    }
+    server.drain();
+    let mut last = 0;
+    let closed = loop {
+        match client.socket.next().await.expect("a close").expect("a frame") {
+            Message::Text(text) => {
+                let frame: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                assert_eq!(frame["offset"], last + 1);
+                last += 1;
+            }
+            Message::Close(frame) => break frame.expect("a code"),
+            _ => {}
+        }
+    };
+    assert_eq!((last, u16::from(closed.code)), (100, 4600));
+}

@@ -1,0 +1,99 @@
+//! The documents hold: every conversation in them happens, and every list in them is the code's.
+
+mod lists;
+mod script;
+mod shape;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+use switchyard_tests::{binary, guest};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let parts: Vec<&str> = text.split("\n```").collect();
+    let bodies = parts.iter().skip(1).step_by(2);
+    bodies.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n').map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn every_conversation_happens() {
+    let mut wrong = vec![];
+    for (name, least) in [("docs/protocol.md", 15), ("docs/operator.md", 4), ("README.md", 0)] {
+        let scripts = script::scripts(name, &document(name));
+        assert!(scripts.len() >= least, "{name} shows only {} conversations", scripts.len());
+        for script in scripts {
+            let place = script.place.clone();
+            // A panic of the client is one more way of being wrong.
+            match tokio::spawn(async move { script.run().await }).await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => wrong.push(why),
+                Err(panic) => wrong.push(format!("{place}: {panic}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+/// What the manual shows of commands that end by themselves. The configuration there names a plugin that is missing.
+#[test]
+fn every_command_says_what_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plugin = "[[plugin]]\nname = \"dydx\"\nfile = \"dydx.wasm\"\nrooms = [\"trades\"]\n";
+    std::fs::write(folder.path().join("switchyard.toml"), plugin).expect("a configuration");
+    std::fs::copy(guest("orderbook"), folder.path().join("orderbook.wasm")).expect("a plugin");
+    let manual = document("docs/operator.md");
+    let shown =
+        blocks(&manual, "console").into_iter().filter(|block| !block.starts_with("$ switchyard serve"));
+    let mut count = 0;
+    for block in shown {
+        count += 1;
+        let (command, expected) = block.split_once('\n').expect("a command and what it says");
+        let arguments = command.strip_prefix("$ switchyard ").expect("one of ours").replace('\'', "");
+        let output = Command::new(binary()).args(arguments.split(' ')).current_dir(folder.path()).output();
+        let output = output.expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(shape::lookalike(expected, said.trim_end()), "{command} says\n{said}\nnot\n{expected}");
+    }
+    assert!(count >= 4);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/protocol.md", "docs/operator.md"] {
+        let text = document(name);
+        let folder = root().join(name).parent().expect("a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if file.starts_with("http") {
+                continue;
+            }
+            let target = if file.is_empty() { root().join(name) } else { folder.join(file) };
+            assert!(target.exists(), "{name} leads to {link}, which is not there");
+            if !anchor.is_empty() {
+                let text = std::fs::read_to_string(&target).expect("a document");
+                assert!(
+                    text.lines().any(|line| heading(line) == Some(anchor.to_owned())),
+                    "{name}: no {link}"
+                );
+            }
+        }
+    }
+}
+
+/// The anchor of a heading.
+fn heading(line: &str) -> Option<String> {
+    let title = line.strip_prefix('#')?.trim_start_matches('#').trim().to_lowercase();
+    let plain = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    Some(plain.map(|c| if c == ' ' { '-' } else { c }).collect())
+}

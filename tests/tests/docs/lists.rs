@@ -1,0 +1,152 @@
+//! The tables of the documents against the code.
+
+use super::{blocks, document};
+use serde_json::json;
+use std::{collections::BTreeSet, path::Path};
+use switchyard::{close::Close, config::Config, protocol::Code};
+use switchyard_tests::{Client, Server, guest};
+
+/// The first cells of the tables under a heading, as far as the next, without backticks.
+fn first_cells(text: &str, heading: &str) -> BTreeSet<String> {
+    let from = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("there is no '{heading}'"));
+    let section = &text[from + heading.len() + 2..];
+    let section = section.split("\n## ").next().expect("a first part");
+    let cells = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let cells = cells.filter(|cell| cell.starts_with('`')).flat_map(|cell| cell.split(", "));
+    cells.map(|cell| cell.trim_matches('`').to_owned()).collect()
+}
+
+fn set<T: ToString>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
+    items.into_iter().map(|item| item.to_string()).collect()
+}
+
+#[test]
+fn every_error_code_is_explained() {
+    let text = document("docs/protocol.md");
+    assert_eq!(first_cells(&text, "## Errors"), set(Code::ALL.iter().map(|code| code.as_str())));
+}
+
+/// Grows with the enumeration: `match` in here does not compile without a new one.
+fn closes() -> Vec<Close> {
+    use Close::*;
+    let all = vec![
+        BadFrames,
+        Unauthorized,
+        Forbidden,
+        TakenOver,
+        Revoked,
+        ConnectionLimit,
+        Internal,
+        Overloaded,
+        Silent,
+        Slow,
+        Draining(0),
+        Protocol,
+        NotUtf8,
+        FrameTooLarge,
+    ];
+    for close in &all {
+        match close {
+            BadFrames | Unauthorized | Forbidden | TakenOver | Revoked | ConnectionLimit | Internal => {}
+            Overloaded | Silent | Slow | Draining(_) | Protocol | NotUtf8 | FrameTooLarge => {}
+        }
+    }
+    all
+}
+
+#[test]
+fn every_close_code_is_explained_and_no_other_is_named() {
+    let text = document("docs/protocol.md");
+    let codes = set(closes().into_iter().map(Close::code));
+    assert_eq!(first_cells(&text, "## Close codes"), codes);
+    for name in ["README.md", "ARCHITECTURE.md", "docs/protocol.md", "docs/operator.md"] {
+        let text = document(name);
+        let numbers = text.split(|c: char| !c.is_ascii_alphanumeric());
+        let named = numbers.filter(|n| n.len() == 4 && ["44", "45", "46", "10"].contains(&&n[..2]));
+        for number in named.filter(|n| n.parse().is_ok_and(|n: u16| n > 1001 && n != 1024)) {
+            assert!(codes.contains(number), "{name} names the close code {number}");
+        }
+    }
+}
+
+/// The keys that a section may have, as its error lists them.
+fn keys_of(section: &str, given: &str) -> Vec<String> {
+    let text = format!("{section}\n{given}\nnonsense = 1\n");
+    let error = load(&text).expect_err("a key that is not known");
+    let (_, expected) = error.split_once("expected ").unwrap_or_else(|| panic!("{section}: {error}"));
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("switchyard.toml");
+    std::fs::write(&file, text).expect("a file in it");
+    Config::load(Some(Path::new(&file)), &vec![])
+}
+
+#[test]
+fn every_key_of_the_configuration_is_explained() {
+    let explained = first_cells(&document("docs/operator.md"), "## Configuration");
+    let sections = [
+        ("[server]", "server"),
+        ("[server.tls]", "server.tls"),
+        ("[admin]", "admin"),
+        ("[store]", "store"),
+        ("[rooms]", "rooms"),
+        ("[rooms.history]", "rooms.history"),
+        ("[session]", "session"),
+        ("[session.heartbeat]", "session.heartbeat"),
+        ("[[key]]", "key"),
+        ("[tier.NAME]", "tier.NAME"),
+        ("[[plugin]]", "plugin"),
+        ("[plugin.budget]", "plugin.budget"),
+    ];
+    let mut known = BTreeSet::new();
+    for (section, prefix) in sections {
+        let section = section.replace("[plugin.budget]", "[[plugin]]\n[plugin.budget]");
+        known.extend(keys_of(&section, "").into_iter().map(|key| format!("{prefix}.{key}")));
+    }
+    // Tables are explained by what is in them.
+    for (_, prefix) in sections {
+        known.remove(prefix);
+    }
+    assert_eq!(explained, known);
+}
+
+#[test]
+fn the_example_of_a_configuration_is_good_and_shows_the_defaults() {
+    let examples = blocks(&document("docs/operator.md"), "toml");
+    for example in &examples {
+        load(example).unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
+    let mut whole = load(examples.first().expect("an example")).expect("good");
+    let default = Config::default();
+    assert!(whole.server.tls.take().is_some() && whole.server.origins.take().is_some());
+    assert_eq!((whole.server, whole.admin, whole.store), (default.server, default.admin, default.store));
+    assert_eq!((whole.rooms, whole.session), (default.rooms, default.session));
+    assert_eq!(whole.plugins[0].budget, Default::default());
+}
+
+#[tokio::test]
+async fn every_metric_is_explained() {
+    let file = guest("orderbook").display().to_string();
+    let plugin = format!("[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"books\"]");
+    let server = Server::start(&plugin).await;
+    // A family with labels is shown once it has counted.
+    let mut client = Client::connect(&server).await;
+    client.refused(json!({"type": "shout"})).await;
+    client.send(json!({"type": "subscribe", "rooms": ["books"]})).await;
+    let mut stranger = Client::open(&*server.url).await;
+    stranger.send(json!({"type": "ping"})).await;
+    stranger.closed().await;
+    let (_, text) = server.call("GET", "/metrics", None, "").await;
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let series = families.map(|(name, kind)| match kind {
+        "counter" => format!("{name}_total"),
+        _ => name.to_owned(),
+    });
+    let mut counted = set(series);
+    // A plugin's own, whatever they are called.
+    counted.retain(|name| !name.starts_with("switchyard_guest_"));
+    assert_eq!(first_cells(&document("docs/operator.md"), "## Metrics"), counted);
+}

@@ -1,0 +1,98 @@
+//! `wss://` with a certificate of one's own.
+
+use serde_json::json;
+use std::{path::Path, sync::Arc, time::Duration};
+use switchyard_tests::{Client, KEY, PATIENCE, Server, eventually};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio_tungstenite::{Connector, connect_async_tls_with_config};
+
+/// A certificate for `localhost`, with its key, as PEM.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+fn write(folder: &Path, (certificate, key): &(String, String)) {
+    std::fs::write(folder.join("cert.pem"), certificate).expect("a file");
+    std::fs::write(folder.join("key.pem"), key).expect("a file");
+}
+
+fn trusting(certificate: &str) -> Connector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")).expect("a certificate");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Connector::Rustls(Arc::new(config))
+}
+
+/// A client that trusts this certificate alone.
+async fn connect(server: &Server, certificate: &str) -> Option<Client> {
+    let url = server.url.replace("127.0.0.1", "localhost");
+    let upgrade = connect_async_tls_with_config(url, None, false, Some(trusting(certificate)));
+    let (socket, _) = tokio::time::timeout(PATIENCE, upgrade).await.expect("an answer in time").ok()?;
+    let client = Client { socket, connected: json!(null) };
+    Some(client.greet(json!({"auth": {"apiKey": KEY}})).await)
+}
+
+#[tokio::test]
+async fn wss_rereads_its_certificate_and_drops_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (certificate(), certificate());
+    write(folder.path(), &first);
+    let configuration =
+        format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
+    let server = Server::start_in(folder, &configuration).await;
+    assert!(server.url.starts_with("wss://"), "{}", server.url);
+    let mut client = connect(&server, &first.0).await.expect("a trusted server");
+    client.subscribe(json!(["prices"])).await;
+    client.publish("elsewhere", json!("x".repeat(60_000))).await;
+    assert!(connect(&server, &second.0).await.is_none(), "the tests see which certificate is shown");
+
+    write(server.folder(), &second);
+    eventually("the second certificate", async || connect(&server, &second.0).await).await.settled().await;
+    client.settled().await;
+
+    // A key that does not fit, or no certificate at all, changes nothing.
+    std::fs::write(server.folder().join("key.pem"), &first.1).expect("a file");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    connect(&server, &second.0).await.expect("the second still").settled().await;
+    std::fs::write(server.folder().join("cert.pem"), "nonsense").expect("a file");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    connect(&server, &second.0).await.expect("the second still").settled().await;
+    write(server.folder(), &first);
+    eventually("the first certificate", async || connect(&server, &first.0).await).await.settled().await;
+    client.settled().await;
+}
+
+/// Who speaks no TLS, or stops in the middle of it, is cut off and delays nobody.
+#[tokio::test]
+async fn a_port_with_tls_takes_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pair = certificate();
+    write(folder.path(), &pair);
+    let configuration =
+        format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
+    let server = Server::start_in(folder, &configuration).await;
+    let mut stuck = TcpStream::connect(server.address()).await.expect("a listener");
+    stuck.write_all(&[0x16, 3, 1]).await.expect("a connection");
+    let mut plain = TcpStream::connect(server.address()).await.expect("a listener");
+    plain.write_all(b"GET /v2/realtime HTTP/1.1\r\nHost: here\r\n\r\n").await.expect("a connection");
+    let mut answer = vec![];
+    let read = plain.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(2), read).await.expect("cut off at once").ok();
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    connect(&server, &pair.0).await.expect("a trusted server").settled().await;
+    let end = stuck.read_u8();
+    tokio::time::timeout(Duration::from_millis(11_500), end).await.expect("cut off in time").ok();
+}

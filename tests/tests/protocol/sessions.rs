@@ -1,0 +1,101 @@
+//! How long a session lives, whose it is, and that it has one connection at a time.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
+use std::time::Duration;
+use switchyard_tests::{Client, KEY, PATIENCE, Server, eventually};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+#[tokio::test]
+async fn a_session_outlives_its_connection_by_its_ttl() {
+    let server = Server::start("[session]\nttl = \"1s\"").await;
+    let mut watcher = Client::connect(&server).await;
+    watcher.subscribe(json!(["prices"])).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices"])).await;
+    let count = async |watcher: &mut Client| {
+        watcher.ask(json!({"type": "members", "room": "prices"})).await["count"].clone()
+    };
+    assert_eq!(count(&mut watcher).await, 2);
+    let token = client.token();
+    client.cut();
+    // Back in time, and away again.
+    let client = Client::resume(&server, &token).await;
+    assert_eq!((&client.connected["resumed"], &client.connected["session"]), (&json!(true), &json!(token)));
+    assert_eq!(count(&mut watcher).await, 2, "a session is counted, not its connections");
+    client.cut();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(count(&mut watcher).await, 2, "a member until its ttl ends");
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let client = Client::resume(&server, &token).await;
+    assert_eq!((&client.connected["resumed"], &client.connected["rooms"]), (&json!(false), &json!([])));
+    assert_ne!(client.token(), token);
+    // What has expired is swept now and then.
+    timeout(PATIENCE, async {
+        while count(&mut watcher).await != 1 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("swept in time");
+    Client::connect(&server).await.publish("prices", json!(1)).await;
+    assert_eq!(server.get("/v1/rooms/prices/messages/1/receipt").await["members"], 1);
+}
+
+/// A close by the client is no different from a cut.
+#[tokio::test]
+async fn a_client_that_said_goodbye_may_come_back() {
+    let server = Server::start("").await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices"])).await;
+    let token = client.token();
+    client.socket.close(None).await.expect("a connection");
+    let resumed = Client::resume(&server, &token).await;
+    assert_eq!(resumed.connected["resumed"], true);
+    assert_eq!(resumed.connected["rooms"].as_array().map(Vec::len), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_that_resume_at_once_one_stays() {
+    let server = Server::start("").await;
+    let mut publisher = Client::connect(&server).await;
+    let live = async |what: &str, expected: usize| {
+        eventually(what, async || {
+            let page = server.get("/v1/connections").await;
+            (page["connections"].as_array().map(Vec::len) == Some(expected)).then_some(())
+        })
+        .await;
+    };
+    for round in 1..=100 {
+        let mut first = Client::connect(&server).await;
+        first.subscribe(json!(["prices"])).await;
+        let resume = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": first.token()});
+        let mut clients = vec![first];
+        for _ in 0..4 {
+            clients.push(Client::open(&*server.url).await);
+        }
+        for client in &mut clients[1..] {
+            client.send(resume.clone()).await;
+        }
+        publisher.publish("prices", json!(round)).await;
+        live("one connection besides the publisher's", 2).await;
+        let (mut stayed, mut heard) = (0, 0);
+        for client in &mut clients {
+            client.socket.send(Message::text(r#"{"type":"ping"}"#)).await.ok();
+            loop {
+                match timeout(PATIENCE, client.socket.next()).await.expect("a frame in time") {
+                    Some(Ok(Message::Text(text))) if text.contains(r#""type":"pong""#) => break stayed += 1,
+                    Some(Ok(Message::Text(text))) if text.contains(r#""type":"message""#) => heard += 1,
+                    Some(Ok(Message::Close(Some(close)))) => break assert_eq!(u16::from(close.code), 4409),
+                    Some(Ok(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(stayed, 1, "round {round}");
+        assert!(heard > 0, "what was published meanwhile is not lost: round {round}");
+        drop(clients);
+        live("only the publisher", 1).await;
+    }
+}
