@@ -9,6 +9,8 @@ pub fn all(rest: &[String]) -> anyhow::Result<()> {
     ensure_redis();
     cargo::run(&["fmt", "--all", "--check"])?;
     cargo::run(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    // The tests of the command line run the binary, which `cargo test` alone does not build.
+    cargo::run(&["build", "--release", "-p", "switchyard"])?;
     let mut arguments = vec!["test", "--release", "--workspace"];
     arguments.extend(rest.iter().map(String::as_str));
     cargo::run_with(&arguments, &[("SWITCHYARD_GUESTS", &guests)])

@@ -1,6 +1,7 @@
 //! The hub maps a room to its shard and is the one way to it: joining, publishing, reading history. Knows no
 //! frames and no sockets.
 
+mod catch_up;
 mod command;
 mod connections;
 mod lobby;

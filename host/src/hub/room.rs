@@ -1,6 +1,6 @@
 //! One room's members on this node, grouped by filter, and what a message does among them. No I/O and no clock.
 
-use super::{Connection, command::*};
+use super::{Connection, catch_up::CatchUp, command::*};
 use crate::{
     plugin::FilterId,
     protocol::{Position, Publication, reply},
@@ -8,10 +8,6 @@ use crate::{
     store::ConnectionId,
 };
 use std::{collections::HashMap, sync::Arc};
-
-/// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox (so that
-/// it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
-const KEPT_BACK: usize = 256;
 
 pub struct Room {
     name: RoomName,
@@ -34,17 +30,6 @@ struct Place {
     serial: u64,
     filter: Option<FilterId>,
     index: usize,
-}
-
-struct CatchUp {
-    connection: Arc<Connection>,
-    filter: Option<FilterId>,
-    /// What came after this offset is kept back.
-    from: u64,
-    kept_back: Vec<Arc<Publication>>,
-    bytes: usize,
-    /// More came than is kept back; what is kept is useless.
-    overflowed: bool,
 }
 
 /// What the filters of [`Room::filters`], in that order, say of a message. Without bits the plugin failed: the
@@ -112,8 +97,7 @@ impl Room {
         let serial = self.next_serial;
         if keep_back || matches!(recovery, Recovery::After(_)) {
             let from = self.position.offset;
-            let kept = CatchUp { connection, filter, from, kept_back: vec![], bytes: 0, overflowed: false };
-            self.catching_up.insert(id, kept);
+            self.catching_up.insert(id, CatchUp::new(connection, filter, from));
             self.seats.insert(id, Place { serial, filter, index: usize::MAX });
         } else {
             self.go_live(connection, filter, serial);
@@ -199,20 +183,8 @@ impl Room {
                 }
             }
         }
-        for catch_up in self.catching_up.values_mut().filter(|catch_up| !catch_up.overflowed) {
-            // One whose filter failed goes back to history, where the filter is asked again.
-            let passed = catch_up.filter.map_or(Some(true), |filter| verdicts.of(filter));
-            match passed {
-                Some(false) => {}
-                Some(true) if catch_up.has_room_for(message) => {
-                    catch_up.bytes += message.frame().len();
-                    catch_up.kept_back.push(message.clone());
-                }
-                _ => {
-                    catch_up.overflowed = true;
-                    (catch_up.kept_back, catch_up.bytes) = (vec![], 0);
-                }
-            }
+        for catch_up in self.catching_up.values_mut() {
+            catch_up.take(message, catch_up.filter.map_or(Some(true), |filter| verdicts.of(filter)));
         }
         delivered
     }
@@ -235,31 +207,6 @@ impl Room {
     }
 }
 
-impl CatchUp {
-    fn hand_over(&self) {
-        for message in &self.kept_back {
-            self.connection.outbox.push(message.frame().clone());
-        }
-    }
-
-    /// For a member that joins anew: hands over what is kept back, if all before it was sent; otherwise gives the
-    /// offset after which it has to be replayed.
-    fn settle_or_resume(self, brought_to: Option<u64>) -> Option<u64> {
-        match brought_to {
-            Some(offset) if self.overflowed || offset < self.from => Some(offset),
-            _ => {
-                self.hand_over();
-                None
-            }
-        }
-    }
-
-    fn has_room_for(&self, message: &Publication) -> bool {
-        let bytes = self.bytes + message.frame().len();
-        self.kept_back.len() < KEPT_BACK && bytes <= self.connection.outbox.limit() / 4
-    }
-}
-
 impl Verdicts<'_> {
     /// Of the n-th filter; `None` where the plugin failed.
     fn nth(&self, n: usize) -> Option<bool> {
@@ -274,7 +221,7 @@ impl Verdicts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key::Digest, outbox::Outbox};
+    use crate::{hub::catch_up::KEPT_BACK, key::Digest, outbox::Outbox};
     use std::future::poll_fn;
 
     fn connection() -> Arc<Connection> {

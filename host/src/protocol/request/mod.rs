@@ -1,6 +1,9 @@
 //! From the text of a frame to a request, or to the refusal that says what is wrong with it.
 
 mod fields;
+mod wanted;
+
+pub use wanted::{Terms, Wanted};
 
 use super::{Code, Refusal};
 use fields::{clip, deeper_than, integer, object, required, string, wrong};
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
+use wanted::{position, wanted};
 
 /// Objects and arrays inside one another, in `data` and in filters. Most parsers that subscribers and plugins
 /// use stop at this depth (serde_json's own default is 128).
@@ -28,22 +32,6 @@ pub type Id<'a> = &'a RawValue;
 pub struct Position {
     pub epoch: Arc<str>,
     pub offset: u64,
-}
-
-/// One room of a `subscribe`.
-#[derive(Debug)]
-pub struct Wanted<'a> {
-    pub room: Cow<'a, str>,
-    /// What else was asked; an error concerns this room alone.
-    pub terms: Result<Terms<'a>, Refusal>,
-}
-
-/// How a room is to be joined.
-#[derive(Debug)]
-pub struct Terms<'a> {
-    /// A JSON object, as it was written.
-    pub filter: Option<&'a str>,
-    pub since: Option<Position>,
 }
 
 #[derive(Debug)]
@@ -237,54 +225,6 @@ fn acknowledged<'a>(fields: &Fields<'a>) -> Result<Vec<(Cow<'a, str>, u64)>, Ref
     }
     let offset = integer("offset", required(fields.offset, "offset")?)?;
     Ok(vec![(room(fields)?, offset)])
-}
-
-fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
-    #[derive(Deserialize)]
-    struct Entry<'a> {
-        #[serde(borrow)]
-        room: Option<&'a RawValue>,
-        #[serde(borrow)]
-        filter: Option<&'a RawValue>,
-        #[serde(borrow)]
-        since: Option<&'a RawValue>,
-    }
-    if raw.get().starts_with('"') {
-        let terms = Ok(Terms { filter: None, since: None });
-        return Ok(Wanted { room: string("rooms", raw)?, terms });
-    }
-    let entry: Entry = match object(raw.get()) {
-        Ok(entry) => entry,
-        _ => return Err(wrong("an entry of rooms", raw, "a name or an object with a room")),
-    };
-    let room = string("room", required(entry.room, "room")?)?;
-    let filter = entry.filter.map(|raw| {
-        if !raw.get().starts_with('{') {
-            let message = format!("filter is {}, but would be an object", clip(raw.get()));
-            Err(Refusal::new(Code::FilterInvalid, message))
-        } else if deeper_than(raw.get(), MAX_DEPTH) {
-            let message = format!("filter is nested deeper than {MAX_DEPTH} levels");
-            Err(Refusal::new(Code::FilterInvalid, message))
-        } else {
-            Ok(raw.get())
-        }
-    });
-    let terms = filter
-        .transpose()
-        .and_then(|filter| Ok(Terms { filter, since: entry.since.map(position).transpose()? }));
-    Ok(Wanted { room, terms })
-}
-
-fn position(raw: &RawValue) -> Result<Position, Refusal> {
-    #[derive(Deserialize)]
-    struct Since<'a> {
-        epoch: Arc<str>,
-        #[serde(borrow)]
-        offset: &'a RawValue,
-    }
-    let since: Since = object(raw.get())
-        .map_err(|_| wrong("since", raw, r#"an object {"epoch": string, "offset": integer}"#))?;
-    Ok(Position { epoch: since.epoch, offset: integer("since.offset", since.offset)? })
 }
 
 fn list<'a>(fields: &Fields<'a>) -> Result<Vec<&'a RawValue>, Refusal> {
