@@ -11,7 +11,7 @@ const MAX_REASON: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
     pub id: String,
-    /// Empty for a key without one.
+    /// `default` for a key without one.
     pub tier: String,
     pub tags: Vec<(String, String)>,
 }
@@ -26,8 +26,8 @@ pub struct Connecting {
     pub origin: Option<String>,
 }
 
-/// What there was before a subscription: rooms of this plugin held by the connection, rooms of this plugin
-/// held by all connections of the principal, members in the room.
+/// What there is beside a subscription: other rooms of this plugin held by the connection, the same held by all
+/// connections of the principal, members in the room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub of_connection: u32,
