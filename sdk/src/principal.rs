@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Default)]
 pub struct Principal {
     pub id: String,
-    /// Empty for a key without one.
+    /// `default` for a key without one.
     pub tier: String,
     /// What the operator attached to the key, in the configuration's order.
     pub tags: Vec<(String, String)>,
