@@ -84,11 +84,6 @@ impl Governor {
         self.stats.clone()
     }
 
-    /// One more holder of a filter.
-    pub fn retain(&mut self, id: FilterId) {
-        self.filters.retain(id);
-    }
-
     /// One holder less. The guest is told about unused filters in batches.
     pub fn release(&mut self, id: FilterId) {
         if self.filters.release(id) {

@@ -36,7 +36,7 @@ struct Condition {
     last_failure: Option<String>,
 }
 
-/// A governor's counters at one moment; those of many shards can be added up.
+/// A governor's counters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
     #[serde(flatten)]
@@ -117,30 +117,5 @@ impl Stats {
 
     fn condition<T>(&self, with: impl FnOnce(&mut Condition) -> T) -> T {
         with(&mut self.condition.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Status {
-    /// Adds another shard's; the worse of both states is shown.
-    pub fn merge(&mut self, other: Status) {
-        let rank = |state: &State| match state {
-            State::Active => 0,
-            State::Quarantined { retry_in_ms } => 1 + retry_in_ms,
-        };
-        if rank(&other.state) > rank(&self.state) {
-            self.state = other.state;
-        }
-        for (name, (calls, nanos)) in other.calls {
-            let sum = self.calls.entry(name).or_default();
-            *sum = (sum.0 + calls, sum.1 + nanos);
-        }
-        for (name, count) in other.failures {
-            *self.failures.entry(name).or_default() += count;
-        }
-        self.refused += other.refused;
-        self.instances += other.instances;
-        self.recycled += other.recycled;
-        self.filters += other.filters;
-        self.last_failure = other.last_failure.or(self.last_failure.take());
     }
 }

@@ -84,12 +84,8 @@ pub async fn run(
 }
 
 /// Accepts until `draining`; each connection's first exchange has [`UPGRADE`] to end.
-pub async fn accept<F, Served>(
-    listener: TcpListener,
-    draining: CancellationToken,
-    tasks: &TaskTracker,
-    serve: F,
-) where
+async fn accept<F, Served>(listener: TcpListener, draining: CancellationToken, tasks: &TaskTracker, serve: F)
+where
     F: Fn(TcpStream, SocketAddr) -> Served,
     Served: Future<Output = std::io::Result<()>> + Send + 'static,
 {
