@@ -5,14 +5,14 @@ mod reload;
 use crate::{
     admin,
     close::Close,
-    config::{Config, StoreUrl},
+    config::Config,
     hub::{Governed, Hub, HubConfig},
-    key::Keys,
+    key::{KeyConfig, Keys},
     metrics::Metrics,
     plugin::{Engine, Plugin, PluginConfig},
     server::{self, Tls},
     session::Services,
-    store::{Memory, Store},
+    store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys},
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What connections may take to end when the node stops; it is gone within 10 s.
 const DRAIN: Duration = Duration::from_secs(8);
+/// What the store may take afterwards to record the last of it.
+const RECORD: Duration = Duration::from_secs(1);
 /// Milliseconds over which clients of a stopping node are told to spread their return.
 const JITTER: u32 = 3000;
 
@@ -39,13 +41,16 @@ pub struct Node {
     /// Where the configuration came from, to be read again.
     file: Option<PathBuf>,
     services: Services,
+    /// The keys beside those of the configuration.
+    stored: StoredKeys,
     tls: Option<Arc<Tls>>,
     /// Awaited from the start: a SIGHUP that nobody awaits ends the process.
     hangups: Signal,
 }
 
 impl Node {
-    /// Loads certificate and plugins. A plugin that fails closes its rooms; anything else that is wrong is an error.
+    /// Loads certificate and plugins and waits for the store. A plugin that fails closes its rooms; anything else that is
+    /// wrong is an error.
     pub async fn new(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
@@ -65,13 +70,20 @@ impl Node {
             ungoverned: config.rooms.ungoverned,
             message_bytes: config.session.message,
         };
-        let (history, ttl) = (config.rooms.history, config.session.ttl);
-        let hub = Hub::start(hub, Metrics::default(), |feed| match config.store.url {
-            StoreUrl::Memory => Memory::new(history, ttl, feed) as Arc<dyn Store>,
-        });
-        let keys = Arc::new(ArcSwap::from_pointee(Keys::new(&config.keys, &config.tiers)));
+        let metrics = Metrics::default();
+        let retention =
+            Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
+        let store = async |feed| -> Result<Arc<dyn Store>, String> {
+            Ok(match config.store.site() {
+                None => Memory::new(retention, feed) as Arc<dyn Store>,
+                Some(site) => Redis::connect(&site, retention, metrics.store.clone(), feed).await?,
+            })
+        };
+        let hub = Hub::start(hub, metrics.clone(), store).await.map_err(anyhow::Error::msg)?;
+        let stored = hub.store.keys(0).await?.unwrap_or_default();
+        let keys = Arc::new(ArcSwap::from_pointee(all_keys(&config, &stored.keys)));
         let services = Services { hub, keys, config: config.session };
-        Ok(Self { config, file, services, tls, hangups })
+        Ok(Self { config, file, services, stored, tls, hangups })
     }
 
     /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.
@@ -93,9 +105,27 @@ impl Node {
         if tokio::time::timeout(DRAIN, served).await.is_err() {
             tracing::warn!(connections = hub.connections.len(), "some connections did not end in time");
         }
+        if tokio::time::timeout(RECORD, hub.store.close()).await.is_err() {
+            tracing::warn!("the store does not answer; others find out that this node is gone");
+        }
         ended.cancel();
         admin.await.ok();
     }
+}
+
+/// The keys of the configuration and those of the store, of which a key whose tier is not configured here is not taken.
+fn all_keys(config: &Config, stored: &[KeyConfig]) -> Keys {
+    let is_known = |key: &&KeyConfig| match &key.tier {
+        Some(tier) if !config.tiers.contains_key(tier.get_ref()) => {
+            let (principal, tier) = (&key.principal.0, tier.get_ref());
+            tracing::error!(%principal, tier, "a key in the store is of a tier that is not configured here");
+            false
+        }
+        _ => true,
+    };
+    let stored = stored.iter().filter(is_known).cloned();
+    let all: Vec<_> = config.keys.iter().cloned().chain(stored).collect();
+    Keys::new(&all, &config.tiers)
 }
 
 fn jitter() -> u32 {

@@ -10,9 +10,10 @@ use crate::{
     hub::Ungoverned,
     key::{KeyConfig, Tier},
     plugin::PluginConfig,
+    room::is_principal,
     server::ServerConfig,
     session::SessionConfig,
-    store::HistoryConfig,
+    store::{HistoryConfig, RedisUrl, Site},
 };
 use serde::Deserialize;
 use std::{
@@ -42,11 +43,13 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
     pub url: StoreUrl,
+    /// How all keys in Redis begin: stores with different ones know nothing of each other.
+    pub prefix: Prefix,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: StoreUrl::Memory }
+        Self { url: StoreUrl::Memory, prefix: Prefix("switchyard".to_owned()) }
     }
 }
 
@@ -55,6 +58,7 @@ impl Default for StoreConfig {
 pub enum StoreUrl {
     /// The embedded store.
     Memory,
+    Redis(RedisUrl),
 }
 
 impl TryFrom<String> for StoreUrl {
@@ -63,9 +67,32 @@ impl TryFrom<String> for StoreUrl {
     fn try_from(url: String) -> Result<Self, String> {
         match url.as_str() {
             "memory" => Ok(Self::Memory),
-            _ => {
-                Err(format!("store.url '{url}' is not known to this version, which has the store \"memory\""))
-            }
+            url => RedisUrl::parse(url).map(Self::Redis),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Prefix(pub String);
+
+impl TryFrom<String> for Prefix {
+    type Error = String;
+
+    fn try_from(prefix: String) -> Result<Self, String> {
+        match is_principal(&prefix) {
+            true => Ok(Self(prefix)),
+            false => Err(format!("store.prefix '{prefix}' is none: 1 to 64 of A-Z a-z 0-9 . _ -")),
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Where it is, unless it is in the process.
+    pub fn site(&self) -> Option<Site> {
+        match &self.url {
+            StoreUrl::Memory => None,
+            StoreUrl::Redis(url) => Some(Site { url: url.clone(), prefix: self.prefix.0.clone() }),
         }
     }
 }
@@ -113,7 +140,7 @@ impl Config {
         let mut names = HashSet::new();
         for plugin in &self.plugins {
             let (name, span) = (plugin.name(), Place::Span(plugin.name.span()));
-            if !crate::room::is_principal(name) {
+            if !is_principal(name) {
                 return Err((span, format!("'{name}' is no plugin's name: 1 to 64 of A-Z a-z 0-9 . _ -")));
             }
             if !names.insert(name) {

@@ -34,11 +34,14 @@ impl CatchUp {
                 self.bytes += message.frame().len();
                 self.kept_back.push(message.clone());
             }
-            _ => {
-                self.overflowed = true;
-                (self.kept_back, self.bytes) = (vec![], 0);
-            }
+            _ => self.overflow(),
         }
+    }
+
+    /// What is kept back is not all that came: the replay goes on from history.
+    pub fn overflow(&mut self) {
+        self.overflowed = true;
+        (self.kept_back, self.bytes) = (vec![], 0);
     }
 
     pub fn hand_over(&self) {

@@ -1,19 +1,19 @@
-//! The live connections of this node: found by id, counted by principal, ended when their key is.
+//! The live connections of this node: found by id, within the limit of their principal, ended when their key is.
 
-use super::Hub;
+use super::{Hub, unavailable};
 use crate::{
     close::Close,
     key::{Digest, Key, Keys},
     outbox::Outbox,
     protocol::{Code, Refusal, reply, unix_ms},
-    store::{ConnectionId, SessionToken},
+    store::{ConnectionId, SessionToken, Store},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::SocketAddr,
     ops::Bound,
     sync::{
-        Arc, Mutex, OnceLock, RwLock,
+        Arc, OnceLock, RwLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -38,47 +38,42 @@ pub struct Connection {
 #[derive(Default)]
 pub struct Connections {
     by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
-    by_principal: Arc<Mutex<HashMap<Arc<str>, u32>>>,
 }
 
 /// A principal's place for one connection, given back when dropped.
 pub struct Permit {
     principal: Arc<str>,
-    counts: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+    store: Arc<dyn Store>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.counts.lock().expect(HELD);
-        if let Some(count) = counts.get_mut(&self.principal) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.principal);
-            }
-        }
+        self.store.give_back(&self.principal);
     }
 }
 
 const HELD: &str = "no code panics while it holds the connections";
 
-impl Connections {
-    /// A place within the tier's limit. A takeover passes the limit, because the connection that it ends
-    /// gives its place back.
-    pub fn permit(&self, key: &Key, takeover: bool) -> Result<Permit, Refusal> {
-        let mut counts = self.by_principal.lock().expect(HELD);
-        let count = counts.entry(key.principal.clone()).or_default();
-        let most = key.limits.connections;
-        if *count >= most && !takeover {
-            let (principal, tier) = (&key.principal, &key.tier);
-            let message = format!(
-                "principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one"
-            );
-            return Err(Refusal::new(Code::ConnectionLimit, message));
+impl Hub {
+    /// A place within the tier's limit, on all nodes together. A takeover passes the limit, because the connection
+    /// that it ends gives its place back.
+    pub async fn permit(&self, key: &Key, takeover: bool) -> Result<Permit, Refusal> {
+        let (principal, most) = (&key.principal, key.limits.connections);
+        let taken = self.store.take_place(principal, if takeover { u32::MAX } else { most }).await;
+        match taken.map_err(unavailable)? {
+            Ok(()) => Ok(Permit { principal: principal.clone(), store: self.store.clone() }),
+            Err(count) => {
+                let tier = &key.tier;
+                let message = format!(
+                    "principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one"
+                );
+                Err(Refusal::new(Code::ConnectionLimit, message))
+            }
         }
-        *count += 1;
-        Ok(Permit { principal: key.principal.clone(), counts: self.by_principal.clone() })
     }
+}
 
+impl Connections {
     pub fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
         self.by_id.read().expect(HELD).get(&id).cloned()
     }

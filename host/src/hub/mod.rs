@@ -44,7 +44,7 @@ const BACKLOG: usize = 4096;
 
 pub struct Hub {
     pub store: Arc<dyn Store>,
-    pub connections: Connections,
+    pub connections: Arc<Connections>,
     pub metrics: Metrics,
     ungoverned: Ungoverned,
     lobby: Option<Lobby>,
@@ -252,7 +252,11 @@ impl Hub {
 
 /// The store's silence, as a client is told.
 pub fn unavailable(error: Unavailable) -> Refusal {
-    tracing::warn!(%error, "the store did not answer");
+    tracing::debug!(%error, "the store did not answer");
+    store_is_away()
+}
+
+fn store_is_away() -> Refusal {
     Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 

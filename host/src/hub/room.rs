@@ -189,6 +189,31 @@ impl Room {
         delivered
     }
 
+    /// Messages up to `position` are lost to every member, who is told; how many were. A member that catches up is told by
+    /// its replay, which finds them missing, unless the room's history began anew: then nothing is left to replay.
+    pub fn lose(&mut self, position: Position) -> u64 {
+        let anew = position.epoch != self.position.epoch;
+        if !anew && position.offset <= self.position.offset {
+            return 0;
+        }
+        self.position = position;
+        let gap = reply::gap(&self.name, &self.position.epoch, self.position.offset + 1);
+        let mut told = 0;
+        if anew {
+            for (id, catch_up) in std::mem::take(&mut self.catching_up) {
+                let serial = self.seats[&id].serial;
+                self.go_live(catch_up.connection, catch_up.filter, serial);
+            }
+        }
+        for catch_up in self.catching_up.values_mut() {
+            catch_up.overflow();
+        }
+        for member in self.groups.iter().flat_map(|group| &group.members) {
+            told += u64::from(member.outbox.push(gap.as_str().into()));
+        }
+        told
+    }
+
     /// A member was sent everything up to `upto`, which is at least where it joined or was last told to go.
     pub fn settle(&mut self, seat: SeatId, upto: u64) -> Settled {
         if !self.holds(seat) {
@@ -333,6 +358,26 @@ mod tests {
         assert_eq!((recovery, freed), (Recovery::After(7), Some(FilterId::new(1))));
         assert_eq!(waiting(&member).await, [0i64; 0], "8 to 10 come first");
         assert_eq!((room.settle(old, 10), room.settle(seat, 12)), (Settled::Gone, Settled::Live));
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_is_told_to_each_member_once_and_a_new_epoch_takes_over() {
+        let mut room = room();
+        let (live, behind) = (connection(), connection());
+        room.join(live.clone(), None, None, false, None);
+        let (seat, ..) = room.join(behind.clone(), None, Some(at(9)), false, None);
+        assert_eq!(room.lose(at(14)), 1, "who catches up is told by the replay");
+        room.deliver(&message(15), &ALL);
+        assert_eq!(waiting(&live).await, [-15, 15], "the first that still comes");
+        assert_eq!(room.settle(seat, 10), Settled::Behind { upto: 15 });
+        assert_eq!(room.lose(at(15)), 0, "what was routed is not lost");
+
+        let anew = Position { epoch: "anew".into(), offset: 2 };
+        assert_eq!(room.lose(anew.clone()), 2);
+        assert_eq!(room.settle(seat, 15), Settled::Live);
+        assert_eq!((waiting(&live).await, waiting(&behind).await), (vec![-3], vec![-3]));
+        room.deliver(&message(16), &ALL);
+        assert_eq!(room.position(), &anew, "of the old epoch nothing is routed");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use super::{
     policy::Policy,
     room::{Delivered, Room, Verdicts},
     routes::Routes,
+    store_is_away,
 };
 use crate::{
     metrics::Metrics,
@@ -81,6 +82,14 @@ impl Shard {
                 self.deliver(&message);
             }
             Command::Store(Event::Watched { room, position }) => self.open(&room, position),
+            Command::Store(Event::Unwatched { room }) => self.close(&room),
+            Command::Store(Event::Lost { room, position }) => {
+                if let Some(room) = self.room(&room) {
+                    let told = room.lose(position);
+                    self.metrics.gaps.inc_by(told);
+                }
+            }
+            Command::Store(Event::TakenOver(_)) => {}
             Command::Join { joining, reply } => self.join(joining, reply),
             Command::Leave { room, seat, reply } => {
                 self.leave(&room, seat);
@@ -158,6 +167,20 @@ impl Shard {
         };
         self.rooms.insert(name.clone(), Entry::Open(Room::new(name, position)));
         waiting.into_iter().for_each(|waiting| self.seat(waiting));
+    }
+
+    /// The store cannot tell of a room: who waits for it is refused.
+    fn close(&mut self, name: &str) {
+        if !matches!(self.rooms.get(name), Some(Entry::Opening(_))) {
+            return;
+        }
+        let Some((name, Entry::Opening(waiting))) = self.rooms.remove_entry(name) else { return };
+        self.metrics.rooms.dec();
+        for Waiting { joining, filter, reply, .. } in waiting {
+            self.policy.release(filter);
+            self.places.give_back(&name, joining.connection.id, &joining.connection.principal);
+            reply.send(Err(store_is_away())).ok();
+        }
     }
 
     fn seat(&mut self, waiting: Waiting) {

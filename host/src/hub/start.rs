@@ -1,7 +1,7 @@
 //! Puts a hub together: its shards, each with its policy, and the store that feeds them.
 
 use super::{
-    Charge, Connections, Handle, Hub, Ward,
+    BACKLOG, Charge, Connections, Handle, Hub, Ward,
     command::Command,
     lobby::Lobby,
     policy::{Policy, Ungoverned},
@@ -9,6 +9,7 @@ use super::{
     shard::Shard,
 };
 use crate::{
+    close::Close,
     metrics::Metrics,
     plugin::{Engine, Governor, Plugin, PluginConfig},
     store::{Event, Feed, Store},
@@ -41,12 +42,12 @@ pub struct HubConfig {
 
 impl Hub {
     /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
-    /// for all other rooms. They end with the hub. `store` makes the store that feeds them.
-    pub fn start(
+    /// for all other rooms. They end with the hub. `store` makes the store that feeds them, or says why it cannot.
+    pub async fn start<E>(
         config: HubConfig,
         metrics: Metrics,
-        store: impl FnOnce(Feed) -> Arc<dyn Store>,
-    ) -> Arc<Self> {
+        store: impl AsyncFnOnce(Feed) -> Result<Arc<dyn Store>, E>,
+    ) -> Result<Arc<Self>, E> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let names =
             config.governed.iter().map(|g| (g.config.name().to_owned(), g.config.rooms.clone())).collect();
@@ -79,21 +80,8 @@ impl Hub {
             receivers.push(receiver);
         }
         let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
-        let feed: Feed = Arc::new({
-            let routes = routes.clone();
-            move |event| {
-                let (room, messages) = match &event {
-                    Event::Published(message) => (&message.room, 1),
-                    Event::Watched { room, .. } => (room, 0),
-                };
-                let (queue, backlog) = &feeds[routes.shard(room)];
-                backlog.fetch_add(messages, Ordering::Relaxed);
-                if let Some(queue) = queue.upgrade() {
-                    queue.send(Command::Store(event)).ok();
-                }
-            }
-        });
-        let store = store(feed);
+        let connections = Arc::new(Connections::default());
+        let store = store(feed(routes.clone(), connections.clone(), feeds)).await?;
         for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
             let shard = Shard {
                 index,
@@ -119,9 +107,9 @@ impl Hub {
                 }
             }
         }
-        let (connections, ungoverned) = (Connections::default(), config.ungoverned);
+        let ungoverned = config.ungoverned;
         let lobby = Lobby::start(lobby);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             store,
             connections,
             metrics,
@@ -131,6 +119,32 @@ impl Hub {
             wards,
             routes,
             shards,
-        })
+        }))
     }
+}
+
+/// Hands what a store tells to the shard of the room, as far as the shard keeps up.
+fn feed(
+    routes: Arc<Routes>,
+    connections: Arc<Connections>,
+    shards: Vec<(mpsc::WeakUnboundedSender<Command>, Arc<AtomicUsize>)>,
+) -> Feed {
+    Arc::new(move |event| {
+        let (room, messages) = match &event {
+            Event::Published(message) => (&message.room, 1),
+            Event::Watched { room, .. } | Event::Unwatched { room } | Event::Lost { room, .. } => (room, 0),
+            Event::TakenOver(connection) => {
+                if let Some(connection) = connections.get(*connection) {
+                    connection.outbox.close(Close::TakenOver);
+                }
+                return true;
+            }
+        };
+        let (queue, backlog) = &shards[routes.shard(room)];
+        let waiting = backlog.fetch_add(messages, Ordering::Relaxed);
+        if let Some(queue) = queue.upgrade() {
+            queue.send(Command::Store(event)).ok();
+        }
+        waiting < BACKLOG
+    })
 }

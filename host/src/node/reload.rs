@@ -1,28 +1,46 @@
 //! What changes while a node runs: keys, tiers, certificates and plugins, on SIGHUP and when their files change.
 //! A wrong file changes nothing; what needs a restart is said so.
 
-use super::Node;
-use crate::{config::Config, key::Keys, plugin::PluginConfig, protocol::unix_ms};
+use super::{Node, all_keys};
+use crate::{
+    config::Config,
+    key::KeyConfig,
+    plugin::PluginConfig,
+    protocol::unix_ms,
+    store::{Store, StoredKeys},
+};
 use notify::{
     EventKind, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Files are read once nothing happened to them for so long, so that several writes are one change.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How often the store is asked for keys: a node obeys within a second.
+const ASK: Duration = Duration::from_millis(500);
 
 /// Runs for ever.
 pub async fn watch(mut node: Node) {
     let (changed, mut changes) = mpsc::unbounded_channel();
     let _watcher = watcher(&node, changed);
+    let (told, mut stored) = mpsc::unbounded_channel();
+    let _asking =
+        AbortOnDropHandle::new(tokio::spawn(ask(node.services.hub.store.clone(), node.stored.version, told)));
     loop {
-        let expiry = next_expiry(&node.config);
+        let expiry = next_expiry(node.config.keys.iter().chain(&node.stored.keys));
         tokio::select! {
             _ = node.hangups.recv() => tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again"),
             Some(()) = changes.recv() => {
                 while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
+            }
+            Some(keys) = stored.recv() => {
+                node.stored = keys;
+                node.take_keys();
+                continue;
             }
             () = expiry => {
                 let services = &node.services;
@@ -65,10 +83,25 @@ fn watcher(node: &Node, changed: mpsc::UnboundedSender<()>) -> Option<notify::Re
         .ok()
 }
 
+/// Tells of keys that the store has anew, for ever.
+async fn ask(store: Arc<dyn Store>, mut known: u64, told: mpsc::UnboundedSender<StoredKeys>) {
+    loop {
+        tokio::time::sleep(ASK).await;
+        match store.keys(known).await {
+            Ok(None) => {}
+            Ok(Some(keys)) => {
+                known = keys.version;
+                told.send(keys).ok();
+            }
+            Err(error) => tracing::debug!(%error, "the store's keys stay as they were"),
+        }
+    }
+}
+
 /// When the next key ends.
-async fn next_expiry(config: &Config) {
+async fn next_expiry(keys: impl Iterator<Item = &KeyConfig>) {
     let now = unix_ms();
-    let next = config.keys.iter().filter_map(|key| key.expires).map(|at| at.0).filter(|at| *at > now).min();
+    let next = keys.filter_map(|key| key.expires).map(|at| at.0).filter(|at| *at > now).min();
     match next {
         // A millisecond later it surely has; long waits are cut, as the clock may be set.
         Some(at) => tokio::time::sleep(Duration::from_millis((at - now + 1).min(60_000))).await,
@@ -97,13 +130,18 @@ impl Node {
     }
 
     fn reload_keys(&mut self, config: &Config) {
-        let services = &self.services;
         if config.keys != self.config.keys || config.tiers != self.config.tiers {
-            services.keys.store(Arc::new(Keys::new(&config.keys, &config.tiers)));
-            services.hub.connections.recheck(&services.keys.load());
-            tracing::info!(keys = config.keys.len(), "keys and tiers were read again");
             (self.config.keys, self.config.tiers) = (config.keys.clone(), config.tiers.clone());
+            self.take_keys();
         }
+    }
+
+    fn take_keys(&self) {
+        let services = &self.services;
+        services.keys.store(Arc::new(all_keys(&self.config, &self.stored.keys)));
+        services.hub.connections.recheck(&services.keys.load());
+        let (keys, stored) = (self.config.keys.len(), self.stored.keys.len());
+        tracing::info!(keys, stored, "keys and tiers were read again");
     }
 
     async fn reload_plugins(&mut self, config: &Config) {

@@ -83,8 +83,12 @@ async fn upgrade(
     let presented = match http::presented(&headers) {
         Ok(None) => None,
         Ok(Some(key)) => {
-            let key = door.services.keys.load().check(key);
-            match key.and_then(|key| Ok((key.clone(), hub.connections.permit(&key, false)?))) {
+            let admitted = async {
+                let key = door.services.keys.load().check(key)?;
+                let permit = hub.permit(&key, false).await?;
+                Ok((key, permit))
+            };
+            match admitted.await {
                 Ok(presented) => Some(presented),
                 Err(refusal) => return http::refuse(&refusal),
             }

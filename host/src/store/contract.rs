@@ -1,4 +1,5 @@
-//! What every store keeps, as one suite. Each check has a fresh store; the clock is tokio's and may be driven.
+//! What every store keeps, as one suite. Each check has a fresh store. Times are given in units, so that a store with a
+//! clock of its own need not be waited for as long as one whose clock is driven.
 
 use super::*;
 use std::sync::Mutex;
@@ -8,32 +9,41 @@ type Log = Arc<Mutex<Vec<Event>>>;
 struct Subject {
     store: Arc<dyn Store>,
     events: Log,
+    unit: Duration,
 }
 
-const TTL: Duration = Duration::from_secs(120);
+/// In units.
+const SESSION: u32 = 20;
+const KEY: u32 = 30;
 
 /// Runs every check on stores that `make` makes.
-pub async fn suite<F, Made>(make: F)
+pub async fn suite<F, Made>(unit: Duration, make: F)
 where
-    F: Fn(HistoryConfig, Duration, Feed) -> Made,
+    F: Fn(Retention, Feed) -> Made,
     Made: Future<Output = Arc<dyn Store>>,
 {
     let subject = async |messages, age| {
         let events = Log::default();
         let log = events.clone();
-        let feed: Feed = Arc::new(move |event| log.lock().unwrap().push(event));
-        let history = HistoryConfig { messages, age: Duration::from_secs(age) };
-        Subject { store: make(history, TTL, feed).await, events }
+        let feed: Feed = Arc::new(move |event| {
+            log.lock().unwrap().push(event);
+            true
+        });
+        let history = HistoryConfig { messages, age: unit * age };
+        let retention = Retention { history, session: unit * SESSION, key: unit * KEY };
+        Subject { store: make(retention, feed).await, events, unit }
     };
     offsets_rise_and_a_watched_room_is_heard(subject(10, 600).await).await;
     a_key_makes_a_retry_safe_for_its_principal_and_room(subject(10, 600).await).await;
     history_is_trimmed_by_count(subject(3, 600).await).await;
-    history_is_trimmed_by_age(subject(10, 5).await).await;
+    history_is_trimmed_by_age(subject(10, 10).await).await;
     without_history_offsets_still_rise(subject(0, 600).await).await;
+    data_and_events_stay_as_they_were_written(subject(10, 600).await).await;
     a_session_comes_back_with_its_rooms(subject(10, 600).await).await;
     a_session_is_its_principals_and_ends(subject(10, 600).await).await;
     a_takeover_leaves_nothing_to_the_old_connection(subject(10, 600).await).await;
     receipts_count_sessions(subject(10, 600).await).await;
+    places_are_taken_and_given_back(subject(10, 600).await).await;
 }
 
 fn room(name: &str) -> RoomName {
@@ -52,11 +62,44 @@ impl Subject {
     }
 
     fn heard(&self) -> Vec<String> {
-        let show = |event: Event| match event {
+        let show = |event: &Event| match event {
             Event::Watched { room, position } => format!("{room} from {}", position.offset),
             Event::Published(message) => format!("{} {} {}", message.room, message.offset, message.data()),
+            other => format!("{other:?}"),
         };
-        self.events.lock().unwrap().drain(..).map(show).collect()
+        self.events.lock().unwrap().iter().map(show).collect()
+    }
+
+    async fn join(&self, token: SessionToken, name: &str, filter: Option<&str>, position: &Position) {
+        let membership = Membership { filter: filter.map(Into::into), position: position.clone() };
+        let join = Join { room: room(name), membership, anew: false };
+        self.store.join(token, vec![join]).await.unwrap();
+    }
+
+    /// Waits until so many events came, which are these.
+    async fn hears(&self, expected: &[&str]) {
+        self.becomes(async || self.heard().len() >= expected.len()).await;
+        assert_eq!(self.heard(), expected);
+        self.events.lock().unwrap().clear();
+    }
+
+    /// For what a store does when it can.
+    async fn becomes(&self, is_so: impl AsyncFn() -> bool) {
+        for _ in 0..200 {
+            if is_so().await {
+                return;
+            }
+            tokio::time::sleep(self.unit / 4).await;
+        }
+        panic!("it did not happen within {:?}", self.unit * 50);
+    }
+
+    async fn count(&self, name: &str) -> usize {
+        self.store.members(name, 5).await.unwrap().count
+    }
+
+    async fn units(&self, count: u32) {
+        tokio::time::sleep(self.unit * count).await;
     }
 
     async fn member(
@@ -68,8 +111,7 @@ impl Subject {
         let connection = ConnectionId::random();
         let token = self.store.create_session(&principal.into(), connection).await.unwrap();
         let position = self.store.history(&room(name), None, 0).await.unwrap().newest;
-        let membership = Membership { filter: filter.map(Into::into), position };
-        self.store.join(token, &room(name), membership);
+        self.join(token, name, filter, &position).await;
         (token, connection)
     }
 }
@@ -78,12 +120,17 @@ async fn offsets_rise_and_a_watched_room_is_heard(s: Subject) {
     let first = s.publish("a", "1").await;
     assert_eq!((first.position.offset, first.duplicate), (1, false));
     s.store.watch(&room("a"));
+    s.hears(&["a from 1"]).await;
     let second = s.publish("a", "{ }").await;
     assert_eq!((second.position.epoch.clone(), second.position.offset), (first.position.epoch, 2));
     s.publish("b", "0").await;
+    s.hears(&["a 2 { }"]).await;
     s.store.unwatch(&room("a"));
     s.publish("a", "3").await;
-    assert_eq!(s.heard(), ["a from 1", "a 2 { }"]);
+    s.store.watch(&room("a"));
+    // Where the store is elsewhere, the third may still have been on its way.
+    let caught_up = [vec!["a from 3"], vec!["a from 2", "a 3 3"]];
+    s.becomes(async || caught_up.iter().any(|events| s.heard() == *events)).await;
     assert_eq!(s.offsets("a", None, 10).await, (vec![1, 2, 3], false, true));
     assert_eq!(s.offsets("a", Some(&second.position), 10).await, (vec![3], false, true));
     assert_eq!(s.offsets("a", None, 2).await, (vec![1, 2], true, true));
@@ -101,12 +148,13 @@ async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
         (stored.position.offset, stored.duplicate)
     };
     s.store.watch(&room("a"));
+    s.hears(&["a from 0"]).await;
     assert_eq!(publish("a", "p", "1").await, (1, false));
     assert_eq!(publish("a", "p", "other data").await, (1, true));
     assert_eq!(publish("a", "q", "2").await, (2, false));
     assert_eq!(publish("b", "p", "1").await, (1, false));
-    assert_eq!(s.heard(), ["a from 0", "a 1 1", "a 2 2"]);
-    tokio::time::sleep(KEY_TTL).await;
+    s.hears(&["a 1 1", "a 2 2"]).await;
+    s.units(KEY).await;
     assert_eq!(publish("a", "p", "1").await, (3, false));
 }
 
@@ -122,37 +170,64 @@ async fn history_is_trimmed_by_count(s: Subject) {
 
 async fn history_is_trimmed_by_age(s: Subject) {
     let first = s.publish("a", "1").await.position;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    s.units(6).await;
     s.publish("a", "2").await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    s.units(6).await;
     assert_eq!(s.offsets("a", None, 10).await, (vec![2], false, true));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    s.units(6).await;
     assert_eq!(s.offsets("a", Some(&first), 10).await, (vec![], false, false));
     assert_eq!(s.publish("a", "3").await.position, Position { offset: 3, ..first });
 }
 
 async fn without_history_offsets_still_rise(s: Subject) {
     s.store.watch(&room("a"));
+    s.hears(&["a from 0"]).await;
     let first = s.publish("a", "1").await.position;
     let second = s.publish("a", "2").await.position;
-    assert_eq!(s.heard(), ["a from 0", "a 1 1", "a 2 2"]);
+    s.hears(&["a 1 1", "a 2 2"]).await;
     assert_eq!(s.offsets("a", Some(&second), 10).await, (vec![], false, true));
     assert_eq!(s.offsets("a", Some(&first), 10).await, (vec![], false, false));
+}
+
+async fn data_and_events_stay_as_they_were_written(s: Subject) {
+    let room = room("a");
+    s.store.watch(&room);
+    s.becomes(async || !s.heard().is_empty()).await;
+    let messages = [
+        (None, "{\"b\" : 1.10,\t\"a\":[ \"\\u00e9 é\",1e3] }"),
+        (Some(""), "null"),
+        (Some("a b\n1"), "\"\""),
+    ];
+    for (event, data) in messages {
+        s.store.publish(Message { room: &room, event, data, key: None }).await.unwrap();
+    }
+    s.becomes(async || s.heard().len() == 4).await;
+    let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();
+    let held = s.store.history(&room, None, 10).await.unwrap().messages;
+    for (n, (event, data)) in messages.into_iter().enumerate() {
+        let Event::Published(heard) = &heard[n + 1] else { panic!("{heard:?}") };
+        for message in [heard, &held[n]] {
+            assert_eq!((message.event.as_deref(), message.data()), (event, data));
+        }
+        assert_eq!(heard.frame(), held[n].frame());
+    }
 }
 
 async fn a_session_comes_back_with_its_rooms(s: Subject) {
     let joined = s.publish("a", "1").await.position;
     let (token, connection) = s.member("acme", "a", Some(r#"{"x":1}"#)).await;
-    s.store.join(token, &room("b"), Membership { filter: None, position: joined.clone() });
-    s.store.join(token, &room("gone"), Membership { filter: None, position: joined.clone() });
-    s.store.leave(token, "gone");
+    for name in ["b", "gone"] {
+        s.join(token, name, None, &joined).await;
+    }
+    s.store.leave(token, &room("gone")).await.unwrap();
+    assert_eq!((s.count("a").await, s.count("gone").await), (1, 0));
     s.store.detach(token, connection);
-    tokio::time::sleep(TTL - Duration::from_secs(5)).await;
-    assert_eq!(s.store.members("a", 5).await.unwrap().count, 1, "resumable is a member");
+    s.units(SESSION / 2).await;
+    assert_eq!(s.count("a").await, 1, "resumable is a member");
 
     let again = ConnectionId::random();
     let resumed =
-        s.store.resume_session(token, "acme", again).await.unwrap().expect("within its time to live");
+        s.store.resume_session(token, &"acme".into(), again).await.unwrap().expect("within its time to live");
     assert_eq!(resumed.previous, None);
     let names: Vec<&str> = resumed.rooms.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
@@ -161,39 +236,52 @@ async fn a_session_comes_back_with_its_rooms(s: Subject) {
 
     s.publish("a", "2").await;
     s.publish("a", "3").await;
-    s.store.acknowledge(token, "a", 3);
-    s.store.acknowledge(token, "a", 2);
-    s.store.join(token, &room("a"), Membership { filter: None, position: joined.clone() });
+    s.store.acknowledge(token, &room("a"), 3);
+    s.store.acknowledge(token, &room("a"), 2);
+    s.join(token, "a", None, &joined).await;
     s.store.detach(token, again);
-    let resumed = s.store.resume_session(token, "acme", connection).await.unwrap().unwrap();
-    let membership = Membership { filter: None, position: Position { offset: 3, ..joined } };
-    assert_eq!(resumed.rooms[0].1, membership, "acknowledging is cumulative and survives a new filter");
+    let mut position = Position { offset: 3, ..joined };
+    let resume = async |connection| {
+        let resumed = s.store.resume_session(token, &"acme".into(), connection).await.unwrap().unwrap();
+        resumed.rooms[0].1.clone()
+    };
+    let membership = Membership { filter: None, position: position.clone() };
+    // What was acknowledged is not waited for; the session may come back before it is recorded.
+    s.becomes(async || resume(connection).await == membership).await;
+
+    position.offset = 2;
+    let membership = Membership { filter: None, position };
+    let join = Join { room: room("a"), membership: membership.clone(), anew: true };
+    s.store.join(token, vec![join]).await.unwrap();
+    assert_eq!(resume(again).await, membership, "who joins anew has acknowledged nothing");
 }
 
 async fn a_session_is_its_principals_and_ends(s: Subject) {
     let (token, connection) = s.member("acme", "a", None).await;
-    assert!(s.store.resume_session(token, "zed", ConnectionId::random()).await.unwrap().is_none());
-    assert!(s.store.resume_session(SessionToken::random(), "acme", connection).await.unwrap().is_none());
+    assert!(s.store.resume_session(token, &"zed".into(), ConnectionId::random()).await.unwrap().is_none());
+    assert!(
+        s.store.resume_session(SessionToken::random(), &"acme".into(), connection).await.unwrap().is_none()
+    );
     s.store.detach(token, connection);
-    tokio::time::sleep(TTL + Duration::from_secs(2)).await;
-    assert_eq!(s.store.members("a", 5).await.unwrap().count, 0);
-    assert!(s.store.resume_session(token, "acme", connection).await.unwrap().is_none());
+    s.units(SESSION + 2).await;
+    s.becomes(async || s.count("a").await == 0).await;
+    assert!(s.store.resume_session(token, &"acme".into(), connection).await.unwrap().is_none());
 
     let (token, connection) = s.member("acme", "a", None).await;
     s.store.end_session(token, connection);
-    assert_eq!(s.store.members("a", 5).await.unwrap().count, 0);
-    assert!(s.store.resume_session(token, "acme", connection).await.unwrap().is_none());
+    s.becomes(async || s.count("a").await == 0).await;
+    assert!(s.store.resume_session(token, &"acme".into(), connection).await.unwrap().is_none());
 }
 
 async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
     let (token, old) = s.member("acme", "a", None).await;
     let new = ConnectionId::random();
-    let resumed = s.store.resume_session(token, "acme", new).await.unwrap().unwrap();
+    let resumed = s.store.resume_session(token, &"acme".into(), new).await.unwrap().unwrap();
     assert_eq!(resumed.previous, Some(old));
     s.store.detach(token, old);
     s.store.end_session(token, old);
-    tokio::time::sleep(TTL * 2).await;
-    assert_eq!(s.store.members("a", 5).await.unwrap().count, 1);
+    s.units(SESSION + 10).await;
+    assert_eq!(s.count("a").await, 1);
 }
 
 async fn receipts_count_sessions(s: Subject) {
@@ -203,9 +291,9 @@ async fn receipts_count_sessions(s: Subject) {
     let offset = s.publish("a", "1").await.position.offset;
     let receipt = async || s.store.receipt("a", offset).await.unwrap();
     assert_eq!(receipt().await, Some(Receipt { members: 3, acknowledged: 0 }));
-    s.store.acknowledge(one, "a", offset);
-    s.store.acknowledge(two, "a", offset);
-    assert_eq!(receipt().await, Some(Receipt { members: 3, acknowledged: 2 }));
+    s.store.acknowledge(one, &room("a"), offset);
+    s.store.acknowledge(two, &room("a"), offset);
+    s.becomes(async || receipt().await == Some(Receipt { members: 3, acknowledged: 2 })).await;
     assert_eq!(s.store.receipt("a", offset + 1).await.unwrap(), None);
     let members = s.store.members("a", 1).await.unwrap();
     assert_eq!(members, Members { count: 3, principals: vec!["acme".into()], more: true });
@@ -213,4 +301,16 @@ async fn receipts_count_sessions(s: Subject) {
     assert_eq!(rooms.len(), 1);
     assert_eq!((&*rooms[0].room, rooms[0].offset, rooms[0].members, rooms[0].messages), ("a", 1, 3, 1));
     assert_eq!(s.store.rooms("a", 10).await.unwrap(), []);
+}
+
+async fn places_are_taken_and_given_back(s: Subject) {
+    let acme: Arc<str> = "acme".into();
+    let take = async |most| s.store.take_place(&acme, most).await.unwrap();
+    assert_eq!((take(2).await, take(2).await, take(2).await), (Ok(()), Ok(()), Err(2)));
+    assert_eq!(take(u32::MAX).await, Ok(()), "a takeover is let in");
+    assert_eq!(s.store.take_place(&"zed".into(), 1).await.unwrap(), Ok(()));
+    s.store.give_back(&acme);
+    assert_eq!(take(2).await, Err(2));
+    s.store.give_back(&acme);
+    assert_eq!(take(2).await, Ok(()));
 }

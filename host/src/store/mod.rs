@@ -3,20 +3,38 @@
 
 #[cfg(test)]
 mod contract;
+mod counts;
 mod memory;
+mod redis;
 
 pub use memory::Memory;
+pub use redis::{Keyring, Redis, RedisUrl, Site};
 
 use crate::{
+    key::KeyConfig,
     protocol::{Position, Publication},
     room::RoomName,
     unit,
 };
+use counts::Counts;
 use serde::Deserialize;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// How long an idempotency key is remembered.
 pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
+
+/// How long an answer of a store may take; then it is an error.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What is kept and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub history: HistoryConfig,
+    /// How long a session outlives its connection.
+    pub session: Duration,
+    /// How long an idempotency key is remembered.
+    pub key: Duration,
+}
 
 /// `[rooms] history`: a message is held until either is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -93,19 +111,32 @@ fn random<const N: usize>() -> [u8; N] {
     bits
 }
 
-/// What a store tells the node that watches a room. For one room events come in order.
-#[derive(Debug)]
+/// What a store tells a node. For one room events come in order.
+#[derive(Clone, Debug)]
 pub enum Event {
     /// `watch` took effect: every message after `position` follows as `Published`.
     Watched {
         room: Arc<str>,
         position: Position,
     },
+    /// `watch` did not take effect in time: nothing follows until the room is watched again.
+    Unwatched {
+        room: Arc<str>,
+    },
     Published(Arc<Publication>),
+    /// Messages up to `position` were lost to this node and are no longer held; what follows is after it. Its epoch may be
+    /// a new one.
+    Lost {
+        room: Arc<str>,
+        position: Position,
+    },
+    /// The session of a connection of this node is held by another connection, on another node.
+    TakenOver(ConnectionId),
 }
 
-/// Where a store puts its events. It is called under the store's locks: it only enqueues.
-pub type Feed = Arc<dyn Fn(Event) + Send + Sync>;
+/// Where a store puts its events. It is called under the store's locks: it only enqueues. `false`: the event was taken, but
+/// more waits there than should; a store that can bring the room's messages later does so.
+pub type Feed = Arc<dyn Fn(Event) -> bool + Send + Sync>;
 
 /// What is to be published; `data` is JSON text.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +144,7 @@ pub struct Message<'a> {
     pub room: &'a RoomName,
     pub event: Option<&'a str>,
     pub data: &'a str,
-    /// Principal and key: the same pair within [`KEY_TTL`] is the same message.
+    /// Principal and key: the same pair within [`Retention::key`] is the same message.
     pub key: Option<(&'a str, &'a str)>,
 }
 
@@ -142,6 +173,16 @@ pub struct Membership {
     pub filter: Option<Arc<str>>,
     /// Everything after it is to be replayed on resuming: what was acknowledged last, or where it joined.
     pub position: Position,
+}
+
+/// A room that a session becomes a member of, or in which its filter changes.
+#[derive(Debug, Clone)]
+pub struct Join {
+    pub room: RoomName,
+    /// For a member that is there already the position stays as it was.
+    pub membership: Membership,
+    /// What it has seen and acknowledged before says nothing any more: it is as if it had left.
+    pub anew: bool,
 }
 
 #[derive(Debug)]
@@ -182,11 +223,18 @@ pub struct RoomSummary {
 #[error("the store is not available: {0}")]
 pub struct Unavailable(pub String);
 
+/// Keys that are kept in the store, and which version of them this is.
+#[derive(Debug, Clone, Default)]
+pub struct StoredKeys {
+    pub version: u64,
+    pub keys: Vec<KeyConfig>,
+}
+
 /// Order and memory of rooms and sessions. What returns nothing is recorded as soon as the store can and is not
-/// waited for.
+/// waited for. What is awaited answers within [`PATIENCE`].
 #[async_trait::async_trait]
 pub trait Store: Send + Sync {
-    /// From now on the room's messages come through the feed, after one `Watched`.
+    /// From now on the room's messages come through the feed, after one `Watched`, or an `Unwatched` comes.
     fn watch(&self, room: &RoomName);
     fn unwatch(&self, room: &RoomName);
 
@@ -199,6 +247,11 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<History, Unavailable>;
 
+    /// Takes one of the places that a principal has for connections, `most` on all nodes together. `Err` within: how
+    /// many are taken.
+    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable>;
+    fn give_back(&self, principal: &Arc<str>);
+
     async fn create_session(
         &self,
         principal: &Arc<str>,
@@ -208,7 +261,7 @@ pub trait Store: Send + Sync {
     async fn resume_session(
         &self,
         token: SessionToken,
-        principal: &str,
+        principal: &Arc<str>,
         connection: ConnectionId,
     ) -> Result<Option<Resumed>, Unavailable>;
     /// Starts the session's time to live, unless another connection holds it by now.
@@ -216,11 +269,12 @@ pub trait Store: Send + Sync {
     /// Ends the session at once, unless another connection holds it by now.
     fn end_session(&self, token: SessionToken, connection: ConnectionId);
 
-    /// Makes a session a member, or changes its filter; then its position stays as it was.
-    fn join(&self, token: SessionToken, room: &RoomName, membership: Membership);
-    fn leave(&self, token: SessionToken, room: &str);
+    /// An error means that it is recorded later, unless the session leaves again.
+    async fn join(&self, token: SessionToken, joins: Vec<Join>) -> Result<(), Unavailable>;
+    /// An error means that it is recorded later.
+    async fn leave(&self, token: SessionToken, room: &RoomName) -> Result<(), Unavailable>;
     /// Cumulative: a smaller offset than before changes nothing.
-    fn acknowledge(&self, token: SessionToken, room: &str, offset: u64);
+    fn acknowledge(&self, token: SessionToken, room: &RoomName, offset: u64);
 
     /// With at most `most` principals.
     async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable>;
@@ -229,6 +283,11 @@ pub trait Store: Send + Sync {
     async fn room(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable>;
     /// Rooms by name, after `after`, and at most `limit`.
     async fn rooms(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable>;
+
+    /// The keys beside those of the configuration, if they are another version than `known`.
+    async fn keys(&self, known: u64) -> Result<Option<StoredKeys>, Unavailable>;
     /// A round trip.
     async fn check(&self) -> Result<(), Unavailable>;
+    /// Records what is not recorded yet. Nothing is asked of the store afterwards.
+    async fn close(&self);
 }

@@ -9,7 +9,7 @@ use crate::{
         Heartbeat,
         active::{Refused, Wish},
     },
-    store::Membership,
+    store::{Join, Membership},
 };
 use std::{
     sync::{
@@ -26,7 +26,7 @@ impl Conversation {
         &mut self,
         id: Option<Id<'_>>,
         resumed: Option<Vec<(RoomName, Membership)>>,
-    ) {
+    ) -> Result<(), Refusal> {
         let place = self.connection.outbox.reserve();
         let is_resumed = resumed.is_some();
         let new = |room| (room, None);
@@ -39,19 +39,21 @@ impl Conversation {
             let (filter, since) = membership.map_or((None, None), |m| (m.filter, Some(m.position)));
             asked.push(self.ask(room, filter, since, false));
         }
-        let (mut results, mut replays) = (vec![], vec![]);
+        let (mut results, mut replays, mut joins) = (vec![], vec![], vec![]);
         for asked in asked {
             let room = asked.room.clone();
-            match self.seat(asked, &mut replays).await {
+            match self.seat(asked, &mut replays, &mut joins).await {
                 Ok(result) => results.push(result),
                 Err(refusal) => {
-                    self.services.hub.store.leave(self.connection.session(), &room);
+                    self.services.hub.store.leave(self.connection.session(), &room).await.ok();
                     let mut result = reply::RoomResult::refused(&room, None, refusal);
                     result.recovered = Some(false);
                     results.push(result);
                 }
             }
         }
+        let store = &self.services.hub.store;
+        store.join(self.connection.session(), joins).await.map_err(hub::unavailable)?;
         let Heartbeat { interval, timeout } = self.services.config.heartbeat;
         let connected = reply::Connected {
             connection: self.connection.id.to_string(),
@@ -70,10 +72,11 @@ impl Conversation {
         };
         self.connection.outbox.fill(place, reply::reply("connected", id, connected).into());
         self.start(replays);
+        Ok(())
     }
 
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, Refused>>) {
-        let (mut results, mut replays) = (vec![], vec![]);
+        let (mut results, mut replays, mut joins) = (vec![], vec![], vec![]);
         let (mut held, mut new) = (vec![], vec![]);
         for wish in rooms {
             results.push(None);
@@ -95,7 +98,7 @@ impl Conversation {
             .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, true)))
             .collect();
         for (n, asked) in held {
-            results[n] = Some(self.subscribed(asked, &mut replays).await);
+            results[n] = Some(self.subscribed(asked, &mut replays, &mut joins).await);
         }
         let place = self.connection.outbox.reserve();
         // All questions are on their way before the first answer is awaited.
@@ -103,8 +106,23 @@ impl Conversation {
             .into_iter()
             .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, false)))
             .collect();
+        let mut unrecorded = vec![];
         for (n, asked) in new {
-            results[n] = Some(self.subscribed(asked, &mut replays).await);
+            let result = self.subscribed(asked, &mut replays, &mut joins).await;
+            if result.error.is_none() {
+                unrecorded.push(n);
+            }
+            results[n] = Some(result);
+        }
+        // A client that is told `subscribed` finds the room again, whatever becomes of this node. A room that it was in
+        // before stays one, and what changed there is recorded later.
+        if let Err(error) = self.services.hub.store.join(self.connection.session(), joins).await {
+            let refusal = hub::unavailable(error);
+            for n in unrecorded {
+                let Some(room) = results[n].take().map(|result| result.room) else { continue };
+                self.give_up(&room).await;
+                results[n] = Some(rejected(Refused { room: room.to_string(), refusal: refusal.clone() }));
+            }
         }
         let results = results.into_iter().flatten().collect();
         self.count_rooms();
@@ -113,9 +131,24 @@ impl Conversation {
         self.start(replays);
     }
 
-    async fn subscribed(&mut self, asked: Asked, replays: &mut Vec<Replay>) -> reply::RoomResult {
+    /// Leaves a room that was joined just now.
+    async fn give_up(&mut self, room: &str) {
+        let Some(seat) = RoomName::parse(room).ok().and_then(|room| self.active.release(&room)) else {
+            return;
+        };
+        let room = seat.room.clone();
+        seat.leave().await;
+        self.services.hub.store.leave(self.connection.session(), &room).await.ok();
+    }
+
+    async fn subscribed(
+        &mut self,
+        asked: Asked,
+        replays: &mut Vec<Replay>,
+        joins: &mut Vec<Join>,
+    ) -> reply::RoomResult {
         let room = asked.room.clone();
-        match self.seat(asked, replays).await {
+        match self.seat(asked, replays, joins).await {
             Ok(result) => reply::RoomResult { status: Some("subscribed"), ..result },
             Err(refusal) => rejected(Refused { room: room.to_string(), refusal }),
         }
@@ -144,8 +177,13 @@ impl Conversation {
         Asked { room, filter, since, answer }
     }
 
-    /// Awaits the answer, takes the seat and records the membership.
-    async fn seat(&mut self, asked: Asked, replays: &mut Vec<Replay>) -> Result<reply::RoomResult, Refusal> {
+    /// Awaits the answer and takes the seat; the membership is left to be recorded.
+    async fn seat(
+        &mut self,
+        asked: Asked,
+        replays: &mut Vec<Replay>,
+        joins: &mut Vec<Join>,
+    ) -> Result<reply::RoomResult, Refusal> {
         let hub = self.services.hub.clone();
         let joined = hub::answered(asked.answer).await?;
         let mut recovered = match joined.recovery {
@@ -166,12 +204,9 @@ impl Conversation {
         let recovered = recovered.filter(|_| asked.since.is_some());
         let Joined { seat, position, limits, .. } = joined;
         let room = seat.room.clone();
-        if recovered == Some(false) {
-            // What it has seen before says nothing any more.
-            hub.store.leave(self.connection.session(), &room);
-        }
         let from = asked.since.filter(|_| recovered == Some(true)).unwrap_or_else(|| position.clone());
-        hub.store.join(self.connection.session(), &room, Membership { filter: asked.filter, position: from });
+        let membership = Membership { filter: asked.filter, position: from };
+        joins.push(Join { room: room.clone(), membership, anew: recovered == Some(false) });
         self.active.hold(&asked.room, seat, &limits, Instant::now());
         let requested = (room != asked.room).then(|| asked.room.to_string());
         let Position { epoch, offset } = position;
@@ -220,7 +255,8 @@ impl Conversation {
                 Ok(seat) => {
                     let room = seat.room.clone();
                     seat.leave().await;
-                    self.services.hub.store.leave(self.connection.session(), &room);
+                    // What cannot be recorded now is recorded later.
+                    self.services.hub.store.leave(self.connection.session(), &room).await.ok();
                     reply::RoomResult::unsubscribed(&room)
                 }
                 // Named twice in one request.

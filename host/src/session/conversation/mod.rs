@@ -100,7 +100,7 @@ impl Conversation {
             resumed.map_or((None, None), |resumed| (resumed.previous, Some(resumed.rooms)));
         let permit = match permit {
             Some(permit) => permit,
-            None => hub.connections.permit(&key, previous.is_some()).map_err(|refusal| {
+            None => hub.permit(&key, previous.is_some()).await.map_err(|refusal| {
                 // A session that was made for nothing is not kept; one that was resumed is.
                 connection.ended.store(rooms.is_none(), Ordering::Relaxed);
                 rejected(refusal)
@@ -120,7 +120,7 @@ impl Conversation {
         if let Some(previous) = previous.and_then(|id| hub.connections.get(id)) {
             previous.outbox.close(Close::TakenOver);
         }
-        conversation.connected(id, rooms).await;
+        conversation.connected(id, rooms).await.map_err(rejected)?;
         Ok(conversation)
     }
 

@@ -51,14 +51,14 @@ impl Log {
         self.keys.get(&(principal.into(), key.into())).copied()
     }
 
-    pub fn append(&mut self, message: &Message, config: &HistoryConfig, now: Instant) -> Arc<Publication> {
+    pub fn append(&mut self, message: &Message, config: &Retention, now: Instant) -> Arc<Publication> {
         self.newest += 1;
         self.used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
         let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
         let publication = Arc::new(publication);
-        if config.messages > 0 {
-            if self.held.len() == config.messages {
+        if config.history.messages > 0 {
+            if self.held.len() == config.history.messages {
                 self.held.pop_front();
             }
             self.held.push_back((now, publication.clone()));
@@ -66,14 +66,14 @@ impl Log {
         if let Some((principal, key)) = message.key {
             let key: Key = (principal.into(), key.into());
             self.keys.insert(key.clone(), self.newest);
-            self.key_ends.push_back((now + KEY_TTL, key));
+            self.key_ends.push_back((now + config.key, key));
         }
         publication
     }
 
     /// Drops what has passed its age.
-    pub fn trim(&mut self, config: &HistoryConfig, now: Instant) {
-        while self.held.front().is_some_and(|(at, _)| now.duration_since(*at) >= config.age) {
+    pub fn trim(&mut self, config: &Retention, now: Instant) {
+        while self.held.front().is_some_and(|(at, _)| now.duration_since(*at) >= config.history.age) {
             self.held.pop_front();
         }
         while self.key_ends.front().is_some_and(|(end, _)| *end <= now) {

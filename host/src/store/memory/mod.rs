@@ -22,22 +22,24 @@ const SWEEP: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(600);
 
 pub struct Memory {
-    history: HistoryConfig,
+    retention: Retention,
     feed: Feed,
+    counts: Counts,
     hasher: RandomState,
     rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
     sessions: Mutex<Sessions>,
 }
 
 impl Memory {
-    /// A store whose sweeping ends with it. `ttl`: how long a session outlives its connection.
-    pub fn new(history: HistoryConfig, ttl: Duration, feed: Feed) -> Arc<Self> {
+    /// A store whose sweeping ends with it.
+    pub fn new(retention: Retention, feed: Feed) -> Arc<Self> {
         let store = Arc::new(Self {
-            history,
+            retention,
             feed,
+            counts: Counts::default(),
             hasher: RandomState::new(),
             rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            sessions: Mutex::new(Sessions::new(ttl)),
+            sessions: Mutex::new(Sessions::new(retention.session)),
         });
         let weak = Arc::downgrade(&store);
         tokio::spawn(async move {
@@ -60,7 +62,7 @@ impl Memory {
         for stripe in &self.rooms {
             let mut rooms = stripe.lock().expect(HELD);
             rooms.retain(|_, log| {
-                log.trim(&self.history, now);
+                log.trim(&self.retention, now);
                 !log.is_idle(now, IDLE)
             });
         }
@@ -83,14 +85,14 @@ impl Memory {
             Some(log) => log,
             None => rooms.entry(room.shared()).or_insert_with(|| Log::new(room.shared(), now)),
         };
-        log.trim(&self.history, now);
+        log.trim(&self.retention, now);
         act(log)
     }
 
     fn existing<T>(&self, room: &str, act: impl FnOnce(&mut Log) -> T) -> Option<T> {
         let mut rooms = self.stripe(room);
         rooms.get_mut(room).map(|log| {
-            log.trim(&self.history, Instant::now());
+            log.trim(&self.retention, Instant::now());
             act(log)
         })
     }
@@ -121,7 +123,7 @@ impl Store for Memory {
             if let Some(offset) = message.key.and_then(|key| log.known(key, now)) {
                 return Stored { position: log.position(offset), duplicate: true };
             }
-            let publication = log.append(&message, &self.history, now);
+            let publication = log.append(&message, &self.retention, now);
             let position = log.position(publication.offset);
             if log.watched {
                 // Under the lock, so that the feed has the order of the offsets.
@@ -140,6 +142,19 @@ impl Store for Memory {
         Ok(self.with(room, |log| log.read(after, limit)))
     }
 
+    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {
+        let count = self.counts.add(principal);
+        if count > most {
+            self.counts.subtract(principal);
+            return Ok(Err(count - 1));
+        }
+        Ok(Ok(()))
+    }
+
+    fn give_back(&self, principal: &Arc<str>) {
+        self.counts.subtract(principal);
+    }
+
     async fn create_session(
         &self,
         principal: &Arc<str>,
@@ -151,7 +166,7 @@ impl Store for Memory {
     async fn resume_session(
         &self,
         token: SessionToken,
-        principal: &str,
+        principal: &Arc<str>,
         connection: ConnectionId,
     ) -> Result<Option<Resumed>, Unavailable> {
         let mut sessions = self.sessions();
@@ -173,19 +188,28 @@ impl Store for Memory {
         rooms.iter().for_each(|room| self.forget(token, room));
     }
 
-    fn join(&self, token: SessionToken, room: &RoomName, membership: Membership) {
+    async fn join(&self, token: SessionToken, joins: Vec<Join>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
-        let Some(principal) = sessions.enter(token, room) else { return };
-        self.with(room, |log| log.members.insert(token, principal, membership));
+        for Join { room, membership, anew } in joins {
+            let Some(principal) = sessions.enter(token, &room) else { break };
+            self.with(&room, |log| {
+                if anew {
+                    log.members.remove(token);
+                }
+                log.members.insert(token, principal, membership);
+            });
+        }
+        Ok(())
     }
 
-    fn leave(&self, token: SessionToken, room: &str) {
+    async fn leave(&self, token: SessionToken, room: &RoomName) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
         sessions.exit(token, room);
         self.forget(token, room);
+        Ok(())
     }
 
-    fn acknowledge(&self, token: SessionToken, room: &str, offset: u64) {
+    fn acknowledge(&self, token: SessionToken, room: &RoomName, offset: u64) {
         self.existing(room, |log| log.members.acknowledge(token, offset));
     }
 
@@ -217,9 +241,15 @@ impl Store for Memory {
         Ok(rooms)
     }
 
+    async fn keys(&self, _known: u64) -> Result<Option<StoredKeys>, Unavailable> {
+        Ok(None)
+    }
+
     async fn check(&self) -> Result<(), Unavailable> {
         Ok(())
     }
+
+    async fn close(&self) {}
 }
 
 #[cfg(test)]
@@ -228,15 +258,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_keeps_the_contract() {
-        super::contract::suite(|history, ttl, feed| async move {
-            Memory::new(history, ttl, feed) as Arc<dyn Store>
+        super::contract::suite(Duration::from_secs(1), |retention, feed| async move {
+            Memory::new(retention, feed) as Arc<dyn Store>
         })
         .await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_room_that_nobody_needs_is_forgotten() {
-        let store = Memory::new(HistoryConfig::default(), Duration::from_secs(120), Arc::new(|_| {}));
+        let retention =
+            Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
+        let store = Memory::new(retention, Arc::new(|_| true));
         let room = RoomName::parse("fleeting").unwrap();
         store.publish(Message { room: &room, event: None, data: "1", key: None }).await.unwrap();
         tokio::time::sleep(Duration::from_secs(590)).await;

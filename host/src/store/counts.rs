@@ -1,0 +1,44 @@
+//! How many connections each principal has on this node.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+#[derive(Default)]
+pub struct Counts(Mutex<HashMap<Arc<str>, u32>>);
+
+impl Counts {
+    /// One more; how many that makes.
+    pub fn add(&self, principal: &Arc<str>) -> u32 {
+        let mut counts = self.lock();
+        let count = counts.entry(principal.clone()).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// One less; how many are left.
+    pub fn subtract(&self, principal: &str) -> u32 {
+        let mut counts = self.lock();
+        let Some(count) = counts.get_mut(principal) else { return 0 };
+        *count -= 1;
+        let left = *count;
+        if left == 0 {
+            counts.remove(principal);
+        }
+        left
+    }
+
+    pub fn of(&self, principal: &str) -> u32 {
+        self.lock().get(principal).copied().unwrap_or(0)
+    }
+
+    /// Those with a connection.
+    pub fn principals(&self) -> Vec<Arc<str>> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, u32>> {
+        self.0.lock().expect("no code panics while it counts")
+    }
+}

@@ -1,0 +1,298 @@
+//! Listens to the rooms that somebody on this node is in, and sees to it that what is heard is all there is: after a
+//! reconnect, after a slot has moved, after messages were missed, and now and then without a reason.
+
+use super::{
+    interest::{Interest, Next},
+    link::Signals,
+    rooms::Rooms,
+    wire::{self, Page},
+};
+use crate::{
+    metrics::StoreMetrics,
+    protocol::unix_ms,
+    room::RoomName,
+    store::{Event, Feed, PATIENCE, Unavailable},
+};
+use fred::types::Message;
+use futures_util::StreamExt;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    time::Instant,
+};
+
+/// Messages read at once when some were missed.
+const PAGE: usize = 256;
+const TICK: Duration = Duration::from_millis(100);
+/// A room in which nothing was heard for so long is looked at: silence may be a subscription that is gone.
+const PATROL: Duration = Duration::from_secs(5);
+/// A room that nobody is in any more is listened to for so long, in case somebody comes back.
+const LINGER: Duration = Duration::from_secs(2);
+/// Rooms that are subscribed and read at a time after a reconnect.
+const AT_ONCE: usize = 256;
+
+pub enum Request {
+    Watch(RoomName),
+    Unwatch(RoomName),
+    Answer { room: RoomName, question: u64, page: Result<Page, Unavailable> },
+}
+
+pub struct Listener {
+    rooms: Rooms,
+    feed: Feed,
+    metrics: StoreMetrics,
+    /// Milliseconds that Redis' clock is ahead of this node's.
+    clock: Arc<AtomicI64>,
+    /// Weak: who asks keeps the listener, not the listener itself.
+    requests: mpsc::WeakUnboundedSender<Request>,
+    interests: HashMap<RoomName, Interest>,
+    asked: u64,
+    /// Rooms to be read again, because that failed or was too early, and whether to subscribe before.
+    later: HashMap<RoomName, bool>,
+    lingering: VecDeque<(Instant, RoomName)>,
+    /// Rooms with the number of the interest.
+    patrol: VecDeque<(RoomName, u64)>,
+}
+
+impl Listener {
+    pub fn new(
+        rooms: Rooms,
+        feed: Feed,
+        metrics: StoreMetrics,
+        clock: Arc<AtomicI64>,
+        requests: mpsc::WeakUnboundedSender<Request>,
+    ) -> Self {
+        Self {
+            rooms,
+            feed,
+            metrics,
+            clock,
+            requests,
+            interests: HashMap::new(),
+            asked: 0,
+            later: HashMap::new(),
+            lingering: VecDeque::new(),
+            patrol: VecDeque::new(),
+        }
+    }
+
+    /// Ends with those who ask.
+    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, mut signals: Signals) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.handle(request),
+                    None => return,
+                },
+                message = signals.messages.recv() => match message {
+                    Ok(message) => self.hear(message),
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "publications came faster than they were taken; reading the logs");
+                        self.restore(false);
+                    }
+                    Err(RecvError::Closed) => return,
+                },
+                server = signals.reconnected.recv() => {
+                    if let Ok(server) = server {
+                        tracing::info!(%server, rooms = self.interests.len(), "connected to Redis anew");
+                        self.metrics.reconnects.inc();
+                    }
+                    self.restore(true);
+                },
+                Ok(_) = signals.moved.recv() => self.restore(true),
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Watch(room) => {
+                if let Some(interest) = self.interests.get_mut(&room) {
+                    return interest.rewatch(&self.feed);
+                }
+                self.asked += 1;
+                self.interests.insert(room.clone(), Interest::new(room.clone(), self.asked));
+                self.patrol.push_back((room.clone(), self.asked));
+                self.ask(&room, true);
+            }
+            Request::Unwatch(room) => {
+                if let Some(interest) = self.interests.get_mut(&room) {
+                    interest.watched = false;
+                    self.lingering.push_back((Instant::now() + LINGER, room));
+                }
+            }
+            Request::Answer { room, question, page } => {
+                if self.interests.get(&room).is_some_and(|interest| interest.question == question) {
+                    self.answered(room, page);
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, room: RoomName, page: Result<Page, Unavailable>) {
+        let interest = self.interests.get_mut(&room).expect("seen by the caller");
+        let page = match page {
+            Ok(page) => page,
+            Err(error) if interest.is_opening() => {
+                tracing::debug!(room = &*room, %error, "cannot be listened to");
+                if interest.watched {
+                    (self.feed)(Event::Unwatched { room: room.shared() });
+                }
+                return drop(self.interests.remove(&room));
+            }
+            Err(_) => {
+                self.later.insert(room, true);
+                return;
+            }
+        };
+        let (next, found) = interest.read(&page, &self.feed);
+        if found.missed > 0 {
+            tracing::debug!(room = &*room, missed = found.missed, "read what was missed");
+            self.metrics.repairs.inc();
+        }
+        if found.lost {
+            tracing::warn!(room = &*room, "messages were missed that are no longer held");
+            self.metrics.losses.inc();
+        }
+        match next {
+            Next::Nothing => {}
+            // What was missed may have been missed because the subscription is gone.
+            Next::Read => self.ask(&room, found.missed > 0),
+            Next::ReadLater => {
+                self.later.insert(room, false);
+            }
+            Next::Renew => {
+                tracing::warn!(
+                    room = &*room,
+                    "Redis has forgotten messages of this room; it begins a new epoch"
+                );
+                let (rooms, name, ended) = (self.rooms.clone(), room.clone(), page.newest.epoch);
+                self.spawn(&room, async move {
+                    rooms.renew(&name, &ended).await?;
+                    Ok(rooms.read(&name.shared(), None, PAGE).await?.0)
+                });
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        let Some(name) = self.rooms.names.room_of(&message.channel) else { return };
+        let Some(interest) = self.interests.get_mut(name) else { return };
+        let bytes = message.value.as_bytes().unwrap_or_default();
+        let Some(heard) = wire::read(&interest.room.shared(), bytes) else {
+            return tracing::warn!(room = name, "what was published is no message of ours");
+        };
+        let here = unix_ms() as i64 + self.clock.load(Ordering::Relaxed);
+        let lag = here - heard.publication.time as i64;
+        self.metrics.lag.observe(lag.max(0) as f64 / 1000.0);
+        let room = interest.room.clone();
+        match interest.hear(heard, &self.feed) {
+            Next::Nothing => {}
+            Next::ReadLater => {
+                self.later.insert(room, false);
+            }
+            Next::Read | Next::Renew => self.ask(&room, false),
+        }
+    }
+
+    fn tick(&mut self) {
+        for (room, subscribe) in std::mem::take(&mut self.later) {
+            self.ask(&room, subscribe);
+        }
+        let now = Instant::now();
+        while let Some((_, room)) = self.lingering.pop_front_if(|(at, _)| *at <= now) {
+            if self.interests.get(&room).is_some_and(|interest| !interest.watched) {
+                self.interests.remove(&room);
+                self.rooms.link.unsubscribe(self.rooms.names.live(&room));
+            }
+        }
+        let turns = (PATROL.as_millis() / TICK.as_millis()) as usize;
+        for _ in 0..self.patrol.len().div_ceil(turns) {
+            let Some((room, number)) = self.patrol.pop_front() else { break };
+            let Some(interest) = self.interests.get_mut(&room) else { continue };
+            // A room that was given up and taken up again meanwhile is on the round by its new number.
+            if interest.number != number {
+                continue;
+            }
+            self.patrol.push_back((room.clone(), number));
+            if interest.is_live() && !std::mem::take(&mut interest.active) {
+                self.ask(&room, false);
+            }
+        }
+    }
+
+    /// Reads the log after what was heard, and subscribes before where that is in doubt.
+    fn ask(&mut self, room: &RoomName, subscribe: bool) {
+        let Some(interest) = self.interests.get_mut(room) else { return };
+        interest.mend();
+        let looked = look(self.rooms.clone(), room.clone(), interest.after().cloned(), subscribe);
+        self.spawn(room, looked);
+    }
+
+    fn spawn(
+        &mut self,
+        room: &RoomName,
+        looked: impl Future<Output = Result<Page, Unavailable>> + Send + 'static,
+    ) {
+        let Some(requests) = self.requests.upgrade() else { return };
+        let Some(interest) = self.interests.get_mut(room) else { return };
+        self.asked += 1;
+        interest.question = self.asked;
+        let (room, question) = (room.clone(), interest.question);
+        tokio::spawn(async move {
+            let page = looked.await;
+            requests.send(Request::Answer { room, question, page }).ok();
+        });
+    }
+
+    /// The same for all rooms, some at a time.
+    fn restore(&mut self, subscribe: bool) {
+        let Some(requests) = self.requests.upgrade() else { return };
+        let mut all = vec![];
+        for (room, interest) in self.interests.iter_mut().filter(|(_, interest)| !interest.is_opening()) {
+            interest.mend();
+            self.asked += 1;
+            interest.question = self.asked;
+            all.push((room.clone(), self.asked, interest.after().cloned()));
+        }
+        let rooms = self.rooms.clone();
+        tokio::spawn(async move {
+            let looks = all.into_iter().map(|(room, question, after)| {
+                let looked = look(rooms.clone(), room.clone(), after, subscribe);
+                async move { Request::Answer { room, question, page: looked.await } }
+            });
+            let mut looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
+            while let Some(answer) = looks.next().await {
+                requests.send(answer).ok();
+            }
+        });
+    }
+}
+
+async fn look(
+    rooms: Rooms,
+    room: RoomName,
+    after: Option<crate::protocol::Position>,
+    subscribe: bool,
+) -> Result<Page, Unavailable> {
+    let looked = async {
+        if subscribe {
+            rooms.link.subscribe(rooms.names.live(&room)).await?;
+        }
+        let limit = if after.is_some() { PAGE } else { 0 };
+        Ok(rooms.read(&room.shared(), after.as_ref(), limit).await?.0)
+    };
+    // Also what waits in between is bounded, as somebody may wait for the room.
+    let late = || Unavailable("Redis does not answer".to_owned());
+    tokio::time::timeout(PATIENCE, looked).await.unwrap_or_else(|_| Err(late()))
+}

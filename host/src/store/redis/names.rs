@@ -1,0 +1,131 @@
+//! How keys and channels are called. Each begins with the configured prefix, and what belongs together has one hash tag:
+//! a room's keys that of the room, a principal's sessions that of its inbox. Tags that begin with a slash can be no room's.
+
+use super::SessionId;
+
+#[derive(Clone, Debug)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn key(&self, tag: &str, rest: &str) -> String {
+        format!("{}:{{{tag}}}:{rest}", self.prefix)
+    }
+
+    /// String: which version of this scheme the keys follow.
+    pub fn schema(&self) -> String {
+        format!("{}:schema", self.prefix)
+    }
+
+    /// Hash: epoch, newest offset and its time.
+    pub fn room(&self, room: &str) -> String {
+        self.key(room, "room")
+    }
+
+    /// Stream: what is held of a room's messages.
+    pub fn log(&self, room: &str) -> String {
+        self.key(room, "log")
+    }
+
+    /// String: the position that an idempotency key was first used for.
+    pub fn once(&self, room: &str, (principal, key): (&str, &str)) -> String {
+        self.key(room, &format!("once:{principal}:{key}"))
+    }
+
+    /// Sorted set, by name: principal and session of each member.
+    pub fn members(&self, room: &str) -> String {
+        self.key(room, "members")
+    }
+
+    /// Sorted set: what each member has acknowledged.
+    pub fn acks(&self, room: &str) -> String {
+        self.key(room, "acks")
+    }
+
+    /// Sharded channel: a room's messages.
+    pub fn live(&self, room: &str) -> String {
+        self.key(room, "live")
+    }
+
+    /// The room of a channel.
+    pub fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        channel.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix("}:live")
+    }
+
+    /// Hash: who holds a session, its rooms with position and filter.
+    pub fn session(&self, principal: &str, id: SessionId) -> String {
+        self.session_by_id(principal, &id.to_string())
+    }
+
+    pub fn session_by_id(&self, principal: &str, id: &str) -> String {
+        self.key(&format!("@{principal}"), &format!("session:{id}"))
+    }
+
+    /// Hash: connections of a principal, by node.
+    pub fn connections(&self, principal: &str) -> String {
+        self.key(&format!("@{principal}"), "connections")
+    }
+
+    /// Sorted set: until when each node lives if it is not heard of again.
+    pub fn leases(&self) -> String {
+        self.key("/nodes", "leases")
+    }
+
+    /// Sorted set: nodes that died, and until when somebody is at work on what they left.
+    pub fn dead(&self) -> String {
+        self.key("/nodes", "dead")
+    }
+
+    /// Sorted set: when the sessions without a connection end.
+    pub fn ends(&self) -> String {
+        self.key("/nodes", "ends")
+    }
+
+    /// Hash: when any node was last heard of.
+    pub fn clock(&self) -> String {
+        self.key("/nodes", "clock")
+    }
+
+    /// Set: what a node would leave behind: principals with connections, and sessions.
+    pub fn estate(&self, node: &str) -> String {
+        self.key(&format!("/node-{node}"), "estate")
+    }
+
+    /// List: connections of a node whose sessions others took over.
+    pub fn calls(&self, node: &str) -> String {
+        self.key(&format!("/node-{node}"), "calls")
+    }
+
+    /// Sorted set, by name: all rooms.
+    pub fn rooms(&self) -> String {
+        self.key("/rooms", "names")
+    }
+
+    /// Hash: the API keys that are kept here, by digest.
+    pub fn keys(&self) -> String {
+        self.key("/keys", "all")
+    }
+
+    /// Counter: rises with each change of the API keys.
+    pub fn keys_version(&self) -> String {
+        self.key("/keys", "version")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_leads_back_to_its_room() {
+        let names = Names::new("sy");
+        assert_eq!(names.live("dydx:eth-usd"), "sy:{dydx:eth-usd}:live");
+        assert_eq!(names.room_of("sy:{dydx:eth-usd}:live"), Some("dydx:eth-usd"));
+        assert_eq!(names.room_of("other:{a}:live"), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! What is asked of the keys of one room: its messages, its members, how far they have acknowledged.
+
+use super::{
+    KEEP, Link, Names, answer, scripts,
+    wire::{self, Page},
+};
+use crate::{
+    protocol::Position,
+    store::{Members, Message, Receipt, Retention, RoomSummary, Stored, Unavailable},
+};
+use bytes::Bytes;
+use fred::types::Value;
+use std::sync::Arc;
+
+#[derive(Clone)]
+pub struct Rooms {
+    pub link: Arc<Link>,
+    pub names: Names,
+    pub retention: Retention,
+}
+
+/// Epochs are random: one that ended is never taken for one that goes on.
+fn new_epoch() -> String {
+    format!("{:08x}", u32::from_le_bytes(crate::store::random()))
+}
+
+impl Rooms {
+    /// Gives also whether the room is new.
+    pub async fn publish(&self, message: Message<'_>) -> Result<(Stored, bool), Unavailable> {
+        let Message { room, event, data, key } = message;
+        let mut keys = vec![self.names.room(room), self.names.log(room)];
+        keys.extend(key.map(|key| self.names.once(room, key)));
+        let history = &self.retention.history;
+        let arguments = vec![
+            new_epoch().into(),
+            Value::Bytes(Bytes::from(wire::body(event, data))),
+            answer::integer(history.messages as u64),
+            answer::millis(history.age),
+            answer::millis(KEEP + history.age),
+            answer::millis(self.retention.key),
+            self.names.live(room).into(),
+        ];
+        let mut parts = answer::list(self.link.run(&scripts::PUBLISH, keys, arguments).await?)?.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Null);
+        let position = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
+        let (duplicate, new) = (answer::number(&next())? == 1, answer::number(&next())? == 1);
+        Ok((Stored { position, duplicate }, new))
+    }
+
+    /// At most `limit` messages after `after`, or from the oldest held where that is not known here. Gives also whether
+    /// the room is new.
+    pub async fn read(
+        &self,
+        room: &Arc<str>,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<(Page, bool), Unavailable> {
+        let age = self.retention.history.age;
+        let arguments = vec![
+            new_epoch().into(),
+            after.map_or("", |after| &*after.epoch).into(),
+            answer::integer(after.map_or(0, |after| after.offset)),
+            answer::integer(limit as u64),
+            answer::millis(age),
+            answer::millis(KEEP + age),
+        ];
+        let keys = vec![self.names.room(room), self.names.log(room)];
+        let mut parts = answer::list(self.link.run(&scripts::READ, keys, arguments).await?)?.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Null);
+        let newest = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
+        let (time, oldest) = (answer::number(&next())?, answer::number(&next())?);
+        let new = answer::number(&next())? == 1;
+        let message = |value: Value| {
+            let heard = value.as_bytes().and_then(|bytes| wire::read(room, bytes));
+            heard.ok_or_else(|| answer::unexpected(&value))
+        };
+        let messages = answer::list(next())?.into_iter().map(message).collect::<Result<_, _>>()?;
+        Ok((Page { newest, time, oldest, messages }, new))
+    }
+
+    /// Ends an epoch that cannot be trusted to go on.
+    pub async fn renew(&self, room: &str, ended: &str) -> Result<(), Unavailable> {
+        let keys = vec![self.names.room(room), self.names.log(room)];
+        self.link.run(&scripts::RENEW, keys, vec![ended.into(), new_epoch().into()]).await.map(drop)
+    }
+
+    pub async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
+        let keys = vec![self.names.members(room)];
+        let parts = self.link.run(&scripts::MEMBERS, keys, vec![answer::integer(most as u64)]).await?;
+        let mut parts = answer::list(parts)?.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Null);
+        let (count, more) = (answer::number(&next())? as usize, answer::number(&next())? == 1);
+        let principals = answer::list(next())?.into_iter().map(answer::text).collect::<Result<_, _>>()?;
+        Ok(Members { count, principals, more })
+    }
+
+    pub async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
+        let keys = vec![self.names.room(room), self.names.acks(room)];
+        let parts = self.link.run(&scripts::RECEIPT, keys, vec![answer::integer(offset)]).await?;
+        if parts.is_null() {
+            return Ok(None);
+        }
+        let parts = answer::list(parts)?;
+        let number = |n: usize| answer::number(parts.get(n).unwrap_or(&Value::Null)).map(|n| n as usize);
+        Ok(Some(Receipt { members: number(0)?, acknowledged: number(1)? }))
+    }
+
+    /// `None`: the room is not there.
+    pub async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
+        let keys = vec![self.names.room(room), self.names.log(room), self.names.acks(room)];
+        let arguments = vec![answer::millis(self.retention.history.age)];
+        let parts = self.link.run(&scripts::SUMMARY, keys, arguments).await?;
+        if parts.is_null() {
+            return Ok(None);
+        }
+        let mut parts = answer::list(parts)?.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Null);
+        Ok(Some(RoomSummary {
+            room: room.into(),
+            epoch: answer::text(next())?,
+            offset: answer::number(&next())?,
+            members: answer::number(&next())? as usize,
+            messages: answer::number(&next())? as usize,
+        }))
+    }
+}

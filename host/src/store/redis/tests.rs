@@ -1,0 +1,176 @@
+//! The contract on real servers. `redis-server` must be there; `cargo xtask test` installs it where it can.
+
+use super::*;
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::atomic::AtomicU32,
+};
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(folder.path())
+            .args(arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed: apt-get install redis-server");
+        Self { child, port, _folder: folder }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+/// Each store has keys of its own on the same server.
+async fn keeps_the_contract(url: &str) {
+    let stores = AtomicU32::new(0);
+    contract::suite(Duration::from_millis(100), |retention, feed| {
+        let prefix = format!("store{}", stores.fetch_add(1, Ordering::Relaxed));
+        let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
+        async move {
+            let metrics = crate::metrics::Metrics::default().store;
+            Redis::connect(&site, retention, metrics, feed).await.unwrap() as Arc<dyn Store>
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_standalone_server_keeps_the_contract() {
+    let server = Server::start(&[]);
+    keeps_the_contract(&format!("redis://127.0.0.1:{}/0", server.port)).await;
+    let kept = server.ask(&[
+        "EVAL",
+        "local bad = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+        if redis.call('PTTL', key) < 0 then bad[#bad + 1] = key end end return bad",
+        "0",
+    ]);
+    // What has no time to live is one key each of a whole store, and what a node leaves is cleared away by others.
+    let lasting = [":schema", "{/nodes}", "{/rooms}", "}:estate"];
+    let other: Vec<_> = kept
+        .lines()
+        .filter(|key| !key.is_empty() && !lasting.iter().any(|name| key.contains(name)))
+        .collect();
+    assert!(other.is_empty(), "without a time to live: {other:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_the_contract() {
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            let bus = free_port().to_string();
+            Server::start(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--cluster-node-timeout",
+                "2000",
+            ])
+        })
+        .collect();
+    for (n, node) in nodes.iter().enumerate() {
+        until("an answer", || node.ask(&["PING"]) == "PONG").await;
+        let (from, to) = (n * 5462, (n * 5462 + 5461).min(16383));
+        assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]), "OK");
+    }
+    for node in &nodes[1..] {
+        let bus = node.ask(&["CONFIG", "GET", "cluster-port"]);
+        let bus = bus.lines().last().unwrap();
+        nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus]);
+    }
+    for node in &nodes {
+        let complete = || {
+            let info = node.ask(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        until("a cluster", complete).await;
+    }
+    let [a, b, c] = [0, 1, 2].map(|n: usize| nodes[n].port);
+    keeps_the_contract(&format!("redis-cluster://127.0.0.1:{a}?node=127.0.0.1:{b}&node=127.0.0.1:{c}")).await;
+}
+
+fn retention() -> Retention {
+    let history = HistoryConfig::default();
+    Retention { history, session: Duration::from_secs(120), key: KEY_TTL }
+}
+
+async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
+    Redis::connect(site, retention(), crate::metrics::Metrics::default().store, Arc::new(|_| true)).await
+}
+
+#[tokio::test]
+async fn offsets_are_exact_up_to_53_bits() {
+    let server = Server::start(&[]);
+    let site = Site {
+        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
+        prefix: "s".into(),
+    };
+    let store = connect(&site).await.unwrap();
+    let room = RoomName::parse("far").unwrap();
+    let publish = async || {
+        let message = Message { room: &room, event: None, data: "1", key: Some(("acme", "k")) };
+        store.publish(message).await.unwrap();
+        let message = Message { room: &room, event: None, data: "1", key: None };
+        store.publish(message).await.unwrap().position
+    };
+    let first = publish().await;
+    let most = (1u64 << 53) - 1;
+    server.ask(&["DEL", "s:{far}:log"]);
+    server.ask(&["HSET", "s:{far}:room", "offset", &(most - 2).to_string()]);
+    for offset in [most - 1, most] {
+        assert_eq!(publish().await, Position { epoch: first.epoch.clone(), offset });
+    }
+    let after = Position { offset: most - 2, ..first };
+    let history = store.history(&room, Some(&after), 10).await.unwrap();
+    let offsets: Vec<_> = history.messages.iter().map(|message| message.offset).collect();
+    assert_eq!((offsets, history.whole, history.more), (vec![most - 1, most], true, false));
+    assert!(store.receipt("far", most).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn keys_of_another_schema_are_refused() {
+    let server = Server::start(&[]);
+    let site = Site {
+        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
+        prefix: "s".into(),
+    };
+    drop(connect(&site).await.unwrap());
+    server.ask(&["SET", "s:schema", "99"]);
+    let error = connect(&site).await.err().expect("it is not ours");
+    assert!(error.contains("of schema 99, this version has schema 1"), "{error}");
+}
