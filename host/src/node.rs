@@ -73,13 +73,14 @@ impl Node {
         let metrics = Metrics::default();
         let retention =
             Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
-        let store = async |feed| -> Result<Arc<dyn Store>, String> {
-            Ok(match config.store.site() {
+        let (site, counted) = (config.store.site(), metrics.store.clone());
+        let store = move |feed| async move {
+            Ok::<_, String>(match site {
                 None => Memory::new(retention, feed) as Arc<dyn Store>,
-                Some(site) => Redis::connect(&site, retention, metrics.store.clone(), feed).await?,
+                Some(site) => Redis::connect(&site, retention, counted, feed).await?,
             })
         };
-        let hub = Hub::start(hub, metrics.clone(), store).await.map_err(anyhow::Error::msg)?;
+        let hub = Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)?;
         let stored = hub.store.keys(0).await?.unwrap_or_default();
         let keys = Arc::new(ArcSwap::from_pointee(all_keys(&config, &stored.keys)));
         let services = Services { hub, keys, config: config.session };

@@ -37,7 +37,12 @@ impl Client {
 
     /// `connect` with these fields.
     pub async fn connect_with(server: &Server, fields: Value) -> Self {
-        Self::open(&*server.url).await.greet(fields).await
+        Self::connect_at(&server.url, fields).await
+    }
+
+    /// The same at a URL.
+    pub async fn connect_at(url: &str, fields: Value) -> Self {
+        Self::open(url).await.greet(fields).await
     }
 
     /// A new session with this key.
@@ -132,6 +137,12 @@ impl Client {
     /// A round trip: everything the server did before is in what it answers before.
     pub async fn settled(&mut self) {
         assert_eq!(self.ask(json!({"type": "ping", "id": "settled"})).await["type"], "pong");
+    }
+
+    /// The same, passing over what comes before.
+    pub async fn drained(&mut self) {
+        self.send(json!({"type": "ping", "id": "drained"})).await;
+        while self.recv().await["id"] != "drained" {}
     }
 
     /// Reads until the server closes.

@@ -1,15 +1,21 @@
 //! What the tests share: a node on free ports, and a client that speaks the wire and trusts nothing.
 
 mod client;
+mod follower;
 mod guests;
+mod node;
 mod process;
 mod raw;
+mod redis;
 mod server;
 
 pub use client::{Client, Closed};
+pub use follower::{Follower, Seen};
 pub use guests::{binary, guest};
+pub use node::Node;
 pub use process::{Process, run};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
+pub use redis::{Cluster, Redis, Sentinel};
 pub use server::{Answer, Server};
 
 use std::{
@@ -26,13 +32,22 @@ pub const KEY: &str = "sk_all";
 pub const READER: &str = "sk_reader";
 
 /// Asks again and again until the answer is there; for what happens soon and is not told.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let end = Instant::now() + PATIENCE;
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same for what takes its time.
+pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let end = Instant::now() + patience;
     loop {
         if let Some(found) = ask().await {
             return found;
         }
-        assert!(Instant::now() < end, "{what} did not happen within {PATIENCE:?}");
+        assert!(Instant::now() < end, "{what} did not happen within {patience:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

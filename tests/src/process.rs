@@ -75,6 +75,11 @@ impl Process {
         timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status")
     }
 
+    /// Ends it without a chance to do anything more.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("a process");
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux");

@@ -96,10 +96,7 @@ impl Server {
         key: Option<&str>,
         body: impl AsRef<[u8]>,
     ) -> (u16, String) {
-        let key = key.map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
-        let address = self.admin.strip_prefix("http://").expect("plain HTTP");
-        let answer = Answer::of(address, method, path, &key, body.as_ref()).await;
-        (answer.status, answer.body)
+        Answer::called(&self.admin, method, path, key, body).await
     }
 
     /// A call of the admin listener that must be refused with the error object: status and code.
@@ -145,6 +142,20 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// A call at the URL of an admin listener: status and body.
+    pub async fn called(
+        url: &str,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: impl AsRef<[u8]>,
+    ) -> (u16, String) {
+        let key = key.map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
+        let address = url.strip_prefix("http://").expect("plain HTTP");
+        let answer = Self::of(address, method, path, &key, body.as_ref()).await;
+        (answer.status, answer.body)
+    }
+
     /// One request on a fresh connection; `headers` are whole lines.
     pub async fn of(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Self {
         let mut tcp = TcpStream::connect(address).await.expect("a listener");

@@ -8,6 +8,7 @@ mod feed;
 mod floors;
 mod hostile;
 mod keys;
+mod nodes;
 mod plugins;
 mod protocol;
 mod recovery;

@@ -1,21 +1,33 @@
-//! `switchyard key new`
+//! `switchyard key`
 
 use crate::{
-    key::{Digest, Scope, generate},
+    config::{Config, environment},
+    key::{Digest, Expiry, KeyConfig, PrincipalName, Scope, generate},
+    protocol::unix_ms,
     room::is_principal,
+    store::Keyring,
 };
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use std::time::SystemTime;
+use std::{
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
 
 #[derive(Subcommand)]
 pub enum KeyCommand {
     /// Make a key: shown once, with what belongs into the configuration
-    New(NewArgs),
+    New(KeyArgs),
+    /// Make a key and put it into the store, where every node finds it within a second
+    Add(AddArgs),
+    /// List the keys in the store
+    List(StoreArgs),
+    /// Take a key out of the store; its connections close within a second
+    Revoke(RevokeArgs),
 }
 
 #[derive(Args)]
-pub struct NewArgs {
+pub struct KeyArgs {
     /// Whose key it is
     #[arg(long)]
     principal: String,
@@ -27,38 +39,174 @@ pub struct NewArgs {
     tier: Option<String>,
     /// For how long it is good, such as 90d
     #[arg(long, value_parser = humantime::parse_duration)]
-    expires: Option<std::time::Duration>,
+    expires: Option<Duration>,
     /// For programs
     #[arg(long)]
     json: bool,
 }
 
-pub fn run(command: KeyCommand) -> anyhow::Result<()> {
-    let KeyCommand::New(args) = command;
+#[derive(Args)]
+pub struct AddArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Of a key that exists already: it is put into the store, and nothing is made
+    #[arg(long)]
+    digest: Option<String>,
+    /// The configuration, which says where the store is
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct StoreArgs {
+    /// The configuration, which says where the store is
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct RevokeArgs {
+    /// As `key list` shows it; its beginning is enough where it says which one
+    digest: String,
+    /// The configuration, which says where the store is
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+pub async fn run(command: KeyCommand) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::New(args) => {
+            let key = generate();
+            let made = make(&args, Digest::of(&key))?;
+            new(&args, &key, &made);
+            Ok(())
+        }
+        KeyCommand::Add(args) => add(args).await,
+        KeyCommand::List(args) => list(args).await,
+        KeyCommand::Revoke(args) => revoke(args).await,
+    }
+}
+
+fn make(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
     if !is_principal(&args.principal) {
         bail!("'{}' is no principal's name: 1 to 64 of A-Z a-z 0-9 . _ -", args.principal);
     }
-    let key = generate();
-    let digest = Digest::of(&key).to_string();
-    let expires =
-        args.expires.map(|age| humantime::format_rfc3339_seconds(SystemTime::now() + age).to_string());
+    Ok(KeyConfig {
+        digest,
+        principal: PrincipalName(args.principal.as_str().into()),
+        tier: args.tier.clone().map(|tier| toml::Spanned::new(0..0, tier)),
+        scopes: args.scope.clone(),
+        // Whole seconds, as a configuration shows it.
+        expires: args.expires.map(|age| Expiry((unix_ms() + age.as_millis() as u64) / 1000 * 1000)),
+    })
+}
+
+/// `key` is the key itself, where it was made just now.
+fn json(key: Option<&str>, of: &KeyConfig) -> serde_json::Value {
+    let mut shown = serde_json::json!({
+        "digest": of.digest.to_string(), "principal": of.principal.0, "scopes": of.scopes,
+        "tier": of.tier.as_ref().map(|tier| tier.get_ref()), "expires": of.expires.map(time),
+    });
+    if let Some(key) = key {
+        shown["key"] = key.into();
+    }
+    shown
+}
+
+fn time(at: Expiry) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at.0)).to_string()
+}
+
+fn new(args: &KeyArgs, key: &str, made: &KeyConfig) {
     if args.json {
-        let NewArgs { principal, scope, tier, .. } = args;
-        let made = serde_json::json!({
-            "key": key, "digest": digest, "principal": principal, "scopes": scope, "tier": tier, "expires": expires,
-        });
-        println!("{made}");
-        return Ok(());
+        return println!("{}", json(Some(key), made));
     }
     println!("{key}\n\nKeep it: it is shown this once. The configuration holds only its digest:\n");
-    println!("[[key]]\ndigest = \"{digest}\"\nprincipal = \"{}\"", args.principal);
-    if let Some(tier) = args.tier {
+    println!("[[key]]\ndigest = \"{}\"\nprincipal = \"{}\"", made.digest, args.principal);
+    if let Some(tier) = &args.tier {
         println!("tier = \"{tier}\"");
     }
     let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
     println!("scopes = [{}]", scopes.join(", "));
-    if let Some(expires) = expires {
-        println!("expires = {expires}");
+    if let Some(expires) = made.expires {
+        println!("expires = {}", time(expires));
     }
+}
+
+fn configured(file: Option<&PathBuf>) -> anyhow::Result<Config> {
+    Config::load(file.map(PathBuf::as_path), &environment()).map_err(anyhow::Error::msg)
+}
+
+async fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+    let Some(site) = config.store.site() else {
+        bail!(
+            "store.url is memory, which keeps no keys: name one that is elsewhere with --config or \
+             SWITCHYARD_STORE__URL, or put a [[key]] into the configuration"
+        );
+    };
+    Keyring::open(&site).await.map_err(anyhow::Error::msg)
+}
+
+async fn add(args: AddArgs) -> anyhow::Result<()> {
+    let config = configured(args.config.as_ref())?;
+    if let Some(tier) = args.key.tier.as_ref().filter(|tier| !config.tiers.contains_key(*tier)) {
+        bail!("tier '{tier}' is not configured; add [tier.{tier}] to the configuration of every node");
+    }
+    let (key, digest) = match args.digest {
+        Some(digest) => (None, Digest::try_from(digest).map_err(anyhow::Error::msg)?),
+        None => {
+            let key = generate();
+            let digest = Digest::of(&key);
+            (Some(key), digest)
+        }
+    };
+    let made = make(&args.key, digest)?;
+    keyring(&config).await?.add(&made).await?;
+    if args.key.json {
+        println!("{}", json(key.as_deref(), &made));
+        return Ok(());
+    }
+    if let Some(key) = key {
+        println!("{key}\n\nKeep it: it is shown this once.");
+    }
+    println!("Every node knows it within a second. To take it back: switchyard key revoke {}", made.digest);
+    Ok(())
+}
+
+async fn list(args: StoreArgs) -> anyhow::Result<()> {
+    let keys = keyring(&configured(args.config.as_ref())?).await?.list().await?;
+    if args.json {
+        println!("{}", serde_json::Value::from_iter(keys.iter().map(|key| json(None, key))));
+        return Ok(());
+    }
+    for key in keys {
+        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+        let tier = key.tier.as_ref().map_or(crate::key::DEFAULT_TIER, |tier| tier.get_ref());
+        let expires = key.expires.map_or("never".to_owned(), time);
+        println!("{}  {}  {tier}  {}  {expires}", key.digest, key.principal.0, scopes.join(","));
+    }
+    Ok(())
+}
+
+async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
+    let keyring = keyring(&configured(args.config.as_ref())?).await?;
+    let wanted = match args.digest.strip_prefix("sha256:") {
+        Some(_) => args.digest.clone(),
+        None => format!("sha256:{}", args.digest),
+    };
+    let keys = keyring.list().await.context("the store's keys")?;
+    let found: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
+    let [key] = found[..] else {
+        bail!(
+            "{} keys in the store begin with '{}'; `switchyard key list` shows them",
+            found.len(),
+            args.digest
+        );
+    };
+    keyring.revoke(&key.digest).await?;
+    println!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0);
     Ok(())
 }

@@ -23,7 +23,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Report everything that `serve` would refuse
     Check(serve::CheckArgs),
-    /// Make API keys
+    /// Make API keys, and keep them in the store
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Publish one message, or a recorded feed at its pace
@@ -40,7 +40,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::serve(args).await,
             Command::Check(args) => serve::check(args),
-            Command::Key(command) => key::run(command),
+            Command::Key(command) => key::run(command).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Listen(args) => listen::run(args).await,
             Command::Plugin(command) => plugin::run(command),

@@ -43,11 +43,14 @@ pub struct HubConfig {
 impl Hub {
     /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
     /// for all other rooms. They end with the hub. `store` makes the store that feeds them, or says why it cannot.
-    pub async fn start<E>(
+    pub async fn start<E, Made>(
         config: HubConfig,
         metrics: Metrics,
-        store: impl AsyncFnOnce(Feed) -> Result<Arc<dyn Store>, E>,
-    ) -> Result<Arc<Self>, E> {
+        store: impl FnOnce(Feed) -> Made,
+    ) -> Result<Arc<Self>, E>
+    where
+        Made: Future<Output = Result<Arc<dyn Store>, E>>,
+    {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let names =
             config.governed.iter().map(|g| (g.config.name().to_owned(), g.config.rooms.clone())).collect();

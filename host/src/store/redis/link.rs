@@ -6,28 +6,37 @@ use crate::{
     store::{PATIENCE, Unavailable},
 };
 use fred::{
-    clients::Client,
+    clients::{Client, WithOptions},
+    error::Error,
     interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface},
     types::{
-        Builder, ClusterHash, ClusterStateChange, CustomCommand, Message, Value,
-        config::{ReconnectPolicy, Server},
+        Builder, ClusterHash, ClusterStateChange, ConnectHandle, CustomCommand, Message, Value,
+        config::{Options, ReconnectPolicy, Server},
     },
 };
 use futures_util::FutureExt;
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::Receiver;
+use tokio_util::sync::CancellationToken;
 
 /// Between two attempts to reach a server.
 const RETRY_MS: u32 = 200;
+/// Until a Cluster whose slots change hands is asked again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// A server from which an answer does not come for so long is connected anew.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Publications that may wait for the task that takes them; beyond, some are missed and read from the logs.
 const WAITING: usize = 8192;
 
+/// Writes of one command: the first, and those after a slot of a Cluster turned out to have moved.
+const WRITES: u32 = 5;
+
 pub struct Link {
     commands: Client,
     subscriber: Client,
     metrics: StoreMetrics,
+    /// Cancelled when nobody needs the connections any more.
+    open: CancellationToken,
 }
 
 /// What a link tells by itself.
@@ -53,8 +62,7 @@ impl Link {
             builder.with_connection_config(|config| {
                 config.connection_timeout = Duration::from_secs(2);
                 config.internal_command_timeout = Duration::from_secs(2);
-                // Whether a command that was cut off was carried out is not known: who asked decides.
-                config.max_command_attempts = 1;
+                config.max_command_attempts = WRITES;
                 config.unresponsive.max_timeout = Some(SILENCE);
                 config.unresponsive.interval = SILENCE / 3;
                 config.tcp.nodelay = Some(true);
@@ -66,18 +74,24 @@ impl Link {
             builder.build().map_err(|error| error.details().to_owned())
         };
         let (commands, subscriber) = (client(32)?, client(WAITING)?);
+        let open = CancellationToken::new();
         for client in [&commands, &subscriber] {
-            while let Err(error) = client.init().await {
-                says(error.details());
+            let first = loop {
+                let connecting = client.connect();
+                match client.wait_for_connect().await {
+                    Ok(()) => break connecting,
+                    Err(error) => says(error.details()),
+                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+            };
+            tokio::spawn(keep_connected(client.clone(), first, open.clone()));
         }
         let signals = Signals {
             messages: subscriber.message_rx(),
             reconnected: subscriber.reconnect_rx(),
             moved: commands.cluster_change_rx(),
         };
-        Ok((Self { commands, subscriber, metrics }, signals))
+        Ok((Self { commands, subscriber, metrics, open }, signals))
     }
 
     /// Runs a script, whose keys are all of one tag.
@@ -87,37 +101,61 @@ impl Link {
         keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
-        let began = Instant::now();
-        let result = async {
-            let known: Result<Value, _> =
-                self.commands.evalsha(&script.sha1, keys.clone(), arguments.clone()).await;
+        let commands = self.commands();
+        self.asked(script.name, || async {
+            let known = commands.evalsha(&script.sha1, keys.clone(), arguments.clone()).await;
             match known {
                 Err(error) if error.details().starts_with("NOSCRIPT") => {
-                    self.commands.eval(&script.code, keys, arguments).await
+                    commands.eval(&script.code, keys.clone(), arguments.clone()).await
                 }
                 known => known,
             }
-        };
-        let result = result.await;
-        self.measured(script.name, began, result)
+        })
+        .await
     }
 
     /// One command, whose key comes first.
     pub async fn command(&self, name: &'static str, arguments: Vec<Value>) -> Result<Value, Unavailable> {
-        let began = Instant::now();
-        let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
-        let result = self.commands.custom(command, arguments).await;
-        self.measured(name, began, result)
+        let commands = self.commands();
+        self.asked(name, || {
+            let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+            commands.custom(command, arguments.clone())
+        })
+        .await
     }
 
-    fn measured<T>(
-        &self,
-        name: &'static str,
-        began: Instant,
-        result: Result<T, fred::error::Error>,
-    ) -> Result<T, Unavailable> {
+    /// A command that was cut off is not sent again by itself: whether it was carried out is not known, and who asked
+    /// decides.
+    fn commands(&self) -> WithOptions<Client> {
+        self.commands.with_options(&Options { fail_fast: true, ..Options::default() })
+    }
+
+    /// Asks, waiting a moment for a connection that is being made anew, and again where a Cluster says that nothing was
+    /// done because slots are changing hands.
+    async fn asked<T, Asked>(&self, name: &'static str, ask: impl Fn() -> Asked) -> Result<T, Unavailable>
+    where
+        Asked: Future<Output = Result<T, Error>>,
+    {
+        let began = Instant::now();
+        let asking = async {
+            if !self.commands.is_connected() {
+                let waiting = tokio::time::timeout(PATIENCE / 2, self.commands.wait_for_connect());
+                waiting
+                    .await
+                    .map_err(|_| Unavailable("Redis cannot be reached".to_owned()))?
+                    .map_err(failed)?;
+            }
+            loop {
+                match ask().await {
+                    Err(error) if was_left_undone(&error) => tokio::time::sleep(AGAIN).await,
+                    result => return result.map_err(failed),
+                }
+            }
+        };
+        let late = |_| Err(Unavailable("Redis does not answer".to_owned()));
+        let result = tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(late);
         self.metrics.answered(name, began.elapsed(), result.is_ok());
-        result.map_err(|error| Unavailable(error.details().to_owned()))
+        result
     }
 
     /// Sharded channels came with version 7.
@@ -131,13 +169,27 @@ impl Link {
     }
 
     pub async fn ping(&self) -> Result<(), Unavailable> {
-        let began = Instant::now();
-        let result = self.commands.ping::<Value>(None).await;
-        self.measured("PING", began, result)?;
+        let commands = self.commands();
+        self.asked("PING", || commands.ping::<Value>(None)).await?;
         match self.subscriber.is_connected() {
             true => Ok(()),
             false => Err(Unavailable("what is published cannot be heard: reconnecting".to_owned())),
         }
+    }
+
+    /// Rises when slots of a Cluster change hands; `None` where there is no Cluster.
+    pub async fn topology(&self) -> Result<Option<u64>, Unavailable> {
+        if !self.commands.is_clustered() {
+            return Ok(None);
+        }
+        let commands = self.commands();
+        let ask = || {
+            let command = CustomCommand::new_static("CLUSTER", ClusterHash::Random, false);
+            commands.custom::<String, _>(command, vec!["INFO"])
+        };
+        let info = self.asked("CLUSTER", ask).await?;
+        let epoch = info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"));
+        Ok(epoch.and_then(|epoch| epoch.trim().parse().ok()))
     }
 
     /// When this returns, what is published to the channel is heard.
@@ -145,8 +197,9 @@ impl Link {
         let began = Instant::now();
         // One channel a command, so that each has one answer and they may follow one another.
         let command = CustomCommand::new_static("SSUBSCRIBE", ClusterHash::FirstKey, false);
-        let result = self.subscriber.custom::<Value, _>(command, vec![channel]).await.map(drop);
-        self.measured("SSUBSCRIBE", began, result)
+        let result = self.subscriber.custom::<Value, _>(command, vec![channel]).await;
+        self.metrics.answered("SSUBSCRIBE", began.elapsed(), result.is_ok());
+        result.map(drop).map_err(failed)
     }
 
     /// Goes before every `subscribe` that begins later. Nothing is lost when it fails: what is heard is ignored.
@@ -155,8 +208,45 @@ impl Link {
         tracing::trace!(?sent, "unsubscribing");
     }
 
-    pub async fn close(&self) {
-        self.commands.quit().await.ok();
-        self.subscriber.quit().await.ok();
+    pub fn close(&self) {
+        self.open.cancel();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn failed(error: Error) -> Unavailable {
+    Unavailable(error.details().to_owned())
+}
+
+/// Nothing was done: keys of a slot that moves are partly here and partly there, or it moved while this was asked.
+fn was_left_undone(error: &Error) -> bool {
+    const UNDONE: [&str; 4] =
+        ["TRYAGAIN", "Too many failed write attempts", "Max attempts reached", "Too many redirections"];
+    UNDONE.iter().any(|undone| error.details().starts_with(undone))
+}
+
+/// The client reconnects by itself, but its task may end with an error that it did not expect.
+async fn keep_connected(client: Client, mut connecting: ConnectHandle, open: CancellationToken) {
+    loop {
+        tokio::select! {
+            ended = &mut connecting => {
+                let error = ended.map_err(|error| error.to_string()).and_then(|ended| match ended {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(error.details().to_owned()),
+                });
+                tracing::debug!(?error, "a connection's task ended; starting another");
+                tokio::time::sleep(Duration::from_millis(RETRY_MS.into())).await;
+                connecting = client.connect();
+            }
+            () = open.cancelled() => {
+                client.quit().await.ok();
+                return;
+            }
+        }
     }
 }

@@ -35,13 +35,21 @@ const TICK: Duration = Duration::from_millis(100);
 const PATROL: Duration = Duration::from_secs(5);
 /// A room that nobody is in any more is listened to for so long, in case somebody comes back.
 const LINGER: Duration = Duration::from_secs(2);
+/// How often a Cluster is asked whether slots have changed hands. Their subscriptions end without a word.
+const LOOK: Duration = Duration::from_millis(500);
 /// Rooms that are subscribed and read at a time after a reconnect.
 const AT_ONCE: usize = 256;
 
 pub enum Request {
     Watch(RoomName),
     Unwatch(RoomName),
-    Answer { room: RoomName, question: u64, page: Result<Page, Unavailable> },
+    Answer {
+        room: RoomName,
+        question: u64,
+        page: Result<Page, Unavailable>,
+    },
+    /// Which topology a Cluster has.
+    Topology(u64),
 }
 
 pub struct Listener {
@@ -57,8 +65,10 @@ pub struct Listener {
     /// Rooms to be read again, because that failed or was too early, and whether to subscribe before.
     later: HashMap<RoomName, bool>,
     lingering: VecDeque<(Instant, RoomName)>,
-    /// Rooms with the number of the interest.
-    patrol: VecDeque<(RoomName, u64)>,
+    /// When each room is to be looked at, with the number of the interest.
+    patrol: VecDeque<(Instant, RoomName, u64)>,
+    topology: Option<u64>,
+    looked: Instant,
 }
 
 impl Listener {
@@ -80,6 +90,8 @@ impl Listener {
             later: HashMap::new(),
             lingering: VecDeque::new(),
             patrol: VecDeque::new(),
+            topology: None,
+            looked: Instant::now(),
         }
     }
 
@@ -122,7 +134,7 @@ impl Listener {
                 }
                 self.asked += 1;
                 self.interests.insert(room.clone(), Interest::new(room.clone(), self.asked));
-                self.patrol.push_back((room.clone(), self.asked));
+                self.patrol.push_back((Instant::now() + PATROL, room.clone(), self.asked));
                 self.ask(&room, true);
             }
             Request::Unwatch(room) => {
@@ -134,6 +146,12 @@ impl Listener {
             Request::Answer { room, question, page } => {
                 if self.interests.get(&room).is_some_and(|interest| interest.question == question) {
                     self.answered(room, page);
+                }
+            }
+            Request::Topology(topology) => {
+                if self.topology.replace(topology).is_some_and(|before| before != topology) {
+                    tracing::info!(rooms = self.interests.len(), "the Cluster has changed; subscribing anew");
+                    self.restore(true);
                 }
             }
         }
@@ -210,25 +228,37 @@ impl Listener {
             self.ask(&room, subscribe);
         }
         let now = Instant::now();
+        if now >= self.looked + LOOK {
+            self.looked = now;
+            self.look_at_topology();
+        }
         while let Some((_, room)) = self.lingering.pop_front_if(|(at, _)| *at <= now) {
             if self.interests.get(&room).is_some_and(|interest| !interest.watched) {
                 self.interests.remove(&room);
                 self.rooms.link.unsubscribe(self.rooms.names.live(&room));
             }
         }
-        let turns = (PATROL.as_millis() / TICK.as_millis()) as usize;
-        for _ in 0..self.patrol.len().div_ceil(turns) {
-            let Some((room, number)) = self.patrol.pop_front() else { break };
+        while let Some((_, room, number)) = self.patrol.pop_front_if(|(at, ..)| *at <= now) {
             let Some(interest) = self.interests.get_mut(&room) else { continue };
             // A room that was given up and taken up again meanwhile is on the round by its new number.
             if interest.number != number {
                 continue;
             }
-            self.patrol.push_back((room.clone(), number));
+            self.patrol.push_back((now + PATROL, room.clone(), number));
             if interest.is_live() && !std::mem::take(&mut interest.active) {
                 self.ask(&room, false);
             }
         }
+    }
+
+    fn look_at_topology(&self) {
+        let Some(requests) = self.requests.upgrade() else { return };
+        let link = self.rooms.link.clone();
+        tokio::spawn(async move {
+            if let Ok(Some(topology)) = link.topology().await {
+                requests.send(Request::Topology(topology)).ok();
+            }
+        });
     }
 
     /// Reads the log after what was heard, and subscribes before where that is in doubt.

@@ -298,7 +298,7 @@ impl Store for Redis {
     async fn close(&self) {
         self.writer.written().await.ok();
         lease::give_up(&self.shared).await;
-        self.shared.link.close().await;
+        self.shared.link.close();
     }
 }
 

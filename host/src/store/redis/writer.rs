@@ -1,4 +1,5 @@
-//! Writes what changed in sessions, memberships and acknowledgements: all that gathered while the last batch was on its way.
+//! Writes what changed in sessions, memberships and acknowledgements. What somebody waits for goes at once, with all that
+//! gathered while the last batch was on its way; what nobody waits for gathers for a moment.
 
 use super::{Shared, Unavailable, batch};
 use crate::store::PATIENCE;
@@ -9,6 +10,8 @@ use std::{
 };
 use tokio::sync::{Notify, oneshot};
 
+/// How long what nobody waits for may gather: so many members as may acknowledge meanwhile are one command.
+const GATHER: Duration = Duration::from_millis(100);
 /// After a batch that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -20,6 +23,7 @@ pub struct Writer {
 
 #[derive(Default)]
 struct Desk {
+    awaited: Notify,
     changed: Notify,
     waiters: Mutex<Vec<Waiter>>,
     closed: std::sync::atomic::AtomicBool,
@@ -48,7 +52,7 @@ impl Writer {
     pub async fn written(&self) -> Result<(), Unavailable> {
         let (waiter, written) = oneshot::channel();
         self.desk.waiters.lock().expect("no code panics while it holds them").push(waiter);
-        self.wake();
+        self.desk.awaited.notify_one();
         let late = || Unavailable("Redis does not answer".to_owned());
         match tokio::time::timeout(PATIENCE, written).await {
             Ok(Ok(written)) => written,
@@ -60,13 +64,20 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.desk.closed.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.wake();
+        self.desk.awaited.notify_one();
     }
 }
 
 async fn write(shared: Arc<Shared>, desk: Arc<Desk>) {
     loop {
-        desk.changed.notified().await;
+        let gathered = async {
+            desk.changed.notified().await;
+            tokio::time::sleep(GATHER).await;
+        };
+        tokio::select! {
+            () = desk.awaited.notified() => {}
+            () = gathered => {}
+        }
         if desk.closed.load(std::sync::atomic::Ordering::Relaxed) {
             return;
         }
@@ -77,14 +88,16 @@ async fn write(shared: Arc<Shared>, desk: Arc<Desk>) {
             true => Ok(()),
             false => batch::write(&shared, dirty).await,
         };
-        if let Err(error) = &written {
-            tracing::debug!(%error, "not written yet");
-        }
+        let rest = !shared.held().dirty.is_empty();
         for waiter in waiters {
             waiter.send(written.clone()).ok();
         }
-        if written.is_err() {
+        if let Err(error) = written {
+            tracing::debug!(%error, "not written yet");
             tokio::time::sleep(PAUSE).await;
+        }
+        // What came back, or turned out to be needed.
+        if rest {
             desk.changed.notify_one();
         }
     }

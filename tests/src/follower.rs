@@ -1,0 +1,159 @@
+//! A client that behaves as the protocol asks of one: acknowledges, resumes on the next node when its connection ends, drops
+//! what it has seen, and writes down everything else that happens.
+
+use crate::{KEY, PATIENCE};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_tungstenite::{connect_async, tungstenite::Message};
+
+/// What a follower saw.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    /// By room and offset, without repeats.
+    pub messages: BTreeMap<(String, u64), Value>,
+    /// The offsets of each room as they came first.
+    pub order: BTreeMap<String, Vec<u64>>,
+    /// Gaps and rooms that were not recovered.
+    pub losses: Vec<Value>,
+    /// What must not happen: another message for an offset, an error, a session that was not resumed.
+    pub wrong: Vec<Value>,
+    pub repeats: u64,
+    pub connections: u64,
+    pub closes: Vec<u16>,
+}
+
+pub struct Follower {
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    /// In this room; when a connection ends it goes on at the next URL. Returns once it is in.
+    pub async fn start(urls: Vec<String>, room: &str) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (joined, is_in) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(follow(urls, room.to_owned(), seen.clone(), joined));
+        timeout(PATIENCE, is_in).await.expect("a subscription in time").expect("a subscription");
+        Self { seen, task }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().expect("no panic").clone()
+    }
+
+    /// Waits until it saw so many messages of the room, or panics with what it saw.
+    pub async fn has(&self, room: &str, count: usize, patience: Duration) {
+        let end = std::time::Instant::now() + patience;
+        loop {
+            let so_far = self.seen.lock().expect("no panic").order.get(room).map_or(0, Vec::len);
+            if so_far >= count {
+                return;
+            }
+            if std::time::Instant::now() >= end {
+                let seen = self.seen();
+                let offsets = seen.order.get(room).cloned().unwrap_or_default();
+                let missing = (1..=count as u64).find(|offset| !offsets.contains(offset));
+                panic!(
+                    "saw {so_far} of {count} messages; the first that is missing is {missing:?}; losses {:?}; \
+                     wrong {:?}; closes {:?}; {} connections",
+                    seen.losses, seen.wrong, seen.closes, seen.connections
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(
+    urls: Vec<String>,
+    room: String,
+    seen: Arc<Mutex<Seen>>,
+    joined: tokio::sync::oneshot::Sender<()>,
+) {
+    let (mut session, mut joined, mut n) = (None::<String>, Some(joined), 0);
+    loop {
+        let url = &urls[n % urls.len()];
+        n += 1;
+        let Ok(Ok((mut socket, _))) = timeout(Duration::from_secs(2), connect_async(url)).await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let mut hello = json!({"type": "connect", "auth": {"apiKey": KEY}});
+        if let Some(session) = &session {
+            hello["session"] = session.as_str().into();
+        }
+        if socket.send(Message::text(hello.to_string())).await.is_err() {
+            continue;
+        }
+        while let Some(Ok(message)) = socket.next().await {
+            let text = match message {
+                Message::Text(text) => text,
+                Message::Close(Some(frame)) => {
+                    seen.lock().expect("no panic").closes.push(frame.code.into());
+                    continue;
+                }
+                _ => continue,
+            };
+            let frame: Value = serde_json::from_str(&text).expect("JSON");
+            let reply = seen.lock().expect("no panic").take(&frame, &room, &mut session);
+            if frame["type"] == "subscribed" {
+                joined.take().map(|joined| joined.send(()));
+            }
+            if let Some(reply) = reply
+                && socket.send(Message::text(reply.to_string())).await.is_err()
+            {
+                break;
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// What is to be answered.
+    fn take(&mut self, frame: &Value, wanted: &str, session: &mut Option<String>) -> Option<Value> {
+        match frame["type"].as_str().unwrap_or_default() {
+            "connected" => {
+                self.connections += 1;
+                if session.is_some() && frame["resumed"] != true {
+                    self.wrong.push(frame.clone());
+                }
+                *session = frame["session"].as_str().map(str::to_owned);
+                let rooms = frame["rooms"].as_array().cloned().unwrap_or_default();
+                self.losses.extend(rooms.iter().filter(|room| room["recovered"] != true).cloned());
+                let is_in = rooms.iter().any(|room| room["room"] == wanted);
+                (!is_in).then(|| json!({"type": "subscribe", "rooms": [wanted]}))
+            }
+            "message" => {
+                let room = frame["room"].as_str().expect("a room").to_owned();
+                let offset = frame["offset"].as_u64().expect("an offset");
+                match self.messages.insert((room.clone(), offset), frame["data"].clone()) {
+                    None => self.order.entry(room.clone()).or_default().push(offset),
+                    Some(before) if before == frame["data"] => self.repeats += 1,
+                    Some(_) => self.wrong.push(frame.clone()),
+                }
+                Some(json!({"type": "ack", "room": room, "offset": offset}))
+            }
+            "gap" => {
+                self.losses.push(frame.clone());
+                None
+            }
+            "error" => {
+                self.wrong.push(frame.clone());
+                None
+            }
+            _ => None,
+        }
+    }
+}

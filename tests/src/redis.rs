@@ -1,0 +1,214 @@
+//! Real `redis-server` processes for one test: a single one, a cluster, and a master under sentinels.
+
+mod cluster;
+mod sentinel;
+
+pub use cluster::Cluster;
+pub use sentinel::Sentinel;
+
+use crate::{PATIENCE, eventually};
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpSocket, TcpStream},
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+/// One process on a port of its own, with a folder of its own; both go when it is dropped.
+pub struct Redis {
+    // Dropped before the folder, so that nothing writes into a folder that is being removed.
+    child: Child,
+    port: u16,
+    arguments: Vec<String>,
+    folder: TempDir,
+    ports: Vec<TcpSocket>,
+}
+
+impl Redis {
+    /// Keeps nothing on disk.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Keeps what was written over a kill, but what [`Redis::written`] did not wait for may be lost.
+    pub async fn durable() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]).await
+    }
+
+    /// Keeps nothing on disk unless the arguments, which come last, say so.
+    pub async fn start_with(more: &[&str]) -> Self {
+        Self::launch(|port, folder| {
+            let (port, folder) = (port.to_string(), folder.to_str().expect("a folder in UTF-8"));
+            let first = ["--bind", "127.0.0.1", "--port", &port, "--dir", folder];
+            [&first[..], &["--save", "", "--appendonly", "no"], more]
+                .concat()
+                .into_iter()
+                .map(String::from)
+                .collect()
+        })
+        .await
+    }
+
+    async fn launch(arguments: impl FnOnce(u16, &Path) -> Vec<String>) -> Self {
+        let (held, port) = hold();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let arguments = arguments(port, folder.path());
+        let child = spawn(&arguments, folder.path());
+        let mut redis = Self { child, port, arguments, folder, ports: vec![held] };
+        redis.ready().await;
+        redis
+    }
+
+    /// Waits until it answers, which it does only once it has loaded what it kept.
+    async fn ready(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        while self.try_command(&["PING"]).await.as_deref() != Ok("PONG") {
+            let ended = self.child.try_wait().expect("the state of redis-server");
+            if ended.is_some() || Instant::now() > end {
+                let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+                panic!("redis-server {:?} did not start ({ended:?}):\n{log}", self.arguments);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}/0", self.address())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The process; panics while it is killed.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("redis-server runs")
+    }
+
+    /// Sends one command over a connection of its own. A reply of many parts is one line for each.
+    pub async fn command(&self, words: &[&str]) -> String {
+        self.try_command(words)
+            .await
+            .unwrap_or_else(|error| panic!("{words:?} at port {}: {error}", self.port))
+    }
+
+    /// The same, with the error that Redis replied or that kept it from replying.
+    pub async fn try_command(&self, words: &[&str]) -> Result<String, String> {
+        timeout(PATIENCE, ask(self.port, words)).await.map_err(|_| format!("no reply within {PATIENCE:?}"))?
+    }
+
+    /// Waits until a kill loses nothing: while its disk is slow, Redis holds back what it has acknowledged.
+    pub async fn written(&self) {
+        let signs = ["\r\naof_enabled:1\r\n", "\r\naof_buffer_length:0\r\n"];
+        says(self, "all written to its file", &["INFO", "persistence"], &signs).await;
+    }
+
+    /// Ends it without a chance to write anything more; its port stays its own and refuses connections.
+    pub async fn kill(&mut self) {
+        if self.child.id().is_some() {
+            self.child.kill().await.expect("redis-server killed");
+        }
+    }
+
+    /// Starts it again, killed before or not, with the same port, folder and arguments.
+    pub async fn restart(&mut self) {
+        self.kill().await;
+        self.child = spawn(&self.arguments, self.folder.path());
+        self.ready().await;
+    }
+
+    /// Lets it answer nothing while its connections stay open.
+    pub async fn pause(&self) {
+        self.signal("STOP").await;
+    }
+
+    pub async fn resume(&self) {
+        self.signal("CONT").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().await;
+        assert!(sent.expect("kill is there").success());
+    }
+}
+
+const LOG: &str = "output.log";
+
+fn spawn(arguments: &[String], folder: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join(LOG)).expect("a log");
+    Command::new("redis-server")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(log.try_clone().expect("the log twice"))
+        .stdout(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("redis-server is installed")
+}
+
+/// A free port, and the socket that keeps others from being given it, also while the server is down.
+fn hold() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    // Redis sets the same, and two that set it may share a port as long as only one of them listens.
+    socket.set_reuseaddr(true).expect("SO_REUSEADDR");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let port = socket.local_addr().expect("its address").port();
+    (socket, port)
+}
+
+async fn ask(port: u16, words: &[&str]) -> Result<String, String> {
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string())?;
+    let mut stream = BufReader::new(stream);
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    reply(&mut stream).await.map_err(|error| error.to_string())?
+}
+
+async fn reply(stream: &mut BufReader<TcpStream>) -> std::io::Result<Result<String, String>> {
+    let (mut parts, mut left) = (Vec::new(), 1);
+    while left > 0 {
+        left -= 1;
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        let Some((kind, rest)) = line.strip_suffix("\r\n").and_then(|line| line.split_at_checked(1)) else {
+            return Ok(Err(format!("the connection ended after {line:?}")));
+        };
+        let size = rest.parse::<usize>().ok();
+        match (kind, size) {
+            ("-", _) => return Ok(Err(rest.to_owned())),
+            ("+" | ":", _) => parts.push(rest.to_owned()),
+            ("*", Some(size)) => left += size,
+            ("$", Some(size)) => {
+                let mut text = vec![0; size + 2];
+                stream.read_exact(&mut text).await?;
+                parts.push(String::from_utf8_lossy(&text[..size]).into_owned());
+            }
+            ("*" | "$", None) => parts.push(String::new()),
+            _ => return Ok(Err(format!("not a reply: {line:?}"))),
+        }
+    }
+    Ok(Ok(parts.join("\n")))
+}
+
+/// Waits until the reply to a command has all the signs.
+async fn says(redis: &Redis, what: &str, words: &[&str], signs: &[&str]) {
+    eventually(what, || async {
+        let reply = redis.try_command(words).await.ok()?;
+        signs.iter().all(|sign| reply.contains(sign)).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,104 @@
+//! A cluster of real processes, and the move of a slot while clients use it.
+
+use super::{Redis, hold, says};
+use crate::eventually;
+
+/// Three masters with a third of the slots each, and no replicas; a restarted node keeps its keys.
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let (mut nodes, mut buses) = (Vec::<Redis>::new(), Vec::new());
+        for (slots, epoch) in
+            [("0", "5460"), ("5461", "10922"), ("10923", "16383")].into_iter().zip(["1", "2", "3"])
+        {
+            let (held, bus) = hold();
+            let bus = bus.to_string();
+            let cluster =
+                ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+            let known = ["--cluster-announce-ip", "127.0.0.1", "--appendonly", "yes"];
+            let mut node = Redis::start_with(&[&cluster[..], &known].concat()).await;
+            node.ports.push(held);
+            node.command(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]).await;
+            // Else all three begin with the same epoch and settle among themselves who gives way.
+            node.command(&["CLUSTER", "SET-CONFIG-EPOCH", epoch]).await;
+            nodes.push(node);
+            buses.push(bus);
+        }
+        for (node, bus) in nodes.iter().zip(&buses).skip(1) {
+            nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus]).await;
+        }
+        for node in &nodes {
+            let signs = ["cluster_state:ok", "cluster_known_nodes:3", "cluster_size:3"];
+            says(node, "a whole cluster", &["CLUSTER", "INFO"], &signs).await;
+        }
+        Self { nodes }
+    }
+
+    pub fn url(&self) -> String {
+        let [first, second, third] = [0, 1, 2].map(|index| self.nodes[index].address());
+        format!("redis-cluster://{first}?node={second}&node={third}")
+    }
+
+    pub async fn slot(&self, key: &str) -> u16 {
+        self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]).await.parse().expect("a slot")
+    }
+
+    /// Which node has the slot, as told by the first that is up.
+    pub async fn owner(&self, slot: u16) -> usize {
+        for node in &self.nodes {
+            if let Some(owner) = self.owner_says(node, slot).await {
+                return owner;
+            }
+        }
+        panic!("no node says who has slot {slot}");
+    }
+
+    async fn owner_says(&self, node: &Redis, slot: u16) -> Option<usize> {
+        let text = node.try_command(&["CLUSTER", "NODES"]).await.ok()?;
+        let has = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            // The node's own line also tells moves under way, in brackets, which are no numbers.
+            let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else { return false };
+            (first..=last).contains(&slot)
+        };
+        let line = text.lines().find(|line| line.split(' ').skip(8).any(has))?;
+        let address = line.split(' ').nth(1)?.split('@').next()?;
+        self.nodes.iter().position(|node| node.address() == address)
+    }
+
+    /// Moves a slot and its keys while clients go on using them, as `redis-cli --cluster reshard` does.
+    pub async fn move_slot(&self, slot: u16, to: usize) {
+        let from = self.owner(slot).await;
+        if from == to {
+            return;
+        }
+        let (source, target, name) = (&self.nodes[from], &self.nodes[to], slot.to_string());
+        let source_id = source.command(&["CLUSTER", "MYID"]).await;
+        let target_id = target.command(&["CLUSTER", "MYID"]).await;
+        target.command(&["CLUSTER", "SETSLOT", &name, "IMPORTING", &source_id]).await;
+        source.command(&["CLUSTER", "SETSLOT", &name, "MIGRATING", &target_id]).await;
+        let port = target.port.to_string();
+        loop {
+            let keys = source.command(&["CLUSTER", "GETKEYSINSLOT", &name, "100"]).await;
+            if keys.is_empty() {
+                break;
+            }
+            let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            source.command(&migrate.into_iter().chain(keys.lines()).collect::<Vec<_>>()).await;
+        }
+        // The target first, so that the slot is never without an owner.
+        let third = &self.nodes[3 - from - to];
+        for node in [target, source, third] {
+            node.command(&["CLUSTER", "SETSLOT", &name, "NODE", &target_id]).await;
+        }
+        for node in &self.nodes {
+            eventually("the slot's new owner known", || async {
+                self.owner_says(node, slot).await.filter(|owner| *owner == to)
+            })
+            .await;
+        }
+    }
+}

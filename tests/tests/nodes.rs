@@ -1,0 +1,91 @@
+//! Several nodes on one Redis: real processes on both sides.
+
+mod death;
+mod keys;
+mod load;
+mod outage;
+mod topology;
+mod whole;
+
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use switchyard_tests::{Client, Follower, Node};
+
+/// Publishes numbered messages until told to stop, each again until it is answered: what was answered as published, by
+/// offset.
+struct Publisher {
+    task: tokio::task::JoinHandle<Published>,
+    stop: tokio::sync::oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct Published {
+    /// By offset, with the number of the message.
+    offsets: Vec<(u64, u64)>,
+    /// Answers with `store_unavailable`.
+    refused: u64,
+    slowest: Duration,
+}
+
+impl Publisher {
+    /// Every `pause`; nothing is lost by a retry, since each message has an idempotency key.
+    async fn start(node: &Node, room: &str, pause: Duration) -> Self {
+        let (mut client, room) = (node.client().await, room.to_owned());
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut published = Published::default();
+            for n in 0.. {
+                loop {
+                    let asked = Instant::now();
+                    let answer = ask(&mut client, &room, n).await;
+                    published.slowest = published.slowest.max(asked.elapsed());
+                    if answer["type"] == "published" {
+                        published.offsets.push((answer["offset"].as_u64().expect("an offset"), n));
+                        break;
+                    }
+                    assert_eq!(answer["error"]["code"], "store_unavailable", "{answer}");
+                    published.refused += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                tokio::select! {
+                    _ = &mut stopped => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            published
+        });
+        Self { task, stop }
+    }
+
+    async fn stop(self) -> Published {
+        self.stop.send(()).ok();
+        self.task.await.expect("a publisher")
+    }
+}
+
+/// Other frames, as of `*` and the inbox, are passed over.
+async fn ask(client: &mut Client, room: &str, n: u64) -> Value {
+    let request = json!({"type": "publish", "id": n, "room": room, "data": n, "key": n.to_string()});
+    client.send(request).await;
+    loop {
+        let frame = client.recv().await;
+        if frame["id"] == n {
+            return frame;
+        }
+    }
+}
+
+/// Every offset was seen once after dropping repeats, in order, with the data that was published there; nothing was told
+/// as lost.
+async fn saw_everything(followers: &[Follower], room: &str, published: &Published) {
+    let count = published.offsets.len();
+    for follower in followers {
+        follower.has(room, count, Duration::from_secs(20)).await;
+        let seen = follower.seen();
+        assert!(seen.wrong.is_empty() && seen.losses.is_empty(), "{:?} {:?}", seen.wrong, seen.losses);
+        assert!(seen.order[room].iter().copied().eq(1..=count as u64), "{:?}", seen.order[room]);
+        for (offset, n) in &published.offsets {
+            assert_eq!(seen.messages[&(room.to_owned(), *offset)], *n, "at {offset}");
+        }
+    }
+}

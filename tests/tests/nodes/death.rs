@@ -1,0 +1,129 @@
+//! A node dies, or is taken for dead.
+
+use super::{Publisher, saw_everything};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use switchyard_tests::{Follower, Node, Redis, eventually, eventually_within};
+
+/// What the promise allows until a dead node is noticed.
+const NOTICED: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn clients_of_a_killed_node_go_on_elsewhere_and_miss_nothing() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let (mut one, two, three) =
+        tokio::join!(Node::start(&url, ""), Node::start(&url, ""), Node::start(&url, ""));
+    let urls = |first: &Node, second: &Node| vec![first.url.clone(), second.url.clone()];
+    let mut followers = vec![];
+    for n in 0..12 {
+        let urls = match n % 3 {
+            0 => urls(&one, &two),
+            1 => urls(&one, &three),
+            _ => urls(&two, &three),
+        };
+        followers.push(Follower::start(urls, "prices").await);
+    }
+    // One that never comes back.
+    let mut lost = one.client().await;
+    lost.subscribe(json!(["prices"])).await;
+    let publisher = Publisher::start(&two, "prices", Duration::from_millis(2)).await;
+    followers[0].has("prices", 200, Duration::from_secs(10)).await;
+    let killed = Instant::now();
+    one.process.kill().await;
+    eventually("clients elsewhere", async || (followers[0].seen().connections == 2).then_some(())).await;
+    let so_far = followers[0].seen().order["prices"].len();
+    followers[0].has("prices", so_far + 300, Duration::from_secs(10)).await;
+    let published = publisher.stop().await;
+    saw_everything(&followers, "prices", &published).await;
+    assert_eq!(followers[0].seen().connections, 2);
+    assert_eq!(followers[2].seen().connections, 1, "nobody else noticed");
+
+    eventually_within(NOTICED, "a reaped node", async || {
+        let reaped = two.metric("switchyard_store_reaped_total").await
+            + three.metric("switchyard_store_reaped_total").await;
+        (reaped > 0.0).then_some(reaped)
+    })
+    .await;
+    assert!(killed.elapsed() < NOTICED, "{:?}", killed.elapsed());
+    let reaped = two.metric("switchyard_store_reaped_total").await
+        + three.metric("switchyard_store_reaped_total").await;
+    assert_eq!(reaped, 1.0, "by one other");
+    assert_eq!(two.members("prices").await, 13, "the one that was lost can still come back");
+    let mut back = three.resume(&lost.token()).await;
+    assert_eq!(back.connected["resumed"], true);
+    back.drained().await;
+}
+
+#[tokio::test]
+async fn a_dead_nodes_sessions_end_in_their_time_and_its_counts_come_right() {
+    let redis = Redis::start().await;
+    let extra = "[session]\nttl = \"3s\"\n[tier.default]\nconnections = 2";
+    let url = redis.url();
+    let (mut one, two) = tokio::join!(Node::start(&url, extra), Node::start(&url, extra));
+    let (mut lost, mut stays) = (one.client().await, two.client().await);
+    for client in [&mut lost, &mut stays] {
+        client.subscribe(json!(["prices"])).await;
+    }
+    one.process.kill().await;
+    assert_eq!(two.members("prices").await, 2);
+    eventually_within(NOTICED + Duration::from_secs(5), "an ended session", async || {
+        (two.members("prices").await == 1).then_some(())
+    })
+    .await;
+    let members = stays.ask(json!({"type": "members", "room": "prices"})).await;
+    assert_eq!(members["count"], 1);
+    // Its connections do not count against the principal any more.
+    two.client().await.settled().await;
+    let mut new = two.resume(&lost.token()).await;
+    assert_eq!(new.connected["resumed"], false);
+    new.settled().await;
+}
+
+/// Stopped for longer than its lease, as by a machine that slept.
+#[tokio::test]
+async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
+    let (mut client, mut publisher) = (one.client().await, two.client().await);
+    client.subscribe(json!(["prices"])).await;
+    one.process.signal("STOP").await;
+    for n in 1..=20 {
+        publisher.publish("prices", json!(n)).await;
+    }
+    eventually_within(NOTICED, "a reaped node", async || {
+        (two.metric("switchyard_store_reaped_total").await == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(
+        redis.command(&["ZCARD", "switchyard:{/nodes}:ends"]).await,
+        "1",
+        "its session waits to be resumed"
+    );
+    one.process.signal("CONT").await;
+    for n in 1..=20 {
+        let message = client.expect("message").await;
+        assert_eq!((&message["offset"], &message["data"]), (&json!(n), &json!(n)), "without a gap");
+    }
+    // The session is held again, so that it does not end with its time to live.
+    eventually("a session that is held", async || {
+        let held = redis.command(&["ZCARD", "switchyard:{/nodes}:leases"]).await;
+        let keys = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
+        let mut holders = vec![];
+        for key in keys.lines() {
+            holders.push(redis.command(&["HGET", key, "/connection"]).await);
+        }
+        (held == "2" && holders.iter().all(|holder| !holder.is_empty())).then_some(())
+    })
+    .await;
+    assert!(one.log().contains("taking everything back under another name"), "{}", one.log());
+    client.send(json!({"type": "ack", "room": "prices", "offset": 20})).await;
+    client.settled().await;
+    assert_eq!(two.members("prices").await, 1);
+    let token = client.token();
+    client.cut();
+    let mut back = two.resume(&token).await;
+    assert_eq!(back.connected["resumed"], true);
+    back.drained().await;
+}

@@ -1,0 +1,79 @@
+//! Keys in the store: made, listed and revoked from the command line, obeyed by every node.
+
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use switchyard_tests::{Client, Node, Redis, eventually, run};
+
+async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
+    let arguments = [&["key"], arguments, &["--config", "switchyard.toml"]].concat();
+    let output = run(node.place(), &arguments, &[]).await;
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).expect("text"))
+}
+
+async fn lets_in(node: &Node, key: &str) -> bool {
+    let mut client = Client::open(&*node.url).await;
+    client.ask(json!({"type": "connect", "auth": {"apiKey": key}})).await["type"] == "connected"
+}
+
+#[tokio::test]
+async fn every_node_obeys_within_a_second() {
+    let redis = Redis::start().await;
+    let tier = "[tier.small]\nrooms = 1";
+    let url = redis.url();
+    let (one, two) = tokio::join!(Node::start(&url, tier), Node::start(&url, tier));
+    let add = ["add", "--principal", "neo", "--scope", "subscribe", "--tier", "small", "--json"];
+    let (good, made) = key(&one, &add).await;
+    assert!(good, "{made}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
+    let began = Instant::now();
+    for node in [&one, &two] {
+        eventually("a key", async || lets_in(node, secret).await.then_some(())).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let mut client = Client::connect_at(&two.url, json!({"auth": {"apiKey": secret}})).await;
+    assert_eq!(client.connected["principal"], json!({"id": "neo", "tier": "small"}));
+    assert_eq!(client.connected["limits"]["rooms"], 1);
+    assert_eq!(client.refused(json!({"type": "publish", "room": "a", "data": 1})).await, "forbidden");
+    // A node that starts later knows it from the first moment.
+    let three = Node::start(&redis.url(), tier).await;
+    assert!(lets_in(&three, secret).await);
+
+    let (_, listed) = key(&one, &["list"]).await;
+    assert!(listed.contains(digest) && listed.contains("neo  small  subscribe  never"), "{listed}");
+    assert!(
+        !listed.contains(secret)
+            && !redis.command(&["HGETALL", "switchyard:{/keys}:all"]).await.contains(secret)
+    );
+    let (good, told) = key(&two, &["revoke", &digest[..20]]).await;
+    assert!(good, "{told}");
+    let began = Instant::now();
+    assert_eq!(client.closed().await.code, 4410);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    for node in [&one, &two, &three] {
+        eventually("a revoked key", async || (!lets_in(node, secret).await).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "").await;
+    for (arguments, expected) in [
+        (&["add", "--principal", "a b", "--scope", "publish"][..], "'a b' is no principal's name"),
+        (
+            &["add", "--principal", "a", "--scope", "publish", "--tier", "gold"],
+            "tier 'gold' is not configured",
+        ),
+        (&["add", "--principal", "a", "--scope", "publish", "--digest", "12"], "a digest is 'sha256:'"),
+        (&["revoke", "sha256:00"], "0 keys in the store begin with 'sha256:00'"),
+    ] {
+        let (good, told) = key(&node, arguments).await;
+        assert!(!good && told.contains(expected), "{told}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), &["key", "list"], &[]).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("store.url is memory, which keeps no keys"), "{told}");
+}
