@@ -10,6 +10,15 @@ use std::{
 };
 use switchyard_tests::{binary, guest};
 
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/protocol.md",
+    "docs/operator.md",
+    "docs/nodes.md",
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
 }
@@ -70,7 +79,7 @@ fn every_command_says_what_is_shown() {
 
 #[test]
 fn every_link_leads_somewhere() {
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/protocol.md", "docs/operator.md"] {
+    for name in DOCUMENTS {
         let text = document(name);
         let folder = root().join(name).parent().expect("a folder").to_owned();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -4,7 +4,7 @@ use super::{blocks, document};
 use serde_json::json;
 use std::{collections::BTreeSet, path::Path};
 use switchyard::{close::Close, config::Config, protocol::Code};
-use switchyard_tests::{Client, Server, guest};
+use switchyard_tests::{Client, Node, Redis, Server, eventually, guest, run};
 
 /// The first cells of the tables under a heading, as far as the next, without backticks.
 fn first_cells(text: &str, heading: &str) -> BTreeSet<String> {
@@ -59,7 +59,7 @@ fn every_close_code_is_explained_and_no_other_is_named() {
     let text = document("docs/protocol.md");
     let codes = set(closes().into_iter().map(Close::code));
     assert_eq!(first_cells(&text, "## Close codes"), codes);
-    for name in ["README.md", "ARCHITECTURE.md", "docs/protocol.md", "docs/operator.md"] {
+    for name in super::DOCUMENTS {
         let text = document(name);
         let numbers = text.split(|c: char| !c.is_ascii_alphanumeric());
         let named = numbers.filter(|n| n.len() == 4 && ["44", "45", "46", "10"].contains(&&n[..2]));
@@ -131,10 +131,14 @@ fn the_example_of_a_configuration_is_good_and_shows_the_defaults() {
 async fn every_metric_is_explained() {
     let file = guest("orderbook").display().to_string();
     let plugin = format!("[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"books\"]");
-    let server = Server::start(&plugin).await;
+    let redis = Redis::start().await;
+    let server = Server::start(&format!("[store]\nurl = \"{}\"\n{plugin}", redis.url())).await;
     // A family with labels is shown once it has counted.
     let mut client = Client::connect(&server).await;
     client.refused(json!({"type": "shout"})).await;
+    // Redis refuses to read a room that is no room.
+    redis.command(&["SET", "switchyard:{odd}:room", "1"]).await;
+    client.refused(json!({"type": "publish", "room": "odd", "data": 1})).await;
     client.send(json!({"type": "subscribe", "rooms": ["books"]})).await;
     let mut stranger = Client::open(&*server.url).await;
     stranger.send(json!({"type": "ping"})).await;
@@ -149,4 +153,58 @@ async fn every_metric_is_explained() {
     // A plugin's own, whatever they are called.
     counted.retain(|name| !name.starts_with("switchyard_guest_"));
     assert_eq!(first_cells(&document("docs/operator.md"), "## Metrics"), counted);
+}
+
+/// The form of a key as the table has it: what is a name there is one here.
+fn form(key: &str) -> String {
+    let Some((prefix, rest)) = key.split_once(":{") else { return key.to_owned() };
+    let (tag, rest) = rest.split_once("}:").expect("a tag ends");
+    let tag = match tag {
+        "/nodes" | "/rooms" | "/keys" => tag,
+        tag if tag.starts_with("/node-") => "/node-NODE",
+        tag if tag.starts_with('@') && (rest == "connections" || rest.starts_with("session:")) => {
+            "@PRINCIPAL"
+        }
+        _ => "ROOM",
+    };
+    let rest = match rest.split(':').next().expect("one part at least") {
+        "once" => "once:PRINCIPAL:KEY",
+        "session" => "session:DIGEST",
+        _ => rest,
+    };
+    format!("{prefix}:{{{tag}}}:{rest}")
+}
+
+#[tokio::test]
+async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "").await;
+    let (mut client, lost) = (node.client().await, node.client().await);
+    client.subscribe(json!(["prices"])).await;
+    lost.cut();
+    client.ask(json!({"type": "publish", "room": "prices", "data": 1, "key": "k"})).await;
+    let arguments = ["key", "add", "--principal", "a", "--scope", "publish", "--config", "switchyard.toml"];
+    assert!(run(node.place(), &arguments, &[]).await.status.success());
+    let text = document("docs/nodes.md");
+    let mut explained = first_cells(&text, "## The keys of Redis");
+    // Those come and go.
+    for passing in ["switchyard:{/nodes}:dead", "switchyard:{/node-NODE}:calls", "switchyard:{/rooms}:pruned"]
+    {
+        assert!(explained.remove(passing), "{passing}");
+    }
+    let keys = eventually("every key", async || {
+        let keys = redis.command(&["KEYS", "*"]).await;
+        let forms = set(keys.lines().map(form));
+        assert!(forms.is_subset(&explained), "{:?} are not explained", forms.difference(&explained));
+        (forms == explained).then_some(keys)
+    })
+    .await;
+    for key in keys.lines() {
+        let form = form(key);
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{form}`"))).expect("its row");
+        let lives = row.trim_end_matches(" |").rsplit(" | ").next().expect("how long it lives");
+        let ends = redis.command(&["PTTL", key]).await.parse::<i64>().expect("a number") > 0;
+        let lasts = lives.starts_with("for ever") || lives.starts_with("until");
+        assert_ne!(ends, lasts, "{key} lives {lives}");
+    }
 }

@@ -137,7 +137,7 @@ async fn a_redis_that_does_not_answer_is_waited_for_within_bounds() {
     let publisher = Publisher::start(&two, "prices", PACE).await;
     followers[0].has("prices", 100, Duration::from_secs(10)).await;
     let mut client = one.client().await;
-    redis.command(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
+    redis.command(&["CLIENT", "PAUSE", "9000", "ALL"]).await;
     for request in [
         json!({"type": "publish", "room": "prices", "data": 1}),
         json!({"type": "subscribe", "rooms": ["new"]}),
@@ -150,7 +150,7 @@ async fn a_redis_that_does_not_answer_is_waited_for_within_bounds() {
     }
     assert!(!one.is_ready().await);
     let so_far = followers[0].seen().order["prices"].len();
-    followers[0].has("prices", so_far + 100, Duration::from_secs(15)).await;
+    followers[0].has("prices", so_far + 100, Duration::from_secs(20)).await;
     let published = publisher.stop().await;
     assert!(published.slowest < BOUND, "{:?}", published.slowest);
     // What was answered as not available may have been carried out, late: the client's own publish.

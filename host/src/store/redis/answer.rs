@@ -20,8 +20,10 @@ pub fn list(value: Value) -> Result<Vec<Value>, Unavailable> {
     }
 }
 
+type Pair = (Arc<str>, Arc<str>);
+
 /// Fields and values of a hash.
-pub fn pairs(value: Value) -> Result<Vec<(Arc<str>, Arc<str>)>, Unavailable> {
+pub fn pairs(value: Value) -> Result<Vec<Pair>, Unavailable> {
     let flat = match value {
         Value::Map(map) => map.inner().into_iter().flat_map(|(k, v)| [k.into(), v]).collect(),
         other => list(other)?,

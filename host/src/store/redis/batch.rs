@@ -38,7 +38,7 @@ pub async fn write(shared: &Shared, dirty: Dirty) -> Result<(), Unavailable> {
     let mut held = shared.held();
     match &written {
         Ok(()) => dirty.left.iter().for_each(|(token, ..)| held.has_left(*token)),
-        Err(_) => held.dirty.put_back(dirty),
+        Err(_) => held.put_back(dirty),
     }
     written
 }
@@ -165,9 +165,7 @@ impl<'a> Batch<'a> {
             Value::Integer(1) => {}
             Value::Integer(0) => self.taken_over(token, session.connection),
             // Somebody is about to end it; afterwards it can be made anew.
-            _ => {
-                self.shared.held().dirty.whole.insert(token);
-            }
+            _ => self.shared.held().reclaim(token),
         }
         Ok(())
     }
@@ -193,9 +191,7 @@ impl<'a> Batch<'a> {
             Value::Integer(1) => {}
             Value::Integer(0) => self.taken_over(token, session.connection),
             // Redis has forgotten whose it is, or took this node for dead.
-            _ => {
-                self.shared.held().dirty.whole.insert(token);
-            }
+            _ => self.shared.held().reclaim(token),
         }
         Ok(())
     }
@@ -238,7 +234,7 @@ impl<'a> Batch<'a> {
 
     /// The sessions that lost their connection or are over, once all else is written of them.
     async fn leave(&self) -> Result<(), Unavailable> {
-        if self.dirty.left.is_empty() {
+        if self.dirty.left.is_empty() && self.dirty.gone.is_empty() {
             return Ok(());
         }
         let Shared { link, names, retention, .. } = self.shared;
@@ -262,8 +258,10 @@ impl<'a> Batch<'a> {
         all(steps.collect()).await?;
         let mut estate: Vec<Value> = vec![names.estate(&self.node).into()];
         let is_gone = |token| self.shared.held().get(token).is_none();
-        let gone = self.dirty.left.iter().filter(|(token, ..)| is_gone(*token));
-        estate.extend(gone.map(|(token, session, _)| Value::from(entry(&session.principal, *token))));
+        let left = self.dirty.left.iter().map(|(token, session, _)| (token, &session.principal));
+        let gone = left.chain(self.dirty.gone.iter().map(|(token, principal)| (token, principal)));
+        let gone = gone.filter(|(token, _)| is_gone(**token));
+        estate.extend(gone.map(|(token, principal)| Value::from(entry(principal, *token))));
         match estate.len() {
             1 => Ok(()),
             _ => link.command("SREM", estate).await.map(drop),
@@ -285,13 +283,18 @@ impl<'a> Batch<'a> {
 
     async fn finish(&self, token: SessionToken, session: &Session) -> Result<(), Unavailable> {
         let Shared { link, names, .. } = self.shared;
-        let keys = vec![names.session(&session.principal, token.id())];
+        let (key, connection) =
+            (names.session(&session.principal, token.id()), session.connection.to_string());
+        let holder = link.command("HGET", vec![key.as_str().into(), "/connection".into()]).await?;
+        if holder.as_str().is_none_or(|holder| *holder != *connection) {
+            return Ok(());
+        }
         // Out of the rooms first: should this be cut off, it can be done again.
         for room in session.rooms.keys() {
             let roll = Roll { come: vec![], go: vec![(session.principal.clone(), token)] };
             self.enrol(room.clone(), roll).await?;
         }
-        link.run(&scripts::FINISH, keys, vec![session.connection.to_string().into()]).await.map(drop)
+        link.run(&scripts::FINISH, vec![key], vec![connection.into()]).await.map(drop)
     }
 }
 

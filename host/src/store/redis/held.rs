@@ -16,7 +16,9 @@ pub struct Held {
     sessions: HashMap<SessionToken, Session>,
     /// Sessions that were let go, until that is written.
     leaving: HashSet<SessionToken>,
-    pub dirty: Dirty,
+    /// Rooms that go on with another epoch, until their members do.
+    rebased: HashMap<Arc<str>, Position>,
+    dirty: Dirty,
 }
 
 #[derive(Clone)]
@@ -34,6 +36,17 @@ pub struct Place {
     pub acknowledged: Option<u64>,
 }
 
+impl Place {
+    /// Goes on from a position if it is of another epoch: whether it was.
+    fn rebase(&mut self, position: &Position) -> bool {
+        let is_other = self.joined.epoch != position.epoch;
+        if is_other {
+            (self.joined, self.acknowledged) = (position.clone(), None);
+        }
+        is_other
+    }
+}
+
 /// What is to be written.
 #[derive(Default)]
 pub struct Dirty {
@@ -48,6 +61,8 @@ pub struct Dirty {
     pub counts: HashSet<Arc<str>>,
     /// Rooms to be listed.
     pub names: HashSet<Arc<str>>,
+    /// Sessions that are another node's by now, with their principals.
+    pub gone: Vec<(SessionToken, Arc<str>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +82,12 @@ impl Held {
     }
 
     /// The session is another's now: nothing more is written of it.
-    pub fn forget(&mut self, token: SessionToken) -> Option<Session> {
+    pub fn forget(&mut self, token: SessionToken) {
         self.dirty.rooms.remove(&token);
         self.dirty.whole.remove(&token);
-        self.sessions.remove(&token)
+        if let Some(session) = self.sessions.remove(&token) {
+            self.dirty.gone.push((token, session.principal));
+        }
     }
 
     /// The session of a connection.
@@ -101,6 +118,12 @@ impl Held {
     pub fn acknowledge(&mut self, token: SessionToken, room: &RoomName, offset: u64) {
         let Some(session) = self.sessions.get_mut(&token) else { return };
         let Some(place) = session.rooms.get_mut(room) else { return };
+        // What is acknowledged is of the epoch that the room has by now.
+        if let Some(position) = self.rebased.get(room.as_str())
+            && place.rebase(position)
+        {
+            self.dirty.rooms.entry(token).or_default().insert(room.clone());
+        }
         if place.acknowledged < Some(offset) {
             place.acknowledged = Some(offset);
             self.dirty.acknowledged.entry(room.clone()).or_default().insert(token);
@@ -124,22 +147,55 @@ impl Held {
         self.leaving.remove(&token);
     }
 
-    /// A room goes on with another epoch from a position: so do its members.
-    pub fn rebase(&mut self, room: &str, position: &Position) {
-        for (token, session) in &mut self.sessions {
-            let Some((name, _)) = session.rooms.get_key_value(room) else { continue };
-            let name = name.clone();
-            let place = session.rooms.get_mut(room).expect("seen above");
-            if place.joined.epoch != position.epoch {
-                (place.joined, place.acknowledged) = (position.clone(), None);
-                self.dirty.rooms.entry(*token).or_default().insert(name);
-            }
-        }
+    /// A room goes on from a position, of another epoch maybe: then so do its members.
+    pub fn rebase(&mut self, room: &Arc<str>, position: &Position) {
+        self.rebased.insert(room.clone(), position.clone());
+    }
+
+    /// A principal's number of connections changed.
+    pub fn recount(&mut self, principal: &Arc<str>) {
+        self.dirty.counts.insert(principal.clone());
+    }
+
+    /// A room is to be listed.
+    pub fn list(&mut self, room: Arc<str>) {
+        self.dirty.names.insert(room);
+    }
+
+    /// Redis may have another picture of a session: it is written whole.
+    pub fn reclaim(&mut self, token: SessionToken) {
+        self.dirty.whole.insert(token);
     }
 
     /// Everything is written again.
     pub fn rewrite(&mut self) {
         self.dirty.whole.extend(self.sessions.keys());
+    }
+
+    pub fn is_written(&self) -> bool {
+        self.dirty.is_empty() && self.rebased.is_empty()
+    }
+
+    /// What is to be written now.
+    pub fn take(&mut self) -> Dirty {
+        let rebased = std::mem::take(&mut self.rebased);
+        if !rebased.is_empty() {
+            // Once for all rooms, of which there may be many at a time.
+            for (token, session) in &mut self.sessions {
+                for (room, place) in &mut session.rooms {
+                    let Some(position) = rebased.get(room.as_str()) else { continue };
+                    if place.rebase(position) {
+                        self.dirty.rooms.entry(*token).or_default().insert(room.clone());
+                    }
+                }
+            }
+        }
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// What could not be written is to be written still, beside what changed meanwhile.
+    pub fn put_back(&mut self, dirty: Dirty) {
+        self.dirty.extend(dirty);
     }
 }
 
@@ -151,10 +207,10 @@ impl Dirty {
             && self.left.is_empty()
             && self.counts.is_empty()
             && self.names.is_empty()
+            && self.gone.is_empty()
     }
 
-    /// What could not be written comes back, beside what changed meanwhile.
-    pub fn put_back(&mut self, other: Dirty) {
+    fn extend(&mut self, other: Dirty) {
         for (token, rooms) in other.rooms {
             self.rooms.entry(token).or_default().extend(rooms);
         }
@@ -165,6 +221,7 @@ impl Dirty {
         self.left.extend(other.left);
         self.counts.extend(other.counts);
         self.names.extend(other.names);
+        self.gone.extend(other.gone);
     }
 }
 
@@ -192,11 +249,24 @@ mod tests {
         held.join(token, join("a", at("e", 9)));
         let place = &held.get(token).unwrap().rooms["a"];
         assert_eq!((place.joined.offset, place.acknowledged), (1, Some(5)), "its position stays as it was");
-        assert_eq!(held.dirty.rooms[&token].len(), 2, "one that comes and one that goes");
+        let dirty = held.take();
+        assert_eq!(dirty.rooms[&token].len(), 2, "one that comes and one that goes");
+        assert!(held.is_written());
+        held.put_back(dirty);
 
-        held.rebase("a", &at("f", 0));
+        held.rebase(&"a".into(), &at("f", 0));
+        assert_eq!(held.take().rooms[&token].len(), 2);
         let place = &held.get(token).unwrap().rooms["a"];
         assert_eq!((&place.joined, place.acknowledged), (&at("f", 0), None));
+        held.rebase(&"a".into(), &at("g", 0));
+        held.acknowledge(token, &room("a"), 1);
+        held.take();
+        let place = &held.get(token).unwrap().rooms["a"];
+        assert_eq!(
+            (&place.joined, place.acknowledged),
+            (&at("g", 0), Some(1)),
+            "acknowledged in the new epoch"
+        );
 
         held.let_go(token, ConnectionId::random(), Leaving::Detached);
         assert!(held.dirty.left.is_empty(), "another connection's");

@@ -15,6 +15,8 @@ const TICK: Duration = Duration::from_secs(1);
 const CLAIM: Duration = Duration::from_secs(30);
 /// Sessions whose time is over, at a time.
 const DUE: u64 = 500;
+/// How often a node sees to the list of rooms, if no other has.
+const PRUNE: Duration = Duration::from_secs(3600);
 /// How often everything is written again, so that nothing in use ends with its time to live.
 const REWRITE: Duration = Duration::from_secs(6 * 3600);
 
@@ -24,8 +26,8 @@ pub fn new_node() -> String {
 
 /// Takes a lease and holds it as long as the store is there.
 pub async fn hold(store: &Arc<Redis>) -> Result<(), Unavailable> {
-    let mut lease =
-        Lease { renewed: Instant::now(), rewritten: Instant::now(), away: false, names: Vec::new() };
+    let now = Instant::now();
+    let mut lease = Lease { renewed: now, rewritten: now, pruned: now, away: false, names: Vec::new() };
     lease.renew(&store.shared, true).await?;
     let store = Arc::downgrade(store);
     tokio::spawn(async move { lease.run(store).await });
@@ -44,6 +46,7 @@ pub async fn give_up(shared: &Shared) {
 struct Lease {
     renewed: Instant,
     rewritten: Instant,
+    pruned: Instant,
     /// The last attempt failed, and that was said.
     away: bool,
     /// Names of this node that ran out.
@@ -77,6 +80,10 @@ impl Lease {
             }
             if let Err(error) = self.answer_calls(shared).await {
                 tracing::debug!(%error, "calls are answered later");
+            }
+            if self.pruned.elapsed() > PRUNE {
+                self.pruned = Instant::now();
+                reaper::prune(shared, PRUNE);
             }
             if self.rewritten.elapsed() > REWRITE {
                 self.rewrite(shared);
@@ -121,7 +128,7 @@ impl Lease {
         let principals = shared.counts.principals();
         let mut held = shared.held();
         held.rewrite();
-        held.dirty.counts.extend(principals);
+        principals.iter().for_each(|principal| held.recount(principal));
     }
 
     /// Connections whose sessions others took over.

@@ -54,7 +54,7 @@ impl Link {
     pub async fn open(
         url: &RedisUrl,
         metrics: StoreMetrics,
-        says: impl Fn(&str),
+        mut says: impl FnMut(&str),
     ) -> Result<(Self, Signals), String> {
         let client = |waiting| {
             let mut builder = Builder::from_config(url.config()?);

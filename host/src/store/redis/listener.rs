@@ -166,7 +166,8 @@ impl Listener {
                 if interest.watched {
                     (self.feed)(Event::Unwatched { room: room.shared() });
                 }
-                return drop(self.interests.remove(&room));
+                self.interests.remove(&room);
+                return self.rooms.link.unsubscribe(self.rooms.names.live(&room));
             }
             Err(_) => {
                 self.later.insert(room, true);

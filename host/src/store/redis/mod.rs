@@ -24,7 +24,6 @@ pub use url::RedisUrl;
 use super::*;
 use crate::metrics::StoreMetrics;
 use arc_swap::ArcSwap;
-use futures_util::future::try_join_all;
 use held::{Held, Leaving};
 use link::Link;
 use listener::{Listener, Request};
@@ -145,7 +144,14 @@ impl Redis {
 
 /// Connects and compares the schema.
 async fn open(site: &Site, metrics: StoreMetrics) -> Result<(Link, link::Signals), String> {
-    let says = |error: &str| tracing::warn!(store = %site.url, error, "waiting for the store");
+    let (mut said, mut count) = (String::new(), 0);
+    // Each error once, and again now and then.
+    let says = |error: &str| {
+        if error != said || count % 10 == 0 {
+            tracing::warn!(store = %site.url, error, "waiting for the store");
+        }
+        (said, count) = (error.to_owned(), count + 1);
+    };
     let (link, signals) = Link::open(&site.url, metrics, says).await?;
     link.check_version().await?;
     let key = Names::new(&site.prefix).schema();
@@ -167,8 +173,7 @@ async fn open(site: &Site, metrics: StoreMetrics) -> Result<(Link, link::Signals
 #[async_trait::async_trait]
 impl Store for Redis {
     fn watch(&self, room: &RoomName) {
-        self.shared.held().dirty.names.insert(room.shared());
-        self.writer.wake();
+        self.change(|held| held.list(room.shared()));
         self.listener.send(Request::Watch(room.clone())).ok();
     }
 
@@ -259,26 +264,15 @@ impl Store for Redis {
     }
 
     async fn rooms(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable> {
-        let Shared { link, names, rooms, .. } = &*self.shared;
-        let (mut found, mut after) = (vec![], after.to_owned());
+        let (mut found, mut from) = (vec![], "-".to_owned());
+        if !after.is_empty() {
+            from = format!("({after}");
+        }
         while found.len() < limit {
-            let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
-            let wanted = answer::integer((limit - found.len()) as u64);
-            let page = ["LIMIT".into(), "0".into(), wanted];
-            let key: fred::types::Value = names.rooms().into();
-            let command = [key.clone(), from.into(), "+".into()].into_iter().chain(page).collect();
-            let listed = answer::list(link.command("ZRANGEBYLEX", command).await?)?;
-            let listed: Vec<_> = listed.into_iter().map(answer::text).collect::<Result<_, _>>()?;
-            let Some(last) = listed.last() else { break };
-            after = last.to_string();
-            let summaries = try_join_all(listed.iter().map(|room| rooms.summary(room))).await?;
-            // Rooms that are gone are taken from the list by those who read it.
-            let gone = listed.iter().zip(&summaries).filter(|(_, summary)| summary.is_none());
-            let gone: Vec<_> = gone.map(|(room, _)| fred::types::Value::from(&**room)).collect();
-            if !gone.is_empty() {
-                link.command("ZREM", [vec![key], gone].concat()).await?;
-            }
-            found.extend(summaries.into_iter().flatten().filter(is_in_use));
+            let page = self.shared.rooms.page(&from, (limit - found.len()) as u64).await?;
+            let Some((last, _)) = page.last() else { break };
+            from = format!("({last}");
+            found.extend(page.into_iter().filter_map(|(_, summary)| summary).filter(is_in_use));
         }
         Ok(found)
     }
@@ -316,9 +310,7 @@ impl Redis {
 
     fn list(&self, room: &RoomName, new: bool) {
         if new {
-            self.change(|held| {
-                held.dirty.names.insert(room.shared());
-            });
+            self.change(|held| held.list(room.shared()));
         }
     }
 }

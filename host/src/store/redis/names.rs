@@ -106,6 +106,11 @@ impl Names {
         self.key("/rooms", "names")
     }
 
+    /// String: which node has seen to that list last.
+    pub fn pruned(&self) -> String {
+        self.key("/rooms", "pruned")
+    }
+
     /// Hash: the API keys that are kept here, by digest.
     pub fn keys(&self) -> String {
         self.key("/keys", "all")

@@ -10,6 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use fred::types::Value;
+use futures_util::future::try_join_all;
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -103,6 +104,27 @@ impl Rooms {
         let parts = answer::list(parts)?;
         let number = |n: usize| answer::number(parts.get(n).unwrap_or(&Value::Null)).map(|n| n as usize);
         Ok(Some(Receipt { members: number(0)?, acknowledged: number(1)? }))
+    }
+
+    /// Rooms by name from `from` on, in the form of ZRANGEBYLEX. Those that are gone are taken from the list.
+    pub async fn page(
+        &self,
+        from: &str,
+        limit: u64,
+    ) -> Result<Vec<(Arc<str>, Option<RoomSummary>)>, Unavailable> {
+        let key: Value = self.names.rooms().into();
+        let limit = ["LIMIT".into(), "0".into(), answer::integer(limit)];
+        let command = [key.clone(), from.into(), "+".into()].into_iter().chain(limit).collect();
+        let listed = answer::list(self.link.command("ZRANGEBYLEX", command).await?)?;
+        let listed: Vec<_> = listed.into_iter().map(answer::text).collect::<Result<_, _>>()?;
+        let summaries = try_join_all(listed.iter().map(|room| self.summary(room))).await?;
+        let page: Vec<_> = listed.into_iter().zip(summaries).collect();
+        let gone = page.iter().filter(|(_, summary)| summary.is_none());
+        let gone: Vec<_> = gone.map(|(room, _)| Value::from(&**room)).collect();
+        if !gone.is_empty() {
+            self.link.command("ZREM", [vec![key], gone].concat()).await?;
+        }
+        Ok(page)
     }
 
     /// `None`: the room is not there.

@@ -11,6 +11,7 @@ use crate::{
     store::{ConnectionId, Membership, Resumed, SessionToken, Unavailable},
 };
 use fred::types::Value;
+use futures_util::future::try_join_all;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A session as its node's estate and the list of ends have it.
@@ -71,9 +72,7 @@ impl Redis {
     }
 
     fn recount(&self, principal: &Arc<str>) {
-        self.change(|held| {
-            held.dirty.counts.insert(principal.clone());
-        });
+        self.change(|held| held.recount(principal));
     }
 
     pub(super) async fn create(
@@ -157,7 +156,7 @@ impl Redis {
                 score => answer::number(&score).map(|offset| Some(offset).filter(|offset| *offset > 0)),
             }
         });
-        super::try_join_all(asked).await
+        try_join_all(asked).await
     }
 
     /// Tells another node that one of its connections is not needed any more. It looks each second; if it is gone, nobody

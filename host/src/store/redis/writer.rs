@@ -83,12 +83,12 @@ async fn write(shared: Arc<Shared>, desk: Arc<Desk>) {
         }
         // Who waits was there before what is taken now.
         let waiters = desk.waiters();
-        let dirty = mem::take(&mut shared.held().dirty);
+        let dirty = shared.held().take();
         let written = match dirty.is_empty() {
             true => Ok(()),
             false => batch::write(&shared, dirty).await,
         };
-        let rest = !shared.held().dirty.is_empty();
+        let rest = !shared.held().is_written();
         for waiter in waiters {
             waiter.send(written.clone()).ok();
         }
