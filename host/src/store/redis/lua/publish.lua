@@ -7,27 +7,29 @@ if known then
   local epoch, offset = string.match(known, '^(%S+) (%d+)$')
   return { epoch, offset, 1, 0 }
 end
-local is = redis.call('HMGET', KEYS[1], 'epoch', 'time', 'trimmed')
-local epoch, before, new = is[1], is[2] or '0', 0
+local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended')
+local epoch, before, new = is[1], is[3] or '0', 0
 if not epoch then
   epoch, before, new = ARGV[1], '0', 1
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', epoch)
+  is = { epoch, '0', '0' }
 end
 -- A clock that is set back does not turn the order of a room's times.
 local time = math.max(now(), tonumber(before))
-local offset = int(redis.call('HINCRBY', KEYS[1], 'offset', 1))
-local message = epoch .. ' ' .. offset .. ' ' .. int(time) .. ' ' .. before .. ' ' .. ARGV[2]
-redis.call('HSET', KEYS[1], 'time', int(time))
+local offset, stamp = int((is[2] or 0) + 1), int(time)
+local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. before .. ' ' .. ARGV[2]
 if ARGV[3] ~= '0' then
-  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], offset .. '-' .. int(time), 'm', message)
-  if time - tonumber(is[3] or '0') >= 1000 then
-    trim(KEYS[2], time - ARGV[4])
-    redis.call('HSET', KEYS[1], 'trimmed', int(time))
-  end
-  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], offset .. '-' .. stamp, 'm', message)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
+-- What grows old is seen to once a second, and what is kept is kept for that much longer.
+if time - tonumber(is[4] or '0') >= math.min(1000, ARGV[4] / 2) then
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'time', stamp, 'tended', stamp)
+  trim(KEYS[2], time - ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], int(ARGV[4] + 1000))
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+else
+  redis.call('HSET', KEYS[1], 'offset', offset, 'time', stamp)
+end
 if KEYS[3] then
   redis.call('SET', KEYS[3], epoch .. ' ' .. offset, 'PX', ARGV[6])
 end

@@ -2,7 +2,7 @@
 -- KEYS room, log
 -- ARGV the epoch that ends, the one that begins
 if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[2])
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'tended', '0')
   redis.call('DEL', KEYS[2])
 end
 return 1
