@@ -27,7 +27,6 @@ const AGAIN: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Publications that may wait for the task that takes them; beyond, some are missed and read from the logs.
 const WAITING: usize = 8192;
-
 /// Writes of one command: the first, and those after a slot of a Cluster turned out to have moved.
 const WRITES: u32 = 5;
 
@@ -35,8 +34,8 @@ pub struct Link {
     commands: Client,
     subscriber: Client,
     metrics: StoreMetrics,
-    /// Cancelled when nobody needs the connections any more.
-    open: CancellationToken,
+    /// Nobody needs the connections any more.
+    closed: CancellationToken,
 }
 
 /// What a link tells by itself.
@@ -74,7 +73,7 @@ impl Link {
             builder.build().map_err(|error| error.details().to_owned())
         };
         let (commands, subscriber) = (client(32)?, client(WAITING)?);
-        let open = CancellationToken::new();
+        let closed = CancellationToken::new();
         for client in [&commands, &subscriber] {
             let first = loop {
                 let connecting = client.connect();
@@ -84,14 +83,14 @@ impl Link {
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             };
-            tokio::spawn(keep_connected(client.clone(), first, open.clone()));
+            tokio::spawn(keep_connected(client.clone(), first, closed.clone()));
         }
         let signals = Signals {
             messages: subscriber.message_rx(),
             reconnected: subscriber.reconnect_rx(),
             moved: commands.cluster_change_rx(),
         };
-        Ok((Self { commands, subscriber, metrics, open }, signals))
+        Ok((Self { commands, subscriber, metrics, closed }, signals))
     }
 
     /// Runs a script, whose keys are all of one tag.
@@ -209,7 +208,7 @@ impl Link {
     }
 
     pub fn close(&self) {
-        self.open.cancel();
+        self.closed.cancel();
     }
 }
 
@@ -231,7 +230,7 @@ fn was_left_undone(error: &Error) -> bool {
 }
 
 /// The client reconnects by itself, but its task may end with an error that it did not expect.
-async fn keep_connected(client: Client, mut connecting: ConnectHandle, open: CancellationToken) {
+async fn keep_connected(client: Client, mut connecting: ConnectHandle, closed: CancellationToken) {
     loop {
         tokio::select! {
             ended = &mut connecting => {
@@ -243,7 +242,7 @@ async fn keep_connected(client: Client, mut connecting: ConnectHandle, open: Can
                 tokio::time::sleep(Duration::from_millis(RETRY_MS.into())).await;
                 connecting = client.connect();
             }
-            () = open.cancelled() => {
+            () = closed.cancelled() => {
                 client.quit().await.ok();
                 return;
             }

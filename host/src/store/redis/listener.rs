@@ -5,6 +5,7 @@ use super::{
     interest::{Interest, Next},
     link::Signals,
     rooms::Rooms,
+    rounds::Rounds,
     wire::{self, Page},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 use fred::types::Message;
 use futures_util::StreamExt;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -31,10 +32,6 @@ use tokio::{
 /// Messages read at once when some were missed.
 const PAGE: usize = 256;
 const TICK: Duration = Duration::from_millis(100);
-/// A room in which nothing was heard for so long is looked at: silence may be a subscription that is gone.
-const PATROL: Duration = Duration::from_secs(5);
-/// A room that nobody is in any more is listened to for so long, in case somebody comes back.
-const LINGER: Duration = Duration::from_secs(2);
 /// How often a Cluster is asked whether slots have changed hands. Their subscriptions end without a word.
 const LOOK: Duration = Duration::from_millis(500);
 /// Rooms that are subscribed and read at a time after a reconnect.
@@ -64,9 +61,7 @@ pub struct Listener {
     asked: u64,
     /// Rooms to be read again, because that failed or was too early, and whether to subscribe before.
     later: HashMap<RoomName, bool>,
-    lingering: VecDeque<(Instant, RoomName)>,
-    /// When each room is to be looked at, with the number of the interest.
-    patrol: VecDeque<(Instant, RoomName, u64)>,
+    rounds: Rounds,
     topology: Option<u64>,
     looked: Instant,
 }
@@ -88,8 +83,7 @@ impl Listener {
             interests: HashMap::new(),
             asked: 0,
             later: HashMap::new(),
-            lingering: VecDeque::new(),
-            patrol: VecDeque::new(),
+            rounds: Rounds::default(),
             topology: None,
             looked: Instant::now(),
         }
@@ -134,13 +128,13 @@ impl Listener {
                 }
                 self.asked += 1;
                 self.interests.insert(room.clone(), Interest::new(room.clone(), self.asked));
-                self.patrol.push_back((Instant::now() + PATROL, room.clone(), self.asked));
+                self.rounds.patrol(room.clone(), self.asked);
                 self.ask(&room, true);
             }
             Request::Unwatch(room) => {
                 if let Some(interest) = self.interests.get_mut(&room) {
                     interest.watched = false;
-                    self.lingering.push_back((Instant::now() + LINGER, room));
+                    self.rounds.linger(room);
                 }
             }
             Request::Answer { room, question, page } => {
@@ -233,19 +227,19 @@ impl Listener {
             self.looked = now;
             self.look_at_topology();
         }
-        while let Some((_, room)) = self.lingering.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(room) = self.rounds.lingered(now) {
             if self.interests.get(&room).is_some_and(|interest| !interest.watched) {
                 self.interests.remove(&room);
                 self.rooms.link.unsubscribe(self.rooms.names.live(&room));
             }
         }
-        while let Some((_, room, number)) = self.patrol.pop_front_if(|(at, ..)| *at <= now) {
-            let Some(interest) = self.interests.get_mut(&room) else { continue };
+        for (room, number) in self.rounds.due(now) {
             // A room that was given up and taken up again meanwhile is on the round by its new number.
-            if interest.number != number {
+            let Some(interest) = self.interests.get_mut(&room).filter(|interest| interest.number == number)
+            else {
                 continue;
-            }
-            self.patrol.push_back((now + PATROL, room.clone(), number));
+            };
+            self.rounds.patrol(room.clone(), number);
             if interest.is_live() && !std::mem::take(&mut interest.active) {
                 self.ask(&room, false);
             }

@@ -12,8 +12,10 @@ mod listener;
 mod names;
 mod reaper;
 mod rooms;
+mod rounds;
 mod scripts;
 mod sessions;
+mod shared;
 mod url;
 mod wire;
 mod writer;
@@ -23,16 +25,12 @@ pub use url::RedisUrl;
 
 use super::*;
 use crate::metrics::StoreMetrics;
-use arc_swap::ArcSwap;
 use held::{Held, Leaving};
 use link::Link;
 use listener::{Listener, Request};
 use names::Names;
 use rooms::Rooms;
-use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicI64, Ordering},
-};
+use shared::Shared;
 use tokio::sync::mpsc;
 use writer::Writer;
 
@@ -74,33 +72,6 @@ pub struct Redis {
     writer: Writer,
 }
 
-/// What the tasks of a store have in common.
-struct Shared {
-    link: Arc<Link>,
-    names: Names,
-    rooms: Rooms,
-    retention: Retention,
-    held: Mutex<Held>,
-    counts: Counts,
-    /// This node, as others see it. One that was taken for dead comes back as another.
-    node: ArcSwap<String>,
-    feed: Feed,
-    metrics: StoreMetrics,
-    /// Milliseconds that Redis' clock is ahead of this node's.
-    clock: Arc<AtomicI64>,
-}
-
-impl Shared {
-    /// Unix milliseconds by Redis' clock.
-    fn now(&self) -> u64 {
-        crate::protocol::unix_ms().saturating_add_signed(self.clock.load(Ordering::Relaxed))
-    }
-
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().expect("no code panics while it holds the sessions")
-    }
-}
-
 impl Redis {
     /// Waits until Redis is there, and says so. The error tells why these keys are not for this version.
     pub async fn connect(
@@ -110,20 +81,8 @@ impl Redis {
         feed: Feed,
     ) -> Result<Arc<Self>, String> {
         let (link, signals) = open(site, metrics.clone()).await?;
-        let (link, names, clock) = (Arc::new(link), Names::new(&site.prefix), Arc::default());
-        let rooms = Rooms { link: link.clone(), names: names.clone(), retention };
-        let shared = Arc::new(Shared {
-            link,
-            names,
-            rooms: rooms.clone(),
-            retention,
-            held: Mutex::default(),
-            counts: Counts::default(),
-            node: ArcSwap::from_pointee(lease::new_node()),
-            feed: feed.clone(),
-            metrics: metrics.clone(),
-            clock,
-        });
+        let names = Names::new(&site.prefix);
+        let shared = Shared::new(link, names, retention, metrics.clone(), feed.clone());
         let writer = Writer::start(&shared);
         let (listener, requests) = mpsc::unbounded_channel();
         // Members of a room that begins anew go on from there, also when they come back on another node.
@@ -134,7 +93,8 @@ impl Redis {
             }
             feed(event)
         });
-        let listens = Listener::new(rooms, feed, metrics, shared.clock.clone(), listener.downgrade());
+        let (rooms, clock) = (shared.rooms.clone(), shared.clock.clone());
+        let listens = Listener::new(rooms, feed, metrics, clock, listener.downgrade());
         tokio::spawn(listens.run(requests, signals));
         let store = Arc::new(Self { shared, listener, writer });
         lease::hold(&store).await.map_err(|error| error.to_string())?;

@@ -4,7 +4,7 @@ use super::*;
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
-    sync::atomic::AtomicU32,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// A server that ends with the test.

@@ -1,6 +1,6 @@
 //! `store.url` of a Redis: where it is and how it is spoken to.
 
-use fred::types::config::{Config, ServerConfig};
+use fred::types::config::Config;
 use std::fmt;
 
 /// A checked URL. `Debug` and `Display` do not show its password.
@@ -28,10 +28,6 @@ impl RedisUrl {
         let mut config = Config::from_url(&self.0).map_err(|error| error.details().to_owned())?;
         config.version = fred::types::RespVersion::RESP3;
         Ok(config)
-    }
-
-    pub fn is_cluster(&self) -> bool {
-        self.config().is_ok_and(|config| matches!(config.server, ServerConfig::Clustered { .. }))
     }
 }
 
