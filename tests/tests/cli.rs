@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod plugin;
 mod serve;
 
 use std::{path::Path, process::Output};

@@ -12,7 +12,10 @@ use anyhow::{Context, anyhow, bail};
 use backoff::Backoff;
 use futures_util::{SinkExt, StreamExt};
 use lost::Advice;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
@@ -59,22 +62,26 @@ fn websocket_url(text: &str) -> Result<String, String> {
 }
 
 impl Connect {
-    /// The key is never an argument, because everyone on a machine sees those.
     fn key(&self) -> anyhow::Result<String> {
-        let (key, place) = match &self.key_file {
-            Some(file) => {
-                let key = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-                (key, file.display().to_string())
-            }
-            None => match std::env::var("SWITCHYARD_KEY") {
-                Ok(key) => (key, "SWITCHYARD_KEY".to_owned()),
-                Err(_) => bail!("no key: set SWITCHYARD_KEY or name a file that holds it with --key-file"),
-            },
-        };
-        match key.trim() {
-            "" => bail!("{place} holds no key"),
-            key => Ok(key.to_owned()),
+        key_of(self.key_file.as_deref())
+    }
+}
+
+/// The key of a file, or of the environment. It is never an argument, because everyone on a machine sees those.
+pub fn key_of(file: Option<&Path>) -> anyhow::Result<String> {
+    let (key, place) = match file {
+        Some(file) => {
+            let key = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            (key, file.display().to_string())
         }
+        None => match std::env::var("SWITCHYARD_KEY") {
+            Ok(key) => (key, "SWITCHYARD_KEY".to_owned()),
+            Err(_) => bail!("no key: set SWITCHYARD_KEY or name a file that holds it with --key-file"),
+        },
+    };
+    match key.trim() {
+        "" => bail!("{place} holds no key"),
+        key => Ok(key.to_owned()),
     }
 }
 

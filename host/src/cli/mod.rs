@@ -1,5 +1,6 @@
 //! The command line: what an operator types.
 
+mod admin;
 pub mod client;
 mod key;
 pub mod listen;
@@ -30,7 +31,7 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Print what rooms hear, acknowledging and resuming
     Listen(listen::ListenArgs),
-    /// Look at plugins
+    /// Check plugins, and load them into a running node
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
 }
@@ -43,7 +44,7 @@ impl Cli {
             Command::Key(command) => key::run(command).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Listen(args) => listen::run(args).await,
-            Command::Plugin(command) => plugin::run(command),
+            Command::Plugin(command) => plugin::run(command).await,
         }
     }
 }

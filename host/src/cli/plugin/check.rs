@@ -2,14 +2,8 @@
 
 use crate::plugin::{Budget, Engine, Plugin};
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::Args;
 use std::path::PathBuf;
-
-#[derive(Subcommand)]
-pub enum PluginCommand {
-    /// Report everything that loading would refuse
-    Check(CheckArgs),
-}
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -23,8 +17,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-pub fn run(command: PluginCommand) -> anyhow::Result<()> {
-    let PluginCommand::Check(args) = command;
+pub fn run(args: CheckArgs) -> anyhow::Result<()> {
     let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
