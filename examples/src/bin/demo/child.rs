@@ -5,7 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
-    process::{self, Command, Stdio},
+    process::{self, Command, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -16,13 +16,13 @@ const GRACE: Duration = Duration::from_secs(12);
 const SHOWN: usize = 30;
 
 pub struct Child {
-    name: &'static str,
+    name: String,
     process: process::Child,
     output: PathBuf,
 }
 
 impl Child {
-    pub fn start(name: &'static str, mut command: Command, output: PathBuf) -> anyhow::Result<Self> {
+    pub fn start(name: String, mut command: Command, output: PathBuf) -> anyhow::Result<Self> {
         let opened = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&output);
         let file = opened.with_context(|| output.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -30,9 +30,22 @@ impl Child {
         Ok(Self { name, process, output })
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How, when it has.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.process.try_wait()?)
+    }
+
     /// An error when it has ended, with its last words.
     pub fn alive(&mut self) -> anyhow::Result<()> {
-        match self.process.try_wait()? {
+        match self.ended()? {
             None => Ok(()),
             Some(status) => bail!("{} ended with {status}; it said:\n{}", self.name, self.log()),
         }

@@ -1,25 +1,28 @@
-//! A node with three plugins and a lively feed, on loopback, until Ctrl-C. `cargo xtask demo` builds what it needs.
+//! A node with three plugins and a lively feed, on loopback, until Ctrl-C; with `--nodes`, several that share a Redis.
+//! `cargo xtask demo` builds what it needs.
 
 mod child;
+mod guide;
+mod node;
 mod place;
+mod redis;
 
-use anyhow::{Context, bail};
 use child::Child;
 use clap::Parser;
+use guide::Guide;
 use place::Place;
 use std::{
     future::pending,
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    iter::{once, repeat},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::sleep,
 };
 
-/// How long the node may take to be ready. Compiling three plugins takes about a second.
+/// How long a process may take to be ready. Compiling three plugins takes about a second.
 const READY: Duration = Duration::from_secs(30);
 /// Between two looks at the children, and at readiness.
 const LOOK: Duration = Duration::from_millis(50);
@@ -30,6 +33,9 @@ struct Args {
     /// End after so long
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
+    /// Run 2 to 8 nodes that share a Redis, which is started with them
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=8))]
+    nodes: Option<u16>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -46,17 +52,16 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     // Listened for from the start, so that no child outlives a signal that comes early.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut children = vec![];
+    let mut children = Children::default();
     let ended = tokio::select! {
         // A terminal's Ctrl-C reaches the children too, and their end is no failure then.
         biased;
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         () = elapsed(args.seconds) => Ok(()),
-        ended = demo(&mut children) => ended,
+        ended = demo(args.nodes, &mut children) => ended,
     };
-    // The feed first, so that it does not see its node go.
-    children.iter_mut().rev().for_each(Child::stop);
+    children.stop();
     ended
 }
 
@@ -67,78 +72,70 @@ async fn elapsed(seconds: Option<u64>) {
     }
 }
 
-/// Starts everything, then ends when one of the children does.
-async fn demo(children: &mut Vec<Child>) -> anyhow::Result<()> {
+#[derive(Default)]
+struct Children {
+    redis: Option<Child>,
+    nodes: Vec<Child>,
+    feed: Option<Child>,
+}
+
+impl Children {
+    /// What publishes first, then what it needs, so that none sees another go.
+    fn stop(&mut self) {
+        let Self { redis, nodes, feed } = self;
+        feed.iter_mut().chain(nodes.iter_mut().rev()).chain(redis).for_each(Child::stop);
+    }
+
+    /// A node may go as long as there are others; whoever ended it wants to see how these go on.
+    fn look(&mut self) -> anyhow::Result<()> {
+        self.redis.iter_mut().chain(&mut self.feed).try_for_each(Child::alive)?;
+        if let [last] = &mut self.nodes[..] {
+            return last.alive();
+        }
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            if let Some(status) = node.ended()? {
+                println!("{} (pid {}) ended with {status}; the others go on", node.name(), node.id());
+                self.nodes.remove(index);
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts everything, then ends when one of the children does without which there is nothing to show.
+async fn demo(nodes: Option<u16>, children: &mut Children) -> anyhow::Result<()> {
     let place = Place::find()?;
     let keys = place.write_config()?;
-    let mut serve = place.program("switchyard");
-    serve.args(["serve", "--json", "--config"]).arg(place.config());
-    serve.env("SWITCHYARD_SERVER__LISTEN", free(8080)?).env("SWITCHYARD_ADMIN__LISTEN", free(9090)?);
-    children.push(Child::start("the node", serve, place.log("node"))?);
-    let (url, admin) = ready(&mut children[0]).await?;
+    let mut port = None;
+    if nodes.is_some() {
+        let (redis, at) = redis::start(&place)?;
+        port = Some(at);
+        redis::ready(children.redis.insert(redis), at).await?;
+    }
+    let store = port.map(|port| format!("redis://127.0.0.1:{port}/0"));
+    let mut all = vec![];
+    for number in 1..=nodes.unwrap_or(1) {
+        children.nodes.push(node::start(&place, number, store.as_deref())?);
+        if let Some(node) = children.nodes.last_mut() {
+            all.push(node::ready(node).await?);
+        }
+    }
 
     let mut feed = place.program("feed");
-    feed.args(["--url", &url]).env("SWITCHYARD_KEY", &keys.feed);
-    children.push(Child::start("the feed", feed, place.log("feed"))?);
+    for (option, node) in once("--url").chain(repeat("--or")).zip(&all) {
+        feed.args([option, &node.url]);
+    }
+    feed.env("SWITCHYARD_KEY", &keys.feed);
+    children.feed = Some(Child::start("the feed".to_owned(), feed, place.log("feed"))?);
 
-    let page = place.page(&url, &keys.watcher);
-    let listen = place.program("switchyard");
-    println!("watch in a browser:   {page}");
-    println!(
-        "or from a terminal:   SWITCHYARD_KEY={} {} listen --url {url} tvl_changes --filter '{{\"minChange\":0.05}}'",
-        keys.watcher,
-        listen.get_program().display(),
-    );
-    println!("metrics:              {admin}/metrics      (Ctrl-C ends everything)");
+    let guide = Guide { place: &place, keys: &keys, nodes: &all };
+    match port {
+        None => guide.of_one_node(),
+        Some(port) => guide.of_several(&children.nodes, port),
+    }
     loop {
-        children.iter_mut().try_for_each(Child::alive)?;
+        children.look()?;
         sleep(LOOK).await;
     }
-}
-
-/// The usual port, or any when somebody else has it.
-fn free(port: u16) -> anyhow::Result<String> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    Ok(listener.context("no port is free")?.local_addr()?.to_string())
-}
-
-/// The node says where it listens, and then whether it is ready.
-async fn ready(node: &mut Child) -> anyhow::Result<(String, String)> {
-    let began = Instant::now();
-    let mut addresses = None;
-    while began.elapsed() < READY {
-        node.alive()?;
-        if let Some(line) = node.first_line()? {
-            let said: serde_json::Value =
-                serde_json::from_str(&line).context("what the node said is no JSON")?;
-            let text = |field: &str| said[field].as_str().map(str::to_owned);
-            let (Some(url), Some(admin)) = (text("url"), text("admin")) else {
-                bail!("the node did not say its addresses: {line}");
-            };
-            if is_ready(&admin) {
-                return Ok((url, admin));
-            }
-            addresses = Some(admin);
-        }
-        sleep(LOOK).await;
-    }
-    match addresses {
-        Some(admin) => {
-            bail!("{admin}/readyz did not answer 200 within {} s\n{}", READY.as_secs(), node.log())
-        }
-        None => bail!("the node did not say where it listens within {} s\n{}", READY.as_secs(), node.log()),
-    }
-}
-
-fn is_ready(admin: &str) -> bool {
-    let ask = || {
-        let host = admin.strip_prefix("http://")?;
-        let mut stream = TcpStream::connect(host).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).ok()?;
-        Some(&status == b"HTTP/1.1 200")
-    };
-    ask().unwrap_or(false)
 }

@@ -3,8 +3,8 @@
 use anyhow::{Context, bail};
 use std::{
     env,
-    fs::{DirBuilder, OpenOptions},
-    io::Write,
+    fs::{DirBuilder, OpenOptions, remove_dir_all},
+    io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
@@ -40,12 +40,20 @@ impl Place {
             bail!("{} has no plugins; build them with: cargo xtask guests", plugins.display());
         }
         let state = target.join("demo");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&state)
-            .with_context(|| state.display().to_string())?;
+        private_folder(&state)?;
         Ok(Self { programs, plugins, state })
+    }
+
+    /// A folder for this run, without what an earlier one left in it.
+    pub fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.state.join(name);
+        match remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| folder.display().to_string());
+            }
+            _ => private_folder(&folder)?,
+        }
+        Ok(folder)
     }
 
     pub fn program(&self, name: &str) -> Command {
@@ -81,11 +89,17 @@ impl Place {
     }
 
     /// What follows `#` never leaves the browser.
-    pub fn page(&self, url: &str, key: &str) -> String {
+    pub fn page(&self, urls: &[&str], key: &str) -> String {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR"));
         let page = escaped(&examples.join("browser/index.html").display().to_string(), "/");
-        format!("file://{page}#url={}&key={key}", escaped(url, ""))
+        let urls: String = urls.iter().map(|url| format!("url={}&", escaped(url, ""))).collect();
+        format!("file://{page}#{urls}key={key}")
     }
+}
+
+fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| folder.display().to_string())
 }
 
 fn toml_text(path: &Path) -> anyhow::Result<String> {

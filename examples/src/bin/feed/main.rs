@@ -1,7 +1,10 @@
-//! Publishes a lively synthetic market over one WebSocket, until Ctrl-C. It shows a publisher's duties: one session,
-//! a bound on what is unanswered, and coming back as the close codes ask.
+//! Publishes a lively synthetic market over one WebSocket, until Ctrl-C. It shows a publisher's duties: a bound on
+//! what is unanswered, and coming back as the close codes ask, to another node where there are several.
+
+mod nodes;
 
 use clap::Parser;
+use nodes::Nodes;
 use std::{process::ExitCode, time::Duration};
 use switchyard::cli::client::{
     Client, Connect, Lost, note,
@@ -21,6 +24,9 @@ const UNANSWERED: usize = 256;
 struct Args {
     #[command(flatten)]
     connect: Connect,
+    /// Another node with the same store, to go on at when a connection ends; may be given several times
+    #[arg(long = "or", value_name = "URL")]
+    others: Vec<String>,
     /// Messages a second
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
@@ -41,12 +47,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let (mut client, connected) = Client::open(&args.connect, None).await?;
-    note(format_args!("feeding {} as {}", args.connect.url, connected.principal.id));
+    let mut nodes = Nodes::new(args.connect, args.others);
+    let mut client = nodes.open().await?;
     let mut feed = Feed { world: World::new(args.seed), rate: args.rate, sent: 0, unanswered: 0, refused: 0 };
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        ended = feed.publish_on(&mut client) => ended?,
+        ended = feed.publish_on(&mut nodes, &mut client) => ended?,
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
@@ -64,10 +70,10 @@ struct Feed {
 }
 
 impl Feed {
-    async fn publish_on(&mut self, client: &mut Client) -> anyhow::Result<()> {
+    async fn publish_on(&mut self, nodes: &mut Nodes, client: &mut Client) -> anyhow::Result<()> {
         loop {
             let Err(lost) = self.publish(client).await;
-            client.recover(lost).await?;
+            nodes.recover(client, lost).await?;
             // What was on its way may be lost, but whole books follow.
             self.world.forget();
             self.unanswered = 0;

@@ -1,0 +1,25 @@
+//! The configuration of two nodes, which no test can start, is good and has the rooms of the demo.
+
+use std::path::{Path, PathBuf};
+use switchyard::config::{Config, Environment};
+
+fn load(name: &str) -> Config {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let mut config = Config::load(Some(&file), &Environment::default()).expect("a good configuration");
+    // Each has its own place for them.
+    config.plugins.iter_mut().for_each(|plugin| {
+        plugin.file = PathBuf::from(plugin.file.file_name().expect("a file"));
+    });
+    config
+}
+
+#[test]
+fn two_nodes_govern_what_the_demo_governs() {
+    let (two, demo) = (load("two-nodes/switchyard.toml"), load("demo/switchyard.toml"));
+    assert_eq!(format!("{:?}", two.rooms), format!("{:?}", demo.rooms));
+    assert_eq!(two.plugins.len(), 3);
+    for (two, demo) in two.plugins.iter().zip(&demo.plugins) {
+        assert_eq!(two.name(), demo.name());
+        assert_eq!((&two.file, &two.rooms, &two.config), (&demo.file, &demo.rooms, &demo.config));
+    }
+}
