@@ -1,5 +1,6 @@
 //! The chores of this repository: `cargo xtask CHORE`.
 
+mod bench;
 mod cargo;
 mod guests;
 mod test;
@@ -15,8 +16,13 @@ const USAGE: &str = "\
 cargo xtask CHORE
 
   guests                 build the plugins and the guests of the tests, as WebAssembly
-  demo [--for SECONDS]   build everything, run a node with the three plugins and a lively feed,
-                         and say how to watch it; ends with Ctrl-C or after the time
+  demo [--nodes N] [--for SECONDS]
+                         build everything, run a node with the three plugins and a lively feed,
+                         and say how to watch it; ends with Ctrl-C or after the time. With --nodes,
+                         2 to 8 nodes that share a Redis, for which redis-server must be installed
+  bench nodes [--json FILE]
+                         measure nodes that share a Redis and print a report as Markdown; takes two
+                         minutes, and redis-server and redis-benchmark must be installed
   test [ARGUMENTS]       guests, formatting, clippy, and all tests; ARGUMENTS are for cargo test
 ";
 
@@ -25,6 +31,7 @@ fn main() -> ExitCode {
     let ended = match arguments.split_first().map(|(chore, rest)| (chore.as_str(), rest)) {
         Some(("guests", [])) => guests::build().map(|built| println!("{}", built.display())),
         Some(("demo", rest)) => demo(rest),
+        Some(("bench", rest)) => bench::run(rest),
         Some(("test", rest)) => test::all(rest),
         None | Some(("help" | "--help" | "-h", _)) => {
             print!("{USAGE}");
@@ -47,10 +54,14 @@ fn main() -> ExitCode {
 /// The demo is a program of the examples, which handles signals and makes keys as the server does. It takes this
 /// process over, so that Ctrl-C, a signal and the exit status are all its own.
 fn demo(arguments: &[String]) -> anyhow::Result<()> {
-    match arguments {
-        [] => {}
-        [flag, seconds] if flag == "--for" && seconds.parse::<u64>().is_ok() => {}
-        _ => bail!("demo takes nothing but --for SECONDS"),
+    // Before minutes of building.
+    let known = |option: &[String]| match option {
+        [flag, seconds] if flag == "--for" => seconds.parse::<u64>().is_ok(),
+        [flag, nodes] if flag == "--nodes" => nodes.parse().is_ok_and(|nodes: u16| (2..=8).contains(&nodes)),
+        _ => false,
+    };
+    if !arguments.chunks(2).all(known) {
+        bail!("demo takes nothing but --for SECONDS and --nodes N, which is 2 to 8");
     }
     guests::build()?;
     cargo::run(&["build", "--release", "-p", "switchyard", "-p", "switchyard-examples"])?;

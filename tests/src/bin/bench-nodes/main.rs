@@ -1,0 +1,91 @@
+//! Measures nodes that share one Redis, all on loopback: what Redis is asked, how long a message takes, how much goes
+//! through. Prints Markdown; judges nothing but order and loss. `cargo xtask bench nodes` builds and runs it.
+
+mod commands;
+mod latency;
+mod load;
+mod report;
+mod spent;
+mod throughput;
+
+use report::{Report, Section};
+use serde_json::json;
+use std::{
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    time::Instant,
+};
+use tokio::process::Command;
+
+const USAGE: &str = "\
+bench-nodes [--json FILE]
+
+  --json FILE   the figures of the report as JSON too
+";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => None,
+        ["--json", file] => Some(PathBuf::from(file)),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    for program in ["redis-server", "redis-benchmark"] {
+        if version(program).await.is_none() {
+            eprintln!("bench-nodes: there is no {program}; install it with: apt-get install redis-server");
+            return ExitCode::FAILURE;
+        }
+    }
+    let report = measure().await;
+    print!("{report}");
+    if let Some(file) = file
+        && let Err(error) = std::fs::write(&file, report.json())
+    {
+        eprintln!("bench-nodes: {}: {error}", file.display());
+        return ExitCode::FAILURE;
+    }
+    match report.wrong() {
+        0 => ExitCode::SUCCESS,
+        wrong => {
+            eprintln!("bench-nodes: {wrong} answers or messages were missing, out of order or errors");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure() -> Report {
+    let (began, cores, before) = (Instant::now(), spent::cores(), spent::by_others());
+    let mut sections: Vec<Section> = vec![];
+    eprintln!("bench-nodes: commands a message …");
+    sections.push(commands::measure().await);
+    eprintln!("bench-nodes: latency …");
+    sections.push(latency::measure().await);
+    eprintln!("bench-nodes: throughput …");
+    let (section, redis) = throughput::measure().await;
+    sections.push(section);
+    let benchmark = version("redis-benchmark").await.unwrap_or_default();
+    let (version, seconds) = (env!("CARGO_PKG_VERSION"), began.elapsed().as_secs());
+    let others = (spent::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
+    Report {
+        title: "Nodes on one Redis".to_owned(),
+        about: format!(
+            "Switchyard {version}, Redis {redis}, {benchmark}, {cores} cores, everything on loopback. The whole run took \
+             {seconds} s, in which programs that have nothing to do with it kept {others:.1} cores busy."
+        ),
+        facts: json!({
+            "switchyard": version, "redis": redis, "redis_benchmark": benchmark, "cores": cores, "seconds": seconds,
+            "other_programs_cores": report::rounded(others),
+        }),
+        sections,
+    }
+}
+
+/// What a program answers to `--version`; `None` where it is not there.
+async fn version(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await.ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned())
+}

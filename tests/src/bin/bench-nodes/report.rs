@@ -1,0 +1,93 @@
+//! What was measured, as Markdown for people and as JSON for programs. Knows no measurement.
+
+use serde_json::{Map, Value};
+use std::fmt;
+
+pub struct Report {
+    pub title: String,
+    pub about: String,
+    /// What `about` says.
+    pub facts: Value,
+    pub sections: Vec<Section>,
+}
+
+/// One measurement.
+pub struct Section {
+    /// What it is called in JSON.
+    pub name: &'static str,
+    pub title: &'static str,
+    pub how: String,
+    pub columns: Vec<&'static str>,
+    pub rows: Vec<Vec<String>>,
+    pub remarks: Vec<String>,
+    /// The same figures.
+    pub figures: Value,
+    /// Messages and answers that were lost, out of order or errors.
+    pub wrong: u64,
+}
+
+impl Report {
+    pub fn wrong(&self) -> u64 {
+        self.sections.iter().map(|section| section.wrong).sum()
+    }
+
+    pub fn json(&self) -> String {
+        let mut all = Map::new();
+        all.insert("about".to_owned(), self.facts.clone());
+        for section in &self.sections {
+            all.insert(section.name.to_owned(), section.figures.clone());
+        }
+        all.insert("wrong".to_owned(), self.wrong().into());
+        format!("{:#}\n", Value::Object(all))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "# {}\n\n{}", self.title, self.about)?;
+        self.sections.iter().try_for_each(|section| write!(f, "\n{section}"))?;
+        writeln!(f, "\nLost, out of order, or answered with an error: {}.", self.wrong())
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "## {}\n\n{}\n", self.title, self.how)?;
+        writeln!(f, "| {} |", self.columns.join(" | "))?;
+        let numbers = " ---: |".repeat(self.columns.len() - 1);
+        writeln!(f, "| --- |{numbers}")?;
+        self.rows.iter().try_for_each(|row| writeln!(f, "| {} |", row.join(" | ")))?;
+        self.remarks.iter().try_for_each(|remark| writeln!(f, "\n{remark}"))
+    }
+}
+
+/// A figure with three digits or more, as far as a reader can use them.
+pub fn figure(value: f64) -> String {
+    match value.abs() {
+        0.0..10.0 => format!("{value:.2}"),
+        10.0..100.0 => format!("{value:.1}"),
+        _ => grouped(value),
+    }
+}
+
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::from(if value < 0.0 { "-" } else { "" });
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// For JSON: no more digits than were measured.
+pub fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
+}
