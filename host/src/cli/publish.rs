@@ -2,7 +2,7 @@
 //! [`window::MOST`] before the first is answered, each with an idempotency key: what was unanswered when a
 //! connection was lost is sent again on the next, and the server drops what it has.
 
-mod feed;
+pub mod feed;
 mod progress;
 mod window;
 

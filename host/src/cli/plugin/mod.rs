@@ -2,13 +2,22 @@
 
 mod charge;
 mod check;
+mod new;
+mod run;
+mod trial;
 
 use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub enum PluginCommand {
+    /// Make a crate that builds, with tests
+    New(new::NewArgs),
     /// Report everything that loading would refuse
     Check(check::CheckArgs),
+    /// Say what becomes of a message, or of a recorded feed
+    Run(trial::TrialArgs),
+    /// Measure how long the hooks take
+    Bench(run::BenchArgs),
     /// Show a running node's plugins
     List(charge::ListArgs),
     /// Put a file in charge of a plugin's rooms, on a running node
@@ -19,7 +28,10 @@ pub enum PluginCommand {
 
 pub async fn run(command: PluginCommand) -> anyhow::Result<()> {
     match command {
+        PluginCommand::New(args) => new::run(args),
         PluginCommand::Check(args) => check::run(args),
+        PluginCommand::Run(args) => run::run(args).await,
+        PluginCommand::Bench(args) => run::bench(args).await,
         PluginCommand::List(args) => charge::list(args).await,
         PluginCommand::Load(args) => charge::load(args).await,
         PluginCommand::Rollback(args) => charge::rollback(args).await,

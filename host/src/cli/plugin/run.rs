@@ -1,0 +1,136 @@
+//! `switchyard plugin run` and `switchyard plugin bench`: what a plugin says of messages, and how long it takes.
+
+use super::trial::{Outcome, Trial, TrialArgs, next};
+use crate::{
+    cli::client::note,
+    plugin::{Refusal, Verdict},
+};
+use clap::Args;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    trial: TrialArgs,
+    /// How long to measure
+    #[arg(long = "for", value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    time: Duration,
+}
+
+/// A line a message: its room, the verdict, and the filters that let it through, counted from 1.
+pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
+    let (mut trial, mut lines) = (Trial::new(&args)?, args.lines()?);
+    let mut passed = vec![0u64; args.filters()];
+    let mut messages = 0;
+    while let Some(message) = next(&mut lines).await? {
+        let outcome = trial.ask(&message);
+        messages += 1;
+        for (count, passes) in passed.iter_mut().zip(&outcome.passes) {
+            *count += u64::from(matches!(passes, Ok(true)));
+        }
+        match args.json {
+            true => println!("{}", object(message.line, &message.room, &outcome)),
+            false => show(&message.room, &outcome),
+        }
+    }
+    if !args.json {
+        for (n, count) in passed.iter().enumerate() {
+            note(format_args!("filter {}: {count} of {messages} messages pass", n + 1));
+        }
+        table(&trial.times).iter().for_each(|line| eprintln!("{line}"));
+    }
+    Ok(())
+}
+
+/// The messages again and again, once they were read.
+pub async fn bench(args: BenchArgs) -> anyhow::Result<()> {
+    let (mut trial, mut lines) = (Trial::new(&args.trial)?, args.trial.lines()?);
+    let mut messages = vec![];
+    while let Some(message) = next(&mut lines).await? {
+        messages.push(message);
+    }
+    messages.iter().for_each(|message| drop(trial.ask(message)));
+    // What the first round compiled and cached is not measured.
+    trial.times.clear();
+    let end = Instant::now() + args.time;
+    'measuring: loop {
+        for message in &messages {
+            trial.ask(message);
+            if Instant::now() >= end {
+                break 'measuring;
+            }
+        }
+    }
+    match args.trial.json {
+        true => println!("{}", Value::from_iter(summary(&trial.times))),
+        false => table(&trial.times).iter().for_each(|line| println!("{line}")),
+    }
+    Ok(())
+}
+
+fn said(refusal: &Refusal) -> String {
+    let code = serde_json::to_value(refusal.code).unwrap_or_default();
+    format!("{}: {}", code.as_str().unwrap_or_default(), refusal.message)
+}
+
+fn verdict(outcome: &Outcome) -> (&'static str, String) {
+    match &outcome.verdict {
+        Ok(Verdict::Pass) => ("pass", String::new()),
+        Ok(Verdict::Discard) => ("discard", String::new()),
+        Ok(Verdict::Replace(data)) => ("replace", String::from_utf8_lossy(data).into_owned()),
+        Err(refusal) => ("reject", said(refusal)),
+    }
+}
+
+fn show(asked: &str, outcome: &Outcome) {
+    let room = outcome.room.as_deref().unwrap_or(asked);
+    let ((verdict, why), mut filters) = (verdict(outcome), vec![]);
+    for (n, passes) in outcome.passes.iter().enumerate() {
+        match passes {
+            Ok(true) => filters.push((n + 1).to_string()),
+            Ok(false) => {}
+            Err(refusal) => filters.push(format!("{} {}", n + 1, said(refusal))),
+        }
+    }
+    let line = [room, verdict, &why, &filters.join(", ")];
+    println!("{}", line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  "));
+}
+
+fn object(line: Option<u64>, asked: &str, outcome: &Outcome) -> Value {
+    let (verdict, why) = verdict(outcome);
+    let passes = |passes: &Result<bool, Refusal>| match passes {
+        Ok(passes) => json!(passes),
+        Err(refusal) => json!({ "rejected": said(refusal) }),
+    };
+    json!({
+        "line": line, "room": outcome.room.as_deref().unwrap_or(asked), "verdict": verdict,
+        "why": Some(why).filter(|why| !why.is_empty()),
+        "filters": outcome.passes.iter().map(passes).collect::<Vec<_>>(),
+    })
+}
+
+/// Calls, and nanoseconds of each: median, 99th percentile, longest.
+fn summary(times: &BTreeMap<&'static str, Vec<Duration>>) -> Vec<Value> {
+    let row = |(hook, times): (&&str, &Vec<Duration>)| {
+        let mut times = times.clone();
+        times.sort();
+        let at = |part: usize| times[(times.len() - 1) * part / 100].as_nanos() as u64;
+        json!({ "hook": hook, "calls": times.len(), "p50": at(50), "p99": at(99), "longest": at(100) })
+    };
+    times.iter().map(row).collect()
+}
+
+fn table(times: &BTreeMap<&'static str, Vec<Duration>>) -> Vec<String> {
+    let micros = |value: &Value| format!("{:.1}", value.as_u64().unwrap_or_default() as f64 / 1000.0);
+    let head = format!("{:10}{:>10}{:>12}{:>12}{:>12}", "hook", "calls", "p50 µs", "p99 µs", "longest µs");
+    let row = |row: Value| {
+        let (hook, calls) = (row["hook"].as_str().unwrap_or_default().to_owned(), row["calls"].to_string());
+        let [p50, p99, longest] = ["p50", "p99", "longest"].map(|name| micros(&row[name]));
+        format!("{hook:10}{calls:>10}{p50:>12}{p99:>12}{longest:>12}")
+    };
+    std::iter::once(head).chain(summary(times).into_iter().map(row)).collect()
+}
