@@ -65,6 +65,17 @@ impl Client {
         (code, client.closed().await.code)
     }
 
+    /// Whether a key lets somebody in now. One that is revoked at this moment may close without another word.
+    pub async fn is_let_in(url: &str, key: &str) -> bool {
+        let mut client = Self::open(url).await;
+        client.send(json!({"type": "connect", "auth": {"apiKey": key}})).await;
+        match timeout(PATIENCE, client.socket.next()).await.expect("a frame in time") {
+            Some(Ok(Message::Text(text))) => text.contains(r#""type":"connected""#),
+            Some(Ok(Message::Close(_))) => false,
+            other => panic!("expected an answer to connect, got {other:?}"),
+        }
+    }
+
     /// The session of an earlier client.
     pub async fn resume(server: &Server, token: &str) -> Self {
         Self::connect_with(server, json!({"auth": {"apiKey": KEY}, "session": token})).await

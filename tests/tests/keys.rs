@@ -8,15 +8,9 @@ use switchyard_tests::{Client, KEY, READER, Server, eventually};
 
 const SOME: &str = r#"["subscribe", "publish"]"#;
 
-/// Whether a key lets somebody in now.
-async fn lets_in(server: &Server, key: &str) -> bool {
-    let mut client = Client::open(&*server.url).await;
-    client.ask(json!({"type": "connect", "auth": {"apiKey": key}})).await["type"] == "connected"
-}
-
 async fn becomes(server: &Server, key: &str, good: bool) {
     let what = format!("{key} being {}", if good { "good" } else { "bad" });
-    eventually(&what, async || (lets_in(server, key).await == good).then_some(())).await;
+    eventually(&what, async || (Client::is_let_in(&server.url, key).await == good).then_some(())).await;
 }
 
 #[tokio::test]
@@ -98,9 +92,9 @@ async fn a_wrong_file_changes_nothing_and_the_next_good_one_does() {
         server.reconfigure(&wrong);
         // Nothing tells that a file was refused: by then it was read many times over.
         tokio::time::sleep(Duration::from_millis(700)).await;
-        assert!(!lets_in(&server, "sk_new").await, "{wrong}");
+        assert!(!Client::is_let_in(&server.url, "sk_new").await, "{wrong}");
         client.settled().await;
-        assert!(lets_in(&server, READER).await);
+        assert!(Client::is_let_in(&server.url, READER).await);
     }
     std::fs::remove_file(&server.file).expect("a file");
     tokio::time::sleep(Duration::from_millis(700)).await;

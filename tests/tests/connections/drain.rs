@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use switchyard_tests::{Client, FIN, Raw, Server, TEXT, framed};
+use switchyard_tests::{Client, FIN, Raw, Server, TEXT, eventually, framed};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -57,8 +57,11 @@ async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
     let started = Instant::now();
     server.drain();
     // Readiness fails first: it can be asked while connections are still ending.
-    let ready = switchyard_tests::Answer::of(&admin, "GET", "/readyz", "", b"").await;
-    assert_eq!(ready.status, 503, "{ready:?}");
+    let ready = eventually("not ready", async || {
+        let ready = switchyard_tests::Answer::of(&admin, "GET", "/readyz", "", b"").await;
+        (ready.status == 503).then_some(ready)
+    })
+    .await;
     assert!(ready.body.contains("drain"), "{ready:?}");
     let live = switchyard_tests::Answer::of(&admin, "GET", "/livez", "", b"").await;
     assert_eq!(live.status, 200);

@@ -11,11 +11,6 @@ async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8(said).expect("text"))
 }
 
-async fn lets_in(node: &Node, key: &str) -> bool {
-    let mut client = Client::open(&*node.url).await;
-    client.ask(json!({"type": "connect", "auth": {"apiKey": key}})).await["type"] == "connected"
-}
-
 #[tokio::test]
 async fn every_node_obeys_within_a_second() {
     let redis = Redis::start().await;
@@ -29,7 +24,7 @@ async fn every_node_obeys_within_a_second() {
     let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
     let began = Instant::now();
     for node in [&one, &two] {
-        eventually("a key", async || lets_in(node, secret).await.then_some(())).await;
+        eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
     }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let mut client = Client::connect_at(&two.url, json!({"auth": {"apiKey": secret}})).await;
@@ -38,7 +33,7 @@ async fn every_node_obeys_within_a_second() {
     assert_eq!(client.refused(json!({"type": "publish", "room": "a", "data": 1})).await, "forbidden");
     // A node that starts later knows it from the first moment.
     let three = Node::start(&redis.url(), tier).await;
-    assert!(lets_in(&three, secret).await);
+    assert!(Client::is_let_in(&three.url, secret).await);
 
     let (_, listed) = key(&one, &["list"]).await;
     assert!(listed.contains(digest) && listed.contains("neo  small  subscribe  never"), "{listed}");
@@ -52,7 +47,8 @@ async fn every_node_obeys_within_a_second() {
     assert_eq!(client.closed().await.code, 4410);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     for node in [&one, &two, &three] {
-        eventually("a revoked key", async || (!lets_in(node, secret).await).then_some(())).await;
+        eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(()))
+            .await;
     }
 }
 

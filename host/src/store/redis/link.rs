@@ -76,9 +76,8 @@ impl Link {
         let closed = CancellationToken::new();
         for client in [&commands, &subscriber] {
             let first = loop {
-                let connecting = client.connect();
-                match client.wait_for_connect().await {
-                    Ok(()) => break connecting,
+                match client.init().await {
+                    Ok(connecting) => break connecting,
                     Err(error) => says(error.details()),
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -111,7 +111,7 @@ async fn reap(shared: &Shared, node: &str) -> Result<(), Unavailable> {
 /// Ends sessions whose time is over, unless they were resumed.
 async fn end(shared: &Shared, due: &[Arc<str>]) -> Result<(), Unavailable> {
     let Shared { link, names, .. } = shared;
-    let sessions: Vec<_> = due.iter().filter_map(|entry| split(entry)).collect();
+    let sessions: Vec<_> = due.iter().map(|entry| split(entry).unwrap_or((entry, ""))).collect();
     let mut asked: Vec<Step<Value>> = vec![];
     for (principal, session) in &sessions {
         let keys = vec![names.session_by_id(principal, session)];
@@ -119,8 +119,16 @@ async fn end(shared: &Shared, due: &[Arc<str>]) -> Result<(), Unavailable> {
     }
     let fields = all(asked).await?;
     let mut rooms: BTreeMap<Arc<str>, BTreeSet<(&str, &str)>> = BTreeMap::new();
-    let mut over = vec![];
-    for (session, fields) in sessions.into_iter().zip(fields) {
+    let (mut over, mut done) = (vec![], vec![]);
+    for ((session, entry), fields) in sessions.into_iter().zip(due).zip(fields) {
+        let entry = Value::from(&**entry);
+        if !fields.is_null() && !fields.is_array() {
+            // It was put on the list by a clock that is ahead of Redis', if only by a millisecond.
+            let later = answer::integer(answer::number(&fields)?);
+            link.command("ZADD", vec![names.ends().into(), later, entry]).await?;
+            continue;
+        }
+        done.push(entry);
         if fields.is_null() {
             continue;
         }
@@ -146,6 +154,8 @@ async fn end(shared: &Shared, due: &[Arc<str>]) -> Result<(), Unavailable> {
         burials.push(Box::pin(link.run(&scripts::BURY, keys, vec![])));
     }
     all(burials).await?;
-    let done = due.iter().map(|entry| Value::from(&**entry));
-    link.command("ZREM", [names.ends().into()].into_iter().chain(done).collect()).await.map(drop)
+    if done.is_empty() {
+        return Ok(());
+    }
+    link.command("ZREM", [vec![names.ends().into()], done].concat()).await.map(drop)
 }
