@@ -15,6 +15,7 @@ use crate::{
     store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys},
 };
 use arc_swap::ArcSwap;
+use reload::Changes;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -46,6 +47,7 @@ pub struct Node {
     tls: Option<Arc<Tls>>,
     /// Awaited from the start: a SIGHUP that nobody awaits ends the process.
     hangups: Signal,
+    changes: Changes,
 }
 
 impl Node {
@@ -53,6 +55,7 @@ impl Node {
     /// wrong is an error.
     pub async fn new(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
+        let changes = Changes::new(&config, file.as_deref());
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
         let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?) };
         let mut governed = vec![];
@@ -84,7 +87,7 @@ impl Node {
         let stored = hub.store.keys(0).await?.unwrap_or_default();
         let keys = Arc::new(ArcSwap::from_pointee(all_keys(&config, &stored.keys)));
         let services = Services { hub, keys, config: config.session };
-        Ok(Self { config, file, services, stored, tls, hangups })
+        Ok(Self { config, file, services, stored, tls, hangups, changes })
     }
 
     /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.

@@ -13,7 +13,12 @@ use notify::{
     EventKind, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
 };
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,8 +30,6 @@ const ASK: Duration = Duration::from_millis(500);
 
 /// Runs for ever.
 pub async fn watch(mut node: Node) {
-    let (changed, mut changes) = mpsc::unbounded_channel();
-    let _watcher = watcher(&node, changed);
     let (told, mut stored) = mpsc::unbounded_channel();
     let _asking =
         AbortOnDropHandle::new(tokio::spawn(ask(node.services.hub.store.clone(), node.stored.version, told)));
@@ -34,8 +37,8 @@ pub async fn watch(mut node: Node) {
         let expiry = next_expiry(node.config.keys.iter().chain(&node.stored.keys));
         tokio::select! {
             _ = node.hangups.recv() => tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again"),
-            Some(()) = changes.recv() => {
-                while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
+            Some(()) = node.changes.told.recv() => {
+                while let Ok(Some(())) = tokio::time::timeout(SETTLE, node.changes.told.recv()).await {}
             }
             Some(keys) = stored.recv() => {
                 node.stored = keys;
@@ -52,12 +55,28 @@ pub async fn watch(mut node: Node) {
     }
 }
 
-/// Tells of changes to the configuration's own files. Folders are watched, because a file that is replaced is
-/// another file.
-fn watcher(node: &Node, changed: mpsc::UnboundedSender<()>) -> Option<notify::RecommendedWatcher> {
-    let mut files: HashSet<PathBuf> = node.config.plugins.iter().map(|plugin| plugin.file.clone()).collect();
-    files.extend(node.file.clone());
-    files.extend(node.tls.iter().flat_map(|tls| tls.files()).map(PathBuf::from));
+/// Tells of changes to the configuration's own files, from before they are read, so that none is missed.
+pub struct Changes {
+    told: mpsc::UnboundedReceiver<()>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl Changes {
+    pub fn new(config: &Config, file: Option<&Path>) -> Self {
+        let (changed, told) = mpsc::unbounded_channel();
+        Self { told, _watcher: watcher(config, file, changed) }
+    }
+}
+
+/// Folders are watched, because a file that is replaced is another file.
+fn watcher(
+    config: &Config,
+    file: Option<&Path>,
+    changed: mpsc::UnboundedSender<()>,
+) -> Option<notify::RecommendedWatcher> {
+    let mut files: HashSet<PathBuf> = config.plugins.iter().map(|plugin| plugin.file.clone()).collect();
+    files.extend(file.map(Path::to_owned));
+    files.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
     let absolute = |file: &PathBuf| std::path::absolute(file).ok();
     let files: HashSet<PathBuf> = files.iter().filter_map(absolute).collect();
     let folders: HashSet<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();

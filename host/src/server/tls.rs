@@ -46,10 +46,6 @@ impl Tls {
         Ok(())
     }
 
-    pub fn files(&self) -> [&Path; 2] {
-        [&self.files.certificate, &self.files.key]
-    }
-
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.acceptor.load_full()).accept(tcp).await
     }

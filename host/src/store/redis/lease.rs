@@ -34,11 +34,17 @@ pub async fn hold(store: &Arc<Redis>) -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// Other nodes need not wait until it runs out.
+/// Other nodes need not wait until it runs out. What was not let go in time is theirs to clear away.
 pub async fn give_up(shared: &Shared) {
-    let node = shared.node.load_full();
-    let given = shared.link.command("ZREM", vec![shared.names.leases().into(), node.as_str().into()]).await;
-    if let Err(error) = given {
+    let (link, names, node) = (&shared.link, &shared.names, shared.node.load_full());
+    let given = async {
+        let left = link.command("SCARD", vec![names.estate(&node).into()]).await?;
+        if answer::number(&left)? > 0 {
+            link.command("ZADD", vec![names.dead().into(), "0".into(), node.as_str().into()]).await?;
+        }
+        link.command("ZREM", vec![names.leases().into(), node.as_str().into()]).await
+    };
+    if let Err(error) = given.await {
         tracing::debug!(%error, "the lease runs out by itself");
     }
 }

@@ -250,8 +250,10 @@ impl Store for Redis {
     }
 
     async fn close(&self) {
-        self.writer.written().await.ok();
-        lease::give_up(&self.shared).await;
+        // Otherwise others find out when the lease runs out, and clear away what is left.
+        if self.writer.written().await.is_ok() {
+            lease::give_up(&self.shared).await;
+        }
         self.shared.link.close();
     }
 }

@@ -199,3 +199,17 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     until("nothing on the list", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "0").await;
     assert_eq!(server.ask(&["KEYS", "s:*session*"]), "");
 }
+
+/// Connections that did not end in time: nobody waits for the lease to run out.
+#[tokio::test]
+async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
+    let server = Server::start(&[]);
+    let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let site = Site { url, prefix: "s".into() };
+    let (one, _two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
+    one.create_session(&"acme".into(), ConnectionId::random()).await.unwrap();
+    one.close().await;
+    let began = std::time::Instant::now();
+    until("a session that can be resumed", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
+    assert!(began.elapsed() < lease::LEASE / 2, "{:?}", began.elapsed());
+}
