@@ -120,6 +120,7 @@ impl Conversation {
             let refusal = hub::unavailable(error);
             for n in unrecorded {
                 let Some(room) = results[n].take().map(|result| result.room) else { continue };
+                replays.retain(|replay| **replay.room() != *room);
                 self.give_up(&room).await;
                 results[n] = Some(rejected(Refused { room: room.to_string(), refusal: refusal.clone() }));
             }
