@@ -44,6 +44,7 @@ where
     a_takeover_leaves_nothing_to_the_old_connection(subject(10, 600).await).await;
     receipts_count_sessions(subject(10, 600).await).await;
     places_are_taken_and_given_back(subject(10, 600).await).await;
+    of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
 }
 
 fn room(name: &str) -> RoomName {
@@ -313,4 +314,30 @@ async fn places_are_taken_and_given_back(s: Subject) {
     assert_eq!(take(2).await, Err(2));
     s.store.give_back(&acme);
     assert_eq!(take(2).await, Ok(()));
+}
+
+async fn of_two_changes_of_a_plugin_the_second_has_to_know_the_first(s: Subject) {
+    use super::lineage::tests::release;
+    let stored = s.store.plugins(None).await.unwrap().expect("unknown so far");
+    assert!(stored.lineages.is_empty() && s.store.plugins(Some(stored.version)).await.unwrap().is_none());
+    let change = async |lineage: &Lineage, code: Option<&Bytes>, dropped: &[String]| {
+        s.store.change_plugin("p", Change { lineage, code, dropped }).await.unwrap()
+    };
+    let code = async |sha256: &str| s.store.plugin_code("p", sha256).await.unwrap();
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let (one, _) = s.store.lineage("p").await.unwrap().with(release("a"));
+    let (other, _) = s.store.lineage("p").await.unwrap().with(release("b"));
+    assert!(change(&one, Some(&bytes("\0asm a")), &[]).await);
+    assert!(!change(&other, Some(&bytes("\0asm b")), &[]).await, "it does not know of the first");
+    assert_eq!((code("a").await, code("b").await), (Some(bytes("\0asm a")), None));
+    let (other, _) = s.store.lineage("p").await.unwrap().with(release("b"));
+    assert!(change(&other, Some(&bytes("\0asm b")), &["a".to_owned()]).await);
+    assert_eq!((code("a").await, code("b").await), (None, Some(bytes("\0asm b"))));
+    let newer = s.store.plugins(Some(stored.version)).await.unwrap().expect("it changed");
+    assert_eq!(newer.lineages["p"], other);
+
+    s.store.report_plugins(r#"{"p":1}"#).await.unwrap();
+    s.store.report_plugins(r#"{"p":2}"#).await.unwrap();
+    let reports = s.store.plugin_reports().await.unwrap();
+    assert_eq!(reports.into_iter().map(|(_, report)| report).collect::<Vec<_>>(), [r#"{"p":2}"#]);
 }

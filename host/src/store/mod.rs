@@ -4,9 +4,11 @@
 #[cfg(test)]
 mod contract;
 mod counts;
+mod lineage;
 mod memory;
 mod redis;
 
+pub use lineage::{How, Lineage, Release};
 pub use memory::Memory;
 pub use redis::{Keyring, Redis, RedisUrl, Site};
 
@@ -16,9 +18,10 @@ use crate::{
     room::RoomName,
     unit,
 };
+use bytes::Bytes;
 use counts::Counts;
 use serde::Deserialize;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 /// How long an idempotency key is remembered.
 pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
@@ -230,6 +233,24 @@ pub struct StoredKeys {
     pub keys: Vec<KeyConfig>,
 }
 
+/// The versions of all plugins, by name, and which version of that this is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StoredPlugins {
+    pub version: u64,
+    pub lineages: HashMap<String, Lineage>,
+}
+
+/// Another version of a plugin is to be in charge.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// Follows the generation before it, or changes nothing.
+    pub lineage: &'a Lineage,
+    /// Of the version in charge, where it is not held already.
+    pub code: Option<&'a Bytes>,
+    /// Digests whose code is held no longer.
+    pub dropped: &'a [String],
+}
+
 /// Order and memory of rooms and sessions. What returns nothing is recorded as soon as the store can and is not
 /// waited for. What is awaited answers within [`PATIENCE`].
 #[async_trait::async_trait]
@@ -286,6 +307,19 @@ pub trait Store: Send + Sync {
 
     /// The keys beside those of the configuration, if they are another version than `known`.
     async fn keys(&self, known: u64) -> Result<Option<StoredKeys>, Unavailable>;
+
+    /// The versions of all plugins, unless they are as `known`.
+    async fn plugins(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable>;
+    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable>;
+    /// `false`: another change came before.
+    async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable>;
+    /// The code of a version of a plugin, as long as its lineage has it.
+    async fn plugin_code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable>;
+    /// What this node says of its plugins, for all to see; it is to be said again every few seconds.
+    async fn report_plugins(&self, report: &str) -> Result<(), Unavailable>;
+    /// What each node says, and how it is called.
+    async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
+
     /// A round trip.
     async fn check(&self) -> Result<(), Unavailable>;
     /// Records what is not recorded yet. Nothing is asked of the store afterwards.

@@ -2,10 +2,12 @@
 //! takes the lock of a session before that of a room, never the other way.
 
 mod log;
+mod plugins;
 mod sessions;
 
 use super::*;
 use log::Log;
+use plugins::Plugins;
 use sessions::Sessions;
 use std::{
     collections::HashMap,
@@ -28,6 +30,7 @@ pub struct Memory {
     hasher: RandomState,
     rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
     sessions: Mutex<Sessions>,
+    plugins: Mutex<Plugins>,
 }
 
 impl Memory {
@@ -40,6 +43,7 @@ impl Memory {
             hasher: RandomState::new(),
             rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
             sessions: Mutex::new(Sessions::new(retention.session)),
+            plugins: Mutex::default(),
         });
         let weak = Arc::downgrade(&store);
         tokio::spawn(async move {
@@ -70,6 +74,10 @@ impl Memory {
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().expect(HELD)
+    }
+
+    fn held_plugins(&self) -> MutexGuard<'_, Plugins> {
+        self.plugins.lock().expect(HELD)
     }
 
     fn stripe(&self, room: &str) -> MutexGuard<'_, HashMap<Arc<str>, Log>> {
@@ -243,6 +251,31 @@ impl Store for Memory {
 
     async fn keys(&self, _known: u64) -> Result<Option<StoredKeys>, Unavailable> {
         Ok(None)
+    }
+
+    async fn plugins(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable> {
+        Ok(self.held_plugins().newer(known))
+    }
+
+    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
+        Ok(self.held_plugins().lineage(plugin))
+    }
+
+    async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+        Ok(self.held_plugins().change(plugin, change))
+    }
+
+    async fn plugin_code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
+        Ok(self.held_plugins().code(plugin, sha256))
+    }
+
+    async fn report_plugins(&self, report: &str) -> Result<(), Unavailable> {
+        self.held_plugins().report(report);
+        Ok(())
+    }
+
+    async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
+        Ok(self.held_plugins().reports())
     }
 
     async fn check(&self) -> Result<(), Unavailable> {

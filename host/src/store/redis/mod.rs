@@ -10,6 +10,7 @@ mod lease;
 mod link;
 mod listener;
 mod names;
+mod plugins;
 mod reaper;
 mod rooms;
 mod rounds;
@@ -29,6 +30,7 @@ use held::{Held, Leaving};
 use link::Link;
 use listener::{Listener, Request};
 use names::Names;
+use plugins::Plugins;
 use rooms::Rooms;
 use shared::Shared;
 use tokio::sync::mpsc;
@@ -241,6 +243,30 @@ impl Store for Redis {
         Keyring::of(self.shared.link.clone(), self.shared.names.clone()).newer(known).await
     }
 
+    async fn plugins(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable> {
+        self.versions().newer(known).await
+    }
+
+    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
+        self.versions().lineage(plugin).await
+    }
+
+    async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+        self.versions().change(plugin, change).await
+    }
+
+    async fn plugin_code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
+        self.versions().code(plugin, sha256).await
+    }
+
+    async fn report_plugins(&self, report: &str) -> Result<(), Unavailable> {
+        self.versions().report(&self.shared.node.load(), self.shared.now(), report).await
+    }
+
+    async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
+        self.versions().reports(self.shared.now()).await
+    }
+
     async fn check(&self) -> Result<(), Unavailable> {
         self.shared.link.ping().await?;
         match self.shared.metrics.lease.get() {
@@ -252,6 +278,7 @@ impl Store for Redis {
     async fn close(&self) {
         // Otherwise others find out when the lease runs out, and clear away what is left.
         if self.writer.written().await.is_ok() {
+            self.versions().unreport(&self.shared.node.load()).await.ok();
             lease::give_up(&self.shared).await;
         }
         self.shared.link.close();
@@ -268,6 +295,10 @@ impl Redis {
     fn change(&self, change: impl FnOnce(&mut Held)) {
         change(&mut self.shared.held());
         self.writer.wake();
+    }
+
+    fn versions(&self) -> Plugins<'_> {
+        Plugins { link: &self.shared.link, names: &self.shared.names }
     }
 
     fn list(&self, room: &RoomName, new: bool) {

@@ -120,6 +120,26 @@ impl Names {
     pub fn keys_version(&self) -> String {
         self.key("/keys", "version")
     }
+
+    /// Hash: by plugin, its versions and which is in charge.
+    pub fn plugins(&self) -> String {
+        self.key("/plugins", "lineages")
+    }
+
+    /// Counter: rises with each change of those.
+    pub fn plugins_version(&self) -> String {
+        self.key("/plugins", "version")
+    }
+
+    /// String: the code of one version.
+    pub fn plugin_code(&self, plugin: &str, sha256: &str) -> String {
+        self.key("/plugins", &format!("code:{plugin}:{sha256}"))
+    }
+
+    /// Hash: by node, what it says of its plugins and when it said so.
+    pub fn plugins_nodes(&self) -> String {
+        self.key("/plugins", "nodes")
+    }
 }
 
 #[cfg(test)]

@@ -35,4 +35,5 @@ scripts! {
     BURY = "bury";
     PLACE = "place";
     TICK = "tick";
+    RELEASE = "release";
 }
