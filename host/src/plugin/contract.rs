@@ -5,10 +5,13 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::types;
 use wit_component::ComponentEncoder;
 
-/// The contract's package, and the version that this host speaks. Versions of one minor are compatible
-/// while the major is 0.
+/// The contract's package, and the version that this host speaks.
 const PACKAGE: &str = "switchyard:plugin/";
 pub const VERSION: &str = "0.1.0";
+
+/// The minors that plugins may be built against: that of [`VERSION`], and every older one. A new minor comes with bindings of
+/// its own (`bindings.rs`), and those of the older ones stay.
+const SPOKEN: [&str; 1] = ["0.1"];
 
 /// The interfaces that a plugin may import; `types` holds no functions.
 const IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
@@ -82,8 +85,7 @@ fn interface(name: &str) -> Option<&str> {
 fn check_version(name: &str) -> Result<(), LoadFault> {
     let Some(rest) = name.strip_prefix(PACKAGE) else { return Ok(()) };
     let version = rest.split_once('@').map_or("", |(_, version)| version);
-    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
-    match minor(version) == minor(VERSION) {
+    match version.rsplit_once('.').is_some_and(|(minor, _)| SPOKEN.contains(&minor)) {
         true => Ok(()),
         false => Err(LoadFault::Version { found: version.to_owned() }),
     }
@@ -94,7 +96,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_patch_of_the_minor_is_spoken() {
+    fn any_patch_of_a_spoken_minor_is_good() {
+        assert!(SPOKEN.iter().any(|minor| VERSION.starts_with(&format!("{minor}."))));
         for name in ["switchyard:plugin/log@0.1.0", "switchyard:plugin/log@0.1.9", "wasi:io/poll@9.9.9"] {
             assert!(check_version(name).is_ok(), "{name}");
         }

@@ -1,0 +1,58 @@
+//! A published contract is a promise: what was built against it runs, and its words stay as they were.
+
+use super::load;
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+use switchyard::plugin::{Connecting, Counts, Governor, OnFailure, Principal, Reading, Verdict};
+
+#[test]
+fn a_plugin_of_the_first_contract_runs() {
+    let plugin = load("first_contract", &json!({}));
+    let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
+    let hooks = plugin.info().hooks;
+    assert!(hooks.connect && hooks.room && hooks.subscribe && hooks.publish && hooks.deliver);
+    let who = |id: &str| Principal { id: id.into(), ..Principal::default() };
+    let connecting = |id: &str| Connecting { principal: who(id), remote: "127.0.0.1:1".into(), origin: None };
+    assert_eq!(governor.connect(&connecting("acme")).unwrap().rooms, Some(7));
+    assert_eq!(governor.connect(&connecting("mallory")).unwrap_err().message, "not you");
+    assert_eq!(governor.validate("Prices").unwrap().as_deref(), Some("prices"));
+
+    let mut subscribe = |filter: &str| {
+        let grant = governor.authorize(&who("acme"), "prices", Some(filter), Counts::default());
+        grant.unwrap().filter.expect("a filter")
+    };
+    let ids =
+        [r#"{"has":"eth"}"#, r#"{ "has": "eth" }"#, r#"{"has":"btc"}"#, r#"{"has":""}"#].map(&mut subscribe);
+    assert_eq!(ids[0], ids[1]);
+    let mut bits = vec![];
+    governor.matches("prices", "", br#"{"eth":1}"#, &[ids[0], ids[2], ids[3]], &mut bits).unwrap();
+    assert_eq!(bits, [0b101]);
+    ids.into_iter().for_each(|id| governor.release(id));
+
+    assert_eq!(governor.check("acme", "prices", "", b"1"), Ok(Verdict::Pass));
+    assert_eq!(governor.check("acme", "prices", "noise", b"1"), Ok(Verdict::Discard));
+    let Ok(Verdict::Replace(stamp)) = governor.check("acme", "prices", "stamp", b"1") else {
+        panic!("not replaced")
+    };
+    let stamp: Value = serde_json::from_slice(&stamp).expect("JSON");
+    assert!(stamp["time"].as_u64() > Some(1_700_000_000_000), "{stamp}");
+    assert_eq!(plugin.metrics()[1], ("checked", Reading::Counter(3)));
+    assert!(governor.stats().status().failures.is_empty());
+}
+
+/// The contract without comments and white space, and its version.
+fn contract(file: &str) -> (String, String) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let words: Vec<_> = code.flat_map(str::split_whitespace).collect();
+    let version = words.iter().find_map(|word| word.strip_prefix("switchyard:plugin@")).expect("a package");
+    (words.join(" "), version.to_owned())
+}
+
+#[test]
+fn a_change_of_the_contract_is_another_version() {
+    let (published, first) = contract("guests/first-contract/wit/plugin.wit");
+    let (present, version) = contract("../sdk/wit/plugin.wit");
+    assert!(version != first || present == published, "0.1.0 is published: what differs is another version");
+}
