@@ -6,17 +6,17 @@ use crate::{
     admin,
     close::Close,
     config::Config,
-    hub::{Governed, Hub, HubConfig},
+    hub::{Hub, HubConfig},
     key::{KeyConfig, Keys},
     metrics::Metrics,
-    plugin::{Engine, Plugin, PluginConfig},
+    plugin::Engine,
     server::{self, Tls},
     session::Services,
     store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys},
 };
 use arc_swap::ArcSwap;
 use reload::Changes;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -51,24 +51,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// Loads certificate and plugins and waits for the store. A plugin that fails closes its rooms; anything else that is
+    /// Loads the certificate, waits for the store and puts plugins in charge. A plugin that fails closes its rooms; anything else that is
     /// wrong is an error.
     pub async fn new(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
         let changes = Changes::new(&config, file.as_deref());
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
         let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?) };
-        let mut governed = vec![];
-        for plugin in &config.plugins {
-            let engine = engine.clone().expect("made above, as there are plugins");
-            let loaded = load(plugin.clone(), engine).await;
-            if let Err(error) = &loaded {
-                tracing::error!("{error}; its rooms are closed");
-            }
-            governed.push(Governed { config: plugin.clone(), loaded });
-        }
         let hub = HubConfig {
-            governed,
+            plugins: config.plugins.clone(),
             engine,
             ungoverned: config.rooms.ungoverned,
             message_bytes: config.session.message,
@@ -84,6 +75,7 @@ impl Node {
             })
         };
         let hub = Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)?;
+        hub.begin().await;
         let stored = hub.store.keys(0).await?.unwrap_or_default();
         let keys = Arc::new(ArcSwap::from_pointee(all_keys(&config, &stored.keys)));
         let services = Services { hub, keys, config: config.session };
@@ -95,12 +87,13 @@ impl Node {
         let (draining, ended) = (CancellationToken::new(), CancellationToken::new());
         let Self { config, services, tls, .. } = &self;
         let (hub, server) = (services.hub.clone(), config.server.clone());
+        let host = host(listeners.admin.local_addr().ok());
         let admin = admin::run(listeners.admin, services.clone(), draining.clone(), ended.clone());
         let admin = tokio::spawn(admin);
         let served = server::run(server, listeners.server, tls.clone(), services.clone(), draining.clone());
         let served = tokio::spawn(served);
         tokio::select! {
-            () = reload::watch(self) => unreachable!("watching goes on"),
+            () = reload::watch(self, host) => unreachable!("watching goes on"),
             () = stop.cancelled() => {}
         }
         tracing::info!(connections = hub.connections.len(), "draining");
@@ -132,12 +125,13 @@ fn all_keys(config: &Config, stored: &[KeyConfig]) -> Keys {
     Keys::new(&all, &config.tiers)
 }
 
-fn jitter() -> u32 {
-    getrandom::u32().unwrap_or(0) % JITTER
+/// Where operators find this node: the machine's name and the port of their listener.
+fn host(admin: Option<SocketAddr>) -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = admin.map_or(0, |address| address.port());
+    format!("{}:{port}", name.trim())
 }
 
-/// Compiles beside the serving threads.
-async fn load(config: PluginConfig, engine: Engine) -> Result<Arc<Plugin>, String> {
-    let loaded = tokio::task::spawn_blocking(move || config.load(&engine)).await;
-    loaded.unwrap_or_else(|_| Err("loading was interrupted".to_owned())).map(Arc::new)
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(0) % JITTER
 }

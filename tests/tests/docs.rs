@@ -2,6 +2,7 @@
 
 mod lists;
 mod script;
+mod session;
 mod shape;
 
 use std::{
@@ -10,13 +11,15 @@ use std::{
 };
 use switchyard_tests::{binary, guest};
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/protocol.md",
     "docs/operator.md",
     "docs/nodes.md",
+    "docs/plugins.md",
+    "docs/loading.md",
 ];
 
 fn root() -> PathBuf {
@@ -75,6 +78,43 @@ fn every_command_says_what_is_shown() {
         assert!(shape::lookalike(expected, said.trim_end()), "{command} says\n{said}\nnot\n{expected}");
     }
     assert!(count >= 4);
+}
+
+/// From nothing to a file for the operator.
+#[tokio::test]
+async fn the_guide_to_writing_a_plugin_can_be_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = binary().parent().and_then(Path::parent).expect("target").join("new-plugin");
+    let (root, kept) = (root().display().to_string(), target.display().to_string());
+    std::fs::create_dir_all(&target).expect("a folder for what is built");
+    // The versions that are there already, so that nothing is fetched.
+    let new = format!("--sdk {root}/sdk && cp {root}/Cargo.lock my-prices/ && ln -s {kept} my-prices/target");
+    let more = vec![
+        ("switchyard plugin new", new),
+        ("cargo test", "--offline --release".to_owned()),
+        ("cargo build", "--offline".to_owned()),
+    ];
+    let mut session = session::Session::new(folder.path(), more);
+    session.set("CARGO_TARGET_DIR", kept);
+    let commands = session.run(&blocks(&document("docs/plugins.md"), "console")).await;
+    assert!(commands > 10, "{commands}");
+}
+
+/// With a good version of a plugin, and one that panics when it is told to.
+#[tokio::test]
+async fn the_guide_to_loading_can_be_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guide = document("docs/loading.md");
+    let configuration =
+        switchyard_tests::Server::key(switchyard_tests::KEY, "acme", r#"["publish", "admin"]"#, "")
+            + &blocks(&guide, "toml").concat();
+    std::fs::write(folder.path().join("switchyard.toml"), configuration).expect("a configuration");
+    for (file, plugin) in [("prices.wasm", "threshold_filter"), ("prices-2.wasm", "hostile")] {
+        std::fs::copy(guest(plugin), folder.path().join(file)).expect("a plugin");
+    }
+    let session = session::Session::new(folder.path(), vec![]);
+    let commands = session.run(&blocks(&guide, "console")).await;
+    assert!(commands > 12, "{commands}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod death;
 mod keys;
 mod load;
 mod outage;
+mod plugins;
 mod topology;
 mod whole;
 

@@ -1,5 +1,6 @@
 //! The plugin host against real guests: good ones, and one that misbehaves on demand.
 
+mod contract;
 mod governor;
 
 use serde_json::{Value, json};

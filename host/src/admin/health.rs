@@ -1,7 +1,7 @@
 //! `/livez` and `/readyz`.
 
 use super::api::Api;
-use crate::hub::{Charge, Ward};
+use crate::hub::Condition;
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -19,7 +19,7 @@ pub struct Readiness {
     /// Why not.
     reasons: Vec<String>,
     /// Each plugin's state. A plugin that does not work closes its own rooms; the node stays ready for all others.
-    plugins: BTreeMap<String, serde_json::Value>,
+    plugins: BTreeMap<String, Condition>,
 }
 
 pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
@@ -32,11 +32,7 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
         Ok(Err(error)) => reasons.push(error.to_string()),
         Err(_) => reasons.push("the store did not answer within 2 s".to_owned()),
     }
-    let state = |ward: &Ward| match &**ward.charge.load() {
-        Charge::Failed(reason) => serde_json::json!({"state": "failed", "reason": reason}),
-        Charge::Plugin { stats, .. } => serde_json::to_value(stats.status().state).unwrap_or_default(),
-    };
-    let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), state(ward))).collect();
+    let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))

@@ -2,8 +2,8 @@
 
 use super::api::Api;
 use crate::{
-    hub::{Charge, Ward},
-    plugin::{BOUNDS, Reading, State as PluginState},
+    hub::{Condition, Ward},
+    plugin::{BOUNDS, Reading},
 };
 use axum::{
     extract::State,
@@ -21,60 +21,91 @@ pub async fn show(State(api): State<Arc<Api>>) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// Plugins keep their own counters; they are read when asked for.
+/// Plugins keep their own counters, by version; they are read when asked for.
 fn plugins(api: &Api, text: &mut String) -> std::fmt::Result {
-    let status = |ward: &Ward| match &**ward.charge.load() {
-        Charge::Failed(_) => None,
-        Charge::Plugin { stats, .. } => Some(stats.status()),
+    let version = |ward: &Ward| {
+        let plugin = ward.plugin()?;
+        let (info, status) = (plugin.info(), plugin.stats().status());
+        let (version, digest) = (escaped(&info.version), &info.sha256[..12]);
+        Some((format!("plugin=\"{}\",version=\"{version}\",sha256=\"{digest}\"", info.name), status))
     };
-    let wards: Vec<_> = api.services.hub.wards().iter().map(|ward| (ward.name(), status(ward))).collect();
-    let families: [(&str, &str, &str); 6] = [
-        ("plugin_calls", "counter", "Calls of a plugin's hooks"),
-        ("plugin_seconds", "counter", "Time spent in a plugin's hooks"),
-        ("plugin_failures", "counter", "Calls that failed, by kind"),
-        ("plugin_refused", "counter", "Calls not made because of a quarantine"),
-        ("plugin_filters", "gauge", "Distinct filters in use"),
-        ("plugin_active", "gauge", "1 while the plugin is asked, 0 while it is quarantined or failed"),
-    ];
-    for (family, kind, help) in families {
+    let versions: Vec<_> = api.services.hub.wards().iter().filter_map(version).collect();
+    for (family, kind, help) in FAMILIES {
         writeln!(text, "# HELP switchyard_{family} {help}.")?;
         writeln!(text, "# TYPE switchyard_{family} {kind}")?;
-        for (plugin, status) in &wards {
-            let Some(status) = status else {
-                if family == "plugin_active" {
-                    writeln!(text, "switchyard_{family}{{plugin=\"{plugin}\"}} 0")?;
-                }
-                continue;
+        let name = format!("switchyard_{family}");
+        for (labels, status) in &versions {
+            let mut line = |suffix: &str, more: &str, value: f64| {
+                writeln!(text, "{name}{suffix}{{{labels}{more}}} {value}")
             };
-            let name = format!("switchyard_{family}");
             match family {
                 "plugin_calls" => status.calls.iter().try_for_each(|(hook, (calls, _))| {
-                    writeln!(text, "{name}_total{{plugin=\"{plugin}\",hook=\"{hook}\"}} {calls}")
+                    line("_total", &format!(",hook=\"{hook}\""), *calls as f64)
                 })?,
                 "plugin_seconds" => status.calls.iter().try_for_each(|(hook, (_, nanos))| {
-                    let seconds = *nanos as f64 / 1e9;
-                    writeln!(text, "{name}_total{{plugin=\"{plugin}\",hook=\"{hook}\"}} {seconds}")
+                    line("_total", &format!(",hook=\"{hook}\""), *nanos as f64 / 1e9)
                 })?,
-                "plugin_failures" => status.failures.iter().try_for_each(|(kind, count)| {
-                    writeln!(text, "{name}_total{{plugin=\"{plugin}\",kind=\"{kind}\"}} {count}")
-                })?,
-                "plugin_refused" => writeln!(text, "{name}_total{{plugin=\"{plugin}\"}} {}", status.refused)?,
-                "plugin_filters" => writeln!(text, "{name}{{plugin=\"{plugin}\"}} {}", status.filters)?,
-                _ => {
-                    let active = u8::from(status.state == PluginState::Active);
-                    writeln!(text, "{name}{{plugin=\"{plugin}\"}} {active}")?;
+                "plugin_failures" => {
+                    status.failures_by_hook.iter().try_for_each(|((hook, kind), count)| {
+                        line("_total", &format!(",hook=\"{hook}\",kind=\"{kind}\""), *count as f64)
+                    })?
                 }
+                "plugin_refused" => line("_total", "", status.refused as f64)?,
+                "plugin_instances" => line("_total", "", status.instances as f64)?,
+                "plugin_recycled" => line("_total", "", status.recycled as f64)?,
+                "plugin_filters_asked" => line("_total", "", status.filters_asked as f64)?,
+                "plugin_filters_passed" => line("_total", "", status.filters_passed as f64)?,
+                _ => line("", "", status.filters as f64)?,
             }
         }
     }
-    Ok(())
+    states(api, text)
+}
+
+const FAMILIES: [(&str, &str, &str); 9] = [
+    ("plugin_calls", "counter", "Calls of a plugin's hooks"),
+    ("plugin_seconds", "counter", "Time spent in a plugin's hooks"),
+    ("plugin_failures", "counter", "Calls that failed, by hook and kind"),
+    ("plugin_refused", "counter", "Calls not made because of a quarantine"),
+    ("plugin_instances", "counter", "Instances started"),
+    ("plugin_recycled", "counter", "Instances replaced because they had grown or served for long"),
+    ("plugin_filters_asked", "counter", "Questions whether a message passes a filter"),
+    ("plugin_filters_passed", "counter", "Those that were answered with yes"),
+    ("plugin_filters", "gauge", "Distinct filters in use"),
+];
+
+/// One of its states is 1 for each plugin.
+fn states(api: &Api, text: &mut String) -> std::fmt::Result {
+    let wards = || api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition()));
+    writeln!(text, "# HELP switchyard_plugin_state 1 for the state that a plugin is in.")?;
+    writeln!(text, "# TYPE switchyard_plugin_state gauge")?;
+    for (plugin, condition) in wards() {
+        for state in Condition::ALL {
+            let is = u8::from(condition.name() == state);
+            writeln!(text, "switchyard_plugin_state{{plugin=\"{plugin}\",state=\"{state}\"}} {is}")?;
+        }
+    }
+    writeln!(
+        text,
+        "# HELP switchyard_plugin_active 1 while the plugin is asked, 0 while it is quarantined or failed."
+    )?;
+    writeln!(text, "# TYPE switchyard_plugin_active gauge")?;
+    wards().try_for_each(|(plugin, condition)| {
+        let active = u8::from(matches!(condition, Condition::Active | Condition::Probation { .. }));
+        writeln!(text, "switchyard_plugin_active{{plugin=\"{plugin}\"}} {active}")
+    })
+}
+
+/// A plugin chooses what it calls its version.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// What plugins count themselves, as `switchyard_guest_NAME` with the plugin as label.
 fn guests(api: &Api, text: &mut String) -> std::fmt::Result {
     let mut families: BTreeMap<(String, bool), Vec<(String, Reading)>> = BTreeMap::new();
     for ward in api.services.hub.wards() {
-        if let Charge::Plugin { plugin, .. } = &**ward.charge.load() {
+        if let Some(plugin) = ward.plugin() {
             for (name, reading) in plugin.metrics() {
                 let family = (name.to_owned(), matches!(reading, Reading::Histogram { .. }));
                 families.entry(family).or_default().push((ward.name(), reading));

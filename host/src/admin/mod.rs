@@ -16,7 +16,7 @@ use axum::{
     extract::DefaultBodyLimit,
     http::{Request, header},
     response::IntoResponse,
-    routing::{get, post, put},
+    routing::{get, post},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
@@ -89,8 +89,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/connections", get(connections::list))
         .route("/v1/connections/{id}", get(connections::show).delete(connections::end))
         .route("/v1/plugins", get(plugins::list))
-        .route("/v1/plugins/{name}", put(plugins::put))
+        .route("/v1/plugins/{name}", get(plugins::show).put(plugins::put))
         .route("/v1/plugins/{name}/rollback", post(plugins::rollback))
+        .route("/v1/plugins/{name}/shadow", get(plugins::shadow).put(plugins::shade).delete(plugins::unshade))
+        .route("/v1/plugins/{name}/shadow/promote", post(plugins::promote))
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

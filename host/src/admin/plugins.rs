@@ -1,89 +1,146 @@
-//! `/v1/plugins…`: what governs which rooms, how it fares, and other versions.
+//! `/v1/plugins…`: what governs which rooms, on which node and how it fares; other versions, and candidates.
 
-use super::api::{Answer, Api, Caller};
+use super::api::{Answer, Api, Caller, Failure};
 use crate::{
-    hub::{Charge, Ward},
-    key::{Key, Scope},
-    plugin::{Info, Status},
-    room::Pattern,
+    hub::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward},
+    key::Scope,
+    store::How,
 };
 use axum::{
     Json,
     body::Bytes,
     extract::{
-        Path, State,
-        rejection::{BytesRejection, PathRejection},
+        Path, Query, State,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
     },
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+type Name = Result<Path<String>, PathRejection>;
+type Body = Result<Bytes, BytesRejection>;
 
 #[derive(Serialize)]
 pub struct List {
-    plugins: Vec<Shown>,
+    plugins: Vec<Listed>,
 }
 
 #[derive(Serialize)]
-pub struct Shown {
-    name: String,
-    rooms: Vec<Pattern>,
+pub struct Listed {
     #[serde(flatten)]
-    charge: Option<InCharge>,
-    /// Why it could not be loaded; its rooms are closed.
+    shown: Shown,
+    /// Why nobody is in charge; its rooms are closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<String>,
+    /// Which node runs what.
+    nodes: Vec<OnNode>,
 }
 
 #[derive(Serialize)]
-struct InCharge {
-    plugin: Info,
+struct OnNode {
+    node: Arc<str>,
+    host: String,
     #[serde(flatten)]
-    status: Status,
+    reported: Reported,
 }
 
 pub async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Answer<List> {
     caller.with(Scope::Admin, "see plugins")?;
-    Ok(Json(List { plugins: api.services.hub.wards().iter().map(shown).collect() }))
+    let reports = reports(&api).await;
+    let plugins = api.services.hub.wards().iter().map(|ward| listed(ward, &reports)).collect();
+    Ok(Json(List { plugins }))
+}
+
+pub async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
+    caller.with(Scope::Admin, "see plugins")?;
+    let ward = api.services.hub.ward(&name?.0)?;
+    Ok(Json(listed(ward, &reports(&api).await)))
 }
 
 /// Puts the Wasm of the body in charge.
-pub async fn put(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<Shown> {
+pub async fn put(State(api): State<Arc<Api>>, caller: Caller, name: Name, body: Body) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "load plugins")?;
-    let Path(name) = name?;
-    let ward = api.services.hub.put(&name, body?).await?;
-    Ok(changed(key, ward, "put"))
+    let origin = Origin { how: How::Load, by: Some(&key.principal), signature: None };
+    let ward = api.services.hub.load_plugin(&name?.0, body?, origin).await?;
+    Ok(Json(listed(ward, &reports(&api).await)))
 }
 
-/// Puts the version before this one in charge.
+#[derive(Deserialize)]
+pub struct Back {
+    /// How the SHA-256 of the version begins.
+    to: Option<String>,
+}
+
+/// Puts the version before this one in charge, or another of those that are kept.
 pub async fn rollback(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    name: Result<Path<String>, PathRejection>,
-) -> Answer<Shown> {
+    name: Name,
+    back: Result<Query<Back>, QueryRejection>,
+) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "roll plugins back")?;
-    let ward = api.services.hub.rollback(&name?.0).await?;
-    Ok(changed(key, ward, "rollback"))
+    let ward = api.services.hub.rollback(&name?.0, back?.0.to.as_deref(), Some(&key.principal)).await?;
+    Ok(Json(listed(ward, &reports(&api).await)))
 }
 
-/// Leaves a line for those who ask later who did it.
-fn changed(key: &Key, ward: &Ward, how: &str) -> Json<Shown> {
-    let shown = shown(ward);
-    let sha256 = shown.charge.as_ref().map(|charge| charge.plugin.sha256.as_str());
-    tracing::info!(by = &*key.principal, how, plugin = shown.name, sha256, "another version is in charge");
-    Json(shown)
+/// Starts the Wasm of the body as a candidate.
+pub async fn shade(State(api): State<Arc<Api>>, caller: Caller, name: Name, body: Body) -> Answer<Listed> {
+    let key = caller.with(Scope::Admin, "start candidates")?;
+    let ward = api.services.hub.shade(&name?.0, body?, None).await?;
+    note(key.principal.as_ref(), ward, "candidate started");
+    Ok(Json(listed(ward, &reports(&api).await)))
 }
 
-fn shown(ward: &Ward) -> Shown {
-    let (charge, failed) = match &**ward.charge.load() {
-        Charge::Failed(reason) => (None, Some(reason.clone())),
-        Charge::Plugin { plugin, stats } => {
-            (Some(InCharge { plugin: plugin.info().clone(), status: stats.status() }), None)
-        }
+pub async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
+    let key = caller.with(Scope::Admin, "drop candidates")?;
+    let ward = api.services.hub.unshade(&name?.0).await?;
+    note(key.principal.as_ref(), ward, "candidate dropped");
+    Ok(Json(listed(ward, &reports(&api).await)))
+}
+
+/// How the candidate compares.
+pub async fn shadow(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Name,
+) -> Result<Json<serde_json::Value>, Failure> {
+    caller.with(Scope::Admin, "see candidates")?;
+    let Path(name) = name?;
+    let shadow = api.services.hub.ward(&name)?.shown().shadow;
+    let none = || super::api::not_found(format!("plugin '{name}' has no candidate on this node"));
+    Ok(Json(serde_json::to_value(shadow.ok_or_else(none)?).expect("plain data")))
+}
+
+/// Puts the candidate in charge.
+pub async fn promote(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
+    let key = caller.with(Scope::Admin, "promote candidates")?;
+    let ward = api.services.hub.promote(&name?.0, Some(&key.principal)).await?;
+    Ok(Json(listed(ward, &reports(&api).await)))
+}
+
+/// Leaves a line for those who ask later who did it. Versions that come into charge leave theirs in the hub.
+fn note(by: &str, ward: &Ward, what: &str) {
+    tracing::info!(target: AUDIT, by, plugin = ward.name(), "{what}");
+}
+
+/// Those of all nodes, as they last said; this node's are its own. Without a store there are none of others.
+async fn reports(api: &Api) -> Vec<(Arc<str>, NodeReport)> {
+    let said = api.services.hub.store.plugin_reports().await;
+    let said = said.inspect_err(|error| tracing::debug!(%error, "reports of nodes"));
+    let read = |(node, report): (Arc<str>, String)| Some((node, serde_json::from_str(&report).ok()?));
+    said.unwrap_or_default().into_iter().filter_map(read).collect()
+}
+
+fn listed(ward: &Ward, reports: &[(Arc<str>, NodeReport)]) -> Listed {
+    let shown = ward.shown();
+    let failed = match &shown.condition {
+        Condition::Failed { reason } => Some(reason.clone()),
+        _ => None,
     };
-    Shown { name: ward.name(), rooms: ward.config.load().rooms.clone(), charge, failed }
+    let on_node = |(node, report): &(Arc<str>, NodeReport)| {
+        let reported = report.plugins.get(&shown.name)?.clone();
+        Some(OnNode { node: node.clone(), host: report.host.clone(), reported })
+    };
+    let nodes = reports.iter().filter_map(on_node).collect();
+    Listed { shown, failed, nodes }
 }

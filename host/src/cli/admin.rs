@@ -19,7 +19,13 @@ const LARGEST: usize = 64 << 20;
 #[derive(clap::Args)]
 pub struct AdminArgs {
     /// The node's admin listener
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090", value_parser = admin_url)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SWITCHYARD_ADMIN",
+        default_value = "http://127.0.0.1:9090",
+        value_parser = admin_url
+    )]
     admin: Uri,
     /// A file that holds a key with the scope admin; without it the key is in SWITCHYARD_KEY
     #[arg(long, value_name = "FILE")]

@@ -2,7 +2,7 @@
 
 use super::{Connection, policy::Checked};
 use crate::{
-    plugin::{Limits, Plugin, Principal, Stats},
+    plugin::{Limits, Mirror, OnFailure, Plugin, Principal},
     protocol::{Position, Publication, Refusal},
     room::RoomName,
     store::{ConnectionId, Event},
@@ -53,8 +53,11 @@ pub enum Command {
     /// Puts another version in charge.
     Swap {
         plugin: Arc<Plugin>,
-        reply: oneshot::Sender<Result<Arc<Stats>, String>>,
+        on_failure: OnFailure,
+        reply: oneshot::Sender<Result<(), String>>,
     },
+    /// From now on a candidate sees what the plugin is asked, or none does.
+    Reflect(Option<Mirror>),
     Store(Event),
 }
 

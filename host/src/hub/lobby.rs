@@ -2,36 +2,52 @@
 //! that is busy with its rooms does not keep clients from connecting.
 
 use crate::{
-    plugin::{Connecting, Governor, Limits, Plugin, RefusalCode},
+    plugin::{Connecting, Governor, Limits, Mirror, OnFailure, Plugin, RefusalCode},
     protocol::{Code, Refusal},
 };
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::sync::{mpsc, oneshot};
 
 pub struct Lobby {
     questions: mpsc::UnboundedSender<Question>,
+    /// How many plugins want to be asked.
+    governors: Arc<AtomicUsize>,
 }
 
 enum Question {
     Admit(Connecting, oneshot::Sender<Result<Limits, Refusal>>),
-    Swap(String, Arc<Plugin>, oneshot::Sender<Result<(), String>>),
+    Swap(usize, Option<(Arc<Plugin>, OnFailure)>, oneshot::Sender<Result<(), String>>),
+    Reflect(usize, Option<Mirror>),
 }
 
+/// By precedence.
+type Governors = BTreeMap<usize, Governor>;
+
 impl Lobby {
-    /// `None` where no plugin wants to be asked. The thread ends with the lobby.
-    pub fn start(mut governors: Vec<Governor>) -> Option<Self> {
-        if governors.is_empty() {
-            return None;
-        }
+    /// The thread ends with the lobby.
+    pub fn start() -> Self {
         let (questions, mut asked) = mpsc::unbounded_channel();
+        let (mut governors, count) = (Governors::new(), Arc::new(AtomicUsize::new(0)));
+        let counted = count.clone();
         let serve = move || {
             while let Some(question) = asked.blocking_recv() {
                 match question {
                     // Who gave up waiting costs the plugins nothing.
                     Question::Admit(_, reply) if reply.is_closed() => {}
                     Question::Admit(connecting, reply) => drop(reply.send(ask(&mut governors, &connecting))),
-                    Question::Swap(name, plugin, reply) => {
-                        drop(reply.send(swap(&mut governors, &name, plugin)))
+                    Question::Swap(index, version, reply) => {
+                        let swapped = swap(&mut governors, index, version);
+                        counted.store(governors.len(), Ordering::Release);
+                        reply.send(swapped).ok();
+                    }
+                    Question::Reflect(index, mirror) => {
+                        governors.get_mut(&index).into_iter().for_each(|g| g.reflect(mirror.clone()));
                     }
                 }
             }
@@ -40,10 +56,13 @@ impl Lobby {
             .name("lobby".into())
             .spawn(serve)
             .expect("the system has a thread for the lobby");
-        Some(Self { questions })
+        Self { questions, governors: count }
     }
 
     pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+        if self.governors.load(Ordering::Acquire) == 0 {
+            return Ok(Limits::default());
+        }
         let (reply, answer) = oneshot::channel();
         self.questions.send(Question::Admit(connecting, reply)).ok();
         answer
@@ -51,21 +70,39 @@ impl Lobby {
             .unwrap_or_else(|_| Err(Refusal::new(Code::PluginFailed, "this node is stopping; connect again")))
     }
 
-    /// A plugin that does not want to be asked here is left out.
-    pub async fn swap(&self, name: &str, plugin: Arc<Plugin>) -> Result<(), String> {
+    /// Puts a version in charge of the `index`-th plugin's questions, or none. A version without that hook is not asked.
+    pub async fn swap(&self, index: usize, version: Option<(Arc<Plugin>, OnFailure)>) -> Result<(), String> {
         let (reply, swapped) = oneshot::channel();
-        self.questions.send(Question::Swap(name.to_owned(), plugin, reply)).ok();
+        self.questions.send(Question::Swap(index, version, reply)).ok();
         swapped.await.unwrap_or_else(|_| Err("this node is stopping".to_owned()))
+    }
+
+    pub fn reflect(&self, index: usize, mirror: Option<Mirror>) {
+        self.questions.send(Question::Reflect(index, mirror)).ok();
     }
 }
 
-fn swap(governors: &mut [Governor], name: &str, plugin: Arc<Plugin>) -> Result<(), String> {
-    governors.iter_mut().filter(|governor| governor.name() == name).try_for_each(|g| g.swap(plugin.clone()))
+fn swap(
+    governors: &mut Governors,
+    index: usize,
+    version: Option<(Arc<Plugin>, OnFailure)>,
+) -> Result<(), String> {
+    let Some((plugin, on_failure)) = version.filter(|(plugin, _)| plugin.info().hooks.connect) else {
+        governors.remove(&index);
+        return Ok(());
+    };
+    match governors.get_mut(&index) {
+        Some(governor) => governor.swap(plugin, on_failure),
+        None => {
+            governors.insert(index, Governor::at_the_door(plugin, on_failure));
+            Ok(())
+        }
+    }
 }
 
-fn ask(governors: &mut [Governor], connecting: &Connecting) -> Result<Limits, Refusal> {
+fn ask(governors: &mut Governors, connecting: &Connecting) -> Result<Limits, Refusal> {
     let mut narrowest = Limits::default();
-    for governor in governors {
+    for governor in governors.values_mut() {
         let limits = governor.connect(connecting).map_err(|refusal| {
             let code = match refusal.code {
                 RefusalCode::Denied | RefusalCode::Invalid | RefusalCode::TooLarge => Code::Forbidden,

@@ -18,8 +18,8 @@ pub use command::{Joined, Joining, Recovery, Seat};
 pub use connections::{Connection, Connections, Permit, Registered};
 pub use policy::{Policy, Ungoverned};
 pub use replay::Replay;
-pub use start::{Governed, HubConfig};
-pub use wards::{Charge, Ward};
+pub use start::HubConfig;
+pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{
     metrics::Metrics,
@@ -47,7 +47,7 @@ pub struct Hub {
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
     ungoverned: Ungoverned,
-    lobby: Option<Lobby>,
+    lobby: Lobby,
     /// Compiles plugins; there is one where there are plugins.
     engine: Option<Engine>,
     wards: Vec<Ward>,
@@ -86,10 +86,7 @@ impl Hub {
 
     /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
     pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
-        match &self.lobby {
-            Some(lobby) => lobby.admit(connecting).await,
-            None => Ok(Limits::default()),
-        }
+        self.lobby.admit(connecting).await
     }
 
     /// Whether the offset was sent to the seat; then it is acknowledged for its session.

@@ -3,7 +3,9 @@
 
 use super::command::Joining;
 use crate::{
-    plugin::{Counts, FilterId, Governor, Limits, OnFailure, Plugin, Principal, RefusalCode, Stats, Verdict},
+    plugin::{
+        Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, RefusalCode, Verdict,
+    },
     protocol::{Code, Publication, Refusal},
     room::{Kind, RoomName},
 };
@@ -22,10 +24,9 @@ pub enum Ungoverned {
 pub enum Policy {
     Ungoverned(Ungoverned),
     Governed(Box<Governor>),
-    /// Its plugin could not be loaded: the rooms are closed until a version can be.
+    /// Its plugin is not loaded: the rooms are closed until a version is.
     Failed {
         plugin: String,
-        on_failure: OnFailure,
     },
 }
 
@@ -103,7 +104,7 @@ impl Policy {
             Policy::Governed(governor) => governor,
             Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
             Policy::Ungoverned(Ungoverned::Closed) => return Err(closed(room)),
-            Policy::Failed { plugin, .. } => {
+            Policy::Failed { plugin } => {
                 let message =
                     format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
                 return Err(Refusal::new(Code::PluginFailed, message));
@@ -193,20 +194,19 @@ impl Policy {
         }
     }
 
-    /// Puts a version of the plugin in charge; what it counts is answered.
-    pub fn swap(&mut self, plugin: Arc<Plugin>) -> Result<Arc<Stats>, String> {
+    /// Puts a version of the plugin in charge.
+    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
         match self {
-            Policy::Governed(governor) => {
-                governor.swap(plugin)?;
-                Ok(governor.stats())
-            }
-            Policy::Failed { on_failure, .. } => {
-                let governor = Governor::new(plugin, *on_failure);
-                let stats = governor.stats();
-                *self = Policy::Governed(Box::new(governor));
-                Ok(stats)
-            }
-            Policy::Ungoverned(_) => Err("these rooms have no plugin".to_owned()),
+            Policy::Governed(governor) => governor.swap(plugin, on_failure)?,
+            Policy::Failed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
+            Policy::Ungoverned(_) => return Err("these rooms have no plugin".to_owned()),
+        }
+        Ok(())
+    }
+
+    pub fn reflect(&mut self, mirror: Option<Mirror>) {
+        if let Policy::Governed(governor) = self {
+            governor.reflect(mirror);
         }
     }
 

@@ -105,9 +105,10 @@ impl Shard {
             Command::Settle { room, seat, upto, reply } => {
                 reply.send(self.room(&room).map_or(Settled::Gone, |room| room.settle(seat, upto))).ok();
             }
-            Command::Swap { plugin, reply } => {
-                reply.send(self.policy.swap(plugin)).ok();
+            Command::Swap { plugin, on_failure, reply } => {
+                reply.send(self.policy.swap(plugin, on_failure)).ok();
             }
+            Command::Reflect(mirror) => self.policy.reflect(mirror),
             Command::Check { room, who, event, data, reply } => {
                 let (routes, index) = (&self.routes, self.index);
                 let governs = |room: &RoomName| routes.shard(room) == index;

@@ -1,7 +1,7 @@
 //! Puts a hub together: its shards, each with its policy, and the store that feeds them.
 
 use super::{
-    BACKLOG, Charge, Connections, Handle, Hub, Ward,
+    BACKLOG, Connections, Handle, Hub, Ward,
     command::Command,
     lobby::Lobby,
     policy::{Policy, Ungoverned},
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     close::Close,
     metrics::Metrics,
-    plugin::{Engine, Governor, Plugin, PluginConfig},
+    plugin::{Engine, PluginConfig},
     store::{Event, Feed, Store},
 };
 use std::{
@@ -23,17 +23,10 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// A plugin as it is configured.
-pub struct Governed {
-    pub config: PluginConfig,
-    /// Or why it could not be loaded: then its rooms are closed.
-    pub loaded: Result<Arc<Plugin>, String>,
-}
-
 pub struct HubConfig {
-    /// By precedence.
-    pub governed: Vec<Governed>,
-    /// Needed where plugins are governed by.
+    /// By precedence. None is in charge of its rooms until [`Hub::begin`].
+    pub plugins: Vec<PluginConfig>,
+    /// Needed where there are plugins.
     pub engine: Option<Engine>,
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
@@ -52,25 +45,13 @@ impl Hub {
         Made: Future<Output = Result<Arc<dyn Store>, E>>,
     {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let names =
-            config.governed.iter().map(|g| (g.config.name().to_owned(), g.config.rooms.clone())).collect();
+        let names = config.plugins.iter().map(|p| (p.name().to_owned(), p.rooms.clone())).collect();
         let routes = Arc::new(Routes::new(names, cores));
-        let (mut wards, mut lobby, mut policies) = (vec![], vec![], vec![]);
-        for Governed { config, loaded } in config.governed {
-            let (name, on_failure) = (config.name().to_owned(), config.on_failure);
-            let (policy, charge) = match loaded {
-                Err(reason) => (Policy::Failed { plugin: name.clone(), on_failure }, Charge::Failed(reason)),
-                Ok(plugin) => {
-                    if plugin.info().hooks.connect {
-                        lobby.push(Governor::new(plugin.clone(), on_failure));
-                    }
-                    let governor = Governor::new(plugin.clone(), on_failure);
-                    let stats = governor.stats();
-                    (Policy::Governed(Box::new(governor)), Charge::Plugin { plugin, stats })
-                }
-            };
-            wards.push(Ward::new(config, charge));
-            policies.push((Some(name), policy));
+        let (mut wards, mut policies) = (vec![], vec![]);
+        for plugin in config.plugins {
+            let name = plugin.name().to_owned();
+            policies.push((Some(name.clone()), Policy::Failed { plugin: name }));
+            wards.push(Ward::new(plugin));
         }
         policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
 
@@ -111,13 +92,12 @@ impl Hub {
             }
         }
         let ungoverned = config.ungoverned;
-        let lobby = Lobby::start(lobby);
         Ok(Arc::new(Self {
             store,
             connections,
             metrics,
             ungoverned,
-            lobby,
+            lobby: Lobby::start(),
             engine: config.engine,
             wards,
             routes,

@@ -4,6 +4,7 @@
 use super::{Node, all_keys};
 use crate::{
     config::Config,
+    hub::Hub,
     key::KeyConfig,
     plugin::PluginConfig,
     protocol::unix_ms,
@@ -11,13 +12,14 @@ use crate::{
 };
 use notify::{
     EventKind, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
+    event::{AccessKind, AccessMode, ModifyKind},
 };
 use std::{
     collections::HashSet,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,14 +27,20 @@ use tokio_util::task::AbortOnDropHandle;
 /// Files are read once nothing happened to them for so long, so that several writes are one change.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How often the store is asked for keys: a node obeys within a second.
+/// How often the store is asked for keys and versions of plugins: a node obeys within a second.
 const ASK: Duration = Duration::from_millis(500);
 
-/// Runs for ever.
-pub async fn watch(mut node: Node) {
+/// How often other nodes are told of this node's plugins when nothing changed.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// Runs for ever. `host` is where operators find this node.
+pub async fn watch(mut node: Node, host: String) {
     let (told, mut stored) = mpsc::unbounded_channel();
-    let _asking =
-        AbortOnDropHandle::new(tokio::spawn(ask(node.services.hub.store.clone(), node.stored.version, told)));
+    let hub = node.services.hub.clone();
+    let _asking = [
+        AbortOnDropHandle::new(tokio::spawn(ask(hub.store.clone(), node.stored.version, told))),
+        AbortOnDropHandle::new(tokio::spawn(follow(hub, host))),
+    ];
     loop {
         let expiry = next_expiry(node.config.keys.iter().chain(&node.stored.keys));
         tokio::select! {
@@ -87,9 +95,7 @@ fn watcher(
     };
     let handler = move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
-        let reads =
-            matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
-        if !reads && event.paths.iter().any(&concerns) {
+        if event.paths.iter().any(|path| concerns(path) && is_whole(&event, path)) {
             changed.send(()).ok();
         }
     };
@@ -100,6 +106,19 @@ fn watcher(
     started
         .inspect_err(|error| tracing::warn!(%error, "files are not watched; send SIGHUP after a change"))
         .ok()
+}
+
+/// Whether a file may be read now. One that is being written is not: it is when it is closed or renamed, or appears as a link.
+fn is_whole(event: &notify::Event, path: &Path) -> bool {
+    match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        EventKind::Modify(ModifyKind::Name(_)) => true,
+        EventKind::Create(_) => {
+            path.symlink_metadata().is_ok_and(|file| file.is_symlink() || file.nlink() > 1)
+        }
+        // Elsewhere nobody tells when a file is closed.
+        _ => !cfg!(target_os = "linux") || event.need_rescan(),
+    }
 }
 
 /// Tells of keys that the store has anew, for ever.
@@ -114,6 +133,28 @@ async fn ask(store: Arc<dyn Store>, mut known: u64, told: mpsc::UnboundedSender<
             }
             Err(error) => tracing::debug!(%error, "the store's keys stay as they were"),
         }
+    }
+}
+
+/// Follows the versions of plugins that others put in charge, and tells others of this node's, for ever.
+async fn follow(hub: Arc<Hub>, host: String) {
+    let (mut known, mut said, mut at) = (None, String::new(), Instant::now());
+    loop {
+        match hub.store.plugins(known).await {
+            Ok(None) => {}
+            Ok(Some(stored)) => {
+                // What could not be asked for is asked for again.
+                if hub.follow_plugins(&stored).await.is_ok() {
+                    known = Some(stored.version);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "plugins stay as they are"),
+        }
+        let report = serde_json::to_string(&hub.report(&host)).expect("plain data");
+        if (report != said || at.elapsed() > REPORT) && hub.store.report_plugins(&report).await.is_ok() {
+            (said, at) = (report, Instant::now());
+        }
+        tokio::time::sleep(ASK).await;
     }
 }
 
@@ -165,8 +206,7 @@ impl Node {
 
     async fn reload_plugins(&mut self, config: &Config) {
         let plugins = if self.file.is_some() { &config.plugins } else { &self.config.plugins }.clone();
-        let place =
-            |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone(), plugin.on_failure);
+        let place = |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone());
         if !plugins.iter().map(place).eq(self.config.plugins.iter().map(place)) {
             return tracing::warn!(
                 "the plugins' names, rooms or order changed, which takes a restart to take effect"
@@ -175,18 +215,8 @@ impl Node {
         for (index, plugin) in plugins.into_iter().enumerate() {
             let name = plugin.name().to_owned();
             match self.services.hub.reread(index, plugin.clone()).await {
-                Ok(None) => {}
-                Ok(Some(loaded)) => {
-                    let info = loaded.info();
-                    tracing::info!(
-                        plugin = name,
-                        version = info.version,
-                        sha256 = info.sha256,
-                        "another version is in charge"
-                    );
-                    self.config.plugins[index] = plugin;
-                }
-                Err(error) => tracing::error!("{error}; plugin '{name}' stays as it was"),
+                Ok(_) => self.config.plugins[index] = plugin,
+                Err(refusal) => tracing::error!("{}; plugin '{name}' stays as it was", refusal.message),
             }
         }
     }

@@ -36,7 +36,7 @@ pub struct Counts {
 }
 
 /// Narrows what the configuration allows; `None` leaves it as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Limits {
     pub rooms: Option<u32>,
     pub publishes_per_second: Option<u32>,

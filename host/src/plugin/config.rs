@@ -21,6 +21,13 @@ pub struct PluginConfig {
     pub on_failure: OnFailure,
     #[serde(default)]
     pub budget: BudgetConfig,
+    /// How long a new version is watched, and goes back by itself when it fails; zero is never.
+    #[serde(default = "probation", deserialize_with = "unit::duration")]
+    pub probation: Duration,
+}
+
+fn probation() -> Duration {
+    Duration::from_secs(60)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -32,12 +39,14 @@ pub struct BudgetConfig {
     /// Bytes of one instance.
     #[serde(deserialize_with = "unit::size")]
     pub memory: usize,
+    /// Of one instance, before a fresh one takes its place.
+    pub calls: u64,
 }
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        let Budget { call, memory } = Budget::default();
-        Self { call, memory }
+        let Budget { call, memory, calls } = Budget::default();
+        Self { call, memory, calls }
     }
 }
 
@@ -56,7 +65,15 @@ impl PluginConfig {
             config: toml::Table::new(),
             on_failure: OnFailure::default(),
             budget: BudgetConfig::default(),
+            probation: probation(),
         }
+    }
+
+    /// Whether a version that was started with the other would be the same with this.
+    pub fn runs_like(&self, other: &Self) -> bool {
+        let of =
+            |config: &Self| (config.config.clone(), config.budget, config.on_failure, config.sha256.clone());
+        of(self) == of(other)
     }
 
     /// Reads the file, verifies and compiles it, which takes some tenths of a second.
@@ -71,8 +88,8 @@ impl PluginConfig {
         let name = self.name();
         let config = serde_json::to_value(&self.config)
             .map_err(|error| format!("plugin '{name}': its config is no JSON: {error}"))?;
-        let BudgetConfig { call, memory } = self.budget;
-        let plugin = Plugin::load(engine, name, bytes, &config, Budget { call, memory })
+        let BudgetConfig { call, memory, calls } = self.budget;
+        let plugin = Plugin::load(engine, name, bytes, &config, Budget { call, memory, calls })
             .map_err(|error| error.to_string())?;
         match &self.sha256 {
             Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => Err(format!(

@@ -21,13 +21,16 @@ pub struct Budget {
     pub call: Duration,
     /// Bytes of linear memory of one instance.
     pub memory: usize,
+    /// Calls after which an instance makes room for a fresh one.
+    pub calls: u64,
 }
 
 impl Default for Budget {
     /// 10 ms is a thousand times what a call should need and the most that a stuck one costs its shard;
-    /// 16 MiB holds a Rust guest's tables of tens of thousands of filters.
+    /// 16 MiB holds a Rust guest's tables of tens of thousands of filters. A million calls are some minutes of a busy room,
+    /// and a fresh instance costs less than a hundred of them.
     fn default() -> Self {
-        Self { call: Duration::from_millis(10), memory: 16 << 20 }
+        Self { call: Duration::from_millis(10), memory: 16 << 20, calls: 1_000_000 }
     }
 }
 

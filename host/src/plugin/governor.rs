@@ -7,6 +7,7 @@ use super::filters::{FilterId, Filters, Plan};
 use super::instance::Instance;
 use super::load::Plugin;
 use super::rooms::Rooms;
+use super::shadow::Mirror;
 use super::status::Stats;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -30,6 +31,15 @@ pub enum OnFailure {
     Allow,
 }
 
+/// What a governor is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Rooms, their members and messages.
+    Rooms,
+    /// Who may connect.
+    Connections,
+}
+
 /// Owns one plugin's instance on one shard, the filters in use there, the verdicts that still hold, and the
 /// breaker. A call blocks for at most the plugin's budget; if an instance has to be started, for ten of it, and
 /// a hundred to take up many filters.
@@ -43,7 +53,9 @@ pub struct Governor {
     pub(super) filters: Filters,
     pub(super) rooms: Rooms,
     breaker: Breaker,
-    pub(super) stats: Arc<Stats>,
+    duty: Duty,
+    /// A candidate that sees what is asked and answered here.
+    pub(super) mirror: Option<Mirror>,
     /// Reused from message to message.
     pub(super) asked: Vec<u32>,
 }
@@ -64,9 +76,22 @@ impl Governor {
             filters: Filters::default(),
             rooms: Rooms::default(),
             breaker: Breaker::new(),
-            stats: Arc::default(),
+            duty: Duty::Rooms,
+            mirror: None,
             asked: Vec::new(),
         }
+    }
+
+    /// The same for who may connect.
+    pub fn at_the_door(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
+        // It may have been quarantined when it was in charge before.
+        plugin.stats().quarantined(Duty::Connections, None);
+        Self { duty: Duty::Connections, ..Self::new(plugin, on_failure) }
+    }
+
+    /// From now on a candidate sees everything, or none does.
+    pub fn reflect(&mut self, mirror: Option<Mirror>) {
+        self.mirror = mirror;
     }
 
     /// As the configuration calls the plugin.
@@ -79,9 +104,9 @@ impl Governor {
         &self.plugin
     }
 
-    /// Counters and state, for other threads to read.
-    pub fn stats(&self) -> Arc<Stats> {
-        self.stats.clone()
+    /// Counters and state of the version in charge.
+    pub fn stats(&self) -> &Stats {
+        self.plugin.stats()
     }
 
     /// One holder less. The guest is told about unused filters in batches.
@@ -89,12 +114,12 @@ impl Governor {
         if self.filters.release(id) {
             self.forget();
         }
-        self.stats.filters(self.filters.len());
+        self.stats().filters(self.filters.len());
     }
 
-    /// Puts another plugin in charge between two calls, if it starts and takes up every live filter.
-    /// Otherwise nothing changes and the error says why.
-    pub fn swap(&mut self, plugin: Arc<Plugin>) -> Result<(), String> {
+    /// Puts another plugin in charge between two calls, if it starts and takes up every live filter. No candidate sees
+    /// what it answers. Otherwise nothing changes and the error says why.
+    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
         let live = self.filters.live().collect::<Vec<_>>();
         if !live.is_empty() && !plugin.info().hooks.deliver {
             return Err(format!("it has no deliver hook, but {} filters are in use", live.len()));
@@ -107,11 +132,12 @@ impl Governor {
             }
         }
         self.drop_instance();
+        (self.plugin, self.on_failure) = (plugin, on_failure);
         self.take_up(instance, plans);
-        self.plugin = plugin;
+        (self.breaker, self.mirror) = (Breaker::new(), None);
         self.rooms.clear();
-        self.breaker = Breaker::new();
-        self.stats.quarantined(None);
+        self.stats().quarantined(self.duty, None);
+        self.stats().filters(self.filters.len());
         Ok(())
     }
 
@@ -124,14 +150,14 @@ impl Governor {
         let instance = self.instance()?;
         let started = Instant::now();
         let answer = ask(instance);
-        let bloated = instance.bloated();
-        self.stats.called(call, started.elapsed());
+        let worn = instance.worn();
+        self.stats().called(call, started.elapsed());
         if answer.is_ok() && self.breaker.succeeded() {
             tracing::info!(plugin = self.name(), "plugin answers again: quarantine ended");
-            self.stats.quarantined(None);
+            self.stats().quarantined(self.duty, None);
         }
-        if bloated && answer.is_ok() {
-            self.stats.recycled();
+        if worn && answer.is_ok() {
+            self.stats().recycled();
             self.drop_instance();
         }
         answer.map_err(|failure| self.failed(&failure))
@@ -140,7 +166,7 @@ impl Governor {
     /// The instance, started if there is none, unless the plugin is quarantined.
     pub(super) fn instance(&mut self) -> Result<&mut Instance, Refusal> {
         if let Err(left) = self.breaker.admit(Instant::now()) {
-            self.stats.refused();
+            self.stats().refused();
             let seconds = left.as_secs() + 1;
             let name = self.name();
             return Err(Refusal::failed(format!(
@@ -151,7 +177,7 @@ impl Governor {
             let live = self.filters.live().filter(|(id, _)| !self.filters.is_closed(*id)).collect::<Vec<_>>();
             let started = Instant::now();
             let furnished = furnish(&self.plugin, &live);
-            self.stats.called(Call::Init, started.elapsed());
+            self.stats().called(Call::Init, started.elapsed());
             match furnished {
                 Ok((instance, plans)) => self.take_up(instance, plans),
                 Err(Unfit { filter, failure }) => {
@@ -168,7 +194,7 @@ impl Governor {
 
     fn take_up(&mut self, instance: Instance, plans: Vec<(FilterId, Result<Plan, String>)>) {
         self.instance = Some(instance);
-        self.stats.started();
+        self.stats().started();
         for (id, plan) in plans {
             match plan {
                 Ok(plan) => self.filters.set_plan(id, plan),
@@ -206,7 +232,7 @@ impl Governor {
     /// After a failure of any kind.
     fn failed(&mut self, failure: &Failure) -> Refusal {
         self.drop_instance();
-        self.stats.failed(failure);
+        self.stats().failed(failure);
         tracing::error!(
             plugin = failure.plugin,
             version = failure.version,
@@ -221,7 +247,7 @@ impl Governor {
         let now = Instant::now();
         if let Some(pause) = self.breaker.failed(now) {
             tracing::error!(plugin = self.name(), ?pause, "plugin quarantined: it failed repeatedly");
-            self.stats.quarantined(Some(now + pause));
+            self.stats().quarantined(self.duty, Some(now + pause));
         }
         Refusal::failed(format!("plugin '{}' failed", self.name()))
     }

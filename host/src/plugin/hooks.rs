@@ -5,6 +5,7 @@ use super::failure::Call;
 use super::filters::{FilterId, Plan};
 use super::governor::{Governor, OnFailure};
 use super::load::Hooks;
+use super::shadow::{Message, Question, Subscribing};
 use std::mem;
 use std::time::Instant;
 
@@ -14,9 +15,17 @@ impl Governor {
         if !self.hooks().connect {
             return Ok(Limits::default());
         }
-        match self.ask(Call::Connect, |instance| instance.connect(from)) {
+        let answer = match self.ask(Call::Connect, |instance| instance.connect(from)) {
             Ok(answer) => answer,
             Err(refusal) => self.unless_allowed(refusal, Limits::default()),
+        };
+        self.show(|_| Question::Connect(from.clone(), answer.clone()));
+        answer
+    }
+
+    fn show(&self, question: impl FnOnce(&Self) -> Question) {
+        if let Some(mirror) = &self.mirror {
+            mirror.show(question(self));
         }
     }
 
@@ -29,20 +38,41 @@ impl Governor {
         if let Some(canonical) = self.rooms.get(room, Instant::now()) {
             return Ok(canonical);
         }
-        match self.ask(Call::Room, |instance| instance.room(room)) {
-            Ok(answer) => {
-                let verdict = answer?;
+        let answer = match self.ask(Call::Room, |instance| instance.room(room)) {
+            Ok(answer) => answer.map(|verdict| {
                 let canonical = verdict.canonical.filter(|canonical| canonical != room);
                 self.rooms.put(room, canonical.clone(), verdict.cache, Instant::now());
-                Ok(canonical)
-            }
+                canonical
+            }),
             Err(refusal) => self.unless_allowed(refusal, None),
-        }
+        };
+        self.show(|_| Question::Room(room.to_owned(), answer.clone()));
+        answer
     }
 
     /// Whether `who` may join `room`, and which messages reach it. `filter` is JSON as the client sent it.
     /// The grant's filter is a reference that the caller owns; see [`release`](Self::release).
     pub fn authorize(
+        &mut self,
+        who: &Principal,
+        room: &str,
+        filter: Option<&str>,
+        counts: Counts,
+    ) -> Result<Grant, Refusal> {
+        let answer = self.grant(who, room, filter, counts);
+        let hooks = self.hooks();
+        if hooks.subscribe || hooks.deliver {
+            self.show(|this| {
+                let canonical = |id| this.filters.canonical(id).to_owned();
+                let answer = answer.clone().map(|grant| (grant.filter.map(canonical), grant.limits));
+                let (who, room, filter) = (who.clone(), room.to_owned(), filter.map(str::to_owned));
+                Question::Subscribe(Box::new(Subscribing { who, room, filter, counts, answer }))
+            });
+        }
+        answer
+    }
+
+    fn grant(
         &mut self,
         who: &Principal,
         room: &str,
@@ -74,10 +104,12 @@ impl Governor {
         if !self.hooks().publish {
             return Ok(Verdict::Pass);
         }
-        match self.ask(Call::Publish, |instance| instance.publish(who, room, event, data)) {
+        let answer = match self.ask(Call::Publish, |instance| instance.publish(who, room, event, data)) {
             Ok(answer) => answer,
             Err(refusal) => self.unless_allowed(refusal, Verdict::Pass),
-        }
+        };
+        self.show(|_| Question::Publish(Message::of(room, event, data), who.to_owned(), answer.clone()));
+        answer
     }
 
     /// Which of `ids` a message passes, in one call of the guest at most: bit `i % 64` of `out[i / 64]`
@@ -114,6 +146,15 @@ impl Governor {
             out[i / 64] |= u64::from(passes) << (i % 64);
         }
         self.asked = asked;
+        self.stats().filtered(ids.len(), out.iter().map(|word| word.count_ones()).sum());
+        if refusal.is_ok() {
+            self.show(|this| {
+                let passes = |n: usize| out[n / 64] >> (n % 64) & 1 == 1;
+                let filters =
+                    ids.iter().zip(0..).map(|(id, n)| (this.filters.canonical(*id).into(), passes(n)));
+                Question::Deliver(Message::of(room, event, data), filters.collect())
+            });
+        }
         refusal
     }
 
@@ -140,7 +181,7 @@ impl Governor {
     }
 
     /// A filter's number, with one more reference; compiled if it is new or had to be closed.
-    fn intern(&mut self, canonical: &str) -> Result<Option<FilterId>, Refusal> {
+    pub(super) fn intern(&mut self, canonical: &str) -> Result<Option<FilterId>, Refusal> {
         let known = self.filters.find(canonical);
         if let Some(id) = known.filter(|id| !self.filters.is_closed(*id)) {
             self.filters.retain(id);
@@ -160,7 +201,7 @@ impl Governor {
                     }
                     None => self.filters.insert(id, canonical, plan),
                 }
-                self.stats.filters(self.filters.len());
+                self.stats().filters(self.filters.len());
                 return Ok(Some(id));
             }
             Ok(Err(reason)) => Err(Refusal::new(RefusalCode::Invalid, reason)),

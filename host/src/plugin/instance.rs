@@ -50,6 +50,9 @@ pub struct Instance {
     call: Duration,
     /// Bytes of memory after the start.
     settled: usize,
+    /// Calls so far, and how many it may serve.
+    served: u64,
+    calls: u64,
 }
 
 impl Instance {
@@ -75,7 +78,10 @@ impl Instance {
         });
         store.set_epoch_deadline(store.data().deadline.first());
         match Exports::open(plan, &mut store) {
-            Ok(exports) => Ok(Self { store, exports, call: plan.budget.call, settled: 0 }),
+            Ok(exports) => {
+                let Budget { call, calls, .. } = plan.budget;
+                Ok(Self { store, exports, call, settled: 0, served: 0, calls })
+            }
             Err(error) => Err(fail(&store, call, plan.budget.call.saturating_mul(START), &error)),
         }
     }
@@ -193,11 +199,12 @@ impl Instance {
         Ok(words)
     }
 
-    /// Whether it has grown so much that a fresh one should take its place before it runs out of memory:
-    /// guests leak, and hold nothing that an instance's end would lose.
-    pub(super) fn bloated(&self) -> bool {
+    /// Whether a fresh one should take its place: it has grown so much that it is about to run out of memory, or has
+    /// served for long. Guests leak, and hold nothing that an instance's end would lose.
+    pub(super) fn worn(&self) -> bool {
         let State { memory, memory_limit, .. } = self.store.data();
-        *memory > memory_limit / 4 * 3 && *memory > 2 * self.settled
+        let bloated = *memory > memory_limit / 4 * 3 && *memory > 2 * self.settled;
+        bloated || self.served >= self.calls
     }
 
     /// Called when the live filters are compiled: what they take is no leak.
@@ -221,6 +228,7 @@ impl Instance {
         room: &str,
         ask: impl FnOnce(&Exports, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> Called<T> {
+        self.served += 1;
         let state = self.store.data_mut();
         state.room.clear();
         state.room.push_str(room);

@@ -9,6 +9,7 @@ use super::imports::{State, Voice};
 use super::instance::{Blueprint, Instance};
 use super::log::LogGate;
 use super::meters::{Meter, MeterKind, Meters, Reading};
+use super::status::Stats;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -94,6 +95,7 @@ pub struct Plugin {
     config: String,
     blueprint: Blueprint,
     voice: Arc<Voice>,
+    stats: Stats,
 }
 
 impl Plugin {
@@ -133,7 +135,7 @@ impl Plugin {
         let meters = Meters::new(&info.metrics).map_err(LoadFault::Description)?;
         let voice = Voice { name: name.into(), version: info.version.clone(), log: LogGate::new(), meters };
         let config = if config.is_null() { "{}".into() } else { config.to_string() };
-        let plugin = Plugin { info, config, blueprint, voice: Arc::new(voice) };
+        let plugin = Plugin { info, config, blueprint, voice: Arc::new(voice), stats: Stats::default() };
         // Thrown away: shows now what would otherwise fail with the first message.
         plugin.open()?;
         Ok(plugin)
@@ -141,6 +143,11 @@ impl Plugin {
 
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// What its governors count, and how it is.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     pub(super) fn budget(&self) -> Budget {

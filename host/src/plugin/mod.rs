@@ -25,6 +25,7 @@ mod load;
 mod log;
 mod meters;
 mod rooms;
+mod shadow;
 mod status;
 
 pub use answers::{
@@ -34,8 +35,9 @@ pub use config::PluginConfig;
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{Call, Failure, FailureKind};
 pub use filters::{FilterId, Plan};
-pub use governor::{Governor, OnFailure};
+pub use governor::{Duty, Governor, OnFailure};
 pub use instance::Instance;
 pub use load::{Hooks, Info, LoadError, LoadFault, Plugin};
 pub use meters::{BOUNDS, Meter, MeterKind, Reading};
+pub use shadow::{Mirror, Shadow, Tally};
 pub use status::{State, Stats, Status};

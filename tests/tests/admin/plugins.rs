@@ -32,6 +32,13 @@ fn other() -> Vec<u8> {
         .expect("a component")
 }
 
+/// The same plugin with a custom section: one of many files that do the same.
+fn another(n: u8) -> Vec<u8> {
+    let mut module = fs::read(guest("threshold_filter")).expect("a guest");
+    module.extend([0, 3, 1, b'n', n]);
+    module
+}
+
 #[tokio::test]
 async fn a_version_is_put_and_rolled_back_under_live_filters() {
     let server = Server::start(&configuration(guest("threshold_filter"))).await;
@@ -67,6 +74,156 @@ async fn a_version_is_put_and_rolled_back_under_live_filters() {
     assert!((200..300).contains(&status), "{status} {body}");
     assert_eq!(version(&server.get("/v1/plugins").await), first);
     passes(4).await;
+}
+
+/// The versions by digest, as the state that each is in.
+async fn states(server: &Server) -> Vec<(String, String)> {
+    let plugin = server.get(PATH).await;
+    let text = |version: &Value, field: &str| {
+        version[field].as_str().unwrap_or_else(|| panic!("{plugin}")).to_owned()
+    };
+    let versions = plugin["versions"].as_array().unwrap_or_else(|| panic!("{plugin}"));
+    versions.iter().map(|version| (text(version, "sha256"), text(version, "state"))).collect()
+}
+
+#[tokio::test]
+async fn going_back_goes_further_each_time_or_to_the_version_that_is_named() {
+    let server = Server::start(&configuration(guest("threshold_filter"))).await;
+    let mut put = vec![version(&server.get("/v1/plugins").await)];
+    for n in 1..=3 {
+        let (status, body) = server.call("PUT", PATH, Some(KEY), another(n)).await;
+        assert_eq!(status, 200, "{body}");
+        let listed: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((&listed["state"], &listed["generation"]), (&json!("probation"), &json!(n + 1)));
+        put.push(listed["plugin"]["sha256"].as_str().expect("a digest").to_owned());
+    }
+    let back = async |to: &str| server.call("POST", &format!("{PATH}/rollback{to}"), Some(KEY), "").await;
+    for n in [2, 1, 0] {
+        let (status, body) = back("").await;
+        assert_eq!((status, version(&server.get("/v1/plugins").await)), (200, put[n].clone()), "{body}");
+    }
+    assert_eq!(back("").await.0, 409, "that was the first");
+    let (status, body) = back(&format!("?to={}", &put[3][..16])).await;
+    assert_eq!((status, version(&server.get("/v1/plugins").await)), (200, put[3].clone()), "{body}");
+    let expected: Vec<_> =
+        put.iter().rev().cloned().zip(["active", "kept", "kept", "kept"].map(str::to_owned)).collect();
+    assert_eq!(states(&server).await, expected);
+    let (status, body) = back("?to=00").await;
+    assert!(status == 409 && body.contains("begins with '00'"), "{status} {body}");
+    // What is no plugin is shown with the reason, beside the one that stays.
+    let (status, _) = server.call("PUT", PATH, Some(KEY), &other()[..5000]).await;
+    assert_eq!(status, 400);
+    let plugin = server.get(PATH).await;
+    assert_eq!(
+        (&plugin["state"], &plugin["versions"][0]["state"]),
+        (&json!("active"), &json!("failed")),
+        "{plugin}"
+    );
+    assert!(plugin["versions"][0]["reason"].as_str().expect("a reason").contains("is damaged or truncated"));
+}
+
+/// A version that does well when it is tried and fails on messages.
+#[tokio::test]
+async fn a_version_that_fails_on_probation_goes_back_by_itself() {
+    let server = Server::start(&configuration(guest("threshold_filter"))).await;
+    let first = version(&server.get("/v1/plugins").await);
+    let hostile = fs::read(guest("hostile")).expect("a guest");
+    let (status, body) = server.call("PUT", PATH, Some(KEY), hostile).await;
+    assert!(status == 200 && body.contains("\"state\":\"probation\""), "{status} {body}");
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!([{"room": "tvl", "filter": {"minChange": 5}}])).await;
+    for _ in 0..5 {
+        let answer = client.ask(json!({"type": "publish", "room": "tvl", "data": {"do": "panic"}})).await;
+        assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
+    }
+    let plugin = switchyard_tests::eventually("the version before", async || {
+        let plugin = server.get(PATH).await;
+        (plugin["plugin"]["sha256"] == first.as_str()).then_some(plugin)
+    })
+    .await;
+    assert_eq!(plugin["state"], "active");
+    let withdrawn = &plugin["versions"][0];
+    let reason = withdrawn["reason"].as_str().unwrap_or_else(|| panic!("{plugin}"));
+    assert!(withdrawn["state"] == "failed" && reason.contains("went back by itself"), "{reason}");
+    assert!(reason.contains("misdeed.rs:"), "where it panicked: {reason}");
+    // Its filters came along.
+    let mut publisher = Client::connect(&server).await;
+    publisher.publish("tvl", json!({"change": 1})).await;
+    publisher.publish("tvl", json!({"change": 9})).await;
+    assert_eq!(client.expect("message").await["data"]["change"], 9);
+    // The one before has none before it, so it is quarantined as any other.
+    assert_eq!(server.call("POST", &format!("{PATH}/rollback"), Some(KEY), "").await.0, 409);
+}
+
+#[tokio::test]
+async fn a_candidate_is_asked_the_same_without_effect_and_compared() {
+    let server = Server::start(&configuration(guest("threshold_filter"))).await;
+    let shadow = format!("{PATH}/shadow");
+    assert_eq!(server.refused("GET", &shadow, Some(KEY), "").await, (404, "not_found".into()));
+    let hostile = fs::read(guest("hostile")).expect("a guest");
+    let (status, body) = server.call("PUT", &shadow, Some(KEY), hostile.clone()).await;
+    assert_eq!(status, 200, "{body}");
+    let first = version(&server.get("/v1/plugins").await);
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!([{"room": "tvl", "filter": {"minChange": 5}}])).await;
+    let mut publisher = Client::connect(&server).await;
+    // The candidate lets everything through, and panics on the last: nobody notices.
+    publisher.publish("tvl", json!({"change": 1})).await;
+    publisher.publish("tvl", json!({"change": 9})).await;
+    publisher.publish("tvl", json!({"change": 8, "do": "panic", "in": "matches"})).await;
+    for change in [9, 8] {
+        assert_eq!(client.expect("message").await["data"]["change"], change);
+    }
+    let deliver = switchyard_tests::eventually("three messages", async || {
+        let compared = server.get(&shadow).await["hooks"]["deliver"].clone();
+        let sum: u64 =
+            ["same", "different", "failed"].iter().filter_map(|count| compared[count].as_u64()).sum();
+        (sum == 3).then_some(compared)
+    })
+    .await;
+    assert_eq!([&deliver["same"], &deliver["different"], &deliver["failed"]], [1, 1, 1], "{deliver}");
+    let sample = &deliver["samples"][0];
+    assert_eq!(sample["asked"]["data"]["change"], 1, "{sample}");
+    let verdict = |of: &str| sample[of].as_object().expect("filters").values().next().cloned();
+    assert_eq!((verdict("active"), verdict("candidate")), (Some(json!(false)), Some(json!(true))));
+    assert_eq!(version(&server.get("/v1/plugins").await), first, "it is in charge of nothing");
+
+    let (status, body) = server.call("POST", &format!("{shadow}/promote"), Some(KEY), "").await;
+    assert_eq!(status, 200, "{body}");
+    let plugin = server.get(PATH).await;
+    assert_eq!(plugin["versions"][0]["how"], "promotion", "{plugin}");
+    publisher.publish("tvl", json!({"change": 2})).await;
+    assert_eq!(client.expect("message").await["data"]["change"], 2, "now it decides");
+    assert_eq!(server.refused("DELETE", &shadow, Some(KEY), "").await, (409, "conflict".into()));
+    server.call("PUT", &shadow, Some(KEY), hostile).await;
+    assert_eq!(server.call("DELETE", &shadow, Some(KEY), "").await.0, 200);
+}
+
+/// Copied slowly, as over a network: what is there so far is none of anybody's business.
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_read() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("plugin.wasm");
+    fs::copy(guest("threshold_filter"), &place).expect("a copy");
+    let server = Server::start_in(folder, &(Server::keys() + &configuration("plugin.wasm".into()))).await;
+    let first = version(&server.get("/v1/plugins").await);
+    let other = other();
+    let mut file = fs::File::create(&place).expect("a file");
+    for part in other.chunks(other.len() / 3 + 1) {
+        file.write_all(part).expect("a part");
+        file.sync_all().expect("on disk");
+        // Longer than a node waits for more after a change.
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        let plugin = server.get(PATH).await;
+        assert_eq!(plugin["versions"].as_array().map(Vec::len), Some(1), "nothing was tried: {plugin}");
+        assert_eq!(version(&server.get("/v1/plugins").await), first);
+    }
+    drop(file);
+    switchyard_tests::eventually("the whole file", async || {
+        (version(&server.get("/v1/plugins").await) != first).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

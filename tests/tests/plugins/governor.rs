@@ -165,24 +165,24 @@ fn a_swap_takes_all_filters_along_or_does_not_happen() {
         (json!({ "compile": "panic" }), "failed in deliver.compile (panic)"),
         (json!({ "compile": "loop" }), "failed in deliver.compile (deadline)"),
     ] {
-        let error = governor.swap(load("hostile", &config)).unwrap_err();
+        let error = governor.swap(load("hostile", &config), OnFailure::Deny).unwrap_err();
         assert!(error.contains(says), "{error}");
         governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
         assert_eq!(out, [0b11]);
     }
     let config = json!({ "protocols": ["a"], "chains": ["b"] });
-    let error = governor.swap(load("protocol_rooms", &config)).unwrap_err();
+    let error = governor.swap(load("protocol_rooms", &config), OnFailure::Deny).unwrap_err();
     assert!(error.contains("no deliver hook"), "{error}");
     assert!(governor.stats().status().failures.is_empty(), "the one in charge has not failed");
 
-    governor.swap(load("hostile", &json!({ "matches": "refuse" }))).unwrap();
+    governor.swap(load("hostile", &json!({ "matches": "refuse" })), OnFailure::Deny).unwrap();
     governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
     assert_eq!(out, [0b00]);
 
     // Other plans under another version: what was asked for is now known without asking.
-    governor.swap(load("orderbook", &Value::Null)).unwrap_err();
+    governor.swap(load("orderbook", &Value::Null), OnFailure::Deny).unwrap_err();
     governor.release(ids[1]);
-    governor.swap(load("orderbook", &Value::Null)).unwrap();
+    governor.swap(load("orderbook", &Value::Null), OnFailure::Deny).unwrap();
     governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
     assert_eq!(out, [0b01]);
 }
@@ -193,7 +193,7 @@ fn a_quarantined_plugin_is_cured_by_a_swap() {
     for _ in 0..6 {
         governor.check("alice", "bad:a", "", b"{}").unwrap_err();
     }
-    governor.swap(load("hostile", &Value::Null)).unwrap();
+    governor.swap(load("hostile", &Value::Null), OnFailure::Deny).unwrap();
     assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     assert_eq!(governor.stats().status().state, State::Active);
 }
@@ -216,6 +216,23 @@ fn an_instance_that_has_grown_is_replaced_before_it_fails() {
     let tight = Budget { memory: 1 << 16, ..budget };
     let error = Plugin::load(engine(), "test", &guest("orderbook"), &Value::Null, tight).err().unwrap();
     assert!(error.to_string().contains("bytes of memory and may have 65536"), "{error}");
+}
+
+#[test]
+fn an_instance_that_has_served_for_long_is_replaced() {
+    let budget = Budget { calls: 10, ..Budget::default() };
+    let plugin = Plugin::load(engine(), "test", &guest("orderbook"), &Value::Null, budget).unwrap();
+    let mut governor = Governor::new(Arc::new(plugin), OnFailure::Deny);
+    let id = subscribe(&mut governor, "trades", r#"{"minSize": 1}"#).unwrap();
+    let mut out = Vec::new();
+    for _ in 0..100 {
+        governor.matches("trades", "trade", br#"{"size": "2"}"#, &[id], &mut out).unwrap();
+        assert_eq!(out, [1], "the filter goes along");
+    }
+    let status = governor.stats().status();
+    // Two of the ten go to starting and to the filter.
+    assert_eq!((status.recycled, status.failures.len()), (12, 0), "{status:?}");
+    assert_eq!((status.filters_asked, status.filters_passed), (100, 100));
 }
 
 #[test]

@@ -1,13 +1,25 @@
-//! Which version is in charge on a running node: seen, changed and taken back over its admin listener.
+//! Which version is in charge on running nodes: seen, changed and taken back over the admin listener of one of them.
 
-use crate::cli::admin::{Admin, AdminArgs};
-use anyhow::Context;
+use crate::cli::{
+    admin::{Admin, AdminArgs},
+    client::note,
+};
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// How long other nodes are awaited after a load: each looks twice a second and compiles.
+const OTHERS: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
 pub struct ListArgs {
+    /// Only this one, with its versions
+    name: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -18,6 +30,9 @@ pub struct LoadArgs {
     name: String,
     /// A core module or a component
     file: PathBuf,
+    /// Only beside the version in charge, to be compared with it; see `plugin diff`
+    #[arg(long)]
+    shadow: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -26,57 +41,182 @@ pub struct LoadArgs {
 pub struct RollbackArgs {
     /// As the node's configuration calls it
     name: String,
+    /// The version whose SHA-256 begins so, instead of the one before
+    #[arg(long, value_name = "SHA256")]
+    to: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Args)]
+pub struct NameArgs {
+    /// As the node's configuration calls it
+    name: String,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
 pub async fn list(args: ListArgs) -> anyhow::Result<()> {
-    let answer = Admin::open(&args.admin)?.call("GET", "/v1/plugins", vec![]).await?;
+    let admin = Admin::open(&args.admin)?;
+    let answer = match &args.name {
+        None => admin.call("GET", "/v1/plugins", vec![]).await?,
+        Some(name) => admin.call("GET", &path(name, ""), vec![]).await?,
+    };
     if args.admin.json {
         println!("{answer}");
         return Ok(());
     }
-    for plugin in answer["plugins"].as_array().into_iter().flatten() {
-        show(plugin);
+    if args.name.is_some() {
+        show(&answer);
+        list_of(&answer["versions"]).for_each(show_version);
     }
+    list_of(&answer["plugins"]).for_each(show);
     Ok(())
 }
 
 pub async fn load(args: LoadArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
-    changed(&args.admin, &admin.call("PUT", &path(&args.name, ""), bytes).await?)
+    if args.shadow {
+        let plugin = admin.call("PUT", &path(&args.name, "/shadow"), bytes).await?;
+        return said(
+            &args.admin,
+            &plugin,
+            &format!("runs in the shadow; see switchyard plugin diff {}", args.name),
+        );
+    }
+    let plugin = admin.call("PUT", &path(&args.name, ""), bytes).await?;
+    changed(&admin, &args.admin, &args.name, plugin).await
 }
 
 pub async fn rollback(args: RollbackArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
-    changed(&args.admin, &admin.call("POST", &path(&args.name, "/rollback"), vec![]).await?)
+    let to = args.to.as_ref().map(|to| format!("?to={}", plain(to))).unwrap_or_default();
+    let plugin = admin.call("POST", &path(&args.name, &format!("/rollback{to}")), vec![]).await?;
+    changed(&admin, &args.admin, &args.name, plugin).await
 }
 
-/// A name that would not be one of a path is no plugin's either: the node says which there are.
-fn path(name: &str, rest: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    format!("/v1/plugins/{}{rest}", name.chars().map(plain).collect::<String>())
+pub async fn promote(args: NameArgs) -> anyhow::Result<()> {
+    let admin = Admin::open(&args.admin)?;
+    let plugin = admin.call("POST", &path(&args.name, "/shadow/promote"), vec![]).await?;
+    changed(&admin, &args.admin, &args.name, plugin).await
 }
 
-fn changed(args: &AdminArgs, plugin: &Value) -> anyhow::Result<()> {
-    match args.json {
-        true => println!("{plugin}"),
-        false => show(plugin),
+pub async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
+    let admin = Admin::open(&args.admin)?;
+    let plugin = admin.call("DELETE", &path(&args.name, "/shadow"), vec![]).await?;
+    said(&args.admin, &plugin, "the candidate is dropped")
+}
+
+/// Where the candidate's answers differ from those of the version in charge.
+pub async fn diff(args: NameArgs) -> anyhow::Result<()> {
+    let shadow = Admin::open(&args.admin)?.call("GET", &path(&args.name, "/shadow"), vec![]).await?;
+    if args.admin.json {
+        println!("{shadow}");
+        return Ok(());
+    }
+    println!("candidate {} {}", text(&shadow["version"]), short(&shadow["sha256"]));
+    println!("{:10}{:>10}{:>12}{:>10}", "hook", "same", "different", "failed");
+    for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
+        let [same, different, failed] =
+            ["same", "different", "failed"].map(|count| compared[count].to_string());
+        println!("{hook:10}{same:>10}{different:>12}{failed:>10}");
+    }
+    for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
+        for sample in list_of(&compared["samples"]) {
+            println!("\n{hook}     {}", sample["asked"]);
+            println!("active     {}\ncandidate  {}", sample["active"], sample["candidate"]);
+        }
+    }
+    if let Some(skipped) = shadow["skipped"].as_u64().filter(|skipped| *skipped > 0) {
+        note(format_args!("{skipped} questions were not put to the candidate, because it was too slow"));
+    }
+    if let Some(failure) = shadow["status"]["last_failure"].as_str() {
+        note(format_args!("its last failure: {failure}"));
     }
     Ok(())
 }
 
-/// A line: name, state, version, digest, rooms, and how it failed last.
-fn show(plugin: &Value) {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let rooms: Vec<_> = plugin["rooms"].as_array().into_iter().flatten().map(text).collect();
-    let (name, rooms) = (text(&plugin["name"]), rooms.join(","));
-    if let Some(reason) = plugin["failed"].as_str() {
-        return println!("{name}  failed  {rooms}  {reason}");
+/// A name that would not be one of a path is no plugin's either: the node says which there are.
+fn path(name: &str, rest: &str) -> String {
+    format!("/v1/plugins/{}{rest}", plain(name))
+}
+
+fn plain(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    text.chars().map(plain).collect()
+}
+
+fn said(args: &AdminArgs, plugin: &Value, what: &str) -> anyhow::Result<()> {
+    match args.json {
+        true => println!("{plugin}"),
+        false => println!("{}  {what}", text(&plugin["name"])),
     }
+    Ok(())
+}
+
+/// Waits until each node runs what is in charge now, or says why it does not.
+async fn changed(admin: &Admin, args: &AdminArgs, name: &str, mut plugin: Value) -> anyhow::Result<()> {
+    let (generation, end) = (plugin["generation"].as_u64(), Instant::now() + OTHERS);
+    let is_behind = |node: &Value| node["generation"].as_u64() < generation;
+    while list_of(&plugin["nodes"]).any(is_behind) && Instant::now() < end {
+        tokio::time::sleep(LOOK).await;
+        plugin = admin.call("GET", &path(name, ""), vec![]).await?;
+    }
+    match args.json {
+        true => println!("{plugin}"),
+        false => show(&plugin),
+    }
+    let lacking = |node: &&Value| is_behind(node) || !node["behind"].is_null();
+    let lacking: Vec<_> = list_of(&plugin["nodes"]).filter(lacking).map(|node| text(&node["host"])).collect();
+    match lacking.is_empty() {
+        true => Ok(()),
+        false => bail!("not on {}: see switchyard plugin list {name}", lacking.join(", ")),
+    }
+}
+
+fn list_of(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+/// The beginning of a digest.
+fn short(sha256: &Value) -> String {
+    let sha256 = text(sha256);
+    sha256.get(..12).unwrap_or(&sha256).to_owned()
+}
+
+/// A line: name, state, version, digest, rooms, and what is wrong. More, where there are several nodes.
+fn show(plugin: &Value) {
+    let rooms: Vec<_> = list_of(&plugin["rooms"]).map(text).collect();
     let info = &plugin["plugin"];
-    let sha256 = text(&info["sha256"]);
-    let digest = sha256.get(..12).unwrap_or(&sha256);
-    println!("{name}  {}  {}  {digest}  {rooms}", text(&plugin["state"]), text(&info["version"]));
+    let mut parts = vec![text(&plugin["name"]), text(&plugin["state"])];
+    if info.is_object() {
+        parts.extend([text(&info["version"]), short(&info["sha256"])]);
+    }
+    parts.push(rooms.join(","));
+    parts.extend(plugin["reason"].as_str().map(str::to_owned));
+    println!("{}", parts.join("  "));
+    if list_of(&plugin["nodes"]).count() < 2 && list_of(&plugin["nodes"]).all(|node| node["behind"].is_null())
+    {
+        return;
+    }
+    for node in list_of(&plugin["nodes"]) {
+        let mut parts = vec![text(&node["host"]), text(&node["state"]), text(&node["version"])];
+        parts.push(short(&node["sha256"]));
+        parts.extend(node["behind"].as_str().or(node["reason"].as_str()).map(str::to_owned));
+        println!("  on {}", parts.join("  "));
+    }
+}
+
+/// A line: digest, version, state, how it came and by whom, and what is wrong.
+fn show_version(version: &Value) {
+    let mut parts = vec![short(&version["sha256"]), text(&version["version"]), text(&version["state"])];
+    parts.push(text(&version["how"]));
+    parts.extend(version["by"].as_str().map(|by| format!("by {by}")));
+    parts.extend(version["reason"].as_str().map(str::to_owned));
+    println!("  {}", parts.join("  "));
 }

@@ -24,6 +24,12 @@ pub enum PluginCommand {
     Load(charge::LoadArgs),
     /// Put the version before in charge again
     Rollback(charge::RollbackArgs),
+    /// Show where a candidate's answers differ from those of the version in charge
+    Diff(charge::NameArgs),
+    /// Put the candidate in charge
+    Promote(charge::NameArgs),
+    /// End the candidate
+    Drop(charge::NameArgs),
 }
 
 pub async fn run(command: PluginCommand) -> anyhow::Result<()> {
@@ -35,5 +41,8 @@ pub async fn run(command: PluginCommand) -> anyhow::Result<()> {
         PluginCommand::List(args) => charge::list(args).await,
         PluginCommand::Load(args) => charge::load(args).await,
         PluginCommand::Rollback(args) => charge::rollback(args).await,
+        PluginCommand::Diff(args) => charge::diff(args).await,
+        PluginCommand::Promote(args) => charge::promote(args).await,
+        PluginCommand::Drop(args) => charge::drop_candidate(args).await,
     }
 }

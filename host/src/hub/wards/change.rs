@@ -1,0 +1,361 @@
+//! How another version comes into charge on this node and is made known to all: from a file, from an operator's hand, or back
+//! to one before. A version that cannot be loaded or taken up changes nothing.
+
+use super::{AUDIT, COMPILED, Charge, Probation, Turn, Ward, digest, how, took_charge};
+use crate::{
+    hub::{Hub, command::Command, unavailable},
+    plugin::{Plugin, PluginConfig},
+    protocol::{Code, Refusal, unix_ms},
+    store::{Change, How, Lineage, Release, Unavailable},
+};
+use bytes::Bytes;
+use std::{sync::Arc, time::Instant};
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Changes of others that may come between looking and changing.
+const ATTEMPTS: usize = 20;
+
+/// How a version came, and by whom.
+pub struct Origin<'a> {
+    pub how: How,
+    pub by: Option<&'a str>,
+    pub signature: Option<String>,
+}
+
+impl Hub {
+    /// Puts code in charge that an operator hands in, on all nodes.
+    pub async fn load_plugin(
+        self: &Arc<Self>,
+        name: &str,
+        code: Bytes,
+        origin: Origin<'_>,
+    ) -> Result<&Ward, Refusal> {
+        let index = self.index(name)?;
+        let ward = &self.wards[index];
+        let _turn = ward.turn.lock().await;
+        let config = ward.config.load_full();
+        self.bring(index, &config, code, origin).await?;
+        Ok(ward)
+    }
+
+    /// Takes up the `index`-th plugin's configuration and file, where either is another than before. Gives the
+    /// version that came into charge.
+    pub async fn reread(
+        self: &Arc<Self>,
+        index: usize,
+        config: PluginConfig,
+    ) -> Result<Option<Arc<Plugin>>, Refusal> {
+        let ward = &self.wards[index];
+        let mut turn = ward.turn.lock().await;
+        let (code, config) = (tokio::fs::read(&config.file).await, Arc::new(config));
+        let code = code.ok().map(Bytes::from);
+        let file = code.as_ref().map(|code| digest(code));
+        let charge = ward.standing().charge.clone();
+        match (code, file, charge) {
+            (Some(code), file, _) if file != turn.file => {
+                turn.file = file;
+                let origin = Origin { how: How::File, by: None, signature: None };
+                let brought = self.bring(index, &config, code, origin).await;
+                // Read again as soon as the store is there.
+                if brought.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable) {
+                    turn.file = None;
+                }
+                brought?;
+            }
+            (_, _, Some(charge)) if !charge.config.runs_like(&config) => {
+                self.restart(index, &config, charge.sha256()).await?;
+            }
+            _ => {
+                ward.config.store(config);
+                return Ok(None);
+            }
+        }
+        ward.config.store(config);
+        Ok(ward.plugin())
+    }
+
+    /// The version in charge, with another configuration. That is this node's own affair.
+    async fn restart(
+        self: &Arc<Self>,
+        index: usize,
+        config: &Arc<PluginConfig>,
+        sha256: &str,
+    ) -> Result<(), Refusal> {
+        let ward = &self.wards[index];
+        let restarted = async {
+            let plugin = self.revive(index, config, sha256).await?;
+            self.take_up(index, Charge { plugin, config: config.clone() }, true).await.map_err(conflict)
+        };
+        let restarted = restarted.await;
+        ward.ends(Some(sha256), restarted.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        restarted.map(drop)
+    }
+
+    /// Puts an earlier version in charge on all nodes: the one that was loaded before the present one, or the one whose digest
+    /// begins with `to`.
+    pub async fn rollback(
+        self: &Arc<Self>,
+        name: &str,
+        to: Option<&str>,
+        by: Option<&str>,
+    ) -> Result<&Ward, Refusal> {
+        let index = self.index(name)?;
+        let ward = &self.wards[index];
+        let _turn = ward.turn.lock().await;
+        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        let target = match to {
+            None => lineage
+                .before()
+                .ok_or_else(|| format!("plugin '{name}' has no earlier version to go back to")),
+            Some(digest) => lineage.find(digest).ok_or_else(|| {
+                format!("plugin '{name}' has no one version whose SHA-256 begins with '{digest}'")
+            }),
+        };
+        let target = target.map_err(conflict)?.sha256.clone();
+        let config = ward.config.load_full();
+        ward.begins(&target);
+        let back = async {
+            let plugin = self.revive(index, &config, &target).await?;
+            let charge = Charge { plugin: plugin.clone(), config: config.clone() };
+            let previous = self.take_up(index, charge, false).await.map_err(conflict)?;
+            let next = lineage.back_to(&target, None);
+            let change = Change { lineage: &next, code: None, dropped: &[] };
+            let changed = self.store.change_plugin(name, change).await;
+            let refusal = match changed {
+                Ok(true) => {
+                    ward.standing().lineage = next;
+                    took_charge(&plugin, "rollback", by);
+                    return Ok(());
+                }
+                Ok(false) => conflict(
+                    "another version came into charge just now: look again before going back".to_owned(),
+                ),
+                Err(error) => unavailable(error),
+            };
+            self.put_back(index, previous).await;
+            Err(refusal)
+        };
+        let back = back.await;
+        ward.ends(Some(&target), back.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        back.map(|()| ward)
+    }
+
+    /// Verifies, compiles, puts in charge here and makes known to all.
+    pub(super) async fn bring(
+        self: &Arc<Self>,
+        index: usize,
+        config: &Arc<PluginConfig>,
+        code: Bytes,
+        origin: Origin<'_>,
+    ) -> Result<(), Refusal> {
+        let (ward, sha256) = (&self.wards[index], digest(&code));
+        ward.begins(&sha256);
+        let brought = self.try_bring(index, config, &sha256, &code, &origin).await;
+        ward.ends(Some(&sha256), brought.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        if let (Err(refusal), Some(by)) = (&brought, origin.by) {
+            let (plugin, how, reason) = (ward.name(), how(origin.how), &refusal.message);
+            tracing::error!(target: AUDIT, %plugin, %sha256, how, by, "not loaded: {reason}");
+        }
+        brought
+    }
+
+    async fn try_bring(
+        self: &Arc<Self>,
+        index: usize,
+        config: &Arc<PluginConfig>,
+        sha256: &str,
+        code: &Bytes,
+        origin: &Origin<'_>,
+    ) -> Result<(), Refusal> {
+        let (ward, name) = (&self.wards[index], config.name());
+        let signature = origin.signature.as_deref();
+        // Before anything changes here, so that it seldom has to be taken back.
+        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        if ward.runs(sha256, config) && lineage.current == sha256 {
+            return Ok(());
+        }
+        let plugin = self.compile(config, code, signature).await.map_err(Refusal::invalid)?;
+        let release = Release {
+            sha256: sha256.to_owned(),
+            version: plugin.info().version.clone(),
+            signature: origin.signature.clone(),
+            how: origin.how,
+            by: origin.by.map(str::to_owned),
+            at: unix_ms(),
+            withdrawn: None,
+        };
+        let charge = Charge { plugin: plugin.clone(), config: config.clone() };
+        let previous = self.take_up(index, charge, true).await.map_err(conflict)?;
+        match self.announce(name, &release, code).await {
+            Ok(lineage) => ward.standing().lineage = lineage,
+            Err(error) => {
+                self.put_back(index, previous).await;
+                return Err(unavailable(error));
+            }
+        }
+        took_charge(&plugin, how(origin.how), origin.by);
+        Ok(())
+    }
+
+    /// The last who announces is in charge everywhere.
+    pub(super) async fn announce(
+        &self,
+        name: &str,
+        release: &Release,
+        code: &Bytes,
+    ) -> Result<Lineage, Unavailable> {
+        for _ in 0..ATTEMPTS {
+            let lineage = self.store.lineage(name).await?;
+            if lineage.current == release.sha256 {
+                return Ok(lineage);
+            }
+            let (next, dropped) = lineage.with(release.clone());
+            let change = Change { lineage: &next, code: Some(code), dropped: &dropped };
+            if self.store.change_plugin(name, change).await? {
+                return Ok(next);
+            }
+        }
+        Err(Unavailable(format!("versions of plugin '{name}' are changed again and again")))
+    }
+
+    /// A version that was loaded before: as it is still compiled here, or from the store.
+    pub(super) async fn revive(
+        &self,
+        index: usize,
+        config: &Arc<PluginConfig>,
+        sha256: &str,
+    ) -> Result<Arc<Plugin>, Refusal> {
+        let (ward, name) = (&self.wards[index], config.name());
+        if let Some(charge) = ward.standing().earlier.iter().find(|charge| charge.is(sha256, config)) {
+            return Ok(charge.plugin.clone());
+        }
+        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        let signature = lineage.find(sha256).and_then(|release| release.signature.clone());
+        let code = self.store.plugin_code(name, sha256).await.map_err(unavailable)?;
+        let gone = || {
+            conflict(format!("the code of version {sha256} of plugin '{name}' is not held any more: load it"))
+        };
+        let code = code.ok_or_else(gone)?;
+        self.compile(config, &code, signature.as_deref()).await.map_err(Refusal::invalid)
+    }
+
+    /// Puts a version in charge on this node, between two messages, and gives the one that was. If `watched` it is on
+    /// probation: quarantined, it goes back by itself.
+    pub(super) async fn take_up(
+        self: &Arc<Self>,
+        index: usize,
+        charge: Charge,
+        watched: bool,
+    ) -> Result<Option<Charge>, String> {
+        let ward = &self.wards[index];
+        let previous = ward.standing().charge.clone();
+        let alarms = charge.plugin.stats().alarms();
+        self.swap(index, &charge, previous.as_ref()).await?;
+        let watched = previous.clone().filter(|_| watched && !charge.config.probation.is_zero());
+        let probation = watched.map(|previous| self.watch(index, &charge, previous, alarms));
+        let mut standing = ward.standing();
+        standing.earlier.retain(|earlier| !earlier.is(charge.sha256(), &charge.config));
+        standing.earlier.splice(0..0, previous.clone());
+        standing.earlier.truncate(COMPILED);
+        (standing.charge, standing.probation, standing.shadow) = (Some(charge), probation, None);
+        Ok(previous)
+    }
+
+    fn watch(
+        self: &Arc<Self>,
+        index: usize,
+        charge: &Charge,
+        previous: Charge,
+        mut alarms: watch::Receiver<u64>,
+    ) -> Probation {
+        let (hub, plugin, span) = (Arc::downgrade(self), charge.plugin.clone(), charge.config.probation);
+        let watch = async move {
+            if !matches!(tokio::time::timeout(span, alarms.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+            // On a task of its own: this one ends as soon as another version is in charge.
+            if let Some(hub) = hub.upgrade() {
+                tokio::spawn(async move { hub.withdraw(index, &plugin, previous).await });
+            }
+        };
+        Probation { until: Instant::now() + span, _watch: AbortOnDropHandle::new(tokio::spawn(watch)) }
+    }
+
+    /// Takes back what was taken up just now. Where nobody was in charge before, the version stays.
+    async fn put_back(self: &Arc<Self>, index: usize, previous: Option<Charge>) {
+        let Some(previous) = previous else { return };
+        if let Err(error) = self.take_up(index, previous, false).await {
+            tracing::error!(
+                plugin = self.wards[index].name(),
+                error,
+                "the version before does not come back"
+            );
+        }
+    }
+
+    /// In the shard and at the door, or in neither.
+    async fn swap(&self, index: usize, charge: &Charge, previous: Option<&Charge>) -> Result<(), String> {
+        let (plugin, on_failure) = (charge.plugin.clone(), charge.config.on_failure);
+        self.lobby.swap(index, Some((plugin.clone(), on_failure))).await?;
+        let (reply, swapped) = oneshot::channel();
+        self.send(index, Command::Swap { plugin, on_failure, reply });
+        let swapped = swapped.await.unwrap_or_else(|_| Err("this node is stopping".to_owned()));
+        if swapped.is_err() {
+            let previous = previous.map(|charge| (charge.plugin.clone(), charge.config.on_failure));
+            self.lobby.swap(index, previous).await.ok();
+        }
+        swapped
+    }
+
+    /// A version on probation has failed: the one before takes its place, on all nodes.
+    async fn withdraw(self: Arc<Self>, index: usize, plugin: &Arc<Plugin>, previous: Charge) {
+        let ward = &self.wards[index];
+        let _turn: tokio::sync::MutexGuard<Turn> = ward.turn.lock().await;
+        if !ward.plugin().is_some_and(|present| Arc::ptr_eq(&present, plugin)) {
+            return;
+        }
+        let (name, sha256) = (ward.name(), plugin.info().sha256.clone());
+        let failure = plugin.stats().status().last_failure.unwrap_or_default();
+        let reason = format!("it failed repeatedly on probation and went back by itself; {failure}");
+        let back_to = previous.sha256().to_owned();
+        if let Err(error) = self.take_up(index, previous, false).await {
+            return tracing::error!(plugin = name, error, "the version before does not come back");
+        }
+        tracing::error!(plugin = name, sha256, back_to, "version withdrawn: {reason}");
+        ward.ends(Some(&sha256), Err(&reason));
+        if back_to == sha256 {
+            return;
+        }
+        for _ in 0..ATTEMPTS {
+            match self.withdraw_everywhere(&name, &sha256, &back_to, &reason).await {
+                Ok(None) => {}
+                Ok(Some(lineage)) => return ward.standing().lineage = lineage,
+                Err(error) => {
+                    return tracing::error!(plugin = name, %error, "other nodes do not hear that it was withdrawn");
+                }
+            }
+        }
+    }
+
+    /// `None`: others have changed it meanwhile.
+    async fn withdraw_everywhere(
+        &self,
+        name: &str,
+        sha256: &str,
+        back_to: &str,
+        reason: &str,
+    ) -> Result<Option<Lineage>, Unavailable> {
+        let lineage = self.store.lineage(name).await?;
+        if lineage.current != sha256 || lineage.find(back_to).is_none() {
+            return Ok(Some(lineage));
+        }
+        let next = lineage.back_to(back_to, Some(reason));
+        let change = Change { lineage: &next, code: None, dropped: &[] };
+        Ok(self.store.change_plugin(name, change).await?.then_some(next))
+    }
+}
+
+pub(super) fn conflict(message: String) -> Refusal {
+    Refusal::new(Code::Conflict, message)
+}

@@ -1,0 +1,127 @@
+//! Which version a node begins with, and how it follows what other nodes put in charge.
+
+use super::{Charge, Reported, Ward, change::Origin, digest, took_charge};
+use crate::{
+    hub::{Hub, unavailable},
+    protocol::{Code, Refusal},
+    store::{How, Lineage, StoredPlugins, Unavailable},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Between two attempts to reach the store when a node starts.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What a node tells all others of its plugins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Where its operators' listener is.
+    pub host: String,
+    pub plugins: BTreeMap<String, Reported>,
+}
+
+impl Hub {
+    /// Puts the versions in charge that this node is to begin with. A plugin that cannot be loaded closes its rooms and keeps
+    /// nobody else from working.
+    pub async fn begin(self: &Arc<Self>) {
+        for (index, ward) in self.wards.iter().enumerate() {
+            let mut began = self.begin_with(index).await;
+            while began.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable) {
+                tracing::warn!(plugin = ward.name(), "waiting for the store");
+                tokio::time::sleep(AGAIN).await;
+                began = self.begin_with(index).await;
+            }
+            if let Err(refusal) = began
+                && ward.plugin().is_none()
+            {
+                tracing::error!("{}; its rooms are closed", refusal.message);
+            }
+        }
+    }
+
+    /// The file's version, if nobody has seen it yet; else the one that is in charge of all nodes.
+    async fn begin_with(self: &Arc<Self>, index: usize) -> Result<(), Refusal> {
+        let ward = &self.wards[index];
+        let mut turn = ward.turn.lock().await;
+        let config = ward.config.load_full();
+        let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
+        let code = tokio::fs::read(&config.file).await.map(Bytes::from).map_err(|error| {
+            Refusal::invalid(format!("plugin '{}': {}: {error}", config.name(), config.file.display()))
+        });
+        turn.file = code.as_ref().ok().map(|code| digest(code));
+        let is_new = turn.file.as_ref().is_some_and(|sha256| !lineage.remembers(sha256));
+        let began = match code {
+            Ok(code) if is_new || lineage.current == turn.file.as_deref().unwrap_or_default() => {
+                let origin = Origin { how: How::File, by: None, signature: None };
+                self.bring(index, &config, code, origin).await
+            }
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                ward.ends(None, Err(&refusal.message));
+                Err(refusal)
+            }
+        };
+        // What another node has put in charge works also where this node's file does not.
+        let follows = lineage.generation > 0 && ward.plugin().is_none();
+        match follows {
+            true => self.follow(ward, index, lineage).await.map_err(unavailable),
+            false => began,
+        }
+    }
+
+    /// Takes up what other nodes have put in charge. An error: not everything could be asked of the store, try again.
+    pub async fn follow_plugins(self: &Arc<Self>, stored: &StoredPlugins) -> Result<(), Unavailable> {
+        for (index, ward) in self.wards.iter().enumerate() {
+            let Some(lineage) = stored.lineages.get(&ward.name()) else { continue };
+            let _turn = ward.turn.lock().await;
+            if lineage.generation > ward.standing().lineage.generation {
+                self.follow(ward, index, lineage.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A version that cannot run here is reported, and the present one stays.
+    async fn follow(
+        self: &Arc<Self>,
+        ward: &Ward,
+        index: usize,
+        lineage: Lineage,
+    ) -> Result<(), Unavailable> {
+        let (config, sha256) = (ward.config.load_full(), lineage.current.clone());
+        if ward.runs(&sha256, &config) {
+            ward.standing().lineage = lineage;
+            return Ok(());
+        }
+        ward.begins(&sha256);
+        // What others went back to is trusted, what is new is not yet.
+        let is_new = lineage.versions.first().is_some_and(|newest| newest.sha256 == sha256);
+        let followed = async {
+            let plugin = self.revive(index, &config, &sha256).await?;
+            let charge = Charge { plugin: plugin.clone(), config };
+            self.take_up(index, charge, is_new).await.map_err(super::change::conflict)?;
+            Ok(plugin)
+        };
+        let followed: Result<_, Refusal> = followed.await;
+        ward.ends(Some(&sha256), followed.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        match followed {
+            Ok(plugin) => took_charge(&plugin, "another node", None),
+            Err(refusal) if refusal.code == Code::StoreUnavailable => {
+                return Err(Unavailable(refusal.message));
+            }
+            Err(refusal) => {
+                let plugin = ward.name();
+                tracing::error!(%plugin, %sha256, "what other nodes run does not run here: {}", refusal.message);
+            }
+        }
+        ward.standing().lineage = lineage;
+        Ok(())
+    }
+
+    /// What this node says of its plugins; `host` is where its operators find it.
+    pub fn report(&self, host: &str) -> NodeReport {
+        let plugins = self.wards.iter().map(|ward| (ward.name(), ward.reported())).collect();
+        NodeReport { host: host.to_owned(), plugins }
+    }
+}

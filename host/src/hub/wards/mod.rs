@@ -1,0 +1,193 @@
+//! The plugins in charge of rooms: which version it is on this node, which were before, and how the present one fares.
+
+mod change;
+mod follow;
+mod shade;
+mod view;
+
+pub use change::Origin;
+pub use follow::NodeReport;
+pub use view::{Condition, Reported, Shown};
+
+use super::Hub;
+use crate::{
+    plugin::{Plugin, PluginConfig, Shadow},
+    protocol::{Code, Refusal, unix_ms},
+    store::{How, Lineage},
+};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// A plugin and its rooms.
+pub struct Ward {
+    config: ArcSwap<PluginConfig>,
+    /// Held for moments, never while anything is awaited.
+    standing: Mutex<Standing>,
+    /// Held while a version comes into charge, so that they come one after the other.
+    turn: tokio::sync::Mutex<Turn>,
+}
+
+#[derive(Default)]
+struct Turn {
+    /// SHA-256 of the file that was read last. An operator may have put another version in charge since.
+    file: Option<String>,
+}
+
+#[derive(Default)]
+struct Standing {
+    /// `None`: nobody is in charge, and the rooms are closed.
+    charge: Option<Charge>,
+    /// As the store had it when this node last looked.
+    lineage: Lineage,
+    /// Digest of a version that is on its way into charge.
+    loading: Option<String>,
+    /// The last that did not come into charge, or went out of it by itself.
+    failed: Option<Failed>,
+    /// Those that were in charge here before, the last one first: compiled, so that going back takes no time.
+    earlier: Vec<Charge>,
+    probation: Option<Probation>,
+    shadow: Option<Casting>,
+}
+
+/// A version and the configuration that it was started with.
+#[derive(Clone)]
+struct Charge {
+    plugin: Arc<Plugin>,
+    config: Arc<PluginConfig>,
+}
+
+#[derive(Clone)]
+struct Failed {
+    /// `None`: its file could not be read.
+    sha256: Option<String>,
+    reason: String,
+    /// Unix milliseconds.
+    at: u64,
+}
+
+struct Probation {
+    until: Instant,
+    /// Goes back when the version is quarantined.
+    _watch: AbortOnDropHandle<()>,
+}
+
+/// A candidate beside the version in charge.
+struct Casting {
+    shadow: Shadow,
+    code: Bytes,
+    signature: Option<String>,
+    /// Unix milliseconds.
+    since: u64,
+}
+
+/// Earlier versions that stay compiled.
+const COMPILED: usize = 2;
+
+const HELD: &str = "no code panics while it holds a ward";
+
+impl Ward {
+    pub(super) fn new(config: PluginConfig) -> Self {
+        Self { config: ArcSwap::from_pointee(config), standing: Mutex::default(), turn: Default::default() }
+    }
+
+    pub fn name(&self) -> String {
+        self.config.load().name().to_owned()
+    }
+
+    /// The version in charge.
+    pub fn plugin(&self) -> Option<Arc<Plugin>> {
+        self.standing().charge.as_ref().map(|charge| charge.plugin.clone())
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().expect(HELD)
+    }
+
+    fn begins(&self, sha256: &str) {
+        self.standing().loading = Some(sha256.to_owned());
+    }
+
+    /// It is in charge, or why it is not.
+    fn ends(&self, sha256: Option<&str>, outcome: Result<(), &str>) {
+        let mut standing = self.standing();
+        standing.loading = None;
+        standing.failed = outcome.err().map(|reason| Failed {
+            sha256: sha256.map(str::to_owned),
+            reason: reason.to_owned(),
+            at: unix_ms(),
+        });
+    }
+
+    /// Whether that version runs already, with this configuration.
+    fn runs(&self, sha256: &str, config: &PluginConfig) -> bool {
+        let standing = self.standing();
+        standing.charge.as_ref().is_some_and(|charge| charge.is(sha256, config))
+    }
+}
+
+impl Charge {
+    fn is(&self, sha256: &str, config: &PluginConfig) -> bool {
+        self.sha256() == sha256 && self.config.runs_like(config)
+    }
+
+    fn sha256(&self) -> &str {
+        &self.plugin.info().sha256
+    }
+}
+
+impl Hub {
+    /// The plugins with their rooms, by precedence.
+    pub fn wards(&self) -> &[Ward] {
+        &self.wards
+    }
+
+    pub fn ward(&self, name: &str) -> Result<&Ward, Refusal> {
+        self.index(name).map(|index| &self.wards[index])
+    }
+
+    fn index(&self, name: &str) -> Result<usize, Refusal> {
+        let index = self.wards.iter().position(|ward| ward.config.load().name() == name);
+        let message = || format!("no plugin '{}' is configured here", name.escape_debug());
+        index.ok_or_else(|| Refusal::new(Code::NotFound, message()))
+    }
+
+    /// Compiles beside the serving threads.
+    async fn compile(
+        &self,
+        config: &Arc<PluginConfig>,
+        code: &Bytes,
+        signature: Option<&str>,
+    ) -> Result<Arc<Plugin>, String> {
+        let engine = self.engine.clone().ok_or("this node runs no plugins")?;
+        let (config, code, _signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
+        let compiled = tokio::task::spawn_blocking(move || config.compile(&engine, &code)).await;
+        compiled.unwrap_or_else(|_| Err("loading was interrupted".to_owned())).map(Arc::new)
+    }
+}
+
+fn digest(code: &[u8]) -> String {
+    Sha256::digest(code).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Lines for those who ask later who did what.
+pub const AUDIT: &str = "switchyard::audit";
+
+fn took_charge(plugin: &Plugin, how: &str, by: Option<&str>) {
+    let info = plugin.info();
+    let (name, version, sha256) = (&info.name, &info.version, &info.sha256);
+    tracing::info!(target: AUDIT, plugin = %name, %version, %sha256, how, by, "another version is in charge");
+}
+
+const fn how(how: How) -> &'static str {
+    match how {
+        How::File => "file",
+        How::Load => "load",
+        How::Promotion => "promotion",
+    }
+}

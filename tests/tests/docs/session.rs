@@ -1,0 +1,89 @@
+//! The commands of a guide, one after the other as a reader would type them: in a shell, against a node that serves what the
+//! guide configures.
+
+use super::shape::lookalike;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use switchyard_tests::{KEY, Process, binary};
+use tokio::process::Command;
+
+/// One of them builds a crate.
+const BUILD: Duration = Duration::from_secs(400);
+
+pub struct Session {
+    folder: PathBuf,
+    variables: HashMap<&'static str, String>,
+    node: Option<Process>,
+    /// Options that a reader does not need: file names of this machine.
+    more: Vec<(&'static str, String)>,
+}
+
+impl Session {
+    pub fn new(folder: &Path, more: Vec<(&'static str, String)>) -> Self {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let beside = binary().parent().expect("a folder").display().to_string();
+        let variables = HashMap::from([
+            ("PATH", format!("{beside}:{path}")),
+            ("SWITCHYARD_KEY", KEY.to_owned()),
+            ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
+            ("SWITCHYARD_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+            ("RUST_LOG", "off".to_owned()),
+        ]);
+        Self { folder: folder.to_owned(), variables, node: None, more }
+    }
+
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.variables.insert(name, value);
+    }
+
+    /// Runs the commands of all blocks; gives how many they were.
+    pub async fn run(mut self, blocks: &[String]) -> usize {
+        let mut count = 0;
+        for block in blocks {
+            for step in format!("\n{block}").split("\n$ ").skip(1) {
+                let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
+                let said = self.step(command).await;
+                let (said, expected) = (said.trim_end(), expected.trim_end());
+                assert!(lookalike(expected, said), "$ {command}\nsays\n{said}\nnot\n{expected}");
+                count += 1;
+            }
+        }
+        count
+    }
+
+    async fn step(&mut self, command: &str) -> String {
+        if let Some(folder) = command.strip_prefix("cd ") {
+            self.folder.push(folder);
+            return String::new();
+        }
+        if let Some(arguments) = command.strip_prefix("switchyard serve ") {
+            let arguments: Vec<_> = arguments.split(' ').collect();
+            let variables: Vec<_> =
+                self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let node = Process::serve(&self.folder, &arguments, &variables).await;
+            let told = format!("clients {}\noperators {}", node.url, node.admin);
+            self.variables.insert("SWITCHYARD_ADMIN", node.admin.clone());
+            self.node = Some(node);
+            return told;
+        }
+        let mut command = command.to_owned();
+        for (begins, more) in &self.more {
+            if command.starts_with(begins) {
+                command = format!("{command} {more}");
+            }
+        }
+        if let Some(node) = &self.node {
+            command = command.replace("ws://127.0.0.1:8080/v2/realtime", &node.url);
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{command} 2>&1")]).current_dir(&self.folder).envs(&self.variables);
+        shell.stdin(Stdio::null()).kill_on_drop(true);
+        let output =
+            tokio::time::timeout(BUILD, shell.output()).await.expect("an end in time").expect("a shell");
+        String::from_utf8(output.stdout).expect("text")
+    }
+}

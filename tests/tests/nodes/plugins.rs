@@ -1,0 +1,198 @@
+//! Versions of plugins on many nodes: loaded on one, run by all; a node that cannot says so; two operators end in one.
+
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+use switchyard_tests::{Answer, KEY, Node, Redis, eventually, guest};
+
+const PATH: &str = "/v1/plugins/thresholds";
+
+/// A file of a plugin that does the same as any other `n`.
+fn code(n: u8) -> Vec<u8> {
+    let mut module = fs::read(guest("threshold_filter")).expect("a guest");
+    module.extend([0, 3, 1, b'n', n]);
+    module
+}
+
+fn folder(redis: &Redis, more: &str) -> tempfile::TempDir {
+    let plugin =
+        format!("[[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n{more}");
+    let folder = Node::folder(&redis.url(), &plugin);
+    fs::write(folder.path().join("plugin.wasm"), code(0)).expect("a file");
+    folder
+}
+
+async fn put(admin: &str, code: Vec<u8>) -> Value {
+    let (status, body) = Answer::called(admin, "PUT", PATH, Some(KEY), code).await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+fn digest(plugin: &Value) -> String {
+    plugin["plugin"]["sha256"].as_str().unwrap_or_else(|| panic!("{plugin}")).to_owned()
+}
+
+/// Waits until a node runs that version.
+async fn runs(node: &Node, sha256: &str) -> Value {
+    eventually("a version on another node", async || {
+        let plugin = node.get(PATH).await;
+        (plugin["plugin"]["sha256"] == sha256).then_some(plugin)
+    })
+    .await
+}
+
+fn place(folder: &Path, file: &str, code: &[u8]) {
+    fs::write(folder.join("new"), code).expect("a file");
+    fs::rename(folder.join("new"), folder.join(file)).expect("one step");
+}
+
+#[tokio::test]
+async fn a_version_reaches_all_nodes_and_survives_their_restart() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let two = Node::start_in(folder(&redis, "")).await;
+    let mut member = two.client().await;
+    member.subscribe(json!([{"room": "tvl", "filter": {"minChange": 5}}])).await;
+    let first = digest(&one.get(PATH).await);
+
+    let put = put(&one.process.admin, code(1)).await;
+    let second = digest(&put);
+    assert_eq!(put["versions"][0]["by"], "acme");
+    assert_eq!(runs(&two, &second).await["generation"], put["generation"]);
+    // Each node knows what every node runs.
+    eventually("reports", async || {
+        let plugin = one.get(PATH).await;
+        let nodes = plugin["nodes"].as_array().unwrap_or_else(|| panic!("{plugin}"));
+        let run: Vec<_> = nodes.iter().filter(|node| node["sha256"] == second.as_str()).collect();
+        (run.len() == 2 && run[0]["host"] != run[1]["host"]).then_some(())
+    })
+    .await;
+    let mut publisher = one.client().await;
+    publisher.publish("tvl", json!({"change": 1})).await;
+    publisher.publish("tvl", json!({"change": 9})).await;
+    assert_eq!(member.expect("message").await["data"]["change"], 9, "filters went along");
+
+    // The file of a node that starts is not new to the others, so it follows them; a file that nobody has seen is.
+    let three = Node::start_in(folder(&redis, "")).await;
+    assert_eq!(digest(&three.get(PATH).await), second);
+    let newer = folder(&redis, "");
+    place(newer.path(), "plugin.wasm", &code(2));
+    let four = Node::start_in(newer).await;
+    let third = digest(&four.get(PATH).await);
+    assert!(third != first && third != second);
+    for node in [&one, &two, &three] {
+        runs(node, &third).await;
+    }
+    // A changed file is a load like any other, and going back is for all.
+    place(two.place(), "plugin.wasm", &code(3));
+    let fourth =
+        eventually("the file", async || Some(digest(&two.get(PATH).await)).filter(|d| *d != third)).await;
+    runs(&three, &fourth).await;
+    let (status, body) = three.call("POST", &format!("{PATH}/rollback?to={}", &first[..20]), "").await;
+    assert_eq!(status, 200, "{body}");
+    for node in [&one, &two, &four] {
+        runs(node, &first).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_run_a_version_says_so_and_keeps_the_old_one() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let sha256 = digest(&one.get(PATH).await);
+    let pinned = Node::start_in(folder(&redis, &format!("sha256 = \"{sha256}\""))).await;
+    let second = digest(&put(&one.process.admin, code(1)).await);
+    let told = eventually("a report", async || {
+        let plugin = one.get(PATH).await;
+        let behind =
+            plugin["nodes"].as_array()?.iter().find_map(|node| node["behind"].as_str().map(str::to_owned));
+        behind
+    })
+    .await;
+    assert!(told.contains("the configuration pins"), "{told}");
+    let plugin = pinned.get(PATH).await;
+    assert_eq!((digest(&plugin), &plugin["state"]), (sha256, &json!("active")));
+    let failed =
+        plugin["versions"].as_array().unwrap().iter().find(|version| version["sha256"] == second.as_str());
+    assert_eq!(failed.expect("known")["state"], "failed", "{plugin}");
+    // The command line waits for all nodes and says which do not follow.
+    fs::write(one.place().join("three.wasm"), code(3)).expect("a file");
+    let load = ["plugin", "load", "thresholds", "three.wasm", "--admin", &one.process.admin];
+    let output = switchyard_tests::run(one.place(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("not on ") && said.contains("plugin list thresholds"),
+        "{said}"
+    );
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.lines().any(|line| line.starts_with("  on ") && line.contains("pins")), "{said}");
+}
+
+#[tokio::test]
+async fn two_operators_at_once_end_in_one_version_everywhere() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let two = Node::start_in(folder(&redis, "")).await;
+    for round in 0..3 {
+        let (a, b) = tokio::join!(
+            put(&one.process.admin, code(10 + round)),
+            put(&two.process.admin, code(20 + round))
+        );
+        let (a, b) = (digest(&a), digest(&b));
+        eventually("one version", async || {
+            let (on_one, on_two) = (one.get(PATH).await, two.get(PATH).await);
+            let same = digest(&on_one) == digest(&on_two) && on_one["generation"] == on_two["generation"];
+            let settled = on_one["generation"] == 3 + 2 * u64::from(round);
+            assert!([&a, &b].contains(&&digest(&on_one)) || !settled, "{on_one}");
+            (same && settled).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_fails_on_one_node_goes_back_on_all() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let two = Node::start_in(folder(&redis, "")).await;
+    let first = digest(&one.get(PATH).await);
+    let hostile = digest(&put(&one.process.admin, fs::read(guest("hostile")).expect("a guest")).await);
+    runs(&two, &hostile).await;
+    let mut client = two.client().await;
+    for _ in 0..5 {
+        let answer = client.ask(json!({"type": "publish", "room": "tvl", "data": {"do": "panic"}})).await;
+        assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
+    }
+    for node in [&one, &two] {
+        let plugin = runs(node, &first).await;
+        let reason = plugin["versions"][0]["reason"].as_str().unwrap_or_else(|| panic!("{plugin}"));
+        assert!(reason.contains("misdeed.rs:"), "{reason}");
+    }
+    // A node whose file is the withdrawn version does not begin with it.
+    let stale = folder(&redis, "");
+    place(stale.path(), "plugin.wasm", &fs::read(guest("hostile")).expect("a guest"));
+    let three = Node::start_in(stale).await;
+    assert_eq!(digest(&three.get(PATH).await), first);
+}
+
+/// Redis away: nothing is loaded that others would not hear of.
+#[tokio::test]
+async fn without_the_store_nothing_is_loaded() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let first = digest(&one.get(PATH).await);
+    drop(redis);
+    let (status, body) = Answer::called(&one.process.admin, "PUT", PATH, Some(KEY), code(1)).await;
+    assert!(status == 503 && body.contains("store_unavailable"), "{status} {body}");
+    assert_eq!(digest(&one.get(PATH).await), first);
+}
+
+#[tokio::test]
+async fn a_node_without_a_good_file_runs_what_the_others_run() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let first = digest(&one.get(PATH).await);
+    let without = folder(&redis, "");
+    fs::remove_file(without.path().join("plugin.wasm")).expect("it was there");
+    let two = Node::start_in(without).await;
+    assert_eq!(digest(&two.get(PATH).await), first);
+}
