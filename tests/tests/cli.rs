@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod plugin;
 mod serve;
+mod sign;
 
 use std::{path::Path, process::Output};
 use switchyard_tests::{binary, run};

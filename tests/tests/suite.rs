@@ -12,3 +12,4 @@ mod nodes;
 mod plugins;
 mod protocol;
 mod recovery;
+mod signatures;

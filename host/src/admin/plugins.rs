@@ -13,6 +13,7 @@ use axum::{
         Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
+    http::HeaderMap,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -57,12 +58,25 @@ pub async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> An
     Ok(Json(listed(ward, &reports(&api).await)))
 }
 
+/// Vouches for the Wasm of a body.
+const SIGNATURE: &str = "x-signature";
+
 /// Puts the Wasm of the body in charge.
-pub async fn put(State(api): State<Arc<Api>>, caller: Caller, name: Name, body: Body) -> Answer<Listed> {
+pub async fn put(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "load plugins")?;
-    let origin = Origin { how: How::Load, by: Some(&key.principal), signature: None };
+    let origin = Origin { how: How::Load, by: Some(&key.principal), signature: signature(&headers) };
     let ward = api.services.hub.load_plugin(&name?.0, body?, origin).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
+}
+
+fn signature(headers: &HeaderMap) -> Option<String> {
+    headers.get(SIGNATURE).map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
 }
 
 #[derive(Deserialize)]
@@ -84,9 +98,15 @@ pub async fn rollback(
 }
 
 /// Starts the Wasm of the body as a candidate.
-pub async fn shade(State(api): State<Arc<Api>>, caller: Caller, name: Name, body: Body) -> Answer<Listed> {
+pub async fn shade(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "start candidates")?;
-    let ward = api.services.hub.shade(&name?.0, body?, None).await?;
+    let ward = api.services.hub.shade(&name?.0, body?, signature(&headers)).await?;
     note(key.principal.as_ref(), ward, "candidate started");
     Ok(Json(listed(ward, &reports(&api).await)))
 }

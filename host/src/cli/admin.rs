@@ -55,7 +55,18 @@ impl Admin {
 
     /// What the node answers; its refusal is the error.
     pub async fn call(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
-        let called = timeout(PATIENCE, self.exchange(method, path, body)).await;
+        self.call_with(method, path, None, body).await
+    }
+
+    /// The same with one more header.
+    pub async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        header: Option<(&str, &str)>,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Value> {
+        let called = timeout(PATIENCE, self.exchange(method, path, header, body)).await;
         let late = || format!("{} does not answer", self.authority);
         let (status, text) = called.with_context(late)?.with_context(|| self.authority.clone())?;
         let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -68,18 +79,26 @@ impl Admin {
         }
     }
 
-    async fn exchange(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<(u16, String)> {
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        header: Option<(&str, &str)>,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(u16, String)> {
         let port = if self.authority.contains(':') { "" } else { ":80" };
         let tcp = TcpStream::connect(format!("{}{port}", self.authority)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
         let serving = tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, &self.authority)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.key))
-            .body(Body::from(body))?;
-        let response = sender.send_request(request).await?;
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.key));
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let response = sender.send_request(request.body(Body::from(body))?).await?;
         let status = response.status().as_u16();
         let bytes = to_bytes(Body::new(response.into_body()), LARGEST).await?;
         serving.abort();

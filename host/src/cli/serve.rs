@@ -42,6 +42,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         Some(_) => None,
         None => {
             config.plugins = found_plugins()?;
+            config.share_trust();
             Some(key_of_this_run(&mut config))
         }
     };

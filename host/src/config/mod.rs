@@ -9,7 +9,7 @@ use crate::{
     admin::AdminConfig,
     hub::Ungoverned,
     key::{KeyConfig, Tier},
-    plugin::PluginConfig,
+    plugin::{PluginConfig, Trust},
     room::is_principal,
     server::ServerConfig,
     session::SessionConfig,
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -36,6 +37,7 @@ pub struct Config {
     /// By precedence: the first whose rooms match governs.
     #[serde(rename = "plugin")]
     pub plugins: Vec<PluginConfig>,
+    pub signatures: Arc<Trust>,
 }
 
 /// `[store]`
@@ -123,7 +125,14 @@ impl Config {
         let config: Self = toml::from_str(text)
             .map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
         config.check().map_err(|(place, message)| format!("{}: {message}", at(Some(place.find(text)))))?;
-        overrides::lay_over(config, text, environment)
+        let mut config = overrides::lay_over(config, text, environment)?;
+        config.share_trust();
+        Ok(config)
+    }
+
+    /// Gives each plugin the keys that it is verified with.
+    pub fn share_trust(&mut self) {
+        self.plugins.iter_mut().for_each(|plugin| plugin.trust = self.signatures.clone());
     }
 
     /// What no part can see alone, with the place in the text.
@@ -146,6 +155,10 @@ impl Config {
             if !names.insert(name) {
                 return Err((span, format!("there are two plugins '{name}'; names are given once")));
             }
+        }
+        if self.signatures.require && self.signatures.keys.is_empty() {
+            let message = "signatures.require is true, but signatures.keys has none, so that no plugin could be loaded: add what `switchyard plugin keygen` prints";
+            return Err((Place::Key("signatures", "require"), message.to_owned()));
         }
         let outbox = self.session.outbox;
         if outbox < 4 * self.session.message {
@@ -276,6 +289,9 @@ mod tests {
         config = { max_depth = 50 }
         on_failure = "deny"
         budget = { call = "10ms", memory = "16MiB" }
+        [signatures]
+        keys = ["ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
+        require = true
     "#;
 
     #[test]
@@ -284,6 +300,7 @@ mod tests {
         assert_eq!(config.rooms.history.messages, 10);
         assert_eq!(config.keys[0].expires.unwrap().0, 1_798_761_600_000);
         assert_eq!(config.plugins[0].budget.memory, 16 << 20);
+        assert!(config.plugins[0].trust.require, "each plugin has the keys of [signatures]");
         assert_eq!(read("", &[]).unwrap(), Config::default());
     }
 
@@ -310,6 +327,11 @@ mod tests {
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
             ("x = [", "s.toml:1:"),
+            ("[signatures]\nkeys = [\"ed25519:AAAA\"]", "s.toml:2: a trusted key is 'ed25519:' and 32 bytes"),
+            (
+                "[signatures]\nrequire = true",
+                "s.toml:2: signatures.require is true, but signatures.keys has none",
+            ),
         ] {
             let error = read(text, &[]).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");

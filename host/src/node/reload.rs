@@ -82,7 +82,7 @@ fn watcher(
     file: Option<&Path>,
     changed: mpsc::UnboundedSender<()>,
 ) -> Option<notify::RecommendedWatcher> {
-    let mut files: HashSet<PathBuf> = config.plugins.iter().map(|plugin| plugin.file.clone()).collect();
+    let mut files: HashSet<PathBuf> = config.plugins.iter().flat_map(PluginConfig::files).collect();
     files.extend(file.map(Path::to_owned));
     files.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
     let absolute = |file: &PathBuf| std::path::absolute(file).ok();

@@ -1,9 +1,18 @@
 //! `[[plugin]]`: which file governs which rooms, and what it may use.
 
-use super::{Budget, Engine, OnFailure, Plugin};
+use super::{Budget, Engine, OnFailure, Plugin, Trust};
 use crate::{room::Pattern, unit};
 use serde::Deserialize;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Bytes of a file that holds a signature: one line.
+const SIGNATURE: u64 = 1024;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +33,10 @@ pub struct PluginConfig {
     /// How long a new version is watched, and goes back by itself when it fails; zero is never.
     #[serde(default = "probation", deserialize_with = "unit::duration")]
     pub probation: Duration,
+    /// `[signatures]`, the same for all: put here when the configuration was read, so that a plugin is nowhere
+    /// loaded without it.
+    #[serde(skip)]
+    pub trust: Arc<Trust>,
 }
 
 fn probation() -> Duration {
@@ -66,6 +79,7 @@ impl PluginConfig {
             on_failure: OnFailure::default(),
             budget: BudgetConfig::default(),
             probation: probation(),
+            trust: Arc::default(),
         }
     }
 
@@ -80,12 +94,27 @@ impl PluginConfig {
     pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
         let (name, file) = (self.name(), self.file.display());
         let bytes = std::fs::read(&self.file).map_err(|error| format!("plugin '{name}': {file}: {error}"))?;
-        self.compile(engine, &bytes).map_err(|error| format!("{error} ({file})"))
+        let signature = self.signature()?;
+        self.compile(engine, &bytes, signature.as_deref()).map_err(|error| format!("{error} ({file})"))
     }
 
-    /// The same of bytes that came otherwise.
-    pub fn compile(&self, engine: &Engine, bytes: &[u8]) -> Result<Plugin, String> {
+    /// The signature beside the file, if there is one.
+    pub fn signature(&self) -> Result<Option<String>, String> {
+        let file = signature_file(&self.file);
+        read_signature(&file)
+            .map_err(|error| format!("plugin '{}': {}: {error}", self.name(), file.display()))
+    }
+
+    /// The files that it is made of: when one changes, it is read again.
+    pub fn files(&self) -> [PathBuf; 2] {
+        [self.file.clone(), signature_file(&self.file)]
+    }
+
+    /// Verifies and compiles bytes that came otherwise.
+    pub fn compile(&self, engine: &Engine, bytes: &[u8], signature: Option<&str>) -> Result<Plugin, String> {
         let name = self.name();
+        // First: nothing looks into bytes that nobody vouches for.
+        let signed_by = self.trust.verify(name, bytes, signature)?;
         let config = serde_json::to_value(&self.config)
             .map_err(|error| format!("plugin '{name}': its config is no JSON: {error}"))?;
         let BudgetConfig { call, memory, calls } = self.budget;
@@ -96,7 +125,24 @@ impl PluginConfig {
                 "plugin '{name}' has the SHA-256 {}, but the configuration pins {pin}",
                 plugin.info().sha256
             )),
-            _ => Ok(plugin),
+            _ => Ok(plugin.signed_by(signed_by)),
         }
+    }
+}
+
+/// `dydx.wasm.sig` of `dydx.wasm`.
+pub fn signature_file(file: &Path) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push(".sig");
+    name.into()
+}
+
+/// What a file of a signature holds; `None` where there is no file.
+pub fn read_signature(file: &Path) -> io::Result<Option<String>> {
+    let mut text = String::new();
+    match std::fs::File::open(file) {
+        Ok(file) => file.take(SIGNATURE).read_to_string(&mut text).map(|_| Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -46,6 +46,8 @@ pub struct Info {
     pub sha256: String,
     /// Bytes of the file.
     pub size: usize,
+    /// The trusted key that vouches for the file.
+    pub signed_by: Option<String>,
 }
 
 /// Why a file is no plugin that can run here.
@@ -139,6 +141,11 @@ impl Plugin {
         // Thrown away: shows now what would otherwise fail with the first message.
         plugin.open()?;
         Ok(plugin)
+    }
+
+    pub(super) fn signed_by(mut self, key: Option<String>) -> Self {
+        self.info.signed_by = key;
+        self
     }
 
     pub fn info(&self) -> &Info {
@@ -253,5 +260,6 @@ fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) 
             hex
         }),
         size: bytes.len(),
+        signed_by: None,
     })
 }

@@ -26,12 +26,13 @@ mod log;
 mod meters;
 mod rooms;
 mod shadow;
+mod signature;
 mod status;
 
 pub use answers::{
     Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
 };
-pub use config::PluginConfig;
+pub use config::{PluginConfig, read_signature, signature_file};
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{Call, Failure, FailureKind};
 pub use filters::{FilterId, Plan};
@@ -40,4 +41,5 @@ pub use instance::Instance;
 pub use load::{Hooks, Info, LoadError, LoadFault, Plugin};
 pub use meters::{BOUNDS, Meter, MeterKind, Reading};
 pub use shadow::{Mirror, Shadow, Tally};
+pub use signature::{PublicKey, SecretKey, Trust};
 pub use status::{State, Stats, Status};

@@ -100,6 +100,7 @@ fn every_key_of_the_configuration_is_explained() {
         ("[tier.NAME]", "tier.NAME"),
         ("[[plugin]]", "plugin"),
         ("[plugin.budget]", "plugin.budget"),
+        ("[signatures]", "signatures"),
     ];
     let mut known = BTreeSet::new();
     for (section, prefix) in sections {

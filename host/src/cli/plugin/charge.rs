@@ -1,8 +1,11 @@
 //! Which version is in charge on running nodes: seen, changed and taken back over the admin listener of one of them.
 
-use crate::cli::{
-    admin::{Admin, AdminArgs},
-    client::note,
+use crate::{
+    cli::{
+        admin::{Admin, AdminArgs},
+        client::note,
+    },
+    plugin::{read_signature, signature_file},
 };
 use anyhow::{Context, bail};
 use clap::Args;
@@ -28,7 +31,7 @@ pub struct ListArgs {
 pub struct LoadArgs {
     /// As the node's configuration calls it
     name: String,
-    /// A core module or a component
+    /// A core module or a component; FILE.sig is its signature, if it is there
     file: PathBuf,
     /// Only beside the version in charge, to be compared with it; see `plugin diff`
     #[arg(long)]
@@ -77,15 +80,18 @@ pub async fn list(args: ListArgs) -> anyhow::Result<()> {
 pub async fn load(args: LoadArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let beside = signature_file(&args.file);
+    let signature = read_signature(&beside).with_context(|| beside.display().to_string())?;
+    let header = signature.as_deref().map(|text| ("X-Signature", text.trim()));
     if args.shadow {
-        let plugin = admin.call("PUT", &path(&args.name, "/shadow"), bytes).await?;
+        let plugin = admin.call_with("PUT", &path(&args.name, "/shadow"), header, bytes).await?;
         return said(
             &args.admin,
             &plugin,
             &format!("runs in the shadow; see switchyard plugin diff {}", args.name),
         );
     }
-    let plugin = admin.call("PUT", &path(&args.name, ""), bytes).await?;
+    let plugin = admin.call_with("PUT", &path(&args.name, ""), header, bytes).await?;
     changed(&admin, &args.admin, &args.name, plugin).await
 }
 

@@ -4,6 +4,7 @@ mod charge;
 mod check;
 mod new;
 mod run;
+mod sign;
 mod trial;
 
 use clap::Subcommand;
@@ -18,6 +19,10 @@ pub enum PluginCommand {
     Run(trial::TrialArgs),
     /// Measure how long the hooks take
     Bench(run::BenchArgs),
+    /// Make a key pair to sign plugins with
+    Keygen(sign::KeygenArgs),
+    /// Vouch for a plugin: writes FILE.sig
+    Sign(sign::SignArgs),
     /// Show a running node's plugins
     List(charge::ListArgs),
     /// Put a file in charge of a plugin's rooms, on a running node
@@ -38,6 +43,8 @@ pub async fn run(command: PluginCommand) -> anyhow::Result<()> {
         PluginCommand::Check(args) => check::run(args),
         PluginCommand::Run(args) => run::run(args).await,
         PluginCommand::Bench(args) => run::bench(args).await,
+        PluginCommand::Keygen(args) => sign::keygen(args),
+        PluginCommand::Sign(args) => sign::sign(args),
         PluginCommand::List(args) => charge::list(args).await,
         PluginCommand::Load(args) => charge::load(args).await,
         PluginCommand::Rollback(args) => charge::rollback(args).await,

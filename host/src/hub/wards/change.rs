@@ -48,6 +48,8 @@ impl Hub {
     ) -> Result<Option<Arc<Plugin>>, Refusal> {
         let ward = &self.wards[index];
         let mut turn = ward.turn.lock().await;
+        ward.trust(&config.trust);
+        let signature = config.signature().map_err(Refusal::invalid)?;
         let (code, config) = (tokio::fs::read(&config.file).await, Arc::new(config));
         let code = code.ok().map(Bytes::from);
         let file = code.as_ref().map(|code| digest(code));
@@ -55,10 +57,10 @@ impl Hub {
         match (code, file, charge) {
             (Some(code), file, _) if file != turn.file => {
                 turn.file = file;
-                let origin = Origin { how: How::File, by: None, signature: None };
+                let origin = Origin { how: How::File, by: None, signature };
                 let brought = self.bring(index, &config, code, origin).await;
-                // Read again as soon as the store is there.
-                if brought.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable) {
+                // It may be a good file once the store answers, or its signature is there.
+                if brought.is_err() {
                     turn.file = None;
                 }
                 brought?;
@@ -175,7 +177,18 @@ impl Hub {
         if ward.runs(sha256, config) && lineage.current == sha256 {
             return Ok(());
         }
-        let plugin = self.compile(config, code, signature).await.map_err(Refusal::invalid)?;
+        let plugin = match ward.compiled(sha256, config) {
+            // Verified as any other, but not compiled once more.
+            Some(plugin) => {
+                let signed_by = config.trust.verify(name, code, signature).map_err(Refusal::invalid)?;
+                Some(plugin).filter(|plugin| plugin.info().signed_by == signed_by)
+            }
+            None => None,
+        };
+        let plugin = match plugin {
+            Some(plugin) => plugin,
+            None => self.compile(config, code, signature).await.map_err(Refusal::invalid)?,
+        };
         let release = Release {
             sha256: sha256.to_owned(),
             version: plugin.info().version.clone(),
@@ -227,8 +240,9 @@ impl Hub {
         sha256: &str,
     ) -> Result<Arc<Plugin>, Refusal> {
         let (ward, name) = (&self.wards[index], config.name());
-        if let Some(charge) = ward.standing().earlier.iter().find(|charge| charge.is(sha256, config)) {
-            return Ok(charge.plugin.clone());
+        if let Some(plugin) = ward.compiled(sha256, config) {
+            config.trust.admit(name, plugin.info().signed_by.as_deref()).map_err(conflict)?;
+            return Ok(plugin);
         }
         let lineage = self.store.lineage(name).await.map_err(unavailable)?;
         let signature = lineage.find(sha256).and_then(|release| release.signature.clone());
@@ -236,7 +250,7 @@ impl Hub {
         let gone = || {
             conflict(format!("the code of version {sha256} of plugin '{name}' is not held any more: load it"))
         };
-        let code = code.ok_or_else(gone)?;
+        let code = code.filter(|code| digest(code) == sha256).ok_or_else(gone)?;
         self.compile(config, &code, signature.as_deref()).await.map_err(Refusal::invalid)
     }
 

@@ -53,8 +53,14 @@ impl Hub {
         let is_new = turn.file.as_ref().is_some_and(|sha256| !lineage.remembers(sha256));
         let began = match code {
             Ok(code) if is_new || lineage.current == turn.file.as_deref().unwrap_or_default() => {
-                let origin = Origin { how: How::File, by: None, signature: None };
-                self.bring(index, &config, code, origin).await
+                let signature = config.signature().map_err(Refusal::invalid)?;
+                let origin = Origin { how: How::File, by: None, signature };
+                let brought = self.bring(index, &config, code, origin).await;
+                // It may be a good file once its signature is there.
+                if brought.is_err() {
+                    turn.file = None;
+                }
+                brought
             }
             Ok(_) => Ok(()),
             Err(refusal) => {

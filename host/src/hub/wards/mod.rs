@@ -11,7 +11,7 @@ pub use view::{Condition, Reported, Shown};
 
 use super::Hub;
 use crate::{
-    plugin::{Plugin, PluginConfig, Shadow},
+    plugin::{Plugin, PluginConfig, Shadow, Trust},
     protocol::{Code, Refusal, unix_ms},
     store::{How, Lineage},
 };
@@ -124,6 +124,27 @@ impl Ward {
         });
     }
 
+    /// A version that is compiled here still, because it was in charge before.
+    fn compiled(&self, sha256: &str, config: &PluginConfig) -> Option<Arc<Plugin>> {
+        let standing = self.standing();
+        let charge = standing.earlier.iter().find(|charge| charge.is(sha256, config));
+        charge.map(|charge| charge.plugin.clone())
+    }
+
+    /// From now on versions are verified with these keys. The one in charge stays.
+    fn trust(&self, trust: &Arc<Trust>) {
+        let before = self.config.load_full();
+        if before.trust == *trust {
+            return;
+        }
+        self.config.store(Arc::new(PluginConfig { trust: trust.clone(), ..PluginConfig::clone(&before) }));
+        let info = self.plugin().map(|plugin| plugin.info().clone());
+        let admitted = info.map(|info| trust.admit(&info.name, info.signed_by.as_deref()));
+        if let Some(Err(error)) = admitted {
+            tracing::error!("{error}; it stays in charge until another version takes its place");
+        }
+    }
+
     /// Whether that version runs already, with this configuration.
     fn runs(&self, sha256: &str, config: &PluginConfig) -> bool {
         let standing = self.standing();
@@ -165,8 +186,9 @@ impl Hub {
         signature: Option<&str>,
     ) -> Result<Arc<Plugin>, String> {
         let engine = self.engine.clone().ok_or("this node runs no plugins")?;
-        let (config, code, _signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
-        let compiled = tokio::task::spawn_blocking(move || config.compile(&engine, &code)).await;
+        let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
+        let compile = move || config.compile(&engine, &code, signature.as_deref());
+        let compiled = tokio::task::spawn_blocking(compile).await;
         compiled.unwrap_or_else(|_| Err("loading was interrupted".to_owned())).map(Arc::new)
     }
 }
