@@ -57,7 +57,8 @@ impl Node {
         let hangups = signal(SignalKind::hangup())?;
         let changes = Changes::new(&config, file.as_deref());
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
-        let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?) };
+        let cache = config.cache.open().map_err(anyhow::Error::msg)?;
+        let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?.cached(cache)) };
         let hub = HubConfig {
             plugins: config.plugins.clone(),
             engine,

@@ -1,6 +1,7 @@
 //! Everything that is tested over real sockets.
 
 mod admin;
+mod cache;
 mod cli;
 mod connections;
 mod docs;

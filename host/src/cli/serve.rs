@@ -131,6 +131,9 @@ pub fn check(args: CheckArgs) -> anyhow::Result<()> {
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
         wrong.push(place(find(&text, "server", "tls").start, error));
     }
+    if let Err(error) = config.cache.check() {
+        wrong.push(place(find(&text, "cache", "folder").start, error));
+    }
     if !config.plugins.is_empty() {
         let engine = Engine::new()?;
         for plugin in &config.plugins {

@@ -9,7 +9,7 @@ use crate::{
     admin::AdminConfig,
     hub::Ungoverned,
     key::{KeyConfig, Tier},
-    plugin::{PluginConfig, Trust},
+    plugin::{CacheConfig, PluginConfig, Trust},
     room::is_principal,
     server::ServerConfig,
     session::SessionConfig,
@@ -38,6 +38,7 @@ pub struct Config {
     #[serde(rename = "plugin")]
     pub plugins: Vec<PluginConfig>,
     pub signatures: Arc<Trust>,
+    pub cache: CacheConfig,
 }
 
 /// `[store]`
@@ -184,6 +185,7 @@ impl Config {
         if let Some(tls) = &mut self.server.tls {
             files.extend([&mut tls.certificate, &mut tls.key]);
         }
+        files.extend(&mut self.cache.folder);
         files.into_iter().for_each(|file| *file = folder.join(&*file));
     }
 
@@ -195,6 +197,7 @@ impl Config {
             ("store", self.store == other.store),
             ("rooms", self.rooms == other.rooms),
             ("session", self.session == other.session),
+            ("cache", self.cache == other.cache),
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
@@ -292,6 +295,8 @@ mod tests {
         [signatures]
         keys = ["ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
         require = true
+        [cache]
+        folder = "cache"
     "#;
 
     #[test]

@@ -1,7 +1,10 @@
 //! The process's one compiler and runtime for guests, and the clock that stops them.
 
+use super::cache::Cache;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
+use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// How often running guests are reminded of their deadline.
@@ -47,6 +50,7 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     runtime: wasmtime::Engine,
+    cache: Option<Arc<Cache>>,
 }
 
 impl Engine {
@@ -65,7 +69,19 @@ impl Engine {
                 thread::sleep(TICK);
             }
         })?;
-        Ok(Self { runtime })
+        Ok(Self { runtime, cache: None })
+    }
+
+    /// Compiles nothing that is in the cache.
+    pub fn cached(self, cache: Option<Cache>) -> Self {
+        Self { cache: cache.map(Arc::new), ..self }
+    }
+
+    pub(super) fn component(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
+        match &self.cache {
+            Some(cache) => cache.component(&self.runtime, bytes),
+            None => Component::new(&self.runtime, bytes),
+        }
     }
 
     pub(super) fn runtime(&self) -> &wasmtime::Engine {

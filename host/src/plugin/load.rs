@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::sync::Arc;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{HasSelf, Linker};
 
 /// Bytes of the name and of the version that a plugin gives itself.
 const MAX_NAME: usize = 64;
@@ -121,7 +121,7 @@ impl Plugin {
         config: &Value,
         budget: Budget,
     ) -> Result<Plugin, LoadFault> {
-        let blueprint = draw(engine.runtime(), &contract::component(bytes)?, budget)?;
+        let blueprint = draw(engine, &contract::component(bytes)?, budget)?;
         let nameless = Voice {
             name: name.into(),
             version: String::new(),
@@ -205,9 +205,10 @@ impl Failure {
 }
 
 /// Compiles a component and finds its exports.
-fn draw(runtime: &wasmtime::Engine, component: &[u8], budget: Budget) -> Result<Blueprint, LoadFault> {
+fn draw(engine: &Engine, component: &[u8], budget: Budget) -> Result<Blueprint, LoadFault> {
+    let runtime = engine.runtime();
     let component =
-        Component::new(runtime, component).map_err(|error| LoadFault::Uncompilable(format!("{error:#}")))?;
+        engine.component(component).map_err(|error| LoadFault::Uncompilable(format!("{error:#}")))?;
     contract::check(&component.component_type(), runtime)?;
     let shape = |error: wasmtime::Error| LoadFault::Shape(format!("{error:#}"));
     let mut linker = Linker::<State>::new(runtime);

@@ -11,6 +11,7 @@ mod answers;
 mod backtrace;
 mod bindings;
 mod breaker;
+mod cache;
 mod config;
 mod contract;
 mod deadline;
@@ -32,6 +33,7 @@ mod status;
 pub use answers::{
     Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
 };
+pub use cache::{Cache, CacheConfig};
 pub use config::{PluginConfig, read_signature, signature_file};
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{Call, Failure, FailureKind};

@@ -101,6 +101,7 @@ fn every_key_of_the_configuration_is_explained() {
         ("[[plugin]]", "plugin"),
         ("[plugin.budget]", "plugin.budget"),
         ("[signatures]", "signatures"),
+        ("[cache]", "cache"),
     ];
     let mut known = BTreeSet::new();
     for (section, prefix) in sections {

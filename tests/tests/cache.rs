@@ -1,0 +1,72 @@
+//! Compiled plugins that are kept from one start to the next.
+
+use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::PermissionsExt, path::Path};
+use switchyard_tests::{KEY, Server, guest, run};
+
+fn text(cache: &Path) -> String {
+    format!(
+        "{}[[plugin]]\nname = \"thresholds\"\nfile = \"{}\"\nrooms = [\"tvl\"]\n[cache]\nfolder = \"{}\"\n",
+        Server::keys(),
+        guest("threshold_filter").display(),
+        cache.display()
+    )
+}
+
+/// Name and number of each file: one that is written anew has another number.
+fn files(folder: &Path) -> Vec<(String, u64)> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    let number = |entry: &fs::DirEntry| entry.metadata().expect("a file").ino();
+    entries.map(|entry| (entry.file_name().into_string().expect("text"), number(&entry))).collect()
+}
+
+/// Starts and stops a node; then what is kept.
+async fn start(cache: &Path) -> Vec<(String, u64)> {
+    let server = Server::start_with(&text(cache)).await;
+    let plugins = server.get("/v1/plugins").await;
+    assert_eq!(plugins["plugins"][0]["state"], "active", "{plugins}");
+    server.stop().await;
+    files(cache)
+}
+
+#[tokio::test]
+async fn a_second_start_reads_what_the_first_compiled() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("compiled");
+    let first = start(&cache).await;
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert_eq!(start(&cache).await, first, "what is compiled is written");
+
+    // Other machine code in its place is not run.
+    let file = cache.join(&first[0].0);
+    let mut bytes = fs::read(&file).expect("an artefact");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(&file, &bytes).expect("damage");
+    let third = start(&cache).await;
+    assert!(third.len() == 1 && third != first, "{third:?}");
+    assert_ne!(fs::read(&file).expect("an artefact"), bytes);
+
+    // What an operator puts is kept as well.
+    let server = Server::start_with(&text(&cache)).await;
+    let other = fs::read(guest("orderbook")).expect("a guest");
+    assert_eq!(server.call("PUT", "/v1/plugins/thresholds", Some(KEY), other).await.0, 200);
+    assert_eq!(files(&cache).len(), 2);
+}
+
+#[tokio::test]
+async fn a_folder_that_others_write_to_is_refused_with_what_would_be_right() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("compiled");
+    fs::create_dir(&cache).expect("a folder");
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).expect("its mode");
+    fs::write(folder.path().join("s.toml"), text(&cache)).expect("a file");
+    for command in ["serve", "check"] {
+        let output = run(folder.path(), &[command, "--config", "s.toml"], &[]).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {told}");
+        for part in ["cache.folder", "compiled has the mode 0777", "chmod 700"] {
+            assert!(told.contains(part), "{command}: {part}: {told}");
+        }
+    }
+    assert!(files(&cache).is_empty());
+}
