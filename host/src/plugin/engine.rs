@@ -51,6 +51,8 @@ pub enum EngineError {
 pub struct Engine {
     runtime: wasmtime::Engine,
     cache: Option<Arc<Cache>>,
+    /// Whether calls are counted in instructions, which makes them slower.
+    pub(super) counts: bool,
 }
 
 impl Engine {
@@ -59,8 +61,19 @@ impl Engine {
     pub fn new() -> Result<Self, EngineError> {
         let runtime = wasmtime::Engine::new(&config(Some(pool()))).or_else(|error| {
             tracing::warn!(%error, "plugins start slower: no address space for pooled instances");
-            wasmtime::Engine::new(&config(None)).map_err(|error| EngineError::Runtime(format!("{error:#}")))
+            wasmtime::Engine::new(&config(None)).map_err(unfit)
         })?;
+        Self::drive(runtime, false)
+    }
+
+    /// For authors: one that counts the instructions of calls, and so is slower. See [`super::Plugin::instructions`].
+    pub fn counting() -> Result<Self, EngineError> {
+        let mut config = config(None);
+        config.consume_fuel(true);
+        Self::drive(wasmtime::Engine::new(&config).map_err(unfit)?, true)
+    }
+
+    fn drive(runtime: wasmtime::Engine, counts: bool) -> Result<Self, EngineError> {
         let held = runtime.weak();
         thread::Builder::new().name("plugin-deadlines".into()).spawn(move || {
             while let Some(runtime) = held.upgrade() {
@@ -69,7 +82,7 @@ impl Engine {
                 thread::sleep(TICK);
             }
         })?;
-        Ok(Self { runtime, cache: None })
+        Ok(Self { runtime, cache: None, counts })
     }
 
     /// Compiles nothing that is in the cache.
@@ -87,6 +100,10 @@ impl Engine {
     pub(super) fn runtime(&self) -> &wasmtime::Engine {
         &self.runtime
     }
+}
+
+fn unfit(error: wasmtime::Error) -> EngineError {
+    EngineError::Runtime(format!("{error:#}"))
 }
 
 fn config(pool: Option<PoolingAllocationConfig>) -> Config {

@@ -6,6 +6,7 @@ use super::failure::said;
 use super::log::LogGate;
 use super::meters::Meters;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 use wasmtime::ResourceLimiter;
 
@@ -21,6 +22,8 @@ pub struct Voice {
     pub version: String,
     pub log: LogGate,
     pub meters: Meters,
+    /// Instructions of all calls so far, where the engine counts them.
+    pub spent: AtomicU64,
 }
 
 /// More memory than the budget was asked for.

@@ -8,6 +8,7 @@ use super::failure::{self, Call, Failure, FailureKind, LIFTED};
 use super::filters::Plan;
 use super::imports::{State, Voice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
@@ -18,6 +19,9 @@ const START: u32 = 10;
 /// Bytes of a canonical room name and of a canonical filter.
 const MAX_ROOM: usize = 1024;
 const MAX_FILTER: usize = 64 * 1024;
+
+/// More than any call takes: fuel is for counting, time is what limits.
+const FUEL: u64 = u64::MAX;
 
 type Called<T> = Result<T, Box<Failure>>;
 
@@ -31,6 +35,8 @@ pub(super) struct Blueprint {
     pub publish: Option<publish::GuestIndices>,
     pub deliver: Option<deliver::GuestIndices>,
     pub budget: Budget,
+    /// Whether the engine counts instructions.
+    pub counts: bool,
 }
 
 struct Exports {
@@ -48,6 +54,7 @@ pub struct Instance {
     store: Store<State>,
     exports: Exports,
     call: Duration,
+    counts: bool,
     /// Bytes of memory after the start.
     settled: usize,
     /// Calls so far, and how many it may serve.
@@ -77,10 +84,13 @@ impl Instance {
                 .map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
         });
         store.set_epoch_deadline(store.data().deadline.first());
+        if plan.counts {
+            refuel(&mut store);
+        }
         match Exports::open(plan, &mut store) {
             Ok(exports) => {
-                let Budget { call, calls, .. } = plan.budget;
-                Ok(Self { store, exports, call, settled: 0, served: 0, calls })
+                let (Budget { call, calls, .. }, counts) = (plan.budget, plan.counts);
+                Ok(Self { store, exports, call, counts, settled: 0, served: 0, calls })
             }
             Err(error) => Err(fail(&store, call, plan.budget.call.saturating_mul(START), &error)),
         }
@@ -218,7 +228,14 @@ impl Instance {
         room: &str,
         ask: impl FnOnce(&Exports, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> Called<T> {
-        self.within(self.call, call, room, ask)
+        if !self.counts {
+            return self.within(self.call, call, room, ask);
+        }
+        refuel(&mut self.store);
+        let answer = self.within(self.call, call, room, ask);
+        let spent = FUEL - self.store.get_fuel().unwrap_or(FUEL);
+        self.store.data().voice.spent.fetch_add(spent, Ordering::Relaxed);
+        answer
     }
 
     fn within<T>(
@@ -266,6 +283,10 @@ impl Exports {
             deliver: load!(deliver),
         })
     }
+}
+
+fn refuel(store: &mut Store<State>) {
+    store.set_fuel(FUEL).expect("it is for engines that count");
 }
 
 fn present<T>(export: &Option<T>) -> wasmtime::Result<&T> {

@@ -103,6 +103,42 @@ async fn an_author_sees_what_becomes_of_messages_and_what_it_costs() {
 }
 
 #[tokio::test]
+async fn instructions_are_counted_exactly() {
+    let thresholds = guest("threshold_filter").display().to_string();
+    let feed = tempfile::NamedTempFile::new().expect("a file");
+    let long = "x".repeat(10_000);
+    let lines = [json!(""), json!(""), json!(long)]
+        .map(|more| json!({"room": "tvl", "data": {"change": 0.2, "more": more}}).to_string() + "\n");
+    std::fs::write(feed.path(), lines.concat()).expect("a feed");
+    let from = feed.path().display().to_string();
+    let arguments = [&*thresholds, "--from", &from, "--filter", r#"{"minChange":0.1}"#];
+    let instructions = async || {
+        let told = trial(&arguments).await;
+        told.iter().map(|message| message["instructions"].clone()).collect::<Vec<_>>()
+    };
+    let first = instructions().await;
+    assert_eq!(instructions().await, first, "the same run takes the same");
+    let deliver = |n: usize| first[n]["deliver"].as_u64().unwrap_or_else(|| panic!("{first:?}"));
+    assert!(deliver(0) > 100 && deliver(2) > deliver(1) + 10_000, "a longer message takes more: {first:?}");
+    assert!(first[0]["subscribe"].as_u64() > Some(0) && first[1].get("subscribe").is_none(), "{first:?}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = [&["plugin", "bench", "--for", "50ms", "--json"], &arguments[..]].concat();
+    let output = run(folder.path(), &bench, &[]).await;
+    let table: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let row = table.as_array().expect("rows").iter().find(|row| row["hook"] == "deliver").expect("a row");
+    let total = (0..3).map(deliver).sum::<u64>();
+    assert_eq!(row["instructions"]["total"], total, "each message is counted once: {row}");
+
+    // What a plugin says is not said twice.
+    let hostile = guest("hostile").display().to_string();
+    let arguments = ["plugin", "run", &hostile, "--config", r#"{"publish":"panic"}"#, "--room", "a", "1"];
+    let said = stderr(&run(folder.path(), &arguments, &[]).await);
+    assert_eq!(said.matches("plugin failed: ").count(), 1, "{said}");
+    assert!(said.contains("instructions"), "{said}");
+}
+
+#[tokio::test]
 async fn a_new_plugin_takes_nobodys_place() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = run(folder.path(), &["plugin", "new", "my-prices"], &[]).await;

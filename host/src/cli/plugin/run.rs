@@ -1,8 +1,8 @@
-//! `switchyard plugin run` and `switchyard plugin bench`: what a plugin says of messages, and how long it takes.
+//! `switchyard plugin run` and `switchyard plugin bench`: what a plugin says of messages, and what that costs.
 
-use super::trial::{Outcome, Trial, TrialArgs, next};
+use super::trial::{Instructions, Outcome, Trial, TrialArgs, next};
 use crate::{
-    cli::client::note,
+    cli::{client::note, publish::feed::Outgoing},
     plugin::{Refusal, Verdict},
 };
 use clap::Args;
@@ -23,25 +23,27 @@ pub struct BenchArgs {
 
 /// A line a message: its room, the verdict, and the filters that let it through, counted from 1.
 pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
-    let (mut trial, mut lines) = (Trial::new(&args)?, args.lines()?);
+    let (mut trial, mut twin, mut lines) = (Trial::new(&args)?, Trial::counting(&args)?, args.lines()?);
+    let mut all = Instructions::new();
     let mut passed = vec![0u64; args.filters()];
     let mut messages = 0;
     while let Some(message) = next(&mut lines).await? {
-        let outcome = trial.ask(&message);
+        let (outcome, spent) = (trial.ask(&message), twin.count(&message));
         messages += 1;
         for (count, passes) in passed.iter_mut().zip(&outcome.passes) {
             *count += u64::from(matches!(passes, Ok(true)));
         }
         match args.json {
-            true => println!("{}", object(message.line, &message.room, &outcome)),
+            true => println!("{}", object(&message, &outcome, &spent)),
             false => show(&message.room, &outcome),
         }
+        add(&mut all, spent);
     }
     if !args.json {
         for (n, count) in passed.iter().enumerate() {
             note(format_args!("filter {}: {count} of {messages} messages pass", n + 1));
         }
-        table(&trial.times).iter().for_each(|line| eprintln!("{line}"));
+        table(&trial.times, &all).iter().for_each(|line| eprintln!("{line}"));
     }
     Ok(())
 }
@@ -53,6 +55,10 @@ pub async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     while let Some(message) = next(&mut lines).await? {
         messages.push(message);
     }
+    // Counting is exact and slow, so it is done once and beside.
+    let (mut twin, mut all) = (Trial::counting(&args.trial)?, Instructions::new());
+    messages.iter().for_each(|message| add(&mut all, twin.count(message)));
+    drop(twin);
     messages.iter().for_each(|message| drop(trial.ask(message)));
     // What the first round compiled and cached is not measured.
     trial.times.clear();
@@ -66,10 +72,14 @@ pub async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         }
     }
     match args.trial.json {
-        true => println!("{}", Value::from_iter(summary(&trial.times))),
-        false => table(&trial.times).iter().for_each(|line| println!("{line}")),
+        true => println!("{}", Value::from_iter(summary(&trial.times, &all))),
+        false => table(&trial.times, &all).iter().for_each(|line| println!("{line}")),
     }
     Ok(())
+}
+
+fn add(all: &mut Instructions, spent: Instructions) {
+    spent.into_iter().for_each(|(hook, calls)| all.entry(hook).or_default().extend(calls));
 }
 
 fn said(refusal: &Refusal) -> String {
@@ -100,37 +110,51 @@ fn show(asked: &str, outcome: &Outcome) {
     println!("{}", line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  "));
 }
 
-fn object(line: Option<u64>, asked: &str, outcome: &Outcome) -> Value {
+fn object(message: &Outgoing, outcome: &Outcome, spent: &Instructions) -> Value {
     let (verdict, why) = verdict(outcome);
     let passes = |passes: &Result<bool, Refusal>| match passes {
         Ok(passes) => json!(passes),
         Err(refusal) => json!({ "rejected": said(refusal) }),
     };
     json!({
-        "line": line, "room": outcome.room.as_deref().unwrap_or(asked), "verdict": verdict,
+        "line": message.line, "room": outcome.room.as_deref().unwrap_or(&message.room), "verdict": verdict,
         "why": Some(why).filter(|why| !why.is_empty()),
         "filters": outcome.passes.iter().map(passes).collect::<Vec<_>>(),
+        "instructions": spent.iter().map(|(hook, calls)| (*hook, calls.iter().sum())).collect::<BTreeMap<_, u64>>(),
     })
 }
 
-/// Calls, and nanoseconds of each: median, 99th percentile, longest.
-fn summary(times: &BTreeMap<&'static str, Vec<Duration>>) -> Vec<Value> {
+type Times = BTreeMap<&'static str, Vec<Duration>>;
+
+/// Calls, and nanoseconds of each: median, 99th percentile, longest. Then what each message took once, in
+/// instructions: the median call, and all together.
+fn summary(times: &Times, all: &Instructions) -> Vec<Value> {
     let row = |(hook, times): (&&str, &Vec<Duration>)| {
         let mut times = times.clone();
         times.sort();
         let at = |part: usize| times[(times.len() - 1) * part / 100].as_nanos() as u64;
-        json!({ "hook": hook, "calls": times.len(), "p50": at(50), "p99": at(99), "longest": at(100) })
+        let mut spent = all.get(*hook).cloned().unwrap_or_default();
+        spent.sort();
+        let median = spent.get(spent.len().saturating_sub(1) / 2);
+        json!({
+            "hook": hook, "calls": times.len(), "p50": at(50), "p99": at(99), "longest": at(100),
+            "instructions": { "median": median, "total": spent.iter().sum::<u64>() },
+        })
     };
     times.iter().map(row).collect()
 }
 
-fn table(times: &BTreeMap<&'static str, Vec<Duration>>) -> Vec<String> {
+fn table(times: &Times, all: &Instructions) -> Vec<String> {
     let micros = |value: &Value| format!("{:.1}", value.as_u64().unwrap_or_default() as f64 / 1000.0);
-    let head = format!("{:10}{:>10}{:>12}{:>12}{:>12}", "hook", "calls", "p50 µs", "p99 µs", "longest µs");
+    let head = format!(
+        "{:10}{:>10}{:>12}{:>12}{:>12}{:>14}{:>14}",
+        "hook", "calls", "p50 µs", "p99 µs", "longest µs", "instructions", "in total"
+    );
     let row = |row: Value| {
         let (hook, calls) = (row["hook"].as_str().unwrap_or_default().to_owned(), row["calls"].to_string());
         let [p50, p99, longest] = ["p50", "p99", "longest"].map(|name| micros(&row[name]));
-        format!("{hook:10}{calls:>10}{p50:>12}{p99:>12}{longest:>12}")
+        let [median, total] = ["median", "total"].map(|name| row["instructions"][name].to_string());
+        format!("{hook:10}{calls:>10}{p50:>12}{p99:>12}{longest:>12}{median:>14}{total:>14}")
     };
-    std::iter::once(head).chain(summary(times).into_iter().map(row)).collect()
+    std::iter::once(head).chain(summary(times, all).into_iter().map(row)).collect()
 }

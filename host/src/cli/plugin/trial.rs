@@ -1,4 +1,5 @@
-//! A plugin on its author's desk: asked of messages as a shard would ask it, with the host's own code, and timed.
+//! A plugin on its author's desk: asked of messages as a shard would ask it, with the host's own code, and timed or
+//! counted.
 
 use crate::{
     cli::publish::feed::{self, Item, Lines, Outgoing, Speed},
@@ -14,6 +15,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tracing::dispatcher::{Dispatch, with_default};
+
+/// Time of a call that is counted: counting makes it slower, and it is not there to fail.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub struct TrialArgs {
@@ -81,7 +86,12 @@ pub struct Trial {
     /// By room: each filter's number, where it was granted.
     granted: HashMap<String, Vec<Result<Option<FilterId>, Refusal>>>,
     pub times: BTreeMap<&'static str, Vec<Duration>>,
+    /// Instructions of each call of the present message.
+    spent: Instructions,
 }
+
+/// Of each call, by hook.
+pub type Instructions = BTreeMap<&'static str, Vec<u64>>;
 
 /// What becomes of a message.
 pub struct Outcome {
@@ -94,6 +104,16 @@ pub struct Outcome {
 
 impl Trial {
     pub fn new(args: &TrialArgs) -> anyhow::Result<Self> {
+        Self::on(args, &Engine::new()?, Budget::default())
+    }
+
+    /// A twin that counts instructions. It is beside the one that is timed, so that times and verdicts are a node's.
+    pub fn counting(args: &TrialArgs) -> anyhow::Result<Self> {
+        let budget = Budget { call: PATIENCE, ..Budget::default() };
+        with_default(&Dispatch::none(), || Self::on(args, &Engine::counting()?, budget))
+    }
+
+    fn on(args: &TrialArgs, engine: &Engine, budget: Budget) -> anyhow::Result<Self> {
         let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
         for filter in &args.filters {
             let filter: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(filter);
@@ -101,19 +121,23 @@ impl Trial {
         }
         let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
         let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-        let plugin = Plugin::load(&Engine::new()?, &name, &bytes, &config, Budget::default())?;
+        let plugin = Plugin::load(engine, &name, &bytes, &config, budget)?;
         Ok(Self {
             governor: Governor::new(Arc::new(plugin), OnFailure::Deny),
             who: Policy::principal(&args.who, &args.tier),
             filters: args.filters.clone(),
             granted: HashMap::new(),
             times: BTreeMap::new(),
+            spent: BTreeMap::new(),
         })
     }
 
     fn timed<T>(&mut self, hook: &'static str, ask: impl FnOnce(&mut Governor) -> T) -> T {
+        let before = self.governor.plugin().instructions();
         let began = Instant::now();
         let answer = ask(&mut self.governor);
+        let time = began.elapsed();
+        let spent = self.governor.plugin().instructions() - before;
         let hooks = self.governor.plugin().info().hooks;
         let is_there = match hook {
             "room" => hooks.room,
@@ -122,12 +146,21 @@ impl Trial {
             _ => hooks.deliver,
         };
         if is_there {
-            self.times.entry(hook).or_default().push(began.elapsed());
+            self.times.entry(hook).or_default().push(time);
+            self.spent.entry(hook).or_default().push(spent);
         }
         answer
     }
 
+    /// What the calls for a message take, asked of a counting twin. In silence: what the plugin logs, the other logged.
+    pub fn count(&mut self, message: &Outgoing) -> Instructions {
+        with_default(&Dispatch::none(), || self.ask(message));
+        self.times.clear();
+        std::mem::take(&mut self.spent)
+    }
+
     pub fn ask(&mut self, message: &Outgoing) -> Outcome {
+        self.spent.clear();
         let named = self.timed("room", |governor| governor.validate(&message.room));
         let room = match named {
             Ok(canonical) => canonical.unwrap_or_else(|| message.room.clone()),
