@@ -162,7 +162,7 @@ fn form(key: &str) -> String {
     let Some((prefix, rest)) = key.split_once(":{") else { return key.to_owned() };
     let (tag, rest) = rest.split_once("}:").expect("a tag ends");
     let tag = match tag {
-        "/nodes" | "/rooms" | "/keys" => tag,
+        "/nodes" | "/rooms" | "/keys" | "/plugins" => tag,
         tag if tag.starts_with("/node-") => "/node-NODE",
         tag if tag.starts_with('@') && (rest == "connections" || rest.starts_with("session:")) => {
             "@PRINCIPAL"
@@ -172,6 +172,7 @@ fn form(key: &str) -> String {
     let rest = match rest.split(':').next().expect("one part at least") {
         "once" => "once:PRINCIPAL:KEY",
         "session" => "session:DIGEST",
+        "code" => "code:PLUGIN:SHA256",
         _ => rest,
     };
     format!("{prefix}:{{{tag}}}:{rest}")
@@ -180,7 +181,9 @@ fn form(key: &str) -> String {
 #[tokio::test]
 async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
     let redis = Redis::start().await;
-    let node = Node::start(&redis.url(), "").await;
+    let plugin = guest("orderbook").display().to_string();
+    let plugin = format!("[[plugin]]\nname = \"dydx\"\nfile = \"{plugin}\"\nrooms = [\"trades\"]");
+    let node = Node::start(&redis.url(), &plugin).await;
     let (mut client, lost) = (node.client().await, node.client().await);
     client.subscribe(json!(["prices"])).await;
     lost.cut();

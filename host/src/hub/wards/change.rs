@@ -1,7 +1,7 @@
 //! How another version comes into charge on this node and is made known to all: from a file, from an operator's hand, or back
 //! to one before. A version that cannot be loaded or taken up changes nothing.
 
-use super::{AUDIT, COMPILED, Charge, Probation, Turn, Ward, digest, how, took_charge};
+use super::{AUDIT, COMPILED, Charge, Ward, digest, how, took_charge};
 use crate::{
     hub::{Hub, command::Command, unavailable},
     plugin::{Plugin, PluginConfig},
@@ -9,12 +9,11 @@ use crate::{
     store::{Change, How, Lineage, Release, Unavailable},
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Instant};
-use tokio::sync::{oneshot, watch};
-use tokio_util::task::AbortOnDropHandle;
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Changes of others that may come between looking and changing.
-const ATTEMPTS: usize = 20;
+pub(super) const ATTEMPTS: usize = 20;
 
 /// How a version came, and by whom.
 pub struct Origin<'a> {
@@ -52,7 +51,7 @@ impl Hub {
         let signature = config.signature().map_err(Refusal::invalid)?;
         let (code, config) = (tokio::fs::read(&config.file).await, Arc::new(config));
         let code = code.ok().map(Bytes::from);
-        let file = code.as_ref().map(|code| digest(code));
+        let file = code.as_ref().map(|code| (digest(code), signature.clone()));
         let charge = ward.standing().charge.clone();
         match (code, file, charge) {
             (Some(code), file, _) if file != turn.file => {
@@ -153,7 +152,10 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (ward, sha256) = (&self.wards[index], digest(&code));
         ward.begins(&sha256);
-        let brought = self.try_bring(index, config, &sha256, &code, &origin).await;
+        let mut brought = self.try_bring(index, config, &sha256, &code, &origin).await;
+        if let (Err(refusal), How::File) = (&mut brought, origin.how) {
+            refusal.message += &format!(" ({})", config.file.display());
+        }
         ward.ends(Some(&sha256), brought.as_ref().map(drop).map_err(|refusal| &*refusal.message));
         if let (Err(refusal), Some(by)) = (&brought, origin.by) {
             let (plugin, how, reason) = (ward.name(), how(origin.how), &refusal.message);
@@ -172,20 +174,18 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (ward, name) = (&self.wards[index], config.name());
         let signature = origin.signature.as_deref();
-        // Before anything changes here, so that it seldom has to be taken back.
+        // Before anything else looks at it, also where it is compiled here already.
+        let signed_by = config.trust.verify(name, code, signature).map_err(Refusal::invalid)?;
+        let is_same = |plugin: &Arc<Plugin>| plugin.info().signed_by == signed_by;
+        // Asked before anything changes here, so that it seldom has to be taken back.
         let lineage = self.store.lineage(name).await.map_err(unavailable)?;
-        if ward.runs(sha256, config) && lineage.current == sha256 {
+        if ward.runs(sha256, config)
+            && ward.plugin().is_some_and(|p| is_same(&p))
+            && lineage.current == sha256
+        {
             return Ok(());
         }
-        let plugin = match ward.compiled(sha256, config) {
-            // Verified as any other, but not compiled once more.
-            Some(plugin) => {
-                let signed_by = config.trust.verify(name, code, signature).map_err(Refusal::invalid)?;
-                Some(plugin).filter(|plugin| plugin.info().signed_by == signed_by)
-            }
-            None => None,
-        };
-        let plugin = match plugin {
+        let plugin = match ward.compiled(sha256, config).filter(is_same) {
             Some(plugin) => plugin,
             None => self.compile(config, code, signature).await.map_err(Refusal::invalid)?,
         };
@@ -220,7 +220,8 @@ impl Hub {
     ) -> Result<Lineage, Unavailable> {
         for _ in 0..ATTEMPTS {
             let lineage = self.store.lineage(name).await?;
-            if lineage.current == release.sha256 {
+            let is_there = |there: &Release| there.signature == release.signature;
+            if lineage.current == release.sha256 && lineage.in_charge().is_some_and(is_there) {
                 return Ok(lineage);
             }
             let (next, dropped) = lineage.with(release.clone());
@@ -276,26 +277,6 @@ impl Hub {
         Ok(previous)
     }
 
-    fn watch(
-        self: &Arc<Self>,
-        index: usize,
-        charge: &Charge,
-        previous: Charge,
-        mut alarms: watch::Receiver<u64>,
-    ) -> Probation {
-        let (hub, plugin, span) = (Arc::downgrade(self), charge.plugin.clone(), charge.config.probation);
-        let watch = async move {
-            if !matches!(tokio::time::timeout(span, alarms.changed()).await, Ok(Ok(()))) {
-                return;
-            }
-            // On a task of its own: this one ends as soon as another version is in charge.
-            if let Some(hub) = hub.upgrade() {
-                tokio::spawn(async move { hub.withdraw(index, &plugin, previous).await });
-            }
-        };
-        Probation { until: Instant::now() + span, _watch: AbortOnDropHandle::new(tokio::spawn(watch)) }
-    }
-
     /// Takes back what was taken up just now. Where nobody was in charge before, the version stays.
     async fn put_back(self: &Arc<Self>, index: usize, previous: Option<Charge>) {
         let Some(previous) = previous else { return };
@@ -320,53 +301,6 @@ impl Hub {
             self.lobby.swap(index, previous).await.ok();
         }
         swapped
-    }
-
-    /// A version on probation has failed: the one before takes its place, on all nodes.
-    async fn withdraw(self: Arc<Self>, index: usize, plugin: &Arc<Plugin>, previous: Charge) {
-        let ward = &self.wards[index];
-        let _turn: tokio::sync::MutexGuard<Turn> = ward.turn.lock().await;
-        if !ward.plugin().is_some_and(|present| Arc::ptr_eq(&present, plugin)) {
-            return;
-        }
-        let (name, sha256) = (ward.name(), plugin.info().sha256.clone());
-        let failure = plugin.stats().status().last_failure.unwrap_or_default();
-        let reason = format!("it failed repeatedly on probation and went back by itself; {failure}");
-        let back_to = previous.sha256().to_owned();
-        if let Err(error) = self.take_up(index, previous, false).await {
-            return tracing::error!(plugin = name, error, "the version before does not come back");
-        }
-        tracing::error!(plugin = name, sha256, back_to, "version withdrawn: {reason}");
-        ward.ends(Some(&sha256), Err(&reason));
-        if back_to == sha256 {
-            return;
-        }
-        for _ in 0..ATTEMPTS {
-            match self.withdraw_everywhere(&name, &sha256, &back_to, &reason).await {
-                Ok(None) => {}
-                Ok(Some(lineage)) => return ward.standing().lineage = lineage,
-                Err(error) => {
-                    return tracing::error!(plugin = name, %error, "other nodes do not hear that it was withdrawn");
-                }
-            }
-        }
-    }
-
-    /// `None`: others have changed it meanwhile.
-    async fn withdraw_everywhere(
-        &self,
-        name: &str,
-        sha256: &str,
-        back_to: &str,
-        reason: &str,
-    ) -> Result<Option<Lineage>, Unavailable> {
-        let lineage = self.store.lineage(name).await?;
-        if lineage.current != sha256 || lineage.find(back_to).is_none() {
-            return Ok(Some(lineage));
-        }
-        let next = lineage.back_to(back_to, Some(reason));
-        let change = Change { lineage: &next, code: None, dropped: &[] };
-        Ok(self.store.change_plugin(name, change).await?.then_some(next))
     }
 }
 

@@ -49,20 +49,20 @@ impl Hub {
         let code = tokio::fs::read(&config.file).await.map(Bytes::from).map_err(|error| {
             Refusal::invalid(format!("plugin '{}': {}: {error}", config.name(), config.file.display()))
         });
-        turn.file = code.as_ref().ok().map(|code| digest(code));
-        let is_new = turn.file.as_ref().is_some_and(|sha256| !lineage.remembers(sha256));
+        let sha256 = code.as_ref().map(|code| digest(code)).unwrap_or_default();
         let began = match code {
-            Ok(code) if is_new || lineage.current == turn.file.as_deref().unwrap_or_default() => {
+            Ok(code) if !lineage.remembers(&sha256) || lineage.current == sha256 => {
                 let signature = config.signature().map_err(Refusal::invalid)?;
-                let origin = Origin { how: How::File, by: None, signature };
+                let origin = Origin { how: How::File, by: None, signature: signature.clone() };
                 let brought = self.bring(index, &config, code, origin).await;
-                // It may be a good file once its signature is there.
-                if brought.is_err() {
-                    turn.file = None;
-                }
+                // Otherwise it may be a good file once its signature is there.
+                turn.file = brought.is_ok().then_some((sha256, signature));
                 brought
             }
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                turn.file = Some((sha256, config.signature().map_err(Refusal::invalid)?));
+                Ok(())
+            }
             Err(refusal) => {
                 ward.ends(None, Err(&refusal.message));
                 Err(refusal)

@@ -2,6 +2,7 @@
 
 mod change;
 mod follow;
+mod probation;
 mod shade;
 mod view;
 
@@ -35,8 +36,8 @@ pub struct Ward {
 
 #[derive(Default)]
 struct Turn {
-    /// SHA-256 of the file that was read last. An operator may have put another version in charge since.
-    file: Option<String>,
+    /// The file that was read last: its SHA-256 and its signature. Another version may have come into charge since.
+    file: Option<(String, Option<String>)>,
 }
 
 #[derive(Default)]
