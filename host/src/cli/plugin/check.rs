@@ -1,6 +1,7 @@
 //! `switchyard plugin check`
 
-use crate::plugin::{Budget, Engine, Plugin};
+use super::budget::BudgetArgs;
+use crate::plugin::{Engine, Plugin};
 use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ pub struct CheckArgs {
     /// What `init` is given
     #[arg(long, default_value = "{}")]
     config: String,
+    #[command(flatten)]
+    budget: BudgetArgs,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -21,7 +24,7 @@ pub fn run(args: CheckArgs) -> anyhow::Result<()> {
     let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-    let plugin = Plugin::load(&Engine::new()?, &name, &bytes, &config, Budget::default())?;
+    let plugin = Plugin::load(&Engine::new()?, &name, &bytes, &config, args.budget.read())?;
     let info = plugin.info();
     if args.json {
         println!("{}", serde_json::to_string(info)?);

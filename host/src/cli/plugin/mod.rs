@@ -1,5 +1,6 @@
 //! `switchyard plugin`: for those who write plugins, and for those who load them into a node that runs.
 
+mod budget;
 mod charge;
 mod check;
 mod new;

@@ -1,10 +1,11 @@
 //! A plugin on its author's desk: asked of messages as a shard would ask it, with the host's own code, and timed or
 //! counted.
 
+use super::budget::BudgetArgs;
 use crate::{
     cli::publish::feed::{self, Item, Lines, Outgoing, Speed},
     hub::Policy,
-    plugin::{Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, Verdict},
+    plugin::{Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, Verdict},
 };
 use anyhow::{Context, bail};
 use clap::Args;
@@ -27,6 +28,8 @@ pub struct TrialArgs {
     /// What `init` is given
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
+    #[command(flatten)]
+    budget: BudgetArgs,
     /// The room; with --from, that of lines which name none
     #[arg(long, required_unless_present = "from")]
     room: Option<String>,
@@ -104,12 +107,13 @@ pub struct Outcome {
 
 impl Trial {
     pub fn new(args: &TrialArgs) -> anyhow::Result<Self> {
-        Self::on(args, &Engine::new()?, Budget::default())
+        Self::on(args, &Engine::new()?, args.budget.read())
     }
 
     /// A twin that counts instructions. It is beside the one that is timed, so that times and verdicts are a node's.
     pub fn counting(args: &TrialArgs) -> anyhow::Result<Self> {
-        let budget = Budget { call: PATIENCE, ..Budget::default() };
+        let budget = args.budget.read();
+        let budget = Budget { call: PATIENCE.max(budget.call), ..budget };
         with_default(&Dispatch::none(), || Self::on(args, &Engine::counting()?, budget))
     }
 
