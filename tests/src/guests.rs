@@ -4,12 +4,21 @@ use std::path::{Path, PathBuf};
 
 /// A plugin's file. `cargo xtask test` builds them first.
 pub fn guest(name: &str) -> PathBuf {
-    let folder = match std::env::var_os("SWITCHYARD_GUESTS") {
+    built(name, "SWITCHYARD_GUESTS", "wasm32-unknown-unknown/release", "guests")
+}
+
+/// The file of an example in another language than Rust.
+pub fn foreign(language: &str) -> PathBuf {
+    built(&format!("{language}_filter"), "SWITCHYARD_LANGUAGES", "languages", "languages")
+}
+
+fn built(name: &str, variable: &str, folder: &str, chore: &str) -> PathBuf {
+    let folder = match std::env::var_os(variable) {
         Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm32-unknown-unknown/release"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder),
     };
     let file = folder.join(format!("{name}.wasm"));
-    assert!(file.exists(), "{} is not there: run `cargo xtask guests` first", file.display());
+    assert!(file.exists(), "{} is not there: run `cargo xtask {chore}` first", file.display());
     file
 }
 

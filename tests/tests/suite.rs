@@ -9,6 +9,7 @@ mod feed;
 mod floors;
 mod hostile;
 mod keys;
+mod languages;
 mod nodes;
 mod plugins;
 mod protocol;

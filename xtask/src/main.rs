@@ -3,7 +3,9 @@
 mod bench;
 mod cargo;
 mod guests;
+mod languages;
 mod test;
+mod tools;
 
 use anyhow::{Context, bail};
 use std::{
@@ -16,6 +18,8 @@ const USAGE: &str = "\
 cargo xtask CHORE
 
   guests                 build the plugins and the guests of the tests, as WebAssembly
+  languages              build the example plugins in JavaScript and in Python, as WebAssembly; takes
+                         Node 20 or later with npm, and Python 3.10 or later with venv
   demo [--nodes N] [--for SECONDS]
                          build everything, run a node with the three plugins and a lively feed,
                          and say how to watch it; ends with Ctrl-C or after the time. With --nodes,
@@ -23,13 +27,15 @@ cargo xtask CHORE
   bench nodes [--json FILE]
                          measure nodes that share a Redis and print a report as Markdown; takes two
                          minutes, and redis-server and redis-benchmark must be installed
-  test [ARGUMENTS]       guests, formatting, clippy, and all tests; ARGUMENTS are for cargo test
+  test [ARGUMENTS]       guests, languages, formatting, clippy, and all tests; ARGUMENTS are for
+                         cargo test
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let ended = match arguments.split_first().map(|(chore, rest)| (chore.as_str(), rest)) {
         Some(("guests", [])) => guests::build().map(|built| println!("{}", built.display())),
+        Some(("languages", [])) => languages::all().map(|built| println!("{}", built.display())),
         Some(("demo", rest)) => demo(rest),
         Some(("bench", rest)) => bench::run(rest),
         Some(("test", rest)) => test::all(rest),

@@ -10,10 +10,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 use wasmtime::ResourceLimiter;
 
-/// Elements of a table: functions whose address is taken. Large JavaScript engines have some ten thousand.
+/// Elements of a table: functions whose address is taken. A JavaScript engine has 8000, Python 6000.
 const TABLE_ELEMENTS: usize = 20_000;
 
-/// Core instances, memories and tables of one component; a Rust guest has 3, 1 and 2.
+/// Core instances, memories and tables of one component; a Rust guest has 3, 1 and 2, and one in Python, whose
+/// libraries are modules of their own, 38, 1 and 2.
 const PARTS: usize = 64;
 
 /// What all instances of a plugin share: who it is, its log and its metrics.

@@ -1,0 +1,161 @@
+//! Plugins in other languages than Rust do the same through the same contract. Compiling an engine takes seconds, so
+//! each is compiled once by a node and once by the command line.
+
+use serde_json::{Value, json};
+use std::time::Duration;
+use switchyard_tests::{Client, Server, foreign, run_within};
+
+/// Compiling an engine, on a machine with other things to do.
+const COMPILING: Duration = Duration::from_secs(240);
+
+const ROOM: &str = "tvl_changes";
+
+/// A node whose room is governed by the example. `strict` makes an event without a change an exception.
+async fn server(language: &str) -> Server {
+    let file = foreign(language);
+    // Time for a busy machine: it is not what is tested here.
+    Server::start(&format!(
+        "[[plugin]]\nname = \"{language}\"\nfile = \"{}\"\nrooms = [\"{ROOM}\"]\nconfig = {{ strict = true }}\n\
+         budget = {{ call = \"500ms\", memory = \"64MiB\" }}",
+        file.display()
+    ))
+    .await
+}
+
+/// What the node tells of its one plugin.
+async fn plugin(server: &Server) -> Value {
+    server.get("/v1/plugins").await["plugins"][0].clone()
+}
+
+async fn member(server: &Server, filter: Value) -> Client {
+    let mut client = Client::connect(server).await;
+    client.subscribe(json!([{"room": ROOM, "filter": filter}])).await;
+    client
+}
+
+/// Passes every filter here but the one for nothing. In the order of a room all before it is decided when it comes.
+async fn mark(publisher: &mut Client) -> u64 {
+    let answer = publisher.publish(ROOM, json!({"change": 1e9, "chain": "base"})).await;
+    answer["offset"].as_u64().expect("a number")
+}
+
+/// The offsets that a member got before this one.
+async fn before(client: &mut Client, mark: u64) -> Vec<u64> {
+    let mut offsets = vec![];
+    loop {
+        match client.expect("message").await["offset"].as_u64().expect("a number") {
+            offset if offset == mark => return offsets,
+            offset => offsets.push(offset),
+        }
+    }
+}
+
+async fn filters(language: &str) {
+    let server = server(language).await;
+    let mut large = member(&server, json!({"minChange": 5})).await;
+    let mut same = member(&server, json!({"minChange": 5.0})).await;
+    let mut chains = member(&server, json!({"chains": ["Base", "ethereum", "base"], "minChange": 0.5})).await;
+    let mut all = member(&server, json!({})).await;
+    let mut none = member(&server, json!({"chains": []})).await;
+    let told = plugin(&server).await;
+    assert_eq!(
+        (&told["state"], &told["plugin"]["package"]),
+        (&json!("active"), &json!(format!("{language}-filter")))
+    );
+    assert_eq!(told["filters"], 4, "equal filters are one: {told}");
+
+    let mut publisher = Client::connect(&server).await;
+    for data in [
+        json!({"change": 5, "chain": "base"}),
+        json!({"change": -7.5, "chain": "polygon"}),
+        json!({"change": 4.99, "chain": "BASE"}),
+        json!({"change": 0.4, "chain": "ethereum"}),
+        json!({"change": 6}),
+    ] {
+        publisher.publish(ROOM, data).await;
+    }
+    let marked = mark(&mut publisher).await;
+    for (member, expected) in [
+        (&mut large, &[1, 2, 5][..]),
+        (&mut same, &[1, 2, 5]),
+        (&mut chains, &[1, 3]),
+        (&mut all, &[1, 2, 3, 4, 5]),
+    ] {
+        assert_eq!(before(member, marked).await, expected);
+    }
+    none.settled().await;
+
+    // More filters than one word of answers holds.
+    let mut many = vec![];
+    for n in 0..66 {
+        many.push(member(&server, json!({"minChange": 100 + n})).await);
+    }
+    publisher.publish(ROOM, json!({"change": 164})).await;
+    let marked = mark(&mut publisher).await;
+    for (n, member) in many.iter_mut().enumerate() {
+        assert_eq!(before(member, marked).await.len(), usize::from(n <= 64), "the member {n}");
+    }
+    drop(many);
+    assert_eq!(before(&mut large, marked).await, [7]);
+
+    for (filter, says) in [
+        (json!({"minChange": -1}), "minChange is -1"),
+        (json!({"minChange": "5"}), "minChange is \"5\", but must be a number, 0 or more"),
+        (json!({"chains": "base"}), "but must be a list of texts, such as [\"base\"]"),
+        (json!({"least": 5}), "unknown field \"least\": it may have minChange and chains"),
+    ] {
+        let wish = json!({"type": "subscribe", "rooms": [{"room": ROOM, "filter": filter}]});
+        let error = &publisher.ask(wish).await["results"][0]["error"];
+        assert_eq!(error["code"], "filter_invalid", "{error}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(says)), "{says}: {error}");
+    }
+    assert_eq!(plugin(&server).await["last_failure"], Value::Null, "an answer is no failure");
+
+    // An exception costs one call. Who was not asked about is told so, and the next instance knows the filters.
+    publisher.publish(ROOM, json!({"change": "none"})).await;
+    assert_eq!(large.expect("gap").await["room"], ROOM);
+    let told = plugin(&server).await;
+    let failure = told["last_failure"].as_str().unwrap_or_else(|| panic!("{told}"));
+    for part in
+        ["deliver.matches for room 'tvl_changes' (panic)", "TypeError: change is \"none\", but must be"]
+    {
+        assert!(failure.contains(part), "{part} is not in: {failure}");
+    }
+    publisher.publish(ROOM, json!({"change": 1})).await;
+    let marked = mark(&mut publisher).await;
+    assert_eq!(before(&mut large, marked).await, [0; 0]);
+    server.stop().await;
+}
+
+async fn is_good(language: &str) {
+    let file = foreign(language);
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = ["plugin", "check", &file.display().to_string()];
+    let output = run_within(COMPILING, folder.path(), &arguments, &[]).await;
+    let (told, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{error}");
+    assert!(
+        told.starts_with(&format!("{language}-filter 0.1.0 is good\nhooks    deliver, subscribe\n")),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn javascript_filters_a_room() {
+    filters("javascript").await;
+}
+
+#[tokio::test]
+async fn javascript_is_good() {
+    is_good("javascript").await;
+}
+
+#[tokio::test]
+async fn python_filters_a_room() {
+    filters("python").await;
+}
+
+#[tokio::test]
+async fn python_is_good() {
+    is_good("python").await;
+}
