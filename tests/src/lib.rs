@@ -7,7 +7,9 @@ mod node;
 mod process;
 mod raw;
 mod redis;
+pub mod report;
 mod server;
+pub mod spent;
 
 pub use client::{Client, Closed};
 pub use follower::{Follower, Seen};

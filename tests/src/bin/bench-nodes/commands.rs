@@ -1,13 +1,13 @@
 //! What Redis is asked for each message while members on two nodes acknowledge every one.
 
-use crate::{
-    report::{Section, figure, rounded},
-    spent::{self, Calls},
-};
+use crate::asked::{self, Calls};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use switchyard_tests::{Client, Node, PATIENCE, Redis};
+use switchyard_tests::{
+    Client, Node, PATIENCE, Redis,
+    report::{Section, figure, rounded},
+};
 use tokio::time::{sleep, sleep_until, timeout};
 
 const MEMBERS: [usize; 2] = [10, 1000];
@@ -85,13 +85,13 @@ impl Run {
         let following: Vec<_> = clients.into_iter().map(|client| tokio::spawn(follow(client))).collect();
         let mut publisher = one.client().await;
 
-        let (began, before) = (Instant::now(), spent::redis_cpu(&redis).await);
+        let (began, before) = (Instant::now(), asked::redis_cpu(&redis).await);
         sleep(IDLE).await;
-        let idle = (spent::redis_cpu(&redis).await - before) / began.elapsed().as_secs_f64();
+        let idle = (asked::redis_cpu(&redis).await - before) / began.elapsed().as_secs_f64();
 
         let nodes = [&one, &two];
-        let (calls, asked) = (spent::calls(&redis).await, spent::asked(&nodes).await);
-        let (began, before) = (Instant::now(), spent::redis_cpu(&redis).await);
+        let (calls, asked) = (asked::calls(&redis).await, asked::asked(&nodes).await);
+        let (began, before) = (Instant::now(), asked::redis_cpu(&redis).await);
         for n in 1..=MESSAGES {
             sleep_until((began + APART * n as u32).into()).await;
             publisher.publish(ROOM, json!(n)).await;
@@ -104,9 +104,9 @@ impl Run {
             followed.push(client);
         }
         sleep(WRITTEN).await;
-        let (elapsed, cpu) = (began.elapsed().as_secs_f64(), spent::redis_cpu(&redis).await - before);
-        let calls = spent::since(&calls, spent::calls(&redis).await);
-        let asked = spent::since(&asked, spent::asked(&nodes).await);
+        let (elapsed, cpu) = (began.elapsed().as_secs_f64(), asked::redis_cpu(&redis).await - before);
+        let calls = asked::since(&calls, asked::calls(&redis).await);
+        let asked = asked::since(&asked, asked::asked(&nodes).await);
         let receipt = one.get(&format!("/v1/rooms/{ROOM}/messages/{MESSAGES}/receipt")).await;
         wrong += (members as u64).abs_diff(receipt["acknowledged"].as_u64().unwrap_or(0));
         Self { members, elapsed, asked, calls, cpu, idle, wrong }

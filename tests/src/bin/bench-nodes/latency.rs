@@ -1,6 +1,5 @@
 //! How long a message takes from when it was due to be published until a subscriber has it, on three ways.
 
-use crate::report::{Section, figure, rounded};
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use serde_json::{Value, json};
 use std::{
@@ -11,7 +10,10 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, Node, PATIENCE, Redis};
+use switchyard_tests::{
+    Client, Node, PATIENCE, Redis,
+    report::{self, Section, figure, rounded},
+};
 use tokio::{net::TcpStream, runtime::Handle, sync::mpsc, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 
@@ -109,15 +111,8 @@ fn section(ways: &[Way]) -> Section {
     }
 }
 
-/// In microseconds, the smallest that so many are not above.
 fn percentiles(times: impl Iterator<Item = Duration>) -> [f64; 3] {
-    let mut times: Vec<_> = times.collect();
-    times.sort();
-    PERCENTS.map(|percent| {
-        let at = (times.len() as f64 * percent).ceil() as usize;
-        // None at all is a loss, which is told elsewhere.
-        times.get(at.saturating_sub(1)).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
-    })
+    report::percentiles(PERCENTS, times)
 }
 
 /// From a publisher on a node to a subscriber on the same or another one.

@@ -1,9 +1,9 @@
 //! What one window of publishing took from whom. Knows nothing of how it is published.
 
-use crate::{report::rounded, spent};
+use crate::asked;
 use serde_json::{Value, json};
 use std::time::Instant;
-use switchyard_tests::{Node, Redis};
+use switchyard_tests::{Node, Redis, report::rounded, spent};
 
 /// Publishes within a time, and seconds of processor time that they took.
 pub struct Load {
@@ -63,7 +63,7 @@ impl Mark {
         };
         Self {
             at: Instant::now(),
-            redis: spent::redis_cpu(redis).await,
+            redis: asked::redis_cpu(redis).await,
             node: node.map_or(0.0, |node| spent::cpu(node.process.id())),
             publishers,
             machine: spent::machine(),

@@ -1,19 +1,21 @@
 //! Measures nodes that share one Redis, all on loopback: what Redis is asked, how long a message takes, how much goes
 //! through. Prints Markdown; judges nothing but order and loss. `cargo xtask bench nodes` builds and runs it.
 
+mod asked;
 mod commands;
 mod latency;
 mod load;
-mod report;
-mod spent;
 mod throughput;
 
-use report::{Report, Section};
 use serde_json::json;
 use std::{
     path::PathBuf,
     process::{ExitCode, Stdio},
     time::Instant,
+};
+use switchyard_tests::{
+    report::{self, Report, Section},
+    spent,
 };
 use tokio::process::Command;
 
@@ -40,21 +42,7 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let report = measure().await;
-    print!("{report}");
-    if let Some(file) = file
-        && let Err(error) = std::fs::write(&file, report.json())
-    {
-        eprintln!("bench-nodes: {}: {error}", file.display());
-        return ExitCode::FAILURE;
-    }
-    match report.wrong() {
-        0 => ExitCode::SUCCESS,
-        wrong => {
-            eprintln!("bench-nodes: {wrong} answers or messages were missing, out of order or errors");
-            ExitCode::FAILURE
-        }
-    }
+    measure().await.hand_over("bench-nodes", file.as_deref())
 }
 
 async fn measure() -> Report {

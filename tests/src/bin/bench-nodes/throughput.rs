@@ -2,10 +2,9 @@
 //! and the same arguments.
 
 use crate::{
+    asked,
     latency::at_once,
     load::{Load, Mark},
-    report::{Section, figure, median, rounded},
-    spent,
 };
 use futures_util::{SinkExt, future::join_all};
 use serde_json::json;
@@ -17,7 +16,11 @@ use std::{
     },
     time::Duration,
 };
-use switchyard_tests::{Client, Node, Redis};
+use switchyard_tests::{
+    Client, Node, Redis,
+    report::{Section, figure, median, rounded},
+    spent,
+};
 use tokio::{process::Command, time::sleep};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -41,7 +44,7 @@ const SCRIPT: &str = concat!(
 /// Gives the version of Redis as well.
 pub async fn measure() -> (Section, String) {
     let redis = Redis::start().await;
-    let version = spent::info(&redis, "server", "redis_version").await;
+    let version = asked::info(&redis, "server", "redis_version").await;
     let node = Node::start(&redis.url(), TIER).await;
     let command = command(&redis, &node).await;
     let mut publishers = vec![];

@@ -1,7 +1,7 @@
 //! What was measured, as Markdown for people and as JSON for programs. Knows no measurement.
 
 use serde_json::{Map, Value};
-use std::fmt;
+use std::{fmt, path::Path, process::ExitCode, time::Duration};
 
 pub struct Report {
     pub title: String,
@@ -29,6 +29,24 @@ pub struct Section {
 impl Report {
     pub fn wrong(&self) -> u64 {
         self.sections.iter().map(|section| section.wrong).sum()
+    }
+
+    /// Prints it, and writes its figures to a file. What was lost makes the program fail.
+    pub fn hand_over(&self, program: &str, file: Option<&Path>) -> ExitCode {
+        print!("{self}");
+        if let Some(file) = file
+            && let Err(error) = std::fs::write(file, self.json())
+        {
+            eprintln!("{program}: {}: {error}", file.display());
+            return ExitCode::FAILURE;
+        }
+        match self.wrong() {
+            0 => ExitCode::SUCCESS,
+            wrong => {
+                eprintln!("{program}: {wrong} answers or messages were missing, out of order or errors");
+                ExitCode::FAILURE
+            }
+        }
     }
 
     pub fn json(&self) -> String {
@@ -90,4 +108,15 @@ pub fn rounded(value: f64) -> f64 {
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
+}
+
+/// In microseconds, for each share such as 0.99 the smallest time that so many are not above.
+pub fn percentiles<const N: usize>(shares: [f64; N], times: impl Iterator<Item = Duration>) -> [f64; N] {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    shares.map(|share| {
+        let at = (times.len() as f64 * share).ceil() as usize;
+        // None at all is a loss, which is told elsewhere.
+        times.get(at.saturating_sub(1)).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
+    })
 }

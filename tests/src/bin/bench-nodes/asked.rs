@@ -1,17 +1,9 @@
-//! What has been spent so far: calls as Redis counts them, commands as the nodes count them, processor time of Redis, of
-//! processes and of the machine.
+//! What has been asked of Redis so far: calls as Redis counts them, commands as the nodes count them; and its processor time.
 
-use std::{collections::BTreeMap, fs, thread};
+use std::collections::BTreeMap;
 use switchyard_tests::{Node, Redis};
 
-/// Of times in /proc, in a second; the kernel has it so for every program.
-const TICKS: f64 = 100.0;
-
 pub type Calls = BTreeMap<String, u64>;
-
-pub fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
 
 /// A field of INFO.
 pub async fn info(redis: &Redis, section: &str, field: &str) -> String {
@@ -58,37 +50,4 @@ pub fn since(before: &Calls, now: Calls) -> Calls {
     let mut now = now;
     now.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
     now
-}
-
-/// Seconds of processor time of a process.
-pub fn cpu(process: u32) -> f64 {
-    times(process).iter().take(2).sum()
-}
-
-/// Of the children of this process that have ended.
-pub fn children() -> f64 {
-    times(std::process::id()).iter().skip(2).sum()
-}
-
-/// User, system, and both of the children that have ended.
-fn times(process: u32) -> [f64; 4] {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).expect("Linux, and a process that runs");
-    // The program's name comes first, in brackets, and may hold anything.
-    let (_, fields) = text.rsplit_once(')').expect("a name");
-    let fields: Vec<_> = fields.split_whitespace().collect();
-    [11, 12, 13, 14].map(|n| fields[n].parse::<f64>().expect("a number") / TICKS)
-}
-
-/// Of everything on the machine, whoever runs it.
-pub fn machine() -> f64 {
-    let text = fs::read_to_string("/proc/stat").expect("Linux");
-    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
-    let times: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
-    // user, nice, system; then idle and waiting; then interrupts of both kinds.
-    [0, 1, 2, 5, 6].iter().filter_map(|n| times.get(*n)).sum::<f64>() / TICKS
-}
-
-/// Of programs that are neither this one nor a child of it that has ended.
-pub fn by_others() -> f64 {
-    machine() - times(std::process::id()).iter().sum::<f64>()
 }
