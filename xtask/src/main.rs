@@ -27,6 +27,9 @@ cargo xtask CHORE
   bench nodes [--json FILE]
                          measure nodes that share a Redis and print a report as Markdown; takes two
                          minutes, and redis-server and redis-benchmark must be installed
+  bench plugins [--json FILE]
+                         measure what plugins cost, one that misbehaves, and changing one under
+                         load, and print a report as Markdown; takes about four minutes
   test [ARGUMENTS]       guests, languages, formatting, clippy, and all tests; ARGUMENTS are for
                          cargo test
 ";

@@ -20,6 +20,8 @@ pub enum Mode {
     Panic,
     /// `flood`: 10,000 log lines of 10 KB, then goes on well.
     Flood,
+    /// `count`: counts a million times, then goes on well.
+    Count,
     /// `busy-8`: computes for 8 ms, then goes on well.
     Busy(u64),
     /// `nonsense`: an answer that breaks the contract's meaning: a name that is none, invalid JSON, too many words.
@@ -44,6 +46,7 @@ impl TryFrom<String> for Mode {
             "recurse" => Self::Recurse,
             "panic" => Self::Panic,
             "flood" => Self::Flood,
+            "count" => Self::Count,
             "nonsense" => Self::Nonsense,
             "other" => Self::Other,
             "huge" => Self::Huge,
@@ -79,6 +82,11 @@ impl Mode {
                 let line = "x".repeat(10_000);
                 for _ in 0..10_000 {
                     switchyard_sdk::warn!("{line}");
+                }
+            }
+            Self::Count => {
+                for _ in 0..1_000_000 {
+                    crate::CALLS.add(1);
                 }
             }
             Self::Busy(ms) => {

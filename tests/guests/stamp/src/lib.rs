@@ -1,0 +1,88 @@
+//! A well-behaved plugin with every hook, for measurements. Its versions differ in one byte of the file, `stamp=A` or
+//! `stamp=B`, and in every verdict on a message, so that each verdict says who gave it.
+
+use serde::{Deserialize, Serialize};
+use std::hint::black_box;
+use switchyard_sdk::{
+    Connect, Deliver, Grant, Limits, Message, Plugin, Publish, Reject, Request, Room, RoomVerdict, Subscribe,
+    Subscription, Verdict,
+};
+
+/// What a benchmark replaces in the file's bytes.
+static STAMP: [u8; 7] = *b"stamp=A";
+
+/// A member's group.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    g: u64,
+}
+
+/// A message goes to one group when it names it; otherwise to every second group, and which these are is the stamp's.
+#[derive(Deserialize)]
+pub struct Event {
+    n: u64,
+    to: Option<u64>,
+}
+
+pub struct Stamp {
+    stamp: u64,
+}
+
+impl Plugin for Stamp {
+    type Config = switchyard_sdk::NoConfig;
+
+    fn new(_: Self::Config) -> Result<Self, String> {
+        // Or the compiler would use the letter that it sees instead of the one that is there later.
+        Ok(Self { stamp: black_box(&STAMP)[6].into() })
+    }
+}
+
+impl Connect for Stamp {
+    fn connect(&self, request: &Request) -> Result<Limits, Reject> {
+        match request.principal.id.is_empty() {
+            true => Err(Reject::denied("nobody may not connect")),
+            false => Ok(Limits::default()),
+        }
+    }
+}
+
+impl Room for Stamp {
+    fn room(&self, name: &str) -> Result<RoomVerdict, Reject> {
+        // Not cached, so that the host asks every time and the question can be measured.
+        Ok(RoomVerdict::canonical(name, name.to_ascii_lowercase()))
+    }
+}
+
+impl Subscribe for Stamp {
+    fn subscribe(&self, asked: &Subscription<'_>) -> Result<Grant, Reject> {
+        match asked.filter_as::<Filter>()? {
+            Some(_) => Ok(Grant::default()),
+            None => Err(Reject::invalid("a filter is needed: {\"g\": group}")),
+        }
+    }
+}
+
+impl Publish for Stamp {
+    fn publish(&self, _: &str, message: Message<'_>) -> Result<Verdict, Reject> {
+        message.json::<Event>().map(|_| Verdict::Pass)
+    }
+}
+
+impl Deliver for Stamp {
+    type Filter = Filter;
+    type Parsed<'a> = Event;
+
+    fn parse<'a>(&self, message: Message<'a>) -> Option<Event> {
+        message.read()
+    }
+
+    fn matches(&self, filter: &Filter, event: &Event) -> bool {
+        match event.to {
+            Some(group) => filter.g == group,
+            None => (filter.g + event.n + self.stamp).is_multiple_of(2),
+        }
+    }
+}
+
+switchyard_sdk::export!(Stamp: connect, room, subscribe, publish, deliver);

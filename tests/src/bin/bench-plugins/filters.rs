@@ -1,0 +1,265 @@
+//! What distinct filters in one room cost, from ten to as many as a plugin may hold.
+
+use crate::{
+    governed::{calls, node, stamp, status},
+    steady::at_once,
+};
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use switchyard_tests::{
+    Client, Node, PATIENCE,
+    report::{Section, figure, median, rounded},
+    spent,
+};
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite::Message;
+
+const SIZES: [usize; 5] = [0, 10, 100, 1000, 10_000];
+/// Members whose filters are all the same.
+const EQUAL: usize = 1000;
+const ROOM: &str = "many";
+const IN_FLIGHT: usize = 8;
+const WARM_UP: Duration = Duration::from_millis(250);
+const WINDOW: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 3;
+
+struct Run {
+    name: String,
+    /// As the node counts them.
+    filters: u64,
+    instances: u64,
+    messages: u64,
+    /// Microseconds of the node for a message, and of its plugin in `deliver`.
+    cpu: f64,
+    asked: f64,
+    /// Resident bytes, and what one of the last subscriptions took.
+    memory: usize,
+    each: Option<f64>,
+    wrong: u64,
+}
+
+/// Seconds of the node, and of its plugin in `deliver`, for some messages.
+struct Round {
+    messages: u64,
+    cpu: f64,
+    asked: f64,
+    wrong: u64,
+}
+
+pub async fn measure() -> Section {
+    let mut equal = node(&[stamp(ROOM)]).await;
+    let mut room = Crowd::new(&equal);
+    // Spelled in two ways.
+    let spelled = |n: usize| if n.is_multiple_of(2) { r#"{"g":7}"# } else { r#"{ "g" : 7 }"# };
+    let each = room.grow(EQUAL, spelled).await;
+    let mut same = room.run(format!("{EQUAL}, all equal"), each, |_| None).await;
+    // However they are spelled, they are one.
+    same.wrong += same.filters.abs_diff(1);
+    equal.process.kill().await;
+
+    let mut runs = vec![];
+    let mut distinct = node(&[stamp(ROOM)]).await;
+    let mut room = Crowd::new(&distinct);
+    for size in SIZES {
+        let each = room.grow(size, |n| format!(r#"{{"g":{n}}}"#)).await;
+        let mut run = room.run(size.to_string(), each, |n| n.checked_rem(size as u64)).await;
+        run.wrong += run.filters.abs_diff(size as u64);
+        runs.push(run);
+    }
+    runs.push(same);
+    distinct.process.kill().await;
+    section(&runs)
+}
+
+/// The members of one room.
+struct Crowd<'a> {
+    node: &'a Node,
+    members: usize,
+    heard: Arc<AtomicU64>,
+    strange: Arc<AtomicU64>,
+}
+
+impl<'a> Crowd<'a> {
+    fn new(node: &'a Node) -> Self {
+        Self { node, members: 0, heard: Arc::default(), strange: Arc::default() }
+    }
+
+    /// To so many members; the resident bytes that each new subscription took, connections left out.
+    async fn grow<T: AsRef<str>>(&mut self, size: usize, filter: impl Fn(usize) -> T) -> Option<f64> {
+        let (first, node) = (self.members, self.node);
+        let connecting = stream::iter(first..size).map(|_| node.client());
+        let clients: Vec<Client> = connecting.buffered(16).collect().await;
+        let before = node.process.memory();
+        let joining = stream::iter(clients.into_iter().zip(first..)).map(async |(mut client, n)| {
+            let filter: Value = serde_json::from_str(filter(n).as_ref()).expect("JSON");
+            client.subscribe(json!([{"room": ROOM, "filter": filter}])).await;
+            client
+        });
+        let clients: Vec<Client> = joining.buffered(16).collect().await;
+        let took = node.process.memory().saturating_sub(before);
+        for (client, n) in clients.into_iter().zip(first..) {
+            tokio::spawn(listen(client, n, self.heard.clone(), self.strange.clone()));
+        }
+        self.members = size;
+        (size > first).then(|| took as f64 / (size - first) as f64)
+    }
+
+    async fn run(&mut self, name: String, each: Option<f64>, to: impl Fn(u64) -> Option<u64>) -> Run {
+        let (mut cpu, mut asked, mut messages, mut wrong) = (vec![], vec![], 0, 0);
+        for _ in 0..ROUNDS {
+            let round = self.round(&to).await;
+            cpu.push(round.cpu * 1e6 / round.messages as f64);
+            asked.push(round.asked * 1e6 / round.messages as f64);
+            messages += round.messages;
+            wrong += round.wrong;
+        }
+        let shown = status(self.node, "stamp").await;
+        Run {
+            name,
+            filters: shown["filters"].as_u64().unwrap_or(0),
+            instances: shown["instances"].as_u64().unwrap_or(0),
+            messages,
+            cpu: median(cpu),
+            asked: median(asked),
+            memory: self.node.process.memory(),
+            each,
+            wrong,
+        }
+    }
+
+    /// As many messages as go through in a while, each to the group that `to` names, which is that of one member or of nobody.
+    async fn round(&self, to: impl Fn(u64) -> Option<u64>) -> Round {
+        let mut publisher = self.node.client().await;
+        at_once(&publisher);
+        let (heard, strange) = (self.heard.load(Relaxed), self.strange.load(Relaxed));
+        let (mut n, mut waiting, mut refused, mut expected) = (0, 0, 0, 0);
+        let (mut began, mut mark) = (Instant::now(), None);
+        loop {
+            let is_over = mark.is_some() && began.elapsed() >= WINDOW;
+            while waiting < IN_FLIGHT && !is_over {
+                let group = to(n);
+                expected += u64::from(group.is_some());
+                let data = json!({"n": n, "to": group.unwrap_or(u64::MAX)});
+                publisher.send(json!({"type": "publish", "room": ROOM, "data": data})).await;
+                (n, waiting) = (n + 1, waiting + 1);
+            }
+            if waiting == 0 {
+                break;
+            }
+            refused += u64::from(publisher.recv().await["type"] != "published");
+            waiting -= 1;
+            if mark.is_none() && began.elapsed() >= WARM_UP {
+                mark = Some((n, self.spent().await));
+                began = Instant::now();
+            }
+        }
+        let (heard, end) = (|| self.heard.load(Relaxed) - heard, Instant::now() + PATIENCE);
+        while heard() < expected && Instant::now() < end {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let (first, (cpu, asked)) = mark.expect("a window");
+        let (cpu_now, asked_now) = self.spent().await;
+        Round {
+            messages: n - first,
+            cpu: cpu_now - cpu,
+            asked: asked_now - asked,
+            wrong: refused + expected.abs_diff(heard()) + self.strange.load(Relaxed) - strange,
+        }
+    }
+
+    /// Seconds of processor time of the node, and of its plugin in `deliver`.
+    async fn spent(&self) -> (f64, f64) {
+        let shown = status(self.node, "stamp").await;
+        (spent::cpu(self.node.process.id()), calls(&shown, "deliver.matches").1 as f64 / 1e9)
+    }
+}
+
+/// Each message that comes must be for this member's group.
+async fn listen(mut client: Client, group: usize, heard: Arc<AtomicU64>, strange: Arc<AtomicU64>) {
+    while let Some(Ok(message)) = client.socket.next().await {
+        let Message::Text(text) = message else { continue };
+        let frame: Value = serde_json::from_str(&text).unwrap_or_default();
+        let count = if frame["data"]["to"] == group { &heard } else { &strange };
+        count.fetch_add(1, Relaxed);
+    }
+}
+
+impl Run {
+    /// Nanoseconds of the node for each filter of a message beyond ten.
+    fn each_further(&self, ten: &Run) -> f64 {
+        (self.cpu - ten.cpu) * 1e3 / (self.filters - ten.filters) as f64
+    }
+}
+
+fn section(runs: &[Run]) -> Section {
+    let ten = runs.iter().find(|run| run.filters == 10).expect("a room with ten members");
+    let further = |run: &Run| match run.filters > ten.filters {
+        true => figure(run.each_further(ten)),
+        false => "–".to_owned(),
+    };
+    let row = |run: &Run| {
+        let of_filters = |value: f64| if run.filters == 0 { "–".to_owned() } else { figure(value) };
+        vec![
+            run.name.clone(),
+            run.filters.to_string(),
+            run.instances.to_string(),
+            figure(run.messages as f64),
+            figure(run.cpu),
+            format!("{:.2}", run.cpu / ten.cpu),
+            of_filters(run.asked),
+            further(run),
+            of_filters(run.asked * 1e3 / run.filters as f64),
+            run.each.map_or("–".to_owned(), |bytes| figure(bytes / 1024.0)),
+            figure(run.memory as f64 / f64::from(1 << 20)),
+        ]
+    };
+    let figures = |run: &Run| {
+        json!({
+            "members": run.name,
+            "filters": run.filters,
+            "instances_started": run.instances,
+            "messages": run.messages,
+            "node_cpu_us_a_message": rounded(run.cpu),
+            "deliver_us_a_message": rounded(run.asked),
+            "bytes_a_subscription": run.each.map(rounded),
+            "memory": run.memory,
+            "wrong": run.wrong,
+        })
+    };
+    Section {
+        name: "filters",
+        title: "Distinct filters in one room",
+        how: format!(
+            "A room with a member for each filter, one publisher with {IN_FLIGHT} publishes in flight. Each message passes the filter \
+             of one member, by turns, and where all are equal that of nobody, so that what is counted is the asking. Processor \
+             time of the node is from /proc and holds publishing; that of deliver alone is by the node's own count. Both are \
+             the median of {ROUNDS} rounds of {} s. Memory of a subscription is what the process grew by when members that \
+             were connected already joined.",
+            WINDOW.as_secs(),
+        ),
+        columns: vec![
+            "members",
+            "filters in use",
+            "instances started",
+            "messages",
+            "node CPU µs a message",
+            "to that of 10",
+            "deliver µs a message",
+            "node CPU ns each further filter",
+            "deliver ns a filter",
+            "KiB a subscription",
+            "memory, MiB",
+        ],
+        rows: runs.iter().map(row).collect(),
+        remarks: vec![],
+        figures: runs.iter().map(figures).collect(),
+        wrong: runs.iter().map(|run| run.wrong).sum(),
+    }
+}

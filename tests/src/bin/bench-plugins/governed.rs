@@ -1,0 +1,54 @@
+//! A node with plugins: how it is configured, and what it tells of them.
+
+use serde_json::Value;
+use switchyard_tests::{Node, guest};
+
+/// Members are as many connections of one principal. They say nothing, and need not be asked for it.
+const ROOM_FOR_ALL: &str = "\
+[session]
+heartbeat = { interval = \"10m\", timeout = \"10s\" }
+[tier.default]
+connections = 20000
+";
+
+pub struct Plugin<'a> {
+    pub name: &'a str,
+    /// Of the guest.
+    pub file: &'a str,
+    pub rooms: &'a str,
+    /// A table of TOML.
+    pub config: &'a str,
+}
+
+impl Plugin<'_> {
+    fn table(&self) -> String {
+        let (Self { name, rooms, config, .. }, file) = (self, guest(self.file));
+        let file = file.display();
+        format!(
+            "[[plugin]]\nname = \"{name}\"\nfile = \"{file}\"\nrooms = [\"{rooms}\"]\nconfig = {config}\n"
+        )
+    }
+}
+
+/// The well-behaved plugin.
+pub fn stamp<'a>(rooms: &'a str) -> Plugin<'a> {
+    Plugin { name: "stamp", file: "stamp", rooms, config: "{}" }
+}
+
+pub async fn node(plugins: &[Plugin<'_>]) -> Node {
+    let tables: String = plugins.iter().map(Plugin::table).collect();
+    Node::start("memory", &format!("{ROOM_FOR_ALL}{tables}")).await
+}
+
+/// What `/v1/plugins` shows of a plugin.
+pub async fn status(node: &Node, name: &str) -> Value {
+    let all = node.get("/v1/plugins").await;
+    let mut plugins = all["plugins"].as_array().into_iter().flatten();
+    plugins.find(|plugin| plugin["name"] == name).unwrap_or_else(|| panic!("no '{name}' in {all}")).clone()
+}
+
+/// Calls of a function of the contract, and nanoseconds spent in them.
+pub fn calls(status: &Value, function: &str) -> (u64, u64) {
+    let calls = &status["calls"][function];
+    (calls[0].as_u64().unwrap_or(0), calls[1].as_u64().unwrap_or(0))
+}

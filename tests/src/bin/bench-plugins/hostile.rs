@@ -1,0 +1,344 @@
+//! What plugins that misbehave cost the rooms of others, and the process.
+
+use crate::{
+    governed::{Plugin, calls, node, stamp, status},
+    punctual::Punctual,
+    steady::{Phase, Steady},
+};
+use serde_json::{Value, json};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use switchyard_tests::{
+    Client, Node,
+    report::{Section, figure, median, percentiles, rounded},
+    spent,
+};
+use tokio::{task::JoinHandle, time::sleep};
+
+const MEMBERS: usize = 20;
+const APART: Duration = Duration::from_millis(10);
+const MESSAGES: usize = 400;
+/// Each on a node of its own, where nothing is in quarantine yet.
+const ROUNDS: usize = 3;
+/// Between an answer and the next request to a hostile room; the slow one gets none.
+const PAUSE: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_secs(4);
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Those that fail or flood; each does so whenever it is asked.
+const MISDEEDS: [(&str, &str); 13] = [
+    ("loop", r#"{ publish = "loop" }"#),
+    ("memory", r#"{ publish = "allocate" }"#),
+    ("recursion", r#"{ publish = "recurse" }"#),
+    ("panic", r#"{ publish = "panic" }"#),
+    ("no-JSON", r#"{ publish = "nonsense" }"#),
+    ("huge-message", r#"{ publish = "huge" }"#),
+    ("huge-verdict", r#"{ matches = "huge" }"#),
+    ("endless-filter", r#"{ matches = "loop" }"#),
+    ("endless-compile", r#"{ compile = "loop" }"#),
+    ("endless-start", r#"{ init = "busy-90", publish = "panic" }"#),
+    ("log-flood", r#"{ publish = "flood" }"#),
+    ("metric-flood", r#"{ publish = "count" }"#),
+    ("name-flood", r#"{ room = "huge" }"#),
+];
+/// Takes half of its budget and never fails, so that nothing ever stops it.
+const SLOW: (&str, &str) = ("slow", r#"{ publish = "busy-5", subscribe = "busy-5" }"#);
+
+/// The others' rooms, and the load on them.
+struct Others {
+    governed: Steady,
+    free: Steady,
+}
+
+/// What the others had, by round.
+struct Run {
+    name: &'static str,
+    rounds: Vec<Round>,
+}
+
+struct Round {
+    governed: Phase,
+    free: Phase,
+    /// Of the process, at the most and in the end.
+    memory: [usize; 2],
+    cores: f64,
+    /// By how much this process was woken late meanwhile.
+    late: Vec<Duration>,
+}
+
+pub async fn measure() -> [Section; 2] {
+    let names = ["nobody", "all but the slow one", "nobody, after that", "the slow one"];
+    let mut runs = names.map(|name| Run { name, rounds: vec![] });
+    let mut met = vec![];
+    for _ in 0..ROUNDS {
+        met = round(&mut runs).await;
+    }
+    [section(&runs), done(&met)]
+}
+
+/// All on a new node. Gives the requests to each hostile plugin, and how the node shows it.
+async fn round(runs: &mut [Run; 4]) -> Vec<(&'static str, u64, Value)> {
+    let all = || MISDEEDS.iter().chain([&SLOW]);
+    let rooms: Vec<String> = all().map(|(name, _)| format!("bad:{}", name.to_lowercase())).collect();
+    let hostile = all().zip(&rooms);
+    let mut plugins: Vec<Plugin> =
+        hostile.map(|((name, config), rooms)| Plugin { name, file: "hostile", rooms, config }).collect();
+    plugins.push(stamp("governed"));
+    let mut node = node(&plugins).await;
+    let governed = Steady::open(&node, "governed", MEMBERS, true).await;
+    let free = Steady::open(&node, "free", MEMBERS, false).await;
+    let mut others = Others { governed, free };
+    others.round(&node, MESSAGES / 10).await;
+
+    let (bad, slow) = rooms.split_at(MISDEEDS.len());
+    let [nobody, most, after, one] = runs;
+    nobody.rounds.push(others.round(&node, MESSAGES).await);
+    let attack = Attack::start(&node, bad, PAUSE).await;
+    most.rounds.push(others.round(&node, MESSAGES).await);
+    let mut requests = attack.end().await;
+    sleep(QUIET).await;
+    after.rounds.push(others.round(&node, MESSAGES).await);
+    let attack = Attack::start(&node, slow, Duration::ZERO).await;
+    one.rounds.push(others.round(&node, MESSAGES).await);
+    requests.extend(attack.end().await);
+
+    let mut met = vec![];
+    for ((name, _), requests) in all().zip(requests) {
+        met.push((*name, requests, status(&node, name).await));
+    }
+    node.process.kill().await;
+    met
+}
+
+impl Others {
+    async fn round(&mut self, node: &Node, messages: usize) -> Round {
+        let (began, before) = (Instant::now(), spent::cpu(node.process.id()));
+        let (is_over, clock) = (AtomicBool::new(false), Punctual::start());
+        let loading = async {
+            let both = tokio::join!(self.governed.travel(APART, messages), self.free.travel(APART, messages));
+            is_over.store(true, Relaxed);
+            both
+        };
+        let looking = async {
+            let mut most = 0;
+            while !is_over.load(Relaxed) {
+                most = most.max(node.process.memory());
+                sleep(LOOK).await;
+            }
+            most
+        };
+        let ((governed, free), most) = tokio::join!(loading, looking);
+        let cores = (spent::cpu(node.process.id()) - before) / began.elapsed().as_secs_f64();
+        let last = node.process.memory();
+        Round { governed, free, memory: [most.max(last), last], cores, late: clock.stop() }
+    }
+}
+
+/// Clients that ask hostile rooms again and again.
+struct Attack {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<u64>>,
+}
+
+impl Attack {
+    async fn start(node: &Node, rooms: &[String], pause: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut clients = vec![];
+        for room in rooms {
+            // A member with a filter, so that there is somebody to ask about.
+            let mut member = node.client().await;
+            member.send(json!({"type": "subscribe", "rooms": [{"room": room, "filter": {"a": 1}}]})).await;
+            let client = node.client().await;
+            clients.push(tokio::spawn(ask(client, member, room.clone(), pause, stop.clone())));
+        }
+        Self { stop, clients }
+    }
+
+    /// How many requests were made of each room.
+    async fn end(self) -> Vec<u64> {
+        self.stop.store(true, Relaxed);
+        let mut requests = vec![];
+        for client in self.clients {
+            requests.push(client.await.expect("a client ends without a panic"));
+        }
+        requests
+    }
+}
+
+/// Publishes, and joins with a filter that is new each time; what is answered does not matter.
+async fn ask(
+    mut client: Client,
+    member: Client,
+    room: String,
+    pause: Duration,
+    stop: Arc<AtomicBool>,
+) -> u64 {
+    let count = AtomicU64::new(0);
+    while !stop.load(Relaxed) {
+        let n = count.fetch_add(1, Relaxed);
+        let filter = json!({"a": n});
+        let frame = match n % 2 {
+            0 => json!({"type": "publish", "room": room, "data": {"n": n}}),
+            _ => json!({"type": "subscribe", "rooms": [{"room": room, "filter": filter}]}),
+        };
+        client.send(frame).await;
+        let mut answered = false;
+        while !answered {
+            let kind = client.recv().await["type"].clone();
+            answered = ["published", "subscribed", "error"].iter().any(|answer| kind == *answer);
+        }
+        sleep(pause).await;
+    }
+    drop(member);
+    count.into_inner()
+}
+
+impl Run {
+    /// p50 and p99 of all rounds together, in microseconds.
+    fn latency(&self, of: impl Fn(&Round) -> &Phase) -> [f64; 2] {
+        percentiles([0.50, 0.99], self.rounds.iter().flat_map(|round| of(round).times.iter().copied()))
+    }
+
+    /// p99 to that of another run, by round.
+    fn ratios(&self, first: &Run, of: impl Fn(&Round) -> &Phase) -> Vec<f64> {
+        let both = self.rounds.iter().zip(&first.rounds);
+        both.map(|(round, first)| of(round).latency()[1] / of(first).latency()[1]).collect()
+    }
+
+    fn late(&self) -> f64 {
+        percentiles([0.99], self.rounds.iter().flat_map(|round| round.late.iter().copied()))[0]
+    }
+
+    /// The most of all rounds: at most, and in the end.
+    fn memory(&self) -> [usize; 2] {
+        [0, 1].map(|n| self.rounds.iter().map(|round| round.memory[n]).max().unwrap_or(0))
+    }
+
+    fn cores(&self) -> f64 {
+        median(self.rounds.iter().map(|round| round.cores).collect())
+    }
+
+    fn faults(&self) -> u64 {
+        self.rounds.iter().map(|round| round.governed.tally.faults() + round.free.tally.faults()).sum()
+    }
+
+    fn row(&self, first: &Run) -> Vec<String> {
+        let mut row = vec![self.name.to_owned(), self.faults().to_string()];
+        for of in [governed, free] {
+            row.extend(self.latency(of).map(|time| figure(time / 1e3)));
+            let ratios = self.ratios(first, of);
+            row.push(format!("{:.2}", median(ratios.clone())));
+            row.push(ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", "));
+        }
+        row.push(figure(self.late() / 1e3));
+        row.extend(self.memory().map(|bytes| figure(bytes as f64 / f64::from(1 << 20))));
+        row.push(figure(self.cores()));
+        row
+    }
+
+    fn figures(&self, first: &Run) -> Value {
+        let of = |of: fn(&Round) -> &Phase| {
+            let (times, ratios) = (self.latency(of), self.ratios(first, of));
+            json!({
+                "p50_us": rounded(times[0]), "p99_us": rounded(times[1]), "ratio_p99": rounded(median(ratios.clone())),
+                "ratio_p99_of_rounds": ratios.into_iter().map(rounded).collect::<Vec<_>>(),
+            })
+        };
+        json!({
+            "misbehaves": self.name, "faults": self.faults(), "governed": of(governed), "free": of(free),
+            "woken_late_p99_us": rounded(self.late()),
+            "memory_most": self.memory()[0], "memory_last": self.memory()[1], "node_cores": rounded(self.cores()),
+        })
+    }
+}
+
+fn governed(round: &Round) -> &Phase {
+    &round.governed
+}
+
+fn free(round: &Round) -> &Phase {
+    &round.free
+}
+
+fn section(runs: &[Run]) -> Section {
+    let first = &runs[0];
+    Section {
+        name: "misdeeds",
+        title: "Plugins that misbehave",
+        how: format!(
+            "{} plugins that misbehave, each on a room of its own, whose client asks again {} ms after each answer, publishing and \
+             joining in turn; the slow one takes half of its budget and is asked again at once. Beside them {} messages a second \
+             each to a governed and to an ungoverned room of {MEMBERS} members, whose times these are, from when a message was due \
+             until a member had it. {ROUNDS} rounds, each on a new node: {} s of each row, after an attack {} s of silence. A thread of \
+             this process that sleeps was woken late by as much as is said. Memory is what the process has resident.",
+            MISDEEDS.len() + 1,
+            PAUSE.as_millis(),
+            1.0 / APART.as_secs_f64(),
+            (APART * MESSAGES as u32).as_secs(),
+            QUIET.as_secs(),
+        ),
+        columns: vec![
+            "who misbehaves",
+            "others' faults",
+            "governed p50 ms",
+            "governed p99 ms",
+            "p99 to the first",
+            "by round",
+            "ungoverned p50 ms",
+            "ungoverned p99 ms",
+            "p99 to the first",
+            "by round",
+            "woken late, p99 ms",
+            "memory at most, MiB",
+            "memory in the end, MiB",
+            "node, cores",
+        ],
+        rows: runs.iter().map(|run| run.row(first)).collect(),
+        remarks: vec![],
+        figures: runs.iter().map(|run| run.figures(first)).collect(),
+        wrong: runs.iter().map(Run::faults).sum(),
+    }
+}
+
+/// What each of them did, and what was made of it.
+fn done(met: &[(&str, u64, Value)]) -> Section {
+    let starts = |status: &Value| calls(status, "lifecycle.init").0;
+    let busy = |status: &Value| -> f64 {
+        let functions = status["calls"].as_object().into_iter().flatten();
+        functions.map(|(name, _)| calls(status, name).1 as f64 / 1e9).sum()
+    };
+    let row = |(name, requests, status): &(&str, u64, Value)| {
+        let failures = status["failures"].as_object().into_iter().flatten();
+        let failures: Vec<String> = failures.map(|(kind, count)| format!("{count} {kind}")).collect();
+        let failures = if failures.is_empty() { "–".to_owned() } else { failures.join(", ") };
+        let counts =
+            [requests.to_string(), failures, starts(status).to_string(), status["refused"].to_string()];
+        let mut row = vec![(*name).to_owned()];
+        row.extend(counts);
+        row.push(figure(busy(status)));
+        row
+    };
+    let figures = |(name, requests, status): &(&str, u64, Value)| {
+        json!({
+            "plugin": name, "requests": requests, "failures": status["failures"], "starts": starts(status),
+            "refused": status["refused"], "busy_seconds": rounded(busy(status)),
+        })
+    };
+    Section {
+        name: "misdeeds_done",
+        title: "What was made of that",
+        how: "By the node's own count, in the last of these rounds. Five failures within 10 s stop a plugin for a second, one more after that \
+              for two, and so on; meanwhile requests are refused without asking it."
+            .to_owned(),
+        columns: vec!["plugin", "requests", "failures", "instances started", "refused unasked", "seconds busy"],
+        rows: met.iter().map(row).collect(),
+        remarks: vec![],
+        figures: met.iter().map(figures).collect(),
+        wrong: 0,
+    }
+}

@@ -1,0 +1,129 @@
+//! A steady load on one room: a publisher that keeps its pace, and members that write down what reaches them.
+
+use crate::tally::{Heard, Tally};
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use switchyard_tests::{Client, Node, PATIENCE, report::percentiles};
+use tokio::time::{sleep, sleep_until};
+use tokio_tungstenite::{MaybeTlsStream, tungstenite::Message};
+
+pub struct Steady {
+    room: &'static str,
+    /// Whether its members have filters, each its own.
+    governed: bool,
+    publisher: Client,
+    members: Vec<Arc<Mutex<Vec<Heard>>>>,
+    deliveries: Arc<AtomicU64>,
+    strange: Arc<AtomicU64>,
+    sent: u64,
+}
+
+/// What became of some messages.
+#[derive(Default)]
+pub struct Phase {
+    pub tally: Tally,
+    pub deliveries: u64,
+    /// From when a message was due until a member had it.
+    pub times: Vec<Duration>,
+}
+
+impl Phase {
+    pub fn add(&mut self, other: Self) {
+        self.tally.add(other.tally);
+        self.deliveries += other.deliveries;
+        self.times.extend(other.times);
+    }
+
+    /// p50 and p99 in microseconds.
+    pub fn latency(&self) -> [f64; 2] {
+        percentiles([0.50, 0.99], self.times.iter().copied())
+    }
+}
+
+impl Steady {
+    pub async fn open(node: &Node, room: &'static str, members: usize, governed: bool) -> Self {
+        let publisher = node.client().await;
+        at_once(&publisher);
+        let (deliveries, strange) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let joining = stream::iter(0..members).map(async |n| {
+            let mut client = node.client().await;
+            let wish = if governed { json!({"room": room, "filter": {"g": n}}) } else { json!(room) };
+            client.subscribe(json!([wish])).await;
+            client
+        });
+        let clients: Vec<Client> = joining.buffered(16).collect().await;
+        let mut members = vec![];
+        for client in clients {
+            let heard = Arc::new(Mutex::new(vec![]));
+            tokio::spawn(listen(client, heard.clone(), deliveries.clone(), strange.clone()));
+            members.push(heard);
+        }
+        Self { room, governed, publisher, members, deliveries, strange, sent: 0 }
+    }
+
+    /// So many messages, one after the other at this pace, until they have arrived or their time is over.
+    pub async fn travel(&mut self, apart: Duration, count: usize) -> Phase {
+        let (first, start) = (self.sent, Instant::now() + apart);
+        let (delivered, strange) = (self.deliveries.load(Relaxed), self.strange.load(Relaxed));
+        let mut refused = 0;
+        for n in 0..count as u32 {
+            sleep_until((start + apart * n).into()).await;
+            let data = json!({"n": self.sent});
+            let answer =
+                self.publisher.ask(json!({"type": "publish", "room": self.room, "data": data})).await;
+            refused += u64::from(answer["type"] != "published");
+            self.sent += 1;
+        }
+        let each = if self.governed { self.members.len() / 2 } else { self.members.len() };
+        let (expected, end) = ((count * each) as u64, Instant::now() + PATIENCE);
+        let deliveries = || self.deliveries.load(Relaxed) - delivered;
+        while deliveries() < expected && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+        }
+        // What should not come has a moment to come.
+        sleep(Duration::from_millis(100)).await;
+        let heard: Vec<Vec<Heard>> =
+            self.members.iter().map(|heard| std::mem::take(&mut *heard.lock().expect("no panic"))).collect();
+        let mut tally = Tally::of(&heard, first, count, self.governed);
+        tally.strange = refused + self.strange.load(Relaxed) - strange;
+        let due = |n: u64| start + apart * n.saturating_sub(first) as u32;
+        let times = heard.iter().flatten().map(|one| one.at.saturating_duration_since(due(one.n))).collect();
+        Phase { tally, deliveries: deliveries(), times }
+    }
+}
+
+async fn listen(
+    mut client: Client,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    deliveries: Arc<AtomicU64>,
+    strange: Arc<AtomicU64>,
+) {
+    while let Some(Ok(message)) = client.socket.next().await {
+        let at = Instant::now();
+        let Message::Text(text) = message else { continue };
+        let frame: Value = serde_json::from_str(&text).unwrap_or_default();
+        match (frame["data"]["n"].as_u64(), frame["offset"].as_u64()) {
+            (Some(n), Some(offset)) if frame["type"] == "message" => {
+                heard.lock().expect("no panic").push(Heard { n, offset, at });
+                deliveries.fetch_add(1, Relaxed);
+            }
+            _ => drop(strange.fetch_add(1, Relaxed)),
+        }
+    }
+    // A node that goes away ends all of them; one that goes on has closed this one.
+    strange.fetch_add(1, Relaxed);
+}
+
+/// A small frame does not wait for the acknowledgement of the one before.
+pub fn at_once(client: &Client) {
+    if let MaybeTlsStream::Plain(tcp) = client.socket.get_ref() {
+        tcp.set_nodelay(true).ok();
+    }
+}

@@ -1,0 +1,217 @@
+//! A plugin changed again and again under load, beside the same load with one version.
+
+use crate::{
+    governed::{node, stamp},
+    punctual::Punctual,
+    steady::{Phase, Steady},
+};
+use serde_json::{Value, json};
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+use switchyard_tests::{
+    Answer, KEY, Node, guest,
+    report::{Section, figure, percentiles, rounded},
+    spent,
+};
+use tokio::time::{MissedTickBehavior, interval};
+
+const MEMBERS: usize = 500;
+/// Each goes to half of the members.
+const APART: Duration = Duration::from_millis(50);
+const MESSAGES: usize = 200;
+const ROUNDS: usize = 4;
+/// A little more than a thousand in all rounds.
+const SWAP_APART: Duration = Duration::from_millis(38);
+
+/// How another version comes into charge.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    None,
+    /// By going back to the one before, which is compiled already.
+    Rollback,
+    /// By sending the file, which is compiled each time.
+    Put,
+}
+
+struct Run {
+    way: Way,
+    name: &'static str,
+    load: Phase,
+    swaps: Vec<Duration>,
+    refused: u64,
+    seconds: f64,
+    cpu: f64,
+    /// By how much this process was woken late meanwhile.
+    late: Vec<Duration>,
+}
+
+pub async fn measure() -> Section {
+    let mut node = node(&[stamp("governed")]).await;
+    let versions = versions();
+    let mut load = Steady::open(&node, "governed", MEMBERS, true).await;
+    // So that there is one to go back to; and what is not counted warms both sides up.
+    let refused = u64::from(!swap(&node, Way::Put, &versions[1]).await);
+    load.travel(APART, MESSAGES / 10).await;
+    let mut runs = [
+        Run::new(Way::None, "none"),
+        Run::new(Way::Rollback, "rollback"),
+        Run::new(Way::Put, "PUT, one after the other"),
+    ];
+    for _ in 0..ROUNDS {
+        runs[0].round(&node, &mut load, &versions).await;
+        runs[1].round(&node, &mut load, &versions).await;
+    }
+    runs[2].round(&node, &mut load, &versions).await;
+    node.process.kill().await;
+    section(&runs, refused)
+}
+
+/// Both files. They differ in one byte, which the plugin's verdicts depend on.
+fn versions() -> [Vec<u8>; 2] {
+    let a = std::fs::read(guest("stamp")).expect("a guest");
+    let places: Vec<usize> = (0..a.len()).filter(|at| a[*at..].starts_with(b"stamp=A")).collect();
+    let [place] = places[..] else { panic!("the stamp is in the file at {places:?}") };
+    let mut b = a.clone();
+    b[place + 6] = b'B';
+    [a, b]
+}
+
+/// Whether another version is in charge.
+async fn swap(node: &Node, way: Way, file: &[u8]) -> bool {
+    let (method, path, body) = match way {
+        Way::Put => ("PUT", "/v1/plugins/stamp", file),
+        _ => ("POST", "/v1/plugins/stamp/rollback", &b""[..]),
+    };
+    let (status, body) = Answer::called(&node.process.admin, method, path, Some(KEY), body).await;
+    if status != 200 {
+        eprintln!("bench-plugins: a swap was refused: {status} {body}");
+    }
+    status == 200
+}
+
+impl Run {
+    fn new(way: Way, name: &'static str) -> Self {
+        let load = Phase::default();
+        Self { way, name, load, swaps: vec![], refused: 0, seconds: 0.0, cpu: 0.0, late: vec![] }
+    }
+
+    async fn round(&mut self, node: &Node, load: &mut Steady, versions: &[Vec<u8>; 2]) {
+        let (began, before) = (Instant::now(), spent::cpu(node.process.id()));
+        let (is_over, clock) = (AtomicBool::new(false), Punctual::start());
+        let loading = async {
+            let phase = load.travel(APART, MESSAGES).await;
+            is_over.store(true, Relaxed);
+            phase
+        };
+        let swapping = async {
+            let mut pace = interval(SWAP_APART);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            while self.way != Way::None && !is_over.load(Relaxed) {
+                // The last one that was put is B, so A is next.
+                let (next, began) = (&versions[self.swaps.len() % 2], Instant::now());
+                match swap(node, self.way, next).await {
+                    true => self.swaps.push(began.elapsed()),
+                    false => self.refused += 1,
+                }
+                if self.way == Way::Rollback {
+                    pace.tick().await;
+                }
+            }
+        };
+        let (phase, ()) = tokio::join!(loading, swapping);
+        self.load.add(phase);
+        self.late.extend(clock.stop());
+        self.seconds += began.elapsed().as_secs_f64();
+        self.cpu += spent::cpu(node.process.id()) - before;
+    }
+
+    /// p50 and p99 of the call, in milliseconds.
+    fn swap_times(&self) -> [f64; 2] {
+        percentiles([0.50, 0.99], self.swaps.iter().copied()).map(|time| time / 1e3)
+    }
+
+    /// p99 of this process' own lateness, in microseconds.
+    fn late(&self) -> f64 {
+        percentiles([0.99], self.late.iter().copied())[0]
+    }
+
+    fn wrong(&self) -> u64 {
+        self.load.tally.faults() + self.refused
+    }
+
+    fn row(&self, first: &Run) -> Vec<String> {
+        let (tally, times, swaps) = (&self.load.tally, self.load.latency(), self.swap_times());
+        let of_swaps = |value: f64| if self.swaps.is_empty() { "–".to_owned() } else { figure(value) };
+        let ratios = [0, 1].map(|n| format!("{:.2}", times[n] / first.load.latency()[n]));
+        let mut row = vec![self.name.to_owned(), self.swaps.len().to_string()];
+        row.push(figure(self.load.deliveries as f64 / self.seconds));
+        row.push(format!("{} / {}", tally.a, tally.b));
+        let faults =
+            [tally.lost, tally.repeated, tally.disordered, tally.wrong, tally.strange + self.refused];
+        row.push(faults.map(|count| count.to_string()).join(" / "));
+        row.extend(times.map(|time| figure(time / 1e3)));
+        row.extend(ratios);
+        row.extend(swaps.map(of_swaps));
+        row.push(figure(self.cpu / self.seconds));
+        row.push(figure(self.late() / 1e3));
+        row
+    }
+
+    fn figures(&self, first: &Run) -> Value {
+        let (tally, times, swaps) = (&self.load.tally, self.load.latency(), self.swap_times());
+        json!({
+            "swaps_by": self.name,
+            "swaps": self.swaps.len(),
+            "deliveries": self.load.deliveries,
+            "deliveries_a_second": rounded(self.load.deliveries as f64 / self.seconds),
+            "messages_by_a": tally.a, "messages_by_b": tally.b,
+            "lost": tally.lost, "repeated": tally.repeated, "disordered": tally.disordered,
+            "wrong_verdicts": tally.wrong, "errors": tally.strange, "swaps_refused": self.refused,
+            "p50_us": rounded(times[0]), "p99_us": rounded(times[1]),
+            "ratio_p50": rounded(times[0] / first.load.latency()[0]),
+            "ratio_p99": rounded(times[1] / first.load.latency()[1]),
+            "swap_p50_ms": rounded(swaps[0]), "swap_p99_ms": rounded(swaps[1]),
+            "node_cores": rounded(self.cpu / self.seconds), "woken_late_p99_us": rounded(self.late()),
+        })
+    }
+}
+
+fn section(runs: &[Run; 3], refused: u64) -> Section {
+    let first = &runs[0];
+    Section {
+        name: "swaps",
+        title: "Changing a plugin under load",
+        how: format!(
+            "{} messages a second to a governed room of {MEMBERS} members, each with a filter of its own; a version of the \
+             plugin lets a message through to every second member, and which these are tells the version, so that a message \
+             decided by both would show. {ROUNDS} rounds of {} s without and with swaps in turn, one each {} ms; a swap \
+             compiles all {MEMBERS} filters on a new instance before it takes over. The last row sends the file instead, \
+             which compiles it. Times are from when a message was due until a member had it; a \
+             thread of this process that sleeps was woken late by as much as the last column says.",
+            1.0 / APART.as_secs_f64(),
+            (APART * MESSAGES as u32).as_secs(),
+            SWAP_APART.as_millis(),
+        ),
+        columns: vec![
+            "swaps by",
+            "swaps",
+            "deliveries a second",
+            "messages of A / of B",
+            "lost / repeated / out of order / wrong verdicts / errors",
+            "p50 ms",
+            "p99 ms",
+            "p50 to the first",
+            "p99 to the first",
+            "swap p50 ms",
+            "swap p99 ms",
+            "node, cores",
+            "woken late, p99 ms",
+        ],
+        rows: runs.iter().map(|run| run.row(first)).collect(),
+        remarks: vec![],
+        figures: runs.iter().map(|run| run.figures(first)).collect(),
+        wrong: runs.iter().map(Run::wrong).sum::<u64>() + refused,
+    }
+}
