@@ -11,7 +11,7 @@ use std::{
 };
 use switchyard_tests::{binary, guest};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -20,6 +20,9 @@ const DOCUMENTS: [&str; 8] = [
     "docs/nodes.md",
     "docs/plugins.md",
     "docs/loading.md",
+    "docs/plugin-costs.md",
+    "examples/javascript-filter/README.md",
+    "examples/python-filter/README.md",
 ];
 
 fn root() -> PathBuf {
