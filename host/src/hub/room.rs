@@ -15,6 +15,8 @@ pub struct Room {
     position: Position,
     /// Unfiltered members first, so that they are not looked for.
     groups: Vec<Group>,
+    /// Where the group of a filter is.
+    places: HashMap<FilterId, usize>,
     seats: HashMap<ConnectionId, Place>,
     catching_up: HashMap<ConnectionId, CatchUp>,
     next_serial: u64,
@@ -51,8 +53,8 @@ pub struct Delivered {
 impl Room {
     pub fn new(name: RoomName, position: Position) -> Self {
         let groups = vec![Group { filter: None, members: vec![] }];
-        let (seats, catching_up) = (HashMap::new(), HashMap::new());
-        Self { name, position, groups, seats, catching_up, next_serial: 0 }
+        let (places, seats, catching_up) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { name, position, groups, places, seats, catching_up, next_serial: 0 }
     }
 
     pub fn position(&self) -> &Position {
@@ -106,11 +108,13 @@ impl Room {
     }
 
     fn go_live(&mut self, connection: Arc<Connection>, filter: Option<FilterId>, serial: u64) {
-        let group = match self.groups.iter().position(|group| group.filter == filter) {
-            Some(group) => group,
-            None => {
+        let group = match (self.group(filter), filter) {
+            (Some(group), _) => group,
+            (None, filter) => {
                 self.groups.push(Group { filter, members: vec![] });
-                self.groups.len() - 1
+                let group = self.groups.len() - 1;
+                self.places.extend(filter.map(|filter| (filter, group)));
+                group
             }
         };
         let index = self.groups[group].members.len();
@@ -129,15 +133,24 @@ impl Room {
         if let Some(catch_up) = self.catching_up.remove(&id) {
             return Some((catch_up.connection, place.filter));
         }
-        let group = self.groups.iter().position(|group| group.filter == place.filter)?;
+        let group = self.group(place.filter)?;
         let members = &mut self.groups[group].members;
         let connection = members.swap_remove(place.index);
         if let Some(moved) = members.get(place.index).map(|moved| moved.id) {
             self.seats.get_mut(&moved).expect("members have seats").index = place.index;
         } else if members.is_empty() && place.filter.is_some() {
             self.groups.swap_remove(group);
+            self.places.extend(self.groups.get(group).and_then(|moved| Some((moved.filter?, group))));
+            place.filter.map(|filter| self.places.remove(&filter));
         }
         Some((connection, place.filter))
+    }
+
+    fn group(&self, filter: Option<FilterId>) -> Option<usize> {
+        match filter {
+            None => Some(0),
+            Some(filter) => self.places.get(&filter).copied(),
+        }
     }
 
     pub fn holds(&self, seat: SeatId) -> bool {
@@ -149,14 +162,17 @@ impl Room {
         self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial).map(|place| place.filter)
     }
 
-    /// The filters that a message is to be asked of, each once.
+    /// The filters that a message is to be asked of, each once: those of the groups, then, in order, those of which all
+    /// members are catching up.
     pub fn filters(&self, into: &mut Vec<FilterId>) {
         into.clear();
         into.extend(self.groups.iter().filter_map(|group| group.filter));
-        for filter in self.catching_up.values().filter_map(|catch_up| catch_up.filter) {
-            if !into.contains(&filter) {
-                into.push(filter);
-            }
+        if !self.catching_up.is_empty() {
+            let behind = self.catching_up.values().filter_map(|catch_up| catch_up.filter);
+            let mut behind: Vec<_> = behind.filter(|filter| !self.places.contains_key(filter)).collect();
+            behind.sort_unstable();
+            behind.dedup();
+            into.append(&mut behind);
         }
     }
 
@@ -183,8 +199,13 @@ impl Room {
                 }
             }
         }
+        let grouped = self.groups.len() - 1;
         for catch_up in self.catching_up.values_mut() {
-            catch_up.take(message, catch_up.filter.map_or(Some(true), |filter| verdicts.of(filter)));
+            let of = |filter: FilterId| match self.places.get(&filter) {
+                Some(group) => verdicts.nth(group - 1),
+                None => verdicts.nth(grouped + verdicts.filters.get(grouped..)?.binary_search(&filter).ok()?),
+            };
+            catch_up.take(message, catch_up.filter.map_or(Some(true), of));
         }
         delivered
     }
@@ -236,10 +257,6 @@ impl Verdicts<'_> {
     /// Of the n-th filter; `None` where the plugin failed.
     fn nth(&self, n: usize) -> Option<bool> {
         Some(self.bits?[n / 64] >> (n % 64) & 1 == 1)
-    }
-
-    fn of(&self, filter: FilterId) -> Option<bool> {
-        self.nth(self.filters.iter().position(|id| *id == filter)?)
     }
 }
 
@@ -311,6 +328,36 @@ mod tests {
             seen.push(waiting(member).await);
         }
         assert_eq!(seen, [vec![11, 12], vec![-13], vec![11, -13], vec![11, -13]]);
+    }
+
+    #[tokio::test]
+    async fn who_catches_up_is_asked_about_beside_the_live() {
+        let mut room = room();
+        let filter = |number| Some(FilterId::new(number));
+        for live in [5, 6] {
+            room.join(connection(), filter(live), None, false, None);
+        }
+        let behind: Vec<_> = [9, 6, 7, 9].map(|number| (connection(), filter(number))).into();
+        let seats: Vec<_> = behind
+            .iter()
+            .map(|(member, filter)| room.join(member.clone(), *filter, Some(at(10)), true, None).0)
+            .collect();
+        let mut filters = vec![];
+        room.filters(&mut filters);
+        assert_eq!(filters, [5, 6, 7, 9].map(FilterId::new));
+        // 6 and 9 pass.
+        room.deliver(&message(11), &Verdicts { filters: &filters, bits: Some(&[0b1010]) });
+        for seat in seats {
+            assert_eq!(room.settle(seat, 10), Settled::Live);
+        }
+        let mut seen = vec![];
+        for (member, _) in &behind {
+            seen.push(waiting(member).await.len());
+        }
+        assert_eq!(seen, [1, 1, 0, 1]);
+        // All are live now, in a group for each filter.
+        room.filters(&mut filters);
+        assert_eq!(filters, [5, 6, 9, 7].map(FilterId::new));
     }
 
     #[tokio::test]

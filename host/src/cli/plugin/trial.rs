@@ -5,7 +5,7 @@ use super::budget::BudgetArgs;
 use crate::{
     cli::publish::feed::{self, Item, Lines, Outgoing, Speed},
     hub::Policy,
-    plugin::{Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, Verdict},
+    plugin::{Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, Verdict},
 };
 use anyhow::{Context, bail};
 use clap::Args;
