@@ -3,32 +3,34 @@
 use super::engine::TICK;
 use std::time::Duration;
 
-/// The deadline of one call, in two halves. Ticks measure time on the wall: on a busy machine a call of a
-/// microsecond may lie preempted for tens of milliseconds, and a healthy plugin would be quarantined for the
-/// machine's load. The second half begins when the guest is seen to run after the first, so being preempted
-/// once is survived, whereas a loop uses up both.
+/// The deadline of one call, counted in ticks during which the guest was seen to run. So time in which it lay preempted is
+/// not its own: on a busy machine a call of a microsecond may be away for tens of milliseconds, and a healthy plugin would
+/// be quarantined for the machine's load.
+///
+/// At each tick the guest's thread offers its core to others. Otherwise a plugin that uses all its time keeps a core for as
+/// long as the system lets it, and everybody else's slowest messages wait for that.
 pub struct Deadline {
-    /// In ticks.
-    half: u64,
-    halfway: bool,
+    ticks: u64,
 }
+
+/// Ticks from one look at a guest to the next.
+pub const LOOK: u64 = 1;
 
 impl Deadline {
     pub fn new(budget: Duration) -> Self {
-        let ticks = budget.as_micros().div_ceil(2 * TICK.as_micros());
-        Self { half: u64::try_from(ticks).unwrap_or(u64::MAX / 2).max(1), halfway: false }
+        let ticks = budget.as_micros().div_ceil(TICK.as_micros());
+        Self { ticks: u64::try_from(ticks).unwrap_or(u64::MAX).max(1) }
     }
 
-    /// Ticks of the first half. One more than half the budget, since the present tick is partly over.
-    pub fn first(&self) -> u64 {
-        self.half + 1
-    }
-
-    /// Ticks to go on for, or `None` when the call must stop.
-    pub fn expired(&mut self) -> Option<u64> {
-        let first = !self.halfway;
-        self.halfway = true;
-        first.then_some(self.half)
+    /// The guest is seen to run: whether it may go on. The first tick is partly over when a call begins, so there is
+    /// one more than the budget has.
+    pub fn goes_on(&mut self) -> bool {
+        let goes_on = self.ticks > 0;
+        if goes_on {
+            self.ticks -= 1;
+            std::thread::yield_now();
+        }
+        goes_on
     }
 }
 
@@ -36,15 +38,19 @@ impl Deadline {
 mod tests {
     use super::*;
 
+    fn looks(budget: Duration) -> usize {
+        let mut deadline = Deadline::new(budget);
+        (0..100).take_while(|_| deadline.goes_on()).count()
+    }
+
     #[test]
-    fn a_budget_is_spent_in_two_halves() {
-        let mut deadline = Deadline::new(Duration::from_millis(10));
-        assert_eq!((deadline.first(), deadline.expired(), deadline.expired()), (6, Some(5), None));
+    fn a_budget_is_so_many_ticks() {
+        assert_eq!(looks(Duration::from_millis(10)), 10);
+        assert_eq!(looks(Duration::from_micros(9500)), 10);
     }
 
     #[test]
     fn the_smallest_and_the_largest_budget_are_some_ticks() {
-        assert_eq!(Deadline::new(Duration::ZERO).first(), 2);
-        assert!(Deadline::new(Duration::MAX).first() > 1 << 50);
+        assert_eq!((looks(Duration::ZERO), looks(Duration::MAX)), (1, 100));
     }
 }

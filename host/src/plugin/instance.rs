@@ -2,7 +2,7 @@
 
 use super::answers::{self, Connecting, Counts, Granted, Limits, Principal, Refusal, RoomVerdict, Verdict};
 use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
-use super::deadline::Deadline;
+use super::deadline::{Deadline, LOOK};
 use super::engine::Budget;
 use super::failure::{self, Call, Failure, FailureKind, LIFTED};
 use super::filters::Plan;
@@ -77,13 +77,12 @@ impl Instance {
         store.limiter(|state| state);
         store.set_hostcall_fuel(LIFTED);
         store.epoch_deadline_callback(|mut store| {
-            Ok(store
-                .data_mut()
-                .deadline
-                .expired()
-                .map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
+            Ok(match store.data_mut().deadline.goes_on() {
+                true => UpdateDeadline::Continue(LOOK),
+                false => UpdateDeadline::Interrupt,
+            })
         });
-        store.set_epoch_deadline(store.data().deadline.first());
+        store.set_epoch_deadline(LOOK);
         if plan.counts {
             refuel(&mut store);
         }
@@ -251,8 +250,7 @@ impl Instance {
         state.room.push_str(room);
         state.said = None;
         state.deadline = Deadline::new(budget);
-        let first = state.deadline.first();
-        self.store.set_epoch_deadline(first);
+        self.store.set_epoch_deadline(LOOK);
         ask(&self.exports, &mut self.store).map_err(|error| fail(&self.store, call, budget, &error))
     }
 

@@ -29,10 +29,10 @@ const SWAP_APART: Duration = Duration::from_millis(38);
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     None,
-    /// By going back to the one before, which is compiled already.
-    Rollback,
-    /// By sending the file, which is compiled each time.
-    Put,
+    /// By sending one of two files, which are compiled already.
+    Kept,
+    /// By sending a file that the node has not seen, which is compiled.
+    New,
 }
 
 struct Run {
@@ -51,13 +51,13 @@ pub async fn measure() -> Section {
     let mut node = node(&[stamp("governed")]).await;
     let versions = versions();
     let mut load = Steady::open(&node, "governed", MEMBERS, true).await;
-    // So that there is one to go back to; and what is not counted warms both sides up.
-    let refused = u64::from(!swap(&node, Way::Put, &versions[1]).await);
+    // So that both are compiled; and what is not counted warms both sides up.
+    let refused = u64::from(!swap(&node, &versions[1]).await);
     load.travel(APART, MESSAGES / 10).await;
     let mut runs = [
         Run::new(Way::None, "none"),
-        Run::new(Way::Rollback, "rollback"),
-        Run::new(Way::Put, "PUT, one after the other"),
+        Run::new(Way::Kept, "a file that is compiled already"),
+        Run::new(Way::New, "a new file, one after the other"),
     ];
     for _ in 0..ROUNDS {
         runs[0].round(&node, &mut load, &versions).await;
@@ -79,12 +79,9 @@ fn versions() -> [Vec<u8>; 2] {
 }
 
 /// Whether another version is in charge.
-async fn swap(node: &Node, way: Way, file: &[u8]) -> bool {
-    let (method, path, body) = match way {
-        Way::Put => ("PUT", "/v1/plugins/stamp", file),
-        _ => ("POST", "/v1/plugins/stamp/rollback", &b""[..]),
-    };
-    let (status, body) = Answer::called(&node.process.admin, method, path, Some(KEY), body).await;
+async fn swap(node: &Node, file: &[u8]) -> bool {
+    let path = "/v1/plugins/stamp";
+    let (status, body) = Answer::called(&node.process.admin, "PUT", path, Some(KEY), file).await;
     if status != 200 {
         eprintln!("bench-plugins: a swap was refused: {status} {body}");
     }
@@ -110,12 +107,18 @@ impl Run {
             pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
             while self.way != Way::None && !is_over.load(Relaxed) {
                 // The last one that was put is B, so A is next.
-                let (next, began) = (&versions[self.swaps.len() % 2], Instant::now());
-                match swap(node, self.way, next).await {
+                let mut next = versions[self.swaps.len() % 2].clone();
+                if self.way == Way::New {
+                    // A custom section, which makes it another file.
+                    next.extend([0, 6, 1, b'n']);
+                    next.extend((self.swaps.len() as u32).to_le_bytes());
+                }
+                let began = Instant::now();
+                match swap(node, &next).await {
                     true => self.swaps.push(began.elapsed()),
                     false => self.refused += 1,
                 }
-                if self.way == Way::Rollback {
+                if self.way == Way::Kept {
                     pace.tick().await;
                 }
             }
@@ -187,8 +190,8 @@ fn section(runs: &[Run; 3], refused: u64) -> Section {
             "{} messages a second to a governed room of {MEMBERS} members, each with a filter of its own; a version of the \
              plugin lets a message through to every second member, and which these are tells the version, so that a message \
              decided by both would show. {ROUNDS} rounds of {} s without and with swaps in turn, one each {} ms; a swap \
-             compiles all {MEMBERS} filters on a new instance before it takes over. The last row sends the file instead, \
-             which compiles it. Times are from when a message was due until a member had it; a \
+             compiles all {MEMBERS} filters on a new instance before it takes over. The last row sends files that have to be \
+             compiled. Times are from when a message was due until a member had it; a \
              thread of this process that sleeps was woken late by as much as the last column says.",
             1.0 / APART.as_secs_f64(),
             (APART * MESSAGES as u32).as_secs(),
