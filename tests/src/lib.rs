@@ -15,7 +15,7 @@ pub use client::{Client, Closed};
 pub use follower::{Follower, Seen};
 pub use guests::{binary, foreign, guest};
 pub use node::Node;
-pub use process::{Process, run, run_within};
+pub use process::{Process, run};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
 pub use redis::{Cluster, Redis, Sentinel};
 pub use server::{Answer, Server};

@@ -5,7 +5,6 @@ use serde_json::Value;
 use std::{
     path::Path,
     process::{ExitStatus, Output, Stdio},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -22,18 +21,8 @@ fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> C
 
 /// Runs the binary in a folder until it ends by itself.
 pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    run_within(PATIENCE, folder, arguments, environment).await
-}
-
-/// The same for what takes its time.
-pub async fn run_within(
-    patience: Duration,
-    folder: &Path,
-    arguments: &[&str],
-    environment: &[(&str, &str)],
-) -> Output {
     let output = command(folder, arguments, environment).output();
-    timeout(patience, output).await.expect("an end in time").expect("a process")
+    timeout(PATIENCE, output).await.expect("an end in time").expect("a process")
 }
 
 /// A serving process.

@@ -17,6 +17,8 @@ const RECIPE: &str = "xtask/src/languages.rs";
 /// What is made inside a copy of an example, and kept there from one build to the next.
 const INSTALLED: [&str; 2] = ["node_modules", "venv"];
 
+const COMPONENTIZE_PY: &str = "venv/bin/componentize-py";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     JavaScript,
@@ -49,7 +51,10 @@ impl Language {
     pub fn left_out(self) -> String {
         let (name, needs) = (self.name(), self.needs());
         let how = tools::by_hand(self.packages());
-        format!("the tests {}* were left out: a plugin in {name} takes {needs}; {how}", self.tests())
+        format!(
+            "the tests {}* were left out: a plugin in {name} takes {needs} ({how}) and its package registry",
+            self.tests()
+        )
     }
 
     fn needs(self) -> &'static str {
@@ -83,24 +88,32 @@ impl Language {
         cargo::root().join(format!("examples/{}-filter", self.name()))
     }
 
-    /// Runs the tools in a copy of the example, and installs them there when the list of them has changed.
-    fn make(self, copy: &Path, output: &str) -> anyhow::Result<()> {
+    /// Whether the tools are in the copy, installed anew when the list of them has changed. The registry may not answer.
+    fn install(self, copy: &Path) -> anyhow::Result<()> {
         let source = self.source();
         match self {
             Self::JavaScript => {
                 if !newer(&copy.join("node_modules/.package-lock.json"), &source.join("package-lock.json")) {
                     run(copy, "npm", &["ci", "--no-audit", "--no-fund"])?;
                 }
-                run(copy, "npm", &["run", "build"])
             }
             Self::Python => {
-                let tool = "venv/bin/componentize-py";
-                if !newer(&copy.join(tool), &source.join("requirements.txt")) {
+                if !newer(&copy.join(COMPONENTIZE_PY), &source.join("requirements.txt")) {
                     run(copy, "python3", &["-m", "venv", "--clear", "venv"])?;
                     run(copy, "venv/bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"])?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the tools in a copy of the example.
+    fn make(self, copy: &Path, output: &str) -> anyhow::Result<()> {
+        match self {
+            Self::JavaScript => run(copy, "npm", &["run", "build"]),
+            Self::Python => {
                 let world = ["--wit-path", "wit", "--world", "filter", "componentize", "--stub-wasi"];
-                run(copy, tool, &[&world[..], &["--output", output, "app"]].concat())
+                run(copy, COMPONENTIZE_PY, &[&world[..], &["--output", output, "app"]].concat())
             }
         }
     }
@@ -118,12 +131,16 @@ pub fn all() -> anyhow::Result<PathBuf> {
             );
         }
     }
-    build(&Language::ALL)
+    match build(&Language::ALL)? {
+        (folder, lacking) if lacking.is_empty() => Ok(folder),
+        _ => bail!("the registry of a language did not give what is needed; what it said is above"),
+    }
 }
 
-/// Builds what is older than its sources, and answers where the components are.
-pub fn build(languages: &[Language]) -> anyhow::Result<PathBuf> {
-    let folder = cargo::target().join("languages");
+/// Builds what is older than its sources, and answers where the components are, and which could not be built because a registry
+/// did not give their tools.
+pub fn build(languages: &[Language]) -> anyhow::Result<(PathBuf, Vec<Language>)> {
+    let (folder, mut lacking) = (cargo::target().join("languages"), vec![]);
     for language in languages {
         let output = format!("{}_filter.wasm", language.name());
         let (source, built) = (language.source(), folder.join(&output));
@@ -134,10 +151,15 @@ pub fn build(languages: &[Language]) -> anyhow::Result<PathBuf> {
         }
         let copy = folder.join(language.name());
         refresh(&source, &copy)?;
+        if let Err(error) = language.install(&copy) {
+            eprintln!("xtask: {error:#}");
+            lacking.push(*language);
+            continue;
+        }
         language.make(&copy, &output)?;
         fs::rename(copy.join(&output), &built).with_context(|| built.display().to_string())?;
     }
-    Ok(folder)
+    Ok((folder, lacking))
 }
 
 /// Makes `copy` what `source` is, with the contract, and keeps what was installed.

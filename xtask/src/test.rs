@@ -10,9 +10,10 @@ use crate::{
 pub fn all(rest: &[String]) -> anyhow::Result<()> {
     let guests = guests::build()?;
     ensure_redis();
-    let (there, missing): (Vec<_>, Vec<_>) =
+    let (there, mut missing): (Vec<_>, Vec<_>) =
         Language::ALL.into_iter().partition(|language| language.ensure());
-    let languages = languages::build(&there)?;
+    let (languages, lacking) = languages::build(&there)?;
+    missing.extend(lacking);
     cargo::run(&["fmt", "--all", "--check"])?;
     cargo::run(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     // The tests of the command line run the binary, which `cargo test` alone does not build.
