@@ -13,11 +13,17 @@ pub const VERSION: &str = "0.1.0";
 /// its own (`bindings.rs`), and those of the older ones stay.
 const SPOKEN: [&str; 1] = ["0.1"];
 
+/// Bytes of a file. An engine for another language has some twenty million, a Rust plugin a quarter of one.
+pub const LARGEST: usize = 64 << 20;
+
 /// The interfaces that a plugin may import; `types` holds no functions.
 const IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
 
 /// `bytes` as a component: as they are, or made from the core module that a plain build gives.
 pub fn component(bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
+    if bytes.len() > LARGEST {
+        return Err(LoadFault::TooLarge { size: bytes.len() });
+    }
     let is_component = Parser::is_component(bytes);
     if !is_component && !Parser::is_core_wasm(bytes) {
         return Err(LoadFault::NotWasm);

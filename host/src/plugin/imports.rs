@@ -82,7 +82,8 @@ impl log::Host for State {
         if level == log::Level::Error {
             self.said = Some(said(&text));
         }
-        self.voice.log.write(&self.voice.name, &self.room, level, &text);
+        let who = (&*self.voice.name, &*self.voice.version);
+        self.voice.log.write(who, &self.room, level, &text);
     }
 }
 

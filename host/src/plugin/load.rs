@@ -63,6 +63,8 @@ pub struct LoadError {
 pub enum LoadFault {
     #[error("is not WebAssembly: it must be a core module or a component, which begin with \\0asm")]
     NotWasm,
+    #[error("has {size} bytes, and a plugin at most {}: leave out what it does not need", contract::LARGEST)]
+    TooLarge { size: usize },
     #[error("is damaged or truncated, build or copy it again: {0}")]
     Damaged(String),
     #[error("cannot be compiled, build it with WebAssembly features that are standard: {0}")]
@@ -255,6 +257,12 @@ fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) 
         publish: hook(Flags::PUBLISH, "publish", plan.publish.is_some())?,
         deliver: hook(Flags::DELIVER, "deliver", plan.deliver.is_some())?,
     };
+    for (what, text) in [("name", &described.name), ("version", &described.version)] {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
+        if !(1..=MAX_NAME).contains(&text.len()) || !text.bytes().all(plain) {
+            return Err(format!("its {what} must be 1 to {MAX_NAME} of A-Z a-z 0-9 . _ + -"));
+        }
+    }
     let schema = described.config_schema.map(|schema| serde_json::from_str(&schema)).transpose();
     let kind = |kind| match kind {
         lifecycle::Kind::Counter => MeterKind::Counter,
@@ -262,8 +270,8 @@ fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) 
     };
     Ok(Info {
         name: name.to_owned(),
-        package: clip(&described.name, MAX_NAME),
-        version: clip(&described.version, MAX_NAME),
+        package: described.name,
+        version: described.version,
         hooks,
         metrics: described
             .metrics

@@ -26,14 +26,14 @@ impl LogGate {
         Self(Mutex::new(Window { opened: Instant::now(), lines: 0, suppressed: 0 }))
     }
 
-    pub fn write(&self, plugin: &str, room: &str, level: Level, text: &str) {
+    pub fn write(&self, (plugin, version): (&str, &str), room: &str, level: Level, text: &str) {
         // The level of an event is part of its call site, so there is one a level.
         macro_rules! write_at {
             ($level:ident) => {
                 if tracing::enabled!(target: "switchyard::guest", tracing::Level::$level) && self.admit(plugin) {
                     let text = clip(text, MAX_LINE);
                     let room = (!room.is_empty()).then_some(room);
-                    tracing::event!(target: "switchyard::guest", tracing::Level::$level, plugin, room, "{text}");
+                    tracing::event!(target: "switchyard::guest", tracing::Level::$level, plugin, version, room, "{text}");
                 }
             };
         }

@@ -71,6 +71,9 @@ pub async fn list(args: ListArgs) -> anyhow::Result<()> {
     }
     if args.name.is_some() {
         show(&answer);
+        if let Some(reason) = answer["refused"].as_str() {
+            println!("  as it was configured before: {reason}");
+        }
         list_of(&answer["versions"]).for_each(show_version);
     }
     list_of(&answer["plugins"]).for_each(show);

@@ -208,6 +208,10 @@ impl Hub {
             }
         }
         took_charge(&plugin, how(origin.how), origin.by);
+        let (is, was) = (&plugin.info().package, previous.map(|charge| charge.plugin.info().package.clone()));
+        if let Some(was) = was.filter(|was| was != is) {
+            tracing::warn!(target: AUDIT, plugin = name, "it was '{was}' and calls itself '{is}' now: is it the right file?");
+        }
         Ok(())
     }
 
@@ -220,7 +224,8 @@ impl Hub {
     ) -> Result<Lineage, Unavailable> {
         for _ in 0..ATTEMPTS {
             let lineage = self.store.lineage(name).await?;
-            let is_there = |there: &Release| there.signature == release.signature;
+            let is_there =
+                |there: &Release| release.signature.is_none() || there.signature == release.signature;
             if lineage.current == release.sha256 && lineage.in_charge().is_some_and(is_there) {
                 return Ok(lineage);
             }

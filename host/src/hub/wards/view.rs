@@ -59,6 +59,9 @@ pub struct Shown {
     pub generation: u64,
     #[serde(flatten)]
     pub charge: Option<InCharge>,
+    /// Why the version in charge was not started anew with another configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// The one that was loaded last comes first.
     pub versions: Vec<Version>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +129,7 @@ impl Ward {
             condition: standing.condition(),
             generation: standing.lineage.generation,
             charge,
+            refused: standing.refused(),
             versions: standing.versions(),
             shadow: standing.shadow.as_ref().map(|casting| {
                 let (info, (tally, status)) = (casting.shadow.plugin().info(), casting.shadow.report());
@@ -180,6 +184,11 @@ impl Standing {
             Some(ends_in_ms) if ends_in_ms > 0 => Condition::Probation { ends_in_ms },
             _ => Condition::Active,
         }
+    }
+
+    fn refused(&self) -> Option<String> {
+        let (charge, failed) = (self.charge.as_ref()?, self.failed.as_ref()?);
+        (failed.sha256.as_deref() == Some(charge.sha256())).then(|| failed.reason.clone())
     }
 
     fn versions(&self) -> Vec<Version> {
