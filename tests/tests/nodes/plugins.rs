@@ -103,9 +103,7 @@ async fn a_node_that_cannot_run_a_version_says_so_and_keeps_the_old_one() {
     let second = digest(&put(&one.process.admin, code(1)).await);
     let told = eventually("a report", async || {
         let plugin = one.get(PATH).await;
-        let behind =
-            plugin["nodes"].as_array()?.iter().find_map(|node| node["behind"].as_str().map(str::to_owned));
-        behind
+        plugin["nodes"].as_array()?.iter().find_map(|node| node["behind"].as_str().map(str::to_owned))
     })
     .await;
     assert!(told.contains("the configuration pins"), "{told}");
