@@ -17,6 +17,8 @@ pub struct Outbox {
     consumer: AtomicWaker,
     /// Rung when half of the limit is free again, or when the outbox closes.
     room: Notify,
+    /// Rung when the outbox closes. Not the same, since something always waits for this, and each write would wake it.
+    closing: Notify,
 }
 
 #[derive(Default)]
@@ -28,6 +30,8 @@ struct State {
     /// Bytes waiting in the queue and those taken but not written yet.
     bytes: usize,
     close: Option<Close>,
+    /// Somebody waits for room.
+    paced: bool,
     /// A ping is due; it goes ahead of what waits.
     ping: bool,
     /// The consumer is gone.
@@ -37,6 +41,20 @@ struct State {
 /// A place in the order of an outbox, to be filled once.
 #[must_use]
 pub struct Place(u64);
+
+/// How a frame was enqueued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It was not taken.
+    Refused,
+    /// Nothing waited before it, so the consumer has to be told.
+    First,
+    /// Behind others, of which the consumer was told or will be.
+    Behind,
+}
+
+/// The part of the limit from which on nothing waits to be gathered.
+const MUCH: usize = 16;
 
 /// What a consumer got.
 #[derive(Debug, PartialEq)]
@@ -50,28 +68,53 @@ pub enum Taken {
 
 impl Outbox {
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), limit, consumer: AtomicWaker::new(), room: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            limit,
+            consumer: AtomicWaker::new(),
+            room: Notify::new(),
+            closing: Notify::new(),
+        }
     }
 
     /// Enqueues a frame, or, where the limit would be passed, closes as too slow. `false`: it was not taken.
     pub fn push(&self, frame: Frame) -> bool {
+        let put = self.put(frame);
+        if put == Put::First {
+            self.wake();
+        }
+        put != Put::Refused
+    }
+
+    /// The same without telling the consumer, which whoever calls does later.
+    pub fn put(&self, frame: Frame) -> Put {
         let mut state = self.lock();
         if state.is_closed() {
-            return false;
+            return Put::Refused;
         }
         if state.bytes + frame.len() > self.limit {
             drop(state);
             self.close(Close::Slow);
-            return false;
+            return Put::Refused;
         }
-        let was_empty = state.queue.is_empty();
+        let (was_empty, before) = (state.queue.is_empty(), state.bytes);
         state.bytes += frame.len();
+        let much = self.limit / MUCH;
+        let is_much = before < much && state.bytes >= much;
         state.queue.push_back(Some(frame));
         drop(state);
-        if was_empty {
-            self.consumer.wake();
+        match was_empty {
+            true => return Put::First,
+            // What waits for others is not to bring anybody near the limit.
+            false if is_much => self.wake(),
+            false => {}
         }
-        true
+        Put::Behind
+    }
+
+    /// Tells the consumer that something waits.
+    pub fn wake(&self) {
+        self.consumer.wake();
     }
 
     /// Enqueues a frame as soon as half of the limit is free: for replays, which are never too fast for a peer.
@@ -91,6 +134,7 @@ impl Outbox {
                     state.queue.push_back(Some(frame));
                     break;
                 }
+                state.paced = true;
             }
             room.await;
         }
@@ -142,12 +186,13 @@ impl Outbox {
         drop(state);
         self.consumer.wake();
         self.room.notify_waiters();
+        self.closing.notify_waiters();
     }
 
     /// Waits for the connection to be asked to end.
     pub async fn closed(&self) -> Close {
         loop {
-            let closing = self.room.notified();
+            let closing = self.closing.notified();
             tokio::pin!(closing);
             closing.as_mut().enable();
             if let Some(close) = self.lock().close {
@@ -212,9 +257,9 @@ impl Outbox {
     /// Bytes taken before that now are the socket's.
     pub fn wrote(&self, bytes: usize) {
         let mut state = self.lock();
-        let before = state.bytes;
-        state.bytes = before.saturating_sub(bytes);
-        let rings = state.bytes <= self.limit / 2;
+        state.bytes = state.bytes.saturating_sub(bytes);
+        // Who finds that there is not room enough for it waits again.
+        let rings = state.bytes <= self.limit / 2 && std::mem::take(&mut state.paced);
         drop(state);
         if rings {
             self.room.notify_waiters();

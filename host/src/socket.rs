@@ -1,6 +1,8 @@
 //! One WebSocket: frames in and out, heartbeat, limits, and how it ends. Knows no rooms: text goes to the
 //! conversation, and what the outbox holds goes to the peer.
 
+mod apart;
+
 use crate::{
     close::Close,
     hub::Permit,
@@ -9,6 +11,7 @@ use crate::{
     protocol::Frame,
     session::{Client, Conversation, Greeting, Heartbeat, Rejected, Services},
 };
+use apart::apart;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{
     FutureExt, Sink, StreamExt,
@@ -111,15 +114,15 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
     let connection = conversation.connection().clone();
     let (mut sink, mut stream) = socket.split();
     let outbox = &connection.outbox;
-    let served = async {
+    let others = async {
         tokio::select! {
             biased;
-            end = write(&mut sink, outbox) => end,
             end = read(&mut stream, conversation) => end,
             end = beat(&wire, outbox, heartbeat) => end,
             end = overdue(outbox) => end,
         }
     };
+    let served = apart(write(&mut sink, outbox), others);
     // A panic is an error of ours; it costs this connection and its client is told.
     let end = AssertUnwindSafe(served).catch_unwind().await.unwrap_or(End::Close(Close::Internal));
     // The conversation is dropped: its session can be resumed from here on.
