@@ -4,6 +4,7 @@
 mod catch_up;
 mod command;
 mod connections;
+mod flush;
 mod lobby;
 mod places;
 mod policy;

@@ -1,7 +1,8 @@
 //! One room's members on this node, grouped by filter, and what a message does among them. No I/O and no clock.
 
-use super::{Connection, catch_up::CatchUp, command::*};
+use super::{Connection, catch_up::CatchUp, command::*, flush::Pace};
 use crate::{
+    outbox::Put,
     plugin::FilterId,
     protocol::{Position, Publication, reply},
     room::RoomName,
@@ -20,6 +21,7 @@ pub struct Room {
     seats: HashMap<ConnectionId, Place>,
     catching_up: HashMap<ConnectionId, CatchUp>,
     next_serial: u64,
+    pub pace: Pace,
 }
 
 struct Group {
@@ -54,7 +56,7 @@ impl Room {
     pub fn new(name: RoomName, position: Position) -> Self {
         let groups = vec![Group { filter: None, members: vec![] }];
         let (places, seats, catching_up) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { name, position, groups, places, seats, catching_up, next_serial: 0 }
+        Self { name, position, groups, places, seats, catching_up, next_serial: 0, pace: Pace::default() }
     }
 
     pub fn position(&self) -> &Position {
@@ -176,25 +178,38 @@ impl Room {
         }
     }
 
-    pub fn deliver(&mut self, message: &Arc<Publication>, verdicts: &Verdicts) -> Delivered {
+    /// Those for whom nothing waited before are put to `wake`, and not woken here.
+    pub fn deliver(
+        &mut self,
+        message: &Arc<Publication>,
+        verdicts: &Verdicts,
+        wake: &mut Vec<Arc<Connection>>,
+    ) -> Delivered {
         let mut delivered = Delivered::default();
         if message.epoch != self.position.epoch || message.offset <= self.position.offset {
             return delivered;
         }
         self.position.offset = message.offset;
+        let mut put = |member: &Arc<Connection>, frame| {
+            let put = member.outbox.put(frame);
+            if put == Put::First {
+                wake.push(member.clone());
+            }
+            u64::from(put != Put::Refused)
+        };
         let mut answers = (0..).map(|n| verdicts.nth(n));
         for group in &self.groups {
             match group.filter.map_or(Some(true), |_| answers.next().expect("endless")) {
                 Some(true) => {
                     for member in &group.members {
-                        delivered.members += u64::from(member.outbox.push(message.frame().clone()));
+                        delivered.members += put(member, message.frame().clone());
                     }
                 }
                 Some(false) => {}
                 None => {
                     let gap = reply::gap(&self.name, &self.position.epoch, message.offset + 1);
                     for member in &group.members {
-                        delivered.gaps += u64::from(member.outbox.push(gap.as_str().into()));
+                        delivered.gaps += put(member, gap.as_str().into());
                     }
                 }
             }
@@ -280,6 +295,13 @@ mod tests {
         })
     }
 
+    fn deliver(room: &mut Room, message: &Arc<Publication>, verdicts: &Verdicts) -> Delivered {
+        let mut wake = vec![];
+        let delivered = room.deliver(message, verdicts, &mut wake);
+        wake.iter().for_each(|connection| connection.outbox.wake());
+        delivered
+    }
+
     fn room() -> Room {
         Room::new(RoomName::parse("r").unwrap(), at(10))
     }
@@ -320,9 +342,9 @@ mod tests {
         room.filters(&mut filters);
         assert_eq!(filters, [FilterId::new(5), FilterId::new(6)]);
         let only_the_second = Verdicts { filters: &filters, bits: Some(&[0b10]) };
-        assert_eq!(room.deliver(&message(11), &only_the_second), Delivered { members: 3, gaps: 0 });
+        assert_eq!(deliver(&mut room, &message(11), &only_the_second), Delivered { members: 3, gaps: 0 });
         let failed = Verdicts { filters: &filters, bits: None };
-        assert_eq!(room.deliver(&message(12), &failed), Delivered { members: 1, gaps: 3 });
+        assert_eq!(deliver(&mut room, &message(12), &failed), Delivered { members: 1, gaps: 3 });
         let mut seen = vec![];
         for member in &members {
             seen.push(waiting(member).await);
@@ -346,7 +368,7 @@ mod tests {
         room.filters(&mut filters);
         assert_eq!(filters, [5, 6, 7, 9].map(FilterId::new));
         // 6 and 9 pass.
-        room.deliver(&message(11), &Verdicts { filters: &filters, bits: Some(&[0b1010]) });
+        deliver(&mut room, &message(11), &Verdicts { filters: &filters, bits: Some(&[0b1010]) });
         for seat in seats {
             assert_eq!(room.settle(seat, 10), Settled::Live);
         }
@@ -366,11 +388,11 @@ mod tests {
         let member = connection();
         let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)), false, None);
         assert_eq!(recovery, Recovery::After(7));
-        room.deliver(&message(11), &ALL);
+        deliver(&mut room, &message(11), &ALL);
         member.outbox.push(message(8).frame().clone());
         assert_eq!(room.settle(seat, 10), Settled::Live);
-        room.deliver(&message(12), &ALL);
-        room.deliver(&message(12), &ALL);
+        deliver(&mut room, &message(12), &ALL);
+        deliver(&mut room, &message(12), &ALL);
         assert_eq!(waiting(&member).await, [8, 11, 12]);
     }
 
@@ -381,10 +403,10 @@ mod tests {
         let (seat, ..) = room.join(member.clone(), None, Some(at(9)), false, None);
         let overtaken = 10 + KEPT_BACK as u64 + 1;
         for offset in 11..=overtaken {
-            room.deliver(&message(offset), &ALL);
+            deliver(&mut room, &message(offset), &ALL);
         }
         assert_eq!(room.settle(seat, 10), Settled::Behind { upto: overtaken });
-        room.deliver(&message(overtaken + 1), &ALL);
+        deliver(&mut room, &message(overtaken + 1), &ALL);
         assert_eq!(room.settle(seat, overtaken), Settled::Live);
         assert_eq!(waiting(&member).await, [overtaken as i64 + 1]);
     }
@@ -394,13 +416,13 @@ mod tests {
         let mut room = room();
         let member = connection();
         room.join(member.clone(), None, None, true, None);
-        room.deliver(&message(11), &ALL);
+        deliver(&mut room, &message(11), &ALL);
         let (_, recovery, _) = room.join(member.clone(), None, None, true, Some(10));
         assert_eq!(recovery, Recovery::NotAsked);
         assert_eq!(waiting(&member).await, [11], "all before was sent, so it is handed over");
 
         let (old, ..) = room.join(member.clone(), Some(FilterId::new(1)), Some(at(5)), false, None);
-        room.deliver(&message(12), &ALL);
+        deliver(&mut room, &message(12), &ALL);
         let (seat, recovery, freed) = room.join(member.clone(), None, None, true, Some(7));
         assert_eq!((recovery, freed), (Recovery::After(7), Some(FilterId::new(1))));
         assert_eq!(waiting(&member).await, [0i64; 0], "8 to 10 come first");
@@ -414,7 +436,7 @@ mod tests {
         room.join(live.clone(), None, None, false, None);
         let (seat, ..) = room.join(behind.clone(), None, Some(at(9)), false, None);
         assert_eq!(room.lose(at(14)), 1, "who catches up is told by the replay");
-        room.deliver(&message(15), &ALL);
+        deliver(&mut room, &message(15), &ALL);
         assert_eq!(waiting(&live).await, [-15, 15], "the first that still comes");
         assert_eq!(room.settle(seat, 10), Settled::Behind { upto: 15 });
         assert_eq!(room.lose(at(15)), 0, "what was routed is not lost");
@@ -423,7 +445,7 @@ mod tests {
         assert_eq!(room.lose(anew.clone()), 2);
         assert_eq!(room.settle(seat, 15), Settled::Live);
         assert_eq!((waiting(&live).await, waiting(&behind).await), (vec![-3], vec![-3]));
-        room.deliver(&message(16), &ALL);
+        deliver(&mut room, &message(16), &ALL);
         assert_eq!(room.position(), &anew, "of the old epoch nothing is routed");
     }
 
@@ -451,7 +473,7 @@ mod tests {
         assert_eq!(freed, Some(FilterId::new(1)));
         assert!(room.leave(old).is_none());
         let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&[1]) };
-        assert_eq!(room.deliver(&message(11), &passes).members, 2);
+        assert_eq!(deliver(&mut room, &message(11), &passes).members, 2);
         assert_eq!(room.len(), 2);
         assert_eq!((waiting(&first).await, waiting(&second).await), (vec![11], vec![11]));
     }

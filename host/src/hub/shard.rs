@@ -3,6 +3,7 @@
 
 use super::{
     command::*,
+    flush::Flush,
     places::Places,
     policy::Policy,
     room::{Delivered, Room, Verdicts},
@@ -16,6 +17,7 @@ use crate::{
     room::RoomName,
     store::{Event, Store},
 };
+use std::time::Instant;
 use std::{
     collections::HashMap,
     sync::{
@@ -23,7 +25,10 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout_at,
+};
 
 /// Commands taken at once: enough to share a wake-up, few enough to stay fair.
 const BATCH: usize = 64;
@@ -45,6 +50,7 @@ pub struct Shard {
     pub(super) places: Places,
     /// Reused from message to message.
     pub(super) scratch: Scratch,
+    pub(super) flush: Flush,
 }
 
 #[derive(Default)]
@@ -69,8 +75,16 @@ pub(super) struct Waiting {
 impl Shard {
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while commands.recv_many(&mut batch, BATCH).await > 0 {
+        loop {
+            let taken = match self.flush.due() {
+                None => Some(commands.recv_many(&mut batch, BATCH).await),
+                Some(due) => timeout_at(due.into(), commands.recv_many(&mut batch, BATCH)).await.ok(),
+            };
+            if taken == Some(0) {
+                return;
+            }
             batch.drain(..).for_each(|command| self.handle(command));
+            self.flush.wake(Instant::now());
             tokio::task::yield_now().await;
         }
     }
@@ -222,7 +236,11 @@ impl Shard {
             false => self.policy.matches(message, filters, bits),
         };
         let verdicts = Verdicts { filters, bits: asked.is_ok().then_some(bits) };
-        let Delivered { members, gaps } = room.deliver(message, &verdicts);
+        let now = Instant::now();
+        room.pace.message(now);
+        let wake = self.flush.of(&room.pace, now);
+        let Delivered { members, gaps } = room.deliver(message, &verdicts, wake);
+        self.flush.delivered(members, now);
         self.metrics.deliveries.inc_by(members);
         self.metrics.gaps.inc_by(gaps);
     }

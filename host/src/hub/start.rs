@@ -3,6 +3,7 @@
 use super::{
     BACKLOG, Connections, Handle, Hub, Ward,
     command::Command,
+    flush::Flush,
     lobby::Lobby,
     policy::{Policy, Ungoverned},
     routes::Routes,
@@ -20,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 use tokio::sync::mpsc;
 
@@ -79,6 +81,7 @@ impl Hub {
                 rooms: HashMap::new(),
                 places: Default::default(),
                 scratch: Default::default(),
+                flush: Flush::new(Instant::now()),
             };
             match plugin {
                 None => drop(tokio::spawn(shard.run(receiver))),
