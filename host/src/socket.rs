@@ -20,7 +20,7 @@ use futures_util::{
 use std::{
     future::poll_fn,
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -89,7 +89,8 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
     let greeted = match rejected {
         Some(rejected) => Err(Some(rejected)),
         None => tokio::select! {
-            greeted = greet(&mut socket, services, client, presented) => greeted,
+            // Boxed, since it is large and soon over, and a connection keeps the room of what it ever awaited.
+            greeted = Box::pin(greet(&mut socket, services, client, presented)) => greeted,
             () = draining.cancelled() => {
                 let close = Close::Draining(0);
                 metrics.close(close);
@@ -97,7 +98,7 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
             }
         },
     };
-    let conversation = match greeted {
+    let mut conversation = match greeted {
         Ok(conversation) => conversation,
         Err(None) => return farewell(socket).await,
         Err(Some(Rejected { code, frame, close })) => {
@@ -114,18 +115,22 @@ pub async fn serve(mut socket: WebSocket, peer: Peer, services: Services, draini
     let connection = conversation.connection().clone();
     let (mut sink, mut stream) = socket.split();
     let outbox = &connection.outbox;
-    let others = async {
-        tokio::select! {
-            biased;
-            end = read(&mut stream, conversation) => end,
-            end = beat(&wire, outbox, heartbeat) => end,
-            end = overdue(outbox) => end,
-        }
+    let end = {
+        let others = async {
+            tokio::select! {
+                biased;
+                end = read(&mut stream, &mut conversation) => end,
+                end = beat(&wire, outbox, heartbeat) => end,
+                end = overdue(outbox) => end,
+            }
+        };
+        let (writes, others) = (pin!(write(&mut sink, outbox)), pin!(others));
+        let served = AssertUnwindSafe(apart(writes, others)).catch_unwind();
+        // A panic is an error of ours; it costs this connection and its client is told.
+        served.await.unwrap_or(End::Close(Close::Internal))
     };
-    let served = apart(write(&mut sink, outbox), others);
-    // A panic is an error of ours; it costs this connection and its client is told.
-    let end = AssertUnwindSafe(served).catch_unwind().await.unwrap_or(End::Close(Close::Internal));
-    // The conversation is dropped: its session can be resumed from here on.
+    // Its session can be resumed from here on.
+    drop(conversation);
     let socket = sink.reunite(stream).expect("halves of one socket");
     match end {
         End::Peer => {
@@ -172,11 +177,12 @@ async fn greet(
     Ok(Conversation::open(services, greeted, client, permit).await?)
 }
 
-async fn read(stream: &mut SplitStream<WebSocket>, mut conversation: Conversation) -> End {
+async fn read(stream: &mut SplitStream<WebSocket>, conversation: &mut Conversation) -> End {
     loop {
         match stream.next().await {
-            Some(Ok(Message::Text(text))) => conversation.text(&text).await,
-            Some(Ok(Message::Binary(_))) => conversation.binary().await,
+            // Boxed like the greeting.
+            Some(Ok(Message::Text(text))) => Box::pin(conversation.text(&text)).await,
+            Some(Ok(Message::Binary(_))) => Box::pin(conversation.binary()).await,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => return End::Peer,
             Some(Err(error)) => return violation(error).map_or(End::Peer, End::Close),

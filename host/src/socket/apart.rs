@@ -4,7 +4,7 @@
 use futures_util::task::AtomicWaker;
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,11 +28,14 @@ impl Wake for Bell {
     }
 }
 
-/// Ends with whichever ends first.
-pub async fn apart<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
+/// Ends with whichever ends first. They are pinned by the caller: what is handed to an async function by value is in its
+/// future twice.
+pub async fn apart<T>(
+    mut first: Pin<&mut impl Future<Output = T>>,
+    mut second: Pin<&mut impl Future<Output = T>>,
+) -> T {
     let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
     let waker = Waker::from(bell.clone());
-    let (mut first, mut second) = (pin!(first), pin!(second));
     poll_fn(move |cx| {
         if let Poll::Ready(end) = first.as_mut().poll(cx) {
             return Poll::Ready(end);
@@ -50,7 +53,7 @@ pub async fn apart<T>(first: impl Future<Output = T>, second: impl Future<Output
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
+    use std::{cell::Cell, pin::pin};
     use tokio::sync::mpsc;
 
     #[tokio::test]
@@ -82,7 +85,7 @@ mod tests {
             std::future::pending().await
         };
         let ended = tokio::select! {
-            ended = apart(first, second) => ended,
+            ended = apart(pin!(first), pin!(second)) => ended,
             () = feed => unreachable!("it goes on"),
         };
         assert_eq!((ended, polls.get(), heard), ("second", 2, 10));
