@@ -302,3 +302,18 @@ async fn linger(mut socket: WebSocket, wire: &Wire, close: Close) {
     };
     timeout(if close == Close::Slow { LINGER_SLOW } else { LINGER }, ending).await.ok();
 }
+
+#[cfg(test)]
+mod tests {
+    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection's task ever awaits in place has its room there for as long as the connection lives: 10 KiB it was
+    /// before the greeting and the requests were boxed.
+    #[test]
+    fn a_connection_waits_in_little_memory() {
+        let bytes = size(super::serve);
+        assert!(bytes <= 4 << 10, "{bytes} bytes");
+    }
+}

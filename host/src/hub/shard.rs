@@ -62,7 +62,7 @@ pub(super) struct Scratch {
 /// A room, or those who wait until the store tells where it is.
 pub(super) enum Entry {
     Opening(Vec<Waiting>),
-    Open(Room),
+    Open(Box<Room>),
 }
 
 pub(super) struct Waiting {
@@ -180,7 +180,7 @@ impl Shard {
             Entry::Opening(waiting) => waiting,
             Entry::Open(_) => return drop(self.rooms.insert(name, entry)),
         };
-        self.rooms.insert(name.clone(), Entry::Open(Room::new(name, position)));
+        self.rooms.insert(name.clone(), Entry::Open(Box::new(Room::new(name, position))));
         waiting.into_iter().for_each(|waiting| self.seat(waiting));
     }
 

@@ -60,11 +60,10 @@ mod tests {
     async fn the_second_is_polled_for_its_own_sake_only() {
         let (one, mut ones) = mpsc::unbounded_channel();
         let (two, mut twos) = mpsc::unbounded_channel::<()>();
-        let polls = Cell::new(0);
-        let mut heard = 0;
+        let (polls, heard) = (Cell::new(0), Cell::new(0));
         let first = async {
             while ones.recv().await.is_some() {
-                heard += 1;
+                heard.set(heard.get() + 1);
             }
             "first"
         };
@@ -84,10 +83,11 @@ mod tests {
             two.send(()).unwrap();
             std::future::pending().await
         };
+        let (first, second) = (pin!(first), pin!(second));
         let ended = tokio::select! {
-            ended = apart(pin!(first), pin!(second)) => ended,
+            ended = apart(first, second) => ended,
             () = feed => unreachable!("it goes on"),
         };
-        assert_eq!((ended, polls.get(), heard), ("second", 2, 10));
+        assert_eq!((ended, polls.get(), heard.get()), ("second", 2, 10));
     }
 }
