@@ -215,7 +215,7 @@ impl Node {
         for (index, plugin) in plugins.into_iter().enumerate() {
             let name = plugin.name().to_owned();
             match self.services.hub.reread(index, plugin.clone()).await {
-                Ok(_) => self.config.plugins[index] = plugin,
+                Ok(()) => self.config.plugins[index] = plugin,
                 Err(refusal) => tracing::error!("{}; plugin '{name}' stays as it was", refusal.message),
             }
         }

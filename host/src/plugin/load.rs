@@ -13,7 +13,6 @@ use super::status::Stats;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::component::{HasSelf, Linker};
@@ -243,6 +242,11 @@ fn draw(engine: &Engine, component: &[u8], budget: Budget) -> Result<Blueprint, 
     })
 }
 
+/// The SHA-256 of a plugin's code, in hexadecimal.
+pub fn digest(code: &[u8]) -> String {
+    Sha256::digest(code).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Checks what `describe` answered.
 fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) -> Result<Info, String> {
     use bindings::types::Hooks as Flags;
@@ -279,10 +283,7 @@ fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) 
             .map(|m| Meter { id: m.id, name: m.name, kind: kind(m.kind) })
             .collect(),
         config_schema: schema.map_err(|error| format!("its config schema is not JSON ({error})"))?,
-        sha256: Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        }),
+        sha256: digest(bytes),
         size: bytes.len(),
         signed_by: None,
     })

@@ -40,7 +40,7 @@ pub use failure::{Call, Failure, FailureKind};
 pub use filters::{FilterId, Plan};
 pub use governor::{Duty, Governor, OnFailure};
 pub use instance::Instance;
-pub use load::{Hooks, Info, LoadError, LoadFault, Plugin};
+pub use load::{Hooks, Info, LoadError, LoadFault, Plugin, digest};
 pub use meters::{BOUNDS, Meter, MeterKind, Reading};
 pub use shadow::{Mirror, Shadow, Tally};
 pub use signature::{PublicKey, SecretKey, Trust};

@@ -53,6 +53,17 @@ pub enum How {
     Promotion,
 }
 
+impl How {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            How::File => "file",
+            How::Load => "load",
+            How::Promotion => "promotion",
+        }
+    }
+}
+
 impl Lineage {
     /// The next generation, in which `release` is in charge, and the digests of those whose code is to be held no longer.
     pub fn with(&self, release: Release) -> (Self, Vec<String>) {

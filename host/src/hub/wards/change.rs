@@ -1,10 +1,10 @@
 //! How another version comes into charge on this node and is made known to all: from a file, from an operator's hand, or back
 //! to one before. A version that cannot be loaded or taken up changes nothing.
 
-use super::{AUDIT, COMPILED, Charge, Ward, digest, how, took_charge};
+use super::{AUDIT, COMPILED, Charge, Ward, took_charge};
 use crate::{
     hub::{Hub, command::Command, unavailable},
-    plugin::{Plugin, PluginConfig},
+    plugin::{Plugin, PluginConfig, digest},
     protocol::{Code, Refusal, unix_ms},
     store::{Change, How, Lineage, Release, Unavailable},
 };
@@ -38,13 +38,8 @@ impl Hub {
         Ok(ward)
     }
 
-    /// Takes up the `index`-th plugin's configuration and file, where either is another than before. Gives the
-    /// version that came into charge.
-    pub async fn reread(
-        self: &Arc<Self>,
-        index: usize,
-        config: PluginConfig,
-    ) -> Result<Option<Arc<Plugin>>, Refusal> {
+    /// Takes up the `index`-th plugin's configuration and file, where either is another than before.
+    pub async fn reread(self: &Arc<Self>, index: usize, config: PluginConfig) -> Result<(), Refusal> {
         let ward = &self.wards[index];
         let mut turn = ward.turn.lock().await;
         ward.trust(&config.trust);
@@ -67,13 +62,10 @@ impl Hub {
             (_, _, Some(charge)) if !charge.config.runs_like(&config) => {
                 self.restart(index, &config, charge.sha256()).await?;
             }
-            _ => {
-                ward.config.store(config);
-                return Ok(None);
-            }
+            _ => {}
         }
         ward.config.store(config);
-        Ok(ward.plugin())
+        Ok(())
     }
 
     /// The version in charge, with another configuration. That is this node's own affair.
@@ -89,7 +81,7 @@ impl Hub {
             self.take_up(index, Charge { plugin, config: config.clone() }, true).await.map_err(conflict)
         };
         let restarted = restarted.await;
-        ward.ends(Some(sha256), restarted.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        ward.ends(sha256, &restarted);
         restarted.map(drop)
     }
 
@@ -138,7 +130,7 @@ impl Hub {
             Err(refusal)
         };
         let back = back.await;
-        ward.ends(Some(&target), back.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        ward.ends(&target, &back);
         back.map(|()| ward)
     }
 
@@ -156,9 +148,9 @@ impl Hub {
         if let (Err(refusal), How::File) = (&mut brought, origin.how) {
             refusal.message += &format!(" ({})", config.file.display());
         }
-        ward.ends(Some(&sha256), brought.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        ward.ends(&sha256, &brought);
         if let (Err(refusal), Some(by)) = (&brought, origin.by) {
-            let (plugin, how, reason) = (ward.name(), how(origin.how), &refusal.message);
+            let (plugin, how, reason) = (ward.name(), origin.how.name(), &refusal.message);
             tracing::error!(target: AUDIT, %plugin, %sha256, how, by, "not loaded: {reason}");
         }
         brought
@@ -207,7 +199,7 @@ impl Hub {
                 return Err(unavailable(error));
             }
         }
-        took_charge(&plugin, how(origin.how), origin.by);
+        took_charge(&plugin, origin.how.name(), origin.by);
         let (is, was) = (&plugin.info().package, previous.map(|charge| charge.plugin.info().package.clone()));
         if let Some(was) = was.filter(|was| was != is) {
             tracing::warn!(target: AUDIT, plugin = name, "it was '{was}' and calls itself '{is}' now: is it the right file?");
@@ -216,12 +208,7 @@ impl Hub {
     }
 
     /// The last who announces is in charge everywhere.
-    pub(super) async fn announce(
-        &self,
-        name: &str,
-        release: &Release,
-        code: &Bytes,
-    ) -> Result<Lineage, Unavailable> {
+    async fn announce(&self, name: &str, release: &Release, code: &Bytes) -> Result<Lineage, Unavailable> {
         for _ in 0..ATTEMPTS {
             let lineage = self.store.lineage(name).await?;
             let is_there =

@@ -1,8 +1,9 @@
 //! Which version a node begins with, and how it follows what other nodes put in charge.
 
-use super::{Charge, Reported, Ward, change::Origin, digest, took_charge};
+use super::{Charge, Failed, Reported, Ward, change::Origin, took_charge};
 use crate::{
     hub::{Hub, unavailable},
+    plugin::digest,
     protocol::{Code, Refusal},
     store::{How, Lineage, StoredPlugins, Unavailable},
 };
@@ -64,7 +65,7 @@ impl Hub {
                 Ok(())
             }
             Err(refusal) => {
-                ward.ends(None, Err(&refusal.message));
+                ward.fails(Failed::now(None, &refusal.message));
                 Err(refusal)
             }
         };
@@ -110,7 +111,7 @@ impl Hub {
             Ok(plugin)
         };
         let followed: Result<_, Refusal> = followed.await;
-        ward.ends(Some(&sha256), followed.as_ref().map(drop).map_err(|refusal| &*refusal.message));
+        ward.ends(&sha256, &followed);
         match followed {
             Ok(plugin) => took_charge(&plugin, "another node", None),
             Err(refusal) if refusal.code == Code::StoreUnavailable => {

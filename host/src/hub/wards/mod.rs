@@ -14,11 +14,10 @@ use super::Hub;
 use crate::{
     plugin::{Plugin, PluginConfig, Shadow, Trust},
     protocol::{Code, Refusal, unix_ms},
-    store::{How, Lineage},
+    store::Lineage,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
@@ -115,14 +114,14 @@ impl Ward {
     }
 
     /// It is in charge, or why it is not.
-    fn ends(&self, sha256: Option<&str>, outcome: Result<(), &str>) {
+    fn ends<T>(&self, sha256: &str, outcome: &Result<T, Refusal>) {
+        let failed = outcome.as_ref().err().map(|refusal| Failed::now(Some(sha256), &refusal.message));
         let mut standing = self.standing();
-        standing.loading = None;
-        standing.failed = outcome.err().map(|reason| Failed {
-            sha256: sha256.map(str::to_owned),
-            reason: reason.to_owned(),
-            at: unix_ms(),
-        });
+        (standing.loading, standing.failed) = (None, failed);
+    }
+
+    fn fails(&self, failed: Failed) {
+        self.standing().failed = Some(failed);
     }
 
     /// A version that is compiled here still, because it was in charge before.
@@ -150,6 +149,12 @@ impl Ward {
     fn runs(&self, sha256: &str, config: &PluginConfig) -> bool {
         let standing = self.standing();
         standing.charge.as_ref().is_some_and(|charge| charge.is(sha256, config))
+    }
+}
+
+impl Failed {
+    fn now(sha256: Option<&str>, reason: &str) -> Self {
+        Self { sha256: sha256.map(str::to_owned), reason: reason.to_owned(), at: unix_ms() }
     }
 }
 
@@ -194,10 +199,6 @@ impl Hub {
     }
 }
 
-fn digest(code: &[u8]) -> String {
-    Sha256::digest(code).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Lines for those who ask later who did what.
 pub const AUDIT: &str = "switchyard::audit";
 
@@ -205,12 +206,4 @@ fn took_charge(plugin: &Plugin, how: &str, by: Option<&str>) {
     let info = plugin.info();
     let (name, version, sha256) = (&info.name, &info.version, &info.sha256);
     tracing::info!(target: AUDIT, plugin = %name, %version, %sha256, how, by, "another version is in charge");
-}
-
-const fn how(how: How) -> &'static str {
-    match how {
-        How::File => "file",
-        How::Load => "load",
-        How::Promotion => "promotion",
-    }
 }

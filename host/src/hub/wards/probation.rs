@@ -1,6 +1,6 @@
 //! A new version is watched for a while: quarantined, it goes out of charge by itself.
 
-use super::{Charge, Probation, change::ATTEMPTS};
+use super::{Charge, Failed, Probation, change::ATTEMPTS};
 use crate::{
     hub::Hub,
     plugin::Plugin,
@@ -47,7 +47,7 @@ impl Hub {
             return tracing::error!(plugin = name, error, "the version before does not come back");
         }
         tracing::error!(plugin = name, sha256, back_to, "version withdrawn: {reason}");
-        ward.ends(Some(&sha256), Err(&reason));
+        ward.fails(Failed::now(Some(&sha256), &reason));
         if back_to == sha256 {
             return;
         }

@@ -61,6 +61,6 @@ impl Hub {
     }
 }
 
-pub fn no_candidate(name: &str) -> Refusal {
+fn no_candidate(name: &str) -> Refusal {
     conflict(format!("plugin '{name}' has no candidate on this node"))
 }
