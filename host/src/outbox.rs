@@ -1,41 +1,59 @@
 //! What waits to be sent to one connection: frames in order, bounded by bytes, and how the connection is to end.
-//! Knows no socket: its one consumer takes all that is waiting and says when it was written.
+//! Knows no socket but a pipe. Whoever has something for a connection may write it; the connection's own task is there for
+//! pipes that are full.
 
 use crate::{close::Close, protocol::Frame};
+use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard},
-    task::{Context, Poll},
+    io::{self, IoSlice},
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, ready},
 };
 use tokio::sync::Notify;
+
+/// Where the bytes go.
+pub trait Pipe: Send + Sync {
+    /// Writes what fits at once; `WouldBlock` where only the connection's task can.
+    fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize>;
+
+    /// The same for the connection's task, which is woken when there is room.
+    fn poll_write(&self, cx: &mut Context, bytes: &[IoSlice]) -> Poll<io::Result<usize>>;
+
+    /// Ready when nothing written is kept in the process.
+    fn poll_flush(&self, cx: &mut Context) -> Poll<io::Result<()>>;
+}
 
 pub struct Outbox {
     state: Mutex<State>,
     /// Bytes that may wait; one more frame beyond closes the connection.
     limit: usize,
-    consumer: AtomicWaker,
+    /// The connection's task.
+    task: AtomicWaker,
     /// Rung when half of the limit is free again, or when the outbox closes.
     room: Notify,
-    /// Rung when the outbox closes. Not the same, since something always waits for this, and each write would wake it.
+    /// Rung when the outbox closes.
     closing: Notify,
 }
 
-#[derive(Default)]
 struct State {
+    /// `None` when the connection is over.
+    pipe: Option<Arc<dyn Pipe>>,
+    /// The rest of a frame of which some was written.
+    begun: Bytes,
+    /// The answer to the peer's last ping; it goes ahead of what waits, and so does the next.
+    pong: Option<Bytes>,
+    ping: bool,
     /// `None` is the place of a reply that is still being made: nothing behind it may overtake it.
     queue: VecDeque<Option<Frame>>,
     /// How many entries left the queue, so that a place is found again.
     left: u64,
-    /// Bytes waiting in the queue and those taken but not written yet.
+    /// Bytes waiting.
     bytes: usize,
     close: Option<Close>,
     /// Somebody waits for room.
     paced: bool,
-    /// A ping is due; it goes ahead of what waits.
-    ping: bool,
-    /// The consumer is gone.
-    ended: bool,
 }
 
 /// A place in the order of an outbox, to be filled once.
@@ -47,31 +65,41 @@ pub struct Place(u64);
 pub enum Put {
     /// It was not taken.
     Refused,
-    /// Nothing waited before it, so the consumer has to be told.
+    /// Nothing waited before it, so somebody has to flush.
     First,
-    /// Behind others, of which the consumer was told or will be.
+    /// Behind others, for which somebody flushes or will.
     Behind,
 }
 
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
 
-/// What a consumer got.
-#[derive(Debug, PartialEq)]
-pub enum Taken {
-    /// Frames were added to the consumer's list.
-    Frames,
-    Ping,
-    /// Everything that should be sent before the end was taken.
-    Close(Close),
-}
+/// Frames given to one write.
+const SLICES: usize = 64;
+
+/// Places that a queue keeps when it is empty.
+const KEPT: usize = 16;
+
+/// A ping without a payload.
+const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: usize, pipe: Arc<dyn Pipe>) -> Self {
+        let state = State {
+            pipe: Some(pipe),
+            begun: Bytes::new(),
+            pong: None,
+            ping: false,
+            queue: VecDeque::new(),
+            left: 0,
+            bytes: 0,
+            close: None,
+            paced: false,
+        };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             limit,
-            consumer: AtomicWaker::new(),
+            task: AtomicWaker::new(),
             room: Notify::new(),
             closing: Notify::new(),
         }
@@ -86,7 +114,7 @@ impl Outbox {
         put != Put::Refused
     }
 
-    /// The same without telling the consumer, which whoever calls does later.
+    /// The same without a word to the task: whoever calls wakes it or flushes later.
     pub fn put(&self, frame: Frame) -> Put {
         let mut state = self.lock();
         if state.is_closed() {
@@ -97,7 +125,7 @@ impl Outbox {
             self.close(Close::Slow);
             return Put::Refused;
         }
-        let (was_empty, before) = (state.queue.is_empty(), state.bytes);
+        let (was_empty, before) = (state.is_empty(), state.bytes);
         state.bytes += frame.len();
         let much = self.limit / MUCH;
         let is_much = before < much && state.bytes >= much;
@@ -112,9 +140,9 @@ impl Outbox {
         Put::Behind
     }
 
-    /// Tells the consumer that something waits.
+    /// Tells the connection's task that something waits.
     pub fn wake(&self) {
-        self.consumer.wake();
+        self.task.wake();
     }
 
     /// Enqueues a frame as soon as half of the limit is free: for replays, which are never too fast for a peer.
@@ -138,7 +166,7 @@ impl Outbox {
             }
             room.await;
         }
-        self.consumer.wake();
+        self.wake();
         true
     }
 
@@ -164,13 +192,19 @@ impl Outbox {
         let index = (place.0 - state.left) as usize;
         state.queue[index] = Some(frame);
         drop(state);
-        self.consumer.wake();
+        self.wake();
     }
 
     /// Asks for a ping to be sent.
     pub fn ping(&self) {
         self.lock().ping = true;
-        self.consumer.wake();
+        self.wake();
+    }
+
+    /// Answers the peer's last ping with a frame. An earlier answer that still waits is not needed any more.
+    pub fn pong(&self, frame: Bytes) {
+        self.lock().pong = Some(frame);
+        self.wake();
     }
 
     /// Ends the connection once what waits is sent, or at once where the reason says so. The first reason stays.
@@ -182,9 +216,10 @@ impl Outbox {
         state.close = Some(close);
         if close.drops_waiting() {
             state.queue = VecDeque::new();
+            state.bytes = state.begun.len();
         }
         drop(state);
-        self.consumer.wake();
+        self.wake();
         self.room.notify_waiters();
         self.closing.notify_waiters();
     }
@@ -202,66 +237,68 @@ impl Outbox {
         }
     }
 
-    /// The consumer is gone: nothing is kept any more.
-    pub fn end(&self) {
+    /// The connection is over: nothing is kept any more. Gives the rest of a frame of which some was written.
+    pub fn end(&self) -> Bytes {
         let mut state = self.lock();
-        state.ended = true;
+        state.pipe = None;
         state.queue = VecDeque::new();
-        drop(state);
         self.room.notify_waiters();
+        std::mem::take(&mut state.begun)
     }
 
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed()
     }
 
-    /// Moves all that may be sent to `batch`. Its bytes count until `wrote` is called.
-    pub fn poll_take(&self, cx: &mut Context, batch: &mut Vec<Frame>) -> Poll<Taken> {
-        let taken = self.take(batch);
-        if taken.is_ready() {
-            return taken;
-        }
-        self.consumer.register(cx.waker());
-        self.take(batch)
-    }
-
-    /// Ready when the connection is to end at once, whatever is being written.
-    pub fn poll_dropped(&self, cx: &mut Context) -> Poll<Close> {
-        self.consumer.register(cx.waker());
-        match self.lock().close {
-            Some(close) if close.drops_waiting() => Poll::Ready(close),
-            _ => Poll::Pending,
-        }
-    }
-
-    fn take(&self, batch: &mut Vec<Frame>) -> Poll<Taken> {
+    /// Writes what waits, as far as the pipe takes it at once; the task does the rest.
+    pub fn flush(&self) {
         let mut state = self.lock();
-        if std::mem::take(&mut state.ping) {
-            return Poll::Ready(Taken::Ping);
-        }
-        let before = batch.len();
-        while let Some(Some(_)) = state.queue.front() {
-            batch.extend(state.queue.pop_front().flatten());
-            state.left += 1;
-        }
-        if batch.len() > before {
-            if state.queue.is_empty() {
-                state.queue.shrink_to(16);
+        while state.is_ready() {
+            match state.write(|pipe, bytes| pipe.try_write(bytes)) {
+                Ok(()) => self.make_room(&mut state),
+                Err(_) => {
+                    drop(state);
+                    return self.wake();
+                }
             }
-            return Poll::Ready(Taken::Frames);
         }
-        // Behind a reply that is still being made a close does not wait.
-        state.close.map_or(Poll::Pending, |close| Poll::Ready(Taken::Close(close)))
     }
 
-    /// Bytes taken before that now are the socket's.
-    pub fn wrote(&self, bytes: usize) {
+    /// For the task: writes what waits, whenever there is something. Ready with the reason to end the connection for, or
+    /// with `None` when the pipe is broken.
+    pub fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
+        self.task.register(cx.waker());
         let mut state = self.lock();
-        state.bytes = state.bytes.saturating_sub(bytes);
-        // Who finds that there is not room enough for it waits again.
-        let rings = state.bytes <= self.limit / 2 && std::mem::take(&mut state.paced);
-        drop(state);
-        if rings {
+        loop {
+            match state.close {
+                Some(close) if close.drops_waiting() => return Poll::Ready(Some(close)),
+                _ => {}
+            }
+            let written = match state.is_ready() {
+                true => state.write(|pipe, bytes| match pipe.poll_write(cx, bytes) {
+                    Poll::Ready(written) => written,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                }),
+                false => {
+                    let Some(pipe) = &state.pipe else { return Poll::Ready(None) };
+                    if ready!(pipe.poll_flush(cx)).is_err() {
+                        return Poll::Ready(None);
+                    }
+                    // Behind a reply that is still being made a close does not wait.
+                    return state.close.map_or(Poll::Pending, |close| Poll::Ready(Some(close)));
+                }
+            };
+            match written {
+                Ok(()) => self.make_room(&mut state),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Who finds that there is not room enough for it waits again.
+    fn make_room(&self, state: &mut State) {
+        if state.bytes <= self.limit / 2 && std::mem::take(&mut state.paced) {
             self.room.notify_waiters();
         }
     }
@@ -283,79 +320,66 @@ impl Outbox {
 
 impl State {
     fn is_closed(&self) -> bool {
-        self.close.is_some() || self.ended
+        self.close.is_some() || self.pipe.is_none()
+    }
+
+    /// Nothing waits that could be sent.
+    fn is_empty(&self) -> bool {
+        self.begun.is_empty() && self.queue.is_empty()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.begun.is_empty()
+            || self.pong.is_some()
+            || self.ping
+            || matches!(self.queue.front(), Some(Some(_)))
+    }
+
+    /// Gives what may be sent to the pipe, in order, and forgets what it took.
+    fn write(&mut self, to: impl FnOnce(&dyn Pipe, &[IoSlice]) -> io::Result<usize>) -> io::Result<()> {
+        let Some(pipe) = &self.pipe else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let ping = if self.ping { PING } else { &[] };
+        let ahead = [&self.begun[..], self.pong.as_deref().unwrap_or_default(), ping];
+        let ahead = ahead.into_iter().filter(|bytes| !bytes.is_empty());
+        let waiting = self.queue.iter().map_while(|frame| Some(&frame.as_ref()?.bytes()[..]));
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(ahead.chain(waiting)) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        let mut written = match to(&**pipe, &slices[..count])? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => written,
+        };
+        while written > 0 {
+            if self.begun.is_empty() {
+                self.begun = self.next();
+            }
+            let part = written.min(self.begun.len());
+            self.begun.advance(part);
+            self.bytes -= part;
+            written -= part;
+        }
+        if self.queue.is_empty() {
+            self.queue.shrink_to(KEPT);
+        }
+        Ok(())
+    }
+
+    /// What is written next, out of what is ready.
+    fn next(&mut self) -> Bytes {
+        let ahead =
+            self.pong.take().or_else(|| std::mem::take(&mut self.ping).then(|| Bytes::from_static(PING)));
+        if let Some(ahead) = ahead {
+            self.bytes += ahead.len();
+            return ahead;
+        }
+        self.left += 1;
+        self.queue.pop_front().flatten().expect("no more is written than was there").into_bytes()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{future::poll_fn, sync::Arc};
-
-    fn take_now(outbox: &Outbox) -> (Vec<String>, Option<Taken>) {
-        let mut batch = vec![];
-        let taken = match outbox.take(&mut batch) {
-            Poll::Ready(taken) => Some(taken),
-            Poll::Pending => None,
-        };
-        (batch.iter().map(|frame| frame.to_string()).collect(), taken)
-    }
-
-    #[test]
-    fn a_reply_keeps_its_place() {
-        let outbox = Outbox::new(100);
-        outbox.push("before".into());
-        let place = outbox.reserve();
-        outbox.push("after".into());
-        assert_eq!(take_now(&outbox).0, ["before"]);
-        assert_eq!(take_now(&outbox), (vec![], None));
-        outbox.fill(place, "reply".into());
-        assert_eq!(take_now(&outbox).0, ["reply", "after"]);
-    }
-
-    #[test]
-    fn the_limit_holds_before_enqueueing_and_until_written() {
-        let outbox = Outbox::new(10);
-        assert!(outbox.push("12345".into()));
-        assert_eq!(take_now(&outbox).0, ["12345"]);
-        assert!(outbox.push("12345".into()));
-        assert!(!outbox.push("6".into()), "ten bytes are taken or waiting");
-        assert_eq!(
-            take_now(&outbox),
-            (vec![], Some(Taken::Close(Close::Slow))),
-            "a slow peer's queue is dropped"
-        );
-    }
-
-    #[test]
-    fn what_waits_is_sent_before_a_polite_close() {
-        let outbox = Outbox::new(100);
-        outbox.push("last".into());
-        outbox.close(Close::Draining(5));
-        assert!(!outbox.push("more".into()));
-        assert_eq!(take_now(&outbox), (vec!["last".into()], Some(Taken::Frames)));
-        assert_eq!(take_now(&outbox).1, Some(Taken::Close(Close::Draining(5))));
-    }
-
-    #[tokio::test]
-    async fn a_replay_waits_for_the_peer_and_is_never_too_slow() {
-        let outbox = Arc::new(Outbox::new(100));
-        let pushing = tokio::spawn({
-            let outbox = outbox.clone();
-            async move {
-                for _ in 0..50 {
-                    assert!(outbox.push_paced("0123456789".into()).await);
-                }
-            }
-        });
-        let (mut seen, mut batch) = (0, vec![]);
-        while seen < 50 {
-            assert_eq!(poll_fn(|cx| outbox.poll_take(cx, &mut batch)).await, Taken::Frames);
-            assert!(outbox.waiting() <= 50, "{} bytes wait", outbox.waiting());
-            seen += batch.len();
-            outbox.wrote(10 * batch.len());
-            batch.clear();
-        }
-        pushing.await.unwrap();
-    }
-}
+#[path = "outbox_tests.rs"]
+pub mod tests;

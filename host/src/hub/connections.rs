@@ -149,7 +149,7 @@ impl Connection {
         *self.session.get().expect("an authenticated connection has a session")
     }
 
-    pub fn new(key: &Key, remote: SocketAddr, outbox: usize) -> Arc<Self> {
+    pub fn new(key: &Key, remote: SocketAddr, outbox: Outbox) -> Arc<Self> {
         Arc::new(Self {
             id: ConnectionId::random(),
             session: OnceLock::new(),
@@ -159,7 +159,7 @@ impl Connection {
             since: unix_ms(),
             rooms: AtomicU32::new(0),
             ended: AtomicBool::new(false),
-            outbox: Outbox::new(outbox),
+            outbox,
         })
     }
 }

@@ -1,5 +1,5 @@
-//! When the writers of connections are woken: at once while there is little to do, and together once it pays. Waking, and
-//! the write that follows, is nearly all that a delivery costs, and one write takes any number of frames.
+//! When what waits for connections is written: at once while there is little to do, and together once it pays. The write is
+//! nearly all that a delivery costs, and one takes any number of frames.
 
 use super::Connection;
 use std::{
@@ -16,6 +16,9 @@ const BUSY: f64 = 10_000.0;
 
 /// How often that is looked at.
 const WINDOW: Duration = Duration::from_millis(100);
+
+/// Connections that are written for at once: less than a millisecond.
+const SHARE: usize = 64;
 
 /// How often messages of a room come.
 #[derive(Default)]
@@ -45,7 +48,7 @@ impl Pace {
 pub struct Flush {
     now: Vec<Arc<Connection>>,
     gathering: Vec<Arc<Connection>>,
-    /// When those are woken.
+    /// When it is time for those.
     due: Option<Instant>,
     /// Since when deliveries are counted, and how many they are.
     window: (Instant, u64),
@@ -79,14 +82,23 @@ impl Flush {
         self.due
     }
 
-    /// Wakes who need not wait, and, when it is time, those who did.
-    pub fn wake(&mut self, now: Instant) {
-        self.now.drain(..).for_each(|connection| connection.outbox.wake());
+    /// Writes for those who need not wait, and, when it is time, for those who did.
+    pub fn write(&mut self, now: Instant) {
+        write(&mut self.now);
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
-            self.gathering.drain(..).for_each(|connection| connection.outbox.wake());
+            write(&mut self.gathering);
         }
     }
+}
+
+/// A few at once; many by tasks that other cores may take, so that a large room does not keep its shard.
+fn write(connections: &mut Vec<Arc<Connection>>) {
+    while connections.len() > SHARE {
+        let share = connections.split_off(connections.len() - SHARE);
+        tokio::spawn(async move { share.iter().for_each(|connection| connection.outbox.flush()) });
+    }
+    connections.drain(..).for_each(|connection| connection.outbox.flush());
 }
 
 #[cfg(test)]
@@ -118,7 +130,7 @@ mod tests {
         flush.of(&quick, now);
         assert_eq!(flush.due(), Some(now + GATHER / 2), "the first that waits decides");
         now += GATHER / 2;
-        flush.wake(now);
+        flush.write(now);
         assert_eq!(flush.due(), None);
         now += WINDOW;
         flush.delivered(100, now);

@@ -178,12 +178,12 @@ impl Room {
         }
     }
 
-    /// Those for whom nothing waited before are put to `wake`, and not woken here.
+    /// Those for whom nothing waited before are put to `flush`, and not written for here.
     pub fn deliver(
         &mut self,
         message: &Arc<Publication>,
         verdicts: &Verdicts,
-        wake: &mut Vec<Arc<Connection>>,
+        flush: &mut Vec<Arc<Connection>>,
     ) -> Delivered {
         let mut delivered = Delivered::default();
         if message.epoch != self.position.epoch || message.offset <= self.position.offset {
@@ -193,7 +193,7 @@ impl Room {
         let mut put = |member: &Arc<Connection>, frame| {
             let put = member.outbox.put(frame);
             if put == Put::First {
-                wake.push(member.clone());
+                flush.push(member.clone());
             }
             u64::from(put != Put::Refused)
         };

@@ -1,8 +1,11 @@
 //! What a message does among members, live and catching up.
 
 use super::*;
-use crate::{hub::catch_up::KEPT_BACK, key::Digest, outbox::Outbox};
-use std::future::poll_fn;
+use crate::{
+    hub::catch_up::KEPT_BACK,
+    key::Digest,
+    outbox::{Outbox, tests::Held},
+};
 
 fn connection() -> Arc<Connection> {
     Arc::new(Connection {
@@ -14,15 +17,12 @@ fn connection() -> Arc<Connection> {
         since: 0,
         rooms: 0.into(),
         ended: false.into(),
-        outbox: Outbox::new(1 << 20),
+        outbox: Outbox::new(1 << 20, Held::new(0)),
     })
 }
 
 fn deliver(room: &mut Room, message: &Arc<Publication>, verdicts: &Verdicts) -> Delivered {
-    let mut wake = vec![];
-    let delivered = room.deliver(message, verdicts, &mut wake);
-    wake.iter().for_each(|connection| connection.outbox.wake());
-    delivered
+    room.deliver(message, verdicts, &mut vec![])
 }
 
 fn room() -> Room {
@@ -38,23 +38,19 @@ fn message(offset: u64) -> Arc<Publication> {
 }
 
 /// The offsets that wait for a connection, gaps negative.
-async fn waiting(connection: &Connection) -> Vec<i64> {
-    connection.outbox.push("end".into());
-    let mut frames = vec![];
-    poll_fn(|cx| connection.outbox.poll_take(cx, &mut frames)).await;
-    frames.pop();
-    let offset = |text: &str| {
+fn waiting(connection: &Connection) -> Vec<i64> {
+    let offset = |text: &String| {
         let value: serde_json::Value = serde_json::from_str(text).unwrap();
         let offset = value["offset"].as_i64().unwrap();
         if value["type"] == "gap" { -offset } else { offset }
     };
-    frames.iter().map(|frame| offset(frame)).collect()
+    connection.outbox.drain().iter().map(offset).collect()
 }
 
 const ALL: Verdicts = Verdicts { filters: &[], bits: Some(&[]) };
 
-#[tokio::test]
-async fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
+#[test]
+fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
     let mut room = room();
     let members: Vec<_> = (0..4).map(|_| connection()).collect();
     let filters = [None, Some(FilterId::new(5)), Some(FilterId::new(6)), Some(FilterId::new(6))];
@@ -70,13 +66,13 @@ async fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() 
     assert_eq!(deliver(&mut room, &message(12), &failed), Delivered { members: 1, gaps: 3 });
     let mut seen = vec![];
     for member in &members {
-        seen.push(waiting(member).await);
+        seen.push(waiting(member));
     }
     assert_eq!(seen, [vec![11, 12], vec![-13], vec![11, -13], vec![11, -13]]);
 }
 
-#[tokio::test]
-async fn who_catches_up_is_asked_about_beside_the_live() {
+#[test]
+fn who_catches_up_is_asked_about_beside_the_live() {
     let mut room = room();
     let filter = |number| Some(FilterId::new(number));
     for live in [5, 6] {
@@ -97,7 +93,7 @@ async fn who_catches_up_is_asked_about_beside_the_live() {
     }
     let mut seen = vec![];
     for (member, _) in &behind {
-        seen.push(waiting(member).await.len());
+        seen.push(waiting(member).len());
     }
     assert_eq!(seen, [1, 1, 0, 1]);
     // All are live now, in a group for each filter.
@@ -105,8 +101,8 @@ async fn who_catches_up_is_asked_about_beside_the_live() {
     assert_eq!(filters, [5, 6, 9, 7].map(FilterId::new));
 }
 
-#[tokio::test]
-async fn live_messages_follow_a_replay_in_order_and_once() {
+#[test]
+fn live_messages_follow_a_replay_in_order_and_once() {
     let mut room = room();
     let member = connection();
     let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)), false, None);
@@ -116,11 +112,11 @@ async fn live_messages_follow_a_replay_in_order_and_once() {
     assert_eq!(room.settle(seat, 10), Settled::Live);
     deliver(&mut room, &message(12), &ALL);
     deliver(&mut room, &message(12), &ALL);
-    assert_eq!(waiting(&member).await, [8, 11, 12]);
+    assert_eq!(waiting(&member), [8, 11, 12]);
 }
 
-#[tokio::test]
-async fn a_replay_that_is_overtaken_goes_on_from_history() {
+#[test]
+fn a_replay_that_is_overtaken_goes_on_from_history() {
     let mut room = room();
     let member = connection();
     let (seat, ..) = room.join(member.clone(), None, Some(at(9)), false, None);
@@ -131,49 +127,49 @@ async fn a_replay_that_is_overtaken_goes_on_from_history() {
     assert_eq!(room.settle(seat, 10), Settled::Behind { upto: overtaken });
     deliver(&mut room, &message(overtaken + 1), &ALL);
     assert_eq!(room.settle(seat, overtaken), Settled::Live);
-    assert_eq!(waiting(&member).await, [overtaken as i64 + 1]);
+    assert_eq!(waiting(&member), [overtaken as i64 + 1]);
 }
 
-#[tokio::test]
-async fn who_joins_anew_while_catching_up_is_not_forgotten_what_is_owed() {
+#[test]
+fn who_joins_anew_while_catching_up_is_not_forgotten_what_is_owed() {
     let mut room = room();
     let member = connection();
     room.join(member.clone(), None, None, true, None);
     deliver(&mut room, &message(11), &ALL);
     let (_, recovery, _) = room.join(member.clone(), None, None, true, Some(10));
     assert_eq!(recovery, Recovery::NotAsked);
-    assert_eq!(waiting(&member).await, [11], "all before was sent, so it is handed over");
+    assert_eq!(waiting(&member), [11], "all before was sent, so it is handed over");
 
     let (old, ..) = room.join(member.clone(), Some(FilterId::new(1)), Some(at(5)), false, None);
     deliver(&mut room, &message(12), &ALL);
     let (seat, recovery, freed) = room.join(member.clone(), None, None, true, Some(7));
     assert_eq!((recovery, freed), (Recovery::After(7), Some(FilterId::new(1))));
-    assert_eq!(waiting(&member).await, [0i64; 0], "8 to 10 come first");
+    assert_eq!(waiting(&member), [0i64; 0], "8 to 10 come first");
     assert_eq!((room.settle(old, 10), room.settle(seat, 12)), (Settled::Gone, Settled::Live));
 }
 
-#[tokio::test]
-async fn what_is_lost_is_told_to_each_member_once_and_a_new_epoch_takes_over() {
+#[test]
+fn what_is_lost_is_told_to_each_member_once_and_a_new_epoch_takes_over() {
     let mut room = room();
     let (live, behind) = (connection(), connection());
     room.join(live.clone(), None, None, false, None);
     let (seat, ..) = room.join(behind.clone(), None, Some(at(9)), false, None);
     assert_eq!(room.lose(at(14)), 1, "who catches up is told by the replay");
     deliver(&mut room, &message(15), &ALL);
-    assert_eq!(waiting(&live).await, [-15, 15], "the first that still comes");
+    assert_eq!(waiting(&live), [-15, 15], "the first that still comes");
     assert_eq!(room.settle(seat, 10), Settled::Behind { upto: 15 });
     assert_eq!(room.lose(at(15)), 0, "what was routed is not lost");
 
     let anew = Position { epoch: "anew".into(), offset: 2 };
     assert_eq!(room.lose(anew.clone()), 2);
     assert_eq!(room.settle(seat, 15), Settled::Live);
-    assert_eq!((waiting(&live).await, waiting(&behind).await), (vec![-3], vec![-3]));
+    assert_eq!((waiting(&live), waiting(&behind)), (vec![-3], vec![-3]));
     deliver(&mut room, &message(16), &ALL);
     assert_eq!(room.position(), &anew, "of the old epoch nothing is routed");
 }
 
-#[tokio::test]
-async fn recovery_is_refused_for_what_cannot_be_known() {
+#[test]
+fn recovery_is_refused_for_what_cannot_be_known() {
     let mut room = room();
     let foreign = Position { epoch: "other".into(), offset: 3 };
     for (since, expected) in [
@@ -186,8 +182,8 @@ async fn recovery_is_refused_for_what_cannot_be_known() {
     }
 }
 
-#[tokio::test]
-async fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
+#[test]
+fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
     let mut room = room();
     let (first, second) = (connection(), connection());
     let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None, false, None);
@@ -198,5 +194,5 @@ async fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
     let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&[1]) };
     assert_eq!(deliver(&mut room, &message(11), &passes).members, 2);
     assert_eq!(room.len(), 2);
-    assert_eq!((waiting(&first).await, waiting(&second).await), (vec![11], vec![11]));
+    assert_eq!((waiting(&first), waiting(&second)), (vec![11], vec![11]));
 }

@@ -84,7 +84,7 @@ impl Shard {
                 return;
             }
             batch.drain(..).for_each(|command| self.handle(command));
-            self.flush.wake(Instant::now());
+            self.flush.write(Instant::now());
             tokio::task::yield_now().await;
         }
     }
@@ -238,8 +238,8 @@ impl Shard {
         let verdicts = Verdicts { filters, bits: asked.is_ok().then_some(bits) };
         let now = Instant::now();
         room.pace.message(now);
-        let wake = self.flush.of(&room.pace, now);
-        let Delivered { members, gaps } = room.deliver(message, &verdicts, wake);
+        let flush = self.flush.of(&room.pace, now);
+        let Delivered { members, gaps } = room.deliver(message, &verdicts, flush);
         self.flush.delivered(members, now);
         self.metrics.deliveries.inc_by(members);
         self.metrics.gaps.inc_by(gaps);

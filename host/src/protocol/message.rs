@@ -1,9 +1,7 @@
 //! A published message: encoded once, when its offset is known, and shared from then on.
 
+use super::Frame;
 use std::sync::Arc;
-
-/// One text frame, ready to send; clones share the bytes.
-pub type Frame = axum::extract::ws::Utf8Bytes;
 
 const DELIVERY: &str = r#"{"type":"message","#;
 
@@ -18,7 +16,7 @@ pub struct Publication {
     pub time: u64,
     pub event: Option<Box<str>>,
     frame: Frame,
-    /// Where `data` starts in the frame; it ends before the frame's last byte.
+    /// Where `data` starts in the frame's text; it ends before the last byte.
     data: usize,
 }
 
@@ -32,27 +30,28 @@ impl Publication {
         event: Option<&str>,
         data: &str,
     ) -> Self {
-        let mut text = String::with_capacity(
-            DELIVERY.len() + room.len() + event.map_or(0, |e| e.len() + 12) + data.len() + 80,
-        );
-        text.push_str(DELIVERY);
-        // A room's grammar needs no escaping.
-        text.push_str(r#""room":""#);
-        text.push_str(&room);
-        text.push_str(r#"","offset":"#);
-        push_integer(&mut text, offset);
-        if let Some(event) = event {
-            text.push_str(r#","event":"#);
-            text.push_str(&serde_json::to_string(event).expect("a string is JSON"));
-        }
-        text.push_str(r#","time":"#);
-        push_integer(&mut text, time);
-        text.push_str(r#","data":"#);
-        let start = text.len();
-        text.push_str(data);
-        text.push('}');
-        text.shrink_to_fit();
-        Self { room, epoch, offset, time, event: event.map(Into::into), frame: text.into(), data: start }
+        let capacity = DELIVERY.len() + room.len() + event.map_or(0, |e| e.len() + 12) + data.len() + 80;
+        let mut start = 0;
+        let frame = Frame::build(capacity, |text| {
+            let header = text.len();
+            text.push_str(DELIVERY);
+            // A room's grammar needs no escaping.
+            text.push_str(r#""room":""#);
+            text.push_str(&room);
+            text.push_str(r#"","offset":"#);
+            push_integer(text, offset);
+            if let Some(event) = event {
+                text.push_str(r#","event":"#);
+                text.push_str(&serde_json::to_string(event).expect("a string is JSON"));
+            }
+            text.push_str(r#","time":"#);
+            push_integer(text, time);
+            text.push_str(r#","data":"#);
+            start = text.len() - header;
+            text.push_str(data);
+            text.push('}');
+        });
+        Self { room, epoch, offset, time, event: event.map(Into::into), frame, data: start }
     }
 
     /// The delivery, the same for every member of the room.
@@ -61,14 +60,14 @@ impl Publication {
     }
 
     pub fn data(&self) -> &str {
-        let text = self.frame.as_str();
+        let text = self.frame.text();
         &text[self.data..text.len() - 1]
     }
 
     /// As `history` shows it: the delivery without its `type`.
     pub fn push_entry(&self, to: &mut String) {
         to.push('{');
-        to.push_str(&self.frame.as_str()[DELIVERY.len()..]);
+        to.push_str(&self.frame.text()[DELIVERY.len()..]);
     }
 }
 
@@ -87,7 +86,7 @@ mod tests {
         let message = Publication::new("a:b".into(), "e".into(), 7, 9, Some("say \"hi\""), data);
         assert_eq!(message.data(), data);
         let frame = r#"{"type":"message","room":"a:b","offset":7,"event":"say \"hi\"","time":9,"data":"#;
-        assert_eq!(message.frame().as_str(), format!("{frame}{data}}}"));
+        assert_eq!(message.frame().text(), format!("{frame}{data}}}"));
         let mut entry = String::new();
         message.push_entry(&mut entry);
         assert!(entry.starts_with(r#"{"room":"a:b","offset":7"#), "{entry}");
@@ -97,7 +96,7 @@ mod tests {
     fn a_message_without_an_event_has_no_such_field() {
         let message = Publication::new("r".into(), "e".into(), 1, 2, None, "null");
         assert_eq!(
-            message.frame().as_str(),
+            message.frame().text(),
             r#"{"type":"message","room":"r","offset":1,"time":2,"data":null}"#
         );
     }

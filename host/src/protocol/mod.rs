@@ -2,13 +2,15 @@
 //! Owns no connection and no state.
 
 pub mod error;
+mod frame;
 pub mod http;
 pub mod message;
 pub mod reply;
 pub mod request;
 
 pub use error::{Code, Refusal};
-pub use message::{Frame, Publication};
+pub use frame::Frame;
+pub use message::Publication;
 pub use request::{Id, Position, Request};
 
 /// Unix time in milliseconds.

@@ -1,16 +1,18 @@
 //! Takes connections in: TLS, the HTTP upgrade within its time, the key that comes with it, and the way out when
 //! the node drains.
 
-mod stream;
 mod tls;
 mod upgrade;
 
 pub use tls::{Tls, TlsConfig};
 
-use crate::{session::Services, unit};
+use crate::{
+    session::Services,
+    socket::{Stream, Wire},
+    unit,
+};
 use serde::Deserialize;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
-use stream::{Counted, Stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -69,13 +71,11 @@ pub async fn run(
     accept(listener, draining, &tasks, |tcp, remote| {
         let (router, tls) = (router.clone(), tls.clone());
         async move {
-            let stream = match &tls {
-                None => Stream::Plain(tcp),
-                Some(tls) => Stream::Tls(Box::new(tls.accept(tcp).await?)),
+            let wire = match &tls {
+                None => Wire::plain(tcp),
+                Some(tls) => Wire::tls(tls.accept(tcp).await?),
             };
-            let wire = Arc::default();
-            let stream = Counted::new(stream, Arc::clone(&wire));
-            upgrade::serve(stream, router, remote, wire).await
+            upgrade::serve(Stream::new(Arc::new(wire)), router, remote).await
         }
     })
     .await;

@@ -1,39 +1,40 @@
 //! From an HTTP request to a WebSocket, or to an answer that says what would be right.
 
-use super::{Door, stream::Counted};
+use super::Door;
 use crate::{
     close::Close,
     protocol::{Code, Refusal, http},
     session::{Client, Rejected},
-    socket::{self, Peer, Wire},
+    socket::{self, Peer, Socket, Stream},
 };
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{
-        State,
-        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
-    },
-    http::{HeaderMap, Request, StatusCode, header},
-    response::{IntoResponse, Response},
+    extract::State,
+    http::{HeaderMap, HeaderValue, Request, header},
+    response::Response,
     routing::any,
 };
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr};
+use tokio_tungstenite::tungstenite::{
+    self,
+    error::ProtocolError,
+    handshake::server::create_response_with_body,
+    protocol::{Role, WebSocketConfig},
+};
 use tower_service::Service;
 
+/// The subprotocol, for clients that ask for one.
+const PROTOCOL: &str = "switchyard.v1";
 /// Bytes read from a socket at once. Most frames of clients are small, and each connection keeps such a buffer.
 const READ_BUFFER: usize = 2048;
-/// Bytes that gather before a write when many messages wait; a connection that was busy keeps as many.
-const WRITE_BUFFER: usize = 16 << 10;
 /// Bytes of the head of an upgrade; also what one costs while it lasts.
 const HEAD: usize = 8192;
 
-#[derive(Clone)]
-struct Remote {
-    address: SocketAddr,
-    wire: Arc<Wire>,
-}
+#[derive(Clone, Copy)]
+struct Remote(SocketAddr);
 
 pub fn router(door: Door) -> Router {
     let path = door.config.path.clone();
@@ -41,10 +42,9 @@ pub fn router(door: Door) -> Router {
 }
 
 /// One request on a fresh connection; ends with the upgrade or with the answer.
-pub async fn serve(stream: Counted, router: Router, address: SocketAddr, wire: Arc<Wire>) -> io::Result<()> {
-    let remote = Remote { address, wire };
+pub async fn serve(stream: Stream, router: Router, remote: SocketAddr) -> io::Result<()> {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(remote.clone());
+        request.extensions_mut().insert(Remote(remote));
         router.clone().call(request.map(Body::new))
     });
     hyper::server::conn::http1::Builder::new()
@@ -63,24 +63,25 @@ async fn elsewhere(State(door): State<Door>) -> Response {
 
 async fn upgrade(
     State(door): State<Door>,
-    Extension(remote): Extension<Remote>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    Extension(Remote(remote)): Extension<Remote>,
+    mut request: Request<Body>,
 ) -> Response {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => {
-            let status = rejection.status();
-            let code = match status {
-                StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
-                _ => Code::InvalidRequest,
-            };
-            let message = format!("this is a WebSocket, upgrade with GET: {}", rejection.body_text());
-            return (status, http::refuse(&Refusal::new(code, message))).into_response();
+    let mut response = match create_response_with_body(&request, Body::empty) {
+        Ok(response) => response,
+        Err(error @ tungstenite::Error::Protocol(ProtocolError::WrongHttpMethod)) => {
+            return unfit(Code::MethodNotAllowed, &error);
         }
+        Err(error) => return unfit(Code::InvalidRequest, &error),
     };
+    let Some(upgraded) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return unfit(Code::InvalidRequest, &"this connection cannot be upgraded");
+    };
+    let headers = request.headers();
+    if asks_for(headers, PROTOCOL) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    }
     let hub = &door.services.hub;
-    let presented = match http::presented(&headers) {
+    let presented = match http::presented(headers) {
         Ok(None) => None,
         Ok(Some(key)) => {
             let admitted = async {
@@ -97,21 +98,44 @@ async fn upgrade(
     };
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
     let rejected = forbidden_origin(&door, origin.as_deref());
-    let client = Client { remote: remote.address, origin };
-    let peer = Peer { client, wire: remote.wire, presented, rejected };
-    let frame = door.config.frame;
-    upgrade
-        .protocols(["switchyard.v1"])
+    let client = Client { remote, origin };
+    let peer = Peer { client, presented, rejected };
+    let Door { services, draining, tasks, config } = door;
+    // Counted, so that draining waits for it.
+    tasks.spawn(async move {
+        let opened = async { open(upgraded.await.map_err(io::Error::other)?, config.frame).await };
+        match Box::pin(opened).await {
+            Ok(socket) => socket::serve(socket, peer, services, draining).await,
+            Err(error) => tracing::debug!(%remote, %error, "an upgrade was not finished"),
+        }
+    });
+    response
+}
+
+/// The WebSocket on the very stream that was accepted, so that others can write to it.
+async fn open(upgraded: Upgraded, frame: usize) -> io::Result<Socket> {
+    let parts = upgraded
+        .downcast::<TokioIo<Stream>>()
+        .map_err(|_| io::Error::other("it is of another connection"))?;
+    let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_frame_size(frame)
-        .max_message_size(frame)
-        .on_failed_upgrade(|error| tracing::debug!(%error, "an upgrade was not finished"))
-        .on_upgrade(move |socket| {
-            let Door { services, draining, tasks, .. } = door;
-            // Counted, so that draining waits for it.
-            tasks.track_future(socket::serve(socket, peer, services, draining))
-        })
+        .max_frame_size(Some(frame))
+        .max_message_size(Some(frame));
+    let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    Ok(Socket::from_partially_read(stream, read, Role::Server, Some(config)).await)
+}
+
+/// An answer to a request that cannot become a WebSocket.
+fn unfit(code: Code, why: &dyn std::fmt::Display) -> Response {
+    http::refuse(&Refusal::new(code, format!("this is a WebSocket, upgrade with GET: {why}")))
+}
+
+fn asks_for(headers: &HeaderMap, protocol: &str) -> bool {
+    let asked = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    asked
+        .filter_map(|asked| asked.to_str().ok())
+        .flat_map(|asked| asked.split(','))
+        .any(|p| p.trim() == protocol)
 }
 
 /// Browsers do not show a page the answer to an upgrade, but they do show a close code.

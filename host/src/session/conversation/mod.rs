@@ -12,6 +12,7 @@ use crate::{
     close::Close,
     hub::{self, Connection, Hub, Permit, Policy, Registered},
     key::{Key, Keys},
+    outbox::{Outbox, Pipe},
     plugin::Connecting,
     protocol::{Code, Id, Refusal, reply, request::Publish},
     room::RoomName,
@@ -60,6 +61,7 @@ impl Conversation {
         greeted: Greeted<'_>,
         client: Client,
         permit: Option<Permit>,
+        pipe: Arc<dyn Pipe>,
     ) -> Result<Self, Rejected> {
         let Greeted { id, key, session } = greeted;
         let hub = services.hub.clone();
@@ -81,7 +83,7 @@ impl Conversation {
             .map_err(rejected)?;
 
         // Found by others before it holds a session, so that whoever takes that over finds whom to end.
-        let connection = Connection::new(&key, client.remote, services.config.outbox);
+        let connection = Connection::new(&key, client.remote, Outbox::new(services.config.outbox, pipe));
         let registered = Registered::new(hub.clone(), connection.clone());
         let unavailable = |error| rejected(hub::unavailable(error));
         let resumed = match session {
