@@ -102,10 +102,14 @@ async fn upgrade(
     let peer = Peer { client, presented, rejected };
     let Door { services, draining, tasks, config } = door;
     // Counted, so that draining waits for it.
+    let greeted = Box::pin(async move {
+        let socket = open(upgraded.await.map_err(io::Error::other)?, config.frame).await?;
+        Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
+    });
     tasks.spawn(async move {
-        let opened = async { open(upgraded.await.map_err(io::Error::other)?, config.frame).await };
-        match Box::pin(opened).await {
-            Ok(socket) => socket::serve(socket, peer, services, draining).await,
+        match greeted.await {
+            Ok(None) => {}
+            Ok(Some(welcome)) => welcome.serve().await,
             Err(error) => tracing::debug!(%remote, %error, "an upgrade was not finished"),
         }
     });
