@@ -1,6 +1,6 @@
 //! When a running call has had its time.
 
-use super::engine::TICK;
+use super::clock::TICK;
 use std::time::Duration;
 
 /// The deadline of one call, counted in ticks during which the guest was seen to run. So time in which it lay preempted is

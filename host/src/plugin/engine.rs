@@ -1,14 +1,12 @@
 //! The process's one compiler and runtime for guests, and the clock that stops them.
 
 use super::cache::Cache;
+use super::clock::Clock;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{io, thread};
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
-
-/// How often running guests are reminded of their deadline.
-pub(super) const TICK: Duration = Duration::from_millis(1);
 
 /// Bytes of native stack a guest may use. A worker thread of tokio or std has 2 MiB, most of it unused by us.
 const STACK: usize = 512 * 1024;
@@ -50,14 +48,16 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     runtime: wasmtime::Engine,
+    /// Drives the deadlines of calls.
+    pub(super) clock: Arc<Clock>,
     cache: Option<Arc<Cache>>,
     /// Whether calls are counted in instructions, which makes them slower.
     pub(super) counts: bool,
 }
 
 impl Engine {
-    /// Starts the runtime and the thread that drives deadlines; the thread ends with the last clone and the
-    /// last plugin of the engine.
+    /// Starts the runtime and the thread that drives deadlines, which ends with the last clone and the last
+    /// plugin of the engine.
     pub fn new() -> Result<Self, EngineError> {
         let runtime = wasmtime::Engine::new(&config(Some(pool()))).or_else(|error| {
             tracing::warn!(%error, "plugins start slower: no address space for pooled instances");
@@ -75,14 +75,12 @@ impl Engine {
 
     fn drive(runtime: wasmtime::Engine, counts: bool) -> Result<Self, EngineError> {
         let held = runtime.weak();
-        thread::Builder::new().name("plugin-deadlines".into()).spawn(move || {
-            while let Some(runtime) = held.upgrade() {
+        let clock = Clock::start(move || {
+            if let Some(runtime) = held.upgrade() {
                 runtime.increment_epoch();
-                drop(runtime);
-                thread::sleep(TICK);
             }
         })?;
-        Ok(Self { runtime, cache: None, counts })
+        Ok(Self { runtime, clock: Arc::new(clock), cache: None, counts })
     }
 
     /// Compiles nothing that is in the cache.

@@ -2,6 +2,7 @@
 
 use super::answers::{self, Connecting, Counts, Granted, Limits, Principal, Refusal, RoomVerdict, Verdict};
 use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
+use super::clock::Clock;
 use super::deadline::{Deadline, LOOK};
 use super::engine::Budget;
 use super::failure::{self, Call, Failure, FailureKind, LIFTED};
@@ -35,6 +36,8 @@ pub(super) struct Blueprint {
     pub publish: Option<publish::GuestIndices>,
     pub deliver: Option<deliver::GuestIndices>,
     pub budget: Budget,
+    /// Of the engine.
+    pub clock: Arc<Clock>,
     /// Whether the engine counts instructions.
     pub counts: bool,
 }
@@ -53,6 +56,7 @@ struct Exports {
 pub struct Instance {
     store: Store<State>,
     exports: Exports,
+    clock: Arc<Clock>,
     call: Duration,
     counts: bool,
     /// Bytes of memory after the start.
@@ -86,10 +90,14 @@ impl Instance {
         if plan.counts {
             refuel(&mut store);
         }
-        match Exports::open(plan, &mut store) {
+        let clock = plan.clock.clone();
+        let running = clock.run();
+        let opened = Exports::open(plan, &mut store);
+        drop(running);
+        match opened {
             Ok(exports) => {
                 let (Budget { call, calls, .. }, counts) = (plan.budget, plan.counts);
-                Ok(Self { store, exports, call, counts, settled: 0, served: 0, calls })
+                Ok(Self { store, exports, clock, call, counts, settled: 0, served: 0, calls })
             }
             Err(error) => Err(fail(&store, call, plan.budget.call.saturating_mul(START), &error)),
         }
@@ -251,6 +259,7 @@ impl Instance {
         state.said = None;
         state.deadline = Deadline::new(budget);
         self.store.set_epoch_deadline(LOOK);
+        let _running = self.clock.run();
         ask(&self.exports, &mut self.store).map_err(|error| fail(&self.store, call, budget, &error))
     }
 

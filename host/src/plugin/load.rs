@@ -238,6 +238,7 @@ fn draw(engine: &Engine, component: &[u8], budget: Budget) -> Result<Blueprint, 
         deliver: deliver::GuestIndices::new(&pre).ok(),
         pre,
         budget,
+        clock: engine.clock.clone(),
         counts: engine.counts,
     })
 }

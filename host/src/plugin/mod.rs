@@ -12,6 +12,7 @@ mod backtrace;
 mod bindings;
 mod breaker;
 mod cache;
+mod clock;
 mod config;
 mod contract;
 mod deadline;
