@@ -11,8 +11,8 @@ use std::{
 /// nothing.
 pub const GATHER: Duration = Duration::from_millis(20);
 
-/// Deliveries a second of one shard from which on it pays: a tenth of what a core can write one by one.
-const BUSY: f64 = 10_000.0;
+/// Deliveries a second of one shard from which on it pays: a quarter of what a slow core can write one by one.
+const BUSY: f64 = 25_000.0;
 
 /// How often that is looked at.
 const WINDOW: Duration = Duration::from_millis(100);
