@@ -2,20 +2,23 @@
 
 use crate::{cargo, guests};
 use anyhow::{Context, bail};
-use std::{env, os::unix::process::CommandExt, process::Command};
+use std::{os::unix::process::CommandExt, process::Command};
 
 /// More files may be open than a shell allows by itself: a thousand members are a thousand connections.
 const WITH_FILES: &str = r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#;
 
 /// Takes this process over, so that Ctrl-C, a signal and the exit status are the benchmark's own.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (what, file) = match arguments[..] {
-        [what @ ("nodes" | "plugins")] => (what, None),
-        [what @ ("nodes" | "plugins"), "--json", file] => (what, Some(file)),
-        _ => bail!("bench takes 'nodes' or 'plugins' and, after it, --json FILE"),
+    let (what, options) = match arguments.split_first() {
+        Some((what, options)) if ["load", "nodes", "plugins"].contains(&what.as_str()) => {
+            (what.as_str(), options)
+        }
+        Some((what, _)) if !what.starts_with("--") => {
+            bail!("bench takes 'load', which it also is without a word, 'nodes' or 'plugins', not '{what}'")
+        }
+        _ => ("load", arguments),
     };
-    if what == "plugins" {
+    if what != "nodes" {
         guests::build()?;
     }
     // One after the other: together they would have other features, and all that they use would be compiled again.
@@ -23,9 +26,6 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     cargo::run(&["build", "--release", "-p", "switchyard-tests", "--bins"])?;
     let mut command = Command::new("sh");
     let program = cargo::target().join("release").join(format!("bench-{what}"));
-    command.args(["-c", WITH_FILES]).arg(program);
-    if let Some(file) = file {
-        command.arg("--json").arg(env::current_dir()?.join(file));
-    }
+    command.args(["-c", WITH_FILES]).arg(program).args(options);
     Err(command.exec()).context("sh")
 }

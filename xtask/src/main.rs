@@ -24,6 +24,11 @@ cargo xtask CHORE
                          build everything, run a node with the three plugins and a lively feed,
                          and say how to watch it; ends with Ctrl-C or after the time. With --nodes,
                          2 to 8 nodes that share a Redis, for which redis-server must be installed
+  bench [load] [--json FILE] [--plot FILE] [--only SECTION]
+                         measure one node beside the least that a server could do: connections, one
+                         room, many rooms, filters, a storm of returns, and everything at once; print
+                         a report as Markdown; takes about five minutes. SECTION is connections,
+                         fanout, rooms, filters, recovery or crowded; the plot is an SVG of fanout
   bench nodes [--json FILE]
                          measure nodes that share a Redis and print a report as Markdown; takes two
                          minutes, and redis-server and redis-benchmark must be installed

@@ -1,0 +1,129 @@
+//! What connections take: to get in, to be there, and to be kept alive.
+
+use crate::{crowd::Crowd, line::micros, load::shares, peer::Peer};
+use serde_json::{Value, json};
+use std::{io, sync::Arc, time::Duration};
+use switchyard_tests::report::{Section, figure, rounded};
+use tokio::time::sleep;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
+
+const MANY: usize = 10_000;
+/// Over TLS, where the clients' own work takes longest.
+const ENCRYPTED: usize = 2000;
+const WATCHED: Duration = Duration::from_secs(10);
+/// As often as the floor pings.
+const HEARTBEAT: &str = "[session]\nheartbeat = { interval = \"10s\", timeout = \"10s\" }\n";
+
+struct Run {
+    name: &'static str,
+    count: usize,
+    a_second: f64,
+    p50: f64,
+    p95: f64,
+    /// Seconds of the peer.
+    cpu: f64,
+    memory: f64,
+    /// Of the peer, in a second of nothing but pings.
+    idle: f64,
+    wrong: u64,
+}
+
+impl Run {
+    async fn of(name: &'static str, peer: &Peer, count: usize) -> Self {
+        let (cpu, began) = (peer.cpu(), micros());
+        let crowd = Crowd::gather(peer, count, |_| (vec!["quiet".to_owned()], None)).await;
+        let seconds = (micros() - began) as f64 / 1e6;
+        let cpu = peer.cpu() - cpu;
+        let memory = peer.grown().await as f64 / count as f64;
+        let idle = peer.cpu();
+        sleep(WATCHED).await;
+        let idle = (peer.cpu() - idle) / WATCHED.as_secs_f64();
+        let [p50, p95] = shares(crowd.joined.iter().map(|(took, _)| *took as u32).collect(), [0.50, 0.95]);
+        let wrong = crowd.refused + crowd.take().wrong();
+        Self { name, count, a_second: count as f64 / seconds, p50, p95, cpu, memory, idle, wrong }
+    }
+
+    /// Milliseconds a thousand.
+    fn each(&self) -> f64 {
+        self.cpu * 1e6 / self.count as f64
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.to_owned(),
+            figure(self.count as f64),
+            figure(self.a_second),
+            figure(self.p50),
+            figure(self.p95),
+            figure(self.each()),
+            figure(self.memory),
+            figure(self.idle * 1e3 * MANY as f64 / self.count as f64),
+            self.wrong.to_string(),
+        ]
+    }
+
+    fn figures(&self) -> Value {
+        json!({
+            "what": self.name, "connections": self.count, "a_second": rounded(self.a_second), "p50_ms": rounded(self.p50),
+            "p95_ms": rounded(self.p95), "cpu_ms_a_thousand": rounded(self.each()),
+            "bytes_a_connection": rounded(self.memory), "idle_cores": rounded(self.idle), "wrong": self.wrong,
+        })
+    }
+}
+
+pub async fn measure() -> io::Result<Section> {
+    let runs = [
+        Run::of("floor", &Peer::floor(None).await, MANY).await,
+        Run::of("node", &Peer::node(HEARTBEAT).await, MANY).await,
+        Run::of("node, wss", &encrypted().await, ENCRYPTED).await,
+    ];
+    Ok(Section {
+        name: "connections",
+        title: "Connections",
+        how: format!(
+            "{MANY} connections, {ENCRYPTED} over TLS, opened 64 at a time. The floor is done with the upgrade; the node has \
+             the key, a session and a room by then, in two more exchanges. Memory is what the process grew by; then nothing \
+             happens for {} s but a ping every 10 s, given for 10,000 connections.",
+            WATCHED.as_secs()
+        ),
+        columns: vec![
+            "",
+            "connections",
+            "opened a second",
+            "p50 ms",
+            "p95 ms",
+            "CPU ms a thousand",
+            "bytes each",
+            "pings, CPU ms a second",
+            "refused or lost",
+        ],
+        rows: runs.iter().map(Run::row).collect(),
+        remarks: vec![],
+        figures: runs.iter().map(Run::figures).collect(),
+        wrong: runs.iter().map(|run| run.wrong).sum(),
+    })
+}
+
+/// A node that speaks TLS, and clients that trust it.
+async fn encrypted() -> Peer {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let tls = format!(
+        "{HEARTBEAT}[server.tls]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        certificate.display(),
+        key.display()
+    );
+    let mut peer = Peer::node_in(folder, &tls).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(made.cert.der().to_vec())).expect("its own certificate");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    peer.tls = Some(Arc::new(config));
+    peer
+}

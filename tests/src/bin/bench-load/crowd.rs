@@ -1,0 +1,164 @@
+//! Members in rooms, and what each of them heard.
+
+use crate::{
+    line::{Delivery, Line, micros},
+    peer::{Joined, Peer},
+};
+use futures_util::{StreamExt, stream};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{task::JoinHandle, time::sleep};
+
+/// Connections that are being opened at a time.
+const OPENING: usize = 64;
+
+/// What a member heard since it was last asked.
+#[derive(Default)]
+pub struct Heard {
+    /// The last offset of each room.
+    last: HashMap<Vec<u8>, u64>,
+    pub messages: u64,
+    /// Microseconds from when a message was due.
+    pub late: Vec<u32>,
+    /// Offsets that came twice or too late.
+    pub disordered: u64,
+    /// Offsets that were left out, where all are expected.
+    pub missing: u64,
+    /// Texts that are no messages.
+    pub strange: u64,
+    pub ended: bool,
+}
+
+impl Heard {
+    pub fn last(&self, room: &str) -> Option<u64> {
+        self.last.get(room.as_bytes()).copied()
+    }
+
+    /// `now` in microseconds; `whole`: no offset is to be left out.
+    pub fn take(&mut self, text: &[u8], now: u64, whole: bool) {
+        let Some(Delivery { room, offset, at }) = Delivery::read(text) else {
+            self.strange += 1;
+            return;
+        };
+        match self.last.get_mut(room) {
+            Some(last) => {
+                match offset {
+                    _ if offset <= *last => self.disordered += 1,
+                    _ if whole => self.missing += offset - *last - 1,
+                    _ => {}
+                }
+                *last = offset.max(*last);
+            }
+            None => drop(self.last.insert(room.to_vec(), offset)),
+        }
+        self.messages += 1;
+        self.late.push(now.saturating_sub(at) as u32);
+    }
+
+    pub fn wrong(&self) -> u64 {
+        self.disordered + self.missing + self.strange + u64::from(self.ended)
+    }
+}
+
+pub struct Crowd {
+    members: Vec<(Arc<Mutex<Heard>>, JoinHandle<()>)>,
+    /// How long each took to get in, microseconds, and its session.
+    pub joined: Vec<(u64, String)>,
+    /// Those that could not get in.
+    pub refused: u64,
+}
+
+impl Crowd {
+    /// So many members; `rooms` and filter of each by its number.
+    pub async fn gather(
+        peer: &Peer,
+        count: usize,
+        wish: impl Fn(usize) -> (Vec<String>, Option<String>),
+    ) -> Self {
+        let joining = stream::iter(0..count).map(|n| {
+            let (rooms, filter) = wish(n);
+            async move { (peer.join(&rooms, filter.as_deref()).await, filter.is_none()) }
+        });
+        let mut crowd = Self { members: vec![], joined: vec![], refused: 0 };
+        let mut joining = joining.buffer_unordered(OPENING);
+        while let Some((joined, whole)) = joining.next().await {
+            match joined {
+                Ok(Joined { line, session, took }) => {
+                    crowd.joined.push((took, session));
+                    crowd.seat(line, whole);
+                }
+                Err(error) => {
+                    eprintln!("bench-load: a member was not let in: {error}");
+                    crowd.refused += 1;
+                }
+            }
+        }
+        crowd
+    }
+
+    fn seat(&mut self, line: Line, whole: bool) {
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        self.members.push((heard.clone(), tokio::spawn(listen(line, heard, whole))));
+    }
+
+    /// What all heard since they were asked last.
+    pub fn take(&self) -> Heard {
+        let mut all = Heard::default();
+        for (heard, _) in &self.members {
+            let heard = &mut *lock(heard);
+            all.messages += std::mem::take(&mut heard.messages);
+            all.late.append(&mut heard.late);
+            all.disordered += std::mem::take(&mut heard.disordered);
+            all.missing += std::mem::take(&mut heard.missing);
+            all.strange += std::mem::take(&mut heard.strange);
+            all.ended |= heard.ended;
+        }
+        all
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.members.iter().map(|(heard, _)| lock(heard).messages).sum()
+    }
+
+    /// Until they heard so many, or hear nothing any more.
+    pub async fn hears(&self, messages: u64) {
+        let (mut before, mut quiet) = (self.messages(), 0);
+        while before < messages && quiet < 20 {
+            sleep(Duration::from_millis(50)).await;
+            let now = self.messages();
+            quiet = if now > before { 0 } else { quiet + 1 };
+            before = now;
+        }
+    }
+
+    /// Breaks this member's connection.
+    pub fn lose(&mut self) {
+        for (_, task) in self.members.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.lose();
+    }
+}
+
+fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().expect("no panic")
+}
+
+async fn listen(mut line: Line, heard: Arc<Mutex<Heard>>, whole: bool) {
+    while line.fill().await.is_ok() {
+        let now = micros();
+        let took = line.texts(|text| lock(&heard).take(text, now, whole)).await;
+        if took.is_err() {
+            break;
+        }
+    }
+    lock(&heard).ended = true;
+}

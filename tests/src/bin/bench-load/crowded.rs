@@ -1,0 +1,171 @@
+//! Everything at once: many connections, steady deliveries, newcomers, clients that keep losing their connection, and one that
+//! never reads.
+
+use crate::{
+    crowd::{Crowd, Heard},
+    line::{Line, micros},
+    load::{Publisher, Steady, Window, shares},
+    peer::Peer,
+};
+use serde_json::json;
+use std::{
+    cell::Cell,
+    io,
+    time::{Duration, Instant},
+};
+use switchyard_tests::report::{Section, figure, rounded};
+use tokio::time::{sleep, timeout};
+
+const MEMBERS: usize = 10_000;
+const ROOMS: usize = 100;
+const RATE: f64 = 200.0;
+const SECONDS: f64 = 6.0;
+const NEWCOMERS: usize = 200;
+/// Clients that come and go, how long they stay, and how long they are away.
+const RESTLESS: usize = 50;
+const STAY: Duration = Duration::from_millis(400);
+const AWAY: Duration = Duration::from_millis(100);
+/// Data of what is published to the one who never reads: a few seconds of it fill every buffer.
+const FLOOD: usize = 8000;
+const FLOOD_RATE: f64 = 500.0;
+
+pub async fn measure() -> io::Result<Section> {
+    let floor = Peer::floor(None).await;
+    let crowd = Crowd::gather(&floor, MEMBERS, member).await;
+    let (least, [floor_p50, floor_p95]) = tokio::join!(steady(&floor, &crowd), newcomers(&floor));
+    let (least, mut wrong) = (least?, crowd.refused);
+    drop((crowd, floor));
+
+    let node = Peer::node("").await;
+    let crowd = Crowd::gather(&node, MEMBERS, member).await;
+    wrong += crowd.refused;
+    let busy = Cell::new(true);
+    let (window, [node_p50, node_p95], restless, slow) = tokio::join!(
+        async {
+            let window = steady(&node, &crowd).await;
+            busy.set(false);
+            window
+        },
+        newcomers(&node),
+        async {
+            let all = (0..RESTLESS).map(|n| restless(&node, n, &busy));
+            futures_util::future::try_join_all(all).await
+        },
+        flooded(&node),
+    );
+    let (window, restless, slow) = (window?, restless?, slow?);
+    let returns: u64 = restless.iter().map(|(returns, _)| returns).sum();
+    let recovered: u64 = restless.iter().map(|(_, heard)| heard.messages).sum();
+    // What comes twice is allowed to those who come back, and theirs alone.
+    let unrecovered: u64 = restless.iter().map(|(_, heard)| heard.missing + heard.strange).sum();
+    wrong += window.wrong + least.wrong + unrecovered + u64::from(slow != 4508);
+    let row = |name: &str, window: &Window, [p50, p95]: [f64; 2]| {
+        vec![
+            name.to_owned(),
+            figure(window.deliveries()),
+            figure(window.each()),
+            figure(window.p50),
+            figure(window.p99),
+            figure(p50),
+            figure(p95),
+            window.wrong.to_string(),
+        ]
+    };
+    Ok(Section {
+        name: "crowded",
+        title: "Everything at once",
+        how: format!(
+            "{MEMBERS} members of {ROOMS} rooms, {RATE} messages a second, while {NEWCOMERS} others connect. At the node, and not at \
+             the floor, {RESTLESS} clients keep losing their connection and resume, and one is sent {FLOOD_RATE} messages a \
+             second of {FLOOD} bytes and reads none."
+        ),
+        columns: vec![
+            "",
+            "deliveries a second",
+            "CPU µs a delivery, all included",
+            "p50 ms",
+            "p99 ms",
+            "connecting, p50 ms",
+            "p95 ms",
+            "lost, repeated, out of order",
+        ],
+        rows: vec![row("floor", &least, [floor_p50, floor_p95]), row("node", &window, [node_p50, node_p95])],
+        remarks: vec![format!(
+            "{returns} connections were lost and resumed; of the {recovered} messages that they were to hear, {unrecovered} were \
+             missing. The one who never read was closed with {slow}."
+        )],
+        figures: json!({
+            "floor": least.figures(), "node": window.figures(),
+            "connecting_p95_ms": { "floor": rounded(floor_p95), "node": rounded(node_p95) },
+            "returns": returns, "unrecovered": unrecovered, "slow_closed": slow,
+        }),
+        wrong,
+    })
+}
+
+fn room(n: usize) -> String {
+    format!("pool:{}", n % ROOMS)
+}
+
+fn member(n: usize) -> (Vec<String>, Option<String>) {
+    (vec![room(n)], None)
+}
+
+async fn steady(peer: &Peer, crowd: &Crowd) -> io::Result<Window> {
+    let next = |n: u64| (room(n as usize), (MEMBERS / ROOMS) as u64);
+    Steady { peer, crowd, rate: RATE, seconds: SECONDS, next: &next }.measure().await
+}
+
+/// p50 and p95, in milliseconds, of getting in.
+async fn newcomers(peer: &Peer) -> [f64; 2] {
+    let apart = Duration::from_secs_f64(SECONDS / NEWCOMERS as f64);
+    let (mut took, mut stay) = (vec![], vec![]);
+    for _ in 0..NEWCOMERS {
+        let next = Instant::now() + apart;
+        if let Ok(joined) = peer.join(&["lobby".to_owned()], None).await {
+            took.push(joined.took as u32);
+            stay.push(joined.line);
+        }
+        sleep(next.saturating_duration_since(Instant::now())).await;
+    }
+    // Who could not get in counts as late.
+    took.resize(NEWCOMERS, u32::MAX);
+    shares(took, [0.50, 0.95])
+}
+
+/// Comes and goes while it is busy, then hears the rest: how often it came back, and what it heard.
+async fn restless(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, Heard)> {
+    let mut heard = Heard::default();
+    let joined = node.join(&[room(n)], None).await?;
+    let (mut line, session, mut returns) = (joined.line, joined.session, 0);
+    loop {
+        let goes_on = busy.get();
+        let listening = async {
+            loop {
+                line.fill().await?;
+                line.texts(|text| heard.take(text, micros(), true)).await?;
+            }
+        };
+        if let Ok(end) = timeout(STAY, listening).await {
+            return end;
+        }
+        if !goes_on {
+            return Ok((returns, heard));
+        }
+        if let Some(offset) = heard.last(&room(n)) {
+            line.send(&format!(r#"{{"type":"ack","room":"{}","offset":{offset}}}"#, room(n))).await?;
+        }
+        drop(line);
+        sleep(AWAY).await;
+        line = Line::connect(node, Some(&session)).await?.0;
+        returns += 1;
+    }
+}
+
+/// With what a member that never reads was closed.
+async fn flooded(node: &Peer) -> io::Result<u16> {
+    let lazy = node.join(&["flood".to_owned()], None).await?;
+    let mut publisher = Publisher::open(node).await?;
+    publisher.flood("flood", FLOOD, FLOOD_RATE, SECONDS).await?;
+    lazy.line.closed().await
+}

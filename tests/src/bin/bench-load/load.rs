@@ -1,0 +1,186 @@
+//! A window of steady publishing: what it cost, how long messages took, and whether all came.
+
+use crate::{
+    crowd::Crowd,
+    floor::{data, delivery},
+    line::{Line, micros},
+    peer::Peer,
+};
+use serde_json::{Value, json};
+use std::{collections::HashMap, io, time::Duration};
+use switchyard_tests::report::rounded;
+use tokio::time::{sleep, timeout};
+
+const WARM_UP: f64 = 0.7;
+
+/// Rates are messages a second in all.
+pub struct Steady<'a> {
+    pub peer: &'a Peer,
+    pub crowd: &'a Crowd,
+    pub rate: f64,
+    pub seconds: f64,
+    /// The room of the n-th message, and how many members should hear it.
+    pub next: &'a dyn Fn(u64) -> (String, u64),
+}
+
+/// What a window took.
+pub struct Window {
+    pub messages: u64,
+    pub heard: u64,
+    pub seconds: f64,
+    /// Seconds of the peer.
+    pub cpu: f64,
+    /// Milliseconds: half, and 99 of 100, were not later.
+    pub p50: f64,
+    pub p99: f64,
+    /// Messages that were refused, lost, repeated or out of order.
+    pub wrong: u64,
+}
+
+impl Window {
+    /// Microseconds a delivery.
+    pub fn each(&self) -> f64 {
+        self.cpu * 1e6 / self.heard as f64
+    }
+
+    pub fn deliveries(&self) -> f64 {
+        self.heard as f64 / self.seconds
+    }
+
+    pub fn figures(&self) -> Value {
+        json!({
+            "messages": self.messages, "deliveries": self.heard, "deliveries_a_second": rounded(self.deliveries()),
+            "cpu_us_a_delivery": rounded(self.each()), "cores": rounded(self.cpu / self.seconds),
+            "p50_ms": rounded(self.p50), "p99_ms": rounded(self.p99), "wrong": self.wrong,
+        })
+    }
+}
+
+/// Where each room is, for the floor, which does not count.
+pub struct Publisher<'a> {
+    peer: &'a Peer,
+    line: Line,
+    offsets: HashMap<String, u64>,
+    pub sent: u64,
+    refused: u64,
+    answered: u64,
+}
+
+impl<'a> Publisher<'a> {
+    pub async fn open(peer: &'a Peer) -> io::Result<Self> {
+        let line = peer.publisher().await?;
+        Ok(Self { peer, line, offsets: HashMap::new(), sent: 0, refused: 0, answered: 0 })
+    }
+
+    pub async fn publish(&mut self, room: &str, at: u64) -> io::Result<()> {
+        self.sent += 1;
+        if self.peer.is_node() {
+            let data = data(at);
+            return self
+                .line
+                .send(&format!(r#"{{"type":"publish","id":1,"room":"{room}","data":{data}}}"#))
+                .await;
+        }
+        let offset = self.offsets.entry(room.to_owned()).or_default();
+        *offset += 1;
+        let text = delivery(room, *offset, at);
+        self.line.send(&format!("{room} {text}")).await
+    }
+
+    /// So many messages a second of so many bytes of data.
+    pub async fn flood(&mut self, room: &str, bytes: usize, rate: f64, seconds: f64) -> io::Result<()> {
+        let data = "x".repeat(bytes);
+        for _ in 0..(rate * seconds) as u64 {
+            self.line
+                .send(&format!(r#"{{"type":"publish","id":1,"room":"{room}","data":"{data}"}}"#))
+                .await?;
+            self.rest(Duration::from_secs_f64(1.0 / rate)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads answers for a while.
+    async fn rest(&mut self, time: Duration) -> io::Result<()> {
+        let reading = async {
+            loop {
+                self.line.fill().await?;
+                let (refused, answered) = (&mut self.refused, &mut self.answered);
+                self.line
+                    .texts(|text| match text.starts_with(br#"{"type":"published""#) {
+                        true => *answered += 1,
+                        false => *refused += 1,
+                    })
+                    .await?;
+            }
+        };
+        timeout(time, reading).await.unwrap_or(Ok(()))
+    }
+
+    /// Publishes at this pace, and returns how many should be heard by how many.
+    pub async fn pace(
+        &mut self,
+        rate: f64,
+        seconds: f64,
+        mut next: impl FnMut(u64) -> (String, u64),
+    ) -> io::Result<(u64, u64)> {
+        let (began, apart) = (micros(), 1e6 / rate);
+        let count = ((seconds * rate).round() as u64).max(1);
+        let mut expected = 0;
+        for n in 0..count {
+            let due = began + (n as f64 * apart) as u64;
+            let now = micros();
+            if now + 500 < due {
+                self.rest(Duration::from_micros(due - now)).await?;
+            }
+            let now = micros();
+            // A timer's grain is not the server's; more than that is, since then this had to wait for it.
+            let at = if now < due + 2000 { now } else { due };
+            let (room, members) = next(n);
+            expected += members;
+            self.publish(&room, at).await?;
+        }
+        Ok((count, expected))
+    }
+
+    /// Until all publishes are answered, and how many were not, or not well.
+    pub async fn settle(&mut self) -> io::Result<u64> {
+        for _ in 0..40 {
+            if !self.peer.is_node() || self.answered + self.refused >= self.sent {
+                break;
+            }
+            self.rest(Duration::from_millis(50)).await?;
+        }
+        Ok(if self.peer.is_node() { self.sent - self.answered.min(self.sent) } else { 0 })
+    }
+}
+
+impl Steady<'_> {
+    pub async fn measure(&self) -> io::Result<Window> {
+        let mut publisher = Publisher::open(self.peer).await?;
+        let (_, expected) = publisher.pace(self.rate, WARM_UP, self.next).await?;
+        self.crowd.hears(expected).await;
+        let mut wrong = self.crowd.take().wrong();
+        let cpu = self.peer.cpu();
+        let began = micros();
+        let (messages, expected) = publisher.pace(self.rate, self.seconds, self.next).await?;
+        let seconds = (micros() - began) as f64 / 1e6;
+        self.crowd.hears(expected).await;
+        let cpu = self.peer.cpu() - cpu;
+        wrong += publisher.settle().await?;
+        // What should not come has a moment to come.
+        sleep(Duration::from_millis(50)).await;
+        let heard = self.crowd.take();
+        wrong += heard.wrong() + expected.abs_diff(heard.messages);
+        let [p50, p99] = shares(heard.late, [0.50, 0.99]);
+        Ok(Window { messages, heard: heard.messages, seconds, cpu, p50, p99, wrong })
+    }
+}
+
+/// Milliseconds, for each share such as 0.99 the smallest time that so many are not above.
+pub fn shares<const N: usize>(mut micros: Vec<u32>, shares: [f64; N]) -> [f64; N] {
+    micros.sort_unstable();
+    shares.map(|share| {
+        let at = (micros.len() as f64 * share).ceil() as usize;
+        micros.get(at.saturating_sub(1)).map_or(f64::NAN, |time| f64::from(*time) / 1e3)
+    })
+}

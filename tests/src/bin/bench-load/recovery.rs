@@ -1,0 +1,175 @@
+//! A storm: everybody lost the connection and comes back at once, each with its session and messages that it missed.
+
+use crate::{
+    crowd::{Crowd, Heard},
+    line::{Line, micros},
+    load::{Publisher, Steady, shares},
+    peer::Peer,
+};
+use futures_util::{StreamExt, stream};
+use serde_json::json;
+use std::{io, time::Duration};
+use switchyard_tests::report::{Section, figure, rounded};
+use tokio::time::timeout;
+
+const CLIENTS: usize = 10_000;
+const MISSED: u64 = 100;
+/// As many as a listener keeps waiting without losing any.
+const AT_ONCE: usize = 1000;
+const PATIENCE: Duration = Duration::from_secs(60);
+const ROOM: &str = "prices:eth";
+/// Those who never left, in a room of their own.
+const STEADY: &str = "prices:btc";
+const STEADY_MEMBERS: usize = 100;
+const STEADY_RATE: f64 = 20.0;
+
+/// How the return of all went.
+struct Storm {
+    name: &'static str,
+    seconds: f64,
+    /// Seconds of the peer.
+    cpu: f64,
+    /// Milliseconds from a client's first packet until it had all that it missed.
+    p50: f64,
+    p99: f64,
+    messages: u64,
+    wrong: u64,
+}
+
+impl Storm {
+    /// `back` returns when a client has heard all.
+    async fn of<F: Future<Output = io::Result<Heard>>>(
+        name: &'static str,
+        peer: &Peer,
+        back: impl Fn(usize) -> F,
+    ) -> Self {
+        let (cpu, began) = (peer.cpu(), micros());
+        let mut returns = stream::iter(0..CLIENTS)
+            .map(|n| {
+                let back = back(n);
+                async move {
+                    let began = micros();
+                    (timeout(PATIENCE, back).await, micros() - began)
+                }
+            })
+            .buffer_unordered(AT_ONCE);
+        let (mut took, mut messages, mut wrong) = (vec![], 0, 0);
+        while let Some((heard, time)) = returns.next().await {
+            took.push(time as u32);
+            match heard {
+                Ok(Ok(heard)) => {
+                    messages += heard.messages;
+                    wrong += heard.wrong() + heard.messages.abs_diff(MISSED);
+                }
+                _ => wrong += MISSED,
+            }
+        }
+        let seconds = (micros() - began) as f64 / 1e6;
+        let [p50, p99] = shares(took, [0.50, 0.99]);
+        Self { name, seconds, cpu: peer.cpu() - cpu, p50, p99, messages, wrong }
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.to_owned(),
+            figure(self.seconds),
+            figure(self.cpu * 1e6 / CLIENTS as f64),
+            figure(self.cpu * 1e6 / self.messages as f64),
+            figure(self.p50),
+            figure(self.p99),
+            figure(self.messages as f64),
+            self.wrong.to_string(),
+        ]
+    }
+}
+
+pub async fn measure() -> io::Result<Section> {
+    let floor = Peer::floor(None).await;
+    let least = Storm::of("floor", &floor, |_| async {
+        let line = Line::open(&floor, &format!("/replay/{MISSED}")).await?;
+        heard(line).await.map(|(heard, _)| heard)
+    })
+    .await;
+    drop(floor);
+
+    let node = Peer::node("").await;
+    let mut crowd = Crowd::gather(&node, CLIENTS, |_| (vec![ROOM.to_owned()], None)).await;
+    let sessions: Vec<String> = crowd.joined.iter().map(|(_, session)| session.clone()).collect();
+    let mut wrong = crowd.refused;
+    crowd.lose();
+    let steady = Crowd::gather(&node, STEADY_MEMBERS, |_| (vec![STEADY.to_owned()], None)).await;
+    let next = |_| (STEADY.to_owned(), STEADY_MEMBERS as u64);
+    let steadily = |seconds| Steady { peer: &node, crowd: &steady, rate: STEADY_RATE, seconds, next: &next };
+    let calm = steadily(3.0).measure().await?;
+    let mut publisher = Publisher::open(&node).await?;
+    for _ in 0..MISSED {
+        publisher.publish(ROOM, micros()).await?;
+    }
+    wrong += publisher.settle().await?;
+    let storm = Storm::of("node", &node, |n| {
+        let session = &sessions[n];
+        let node = &node;
+        async move {
+            let (line, now) = Line::connect(node, Some(session)).await?;
+            let (heard, _) = heard(line).await?;
+            match now == *session {
+                true => Ok(heard),
+                false => Err(io::Error::other("another session")),
+            }
+        }
+    });
+    let (storm, meanwhile) = tokio::join!(storm, async { steadily(2.0).measure().await });
+    let meanwhile = meanwhile?;
+    wrong += calm.wrong + meanwhile.wrong + least.wrong + storm.wrong;
+    let figures = |storm: &Storm| {
+        json!({
+            "seconds": rounded(storm.seconds), "cpu_us_a_client": rounded(storm.cpu * 1e6 / CLIENTS as f64),
+            "cpu_us_a_message": rounded(storm.cpu * 1e6 / storm.messages as f64), "p50_ms": rounded(storm.p50),
+            "p99_ms": rounded(storm.p99), "messages": storm.messages, "wrong": storm.wrong,
+        })
+    };
+    Ok(Section {
+        name: "recovery",
+        title: "A storm of returns",
+        how: format!(
+            "{CLIENTS} clients of one room lose their connections, miss {MISSED} messages and come back, {AT_ONCE} at a time: \
+             upgrade, key, session, and all that they missed. The floor sends as much after the upgrade. Meanwhile \
+             {STEADY_MEMBERS} others hear {STEADY_RATE} messages a second in another room."
+        ),
+        columns: vec![
+            "",
+            "all back after, s",
+            "CPU µs a client",
+            "CPU µs a message",
+            "a client, p50 ms",
+            "p99 ms",
+            "messages",
+            "lost, repeated, out of order",
+        ],
+        rows: vec![least.row(), storm.row()],
+        remarks: vec![format!(
+            "The others: p50 {} ms and p99 {} ms in the storm, {} and {} before; lost, repeated or out of order {}.",
+            figure(meanwhile.p50),
+            figure(meanwhile.p99),
+            figure(calm.p50),
+            figure(calm.p99),
+            calm.wrong + meanwhile.wrong,
+        )],
+        figures: json!({
+            "floor": figures(&least), "node": figures(&storm),
+            "others_before": calm.figures(), "others_meanwhile": meanwhile.figures(),
+        }),
+        wrong,
+    })
+}
+
+/// All that a client missed.
+async fn heard(mut line: Line) -> io::Result<(Heard, Line)> {
+    let mut heard = Heard::default();
+    while heard.messages < MISSED {
+        line.fill().await?;
+        let now = micros();
+        line.texts(|text| heard.take(text, now, true)).await?;
+    }
+    Ok((heard, line))
+}
