@@ -381,5 +381,4 @@ impl State {
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
 pub mod tests;

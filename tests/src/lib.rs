@@ -3,6 +3,7 @@
 mod client;
 mod follower;
 mod guests;
+pub mod hot;
 mod node;
 mod process;
 mod raw;

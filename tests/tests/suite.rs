@@ -8,6 +8,7 @@ mod docs;
 mod feed;
 mod floors;
 mod hostile;
+mod hot;
 mod keys;
 mod languages;
 mod nodes;

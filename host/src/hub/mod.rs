@@ -9,7 +9,7 @@ mod lobby;
 mod places;
 mod policy;
 mod replay;
-mod room;
+pub mod room;
 mod routes;
 mod shard;
 mod start;

@@ -75,7 +75,8 @@ async fn connection(floor: Rc<Floor>, mut tcp: TcpStream, manner: Manner) -> Opt
         let texts =
             floor.replay.get_or_init(|| (1..=count).flat_map(|n| encode(&delivery("r", n, 0))).collect());
         tcp.write_all(texts).await.ok()?;
-        tcp.read(&mut [0; 16]).await.ok();
+        // Until the client goes.
+        while tcp.read(&mut [0; 16]).await.is_ok_and(|read| read > 0) {}
     } else {
         publisher(floor, tcp, manner).await;
     }

@@ -24,8 +24,9 @@ pub fn draw(file: &Path, members: usize, pairs: &[Pair]) -> Result<(), Box<dyn s
         ("floor, p99", RGBColor(220, 180, 160), over(&|pair| pair.floor.p99)),
         ("floor, p50", floor, over(&|pair| pair.floor.p50)),
     ];
-    chart(&halves[0], "processor time, µs a delivery", &costs)?;
-    chart(&halves[1], "from due to heard, ms", &latencies)?;
+    use SeriesLabelPosition::{UpperLeft, UpperRight};
+    chart(&halves[0], "processor time, µs a delivery", UpperRight, &costs)?;
+    chart(&halves[1], "from due to heard, ms", UpperLeft, &latencies)?;
     root.present()?;
     Ok(())
 }
@@ -33,6 +34,7 @@ pub fn draw(file: &Path, members: usize, pairs: &[Pair]) -> Result<(), Box<dyn s
 fn chart(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     title: &str,
+    names: SeriesLabelPosition,
     lines: &[Line<'_>],
 ) -> Result<(), Box<dyn std::error::Error>> {
     let points = || lines.iter().flat_map(|(_, _, points)| points);
@@ -49,6 +51,7 @@ fn chart(
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
         .x_desc("deliveries a second, one room")
         .x_label_formatter(&thousands)
         .draw()?;
@@ -59,6 +62,6 @@ fn chart(
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
     }
-    chart.configure_series_labels().position(SeriesLabelPosition::UpperRight).draw()?;
+    chart.configure_series_labels().position(names).draw()?;
     Ok(())
 }

@@ -124,7 +124,7 @@ impl Pair {
                 figure(members as f64),
                 figure(rooms as f64)
             ),
-            Choice::Even => format!("{} rooms of {MEMBERS}", figure(rooms as f64)),
+            Choice::Even => format!("{} rooms of {MEMBERS}", figure(rooms as f64).trim_end_matches(".0")),
         };
         Ok(Self { name, rate, node: node.await?, floor: floor.await? })
     }

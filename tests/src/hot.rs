@@ -1,0 +1,186 @@
+//! The functions that a message passes on its way, put up so that they can be called again and again: for the benchmark of
+//! each, and for the tests that hold what they may allocate.
+
+use crate::guest;
+use futures_util::FutureExt;
+use serde_json::Value;
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use switchyard::{
+    hub::{
+        Connection,
+        room::{Room, Verdicts},
+    },
+    key::Digest,
+    outbox::{Outbox, Pipe},
+    plugin::{Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
+    protocol::{Position, Publication},
+    room::RoomName,
+    store::{ConnectionId, HistoryConfig, Memory, Message, Retention, Store},
+};
+
+const ROOM: &str = "prices:eth";
+const EPOCH: &str = "e";
+/// 200 bytes.
+pub const DATA: &str = r#"{"pair":"ETH-USD","value":50,"side":"buy","price":"3150.25","size":"0.75","id":"8f14e45f-ceea-467f-a8b5-91c0c7e2ba7c","at":"2026-01-01T12:00:00.000Z","maker":"dydx1qqqqqqqqqq","taker":"dydx1pppppppppp"}"#;
+
+/// A message as it is encoded once, for everybody.
+pub fn encode(offset: u64) -> Publication {
+    Publication::new(ROOM.into(), EPOCH.into(), offset, 1_700_000_000_000, Some("trade"), DATA)
+}
+
+/// Takes everything and keeps nothing.
+struct Nowhere;
+
+impl Pipe for Nowhere {
+    fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize> {
+        Ok(bytes.iter().map(|bytes| bytes.len()).sum())
+    }
+
+    fn poll_write(&self, _: &mut Context, bytes: &[IoSlice]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.try_write(bytes))
+    }
+
+    fn poll_flush(&self, _: &mut Context) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn connection() -> Arc<Connection> {
+    Arc::new(Connection {
+        id: ConnectionId::random(),
+        session: Default::default(),
+        key: Digest::of("k"),
+        principal: "acme".into(),
+        remote: ([127, 0, 0, 1], 1).into(),
+        since: 0,
+        rooms: 0.into(),
+        ended: false.into(),
+        outbox: Outbox::new(1 << 20, Arc::new(Nowhere)),
+    })
+}
+
+/// A room, and what its messages take among its members.
+pub struct FanOut {
+    room: Room,
+    offset: u64,
+    flush: Vec<Arc<Connection>>,
+    members: u64,
+}
+
+impl FanOut {
+    pub fn new(members: usize) -> Self {
+        let start = Position { epoch: EPOCH.into(), offset: 0 };
+        let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
+        for _ in 0..members {
+            room.join(connection(), None, None, false, None);
+        }
+        Self { room, offset: 0, flush: Vec::with_capacity(members), members: members as u64 }
+    }
+
+    /// The next message, encoded.
+    pub fn message(&mut self) -> Arc<Publication> {
+        self.offset += 1;
+        Arc::new(encode(self.offset))
+    }
+
+    /// Puts it into every outbox.
+    pub fn deliver(&mut self, message: &Arc<Publication>) {
+        let verdicts = Verdicts { filters: &[], bits: Some(&[]) };
+        let delivered = self.room.deliver(message, &verdicts, &mut self.flush);
+        assert_eq!(delivered.members, self.members);
+    }
+
+    /// Writes what waits for each member.
+    pub fn flush(&mut self) {
+        self.flush.drain(..).for_each(|connection| connection.outbox.flush());
+    }
+}
+
+/// A plugin with so many distinct filters, of which half pass [`DATA`].
+pub struct Filters {
+    governor: Governor,
+    plugin: Arc<Plugin>,
+    ids: Vec<FilterId>,
+    bits: Vec<u64>,
+}
+
+impl Filters {
+    /// `counts`: instructions are counted, which takes time.
+    pub fn new(count: usize, counts: bool) -> Self {
+        let engine = if counts { Engine::counting() } else { Engine::new() };
+        let file = std::fs::read(guest("threshold_filter")).expect("a guest");
+        let engine = engine.expect("a machine that runs plugins");
+        let plugin = Plugin::load(&engine, "size", &file, &Value::Null, Budget::default());
+        let plugin = Arc::new(plugin.unwrap_or_else(|error| panic!("{error}")));
+        let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
+        let who = Principal { id: "acme".into(), tier: "default".into(), tags: vec![] };
+        let join = |n| {
+            let filter = format!(r#"{{"minValue":{}}}"#, 100.0 * (n + 1) as f64 / count as f64);
+            let grant = governor.authorize(&who, ROOM, Some(&filter), Counts::default());
+            grant.expect("a good filter").filter.expect("a filter")
+        };
+        let ids = (0..count).map(join).collect();
+        Self { governor, plugin, ids, bits: vec![] }
+    }
+
+    /// Asks all of them about a message; how many pass.
+    pub fn matches(&mut self) -> u32 {
+        let asked = self.governor.matches(ROOM, "trade", DATA.as_bytes(), &self.ids, &mut self.bits);
+        asked.expect("a plugin that answers");
+        self.bits.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// WebAssembly instructions so far, where they are counted.
+    pub fn instructions(&self) -> u64 {
+        self.plugin.instructions()
+    }
+}
+
+/// A room with a history, and a client that comes back to it.
+pub struct Recovery {
+    store: Arc<Memory>,
+    room: RoomName,
+    start: Position,
+    messages: usize,
+    outbox: Outbox,
+}
+
+impl Recovery {
+    /// Within a tokio runtime.
+    pub fn new(messages: usize) -> Self {
+        let retention = Retention {
+            history: HistoryConfig { messages, age: Duration::from_secs(600) },
+            session: Duration::from_secs(60),
+            key: Duration::from_secs(60),
+        };
+        let store = Memory::new(retention, Arc::new(|_| true));
+        let room = RoomName::parse(ROOM).expect("a name");
+        store.watch(&room);
+        let publish = || {
+            let message = Message { room: &room, event: Some("trade"), data: DATA, key: None };
+            let stored = store.publish(message).now_or_never().expect("at once");
+            stored.expect("memory is there").position
+        };
+        (1..messages).for_each(|_| drop(publish()));
+        let start = Position { offset: 0, ..publish() };
+        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere));
+        Self { store, room, start, messages, outbox }
+    }
+
+    /// Reads all of it and sends it.
+    pub fn replay(&self) {
+        let page = self.store.history(&self.room, Some(&self.start), self.messages).now_or_never();
+        let page = page.expect("at once").expect("memory is there");
+        assert_eq!((page.whole, page.messages.len()), (true, self.messages));
+        for message in page.messages {
+            let sent = self.outbox.push_paced(message.frame().clone()).now_or_never();
+            assert_eq!(sent, Some(true));
+        }
+        self.outbox.flush();
+    }
+}

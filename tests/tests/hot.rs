@@ -1,0 +1,80 @@
+//! What a message may allocate on its way, which is the same on every machine: a guard that the hot path stays as it is.
+
+use allocation_counter::measure;
+use switchyard_tests::hot::{FanOut, Filters, Recovery, encode};
+
+fn allocations(run: impl FnOnce()) -> u64 {
+    measure(run).count_total
+}
+
+#[test]
+fn a_message_is_encoded_in_a_few_allocations_whoever_gets_it() {
+    let encoded = allocations(|| drop(encode(4711)));
+    assert!(
+        encoded <= 7,
+        "{encoded}: the names of room and epoch, the event twice, the frame and who shares it"
+    );
+}
+
+#[test]
+fn a_delivery_allocates_nothing() {
+    let mut room = FanOut::new(1000);
+    for _ in 0..3 {
+        let message = room.message();
+        room.deliver(&message);
+        room.flush();
+    }
+    let message = room.message();
+    let delivered = allocations(|| {
+        room.deliver(&message);
+        room.flush();
+    });
+    assert_eq!(delivered, 0);
+}
+
+#[test]
+fn what_waits_grows_its_queue_and_nothing_else() {
+    let mut room = FanOut::new(100);
+    let messages: Vec<_> = (0..16).map(|_| room.message()).collect();
+    let put = allocations(|| messages.iter().for_each(|message| room.deliver(message)));
+    // 16 frames: room for 4, 8 and 16.
+    assert!(put <= 100 * 3, "{put}");
+    assert_eq!(allocations(|| room.flush()), 0);
+}
+
+#[test]
+fn a_thousand_filters_are_one_question() {
+    let ask = |count| {
+        let mut filters = Filters::new(count, false);
+        assert_eq!(filters.matches(), (count / 2) as u32);
+        allocations(|| {
+            filters.matches();
+        })
+    };
+    let (few, many) = (ask(10), ask(1000));
+    assert!(many <= few, "{few} allocations for 10, {many} for 1,000");
+    assert!(few <= 4, "{few}");
+}
+
+#[test]
+fn a_filter_takes_few_instructions() {
+    let ask = |count| {
+        let mut filters = Filters::new(count, true);
+        filters.matches();
+        let before = filters.instructions();
+        filters.matches();
+        filters.instructions() - before
+    };
+    let (few, many) = (ask(100), ask(1100));
+    let each = (many - few) / 1000;
+    assert!(each <= 150, "{each} instructions a filter");
+    assert!(few <= 27_000, "{few} instructions for a message of 200 bytes and 100 filters");
+}
+
+#[tokio::test]
+async fn a_replay_shares_what_is_held() {
+    let recovery = Recovery::new(1000);
+    recovery.replay();
+    let replayed = allocations(|| recovery.replay());
+    assert!(replayed <= 20, "{replayed} allocations for 1,000 messages: the page, and the queue as it grows");
+}
