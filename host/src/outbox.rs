@@ -107,11 +107,12 @@ impl Outbox {
 
     /// Enqueues a frame, or, where the limit would be passed, closes as too slow. `false`: it was not taken.
     pub fn push(&self, frame: Frame) -> bool {
-        let put = self.put(frame);
-        if put == Put::First {
+        let taken = self.put(frame) != Put::Refused;
+        if taken {
+            // Also behind what waits for a flush: it is not to wait for that.
             self.wake();
         }
-        put != Put::Refused
+        taken
     }
 
     /// The same without a word to the task: whoever calls wakes it or flushes later.

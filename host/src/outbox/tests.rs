@@ -1,7 +1,11 @@
 //! What one connection is sent, over a pipe that takes as much as it is told to.
 
 use super::*;
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Wake, Waker},
+};
 
 /// Takes so many bytes and no more.
 pub struct Held(Mutex<(Vec<u8>, usize)>);
@@ -171,4 +175,27 @@ async fn a_replay_waits_for_the_peer_and_is_never_too_slow() {
         seen += pipe.texts().len();
     }
     (&mut pushing).await.unwrap();
+}
+
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn an_answer_does_not_wait_for_what_gathers() {
+    let (outbox, pipe) = outbox(1000, 1000);
+    let bell = Arc::new(Bell(AtomicUsize::new(0)));
+    let waker = Waker::from(bell.clone());
+    let mut task = Context::from_waker(&waker);
+    assert_eq!(outbox.poll_send(&mut task), Poll::Pending);
+    assert_eq!(outbox.put("gathers".into()), Put::First);
+    assert_eq!(bell.0.load(Ordering::Relaxed), 0);
+    outbox.push("answer".into());
+    assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+    assert_eq!(outbox.poll_send(&mut task), Poll::Pending);
+    assert_eq!(pipe.texts(), ["gathers", "answer"]);
 }
