@@ -26,10 +26,7 @@ struct Run {
 impl Run {
     /// So many distinct filters, or none; half of them pass a message.
     async fn of(name: &str, governed: bool, filters: usize) -> io::Result<Self> {
-        let file = guest("threshold_filter");
-        let table =
-            format!("[[plugin]]\nname = \"size\"\nfile = \"{}\"\nrooms = [\"{ROOM}\"]\n", file.display());
-        let peer = Peer::node(if governed { &table } else { "" }).await;
+        let peer = Peer::node(&if governed { table(ROOM) } else { String::new() }).await;
         let wish = |n: usize| {
             let filter = n
                 .checked_rem(filters)
@@ -44,6 +41,12 @@ impl Run {
             Steady { peer: &peer, crowd: &crowd, rate, seconds: SECONDS, next: &next }.measure().await?;
         Ok(Self { name: name.to_owned(), window })
     }
+}
+
+/// A plugin that governs rooms and has nothing to say of what is published.
+pub fn table(rooms: &str) -> String {
+    let file = guest("threshold_filter");
+    format!("[[plugin]]\nname = \"size\"\nfile = \"{}\"\nrooms = [\"{rooms}\"]\n", file.display())
 }
 
 pub async fn measure() -> io::Result<Section> {

@@ -2,6 +2,7 @@
 
 use crate::{
     crowd::Crowd,
+    filters,
     load::{Steady, Window},
     peer::Peer,
 };
@@ -20,10 +21,12 @@ enum Choice {
     Zipf,
     /// Each room has the same number of members.
     Even,
+    /// The same, and a plugin governs the rooms.
+    Governed,
 }
 
 /// Rooms, members, rooms of each, messages a second.
-const LOADS: [(Choice, usize, usize, usize, f64); 7] = [
+const LOADS: [(Choice, usize, usize, usize, f64); 8] = [
     (Choice::Uniform, 1000, 1000, 10, 500.0),
     (Choice::Uniform, 1000, 1000, 10, 2000.0),
     (Choice::Uniform, 1000, 1000, 10, 5000.0),
@@ -31,6 +34,7 @@ const LOADS: [(Choice, usize, usize, usize, f64); 7] = [
     (Choice::Even, 10, 100, 1, 2000.0),
     (Choice::Even, 1000, 1000, 10, 2000.0),
     (Choice::Even, 100_000, 5000, 200, 2000.0),
+    (Choice::Governed, 1000, 1000, 10, 2000.0),
 ];
 
 struct Pair {
@@ -72,7 +76,7 @@ fn memberships(choice: Choice, rooms: usize, members: usize, each: usize) -> Vec
         let mut held: Vec<usize> = vec![];
         while held.len() < each {
             let room = match choice {
-                Choice::Even => (member * each + held.len()) % rooms,
+                Choice::Even | Choice::Governed => (member * each + held.len()) % rooms,
                 Choice::Uniform => dice.roll(rooms),
                 Choice::Zipf => {
                     let at = dice.chance() * total;
@@ -102,7 +106,8 @@ impl Pair {
         let named: Vec<Vec<String>> =
             held.iter().map(|rooms| rooms.iter().map(|n| name(*n)).collect()).collect();
         let (named, sizes) = (&named, &sizes);
-        let [node, floor] = [Peer::node("").await, Peer::floor(None).await].map(|peer| async move {
+        let plugin = if choice == Choice::Governed { filters::table("pool:*") } else { String::new() };
+        let [node, floor] = [Peer::node(&plugin).await, Peer::floor(None).await].map(|peer| async move {
             let crowd = Crowd::gather(&peer, members, |n| (named[n].clone(), None)).await;
             let dice = Cell::new(11);
             let next = |_| {
@@ -124,6 +129,7 @@ impl Pair {
                 figure(members as f64),
                 figure(rooms as f64)
             ),
+            Choice::Governed => format!("{} rooms of {MEMBERS} in a plugin", figure(rooms as f64)),
             Choice::Even => format!("{} rooms of {MEMBERS}", figure(rooms as f64).trim_end_matches(".0")),
         };
         Ok(Self { name, rate, node: node.await?, floor: floor.await? })
