@@ -20,6 +20,7 @@ const MEMBERS: usize = 10_000;
 const ROOMS: usize = 100;
 const RATE: f64 = 200.0;
 const SECONDS: f64 = 6.0;
+const WINDOW: f64 = 2.0;
 const NEWCOMERS: usize = 200;
 /// Clients that come and go, how long they stay, and how long they are away.
 const RESTLESS: usize = 50;
@@ -63,7 +64,7 @@ pub async fn measure() -> io::Result<Section> {
         vec![
             name.to_owned(),
             figure(window.deliveries()),
-            figure(window.each()),
+            figure(window.each),
             figure(window.p50),
             figure(window.p99),
             figure(p50),
@@ -113,7 +114,7 @@ fn member(n: usize) -> (Vec<String>, Option<String>) {
 
 async fn steady(peer: &Peer, crowd: &Crowd) -> io::Result<Window> {
     let next = |n: u64| (room(n as usize), (MEMBERS / ROOMS) as u64);
-    Steady { peer, crowd, rate: RATE, seconds: SECONDS, next: &next }.measure().await
+    Steady { peer, crowd, rate: RATE, seconds: WINDOW, next: &next }.measure().await
 }
 
 /// p50 and p95, in milliseconds, of getting in.

@@ -17,7 +17,7 @@ pub fn draw(file: &Path, members: usize, pairs: &[Pair]) -> Result<(), Box<dyn s
     let halves = root.split_evenly((1, 2));
     let (node, floor) = (RGBColor(20, 90, 160), RGBColor(150, 150, 150));
     let costs =
-        [("node", node, over(&|pair| pair.node.each())), ("floor", floor, over(&|pair| pair.floor.each()))];
+        [("node", node, over(&|pair| pair.node.each)), ("floor", floor, over(&|pair| pair.floor.each))];
     let latencies = [
         ("node, p99", RGBColor(200, 80, 40), over(&|pair| pair.node.p99)),
         ("node, p50", node, over(&|pair| pair.node.p50)),

@@ -100,7 +100,7 @@ pub async fn measure() -> io::Result<Section> {
     let steady = Crowd::gather(&node, STEADY_MEMBERS, |_| (vec![STEADY.to_owned()], None)).await;
     let next = |_| (STEADY.to_owned(), STEADY_MEMBERS as u64);
     let steadily = |seconds| Steady { peer: &node, crowd: &steady, rate: STEADY_RATE, seconds, next: &next };
-    let calm = steadily(3.0).measure().await?;
+    let calm = steadily(2.0).once().await?;
     let mut publisher = Publisher::open(&node).await?;
     for _ in 0..MISSED {
         publisher.publish(ROOM, micros()).await?;
@@ -118,7 +118,7 @@ pub async fn measure() -> io::Result<Section> {
             }
         }
     });
-    let (storm, meanwhile) = tokio::join!(storm, async { steadily(2.0).measure().await });
+    let (storm, meanwhile) = tokio::join!(storm, async { steadily(1.0).once().await });
     let meanwhile = meanwhile?;
     wrong += calm.wrong + meanwhile.wrong + least.wrong + storm.wrong;
     let figures = |storm: &Storm| {
