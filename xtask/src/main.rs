@@ -27,7 +27,7 @@ cargo xtask CHORE
   bench [load] [--json FILE] [--plot FILE] [--only SECTION]
                          measure one node beside the least that a server could do: connections, one
                          room, many rooms, filters, a storm of returns, and everything at once; print
-                         a report as Markdown; takes about six minutes. SECTION is connections,
+                         a report as Markdown; takes about eight minutes. SECTION is connections,
                          fanout, rooms, filters, recovery or crowded; the plot is an SVG of fanout
   bench nodes [--json FILE]
                          measure nodes that share a Redis and print a report as Markdown; takes two
