@@ -1,6 +1,7 @@
 //! Takes connections in: TLS, the HTTP upgrade within its time, the key that comes with it, and the way out when
 //! the node drains.
 
+mod opening;
 mod tls;
 mod upgrade;
 
@@ -11,6 +12,7 @@ use crate::{
     socket::{Stream, Wire},
     unit,
 };
+use opening::Opening;
 use serde::Deserialize;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,6 +57,7 @@ struct Door {
     draining: CancellationToken,
     /// The tasks of the connections.
     tasks: TaskTracker,
+    opening: Arc<Opening>,
 }
 
 /// Serves WebSockets until `draining`, then returns when the last connection has ended.
@@ -66,9 +69,16 @@ pub async fn run(
     draining: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let door = Door { services, config: Arc::new(config), draining: draining.clone(), tasks: tasks.clone() };
+    let opening = Arc::new(Opening::start());
+    let door = Door {
+        services,
+        config: Arc::new(config),
+        draining: draining.clone(),
+        tasks: tasks.clone(),
+        opening: opening.clone(),
+    };
     let router = upgrade::router(door);
-    accept(listener, draining, &tasks, |tcp, remote| {
+    accept(listener, draining, &tasks, &opening, |tcp, remote| {
         let (router, tls) = (router.clone(), tls.clone());
         async move {
             let wire = match &tls {
@@ -84,8 +94,13 @@ pub async fn run(
 }
 
 /// Accepts until `draining`; each connection's first exchange has [`UPGRADE`] to end.
-async fn accept<F, Served>(listener: TcpListener, draining: CancellationToken, tasks: &TaskTracker, serve: F)
-where
+async fn accept<F, Served>(
+    listener: TcpListener,
+    draining: CancellationToken,
+    tasks: &TaskTracker,
+    opening: &Opening,
+    serve: F,
+) where
     F: Fn(TcpStream, SocketAddr) -> Served,
     Served: Future<Output = std::io::Result<()>> + Send + 'static,
 {
@@ -98,13 +113,13 @@ where
             Ok((tcp, remote)) => {
                 tcp.set_nodelay(true).ok();
                 let served = serve(tcp, remote);
-                tasks.spawn(async move {
+                opening.run(tasks.track_future(async move {
                     match tokio::time::timeout(UPGRADE, served).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::debug!(%remote, %error, "no upgrade"),
                         Err(_) => tracing::debug!(%remote, "an upgrade took longer than 10 s"),
                     }
-                });
+                }));
             }
             Err(error) => {
                 // Out of files, most likely: those that wait are taken when others have ended.

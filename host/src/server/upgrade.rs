@@ -100,19 +100,20 @@ async fn upgrade(
     let rejected = forbidden_origin(&door, origin.as_deref());
     let client = Client { remote, origin };
     let peer = Peer { client, presented, rejected };
-    let Door { services, draining, tasks, config } = door;
+    let Door { services, draining, tasks, config, opening } = door;
+    let serving = tasks.clone();
     // Counted, so that draining waits for it.
-    let greeted = Box::pin(async move {
-        let socket = open(upgraded.await.map_err(io::Error::other)?, config.frame).await?;
-        Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
-    });
-    tasks.spawn(async move {
+    opening.run(tasks.track_future(async move {
+        let greeted = async {
+            let socket = open(upgraded.await.map_err(io::Error::other)?, config.frame).await?;
+            Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
+        };
         match greeted.await {
             Ok(None) => {}
-            Ok(Some(welcome)) => welcome.serve().await,
+            Ok(Some(welcome)) => drop(serving.spawn(welcome.serve())),
             Err(error) => tracing::debug!(%remote, %error, "an upgrade was not finished"),
         }
-    });
+    }));
     response
 }
 
