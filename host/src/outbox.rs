@@ -115,7 +115,7 @@ impl Outbox {
         taken
     }
 
-    /// The same without a word to the task: whoever calls wakes it or flushes later.
+    /// The same without a word to the task: whoever calls flushes later.
     pub fn put(&self, frame: Frame) -> Put {
         let mut state = self.lock();
         if state.is_closed() {
@@ -142,7 +142,7 @@ impl Outbox {
     }
 
     /// Tells the connection's task that something waits.
-    pub fn wake(&self) {
+    fn wake(&self) {
         self.task.wake();
     }
 
@@ -245,10 +245,6 @@ impl Outbox {
         state.queue = VecDeque::new();
         self.room.notify_waiters();
         std::mem::take(&mut state.begun)
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.lock().is_closed()
     }
 
     /// Writes what waits, as far as the pipe takes it at once; the task does the rest.

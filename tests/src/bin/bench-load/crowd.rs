@@ -134,7 +134,7 @@ impl Crowd {
         }
     }
 
-    /// Breaks this member's connection.
+    /// Breaks all connections.
     pub fn lose(&mut self) {
         for (_, task) in self.members.drain(..) {
             task.abort();
