@@ -58,6 +58,8 @@ pub enum Command {
     },
     /// From now on a candidate sees what the plugin is asked, or none does.
     Reflect(Option<Mirror>),
+    /// The members for which something gathered were written for.
+    Written,
     Store(Event),
 }
 

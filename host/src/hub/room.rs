@@ -277,4 +277,4 @@ impl Verdicts<'_> {
 
 #[cfg(test)]
 #[path = "room_tests.rs"]
-mod tests;
+pub mod tests;

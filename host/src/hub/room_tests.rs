@@ -4,10 +4,14 @@ use super::*;
 use crate::{
     hub::catch_up::KEPT_BACK,
     key::Digest,
-    outbox::{Outbox, tests::Held},
+    outbox::{Outbox, Pipe, tests::Held},
 };
 
 fn connection() -> Arc<Connection> {
+    connection_over(Held::new(0))
+}
+
+pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
     Arc::new(Connection {
         id: ConnectionId::random(),
         session: Default::default(),
@@ -17,7 +21,7 @@ fn connection() -> Arc<Connection> {
         since: 0,
         rooms: 0.into(),
         ended: false.into(),
-        outbox: Outbox::new(1 << 20, Held::new(0)),
+        outbox: Outbox::new(1 << 20, pipe),
     })
 }
 

@@ -84,7 +84,7 @@ impl Shard {
                 return;
             }
             batch.drain(..).for_each(|command| self.handle(command));
-            self.flush.write(Instant::now());
+            self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
         }
     }
@@ -123,6 +123,7 @@ impl Shard {
                 reply.send(self.policy.swap(plugin, on_failure)).ok();
             }
             Command::Reflect(mirror) => self.policy.reflect(mirror),
+            Command::Written => self.flush.written(Instant::now()),
             Command::Check { room, who, event, data, reply } => {
                 let (routes, index) = (&self.routes, self.index);
                 let governs = |room: &RoomName| routes.shard(room) == index;
