@@ -7,6 +7,15 @@ pub fn guest(name: &str) -> PathBuf {
     built(name, "SWITCHYARD_GUESTS", "wasm32-unknown-unknown/release", "guests")
 }
 
+/// The configuration of such a plugin; `rooms` and `config` are TOML.
+pub fn plugin(name: &str, rooms: &str, config: &str) -> String {
+    let file = guest(name);
+    format!(
+        "[[plugin]]\nname = \"{name}\"\nfile = \"{}\"\nrooms = {rooms}\nconfig = {config}\n",
+        file.display()
+    )
+}
+
 /// The file of an example in another language than Rust.
 pub fn foreign(language: &str) -> PathBuf {
     built(&format!("{language}_filter"), "SWITCHYARD_LANGUAGES", "languages", "languages")

@@ -77,7 +77,7 @@ impl FanOut {
         let start = Position { epoch: EPOCH.into(), offset: 0 };
         let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
         for _ in 0..members {
-            room.join(connection(), None, None, false, None);
+            room.join(connection(), None, None, false);
         }
         Self { room, offset: 0, flush: Vec::with_capacity(members), members: members as u64 }
     }

@@ -14,7 +14,7 @@ pub mod spent;
 
 pub use client::{Client, Closed};
 pub use follower::{Follower, Seen};
-pub use guests::{binary, foreign, guest};
+pub use guests::{binary, foreign, guest, plugin};
 pub use node::Node;
 pub use process::{Process, run};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};

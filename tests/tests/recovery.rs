@@ -1,7 +1,7 @@
 //! A client loses its network, comes back and misses nothing; what cannot be made good is told.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, Closed, READER, Server};
+use switchyard_tests::{Client, Closed, READER, Server, plugin};
 
 fn offsets(frames: &[Value]) -> Vec<u64> {
     frames.iter().map(|frame| frame["offset"].as_u64().expect("an offset")).collect()
@@ -146,29 +146,84 @@ async fn since_joins_without_a_hole() {
     client.settled().await;
 }
 
-/// Ten thousand messages wait, many outboxes full, and the client reads slowly: it gets them all.
+/// A replay of a few thousand of [`large`] is longer than sockets and outbox hold.
+const LONG: &str = "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"\n";
+
+/// Publishes large messages; gives the epoch.
+async fn large(publisher: &mut Client, room: &str, numbers: std::ops::RangeInclusive<u64>) -> Value {
+    let (filling, mut epoch) = ("x".repeat(2000), Value::Null);
+    for n in numbers {
+        epoch = publisher.publish(room, json!([n, filling])).await["epoch"].take();
+    }
+    epoch
+}
+
 #[tokio::test]
 async fn a_replay_is_paced_by_the_socket() {
-    let configuration =
-        "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"";
-    let server = Server::start(configuration).await;
+    let server = Server::start(LONG).await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["prices"])).await;
     let token = client.token();
     client.cut();
-    let filling = "x".repeat(2000);
-    for n in 1..=5000 {
-        publisher.publish("prices", json!([n, filling])).await;
-    }
+    large(&mut publisher, "prices", 1..=5000).await;
     let mut client = Client::resume(&server, &token).await;
     assert_eq!(room(&client.connected, "prices")["recovered"], true);
     // Live messages come meanwhile and are neither lost nor early.
-    for n in 5001..=5100 {
-        publisher.publish("prices", json!([n, filling])).await;
-    }
+    large(&mut publisher, "prices", 5001..=5100).await;
     let seen = take(&mut client, 5100).await;
     assert!(offsets(&seen).into_iter().eq(1..=5100));
+}
+
+/// A client left a room while it was being brought up to date there, and went on being sent what it had missed.
+#[tokio::test]
+async fn leaving_a_room_ends_its_replay() {
+    let server = Server::start(LONG).await;
+    let mut publisher = Client::connect(&server).await;
+    let epoch = large(&mut publisher, "prices", 1..=5000).await;
+    let mut client = Client::connect(&server).await;
+    let since = json!({"room": "prices", "since": {"epoch": epoch, "offset": 0}});
+    client.send(json!({"type": "subscribe", "rooms": [since]})).await;
+    client.send(json!({"type": "unsubscribe", "rooms": ["prices"]})).await;
+    assert_eq!(client.expect("subscribed").await["results"][0]["recovered"], true);
+    // Some may have been on their way before.
+    while client.recv().await["type"] != "unsubscribed" {}
+    client.settled().await;
+    client.subscribe(json!(["prices"])).await;
+    publisher.publish("prices", json!(5001)).await;
+    assert_eq!(offsets(&take(&mut client, 1).await), [5001]);
+}
+
+/// A room that was named a second time was live at once, ahead of what the first was still to be replayed.
+#[tokio::test]
+async fn a_room_by_two_names_is_brought_up_to_date_once() {
+    let plugin = plugin("protocol_rooms", r#"["*:*"]"#, r#"{ protocols = ["curve"], chains = ["base"] }"#);
+    let server = Server::start(&format!("{LONG}{plugin}")).await;
+    let mut publisher = Client::connect(&server).await;
+    let epoch = large(&mut publisher, "curve:base", 1..=5000).await;
+    let mut client = Client::connect(&server).await;
+    let since = json!({"room": "curve:base", "since": {"epoch": epoch, "offset": 0}});
+    client.send(json!({"type": "subscribe", "id": 1, "rooms": [since, "Curve:base"]})).await;
+    assert_eq!(client.expect("subscribed").await["results"][0]["recovered"], true);
+    client.send(json!({"type": "subscribe", "id": 2, "rooms": ["curve:Base"]})).await;
+    large(&mut publisher, "curve:base", 5001..=5100).await;
+    let mut newest = 0;
+    while newest < 5100 {
+        let frame = client.recv().await;
+        match frame["offset"].as_u64() {
+            // What was sent while the second seat was taken may come again.
+            Some(offset) if offset <= newest => {}
+            Some(offset) => {
+                assert_eq!(offset, newest + 1, "{frame}");
+                newest = offset;
+            }
+            None => assert_eq!(
+                (&frame["id"], &frame["results"][0]["requested"]),
+                (&json!(2), &json!("curve:Base"))
+            ),
+        }
+    }
+    client.settled().await;
 }
 
 #[tokio::test]

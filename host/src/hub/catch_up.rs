@@ -2,17 +2,40 @@
 
 use super::Connection;
 use crate::{plugin::FilterId, protocol::Publication};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox (so that
 /// it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
 pub const KEPT_BACK: usize = 256;
+
+/// The newest offset that a member has seen or lost, as its replay tells and its room has to know when another seat takes the
+/// place of this one.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub fn new(offset: u64) -> Self {
+        Self(Arc::new(offset.into()))
+    }
+
+    pub fn at(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, offset: u64) {
+        self.0.store(offset, Ordering::Relaxed);
+    }
+}
 
 pub struct CatchUp {
     pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
     /// What came after this offset is kept back.
     pub from: u64,
+    pub progress: Progress,
     kept_back: Vec<Arc<Publication>>,
     bytes: usize,
     /// More came than is kept back; what is kept is useless.
@@ -20,8 +43,8 @@ pub struct CatchUp {
 }
 
 impl CatchUp {
-    pub fn new(connection: Arc<Connection>, filter: Option<FilterId>, from: u64) -> Self {
-        Self { connection, filter, from, kept_back: vec![], bytes: 0, overflowed: false }
+    pub fn new(connection: Arc<Connection>, filter: Option<FilterId>, from: u64, progress: Progress) -> Self {
+        Self { connection, filter, from, progress, kept_back: vec![], bytes: 0, overflowed: false }
     }
 
     /// Keeps a message back, if it passes. One whose filter failed goes back to history, where the filter is asked
@@ -52,14 +75,13 @@ impl CatchUp {
 
     /// For a member that joins anew: hands over what is kept back, if all before it was sent; otherwise gives the
     /// offset after which it has to be replayed.
-    pub fn settle_or_resume(self, brought_to: Option<u64>) -> Option<u64> {
-        match brought_to {
-            Some(offset) if self.overflowed || offset < self.from => Some(offset),
-            _ => {
-                self.hand_over();
-                None
-            }
+    pub fn settle_or_resume(self) -> Option<u64> {
+        let offset = self.progress.at();
+        if self.overflowed || offset < self.from {
+            return Some(offset);
         }
+        self.hand_over();
+        None
     }
 
     fn has_room_for(&self, message: &Publication) -> bool {

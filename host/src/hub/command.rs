@@ -1,6 +1,6 @@
 //! What a shard is asked to do. Every question has a way back that may be gone by the time of the answer.
 
-use super::{Connection, policy::Checked};
+use super::{Connection, catch_up::Progress, policy::Checked};
 use crate::{
     plugin::{Limits, Mirror, OnFailure, Plugin, Principal},
     protocol::{Position, Publication, Refusal},
@@ -80,8 +80,6 @@ pub struct Joining {
     /// Keep back what comes from here on until the member asks to settle: for a member of the room that joins it
     /// anew, and has to see what was sent before apart from what comes after.
     pub keep_back: bool,
-    /// Up to where the member was brought when a replay of the room was cut short for this.
-    pub brought_to: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -90,8 +88,8 @@ pub struct Joined {
     /// The room's newest at the moment of joining.
     pub position: Position,
     pub recovery: Recovery,
-    /// Whether messages are kept back until the member settles.
-    pub kept_back: bool,
+    /// How far the member was brought, where messages are kept back until it settles.
+    pub behind: Option<Progress>,
     pub limits: Limits,
     /// Whether what is replayed has to be sieved.
     pub filtered: bool,
@@ -139,7 +137,7 @@ impl Seat {
         Self { room, id, shard, queue: Some(queue) }
     }
 
-    /// Leaves; when this returns nothing more of the room is enqueued.
+    /// Leaves; when this returns the room enqueues nothing more. A replay has to be stopped before.
     pub async fn leave(mut self) {
         let Some(queue) = self.queue.take() else { return };
         let (reply, left) = oneshot::channel();

@@ -1,17 +1,14 @@
 //! Brings a member that missed something up to date: from the room's history, through the member's own filter, at
 //! the pace of its socket; then it goes live without a message skipped or repeated.
 
-use super::{Connection, Hub, command::*};
+use super::{Connection, Hub, catch_up::Progress, command::*};
 use crate::{
     close::Close,
     protocol::reply,
     room::RoomName,
     store::{History, Unavailable},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Messages read from the store at once: at most 16 MiB with the default size of messages.
@@ -23,8 +20,7 @@ pub struct Replay {
     seat: SeatId,
     shard: usize,
     filtered: bool,
-    /// The newest offset that the member has seen or lost, for whoever cuts this short.
-    at: Arc<AtomicU64>,
+    progress: Progress,
     /// Everything after it is kept back or live.
     upto: u64,
     epoch: Arc<str>,
@@ -41,6 +37,7 @@ impl Replay {
         hub: &Hub,
         connection: &Arc<Connection>,
         joined: &Joined,
+        progress: &Progress,
     ) -> Result<(Self, bool), Unavailable> {
         let mut replay = Self {
             connection: connection.clone(),
@@ -48,7 +45,7 @@ impl Replay {
             seat: joined.seat.id,
             shard: joined.seat.shard,
             filtered: joined.filtered,
-            at: Arc::new(AtomicU64::new(joined.position.offset)),
+            progress: progress.clone(),
             upto: joined.position.offset,
             epoch: joined.position.epoch.clone(),
             page: None,
@@ -57,9 +54,9 @@ impl Replay {
         let Recovery::After(after) = joined.recovery else { return Ok((replay, false)) };
         let page = replay.read(hub, after).await?;
         let recovered = page.whole;
-        if recovered {
-            replay.at.store(after, Ordering::Relaxed);
-            replay.page = Some(page);
+        match recovered {
+            true => replay.page = Some(page),
+            false => replay.progress.set(replay.upto),
         }
         Ok((replay, recovered))
     }
@@ -73,20 +70,15 @@ impl Replay {
         &self.room
     }
 
-    /// How far the member was brought, also while this runs.
-    pub fn progress(&self) -> Arc<AtomicU64> {
-        self.at.clone()
-    }
-
     pub async fn run(mut self, hub: &Hub) {
         if self.tells_loss && !self.gap(hub, self.upto + 1).await {
             return;
         }
         loop {
-            while self.at.load(Ordering::Relaxed) < self.upto {
+            while self.progress.at() < self.upto {
                 let page = match self.page.take() {
                     Some(page) => page,
-                    None => match self.read(hub, self.at.load(Ordering::Relaxed)).await {
+                    None => match self.read(hub, self.progress.at()).await {
                         Ok(page) => page,
                         Err(error) => {
                             tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
@@ -130,10 +122,10 @@ impl Replay {
             if !self.connection.outbox.push_paced(message.frame().clone()).await {
                 return false;
             }
-            self.at.store(message.offset, Ordering::Relaxed);
+            self.progress.set(message.offset);
             hub.metrics.replayed.inc();
         }
-        self.at.store(last, Ordering::Relaxed);
+        self.progress.set(last);
         !sieved.failed || self.gap(hub, last + 1).await
     }
 

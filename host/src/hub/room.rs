@@ -1,6 +1,11 @@
 //! One room's members on this node, grouped by filter, and what a message does among them. No I/O and no clock.
 
-use super::{Connection, catch_up::CatchUp, command::*, flush::Pace};
+use super::{
+    Connection,
+    catch_up::{CatchUp, Progress},
+    command::*,
+    flush::Pace,
+};
 use crate::{
     outbox::Put,
     plugin::FilterId,
@@ -44,6 +49,16 @@ pub struct Verdicts<'a> {
     pub bits: Option<&'a [u64]>,
 }
 
+/// A seat that was taken.
+pub struct Taken {
+    pub seat: SeatId,
+    pub recovery: Recovery,
+    /// How far the member was brought, where it has to catch up.
+    pub behind: Option<Progress>,
+    /// The filter of an earlier seat, to be given back.
+    pub freed: Option<FilterId>,
+}
+
 /// How a message fared.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
@@ -71,7 +86,7 @@ impl Room {
         self.seats.is_empty()
     }
 
-    /// Seats a member, in the place of an earlier seat of the same connection, whose filter is given back. From
+    /// Seats a member, in the place of an earlier seat of the same connection. From
     /// here on every message reaches it or is kept back for it, and what the earlier seat owed it is not forgotten.
     pub fn join(
         &mut self,
@@ -79,13 +94,12 @@ impl Room {
         filter: Option<FilterId>,
         since: Option<Position>,
         keep_back: bool,
-        brought_to: Option<u64>,
-    ) -> (SeatId, Recovery, Option<FilterId>) {
+    ) -> Taken {
         let id = connection.id;
         let (owed, freed) = match self.catching_up.remove(&id) {
             Some(owed) => {
                 let freed = self.seats.remove(&id).and_then(|place| place.filter);
-                (owed.settle_or_resume(brought_to), freed)
+                (owed.settle_or_resume(), freed)
             }
             None => (None, self.remove(id).and_then(|(_, filter)| filter)),
         };
@@ -99,14 +113,20 @@ impl Room {
         };
         self.next_serial += 1;
         let serial = self.next_serial;
-        if keep_back || matches!(recovery, Recovery::After(_)) {
-            let from = self.position.offset;
-            self.catching_up.insert(id, CatchUp::new(connection, filter, from));
-            self.seats.insert(id, Place { serial, filter, index: usize::MAX });
-        } else {
-            self.go_live(connection, filter, serial);
+        let from = self.position.offset;
+        let behind = match recovery {
+            Recovery::After(offset) => Some(Progress::new(offset)),
+            _ => keep_back.then(|| Progress::new(from)),
+        };
+        match &behind {
+            Some(progress) => {
+                let catch_up = CatchUp::new(connection, filter, from, progress.clone());
+                self.catching_up.insert(id, catch_up);
+                self.seats.insert(id, Place { serial, filter, index: usize::MAX });
+            }
+            None => self.go_live(connection, filter, serial),
         }
-        (SeatId { connection: id, serial }, recovery, freed)
+        Taken { seat: SeatId { connection: id, serial }, recovery, behind, freed }
     }
 
     fn go_live(&mut self, connection: Arc<Connection>, filter: Option<FilterId>, serial: u64) {

@@ -59,7 +59,7 @@ fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
     let members: Vec<_> = (0..4).map(|_| connection()).collect();
     let filters = [None, Some(FilterId::new(5)), Some(FilterId::new(6)), Some(FilterId::new(6))];
     for (member, filter) in members.iter().zip(filters) {
-        room.join(member.clone(), filter, None, false, None);
+        room.join(member.clone(), filter, None, false);
     }
     let mut filters = vec![];
     room.filters(&mut filters);
@@ -80,12 +80,12 @@ fn who_catches_up_is_asked_about_beside_the_live() {
     let mut room = room();
     let filter = |number| Some(FilterId::new(number));
     for live in [5, 6] {
-        room.join(connection(), filter(live), None, false, None);
+        room.join(connection(), filter(live), None, false);
     }
     let behind: Vec<_> = [9, 6, 7, 9].map(|number| (connection(), filter(number))).into();
     let seats: Vec<_> = behind
         .iter()
-        .map(|(member, filter)| room.join(member.clone(), *filter, Some(at(10)), true, None).0)
+        .map(|(member, filter)| room.join(member.clone(), *filter, Some(at(10)), true).seat)
         .collect();
     let mut filters = vec![];
     room.filters(&mut filters);
@@ -109,7 +109,7 @@ fn who_catches_up_is_asked_about_beside_the_live() {
 fn live_messages_follow_a_replay_in_order_and_once() {
     let mut room = room();
     let member = connection();
-    let (seat, recovery, _) = room.join(member.clone(), None, Some(at(7)), false, None);
+    let Taken { seat, recovery, .. } = room.join(member.clone(), None, Some(at(7)), false);
     assert_eq!(recovery, Recovery::After(7));
     deliver(&mut room, &message(11), &ALL);
     member.outbox.push(message(8).frame().clone());
@@ -123,7 +123,7 @@ fn live_messages_follow_a_replay_in_order_and_once() {
 fn a_replay_that_is_overtaken_goes_on_from_history() {
     let mut room = room();
     let member = connection();
-    let (seat, ..) = room.join(member.clone(), None, Some(at(9)), false, None);
+    let Taken { seat, .. } = room.join(member.clone(), None, Some(at(9)), false);
     let overtaken = 10 + KEPT_BACK as u64 + 1;
     for offset in 11..=overtaken {
         deliver(&mut room, &message(offset), &ALL);
@@ -138,15 +138,17 @@ fn a_replay_that_is_overtaken_goes_on_from_history() {
 fn who_joins_anew_while_catching_up_is_not_forgotten_what_is_owed() {
     let mut room = room();
     let member = connection();
-    room.join(member.clone(), None, None, true, None);
+    room.join(member.clone(), None, None, true);
     deliver(&mut room, &message(11), &ALL);
-    let (_, recovery, _) = room.join(member.clone(), None, None, true, Some(10));
+    let Taken { recovery, .. } = room.join(member.clone(), None, None, true);
     assert_eq!(recovery, Recovery::NotAsked);
     assert_eq!(waiting(&member), [11], "all before was sent, so it is handed over");
 
-    let (old, ..) = room.join(member.clone(), Some(FilterId::new(1)), Some(at(5)), false, None);
+    let Taken { seat: old, behind, .. } =
+        room.join(member.clone(), Some(FilterId::new(1)), Some(at(5)), false);
     deliver(&mut room, &message(12), &ALL);
-    let (seat, recovery, freed) = room.join(member.clone(), None, None, true, Some(7));
+    behind.expect("to be replayed").set(7);
+    let Taken { seat, recovery, freed, .. } = room.join(member.clone(), None, None, true);
     assert_eq!((recovery, freed), (Recovery::After(7), Some(FilterId::new(1))));
     assert_eq!(waiting(&member), [0i64; 0], "8 to 10 come first");
     assert_eq!((room.settle(old, 10), room.settle(seat, 12)), (Settled::Gone, Settled::Live));
@@ -156,8 +158,8 @@ fn who_joins_anew_while_catching_up_is_not_forgotten_what_is_owed() {
 fn what_is_lost_is_told_to_each_member_once_and_a_new_epoch_takes_over() {
     let mut room = room();
     let (live, behind) = (connection(), connection());
-    room.join(live.clone(), None, None, false, None);
-    let (seat, ..) = room.join(behind.clone(), None, Some(at(9)), false, None);
+    room.join(live.clone(), None, None, false);
+    let Taken { seat, .. } = room.join(behind.clone(), None, Some(at(9)), false);
     assert_eq!(room.lose(at(14)), 1, "who catches up is told by the replay");
     deliver(&mut room, &message(15), &ALL);
     assert_eq!(waiting(&live), [-15, 15], "the first that still comes");
@@ -182,7 +184,7 @@ fn recovery_is_refused_for_what_cannot_be_known() {
         (Some(at(11)), Recovery::Impossible),
         (Some(foreign), Recovery::Impossible),
     ] {
-        assert_eq!(room.join(connection(), None, since, false, None).1, expected);
+        assert_eq!(room.join(connection(), None, since, false).recovery, expected);
     }
 }
 
@@ -190,9 +192,9 @@ fn recovery_is_refused_for_what_cannot_be_known() {
 fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
     let mut room = room();
     let (first, second) = (connection(), connection());
-    let (old, ..) = room.join(first.clone(), Some(FilterId::new(1)), None, false, None);
-    room.join(second.clone(), Some(FilterId::new(1)), None, false, None);
-    let (_, _, freed) = room.join(first.clone(), None, None, false, None);
+    let Taken { seat: old, .. } = room.join(first.clone(), Some(FilterId::new(1)), None, false);
+    room.join(second.clone(), Some(FilterId::new(1)), None, false);
+    let Taken { freed, .. } = room.join(first.clone(), None, None, false);
     assert_eq!(freed, Some(FilterId::new(1)));
     assert!(room.leave(old).is_none());
     let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&[1]) };

@@ -6,7 +6,7 @@ use super::{
     flush::Flush,
     places::Places,
     policy::Policy,
-    room::{Delivered, Room, Verdicts},
+    room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
     store_is_away,
 };
@@ -201,18 +201,15 @@ impl Shard {
 
     fn seat(&mut self, waiting: Waiting) {
         let Waiting { joining, filter, limits, reply } = waiting;
-        let Joining { room: name, connection, since, keep_back, brought_to, .. } = joining;
+        let Joining { room: name, connection, since, keep_back, .. } = joining;
         let (index, queue) = (self.index, self.queue.upgrade());
         let (Some(room), Some(queue)) = (self.room(&name), queue) else { return };
-        let (id, recovery, freed) = room.join(connection, filter, since, keep_back, brought_to);
-        let kept_back = keep_back || matches!(recovery, Recovery::After(_));
+        let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
         let position = room.position().clone();
         self.policy.release(freed);
-        let seat = Seat::new(name, id, index, queue);
+        let seat = Seat::new(name, seat, index, queue);
         // Where nobody waits for the answer, dropping it gives up the seat.
-        reply
-            .send(Ok(Joined { seat, position, recovery, kept_back, limits, filtered: filter.is_some() }))
-            .ok();
+        reply.send(Ok(Joined { seat, position, recovery, behind, limits, filtered: filter.is_some() })).ok();
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {

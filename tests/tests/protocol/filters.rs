@@ -1,15 +1,7 @@
 //! Filters and names by the project's own plugins: on what is live, replayed and read from history.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, KEY, Server, guest};
-
-fn plugin(name: &str, rooms: &str, config: &str) -> String {
-    let file = guest(name);
-    format!(
-        "[[plugin]]\nname = \"{name}\"\nfile = \"{}\"\nrooms = {rooms}\nconfig = {config}\n",
-        file.display()
-    )
-}
+use switchyard_tests::{Client, KEY, Server, plugin};
 
 async fn offsets(client: &mut Client, count: usize) -> Vec<u64> {
     let mut seen = vec![];

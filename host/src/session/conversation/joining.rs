@@ -12,13 +12,9 @@ use crate::{
     store::{Join, Membership},
 };
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
-use tokio::task::JoinHandle;
 
 impl Conversation {
     /// Joins the rooms that need no subscribing and those of the session, then answers `connected`.
@@ -169,10 +165,6 @@ impl Conversation {
             filter: filter.clone(),
             since: since.clone(),
             keep_back,
-            brought_to: self
-                .active
-                .resolve(&room)
-                .and_then(|room| Some(self.replays.get(&room)?.progress.load(Ordering::Relaxed))),
         };
         let answer = self.services.hub.join(joining);
         Asked { room, filter, since, answer }
@@ -192,8 +184,11 @@ impl Conversation {
             Recovery::Complete => Some(true),
             Recovery::Impossible | Recovery::After(_) => Some(false),
         };
-        if joined.kept_back {
-            let prepared = Replay::prepare(&hub, &self.connection, &joined).await;
+        // It may have been named before in this request, or be in the room by another name.
+        self.cut_short(&joined.seat.room).await;
+        replays.retain(|replay| *replay.room() != joined.seat.room);
+        if let Some(progress) = &joined.behind {
+            let prepared = Replay::prepare(&hub, &self.connection, &joined, progress).await;
             let (mut replay, whole) = prepared.map_err(hub::unavailable)?;
             if let Recovery::After(_) = joined.recovery {
                 recovered = Some(whole);
@@ -224,21 +219,20 @@ impl Conversation {
 
     /// Replays run beside the conversation and end with its outbox.
     fn start(&mut self, replays: Vec<Replay>) {
-        self.replays.retain(|_, running| !running.task.is_finished());
+        self.replays.retain(|_, running| !running.is_finished());
         for replay in replays {
-            let (hub, room, progress) = (self.services.hub.clone(), replay.room().clone(), replay.progress());
-            let task = tokio::spawn(async move { replay.run(&hub).await });
-            self.replays.insert(room, Running { task, progress });
+            let (hub, room) = (self.services.hub.clone(), replay.room().clone());
+            self.replays.insert(room, tokio::spawn(async move { replay.run(&hub).await }));
         }
     }
 
-    /// Stops a replay of a room that is joined anew; how far it came stays known until then.
+    /// Stops a replay of a room that is left or joined anew; how far it came the room knows.
     async fn cut_short(&mut self, room: &RoomName) {
         let room = self.active.resolve(room).unwrap_or_else(|| room.clone());
-        if let Some(running) = self.replays.get_mut(&room) {
-            running.task.abort();
+        if let Some(running) = self.replays.remove(&room) {
+            running.abort();
             // Afterwards it puts nothing more into the outbox.
-            (&mut running.task).await.ok();
+            running.await.ok();
         }
     }
 
@@ -255,6 +249,7 @@ impl Conversation {
             results.push(match left {
                 Ok(seat) => {
                     let room = seat.room.clone();
+                    self.cut_short(&room).await;
                     seat.leave().await;
                     // What cannot be recorded now is recorded later.
                     self.services.hub.store.leave(self.connection.session(), &room).await.ok();
@@ -279,12 +274,6 @@ impl Conversation {
 
 fn rejected(Refused { room, refusal }: Refused) -> reply::RoomResult {
     reply::RoomResult::refused(&room, Some("rejected"), refusal)
-}
-
-/// A replay that runs beside the conversation.
-pub(super) struct Running {
-    task: JoinHandle<()>,
-    progress: Arc<AtomicU64>,
 }
 
 /// A room that was asked for.

@@ -18,13 +18,13 @@ use crate::{
     room::RoomName,
 };
 use arc_swap::ArcSwap;
-use joining::Running;
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
+use tokio::task::JoinHandle;
 
 /// Principals that `members` names.
 const MOST_PRINCIPALS: usize = 100;
@@ -48,7 +48,8 @@ pub struct Conversation {
     key: Arc<Key>,
     connection: Arc<Connection>,
     active: Active,
-    replays: HashMap<RoomName, Running>,
+    /// They run beside the conversation.
+    replays: HashMap<RoomName, JoinHandle<()>>,
     _registered: Registered,
     _permit: Permit,
 }
