@@ -1,0 +1,205 @@
+//! One connection through the proxy: requests one way, and replies the other in the order of the requests, whenever each is
+//! carried out. Decides nothing.
+
+use super::{
+    Shared,
+    resp::{self, Command, Values},
+    rule::Fate,
+};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Replies that the client waits for.
+#[derive(Default)]
+struct Replies {
+    /// In the order of its requests.
+    slots: VecDeque<Slot>,
+    /// The slots of what Redis was asked, in that order.
+    asked: VecDeque<u64>,
+    next: u64,
+    /// Redis closed the connection.
+    ended: bool,
+}
+
+struct Slot {
+    id: u64,
+    /// Values that are still to come.
+    missing: usize,
+    bytes: Vec<u8>,
+    end: End,
+}
+
+/// What becomes of a reply that is complete.
+#[derive(Clone)]
+enum End {
+    Given,
+    GivenAfter(CancellationToken),
+    Closes,
+}
+
+impl Replies {
+    fn push(&mut self, missing: usize, bytes: &[u8], end: End) -> u64 {
+        self.next += 1;
+        self.slots.push_back(Slot { id: self.next, missing, bytes: bytes.to_vec(), end });
+        self.next
+    }
+
+    /// A value came from Redis: a part of the first answer that is missing, or a message that nobody asked for.
+    fn fill(&mut self, value: Vec<u8>) {
+        let first = self.asked.front().and_then(|id| self.slots.iter().position(|slot| slot.id == *id));
+        match first {
+            Some(at) if !resp::is_message(&value) => {
+                let slot = &mut self.slots[at];
+                slot.bytes.extend(value);
+                slot.missing -= 1;
+                if slot.missing == 0 {
+                    self.asked.pop_front();
+                }
+            }
+            // Behind what came before it, and never between the parts of one answer that wait in the same slot.
+            first => {
+                self.next += 1;
+                let slot = Slot { id: self.next, missing: 0, bytes: value, end: End::Given };
+                self.slots.insert(first.unwrap_or(self.slots.len()), slot);
+            }
+        }
+    }
+}
+
+type Sent = mpsc::UnboundedSender<(u64, Command)>;
+
+/// Until Redis closes it, or a fate does. A client that has gone away does not keep what it sent from being carried out.
+pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shared) {
+    client.set_nodelay(true).ok();
+    upstream.set_nodelay(true).ok();
+    let (from_client, to_client) = client.split();
+    let (from_redis, to_redis) = upstream.split();
+    let (replies, changed) = (Arc::new(Mutex::new(Replies::default())), Notify::new());
+    let (sent, asked) = mpsc::unbounded_channel();
+    let onward = async {
+        tokio::join!(
+            requests(Values::new(from_client), sent, &replies, &changed, shared),
+            forward(asked, to_redis, &replies, shared),
+            collect(Values::new(from_redis), &replies, &changed),
+        );
+        // The other side ends it, when it has given what there is.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = onward => {}
+        () = answer(to_client, &replies, &changed, shared) => {}
+    }
+}
+
+async fn requests(
+    mut client: Values<impl AsyncRead + Unpin>,
+    sent: Sent,
+    replies: &Mutex<Replies>,
+    changed: &Notify,
+    shared: &Shared,
+) {
+    // Ends what it holds together with the connection.
+    let mut detained = JoinSet::new();
+    let push = |missing, bytes: &[u8], end| {
+        let id = replies.lock().expect("no panic").push(missing, bytes, end);
+        changed.notify_one();
+        id
+    };
+    while let Some(command) = client.command().await {
+        flowing(shared).await;
+        let missing = command.replies();
+        match shared.judge(&command) {
+            None => drop(sent.send((push(missing, &[], End::Given), command))),
+            Some((Fate::Hold, released)) => {
+                released.cancelled().await;
+                sent.send((push(missing, &[], End::Given), command)).ok();
+            }
+            Some((Fate::Detain, released)) => {
+                let (id, sent) = (push(missing, &[], End::Given), sent.clone());
+                detained.spawn(async move {
+                    released.cancelled().await;
+                    sent.send((id, command)).ok();
+                });
+            }
+            Some((Fate::HoldAnswer, released)) => {
+                sent.send((push(missing, &[], End::GivenAfter(released)), command)).ok();
+            }
+            Some((Fate::LoseAnswer, _)) => drop(sent.send((push(missing, &[], End::Closes), command))),
+            Some((Fate::Drop, _)) => {
+                push(0, &[], End::Closes);
+                break;
+            }
+            Some((Fate::Fail, _)) => drop(push(0, b"-ERR made up\r\n", End::Given)),
+        }
+    }
+    drop(sent);
+    while detained.join_next().await.is_some() {}
+}
+
+/// In the order in which things are to be carried out.
+async fn forward(
+    mut asked: mpsc::UnboundedReceiver<(u64, Command)>,
+    mut redis: impl AsyncWrite + Unpin,
+    replies: &Mutex<Replies>,
+    shared: &Shared,
+) {
+    while let Some((id, command)) = asked.recv().await {
+        replies.lock().expect("no panic").asked.push_back(id);
+        shared.count(&command);
+        if redis.write_all(&command.bytes).await.is_err() {
+            return;
+        }
+    }
+    redis.shutdown().await.ok();
+}
+
+async fn collect(mut redis: Values<impl AsyncRead + Unpin>, replies: &Mutex<Replies>, changed: &Notify) {
+    while let Some(value) = redis.next().await {
+        replies.lock().expect("no panic").fill(value);
+        changed.notify_one();
+    }
+    replies.lock().expect("no panic").ended = true;
+    changed.notify_one();
+}
+
+async fn answer(
+    mut client: impl AsyncWrite + Unpin,
+    replies: &Mutex<Replies>,
+    changed: &Notify,
+    shared: &Shared,
+) {
+    loop {
+        let (end, ended) = {
+            let replies = replies.lock().expect("no panic");
+            let first = replies.slots.front().filter(|slot| slot.missing == 0);
+            (first.map(|slot| slot.end.clone()), replies.ended)
+        };
+        match end {
+            None if ended => return,
+            None => {
+                changed.notified().await;
+                continue;
+            }
+            Some(End::Closes) => return,
+            Some(End::Given) => {}
+            Some(End::GivenAfter(released)) => released.cancelled().await,
+        }
+        flowing(shared).await;
+        let slot = replies.lock().expect("no panic").slots.pop_front().expect("seen above");
+        // A client that has gone misses it.
+        client.write_all(&slot.bytes).await.ok();
+    }
+}
+
+async fn flowing(shared: &Shared) {
+    shared.flowing.subscribe().wait_for(|flowing| *flowing).await.ok();
+}
