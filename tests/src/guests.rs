@@ -31,8 +31,11 @@ fn built(name: &str, variable: &str, folder: &str, chore: &str) -> PathBuf {
     file
 }
 
-/// The command line, built beside the tests.
+/// The command line, built beside the tests, or the one that `SWITCHYARD_BINARY` names: to compare two versions.
 pub fn binary() -> PathBuf {
+    if let Some(file) = std::env::var_os("SWITCHYARD_BINARY") {
+        return file.into();
+    }
     let here = std::env::current_exe().expect("a program has a path");
     // Tests are in a folder within that of the binary, other programs beside it.
     let beside = here.ancestors().skip(1).take(2).map(|folder| folder.join("switchyard"));
