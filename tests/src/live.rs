@@ -1,0 +1,204 @@
+//! A client whose socket is always read, so that it answers pings as a real one does. It keeps every frame for the test to
+//! look at.
+
+use crate::{KEY, PATIENCE};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+pub struct Live {
+    /// The `connected` frame.
+    pub connected: Value,
+    requests: mpsc::UnboundedSender<Value>,
+    heard: watch::Receiver<Heard>,
+    asked: AtomicU64,
+    task: JoinHandle<()>,
+}
+
+/// What came so far.
+#[derive(Debug, Default)]
+struct Heard {
+    frames: Vec<Value>,
+    end: Option<End>,
+}
+
+/// How a connection ended; no code where there was no close frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub code: Option<u16>,
+}
+
+impl Live {
+    /// A new session of `acme`.
+    pub async fn connect(url: &str) -> Self {
+        Self::connect_with(url, json!({"auth": {"apiKey": KEY}})).await
+    }
+
+    pub async fn resume(url: &str, token: &str) -> Self {
+        Self::connect_with(url, json!({"auth": {"apiKey": KEY}, "session": token})).await
+    }
+
+    /// `connect` with these fields, which must let it in.
+    pub async fn connect_with(url: &str, fields: Value) -> Self {
+        Self::try_connect(url, fields).await.unwrap_or_else(|refused| panic!("not let in: {refused}"))
+    }
+
+    /// The same, or the answer that refuses it.
+    pub async fn try_connect(url: &str, mut fields: Value) -> Result<Self, Value> {
+        let (socket, _) = timeout(PATIENCE, connect_async(url)).await.expect("in time").expect("an upgrade");
+        fields["type"] = "connect".into();
+        let mut client = Self::over(socket);
+        client.send(fields);
+        let first = |frame: &Value| frame["type"] == "connected" || frame["type"] == "error";
+        let answer = client.sees("an answer to connect", first).await;
+        match answer["type"] == "connected" {
+            true => {
+                client.connected = answer;
+                Ok(client)
+            }
+            false => Err(answer),
+        }
+    }
+
+    fn over(socket: Socket) -> Self {
+        let (requests, asked) = mpsc::unbounded_channel();
+        let (said, heard) = watch::channel(Heard::default());
+        let task = tokio::spawn(converse(socket, asked, said));
+        Self { connected: Value::Null, requests, heard, asked: AtomicU64::new(0), task }
+    }
+
+    pub fn token(&self) -> String {
+        self.connected["session"].as_str().expect("a token").to_owned()
+    }
+
+    /// The entry of a room in `connected`.
+    pub fn resumed(&self, room: &str) -> Option<&Value> {
+        self.connected["rooms"].as_array().expect("rooms").iter().find(|entry| entry["room"] == room)
+    }
+
+    pub fn send(&self, frame: Value) {
+        self.requests.send(frame).expect("a client that was not cut");
+    }
+
+    /// Sends a request under an `id` of its own, by which [`Live::answer`] finds what came of it.
+    pub fn request(&self, mut frame: Value) -> u64 {
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        frame["id"] = id.into();
+        self.send(frame);
+        id
+    }
+
+    pub async fn answer(&self, id: u64) -> Value {
+        self.sees(&format!("an answer to request {id}"), |frame| frame["id"] == id).await
+    }
+
+    pub async fn ask(&self, frame: Value) -> Value {
+        self.answer(self.request(frame)).await
+    }
+
+    /// Joins rooms; all must let it in.
+    pub async fn subscribe(&self, rooms: Value) {
+        let answer = self.ask(json!({"type": "subscribe", "rooms": rooms})).await;
+        for result in answer["results"].as_array().unwrap_or_else(|| panic!("{answer}")) {
+            assert_eq!(result["status"], "subscribed", "{answer}");
+        }
+    }
+
+    /// A round trip: what the server did before is in what came before.
+    pub async fn settled(&self) {
+        assert_eq!(self.ask(json!({"type": "ping"})).await["type"], "pong");
+    }
+
+    /// The first frame that is so, among those that came and those that come in time.
+    pub async fn sees(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let mut heard = self.heard.clone();
+        let found =
+            timeout(PATIENCE, heard.wait_for(|heard| heard.end.is_some() || heard.frames.iter().any(&is_it)));
+        let heard = found.await.unwrap_or_else(|_| panic!("{what} did not come: {:?}", self.frames()));
+        let heard = heard.expect("a task that tells");
+        let frame = heard.frames.iter().find(|frame| is_it(frame));
+        frame.unwrap_or_else(|| panic!("the end came before {what}: {heard:?}")).clone()
+    }
+
+    /// The message at this offset of a room.
+    pub async fn message(&self, room: &str, offset: u64) -> Value {
+        let is_it =
+            |frame: &Value| frame["type"] == "message" && frame["room"] == room && frame["offset"] == offset;
+        self.sees(&format!("message {offset} of {room}"), is_it).await
+    }
+
+    /// The offsets of a room's messages, as they came.
+    pub fn offsets(&self, room: &str) -> Vec<u64> {
+        let frames = self.frames();
+        let messages = frames.iter().filter(|frame| frame["type"] == "message" && frame["room"] == room);
+        messages.filter_map(|frame| frame["offset"].as_u64()).collect()
+    }
+
+    pub fn frames(&self) -> Vec<Value> {
+        self.heard.borrow().frames.clone()
+    }
+
+    /// How it ended, if it did.
+    pub fn end(&self) -> Option<End> {
+        self.heard.borrow().end
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&self, patience: Duration) -> End {
+        let mut heard = self.heard.clone();
+        let ended = timeout(patience, heard.wait_for(|heard| heard.end.is_some()));
+        let ended = ended.await.unwrap_or_else(|_| panic!("no end within {patience:?}"));
+        ended.expect("a task that tells").end.expect("waited for")
+    }
+
+    /// Cuts the connection without a word, as a bad network does.
+    pub fn cut(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn converse(mut socket: Socket, mut asked: mpsc::UnboundedReceiver<Value>, said: watch::Sender<Heard>) {
+    let mut code = None;
+    loop {
+        let came = tokio::select! {
+            frame = asked.recv() => {
+                let Some(frame) = frame else { return };
+                match socket.send(Message::text(frame.to_string())).await {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                }
+            }
+            came = socket.next() => came,
+        };
+        match came {
+            Some(Ok(Message::Text(text))) => {
+                let frame = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+                said.send_modify(|heard| heard.frames.push(frame));
+            }
+            Some(Ok(Message::Close(frame))) => code = frame.map(|frame| frame.code.into()),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => break,
+        }
+    }
+    said.send_modify(|heard| heard.end = Some(End { code }));
+    // The test may still ask; nothing answers any more.
+    while asked.recv().await.is_some() {}
+}
