@@ -71,6 +71,15 @@ pub enum Put {
     Behind,
 }
 
+/// What became of a frame that waited for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paced {
+    Taken,
+    /// By then it was not wanted any more.
+    Unwanted,
+    Closed,
+}
+
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
 
@@ -149,6 +158,11 @@ impl Outbox {
     /// Enqueues a frame as soon as half of the limit is free: for replays, which are never too fast for a peer.
     /// `false`: the outbox closed.
     pub async fn push_paced(&self, frame: Frame) -> bool {
+        self.push_paced_if(frame, || true).await == Paced::Taken
+    }
+
+    /// The same, if it is still wanted at that moment: what `is_wanted` does and the frame are one step to all others.
+    pub async fn push_paced_if(&self, frame: Frame, is_wanted: impl Fn() -> bool) -> Paced {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
@@ -156,9 +170,12 @@ impl Outbox {
             {
                 let mut state = self.lock();
                 if state.is_closed() {
-                    return false;
+                    return Paced::Closed;
                 }
                 if state.bytes == 0 || state.bytes + frame.len() <= self.limit / 2 {
+                    if !is_wanted() {
+                        return Paced::Unwanted;
+                    }
                     state.bytes += frame.len();
                     state.queue.push_back(Some(frame));
                     break;
@@ -168,7 +185,7 @@ impl Outbox {
             room.await;
         }
         self.wake();
-        true
+        Paced::Taken
     }
 
     /// Holds a place for a reply.

@@ -18,7 +18,7 @@ use crate::{
 };
 use ending::{LINGER, farewell, linger, violation};
 use futures_util::{FutureExt, StreamExt};
-use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc};
+use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
@@ -32,6 +32,9 @@ pub struct Welcome {
     heartbeat: Heartbeat,
     hub: Arc<Hub>,
 }
+
+/// A task that is woken so much too late was not the only one: the process was stopped, or the machine slept.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How a connection ends.
 enum End {
@@ -53,7 +56,7 @@ impl Welcome {
                 tokio::select! {
                     biased;
                     close = poll_fn(|cx| outbox.poll_send(cx)) => close.map_or(End::Peer, End::Close),
-                    end = read(&mut socket, &mut conversation) => end,
+                    end = read(&mut socket, &wire, &mut conversation) => end,
                     end = beat(&wire, outbox, heartbeat) => end,
                     end = overdue(outbox) => end,
                 }
@@ -79,12 +82,18 @@ impl Welcome {
     }
 }
 
-async fn read(socket: &mut Socket, conversation: &mut Conversation) -> End {
+async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation) -> End {
     loop {
         match socket.next().await {
             // Boxed like the greeting.
-            Some(Ok(Message::Text(text))) => Box::pin(conversation.text(&text)).await,
+            Some(Ok(Message::Text(text))) => {
+                conversation.heard(|| wire.last_emptied());
+                wire.set_deaf(true);
+                Box::pin(conversation.text(&text)).await;
+                wire.set_deaf(false);
+            }
             Some(Ok(Message::Binary(_))) => Box::pin(conversation.binary()).await,
+            Some(Ok(Message::Pong(payload))) => conversation.pong(&payload),
             Some(Ok(Message::Close(_))) | None => return End::Peer,
             Some(Ok(_)) => {}
             Some(Err(error)) => return violation(error).map_or(End::Peer, End::Close),
@@ -97,8 +106,13 @@ async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
     let mut ping_at = Instant::now() + heartbeat.interval;
     loop {
         let silence = heartbeat.interval + heartbeat.timeout;
-        sleep_until(ping_at.min(wire.last_heard() + silence)).await;
+        let due = ping_at.min(wire.last_heard() + silence);
+        sleep_until(due).await;
         let now = Instant::now();
+        if now >= due + LATE {
+            // It was this node that was away: what came meanwhile is not read yet.
+            wire.set_deaf(false);
+        }
         if now >= wire.last_heard() + silence {
             return End::Close(Close::Silent);
         }

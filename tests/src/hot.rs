@@ -60,6 +60,7 @@ fn connection() -> Arc<Connection> {
         since: 0,
         rooms: 0.into(),
         ended: false.into(),
+        pings: Default::default(),
         outbox: Outbox::new(1 << 20, Arc::new(Nowhere)),
     })
 }

@@ -129,7 +129,10 @@ impl Live {
         let heard = found.await.unwrap_or_else(|_| panic!("{what} did not come: {:?}", self.frames()));
         let heard = heard.expect("a task that tells");
         let frame = heard.frames.iter().find(|frame| is_it(frame));
-        frame.unwrap_or_else(|| panic!("the end came before {what}: {heard:?}")).clone()
+        let end = heard.end;
+        frame
+            .cloned()
+            .unwrap_or_else(|| panic!("the end came before {what}: {end:?} after {}", json!(heard.frames)))
     }
 
     /// The message at this offset of a room.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::{
     path::Path,
     process::{ExitStatus, Output, Stdio},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -73,6 +74,13 @@ impl Process {
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status")
+    }
+
+    /// Waits until it ends by itself, and ends it when that takes longer.
+    pub async fn ended_within(&mut self, patience: Duration) {
+        if timeout(patience, self.child.wait()).await.is_err() {
+            self.kill().await;
+        }
     }
 
     /// Ends it without a chance to do anything more.

@@ -1,10 +1,12 @@
 //! Several nodes on one Redis: real processes on both sides.
 
 mod death;
+mod epochs;
 mod keys;
 mod load;
 mod outage;
 mod plugins;
+mod sessions;
 mod topology;
 mod whole;
 

@@ -194,6 +194,35 @@ async fn leaving_a_room_ends_its_replay() {
     assert_eq!(offsets(&take(&mut client, 1).await), [5001]);
 }
 
+/// The replay was stopped before it was known whether the client would join anew; then it never went live.
+#[tokio::test]
+async fn a_filter_that_is_refused_leaves_the_replay_as_it_is() {
+    let server = Server::start(&format!("{LONG}{}", plugin("threshold_filter", r#"["tvl"]"#, "{}"))).await;
+    let mut publisher = Client::connect(&server).await;
+    let epoch = large(&mut publisher, "tvl", 1..=5000).await;
+    let mut client = Client::connect(&server).await;
+    let since = json!([{"room": "tvl", "since": {"epoch": epoch, "offset": 0}}]);
+    assert_eq!(client.subscribe(since).await["results"][0]["recovered"], true);
+    let refused = json!([{"room": "tvl", "filter": {"minChange": "much"}}]);
+    client.send(json!({"type": "subscribe", "rooms": refused})).await;
+    large(&mut publisher, "tvl", 5001..=5100).await;
+    let (mut next, mut answers) = (1, 0);
+    while next <= 5100 || answers == 0 {
+        let frame = client.recv().await;
+        match frame["type"] == "subscribed" {
+            true => {
+                assert_eq!(frame["results"][0]["error"]["code"], "filter_invalid", "{frame}");
+                answers += 1;
+            }
+            false => {
+                assert_eq!(frame["offset"], next, "{frame}");
+                next += 1;
+            }
+        }
+    }
+    client.settled().await;
+}
+
 /// A room that was named a second time was live at once, ahead of what the first was still to be replayed.
 #[tokio::test]
 async fn a_room_by_two_names_is_brought_up_to_date_once() {
@@ -268,4 +297,45 @@ async fn receipts_follow_acknowledgements() {
     two.cut();
     let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
     assert_eq!(receipt["members"], 2, "a resumable session is a member");
+}
+
+/// An acknowledgement was taken for one of whatever epoch the room was in.
+#[tokio::test]
+async fn an_acknowledgement_may_name_its_epoch_and_stands_for_no_other() {
+    let server = Server::start("").await;
+    let mut publisher = Client::connect(&server).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices", "calm"])).await;
+    let mut epoch = Value::Null;
+    for n in 1..=3 {
+        epoch = publisher.publish("prices", json!(n)).await["epoch"].take();
+    }
+    take(&mut client, 3).await;
+    let acknowledged = async |offset| {
+        server.get(&format!("/v1/rooms/prices/messages/{offset}/receipt")).await["acknowledged"].take()
+    };
+
+    let ended = json!({"type": "ack", "id": 1, "room": "prices", "epoch": "ended", "offset": 3});
+    let answer = client.ask(ended).await;
+    assert_eq!(answer["error"]["code"], "invalid_request", "{answer}");
+    let expected = format!(
+        "offset 3 of room 'prices' is of epoch 'ended', the room is in epoch '{}' now",
+        epoch.as_str().unwrap()
+    );
+    assert_eq!(answer["error"]["message"], expected.as_str());
+    let several = json!({"prices": {"epoch": "ended", "offset": 2}, "calm": 0});
+    client.send(json!({"type": "ack", "offsets": several})).await;
+    client.settled().await;
+    assert_eq!(acknowledged(1).await, 0);
+
+    client.send(json!({"type": "ack", "room": "prices", "epoch": epoch, "offset": 1})).await;
+    client.settled().await;
+    assert_eq!((acknowledged(1).await, acknowledged(2).await), (json!(1), json!(0)));
+    let several = json!({"prices": {"epoch": epoch, "offset": 2}, "calm": 0});
+    client.send(json!({"type": "ack", "id": 2, "offsets": several})).await;
+    client.settled().await;
+    assert_eq!((acknowledged(2).await, acknowledged(3).await), (json!(1), json!(0)));
+    client.send(json!({"type": "ack", "room": "prices", "offset": 3})).await;
+    client.settled().await;
+    assert_eq!(acknowledged(3).await, 1);
 }

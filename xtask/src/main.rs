@@ -35,6 +35,7 @@ cargo xtask CHORE
   bench plugins [--json FILE]
                          measure what plugins cost, one that misbehaves, and changing one under
                          load, and print a report as Markdown; takes about four minutes
+
   test [ARGUMENTS]       guests, languages, formatting, clippy, and all tests; ARGUMENTS are for
                          cargo test
 ";

@@ -16,24 +16,26 @@ pub async fn live() -> &'static str {
 #[derive(Serialize)]
 pub struct Readiness {
     ready: bool,
-    /// Why not.
+    /// Why not; or, of a node that is ready, what it cannot do, as no other can.
     reasons: Vec<String>,
     /// Each plugin's state. A plugin that does not work closes its own rooms; the node stays ready for all others.
     plugins: BTreeMap<String, Condition>,
 }
 
 pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
-    let mut reasons = vec![];
+    let (mut reasons, mut degraded) = (vec![], None);
     if api.draining.is_cancelled() {
         reasons.push("draining: this node is about to stop".to_owned());
     }
     match tokio::time::timeout(STORE, api.services.hub.store.check()).await {
-        Ok(Ok(())) => {}
+        // All nodes would be taken out of service together, with what they can still do.
+        Ok(Ok(part)) => degraded = part,
         Ok(Err(error)) => reasons.push(error.to_string()),
         Err(_) => reasons.push("the store did not answer within 2 s".to_owned()),
     }
     let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();
+    reasons.extend(degraded);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))
 }

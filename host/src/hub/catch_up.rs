@@ -1,87 +1,182 @@
-//! A member that is being brought up to date: what is kept back for it until then, within bounds.
+//! A member that is being brought up to date: how far it is, and what is kept back for it until then, within bounds.
 
-use super::Connection;
-use crate::{plugin::FilterId, protocol::Publication};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use super::{Connection, command::Settled};
+use crate::{
+    plugin::FilterId,
+    protocol::{Position, Publication},
 };
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::oneshot;
 
 /// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox (so that
 /// it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
 pub const KEPT_BACK: usize = 256;
 
-/// The newest offset that a member has seen or lost, as its replay tells and its room has to know when another seat takes the
-/// place of this one.
+/// How far a member has been brought. Its replay moves it on; its room looks at it, and stops the replay where the room
+/// itself has moved.
 #[derive(Clone, Debug)]
-pub struct Progress(Arc<AtomicU64>);
+pub struct Progress(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// Up to here the member has seen or lost everything.
+    at: Position,
+    replay: ReplayState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplayState {
+    Running,
+    /// The room's epoch changed since the log was read: nothing more is sent until it was read again.
+    Doubtful,
+    /// The seat is gone, or another one took its place.
+    Over,
+}
 
 impl Progress {
-    pub fn new(offset: u64) -> Self {
-        Self(Arc::new(offset.into()))
+    pub fn new(at: Position) -> Self {
+        Self(Arc::new(Mutex::new(State { at, replay: ReplayState::Running })))
     }
 
-    pub fn at(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    pub fn at(&self) -> Position {
+        self.lock().at.clone()
     }
 
-    pub fn set(&self, offset: u64) {
-        self.0.store(offset, Ordering::Relaxed);
+    pub fn set(&self, at: Position) {
+        self.lock().at = at;
+    }
+
+    /// Notes that the member has everything up to an offset of its epoch. `false`: it is not to be sent now.
+    pub fn reach(&self, offset: u64) -> bool {
+        let mut state = self.lock();
+        let running = state.replay == ReplayState::Running;
+        if running {
+            state.at.offset = offset;
+        }
+        running
+    }
+
+    /// Whether the replay has to read the log before it goes on; then it is taken to do so.
+    pub fn resolve_doubt(&self) -> bool {
+        let mut state = self.lock();
+        let doubtful = state.replay == ReplayState::Doubtful;
+        if doubtful {
+            state.replay = ReplayState::Running;
+        }
+        doubtful
+    }
+
+    /// The room has moved to an epoch: whether that is the member's, only the log knows.
+    fn moved(&self, epoch: &str) {
+        let mut state = self.lock();
+        state.replay = match state.replay {
+            ReplayState::Over => ReplayState::Over,
+            _ if *state.at.epoch == *epoch => ReplayState::Running,
+            _ => ReplayState::Doubtful,
+        };
+    }
+
+    /// From here on the replay sends nothing more.
+    pub fn end(&self) {
+        self.lock().replay = ReplayState::Over;
+    }
+
+    fn covers(&self, message: &Publication) -> bool {
+        let state = self.lock();
+        state.at.epoch == message.epoch && message.offset <= state.at.offset
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no code panics while it holds a progress")
     }
 }
 
 pub struct CatchUp {
     pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
-    /// What came after this offset is kept back.
-    pub from: u64,
     pub progress: Progress,
+    /// Where the replay waits for the room to get as far as the member is.
+    pub waits: Option<oneshot::Sender<Settled>>,
+    /// What came to the room after this offset, in its present epoch, is kept back.
+    from: u64,
     kept_back: Vec<Arc<Publication>>,
     bytes: usize,
     /// More came than is kept back; what is kept is useless.
-    pub overflowed: bool,
+    overflowed: bool,
 }
 
 impl CatchUp {
     pub fn new(connection: Arc<Connection>, filter: Option<FilterId>, from: u64, progress: Progress) -> Self {
-        Self { connection, filter, from, progress, kept_back: vec![], bytes: 0, overflowed: false }
+        let (waits, kept_back) = (None, vec![]);
+        Self { connection, filter, progress, waits, from, kept_back, bytes: 0, overflowed: false }
     }
 
-    /// Keeps a message back, if it passes. One whose filter failed goes back to history, where the filter is asked
-    /// again.
+    /// Keeps a message back, if it passes and the member has not seen it. One whose filter failed goes back to history,
+    /// where the filter is asked again.
     pub fn take(&mut self, message: &Arc<Publication>, passed: Option<bool>) {
         match passed {
             Some(false) => {}
-            _ if self.overflowed => {}
+            _ if self.overflowed || self.progress.covers(message) => {}
             Some(true) if self.has_room_for(message) => {
                 self.bytes += message.frame().len();
                 self.kept_back.push(message.clone());
             }
-            _ => self.overflow(),
+            _ => {
+                self.restart(self.from);
+                self.overflowed = true;
+            }
         }
     }
 
-    /// What is kept back is not all that came: the replay goes on from history.
-    pub fn overflow(&mut self) {
-        self.overflowed = true;
-        (self.kept_back, self.bytes) = (vec![], 0);
+    /// The room lost messages up to an offset, of a new epoch maybe.
+    pub fn lose(&mut self, position: &Position) {
+        self.restart(position.offset);
+        self.progress.moved(&position.epoch);
     }
 
+    /// From here on what comes after `from` is kept back.
+    fn restart(&mut self, from: u64) {
+        (self.from, self.kept_back, self.bytes, self.overflowed) = (from, vec![], 0, false);
+    }
+
+    /// What a replay that has sent everything is to do, where the room is at `room`; `None`: wait for the room.
+    pub fn settle(&mut self, room: &Position) -> Option<Settled> {
+        let at = self.progress.at();
+        if at.epoch != room.epoch {
+            return self.progress.resolve_doubt().then_some(Settled::Doubtful);
+        }
+        if at.offset > room.offset {
+            return None;
+        }
+        if self.has_all_after(at.offset, room) {
+            return Some(Settled::Live);
+        }
+        self.restart(room.offset);
+        Some(Settled::Behind { upto: room.clone() })
+    }
+
+    /// All that came to the room after an offset is kept back.
+    fn has_all_after(&self, offset: u64, room: &Position) -> bool {
+        offset == room.offset || (!self.overflowed && offset >= self.from)
+    }
+
+    /// Sends what is kept back and was not sent.
     pub fn hand_over(&self) {
-        for message in &self.kept_back {
+        for message in self.kept_back.iter().filter(|message| !self.progress.covers(message)) {
             self.connection.outbox.push(message.frame().clone());
         }
     }
 
     /// For a member that joins anew: hands over what is kept back, if all before it was sent; otherwise gives the
-    /// offset after which it has to be replayed.
-    pub fn settle_or_resume(self) -> Option<u64> {
-        let offset = self.progress.at();
-        if self.overflowed || offset < self.from {
-            return Some(offset);
+    /// position after which it has to be replayed.
+    pub fn hand_over_or_resume(self, room: &Position) -> Option<Position> {
+        let at = self.progress.at();
+        let is_here = at.epoch == room.epoch && at.offset <= room.offset;
+        if is_here && self.has_all_after(at.offset, room) {
+            self.hand_over();
+            return None;
         }
-        self.hand_over();
-        None
+        Some(at)
     }
 
     fn has_room_for(&self, message: &Publication) -> bool {

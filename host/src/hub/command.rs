@@ -2,7 +2,7 @@
 
 use super::{Connection, catch_up::Progress, policy::Checked};
 use crate::{
-    plugin::{Limits, Mirror, OnFailure, Plugin, Principal},
+    plugin::{FilterId, Limits, Mirror, OnFailure, Plugin, Principal},
     protocol::{Position, Publication, Refusal},
     room::RoomName,
     store::{ConnectionId, Event},
@@ -15,19 +15,34 @@ pub type Queue = mpsc::UnboundedSender<Command>;
 pub enum Command {
     Join {
         joining: Joining,
-        reply: oneshot::Sender<Result<Joined, Refusal>>,
+        reply: oneshot::Sender<Result<Granted, Refusal>>,
+    },
+    /// What was offered to a member is taken up.
+    Accept {
+        room: RoomName,
+        connection: Arc<Connection>,
+        filter: Option<FilterId>,
+        limits: Limits,
+        since: Option<Position>,
+        reply: oneshot::Sender<Joined>,
+    },
+    /// What was offered is not needed.
+    Decline {
+        filter: FilterId,
     },
     Leave {
         room: RoomName,
         seat: SeatId,
         reply: Option<oneshot::Sender<()>>,
     },
-    /// Answers whether the offset was sent already; then it is recorded.
+    /// Answers with the position that is to be recorded.
     Acknowledge {
         room: RoomName,
         seat: SeatId,
+        /// As the client named it.
+        epoch: Option<Arc<str>>,
         offset: u64,
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Result<Position, Unacknowledged>>,
     },
     /// Which of these messages of the room's history the member may see.
     Sieve {
@@ -36,11 +51,13 @@ pub enum Command {
         messages: Vec<Arc<Publication>>,
         reply: oneshot::Sender<Sieved>,
     },
-    /// A member has been sent everything up to `upto`: go live, or say how much further to go.
+    /// A member has been sent everything up to `upto`, or is to be told that it is `lost`: take it live once the room is
+    /// there, or say how to go on.
     Settle {
         room: RoomName,
         seat: SeatId,
-        upto: u64,
+        upto: Position,
+        lost: bool,
         reply: oneshot::Sender<Settled>,
     },
     Check {
@@ -77,9 +94,50 @@ pub struct Joining {
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,
-    /// Keep back what comes from here on until the member asks to settle: for a member of the room that joins it
-    /// anew, and has to see what was sent before apart from what comes after.
+    /// Keep back what comes until the member asks to settle: for one that may have to leave again without having heard anything.
     pub keep_back: bool,
+    /// For a member of the room, nothing changes until it accepts what it is offered.
+    pub offer: bool,
+}
+
+/// How a question to join was answered.
+#[derive(Debug)]
+pub enum Granted {
+    Joined(Joined),
+    Offered(Offer),
+}
+
+/// Another filter for a member of a room; given up when dropped.
+#[derive(Debug)]
+pub struct Offer {
+    pub room: RoomName,
+    filter: Option<FilterId>,
+    limits: Limits,
+    queue: Option<Queue>,
+}
+
+impl Offer {
+    pub fn new(room: RoomName, filter: Option<FilterId>, limits: Limits, queue: Queue) -> Self {
+        Self { room, filter, limits, queue: Some(queue) }
+    }
+
+    /// Takes it up. What comes from here on is kept back until the member asks to settle, so that it can tell what was sent
+    /// before. `None`: the node is stopping.
+    pub async fn accept(mut self, connection: Arc<Connection>, since: Option<Position>) -> Option<Joined> {
+        let queue = self.queue.take()?;
+        let (reply, joined) = oneshot::channel();
+        let (room, filter, limits) = (self.room.clone(), self.filter.take(), self.limits);
+        queue.send(Command::Accept { room, connection, filter, limits, since, reply }).ok()?;
+        joined.await.ok()
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let (Some(queue), Some(filter)) = (self.queue.take(), self.filter.take()) {
+            queue.send(Command::Decline { filter }).ok();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,15 +153,14 @@ pub struct Joined {
     pub filtered: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovery {
     NotAsked,
     /// Nothing was missed.
     Complete,
-    /// The position is of another epoch or ahead of the room.
-    Impossible,
-    /// What came after this offset has to be replayed.
-    After(u64),
+    /// What came after this position has to be replayed, if the log knows it. It may well be ahead of the room on this node,
+    /// or of an epoch that this node has not heard of.
+    After(Position),
 }
 
 pub struct Sieved {
@@ -115,12 +172,25 @@ pub struct Sieved {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Settled {
     Live,
-    /// More came than could be kept back: replay up to this offset and ask again.
+    /// More came than could be kept back: replay up to this position, in the epoch of the replay, and ask again.
     Behind {
-        upto: u64,
+        upto: Position,
     },
+    /// The room changed its epoch: ask the log whether the member's is the one it has now.
+    Doubtful,
     /// The seat is gone.
     Gone,
+}
+
+/// Why an acknowledgement stands for nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unacknowledged {
+    /// It was not sent yet, or the member left.
+    Unsent,
+    /// It names another epoch than the one that the member was told last, which is this.
+    OtherEpoch(Arc<str>),
+    /// It names no epoch, and the member may not have heard yet that the room is in this one.
+    Unheard(Arc<str>),
 }
 
 /// Holds a place in a room and gives it up when dropped.

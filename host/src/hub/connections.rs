@@ -1,12 +1,13 @@
 //! The live connections of this node: found by id, within the limit of their principal, ended when their key is.
 
-use super::{Hub, unavailable};
+use super::{Hub, pings::Pings, unavailable};
 use crate::{
     close::Close,
     key::{Digest, Key, Keys},
     outbox::Outbox,
-    protocol::{Code, Refusal, reply, unix_ms},
-    store::{ConnectionId, SessionToken, Store},
+    protocol::{Code, Frame, Position, Refusal, reply, unix_ms},
+    room::RoomName,
+    store::{ConnectionId, Hold, SessionToken, Store},
 };
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,7 @@ pub struct Connection {
     /// An operator ended it: its session does not outlive it.
     pub ended: AtomicBool,
     pub outbox: Outbox,
+    pub pings: Pings,
 }
 
 #[derive(Default)]
@@ -135,15 +137,27 @@ impl Drop for Registered {
         connection.outbox.end();
         hub.connections.by_id.write().expect(HELD).remove(&connection.id);
         hub.metrics.connections.dec();
-        let Some(session) = connection.session.get() else { return };
+        if connection.session.get().is_none() {
+            return;
+        }
         match connection.ended.load(Ordering::Relaxed) {
-            true => hub.store.end_session(*session, connection.id),
-            false => hub.store.detach(*session, connection.id),
+            true => hub.store.end_session(connection.hold()),
+            false => hub.store.detach(connection.hold()),
         }
     }
 }
 
 impl Connection {
+    /// Asks the client for a sign of life.
+    pub fn probe(&self) {
+        let nonce = self.pings.probe();
+        self.outbox.push(Frame::ping(nonce));
+    }
+
+    pub fn hold(&self) -> Hold {
+        Hold { token: self.session(), connection: self.id }
+    }
+
     /// For what happens after it was authenticated.
     pub fn session(&self) -> SessionToken {
         *self.session.get().expect("an authenticated connection has a session")
@@ -160,6 +174,26 @@ impl Connection {
             rooms: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             outbox,
+            pings: Pings::default(),
         })
+    }
+
+    /// Sends a gap that tells of another epoch than `before`, and a ping behind it: once that is answered, the client has
+    /// heard that the room goes on after `position`. `false`: it was not taken.
+    pub fn tell(&self, gap: Frame, room: &RoomName, before: &Arc<str>, position: &Position) -> bool {
+        // In this order: whoever answers a ping has read every gap whose nonce is not greater, whichever shard sent it.
+        if !self.outbox.push(gap) {
+            return false;
+        }
+        let nonce = self.pings.moved(room, before, position);
+        self.outbox.push(Frame::ping(nonce))
+    }
+
+    /// The same behind an answer that said so of some rooms.
+    pub fn told<'a>(&self, moved: impl Iterator<Item = &'a (RoomName, Arc<str>, Position)>) {
+        let nonces = moved.map(|(room, before, position)| self.pings.moved(room, before, position));
+        if let Some(nonce) = nonces.last() {
+            self.outbox.push(Frame::ping(nonce));
+        }
     }
 }

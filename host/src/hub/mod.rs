@@ -6,6 +6,7 @@ mod command;
 mod connections;
 mod flush;
 mod lobby;
+mod pings;
 mod places;
 mod policy;
 mod replay;
@@ -15,10 +16,11 @@ mod shard;
 mod start;
 mod wards;
 
-pub use command::{Joined, Joining, Recovery, Seat};
+pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
 pub use connections::{Connection, Connections, Permit, Registered};
+pub use pings::{Confirms, Pings};
 pub use policy::{Policy, Ungoverned};
-pub use replay::Replay;
+pub use replay::{Recovered, Replay};
 pub use start::HubConfig;
 pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
@@ -57,9 +59,9 @@ pub struct Hub {
 }
 
 /// A shard's answer to a question to join.
-pub type Answer = oneshot::Receiver<Result<Joined, Refusal>>;
+pub type Answer = oneshot::Receiver<Result<Granted, Refusal>>;
 
-pub async fn answered(answer: Answer) -> Result<Joined, Refusal> {
+pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
     answer.await.unwrap_or_else(|_| Err(stopping()))
 }
 
@@ -90,15 +92,20 @@ impl Hub {
         self.lobby.admit(connecting).await
     }
 
-    /// Whether the offset was sent to the seat; then it is acknowledged for its session.
-    pub async fn acknowledge(&self, connection: &Connection, seat: &Seat, offset: u64) -> bool {
-        let (reply, sent) = oneshot::channel();
-        self.send(seat.shard, Command::Acknowledge { room: seat.room.clone(), seat: seat.id, offset, reply });
-        let sent = sent.await.unwrap_or(false);
-        if sent {
-            self.store.acknowledge(connection.session(), &seat.room, offset);
-        }
-        sent
+    /// Records for the connection's session that everything up to an offset is handled, if that was sent to the seat.
+    pub async fn acknowledge(
+        &self,
+        connection: &Connection,
+        seat: &Seat,
+        epoch: Option<Arc<str>>,
+        offset: u64,
+    ) -> Result<(), Unacknowledged> {
+        let (reply, answer) = oneshot::channel();
+        let (room, id) = (seat.room.clone(), seat.id);
+        self.send(seat.shard, Command::Acknowledge { room, seat: id, epoch, offset, reply });
+        let position = answer.await.unwrap_or(Err(Unacknowledged::Unsent))?;
+        self.store.acknowledge(connection.hold(), &seat.room, &position);
+        Ok(())
     }
 
     async fn sieve(
@@ -254,7 +261,7 @@ pub fn unavailable(error: Unavailable) -> Refusal {
     store_is_away()
 }
 
-fn store_is_away() -> Refusal {
+pub fn store_is_away() -> Refusal {
     Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 

@@ -4,7 +4,8 @@
 use super::{Connection, Hub, catch_up::Progress, command::*};
 use crate::{
     close::Close,
-    protocol::reply,
+    outbox::Paced,
+    protocol::{Position, reply},
     room::RoomName,
     store::{History, Unavailable},
 };
@@ -21,24 +22,39 @@ pub struct Replay {
     shard: usize,
     filtered: bool,
     progress: Progress,
-    /// Everything after it is kept back or live.
-    upto: u64,
-    epoch: Arc<str>,
-    /// The first page, read to know whether it can be done.
+    /// How far to go before the room is asked to take the member live. Of the epoch of `progress`, unless it is `lost`.
+    upto: Position,
+    /// The member has to be told that everything up to there is lost.
+    lost: bool,
+    /// A page that was read and not sent yet.
     page: Option<History>,
-    /// The member is to be told that something was lost.
-    pub tells_loss: bool,
+}
+
+/// What the log says of a position that a client came with.
+pub struct Recovered {
+    /// All that followed it is held and will be replayed.
+    pub whole: bool,
+    /// Where the member is then: the newest of the log.
+    pub position: Position,
+}
+
+/// How a page fared.
+enum Sent {
+    All,
+    /// The log has moved to another epoch, of which nothing is held up to here.
+    Moved(Position),
+    /// The connection or the seat is gone.
+    Over,
 }
 
 impl Replay {
-    /// Prepares for a member for which messages are kept back. `recovered` says whether all of what it missed is
-    /// held; otherwise the replay only takes it live.
+    /// Prepares for a member for which messages are kept back. Where it came with a position, the log is asked about it.
     pub async fn prepare(
         hub: &Hub,
         connection: &Arc<Connection>,
         joined: &Joined,
         progress: &Progress,
-    ) -> Result<(Self, bool), Unavailable> {
+    ) -> Result<(Self, Option<Recovered>), Unavailable> {
         let mut replay = Self {
             connection: connection.clone(),
             room: joined.seat.room.clone(),
@@ -46,91 +62,157 @@ impl Replay {
             shard: joined.seat.shard,
             filtered: joined.filtered,
             progress: progress.clone(),
-            upto: joined.position.offset,
-            epoch: joined.position.epoch.clone(),
+            upto: joined.position.clone(),
+            lost: false,
             page: None,
-            tells_loss: false,
         };
-        let Recovery::After(after) = joined.recovery else { return Ok((replay, false)) };
-        let page = replay.read(hub, after).await?;
-        let recovered = page.whole;
-        match recovered {
-            true => replay.page = Some(page),
-            false => replay.progress.set(replay.upto),
+        let Recovery::After(_) = joined.recovery else { return Ok((replay, None)) };
+        let page = replay.read(hub).await?;
+        // The log was asked after the room, so it is behind only where it went back.
+        let is_behind =
+            page.newest.epoch == joined.position.epoch && page.newest.offset < joined.position.offset;
+        if !is_behind {
+            replay.upto = page.newest.clone();
         }
-        Ok((replay, recovered))
+        let recovered = Recovered { whole: page.whole, position: replay.upto.clone() };
+        replay.page = page.whole.then_some(page);
+        Ok((replay, Some(recovered)))
     }
 
-    async fn read(&self, hub: &Hub, after: u64) -> Result<History, Unavailable> {
-        let after = crate::protocol::Position { epoch: self.epoch.clone(), offset: after };
-        hub.store.history(&self.room, Some(&after), PAGE).await
+    async fn read(&self, hub: &Hub) -> Result<History, Unavailable> {
+        hub.store.history(&self.room, Some(&self.progress.at()), PAGE).await
     }
 
     pub fn room(&self) -> &RoomName {
         &self.room
     }
 
-    pub async fn run(mut self, hub: &Hub) {
-        if self.tells_loss && !self.gap(hub, self.upto + 1).await {
-            return;
+    /// What the member missed cannot be replayed. `told`: its answer says so; otherwise a gap does.
+    pub fn give_up(&mut self, told: bool) {
+        match told {
+            true => self.progress.set(self.upto.clone()),
+            false => self.lost = true,
         }
+    }
+
+    pub async fn run(mut self, hub: &Hub) {
+        if let Err(error) = self.catch_up(hub).await {
+            tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
+            self.connection.outbox.close(Close::Overloaded);
+        }
+    }
+
+    /// Each round sends something, or takes the member to where the room or the log is; so it ends with the log.
+    async fn catch_up(&mut self, hub: &Hub) -> Result<(), Unavailable> {
         loop {
-            while self.progress.at() < self.upto {
+            while !self.lost && self.progress.at().offset < self.upto.offset {
                 let page = match self.page.take() {
                     Some(page) => page,
-                    None => match self.read(hub, self.progress.at()).await {
-                        Ok(page) => page,
-                        Err(error) => {
-                            tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
-                            return self.connection.outbox.close(Close::Overloaded);
-                        }
-                    },
+                    None => self.read(hub).await?,
                 };
-                if !self.send(hub, page).await {
-                    return;
+                match self.send(hub, page).await? {
+                    Sent::All => {}
+                    Sent::Moved(to) => (self.upto, self.lost) = (to, true),
+                    Sent::Over => return Ok(()),
                 }
             }
-            let (reply, settled) = oneshot::channel();
-            let (room, seat, upto) = (self.room.clone(), self.seat, self.upto);
-            hub.send(self.shard, Command::Settle { room, seat, upto, reply });
-            match settled.await {
-                Ok(Settled::Behind { upto }) => self.upto = upto,
-                Ok(Settled::Live | Settled::Gone) | Err(_) => return,
+            match self.settle(hub).await {
+                Settled::Behind { upto } => self.upto = upto,
+                Settled::Doubtful => {
+                    let page = self.read(hub).await?;
+                    match page.newest.epoch == self.upto.epoch {
+                        false => (self.upto, self.lost) = (before_oldest(&page), true),
+                        true if page.newest.offset > self.upto.offset => {
+                            self.upto = page.newest.clone();
+                            self.page = Some(page);
+                        }
+                        true => {}
+                    }
+                }
+                Settled::Live | Settled::Gone => return Ok(()),
             }
         }
     }
 
-    /// `false`: the connection is gone.
-    async fn send(&mut self, hub: &Hub, page: History) -> bool {
+    async fn settle(&mut self, hub: &Hub) -> Settled {
+        let (reply, settled) = oneshot::channel();
+        let (room, seat, upto) = (self.room.clone(), self.seat, self.upto.clone());
+        let lost = std::mem::take(&mut self.lost);
+        if lost {
+            hub.metrics.gaps.inc();
+        }
+        self.page = None;
+        hub.send(self.shard, Command::Settle { room, seat, upto, lost, reply });
+        settled.await.unwrap_or(Settled::Gone)
+    }
+
+    async fn send(&mut self, hub: &Hub, page: History) -> Result<Sent, Unavailable> {
+        let at = self.progress.at();
+        if page.newest.epoch != at.epoch {
+            return Ok(Sent::Moved(before_oldest(&page)));
+        }
+        if page.newest.offset < at.offset {
+            // Its offsets will stand for other messages; on resuming it is told so.
+            return Err(Unavailable("the log is behind what was sent".to_owned()));
+        }
         if !page.whole {
             let next = page.messages.first().map_or(page.newest.offset + 1, |message| message.offset);
-            if !self.gap(hub, next).await {
-                return false;
+            // What is beyond is kept back, or read later.
+            match self.gap(hub, next.min(self.upto.offset + 1)).await {
+                Paced::Taken => {}
+                other => return Ok(self.interrupted(other)),
             }
         }
         let mut messages = page.messages;
-        messages.retain(|message| message.offset <= self.upto);
-        let last = match messages.last() {
-            Some(last) => last.offset,
-            None => self.upto,
-        };
+        messages.retain(|message| message.offset <= self.upto.offset);
+        let last = messages.last().map_or(self.upto.offset, |last| last.offset);
         let sieved = match self.filtered {
             true => hub.sieve(self.shard, &self.room, self.seat, messages).await,
             false => Sieved { passed: messages, failed: false },
         };
         for message in sieved.passed {
-            if !self.connection.outbox.push_paced(message.frame().clone()).await {
-                return false;
+            let (frame, reached) = (message.frame().clone(), || self.progress.reach(message.offset));
+            match self.connection.outbox.push_paced_if(frame, reached).await {
+                Paced::Taken => {
+                    hub.metrics.replayed.inc();
+                }
+                other => return Ok(self.interrupted(other)),
             }
-            self.progress.set(message.offset);
-            hub.metrics.replayed.inc();
         }
-        self.progress.set(last);
-        !sieved.failed || self.gap(hub, last + 1).await
+        if sieved.failed {
+            match self.gap(hub, last + 1).await {
+                Paced::Taken => {}
+                other => return Ok(self.interrupted(other)),
+            }
+        }
+        match self.progress.reach(last) {
+            true => Ok(Sent::All),
+            false => Ok(self.interrupted(Paced::Unwanted)),
+        }
     }
 
-    async fn gap(&self, hub: &Hub, next: u64) -> bool {
-        hub.metrics.gaps.inc();
-        self.connection.outbox.push_paced(reply::gap(&self.room, &self.epoch, next).into()).await
+    /// Everything before `next` that was not sent is lost.
+    async fn gap(&self, hub: &Hub, next: u64) -> Paced {
+        let gap = reply::gap(&self.room, &self.progress.at().epoch, next).into();
+        let paced = self.connection.outbox.push_paced_if(gap, || self.progress.reach(next - 1)).await;
+        if paced == Paced::Taken {
+            hub.metrics.gaps.inc();
+        }
+        paced
     }
+
+    /// Nothing more of a page is sent. Where the room has moved, the log is read again.
+    fn interrupted(&self, why: Paced) -> Sent {
+        match why == Paced::Unwanted && self.progress.resolve_doubt() {
+            true => Sent::All,
+            false => Sent::Over,
+        }
+    }
+}
+
+/// Where a member goes on that knows nothing of the log.
+fn before_oldest(page: &History) -> Position {
+    let Position { epoch, offset } = &page.newest;
+    let offset = page.messages.first().map_or(*offset, |first| first.offset - 1);
+    Position { epoch: epoch.clone(), offset }
 }

@@ -1,5 +1,7 @@
 //! One room's members on this node, grouped by filter, and what a message does among them. No I/O and no clock.
 
+mod epoch;
+
 use super::{
     Connection,
     catch_up::{CatchUp, Progress},
@@ -87,7 +89,8 @@ impl Room {
     }
 
     /// Seats a member, in the place of an earlier seat of the same connection. From
-    /// here on every message reaches it or is kept back for it, and what the earlier seat owed it is not forgotten.
+    /// here on every message reaches it or is kept back for it. What the earlier seat owed it is not forgotten, unless it
+    /// says itself where it is.
     pub fn join(
         &mut self,
         connection: Arc<Connection>,
@@ -96,31 +99,33 @@ impl Room {
         keep_back: bool,
     ) -> Taken {
         let id = connection.id;
+        if since.is_some() || !self.seats.contains_key(&id) {
+            // What it is told now is the answer to this.
+            connection.pings.forget(&self.name);
+        }
         let (owed, freed) = match self.catching_up.remove(&id) {
-            Some(owed) => {
+            Some(earlier) => {
+                earlier.progress.end();
                 let freed = self.seats.remove(&id).and_then(|place| place.filter);
-                (owed.settle_or_resume(), freed)
+                let owed = since.is_none().then(|| earlier.hand_over_or_resume(&self.position));
+                (owed.flatten(), freed)
             }
             None => (None, self.remove(id).and_then(|(_, filter)| filter)),
         };
-        let owed = owed.map(|offset| Position { epoch: self.position.epoch.clone(), offset });
         let recovery = match since.or(owed) {
             None => Recovery::NotAsked,
-            Some(since) if since.epoch != self.position.epoch => Recovery::Impossible,
-            Some(since) if since.offset > self.position.offset => Recovery::Impossible,
-            Some(since) if since.offset == self.position.offset => Recovery::Complete,
-            Some(since) => Recovery::After(since.offset),
+            Some(since) if since == self.position => Recovery::Complete,
+            Some(since) => Recovery::After(since),
         };
         self.next_serial += 1;
         let serial = self.next_serial;
-        let from = self.position.offset;
-        let behind = match recovery {
-            Recovery::After(offset) => Some(Progress::new(offset)),
-            _ => keep_back.then(|| Progress::new(from)),
+        let behind = match &recovery {
+            Recovery::After(since) => Some(Progress::new(since.clone())),
+            _ => keep_back.then(|| Progress::new(self.position.clone())),
         };
         match &behind {
             Some(progress) => {
-                let catch_up = CatchUp::new(connection, filter, from, progress.clone());
+                let catch_up = CatchUp::new(connection, filter, self.position.offset, progress.clone());
                 self.catching_up.insert(id, catch_up);
                 self.seats.insert(id, Place { serial, filter, index: usize::MAX });
             }
@@ -147,12 +152,14 @@ impl Room {
     /// Whose seat it was and the filter to be given back; `None`: the seat is not there any more.
     pub fn leave(&mut self, seat: SeatId) -> Option<(Arc<str>, Option<FilterId>)> {
         let (connection, filter) = self.holds(seat).then(|| self.remove(seat.connection)).flatten()?;
+        connection.pings.forget(&self.name);
         Some((connection.principal.clone(), filter))
     }
 
     fn remove(&mut self, id: ConnectionId) -> Option<(Arc<Connection>, Option<FilterId>)> {
         let place = self.seats.remove(&id)?;
         if let Some(catch_up) = self.catching_up.remove(&id) {
+            catch_up.progress.end();
             return Some((catch_up.connection, place.filter));
         }
         let group = self.group(place.filter)?;
@@ -173,6 +180,11 @@ impl Room {
             None => Some(0),
             Some(filter) => self.places.get(&filter).copied(),
         }
+    }
+
+    /// Whether a connection is a member.
+    pub fn has(&self, connection: ConnectionId) -> bool {
+        self.seats.contains_key(&connection)
     }
 
     pub fn holds(&self, seat: SeatId) -> bool {
@@ -242,49 +254,10 @@ impl Room {
             };
             catch_up.take(message, catch_up.filter.map_or(Some(true), of));
         }
+        if !self.catching_up.is_empty() {
+            self.settle_waiting();
+        }
         delivered
-    }
-
-    /// Messages up to `position` are lost to every member, who is told; how many were. A member that catches up is told by
-    /// its replay, which finds them missing, unless the room's history began anew: then nothing is left to replay.
-    pub fn lose(&mut self, position: Position) -> u64 {
-        let anew = position.epoch != self.position.epoch;
-        if !anew && position.offset <= self.position.offset {
-            return 0;
-        }
-        self.position = position;
-        let gap = reply::gap(&self.name, &self.position.epoch, self.position.offset + 1);
-        let mut told = 0;
-        if anew {
-            for (id, catch_up) in std::mem::take(&mut self.catching_up) {
-                let serial = self.seats[&id].serial;
-                self.go_live(catch_up.connection, catch_up.filter, serial);
-            }
-        }
-        for catch_up in self.catching_up.values_mut() {
-            catch_up.overflow();
-        }
-        for member in self.groups.iter().flat_map(|group| &group.members) {
-            told += u64::from(member.outbox.push(gap.as_str().into()));
-        }
-        told
-    }
-
-    /// A member was sent everything up to `upto`, which is at least where it joined or was last told to go.
-    pub fn settle(&mut self, seat: SeatId, upto: u64) -> Settled {
-        if !self.holds(seat) {
-            return Settled::Gone;
-        }
-        let Some(catch_up) = self.catching_up.get_mut(&seat.connection) else { return Settled::Live };
-        if catch_up.overflowed {
-            (catch_up.overflowed, catch_up.from) = (false, self.position.offset);
-            return Settled::Behind { upto: self.position.offset };
-        }
-        let catch_up = self.catching_up.remove(&seat.connection).expect("seen above");
-        debug_assert_eq!(catch_up.from, upto, "a replay goes as far as it was told");
-        catch_up.hand_over();
-        self.go_live(catch_up.connection, catch_up.filter, seat.serial);
-        Settled::Live
     }
 }
 

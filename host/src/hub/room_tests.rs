@@ -6,8 +6,9 @@ use crate::{
     key::Digest,
     outbox::{Outbox, Pipe, tests::Held},
 };
+use tokio::sync::oneshot;
 
-fn connection() -> Arc<Connection> {
+pub(in crate::hub::room) fn connection() -> Arc<Connection> {
     connection_over(Held::new(0))
 }
 
@@ -21,28 +22,57 @@ pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
         since: 0,
         rooms: 0.into(),
         ended: false.into(),
+        pings: Default::default(),
         outbox: Outbox::new(1 << 20, pipe),
     })
 }
 
-fn deliver(room: &mut Room, message: &Arc<Publication>, verdicts: &Verdicts) -> Delivered {
+pub(in crate::hub::room) fn deliver(
+    room: &mut Room,
+    message: &Arc<Publication>,
+    verdicts: &Verdicts,
+) -> Delivered {
     room.deliver(message, verdicts, &mut vec![])
 }
 
-fn room() -> Room {
+pub(in crate::hub::room) fn room() -> Room {
     Room::new(RoomName::parse("r").unwrap(), at(10))
 }
 
-fn at(offset: u64) -> Position {
+pub(in crate::hub::room) fn at(offset: u64) -> Position {
     Position { epoch: "e".into(), offset }
 }
 
-fn message(offset: u64) -> Arc<Publication> {
-    Arc::new(Publication::new("r".into(), "e".into(), offset, 0, None, "1"))
+pub(in crate::hub::room) fn in_f(offset: u64) -> Position {
+    Position { epoch: "f".into(), offset }
+}
+
+pub(in crate::hub::room) fn message(offset: u64) -> Arc<Publication> {
+    message_at(at(offset))
+}
+
+pub(in crate::hub::room) fn message_at(Position { epoch, offset }: Position) -> Arc<Publication> {
+    Arc::new(Publication::new("r".into(), epoch, offset, 0, None, "1"))
+}
+
+/// What a replay hears that has sent everything up to `upto`; `None`: nothing so far.
+pub(in crate::hub::room) fn settle(room: &mut Room, seat: SeatId, upto: Position) -> Option<Settled> {
+    ask(room, seat, upto, false).try_recv().ok()
+}
+
+pub(in crate::hub::room) fn ask(
+    room: &mut Room,
+    seat: SeatId,
+    upto: Position,
+    lost: bool,
+) -> oneshot::Receiver<Settled> {
+    let (reply, settled) = oneshot::channel();
+    room.settle(seat, upto, lost, reply);
+    settled
 }
 
 /// The offsets that wait for a connection, gaps negative.
-fn waiting(connection: &Connection) -> Vec<i64> {
+pub(in crate::hub::room) fn waiting(connection: &Connection) -> Vec<i64> {
     let offset = |text: &String| {
         let value: serde_json::Value = serde_json::from_str(text).unwrap();
         let offset = value["offset"].as_i64().unwrap();
@@ -51,7 +81,7 @@ fn waiting(connection: &Connection) -> Vec<i64> {
     connection.outbox.drain().iter().map(offset).collect()
 }
 
-const ALL: Verdicts = Verdicts { filters: &[], bits: Some(&[]) };
+pub(in crate::hub::room) const ALL: Verdicts = Verdicts { filters: &[], bits: Some(&[]) };
 
 #[test]
 fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
@@ -93,7 +123,7 @@ fn who_catches_up_is_asked_about_beside_the_live() {
     // 6 and 9 pass.
     deliver(&mut room, &message(11), &Verdicts { filters: &filters, bits: Some(&[0b1010]) });
     for seat in seats {
-        assert_eq!(room.settle(seat, 10), Settled::Live);
+        assert_eq!(settle(&mut room, seat, at(10)), Some(Settled::Live));
     }
     let mut seen = vec![];
     for (member, _) in &behind {
@@ -110,10 +140,10 @@ fn live_messages_follow_a_replay_in_order_and_once() {
     let mut room = room();
     let member = connection();
     let Taken { seat, recovery, .. } = room.join(member.clone(), None, Some(at(7)), false);
-    assert_eq!(recovery, Recovery::After(7));
+    assert_eq!(recovery, Recovery::After(at(7)));
     deliver(&mut room, &message(11), &ALL);
     member.outbox.push(message(8).frame().clone());
-    assert_eq!(room.settle(seat, 10), Settled::Live);
+    assert_eq!(settle(&mut room, seat, at(10)), Some(Settled::Live));
     deliver(&mut room, &message(12), &ALL);
     deliver(&mut room, &message(12), &ALL);
     assert_eq!(waiting(&member), [8, 11, 12]);
@@ -128,9 +158,9 @@ fn a_replay_that_is_overtaken_goes_on_from_history() {
     for offset in 11..=overtaken {
         deliver(&mut room, &message(offset), &ALL);
     }
-    assert_eq!(room.settle(seat, 10), Settled::Behind { upto: overtaken });
+    assert_eq!(settle(&mut room, seat, at(10)), Some(Settled::Behind { upto: at(overtaken) }));
     deliver(&mut room, &message(overtaken + 1), &ALL);
-    assert_eq!(room.settle(seat, overtaken), Settled::Live);
+    assert_eq!(settle(&mut room, seat, at(overtaken)), Some(Settled::Live));
     assert_eq!(waiting(&member), [overtaken as i64 + 1]);
 }
 
@@ -147,42 +177,52 @@ fn who_joins_anew_while_catching_up_is_not_forgotten_what_is_owed() {
     let Taken { seat: old, behind, .. } =
         room.join(member.clone(), Some(FilterId::new(1)), Some(at(5)), false);
     deliver(&mut room, &message(12), &ALL);
-    behind.expect("to be replayed").set(7);
+    let replay = behind.expect("to be replayed");
+    assert!(replay.reach(7));
     let Taken { seat, recovery, freed, .. } = room.join(member.clone(), None, None, true);
-    assert_eq!((recovery, freed), (Recovery::After(7), Some(FilterId::new(1))));
+    assert_eq!((recovery, freed), (Recovery::After(at(7)), Some(FilterId::new(1))));
     assert_eq!(waiting(&member), [0i64; 0], "8 to 10 come first");
-    assert_eq!((room.settle(old, 10), room.settle(seat, 12)), (Settled::Gone, Settled::Live));
+    assert!(!replay.reach(8), "the earlier replay sends nothing more");
+    assert_eq!(settle(&mut room, old, at(10)), Some(Settled::Gone));
+    assert_eq!(settle(&mut room, seat, at(12)), Some(Settled::Live));
 }
 
+/// What was kept back for the first seat was handed over, and then replayed for the second.
 #[test]
-fn what_is_lost_is_told_to_each_member_once_and_a_new_epoch_takes_over() {
+fn who_joins_anew_with_a_position_hears_what_follows_it_once() {
     let mut room = room();
-    let (live, behind) = (connection(), connection());
-    room.join(live.clone(), None, None, false);
-    let Taken { seat, .. } = room.join(behind.clone(), None, Some(at(9)), false);
-    assert_eq!(room.lose(at(14)), 1, "who catches up is told by the replay");
-    deliver(&mut room, &message(15), &ALL);
-    assert_eq!(waiting(&live), [-15, 15], "the first that still comes");
-    assert_eq!(room.settle(seat, 10), Settled::Behind { upto: 15 });
-    assert_eq!(room.lose(at(15)), 0, "what was routed is not lost");
-
-    let anew = Position { epoch: "anew".into(), offset: 2 };
-    assert_eq!(room.lose(anew.clone()), 2);
-    assert_eq!(room.settle(seat, 15), Settled::Live);
-    assert_eq!((waiting(&live), waiting(&behind)), (vec![-3], vec![-3]));
-    deliver(&mut room, &message(16), &ALL);
-    assert_eq!(room.position(), &anew, "of the old epoch nothing is routed");
+    let member = connection();
+    room.join(member.clone(), None, Some(at(10)), true);
+    deliver(&mut room, &message(11), &ALL);
+    let Taken { seat, recovery, .. } = room.join(member.clone(), None, Some(at(10)), true);
+    assert_eq!(recovery, Recovery::After(at(10)));
+    assert_eq!(waiting(&member), [0i64; 0], "11 is replayed");
+    deliver(&mut room, &message(12), &ALL);
+    assert_eq!(settle(&mut room, seat, at(11)), Some(Settled::Live));
+    assert_eq!(waiting(&member), [12]);
 }
 
 #[test]
-fn recovery_is_refused_for_what_cannot_be_known() {
+fn what_was_replayed_is_not_handed_over_as_well() {
+    let mut room = room();
+    let member = connection();
+    let Taken { seat, .. } = room.join(member.clone(), None, Some(at(9)), false);
+    for offset in 11..=13 {
+        deliver(&mut room, &message(offset), &ALL);
+    }
+    assert_eq!(settle(&mut room, seat, at(12)), Some(Settled::Live), "the log was ahead of the room");
+    assert_eq!(waiting(&member), [13]);
+}
+
+#[test]
+fn only_the_log_can_say_what_the_room_cannot() {
     let mut room = room();
     let foreign = Position { epoch: "other".into(), offset: 3 };
     for (since, expected) in [
         (None, Recovery::NotAsked),
         (Some(at(10)), Recovery::Complete),
-        (Some(at(11)), Recovery::Impossible),
-        (Some(foreign), Recovery::Impossible),
+        (Some(at(11)), Recovery::After(at(11))),
+        (Some(foreign.clone()), Recovery::After(foreign)),
     ] {
         assert_eq!(room.join(connection(), None, since, false).recovery, expected);
     }

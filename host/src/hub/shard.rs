@@ -2,6 +2,7 @@
 //! never waits, neither for a socket nor for the store.
 
 use super::{
+    Connection,
     command::*,
     flush::Flush,
     places::Places,
@@ -69,7 +70,17 @@ pub(super) struct Waiting {
     joining: Joining,
     filter: Option<FilterId>,
     limits: Limits,
-    reply: oneshot::Sender<Result<Joined, Refusal>>,
+    reply: oneshot::Sender<Result<Granted, Refusal>>,
+}
+
+/// Who takes a seat, and how.
+struct Seating {
+    room: RoomName,
+    connection: Arc<Connection>,
+    filter: Option<FilterId>,
+    limits: Limits,
+    since: Option<Position>,
+    keep_back: bool,
 }
 
 impl Shard {
@@ -103,22 +114,31 @@ impl Shard {
                     self.metrics.gaps.inc_by(told);
                 }
             }
-            Command::Store(Event::TakenOver(_)) => {}
+            Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
             Command::Join { joining, reply } => self.join(joining, reply),
+            Command::Accept { room, connection, filter, limits, since, reply } => {
+                let seated = Seating { room, connection, filter, limits, since, keep_back: true };
+                match self.seated(seated) {
+                    Some(joined) => drop(reply.send(joined)),
+                    None => self.policy.release(filter),
+                }
+            }
+            Command::Decline { filter } => self.policy.release(Some(filter)),
             Command::Leave { room, seat, reply } => {
                 self.leave(&room, seat);
                 reply.map(|reply| reply.send(()));
             }
-            Command::Acknowledge { room, seat, offset, reply } => {
-                let sent = self.room(&room).is_some_and(|r| r.holds(seat) && offset <= r.position().offset);
-                reply.send(sent).ok();
+            Command::Acknowledge { room, seat, epoch, offset, reply } => {
+                let position = self.room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
+                reply.send(position.unwrap_or(Err(Unacknowledged::Unsent))).ok();
             }
             Command::Sieve { room, seat, messages, reply } => {
                 reply.send(self.sieve(&room, seat, messages)).ok();
             }
-            Command::Settle { room, seat, upto, reply } => {
-                reply.send(self.room(&room).map_or(Settled::Gone, |room| room.settle(seat, upto))).ok();
-            }
+            Command::Settle { room, seat, upto, lost, reply } => match self.room(&room) {
+                Some(room) => room.settle(seat, upto, lost, reply),
+                None => drop(reply.send(Settled::Gone)),
+            },
             Command::Swap { plugin, on_failure, reply } => {
                 reply.send(self.policy.swap(plugin, on_failure)).ok();
             }
@@ -141,7 +161,7 @@ impl Shard {
         }
     }
 
-    fn join(&mut self, joining: Joining, reply: oneshot::Sender<Result<Joined, Refusal>>) {
+    fn join(&mut self, joining: Joining, reply: oneshot::Sender<Result<Granted, Refusal>>) {
         let (rooms, places, routes, index) = (&self.rooms, &self.places, &self.routes, self.index);
         let connection = &joining.connection;
         let counts = |room: &RoomName| {
@@ -157,6 +177,12 @@ impl Shard {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if let (true, Some(queue)) = (joining.offer, self.queue.upgrade())
+            && self.room(&admission.room).is_some_and(|room| room.has(joining.connection.id))
+        {
+            let offer = Offer::new(admission.room, admission.filter, admission.limits, queue);
+            return drop(reply.send(Ok(Granted::Offered(offer))));
+        }
         if matches!(self.policy, Policy::Governed(_)) {
             self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
         }
@@ -201,15 +227,24 @@ impl Shard {
 
     fn seat(&mut self, waiting: Waiting) {
         let Waiting { joining, filter, limits, reply } = waiting;
-        let Joining { room: name, connection, since, keep_back, .. } = joining;
-        let (index, queue) = (self.index, self.queue.upgrade());
-        let (Some(room), Some(queue)) = (self.room(&name), queue) else { return };
+        let Joining { room, connection, since, keep_back, .. } = joining;
+        let seated = self.seated(Seating { room, connection, filter, limits, since, keep_back });
+        // Where nobody waits for the answer, dropping it gives up the seat.
+        if let Some(joined) = seated {
+            reply.send(Ok(Granted::Joined(joined))).ok();
+        }
+    }
+
+    /// Takes a seat in an open room.
+    fn seated(&mut self, seating: Seating) -> Option<Joined> {
+        let Seating { room: name, connection, filter, limits, since, keep_back } = seating;
+        let (index, queue) = (self.index, self.queue.upgrade()?);
+        let room = self.room(&name)?;
         let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
         let position = room.position().clone();
         self.policy.release(freed);
         let seat = Seat::new(name, seat, index, queue);
-        // Where nobody waits for the answer, dropping it gives up the seat.
-        reply.send(Ok(Joined { seat, position, recovery, behind, limits, filtered: filter.is_some() })).ok();
+        Some(Joined { seat, position, recovery, behind, limits, filtered: filter.is_some() })
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {

@@ -119,6 +119,12 @@ fn feed(
         let (room, messages) = match &event {
             Event::Published(message) => (&message.room, 1),
             Event::Watched { room, .. } | Event::Unwatched { room } | Event::Lost { room, .. } => (room, 0),
+            Event::Probe(connection) => {
+                if let Some(connection) = connections.get(*connection) {
+                    connection.probe();
+                }
+                return true;
+            }
             Event::TakenOver(connection) => {
                 if let Some(connection) = connections.get(*connection) {
                     connection.outbox.close(Close::TakenOver);

@@ -42,7 +42,8 @@ impl Outbox {
     /// Takes the texts that wait.
     pub fn drain(&self) -> Vec<String> {
         let frames = self.lock().queue.drain(..).flatten().collect::<Vec<_>>();
-        frames.iter().map(|frame| frame.text().to_owned()).collect()
+        let texts = frames.iter().filter(|frame| frame.bytes()[0] == 0x81);
+        texts.map(|frame| frame.text().to_owned()).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A text frame of the WebSocket as it goes over the wire: encoded once, header included, however many get it.
+//! A frame of the WebSocket as it goes over the wire: encoded once, header included, however many get it.
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::{
@@ -30,6 +30,12 @@ impl Frame {
         let spare = unwritten.len();
         bytes[spare..HEADER].copy_from_slice(&header[..HEADER - spare]);
         Self(Bytes::from(bytes).slice(spare..))
+    }
+
+    /// A ping whose answer repeats `nonce`.
+    pub fn ping(nonce: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = nonce.to_be_bytes();
+        Self(Bytes::copy_from_slice(&[0x89, 8, a, b, c, d, e, f, g, h]))
     }
 
     /// The text without the header.

@@ -2,6 +2,7 @@
 
 use super::{Id, Publication, Refusal};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// A room as `connected` lists it after a resume, and as `subscribed` answers it.
@@ -20,20 +21,34 @@ pub struct RoomResult {
     pub offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<bool>,
+    /// Only in `connected`: the filter that is in force, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Refusal>,
 }
 
 impl RoomResult {
+    pub fn new(room: Arc<str>) -> Self {
+        Self {
+            room,
+            status: None,
+            requested: None,
+            epoch: None,
+            offset: None,
+            recovered: None,
+            filter: None,
+            error: None,
+        }
+    }
+
     pub fn unsubscribed(room: &str) -> Self {
-        let (room, status) = (room.into(), Some("unsubscribed"));
-        Self { room, status, requested: None, epoch: None, offset: None, recovered: None, error: None }
+        Self { status: Some("unsubscribed"), ..Self::new(room.into()) }
     }
 
     /// A room that stays as it was, with the reason.
     pub fn refused(room: &str, status: Option<&'static str>, error: Refusal) -> Self {
-        let room = room.into();
-        Self { room, status, requested: None, epoch: None, offset: None, recovered: None, error: Some(error) }
+        Self { status, error: Some(error), ..Self::new(room.into()) }
     }
 }
 

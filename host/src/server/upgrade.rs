@@ -98,7 +98,7 @@ async fn upgrade(
     };
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
     let rejected = forbidden_origin(&door, origin.as_deref());
-    let client = Client { remote, origin };
+    let client = Client { remote, origin, since: tokio::time::Instant::now() };
     let peer = Peer { client, presented, rejected };
     let Door { services, draining, tasks, config, opening } = door;
     let serving = tasks.clone();

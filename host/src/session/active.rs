@@ -14,7 +14,6 @@ use crate::{
     room::{Kind, RoomName},
 };
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -54,9 +53,17 @@ pub enum Decision<'a> {
     Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, Refused>> },
     Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Refused>> },
     Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
-    Acknowledge { id: Option<Id<'a>>, offsets: Vec<(RoomName, u64)> },
+    Acknowledge { id: Option<Id<'a>>, acks: Vec<Acknowledged> },
     Members { id: Option<Id<'a>>, room: RoomName },
     History { id: Option<Id<'a>>, room: RoomName, since: Option<Position>, limit: usize },
+}
+
+/// Everything of a room up to an offset is handled.
+pub struct Acknowledged {
+    pub room: RoomName,
+    /// Of the offset, where the client names it.
+    pub epoch: Option<Arc<str>>,
+    pub offset: u64,
 }
 
 /// A room that is refused before anybody is asked.
@@ -137,8 +144,8 @@ impl Active {
                 let room = self.may_publish(&publish, key, now)?;
                 Decision::Publish { id, room, publish }
             }
-            Request::Ack { offsets } => match offsets.and_then(|offsets| self.acknowledged(offsets)) {
-                Ok(offsets) => Decision::Acknowledge { id, offsets },
+            Request::Ack { acks } => match acks.and_then(|acks| self.acknowledged(acks)) {
+                Ok(acks) => Decision::Acknowledge { id, acks },
                 Err(refusal) if id.is_some() => return Err(Refusal::invalid(refusal.message)),
                 Err(_) => Decision::Nothing,
             },
@@ -188,8 +195,11 @@ impl Active {
         room.map_err(|refusal| Refused { room: name.to_owned(), refusal })
     }
 
-    fn acknowledged(&self, offsets: Vec<(Cow<str>, u64)>) -> Result<Vec<(RoomName, u64)>, Refusal> {
-        offsets.into_iter().map(|(room, offset)| Ok((self.joined(&room, "acknowledge")?, offset))).collect()
+    fn acknowledged(&self, acks: Vec<request::Ack>) -> Result<Vec<Acknowledged>, Refusal> {
+        let joined = |request::Ack { room, epoch, offset }: request::Ack| {
+            Ok(Acknowledged { room: self.joined(&room, "acknowledge")?, epoch, offset })
+        };
+        acks.into_iter().map(joined).collect()
     }
 
     fn may_publish(&mut self, publish: &Publish, key: &Key, now: Instant) -> Result<RoomName, Refusal> {

@@ -23,6 +23,10 @@ pub struct Wire {
     io: Io,
     /// When something last came, in milliseconds since the process began to count.
     heard: AtomicU64,
+    /// When everything that had come was read, in the same terms.
+    emptied: AtomicU64,
+    /// Nobody reads, because a request is being answered: what came meanwhile is not known.
+    deaf: AtomicBool,
     /// The connection is ending: what comes is thrown away.
     discards: AtomicBool,
 }
@@ -48,7 +52,13 @@ impl Wire {
     }
 
     fn new(io: Io) -> Self {
-        let wire = Self { io, heard: AtomicU64::new(0), discards: AtomicBool::new(false) };
+        let wire = Self {
+            io,
+            heard: AtomicU64::new(0),
+            emptied: AtomicU64::new(0),
+            deaf: AtomicBool::new(false),
+            discards: AtomicBool::new(false),
+        };
         wire.heard();
         wire
     }
@@ -57,8 +67,26 @@ impl Wire {
         self.heard.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// From now on nobody reads, or somebody does again. The silence of a peer that nobody listens to does not count.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Relaxed);
+        self.heard();
+    }
+
     pub fn last_heard(&self) -> Instant {
+        if self.deaf.load(Ordering::Relaxed) {
+            return Instant::now();
+        }
         *BEGAN + Duration::from_millis(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// When all that had come was last read.
+    pub fn last_emptied(&self) -> Instant {
+        *BEGAN + Duration::from_millis(self.emptied.load(Ordering::Relaxed))
+    }
+
+    fn emptied(&self) {
+        self.emptied.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// From now on what comes is thrown away.
@@ -92,14 +120,21 @@ impl Wire {
             Io::Plain(tcp) => loop {
                 ready!(tcp.poll_read_ready(cx))?;
                 match tcp.try_read(buf.initialize_unfilled()) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // The system was asked; that nothing is known to have come would not say so.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.emptied(),
                     read => {
                         buf.advance(read?);
                         return Poll::Ready(Ok(()));
                     }
                 }
             },
-            Io::Tls(stream) => Pin::new(&mut *lock(stream)).poll_read(cx, buf),
+            Io::Tls(stream) => {
+                let read = Pin::new(&mut *lock(stream)).poll_read(cx, buf);
+                if read.is_pending() {
+                    self.emptied();
+                }
+                read
+            }
         }
     }
 

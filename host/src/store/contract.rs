@@ -1,6 +1,8 @@
 //! What every store keeps, as one suite. Each check has a fresh store. Times are given in units, so that a store with a
 //! clock of its own need not be waited for as long as one whose clock is driven.
 
+mod epochs;
+
 use super::*;
 use std::sync::Mutex;
 
@@ -42,7 +44,10 @@ where
     a_session_comes_back_with_its_rooms(subject(10, 600).await).await;
     a_session_is_its_principals_and_ends(subject(10, 600).await).await;
     a_takeover_leaves_nothing_to_the_old_connection(subject(10, 600).await).await;
+    who_asked_before_a_takeover_does_not_take_it_back(subject(10, 600).await).await;
     receipts_count_sessions(subject(10, 600).await).await;
+    epochs::a_membership_moves_when_its_client_has_heard(subject(10, 600).await).await;
+    epochs::receipts_count_what_is_of_the_rooms_epoch(subject(10, 600).await).await;
     places_are_taken_and_given_back(subject(10, 600).await).await;
     of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
 }
@@ -71,10 +76,10 @@ impl Subject {
         self.events.lock().unwrap().iter().map(show).collect()
     }
 
-    async fn join(&self, token: SessionToken, name: &str, filter: Option<&str>, position: &Position) {
+    async fn join(&self, hold: Hold, name: &str, filter: Option<&str>, position: &Position) {
         let membership = Membership { filter: filter.map(Into::into), position: position.clone() };
         let join = Join { room: room(name), membership, anew: false };
-        self.store.join(token, vec![join]).await.unwrap();
+        self.store.join(hold, vec![join]).await.unwrap();
     }
 
     /// Waits until so many events came, which are these.
@@ -103,17 +108,29 @@ impl Subject {
         tokio::time::sleep(self.unit * count).await;
     }
 
-    async fn member(
-        &self,
-        principal: &str,
-        name: &str,
-        filter: Option<&str>,
-    ) -> (SessionToken, ConnectionId) {
+    async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> Hold {
         let connection = ConnectionId::random();
-        let token = self.store.create_session(&principal.into(), connection).await.unwrap();
+        let token = self.store.create_session(&principal.into(), connection, vec![]).await.unwrap();
         let position = self.store.history(&room(name), None, 0).await.unwrap().newest;
-        self.join(token, name, filter, &position).await;
-        (token, connection)
+        let hold = Hold { token, connection };
+        self.join(hold, name, filter, &position).await;
+        hold
+    }
+
+    /// As somebody who asks now, which is a moment after whatever was before.
+    async fn resume(
+        &self,
+        token: SessionToken,
+        principal: &str,
+        connection: ConnectionId,
+    ) -> Option<Resumed> {
+        self.units(1).await;
+        let asked = Instant::now();
+        match self.store.resume_session(token, &principal.into(), connection, asked).await.unwrap() {
+            Resume::Held(resumed) => Some(resumed),
+            Resume::Gone => None,
+            Resume::Again => panic!("nobody else asked"),
+        }
     }
 }
 
@@ -216,19 +233,18 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
 
 async fn a_session_comes_back_with_its_rooms(s: Subject) {
     let joined = s.publish("a", "1").await.position;
-    let (token, connection) = s.member("acme", "a", Some(r#"{"x":1}"#)).await;
+    let mut hold = s.member("acme", "a", Some(r#"{"x":1}"#)).await;
     for name in ["b", "gone"] {
-        s.join(token, name, None, &joined).await;
+        s.join(hold, name, None, &joined).await;
     }
-    s.store.leave(token, &room("gone")).await.unwrap();
+    s.store.leave(hold, vec![room("gone")]).await.unwrap();
     assert_eq!((s.count("a").await, s.count("gone").await), (1, 0));
-    s.store.detach(token, connection);
+    s.store.detach(hold);
     s.units(SESSION / 2).await;
     assert_eq!(s.count("a").await, 1, "resumable is a member");
 
-    let again = ConnectionId::random();
-    let resumed =
-        s.store.resume_session(token, &"acme".into(), again).await.unwrap().expect("within its time to live");
+    hold.connection = ConnectionId::random();
+    let resumed = s.resume(hold.token, "acme", hold.connection).await.expect("within its time to live");
     assert_eq!(resumed.previous, None);
     let names: Vec<&str> = resumed.rooms.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
@@ -237,65 +253,86 @@ async fn a_session_comes_back_with_its_rooms(s: Subject) {
 
     s.publish("a", "2").await;
     s.publish("a", "3").await;
-    s.store.acknowledge(token, &room("a"), 3);
-    s.store.acknowledge(token, &room("a"), 2);
-    s.join(token, "a", None, &joined).await;
-    s.store.detach(token, again);
-    let mut position = Position { offset: 3, ..joined };
-    let resume = async |connection| {
-        let resumed = s.store.resume_session(token, &"acme".into(), connection).await.unwrap().unwrap();
-        resumed.rooms[0].1.clone()
-    };
-    let membership = Membership { filter: None, position: position.clone() };
-    // What was acknowledged is not waited for; the session may come back before it is recorded.
-    s.becomes(async || resume(connection).await == membership).await;
+    let at = |offset| Position { offset, ..joined.clone() };
+    s.store.acknowledge(hold, &room("a"), &at(3));
+    s.store.acknowledge(hold, &room("a"), &at(2));
+    s.join(hold, "a", None, &joined).await;
+    s.store.detach(hold);
+    // What was acknowledged may not be written yet, but it is known here.
+    hold.connection = ConnectionId::random();
+    let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
+    assert_eq!(resumed.rooms[0].1, Membership { filter: None, position: at(3) });
 
-    position.offset = 2;
-    let membership = Membership { filter: None, position };
+    let membership = Membership { filter: None, position: at(2) };
     let join = Join { room: room("a"), membership: membership.clone(), anew: true };
-    s.store.join(token, vec![join]).await.unwrap();
-    assert_eq!(resume(again).await, membership, "who joins anew has acknowledged nothing");
+    s.store.join(hold, vec![join]).await.unwrap();
+    hold.connection = ConnectionId::random();
+    let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
+    assert_eq!(resumed.rooms[0].1.filter, None);
+    s.store.detach(hold);
 }
 
 async fn a_session_is_its_principals_and_ends(s: Subject) {
-    let (token, connection) = s.member("acme", "a", None).await;
-    assert!(s.store.resume_session(token, &"zed".into(), ConnectionId::random()).await.unwrap().is_none());
-    assert!(
-        s.store.resume_session(SessionToken::random(), &"acme".into(), connection).await.unwrap().is_none()
-    );
-    s.store.detach(token, connection);
+    let hold = s.member("acme", "a", None).await;
+    let Hold { token, connection } = hold;
+    assert!(s.resume(token, "zed", ConnectionId::random()).await.is_none());
+    assert!(s.resume(SessionToken::random(), "acme", ConnectionId::random()).await.is_none());
+    s.store.detach(hold);
     s.units(SESSION + 2).await;
     s.becomes(async || s.count("a").await == 0).await;
-    assert!(s.store.resume_session(token, &"acme".into(), connection).await.unwrap().is_none());
+    assert!(s.resume(token, "acme", connection).await.is_none());
 
-    let (token, connection) = s.member("acme", "a", None).await;
-    s.store.end_session(token, connection);
+    let hold = s.member("acme", "a", None).await;
+    s.store.end_session(hold);
     s.becomes(async || s.count("a").await == 0).await;
-    assert!(s.store.resume_session(token, &"acme".into(), connection).await.unwrap().is_none());
+    assert!(s.resume(hold.token, "acme", ConnectionId::random()).await.is_none());
 }
 
 async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
-    let (token, old) = s.member("acme", "a", None).await;
-    let new = ConnectionId::random();
-    let resumed = s.store.resume_session(token, &"acme".into(), new).await.unwrap().unwrap();
-    assert_eq!(resumed.previous, Some(old));
-    s.store.detach(token, old);
-    s.store.end_session(token, old);
+    let old = s.member("acme", "a", None).await;
+    let new = Hold { connection: ConnectionId::random(), ..old };
+    let resumed = s.resume(old.token, "acme", new.connection).await.unwrap();
+    assert_eq!(resumed.previous, Some(old.connection));
+    let position = s.store.history(&room("b"), None, 0).await.unwrap().newest;
+    let join = |name| {
+        let membership = Membership { filter: None, position: position.clone() };
+        vec![Join { room: room(name), membership, anew: false }]
+    };
+    s.store.join(old, join("b")).await.expect_err("it is not its session any more");
+    s.store.leave(old, vec![room("a")]).await.expect_err("it is not its session any more");
+    s.store.detach(old);
+    s.store.end_session(old);
     s.units(SESSION + 10).await;
-    assert_eq!(s.count("a").await, 1);
+    assert_eq!((s.count("a").await, s.count("b").await), (1, 0));
+    s.store.join(new, join("b")).await.unwrap();
+    assert_eq!(s.count("b").await, 1);
+}
+
+/// A client gave up waiting and came back elsewhere; what it asked first is carried out last.
+async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
+    let hold = s.member("acme", "a", None).await;
+    s.units(1).await;
+    let asked = Instant::now();
+    s.units(1).await;
+    let new = ConnectionId::random();
+    assert!(s.resume(hold.token, "acme", new).await.is_some());
+    let late = s.store.resume_session(hold.token, &"acme".into(), ConnectionId::random(), asked).await;
+    assert!(matches!(late, Ok(Resume::Again)), "{late:?}");
+    let position = s.store.history(&room("b"), None, 0).await.unwrap().newest;
+    s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
 }
 
 async fn receipts_count_sessions(s: Subject) {
-    let (one, _) = s.member("acme", "a", None).await;
-    let (two, _) = s.member("acme", "a", None).await;
+    let one = s.member("acme", "a", None).await;
+    let two = s.member("acme", "a", None).await;
     s.member("zed", "a", None).await;
-    let offset = s.publish("a", "1").await.position.offset;
-    let receipt = async || s.store.receipt("a", offset).await.unwrap();
+    let position = s.publish("a", "1").await.position;
+    let receipt = async || s.store.receipt("a", position.offset).await.unwrap();
     assert_eq!(receipt().await, Some(Receipt { members: 3, acknowledged: 0 }));
-    s.store.acknowledge(one, &room("a"), offset);
-    s.store.acknowledge(two, &room("a"), offset);
+    s.store.acknowledge(one, &room("a"), &position);
+    s.store.acknowledge(two, &room("a"), &position);
     s.becomes(async || receipt().await == Some(Receipt { members: 3, acknowledged: 2 })).await;
-    assert_eq!(s.store.receipt("a", offset + 1).await.unwrap(), None);
+    assert_eq!(s.store.receipt("a", position.offset + 1).await.unwrap(), None);
     let members = s.store.members("a", 1).await.unwrap();
     assert_eq!(members, Members { count: 3, principals: vec!["acme".into()], more: true });
     let rooms = s.store.rooms("", 10).await.unwrap();

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use counts::Counts;
 use serde::Deserialize;
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// How long an idempotency key is remembered.
 pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
@@ -110,6 +111,10 @@ impl fmt::Debug for SessionToken {
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bits = [0; N];
+    #[cfg(test)]
+    if redis::model::draw(&mut bits) {
+        return bits;
+    }
     getrandom::fill(&mut bits).expect("the system has entropy");
     bits
 }
@@ -135,6 +140,16 @@ pub enum Event {
     },
     /// The session of a connection of this node is held by another connection, on another node.
     TakenOver(ConnectionId),
+    /// The store may not know any more that this connection holds its session. Its client is to be asked for a sign of life;
+    /// when that comes, [`Store::vouch`] takes the session back.
+    Probe(ConnectionId),
+}
+
+/// A session, and the connection that holds it, or held it until another took it: what it asks for then is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub token: SessionToken,
+    pub connection: ConnectionId,
 }
 
 /// Where a store puts its events. It is called under the store's locks: it only enqueues. `false`: the event was taken, but
@@ -182,7 +197,7 @@ pub struct Membership {
 #[derive(Debug, Clone)]
 pub struct Join {
     pub room: RoomName,
-    /// For a member that is there already the position stays as it was.
+    /// For a member that is there already the position stays as it was, unless it was of another epoch.
     pub membership: Membership,
     /// What it has seen and acknowledged before says nothing any more: it is as if it had left.
     pub anew: bool,
@@ -193,6 +208,16 @@ pub struct Resumed {
     /// The connection that held the session, if it still lives.
     pub previous: Option<ConnectionId>,
     pub rooms: Vec<(RoomName, Membership)>,
+}
+
+/// What became of a wish to resume a session.
+#[derive(Debug)]
+pub enum Resume {
+    Held(Resumed),
+    /// The token is unknown, its session is over, or is another principal's.
+    Gone,
+    /// Another connection has taken the session since this one asked, or the store's clock was set back.
+    Again,
 }
 
 #[derive(Debug, PartialEq)]
@@ -208,7 +233,7 @@ pub struct Members {
 pub struct Receipt {
     /// Sessions in the room now.
     pub members: usize,
-    /// Those of them that have acknowledged the message.
+    /// Those of them that have acknowledged the message, in the room's present epoch.
     pub acknowledged: usize,
 }
 
@@ -273,29 +298,37 @@ pub trait Store: Send + Sync {
     async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable>;
     fn give_back(&self, principal: &Arc<str>);
 
+    /// Makes a session in these rooms. One that nobody waits for any more is let go.
     async fn create_session(
         &self,
         principal: &Arc<str>,
         connection: ConnectionId,
+        joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable>;
-    /// Hands the session to `connection`; `None` for an unknown, ended or foreign token.
+    /// Hands a session to a connection whose client was there since `asked`: whoever took it after that keeps it. One that
+    /// nobody waits for any more is let go.
     async fn resume_session(
         &self,
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
-    ) -> Result<Option<Resumed>, Unavailable>;
+        asked: Instant,
+    ) -> Result<Resume, Unavailable>;
     /// Starts the session's time to live, unless another connection holds it by now.
-    fn detach(&self, token: SessionToken, connection: ConnectionId);
+    fn detach(&self, hold: Hold);
     /// Ends the session at once, unless another connection holds it by now.
-    fn end_session(&self, token: SessionToken, connection: ConnectionId);
+    fn end_session(&self, hold: Hold);
+    /// The client was heard after [`Event::Probe`].
+    fn vouch(&self, hold: Hold);
 
-    /// An error means that it is recorded later, unless the session leaves again.
-    async fn join(&self, token: SessionToken, joins: Vec<Join>) -> Result<(), Unavailable>;
-    /// An error means that it is recorded later.
-    async fn leave(&self, token: SessionToken, room: &RoomName) -> Result<(), Unavailable>;
-    /// Cumulative: a smaller offset than before changes nothing.
-    fn acknowledge(&self, token: SessionToken, room: &RoomName, offset: u64);
+    /// After an error the session is as it was, whatever the store was about to do. Only if this node ends meanwhile may whoever
+    /// resumes it find it changed. The same holds for `leave`.
+    async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable>;
+    async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable>;
+    /// Cumulative within the position's epoch, of which the client was told. A membership of another epoch moves there.
+    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position);
+    /// The client was told that the room goes on after a position: what was before it is not replayed any more.
+    fn advance(&self, hold: Hold, room: &RoomName, position: &Position);
 
     /// With at most `most` principals.
     async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable>;
@@ -320,8 +353,8 @@ pub trait Store: Send + Sync {
     /// What each node says, and how it is called.
     async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
 
-    /// A round trip.
-    async fn check(&self) -> Result<(), Unavailable>;
+    /// A round trip. What part of the store cannot be reached while the rest can, where there is such a part.
+    async fn check(&self) -> Result<Option<String>, Unavailable>;
     /// Records what is not recorded yet. Nothing is asked of the store afterwards.
     async fn close(&self);
 }

@@ -185,7 +185,8 @@ async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
     let plugin = format!("[[plugin]]\nname = \"dydx\"\nfile = \"{plugin}\"\nrooms = [\"trades\"]");
     let node = Node::start(&redis.url(), &plugin).await;
     let (mut client, lost) = (node.client().await, node.client().await);
-    client.subscribe(json!(["prices"])).await;
+    client.subscribe(json!(["prices", "left"])).await;
+    client.ask(json!({"type": "unsubscribe", "rooms": ["left"]})).await;
     lost.cut();
     client.ask(json!({"type": "publish", "room": "prices", "data": 1, "key": "k"})).await;
     let arguments = ["key", "add", "--principal", "a", "--scope", "publish", "--config", "switchyard.toml"];
@@ -193,7 +194,8 @@ async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
     let text = document("docs/nodes.md");
     let mut explained = first_cells(&text, "## The keys of Redis");
     // Those come and go.
-    for passing in ["switchyard:{/nodes}:dead", "switchyard:{/node-NODE}:calls", "switchyard:{/rooms}:pruned"]
+    for passing in
+        ["switchyard:{/nodes}:dead", "switchyard:{/node-NODE}:takeovers", "switchyard:{/rooms}:pruned"]
     {
         assert!(explained.remove(passing), "{passing}");
     }

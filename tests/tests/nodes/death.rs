@@ -75,6 +75,8 @@ async fn a_dead_nodes_sessions_end_in_their_time_and_its_counts_come_right() {
     assert_eq!(members["count"], 1);
     // Its connections do not count against the principal any more.
     two.client().await.settled().await;
+    eventually("one connection", async || (two.metric("switchyard_connections").await == 1.0).then_some(()))
+        .await;
     let mut new = two.resume(&lost.token()).await;
     assert_eq!(new.connected["resumed"], false);
     new.settled().await;
@@ -102,21 +104,26 @@ async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
         "its session waits to be resumed"
     );
     one.process.signal("CONT").await;
+    let woken = Instant::now();
     for n in 1..=20 {
         let message = client.expect("message").await;
         assert_eq!((&message["offset"], &message["data"]), (&json!(n), &json!(n)), "without a gap");
     }
     // The session is held again, so that it does not end with its time to live.
-    eventually("a session that is held", async || {
+    let is_held = async || {
         let held = redis.command(&["ZCARD", "switchyard:{/nodes}:leases"]).await;
         let keys = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
-        let mut holders = vec![];
+        let mut ends = vec![];
         for key in keys.lines() {
-            holders.push(redis.command(&["HGET", key, "/connection"]).await);
+            ends.push(redis.command(&["HGET", key, "until"]).await);
         }
-        (held == "2" && holders.iter().all(|holder| !holder.is_empty())).then_some(())
-    })
-    .await;
+        held == "2" && ends.iter().all(String::is_empty)
+    };
+    // It answers pings when it reads.
+    while !is_held().await {
+        client.settled().await;
+        assert!(woken.elapsed() < NOTICED, "no session that is held");
+    }
     assert!(one.log().contains("taking everything back under another name"), "{}", one.log());
     client.send(json!({"type": "ack", "room": "prices", "offset": 20})).await;
     client.settled().await;

@@ -110,7 +110,7 @@ async fn of_many_that_resume_at_once_one_stays() {
 
 enum Next {
     Pong,
-    /// For a takeover.
+    /// Another one has the session.
     Closed,
     Other,
 }
@@ -123,7 +123,8 @@ async fn next(client: &mut Client, heard: &mut u32) -> Next {
             if text.contains(r#""type":"pong""#) { Next::Pong } else { Next::Other }
         }
         Some(Ok(Message::Close(Some(close)))) => {
-            assert_eq!(u16::from(close.code), 4409);
+            // Or it asked before the one that has the session by now.
+            assert!([4409, 4503].contains(&u16::from(close.code)), "{close}");
             Next::Closed
         }
         Some(Ok(_)) => Next::Other,

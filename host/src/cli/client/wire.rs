@@ -173,7 +173,15 @@ impl Publish<'_> {
     }
 }
 
-pub fn ack(offsets: &BTreeMap<&str, u64>) -> String {
+/// What is acknowledged of a room, in an epoch where that is known.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Acknowledged<'a> {
+    Position { epoch: &'a str, offset: u64 },
+    Offset(u64),
+}
+
+pub fn ack(offsets: &BTreeMap<&str, Acknowledged>) -> String {
     format!(r#"{{"type":"ack","offsets":{}}}"#, written(offsets))
 }
 
@@ -201,8 +209,11 @@ mod tests {
         let frame = r#"{"type":"subscribe","id":1,"rooms":[{"room":"a"},{"room":"b","filter":{"b" : 1.10},"since":{"epoch":"e","offset":7}}]}"#;
         assert_eq!(subscribe(1, &rooms), frame);
         assert_eq!(
-            ack(&BTreeMap::from([("a", 3), ("b:c", 4)])),
-            r#"{"type":"ack","offsets":{"a":3,"b:c":4}}"#
+            ack(&BTreeMap::from([
+                ("a", Acknowledged::Offset(3)),
+                ("b:c", Acknowledged::Position { epoch: "e", offset: 4 })
+            ])),
+            r#"{"type":"ack","offsets":{"a":3,"b:c":{"epoch":"e","offset":4}}}"#
         );
     }
 

@@ -1,6 +1,6 @@
 //! Which offsets were seen and acknowledged. Delivery is at least once; printing is once.
 
-use crate::cli::client::wire::Position;
+use crate::cli::client::wire::{Acknowledged, Position};
 use std::collections::{BTreeMap, HashMap};
 
 #[derive(Default)]
@@ -16,6 +16,15 @@ struct Room {
     newest: u64,
     /// There is something newer than what was acknowledged last.
     unacknowledged: bool,
+}
+
+impl Room {
+    fn acknowledged(&self) -> Acknowledged<'_> {
+        match &self.epoch {
+            Some(epoch) => Acknowledged::Position { epoch, offset: self.newest },
+            None => Acknowledged::Offset(self.newest),
+        }
+    }
 }
 
 impl Seen {
@@ -72,9 +81,9 @@ impl Seen {
         Some(Position { epoch: known.epoch.clone()?, offset: known.newest })
     }
 
-    pub fn unacknowledged(&self) -> BTreeMap<&str, u64> {
+    pub fn unacknowledged(&self) -> BTreeMap<&str, Acknowledged<'_>> {
         let rooms = self.rooms.iter().filter(|(_, known)| known.unacknowledged);
-        rooms.map(|(room, known)| (room.as_str(), known.newest)).collect()
+        rooms.map(|(room, known)| (room.as_str(), known.acknowledged())).collect()
     }
 
     pub fn acknowledged(&mut self) {
@@ -119,11 +128,18 @@ mod tests {
         assert!(seen.unacknowledged().is_empty(), "joining needs none");
         seen.is_new("a", 11);
         seen.is_new("a", 12);
-        assert_eq!(seen.unacknowledged(), BTreeMap::from([("a", 12)]));
+        assert_eq!(
+            seen.unacknowledged(),
+            BTreeMap::from([("a", Acknowledged::Position { epoch: "e1", offset: 12 })])
+        );
         seen.acknowledged();
         assert!(seen.unacknowledged().is_empty());
         seen.is_new("a", 12);
-        assert_eq!(seen.unacknowledged(), BTreeMap::from([("a", 12)]), "it came again, so it was not heard");
+        assert_eq!(
+            seen.unacknowledged(),
+            BTreeMap::from([("a", Acknowledged::Position { epoch: "e1", offset: 12 })]),
+            "it came again, so it was not heard"
+        );
     }
 
     #[test]

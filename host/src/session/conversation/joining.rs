@@ -1,224 +1,251 @@
-//! Coming into rooms and leaving them: on connecting, resuming, subscribing and unsubscribing.
+//! Coming into rooms and leaving them: on connecting, subscribing and unsubscribing. What a client is told is what the store has
+//! recorded; until it has, nothing of what was asked rules here.
 
 use super::Conversation;
 use crate::{
-    hub::{self, Joined, Joining, Policy, Recovery, Replay},
-    protocol::{Code, Id, Position, Refusal, reply},
+    hub::{self, Granted, Joined, Joining, Offer, Policy, Recovered, Recovery, Replay},
+    protocol::{Id, Position, Refusal, reply},
     room::RoomName,
-    session::{
-        Heartbeat,
-        active::{Refused, Wish},
-    },
+    session::active::{Refused, Wish},
     store::{Join, Membership},
 };
+use futures_util::future::join_all;
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout_at;
+
+/// How long a request to subscribe may take.
+const ANSWERED: Duration = Duration::from_millis(2000);
+/// Rooms that are not granted within this are rejected, so that there is time to record those that are.
+const GRANTED: Duration = Duration::from_millis(1200);
+
+/// A room that was asked for, and how.
+#[derive(Clone)]
+pub(super) struct Asked {
+    pub room: RoomName,
+    pub filter: Option<Arc<str>>,
+    pub since: Option<Position>,
+}
+
+/// A member that has to hear that the room goes on after a position, and the last epoch that it knew.
+pub(super) type Told = (RoomName, Arc<str>, Position);
+
+/// A room that was joined and is not told yet.
+pub(super) struct Seated {
+    asked: Asked,
+    joined: Joined,
+    replay: Option<Replay>,
+    position: Position,
+    recovered: Option<bool>,
+}
+
+impl Seated {
+    pub fn room(&self) -> &RoomName {
+        &self.joined.seat.room
+    }
+
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// As it is to be recorded. What it came with it has until it was told otherwise.
+    fn membership(&self) -> Membership {
+        let position = self.asked.since.as_ref().unwrap_or(&self.position).clone();
+        Membership { filter: self.asked.filter.clone(), position }
+    }
+
+    /// Where what was before is lost.
+    pub fn told(&self) -> Option<Told> {
+        let since = self.asked.since.as_ref().filter(|_| self.recovered == Some(false))?;
+        Some((self.room().clone(), since.epoch.clone(), self.position.clone()))
+    }
+}
+
+/// What becomes of one entry of a request to subscribe.
+enum Entry {
+    Rejected(Refused),
+    /// A room that it comes into.
+    New(Box<Seated>),
+    /// A room that it is in.
+    Held(Asked, Offer),
+}
 
 impl Conversation {
-    /// Joins the rooms that need no subscribing and those of the session, then answers `connected`.
-    pub(super) async fn connected(
-        &mut self,
-        id: Option<Id<'_>>,
-        resumed: Option<Vec<(RoomName, Membership)>>,
-    ) -> Result<(), Refusal> {
-        let place = self.connection.outbox.reserve();
-        let is_resumed = resumed.is_some();
-        let new = |room| (room, None);
-        let rooms = match resumed {
-            None => vec![new(RoomName::broadcast()), new(self.active.inbox.clone())],
-            Some(rooms) => rooms.into_iter().map(|(room, membership)| (room, Some(membership))).collect(),
-        };
-        let mut asked = vec![];
-        for (room, membership) in rooms {
-            let (filter, since) = membership.map_or((None, None), |m| (m.filter, Some(m.position)));
-            asked.push(self.ask(room, filter, since, false));
-        }
-        let (mut results, mut replays, mut joins) = (vec![], vec![], vec![]);
-        for asked in asked {
-            let room = asked.room.clone();
-            match self.seat(asked, &mut replays, &mut joins).await {
-                Ok(result) => results.push(result),
-                Err(refusal) => {
-                    self.services.hub.store.leave(self.connection.session(), &room).await.ok();
-                    let mut result = reply::RoomResult::refused(&room, None, refusal);
-                    result.recovered = Some(false);
-                    results.push(result);
-                }
-            }
-        }
-        let store = &self.services.hub.store;
-        store.join(self.connection.session(), joins).await.map_err(hub::unavailable)?;
-        let Heartbeat { interval, timeout } = self.services.config.heartbeat;
-        let connected = reply::Connected {
-            connection: self.connection.id.to_string(),
-            session: self.connection.session().reveal(),
-            resumed: is_resumed,
-            principal: reply::Principal { id: &self.key.principal, tier: &self.key.tier },
-            heartbeat: reply::Heartbeat {
-                interval: interval.as_millis() as u64,
-                timeout: timeout.as_millis() as u64,
-            },
-            limits: reply::Limits {
-                rooms: self.active.rooms_limit,
-                message_bytes: self.active.message_bytes(),
-            },
-            rooms: if is_resumed { results } else { vec![] },
-        };
-        self.connection.outbox.fill(place, reply::reply("connected", id, connected).into());
-        self.start(replays);
-        Ok(())
-    }
-
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, Refused>>) {
-        let (mut results, mut replays, mut joins) = (vec![], vec![], vec![]);
-        let (mut held, mut new) = (vec![], vec![]);
-        for wish in rooms {
-            results.push(None);
-            let (n, asks) = (results.len() - 1, |wish: Wish| {
-                (wish.room, wish.terms.filter.map(Into::into), wish.terms.since)
-            });
-            match wish {
-                Err(refused) => results[n] = Some(rejected(refused)),
-                Ok(wish) if self.active.resolve(&wish.room).is_some() => held.push((n, asks(wish))),
-                Ok(wish) => new.push((n, asks(wish))),
-            }
-        }
-        // What rooms that it is in sent before goes before the answer, what they send from here on is kept back.
-        for (_, (room, ..)) in &held {
-            self.cut_short(room).await;
-        }
-        let held: Vec<_> = held
-            .into_iter()
-            .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, true)))
-            .collect();
-        for (n, asked) in held {
-            results[n] = Some(self.subscribed(asked, &mut replays, &mut joins).await);
-        }
-        let place = self.connection.outbox.reserve();
+        let began = tokio::time::Instant::now();
         // All questions are on their way before the first answer is awaited.
-        let new: Vec<_> = new
+        let asked: Vec<_> = rooms
             .into_iter()
-            .map(|(n, (room, filter, since))| (n, self.ask(room, filter, since, false)))
+            .map(|wish| {
+                let Wish { room, terms } = wish?;
+                let asked = Asked { room, filter: terms.filter.map(Into::into), since: terms.since };
+                let answer = self.ask(&asked, true);
+                Ok((asked, answer))
+            })
             .collect();
-        let mut unrecorded = vec![];
-        for (n, asked) in new {
-            let result = self.subscribed(asked, &mut replays, &mut joins).await;
-            if result.error.is_none() {
-                unrecorded.push(n);
+        let this = &*self;
+        let entries = join_all(asked.into_iter().map(async |asked| match asked {
+            Err(refused) => Entry::Rejected(refused),
+            Ok((asked, answer)) => {
+                let granted = timeout_at(began + GRANTED, this.granted(asked.clone(), answer));
+                granted.await.unwrap_or_else(|_| Err(hub::store_is_away())).unwrap_or_else(|refusal| {
+                    Entry::Rejected(Refused { room: asked.room.to_string(), refusal })
+                })
             }
-            results[n] = Some(result);
+        }))
+        .await;
+        let entries = self.record(entries, began + ANSWERED).await;
+        let (mut results, mut replays, mut told) = (vec![], vec![], vec![]);
+        for entry in entries {
+            let seated = match entry {
+                Entry::Rejected(refused) => {
+                    results.push(rejected(refused));
+                    continue;
+                }
+                Entry::New(seated) => *seated,
+                Entry::Held(asked, offer) => match self.accept(asked, offer).await {
+                    Some(seated) => seated,
+                    // It is recorded, and a resume will find it.
+                    None => return self.connection.outbox.close(crate::close::Close::Overloaded),
+                },
+            };
+            told.extend(seated.told());
+            let result = self.take_seat(seated, &mut replays).await;
+            results.push(reply::RoomResult { status: Some("subscribed"), ..result });
         }
-        // A client that is told `subscribed` finds the room again, whatever becomes of this node. A room that it was in
-        // before stays one, and what changed there is recorded later.
-        if let Err(error) = self.services.hub.store.join(self.connection.session(), joins).await {
-            let refusal = hub::unavailable(error);
-            for n in unrecorded {
-                let Some(room) = results[n].take().map(|result| result.room) else { continue };
-                replays.retain(|replay| **replay.room() != *room);
-                self.give_up(&room).await;
-                results[n] = Some(rejected(Refused { room: room.to_string(), refusal: refusal.clone() }));
-            }
-        }
-        let results = results.into_iter().flatten().collect();
         self.count_rooms();
-        let frame = reply::reply("subscribed", id, reply::Results { results });
-        self.connection.outbox.fill(place, frame.into());
+        self.answer_joins(reply::reply("subscribed", id, reply::Results { results }));
+        self.connection.told(told.iter());
         self.start(replays);
     }
 
-    /// Leaves a room that was joined just now.
-    async fn give_up(&mut self, room: &str) {
-        let Some(seat) = RoomName::parse(room).ok().and_then(|room| self.active.release(&room)) else {
-            return;
-        };
-        let room = seat.room.clone();
-        seat.leave().await;
-        self.services.hub.store.leave(self.connection.session(), &room).await.ok();
+    /// An answer, which may be larger than what may wait.
+    fn answer_joins(&self, frame: String) {
+        let place = self.connection.outbox.reserve();
+        self.connection.outbox.fill(place, frame.into());
     }
 
-    async fn subscribed(
-        &mut self,
-        asked: Asked,
-        replays: &mut Vec<Replay>,
-        joins: &mut Vec<Join>,
-    ) -> reply::RoomResult {
-        let room = asked.room.clone();
-        match self.seat(asked, replays, joins).await {
-            Ok(result) => reply::RoomResult { status: Some("subscribed"), ..result },
-            Err(refusal) => rejected(Refused { room: room.to_string(), refusal }),
+    /// Awaits what the hub says to one entry.
+    async fn granted(&self, asked: Asked, answer: hub::Answer) -> Result<Entry, Refusal> {
+        match hub::answered(answer).await? {
+            Granted::Offered(offer) => Ok(Entry::Held(asked, offer)),
+            Granted::Joined(joined) => {
+                self.seated(asked, joined).await.map(|seated| Entry::New(Box::new(seated)))
+            }
         }
     }
 
-    fn ask(
-        &self,
-        room: RoomName,
-        filter: Option<Arc<str>>,
-        since: Option<Position>,
-        keep_back: bool,
-    ) -> Asked {
-        let joining = Joining {
-            room: room.clone(),
+    /// Records what was granted; where that fails, nothing was.
+    async fn record(&self, entries: Vec<Entry>, until: tokio::time::Instant) -> Vec<Entry> {
+        let join = |entry: &Entry| match entry {
+            Entry::Rejected(_) => None,
+            Entry::New(seated) => {
+                let (room, membership) = (seated.room().clone(), seated.membership());
+                Some(Join { room, membership, anew: true })
+            }
+            Entry::Held(asked, offer) => {
+                // Without a position of its own it keeps the one it has.
+                let position = asked.since.clone();
+                let anew = position.is_some();
+                let position = position.unwrap_or_else(|| Position { epoch: "".into(), offset: 0 });
+                let membership = Membership { filter: asked.filter.clone(), position };
+                Some(Join { room: offer.room.clone(), membership, anew })
+            }
+        };
+        let joins: Vec<_> = entries.iter().filter_map(join).collect();
+        if joins.is_empty() {
+            return entries;
+        }
+        let recorded = timeout_at(until, self.services.hub.store.join(self.connection.hold(), joins)).await;
+        let refusal = match recorded {
+            Ok(Ok(())) => return entries,
+            Ok(Err(error)) => hub::unavailable(error),
+            Err(_) => hub::store_is_away(),
+        };
+        let mut refused = vec![];
+        for entry in entries {
+            let room = match entry {
+                Entry::Rejected(_) => {
+                    refused.push(entry);
+                    continue;
+                }
+                // The seat is given up, and of what was kept back nothing is heard.
+                Entry::New(seated) => {
+                    let Seated { asked, joined, .. } = *seated;
+                    joined.seat.leave().await;
+                    asked.room
+                }
+                Entry::Held(asked, _) => asked.room,
+            };
+            refused.push(Entry::Rejected(Refused { room: room.to_string(), refusal: refusal.clone() }));
+        }
+        refused
+    }
+
+    /// Takes up what was offered. `None`: the log cannot be asked, or the node is stopping.
+    async fn accept(&mut self, asked: Asked, offer: Offer) -> Option<Seated> {
+        self.cut_short(&offer.room).await;
+        let joined = offer.accept(self.connection.clone(), asked.since.clone()).await?;
+        self.seated(asked, joined).await.ok()
+    }
+
+    pub(super) fn ask(&self, asked: &Asked, keep_back: bool) -> hub::Answer {
+        self.services.hub.join(Joining {
+            room: asked.room.clone(),
             connection: self.connection.clone(),
             who: Policy::principal(&self.key.principal, &self.key.tier),
-            filter: filter.clone(),
-            since: since.clone(),
+            filter: asked.filter.clone(),
+            since: asked.since.clone(),
             keep_back,
-        };
-        let answer = self.services.hub.join(joining);
-        Asked { room, filter, since, answer }
+            offer: keep_back,
+        })
     }
 
-    /// Awaits the answer and takes the seat; the membership is left to be recorded.
-    async fn seat(
-        &mut self,
-        asked: Asked,
-        replays: &mut Vec<Replay>,
-        joins: &mut Vec<Join>,
-    ) -> Result<reply::RoomResult, Refusal> {
-        let hub = self.services.hub.clone();
-        let joined = hub::answered(asked.answer).await?;
-        let mut recovered = match joined.recovery {
-            Recovery::NotAsked => None,
-            Recovery::Complete => Some(true),
-            Recovery::Impossible | Recovery::After(_) => Some(false),
-        };
-        // It may have been named before in this request, or be in the room by another name.
-        self.cut_short(&joined.seat.room).await;
-        replays.retain(|replay| *replay.room() != joined.seat.room);
+    /// A seat, with what the log says of the position that it came with.
+    pub(super) async fn seated(&self, asked: Asked, joined: Joined) -> Result<Seated, Refusal> {
+        let mut recovered = (joined.recovery == Recovery::Complete).then_some(true);
+        let (mut position, mut replay) = (joined.position.clone(), None);
         if let Some(progress) = &joined.behind {
-            let prepared = Replay::prepare(&hub, &self.connection, &joined, progress).await;
-            let (mut replay, whole) = prepared.map_err(hub::unavailable)?;
-            if let Recovery::After(_) = joined.recovery {
-                recovered = Some(whole);
-                replay.tells_loss = !whole && asked.since.is_none();
+            let prepared = Replay::prepare(&self.services.hub, &self.connection, &joined, progress).await;
+            let (mut prepared, found) = prepared.map_err(hub::unavailable)?;
+            if let Some(Recovered { whole, position: at }) = found {
+                if !whole {
+                    prepared.give_up(asked.since.is_some());
+                }
+                (recovered, position) = (Some(whole), at);
             }
-            replays.push(replay);
+            replay = Some(prepared);
         }
         // An earlier replay that goes on is nothing that was asked here.
         let recovered = recovered.filter(|_| asked.since.is_some());
-        let Joined { seat, position, limits, .. } = joined;
+        Ok(Seated { asked, joined, replay, position, recovered })
+    }
+
+    /// From here on the room is this connection's, as soon as it was told.
+    pub(super) async fn take_seat(&mut self, seated: Seated, replays: &mut Vec<Replay>) -> reply::RoomResult {
+        let Seated { asked, joined, replay, position, recovered } = seated;
+        let Joined { seat, limits, .. } = joined;
         let room = seat.room.clone();
-        let from = asked.since.filter(|_| recovered == Some(true)).unwrap_or_else(|| position.clone());
-        let membership = Membership { filter: asked.filter, position: from };
-        joins.push(Join { room: room.clone(), membership, anew: recovered == Some(false) });
+        // It may have been named before in this request, or be in the room by another name.
+        self.cut_short(&room).await;
+        replays.retain(|replay| *replay.room() != room);
+        replays.extend(replay);
         self.active.hold(&asked.room, seat, &limits, Instant::now());
         let requested = (room != asked.room).then(|| asked.room.to_string());
         let Position { epoch, offset } = position;
-        Ok(reply::RoomResult {
-            room: room.shared(),
-            status: None,
+        reply::RoomResult {
             requested,
             epoch: Some(epoch),
             offset: Some(offset),
             recovered,
-            error: None,
-        })
+            ..reply::RoomResult::new(room.shared())
+        }
     }
 
     /// Replays run beside the conversation and end with its outbox.
-    fn start(&mut self, replays: Vec<Replay>) {
+    pub(super) fn start(&mut self, replays: Vec<Replay>) {
         self.replays.retain(|_, running| !running.is_finished());
         for replay in replays {
             let (hub, room) = (self.services.hub.clone(), replay.room().clone());
@@ -228,8 +255,7 @@ impl Conversation {
 
     /// Stops a replay of a room that is left or joined anew; how far it came the room knows.
     async fn cut_short(&mut self, room: &RoomName) {
-        let room = self.active.resolve(room).unwrap_or_else(|| room.clone());
-        if let Some(running) = self.replays.remove(&room) {
+        if let Some(running) = self.replays.remove(room) {
             running.abort();
             // Afterwards it puts nothing more into the outbox.
             running.await.ok();
@@ -237,49 +263,45 @@ impl Conversation {
     }
 
     pub(super) async fn unsubscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<RoomName, Refused>>) {
+        let leaving: Vec<_> = rooms.iter().flatten().cloned().collect();
+        let left = match leaving.is_empty() {
+            true => Ok(()),
+            false => {
+                self.services.hub.store.leave(self.connection.hold(), leaving).await.map_err(hub::unavailable)
+            }
+        };
         let mut results = vec![];
         for room in rooms {
-            let left = match room {
-                Ok(room) => self.active.release(&room).ok_or(room),
-                Err(refused) => {
-                    results.push(rejected(refused));
-                    continue;
+            results.push(match (room, &left) {
+                (Err(refused), _) => rejected(refused),
+                (Ok(room), Err(refusal)) => {
+                    rejected(Refused { room: room.to_string(), refusal: refusal.clone() })
                 }
-            };
-            results.push(match left {
-                Ok(seat) => {
-                    let room = seat.room.clone();
-                    self.cut_short(&room).await;
-                    seat.leave().await;
-                    // What cannot be recorded now is recorded later.
-                    self.services.hub.store.leave(self.connection.session(), &room).await.ok();
-                    reply::RoomResult::unsubscribed(&room)
-                }
-                // Named twice in one request.
-                Err(room) => {
-                    let message = format!("room '{}' was left already", &*room);
-                    let refusal = Refusal::new(Code::NotSubscribed, message);
-                    rejected(Refused { room: room.to_string(), refusal })
-                }
+                (Ok(room), Ok(())) => self.leave(room).await,
             });
         }
         self.count_rooms();
         self.send(reply::reply("unsubscribed", id, reply::Results { results }));
     }
 
-    fn count_rooms(&self) {
+    /// Leaves a room whose leaving is recorded.
+    async fn leave(&mut self, room: RoomName) -> reply::RoomResult {
+        let Some(seat) = self.active.release(&room) else {
+            // Named twice in one request.
+            let message = format!("room '{}' was left already", &*room);
+            let refusal = Refusal::new(crate::protocol::Code::NotSubscribed, message);
+            return rejected(Refused { room: room.to_string(), refusal });
+        };
+        self.cut_short(&room).await;
+        seat.leave().await;
+        reply::RoomResult::unsubscribed(&room)
+    }
+
+    pub(super) fn count_rooms(&self) {
         self.connection.rooms.store(self.active.room_count() as u32, Ordering::Relaxed);
     }
 }
 
 fn rejected(Refused { room, refusal }: Refused) -> reply::RoomResult {
     reply::RoomResult::refused(&room, Some("rejected"), refusal)
-}
-
-/// A room that was asked for.
-struct Asked {
-    room: RoomName,
-    filter: Option<Arc<str>>,
-    since: Option<Position>,
-    answer: hub::Answer,
 }

@@ -1,33 +1,32 @@
 //! Carries the decisions of a session out against the hub and puts the answers into the connection's outbox. One
 //! request at a time, in order, except that replays run beside.
 
+mod greeting;
 mod joining;
 
 use super::{
     SessionConfig,
-    active::{Active, Decision},
+    active::{Acknowledged, Active, Decision},
     greeting::{Greeted, Rejected},
 };
 use crate::{
     close::Close,
-    hub::{self, Connection, Hub, Permit, Policy, Registered},
+    hub::{self, Confirms, Connection, Hub, Permit, Policy, Registered, Unacknowledged},
     key::{Key, Keys},
     outbox::{Outbox, Pipe},
     plugin::Connecting,
     protocol::{Code, Id, Refusal, reply, request::Publish},
     room::RoomName,
+    store::Resume,
 };
 use arc_swap::ArcSwap;
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 use tokio::task::JoinHandle;
 
 /// Principals that `members` names.
 const MOST_PRINCIPALS: usize = 100;
+/// Characters of a client's epoch that are sent back to it.
+const MAX_EPOCH: usize = 40;
 
 /// What every conversation of a node shares.
 #[derive(Clone)]
@@ -41,6 +40,8 @@ pub struct Services {
 pub struct Client {
     pub remote: SocketAddr,
     pub origin: Option<String>,
+    /// When its upgrade was answered: it was there then.
+    pub since: tokio::time::Instant,
 }
 
 pub struct Conversation {
@@ -86,28 +87,30 @@ impl Conversation {
         // Found by others before it holds a session, so that whoever takes that over finds whom to end.
         let connection = Connection::new(&key, client.remote, Outbox::new(services.config.outbox, pipe));
         let registered = Registered::new(hub.clone(), connection.clone());
-        let unavailable = |error| rejected(hub::unavailable(error));
         let resumed = match session {
             Some(token) => {
-                let resumed = hub.store.resume_session(token, &key.principal, connection.id).await;
-                resumed.map_err(unavailable)?
+                let asked =
+                    hub.store.resume_session(token, &key.principal, connection.id, client.since).await;
+                match asked.map_err(|error| rejected(hub::unavailable(error)))? {
+                    Resume::Held(resumed) => {
+                        connection.session.set(token).expect("set once");
+                        Some(resumed)
+                    }
+                    Resume::Gone => None,
+                    Resume::Again => {
+                        let message = "the session was resumed by another connection meanwhile; try again";
+                        return Err(rejected(Refusal::retry(Code::StoreUnavailable, message, 1000)));
+                    }
+                }
             }
             None => None,
         };
-        let token = match (session, &resumed) {
-            (Some(token), Some(_)) => token,
-            _ => hub.store.create_session(&key.principal, connection.id).await.map_err(unavailable)?,
-        };
-        connection.session.set(token).expect("set once");
-        let (previous, rooms) =
-            resumed.map_or((None, None), |resumed| (resumed.previous, Some(resumed.rooms)));
         let permit = match permit {
             Some(permit) => permit,
-            None => hub.permit(&key, previous.is_some()).await.map_err(|refusal| {
-                // A session that was made for nothing is not kept; one that was resumed is.
-                connection.ended.store(rooms.is_none(), Ordering::Relaxed);
-                rejected(refusal)
-            })?,
+            None => {
+                let takeover = resumed.as_ref().is_some_and(|resumed| resumed.previous.is_some());
+                hub.permit(&key, takeover).await.map_err(rejected)?
+            }
         };
         let active = Active::new(&key, &limits, services.config.message, Instant::now());
         hub.metrics.opened.inc();
@@ -120,10 +123,11 @@ impl Conversation {
             _registered: registered,
             _permit: permit,
         };
-        if let Some(previous) = previous.and_then(|id| hub.connections.get(id)) {
-            previous.outbox.close(Close::TakenOver);
-        }
-        conversation.connected(id, rooms).await.map_err(rejected)?;
+        let greeted = match resumed {
+            Some(resumed) => conversation.resume(id, resumed).await,
+            None => conversation.begin(id).await,
+        };
+        greeted.map_err(rejected)?;
         Ok(conversation)
     }
 
@@ -159,7 +163,7 @@ impl Conversation {
                 let published = hub.publish(&who, room, event.as_deref(), data, key.as_deref()).await;
                 self.answer("published", id, published);
             }
-            Decision::Acknowledge { id, offsets } => self.acknowledge(id, offsets).await,
+            Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
             Decision::Members { id, room } => {
                 let members = hub.store.members(&room, MOST_PRINCIPALS).await.map_err(hub::unavailable);
                 let members = members.map(|members| reply::Members {
@@ -186,19 +190,52 @@ impl Conversation {
     }
 
     /// Silent when all is well or nobody can be told.
-    async fn acknowledge(&mut self, id: Option<Id<'_>>, offsets: Vec<(RoomName, u64)>) {
-        let mut unsent = None;
-        for (room, offset) in offsets {
-            let sent = match self.active.seat(&room) {
-                Some(seat) => self.services.hub.acknowledge(&self.connection, seat, offset).await,
-                None => false,
+    async fn acknowledge(&mut self, id: Option<Id<'_>>, acks: Vec<Acknowledged>) {
+        let mut wrong = None;
+        for Acknowledged { room, epoch, offset } in acks {
+            let acknowledged = match self.active.seat(&room) {
+                Some(seat) => {
+                    self.services.hub.acknowledge(&self.connection, seat, epoch.clone(), offset).await
+                }
+                None => Err(Unacknowledged::Unsent),
             };
-            if !sent {
-                unsent = Some(format!("offset {offset} of room '{}' was not sent yet", &*room));
-            }
+            let what = || format!("offset {offset} of room '{}'", &*room);
+            wrong = match acknowledged {
+                Ok(()) => continue,
+                Err(Unacknowledged::Unsent) => Some(format!("{} was not sent yet", what())),
+                Err(Unacknowledged::OtherEpoch(now)) => {
+                    let named: String = epoch.unwrap_or_default().chars().take(MAX_EPOCH).collect();
+                    Some(format!("{} is of epoch '{named}', the room is in epoch '{now}' now", what()))
+                }
+                Err(Unacknowledged::Unheard(now)) => Some(format!(
+                    "{} may be of an epoch that ended: the room is in epoch '{now}' now; name the epoch",
+                    what()
+                )),
+            };
         }
-        if let (Some(message), Some(_)) = (unsent, id) {
+        if let (Some(message), Some(_)) = (wrong, id) {
             self.refuse(id, &Refusal::invalid(message));
+        }
+    }
+
+    /// Something came over a socket that was last seen empty at an instant.
+    pub fn heard(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
+        if self.connection.pings.is_alive(emptied) {
+            self.services.hub.store.vouch(self.connection.hold());
+        }
+    }
+
+    /// The client answered a ping: what was sent before that, it has heard.
+    pub fn pong(&mut self, payload: &[u8]) {
+        // The heartbeat's have no payload.
+        let Ok(nonce) = payload.try_into().map(u64::from_be_bytes) else { return };
+        for confirmed in self.connection.pings.answered(nonce) {
+            match confirmed {
+                Confirms::Moved { room, position, .. } => {
+                    self.services.hub.store.advance(self.connection.hold(), &room, &position);
+                }
+                Confirms::Lives => self.services.hub.store.vouch(self.connection.hold()),
+            }
         }
     }
 

@@ -124,6 +124,7 @@ struct Member {
     principal: Arc<str>,
     filter: Option<Arc<str>>,
     joined: Position,
+    /// In the epoch of `joined`.
     acknowledged: Option<u64>,
 }
 
@@ -131,9 +132,6 @@ impl Table {
     pub fn insert(&mut self, token: SessionToken, principal: Arc<str>, membership: Membership) {
         if let Some(member) = self.members.get_mut(&token) {
             member.filter = membership.filter;
-            if member.joined.epoch != membership.position.epoch {
-                (member.joined, member.acknowledged) = (membership.position, None);
-            }
             return;
         }
         *self.principals.entry(principal.clone()).or_default() += 1;
@@ -150,19 +148,25 @@ impl Table {
         }
     }
 
-    /// `epoch` is the room's; a member that joined in another keeps that one.
-    pub fn get(&self, token: SessionToken, epoch: Arc<str>) -> Option<Membership> {
-        let member = self.members.get(&token)?;
-        let position = match member.acknowledged {
-            Some(offset) if member.joined.epoch == epoch => Position { epoch, offset },
-            _ => member.joined.clone(),
-        };
-        Some(Membership { filter: member.filter.clone(), position })
+    pub fn get(&self, token: SessionToken) -> Option<Membership> {
+        let Member { filter, joined, acknowledged, .. } = self.members.get(&token)?;
+        let offset = acknowledged.unwrap_or(0).max(joined.offset);
+        let position = Position { epoch: joined.epoch.clone(), offset };
+        Some(Membership { filter: filter.clone(), position })
     }
 
-    pub fn acknowledge(&mut self, token: SessionToken, offset: u64) {
+    pub fn acknowledge(&mut self, token: SessionToken, position: &Position) {
         if let Some(member) = self.members.get_mut(&token) {
-            member.acknowledged = member.acknowledged.max(Some(offset.max(member.joined.offset)));
+            if member.joined.epoch != position.epoch {
+                member.advance(position);
+            }
+            member.acknowledged = member.acknowledged.max(Some(position.offset));
+        }
+    }
+
+    pub fn advance(&mut self, token: SessionToken, position: &Position) {
+        if let Some(member) = self.members.get_mut(&token) {
+            member.advance(position);
         }
     }
 
@@ -171,8 +175,11 @@ impl Table {
         Members { count: self.len(), principals, more: self.principals.len() > most }
     }
 
-    pub fn receipt(&self, offset: u64) -> Receipt {
-        let acknowledged = self.members.values().filter(|member| member.acknowledged >= Some(offset)).count();
+    pub fn receipt(&self, message: &Position) -> Receipt {
+        let has = |member: &&Member| {
+            member.joined.epoch == message.epoch && member.acknowledged >= Some(message.offset)
+        };
+        let acknowledged = self.members.values().filter(has).count();
         Receipt { members: self.len(), acknowledged }
     }
 
@@ -182,5 +189,15 @@ impl Table {
 
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+}
+
+impl Member {
+    /// Goes on from a position, which is never back within an epoch.
+    fn advance(&mut self, position: &Position) {
+        if self.joined.epoch != position.epoch {
+            (self.joined, self.acknowledged) = (position.clone(), None);
+        }
+        self.joined.offset = self.joined.offset.max(position.offset);
     }
 }

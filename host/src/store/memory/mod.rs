@@ -8,13 +8,12 @@ mod sessions;
 use super::*;
 use log::Log;
 use plugins::Plugins;
-use sessions::Sessions;
+use sessions::{Sessions, Taken};
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard},
 };
-use tokio::time::Instant;
 
 /// Locks over which rooms are spread: well above the number of cores, so that two seldom meet.
 const STRIPES: usize = 64;
@@ -112,6 +111,10 @@ impl Memory {
 
 const HELD: &str = "no code panics while it holds the store";
 
+fn taken_over() -> Unavailable {
+    Unavailable("the session is another connection's".to_owned())
+}
+
 #[async_trait::async_trait]
 impl Store for Memory {
     fn watch(&self, room: &RoomName) {
@@ -167,8 +170,11 @@ impl Store for Memory {
         &self,
         principal: &Arc<str>,
         connection: ConnectionId,
+        joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
-        Ok(self.sessions().create(principal.clone(), connection))
+        let token = self.sessions().create(principal.clone(), connection);
+        self.join(Hold { token, connection }, joins).await?;
+        Ok(token)
     }
 
     async fn resume_session(
@@ -176,49 +182,71 @@ impl Store for Memory {
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
-    ) -> Result<Option<Resumed>, Unavailable> {
+        asked: Instant,
+    ) -> Result<Resume, Unavailable> {
         let mut sessions = self.sessions();
-        let Some((previous, names)) = sessions.resume(token, principal, connection) else { return Ok(None) };
+        let (previous, names) = match sessions.resume(token, principal, connection, asked) {
+            Taken::Held(previous, names) => (previous, names),
+            Taken::Gone => return Ok(Resume::Gone),
+            Taken::Again => return Ok(Resume::Again),
+        };
         let membership = |room: RoomName| {
-            let membership = self.existing(&room, |log| log.members.get(token, log.epoch.clone()))??;
+            let membership = self.existing(&room, |log| log.members.get(token))??;
             Some((room, membership))
         };
         let rooms = names.into_iter().filter_map(membership).collect();
-        Ok(Some(Resumed { previous, rooms }))
+        Ok(Resume::Held(Resumed { previous, rooms }))
     }
 
-    fn detach(&self, token: SessionToken, connection: ConnectionId) {
-        self.sessions().detach(token, connection, Instant::now());
+    fn detach(&self, hold: Hold) {
+        self.sessions().detach(hold, Instant::now());
     }
 
-    fn end_session(&self, token: SessionToken, connection: ConnectionId) {
-        let rooms = self.sessions().end(token, connection);
-        rooms.iter().for_each(|room| self.forget(token, room));
+    fn end_session(&self, hold: Hold) {
+        let rooms = self.sessions().end(hold);
+        rooms.iter().for_each(|room| self.forget(hold.token, room));
     }
 
-    async fn join(&self, token: SessionToken, joins: Vec<Join>) -> Result<(), Unavailable> {
+    fn vouch(&self, _hold: Hold) {}
+
+    async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
         for Join { room, membership, anew } in joins {
-            let Some(principal) = sessions.enter(token, &room) else { break };
+            let principal = sessions.enter(hold, &room).ok_or_else(taken_over)?;
             self.with(&room, |log| {
                 if anew {
-                    log.members.remove(token);
+                    log.members.remove(hold.token);
                 }
-                log.members.insert(token, principal, membership);
+                log.members.insert(hold.token, principal, membership);
             });
         }
         Ok(())
     }
 
-    async fn leave(&self, token: SessionToken, room: &RoomName) -> Result<(), Unavailable> {
+    async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
-        sessions.exit(token, room);
-        self.forget(token, room);
+        if !sessions.is_held(hold) {
+            return Err(taken_over());
+        }
+        for room in rooms {
+            sessions.exit(hold, &room);
+            self.forget(hold.token, &room);
+        }
         Ok(())
     }
 
-    fn acknowledge(&self, token: SessionToken, room: &RoomName, offset: u64) {
-        self.existing(room, |log| log.members.acknowledge(token, offset));
+    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
+        let mut sessions = self.sessions();
+        if sessions.is_held(hold) {
+            self.existing(room, |log| log.members.acknowledge(hold.token, position));
+        }
+    }
+
+    fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
+        let mut sessions = self.sessions();
+        if sessions.is_held(hold) {
+            self.existing(room, |log| log.members.advance(hold.token, position));
+        }
     }
 
     async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
@@ -229,7 +257,7 @@ impl Store for Memory {
     async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
         let receipt = self.existing(room, |log| {
             let known = (1..=log.newest().offset).contains(&offset);
-            known.then(|| log.members.receipt(offset))
+            known.then(|| log.members.receipt(&log.position(offset)))
         });
         Ok(receipt.flatten())
     }
@@ -278,8 +306,8 @@ impl Store for Memory {
         Ok(self.held_plugins().reports())
     }
 
-    async fn check(&self) -> Result<(), Unavailable> {
-        Ok(())
+    async fn check(&self) -> Result<Option<String>, Unavailable> {
+        Ok(None)
     }
 
     async fn close(&self) {}

@@ -15,11 +15,20 @@ struct Session {
     principal: Arc<str>,
     rooms: BTreeSet<RoomName>,
     holder: Holder,
+    /// When it was handed to a connection last.
+    taken: Instant,
 }
 
 enum Holder {
     Connection(ConnectionId),
     NobodyUntil(Instant),
+}
+
+pub enum Taken {
+    /// The connection that held it, and its rooms.
+    Held(Option<ConnectionId>, Vec<RoomName>),
+    Gone,
+    Again,
 }
 
 impl Sessions {
@@ -30,7 +39,7 @@ impl Sessions {
     pub fn create(&mut self, principal: Arc<str>, connection: ConnectionId) -> SessionToken {
         let token = SessionToken::random();
         let holder = Holder::Connection(connection);
-        self.all.insert(token, Session { principal, rooms: BTreeSet::new(), holder });
+        self.all.insert(token, Session { principal, rooms: BTreeSet::new(), holder, taken: Instant::now() });
         token
     }
 
@@ -40,48 +49,56 @@ impl Sessions {
         token: SessionToken,
         principal: &str,
         connection: ConnectionId,
-    ) -> Option<(Option<ConnectionId>, Vec<RoomName>)> {
-        let session = self.all.get_mut(&token).filter(|session| *session.principal == *principal)?;
+        asked: Instant,
+    ) -> Taken {
+        let session = self.all.get_mut(&token).filter(|session| *session.principal == *principal);
+        let Some(session) = session else { return Taken::Gone };
         let previous = match session.holder {
             Holder::Connection(previous) => Some(previous),
-            Holder::NobodyUntil(end) if end <= Instant::now() => return None,
+            Holder::NobodyUntil(end) if end <= Instant::now() => return Taken::Gone,
             Holder::NobodyUntil(_) => None,
         };
-        session.holder = Holder::Connection(connection);
-        Some((previous, session.rooms.iter().cloned().collect()))
+        if asked < session.taken {
+            return Taken::Again;
+        }
+        (session.holder, session.taken) = (Holder::Connection(connection), Instant::now());
+        Taken::Held(previous, session.rooms.iter().cloned().collect())
     }
 
-    pub fn detach(&mut self, token: SessionToken, connection: ConnectionId, now: Instant) {
+    pub fn detach(&mut self, hold: Hold, now: Instant) {
         let end = now + self.ttl;
-        if let Some(session) = self.held(token, connection) {
+        if let Some(session) = self.held(hold) {
             session.holder = Holder::NobodyUntil(end);
-            self.ends.push_back((end, token));
+            self.ends.push_back((end, hold.token));
         }
     }
 
     /// Removes the session and gives its rooms.
-    pub fn end(&mut self, token: SessionToken, connection: ConnectionId) -> BTreeSet<RoomName> {
-        match self.held(token, connection) {
-            Some(_) => self.all.remove(&token).map(|session| session.rooms).unwrap_or_default(),
+    pub fn end(&mut self, hold: Hold) -> BTreeSet<RoomName> {
+        match self.held(hold) {
+            Some(_) => self.all.remove(&hold.token).map(|session| session.rooms).unwrap_or_default(),
             None => BTreeSet::new(),
         }
     }
 
-    fn held(&mut self, token: SessionToken, connection: ConnectionId) -> Option<&mut Session> {
-        let by =
-            |session: &&mut Session| matches!(session.holder, Holder::Connection(id) if id == connection);
-        self.all.get_mut(&token).filter(by)
+    fn held(&mut self, hold: Hold) -> Option<&mut Session> {
+        let by = |session: &&mut Session| matches!(session.holder, Holder::Connection(id) if id == hold.connection);
+        self.all.get_mut(&hold.token).filter(by)
     }
 
-    /// The principal, when the session is there.
-    pub fn enter(&mut self, token: SessionToken, room: &RoomName) -> Option<Arc<str>> {
-        let session = self.all.get_mut(&token)?;
+    pub fn is_held(&mut self, hold: Hold) -> bool {
+        self.held(hold).is_some()
+    }
+
+    /// The principal, where the connection holds the session.
+    pub fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<str>> {
+        let session = self.held(hold)?;
         session.rooms.insert(room.clone());
         Some(session.principal.clone())
     }
 
-    pub fn exit(&mut self, token: SessionToken, room: &str) {
-        if let Some(session) = self.all.get_mut(&token) {
+    pub fn exit(&mut self, hold: Hold, room: &str) {
+        if let Some(session) = self.held(hold) {
             session.rooms.remove(room);
         }
     }

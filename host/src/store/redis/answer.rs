@@ -32,6 +32,10 @@ pub fn pairs(value: Value) -> Result<Vec<Pair>, Unavailable> {
     Ok(texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
 }
 
+pub fn texts(value: Value) -> Result<Vec<Arc<str>>, Unavailable> {
+    list(value)?.into_iter().map(text).collect()
+}
+
 pub fn text(value: Value) -> Result<Arc<str>, Unavailable> {
     match value.as_str() {
         Some(text) => Ok(text.as_ref().into()),
@@ -46,6 +50,14 @@ pub fn number(value: &Value) -> Result<u64, Unavailable> {
         other => other.as_str().and_then(|text| text.parse().ok()),
     };
     number.ok_or_else(|| unexpected(value))
+}
+
+pub fn nth(parts: &[Arc<str>], n: usize) -> Result<u64, Unavailable> {
+    parts.get(n).and_then(|part| part.parse().ok()).ok_or_else(too_short)
+}
+
+pub fn too_short() -> Unavailable {
+    Unavailable("Redis answered less than was asked".to_owned())
 }
 
 /// Says what kind of value came and not the value, which may be somebody's data.

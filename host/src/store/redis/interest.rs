@@ -59,6 +59,8 @@ pub struct Found {
     pub missed: usize,
     /// Messages were missed that are no longer held.
     pub lost: bool,
+    /// The room goes on with another epoch.
+    pub anew: bool,
 }
 
 impl Interest {
@@ -161,6 +163,7 @@ impl Interest {
         } else {
             if !page.is_whole_after(&self.position) {
                 found.lost = true;
+                found.anew = ended != page.newest.epoch;
                 let first = page.messages.first();
                 self.time = first.map_or(page.time, |first| first.before);
                 let offset = first.map_or(page.newest.offset, |first| first.publication.offset - 1);

@@ -1,22 +1,29 @@
 //! This node's lease: renewed each second, and with it comes what other nodes left undone. A node whose lease has run out is
 //! dead to the others; if it lives all the same, it takes back what is its own under another name.
 
-use super::{Event, Redis, Shared, Unavailable, answer, reaper, scripts};
+use super::{
+    Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, patrol::Patrol, reaper, scripts,
+};
 use crate::{protocol::unix_ms, store::ConnectionId};
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// A node that was not heard of for so long is dead.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// How long a notice of a takeover is kept.
+pub const NOTICES: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(1);
 /// What was begun on what a node left is done by another if it is not done by then.
-const CLAIM: Duration = Duration::from_secs(30);
+const CLAIM: Duration = Duration::from_secs(15);
 /// Sessions whose time is over, at a time.
 const DUE: u64 = 500;
 /// How often a node sees to the list of rooms, if no other has.
 const PRUNE: Duration = Duration::from_secs(3600);
+/// How often the rooms that somebody here is in are listed again, should the list have been lost.
+const LIST: Duration = Duration::from_secs(60);
 /// How often everything is written again, so that nothing in use ends with its time to live.
 const REWRITE: Duration = Duration::from_secs(6 * 3600);
 
@@ -27,8 +34,17 @@ pub fn new_node() -> String {
 /// Takes a lease and holds it as long as the store is there.
 pub async fn hold(store: &Arc<Redis>) -> Result<(), Unavailable> {
     let now = Instant::now();
-    let mut lease = Lease { renewed: now, rewritten: now, pruned: now, away: false, names: Vec::new() };
-    lease.renew(&store.shared, true).await?;
+    let mut lease = Lease {
+        rewritten: now,
+        pruned: now,
+        listed: now,
+        away: false,
+        until: 0,
+        former: Vec::new(),
+        patrol: Patrol::default(),
+    };
+    let node = store.shared.node.load_full();
+    lease.tick(&store.shared, &node, Some("")).await?;
     let store = Arc::downgrade(store);
     tokio::spawn(async move { lease.run(store).await });
     Ok(())
@@ -50,13 +66,25 @@ pub async fn give_up(shared: &Shared) {
 }
 
 struct Lease {
-    renewed: Instant,
     rewritten: Instant,
     pruned: Instant,
+    listed: Instant,
     /// The last attempt failed, and that was said.
     away: bool,
-    /// Names of this node that ran out.
-    names: Vec<Arc<String>>,
+    /// Until when it is held, by Redis' clock, as Redis said last.
+    until: u64,
+    /// Names of this node that ran out, and when.
+    former: Vec<(Arc<String>, Instant)>,
+    patrol: Patrol,
+}
+
+/// Whether a lease is still what it was.
+enum Renewed {
+    Held,
+    /// Redis knows an older one than it gave.
+    WentBack,
+    /// Others took this node for dead, or Redis has forgotten it.
+    Lost,
 }
 
 impl Lease {
@@ -67,7 +95,7 @@ impl Lease {
             ticks.tick().await;
             let Some(store) = store.upgrade() else { return };
             let shared = &store.shared;
-            match self.renew(shared, false).await {
+            match self.renew(shared).await {
                 Ok(()) if self.away => {
                     tracing::info!(node = %shared.node.load(), "the store is back");
                     self.away = false;
@@ -78,80 +106,117 @@ impl Lease {
                         tracing::warn!(%error, "connections stay, publishing is refused until it is back");
                     }
                     self.away = true;
-                    if self.renewed.elapsed() > LEASE {
+                    if shared.is_lease_past() {
                         shared.metrics.lease.set(0);
                     }
                     continue;
                 }
             }
-            if let Err(error) = self.answer_calls(shared).await {
-                tracing::debug!(%error, "calls are answered later");
+            if let Err(error) = self.take_notices(shared).await {
+                tracing::debug!(%error, "takeovers are seen to later");
             }
+            self.patrol.look(shared, TICK);
             if self.pruned.elapsed() > PRUNE {
                 self.pruned = Instant::now();
                 reaper::prune(shared, PRUNE);
             }
             if self.rewritten.elapsed() > REWRITE {
-                self.rewrite(shared);
+                self.rewritten = Instant::now();
+                shared.rewrite_all();
+                shared.connections.rewrite();
             }
-            store.writer.wake();
+            if self.listed.elapsed() > LIST {
+                self.listed = Instant::now();
+                store.listener.send(Request::List).ok();
+            }
+            shared.estate.sweep().await;
+            shared.write_list().await;
         }
     }
 
-    async fn renew(&mut self, shared: &Arc<Shared>, first: bool) -> Result<(), Unavailable> {
-        let (names, node) = (&shared.names, shared.node.load_full());
+    async fn renew(&mut self, shared: &Arc<Shared>) -> Result<(), Unavailable> {
+        let node = shared.node.load_full();
+        match self.tick(shared, &node, None).await? {
+            Renewed::Held => Ok(()),
+            Renewed::WentBack => {
+                tracing::warn!("Redis has gone back; writing again what this node knows");
+                shared.doubt_all();
+                shared.connections.rewrite();
+                Ok(())
+            }
+            Renewed::Lost => self.come_back(shared, node).await,
+        }
+    }
+
+    /// Renews the lease, or takes one anew, in the place of a former name where there is one.
+    async fn tick(
+        &mut self,
+        shared: &Arc<Shared>,
+        node: &str,
+        anew: Option<&str>,
+    ) -> Result<Renewed, Unavailable> {
+        let names = &shared.names;
+        // Before the first answer Redis' clock is not known; nobody else waits for that one.
+        let deadline = match shared.time.now() {
+            0 => u64::MAX >> 11,
+            now => now + PATIENCE.as_millis() as u64,
+        };
         let keys = vec![names.leases(), names.dead(), names.ends(), names.clock()];
-        let arguments =
-            vec![node.as_str().into(), answer::millis(LEASE), answer::millis(CLAIM), answer::integer(DUE)];
-        let asked = unix_ms();
+        let arguments = vec![
+            node.into(),
+            answer::millis(LEASE),
+            answer::millis(CLAIM),
+            answer::integer(DUE),
+            answer::integer(anew.is_some().into()),
+            anew.unwrap_or_default().into(),
+            answer::integer(deadline),
+        ];
+        let (asked, began) = (unix_ms(), Instant::now());
         let mut parts = answer::list(shared.link.run(&scripts::TICK, keys, arguments).await?)?.into_iter();
         let mut next = || parts.next().unwrap_or(fred::types::Value::Null);
         let here = (asked + unix_ms()) / 2;
-        shared.clock.store(answer::number(&next())? as i64 - here as i64, Ordering::Relaxed);
-        let (held, nodes) = (answer::number(&next())? == 1, answer::number(&next())?);
-        let dead: Vec<_> = answer::list(next())?.into_iter().map(answer::text).collect::<Result<_, _>>()?;
-        let due: Vec<_> = answer::list(next())?.into_iter().map(answer::text).collect::<Result<_, _>>()?;
-        (self.renewed, _) = (Instant::now(), shared.metrics.nodes.set(nodes as i64));
+        let exact = answer::number(&next())?;
+        shared.time.heard(exact);
+        let time = exact / 1000;
+        shared.clock.store(time as i64 - here as i64, Ordering::Relaxed);
+        let held = answer::text(next())?;
+        let nodes = answer::number(&next())?;
+        let (dead, due) = (answer::texts(next())?, answer::texts(next())?);
+        let Ok(held) = held.parse::<u64>() else { return Ok(Renewed::Lost) };
+        let went_back = anew.is_none() && held < self.until;
+        self.until = time + LEASE.as_millis() as u64;
+        shared.renewed(began);
+        shared.metrics.nodes.set(nodes as i64);
         shared.metrics.lease.set(1);
-        if !held && !first {
-            self.come_back(shared, &node);
-        }
-        reaper::start(shared, dead, due);
+        reaper::start(shared, reaper::listed(&dead), reaper::listed(&due));
+        Ok(if went_back { Renewed::WentBack } else { Renewed::Held })
+    }
+
+    /// What others may be clearing away goes under the old name.
+    async fn come_back(&mut self, shared: &Arc<Shared>, former: Arc<String>) -> Result<(), Unavailable> {
+        let name = new_node();
+        tracing::warn!(node = %former, now = name, "the lease ran out; taking everything back under another name");
+        self.tick(shared, &name, Some(&former)).await?;
+        shared.node.store(Arc::new(name));
+        self.former.push((former, Instant::now()));
+        shared.doubt_all();
+        shared.connections.rewrite();
         Ok(())
     }
 
-    /// Others took this node for dead, or Redis has forgotten it. What they are clearing away goes under the old name.
-    fn come_back(&mut self, shared: &Arc<Shared>, node: &Arc<String>) {
-        let name = new_node();
-        tracing::warn!(node = %node, now = name, "the lease ran out; taking everything back under another name");
-        self.names.push(node.clone());
-        shared.node.store(Arc::new(name));
-        self.rewrite(shared);
-    }
-
-    fn rewrite(&mut self, shared: &Shared) {
-        self.rewritten = Instant::now();
-        let principals = shared.counts.principals();
-        let mut held = shared.held();
-        held.rewrite();
-        principals.iter().for_each(|principal| held.recount(principal));
-    }
-
     /// Connections whose sessions others took over.
-    async fn answer_calls(&self, shared: &Shared) -> Result<(), Unavailable> {
+    async fn take_notices(&mut self, shared: &Shared) -> Result<(), Unavailable> {
+        self.former.retain(|(_, since)| since.elapsed() < NOTICES);
         let node = shared.node.load_full();
-        for name in self.names.iter().chain([&node]) {
-            let calls =
-                shared.link.command("LPOP", vec![shared.names.calls(name).into(), "1000".into()]).await?;
-            let calls = if calls.is_null() { vec![] } else { answer::list(calls)? };
-            for connection in calls.into_iter().map(answer::text) {
-                let Some(connection) = ConnectionId::parse(&connection?) else { continue };
-                let mut held = shared.held();
-                if let Some(token) = held.of(connection) {
-                    held.forget(token);
+        for name in self.former.iter().map(|(name, _)| name).chain([&node]) {
+            let command = vec![shared.names.takeovers(name).into(), "1000".into()];
+            // A former name may be on a server that does not answer.
+            let Ok(notices) = shared.link.command("LPOP", command).await else { continue };
+            let notices = if notices.is_null() { vec![] } else { answer::texts(notices)? };
+            for connection in notices {
+                if let Some(connection) = ConnectionId::parse(&connection) {
+                    (shared.feed)(Event::TakenOver(connection));
                 }
-                drop(held);
-                (shared.feed)(Event::TakenOver(connection));
             }
         }
         Ok(())

@@ -15,7 +15,10 @@ use fred::{
     },
 };
 use futures_util::FutureExt;
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 use tokio::sync::broadcast::Receiver;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +37,13 @@ pub struct Link {
     commands: Client,
     subscriber: Client,
     metrics: StoreMetrics,
+    /// Slots of a Cluster whose server cannot be reached.
+    failing: AtomicU64,
     /// Nobody needs the connections any more.
     closed: CancellationToken,
+    /// Instead of them.
+    #[cfg(test)]
+    wire: Option<super::model::Wire>,
 }
 
 /// What a link tells by itself.
@@ -45,6 +53,8 @@ pub struct Signals {
     pub reconnected: Receiver<Server>,
     /// Slots of a Cluster have moved.
     pub moved: Receiver<Vec<ClusterStateChange>>,
+    /// A server is connected anew for commands.
+    pub connected: Receiver<Server>,
 }
 
 impl Link {
@@ -88,8 +98,31 @@ impl Link {
             messages: subscriber.message_rx(),
             reconnected: subscriber.reconnect_rx(),
             moved: commands.cluster_change_rx(),
+            connected: commands.reconnect_rx(),
         };
-        Ok((Self { commands, subscriber, metrics, closed }, signals))
+        let link = Self {
+            commands,
+            subscriber,
+            metrics,
+            failing: AtomicU64::new(0),
+            closed,
+            #[cfg(test)]
+            wire: None,
+        };
+        Ok((link, signals))
+    }
+
+    /// One that leads to the model's Redis.
+    #[cfg(test)]
+    pub fn modelled(client: &Client, metrics: StoreMetrics, wire: super::model::Wire) -> Self {
+        Self {
+            commands: client.clone(),
+            subscriber: client.clone(),
+            metrics,
+            failing: AtomicU64::new(0),
+            closed: CancellationToken::new(),
+            wire: Some(wire),
+        }
     }
 
     /// Runs a script, whose keys are all of one tag.
@@ -99,6 +132,10 @@ impl Link {
         keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
+        #[cfg(test)]
+        if let Some(wire) = &self.wire {
+            return wire.run(script, keys, arguments).await;
+        }
         let commands = self.commands();
         self.asked(script.name, || async {
             let known = commands.evalsha(&script.sha1, keys.clone(), arguments.clone()).await;
@@ -114,6 +151,10 @@ impl Link {
 
     /// One command, whose key comes first.
     pub async fn command(&self, name: &'static str, arguments: Vec<Value>) -> Result<Value, Unavailable> {
+        #[cfg(test)]
+        if let Some(wire) = &self.wire {
+            return wire.command(name, arguments).await;
+        }
         let commands = self.commands();
         self.asked(name, || {
             let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
@@ -156,6 +197,41 @@ impl Link {
         result
     }
 
+    pub fn is_clustered(&self) -> bool {
+        #[cfg(test)]
+        if let Some(wire) = &self.wire {
+            return wire.is_clustered();
+        }
+        self.commands.is_clustered()
+    }
+
+    /// The servers that commands go to.
+    pub fn servers(&self) -> Vec<Server> {
+        self.commands.active_connections()
+    }
+
+    /// What a server is: another after each start, and after each promotion of a replica.
+    pub async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
+        let node = self.commands.is_clustered().then(|| server.clone());
+        let commands = self.commands.with_options(&Options {
+            fail_fast: true,
+            cluster_node: node,
+            ..Options::default()
+        });
+        let ask = || {
+            let command = CustomCommand::new_static("INFO", ClusterHash::Random, false);
+            commands.custom::<String, _>(command, vec!["server", "replication"])
+        };
+        let info = self.asked("INFO", ask).await?;
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
+        };
+        match (field("run_id"), field("master_replid")) {
+            (Some(run), Some(replication)) => Ok(format!("{run} {replication}")),
+            _ => Err(Unavailable("Redis does not say which it is".to_owned())),
+        }
+    }
+
     /// Sharded channels came with version 7.
     pub async fn check_version(&self) -> Result<(), String> {
         match self.commands.server_version() {
@@ -186,8 +262,17 @@ impl Link {
             commands.custom::<String, _>(command, vec!["INFO"])
         };
         let info = self.asked("CLUSTER", ask).await?;
-        let epoch = info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"));
-        Ok(epoch.and_then(|epoch| epoch.trim().parse().ok()))
+        let number = |name: &str| -> Option<u64> {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+        };
+        let failing = number("cluster_slots_pfail").unwrap_or(0) + number("cluster_slots_fail").unwrap_or(0);
+        self.failing.store(failing, Ordering::Relaxed);
+        Ok(number("cluster_current_epoch"))
+    }
+
+    /// How many slots of a Cluster have a server that others cannot reach, as one of them said last.
+    pub fn failing_slots(&self) -> u64 {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// When this returns, what is published to the channel is heard.

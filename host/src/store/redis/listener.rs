@@ -2,6 +2,7 @@
 //! reconnect, after a slot has moved, after messages were missed, and now and then without a reason.
 
 use super::{
+    Shared,
     interest::{Interest, Next},
     link::Signals,
     rooms::Rooms,
@@ -19,7 +20,7 @@ use futures_util::StreamExt;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -47,6 +48,8 @@ pub enum Request {
     },
     /// Which topology a Cluster has.
     Topology(u64),
+    /// All rooms are to be listed, should the list have been lost.
+    List,
 }
 
 pub struct Listener {
@@ -55,6 +58,8 @@ pub struct Listener {
     metrics: StoreMetrics,
     /// Milliseconds that Redis' clock is ahead of this node's.
     clock: Arc<AtomicI64>,
+    /// Told of rooms that may have forgotten who is in them.
+    shared: Weak<Shared>,
     /// Weak: who asks keeps the listener, not the listener itself.
     requests: mpsc::WeakUnboundedSender<Request>,
     interests: HashMap<RoomName, Interest>,
@@ -67,18 +72,13 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn new(
-        rooms: Rooms,
-        feed: Feed,
-        metrics: StoreMetrics,
-        clock: Arc<AtomicI64>,
-        requests: mpsc::WeakUnboundedSender<Request>,
-    ) -> Self {
+    pub fn new(shared: &Arc<Shared>, requests: mpsc::WeakUnboundedSender<Request>) -> Self {
         Self {
-            rooms,
-            feed,
-            metrics,
-            clock,
+            rooms: shared.rooms.clone(),
+            feed: shared.feed.clone(),
+            metrics: shared.metrics.clone(),
+            clock: shared.clock.clone(),
+            shared: Arc::downgrade(shared),
             requests,
             interests: HashMap::new(),
             asked: 0,
@@ -142,6 +142,11 @@ impl Listener {
                     self.answered(room, page);
                 }
             }
+            Request::List => {
+                if let Some(shared) = self.shared.upgrade() {
+                    self.interests.keys().for_each(|room| shared.list(room));
+                }
+            }
             Request::Topology(topology) => {
                 if self.topology.replace(topology).is_some_and(|before| before != topology) {
                     tracing::info!(rooms = self.interests.len(), "the Cluster has changed; subscribing anew");
@@ -176,6 +181,11 @@ impl Listener {
         if found.lost {
             tracing::warn!(room = &*room, "messages were missed that are no longer held");
             self.metrics.losses.inc();
+        }
+        if found.anew
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared.has_forgotten(&room);
         }
         match next {
             Next::Nothing => {}

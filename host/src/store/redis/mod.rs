@@ -2,42 +2,49 @@
 //! What its keys are and how long each lives is in docs/nodes.md.
 
 mod answer;
-mod batch;
-mod held;
+mod batcher;
+mod clock;
+mod connections;
+mod estate;
 mod interest;
 mod keyring;
 mod lease;
 mod link;
 mod listener;
+mod members;
+#[cfg(test)]
+pub mod model;
 mod names;
+mod patrol;
 mod plugins;
 mod reaper;
+mod record;
 mod rooms;
 mod rounds;
 mod scripts;
+mod servers;
 mod sessions;
 mod shared;
 mod url;
 mod wire;
-mod writer;
 
 pub use keyring::Keyring;
 pub use url::RedisUrl;
 
 use super::*;
 use crate::metrics::StoreMetrics;
-use held::{Held, Leaving};
 use link::Link;
 use listener::{Listener, Request};
 use names::Names;
 use plugins::Plugins;
+use record::Change as Rooming;
 use rooms::Rooms;
+use sessions::Leaving;
 use shared::Shared;
 use tokio::sync::mpsc;
-use writer::Writer;
 
 /// Of the keys. A node refuses to start on keys of another.
-const SCHEMA: &str = "1";
+const SCHEMA: &str = "2";
 /// How long a room, a membership or a session is kept that nobody touches. What is in use is written again within a quarter
 /// of it.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -51,6 +58,19 @@ impl SessionToken {
         use sha2::Digest;
         let digest = sha2::Sha256::digest(self.0);
         SessionId(digest[..16].try_into().expect("sixteen bytes"))
+    }
+}
+
+impl SessionId {
+    fn parse(text: &str) -> Option<Self> {
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+        Some(Self(bits.to_be_bytes()))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -71,7 +91,6 @@ pub struct Site {
 pub struct Redis {
     shared: Arc<Shared>,
     listener: mpsc::UnboundedSender<Request>,
-    writer: Writer,
 }
 
 impl Redis {
@@ -84,21 +103,12 @@ impl Redis {
     ) -> Result<Arc<Self>, String> {
         let (link, signals) = open(site, metrics.clone()).await?;
         let names = Names::new(&site.prefix);
-        let shared = Shared::new(link, names, retention, metrics.clone(), feed.clone());
-        let writer = Writer::start(&shared);
+        let shared = Shared::new(link, names, retention, metrics, feed);
         let (listener, requests) = mpsc::unbounded_channel();
-        // Members of a room that begins anew go on from there, also when they come back on another node.
-        let rebasing = shared.clone();
-        let feed: Feed = Arc::new(move |event| {
-            if let Event::Lost { room, position } = &event {
-                rebasing.held().rebase(room, position);
-            }
-            feed(event)
-        });
-        let (rooms, clock) = (shared.rooms.clone(), shared.clock.clone());
-        let listens = Listener::new(rooms, feed, metrics, clock, listener.downgrade());
+        let listens = Listener::new(&shared, listener.downgrade());
+        servers::watch(&shared, signals.connected.resubscribe()).await;
         tokio::spawn(listens.run(requests, signals));
-        let store = Arc::new(Self { shared, listener, writer });
+        let store = Arc::new(Self { shared, listener });
         lease::hold(&store).await.map_err(|error| error.to_string())?;
         Ok(store)
     }
@@ -135,7 +145,7 @@ async fn open(site: &Site, metrics: StoreMetrics) -> Result<(Link, link::Signals
 #[async_trait::async_trait]
 impl Store for Redis {
     fn watch(&self, room: &RoomName) {
-        self.change(|held| held.list(room.shared()));
+        self.shared.list(room);
         self.listener.send(Request::Watch(room.clone())).ok();
     }
 
@@ -145,7 +155,9 @@ impl Store for Redis {
 
     async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable> {
         let (stored, new) = self.shared.rooms.publish(message).await?;
-        self.list(message.room, new);
+        if new {
+            self.shared.list(message.room);
+        }
         Ok(stored)
     }
 
@@ -156,26 +168,30 @@ impl Store for Redis {
         limit: usize,
     ) -> Result<History, Unavailable> {
         let (page, new) = self.shared.rooms.read(&room.shared(), after, limit).await?;
-        self.list(room, new);
+        if new {
+            self.shared.list(room);
+        }
         let (more, whole) = (page.has_more(), after.is_none_or(|after| page.is_whole_after(after)));
         let messages = page.messages.into_iter().map(|heard| heard.publication).collect();
         Ok(History { newest: page.newest, messages, more, whole })
     }
 
     async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {
-        self.count(principal, most).await
+        let deadline = self.shared.time.now() + clock::DEADLINE.as_millis() as u64;
+        self.shared.connections.take(principal, most, deadline).await
     }
 
     fn give_back(&self, principal: &Arc<str>) {
-        self.uncount(principal);
+        self.shared.connections.give_back(principal);
     }
 
     async fn create_session(
         &self,
         principal: &Arc<str>,
         connection: ConnectionId,
+        joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
-        self.create(principal, connection).await
+        self.shared.create(principal, connection, joins).await
     }
 
     async fn resume_session(
@@ -183,33 +199,37 @@ impl Store for Redis {
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
-    ) -> Result<Option<Resumed>, Unavailable> {
-        self.resume(token, principal, connection).await
+        asked: Instant,
+    ) -> Result<Resume, Unavailable> {
+        self.shared.resume(token, principal, connection, asked).await
     }
 
-    fn detach(&self, token: SessionToken, connection: ConnectionId) {
-        self.change(|held| held.let_go(token, connection, Leaving::Detached));
+    fn detach(&self, hold: Hold) {
+        self.shared.let_go(hold.connection, Leaving::Detached);
     }
 
-    fn end_session(&self, token: SessionToken, connection: ConnectionId) {
-        self.change(|held| held.let_go(token, connection, Leaving::Over));
+    fn end_session(&self, hold: Hold) {
+        self.shared.let_go(hold.connection, Leaving::Over);
     }
 
-    async fn join(&self, token: SessionToken, joins: Vec<Join>) -> Result<(), Unavailable> {
-        if joins.is_empty() {
-            return Ok(());
-        }
-        self.change(|held| joins.into_iter().for_each(|join| held.join(token, join)));
-        self.writer.written().await
+    fn vouch(&self, hold: Hold) {
+        self.shared.vouch(hold.connection);
     }
 
-    async fn leave(&self, token: SessionToken, room: &RoomName) -> Result<(), Unavailable> {
-        self.change(|held| held.leave(token, room));
-        self.writer.written().await
+    async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
+        self.shared.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await
     }
 
-    fn acknowledge(&self, token: SessionToken, room: &RoomName, offset: u64) {
-        self.change(|held| held.acknowledge(token, room, offset));
+    async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
+        self.shared.change(hold.token, hold.connection, Rooming { join: vec![], leave }).await
+    }
+
+    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
+        self.shared.acknowledge(hold.connection, room, position);
+    }
+
+    fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
+        self.shared.advance(hold.connection, room, position);
     }
 
     async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
@@ -267,21 +287,27 @@ impl Store for Redis {
         self.versions().reports(self.shared.now()).await
     }
 
-    async fn check(&self) -> Result<(), Unavailable> {
+    async fn check(&self) -> Result<Option<String>, Unavailable> {
         self.shared.link.ping().await?;
-        match self.shared.metrics.lease.get() {
-            1 => Ok(()),
-            _ => Err(Unavailable("this node could not renew its lease yet".to_owned())),
+        if self.shared.metrics.lease.get() != 1 {
+            return Err(Unavailable("this node could not renew its lease yet".to_owned()));
         }
+        let failing = |slots| {
+            format!(
+                "{slots} slots of the Cluster cannot be reached: rooms and sessions that are there are refused"
+            )
+        };
+        Ok(Some(self.shared.link.failing_slots()).filter(|slots| *slots > 0).map(failing))
     }
 
     async fn close(&self) {
+        let shared = &self.shared;
+        tokio::join!(shared.sessions.left(), shared.members.written(), shared.connections.written());
+        shared.write_list().await;
+        self.versions().unreport(&shared.node.load()).await.ok();
         // Otherwise others find out when the lease runs out, and clear away what is left.
-        if self.writer.written().await.is_ok() {
-            self.versions().unreport(&self.shared.node.load()).await.ok();
-            lease::give_up(&self.shared).await;
-        }
-        self.shared.link.close();
+        lease::give_up(shared).await;
+        shared.link.close();
     }
 }
 
@@ -291,20 +317,8 @@ fn is_in_use(room: &RoomSummary) -> bool {
 }
 
 impl Redis {
-    /// Notes what is to be written.
-    fn change(&self, change: impl FnOnce(&mut Held)) {
-        change(&mut self.shared.held());
-        self.writer.wake();
-    }
-
     fn versions(&self) -> Plugins<'_> {
         Plugins { link: &self.shared.link, names: &self.shared.names }
-    }
-
-    fn list(&self, room: &RoomName, new: bool) {
-        if new {
-            self.change(|held| held.list(room.shared()));
-        }
     }
 }
 

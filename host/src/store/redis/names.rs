@@ -42,7 +42,17 @@ impl Names {
         self.key(room, "members")
     }
 
-    /// Sorted set: what each member has acknowledged.
+    /// Hash: by session, which write of it said last that it is in the room or was, and then when it was removed.
+    pub fn fences(&self, room: &str) -> String {
+        self.key(room, "fences")
+    }
+
+    /// Sorted set: when sessions were removed from the room, as long as that is remembered.
+    pub fn removals(&self, room: &str) -> String {
+        self.key(room, "removals")
+    }
+
+    /// Sorted set: what each member has acknowledged in the room's epoch.
     pub fn acks(&self, room: &str) -> String {
         self.key(room, "acks")
     }
@@ -91,14 +101,14 @@ impl Names {
         self.key("/nodes", "clock")
     }
 
-    /// Set: what a node would leave behind: principals with connections, and sessions.
+    /// Set: what a node would leave behind: principals with connections, and sessions with the connections that hold them.
     pub fn estate(&self, node: &str) -> String {
         self.key(&format!("/node-{node}"), "estate")
     }
 
     /// List: connections of a node whose sessions others took over.
-    pub fn calls(&self, node: &str) -> String {
-        self.key(&format!("/node-{node}"), "calls")
+    pub fn takeovers(&self, node: &str) -> String {
+        self.key(&format!("/node-{node}"), "takeovers")
     }
 
     /// Sorted set, by name: all rooms.

@@ -26,10 +26,15 @@ fn new_epoch() -> String {
 }
 
 impl Rooms {
+    /// Of what begins anew together.
+    fn keys(&self, room: &str) -> Vec<String> {
+        vec![self.names.room(room), self.names.log(room), self.names.acks(room)]
+    }
+
     /// Gives also whether the room is new.
     pub async fn publish(&self, message: Message<'_>) -> Result<(Stored, bool), Unavailable> {
         let Message { room, event, data, key } = message;
-        let mut keys = vec![self.names.room(room), self.names.log(room)];
+        let mut keys = self.keys(room);
         keys.extend(key.map(|key| self.names.once(room, key)));
         let history = &self.retention.history;
         let arguments = vec![
@@ -65,7 +70,7 @@ impl Rooms {
             answer::millis(age),
             answer::millis(KEEP + age),
         ];
-        let keys = vec![self.names.room(room), self.names.log(room)];
+        let keys = self.keys(room);
         let mut parts = answer::list(self.link.run(&scripts::READ, keys, arguments).await?)?.into_iter();
         let mut next = || parts.next().unwrap_or(Value::Null);
         let newest = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
@@ -81,7 +86,7 @@ impl Rooms {
 
     /// Ends an epoch that cannot be trusted to go on.
     pub async fn renew(&self, room: &str, ended: &str) -> Result<(), Unavailable> {
-        let keys = vec![self.names.room(room), self.names.log(room)];
+        let keys = self.keys(room);
         self.link.run(&scripts::RENEW, keys, vec![ended.into(), new_epoch().into()]).await.map(drop)
     }
 

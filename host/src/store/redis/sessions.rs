@@ -1,189 +1,244 @@
-//! Sessions and connections that come: each is asked of Redis at once, because its answer decides.
+//! The sessions that connections of this node hold. What is written of one is decided by its record; how it comes here, is written and
+//! goes is carried out beside this.
+
+mod claiming;
+mod leaving;
+mod writing;
 
 use super::{
-    KEEP, Redis, answer,
-    held::{Place, Session},
-    scripts,
+    SessionId, Shared,
+    record::{Record, held_entry},
 };
 use crate::{
     protocol::Position,
     room::RoomName,
-    store::{ConnectionId, Membership, Resumed, SessionToken, Unavailable},
+    store::{ConnectionId, Event, Unavailable},
 };
-use fred::types::Value;
-use futures_util::future::try_join_all;
-use std::{collections::BTreeMap, sync::Arc};
+use leaving::leave;
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+use tokio_util::task::TaskTracker;
 
-/// A session as its node's estate and the list of ends have it.
-pub fn entry(principal: &str, token: SessionToken) -> String {
-    format!("{principal} {}", token.id())
+/// After a write that nobody waits for and that failed.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest that it becomes, when more of them fail.
+const LONG_PAUSE: Duration = Duration::from_secs(2);
+/// Sessions that are written at a time without anybody waiting for it: when all are to be written, clients are not to notice.
+const AT_ONCE: usize = 64;
+/// Between pings to so many connections: 10,000 take a second and a half.
+const PROBE_PACE: Duration = Duration::from_millis(10);
+/// Sessions that are looked at before others have their turn.
+const MANY: usize = 256;
+/// A session that was let go is remembered for so long, should Redis turn out to have forgotten it.
+const RECENT: Duration = Duration::from_secs(10);
+
+/// A session that a connection of this node holds, or held until somebody else took it.
+pub struct Session {
+    pub principal: Arc<str>,
+    pub id: SessionId,
+    pub connection: ConnectionId,
+    record: Mutex<Record>,
+    /// The name of this node in whose estate it is.
+    node: Mutex<Arc<String>>,
+    /// Held while a write is under way: there is one at a time.
+    writing: tokio::sync::Mutex<()>,
+    /// A task sees to what is not written yet.
+    settling: AtomicBool,
+    /// The connection has ended, or the session is another's.
+    over: AtomicBool,
 }
 
-/// A place in a room as a session's hash has it: epoch, offset, and the filter where there is one.
-pub fn written(place: &Place) -> String {
-    let Position { epoch, offset } = &place.joined;
-    match &place.filter {
-        Some(filter) => format!("{epoch} {offset} {filter}"),
-        None => format!("{epoch} {offset}"),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It can be resumed.
+    Detached,
+    Over,
+}
+
+pub struct Sessions {
+    held: Mutex<BTreeMap<ConnectionId, Arc<Session>>>,
+    /// Those that were let go a moment ago.
+    recent: Mutex<VecDeque<(Instant, Arc<Session>, Leaving)>>,
+    /// Rooms whose members are to be written again.
+    forgotten: Mutex<HashSet<RoomName>>,
+    at_once: Semaphore,
+    /// The same for those that failed before: what cannot be reached does not hold up what can.
+    again: Semaphore,
+    /// Letting go, and giving up what came late.
+    tasks: TaskTracker,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            held: Mutex::default(),
+            recent: Mutex::default(),
+            forgotten: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            again: Semaphore::new(AT_ONCE),
+            tasks: TaskTracker::new(),
+        }
     }
 }
 
-fn read(text: &str) -> Option<Place> {
-    let mut parts = text.splitn(3, ' ');
-    let joined = Position { epoch: parts.next()?.into(), offset: parts.next()?.parse().ok()? };
-    Some(Place { filter: parts.next().map(Into::into), joined, acknowledged: None })
+impl Session {
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().expect("no code panics while it holds a record")
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    pub fn node(&self) -> Arc<String> {
+        self.node.lock().expect("no code panics while it holds a name").clone()
+    }
+
+    /// Keeps it from being written or let go, if that is not happening now.
+    pub fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.writing.try_lock().ok().filter(|_| !self.is_over())
+    }
+
+    pub fn held_entry(&self) -> String {
+        held_entry(&self.principal, self.id, self.connection)
+    }
 }
 
-impl Redis {
-    /// A place for one more connection of a principal.
-    pub(super) async fn count(
-        &self,
-        principal: &Arc<str>,
-        most: u32,
-    ) -> Result<Result<(), u32>, Unavailable> {
-        let shared = &self.shared;
-        let (own, node) = (shared.counts.add(principal), shared.node.load_full());
-        let arguments = vec![
-            node.as_str().into(),
-            answer::integer(own.into()),
-            answer::integer(most.into()),
-            answer::millis(KEEP),
-        ];
-        let left = [shared.names.estate(&node).into(), Value::from(&**principal)];
-        let (taken, noted) = tokio::join!(
-            shared.link.run(&scripts::PLACE, vec![shared.names.connections(principal)], arguments),
-            shared.link.command("SADD", left.to_vec()),
-        );
-        let taken = noted.and(taken).and_then(|taken| match taken {
-            Value::Integer(-1) => Ok(Ok(())),
-            taken => answer::number(&taken).map(|count| Err(count as u32)),
-        });
-        if !matches!(taken, Ok(Ok(()))) {
-            shared.counts.subtract(principal);
+impl Sessions {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Session>>> {
+        self.held.lock().expect("no code panics while it holds the sessions")
+    }
+
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.held().values().cloned().collect()
+    }
+
+    pub fn connections(&self) -> Vec<ConnectionId> {
+        self.held().keys().copied().collect()
+    }
+
+    pub fn of(&self, connection: ConnectionId) -> Option<Arc<Session>> {
+        self.held().get(&connection).cloned()
+    }
+
+    /// Waits until all that were let go are so in Redis.
+    pub async fn left(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    pub fn taken_over(&self, session: &Session) {
+        session.over.store(true, Ordering::Relaxed);
+        (self.feed)(Event::TakenOver(session.connection));
+    }
+
+    /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
+    pub fn doubt(&self, session: &Session) {
+        session.record().doubt();
+        self.probe(session);
+    }
+
+    fn probe(&self, session: &Session) {
+        (self.feed)(Event::Probe(session.connection));
+    }
+
+    /// The client of a connection was heard after [`Event::Probe`].
+    pub fn vouch(self: &Arc<Self>, connection: ConnectionId) {
+        let Some(session) = self.sessions.of(connection) else { return };
+        session.record().vouch();
+        self.settle(&session);
+    }
+
+    pub fn acknowledge(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
+        let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
+        let (is_new, wants_write) = {
+            let mut record = session.record();
+            (record.acknowledge(room, position), record.wants_write())
+        };
+        if is_new {
+            self.members.acknowledge(session.id, room, position.clone());
         }
-        // Counts cross one another on the way: what is so in the end is written afterwards.
-        self.recount(principal);
-        taken
-    }
-
-    pub(super) fn uncount(&self, principal: &Arc<str>) {
-        self.shared.counts.subtract(principal);
-        self.recount(principal);
-    }
-
-    fn recount(&self, principal: &Arc<str>) {
-        self.change(|held| held.recount(principal));
-    }
-
-    pub(super) async fn create(
-        &self,
-        principal: &Arc<str>,
-        connection: ConnectionId,
-    ) -> Result<SessionToken, Unavailable> {
-        let (shared, token) = (&self.shared, SessionToken::random());
-        let node = shared.node.load_full();
-        let arguments = vec![connection.to_string().into(), node.as_str().into(), answer::millis(KEEP)];
-        let (made, noted) = tokio::join!(
-            shared.link.run(&scripts::CLAIM, vec![shared.names.session(principal, token.id())], arguments),
-            self.note(&node, principal, token),
-        );
-        made.and(noted)?;
-        let session = Session { principal: principal.clone(), connection, rooms: BTreeMap::new() };
-        shared.held().insert(token, session);
-        Ok(token)
-    }
-
-    /// Puts a session among what this node would leave behind.
-    async fn note(&self, node: &str, principal: &str, token: SessionToken) -> Result<(), Unavailable> {
-        let arguments = vec![self.shared.names.estate(node).into(), entry(principal, token).into()];
-        self.shared.link.command("SADD", arguments).await.map(drop)
-    }
-
-    pub(super) async fn resume(
-        &self,
-        token: SessionToken,
-        principal: &Arc<str>,
-        connection: ConnectionId,
-    ) -> Result<Option<Resumed>, Unavailable> {
-        let shared = &self.shared;
-        // What this node knows of it and Redis not yet must be there before it is read.
-        if shared.held().is_leaving(token) {
-            self.writer.written().await?;
+        if wants_write {
+            self.settle(&session);
         }
-        let node = shared.node.load_full();
-        let arguments = vec![connection.to_string().into(), node.as_str().into(), answer::millis(KEEP)];
-        let keys = vec![shared.names.session(principal, token.id())];
-        let found = shared.link.run(&scripts::RESUME, keys, arguments).await?;
-        if found.is_null() {
-            return Ok(None);
-        }
-        let mut parts = answer::list(found)?.into_iter();
-        let mut next = || parts.next().unwrap_or(Value::Null);
-        let (previous, on) = (answer::text(next())?, answer::text(next())?);
-        let places = places(answer::list(next())?)?;
-        let ended = vec![shared.names.ends().into(), entry(principal, token).into()];
-        let (noted, ends, acknowledged) = tokio::join!(
-            self.note(&node, principal, token),
-            shared.link.command("ZREM", ended),
-            self.acknowledged(token, &places),
-        );
-        noted.and(ends)?;
-        let mut rooms = BTreeMap::new();
-        for ((room, mut place), acknowledged) in places.into_iter().zip(acknowledged?) {
-            place.acknowledged = acknowledged;
-            rooms.insert(room, place);
-        }
-        let memberships = rooms.iter().map(|(room, place)| (room.clone(), membership(place))).collect();
-        let session = Session { principal: principal.clone(), connection, rooms };
-        shared.held().insert(token, session);
-        if !previous.is_empty() && *on != *node {
-            self.call(&on, &previous).await;
-        }
-        Ok(Some(Resumed { previous: ConnectionId::parse(&previous), rooms: memberships }))
     }
 
-    /// What a session has acknowledged in each room.
-    async fn acknowledged(
-        &self,
-        token: SessionToken,
-        places: &[(RoomName, Place)],
-    ) -> Result<Vec<Option<u64>>, Unavailable> {
-        let asked = places.iter().map(async |(room, _)| {
-            let arguments = vec![self.shared.names.acks(room).into(), token.id().to_string().into()];
-            match self.shared.link.command("ZSCORE", arguments).await? {
-                Value::Null => Ok(None),
-                // 0 stands for a member that has acknowledged nothing.
-                score => answer::number(&score).map(|offset| Some(offset).filter(|offset| *offset > 0)),
+    pub fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
+        let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
+        let moved = session.record().advance(room, position);
+        if moved {
+            self.settle(&session);
+        }
+    }
+
+    /// All sessions may have been lost, or let go.
+    pub fn doubt_all(self: &Arc<Self>) {
+        let sessions = self.sessions.all();
+        sessions.iter().for_each(|session| session.record().doubt());
+        let shared = self.clone();
+        tokio::spawn(async move {
+            for some in sessions.chunks(AT_ONCE) {
+                some.iter().for_each(|session| shared.probe(session));
+                sleep(PROBE_PACE).await;
             }
         });
-        try_join_all(asked).await
+        let recent: Vec<_> =
+            self.sessions.recent.lock().expect("no code panics while it holds them").drain(..).collect();
+        for (at, session, how) in recent {
+            if at.elapsed() < RECENT {
+                session.record().unsettle();
+                self.sessions.tasks.spawn(leave(self.clone(), session, how));
+            }
+        }
     }
 
-    /// Tells another node that one of its connections is not needed any more. It looks each second; if it is gone, nobody
-    /// has to be told.
-    async fn call(&self, node: &str, connection: &str) {
-        let key = self.shared.names.calls(node);
-        let told = self.shared.link.command("RPUSH", vec![key.as_str().into(), connection.into()]).await;
-        let kept = vec![key.into(), answer::millis(super::lease::LEASE * 6)];
-        if let Err(error) = told.and(self.shared.link.command("PEXPIRE", kept).await) {
-            tracing::debug!(%error, "a node was not told of a takeover");
+    /// Everything is written again, so that nothing in use ends with its time to live.
+    pub fn rewrite_all(self: &Arc<Self>) {
+        for session in self.sessions.all() {
+            session.record().unsettle();
+            self.settle(&session);
+        }
+    }
+
+    /// A room goes on with another epoch: it may have forgotten who is in it.
+    pub fn has_forgotten(self: &Arc<Self>, room: &str) {
+        let Ok(room) = RoomName::parse(room) else { return };
+        self.list(&room);
+        let mut forgotten = self.sessions.forgotten.lock().expect("no code panics while it holds them");
+        forgotten.insert(room);
+        // Where one has, others have.
+        if forgotten.len() == 1 {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                sleep(PAUSE).await;
+                let forgotten = &shared.sessions.forgotten;
+                let rooms =
+                    std::mem::take(&mut *forgotten.lock().expect("no code panics while it holds them"));
+                for (n, session) in shared.sessions.all().into_iter().enumerate() {
+                    if session.record().unsettle_rooms(&rooms) {
+                        shared.settle(&session);
+                    }
+                    if n % MANY == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
         }
     }
 }
 
-fn membership(place: &Place) -> Membership {
-    let Place { filter, joined: Position { epoch, offset }, acknowledged } = place;
-    let offset = acknowledged.map_or(*offset, |acknowledged| acknowledged.max(*offset));
-    Membership { filter: filter.clone(), position: Position { epoch: epoch.clone(), offset } }
-}
-
-fn places(fields: Vec<Value>) -> Result<Vec<(RoomName, Place)>, Unavailable> {
-    let texts: Vec<_> = fields.into_iter().map(answer::text).collect::<Result<_, _>>()?;
-    let mut places = vec![];
-    for pair in texts.chunks_exact(2).filter(|pair| !pair[0].starts_with('/')) {
-        let place = RoomName::parse(&pair[0]).ok().zip(read(&pair[1]));
-        places.push(place.ok_or_else(|| Unavailable("a session holds what is no room".to_owned()))?);
-    }
-    places.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(places)
+fn late() -> Unavailable {
+    Unavailable("Redis does not answer in time".to_owned())
 }

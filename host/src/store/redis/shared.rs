@@ -1,28 +1,49 @@
 //! What the tasks of a store have in common.
 
-use super::{Link, Names, Rooms, held::Held, lease};
+use super::{
+    Link, Names, Rooms, clock::Clock, connections::Connections, estate::Estate, lease, members::Members,
+    sessions::Sessions,
+};
 use crate::{
     metrics::StoreMetrics,
     protocol::unix_ms,
-    store::{Counts, Feed, Retention},
+    room::RoomName,
+    store::{Feed, Retention},
 };
 use arc_swap::ArcSwap;
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicI64, Ordering},
+use fred::types::Value;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
+use tokio::time::Instant;
+
+/// How long rooms to be listed gather.
+const GATHER: Duration = Duration::from_millis(100);
 
 pub struct Shared {
     pub link: Arc<Link>,
     pub names: Names,
     pub rooms: Rooms,
     pub retention: Retention,
-    pub held: Mutex<Held>,
-    pub counts: Counts,
+    pub estate: Arc<Estate>,
+    pub members: Members,
+    pub connections: Arc<Connections>,
+    pub sessions: Sessions,
+    /// Rooms to be listed.
+    pub listed: Mutex<HashSet<Arc<str>>>,
     /// This node, as others see it. One that was taken for dead comes back as another.
-    pub node: ArcSwap<String>,
+    pub node: Arc<ArcSwap<String>>,
+    /// When the lease was last asked for and given.
+    pub renewed: Mutex<Instant>,
     pub feed: Feed,
     pub metrics: StoreMetrics,
+    /// Redis' clock, never later than it is.
+    pub time: Clock,
     /// Milliseconds that Redis' clock is ahead of this node's.
     pub clock: Arc<AtomicI64>,
 }
@@ -36,26 +57,66 @@ impl Shared {
         feed: Feed,
     ) -> Arc<Self> {
         let link = Arc::new(link);
+        let node = Arc::new(ArcSwap::from_pointee(lease::new_node()));
+        let estate = Arc::new(Estate::new(&link, &names));
         Arc::new(Self {
             rooms: Rooms { link: link.clone(), names: names.clone(), retention },
+            members: Members::new(&link, &names, &retention),
+            connections: Connections::new(&link, &names, &node, &estate),
+            sessions: Sessions::default(),
+            listed: Mutex::default(),
             link,
             names,
             retention,
-            held: Mutex::default(),
-            counts: Counts::default(),
-            node: ArcSwap::from_pointee(lease::new_node()),
+            estate,
+            node,
+            renewed: Mutex::new(Instant::now()),
             feed,
             metrics,
+            time: Clock::default(),
             clock: Arc::default(),
         })
     }
 
-    /// Unix milliseconds by Redis' clock.
+    /// Unix milliseconds by Redis' clock, as well as this node knows it.
     pub fn now(&self) -> u64 {
         unix_ms().saturating_add_signed(self.clock.load(Ordering::Relaxed))
     }
 
-    pub fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().expect("no code panics while it holds the sessions")
+    /// By this node's own clock others may have taken it for dead.
+    pub fn is_lease_past(&self) -> bool {
+        self.renewed.lock().expect("no code panics while it holds the time").elapsed() > lease::LEASE
+    }
+
+    pub fn renewed(&self, asked: Instant) {
+        *self.renewed.lock().expect("no code panics while it holds the time") = asked;
+    }
+
+    /// A room is to be listed, soon.
+    pub fn list(self: &Arc<Self>, room: &RoomName) {
+        let mut listed = self.listed.lock().expect("no code panics while it holds the rooms");
+        listed.insert(room.shared());
+        if listed.len() == 1 {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                shared.write_list().await;
+            });
+        }
+    }
+
+    /// Lists what is to be listed.
+    pub async fn write_list(&self) {
+        let listed =
+            std::mem::take(&mut *self.listed.lock().expect("no code panics while it holds the rooms"));
+        if listed.is_empty() {
+            return;
+        }
+        let mut arguments: Vec<Value> = vec![self.names.rooms().into()];
+        arguments.extend(listed.iter().flat_map(|room| [Value::from("0"), Value::from(&**room)]));
+        if let Err(error) = self.link.command("ZADD", arguments).await {
+            tracing::debug!(%error, "rooms are listed later");
+            self.listed.lock().expect("no code panics while it holds the rooms").extend(listed);
+        }
     }
 }

@@ -173,7 +173,7 @@ async fn keys_of_another_schema_are_refused() {
     drop(connect(&site).await.unwrap());
     server.ask(&["SET", "s:schema", "99"]);
     let error = connect(&site).await.err().expect("it is not ours");
-    assert!(error.contains("of schema 99, this version has schema 1"), "{error}");
+    assert!(error.contains("of schema 99, this version has schema 2"), "{error}");
 }
 
 /// A node's clock was a moment ahead: its sessions came up for ending before they ended, were taken for resumed, and stayed
@@ -187,12 +187,11 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let metrics = crate::metrics::Metrics::default().store;
     let store = Redis::connect(&site, retention, metrics, Arc::new(|_| true)).await.unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
-    let token = store.create_session(&principal, connection).await.unwrap();
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };
     let join = Join { room: RoomName::parse("a").unwrap(), membership, anew: false };
-    store.join(token, vec![join]).await.unwrap();
-    store.detach(token, connection);
+    let token = store.create_session(&principal, connection, vec![join]).await.unwrap();
+    store.detach(Hold { token, connection });
     until("a detached session", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
     let entry = server.ask(&["ZRANGE", "s:{/nodes}:ends", "0", "0"]);
     server.ask(&["ZADD", "s:{/nodes}:ends", "1", &entry]);
@@ -208,7 +207,7 @@ async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
     let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let site = Site { url, prefix: "s".into() };
     let (one, _two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
-    one.create_session(&"acme".into(), ConnectionId::random()).await.unwrap();
+    one.create_session(&"acme".into(), ConnectionId::random(), vec![]).await.unwrap();
     one.close().await;
     let began = std::time::Instant::now();
     until("a session that can be resumed", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;

@@ -2,6 +2,7 @@
 //! through. Prints Markdown; judges nothing but order and loss. `cargo xtask bench nodes` builds and runs it.
 
 mod asked;
+mod clients;
 mod commands;
 mod latency;
 mod load;
@@ -50,6 +51,8 @@ async fn measure() -> Report {
     let mut sections: Vec<Section> = vec![];
     eprintln!("bench-nodes: commands a message …");
     sections.push(commands::measure().await);
+    eprintln!("bench-nodes: commands a client …");
+    sections.push(clients::measure().await);
     eprintln!("bench-nodes: latency …");
     sections.push(latency::measure().await);
     eprintln!("bench-nodes: throughput …");

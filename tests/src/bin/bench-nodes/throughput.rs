@@ -168,11 +168,11 @@ fn data() -> String {
 /// EVALSHA as a node sends it. Redis is asked what the node sent, so that the two cannot grow apart unseen.
 async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sha = redis.command(&["SCRIPT", "LOAD", SCRIPT]).await;
-    let mut command: Vec<String> = ["EVALSHA", &sha, "2"].map(str::to_owned).to_vec();
-    // KEYS room and log; ARGV epoch of a new room, message, messages held, age, how long the room and an idempotency key
+    let mut command: Vec<String> = ["EVALSHA", &sha, "3"].map(str::to_owned).to_vec();
+    // KEYS room, log and acks; ARGV epoch of a new room, message, messages held, age, how long the room and an idempotency key
     // are kept, channel.
     let body = format!("- \"{}\"", data());
-    command.extend(["room", "log"].map(|key| format!("switchyard:{{alone}}:{key}")));
+    command.extend(["room", "log", "acks"].map(|key| format!("switchyard:{{alone}}:{key}")));
     command.extend(["0a1b2c3d", &body, "1000", "600000", "87000000", "300000"].map(str::to_owned));
     command.push("switchyard:{alone}:live".to_owned());
     redis.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
@@ -184,7 +184,7 @@ async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let is_it = |at: &usize| lines[*at].eq_ignore_ascii_case("EVALSHA") && lines.get(at + 1) == Some(&&*sha);
     let sent = (0..lines.len()).find(is_it).map(|at| &lines[at..(at + command.len()).min(lines.len())]);
     let sent = sent.unwrap_or_else(|| panic!("the node does not publish with this script:\n{log}"));
-    const EPOCH: usize = 5;
+    const EPOCH: usize = 6;
     for (n, (ours, theirs)) in command.iter().zip(sent).enumerate() {
         // What is long is cut off there.
         let theirs = theirs.split("... (").next().unwrap_or_default();

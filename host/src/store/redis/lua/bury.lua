@@ -1,7 +1,8 @@
--- Removes a session whose time is over.
+-- Removes a session that was ended, if nobody wrote to it since.
 -- KEYS session
-local ends = redis.call('HGET', KEYS[1], '/until')
-if ends and tonumber(ends) <= now() then
+-- ARGV generation, number of the last write
+local is = redis.call('HMGET', KEYS[1], 'gen', 'n', 'until')
+if is[1] == ARGV[1] and is[2] == ARGV[2] and is[3] == '0' then
   redis.call('DEL', KEYS[1])
 end
 return 1

@@ -1,17 +1,56 @@
--- Brings members into a room and out of it.
--- KEYS members, acks, room
--- ARGV ms these are kept, how many come, then principal, session and acknowledged offset of each, then principal and
--- session of each that goes
-local last = 2 + 3 * ARGV[2]
-for n = 3, last, 3 do
-  redis.call('ZADD', KEYS[1], 0, ARGV[n] .. ' ' .. ARGV[n + 1])
-  redis.call('ZADD', KEYS[2], ARGV[n + 2], ARGV[n + 1])
+-- Brings members into a room and out of it, each if nothing newer is known of it.
+-- KEYS members, acks, fences, removals, room
+-- ARGV ms these are kept, ms a removal is remembered, then for each its principal, session, generation, number of the write
+-- that says so, in or out, deadline, and the epoch and offset that it has acknowledged
+-- Gives the room's epoch, then for each ok and what it has acknowledged in that epoch, older and the newer generation, or late and 0
+local time, epoch = now(), redis.call('HGET', KEYS[5], 'epoch') or ''
+local answer = { epoch }
+for n = 3, #ARGV, 8 do
+  local session, gen, number, goes = ARGV[n + 1], tonumber(ARGV[n + 2]), tonumber(ARGV[n + 3]), ARGV[n + 4] == 'out'
+  local fence = redis.call('HGET', KEYS[3], session)
+  local newest, older, g, w, removed = 0, false, nil, nil, nil
+  if fence then
+    g, w, removed = string.match(fence, '^(%d+) (%d+)( ?%d*)$')
+    newest, w = tonumber(g), tonumber(w)
+    older = newest > gen or (newest == gen and (w > number or (w == number and removed ~= '' and not goes)))
+  end
+  local status, acknowledged = 'ok', 0
+  if time > tonumber(ARGV[n + 5]) then
+    status = 'late'
+  elseif older then
+    status, acknowledged = 'older', newest
+  elseif goes then
+    redis.call('ZREM', KEYS[1], ARGV[n] .. ' ' .. session)
+    redis.call('ZREM', KEYS[2], session)
+    redis.call('HSET', KEYS[3], session, int(gen) .. ' ' .. int(number) .. ' ' .. int(time))
+    redis.call('ZADD', KEYS[4], int(time), session)
+  else
+    redis.call('ZADD', KEYS[1], 0, ARGV[n] .. ' ' .. session)
+    if ARGV[n + 6] == epoch then
+      acknowledged = ARGV[n + 7]
+    end
+    redis.call('ZADD', KEYS[2], 'GT', acknowledged, session)
+    redis.call('HSET', KEYS[3], session, int(gen) .. ' ' .. int(number))
+    if removed == '' then
+      acknowledged = redis.call('ZSCORE', KEYS[2], session)
+    elseif removed then
+      redis.call('ZREM', KEYS[4], session)
+    end
+  end
+  answer[#answer + 1] = status
+  answer[#answer + 1] = int(acknowledged)
 end
-for n = last + 1, #ARGV, 2 do
-  redis.call('ZREM', KEYS[1], ARGV[n] .. ' ' .. ARGV[n + 1])
-  redis.call('ZREM', KEYS[2], ARGV[n + 1])
+-- Nothing that can still come late is older than this.
+local forgotten = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', int(time - ARGV[2]), 'LIMIT', 0, 1000)
+if #forgotten > 0 then
+  redis.call('HDEL', KEYS[3], unpack(forgotten))
+  redis.call('ZREM', KEYS[4], unpack(forgotten))
 end
 for _, key in ipairs(KEYS) do
   redis.call('PEXPIRE', key, ARGV[1])
 end
-return 1
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('PEXPIRE', KEYS[3], int(2 * ARGV[2]))
+  redis.call('PEXPIRE', KEYS[4], int(2 * ARGV[2]))
+end
+return answer

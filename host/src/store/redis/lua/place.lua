@@ -1,7 +1,10 @@
 -- Takes a place for a connection of a principal.
 -- KEYS connections: a field a node
--- ARGV node, its connections with this one, most on all nodes, ms the counts are kept
--- Gives -1, or how many are taken when there is none left
+-- ARGV node, its connections with this one, most on all nodes, ms the counts are kept, deadline
+-- Gives -1, or how many are taken when there is none left; -2 when nobody waits for it any more
+if now() > tonumber(ARGV[5]) then
+  return -2
+end
 local others, own = 0, 0
 for n, value in ipairs(redis.call('HGETALL', KEYS[1])) do
   if n % 2 == 1 then

@@ -3,9 +3,13 @@ local function int(n)
   return string.format('%.0f', n)
 end
 
-local function now()
+local function micros()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000000 + time[2]
+end
+
+local function now()
+  return math.floor(micros() / 1000)
 end
 
 -- Drops the entries of a log from `oldest` and before. An entry's id is OFFSET-TIME.
@@ -26,6 +30,51 @@ local function trim(log, oldest)
     end
     local last = tonumber(string.match(first[#first][1], '^(%d+)'))
     redis.call('XTRIM', log, 'MINID', int(last + 1) .. '-0')
+  end
+end
+
+-- Rooms and places of a session, behind what `answer` has.
+local function places(session, answer)
+  local fields = redis.call('HGETALL', session)
+  for n = 1, #fields, 2 do
+    if string.sub(fields[n], 1, 1) == '/' then
+      answer[#answer + 1] = string.sub(fields[n], 2)
+      answer[#answer + 1] = fields[n + 1]
+    end
+  end
+  return answer
+end
+
+-- Gives a session the rooms and places from an argument on, and no other: those that it does not name are left now, and are
+-- put behind what `answer` has. Without a place a room goes.
+local function replace(session, from, answer)
+  local named = {}
+  for n = from, #ARGV, 2 do
+    local field = '/' .. ARGV[n]
+    named[field] = true
+    if ARGV[n + 1] ~= '' then
+      redis.call('HSET', session, field, ARGV[n + 1])
+    else
+      redis.call('HDEL', session, field)
+    end
+  end
+  for _, field in ipairs(redis.call('HKEYS', session)) do
+    if string.sub(field, 1, 1) == '/' and not named[field] then
+      redis.call('HSET', session, field, 'left')
+      answer[#answer + 1] = string.sub(field, 2)
+    end
+  end
+  return answer
+end
+
+-- What was acknowledged was of another epoch.
+local function unacknowledge(acks)
+  if redis.call('EXISTS', acks) == 1 then
+    local ttl = redis.call('PTTL', acks)
+    redis.call('ZUNIONSTORE', acks, 1, acks, 'WEIGHTS', 0)
+    if ttl > 0 then
+      redis.call('PEXPIRE', acks, ttl)
+    end
   end
 end
 

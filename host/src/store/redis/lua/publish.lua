@@ -1,8 +1,8 @@
 -- Gives a message its offset, keeps it and sends it to the nodes that watch, once for an idempotency key.
--- KEYS room, log, [once]
+-- KEYS room, log, acks, [once]
 -- ARGV epoch of a new room, message without its head, messages held, age, ms the room is kept, ms the key is, channel
 -- Gives epoch, offset, whether it is a duplicate, whether the room is new
-local known = KEYS[3] and redis.call('GET', KEYS[3])
+local known = KEYS[4] and redis.call('GET', KEYS[4])
 if known then
   local epoch, offset = string.match(known, '^(%S+) (%d+)$')
   return { epoch, offset, 1, 0 }
@@ -12,6 +12,7 @@ local epoch, before, new = is[1], is[3] or '0', 0
 if not epoch then
   epoch, before, new = ARGV[1], '0', 1
   redis.call('DEL', KEYS[1], KEYS[2])
+  unacknowledge(KEYS[3])
   is = { epoch, '0', '0' }
 end
 -- A clock that is set back does not turn the order of a room's times.
@@ -30,8 +31,8 @@ if time - tonumber(is[4] or '0') >= math.min(1000, ARGV[4] / 2) then
 else
   redis.call('HSET', KEYS[1], 'offset', offset, 'time', stamp)
 end
-if KEYS[3] then
-  redis.call('SET', KEYS[3], epoch .. ' ' .. offset, 'PX', ARGV[6])
+if KEYS[4] then
+  redis.call('SET', KEYS[4], epoch .. ' ' .. offset, 'PX', ARGV[6])
 end
 redis.call('SPUBLISH', ARGV[7], message)
 return { epoch, offset, 0, new }

@@ -1,28 +1,48 @@
 -- Renews a node's lease, and gives it what others left undone.
 -- KEYS leases, dead, ends, clock
--- ARGV node, ms of a lease, ms of a claim, sessions at most
--- Gives the time, whether the lease was held, live nodes, dead nodes to reap, sessions whose time is over
-local time = now()
+-- ARGV node, ms of a lease, ms of a claim, sessions at most, whether the lease is taken anew, the name that is given up ('' for
+-- none), deadline: beyond it the answer is not heard, and nothing is given out
+-- Gives the time in microseconds, until when the lease was held ('' where it is not: then nothing is done), live nodes, then dead
+-- nodes to reap and sessions whose time is over, each followed by its score on its list
+local exact = micros()
+local time = math.floor(exact / 1000)
 local last = tonumber(redis.call('HGET', KEYS[4], 'tick') or '0')
 redis.call('HSET', KEYS[4], 'tick', int(time))
 -- When nobody could renew for a while, the store was away: everybody gets the time of a lease to come back.
 if time - last > ARGV[2] / 3 then
   redis.call('HSET', KEYS[4], 'grace', int(time + ARGV[2]))
 end
-local held = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
+local held = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not held and ARGV[5] ~= '1' then
+  return { int(exact), '', 0, {}, {} }
+end
 redis.call('ZADD', KEYS[1], int(time + ARGV[2]), ARGV[1])
+if ARGV[6] ~= '' then
+  -- Its connections have until then to say that they live.
+  redis.call('ZREM', KEYS[1], ARGV[6])
+  -- Who is at work on what it left does not take it from the list: more may have come since.
+  redis.call('ZADD', KEYS[2], int(time + ARGV[2]), ARGV[6])
+end
 if time > tonumber(redis.call('HGET', KEYS[4], 'grace') or '0') then
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(time))) do
     redis.call('ZREM', KEYS[1], node)
     redis.call('ZADD', KEYS[2], 0, node)
   end
 end
-local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(time))
-local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(time), 'LIMIT', 0, ARGV[4])
-for _, node in ipairs(dead) do
-  redis.call('ZADD', KEYS[2], int(time + ARGV[3]), node)
+local gone, due = {}, {}
+if time <= tonumber(ARGV[7]) then
+  gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(time))
+  due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(time), 'LIMIT', 0, ARGV[4])
+end
+local claimed, dead, ends = int(time + ARGV[3]), {}, {}
+for _, node in ipairs(gone) do
+  redis.call('ZADD', KEYS[2], claimed, node)
+  dead[#dead + 1] = node
+  dead[#dead + 1] = claimed
 end
 for _, session in ipairs(due) do
-  redis.call('ZADD', KEYS[3], int(time + ARGV[3]), session)
+  redis.call('ZADD', KEYS[3], claimed, session)
+  ends[#ends + 1] = session
+  ends[#ends + 1] = claimed
 end
-return { int(time), held, redis.call('ZCARD', KEYS[1]), dead, due }
+return { int(exact), held and int(held) or int(time + ARGV[2]), redis.call('ZCARD', KEYS[1]), dead, ends }

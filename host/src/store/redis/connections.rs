@@ -1,0 +1,211 @@
+//! How many connections each principal has, on this node and on all.
+
+use super::{KEEP, Link, Names, answer, estate::Estate, scripts};
+use crate::store::{Counts, Unavailable};
+use arc_swap::ArcSwap;
+use fred::types::Value;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::sync::{Notify, Semaphore};
+
+/// How long changes of a count gather.
+const GATHER: Duration = Duration::from_millis(100);
+/// Counts that are written at a time.
+const AT_ONCE: usize = 64;
+/// After a count that could not be written.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub struct Connections {
+    link: Arc<Link>,
+    names: Names,
+    node: Arc<ArcSwap<String>>,
+    estate: Arc<Estate>,
+    counts: Counts,
+    state: Mutex<State>,
+    at_once: Semaphore,
+    /// Rung when nothing waits to be written.
+    written: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Principals whose count is being written; whether it changed again meanwhile.
+    writing: HashMap<Arc<str>, bool>,
+    /// Principals in the estate, under which of this node's names.
+    noted: HashSet<Arc<str>>,
+    under: Arc<String>,
+}
+
+/// A connection that is counted, until this is dropped.
+struct Counted<'a> {
+    connections: &'a Arc<Connections>,
+    principal: &'a Arc<str>,
+    kept: bool,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.connections.counts.subtract(self.principal);
+        }
+        // Counts cross one another on the way: what is so in the end is written afterwards.
+        self.connections.recount(self.principal);
+    }
+}
+
+impl Connections {
+    pub fn new(
+        link: &Arc<Link>,
+        names: &Names,
+        node: &Arc<ArcSwap<String>>,
+        estate: &Arc<Estate>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            link: link.clone(),
+            names: names.clone(),
+            node: node.clone(),
+            estate: estate.clone(),
+            counts: Counts::default(),
+            state: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            written: Notify::new(),
+        })
+    }
+
+    /// A place for one more. Whoever stops waiting has none.
+    pub async fn take(
+        self: &Arc<Self>,
+        principal: &Arc<str>,
+        most: u32,
+        deadline: u64,
+    ) -> Result<Result<(), u32>, Unavailable> {
+        let own = self.counts.add(principal);
+        let mut counted = Counted { connections: self, principal, kept: false };
+        let node = self.node.load_full();
+        self.note(&node, principal).await?;
+        let arguments = vec![
+            node.as_str().into(),
+            answer::integer(own.into()),
+            answer::integer(most.into()),
+            answer::millis(KEEP),
+            answer::integer(deadline),
+        ];
+        match self.link.run(&scripts::PLACE, vec![self.names.connections(principal)], arguments).await? {
+            Value::Integer(-1) => {
+                counted.kept = true;
+                Ok(Ok(()))
+            }
+            Value::Integer(-2) => Err(Unavailable("Redis does not answer in time".to_owned())),
+            taken => Ok(Err(answer::number(&taken)? as u32)),
+        }
+    }
+
+    pub fn give_back(self: &Arc<Self>, principal: &Arc<str>) {
+        self.counts.subtract(principal);
+        self.recount(principal);
+    }
+
+    /// All counts are written again.
+    pub fn rewrite(self: &Arc<Self>) {
+        self.state().noted.clear();
+        self.counts.principals().iter().for_each(|principal| self.recount(principal));
+    }
+
+    /// Writes the count of a principal, soon.
+    pub fn recount(self: &Arc<Self>, principal: &Arc<str>) {
+        let mut state = self.state();
+        if let Some(again) = state.writing.get_mut(principal) {
+            *again = true;
+            return;
+        }
+        state.writing.insert(principal.clone(), false);
+        drop(state);
+        tokio::spawn(self.clone().write(principal.clone()));
+    }
+
+    async fn write(self: Arc<Self>, principal: Arc<str>) {
+        let mut pause = GATHER;
+        loop {
+            tokio::time::sleep(pause).await;
+            self.state().writing.insert(principal.clone(), false);
+            let written = {
+                let _turn = self.at_once.acquire().await.expect("it is never closed");
+                self.write_once(&principal).await
+            };
+            let mut state = self.state();
+            match written {
+                Ok(()) if state.writing.get(&principal) == Some(&false) => {
+                    state.writing.remove(&principal);
+                    if state.writing.is_empty() {
+                        self.written.notify_waiters();
+                    }
+                    return;
+                }
+                Ok(()) => pause = GATHER,
+                Err(error) => {
+                    tracing::debug!(%error, "a number of connections is written later");
+                    pause = PAUSE;
+                }
+            }
+        }
+    }
+
+    async fn write_once(&self, principal: &Arc<str>) -> Result<(), Unavailable> {
+        let node = self.node.load_full();
+        if self.counts.of(principal) > 0 {
+            self.note(&node, principal).await?;
+        }
+        let count = self.counts.of(principal);
+        let arguments = vec![node.as_str().into(), answer::integer(count.into()), answer::millis(KEEP)];
+        self.link.run(&scripts::COUNT, vec![self.names.connections(principal)], arguments).await?;
+        if count == 0 {
+            self.estate.remove(&node, principal.to_string()).await?;
+            let mut state = self.state();
+            state.noted.remove(principal);
+            // One that came meanwhile took it for noted.
+            if self.counts.of(principal) > 0 {
+                state.writing.insert(principal.clone(), true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a principal among what this node would leave behind.
+    async fn note(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
+        {
+            let mut state = self.state();
+            if state.under != *node {
+                (state.under, state.noted) = (node.clone(), HashSet::new());
+            }
+            if state.noted.contains(principal) {
+                return Ok(());
+            }
+        }
+        self.estate.add(node, principal.to_string()).await?;
+        let mut state = self.state();
+        if state.under == *node {
+            state.noted.insert(principal.clone());
+        }
+        Ok(())
+    }
+
+    /// Waits until all counts are written.
+    pub async fn written(&self) {
+        loop {
+            let written = self.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            if self.state().writing.is_empty() {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the counts")
+    }
+}

@@ -1,0 +1,7 @@
+-- Notes what members have acknowledged. Only of members, never back, and nothing of another epoch.
+-- KEYS room, acks
+-- ARGV epoch, then offset and session of each
+if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
+  redis.call('ZADD', KEYS[2], 'XX', 'GT', unpack(ARGV, 2))
+end
+return 1

@@ -1,0 +1,253 @@
+//! The model's Redis: keys in memory, a clock that is driven, and the commands that the store uses. Another command is a panic.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Unix milliseconds when a model begins.
+const BEGAN: u64 = 1_700_000_000_000;
+
+#[derive(Clone, Debug)]
+pub enum Kept {
+    Hash(BTreeMap<String, String>),
+    Sorted(BTreeMap<String, f64>),
+    Set(BTreeSet<String>),
+    List(VecDeque<String>),
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Reply {
+    Nil,
+    Integer(i64),
+    Text(String),
+    List(Vec<Reply>),
+}
+
+#[derive(Clone)]
+struct Entry {
+    kept: Kept,
+    /// By the driven clock, in milliseconds.
+    expires: Option<u64>,
+}
+
+#[derive(Clone)]
+pub struct Server {
+    entries: BTreeMap<String, Entry>,
+    began: Instant,
+    /// How far the clock was set.
+    set: i64,
+}
+
+type Texts<'a> = &'a [&'a str];
+
+/// The kept value of one kind; what is empty is not there.
+macro_rules! kept {
+    ($server:expr, $key:expr, $kind:ident) => {{
+        let entry = $server.entries.entry($key.to_owned());
+        let new = || Entry { kept: Kept::$kind(Default::default()), expires: None };
+        match &mut entry.or_insert_with(new).kept {
+            Kept::$kind(kept) => kept,
+            other => panic!("{} is {other:?}", $key),
+        }
+    }};
+}
+
+fn integer(number: usize) -> Reply {
+    Reply::Integer(number as i64)
+}
+
+fn number(text: &str) -> f64 {
+    match text {
+        "-inf" => f64::NEG_INFINITY,
+        "+inf" => f64::INFINITY,
+        text => text.parse().unwrap_or_else(|_| panic!("'{text}' is no number")),
+    }
+}
+
+fn texts(found: impl IntoIterator<Item = String>) -> Reply {
+    Reply::List(found.into_iter().map(Reply::Text).collect())
+}
+
+fn maybe(found: Option<String>) -> Reply {
+    found.map_or(Reply::Nil, Reply::Text)
+}
+
+impl Server {
+    pub fn new() -> Self {
+        Self { entries: BTreeMap::new(), began: Instant::now(), set: 0 }
+    }
+
+    pub fn micros(&self) -> u64 {
+        let since = self.began.elapsed().as_micros() as u64;
+        (BEGAN * 1000 + since).saturating_add_signed(self.set * 1000)
+    }
+
+    pub fn millis(&self) -> u64 {
+        self.micros() / 1000
+    }
+
+    pub fn set_back(&mut self, by: Duration) {
+        self.set -= by.as_millis() as i64;
+    }
+
+    pub fn flush(&mut self) {
+        self.entries.clear();
+    }
+
+    /// As it was, but the clock goes on.
+    pub fn restore(&mut self, saved: &Server) {
+        self.entries = saved.entries.clone();
+    }
+
+    /// Everything that is there, for whoever looks at it from outside.
+    pub fn kept(&mut self) -> impl Iterator<Item = (&str, &Kept)> {
+        let now = self.millis();
+        self.entries.retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
+        self.entries.iter().map(|(key, entry)| (&**key, &entry.kept))
+    }
+
+    pub fn hash(&self, key: &str) -> Option<&BTreeMap<String, String>> {
+        match &self.entries.get(key)?.kept {
+            Kept::Hash(hash) => Some(hash),
+            other => panic!("{key} is {other:?}"),
+        }
+    }
+
+    pub fn sorted(&self, key: &str) -> Option<&BTreeMap<String, f64>> {
+        match &self.entries.get(key)?.kept {
+            Kept::Sorted(sorted) => Some(sorted),
+            other => panic!("{key} is {other:?}"),
+        }
+    }
+
+    pub fn call(&mut self, command: Texts) -> Reply {
+        let [name, rest @ ..] = command else { panic!("no command") };
+        if *name == "TIME" {
+            let micros = self.micros();
+            return texts([(micros / 1_000_000).to_string(), (micros % 1_000_000).to_string()]);
+        }
+        let [key, rest @ ..] = rest else { panic!("{name} without a key") };
+        let now = self.millis();
+        if self.entries.get(*key).is_some_and(|entry| entry.expires.is_some_and(|expires| expires <= now)) {
+            self.entries.remove(*key);
+        }
+        let reply = match *name {
+            "DEL" => integer(
+                [&[*key], rest].concat().iter().filter(|key| self.entries.remove(**key).is_some()).count(),
+            ),
+            "EXISTS" => integer(self.entries.contains_key(*key).into()),
+            "PEXPIRE" => {
+                let expires = now + rest[0].parse::<u64>().expect("milliseconds");
+                if let Some(entry) = self.entries.get_mut(*key) {
+                    entry.expires = Some(expires);
+                }
+                Reply::Integer(1)
+            }
+            "PTTL" => match self.entries.get(*key).map(|entry| entry.expires) {
+                None => Reply::Integer(-2),
+                Some(None) => Reply::Integer(-1),
+                Some(Some(expires)) => Reply::Integer((expires - now) as i64),
+            },
+            name if name.starts_with('H') => self.on_hash(name, key, rest),
+            name if name.starts_with('Z') => self.on_sorted(name, key, rest),
+            name => self.on_other(name, key, rest),
+        };
+        let is_empty = self.entries.get(*key).is_some_and(|entry| match &entry.kept {
+            Kept::Hash(hash) => hash.is_empty(),
+            Kept::Sorted(sorted) => sorted.is_empty(),
+            Kept::Set(set) => set.is_empty(),
+            Kept::List(list) => list.is_empty(),
+        });
+        if is_empty {
+            self.entries.remove(*key);
+        }
+        reply
+    }
+
+    fn on_hash(&mut self, name: &str, key: &str, rest: Texts) -> Reply {
+        let hash = kept!(self, key, Hash);
+        match name {
+            "HGET" => maybe(hash.get(rest[0]).cloned()),
+            "HMGET" => Reply::List(rest.iter().map(|field| maybe(hash.get(*field).cloned())).collect()),
+            "HGETALL" => texts(hash.iter().flat_map(|(field, value)| [field.clone(), value.clone()])),
+            "HKEYS" => texts(hash.keys().cloned()),
+            "HDEL" => integer(rest.iter().filter(|field| hash.remove(**field).is_some()).count()),
+            "HSET" => {
+                let new = |pair: Texts| hash.insert(pair[0].to_owned(), pair[1].to_owned()).is_none();
+                integer(rest.chunks_exact(2).map(new).filter(|new| *new).count())
+            }
+            name => panic!("the model knows no {name}"),
+        }
+    }
+
+    fn on_sorted(&mut self, name: &str, key: &str, rest: Texts) -> Reply {
+        let sorted = kept!(self, key, Sorted);
+        match (name, rest) {
+            ("ZCARD", []) => integer(sorted.len()),
+            ("ZSCORE", [member]) => maybe(sorted.get(*member).map(f64::to_string)),
+            ("ZREM", members) => {
+                integer(members.iter().filter(|member| sorted.remove(**member).is_some()).count())
+            }
+            ("ZADD", rest) => {
+                let flags = rest.iter().take_while(|word| ["XX", "NX", "GT"].contains(word)).count();
+                let has = |flag| rest[..flags].contains(&flag);
+                for pair in rest[flags..].chunks_exact(2) {
+                    let (score, member) = (number(pair[0]), pair[1]);
+                    match sorted.get_mut(member) {
+                        Some(before) if !has("NX") && (!has("GT") || score > *before) => *before = score,
+                        None if !has("XX") => drop(sorted.insert(member.to_owned(), score)),
+                        _ => {}
+                    }
+                }
+                Reply::Integer(0)
+            }
+            ("ZRANGEBYSCORE", ["-inf", most, limit @ ..]) => {
+                let most = number(most);
+                let mut found: Vec<_> = sorted.iter().filter(|(_, score)| **score <= most).collect();
+                found.sort_by(|(_, one), (_, other)| one.total_cmp(other));
+                match limit {
+                    [] => {}
+                    ["LIMIT", "0", limit] => found.truncate(limit.parse().expect("a limit")),
+                    other => panic!("the model knows no {other:?}"),
+                }
+                texts(found.into_iter().map(|(member, _)| member.clone()))
+            }
+            ("ZUNIONSTORE", ["1", from, "WEIGHTS", "0"]) if *from == key => {
+                sorted.values_mut().for_each(|score| *score = 0.0);
+                self.entries.get_mut(key).expect("it is there").expires = None;
+                Reply::Integer(0)
+            }
+            (name, rest) => panic!("the model knows no {name} with {rest:?}"),
+        }
+    }
+
+    fn on_other(&mut self, name: &str, key: &str, rest: Texts) -> Reply {
+        match (name, rest) {
+            ("SADD", members) => {
+                let set = kept!(self, key, Set);
+                integer(members.iter().filter(|member| set.insert((**member).to_owned())).count())
+            }
+            ("SREM", members) => {
+                let set = kept!(self, key, Set);
+                integer(members.iter().filter(|member| set.remove(**member)).count())
+            }
+            // All at once, which Redis does with small sets.
+            ("SSCAN", ["0", "COUNT", _]) => {
+                Reply::List(vec![Reply::Text("0".to_owned()), texts(kept!(self, key, Set).iter().cloned())])
+            }
+            ("RPUSH", [text]) => {
+                kept!(self, key, List).push_back((*text).to_owned());
+                Reply::Integer(1)
+            }
+            ("LPOP", [_]) => match std::mem::take(kept!(self, key, List)) {
+                list if list.is_empty() => Reply::Nil,
+                list => texts(list),
+            },
+            // Logs are empty here.
+            ("XRANGE", _) if !self.entries.contains_key(key) => Reply::List(vec![]),
+            (name, rest) => panic!("the model knows no {name} with {rest:?}"),
+        }
+    }
+}

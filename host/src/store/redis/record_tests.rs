@@ -1,0 +1,163 @@
+use super::*;
+
+fn room(name: &str) -> RoomName {
+    RoomName::parse(name).unwrap()
+}
+
+fn at(epoch: &str, offset: u64) -> Position {
+    Position { epoch: epoch.into(), offset }
+}
+
+fn joins(name: &str, filter: Option<&str>) -> Change {
+    let membership = Membership { filter: filter.map(Into::into), position: at("e", 1) };
+    Change { join: vec![Join { room: room(name), membership, anew: false }], leave: vec![] }
+}
+
+fn leaves(name: &str) -> Change {
+    Change { join: vec![], leave: vec![room(name)] }
+}
+
+fn ok(time: u64, left: &[&str]) -> Answer {
+    Answer::Ok { time, left: left.iter().map(|name| room(name)).collect() }
+}
+
+fn fields(write: &Write) -> Vec<(&str, &str)> {
+    let (Write::Amend { fields, .. } | Write::Put { fields, .. }) = write;
+    fields.iter().map(|(room, place)| (room.as_str(), place.as_str())).collect()
+}
+
+/// In room `a`, and settled.
+fn in_a() -> Record {
+    let mut record = Record::new(100, 1000, Rooms::default());
+    confirm(&mut record, joins("a", None));
+    record
+}
+
+fn confirm(record: &mut Record, change: Change) {
+    let write = record.write(&change);
+    assert_eq!(record.answered(&write, change, ok(1000, &[])), Outcome::Confirmed);
+    settle(record);
+}
+
+fn settle(record: &mut Record) {
+    for enrolment in record.enrolments() {
+        record.enrolled(&enrolment, Enrolled::Ok(0), "e");
+    }
+    assert!(record.is_settled());
+}
+
+#[test]
+fn what_was_not_confirmed_does_not_rule_and_is_undone() {
+    let mut record = in_a();
+    let (lost, change) = (record.write(&joins("a", Some("{}"))), leaves("a"));
+    assert_eq!(fields(&lost), [("a", "e 1 {}")]);
+    assert_eq!(record.rooms[&room("a")].filter, None);
+    assert!(record.wants_write());
+    // Whatever became of it, the next write says what is so.
+    let undone = record.write(&Change::default());
+    assert!(matches!(undone, Write::Put { number: 3, anew: false, .. }), "{undone:?}");
+    assert_eq!(fields(&undone), [("a", "e 1")]);
+    // A room that the lost write had brought is left now.
+    assert_eq!(record.answered(&undone, Change::default(), ok(2000, &["b"])), Outcome::Confirmed);
+    let enrolments = record.enrolments();
+    assert_eq!((enrolments.len(), &enrolments[0].room, &enrolments[0].comes), (1, &room("b"), &None));
+    assert_eq!((enrolments[0].number, enrolments[0].confirmed), (3, 2000));
+    settle(&mut record);
+    confirm(&mut record, change);
+    assert!(record.rooms.is_empty());
+}
+
+#[test]
+fn a_room_that_was_left_is_named_until_its_member_is_gone() {
+    let mut record = in_a();
+    let change = leaves("a");
+    let write = record.write(&change);
+    assert_eq!(fields(&write), [("a", "left")]);
+    record.answered(&write, change, ok(1000, &[]));
+    let gone = record.enrolments();
+    assert_eq!(gone[0].comes, None);
+    record.enrolled(&gone[0], Enrolled::Late, "e");
+    let again = record.write(&Change::default());
+    assert_eq!(fields(&again), [("a", "left")]);
+    record.answered(&again, Change::default(), ok(2000, &[]));
+    settle(&mut record);
+    let next = record.write(&joins("b", None));
+    assert_eq!(fields(&next), [("a", ""), ("b", "e 1")]);
+}
+
+#[test]
+fn a_member_that_was_settled_for_an_earlier_write_is_not_settled_for_a_later_one() {
+    let mut record = in_a();
+    let leave = leaves("a");
+    let write = record.write(&leave);
+    record.answered(&write, leave, ok(1000, &[]));
+    let goes = record.enrolments();
+    let join = joins("a", None);
+    let write = record.write(&join);
+    record.answered(&write, join, ok(1100, &[]));
+    record.enrolled(&goes[0], Enrolled::Ok(0), "e");
+    let comes = record.enrolments();
+    assert_eq!((comes.len(), comes[0].comes.is_some(), comes[0].number), (1, true, 3));
+}
+
+#[test]
+fn what_was_lost_is_written_anew_only_on_its_clients_word() {
+    let mut record = in_a();
+    let change = joins("b", None);
+    let write = record.write(&change);
+    assert_eq!(record.answered(&write, change, Answer::Gone), Outcome::Lost);
+    assert!(record.is_doubted() && !record.wants_write() && !record.rooms.contains_key(&room("b")));
+    record.vouch();
+    assert!(record.is_vouched() && record.wants_write());
+    let write = record.write(&Change::default());
+    assert!(matches!(write, Write::Put { anew: true, .. }), "{write:?}");
+    record.answered(&write, Change::default(), ok(3000, &[]));
+    assert_eq!(record.enrolments()[0].room, room("a"));
+    settle(&mut record);
+    // A write that was under way says nothing of what happened since.
+    let write = record.write(&Change::default());
+    record.doubt();
+    record.answered(&write, Change::default(), ok(3000, &[]));
+    assert!(record.is_doubted());
+    record.vouch();
+    assert!(record.is_vouched() && record.wants_write());
+}
+
+#[test]
+fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
+    let mut record = in_a();
+    let membership = |record: &Record| record.rooms[&room("a")].membership().position;
+    assert!(record.acknowledge(&room("a"), &at("e", 5)) && !record.acknowledge(&room("a"), &at("e", 4)));
+    assert_eq!((membership(&record), record.is_settled()), (at("e", 5), true));
+    record.recall(&room("a"), &at("other", 9));
+    assert_eq!(membership(&record), at("e", 5));
+    assert!(record.acknowledge(&room("a"), &at("f", 2)));
+    assert_eq!(membership(&record), at("f", 2));
+    let write = record.write(&Change::default());
+    assert_eq!(fields(&write), [("a", "f 2")]);
+    assert!(record.advance(&room("a"), &at("g", 7)), "while that is written");
+    record.answered(&write, Change::default(), ok(1000, &[]));
+    assert!(record.wants_write() && !record.is_settled());
+    let write = record.write(&Change::default());
+    assert_eq!(fields(&write), [("a", "g 7")]);
+    record.answered(&write, Change::default(), ok(1000, &[]));
+    assert!(record.is_settled() && !record.advance(&room("a"), &at("g", 6)));
+}
+
+/// Redis lost the record of a connection that had taken the session, but not its member.
+#[test]
+fn a_member_that_is_newer_than_the_record_is_outbid_once_the_record_is_confirmed() {
+    let mut record = in_a();
+    record.unsettle();
+    let write = record.write(&Change::default());
+    record.answered(&write, Change::default(), ok(1000, &[]));
+    record.enrolled(&record.enrolments()[0].clone(), Enrolled::Older(500), "e");
+    let write = record.write(&Change::default());
+    assert_eq!(record.answered(&write, Change::default(), ok(1000, &[])), Outcome::Late);
+    assert_eq!(record.generation, 501);
+    let write = record.write(&Change::default());
+    assert!(matches!(write, Write::Put { number: 1, .. }), "{write:?}");
+    record.answered(&write, Change::default(), ok(1000, &[]));
+    assert_eq!(record.enrolments()[0].generation, 501);
+    settle(&mut record);
+}

@@ -1,0 +1,285 @@
+//! How a session comes to a connection of this node: it is claimed, or taken. One that nobody waits for any more is let go, and one that
+//! came to nothing is asked about until it cannot come about any more.
+
+use super::{
+    super::{
+        KEEP, PATIENCE, SessionId, Shared, answer,
+        clock::{DEADLINE, shift},
+        lease,
+        record::{Change, Record, Rooms, entry, held_entry},
+        scripts,
+    },
+    LONG_PAUSE, Leaving, PAUSE, Session, late,
+    leaving::LetGo,
+};
+use crate::{
+    protocol::Position,
+    store::{ConnectionId, Join, Resume, Resumed, SessionToken, Unavailable},
+};
+use fred::types::Value;
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+/// A claim or a take that came to nothing, but may still be carried out.
+struct GivenUp {
+    principal: Arc<str>,
+    id: SessionId,
+    connection: ConnectionId,
+    node: Arc<String>,
+    /// By Redis' clock.
+    deadline: u64,
+    /// Redis was told of it.
+    sent: bool,
+}
+
+impl Shared {
+    /// Makes a session. One that nobody waits for any more is let go.
+    pub async fn create(
+        self: &Arc<Self>,
+        principal: &Arc<str>,
+        connection: ConnectionId,
+        joins: Vec<Join>,
+    ) -> Result<SessionToken, Unavailable> {
+        let (shared, principal, token) = (self.clone(), principal.clone(), SessionToken::random());
+        self.kept(connection, async move {
+            let mut given_up = shared.giving_up(&principal, token.id(), connection);
+            let claimed = shared.claim(&mut given_up, joins).await;
+            shared.finished(claimed.map(|()| Some(token)), given_up)
+        })
+        .await?
+        .ok_or_else(late)
+    }
+
+    /// Hands a session to a connection that asked for it at an instant.
+    pub async fn resume(
+        self: &Arc<Self>,
+        token: SessionToken,
+        principal: &Arc<str>,
+        connection: ConnectionId,
+        asked: Instant,
+    ) -> Result<Resume, Unavailable> {
+        let (shared, principal) = (self.clone(), principal.clone());
+        self.kept(connection, async move {
+            let mut given_up = shared.giving_up(&principal, token.id(), connection);
+            let taken = shared.take(&mut given_up, asked).await;
+            let is_held = matches!(taken, Ok(Resume::Held(_)));
+            match taken {
+                Ok(resume) if !is_held => {
+                    let GivenUp { principal, id, connection, node, .. } = given_up;
+                    shared.estate.forget(&node, held_entry(&principal, id, connection));
+                    Ok(resume)
+                }
+                taken => shared.finished(taken, given_up),
+            }
+        })
+        .await
+    }
+
+    /// Carries out to the end what may come late, also where nobody waits for it any more: then the connection's session is let
+    /// go.
+    async fn kept<T: Send + 'static>(
+        self: &Arc<Self>,
+        connection: ConnectionId,
+        work: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        let shared = self.clone();
+        // Under a name that others may be clearing away nothing begins.
+        if self.is_lease_past() {
+            return Err(late());
+        }
+        self.sessions.tasks.spawn(async move {
+            if answer.send(work.await).is_err() {
+                shared.let_go(connection, Leaving::Detached);
+            }
+        });
+        let mut answered = answered;
+        if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut answered).await {
+            return answer.unwrap_or_else(|_| Err(late()));
+        }
+        // Either it has come at the last moment, or whoever sends it finds that nobody waits.
+        answered.close();
+        answered.try_recv().unwrap_or_else(|_| Err(late()))
+    }
+
+    fn finished<T>(
+        self: &Arc<Self>,
+        result: Result<T, Unavailable>,
+        given_up: GivenUp,
+    ) -> Result<T, Unavailable> {
+        if result.is_err() && self.let_go(given_up.connection, Leaving::Detached).is_none() {
+            self.give_up(given_up);
+        }
+        result
+    }
+
+    fn giving_up(&self, principal: &Arc<str>, id: SessionId, connection: ConnectionId) -> GivenUp {
+        let deadline = self.time.now() + DEADLINE.as_millis() as u64;
+        GivenUp {
+            principal: principal.clone(),
+            id,
+            connection,
+            node: self.node.load_full(),
+            deadline,
+            sent: false,
+        }
+    }
+
+    async fn claim(self: &Arc<Self>, new: &mut GivenUp, joins: Vec<Join>) -> Result<(), Unavailable> {
+        let GivenUp { principal, id, connection, node, deadline, sent } = new;
+        self.estate.add(node, held_entry(principal, *id, *connection)).await?;
+        let mut record = Record::new(0, 0, Rooms::default());
+        let fields = record.first_write(Change { join: joins, leave: vec![] });
+        let mut arguments = vec![
+            connection.to_string().into(),
+            node.as_str().into(),
+            answer::integer(*deadline),
+            answer::millis(KEEP),
+        ];
+        arguments
+            .extend(fields.into_iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.into()]));
+        let keys = vec![self.names.session(principal, *id)];
+        *sent = true;
+        let parts = answer::texts(self.link.run(&scripts::CLAIM, keys, arguments).await?)?;
+        let time = answer::nth(&parts, 1)?;
+        if &*parts[0] != "ok" {
+            return Err(late());
+        }
+        record.begin(time, time);
+        let session = self.hold(new, record);
+        self.enrol(&session).await
+    }
+
+    async fn take(self: &Arc<Self>, given_up: &mut GivenUp, asked: Instant) -> Result<Resume, Unavailable> {
+        let GivenUp { principal, id, connection, node, deadline, sent } = given_up;
+        self.estate.add(node, held_entry(principal, *id, *connection)).await?;
+        let key = self.names.session(principal, *id);
+        let mut when = self.time.at(asked);
+        if self.link.is_clustered() {
+            // Its server's own clock, by which it says when the session was taken last.
+            let time = self.link.run(&scripts::TIME, vec![key.clone()], vec![]).await?;
+            let (time, heard) = (answer::number(&time)?, Instant::now());
+            (when, *deadline) = (shift(time, heard, asked), time / 1000 + DEADLINE.as_millis() as u64);
+        }
+        *sent = true;
+        let mut is_again = false;
+        let parts = loop {
+            let arguments = vec![
+                connection.to_string().into(),
+                node.as_str().into(),
+                answer::integer(when),
+                answer::integer(*deadline),
+                answer::millis(KEEP),
+            ];
+            let parts = answer::texts(self.link.run(&scripts::TAKE, vec![key.clone()], arguments).await?)?;
+            let (time, heard) = (answer::nth(&parts, 1)?, Instant::now());
+            if !self.link.is_clustered() {
+                self.time.heard(time);
+            }
+            match &*parts[0] {
+                "ok" => break parts,
+                "none" => return Ok(Resume::Gone),
+                // Maybe only as far as this node knew when that was: now it knows better.
+                "again" if !is_again => {
+                    (is_again, when) = (true, when.max(shift(time, heard, asked)).min(time))
+                }
+                "again" => return Ok(Resume::Again),
+                _ => return Err(late()),
+            }
+        };
+        let (time, generation) = (answer::nth(&parts, 1)? / 1000, answer::nth(&parts, 2)?);
+        let [_, _, _, previous, on, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };
+        let record = Record::new(generation, time, Rooms::read(fields)?);
+        let session = self.hold(given_up, record);
+        let previous = ConnectionId::parse(previous);
+        let before = previous.and_then(|previous| self.sessions.of(previous));
+        match (&before, previous) {
+            (Some(before), _) => self.taken_over(before),
+            (None, Some(previous)) => self.notice(on, previous),
+            (None, None) => {}
+        }
+        self.enrol(&session).await?;
+        let mut record = session.record();
+        if let Some(before) = &before {
+            record.inherit(&before.record());
+        }
+        let rooms: Vec<_> =
+            record.rooms.iter().map(|(room, place)| (room.clone(), place.joined.epoch.clone())).collect();
+        for (room, epoch) in rooms {
+            if let Some(offset) = self.members.pending(session.id, &room, &epoch) {
+                record.recall(&room, &Position { epoch, offset });
+            }
+        }
+        let rooms = record.rooms.iter().map(|(room, place)| (room.clone(), place.membership())).collect();
+        let is_settled = record.is_settled();
+        drop(record);
+        if !is_settled {
+            self.settle(&session);
+        }
+        Ok(Resume::Held(Resumed { previous, rooms }))
+    }
+
+    /// From here on the session is this node's to see to.
+    fn hold(self: &Arc<Self>, given_up: &GivenUp, record: Record) -> Arc<Session> {
+        let session = Arc::new(Session {
+            principal: given_up.principal.clone(),
+            id: given_up.id,
+            connection: given_up.connection,
+            record: Mutex::new(record),
+            node: Mutex::new(given_up.node.clone()),
+            writing: tokio::sync::Mutex::default(),
+            settling: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        });
+        self.sessions.held().insert(given_up.connection, session.clone());
+        // Meanwhile this node may have been taken for dead, and have come back under another name.
+        if *self.node.load_full() != *given_up.node {
+            self.doubt(&session);
+        }
+        session
+    }
+
+    /// Tells another node that one of its connections is not needed any more. Should that get lost, its patrol finds out.
+    fn notice(self: &Arc<Self>, node: &str, connection: ConnectionId) {
+        let (shared, key) = (self.clone(), self.names.takeovers(node));
+        tokio::spawn(async move {
+            let arguments = vec![connection.to_string().into(), answer::millis(lease::NOTICES)];
+            if let Err(error) = shared.link.run(&scripts::NOTICE, vec![key], arguments).await {
+                tracing::debug!(%error, "a node was not told of a takeover");
+            }
+        });
+    }
+
+    /// What may still be carried out is waited for, and let go.
+    fn give_up(self: &Arc<Self>, given_up: GivenUp) {
+        let GivenUp { principal, id, connection, node, deadline, sent } = given_up;
+        if !sent {
+            return self.estate.forget(&node, held_entry(&principal, id, connection));
+        }
+        let shared = self.clone();
+        self.sessions.tasks.spawn(async move {
+            let mut pause = PAUSE;
+            loop {
+                let let_go = {
+                    let _turn = shared.sessions.again.acquire().await.expect("it is never closed");
+                    shared.ask_to_let_go(&principal, id, connection, Leaving::Detached, None).await
+                };
+                let is_let_go = match let_go {
+                    Ok(LetGo { end: Some(end), .. }) => {
+                        shared.estate.ends(entry(&principal, id), end).await.is_ok()
+                    }
+                    Ok(LetGo { time, .. }) => time > deadline,
+                    Err(_) => false,
+                };
+                if is_let_go {
+                    return shared.estate.forget(&node, held_entry(&principal, id, connection));
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(LONG_PAUSE);
+            }
+        });
+    }
+}

@@ -1,0 +1,123 @@
+//! A session moves to another connection, and the one before hears of it late, never, or is asked to come too late itself.
+
+use super::{lose_notices, two};
+use serde_json::{Value, json};
+use std::time::Duration;
+use switchyard_tests::{Client, KEY, Live, Node, PATIENCE, Redis, eventually, eventually_within};
+
+/// A session that moves while its node does not run, and of which that node is not told.
+async fn moved_unheard(redis: &Redis, to: &Node, client: &Live) -> Live {
+    let moved = Live::resume(&to.url, &client.token()).await;
+    assert_eq!(moved.connected["resumed"], true);
+    lose_notices(redis).await;
+    moved
+}
+
+/// Until the old connection hears that it lost its session, it may still ask for things. Its `subscribe` made a member of a
+/// session that is not there, and its `unsubscribe` took the real one away.
+#[tokio::test]
+async fn a_connection_that_lost_its_session_changes_no_members_any_more() {
+    let redis = Redis::start().await;
+    let (one, other) = two(&redis, "").await;
+    let (joining, leaving) = (Live::connect(&one.url).await, Live::connect(&one.url).await);
+    for client in [&joining, &leaving] {
+        client.subscribe(json!(["prices"])).await;
+    }
+    one.process.signal("STOP").await;
+    let moved =
+        [moved_unheard(&redis, &other, &joining).await, moved_unheard(&redis, &other, &leaving).await];
+    joining.send(json!({"type": "subscribe", "rooms": ["trades"]}));
+    leaving.send(json!({"type": "unsubscribe", "rooms": ["prices"]}));
+    one.process.signal("CONT").await;
+    for client in [&joining, &leaving] {
+        assert_eq!(client.ended(PATIENCE).await.code, Some(4409));
+    }
+    // Asked of the node that wrote, so that it is asked afterwards.
+    assert_eq!((one.members("prices").await, one.members("trades").await), (2, 0));
+    other.call("POST", "/v1/publish", r#"{"room":"prices","data":1}"#).await;
+    for client in &moved {
+        client.message("prices", 1).await;
+        assert_eq!(client.end(), None);
+    }
+    assert_eq!((other.members("prices").await, other.members("trades").await), (2, 0));
+}
+
+/// The notice of a takeover is lost. Both connections heard everything for ever; a patrol ends the older.
+#[tokio::test]
+async fn of_two_connections_of_one_session_the_older_ends_though_nobody_tells_it() {
+    let redis = Redis::start().await;
+    let (one, other) = two(&redis, "").await;
+    let client = Live::connect(&one.url).await;
+    client.subscribe(json!(["prices"])).await;
+    one.process.signal("STOP").await;
+    let moved = moved_unheard(&redis, &other, &client).await;
+    one.process.signal("CONT").await;
+    // A minute and something for a busy machine.
+    assert_eq!(client.ended(Duration::from_secs(80)).await.code, Some(4409));
+    other.call("POST", "/v1/publish", r#"{"room":"prices","data":1}"#).await;
+    moved.message("prices", 1).await;
+    assert_eq!((moved.end(), other.members("prices").await), (None, 1));
+}
+
+/// A client is not answered by one node, gives up and resumes on another. When the first node gets to it, the session is in
+/// use: it was taken from the only client there is, who was told 4409 and must not come back.
+#[tokio::test]
+async fn a_resume_that_its_node_reads_late_does_not_take_the_session_from_the_only_client() {
+    let redis = Redis::start().await;
+    let (one, other) = two(&redis, "").await;
+    let client = Live::connect(&other.url).await;
+    client.subscribe(json!(["prices"])).await;
+    let token = client.token();
+    client.cut();
+    // Upgraded, and then the node stops before it reads.
+    let mut late = Client::open(&*one.url).await;
+    one.process.signal("STOP").await;
+    late.send(json!({"type": "connect", "auth": {"apiKey": KEY}, "session": token})).await;
+    let back = Live::resume(&other.url, &token).await;
+    assert_eq!(back.connected["resumed"], true);
+    one.process.signal("CONT").await;
+    let outcome = late.recv().await;
+    back.subscribe(json!(["trades"])).await;
+    assert_eq!(back.end(), None, "4409 to the only client");
+    assert_eq!(outcome["type"], "error", "{outcome}");
+    assert_eq!(late.closed().await.code, 4503);
+    other.call("POST", "/v1/publish", r#"{"room":"prices","data":1}"#).await;
+    back.message("prices", 1).await;
+    assert_eq!((other.members("prices").await, other.members("trades").await), (1, 1));
+}
+
+/// An older file says that the connection before this one has the session. That one is long gone.
+#[tokio::test]
+async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_has_the_session() {
+    let mut redis = Redis::start().await;
+    let (one, other) = two(&redis, "").await;
+    let client = Live::connect(&one.url).await;
+    client.subscribe(json!(["prices"])).await;
+    redis.command(&["SAVE"]).await;
+    let moved = Live::resume(&other.url, &client.token()).await;
+    assert_eq!(client.ended(PATIENCE).await.code, Some(4409));
+    moved.subscribe(json!(["since"])).await;
+    redis.restart().await;
+    assert_ne!(redis.command(&["DBSIZE"]).await, "0", "it has loaded the file");
+    eventually_within(Duration::from_secs(20), "a subscription", async || {
+        let answer = moved.ask(json!({"type": "subscribe", "rooms": ["trades"]})).await;
+        (status(&answer) == "subscribed").then_some(())
+    })
+    .await;
+    // What the file does not know of is there again.
+    for room in ["prices", "since", "trades"] {
+        other.has_members(room, 1).await;
+    }
+    let token = moved.token();
+    moved.cut();
+    let back = Live::resume(&one.url, &token).await;
+    assert_eq!(back.connected["resumed"], true);
+    for room in ["prices", "since", "trades"] {
+        assert!(back.resumed(room).is_some(), "{room}: {}", back.connected);
+    }
+    eventually("one member", async || (other.members("*").await == 1).then_some(())).await;
+}
+
+fn status(answer: &Value) -> &str {
+    answer["results"][0]["status"].as_str().unwrap_or_default()
+}

@@ -1,0 +1,168 @@
+//! What a client is told is what Redis holds. Where Redis cannot be reached the answer is no, and then what was so before
+//! is so still: on this connection at once, and for whoever resumes elsewhere.
+
+use serde_json::{Value, json};
+use switchyard_tests::{Live, Node, Pattern, Proxy, Redis, Rule, eventually, plugin};
+
+/// A node whose writes of sessions can be kept from Redis, another that has no such trouble, and a client of the first.
+struct Rig {
+    proxy: Proxy,
+    one: Node,
+    other: Node,
+    /// In `kept` and `filtered`.
+    client: Live,
+    /// On the same node, in `new`: when this one hears something, so could the client.
+    witness: Live,
+    _redis: Redis,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let redis = Redis::start().await;
+        let (proxy, extra) = (Proxy::start(&redis).await, plugin("threshold_filter", "[\"filtered\"]", "{}"));
+        let (behind, direct) = (proxy.url(), redis.url());
+        let (one, other) = tokio::join!(Node::start(&behind, &extra), Node::start(&direct, &extra));
+        let (client, witness) = (Live::connect(&one.url).await, Live::connect(&one.url).await);
+        client.subscribe(json!(["kept", {"room": "filtered", "filter": {"minChange": 0.5}}])).await;
+        witness.subscribe(json!(["new"])).await;
+        Self { proxy, one, other, client, witness, _redis: redis }
+    }
+
+    async fn publish(&self, room: &str, data: Value) {
+        let message = json!({"room": room, "data": data}).to_string();
+        let (status, body) = self.other.call("POST", "/v1/publish", &message).await;
+        assert_eq!(status, 200, "{body}");
+    }
+
+    /// Leaves a room, changes a filter and joins a room, and is told each time that this is not so.
+    async fn is_refused_everything(&self) {
+        for request in [
+            json!({"type": "unsubscribe", "rooms": ["kept"]}),
+            json!({"type": "subscribe", "rooms": [{"room": "filtered", "filter": {"minChange": 0.1}}]}),
+            json!({"type": "subscribe", "rooms": ["new"]}),
+        ] {
+            let answer = self.client.ask(request.clone()).await;
+            let result = &answer["results"][0];
+            assert_eq!(result["status"], "rejected", "{request}: {answer}");
+            assert_eq!(result["error"]["code"], "store_unavailable", "{request}: {answer}");
+        }
+    }
+
+    /// On the connection everything is as it was before.
+    async fn old_state_rules_here(&self) {
+        self.publish("kept", json!(1)).await;
+        self.client.message("kept", 1).await;
+        self.publish("new", json!(1)).await;
+        self.witness.message("new", 1).await;
+        for change in [0.2, 0.9] {
+            self.publish("filtered", json!({"change": change})).await;
+        }
+        self.client.message("filtered", 2).await;
+        self.client.settled().await;
+        let told = (self.client.offsets("filtered"), self.client.offsets("new"));
+        assert_eq!(told, (vec![2], vec![]), "the old filter, and nothing of a room that was refused");
+    }
+
+    /// And for the one who resumes on another node, after `more` that came since.
+    async fn old_state_is_resumed(self, more: &[&str]) {
+        let token = self.client.token();
+        self.client.cut();
+        let back = Live::resume(&self.other.url, &token).await;
+        let rooms = back.connected["rooms"].as_array().expect("rooms");
+        assert!(rooms.iter().all(|room| room["recovered"] == true), "{rooms:?}");
+        let mut names: Vec<_> = rooms.iter().filter_map(|room| room["room"].as_str()).collect();
+        let mut expected = [&["*", "@acme", "filtered", "kept"], more].concat();
+        names.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        let filter = |room: &str| back.resumed(room).expect("seen above").get("filter").cloned();
+        assert_eq!(filter("filtered"), Some(json!({"minChange": 0.5})), "{rooms:?}");
+        assert_eq!(filter("kept"), None);
+        for change in [0.3, 0.8] {
+            let message = json!({"room": "filtered", "data": {"change": change}}).to_string();
+            self.other.call("POST", "/v1/publish", &message).await;
+        }
+        back.message("filtered", 4).await;
+        assert_eq!(back.offsets("filtered"), [2, 4], "nothing that the old filter lets through is withheld");
+        assert_eq!(back.offsets("kept"), [1]);
+        self.other.has_members("kept", 1).await;
+        self.other.has_members("new", 1).await;
+    }
+
+    /// Once Redis is back, what was answered is made so, before anything new is.
+    async fn goes_on(&self) {
+        eventually("a subscription", async || {
+            let answer = self.client.ask(json!({"type": "subscribe", "rooms": ["again"]})).await;
+            (answer["results"][0]["status"] == "subscribed").then_some(())
+        })
+        .await;
+    }
+
+    fn writes(&self) -> Pattern {
+        Pattern::command("EVALSHA").containing(":session:")
+    }
+}
+
+/// `unsubscribed`, or `subscribed` with another filter, was answered and not recorded: on the next node the room was back, or
+/// the old filter withheld what the new one lets through.
+#[tokio::test]
+async fn changes_that_redis_refuses_are_answered_so_and_the_old_state_goes_on_everywhere() {
+    let rig = Rig::start().await;
+    let refused = rig.proxy.fail(rig.writes());
+    rig.is_refused_everything().await;
+    rig.old_state_rules_here().await;
+    // Its node never gets through again, as if it had died.
+    rig.old_state_is_resumed(&[]).await;
+    refused.release();
+}
+
+/// The same for changes that Redis carries out long after they were given up.
+#[tokio::test]
+async fn changes_that_redis_carries_out_late_do_not_outlive_their_refusal() {
+    outlived(|rig| rig.proxy.hold(rig.writes())).await;
+}
+
+/// And for those that it carried out at once, while the answer did not come.
+#[tokio::test]
+async fn changes_whose_answer_does_not_come_do_not_outlive_their_refusal() {
+    outlived(|rig| rig.proxy.hold_answer(rig.writes())).await;
+}
+
+async fn outlived(away: impl FnOnce(&Rig) -> Rule) {
+    let rig = Rig::start().await;
+    let away = away(&rig);
+    rig.is_refused_everything().await;
+    rig.old_state_rules_here().await;
+    away.release();
+    rig.goes_on().await;
+    assert!(rig.one.is_ready().await);
+    rig.old_state_is_resumed(&["again"]).await;
+}
+
+/// The seat was taken before the answer was known: `rejected`, and then the messages of that room.
+#[tokio::test]
+async fn nothing_of_a_room_comes_after_it_was_rejected() {
+    let rig = Rig::start().await;
+    let away = rig.proxy.hold(rig.writes());
+    let asked = rig.client.request(json!({"type": "subscribe", "rooms": ["new"]}));
+    away.matched().await;
+    rig.publish("new", json!("before the answer")).await;
+    rig.witness.message("new", 1).await;
+    let answer = rig.client.answer(asked).await;
+    assert_eq!(answer["results"][0]["error"]["code"], "store_unavailable", "{answer}");
+    rig.publish("new", json!("after the answer")).await;
+    rig.witness.message("new", 2).await;
+    rig.client.settled().await;
+    assert_eq!(rig.client.offsets("new"), [0_u64; 0], "{:?}", rig.client.frames());
+    away.release();
+    // It was not joined, so it can be.
+    eventually("a place in the room", async || {
+        let answer = rig.client.ask(json!({"type": "subscribe", "rooms": ["new"]})).await;
+        (answer["results"][0]["status"] == "subscribed").then_some(())
+    })
+    .await;
+    rig.publish("new", json!("at last")).await;
+    rig.client.message("new", 3).await;
+    assert_eq!(rig.client.offsets("new"), [3]);
+    rig.other.has_members("new", 2).await;
+}
