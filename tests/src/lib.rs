@@ -1,5 +1,6 @@
 //! What the tests share: a node on free ports, and a client that speaks the wire and trusts nothing.
 
+pub mod check;
 mod client;
 mod follower;
 mod guests;

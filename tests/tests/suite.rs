@@ -15,4 +15,5 @@ mod nodes;
 mod plugins;
 mod protocol;
 mod recovery;
+mod sessions;
 mod signatures;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod check;
 mod guests;
 mod languages;
 mod test;
@@ -35,7 +36,14 @@ cargo xtask CHORE
   bench plugins [--json FILE]
                          measure what plugins cost, one that misbehaves, and changing one under
                          load, and print a report as Markdown; takes about four minutes
-
+  check [--seeds A..B] [--for SECONDS] [--steps N] [--jobs N] [--no-faults] [--forget] [--restart]
+        [--durable] [--print] [--shrink SECONDS]
+                         draw a schedule of kills, stops, cuts, pauses and takeovers from each seed, run
+                         it on three nodes that share a Redis, and say which rules of the protocol were
+                         broken, with what the client saw; --no-faults leaves only what clients do, --forget lets Redis forget rooms or everything,
+                         --restart kills it, --durable has it keep what was written, --print shows the
+                         schedules, and --shrink looks for a shorter one for the first seed that fails.
+                         SWITCHYARD_BINARY names another binary to check, such as an older one
   test [ARGUMENTS]       guests, languages, formatting, clippy, and all tests; ARGUMENTS are for
                          cargo test
 ";
@@ -47,6 +55,7 @@ fn main() -> ExitCode {
         Some(("languages", [])) => languages::all().map(|built| println!("{}", built.display())),
         Some(("demo", rest)) => demo(rest),
         Some(("bench", rest)) => bench::run(rest),
+        Some(("check", rest)) => check::run(rest),
         Some(("test", rest)) => test::all(rest),
         None | Some(("help" | "--help" | "-h", _)) => {
             print!("{USAGE}");

@@ -1,0 +1,230 @@
+//! A client that does what steps tell it, and otherwise what the protocol asks of one: it comes back, subscribes anew where
+//! its session is gone, drops what it has handled, and acknowledges now and then.
+
+mod state;
+
+use super::{
+    connection::{self, Order},
+    filter::Filter,
+    random::Random,
+    transcript::{Entry, Transcript, What},
+    world::Urls,
+};
+use serde_json::{Value, json};
+use state::State;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// What a connection shares with its client.
+pub struct Shared {
+    key: String,
+    urls: Urls,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct Open {
+    orders: mpsc::UnboundedSender<Order>,
+    node: usize,
+    /// What operators know it by, once it was let in.
+    name: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct Actor(Arc<Shared>);
+
+impl Actor {
+    /// Connects to any node.
+    pub fn start(name: String, principal: &str, key: &str, urls: Urls, began: Instant, seed: u64) -> Self {
+        let state = State {
+            transcript: Transcript { client: name, principal: principal.to_owned(), entries: vec![] },
+            random: Random::new(seed),
+            open: BTreeMap::new(),
+            token: None,
+            connections: 0,
+            requests: 0,
+            rooms: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            is_away: false,
+            is_coming: false,
+            is_done: false,
+        };
+        let actor = Self(Arc::new(Shared { key: key.to_owned(), urls, began, state: Mutex::new(state) }));
+        actor.0.clone().come_back();
+        actor
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no panic")
+    }
+
+    pub fn transcript(&self) -> Transcript {
+        self.state().transcript.clone()
+    }
+
+    /// With a position from which on everything is wanted, if it has one.
+    pub fn subscribe(&self, room: &str, filter: Filter, since: bool) {
+        let mut state = self.state();
+        let entry = state.entry(room, filter, since);
+        state.request(json!({"type": "subscribe", "rooms": [entry]}));
+    }
+
+    /// The same subscriptions once more, over every connection: whoever does not hold the session finds out.
+    pub fn confirm(&self) {
+        let mut state = self.state();
+        let rooms: Vec<_> = state.rooms.clone().into_iter().collect();
+        let entries: Vec<_> = rooms.iter().map(|(room, filter)| state.entry(room, *filter, false)).collect();
+        let ids: Vec<_> = state.open.keys().copied().collect();
+        for id in ids.into_iter().filter(|_| !entries.is_empty()) {
+            state.requests += 1;
+            let request = json!({"type": "subscribe", "id": state.requests, "rooms": entries});
+            let open = &state.open[&id];
+            if open.name.is_some() {
+                open.orders.send(Order::Send(request)).ok();
+            }
+        }
+    }
+
+    pub fn unsubscribe(&self, room: &str) {
+        self.state().request(json!({"type": "unsubscribe", "rooms": [room]}));
+    }
+
+    /// Everything that was handled.
+    pub fn acknowledge(&self) {
+        self.state().acknowledge();
+    }
+
+    /// Asks who is in a room; the answer has this `id`.
+    pub fn ask_members(&self, room: &str) -> u64 {
+        let mut state = self.state();
+        state.request(json!({"type": "members", "room": room}));
+        state.requests
+    }
+
+    /// The answer to a request, when it has come.
+    pub fn answer(&self, id: u64) -> Option<Value> {
+        let state = self.state();
+        let mut received = state.transcript.entries.iter().rev().filter_map(|entry| match &entry.what {
+            What::Received(frame) if frame["id"] == id => Some(frame.clone()),
+            _ => None,
+        });
+        received.next()
+    }
+
+    pub fn deafen(&self) {
+        self.state().order(|| Order::Deafen);
+    }
+
+    pub fn hear(&self) {
+        self.state().order(|| Order::Hear);
+    }
+
+    /// Breaks its connections, and comes back later.
+    pub fn cut(&self, node: usize, away: Duration) {
+        let mut state = self.state();
+        state.is_away = true;
+        state.order(|| Order::Cut);
+        let shared = self.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(away).await;
+            shared.state.lock().expect("no panic").is_away = false;
+            shared.open(node);
+        });
+    }
+
+    /// Another connection for the same session.
+    pub fn resume(&self, node: usize) {
+        self.0.open(node);
+    }
+
+    /// Its newest connection that was let in, as operators know it, and that one's node.
+    pub fn end(&self) -> Option<(String, usize)> {
+        let mut state = self.state();
+        let (id, open) = state.open.iter().rev().find(|(_, open)| open.name.is_some())?;
+        let (id, name, node) = (*id, open.name.clone()?, open.node);
+        state.token = None;
+        let at = self.0.began.elapsed();
+        state.transcript.entries.push(Entry { at, connection: id, what: What::Ended });
+        Some((name, node))
+    }
+
+    /// How many connections are open, and how many of them were let in.
+    pub fn open(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.open.len(), state.open.values().filter(|open| open.name.is_some()).count())
+    }
+
+    /// It does not come back any more.
+    pub fn stop(&self) {
+        let mut state = self.state();
+        state.is_done = true;
+        state.order(|| Order::Cut);
+    }
+}
+
+impl Shared {
+    /// Writes down what happened, and does what is to be done about it.
+    pub fn take(self: &Arc<Self>, id: u32, what: What) {
+        let mut state = self.state.lock().expect("no panic");
+        state.transcript.entries.push(Entry { at: self.began.elapsed(), connection: id, what: what.clone() });
+        match what {
+            What::Received(frame) => state.received(id, &frame),
+            What::Sent(frame) if frame["type"] == "subscribe" => {
+                for entry in frame["rooms"].as_array().into_iter().flatten() {
+                    let room = entry["room"].as_str().unwrap_or_default().to_owned();
+                    state.rooms.insert(room, Filter::read(&entry["filter"]));
+                }
+            }
+            What::Closed(_) | What::Cut => {
+                state.open.remove(&id);
+                let comes = state.open.is_empty() && !state.is_away && !state.is_coming && !state.is_done;
+                drop(state);
+                if comes {
+                    self.clone().come_back();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// To any node that is there, after a moment.
+    fn come_back(self: Arc<Self>) {
+        let mut state = self.state.lock().expect("no panic");
+        state.is_coming = true;
+        let (pause, first) = (state.random.between(5, 200), state.random.below(3));
+        drop(state);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            self.state.lock().expect("no panic").is_coming = false;
+            self.open(first);
+        });
+    }
+
+    /// A connection to a node, or to the next one that is there.
+    fn open(self: &Arc<Self>, node: usize) {
+        let urls = self.urls.lock().expect("no panic").clone();
+        let there = (0..urls.len()).map(|n| (node + n) % urls.len()).find(|node| urls[*node].is_some());
+        let Some(node) = there else { return self.clone().come_back() };
+        let url = urls[node].clone().expect("seen above");
+        let mut state = self.state.lock().expect("no panic");
+        if state.is_done || state.is_away {
+            return;
+        }
+        state.connections += 1;
+        let id = state.connections;
+        let mut hello = json!({"type": "connect", "auth": {"apiKey": self.key}});
+        if let Some(token) = &state.token {
+            hello["session"] = token.as_str().into();
+        }
+        let (orders, taken) = mpsc::unbounded_channel();
+        state.open.insert(id, Open { orders, node, name: None });
+        let at = self.began.elapsed();
+        state.transcript.entries.push(Entry { at, connection: id, what: What::Opened(node) });
+        drop(state);
+        tokio::spawn(connection::run(self.clone(), id, url, hello, taken));
+    }
+}

@@ -1,0 +1,141 @@
+//! What a client believes that it is in and has handled, and what it does about what it is told.
+
+use super::{Open, Order};
+use crate::check::{filter::Filter, random::Random, transcript::Transcript};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+pub struct State {
+    pub transcript: Transcript,
+    pub random: Random,
+    pub open: BTreeMap<u32, Open>,
+    pub token: Option<String>,
+    pub connections: u32,
+    pub requests: u64,
+    /// Filters of the rooms that it is in, or wants to be.
+    pub rooms: BTreeMap<String, Filter>,
+    /// Epoch, and the last offset handled.
+    pub positions: BTreeMap<String, (String, u64)>,
+    /// It comes back when it is told to.
+    pub is_away: bool,
+    pub is_coming: bool,
+    pub is_done: bool,
+}
+
+impl State {
+    pub(super) fn entry(&self, room: &str, filter: Filter, since: bool) -> Value {
+        let mut entry = json!({"room": room});
+        if let Some(filter) = filter.json() {
+            entry["filter"] = filter;
+        }
+        if let Some((epoch, offset)) = self.positions.get(room).filter(|_| since) {
+            entry["since"] = json!({"epoch": epoch, "offset": offset});
+        }
+        entry
+    }
+
+    /// Over the newest connection that was let in.
+    pub(super) fn request(&mut self, mut request: Value) {
+        self.requests += 1;
+        request["id"] = self.requests.into();
+        if let Some(open) = self.open.values().rev().find(|open| open.name.is_some()) {
+            open.orders.send(Order::Send(request)).ok();
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self) {
+        let offsets: BTreeMap<_, _> =
+            self.positions.iter().map(|(room, (_, offset))| (room.clone(), *offset)).collect();
+        if let Some(open) = self.open.values().rev().find(|open| open.name.is_some()) {
+            open.orders.send(Order::Send(json!({"type": "ack", "offsets": offsets}))).ok();
+        }
+    }
+
+    pub(super) fn order(&self, order: impl Fn() -> Order) {
+        self.open.values().for_each(|open| drop(open.orders.send(order())));
+    }
+
+    pub(super) fn connected(&mut self, id: u32, frame: &Value) {
+        self.open.get_mut(&id).expect("open").name = frame["connection"].as_str().map(str::to_owned);
+        let was_lost = frame["resumed"] != true;
+        self.token = frame["session"].as_str().map(str::to_owned);
+        if was_lost {
+            let rooms = std::mem::take(&mut self.rooms);
+            let entries: Vec<_> =
+                rooms.iter().map(|(room, filter)| self.entry(room, *filter, true)).collect();
+            if !entries.is_empty() {
+                self.request(json!({"type": "subscribe", "rooms": entries}));
+            }
+            self.positions.retain(|room, _| rooms.contains_key(room));
+            self.rooms = rooms;
+            return;
+        }
+        let told = frame["rooms"].as_array().cloned().unwrap_or_default();
+        let is_told = |room: &String| told.iter().any(|entry| entry["room"] == room.as_str());
+        self.rooms.retain(|room, _| is_told(room));
+        self.positions.retain(|room, _| is_told(room));
+        for entry in &told {
+            let room = entry["room"].as_str().unwrap_or_default();
+            let position = position(entry, "offset");
+            if !room.starts_with(['*', '@']) {
+                let filter = entry.get("filter").map(Filter::read);
+                let known = self.rooms.get(room).copied().unwrap_or(Filter::NONE);
+                self.rooms.insert(room.to_owned(), filter.unwrap_or(known));
+            }
+            if entry["recovered"] != true || !self.positions.contains_key(room) {
+                self.positions.insert(room.to_owned(), position);
+            }
+        }
+    }
+
+    pub(super) fn received(&mut self, id: u32, frame: &Value) {
+        let room = frame["room"].as_str().unwrap_or_default().to_owned();
+        match frame["type"].as_str().unwrap_or_default() {
+            "connected" => self.connected(id, frame),
+            "message" => {
+                let offset = frame["offset"].as_u64().unwrap_or_default();
+                if let Some((_, handled)) = self.positions.get_mut(&room) {
+                    *handled = offset.max(*handled);
+                }
+                if self.random.chance(8) {
+                    self.acknowledge();
+                }
+            }
+            "gap" => {
+                let (epoch, offset) = position(frame, "offset");
+                self.positions.insert(room, (epoch, offset.saturating_sub(1)));
+            }
+            "subscribed" => {
+                for result in frame["results"].as_array().into_iter().flatten() {
+                    self.subscribed(result);
+                }
+            }
+            "unsubscribed" => {
+                for result in frame["results"].as_array().into_iter().flatten() {
+                    if result["status"] == "unsubscribed" {
+                        let room = result["room"].as_str().unwrap_or_default();
+                        self.rooms.remove(room);
+                        self.positions.remove(room);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn subscribed(&mut self, result: &Value) {
+        let room = result["room"].as_str().unwrap_or_default().to_owned();
+        if result["status"] != "subscribed" {
+            return;
+        }
+        let (epoch, offset) = position(result, "offset");
+        let goes_on = self.positions.get(&room).is_some_and(|(before, _)| *before == epoch);
+        if !goes_on || result["recovered"] == false {
+            self.positions.insert(room, (epoch, offset));
+        }
+    }
+}
+
+fn position(frame: &Value, offset: &str) -> (String, u64) {
+    (frame["epoch"].as_str().unwrap_or_default().to_owned(), frame[offset].as_u64().unwrap_or_default())
+}

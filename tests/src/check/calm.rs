@@ -1,0 +1,208 @@
+//! When nothing is in the way any more, everything must come right by itself: what operators, Redis and clients see is the
+//! living, and nothing else.
+
+mod asked;
+
+use super::{
+    actor::Actor,
+    http, keys,
+    oracle::{self, Facts, Living, Verdict, Violation},
+    schedule::NODES,
+    world::World,
+};
+use crate::KEY;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// In which everything must come right. A node that died is noticed within 20 s, and then its sessions have their time to
+/// live.
+const BOUND: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_millis(400);
+/// After so many of those, whoever has two connections asks for something on both.
+const ROUNDS: u32 = 10;
+/// Of all nodes together, at rest, a second; and in how many seconds that is measured.
+const RESTING_RATE: u64 = 120;
+const MEASURED: u64 = 2;
+
+/// What is not right, and the client and room that it is about.
+type Problem = (&'static str, Option<String>, Option<String>, String);
+
+/// Waits until everything is right, and says what is not after a while.
+pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) -> (Facts, Vec<Violation>) {
+    let (end, mut round) = (Instant::now() + BOUND, 0);
+    loop {
+        round += 1;
+        let facts = facts();
+        let verdicts: Vec<_> =
+            actors.iter().map(|actor| oracle::judge(&actor.transcript(), &facts)).collect();
+        let mut problems = clients(actors, &verdicts);
+        if problems.is_empty() {
+            problems = others(world, actors, &verdicts, &facts).await;
+        }
+        if problems.is_empty() {
+            problems = rate(world).await;
+        }
+        if problems.is_empty() {
+            problems = asked::members(actors, &verdicts).await;
+            problems.extend(asked::history(world, &facts).await);
+        }
+        if problems.is_empty() || Instant::now() > end {
+            let at = world.began.elapsed();
+            let mut violations: Vec<_> =
+                verdicts.into_iter().flat_map(|verdict| verdict.violations).collect();
+            violations.extend(problems.into_iter().map(|(rule, client, room, text)| Violation {
+                rule,
+                client: client.unwrap_or_default(),
+                room,
+                at,
+                text,
+            }));
+            return (facts, violations);
+        }
+        for actor in actors {
+            // A second connection is told that it is not the holder when it asks for something.
+            if actor.open().1 > 1 && round % ROUNDS == 0 {
+                actor.confirm();
+            }
+            actor.acknowledge();
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Each client has one connection, everything that it should have, and all answers.
+fn clients(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = vec![];
+    for (actor, verdict) in actors.iter().zip(verdicts) {
+        let client = Some(actor.transcript().client);
+        let [living] = &verdict.living[..] else {
+            let what = format!("{} connections of it are open", verdict.living.len());
+            problems.push(("each client is connected once", client, None, what));
+            continue;
+        };
+        if living.waiting > 0 {
+            let what = format!("{} requests of {} have no answer", living.waiting, living.connection);
+            problems.push(("requests are answered", client.clone(), None, what));
+        }
+        for (room, member) in &living.rooms {
+            if let Some(missing) = member.missing {
+                let what = format!("{missing} never came, after {}", member.covered);
+                problems.push(("everything comes in the end", client.clone(), Some(room.clone()), what));
+            }
+        }
+    }
+    problems
+}
+
+async fn others(world: &World, actors: &[Actor], verdicts: &[Verdict], facts: &Facts) -> Vec<Problem> {
+    let living: Vec<&Living> = verdicts.iter().flat_map(|verdict| &verdict.living).collect();
+    let mut problems: Vec<Problem> = vec![];
+    let mut members: BTreeMap<&str, Vec<&oracle::Member>> = BTreeMap::new();
+    for living in &living {
+        living.rooms.iter().for_each(|(room, member)| members.entry(room).or_default().push(member));
+    }
+    let admins: Vec<_> = world.admins.lock().expect("no panic").iter().flatten().cloned().collect();
+    for (node, url) in admins.iter().enumerate() {
+        if http::call(url, "GET", "/readyz", KEY, "").await.is_none_or(|(status, _)| status != 200) {
+            problems.push(("nodes are ready", None, None, format!("node {node} is not")));
+        }
+        let Some(page) = http::get(url, "/v1/connections?limit=1000", KEY).await else { continue };
+        let names = page["connections"].as_array().into_iter().flatten();
+        let found: BTreeSet<_> = names.filter_map(|one| one["id"].as_str().map(str::to_owned)).collect();
+        let expected: BTreeSet<_> =
+            living.iter().filter(|one| one.node == node).map(|one| one.connection.clone()).collect();
+        if found != expected {
+            let (more, less) = (found.difference(&expected).count(), expected.difference(&found).count());
+            let what =
+                format!("node {node} has {} connections, {more} of nobody, {less} missing", found.len());
+            problems.push(("connections are those of the living", None, None, what));
+        }
+        for (room, expected) in &members {
+            problems.extend(room_seen(url, node, room, expected, facts).await);
+        }
+    }
+    problems.extend(stored(world, actors, &living).await);
+    problems
+}
+
+/// Members and receipts of a room, as a node tells operators.
+async fn room_seen(
+    url: &str,
+    node: usize,
+    room: &str,
+    members: &[&oracle::Member],
+    facts: &Facts,
+) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = vec![];
+    let Some(seen) = http::get(url, &format!("/v1/rooms/{room}"), KEY).await else {
+        let what = format!("node {node} knows no such room");
+        return vec![("members are the living", None, Some(room.to_owned()), what)];
+    };
+    if seen["members"] != members.len() {
+        let what = format!("node {node} counts {} members, {} live", seen["members"], members.len());
+        problems.push(("members are the living", None, Some(room.to_owned()), what));
+    }
+    let epoch = seen["epoch"].as_str().unwrap_or_default();
+    let newest = facts.log.newest(room, epoch);
+    if newest == 0 {
+        return problems;
+    }
+    let have =
+        |member: &&&oracle::Member| member.epoch.as_deref() == Some(epoch) && member.acknowledged >= newest;
+    let expected = members.iter().filter(have).count();
+    let path = format!("/v1/rooms/{room}/messages/{newest}/receipt");
+    match http::get(url, &path, KEY).await {
+        Some(receipt) if receipt["members"] == members.len() && receipt["acknowledged"] == expected => {}
+        receipt => {
+            let receipt = receipt.unwrap_or_default();
+            let what = format!(
+                "of {newest} node {node} says {receipt}, where {} live and {expected} have acknowledged",
+                members.len()
+            );
+            problems.push(("receipts are those of the living", None, Some(room.to_owned()), what));
+        }
+    }
+    problems
+}
+
+/// What Redis holds.
+async fn stored(world: &World, actors: &[Actor], living: &[&Living]) -> Vec<Problem> {
+    let keys = keys::read(&world.redis).await;
+    let mut problems: Vec<Problem> = vec![];
+    let mut expect = |rule: &'static str, found: String, expected: String| {
+        if found != expected {
+            problems.push((rule, None, None, format!("{found}, where it should be {expected}")));
+        }
+    };
+    let held = keys.sessions.values().flatten().count();
+    let sessions = |all: usize, held: usize| format!("{all} sessions, {held} of them held");
+    expect(
+        "sessions are those of the living",
+        sessions(keys.sessions.len(), held),
+        sessions(living.len(), living.len()),
+    );
+    let entries = |count: usize| format!("{count} sessions in estates");
+    expect("estates are those of the living", entries(keys.estates), entries(living.len()));
+    let nodes = |leases: usize, dead: usize| format!("{leases} leases and {dead} nodes to be cleared away");
+    expect("leases are those of the living", nodes(keys.leases, keys.dead), nodes(NODES, 0));
+    expect("nothing waits for its end", format!("{} ends", keys.ends), "0 ends".to_owned());
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    actors.iter().for_each(|actor| *expected.entry(actor.transcript().principal).or_default() += 1);
+    let found: BTreeMap<_, _> = keys.connections.into_iter().filter(|(_, count)| *count > 0).collect();
+    expect("counts are those of the living", format!("{found:?}"), format!("{expected:?}"));
+    problems
+}
+
+/// Nobody asks for anything: nor do the nodes.
+async fn rate(world: &World) -> Vec<Problem> {
+    let before = keys::commands(&world.redis).await;
+    sleep(Duration::from_secs(MEASURED)).await;
+    let rate = (keys::commands(&world.redis).await - before) / MEASURED;
+    match rate {
+        0..=RESTING_RATE => vec![],
+        _ => vec![("Redis rests when clients do", None, None, format!("{rate} commands a second"))],
+    }
+}

@@ -1,0 +1,87 @@
+//! What is only asked once everything else is right: who a client is told is in its rooms, and what is held of them.
+
+use super::Problem;
+use crate::{
+    KEY,
+    check::{
+        actor::Actor,
+        http,
+        oracle::{Facts, Verdict},
+        world::World,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Each client asks for the members of each of its rooms.
+pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
+    let living = || actors.iter().zip(verdicts.iter().flat_map(|verdict| &verdict.living));
+    let mut rooms: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (actor, living) in living() {
+        let principal = actor.transcript().principal;
+        living.rooms.keys().for_each(|room| rooms.entry(room).or_default().push(principal.clone()));
+    }
+    let mut asked = vec![];
+    for (actor, living) in living() {
+        asked.extend(living.rooms.keys().map(|room| (actor, room.as_str(), actor.ask_members(room))));
+    }
+    let (mut problems, end): (Vec<Problem>, _) = (vec![], Instant::now() + PATIENCE);
+    for (actor, room, id) in asked {
+        let mut answer = actor.answer(id);
+        while answer.is_none() && Instant::now() < end {
+            tokio::time::sleep(PAUSE).await;
+            answer = actor.answer(id);
+        }
+        let told = answer.unwrap_or_default();
+        let principals: BTreeSet<&str> = rooms[room].iter().map(String::as_str).collect();
+        let found: BTreeSet<&str> =
+            told["principals"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+        if told["count"] != rooms[room].len() || found != principals {
+            let what = format!("told {told}, where {:?} live", rooms[room]);
+            problems.push((
+                "members are the living",
+                Some(actor.transcript().client),
+                Some(room.to_owned()),
+                what,
+            ));
+        }
+    }
+    problems
+}
+
+/// What was answered as published is held, and nothing else.
+pub async fn history(world: &World, facts: &Facts) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = vec![];
+    let Some(url) = world.admins.lock().expect("no panic").iter().flatten().next().cloned() else {
+        return problems;
+    };
+    for (room, epoch, messages) in facts.log.all() {
+        let Some(page) = http::get(&url, &format!("/v1/rooms/{room}/history?limit=1000"), KEY).await else {
+            continue;
+        };
+        // What Redis forgot was of another epoch.
+        if page["epoch"] != epoch || page["more"] == true || facts.forgot {
+            continue;
+        }
+        let held: BTreeMap<u64, u64> = page["messages"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|message| Some((message["offset"].as_u64()?, message["data"]["n"].as_u64()?)))
+            .collect();
+        let published: BTreeMap<u64, u64> =
+            messages.iter().map(|(offset, message)| (*offset, message.number)).collect();
+        if held != published {
+            let lost: Vec<_> = published.iter().filter(|(offset, n)| held.get(offset) != Some(n)).collect();
+            let more: Vec<_> = held.iter().filter(|(offset, n)| published.get(offset) != Some(n)).collect();
+            let what = format!("not held: {lost:?}; held and never answered: {more:?}");
+            problems.push(("what was published is held", None, Some(room.to_owned()), what));
+        }
+    }
+    problems
+}

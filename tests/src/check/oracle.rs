@@ -1,0 +1,223 @@
+//! Decides from what a client was told whether the protocol was kept. Knows docs/protocol.md, and no node.
+
+mod delivery;
+mod request;
+mod room;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use room::Seat;
+
+use super::{
+    log::Log,
+    transcript::{Fault, Transcript, What},
+};
+use room::{Here, View};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+/// What is known beside the transcript.
+pub struct Facts {
+    pub log: Log,
+    pub faults: Vec<Fault>,
+    /// How long a session outlives its connection.
+    pub ttl: Duration,
+    /// Messages that are held a room.
+    pub history: u64,
+    /// Redis forgot something.
+    pub forgot: bool,
+    /// `connected.rooms` shows filters.
+    pub shows_filters: bool,
+}
+
+/// A node that is not heard of for so long may be taken for dead.
+pub const LEASE: Duration = Duration::from_secs(8);
+/// In which what was acknowledged must be recorded, if nothing is in the way.
+const FLUSHED: Duration = Duration::from_millis(1100);
+/// Of clocks and of a busy machine.
+const SLACK: Duration = Duration::from_millis(400);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Violation {
+    /// The name of the rule that was broken.
+    pub rule: &'static str,
+    pub client: String,
+    pub room: Option<String>,
+    pub at: Duration,
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let at = self.at.as_secs_f64();
+        write!(f, "{}: {}", self.rule, self.client)?;
+        if let Some(room) = &self.room {
+            write!(f, ", room {room}")?;
+        }
+        write!(f, ", at {at:.3}: {}", self.text)
+    }
+}
+
+/// What a client must be at the end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Living {
+    pub token: String,
+    pub connection: String,
+    pub node: usize,
+    pub rooms: BTreeMap<String, Member>,
+    /// Requests without an answer.
+    pub waiting: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    pub seats: BTreeSet<Seat>,
+    pub epoch: Option<String>,
+    /// Everything up to here was delivered or told as lost.
+    pub covered: u64,
+    /// The first message that should have come and has not.
+    pub missing: Option<u64>,
+    pub acknowledged: u64,
+}
+
+pub struct Verdict {
+    pub violations: Vec<Violation>,
+    /// Open connections that were let in.
+    pub living: Vec<Living>,
+}
+
+/// One connection of the client.
+#[derive(Default)]
+struct Connection {
+    node: usize,
+    /// What it sent as its session.
+    asked: Option<String>,
+    token: Option<String>,
+    /// What operators know it by.
+    name: String,
+    opened: Duration,
+    greeted: Option<Duration>,
+    connected: Option<Duration>,
+    ended: Option<Duration>,
+    /// Since when it has not read.
+    deaf: Option<Duration>,
+    requests: BTreeMap<u64, Value>,
+    rooms: BTreeMap<String, Here>,
+}
+
+#[derive(Default)]
+struct Session {
+    connections: Vec<u32>,
+    rooms: BTreeMap<String, View>,
+    is_over: bool,
+}
+
+pub struct Oracle<'a> {
+    facts: &'a Facts,
+    transcript: &'a Transcript,
+    connections: BTreeMap<u32, Connection>,
+    sessions: BTreeMap<String, Session>,
+    violations: Vec<Violation>,
+    /// Connections that were closed 4409, and when.
+    sent_away: Vec<(u32, Duration)>,
+    now: Duration,
+}
+
+pub fn judge(transcript: &Transcript, facts: &Facts) -> Verdict {
+    let mut oracle = Oracle {
+        facts,
+        transcript,
+        connections: BTreeMap::new(),
+        sessions: BTreeMap::new(),
+        violations: vec![],
+        sent_away: vec![],
+        now: Duration::ZERO,
+    };
+    for entry in &transcript.entries {
+        oracle.now = entry.at;
+        oracle.take(entry.connection, &entry.what);
+    }
+    oracle.successors();
+    let living = oracle.living();
+    Verdict { violations: oracle.violations, living }
+}
+
+impl Oracle<'_> {
+    fn take(&mut self, id: u32, what: &What) {
+        let now = self.now;
+        let connection = self.connections.entry(id).or_default();
+        match what {
+            What::Opened(node) => (connection.node, connection.opened) = (*node, now),
+            What::Sent(frame) if frame["type"] == "connect" => {
+                connection.greeted = Some(now);
+                connection.asked = frame["session"].as_str().map(str::to_owned);
+            }
+            What::Sent(frame) => self.sent(id, frame),
+            What::Received(frame) => match frame["type"].as_str().unwrap_or_default() {
+                "connected" => self.connected(id, frame),
+                "message" => self.message(id, frame),
+                "gap" => self.gap(id, frame),
+                _ => self.answered(id, frame),
+            },
+            What::Closed(code) => self.ended(id, *code),
+            What::Cut => self.ended(id, None),
+            What::Deaf => connection.deaf = Some(now),
+            What::Hears => connection.deaf = None,
+            What::Ended => self.session(id).into_iter().for_each(|session| session.is_over = true),
+        }
+    }
+
+    fn session(&mut self, id: u32) -> Option<&mut Session> {
+        let token = self.connections.get(&id)?.token.clone()?;
+        self.sessions.get_mut(&token)
+    }
+
+    fn broke(&mut self, rule: &'static str, room: Option<&str>, text: String) {
+        let room = room.map(str::to_owned);
+        let client = self.transcript.client.clone();
+        self.violations.push(Violation { rule, client, room, at: self.now, text });
+    }
+
+    /// What is open, with the rooms that it is in.
+    fn living(&self) -> Vec<Living> {
+        let open = self.connections.values().filter(|one| one.connected.is_some() && one.ended.is_none());
+        let living = open.filter_map(|connection| {
+            let token = connection.token.clone()?;
+            let session = self.sessions.get(&token)?;
+            let member = |(name, here): (&String, &Here)| {
+                let view = session.rooms.get(name)?;
+                let is_in = here.seats.iter().any(|seat| matches!(seat, Seat::In(_)));
+                is_in.then(|| (name.clone(), self.member(name, here, view)))
+            };
+            Some(Living {
+                rooms: connection.rooms.iter().filter_map(member).collect(),
+                token,
+                connection: connection.name.clone(),
+                node: connection.node,
+                waiting: connection.requests.len(),
+            })
+        });
+        living.collect()
+    }
+
+    fn member(&self, name: &str, here: &Here, view: &View) -> Member {
+        let epoch = view.epoch.clone();
+        let covered = view.covered.unwrap_or(0);
+        let missing = epoch.as_deref().filter(|_| view.covered.is_some()).and_then(|epoch| {
+            let from = here.last.unwrap_or(0).max(covered);
+            let later = self.facts.log.between(name, epoch, from, u64::MAX);
+            later.into_iter().find(|(offset, message)| view.must(here, *offset, message.change)).map(|m| m.0)
+        });
+        let acknowledged = view.acks.iter().map(|ack| ack.offset).max().unwrap_or(0);
+        Member { seats: here.seats.clone(), epoch, covered, missing, acknowledged }
+    }
+}
+
+fn text<'a>(frame: &'a Value, name: &str) -> &'a str {
+    frame[name].as_str().unwrap_or_default()
+}

@@ -1,0 +1,239 @@
+//! Connections and sessions: what is resumed is what was told, and who is sent away has a successor.
+
+use super::{
+    FLUSHED, LEASE, Oracle, SLACK, Session, What,
+    room::{Here, Seat, View},
+    text,
+};
+use crate::check::filter::Filter;
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+impl Oracle<'_> {
+    pub(super) fn connected(&mut self, id: u32, frame: &Value) {
+        let now = self.now;
+        let token = text(frame, "session").to_owned();
+        let connection = self.connections.entry(id).or_default();
+        connection.name = text(frame, "connection").to_owned();
+        (connection.token, connection.connected) = (Some(token.clone()), Some(now));
+        let asked = connection.asked.clone();
+        if frame["resumed"] == true {
+            if asked.as_ref() != Some(&token) {
+                self.broke("a session is resumed by its token", None, frame.to_string());
+            }
+            return self.resumed(id, &token, frame["rooms"].as_array().map_or(&[][..], Vec::as_slice));
+        }
+        if let Some(asked) = asked {
+            self.session_gone(id, &asked);
+        }
+        let mut session = Session { connections: vec![id], ..Session::default() };
+        let (log, principal) = (&self.facts.log, &self.transcript.principal);
+        let connection = self.connections.get_mut(&id).expect("made above");
+        for room in ["*".to_owned(), format!("@{principal}")] {
+            // Its position is not told, but what is published from now on comes.
+            let epoch = log.only_epoch(&room).filter(|_| !self.facts.forgot);
+            let view = epoch.map(|epoch| View::join(epoch, log.before(&room, epoch, now)));
+            let seats = BTreeSet::from([Seat::In(Filter::NONE)]);
+            let epoch = epoch.map(str::to_owned);
+            let here = Here { possible: seats.clone(), seats, epoch, ..Here::default() };
+            connection.rooms.insert(room.clone(), here);
+            session.rooms.insert(room, view.unwrap_or_default());
+        }
+        self.sessions.insert(token, session);
+    }
+
+    fn session_gone(&mut self, id: u32, token: &str) {
+        let Some(session) = self.sessions.get(token) else { return };
+        let connections = || session.connections.iter().map(|id| &self.connections[id]);
+        // Of several the one that was let in last has the session; the others only have to hear of it.
+        let holder = connections().max_by_key(|connection| connection.greeted);
+        let is_open = holder.is_some_and(|connection| connection.ended.is_none());
+        // A client that does not read cannot know when a connection ended.
+        let last = holder.and_then(|one| one.deaf.or(one.ended)).unwrap_or_default();
+        let away = self.now.saturating_sub(last);
+        let is_excused = self.facts.forgot
+            || session.is_over
+            || connections().any(|connection| {
+                let end = connection.ended.unwrap_or(self.now);
+                let long = self.facts.faults.iter().filter(|fault| fault.to - fault.from >= LEASE);
+                long.into_iter().any(|fault| fault.touches(connection.node, connection.opened, end))
+            });
+        if is_excused || (!is_open && away + SLACK >= self.facts.ttl) {
+            return;
+        }
+        let what = match is_open {
+            true => format!("connection {id} was told a new session, while another holds the old one"),
+            false => {
+                format!("connection {id} was told a new session, {} ms after the old one", away.as_millis())
+            }
+        };
+        self.broke("a session lives as long as it should", None, what);
+    }
+
+    fn resumed(&mut self, id: u32, token: &str, told: &[Value]) {
+        let greeted = self.connections[&id].greeted.unwrap_or_default();
+        let Some(session) = self.sessions.get(token) else { return };
+        let before = session.connections.last().map(|before| &self.connections[before]);
+        let found: BTreeMap<String, BTreeSet<Seat>> = before.map_or_else(BTreeMap::new, |before| {
+            before.rooms.iter().map(|(name, here)| (name.clone(), here.found(greeted))).collect()
+        });
+        let told: BTreeMap<&str, &Value> = told.iter().map(|entry| (text(entry, "room"), entry)).collect();
+        let names: BTreeSet<&str> = found.keys().map(String::as_str).chain(told.keys().copied()).collect();
+        let (mut broken, mut rooms) = (vec![], BTreeMap::new());
+        for name in names {
+            let out = BTreeSet::from([Seat::Out]);
+            let possible = found.get(name).unwrap_or(&out);
+            let entry = told.get(name).copied();
+            let seats = match entry.filter(|entry| entry["error"].is_null()) {
+                Some(entry) => {
+                    let shown = Seat::In(Filter::read(&entry["filter"]));
+                    let inside: BTreeSet<_> =
+                        possible.iter().copied().filter(|seat| *seat != Seat::Out).collect();
+                    if inside.is_empty() {
+                        broken.push(("a room that was left stays left", name, entry.to_string()));
+                    } else if self.facts.shows_filters && !possible.contains(&shown) {
+                        broken.push((
+                            "the filter that was told rules",
+                            name,
+                            format!("{entry}, not {possible:?}"),
+                        ));
+                    }
+                    if self.facts.shows_filters || inside.is_empty() { [shown].into() } else { inside }
+                }
+                None => {
+                    if !possible.contains(&Seat::Out) && !self.facts.forgot {
+                        let what = entry.map_or_else(|| "it is not there".to_owned(), Value::to_string);
+                        broken.push(("a room that was joined stays", name, what));
+                    }
+                    out.clone()
+                }
+            };
+            rooms.insert(name.to_owned(), (seats, possible.clone(), entry));
+        }
+        for (rule, room, what) in broken {
+            self.broke(rule, Some(room), what);
+        }
+        for (name, (seats, possible, entry)) in rooms {
+            let mut here = Here { possible: seats.clone(), seats, ..Here::default() };
+            if let Some(entry) = entry.filter(|_| here.is_member()) {
+                self.found(id, token, &name, &mut here, &possible, entry);
+            }
+            self.connections.get_mut(&id).expect("it came").rooms.insert(name, here);
+        }
+        self.sessions.get_mut(token).expect("seen above").connections.push(id);
+    }
+
+    /// A room that came with a session.
+    fn found(
+        &mut self,
+        id: u32,
+        token: &str,
+        name: &str,
+        here: &mut Here,
+        possible: &BTreeSet<Seat>,
+        entry: &Value,
+    ) {
+        let (epoch, offset) = (text(entry, "epoch"), entry["offset"].as_u64().unwrap_or_default());
+        let sure = self.surely_acknowledged(id, token, name);
+        let session = self.sessions.get_mut(token).expect("it was resumed");
+        let view = session.rooms.entry(name.to_owned()).or_default();
+        let is_other = view.epoch.as_deref().is_some_and(|before| before != epoch);
+        let low = view.base.max(sure);
+        here.epoch = Some(epoch.to_owned());
+        let other = possible.iter().filter(|seat| !here.seats.contains(seat));
+        view.earlier.extend(other.filter_map(|seat| match seat {
+            Seat::In(filter) => Some((offset, *filter)),
+            Seat::Out => None,
+        }));
+        if entry["recovered"] == true {
+            if view.epoch.is_none() || possible.contains(&Seat::Out) {
+                // When it began was never told: what comes from now on must come.
+                *view = View { base: 0, ..View::join(epoch, offset) };
+                return;
+            }
+            if is_other {
+                *view = View::join(epoch, offset);
+                return self.broke("a new epoch is told as a loss", Some(name), entry.to_string());
+            }
+            here.sure = sure;
+            return;
+        }
+        here.last = Some(offset);
+        if is_other || view.epoch.is_none() {
+            *view = View::join(epoch, offset);
+        } else {
+            view.cover(offset);
+            view.base = view.base.max(offset);
+        }
+        if !self.facts.forgot && (is_other || !self.is_gone(name, epoch, low + 1)) {
+            let what = format!("{entry}, though what came after {low} is held");
+            self.broke("a loss is told only where something is gone", Some(name), what);
+        }
+    }
+
+    /// Acknowledged so long before a connection came, with nothing in the way, that it must have been recorded.
+    fn surely_acknowledged(&self, id: u32, token: &str, room: &str) -> u64 {
+        let Some(view) = self.sessions[token].rooms.get(room) else { return 0 };
+        let greeted = self.connections[&id].greeted.unwrap_or_default();
+        let sure = view.acks.iter().filter(|ack| {
+            let connection = &self.connections[&ack.connection];
+            let others = self.connections.iter().filter(|(other, _)| ![id, ack.connection].contains(other));
+            let mut rivals = others.filter(|(_, other)| {
+                other.greeted > connection.greeted && other.greeted <= Some(ack.at + FLUSHED)
+            });
+            ack.was_sent
+                && ack.at + FLUSHED <= greeted
+                && rivals.next().is_none()
+                && !self.facts.faults.iter().any(|fault| fault.touches(connection.node, ack.at, greeted))
+        });
+        sure.map(|ack| ack.offset).max().unwrap_or(0)
+    }
+
+    pub(super) fn ended(&mut self, id: u32, code: Option<u16>) {
+        let now = self.now;
+        let connection = self.connections.get_mut(&id).expect("it was opened");
+        connection.ended = Some(now);
+        for here in connection.rooms.values_mut() {
+            let asked = std::mem::take(&mut here.asked);
+            here.possible.extend(asked);
+        }
+        connection.requests.clear();
+        let was_deaf = self.transcript.entries.iter().any(|e| e.connection == id && e.what == What::Deaf);
+        match code {
+            None | Some(1000 | 1001 | 1006 | 4503 | 4508 | 4600) => {}
+            Some(4504) if was_deaf => {}
+            Some(4403) if self.session(id).is_some_and(|session| session.is_over) => {}
+            // Judged when all is known.
+            Some(4409) => self.sent_away.push((id, now)),
+            Some(code) => self.broke("closes are in order", None, format!("connection {id} closed {code}")),
+        }
+    }
+
+    /// Whoever was closed 4409 has a successor.
+    pub(super) fn successors(&mut self) {
+        for (id, at) in std::mem::take(&mut self.sent_away) {
+            if !self.has_successor(id, at) {
+                self.now = at;
+                let what = format!("connection {id} closed 4409, though no other one took the session later");
+                self.broke("4409 only when somebody else is let in", None, what);
+            }
+        }
+    }
+
+    /// Whether another connection of the same session was let in later, or may have been: when two come at the same time,
+    /// either may be the later one.
+    fn has_successor(&self, id: u32, closed: Duration) -> bool {
+        let connection = &self.connections[&id];
+        let mine = connection.greeted.unwrap_or_default();
+        let session = connection.token.as_ref().or(connection.asked.as_ref());
+        self.connections.iter().filter(|(other, _)| **other != id).any(|(_, other)| {
+            let is_there = other.ended.is_none_or(|ended| ended >= mine)
+                && other.greeted.is_some_and(|greeted| greeted <= closed);
+            let asks = other.token.as_ref().or(other.asked.as_ref()) == session;
+            asks && is_there && other.connected.is_none_or(|connected| connected >= mine)
+        })
+    }
+}
