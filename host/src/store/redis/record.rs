@@ -19,8 +19,8 @@ enum Hold {
     Held,
     /// Its client may be elsewhere by now: nothing is written before it was heard.
     Doubted,
-    /// It was heard.
-    Vouched,
+    /// It was heard. What was written up to this number was begun before, maybe under a name that this node has no more.
+    Vouched(u64),
 }
 
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Record {
         let fields = fields.into_iter().collect();
         match known {
             true => Write::Amend { number, fields },
-            false => Write::Put { number, fields, anew: self.hold == Hold::Vouched },
+            false => Write::Put { number, fields, anew: self.is_vouched() },
         }
     }
 
@@ -129,11 +129,16 @@ impl Record {
                 // Who wrote the newer members is not in the record any more: this has to come after them.
                 if let Some(newer) = self.newer.take() {
                     (self.generation, self.number) = (newer + 1, 0);
+                    if self.is_vouched() {
+                        self.hold = Hold::Vouched(0);
+                    }
                     self.unsettled.values_mut().for_each(|since| *since = 0);
                     return Outcome::Late;
                 }
                 self.confirmed = (number, time);
-                if let (Hold::Vouched, Write::Put { anew: true, .. }) = (self.hold, write) {
+                if let (Hold::Vouched(since), Write::Put { anew: true, .. }) = (self.hold, write)
+                    && number > since
+                {
                     self.hold = Hold::Held;
                     // Members that were written while it was doubted may have been cleared away since.
                     self.unsettle();
@@ -190,7 +195,7 @@ impl Record {
     /// The client was heard: the session is its connection's as far as anybody can know.
     pub fn vouch(&mut self) {
         if self.hold == Hold::Doubted {
-            self.hold = Hold::Vouched;
+            self.hold = Hold::Vouched(self.number);
         }
     }
 
@@ -199,7 +204,7 @@ impl Record {
     }
 
     pub fn is_vouched(&self) -> bool {
-        self.hold == Hold::Vouched
+        matches!(self.hold, Hold::Vouched(_))
     }
 
     /// Everything is written again.

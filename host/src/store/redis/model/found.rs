@@ -90,3 +90,44 @@ fn a_session_that_is_taken_back_has_all_its_members_again() {
         assert_eq!((world.is_on(), world.members("a")), (Some((0, vec!["a"])), 1));
     });
 }
+
+/// A node that had not heard yet that Redis' clock was set back asked a second time as if its client had come at that moment: it took
+/// the session from a client that had come later.
+#[test]
+fn a_node_that_did_not_hear_of_a_clock_that_was_set_back_takes_from_nobody() {
+    story(async |world| {
+        world.step(Isolate { node: 1 }).await;
+        world.step(ClockBack).await;
+        world.step(Live(4000)).await;
+        world.step(Open { client: 0, node: 1, clean: false, waits: false }).await;
+        world.step(Live(10)).await;
+        world.connect(2).await;
+        world.step(Live(300)).await;
+        world.one("SADD", Fate::Answered).await;
+        world.one("take", Fate::Answered).await;
+        world.one("take", Fate::Answered).await;
+        world.step(Heal { node: 1 }).await;
+        world.step(Flow).await;
+        world.step(Live(3000)).await;
+        assert_eq!(world.is_on(), Some((2, vec!["a"])));
+    });
+}
+
+/// Redis forgot everything a second time while a session was being taken back: what was begun under the name of before was taken for
+/// the answer to what its client had said since, and the session stayed with that name.
+#[test]
+fn a_session_that_is_taken_back_twice_is_in_the_end_under_its_nodes_name() {
+    story(async |world| {
+        world.step(Live(1000)).await;
+        world.step(Flush).await;
+        world.step(Pass(1100)).await;
+        world.step(Pong { client: 0 }).await;
+        world.one("SADD", Fate::Answered).await;
+        world.step(Flush).await;
+        world.step(Pass(1100)).await;
+        world.step(Pong { client: 0 }).await;
+        // The patrol would find out, if it had not looked too early.
+        world.one("holders", Fate::Cut).await;
+        world.one("put", Fate::Answered).await;
+    });
+}

@@ -184,7 +184,9 @@ impl Shared {
                 "none" => return Ok(Resume::Gone),
                 // Maybe only as far as this node knew when that was: now it knows better.
                 "again" if !is_again => {
-                    (is_again, when) = (true, when.max(shift(time, heard, asked)).min(time))
+                    let at_least = shift(time, heard, asked);
+                    // What it knew was worth nothing where the clock was set back.
+                    (is_again, when) = (true, if when > time { at_least } else { when.max(at_least) })
                 }
                 "again" => return Ok(Resume::Again),
                 _ => return Err(late()),
