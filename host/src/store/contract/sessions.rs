@@ -1,0 +1,94 @@
+//! Whose a session is, for how long, and with which rooms.
+
+use super::*;
+
+pub async fn a_session_comes_back_with_its_rooms(s: Subject) {
+    let joined = s.publish("a", "1").await.position;
+    let mut hold = s.member("acme", "a", Some(r#"{"x":1}"#)).await;
+    for name in ["b", "gone"] {
+        s.join(hold, name, None, &joined).await;
+    }
+    s.store.leave(hold, vec![room("gone")]).await.unwrap();
+    assert_eq!((s.count("a").await, s.count("gone").await), (1, 0));
+    s.store.detach(hold);
+    s.units(SESSION / 2).await;
+    assert_eq!(s.count("a").await, 1, "resumable is a member");
+
+    hold.connection = ConnectionId::random();
+    let resumed = s.resume(hold.token, "acme", hold.connection).await.expect("within its time to live");
+    assert_eq!(resumed.previous, None);
+    let names: Vec<&str> = resumed.rooms.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let membership = Membership { filter: Some(r#"{"x":1}"#.into()), position: joined.clone() };
+    assert_eq!(resumed.rooms[0].1, membership, "nothing acknowledged: from where it joined");
+
+    s.publish("a", "2").await;
+    s.publish("a", "3").await;
+    let at = |offset| Position { offset, ..joined.clone() };
+    s.store.acknowledge(hold, &room("a"), &at(3));
+    s.store.acknowledge(hold, &room("a"), &at(2));
+    s.join(hold, "a", None, &joined).await;
+    s.store.detach(hold);
+    // What was acknowledged may not be written yet, but it is known here.
+    hold.connection = ConnectionId::random();
+    let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
+    assert_eq!(resumed.rooms[0].1, Membership { filter: None, position: at(3) });
+
+    let membership = Membership { filter: None, position: at(2) };
+    let join = Join { room: room("a"), membership: membership.clone(), anew: true };
+    s.store.join(hold, vec![join]).await.unwrap();
+    hold.connection = ConnectionId::random();
+    let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
+    assert_eq!(resumed.rooms[0].1.filter, None);
+    s.store.detach(hold);
+}
+
+pub async fn a_session_is_its_principals_and_ends(s: Subject) {
+    let hold = s.member("acme", "a", None).await;
+    let Hold { token, connection } = hold;
+    assert!(s.resume(token, "zed", ConnectionId::random()).await.is_none());
+    assert!(s.resume(SessionToken::random(), "acme", ConnectionId::random()).await.is_none());
+    s.store.detach(hold);
+    s.units(SESSION + 2).await;
+    s.becomes(async || s.count("a").await == 0).await;
+    assert!(s.resume(token, "acme", connection).await.is_none());
+
+    let hold = s.member("acme", "a", None).await;
+    s.store.end_session(hold);
+    s.becomes(async || s.count("a").await == 0).await;
+    assert!(s.resume(hold.token, "acme", ConnectionId::random()).await.is_none());
+}
+
+pub async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
+    let old = s.member("acme", "a", None).await;
+    let new = Hold { connection: ConnectionId::random(), ..old };
+    let resumed = s.resume(old.token, "acme", new.connection).await.unwrap();
+    assert_eq!(resumed.previous, Some(old.connection));
+    let position = s.store.history(&room("b"), None, 0).await.unwrap().newest;
+    let join = |name| {
+        let membership = Membership { filter: None, position: position.clone() };
+        vec![Join { room: room(name), membership, anew: false }]
+    };
+    s.store.join(old, join("b")).await.expect_err("it is not its session any more");
+    s.store.leave(old, vec![room("a")]).await.expect_err("it is not its session any more");
+    s.store.detach(old);
+    s.store.end_session(old);
+    s.units(SESSION + 10).await;
+    assert_eq!((s.count("a").await, s.count("b").await), (1, 0));
+    s.store.join(new, join("b")).await.unwrap();
+    assert_eq!(s.count("b").await, 1);
+}
+
+/// A client gave up waiting and came back elsewhere; what it asked first is carried out last.
+pub async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
+    let hold = s.member("acme", "a", None).await;
+    s.units(1).await;
+    let asked = Instant::now();
+    s.units(1).await;
+    let new = ConnectionId::random();
+    assert!(s.resume(hold.token, "acme", new).await.is_some());
+    let late = s.store.resume_session(hold.token, &"acme".into(), ConnectionId::random(), asked).await;
+    assert!(matches!(late, Ok(Resume::Again)), "{late:?}");
+    let position = s.store.history(&room("b"), None, 0).await.unwrap().newest;
+    s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
+}
