@@ -1,7 +1,7 @@
 //! A peer without a WebSocket library: it writes what no library would, and reads frames one by one.
 
 use crate::{Closed, PATIENCE, Server};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -76,14 +76,17 @@ impl Raw {
     /// An authenticated connection of `acme`.
     pub async fn connect(server: &Server) -> Self {
         let mut raw = Self::open(server).await;
-        let connect = format!(r#"{{"type":"connect","auth":{{"apiKey":"{}"}}}}"#, crate::KEY);
-        raw.bytes(&framed(FIN | TEXT, connect.as_bytes())).await;
+        raw.send(json!({"type": "connect", "auth": {"apiKey": crate::KEY}})).await;
         assert_eq!(raw.json().await["type"], "connected");
         raw
     }
 
     pub async fn bytes(&mut self, bytes: &[u8]) {
         timeout(PATIENCE, self.tcp.write_all(bytes)).await.expect("a peer that reads").expect("a connection");
+    }
+
+    pub async fn send(&mut self, frame: Value) {
+        self.bytes(&framed(FIN | TEXT, frame.to_string().as_bytes())).await;
     }
 
     /// The next frame: its first byte and its payload. `None`: the connection ended.

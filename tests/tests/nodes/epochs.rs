@@ -3,9 +3,7 @@
 
 use serde_json::{Value, json};
 use std::time::Instant;
-use switchyard_tests::{
-    Client, FIN, KEY, Node, PATIENCE, Pattern, Proxy, Raw, Redis, TEXT, eventually, framed,
-};
+use switchyard_tests::{Client, KEY, Node, PATIENCE, Pattern, Proxy, Raw, Redis, eventually};
 
 async fn publish(node: &Node, room: &str, data: Value) -> (Value, u64) {
     let body = json!({"room": room, "data": data}).to_string();
@@ -193,16 +191,15 @@ async fn a_replay_ends_when_its_room_is_deleted() {
 /// A client of `acme` that is in the room, has acknowledged three messages, and then neither reads nor answers pings.
 async fn half_open(node: &Node) -> (Raw, Value) {
     let mut raw = Raw::upgraded(&node.url).await;
-    let connect = json!({"type": "connect", "auth": {"apiKey": KEY}}).to_string();
-    raw.bytes(&framed(FIN | TEXT, connect.as_bytes())).await;
+    raw.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
     let token = raw.json().await["session"].take();
-    raw.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
+    raw.send(json!({"type": "subscribe", "rooms": ["prices"]})).await;
     assert_eq!(raw.json().await["type"], "subscribed");
     for n in 1..=3 {
         publish(node, "prices", json!(n)).await;
         assert_eq!(raw.json().await["offset"], n);
     }
-    raw.bytes(&framed(FIN | TEXT, br#"{"type":"ack","room":"prices","offset":3}"#)).await;
+    raw.send(json!({"type": "ack", "room": "prices", "offset": 3})).await;
     acknowledged(node, 3, 1).await;
     (raw, token)
 }

@@ -1,11 +1,17 @@
 //! How many connections each principal has, on this node and on all.
 
-use super::{KEEP, Link, Names, answer, estate::Estate, scripts};
-use crate::store::{Counts, Unavailable};
+use super::{
+    KEEP, Link, Names, answer,
+    clock::{Clock, DEADLINE},
+    estate::Estate,
+    scripts,
+};
+use crate::store::{Counts, PATIENCE, Unavailable};
 use arc_swap::ArcSwap;
 use fred::types::Value;
+use futures_util::future::try_join_all;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -15,14 +21,16 @@ use tokio::sync::{Notify, Semaphore};
 const GATHER: Duration = Duration::from_millis(100);
 /// Counts that are written at a time.
 const AT_ONCE: usize = 64;
-/// After a count that could not be written.
+/// After a count that could not be written: with what was waited for it, as long as it may be written late.
 const PAUSE: Duration = Duration::from_millis(500);
+const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= DEADLINE.as_millis());
 
 pub struct Connections {
     link: Arc<Link>,
     names: Names,
     node: Arc<ArcSwap<String>>,
     estate: Arc<Estate>,
+    time: Arc<Clock>,
     counts: Counts,
     state: Mutex<State>,
     at_once: Semaphore,
@@ -62,12 +70,14 @@ impl Connections {
         names: &Names,
         node: &Arc<ArcSwap<String>>,
         estate: &Arc<Estate>,
+        time: &Arc<Clock>,
     ) -> Arc<Self> {
         Arc::new(Self {
             link: link.clone(),
             names: names.clone(),
             node: node.clone(),
             estate: estate.clone(),
+            time: time.clone(),
             counts: Counts::default(),
             state: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
@@ -80,11 +90,10 @@ impl Connections {
         self: &Arc<Self>,
         principal: &Arc<str>,
         most: u32,
-        deadline: u64,
     ) -> Result<Result<(), u32>, Unavailable> {
         let own = self.counts.add(principal);
         let mut counted = Counted { connections: self, principal, kept: false };
-        let node = self.node.load_full();
+        let (node, deadline) = (self.node.load_full(), self.deadline());
         self.note(&node, principal).await?;
         let arguments = vec![
             node.as_str().into(),
@@ -98,7 +107,7 @@ impl Connections {
                 counted.kept = true;
                 Ok(Ok(()))
             }
-            Value::Integer(-2) => Err(Unavailable("Redis does not answer in time".to_owned())),
+            Value::Integer(-2) => Err(late()),
             taken => Ok(Err(answer::number(&taken)? as u32)),
         }
     }
@@ -112,6 +121,42 @@ impl Connections {
     pub fn rewrite(self: &Arc<Self>) {
         self.state().noted.clear();
         self.counts.principals().iter().for_each(|principal| self.recount(principal));
+    }
+
+    /// This node goes on under another name, and the former one is on the list of the dead. What is counted under that late, others
+    /// may not find in the estate, which may be lost or cleared away: it is said again, and then the name is listed again.
+    pub fn moved(self: &Arc<Self>, former: Arc<String>) {
+        let mut principals: BTreeSet<_> = self.counts.principals().into_iter().collect();
+        {
+            let state = self.state();
+            principals.extend(state.noted.iter().chain(state.writing.keys()).cloned());
+        }
+        self.rewrite();
+        if !principals.is_empty() {
+            tokio::spawn(self.clone().leave(former, principals));
+        }
+    }
+
+    async fn leave(self: Arc<Self>, former: Arc<String>, principals: BTreeSet<Arc<str>>) {
+        tokio::time::sleep(DEADLINE).await;
+        loop {
+            let left = principals.iter().map(|principal| self.estate.add(&former, principal.to_string()));
+            let listed = async {
+                try_join_all(left).await?;
+                let entry = vec![self.names.dead().into(), "0".into(), former.as_str().into()];
+                self.link.command("ZADD", entry).await
+            };
+            match listed.await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "what was counted under a former name is left later"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// By which a count is written, or never.
+    fn deadline(&self) -> u64 {
+        self.time.now() + DEADLINE.as_millis() as u64
     }
 
     /// Writes the count of a principal, soon.
@@ -154,13 +199,21 @@ impl Connections {
     }
 
     async fn write_once(&self, principal: &Arc<str>) -> Result<(), Unavailable> {
-        let node = self.node.load_full();
+        let (node, deadline) = (self.node.load_full(), self.deadline());
         if self.counts.of(principal) > 0 {
             self.note(&node, principal).await?;
         }
         let count = self.counts.of(principal);
-        let arguments = vec![node.as_str().into(), answer::integer(count.into()), answer::millis(KEEP)];
-        self.link.run(&scripts::COUNT, vec![self.names.connections(principal)], arguments).await?;
+        let arguments = vec![
+            node.as_str().into(),
+            answer::integer(count.into()),
+            answer::millis(KEEP),
+            answer::integer(deadline),
+        ];
+        let keys = vec![self.names.connections(principal)];
+        if self.link.run(&scripts::COUNT, keys, arguments).await? == Value::Integer(-2) {
+            return Err(late());
+        }
         if count == 0 {
             self.estate.remove(&node, principal.to_string()).await?;
             let mut state = self.state();
@@ -208,4 +261,8 @@ impl Connections {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the counts")
     }
+}
+
+fn late() -> Unavailable {
+    Unavailable("Redis does not answer in time".to_owned())
 }

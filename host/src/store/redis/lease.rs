@@ -96,11 +96,15 @@ impl Lease {
             let Some(store) = store.upgrade() else { return };
             let shared = &store.shared;
             match self.renew(shared).await {
-                Ok(()) if self.away => {
-                    tracing::info!(node = %shared.node.load(), "the store is back");
-                    self.away = false;
+                Ok(renewed) => {
+                    if std::mem::take(&mut self.away) {
+                        tracing::info!(node = %shared.node.load(), "the store is back");
+                    }
+                    if !matches!(renewed, Renewed::Held) {
+                        // Rooms may be gone as well, and nothing says so until somebody publishes.
+                        store.listener.send(Request::Look).ok();
+                    }
                 }
-                Ok(()) => {}
                 Err(error) => {
                     if !self.away {
                         tracing::warn!(%error, "connections stay, publishing is refused until it is back");
@@ -134,18 +138,19 @@ impl Lease {
         }
     }
 
-    async fn renew(&mut self, shared: &Arc<Shared>) -> Result<(), Unavailable> {
+    async fn renew(&mut self, shared: &Arc<Shared>) -> Result<Renewed, Unavailable> {
         let node = shared.node.load_full();
-        match self.tick(shared, &node, None).await? {
-            Renewed::Held => Ok(()),
+        let renewed = self.tick(shared, &node, None).await?;
+        match renewed {
+            Renewed::Held => {}
             Renewed::WentBack => {
                 tracing::warn!("Redis has gone back; writing again what this node knows");
                 shared.doubt_all();
                 shared.connections.rewrite();
-                Ok(())
             }
-            Renewed::Lost => self.come_back(shared, node).await,
+            Renewed::Lost => self.come_back(shared, node).await?,
         }
+        Ok(renewed)
     }
 
     /// Renews the lease, or takes one anew, in the place of a former name where there is one.
@@ -198,9 +203,9 @@ impl Lease {
         tracing::warn!(node = %former, now = name, "the lease ran out; taking everything back under another name");
         self.tick(shared, &name, Some(&former)).await?;
         shared.node.store(Arc::new(name));
-        self.former.push((former, Instant::now()));
         shared.doubt_all();
-        shared.connections.rewrite();
+        shared.connections.moved(former.clone());
+        self.former.push((former, Instant::now()));
         Ok(())
     }
 

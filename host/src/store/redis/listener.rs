@@ -50,6 +50,8 @@ pub enum Request {
     Topology(u64),
     /// All rooms are to be listed, should the list have been lost.
     List,
+    /// Redis has lost data, maybe of rooms.
+    Look,
 }
 
 pub struct Listener {
@@ -147,6 +149,7 @@ impl Listener {
                     self.interests.keys().for_each(|room| shared.list(room));
                 }
             }
+            Request::Look => self.restore(false),
             Request::Topology(topology) => {
                 if self.topology.replace(topology).is_some_and(|before| before != topology) {
                     tracing::info!(rooms = self.interests.len(), "the Cluster has changed; subscribing anew");

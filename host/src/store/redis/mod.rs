@@ -177,8 +177,7 @@ impl Store for Redis {
     }
 
     async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {
-        let deadline = self.shared.time.now() + clock::DEADLINE.as_millis() as u64;
-        self.shared.connections.take(principal, most, deadline).await
+        self.shared.connections.take(principal, most).await
     }
 
     fn give_back(&self, principal: &Arc<str>) {

@@ -43,7 +43,7 @@ pub struct Shared {
     pub feed: Feed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
-    pub time: Clock,
+    pub time: Arc<Clock>,
     /// Milliseconds that Redis' clock is ahead of this node's.
     pub clock: Arc<AtomicI64>,
 }
@@ -58,11 +58,11 @@ impl Shared {
     ) -> Arc<Self> {
         let link = Arc::new(link);
         let node = Arc::new(ArcSwap::from_pointee(lease::new_node()));
-        let estate = Arc::new(Estate::new(&link, &names));
+        let (estate, time) = (Arc::new(Estate::new(&link, &names)), Arc::new(Clock::default()));
         Arc::new(Self {
             rooms: Rooms { link: link.clone(), names: names.clone(), retention },
             members: Members::new(&link, &names, &retention),
-            connections: Connections::new(&link, &names, &node, &estate),
+            connections: Connections::new(&link, &names, &node, &estate, &time),
             sessions: Sessions::default(),
             listed: Mutex::default(),
             link,
@@ -73,7 +73,7 @@ impl Shared {
             renewed: Mutex::new(Instant::now()),
             feed,
             metrics,
-            time: Clock::default(),
+            time,
             clock: Arc::default(),
         })
     }

@@ -3,7 +3,8 @@
 
 use super::{NOTICED, commands_a_second, counted, is_counted, rests, sleeps_beyond_its_lease, two};
 use serde_json::json;
-use switchyard_tests::{KEY, Live, Node, Redis, eventually, eventually_within};
+use switchyard_tests::{KEY, Live, Node, Pattern, Proxy, Raw, Redis, eventually, eventually_within};
+use tokio::sync::Mutex;
 
 const LIMIT: &str = "[tier.default]\nconnections = 12";
 
@@ -84,4 +85,68 @@ async fn connections_are_taken_back_once_after_a_sleep_longer_than_the_lease() {
     all_hear(&other, &clients, "remembered").await;
     knows_nodes(&other, 2.0).await;
     assert!(clients.iter().all(|client| client.end().is_none()), "connections stay");
+}
+
+/// A node that woke counted a connection under the name that it had before it heard that others had buried it: nobody looked
+/// there again, and for a day it counted against the limit.
+#[tokio::test]
+async fn a_place_that_is_taken_under_a_buried_name_is_given_back() {
+    let redis = Redis::start().await;
+    let (proxy, url) = (Proxy::start(&redis).await, redis.url());
+    let proxied = proxy.url();
+    let (one, other) = tokio::join!(Node::start(&proxied, LIMIT), Node::start(&url, LIMIT));
+    let _first = Live::connect(&one.url).await;
+    is_counted(&redis, "acme", 1).await;
+    sleeps_beyond_its_lease(&one, &other).await;
+    is_counted(&redis, "acme", 0).await;
+    let unheard = proxy.hold_answer(Pattern::script("tick"));
+    one.process.signal("CONT").await;
+    unheard.matched().await;
+    let connect = json!({"auth": {"apiKey": KEY}});
+    let (_, second) = tokio::join!(
+        async {
+            eventually("a place", async || (counted(&redis, "acme").await > 0).then_some(())).await;
+            unheard.release();
+        },
+        Live::try_connect(&one.url, connect.clone()),
+    );
+    let _second = match second {
+        Ok(second) => second,
+        // It took too long.
+        Err(refused) => {
+            assert_eq!(refused["error"]["code"], "store_unavailable", "{refused}");
+            Live::connect(&one.url).await
+        }
+    };
+    // The former name is buried again, and only then what is under it is gone.
+    eventually_within(NOTICED, "two connections counted, under a name that lives", async || {
+        let live = redis.command(&["ZRANGE", "switchyard:{/nodes}:leases", "0", "-1"]).await;
+        let under = redis.command(&["HKEYS", "switchyard:{@acme}:connections"]).await;
+        let lives = under.lines().all(|name| live.lines().any(|live| live == name));
+        (lives && counted(&redis, "acme").await == 2).then_some(())
+    })
+    .await;
+}
+
+/// A client whose library answers no pings could never show that it is still there: it heard nothing of its session again.
+#[tokio::test]
+async fn a_client_that_answers_no_pings_is_taken_back_by_what_it_sends() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "").await;
+    let mut client = Raw::upgraded(&node.url).await;
+    client.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
+    assert_eq!(client.json().await["type"], "connected");
+    client.send(json!({"type": "subscribe", "rooms": ["prices"]})).await;
+    assert_eq!(client.json().await["type"], "subscribed");
+    node.has_members("prices", 1).await;
+    redis.command(&["FLUSHALL"]).await;
+    node.has_members("prices", 0).await;
+    let client = Mutex::new(client);
+    eventually("a member again", async || {
+        let mut client = client.lock().await;
+        client.send(json!({"type": "ping"})).await;
+        while client.json().await["type"] != "pong" {}
+        (node.members("prices").await == 1).then_some(())
+    })
+    .await;
 }
