@@ -32,6 +32,7 @@ struct Open {
     node: usize,
     /// What operators know it by, once it was let in.
     name: Option<String>,
+    session: Option<String>,
 }
 
 #[derive(Clone)]
@@ -221,7 +222,7 @@ impl Shared {
             hello["session"] = token.as_str().into();
         }
         let (orders, taken) = mpsc::unbounded_channel();
-        state.open.insert(id, Open { orders, node, name: None });
+        state.open.insert(id, Open { orders, node, name: None, session: None });
         let at = self.began.elapsed();
         state.transcript.entries.push(Entry { at, connection: id, what: What::Opened(node) });
         drop(state);

@@ -104,10 +104,19 @@ struct Connection {
     greeted: Option<Duration>,
     connected: Option<Duration>,
     ended: Option<Duration>,
-    /// Since when it has not read.
-    deaf: Option<Duration>,
+    /// Since when it has not read, or did not read last, and when it read again.
+    deaf: Option<(Duration, Option<Duration>)>,
     requests: BTreeMap<u64, Value>,
     rooms: BTreeMap<String, Here>,
+}
+
+impl Connection {
+    /// From when on it may have been over. What a client finds when it reads again may have happened at any time before.
+    fn over(&self) -> Option<Duration> {
+        let ended = self.ended?;
+        let deaf = self.deaf.filter(|(_, heard)| heard.is_none_or(|heard| ended <= heard + SLACK));
+        Some(deaf.map_or(ended, |(since, _)| since))
+    }
 }
 
 #[derive(Default)]
@@ -166,8 +175,8 @@ impl Oracle<'_> {
             },
             What::Closed(code) => self.ended(id, *code),
             What::Cut => self.ended(id, None),
-            What::Deaf => connection.deaf = Some(now),
-            What::Hears => connection.deaf = None,
+            What::Deaf => connection.deaf = Some((now, None)),
+            What::Hears => connection.deaf = connection.deaf.map(|(since, _)| (since, Some(now))),
             What::Ended => self.session(id).into_iter().for_each(|session| session.is_over = true),
         }
     }

@@ -56,9 +56,16 @@ impl State {
     }
 
     pub(super) fn connected(&mut self, id: u32, frame: &Value) {
-        self.open.get_mut(&id).expect("open").name = frame["connection"].as_str().map(str::to_owned);
         let was_lost = frame["resumed"] != true;
         self.token = frame["session"].as_str().map(str::to_owned);
+        let open = self.open.get_mut(&id).expect("open");
+        open.name = frame["connection"].as_str().map(str::to_owned);
+        open.session = self.token.clone();
+        // Two that came without a session were each given one, and it needs one.
+        for other in self.open.values().filter(|other| other.session.is_some() && other.session != self.token)
+        {
+            other.orders.send(Order::Cut).ok();
+        }
         if was_lost {
             let rooms = std::mem::take(&mut self.rooms);
             let entries: Vec<_> =

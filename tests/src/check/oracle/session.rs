@@ -51,8 +51,7 @@ impl Oracle<'_> {
         // Of several the one that was let in last has the session; the others only have to hear of it.
         let holder = connections().max_by_key(|connection| connection.greeted);
         let is_open = holder.is_some_and(|connection| connection.ended.is_none());
-        // A client that does not read cannot know when a connection ended.
-        let last = holder.and_then(|one| one.deaf.or(one.ended)).unwrap_or_default();
+        let last = holder.and_then(|one| one.over()).unwrap_or_default();
         let away = self.now.saturating_sub(last);
         let is_excused = self.facts.forgot
             || session.is_over
@@ -76,10 +75,21 @@ impl Oracle<'_> {
     fn resumed(&mut self, id: u32, token: &str, told: &[Value]) {
         let greeted = self.connections[&id].greeted.unwrap_or_default();
         let Some(session) = self.sessions.get(token) else { return };
-        let before = session.connections.last().map(|before| &self.connections[before]);
-        let found: BTreeMap<String, BTreeSet<Seat>> = before.map_or_else(BTreeMap::new, |before| {
-            before.rooms.iter().map(|(name, here)| (name.clone(), here.found(greeted))).collect()
-        });
+        // Whoever asked last holds it, whenever that was told; of two that asked at about the same time, either may.
+        let others = || session.connections.iter().map(|id| &self.connections[id]);
+        let newest = others().filter_map(|other| other.greeted).max().unwrap_or_default();
+        let holders: Vec<_> =
+            others().filter(|other| other.greeted.unwrap_or_default() + SLACK >= newest).collect();
+        let rooms: BTreeSet<&String> = holders.iter().flat_map(|holder| holder.rooms.keys()).collect();
+        let seats = |room: &String| {
+            let seats = holders.iter().map(|holder| match holder.rooms.get(room) {
+                Some(here) => here.found(greeted),
+                None => BTreeSet::from([Seat::Out]),
+            });
+            seats.flatten().collect()
+        };
+        let found: BTreeMap<String, BTreeSet<Seat>> =
+            rooms.into_iter().map(|room| (room.clone(), seats(room))).collect();
         let told: BTreeMap<&str, &Value> = told.iter().map(|entry| (text(entry, "room"), entry)).collect();
         let names: BTreeSet<&str> = found.keys().map(String::as_str).chain(told.keys().copied()).collect();
         let (mut broken, mut rooms) = (vec![], BTreeMap::new());

@@ -223,6 +223,34 @@ fn what_was_not_handled_comes_after_a_resume() {
 }
 
 #[test]
+fn of_two_that_resume_whoever_asked_last_holds_the_session() {
+    let story = |pause: u64| {
+        let mut story = Story::joined();
+        story.hello(2, Some("s")).pass(pause).hello(3, Some("s")).back(3, room(3, true));
+        story.subscribe(3, json!({"room": "r", "filter": {"minChange": 0.6}})).told(3, joined(3));
+        // It asked before, and was let in and sent away since; only the answer took its time.
+        story.back(2, room(3, true)).pass(1000).cut(3);
+        story
+    };
+    story(500).resume(4, filtered(3, 0.6)).breaks(&[]);
+    story(500).resume(4, room(3, true)).breaks(&[FILTER]);
+    story(0).resume(4, room(3, true)).breaks(&[]);
+}
+
+#[test]
+fn who_does_not_read_cannot_say_when_a_connection_ended() {
+    let story = |reads: u64| {
+        let mut story = Story::joined();
+        story.what(1, What::Deaf).pass(4000).what(1, What::Hears).pass(reads).closed(1, 4600);
+        story.hello(2, Some("s"));
+        story.told(2, json!({"type": "connected", "session": "t", "resumed": false, "rooms": []}));
+        story
+    };
+    story(0).breaks(&[]);
+    story(1000).breaks(&[LIVES]);
+}
+
+#[test]
 fn what_was_acknowledged_in_time_does_not_come_again() {
     let story = |pause: u64| {
         let mut story = Story::joined();
