@@ -152,7 +152,11 @@ impl StoreMetrics {
         registry.register("store_losses", "Times missed messages were no longer held", losses);
         registry.register("store_lease", "1 while this node's lease is held", lease);
         registry.register("store_nodes", "Nodes whose lease is held", nodes);
-        registry.register("store_reaped", "Nodes that died and were cleared away by this one", reaped);
+        registry.register(
+            "store_reaped",
+            "Nodes that died or took another name, and were cleared away by this one",
+            reaped,
+        );
         metrics
     }
 

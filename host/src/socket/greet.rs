@@ -11,7 +11,7 @@ use crate::{
     session::{Client, Conversation, Greeting, Rejected, Services},
 };
 use futures_util::{SinkExt, StreamExt};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,9 @@ pub async fn greet(
     None
 }
 
+/// In which what has come is read.
+const UNREAD: Duration = Duration::from_millis(100);
+
 /// The first frame. `Err(None)`: the peer is gone.
 async fn first(
     socket: &mut Socket,
@@ -85,7 +88,13 @@ async fn first(
             }
         }
     };
-    let Ok(first) = timeout(patience, first).await else {
+    tokio::pin!(first);
+    let mut came = timeout(patience, &mut first).await;
+    if came.is_err() {
+        // It may have come in time and wait to be read: the process may have been stopped.
+        came = timeout(UNREAD, first).await;
+    }
+    let Ok(first) = came else {
         return Err(Some(Greeting::timeout(patience.as_millis())));
     };
     let text = first?;
@@ -93,5 +102,6 @@ async fn first(
     let (key, permit) = presented.unzip();
     let keys = services.keys.load_full();
     let greeted = Greeting::new(key).frame(&text, &keys)?;
-    Ok(Conversation::open(services, greeted, client, permit, pipe).await?)
+    // Boxed, so that nobody who says nothing yet has room for it.
+    Ok(Box::pin(Conversation::open(services, greeted, client, permit, pipe)).await?)
 }

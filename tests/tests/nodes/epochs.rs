@@ -319,3 +319,48 @@ async fn who_has_heard_of_a_new_epoch_goes_on_in_it_with_nothing_acknowledged() 
     let receipt = one.get("/v1/rooms/prices/messages/3/receipt").await;
     assert_eq!(receipt["acknowledged"], 0);
 }
+
+/// Redis was started twice from the same file: the second time an epoch came back that had ended, its offsets stood for other
+/// messages, and what a client had acknowledged in it was withheld from it.
+#[tokio::test]
+async fn an_epoch_that_comes_back_is_not_taken_for_one_that_goes_on() {
+    let mut redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "").await;
+    let (mut witness, mut client) = (node.client().await, node.client().await);
+    for client in [&mut witness, &mut client] {
+        client.subscribe(json!(["prices"])).await;
+    }
+    for n in 1..=5 {
+        publish(&node, "prices", json!(n)).await;
+    }
+    redis.command(&["SAVE"]).await;
+    let mut seen = vec![];
+    for n in 6..=8 {
+        seen.push(publish(&node, "prices", json!(n)).await.0);
+    }
+    hears(&mut client, 1..=8).await;
+    hears(&mut witness, 1..=8).await;
+    client.send(json!({"type": "ack", "room": "prices", "offset": 8})).await;
+    acknowledged(&node, 8, 1).await;
+    let token = client.token();
+    client.cut();
+    let first = seen[0].clone();
+    for _ in ["once", "again"] {
+        redis.restart().await;
+        let gap = witness.expect("gap").await;
+        assert!(!seen.contains(&gap["epoch"]), "{gap}");
+        seen.push(gap["epoch"].clone());
+        for n in 9..=12 {
+            let body = json!({"room": "prices", "data": n}).to_string();
+            eventually("a publish", async || {
+                (node.call("POST", "/v1/publish", &body).await.0 == 200).then_some(())
+            })
+            .await;
+            witness.expect("message").await;
+        }
+    }
+    let client = node.resume(&token).await;
+    let resumed = room(&client.connected["rooms"], "prices");
+    assert_ne!(resumed["epoch"], first, "{resumed}");
+    assert_eq!(resumed["recovered"], false, "{resumed}");
+}

@@ -109,12 +109,6 @@ async fn redis_that_forgot_everything_is_told_as_a_loss_and_all_goes_on() {
     assert_eq!((&gap["epoch"], &gap["offset"]), (&second["epoch"], &second["offset"]));
     // The session was written anew, with the room as it is now.
     client.send(json!({"type": "ack", "room": "prices", "offset": second["offset"]})).await;
-    eventually("members", async || (two.members("prices").await == 1).then_some(())).await;
-    eventually("an acknowledgement", async || {
-        let receipt = two.get("/v1/rooms/prices/messages/1/receipt").await;
-        (receipt["acknowledged"] == 1).then_some(())
-    })
-    .await;
     let sessions = async || redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
     let began = Instant::now();
     // They answer pings when they read.
@@ -122,6 +116,12 @@ async fn redis_that_forgot_everything_is_told_as_a_loss_and_all_goes_on() {
         tokio::join!(client.drained(), publisher.drained());
         assert!(began.elapsed() < BOUND * 4, "no sessions");
     }
+    eventually("members", async || (two.members("prices").await == 1).then_some(())).await;
+    eventually("an acknowledgement", async || {
+        let receipt = two.get("/v1/rooms/prices/messages/1/receipt").await;
+        (receipt["acknowledged"] == 1).then_some(())
+    })
+    .await;
     let token = client.token();
     client.cut();
     let mut back = two.resume(&token).await;

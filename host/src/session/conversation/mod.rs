@@ -124,8 +124,8 @@ impl Conversation {
             _permit: permit,
         };
         let greeted = match resumed {
-            Some(resumed) => conversation.resume(id, resumed).await,
-            None => conversation.begin(id).await,
+            Some(resumed) => Box::pin(conversation.resume(id, resumed)).await,
+            None => Box::pin(conversation.begin(id)).await,
         };
         greeted.map_err(rejected)?;
         Ok(conversation)

@@ -4,6 +4,7 @@ use super::{
     KEEP, Link, Names, answer,
     clock::{Clock, DEADLINE},
     estate::Estate,
+    lease::Renewal,
     scripts,
 };
 use crate::store::{Counts, PATIENCE, Unavailable};
@@ -15,7 +16,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 /// How long changes of a count gather.
 const GATHER: Duration = Duration::from_millis(100);
@@ -31,6 +35,7 @@ pub struct Connections {
     node: Arc<ArcSwap<String>>,
     estate: Arc<Estate>,
     time: Arc<Clock>,
+    renewed: Arc<Renewal>,
     counts: Counts,
     state: Mutex<State>,
     at_once: Semaphore,
@@ -71,6 +76,7 @@ impl Connections {
         node: &Arc<ArcSwap<String>>,
         estate: &Arc<Estate>,
         time: &Arc<Clock>,
+        renewed: &Arc<Renewal>,
     ) -> Arc<Self> {
         Arc::new(Self {
             link: link.clone(),
@@ -78,6 +84,7 @@ impl Connections {
             node: node.clone(),
             estate: estate.clone(),
             time: time.clone(),
+            renewed: renewed.clone(),
             counts: Counts::default(),
             state: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
@@ -93,7 +100,7 @@ impl Connections {
     ) -> Result<Result<(), u32>, Unavailable> {
         let own = self.counts.add(principal);
         let mut counted = Counted { connections: self, principal, kept: false };
-        let (node, deadline) = (self.node.load_full(), self.deadline());
+        let (deadline, node) = (self.deadline(), self.node.load_full());
         self.note(&node, principal).await?;
         let arguments = vec![
             node.as_str().into(),
@@ -154,9 +161,10 @@ impl Connections {
         }
     }
 
-    /// By which a count is written, or never.
+    /// By which a count is written, or never: not when others may have buried this node, who do not look there again. To be asked
+    /// for before the node's name.
     fn deadline(&self) -> u64 {
-        self.time.now() + DEADLINE.as_millis() as u64
+        self.time.at(self.renewed.end().min(Instant::now() + DEADLINE)) / 1000
     }
 
     /// Writes the count of a principal, soon.
@@ -199,7 +207,7 @@ impl Connections {
     }
 
     async fn write_once(&self, principal: &Arc<str>) -> Result<(), Unavailable> {
-        let (node, deadline) = (self.node.load_full(), self.deadline());
+        let (deadline, node) = (self.deadline(), self.node.load_full());
         if self.counts.of(principal) > 0 {
             self.note(&node, principal).await?;
         }

@@ -1,7 +1,10 @@
 //! One room that this node listens to: whether what is heard is all there is, and what to do when it is not. No I/O and no
 //! clock.
 
-use super::wire::{Heard, Page};
+use super::{
+    rooms::is_older,
+    wire::{Heard, Page},
+};
 use crate::{
     protocol::Position,
     room::RoomName,
@@ -92,6 +95,10 @@ impl Interest {
     /// After which the log is to be read; `None` while it is not known where the room is.
     pub fn after(&self) -> Option<&Position> {
         (!self.is_opening()).then_some(&self.position)
+    }
+
+    pub fn position(&self) -> &Position {
+        &self.position
     }
 
     /// Somebody is in the room again.
@@ -207,7 +214,7 @@ impl Interest {
     fn went_back(&self, page: &Page) -> bool {
         let Position { epoch, offset } = &page.newest;
         if *epoch != self.position.epoch {
-            return false;
+            return is_older(epoch, &self.position.epoch);
         }
         let first =
             page.messages.first().filter(|first| first.publication.offset == self.position.offset + 1);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{protocol::unix_ms, store::ConnectionId};
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -27,6 +27,31 @@ const LIST: Duration = Duration::from_secs(60);
 /// How often everything is written again, so that nothing in use ends with its time to live.
 const REWRITE: Duration = Duration::from_secs(6 * 3600);
 
+/// When the lease was last asked for and given.
+pub struct Renewal(Mutex<Instant>);
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Renewal {
+    fn set(&self, asked: Instant) {
+        *self.0.lock().expect("no code panics while it holds the time") = asked;
+    }
+
+    /// Until when others surely do not take this node for dead.
+    pub fn end(&self) -> Instant {
+        *self.0.lock().expect("no code panics while it holds the time") + LEASE
+    }
+
+    /// By this node's own clock others may have taken it for dead.
+    pub fn is_past(&self) -> bool {
+        Instant::now() > self.end()
+    }
+}
+
 pub fn new_node() -> String {
     format!("{:012x}", u64::from_le_bytes(crate::store::random()) >> 16)
 }
@@ -41,6 +66,7 @@ pub async fn hold(store: &Arc<Redis>) -> Result<(), Unavailable> {
         away: false,
         until: 0,
         former: Vec::new(),
+        claims: false,
         patrol: Patrol::default(),
     };
     let node = store.shared.node.load_full();
@@ -75,6 +101,8 @@ struct Lease {
     until: u64,
     /// Names of this node that ran out, and when.
     former: Vec<(Arc<String>, Instant)>,
+    /// The schema may be lost, and is to be claimed again.
+    claims: bool,
     patrol: Patrol,
 }
 
@@ -103,6 +131,7 @@ impl Lease {
                     if !matches!(renewed, Renewed::Held) {
                         // Rooms may be gone as well, and nothing says so until somebody publishes.
                         store.listener.send(Request::Look).ok();
+                        self.claims = true;
                     }
                 }
                 Err(error) => {
@@ -110,7 +139,7 @@ impl Lease {
                         tracing::warn!(%error, "connections stay, publishing is refused until it is back");
                     }
                     self.away = true;
-                    if shared.is_lease_past() {
+                    if shared.renewed.is_past() {
                         shared.metrics.lease.set(0);
                     }
                     continue;
@@ -135,22 +164,45 @@ impl Lease {
             }
             shared.estate.sweep().await;
             shared.write_list().await;
+            if self.claims {
+                self.claim(shared).await;
+            }
+        }
+    }
+
+    /// Where Redis has forgotten everything, another version may have begun to keep its own there.
+    async fn claim(&mut self, shared: &Shared) {
+        let Ok(claimed) = super::claim_schema(&shared.link, &shared.names).await else { return };
+        self.claims = claimed.is_err();
+        let mut foreign = shared.foreign.lock().expect("no code panics while it holds the reason");
+        let before = std::mem::replace(&mut *foreign, claimed.err());
+        if let Some(reason) = foreign.as_ref().filter(|_| before.is_none()) {
+            tracing::error!("{reason}");
         }
     }
 
     async fn renew(&mut self, shared: &Arc<Shared>) -> Result<Renewed, Unavailable> {
         let node = shared.node.load_full();
-        let renewed = self.tick(shared, &node, None).await?;
+        let renewed = match self.tick(shared, &node, None).await? {
+            Renewed::Held if shared.has_changed.load(Ordering::Relaxed) => Renewed::WentBack,
+            renewed => renewed,
+        };
         match renewed {
-            Renewed::Held => {}
+            Renewed::Held => return Ok(renewed),
             Renewed::WentBack => {
-                tracing::warn!("Redis has gone back; writing again what this node knows");
-                shared.doubt_all();
-                shared.connections.rewrite();
+                tracing::warn!(
+                    "Redis may have gone back; writing again what this node knows under another name"
+                );
             }
-            Renewed::Lost => self.come_back(shared, node).await?,
+            Renewed::Lost => tracing::warn!("the lease ran out; taking everything back under another name"),
         }
-        Ok(renewed)
+        // Another change may come meanwhile.
+        let has_changed = shared.has_changed.swap(false, Ordering::Relaxed);
+        let came_back = self.come_back(shared, node).await;
+        if came_back.is_err() {
+            shared.has_changed.fetch_or(has_changed, Ordering::Relaxed);
+        }
+        came_back.map(|()| renewed)
     }
 
     /// Renews the lease, or takes one anew, in the place of a former name where there is one.
@@ -190,19 +242,25 @@ impl Lease {
         let Ok(held) = held.parse::<u64>() else { return Ok(Renewed::Lost) };
         let went_back = anew.is_none() && held < self.until;
         self.until = time + LEASE.as_millis() as u64;
-        shared.renewed(began);
+        if anew.is_none_or(str::is_empty) {
+            shared.renewed.set(began);
+        }
         shared.metrics.nodes.set(nodes as i64);
         shared.metrics.lease.set(1);
         reaper::start(shared, reaper::listed(&dead), reaper::listed(&due));
         Ok(if went_back { Renewed::WentBack } else { Renewed::Held })
     }
 
-    /// What others may be clearing away goes under the old name.
+    /// What others may be clearing away goes under the old name. So does what an older state of Redis has of sessions that this node
+    /// does not hold any more: the former name is cleared away.
     async fn come_back(&mut self, shared: &Arc<Shared>, former: Arc<String>) -> Result<(), Unavailable> {
         let name = new_node();
-        tracing::warn!(node = %former, now = name, "the lease ran out; taking everything back under another name");
+        tracing::info!(node = %former, now = name, "this node has another name");
+        let began = Instant::now();
         self.tick(shared, &name, Some(&former)).await?;
         shared.node.store(Arc::new(name));
+        // Only now: nothing is written under the former name by the lease of this one.
+        shared.renewed.set(began);
         shared.doubt_all();
         shared.connections.moved(former.clone());
         self.former.push((former, Instant::now()));

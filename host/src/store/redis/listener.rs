@@ -203,8 +203,9 @@ impl Listener {
                     "Redis has forgotten messages of this room; it begins a new epoch"
                 );
                 let (rooms, name, ended) = (self.rooms.clone(), room.clone(), page.newest.epoch);
+                let seen = self.interests[&room].position().epoch.clone();
                 self.spawn(&room, async move {
-                    rooms.renew(&name, &ended).await?;
+                    rooms.renew(&name, &ended, &seen).await?;
                     Ok(rooms.read(&name.shared(), None, PAGE).await?.0)
                 });
             }

@@ -126,20 +126,23 @@ async fn open(site: &Site, metrics: StoreMetrics) -> Result<(Link, link::Signals
     };
     let (link, signals) = Link::open(&site.url, metrics, says).await?;
     link.check_version().await?;
-    let key = Names::new(&site.prefix).schema();
-    let found = async {
-        link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
-        answer::text(link.command("GET", vec![key.as_str().into()]).await?)
-    };
-    let found = found.await.map_err(|error| error.to_string())?;
-    if *found != *SCHEMA {
-        return Err(format!(
-            "the keys '{}:…' in {} are of schema {found}, this version has schema {SCHEMA}: run the version that they \
-             belong to, or choose another store.prefix",
-            site.prefix, site.url
-        ));
-    }
+    let claimed = claim_schema(&link, &Names::new(&site.prefix)).await.map_err(|error| error.to_string())?;
+    claimed.map_err(|error| format!("{}: {error}", site.url))?;
     Ok((link, signals))
+}
+
+/// Says which schema the keys follow where nobody has. The inner error tells why they are not for this version.
+async fn claim_schema(link: &Link, names: &Names) -> Result<Result<(), String>, Unavailable> {
+    let key = names.schema();
+    link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
+    let found = answer::text(link.command("GET", vec![key.as_str().into()]).await?)?;
+    Ok(match &*found {
+        SCHEMA => Ok(()),
+        found => Err(format!(
+            "{key} says that the keys are of schema {found}, this version has schema {SCHEMA}: run the version that they \
+             belong to, or choose another store.prefix"
+        )),
+    })
 }
 
 #[async_trait::async_trait]
@@ -290,6 +293,10 @@ impl Store for Redis {
         self.shared.link.ping().await?;
         if self.shared.metrics.lease.get() != 1 {
             return Err(Unavailable("this node could not renew its lease yet".to_owned()));
+        }
+        if let Some(reason) = &*self.shared.foreign.lock().expect("no code panics while it holds the reason")
+        {
+            return Err(Unavailable(reason.clone()));
         }
         let failing = |slots| {
             format!(

@@ -47,7 +47,7 @@ async fn see_to_node(shared: Arc<Shared>, node: Arc<str>, score: u64) {
             // A former name of a node that lives, whose estate Redis has forgotten.
             Ok(0) => return,
             Ok(left) => {
-                tracing::warn!(%node, left, "a node died; its sessions wait to be resumed");
+                tracing::warn!(%node, left, "a node died or took another name; the sessions that it left wait to be resumed");
                 shared.metrics.reaped.inc();
                 return;
             }

@@ -260,6 +260,18 @@ impl Record {
         self.unsettled.keys().map(enrolment).collect()
     }
 
+    /// Its rooms, none of which it is in any more: there is no record of it, as Redis said at a time.
+    pub fn departures(&self, time: u64) -> Vec<Enrolment> {
+        let departure = |room: &RoomName| Enrolment {
+            room: room.clone(),
+            generation: self.generation,
+            number: self.number,
+            confirmed: time,
+            comes: None,
+        };
+        self.rooms.keys().chain(self.left.keys()).map(departure).collect()
+    }
+
     /// What became of a member that was written; the room has this epoch.
     pub fn enrolled(&mut self, enrolment: &Enrolment, enrolled: Enrolled, epoch: &str) {
         let Enrolment { room, number, comes, .. } = enrolment;

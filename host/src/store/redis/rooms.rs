@@ -5,7 +5,7 @@ use super::{
     wire::{self, Page},
 };
 use crate::{
-    protocol::Position,
+    protocol::{Position, unix_ms},
     store::{Members, Message, Receipt, Retention, RoomSummary, Stored, Unavailable},
 };
 use bytes::Bytes;
@@ -20,9 +20,24 @@ pub struct Rooms {
     pub retention: Retention,
 }
 
-/// Epochs are random: one that ended is never taken for one that goes on.
-fn new_epoch() -> String {
-    format!("{:08x}", u32::from_le_bytes(crate::store::random()))
+/// Digits of the number that an epoch begins with.
+const NUMBER: usize = 8;
+
+/// An epoch begins with a number that rises, so that one which ended and comes back, as with an older file, is known for it: the
+/// second in which it began, or one more than that of `seen`. Then it is random.
+fn new_epoch(seen: &str) -> String {
+    let number = (unix_ms() / 1000).max(epoch_number(seen).map_or(0, |seen| seen + 1));
+    let random = u32::from_le_bytes(crate::store::random()) >> 8;
+    format!("{number:0NUMBER$x}{random:06x}")
+}
+
+fn epoch_number(epoch: &str) -> Option<u64> {
+    u64::from_str_radix(epoch.get(..NUMBER)?, 16).ok()
+}
+
+/// Whether the first epoch began before the second.
+pub fn is_older(epoch: &str, than: &str) -> bool {
+    epoch_number(epoch).zip(epoch_number(than)).is_some_and(|(epoch, than)| epoch < than)
 }
 
 impl Rooms {
@@ -38,7 +53,7 @@ impl Rooms {
         keys.extend(key.map(|key| self.names.once(room, key)));
         let history = &self.retention.history;
         let arguments = vec![
-            new_epoch().into(),
+            new_epoch("").into(),
             Value::Bytes(Bytes::from(wire::body(event, data))),
             answer::integer(history.messages as u64),
             answer::millis(history.age),
@@ -63,7 +78,7 @@ impl Rooms {
     ) -> Result<(Page, bool), Unavailable> {
         let age = self.retention.history.age;
         let arguments = vec![
-            new_epoch().into(),
+            new_epoch("").into(),
             after.map_or("", |after| &*after.epoch).into(),
             answer::integer(after.map_or(0, |after| after.offset)),
             answer::integer(limit as u64),
@@ -84,10 +99,10 @@ impl Rooms {
         Ok((Page { newest, time, oldest, messages }, new))
     }
 
-    /// Ends an epoch that cannot be trusted to go on.
-    pub async fn renew(&self, room: &str, ended: &str) -> Result<(), Unavailable> {
+    /// Ends an epoch that cannot be trusted to go on. `seen` is the newest that this node knows of.
+    pub async fn renew(&self, room: &str, ended: &str, seen: &str) -> Result<(), Unavailable> {
         let keys = self.keys(room);
-        self.link.run(&scripts::RENEW, keys, vec![ended.into(), new_epoch().into()]).await.map(drop)
+        self.link.run(&scripts::RENEW, keys, vec![ended.into(), new_epoch(seen).into()]).await.map(drop)
     }
 
     pub async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
@@ -149,5 +164,19 @@ impl Rooms {
             members: answer::number(&next())? as usize,
             messages: answer::number(&next())? as usize,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_rise_and_one_that_comes_back_is_known_for_it() {
+        let first = new_epoch("");
+        let second = new_epoch(&first);
+        assert!(is_older(&first, &second) && !is_older(&second, &first) && !is_older(&first, &first));
+        assert_ne!(new_epoch(""), first, "also within a second");
+        assert!(!is_older("k3f9", &second) && !is_older("", &second), "of no number nothing is known");
     }
 }

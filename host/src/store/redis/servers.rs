@@ -5,7 +5,7 @@ use super::Shared;
 use fred::types::config::Server;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -16,7 +16,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What each server called itself last: another after each start, and after each promotion of a replica.
 type Known = Arc<Mutex<HashMap<Server, String>>>;
 
-/// Notes those that are there, and from then on writes again all that this node has said is written, whenever one is not what it was.
+/// Notes those that are there, and from then on tells whenever one is not what it was: all that this node has said is written is then
+/// written again.
 pub async fn watch(shared: &Arc<Shared>, mut connected: Receiver<Server>) {
     let known = Known::default();
     for server in shared.link.servers() {
@@ -32,7 +33,7 @@ pub async fn watch(shared: &Arc<Shared>, mut connected: Receiver<Server>) {
                 Ok(server) => drop(tokio::spawn(look(shared.clone(), known.clone(), server))),
                 Err(RecvError::Lagged(_)) => {
                     let Some(shared) = shared.upgrade() else { return };
-                    shared.doubt_all();
+                    shared.has_changed.store(true, Ordering::Relaxed);
                 }
                 Err(RecvError::Closed) => return,
             }
@@ -52,8 +53,7 @@ async fn look(shared: std::sync::Weak<Shared>, known: Known, server: Server) {
                     .insert(server.clone(), id.clone());
                 if before.as_ref() != Some(&id) {
                     tracing::info!(%server, "a Redis that is not what it was; writing again what this node holds");
-                    shared.doubt_all();
-                    shared.connections.rewrite();
+                    shared.has_changed.store(true, Ordering::Relaxed);
                 }
                 return;
             }

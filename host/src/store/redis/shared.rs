@@ -1,7 +1,12 @@
 //! What the tasks of a store have in common.
 
 use super::{
-    Link, Names, Rooms, clock::Clock, connections::Connections, estate::Estate, lease, members::Members,
+    Link, Names, Rooms,
+    clock::Clock,
+    connections::Connections,
+    estate::Estate,
+    lease::{self, Renewal},
+    members::Members,
     sessions::Sessions,
 };
 use crate::{
@@ -16,11 +21,10 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
-use tokio::time::Instant;
 
 /// How long rooms to be listed gather.
 const GATHER: Duration = Duration::from_millis(100);
@@ -38,8 +42,11 @@ pub struct Shared {
     pub listed: Mutex<HashSet<Arc<str>>>,
     /// This node, as others see it. One that was taken for dead comes back as another.
     pub node: Arc<ArcSwap<String>>,
-    /// When the lease was last asked for and given.
-    pub renewed: Mutex<Instant>,
+    pub renewed: Arc<Renewal>,
+    /// A Redis is another process than before.
+    pub has_changed: AtomicBool,
+    /// Why these keys are not for this version, since Redis lost its own.
+    pub foreign: Mutex<Option<String>>,
     pub feed: Feed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
@@ -59,10 +66,11 @@ impl Shared {
         let link = Arc::new(link);
         let node = Arc::new(ArcSwap::from_pointee(lease::new_node()));
         let (estate, time) = (Arc::new(Estate::new(&link, &names)), Arc::new(Clock::default()));
+        let renewed = Arc::new(Renewal::default());
         Arc::new(Self {
             rooms: Rooms { link: link.clone(), names: names.clone(), retention },
             members: Members::new(&link, &names, &retention),
-            connections: Connections::new(&link, &names, &node, &estate, &time),
+            connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
             sessions: Sessions::default(),
             listed: Mutex::default(),
             link,
@@ -70,7 +78,9 @@ impl Shared {
             retention,
             estate,
             node,
-            renewed: Mutex::new(Instant::now()),
+            renewed,
+            has_changed: AtomicBool::new(false),
+            foreign: Mutex::default(),
             feed,
             metrics,
             time,
@@ -81,15 +91,6 @@ impl Shared {
     /// Unix milliseconds by Redis' clock, as well as this node knows it.
     pub fn now(&self) -> u64 {
         unix_ms().saturating_add_signed(self.clock.load(Ordering::Relaxed))
-    }
-
-    /// By this node's own clock others may have taken it for dead.
-    pub fn is_lease_past(&self) -> bool {
-        self.renewed.lock().expect("no code panics while it holds the time").elapsed() > lease::LEASE
-    }
-
-    pub fn renewed(&self, asked: Instant) {
-        *self.renewed.lock().expect("no code panics while it holds the time") = asked;
     }
 
     /// A room is to be listed, soon.

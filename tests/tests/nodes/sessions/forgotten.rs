@@ -87,10 +87,45 @@ async fn connections_are_taken_back_once_after_a_sleep_longer_than_the_lease() {
     assert!(clients.iter().all(|client| client.end().is_none()), "connections stay");
 }
 
-/// A node that woke counted a connection under the name that it had before it heard that others had buried it: nobody looked
-/// there again, and for a day it counted against the limit.
+/// Between a loss and the moment at which a node heard of it, a connection was counted under the name that it gave up then:
+/// nobody looked there again, and for a day it counted against the limit.
 #[tokio::test]
-async fn a_place_that_is_taken_under_a_buried_name_is_given_back() {
+async fn a_place_that_is_taken_under_a_lost_name_is_given_back() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), LIMIT).await;
+    let _first = Live::connect(&node.url).await;
+    is_counted(&redis, "acme", 1).await;
+    redis.command(&["FLUSHALL"]).await;
+    let unheard = proxy.hold_answer(Pattern::script("tick"));
+    unheard.matched().await;
+    let (_, second) = tokio::join!(
+        async {
+            eventually("a place", async || (counted(&redis, "acme").await > 0).then_some(())).await;
+            unheard.release();
+        },
+        Live::try_connect(&node.url, json!({"auth": {"apiKey": KEY}})),
+    );
+    let _second = match second {
+        Ok(second) => second,
+        // It took too long.
+        Err(refused) => {
+            assert_eq!(refused["error"]["code"], "store_unavailable", "{refused}");
+            Live::connect(&node.url).await
+        }
+    };
+    eventually_within(NOTICED, "two connections counted, under a name that lives", async || {
+        let live = redis.command(&["ZRANGE", "switchyard:{/nodes}:leases", "0", "-1"]).await;
+        let under = redis.command(&["HKEYS", "switchyard:{@acme}:connections"]).await;
+        let lives = under.lines().all(|name| live.lines().any(|live| live == name));
+        (lives && counted(&redis, "acme").await == 2).then_some(())
+    })
+    .await;
+}
+
+/// A node that woke counted a connection under a name that others had buried, and died: its ghost stayed.
+#[tokio::test]
+async fn a_node_that_wakes_and_dies_leaves_no_count() {
     let redis = Redis::start().await;
     let (proxy, url) = (Proxy::start(&redis).await, redis.url());
     let proxied = proxy.url();
@@ -102,30 +137,35 @@ async fn a_place_that_is_taken_under_a_buried_name_is_given_back() {
     let unheard = proxy.hold_answer(Pattern::script("tick"));
     one.process.signal("CONT").await;
     unheard.matched().await;
-    let connect = json!({"auth": {"apiKey": KEY}});
-    let (_, second) = tokio::join!(
-        async {
-            eventually("a place", async || (counted(&redis, "acme").await > 0).then_some(())).await;
-            unheard.release();
-        },
-        Live::try_connect(&one.url, connect.clone()),
-    );
-    let _second = match second {
-        Ok(second) => second,
-        // It took too long.
-        Err(refused) => {
-            assert_eq!(refused["error"]["code"], "store_unavailable", "{refused}");
-            Live::connect(&one.url).await
-        }
-    };
-    // The former name is buried again, and only then what is under it is gone.
-    eventually_within(NOTICED, "two connections counted, under a name that lives", async || {
-        let live = redis.command(&["ZRANGE", "switchyard:{/nodes}:leases", "0", "-1"]).await;
-        let under = redis.command(&["HKEYS", "switchyard:{@acme}:connections"]).await;
-        let lives = under.lines().all(|name| live.lines().any(|live| live == name));
-        (lives && counted(&redis, "acme").await == 2).then_some(())
+    let refused = Live::try_connect(&one.url, json!({"auth": {"apiKey": KEY}})).await.err();
+    assert_eq!(refused.expect("it has no lease")["error"]["code"], "store_unavailable");
+    one.process.signal("KILL").await;
+    eventually_within(NOTICED, "one node", async || {
+        (other.metric("switchyard_store_nodes").await == 1.0).then_some(())
     })
     .await;
+    is_counted(&redis, "acme", 0).await;
+}
+
+/// What nodes write again was of no schema, and a node of another version would have mixed its own with it.
+#[tokio::test]
+async fn the_schema_is_claimed_again_or_said_to_be_anothers() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "").await;
+    let schema = async || redis.command(&["GET", "switchyard:schema"]).await;
+    let ours = schema().await;
+    redis.command(&["FLUSHALL"]).await;
+    eventually("the schema", async || (schema().await == ours).then_some(())).await;
+    let other = "redis.call('FLUSHALL') redis.call('SET', 'switchyard:schema', '99')";
+    redis.command(&["EVAL", other, "0"]).await;
+    let reason = eventually("a reason", async || {
+        let (status, body) = node.call("GET", "/readyz", "").await;
+        (status == 503).then_some(body).filter(|body| body.contains("schema"))
+    })
+    .await;
+    assert!(reason.contains("of schema 99"), "{reason}");
+    redis.command(&["SET", "switchyard:schema", &ours]).await;
+    eventually("a node that is ready", async || node.is_ready().await.then_some(())).await;
 }
 
 /// A client whose library answers no pings could never show that it is still there: it heard nothing of its session again.

@@ -120,3 +120,23 @@ async fn sessions_whose_making_was_not_answered_end() {
     .await;
     is_counted(&redis, "acme", 0).await;
 }
+
+/// Redis forgot everything after a session was written and before its member was, and the client went away before its session
+/// was taken back: the member stayed for a day.
+#[tokio::test]
+async fn a_member_that_was_written_after_redis_forgot_its_session_goes_with_the_client() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), "").await;
+    let client = Live::connect(&node.url).await;
+    client.settled().await;
+    let late = proxy.hold(Pattern::script("enrol"));
+    client.request(json!({"type": "subscribe", "rooms": ["prices"]}));
+    late.matched().await;
+    redis.command(&["FLUSHALL"]).await;
+    late.release();
+    let members = async || redis.command(&["ZCARD", "switchyard:{prices}:members"]).await;
+    eventually("a member", async || (members().await == "1").then_some(())).await;
+    client.cut();
+    eventually("no member", async || (members().await == "0").then_some(())).await;
+}

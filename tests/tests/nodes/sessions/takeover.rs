@@ -118,6 +118,36 @@ async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_ha
     eventually("one member", async || (other.members("*").await == 1).then_some(())).await;
 }
 
+/// Sessions that had ended were there again with an older file, and members, and nobody ended them: their node lived.
+#[tokio::test]
+async fn sessions_that_an_older_file_brings_back_end_again() {
+    let mut redis = Redis::start().await;
+    let (one, other) = two(&redis, "[session]\nttl = \"2s\"").await;
+    let mut clients = vec![];
+    for _ in 0..5 {
+        let client = Live::connect(&one.url).await;
+        client.subscribe(json!(["prices"])).await;
+        clients.push(client);
+    }
+    let stays = Live::connect(&one.url).await;
+    one.has_members("prices", 5).await;
+    redis.command(&["SAVE"]).await;
+    clients.into_iter().for_each(Live::cut);
+    one.has_members("prices", 0).await;
+    // What was let go in the last 10 s is written again anyway.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    redis.restart().await;
+    assert_eq!(redis.command(&["ZCARD", "switchyard:{prices}:members"]).await, "5", "it has loaded the file");
+    eventually_within(Duration::from_secs(40), "an end of all sessions but one", async || {
+        let sessions = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
+        let members = redis.command(&["ZCARD", "switchyard:{prices}:members"]).await;
+        (sessions.lines().count() == 1 && members == "0").then_some(())
+    })
+    .await;
+    other.has_members("*", 1).await;
+    assert_eq!(stays.end(), None);
+}
+
 fn status(answer: &Value) -> &str {
     answer["results"][0]["status"].as_str().unwrap_or_default()
 }

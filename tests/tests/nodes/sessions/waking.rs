@@ -9,7 +9,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use switchyard_tests::{KEY, Live, Node, PATIENCE, Redis, eventually_within};
+use switchyard_tests::{KEY, Live, Node, PATIENCE, Raw, Redis, eventually_within};
 
 /// Taking back only ever added rooms, so that what was left in that moment came back with the next resume.
 #[tokio::test]
@@ -109,5 +109,26 @@ async fn a_node_that_wakes_does_not_take_its_own_silence_for_its_clients() {
     for client in &clients {
         client.settled().await;
         assert_eq!(client.end(), None, "connections stay");
+    }
+}
+
+/// The same for a client that had said who it is while the node was stopped: it was closed 4401, which is final.
+#[tokio::test]
+async fn a_node_that_wakes_reads_who_its_clients_are_before_it_turns_them_away() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "").await;
+    let mut clients = vec![];
+    for _ in 0..10 {
+        clients.push(Raw::upgraded(&node.url).await);
+    }
+    node.process.signal("STOP").await;
+    for client in &mut clients {
+        client.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
+    }
+    tokio::time::sleep(Duration::from_millis(2600)).await;
+    node.process.signal("CONT").await;
+    for client in &mut clients {
+        let answer = client.json().await;
+        assert_eq!(answer["type"], "connected", "{answer}");
     }
 }

@@ -12,7 +12,10 @@ use crate::{
     room::RoomName,
     store::{ConnectionId, Join, Membership, Store},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// In which a client has to say what it wants.
@@ -132,7 +135,7 @@ impl World {
                 self.lost_data();
                 // It is another process then, as nodes find out.
                 for node in self.nodes.iter().flatten() {
-                    self.shared(node.process).doubt_all();
+                    self.shared(node.process).has_changed.store(true, Ordering::Relaxed);
                 }
                 true
             }

@@ -1,5 +1,6 @@
 //! The model's Redis: keys in memory, a clock that is driven, and the commands that the store uses. Another command is a panic.
 
+use super::super::SCHEMA;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -245,6 +246,9 @@ impl Server {
                 list if list.is_empty() => Reply::Nil,
                 list => texts(list),
             },
+            // Only of the schema, and all nodes here are of one version.
+            ("SET", [_, "NX"]) => Reply::Nil,
+            ("GET", []) => Reply::Text(SCHEMA.to_owned()),
             // Logs are empty here.
             ("XRANGE", _) if !self.entries.contains_key(key) => Reply::List(vec![]),
             (name, rest) => panic!("the model knows no {name} with {rest:?}"),

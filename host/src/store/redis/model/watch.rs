@@ -91,11 +91,8 @@ impl Watch {
                         return Err((answer, "let go of a session whose connection lives".to_owned()));
                     }
                 }
-                let ends = |end: u64| end <= part(1).parse().unwrap_or(0);
-                let is_over = match script.name {
-                    "letgo" => part(4).parse().is_ok_and(ends),
-                    name => name == "ending",
-                };
+                // One whose time is over can be resumed by a clock that is set back, until somebody ends it.
+                let is_over = script.name == "ending" || (script.name == "letgo" && part(4) == "0");
                 if script.name == "letgo" {
                     let ttl: u64 = argument(2).parse().unwrap_or(0);
                     seen.until = seen.until.or(part(1).parse().ok().map(|time: u64| time + ttl));

@@ -88,7 +88,7 @@ impl Shared {
         let (answer, answered) = oneshot::channel();
         let shared = self.clone();
         // Under a name that others may be clearing away nothing begins.
-        if self.is_lease_past() {
+        if self.renewed.is_past() {
             return Err(late());
         }
         self.sessions.tasks.spawn(async move {

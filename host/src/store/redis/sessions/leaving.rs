@@ -41,6 +41,14 @@ impl Shared {
         }
     }
 
+    /// A member of a session of which there is no record.
+    async fn depart(&self, session: &Session, departure: Enrolment) -> Result<(), Unavailable> {
+        match self.members.enrol(&session.principal, session.id, departure).await? {
+            (Enrolled::Late, _) => Err(late()),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) async fn ask_to_let_go(
         &self,
         principal: &str,
@@ -72,9 +80,9 @@ impl Shared {
         match &*parts[0] {
             "ok" => {
                 let (number, end) = (answer::nth(&parts, 3)?, answer::nth(&parts, 4)?);
-                Ok(LetGo { time, number, end: Some(end) })
+                Ok(LetGo { time, number, end: Some(end), is_gone: false })
             }
-            _ => Ok(LetGo { time, number: 0, end: None }),
+            other => Ok(LetGo { time, number: 0, end: None, is_gone: other == "gone" }),
         }
     }
 }
@@ -84,6 +92,8 @@ pub(super) struct LetGo {
     number: u64,
     /// When it ends; `None`: somebody else holds it, or it is not there.
     pub end: Option<u64>,
+    /// It is not there.
+    is_gone: bool,
 }
 
 /// Lets a session go, until Redis says that it is so.
@@ -111,7 +121,14 @@ async fn leave_once(shared: &Arc<Shared>, session: &Arc<Session>, how: Leaving) 
         record.last_write().map(|(number, fields)| (generation, number, fields))
     };
     let let_go = shared.ask_to_let_go(&session.principal, session.id, session.connection, how, last).await?;
-    if let LetGo { time, number, end: Some(end) } = let_go {
+    if let LetGo { time, is_gone: true, .. } = let_go {
+        // Redis may have forgotten it after it was confirmed and before its members were written.
+        let departures = session.record().departures(time);
+        let writes: Vec<BoxFuture<Result<(), Unavailable>>> =
+            departures.into_iter().map(|departure| shared.depart(session, departure).boxed()).collect();
+        join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
+    }
+    if let LetGo { time, number, end: Some(end), .. } = let_go {
         shared.estate.ends(entry(&session.principal, session.id), end).await?;
         session.record().let_go(time, number);
         // Something newer than this is as good.

@@ -51,7 +51,7 @@ impl Shared {
             // Should it not have heard of that.
             self.taken_over(session);
         }
-        if session.is_over() || self.is_lease_past() || session.record().is_doubted() {
+        if session.is_over() || self.renewed.is_past() || session.record().is_doubted() {
             return Err(Unavailable("this node may not write of the session now".to_owned()));
         }
         match self.write(session, change).await? {
@@ -197,7 +197,7 @@ async fn settle_once(shared: &Arc<Shared>, session: &Arc<Session>) -> Result<(),
     if session.is_over() || is_doubted || is_settled {
         return Ok(());
     }
-    if shared.is_lease_past() {
+    if shared.renewed.is_past() {
         return Err(late());
     }
     if wants_write {
