@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub const DEADLINE: Duration = Duration::from_secs(2);
 const _: () = assert!(DEADLINE.as_millis() > PATIENCE.as_millis());
 /// Answers that are remembered: the one that came fastest says best what the clock shows.
-const SAMPLES: usize = 16;
+pub const SAMPLES: usize = 16;
 /// Microseconds beyond which an answer was not slow, but the clock was set back.
 const STEP: u64 = 250_000;
 

@@ -110,6 +110,7 @@ impl Redis {
         tokio::spawn(listens.run(requests, signals));
         let store = Arc::new(Self { shared, listener });
         lease::hold(&store).await.map_err(|error| error.to_string())?;
+        store.shared.look_at_clock().await;
         Ok(store)
     }
 }

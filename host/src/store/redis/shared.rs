@@ -1,12 +1,13 @@
 //! What the tasks of a store have in common.
 
 use super::{
-    Link, Names, Rooms,
-    clock::Clock,
+    Link, Names, Rooms, answer,
+    clock::{Clock, SAMPLES},
     connections::Connections,
     estate::Estate,
     lease::{self, Renewal},
     members::Members,
+    scripts,
     sessions::Sessions,
 };
 use crate::{
@@ -91,6 +92,17 @@ impl Shared {
     /// Unix milliseconds by Redis' clock, as well as this node knows it.
     pub fn now(&self) -> u64 {
         unix_ms().saturating_add_signed(self.clock.load(Ordering::Relaxed))
+    }
+
+    /// Asks for Redis' clock until it is known well enough for a client that comes back at once: the answer that came fastest says
+    /// best.
+    pub async fn look_at_clock(&self) {
+        for _ in 0..SAMPLES {
+            let time = self.link.run(&scripts::TIME, vec![self.names.clock()], vec![]).await;
+            if let Ok(time) = time.and_then(|time| answer::number(&time)) {
+                self.time.heard(time);
+            }
+        }
     }
 
     /// A room is to be listed, soon.
