@@ -130,8 +130,8 @@ impl Connections {
         self.counts.principals().iter().for_each(|principal| self.recount(principal));
     }
 
-    /// This node goes on under another name, and the former one is on the list of the dead. What is counted under that late, others
-    /// may not find in the estate, which may be lost or cleared away: it is said again, and then the name is listed again.
+    /// This node goes on under another name, and the former one is on the list of the dead. A count may still arrive under that name
+    /// after its estate was lost or cleared away, so the principals are put there again, and the name is listed once more.
     pub fn moved(self: &Arc<Self>, former: Arc<String>) {
         let mut principals: BTreeSet<_> = self.counts.principals().into_iter().collect();
         {
@@ -161,8 +161,8 @@ impl Connections {
         }
     }
 
-    /// By which a count is written, or never: not when others may have buried this node, who do not look there again. To be asked
-    /// for before the node's name.
+    /// When a count must be written at the latest: before others may take this node for dead, because they clear its name away only
+    /// once. Ask for it before the node's name.
     fn deadline(&self) -> u64 {
         self.time.at(self.renewed.end().min(Instant::now() + DEADLINE)) / 1000
     }

@@ -260,7 +260,7 @@ impl Record {
         self.unsettled.keys().map(enrolment).collect()
     }
 
-    /// Its rooms, none of which it is in any more: there is no record of it, as Redis said at a time.
+    /// Takes it out of all its rooms: Redis said at this time that there is no record of it.
     pub fn departures(&self, time: u64) -> Vec<Enrolment> {
         let departure = |room: &RoomName| Enrolment {
             room: room.clone(),
