@@ -163,6 +163,26 @@ async fn offsets_are_exact_up_to_53_bits() {
     assert!(store.receipt("far", most).await.unwrap().is_some());
 }
 
+/// The key outlived its room's epoch, and the answer was `duplicate` for a message that nobody could get any more.
+#[tokio::test]
+async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
+    let server = Server::start(&[]);
+    let site = Site {
+        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
+        prefix: "s".into(),
+    };
+    let store = connect(&site).await.unwrap();
+    let room = RoomName::parse("far").unwrap();
+    let message = Message { room: &room, event: None, data: "1", key: Some(("acme", "k")) };
+    let first = store.publish(message).await.unwrap();
+    assert_eq!(store.publish(message).await.unwrap(), Stored { duplicate: true, ..first.clone() });
+    server.ask(&["DEL", "s:{far}:room", "s:{far}:log"]);
+    let second = store.publish(message).await.unwrap();
+    assert!(!second.duplicate && second.position.epoch != first.position.epoch, "{second:?}");
+    assert_eq!(store.publish(message).await.unwrap(), Stored { duplicate: true, ..second.clone() });
+    assert_eq!(store.history(&room, None, 10).await.unwrap().messages.len(), 1);
+}
+
 #[tokio::test]
 async fn keys_of_another_schema_are_refused() {
     let server = Server::start(&[]);

@@ -2,12 +2,15 @@
 -- KEYS room, log, acks, [once]
 -- ARGV epoch of a new room, message without its head, messages held, age, ms the room is kept, ms the key is, channel
 -- Gives epoch, offset, whether it is a duplicate, whether the room is new
+local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended')
 local known = KEYS[4] and redis.call('GET', KEYS[4])
 if known then
   local epoch, offset = string.match(known, '^(%S+) (%d+)$')
-  return { epoch, offset, 1, 0 }
+  -- Of an epoch that has ended nobody can get a message any more.
+  if epoch == is[1] then
+    return { epoch, offset, 1, 0 }
+  end
 end
-local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended')
 local epoch, before, new = is[1], is[3] or '0', 0
 if not epoch then
   epoch, before, new = ARGV[1], '0', 1
