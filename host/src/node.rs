@@ -77,7 +77,7 @@ impl Node {
         };
         let hub = Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)?;
         hub.begin().await;
-        let stored = hub.store.keys(0).await?.unwrap_or_default();
+        let stored = hub.store.keys(&StoredKeys::default()).await?.unwrap_or_default();
         let keys = Arc::new(ArcSwap::from_pointee(all_keys(&config, &stored.keys)));
         let services = Services { hub, keys, config: config.session };
         Ok(Self { config, file, services, stored, tls, hangups, changes })

@@ -46,6 +46,8 @@ struct Shared {
     refusing: watch::Sender<bool>,
     /// Cancelled and replaced to end all connections that are open.
     open: Mutex<CancellationToken>,
+    /// Cancelled and replaced to let all connections that are open fall silent.
+    audible: Mutex<CancellationToken>,
 }
 
 impl Proxy {
@@ -61,6 +63,7 @@ impl Proxy {
             flowing: watch::Sender::new(true),
             refusing: watch::Sender::new(false),
             open: Mutex::default(),
+            audible: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, shared.clone()));
         Self { port, shared, task }
@@ -92,6 +95,12 @@ impl Proxy {
     /// meanwhile passes then, unless [`Proxy::cut`] drops it before.
     pub fn swallow(&self) {
         self.shared.flowing.send_replace(false);
+    }
+
+    /// Connections that are open stay, and nothing passes either way over them any more; new ones work.
+    pub fn silence(&self) {
+        let mut audible = self.shared.audible.lock().expect("no panic");
+        std::mem::take(&mut *audible).cancel();
     }
 
     /// Ends [`Proxy::swallow`].

@@ -7,6 +7,7 @@ mod load;
 mod outage;
 mod plugins;
 mod sessions;
+mod silence;
 mod topology;
 mod whole;
 

@@ -5,7 +5,7 @@ use crate::{
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope, generate},
     protocol::unix_ms,
     room::is_principal,
-    store::Keyring,
+    store::{Keyring, Replication},
 };
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -164,15 +164,18 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
         }
     };
     let made = make(&args.key, digest)?;
-    keyring(&config).await?.add(&made).await?;
+    let replication = keyring(&config).await?.add(&made).await?;
     if args.key.json {
-        println!("{}", json(key.as_deref(), &made));
+        let mut shown = json(key.as_deref(), &made);
+        shown["replication"] = serde_json::to_value(replication).expect("plain data");
+        println!("{shown}");
         return Ok(());
     }
     if let Some(key) = key {
         println!("{key}\n\nKeep it: it is shown this once.");
     }
     println!("Every node knows it within a second. To take it back: switchyard key revoke {}", made.digest);
+    report_replication(replication);
     Ok(())
 }
 
@@ -206,7 +209,20 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
             args.digest
         );
     };
-    keyring.revoke(&key.digest).await?;
+    let (_, replication) = keyring.revoke(&key.digest).await?;
     println!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0);
+    report_replication(replication);
     Ok(())
+}
+
+/// Says which replicas have what was written, where there are any: one that lacks it may take over.
+fn report_replication(Replication { replicas, confirmed }: Replication) {
+    if confirmed < replicas {
+        eprintln!(
+            "switchyard: only {confirmed} of {replicas} replicas confirmed it within 1 s. Should another take over before it \
+             has it, nodes that run write it again; without one, look with `switchyard key list`"
+        );
+    } else if replicas > 0 {
+        println!("{confirmed} of {replicas} replicas have it");
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     key::KeyConfig,
     plugin::PluginConfig,
     protocol::unix_ms,
-    store::{Store, StoredKeys},
+    store::{Revision, Store, StoredKeys},
 };
 use notify::{
     EventKind, RecursiveMode, Watcher,
@@ -38,7 +38,7 @@ pub async fn watch(mut node: Node, host: String) {
     let (told, mut stored) = mpsc::unbounded_channel();
     let hub = node.services.hub.clone();
     let _asking = [
-        AbortOnDropHandle::new(tokio::spawn(ask(hub.store.clone(), node.stored.version, told))),
+        AbortOnDropHandle::new(tokio::spawn(ask(hub.store.clone(), node.stored.clone(), told))),
         AbortOnDropHandle::new(tokio::spawn(follow(hub, host))),
     ];
     loop {
@@ -122,14 +122,17 @@ fn is_whole(event: &notify::Event, path: &Path) -> bool {
 }
 
 /// Tells of keys that the store has anew, for ever.
-async fn ask(store: Arc<dyn Store>, mut known: u64, told: mpsc::UnboundedSender<StoredKeys>) {
+async fn ask(store: Arc<dyn Store>, mut known: StoredKeys, told: mpsc::UnboundedSender<StoredKeys>) {
     loop {
         tokio::time::sleep(ASK).await;
-        match store.keys(known).await {
+        match store.keys(&known).await {
             Ok(None) => {}
-            Ok(Some(keys)) => {
-                known = keys.version;
-                told.send(keys).ok();
+            Ok(Some(stored)) => {
+                let is_changed = stored.keys != known.keys;
+                known = stored;
+                if is_changed {
+                    told.send(known.clone()).ok();
+                }
             }
             Err(error) => tracing::debug!(%error, "the store's keys stay as they were"),
         }
@@ -138,14 +141,15 @@ async fn ask(store: Arc<dyn Store>, mut known: u64, told: mpsc::UnboundedSender<
 
 /// Follows the versions of plugins that others put in charge, and tells others of this node's, for ever.
 async fn follow(hub: Arc<Hub>, host: String) {
-    let (mut known, mut said, mut at) = (None, String::new(), Instant::now());
+    let (mut known, mut said, mut at) = (None::<Revision>, String::new(), Instant::now());
     loop {
-        match hub.store.plugins(known).await {
+        match hub.store.plugins(known.as_ref()).await {
             Ok(None) => {}
             Ok(Some(stored)) => {
+                let is_anew = known.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
                 // What could not be asked for is asked for again.
-                if hub.follow_plugins(&stored).await.is_ok() {
-                    known = Some(stored.version);
+                if hub.follow_plugins(&stored, is_anew).await.is_ok() {
+                    known = Some(stored.revision);
                 }
             }
             Err(error) => tracing::debug!(%error, "plugins stay as they are"),

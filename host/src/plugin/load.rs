@@ -10,6 +10,7 @@ use super::instance::{Blueprint, Instance};
 use super::log::LogGate;
 use super::meters::{Meter, MeterKind, Meters, Reading};
 use super::status::Stats;
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -96,6 +97,8 @@ pub enum LoadFault {
 /// A compiled plugin that was checked, described and started once; shared by all its instances.
 pub struct Plugin {
     info: Info,
+    /// The file's bytes, for a store that has lost them.
+    code: Bytes,
     config: String,
     blueprint: Blueprint,
     voice: Arc<Voice>,
@@ -146,7 +149,9 @@ impl Plugin {
             spent: AtomicU64::default(),
         };
         let config = if config.is_null() { "{}".into() } else { config.to_string() };
-        let plugin = Plugin { info, config, blueprint, voice: Arc::new(voice), stats: Stats::default() };
+        let code = Bytes::copy_from_slice(bytes);
+        let plugin =
+            Plugin { info, code, config, blueprint, voice: Arc::new(voice), stats: Stats::default() };
         // Thrown away: shows now what would otherwise fail with the first message.
         plugin.open()?;
         Ok(plugin)
@@ -159,6 +164,10 @@ impl Plugin {
 
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    pub fn code(&self) -> &Bytes {
+        &self.code
     }
 
     /// What its governors count, and how it is.

@@ -266,7 +266,7 @@ async fn places_are_taken_and_given_back(s: Subject) {
 async fn of_two_changes_of_a_plugin_the_second_has_to_know_the_first(s: Subject) {
     use super::lineage::tests::release;
     let stored = s.store.plugins(None).await.unwrap().expect("unknown so far");
-    assert!(stored.lineages.is_empty() && s.store.plugins(Some(stored.version)).await.unwrap().is_none());
+    assert!(stored.lineages.is_empty() && s.store.plugins(Some(&stored.revision)).await.unwrap().is_none());
     let change = async |lineage: &Lineage, code: Option<&Bytes>, dropped: &[String]| {
         s.store.change_plugin("p", Change { lineage, code, dropped }).await.unwrap()
     };
@@ -280,7 +280,7 @@ async fn of_two_changes_of_a_plugin_the_second_has_to_know_the_first(s: Subject)
     let (other, _) = s.store.lineage("p").await.unwrap().with(release("b"));
     assert!(change(&other, Some(&bytes("\0asm b")), &["a".to_owned()]).await);
     assert_eq!((code("a").await, code("b").await), (None, Some(bytes("\0asm b"))));
-    let newer = s.store.plugins(Some(stored.version)).await.unwrap().expect("it changed");
+    let newer = s.store.plugins(Some(&stored.revision)).await.unwrap().expect("it changed");
     assert_eq!(newer.lineages["p"], other);
 
     s.store.report_plugins(r#"{"p":1}"#).await.unwrap();

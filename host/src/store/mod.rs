@@ -7,13 +7,14 @@ mod counts;
 mod lineage;
 mod memory;
 mod redis;
+pub mod registry;
 
 pub use lineage::{How, Lineage, Release};
 pub use memory::Memory;
-pub use redis::{Keyring, Redis, RedisUrl, Site};
+pub use redis::{Keyring, Redis, RedisUrl, Replication, Site};
+pub use registry::{Revision, StoredKeys};
 
 use crate::{
-    key::KeyConfig,
     protocol::{Position, Publication},
     room::RoomName,
     unit,
@@ -251,17 +252,10 @@ pub struct RoomSummary {
 #[error("the store is not available: {0}")]
 pub struct Unavailable(pub String);
 
-/// Keys that are kept in the store, and which version of them this is.
-#[derive(Debug, Clone, Default)]
-pub struct StoredKeys {
-    pub version: u64,
-    pub keys: Vec<KeyConfig>,
-}
-
-/// The versions of all plugins, by name, and which version of that this is.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// The versions of all plugins, by name, and of which state that is.
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoredPlugins {
-    pub version: u64,
+    pub revision: Revision,
     pub lineages: HashMap<String, Lineage>,
 }
 
@@ -338,11 +332,20 @@ pub trait Store: Send + Sync {
     /// Rooms by name, after `after`, and at most `limit`.
     async fn rooms(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable>;
 
-    /// The keys beside those of the configuration, if they are another version than `known`.
-    async fn keys(&self, known: u64) -> Result<Option<StoredKeys>, Unavailable>;
+    /// The keys beside those of the configuration, unless they are as `known`. What is known and not there any more was lost by the
+    /// store, and is written again.
+    async fn keys(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable>;
 
     /// The versions of all plugins, unless they are as `known`.
-    async fn plugins(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable>;
+    async fn plugins(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable>;
+    /// Writes the versions of a plugin again, which the store has lost, and the code of those of them that are given. What is there
+    /// and as new stays.
+    async fn restore_plugin(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable>;
     async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable>;
     /// `false`: another change came before.
     async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable>;

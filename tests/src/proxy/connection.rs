@@ -79,6 +79,7 @@ type Sent = mpsc::UnboundedSender<(u64, Command)>;
 
 /// Until Redis closes it, or a fate does. A client that has gone away does not keep what it sent from being carried out.
 pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shared) {
+    let silent = shared.audible.lock().expect("no panic").clone();
     client.set_nodelay(true).ok();
     upstream.set_nodelay(true).ok();
     let (from_client, to_client) = client.split();
@@ -87,7 +88,7 @@ pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shar
     let (sent, asked) = mpsc::unbounded_channel();
     let onward = async {
         tokio::join!(
-            requests(Values::new(from_client), sent, &replies, &changed, shared),
+            requests(Values::new(from_client), sent, &replies, &changed, shared, &silent),
             forward(asked, to_redis, &replies, shared),
             collect(Values::new(from_redis), &replies, &changed),
         );
@@ -96,7 +97,7 @@ pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shar
     };
     tokio::select! {
         () = onward => {}
-        () = answer(to_client, &replies, &changed, shared) => {}
+        () = answer(to_client, &replies, &changed, shared, &silent) => {}
     }
 }
 
@@ -106,6 +107,7 @@ async fn requests(
     replies: &Mutex<Replies>,
     changed: &Notify,
     shared: &Shared,
+    silent: &CancellationToken,
 ) {
     // Ends what it holds together with the connection.
     let mut detained = JoinSet::new();
@@ -115,7 +117,7 @@ async fn requests(
         id
     };
     while let Some(command) = client.command().await {
-        flowing(shared).await;
+        flowing(shared, silent).await;
         let missing = command.replies();
         match shared.judge(&command) {
             None => drop(sent.send((push(missing, &[], End::Given), command))),
@@ -176,6 +178,7 @@ async fn answer(
     replies: &Mutex<Replies>,
     changed: &Notify,
     shared: &Shared,
+    silent: &CancellationToken,
 ) {
     loop {
         let (end, ended) = {
@@ -193,13 +196,16 @@ async fn answer(
             Some(End::Given) => {}
             Some(End::GivenAfter(released)) => released.cancelled().await,
         }
-        flowing(shared).await;
+        flowing(shared, silent).await;
         let slot = replies.lock().expect("no panic").slots.pop_front().expect("seen above");
         // A client that has gone misses it.
         client.write_all(&slot.bytes).await.ok();
     }
 }
 
-async fn flowing(shared: &Shared) {
+async fn flowing(shared: &Shared, silent: &CancellationToken) {
     shared.flowing.subscribe().wait_for(|flowing| *flowing).await.ok();
+    if silent.is_cancelled() {
+        std::future::pending::<()>().await;
+    }
 }

@@ -53,13 +53,16 @@ impl Sentinel {
         panic!("no sentinel names a master");
     }
 
-    /// Kills the master and waits for the other server to be one, and to be named by every sentinel.
-    /// The killed one, restarted, takes itself for a master until they make it a replica ten seconds later.
-    pub async fn kill_master(&mut self) {
-        let old = self.master().await;
-        let server =
-            self.servers.iter_mut().find(|server| server.port == old).expect("a master of this test");
-        server.kill().await;
+    /// The server that is the master now, and the other one.
+    pub async fn pair(&self) -> (&Redis, &Redis) {
+        let master = self.master().await;
+        let is_master = |server: &&Redis| server.port == master;
+        let (mut masters, others): (Vec<_>, Vec<_>) = self.servers.iter().partition(is_master);
+        (masters.pop().expect("a master of this test"), others[0])
+    }
+
+    /// Waits until every sentinel names another master than that, and it is one.
+    pub async fn replaces(&self, old: u16) {
         let new = self.servers.iter().find(|server| server.port != old).expect("a replica");
         // Sentinels that split their votes wait for twice the failover's timeout before they vote again.
         let end = Instant::now() + 4 * PATIENCE;
@@ -70,6 +73,16 @@ impl Sentinel {
             }
         }
         says(new, "a new master", &["INFO", "replication"], &["role:master"]).await;
+    }
+
+    /// Kills the master and waits for the other server to be one, and to be named by every sentinel.
+    /// The killed one, restarted, takes itself for a master until they make it a replica ten seconds later.
+    pub async fn kill_master(&mut self) {
+        let old = self.master().await;
+        let server =
+            self.servers.iter_mut().find(|server| server.port == old).expect("a master of this test");
+        server.kill().await;
+        self.replaces(old).await;
     }
 }
 

@@ -77,16 +77,40 @@ impl Hub {
         }
     }
 
-    /// Takes up what other nodes have put in charge. An error: not everything could be asked of the store, try again.
-    pub async fn follow_plugins(self: &Arc<Self>, stored: &StoredPlugins) -> Result<(), Unavailable> {
+    /// Takes up what other nodes have put in charge. What the store knows less of than this node it has lost, maybe with the code of
+    /// versions; so it has if its registry `is_anew`. An error: not everything could be asked of the store, try again.
+    pub async fn follow_plugins(
+        self: &Arc<Self>,
+        stored: &StoredPlugins,
+        is_anew: bool,
+    ) -> Result<(), Unavailable> {
         for (index, ward) in self.wards.iter().enumerate() {
-            let Some(lineage) = stored.lineages.get(&ward.name()) else { continue };
+            let lineage = stored.lineages.get(&ward.name()).cloned().unwrap_or_default();
             let _turn = ward.turn.lock().await;
-            if lineage.generation > ward.standing().lineage.generation {
-                self.follow(ward, index, lineage.clone()).await?;
+            let known = ward.standing().lineage.generation;
+            if lineage.generation > known {
+                self.follow(ward, index, lineage).await?;
+            } else if lineage.generation < known || (is_anew && known > 0) {
+                self.restore(ward, lineage.generation < known).await?;
             }
         }
         Ok(())
+    }
+
+    /// Gives the store what it has lost of a plugin.
+    async fn restore(&self, ward: &Ward, tells: bool) -> Result<(), Unavailable> {
+        let (name, lineage, code) = {
+            let standing = ward.standing();
+            let held = standing.charge.iter().chain(&standing.earlier).map(|charge| &charge.plugin);
+            let held = held.filter(|plugin| standing.lineage.find(&plugin.info().sha256).is_some());
+            let code = held.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect();
+            (ward.name(), standing.lineage.clone(), code)
+        };
+        if tells {
+            let (plugin, generation) = (&name, lineage.generation);
+            tracing::warn!(plugin, generation, "the store has lost versions of a plugin; writing them again");
+        }
+        self.store.restore_plugin(&name, &lineage, code).await
     }
 
     /// A version that cannot run here is reported, and the present one stays.

@@ -277,11 +277,11 @@ impl Store for Memory {
         Ok(rooms)
     }
 
-    async fn keys(&self, _known: u64) -> Result<Option<StoredKeys>, Unavailable> {
+    async fn keys(&self, _known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
         Ok(None)
     }
 
-    async fn plugins(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable> {
+    async fn plugins(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         Ok(self.held_plugins().newer(known))
     }
 
@@ -291,6 +291,16 @@ impl Store for Memory {
 
     async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
         Ok(self.held_plugins().change(plugin, change))
+    }
+
+    /// It loses nothing.
+    async fn restore_plugin(
+        &self,
+        _plugin: &str,
+        _lineage: &Lineage,
+        _code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        Ok(())
     }
 
     async fn plugin_code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {

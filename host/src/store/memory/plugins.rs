@@ -1,28 +1,31 @@
 //! Versions of plugins, for a node that is alone.
 
-use crate::store::{Change, Lineage, StoredPlugins};
+use crate::store::{Change, Lineage, Revision, StoredPlugins};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
 
 #[derive(Default)]
 pub struct Plugins {
-    stored: StoredPlugins,
+    /// How often they were changed.
+    changes: u64,
+    lineages: HashMap<String, Lineage>,
     /// By plugin and digest.
     codes: HashMap<(String, String), Bytes>,
     report: Option<String>,
 }
 
 impl Plugins {
-    pub fn newer(&self, known: Option<u64>) -> Option<StoredPlugins> {
-        (Some(self.stored.version) != known).then(|| self.stored.clone())
+    pub fn newer(&self, known: Option<&Revision>) -> Option<StoredPlugins> {
+        let revision = Revision(format!("memory {}", self.changes).into());
+        (Some(&revision) != known).then(|| StoredPlugins { revision, lineages: self.lineages.clone() })
     }
 
     pub fn lineage(&self, plugin: &str) -> Lineage {
-        self.stored.lineages.get(plugin).cloned().unwrap_or_default()
+        self.lineages.get(plugin).cloned().unwrap_or_default()
     }
 
     pub fn change(&mut self, plugin: &str, change: Change<'_>) -> bool {
-        let lineage = self.stored.lineages.entry(plugin.to_owned()).or_default();
+        let lineage = self.lineages.entry(plugin.to_owned()).or_default();
         if lineage.generation + 1 != change.lineage.generation {
             return false;
         }
@@ -32,7 +35,7 @@ impl Plugins {
             self.codes.insert(key(&change.lineage.current), code.clone());
         }
         change.dropped.iter().for_each(|sha256| drop(self.codes.remove(&key(sha256))));
-        self.stored.version += 1;
+        self.changes += 1;
         true
     }
 

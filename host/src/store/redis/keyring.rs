@@ -1,14 +1,23 @@
 //! API keys that are kept in Redis: good on every node, beside those of each node's file.
 
-use super::{Link, Names, Site, answer};
+use super::{Link, Names, Site, answer, link::Replication, scripts};
 use crate::{
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
     metrics::Metrics,
-    store::{StoredKeys, Unavailable},
+    protocol::unix_ms,
+    store::{
+        StoredKeys, Unavailable,
+        registry::{Entries, Entry, REVOKED, Revision, merge},
+    },
 };
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How much longer than nodes the registry remembers that a key was revoked, so that none offers again what it has just forgotten.
+const LONGER: Duration = Duration::from_secs(24 * 3600);
+/// A field of the registry that is no entry.
+pub(super) const REVISION: &str = "/revision";
 
 pub struct Keyring {
     link: Arc<Link>,
@@ -27,12 +36,18 @@ struct Stored {
     expires: Option<u64>,
 }
 
+/// What a node knows after it has looked, and whether the registry lost some of it and could not be given it again.
+pub(super) struct Synced {
+    pub keys: StoredKeys,
+    pub lost: Option<String>,
+}
+
 impl Keyring {
     /// For the command line, which has no node.
     pub async fn open(site: &Site) -> Result<Self, String> {
         let opened = super::open(site, Metrics::default().store);
         let late = |_| format!("the store {} does not answer", site.url);
-        let (link, _) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
+        let (link, ..) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
         Ok(Self::of(Arc::new(link), Names::new(&site.prefix)))
     }
 
@@ -40,31 +55,53 @@ impl Keyring {
         Self { link, names }
     }
 
-    pub(super) async fn newer(&self, known: u64) -> Result<Option<StoredKeys>, Unavailable> {
-        // The version first: what is read then is at least as new.
-        let version = self.link.command("GET", vec![self.names.keys_version().into()]).await?;
-        let version = if version.is_null() { 0 } else { answer::number(&version)? };
-        if version == known {
+    /// Reads what has changed since `known`, and writes again what of it is not there any more. `None`: nothing changed.
+    pub(super) async fn sync(&self, known: &StoredKeys) -> Result<Option<Synced>, Unavailable> {
+        let asked = vec![self.names.keys().into(), REVISION.into()];
+        let revision = self.link.command("HGET", asked).await?;
+        let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
+        // Where there is no registry any more, what this node knows of it is lost there.
+        if revision == known.revision && (revision != Revision::none() || known.entries.is_empty()) {
             return Ok(None);
         }
-        Ok(Some(StoredKeys { version, keys: self.list().await? }))
+        let (revision, found) = self.read().await?;
+        let oldest = unix_ms().saturating_sub(REVOKED.as_millis() as u64);
+        let (entries, missing) = merge(&known.entries, found, oldest);
+        let mut lost = None;
+        if !missing.is_empty() {
+            let count = missing.len();
+            lost = self.offer(&missing).await.err().map(|error| {
+                format!("the store has lost {count} of its API keys; this node goes on with them, and could not write them again: {error}")
+            });
+            if lost.is_none() {
+                tracing::warn!(count, "the store had lost API keys; this node has written them again");
+            }
+        }
+        let keys = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
+        // What was written has changed the revision, so that this node looks once more.
+        Ok(Some(Synced { keys: StoredKeys { revision, entries, keys }, lost }))
+    }
+
+    async fn read(&self) -> Result<(Revision, Entries), Unavailable> {
+        let all = self.link.command("HGETALL", vec![self.names.keys().into()]).await?;
+        let (mut revision, mut entries) = (Revision::none(), Entries::new());
+        for (name, text) in answer::pairs(all)? {
+            match &*name {
+                REVISION => revision = Revision(text),
+                _ => drop(entries.insert(name, Entry(text))),
+            }
+        }
+        Ok((revision, entries))
     }
 
     pub async fn list(&self) -> Result<Vec<KeyConfig>, Unavailable> {
-        let all = self.link.command("HGETALL", vec![self.names.keys().into()]).await?;
-        let mut keys = vec![];
-        for (digest, stored) in answer::pairs(all)? {
-            match read(&digest, &stored) {
-                Some(key) => keys.push(key),
-                // Of a version to come; the others are good all the same.
-                None => tracing::error!(%digest, "a key in the store cannot be read"),
-            }
-        }
+        let (_, entries) = self.read().await?;
+        let mut keys: Vec<_> = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
         keys.sort_by_key(|key| (key.principal.0.clone(), key.digest.to_string()));
         Ok(keys)
     }
 
-    pub async fn add(&self, key: &KeyConfig) -> Result<(), Unavailable> {
+    pub async fn add(&self, key: &KeyConfig) -> Result<Replication, Unavailable> {
         let stored = Stored {
             principal: key.principal.0.to_string(),
             tier: key.tier.as_ref().map(|tier| tier.get_ref().clone()),
@@ -72,22 +109,47 @@ impl Keyring {
             expires: key.expires.map(|at| at.0),
         };
         let stored = serde_json::to_string(&stored).expect("plain data");
-        let digest = key.digest.to_string();
-        self.link.command("HSET", vec![self.names.keys().into(), digest.into(), stored.into()]).await?;
-        self.changed().await
+        Ok(self.write(&key.digest, stored).await?.1)
     }
 
-    /// Whether it was there.
-    pub async fn revoke(&self, digest: &Digest) -> Result<bool, Unavailable> {
-        let arguments = vec![self.names.keys().into(), Value::from(digest.to_string())];
-        let removed = answer::number(&self.link.command("HDEL", arguments).await?)?;
-        self.changed().await?;
-        Ok(removed == 1)
+    /// Whether it was there, and which replicas know that it is not any more.
+    pub async fn revoke(&self, digest: &Digest) -> Result<(bool, Replication), Unavailable> {
+        let (before, replication) = self.write(digest, String::new()).await?;
+        Ok((before == 1, replication))
     }
 
-    async fn changed(&self) -> Result<(), Unavailable> {
-        self.link.command("INCR", vec![self.names.keys_version().into()]).await.map(drop)
+    async fn write(&self, digest: &Digest, content: String) -> Result<(u64, Replication), Unavailable> {
+        let entry = [digest.to_string().into(), "".into(), content.into()];
+        let arguments = self.arguments(entry);
+        let keys = vec![self.names.keys()];
+        let (before, replication) = self.link.run_replicated(&scripts::REGISTER, keys, arguments).await?;
+        Ok((answer::number(&before)?, replication))
     }
+
+    /// Writes what was lost, unless somebody else did.
+    async fn offer(&self, missing: &Entries) -> Result<(), Unavailable> {
+        let entries = missing.iter().flat_map(|(name, entry)| {
+            let (version, content) = (entry.version(), entry.content().unwrap_or_default());
+            [Value::from(&**name), answer::integer(version), content.into()]
+        });
+        let arguments = self.arguments(entries);
+        self.link.run(&scripts::REGISTER, vec![self.names.keys()], arguments).await.map(drop)
+    }
+
+    fn arguments(&self, entries: impl IntoIterator<Item = Value>) -> Vec<Value> {
+        let first = [super::new_registry().into(), answer::millis(REVOKED + LONGER)];
+        first.into_iter().chain(entries).collect()
+    }
+}
+
+/// `None` also for one that cannot be read, which is of a version to come; the others are good all the same.
+fn key(digest: &str, entry: &Entry) -> Option<KeyConfig> {
+    let content = entry.content()?;
+    let key = read(digest, content);
+    if key.is_none() {
+        tracing::error!(%digest, "a key in the store cannot be read");
+    }
+    key
 }
 
 fn read(digest: &str, stored: &str) -> Option<KeyConfig> {

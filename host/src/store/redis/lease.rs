@@ -3,6 +3,7 @@
 
 use super::{
     Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, patrol::Patrol, reaper, scripts,
+    shared::Trouble,
 };
 use crate::{protocol::unix_ms, store::ConnectionId};
 use std::{
@@ -174,10 +175,9 @@ impl Lease {
     async fn claim(&mut self, shared: &Shared) {
         let Ok(claimed) = super::claim_schema(&shared.link, &shared.names).await else { return };
         self.claims = claimed.is_err();
-        let mut foreign = shared.foreign.lock().expect("no code panics while it holds the reason");
-        let before = std::mem::replace(&mut *foreign, claimed.err());
-        if let Some(reason) = foreign.as_ref().filter(|_| before.is_none()) {
-            tracing::error!("{reason}");
+        let foreign = claimed.err();
+        if shared.troubles.set(Trouble::Schema, foreign.clone()) {
+            tracing::error!("{}", foreign.unwrap_or_default());
         }
     }
 

@@ -4,7 +4,7 @@
 use super::{
     Shared,
     interest::{Interest, Next},
-    link::Signals,
+    link::{Signal, Signals},
     rooms::Rooms,
     rounds::Rounds,
     wire::{self, Page},
@@ -25,10 +25,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 /// Messages read at once when some were missed.
 const PAGE: usize = 256;
@@ -101,22 +98,19 @@ impl Listener {
                     Some(request) => self.handle(request),
                     None => return,
                 },
-                message = signals.messages.recv() => match message {
-                    Ok(message) => self.hear(message),
-                    Err(RecvError::Lagged(missed)) => {
+                signal = signals.next() => match signal {
+                    Some(Signal::Message(message)) => self.hear(message),
+                    Some(Signal::Missed(missed)) => {
                         tracing::warn!(missed, "publications came faster than they were taken; reading the logs");
                         self.restore(false);
                     }
-                    Err(RecvError::Closed) => return,
-                },
-                server = signals.reconnected.recv() => {
-                    if let Ok(server) = server {
-                        tracing::info!(%server, rooms = self.interests.len(), "connected to Redis anew");
-                        self.metrics.reconnects.inc();
+                    Some(Signal::Reconnected(server)) => {
+                        tracing::info!(%server, rooms = self.interests.len(), "subscribing anew");
+                        self.restore(true);
                     }
-                    self.restore(true);
+                    Some(Signal::Moved) => self.restore(true),
+                    None => return,
                 },
-                Ok(_) = signals.moved.recv() => self.restore(true),
                 _ = ticks.tick() => self.tick(),
             }
         }
@@ -262,9 +256,9 @@ impl Listener {
 
     fn look_at_topology(&self) {
         let Some(requests) = self.requests.upgrade() else { return };
-        let link = self.rooms.link.clone();
+        let (link, known) = (self.rooms.link.clone(), self.topology);
         tokio::spawn(async move {
-            if let Ok(Some(topology)) = link.topology().await {
+            if let Ok(Some(topology)) = link.topology(known).await {
                 requests.send(Request::Topology(topology)).ok();
             }
         });

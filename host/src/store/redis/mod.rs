@@ -29,10 +29,13 @@ mod url;
 mod wire;
 
 pub use keyring::Keyring;
+pub use link::Replication;
 pub use url::RedisUrl;
 
 use super::*;
 use crate::metrics::StoreMetrics;
+use fred::types::config::Server;
+use keyring::Synced;
 use link::Link;
 use listener::{Listener, Request};
 use names::Names;
@@ -40,11 +43,11 @@ use plugins::Plugins;
 use record::Change as Rooming;
 use rooms::Rooms;
 use sessions::Leaving;
-use shared::Shared;
+use shared::{Shared, Trouble};
 use tokio::sync::mpsc;
 
 /// Of the keys. A node refuses to start on keys of another.
-const SCHEMA: &str = "2";
+const SCHEMA: &str = "3";
 /// How long a room, a membership or a session is kept that nobody touches. What is in use is written again within a quarter
 /// of it.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -101,12 +104,12 @@ impl Redis {
         metrics: StoreMetrics,
         feed: Feed,
     ) -> Result<Arc<Self>, String> {
-        let (link, signals) = open(site, metrics.clone()).await?;
+        let (link, signals, connected) = open(site, metrics.clone()).await?;
         let names = Names::new(&site.prefix);
         let shared = Shared::new(link, names, retention, metrics, feed);
         let (listener, requests) = mpsc::unbounded_channel();
         let listens = Listener::new(&shared, listener.downgrade());
-        servers::watch(&shared, signals.connected.resubscribe()).await;
+        servers::watch(&shared, connected).await;
         tokio::spawn(listens.run(requests, signals));
         let store = Arc::new(Self { shared, listener });
         lease::hold(&store).await.map_err(|error| error.to_string())?;
@@ -116,7 +119,10 @@ impl Redis {
 }
 
 /// Connects and compares the schema.
-async fn open(site: &Site, metrics: StoreMetrics) -> Result<(Link, link::Signals), String> {
+async fn open(
+    site: &Site,
+    metrics: StoreMetrics,
+) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
     let (mut said, mut count) = (String::new(), 0);
     // Each error once, and again now and then.
     let says = |error: &str| {
@@ -125,11 +131,11 @@ async fn open(site: &Site, metrics: StoreMetrics) -> Result<(Link, link::Signals
         }
         (said, count) = (error.to_owned(), count + 1);
     };
-    let (link, signals) = Link::open(&site.url, metrics, says).await?;
+    let (link, signals, connected) = Link::open(&site.url, metrics, says).await?;
     link.check_version().await?;
     let claimed = claim_schema(&link, &Names::new(&site.prefix)).await.map_err(|error| error.to_string())?;
     claimed.map_err(|error| format!("{}: {error}", site.url))?;
-    Ok((link, signals))
+    Ok((link, signals, connected))
 }
 
 /// Says which schema the keys follow where nobody has. The inner error tells why they are not for this version.
@@ -262,11 +268,14 @@ impl Store for Redis {
         Ok(found)
     }
 
-    async fn keys(&self, known: u64) -> Result<Option<StoredKeys>, Unavailable> {
-        Keyring::of(self.shared.link.clone(), self.shared.names.clone()).newer(known).await
+    async fn keys(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
+        let keyring = Keyring::of(self.shared.link.clone(), self.shared.names.clone());
+        let Some(Synced { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
+        self.shared.troubles.set(Trouble::Keys, lost);
+        Ok(Some(keys))
     }
 
-    async fn plugins(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable> {
+    async fn plugins(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         self.versions().newer(known).await
     }
 
@@ -276,6 +285,15 @@ impl Store for Redis {
 
     async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
         self.versions().change(plugin, change).await
+    }
+
+    async fn restore_plugin(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        self.versions().restore(plugin, lineage, code).await
     }
 
     async fn plugin_code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
@@ -295,9 +313,8 @@ impl Store for Redis {
         if self.shared.metrics.lease.get() != 1 {
             return Err(Unavailable("this node could not renew its lease yet".to_owned()));
         }
-        if let Some(reason) = &*self.shared.foreign.lock().expect("no code panics while it holds the reason")
-        {
-            return Err(Unavailable(reason.clone()));
+        if let Some(reason) = self.shared.troubles.first() {
+            return Err(Unavailable(reason));
         }
         let failing = |slots| {
             format!(
@@ -316,6 +333,11 @@ impl Store for Redis {
         lease::give_up(shared).await;
         shared.link.close();
     }
+}
+
+/// In which epoch a registry begins that is not there.
+fn new_registry() -> String {
+    format!("{:08x}", u32::from_le_bytes(random()))
 }
 
 /// A room of which only its position is left is not shown.

@@ -121,24 +121,14 @@ impl Names {
         self.key("/rooms", "pruned")
     }
 
-    /// Hash: the API keys that are kept here, by digest.
+    /// Hash: the API keys that are kept here, by digest, and their revision.
     pub fn keys(&self) -> String {
         self.key("/keys", "all")
     }
 
-    /// Counter: rises with each change of the API keys.
-    pub fn keys_version(&self) -> String {
-        self.key("/keys", "version")
-    }
-
-    /// Hash: by plugin, its versions and which is in charge.
+    /// Hash: by plugin, its versions and which is in charge, and their revision.
     pub fn plugins(&self) -> String {
         self.key("/plugins", "lineages")
-    }
-
-    /// Counter: rises with each change of those.
-    pub fn plugins_version(&self) -> String {
-        self.key("/plugins", "version")
     }
 
     /// String: the code of one version.

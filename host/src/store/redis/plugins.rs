@@ -1,7 +1,7 @@
 //! Versions of plugins that all nodes run, and what each node says of them.
 
-use super::{Link, Names, answer, scripts};
-use crate::store::{Change, Lineage, StoredPlugins, Unavailable};
+use super::{Link, Names, answer, keyring::REVISION, scripts};
+use crate::store::{Change, Lineage, Revision, StoredPlugins, Unavailable};
 use bytes::Bytes;
 use fred::types::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -16,25 +16,29 @@ pub struct Plugins<'a> {
 }
 
 impl Plugins<'_> {
-    pub async fn newer(&self, known: Option<u64>) -> Result<Option<StoredPlugins>, Unavailable> {
-        // The version first: what is read then is at least as new.
-        let version = self.link.command("GET", vec![self.names.plugins_version().into()]).await?;
-        let version = if version.is_null() { 0 } else { answer::number(&version)? };
-        if Some(version) == known {
+    pub async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
+        let asked = vec![self.names.plugins().into(), REVISION.into()];
+        let revision = self.link.command("HGET", asked).await?;
+        let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
+        if Some(&revision) == known {
             return Ok(None);
         }
         let all = self.link.command("HGETALL", vec![self.names.plugins().into()]).await?;
-        let mut lineages = HashMap::new();
+        let mut stored = StoredPlugins { revision: Revision::none(), lineages: HashMap::new() };
         for (plugin, lineage) in answer::pairs(all)? {
+            if &*plugin == REVISION {
+                stored.revision = Revision(lineage);
+                continue;
+            }
             match serde_json::from_str(&lineage) {
-                Ok(lineage) => drop(lineages.insert(plugin.to_string(), lineage)),
+                Ok(lineage) => drop(stored.lineages.insert(plugin.to_string(), lineage)),
                 // Of a version to come; the others are good all the same.
                 Err(error) => {
                     tracing::error!(%plugin, %error, "a plugin's versions in the store cannot be read")
                 }
             }
         }
-        Ok(Some(StoredPlugins { version, lineages }))
+        Ok(Some(stored))
     }
 
     pub async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
@@ -49,15 +53,36 @@ impl Plugins<'_> {
 
     pub async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
         let code = |sha256: &str| self.names.plugin_code(plugin, sha256);
-        let mut keys =
-            vec![self.names.plugins(), self.names.plugins_version(), code(&change.lineage.current)];
+        let mut keys = vec![self.names.plugins(), code(&change.lineage.current)];
         keys.extend(change.dropped.iter().map(|sha256| code(sha256)));
         let lineage = serde_json::to_string(change.lineage).expect("plain data");
         let generation = change.lineage.generation - 1;
         let bytes = change.code.cloned().unwrap_or_default();
-        let arguments = vec![plugin.into(), answer::integer(generation), lineage.into(), Value::Bytes(bytes)];
+        let arguments = vec![
+            plugin.into(),
+            answer::integer(generation),
+            lineage.into(),
+            Value::Bytes(bytes),
+            super::new_registry().into(),
+        ];
         let changed = self.link.run(&scripts::RELEASE, keys, arguments).await?;
         Ok(answer::number(&changed)? == 1)
+    }
+
+    pub async fn restore(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        let (mut keys, generation) = (vec![self.names.plugins()], answer::integer(lineage.generation));
+        let text = serde_json::to_string(lineage).expect("plain data");
+        let mut arguments = vec![plugin.into(), generation, text.into(), super::new_registry().into()];
+        for (sha256, bytes) in code {
+            keys.push(self.names.plugin_code(plugin, &sha256));
+            arguments.push(Value::Bytes(bytes));
+        }
+        self.link.run(&scripts::RESTORE, keys, arguments).await.map(drop)
     }
 
     pub async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {

@@ -42,4 +42,6 @@ scripts! {
     PLACE = "place";
     TICK = "tick";
     RELEASE = "release";
+    RESTORE = "restore";
+    REGISTER = "register";
 }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::mpsc;
 
 /// After a server that did not say which it is.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ type Known = Arc<Mutex<HashMap<Server, String>>>;
 
 /// Notes those that are there, and from then on tells whenever one is not what it was: all that this node has said is written is then
 /// written again.
-pub async fn watch(shared: &Arc<Shared>, mut connected: Receiver<Server>) {
+pub async fn watch(shared: &Arc<Shared>, mut connected: mpsc::UnboundedReceiver<Server>) {
     let known = Known::default();
     for server in shared.link.servers() {
         // One that does not answer is asked when it is connected the next time.
@@ -28,15 +28,8 @@ pub async fn watch(shared: &Arc<Shared>, mut connected: Receiver<Server>) {
     }
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
-        loop {
-            match connected.recv().await {
-                Ok(server) => drop(tokio::spawn(look(shared.clone(), known.clone(), server))),
-                Err(RecvError::Lagged(_)) => {
-                    let Some(shared) = shared.upgrade() else { return };
-                    shared.has_changed.store(true, Ordering::Relaxed);
-                }
-                Err(RecvError::Closed) => return,
-            }
+        while let Some(server) = connected.recv().await {
+            tokio::spawn(look(shared.clone(), known.clone(), server));
         }
     });
 }

@@ -19,7 +19,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use fred::types::Value;
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -46,14 +46,43 @@ pub struct Shared {
     pub renewed: Arc<Renewal>,
     /// A Redis is another process than before.
     pub has_changed: AtomicBool,
-    /// Why these keys are not for this version, since Redis lost its own.
-    pub foreign: Mutex<Option<String>>,
+    pub troubles: Troubles,
     pub feed: Feed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
     pub time: Arc<Clock>,
     /// Milliseconds that Redis' clock is ahead of this node's.
     pub clock: Arc<AtomicI64>,
+}
+
+/// What keeps this node from being of use, though Redis answers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// The keys in Redis are another version's, since it lost this version's.
+    Schema,
+    /// Redis has lost API keys that this node knows.
+    Keys,
+}
+
+#[derive(Default)]
+pub struct Troubles(Mutex<BTreeMap<Trouble, String>>);
+
+impl Troubles {
+    /// Notes why, or that it is over. Gives whether it is new.
+    pub fn set(&self, trouble: Trouble, reason: Option<String>) -> bool {
+        let mut troubles = self.0.lock().expect("no code panics while it holds the troubles");
+        match reason {
+            Some(reason) => troubles.insert(trouble, reason).is_none(),
+            None => {
+                troubles.remove(&trouble);
+                false
+            }
+        }
+    }
+
+    pub fn first(&self) -> Option<String> {
+        self.0.lock().expect("no code panics while it holds the troubles").values().next().cloned()
+    }
 }
 
 impl Shared {
@@ -81,7 +110,7 @@ impl Shared {
             node,
             renewed,
             has_changed: AtomicBool::new(false),
-            foreign: Mutex::default(),
+            troubles: Troubles::default(),
             feed,
             metrics,
             time,

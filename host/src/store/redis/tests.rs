@@ -1,6 +1,7 @@
 //! The contract on real servers. `redis-server` must be there; `cargo xtask test` installs it where it can.
 
 use super::*;
+use crate::key::{Digest, KeyConfig, PrincipalName};
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
@@ -183,6 +184,69 @@ async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     assert_eq!(store.history(&room, None, 10).await.unwrap().messages.len(), 1);
 }
 
+/// `FLUSHALL` revoked every key. A second registry that was made then had the version of the first, and was taken for it.
+#[tokio::test]
+async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were_revoked_stay_so() {
+    let server = Server::start(&[]);
+    let site = Site {
+        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
+        prefix: "s".into(),
+    };
+    let (one, two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
+    let keyring = Keyring::open(&site).await.unwrap();
+    let key = |name: &str| KeyConfig {
+        digest: Digest::of(name),
+        principal: PrincipalName::try_from(name.to_owned()).unwrap(),
+        tier: None,
+        scopes: vec![],
+        expires: None,
+    };
+    let names = |stored: &StoredKeys| -> Vec<String> {
+        let mut names: Vec<_> = stored.keys.iter().map(|key| key.principal.0.to_string()).collect();
+        names.sort();
+        names
+    };
+    let listed = async || {
+        let keys = keyring.list().await.unwrap();
+        keys.iter().map(|key| key.principal.0.to_string()).collect::<Vec<_>>()
+    };
+    for name in ["a", "b", "c"] {
+        assert_eq!(keyring.add(&key(name)).await.unwrap(), Replication::default());
+    }
+    assert!(keyring.revoke(&key("b").digest).await.unwrap().0);
+    assert!(!keyring.revoke(&key("b").digest).await.unwrap().0, "it is gone already");
+    let known = one.keys(&StoredKeys::default()).await.unwrap().expect("three keys");
+    let behind = two.keys(&StoredKeys::default()).await.unwrap().expect("three keys");
+    assert_eq!((names(&known), names(&behind)), (vec!["a".into(), "c".into()], vec!["a".into(), "c".into()]));
+    assert!(one.keys(&known).await.unwrap().is_none(), "nothing changed");
+    keyring.revoke(&key("c").digest).await.unwrap();
+    let known = one.keys(&known).await.unwrap().expect("one key less");
+    assert_eq!(names(&known), ["a"]);
+
+    server.ask(&["FLUSHALL"]);
+    keyring.add(&key("d")).await.unwrap();
+    // One that has not heard of the last revocation comes first.
+    let first = two.keys(&behind).await.unwrap().expect("a key more");
+    assert_eq!(names(&first), ["a", "c", "d"]);
+    let second = one.keys(&known).await.unwrap().expect("a key more");
+    assert_eq!(names(&second), ["a", "d"]);
+    let third = two.keys(&first).await.unwrap().expect("a key less");
+    assert_eq!((names(&third), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
+    let fourth = one.keys(&second).await.unwrap().expect("what it wrote itself");
+    assert!(one.keys(&fourth).await.unwrap().is_none(), "all is calm again");
+
+    // Nothing is there at all, and nothing can be written: it is kept, and said.
+    server.ask(&["FLUSHALL"]);
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
+    let error = one.check().await.expect_err("an outage").to_string();
+    assert!(error.contains("lost 4 of its API keys") && error.contains("NOREPLICAS"), "{error}");
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
+    assert_eq!(listed().await, ["a", "d"]);
+    until("ready", || server.ask(&["HLEN", "s:{/keys}:all"]) == "5").await;
+}
+
 #[tokio::test]
 async fn keys_of_another_schema_are_refused() {
     let server = Server::start(&[]);
@@ -193,7 +257,7 @@ async fn keys_of_another_schema_are_refused() {
     drop(connect(&site).await.unwrap());
     server.ask(&["SET", "s:schema", "99"]);
     let error = connect(&site).await.err().expect("it is not ours");
-    assert!(error.contains("of schema 99, this version has schema 2"), "{error}");
+    assert!(error.contains("of schema 99, this version has schema 3"), "{error}");
 }
 
 /// A node's clock was a moment ahead: its sessions came up for ending before they ended, were taken for resumed, and stayed

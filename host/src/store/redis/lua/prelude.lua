@@ -78,3 +78,12 @@ local function unacknowledge(acks)
   end
 end
 
+
+-- Notes that a registry has changed, in a field beside its entries: the epoch in which it began, which is given for one that begins
+-- now, and a number above `least` and above all before. Gives the number.
+local function revise(registry, begins, least)
+  local epoch, number = string.match(redis.call('HGET', registry, '/revision') or '', '^(%S+) (%d+)$')
+  number = math.max(tonumber(number or '0'), least or 0, now() - 1) + 1
+  redis.call('HSET', registry, '/revision', (epoch or begins) .. ' ' .. int(number))
+  return number
+end

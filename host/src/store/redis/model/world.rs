@@ -16,7 +16,6 @@ use crate::{
     protocol::Position,
     store::{Event, HistoryConfig, Hold, Resume, Retention, SessionToken, Store, Unavailable},
 };
-use fred::{clients, types};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
@@ -76,16 +75,12 @@ pub struct World {
     pub wrong: Option<String>,
     /// What happened, where that is asked for.
     pub story: Option<Vec<String>>,
-    client: clients::Client,
     metrics: crate::metrics::StoreMetrics,
     epochs: u64,
 }
 
 thread_local! {
-    static UNCONNECTED: (clients::Client, crate::metrics::StoreMetrics) = (
-        types::Builder::default_centralized().build().expect("a client"),
-        crate::metrics::Metrics::default().store,
-    );
+    static METRICS: crate::metrics::StoreMetrics = crate::metrics::Metrics::default().store;
 }
 
 impl World {
@@ -93,7 +88,6 @@ impl World {
     pub async fn new(engine: &Rc<Engine>, clustered: bool, tells: bool) -> Self {
         dice::load(1);
         *engine.server.borrow_mut() = Server::new();
-        let (client, metrics) = UNCONNECTED.with(Clone::clone);
         let mut world = Self {
             engine: engine.clone(),
             network: Arc::default(),
@@ -110,8 +104,7 @@ impl World {
             clustered,
             wrong: None,
             story: tells.then(Vec::new),
-            client,
-            metrics,
+            metrics: METRICS.with(Clone::clone),
             epochs: 0,
         };
         for room in ROOMS {
@@ -137,7 +130,7 @@ impl World {
     pub async fn start(&mut self, node: usize) {
         let process = self.stores.len();
         let wire = Wire { network: self.network.clone(), process, clustered: self.clustered };
-        let link = Link::modelled(&self.client, self.metrics.clone(), wire);
+        let link = Link::modelled(self.metrics.clone(), wire);
         let retention = Retention {
             history: HistoryConfig { messages: 10, age: Duration::from_secs(60) },
             session: TTL,

@@ -1,0 +1,405 @@
+//! The connections to Redis: to each server one for commands and one for what is published. Knows scripts, slots and channels, no
+//! rooms.
+//!
+//! A client of fred routes a Cluster's commands in one task, which stops for all servers while one of them does not answer. So each
+//! server has clients of its own here, and a slot leads to a server.
+
+mod cluster;
+mod connection;
+mod sentinels;
+mod signals;
+
+pub use signals::{Signal, Signals};
+
+use super::{RedisUrl, answer, scripts::Script};
+use crate::{
+    metrics::StoreMetrics,
+    store::{PATIENCE, Unavailable},
+};
+use cluster::Cluster;
+use connection::{Common, Connection, Endpoint, Role};
+use fred::{
+    error::Error,
+    interfaces::{ClientLike, PubsubInterface},
+    types::{
+        Value,
+        config::{Server, ServerConfig},
+    },
+};
+use futures_util::FutureExt;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Until a Cluster whose slots change hands is asked again.
+const AGAIN: Duration = Duration::from_millis(20);
+/// How long replicas are waited for, where somebody wants to know.
+const REPLICAS: Duration = Duration::from_secs(1);
+
+pub struct Link {
+    servers: Servers,
+    metrics: StoreMetrics,
+    /// Nobody needs the connections any more.
+    closed: CancellationToken,
+}
+
+enum Servers {
+    /// One server, or whichever is the master now according to Sentinels.
+    Single(Arc<Endpoint>),
+    Cluster(Cluster),
+    /// The model's Redis.
+    #[cfg(test)]
+    Model(super::model::Wire),
+}
+
+/// One command as it goes to a server.
+struct Call {
+    name: &'static str,
+    arguments: Vec<Value>,
+}
+
+impl Call {
+    /// `text` is the script's digest, or all of it.
+    fn script(name: &'static str, text: &str, keys: Vec<String>, arguments: Vec<Value>) -> Self {
+        let first = [Value::from(text), Value::from(keys.len() as i64)];
+        let rest = keys.into_iter().map(Value::from).chain(arguments);
+        Self { name, arguments: first.into_iter().chain(rest).collect() }
+    }
+}
+
+/// How far a write has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Replication {
+    /// Replicas that were connected to the server.
+    pub replicas: u64,
+    /// Those of them that said in time that they have it.
+    pub confirmed: u64,
+}
+
+impl Link {
+    /// Connects as soon as Redis is there; `says` is told what is in the way. The receiver is told of servers that are connected
+    /// for commands from then on.
+    pub async fn open(
+        url: &RedisUrl,
+        metrics: StoreMetrics,
+        mut says: impl FnMut(&str),
+    ) -> Result<(Self, Signals, mpsc::UnboundedReceiver<Server>), String> {
+        let (config, closed) = (url.config()?, CancellationToken::new());
+        let (signals, publisher) = signals::channel();
+        let (connected, connections) = mpsc::unbounded_channel();
+        let server = config.server.clone();
+        let (metric, token) = (metrics.clone(), closed.clone());
+        let common =
+            Arc::new(Common { config, metrics: metric, closed: token, signals: publisher, connected });
+        let servers = match server {
+            ServerConfig::Clustered { hosts, .. } => Servers::Cluster(Cluster::new(common, hosts)?),
+            server => {
+                let endpoint = Endpoint::open(&common, &server)?;
+                sentinels::watch(&common, &endpoint)?;
+                Servers::Single(endpoint)
+            }
+        };
+        let link = Self { servers, metrics, closed };
+        while let Err(error) = link.opened().boxed().await {
+            says(&error);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok((link, signals, connections))
+    }
+
+    /// Whether every server is connected; waits a while for it.
+    async fn opened(&self) -> Result<(), String> {
+        match &self.servers {
+            Servers::Single(endpoint) => endpoint.opened().await,
+            Servers::Cluster(cluster) => cluster.opened().await,
+            #[cfg(test)]
+            Servers::Model(_) => Ok(()),
+        }
+    }
+
+    /// One that leads to the model's Redis.
+    #[cfg(test)]
+    pub fn modelled(metrics: StoreMetrics, wire: super::model::Wire) -> Self {
+        Self { servers: Servers::Model(wire), metrics, closed: CancellationToken::new() }
+    }
+
+    /// Runs a script, whose keys are all of one tag.
+    pub async fn run(
+        &self,
+        script: &'static Script,
+        keys: Vec<String>,
+        arguments: Vec<Value>,
+    ) -> Result<Value, Unavailable> {
+        #[cfg(test)]
+        if let Servers::Model(wire) = &self.servers {
+            return wire.run(script, keys, arguments).await;
+        }
+        let key = keys.first().cloned().unwrap_or_default();
+        let mut call = Call::script("EVALSHA", &script.sha1, keys, arguments);
+        self.timed(script.name, async {
+            match self.carry_out(&key, Role::Commands, &call).await {
+                Err(error) if error.details().starts_with("NOSCRIPT") => {
+                    call.name = "EVAL";
+                    call.arguments[0] = Value::from(script.code.as_str());
+                    self.carry_out(&key, Role::Commands, &call).await
+                }
+                known => known,
+            }
+        })
+        .await
+    }
+
+    /// The same, and which of the server's replicas have what was written; waits a moment for them.
+    pub async fn run_replicated(
+        &self,
+        script: &'static Script,
+        keys: Vec<String>,
+        arguments: Vec<Value>,
+    ) -> Result<(Value, Replication), Unavailable> {
+        let key = keys.first().cloned().unwrap_or_default();
+        let asked = Call { name: "INFO", arguments: vec!["replication".into()] };
+        let said = self.timed("INFO", async { self.endpoint_of(&key)?.commands.ask(&asked).await }).await?;
+        let replicas = field(&said, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
+        let call = Call::script("EVAL", &script.code, keys, arguments);
+        // Directly behind the script: it tells of what was written over the same connection before.
+        let wait =
+            Call { name: "WAIT", arguments: vec![answer::integer(replicas), answer::millis(REPLICAS)] };
+        let written = async {
+            loop {
+                let endpoint = self.endpoint_of(&key)?;
+                let mut answers = endpoint.commands.ask_all(&[&call, &wait]).await?;
+                let confirmed = answers.pop().unwrap_or(Ok(Value::Null));
+                match answers.pop().unwrap_or(Ok(Value::Null)) {
+                    Ok(value) => return Ok(Value::Array(vec![value, confirmed?])),
+                    Err(error) => self.redirected(error, &endpoint.commands).await.map(drop)?,
+                }
+            }
+        };
+        let parts = answer::list(self.timed(script.name, written).await?)?;
+        let [value, confirmed] = <[Value; 2]>::try_from(parts).map_err(|_| answer::too_short())?;
+        Ok((value, Replication { replicas, confirmed: answer::number(&confirmed)? }))
+    }
+
+    /// One command, whose key comes first.
+    pub async fn command(&self, name: &'static str, arguments: Vec<Value>) -> Result<Value, Unavailable> {
+        #[cfg(test)]
+        if let Servers::Model(wire) = &self.servers {
+            return wire.command(name, arguments).await;
+        }
+        let key = arguments.first().and_then(Value::as_string).unwrap_or_default();
+        let call = Call { name, arguments };
+        self.timed(name, self.carry_out(&key, Role::Commands, &call)).await
+    }
+
+    /// Bounds what is asked of Redis and counts it. What is asked is boxed: it is much larger than whoever waits for it.
+    async fn timed(
+        &self,
+        name: &'static str,
+        asked: impl Future<Output = Result<Value, Error>> + Send,
+    ) -> Result<Value, Unavailable> {
+        let began = Instant::now();
+        let result = match tokio::time::timeout(PATIENCE, asked.boxed()).await {
+            Ok(result) => result.map_err(failed),
+            Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
+        };
+        self.metrics.answered(name, began.elapsed(), result.is_ok());
+        result
+    }
+
+    /// Has a command carried out where its key is, and again where a Cluster says that nothing was done because slots are changing
+    /// hands. A command that was cut off is not sent again: whether it was carried out is not known, and who asked decides.
+    async fn carry_out(&self, key: &str, role: Role, call: &Call) -> Result<Value, Error> {
+        let mut target: Option<Arc<Endpoint>> = None;
+        loop {
+            let (endpoint, answer) = match target.take() {
+                None => {
+                    let endpoint = self.endpoint_of(key)?;
+                    let answer = endpoint.connection(role).ask(call).await;
+                    (endpoint, answer)
+                }
+                Some(endpoint) => {
+                    let asking = Call { name: "ASKING", arguments: vec![] };
+                    let mut answers = endpoint.connection(role).ask_all(&[&asking, call]).await?;
+                    (endpoint, answers.pop().unwrap_or(Ok(Value::Null)))
+                }
+            };
+            match answer {
+                Ok(value) => return Ok(value),
+                Err(error) => target = self.redirected(error, endpoint.connection(role)).await?,
+            }
+        }
+    }
+
+    /// Does what a server of a Cluster says instead of carrying a command out, after which it can be asked for again; maybe of
+    /// another server, which is about to get the slot. Any other error is one.
+    async fn redirected(&self, error: Error, by: &Connection) -> Result<Option<Arc<Endpoint>>, Error> {
+        let Servers::Cluster(cluster) = &self.servers else { return Err(error) };
+        match Redirection::read(error.details(), by) {
+            Some(Redirection::Moved(server)) => cluster.refresh(Some(&server)).await?,
+            Some(Redirection::Ask(server)) => return cluster.temporary(&server).map(Some),
+            Some(Redirection::Again) => tokio::time::sleep(AGAIN).await,
+            None => return Err(error),
+        }
+        Ok(None)
+    }
+
+    /// The server that has a key or channel.
+    fn endpoint_of(&self, key: &str) -> Result<Arc<Endpoint>, Error> {
+        match &self.servers {
+            Servers::Single(endpoint) => Ok(endpoint.clone()),
+            Servers::Cluster(cluster) => cluster.endpoint_of(key),
+            #[cfg(test)]
+            Servers::Model(_) => Err(Error::new(fred::error::ErrorKind::IO, "the model has no connections")),
+        }
+    }
+
+    pub fn is_clustered(&self) -> bool {
+        #[cfg(test)]
+        if let Servers::Model(wire) = &self.servers {
+            return wire.is_clustered();
+        }
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// The servers that commands go to.
+    pub fn servers(&self) -> Vec<Server> {
+        match &self.servers {
+            Servers::Single(endpoint) => endpoint.commands.client().active_connections(),
+            Servers::Cluster(cluster) => cluster.endpoints().into_iter().map(|(server, _)| server).collect(),
+            #[cfg(test)]
+            Servers::Model(_) => vec![],
+        }
+    }
+
+    /// What a server is: another after each start, and after each promotion of a replica.
+    pub async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
+        let gone = || Unavailable(format!("{server} is none of the Cluster's servers any more"));
+        let endpoint = match &self.servers {
+            Servers::Cluster(cluster) => cluster.endpoint(server).ok_or_else(gone)?,
+            _ => self.any()?,
+        };
+        let call = Call { name: "INFO", arguments: vec!["server".into(), "replication".into()] };
+        let said = self.timed("INFO", endpoint.commands.ask(&call)).await?;
+        match (field(&said, "run_id"), field(&said, "master_replid")) {
+            (Some(run), Some(replication)) => Ok(format!("{run} {replication}")),
+            _ => Err(Unavailable("Redis does not say which it is".to_owned())),
+        }
+    }
+
+    /// One that answers for all: the only one, or any of a Cluster.
+    fn any(&self) -> Result<Arc<Endpoint>, Unavailable> {
+        match &self.servers {
+            Servers::Single(endpoint) => Ok(endpoint.clone()),
+            Servers::Cluster(cluster) => cluster.any(),
+            #[cfg(test)]
+            Servers::Model(_) => Err(Unavailable("the model has no connections".to_owned())),
+        }
+    }
+
+    /// Sharded channels came with version 7.
+    pub async fn check_version(&self) -> Result<(), String> {
+        match self.any().ok().and_then(|endpoint| endpoint.commands.client().server_version()) {
+            Some(version) if version.major < 7 => {
+                Err(format!("the store is Redis {version}; it must be Redis 7.0 or later, or Valkey"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn ping(&self) -> Result<(), Unavailable> {
+        let endpoint = self.any()?;
+        let call = Call { name: "PING", arguments: vec![] };
+        self.timed("PING", endpoint.commands.ask(&call)).await?;
+        let is_heard = match &self.servers {
+            Servers::Cluster(cluster) => {
+                cluster.endpoints().iter().any(|(_, endpoint)| endpoint.subscriber.is_connected())
+            }
+            _ => endpoint.subscriber.is_connected(),
+        };
+        match is_heard {
+            true => Ok(()),
+            false => Err(Unavailable("what is published cannot be heard: reconnecting".to_owned())),
+        }
+    }
+
+    /// Rises when slots of a Cluster change hands; `None` where there is no Cluster.
+    pub async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
+        let Servers::Cluster(cluster) = &self.servers else { return Ok(None) };
+        let look = tokio::time::timeout(PATIENCE, cluster.look(known)).await;
+        look.unwrap_or_else(|_| Err(Unavailable("the Cluster does not say where its slots are".to_owned())))
+    }
+
+    /// How many slots of a Cluster have a server that others cannot reach, as one of them said last.
+    pub fn failing_slots(&self) -> u64 {
+        match &self.servers {
+            Servers::Cluster(cluster) => cluster.failing_slots(),
+            _ => 0,
+        }
+    }
+
+    /// When this returns, what is published to the channel is heard.
+    pub async fn subscribe(&self, channel: String) -> Result<(), Unavailable> {
+        // One channel a command, so that each has one answer and they may follow one another.
+        let call = Call { name: "SSUBSCRIBE", arguments: vec![channel.as_str().into()] };
+        self.timed("SSUBSCRIBE", self.carry_out(&channel, Role::Subscriber, &call)).await.map(drop)
+    }
+
+    /// Goes before every `subscribe` that begins later. Nothing is lost when it fails: what is heard is ignored.
+    pub fn unsubscribe(&self, channel: String) {
+        let Ok(endpoint) = self.endpoint_of(&channel) else { return };
+        let sent = endpoint.subscriber.client().sunsubscribe(channel).now_or_never();
+        tracing::trace!(?sent, "unsubscribing");
+    }
+
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn failed(error: Error) -> Unavailable {
+    Unavailable(error.details().to_owned())
+}
+
+/// A line of what `INFO` says.
+fn field(said: &Value, name: &str) -> Option<String> {
+    let said = said.as_str()?;
+    said.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// What a server of a Cluster says instead of carrying a command out.
+enum Redirection {
+    /// It is this server's from now on.
+    Moved(Server),
+    /// The slot moves there, and what was asked for is there already.
+    Ask(Server),
+    /// Keys of a slot that moves are partly here and partly there.
+    Again,
+}
+
+impl Redirection {
+    /// `by` is who said so: it may name itself by its port alone.
+    fn read(error: &str, by: &Connection) -> Option<Self> {
+        let mut words = error.split(' ');
+        let (kind, place) = (words.next()?, words.nth(1));
+        let server = || {
+            let (host, port) = place?.rsplit_once(':')?;
+            let host = if host.is_empty() { by.host()? } else { host.to_owned() };
+            Some(Server::new(host, port.parse().ok()?))
+        };
+        match kind {
+            "MOVED" => server().map(Self::Moved),
+            "ASK" => server().map(Self::Ask),
+            "TRYAGAIN" => Some(Self::Again),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Connections to Redis over which nothing comes any more, though they stay open: a process that was stopped, a network that swallows
+//! everything. The kernel of the other side goes on acknowledging, so TCP notices nothing.
+
+use super::{Publisher, saw_everything};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use switchyard_tests::{Client, Cluster, Follower, Node, Proxy, Redis, Sentinel, eventually_within};
+
+const PACE: Duration = Duration::from_millis(5);
+/// Silence is noticed after 3 s, by a probe that is sent each second; and something for a busy machine.
+const NOTICED: Duration = Duration::from_secs(10);
+
+async fn publish(node: &Node, room: &str, data: &Value) -> u16 {
+    let body = json!({"room": room, "data": data}).to_string();
+    node.call("POST", "/v1/publish", &body).await.0
+}
+
+/// The client of Redis reset its clock at each write, and a node writes twice a second: the connection stayed for ever.
+#[tokio::test]
+async fn connections_that_fell_silent_are_replaced_and_nothing_is_lost() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let (url, direct) = (proxy.url(), redis.url());
+    let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&direct, ""));
+    let followers = [
+        Follower::start(vec![one.url.clone()], "prices").await,
+        Follower::start(vec![two.url.clone()], "prices").await,
+    ];
+    let publisher = Publisher::start(&two, "prices", PACE).await;
+    followers[0].has("prices", 50, Duration::from_secs(10)).await;
+    proxy.silence();
+    // What cannot be sent any more fills every buffer on the way, and then whoever writes waits, too.
+    let much = json!("x".repeat(60_000));
+    let filling = async {
+        for _ in 0..10 {
+            let list: Vec<_> = (0..20).map(|_| json!({"room": "other", "data": much})).collect();
+            one.call("POST", "/v1/publish", &json!(list).to_string()).await;
+        }
+    };
+    let began = Instant::now();
+    let served = eventually_within(NOTICED, "publishing again", async || {
+        (publish(&one, "new", &json!(1)).await == 200).then_some(())
+    });
+    tokio::join!(filling, served);
+    assert!(began.elapsed() < 2 * NOTICED, "{:?}", began.elapsed());
+    let so_far = followers[1].seen().order["prices"].len();
+    followers[0].has("prices", so_far + 50, NOTICED).await;
+    let published = publisher.stop().await;
+    saw_everything(&followers, "prices", &published).await;
+    for follower in &followers {
+        assert_eq!(follower.seen().connections, 1, "clients do not notice");
+    }
+    eventually_within(NOTICED, "ready", async || one.is_ready().await.then_some(())).await;
+}
+
+/// Both nodes stayed with a stopped master until it woke, published to it, and lost what they had answered.
+#[tokio::test]
+async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
+    let sentinel = Sentinel::start().await;
+    let url = sentinel.url();
+    let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
+    let followers = [
+        Follower::start(vec![one.url.clone()], "prices").await,
+        Follower::start(vec![two.url.clone()], "prices").await,
+    ];
+    let publisher = Publisher::start(&two, "before", PACE).await;
+    let (old, new) = sentinel.pair().await;
+    old.pause().await;
+    publisher.stop().await;
+    sentinel.replaces(old.port()).await;
+    for node in [&one, &two] {
+        eventually_within(NOTICED, "the new master", async || {
+            (publish(node, "prices", &json!("first")).await == 200).then_some(())
+        })
+        .await;
+    }
+    let publisher = Publisher::start(&one, "later", PACE).await;
+    let late = Follower::start(vec![two.url.clone()], "later").await;
+    old.resume().await;
+    // It takes itself for a master until its sentinels make it a replica, and then it forgets what only it has.
+    eventually_within(Duration::from_secs(40), "the old master a replica", async || {
+        let told = old.command(&["INFO", "replication"]).await;
+        (told.contains("role:slave") && told.contains("master_link_status:up")).then_some(())
+    })
+    .await;
+    let published = publisher.stop().await;
+    assert!(published.offsets.len() > 20 && published.refused == 0, "{}", published.refused);
+    let log = new.command(&["XLEN", "switchyard:{later}:log"]).await;
+    assert_eq!(log, published.offsets.len().min(1000).to_string(), "all that was answered is there");
+    for follower in &followers {
+        assert_eq!(follower.seen().connections, 1, "clients stay");
+        follower.has("prices", 2, NOTICED).await;
+    }
+    late.has("later", published.offsets.len(), NOTICED).await;
+    assert!(late.seen().losses.is_empty(), "{:?}", late.seen().losses);
+}
+
+/// A killed server held up all of a Cluster: its client connected anew to it, again and again, and did nothing else.
+#[tokio::test]
+async fn a_server_of_a_cluster_that_was_killed_holds_up_only_what_is_on_it() {
+    let mut cluster = Cluster::start().await;
+    for node in &cluster.nodes {
+        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+    }
+    let node = Node::start(&cluster.url(), "").await;
+    let mut rooms = vec![];
+    for n in 0.. {
+        let room = format!("room-{n}");
+        let owner = cluster.owner(cluster.slot(&room).await).await;
+        if owner == rooms.len() {
+            rooms.push(room);
+        }
+        if rooms.len() == 3 {
+            break;
+        }
+    }
+    for room in &rooms {
+        assert_eq!(publish(&node, room, &json!(0)).await, 200);
+    }
+    cluster.nodes[2].kill().await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(8) {
+        for room in &rooms[..2] {
+            let asked = Instant::now();
+            assert_eq!(publish(&node, room, &json!(1)).await, 200, "{room} after {:?}", began.elapsed());
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(publish(&node, &rooms[2], &json!(1)).await, 503);
+    cluster.nodes[2].restart().await;
+    eventually_within(NOTICED, "all of it", async || {
+        (publish(&node, &rooms[2], &json!(2)).await == 200).then_some(())
+    })
+    .await;
+    let mut client: Client = node.client().await;
+    client.subscribe(json!(rooms)).await;
+    for room in &rooms {
+        assert_eq!(publish(&node, room, &json!(3)).await, 200);
+        assert_eq!(client.expect("message").await["data"], 3);
+    }
+}
