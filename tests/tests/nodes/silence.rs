@@ -74,8 +74,8 @@ async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
         })
         .await;
     }
-    let publisher = Publisher::start(&one, "later", PACE).await;
     let late = Follower::start(vec![two.url.clone()], "later").await;
+    let publisher = Publisher::start(&one, "later", PACE).await;
     old.resume().await;
     // It takes itself for a master until its sentinels make it a replica, and then it forgets what only it has.
     eventually_within(Duration::from_secs(40), "the old master a replica", async || {
