@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod close;
 pub mod config;
+pub mod file;
 pub mod hub;
 pub mod key;
 pub mod metrics;

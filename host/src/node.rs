@@ -1,5 +1,8 @@
 //! One node, put together: store, hub, plugins, listeners; what changes while it runs; and how it stops.
 
+mod access;
+mod files;
+mod plugins;
 mod reload;
 
 use crate::{
@@ -7,15 +10,15 @@ use crate::{
     close::Close,
     config::Config,
     hub::{Hub, HubConfig},
-    key::{KeyConfig, Keys},
     metrics::Metrics,
     plugin::Engine,
     server::{self, Tls},
     session::Services,
     store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys},
 };
+use access::{Configured, all_keys};
 use arc_swap::ArcSwap;
-use reload::Changes;
+use files::Changes;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -77,8 +80,8 @@ impl Node {
         };
         let hub = Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)?;
         hub.begin().await;
-        let stored = hub.store.keys(&StoredKeys::default()).await?.unwrap_or_default();
-        let keys = Arc::new(ArcSwap::from_pointee(all_keys(&config, &stored.keys)));
+        let stored = hub.store.keys(0).await?.unwrap_or_default();
+        let keys = Arc::new(ArcSwap::from_pointee(all_keys(&Configured::of(&config), &stored.keys)));
         let services = Services { hub, keys, config: config.session };
         Ok(Self { config, file, services, stored, tls, hangups, changes })
     }
@@ -109,21 +112,6 @@ impl Node {
         ended.cancel();
         admin.await.ok();
     }
-}
-
-/// The keys of the configuration and those of the store, of which a key whose tier is not configured here is not taken.
-fn all_keys(config: &Config, stored: &[KeyConfig]) -> Keys {
-    let is_known = |key: &&KeyConfig| match &key.tier {
-        Some(tier) if !config.tiers.contains_key(tier.get_ref()) => {
-            let (principal, tier) = (&key.principal.0, tier.get_ref());
-            tracing::error!(%principal, tier, "a key in the store is of a tier that is not configured here");
-            false
-        }
-        _ => true,
-    };
-    let stored = stored.iter().filter(is_known).cloned();
-    let all: Vec<_> = config.keys.iter().cloned().chain(stored).collect();
-    Keys::new(&all, &config.tiers)
 }
 
 /// Where operators find this node: the machine's name and the port of their listener.

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the roof to the ground. Modules of one line know nothing of each other.
-const FLOORS: [&[&str]; 16] = [
+const FLOORS: [&[&str]; 17] = [
     &["main"],
     &["cli"],
     &["node"],
@@ -25,6 +25,7 @@ const FLOORS: [&[&str]; 16] = [
     &["protocol"],
     &["close"],
     &["unit"],
+    &["file"],
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -1,5 +1,6 @@
 //! Keys while connections live: they expire, are revoked, change and appear; and certificates are reread.
 
+mod deadlines;
 mod tls;
 
 use serde_json::json;

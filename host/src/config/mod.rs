@@ -2,8 +2,10 @@
 //! put together and checked against one another.
 
 mod overrides;
+mod text;
 
 pub use overrides::{Environment, environment};
+pub use text::Text;
 
 use crate::{
     admin::AdminConfig,
@@ -111,11 +113,10 @@ pub struct RoomsConfig {
 impl Config {
     /// Reads a file, or the defaults without one. The error is a sentence with file and line, or with the variable.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, String> {
-        let Some(file) = file else { return Self::read("", Path::new("the defaults"), environment) };
-        let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let mut config = Self::read(&text, file, environment)?;
-        config.resolve(file.parent().unwrap_or(Path::new("")));
-        Ok(config)
+        match file {
+            Some(file) => Text::first(file)?.config(environment),
+            None => Self::read("", Path::new("the defaults"), environment),
+        }
     }
 
     fn read(text: &str, file: &Path, environment: &Environment) -> Result<Self, String> {

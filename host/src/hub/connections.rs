@@ -104,15 +104,23 @@ impl Connections {
 
     /// Closes those whose key is gone (4410) or has expired (4401).
     pub fn recheck(&self, keys: &Keys) {
-        for connection in self.by_id.read().expect(HELD).values() {
-            let Err(refusal) = keys.find(&connection.key) else { continue };
-            let close = match refusal.code {
-                Code::ExpiredKey => Close::Unauthorized,
-                _ => Close::Revoked,
-            };
+        let refused = |connection: &Arc<Connection>| {
+            keys.find(&connection.key).err().map(|refusal| (connection.clone(), refusal))
+        };
+        // Told without the lock: whoever comes or leaves meanwhile is not held up.
+        let refused: Vec<_> = self.by_id.read().expect(HELD).values().filter_map(refused).collect();
+        for (connection, refusal) in refused {
             connection.outbox.push(reply::error(None, &refusal).into());
-            connection.outbox.close(close);
+            connection.outbox.close(refused_by_key(&refusal));
         }
+    }
+}
+
+/// How a connection ends whose key is good no more.
+pub fn refused_by_key(refusal: &Refusal) -> Close {
+    match refusal.code {
+        Code::ExpiredKey => Close::Unauthorized,
+        _ => Close::Revoked,
     }
 }
 

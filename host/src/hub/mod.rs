@@ -17,7 +17,7 @@ mod start;
 mod wards;
 
 pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
-pub use connections::{Connection, Connections, Permit, Registered};
+pub use connections::{Connection, Connections, Permit, Registered, refused_by_key};
 pub use pings::{Confirms, Pings};
 pub use policy::{Policy, Ungoverned};
 pub use replay::{Recovered, Replay};

@@ -1,7 +1,8 @@
 //! `[[plugin]]`: which file governs which rooms, and what it may use.
 
 use super::{Budget, Engine, OnFailure, Plugin, Trust};
-use crate::{room::Pattern, unit};
+use crate::{file, room::Pattern, unit};
+use bytes::Bytes;
 use serde::Deserialize;
 use std::{
     ffi::OsString,
@@ -63,6 +64,12 @@ impl Default for BudgetConfig {
     }
 }
 
+/// What a plugin's files hold.
+pub struct Source {
+    pub code: Bytes,
+    pub signature: Option<String>,
+}
+
 impl PluginConfig {
     pub fn name(&self) -> &str {
         self.name.get_ref()
@@ -99,10 +106,17 @@ impl PluginConfig {
     }
 
     /// The signature beside the file, if there is one.
-    pub fn signature(&self) -> Result<Option<String>, String> {
+    fn signature(&self) -> Result<Option<String>, String> {
         let file = signature_file(&self.file);
         read_signature(&file)
             .map_err(|error| format!("plugin '{}': {}: {error}", self.name(), file.display()))
+    }
+
+    /// The file and its signature, as they are now. Blocks.
+    pub fn read(&self) -> Result<Source, String> {
+        let wrong = |error| format!("plugin '{}': {}: {error}", self.name(), self.file.display());
+        let code = file::read(&self.file).map_err(wrong)?;
+        Ok(Source { code: code.into(), signature: self.signature()? })
     }
 
     /// The files that it is made of: when one changes, it is read again.

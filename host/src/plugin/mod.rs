@@ -35,7 +35,7 @@ pub use answers::{
     Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
 };
 pub use cache::{Cache, CacheConfig};
-pub use config::{PluginConfig, read_signature, signature_file};
+pub use config::{PluginConfig, Source, read_signature, signature_file};
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{Call, Failure, FailureKind};
 pub use filters::{FilterId, Plan};

@@ -1,5 +1,6 @@
 //! The certificate, reread when its files change.
 
+use crate::file;
 use arc_swap::ArcSwap;
 use serde::Deserialize;
 use std::{
@@ -29,7 +30,6 @@ pub struct TlsConfig {
 }
 
 pub struct Tls {
-    files: TlsConfig,
     acceptor: ArcSwap<ServerConfig>,
 }
 
@@ -37,12 +37,12 @@ impl Tls {
     /// The error says which file is wrong and why.
     pub fn open(files: TlsConfig) -> Result<Arc<Self>, String> {
         let acceptor = ArcSwap::new(read(&files)?);
-        Ok(Arc::new(Self { files, acceptor }))
+        Ok(Arc::new(Self { acceptor }))
     }
 
-    /// Reads the files again. A failure leaves the certificate as it is.
-    pub fn reload(&self) -> Result<(), String> {
-        self.acceptor.store(read(&self.files)?);
+    /// Reads the files again, or others. A failure leaves the certificate as it is.
+    pub fn reload(&self, files: &TlsConfig) -> Result<(), String> {
+        self.acceptor.store(read(files)?);
         Ok(())
     }
 
@@ -53,13 +53,14 @@ impl Tls {
 
 fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
     let wrong = |file: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let text = |file: &Path| file::read(file).map_err(|error| wrong(file, &error));
+    let chain = CertificateDer::pem_slice_iter(&text(&files.certificate)?)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(&files.certificate, &format!("no PEM certificate can be read: {error}")))?;
     if chain.is_empty() {
         return Err(wrong(&files.certificate, &"holds no PEM certificate"));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
+    let key = PrivateKeyDer::from_pem_slice(&text(&files.key)?)
         .map_err(|error| wrong(&files.key, &format!("no PEM private key can be read: {error}")))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -194,3 +194,36 @@ async fn a_node_without_a_good_file_runs_what_the_others_run() {
     let two = Node::start_in(without).await;
     assert_eq!(digest(&two.get(PATH).await), first);
 }
+
+/// Two plugins of which one takes 20 s to load on the second node: the other follows at once, and both are reported.
+#[tokio::test]
+async fn a_plugin_that_takes_long_to_load_delays_no_other() {
+    let redis = Redis::start().await;
+    let start = async |slow: &str| {
+        let plugins = format!(
+            "[[plugin]]\nname = \"slow\"\nfile = \"slow.wasm\"\nrooms = [\"slow\"]\n{slow}\
+             [[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n"
+        );
+        let folder = Node::folder(&redis.url(), &plugins);
+        fs::write(folder.path().join("plugin.wasm"), code(0)).expect("a file");
+        Node::start_in(folder).await
+    };
+    let one = start("").await;
+    let two = start("config = { init = \"loop\" }\nbudget = { call = \"2s\" }\n").await;
+    let hostile = fs::read(guest("hostile")).expect("a guest");
+    let (status, body) =
+        Answer::called(&one.process.admin, "PUT", "/v1/plugins/slow", Some(KEY), hostile).await;
+    assert_eq!(status, 200, "{body}");
+    let is_loading = async || two.get("/v1/plugins/slow").await["state"] == "loading";
+    eventually("a plugin that is being loaded", async || is_loading().await.then_some(())).await;
+
+    let second = digest(&put(&one.process.admin, code(1)).await);
+    runs(&two, &second).await;
+    eventually("a report", async || {
+        let plugin = one.get(PATH).await;
+        let nodes = plugin["nodes"].as_array().unwrap_or_else(|| panic!("{plugin}"));
+        (nodes.iter().filter(|node| node["sha256"] == second.as_str()).count() == 2).then_some(())
+    })
+    .await;
+    assert!(is_loading().await, "all of that was while the plugin was being loaded");
+}

@@ -3,8 +3,9 @@
 
 use super::{AUDIT, COMPILED, Charge, Ward, took_charge};
 use crate::{
+    file,
     hub::{Hub, command::Command, unavailable},
-    plugin::{Plugin, PluginConfig, digest},
+    plugin::{Plugin, PluginConfig, Source, digest},
     protocol::{Code, Refusal, unix_ms},
     store::{Change, How, Lineage, Release, Unavailable},
 };
@@ -43,13 +44,12 @@ impl Hub {
         let ward = &self.wards[index];
         let mut turn = ward.turn.lock().await;
         ward.trust(&config.trust);
-        let signature = config.signature().map_err(Refusal::invalid)?;
-        let (code, config) = (tokio::fs::read(&config.file).await, Arc::new(config));
-        let code = code.ok().map(Bytes::from);
-        let file = code.as_ref().map(|code| (digest(code), signature.clone()));
+        let config = Arc::new(config);
+        let read = source(&config).await;
+        let file = read.as_ref().ok().map(|source| (digest(&source.code), source.signature.clone()));
         let charge = ward.standing().charge.clone();
-        match (code, file, charge) {
-            (Some(code), file, _) if file != turn.file => {
+        match (read, charge) {
+            (Ok(Source { code, signature }), _) if file != turn.file => {
                 turn.file = file;
                 let origin = Origin { how: How::File, by: None, signature };
                 let brought = self.bring(index, &config, code, origin).await;
@@ -59,10 +59,17 @@ impl Hub {
                 }
                 brought?;
             }
-            (_, _, Some(charge)) if !charge.config.runs_like(&config) => {
-                self.restart(index, &config, charge.sha256()).await?;
+            (Err(error), None) => return Err(Refusal::invalid(error)),
+            (read, Some(charge)) => {
+                // What other nodes put in charge works also where this node's file does not.
+                if let Err(error) = read {
+                    tracing::warn!("{error}; the version in charge stays");
+                }
+                if !charge.config.runs_like(&config) {
+                    self.restart(index, &config, charge.sha256()).await?;
+                }
             }
-            _ => {}
+            (Ok(_), None) => {}
         }
         ward.config.store(config);
         Ok(())
@@ -294,6 +301,13 @@ impl Hub {
         }
         swapped
     }
+}
+
+/// The plugin's file and its signature.
+pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Source, String> {
+    let read = config.clone();
+    let read = file::aside(move || read.read()).await;
+    read.unwrap_or_else(|| Err(format!("plugin '{}': reading was interrupted", config.name())))
 }
 
 pub(super) fn conflict(message: String) -> Refusal {

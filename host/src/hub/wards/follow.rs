@@ -1,13 +1,16 @@
 //! Which version a node begins with, and how it follows what other nodes put in charge.
 
-use super::{Charge, Failed, Reported, Ward, change::Origin, took_charge};
+use super::{
+    Charge, Failed, Reported, Ward,
+    change::{Origin, source},
+    took_charge,
+};
 use crate::{
     hub::{Hub, unavailable},
-    plugin::digest,
+    plugin::{Source, digest},
     protocol::{Code, Refusal},
     store::{How, Lineage, StoredPlugins, Unavailable},
 };
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -47,26 +50,25 @@ impl Hub {
         let mut turn = ward.turn.lock().await;
         let config = ward.config.load_full();
         let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
-        let code = tokio::fs::read(&config.file).await.map(Bytes::from).map_err(|error| {
-            Refusal::invalid(format!("plugin '{}': {}: {error}", config.name(), config.file.display()))
-        });
-        let sha256 = code.as_ref().map(|code| digest(code)).unwrap_or_default();
-        let began = match code {
-            Ok(code) if !lineage.remembers(&sha256) || lineage.current == sha256 => {
-                let signature = config.signature().map_err(Refusal::invalid)?;
-                let origin = Origin { how: How::File, by: None, signature: signature.clone() };
-                let brought = self.bring(index, &config, code, origin).await;
-                // Otherwise it may be a good file once its signature is there.
-                turn.file = brought.is_ok().then_some((sha256, signature));
-                brought
+        let began = match source(&config).await {
+            Ok(Source { code, signature }) => {
+                let sha256 = digest(&code);
+                turn.file = Some((sha256.clone(), signature.clone()));
+                if lineage.remembers(&sha256) && lineage.current != sha256 {
+                    Ok(())
+                } else {
+                    let origin = Origin { how: How::File, by: None, signature };
+                    let brought = self.bring(index, &config, code, origin).await;
+                    // It may be a good file once its signature is there.
+                    if brought.is_err() {
+                        turn.file = None;
+                    }
+                    brought
+                }
             }
-            Ok(_) => {
-                turn.file = Some((sha256, config.signature().map_err(Refusal::invalid)?));
-                Ok(())
-            }
-            Err(refusal) => {
-                ward.fails(Failed::now(None, &refusal.message));
-                Err(refusal)
+            Err(error) => {
+                ward.fails(Failed::now(None, &error));
+                Err(Refusal::invalid(error))
             }
         };
         // What another node has put in charge works also where this node's file does not.
@@ -77,40 +79,19 @@ impl Hub {
         }
     }
 
-    /// Takes up what other nodes have put in charge. What the store knows less of than this node it has lost, maybe with the code of
-    /// versions; so it has if its registry `is_anew`. An error: not everything could be asked of the store, try again.
-    pub async fn follow_plugins(
+    /// Takes up what other nodes have put in charge of the `index`-th plugin. An error: not everything could be asked of the store, try again.
+    pub async fn follow_plugin(
         self: &Arc<Self>,
+        index: usize,
         stored: &StoredPlugins,
-        is_anew: bool,
     ) -> Result<(), Unavailable> {
-        for (index, ward) in self.wards.iter().enumerate() {
-            let lineage = stored.lineages.get(&ward.name()).cloned().unwrap_or_default();
-            let _turn = ward.turn.lock().await;
-            let known = ward.standing().lineage.generation;
-            if lineage.generation > known {
-                self.follow(ward, index, lineage).await?;
-            } else if lineage.generation < known || (is_anew && known > 0) {
-                self.restore(ward, lineage.generation < known).await?;
-            }
+        let ward = &self.wards[index];
+        let Some(lineage) = stored.lineages.get(&ward.name()) else { return Ok(()) };
+        let _turn = ward.turn.lock().await;
+        if lineage.generation > ward.standing().lineage.generation {
+            self.follow(ward, index, lineage.clone()).await?;
         }
         Ok(())
-    }
-
-    /// Gives the store what it has lost of a plugin.
-    async fn restore(&self, ward: &Ward, tells: bool) -> Result<(), Unavailable> {
-        let (name, lineage, code) = {
-            let standing = ward.standing();
-            let held = standing.charge.iter().chain(&standing.earlier).map(|charge| &charge.plugin);
-            let held = held.filter(|plugin| standing.lineage.find(&plugin.info().sha256).is_some());
-            let code = held.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect();
-            (ward.name(), standing.lineage.clone(), code)
-        };
-        if tells {
-            let (plugin, generation) = (&name, lineage.generation);
-            tracing::warn!(plugin, generation, "the store has lost versions of a plugin; writing them again");
-        }
-        self.store.restore_plugin(&name, &lineage, code).await
     }
 
     /// A version that cannot run here is reported, and the present one stays.

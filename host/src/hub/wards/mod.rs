@@ -12,6 +12,7 @@ pub use view::{Condition, Reported, Shown};
 
 use super::Hub;
 use crate::{
+    file,
     plugin::{Plugin, PluginConfig, Shadow, Trust},
     protocol::{Code, Refusal, unix_ms},
     store::Lineage,
@@ -194,8 +195,8 @@ impl Hub {
         let engine = self.engine.clone().ok_or("this node runs no plugins")?;
         let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
         let compile = move || config.compile(&engine, &code, signature.as_deref());
-        let compiled = tokio::task::spawn_blocking(compile).await;
-        compiled.unwrap_or_else(|_| Err("loading was interrupted".to_owned())).map(Arc::new)
+        let compiled = file::aside(compile).await;
+        compiled.unwrap_or_else(|| Err("loading was interrupted".to_owned())).map(Arc::new)
     }
 }
 

@@ -87,6 +87,10 @@ impl Conversation {
         // Found by others before it holds a session, so that whoever takes that over finds whom to end.
         let connection = Connection::new(&key, client.remote, Outbox::new(services.config.outbox, pipe));
         let registered = Registered::new(hub.clone(), connection.clone());
+        // From here on a key that goes or expires ends it; it may have done so since it was looked at.
+        if let Err(refusal) = services.keys.load().find(&key.digest) {
+            return Err(Rejected::new(id, &refusal, hub::refused_by_key(&refusal)));
+        }
         let resumed = match session {
             Some(token) => {
                 let asked =

@@ -1,0 +1,52 @@
+//! The text of a configuration as its file has it, before anybody understands it.
+
+use super::{Config, Environment};
+use crate::file;
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub struct Text {
+    file: PathBuf,
+    text: String,
+}
+
+impl Text {
+    /// What a node starts with may come from anything that can be read, also from a pipe, which has it once.
+    pub fn first(file: &Path) -> Result<Self, String> {
+        match fs::metadata(file) {
+            Ok(found) if !found.is_file() && !found.is_dir() => {
+                let text =
+                    fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+                Ok(Self { file: file.to_owned(), text })
+            }
+            _ => Self::again(file),
+        }
+    }
+
+    /// What a node that runs reads again is a regular file, whole as it was at one moment.
+    pub fn again(file: &Path) -> Result<Self, String> {
+        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+        let bytes = file::read(file).map_err(|error| wrong(&error))?;
+        let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is not text in UTF-8"))?;
+        Ok(Self { file: file.to_owned(), text })
+    }
+
+    /// Whether it says nothing at all, beside comments.
+    pub fn is_empty(&self) -> bool {
+        toml::from_str::<toml::Table>(&self.text).is_ok_and(|table| table.is_empty())
+    }
+
+    /// Another for each text.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.text.as_bytes()).into()
+    }
+
+    pub fn config(&self, environment: &Environment) -> Result<Config, String> {
+        let mut config = Config::read(&self.text, &self.file, environment)?;
+        config.resolve(self.file.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+}

@@ -1,0 +1,185 @@
+//! Files that others write while this process runs: how two states of one are told apart, and how one is read whole.
+
+use std::{
+    fs::{self, File, FileType, Metadata},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// A file that changes while it is read is read so often, with a pause between two attempts.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+/// Times of files are no finer than this. Two states within it may look the same.
+const GRAIN: Duration = Duration::from_millis(20);
+
+/// One state of the file that a path leads to. Where two are the same, nobody has written to it or put another in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None`: nothing is there that could be looked at.
+    pub fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().as_ref().map(Self::from)
+    }
+
+    /// Whether it is the same file, whatever is in it.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Whether it came about so short a time before that another that follows may look the same.
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = self.changed;
+        let Ok(seconds) = u64::try_from(seconds) else { return false };
+        let changed = UNIX_EPOCH + Duration::new(seconds, nanos as u32);
+        now.duration_since(changed).is_ok_and(|age| age < GRAIN)
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(file: &Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
+}
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is {0}, and must be a regular file")]
+    Kind(&'static str),
+    #[error("it changes again and again while it is read")]
+    Changing,
+}
+
+/// Reads a regular file, behind links too, as it was at one moment. Blocks.
+pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        if let Some(bytes) = read_unchanged(path)? {
+            return Ok(bytes);
+        }
+    }
+    Err(Unreadable::Changing)
+}
+
+/// `None`: it changed meanwhile.
+fn read_unchanged(path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
+    // Before it is opened, which would wait for whoever writes into a pipe.
+    must_be_regular(&fs::metadata(path)?)?;
+    let mut file = File::open(path)?;
+    let before = file.metadata()?;
+    must_be_regular(&before)?;
+    let (before, mut bytes) = (Stamp::from(&before), vec![]);
+    if before.is_fresh(SystemTime::now()) {
+        return Ok(None);
+    }
+    file.read_to_end(&mut bytes)?;
+    let is_unchanged = Stamp::from(&file.metadata()?) == before && Stamp::of(path) == Some(before);
+    Ok(is_unchanged.then_some(bytes))
+}
+
+fn must_be_regular(file: &Metadata) -> Result<(), Unreadable> {
+    kind(file.file_type()).map_or(Ok(()), |kind| Err(Unreadable::Kind(kind)))
+}
+
+/// What a file is that is no regular one.
+pub fn kind(file: FileType) -> Option<&'static str> {
+    match file {
+        file if file.is_file() => None,
+        file if file.is_dir() => Some("a folder"),
+        file if file.is_fifo() => Some("a pipe"),
+        file if file.is_socket() => Some("a socket"),
+        _ => Some("a device"),
+    }
+}
+
+/// Runs what may block, as file systems do, beside the tasks. `None`: it did not come to an end.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::Write,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    #[test]
+    fn only_a_regular_file_is_read_and_the_error_says_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink("file", folder.path().join("link")).unwrap();
+        assert_eq!(read(&folder.path().join("link")).unwrap(), b"text");
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        for (path, expected) in [
+            (folder.path().to_owned(), "it is a folder, and must be a regular file"),
+            (folder.path().join("socket"), "it is a socket,"),
+            ("/dev/null".into(), "it is a device,"),
+            (folder.path().join("none"), "No such file"),
+        ] {
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{}: {error}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_over_and_over_is_never_read_in_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, new) = (folder.path().join("file"), folder.path().join("new"));
+        let whole = |byte: u8| vec![byte; 1 << 20];
+        fs::write(&file, whole(0)).unwrap();
+        let ends = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for byte in (0..=255).cycle().take_while(|_| !ends.load(Ordering::Relaxed)) {
+                    // Sometimes in place and slowly, sometimes in one step.
+                    if byte % 2 == 0 {
+                        fs::write(&new, whole(byte)).unwrap();
+                        fs::rename(&new, &file).unwrap();
+                    } else {
+                        let mut file = File::create(&file).unwrap();
+                        whole(byte).chunks(1 << 16).for_each(|part| file.write_all(part).unwrap());
+                    }
+                    std::thread::sleep(Duration::from_millis(u64::from(byte) * 7 % 60));
+                }
+            });
+            let mut read_whole = 0;
+            for _ in 0..30 {
+                match read(&file) {
+                    Ok(bytes) => {
+                        read_whole += 1;
+                        // What was cut off and not yet written again is a state of the file, too.
+                        let first = bytes.first().copied().unwrap_or(0);
+                        assert!(bytes.iter().all(|byte| *byte == first), "parts of two states");
+                    }
+                    Err(Unreadable::Changing) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            ends.store(true, Ordering::Relaxed);
+            assert!(read_whole > 0, "it was read now and then");
+        });
+    }
+}

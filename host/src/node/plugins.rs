@@ -1,0 +1,126 @@
+//! The plugins of a running node: each follows its configuration, its file and what other nodes put in charge in a task of its own, so that
+//! one that takes long to compile delays no other, and nothing else.
+
+use crate::{hub::Hub, plugin::PluginConfig, protocol::Code, store::StoredPlugins};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often the store is asked for versions, and how soon what it did not answer is tried again: a node obeys within a second.
+const ASK: Duration = Duration::from_millis(500);
+
+/// How often other nodes are told of this node's plugins when nothing changed.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// What other nodes put in charge, as the store said last.
+type Versions = watch::Receiver<Option<Arc<StoredPlugins>>>;
+
+pub struct Plugins {
+    /// What each is to be, by precedence.
+    wanted: Vec<watch::Sender<PluginConfig>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Plugins {
+    /// Those of the configuration that the node began with. `host` is where operators find this node.
+    pub fn start(hub: &Arc<Hub>, configs: &[PluginConfig], host: String) -> Self {
+        let (told, versions) = watch::channel(None);
+        let follow = tokio::spawn(ask(hub.clone(), host, told));
+        let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(follow)]);
+        for (index, config) in configs.iter().enumerate() {
+            let (sender, receiver) = watch::channel(config.clone());
+            let keep = tokio::spawn(keep(hub.clone(), index, receiver, versions.clone()));
+            wanted.push(sender);
+            tasks.push(AbortOnDropHandle::new(keep));
+        }
+        Self { wanted, _tasks: tasks }
+    }
+
+    /// Has all of them read again, with these configurations. `false`: they are other plugins, and everything stays.
+    pub fn configure(&self, configs: &[PluginConfig]) -> bool {
+        let place = |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone());
+        let here = self.wanted.iter().map(|wanted| place(&wanted.borrow()));
+        if !here.eq(configs.iter().map(place)) {
+            return false;
+        }
+        for (wanted, config) in self.wanted.iter().zip(configs) {
+            wanted.send_replace(config.clone());
+        }
+        true
+    }
+
+    /// Has their files read again.
+    pub fn reread(&self) {
+        self.wanted.iter().for_each(|wanted| wanted.send_modify(|_| {}));
+    }
+
+    /// The files that they are made of.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.wanted.iter().flat_map(|wanted| wanted.borrow().files()).collect()
+    }
+}
+
+/// One plugin. What the store could not be asked for is tried again.
+async fn keep(
+    hub: Arc<Hub>,
+    index: usize,
+    mut wanted: watch::Receiver<PluginConfig>,
+    mut versions: Versions,
+) {
+    let (mut reads, mut follows) = (false, false);
+    loop {
+        let is_again = tokio::select! {
+            changed = wanted.changed() => {
+                let Ok(()) = changed else { return };
+                reads = true;
+                false
+            }
+            changed = versions.changed() => {
+                let Ok(()) = changed else { return };
+                follows = true;
+                false
+            }
+            () = tokio::time::sleep(ASK), if reads || follows => true,
+        };
+        if reads {
+            let config = wanted.borrow_and_update().clone();
+            let name = config.name().to_owned();
+            let read = hub.reread(index, config).await;
+            reads = read.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable);
+            if let Err(refusal) = read
+                && !(reads && is_again)
+            {
+                tracing::error!("{}; plugin '{name}' stays as it was", refusal.message);
+            }
+        }
+        if follows {
+            let stored = versions.borrow_and_update().clone();
+            let Some(stored) = stored else { continue };
+            follows = hub.follow_plugin(index, &stored).await.is_err();
+        }
+    }
+}
+
+/// Asks which versions others put in charge, and tells others of this node's, for ever.
+async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredPlugins>>>) {
+    let (mut known, mut said, mut at) = (None, String::new(), Instant::now());
+    loop {
+        match hub.store.plugins(known).await {
+            Ok(None) => {}
+            Ok(Some(stored)) => {
+                known = Some(stored.version);
+                told.send_replace(Some(Arc::new(stored)));
+            }
+            Err(error) => tracing::debug!(%error, "plugins stay as they are"),
+        }
+        let report = serde_json::to_string(&hub.report(&host)).expect("plain data");
+        if (report != said || at.elapsed() > REPORT) && hub.store.report_plugins(&report).await.is_ok() {
+            (said, at) = (report, Instant::now());
+        }
+        tokio::time::sleep(ASK).await;
+    }
+}
