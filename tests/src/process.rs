@@ -1,15 +1,15 @@
 //! The real binary, as an operator runs it.
 
-use crate::{PATIENCE, binary};
+use crate::{PATIENCE, binary, eventually};
 use serde_json::Value;
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 
@@ -35,25 +35,67 @@ pub struct Process {
     child: Child,
 }
 
-impl Process {
+/// A process that is on its way to serve.
+pub struct Starting {
+    pub child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    log: PathBuf,
+}
+
+impl Starting {
     /// `serve --json` in a folder, with more arguments.
-    pub async fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let log = std::fs::File::create(folder.join("stderr")).expect("a file for what it logs");
+    pub fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let log = folder.join("stderr");
         let arguments = [&["serve", "--json"], arguments].concat();
         let mut child = command(folder, &arguments, environment)
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(std::fs::File::create(&log).expect("a file for what it logs"))
             .spawn()
             .expect("a process");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = timeout(PATIENCE, lines.next_line()).await.expect("a line in time").expect("text");
-        let line = line.unwrap_or_else(|| {
-            panic!("it ended: {}", std::fs::read_to_string(folder.join("stderr")).unwrap_or_default())
-        });
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, lines, log }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The URL of its operators' listener, as soon as it says it.
+    pub async fn admin(&self) -> String {
+        eventually("the operators' listener", async || {
+            let log = self.log();
+            let (before, _) = log.split_once("/readyz")?;
+            Some(before[before.rfind("http://")?..].to_owned())
+        })
+        .await
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub async fn signal(&self, name: &str) {
+        signal(&self.child, name).await;
+    }
+
+    /// Waits until it serves.
+    pub async fn serves(mut self) -> Process {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("text");
+        let line = line.unwrap_or_else(|| panic!("it ended: {}", self.log()));
         let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let text =
             |name: &str| told[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned();
-        Self { url: text("url"), admin: text("admin"), told, child }
+        Process { url: text("url"), admin: text("admin"), told, child: self.child }
+    }
+}
+
+async fn signal(child: &Child, name: &str) {
+    let id = child.id().expect("it runs");
+    let sent = Command::new("kill").args(["-s", name, &id.to_string()]).status().await;
+    assert!(sent.expect("kill is there").success());
+}
+
+impl Process {
+    /// `serve --json` in a folder, with more arguments.
+    pub async fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Starting::serve(folder, arguments, environment).serves().await
     }
 
     pub fn id(&self) -> u32 {
@@ -67,8 +109,7 @@ impl Process {
 
     /// Sends a signal by its name, such as `HUP`.
     pub async fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().await;
-        assert!(sent.expect("kill is there").success());
+        signal(&self.child, name).await;
     }
 
     /// Waits until it ends by itself.
