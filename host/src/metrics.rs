@@ -27,7 +27,13 @@ pub struct Metrics {
     pub replayed: Counter,
     pub gaps: Counter,
     pub rooms: Gauge,
+    reloads: Family<ReloadLabel, Counter>,
     pub store: StoreMetrics,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabel {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,6 +64,12 @@ impl Default for Metrics {
             Unit::Seconds,
             started,
         );
+        let reloads: Family<ReloadLabel, Counter> =
+            register!("reloads", "Times the configuration was read again, by what became of it");
+        // Shown from the start, so that the first one is seen to rise.
+        for result in ["applied", "refused"] {
+            drop(reloads.get_or_create(&ReloadLabel { result }));
+        }
         Self {
             connections: register!("connections", "Authenticated connections that live now"),
             opened: register!("connections_opened", "Connections that authenticated"),
@@ -68,6 +80,7 @@ impl Default for Metrics {
             replayed: register!("messages_replayed", "Messages replayed to connections that came back"),
             gaps: register!("gaps", "Times a connection was told that messages were lost to it"),
             rooms: register!("rooms", "Rooms with a connected member on this node"),
+            reloads,
             store: StoreMetrics::new(&mut registry),
             registry: Arc::new(registry),
         }
@@ -77,6 +90,11 @@ impl Default for Metrics {
 impl Metrics {
     pub fn error(&self, code: Code) {
         self.errors.get_or_create(&ErrorLabel { code: code.as_str() }).inc();
+    }
+
+    pub fn reload(&self, is_applied: bool) {
+        let result = if is_applied { "applied" } else { "refused" };
+        self.reloads.get_or_create(&ReloadLabel { result }).inc();
     }
 
     pub fn close(&self, close: Close) {

@@ -2,11 +2,15 @@
 
 mod access;
 mod files;
+mod guard;
 mod plugins;
 mod reload;
+mod source;
+
+pub use source::Source;
 
 use crate::{
-    admin,
+    admin::Admin,
     close::Close,
     config::Config,
     hub::{Hub, HubConfig},
@@ -18,12 +22,8 @@ use crate::{
 };
 use access::{Configured, all_keys};
 use arc_swap::ArcSwap;
-use files::Changes;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What connections may take to end when the node stops; it is gone within 10 s.
@@ -32,72 +32,69 @@ const DRAIN: Duration = Duration::from_secs(8);
 const RECORD: Duration = Duration::from_secs(1);
 /// Milliseconds over which clients of a stopping node are told to spread their return.
 const JITTER: u32 = 3000;
+/// Between two attempts to ask the store when a node starts.
+const AGAIN: Duration = Duration::from_millis(500);
 
-/// Where a node is reached: bound by the caller, so that a test may take any free port.
+/// Where a node is reached: bound by the caller, so that a test may take any free port. Operators are served before the node is ready.
 pub struct Listeners {
     pub server: TcpListener,
-    pub admin: TcpListener,
+    pub admin: Admin,
 }
 
 /// A node that is ready to be served.
 pub struct Node {
     config: Config,
-    /// Where the configuration came from, to be read again.
-    file: Option<PathBuf>,
+    source: Source,
     services: Services,
     /// The keys beside those of the configuration.
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
-    /// Awaited from the start: a SIGHUP that nobody awaits ends the process.
-    hangups: Signal,
-    changes: Changes,
+    draining: CancellationToken,
 }
 
 impl Node {
     /// Loads the certificate, waits for the store and puts plugins in charge. A plugin that fails closes its rooms; anything else that is
-    /// wrong is an error.
-    pub async fn new(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
-        let hangups = signal(SignalKind::hangup())?;
-        let changes = Changes::new(&config, file.as_deref());
+    /// wrong is an error. `None`: it was told to stop on the way.
+    pub async fn start(
+        config: Config,
+        source: Source,
+        admin: &Admin,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        // Before they are read, so that no change is missed.
+        source.follow(&config, config.plugins.iter()).await;
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
-        let cache = config.cache.open().map_err(anyhow::Error::msg)?;
-        let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?.cached(cache)) };
-        let hub = HubConfig {
-            plugins: config.plugins.clone(),
-            engine,
-            ungoverned: config.rooms.ungoverned,
-            message_bytes: config.session.message,
+        let starting = Box::pin(start_hub(&config, admin));
+        let Some(hub) = stop.run_until_cancelled(starting).await.transpose()? else { return Ok(None) };
+        let beginning = async {
+            hub.begin(|what| admin.status.waits(what)).await;
+            first_keys(&hub, admin).await
         };
-        let metrics = Metrics::default();
-        let retention =
-            Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
-        let (site, counted) = (config.store.site(), metrics.store.clone());
-        let store = move |feed| async move {
-            Ok::<_, String>(match site {
-                None => Memory::new(retention, feed) as Arc<dyn Store>,
-                Some(site) => Redis::connect(&site, retention, counted, feed).await?,
-            })
+        let Some(stored) = stop.run_until_cancelled(Box::pin(beginning)).await else {
+            close(&hub).await;
+            return Ok(None);
         };
-        let hub = Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)?;
-        hub.begin().await;
-        let stored = hub.store.keys(0).await?.unwrap_or_default();
-        let keys = Arc::new(ArcSwap::from_pointee(all_keys(&Configured::of(&config), &stored.keys)));
+        let keys = all_keys(&Configured::of(&config), &stored.keys);
+        let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
-        Ok(Self { config, file, services, stored, tls, hangups, changes })
+        Ok(Some(Self { config, source, services, stored, tls, draining: CancellationToken::new() }))
+    }
+
+    /// Operators are served everything from now on.
+    pub fn open(&self, admin: &Admin) {
+        admin.open(self.services.clone(), self.draining.clone());
     }
 
     /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.
     pub async fn run(self, listeners: Listeners, stop: CancellationToken) {
-        let (draining, ended) = (CancellationToken::new(), CancellationToken::new());
-        let Self { config, services, tls, .. } = &self;
-        let (hub, server) = (services.hub.clone(), config.server.clone());
-        let host = host(listeners.admin.local_addr().ok());
-        let admin = admin::run(listeners.admin, services.clone(), draining.clone(), ended.clone());
-        let admin = tokio::spawn(admin);
-        let served = server::run(server, listeners.server, tls.clone(), services.clone(), draining.clone());
+        let Listeners { server: listener, admin } = listeners;
+        self.open(&admin);
+        let Self { config, services, tls, draining, .. } = &self;
+        let (hub, server, draining) = (services.hub.clone(), config.server.clone(), draining.clone());
+        let served = server::run(server, listener, tls.clone(), services.clone(), draining.clone());
         let served = tokio::spawn(served);
         tokio::select! {
-            () = reload::watch(self, host) => unreachable!("watching goes on"),
+            () = reload::watch(self, admin.status.clone(), host(admin.address)) => unreachable!("watching goes on"),
             () = stop.cancelled() => {}
         }
         tracing::info!(connections = hub.connections.len(), "draining");
@@ -106,19 +103,57 @@ impl Node {
         if tokio::time::timeout(DRAIN, served).await.is_err() {
             tracing::warn!(connections = hub.connections.len(), "some connections did not end in time");
         }
-        if tokio::time::timeout(RECORD, hub.store.close()).await.is_err() {
-            tracing::warn!("the store does not answer; others find out that this node is gone");
+        close(&hub).await;
+        admin.end().await;
+    }
+}
+
+async fn start_hub(config: &Config, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
+    let cache = config.cache.open().map_err(anyhow::Error::msg)?;
+    let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?.cached(cache)) };
+    let hub = HubConfig {
+        plugins: config.plugins.clone(),
+        engine,
+        ungoverned: config.rooms.ungoverned,
+        message_bytes: config.session.message,
+    };
+    let metrics: Metrics = admin.metrics.clone();
+    let retention = Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
+    let (site, counted, status) = (config.store.site(), metrics.store.clone(), admin.status.clone());
+    let store = move |feed| async move {
+        let says = move |what: &str| status.waits(what);
+        Ok::<_, String>(match site {
+            None => Memory::new(retention, feed) as Arc<dyn Store>,
+            Some(site) => Redis::connect(&site, retention, counted, feed, says).await?,
+        })
+    };
+    Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)
+}
+
+/// The keys that the store has, as soon as it says.
+async fn first_keys(hub: &Hub, admin: &Admin) -> StoredKeys {
+    loop {
+        match hub.store.keys(&StoredKeys::default()).await {
+            Ok(stored) => return stored.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "waiting for the store's keys");
+                admin.status.waits(format!("waiting for the store's keys: {error}"));
+                tokio::time::sleep(AGAIN).await;
+            }
         }
-        ended.cancel();
-        admin.await.ok();
+    }
+}
+
+async fn close(hub: &Hub) {
+    if tokio::time::timeout(RECORD, hub.store.close()).await.is_err() {
+        tracing::warn!("the store does not answer; others find out that this node is gone");
     }
 }
 
 /// Where operators find this node: the machine's name and the port of their listener.
-fn host(admin: Option<SocketAddr>) -> String {
+fn host(admin: SocketAddr) -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let port = admin.map_or(0, |address| address.port());
-    format!("{}:{port}", name.trim())
+    format!("{}:{}", name.trim(), admin.port())
 }
 
 fn jitter() -> u32 {

@@ -4,9 +4,10 @@ use crate::{KEY, PATIENCE, READER};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use switchyard::{
+    admin::Admin,
     config::Config,
     key::Digest,
-    node::{Listeners, Node},
+    node::{Listeners, Node, Source},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -53,14 +54,16 @@ impl Server {
         let file = folder.path().join("switchyard.toml");
         std::fs::write(&file, text).expect("a file in it");
         let config = Config::load(Some(&file), &vec![]).unwrap_or_else(|error| panic!("{error}"));
+        let source = Source::open(Some(file.clone())).expect("signals");
         let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (server, admin) = (listen().await, listen().await);
+        let (server, admin) = (listen().await, Admin::start(listen().await).expect("bound"));
         let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
         let address = server.local_addr().expect("bound");
         let url = format!("{scheme}://{address}{}", config.server.path);
-        let admin_url = format!("http://{}", admin.local_addr().expect("bound"));
-        let node = Node::new(config, Some(file.clone())).await.unwrap_or_else(|error| panic!("{error:#}"));
+        let admin_url = format!("http://{}", admin.address);
         let stop = CancellationToken::new();
+        let node = Node::start(config, source, &admin, &stop).await;
+        let node = node.unwrap_or_else(|error| panic!("{error:#}")).expect("nobody stops it");
         let task = tokio::spawn(node.run(Listeners { server, admin }, stop.clone()));
         Self { url, admin: admin_url, file, stop, task, _folder: folder }
     }

@@ -1,6 +1,7 @@
 //! Keys while connections live: they expire, are revoked, change and appear; and certificates are reread.
 
 mod deadlines;
+mod refused;
 mod tls;
 
 use serde_json::json;

@@ -9,6 +9,7 @@ mod plugins;
 mod sessions;
 mod silence;
 mod topology;
+mod waiting;
 mod whole;
 
 use serde_json::{Value, json};

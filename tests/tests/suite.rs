@@ -17,3 +17,4 @@ mod protocol;
 mod recovery;
 mod sessions;
 mod signatures;
+mod watching;

@@ -1,5 +1,6 @@
 //! What the calls share: who is calling, how many entries, how answers look.
 
+use super::Status;
 use crate::{
     key::{Key, Scope},
     protocol::{Code, Refusal, http},
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Api {
     pub services: Services,
     pub draining: CancellationToken,
+    pub status: Arc<Status>,
 }
 
 /// Who calls. As an extractor it runs before a body is read, so that strangers cannot send one.
@@ -120,4 +122,9 @@ pub fn raw(text: String) -> Response {
 
 pub fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("answers are plain data")
+}
+
+/// All calls, for machines.
+pub fn openapi() -> Response {
+    raw(include_str!("openapi.json").to_owned())
 }

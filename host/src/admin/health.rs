@@ -9,8 +9,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 /// How long the store may take to answer a readiness check.
 const STORE: Duration = Duration::from_secs(2);
 
+pub const LIVE: &str = "live\n";
+
 pub async fn live() -> &'static str {
-    "live\n"
+    LIVE
 }
 
 #[derive(Serialize)]
@@ -36,6 +38,13 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
     let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();
     reasons.extend(degraded);
+    reasons.extend(api.status.all_refused());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))
+}
+
+/// Of a node that is on its way.
+pub fn waiting(reason: String) -> (StatusCode, Json<Readiness>) {
+    let readiness = Readiness { ready: false, reasons: vec![reason], plugins: BTreeMap::new() };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(readiness))
 }

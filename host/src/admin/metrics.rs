@@ -16,6 +16,11 @@ pub async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
     plugins(&api, &mut text).expect("writing to a String");
     guests(&api, &mut text).expect("writing to a String");
+    self::text(text)
+}
+
+/// What was encoded, with its end mark.
+pub fn text(mut text: String) -> Response {
     text.push_str("# EOF\n");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -1,18 +1,19 @@
 //! `switchyard serve` and `switchyard check`
 
 use crate::{
+    admin::Admin,
     config::{Config, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
-    node::{Listeners, Node},
+    node::{Listeners, Node, Source},
     plugin::{Engine, PluginConfig},
     room::Pattern,
     server::Tls,
 };
 use anyhow::{Context, bail};
 use clap::Args;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,10 @@ pub struct CheckArgs {
 const PLUGINS: &str = "plugins";
 
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let mut config = Config::load(args.config.as_deref(), &environment()).map_err(anyhow::Error::msg)?;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    let source = Source::open(args.config.clone())?;
+    let mut config = source.load().map_err(anyhow::Error::msg)?;
     let key = match args.config {
         Some(_) => None,
         None => {
@@ -47,16 +51,19 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         }
     };
     raise_file_limit();
-    let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
-    let (server, admin) = (config.server.clone(), config.admin.listen);
-    let node = Node::new(config, args.config).await?;
-    let scheme = if server.tls.is_some() { "wss" } else { "ws" };
-    let (listen, path) = (server.listen, server.path);
-    let server = bind(listen, "server.listen").await?;
-    let admin = bind(admin, "admin.listen").await?;
+    let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
+    let (listen, path) = (config.server.listen, config.server.path.clone());
+    // The port is this node's from now on, but who comes is refused until there is somebody to answer.
+    let server = reserve(listen).with_context(|| cannot_listen("server.listen", listen))?;
+    let admin = bind(config.admin.listen, "admin.listen").await?;
+    let admin = Admin::start(admin)?;
+    let admin_url = format!("http://{}", admin.address);
+    tracing::info!("starting; {admin_url}/readyz says what is waited for");
+    let Some(node) = Node::start(config, source, &admin, &stop).await? else { return Ok(()) };
+    let server = server.listen(BACKLOG).with_context(|| cannot_listen("server.listen", listen))?;
+    // Whoever reads the addresses finds everything there.
+    node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
-    let admin_url = format!("http://{}", admin.local_addr()?);
     if args.json {
         println!("{}", serde_json::json!({"url": url, "admin": admin_url, "key": key}));
     } else {
@@ -69,8 +76,23 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// The address, taken but not listened on.
+fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
 async fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{name}: cannot listen on {address}"))
+    TcpListener::bind(address).await.with_context(|| cannot_listen(name, address))
+}
+
+fn cannot_listen(name: &str, address: SocketAddr) -> String {
+    format!("{name}: cannot listen on {address}")
 }
 
 fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {

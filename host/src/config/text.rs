@@ -11,19 +11,19 @@ use std::{
 pub struct Text {
     file: PathBuf,
     text: String,
+    /// What it came from that is no regular file.
+    kind: Option<&'static str>,
 }
 
 impl Text {
     /// What a node starts with may come from anything that can be read, also from a pipe, which has it once.
     pub fn first(file: &Path) -> Result<Self, String> {
-        match fs::metadata(file) {
-            Ok(found) if !found.is_file() && !found.is_dir() => {
-                let text =
-                    fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-                Ok(Self { file: file.to_owned(), text })
-            }
-            _ => Self::again(file),
+        let kind = fs::metadata(file).ok().and_then(|found| file::kind(found.file_type()));
+        if kind.is_none() {
+            return Self::again(file);
         }
+        let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(Self { file: file.to_owned(), text, kind })
     }
 
     /// What a node that runs reads again is a regular file, whole as it was at one moment.
@@ -31,12 +31,17 @@ impl Text {
         let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
         let bytes = file::read(file).map_err(|error| wrong(&error))?;
         let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is not text in UTF-8"))?;
-        Ok(Self { file: file.to_owned(), text })
+        Ok(Self { file: file.to_owned(), text, kind: None })
     }
 
     /// Whether it says nothing at all, beside comments.
     pub fn is_empty(&self) -> bool {
         toml::from_str::<toml::Table>(&self.text).is_ok_and(|table| table.is_empty())
+    }
+
+    /// What it came from, where that is no regular file and has it only once.
+    pub fn kind(&self) -> Option<&'static str> {
+        self.kind
     }
 
     /// Another for each text.

@@ -7,7 +7,6 @@ use crate::{
     key::{KeyConfig, Keys, Tier},
     protocol::unix_ms,
     session::Services,
-    store::StoredKeys,
 };
 use arc_swap::ArcSwap;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -19,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Keys that were read anew, and take the place of those from the same source.
 pub enum Change {
     Configured(Configured),
-    Stored(StoredKeys),
+    Stored(Vec<KeyConfig>),
 }
 
 /// What the configuration says of keys.
@@ -37,15 +36,15 @@ impl Configured {
 
 pub struct Access {
     configured: Configured,
-    stored: StoredKeys,
+    stored: Vec<KeyConfig>,
     keys: Arc<ArcSwap<Keys>>,
     hub: Arc<Hub>,
     deadlines: Deadlines,
 }
 
 impl Access {
-    pub fn new(configured: Configured, stored: StoredKeys, services: &Services) -> Self {
-        let deadlines = Deadlines::of(configured.keys.iter().chain(&stored.keys), unix_ms());
+    pub fn new(configured: Configured, stored: Vec<KeyConfig>, services: &Services) -> Self {
+        let deadlines = Deadlines::of(configured.keys.iter().chain(stored.iter()), unix_ms());
         let (keys, hub) = (services.keys.clone(), services.hub.clone());
         Self { configured, stored, keys, hub, deadlines }
     }
@@ -73,9 +72,9 @@ impl Access {
         }
         let Self { configured, stored, .. } = self;
         // Those who connect from now on are let in by the new keys; those who are here are looked through after that.
-        self.keys.store(Arc::new(all_keys(configured, &stored.keys)));
-        self.deadlines = Deadlines::of(configured.keys.iter().chain(&stored.keys), unix_ms());
-        let (keys, stored) = (configured.keys.len(), stored.keys.len());
+        self.keys.store(Arc::new(all_keys(configured, stored)));
+        self.deadlines = Deadlines::of(configured.keys.iter().chain(stored.iter()), unix_ms());
+        let (keys, stored) = (configured.keys.len(), stored.len());
         tracing::info!(keys, stored, "keys and tiers were read again");
     }
 }

@@ -1,71 +1,250 @@
-//! Tells when files that the node is made of have changed.
+//! Tells when files that the node is made of have changed: at once where the system says so, and within seconds whatever it says. A thread
+//! of its own looks at where each path leads, because a folder that is a link, comes later, is renamed or is on another machine is told of
+//! by nobody.
 
-use crate::{config::Config, plugin::PluginConfig};
+mod seen;
+
+use crate::file::Stamp;
+use arc_swap::ArcSwap;
 use notify::{
-    EventKind, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind},
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
+use seen::Seen;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
-/// Tells of changes to the configuration's own files, from before they are read, so that none is missed.
-pub struct Changes {
-    pub told: mpsc::UnboundedReceiver<()>,
-    _watcher: Option<notify::RecommendedWatcher>,
+/// Between two looks at all files, and before one that has changed is looked at again: it is read when both looks saw the same. Both together
+/// leave time to read it within 5 s of the change.
+const LOOK: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where paths led at some moment; `None`: nowhere.
+pub type Stamps = HashMap<PathBuf, Option<Stamp>>;
+
+/// Blocks as file systems do.
+pub fn stamps(files: impl IntoIterator<Item = PathBuf>) -> Stamps {
+    let absolute = files.into_iter().filter_map(|file| std::path::absolute(file).ok());
+    absolute.map(|file| (file.clone(), Stamp::of(&file))).collect()
 }
 
-impl Changes {
-    pub fn new(config: &Config, file: Option<&Path>) -> Self {
-        let (changed, told) = mpsc::unbounded_channel();
-        Self { told, _watcher: watcher(config, file, changed) }
+pub struct Files {
+    changed: Arc<Notify>,
+    orders: Sender<Order>,
+}
+
+enum Order {
+    Follow(Stamps),
+    /// The system says that this happened to a file.
+    Told(PathBuf, Happened),
+    /// It may have happened to any.
+    Any,
+    End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Happened {
+    /// Somebody is writing to it, and will close it.
+    Written,
+    /// It is there as a whole: closed, or put into its place.
+    Whole,
+}
+
+impl Files {
+    /// Follows nothing yet.
+    pub fn start() -> Self {
+        let (orders, taken) = channel();
+        let changed = Arc::new(Notify::new());
+        let follower = Follower::new(orders.clone(), Arc::downgrade(&changed));
+        let started = std::thread::Builder::new().name("files".into()).spawn(move || follower.run(&taken));
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread to watch files with; send SIGHUP after a change");
+        }
+        Self { changed, orders }
+    }
+
+    /// From now on these files are followed and no others. What happens to one after its stamp was taken is told.
+    pub fn follow(&self, files: Stamps) {
+        self.orders.send(Order::Follow(files)).ok();
+    }
+
+    /// Returns when a file may be read that has changed, however often it did.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 
-/// Folders are watched, because a file that is replaced is another file.
-fn watcher(
-    config: &Config,
-    file: Option<&Path>,
-    changed: mpsc::UnboundedSender<()>,
-) -> Option<notify::RecommendedWatcher> {
-    let mut files: HashSet<PathBuf> = config.plugins.iter().flat_map(PluginConfig::files).collect();
-    files.extend(file.map(Path::to_owned));
-    files.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
-    let absolute = |file: &PathBuf| std::path::absolute(file).ok();
-    let files: HashSet<PathBuf> = files.iter().filter_map(absolute).collect();
-    let folders: HashSet<PathBuf> = files.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
-    // Mounted secrets are replaced by moving the link `..data` beside them.
-    let concerns = move |path: &PathBuf| {
-        files.contains(path)
-            || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."))
-    };
-    let handler = move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        if event.paths.iter().any(|path| concerns(path) && is_whole(&event, path)) {
-            changed.send(()).ok();
-        }
-    };
-    let started = notify::recommended_watcher(handler).and_then(|mut watcher| {
-        folders.iter().try_for_each(|folder| watcher.watch(folder, RecursiveMode::NonRecursive))?;
-        Ok(watcher)
-    });
-    started
-        .inspect_err(|error| tracing::warn!(%error, "files are not watched; send SIGHUP after a change"))
-        .ok()
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.orders.send(Order::End).ok();
+    }
 }
 
-/// Whether a file may be read now. One that is being written is not: it is when it is closed or renamed, or appears as a link.
-fn is_whole(event: &notify::Event, path: &Path) -> bool {
-    match event.kind {
-        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        EventKind::Modify(ModifyKind::Name(_)) => true,
+struct Follower {
+    seen: Seen,
+    /// The folders of the files, as they are watched; `None`: not yet.
+    folders: HashMap<PathBuf, Option<Stamp>>,
+    watcher: Option<RecommendedWatcher>,
+    /// Those that the system's events are about.
+    files: Arc<ArcSwap<HashSet<PathBuf>>>,
+    changed: Weak<Notify>,
+    has_warned: bool,
+}
+
+impl Follower {
+    fn new(orders: Sender<Order>, changed: Weak<Notify>) -> Self {
+        let files = Arc::new(ArcSwap::from_pointee(HashSet::new()));
+        let mut follower = Self {
+            seen: Seen::default(),
+            folders: HashMap::new(),
+            watcher: None,
+            files: files.clone(),
+            changed,
+            has_warned: false,
+        };
+        let handler = move |event: notify::Result<Event>| {
+            let Ok(event) = event else { return };
+            for order in told(&event, &files.load()) {
+                orders.send(order).ok();
+            }
+        };
+        match notify::recommended_watcher(handler) {
+            Ok(watcher) => follower.watcher = Some(watcher),
+            Err(error) => follower.warn(&error),
+        }
+        follower
+    }
+
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut next = Instant::now() + LOOK;
+        loop {
+            let order = orders.recv_timeout(next.saturating_duration_since(Instant::now()));
+            // Nobody waits for changes any more.
+            let Some(changed) = self.changed.upgrade() else { return };
+            let mut is_told = match order {
+                Ok(Order::Follow(files)) => {
+                    self.follow(files);
+                    false
+                }
+                Ok(Order::Told(file, happened)) => self.seen.told(&file, happened, Stamp::of),
+                Ok(Order::Any) => self.seen.take(Stamp::of),
+                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => false,
+            };
+            if Instant::now() >= next {
+                self.watch_folders();
+                is_told |= self.seen.look(Stamp::of);
+                next = Instant::now() + LOOK;
+            }
+            if self.seen.is_unsettled() {
+                next = next.min(Instant::now() + AGAIN);
+            }
+            if is_told {
+                changed.notify_one();
+            }
+        }
+    }
+
+    fn follow(&mut self, files: Stamps) {
+        let folder = |file: &PathBuf| Some((file.parent()?.to_owned(), None));
+        let mut folders: HashMap<_, _> = files.keys().filter_map(folder).collect();
+        for (folder, watched) in std::mem::take(&mut self.folders) {
+            match folders.get_mut(&folder) {
+                Some(same) => *same = watched,
+                None => self.unwatch(&folder),
+            }
+        }
+        self.folders = folders;
+        self.files.store(Arc::new(files.keys().cloned().collect()));
+        self.seen.follow(files);
+        self.watch_folders();
+    }
+
+    /// Has each folder watched that is where the path leads now.
+    fn watch_folders(&mut self) {
+        for folder in self.folders.keys().cloned().collect::<Vec<_>>() {
+            let (there, watched) = (Stamp::of(&folder), self.folders[&folder]);
+            let is_same = match (&there, &watched) {
+                (Some(there), Some(watched)) => there.is_same_file(watched),
+                (there, watched) => there.is_none() && watched.is_none(),
+            };
+            if is_same {
+                continue;
+            }
+            if watched.is_some() {
+                self.unwatch(&folder);
+            }
+            let watching = match &mut self.watcher {
+                Some(watcher) if there.is_some() => watcher.watch(&folder, RecursiveMode::NonRecursive),
+                _ => continue,
+            };
+            match watching {
+                Ok(()) => drop(self.folders.insert(folder.clone(), there)),
+                Err(error) => self.warn(&error),
+            }
+            // Who writes there now is not told of any more, or not yet.
+            self.seen.forget_writers(&folder);
+        }
+    }
+
+    fn unwatch(&mut self, folder: &Path) {
+        if let Some(watcher) = &mut self.watcher {
+            // It may be gone, and with it what watched it.
+            watcher.unwatch(folder).ok();
+        }
+        if let Some(watched) = self.folders.get_mut(folder) {
+            *watched = None;
+        }
+    }
+
+    fn warn(&mut self, error: &notify::Error) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(%error, "the system does not tell of changed files; they are looked at every {LOOK:?}");
+        }
+    }
+}
+
+/// What an event says of these files.
+fn told(event: &Event, files: &HashSet<PathBuf>) -> Vec<Order> {
+    if event.need_rescan() {
+        return vec![Order::Any];
+    }
+    let order = |path: &PathBuf| {
+        // Mounted secrets are replaced by moving the link `..data` beside them.
+        let is_beside = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+        if !is_beside && !files.contains(path) {
+            return None;
+        }
+        match happened(event.kind, path)? {
+            Happened::Whole if is_beside => Some(Order::Any),
+            _ if is_beside => None,
+            happened => Some(Order::Told(path.clone(), happened)),
+        }
+    };
+    event.paths.iter().filter_map(order).collect()
+}
+
+fn happened(kind: EventKind, path: &Path) -> Option<Happened> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Happened::Whole),
+        EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => None,
+        EventKind::Modify(ModifyKind::Name(_)) => Some(Happened::Whole),
+        // A link is there at once, anything else is written to first.
         EventKind::Create(_) => {
-            path.symlink_metadata().is_ok_and(|file| file.is_symlink() || file.nlink() > 1)
+            let is_link = |file: std::fs::Metadata| file.is_symlink() || file.nlink() > 1;
+            path.symlink_metadata().is_ok_and(is_link).then_some(Happened::Whole)
         }
         // Elsewhere nobody tells when a file is closed.
-        _ => !cfg!(target_os = "linux") || event.need_rescan(),
+        EventKind::Modify(ModifyKind::Data(_)) if cfg!(target_os = "linux") => Some(Happened::Written),
+        _ => None,
     }
 }

@@ -1,9 +1,13 @@
 //! The plugins of a running node: each follows its configuration, its file and what other nodes put in charge in a task of its own, so that
 //! one that takes long to compile delays no other, and nothing else.
 
-use crate::{hub::Hub, plugin::PluginConfig, protocol::Code, store::StoredPlugins};
+use crate::{
+    hub::Hub,
+    plugin::PluginConfig,
+    protocol::Code,
+    store::{Revision, StoredPlugins},
+};
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,27 +44,22 @@ impl Plugins {
         Self { wanted, _tasks: tasks }
     }
 
-    /// Has all of them read again, with these configurations. `false`: they are other plugins, and everything stays.
-    pub fn configure(&self, configs: &[PluginConfig]) -> bool {
+    /// Whether these are the same plugins, however they are configured.
+    pub fn are(&self, configs: &[PluginConfig]) -> bool {
         let place = |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone());
-        let here = self.wanted.iter().map(|wanted| place(&wanted.borrow()));
-        if !here.eq(configs.iter().map(place)) {
-            return false;
-        }
+        self.wanted.iter().map(|wanted| place(&wanted.borrow())).eq(configs.iter().map(place))
+    }
+
+    /// Has all of them read again, with these configurations.
+    pub fn configure(&self, configs: Vec<PluginConfig>) {
         for (wanted, config) in self.wanted.iter().zip(configs) {
-            wanted.send_replace(config.clone());
+            wanted.send_replace(config);
         }
-        true
     }
 
-    /// Has their files read again.
-    pub fn reread(&self) {
-        self.wanted.iter().for_each(|wanted| wanted.send_modify(|_| {}));
-    }
-
-    /// The files that they are made of.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.wanted.iter().flat_map(|wanted| wanted.borrow().files()).collect()
+    /// What they are to be.
+    pub fn configs(&self) -> Vec<PluginConfig> {
+        self.wanted.iter().map(|wanted| wanted.borrow().clone()).collect()
     }
 }
 
@@ -71,7 +70,7 @@ async fn keep(
     mut wanted: watch::Receiver<PluginConfig>,
     mut versions: Versions,
 ) {
-    let (mut reads, mut follows) = (false, false);
+    let (mut reads, mut follows, mut followed) = (false, false, None::<Revision>);
     loop {
         let is_again = tokio::select! {
             changed = wanted.changed() => {
@@ -100,19 +99,23 @@ async fn keep(
         if follows {
             let stored = versions.borrow_and_update().clone();
             let Some(stored) = stored else { continue };
-            follows = hub.follow_plugin(index, &stored).await.is_err();
+            let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
+            follows = hub.follow_plugin(index, &stored, is_anew).await.is_err();
+            if !follows {
+                followed = Some(stored.revision.clone());
+            }
         }
     }
 }
 
 /// Asks which versions others put in charge, and tells others of this node's, for ever.
 async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredPlugins>>>) {
-    let (mut known, mut said, mut at) = (None, String::new(), Instant::now());
+    let (mut known, mut said, mut at) = (None::<Revision>, String::new(), Instant::now());
     loop {
-        match hub.store.plugins(known).await {
+        match hub.store.plugins(known.as_ref()).await {
             Ok(None) => {}
             Ok(Some(stored)) => {
-                known = Some(stored.version);
+                known = Some(stored.revision.clone());
                 told.send_replace(Some(Arc::new(stored)));
             }
             Err(error) => tracing::debug!(%error, "plugins stay as they are"),

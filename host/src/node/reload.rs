@@ -5,95 +5,63 @@
 use super::{
     Node,
     access::{Access, Change, Configured},
-    files::Changes,
+    guard::{Cause, Guard},
     plugins::Plugins,
+    source::Source,
 };
 use crate::{
-    config::{Config, Text, environment},
+    admin::Status,
+    config::Config,
     file,
+    metrics::Metrics,
     server::{Tls, TlsConfig},
-    store::Store,
+    store::{Store, StoredKeys},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio::{
-    signal::unix::Signal,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
-
-/// Files are read once nothing happened to them for so long, so that several writes are one change.
-const SETTLE: Duration = Duration::from_millis(200);
-/// And after so long in any case.
-const UNSETTLED: Duration = Duration::from_secs(1);
 
 /// How often the store is asked for keys: a node obeys within a second.
 const ASK: Duration = Duration::from_millis(500);
 
 /// Takes up changes for ever. `host` is where operators find this node.
-pub async fn watch(node: Node, host: String) {
-    let Node { config, file, services, stored, tls, hangups, changes } = node;
+pub async fn watch(node: Node, status: Arc<Status>, host: String) {
+    let Node { config, mut source, services, stored, tls, draining: _ } = node;
     let (access, told) = mpsc::unbounded_channel();
-    let version = stored.version;
-    let enforcer = Access::new(Configured::of(&config), stored, &services);
+    let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
     let certificate = watch::Sender::new(None);
     let mut tasks = vec![
         tokio::spawn(enforcer.enforce(told)),
-        tokio::spawn(ask(services.hub.store.clone(), version, access.clone())),
+        tokio::spawn(ask(services.hub.store.clone(), stored, access.clone())),
     ];
     if let Some(tls) = tls {
-        tasks.push(tokio::spawn(renew(tls, certificate.subscribe())));
+        tasks.push(tokio::spawn(renew(tls, certificate.subscribe(), status.clone())));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
     let plugins = Plugins::start(&services.hub, &config.plugins, host);
-    let mut signs = Signs { hangups, changes };
-    let mut reloader = Reloader { config, file, access, plugins, certificate };
+    let metrics = services.hub.metrics.clone();
+    let mut reloader =
+        Reloader { config, access, plugins, certificate, status, metrics, guard: Guard::default() };
     loop {
-        signs.next().await;
-        reloader.reload().await;
-    }
-}
-
-/// What makes a node read its files again.
-struct Signs {
-    hangups: Signal,
-    changes: Changes,
-}
-
-impl Signs {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.hangups.recv() => return hung_up(),
-            Some(()) = self.changes.told.recv() => {}
+        let cause = source.changed().await;
+        if cause == Cause::Hangup {
+            tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again");
         }
-        let latest = tokio::time::sleep(UNSETTLED);
-        tokio::pin!(latest);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut latest => return,
-                _ = self.hangups.recv() => return hung_up(),
-                more = tokio::time::timeout(SETTLE, self.changes.told.recv()) => match more {
-                    Ok(Some(())) => {}
-                    _ => return,
-                }
-            }
-        }
+        reloader.reload(&source, cause).await;
     }
-}
-
-fn hung_up() {
-    tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again");
 }
 
 /// Tells of keys that the store has anew, for ever.
-async fn ask(store: Arc<dyn Store>, mut known: u64, told: mpsc::UnboundedSender<Change>) {
+async fn ask(store: Arc<dyn Store>, mut known: StoredKeys, told: mpsc::UnboundedSender<Change>) {
     loop {
         tokio::time::sleep(ASK).await;
-        match store.keys(known).await {
+        match store.keys(&known).await {
             Ok(None) => {}
-            Ok(Some(keys)) => {
-                known = keys.version;
-                told.send(Change::Stored(keys)).ok();
+            Ok(Some(stored)) => {
+                if stored.keys != known.keys {
+                    told.send(Change::Stored(stored.keys.clone())).ok();
+                }
+                known = stored;
             }
             Err(error) => tracing::debug!(%error, "the store's keys stay as they were"),
         }
@@ -101,51 +69,88 @@ async fn ask(store: Arc<dyn Store>, mut known: u64, told: mpsc::UnboundedSender<
 }
 
 /// Reads the certificate again each time it is told to, which may wait for its files.
-async fn renew(tls: Arc<Tls>, mut told: watch::Receiver<Option<TlsConfig>>) {
+async fn renew(tls: Arc<Tls>, mut told: watch::Receiver<Option<TlsConfig>>, status: Arc<Status>) {
     while told.changed().await.is_ok() {
         let Some(files) = told.borrow_and_update().clone() else { continue };
         let tls = tls.clone();
-        let renewed = file::aside(move || tls.reload(&files)).await;
-        if let Some(Err(error)) = renewed {
+        let renewed = file::aside(move || tls.reload(&files)).await.unwrap_or(Ok(()));
+        if let Err(error) = &renewed {
             tracing::error!("{error}; the certificate stays as it was");
         }
+        status.refused("certificate", renewed.err());
     }
 }
 
 struct Reloader {
     /// As it holds: what takes a restart is as the node began with it.
     config: Config,
-    /// Where it came from.
-    file: Option<PathBuf>,
+    guard: Guard,
     access: mpsc::UnboundedSender<Change>,
     plugins: Plugins,
     certificate: watch::Sender<Option<TlsConfig>>,
+    status: Arc<Status>,
+    metrics: Metrics,
 }
 
 impl Reloader {
-    async fn reload(&mut self) {
+    async fn reload(&mut self, source: &Source, cause: Cause) {
         // Without a file the key and the plugins of this run stay.
-        let config = match self.file.clone() {
+        let config = match source.file() {
             None => None,
-            Some(file) => read(file)
-                .await
-                .inspect_err(|error| tracing::error!("{error}; everything stays as it was"))
-                .ok(),
+            Some(file) => self.read(file.to_owned(), cause).await,
         };
-        match config {
-            Some(config) => self.take(config),
-            None => self.plugins.reread(),
+        // Keys first, and nothing waits for what comes after.
+        if let Some(config) = &config {
+            self.take_keys(config);
+            self.restart_what_must(config);
         }
+        let plugins = config.map(|config| config.plugins).filter(|plugins| {
+            let are_same = self.plugins.are(plugins);
+            if !are_same {
+                tracing::warn!(
+                    "the plugins' names, rooms or order changed, which takes a restart to take effect"
+                );
+            }
+            are_same
+        });
+        // Otherwise as they are, for their files may have changed.
+        let plugins = plugins.unwrap_or_else(|| self.plugins.configs());
+        // Before they are read, so that no change is missed.
+        source.follow(&self.config, plugins.iter()).await;
+        self.plugins.configure(plugins);
         self.certificate.send_replace(self.config.server.tls.clone());
     }
 
-    fn take(&mut self, config: Config) {
-        // Keys first, and nothing waits for what comes after.
-        let configured = Configured::of(&config);
+    /// `None`: it is not taken, and everything in it stays as it was.
+    async fn read(&mut self, file: PathBuf, cause: Cause) -> Option<Config> {
+        let shown = file.display().to_string();
+        let read = match Source::reload(file).await {
+            Ok((config, text)) => {
+                let admitted = self.guard.admit(&self.config.keys, &config.keys, text, cause);
+                admitted.map(|()| config).map_err(|why| format!("{shown}: {why}"))
+            }
+            Err(error) => {
+                self.guard = Guard::default();
+                Err(error)
+            }
+        };
+        self.metrics.reload(read.is_ok());
+        if let Err(error) = &read {
+            tracing::error!("{error}; everything stays as it was");
+        }
+        self.status.refused("configuration", read.as_ref().err().cloned());
+        read.ok()
+    }
+
+    fn take_keys(&mut self, config: &Config) {
+        let configured = Configured::of(config);
         if configured != Configured::of(&self.config) {
             (self.config.keys, self.config.tiers) = (config.keys.clone(), config.tiers.clone());
             self.access.send(Change::Configured(configured)).ok();
         }
+    }
+
+    fn restart_what_must(&mut self, config: &Config) {
         // The files of a certificate may move; whether there is one is the listener's affair.
         if self.config.server.tls.is_some() && config.server.tls.is_some() {
             self.config.server.tls = config.server.tls.clone();
@@ -153,17 +158,5 @@ impl Reloader {
         for section in config.needs_restart(&self.config) {
             tracing::warn!("[{section}] changed, which takes a restart to take effect");
         }
-        if !self.plugins.configure(&config.plugins) {
-            tracing::warn!(
-                "the plugins' names, rooms or order changed, which takes a restart to take effect"
-            );
-            self.plugins.reread();
-        }
     }
-}
-
-async fn read(file: PathBuf) -> Result<Config, String> {
-    let path = file.clone();
-    let read = file::aside(move || Text::again(&path)?.config(&environment())).await;
-    read.unwrap_or_else(|| Err(format!("{}: reading was interrupted", file.display())))
 }

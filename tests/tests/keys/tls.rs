@@ -75,6 +75,27 @@ async fn wss_rereads_its_certificate_and_drops_nobody() {
     client.settled().await;
 }
 
+/// Another file than before, and then another text in that one.
+#[tokio::test]
+async fn a_certificate_may_move() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second, third) = (certificate(), certificate(), certificate());
+    write(folder.path(), &first);
+    let configuration =
+        format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
+    let server = Server::start_in(folder, &configuration).await;
+    connect(&server, &first.0).await.expect("a trusted server").settled().await;
+    let elsewhere = server.folder().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    write(&elsewhere, &second);
+    let moved =
+        configuration.replace("cert.pem", "elsewhere/cert.pem").replace("key.pem", "elsewhere/key.pem");
+    server.reconfigure(&moved);
+    eventually("the second certificate", async || connect(&server, &second.0).await).await.settled().await;
+    write(&elsewhere, &third);
+    eventually("the third certificate", async || connect(&server, &third.0).await).await.settled().await;
+}
+
 /// Who speaks no TLS, or stops in the middle of it, is cut off and delays nobody.
 #[tokio::test]
 async fn a_port_with_tls_takes_nothing_else() {

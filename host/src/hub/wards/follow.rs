@@ -27,12 +27,14 @@ pub struct NodeReport {
 
 impl Hub {
     /// Puts the versions in charge that this node is to begin with. A plugin that cannot be loaded closes its rooms and keeps
-    /// nobody else from working.
-    pub async fn begin(self: &Arc<Self>) {
+    /// nobody else from working. `status` is told what is waited for.
+    pub async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) {
         for (index, ward) in self.wards.iter().enumerate() {
+            status(&format!("plugin '{}' is being loaded", ward.name()));
             let mut began = self.begin_with(index).await;
             while began.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable) {
                 tracing::warn!(plugin = ward.name(), "waiting for the store");
+                status(&format!("waiting for the store: the versions of plugin '{}'", ward.name()));
                 tokio::time::sleep(AGAIN).await;
                 began = self.begin_with(index).await;
             }
@@ -79,19 +81,41 @@ impl Hub {
         }
     }
 
-    /// Takes up what other nodes have put in charge of the `index`-th plugin. An error: not everything could be asked of the store, try again.
+    /// Takes up what other nodes have put in charge of the `index`-th plugin. What the store knows less of than this node it has
+    /// lost, maybe with the code of versions; so it has if its registry `is_anew`. An error: not everything could be asked of the
+    /// store, try again.
     pub async fn follow_plugin(
         self: &Arc<Self>,
         index: usize,
         stored: &StoredPlugins,
+        is_anew: bool,
     ) -> Result<(), Unavailable> {
         let ward = &self.wards[index];
-        let Some(lineage) = stored.lineages.get(&ward.name()) else { return Ok(()) };
+        let lineage = stored.lineages.get(&ward.name()).cloned().unwrap_or_default();
         let _turn = ward.turn.lock().await;
-        if lineage.generation > ward.standing().lineage.generation {
-            self.follow(ward, index, lineage.clone()).await?;
+        let known = ward.standing().lineage.generation;
+        if lineage.generation > known {
+            self.follow(ward, index, lineage).await?;
+        } else if lineage.generation < known || (is_anew && known > 0) {
+            self.restore(ward, lineage.generation < known).await?;
         }
         Ok(())
+    }
+
+    /// Gives the store what it has lost of a plugin.
+    async fn restore(&self, ward: &Ward, tells: bool) -> Result<(), Unavailable> {
+        let (name, lineage, code) = {
+            let standing = ward.standing();
+            let held = standing.charge.iter().chain(&standing.earlier).map(|charge| &charge.plugin);
+            let held = held.filter(|plugin| standing.lineage.find(&plugin.info().sha256).is_some());
+            let code = held.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect();
+            (ward.name(), standing.lineage.clone(), code)
+        };
+        if tells {
+            let (plugin, generation) = (&name, lineage.generation);
+            tracing::warn!(plugin, generation, "the store has lost versions of a plugin; writing them again");
+        }
+        self.store.restore_plugin(&name, &lineage, code).await
     }
 
     /// A version that cannot run here is reported, and the present one stays.

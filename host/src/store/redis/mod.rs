@@ -97,14 +97,25 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Waits until Redis is there, and says so. The error tells why these keys are not for this version.
+    /// Waits until Redis is there and answers, and says what is in the way. The error tells why these keys are not for this version.
     pub async fn connect(
         site: &Site,
         retention: Retention,
         metrics: StoreMetrics,
         feed: Feed,
+        status: impl Fn(&str) + Send + Sync,
     ) -> Result<Arc<Self>, String> {
-        let (link, signals, connected) = open(site, metrics.clone()).await?;
+        let mut waiting = Waiting::new(site, status);
+        let (link, signals, connected) =
+            Link::open(&site.url, metrics.clone(), |error| waiting.says(error)).await?;
+        link.check_version().await?;
+        let claimed = loop {
+            match claim_schema(&link, &Names::new(&site.prefix)).await {
+                Ok(claimed) => break claimed,
+                Err(error) => waiting.pauses(&error).await,
+            }
+        };
+        claimed.map_err(|error| format!("{}: {error}", site.url))?;
         let names = Names::new(&site.prefix);
         let shared = Shared::new(link, names, retention, metrics, feed);
         let (listener, requests) = mpsc::unbounded_channel();
@@ -112,9 +123,43 @@ impl Redis {
         servers::watch(&shared, connected).await;
         tokio::spawn(listens.run(requests, signals));
         let store = Arc::new(Self { shared, listener });
-        lease::hold(&store).await.map_err(|error| error.to_string())?;
+        while let Err(error) = lease::hold(&store).await {
+            waiting.pauses(&error).await;
+        }
         store.shared.look_at_clock().await;
         Ok(store)
+    }
+}
+
+/// Between two attempts of a node that starts.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Says what a node that starts waits for: each error once, and again now and then.
+struct Waiting<'a, Says> {
+    site: &'a Site,
+    /// Is told each time.
+    status: Says,
+    said: String,
+    count: u32,
+}
+
+impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
+    fn new(site: &'a Site, status: Says) -> Self {
+        Self { site, status, said: String::new(), count: 0 }
+    }
+
+    fn says(&mut self, error: &str) {
+        let url = &self.site.url;
+        if error != self.said || self.count.is_multiple_of(10) {
+            tracing::warn!(store = %url, error, "waiting for the store");
+        }
+        (self.status)(&format!("waiting for the store {url}: {error}"));
+        (self.said, self.count) = (error.to_owned(), self.count + 1);
+    }
+
+    async fn pauses(&mut self, error: &Unavailable) {
+        self.says(&error.0);
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -123,15 +168,8 @@ async fn open(
     site: &Site,
     metrics: StoreMetrics,
 ) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
-    let (mut said, mut count) = (String::new(), 0);
-    // Each error once, and again now and then.
-    let says = |error: &str| {
-        if error != said || count % 10 == 0 {
-            tracing::warn!(store = %site.url, error, "waiting for the store");
-        }
-        (said, count) = (error.to_owned(), count + 1);
-    };
-    let (link, signals, connected) = Link::open(&site.url, metrics, says).await?;
+    let mut waiting = Waiting::new(site, |_: &str| {});
+    let (link, signals, connected) = Link::open(&site.url, metrics, |error| waiting.says(error)).await?;
     link.check_version().await?;
     let claimed = claim_schema(&link, &Names::new(&site.prefix)).await.map_err(|error| error.to_string())?;
     claimed.map_err(|error| format!("{}: {error}", site.url))?;

@@ -64,7 +64,7 @@ async fn keeps_the_contract(url: &str) {
         let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
         async move {
             let metrics = crate::metrics::Metrics::default().store;
-            Redis::connect(&site, retention, metrics, feed).await.unwrap() as Arc<dyn Store>
+            Redis::connect(&site, retention, metrics, feed, |_| {}).await.unwrap() as Arc<dyn Store>
         }
     })
     .await;
@@ -132,7 +132,8 @@ fn retention() -> Retention {
 }
 
 async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
-    Redis::connect(site, retention(), crate::metrics::Metrics::default().store, Arc::new(|_| true)).await
+    let metrics = crate::metrics::Metrics::default().store;
+    Redis::connect(site, retention(), metrics, Arc::new(|_| true), |_| {}).await
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let retention = Retention { session: Duration::from_secs(3), ..retention() };
     let site = Site { url, prefix: "s".into() };
     let metrics = crate::metrics::Metrics::default().store;
-    let store = Redis::connect(&site, retention, metrics, Arc::new(|_| true)).await.unwrap();
+    let store = Redis::connect(&site, retention, metrics, Arc::new(|_| true), |_| {}).await.unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };

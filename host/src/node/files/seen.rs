@@ -1,0 +1,228 @@
+//! What was seen of each file, and which of them may be read. Knows no clock and no file system.
+
+use super::{Happened, Stamps};
+use crate::file::Stamp;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+/// So many files, one after the other, in the place of one that was read: they are put there whole, faster than anybody looks.
+const REPLACED: u32 = 2;
+
+#[derive(Default)]
+pub struct Seen(HashMap<PathBuf, File>);
+
+struct File {
+    /// As it was when somebody was last told to read it.
+    taken: Option<Stamp>,
+    /// As it was at the last look.
+    last: Option<Stamp>,
+    /// Somebody has written to it and not yet closed it.
+    is_written: bool,
+    /// How often another file was in its place since it was taken.
+    replaced: u32,
+}
+
+impl File {
+    fn new(stamp: Option<Stamp>) -> Self {
+        Self { taken: stamp, last: stamp, is_written: false, replaced: 0 }
+    }
+
+    fn has_changed(&self) -> bool {
+        self.last != self.taken
+    }
+
+    /// Whether it is to be read: it has changed, and nobody seems to be at it.
+    fn look(&mut self, now: Option<Stamp>) -> bool {
+        let is_settled = now == self.last;
+        if !is_same_file(now, self.last) {
+            (self.is_written, self.replaced) = (false, self.replaced + 1);
+        }
+        self.last = now;
+        let is_due = self.has_changed() && !self.is_written && (is_settled || self.replaced >= REPLACED);
+        if !self.has_changed() {
+            self.replaced = 0;
+        }
+        if is_due {
+            *self = Self::new(now);
+        }
+        is_due
+    }
+}
+
+fn is_same_file(one: Option<Stamp>, other: Option<Stamp>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.is_same_file(&other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+impl Seen {
+    /// Those that are new were stamped before they were read; of others what was seen holds.
+    pub fn follow(&mut self, files: Stamps) {
+        let mut before = std::mem::take(&mut self.0);
+        let known = |(path, stamp)| {
+            let file = before.remove(&path).unwrap_or_else(|| File::new(stamp));
+            (path, file)
+        };
+        self.0 = files.into_iter().map(known).collect();
+    }
+
+    /// The system says what happened to a file. Whether it is to be read.
+    pub fn told(&mut self, path: &Path, happened: Happened, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+        let Some(file) = self.0.get_mut(path) else { return false };
+        match happened {
+            Happened::Written => file.is_written = true,
+            Happened::Whole => *file = File::new(stamp(path)),
+        }
+        happened == Happened::Whole
+    }
+
+    /// Anything may have happened. Whether there is something to be read.
+    pub fn take(&mut self, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+        let mut is_due = false;
+        for (path, file) in &mut self.0 {
+            let now = stamp(path);
+            is_due |= now != file.taken;
+            *file = File::new(now);
+        }
+        is_due
+    }
+
+    /// Looks at all of them. Whether there is something to be read.
+    pub fn look(&mut self, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+        let mut is_due = false;
+        for (path, file) in &mut self.0 {
+            is_due |= file.look(stamp(path));
+        }
+        is_due
+    }
+
+    /// Whether one has changed and is not read yet, so that it is to be looked at again soon.
+    pub fn is_unsettled(&self) -> bool {
+        self.0.values().any(|file| file.has_changed() && !file.is_written)
+    }
+
+    /// Nobody will tell of those who close files there.
+    pub fn forget_writers(&mut self, folder: &Path) {
+        let there = self.0.iter_mut().filter(|(path, _)| path.parent() == Some(folder));
+        there.for_each(|(_, file)| file.is_written = false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, io::Write, os::unix::fs::symlink};
+
+    /// A folder with one file that is followed.
+    struct Place(tempfile::TempDir, Seen);
+
+    impl Place {
+        fn new() -> Self {
+            let mut place = Self(tempfile::tempdir().unwrap(), Seen::default());
+            fs::write(place.file(), "one").unwrap();
+            let stamps = super::super::stamps([place.file()]);
+            place.1.follow(stamps);
+            assert!(!place.look() && !place.1.is_unsettled(), "nothing happened");
+            place
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.path().join("file")
+        }
+
+        fn look(&mut self) -> bool {
+            self.1.look(Stamp::of)
+        }
+
+        fn told(&mut self, happened: Happened) -> bool {
+            let file = self.file();
+            self.1.told(&file, happened, Stamp::of)
+        }
+
+        fn replace(&self, text: &str) {
+            let new = self.0.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(new, self.file()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_change_is_told_once_when_two_looks_saw_the_same() {
+        let mut place = Place::new();
+        place.replace("two");
+        assert!(!place.look() && place.1.is_unsettled());
+        assert!(place.look());
+        assert!(!place.look() && !place.1.is_unsettled());
+        fs::remove_file(place.file()).unwrap();
+        assert!(!place.look() && place.look() && !place.look(), "what is gone has changed as well");
+    }
+
+    #[test]
+    fn what_the_system_told_of_is_not_told_again() {
+        let mut place = Place::new();
+        place.replace("two");
+        assert!(place.told(Happened::Whole));
+        assert!(!place.look() && !place.look());
+    }
+
+    #[test]
+    fn a_file_that_grows_is_left_alone_until_it_stays() {
+        let mut place = Place::new();
+        let mut file = fs::File::create(place.file()).unwrap();
+        for _ in 0..10 {
+            file.write_all(b"more").unwrap();
+            assert!(!place.look());
+        }
+        assert!(place.look());
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_open_is_left_alone_however_long_it_stays() {
+        let mut place = Place::new();
+        let mut file = fs::File::create(place.file()).unwrap();
+        file.write_all(b"half").unwrap();
+        assert!(!place.told(Happened::Written));
+        assert!((0..10).all(|_| !place.look()));
+        assert!(!place.1.is_unsettled(), "whoever closes it will be told of");
+        assert!(place.told(Happened::Whole));
+        // Unless it is another file by then, or nobody tells any more.
+        place.told(Happened::Written);
+        place.replace("two");
+        assert!(!place.look() && place.look());
+        place.told(Happened::Written);
+        fs::write(place.file(), "three times").unwrap();
+        let folder = place.0.path().to_owned();
+        place.1.forget_writers(&folder);
+        assert!(!place.look() && place.look());
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_all_the_time_is_read_all_the_same() {
+        let mut place = Place::new();
+        let mut looks = 0;
+        let told = (0..10).any(|n| {
+            looks += 1;
+            place.replace(&format!("number {n}"));
+            place.look()
+        });
+        assert!(told && looks <= 3, "{looks} looks");
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_may_lead_elsewhere() {
+        let (folder, mut seen) = (tempfile::tempdir().unwrap(), Seen::default());
+        for name in ["one", "two"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("file"), "the same").unwrap();
+        }
+        let (current, new) = (folder.path().join("current"), folder.path().join("new"));
+        symlink("one", &current).unwrap();
+        seen.follow(super::super::stamps([current.join("file")]));
+        symlink("two", &new).unwrap();
+        fs::rename(new, current).unwrap();
+        assert!(!seen.look(Stamp::of) && seen.look(Stamp::of) && !seen.look(Stamp::of));
+    }
+}

@@ -1,0 +1,209 @@
+//! Files that were cut off, emptied or are none: what a node has stays, and it says so.
+
+use serde_json::Value;
+use std::{fs, path::Path};
+use switchyard_tests::{Answer, Client, KEY, Node, READER, Server, eventually};
+
+fn configuration(node: &Node) -> String {
+    fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
+}
+
+/// Replaced in one step.
+fn replace(folder: &Path, text: impl AsRef<[u8]>) {
+    fs::write(folder.join("new"), text).expect("a file");
+    fs::rename(folder.join("new"), folder.join("switchyard.toml")).expect("one step");
+}
+
+async fn reasons(node: &Node) -> Vec<String> {
+    let (status, body) = node.call("GET", "/readyz", "").await;
+    assert_eq!(status, 200, "it serves as before: {body}");
+    let readiness: Value = serde_json::from_str(&body).expect("JSON");
+    let reasons = readiness["reasons"].as_array().unwrap_or_else(|| panic!("{body}")).iter();
+    reasons.map(|reason| reason.as_str().expect("text").to_owned()).collect()
+}
+
+/// Waits until the node says why it did not take its configuration.
+async fn refuses(node: &Node, why: &str) {
+    eventually(why, async || {
+        let reasons = reasons(node).await;
+        reasons.iter().any(|r| r.contains("the configuration was not taken") && r.contains(why)).then_some(())
+    })
+    .await;
+}
+
+async fn is_content(node: &Node) {
+    eventually("a good configuration", async || reasons(node).await.is_empty().then_some(())).await;
+}
+
+async fn reloads(node: &Node, result: &str) -> u64 {
+    let (_, text) = node.call("GET", "/metrics", "").await;
+    let series = format!("switchyard_reloads_total{{result=\"{result}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&*series)?.parse().ok()).unwrap_or(0)
+}
+
+/// Sends a SIGHUP and waits until it was acted on.
+async fn hangup(node: &Node, result: &str) {
+    let before = reloads(node, result).await;
+    node.process.signal("HUP").await;
+    eventually(result, async || (reloads(node, result).await > before).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_empty_file_or_one_that_is_none_changes_nothing() {
+    let node = Node::start("memory", "").await;
+    let mut client = node.client().await;
+    let (file, good) = (node.place().join("switchyard.toml"), configuration(&node));
+    fs::write(&file, "").expect("an empty file");
+    refuses(&node, "it is empty").await;
+    hangup(&node, "refused").await;
+    replace(node.place(), "# everything is a comment\n\n");
+    hangup(&node, "refused").await;
+    fs::remove_file(&file).expect("gone");
+    refuses(&node, "No such file").await;
+    fs::create_dir(&file).expect("a folder");
+    refuses(&node, "it is a folder").await;
+    fs::remove_dir(&file).expect("gone");
+    let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo is there");
+    assert!(made.success());
+    refuses(&node, "it is a pipe").await;
+    // Again and again: none of it is confirmed by anything.
+    hangup(&node, "refused").await;
+    hangup(&node, "refused").await;
+    client.settled().await;
+    assert!(Client::is_let_in(&node.url, READER).await);
+    replace(node.place(), good + &Server::key("sk_new", "new", "[]", ""));
+    eventually("the next good file", async || Client::is_let_in(&node.url, "sk_new").await.then_some(()))
+        .await;
+    is_content(&node).await;
+    assert!(reloads(&node, "applied").await > 0);
+    client.settled().await;
+}
+
+#[tokio::test]
+async fn taking_all_keys_away_takes_a_second_hangup() {
+    let node = Node::start("memory", "").await;
+    let mut client = node.client().await;
+    let good = configuration(&node);
+    let without = good.split("[[key]]").next().expect("what comes before keys").to_owned();
+    replace(node.place(), &without);
+    refuses(&node, "it would take away 2 of 2 keys: if that is meant, send SIGHUP twice").await;
+    hangup(&node, "refused").await;
+    refuses(&node, "it would take away 2 of 2 keys: send SIGHUP once more").await;
+    // Another text is another question.
+    replace(node.place(), format!("{without}# cut off\n"));
+    refuses(&node, "if that is meant, send SIGHUP twice").await;
+    hangup(&node, "refused").await;
+    client.settled().await;
+    assert!(Client::is_let_in(&node.url, READER).await);
+    hangup(&node, "applied").await;
+    assert_eq!(client.closed().await.code, 4410);
+    assert!(!Client::is_let_in(&node.url, READER).await);
+    let log = node.log();
+    assert!(log.contains("it would take away 2 of 2 keys"), "{log}");
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_off_takes_nobody_away_beyond_half() {
+    let more: String = ["one", "two"].map(|name| Server::key(name, name, "[]", "")).concat();
+    let node = Node::start("memory", &more).await;
+    let mut client = Client::connect_at(&node.url, serde_json::json!({"auth": {"apiKey": "two"}})).await;
+    let good = configuration(&node);
+    let end = |n: usize| good.match_indices("[[key]]").nth(n).map_or(good.len(), |(at, _)| at);
+    // One of four: three of them would go.
+    replace(node.place(), &good[..end(1)]);
+    refuses(&node, "it would take away 3 of 4 keys").await;
+    client.settled().await;
+    assert!(Client::is_let_in(&node.url, KEY).await);
+    // One that goes, goes at once.
+    replace(node.place(), &good[..end(3)]);
+    assert_eq!(client.closed().await.code, 4410);
+    is_content(&node).await;
+}
+
+/// What has it once cannot be asked again.
+#[tokio::test]
+async fn a_configuration_from_a_pipe_holds_until_the_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text =
+        format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", Server::keys());
+    let pipe = folder.path().join("switchyard.toml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    assert!(made.success());
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, text).expect("somebody reads it")
+    });
+    let node = Node::start_in(folder).await;
+    writer.join().expect("it was read");
+    let mut client = node.client().await;
+    assert!(node.log().contains("it is a pipe, and cannot be read again"), "{}", node.log());
+    hangup(&node, "refused").await;
+    refuses(&node, "it is a pipe").await;
+    client.settled().await;
+    assert!(Client::is_let_in(&node.url, READER).await);
+}
+
+/// In the folder of a node, with `wss`: what a certificate or a plugin's signature that is empty changes.
+#[tokio::test]
+async fn an_empty_certificate_changes_nothing_and_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
+    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+    let text =
+        format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
+    let server = Server::start_in(folder, &text).await;
+    for (file, good) in [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())] {
+        fs::write(server.folder().join(file), "").expect("an empty file");
+        shows(&server, Some("the certificate was not taken: ")).await;
+        fs::write(server.folder().join(file), good).expect("a good file");
+        shows(&server, None).await;
+    }
+}
+
+async fn shows(server: &Server, reason: Option<&str>) {
+    eventually("what is shown", async || {
+        let (status, body) = Answer::called(&server.admin, "GET", "/readyz", None, "").await;
+        assert_eq!(status, 200, "{body}");
+        let shown = serde_json::from_str::<Value>(&body).expect("JSON")["reasons"][0].clone();
+        match reason {
+            Some(reason) => shown.as_str().is_some_and(|shown| shown.starts_with(reason)),
+            None => shown.is_null(),
+        }
+        .then_some(())
+    })
+    .await;
+}
+
+/// A plugin that is empty or half there, and an empty signature, leave the good version in charge.
+#[tokio::test]
+async fn an_empty_plugin_or_signature_changes_nothing() {
+    let key = switchyard::plugin::SecretKey::generate().expect("random numbers");
+    let module = fs::read(switchyard_tests::guest("threshold_filter")).expect("a guest");
+    let text = format!(
+        "[[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n[signatures]\nkeys = [\"{}\"]\n",
+        key.public()
+    );
+    let folder = Node::folder("memory", &text);
+    fs::write(folder.path().join("plugin.wasm"), &module).expect("a file");
+    fs::write(folder.path().join("plugin.wasm.sig"), key.sign(&module)).expect("a file");
+    let node = Node::start_in(folder).await;
+    let in_charge = async || {
+        let plugin = node.get("/v1/plugins/thresholds").await;
+        assert!(plugin["state"] == "active" || plugin["state"] == "probation", "{plugin}");
+        plugin["plugin"]["sha256"].clone()
+    };
+    let good = in_charge().await;
+    for (file, bytes, told) in [
+        ("plugin.wasm", &b""[..], "its signature fits no key"),
+        ("plugin.wasm", &module[..module.len() / 2], "its signature fits no key"),
+        ("plugin.wasm.sig", b"", "its signature is none"),
+    ] {
+        let (whole, log) = (fs::read(node.place().join(file)).expect("a file"), node.log().len());
+        fs::write(node.place().join(file), bytes).expect("a file");
+        eventually(told, async || node.log()[log..].contains(told).then_some(())).await;
+        assert_eq!(in_charge().await, good, "{file} with {} bytes", bytes.len());
+        fs::write(node.place().join(file), whole).expect("a file");
+    }
+    assert_eq!(in_charge().await, good);
+}

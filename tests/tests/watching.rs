@@ -1,0 +1,131 @@
+//! However a file changes, a node takes it up within 5 s: also where nobody tells of it.
+
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    time::{Duration, Instant},
+};
+use switchyard_tests::{Client, Node, Server, eventually, guest};
+
+const PATH: &str = "/v1/plugins/thresholds";
+const BOUND: Duration = Duration::from_secs(5);
+
+fn plugin(file: &str) -> String {
+    format!("[[plugin]]\nname = \"thresholds\"\nfile = \"{file}\"\nrooms = [\"tvl\"]\n")
+}
+
+/// A file of a plugin that does the same as any other `n`.
+fn code(n: u8) -> Vec<u8> {
+    let mut module = fs::read(guest("threshold_filter")).expect("a guest");
+    module.extend([0, 3, 1, b'n', n]);
+    module
+}
+
+fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
+    let new = file.with_extension("new");
+    fs::write(&new, bytes).expect("a file");
+    fs::rename(new, file).expect("one step");
+}
+
+fn configuration(node: &Node) -> String {
+    fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
+}
+
+/// The version in charge, or how it is without one.
+async fn version(node: &Node) -> Value {
+    let plugin = node.get(PATH).await;
+    plugin["plugin"].get("sha256").unwrap_or(&plugin["state"]).clone()
+}
+
+/// Waits until the version is another than before, and says which. It is in charge within the bound and what compiling takes.
+async fn changes(node: &Node, before: &Value) -> Value {
+    let began = Instant::now();
+    let loading = eventually("another version", async || {
+        let plugin = node.get(PATH).await;
+        let is_other = |version: &Value| version["state"] == "loading" || version["sha256"] != *before;
+        let versions = plugin["versions"].as_array()?;
+        versions.first().is_some_and(is_other).then(|| began.elapsed())
+    })
+    .await;
+    assert!(loading < BOUND, "{loading:?}");
+    eventually("it is in charge", async || Some(version(node).await).filter(|now| now != before)).await
+}
+
+async fn takes(node: &Node, key: &str) {
+    let began = Instant::now();
+    eventually(key, async || Client::is_let_in(&node.url, key).await.then_some(())).await;
+    assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_missing_keeps_no_other_from_being_watched() {
+    let node = Node::start("memory", &plugin("later/plugin.wasm")).await;
+    assert_eq!(version(&node).await, "failed");
+    let file = node.place().join("switchyard.toml");
+    replace(&file, configuration(&node) + &Server::key("sk_new", "new", "[]", ""));
+    takes(&node, "sk_new").await;
+    fs::create_dir(node.place().join("later")).expect("a folder");
+    fs::write(node.place().join("later/plugin.wasm"), code(1)).expect("a file");
+    let first = changes(&node, &"failed".into()).await;
+    replace(&node.place().join("later/plugin.wasm"), code(2));
+    changes(&node, &first).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_moves_is_watched_where_it_is() {
+    let folder = Node::folder("memory", &plugin("plugin.wasm"));
+    fs::write(folder.path().join("plugin.wasm"), code(1)).expect("a file");
+    let node = Node::start_in(folder).await;
+    let first = version(&node).await;
+    let elsewhere = node.place().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("a folder");
+    fs::write(elsewhere.join("other.wasm"), code(2)).expect("a file");
+    replace(
+        &node.place().join("switchyard.toml"),
+        configuration(&node).replace("plugin.wasm", "elsewhere/other.wasm"),
+    );
+    let second = changes(&node, &first).await;
+    replace(&elsewhere.join("other.wasm"), code(3));
+    let third = changes(&node, &second).await;
+    // Its folder is renamed, and another comes in its place.
+    fs::create_dir(node.place().join("next")).expect("a folder");
+    fs::write(node.place().join("next/other.wasm"), code(4)).expect("a file");
+    fs::rename(&elsewhere, node.place().join("before")).expect("one step");
+    fs::rename(node.place().join("next"), &elsewhere).expect("one step");
+    let fourth = changes(&node, &third).await;
+    replace(&elsewhere.join("other.wasm"), code(5));
+    changes(&node, &fourth).await;
+}
+
+#[tokio::test]
+async fn a_link_that_leads_elsewhere_is_a_change() {
+    let folder = Node::folder("memory", &plugin("current/plugin.wasm"));
+    for n in [1, 2] {
+        let release = folder.path().join(format!("releases/{n}"));
+        fs::create_dir_all(&release).expect("a folder");
+        fs::write(release.join("plugin.wasm"), code(n)).expect("a file");
+    }
+    symlink("releases/1", folder.path().join("current")).expect("a link");
+    let node = Node::start_in(folder).await;
+    let first = version(&node).await;
+    symlink("releases/2", node.place().join("new")).expect("a link");
+    fs::rename(node.place().join("new"), node.place().join("current")).expect("one step");
+    changes(&node, &first).await;
+}
+
+#[tokio::test]
+async fn what_is_behind_a_link_is_watched_as_well() {
+    let folder = Node::folder("memory", "");
+    let (file, real) = (folder.path().join("switchyard.toml"), folder.path().join("real/s.toml"));
+    fs::create_dir(folder.path().join("real")).expect("a folder");
+    fs::rename(&file, &real).expect("one step");
+    symlink("real/s.toml", &file).expect("a link");
+    let node = Node::start_in(folder).await;
+    let more = |n: u8| configuration(&node) + &Server::key(&format!("sk_{n}"), "new", "[]", "");
+    fs::write(&real, more(1)).expect("a file, in place");
+    takes(&node, "sk_1").await;
+    replace(&real, more(2));
+    takes(&node, "sk_2").await;
+}
