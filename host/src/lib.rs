@@ -1,5 +1,7 @@
 //! Switchyard: a WebSocket routing engine whose policy is sandboxed Wasm.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod cli;
 pub mod close;
@@ -7,9 +9,11 @@ pub mod config;
 pub mod file;
 pub mod hub;
 pub mod key;
+pub mod log;
 pub mod metrics;
 pub mod node;
 pub mod outbox;
+pub mod output;
 pub mod plugin;
 pub mod protocol;
 pub mod room;

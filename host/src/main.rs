@@ -1,19 +1,82 @@
 //! The binary: one clear sentence and a non-zero status when something is wrong.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+use anyhow::Context;
 use clap::Parser;
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{IsTerminal, stderr},
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+use switchyard::{
+    cli::Cli,
+    log::{Log, payload},
+    output::{OutputError, remark},
+};
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let log = match Log::start(stderr()) {
+        Ok(log) => log,
+        Err(error) => {
+            remark(format_args!("switchyard: the thread that writes the log cannot be started: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    match switchyard::cli::Cli::parse().run().await {
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
+    lines.with_ansi(stderr().is_terminal()).log_internal_errors(false).init();
+    let ended = runtime(&log).and_then(|runtime| {
+        log.take_panics();
+        // A panic was logged, and is written before the process ends.
+        let ran = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(cli.run())));
+        // Not awaited: a thread may be in a call that does not end.
+        runtime.shutdown_background();
+        ran.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, which is a fault of the program")))
+    });
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("switchyard: {error:#}");
+            if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
+                // The way of the log, which never blocks.
+                log.say(format_args!("{error:#}"));
+            }
             ExitCode::FAILURE
         }
+    };
+    log.flush();
+    code
+}
+
+/// Until all workers run.
+const START: Duration = Duration::from_secs(5);
+
+/// Tokio panics where the system has no thread for a worker, and then waits for ever for those that it has started; or it does
+/// without that worker, and what is its to do is never done.
+fn runtime(log: &Log) -> anyhow::Result<Runtime> {
+    let says = log.clone();
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        says.say(format_args!("the runtime cannot be started: {}", payload(panic.payload())));
+        says.flush();
+        std::process::exit(1);
+    }));
+    let (started, starts) = mpsc::channel();
+    let start = move || _ = started.send(());
+    let built = Builder::new_multi_thread().enable_all().on_thread_start(start).build();
+    panic::set_hook(hook);
+    let runtime = built.context("the runtime cannot be started")?;
+    let end = Instant::now() + START;
+    for n in 0..runtime.metrics().num_workers() {
+        if starts.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
+            runtime.shutdown_background();
+            anyhow::bail!("the runtime cannot be started: the system has {n} threads for it, and no more");
+        }
     }
+    Ok(runtime)
 }

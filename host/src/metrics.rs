@@ -1,6 +1,6 @@
 //! What this node counts about itself, in Prometheus' terms.
 
-use crate::{close::Close, protocol::Code};
+use crate::{close::Close, log, protocol::Code};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -70,6 +70,11 @@ impl Default for Metrics {
         for result in ["applied", "refused"] {
             drop(reloads.get_or_create(&ReloadLabel { result }));
         }
+        registry.register(
+            "log_lines_dropped",
+            "Log lines for which there was no room, or which could not be written",
+            log::dropped(),
+        );
         Self {
             connections: register!("connections", "Authenticated connections that live now"),
             opened: register!("connections_opened", "Connections that authenticated"),

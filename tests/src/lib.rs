@@ -20,7 +20,7 @@ pub use follower::{Follower, Seen};
 pub use guests::{binary, foreign, guest, plugin};
 pub use live::{End, Live};
 pub use node::Node;
-pub use process::{Process, Starting, run};
+pub use process::{Process, Starting, command, run};
 pub use proxy::{Pattern, Proxy, Rule};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
 pub use redis::{Cluster, Redis, Sentinel};

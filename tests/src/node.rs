@@ -2,12 +2,13 @@
 
 use crate::{Answer, Client, KEY, Process, Server, eventually};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{path::Path, process::Stdio};
+use tokio::process::Command;
 
 pub struct Node {
     pub process: Process,
     pub url: String,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl Node {
@@ -31,6 +32,14 @@ impl Node {
 
     pub async fn start_in(folder: tempfile::TempDir) -> Self {
         let process = Process::serve(folder.path(), &["--config", "switchyard.toml"], &[]).await;
+        Self { url: process.url.clone(), process, folder }
+    }
+
+    /// One whose standard error is this.
+    pub async fn start_logging_to(folder: tempfile::TempDir, log: impl Into<Stdio>) -> Self {
+        let arguments = ["--config", "switchyard.toml"];
+        let change = |command: &mut Command| _ = command.stderr(log);
+        let process = Process::serve_with(folder.path(), &arguments, &[], change).await;
         Self { url: process.url.clone(), process, folder }
     }
 

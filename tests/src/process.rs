@@ -13,7 +13,8 @@ use tokio::{
     time::timeout,
 };
 
-fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+/// The binary in a folder, ended when the command is dropped.
+pub fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments).current_dir(folder).envs(environment.iter().copied());
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -47,11 +48,13 @@ impl Starting {
     pub fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = folder.join("stderr");
         let arguments = [&["serve", "--json"], arguments].concat();
-        let mut child = command(folder, &arguments, environment)
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log).expect("a file for what it logs"))
-            .spawn()
-            .expect("a process");
+        let mut command = command(folder, &arguments, environment);
+        command.stderr(std::fs::File::create(&log).expect("a file for what it logs"));
+        Self::spawn(command, log)
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("a process");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         Self { child, lines, log }
     }
@@ -76,13 +79,22 @@ impl Starting {
     }
 
     /// Waits until it serves.
-    pub async fn serves(mut self) -> Process {
+    pub async fn serves(self) -> Process {
+        let log = self.log.clone();
+        let said = || std::fs::read_to_string(log).unwrap_or_default();
+        self.try_serves().await.unwrap_or_else(|_| panic!("it ended: {}", said()))
+    }
+
+    /// The same, or how it ended instead.
+    async fn try_serves(mut self) -> Result<Process, ExitStatus> {
         let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("text");
-        let line = line.unwrap_or_else(|| panic!("it ended: {}", self.log()));
+        let Some(line) = line else {
+            return Err(timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status"));
+        };
         let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let text =
             |name: &str| told[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned();
-        Process { url: text("url"), admin: text("admin"), told, child: self.child }
+        Ok(Process { url: text("url"), admin: text("admin"), told, child: self.child })
     }
 }
 
@@ -96,6 +108,25 @@ impl Process {
     /// `serve --json` in a folder, with more arguments.
     pub async fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Starting::serve(folder, arguments, environment).serves().await
+    }
+
+    /// The same by a command that is changed before; what it logs goes nowhere by itself.
+    pub async fn serve_with(
+        folder: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
+        let arguments = [&["serve", "--json"], arguments].concat();
+        let mut command = command(folder, &arguments, environment);
+        command.stderr(Stdio::null());
+        change(&mut command);
+        Self::started(command).await.unwrap_or_else(|status| panic!("it ended: {status}"))
+    }
+
+    /// A command that serves, or how it ended instead.
+    pub async fn started(command: Command) -> Result<Self, ExitStatus> {
+        Starting::spawn(command, PathBuf::new()).try_serves().await
     }
 
     pub fn id(&self) -> u32 {

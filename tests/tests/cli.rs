@@ -2,6 +2,8 @@
 
 mod check;
 mod client;
+mod logging;
+mod output;
 mod plugin;
 mod serve;
 mod sign;

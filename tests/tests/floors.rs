@@ -26,6 +26,8 @@ const FLOORS: [&[&str]; 17] = [
     &["close"],
     &["unit"],
     &["file"],
+    // What the whole process shares.
+    &["log", "output"],
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

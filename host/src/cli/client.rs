@@ -262,7 +262,7 @@ async fn greeting(socket: &mut Socket) -> Result<Connected, Lost> {
 
 /// What a person should know while work goes on.
 pub fn note(text: impl std::fmt::Display) {
-    eprintln!("switchyard: {text}");
+    crate::output::remark(format_args!("switchyard: {text}\n"));
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::{
     config::{Config, environment},
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope, generate},
+    output::{OutputError, print_line},
     protocol::unix_ms,
     room::is_principal,
     store::{Keyring, Replication},
@@ -81,8 +82,7 @@ pub async fn run(command: KeyCommand) -> anyhow::Result<()> {
         KeyCommand::New(args) => {
             let key = generate();
             let made = make(&args, Digest::of(&key))?;
-            new(&args, &key, &made);
-            Ok(())
+            Ok(new(&args, &key, &made)?)
         }
         KeyCommand::Add(args) => add(args).await,
         KeyCommand::List(args) => list(args).await,
@@ -120,20 +120,21 @@ fn time(at: Expiry) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at.0)).to_string()
 }
 
-fn new(args: &KeyArgs, key: &str, made: &KeyConfig) {
+fn new(args: &KeyArgs, key: &str, made: &KeyConfig) -> Result<(), OutputError> {
     if args.json {
-        return println!("{}", json(Some(key), made));
+        return print_line!("{}", json(Some(key), made));
     }
-    println!("{key}\n\nKeep it: it is shown this once. The configuration holds only its digest:\n");
-    println!("[[key]]\ndigest = \"{}\"\nprincipal = \"{}\"", made.digest, args.principal);
+    print_line!("{key}\n\nKeep it: it is shown this once. The configuration holds only its digest:\n")?;
+    print_line!("[[key]]\ndigest = \"{}\"\nprincipal = \"{}\"", made.digest, args.principal)?;
     if let Some(tier) = &args.tier {
-        println!("tier = \"{tier}\"");
+        print_line!("tier = \"{tier}\"")?;
     }
     let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
-    println!("scopes = [{}]", scopes.join(", "));
+    print_line!("scopes = [{}]", scopes.join(", "))?;
     if let Some(expires) = made.expires {
-        println!("expires = {}", time(expires));
+        print_line!("expires = {}", time(expires))?;
     }
+    Ok(())
 }
 
 fn configured(file: Option<&PathBuf>) -> anyhow::Result<Config> {
@@ -164,32 +165,46 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
         }
     };
     let made = make(&args.key, digest)?;
-    let replication = keyring(&config).await?.add(&made).await?;
+    let keyring = keyring(&config).await?;
+    let replication = keyring.add(&made).await?;
+    let shown = match (args.key.json, &key) {
+        (true, key) => {
+            let mut shown = json(key.as_deref(), &made);
+            shown["replication"] = serde_json::to_value(replication).expect("plain data");
+            print_line!("{shown}")
+        }
+        (false, Some(key)) => print_line!("{key}\n\nKeep it: it is shown this once."),
+        (false, None) => Ok(()),
+    };
+    if let Err(error) = shown {
+        // A key that nobody was shown would be good for nobody, and for ever.
+        if key.is_some() {
+            keyring.revoke(&made.digest).await?;
+        }
+        return Err(error.into());
+    }
     if args.key.json {
-        let mut shown = json(key.as_deref(), &made);
-        shown["replication"] = serde_json::to_value(replication).expect("plain data");
-        println!("{shown}");
         return Ok(());
     }
-    if let Some(key) = key {
-        println!("{key}\n\nKeep it: it is shown this once.");
-    }
-    println!("Every node knows it within a second. To take it back: switchyard key revoke {}", made.digest);
-    report_replication(replication);
+    print_line!(
+        "Every node knows it within a second. To take it back: switchyard key revoke {}",
+        made.digest
+    )?;
+    report_replication(replication)?;
     Ok(())
 }
 
 async fn list(args: StoreArgs) -> anyhow::Result<()> {
     let keys = keyring(&configured(args.config.as_ref())?).await?.list().await?;
     if args.json {
-        println!("{}", serde_json::Value::from_iter(keys.iter().map(|key| json(None, key))));
+        print_line!("{}", serde_json::Value::from_iter(keys.iter().map(|key| json(None, key))))?;
         return Ok(());
     }
     for key in keys {
         let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
         let tier = key.tier.as_ref().map_or(crate::key::DEFAULT_TIER, |tier| tier.get_ref());
         let expires = key.expires.map_or("never".to_owned(), time);
-        println!("{}  {}  {tier}  {}  {expires}", key.digest, key.principal.0, scopes.join(","));
+        print_line!("{}  {}  {tier}  {}  {expires}", key.digest, key.principal.0, scopes.join(","))?;
     }
     Ok(())
 }
@@ -210,19 +225,20 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
         );
     };
     let (_, replication) = keyring.revoke(&key.digest).await?;
-    println!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0);
-    report_replication(replication);
+    print_line!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0)?;
+    report_replication(replication)?;
     Ok(())
 }
 
 /// Says which replicas have what was written, where there are any: one that lacks it may take over.
-fn report_replication(Replication { replicas, confirmed }: Replication) {
+fn report_replication(Replication { replicas, confirmed }: Replication) -> Result<(), OutputError> {
     if confirmed < replicas {
-        eprintln!(
-            "switchyard: only {confirmed} of {replicas} replicas confirmed it within 1 s. Should another take over before it \
-             has it, nodes that run write it again; without one, look with `switchyard key list`"
+        tracing::warn!(
+            "only {confirmed} of {replicas} replicas confirmed it within 1 s. Should another take over before it has it, nodes \
+             that run write it again; without one, look with `switchyard key list`"
         );
     } else if replicas > 0 {
-        println!("{confirmed} of {replicas} replicas have it");
+        print_line!("{confirmed} of {replicas} replicas have it")?;
     }
+    Ok(())
 }

@@ -8,11 +8,12 @@ use super::client::{
     Client, Connect, Lost, note,
     wire::{self, Connected, Head, Position, RoomState, Subscribed, Wanted},
 };
+use crate::output::OutputError;
 use anyhow::bail;
 use screen::Screen;
 use seen::Seen;
 use serde_json::value::RawValue;
-use std::{io, time::Duration};
+use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often what was printed is acknowledged.
@@ -92,13 +93,9 @@ impl From<Lost> for Stop {
     }
 }
 
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // Who read our output has enough, as `head` does.
-            io::ErrorKind::BrokenPipe => Self::Done,
-            _ => Self::Failed(anyhow::Error::new(error).context("standard output")),
-        }
+impl From<OutputError> for Stop {
+    fn from(error: OutputError) -> Self {
+        Self::Failed(error.into())
     }
 }
 

@@ -14,11 +14,7 @@ use anyhow::{Context, bail};
 use feed::{Item, Lines, Outgoing, Pace, Speed};
 use progress::{Progress, grouped};
 use serde_json::value::RawValue;
-use std::{
-    io::{Read, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{io::Read, path::PathBuf, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use window::{Tally, Window};
 
@@ -206,9 +202,4 @@ async fn until(due: Instant) {
     if due > Instant::now() {
         sleep_until(due).await;
     }
-}
-
-/// One line on standard output. A reader that went away ends the work.
-fn print(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("standard output")
 }

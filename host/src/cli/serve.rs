@@ -5,6 +5,7 @@ use crate::{
     config::{Config, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     node::{Listeners, Node, Source},
+    output::print_line,
     plugin::{Engine, PluginConfig},
     room::Pattern,
     server::Tls,
@@ -64,13 +65,16 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // Whoever reads the addresses finds everything there.
     node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
+    let mut text = format!("clients    {url}\noperators  {admin_url}");
+    if let Some(key) = &key {
+        text += &format!("\nkey        {key}   (good for this run)");
+    }
     if args.json {
-        println!("{}", serde_json::json!({"url": url, "admin": admin_url, "key": key}));
-    } else {
-        println!("clients    {url}\noperators  {admin_url}");
-        if let Some(key) = key {
-            println!("key        {key}   (good for this run)");
-        }
+        text = serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string();
+    }
+    if let Err(error) = print_line!("{text}") {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the addresses cannot be printed; serving all the same");
     }
     node.run(Listeners { server, admin }, stop).await;
     Ok(())
@@ -168,6 +172,6 @@ pub fn check(args: CheckArgs) -> anyhow::Result<()> {
         bail!("{}", wrong.join("\n"));
     }
     let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
-    println!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len());
+    print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;
     Ok(())
 }

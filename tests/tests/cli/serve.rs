@@ -7,9 +7,9 @@ use std::{
 };
 use switchyard_tests::{Answer, Client, KEY, Process, Server, eventually};
 
-const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+pub const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
 
-fn connect(key: &str) -> Value {
+pub fn connect(key: &str) -> Value {
     json!({"auth": {"apiKey": key}})
 }
 

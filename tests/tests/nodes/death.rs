@@ -134,3 +134,34 @@ async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
     assert_eq!(back.connected["resumed"], true);
     back.drained().await;
 }
+
+/// The lease logs when Redis is away, and its own log is gone.
+#[tokio::test]
+async fn a_node_whose_log_is_gone_keeps_its_lease() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let (one, two) =
+        tokio::join!(Node::start_logging_to(Node::folder(&url, ""), writer), Node::start(&url, ""));
+    drop(reader);
+    let (mut client, mut publisher) = (one.client().await, two.client().await);
+    client.subscribe(json!(["prices"])).await;
+    redis.pause().await;
+    eventually("a lease that was not renewed", async || {
+        let (_, metrics) = one.call("GET", "/metrics", "").await;
+        metrics.contains(r#"switchyard_store_failures_total{command="tick"}"#).then_some(())
+    })
+    .await;
+    redis.resume().await;
+    eventually("a node that is ready", async || one.is_ready().await.then_some(())).await;
+    // Longer than a lease that nobody renews.
+    let back = Instant::now();
+    while back.elapsed() < Duration::from_secs(13) {
+        assert_eq!(two.metric("switchyard_store_reaped_total").await, 0.0, "after {:?}", back.elapsed());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(two.metric("switchyard_store_nodes").await, 2.0);
+    assert_eq!(two.members("prices").await, 1);
+    publisher.publish("prices", json!(1)).await;
+    assert_eq!(client.expect("message").await["data"], 1);
+}

@@ -1,9 +1,11 @@
 //! Deliveries as people or programs read them, on standard output.
 
-use crate::cli::client::wire::Head;
+use crate::{
+    cli::client::wire::Head,
+    output::{OutputError, print_line},
+};
 use std::{
     borrow::Cow,
-    io::{self, Write, stdout},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -18,10 +20,10 @@ impl Screen {
     }
 
     /// `text` is the whole delivery.
-    pub fn show(&mut self, text: &str, head: &Head) -> io::Result<()> {
+    pub fn show(&mut self, text: &str, head: &Head) -> Result<(), OutputError> {
         self.shown += 1;
         let line = if self.json { one_line(text) } else { line(head).into() };
-        writeln!(stdout(), "{line}")
+        print_line!("{line}")
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
         admin::{Admin, AdminArgs},
         client::note,
     },
+    output::{OutputError, print_line},
     plugin::{read_signature, signature_file},
 };
 use anyhow::{Context, bail};
@@ -66,18 +67,17 @@ pub async fn list(args: ListArgs) -> anyhow::Result<()> {
         Some(name) => admin.call("GET", &path(name, ""), vec![]).await?,
     };
     if args.admin.json {
-        println!("{answer}");
+        print_line!("{answer}")?;
         return Ok(());
     }
     if args.name.is_some() {
-        show(&answer);
+        show(&answer)?;
         if let Some(reason) = answer["refused"].as_str() {
-            println!("  as it was configured before: {reason}");
+            print_line!("  as it was configured before: {reason}")?;
         }
-        list_of(&answer["versions"]).for_each(show_version);
+        list_of(&answer["versions"]).try_for_each(show_version)?;
     }
-    list_of(&answer["plugins"]).for_each(show);
-    Ok(())
+    Ok(list_of(&answer["plugins"]).try_for_each(show)?)
 }
 
 pub async fn load(args: LoadArgs) -> anyhow::Result<()> {
@@ -121,20 +121,20 @@ pub async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
 pub async fn diff(args: NameArgs) -> anyhow::Result<()> {
     let shadow = Admin::open(&args.admin)?.call("GET", &path(&args.name, "/shadow"), vec![]).await?;
     if args.admin.json {
-        println!("{shadow}");
+        print_line!("{shadow}")?;
         return Ok(());
     }
-    println!("candidate {} {}", text(&shadow["version"]), short(&shadow["sha256"]));
-    println!("{:10}{:>10}{:>12}{:>10}", "hook", "same", "different", "failed");
+    print_line!("candidate {} {}", text(&shadow["version"]), short(&shadow["sha256"]))?;
+    print_line!("{:10}{:>10}{:>12}{:>10}", "hook", "same", "different", "failed")?;
     for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
         let [same, different, failed] =
             ["same", "different", "failed"].map(|count| compared[count].to_string());
-        println!("{hook:10}{same:>10}{different:>12}{failed:>10}");
+        print_line!("{hook:10}{same:>10}{different:>12}{failed:>10}")?;
     }
     for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
         for sample in list_of(&compared["samples"]) {
-            println!("\n{hook}     {}", sample["asked"]);
-            println!("active     {}\ncandidate  {}", sample["active"], sample["candidate"]);
+            print_line!("\n{hook}     {}", sample["asked"])?;
+            print_line!("active     {}\ncandidate  {}", sample["active"], sample["candidate"])?;
         }
     }
     if let Some(skipped) = shadow["skipped"].as_u64().filter(|skipped| *skipped > 0) {
@@ -158,8 +158,8 @@ fn plain(text: &str) -> String {
 
 fn said(args: &AdminArgs, plugin: &Value, what: &str) -> anyhow::Result<()> {
     match args.json {
-        true => println!("{plugin}"),
-        false => println!("{}  {what}", text(&plugin["name"])),
+        true => print_line!("{plugin}")?,
+        false => print_line!("{}  {what}", text(&plugin["name"]))?,
     }
     Ok(())
 }
@@ -173,8 +173,8 @@ async fn changed(admin: &Admin, args: &AdminArgs, name: &str, mut plugin: Value)
         plugin = admin.call("GET", &path(name, ""), vec![]).await?;
     }
     match args.json {
-        true => println!("{plugin}"),
-        false => show(&plugin),
+        true => print_line!("{plugin}")?,
+        false => show(&plugin)?,
     }
     let lacking = |node: &&Value| is_behind(node) || !node["behind"].is_null();
     let lacking: Vec<_> = list_of(&plugin["nodes"]).filter(lacking).map(|node| text(&node["host"])).collect();
@@ -199,7 +199,7 @@ fn short(sha256: &Value) -> String {
 }
 
 /// A line: name, state, version, digest, rooms, and what is wrong. More, where there are several nodes.
-fn show(plugin: &Value) {
+fn show(plugin: &Value) -> Result<(), OutputError> {
     let rooms: Vec<_> = list_of(&plugin["rooms"]).map(text).collect();
     let info = &plugin["plugin"];
     let mut parts = vec![text(&plugin["name"]), text(&plugin["state"])];
@@ -208,24 +208,25 @@ fn show(plugin: &Value) {
     }
     parts.push(rooms.join(","));
     parts.extend(plugin["reason"].as_str().map(str::to_owned));
-    println!("{}", parts.join("  "));
+    print_line!("{}", parts.join("  "))?;
     if list_of(&plugin["nodes"]).count() < 2 && list_of(&plugin["nodes"]).all(|node| node["behind"].is_null())
     {
-        return;
+        return Ok(());
     }
     for node in list_of(&plugin["nodes"]) {
         let mut parts = vec![text(&node["host"]), text(&node["state"]), text(&node["version"])];
         parts.push(short(&node["sha256"]));
         parts.extend(node["behind"].as_str().or(node["reason"].as_str()).map(str::to_owned));
-        println!("  on {}", parts.join("  "));
+        print_line!("  on {}", parts.join("  "))?;
     }
+    Ok(())
 }
 
 /// A line: digest, version, state, how it came and by whom, and what is wrong.
-fn show_version(version: &Value) {
+fn show_version(version: &Value) -> Result<(), OutputError> {
     let mut parts = vec![short(&version["sha256"]), text(&version["version"]), text(&version["state"])];
     parts.push(text(&version["how"]));
     parts.extend(version["by"].as_str().map(|by| format!("by {by}")));
     parts.extend(version["reason"].as_str().map(str::to_owned));
-    println!("  {}", parts.join("  "));
+    print_line!("  {}", parts.join("  "))
 }

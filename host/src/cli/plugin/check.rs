@@ -1,7 +1,10 @@
 //! `switchyard plugin check`
 
 use super::budget::BudgetArgs;
-use crate::plugin::{Engine, Plugin};
+use crate::{
+    output::print_line,
+    plugin::{Engine, Plugin},
+};
 use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
@@ -27,15 +30,15 @@ pub fn run(args: CheckArgs) -> anyhow::Result<()> {
     let plugin = Plugin::load(&Engine::new()?, &name, &bytes, &config, args.budget.read())?;
     let info = plugin.info();
     if args.json {
-        println!("{}", serde_json::to_string(info)?);
+        print_line!("{}", serde_json::to_string(info)?)?;
         return Ok(());
     }
     let hooks = serde_json::to_value(info.hooks)?;
     let hooks = hooks.as_object().into_iter().flatten().filter(|(_, on)| **on == true);
     let hooks: Vec<_> = hooks.map(|(name, _)| name.as_str()).collect();
-    println!("{} {} is good", info.package, info.version);
-    println!("hooks    {}", hooks.join(", "));
-    println!("sha256   {}", info.sha256);
-    println!("size     {}", bytesize::ByteSize(info.size as u64));
+    print_line!("{} {} is good", info.package, info.version)?;
+    print_line!("hooks    {}", hooks.join(", "))?;
+    print_line!("sha256   {}", info.sha256)?;
+    print_line!("size     {}", bytesize::ByteSize(info.size as u64))?;
     Ok(())
 }

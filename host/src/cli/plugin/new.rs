@@ -1,5 +1,6 @@
 //! `switchyard plugin new`: a crate that builds, with a plugin to change and a test that shows how.
 
+use crate::output::print_line;
 use anyhow::{Context, bail};
 use clap::Args;
 use std::{
@@ -62,13 +63,13 @@ pub fn run(args: NewArgs) -> anyhow::Result<()> {
         fs::write(&file, text).with_context(|| file.display().to_string())?;
     }
     let module = format!("target/wasm32-unknown-unknown/release/{}.wasm", name.replace('-', "_"));
-    println!(
+    print_line!(
         "{name} is there: src/lib.rs checks prices and filters them. In its folder:\n\n\
          cargo test\n\
          rustup target add wasm32-unknown-unknown\n\
          cargo build --release --target wasm32-unknown-unknown\n\
          switchyard plugin check {module} --config '{{\"max\":10}}'\n\
          switchyard plugin run {module} --config '{{\"max\":10}}' --room prices --filter '{{\"floor\":4}}' '{{\"price\":5}}'"
-    );
+    )?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::trial::{Instructions, Outcome, Trial, TrialArgs, next};
 use crate::{
     cli::{client::note, publish::feed::Outgoing},
+    output::{OutputError, print_line, remark},
     plugin::{Refusal, Verdict},
 };
 use clap::Args;
@@ -34,8 +35,8 @@ pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
             *count += u64::from(matches!(passes, Ok(true)));
         }
         match args.json {
-            true => println!("{}", object(&message, &outcome, &spent)),
-            false => show(&message.room, &outcome),
+            true => print_line!("{}", object(&message, &outcome, &spent))?,
+            false => show(&message.room, &outcome)?,
         }
         add(&mut all, spent);
     }
@@ -43,7 +44,7 @@ pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
         for (n, count) in passed.iter().enumerate() {
             note(format_args!("filter {}: {count} of {messages} messages pass", n + 1));
         }
-        table(&trial.times, &all).iter().for_each(|line| eprintln!("{line}"));
+        table(&trial.times, &all).iter().for_each(|line| remark(format_args!("{line}\n")));
     }
     Ok(())
 }
@@ -72,8 +73,8 @@ pub async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         }
     }
     match args.trial.json {
-        true => println!("{}", Value::from_iter(summary(&trial.times, &all))),
-        false => table(&trial.times, &all).iter().for_each(|line| println!("{line}")),
+        true => print_line!("{}", Value::from_iter(summary(&trial.times, &all)))?,
+        false => table(&trial.times, &all).iter().try_for_each(|line| print_line!("{line}"))?,
     }
     Ok(())
 }
@@ -96,7 +97,7 @@ fn verdict(outcome: &Outcome) -> (&'static str, String) {
     }
 }
 
-fn show(asked: &str, outcome: &Outcome) {
+fn show(asked: &str, outcome: &Outcome) -> Result<(), OutputError> {
     let room = outcome.room.as_deref().unwrap_or(asked);
     let ((verdict, why), mut filters) = (verdict(outcome), vec![]);
     for (n, passes) in outcome.passes.iter().enumerate() {
@@ -107,7 +108,7 @@ fn show(asked: &str, outcome: &Outcome) {
         }
     }
     let line = [room, verdict, &why, &filters.join(", ")];
-    println!("{}", line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  "));
+    print_line!("{}", line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  "))
 }
 
 fn object(message: &Outgoing, outcome: &Outcome, spent: &Instructions) -> Value {

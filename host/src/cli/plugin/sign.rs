@@ -1,6 +1,9 @@
 //! `switchyard plugin keygen` and `switchyard plugin sign`: the files of those who vouch for plugins.
 
-use crate::plugin::{SecretKey, signature_file};
+use crate::{
+    output::print_line,
+    plugin::{SecretKey, signature_file},
+};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::{
@@ -38,10 +41,10 @@ pub fn keygen(args: KeygenArgs) -> anyhow::Result<()> {
     };
     writeln!(file, "{}", key.reveal()).and_then(|()| file.sync_all()).with_context(|| name.to_string())?;
     let public = key.public();
-    println!(
+    print_line!(
         "{public}\n\n{name} holds the private key: keep it where plugins are signed, and off the nodes. \
          Their configuration gets the public one:\n\n[signatures]\nkeys = [\"{public}\"]"
-    );
+    )?;
     Ok(())
 }
 
@@ -56,6 +59,6 @@ pub fn sign(args: SignArgs) -> anyhow::Result<()> {
     let half = target.with_extension("sig.new");
     let written = fs::write(&half, key.sign(&bytes) + "\n").and_then(|()| fs::rename(&half, &target));
     written.with_context(|| name.to_string())?;
-    println!("{name} vouches for {file}, with {}", key.public());
+    print_line!("{name} vouches for {file}, with {}", key.public())?;
     Ok(())
 }

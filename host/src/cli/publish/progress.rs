@@ -1,8 +1,9 @@
 //! How far a long feed is, on standard error.
 
 use super::window::Tally;
+use crate::output::remark;
 use std::{
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, stderr},
     time::Duration,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -39,19 +40,17 @@ impl Progress {
     pub fn show(&mut self, tally: &Tally) {
         let line = line(tally, self.total, self.elapsed());
         if self.terminal {
-            eprint!("\r\x1b[2K{line}");
-            stderr().flush().ok();
+            remark(format_args!("\r\x1b[2K{line}"));
             self.shown = true;
         } else {
-            eprintln!("{line}");
+            remark(format_args!("{line}\n"));
         }
     }
 
     /// Makes room for another line.
     pub fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[2K");
-            stderr().flush().ok();
+            remark("\r\x1b[2K");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! What was sent and not answered yet, and what became of the rest.
 
-use super::{feed::Outgoing, print, progress::grouped};
-use crate::cli::client::{
-    note,
-    wire::{Head, Publish, Refusal},
+use super::{feed::Outgoing, progress::grouped};
+use crate::{
+    cli::client::{
+        note,
+        wire::{Head, Publish, Refusal},
+    },
+    output::print_line,
 };
 use serde_json::json;
 use std::{
@@ -106,11 +109,11 @@ impl Tally {
             if head.duplicate {
                 answer["duplicate"] = true.into();
             }
-            return print(&answer.to_string());
+            return Ok(print_line!("{answer}")?);
         }
         if line.is_none() {
             let again = if head.duplicate { ", where it was before" } else { "" };
-            print(&format!("published to {room} at offset {offset}{again}"))?;
+            print_line!("published to {room} at offset {offset}{again}")?;
         }
         Ok(())
     }
@@ -136,7 +139,7 @@ impl Tally {
             if line.is_none() {
                 answer.as_object_mut().expect("an object").remove("line");
             }
-            print(&answer.to_string())?;
+            print_line!("{answer}")?;
         } else if let Some(line) = line {
             match self.failed() {
                 failed if failed < SHOWN => note(format_args!("line {line}: {text}")),

@@ -1,0 +1,122 @@
+//! Commands whose output cannot be written.
+
+use super::{serve::PORTS, stderr};
+use serde_json::json;
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::Path,
+    process::{Output, Stdio},
+};
+use switchyard_tests::{Answer, Client, KEY, PATIENCE, Process, Redis, Server, command, eventually};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
+
+async fn printing_to(folder: &Path, arguments: &[&str], out: impl Into<Stdio>) -> Output {
+    let mut command = command(folder, arguments, &[]);
+    command.stdout(out).stderr(Stdio::piped());
+    let child = command.spawn().expect("a process");
+    timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").expect("a status")
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").expect("/dev/full")
+}
+
+/// A pipe that nobody reads.
+fn closed() -> std::io::PipeWriter {
+    std::io::pipe().expect("a pipe").1
+}
+
+#[tokio::test]
+async fn a_full_disk_is_one_sentence_and_a_closed_pipe_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let redis = Redis::start().await;
+    fs::write(folder.join("s.toml"), format!("[store]\nurl = \"{}\"\n", redis.url())).expect("a file");
+    let add = ["key", "add", "--config", "s.toml", "--principal", "acme", "--scope", "publish"];
+    let added = switchyard_tests::run(folder, &add, &[]).await;
+    assert!(added.status.success(), "{}", stderr(&added));
+    let guest = switchyard_tests::guest("threshold_filter");
+    let guest = guest.to_str().expect("text");
+    for arguments in [
+        &["key", "new", "--principal", "acme", "--scope", "publish"][..],
+        &["key", "new", "--principal", "acme", "--scope", "publish", "--json"],
+        &["key", "list", "--config", "s.toml"],
+        &["key", "list", "--config", "s.toml", "--json"],
+        &add,
+        &["check", "--config", "s.toml"],
+        &["plugin", "check", guest],
+        &["plugin", "run", guest, "--room", "a", "1"],
+    ] {
+        let output = printing_to(folder, arguments, full()).await;
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert_eq!(
+            said, "switchyard: standard output: No space left on device (os error 28)\n",
+            "{arguments:?}"
+        );
+        let output = printing_to(folder, arguments, closed()).await;
+        assert_eq!((output.status.code(), &*stderr(&output)), (Some(1), ""), "{arguments:?}");
+    }
+    let keys = switchyard_tests::run(folder, &["key", "list", "--config", "s.toml"], &[]).await;
+    assert_eq!(
+        super::stdout(&keys).lines().count(),
+        1,
+        "a key that nobody was shown is not left in the store"
+    );
+}
+
+/// As with `| head -1`.
+#[tokio::test]
+async fn listening_ends_quietly_when_its_reader_has_enough() {
+    let server = Server::start("").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = ["listen", "--json", "--url", &server.url, "prices"];
+    let mut command = command(folder.path(), &arguments, &[("SWITCHYARD_KEY", KEY)]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
+    let mut client = Client::connect(&server).await;
+    eventually("a listener", async || {
+        let (status, body) = server.call("GET", "/v1/rooms/prices", Some(KEY), "").await;
+        (status == 200 && body.contains(r#""members":1"#)).then_some(())
+    })
+    .await;
+    client.publish("prices", json!(1)).await;
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").is_some());
+    drop(lines);
+    client.publish("prices", json!(2)).await;
+    let output =
+        timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").expect("a status");
+    assert_eq!((output.status.code(), &*stderr(&output)), (Some(1), ""));
+}
+
+/// Its addresses are known from the configuration.
+#[tokio::test]
+async fn a_node_serves_though_nobody_reads_what_it_prints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    for out in [Stdio::from(closed()), full().into()] {
+        let (server, admin) = (free(), free());
+        let ports = format!("[server]\nlisten = \"{server}\"\n[admin]\nlisten = \"{admin}\"\n");
+        fs::write(folder.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
+        let mut command = command(folder.path(), &["serve", "--config", "s.toml"], &[]);
+        let mut child = command.stdout(out).stderr(Stdio::null()).spawn().expect("a process");
+        eventually("a listener", async || tokio::net::TcpStream::connect(admin).await.ok()).await;
+        let url = format!("ws://{server}/v2/realtime");
+        let mut client = Client::connect_at(&url, json!({"auth": {"apiKey": KEY}})).await;
+        client.publish("prices", json!(1)).await;
+        assert_eq!(Answer::of(&admin.to_string(), "GET", "/readyz", "", b"").await.status, 200);
+        child.kill().await.expect("a process");
+    }
+    // A port that is taken is said as ever.
+    fs::write(folder.path().join("s.toml"), format!("{PORTS}{}", Server::keys())).expect("a file");
+    let process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
+    let listen = [("SWITCHYARD_SERVER__LISTEN", process.address())];
+    let output = switchyard_tests::run(folder.path(), &["serve", "--config", "s.toml"], &listen).await;
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("switchyard: server.listen: cannot listen on "), "{said}");
+}
