@@ -112,11 +112,6 @@ pub fn kind(file: FileType) -> Option<&'static str> {
     }
 }
 
-/// Runs what may block, as file systems do, beside the tasks. `None`: it did not come to an end.
-pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

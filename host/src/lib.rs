@@ -1,8 +1,9 @@
 //! Switchyard: a WebSocket routing engine whose policy is sandboxed Wasm.
 
-#![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 pub mod admin;
+pub mod blocking;
 pub mod cli;
 pub mod close;
 pub mod config;
@@ -22,3 +23,4 @@ pub mod session;
 pub mod socket;
 pub mod store;
 pub mod unit;
+pub mod vital;

@@ -15,10 +15,10 @@ use crate::{
     config::Config,
     hub::{Hub, HubConfig},
     metrics::Metrics,
-    plugin::Engine,
     server::{self, Tls},
     session::Services,
     store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys},
+    vital::Vitals,
 };
 use access::{Configured, all_keys};
 use arc_swap::ArcSwap;
@@ -50,6 +50,8 @@ pub struct Node {
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
     draining: CancellationToken,
+    /// A plugin could not be loaded for lack of a thread.
+    lacks_thread: bool,
 }
 
 impl Node {
@@ -67,17 +69,18 @@ impl Node {
         let starting = Box::pin(start_hub(&config, admin));
         let Some(hub) = stop.run_until_cancelled(starting).await.transpose()? else { return Ok(None) };
         let beginning = async {
-            hub.begin(|what| admin.status.waits(what)).await;
-            first_keys(&hub, admin).await
+            let lacks_thread = hub.begin(|what| admin.status.waits(what)).await;
+            (lacks_thread, first_keys(&hub, admin).await)
         };
-        let Some(stored) = stop.run_until_cancelled(Box::pin(beginning)).await else {
+        let Some((lacks_thread, stored)) = stop.run_until_cancelled(Box::pin(beginning)).await else {
             close(&hub).await;
             return Ok(None);
         };
         let keys = all_keys(&Configured::of(&config), &stored.keys);
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
-        Ok(Some(Self { config, source, services, stored, tls, draining: CancellationToken::new() }))
+        let draining = CancellationToken::new();
+        Ok(Some(Self { config, source, services, stored, tls, draining, lacks_thread }))
     }
 
     /// Operators are served everything from now on.
@@ -85,16 +88,25 @@ impl Node {
         admin.open(self.services.clone(), self.draining.clone());
     }
 
-    /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere.
-    pub async fn run(self, listeners: Listeners, stop: CancellationToken) {
+    /// The tasks that this node cannot live without; whoever adds another starts it there.
+    pub fn vitals(&self) -> &Vitals {
+        &self.services.hub.vitals
+    }
+
+    /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere. An error: the node stopped by
+    /// itself, because it could not go on without what failed.
+    pub async fn run(self, listeners: Listeners, stop: CancellationToken) -> anyhow::Result<()> {
         let Listeners { server: listener, admin } = listeners;
         self.open(&admin);
         let Self { config, services, tls, draining, .. } = &self;
         let (hub, server, draining) = (services.hub.clone(), config.server.clone(), draining.clone());
+        let vitals = hub.vitals.clone();
         let served = server::run(server, listener, tls.clone(), services.clone(), draining.clone());
-        let served = tokio::spawn(served);
+        let served = vitals.task("the clients' listener", served);
+        let watched = reload::watch(self, admin.status.clone(), host(admin.address));
         tokio::select! {
-            () = reload::watch(self, admin.status.clone(), host(admin.address)) => unreachable!("watching goes on"),
+            () = vitals.for_ever("reading files again", watched) => {}
+            () = vitals.failed() => {}
             () = stop.cancelled() => {}
         }
         tracing::info!(connections = hub.connections.len(), "draining");
@@ -105,26 +117,31 @@ impl Node {
         }
         close(&hub).await;
         admin.end().await;
+        match vitals.failure() {
+            None => Ok(()),
+            Some(failure) => anyhow::bail!("{failure}; the node has stopped, as it cannot go on without it"),
+        }
     }
 }
 
 async fn start_hub(config: &Config, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
     let cache = config.cache.open().map_err(anyhow::Error::msg)?;
-    let engine = if config.plugins.is_empty() { None } else { Some(Engine::new()?.cached(cache)) };
     let hub = HubConfig {
         plugins: config.plugins.clone(),
-        engine,
+        cache,
         ungoverned: config.rooms.ungoverned,
         message_bytes: config.session.message,
+        vitals: admin.vitals.clone(),
     };
     let metrics: Metrics = admin.metrics.clone();
     let retention = Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
     let (site, counted, status) = (config.store.site(), metrics.store.clone(), admin.status.clone());
+    let vitals = admin.vitals.clone();
     let store = move |feed| async move {
         let says = move |what: &str| status.waits(what);
         Ok::<_, String>(match site {
-            None => Memory::new(retention, feed) as Arc<dyn Store>,
-            Some(site) => Redis::connect(&site, retention, counted, feed, says).await?,
+            None => Memory::new(retention, feed, &vitals) as Arc<dyn Store>,
+            Some(site) => Redis::connect(&site, retention, counted, feed, says, &vitals).await?,
         })
     };
     Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)

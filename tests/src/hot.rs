@@ -159,7 +159,7 @@ impl Recovery {
             session: Duration::from_secs(60),
             key: Duration::from_secs(60),
         };
-        let store = Memory::new(retention, Arc::new(|_| true));
+        let store = Memory::new(retention, Arc::new(|_| true), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
         store.watch(&room);
         let publish = || {

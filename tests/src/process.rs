@@ -89,7 +89,10 @@ impl Starting {
     async fn try_serves(mut self) -> Result<Process, ExitStatus> {
         let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("text");
         let Some(line) = line else {
-            return Err(timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status"));
+            return Err(timeout(PATIENCE, self.child.wait())
+                .await
+                .expect("an end in time")
+                .expect("a status"));
         };
         let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let text =

@@ -8,6 +8,7 @@ use switchyard::{
     config::Config,
     key::Digest,
     node::{Listeners, Node, Source},
+    vital::Vitals,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,7 +23,9 @@ pub struct Server {
     /// The configuration, to be edited.
     pub file: PathBuf,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    /// Of the node.
+    pub vitals: Vitals,
+    task: JoinHandle<Result<(), String>>,
     _folder: tempfile::TempDir,
 }
 
@@ -64,8 +67,10 @@ impl Server {
         let stop = CancellationToken::new();
         let node = Node::start(config, source, &admin, &stop).await;
         let node = node.unwrap_or_else(|error| panic!("{error:#}")).expect("nobody stops it");
-        let task = tokio::spawn(node.run(Listeners { server, admin }, stop.clone()));
-        Self { url, admin: admin_url, file, stop, task, _folder: folder }
+        let vitals = node.vitals().clone();
+        let ended = node.run(Listeners { server, admin }, stop.clone());
+        let task = tokio::spawn(async { ended.await.map_err(|error| format!("{error:#}")) });
+        Self { url, admin: admin_url, file, stop, vitals, task, _folder: folder }
     }
 
     /// Begins to drain.
@@ -74,9 +79,15 @@ impl Server {
     }
 
     /// Drains and waits until it is gone.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.stop.cancel();
-        (&mut self.task).await.expect("a node ends without a panic");
+        self.ended().await.expect("a node that ends because it was told to");
+    }
+
+    /// Waits until it is gone by itself: why.
+    pub async fn ended(mut self) -> Result<(), String> {
+        let ended = tokio::time::timeout(2 * PATIENCE, &mut self.task).await;
+        ended.expect("an end in time").expect("a node ends without a panic")
     }
 
     /// Where the TCP port is, without scheme and path.

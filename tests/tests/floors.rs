@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the roof to the ground. Modules of one line know nothing of each other.
-const FLOORS: [&[&str]; 17] = [
+const FLOORS: [&[&str]; 20] = [
     &["main"],
     &["cli"],
     &["node"],
@@ -27,6 +27,8 @@ const FLOORS: [&[&str]; 17] = [
     &["unit"],
     &["file"],
     // What the whole process shares.
+    &["vital"],
+    &["blocking"],
     &["log", "output"],
 ];
 

@@ -29,6 +29,7 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
     if api.draining.is_cancelled() {
         reasons.push("draining: this node is about to stop".to_owned());
     }
+    reasons.extend(api.services.hub.vitals.failure().map(str::to_owned));
     match tokio::time::timeout(STORE, api.services.hub.store.check()).await {
         // All nodes would be taken out of service together, with what they can still do.
         Ok(Ok(part)) => degraded = part,

@@ -9,6 +9,7 @@ use crate::{
     metrics::Metrics,
     protocol::{Code, Refusal, http},
     session::Services,
+    vital::Vitals,
 };
 use axum::{
     Router,
@@ -37,6 +38,8 @@ pub struct Admin {
     pub status: Arc<Status>,
     /// The node's own, of which the listener tells from the beginning.
     pub metrics: Metrics,
+    /// The tasks that the node cannot live without, the listener's among them.
+    pub vitals: Vitals,
     desk: Arc<Desk>,
     ended: CancellationToken,
     task: JoinHandle<()>,
@@ -98,8 +101,9 @@ impl Admin {
         status.waits("it is starting");
         let desk = Desk { router: OnceLock::new(), status: status.clone(), metrics: metrics.clone() };
         let desk = Arc::new(desk);
-        let task = tokio::spawn(accept(listener, desk.clone(), ended.clone()));
-        Ok(Self { address, status, metrics, desk, ended, task })
+        let vitals = Vitals::default();
+        let task = vitals.task("the operators' listener", accept(listener, desk.clone(), ended.clone()));
+        Ok(Self { address, status, metrics, vitals, desk, ended, task })
     }
 
     /// Serves everything from now on; `draining` shows in readiness.

@@ -76,8 +76,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let error: &dyn std::error::Error = &error;
         tracing::warn!(error, "the addresses cannot be printed; serving all the same");
     }
-    node.run(Listeners { server, admin }, stop).await;
-    Ok(())
+    node.run(Listeners { server, admin }, stop).await
 }
 
 /// Connections that may wait to be accepted.

@@ -71,7 +71,7 @@ pub enum Command {
     Swap {
         plugin: Arc<Plugin>,
         on_failure: OnFailure,
-        reply: oneshot::Sender<Result<(), String>>,
+        reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// From now on a candidate sees what the plugin is asked, or none does.
     Reflect(Option<Mirror>),

@@ -1,21 +1,26 @@
 //! Where plugins are asked whether a connection may come in. A thread and instances of its own, so that a plugin
 //! that is busy with its rooms does not keep clients from connecting.
 
+use super::{no_thread, wards::conflict};
 use crate::{
     plugin::{Connecting, Governor, Limits, Mirror, OnFailure, Plugin, RefusalCode},
     protocol::{Code, Refusal},
+    vital::Vitals,
 };
 use std::{
     collections::BTreeMap,
+    io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 use tokio::sync::{mpsc, oneshot};
 
 pub struct Lobby {
-    questions: mpsc::UnboundedSender<Question>,
+    /// There is a thread from the first version on that wants to be asked.
+    questions: OnceLock<mpsc::UnboundedSender<Question>>,
+    vitals: Vitals,
     /// How many plugins want to be asked.
     governors: Arc<AtomicUsize>,
 }
@@ -30,11 +35,14 @@ enum Question {
 type Governors = BTreeMap<usize, Governor>;
 
 impl Lobby {
-    /// The thread ends with the lobby.
-    pub fn start() -> Self {
+    pub fn new(vitals: Vitals) -> Self {
+        Self { questions: OnceLock::new(), vitals, governors: Arc::default() }
+    }
+
+    /// Starts the thread, which ends with the lobby.
+    fn open(&self) -> io::Result<mpsc::UnboundedSender<Question>> {
         let (questions, mut asked) = mpsc::unbounded_channel();
-        let (mut governors, count) = (Governors::new(), Arc::new(AtomicUsize::new(0)));
-        let counted = count.clone();
+        let (mut governors, counted) = (Governors::new(), self.governors.clone());
         let serve = move || {
             while let Some(question) = asked.blocking_recv() {
                 match question {
@@ -52,33 +60,41 @@ impl Lobby {
                 }
             }
         };
-        std::thread::Builder::new()
-            .name("lobby".into())
-            .spawn(serve)
-            .expect("the system has a thread for the lobby");
-        Self { questions, governors: count }
+        self.vitals.thread("lobby".into(), serve)?;
+        Ok(questions)
     }
 
     pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
         if self.governors.load(Ordering::Acquire) == 0 {
             return Ok(Limits::default());
         }
+        let Some(questions) = self.questions.get() else { return Ok(Limits::default()) };
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question::Admit(connecting, reply)).ok();
+        questions.send(Question::Admit(connecting, reply)).ok();
         answer
             .await
             .unwrap_or_else(|_| Err(Refusal::new(Code::PluginFailed, "this node is stopping; connect again")))
     }
 
     /// Puts a version in charge of the `index`-th plugin's questions, or none. A version without that hook is not asked.
-    pub async fn swap(&self, index: usize, version: Option<(Arc<Plugin>, OnFailure)>) -> Result<(), String> {
+    pub async fn swap(&self, index: usize, version: Option<(Arc<Plugin>, OnFailure)>) -> Result<(), Refusal> {
+        let wants = version.as_ref().is_some_and(|(plugin, _)| plugin.info().hooks.connect);
+        let questions = match self.questions.get() {
+            Some(questions) => questions,
+            None if !wants => return Ok(()),
+            None => {
+                let opened = self.open().map_err(|error| no_thread("of connections", error))?;
+                // Another plugin may have been quicker; then this thread ends.
+                self.questions.get_or_init(|| opened)
+            }
+        };
         let (reply, swapped) = oneshot::channel();
-        self.questions.send(Question::Swap(index, version, reply)).ok();
-        swapped.await.unwrap_or_else(|_| Err("this node is stopping".to_owned()))
+        questions.send(Question::Swap(index, version, reply)).ok();
+        swapped.await.unwrap_or_else(|_| Err("this node is stopping".to_owned())).map_err(conflict)
     }
 
     pub fn reflect(&self, index: usize, mirror: Option<Mirror>) {
-        self.questions.send(Question::Reflect(index, mirror)).ok();
+        self.questions.get().map(|questions| questions.send(Question::Reflect(index, mirror)));
     }
 }
 

@@ -26,10 +26,11 @@ pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{
     metrics::Metrics,
-    plugin::{Connecting, Engine, Limits},
+    plugin::{Cache, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
     room::{Kind, RoomName},
     store::{Message, Store, Unavailable},
+    vital::Vitals,
 };
 use command::{Command, Queue, SeatId, Sieved};
 use lobby::Lobby;
@@ -39,7 +40,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 
 /// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
 /// waiting only behind a plugin that is too slow for its rooms.
@@ -49,10 +50,13 @@ pub struct Hub {
     pub store: Arc<dyn Store>,
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
+    /// What this node cannot live without.
+    pub vitals: Vitals,
     ungoverned: Ungoverned,
     lobby: Lobby,
-    /// Compiles plugins; there is one where there are plugins.
-    engine: Option<Engine>,
+    /// Compiles plugins, from the first on.
+    engine: OnceCell<Engine>,
+    cache: Option<Arc<Cache>>,
     wards: Vec<Ward>,
     routes: Arc<Routes>,
     shards: Vec<Handle>,
@@ -68,6 +72,11 @@ pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
 struct Handle {
     queue: Queue,
     backlog: Arc<AtomicUsize>,
+}
+
+/// What the system has no thread for now may be done later.
+fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
+    Refusal::retry(Code::Overloaded, format!("the thread {whose} cannot be started: {error}"), 1000)
 }
 
 impl Hub {

@@ -10,6 +10,7 @@ use super::{
     room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
     store_is_away,
+    wards::conflict,
 };
 use crate::{
     metrics::Metrics,
@@ -100,7 +101,7 @@ impl Shard {
         }
     }
 
-    fn handle(&mut self, command: Command) {
+    pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Store(Event::Published(message)) => {
                 self.backlog.fetch_sub(1, Ordering::Relaxed);
@@ -140,7 +141,7 @@ impl Shard {
                 None => drop(reply.send(Settled::Gone)),
             },
             Command::Swap { plugin, on_failure, reply } => {
-                reply.send(self.policy.swap(plugin, on_failure)).ok();
+                reply.send(self.policy.swap(plugin, on_failure).map_err(conflict)).ok();
             }
             Command::Reflect(mirror) => self.policy.reflect(mirror),
             Command::Written => self.flush.written(Instant::now()),

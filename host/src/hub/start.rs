@@ -5,6 +5,7 @@ use super::{
     command::Command,
     flush::Flush,
     lobby::Lobby,
+    no_thread,
     policy::{Policy, Ungoverned},
     routes::Routes,
     shard::Shard,
@@ -12,27 +13,31 @@ use super::{
 use crate::{
     close::Close,
     metrics::Metrics,
-    plugin::{Engine, PluginConfig},
+    plugin::{Cache, PluginConfig},
     store::{Event, Feed, Store},
+    vital::Vitals,
 };
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc, oneshot};
 
 pub struct HubConfig {
     /// By precedence. None is in charge of its rooms until [`Hub::begin`].
     pub plugins: Vec<PluginConfig>,
-    /// Needed where there are plugins.
-    pub engine: Option<Engine>,
+    /// Of compiled plugins.
+    pub cache: Option<Cache>,
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
     pub message_bytes: usize,
+    /// Told of shards that panic.
+    pub vitals: Vitals,
 }
 
 impl Hub {
@@ -46,6 +51,7 @@ impl Hub {
     where
         Made: Future<Output = Result<Arc<dyn Store>, E>>,
     {
+        let vitals = config.vitals;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let names = config.plugins.iter().map(|p| (p.name().to_owned(), p.rooms.clone())).collect();
         let routes = Arc::new(Routes::new(names, cores));
@@ -84,14 +90,8 @@ impl Hub {
                 flush: Flush::new(Instant::now()),
             };
             match plugin {
-                None => drop(tokio::spawn(shard.run(receiver))),
-                Some(plugin) => {
-                    let runtime = tokio::runtime::Handle::current();
-                    std::thread::Builder::new()
-                        .name(format!("plugin {plugin}"))
-                        .spawn(move || runtime.block_on(shard.run(receiver)))
-                        .expect("the system has a thread for each plugin");
-                }
+                None => drop(vitals.task("the shard of rooms without a plugin", shard.run(receiver))),
+                Some(plugin) => governed(plugin, shard, receiver, &vitals),
             }
         }
         let ungoverned = config.ungoverned;
@@ -100,12 +100,65 @@ impl Hub {
             connections,
             metrics,
             ungoverned,
-            lobby: Lobby::start(),
-            engine: config.engine,
+            lobby: Lobby::new(vitals.clone()),
+            vitals,
+            engine: OnceCell::new(),
+            cache: config.cache.map(Arc::new),
             wards,
             routes,
             shards,
         }))
+    }
+}
+
+/// A shard, its queue, and the command that is to be carried out first.
+type Given = (Shard, mpsc::UnboundedReceiver<Command>, Option<Command>);
+
+/// Runs a plugin's shard on a thread of its own. While the system has none for it, its rooms are closed, which takes no thread, and
+/// each version that is to be in charge tries again.
+fn governed(plugin: String, shard: Shard, commands: mpsc::UnboundedReceiver<Command>, vitals: &Vitals) {
+    match thread(&plugin, vitals) {
+        Ok(given) => drop(given.send((shard, commands, None))),
+        Err(error) => {
+            tracing::error!(plugin, %error, "no thread can be started for a plugin; its rooms are closed");
+            let closed = closed(plugin, shard, commands, vitals.clone());
+            vitals.task("the shard of a plugin without a thread", closed);
+        }
+    }
+}
+
+/// A thread that waits for its shard: one that cannot be started takes no shard along.
+fn thread(plugin: &str, vitals: &Vitals) -> io::Result<oneshot::Sender<Given>> {
+    let (given, is_given) = oneshot::channel::<Given>();
+    let runtime = tokio::runtime::Handle::current();
+    let run = async move {
+        if let Ok((mut shard, commands, first)) = is_given.await {
+            first.into_iter().for_each(|command| shard.handle(command));
+            shard.run(commands).await;
+        }
+    };
+    vitals.thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
+    Ok(given)
+}
+
+async fn closed(
+    plugin: String,
+    mut shard: Shard,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    vitals: Vitals,
+) {
+    while let Some(command) = commands.recv().await {
+        let Command::Swap { plugin: version, on_failure, reply } = command else {
+            shard.handle(command);
+            continue;
+        };
+        match thread(&plugin, &vitals) {
+            Ok(given) => {
+                let swap = Command::Swap { plugin: version, on_failure, reply };
+                return drop(given.send((shard, commands, Some(swap))));
+            }
+            Err(error) => drop(reply.send(Err(no_thread(&format!("of plugin '{plugin}'"), error)))),
+        }
     }
 }
 

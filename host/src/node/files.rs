@@ -111,13 +111,22 @@ impl Follower {
             changed,
             has_warned: false,
         };
+        // A watcher does not say that the system has no thread for it: what it was given is dropped then, and it panics when it is
+        // used or dropped.
+        let alive = Arc::new(());
+        let held = alive.clone();
         let handler = move |event: notify::Result<Event>| {
+            let _held = &held;
             let Ok(event) = event else { return };
             for order in told(&event, &files.load()) {
                 orders.send(order).ok();
             }
         };
         match notify::recommended_watcher(handler) {
+            Ok(watcher) if Arc::strong_count(&alive) == 1 => {
+                std::mem::forget(watcher);
+                follower.warn(&std::io::Error::from(std::io::ErrorKind::WouldBlock).into());
+            }
             Ok(watcher) => follower.watcher = Some(watcher),
             Err(error) => follower.warn(&error),
         }

@@ -2,6 +2,7 @@
 //! one that takes long to compile delays no other, and nothing else.
 
 use crate::{
+    blocking::AGAIN,
     hub::Hub,
     plugin::PluginConfig,
     protocol::Code,
@@ -31,13 +32,15 @@ pub struct Plugins {
 
 impl Plugins {
     /// Those of the configuration that the node began with. `host` is where operators find this node.
-    pub fn start(hub: &Arc<Hub>, configs: &[PluginConfig], host: String) -> Self {
+    /// Where one `lacks_thread`, all are read again soon.
+    pub fn start(hub: &Arc<Hub>, configs: &[PluginConfig], host: String, lacks_thread: bool) -> Self {
         let (told, versions) = watch::channel(None);
-        let follow = tokio::spawn(ask(hub.clone(), host, told));
+        let follow = hub.vitals.task("the task that follows plugins", ask(hub.clone(), host, told));
         let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(follow)]);
         for (index, config) in configs.iter().enumerate() {
             let (sender, receiver) = watch::channel(config.clone());
-            let keep = tokio::spawn(keep(hub.clone(), index, receiver, versions.clone()));
+            let keep = keep(hub.clone(), index, receiver, versions.clone(), lacks_thread);
+            let keep = hub.vitals.task("the task that keeps a plugin", keep);
             wanted.push(sender);
             tasks.push(AbortOnDropHandle::new(keep));
         }
@@ -69,8 +72,10 @@ async fn keep(
     index: usize,
     mut wanted: watch::Receiver<PluginConfig>,
     mut versions: Versions,
+    lacks_thread: bool,
 ) {
-    let (mut reads, mut follows, mut followed) = (false, false, None::<Revision>);
+    let mut pause = if lacks_thread { AGAIN } else { ASK };
+    let (mut reads, mut follows, mut followed) = (lacks_thread, false, None::<Revision>);
     loop {
         let is_again = tokio::select! {
             changed = wanted.changed() => {
@@ -83,13 +88,15 @@ async fn keep(
                 follows = true;
                 false
             }
-            () = tokio::time::sleep(ASK), if reads || follows => true,
+            () = tokio::time::sleep(pause), if reads || follows => true,
         };
         if reads {
             let config = wanted.borrow_and_update().clone();
             let name = config.name().to_owned();
             let read = hub.reread(index, config).await;
-            reads = read.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable);
+            let code = read.as_ref().err().map(|refusal| refusal.code);
+            reads = matches!(code, Some(Code::StoreUnavailable | Code::Overloaded));
+            pause = if code == Some(Code::Overloaded) { AGAIN } else { ASK };
             if let Err(refusal) = read
                 && !(reads && is_again)
             {

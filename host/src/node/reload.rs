@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     admin::Status,
+    blocking,
     config::Config,
-    file,
     metrics::Metrics,
     server::{Tls, TlsConfig},
     store::{Store, StoredKeys},
@@ -26,19 +26,21 @@ const ASK: Duration = Duration::from_millis(500);
 
 /// Takes up changes for ever. `host` is where operators find this node.
 pub async fn watch(node: Node, status: Arc<Status>, host: String) {
-    let Node { config, mut source, services, stored, tls, draining: _ } = node;
+    let Node { config, mut source, services, stored, tls, draining: _, lacks_thread } = node;
     let (access, told) = mpsc::unbounded_channel();
     let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
     let certificate = watch::Sender::new(None);
+    let (vitals, asking) = (&services.hub.vitals, ask(services.hub.store.clone(), stored, access.clone()));
     let mut tasks = vec![
-        tokio::spawn(enforcer.enforce(told)),
-        tokio::spawn(ask(services.hub.store.clone(), stored, access.clone())),
+        vitals.task("the task that holds everybody to their keys", enforcer.enforce(told)),
+        vitals.task("the task that asks for keys", asking),
     ];
     if let Some(tls) = tls {
-        tasks.push(tokio::spawn(renew(tls, certificate.subscribe(), status.clone())));
+        let renewing = renew(tls, certificate.subscribe(), status.clone());
+        tasks.push(vitals.task("the task that reads certificates", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = Plugins::start(&services.hub, &config.plugins, host);
+    let plugins = Plugins::start(&services.hub, &config.plugins, host, lacks_thread);
     let metrics = services.hub.metrics.clone();
     let mut reloader =
         Reloader { config, access, plugins, certificate, status, metrics, guard: Guard::default() };
@@ -73,7 +75,8 @@ async fn renew(tls: Arc<Tls>, mut told: watch::Receiver<Option<TlsConfig>>, stat
     while told.changed().await.is_ok() {
         let Some(files) = told.borrow_and_update().clone() else { continue };
         let tls = tls.clone();
-        let renewed = file::aside(move || tls.reload(&files)).await.unwrap_or(Ok(()));
+        let renewed = blocking::run_in_time("reads a certificate", move || tls.reload(&files)).await;
+        let renewed = renewed.unwrap_or_else(|error| Err(error.to_string()));
         if let Err(error) = &renewed {
             tracing::error!("{error}; the certificate stays as it was");
         }

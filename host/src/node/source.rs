@@ -5,8 +5,8 @@ use super::{
     guard::Cause,
 };
 use crate::{
+    blocking,
     config::{Config, Text, environment},
-    file,
     plugin::PluginConfig,
 };
 use std::{
@@ -65,7 +65,8 @@ impl Source {
             }
             Ok((text.config(&environment())?, text.digest()))
         };
-        file::aside(read).await.unwrap_or_else(|| Err("reading the configuration was interrupted".into()))
+        let read = blocking::run_in_time("reads the configuration", read).await;
+        read.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// Follows the files that this configuration names, and of the plugins these.
@@ -73,7 +74,7 @@ impl Source {
         let mut paths: Vec<PathBuf> = plugins.flat_map(PluginConfig::files).collect();
         paths.extend(self.file.clone());
         paths.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
-        if let Some(stamps) = file::aside(move || stamps(paths)).await {
+        if let Ok(stamps) = blocking::run_in_time("looks at files", move || stamps(paths)).await {
             self.files.follow(stamps);
         }
     }

@@ -1,5 +1,6 @@
 //! The ticks that calls are timed by. They cost a core a fiftieth of its time, and so there are none while no call runs.
 
+use crate::vital::Vitals;
 use std::{
     io,
     sync::{
@@ -30,10 +31,10 @@ struct Shared {
 pub struct Running<'a>(&'a Shared);
 
 impl Clock {
-    pub fn start(tick: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub fn start(tick: impl Fn() + Send + 'static, vitals: &Vitals) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let ticking = shared.clone();
-        let thread = thread::Builder::new().name("plugin-deadlines".into()).spawn(move || {
+        let thread = vitals.thread("plugin-deadlines".into(), move || {
             while !ticking.ended.load(SeqCst) {
                 match ticking.running.load(SeqCst) {
                     0 => ticking.rest(),
@@ -42,7 +43,7 @@ impl Clock {
                 thread::sleep(TICK);
             }
         })?;
-        Ok(Self { shared, thread: thread.thread().clone() })
+        Ok(Self { shared, thread })
     }
 
     /// Ticks, the first within twice [`TICK`], while what this gives is held.
@@ -89,7 +90,7 @@ mod tests {
     #[test]
     fn ticks_while_a_call_runs_and_ends_with_its_owner() {
         let (ticked, ticks) = mpsc::channel();
-        let clock = Clock::start(move || ticked.send(()).unwrap()).unwrap();
+        let clock = Clock::start(move || ticked.send(()).unwrap(), &Vitals::default()).unwrap();
         for _ in 0..3 {
             let _running = clock.run();
             ticks.recv_timeout(PATIENCE).unwrap();

@@ -2,8 +2,11 @@
 
 use super::cache::Cache;
 use super::clock::Clock;
+use crate::vital::Vitals;
+use rayon_core::ThreadPoolBuilder;
+use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -40,7 +43,7 @@ impl Default for Budget {
 pub enum EngineError {
     #[error("the WebAssembly runtime cannot be set up on this machine: {0}")]
     Runtime(String),
-    #[error("the thread that enforces plugin deadlines cannot be started: {0}")]
+    #[error("the thread that enforces plugin deadlines cannot be started")]
     Clock(#[from] io::Error),
 }
 
@@ -56,36 +59,42 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// For the command line and tests: one that no node depends on.
+    pub fn new() -> Result<Self, EngineError> {
+        Self::start(&Vitals::default())
+    }
+
     /// Starts the runtime and the thread that drives deadlines, which ends with the last clone and the last
     /// plugin of the engine.
-    pub fn new() -> Result<Self, EngineError> {
+    pub fn start(vitals: &Vitals) -> Result<Self, EngineError> {
         let runtime = wasmtime::Engine::new(&config(Some(pool()))).or_else(|error| {
             tracing::warn!(%error, "plugins start slower: no address space for pooled instances");
             wasmtime::Engine::new(&config(None)).map_err(unfit)
         })?;
-        Self::drive(runtime, false)
+        Self::drive(runtime, false, vitals)
     }
 
     /// For authors: one that counts the instructions of calls, and so is slower. See [`super::Plugin::instructions`].
     pub fn counting() -> Result<Self, EngineError> {
         let mut config = config(None);
         config.consume_fuel(true);
-        Self::drive(wasmtime::Engine::new(&config).map_err(unfit)?, true)
+        Self::drive(wasmtime::Engine::new(&config).map_err(unfit)?, true, &Vitals::default())
     }
 
-    fn drive(runtime: wasmtime::Engine, counts: bool) -> Result<Self, EngineError> {
+    fn drive(runtime: wasmtime::Engine, counts: bool, vitals: &Vitals) -> Result<Self, EngineError> {
         let held = runtime.weak();
-        let clock = Clock::start(move || {
+        let tick = move || {
             if let Some(runtime) = held.upgrade() {
                 runtime.increment_epoch();
             }
-        })?;
+        };
+        let clock = Clock::start(tick, vitals)?;
         Ok(Self { runtime, clock: Arc::new(clock), cache: None, counts })
     }
 
     /// Compiles nothing that is in the cache.
-    pub fn cached(self, cache: Option<Cache>) -> Self {
-        Self { cache: cache.map(Arc::new), ..self }
+    pub fn cached(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
     }
 
     pub(super) fn component(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
@@ -104,8 +113,24 @@ fn unfit(error: wasmtime::Error) -> EngineError {
     EngineError::Runtime(format!("{error:#}"))
 }
 
+/// Whether this process has threads to compile on. They are started once, here, because without any the first compilation
+/// would panic; with none plugins are compiled by who asks for it.
+fn compiles_in_parallel() -> bool {
+    static STARTED: OnceLock<bool> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let started = ThreadPoolBuilder::new().thread_name(|n| format!("compiler {n}")).build_global();
+        // Without a source, the error says that others have started them.
+        let lacking = started.err().filter(|error| error.source().is_some());
+        if let Some(error) = &lacking {
+            tracing::warn!(%error, "plugins are compiled on one thread: no others can be started");
+        }
+        lacking.is_none()
+    })
+}
+
 fn config(pool: Option<PoolingAllocationConfig>) -> Config {
     let mut config = Config::new();
+    config.parallel_compilation(compiles_in_parallel());
     // Three times cheaper calls; no contract function is async.
     config.concurrency_support(false);
     config.epoch_interruption(true);

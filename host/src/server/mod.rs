@@ -69,7 +69,7 @@ pub async fn run(
     draining: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let opening = Arc::new(Opening::start());
+    let opening = Arc::new(Opening::start(&services.hub.vitals));
     let door = Door {
         services,
         config: Arc::new(config),

@@ -1,6 +1,7 @@
 //! Connections on their way in. One task on each core attends to all of them, so that however many come at once, those
 //! that are in wait for one task and not for each that is not in yet.
 
+use crate::vital::Vitals;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
     panic::AssertUnwindSafe,
@@ -18,11 +19,11 @@ pub struct Opening {
 }
 
 impl Opening {
-    pub fn start() -> Self {
+    pub fn start(vitals: &Vitals) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let queues = (0..cores).map(|_| {
             let (queue, openings) = mpsc::unbounded_channel();
-            tokio::spawn(attend(openings));
+            vitals.task("the task of connections on their way in", attend(openings));
             queue
         });
         Self { queues: queues.collect(), next: AtomicUsize::new(0) }
@@ -62,7 +63,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_panics_or_never_ends_delays_no_other() {
-        let opening = Opening::start();
+        let opening = Opening::start(&Vitals::default());
         for _ in 0..100 {
             opening.run(async { panic!("on purpose") });
             opening.run(std::future::pending());

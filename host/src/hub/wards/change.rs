@@ -1,10 +1,10 @@
 //! How another version comes into charge on this node and is made known to all: from a file, from an operator's hand, or back
 //! to one before. A version that cannot be loaded or taken up changes nothing.
 
-use super::{AUDIT, COMPILED, Charge, Ward, took_charge};
+use super::{AUDIT, COMPILED, Charge, Ward, took_charge, undone};
 use crate::{
-    file,
-    hub::{Hub, command::Command, unavailable},
+    blocking,
+    hub::{Hub, command::Command, stopping, unavailable},
     plugin::{Plugin, PluginConfig, Source, digest},
     protocol::{Code, Refusal, unix_ms},
     store::{Change, How, Lineage, Release, Unavailable},
@@ -45,7 +45,7 @@ impl Hub {
         let mut turn = ward.turn.lock().await;
         ward.trust(&config.trust);
         let config = Arc::new(config);
-        let read = source(&config).await;
+        let read = source(&config).await?;
         let file = read.as_ref().ok().map(|source| (digest(&source.code), source.signature.clone()));
         let charge = ward.standing().charge.clone();
         match (read, charge) {
@@ -85,7 +85,7 @@ impl Hub {
         let ward = &self.wards[index];
         let restarted = async {
             let plugin = self.revive(index, config, sha256).await?;
-            self.take_up(index, Charge { plugin, config: config.clone() }, true).await.map_err(conflict)
+            self.take_up(index, Charge { plugin, config: config.clone() }, true).await
         };
         let restarted = restarted.await;
         ward.ends(sha256, &restarted);
@@ -118,7 +118,7 @@ impl Hub {
         let back = async {
             let plugin = self.revive(index, &config, &target).await?;
             let charge = Charge { plugin: plugin.clone(), config: config.clone() };
-            let previous = self.take_up(index, charge, false).await.map_err(conflict)?;
+            let previous = self.take_up(index, charge, false).await?;
             let next = lineage.back_to(&target, None);
             let change = Change { lineage: &next, code: None, dropped: &[] };
             let changed = self.store.change_plugin(name, change).await;
@@ -186,7 +186,7 @@ impl Hub {
         }
         let plugin = match ward.compiled(sha256, config).filter(is_same) {
             Some(plugin) => plugin,
-            None => self.compile(config, code, signature).await.map_err(Refusal::invalid)?,
+            None => self.compile(config, code, signature).await?,
         };
         let release = Release {
             sha256: sha256.to_owned(),
@@ -198,7 +198,7 @@ impl Hub {
             withdrawn: None,
         };
         let charge = Charge { plugin: plugin.clone(), config: config.clone() };
-        let previous = self.take_up(index, charge, true).await.map_err(conflict)?;
+        let previous = self.take_up(index, charge, true).await?;
         match self.announce(name, &release, code).await {
             Ok(lineage) => ward.standing().lineage = lineage,
             Err(error) => {
@@ -251,7 +251,7 @@ impl Hub {
             conflict(format!("the code of version {sha256} of plugin '{name}' is not held any more: load it"))
         };
         let code = code.filter(|code| digest(code) == sha256).ok_or_else(gone)?;
-        self.compile(config, &code, signature.as_deref()).await.map_err(Refusal::invalid)
+        self.compile(config, &code, signature.as_deref()).await
     }
 
     /// Puts a version in charge on this node, between two messages, and gives the one that was. If `watched` it is on
@@ -261,7 +261,7 @@ impl Hub {
         index: usize,
         charge: Charge,
         watched: bool,
-    ) -> Result<Option<Charge>, String> {
+    ) -> Result<Option<Charge>, Refusal> {
         let ward = &self.wards[index];
         let previous = ward.standing().charge.clone();
         let alarms = charge.plugin.stats().alarms();
@@ -282,19 +282,19 @@ impl Hub {
         if let Err(error) = self.take_up(index, previous, false).await {
             tracing::error!(
                 plugin = self.wards[index].name(),
-                error,
+                error = error.message,
                 "the version before does not come back"
             );
         }
     }
 
     /// In the shard and at the door, or in neither.
-    async fn swap(&self, index: usize, charge: &Charge, previous: Option<&Charge>) -> Result<(), String> {
+    async fn swap(&self, index: usize, charge: &Charge, previous: Option<&Charge>) -> Result<(), Refusal> {
         let (plugin, on_failure) = (charge.plugin.clone(), charge.config.on_failure);
         self.lobby.swap(index, Some((plugin.clone(), on_failure))).await?;
         let (reply, swapped) = oneshot::channel();
         self.send(index, Command::Swap { plugin, on_failure, reply });
-        let swapped = swapped.await.unwrap_or_else(|_| Err("this node is stopping".to_owned()));
+        let swapped = swapped.await.unwrap_or_else(|_| Err(stopping()));
         if swapped.is_err() {
             let previous = previous.map(|charge| (charge.plugin.clone(), charge.config.on_failure));
             self.lobby.swap(index, previous).await.ok();
@@ -303,13 +303,13 @@ impl Hub {
     }
 }
 
-/// The plugin's file and its signature.
-pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Source, String> {
+/// The plugin's file and its signature. The inner error: they cannot be read.
+pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Result<Source, String>, Refusal> {
     let read = config.clone();
-    let read = file::aside(move || read.read()).await;
-    read.unwrap_or_else(|| Err(format!("plugin '{}': reading was interrupted", config.name())))
+    let read = blocking::run("reads a plugin", move || read.read()).await;
+    read.map_err(|error| undone("reads a plugin", error))
 }
 
-pub(super) fn conflict(message: String) -> Refusal {
+pub fn conflict(message: String) -> Refusal {
     Refusal::new(Code::Conflict, message)
 }

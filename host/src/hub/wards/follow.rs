@@ -27,8 +27,9 @@ pub struct NodeReport {
 
 impl Hub {
     /// Puts the versions in charge that this node is to begin with. A plugin that cannot be loaded closes its rooms and keeps
-    /// nobody else from working. `status` is told what is waited for.
-    pub async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) {
+    /// nobody else from working. `status` is told what is waited for. Tells whether one of them lacked only a thread.
+    pub async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) -> bool {
+        let mut lacked = false;
         for (index, ward) in self.wards.iter().enumerate() {
             status(&format!("plugin '{}' is being loaded", ward.name()));
             let mut began = self.begin_with(index).await;
@@ -41,9 +42,11 @@ impl Hub {
             if let Err(refusal) = began
                 && ward.plugin().is_none()
             {
+                lacked |= refusal.code == Code::Overloaded;
                 tracing::error!("{}; its rooms are closed", refusal.message);
             }
         }
+        lacked
     }
 
     /// The file's version, if nobody has seen it yet; else the one that is in charge of all nodes.
@@ -52,7 +55,7 @@ impl Hub {
         let mut turn = ward.turn.lock().await;
         let config = ward.config.load_full();
         let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
-        let began = match source(&config).await {
+        let began = match source(&config).await.and_then(|read| read.map_err(Refusal::invalid)) {
             Ok(Source { code, signature }) => {
                 let sha256 = digest(&code);
                 turn.file = Some((sha256.clone(), signature.clone()));
@@ -68,9 +71,9 @@ impl Hub {
                     brought
                 }
             }
-            Err(error) => {
-                ward.fails(Failed::now(None, &error));
-                Err(Refusal::invalid(error))
+            Err(refusal) => {
+                ward.fails(Failed::now(None, &refusal.message));
+                Err(refusal)
             }
         };
         // What another node has put in charge works also where this node's file does not.
@@ -136,14 +139,15 @@ impl Hub {
         let followed = async {
             let plugin = self.revive(index, &config, &sha256).await?;
             let charge = Charge { plugin: plugin.clone(), config };
-            self.take_up(index, charge, is_new).await.map_err(super::change::conflict)?;
+            self.take_up(index, charge, is_new).await?;
             Ok(plugin)
         };
         let followed: Result<_, Refusal> = followed.await;
         ward.ends(&sha256, &followed);
         match followed {
             Ok(plugin) => took_charge(&plugin, "another node", None),
-            Err(refusal) if refusal.code == Code::StoreUnavailable => {
+            // Both may be better in a moment.
+            Err(refusal) if matches!(refusal.code, Code::StoreUnavailable | Code::Overloaded) => {
                 return Err(Unavailable(refusal.message));
             }
             Err(refusal) => {

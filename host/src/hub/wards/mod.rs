@@ -7,13 +7,14 @@ mod shade;
 mod view;
 
 pub use change::Origin;
+pub(super) use change::conflict;
 pub use follow::NodeReport;
 pub use view::{Condition, Reported, Shown};
 
-use super::Hub;
+use super::{Hub, no_thread};
 use crate::{
-    file,
-    plugin::{Plugin, PluginConfig, Shadow, Trust},
+    blocking::{self, BlockingError},
+    plugin::{Engine, EngineError, Plugin, PluginConfig, Shadow, Trust},
     protocol::{Code, Refusal, unix_ms},
     store::Lineage,
 };
@@ -191,12 +192,26 @@ impl Hub {
         config: &Arc<PluginConfig>,
         code: &Bytes,
         signature: Option<&str>,
-    ) -> Result<Arc<Plugin>, String> {
-        let engine = self.engine.clone().ok_or("this node runs no plugins")?;
+    ) -> Result<Arc<Plugin>, Refusal> {
+        let start = async || Ok(Engine::start(&self.vitals)?.cached(self.cache.clone()));
+        let engine = self.engine.get_or_try_init(start).await.cloned().map_err(|error| match error {
+            EngineError::Clock(error) => no_thread("that enforces plugin deadlines", error),
+            error @ EngineError::Runtime(_) => Refusal::invalid(error.to_string()),
+        })?;
         let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
         let compile = move || config.compile(&engine, &code, signature.as_deref());
-        let compiled = file::aside(compile).await;
-        compiled.unwrap_or_else(|| Err("loading was interrupted".to_owned())).map(Arc::new)
+        match blocking::run("compiles a plugin", compile).await {
+            Ok(compiled) => compiled.map(Arc::new).map_err(Refusal::invalid),
+            Err(error) => Err(undone("compiles a plugin", error)),
+        }
+    }
+}
+
+/// Work for which there is no thread may be done later.
+fn undone(work: &str, error: BlockingError) -> Refusal {
+    match error {
+        BlockingError::NoThread(error) => no_thread(&format!("that {work}"), error),
+        BlockingError::Panicked => Refusal::new(Code::Internal, format!("what {work} panicked")),
     }
 }
 

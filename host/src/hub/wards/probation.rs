@@ -44,7 +44,11 @@ impl Hub {
         let reason = format!("it failed repeatedly on probation and went back by itself; {failure}");
         let back_to = previous.sha256().to_owned();
         if let Err(error) = self.take_up(index, previous, false).await {
-            return tracing::error!(plugin = name, error, "the version before does not come back");
+            return tracing::error!(
+                plugin = name,
+                error = error.message,
+                "the version before does not come back"
+            );
         }
         tracing::error!(plugin = name, sha256, back_to, "version withdrawn: {reason}");
         ward.fails(Failed::now(Some(&sha256), &reason));

@@ -5,7 +5,7 @@ use super::{
     change::{Origin, conflict},
 };
 use crate::{
-    hub::{Hub, command::Command},
+    hub::{Hub, command::Command, no_thread},
     plugin::{Mirror, Shadow},
     protocol::{Refusal, unix_ms},
     store::How,
@@ -24,9 +24,8 @@ impl Hub {
             return Err(conflict(message));
         }
         let config = ward.config.load_full();
-        let plugin = self.compile(&config, &code, signature.as_deref()).await.map_err(Refusal::invalid)?;
-        let shadow =
-            Shadow::start(plugin).map_err(|error| conflict(format!("no thread for a candidate: {error}")))?;
+        let plugin = self.compile(&config, &code, signature.as_deref()).await?;
+        let shadow = Shadow::start(plugin).map_err(|error| no_thread("of a candidate", error))?;
         self.reflect(index, Some(shadow.mirror())).await;
         ward.standing().shadow = Some(Casting { shadow, code, signature, since: unix_ms() });
         Ok(ward)

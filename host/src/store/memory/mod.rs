@@ -6,6 +6,7 @@ mod plugins;
 mod sessions;
 
 use super::*;
+use crate::vital::Vitals;
 use log::Log;
 use plugins::Plugins;
 use sessions::{Sessions, Taken};
@@ -34,7 +35,7 @@ pub struct Memory {
 
 impl Memory {
     /// A store whose sweeping ends with it.
-    pub fn new(retention: Retention, feed: Feed) -> Arc<Self> {
+    pub fn new(retention: Retention, feed: Feed, vitals: &Vitals) -> Arc<Self> {
         let store = Arc::new(Self {
             retention,
             feed,
@@ -45,7 +46,7 @@ impl Memory {
             plugins: Mutex::default(),
         });
         let weak = Arc::downgrade(&store);
-        tokio::spawn(async move {
+        vitals.task("the sweep of the memory store", async move {
             let mut ticks = tokio::time::interval(SWEEP);
             loop {
                 ticks.tick().await;
@@ -330,7 +331,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_keeps_the_contract() {
         super::contract::suite(Duration::from_secs(1), |retention, feed| async move {
-            Memory::new(retention, feed) as Arc<dyn Store>
+            Memory::new(retention, feed, &Vitals::default()) as Arc<dyn Store>
         })
         .await;
     }
@@ -339,7 +340,7 @@ mod tests {
     async fn a_room_that_nobody_needs_is_forgotten() {
         let retention =
             Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store = Memory::new(retention, Arc::new(|_| true));
+        let store = Memory::new(retention, Arc::new(|_| true), &Vitals::default());
         let room = RoomName::parse("fleeting").unwrap();
         store.publish(Message { room: &room, event: None, data: "1", key: None }).await.unwrap();
         tokio::time::sleep(Duration::from_secs(590)).await;

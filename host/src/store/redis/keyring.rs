@@ -9,6 +9,7 @@ use crate::{
         StoredKeys, Unavailable,
         registry::{Entries, Entry, REVOKED, Revision, merge},
     },
+    vital::Vitals,
 };
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,9 @@ pub(super) struct Synced {
 impl Keyring {
     /// For the command line, which has no node.
     pub async fn open(site: &Site) -> Result<Self, String> {
-        let opened = super::open(site, Metrics::default().store);
+        // A task that panics is seen by the answer that does not come.
+        let vitals = Vitals::default();
+        let opened = super::open(site, Metrics::default().store, &vitals);
         let late = |_| format!("the store {} does not answer", site.url);
         let (link, ..) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
         Ok(Self::of(Arc::new(link), Names::new(&site.prefix)))

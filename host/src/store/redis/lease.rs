@@ -5,7 +5,7 @@ use super::{
     Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, patrol::Patrol, reaper, scripts,
     shared::Trouble,
 };
-use crate::{protocol::unix_ms, store::ConnectionId};
+use crate::{protocol::unix_ms, store::ConnectionId, vital::Vitals};
 use std::{
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
@@ -58,7 +58,7 @@ pub fn new_node() -> String {
 }
 
 /// Takes a lease and holds it as long as the store is there.
-pub async fn hold(store: &Arc<Redis>) -> Result<(), Unavailable> {
+pub async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unavailable> {
     let now = Instant::now();
     let mut lease = Lease {
         rewritten: now,
@@ -73,7 +73,7 @@ pub async fn hold(store: &Arc<Redis>) -> Result<(), Unavailable> {
     let node = store.shared.node.load_full();
     lease.tick(&store.shared, &node, Some("")).await?;
     let store = Arc::downgrade(store);
-    tokio::spawn(async move { lease.run(store).await });
+    vitals.task("the lease", async move { lease.run(store).await });
     Ok(())
 }
 

@@ -33,7 +33,7 @@ pub use link::Replication;
 pub use url::RedisUrl;
 
 use super::*;
-use crate::metrics::StoreMetrics;
+use crate::{metrics::StoreMetrics, vital::Vitals};
 use fred::types::config::Server;
 use keyring::Synced;
 use link::Link;
@@ -104,10 +104,11 @@ impl Redis {
         metrics: StoreMetrics,
         feed: Feed,
         status: impl Fn(&str) + Send + Sync,
+        vitals: &Vitals,
     ) -> Result<Arc<Self>, String> {
         let mut waiting = Waiting::new(site, status);
         let (link, signals, connected) =
-            Link::open(&site.url, metrics.clone(), |error| waiting.says(error)).await?;
+            Link::open(&site.url, metrics.clone(), vitals, |error| waiting.says(error)).await?;
         link.check_version().await?;
         let claimed = loop {
             match claim_schema(&link, &Names::new(&site.prefix)).await {
@@ -120,10 +121,10 @@ impl Redis {
         let shared = Shared::new(link, names, retention, metrics, feed);
         let (listener, requests) = mpsc::unbounded_channel();
         let listens = Listener::new(&shared, listener.downgrade());
-        servers::watch(&shared, connected).await;
-        tokio::spawn(listens.run(requests, signals));
+        servers::watch(&shared, connected, vitals).await;
+        vitals.task("the listener of the Redis store", listens.run(requests, signals));
         let store = Arc::new(Self { shared, listener });
-        while let Err(error) = lease::hold(&store).await {
+        while let Err(error) = lease::hold(&store, vitals).await {
             waiting.pauses(&error).await;
         }
         store.shared.look_at_clock().await;
@@ -167,9 +168,11 @@ impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
 async fn open(
     site: &Site,
     metrics: StoreMetrics,
+    vitals: &Vitals,
 ) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
     let mut waiting = Waiting::new(site, |_: &str| {});
-    let (link, signals, connected) = Link::open(&site.url, metrics, |error| waiting.says(error)).await?;
+    let (link, signals, connected) =
+        Link::open(&site.url, metrics, vitals, |error| waiting.says(error)).await?;
     link.check_version().await?;
     let claimed = claim_schema(&link, &Names::new(&site.prefix)).await.map_err(|error| error.to_string())?;
     claimed.map_err(|error| format!("{}: {error}", site.url))?;

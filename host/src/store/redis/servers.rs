@@ -2,6 +2,7 @@
 //! over, or one that was started again from a file.
 
 use super::Shared;
+use crate::vital::Vitals;
 use fred::types::config::Server;
 use std::{
     collections::HashMap,
@@ -12,13 +13,15 @@ use tokio::sync::mpsc;
 
 /// After a server that did not say which it is.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Of the tasks.
+const NAME: &str = "the watch over Redis' processes";
 
 /// What each server called itself last: another after each start, and after each promotion of a replica.
 type Known = Arc<Mutex<HashMap<Server, String>>>;
 
 /// Notes those that are there, and from then on tells whenever one is not what it was: all that this node has said is written is then
 /// written again.
-pub async fn watch(shared: &Arc<Shared>, mut connected: mpsc::UnboundedReceiver<Server>) {
+pub async fn watch(shared: &Arc<Shared>, mut connected: mpsc::UnboundedReceiver<Server>, vitals: &Vitals) {
     let known = Known::default();
     for server in shared.link.servers() {
         // One that does not answer is asked when it is connected the next time.
@@ -27,9 +30,10 @@ pub async fn watch(shared: &Arc<Shared>, mut connected: mpsc::UnboundedReceiver<
         }
     }
     let shared = Arc::downgrade(shared);
-    tokio::spawn(async move {
+    let looks = vitals.clone();
+    vitals.task(NAME, async move {
         while let Some(server) = connected.recv().await {
-            tokio::spawn(look(shared.clone(), known.clone(), server));
+            looks.task(NAME, look(shared.clone(), known.clone(), server));
         }
     });
 }

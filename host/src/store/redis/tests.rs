@@ -64,7 +64,8 @@ async fn keeps_the_contract(url: &str) {
         let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
         async move {
             let metrics = crate::metrics::Metrics::default().store;
-            Redis::connect(&site, retention, metrics, feed, |_| {}).await.unwrap() as Arc<dyn Store>
+            Redis::connect(&site, retention, metrics, feed, |_| {}, &Vitals::default()).await.unwrap()
+                as Arc<dyn Store>
         }
     })
     .await;
@@ -133,7 +134,7 @@ fn retention() -> Retention {
 
 async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
     let metrics = crate::metrics::Metrics::default().store;
-    Redis::connect(site, retention(), metrics, Arc::new(|_| true), |_| {}).await
+    Redis::connect(site, retention(), metrics, Arc::new(|_| true), |_| {}, &Vitals::default()).await
 }
 
 #[tokio::test]
@@ -270,7 +271,9 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let retention = Retention { session: Duration::from_secs(3), ..retention() };
     let site = Site { url, prefix: "s".into() };
     let metrics = crate::metrics::Metrics::default().store;
-    let store = Redis::connect(&site, retention, metrics, Arc::new(|_| true), |_| {}).await.unwrap();
+    let store = Redis::connect(&site, retention, metrics, Arc::new(|_| true), |_| {}, &Vitals::default())
+        .await
+        .unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };
@@ -297,4 +300,33 @@ async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
     let began = std::time::Instant::now();
     until("a session that can be resumed", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
     assert!(began.elapsed() < lease::LEASE / 2, "{:?}", began.elapsed());
+}
+
+/// Whoever is told of a takeover is called by the task of the lease; of a room, by that of the listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
+    let server = Server::start(&[]);
+    let url = format!("redis://127.0.0.1:{}/0", server.port);
+    let site = Site { url: RedisUrl::parse(&url).unwrap(), prefix: "vital".to_owned() };
+    let connect = async || {
+        let (metrics, vitals) = (crate::metrics::Metrics::default().store, Vitals::default());
+        let feed: Feed = Arc::new(|event| panic!("told of {event:?}"));
+        (Redis::connect(&site, retention(), metrics, feed, |_| {}, &vitals).await.unwrap(), vitals)
+    };
+    let (store, lease) = connect().await;
+    let (_, listener) = connect().await;
+    let node = store.shared.node.load_full();
+    server.ask(&["RPUSH", &Names::new("vital").takeovers(&node), &ConnectionId(7).to_string()]);
+    until("a failure of the lease", || lease.failure().is_some()).await;
+    assert!(
+        lease.failure().unwrap().starts_with("the lease panicked: told of TakenOver"),
+        "{:?}",
+        lease.failure()
+    );
+    assert_eq!(listener.failure(), None, "the other node lives");
+
+    let (store, listener) = connect().await;
+    store.watch(&RoomName::parse("prices").unwrap());
+    until("a failure of the listener", || listener.failure().is_some()).await;
+    assert!(listener.failure().unwrap().contains("the listener of the Redis store panicked"));
 }

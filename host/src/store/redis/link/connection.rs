@@ -5,7 +5,7 @@ use super::{
     Call,
     signals::{Publisher, Signal},
 };
-use crate::{metrics::StoreMetrics, store::PATIENCE};
+use crate::{metrics::StoreMetrics, store::PATIENCE, vital::Vitals};
 use arc_swap::ArcSwap;
 use fred::{
     clients::Client,
@@ -49,6 +49,7 @@ pub struct Common {
     /// How Redis is spoken to, whichever server it is.
     pub config: Config,
     pub metrics: StoreMetrics,
+    pub vitals: Vitals,
     pub closed: CancellationToken,
     pub signals: Publisher,
     /// Told of each server that is connected for commands.
@@ -135,7 +136,7 @@ impl Connection {
             outdated: Notify::new(),
             state: watch::Sender::new(None),
         });
-        tokio::spawn(connection.clone().run(closed.clone()));
+        common.vitals.task("a connection to Redis", connection.clone().run(closed.clone()));
         Ok(connection)
     }
 

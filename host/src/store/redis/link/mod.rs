@@ -15,6 +15,7 @@ use super::{RedisUrl, answer, scripts::Script};
 use crate::{
     metrics::StoreMetrics,
     store::{PATIENCE, Unavailable},
+    vital::Vitals,
 };
 use cluster::Cluster;
 use connection::{Common, Connection, Endpoint, Role};
@@ -85,6 +86,7 @@ impl Link {
     pub async fn open(
         url: &RedisUrl,
         metrics: StoreMetrics,
+        vitals: &Vitals,
         mut says: impl FnMut(&str),
     ) -> Result<(Self, Signals, mpsc::UnboundedReceiver<Server>), String> {
         let (config, closed) = (url.config()?, CancellationToken::new());
@@ -92,8 +94,14 @@ impl Link {
         let (connected, connections) = mpsc::unbounded_channel();
         let server = config.server.clone();
         let (metric, token) = (metrics.clone(), closed.clone());
-        let common =
-            Arc::new(Common { config, metrics: metric, closed: token, signals: publisher, connected });
+        let common = Arc::new(Common {
+            config,
+            metrics: metric,
+            vitals: vitals.clone(),
+            closed: token,
+            signals: publisher,
+            connected,
+        });
         let servers = match server {
             ServerConfig::Clustered { hosts, .. } => Servers::Cluster(Cluster::new(common, hosts)?),
             server => {

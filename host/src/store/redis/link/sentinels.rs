@@ -37,7 +37,9 @@ pub fn watch(common: &Arc<Common>, endpoint: &Arc<Endpoint>) -> Result<(), Strin
     let name = service_name.as_str().into();
     let call = Call { name: "SENTINEL", arguments: vec!["GET-MASTER-ADDR-BY-NAME".into(), name] };
     let (endpoint, closed) = (Arc::downgrade(endpoint), common.closed.clone());
-    tokio::spawn(async move { closed.run_until_cancelled(look(&sentinels, &call, endpoint)).await });
+    common.vitals.task("the task that asks Sentinels", async move {
+        closed.run_until_cancelled(look(&sentinels, &call, endpoint)).await;
+    });
     Ok(())
 }
 

@@ -146,7 +146,7 @@ impl World {
         let store = Arc::new(Redis { shared, listener: mpsc::unbounded_channel().0 });
         self.stores.push(store.clone());
         self.nodes[node] = Some(Node { process, is_isolated: false });
-        let begins = tokio::spawn(async move { lease::hold(&store).await });
+        let begins = tokio::spawn(async move { lease::hold(&store, &Default::default()).await });
         while !begins.is_finished() {
             self.settle().await;
             let first = self.find(|message| message.process == process && message.ask.name() == "tick");

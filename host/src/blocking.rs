@@ -1,0 +1,57 @@
+//! Work that blocks, on a thread of its own. Tokio's pool panics, or never begins, where the system has no thread to give; here
+//! that is an error of the one thing that needed it.
+
+use std::{io, thread::Builder, time::Duration};
+use tokio::sync::oneshot;
+
+/// Why work was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockingError {
+    /// It may be done later.
+    #[error("no thread can be started: {0}")]
+    NoThread(#[from] io::Error),
+    /// That was logged.
+    #[error("it panicked, which is a fault of the program")]
+    Panicked,
+}
+
+/// Does the work while others go on; it goes on when nobody awaits it any more. `name` is the thread's.
+pub async fn run<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, BlockingError> {
+    let (done, is_done) = oneshot::channel();
+    Builder::new().name(name.to_owned()).spawn(move || done.send(work()).ok())?;
+    is_done.await.map_err(|_| BlockingError::Panicked)
+}
+
+/// Until work is tried again for which there was no thread.
+pub const AGAIN: Duration = Duration::from_secs(5);
+
+/// The same for work that must be done, and may be done later: as soon as there is a thread for it.
+pub async fn run_in_time<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Clone + Send + 'static,
+) -> Result<T, BlockingError> {
+    loop {
+        match run(name, work.clone()).await {
+            Err(BlockingError::NoThread(error)) => {
+                tracing::error!(%error, "the thread that {name} cannot be started; trying again in {AGAIN:?}");
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_gives_its_result_and_a_panic_is_an_error() {
+        assert_eq!(run("adds", || 1 + 1).await.unwrap(), 2);
+        let panicked = run("panics", || panic!("on purpose")).await.map(|()| ());
+        assert!(matches!(panicked, Err(BlockingError::Panicked)));
+    }
+}

@@ -1,0 +1,170 @@
+//! A system that gives no more threads: what needs one fails, and nothing else does.
+
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use switchyard_tests::{
+    Answer, Client, KEY, PATIENCE, Process, Server, eventually, eventually_within, guest,
+};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+
+/// A folder with a binary and a configuration that any user may run. The limit does not bind root, and it counts all of a
+/// user's threads: so root runs the node as a user whom nobody else is.
+struct Place {
+    folder: TempDir,
+    user: Option<u32>,
+}
+
+impl Place {
+    fn new(user: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let is_root = folder.path().metadata().expect("its owner").uid() == 0;
+        let readable = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(folder.path(), readable(0o755)).expect("a folder for all");
+        let binary = folder.path().join("switchyard");
+        fs::copy(switchyard_tests::binary(), &binary).expect("a copy");
+        fs::set_permissions(&binary, readable(0o755)).expect("a program for all");
+        let place = Self { folder, user: is_root.then_some(user) };
+        place.put("threshold_filter");
+        let plugin = "[[plugin]]\nname = \"dydx\"\nfile = \"dydx.wasm\"\nrooms = [\"dydx:*\"]\n";
+        fs::write(place.path().join("s.toml"), format!("{PORTS}{}{plugin}", Server::keys())).expect("a file");
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Puts another version of the plugin into its place in one step.
+    fn put(&self, name: &str) {
+        let (new, file): (PathBuf, _) = (self.path().join("new"), self.path().join("dydx.wasm"));
+        fs::copy(guest(name), &new).expect("a copy");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).expect("a file for all");
+        fs::rename(new, file).expect("one step");
+    }
+
+    /// How many threads the user of a process may have. Only the same user may say that of it.
+    async fn limit(&self, process: &Process, threads: &str) {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &process.id().to_string(), &format!("--nproc={threads}:")]);
+        self.user.map(|user| command.uid(user).gid(user));
+        assert!(command.status().await.expect("prlimit is there").success());
+    }
+
+    /// `serve`, within a soft limit that may be raised later.
+    fn serve(&self, threads: Option<u32>) -> Command {
+        let binary = self.path().join("switchyard");
+        let mut command = match threads {
+            Some(threads) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nproc={threads}:")).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
+        command.args(["serve", "--json", "--config", "s.toml"]).current_dir(self.path());
+        let log = fs::File::create(self.path().join("stderr")).expect("a file for what it logs");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        self.user.map(|user| command.uid(user).gid(user));
+        command
+    }
+}
+
+async fn plugin(process: &Process) -> Value {
+    let (status, body) = Answer::called(&process.admin, "GET", "/v1/plugins/dydx", Some(KEY), "").await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+async fn client(process: &Process) -> Client {
+    Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await
+}
+
+#[tokio::test]
+async fn a_node_without_another_thread_serves_and_loads_later() {
+    let place = Place::new(61_001);
+    let process = Process::started(place.serve(None)).await.unwrap_or_else(|_| panic!("{}", place.log()));
+    let (mut listener, mut publisher) = (client(&process).await, client(&process).await);
+    listener.subscribe(json!(["dydx:eth", "prices"])).await;
+    let before = plugin(&process).await["plugin"]["sha256"].clone();
+    place.limit(&process, "1").await;
+    let new = Server::key("sk_new", "new", r#"["publish"]"#, "");
+    let file = place.path().join("s.toml");
+    let text = fs::read_to_string(&file).expect("text") + &new;
+    fs::write(&file, text).expect("a file");
+    place.put("orderbook");
+    process.signal("HUP").await;
+    eventually("an error in the log", async || {
+        (place.log().contains("cannot be started") || place.log().contains("panicked")).then_some(())
+    })
+    .await;
+    assert!(!place.log().contains("panicked"), "{}", place.log());
+    // What takes no thread was done, and everybody is served.
+    eventually("the new key", async || Client::is_let_in(&process.url, "sk_new").await.then_some(())).await;
+    for room in ["prices", "dydx:eth"] {
+        publisher.publish(room, json!({"price": 1})).await;
+        listener.expect("message").await;
+    }
+    assert_eq!(plugin(&process).await["plugin"]["sha256"], before, "the version before stays");
+    // As soon as there are threads again, without another word.
+    place.limit(&process, "1000").await;
+    eventually_within(3 * PATIENCE, "the new version", async || {
+        (plugin(&process).await["plugin"]["sha256"] != before).then_some(())
+    })
+    .await;
+    publisher.publish("prices", json!(2)).await;
+    assert_eq!(listener.expect("message").await["data"], 2);
+}
+
+#[tokio::test]
+async fn a_start_without_threads_is_one_sentence_or_a_node_with_a_failed_plugin() {
+    let place = Place::new(61_002);
+    let (mut refused, mut failed) = (0, 0);
+    for threads in 1..40 {
+        match Process::started(place.serve(Some(threads))).await {
+            Err(status) => {
+                let log = place.log();
+                assert_eq!(status.code(), Some(1), "{threads}: {log}");
+                let said: Vec<_> = log.lines().filter(|line| line.starts_with("switchyard: ")).collect();
+                assert!(said.len() == 1 && !log.contains("panicked"), "{threads}: {log}");
+                refused += 1;
+            }
+            Ok(mut process) => {
+                client(&process).await.publish("prices", json!(1)).await;
+                let shown = plugin(&process).await;
+                let is_active = shown["state"] == "active";
+                if !is_active {
+                    assert_eq!(shown["state"], "failed", "{shown}");
+                    let reason = shown["failed"].as_str().or(shown["reason"].as_str()).unwrap_or_default();
+                    assert!(reason.contains("cannot be started"), "{shown}");
+                    let answer =
+                        client(&process).await.ask(json!({"type": "subscribe", "rooms": ["dydx:eth"]})).await;
+                    assert_eq!(answer["results"][0]["error"]["code"], "plugin_failed", "{answer}");
+                    failed += 1;
+                    place.limit(&process, "1000").await;
+                    eventually_within(3 * PATIENCE, "a plugin that was loaded later", async || {
+                        (plugin(&process).await["state"] == "active").then_some(())
+                    })
+                    .await;
+                }
+                assert!(!place.log().contains("panicked"), "{}", place.log());
+                process.kill().await;
+                if is_active {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && failed > 0, "{refused} were refused, {failed} had a failed plugin");
+}
