@@ -324,7 +324,7 @@ mod tests {
                 "[rooms]\nungoverned = \"ajar\"",
                 "s.toml:2: unknown variant `ajar`, expected `open` or `closed`",
             ),
-            ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url 'mongo://x' is not known"),
+            ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url 'mongo://…' is not known"),
             ("[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []", "s.toml:2: a digest is 'sha256:'"),
             (
                 &format!(

@@ -3,7 +3,7 @@
 
 use super::{
     Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, patrol::Patrol, reaper, scripts,
-    shared::Trouble,
+    shared::Fault,
 };
 use crate::{protocol::unix_ms, store::ConnectionId, vital::Vitals};
 use std::{
@@ -126,6 +126,7 @@ impl Lease {
             let shared = &store.shared;
             match self.renew(shared).await {
                 Ok(renewed) => {
+                    shared.link.trouble.renewed(None);
                     if std::mem::take(&mut self.away) {
                         tracing::info!(node = %shared.node.load(), "the store is back");
                     }
@@ -136,6 +137,7 @@ impl Lease {
                     }
                 }
                 Err(error) => {
+                    shared.link.trouble.renewed(Some(&error.0));
                     if !self.away {
                         tracing::warn!(%error, "connections stay, publishing is refused until it is back");
                     }
@@ -176,7 +178,7 @@ impl Lease {
         let Ok(claimed) = super::claim_schema(&shared.link, &shared.names).await else { return };
         self.claims = claimed.is_err();
         let foreign = claimed.err();
-        if shared.troubles.set(Trouble::Schema, foreign.clone()) {
+        if shared.faults.set(Fault::Schema, foreign.clone()) {
             tracing::error!("{}", foreign.unwrap_or_default());
         }
     }

@@ -25,6 +25,7 @@ mod scripts;
 mod servers;
 mod sessions;
 mod shared;
+mod trouble;
 mod url;
 mod wire;
 
@@ -43,7 +44,7 @@ use plugins::Plugins;
 use record::Change as Rooming;
 use rooms::Rooms;
 use sessions::Leaving;
-use shared::{Shared, Trouble};
+use shared::{Fault, Shared};
 use tokio::sync::mpsc;
 
 /// Of the keys. A node refuses to start on keys of another.
@@ -312,7 +313,7 @@ impl Store for Redis {
     async fn keys(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
         let keyring = Keyring::of(self.shared.link.clone(), self.shared.names.clone());
         let Some(Synced { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
-        self.shared.troubles.set(Trouble::Keys, lost);
+        self.shared.faults.set(Fault::Keys, lost);
         Ok(Some(keys))
     }
 
@@ -352,10 +353,19 @@ impl Store for Redis {
     async fn check(&self) -> Result<Option<String>, Unavailable> {
         self.shared.link.ping().await?;
         if self.shared.metrics.lease.get() != 1 {
-            return Err(Unavailable("this node could not renew its lease yet".to_owned()));
+            let why = self.shared.link.trouble.lease().map_or(String::new(), |error| format!(": {error}"));
+            return Err(Unavailable(format!("this node could not renew its lease yet{why}")));
         }
-        if let Some(reason) = self.shared.troubles.first() {
+        if let Some(reason) = self.shared.faults.first() {
             return Err(Unavailable(reason));
+        }
+        // A server of a Cluster may refuse what others do.
+        match self.shared.link.trouble.refusal() {
+            Some(refusal) if self.shared.link.is_clustered() => {
+                return Ok(Some(format!("a server of the Cluster refuses: {refusal}")));
+            }
+            Some(refusal) => return Err(Unavailable(format!("Redis refuses: {refusal}"))),
+            None => {}
         }
         let failing = |slots| {
             format!(

@@ -46,7 +46,7 @@ pub struct Shared {
     pub renewed: Arc<Renewal>,
     /// A Redis is another process than before.
     pub has_changed: AtomicBool,
-    pub troubles: Troubles,
+    pub faults: Faults,
     pub feed: Feed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
@@ -57,7 +57,7 @@ pub struct Shared {
 
 /// What keeps this node from being of use, though Redis answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+pub enum Fault {
     /// The keys in Redis are another version's, since it lost this version's.
     Schema,
     /// Redis has lost API keys that this node knows.
@@ -65,23 +65,23 @@ pub enum Trouble {
 }
 
 #[derive(Default)]
-pub struct Troubles(Mutex<BTreeMap<Trouble, String>>);
+pub struct Faults(Mutex<BTreeMap<Fault, String>>);
 
-impl Troubles {
+impl Faults {
     /// Notes why, or that it is over. Gives whether it is new.
-    pub fn set(&self, trouble: Trouble, reason: Option<String>) -> bool {
-        let mut troubles = self.0.lock().expect("no code panics while it holds the troubles");
+    pub fn set(&self, fault: Fault, reason: Option<String>) -> bool {
+        let mut faults = self.0.lock().expect("no code panics while it holds the faults");
         match reason {
-            Some(reason) => troubles.insert(trouble, reason).is_none(),
+            Some(reason) => faults.insert(fault, reason).is_none(),
             None => {
-                troubles.remove(&trouble);
+                faults.remove(&fault);
                 false
             }
         }
     }
 
     pub fn first(&self) -> Option<String> {
-        self.0.lock().expect("no code panics while it holds the troubles").values().next().cloned()
+        self.0.lock().expect("no code panics while it holds the faults").values().next().cloned()
     }
 }
 
@@ -110,7 +110,7 @@ impl Shared {
             node,
             renewed,
             has_changed: AtomicBool::new(false),
-            troubles: Troubles::default(),
+            faults: Faults::default(),
             feed,
             metrics,
             time,

@@ -2,6 +2,7 @@
 //! network that swallows everything keep a connection open for as long as they like.
 
 use super::{
+    super::trouble::Trouble,
     Call,
     signals::{Publisher, Signal},
 };
@@ -50,6 +51,8 @@ pub struct Common {
     pub config: Config,
     pub metrics: StoreMetrics,
     pub vitals: Vitals,
+    /// Why Redis does not do what it is asked.
+    pub trouble: Arc<Trouble>,
     pub closed: CancellationToken,
     pub signals: Publisher,
     /// Told of each server that is connected for commands.
@@ -126,7 +129,7 @@ impl Connection {
         role: Role,
         closed: &CancellationToken,
     ) -> Result<Arc<Self>, String> {
-        let client = new_client(&config, role).map_err(reason)?;
+        let client = new_client(&config, role).map_err(|error| common.trouble.hidden(error.details()))?;
         let connection = Arc::new(Self {
             common: common.clone(),
             role,
@@ -262,13 +265,21 @@ impl Connection {
                         self.state.send_replace(None);
                         self.is_made(server, std::mem::take(is_first));
                     }
-                    Ok((error, _)) = errors.recv() => drop(self.state.send_replace(Some(reason(error)))),
+                    Ok((error, _)) = errors.recv() => self.is_away(error.details()),
                 }
             };
-            let error = ended.ok().and_then(Result::err).map(reason);
-            self.state.send_replace(error.or_else(|| Some("the connection ended".to_owned())));
+            let error = ended.ok().and_then(Result::err);
+            self.is_away(error.as_ref().map_or("the connection ended", Error::details));
             sleep(RETRY).await;
         }
+    }
+
+    fn is_away(&self, error: &str) {
+        let error = self.common.trouble.hidden(error);
+        if self.role != Role::Sentinel {
+            self.common.trouble.unreachable(&error);
+        }
+        self.state.send_replace(Some(error));
     }
 
     fn is_made(&self, server: Server, is_first: bool) {
@@ -323,10 +334,6 @@ async fn takes_commands(client: &Client) {
 
 fn command(call: &Call) -> CustomCommand {
     CustomCommand::new_static(call.name, ClusterHash::FirstKey, false)
-}
-
-fn reason(error: Error) -> String {
-    error.details().to_owned()
 }
 
 fn new_client(config: &Config, role: Role) -> Result<Client, Error> {

@@ -11,7 +11,7 @@ mod signals;
 
 pub use signals::{Signal, Signals};
 
-use super::{RedisUrl, answer, scripts::Script};
+use super::{RedisUrl, answer, scripts::Script, trouble::Trouble};
 use crate::{
     metrics::StoreMetrics,
     store::{PATIENCE, Unavailable},
@@ -45,6 +45,8 @@ pub struct Link {
     metrics: StoreMetrics,
     /// Nobody needs the connections any more.
     closed: CancellationToken,
+    /// Why Redis does not do what it is asked.
+    pub trouble: Arc<Trouble>,
 }
 
 enum Servers {
@@ -90,6 +92,7 @@ impl Link {
         mut says: impl FnMut(&str),
     ) -> Result<(Self, Signals, mpsc::UnboundedReceiver<Server>), String> {
         let (config, closed) = (url.config()?, CancellationToken::new());
+        let trouble = Arc::new(Trouble::new(url.secrets().clone()));
         let (signals, publisher) = signals::channel();
         let (connected, connections) = mpsc::unbounded_channel();
         let server = config.server.clone();
@@ -98,6 +101,7 @@ impl Link {
             config,
             metrics: metric,
             vitals: vitals.clone(),
+            trouble: trouble.clone(),
             closed: token,
             signals: publisher,
             connected,
@@ -110,7 +114,7 @@ impl Link {
                 Servers::Single(endpoint)
             }
         };
-        let link = Self { servers, metrics, closed };
+        let link = Self { servers, metrics, closed, trouble };
         while let Err(error) = link.opened().boxed().await {
             says(&error);
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -131,7 +135,8 @@ impl Link {
     /// One that leads to the model's Redis.
     #[cfg(test)]
     pub fn modelled(metrics: StoreMetrics, wire: super::model::Wire) -> Self {
-        Self { servers: Servers::Model(wire), metrics, closed: CancellationToken::new() }
+        let (closed, trouble) = (CancellationToken::new(), Arc::default());
+        Self { servers: Servers::Model(wire), metrics, closed, trouble }
     }
 
     /// Runs a script, whose keys are all of one tag.
@@ -210,10 +215,11 @@ impl Link {
     ) -> Result<Value, Unavailable> {
         let began = Instant::now();
         let result = match tokio::time::timeout(PATIENCE, asked.boxed()).await {
-            Ok(result) => result.map_err(failed),
+            Ok(result) => result.map_err(|error| Unavailable(self.trouble.hidden(error.details()))),
             Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
         };
         self.metrics.answered(name, began.elapsed(), result.is_ok());
+        self.trouble.answered(name, result.as_ref().err().map(|error| &*error.0));
         result
     }
 
@@ -329,7 +335,9 @@ impl Link {
         };
         match is_heard {
             true => Ok(()),
-            false => Err(Unavailable("what is published cannot be heard: reconnecting".to_owned())),
+            false => {
+                Err(Unavailable(self.trouble.because("what is published cannot be heard: reconnecting")))
+            }
         }
     }
 
@@ -371,10 +379,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn failed(error: Error) -> Unavailable {
-    Unavailable(error.details().to_owned())
 }
 
 /// A line of what `INFO` says.

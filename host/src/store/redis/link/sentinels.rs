@@ -27,10 +27,19 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Asks for as long as the endpoint is there. When more than half of the Sentinels that are configured name another master, both
 /// connections are made anew, which begins with asking a Sentinel.
 pub fn watch(common: &Arc<Common>, endpoint: &Arc<Endpoint>) -> Result<(), String> {
-    let ServerConfig::Sentinel { hosts, service_name, .. } = &common.config.server else { return Ok(()) };
+    let ServerConfig::Sentinel { hosts, service_name, username, password } = &common.config.server else {
+        return Ok(());
+    };
     let open = |server: &Server| {
-        let server = ServerConfig::Centralized { server: server.clone() };
-        let config = Config { server, database: None, version: RespVersion::RESP2, ..common.config.clone() };
+        let config = Config {
+            server: ServerConfig::Centralized { server: server.clone() },
+            database: None,
+            // With which credentials go in parts, as they are.
+            version: RespVersion::RESP2,
+            username: username.clone(),
+            password: password.clone(),
+            ..common.config.clone()
+        };
         Connection::open(common, config, Role::Sentinel, &common.closed)
     };
     let sentinels = hosts.iter().map(open).collect::<Result<Vec<_>, _>>()?;
