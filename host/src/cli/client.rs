@@ -114,7 +114,7 @@ impl Client {
         let key = connect.key()?;
         let connector = match &connect.ca {
             Some(_) if !connect.url.starts_with("wss:") => {
-                bail!("--ca is for a wss:// URL, '{}' is none", connect.url)
+                bail!("--ca is for a wss:// URL, '{}' is none", shown(&connect.url))
             }
             Some(file) => Some(Connector::Rustls(trust::only(file)?)),
             None => {
@@ -127,7 +127,7 @@ impl Client {
         let mut client = Self { url, key, connector, give_up, session, backoff, link };
         match client.attempt().await {
             Ok(connected) => Ok((client, connected)),
-            Err(lost @ (Lost::Broken(_) | Lost::Final(_))) => Err(anyhow!("{}: {lost}", client.url)),
+            Err(lost @ (Lost::Broken(_) | Lost::Final(_))) => Err(anyhow!("{}: {lost}", shown(&client.url))),
             Err(lost) => {
                 let connected = client.recover(lost).await?;
                 Ok((client, connected))
@@ -185,12 +185,12 @@ impl Client {
         let mut lost = lost;
         loop {
             let wait = match lost.advice() {
-                Advice::Stop => bail!("{}: {lost}", self.url),
+                Advice::Stop => bail!("{}: {lost}", shown(&self.url)),
                 Advice::BackOff => self.backoff.next(),
                 Advice::After(wait) => wait,
             };
             if let Some(most) = self.give_up.filter(|most| began.elapsed() + wait > *most) {
-                bail!("{}: {lost}; gave up after {} s", self.url, most.as_secs());
+                bail!("{}: {lost}; gave up after {} s", shown(&self.url), most.as_secs());
             }
             note(format_args!("{lost}; connecting again in {:.1} s", wait.as_secs_f64()));
             sleep(wait).await;
@@ -260,6 +260,16 @@ async fn greeting(socket: &mut Socket) -> Result<Connected, Lost> {
     }
 }
 
+/// A URL without its user and password, which mean nothing here and may be good elsewhere.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://…{}", &rest[at..]),
+        None => url.to_owned(),
+    }
+}
+
 /// What a person should know while work goes on.
 pub fn note(text: impl std::fmt::Display) {
     crate::output::remark(format_args!("switchyard: {text}\n"));
@@ -268,6 +278,12 @@ pub fn note(text: impl std::fmt::Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_user_and_password() {
+        assert_eq!(shown("wss://user:secret@x:1/v2/@realtime"), "wss://…@x:1/v2/@realtime");
+        assert_eq!(shown("ws://x/v2/@realtime"), "ws://x/v2/@realtime");
+    }
 
     #[test]
     fn only_a_websockets_url_is_taken() {
