@@ -2,11 +2,12 @@
 //! and a key that cannot be reached holds up only what is for it.
 
 use crate::store::Unavailable;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use std::{
     collections::HashMap,
     hash::Hash,
     mem,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard},
 };
 use tokio::sync::oneshot;
@@ -79,7 +80,11 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<Inner<K, E, A>>, key: K) {
             mem::replace(queue, rest)
         };
         let (entries, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        match (inner.send)(key.clone(), entries).await {
+        // A panic is an error of these entries: this task ends well, or the key would wait for it for ever.
+        let (sender, sent_to) = (inner.clone(), key.clone());
+        let sent = async move { (sender.send)(sent_to, entries).await };
+        let sent = AssertUnwindSafe(sent).catch_unwind().await;
+        match sent.unwrap_or_else(|_| Err(Unavailable("what writes it panicked".to_owned()))) {
             Ok(answers) => {
                 for (waiter, answer) in waiters.into_iter().zip(answers) {
                     waiter.send(Ok(answer)).ok();
@@ -100,6 +105,17 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<Inner<K, E, A>>, key: K) {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_what_was_written_and_of_nothing_that_comes_after() {
+        let batcher = Batcher::new(|_: &str, entries: Vec<u32>| {
+            assert_ne!(entries, [1], "on purpose");
+            async { Ok(entries) }
+        });
+        let panicked = batcher.submit("a", 1).await.map_err(|error| error.0);
+        assert_eq!(panicked, Err("what writes it panicked".into()));
+        assert_eq!(batcher.submit("a", 2).await.unwrap(), 2);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_gathers_is_one_command_and_keys_do_not_wait_for_one_another() {
