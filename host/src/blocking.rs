@@ -51,7 +51,7 @@ mod tests {
     #[tokio::test]
     async fn work_gives_its_result_and_a_panic_is_an_error() {
         assert_eq!(run("adds", || 1 + 1).await.unwrap(), 2);
-        let panicked = run("panics", || panic!("on purpose")).await.map(|()| ());
+        let panicked: Result<(), _> = run("panics", || panic!("on purpose")).await;
         assert!(matches!(panicked, Err(BlockingError::Panicked)));
     }
 }

@@ -63,7 +63,7 @@ impl Default for StoreConfig {
 pub enum StoreUrl {
     /// The embedded store.
     Memory,
-    Redis(RedisUrl),
+    Redis(Box<RedisUrl>),
 }
 
 impl TryFrom<String> for StoreUrl {
@@ -72,7 +72,7 @@ impl TryFrom<String> for StoreUrl {
     fn try_from(url: String) -> Result<Self, String> {
         match url.as_str() {
             "memory" => Ok(Self::Memory),
-            url => RedisUrl::parse(url).map(Self::Redis),
+            url => RedisUrl::parse(url).map(|url| Self::Redis(Box::new(url))),
         }
     }
 }
@@ -97,7 +97,7 @@ impl StoreConfig {
     pub fn site(&self) -> Option<Site> {
         match &self.url {
             StoreUrl::Memory => None,
-            StoreUrl::Redis(url) => Some(Site { url: url.clone(), prefix: self.prefix.0.clone() }),
+            StoreUrl::Redis(url) => Some(Site { url: RedisUrl::clone(url), prefix: self.prefix.0.clone() }),
         }
     }
 }

@@ -94,7 +94,9 @@ impl Lobby {
     }
 
     pub fn reflect(&self, index: usize, mirror: Option<Mirror>) {
-        self.questions.get().map(|questions| questions.send(Question::Reflect(index, mirror)));
+        if let Some(questions) = self.questions.get() {
+            questions.send(Question::Reflect(index, mirror)).ok();
+        }
     }
 }
 

@@ -66,7 +66,7 @@ pub fn open(
     let (to, lines) = mpsc::channel(AHEAD);
     let name = file.display().to_string();
     // A thread of its own: standard input may block for ever, and the runtime waits for its blocking tasks.
-    std::thread::spawn(move || {
+    let read = move || {
         let mut reader = BufReader::new(reader);
         let mut number = 0;
         loop {
@@ -87,7 +87,8 @@ pub fn open(
                 return;
             }
         }
-    });
+    };
+    std::thread::Builder::new().spawn(read).context("no thread to read with")?;
     Ok((lines, total))
 }
 
