@@ -1,5 +1,6 @@
 //! Real `redis-server` processes for one test: a single one, a cluster, and a master under sentinels.
 
+mod clock;
 mod cluster;
 mod sentinel;
 
@@ -44,21 +45,27 @@ impl Redis {
 
     /// Keeps nothing on disk unless the arguments, which come last, say so.
     pub async fn start_with(more: &[&str]) -> Self {
-        Self::launch(|port, folder| {
-            let (port, folder) = (port.to_string(), folder.to_str().expect("a folder in UTF-8"));
-            let first = ["--bind", "127.0.0.1", "--port", &port, "--dir", folder];
-            [&first[..], &["--save", "", "--appendonly", "no"], more]
-                .concat()
-                .into_iter()
-                .map(String::from)
-                .collect()
-        })
-        .await
+        Self::launch(|port, folder| arguments(port, folder, more)).await
+    }
+
+    /// Keeps nothing on disk, and its clock can be set.
+    pub async fn with_clock() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        clock::set(folder.path(), 0);
+        Self::launch_in(folder, |port, folder| arguments(port, folder, &[])).await
+    }
+
+    /// From now on its clock is wrong by so many seconds. Only the wall clock: what it measures by the monotonic one stays right.
+    pub fn set_clock(&self, seconds: i64) {
+        clock::set(self.folder.path(), seconds);
     }
 
     async fn launch(arguments: impl FnOnce(u16, &Path) -> Vec<String>) -> Self {
+        Self::launch_in(tempfile::tempdir().expect("a temporary folder"), arguments).await
+    }
+
+    async fn launch_in(folder: TempDir, arguments: impl FnOnce(u16, &Path) -> Vec<String>) -> Self {
         let (held, port) = hold();
-        let folder = tempfile::tempdir().expect("a temporary folder");
         let arguments = arguments(port, folder.path());
         let child = spawn(&arguments, folder.path());
         let mut redis = Self { child, port, arguments, folder, ports: vec![held] };
@@ -143,12 +150,20 @@ impl Redis {
     }
 }
 
+fn arguments(port: u16, folder: &Path, more: &[&str]) -> Vec<String> {
+    let (port, folder) = (port.to_string(), folder.to_str().expect("a folder in UTF-8"));
+    let first = ["--bind", "127.0.0.1", "--port", &port, "--dir", folder];
+    let all = [&first[..], &["--save", "", "--appendonly", "no"], more].concat();
+    all.into_iter().map(String::from).collect()
+}
+
 const LOG: &str = "output.log";
 
 fn spawn(arguments: &[String], folder: &Path) -> Child {
     let log = File::options().create(true).append(true).open(folder.join(LOG)).expect("a log");
     Command::new("redis-server")
         .args(arguments)
+        .envs(clock::environment(folder))
         .stdin(Stdio::null())
         .stderr(log.try_clone().expect("the log twice"))
         .stdout(log)

@@ -10,6 +10,7 @@ use crate::{
 pub fn all(rest: &[String]) -> anyhow::Result<()> {
     let guests = guests::build()?;
     ensure_redis();
+    let sets_clocks = ensure_faketime();
     let (there, mut missing): (Vec<_>, Vec<_>) =
         Language::ALL.into_iter().partition(|language| language.ensure());
     let (languages, lacking) = languages::build(&there)?;
@@ -18,23 +19,31 @@ pub fn all(rest: &[String]) -> anyhow::Result<()> {
     cargo::run(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     // The tests of the command line run the binary, which `cargo test` alone does not build.
     cargo::run(&["build", "--release", "-p", "switchyard"])?;
-    let arguments = arguments(rest, &missing);
+    let clocks = (!sets_clocks).then(|| CLOCKS.to_owned());
+    let left_out: Vec<_> = missing.iter().map(|language| language.tests()).chain(clocks).collect();
+    let arguments = arguments(rest, &left_out);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let environment = [("SWITCHYARD_GUESTS", &*guests), ("SWITCHYARD_LANGUAGES", &*languages)];
     let ended = cargo::run_with(&arguments, &environment);
     // At the end, where it is seen.
     missing.iter().for_each(|language| eprintln!("xtask: warning: {}", language.left_out()));
+    if !sets_clocks {
+        let how = tools::by_hand(&[FAKETIME]);
+        eprintln!(
+            "xtask: warning: the tests {CLOCKS}* were left out: setting the clock of Redis takes faketime ({how})"
+        );
+    }
     ended
 }
 
 /// Of cargo. What cannot be tested is skipped by its name, so that the harness says so too.
-fn arguments(rest: &[String], missing: &[Language]) -> Vec<String> {
+fn arguments(rest: &[String], left_out: &[String]) -> Vec<String> {
     let mut arguments = ["test", "--release", "--workspace"].map(str::to_owned).to_vec();
     arguments.extend_from_slice(rest);
-    if !missing.is_empty() && !rest.iter().any(|argument| argument == "--") {
+    if !left_out.is_empty() && !rest.iter().any(|argument| argument == "--") {
         arguments.push("--".into());
     }
-    arguments.extend(missing.iter().flat_map(|language| ["--skip".into(), language.tests()]));
+    arguments.extend(left_out.iter().flat_map(|tests| ["--skip".into(), tests.clone()]));
     arguments
 }
 
@@ -51,23 +60,37 @@ fn ensure_redis() {
     }
 }
 
+/// How the names of tests begin that set the clock of a Redis.
+const CLOCKS: &str = "nodes::clocks::";
+/// The package, and the program that is in it.
+const FAKETIME: &str = "faketime";
+
+/// Whether a program can be given another time, after an attempt to install what does that.
+fn ensure_faketime() -> bool {
+    let is_there = || tools::succeeds(FAKETIME, &["-m", "-f", "+0", "true"]);
+    if !is_there() {
+        tools::install(&[FAKETIME]);
+    }
+    is_there()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_missing_is_skipped_by_name() {
-        let arguments = |rest: &[&str], missing: &[Language]| {
-            let rest: Vec<_> = rest.iter().map(|&argument| argument.to_owned()).collect();
-            super::arguments(&rest, missing)[3..].join(" ")
+        let arguments = |rest: &[&str], left_out: &[&str]| {
+            let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+            super::arguments(&owned(rest), &owned(left_out))[3..].join(" ")
         };
         assert_eq!(arguments(&["keys"], &[]), "keys");
         assert_eq!(
-            arguments(&["keys"], &Language::ALL),
-            "keys -- --skip languages::javascript_ --skip languages::python_"
+            arguments(&["keys"], &["languages::javascript_", CLOCKS]),
+            "keys -- --skip languages::javascript_ --skip nodes::clocks::"
         );
         assert_eq!(
-            arguments(&["--", "--exact"], &[Language::Python]),
+            arguments(&["--", "--exact"], &["languages::python_"]),
             "-- --exact --skip languages::python_"
         );
     }
