@@ -1,5 +1,6 @@
 //! Several nodes on one Redis: real processes on both sides.
 
+mod clocks;
 mod death;
 mod epochs;
 mod keys;

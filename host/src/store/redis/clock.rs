@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// is waited for.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 const _: () = assert!(DEADLINE.as_millis() > PATIENCE.as_millis());
+/// Nobody gives a write longer than this: one that would have longer is refused, as the clock was set back since its node heard of it.
+/// The scripts have the same number.
+const LONGEST: Duration = Duration::from_secs(5);
 /// Answers that are remembered: the one that came fastest says best what the clock shows.
 pub const SAMPLES: usize = 16;
 /// Microseconds beyond which an answer was not slow, but the clock was set back.
@@ -48,6 +51,11 @@ impl Clock {
     fn samples(&self) -> MutexGuard<'_, VecDeque<(u64, Instant)>> {
         self.0.lock().expect("no code panics while it holds the clock")
     }
+}
+
+/// Whether a write with this deadline is not carried out any more by a clock that shows `time`, in milliseconds.
+pub fn is_late(deadline: u64, time: u64) -> bool {
+    time > deadline || deadline - time > LONGEST.as_millis() as u64
 }
 
 /// Microseconds at `instant` by a clock that showed `time` at `heard`, or before.

@@ -27,6 +27,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 64;
 /// After a count that could not be written: with what was waited for it, as long as it may be written late.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A script's answer: what was asked of it may be old.
+const LATE: i64 = -2;
 const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= DEADLINE.as_millis());
 
 pub struct Connections {
@@ -100,6 +102,25 @@ impl Connections {
     ) -> Result<Result<(), u32>, Unavailable> {
         let own = self.counts.add(principal);
         let mut counted = Counted { connections: self, principal, kept: false };
+        let began = Instant::now();
+        let mut taken = self.ask_for_place(principal, own, most).await?;
+        // What is late at once is so by a clock that was set.
+        if taken == Value::Integer(LATE) && began.elapsed() < PATIENCE {
+            let time = self.link.run(&scripts::TIME, vec![self.names.clock()], vec![]).await?;
+            self.time.heard(answer::number(&time)?);
+            taken = self.ask_for_place(principal, own, most).await?;
+        }
+        match taken {
+            Value::Integer(-1) => {
+                counted.kept = true;
+                Ok(Ok(()))
+            }
+            Value::Integer(LATE) => Err(late()),
+            taken => Ok(Err(answer::number(&taken)? as u32)),
+        }
+    }
+
+    async fn ask_for_place(&self, principal: &Arc<str>, own: u32, most: u32) -> Result<Value, Unavailable> {
         let (deadline, node) = (self.deadline(), self.node.load_full());
         self.note(&node, principal).await?;
         let arguments = vec![
@@ -109,14 +130,7 @@ impl Connections {
             answer::millis(KEEP),
             answer::integer(deadline),
         ];
-        match self.link.run(&scripts::PLACE, vec![self.names.connections(principal)], arguments).await? {
-            Value::Integer(-1) => {
-                counted.kept = true;
-                Ok(Ok(()))
-            }
-            Value::Integer(-2) => Err(late()),
-            taken => Ok(Err(answer::number(&taken)? as u32)),
-        }
+        self.link.run(&scripts::PLACE, vec![self.names.connections(principal)], arguments).await
     }
 
     pub fn give_back(self: &Arc<Self>, principal: &Arc<str>) {
@@ -219,7 +233,7 @@ impl Connections {
             answer::integer(deadline),
         ];
         let keys = vec![self.names.connections(principal)];
-        if self.link.run(&scripts::COUNT, keys, arguments).await? == Value::Integer(-2) {
+        if self.link.run(&scripts::COUNT, keys, arguments).await? == Value::Integer(LATE) {
             return Err(late());
         }
         if count == 0 {

@@ -98,7 +98,7 @@ struct Lease {
     listed: Instant,
     /// The last attempt failed, and that was said.
     away: bool,
-    /// Until when it is held, by Redis' clock, as Redis said last.
+    /// Until when it is held, by cluster time, as Redis said last.
     until: u64,
     /// Names of this node that ran out, and when.
     former: Vec<(Arc<String>, Instant)>,
@@ -229,6 +229,7 @@ impl Lease {
             answer::integer(anew.is_some().into()),
             anew.unwrap_or_default().into(),
             answer::integer(deadline),
+            answer::integer(shared.cluster.now()),
         ];
         let (asked, began) = (unix_ms(), Instant::now());
         let mut parts = answer::list(shared.link.run(&scripts::TICK, keys, arguments).await?)?.into_iter();
@@ -236,8 +237,9 @@ impl Lease {
         let here = (asked + unix_ms()) / 2;
         let exact = answer::number(&next())?;
         shared.time.heard(exact);
-        let time = exact / 1000;
-        shared.clock.store(time as i64 - here as i64, Ordering::Relaxed);
+        shared.clock.store((exact / 1000) as i64 - here as i64, Ordering::Relaxed);
+        let time = answer::number(&next())?;
+        shared.cluster.heard(time);
         let held = answer::text(next())?;
         let nodes = answer::number(&next())?;
         let (dead, due) = (answer::texts(next())?, answer::texts(next())?);

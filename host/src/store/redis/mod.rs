@@ -4,6 +4,7 @@
 mod answer;
 mod batcher;
 mod clock;
+mod cluster_time;
 mod connections;
 mod estate;
 mod interest;

@@ -142,6 +142,11 @@ fn only_the_holder_writes_and_what_was_told_is_held() {
 }
 
 #[test]
+fn a_clock_that_is_set_ends_and_prolongs_nothing() {
+    play_random(schedules(), Kind::Stepped);
+}
+
+#[test]
 fn a_redis_that_loses_data_costs_nothing_that_lives() {
     play_random(schedules(), Kind::Lost);
 }

@@ -81,7 +81,7 @@ impl Names {
         self.key(&format!("@{principal}"), "connections")
     }
 
-    /// Sorted set: until when each node lives if it is not heard of again.
+    /// Sorted set: until when each node lives if it is not heard of again. All of these are by cluster time.
     pub fn leases(&self) -> String {
         self.key("/nodes", "leases")
     }
@@ -96,7 +96,7 @@ impl Names {
         self.key("/nodes", "ends")
     }
 
-    /// Hash: when any node was last heard of.
+    /// Hash: cluster time, as the node that was heard last has brought it on.
     pub fn clock(&self) -> String {
         self.key("/nodes", "clock")
     }

@@ -167,6 +167,7 @@ async fn clear(shared: &Shared, node: &str, text: &str) -> Result<(), Unavailabl
     let arguments = vec![
         connection.into(),
         node.into(),
+        answer::integer(shared.cluster_time().await?),
         answer::millis(retention.session),
         answer::millis(KEEP),
         answer::integer(1),
@@ -237,9 +238,11 @@ async fn end(shared: &Shared, listed: &Arc<str>, score: u64) -> Result<(), Unava
     };
     let principal: Arc<str> = principal;
     let key = names.session(&principal, id);
-    let parts = answer::texts(link.run(&scripts::ENDING, vec![key.clone()], vec![]).await?)?;
+    let parts = answer::texts(
+        link.run(&scripts::ENDING, vec![key.clone()], vec![answer::integer(shared.cluster.now())]).await?,
+    )?;
     match &*parts[0] {
-        // It was put on the list by a clock that is ahead of Redis', if only by a millisecond.
+        // It was resumed and let go once more.
         "later" => return estate.ends(listed.to_string(), answer::nth(&parts, 1)?).await,
         "ended" => {
             let [_, _, generation, number, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };

@@ -3,6 +3,7 @@
 use super::{
     Link, Names, Rooms, answer,
     clock::{Clock, SAMPLES},
+    cluster_time::ClusterTime,
     connections::Connections,
     estate::Estate,
     lease::{self, Renewal},
@@ -14,7 +15,7 @@ use crate::{
     metrics::StoreMetrics,
     protocol::unix_ms,
     room::RoomName,
-    store::{Feed, Retention},
+    store::{Feed, Retention, Unavailable},
 };
 use arc_swap::ArcSwap;
 use fred::types::Value;
@@ -51,6 +52,8 @@ pub struct Shared {
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
     pub time: Arc<Clock>,
+    /// What leases, claims and the ends of sessions are counted by.
+    pub cluster: ClusterTime,
     /// Milliseconds that Redis' clock is ahead of this node's.
     pub clock: Arc<AtomicI64>,
 }
@@ -114,6 +117,7 @@ impl Shared {
             feed,
             metrics,
             time,
+            cluster: ClusterTime::default(),
             clock: Arc::default(),
         })
     }
@@ -121,6 +125,16 @@ impl Shared {
     /// Unix milliseconds by Redis' clock, as well as this node knows it.
     pub fn now(&self) -> u64 {
         unix_ms().saturating_add_signed(self.clock.load(Ordering::Relaxed))
+    }
+
+    /// Cluster time in milliseconds, asked for where this node has not heard of it lately.
+    pub async fn cluster_time(&self) -> Result<u64, Unavailable> {
+        if let Some(time) = self.cluster.recent() {
+            return Ok(time);
+        }
+        let said = self.link.command("HGET", vec![self.names.clock().into(), "time".into()]).await?;
+        self.cluster.heard(if said.is_null() { 0 } else { answer::number(&said)? });
+        Ok(self.cluster.now())
     }
 
     /// Asks for Redis' clock until it is known well enough for a client that comes back at once: the answer that came fastest says

@@ -3,7 +3,7 @@
 -- ARGV connection, node, deadline, ms the session is kept, then rooms and places
 -- Gives ok or late, and the time, which is its generation
 local time = now()
-if time > tonumber(ARGV[3]) then
+if late(ARGV[3], time) then
   return { 'late', int(time) }
 end
 redis.call('HSET', KEYS[1], 'gen', int(time), 'n', '0', 'conn', ARGV[1], 'node', ARGV[2])

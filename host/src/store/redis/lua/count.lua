@@ -2,7 +2,7 @@
 -- KEYS connections: a field a node
 -- ARGV node, its connections, ms the counts are kept, deadline
 -- Gives 1; -2 when what it says may be old
-if now() > tonumber(ARGV[4]) then
+if late(ARGV[4], now()) then
   return -2
 end
 if ARGV[2] == '0' then

@@ -15,7 +15,7 @@ for n = 3, #ARGV, 8 do
     older = newest > gen or (newest == gen and (w > number or (w == number and removed ~= '' and not goes)))
   end
   local status, acknowledged = 'ok', 0
-  if time > tonumber(ARGV[n + 5]) then
+  if late(ARGV[n + 5], time) then
     status = 'late'
   elseif older then
     status, acknowledged = 'older', newest

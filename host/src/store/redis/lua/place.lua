@@ -2,7 +2,7 @@
 -- KEYS connections: a field a node
 -- ARGV node, its connections with this one, most on all nodes, ms the counts are kept, deadline
 -- Gives -1, or how many are taken when there is none left; -2 when nobody waits for it any more
-if now() > tonumber(ARGV[5]) then
+if late(ARGV[5], now()) then
   return -2
 end
 local others, own = 0, 0

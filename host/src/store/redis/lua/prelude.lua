@@ -12,6 +12,13 @@ local function now()
   return math.floor(micros() / 1000)
 end
 
+-- Whether a write comes too late. Nobody gives one as long as this: where that is so, the clock was set back since its node heard of it,
+-- and how long the write was on its way cannot be told.
+local function late(deadline, time)
+  local left = tonumber(deadline) - time
+  return left < 0 or left > 5000
+end
+
 -- Drops the entries of a log from `oldest` and before. An entry's id is OFFSET-TIME.
 local function trim(log, oldest)
   while true do

@@ -5,7 +5,7 @@
 -- Gives ok, taken, behind, gone or late, and the time; with ok the rooms that it did not name, which are left now
 local is = redis.call('HMGET', KEYS[1], 'gen', 'n')
 local time = now()
-if time > tonumber(ARGV[5]) then
+if late(ARGV[5], time) then
   return { 'late', int(time) }
 end
 if not is[1] and ARGV[6] ~= '1' then

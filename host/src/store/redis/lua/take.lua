@@ -1,15 +1,15 @@
 -- Hands a session to a connection, unless it was handed to another after this one asked.
 -- KEYS session
--- ARGV connection, node, when it asked in microseconds, deadline, ms the session is kept
+-- ARGV connection, node, when it asked in microseconds, deadline, ms the session is kept, cluster time
 -- Gives ok, none, again or late, and the time in microseconds; with ok the generation, the connection that held it and that one's node, then
 -- rooms and places
 local is = redis.call('HMGET', KEYS[1], 'gen', 'conn', 'node', 'taken', 'until')
 local exact, asked = micros(), tonumber(ARGV[3])
 local time = math.floor(exact / 1000)
-if time > tonumber(ARGV[4]) then
+if late(ARGV[4], time) then
   return { 'late', int(exact) }
 end
-if not is[1] or (is[5] and tonumber(is[5]) <= time) then
+if not is[1] or (is[5] and tonumber(is[5]) <= tonumber(ARGV[6])) then
   return { 'none', int(exact) }
 end
 local taken = tonumber(is[4] or '0')

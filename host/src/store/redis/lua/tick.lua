@@ -1,20 +1,18 @@
--- Renews a node's lease, and gives it what others left undone.
+-- Renews a node's lease, and gives it what others left undone. All of that is by cluster time, which each node brings along.
 -- KEYS leases, dead, ends, clock
 -- ARGV node, ms of a lease, ms of a claim, sessions at most, whether the lease is taken anew, the name that is given up ('' for
--- none), deadline: beyond it the answer is not heard, and nothing is given out
--- Gives the time in microseconds, until when the lease was held ('' where it is not: then nothing is done), live nodes, then dead
--- nodes to reap and sessions whose time is over, each followed by its score on its list
+-- none), deadline by Redis' clock: beyond it the answer is not heard, and nothing is given out, cluster time as the node knows it (0: not)
+-- Gives Redis' time in microseconds, cluster time, until when the lease was held ('' where it is not: then nothing is done), live
+-- nodes, then dead nodes to reap and sessions whose time is over, each followed by its score on its list
 local exact = micros()
-local time = math.floor(exact / 1000)
-local last = tonumber(redis.call('HGET', KEYS[4], 'tick') or '0')
-redis.call('HSET', KEYS[4], 'tick', int(time))
--- When nobody could renew for a while, the store was away: everybody gets the time of a lease to come back.
-if time - last > ARGV[2] / 3 then
-  redis.call('HSET', KEYS[4], 'grace', int(time + ARGV[2]))
+local time = math.max(tonumber(redis.call('HGET', KEYS[4], 'time') or '0'), tonumber(ARGV[8]))
+if time == 0 then
+  time = math.floor(exact / 1000)
 end
+redis.call('HSET', KEYS[4], 'time', int(time))
 local held = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not held and ARGV[5] ~= '1' then
-  return { int(exact), '', 0, {}, {} }
+  return { int(exact), int(time), '', 0, {}, {} }
 end
 redis.call('ZADD', KEYS[1], int(time + ARGV[2]), ARGV[1])
 if ARGV[6] ~= '' then
@@ -23,14 +21,12 @@ if ARGV[6] ~= '' then
   -- Who is at work on what it left does not take it from the list: more may have come since.
   redis.call('ZADD', KEYS[2], int(time + ARGV[2]), ARGV[6])
 end
-if time > tonumber(redis.call('HGET', KEYS[4], 'grace') or '0') then
-  for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(time))) do
-    redis.call('ZREM', KEYS[1], node)
-    redis.call('ZADD', KEYS[2], 0, node)
-  end
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(time))) do
+  redis.call('ZREM', KEYS[1], node)
+  redis.call('ZADD', KEYS[2], 0, node)
 end
 local gone, due = {}, {}
-if time <= tonumber(ARGV[7]) then
+if math.floor(exact / 1000) <= tonumber(ARGV[7]) then
   gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(time))
   due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(time), 'LIMIT', 0, ARGV[4])
 end
@@ -45,4 +41,5 @@ for _, session in ipairs(due) do
   ends[#ends + 1] = session
   ends[#ends + 1] = claimed
 end
-return { int(exact), held and int(held) or int(time + ARGV[2]), redis.call('ZCARD', KEYS[1]), dead, ends }
+held = held and int(held) or int(time + ARGV[2])
+return { int(exact), int(time), held, redis.call('ZCARD', KEYS[1]), dead, ends }

@@ -65,8 +65,7 @@ impl World {
         let left: Vec<_> =
             server.kept().map(|(key, _)| key.to_owned()).filter(|key| is_of_sessions(key)).collect();
         drop(server);
-        let is_exact = !self.watch.lost_data && self.watch.set_back.is_none();
-        if is_exact && !left.is_empty() {
+        if !self.watch.lost_data && !left.is_empty() {
             self.fail(format!("after everybody had left: {left:?}"));
         }
     }

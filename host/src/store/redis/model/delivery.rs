@@ -45,13 +45,13 @@ impl World {
             self.tell(|| format!("  cut off: {name}"));
             return;
         }
-        let Message { process, ask, answer } = self.network.mail().messages.remove(at);
+        let Message { process, ask, sent, answer } = self.network.mail().messages.remove(at);
         if let Ask::Command("SADD", arguments) = &ask
             && answer.is_closed()
         {
             self.orphans.extend(arguments[1..].iter().cloned());
         }
-        let (value, wrong) = match self.carry_out(&ask) {
+        let (value, wrong) = match self.carry_out(&ask, sent) {
             Ok(value) => (value, None),
             Err((value, wrong)) => (value, Some(wrong)),
         };
@@ -95,7 +95,7 @@ impl World {
         }
     }
 
-    pub fn carry_out(&mut self, ask: &Ask) -> Result<types::Value, (types::Value, String)> {
+    pub fn carry_out(&mut self, ask: &Ask, sent: Instant) -> Result<types::Value, (types::Value, String)> {
         let (connections, clients) = (&self.connections, &self.clients);
         let known = |text: &str| {
             let id = ConnectionId::parse(text)?;
@@ -104,7 +104,7 @@ impl World {
             let lives = connection.state == State::Open && clients[connection.client].current == Some(at);
             Some(Known { asked: connection.asked, lives })
         };
-        self.watch.carry_out(&self.engine, ask, known)
+        self.watch.carry_out(&self.engine, ask, sent, known)
     }
 
     /// Everything of these that is on its way arrives, and what follows from it.
@@ -150,12 +150,12 @@ fn is_usual(ask: &Ask, answer: &types::Value) -> bool {
     match (ask, answer) {
         (Ask::Script(script, _, arguments), types::Value::Array(parts)) if script.name == "tick" => {
             arguments[4] == "0"
-                && parts[1].as_str().is_some_and(|held| !held.is_empty())
-                && parts[3..].iter().all(is_empty)
+                && parts[2].as_str().is_some_and(|held| !held.is_empty())
+                && parts[4..].iter().all(is_empty)
         }
         _ => matches!(
             (ask.name(), answer),
-            ("LPOP", types::Value::Null) | ("SADD", types::Value::Integer(0)) | ("holders", _)
+            ("LPOP", types::Value::Null) | ("HGET", _) | ("SADD", types::Value::Integer(0)) | ("holders", _)
         ),
     }
 }

@@ -97,7 +97,7 @@ fn a_session_that_is_taken_back_has_all_its_members_again() {
 fn a_node_that_did_not_hear_of_a_clock_that_was_set_back_takes_from_nobody() {
     story(async |world| {
         world.step(Isolate { node: 1 }).await;
-        world.step(ClockBack).await;
+        world.step(SetClock(-3600)).await;
         world.step(Live(4000)).await;
         world.step(Open { client: 0, node: 1, clean: false, waits: false }).await;
         world.step(Live(10)).await;

@@ -135,7 +135,7 @@ impl World {
     async fn taken_over(&mut self, at: usize) {
         let connection = &self.connections[at];
         let is_only = self.clients[connection.client].current == Some(at);
-        if is_only && self.watch.set_back.is_none() && !self.watch.lost_data {
+        if is_only && self.watch.set.is_none() && !self.watch.lost_data {
             self.fail("4409 to a client that is nowhere else".to_owned());
         }
         self.tell(|| format!("  {at}: 4409"));

@@ -2,19 +2,23 @@
 
 use super::{
     super::{
+        lease::LEASE,
         record::{Place, Rooms, entry, held_entry},
         sessions::Session,
     },
     client::{Connection, Seats, State},
     server::Kept,
     step::ROOMS,
-    world::World,
+    world::{TTL, World},
 };
 use crate::room::RoomName;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+
+/// Milliseconds that a node may be ahead of the cluster time that Redis has.
+const AHEAD: f64 = 2000.0;
 
 type Places = BTreeMap<RoomName, Place>;
 
@@ -108,10 +112,10 @@ impl World {
 
     /// Whether the store is as it must be when nothing is under way.
     pub fn is_calm(&mut self) -> Result<(), String> {
-        let is_exact = !self.watch.lost_data && self.watch.set_back.is_none();
+        let is_exact = !self.watch.lost_data;
         let server = self.engine.clone();
         let mut server = server.server.borrow_mut();
-        let now = server.millis();
+        let now = server.cluster_time();
         let (mut records, mut estates, mut sorted) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (key, kept) in server.kept() {
             match kept {
@@ -187,8 +191,14 @@ impl World {
         let resumable: BTreeMap<_, _> = resumable
             .map(|(entry, stored)| (entry.clone(), stored.is("until").parse().unwrap_or(0.0)))
             .collect();
-        if ends != resumable || resumable.values().any(|until| *until <= now as f64) {
+        // Neither past, nor further away than it was when it was let go.
+        let is_in_time = |until: &f64| *until > now && *until <= now + TTL.as_millis() as f64 + AHEAD;
+        if ends != resumable || !resumable.values().all(is_in_time) {
             return Err(format!("{ends:?} are to end at {now}, and by the records {resumable:?}"));
+        }
+        let leases = sorted.remove("m:{/nodes}:leases").unwrap_or_default();
+        if leases.values().any(|until| *until > now + LEASE.as_millis() as f64 + AHEAD) {
+            return Err(format!("the leases are {leases:?} at {now}"));
         }
         estates.retain(|_, entries| entries.iter().any(|entry| !self.orphans.contains(entry)));
         let dead = sorted.remove("m:{/nodes}:dead").unwrap_or_default();

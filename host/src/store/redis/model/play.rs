@@ -21,7 +21,12 @@ use tokio::time::Instant;
 /// In which a client has to say what it wants.
 const CONNECT: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3600);
+/// Redis' clock is not set twice within what a write may be late.
+const APART: Duration = Duration::from_millis(2500);
+
+fn only_lease(world: &World, message: &Message) -> bool {
+    matches!(message.ask.name(), "tick" | "LPOP") && world.comes_through(message)
+}
 
 pub fn room(name: &str) -> RoomName {
     RoomName::parse(name).expect("a room")
@@ -100,9 +105,6 @@ impl World {
                 true
             }
             Step::Pass(millis) => {
-                let only_lease = |world: &World, message: &Message| {
-                    matches!(message.ask.name(), "tick" | "LPOP") && world.comes_through(message)
-                };
                 self.pass(Duration::from_millis(millis.into()), only_lease).await;
                 true
             }
@@ -139,9 +141,12 @@ impl World {
                 }
                 true
             }
-            Step::ClockBack => {
-                self.engine.server.borrow_mut().set_back(HOUR);
-                self.watch.set_back = Some(Instant::now());
+            Step::SetClock(seconds) => {
+                if let Some(before) = self.watch.set {
+                    self.pass(APART.saturating_sub(before.elapsed()), only_lease).await;
+                }
+                self.engine.server.borrow_mut().set_clock(seconds);
+                self.watch.set = Some(Instant::now());
                 true
             }
         }

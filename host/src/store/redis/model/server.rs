@@ -1,10 +1,7 @@
 //! The model's Redis: keys in memory, a clock that is driven, and the commands that the store uses. Another command is a panic.
 
 use super::super::SCHEMA;
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 /// Unix milliseconds when a model begins.
@@ -89,8 +86,9 @@ impl Server {
         self.micros() / 1000
     }
 
-    pub fn set_back(&mut self, by: Duration) {
-        self.set -= by.as_millis() as i64;
+    /// From now on the clock is wrong by so many seconds.
+    pub fn set_clock(&mut self, seconds: i16) {
+        self.set = i64::from(seconds) * 1000;
     }
 
     pub fn flush(&mut self) {
@@ -107,6 +105,11 @@ impl Server {
         let now = self.millis();
         self.entries.retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
         self.entries.iter().map(|(key, entry)| (&**key, &entry.kept))
+    }
+
+    pub fn cluster_time(&self) -> f64 {
+        let time = self.hash("m:{/nodes}:clock").and_then(|clock| clock.get("time"));
+        time.map_or(0.0, |time| number(time))
     }
 
     pub fn hash(&self, key: &str) -> Option<&BTreeMap<String, String>> {

@@ -96,7 +96,8 @@ pub enum Step {
     Save,
     /// Redis goes back to what was saved.
     Restore,
-    ClockBack,
+    /// The clock of Redis is set, to be wrong by so many seconds from now on.
+    SetClock(i16),
 }
 
 pub const CLIENTS: usize = 2;
@@ -109,12 +110,14 @@ pub const FILTERS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 pub enum Kind {
     /// Redis keeps its data and its clock.
     Kept,
-    /// It may be emptied, go back, or set its clock back: then less is promised.
+    /// Its clock is set now and then, which is to make no difference.
+    Stepped,
+    /// It may be emptied or go back, too: then less is promised.
     Lost,
 }
 
 /// What a schedule may have, and how often.
-const CHOICES: [(u64, Choice); 38] = [
+const CHOICES: [(u64, Choice); 39] = [
     (10, |dice| {
         vec![Open { client: client(dice), node: node(dice), clean: dice.one_in(3), waits: dice.one_in(4) }]
     }),
@@ -166,15 +169,17 @@ const CHOICES: [(u64, Choice); 38] = [
             if dice.one_in(2) { Cut(0) } else { Flow },
         ]
     }),
+    (2, |dice| vec![SetClock(offset(dice))]),
+    (2, |dice| vec![SetClock(offset(dice)), Live(2500)]),
     (1, |_| vec![Flush]),
     (2, |_| vec![Save]),
     (2, |_| vec![Save, Flow]),
     (3, |_| vec![Restore]),
-    (1, |_| vec![ClockBack]),
 ];
 
-/// The last of them are for [`Kind::Lost`].
-const LOSSES: usize = 5;
+/// The last of them are for [`Kind::Lost`], and those before for [`Kind::Stepped`].
+const LOSSES: usize = 4;
+const CLOCKS: usize = 2;
 
 type Choice = fn(&mut Dice) -> Vec<Step>;
 
@@ -189,6 +194,11 @@ fn client(dice: &mut Dice) -> Nth {
 
 fn room(dice: &mut Dice) -> Nth {
     dice.one_in(3).into()
+}
+
+/// How wrong a clock is.
+fn offset(dice: &mut Dice) -> i16 {
+    [0, 3600, -600, -3600][dice.below(4) as usize]
 }
 
 /// A room comes, gets another filter, or goes.
@@ -208,7 +218,8 @@ impl Step {
     /// Each schedule has much of some things and nothing of others, so that some are about few things that meet often.
     pub fn schedule(dice: &mut Dice, kind: Kind) -> Vec<Self> {
         let count = match kind {
-            Kind::Kept => CHOICES.len() - LOSSES,
+            Kind::Kept => CHOICES.len() - LOSSES - CLOCKS,
+            Kind::Stepped => CHOICES.len() - LOSSES,
             Kind::Lost => CHOICES.len(),
         };
         let weigh =

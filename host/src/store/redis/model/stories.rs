@@ -149,7 +149,7 @@ fn a_session_that_was_ended_stays_so_by_a_clock_that_is_set_back() {
     story(async |world| {
         world.step(End { client: 0 }).await;
         world.one("letgo", Fate::Answered).await;
-        world.step(ClockBack).await;
+        world.step(SetClock(-3600)).await;
         world.step(Flow).await;
         world.connect(1).await;
         assert_eq!((world.is_on(), world.clients[0].token), (None, None), "the token is not known any more");
@@ -241,7 +241,7 @@ fn a_connection_whose_session_was_taken_ends_also_when_nobody_tells_its_node() {
 fn everybody_can_resume_after_redis_clock_was_set_back() {
     story(async |world| {
         world.step(Live(3000)).await;
-        world.step(ClockBack).await;
+        world.step(SetClock(-3600)).await;
         world.connect(1).await;
         assert_eq!(world.is_on(), Some((1, vec!["a"])));
         world.step(Live(3000)).await;

@@ -1,7 +1,21 @@
 //! Looks at each command as Redis carries it out: whether it may have been answered as it was.
 
-use super::{engine::Engine, server::Server, step::ROOMS, wire::Ask};
-use std::collections::{BTreeMap, BTreeSet};
+use super::{
+    super::{
+        answer::{self, list, number},
+        lease::LEASE,
+    },
+    engine::Engine,
+    server::Server,
+    step::ROOMS,
+    wire::Ask,
+    world::TTL,
+};
+use fred::types::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A session as the commands so far left it.
@@ -17,8 +31,8 @@ pub struct Seen {
     over: bool,
     /// Somebody has made it, and Redis has lost nothing since.
     is_known: bool,
-    /// Until when it can be resumed, since it was let go.
-    until: Option<u64>,
+    /// When it was let go, and until when it can be resumed at least.
+    until: Option<Instant>,
 }
 
 /// What each session has acknowledged in a room, and in which epoch.
@@ -29,8 +43,12 @@ pub struct Watch {
     /// By key.
     sessions: BTreeMap<String, Seen>,
     acks: BTreeMap<&'static str, Acks>,
-    /// When Redis' clock was last set back.
-    pub set_back: Option<Instant>,
+    /// When Redis' clock was set last.
+    pub set: Option<Instant>,
+    /// When each node renewed its lease last.
+    leases: BTreeMap<String, Instant>,
+    /// Cluster time when it began.
+    began: Option<(u64, Instant)>,
     /// Redis lost something.
     pub lost_data: bool,
 }
@@ -42,8 +60,10 @@ pub struct Known {
     pub lives: bool,
 }
 
-/// Until the nodes have heard of a clock that was set back.
-const TICKS: std::time::Duration = std::time::Duration::from_secs(3);
+/// Nodes may know cluster time by an answer that took so long, or longer.
+const SLOW: Duration = Duration::from_secs(4);
+/// Until the nodes have heard of a clock that was set.
+const TICKS: Duration = Duration::from_secs(3);
 
 impl Watch {
     pub fn seen(&self, key: &str) -> Option<&Seen> {
@@ -64,8 +84,9 @@ impl Watch {
         &mut self,
         engine: &Engine,
         ask: &Ask,
+        sent: Instant,
         known: impl Fn(&str) -> Option<Known>,
-    ) -> Result<fred::types::Value, (fred::types::Value, String)> {
+    ) -> Result<Value, (Value, String)> {
         let (script, keys, arguments) = match ask {
             Ask::Script(script, keys, arguments) => (script, keys, arguments),
             Ask::Command(name, arguments) => {
@@ -74,7 +95,7 @@ impl Watch {
             }
         };
         let answer = engine.run(script, keys, arguments);
-        let parts = super::super::answer::texts(answer.clone()).unwrap_or_default();
+        let parts = answer::texts(answer.clone()).unwrap_or_default();
         let part = |n: usize| parts.get(n).map_or("", |part| &**part);
         let argument = |n: usize| arguments.get(n).map_or("", String::as_str);
         let judged = match script.name {
@@ -82,7 +103,7 @@ impl Watch {
                 if part(0) == "ok" || part(0) == "ended" =>
             {
                 let seen = self.sessions.entry(keys[0].clone()).or_default();
-                let may_be_late = self.set_back.map(|set_back| set_back + TICKS);
+                let may_be_late = self.set.map(|set| set + TICKS);
                 let known = known(argument(0));
                 if script.name == "letgo" {
                     let by_its_node = argument(1).is_empty();
@@ -91,25 +112,24 @@ impl Watch {
                         return Err((answer, "let go of a session whose connection lives".to_owned()));
                     }
                 }
-                // One whose time is over can be resumed by a clock that is set back, until somebody ends it.
                 let is_over = script.name == "ending" || (script.name == "letgo" && part(4) == "0");
                 if script.name == "letgo" {
-                    let ttl: u64 = argument(2).parse().unwrap_or(0);
-                    seen.until = seen.until.or(part(1).parse().ok().map(|time: u64| time + ttl));
+                    let ttl = if argument(3) == "0" { Duration::ZERO } else { TTL };
+                    seen.until = seen.until.or(Some(sent + ttl));
                 } else if script.name != "ending" {
                     (seen.is_known, seen.until) = (true, None);
                 }
                 seen.judge(script.name, argument(0), known, is_over, may_be_late)
             }
+            "tick" => self.look_at_tick(argument(0), &answer),
             "enrol" | "ack" | "renew" => self.compare_acks(&engine.server.borrow()),
             _ => Ok(()),
         };
         let is_gone = || {
             let seen = self.sessions.get(&keys[0])?;
-            let now = engine.server.borrow().millis();
+            let now = Instant::now() + SLOW;
             let can_be_resumed = seen.is_known && seen.until.is_none_or(|until| until > now);
-            (can_be_resumed && self.set_back.is_none())
-                .then(|| "a session that can be resumed is gone".to_owned())
+            can_be_resumed.then(|| "a session that can be resumed is gone".to_owned())
         };
         let judged = match (script.name, part(0)) {
             ("take", "none") => is_gone().map_or(Ok(()), Err),
@@ -120,6 +140,28 @@ impl Watch {
             Err(wrong) => {
                 Err((answer, format!("{} {keys:?} {arguments:?} -> {parts:?}: {wrong}", script.name)))
             }
+        }
+    }
+
+    /// A lease is lost only by whoever did not renew it, and cluster time does not run ahead of time.
+    fn look_at_tick(&mut self, node: &str, answer: &Value) -> Result<(), String> {
+        let parts = list(answer.clone()).expect("an answer of many parts");
+        let (now, time) = (Instant::now(), number(&parts[1]).expect("milliseconds"));
+        let is_lost = parts[2].as_str().is_some_and(|held| held.is_empty());
+        let (first, began) = *self.began.get_or_insert((time, now));
+        let renewed = match is_lost {
+            true => self.leases.get(node).copied(),
+            false => self.leases.insert(node.to_owned(), now),
+        };
+        if self.lost_data {
+            return Ok(());
+        }
+        if time < first || Duration::from_millis(time - first) > now - began {
+            return Err(format!("cluster time began {:?} ago with {first} and is {time}", now - began));
+        }
+        match renewed.filter(|renewed| is_lost && renewed.elapsed() < LEASE) {
+            Some(renewed) => Err(format!("a node renewed its lease {:?} ago and lost it", renewed.elapsed())),
+            None => Ok(()),
         }
     }
 

@@ -7,7 +7,10 @@ use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 /// A process of a node: each start is another.
 pub type Process = usize;
@@ -29,6 +32,7 @@ impl Ask {
 pub struct Message {
     pub process: Process,
     pub ask: Ask,
+    pub sent: Instant,
     pub answer: oneshot::Sender<Result<Value, Unavailable>>,
 }
 
@@ -93,7 +97,7 @@ impl Wire {
             let mut mail = self.network.mail();
             let is_dead = mail.dead.contains(&self.process);
             if !is_dead {
-                mail.messages.push(Message { process: self.process, ask, answer });
+                mail.messages.push(Message { process: self.process, ask, sent: Instant::now(), answer });
             }
             is_dead
         };

@@ -22,7 +22,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// How long a session can be resumed.
 pub const TTL: Duration = Duration::from_secs(20);
@@ -211,7 +211,7 @@ impl World {
         let epoch = self.new_epoch();
         let arguments = [&epoch, "", "0", "0", "60000", "86400000"].map(str::to_owned);
         let ask = Ask::Script(&super::super::scripts::READ, keys.into(), arguments.into());
-        if let Err((_, wrong)) = self.carry_out(&ask) {
+        if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
             self.fail(wrong);
         }
         self.published.insert(room, 0);
@@ -223,7 +223,7 @@ impl World {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
         let ask = Ask::Script(&super::super::scripts::RENEW, keys.into(), vec![ended, self.new_epoch()]);
-        if let Err((_, wrong)) = self.carry_out(&ask) {
+        if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
             self.fail(wrong);
         }
         self.have_forgotten(room);

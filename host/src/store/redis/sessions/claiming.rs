@@ -4,7 +4,7 @@
 use super::{
     super::{
         KEEP, PATIENCE, SessionId, Shared, answer,
-        clock::{DEADLINE, shift},
+        clock::{DEADLINE, is_late, shift},
         lease,
         record::{Change, Record, Rooms, entry, held_entry},
         scripts,
@@ -29,10 +29,21 @@ struct GivenUp {
     id: SessionId,
     connection: ConnectionId,
     node: Arc<String>,
+    began: Instant,
     /// By Redis' clock.
     deadline: u64,
     /// Redis was told of it.
     sent: bool,
+}
+
+impl GivenUp {
+    /// Redis said that this was late, or asked for too early, when it showed this time. Where that was said in time, the clock was set,
+    /// and it can be tried again.
+    fn is_mended(&mut self, time: u64) -> bool {
+        let left = DEADLINE.saturating_sub(self.began.elapsed());
+        self.deadline = time + left.as_millis() as u64;
+        self.began.elapsed() < PATIENCE
+    }
 }
 
 impl Shared {
@@ -117,62 +128,70 @@ impl Shared {
     }
 
     fn giving_up(&self, principal: &Arc<str>, id: SessionId, connection: ConnectionId) -> GivenUp {
-        let deadline = self.time.now() + DEADLINE.as_millis() as u64;
+        let (began, deadline) = (Instant::now(), self.time.now() + DEADLINE.as_millis() as u64);
         GivenUp {
             principal: principal.clone(),
             id,
             connection,
             node: self.node.load_full(),
+            began,
             deadline,
             sent: false,
         }
     }
 
     async fn claim(self: &Arc<Self>, new: &mut GivenUp, joins: Vec<Join>) -> Result<(), Unavailable> {
-        let GivenUp { principal, id, connection, node, deadline, sent } = new;
-        self.estate.add(node, held_entry(principal, *id, *connection)).await?;
+        self.estate.add(&new.node, held_entry(&new.principal, new.id, new.connection)).await?;
         let mut record = Record::new(0, 0, Rooms::default());
         let fields = record.first_write(Change { join: joins, leave: vec![] });
-        let mut arguments = vec![
-            connection.to_string().into(),
-            node.as_str().into(),
-            answer::integer(*deadline),
-            answer::millis(KEEP),
-        ];
-        arguments
-            .extend(fields.into_iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.into()]));
-        let keys = vec![self.names.session(principal, *id)];
-        *sent = true;
-        let parts = answer::texts(self.link.run(&scripts::CLAIM, keys, arguments).await?)?;
-        let time = answer::nth(&parts, 1)?;
-        if &*parts[0] != "ok" {
-            return Err(late());
-        }
+        let fields: Vec<Value> =
+            fields.into_iter().flat_map(|(room, place)| [room.as_str().into(), place.into()]).collect();
+        let key = self.names.session(&new.principal, new.id);
+        new.sent = true;
+        let mut is_again = false;
+        let time = loop {
+            let mut arguments = vec![
+                new.connection.to_string().into(),
+                new.node.as_str().into(),
+                answer::integer(new.deadline),
+                answer::millis(KEEP),
+            ];
+            arguments.extend(fields.iter().cloned());
+            let parts = answer::texts(self.link.run(&scripts::CLAIM, vec![key.clone()], arguments).await?)?;
+            let time = answer::nth(&parts, 1)?;
+            match &*parts[0] {
+                "ok" => break time,
+                _ if !is_again && new.is_mended(time) => is_again = true,
+                _ => return Err(late()),
+            }
+        };
         record.begin(time, time);
         let session = self.hold(new, record);
         self.enrol(&session).await
     }
 
     async fn take(self: &Arc<Self>, given_up: &mut GivenUp, asked: Instant) -> Result<Resume, Unavailable> {
-        let GivenUp { principal, id, connection, node, deadline, sent } = given_up;
-        self.estate.add(node, held_entry(principal, *id, *connection)).await?;
-        let key = self.names.session(principal, *id);
+        let held = held_entry(&given_up.principal, given_up.id, given_up.connection);
+        self.estate.add(&given_up.node, held).await?;
+        let key = self.names.session(&given_up.principal, given_up.id);
         let mut when = self.time.at(asked);
         if self.link.is_clustered() {
             // Its server's own clock, by which it says when the session was taken last.
             let time = self.link.run(&scripts::TIME, vec![key.clone()], vec![]).await?;
             let (time, heard) = (answer::number(&time)?, Instant::now());
-            (when, *deadline) = (shift(time, heard, asked), time / 1000 + DEADLINE.as_millis() as u64);
+            when = shift(time, heard, asked);
+            given_up.deadline = time / 1000 + DEADLINE.as_millis() as u64;
         }
-        *sent = true;
+        given_up.sent = true;
         let mut is_again = false;
         let parts = loop {
             let arguments = vec![
-                connection.to_string().into(),
-                node.as_str().into(),
+                given_up.connection.to_string().into(),
+                given_up.node.as_str().into(),
                 answer::integer(when),
-                answer::integer(*deadline),
+                answer::integer(given_up.deadline),
                 answer::millis(KEEP),
+                answer::integer(self.cluster.now()),
             ];
             let parts = answer::texts(self.link.run(&scripts::TAKE, vec![key.clone()], arguments).await?)?;
             let (time, heard) = (answer::nth(&parts, 1)?, Instant::now());
@@ -182,8 +201,8 @@ impl Shared {
             match &*parts[0] {
                 "ok" => break parts,
                 "none" => return Ok(Resume::Gone),
-                // Maybe only as far as this node knew when that was: now it knows better.
-                "again" if !is_again => {
+                // Maybe only as far as this node knew what time it is: now it knows better.
+                "again" | "late" if !is_again && given_up.is_mended(time / 1000) => {
                     let at_least = shift(time, heard, asked);
                     // What it knew was worth nothing where the clock was set back.
                     (is_again, when) = (true, if when > time { at_least } else { when.max(at_least) })
@@ -257,7 +276,7 @@ impl Shared {
 
     /// What may still be carried out is waited for, and let go.
     fn give_up(self: &Arc<Self>, given_up: GivenUp) {
-        let GivenUp { principal, id, connection, node, deadline, sent } = given_up;
+        let GivenUp { principal, id, connection, node, began, deadline, sent } = given_up;
         if !sent {
             return self.estate.forget(&node, held_entry(&principal, id, connection));
         }
@@ -273,7 +292,7 @@ impl Shared {
                     Ok(LetGo { end: Some(end), .. }) => {
                         shared.estate.ends(entry(&principal, id), end).await.is_ok()
                     }
-                    Ok(LetGo { time, .. }) => time > deadline,
+                    Ok(LetGo { time, .. }) => began.elapsed() > DEADLINE && is_late(deadline, time),
                     Err(_) => false,
                 };
                 if is_let_go {

@@ -64,6 +64,7 @@ impl Shared {
         let mut arguments: Vec<Value> = vec![
             connection.to_string().into(),
             "".into(),
+            answer::integer(self.cluster_time().await?),
             answer::millis(ttl),
             answer::millis(KEEP),
             answer::integer(0),

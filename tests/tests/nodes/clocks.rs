@@ -1,0 +1,188 @@
+//! The clock of Redis is set, ahead or back: no lease, no session and no count ends by it, and none is prolonged.
+
+use super::{Publisher, saw_everything};
+use serde_json::json;
+use std::time::Duration;
+use switchyard_tests::{Follower, Node, Redis, eventually, eventually_within};
+
+const HOUR_AHEAD: i64 = 3600;
+const TEN_MINUTES_BACK: i64 = -600;
+/// What the promise allows until a dead node is noticed.
+const NOTICED: Duration = Duration::from_secs(20);
+/// A short time to live, and what may pass beyond it until a session is ended.
+const SHORT: &str = "[session]\nttl = \"3s\"\n[tier.default]\nconnections = 2";
+const ENDED: Duration = Duration::from_secs(10);
+
+async fn two(redis: &Redis, extra: &str) -> (Node, Node) {
+    let url = redis.url();
+    tokio::join!(Node::start(&url, extra), Node::start(&url, extra))
+}
+
+/// Names of nodes, each followed by until when it has its lease.
+async fn leases(redis: &Redis) -> Vec<String> {
+    let leases = redis.command(&["ZRANGE", "switchyard:{/nodes}:leases", "0", "-1", "WITHSCORES"]).await;
+    leases.lines().map(str::to_owned).collect()
+}
+
+async fn names(redis: &Redis) -> Vec<String> {
+    let mut names: Vec<_> = leases(redis).await.into_iter().step_by(2).collect();
+    names.sort();
+    names
+}
+
+/// Waits until each node has renewed its lease, so many times.
+async fn renewed(redis: &Redis, times: usize) {
+    for _ in 0..times {
+        let before = leases(redis).await;
+        eventually("renewed leases", async || {
+            let now = leases(redis).await;
+            let is_renewed = |name: &String| {
+                let until =
+                    |all: &[String]| all.iter().position(|one| one == name).map(|at| all[at + 1].clone());
+                until(&now) != until(&before)
+            };
+            before.iter().step_by(2).all(is_renewed).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Waits until so many sessions wait to be resumed.
+async fn waiting(redis: &Redis, count: usize) {
+    eventually("sessions that wait", async || {
+        (redis.command(&["ZCARD", "switchyard:{/nodes}:ends"]).await == count.to_string()).then_some(())
+    })
+    .await;
+}
+
+/// What the nodes say they have of connections of `acme`, together.
+async fn counted(redis: &Redis) -> u64 {
+    let counts = redis.command(&["HVALS", "switchyard:{@acme}:connections"]).await;
+    counts.lines().filter_map(|count| count.parse::<u64>().ok()).sum()
+}
+
+/// A node dies when the clock was set, which `step` does: what it left is cleared away as at any other time.
+async fn a_dead_node_is_cleared_away(step: impl AsyncFnOnce(&Redis)) {
+    let redis = Redis::with_clock().await;
+    let (mut one, two) = two(&redis, SHORT).await;
+    let (mut lost, mut stays) = (one.client().await, two.client().await);
+    for client in [&mut lost, &mut stays] {
+        client.subscribe(json!(["prices"])).await;
+    }
+    renewed(&redis, 1).await;
+    step(&redis).await;
+    one.process.kill().await;
+    eventually_within(NOTICED, "one node", async || {
+        (two.metric("switchyard_store_nodes").await == 1.0).then_some(())
+    })
+    .await;
+    eventually_within(ENDED, "one member", async || (two.members("prices").await == 1).then_some(())).await;
+    eventually("one connection that is counted", async || (counted(&redis).await == 1).then_some(())).await;
+    // The limit has a place again, and the one that stayed is where it was.
+    two.client().await.settled().await;
+    stays.settled().await;
+    assert_eq!(names(&redis).await.len(), 1);
+    let mut late = two.resume(&lost.token()).await;
+    assert_eq!(late.connected["resumed"], false);
+    late.settled().await;
+}
+
+/// For an hour the dead were members, and counted.
+#[tokio::test]
+async fn a_node_that_dies_after_an_hour_ahead_is_cleared_away_in_time() {
+    a_dead_node_is_cleared_away(async |redis| {
+        redis.set_clock(HOUR_AHEAD);
+        renewed(redis, 5).await;
+        redis.set_clock(0);
+    })
+    .await;
+}
+
+/// For ten minutes the dead stayed alive.
+#[tokio::test]
+async fn a_node_that_dies_when_the_clock_is_set_back_is_cleared_away_in_time() {
+    a_dead_node_is_cleared_away(async |redis| redis.set_clock(TEN_MINUTES_BACK)).await;
+}
+
+#[tokio::test]
+async fn a_session_that_was_let_go_before_an_hour_ahead_can_be_resumed() {
+    let redis = Redis::with_clock().await;
+    let (one, two) = two(&redis, "[session]\nttl = \"1m\"").await;
+    let mut client = one.client().await;
+    client.subscribe(json!(["prices"])).await;
+    let token = client.token();
+    client.cut();
+    waiting(&redis, 1).await;
+    redis.set_clock(HOUR_AHEAD);
+    renewed(&redis, 3).await;
+    assert_eq!(two.members("prices").await, 1);
+    let mut back = two.resume(&token).await;
+    assert_eq!(back.connected["resumed"], true);
+    back.settled().await;
+}
+
+/// A session waits to be resumed while the clock is set: it ends when its time is over, not sooner and not later.
+async fn a_session_ends_in_time(before: i64, after: i64) {
+    let redis = Redis::with_clock().await;
+    let (one, two) = two(&redis, SHORT).await;
+    redis.set_clock(before);
+    renewed(&redis, 2).await;
+    let mut client = one.client().await;
+    client.subscribe(json!(["prices"])).await;
+    let token = client.token();
+    client.cut();
+    waiting(&redis, 1).await;
+    redis.set_clock(after);
+    assert_eq!(two.members("prices").await, 1);
+    eventually_within(ENDED, "an ended session", async || (two.members("prices").await == 0).then_some(()))
+        .await;
+    waiting(&redis, 0).await;
+    let mut late = two.resume(&token).await;
+    assert_eq!(late.connected["resumed"], false);
+    late.settled().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_let_go_during_an_hour_ahead_ends_in_time() {
+    a_session_ends_in_time(HOUR_AHEAD, 0).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_let_go_before_the_clock_is_set_back_ends_in_time() {
+    a_session_ends_in_time(0, TEN_MINUTES_BACK).await;
+}
+
+#[tokio::test]
+async fn who_is_connected_notices_nothing() {
+    let redis = Redis::with_clock().await;
+    let (one, two) = two(&redis, "[tier.default]\nconnections = 5").await;
+    let followers = [
+        Follower::start(vec![one.url.clone()], "prices").await,
+        Follower::start(vec![two.url.clone()], "prices").await,
+    ];
+    let publisher = Publisher::start(&two, "prices", Duration::from_millis(5)).await;
+    followers[0].has("prices", 100, Duration::from_secs(10)).await;
+    let before = names(&redis).await;
+    for wrong in [HOUR_AHEAD, 0, TEN_MINUTES_BACK, 0] {
+        redis.set_clock(wrong);
+        // Who comes at this moment is let in.
+        let mut client = one.client().await;
+        client.subscribe(json!(["other"])).await;
+        let token = client.token();
+        client.cut();
+        let back = two.resume(&token).await;
+        assert_eq!(back.connected["resumed"], true, "the clock wrong by {wrong} s");
+        back.cut();
+        renewed(&redis, 3).await;
+        let so_far = followers[0].seen().order["prices"].len();
+        followers[0].has("prices", so_far + 100, Duration::from_secs(10)).await;
+        one.has_members("prices", 2).await;
+        eventually("three connections that are counted", async || (counted(&redis).await == 3).then_some(()))
+            .await;
+    }
+    let published = publisher.stop().await;
+    saw_everything(&followers, "prices", &published).await;
+    assert_eq!(published.refused, 0);
+    assert!(followers.iter().all(|follower| follower.seen().connections == 1), "nobody was cut");
+    assert_eq!(names(&redis).await, before, "no node took another name");
+}
