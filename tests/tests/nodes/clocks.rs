@@ -186,3 +186,28 @@ async fn who_is_connected_notices_nothing() {
     assert!(followers.iter().all(|follower| follower.seen().connections == 1), "nobody was cut");
     assert_eq!(names(&redis).await, before, "no node took another name");
 }
+
+/// Redis ages history and idempotency keys by its own clock. A clock that was ahead once kept it from aging them any more.
+#[tokio::test]
+async fn history_ages_by_the_clock_of_redis_and_goes_on_aging_when_that_is_right_again() {
+    let redis = Redis::with_clock().await;
+    let node = Node::start(&redis.url(), "[rooms]\nhistory = { messages = 100, age = \"4s\" }").await;
+    let publish = async || {
+        let body = json!({"room": "prices", "data": 1, "key": "same"}).to_string();
+        let (status, body) = node.call("POST", "/v1/publish", &body).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["offset"].as_u64().expect("an offset")
+    };
+    let held = async || match node.call("GET", "/v1/rooms/prices", "").await {
+        (200, body) => serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["messages"].as_u64(),
+        _ => Some(0),
+    };
+    assert_eq!((publish().await, publish().await), (1, 1), "one key");
+    redis.set_clock(HOUR_AHEAD);
+    assert_eq!(held().await, Some(0), "an hour old");
+    assert_eq!((publish().await, held().await), (2, Some(1)));
+    redis.set_clock(0);
+    let (status, body) = node.call("POST", "/v1/publish", r#"{"room":"prices","data":1}"#).await;
+    assert_eq!((status, held().await), (200, Some(2)), "{body}");
+    eventually("a history without old messages", async || (held().await == Some(0)).then_some(())).await;
+}

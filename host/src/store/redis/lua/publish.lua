@@ -19,16 +19,18 @@ if not epoch then
   is = { epoch, '0', '0' }
 end
 -- A clock that is set back does not turn the order of a room's times.
-local time = math.max(now(), tonumber(before))
+local clock = now()
+local time = math.max(clock, tonumber(before))
 local offset, stamp = int((is[2] or 0) + 1), int(time)
 local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. before .. ' ' .. ARGV[2]
 if ARGV[3] ~= '0' then
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], offset .. '-' .. stamp, 'm', message)
 end
 -- What grows old is seen to once a second, and what is kept is kept for that much longer.
-if time - tonumber(is[4] or '0') >= math.min(1000, ARGV[4] / 2) then
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'time', stamp, 'tended', stamp)
-  trim(KEYS[2], time - ARGV[4])
+local tended = tonumber(is[4] or '0')
+if clock - tended >= math.min(1000, ARGV[4] / 2) or clock < tended then
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'time', stamp, 'tended', int(clock))
+  trim(KEYS[2], clock - ARGV[4])
   redis.call('PEXPIRE', KEYS[2], int(ARGV[4] + 1000))
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 else
