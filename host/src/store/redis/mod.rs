@@ -344,11 +344,12 @@ impl Store for Redis {
     }
 
     async fn report_plugins(&self, report: &str) -> Result<(), Unavailable> {
-        self.versions().report(&self.shared.node.load(), self.shared.now(), report).await
+        let now = self.shared.cluster_time().await?;
+        self.versions().report(&self.shared.node.load(), now, report).await
     }
 
     async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
-        self.versions().reports(self.shared.now()).await
+        self.versions().reports(self.shared.cluster_time().await?).await
     }
 
     async fn check(&self) -> Result<Option<String>, Unavailable> {

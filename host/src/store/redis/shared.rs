@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     metrics::StoreMetrics,
-    protocol::unix_ms,
     room::RoomName,
     store::{Feed, Retention, Unavailable},
 };
@@ -23,7 +22,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64},
     },
     time::Duration,
 };
@@ -120,11 +119,6 @@ impl Shared {
             cluster: ClusterTime::default(),
             clock: Arc::default(),
         })
-    }
-
-    /// Unix milliseconds by Redis' clock, as well as this node knows it.
-    pub fn now(&self) -> u64 {
-        unix_ms().saturating_add_signed(self.clock.load(Ordering::Relaxed))
     }
 
     /// Cluster time in milliseconds, asked for where this node has not heard of it lately.
