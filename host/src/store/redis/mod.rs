@@ -16,6 +16,7 @@ mod members;
 #[cfg(test)]
 pub mod model;
 mod names;
+mod opening;
 mod patrol;
 mod plugins;
 mod reaper;
@@ -36,11 +37,11 @@ pub use url::RedisUrl;
 
 use super::*;
 use crate::{metrics::StoreMetrics, vital::Vitals};
-use fred::types::config::Server;
 use keyring::Synced;
 use link::Link;
 use listener::{Listener, Request};
 use names::Names;
+use opening::{Waiting, claim_schema, open};
 use plugins::Plugins;
 use record::Change as Rooming;
 use rooms::Rooms;
@@ -132,67 +133,6 @@ impl Redis {
         store.shared.look_at_clock().await;
         Ok(store)
     }
-}
-
-/// Between two attempts of a node that starts.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Says what a node that starts waits for: each error once, and again now and then.
-struct Waiting<'a, Says> {
-    site: &'a Site,
-    /// Is told each time.
-    status: Says,
-    said: String,
-    count: u32,
-}
-
-impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
-    fn new(site: &'a Site, status: Says) -> Self {
-        Self { site, status, said: String::new(), count: 0 }
-    }
-
-    fn says(&mut self, error: &str) {
-        let url = &self.site.url;
-        if error != self.said || self.count.is_multiple_of(10) {
-            tracing::warn!(store = %url, error, "waiting for the store");
-        }
-        (self.status)(&format!("waiting for the store {url}: {error}"));
-        (self.said, self.count) = (error.to_owned(), self.count + 1);
-    }
-
-    async fn pauses(&mut self, error: &Unavailable) {
-        self.says(&error.0);
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Connects and compares the schema.
-async fn open(
-    site: &Site,
-    metrics: StoreMetrics,
-    vitals: &Vitals,
-) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
-    let mut waiting = Waiting::new(site, |_: &str| {});
-    let (link, signals, connected) =
-        Link::open(&site.url, metrics, vitals, |error| waiting.says(error)).await?;
-    link.check_version().await?;
-    let claimed = claim_schema(&link, &Names::new(&site.prefix)).await.map_err(|error| error.to_string())?;
-    claimed.map_err(|error| format!("{}: {error}", site.url))?;
-    Ok((link, signals, connected))
-}
-
-/// Says which schema the keys follow where nobody has. The inner error tells why they are not for this version.
-async fn claim_schema(link: &Link, names: &Names) -> Result<Result<(), String>, Unavailable> {
-    let key = names.schema();
-    link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
-    let found = answer::text(link.command("GET", vec![key.as_str().into()]).await?)?;
-    Ok(match &*found {
-        SCHEMA => Ok(()),
-        found => Err(format!(
-            "{key} says that the keys are of schema {found}, this version has schema {SCHEMA}: run the version that they \
-             belong to, or choose another store.prefix"
-        )),
-    })
 }
 
 #[async_trait::async_trait]

@@ -4,11 +4,13 @@
 //! A client of fred routes a Cluster's commands in one task, which stops for all servers while one of them does not answer. So each
 //! server has clients of its own here, and a slot leads to a server.
 
+mod call;
 mod cluster;
 mod connection;
 mod sentinels;
 mod signals;
 
+pub use call::Replication;
 pub use signals::{Signal, Signals};
 
 use super::{RedisUrl, answer, scripts::Script, trouble::Trouble};
@@ -17,6 +19,7 @@ use crate::{
     store::{PATIENCE, Unavailable},
     vital::Vitals,
 };
+use call::{Call, Redirection, field};
 use cluster::Cluster;
 use connection::{Common, Connection, Endpoint, Role};
 use fred::{
@@ -56,30 +59,6 @@ enum Servers {
     /// The model's Redis.
     #[cfg(test)]
     Model(super::model::Wire),
-}
-
-/// One command as it goes to a server.
-struct Call {
-    name: &'static str,
-    arguments: Vec<Value>,
-}
-
-impl Call {
-    /// `text` is the script's digest, or all of it.
-    fn script(name: &'static str, text: &str, keys: Vec<String>, arguments: Vec<Value>) -> Self {
-        let first = [Value::from(text), Value::from(keys.len() as i64)];
-        let rest = keys.into_iter().map(Value::from).chain(arguments);
-        Self { name, arguments: first.into_iter().chain(rest).collect() }
-    }
-}
-
-/// How far a write has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Replication {
-    /// Replicas that were connected to the server.
-    pub replicas: u64,
-    /// Those of them that said in time that they have it.
-    pub confirmed: u64,
 }
 
 impl Link {
@@ -378,40 +357,5 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// A line of what `INFO` says.
-fn field(said: &Value, name: &str) -> Option<String> {
-    let said = said.as_str()?;
-    said.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
-}
-
-/// What a server of a Cluster says instead of carrying a command out.
-enum Redirection {
-    /// It is this server's from now on.
-    Moved(Server),
-    /// The slot moves there, and what was asked for is there already.
-    Ask(Server),
-    /// Keys of a slot that moves are partly here and partly there.
-    Again,
-}
-
-impl Redirection {
-    /// `by` is who said so: it may name itself by its port alone.
-    fn read(error: &str, by: &Connection) -> Option<Self> {
-        let mut words = error.split(' ');
-        let (kind, place) = (words.next()?, words.nth(1));
-        let server = || {
-            let (host, port) = place?.rsplit_once(':')?;
-            let host = if host.is_empty() { by.host()? } else { host.to_owned() };
-            Some(Server::new(host, port.parse().ok()?))
-        };
-        match kind {
-            "MOVED" => server().map(Self::Moved),
-            "ASK" => server().map(Self::Ask),
-            "TRYAGAIN" => Some(Self::Again),
-            _ => None,
-        }
     }
 }
