@@ -61,6 +61,12 @@ impl Sentinel {
         (masters.pop().expect("a master of this test"), others[0])
     }
 
+    /// Kills the server with that port, and waits for nothing.
+    pub async fn kill_with(&mut self, port: u16) {
+        let server = self.servers.iter_mut().find(|server| server.port == port);
+        server.expect("a server of this test").kill().await;
+    }
+
     /// Waits until every sentinel names another master than that, and it is one.
     pub async fn replaces(&self, old: u16) {
         let new = self.servers.iter().find(|server| server.port != old).expect("a replica");
@@ -79,9 +85,7 @@ impl Sentinel {
     /// The killed one, restarted, takes itself for a master until they make it a replica ten seconds later.
     pub async fn kill_master(&mut self) {
         let old = self.master().await;
-        let server =
-            self.servers.iter_mut().find(|server| server.port == old).expect("a master of this test");
-        server.kill().await;
+        self.kill_with(old).await;
         self.replaces(old).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use switchyard_tests::{Client, Node, Redis, eventually, run};
+use switchyard_tests::{Client, Live, Node, Redis, Sentinel, eventually, eventually_within, run};
 
 async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
     let arguments = [&["key"], arguments, &["--config", "switchyard.toml"]].concat();
@@ -72,4 +72,78 @@ async fn what_cannot_be_done_is_said() {
     let output = run(folder.path(), &["key", "list"], &[]).await;
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("store.url is memory, which keeps no keys"), "{told}");
+}
+
+/// `FLUSHALL` was taken for the revocation of every key: 4410, final, and all clients were gone for good. A key that was added
+/// then brought the registry to the version that nodes knew, so that they never heard of it.
+#[tokio::test]
+async fn a_store_that_forgot_its_keys_cuts_nobody_off() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
+    let add = async |principal: &str| {
+        let arguments = ["add", "--principal", principal, "--scope", "subscribe,publish", "--json"];
+        let (good, made) = key(&one, &arguments).await;
+        assert!(good, "{made}");
+        let made: Value = serde_json::from_str(&made).expect("JSON");
+        (made["key"].as_str().unwrap().to_owned(), made["digest"].as_str().unwrap().to_owned())
+    };
+    let lets_in = async |node: &Node, secret: &str| {
+        eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+    };
+    let (first, first_digest) = add("neo").await;
+    for node in [&one, &two] {
+        lets_in(node, &first).await;
+    }
+    let client = Live::connect_with(&two.url, json!({"auth": {"apiKey": first}})).await;
+    redis.command(&["FLUSHALL"]).await;
+    let (second, second_digest) = add("trinity").await;
+    for node in [&one, &two] {
+        lets_in(node, &second).await;
+        assert!(Client::is_let_in(&node.url, &first).await, "it was revoked by nobody");
+    }
+    eventually("both keys in the store", async || {
+        let (_, listed) = key(&one, &["list"]).await;
+        (listed.contains(&first_digest) && listed.contains(&second_digest)).then_some(())
+    })
+    .await;
+    let three = Node::start(&redis.url(), "").await;
+    assert!(Client::is_let_in(&three.url, &first).await && Client::is_let_in(&three.url, &second).await);
+    for node in [&one, &two, &three] {
+        eventually("ready", async || node.is_ready().await.then_some(())).await;
+    }
+    assert_eq!(client.end(), None, "it stays");
+    let (good, told) = key(&two, &["revoke", &first_digest]).await;
+    assert!(good, "{told}");
+    assert_eq!(client.ended(Duration::from_secs(5)).await.code, Some(4410));
+}
+
+/// A replica that had not heard of a revocation took over, and the key was good again.
+#[tokio::test]
+async fn what_replicas_know_of_a_revocation_is_told_and_what_they_lack_is_written_again() {
+    let mut sentinel = Sentinel::start().await;
+    let node = Node::start(&sentinel.url(), "").await;
+    let add = ["add", "--principal", "neo", "--scope", "subscribe", "--json"];
+    let (good, made) = key(&node, &add).await;
+    assert!(good, "{made}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(made["replication"], json!({"replicas": 1, "confirmed": 1}));
+    let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
+    eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+    // Stopped, it confirms nothing; when it goes on, it takes over without the revocation.
+    let (_, replica) = sentinel.pair().await;
+    replica.pause().await;
+    let (good, told) = key(&node, &["revoke", digest]).await;
+    assert!(good && told.contains("only 0 of 1 replicas confirmed it"), "{told}");
+    eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(())).await;
+    let old = sentinel.master().await;
+    sentinel.kill_with(old).await;
+    sentinel.servers.iter().find(|server| server.port() != old).expect("a replica").resume().await;
+    sentinel.replaces(old).await;
+    eventually_within(Duration::from_secs(20), "the revocation, there", async || {
+        let (_, listed) = key(&node, &["list"]).await;
+        (!listed.contains(digest)).then_some(())
+    })
+    .await;
+    assert!(!Client::is_let_in(&node.url, secret).await);
 }

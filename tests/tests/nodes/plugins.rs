@@ -227,3 +227,31 @@ async fn a_plugin_that_takes_long_to_load_delays_no_other() {
     .await;
     assert!(is_loading().await, "all of that was while the plugin was being loaded");
 }
+
+/// After `FLUSHALL` the counters began anew: a node that started put its file in charge, the others stayed with theirs, and each
+/// change that followed was older than what they knew.
+#[tokio::test]
+async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhere() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let two = Node::start_in(folder(&redis, "")).await;
+    let second = digest(&put(&one.process.admin, code(1)).await);
+    let third = digest(&put(&one.process.admin, code(2)).await);
+    runs(&two, &third).await;
+    redis.command(&["FLUSHALL"]).await;
+    let three = Node::start_in(folder(&redis, "")).await;
+    // With its code, which the store had lost, too.
+    runs(&three, &third).await;
+    for node in [&one, &two] {
+        assert_eq!(digest(&node.get(PATH).await), third);
+    }
+    let fourth = digest(&put(&three.process.admin, code(3)).await);
+    for node in [&one, &two] {
+        runs(node, &fourth).await;
+    }
+    let (status, body) = two.call("POST", &format!("{PATH}/rollback?to={}", &second[..20]), "").await;
+    assert_eq!(status, 200, "{body}");
+    for node in [&one, &three] {
+        runs(node, &second).await;
+    }
+}

@@ -140,3 +140,70 @@ async fn a_server_of_a_cluster_that_was_killed_holds_up_only_what_is_on_it() {
         assert_eq!(client.expect("message").await["data"], 3);
     }
 }
+
+/// A master that Sentinels have replaced, and that could not be told: it goes on as one, beside the new. What it is told from then
+/// on is lost with it.
+async fn two_masters(sentinel: &Sentinel) -> (&Redis, &Redis) {
+    let (old, new) = sentinel.pair().await;
+    // Sentinels make it a replica by this, and disconnect its clients together with it.
+    old.command(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof", "-multi", "-client|kill"]).await;
+    let sent = sentinel.sentinels[0].command(&["SENTINEL", "FAILOVER", "main"]).await;
+    assert_eq!(sent, "OK");
+    sentinel.replaces(old.port()).await;
+    assert!(old.command(&["ROLE"]).await.starts_with("master"), "it takes itself for one still");
+    (old, new)
+}
+
+/// A node asks Sentinels every 2 s, so that it stays no longer with a master that was replaced, though it answers as before.
+#[tokio::test]
+async fn a_master_that_was_replaced_and_answers_still_is_left_within_seconds() {
+    let sentinel = Sentinel::start().await;
+    let node = Node::start(&sentinel.url(), "").await;
+    assert_eq!(publish(&node, "prices", &json!("before")).await, 200);
+    let (old, new) = two_masters(&sentinel).await;
+    eventually_within(NOTICED, "the new master", async || {
+        publish(&node, "later", &json!("after")).await;
+        (new.command(&["EXISTS", "switchyard:{later}:log"]).await == "1").then_some(())
+    })
+    .await;
+    let lost = old.command(&["XLEN", "switchyard:{later}:log"]).await;
+    assert_eq!(publish(&node, "later", &json!("last")).await, 200);
+    assert_eq!(old.command(&["XLEN", "switchyard:{later}:log"]).await, lost, "nothing more goes there");
+    eventually_within(NOTICED, "ready", async || node.is_ready().await.then_some(())).await;
+}
+
+/// A node that most Sentinels do not reach is not told. What it then publishes to the old master is lost, unless that has
+/// `min-replicas-to-write`: its replica is a master now, so within `min-replicas-max-lag` it refuses.
+#[tokio::test]
+async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
+    for bounded in [false, true] {
+        let sentinel = Sentinel::start().await;
+        let (old, new) = sentinel.pair().await;
+        if bounded {
+            for setting in [["min-replicas-to-write", "1"], ["min-replicas-max-lag", "1"]] {
+                old.command(&["CONFIG", "SET", setting[0], setting[1]]).await;
+            }
+        }
+        // Two of three are nowhere.
+        let reached = sentinel.sentinels[0].port();
+        let url = format!(
+            "redis-sentinel://127.0.0.1:1/0?sentinelServiceName=main&node=127.0.0.1:2&node=127.0.0.1:{reached}"
+        );
+        let node = Node::start(&url, "").await;
+        assert_eq!(publish(&node, "prices", &json!("before")).await, 200);
+        two_masters(&sentinel).await;
+        // A replica is missed when the master looks, which it does each second.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let answered = publish(&node, "late", &json!("after")).await;
+        assert_eq!(new.command(&["EXISTS", "switchyard:{late}:log"]).await, "0", "nobody told the node");
+        let kept_by_the_old = old.command(&["EXISTS", "switchyard:{late}:log"]).await;
+        match bounded {
+            false => assert_eq!((answered, &*kept_by_the_old), (200, "1"), "it will be lost"),
+            true => {
+                assert_eq!((answered, &*kept_by_the_old), (503, "0"), "it is refused");
+                let (status, body) = node.call("GET", "/readyz", "").await;
+                assert!(status == 503 && body.contains("NOREPLICAS"), "{status} {body}");
+            }
+        }
+    }
+}

@@ -242,7 +242,7 @@ async fn end(shared: &Shared, listed: &Arc<str>, score: u64) -> Result<(), Unava
         link.run(&scripts::ENDING, vec![key.clone()], vec![answer::integer(shared.cluster.now())]).await?,
     )?;
     match &*parts[0] {
-        // It was resumed and let go once more.
+        // It was let go once more since, or was put on the list too early.
         "later" => return estate.ends(listed.to_string(), answer::nth(&parts, 1)?).await,
         "ended" => {
             let [_, _, generation, number, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };
