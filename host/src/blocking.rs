@@ -28,22 +28,6 @@ pub async fn run<T: Send + 'static>(
 /// Until work is tried again for which there was no thread.
 pub const AGAIN: Duration = Duration::from_secs(5);
 
-/// The same for work that must be done, and may be done later: as soon as there is a thread for it.
-pub async fn run_in_time<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Clone + Send + 'static,
-) -> Result<T, BlockingError> {
-    loop {
-        match run(name, work.clone()).await {
-            Err(BlockingError::NoThread(error)) => {
-                tracing::error!(%error, "the thread that {name} cannot be started; trying again in {AGAIN:?}");
-                tokio::time::sleep(AGAIN).await;
-            }
-            done => return done,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

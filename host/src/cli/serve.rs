@@ -41,7 +41,7 @@ const PLUGINS: &str = "plugins";
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    let source = Source::open(args.config.clone())?;
+    let source = Source::open(args.config.clone()).context("files cannot be watched")?;
     let mut config = source.load().map_err(anyhow::Error::msg)?;
     let key = match args.config {
         Some(_) => None,

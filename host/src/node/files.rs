@@ -13,7 +13,9 @@ use notify::{
 use seen::Seen;
 use std::{
     collections::{HashMap, HashSet},
+    io,
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
@@ -21,7 +23,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// Between two looks at all files, and before one that has changed is looked at again: it is read when both looks saw the same. Both together
 /// leave time to read it within 5 s of the change.
@@ -48,7 +50,21 @@ enum Order {
     Told(PathBuf, Happened),
     /// It may have happened to any.
     Any,
+    Work(Box<dyn FnOnce() + Send>),
     End,
+}
+
+/// Has what reads files done on the thread that looks at them: it is there already when the system gives no more.
+#[derive(Clone)]
+pub struct Reader(Sender<Order>);
+
+impl Reader {
+    /// `None`: it panicked, which was logged.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (done, is_done) = oneshot::channel();
+        self.0.send(Order::Work(Box::new(move || drop(done.send(work()))))).ok();
+        is_done.await.ok()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,15 +77,16 @@ enum Happened {
 
 impl Files {
     /// Follows nothing yet.
-    pub fn start() -> Self {
+    pub fn start() -> io::Result<Self> {
         let (orders, taken) = channel();
         let changed = Arc::new(Notify::new());
         let follower = Follower::new(orders.clone(), Arc::downgrade(&changed));
-        let started = std::thread::Builder::new().name("files".into()).spawn(move || follower.run(&taken));
-        if let Err(error) = started {
-            tracing::warn!(%error, "no thread to watch files with; send SIGHUP after a change");
-        }
-        Self { changed, orders }
+        std::thread::Builder::new().name("files".into()).spawn(move || follower.run(&taken))?;
+        Ok(Self { changed, orders })
+    }
+
+    pub fn reader(&self) -> Reader {
+        Reader(self.orders.clone())
     }
 
     /// From now on these files are followed and no others. What happens to one after its stamp was taken is told.
@@ -146,6 +163,11 @@ impl Follower {
                 }
                 Ok(Order::Told(file, happened)) => self.seen.told(&file, happened, Stamp::of),
                 Ok(Order::Any) => self.seen.take(Stamp::of),
+                Ok(Order::Work(work)) => {
+                    // A panic is told to who asked.
+                    catch_unwind(AssertUnwindSafe(work)).ok();
+                    false
+                }
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => false,
             };

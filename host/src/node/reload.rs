@@ -5,13 +5,13 @@
 use super::{
     Node,
     access::{Access, Change, Configured},
+    files::Reader,
     guard::{Cause, Guard},
     plugins::Plugins,
     source::Source,
 };
 use crate::{
     admin::Status,
-    blocking,
     config::Config,
     metrics::Metrics,
     server::{Tls, TlsConfig},
@@ -36,7 +36,7 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
         vitals.task("the task that asks for keys", asking),
     ];
     if let Some(tls) = tls {
-        let renewing = renew(tls, certificate.subscribe(), status.clone());
+        let renewing = renew(tls, source.reader(), certificate.subscribe(), status.clone());
         tasks.push(vitals.task("the task that reads certificates", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
@@ -71,12 +71,17 @@ async fn ask(store: Arc<dyn Store>, mut known: StoredKeys, told: mpsc::Unbounded
 }
 
 /// Reads the certificate again each time it is told to, which may wait for its files.
-async fn renew(tls: Arc<Tls>, mut told: watch::Receiver<Option<TlsConfig>>, status: Arc<Status>) {
+async fn renew(
+    tls: Arc<Tls>,
+    reader: Reader,
+    mut told: watch::Receiver<Option<TlsConfig>>,
+    status: Arc<Status>,
+) {
     while told.changed().await.is_ok() {
         let Some(files) = told.borrow_and_update().clone() else { continue };
         let tls = tls.clone();
-        let renewed = blocking::run_in_time("reads a certificate", move || tls.reload(&files)).await;
-        let renewed = renewed.unwrap_or_else(|error| Err(error.to_string()));
+        let renewed = reader.run(move || tls.reload(&files)).await;
+        let renewed = renewed.unwrap_or_else(|| Err("reading the certificate panicked".to_owned()));
         if let Err(error) = &renewed {
             tracing::error!("{error}; the certificate stays as it was");
         }
@@ -100,7 +105,7 @@ impl Reloader {
         // Without a file the key and the plugins of this run stay.
         let config = match source.file() {
             None => None,
-            Some(file) => self.read(file.to_owned(), cause).await,
+            Some(file) => self.read(source, file.to_owned(), cause).await,
         };
         // Keys first, and nothing waits for what comes after.
         if let Some(config) = &config {
@@ -125,9 +130,9 @@ impl Reloader {
     }
 
     /// `None`: it is not taken, and everything in it stays as it was.
-    async fn read(&mut self, file: PathBuf, cause: Cause) -> Option<Config> {
+    async fn read(&mut self, source: &Source, file: PathBuf, cause: Cause) -> Option<Config> {
         let shown = file.display().to_string();
-        let read = match Source::reload(file).await {
+        let read = match source.reload(file).await {
             Ok((config, text)) => {
                 let admitted = self.guard.admit(&self.config.keys, &config.keys, text, cause);
                 admitted.map(|()| config).map_err(|why| format!("{shown}: {why}"))

@@ -1,11 +1,10 @@
 //! Where the configuration comes from, and what tells that it, or a file that it names, is to be read again.
 
 use super::{
-    files::{Files, stamps},
+    files::{Files, Reader, stamps},
     guard::Cause,
 };
 use crate::{
-    blocking,
     config::{Config, Text, environment},
     plugin::PluginConfig,
 };
@@ -32,9 +31,13 @@ impl Source {
     /// From now on no SIGHUP is missed, and no change of the file.
     pub fn open(file: Option<PathBuf>) -> io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
-        let files = Files::start();
+        let files = Files::start()?;
         files.follow(stamps(file.clone()));
         Ok(Self { file, files, hangups })
+    }
+
+    pub fn reader(&self) -> Reader {
+        self.files.reader()
     }
 
     pub fn file(&self) -> Option<&Path> {
@@ -57,7 +60,7 @@ impl Source {
     }
 
     /// What a running node is to have. The error says what is wrong, and nothing is to change then.
-    pub async fn reload(file: PathBuf) -> Result<(Config, [u8; 32]), String> {
+    pub async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), String> {
         let read = move || {
             let text = Text::again(&file)?;
             if text.is_empty() {
@@ -65,8 +68,7 @@ impl Source {
             }
             Ok((text.config(&environment())?, text.digest()))
         };
-        let read = blocking::run_in_time("reads the configuration", read).await;
-        read.unwrap_or_else(|error| Err(error.to_string()))
+        self.reader().run(read).await.unwrap_or_else(|| Err("reading the configuration panicked".into()))
     }
 
     /// Follows the files that this configuration names, and of the plugins these.
@@ -74,7 +76,7 @@ impl Source {
         let mut paths: Vec<PathBuf> = plugins.flat_map(PluginConfig::files).collect();
         paths.extend(self.file.clone());
         paths.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
-        if let Ok(stamps) = blocking::run_in_time("looks at files", move || stamps(paths)).await {
+        if let Some(stamps) = self.reader().run(move || stamps(paths)).await {
             self.files.follow(stamps);
         }
     }
