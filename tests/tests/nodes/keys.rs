@@ -85,7 +85,8 @@ async fn a_store_that_forgot_its_keys_cuts_nobody_off() {
         let arguments = ["add", "--principal", principal, "--scope", "subscribe,publish", "--json"];
         let (good, made) = key(&one, &arguments).await;
         assert!(good, "{made}");
-        let made: Value = serde_json::from_str(&made).expect("JSON");
+        let made: Value = serde_json::from_str(made.lines().next().unwrap_or_default())
+            .unwrap_or_else(|error| panic!("{error}: {made}"));
         (made["key"].as_str().unwrap().to_owned(), made["digest"].as_str().unwrap().to_owned())
     };
     let lets_in = async |node: &Node, secret: &str| {
