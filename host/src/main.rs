@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,fred=off"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
     lines.with_ansi(stderr().is_terminal()).log_internal_errors(false).init();
     let ended = runtime(&log).and_then(|runtime| {
@@ -55,6 +55,8 @@ fn main() -> ExitCode {
 
 /// Until all workers run.
 const START: Duration = Duration::from_secs(5);
+/// Threads that look up names.
+const LOOKUPS: usize = 4;
 
 /// Tokio panics where the system has no thread for a worker, and then waits for ever for those that it has started; or it does
 /// without that worker, and what is its to do is never done.
@@ -68,7 +70,11 @@ fn runtime(log: &Log) -> anyhow::Result<Runtime> {
     }));
     let (started, starts) = mpsc::channel();
     let start = move || _ = started.send(());
-    let built = Builder::new_multi_thread().enable_all().on_thread_start(start).build();
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().on_thread_start(start);
+    // Names of servers are looked up on these: a thread that is there already is never given back.
+    builder.max_blocking_threads(LOOKUPS).thread_keep_alive(Duration::from_secs(u32::MAX.into()));
+    let built = builder.build();
     panic::set_hook(hook);
     let runtime = built.context("the runtime cannot be started")?;
     let end = Instant::now() + START;
@@ -77,6 +83,15 @@ fn runtime(log: &Log) -> anyhow::Result<Runtime> {
             runtime.shutdown_background();
             anyhow::bail!("the runtime cannot be started: the system has {n} threads for it, and no more");
         }
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where there is no thread for it, the node does not start"
+    )]
+    runtime.spawn_blocking(|| {});
+    if starts.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
+        runtime.shutdown_background();
+        anyhow::bail!("the runtime cannot be started: the system has no thread to look up names with");
     }
     Ok(runtime)
 }

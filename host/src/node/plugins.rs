@@ -107,9 +107,15 @@ async fn keep(
             let stored = versions.borrow_and_update().clone();
             let Some(stored) = stored else { continue };
             let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
-            follows = hub.follow_plugin(index, &stored, is_anew).await.is_err();
-            if !follows {
-                followed = Some(stored.revision.clone());
+            let outcome = hub.follow_plugin(index, &stored, is_anew).await;
+            follows = outcome.is_err();
+            match outcome {
+                Ok(()) => followed = Some(stored.revision.clone()),
+                Err(refusal) => {
+                    // Much may be sent each time, and a thread is not there at once.
+                    pause = AGAIN;
+                    tracing::warn!("{}; trying again in {AGAIN:?}", refusal.message);
+                }
             }
         }
     }

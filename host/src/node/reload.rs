@@ -14,6 +14,7 @@ use crate::{
     admin::Status,
     config::Config,
     metrics::Metrics,
+    protocol::unix_ms,
     server::{Tls, TlsConfig},
     store::{Store, StoredKeys},
 };
@@ -58,7 +59,7 @@ async fn ask(store: Arc<dyn Store>, mut known: StoredKeys, told: mpsc::Unbounded
     loop {
         tokio::time::sleep(ASK).await;
         match store.keys(&known).await {
-            Ok(None) => {}
+            Ok(None) => known.read_at = unix_ms(),
             Ok(Some(stored)) => {
                 if stored.keys != known.keys {
                     told.send(Change::Stored(stored.keys.clone())).ok();

@@ -4,7 +4,7 @@
 use crate::key::KeyConfig;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// How long it is remembered that a key was revoked. A node that was away for longer offers nothing that it knew.
+/// How long it is remembered that a key was revoked. A node that has not read the registry for longer forgets what it knew.
 pub const REVOKED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Which state of a registry something was read from. The same one only while nothing was changed and nothing lost: a registry that
@@ -49,11 +49,13 @@ pub struct StoredKeys {
     /// By digest, those that were revoked among them.
     pub entries: Entries,
     pub keys: Vec<KeyConfig>,
+    /// When the store was read last, or said that nothing has changed; Unix milliseconds.
+    pub read_at: u64,
 }
 
 impl Default for StoredKeys {
     fn default() -> Self {
-        Self { revision: Revision::none(), entries: Entries::new(), keys: vec![] }
+        Self { revision: Revision::none(), entries: Entries::new(), keys: vec![], read_at: 0 }
     }
 }
 

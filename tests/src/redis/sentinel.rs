@@ -55,7 +55,12 @@ impl Sentinel {
 
     /// The server that is the master now, and the other one.
     pub async fn pair(&self) -> (&Redis, &Redis) {
-        let master = self.master().await;
+        self.pair_by(0).await
+    }
+
+    /// The same, as that sentinel says.
+    pub async fn pair_by(&self, sentinel: usize) -> (&Redis, &Redis) {
+        let master = master_says(&self.sentinels[sentinel]).await.expect("a master");
         let is_master = |server: &&Redis| server.port == master;
         let (mut masters, others): (Vec<_>, Vec<_>) = self.servers.iter().partition(is_master);
         (masters.pop().expect("a master of this test"), others[0])

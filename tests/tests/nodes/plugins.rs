@@ -255,3 +255,25 @@ async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhe
         runs(node, &second).await;
     }
 }
+
+/// Generations were compared and nothing else: one that began anew caught up with one that was lost, and each node stayed with its own.
+#[tokio::test]
+async fn of_two_versions_of_one_generation_one_holds_everywhere() {
+    let redis = Redis::start().await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    let first = digest(&one.get(PATH).await);
+    one.process.signal("STOP").await;
+    redis.command(&["FLUSHALL"]).await;
+    let other = folder(&redis, "");
+    place(other.path(), "plugin.wasm", &code(1));
+    let two = Node::start_in(other).await;
+    let second = digest(&two.get(PATH).await);
+    assert_ne!(first, second);
+    one.process.signal("CONT").await;
+    runs(&one, &second).await;
+    // What is loaded at once after everything was forgotten comes after what nodes know.
+    redis.command(&["FLUSHALL"]).await;
+    let third = digest(&put(&two.process.admin, code(2)).await);
+    runs(&one, &third).await;
+    assert_eq!(digest(&two.get(PATH).await), third);
+}

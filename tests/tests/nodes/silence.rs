@@ -4,7 +4,7 @@
 use super::{Publisher, saw_everything};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use switchyard_tests::{Client, Cluster, Follower, Node, Proxy, Redis, Sentinel, eventually_within};
+use switchyard_tests::{Client, Cluster, Follower, Live, Node, Proxy, Redis, Sentinel, eventually_within};
 
 const PACE: Duration = Duration::from_millis(5);
 /// Silence is noticed after 3 s, by a probe that is sent each second; and something for a busy machine.
@@ -206,4 +206,59 @@ async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
             }
         }
     }
+}
+
+/// The client took the word of the first Sentinel that it reached, and when that one did not answer it asked no other.
+#[tokio::test]
+async fn a_sentinel_that_does_not_answer_is_passed_over() {
+    let sentinel = Sentinel::start().await;
+    sentinel.sentinels[0].pause().await;
+    // Whichever is asked first.
+    let [a, b, c] = [0, 1, 2].map(|n: usize| sentinel.sentinels[n].port());
+    let url = |ports: [u16; 3]| {
+        let [first, second, third] = ports.map(|port| format!("127.0.0.1:{port}"));
+        format!("redis-sentinel://{first}/0?sentinelServiceName=main&node={second}&node={third}")
+    };
+    let (first, last) = (url([a, b, c]), url([b, c, a]));
+    let (one, two) = tokio::join!(Node::start(&first, ""), Node::start(&last, ""));
+    let (old, new) = sentinel.pair_by(1).await;
+    old.pause().await;
+    for node in [&one, &two] {
+        eventually_within(3 * NOTICED, "the new master", async || {
+            (publish(node, "prices", &json!("there")).await == 200).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(new.command(&["XLEN", "switchyard:{prices}:log"]).await, "2");
+    sentinel.sentinels[0].resume().await;
+    old.resume().await;
+}
+
+/// A move of a slot that broke off half way: the source says that it moved, and the target that it did not. A node that had a room there
+/// asked both thousands of times a second, for as long as that was so.
+#[tokio::test]
+async fn servers_of_a_cluster_that_do_not_agree_are_asked_in_peace() {
+    let cluster = Cluster::start().await;
+    let node = Node::start(&cluster.url(), "").await;
+    let client = Live::connect(&node.url).await;
+    client.subscribe(json!(["prices"])).await;
+    let slot = cluster.slot("prices").await;
+    let (source, slot) = (cluster.owner(slot).await, slot.to_string());
+    let target = (source + 1) % 3;
+    let id = cluster.nodes[target].command(&["CLUSTER", "MYID"]).await;
+    cluster.nodes[source].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]).await;
+    // Meanwhile the room is looked at, and what it asks is answered with another place each time.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for server in &cluster.nodes {
+        server.command(&["CONFIG", "RESETSTAT"]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut asked = 0;
+    for server in &cluster.nodes {
+        let told = server.command(&["INFO", "commandstats"]).await;
+        let calls = |line: &str| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok();
+        asked += told.lines().filter_map(calls).sum::<u64>();
+    }
+    assert!(asked < 1500, "{asked} commands in 5 s");
+    assert_eq!(client.end(), None);
 }

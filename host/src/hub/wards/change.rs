@@ -199,7 +199,7 @@ impl Hub {
         };
         let charge = Charge { plugin: plugin.clone(), config: config.clone() };
         let previous = self.take_up(index, charge, true).await?;
-        match self.announce(name, &release, code).await {
+        match self.announce(ward, &release, code).await {
             Ok(lineage) => ward.standing().lineage = lineage,
             Err(error) => {
                 self.put_back(index, previous).await;
@@ -215,9 +215,15 @@ impl Hub {
     }
 
     /// The last who announces is in charge everywhere.
-    async fn announce(&self, name: &str, release: &Release, code: &Bytes) -> Result<Lineage, Unavailable> {
+    async fn announce(&self, ward: &Ward, release: &Release, code: &Bytes) -> Result<Lineage, Unavailable> {
+        let (name, known) = (&ward.name(), ward.standing().lineage.clone());
         for _ in 0..ATTEMPTS {
             let lineage = self.store.lineage(name).await?;
+            // A store that has lost what this node knows would begin to count anew, and others would not follow.
+            if lineage.generation < known.generation {
+                self.restore(ward, &known).await?;
+                continue;
+            }
             let is_there =
                 |there: &Release| release.signature.is_none() || there.signature == release.signature;
             if lineage.current == release.sha256 && lineage.in_charge().is_some_and(is_there) {

@@ -79,55 +79,57 @@ impl Hub {
         // What another node has put in charge works also where this node's file does not.
         let follows = lineage.generation > 0 && ward.plugin().is_none();
         match follows {
-            true => self.follow(ward, index, lineage).await.map_err(unavailable),
+            true => self.follow(ward, index, lineage).await,
             false => began,
         }
     }
 
     /// Takes up what other nodes have put in charge of the `index`-th plugin. What the store knows less of than this node it has
-    /// lost, maybe with the code of versions; so it has if its registry `is_anew`. An error: not everything could be asked of the
-    /// store, try again.
+    /// lost, maybe with the code of versions; so it has if its registry `is_anew`. An error: try again.
     pub async fn follow_plugin(
         self: &Arc<Self>,
         index: usize,
         stored: &StoredPlugins,
         is_anew: bool,
-    ) -> Result<(), Unavailable> {
-        let ward = &self.wards[index];
-        let lineage = stored.lineages.get(&ward.name()).cloned().unwrap_or_default();
+    ) -> Result<(), Refusal> {
+        let (ward, name) = (&self.wards[index], self.wards[index].name());
+        let mut lineage = stored.lineages.get(&name).cloned().unwrap_or_default();
         let _turn = ward.turn.lock().await;
-        let known = ward.standing().lineage.generation;
-        if lineage.generation > known {
-            self.follow(ward, index, lineage).await?;
-        } else if lineage.generation < known || (is_anew && known > 0) {
-            self.restore(ward, lineage.generation < known).await?;
+        let known = ward.standing().lineage.clone();
+        if lineage.generation < known.generation {
+            // What was read before this node's own last change is older than what is there by now.
+            lineage = self.store.lineage(&name).await.map_err(unavailable)?;
+        }
+        let is_other = lineage.generation == known.generation && lineage.current != known.current;
+        if lineage.generation > known.generation || is_other {
+            return self.follow(ward, index, lineage).await;
+        }
+        let has_lost = lineage.generation < known.generation;
+        if has_lost || (is_anew && known.generation > 0) {
+            self.restore(ward, &known).await.map_err(unavailable)?;
+        }
+        if has_lost {
+            tracing::warn!(
+                plugin = name,
+                "the store had lost versions of a plugin; this node has written them again"
+            );
         }
         Ok(())
     }
 
-    /// Gives the store what it has lost of a plugin.
-    async fn restore(&self, ward: &Ward, tells: bool) -> Result<(), Unavailable> {
-        let (name, lineage, code) = {
+    /// Gives the store what it has lost of a plugin, with the code that is held here still.
+    pub(super) async fn restore(&self, ward: &Ward, lineage: &Lineage) -> Result<(), Unavailable> {
+        let code = {
             let standing = ward.standing();
             let held = standing.charge.iter().chain(&standing.earlier).map(|charge| &charge.plugin);
-            let held = held.filter(|plugin| standing.lineage.find(&plugin.info().sha256).is_some());
-            let code = held.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect();
-            (ward.name(), standing.lineage.clone(), code)
+            let held = held.filter(|plugin| lineage.find(&plugin.info().sha256).is_some());
+            held.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect()
         };
-        if tells {
-            let (plugin, generation) = (&name, lineage.generation);
-            tracing::warn!(plugin, generation, "the store has lost versions of a plugin; writing them again");
-        }
-        self.store.restore_plugin(&name, &lineage, code).await
+        self.store.restore_plugin(&ward.name(), lineage, code).await
     }
 
     /// A version that cannot run here is reported, and the present one stays.
-    async fn follow(
-        self: &Arc<Self>,
-        ward: &Ward,
-        index: usize,
-        lineage: Lineage,
-    ) -> Result<(), Unavailable> {
+    async fn follow(self: &Arc<Self>, ward: &Ward, index: usize, lineage: Lineage) -> Result<(), Refusal> {
         let (config, sha256) = (ward.config.load_full(), lineage.current.clone());
         if ward.runs(&sha256, &config) {
             ward.standing().lineage = lineage;
@@ -148,7 +150,7 @@ impl Hub {
             Ok(plugin) => took_charge(&plugin, "another node", None),
             // Both may be better in a moment.
             Err(refusal) if matches!(refusal.code, Code::StoreUnavailable | Code::Overloaded) => {
-                return Err(Unavailable(refusal.message));
+                return Err(refusal);
             }
             Err(refusal) => {
                 let plugin = ward.name();

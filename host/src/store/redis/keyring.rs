@@ -67,22 +67,32 @@ impl Keyring {
         if revision == known.revision && (revision != Revision::none() || known.entries.is_empty()) {
             return Ok(None);
         }
-        let (revision, found) = self.read().await?;
-        let oldest = unix_ms().saturating_sub(REVOKED.as_millis() as u64);
-        let (entries, missing) = merge(&known.entries, found, oldest);
+        let (mut revision, found) = self.read().await?;
+        // By whichever clock is ahead, this node's or Redis': what the registry forgets now is not offered.
+        let latest = found.values().map(Entry::version).fold(unix_ms(), u64::max);
+        let oldest = latest.saturating_sub(REVOKED.as_millis() as u64);
+        // Who was away for so long may know keys of which nobody remembers that they were revoked.
+        let is_outdated = known.read_at < unix_ms().saturating_sub(REVOKED.as_millis() as u64)
+            && revision != Revision::none();
+        let before = if is_outdated { &Entries::new() } else { &known.entries };
+        let (entries, missing) = merge(before, found, oldest);
         let mut lost = None;
         if !missing.is_empty() {
             let count = missing.len();
             lost = self.offer(&missing).await.err().map(|error| {
                 format!("the store has lost {count} of its API keys; this node goes on with them, and could not write them again: {error}")
             });
-            if lost.is_none() {
+            if lost.is_some() {
+                // It is tried again.
+                revision = Revision::none();
+            } else {
                 tracing::warn!(count, "the store had lost API keys; this node has written them again");
             }
         }
         let keys = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
         // What was written has changed the revision, so that this node looks once more.
-        Ok(Some(Synced { keys: StoredKeys { revision, entries, keys }, lost }))
+        let keys = StoredKeys { revision, entries, keys, read_at: unix_ms() };
+        Ok(Some(Synced { keys, lost }))
     }
 
     async fn read(&self) -> Result<(Revision, Entries), Unavailable> {

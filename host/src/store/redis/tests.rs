@@ -1,7 +1,10 @@
 //! The contract on real servers. `redis-server` must be there; `cargo xtask test` installs it where it can.
 
 use super::*;
-use crate::key::{Digest, KeyConfig, PrincipalName};
+use crate::{
+    key::{Digest, KeyConfig, PrincipalName},
+    store::registry::REVOKED,
+};
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
@@ -247,6 +250,25 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
     assert_eq!(listed().await, ["a", "d"]);
     until("ready", || server.ask(&["HLEN", "s:{/keys}:all"]) == "5").await;
+
+    // The same where something is there: it is offered until it is written.
+    let known = one.keys(&StoredKeys::default()).await.unwrap().expect("what is there");
+    server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
+    server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 1"]);
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let known = one.keys(&known).await.unwrap().expect("what is known");
+    assert!(one.check().await.is_err());
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    let known = one.keys(&known).await.unwrap().expect("what was written");
+    assert_eq!((names(&known), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
+    one.check().await.expect("it is over");
+
+    // Who was away for longer than it is remembered that a key was revoked does not bring it back.
+    server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
+    server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 2"]);
+    let long_ago = StoredKeys { read_at: known.read_at - REVOKED.as_millis() as u64 - 1000, ..known };
+    let now = one.keys(&long_ago).await.unwrap().expect("what is there");
+    assert_eq!((names(&now), listed().await), (vec!["d".into()], vec!["d".into()]));
 }
 
 #[tokio::test]

@@ -90,7 +90,13 @@ impl Trouble {
         }
     }
 
+    /// A lease is renewed by a write: what refuses every write does not any more, when it succeeds.
     pub fn renewed(&self, error: Option<&str>) {
+        if error.is_none() && self.count.load(Ordering::Relaxed) > 0 {
+            let mut refused = self.refused.lock().expect(HELD);
+            refused.retain(|_, (error, _)| ["NOPERM", "ERR"].iter().any(|kind| error.starts_with(kind)));
+            self.count.store(refused.len(), Ordering::Relaxed);
+        }
         if error.is_some() || self.lease.load().is_some() {
             self.lease.store(error.map(|error| Arc::new(error.to_owned())));
         }
@@ -128,6 +134,15 @@ mod tests {
         trouble.answered("publish", Some("OOM command not allowed"));
         trouble.answered("tick", None);
         assert_eq!(trouble.refusal().as_deref(), Some("publish: OOM command not allowed"));
+        trouble.answered("SSUBSCRIBE", Some("NOPERM this user"));
+        trouble.renewed(None);
+        assert_eq!(
+            trouble.refusal().as_deref(),
+            Some("SSUBSCRIBE: NOPERM this user"),
+            "the lease is a write"
+        );
+        trouble.answered("SSUBSCRIBE", None);
+        trouble.answered("publish", Some("OOM command not allowed"));
         trouble.answered("publish", None);
         assert_eq!(trouble.refusal(), None);
         trouble.answered("SSUBSCRIBE", Some("NOPERM this user"));

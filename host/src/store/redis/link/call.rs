@@ -18,15 +18,6 @@ impl Call {
     }
 }
 
-/// How far a write has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Replication {
-    /// Replicas that were connected to the server.
-    pub replicas: u64,
-    /// Those of them that said in time that they have it.
-    pub confirmed: u64,
-}
-
 /// A line of what `INFO` says.
 pub fn field(said: &Value, name: &str) -> Option<String> {
     let said = said.as_str()?;

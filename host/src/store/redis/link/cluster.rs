@@ -37,6 +37,8 @@ pub struct Cluster {
     table: ArcSwap<Table>,
     /// Held while it is looked which server has which slots.
     turn: tokio::sync::Mutex<()>,
+    /// How often that was seen.
+    looks: AtomicU64,
     /// Slots whose server others cannot reach.
     failing: AtomicU64,
     /// Which server is asked next for what any of them knows.
@@ -69,6 +71,7 @@ impl Cluster {
             seeds,
             table: ArcSwap::from_pointee(table),
             turn: tokio::sync::Mutex::default(),
+            looks: AtomicU64::new(0),
             failing: AtomicU64::new(0),
             next: AtomicUsize::new(0),
         })
@@ -80,11 +83,17 @@ impl Cluster {
         let opened =
             futures_util::future::select_ok(endpoints.iter().map(|endpoint| Box::pin(endpoint.opened())));
         opened.await?;
-        self.refresh(None).await.map_err(|error| error.details().to_owned())?;
+        self.refresh(None).await.map_err(|error| self.common.trouble.hidden(error.details()))?;
         let table = self.table.load_full();
         let all = futures_util::future::join_all(table.endpoints.values().map(|endpoint| endpoint.opened()));
         timeout(START, all).await.ok();
         Ok(())
+    }
+
+    /// Which server has which slots, to compare.
+    pub fn slots(&self) -> Vec<(u16, u16, Server)> {
+        let table = self.table.load();
+        table.slots().into_iter().map(|(from, to, server)| (from, to, server.clone())).collect()
     }
 
     pub fn endpoints(&self) -> Vec<(Server, Arc<Endpoint>)> {
@@ -136,9 +145,9 @@ impl Cluster {
 
     /// Looks which server has which slots; `knows` is asked first. What somebody else looked up meanwhile is as good.
     pub async fn refresh(&self, knows: Option<&Server>) -> Result<(), Error> {
-        let before = self.table.load_full();
+        let before = self.looks.load(Ordering::Acquire);
         let _turn = self.turn.lock().await;
-        if !Arc::ptr_eq(&before, &self.table.load()) {
+        if self.looks.load(Ordering::Acquire) != before {
             return Ok(());
         }
         let asked = Call { name: "CLUSTER", arguments: vec!["SLOTS".into()] };
@@ -187,6 +196,7 @@ impl Cluster {
         let table = Table { routing, endpoints };
         let has_changed = table.slots() != before.slots();
         self.table.store(Arc::new(table));
+        self.looks.fetch_add(1, Ordering::Release);
         if has_changed {
             self.common.signals.send(Signal::Moved);
         }
@@ -197,7 +207,7 @@ impl Cluster {
     /// rises when slots change hands.
     pub async fn look(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
-        let unavailable = |error: Error| Unavailable(error.details().to_owned());
+        let unavailable = |error: Error| Unavailable(self.common.trouble.hidden(error.details()));
         let any = match self.any() {
             Ok(any) => any,
             Err(error) => {

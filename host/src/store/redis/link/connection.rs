@@ -32,16 +32,15 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Between two attempts to reach a server.
 const RETRY: Duration = Duration::from_millis(200);
-/// What one attempt may take: to connect, and to greet.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// What one attempt may take to connect, and then to greet, which takes four answers.
+const CONNECT: Duration = Duration::from_secs(2);
+const GREET: Duration = Duration::from_secs(4);
 /// How often a connection is probed.
 const PROBE: Duration = Duration::from_secs(1);
 /// A connection over which nothing came for so long, though it was probed, is made anew.
 const SILENCE: Duration = Duration::from_secs(3);
 /// A client that has not reached its server for so long makes room for another, which knows nothing of before.
 const UNREACHED: Duration = Duration::from_secs(10);
-/// What saying goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(500);
 /// Publications that may wait for the task that takes them; beyond, some are missed and read from the logs.
 const WAITING: usize = 8192;
 
@@ -111,7 +110,8 @@ pub enum Role {
 pub struct Connection {
     common: Arc<Common>,
     role: Role,
-    config: Config,
+    /// How the server is spoken to, and which it is.
+    config: ArcSwap<Config>,
     client: ArcSwap<Client>,
     /// Answers and messages that came. While it rises the connection is not silent.
     heard: Arc<AtomicU64>,
@@ -133,7 +133,7 @@ impl Connection {
         let connection = Arc::new(Self {
             common: common.clone(),
             role,
-            config,
+            config: ArcSwap::from_pointee(config),
             client: ArcSwap::from_pointee(client),
             heard: Arc::default(),
             outdated: Notify::new(),
@@ -145,7 +145,7 @@ impl Connection {
 
     /// Of the server that it leads to.
     pub fn host(&self) -> Option<String> {
-        Some(self.config.server.hosts().first()?.host.to_string())
+        Some(self.config.load().server.hosts().first()?.host.to_string())
     }
 
     pub fn client(&self) -> Arc<Client> {
@@ -221,9 +221,17 @@ impl Connection {
         }
     }
 
-    /// Makes it anew, with another client.
-    pub fn renew(&self) {
-        self.outdated.notify_one();
+    /// From now on it leads to this server.
+    pub fn lead_to(&self, server: &Server) {
+        let config = self.config.load();
+        let before = config.server.hosts().first().cloned();
+        if before.as_ref() != Some(server) {
+            let before = before.map(|server| server.to_string());
+            tracing::warn!(before, %server, "Sentinels name another master");
+            let server = ServerConfig::Centralized { server: server.clone() };
+            self.config.store(Arc::new(Config { server, ..Config::clone(&config) }));
+            self.outdated.notify_one();
+        }
     }
 
     /// Keeps the connection until nobody needs it.
@@ -238,12 +246,9 @@ impl Connection {
                 () = self.drive(&client, &mut is_first) => {}
                 () = self.silence(&client) => {}
                 () = self.outdated.notified() => {}
-                () = closed.cancelled() => {
-                    timeout(GOODBYE, client.quit()).await.ok();
-                    return;
-                }
+                () = closed.cancelled() => return,
             }
-            match new_client(&self.config, self.role) {
+            match new_client(&self.config.load(), self.role) {
                 Ok(client) => self.client.store(Arc::new(client)),
                 Err(error) => tracing::error!(error = error.details(), "no other connection to Redis"),
             }
@@ -268,8 +273,11 @@ impl Connection {
                     Ok((error, _)) = errors.recv() => self.is_away(error.details()),
                 }
             };
-            let error = ended.ok().and_then(Result::err);
-            self.is_away(error.as_ref().map_or("the connection ended", Error::details));
+            match ended {
+                Ok(Err(error)) => self.is_away(error.details()),
+                Ok(Ok(())) => self.is_away("the connection ended"),
+                Err(error) => self.is_away(&error.to_string()),
+            }
             sleep(RETRY).await;
         }
     }
@@ -340,8 +348,8 @@ fn new_client(config: &Config, role: Role) -> Result<Client, Error> {
     let mut builder = Builder::from_config(config.clone());
     builder.set_policy(ReconnectPolicy::new_constant(0, RETRY.as_millis() as u32));
     builder.with_connection_config(|config| {
-        config.connection_timeout = ATTEMPT;
-        config.internal_command_timeout = ATTEMPT;
+        config.connection_timeout = CONNECT;
+        config.internal_command_timeout = GREET;
         // A command that was written once is not written again.
         config.max_command_attempts = 1;
         config.tcp.nodelay = Some(true);

@@ -7,13 +7,14 @@
 mod call;
 mod cluster;
 mod connection;
+mod replication;
 mod sentinels;
 mod signals;
 
-pub use call::Replication;
+pub use replication::Replication;
 pub use signals::{Signal, Signals};
 
-use super::{RedisUrl, answer, scripts::Script, trouble::Trouble};
+use super::{RedisUrl, scripts::Script, trouble::Trouble};
 use crate::{
     metrics::StoreMetrics,
     store::{PATIENCE, Unavailable},
@@ -31,6 +32,7 @@ use fred::{
     },
 };
 use futures_util::FutureExt;
+use sentinels::Sentinels;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -38,8 +40,12 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// Between two attempts of a node that starts.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Until a Cluster whose slots change hands is asked again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// Twice as long each time, up to this.
+const LONGEST: Duration = Duration::from_millis(500);
 /// How long replicas are waited for, where somebody wants to know.
 const REPLICAS: Duration = Duration::from_secs(1);
 
@@ -87,16 +93,26 @@ impl Link {
         });
         let servers = match server {
             ServerConfig::Clustered { hosts, .. } => Servers::Cluster(Cluster::new(common, hosts)?),
-            server => {
-                let endpoint = Endpoint::open(&common, &server)?;
-                sentinels::watch(&common, &endpoint)?;
-                Servers::Single(endpoint)
-            }
+            server => Servers::Single(match Sentinels::open(&common)? {
+                None => Endpoint::open(&common, &server)?,
+                Some(sentinels) => {
+                    let server = loop {
+                        match sentinels.master().boxed().await {
+                            Ok(server) => break server,
+                            Err(error) => says(&common.trouble.hidden(&error)),
+                        }
+                        tokio::time::sleep(PAUSE).await;
+                    };
+                    let endpoint = Endpoint::open(&common, &ServerConfig::Centralized { server })?;
+                    sentinels.watch(&common, &endpoint);
+                    endpoint
+                }
+            }),
         };
         let link = Self { servers, metrics, closed, trouble };
         while let Err(error) = link.opened().boxed().await {
             says(&error);
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         Ok((link, signals, connections))
     }
@@ -144,37 +160,6 @@ impl Link {
         .await
     }
 
-    /// The same, and which of the server's replicas have what was written; waits a moment for them.
-    pub async fn run_replicated(
-        &self,
-        script: &'static Script,
-        keys: Vec<String>,
-        arguments: Vec<Value>,
-    ) -> Result<(Value, Replication), Unavailable> {
-        let key = keys.first().cloned().unwrap_or_default();
-        let asked = Call { name: "INFO", arguments: vec!["replication".into()] };
-        let said = self.timed("INFO", async { self.endpoint_of(&key)?.commands.ask(&asked).await }).await?;
-        let replicas = field(&said, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
-        let call = Call::script("EVAL", &script.code, keys, arguments);
-        // Directly behind the script: it tells of what was written over the same connection before.
-        let wait =
-            Call { name: "WAIT", arguments: vec![answer::integer(replicas), answer::millis(REPLICAS)] };
-        let written = async {
-            loop {
-                let endpoint = self.endpoint_of(&key)?;
-                let mut answers = endpoint.commands.ask_all(&[&call, &wait]).await?;
-                let confirmed = answers.pop().unwrap_or(Ok(Value::Null));
-                match answers.pop().unwrap_or(Ok(Value::Null)) {
-                    Ok(value) => return Ok(Value::Array(vec![value, confirmed?])),
-                    Err(error) => self.redirected(error, &endpoint.commands).await.map(drop)?,
-                }
-            }
-        };
-        let parts = answer::list(self.timed(script.name, written).await?)?;
-        let [value, confirmed] = <[Value; 2]>::try_from(parts).map_err(|_| answer::too_short())?;
-        Ok((value, Replication { replicas, confirmed: answer::number(&confirmed)? }))
-    }
-
     /// One command, whose key comes first.
     pub async fn command(&self, name: &'static str, arguments: Vec<Value>) -> Result<Value, Unavailable> {
         #[cfg(test)]
@@ -205,7 +190,7 @@ impl Link {
     /// Has a command carried out where its key is, and again where a Cluster says that nothing was done because slots are changing
     /// hands. A command that was cut off is not sent again: whether it was carried out is not known, and who asked decides.
     async fn carry_out(&self, key: &str, role: Role, call: &Call) -> Result<Value, Error> {
-        let mut target: Option<Arc<Endpoint>> = None;
+        let (mut target, mut pause) = (None::<Arc<Endpoint>>, AGAIN);
         loop {
             let (endpoint, answer) = match target.take() {
                 None => {
@@ -221,19 +206,35 @@ impl Link {
             };
             match answer {
                 Ok(value) => return Ok(value),
-                Err(error) => target = self.redirected(error, endpoint.connection(role)).await?,
+                Err(error) => {
+                    target = self.redirected(error, endpoint.connection(role), pause).await?;
+                    pause = (2 * pause).min(LONGEST);
+                }
             }
         }
     }
 
     /// Does what a server of a Cluster says instead of carrying a command out, after which it can be asked for again; maybe of
-    /// another server, which is about to get the slot. Any other error is one.
-    async fn redirected(&self, error: Error, by: &Connection) -> Result<Option<Arc<Endpoint>>, Error> {
+    /// another server, which is about to get the slot. Where nothing else is known than before, that is after a pause. Any other
+    /// error is one.
+    async fn redirected(
+        &self,
+        error: Error,
+        by: &Connection,
+        pause: Duration,
+    ) -> Result<Option<Arc<Endpoint>>, Error> {
         let Servers::Cluster(cluster) = &self.servers else { return Err(error) };
         match Redirection::read(error.details(), by) {
-            Some(Redirection::Moved(server)) => cluster.refresh(Some(&server)).await?,
+            Some(Redirection::Moved(server)) => {
+                let before = cluster.slots();
+                cluster.refresh(Some(&server)).await?;
+                if cluster.slots() == before {
+                    // It does not show yet, or the servers do not agree.
+                    tokio::time::sleep(pause).await;
+                }
+            }
             Some(Redirection::Ask(server)) => return cluster.temporary(&server).map(Some),
-            Some(Redirection::Again) => tokio::time::sleep(AGAIN).await,
+            Some(Redirection::Again) => tokio::time::sleep(pause).await,
             None => return Err(error),
         }
         Ok(None)
@@ -303,9 +304,13 @@ impl Link {
     }
 
     pub async fn ping(&self) -> Result<(), Unavailable> {
-        let endpoint = self.any()?;
         let call = Call { name: "PING", arguments: vec![] };
-        self.timed("PING", endpoint.commands.ask(&call)).await?;
+        let mut endpoint = self.any()?;
+        // Another server of a Cluster may answer where this one does not.
+        if self.timed("PING", endpoint.commands.ask(&call)).await.is_err() {
+            endpoint = self.any()?;
+            self.timed("PING", endpoint.commands.ask(&call)).await?;
+        }
         let is_heard = match &self.servers {
             Servers::Cluster(cluster) => {
                 cluster.endpoints().iter().any(|(_, endpoint)| endpoint.subscriber.is_connected())
