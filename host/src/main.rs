@@ -74,24 +74,19 @@ fn runtime(log: &Log) -> anyhow::Result<Runtime> {
     builder.enable_all().on_thread_start(start);
     // Names of servers are looked up on these: a thread that is there already is never given back.
     builder.max_blocking_threads(LOOKUPS).thread_keep_alive(Duration::from_secs(u32::MAX.into()));
-    let built = builder.build();
+    let runtime = builder.build().context("the runtime cannot be started")?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it panics here or nowhere: then the process does not start"
+    )]
+    runtime.spawn_blocking(|| {});
     panic::set_hook(hook);
-    let runtime = built.context("the runtime cannot be started")?;
     let end = Instant::now() + START;
-    for n in 0..runtime.metrics().num_workers() {
+    for n in 0..=runtime.metrics().num_workers() {
         if starts.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
             runtime.shutdown_background();
             anyhow::bail!("the runtime cannot be started: the system has {n} threads for it, and no more");
         }
-    }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "where there is no thread for it, the node does not start"
-    )]
-    runtime.spawn_blocking(|| {});
-    if starts.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
-        runtime.shutdown_background();
-        anyhow::bail!("the runtime cannot be started: the system has no thread to look up names with");
     }
     Ok(runtime)
 }

@@ -75,6 +75,29 @@ impl Cluster {
         if from == to {
             return;
         }
+        self.move_keys(slot, from, to).await;
+        let (name, id) = (slot.to_string(), self.nodes[to].command(&["CLUSTER", "MYID"]).await);
+        // The target first, so that the slot is never without an owner.
+        for node in [to, from, 3 - from - to] {
+            self.nodes[node].command(&["CLUSTER", "SETSLOT", &name, "NODE", &id]).await;
+        }
+        for node in &self.nodes {
+            eventually("the slot's new owner known", || async {
+                self.owner_says(node, slot).await.filter(|owner| *owner == to)
+            })
+            .await;
+        }
+    }
+
+    /// Moves a slot's keys, and tells nobody but where it was that it has moved, as when resharding breaks off.
+    pub async fn move_slot_by_half(&self, slot: u16, to: usize) {
+        let from = self.owner(slot).await;
+        self.move_keys(slot, from, to).await;
+        let id = self.nodes[to].command(&["CLUSTER", "MYID"]).await;
+        self.nodes[from].command(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]).await;
+    }
+
+    async fn move_keys(&self, slot: u16, from: usize, to: usize) {
         let (source, target, name) = (&self.nodes[from], &self.nodes[to], slot.to_string());
         let source_id = source.command(&["CLUSTER", "MYID"]).await;
         let target_id = target.command(&["CLUSTER", "MYID"]).await;
@@ -84,21 +107,10 @@ impl Cluster {
         loop {
             let keys = source.command(&["CLUSTER", "GETKEYSINSLOT", &name, "100"]).await;
             if keys.is_empty() {
-                break;
+                return;
             }
             let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
             source.command(&migrate.into_iter().chain(keys.lines()).collect::<Vec<_>>()).await;
-        }
-        // The target first, so that the slot is never without an owner.
-        let third = &self.nodes[3 - from - to];
-        for node in [target, source, third] {
-            node.command(&["CLUSTER", "SETSLOT", &name, "NODE", &target_id]).await;
-        }
-        for node in &self.nodes {
-            eventually("the slot's new owner known", || async {
-                self.owner_says(node, slot).await.filter(|owner| *owner == to)
-            })
-            .await;
         }
     }
 }

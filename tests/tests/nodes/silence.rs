@@ -243,10 +243,7 @@ async fn servers_of_a_cluster_that_do_not_agree_are_asked_in_peace() {
     let client = Live::connect(&node.url).await;
     client.subscribe(json!(["prices"])).await;
     let slot = cluster.slot("prices").await;
-    let (source, slot) = (cluster.owner(slot).await, slot.to_string());
-    let target = (source + 1) % 3;
-    let id = cluster.nodes[target].command(&["CLUSTER", "MYID"]).await;
-    cluster.nodes[source].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]).await;
+    cluster.move_slot_by_half(slot, (cluster.owner(slot).await + 1) % 3).await;
     // Meanwhile the room is looked at, and what it asks is answered with another place each time.
     tokio::time::sleep(Duration::from_secs(3)).await;
     for server in &cluster.nodes {

@@ -17,6 +17,8 @@ pub const LEASE: Duration = Duration::from_secs(10);
 /// How long a notice of a takeover is kept.
 pub const NOTICES: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(1);
+/// For how long a node looks for notices under a name that it had: by then its sessions have its new one, or are compared.
+const FORMER: Duration = Duration::from_secs(20);
 /// What was begun on what a node left is done by another if it is not done by then.
 const CLAIM: Duration = Duration::from_secs(15);
 /// Sessions whose time is over, at a time.
@@ -274,7 +276,7 @@ impl Lease {
 
     /// Connections whose sessions others took over.
     async fn take_notices(&mut self, shared: &Shared) -> Result<(), Unavailable> {
-        self.former.retain(|(_, since)| since.elapsed() < NOTICES);
+        self.former.retain(|(_, since)| since.elapsed() < FORMER);
         let node = shared.node.load_full();
         for name in self.former.iter().map(|(name, _)| name).chain([&node]) {
             let command = vec![shared.names.takeovers(name).into(), "1000".into()];
