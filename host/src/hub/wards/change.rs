@@ -199,8 +199,10 @@ impl Hub {
         };
         let charge = Charge { plugin: plugin.clone(), config: config.clone() };
         let previous = self.take_up(index, charge, true).await?;
-        match self.announce(ward, &release, code).await {
-            Ok(lineage) => ward.standing().lineage = lineage,
+        match self.announce(ward, &release, code, &lineage).await {
+            Ok(Some(lineage)) => ward.standing().lineage = lineage,
+            // What is in charge elsewhere is followed next.
+            Ok(None) => return Ok(()),
             Err(error) => {
                 self.put_back(index, previous).await;
                 return Err(unavailable(error));
@@ -214,8 +216,15 @@ impl Hub {
         Ok(())
     }
 
-    /// The last who announces is in charge everywhere.
-    async fn announce(&self, ward: &Ward, release: &Release, code: &Bytes) -> Result<Lineage, Unavailable> {
+    /// The last who announces is in charge everywhere. `None`: it is a file that turned out to be an earlier version, since the store
+    /// was asked before, which `seen` is from: it had forgotten them, and others have written them again.
+    async fn announce(
+        &self,
+        ward: &Ward,
+        release: &Release,
+        code: &Bytes,
+        seen: &Lineage,
+    ) -> Result<Option<Lineage>, Unavailable> {
         let (name, known) = (&ward.name(), ward.standing().lineage.clone());
         for _ in 0..ATTEMPTS {
             let lineage = self.store.lineage(name).await?;
@@ -227,12 +236,15 @@ impl Hub {
             let is_there =
                 |there: &Release| release.signature.is_none() || there.signature == release.signature;
             if lineage.current == release.sha256 && lineage.in_charge().is_some_and(is_there) {
-                return Ok(lineage);
+                return Ok(Some(lineage));
+            }
+            if release.how == How::File && lineage != *seen && lineage.remembers(&release.sha256) {
+                return Ok(None);
             }
             let (next, dropped) = lineage.with(release.clone());
             let change = Change { lineage: &next, code: Some(code), dropped: &dropped };
             if self.store.change_plugin(name, change).await? {
-                return Ok(next);
+                return Ok(Some(next));
             }
         }
         Err(Unavailable(format!("versions of plugin '{name}' are changed again and again")))
