@@ -1,6 +1,7 @@
 //! The configuration: one TOML file and what the environment overrides. Each module owns its part; here they are
 //! put together and checked against one another.
 
+mod mask;
 mod overrides;
 mod text;
 
@@ -59,20 +60,22 @@ impl Default for StoreConfig {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(try_from = "toml::Value")]
 pub enum StoreUrl {
     /// The embedded store.
     Memory,
     Redis(Box<RedisUrl>),
 }
 
-impl TryFrom<String> for StoreUrl {
+impl TryFrom<toml::Value> for StoreUrl {
     type Error = String;
 
-    fn try_from(url: String) -> Result<Self, String> {
+    /// The error does not repeat the value, which may be a password alone.
+    fn try_from(url: toml::Value) -> Result<Self, String> {
         match url.as_str() {
-            "memory" => Ok(Self::Memory),
-            url => RedisUrl::parse(url).map(|url| Self::Redis(Box::new(url))),
+            Some("memory") => Ok(Self::Memory),
+            Some(url) => RedisUrl::parse(url).map(|url| Self::Redis(Box::new(url))),
+            None => Err(format!("store.url must be a string, but its type is {}", url.type_str())),
         }
     }
 }
@@ -119,7 +122,12 @@ impl Config {
         }
     }
 
+    /// Every error of what a configuration says passes here, and shows no secret.
     fn read(text: &str, file: &Path, environment: &Environment) -> Result<Self, String> {
+        Self::understand(text, file, environment).map_err(|error| mask::masked(&error))
+    }
+
+    fn understand(text: &str, file: &Path, environment: &Environment) -> Result<Self, String> {
         let at = |span: Option<std::ops::Range<usize>>| match span {
             Some(span) => format!("{}:{}", file.display(), line(text, span.start)),
             None => file.display().to_string(),
@@ -341,6 +349,61 @@ mod tests {
         ] {
             let error = read(text, &[]).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_error_shows_a_password_wherever_the_url_of_the_store_was_put() {
+        let url = "redis://:s3cret@h:1";
+        let places = [
+            "store = U",
+            "U = 1",
+            "store.prefix = U",
+            "store.host = U",
+            "store.url = [U]",
+            "store.url = { U = U }",
+            "server.listen = U",
+            "server.path = U",
+            "server.tls = U",
+            "server.origins = U",
+            "server.origins = [U]",
+            "server.frame = U",
+            "session.ttl = U",
+            "session = { U = 1 }",
+            "rooms.ungoverned = U",
+            "rooms.history.messages = U",
+            "tier = U",
+            "tier.pro.rooms = U",
+            "plugin = U",
+            "key = [{ digest = U, principal = \"a\", scopes = [] }]",
+            "key = [{ digest = \"sha256:D\", principal = U, scopes = [] }]",
+            "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [U] }]",
+            "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], tier = U }]",
+            "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], expires = U }]",
+            "plugin = [{ name = U, file = \"x\", rooms = [\"x\"] }]",
+            "plugin = [{ name = \"x\", file = \"x\", rooms = [U] }]",
+            "signatures.keys = [U]",
+            "store.url = U x",
+            "U",
+        ];
+        for place in places {
+            let text = place.replace('D', &"0".repeat(64)).replace('U', &format!("\"{url}\""));
+            if let Err(error) = read(&text, &[]) {
+                assert!(!error.contains("s3cret"), "{text}: {error}");
+            }
+        }
+        let error = read(&format!("store = \"{url}\""), &[]).unwrap_err();
+        assert_eq!(error, "s.toml:1: invalid type: string \"redis://…\", expected struct StoreConfig");
+        for name in ["STORE__PREFIX", "SERVER__LISTEN", "STORE__HOST", "SESSION__TTL", "ROOMS__HISTORY__AGE"]
+        {
+            let error = read("", &[(&format!("SWITCHYARD_{name}"), url)]).unwrap_err();
+            assert!(error.starts_with("SWITCHYARD_") && !error.contains("s3cret"), "{error}");
+        }
+        for error in [
+            read("[store]\nurl = 735273", &[]).unwrap_err(),
+            read("", &[("SWITCHYARD_STORE__URL", "735273")]).unwrap_err(),
+        ] {
+            assert!(error.ends_with("store.url must be a string, but its type is integer"), "{error}");
         }
     }
 
