@@ -1,9 +1,9 @@
 //! Files that others write while this process runs: how two states of one are told apart, and how one is read whole.
 
 use std::{
-    fs::{self, File, FileType, Metadata},
+    fs::{self, File, FileType, Metadata, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -64,17 +64,19 @@ pub enum Unreadable {
     Io(#[from] io::Error),
     #[error("it is {0}, and must be a regular file")]
     Kind(&'static str),
+    #[error("it has more than {0} bytes")]
+    TooLarge(u64),
     #[error("it changes again and again while it is read")]
     Changing,
 }
 
-/// Reads a regular file, behind links too, as it was at one moment. Blocks.
-pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
+/// Reads a regular file, behind links too, as it was at one moment, of at most so many bytes. Blocks.
+pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unreadable> {
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
         }
-        if let Some(bytes) = read_unchanged(path)? {
+        if let Some(bytes) = read_unchanged(path, largest)? {
             return Ok(bytes);
         }
     }
@@ -82,19 +84,37 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
 }
 
 /// `None`: it changed meanwhile.
-fn read_unchanged(path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
-    // Before it is opened, which would wait for whoever writes into a pipe.
+fn read_unchanged(path: &Path, largest: u64) -> Result<Option<Vec<u8>>, Unreadable> {
+    // Before it is opened, which may do something to a device.
     must_be_regular(&fs::metadata(path)?)?;
-    let mut file = File::open(path)?;
+    let file = open(path)?;
     let before = file.metadata()?;
     must_be_regular(&before)?;
-    let (before, mut bytes) = (Stamp::from(&before), vec![]);
+    if before.len() > largest {
+        return Err(Unreadable::TooLarge(largest));
+    }
+    let before = Stamp::from(&before);
     if before.is_fresh(SystemTime::now()) {
         return Ok(None);
     }
-    file.read_to_end(&mut bytes)?;
+    let bytes = read_at_most(&file, largest)?;
     let is_unchanged = Stamp::from(&file.metadata()?) == before && Stamp::of(path) == Some(before);
     Ok(is_unchanged.then_some(bytes))
+}
+
+/// Never waits for whoever writes into a pipe, which may be there by now.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Reads to the end, where that is not too far.
+pub fn read_at_most(file: &File, largest: u64) -> Result<Vec<u8>, Unreadable> {
+    let mut bytes = vec![];
+    file.take(largest.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > largest {
+        true => Err(Unreadable::TooLarge(largest)),
+        false => Ok(bytes),
+    }
 }
 
 fn must_be_regular(file: &Metadata) -> Result<(), Unreadable> {
@@ -126,7 +146,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "text").unwrap();
         std::os::unix::fs::symlink("file", folder.path().join("link")).unwrap();
-        assert_eq!(read(&folder.path().join("link")).unwrap(), b"text");
+        assert_eq!(read(&folder.path().join("link"), 4).unwrap(), b"text");
         let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
         for (path, expected) in [
             (folder.path().to_owned(), "it is a folder, and must be a regular file"),
@@ -134,9 +154,34 @@ mod tests {
             ("/dev/null".into(), "it is a device,"),
             (folder.path().join("none"), "No such file"),
         ] {
-            let error = read(&path).unwrap_err().to_string();
+            let error = read(&path, 1000).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{}: {error}", path.display());
         }
+    }
+
+    #[test]
+    fn no_more_is_read_than_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "12345").unwrap();
+        assert_eq!(read(&file, 5).unwrap(), b"12345");
+        assert_eq!(read(&file, 4).unwrap_err().to_string(), "it has more than 4 bytes");
+        // What says nothing of its size.
+        let endless = File::open("/dev/zero").unwrap();
+        assert_eq!(read_at_most(&endless, 4).unwrap_err().to_string(), "it has more than 4 bytes");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_opened_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let (opened, is_open) = std::sync::mpsc::channel();
+        let opening = move || opened.send(open(&pipe).map(|file| file.metadata().unwrap().file_type()));
+        std::thread::Builder::new().spawn(opening).unwrap();
+        let kind_of = is_open.recv_timeout(Duration::from_secs(10)).expect("it does not wait").unwrap();
+        assert_eq!(kind(kind_of), Some("a pipe"));
     }
 
     #[test]
@@ -162,7 +207,7 @@ mod tests {
             });
             let mut read_whole = 0;
             for _ in 0..30 {
-                match read(&file) {
+                match read(&file, 2 << 20) {
                     Ok(bytes) => {
                         read_whole += 1;
                         // What was cut off and not yet written again is a state of the file, too.

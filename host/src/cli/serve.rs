@@ -2,7 +2,7 @@
 
 use crate::{
     admin::Admin,
-    config::{Config, environment, find, line},
+    config::{Config, Text, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     node::{Listeners, Node, Source},
     output::print_line,
@@ -146,18 +146,24 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
 
 /// Everything that is wrong, not only the first.
 pub fn check(args: CheckArgs) -> anyhow::Result<()> {
-    let config = Config::load(args.config.as_deref(), &environment()).map_err(anyhow::Error::msg)?;
-    let text = args.config.as_ref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+    // Once, for a pipe has it once.
+    let text = args.config.as_deref().map(Text::first).transpose().map_err(anyhow::Error::msg)?;
+    let config = match &text {
+        Some(text) => text.config(&environment()),
+        None => Config::load(None, &environment()),
+    };
+    let config = config.map_err(anyhow::Error::msg)?;
+    let text = text.as_ref().map_or("", Text::as_str);
     let place = |at: usize, error: String| match &args.config {
-        Some(file) => format!("{}:{}: {error}", file.display(), line(&text, at)),
+        Some(file) => format!("{}:{}: {error}", file.display(), line(text, at)),
         None => error,
     };
     let mut wrong = vec![];
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
-        wrong.push(place(find(&text, "server", "tls").start, error));
+        wrong.push(place(find(text, "server", "tls").start, error));
     }
     if let Err(error) = config.cache.check() {
-        wrong.push(place(find(&text, "cache", "folder").start, error));
+        wrong.push(place(find(text, "cache", "folder").start, error));
     }
     if !config.plugins.is_empty() {
         let engine = Engine::new()?;

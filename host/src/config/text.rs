@@ -1,12 +1,15 @@
 //! The text of a configuration as its file has it, before anybody understands it.
 
 use super::{Config, Environment};
-use crate::file;
+use crate::file::{self, Unreadable};
 use sha2::{Digest, Sha256};
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
+
+/// Bytes of a configuration. One with ten thousand keys has two million.
+const LARGEST: u64 = 16 << 20;
 
 pub struct Text {
     file: PathBuf,
@@ -22,16 +25,29 @@ impl Text {
         if kind.is_none() {
             return Self::again(file);
         }
-        let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        Ok(Self { file: file.to_owned(), text, kind })
+        let read = File::open(file).map_err(Unreadable::from);
+        let read = read.and_then(|opened| file::read_at_most(&opened, LARGEST));
+        Self::new(file, read, kind)
     }
 
     /// What a node that runs reads again is a regular file, whole as it was at one moment.
     pub fn again(file: &Path) -> Result<Self, String> {
+        Self::new(file, file::read(file, LARGEST), None)
+    }
+
+    fn new(
+        file: &Path,
+        read: Result<Vec<u8>, Unreadable>,
+        kind: Option<&'static str>,
+    ) -> Result<Self, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        let bytes = file::read(file).map_err(|error| wrong(&error))?;
+        let bytes = read.map_err(|error| wrong(&error))?;
         let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is not text in UTF-8"))?;
-        Ok(Self { file: file.to_owned(), text, kind: None })
+        Ok(Self { file: file.to_owned(), text, kind })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Whether it says nothing at all, beside comments.

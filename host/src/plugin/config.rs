@@ -1,12 +1,16 @@
 //! `[[plugin]]`: which file governs which rooms, and what it may use.
 
-use super::{Budget, Engine, OnFailure, Plugin, Trust};
-use crate::{file, room::Pattern, unit};
+use super::{Budget, Engine, OnFailure, Plugin, Trust, contract};
+use crate::{
+    file::{self, Unreadable},
+    room::Pattern,
+    unit,
+};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
     ffi::OsString,
-    io::{self, Read},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -99,10 +103,9 @@ impl PluginConfig {
 
     /// Reads the file, verifies and compiles it, which takes some tenths of a second.
     pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
-        let (name, file) = (self.name(), self.file.display());
-        let bytes = std::fs::read(&self.file).map_err(|error| format!("plugin '{name}': {file}: {error}"))?;
-        let signature = self.signature()?;
-        self.compile(engine, &bytes, signature.as_deref()).map_err(|error| format!("{error} ({file})"))
+        let Source { code, signature } = self.read()?;
+        self.compile(engine, &code, signature.as_deref())
+            .map_err(|error| format!("{error} ({})", self.file.display()))
     }
 
     /// The signature beside the file, if there is one.
@@ -115,7 +118,7 @@ impl PluginConfig {
     /// The file and its signature, as they are now. Blocks.
     pub fn read(&self) -> Result<Source, String> {
         let wrong = |error| format!("plugin '{}': {}: {error}", self.name(), self.file.display());
-        let code = file::read(&self.file).map_err(wrong)?;
+        let code = file::read(&self.file, contract::LARGEST as u64).map_err(wrong)?;
         Ok(Source { code: code.into(), signature: self.signature()? })
     }
 
@@ -152,11 +155,14 @@ pub fn signature_file(file: &Path) -> PathBuf {
 }
 
 /// What a file of a signature holds; `None` where there is no file.
-pub fn read_signature(file: &Path) -> io::Result<Option<String>> {
-    let mut text = String::new();
-    match std::fs::File::open(file) {
-        Ok(file) => file.take(SIGNATURE).read_to_string(&mut text).map(|_| Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+pub fn read_signature(file: &Path) -> Result<Option<String>, Unreadable> {
+    match file::read(file, SIGNATURE) {
+        Ok(bytes) => {
+            let text =
+                String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            Ok(Some(text))
+        }
+        Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -29,6 +29,9 @@ pub struct TlsConfig {
     pub key: PathBuf,
 }
 
+/// Bytes of a file of certificates or of a key.
+const LARGEST: u64 = 1 << 20;
+
 pub struct Tls {
     acceptor: ArcSwap<ServerConfig>,
 }
@@ -53,7 +56,7 @@ impl Tls {
 
 fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
     let wrong = |file: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
-    let text = |file: &Path| file::read(file).map_err(|error| wrong(file, &error));
+    let text = |file: &Path| file::read(file, LARGEST).map_err(|error| wrong(file, &error));
     let chain = CertificateDer::pem_slice_iter(&text(&files.certificate)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(&files.certificate, &format!("no PEM certificate can be read: {error}")))?;
