@@ -161,7 +161,7 @@ impl Follower {
                     self.follow(files);
                     false
                 }
-                Ok(Order::Told(file, happened)) => self.seen.told(&file, happened, Stamp::of),
+                Ok(Order::Told(file, happened)) => self.seen.told(&file, happened, Instant::now(), Stamp::of),
                 Ok(Order::Any) => self.seen.take(Stamp::of),
                 Ok(Order::Work(work)) => {
                     // A panic is told to who asked.
@@ -173,7 +173,7 @@ impl Follower {
             };
             if Instant::now() >= next {
                 self.watch_folders();
-                is_told |= self.seen.look(Stamp::of);
+                is_told |= self.seen.look(Instant::now(), Stamp::of);
                 next = Instant::now() + LOOK;
             }
             if self.seen.is_unsettled() {

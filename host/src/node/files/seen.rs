@@ -1,11 +1,16 @@
-//! What was seen of each file, and which of them may be read. Knows no clock and no file system.
+//! What was seen of each file, and which of them may be read. Knows no file system, and of the clock what it is told.
 
 use super::{Happened, Stamps};
 use crate::file::Stamp;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+/// A file that somebody has written to and not closed is read all the same once it has stayed the same for so long: what changes a file by
+/// its name, as `truncate` may, is told of as if somebody wrote, and there is nothing to be closed.
+const UNCLOSED: Duration = Duration::from_secs(30);
 
 /// So many files, one after the other, in the place of one that was read: they are put there whole, faster than anybody looks.
 const REPLACED: u32 = 2;
@@ -18,15 +23,15 @@ struct File {
     taken: Option<Stamp>,
     /// As it was at the last look.
     last: Option<Stamp>,
-    /// Somebody has written to it and not yet closed it.
-    is_written: bool,
+    /// Somebody has written to it and not yet closed it; since when it stays the same.
+    written: Option<Instant>,
     /// How often another file was in its place since it was taken.
     replaced: u32,
 }
 
 impl File {
     fn new(stamp: Option<Stamp>) -> Self {
-        Self { taken: stamp, last: stamp, is_written: false, replaced: 0 }
+        Self { taken: stamp, last: stamp, written: None, replaced: 0 }
     }
 
     fn has_changed(&self) -> bool {
@@ -34,13 +39,19 @@ impl File {
     }
 
     /// Whether it is to be read: it has changed, and nobody seems to be at it.
-    fn look(&mut self, now: Option<Stamp>) -> bool {
+    fn look(&mut self, now: Option<Stamp>, at: Instant) -> bool {
         let is_settled = now == self.last;
         if !is_same_file(now, self.last) {
-            (self.is_written, self.replaced) = (false, self.replaced + 1);
+            (self.written, self.replaced) = (None, self.replaced + 1);
         }
+        self.written = match self.written {
+            Some(_) if !is_settled => Some(at),
+            Some(since) if at.saturating_duration_since(since) >= UNCLOSED => None,
+            written => written,
+        };
         self.last = now;
-        let is_due = self.has_changed() && !self.is_written && (is_settled || self.replaced >= REPLACED);
+        let is_due =
+            self.has_changed() && self.written.is_none() && (is_settled || self.replaced >= REPLACED);
         if !self.has_changed() {
             self.replaced = 0;
         }
@@ -70,10 +81,16 @@ impl Seen {
     }
 
     /// The system says what happened to a file. Whether it is to be read.
-    pub fn told(&mut self, path: &Path, happened: Happened, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+    pub fn told(
+        &mut self,
+        path: &Path,
+        happened: Happened,
+        at: Instant,
+        stamp: impl Fn(&Path) -> Option<Stamp>,
+    ) -> bool {
         let Some(file) = self.0.get_mut(path) else { return false };
         match happened {
-            Happened::Written => file.is_written = true,
+            Happened::Written => file.written = Some(at),
             Happened::Whole => *file = File::new(stamp(path)),
         }
         happened == Happened::Whole
@@ -91,23 +108,23 @@ impl Seen {
     }
 
     /// Looks at all of them. Whether there is something to be read.
-    pub fn look(&mut self, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+    pub fn look(&mut self, at: Instant, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
-            is_due |= file.look(stamp(path));
+            is_due |= file.look(stamp(path), at);
         }
         is_due
     }
 
     /// Whether one has changed and is not read yet, so that it is to be looked at again soon.
     pub fn is_unsettled(&self) -> bool {
-        self.0.values().any(|file| file.has_changed() && !file.is_written)
+        self.0.values().any(|file| file.has_changed() && file.written.is_none())
     }
 
     /// Nobody will tell of those who close files there.
     pub fn forget_writers(&mut self, folder: &Path) {
         let there = self.0.iter_mut().filter(|(path, _)| path.parent() == Some(folder));
-        there.for_each(|(_, file)| file.is_written = false);
+        there.for_each(|(_, file)| file.written = None);
     }
 }
 
@@ -117,11 +134,11 @@ mod tests {
     use std::{fs, io::Write, os::unix::fs::symlink};
 
     /// A folder with one file that is followed.
-    struct Place(tempfile::TempDir, Seen);
+    struct Place(tempfile::TempDir, Seen, Instant);
 
     impl Place {
         fn new() -> Self {
-            let mut place = Self(tempfile::tempdir().unwrap(), Seen::default());
+            let mut place = Self(tempfile::tempdir().unwrap(), Seen::default(), Instant::now());
             fs::write(place.file(), "one").unwrap();
             let stamps = super::super::stamps([place.file()]);
             place.1.follow(stamps);
@@ -133,13 +150,15 @@ mod tests {
             self.0.path().join("file")
         }
 
+        /// A second after the last look.
         fn look(&mut self) -> bool {
-            self.1.look(Stamp::of)
+            self.2 += Duration::from_secs(1);
+            self.1.look(self.2, Stamp::of)
         }
 
         fn told(&mut self, happened: Happened) -> bool {
             let file = self.file();
-            self.1.told(&file, happened, Stamp::of)
+            self.1.told(&file, happened, self.2, Stamp::of)
         }
 
         fn replace(&self, text: &str) {
@@ -180,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_somebody_has_open_is_left_alone_however_long_it_stays() {
+    fn a_file_that_somebody_has_open_is_left_alone() {
         let mut place = Place::new();
         let mut file = fs::File::create(place.file()).unwrap();
         file.write_all(b"half").unwrap();
         assert!(!place.told(Happened::Written));
-        assert!((0..10).all(|_| !place.look()));
+        assert!((0..29).all(|_| !place.look()));
         assert!(!place.1.is_unsettled(), "whoever closes it will be told of");
         assert!(place.told(Happened::Whole));
         // Unless it is another file by then, or nobody tells any more.
@@ -197,6 +216,24 @@ mod tests {
         let folder = place.0.path().to_owned();
         place.1.forget_writers(&folder);
         assert!(!place.look() && place.look());
+    }
+
+    #[test]
+    fn a_file_that_nobody_closes_is_read_when_it_has_stayed_the_same() {
+        let mut place = Place::new();
+        let cut = |place: &Place, length: u64| {
+            fs::File::options().write(true).open(place.file()).unwrap().set_len(length).unwrap();
+        };
+        // As the system tells of `truncate`.
+        cut(&place, 2);
+        assert!(!place.told(Happened::Written));
+        assert!((0..20).all(|_| !place.look()));
+        // Another write begins it anew, whether it is told of or only seen.
+        cut(&place, 1);
+        assert!((0..30).all(|_| !place.look()));
+        assert!(place.look() && !place.look());
+        cut(&place, 0);
+        assert!(!place.look() && place.look(), "what comes later is read as soon as ever");
     }
 
     #[test]
@@ -223,6 +260,7 @@ mod tests {
         seen.follow(super::super::stamps([current.join("file")]));
         symlink("two", &new).unwrap();
         fs::rename(new, current).unwrap();
-        assert!(!seen.look(Stamp::of) && seen.look(Stamp::of) && !seen.look(Stamp::of));
+        let now = Instant::now();
+        assert!(!seen.look(now, Stamp::of) && seen.look(now, Stamp::of) && !seen.look(now, Stamp::of));
     }
 }
