@@ -64,7 +64,7 @@ impl Node {
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
         // Before they are read, so that no change is missed.
-        source.follow(&config, config.plugins.iter()).await;
+        source.follow(&config, config.plugins.iter()).await?;
         let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
         let starting = Box::pin(start_hub(&config, admin));
         let Some(hub) = stop.run_until_cancelled(starting).await.transpose()? else { return Ok(None) };

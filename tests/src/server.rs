@@ -57,9 +57,10 @@ impl Server {
         let file = folder.path().join("switchyard.toml");
         std::fs::write(&file, text).expect("a file in it");
         let config = Config::load(Some(&file), &vec![]).unwrap_or_else(|error| panic!("{error}"));
-        let source = Source::open(Some(file.clone())).expect("signals");
+        let vitals = Vitals::default();
+        let source = Source::open(Some(file.clone()), &vitals).expect("signals");
         let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (server, admin) = (listen().await, Admin::start(listen().await).expect("bound"));
+        let (server, admin) = (listen().await, Admin::start(listen().await, vitals).expect("bound"));
         let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
         let address = server.local_addr().expect("bound");
         let url = format!("{scheme}://{address}{}", config.server.path);

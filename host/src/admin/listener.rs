@@ -95,13 +95,12 @@ struct Desk {
 
 impl Admin {
     /// Serves from now on.
-    pub fn start(listener: TcpListener) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, vitals: Vitals) -> io::Result<Self> {
         let (address, metrics) = (listener.local_addr()?, Metrics::default());
         let (status, ended) = (Arc::new(Status::default()), CancellationToken::new());
         status.waits("it is starting");
         let desk = Desk { router: OnceLock::new(), status: status.clone(), metrics: metrics.clone() };
         let desk = Arc::new(desk);
-        let vitals = Vitals::default();
         let task = vitals.task("the operators' listener", accept(listener, desk.clone(), ended.clone()));
         Ok(Self { address, status, metrics, vitals, desk, ended, task })
     }

@@ -9,6 +9,7 @@ use crate::{
     plugin::{Engine, PluginConfig},
     room::Pattern,
     server::Tls,
+    vital::Vitals,
 };
 use anyhow::{Context, bail};
 use clap::Args;
@@ -41,7 +42,8 @@ const PLUGINS: &str = "plugins";
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    let source = Source::open(args.config.clone()).context("files cannot be watched")?;
+    let vitals = Vitals::default();
+    let source = Source::open(args.config.clone(), &vitals).context("files cannot be watched")?;
     let mut config = source.load().map_err(anyhow::Error::msg)?;
     let key = match args.config {
         Some(_) => None,
@@ -57,7 +59,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // The port is this node's from now on, but who comes is refused until there is somebody to answer.
     let server = reserve(listen).with_context(|| cannot_listen("server.listen", listen))?;
     let admin = bind(config.admin.listen, "admin.listen").await?;
-    let admin = Admin::start(admin)?;
+    let admin = Admin::start(admin, vitals)?;
     let admin_url = format!("http://{}", admin.address);
     tracing::info!("starting; {admin_url}/readyz says what is waited for");
     let Some(node) = Node::start(config, source, &admin, &stop).await? else { return Ok(()) };

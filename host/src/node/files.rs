@@ -4,7 +4,7 @@
 
 mod seen;
 
-use crate::file::Stamp;
+use crate::{file::Stamp, vital::Vitals};
 use arc_swap::ArcSwap;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -29,6 +29,8 @@ use tokio::sync::{Notify, oneshot};
 /// leave time to read it within 5 s of the change.
 const LOOK: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long whoever wants files read waits for it. A file system on another machine may answer never.
+const READ: Duration = Duration::from_secs(30);
 
 /// Where paths led at some moment; `None`: nowhere.
 pub type Stamps = HashMap<PathBuf, Option<Stamp>>;
@@ -52,18 +54,40 @@ enum Order {
     Any,
     Work(Box<dyn FnOnce() + Send>),
     End,
+    #[cfg(test)]
+    Panic,
 }
 
 /// Has what reads files done on the thread that looks at them: it is there already when the system gives no more.
 #[derive(Clone)]
 pub struct Reader(Sender<Order>);
 
+/// Why files were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadFault {
+    #[error("reading files panicked, which is a fault of the program")]
+    Panicked,
+    #[error("reading files does not come to an end: a file system does not answer; send SIGHUP when it does")]
+    Endless,
+}
+
 impl Reader {
-    /// `None`: it panicked, which was logged.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    /// What comes too late is not done, or comes to nothing: the work gives what it read and changes nothing itself.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ReadFault> {
         let (done, is_done) = oneshot::channel();
-        self.0.send(Order::Work(Box::new(move || drop(done.send(work()))))).ok();
-        is_done.await.ok()
+        let work = move || {
+            if !done.is_closed() {
+                done.send(work()).ok();
+            }
+        };
+        self.0.send(Order::Work(Box::new(work))).ok();
+        match tokio::time::timeout(READ, is_done).await {
+            Ok(read) => read.map_err(|_| ReadFault::Panicked),
+            Err(_) => Err(ReadFault::Endless),
+        }
     }
 }
 
@@ -77,11 +101,11 @@ enum Happened {
 
 impl Files {
     /// Follows nothing yet.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(vitals: &Vitals) -> io::Result<Self> {
         let (orders, taken) = channel();
         let changed = Arc::new(Notify::new());
         let follower = Follower::new(orders.clone(), Arc::downgrade(&changed));
-        std::thread::Builder::new().name("files".into()).spawn(move || follower.run(&taken))?;
+        vitals.thread("the thread that looks at files".into(), move || follower.run(&taken))?;
         Ok(Self { changed, orders })
     }
 
@@ -169,6 +193,8 @@ impl Follower {
                     false
                 }
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
+                #[cfg(test)]
+                Ok(Order::Panic) => panic!("on purpose"),
                 Err(RecvTimeoutError::Timeout) => false,
             };
             if Instant::now() >= next {
@@ -277,5 +303,37 @@ fn happened(kind: EventKind, path: &Path) -> Option<Happened> {
         // Elsewhere nobody tells when a file is closed.
         EventKind::Modify(ModifyKind::Data(_)) if cfg!(target_os = "linux") => Some(Happened::Written),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_that_does_not_end_is_an_error_and_what_comes_after_it_is_read() {
+        let files = Files::start(&Vitals::default()).unwrap();
+        let (reader, (end, ends)) = (files.reader(), mpsc::channel::<()>());
+        let stuck = reader.run(move || ends.recv().ok());
+        assert_eq!(stuck.await, Err(ReadFault::Endless));
+        let (late, is_late) = mpsc::channel();
+        assert_eq!(reader.run(move || late.send(()).ok()).await, Err(ReadFault::Endless));
+        end.send(()).unwrap();
+        tokio::time::resume();
+        assert_eq!(reader.run(|| 7).await, Ok(7));
+        assert!(is_late.try_recv().is_err(), "nobody awaits it any more");
+        assert_eq!(reader.run(|| panic!("on purpose")).await, Err::<(), _>(ReadFault::Panicked));
+        assert_eq!(reader.run(|| 8).await, Ok(8));
+    }
+
+    #[tokio::test]
+    async fn a_thread_of_files_that_panics_ends_the_node() {
+        let vitals = Vitals::default();
+        let files = Files::start(&vitals).unwrap();
+        files.orders.send(Order::Panic).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), vitals.failed()).await.unwrap();
+        assert_eq!(vitals.failure(), Some("the thread that looks at files panicked: on purpose"));
+        assert_eq!(files.reader().run(|| 1).await, Err(ReadFault::Panicked));
     }
 }

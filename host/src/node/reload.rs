@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     metrics::Metrics,
     protocol::unix_ms,
-    server::{Tls, TlsConfig},
+    server::{Certificate, Tls, TlsConfig},
     store::{Store, StoredKeys},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -80,9 +80,9 @@ async fn renew(
 ) {
     while told.changed().await.is_ok() {
         let Some(files) = told.borrow_and_update().clone() else { continue };
-        let tls = tls.clone();
-        let renewed = reader.run(move || tls.reload(&files)).await;
-        let renewed = renewed.unwrap_or_else(|| Err("reading the certificate panicked".to_owned()));
+        let read = reader.run(move || Certificate::read(&files)).await;
+        let read = read.unwrap_or_else(|fault| Err(fault.to_string()));
+        let renewed = read.map(|certificate| tls.renew(certificate));
         if let Err(error) = &renewed {
             tracing::error!("{error}; the certificate stays as it was");
         }
@@ -125,7 +125,9 @@ impl Reloader {
         // Otherwise as they are, for their files may have changed.
         let plugins = plugins.unwrap_or_else(|| self.plugins.configs());
         // Before they are read, so that no change is missed.
-        source.follow(&self.config, plugins.iter()).await;
+        if let Err(fault) = source.follow(&self.config, plugins.iter()).await {
+            tracing::error!("{fault}; the files from before are followed");
+        }
         self.plugins.configure(plugins);
         self.certificate.send_replace(self.config.server.tls.clone());
     }

@@ -1,12 +1,13 @@
 //! Where the configuration comes from, and what tells that it, or a file that it names, is to be read again.
 
 use super::{
-    files::{Files, Reader, stamps},
+    files::{Files, ReadFault, Reader, stamps},
     guard::Cause,
 };
 use crate::{
     config::{Config, Text, environment},
     plugin::PluginConfig,
+    vital::Vitals,
 };
 use std::{
     io,
@@ -29,9 +30,9 @@ pub struct Source {
 
 impl Source {
     /// From now on no SIGHUP is missed, and no change of the file.
-    pub fn open(file: Option<PathBuf>) -> io::Result<Self> {
+    pub fn open(file: Option<PathBuf>, vitals: &Vitals) -> io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
-        let files = Files::start()?;
+        let files = Files::start(vitals)?;
         files.follow(stamps(file.clone()));
         Ok(Self { file, files, hangups })
     }
@@ -68,17 +69,20 @@ impl Source {
             }
             Ok((text.config(&environment())?, text.digest()))
         };
-        self.reader().run(read).await.unwrap_or_else(|| Err("reading the configuration panicked".into()))
+        self.reader().run(read).await.map_err(|fault| fault.to_string())?
     }
 
-    /// Follows the files that this configuration names, and of the plugins these.
-    pub async fn follow(&self, config: &Config, plugins: impl Iterator<Item = &PluginConfig>) {
+    /// Follows the files that this configuration names, and of the plugins these. After an error those from before are followed.
+    pub async fn follow(
+        &self,
+        config: &Config,
+        plugins: impl Iterator<Item = &PluginConfig>,
+    ) -> Result<(), ReadFault> {
         let mut paths: Vec<PathBuf> = plugins.flat_map(PluginConfig::files).collect();
         paths.extend(self.file.clone());
         paths.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
-        if let Some(stamps) = self.reader().run(move || stamps(paths)).await {
-            self.files.follow(stamps);
-        }
+        self.files.follow(self.reader().run(move || stamps(paths)).await?);
+        Ok(())
     }
 
     /// Awaits what makes the node read its files again.

@@ -5,7 +5,7 @@ mod opening;
 mod tls;
 mod upgrade;
 
-pub use tls::{Tls, TlsConfig};
+pub use tls::{Certificate, Tls, TlsConfig};
 
 use crate::{
     session::Services,

@@ -39,18 +39,26 @@ pub struct Tls {
 impl Tls {
     /// The error says which file is wrong and why.
     pub fn open(files: TlsConfig) -> Result<Arc<Self>, String> {
-        let acceptor = ArcSwap::new(read(&files)?);
-        Ok(Arc::new(Self { acceptor }))
+        Ok(Arc::new(Self { acceptor: ArcSwap::new(Certificate::read(&files)?.0) }))
     }
 
-    /// Reads the files again, or others. A failure leaves the certificate as it is.
-    pub fn reload(&self, files: &TlsConfig) -> Result<(), String> {
-        self.acceptor.store(read(files)?);
-        Ok(())
+    /// New connections get this one.
+    pub fn renew(&self, certificate: Certificate) {
+        self.acceptor.store(certificate.0);
     }
 
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.acceptor.load_full()).accept(tcp).await
+    }
+}
+
+/// A certificate with its key, as it was read.
+pub struct Certificate(Arc<ServerConfig>);
+
+impl Certificate {
+    /// The error says which file is wrong and why.
+    pub fn read(files: &TlsConfig) -> Result<Self, String> {
+        read(files).map(Self)
     }
 }
 
