@@ -22,7 +22,11 @@ use crate::{
 };
 use access::{Configured, all_keys};
 use arc_swap::ArcSwap;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -56,31 +60,51 @@ pub struct Node {
 
 impl Node {
     /// Loads the certificate, waits for the store and puts plugins in charge. A plugin that fails closes its rooms; anything else that is
-    /// wrong is an error. `None`: it was told to stop on the way.
+    /// wrong is an error, and so is a failure of what it cannot live without. `None`: it was told to stop on the way.
     pub async fn start(
         config: Config,
         source: Source,
         admin: &Admin,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
+        // What there is of it when the start is given up.
+        let started = OnceLock::new();
+        let starting = Box::pin(Self::make(config, source, admin, &started));
+        tokio::select! {
+            biased;
+            () = admin.vitals.failed() => {}
+            () = stop.cancelled() => {}
+            made = starting => return made.map(Some),
+        }
+        if let Some(hub) = started.get() {
+            close(hub).await;
+        }
+        outcome(&admin.vitals).map(|()| None)
+    }
+
+    async fn make(
+        config: Config,
+        source: Source,
+        admin: &Admin,
+        started: &OnceLock<Arc<Hub>>,
+    ) -> anyhow::Result<Self> {
+        admin.status.waits("waiting for the files that the configuration names");
         // Before they are read, so that no change is missed.
         source.follow(&config, config.plugins.iter()).await?;
-        let tls = config.server.tls.clone().map(Tls::open).transpose().map_err(anyhow::Error::msg)?;
-        let starting = Box::pin(start_hub(&config, admin));
-        let Some(hub) = stop.run_until_cancelled(starting).await.transpose()? else { return Ok(None) };
-        let beginning = async {
-            let lacks_thread = hub.begin(|what| admin.status.waits(what)).await;
-            (lacks_thread, first_keys(&hub, admin).await)
+        let tls = match config.server.tls.clone() {
+            Some(files) => Some(source.reader().run(|| Tls::open(files)).await?.map_err(anyhow::Error::msg)?),
+            None => None,
         };
-        let Some((lacks_thread, stored)) = stop.run_until_cancelled(Box::pin(beginning)).await else {
-            close(&hub).await;
-            return Ok(None);
-        };
+        admin.status.waits("waiting for the store");
+        let hub = start_hub(&config, admin).await?;
+        started.set(hub.clone()).ok();
+        let lacks_thread = hub.begin(|what| admin.status.waits(what)).await;
+        let stored = first_keys(&hub, admin).await;
         let keys = all_keys(&Configured::of(&config), &stored.keys);
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
         let draining = CancellationToken::new();
-        Ok(Some(Self { config, source, services, stored, tls, draining, lacks_thread }))
+        Ok(Self { config, source, services, stored, tls, draining, lacks_thread })
     }
 
     /// Operators are served everything from now on.
@@ -117,10 +141,15 @@ impl Node {
         }
         close(&hub).await;
         admin.end().await;
-        match vitals.failure() {
-            None => Ok(()),
-            Some(failure) => anyhow::bail!("{failure}; the node has stopped, as it cannot go on without it"),
-        }
+        outcome(&vitals)
+    }
+}
+
+/// Of a node that has stopped.
+fn outcome(vitals: &Vitals) -> anyhow::Result<()> {
+    match vitals.failure() {
+        None => Ok(()),
+        Some(failure) => anyhow::bail!("{failure}; the node has stopped, as it cannot go on without it"),
     }
 }
 
@@ -175,4 +204,46 @@ fn host(admin: SocketAddr) -> String {
 
 fn jitter() -> u32 {
     getrandom::u32().unwrap_or(0) % JITTER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    /// A node whose start never ends: its store listens and answers nothing.
+    async fn waiting() -> (TcpListener, Config, Source, Admin) {
+        let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (silent, vitals) = (listen().await, Vitals::default());
+        let url = format!("redis://{}", silent.local_addr().unwrap());
+        let config = Config::load(None, &vec![("SWITCHYARD_STORE__URL".to_owned(), url)]).unwrap();
+        let source = Source::open(None, &vitals).unwrap();
+        (silent, config, source, Admin::start(listen().await, vitals).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_start_ends_with_what_it_cannot_live_without() {
+        let (_silent, config, source, admin) = waiting().await;
+        let stop = CancellationToken::new();
+        admin.vitals.task("a task", async { panic!("on purpose") }).await.unwrap();
+        let started = timeout(Duration::from_secs(10), Node::start(config, source, &admin, &stop)).await;
+        let error = started.unwrap().err().expect("it is not ready").to_string();
+        assert_eq!(error, "a task panicked: on purpose; the node has stopped, as it cannot go on without it");
+    }
+
+    #[tokio::test]
+    async fn a_start_that_waits_for_a_file_ends_when_it_is_told_to() {
+        let (_silent, config, source, admin) = waiting().await;
+        let (stop, reader) = (CancellationToken::new(), source.reader());
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        // As a file system that does not answer.
+        let stuck = tokio::spawn(async move { reader.run(move || ends.recv().ok()).await });
+        let starting = Node::start(config, source, &admin, &stop);
+        tokio::pin!(starting);
+        assert!(timeout(Duration::from_millis(100), &mut starting).await.is_err());
+        stop.cancel();
+        assert!(timeout(Duration::from_secs(10), starting).await.unwrap().unwrap().is_none());
+        end.send(()).unwrap();
+        stuck.await.unwrap().unwrap();
+    }
 }
