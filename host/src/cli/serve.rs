@@ -2,6 +2,7 @@
 
 use crate::{
     admin::Admin,
+    blocking,
     config::{Config, Text, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     node::{Listeners, Node, Source},
@@ -74,11 +75,20 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if args.json {
         text = serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string();
     }
-    if let Err(error) = print_line!("{text}") {
-        let error: &dyn std::error::Error = &error;
-        tracing::warn!(error, "the addresses cannot be printed; serving all the same");
-    }
+    // Not awaited: whoever reads it may be stopped, and the pipe full.
+    tokio::spawn(print(text));
     node.run(Listeners { server, admin }, stop).await
+}
+
+async fn print(text: String) {
+    let error: Box<dyn std::error::Error + Send> =
+        match blocking::run("prints", move || print_line!("{text}")).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => Box::new(error),
+            Err(error) => Box::new(error),
+        };
+    let error: &(dyn std::error::Error + 'static) = &*error;
+    tracing::warn!(error, "the addresses cannot be printed; serving all the same");
 }
 
 /// Connections that may wait to be accepted.

@@ -4,6 +4,7 @@ use super::{serve::PORTS, stderr};
 use serde_json::json;
 use std::{
     fs::{self, File},
+    io::Write,
     net::TcpListener,
     path::Path,
     process::{Output, Stdio},
@@ -98,7 +99,10 @@ async fn listening_ends_quietly_when_its_reader_has_enough() {
 async fn a_node_serves_though_nobody_reads_what_it_prints() {
     let folder = tempfile::tempdir().expect("a folder");
     let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-    for out in [Stdio::from(closed()), full().into()] {
+    // Full, of a reader that is there and does not read.
+    let (_stopped, mut pipe) = std::io::pipe().expect("a pipe");
+    pipe.write_all(&[b'\n'; 64 << 10]).expect("as much as a pipe takes");
+    for out in [Stdio::from(closed()), full().into(), pipe.into()] {
         let (server, admin) = (free(), free());
         let ports = format!("[server]\nlisten = \"{server}\"\n[admin]\nlisten = \"{admin}\"\n");
         fs::write(folder.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
