@@ -54,7 +54,7 @@ struct Said {
     /// Until it is ready.
     waits: String,
     /// By what they are about: what was refused and stays as it was.
-    refused: BTreeMap<&'static str, String>,
+    refused: BTreeMap<String, String>,
 }
 
 impl Status {
@@ -63,17 +63,17 @@ impl Status {
         self.said().waits = what.into();
     }
 
-    /// What of this kind was not taken, or that the last one was.
-    pub fn refused(&self, what: &'static str, why: Option<String>) {
+    /// Why this was not taken, or that the last one was. `what` is for people, such as "the certificate".
+    pub fn refused(&self, what: &str, why: Option<String>) {
         let mut said = self.said();
         match why {
-            Some(why) => said.refused.insert(what, why),
+            Some(why) => said.refused.insert(what.to_owned(), why),
             None => said.refused.remove(what),
         };
     }
 
     pub(super) fn all_refused(&self) -> Vec<String> {
-        self.said().refused.iter().map(|(what, why)| format!("the {what} was not taken: {why}")).collect()
+        self.said().refused.iter().map(|(what, why)| format!("{what} was not taken: {why}")).collect()
     }
 
     fn waiting(&self) -> String {

@@ -2,6 +2,7 @@
 //! one that takes long to compile delays no other, and nothing else.
 
 use crate::{
+    admin::Status,
     blocking::AGAIN,
     hub::Hub,
     plugin::PluginConfig,
@@ -33,13 +34,19 @@ pub struct Plugins {
 impl Plugins {
     /// Those of the configuration that the node began with. `host` is where operators find this node.
     /// Where one `lacks_thread`, all are read again soon.
-    pub fn start(hub: &Arc<Hub>, configs: &[PluginConfig], host: String, lacks_thread: bool) -> Self {
+    pub fn start(
+        hub: &Arc<Hub>,
+        configs: &[PluginConfig],
+        host: String,
+        lacks_thread: bool,
+        status: &Arc<Status>,
+    ) -> Self {
         let (told, versions) = watch::channel(None);
         let follow = hub.vitals.task("the task that follows plugins", ask(hub.clone(), host, told));
         let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(follow)]);
         for (index, config) in configs.iter().enumerate() {
             let (sender, receiver) = watch::channel(config.clone());
-            let keep = keep(hub.clone(), index, receiver, versions.clone(), lacks_thread);
+            let keep = keep(hub.clone(), index, receiver, versions.clone(), lacks_thread, status.clone());
             let keep = hub.vitals.task("the task that keeps a plugin", keep);
             wanted.push(sender);
             tasks.push(AbortOnDropHandle::new(keep));
@@ -73,6 +80,7 @@ async fn keep(
     mut wanted: watch::Receiver<PluginConfig>,
     mut versions: Versions,
     lacks_thread: bool,
+    status: Arc<Status>,
 ) {
     let mut pause = if lacks_thread { AGAIN } else { ASK };
     let (mut reads, mut follows, mut followed) = (lacks_thread, false, None::<Revision>);
@@ -94,6 +102,13 @@ async fn keep(
             let config = wanted.borrow_and_update().clone();
             let name = config.name().to_owned();
             let read = hub.reread(index, config).await;
+            let what = format!("plugin '{name}'");
+            let why = read.as_ref().err().map(|refusal| {
+                // Many a message begins with whose it is.
+                let message = &refusal.message;
+                message.strip_prefix(&format!("{what}: ")).unwrap_or(message).to_owned()
+            });
+            status.refused(&what, why);
             let code = read.as_ref().err().map(|refusal| refusal.code);
             reads = matches!(code, Some(Code::StoreUnavailable | Code::Overloaded));
             pause = if code == Some(Code::Overloaded) { AGAIN } else { ASK };

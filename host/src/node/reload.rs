@@ -41,7 +41,7 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
         tasks.push(vitals.task("the task that reads certificates", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = Plugins::start(&services.hub, &config.plugins, host, lacks_thread);
+    let plugins = Plugins::start(&services.hub, &config.plugins, host, lacks_thread, &status);
     let metrics = services.hub.metrics.clone();
     let mut reloader =
         Reloader { config, access, plugins, certificate, status, metrics, guard: Guard::default() };
@@ -86,7 +86,7 @@ async fn renew(
         if let Err(error) = &renewed {
             tracing::error!("{error}; the certificate stays as it was");
         }
-        status.refused("certificate", renewed.err());
+        status.refused("the certificate", renewed.err());
     }
 }
 
@@ -149,7 +149,7 @@ impl Reloader {
         if let Err(error) = &read {
             tracing::error!("{error}; everything stays as it was");
         }
-        self.status.refused("configuration", read.as_ref().err().cloned());
+        self.status.refused("the configuration", read.as_ref().err().cloned());
         read.ok()
     }
 

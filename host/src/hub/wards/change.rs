@@ -39,7 +39,8 @@ impl Hub {
         Ok(ward)
     }
 
-    /// Takes up the `index`-th plugin's configuration and file, where either is another than before.
+    /// Takes up the `index`-th plugin's configuration and file, where either is another than before. Where the file cannot be read, that is
+    /// an error, but the configuration is taken up all the same.
     pub async fn reread(self: &Arc<Self>, index: usize, config: PluginConfig) -> Result<(), Refusal> {
         let ward = &self.wards[index];
         let mut turn = ward.turn.lock().await;
@@ -61,12 +62,13 @@ impl Hub {
             }
             (Err(error), None) => return Err(Refusal::invalid(error)),
             (read, Some(charge)) => {
-                // What other nodes put in charge works also where this node's file does not.
-                if let Err(error) = read {
-                    tracing::warn!("{error}; the version in charge stays");
-                }
                 if !charge.config.runs_like(&config) {
                     self.restart(index, &config, charge.sha256()).await?;
+                }
+                // What other nodes put in charge works also where this node's file does not.
+                if let Err(error) = read {
+                    ward.config.store(config);
+                    return Err(Refusal::invalid(error));
                 }
             }
             (Ok(_), None) => {}
