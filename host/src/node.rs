@@ -90,7 +90,7 @@ impl Node {
     ) -> anyhow::Result<Self> {
         admin.status.waits("waiting for the files that the configuration names");
         // Before they are read, so that no change is missed.
-        source.follow(&config, config.plugins.iter()).await?;
+        source.follow(&config).await?;
         let tls = match config.server.tls.clone() {
             Some(files) => Some(source.reader().run(|| Tls::open(files)).await?.map_err(anyhow::Error::msg)?),
             None => None,

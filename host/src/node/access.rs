@@ -32,11 +32,19 @@ impl Configured {
     pub fn of(config: &Config) -> Self {
         Self { keys: config.keys.clone(), tiers: config.tiers.clone() }
     }
+
+    /// Whether a key's tier is configured here, without which a key of the store is not taken.
+    pub fn has_tier_of(&self, key: &KeyConfig) -> bool {
+        key.tier.as_ref().is_none_or(|tier| self.tiers.contains_key(tier.get_ref()))
+    }
 }
+
+/// The keys of the store, as this node holds everybody to them.
+pub type Stored = Arc<ArcSwap<Vec<KeyConfig>>>;
 
 pub struct Access {
     configured: Configured,
-    stored: Vec<KeyConfig>,
+    stored: Stored,
     keys: Arc<ArcSwap<Keys>>,
     hub: Arc<Hub>,
     deadlines: Deadlines,
@@ -46,7 +54,13 @@ impl Access {
     pub fn new(configured: Configured, stored: Vec<KeyConfig>, services: &Services) -> Self {
         let deadlines = Deadlines::of(configured.keys.iter().chain(stored.iter()), unix_ms());
         let (keys, hub) = (services.keys.clone(), services.hub.clone());
+        let stored = Arc::new(ArcSwap::from_pointee(stored));
         Self { configured, stored, keys, hub, deadlines }
+    }
+
+    /// For others to read.
+    pub fn stored(&self) -> Stored {
+        self.stored.clone()
     }
 
     /// Takes changes and acts on deadlines, until nobody can tell of changes any more.
@@ -68,11 +82,11 @@ impl Access {
     fn take(&mut self, change: Change) {
         match change {
             Change::Configured(configured) => self.configured = configured,
-            Change::Stored(stored) => self.stored = stored,
+            Change::Stored(stored) => self.stored.store(Arc::new(stored)),
         }
-        let Self { configured, stored, .. } = self;
+        let (configured, stored) = (&self.configured, self.stored.load());
         // Those who connect from now on are let in by the new keys; those who are here are looked through after that.
-        self.keys.store(Arc::new(all_keys(configured, stored)));
+        self.keys.store(Arc::new(all_keys(configured, &stored)));
         self.deadlines = Deadlines::of(configured.keys.iter().chain(stored.iter()), unix_ms());
         let (keys, stored) = (configured.keys.len(), stored.len());
         tracing::info!(keys, stored, "keys and tiers were read again");
@@ -81,13 +95,13 @@ impl Access {
 
 /// The keys of the configuration and those of the store, of which a key whose tier is not configured here is not taken.
 pub fn all_keys(configured: &Configured, stored: &[KeyConfig]) -> Keys {
-    let is_known = |key: &&KeyConfig| match &key.tier {
-        Some(tier) if !configured.tiers.contains_key(tier.get_ref()) => {
-            let (principal, tier) = (&key.principal.0, tier.get_ref());
+    let is_known = |key: &&KeyConfig| {
+        let is_known = configured.has_tier_of(key);
+        if !is_known {
+            let (principal, tier) = (&key.principal.0, key.tier.as_ref().map(|tier| tier.get_ref()));
             tracing::error!(%principal, tier, "a key in the store is of a tier that is not configured here");
-            false
         }
-        _ => true,
+        is_known
     };
     let stored = stored.iter().filter(is_known).cloned();
     let all: Vec<_> = configured.keys.iter().cloned().chain(stored).collect();

@@ -66,11 +66,6 @@ impl Plugins {
             wanted.send_replace(config);
         }
     }
-
-    /// What they are to be.
-    pub fn configs(&self) -> Vec<PluginConfig> {
-        self.wanted.iter().map(|wanted| wanted.borrow().clone()).collect()
-    }
 }
 
 /// One plugin. What the store could not be asked for is tried again.

@@ -4,9 +4,9 @@
 
 use super::{
     Node,
-    access::{Access, Change, Configured},
+    access::{Access, Change, Configured, Stored},
     files::Reader,
-    guard::{Cause, Guard},
+    guard::{Cause, Guard, Held},
     plugins::Plugins,
     source::Source,
 };
@@ -30,7 +30,7 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
     let Node { config, mut source, services, stored, tls, draining: _, lacks_thread } = node;
     let (access, told) = mpsc::unbounded_channel();
     let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
-    let certificate = watch::Sender::new(None);
+    let (held, certificate) = (enforcer.stored(), watch::Sender::new(None));
     let (vitals, asking) = (&services.hub.vitals, ask(services.hub.store.clone(), stored, access.clone()));
     let mut tasks = vec![
         vitals.task("the task that holds everybody to their keys", enforcer.enforce(told)),
@@ -43,8 +43,16 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
     let plugins = Plugins::start(&services.hub, &config.plugins, host, lacks_thread, &status);
     let metrics = services.hub.metrics.clone();
-    let mut reloader =
-        Reloader { config, access, plugins, certificate, status, metrics, guard: Guard::default() };
+    let mut reloader = Reloader {
+        config,
+        access,
+        plugins,
+        certificate,
+        status,
+        metrics,
+        stored: held,
+        guard: Guard::default(),
+    };
     loop {
         let cause = source.changed().await;
         if cause == Cause::Hangup {
@@ -94,6 +102,7 @@ struct Reloader {
     /// As it holds: what takes a restart is as the node began with it.
     config: Config,
     guard: Guard,
+    stored: Stored,
     access: mpsc::UnboundedSender<Change>,
     plugins: Plugins,
     certificate: watch::Sender<Option<TlsConfig>>,
@@ -113,22 +122,15 @@ impl Reloader {
             self.take_keys(config);
             self.restart_what_must(config);
         }
-        let plugins = config.map(|config| config.plugins).filter(|plugins| {
-            let are_same = self.plugins.are(plugins);
-            if !are_same {
-                tracing::warn!(
-                    "the plugins' names, rooms or order changed, which takes a restart to take effect"
-                );
-            }
-            are_same
-        });
-        // Otherwise as they are, for their files may have changed.
-        let plugins = plugins.unwrap_or_else(|| self.plugins.configs());
+        if let Some(config) = config {
+            self.take_plugins(config);
+        }
         // Before they are read, so that no change is missed.
-        if let Err(fault) = source.follow(&self.config, plugins.iter()).await {
+        if let Err(fault) = source.follow(&self.config).await {
             tracing::error!("{fault}; the files from before are followed");
         }
-        self.plugins.configure(plugins);
+        // Also where their configuration is the same, for their files may have changed.
+        self.plugins.configure(self.config.plugins.clone());
         self.certificate.send_replace(self.config.server.tls.clone());
     }
 
@@ -137,7 +139,9 @@ impl Reloader {
         let shown = file.display().to_string();
         let read = match source.reload(file).await {
             Ok((config, text)) => {
-                let admitted = self.guard.admit(&self.config.keys, &config.keys, text, cause);
+                let (before, after) = (Held::of(&self.config), Held::of(&config));
+                let losses = before.losses(&after, &self.stored.load(), unix_ms());
+                let admitted = self.guard.admit(&losses, text, cause);
                 admitted.map(|()| config).map_err(|why| format!("{shown}: {why}"))
             }
             Err(error) => {
@@ -158,6 +162,16 @@ impl Reloader {
         if configured != Configured::of(&self.config) {
             (self.config.keys, self.config.tiers) = (config.keys.clone(), config.tiers.clone());
             self.access.send(Change::Configured(configured)).ok();
+        }
+    }
+
+    fn take_plugins(&mut self, config: Config) {
+        if self.plugins.are(&config.plugins) {
+            (self.config.plugins, self.config.signatures) = (config.plugins, config.signatures);
+        } else {
+            tracing::warn!(
+                "the plugins' names, rooms or order changed, which takes a restart to take effect"
+            );
         }
     }
 

@@ -72,13 +72,9 @@ impl Source {
         self.reader().run(read).await.map_err(|fault| fault.to_string())?
     }
 
-    /// Follows the files that this configuration names, and of the plugins these. After an error those from before are followed.
-    pub async fn follow(
-        &self,
-        config: &Config,
-        plugins: impl Iterator<Item = &PluginConfig>,
-    ) -> Result<(), ReadFault> {
-        let mut paths: Vec<PathBuf> = plugins.flat_map(PluginConfig::files).collect();
+    /// Follows the files that this configuration names. After an error those from before are followed.
+    pub async fn follow(&self, config: &Config) -> Result<(), ReadFault> {
+        let mut paths: Vec<PathBuf> = config.plugins.iter().flat_map(PluginConfig::files).collect();
         paths.extend(self.file.clone());
         paths.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
         self.files.follow(self.reader().run(move || stamps(paths)).await?);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::{fs, path::Path};
-use switchyard_tests::{Answer, Client, KEY, Node, READER, Server, eventually};
+use switchyard_tests::{Answer, Client, KEY, Node, READER, Redis, Server, eventually, run};
 
 fn configuration(node: &Node) -> String {
     fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
@@ -24,9 +24,13 @@ async fn reasons(node: &Node) -> Vec<String> {
 
 /// Waits until the node says why it did not take its configuration.
 async fn refuses(node: &Node, why: &str) {
+    is_told(node, "the configuration", why).await;
+}
+
+async fn is_told(node: &Node, what: &str, why: &str) {
     eventually(why, async || {
-        let reasons = reasons(node).await;
-        reasons.iter().any(|r| r.contains("the configuration was not taken") && r.contains(why)).then_some(())
+        let (reasons, begin) = (reasons(node).await, format!("{what} was not taken: "));
+        reasons.iter().any(|r| r.starts_with(&begin) && r.contains(why)).then_some(())
     })
     .await;
 }
@@ -120,6 +124,65 @@ async fn a_file_that_was_cut_off_takes_nobody_away_beyond_half() {
     is_content(&node).await;
 }
 
+/// Keys of the store live on a tier of the configuration.
+#[tokio::test]
+async fn a_file_that_was_cut_off_before_a_tier_revokes_no_key_of_the_store() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "[tier.gold]\nconnections = 7\n").await;
+    let add = ["key", "add", "--principal", "neo", "--scope", "subscribe", "--tier", "gold", "--json"];
+    let arguments = [&add[..], &["--config", "switchyard.toml"]].concat();
+    let added = run(node.place(), &arguments, &[]).await;
+    assert!(added.status.success(), "{added:?}");
+    let made: Value = serde_json::from_slice(&added.stdout).expect("JSON");
+    let key = made["key"].as_str().unwrap_or_else(|| panic!("{made}"));
+    eventually("the key", async || Client::is_let_in(&node.url, key).await.then_some(())).await;
+    let mut client = Client::connect_at(&node.url, serde_json::json!({"auth": {"apiKey": key}})).await;
+    let good = configuration(&node);
+    let cut = good.replace("[tier.gold]\nconnections = 7\n", "");
+    assert_ne!(cut, good);
+    replace(node.place(), &cut);
+    refuses(&node, "it would take away 1 of 1 keys in the store, since it lacks the tier 'gold': if that")
+        .await;
+    hangup(&node, "refused").await;
+    client.settled().await;
+    assert!(Client::is_let_in(&node.url, key).await);
+    replace(node.place(), &good);
+    is_content(&node).await;
+    replace(node.place(), &cut);
+    refuses(&node, "send SIGHUP twice").await;
+    hangup(&node, "refused").await;
+    hangup(&node, "applied").await;
+    assert_eq!(client.closed().await.code, 4410);
+    assert!(Client::is_let_in(&node.url, KEY).await, "the others stay");
+}
+
+/// What weakens a node is asked for as what takes keys away is.
+#[tokio::test]
+async fn a_file_that_was_cut_off_trusts_nobody_and_lets_nothing_live_for_ever() {
+    let signer = switchyard::plugin::SecretKey::generate().expect("random numbers").public();
+    let ends = "expires = 2099-01-01T00:00:00Z\n";
+    let more = format!(
+        "{}[signatures]\nkeys = [\"{signer}\"]\nrequire = true\n",
+        Server::key("sk_ends", "ends", "[]", ends)
+    );
+    let node = Node::start("memory", &more).await;
+    let good = configuration(&node);
+    replace(node.place(), good.split("[signatures]").next().expect("what comes before"));
+    refuses(&node, "it would trust none of 1 signers, and require no signatures").await;
+    replace(node.place(), good.replace("require = true\n", ""));
+    refuses(&node, "it would require no signatures any more: if that is meant, send SIGHUP twice").await;
+    let endless = good.replace(ends, "");
+    assert_ne!(endless, good);
+    replace(node.place(), &endless);
+    refuses(&node, "it would let 1 key that expires be good for ever").await;
+    hangup(&node, "refused").await;
+    hangup(&node, "applied").await;
+    is_content(&node).await;
+    // It holds from now on, and is no question any more.
+    hangup(&node, "applied").await;
+    assert!(Client::is_let_in(&node.url, "sk_ends").await);
+}
+
 /// What has it once cannot be asked again.
 #[tokio::test]
 async fn a_configuration_from_a_pipe_holds_until_the_end() {
@@ -202,8 +265,29 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
         let (whole, log) = (fs::read(node.place().join(file)).expect("a file"), node.log().len());
         fs::write(node.place().join(file), bytes).expect("a file");
         eventually(told, async || node.log()[log..].contains(told).then_some(())).await;
+        is_told(&node, "plugin 'thresholds'", told).await;
         assert_eq!(in_charge().await, good, "{file} with {} bytes", bytes.len());
         fs::write(node.place().join(file), whole).expect("a file");
+        is_content(&node).await;
     }
+    let file = node.place().join("plugin.wasm");
+    fs::remove_file(&file).expect("gone");
+    is_told(&node, "plugin 'thresholds'", "No such file").await;
+    assert_eq!(in_charge().await, good);
+    fs::write(&file, &module).expect("a file");
+    is_content(&node).await;
+    // A configuration that the plugin refuses is one of the plugin.
+    let text = configuration(&node);
+    replace(
+        node.place(),
+        text.replace("name = \"thresholds\"\n", "name = \"thresholds\"\nsha256 = \"00\"\n"),
+    );
+    is_told(&node, "plugin 'thresholds'", "the configuration pins 00").await;
+    assert_eq!(in_charge().await, good);
+    replace(node.place(), text);
+    hangup(&node, "refused").await;
+    refuses(&node, "it would no longer pin the SHA-256 of plugin 'thresholds'").await;
+    hangup(&node, "applied").await;
+    is_content(&node).await;
     assert_eq!(in_charge().await, good);
 }
