@@ -8,10 +8,11 @@ use super::{
     files::Reader,
     guard::{Cause, Guard, Held},
     plugins::Plugins,
-    source::Source,
+    source::{NotTaken, Source},
 };
 use crate::{
     admin::Status,
+    blocking::AGAIN,
     config::Config,
     metrics::Metrics,
     protocol::unix_ms,
@@ -52,9 +53,13 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
         metrics,
         stored: held,
         guard: Guard::default(),
+        is_unread: false,
     };
     loop {
-        let cause = source.changed().await;
+        let cause = tokio::select! {
+            cause = source.changed() => cause,
+            () = tokio::time::sleep(AGAIN), if reloader.is_unread => Cause::Files,
+        };
         if cause == Cause::Hangup {
             tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again");
         }
@@ -102,6 +107,8 @@ struct Reloader {
     /// As it holds: what takes a restart is as the node began with it.
     config: Config,
     guard: Guard,
+    /// The configuration could not be read, and is tried again.
+    is_unread: bool,
     stored: Stored,
     access: mpsc::UnboundedSender<Change>,
     plugins: Plugins,
@@ -137,21 +144,26 @@ impl Reloader {
     /// `None`: it is not taken, and everything in it stays as it was.
     async fn read(&mut self, source: &Source, file: PathBuf, cause: Cause) -> Option<Config> {
         let shown = file.display().to_string();
-        let read = match source.reload(file).await {
+        let reloaded = source.reload(file).await;
+        let was_unread = std::mem::replace(&mut self.is_unread, matches!(reloaded, Err(NotTaken::Unread(_))));
+        let read = match reloaded {
             Ok((config, text)) => {
                 let (before, after) = (Held::of(&self.config), Held::of(&config));
                 let losses = before.losses(&after, &self.stored.load(), unix_ms());
                 let admitted = self.guard.admit(&losses, text, cause);
                 admitted.map(|()| config).map_err(|why| format!("{shown}: {why}"))
             }
-            Err(error) => {
+            Err(NotTaken::Unread(error) | NotTaken::Wrong(error)) => {
                 self.guard = Guard::default();
                 Err(error)
             }
         };
-        self.metrics.reload(read.is_ok());
-        if let Err(error) = &read {
-            tracing::error!("{error}; everything stays as it was");
+        // What is tried again and again is said once.
+        if !(was_unread && self.is_unread) {
+            self.metrics.reload(read.is_ok());
+            if let Err(error) = &read {
+                tracing::error!("{error}; everything stays as it was");
+            }
         }
         self.status.refused("the configuration", read.as_ref().err().cloned());
         read.ok()

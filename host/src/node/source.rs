@@ -21,6 +21,13 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// And after so long in any case.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
+/// Why a configuration changes nothing.
+pub enum NotTaken {
+    /// It could not be read, and may be read later: no file could be opened, or a disk did not answer.
+    Unread(String),
+    Wrong(String),
+}
+
 pub struct Source {
     file: Option<PathBuf>,
     files: Files,
@@ -61,15 +68,15 @@ impl Source {
     }
 
     /// What a running node is to have. The error says what is wrong, and nothing is to change then.
-    pub async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), String> {
+    pub async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), NotTaken> {
         let read = move || {
-            let text = Text::again(&file)?;
+            let text = Text::again(&file).map_err(NotTaken::Unread)?;
             if text.is_empty() {
-                return Err(format!("{}: it is empty", file.display()));
+                return Err(NotTaken::Wrong(format!("{}: it is empty", file.display())));
             }
-            Ok((text.config(&environment())?, text.digest()))
+            Ok((text.config(&environment()).map_err(NotTaken::Wrong)?, text.digest()))
         };
-        self.reader().run(read).await.map_err(|fault| fault.to_string())?
+        self.reader().run(read).await.map_err(|fault| NotTaken::Unread(fault.to_string()))?
     }
 
     /// Follows the files that this configuration names. After an error those from before are followed.
