@@ -75,10 +75,7 @@ fn runtime(log: &Log) -> anyhow::Result<Runtime> {
     // Names of servers are looked up on these: a thread that is there already is never given back.
     builder.max_blocking_threads(LOOKUPS).thread_keep_alive(Duration::from_secs(u32::MAX.into()));
     let runtime = builder.build().context("the runtime cannot be started")?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "it panics here or nowhere: then the process does not start"
-    )]
+    // Here it panics for want of a thread, or nowhere.
     runtime.spawn_blocking(|| {});
     panic::set_hook(hook);
     let end = Instant::now() + START;
