@@ -2,8 +2,8 @@
 //! dead to the others; if it lives all the same, it takes back what is its own under another name.
 
 use super::{
-    Event, PATIENCE, Redis, Shared, Unavailable, answer, cluster_time, listener::Request, patrol::Patrol,
-    reaper, scripts, shared::Fault,
+    Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, patrol::Patrol, reaper, scripts,
+    shared::Fault,
 };
 use crate::{protocol::unix_ms, store::ConnectionId, vital::Vitals};
 use std::{
@@ -46,8 +46,7 @@ impl Renewal {
 
     /// Until when others surely do not take this node for dead.
     pub fn end(&self) -> Instant {
-        // The time that nodes keep may have been behind when the lease was given.
-        *self.0.lock().expect("no code panics while it holds the time") + LEASE - cluster_time::MOST
+        *self.0.lock().expect("no code panics while it holds the time") + LEASE
     }
 
     /// By this node's own clock others may have taken it for dead.
