@@ -81,14 +81,16 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn print(text: String) {
-    let error: Box<dyn std::error::Error + Send> =
-        match blocking::run("prints", move || print_line!("{text}")).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => Box::new(error),
-            Err(error) => Box::new(error),
-        };
-    let error: &(dyn std::error::Error + 'static) = &*error;
-    tracing::warn!(error, "the addresses cannot be printed; serving all the same");
+    let line = text.clone();
+    let printed = match blocking::run("prints", move || print_line!("{line}")).await {
+        Ok(printed) => printed,
+        // Without a thread for it here.
+        Err(_) => print_line!("{text}"),
+    };
+    if let Err(error) = printed {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the addresses cannot be printed; serving all the same");
+    }
 }
 
 /// Connections that may wait to be accepted.

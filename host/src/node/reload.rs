@@ -159,7 +159,7 @@ impl Reloader {
             }
         };
         // What is tried again and again is said once.
-        if !(was_unread && self.is_unread) {
+        if !(was_unread && self.is_unread && cause == Cause::Files) {
             self.metrics.reload(read.is_ok());
             if let Err(error) = &read {
                 tracing::error!("{error}; everything stays as it was");

@@ -187,8 +187,9 @@ impl Listener {
         match next {
             Next::Nothing => {}
             // What was missed may have been missed because the subscription is gone.
-            Next::Read => self.ask(&room, found.missed > 0),
-            Next::ReadLater => {
+            Next::Read if found.missed > 0 => self.ask(&room, true),
+            // A log that does not get on is not read at the speed of its answers.
+            Next::Read | Next::ReadLater => {
                 self.later.insert(room, false);
             }
             Next::Renew => {
