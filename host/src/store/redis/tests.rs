@@ -42,6 +42,11 @@ impl Server {
         Self { child, port, _folder: folder }
     }
 
+    fn site(&self) -> Site {
+        let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap();
+        Site { url, prefix: "s".into() }
+    }
+
     fn ask(&self, arguments: &[&str]) -> String {
         let port = self.port.to_string();
         let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output().unwrap();
@@ -143,10 +148,7 @@ async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
 #[tokio::test]
 async fn offsets_are_exact_up_to_53_bits() {
     let server = Server::start(&[]);
-    let site = Site {
-        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
-        prefix: "s".into(),
-    };
+    let site = server.site();
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
     let publish = async || {
@@ -173,10 +175,7 @@ async fn offsets_are_exact_up_to_53_bits() {
 #[tokio::test]
 async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     let server = Server::start(&[]);
-    let site = Site {
-        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
-        prefix: "s".into(),
-    };
+    let site = server.site();
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
     let message = Message { room: &room, event: None, data: "1", key: Some(("acme", "k")) };
@@ -193,10 +192,7 @@ async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
 #[tokio::test]
 async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were_revoked_stay_so() {
     let server = Server::start(&[]);
-    let site = Site {
-        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
-        prefix: "s".into(),
-    };
+    let site = server.site();
     let (one, two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
     let keyring = Keyring::open(&site).await.unwrap();
     let key = |name: &str| KeyConfig {
@@ -274,10 +270,7 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
 #[tokio::test]
 async fn keys_of_another_schema_are_refused() {
     let server = Server::start(&[]);
-    let site = Site {
-        url: RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap(),
-        prefix: "s".into(),
-    };
+    let site = server.site();
     drop(connect(&site).await.unwrap());
     server.ask(&["SET", "s:schema", "99"]);
     let error = connect(&site).await.err().expect("it is not ours");
@@ -314,8 +307,7 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
 #[tokio::test]
 async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
     let server = Server::start(&[]);
-    let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
-    let site = Site { url, prefix: "s".into() };
+    let site = server.site();
     let (one, _two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
     one.create_session(&"acme".into(), ConnectionId::random(), vec![]).await.unwrap();
     one.close().await;
