@@ -125,11 +125,9 @@ impl Reloader {
             Some(file) => self.read(source, file.to_owned(), cause).await,
         };
         // Keys first, and nothing waits for what comes after.
-        if let Some(config) = &config {
-            self.take_keys(config);
-            self.restart_what_must(config);
-        }
         if let Some(config) = config {
+            self.take_keys(&config);
+            self.restart_what_must(&config);
             self.take_plugins(config);
         }
         // Before they are read, so that no change is missed.
