@@ -3,11 +3,7 @@
 use super::{Link, Names, SCHEMA, Site, StoreMetrics, Unavailable, answer, link};
 use crate::vital::Vitals;
 use fred::types::config::Server;
-use std::time::Duration;
 use tokio::sync::mpsc;
-
-/// Between two attempts of a node that starts.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Says what a node that starts waits for: each error once, and again now and then.
 pub struct Waiting<'a, Says> {
@@ -34,7 +30,7 @@ impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
 
     pub async fn pauses(&mut self, error: &Unavailable) {
         self.says(&error.0);
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(link::PAUSE).await;
     }
 }
 

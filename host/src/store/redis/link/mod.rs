@@ -41,7 +41,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts of a node that starts.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 /// Until a Cluster whose slots change hands is asked again.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Twice as long each time, up to this.
@@ -306,11 +306,13 @@ impl Link {
     pub async fn ping(&self) -> Result<(), Unavailable> {
         let call = Call { name: "PING", arguments: vec![] };
         let mut endpoint = self.any()?;
+        let mut answer = self.timed("PING", endpoint.commands.ask(&call)).await;
         // Another server of a Cluster may answer where this one does not.
-        if self.timed("PING", endpoint.commands.ask(&call)).await.is_err() {
+        if answer.is_err() && self.is_clustered() {
             endpoint = self.any()?;
-            self.timed("PING", endpoint.commands.ask(&call)).await?;
+            answer = self.timed("PING", endpoint.commands.ask(&call)).await;
         }
+        answer?;
         let is_heard = match &self.servers {
             Servers::Cluster(cluster) => {
                 cluster.endpoints().iter().any(|(_, endpoint)| endpoint.subscriber.is_connected())
