@@ -30,6 +30,8 @@ pub struct Interest {
     position: Position,
     time: u64,
     kept: VecDeque<Heard>,
+    /// How many of those were heard before the question: the answer has them, or they are not in the log.
+    settled: usize,
     /// More was heard than is kept.
     overflowed: bool,
 }
@@ -80,6 +82,7 @@ impl Interest {
             position,
             time: 0,
             kept,
+            settled: 0,
             overflowed: false,
         }
     }
@@ -109,11 +112,12 @@ impl Interest {
         }
     }
 
-    /// From here on what is heard is kept until the log was read.
+    /// The log is about to be read. What is heard until then is kept.
     pub fn mend(&mut self) {
         if self.is_live() {
             self.phase = Phase::Mending;
         }
+        self.settled = self.kept.len();
     }
 
     pub fn hear(&mut self, heard: Heard, feed: &Feed) -> Next {
@@ -190,16 +194,22 @@ impl Interest {
             }
         }
         while let Some(heard) = self.kept.pop_front() {
+            let was_settled = self.settled > 0;
+            self.settled = self.settled.saturating_sub(1);
             // Of the epoch that ended nothing is wanted any more.
             if heard.publication.epoch == ended && ended != self.position.epoch {
                 continue;
             }
             match self.follow(&heard, feed) {
-                Next::Nothing => {}
-                next => {
+                // Of an epoch that began and ended unseen, or of a server that no longer counts.
+                Next::Read if was_settled => {}
+                Next::Read | Next::Renew => {
                     self.kept.push_front(heard);
-                    return (next, found);
+                    return (Next::Read, found);
                 }
+                // It was passed on.
+                Next::ReadLater => return (Next::ReadLater, found),
+                Next::Nothing => {}
             }
         }
         if std::mem::take(&mut self.overflowed) {

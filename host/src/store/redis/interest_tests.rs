@@ -122,6 +122,34 @@ fn another_epoch_is_a_loss_and_goes_on_with_what_it_holds() {
     assert_eq!(watch.hear("b", 4), Next::Nothing);
 }
 
+/// Redis was emptied, and the room began twice before this node looked. What it heard of the first beginning is not in the log
+/// and follows nothing there; waiting for it kept the node reading, some thousand times a second, for ever.
+#[test]
+fn what_the_log_does_not_have_is_not_waited_for() {
+    for (epoch, offset) in [("b", 1), ("a", 9)] {
+        let mut watch = open();
+        watch.interest.mend();
+        assert_eq!(watch.hear(epoch, offset), Next::Nothing, "kept while the log is read");
+        let log = || page("c", 1, 2, 0, 9);
+        let first = watch.read(log());
+        if epoch != "a" {
+            assert_eq!(first, (Next::Read, 2, true), "the answer may be older than what was heard");
+            watch.interest.mend();
+            assert_eq!(watch.read(page("c", 1, 2, 2, 9)), (Next::Nothing, 0, false));
+        }
+        assert!(watch.interest.is_live());
+        assert_eq!(watch.hear("c", 3), Next::Nothing);
+        assert_eq!(watch.told(), "lost c0 c1 c2 c3");
+    }
+    // The same of an epoch that goes on: a replica took over that lacks what nobody here has passed on.
+    let mut watch = open();
+    assert_eq!(watch.hear("a", 9), Next::Read);
+    watch.interest.mend();
+    assert_eq!(watch.read(page("a", 1, 7, 6, 9)), (Next::Nothing, 1, false));
+    assert_eq!(watch.hear("a", 8), Next::Nothing);
+    assert_eq!(watch.told(), "a7 a8");
+}
+
 /// A replica took over that had not heard of everything.
 #[test]
 fn offsets_that_went_back_end_the_epoch() {
