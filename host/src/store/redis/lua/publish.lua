@@ -25,6 +25,9 @@ local offset, stamp = int((is[2] or 0) + 1), int(time)
 local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. before .. ' ' .. ARGV[2]
 if ARGV[3] ~= '0' then
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], offset .. '-' .. stamp, 'm', message)
+else
+  -- A node that holds more may have written: a log has no holes.
+  redis.call('DEL', KEYS[2])
 end
 -- What grows old is seen to once a second, and what is kept is kept for that much longer.
 local tended = tonumber(is[4] or '0')
