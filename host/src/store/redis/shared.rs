@@ -29,6 +29,8 @@ use std::{
 
 /// How long rooms to be listed gather.
 const GATHER: Duration = Duration::from_millis(100);
+/// In which a node that starts looks at Redis' clock.
+const LOOKS: Duration = Duration::from_secs(1);
 
 pub struct Shared {
     pub link: Arc<Link>,
@@ -134,12 +136,16 @@ impl Shared {
     /// Asks for Redis' clock until it is known well enough for a client that comes back at once: the answer that came fastest says
     /// best.
     pub async fn look_at_clock(&self) {
-        for _ in 0..SAMPLES {
-            let time = self.link.run(&scripts::TIME, vec![self.names.clock()], vec![]).await;
-            if let Ok(time) = time.and_then(|time| answer::number(&time)) {
-                self.time.heard(time);
+        let looked = async {
+            for _ in 0..SAMPLES {
+                let time = self.link.run(&scripts::TIME, vec![self.names.clock()], vec![]).await;
+                if let Ok(time) = time.and_then(|time| answer::number(&time)) {
+                    self.time.heard(time);
+                }
             }
-        }
+        };
+        // A slow Redis is not made slower to come back to.
+        tokio::time::timeout(LOOKS, looked).await.ok();
     }
 
     /// A room is to be listed, soon.
