@@ -1,5 +1,6 @@
 //! Several nodes on one Redis: real processes on both sides.
 
+mod calm;
 mod clocks;
 mod death;
 mod epochs;

@@ -1,0 +1,106 @@
+//! After everything that can happen to a node's files, its store and its connections there: what it holds is what it held before.
+
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+use switchyard_tests::{Follower, Node, Proxy, Redis, Server, eventually_within};
+use tokio::time::sleep;
+
+/// In which everything must be as it was.
+const CALM: Duration = Duration::from_secs(30);
+/// Over which commands are counted.
+const SPAN: Duration = Duration::from_secs(5);
+
+/// What a node holds of its machine and of Redis.
+async fn held(node: &Node, redis: &Redis) -> BTreeMap<&'static str, usize> {
+    let folder = format!("/proc/{}", node.process.id());
+    let entries = |name: &str| fs::read_dir(format!("{folder}/{name}")).expect("Linux").count();
+    let clients = redis.command(&["CLIENT", "LIST"]).await.lines().count();
+    let keys = redis.command(&["DBSIZE"]).await.parse().expect("a number");
+    BTreeMap::from([
+        ("files", entries("fd")),
+        ("threads", entries("task")),
+        ("connections to Redis", clients),
+        ("keys", keys),
+    ])
+}
+
+/// Commands that a node sends in a while, by name.
+async fn commands(proxy: &Proxy) -> BTreeMap<String, u64> {
+    let before = proxy.passed();
+    sleep(SPAN).await;
+    let mut passed = proxy.passed();
+    passed.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
+    passed.retain(|_, count| *count > 0);
+    passed
+}
+
+#[tokio::test]
+async fn what_a_node_holds_comes_back_to_what_it_was() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), "").await;
+    let file = node.place().join("switchyard.toml");
+    let configuration = fs::read_to_string(&file).expect("its configuration");
+    let mut followers = vec![];
+    for _ in 0..10 {
+        followers.push(Follower::start(vec![node.url.clone()], "prices").await);
+    }
+    node.has_members("prices", 10).await;
+    let publish = async || {
+        let body = json!({"room": "prices", "data": 1}).to_string();
+        node.call("POST", "/v1/publish", &body).await.0 == 200
+    };
+    assert!(publish().await);
+    // What is begun when a client comes, and is over soon.
+    sleep(SPAN).await;
+    let (before, rate, memory) = (held(&node, &redis).await, commands(&proxy).await, node.process.memory());
+
+    let served = async || eventually_within(CALM, "publishing", async || publish().await.then_some(())).await;
+    for round in 0..3 {
+        proxy.silence();
+        served().await;
+        redis.command(&["FLUSHALL"]).await;
+        served().await;
+        for _ in 0..5 {
+            proxy.cut();
+            served().await;
+        }
+        proxy.refuse();
+        sleep(Duration::from_secs(2)).await;
+        proxy.accept();
+        served().await;
+        redis.command(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
+        let key = Server::key(&format!("sk_{round}"), "other", r#"["subscribe"]"#, "");
+        for n in 0..10 {
+            let text = if n % 2 == 0 { configuration.clone() + &key } else { String::new() };
+            fs::write(&file, text).expect("a configuration");
+            node.process.signal("HUP").await;
+        }
+        fs::write(&file, &configuration).expect("a configuration");
+        served().await;
+    }
+    let end = Instant::now() + CALM;
+    let mut now = held(&node, &redis).await;
+    // That a member was removed is remembered for a minute or two, in two keys a room.
+    let is_calm = |now: &BTreeMap<&str, usize>| {
+        now.iter().all(|(name, count)| *count <= before[name] + if *name == "keys" { 6 } else { 0 })
+    };
+    while !is_calm(&now) && Instant::now() < end {
+        sleep(Duration::from_millis(200)).await;
+        now = held(&node, &redis).await;
+    }
+    assert!(is_calm(&now), "{now:?}, before {before:?}");
+    node.has_members("prices", 10).await;
+    assert!(node.is_ready().await);
+    let (after, grown) = (commands(&proxy).await, node.process.memory().saturating_sub(memory));
+    let sum = |commands: &BTreeMap<String, u64>| commands.values().sum::<u64>();
+    assert!(sum(&after) <= sum(&rate) * 5 / 4 + 5, "in {SPAN:?} {after:?}, before {rate:?}");
+    assert!(grown < 24 << 20, "{grown} bytes more");
+    for follower in &followers {
+        assert_eq!(follower.seen().connections, 1, "clients stay");
+    }
+}
