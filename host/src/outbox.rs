@@ -80,6 +80,10 @@ pub enum Paced {
     Closed,
 }
 
+/// Frames that left, and bytes of the next that have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress(u64, usize);
+
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
 
@@ -186,6 +190,37 @@ impl Outbox {
         }
         self.wake();
         Paced::Taken
+    }
+
+    /// Waits until half of the limit is free. `false`: the outbox closed.
+    pub async fn has_room(&self) -> bool {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.is_closed() {
+                    return false;
+                }
+                if state.bytes <= self.limit / 2 {
+                    return true;
+                }
+                state.paced = true;
+            }
+            room.await;
+        }
+    }
+
+    /// How far the peer has come in taking what waits for it.
+    pub fn progress(&self) -> Progress {
+        self.lock().progress()
+    }
+
+    /// Something waits, and nothing was taken since.
+    pub fn is_stalled_since(&self, before: Progress) -> bool {
+        let state = self.lock();
+        state.bytes > 0 && state.progress() == before
     }
 
     /// Holds a place for a reply.
@@ -335,6 +370,10 @@ impl Outbox {
 impl State {
     fn is_closed(&self) -> bool {
         self.close.is_some() || self.pipe.is_none()
+    }
+
+    fn progress(&self) -> Progress {
+        Progress(self.left, self.begun.len())
     }
 
     /// Nothing waits that could be sent.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Bytes of a name.
-const MAX_NAME: usize = 128;
+pub const MAX_NAME: usize = 128;
 /// The room that everyone hears.
 pub const BROADCAST: &str = "*";
 

@@ -105,7 +105,7 @@ async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation)
 async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
     let mut ping_at = Instant::now() + heartbeat.interval;
     loop {
-        let silence = heartbeat.interval + heartbeat.timeout;
+        let silence = heartbeat.silence();
         let due = ping_at.min(wire.last_heard() + silence);
         sleep_until(due).await;
         let now = Instant::now();

@@ -20,7 +20,7 @@ use switchyard::{
     plugin::{Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
     protocol::{Position, Publication},
     room::RoomName,
-    store::{ConnectionId, HistoryConfig, Memory, Message, Retention, Store},
+    store::{ConnectionId, HistoryConfig, Memory, Message, PageLimit, Retention, Store},
 };
 
 const ROOM: &str = "prices:eth";
@@ -61,6 +61,7 @@ fn connection() -> Arc<Connection> {
         rooms: 0.into(),
         ended: false.into(),
         pings: Default::default(),
+        kept_back: 0.into(),
         outbox: Outbox::new(1 << 20, Arc::new(Nowhere)),
     })
 }
@@ -175,7 +176,8 @@ impl Recovery {
 
     /// Reads all of it and sends it.
     pub fn replay(&self) {
-        let page = self.store.history(&self.room, Some(&self.start), self.messages).now_or_never();
+        let limit = PageLimit { messages: self.messages, bytes: usize::MAX };
+        let page = self.store.history(&self.room, Some(&self.start), limit).now_or_never();
         let page = page.expect("at once").expect("memory is there");
         assert_eq!((page.whole, page.messages.len()), (true, self.messages));
         for message in page.messages {

@@ -9,6 +9,7 @@ mod load;
 mod outage;
 mod passwords;
 mod plugins;
+mod reading;
 mod refusals;
 mod sessions;
 mod silence;

@@ -4,9 +4,9 @@ use super::api::{Answer, Api, Caller, Failure, Paging, next, not_found, raw};
 use crate::{
     hub::unavailable,
     key::Scope,
-    protocol::{Position, Refusal},
+    protocol::{Position, Refusal, reply},
     room::RoomName,
-    store::{Receipt, RoomSummary},
+    store::{History, PageLimit, Receipt, RoomSummary},
 };
 use axum::{
     Json,
@@ -18,6 +18,9 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// Of messages in one answer, unless the first alone has more.
+const HISTORY_BYTES: usize = 1 << 20;
 
 #[derive(Serialize)]
 pub struct Room {
@@ -80,7 +83,7 @@ pub async fn history(
     room: Result<Path<String>, PathRejection>,
     since: Result<Query<Since>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    caller.with(Scope::Admin, "see rooms")?;
+    let key = caller.with(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
     let Query(Since { epoch, offset, limit }) = since?;
@@ -96,8 +99,11 @@ pub async fn history(
     if api.services.hub.store.room(&room).await.map_err(unavailable)?.is_none() {
         return Err(unknown(&room).into());
     }
-    let history = api.services.hub.read(&room, since.as_ref(), limit).await?;
-    Ok(raw(history.body()))
+    let limit = PageLimit { messages: limit, bytes: HISTORY_BYTES };
+    let history = api.services.hub.read(&key.principal, &room, since.as_ref(), limit).await;
+    let History { newest, messages, more, whole, .. } = history.map_err(unavailable)?;
+    let (room, epoch, recovered) = (room.shared(), newest.epoch, since.map(|_| whole));
+    Ok(raw(reply::History { room, epoch, messages, more, recovered }.body()))
 }
 
 pub async fn receipt(

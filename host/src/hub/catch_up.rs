@@ -5,11 +5,11 @@ use crate::{
     plugin::FilterId,
     protocol::{Position, Publication},
 };
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};
 use tokio::sync::oneshot;
 
-/// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox (so that
-/// it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
+/// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox for all rooms of a connection
+/// (so that it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
 pub const KEPT_BACK: usize = 256;
 
 /// How far a member has been brought. Its replay moves it on; its room looks at it, and stops the replay where the room
@@ -117,10 +117,7 @@ impl CatchUp {
         match passed {
             Some(false) => {}
             _ if self.overflowed || self.progress.covers(message) => {}
-            Some(true) if self.has_room_for(message) => {
-                self.bytes += message.frame().len();
-                self.kept_back.push(message.clone());
-            }
+            Some(true) if self.make_room_for(message) => self.kept_back.push(message.clone()),
             _ => {
                 self.restart(self.from);
                 self.overflowed = true;
@@ -136,7 +133,14 @@ impl CatchUp {
 
     /// From here on what comes after `from` is kept back.
     fn restart(&mut self, from: u64) {
-        (self.from, self.kept_back, self.bytes, self.overflowed) = (from, vec![], 0, false);
+        self.forget();
+        (self.from, self.overflowed) = (from, false);
+    }
+
+    /// Keeps nothing back any more.
+    fn forget(&mut self) {
+        self.connection.kept_back.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.kept_back = vec![];
     }
 
     /// What a replay that has sent everything is to do, where the room is at `room`; `None`: wait for the room.
@@ -179,8 +183,23 @@ impl CatchUp {
         Some(at)
     }
 
-    fn has_room_for(&self, message: &Publication) -> bool {
-        let bytes = self.bytes + message.frame().len();
-        self.kept_back.len() < KEPT_BACK && bytes <= self.connection.outbox.limit() / 4
+    /// `false`: there is none.
+    fn make_room_for(&mut self, message: &Publication) -> bool {
+        let (all, bytes) = (&self.connection.kept_back, message.frame().len());
+        let most = self.connection.outbox.limit() / 4;
+        let has_room = self.kept_back.len() < KEPT_BACK
+            && all
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                    Some(now + bytes).filter(|sum| *sum <= most)
+                })
+                .is_ok();
+        self.bytes += if has_room { bytes } else { 0 };
+        has_room
+    }
+}
+
+impl Drop for CatchUp {
+    fn drop(&mut self) {
+        self.forget();
     }
 }

@@ -15,7 +15,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, OnceLock, RwLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -34,6 +34,8 @@ pub struct Connection {
     /// An operator ended it: its session does not outlive it.
     pub ended: AtomicBool,
     pub outbox: Outbox,
+    /// Bytes kept back in all rooms in which it catches up.
+    pub kept_back: AtomicUsize,
     pub pings: Pings,
 }
 
@@ -182,6 +184,7 @@ impl Connection {
             rooms: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             outbox,
+            kept_back: AtomicUsize::new(0),
             pings: Pings::default(),
         })
     }

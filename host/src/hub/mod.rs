@@ -9,6 +9,7 @@ mod lobby;
 mod pings;
 mod places;
 mod policy;
+mod reads;
 mod replay;
 pub mod room;
 mod routes;
@@ -20,7 +21,7 @@ pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledge
 pub use connections::{Connection, Connections, Permit, Registered, refused_by_key};
 pub use pings::{Confirms, Pings};
 pub use policy::{Policy, Ungoverned};
-pub use replay::{Recovered, Replay};
+pub use replay::{Recovered, Replay, Turns};
 pub use start::HubConfig;
 pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
@@ -29,12 +30,13 @@ use crate::{
     plugin::{Cache, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
     room::{Kind, RoomName},
-    store::{Message, Store, Unavailable},
+    store::{History, Message, PageLimit, Store, Unavailable},
     vital::Vitals,
 };
 use command::{Command, Queue, SeatId, Sieved};
 use lobby::Lobby;
 use policy::Checked;
+use reads::Reads;
 use routes::Routes;
 use std::sync::{
     Arc,
@@ -45,6 +47,9 @@ use tokio::sync::{OnceCell, oneshot};
 /// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
 /// waiting only behind a plugin that is too slow for its rooms.
 const BACKLOG: usize = 4096;
+
+/// Read of a room's history at once, to be sent to a member.
+const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 
 pub struct Hub {
     pub store: Arc<dyn Store>,
@@ -59,6 +64,7 @@ pub struct Hub {
     cache: Option<Arc<Cache>>,
     wards: Vec<Ward>,
     routes: Arc<Routes>,
+    reads: Reads,
     shards: Vec<Handle>,
 }
 
@@ -129,74 +135,72 @@ impl Hub {
         sieved.await.unwrap_or(Sieved { passed: vec![], failed: true })
     }
 
-    /// A page of history as the member of a seat may see it: at most `limit` messages and, unless the first alone
-    /// is larger, `bytes`.
+    /// A page of history as the member of a seat may see it. What a filter takes out is made up for, so that a page ends short
+    /// only where the history does.
     pub async fn history(
         &self,
+        principal: &Arc<str>,
         seat: &Seat,
         since: Option<&Position>,
-        limit: usize,
-        bytes: usize,
+        limit: PageLimit,
     ) -> Result<reply::History, Refusal> {
-        let mut history = self.visible(seat, since, limit).await?;
-        let mut sum = 0;
-        let fit = history.messages.iter().position(|message| {
-            sum += message.frame().len();
-            sum > bytes
-        });
-        if let Some(fit) = fit {
-            history.messages.truncate(fit.max(1));
-            history.more = true;
+        let is_governed = self.routes.governor(&seat.room).is_some();
+        let page = if is_governed { PAGE } else { limit };
+        let (mut seen, mut bytes, mut after, mut recovered) = (vec![], 0, since.cloned(), None);
+        loop {
+            let history =
+                self.read(principal, &seat.room, after.as_ref(), page).await.map_err(unavailable)?;
+            let History { newest: Position { epoch, .. }, messages, mut more, whole, .. } = history;
+            recovered = recovered.or(since.map(|_| whole));
+            let last = messages.last().map(|message| message.offset).filter(|_| is_governed && more);
+            let messages = match is_governed {
+                true => self.visible(seat, messages).await?,
+                false => messages,
+            };
+            let mut is_full = false;
+            for message in messages {
+                bytes += message.frame().len();
+                is_full = seen.len() == limit.messages || (bytes > limit.bytes && !seen.is_empty());
+                if is_full {
+                    more = true;
+                    break;
+                }
+                seen.push(message);
+            }
+            match last.filter(|_| !is_full && seen.len() < limit.messages) {
+                Some(offset) => after = Some(Position { epoch, offset }),
+                None => {
+                    let room = seat.room.shared();
+                    return Ok(reply::History { room, epoch, messages: seen, more, recovered });
+                }
+            }
         }
-        Ok(history)
     }
 
+    /// Those that the member's filter passes.
     async fn visible(
         &self,
         seat: &Seat,
-        since: Option<&Position>,
-        limit: usize,
-    ) -> Result<reply::History, Refusal> {
-        let mut history = self.read(&seat.room, since, limit).await?;
-        if self.routes.governor(&seat.room).is_none() {
-            return Ok(history);
+        messages: Vec<Arc<Publication>>,
+    ) -> Result<Vec<Arc<Publication>>, Refusal> {
+        let sieved = self.sieve(seat.shard, &seat.room, seat.id, messages).await;
+        if sieved.failed {
+            let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
+            return Err(Refusal::new(Code::PluginFailed, message));
         }
-        // What a filter takes out is made up for, so that a page ends short only where the history does.
-        let mut seen = vec![];
-        loop {
-            let last = history.messages.last().map(|message| message.offset);
-            let sieved =
-                self.sieve(seat.shard, &seat.room, seat.id, std::mem::take(&mut history.messages)).await;
-            if sieved.failed {
-                let message =
-                    format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
-                return Err(Refusal::new(Code::PluginFailed, message));
-            }
-            seen.extend(sieved.passed);
-            let (Some(offset), true) = (last, history.more && seen.len() < limit) else { break };
-            let after = Position { epoch: history.epoch.clone(), offset };
-            let next = self.read(&seat.room, Some(&after), limit - seen.len()).await?;
-            (history.messages, history.more) = (next.messages, next.more);
-        }
-        history.messages = seen;
-        Ok(history)
+        Ok(sieved.passed)
     }
 
-    /// A page of history without a filter, for operators.
+    /// A page of a room's history, when it is the principal's turn.
     pub async fn read(
         &self,
+        principal: &Arc<str>,
         room: &RoomName,
-        since: Option<&Position>,
-        limit: usize,
-    ) -> Result<reply::History, Refusal> {
-        let history = self.store.history(room, since, limit).await.map_err(unavailable)?;
-        Ok(reply::History {
-            room: room.shared(),
-            epoch: history.newest.epoch,
-            messages: history.messages,
-            more: history.more,
-            recovered: since.map(|_| history.whole),
-        })
+        after: Option<&Position>,
+        limit: PageLimit,
+    ) -> Result<History, Unavailable> {
+        let _turn = self.reads.turn(principal).await;
+        self.store.history(room, after, limit).await
     }
 
     /// Asks the room's plugin, stores the message and hands it to routing.
@@ -217,7 +221,8 @@ impl Hub {
             (room, Checked::Pass) => (room, None),
             (room, Checked::Replace(data)) => (room, Some(data)),
             (room, Checked::Discard) => {
-                let newest = self.store.history(&room, None, 0).await.map_err(unavailable)?.newest;
+                let newest =
+                    self.store.history(&room, None, PageLimit::NONE).await.map_err(unavailable)?.newest;
                 let Position { epoch, offset } = newest;
                 return Ok(reply::Published {
                     room: room.shared(),

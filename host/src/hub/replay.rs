@@ -1,19 +1,33 @@
 //! Brings a member that missed something up to date: from the room's history, through the member's own filter, at
 //! the pace of its socket; then it goes live without a message skipped or repeated.
 
-use super::{Connection, Hub, catch_up::Progress, command::*};
+use super::{Connection, Hub, PAGE, catch_up::Progress, command::*};
 use crate::{
     close::Close,
     outbox::Paced,
     protocol::{Position, reply},
     room::RoomName,
-    store::{History, Unavailable},
+    store::{History, PageLimit, Unavailable},
 };
-use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 
-/// Messages read from the store at once: at most 16 MiB with the default size of messages.
-const PAGE: usize = 256;
+/// The replays of one connection take turns: a page that is being sent is the only one that is held for it.
+#[derive(Clone)]
+pub struct Turns {
+    one: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Turns {
+    /// A peer that takes nothing at all for as long as `patience` is too slow.
+    pub fn new(patience: Duration) -> Self {
+        Self { one: Arc::new(Semaphore::new(1)), patience }
+    }
+}
 
 pub struct Replay {
     connection: Arc<Connection>,
@@ -26,8 +40,6 @@ pub struct Replay {
     upto: Position,
     /// The member has to be told that everything up to there is lost.
     lost: bool,
-    /// A page that was read and not sent yet.
-    page: Option<History>,
 }
 
 /// What the log says of a position that a client came with.
@@ -64,10 +76,9 @@ impl Replay {
             progress: progress.clone(),
             upto: joined.position.clone(),
             lost: false,
-            page: None,
         };
         let Recovery::After(_) = joined.recovery else { return Ok((replay, None)) };
-        let page = replay.read(hub).await?;
+        let page = replay.look(hub).await?;
         // The log was asked after the room, so it is behind only where it went back.
         let is_behind =
             page.newest.epoch == joined.position.epoch && page.newest.offset < joined.position.offset;
@@ -75,12 +86,12 @@ impl Replay {
             replay.upto = page.newest.clone();
         }
         let recovered = Recovered { whole: page.whole, position: replay.upto.clone() };
-        replay.page = page.whole.then_some(page);
         Ok((replay, Some(recovered)))
     }
 
-    async fn read(&self, hub: &Hub) -> Result<History, Unavailable> {
-        hub.store.history(&self.room, Some(&self.progress.at()), PAGE).await
+    /// Where the log is, and whether all after the member's position is held.
+    async fn look(&self, hub: &Hub) -> Result<History, Unavailable> {
+        hub.store.history(&self.room, Some(&self.progress.at()), PageLimit::NONE).await
     }
 
     pub fn room(&self) -> &RoomName {
@@ -95,21 +106,36 @@ impl Replay {
         }
     }
 
-    pub async fn run(mut self, hub: &Hub) {
-        if let Err(error) = self.catch_up(hub).await {
-            tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
-            self.connection.outbox.close(Close::Overloaded);
+    pub async fn run(mut self, hub: &Hub, turns: &Turns) {
+        let (connection, room) = (self.connection.clone(), self.room.clone());
+        let mut caught_up = pin!(self.catch_up(hub, turns));
+        let done = loop {
+            let before = connection.outbox.progress();
+            match timeout(turns.patience, &mut caught_up).await {
+                Ok(done) => break done,
+                Err(_) if connection.outbox.is_stalled_since(before) => {
+                    return connection.outbox.close(Close::Slow);
+                }
+                Err(_) => {}
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(connection = %connection.id, room = &*room, %error, "replay ended");
+            connection.outbox.close(Close::Overloaded);
         }
     }
 
     /// Each round sends something, or takes the member to where the room or the log is; so it ends with the log.
-    async fn catch_up(&mut self, hub: &Hub) -> Result<(), Unavailable> {
+    async fn catch_up(&mut self, hub: &Hub, turns: &Turns) -> Result<(), Unavailable> {
         loop {
             while !self.lost && self.progress.at().offset < self.upto.offset {
-                let page = match self.page.take() {
-                    Some(page) => page,
-                    None => self.read(hub).await?,
-                };
+                let _turn = turns.one.acquire().await.expect("never closed");
+                // Nothing is read for a peer that does not take what waits for it.
+                if !self.connection.outbox.has_room().await {
+                    return Ok(());
+                }
+                let (connection, after) = (&self.connection, self.progress.at());
+                let page = hub.read(&connection.principal, &self.room, Some(&after), PAGE).await?;
                 match self.send(hub, page).await? {
                     Sent::All => {}
                     Sent::Moved(to) => (self.upto, self.lost) = (to, true),
@@ -119,13 +145,10 @@ impl Replay {
             match self.settle(hub).await {
                 Settled::Behind { upto } => self.upto = upto,
                 Settled::Doubtful => {
-                    let page = self.read(hub).await?;
+                    let page = self.look(hub).await?;
                     match page.newest.epoch == self.upto.epoch {
                         false => (self.upto, self.lost) = (before_oldest(&page), true),
-                        true if page.newest.offset > self.upto.offset => {
-                            self.upto = page.newest.clone();
-                            self.page = Some(page);
-                        }
+                        true if page.newest.offset > self.upto.offset => self.upto = page.newest,
                         true => {}
                     }
                 }
@@ -141,7 +164,6 @@ impl Replay {
         if lost {
             hub.metrics.gaps.inc();
         }
-        self.page = None;
         hub.send(self.shard, Command::Settle { room, seat, upto, lost, reply });
         settled.await.unwrap_or(Settled::Gone)
     }
@@ -212,7 +234,5 @@ impl Replay {
 
 /// Where a member goes on that knows nothing of the log.
 fn before_oldest(page: &History) -> Position {
-    let Position { epoch, offset } = &page.newest;
-    let offset = page.messages.first().map_or(*offset, |first| first.offset - 1);
-    Position { epoch: epoch.clone(), offset }
+    Position { epoch: page.newest.epoch.clone(), offset: page.oldest - 1 }
 }

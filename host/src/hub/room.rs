@@ -160,7 +160,7 @@ impl Room {
         let place = self.seats.remove(&id)?;
         if let Some(catch_up) = self.catching_up.remove(&id) {
             catch_up.progress.end();
-            return Some((catch_up.connection, place.filter));
+            return Some((catch_up.connection.clone(), place.filter));
         }
         let group = self.group(place.filter)?;
         let members = &mut self.groups[group].members;

@@ -6,6 +6,7 @@ use crate::{
     key::Digest,
     outbox::{Outbox, Pipe, tests::Held},
 };
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 pub(in crate::hub::room) fn connection() -> Arc<Connection> {
@@ -24,6 +25,7 @@ pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
         ended: false.into(),
         pings: Default::default(),
         outbox: Outbox::new(1 << 20, pipe),
+        kept_back: 0.into(),
     })
 }
 
@@ -162,6 +164,30 @@ fn a_replay_that_is_overtaken_goes_on_from_history() {
     deliver(&mut room, &message(overtaken + 1), &ALL);
     assert_eq!(settle(&mut room, seat, at(overtaken)), Some(Settled::Live));
     assert_eq!(waiting(&member), [overtaken as i64 + 1]);
+}
+
+/// It was a quarter of the outbox for each room: one connection in a hundred rooms could have 25 MiB kept back.
+#[test]
+fn what_is_kept_back_is_bounded_for_all_rooms_of_a_connection() {
+    let (member, mut rooms) = (connection(), [room(), room(), room()]);
+    let seats = rooms.each_mut().map(|room| room.join(member.clone(), None, Some(at(9)), false).seat);
+    let data = format!("\"{}\"", "x".repeat(60_000));
+    let large = |offset| Publication::new("r".into(), at(offset).epoch, offset, 0, None, &data);
+    let most = member.outbox.limit() / 4;
+    for offset in 11..20 {
+        let message = Arc::new(large(offset));
+        for room in &mut rooms {
+            deliver(room, &message, &ALL);
+            assert!(member.kept_back.load(Ordering::Relaxed) <= most);
+        }
+    }
+    // Those that had to give up go on from history, and what is given up may be kept for others.
+    assert!(matches!(settle(&mut rooms[0], seats[0], at(10)), Some(Settled::Behind { .. })));
+    for (room, seat) in rooms.iter_mut().zip(seats) {
+        settle(room, seat, at(19));
+        room.leave(seat);
+    }
+    assert_eq!(member.kept_back.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -74,6 +74,13 @@ pub(super) struct Waiting {
     reply: oneshot::Sender<Result<Granted, Refusal>>,
 }
 
+impl Waiting {
+    /// The connection asked for it, and still waits.
+    fn is_of(&self, connection: &Connection) -> bool {
+        self.joining.connection.id == connection.id && !self.reply.is_closed()
+    }
+}
+
 /// Who takes a seat, and how.
 struct Seating {
     room: RoomName,
@@ -191,6 +198,15 @@ impl Shard {
         let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, limits, reply };
         match self.rooms.get_mut(&waiting.joining.room) {
             Some(Entry::Open(_)) => self.seat(waiting),
+            // By another name that the plugin knows it by; the seat of the first is on its way.
+            Some(Entry::Opening(others))
+                if matches!(self.policy, Policy::Governed(_))
+                    && others.iter().any(|other| other.is_of(&waiting.joining.connection)) =>
+            {
+                self.policy.release(waiting.filter);
+                let message = format!("this connection is joining room '{}' already", &*waiting.joining.room);
+                waiting.reply.send(Err(Refusal::invalid(message))).ok();
+            }
             Some(Entry::Opening(others)) => others.push(waiting),
             None => {
                 let room = waiting.joining.room.clone();

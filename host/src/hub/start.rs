@@ -106,6 +106,7 @@ impl Hub {
             cache: config.cache.map(Arc::new),
             wards,
             routes,
+            reads: Default::default(),
             shards,
         }))
     }

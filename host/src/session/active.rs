@@ -11,7 +11,7 @@ use crate::{
         request::{self, Publish, Terms},
         unix_ms,
     },
-    room::{Kind, RoomName},
+    room::{Kind, MAX_NAME, RoomName},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -70,6 +70,19 @@ pub struct Acknowledged {
 pub struct Refused {
     pub room: String,
     pub refusal: Refusal,
+}
+
+impl Refused {
+    /// A name that is longer than names may be is shown as far as one may be.
+    pub fn new(name: &str, refusal: Refusal) -> Self {
+        let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        Self { room: name[..end].to_owned(), refusal }
+    }
+}
+
+/// An entry for a room that another of the same request is for. Which of them would rule, nobody could tell.
+pub fn named_twice(room: &RoomName) -> Refusal {
+    Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
 }
 
 /// A room that may be asked for.
@@ -160,24 +173,25 @@ impl Active {
 
     /// Each room fails or goes on alone; those beyond the limit are not even asked for.
     fn wishes<'a>(&self, rooms: Vec<request::Wanted<'a>>) -> Vec<Result<Wish<'a>, Refused>> {
-        let (mut new, held) = (HashSet::new(), self.room_count());
+        let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
         let mut wish = |wanted: request::Wanted<'a>| {
-            let refuse = |refusal| Refused { room: wanted.room.to_string(), refusal };
-            let terms = wanted.terms.map_err(refuse)?;
+            let refuse = |refusal| Refused::new(&wanted.room, refusal);
             let room = RoomName::parse(&wanted.room).map_err(refuse)?;
+            let known = self.resolve(&room);
+            if !named.insert(known.clone().unwrap_or_else(|| room.clone())) {
+                return Err(refuse(named_twice(&room)));
+            }
+            let terms = wanted.terms.map_err(refuse)?;
             if room.kind() != Kind::Ordinary {
                 let message = format!("room '{}' is heard without subscribing", &*room);
                 return Err(refuse(Refusal::new(Code::Forbidden, message)));
             }
             let most = self.rooms_limit as usize;
-            let known = self.resolve(&room).is_some() || new.contains(&room);
-            if !known && held + new.len() >= most {
+            if known.is_none() && held + new >= most {
                 let message = format!("a connection may be in {most} rooms; unsubscribe one first");
                 return Err(refuse(Refusal::new(Code::RoomLimit, message)));
             }
-            if !known {
-                new.insert(room.clone());
-            }
+            new += usize::from(known.is_none());
             Ok(Wish { room, terms })
         };
         rooms.into_iter().map(&mut wish).collect()
@@ -192,7 +206,7 @@ impl Active {
                 Err(Refusal::new(Code::Forbidden, message))
             }
         });
-        room.map_err(|refusal| Refused { room: name.to_owned(), refusal })
+        room.map_err(|refusal| Refused::new(name, refusal))
     }
 
     fn acknowledged(&self, acks: Vec<request::Ack>) -> Result<Vec<Acknowledged>, Refusal> {

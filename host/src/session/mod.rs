@@ -45,6 +45,13 @@ pub struct Heartbeat {
     pub timeout: Duration,
 }
 
+impl Heartbeat {
+    /// How long a peer may be silent.
+    pub fn silence(&self) -> Duration {
+        self.interval + self.timeout
+    }
+}
+
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {

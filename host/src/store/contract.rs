@@ -39,6 +39,7 @@ where
     offsets_rise_and_a_watched_room_is_heard(subject(10, 600).await).await;
     a_key_makes_a_retry_safe_for_its_principal_and_room(subject(10, 600).await).await;
     history_is_trimmed_by_count(subject(3, 600).await).await;
+    a_page_is_bounded_by_bytes(subject(3, 600).await).await;
     history_is_trimmed_by_age(subject(10, 10).await).await;
     without_history_offsets_still_rise(subject(0, 600).await).await;
     data_and_events_stay_as_they_were_written(subject(10, 600).await).await;
@@ -64,6 +65,7 @@ impl Subject {
     }
 
     async fn offsets(&self, name: &str, after: Option<&Position>, limit: usize) -> (Vec<u64>, bool, bool) {
+        let limit = PageLimit { messages: limit, bytes: usize::MAX };
         let history = self.store.history(&room(name), after, limit).await.unwrap();
         (history.messages.iter().map(|m| m.offset).collect(), history.more, history.whole)
     }
@@ -112,7 +114,7 @@ impl Subject {
     async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> Hold {
         let connection = ConnectionId::random();
         let token = self.store.create_session(&principal.into(), connection, vec![]).await.unwrap();
-        let position = self.store.history(&room(name), None, 0).await.unwrap().newest;
+        let position = self.store.history(&room(name), None, PageLimit::NONE).await.unwrap().newest;
         let hold = Hold { token, connection };
         self.join(hold, name, filter, &position).await;
         hold
@@ -187,6 +189,26 @@ async fn history_is_trimmed_by_count(s: Subject) {
     assert_eq!(s.offsets("a", Some(&positions[0]), 10).await, (vec![3, 4, 5], false, false));
 }
 
+/// Whatever else the room has: a page is as large as was asked, and one message where that is larger.
+async fn a_page_is_bounded_by_bytes(s: Subject) {
+    let data = [10, 10, 3000, 10, 10, 900, 10].map(|length| format!("\"{}\"", "x".repeat(length)));
+    let mut positions = vec![];
+    for data in &data {
+        positions.push(s.publish("bytes", data).await.position);
+    }
+    let page = async |after: usize, bytes: usize| {
+        let (room, limit) = (room("bytes"), PageLimit { messages: 10, bytes });
+        let history = s.store.history(&room, Some(&positions[after]), limit).await.unwrap();
+        (history.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), history.more)
+    };
+    assert_eq!(page(4, 1 << 20).await, (vec![6, 7], false));
+    assert_eq!(page(4, 700).await, (vec![6], true), "the first is always given");
+    assert_eq!(page(4, 0).await, (vec![6], true));
+    assert_eq!(page(5, 700).await, (vec![7], false));
+    let newest = s.store.history(&room("bytes"), None, PageLimit::NONE).await.unwrap();
+    assert_eq!((newest.newest, newest.oldest, newest.messages.len()), (positions[6].clone(), 5, 0));
+}
+
 async fn history_is_trimmed_by_age(s: Subject) {
     let first = s.publish("a", "1").await.position;
     s.units(6).await;
@@ -222,7 +244,8 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
     }
     s.becomes(async || s.heard().len() == 4).await;
     let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();
-    let held = s.store.history(&room, None, 10).await.unwrap().messages;
+    let limit = PageLimit { messages: 10, bytes: 1 << 20 };
+    let held = s.store.history(&room, None, limit).await.unwrap().messages;
     for (n, (event, data)) in messages.into_iter().enumerate() {
         let Event::Published(heard) = &heard[n + 1] else { panic!("{heard:?}") };
         for message in [heard, &held[n]] {

@@ -173,11 +173,26 @@ pub struct Stored {
     pub duplicate: bool,
 }
 
+/// How much of a room's history is read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimit {
+    pub messages: usize,
+    /// Of the messages as they are kept. The first is read also where it is larger.
+    pub bytes: usize,
+}
+
+impl PageLimit {
+    /// No messages: only where the room is.
+    pub const NONE: Self = Self { messages: 0, bytes: 0 };
+}
+
 /// A piece of a room's history, oldest first.
 #[derive(Debug)]
 pub struct History {
     /// The room's newest.
     pub newest: Position,
+    /// Offset of the oldest message held; one beyond the newest when none is.
+    pub oldest: u64,
     pub messages: Vec<Arc<Publication>>,
     /// More is held after the last of these.
     pub more: bool,
@@ -279,12 +294,12 @@ pub trait Store: Send + Sync {
     fn unwatch(&self, room: &RoomName);
 
     async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable>;
-    /// At most `limit` messages after `after` (from the oldest held without it).
+    /// Messages after `after` (from the oldest held without it).
     async fn history(
         &self,
         room: &RoomName,
         after: Option<&Position>,
-        limit: usize,
+        limit: PageLimit,
     ) -> Result<History, Unavailable>;
 
     /// Takes one of the places that a principal has for connections, `most` on all nodes together. `Err` within: how

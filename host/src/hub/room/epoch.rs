@@ -71,11 +71,11 @@ impl Room {
 
     /// Hands over what was kept back for a member; from here on it hears what comes.
     fn take_live(&mut self, id: ConnectionId) {
-        let Some(catch_up) = self.catching_up.remove(&id) else { return };
+        let Some(mut catch_up) = self.catching_up.remove(&id) else { return };
         let serial = self.seats[&id].serial;
         catch_up.hand_over();
-        catch_up.waits.map(|reply| reply.send(Settled::Live));
-        self.go_live(catch_up.connection, catch_up.filter, serial);
+        catch_up.waits.take().map(|reply| reply.send(Settled::Live));
+        self.go_live(catch_up.connection.clone(), catch_up.filter, serial);
     }
 
     /// The position that a member acknowledges with an offset, in the epoch that it names or else in the one that it was told

@@ -3,14 +3,15 @@
 
 use super::Conversation;
 use crate::{
-    hub::{self, Granted, Joined, Joining, Offer, Policy, Recovered, Recovery, Replay},
+    hub::{self, Granted, Joined, Joining, Offer, Policy, Recovered, Recovery, Replay, Turns},
     protocol::{Id, Position, Refusal, reply},
     room::RoomName,
-    session::active::{Refused, Wish},
+    session::active::{Refused, Wish, named_twice},
     store::{Join, Membership},
 };
 use futures_util::future::join_all;
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -90,13 +91,14 @@ impl Conversation {
             Err(refused) => Entry::Rejected(refused),
             Ok((asked, answer)) => {
                 let granted = timeout_at(began + GRANTED, this.granted(asked.clone(), answer));
-                granted.await.unwrap_or_else(|_| Err(hub::store_is_away())).unwrap_or_else(|refusal| {
-                    Entry::Rejected(Refused { room: asked.room.to_string(), refusal })
-                })
+                granted
+                    .await
+                    .unwrap_or_else(|_| Err(hub::store_is_away()))
+                    .unwrap_or_else(|refusal| Entry::Rejected(Refused::new(&asked.room, refusal)))
             }
         }))
         .await;
-        let entries = self.record(entries, began + ANSWERED).await;
+        let entries = self.record(each_once(entries), began + ANSWERED).await;
         let (mut results, mut replays, mut told) = (vec![], vec![], vec![]);
         for entry in entries {
             let seated = match entry {
@@ -116,13 +118,13 @@ impl Conversation {
             results.push(reply::RoomResult { status: Some("subscribed"), ..result });
         }
         self.count_rooms();
-        self.answer_joins(reply::reply("subscribed", id, reply::Results { results }));
+        self.answer_entries(reply::reply("subscribed", id, reply::Results { results }));
         self.connection.told(told.iter());
         self.start(replays);
     }
 
     /// An answer, which may be larger than what may wait.
-    fn answer_joins(&self, frame: String) {
+    fn answer_entries(&self, frame: String) {
         let place = self.connection.outbox.reserve();
         self.connection.outbox.fill(place, frame.into());
     }
@@ -179,7 +181,7 @@ impl Conversation {
                 }
                 Entry::Held(asked, _) => asked.room,
             };
-            refused.push(Entry::Rejected(Refused { room: room.to_string(), refusal: refusal.clone() }));
+            refused.push(Entry::Rejected(Refused::new(&room, refusal.clone())));
         }
         refused
     }
@@ -247,9 +249,11 @@ impl Conversation {
     /// Replays run beside the conversation and end with its outbox.
     pub(super) fn start(&mut self, replays: Vec<Replay>) {
         self.replays.retain(|_, running| !running.is_finished());
+        let silence = self.services.config.heartbeat.silence();
         for replay in replays {
             let (hub, room) = (self.services.hub.clone(), replay.room().clone());
-            self.replays.insert(room, tokio::spawn(async move { replay.run(&hub).await }));
+            let turns = self.turns.get_or_insert_with(|| Turns::new(silence)).clone();
+            self.replays.insert(room, tokio::spawn(async move { replay.run(&hub, &turns).await }));
         }
     }
 
@@ -274,14 +278,12 @@ impl Conversation {
         for room in rooms {
             results.push(match (room, &left) {
                 (Err(refused), _) => rejected(refused),
-                (Ok(room), Err(refusal)) => {
-                    rejected(Refused { room: room.to_string(), refusal: refusal.clone() })
-                }
+                (Ok(room), Err(refusal)) => rejected(Refused::new(&room, refusal.clone())),
                 (Ok(room), Ok(())) => self.leave(room).await,
             });
         }
         self.count_rooms();
-        self.send(reply::reply("unsubscribed", id, reply::Results { results }));
+        self.answer_entries(reply::reply("unsubscribed", id, reply::Results { results }));
     }
 
     /// Leaves a room whose leaving is recorded.
@@ -290,7 +292,7 @@ impl Conversation {
             // Named twice in one request.
             let message = format!("room '{}' was left already", &*room);
             let refusal = Refusal::new(crate::protocol::Code::NotSubscribed, message);
-            return rejected(Refused { room: room.to_string(), refusal });
+            return rejected(Refused::new(&room, refusal));
         };
         self.cut_short(&room).await;
         seat.leave().await;
@@ -300,6 +302,23 @@ impl Conversation {
     pub(super) fn count_rooms(&self) {
         self.connection.rooms.store(self.active.room_count() as u32, Ordering::Relaxed);
     }
+}
+
+/// Rejects entries for a room that an earlier one is for, by another name that its plugin knows it by. The room said so itself where
+/// it was not open yet.
+fn each_once(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut rooms = HashSet::new();
+    let once = |entry| match entry {
+        Entry::New(ref seated) => {
+            rooms.insert(seated.room().clone());
+            entry
+        }
+        Entry::Held(ref asked, ref offer) if !rooms.insert(offer.room.clone()) => {
+            Entry::Rejected(Refused::new(&asked.room, named_twice(&offer.room)))
+        }
+        _ => entry,
+    };
+    entries.into_iter().map(once).collect()
 }
 
 fn rejected(Refused { room, refusal }: Refused) -> reply::RoomResult {

@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     close::Close,
-    hub::{self, Confirms, Connection, Hub, Permit, Policy, Registered, Unacknowledged},
+    hub::{self, Confirms, Connection, Hub, Permit, Policy, Registered, Turns, Unacknowledged},
     key::{Key, Keys},
     outbox::{Outbox, Pipe},
     plugin::Connecting,
     protocol::{Code, Id, Refusal, reply, request::Publish},
     room::RoomName,
-    store::Resume,
+    store::{PageLimit, Resume},
 };
 use arc_swap::ArcSwap;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
@@ -49,8 +49,9 @@ pub struct Conversation {
     key: Arc<Key>,
     connection: Arc<Connection>,
     active: Active,
-    /// They run beside the conversation.
+    /// They run beside the conversation, page by page in turn.
     replays: HashMap<RoomName, JoinHandle<()>>,
+    turns: Option<Turns>,
     _registered: Registered,
     _permit: Permit,
 }
@@ -124,6 +125,7 @@ impl Conversation {
             connection,
             active,
             replays: HashMap::new(),
+            turns: None,
             _registered: registered,
             _permit: permit,
         };
@@ -181,7 +183,8 @@ impl Conversation {
             Decision::History { id, room, since, limit } => {
                 let history = match self.active.seat(&room) {
                     Some(seat) => {
-                        hub.history(seat, since.as_ref(), limit, self.connection.outbox.limit() / 4).await
+                        let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
+                        hub.history(&self.key.principal, seat, since.as_ref(), limit).await
                     }
                     None => Err(Refusal::new(Code::NotSubscribed, "the room was left meanwhile")),
                 };

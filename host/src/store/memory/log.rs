@@ -82,7 +82,7 @@ impl Log {
         }
     }
 
-    pub fn read(&self, after: Option<&Position>, limit: usize) -> History {
+    pub fn read(&self, after: Option<&Position>, limit: PageLimit) -> History {
         let oldest = self.newest + 1 - self.held.len() as u64;
         let (from, whole) = match after {
             None => (oldest, true),
@@ -90,10 +90,16 @@ impl Log {
             Some(after) => (oldest.max(after.offset + 1), after.offset + 1 >= oldest),
         };
         let skipped = (from - oldest) as usize;
-        let messages: Vec<_> =
-            self.held.iter().skip(skipped).take(limit).map(|(_, publication)| publication.clone()).collect();
+        let (mut messages, mut bytes) = (vec![], 0);
+        for (_, publication) in self.held.iter().skip(skipped).take(limit.messages) {
+            bytes += publication.frame().len();
+            if bytes > limit.bytes && !messages.is_empty() {
+                break;
+            }
+            messages.push(publication.clone());
+        }
         let more = skipped + messages.len() < self.held.len();
-        History { newest: self.newest(), messages, more, whole }
+        History { newest: self.newest(), oldest, messages, more, whole }
     }
 
     pub fn is_idle(&self, now: Instant, idle: Duration) -> bool {

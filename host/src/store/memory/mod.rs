@@ -149,7 +149,7 @@ impl Store for Memory {
         &self,
         room: &RoomName,
         after: Option<&Position>,
-        limit: usize,
+        limit: PageLimit,
     ) -> Result<History, Unavailable> {
         Ok(self.with(room, |log| log.read(after, limit)))
     }

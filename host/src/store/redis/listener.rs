@@ -13,7 +13,7 @@ use crate::{
     metrics::StoreMetrics,
     protocol::unix_ms,
     room::RoomName,
-    store::{Event, Feed, PATIENCE, Unavailable},
+    store::{Event, Feed, PATIENCE, PageLimit, Unavailable},
 };
 use fred::types::Message;
 use futures_util::StreamExt;
@@ -27,13 +27,13 @@ use std::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-/// Messages read at once when some were missed.
-const PAGE: usize = 256;
+/// Read at once when messages were missed.
+const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 const TICK: Duration = Duration::from_millis(100);
 /// How often a Cluster is asked whether slots have changed hands. Their subscriptions end without a word.
 const LOOK: Duration = Duration::from_millis(500);
-/// Rooms that are subscribed and read at a time after a reconnect.
-const AT_ONCE: usize = 256;
+/// Rooms that are subscribed and read at a time after a reconnect: 16 MiB at most.
+const AT_ONCE: usize = 64;
 
 pub enum Request {
     Watch(RoomName),
@@ -323,7 +323,7 @@ async fn look(
         if subscribe {
             rooms.link.subscribe(rooms.names.live(&room)).await?;
         }
-        let limit = if after.is_some() { PAGE } else { 0 };
+        let limit = if after.is_some() { PAGE } else { PageLimit::NONE };
         Ok(rooms.read(&room.shared(), after.as_ref(), limit).await?.0)
     };
     // Also what waits in between is bounded, as somebody may wait for the room.

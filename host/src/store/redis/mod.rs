@@ -158,7 +158,7 @@ impl Store for Redis {
         &self,
         room: &RoomName,
         after: Option<&Position>,
-        limit: usize,
+        limit: PageLimit,
     ) -> Result<History, Unavailable> {
         let (page, new) = self.shared.rooms.read(&room.shared(), after, limit).await?;
         if new {
@@ -166,7 +166,7 @@ impl Store for Redis {
         }
         let (more, whole) = (page.has_more(), after.is_none_or(|after| page.is_whole_after(after)));
         let messages = page.messages.into_iter().map(|heard| heard.publication).collect();
-        Ok(History { newest: page.newest, messages, more, whole })
+        Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })
     }
 
     async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {

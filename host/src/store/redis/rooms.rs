@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     protocol::{Position, unix_ms},
-    store::{Members, Message, Receipt, Retention, RoomSummary, Stored, Unavailable},
+    store::{Members, Message, PageLimit, Receipt, Retention, RoomSummary, Stored, Unavailable},
 };
 use bytes::Bytes;
 use fred::types::Value;
@@ -68,22 +68,22 @@ impl Rooms {
         Ok((Stored { position, duplicate }, new))
     }
 
-    /// At most `limit` messages after `after`, or from the oldest held where that is not known here. Gives also whether
-    /// the room is new.
+    /// Messages after `after`, or from the oldest held where that is not known here. Gives also whether the room is new.
     pub async fn read(
         &self,
         room: &Arc<str>,
         after: Option<&Position>,
-        limit: usize,
+        limit: PageLimit,
     ) -> Result<(Page, bool), Unavailable> {
         let age = self.retention.history.age;
         let arguments = vec![
             new_epoch("").into(),
             after.map_or("", |after| &*after.epoch).into(),
             answer::integer(after.map_or(0, |after| after.offset)),
-            answer::integer(limit as u64),
+            answer::integer(limit.messages as u64),
             answer::millis(age),
             answer::millis(KEEP + age),
+            answer::integer(limit.bytes as u64),
         ];
         let keys = self.keys(room);
         let mut parts = answer::list(self.link.run(&scripts::READ, keys, arguments).await?)?.into_iter();

@@ -1,6 +1,7 @@
 -- Reads a piece of a room's log; makes the room where there is none.
 -- KEYS room, log, acks
--- ARGV epoch of a new room, epoch and offset to read after ('' and 0: from the oldest), limit, age, ms the room is kept
+-- ARGV epoch of a new room, epoch and offset to read after ('' and 0: from the oldest), most messages, age, ms the room is kept,
+-- most bytes of messages, which the first may exceed
 -- Gives epoch, newest offset, its time, oldest offset held (newest + 1: none), whether the room is new, messages
 local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time')
 local epoch, offset, time, new = is[1], tonumber(is[2] or '0'), is[3] or '0', 0
@@ -18,9 +19,21 @@ local from, after, messages = oldest, tonumber(ARGV[3]), {}
 if ARGV[2] == epoch and after <= offset then
   from = math.max(oldest, after + 1)
 end
-if ARGV[4] ~= '0' then
-  for n, entry in ipairs(redis.call('XRANGE', KEYS[2], int(from), '+', 'COUNT', ARGV[4])) do
-    messages[n] = entry[2][2]
+-- In pieces that grow, so that little is read that is not given.
+local most, bytes, piece, full = tonumber(ARGV[4]), tonumber(ARGV[7]), 1, false
+while not full and #messages < most do
+  piece = math.min(piece * 2, most - #messages, 32)
+  local entries = redis.call('XRANGE', KEYS[2], int(from), '+', 'COUNT', piece)
+  for _, entry in ipairs(entries) do
+    local message = entry[2][2]
+    bytes = bytes - #message
+    if bytes < 0 and #messages > 0 then
+      full = true
+      break
+    end
+    messages[#messages + 1] = message
+    from = tonumber(string.match(entry[1], '^(%d+)')) + 1
   end
+  full = full or #entries < piece
 end
 return { epoch, int(offset), time, int(oldest), new, messages }
