@@ -1,9 +1,9 @@
 //! What an `ack` says is handled.
 
 use super::{
-    Fields, Refusal,
+    Fields, MAX_ROOMS, Refusal,
     fields::{integer, object, required, string, wrong},
-    room,
+    room, too_many,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,6 +23,9 @@ pub fn acks<'a>(fields: &Fields<'a>) -> Result<Vec<Ack<'a>>, Refusal> {
         // Borrowed keys fail on escapes, so the names are owned here; an ack of many rooms is rare.
         let offsets: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())
             .map_err(|_| wrong("offsets", raw, r#"an object {"room": offset, …}"#))?;
+        if offsets.len() > MAX_ROOMS {
+            return Err(too_many("offsets", offsets.len()));
+        }
         let ack = |(room, raw)| {
             let (epoch, offset) = offset(raw)?;
             Ok(Ack { room: Cow::Owned(room), epoch, offset })
@@ -83,6 +86,16 @@ mod tests {
         ] {
             assert!(acks(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_frame_acknowledges_so_many_rooms_and_no_more() {
+        let frame = |count: usize| {
+            let offsets: Vec<_> = (0..count).map(|n| format!(r#""r{n}":1"#)).collect();
+            format!(r#"{{"type":"ack","offsets":{{{}}}}}"#, offsets.join(","))
+        };
+        assert_eq!(acks(&frame(MAX_ROOMS)).unwrap().len(), MAX_ROOMS);
+        assert!(acks(&frame(MAX_ROOMS + 1)).unwrap_err().message.contains("names 1001 rooms"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub const MAX_DEPTH: usize = 128;
 pub const MAX_EVENT: usize = 64;
 /// Bytes of the idempotency `key`.
 pub const MAX_KEY: usize = 128;
+/// Rooms that one frame may name.
+pub const MAX_ROOMS: usize = 1000;
 /// Messages of one `history` answer, and how many it has when `limit` is absent.
 pub const MAX_HISTORY: usize = 1000;
 const DEFAULT_HISTORY: usize = 100;
@@ -220,9 +222,14 @@ fn publish<'a>(fields: &Fields<'a>, room: Cow<'a, str>) -> Result<Publish<'a>, R
 fn list<'a>(fields: &Fields<'a>) -> Result<Vec<&'a RawValue>, Refusal> {
     let raw = required(fields.rooms, "rooms")?;
     match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+        Ok(rooms) if rooms.len() > MAX_ROOMS => Err(too_many("rooms", rooms.len())),
         Ok(rooms) if !rooms.is_empty() => Ok(rooms),
         _ => Err(wrong("rooms", raw, "an array of at least one room")),
     }
+}
+
+fn too_many(name: &str, count: usize) -> Refusal {
+    Refusal::invalid(format!("{name} names {count} rooms; a frame may name {MAX_ROOMS}, so send several"))
 }
 
 fn room<'a>(fields: &Fields<'a>) -> Result<Cow<'a, str>, Refusal> {
@@ -251,6 +258,11 @@ mod tests {
         assert_eq!(rooms[3].terms.as_ref().unwrap_err().code, Code::FilterInvalid);
     }
 
+    /// A frame with one entry more than is allowed.
+    fn many(start: &str, open: &str, entry: &str, close: &str) -> String {
+        format!("{start}:{open}{}{close}}}", vec![entry; MAX_ROOMS + 1].join(","))
+    }
+
     #[test]
     fn errors_name_the_field_and_what_would_be_right() {
         for (text, code, part) in [
@@ -261,6 +273,16 @@ mod tests {
             (r#"{"type":"shout"}"#, Code::UnknownType, "'shout'"),
             (r#"{"type":"publish","room":"a"}"#, Code::InvalidRequest, "'data' is missing"),
             (r#"{"type":"subscribe","rooms":[]}"#, Code::InvalidRequest, "at least one"),
+            (
+                &many(r#"{"type":"subscribe","rooms""#, "[", r#""a""#, "]"),
+                Code::InvalidRequest,
+                "names 1001 rooms",
+            ),
+            (
+                &many(r#"{"type":"unsubscribe","rooms""#, "[", r#""a""#, "]"),
+                Code::InvalidRequest,
+                "names 1001",
+            ),
             (r#"{"type":"history","room":"a","limit":1001}"#, Code::InvalidRequest, "1 to 1000"),
         ] {
             let (_, refusal) = refused(text);
