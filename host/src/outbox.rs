@@ -2,6 +2,10 @@
 //! Knows no socket but a pipe. Whoever has something for a connection may write it; the connection's own task is there for
 //! pipes that are full.
 
+mod outcome;
+
+pub use outcome::{Paced, Progress, Put};
+
 use crate::{close::Close, protocol::Frame};
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
@@ -59,30 +63,6 @@ struct State {
 /// A place in the order of an outbox, to be filled once.
 #[must_use]
 pub struct Place(u64);
-
-/// How a frame was enqueued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// It was not taken.
-    Refused,
-    /// Nothing waited before it, so somebody has to flush.
-    First,
-    /// Behind others, for which somebody flushes or will.
-    Behind,
-}
-
-/// What became of a frame that waited for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Paced {
-    Taken,
-    /// By then it was not wanted any more.
-    Unwanted,
-    Closed,
-}
-
-/// Frames that left, and bytes of the next that have not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress(u64, usize);
 
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
@@ -167,44 +147,47 @@ impl Outbox {
 
     /// The same, if it is still wanted at that moment: what `is_wanted` does and the frame are one step to all others.
     pub async fn push_paced_if(&self, frame: Frame, is_wanted: impl Fn() -> bool) -> Paced {
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            {
-                let mut state = self.lock();
-                if state.is_closed() {
-                    return Paced::Closed;
-                }
-                if state.bytes == 0 || state.bytes + frame.len() <= self.limit / 2 {
-                    if !is_wanted() {
-                        return Paced::Unwanted;
-                    }
-                    state.bytes += frame.len();
-                    state.queue.push_back(Some(frame));
-                    break;
-                }
-                state.paced = true;
+        let (length, mut frame) = (frame.len(), Some(frame));
+        let paced = self.when_there_is_room(|state| {
+            if state.is_closed() {
+                return Some(Paced::Closed);
             }
-            room.await;
+            if state.bytes > 0 && state.bytes + length > self.limit / 2 {
+                return None;
+            }
+            if !is_wanted() {
+                return Some(Paced::Unwanted);
+            }
+            state.bytes += length;
+            state.queue.push_back(frame.take());
+            Some(Paced::Taken)
+        });
+        let paced = paced.await;
+        if paced == Paced::Taken {
+            self.wake();
         }
-        self.wake();
-        Paced::Taken
+        paced
     }
 
     /// Waits until half of the limit is free. `false`: the outbox closed.
     pub async fn has_room(&self) -> bool {
+        self.when_there_is_room(|state| match state.is_closed() {
+            true => Some(false),
+            false => (state.bytes <= self.limit / 2).then_some(true),
+        })
+        .await
+    }
+
+    /// Tries again whenever half of the limit is free, or the outbox closes, until something comes of it.
+    async fn when_there_is_room<T>(&self, mut attempt: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             {
                 let mut state = self.lock();
-                if state.is_closed() {
-                    return false;
-                }
-                if state.bytes <= self.limit / 2 {
-                    return true;
+                if let Some(done) = attempt(&mut state) {
+                    return done;
                 }
                 state.paced = true;
             }
