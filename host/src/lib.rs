@@ -10,6 +10,7 @@ pub mod config;
 pub mod file;
 pub mod hub;
 pub mod key;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod node;

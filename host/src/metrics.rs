@@ -28,7 +28,67 @@ pub struct Metrics {
     pub gaps: Counter,
     pub rooms: Gauge,
     reloads: Family<ReloadLabel, Counter>,
+    pub unauthenticated: Gauge,
+    limited: Family<LimitedLabel, Counter>,
+    refused_keys: Family<ListenerLabel, Counter>,
     pub store: StoreMetrics,
+}
+
+/// What somebody was turned away by, or had to make room for.
+#[derive(Clone, Copy, Debug)]
+pub enum Limited {
+    Unauthenticated,
+    AddressUnauthenticated,
+    AddressFailures,
+    Files,
+    Operators,
+}
+
+impl Limited {
+    const ALL: [Self; 5] = [
+        Self::Unauthenticated,
+        Self::AddressUnauthenticated,
+        Self::AddressFailures,
+        Self::Files,
+        Self::Operators,
+    ];
+
+    fn label(self) -> LimitedLabel {
+        let limit = match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::AddressUnauthenticated => "address_unauthenticated",
+            Self::AddressFailures => "address_failures",
+            Self::Files => "files",
+            Self::Operators => "operators",
+        };
+        LimitedLabel { limit, mode: "enforce" }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitedLabel {
+    limit: &'static str,
+    mode: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Listener {
+    Clients,
+    Operators,
+}
+
+impl Listener {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clients => "clients",
+            Self::Operators => "operators",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabel {
+    listener: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,6 +130,14 @@ impl Default for Metrics {
         for result in ["applied", "refused"] {
             drop(reloads.get_or_create(&ReloadLabel { result }));
         }
+        let limited: Family<LimitedLabel, Counter> =
+            register!("limited", "Connections and requests that a limit turned away or ended, by limit");
+        Limited::ALL.iter().for_each(|limit| drop(limited.get_or_create(&limit.label())));
+        let refused_keys: Family<ListenerLabel, Counter> =
+            register!("keys_refused", "Keys that were presented and are not good, by listener");
+        for listener in [Listener::Clients, Listener::Operators] {
+            drop(refused_keys.get_or_create(&ListenerLabel { listener: listener.as_str() }));
+        }
         registry.register(
             "log_lines_dropped",
             "Log lines for which there was no room, or which could not be written",
@@ -86,6 +154,12 @@ impl Default for Metrics {
             gaps: register!("gaps", "Times a connection was told that messages were lost to it"),
             rooms: register!("rooms", "Rooms with a connected member on this node"),
             reloads,
+            unauthenticated: register!(
+                "unauthenticated_connections",
+                "Connections that live now and have not authenticated"
+            ),
+            limited,
+            refused_keys,
             store: StoreMetrics::new(&mut registry),
             registry: Arc::new(registry),
         }
@@ -100,6 +174,14 @@ impl Metrics {
     pub fn reload(&self, is_applied: bool) {
         let result = if is_applied { "applied" } else { "refused" };
         self.reloads.get_or_create(&ReloadLabel { result }).inc();
+    }
+
+    pub fn limited(&self, limit: Limited) {
+        self.limited.get_or_create(&limit.label()).inc();
+    }
+
+    pub fn key_refused(&self, listener: Listener) {
+        self.refused_keys.get_or_create(&ListenerLabel { listener: listener.as_str() }).inc();
     }
 
     pub fn close(&self, close: Close) {

@@ -14,6 +14,7 @@ use crate::{
     close::Close,
     config::Config,
     hub::{Hub, HubConfig},
+    limits::{Files, Limits},
     metrics::Metrics,
     server::{self, Tls},
     session::Services,
@@ -53,6 +54,7 @@ pub struct Node {
     /// The keys beside those of the configuration.
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
+    limits: Arc<Limits>,
     draining: CancellationToken,
     /// A plugin could not be loaded for lack of a thread.
     lacks_thread: bool,
@@ -104,12 +106,14 @@ impl Node {
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
         let draining = CancellationToken::new();
-        Ok(Self { config, source, services, stored, tls, draining, lacks_thread })
+        // With the store's connections, which are there by now.
+        let limits = Limits::new(&config.limits, Files::of_process(), admin.metrics.clone());
+        Ok(Self { config, source, services, stored, tls, limits, draining, lacks_thread })
     }
 
     /// Operators are served everything from now on.
     pub fn open(&self, admin: &Admin) {
-        admin.open(self.services.clone(), self.draining.clone());
+        admin.open(self.services.clone(), self.limits.clone(), self.draining.clone());
     }
 
     /// The tasks that this node cannot live without; whoever adds another starts it there.
@@ -122,10 +126,11 @@ impl Node {
     pub async fn run(self, listeners: Listeners, stop: CancellationToken) -> anyhow::Result<()> {
         let Listeners { server: listener, admin } = listeners;
         self.open(&admin);
-        let Self { config, services, tls, draining, .. } = &self;
+        let Self { config, services, tls, limits, draining, .. } = &self;
         let (hub, server, draining) = (services.hub.clone(), config.server.clone(), draining.clone());
         let vitals = hub.vitals.clone();
-        let served = server::run(server, listener, tls.clone(), services.clone(), draining.clone());
+        let (tls, limits) = (tls.clone(), limits.clone());
+        let served = server::run(server, listener, tls, services.clone(), limits, draining.clone());
         let served = vitals.task("the clients' listener", served);
         let watched = reload::watch(self, admin.status.clone(), host(admin.address));
         tokio::select! {

@@ -3,6 +3,7 @@
 mod health;
 mod plugins;
 mod publishing;
+mod slow;
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, READER, Server};

@@ -5,4 +5,5 @@ mod floods;
 mod heartbeat;
 mod limits;
 mod slow;
+mod strangers;
 mod violations;

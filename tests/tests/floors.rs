@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the roof to the ground. Modules of one line know nothing of each other.
-const FLOORS: [&[&str]; 20] = [
+const FLOORS: [&[&str]; 21] = [
     &["main"],
     &["cli"],
     &["node"],
@@ -18,6 +18,7 @@ const FLOORS: [&[&str]; 20] = [
     &["hub"],
     &["plugin", "store"],
     &["outbox"],
+    &["limits"],
     // The ground floor: words that all others speak. The later ones explain themselves by the earlier.
     &["metrics"],
     &["key"],

@@ -3,6 +3,7 @@
 use super::Status;
 use crate::{
     key::{Key, Scope},
+    limits::Limits,
     protocol::{Code, Refusal, http},
     session::Services,
 };
@@ -10,22 +11,26 @@ use axum::{
     Json,
     extract::{
         FromRequestParts,
-        rejection::{BytesRejection, PathRejection, QueryRejection},
+        rejection::{PathRejection, QueryRejection},
     },
-    http::{StatusCode, request::Parts},
+    http::request::Parts,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub struct Api {
     pub services: Services,
+    pub limits: Arc<Limits>,
+    /// Bytes of bodies that may be held at a time.
+    pub bodies: Arc<Semaphore>,
     pub draining: CancellationToken,
     pub status: Arc<Status>,
 }
 
-/// Who calls. As an extractor it runs before a body is read, so that strangers cannot send one.
+/// Who calls.
 pub struct Caller(Arc<Key>);
 
 impl FromRequestParts<Arc<Api>> for Caller {
@@ -61,17 +66,13 @@ macro_rules! refused_by {
     ($($rejection:ty),*) => {$(
         impl From<$rejection> for Failure {
             fn from(rejection: $rejection) -> Self {
-                let code = match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Code::MessageTooLarge,
-                    _ => Code::InvalidRequest,
-                };
-                Self(Refusal::new(code, rejection.body_text()))
+                Self(Refusal::invalid(rejection.body_text()))
             }
         }
     )*};
 }
 
-refused_by!(QueryRejection, PathRejection, BytesRejection);
+refused_by!(QueryRejection, PathRejection);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {

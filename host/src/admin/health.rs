@@ -39,6 +39,8 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
     let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();
     reasons.extend(degraded);
+    // Elsewhere new clients may find a place, but those that are here are served.
+    reasons.extend(api.limits.shortage());
     reasons.extend(api.status.all_refused());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))

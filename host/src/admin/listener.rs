@@ -3,10 +3,13 @@
 
 use super::{
     api::{self, Api},
-    health, metrics, router,
+    body, health, metrics,
+    paced::Paced,
+    router,
 };
 use crate::{
-    metrics::Metrics,
+    limits::{Failures, Files, Full, Group, Limits, Slot, Slots},
+    metrics::{Limited, Listener, Metrics},
     protocol::{Code, Refusal, http},
     session::Services,
     vital::Vitals,
@@ -14,7 +17,7 @@ use crate::{
 use axum::{
     Router,
     body::Body,
-    http::Request,
+    http::{HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,12 +28,22 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-/// How long the head of a request is awaited.
+/// How long the head of a request is awaited, also behind another one.
 const HEAD: Duration = Duration::from_secs(10);
+/// Bytes of a head, and of a body that are read at once.
+const READ_BUFFER: usize = 64 << 10;
+/// How long a connection that serves nobody is left alone when others wait.
+const GRACE: Duration = Duration::from_millis(100);
+/// After the system gave no connection.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The listener, serving until it is dropped or ended.
 pub struct Admin {
@@ -91,6 +104,8 @@ struct Desk {
     router: OnceLock<Router>,
     status: Arc<Status>,
     metrics: Metrics,
+    failures: Failures,
+    slots: Arc<Slots>,
 }
 
 impl Admin {
@@ -99,15 +114,22 @@ impl Admin {
         let (address, metrics) = (listener.local_addr()?, Metrics::default());
         let (status, ended) = (Arc::new(Status::default()), CancellationToken::new());
         status.waits("it is starting");
-        let desk = Desk { router: OnceLock::new(), status: status.clone(), metrics: metrics.clone() };
-        let desk = Arc::new(desk);
+        let desk = Arc::new(Desk {
+            router: OnceLock::new(),
+            status: status.clone(),
+            metrics: metrics.clone(),
+            // Operators are slowed down, but never shut out.
+            failures: Failures::new(None, Listener::Operators, metrics.clone()),
+            slots: Slots::new(Files::of_process().operators, None, GRACE),
+        });
         let task = vitals.task("the operators' listener", accept(listener, desk.clone(), ended.clone()));
         Ok(Self { address, status, metrics, vitals, desk, ended, task })
     }
 
     /// Serves everything from now on; `draining` shows in readiness.
-    pub fn open(&self, services: Services, draining: CancellationToken) {
-        let api = Api { services, draining, status: self.status.clone() };
+    pub fn open(&self, services: Services, limits: Arc<Limits>, draining: CancellationToken) {
+        let (bodies, status) = (Arc::new(Semaphore::new(body::ALL)), self.status.clone());
+        let api = Api { services, limits, bodies, draining, status };
         self.desk.router.set(router(Arc::new(api))).ok();
     }
 
@@ -127,26 +149,22 @@ impl Drop for Admin {
 async fn accept(listener: TcpListener, desk: Arc<Desk>, ended: CancellationToken) {
     let tasks = TaskTracker::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let admitted = async {
+            let (tcp, remote) = listener.accept().await?;
+            Ok::<_, io::Error>((tcp, remote, desk.admit(Group::of(remote.ip())).await))
+        };
+        let admitted = tokio::select! {
+            admitted = admitted => admitted,
             () = ended.cancelled() => return,
         };
-        let Ok((tcp, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        let Ok((tcp, remote, slot)) = admitted else {
+            tokio::time::sleep(PAUSE).await;
             continue;
         };
         let (desk, ended) = (desk.clone(), ended.clone());
         tasks.spawn(async move {
-            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                let desk = desk.clone();
-                async move { desk.answer(request.map(Body::new)).await }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
-                .serve_connection(TokioIo::new(tcp), service);
             tokio::select! {
-                _ = served => {}
+                _ = slot.run(desk.serve(tcp, remote, &slot)) => {}
                 () = ended.cancelled() => {}
             }
         });
@@ -154,6 +172,51 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, ended: CancellationToken
 }
 
 impl Desk {
+    /// A place for a connection: whoever has been silent longest makes room, so that nobody can keep operators out.
+    async fn admit(&self, group: Group) -> Slot {
+        loop {
+            let freed = self.slots.freed();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            let until = match self.slots.take(group, true) {
+                Ok((slot, made_room)) => {
+                    if made_room {
+                        self.metrics.limited(Limited::Operators);
+                    }
+                    return slot;
+                }
+                Err(Full::Until(then)) => then,
+                Err(Full::Address) => unreachable!("addresses have no limit here"),
+            };
+            tokio::select! {
+                () = freed => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+
+    async fn serve(&self, tcp: TcpStream, remote: SocketAddr, slot: &Slot) -> hyper::Result<()> {
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
+            // Nobody has to show a key for anything else.
+            let busy = request.uri().path().starts_with("/v1/").then(|| slot.busy());
+            let mut response = self.answer(request.map(Body::new)).await?;
+            drop(busy);
+            if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = response.extensions().get().copied() {
+                self.failures.refused(remote.ip(), false, code).await;
+            }
+            if response.status() == StatusCode::UNAUTHORIZED {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(READ_BUFFER)
+            .serve_connection(TokioIo::new(Paced::new(tcp)), service)
+            .await
+    }
+
     async fn answer(&self, request: Request<Body>) -> Result<Response, std::convert::Infallible> {
         match self.router.get() {
             Some(router) => router.clone().call(request).await,

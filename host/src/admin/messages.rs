@@ -1,6 +1,9 @@
 //! `POST /v1/publish` and `/v1/broadcast`.
 
-use super::api::{Api, Caller, Failure, json, raw};
+use super::{
+    api::{Api, Caller, Failure, json, raw},
+    body::Unread,
+};
 use crate::{
     key::{Key, Scope},
     protocol::{
@@ -11,29 +14,26 @@ use crate::{
     room::BROADCAST,
     session::may_publish,
 };
-use axum::{
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// Messages of one list.
-pub const MOST: usize = 1000;
+const MOST: usize = 1000;
 /// Bytes around the data of one: room, event and key, all of them escaped.
-pub const FIELDS: usize = 4096;
+const FIELDS: usize = 4096;
+
+/// Bytes of a list, or of whatever else a body holds.
+pub fn largest(api: &Api) -> usize {
+    MOST * (api.services.config.message + FIELDS)
+}
 
 /// One message, or a list of which each succeeds or fails alone.
-pub async fn publish(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Failure> {
+pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Unread) -> Result<Response, Failure> {
     // A key may have the scope for `*` alone: which one is needed is seen message by message.
     let publish = caller.with(Scope::Publish, "publish");
     let key = publish.or_else(|refusal| caller.with(Scope::Broadcast, "publish").map_err(|_| refusal))?;
-    let body = body?;
+    let body = body.read(&api.bodies, largest(&api)).await?;
     let body = text(&body)?;
     if !body.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
@@ -62,10 +62,10 @@ pub async fn publish(
 pub async fn broadcast(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    body: Result<Bytes, BytesRejection>,
+    body: Unread,
 ) -> Result<Response, Failure> {
     let key = caller.with(Scope::Broadcast, "broadcast")?;
-    let body = body?;
+    let body = body.read(&api.bodies, api.services.config.message + FIELDS).await?;
     let body = text(&body)?;
     let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
     Ok(raw(json(one(&api, key, parse_publish_to(BROADCAST, message)?).await?)))
@@ -77,7 +77,7 @@ async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Re
     api.services.hub.publish(&key.principal, room, event.as_deref(), data, retry.as_deref()).await
 }
 
-fn text(body: &Bytes) -> Result<&str, Refusal> {
+fn text(body: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(body).map_err(|_| Refusal::invalid("the body is not UTF-8"))
 }
 

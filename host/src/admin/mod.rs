@@ -1,11 +1,13 @@
 //! The operators' listener: publishing over HTTP, rooms, connections, plugins, health and metrics.
 
 mod api;
+mod body;
 mod connections;
 mod health;
 mod listener;
 mod messages;
 mod metrics;
+mod paced;
 mod plugins;
 mod rooms;
 
@@ -15,7 +17,6 @@ use crate::{protocol::http, unit};
 use api::Api;
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     routing::{get, post},
 };
 use serde::Deserialize;
@@ -36,7 +37,6 @@ impl Default for AdminConfig {
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let list = messages::MOST * (api.services.config.message + messages::FIELDS);
     Router::new()
         .route("/v1/publish", post(messages::publish))
         .route("/v1/broadcast", post(messages::broadcast))
@@ -57,6 +57,5 @@ fn router(api: Arc<Api>) -> Router {
         .route("/openapi.json", get(async || api::openapi()))
         .fallback(async || http::refuse(&api::not_found("nothing is here; /openapi.json lists what is")))
         .method_not_allowed_fallback(async || http::refuse(&api::wrong_method()))
-        .layer(DefaultBodyLimit::max(list))
         .with_state(api)
 }

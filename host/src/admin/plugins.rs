@@ -1,6 +1,10 @@
 //! `/v1/plugins…`: what governs which rooms, on which node and how it fares; other versions, and candidates.
 
-use super::api::{Answer, Api, Caller, Failure};
+use super::{
+    api::{Answer, Api, Caller, Failure},
+    body::Unread,
+    messages::largest,
+};
 use crate::{
     hub::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward},
     key::Scope,
@@ -8,10 +12,9 @@ use crate::{
 };
 use axum::{
     Json,
-    body::Bytes,
     extract::{
         Path, Query, State,
-        rejection::{BytesRejection, PathRejection, QueryRejection},
+        rejection::{PathRejection, QueryRejection},
     },
     http::HeaderMap,
 };
@@ -19,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 type Name = Result<Path<String>, PathRejection>;
-type Body = Result<Bytes, BytesRejection>;
 
 #[derive(Serialize)]
 pub struct List {
@@ -67,11 +69,12 @@ pub async fn put(
     caller: Caller,
     name: Name,
     headers: HeaderMap,
-    body: Body,
+    body: Unread,
 ) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "load plugins")?;
     let origin = Origin { how: How::Load, by: Some(&key.principal), signature: signature(&headers) };
-    let ward = api.services.hub.load_plugin(&name?.0, body?, origin).await?;
+    let body = body.read(&api.bodies, largest(&api)).await?;
+    let ward = api.services.hub.load_plugin(&name?.0, body.clone(), origin).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
 }
 
@@ -103,10 +106,11 @@ pub async fn shade(
     caller: Caller,
     name: Name,
     headers: HeaderMap,
-    body: Body,
+    body: Unread,
 ) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "start candidates")?;
-    let ward = api.services.hub.shade(&name?.0, body?, signature(&headers)).await?;
+    let body = body.read(&api.bodies, largest(&api)).await?;
+    let ward = api.services.hub.shade(&name?.0, body.clone(), signature(&headers)).await?;
     note(key.principal.as_ref(), ward, "candidate started");
     Ok(Json(listed(ward, &reports(&api).await)))
 }

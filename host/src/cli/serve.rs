@@ -5,6 +5,7 @@ use crate::{
     blocking,
     config::{Config, Text, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
+    limits::raise_file_limit,
     node::{Listeners, Node, Source},
     output::print_line,
     plugin::{Engine, PluginConfig},
@@ -122,14 +123,6 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
         stop.cancel();
     });
     Ok(())
-}
-
-/// Every connection is a file, and many systems start processes with a limit of 1,024.
-fn raise_file_limit() {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
 }
 
 fn key_of_this_run(config: &mut Config) -> String {

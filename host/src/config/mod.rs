@@ -12,6 +12,7 @@ use crate::{
     admin::AdminConfig,
     hub::Ungoverned,
     key::{KeyConfig, Tier},
+    limits::LimitsConfig,
     plugin::{CacheConfig, PluginConfig, Trust},
     room::is_principal,
     server::ServerConfig,
@@ -33,6 +34,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub rooms: RoomsConfig,
     pub session: SessionConfig,
+    pub limits: LimitsConfig,
     #[serde(rename = "key")]
     pub keys: Vec<KeyConfig>,
     #[serde(rename = "tier")]
@@ -206,6 +208,7 @@ impl Config {
             ("store", self.store == other.store),
             ("rooms", self.rooms == other.rooms),
             ("session", self.session == other.session),
+            ("limits", self.limits == other.limits),
             ("cache", self.cache == other.cache),
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
@@ -284,6 +287,12 @@ mod tests {
         message = "64KiB"
         authenticate = "2s"
         heartbeat = { interval = "25s", timeout = "10s" }
+        [limits]
+        trusted = ["10.0.0.0/8"]
+        unauthenticated = 1000
+        [limits.address]
+        unauthenticated = 64
+        failures = "20/m"
         [[key]]
         digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
         principal = "acme"
@@ -341,6 +350,9 @@ mod tests {
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
             ("x = [", "s.toml:1:"),
+            ("[limits]\nunauthenticated = 0", "s.toml:2: invalid value: integer `0`"),
+            ("[limits]\n\ntrusted = [\"10.0.0.1/8\"]", "s.toml:3: '10.0.0.1/8' has bits beyond its first 8"),
+            ("[limits.address]\nfailures = \"20/h\"", "s.toml:2: '20/h' is not a rate; expected e.g."),
             ("[signatures]\nkeys = [\"ed25519:AAAA\"]", "s.toml:2: a trusted key is 'ed25519:' and 32 bytes"),
             (
                 "[signatures]\nrequire = true",

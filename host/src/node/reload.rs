@@ -28,7 +28,7 @@ const ASK: Duration = Duration::from_millis(500);
 
 /// Takes up changes for ever. `host` is where operators find this node.
 pub async fn watch(node: Node, status: Arc<Status>, host: String) {
-    let Node { config, mut source, services, stored, tls, draining: _, lacks_thread } = node;
+    let Node { config, mut source, services, stored, tls, lacks_thread, .. } = node;
     let (access, told) = mpsc::unbounded_channel();
     let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
     let (held, certificate) = (enforcer.stored(), watch::Sender::new(None));

@@ -2,6 +2,7 @@
 
 use super::{Code, Refusal, reply};
 use axum::{
+    Extension,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -20,8 +21,10 @@ pub fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     headers.get("x-api-key").map(|value| value.to_str().map_err(|_| wrong())).transpose()
 }
 
+/// The code is among the response's extensions, too.
 pub fn refuse(refusal: &Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.code.status()).expect("codes have valid statuses");
     let body = serde_json::to_string(&reply::ErrorBody { error: refusal }).expect("plain data");
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (status, kind, Extension(refusal.code), body).into_response()
 }

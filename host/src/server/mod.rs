@@ -2,12 +2,15 @@
 //! the node drains.
 
 mod opening;
+mod refusal;
 mod tls;
 mod upgrade;
 
 pub use tls::{Certificate, Tls, TlsConfig};
 
 use crate::{
+    limits::{Limits, Unauthenticated},
+    metrics::Limited,
     session::Services,
     socket::{Stream, Wire},
     unit,
@@ -15,7 +18,10 @@ use crate::{
 use opening::Opening;
 use serde::Deserialize;
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A whole upgrade, TLS included.
@@ -66,9 +72,10 @@ pub async fn run(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     services: Services,
+    limits: Arc<Limits>,
     draining: CancellationToken,
 ) {
-    let tasks = TaskTracker::new();
+    let tasks = limits.clients.clone();
     let opening = Arc::new(Opening::start(&services.hub.vitals));
     let door = Door {
         services,
@@ -78,14 +85,14 @@ pub async fn run(
         opening: opening.clone(),
     };
     let router = upgrade::router(door);
-    accept(listener, draining, &tasks, &opening, |tcp, remote| {
+    accept(listener, draining, &limits, &opening, |tcp, remote, peer| {
         let (router, tls) = (router.clone(), tls.clone());
         async move {
             let wire = match &tls {
                 None => Wire::plain(tcp),
                 Some(tls) => Wire::tls(tls.accept(tcp).await?),
             };
-            upgrade::serve(Stream::new(Arc::new(wire)), router, remote).await
+            upgrade::serve(Stream::new(Arc::new(wire)), router, remote, peer).await
         }
     })
     .await;
@@ -93,17 +100,23 @@ pub async fn run(
     tasks.wait().await;
 }
 
-/// Accepts until `draining`; each connection's first exchange has [`UPGRADE`] to end.
+/// Between two attempts when the system gives no more connections, and between two lines of the log that say so.
+const PAUSE: Duration = Duration::from_millis(100);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Accepts until `draining`; each connection's first exchange has [`UPGRADE`] to end, and no client who has not authenticated keeps
+/// others out.
 async fn accept<F, Served>(
     listener: TcpListener,
     draining: CancellationToken,
-    tasks: &TaskTracker,
+    limits: &Arc<Limits>,
     opening: &Opening,
     serve: F,
 ) where
-    F: Fn(TcpStream, SocketAddr) -> Served,
+    F: Fn(TcpStream, SocketAddr, Arc<Unauthenticated>) -> Served,
     Served: Future<Output = std::io::Result<()>> + Send + 'static,
 {
+    let mut logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -111,20 +124,32 @@ async fn accept<F, Served>(
         };
         match accepted {
             Ok((tcp, remote)) => {
+                let admitted = tokio::select! {
+                    admitted = limits.admit(remote.ip()) => admitted,
+                    () = draining.cancelled() => return,
+                };
+                // Closed at once: an answer would take longer, and more of what there is too little of.
+                let Some(peer) = admitted else { continue };
+                let peer = Arc::new(peer);
                 tcp.set_nodelay(true).ok();
-                let served = serve(tcp, remote);
-                opening.run(tasks.track_future(async move {
-                    match tokio::time::timeout(UPGRADE, served).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%remote, %error, "no upgrade"),
-                        Err(_) => tracing::debug!(%remote, "an upgrade took longer than 10 s"),
+                let served = serve(tcp, remote, peer.clone());
+                opening.run(limits.clients.track_future(async move {
+                    match peer.run(tokio::time::timeout(UPGRADE, served)).await {
+                        Some(Ok(Ok(()))) => {}
+                        Some(Ok(Err(error))) => tracing::debug!(%remote, %error, "no upgrade"),
+                        Some(Err(_)) => tracing::debug!(%remote, "an upgrade took longer than 10 s"),
+                        None => tracing::debug!(%remote, "one that said nothing made room for another"),
                     }
                 }));
             }
             Err(error) => {
                 // Out of files, most likely: those that wait are taken when others have ended.
-                tracing::error!(%error, "cannot accept connections");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                limits.limited(Limited::Files);
+                if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::error!(%error, "cannot accept connections");
+                }
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

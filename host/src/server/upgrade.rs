@@ -1,8 +1,9 @@
 //! From an HTTP request to a WebSocket, or to an answer that says what would be right.
 
-use super::Door;
+use super::{Door, refusal::seen_off};
 use crate::{
     close::Close,
+    limits::Unauthenticated,
     protocol::{Code, Refusal, http},
     session::{Client, Rejected},
     socket::{self, Peer, Socket, Stream},
@@ -17,7 +18,7 @@ use axum::{
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 use tokio_tungstenite::tungstenite::{
     self,
     error::ProtocolError,
@@ -33,8 +34,8 @@ const READ_BUFFER: usize = 2048;
 /// Bytes of the head of an upgrade; also what one costs while it lasts.
 const HEAD: usize = 8192;
 
-#[derive(Clone, Copy)]
-struct Remote(SocketAddr);
+#[derive(Clone)]
+struct Remote(SocketAddr, Arc<Unauthenticated>);
 
 pub fn router(door: Door) -> Router {
     let path = door.config.path.clone();
@@ -42,10 +43,22 @@ pub fn router(door: Door) -> Router {
 }
 
 /// One request on a fresh connection; ends with the upgrade or with the answer.
-pub async fn serve(stream: Stream, router: Router, remote: SocketAddr) -> io::Result<()> {
+pub async fn serve(
+    stream: Stream,
+    router: Router,
+    remote: SocketAddr,
+    peer: Arc<Unauthenticated>,
+) -> io::Result<()> {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Remote(remote));
-        router.clone().call(request.map(Body::new))
+        request.extensions_mut().insert(Remote(remote, peer.clone()));
+        let (mut router, peer) = (router.clone(), peer.clone());
+        async move {
+            let answered = router.call(request.map(Body::new)).await;
+            match answered {
+                Ok(response) => Ok(seen_off(&peer, response).await),
+                Err(never) => Err::<Response, std::convert::Infallible>(never),
+            }
+        }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -63,7 +76,7 @@ async fn elsewhere(State(door): State<Door>) -> Response {
 
 async fn upgrade(
     State(door): State<Door>,
-    Extension(Remote(remote)): Extension<Remote>,
+    Extension(Remote(remote, unauthenticated)): Extension<Remote>,
     mut request: Request<Body>,
 ) -> Response {
     let mut response = match create_response_with_body(&request, Body::empty) {
@@ -80,26 +93,34 @@ async fn upgrade(
     if asks_for(headers, PROTOCOL) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     }
+    if let Some(refusal) = unauthenticated.refusal() {
+        return http::refuse(&refusal);
+    }
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
+    let rejected = forbidden_origin(&door, origin.as_deref());
     let hub = &door.services.hub;
     let presented = match http::presented(headers) {
         Ok(None) => None,
         Ok(Some(key)) => {
             let admitted = async {
                 let key = door.services.keys.load().check(key)?;
+                unauthenticated.authenticated();
+                // Nothing is asked of the store for a page that is turned away.
+                if rejected.is_some() {
+                    return Ok(None);
+                }
                 let permit = hub.permit(&key, false).await?;
-                Ok((key, permit))
+                Ok(Some((key, permit)))
             };
             match admitted.await {
-                Ok(presented) => Some(presented),
+                Ok(presented) => presented,
                 Err(refusal) => return http::refuse(&refusal),
             }
         }
         Err(refusal) => return http::refuse(&refusal),
     };
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
-    let rejected = forbidden_origin(&door, origin.as_deref());
     let client = Client { remote, origin, since: tokio::time::Instant::now() };
-    let peer = Peer { client, presented, rejected };
+    let peer = Peer { client, presented, rejected, unauthenticated: unauthenticated.clone() };
     let Door { services, draining, tasks, config, opening } = door;
     let serving = tasks.clone();
     // Counted, so that draining waits for it.
@@ -108,10 +129,11 @@ async fn upgrade(
             let socket = open(upgraded.await.map_err(io::Error::other)?, config.frame).await?;
             Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
         };
-        match greeted.await {
-            Ok(None) => {}
-            Ok(Some(welcome)) => drop(serving.spawn(welcome.serve())),
-            Err(error) => tracing::debug!(%remote, %error, "an upgrade was not finished"),
+        match unauthenticated.run(greeted).await {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(welcome))) => drop(serving.spawn(welcome.serve())),
+            Some(Err(error)) => tracing::debug!(%remote, %error, "an upgrade was not finished"),
+            None => tracing::debug!(%remote, "one that did not connect made room for another"),
         }
     }));
     response

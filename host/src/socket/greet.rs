@@ -8,6 +8,8 @@ use crate::{
     close::Close,
     hub::Permit,
     key::Key,
+    limits::Unauthenticated,
+    protocol::Code,
     session::{Client, Conversation, Greeting, Rejected, Services},
 };
 use futures_util::{SinkExt, StreamExt};
@@ -23,6 +25,7 @@ pub struct Peer {
     pub presented: Option<(Arc<Key>, Permit)>,
     /// Why it is to be turned away with a close code that a browser can see.
     pub rejected: Option<Rejected>,
+    pub unauthenticated: Arc<Unauthenticated>,
 }
 
 /// Awaits the first frame; `None`: the peer was turned away. `draining` ends that; later, connections are closed through their
@@ -33,12 +36,12 @@ pub async fn greet(
     services: Services,
     draining: CancellationToken,
 ) -> Option<Welcome> {
-    let Peer { client, presented, rejected } = peer;
+    let Peer { client, presented, rejected, unauthenticated } = peer;
     let (hub, heartbeat) = (services.hub.clone(), services.config.heartbeat);
     let greeted = match rejected {
         Some(rejected) => Err(Some(rejected)),
         None => tokio::select! {
-            greeted = first(&mut socket, services, client, presented) => greeted,
+            greeted = first(&mut socket, services, client, presented, &unauthenticated) => greeted,
             () = draining.cancelled() => {
                 Err(Some(Rejected { code: None, frame: String::new(), close: Close::Draining(0) }))
             }
@@ -52,6 +55,9 @@ pub async fn greet(
         Err(Some(Rejected { code, frame, close })) => {
             if let Some(code) = code {
                 hub.metrics.error(code);
+            }
+            if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = code {
+                unauthenticated.refused(code).await;
             }
             if !frame.is_empty() {
                 timeout(LINGER, socket.send(Message::text(frame))).await.ok();
@@ -72,6 +78,7 @@ async fn first(
     services: Services,
     client: Client,
     presented: Option<(Arc<Key>, Permit)>,
+    unauthenticated: &Unauthenticated,
 ) -> Result<Conversation, Option<Rejected>> {
     let patience = services.config.authenticate;
     let first = async {
@@ -102,6 +109,7 @@ async fn first(
     let (key, permit) = presented.unzip();
     let keys = services.keys.load_full();
     let greeted = Greeting::new(key).frame(&text, &keys)?;
+    unauthenticated.authenticated();
     // Boxed, so that nobody who says nothing yet has room for it.
     Ok(Box::pin(Conversation::open(services, greeted, client, permit, pipe)).await?)
 }

@@ -1,0 +1,147 @@
+//! The body of a call: it is read when its caller may make the call, and not if it is too large, too slow, or one of too many.
+
+use super::api::Failure;
+use crate::protocol::{Code, Refusal};
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use std::{convert::Infallible, ops::Deref, sync::Arc, time::Duration};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+/// Bytes of all bodies that are held at a time.
+pub const ALL: usize = 256 << 20;
+/// How long a body may take, and how much longer for each so many of its bytes.
+const ALLOWANCE: Duration = Duration::from_secs(10);
+const PER_SECOND: f64 = 64.0 * 1024.0;
+
+/// A body that has not been read.
+pub struct Unread {
+    /// What the head says of it.
+    length: Option<u64>,
+    body: Body,
+}
+
+impl<S: Sync> FromRequest<S> for Unread {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
+        let length = |headers: &HeaderMap| headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        Ok(Self { length: length(request.headers()), body: request.into_body() })
+    }
+}
+
+/// A body, and what is held for it.
+pub struct Received {
+    bytes: Bytes,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Received {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl Unread {
+    /// All of it, at most so many bytes, for which there has to be room among all bodies.
+    pub async fn read(self, room: &Arc<Semaphore>, most: usize) -> Result<Received, Failure> {
+        let too_large = |is: &str| {
+            let message = format!("the body has {is} bytes, at most {most} are allowed");
+            Failure::from(Refusal::new(Code::MessageTooLarge, message))
+        };
+        if let Some(length) = self.length.filter(|length| *length > most as u64) {
+            return Err(too_large(&length.to_string()));
+        }
+        let (mut bytes, mut held) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        let (began, mut body) = (Instant::now(), self.body.into_data_stream());
+        loop {
+            let deadline = began + ALLOWANCE + Duration::from_secs_f64(bytes.len() as f64 / PER_SECOND);
+            let Ok(part) = timeout_at(deadline, body.next()).await else {
+                let message =
+                    format!("the body came too slowly: {} bytes in {:?}", bytes.len(), began.elapsed());
+                return Err(Refusal::invalid(message).into());
+            };
+            let Some(part) = part else { break };
+            let part = part.map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))?;
+            if bytes.len() + part.len() > most {
+                return Err(too_large(&format!("more than {}", bytes.len())));
+            }
+            let wanted = u32::try_from(part.len()).unwrap_or(u32::MAX);
+            let Ok(more) = Arc::clone(room).try_acquire_many_owned(wanted) else {
+                let message = "this node holds as many bodies as it can; try again";
+                return Err(Refusal::retry(Code::Overloaded, message, 1000).into());
+            };
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(Received { bytes: bytes.freeze(), _held: held })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use std::io;
+
+    fn room(bytes: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(bytes))
+    }
+
+    fn unread(parts: impl futures_util::Stream<Item = &'static str> + Send + 'static) -> Unread {
+        Unread { length: None, body: Body::from_stream(parts.map(Ok::<_, io::Error>)) }
+    }
+
+    async fn status(reading: impl Future<Output = Result<Received, Failure>>) -> u16 {
+        use axum::response::IntoResponse;
+        reading.await.err().map_or(200, |failure| failure.into_response().status().as_u16())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_ends_and_one_that_is_long_may_take_its_time() {
+        let drips = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some(("x", ()))
+        });
+        let began = Instant::now();
+        assert_eq!(status(unread(drips).read(&room(1 << 20), 1 << 20)).await, 400);
+        assert!(began.elapsed() < ALLOWANCE * 2, "{:?}", began.elapsed());
+
+        const PART: &str = match str::from_utf8(&[b'x'; 1 << 16]) {
+            Ok(part) => part,
+            Err(_) => panic!(),
+        };
+        let long = stream::unfold(0, async |n| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (n < 60).then_some((PART, n + 1))
+        });
+        let read = unread(long).read(&room(64 << 20), 64 << 20).await.ok().expect("a slow body");
+        assert_eq!(read.len(), 60 << 16);
+    }
+
+    #[tokio::test]
+    async fn all_bodies_together_have_a_bound_and_what_is_answered_makes_room() {
+        let room = room(1000);
+        let body = || unread(stream::iter(["x".repeat(400).leak() as &str]));
+        let one = body().read(&room, 500).await.ok().expect("room for it");
+        let two = body().read(&room, 500).await.ok().expect("room for it");
+        assert_eq!(status(body().read(&room, 500)).await, 503);
+        drop(one);
+        assert_eq!(status(body().read(&room, 500)).await, 200);
+        assert_eq!(status(body().read(&room, 300)).await, 413);
+        drop(two);
+        assert_eq!(room.available_permits(), 1000);
+    }
+}
