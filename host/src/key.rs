@@ -7,7 +7,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -173,6 +173,7 @@ impl Key {
 #[derive(Default)]
 pub struct Keys {
     by_prefix: HashMap<[u8; 8], Vec<Arc<Key>>>,
+    principals: HashSet<Arc<str>>,
 }
 
 impl Keys {
@@ -195,7 +196,13 @@ impl Keys {
 
     fn insert(&mut self, key: Key) {
         let prefix = key.digest.0[..8].try_into().expect("eight bytes");
+        self.principals.insert(key.principal.clone());
         self.by_prefix.entry(prefix).or_default().push(Arc::new(key));
+    }
+
+    /// Whether a principal has a key, be it a good one or not.
+    pub fn name(&self, principal: &str) -> bool {
+        self.principals.contains(principal)
     }
 
     /// The key that a client presented.

@@ -59,6 +59,11 @@ impl RoomName {
         Self(format!("@{principal}").into())
     }
 
+    /// Whose inbox it is.
+    pub fn inbox_of(&self) -> Option<&str> {
+        self.0.strip_prefix('@')
+    }
+
     pub fn kind(&self) -> Kind {
         match self.0.as_bytes()[0] {
             b'*' => Kind::Broadcast,

@@ -164,9 +164,10 @@ impl Recovery {
         let room = RoomName::parse(ROOM).expect("a name");
         store.watch(&room);
         let publish = || {
-            let message = Message { room: &room, event: Some("trade"), data: DATA, key: None };
+            let message =
+                Message { room: &room, event: Some("trade"), data: DATA, key: None, needs_member: false };
             let stored = store.publish(message).now_or_never().expect("at once");
-            stored.expect("memory is there").position
+            stored.expect("memory is there").expect("it needs no member").position
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };

@@ -4,6 +4,7 @@ mod calm;
 mod clocks;
 mod death;
 mod epochs;
+mod growth;
 mod keys;
 mod load;
 mod outage;

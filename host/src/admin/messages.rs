@@ -12,7 +12,7 @@ use crate::{
         request::{Publish, parse_publish, parse_publish_to},
     },
     room::BROADCAST,
-    session::may_publish,
+    session::{Services, may_publish},
 };
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
@@ -74,7 +74,8 @@ pub async fn broadcast(
 async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Refusal> {
     let room = may_publish(&message, key, api.services.config.message)?;
     let Publish { event, data, key: retry, .. } = message;
-    api.services.hub.publish(&key.principal, room, event.as_deref(), data, retry.as_deref()).await
+    let Services { hub, keys, .. } = &api.services;
+    hub.publish(&keys.load_full(), &key.principal, room, event.as_deref(), data, retry.as_deref()).await
 }
 
 fn text(body: &[u8]) -> Result<&str, Refusal> {

@@ -26,6 +26,7 @@ pub use start::HubConfig;
 pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{
+    key::Keys,
     metrics::Metrics,
     plugin::{Cache, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
@@ -203,9 +204,11 @@ impl Hub {
         self.store.history(room, after, limit).await
     }
 
-    /// Asks the room's plugin, stores the message and hands it to routing.
+    /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has one of `keys`, or a
+    /// session, connected or resumable.
     pub async fn publish(
         &self,
+        keys: &Keys,
         who: &Arc<str>,
         room: RoomName,
         event: Option<&str>,
@@ -234,8 +237,13 @@ impl Hub {
             }
         };
         let data = replaced.as_deref().unwrap_or(data);
-        let message = Message { room: &room, event, data, key: key.map(|key| (&**who, key)) };
-        let stored = self.store.publish(message).await.map_err(unavailable)?;
+        let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));
+        let message = Message { room: &room, event, data, key: key.map(|key| (&**who, key)), needs_member };
+        let Some(stored) = self.store.publish(message).await.map_err(unavailable)? else {
+            let message =
+                format!("room '{}' is nobody's inbox: no key and no session has this principal", &*room);
+            return Err(Refusal::new(Code::RoomInvalid, message));
+        };
         if !stored.duplicate {
             self.metrics.published.inc();
         }

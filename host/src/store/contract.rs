@@ -2,6 +2,7 @@
 //! clock of its own need not be waited for as long as one whose clock is driven.
 
 mod epochs;
+mod rooms;
 mod sessions;
 
 use super::*;
@@ -43,6 +44,8 @@ where
     history_is_trimmed_by_age(subject(10, 10).await).await;
     without_history_offsets_still_rise(subject(0, 600).await).await;
     data_and_events_stay_as_they_were_written(subject(10, 600).await).await;
+    rooms::reading_makes_no_room(subject(10, 600).await).await;
+    rooms::what_needs_a_member_is_published_while_there_is_one(subject(10, 600).await).await;
     sessions::a_session_comes_back_with_its_rooms(subject(10, 600).await).await;
     sessions::a_session_is_its_principals_and_ends(subject(10, 600).await).await;
     sessions::a_takeover_leaves_nothing_to_the_old_connection(subject(10, 600).await).await;
@@ -54,6 +57,9 @@ where
     of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
 }
 
+/// A page of ten messages.
+pub const TEN: PageLimit = PageLimit { messages: 10, bytes: 1 << 20 };
+
 fn room(name: &str) -> RoomName {
     RoomName::parse(name).unwrap()
 }
@@ -61,7 +67,11 @@ fn room(name: &str) -> RoomName {
 impl Subject {
     async fn publish(&self, name: &str, data: &str) -> Stored {
         let room = room(name);
-        self.store.publish(Message { room: &room, event: Some("e"), data, key: None }).await.unwrap()
+        self.store
+            .publish(Message { room: &room, event: Some("e"), data, key: None, needs_member: false })
+            .await
+            .unwrap()
+            .expect("stored")
     }
 
     async fn offsets(&self, name: &str, after: Option<&Position>, limit: usize) -> (Vec<u64>, bool, bool) {
@@ -114,10 +124,27 @@ impl Subject {
     async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> Hold {
         let connection = ConnectionId::random();
         let token = self.store.create_session(&principal.into(), connection, vec![]).await.unwrap();
-        let position = self.store.history(&room(name), None, PageLimit::NONE).await.unwrap().newest;
+        let position = self.opened(name).await;
         let hold = Hold { token, connection };
         self.join(hold, name, filter, &position).await;
         hold
+    }
+
+    /// Where a room is, as for somebody who comes into it.
+    async fn opened(&self, name: &str) -> Position {
+        self.store.watch(&room(name));
+        self.becomes(async || self.watched(name).is_some()).await;
+        self.store.unwatch(&room(name));
+        let position = self.watched(name).expect("seen above");
+        self.events.lock().unwrap().clear();
+        position
+    }
+
+    fn watched(&self, name: &str) -> Option<Position> {
+        self.events.lock().unwrap().iter().find_map(|event| match event {
+            Event::Watched { room, position } if **room == *name => Some(position.clone()),
+            _ => None,
+        })
     }
 
     /// As somebody who asks now, which is a moment after whatever was before.
@@ -164,8 +191,9 @@ async fn offsets_rise_and_a_watched_room_is_heard(s: Subject) {
 async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
     let publish = async |name: &str, principal: &str, data: &str| {
         let room = room(name);
-        let message = Message { room: &room, event: None, data, key: Some((principal, "k")) };
-        let stored = s.store.publish(message).await.unwrap();
+        let message =
+            Message { room: &room, event: None, data, key: Some((principal, "k")), needs_member: false };
+        let stored = s.store.publish(message).await.unwrap().expect("stored");
         (stored.position.offset, stored.duplicate)
     };
     s.store.watch(&room("a"));
@@ -240,12 +268,11 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
         (Some("a b\n1"), "\"\""),
     ];
     for (event, data) in messages {
-        s.store.publish(Message { room: &room, event, data, key: None }).await.unwrap();
+        s.store.publish(Message { room: &room, event, data, key: None, needs_member: false }).await.unwrap();
     }
     s.becomes(async || s.heard().len() == 4).await;
     let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();
-    let limit = PageLimit { messages: 10, bytes: 1 << 20 };
-    let held = s.store.history(&room, None, limit).await.unwrap().messages;
+    let held = s.store.history(&room, None, TEN).await.unwrap().messages;
     for (n, (event, data)) in messages.into_iter().enumerate() {
         let Event::Published(heard) = &heard[n + 1] else { panic!("{heard:?}") };
         for message in [heard, &held[n]] {

@@ -165,6 +165,8 @@ pub struct Message<'a> {
     pub data: &'a str,
     /// Principal and key: the same pair within [`Retention::key`] is the same message.
     pub key: Option<(&'a str, &'a str)>,
+    /// It is published only if the room has a member, connected or resumable.
+    pub needs_member: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -293,7 +295,8 @@ pub trait Store: Send + Sync {
     fn watch(&self, room: &RoomName);
     fn unwatch(&self, room: &RoomName);
 
-    async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable>;
+    /// `None`: the message needs a member, and the room has none.
+    async fn publish(&self, message: Message<'_>) -> Result<Option<Stored>, Unavailable>;
     /// Messages after `after` (from the oldest held without it).
     async fn history(
         &self,

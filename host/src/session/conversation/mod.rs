@@ -166,7 +166,8 @@ impl Conversation {
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, publish: Publish { event, data, key, .. } } => {
                 let who = self.active.principal.clone();
-                let published = hub.publish(&who, room, event.as_deref(), data, key.as_deref()).await;
+                let keys = self.services.keys.load_full();
+                let published = hub.publish(&keys, &who, room, event.as_deref(), data, key.as_deref()).await;
                 self.answer("published", id, published);
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,

@@ -64,7 +64,7 @@ pub async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
     let new = Hold { connection: ConnectionId::random(), ..old };
     let resumed = s.resume(old.token, "acme", new.connection).await.unwrap();
     assert_eq!(resumed.previous, Some(old.connection));
-    let position = s.store.history(&room("b"), None, PageLimit::NONE).await.unwrap().newest;
+    let position = s.opened("b").await;
     let join = |name| {
         let membership = Membership { filter: None, position: position.clone() };
         vec![Join { room: room(name), membership, anew: false }]
@@ -89,6 +89,6 @@ pub async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
     assert!(s.resume(hold.token, "acme", new).await.is_some());
     let late = s.store.resume_session(hold.token, &"acme".into(), ConnectionId::random(), asked).await;
     assert!(matches!(late, Ok(Resume::Again)), "{late:?}");
-    let position = s.store.history(&room("b"), None, PageLimit::NONE).await.unwrap().newest;
+    let position = s.opened("b").await;
     s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
 }

@@ -76,9 +76,15 @@ impl Log {
         while self.held.front().is_some_and(|(at, _)| now.duration_since(*at) >= config.history.age) {
             self.held.pop_front();
         }
+        if self.held.is_empty() {
+            self.held = VecDeque::new();
+        }
         while self.key_ends.front().is_some_and(|(end, _)| *end <= now) {
             let (_, key) = self.key_ends.pop_front().expect("seen above");
             self.keys.remove(&key);
+        }
+        if self.keys.is_empty() {
+            (self.keys, self.key_ends) = Default::default();
         }
     }
 
@@ -100,6 +106,18 @@ impl Log {
         }
         let more = skipped + messages.len() < self.held.len();
         History { newest: self.newest(), oldest, messages, more, whole }
+    }
+
+    /// The node does not want any more what is published.
+    pub fn unwatch(&mut self) {
+        self.watched = false;
+        self.used = Instant::now();
+    }
+
+    /// A member has left.
+    pub fn forget(&mut self, token: SessionToken) {
+        self.members.remove(token);
+        self.used = Instant::now();
     }
 
     pub fn is_idle(&self, now: Instant, idle: Duration) -> bool {

@@ -21,7 +21,7 @@ const STRIPES: usize = 64;
 /// How often what has passed its age is dropped.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A room that nobody is in, that holds nothing and was not used for so long is forgotten; its epoch ends.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_secs(30);
 
 pub struct Memory {
     retention: Retention,
@@ -69,6 +69,11 @@ impl Memory {
                 log.trim(&self.retention, now);
                 !log.is_idle(now, IDLE)
             });
+            // What a flood of names took is given back when they are gone.
+            if rooms.len() < rooms.capacity() / 4 {
+                let most = 2 * rooms.len();
+                rooms.shrink_to(most);
+            }
         }
     }
 
@@ -106,7 +111,7 @@ impl Memory {
     }
 
     fn forget(&self, token: SessionToken, room: &str) {
-        self.existing(room, |log| log.members.remove(token));
+        self.existing(room, |log| log.forget(token));
     }
 }
 
@@ -126,14 +131,17 @@ impl Store for Memory {
     }
 
     fn unwatch(&self, room: &RoomName) {
-        self.existing(room, |log| log.watched = false);
+        self.existing(room, Log::unwatch);
     }
 
-    async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable> {
-        Ok(self.with(message.room, |log| {
+    async fn publish(&self, message: Message<'_>) -> Result<Option<Stored>, Unavailable> {
+        let publish = |log: &mut Log| {
             let now = Instant::now();
             if let Some(offset) = message.key.and_then(|key| log.known(key, now)) {
-                return Stored { position: log.position(offset), duplicate: true };
+                return Some(Stored { position: log.position(offset), duplicate: true });
+            }
+            if message.needs_member && log.members.is_empty() {
+                return None;
             }
             let publication = log.append(&message, &self.retention, now);
             let position = log.position(publication.offset);
@@ -141,8 +149,12 @@ impl Store for Memory {
                 // Under the lock, so that the feed has the order of the offsets.
                 (self.feed)(Event::Published(publication));
             }
-            Stored { position, duplicate: false }
-        }))
+            Some(Stored { position, duplicate: false })
+        };
+        Ok(match message.needs_member {
+            true => self.existing(message.room, publish).flatten(),
+            false => self.with(message.room, publish),
+        })
     }
 
     async fn history(
@@ -151,7 +163,9 @@ impl Store for Memory {
         after: Option<&Position>,
         limit: PageLimit,
     ) -> Result<History, Unavailable> {
-        Ok(self.with(room, |log| log.read(after, limit)))
+        let read = self.existing(room, |log| log.read(after, limit));
+        // Whoever only reads makes no room: the epoch of this one nobody else is told.
+        Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now()).read(after, limit)))
     }
 
     async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {
@@ -342,10 +356,54 @@ mod tests {
             Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
         let store = Memory::new(retention, Arc::new(|_| true), &Vitals::default());
         let room = RoomName::parse("fleeting").unwrap();
-        store.publish(Message { room: &room, event: None, data: "1", key: None }).await.unwrap();
+        store
+            .publish(Message { room: &room, event: None, data: "1", key: None, needs_member: false })
+            .await
+            .unwrap();
         tokio::time::sleep(Duration::from_secs(590)).await;
         assert_eq!(store.rooms("", 10).await.unwrap().len(), 1);
         tokio::time::sleep(Duration::from_secs(20)).await;
         assert_eq!(store.rooms("", 10).await.unwrap(), []);
+    }
+
+    /// Each such name stayed for ten minutes, and so did what was only read.
+    #[tokio::test(start_paused = true)]
+    async fn names_that_were_only_visited_are_gone_within_a_minute() {
+        let retention =
+            Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
+        let store = Memory::new(retention, Arc::new(|_| true), &Vitals::default());
+        let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
+        for name in &names {
+            let (read, again) = (
+                store.history(name, None, PageLimit::NONE).await,
+                store.history(name, None, PageLimit::NONE).await,
+            );
+            let (read, again) = (read.unwrap(), again.unwrap());
+            assert!(read.messages.is_empty() && read.newest.offset == 0 && read.newest != again.newest);
+            store.members(name, 10).await.unwrap();
+            store.receipt(name, 1).await.unwrap();
+        }
+        assert_eq!(store.rooms("", 10).await.unwrap(), [], "reading makes no room");
+        let connection = ConnectionId::random();
+        let token = store.create_session(&"acme".into(), connection, vec![]).await.unwrap();
+        let hold = Hold { token, connection };
+        for name in &names {
+            store.watch(name);
+            let position = store.history(name, None, PageLimit::NONE).await.unwrap().newest;
+            let membership = Membership { filter: None, position: position.clone() };
+            store.join(hold, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
+            assert_eq!(store.history(name, None, PageLimit::NONE).await.unwrap().newest, position);
+        }
+        // A member that may come back keeps its rooms, and nothing else does.
+        let (kept, left) = names.split_at(10);
+        store.leave(hold, left.to_vec()).await.unwrap();
+        store.detach(hold);
+        names.iter().for_each(|name| store.unwatch(name));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(store.rooms("", 1000).await.unwrap().len(), kept.len());
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(store.rooms("", 10).await.unwrap(), []);
+        let places: usize = store.rooms.iter().map(|rooms| rooms.lock().unwrap().capacity()).sum();
+        assert!(places < 10 * STRIPES, "{places} places for no room");
     }
 }

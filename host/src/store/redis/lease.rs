@@ -2,8 +2,8 @@
 //! dead to the others; if it lives all the same, it takes back what is its own under another name.
 
 use super::{
-    Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, patrol::Patrol, reaper, scripts,
-    shared::Fault,
+    Event, PATIENCE, Redis, Shared, Unavailable, answer, listener::Request, listing, patrol::Patrol, reaper,
+    scripts, shared::Fault,
 };
 use crate::{protocol::unix_ms, store::ConnectionId, vital::Vitals};
 use std::{
@@ -20,11 +20,13 @@ const TICK: Duration = Duration::from_secs(1);
 /// For how long a node looks for notices under a name that it had: by then its sessions have its new one, or are compared.
 const FORMER: Duration = Duration::from_secs(20);
 /// What was begun on what a node left is done by another if it is not done by then.
-const CLAIM: Duration = Duration::from_secs(15);
-/// Sessions whose time is over, at a time.
-const DUE: u64 = 500;
+pub const CLAIM: Duration = Duration::from_secs(15);
 /// How often a node sees to the list of rooms, if no other has.
 const PRUNE: Duration = Duration::from_secs(3600);
+/// Sessions whose time is over, at a time.
+const DUE: u64 = 500;
+/// How often rooms that may be gone are looked at.
+const CHECK: Duration = Duration::from_secs(5);
 /// How often the rooms that somebody here is in are listed again, should the list have been lost.
 const LIST: Duration = Duration::from_secs(60);
 /// How often everything is written again, so that nothing in use ends with its time to live.
@@ -65,6 +67,7 @@ pub async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unavailable
     let mut lease = Lease {
         rewritten: now,
         pruned: now,
+        checked: now,
         listed: now,
         away: false,
         until: 0,
@@ -97,6 +100,7 @@ pub async fn give_up(shared: &Shared) {
 struct Lease {
     rewritten: Instant,
     pruned: Instant,
+    checked: Instant,
     listed: Instant,
     /// The last attempt failed, and that was said.
     away: bool,
@@ -156,7 +160,7 @@ impl Lease {
             self.patrol.look(shared, TICK);
             if self.pruned.elapsed() > PRUNE {
                 self.pruned = Instant::now();
-                reaper::prune(shared, PRUNE);
+                listing::prune(shared, PRUNE);
             }
             if self.rewritten.elapsed() > REWRITE {
                 self.rewritten = Instant::now();
@@ -169,6 +173,10 @@ impl Lease {
             }
             shared.estate.sweep().await;
             shared.write_list().await;
+            if self.checked.elapsed() > CHECK {
+                self.checked = Instant::now();
+                listing::check(shared);
+            }
             if self.claims {
                 self.claim(shared).await;
             }

@@ -201,7 +201,7 @@ impl Listener {
                 let seen = self.interests[&room].position().epoch.clone();
                 self.spawn(&room, async move {
                     rooms.renew(&name, &ended, &seen).await?;
-                    Ok(rooms.read(&name.shared(), None, PAGE).await?.0)
+                    rooms.follow(&name.shared(), None, PAGE).await
                 });
             }
         }
@@ -324,7 +324,7 @@ async fn look(
             rooms.link.subscribe(rooms.names.live(&room)).await?;
         }
         let limit = if after.is_some() { PAGE } else { PageLimit::NONE };
-        Ok(rooms.read(&room.shared(), after.as_ref(), limit).await?.0)
+        rooms.follow(&room.shared(), after.as_ref(), limit).await
     };
     // Also what waits in between is bounded, as somebody may wait for the room.
     let late = || Unavailable("Redis does not answer".to_owned());

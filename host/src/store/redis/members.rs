@@ -1,7 +1,7 @@
 //! Members of rooms and what they have acknowledged, as Redis has them: they follow what the records of sessions say.
 
 use super::{
-    KEEP, Link, Names, SessionId, answer,
+    KEEP, Link, Names, SessionId, UNNEEDED, answer,
     batcher::Batcher,
     clock::DEADLINE,
     record::{Enrolled, Enrolment},
@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::Notify;
 
 /// How long a removal is remembered: longer than a write can be late, and the clocks of a Cluster's servers apart.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_secs(20);
 /// How long acknowledgements gather: so many members as acknowledge meanwhile are one command.
 const GATHER: Duration = Duration::from_millis(100);
 /// After acknowledgements that could not be written.
@@ -141,7 +141,7 @@ async fn enrol(
     room: RoomName,
     entries: Vec<Entry>,
 ) -> Result<Vec<(Enrolled, Arc<str>)>, Unavailable> {
-    let mut arguments = vec![answer::millis(keep), answer::millis(REMEMBERED)];
+    let mut arguments = vec![answer::millis(keep), answer::millis(REMEMBERED), answer::millis(UNNEEDED)];
     for Entry { principal, id, enrolment } in &entries {
         let Enrolment { generation, number, confirmed, comes, .. } = enrolment;
         let (epoch, offset) = comes.as_ref().map_or(("", 0), |position| (&*position.epoch, position.offset));

@@ -12,6 +12,7 @@ mod keyring;
 mod lease;
 mod link;
 mod listener;
+mod listing;
 mod members;
 #[cfg(test)]
 pub mod model;
@@ -54,6 +55,9 @@ const SCHEMA: &str = "3";
 /// How long a room, a membership or a session is kept that nobody touches. What is in use is written again within a quarter
 /// of it.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
+/// How long a room is kept that has no messages, no key to remember and nobody in it. Nodes that listen to a room look at it every
+/// 5 s, and so keep it.
+const UNNEEDED: Duration = Duration::from_secs(45);
 
 /// What a session is called in Redis: a digest of its token, which is never seen there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,12 +150,12 @@ impl Store for Redis {
         self.listener.send(Request::Unwatch(room.clone())).ok();
     }
 
-    async fn publish(&self, message: Message<'_>) -> Result<Stored, Unavailable> {
-        let (stored, new) = self.shared.rooms.publish(message).await?;
+    async fn publish(&self, message: Message<'_>) -> Result<Option<Stored>, Unavailable> {
+        let Some((stored, new)) = self.shared.rooms.publish(message).await? else { return Ok(None) };
         if new {
             self.shared.list(message.room);
         }
-        Ok(stored)
+        Ok(Some(stored))
     }
 
     async fn history(
@@ -160,10 +164,7 @@ impl Store for Redis {
         after: Option<&Position>,
         limit: PageLimit,
     ) -> Result<History, Unavailable> {
-        let (page, new) = self.shared.rooms.read(&room.shared(), after, limit).await?;
-        if new {
-            self.shared.list(room);
-        }
+        let page = self.shared.rooms.read(&room.shared(), after, limit).await?;
         let (more, whole) = (page.has_more(), after.is_none_or(|after| page.is_whole_after(after)));
         let messages = page.messages.into_iter().map(|heard| heard.publication).collect();
         Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })

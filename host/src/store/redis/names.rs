@@ -116,6 +116,11 @@ impl Names {
         self.key("/rooms", "names")
     }
 
+    /// Sorted set: when each of them is looked at the next time, by cluster time, in case it is gone.
+    pub fn checks(&self) -> String {
+        self.key("/rooms", "checks")
+    }
+
     /// String: which node has seen to that list last.
     pub fn pruned(&self) -> String {
         self.key("/rooms", "pruned")

@@ -73,34 +73,6 @@ async fn see_to_ends(shared: Arc<Shared>, mut due: Vec<(Arc<str>, u64)>) {
     }
 }
 
-/// Takes rooms that are gone from the list of rooms, unless another node did within `pause`.
-pub fn prune(shared: &Arc<Shared>, pause: Duration) {
-    let shared = shared.clone();
-    tokio::spawn(async move {
-        match prune_rooms(&shared, pause).await {
-            Ok(0) => {}
-            Ok(gone) => tracing::debug!(gone, "took rooms that are gone from the list"),
-            Err(error) => tracing::debug!(%error, "the list of rooms is seen to later"),
-        }
-    });
-}
-
-async fn prune_rooms(shared: &Shared, pause: Duration) -> Result<usize, Unavailable> {
-    let Shared { link, names, node, .. } = shared;
-    let node = node.load().as_str().into();
-    let turn = vec![names.pruned().into(), node, "NX".into(), "PX".into(), answer::millis(pause / 2)];
-    if link.command("SET", turn).await?.is_null() {
-        return Ok(0);
-    }
-    let (mut gone, mut from) = (0, "-".to_owned());
-    loop {
-        let page = shared.rooms.page(&from, PIECE).await?;
-        let Some((last, _)) = page.last() else { return Ok(gone) };
-        from = format!("({last}");
-        gone += page.iter().filter(|(_, summary)| summary.is_none()).count();
-    }
-}
-
 /// An entry of an estate.
 enum Left<'a> {
     Counted(&'a str),

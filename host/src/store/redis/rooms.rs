@@ -1,7 +1,7 @@
 //! What is asked of the keys of one room: its messages, its members, how far they have acknowledged.
 
 use super::{
-    KEEP, Link, Names, answer, scripts,
+    KEEP, Link, Names, UNNEEDED, answer, scripts,
     wire::{self, Page},
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use bytes::Bytes;
 use fred::types::Value;
 use futures_util::future::try_join_all;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 #[derive(Clone)]
 pub struct Rooms {
@@ -46,9 +46,9 @@ impl Rooms {
         vec![self.names.room(room), self.names.log(room), self.names.acks(room)]
     }
 
-    /// Gives also whether the room is new.
-    pub async fn publish(&self, message: Message<'_>) -> Result<(Stored, bool), Unavailable> {
-        let Message { room, event, data, key } = message;
+    /// Gives also whether the room is new. `None`: it has no member, and the message needs one.
+    pub async fn publish(&self, message: Message<'_>) -> Result<Option<(Stored, bool)>, Unavailable> {
+        let Message { room, event, data, key, needs_member } = message;
         let mut keys = self.keys(room);
         keys.extend(key.map(|key| self.names.once(room, key)));
         let history = &self.retention.history;
@@ -60,21 +60,48 @@ impl Rooms {
             answer::millis(KEEP + history.age),
             answer::millis(self.retention.key),
             self.names.live(room).into(),
+            answer::millis(UNNEEDED),
+            answer::integer(needs_member.into()),
         ];
-        let mut parts = answer::list(self.link.run(&scripts::PUBLISH, keys, arguments).await?)?.into_iter();
+        let answer = self.link.run(&scripts::PUBLISH, keys, arguments).await?;
+        if answer.is_null() {
+            return Ok(None);
+        }
+        let mut parts = answer::list(answer)?.into_iter();
         let mut next = || parts.next().unwrap_or(Value::Null);
         let position = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
         let (duplicate, new) = (answer::number(&next())? == 1, answer::number(&next())? == 1);
-        Ok((Stored { position, duplicate }, new))
+        Ok(Some((Stored { position, duplicate }, new)))
     }
 
-    /// Messages after `after`, or from the oldest held where that is not known here. Gives also whether the room is new.
+    /// Messages after `after`, or from the oldest held where that is not known here. A room that is not there has an epoch that no other
+    /// answer names.
     pub async fn read(
         &self,
         room: &Arc<str>,
         after: Option<&Position>,
         limit: PageLimit,
-    ) -> Result<(Page, bool), Unavailable> {
+    ) -> Result<Page, Unavailable> {
+        self.read_for(room, after, limit, Duration::ZERO).await
+    }
+
+    /// The same for a node that listens to the room, which makes it where it is not there.
+    pub async fn follow(
+        &self,
+        room: &Arc<str>,
+        after: Option<&Position>,
+        limit: PageLimit,
+    ) -> Result<Page, Unavailable> {
+        self.read_for(room, after, limit, UNNEEDED).await
+    }
+
+    async fn read_for(
+        &self,
+        room: &Arc<str>,
+        after: Option<&Position>,
+        limit: PageLimit,
+        keep: Duration,
+    ) -> Result<Page, Unavailable> {
         let age = self.retention.history.age;
         let arguments = vec![
             new_epoch("").into(),
@@ -82,7 +109,7 @@ impl Rooms {
             answer::integer(after.map_or(0, |after| after.offset)),
             answer::integer(limit.messages as u64),
             answer::millis(age),
-            answer::millis(KEEP + age),
+            answer::millis(keep),
             answer::integer(limit.bytes as u64),
         ];
         let keys = self.keys(room);
@@ -90,13 +117,12 @@ impl Rooms {
         let mut next = || parts.next().unwrap_or(Value::Null);
         let newest = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
         let (time, oldest) = (answer::number(&next())?, answer::number(&next())?);
-        let new = answer::number(&next())? == 1;
         let message = |value: Value| {
             let heard = value.as_bytes().and_then(|bytes| wire::read(room, bytes));
             heard.ok_or_else(|| answer::unexpected(&value))
         };
         let messages = answer::list(next())?.into_iter().map(message).collect::<Result<_, _>>()?;
-        Ok((Page { newest, time, oldest, messages }, new))
+        Ok(Page { newest, time, oldest, messages })
     }
 
     /// Ends an epoch that cannot be trusted to go on. `seen` is the newest that this node knows of.

@@ -35,6 +35,8 @@ scripts! {
     ENDING = "ending";
     BURY = "bury";
     STRIKE = "strike";
+    DUE = "due";
+    UNLIST = "unlist";
     HOLDERS = "holders";
     NOTICE = "notice";
     TIME = "time";

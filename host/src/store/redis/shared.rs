@@ -7,19 +7,18 @@ use super::{
     connections::Connections,
     estate::Estate,
     lease::{self, Renewal},
+    listing::Listing,
     members::Members,
     scripts,
     sessions::Sessions,
 };
 use crate::{
     metrics::StoreMetrics,
-    room::RoomName,
-    store::{Feed, Retention, Unavailable},
+    store::{Feed, PATIENCE, Retention, Unavailable},
 };
 use arc_swap::ArcSwap;
-use fred::types::Value;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64},
@@ -27,8 +26,6 @@ use std::{
     time::Duration,
 };
 
-/// How long rooms to be listed gather.
-const GATHER: Duration = Duration::from_millis(100);
 /// In which a node that starts looks at Redis' clock.
 const LOOKS: Duration = Duration::from_secs(1);
 
@@ -41,8 +38,7 @@ pub struct Shared {
     pub members: Members,
     pub connections: Arc<Connections>,
     pub sessions: Sessions,
-    /// Rooms to be listed.
-    pub listed: Mutex<HashSet<Arc<str>>>,
+    pub listing: Listing,
     /// This node, as others see it. One that was taken for dead comes back as another.
     pub node: Arc<ArcSwap<String>>,
     pub renewed: Arc<Renewal>,
@@ -106,7 +102,7 @@ impl Shared {
             members: Members::new(&link, &names, &retention),
             connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
             sessions: Sessions::default(),
-            listed: Mutex::default(),
+            listing: Listing::default(),
             link,
             names,
             retention,
@@ -148,31 +144,21 @@ impl Shared {
         tokio::time::timeout(LOOKS, looked).await.ok();
     }
 
-    /// A room is to be listed, soon.
-    pub fn list(self: &Arc<Self>, room: &RoomName) {
-        let mut listed = self.listed.lock().expect("no code panics while it holds the rooms");
-        listed.insert(room.shared());
-        if listed.len() == 1 {
-            let shared = self.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(GATHER).await;
-                shared.write_list().await;
-            });
-        }
-    }
-
-    /// Lists what is to be listed.
-    pub async fn write_list(&self) {
-        let listed =
-            std::mem::take(&mut *self.listed.lock().expect("no code panics while it holds the rooms"));
-        if listed.is_empty() {
-            return;
-        }
-        let mut arguments: Vec<Value> = vec![self.names.rooms().into()];
-        arguments.extend(listed.iter().flat_map(|room| [Value::from("0"), Value::from(&**room)]));
-        if let Err(error) = self.link.command("ZADD", arguments).await {
-            tracing::debug!(%error, "rooms are listed later");
-            self.listed.lock().expect("no code panics while it holds the rooms").extend(listed);
-        }
+    /// Entries of a list that are due, and until when they are this node's by their new score.
+    pub async fn due(
+        &self,
+        list: String,
+        claim: Duration,
+        most: u64,
+    ) -> Result<(Vec<Arc<str>>, u64), Unavailable> {
+        let now = self.cluster_time().await?;
+        let claimed = now + claim.as_millis() as u64;
+        let arguments = vec![
+            answer::integer(now),
+            answer::integer(claimed),
+            answer::integer(most),
+            answer::integer(self.time.now() + PATIENCE.as_millis() as u64),
+        ];
+        Ok((answer::texts(self.link.run(&scripts::DUE, vec![list], arguments).await?)?, claimed))
     }
 }

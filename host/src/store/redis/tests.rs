@@ -3,15 +3,13 @@
 use super::*;
 use crate::{
     key::{Digest, KeyConfig, PrincipalName},
-    store::registry::REVOKED,
+    store::{contract::TEN, registry::REVOKED},
 };
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
-
-const TEN: PageLimit = PageLimit { messages: 10, bytes: 1 << 20 };
 
 /// A server that ends with the test.
 struct Server {
@@ -154,10 +152,11 @@ async fn offsets_are_exact_up_to_53_bits() {
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
     let publish = async || {
-        let message = Message { room: &room, event: None, data: "1", key: Some(("acme", "k")) };
-        store.publish(message).await.unwrap();
-        let message = Message { room: &room, event: None, data: "1", key: None };
-        store.publish(message).await.unwrap().position
+        let message =
+            Message { room: &room, event: None, data: "1", key: Some(("acme", "k")), needs_member: false };
+        store.publish(message).await.unwrap().unwrap();
+        let message = Message { room: &room, event: None, data: "1", key: None, needs_member: false };
+        store.publish(message).await.unwrap().unwrap().position
     };
     let first = publish().await;
     let most = (1u64 << 53) - 1;
@@ -180,13 +179,14 @@ async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     let site = server.site();
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
-    let message = Message { room: &room, event: None, data: "1", key: Some(("acme", "k")) };
-    let first = store.publish(message).await.unwrap();
-    assert_eq!(store.publish(message).await.unwrap(), Stored { duplicate: true, ..first.clone() });
+    let message =
+        Message { room: &room, event: None, data: "1", key: Some(("acme", "k")), needs_member: false };
+    let first = store.publish(message).await.unwrap().unwrap();
+    assert_eq!(store.publish(message).await.unwrap().unwrap(), Stored { duplicate: true, ..first.clone() });
     server.ask(&["DEL", "s:{far}:room", "s:{far}:log"]);
-    let second = store.publish(message).await.unwrap();
+    let second = store.publish(message).await.unwrap().unwrap();
     assert!(!second.duplicate && second.position.epoch != first.position.epoch, "{second:?}");
-    assert_eq!(store.publish(message).await.unwrap(), Stored { duplicate: true, ..second.clone() });
+    assert_eq!(store.publish(message).await.unwrap().unwrap(), Stored { duplicate: true, ..second.clone() });
     assert_eq!(store.history(&room, None, TEN).await.unwrap().messages.len(), 1);
 }
 

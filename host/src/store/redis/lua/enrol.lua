@@ -1,11 +1,11 @@
 -- Brings members into a room and out of it, each if nothing newer is known of it.
 -- KEYS members, acks, fences, removals, room
--- ARGV ms these are kept, ms a removal is remembered, then for each its principal, session, generation, number of the write
+-- ARGV ms these are kept, ms a removal is remembered, ms a room is kept that nobody needs, then for each its principal, session, generation, number of the write
 -- that says so, in or out, deadline, and the epoch and offset that it has acknowledged
 -- Gives the room's epoch, then for each ok and what it has acknowledged in that epoch, older and the newer generation, or late and 0
 local time, epoch = now(), redis.call('HGET', KEYS[5], 'epoch') or ''
 local answer = { epoch }
-for n = 3, #ARGV, 8 do
+for n = 4, #ARGV, 8 do
   local session, gen, number, goes = ARGV[n + 1], tonumber(ARGV[n + 2]), tonumber(ARGV[n + 3]), ARGV[n + 4] == 'out'
   local fence = redis.call('HGET', KEYS[3], session)
   local newest, older, g, w, removed = 0, false, nil, nil, nil
@@ -52,5 +52,10 @@ end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('PEXPIRE', KEYS[3], int(2 * ARGV[2]))
   redis.call('PEXPIRE', KEYS[4], int(2 * ARGV[2]))
+  -- Nobody is in the room: it goes with its messages. Who listens to it keeps it for longer.
+  local is = redis.call('HMGET', KEYS[5], 'offset', 'needed')
+  if is[2] or not is[1] then
+    redis.call('PEXPIRE', KEYS[5], int(math.max(tonumber(is[2] or '0') - time, 0) + ARGV[3]))
+  end
 end
 return answer

@@ -19,25 +19,32 @@ local function late(deadline, time)
   return left < 0 or left > 5000
 end
 
--- Drops the entries of a log from `oldest` and before. An entry's id is OFFSET-TIME.
-local function trim(log, oldest)
+-- Drops the entries of a log, the oldest first, up to one that is to stay: gives that one, or nothing where none stays. An entry's id
+-- is OFFSET-TIME.
+local function drop_until(log, stays)
   while true do
     local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 10)
     if #first == 0 then
-      return
+      return nil
     end
     for n, entry in ipairs(first) do
-      local time = tonumber(string.match(entry[1], '-(%d+)$'))
-      if time > oldest then
+      if stays(entry) then
         if n > 1 then
           redis.call('XTRIM', log, 'MINID', entry[1])
         end
-        return
+        return entry
       end
     end
     local last = tonumber(string.match(first[#first][1], '^(%d+)'))
     redis.call('XTRIM', log, 'MINID', int(last + 1) .. '-0')
   end
+end
+
+-- Drops the entries of a log from `oldest` and before.
+local function trim(log, oldest)
+  drop_until(log, function(entry)
+    return tonumber(string.match(entry[1], '-(%d+)$')) > oldest
+  end)
 end
 
 -- Rooms and places of a session, behind what `answer` has.

@@ -1,8 +1,9 @@
 -- Gives a message its offset, keeps it and sends it to the nodes that watch, once for an idempotency key.
 -- KEYS room, log, acks, [once]
--- ARGV epoch of a new room, message without its head, messages held, age, ms the room is kept, ms the key is, channel
--- Gives epoch, offset, whether it is a duplicate, whether the room is new
-local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended')
+-- ARGV epoch of a new room, message without its head, messages held, age, ms a room with members is kept, ms the key is, channel, ms
+-- a room is kept that nobody needs, whether it must have a member
+-- Gives epoch, offset, whether it is a duplicate, whether the room is new; nothing where it has no member and must have one
+local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended', 'needed')
 local known = KEYS[4] and redis.call('GET', KEYS[4])
 if known then
   local epoch, offset = string.match(known, '^(%S+) (%d+)$')
@@ -10,6 +11,10 @@ if known then
   if epoch == is[1] then
     return { epoch, offset, 1, 0 }
   end
+end
+-- Each session that can be resumed is a member of the inbox of its principal.
+if ARGV[9] == '1' and redis.call('EXISTS', KEYS[3]) == 0 then
+  return false
 end
 local epoch, before, new = is[1], is[3] or '0', 0
 if not epoch then
@@ -23,19 +28,27 @@ local clock = now()
 local time = math.max(clock, tonumber(before))
 local offset, stamp = int((is[2] or 0) + 1), int(time)
 local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. before .. ' ' .. ARGV[2]
-if ARGV[3] ~= '0' then
+local holds = ARGV[3] ~= '0'
+if holds then
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], offset .. '-' .. stamp, 'm', message)
 else
   -- A node that holds more may have written: a log has no holes.
   redis.call('DEL', KEYS[2])
 end
+-- Until when its messages and keys need the room, whoever is in it.
+local tended, needed = tonumber(is[4] or '0'), tonumber(is[5] or '0')
+if clock < tended then
+  needed = 0
+end
+local needs = clock + math.max(holds and ARGV[4] + 1000 or 0, KEYS[4] and tonumber(ARGV[6]) or 0)
 -- What grows old is seen to once a second, and what is kept is kept for that much longer.
-local tended = tonumber(is[4] or '0')
-if clock - tended >= math.min(1000, ARGV[4] / 2) or clock < tended then
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'time', stamp, 'tended', int(clock))
+if clock - tended >= math.min(1000, ARGV[4] / 2) or clock < tended or needs - needed >= 1000 then
+  needed = math.max(needed, needs)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'time', stamp, 'tended', int(clock), 'needed', int(needed))
   trim(KEYS[2], clock - ARGV[4])
   redis.call('PEXPIRE', KEYS[2], int(ARGV[4] + 1000))
-  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  local is_in_use = redis.call('EXISTS', KEYS[3]) == 1
+  redis.call('PEXPIRE', KEYS[1], is_in_use and ARGV[5] or int(needed - clock + ARGV[8]))
 else
   redis.call('HSET', KEYS[1], 'offset', offset, 'time', stamp)
 end

@@ -1,15 +1,21 @@
--- Reads a piece of a room's log; makes the room where there is none.
+-- Reads a piece of a room's log. Where there is no room, one is made for a node that listens to it, and for nobody else: others are given
+-- an epoch that no room has.
 -- KEYS room, log, acks
--- ARGV epoch of a new room, epoch and offset to read after ('' and 0: from the oldest), most messages, age, ms the room is kept,
--- most bytes of messages, which the first may exceed
--- Gives epoch, newest offset, its time, oldest offset held (newest + 1: none), whether the room is new, messages
+-- ARGV epoch of a new room, epoch and offset to read after ('' and 0: from the oldest), most messages, age, ms the room is kept at least for
+-- the node that listens to it (0: it does not), most bytes of messages, which the first may exceed
+-- Gives epoch, newest offset, its time, oldest offset held (newest + 1: none), messages
 local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time')
-local epoch, offset, time, new = is[1], tonumber(is[2] or '0'), is[3] or '0', 0
+local epoch, offset, time = is[1], tonumber(is[2] or '0'), is[3] or '0'
+if not epoch and ARGV[6] == '0' then
+  return { ARGV[1], '0', '0', '1', {} }
+end
 if not epoch then
-  epoch, offset, time, new = ARGV[1], 0, '0', 1
+  epoch, offset, time = ARGV[1], 0, '0'
   redis.call('DEL', KEYS[1], KEYS[2])
   unacknowledge(KEYS[3])
   redis.call('HSET', KEYS[1], 'epoch', epoch)
+end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[6]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
 end
 trim(KEYS[2], now() - ARGV[5])
@@ -36,4 +42,4 @@ while not full and #messages < most do
   end
   full = full or #entries < piece
 end
-return { epoch, int(offset), time, int(oldest), new, messages }
+return { epoch, int(offset), time, int(oldest), messages }

@@ -81,8 +81,8 @@ impl World {
     /// A session that its node let go is as its client knows it, where everything was answered.
     fn let_go(&mut self, ask: &Ask, answer: &types::Value) {
         let Ask::Script(script, _, arguments) = ask else { return };
-        let is_let_go =
-            matches!(answer, types::Value::Array(parts) if parts[0].as_str().as_deref() == Some("ok"));
+        let said = |parts: &[types::Value]| parts.first()?.as_string();
+        let is_let_go = matches!(answer, types::Value::Array(parts) if said(parts).as_deref() == Some("ok"));
         if script.name != "letgo" || !arguments[1].is_empty() || !is_let_go || self.watch.lost_data {
             return;
         }
@@ -155,7 +155,11 @@ fn is_usual(ask: &Ask, answer: &types::Value) -> bool {
         }
         _ => matches!(
             (ask.name(), answer),
-            ("LPOP", types::Value::Null) | ("HGET", _) | ("SADD", types::Value::Integer(0)) | ("holders", _)
+            ("LPOP", types::Value::Null)
+                | ("HGET", _)
+                | ("due", _)
+                | ("SADD", types::Value::Integer(0))
+                | ("holders", _)
         ),
     }
 }

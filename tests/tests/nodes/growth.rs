@@ -1,0 +1,99 @@
+//! What clients leave behind goes, in Redis as well.
+
+use serde_json::{Value, json};
+use std::time::Duration;
+use switchyard_tests::{Answer, Client, KEY, Live, Node, Redis, Server, eventually, eventually_within};
+
+/// The keys of rooms whose names begin with `visited`, each with its time to live in milliseconds.
+async fn visited(redis: &Redis) -> Vec<(String, i64)> {
+    let script = "local found = {} for _, key in ipairs(redis.call('KEYS', '*{visited*')) do \
+        found[#found + 1] = key found[#found + 1] = redis.call('PTTL', key) end return found";
+    let lines = redis.command(&["EVAL", script, "0"]).await;
+    let lines: Vec<_> = lines.lines().filter(|line| !line.is_empty()).collect();
+    lines.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].parse().expect("milliseconds"))).collect()
+}
+
+async fn listed(redis: &Redis) -> usize {
+    let range = ["ZRANGEBYLEX", "switchyard:{/rooms}:names", "[visited", "(visitee"];
+    redis.command(&range).await.lines().filter(|line| !line.is_empty()).count()
+}
+
+/// Each of these names stayed for a day.
+#[tokio::test]
+async fn names_that_were_only_visited_leave_nothing() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), "[session]\nttl = \"1s\"").await;
+    let mut client = node.client().await;
+    let names = |kind: &str| -> Vec<_> { (0..50).map(|n| format!("visited:{kind}:{n}")).collect() };
+    for name in names("read") {
+        let history = node.get(&format!("/v1/rooms/{name}/history")).await;
+        assert_eq!(history["messages"], json!([]));
+        for path in [format!("/v1/rooms/{name}"), format!("/v1/rooms/{name}/messages/1/receipt")] {
+            assert_eq!(node.call("GET", &path, "").await.0, 404, "{path}");
+        }
+    }
+    assert_eq!(visited(&redis).await, [], "reading makes nothing");
+    client.subscribe(json!(names("left"))).await;
+    let answer = client.ask(json!({"type": "unsubscribe", "rooms": names("left")})).await;
+    assert_eq!(answer["type"], "unsubscribed");
+    // Cut, and not closed.
+    let cut = Live::connect(&node.url).await;
+    let subscribed = cut.ask(json!({"type": "subscribe", "rooms": names("cut")})).await;
+    assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
+    node.has_members("visited:cut:49", 1).await;
+    cut.cut();
+    node.has_members("visited:cut:49", 0).await;
+    let goes = |keys: &[(String, i64)]| keys.iter().all(|(_, ttl)| (0..=60_000).contains(ttl));
+    eventually("a time to live of a minute", async || goes(&visited(&redis).await).then_some(())).await;
+    eventually_within(Duration::from_secs(100), "no key and no name", async || {
+        (visited(&redis).await.is_empty() && listed(&redis).await == 0).then_some(())
+    })
+    .await;
+    // A room that somebody is in stays, though nothing happens there.
+    let position = client.subscribe(json!(["visited:held"])).await;
+    let held = visited(&redis).await;
+    let room = held.iter().find(|(key, _)| key.ends_with(":room")).expect("a room");
+    assert!(room.1 > 3_600_000, "{held:?}");
+    assert_eq!(listed_soon(&redis).await, 1, "{position}");
+}
+
+async fn listed_soon(redis: &Redis) -> usize {
+    eventually("a name in the list", async || Some(listed(redis).await).filter(|count| *count > 0)).await
+}
+
+/// 10 kB each to `@n1`, `@n2`, … were kept for nobody.
+#[tokio::test]
+async fn an_inbox_is_somebodys() {
+    let redis = Redis::start().await;
+    let temporary = Server::key("sk_temp", "temp", r#"["subscribe"]"#, "");
+    let one = Node::start(&redis.url(), &format!("[session]\nttl = \"1s\"\n{temporary}")).await;
+    let other = Node::start(&redis.url(), "[session]\nttl = \"1s\"\n[rooms]\nungoverned = \"closed\"").await;
+    let mut publisher = other.client().await;
+    let publish = json!({"type": "publish", "room": "@temp", "data": 1});
+    let invalid = |answer: Value| {
+        assert_eq!(answer["error"]["code"], "room_invalid", "{answer}");
+        let message = answer["error"]["message"].as_str().expect("a sentence");
+        assert!(message.contains("'@temp' is nobody's inbox"), "{message}");
+    };
+    invalid(publisher.ask(publish.clone()).await);
+    let body = r#"{"room":"@temp","data":1}"#;
+    let (status, answer) = Answer::called(&other.process.admin, "POST", "/v1/publish", Some(KEY), body).await;
+    assert_eq!(status, 400, "{answer}");
+    invalid(serde_json::from_str(&answer).expect("JSON"));
+    assert_eq!(redis.command(&["EXISTS", "switchyard:{@temp}:log"]).await, "0", "nothing is kept");
+    // Whoever has a key has an inbox, also without a session.
+    assert_eq!(
+        publisher.ask(json!({"type": "publish", "room": "@zed", "data": 1})).await["type"],
+        "published"
+    );
+    // So has who is connected to another node, and then can come back.
+    let fields = json!({"auth": {"apiKey": "sk_temp"}});
+    let mut reader = Client::connect_at(&one.url, fields).await;
+    assert_eq!(publisher.ask(publish.clone()).await["type"], "published");
+    assert_eq!(reader.expect("message").await["room"], "@temp");
+    reader.cut();
+    eventually("an end of the session", async || {
+        other.call("POST", "/v1/publish", body).await.1.contains("room_invalid").then_some(())
+    })
+    .await;
+}
