@@ -23,8 +23,6 @@ const FORMER: Duration = Duration::from_secs(20);
 pub const CLAIM: Duration = Duration::from_secs(15);
 /// How often a node sees to the list of rooms, if no other has.
 const PRUNE: Duration = Duration::from_secs(3600);
-/// Sessions whose time is over, at a time.
-const DUE: u64 = 500;
 /// How often rooms that may be gone are looked at.
 const CHECK: Duration = Duration::from_secs(5);
 /// How often the rooms that somebody here is in are listed again, should the list have been lost.
@@ -235,7 +233,7 @@ impl Lease {
             node.into(),
             answer::millis(LEASE),
             answer::millis(CLAIM),
-            answer::integer(DUE),
+            answer::integer(reaper::wanted(shared)),
             answer::integer(anew.is_some().into()),
             anew.unwrap_or_default().into(),
             answer::integer(deadline),

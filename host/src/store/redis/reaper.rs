@@ -2,7 +2,7 @@
 //! one node at a time; each step can be done twice, so that another node goes on where one was cut off.
 
 use super::{
-    KEEP, SessionId, Shared, answer,
+    KEEP, SessionId, Shared, answer, lease,
     record::{Enrolled, Enrolment, Rooms, entry},
     scripts,
 };
@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep};
 
 /// Entries of an estate at a time.
 const PIECE: u64 = 200;
+/// Sessions whose time is over that a node is given at a time.
+const DUE: u64 = 500;
 /// Sessions that are seen to at a time.
 const AT_ONCE: usize = 64;
 /// After a step that failed.
@@ -29,13 +31,26 @@ pub fn listed(parts: &[Arc<str>]) -> Vec<(Arc<str>, u64)> {
     parts.chunks_exact(2).filter_map(|pair| Some((pair[0].clone(), pair[1].parse().ok()?))).collect()
 }
 
-/// Sees to these nodes and sessions, beside everything else.
+/// Sees to these nodes and sessions, beside everything else. Where it was given all sessions that it asked for, more may be due: it goes on
+/// until there are no more.
 pub fn start(shared: &Arc<Shared>, dead: Vec<(Arc<str>, u64)>, due: Vec<(Arc<str>, u64)>) {
     for (node, score) in dead {
         tokio::spawn(see_to_node(shared.clone(), node, score));
     }
-    if !due.is_empty() {
-        tokio::spawn(see_to_ends(shared.clone(), due));
+    if let (false, Ok(turn)) = (due.is_empty(), shared.ending.clone().try_lock_owned()) {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            see_to_all_ends(&shared, due).await;
+            drop(turn);
+        });
+    }
+}
+
+/// How many sessions this node is to be given: none while it is at work on others.
+pub fn wanted(shared: &Shared) -> u64 {
+    match shared.ending.try_lock() {
+        Ok(_) => DUE,
+        Err(_) => 0,
     }
 }
 
@@ -59,15 +74,30 @@ async fn see_to_node(shared: Arc<Shared>, node: Arc<str>, score: u64) {
     }
 }
 
-async fn see_to_ends(shared: Arc<Shared>, mut due: Vec<(Arc<str>, u64)>) {
+async fn see_to_all_ends(shared: &Shared, mut due: Vec<(Arc<str>, u64)>) {
+    loop {
+        let is_all = (due.len() as u64) < DUE;
+        if !see_to_ends(shared, due).await || is_all {
+            return;
+        }
+        due = match shared.due(shared.names.ends(), lease::CLAIM, DUE).await {
+            Ok((more, claimed)) => more.into_iter().map(|entry| (entry, claimed)).collect(),
+            // What is due is given out with the lease.
+            Err(error) => return tracing::debug!(%error, "sessions whose time is over are removed later"),
+        };
+    }
+}
+
+/// `false`: some were not removed in time.
+async fn see_to_ends(shared: &Shared, mut due: Vec<(Arc<str>, u64)>) -> bool {
     let until = Instant::now() + TRIES;
     loop {
-        let ending = due.iter().map(|(entry, score)| end(&shared, entry, *score).boxed()).collect();
+        let ending = due.iter().map(|(entry, score)| end(shared, entry, *score).boxed()).collect();
         let ended = all(ending).await;
         let mut ended = ended.iter();
         due.retain(|_| ended.next().is_some_and(Result::is_err));
         if due.is_empty() || Instant::now() > until {
-            return;
+            return due.is_empty();
         }
         sleep(PAUSE).await;
     }

@@ -39,6 +39,8 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     pub sessions: Sessions,
     pub listing: Listing,
+    /// Sessions whose time is over are being removed.
+    pub ending: Arc<tokio::sync::Mutex<()>>,
     /// This node, as others see it. One that was taken for dead comes back as another.
     pub node: Arc<ArcSwap<String>>,
     pub renewed: Arc<Renewal>,
@@ -103,6 +105,7 @@ impl Shared {
             connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
             sessions: Sessions::default(),
             listing: Listing::default(),
+            ending: Arc::default(),
             link,
             names,
             retention,
