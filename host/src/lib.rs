@@ -7,6 +7,7 @@ pub mod blocking;
 pub mod cli;
 pub mod close;
 pub mod config;
+pub mod escape;
 pub mod file;
 pub mod hub;
 pub mod key;

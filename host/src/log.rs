@@ -1,20 +1,29 @@
 //! Where log lines go: a bounded queue that a thread of its own empties into standard error. Logging never waits and never
-//! panics, whatever became of standard error; a line that finds no room, or cannot be written, is dropped and counted.
+//! panics, whatever became of standard error; a line that finds no room, or cannot be written, is dropped and counted. So is one
+//! of a place that logs too often (`places.rs`), and each line is one, and not too long (`line.rs`).
 
+mod levels;
+mod line;
+mod places;
+
+use crate::escape::Escaper;
+use line::{Clip, Fields, LONGEST};
+use places::{Places, REPORT};
 use prometheus_client::metrics::counter::Counter;
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{self, Write},
+    fmt::{self, Write as _},
+    io::{self, IsTerminal, Write, stderr},
     panic::PanicHookInfo,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
 };
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Lines that may wait to be written.
 const LINES: usize = 8192;
@@ -23,10 +32,13 @@ const BYTES: usize = 4 << 20;
 /// How long the end of the process waits for what was logged last.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// Bytes of what a panic leaves of its way.
+const TRACE: usize = 64 << 10;
+
 /// Of the process, as its log is.
 static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// Lines that nobody will read: there was no room for them, or they could not be written.
+/// Lines that nobody will read: there was no room for them, they could not be written, or one place wrote too many.
 pub fn dropped() -> Counter {
     DROPPED.clone()
 }
@@ -37,6 +49,7 @@ pub struct Log {
     queue: SyncSender<Entry>,
     /// Bytes in the queue.
     waiting: Arc<AtomicUsize>,
+    places: Places,
 }
 
 enum Entry {
@@ -49,10 +62,21 @@ impl Log {
     /// Starts the thread that writes. It ends with the last clone.
     pub fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
         let (queue, entries) = sync_channel(LINES);
-        let waiting = Arc::<AtomicUsize>::default();
-        let written = waiting.clone();
-        thread::Builder::new().name("log".into()).spawn(move || write(to, &entries, &written))?;
-        Ok(Self { queue, waiting })
+        let log = Self { queue, waiting: Arc::default(), places: Places::default() };
+        let (waiting, places) = (log.waiting.clone(), log.places.clone());
+        thread::Builder::new().name("log".into()).spawn(move || write(to, &entries, &waiting, &places))?;
+        Ok(log)
+    }
+
+    /// From now on everything that is logged goes there, as far as `RUST_LOG` asks for it.
+    pub fn subscribe(&self) {
+        let (levels, wrong) = levels::levels(std::env::var_os("RUST_LOG").as_deref());
+        let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).fmt_fields(Fields);
+        let lines = lines.with_ansi(stderr().is_terminal()).log_internal_errors(false);
+        tracing_subscriber::registry().with(levels).with(self.places.clone()).with(lines).init();
+        if let Some(wrong) = wrong {
+            tracing::warn!("{wrong}");
+        }
     }
 
     /// One line, or several that belong together, with the line end.
@@ -66,8 +90,12 @@ impl Log {
     }
 
     /// A sentence that is no log line, such as why the process ends.
-    pub fn say(&self, text: impl std::fmt::Display) {
-        self.put(format!("switchyard: {text}\n").into_bytes());
+    pub fn say(&self, text: impl fmt::Display) {
+        let (mut line, mut left) = ("switchyard: ".to_owned(), LONGEST);
+        if write!(Escaper(Clip { to: &mut line, left: &mut left }), "{text}").is_err() {
+            line.push_str("… (cut off)");
+        }
+        self.put((line + "\n").into_bytes());
     }
 
     /// Waits until what was logged so far is written, but not for a standard error that takes nothing.
@@ -97,14 +125,16 @@ impl Log {
         let current = thread::current();
         let thread = current.name().unwrap_or("unnamed");
         let backtrace = Backtrace::capture();
-        let trace = match backtrace.status() {
-            BacktraceStatus::Captured => format!("\n{backtrace}"),
-            _ => String::new(),
-        };
         // What is not logged is said all the same: a panic is a fault of the program.
         match tracing::enabled!(tracing::Level::ERROR) {
-            true => tracing::error!(thread, at, "panicked: {why}{trace}"),
-            false => self.say(format_args!("thread '{thread}' panicked at {at}: {why}{trace}")),
+            true => tracing::error!(thread, at, "panicked: {why}"),
+            false => self.say(format_args!("thread '{thread}' panicked at {at}: {why}")),
+        }
+        // The program's own text, line by line.
+        if backtrace.status() == BacktraceStatus::Captured {
+            let mut trace = format!("{backtrace}\n").into_bytes();
+            trace.truncate(TRACE);
+            self.put(trace);
         }
     }
 }
@@ -115,17 +145,43 @@ pub fn payload(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
 
-fn write(mut to: impl Write, entries: &Receiver<Entry>, waiting: &AtomicUsize) {
-    for entry in entries {
-        match entry {
-            Entry::Line(line) => {
-                if to.write_all(&line).and_then(|()| to.flush()).is_err() {
-                    DROPPED.inc();
-                }
-                waiting.fetch_sub(line.len(), Ordering::Relaxed);
+fn write(mut to: impl Write, entries: &Receiver<Entry>, waiting: &AtomicUsize, places: &Places) {
+    // When it is said next what was left out. A place that is left out has logged shortly before.
+    let mut report: Option<Instant> = None;
+    loop {
+        let now = Instant::now();
+        if report.is_some_and(|at| at <= now) {
+            let left_out = places.left_out();
+            report = (!left_out.is_empty()).then(|| now + REPORT);
+            for (place, lines) in left_out {
+                let (module, line) = (&*place.module, place.line);
+                tracing::warn!(module, line, lines, "log lines were left out: one place logs too often");
             }
-            Entry::Flush(done) => drop(done.try_send(())),
         }
+        let entry = match report {
+            Some(at) => entries.recv_timeout(at.saturating_duration_since(now)),
+            None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match entry {
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(entry) => {
+                report = report.or_else(|| Some(Instant::now() + REPORT));
+                put(&mut to, entry, waiting);
+            }
+        }
+    }
+}
+
+fn put(to: &mut impl Write, entry: Entry, waiting: &AtomicUsize) {
+    match entry {
+        Entry::Line(line) => {
+            if to.write_all(&line).and_then(|()| to.flush()).is_err() {
+                DROPPED.inc();
+            }
+            waiting.fetch_sub(line.len(), Ordering::Relaxed);
+        }
+        Entry::Flush(done) => drop(done.try_send(())),
     }
 }
 

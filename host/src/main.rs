@@ -5,7 +5,7 @@
 use anyhow::Context;
 use clap::Parser;
 use std::{
-    io::{IsTerminal, stderr},
+    io::stderr,
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
     sync::mpsc,
@@ -14,23 +14,20 @@ use std::{
 use switchyard::{
     cli::Cli,
     log::{Log, payload},
-    output::{OutputError, remark},
+    output::{Faults, OutputError, remark},
 };
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let log = match Log::start(stderr()) {
         Ok(log) => log,
         Err(error) => {
-            remark(format_args!("switchyard: the thread that writes the log cannot be started: {error}\n"));
+            remark(format_args!("switchyard: the thread that writes the log cannot be started: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,fred=off"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone());
-    lines.with_ansi(stderr().is_terminal()).log_internal_errors(false).init();
+    log.subscribe();
     let ended = runtime(&log).and_then(|runtime| {
         log.take_panics();
         // A panic was logged, and is written before the process ends.
@@ -42,8 +39,10 @@ fn main() -> ExitCode {
     let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
-                // The way of the log, which never blocks.
+            // The way of the log, which never blocks.
+            if let Some(Faults(all)) = error.downcast_ref() {
+                all.iter().for_each(|fault| log.say(fault));
+            } else if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
                 log.say(format_args!("{error:#}"));
             }
             ExitCode::FAILURE

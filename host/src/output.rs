@@ -1,6 +1,8 @@
 //! What commands print: results on standard output, remarks on standard error. Unlike `println!`, which panics, a result
-//! that cannot be written is an error; a remark that cannot be written is dropped.
+//! that cannot be written is an error; a remark that cannot be written is dropped. Everything is one line, whatever is in it:
+//! what others have named or sent cannot drive the terminal that shows it.
 
+use crate::escape::Escaped;
 use std::{
     fmt,
     io::{self, Write},
@@ -18,20 +20,34 @@ impl OutputError {
     }
 }
 
+/// Several things are wrong. Each is a line of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct Faults(pub Vec<String>);
+
 /// A line of the result.
 pub fn line(text: impl fmt::Display) -> Result<(), OutputError> {
     let mut to = io::stdout().lock();
-    to.write_all(format!("{text}\n").as_bytes())?;
+    to.write_all(format!("{}\n", Escaped(text)).as_bytes())?;
     Ok(to.flush()?)
 }
 
-/// A remark for a person, as it is.
+/// A line for a person.
 pub fn remark(text: impl fmt::Display) {
+    write(format_args!("{}\n", Escaped(text)));
+}
+
+/// Puts this in the place of the terminal's last line, so that the next takes its place.
+pub fn progress(text: impl fmt::Display) {
+    write(format_args!("\r\x1b[2K{}", Escaped(text)));
+}
+
+fn write(text: fmt::Arguments) {
     let mut to = io::stderr().lock();
     to.write_all(text.to_string().as_bytes()).and_then(|()| to.flush()).ok();
 }
 
-/// Like `println!`, with a `Result`.
+/// Like `println!`, with a `Result`, of one line.
 macro_rules! print_line {
     ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
 }

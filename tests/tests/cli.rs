@@ -7,6 +7,7 @@ mod output;
 mod plugin;
 mod serve;
 mod sign;
+mod strangers;
 
 use std::{path::Path, process::Output};
 use switchyard_tests::{binary, run};

@@ -31,6 +31,7 @@ const FLOORS: [&[&str]; 21] = [
     &["vital"],
     &["blocking"],
     &["log", "output"],
+    &["escape"],
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -272,7 +272,7 @@ fn shown(url: &str) -> String {
 
 /// What a person should know while work goes on.
 pub fn note(text: impl std::fmt::Display) {
-    crate::output::remark(format_args!("switchyard: {text}\n"));
+    crate::output::remark(format_args!("switchyard: {text}"));
 }
 
 #[cfg(test)]

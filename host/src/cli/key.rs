@@ -124,8 +124,13 @@ fn new(args: &KeyArgs, key: &str, made: &KeyConfig) -> Result<(), OutputError> {
     if args.json {
         return print_line!("{}", json(Some(key), made));
     }
-    print_line!("{key}\n\nKeep it: it is shown this once. The configuration holds only its digest:\n")?;
-    print_line!("[[key]]\ndigest = \"{}\"\nprincipal = \"{}\"", made.digest, args.principal)?;
+    print_line!("{key}")?;
+    print_line!("")?;
+    print_line!("Keep it: it is shown this once. The configuration holds only its digest:")?;
+    print_line!("")?;
+    print_line!("[[key]]")?;
+    print_line!("digest = \"{}\"", made.digest)?;
+    print_line!("principal = \"{}\"", args.principal)?;
     if let Some(tier) = &args.tier {
         print_line!("tier = \"{tier}\"")?;
     }
@@ -173,7 +178,9 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
             shown["replication"] = serde_json::to_value(replication).expect("plain data");
             print_line!("{shown}")
         }
-        (false, Some(key)) => print_line!("{key}\n\nKeep it: it is shown this once."),
+        (false, Some(key)) => [key, "", "Keep it: it is shown this once."]
+            .iter()
+            .try_for_each(|line| print_line!("{line}")),
         (false, None) => Ok(()),
     };
     if let Err(error) = shown {

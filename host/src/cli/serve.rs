@@ -7,13 +7,13 @@ use crate::{
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     limits::raise_file_limit,
     node::{Listeners, Node, Source},
-    output::print_line,
+    output::{Faults, print_line},
     plugin::{Engine, PluginConfig},
     room::Pattern,
     server::Tls,
     vital::Vitals,
 };
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use std::{io, net::SocketAddr, path::PathBuf};
 use tokio::{
@@ -69,24 +69,23 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // Whoever reads the addresses finds everything there.
     node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
-    let mut text = format!("clients    {url}\noperators  {admin_url}");
-    if let Some(key) = &key {
-        text += &format!("\nkey        {key}   (good for this run)");
-    }
+    let mut lines = vec![format!("clients    {url}"), format!("operators  {admin_url}")];
+    lines.extend(key.as_ref().map(|key| format!("key        {key}   (good for this run)")));
     if args.json {
-        text = serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string();
+        lines = vec![serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string()];
     }
     // Not awaited: whoever reads it may be stopped, and the pipe full.
-    tokio::spawn(print(text));
+    tokio::spawn(print(lines));
     node.run(Listeners { server, admin }, stop).await
 }
 
-async fn print(text: String) {
-    let line = text.clone();
-    let printed = match blocking::run("prints", move || print_line!("{line}")).await {
+async fn print(lines: Vec<String>) {
+    let print = |lines: &[String]| lines.iter().try_for_each(|line| print_line!("{line}"));
+    let all = lines.clone();
+    let printed = match blocking::run("prints", move || print(&all)).await {
         Ok(printed) => printed,
         // Without a thread for it here.
-        Err(_) => print_line!("{text}"),
+        Err(_) => print(&lines),
     };
     if let Err(error) = printed {
         let error: &dyn std::error::Error = &error;
@@ -181,7 +180,7 @@ pub fn check(args: CheckArgs) -> anyhow::Result<()> {
         }
     }
     if !wrong.is_empty() {
-        bail!("{}", wrong.join("\n"));
+        return Err(Faults(wrong).into());
     }
     let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
     print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;

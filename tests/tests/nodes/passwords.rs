@@ -42,7 +42,8 @@ async fn any_user_and_password_works_on_one_server() {
     // All that a client library may log is looked at as well.
     let folder = Node::folder(&url, "");
     let log = fs::File::create(folder.path().join("stderr")).expect("a file for what it logs");
-    let environment = [("RUST_LOG", "trace")];
+    let libraries = "trace,fred=trace,tungstenite=trace,tokio_tungstenite=trace,hyper=trace,rustls=trace";
+    let environment = [("RUST_LOG", libraries)];
     let process =
         Process::serve_with(folder.path(), &["--config", "switchyard.toml"], &environment, |command| {
             command.stderr(log);

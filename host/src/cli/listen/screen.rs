@@ -33,22 +33,14 @@ fn line(head: &Head) -> String {
     let time = humantime::format_rfc3339_millis(at.min(UNIX_EPOCH + Duration::from_secs(253_402_300_799)));
     let (room, event) = (head.room.as_deref().unwrap_or_default(), head.event.as_deref().unwrap_or("-"));
     let data = head.data.map_or("", |data| data.get());
-    format!("{time}  {room}  {}  {}", shown(event), shown(&one_line(data)))
+    format!("{time}  {room}  {event}  {}", one_line(data))
 }
 
-/// JSON text may hold line ends, but only between its tokens, where a space is as good.
+/// JSON text may hold line ends and tabs, but only between its tokens, where a space is as good.
 fn one_line(json: &str) -> Cow<'_, str> {
-    match json.contains(['\n', '\r']) {
-        true => json.replace(['\n', '\r'], " ").into(),
+    match json.contains(['\n', '\r', '\t']) {
+        true => json.replace(['\n', '\r', '\t'], " ").into(),
         false => json.into(),
-    }
-}
-
-/// Who publishes may not drive the terminal of who listens.
-fn shown(text: &str) -> Cow<'_, str> {
-    match text.contains(char::is_control) {
-        true => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>().into(),
-        false => text.into(),
     }
 }
 
@@ -59,9 +51,10 @@ mod tests {
     #[test]
     fn a_line_has_time_room_event_and_data() {
         let text = "{\"type\":\"message\",\"room\":\"a:b\",\"offset\":3,\"event\":\"e\\u001b[2J\",\
-                    \"time\":1760000000123,\"data\":{\"x\" :\n1.10}}";
+                    \"time\":1760000000123,\"data\":{\"x\" :\n\t1.10}}";
         let head = Head::read(text).unwrap();
-        assert_eq!(line(&head), "2025-10-09T08:53:20.123Z  a:b  e\u{fffd}[2J  {\"x\" : 1.10}");
+        let shown = crate::escape::Escaped(line(&head)).to_string();
+        assert_eq!(shown, "2025-10-09T08:53:20.123Z  a:b  e\\u001b[2J  {\"x\" :  1.10}");
         assert!(!one_line(text).contains('\n') && one_line(text).contains("1.10"));
     }
 

@@ -133,8 +133,10 @@ pub async fn diff(args: NameArgs) -> anyhow::Result<()> {
     }
     for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
         for sample in list_of(&compared["samples"]) {
-            print_line!("\n{hook}     {}", sample["asked"])?;
-            print_line!("active     {}\ncandidate  {}", sample["active"], sample["candidate"])?;
+            print_line!("")?;
+            print_line!("{hook}     {}", sample["asked"])?;
+            print_line!("active     {}", sample["active"])?;
+            print_line!("candidate  {}", sample["candidate"])?;
         }
     }
     if let Some(skipped) = shadow["skipped"].as_u64().filter(|skipped| *skipped > 0) {

@@ -63,13 +63,14 @@ pub fn run(args: NewArgs) -> anyhow::Result<()> {
         fs::write(&file, text).with_context(|| file.display().to_string())?;
     }
     let module = format!("target/wasm32-unknown-unknown/release/{}.wasm", name.replace('-', "_"));
+    print_line!("{name} is there: src/lib.rs checks prices and filters them. In its folder:")?;
+    print_line!("")?;
+    print_line!("cargo test")?;
+    print_line!("rustup target add wasm32-unknown-unknown")?;
+    print_line!("cargo build --release --target wasm32-unknown-unknown")?;
+    print_line!("switchyard plugin check {module} --config '{{\"max\":10}}'")?;
     print_line!(
-        "{name} is there: src/lib.rs checks prices and filters them. In its folder:\n\n\
-         cargo test\n\
-         rustup target add wasm32-unknown-unknown\n\
-         cargo build --release --target wasm32-unknown-unknown\n\
-         switchyard plugin check {module} --config '{{\"max\":10}}'\n\
-         switchyard plugin run {module} --config '{{\"max\":10}}' --room prices --filter '{{\"floor\":4}}' '{{\"price\":5}}'"
+        "switchyard plugin run {module} --config '{{\"max\":10}}' --room prices --filter '{{\"floor\":4}}' '{{\"price\":5}}'"
     )?;
     Ok(())
 }

@@ -41,10 +41,15 @@ pub fn keygen(args: KeygenArgs) -> anyhow::Result<()> {
     };
     writeln!(file, "{}", key.reveal()).and_then(|()| file.sync_all()).with_context(|| name.to_string())?;
     let public = key.public();
+    print_line!("{public}")?;
+    print_line!("")?;
     print_line!(
-        "{public}\n\n{name} holds the private key: keep it where plugins are signed, and off the nodes. \
-         Their configuration gets the public one:\n\n[signatures]\nkeys = [\"{public}\"]"
+        "{name} holds the private key: keep it where plugins are signed, and off the nodes. Their configuration gets the \
+         public one:"
     )?;
+    print_line!("")?;
+    print_line!("[signatures]")?;
+    print_line!("keys = [\"{public}\"]")?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! How far a long feed is, on standard error.
 
 use super::window::Tally;
-use crate::output::remark;
+use crate::output::{progress, remark};
 use std::{
     io::{IsTerminal, stderr},
     time::Duration,
@@ -40,17 +40,17 @@ impl Progress {
     pub fn show(&mut self, tally: &Tally) {
         let line = line(tally, self.total, self.elapsed());
         if self.terminal {
-            remark(format_args!("\r\x1b[2K{line}"));
+            progress(line);
             self.shown = true;
         } else {
-            remark(format_args!("{line}\n"));
+            remark(line);
         }
     }
 
     /// Makes room for another line.
     pub fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
-            remark("\r\x1b[2K");
+            progress("");
         }
     }
 }

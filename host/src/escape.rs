@@ -1,0 +1,67 @@
+//! Text of others on its way to a terminal or into a log: what would move the cursor, begin another line or turn the reading
+//! direction is written as an escape instead.
+
+use std::fmt::{self, Write};
+
+/// Controls (C0, DEL, C1), the two line separators of Unicode, and what sets the direction of text.
+fn is_escaped(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Shows a value with such characters as JSON escapes, so that JSON stays the same JSON: within it they are only in strings.
+pub struct Escaped<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Escaped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(Escaper(f), "{}", self.0)
+    }
+}
+
+/// Passes on what is written to it, escaped.
+pub struct Escaper<W>(pub W);
+
+impl<W: Write> Write for Escaper<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_escaped(*c)) {
+            self.0.write_str(&rest[..at])?;
+            match c {
+                '\n' => self.0.write_str("\\n")?,
+                '\r' => self.0.write_str("\\r")?,
+                '\t' => self.0.write_str("\\t")?,
+                c => write!(self.0, "\\u{:04x}", u32::from(c))?,
+            }
+            rest = &rest[at + c.len_utf8()..];
+        }
+        self.0.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_drives_a_terminal_is_escaped_and_all_else_stays() {
+        for (text, expected) in [
+            ("plain, ä, 漢, 👩‍🚀, \u{feff}", "plain, ä, 漢, 👩‍🚀, \u{feff}"),
+            ("a\nb\r\tc", "a\\nb\\r\\tc"),
+            ("\u{1b}[31m\u{7}\0\u{7f}", "\\u001b[31m\\u0007\\u0000\\u007f"),
+            ("\u{9b}2J\u{85}", "\\u009b2J\\u0085"),
+            ("\u{202e}\u{202a}\u{2028}\u{2029}", "\\u202e\\u202a\\u2028\\u2029"),
+            ("\u{2066}\u{2069}\u{200e}\u{200f}\u{61c}", "\\u2066\\u2069\\u200e\\u200f\\u061c"),
+            ("\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}", "\u{200d}\u{2027}\u{202f}\u{2065}\u{206a}"),
+        ] {
+            assert_eq!(Escaped(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn json_means_what_it_meant() {
+        let value = serde_json::json!({"a\u{202e}": ["\u{9b}31m", "\u{1b}[0m", "\u{7f}\n"]});
+        let shown = Escaped(&value).to_string();
+        assert!(!shown.contains(is_escaped), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+    }
+}
