@@ -178,9 +178,9 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
             shown["replication"] = serde_json::to_value(replication).expect("plain data");
             print_line!("{shown}")
         }
-        (false, Some(key)) => [key, "", "Keep it: it is shown this once."]
-            .iter()
-            .try_for_each(|line| print_line!("{line}")),
+        (false, Some(key)) => {
+            [key, "", "Keep it: it is shown this once."].iter().try_for_each(|line| print_line!("{line}"))
+        }
         (false, None) => Ok(()),
     };
     if let Err(error) = shown {

@@ -17,13 +17,15 @@ pub fn levels(text: Option<&OsStr>) -> (EnvFilter, Option<String>) {
         Some(_) => (DEFAULT, None),
         None => (DEFAULT, Some("RUST_LOG is not text in UTF-8".to_owned())),
     };
-    let filter = directives(chosen).and_then(|all| EnvFilter::try_new(all).map_err(|error| error.to_string()));
+    let filter =
+        directives(chosen).and_then(|all| EnvFilter::try_new(all).map_err(|error| error.to_string()));
     let filter = filter.unwrap_or_else(|error| {
         wrong = Some(format!("RUST_LOG '{chosen}': {error}"));
         EnvFilter::new(directives(DEFAULT).expect("it is good"))
     });
-    let wrong =
-        wrong.map(|wrong| format!("{wrong}; expected e.g. \"warn\" or \"switchyard=debug\", so the default \"{DEFAULT}\" holds"));
+    let wrong = wrong.map(|wrong| {
+        format!("{wrong}; expected e.g. \"warn\" or \"switchyard=debug\", so the default \"{DEFAULT}\" holds")
+    });
     (filter, wrong)
 }
 
@@ -61,7 +63,11 @@ mod tests {
             let mut shown: Vec<_> = filter.to_string().split(',').map(str::to_owned).collect();
             let mut expected: Vec<_> = expected.split(',').collect();
             (shown.sort(), expected.sort());
-            assert_eq!((shown, wrong), (expected.iter().map(|part| part.to_string()).collect(), None), "{text}");
+            assert_eq!(
+                (shown, wrong),
+                (expected.iter().map(|part| part.to_string()).collect(), None),
+                "{text}"
+            );
         }
     }
 

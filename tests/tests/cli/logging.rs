@@ -90,7 +90,8 @@ async fn a_node_goes_on_when_nobody_reads_its_log_any_more() {
 #[tokio::test]
 async fn a_node_goes_on_when_its_log_is_flooded_and_not_read() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
-    let mut node = Logging::to(writer, "trace,tungstenite=trace,tokio_tungstenite=trace,mio=trace,hyper=trace").await;
+    let mut node =
+        Logging::to(writer, "trace,tungstenite=trace,tokio_tungstenite=trace,mio=trace,hyper=trace").await;
     node.goes_on().await;
     let before = node.process.memory();
     let data = json!("x".repeat(1000));

@@ -73,7 +73,8 @@ fn importing(module: &str, name: &str) -> Vec<u8> {
 #[tokio::test]
 async fn what_others_have_named_forges_no_line_and_drives_no_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
-    let forged = "2026-01-01T00:00:00.000000Z  INFO switchyard::hub: plugin p: version 1 is in charge by=root";
+    let forged =
+        "2026-01-01T00:00:00.000000Z  INFO switchyard::hub: plugin p: version 1 is in charge by=root";
     let name = format!("f\n{forged}\u{1b}[31m\u{202e}\u{85}");
     fs::write(folder.path().join("p.wasm"), importing("env", &name)).expect("a file");
     let plugin = "[[plugin]]\nname = \"p\"\nfile = \"p.wasm\"\nrooms = [\"p\"]\n";
@@ -106,14 +107,16 @@ async fn what_others_have_named_forges_no_line_and_drives_no_terminal() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a process");
         let address = process.admin.strip_prefix("http://").expect("HTTP");
         eventually("a listener", async || {
-            let (_, rooms) = Answer::called(&format!("http://{address}"), "GET", "/v1/rooms/prices", Some(KEY), "").await;
+            let (_, rooms) =
+                Answer::called(&format!("http://{address}"), "GET", "/v1/rooms/prices", Some(KEY), "").await;
             rooms.contains(r#""members":1"#).then_some(())
         })
         .await;
         let mut client = Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await;
         client.publish("prices", data.clone()).await;
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").expect("a line");
+        let line =
+            timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").expect("a line");
         is_clean("`listen`", &line);
         if more == ["--json"] {
             let heard: serde_json::Value = serde_json::from_str(&line).expect("JSON");
