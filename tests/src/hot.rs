@@ -17,7 +17,7 @@ use switchyard::{
     },
     key::Digest,
     outbox::{Outbox, Pipe},
-    plugin::{Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
+    plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
     protocol::{Position, Publication},
     room::RoomName,
     store::{ConnectionId, HistoryConfig, Memory, Message, PageLimit, Retention, Store},
@@ -92,7 +92,8 @@ impl FanOut {
 
     /// Puts it into every outbox.
     pub fn deliver(&mut self, message: &Arc<Publication>) {
-        let verdicts = Verdicts { filters: &[], bits: Some(&[]) };
+        let bits = Bits::default();
+        let verdicts = Verdicts { filters: &[], bits: Some(&bits) };
         let delivered = self.room.deliver(message, &verdicts, &mut self.flush);
         assert_eq!(delivered.members, self.members);
     }

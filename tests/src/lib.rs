@@ -24,7 +24,7 @@ pub use process::{Process, Starting, command, run};
 pub use proxy::{Pattern, Proxy, Rule};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
 pub use redis::{Cluster, Redis, Sentinel};
-pub use server::{Answer, Server};
+pub use server::{Answer, MORE_KEYS, Server};
 
 use std::{
     future::Future,

@@ -17,6 +17,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Of [`Server::more_keys`].
+pub const MORE_KEYS: [&str; 3] = ["ann", "bob", "cyd"];
+
 pub struct Server {
     pub url: String,
     pub admin: String,
@@ -39,6 +42,12 @@ impl Server {
     pub fn keys() -> String {
         let all = r#"["subscribe", "publish", "broadcast", "admin"]"#;
         Self::key(KEY, "acme", all, "") + &Self::key(READER, "zed", r#"["subscribe"]"#, "")
+    }
+
+    /// Keys of three more principals, each named as it is, for what takes several to happen.
+    pub fn more_keys() -> String {
+        let keys = MORE_KEYS.map(|key| Self::key(key, key, r#"["subscribe", "publish"]"#, ""));
+        keys.concat()
     }
 
     /// A `[[key]]` with these scopes and more lines.

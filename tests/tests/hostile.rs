@@ -2,7 +2,7 @@
 //! rooms go on.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, Server, guest};
+use switchyard_tests::{Client, MORE_KEYS, Server, guest};
 
 /// A node whose rooms `bad:**` are governed by the hostile guest, with this config for it.
 async fn server(config: &str) -> Server {
@@ -14,7 +14,8 @@ async fn server(config: &str) -> Server {
         )
     };
     let hostile = plugin("hostile", "hostile", "bad:**", config);
-    Server::start(&(hostile + &plugin("orderbook", "orderbook", "dydx:*", "{ max_depth = 2 }"))).await
+    let orderbook = plugin("orderbook", "orderbook", "dydx:*", "{ max_depth = 2 }");
+    Server::start_with(&format!("{}{}{hostile}{orderbook}", Server::keys(), Server::more_keys())).await
 }
 
 /// The code of a refusal, and that it says who failed.
@@ -62,14 +63,15 @@ async fn a_plugin_that_fails_again_and_again_is_quarantined_and_others_are_not()
     let server = server("{}").await;
     let mut client = Client::connect(&server).await;
     let mut last = String::new();
-    for _ in 0..8 {
+    for key in MORE_KEYS.iter().cycle().take(8) {
+        let mut client = Client::connect_as(&server, key).await;
         let answer =
             client.ask(json!({"type": "publish", "room": "bad:room", "data": {"do": "panic"}})).await;
         let (code, message) = refused(&answer);
         assert_eq!(code, "plugin_failed");
         last = message;
     }
-    assert!(last.contains("quarantine"), "{last}");
+    assert!(last.contains("plugin 'hostile' is quarantined"), "{last}");
     let plugins = server.get("/v1/plugins").await;
     let hostile =
         plugins["plugins"].as_array().unwrap().iter().find(|plugin| plugin["name"] == "hostile").unwrap();
@@ -81,6 +83,75 @@ async fn a_plugin_that_fails_again_and_again_is_quarantined_and_others_are_not()
             "the failure names plugin, hook, room and the panic's place: {failure}"
         );
     }
+    others_go_on(&mut client).await;
+}
+
+/// The plugin's state, as operators see it.
+async fn state(server: &Server) -> Value {
+    let plugins = server.get("/v1/plugins").await;
+    let plugins = plugins["plugins"].as_array().expect("a list").clone();
+    plugins.into_iter().find(|plugin| plugin["name"] == "hostile").expect("it is there")
+}
+
+/// One tenant sends all that a plugin cannot bear, in every way that there is: others do not notice.
+#[tokio::test]
+async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
+    let server = server("{}").await;
+    let mut ann = Client::connect_as(&server, "ann").await;
+    ann.subscribe(json!(["bad:room"])).await;
+    let mut filtered = Client::connect_as(&server, "bob").await;
+    filtered.subscribe(json!([{"room": "bad:room", "filter": {"of": "bob"}}])).await;
+    let mut mallory = Client::connect(&server).await;
+    // A filter that fails with every message, beside those of others.
+    let poison = json!([{"room": "bad:room", "filter": {"do": "panic", "in": "matches"}}]);
+    mallory.subscribe(poison).await;
+    for n in 1..=8 {
+        ann.publish("bad:room", json!({"n": n})).await;
+        assert_eq!(ann.expect("message").await["data"]["n"], n);
+        assert_eq!(
+            filtered.expect("message").await["data"]["n"],
+            n,
+            "nothing is lost to the filter of another"
+        );
+    }
+    // Filters and room names that fail when they are looked at, and messages.
+    for n in 0..8 {
+        let rooms = json!([
+            {"room": format!("bad:room{n}"), "filter": {"do": "panic", "in": "compile"}},
+            {"room": "bad:room.panic"},
+        ]);
+        let answer = mallory.ask(json!({"type": "subscribe", "rooms": rooms})).await;
+        assert_eq!(answer["results"][0]["error"]["code"], "plugin_failed", "{answer}");
+        let publish = json!({"type": "publish", "room": "bad:room", "data": {"do": "panic"}});
+        assert_eq!(mallory.refused(publish).await, "plugin_failed");
+    }
+    for (client, n) in [(&mut ann, 100), (&mut filtered, 101)] {
+        client.subscribe(json!(["bad:other"])).await;
+        client.publish("bad:other", json!({"n": n})).await;
+    }
+    let state = state(&server).await;
+    assert_eq!(state["state"], "active", "{state}");
+    assert!(
+        state["status"]["principals_quarantined"].as_u64().or(state["principals_quarantined"].as_u64())
+            > Some(0),
+        "{state}"
+    );
+}
+
+/// What a client sends is measured before the plugin is asked.
+#[tokio::test]
+async fn a_filter_that_is_too_large_is_the_clients_mistake_and_no_failure() {
+    let server = server("{}").await;
+    let mut client = Client::connect(&server).await;
+    let filter = json!({"of": "x".repeat(70_000)});
+    for _ in 0..8 {
+        let wish = json!({"type": "subscribe", "rooms": [{"room": "bad:room", "filter": filter}]});
+        let (code, message) = refused(&client.ask(wish).await);
+        assert_eq!(code, "filter_invalid", "{message}");
+        assert!(message.contains("at most 65536"), "{message}");
+    }
+    let state = state(&server).await;
+    assert!(state["state"] == "active" && state["last_failure"].is_null(), "{state}");
     others_go_on(&mut client).await;
 }
 

@@ -29,6 +29,8 @@ pub enum Command {
     /// What was offered is not needed.
     Decline {
         filter: FilterId,
+        /// Who would have held it.
+        who: Arc<str>,
     },
     Leave {
         room: RoomName,
@@ -113,12 +115,19 @@ pub struct Offer {
     pub room: RoomName,
     filter: Option<FilterId>,
     limits: Limits,
+    who: Arc<str>,
     queue: Option<Queue>,
 }
 
 impl Offer {
-    pub fn new(room: RoomName, filter: Option<FilterId>, limits: Limits, queue: Queue) -> Self {
-        Self { room, filter, limits, queue: Some(queue) }
+    pub fn new(
+        room: RoomName,
+        filter: Option<FilterId>,
+        limits: Limits,
+        who: Arc<str>,
+        queue: Queue,
+    ) -> Self {
+        Self { room, filter, limits, who, queue: Some(queue) }
     }
 
     /// Takes it up. What comes from here on is kept back until the member asks to settle, so that it can tell what was sent
@@ -135,7 +144,7 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         if let (Some(queue), Some(filter)) = (self.queue.take(), self.filter.take()) {
-            queue.send(Command::Decline { filter }).ok();
+            queue.send(Command::Decline { filter, who: self.who.clone() }).ok();
         }
     }
 }

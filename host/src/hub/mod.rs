@@ -9,6 +9,7 @@ mod lobby;
 mod pings;
 mod places;
 mod policy;
+mod publishers;
 mod reads;
 mod replay;
 pub mod room;

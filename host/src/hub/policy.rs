@@ -4,7 +4,8 @@
 use super::command::Joining;
 use crate::{
     plugin::{
-        Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, RefusalCode, Verdict,
+        Bits, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, RefusalCode,
+        Verdict,
     },
     protocol::{Code, Publication, Refusal},
     room::{Kind, RoomName},
@@ -63,7 +64,7 @@ impl Policy {
         if joining.room.kind() != Kind::Ordinary {
             return Ok(Admission { room: joining.room.clone(), filter: None, limits: Limits::default() });
         }
-        let room = self.resolve(&joining.room, governs)?;
+        let room = self.resolve(&joining.who.id, &joining.room, governs)?;
         let Policy::Governed(governor) = self else {
             if joining.filter.is_some() {
                 let message = format!("no plugin governs room '{}', so it takes no filter", &*room);
@@ -86,7 +87,7 @@ impl Policy {
         if let Some(most) = grant.limits.rooms
             && counts.of_connection >= most
         {
-            self.release(grant.filter);
+            self.release(grant.filter, &who.id);
             let message =
                 format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
             return Err(Refusal::new(Code::RoomLimit, message));
@@ -97,6 +98,7 @@ impl Policy {
     /// The canonical name of a room that exists for this policy.
     fn resolve(
         &mut self,
+        who: &str,
         room: &RoomName,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<RoomName, Refusal> {
@@ -110,7 +112,7 @@ impl Policy {
                 return Err(Refusal::new(Code::PluginFailed, message));
             }
         };
-        let canonical = governor.validate(room).map_err(|refusal| {
+        let canonical = governor.validate(who, room).map_err(|refusal| {
             let code = match refusal.code {
                 RefusalCode::Denied => Code::RoomRejected,
                 RefusalCode::Invalid | RefusalCode::TooLarge => Code::RoomInvalid,
@@ -141,7 +143,7 @@ impl Policy {
         most: usize,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<(RoomName, Checked), Refusal> {
-        let room = self.resolve(room, governs)?;
+        let room = self.resolve(who, room, governs)?;
         let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
         let verdict =
             governor.check(who, &room, event.unwrap_or_default(), data.as_bytes()).map_err(|refusal| {
@@ -159,9 +161,16 @@ impl Policy {
             Verdict::Discard => Checked::Discard,
             Verdict::Replace(data) => match String::from_utf8(data) {
                 Ok(data) if data.len() <= most => Checked::Replace(data),
-                _ => {
+                Ok(data) => {
+                    let (plugin, length) = (governor.name(), data.len());
                     let message = format!(
-                        "plugin '{}' replaced a message of room '{}' by more than {most} bytes or by no text",
+                        "plugin '{plugin}' makes data of {length} bytes of it, at most {most} are allowed here"
+                    );
+                    return Err(Refusal::new(Code::MessageTooLarge, message));
+                }
+                Err(_) => {
+                    let message = format!(
+                        "plugin '{}' replaced a message of room '{}' by no text",
                         governor.name(),
                         &*room
                     );
@@ -172,25 +181,26 @@ impl Policy {
         Ok((room, checked))
     }
 
-    /// Which of the filters a message passes, as bits; an error fails closed for all of them.
-    pub fn matches(
+    /// Which of the filters a message passes, and to whom it is lost because the plugin failed. `false`: there is nobody to
+    /// ask, and it is lost to all.
+    pub fn filter(
         &mut self,
         message: &Publication,
         ids: &[FilterId],
-        bits: &mut Vec<u64>,
-    ) -> Result<(), Refusal> {
-        let Policy::Governed(governor) = self else {
-            return Err(Refusal::new(Code::Internal, "a filter without a plugin"));
-        };
+        reads: Reads<'_>,
+        bits: &mut Bits,
+    ) -> bool {
+        let Policy::Governed(governor) = self else { return false };
         let event = message.event.as_deref().unwrap_or_default();
-        governor
-            .matches(&message.room, event, message.data().as_bytes(), ids, bits)
-            .map_err(|refusal| Refusal::new(Code::PluginFailed, refusal.message))
+        // What failed is logged, and to whom it matters the bits say.
+        governor.filter(&message.room, event, message.data().as_bytes(), ids, reads, bits).ok();
+        true
     }
 
-    pub fn release(&mut self, filter: Option<FilterId>) {
+    /// Gives up what `who` holds.
+    pub fn release(&mut self, filter: Option<FilterId>, who: &str) {
         if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
-            governor.release(filter);
+            governor.release(filter, who);
         }
     }
 

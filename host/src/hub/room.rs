@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     outbox::Put,
-    plugin::FilterId,
+    plugin::{Bits, FilterId},
     protocol::{Position, Publication, reply},
     room::RoomName,
     store::ConnectionId,
@@ -43,12 +43,11 @@ struct Place {
     index: usize,
 }
 
-/// What the filters of [`Room::filters`], in that order, say of a message. Without bits the plugin failed: the
-/// message is lost to the members behind them, who are told.
+/// What the filters of [`Room::filters`], in that order, say of a message. Where it is lost to the members behind one, or to
+/// all because there are no bits, they are told.
 pub struct Verdicts<'a> {
     pub filters: &'a [FilterId],
-    /// Bit n%64 of word n/64 answers for the n-th.
-    pub bits: Option<&'a [u64]>,
+    pub bits: Option<&'a Bits>,
 }
 
 /// A seat that was taken.
@@ -191,9 +190,13 @@ impl Room {
         self.seats.get(&seat.connection).is_some_and(|place| place.serial == seat.serial)
     }
 
-    /// The filter of a seat that is held.
-    pub fn filter_of(&self, seat: SeatId) -> Option<Option<FilterId>> {
-        self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial).map(|place| place.filter)
+    /// The filter of a seat that is held, and whose seat it is.
+    pub fn filter_of(&self, seat: SeatId) -> Option<(Option<FilterId>, Arc<str>)> {
+        let place = self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial)?;
+        let catching_up = self.catching_up.get(&seat.connection).map(|catch_up| &catch_up.connection);
+        let live = || self.groups[self.group(place.filter)?].members.get(place.index);
+        let connection = catching_up.or_else(live)?;
+        Some((place.filter, connection.principal.clone()))
     }
 
     /// The filters that a message is to be asked of, each once: those of the groups, then, in order, those of which all
@@ -264,7 +267,8 @@ impl Room {
 impl Verdicts<'_> {
     /// Of the n-th filter; `None` where the plugin failed.
     fn nth(&self, n: usize) -> Option<bool> {
-        Some(self.bits?[n / 64] >> (n % 64) & 1 == 1)
+        let bits = self.bits?;
+        (!bits.is_lost(n)).then(|| bits.passes(n))
     }
 }
 

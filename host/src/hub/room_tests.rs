@@ -83,7 +83,12 @@ pub(in crate::hub::room) fn waiting(connection: &Connection) -> Vec<i64> {
     connection.outbox.drain().iter().map(offset).collect()
 }
 
-pub(in crate::hub::room) const ALL: Verdicts = Verdicts { filters: &[], bits: Some(&[]) };
+pub(in crate::hub::room) const ALL: Verdicts =
+    Verdicts { filters: &[], bits: Some(&Bits { passed: vec![], lost: vec![] }) };
+
+fn passed(bits: u64) -> Bits {
+    Bits { passed: vec![bits], lost: vec![] }
+}
 
 #[test]
 fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
@@ -96,7 +101,7 @@ fn members_of_a_filter_share_its_answer_and_are_told_when_there_is_none() {
     let mut filters = vec![];
     room.filters(&mut filters);
     assert_eq!(filters, [FilterId::new(5), FilterId::new(6)]);
-    let only_the_second = Verdicts { filters: &filters, bits: Some(&[0b10]) };
+    let only_the_second = Verdicts { filters: &filters, bits: Some(&passed(0b10)) };
     assert_eq!(deliver(&mut room, &message(11), &only_the_second), Delivered { members: 3, gaps: 0 });
     let failed = Verdicts { filters: &filters, bits: None };
     assert_eq!(deliver(&mut room, &message(12), &failed), Delivered { members: 1, gaps: 3 });
@@ -123,7 +128,7 @@ fn who_catches_up_is_asked_about_beside_the_live() {
     room.filters(&mut filters);
     assert_eq!(filters, [5, 6, 7, 9].map(FilterId::new));
     // 6 and 9 pass.
-    deliver(&mut room, &message(11), &Verdicts { filters: &filters, bits: Some(&[0b1010]) });
+    deliver(&mut room, &message(11), &Verdicts { filters: &filters, bits: Some(&passed(0b1010)) });
     for seat in seats {
         assert_eq!(settle(&mut room, seat, at(10)), Some(Settled::Live));
     }
@@ -263,7 +268,7 @@ fn a_second_seat_replaces_the_first_and_an_old_one_cannot_leave_for_it() {
     let Taken { freed, .. } = room.join(first.clone(), None, None, false);
     assert_eq!(freed, Some(FilterId::new(1)));
     assert!(room.leave(old).is_none());
-    let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&[1]) };
+    let passes = Verdicts { filters: &[FilterId::new(1)], bits: Some(&passed(1)) };
     assert_eq!(deliver(&mut room, &message(11), &passes).members, 2);
     assert_eq!(room.len(), 2);
     assert_eq!((waiting(&first), waiting(&second)), (vec![11], vec![11]));

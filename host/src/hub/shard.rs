@@ -6,7 +6,8 @@ use super::{
     command::*,
     flush::Flush,
     places::Places,
-    policy::Policy,
+    policy::{Checked, Policy},
+    publishers::Publishers,
     room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
     store_is_away,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    plugin::{Counts, FilterId, Limits},
+    plugin::{Bits, Counts, FilterId, Limits, Reads},
     protocol::{Position, Publication, Refusal},
     room::RoomName,
     store::{Event, Store},
@@ -50,6 +51,8 @@ pub struct Shard {
     pub(super) rooms: HashMap<RoomName, Entry>,
     /// Kept in a governed shard, whose plugin is told.
     pub(super) places: Places,
+    /// Kept in a governed shard, for messages that make its plugin fail.
+    pub(super) publishers: Publishers,
     /// Reused from message to message.
     pub(super) scratch: Scratch,
     pub(super) flush: Flush,
@@ -58,7 +61,7 @@ pub struct Shard {
 #[derive(Default)]
 pub(super) struct Scratch {
     filters: Vec<FilterId>,
-    bits: Vec<u64>,
+    bits: Bits,
 }
 
 /// A room, or those who wait until the store tells where it is.
@@ -125,13 +128,14 @@ impl Shard {
             Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
             Command::Join { joining, reply } => self.join(joining, reply),
             Command::Accept { room, connection, filter, limits, since, reply } => {
+                let who = connection.principal.clone();
                 let seated = Seating { room, connection, filter, limits, since, keep_back: true };
                 match self.seated(seated) {
                     Some(joined) => drop(reply.send(joined)),
-                    None => self.policy.release(filter),
+                    None => self.policy.release(filter, &who),
                 }
             }
-            Command::Decline { filter } => self.policy.release(Some(filter)),
+            Command::Decline { filter, who } => self.policy.release(Some(filter), &who),
             Command::Leave { room, seat, reply } => {
                 self.leave(&room, seat);
                 reply.map(|reply| reply.send(()));
@@ -157,6 +161,13 @@ impl Shard {
                 let governs = |room: &RoomName| routes.shard(room) == index;
                 let checked =
                     self.policy.check(&room, &who, event.as_deref(), &data, self.message_bytes, governs);
+                if let Ok((room, checked)) = &checked {
+                    let data = match checked {
+                        Checked::Replace(data) => data,
+                        Checked::Pass | Checked::Discard => &data,
+                    };
+                    self.publishers.note(&who, room, event.as_deref(), data);
+                }
                 reply.send(checked).ok();
             }
         }
@@ -188,7 +199,13 @@ impl Shard {
         if let (true, Some(queue)) = (joining.offer, self.queue.upgrade())
             && self.room(&admission.room).is_some_and(|room| room.has(joining.connection.id))
         {
-            let offer = Offer::new(admission.room, admission.filter, admission.limits, queue);
+            let offer = Offer::new(
+                admission.room,
+                admission.filter,
+                admission.limits,
+                joining.connection.principal.clone(),
+                queue,
+            );
             return drop(reply.send(Ok(Granted::Offered(offer))));
         }
         if matches!(self.policy, Policy::Governed(_)) {
@@ -203,7 +220,7 @@ impl Shard {
                 if matches!(self.policy, Policy::Governed(_))
                     && others.iter().any(|other| other.is_of(&waiting.joining.connection)) =>
             {
-                self.policy.release(waiting.filter);
+                self.policy.release(waiting.filter, &waiting.joining.connection.principal);
                 let message = format!("this connection is joining room '{}' already", &*waiting.joining.room);
                 waiting.reply.send(Err(Refusal::invalid(message))).ok();
             }
@@ -236,7 +253,7 @@ impl Shard {
         let Some((name, Entry::Opening(waiting))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
         for Waiting { joining, filter, reply, .. } in waiting {
-            self.policy.release(filter);
+            self.policy.release(filter, &joining.connection.principal);
             self.places.give_back(&name, joining.connection.id, &joining.connection.principal);
             reply.send(Err(store_is_away())).ok();
         }
@@ -257,9 +274,10 @@ impl Shard {
         let Seating { room: name, connection, filter, limits, since, keep_back } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
         let room = self.room(&name)?;
+        let who = connection.principal.clone();
         let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
         let position = room.position().clone();
-        self.policy.release(freed);
+        self.policy.release(freed, &who);
         let seat = Seat::new(name, seat, index, queue);
         Some(Joined { seat, position, recovery, behind, limits, filtered: filter.is_some() })
     }
@@ -268,7 +286,7 @@ impl Shard {
         let Some(room) = self.room(name) else { return };
         let Some((principal, filter)) = room.leave(seat) else { return };
         let is_empty = room.is_empty();
-        self.policy.release(filter);
+        self.policy.release(filter, &principal);
         self.places.give_back(name, seat.connection, &principal);
         if is_empty {
             self.rooms.remove(name);
@@ -281,11 +299,11 @@ impl Shard {
         let Some(Entry::Open(room)) = self.rooms.get_mut(&*message.room) else { return };
         let Scratch { filters, bits } = &mut self.scratch;
         room.filters(filters);
-        let asked = match filters.is_empty() {
-            true => Ok(()),
-            false => self.policy.matches(message, filters, bits),
-        };
-        let verdicts = Verdicts { filters, bits: asked.is_ok().then_some(bits) };
+        let publishers = &self.publishers;
+        let publisher = || publishers.of(message);
+        let asked =
+            filters.is_empty() || self.policy.filter(message, filters, Reads::Members(&publisher), bits);
+        let verdicts = Verdicts { filters, bits: asked.then_some(bits) };
         let now = Instant::now();
         room.pace.message(now);
         let flush = self.flush.of(&room.pace, now);
@@ -296,16 +314,16 @@ impl Shard {
     }
 
     fn sieve(&mut self, name: &RoomName, seat: SeatId, mut messages: Vec<Arc<Publication>>) -> Sieved {
-        let Some(filter) = self.room(name).and_then(|room| room.filter_of(seat)) else {
+        let Some((filter, who)) = self.room(name).and_then(|room| room.filter_of(seat)) else {
             return Sieved { passed: vec![], failed: true };
         };
         let Some(filter) = filter else { return Sieved { passed: messages, failed: false } };
         let mut failed = false;
         messages.retain(|message| {
             let bits = &mut self.scratch.bits;
-            let asked = self.policy.matches(message, &[filter], bits);
-            failed |= asked.is_err();
-            asked.is_ok() && bits[0] & 1 == 1
+            let asked = self.policy.filter(message, &[filter], Reads::One(&who), bits);
+            failed |= !asked || bits.is_lost(0);
+            asked && bits.passes(0)
         });
         Sieved { passed: messages, failed }
     }

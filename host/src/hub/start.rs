@@ -86,6 +86,7 @@ impl Hub {
                 message_bytes: config.message_bytes,
                 rooms: HashMap::new(),
                 places: Default::default(),
+                publishers: Default::default(),
                 scratch: Default::default(),
                 flush: Flush::new(Instant::now()),
             };

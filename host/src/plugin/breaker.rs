@@ -1,4 +1,4 @@
-//! When a plugin that keeps failing is left alone for a while.
+//! When a plugin that keeps failing is left alone for a while, or one whose requests make it fail.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,27 +8,48 @@ use std::time::{Duration, Instant};
 const FAILURES: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// So many principals must have failed among those: with fewer it may be what they send.
+const SEVERAL: usize = 3;
+
+/// Failures that are remembered. Each principal has [`FAILURES`] at most.
+const REMEMBERED: usize = 64;
+
 /// How long it stays open first, and at most.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Lets calls through (closed), none (open), or one to see (trying).
+/// Whose call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// Nobody's but the host's own, or that of the one whose breaker this is: it speaks for itself.
+    Host,
+    /// A principal's, by a number that stands for its name.
+    Principal(u64),
+}
+
+/// Lets calls through (closed), none (open), or some to see (trying).
 pub struct Breaker {
     state: State,
-    failures: VecDeque<Instant>,
+    failures: VecDeque<(Instant, Witness)>,
+    last: Option<Instant>,
     /// For how long it opens next time.
     pause: Duration,
 }
 
 enum State {
     Closed,
-    Open { until: Instant },
-    Trying,
+    Open {
+        until: Instant,
+    },
+    /// A principal may have failed already.
+    Trying {
+        failed: Option<Witness>,
+    },
 }
 
 impl Breaker {
     pub fn new() -> Self {
-        Self { state: State::Closed, failures: VecDeque::with_capacity(FAILURES), pause: FIRST }
+        Self { state: State::Closed, failures: VecDeque::new(), last: None, pause: FIRST }
     }
 
     /// Whether a call may be made; otherwise for how long not.
@@ -37,38 +58,83 @@ impl Breaker {
             if now < until {
                 return Err(until - now);
             }
-            self.state = State::Trying;
+            self.state = State::Trying { failed: None };
         }
         Ok(())
     }
 
     /// True if this ended a quarantine.
     pub fn succeeded(&mut self) -> bool {
-        let ended = matches!(self.state, State::Trying);
+        let ended = matches!(self.state, State::Trying { .. });
         if ended {
             self.state = State::Closed;
         }
         ended
     }
 
-    /// For how long the plugin is quarantined, if that is the consequence.
-    pub fn failed(&mut self, now: Instant) -> Option<Duration> {
-        // A plugin that was well for long starts over; one that fails now and then waits ever longer.
-        if self.failures.back().is_some_and(|last| now.duration_since(*last) > LONGEST + WINDOW) {
+    /// For how long calls are refused, if that is the consequence.
+    pub fn failed(&mut self, now: Instant, whose: Witness) -> Option<Duration> {
+        // One that was well for long starts over; one that fails now and then waits ever longer.
+        if self.last.is_some_and(|last| now.duration_since(last) > LONGEST + WINDOW) {
             self.pause = FIRST;
         }
-        if self.failures.len() == FAILURES {
-            self.failures.pop_front();
-        }
-        self.failures.push_back(now);
-        let often = self.failures.len() == FAILURES && now.duration_since(self.failures[0]) <= WINDOW;
-        if !often && !matches!(self.state, State::Trying) {
+        self.last = Some(now);
+        self.remember(now, whose);
+        let opens = match &mut self.state {
+            State::Trying { failed } => match (whose, *failed) {
+                (Witness::Host, _) => true,
+                (_, None) => {
+                    *failed = Some(whose);
+                    false
+                }
+                (_, Some(first)) => first != whose,
+            },
+            State::Closed | State::Open { .. } => self.is_often(),
+        };
+        if !opens {
             return None;
         }
         let pause = self.pause;
         self.state = State::Open { until: now + pause };
         self.pause = (2 * pause).min(LONGEST);
         Some(pause)
+    }
+
+    /// Whether nothing of it is worth remembering.
+    pub fn is_forgotten(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.duration_since(last) > LONGEST + WINDOW)
+    }
+
+    /// When it failed last.
+    pub fn last(&self) -> Option<Instant> {
+        self.last
+    }
+
+    fn remember(&mut self, now: Instant, whose: Witness) {
+        self.failures.retain(|(at, _)| now.duration_since(*at) <= WINDOW);
+        let mine = self.failures.iter().filter(|(_, witness)| *witness == whose).count();
+        if mine >= FAILURES {
+            let first = self.failures.iter().position(|(_, witness)| *witness == whose);
+            self.failures.remove(first.expect("there are some"));
+        } else if self.failures.len() >= REMEMBERED {
+            self.failures.pop_front();
+        }
+        self.failures.push_back((now, whose));
+    }
+
+    fn is_often(&self) -> bool {
+        let host = self.failures.iter().filter(|(_, witness)| *witness == Witness::Host).count();
+        let mut principals: Vec<u64> = self
+            .failures
+            .iter()
+            .filter_map(|(_, witness)| match witness {
+                Witness::Host => None,
+                Witness::Principal(number) => Some(*number),
+            })
+            .collect();
+        principals.sort_unstable();
+        principals.dedup();
+        host >= FAILURES || (self.failures.len() >= FAILURES && principals.len() >= SEVERAL)
     }
 }
 
@@ -79,7 +145,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn open(breaker: &mut Breaker, now: Instant) -> Duration {
-        (0..FAILURES).find_map(|_| breaker.failed(now)).expect("quarantined")
+        (0..FAILURES).find_map(|_| breaker.failed(now, Witness::Host)).expect("quarantined")
     }
 
     #[test]
@@ -87,7 +153,7 @@ mod tests {
         let mut breaker = Breaker::new();
         let start = Instant::now();
         for i in 0..100 {
-            assert_eq!(breaker.failed(start + 3 * i * SECOND), None);
+            assert_eq!(breaker.failed(start + 3 * i * SECOND, Witness::Host), None);
             assert!(breaker.admit(start + 3 * i * SECOND).is_ok());
         }
     }
@@ -112,7 +178,7 @@ mod tests {
         for expected in [2, 4, 8, 16, 32, 60, 60] {
             now += pause;
             assert!(breaker.admit(now).is_ok());
-            pause = breaker.failed(now).expect("one failure is enough while trying");
+            pause = breaker.failed(now, Witness::Host).expect("one failure is enough while trying");
             assert_eq!(pause, expected * SECOND);
         }
     }
@@ -128,5 +194,40 @@ mod tests {
         assert!(breaker.admit(start + 4 * SECOND).is_ok());
         breaker.succeeded();
         assert_eq!(open(&mut breaker, start + 200 * SECOND), SECOND);
+    }
+
+    #[test]
+    fn one_principal_opens_nothing_however_often_it_fails_and_three_do() {
+        let mut breaker = Breaker::new();
+        let now = Instant::now();
+        for n in 0..1000 {
+            assert_eq!(breaker.failed(now, Witness::Principal(n % 2)), None);
+        }
+        assert_eq!(breaker.failed(now, Witness::Principal(2)), Some(FIRST));
+        // While it is tried, one alone does not end the trial.
+        let now = now + FIRST;
+        assert!(breaker.admit(now).is_ok());
+        for _ in 0..100 {
+            assert_eq!(breaker.failed(now, Witness::Principal(1)), None);
+        }
+        assert!(breaker.admit(now).is_ok() && breaker.succeeded());
+    }
+
+    #[test]
+    fn what_it_remembers_is_bounded_and_principals_do_not_hide_the_host() {
+        let mut breaker = Breaker::new();
+        let now = Instant::now();
+        for n in 0..1000 {
+            breaker.failed(now, Witness::Principal(n));
+            assert!(breaker.failures.len() <= REMEMBERED);
+        }
+        let mut breaker = Breaker::new();
+        for _ in 0..4 {
+            assert_eq!(breaker.failed(now, Witness::Host), None);
+            for _ in 0..20 {
+                assert_eq!(breaker.failed(now, Witness::Principal(1)), None);
+            }
+        }
+        assert_eq!(breaker.failed(now, Witness::Host), Some(FIRST));
     }
 }

@@ -2,11 +2,13 @@
 
 use super::answers::{Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, Verdict};
 use super::failure::Call;
-use super::filters::{FilterId, Plan};
+use super::filters::{FilterId, Full, MAX_FILTER, MAX_FILTERS, MAX_TEXT};
 use super::governor::{Governor, OnFailure};
 use super::load::Hooks;
 use super::shadow::{Message, Question, Subscribing};
-use std::mem;
+use super::suspects::Blame;
+use crate::room::MAX_NAME;
+use bytesize::ByteSize;
 use std::time::Instant;
 
 impl Governor {
@@ -15,7 +17,8 @@ impl Governor {
         if !self.hooks().connect {
             return Ok(Limits::default());
         }
-        let answer = match self.ask(Call::Connect, |instance| instance.connect(from)) {
+        let who = Blame::Caller(&from.principal.id);
+        let answer = match self.ask(Call::Connect, who, |instance| instance.connect(from)) {
             Ok(answer) => answer,
             Err(refusal) => self.unless_allowed(refusal, Limits::default()),
         };
@@ -23,30 +26,38 @@ impl Governor {
         answer
     }
 
-    fn show(&self, question: impl FnOnce(&Self) -> Question) {
+    pub(super) fn show(&self, question: impl FnOnce(&Self) -> Question) {
         if let Some(mirror) = &self.mirror {
             mirror.show(question(self));
         }
     }
 
-    /// Whether a room of that name may be; `Some` is the name to use instead, which the host must check like
+    /// Whether a room of that name may be, for `who` asks; `Some` is the name to use instead, which the host must check like
     /// any other.
-    pub fn validate(&mut self, room: &str) -> Result<Option<String>, Refusal> {
+    pub fn validate(&mut self, who: &str, room: &str) -> Result<Option<String>, Refusal> {
         if !self.hooks().room {
             return Ok(None);
         }
         if let Some(canonical) = self.rooms.get(room, Instant::now()) {
             return Ok(canonical);
         }
-        let answer = match self.ask(Call::Room, |instance| instance.room(room)) {
-            Ok(answer) => answer.map(|verdict| {
+        let answer = match self.ask(Call::Room, Blame::Caller(who), |instance| instance.room(room)) {
+            Ok(answer) => answer.and_then(|verdict| {
                 let canonical = verdict.canonical.filter(|canonical| canonical != room);
+                if let Some(length) = canonical.as_ref().map(String::len).filter(|length| *length > MAX_NAME)
+                {
+                    let message = format!(
+                        "plugin '{}' makes a name of {length} bytes of it, at most {MAX_NAME} are allowed",
+                        self.name()
+                    );
+                    return Err(Refusal::new(RefusalCode::Invalid, message));
+                }
                 self.rooms.put(room, canonical.clone(), verdict.cache, Instant::now());
-                canonical
+                Ok(canonical)
             }),
             Err(refusal) => self.unless_allowed(refusal, None),
         };
-        self.show(|_| Question::Room(room.to_owned(), answer.clone()));
+        self.show(|_| Question::Room(who.to_owned(), room.to_owned(), answer.clone()));
         answer
     }
 
@@ -79,9 +90,15 @@ impl Governor {
         filter: Option<&str>,
         counts: Counts,
     ) -> Result<Grant, Refusal> {
+        if let Some(filter) = filter
+            && filter.len() > MAX_FILTER
+        {
+            return Err(too_large("a filter has", filter.len()));
+        }
         let hooks = self.hooks();
         let granted = if hooks.subscribe {
-            match self.ask(Call::Subscribe, |instance| instance.subscribe(who, room, filter, counts)) {
+            let blame = Blame::Caller(&who.id);
+            match self.ask(Call::Subscribe, blame, |instance| instance.subscribe(who, room, filter, counts)) {
                 Ok(answer) => answer?,
                 Err(refusal) => return self.unless_allowed(refusal, Grant::default()),
             }
@@ -95,7 +112,10 @@ impl Governor {
             let message = format!("plugin '{}' takes no filters: subscribe without one", self.name());
             return Err(Refusal::new(RefusalCode::Invalid, message));
         }
-        let filter = self.intern(&canonical)?;
+        if canonical.len() > MAX_FILTER {
+            return Err(too_large("in the plugin's canonical form the filter has", canonical.len()));
+        }
+        let filter = self.intern(&canonical, &who.id)?;
         Ok(Grant { filter, limits: granted.limits })
     }
 
@@ -104,7 +124,8 @@ impl Governor {
         if !self.hooks().publish {
             return Ok(Verdict::Pass);
         }
-        let answer = match self.ask(Call::Publish, |instance| instance.publish(who, room, event, data)) {
+        let answer = match self.ask(Call::Publish, Blame::Caller(who), |i| i.publish(who, room, event, data))
+        {
             Ok(answer) => answer,
             Err(refusal) => self.unless_allowed(refusal, Verdict::Pass),
         };
@@ -112,94 +133,27 @@ impl Governor {
         answer
     }
 
-    /// Which of `ids` a message passes, in one call of the guest at most: bit `i % 64` of `out[i / 64]`
-    /// answers for `ids[i]`, and no bits beyond are set. After a refusal, `out` still answers for the filters
-    /// that need no asking; the others pass nothing.
-    pub fn matches(
-        &mut self,
-        room: &str,
-        event: &str,
-        data: &[u8],
-        ids: &[FilterId],
-        out: &mut Vec<u64>,
-    ) -> Result<(), Refusal> {
-        out.clear();
-        out.resize(ids.len().div_ceil(64), 0);
-        let mut asked = mem::take(&mut self.asked);
-        let answer = self.ask_matches(room, event, data, ids, &mut asked);
-        let (words, refusal) = match answer {
-            Ok(words) => (words, Ok(())),
-            Err(refusal) => (Vec::new(), self.unless_allowed(refusal, ())),
-        };
-        let unanswered = refusal.is_ok();
-        let mut position = 0;
-        for (i, id) in ids.iter().enumerate() {
-            let passes = match self.filters.plan(*id) {
-                Plan::All => true,
-                Plan::None => false,
-                Plan::Guest => {
-                    let (word, bit) = (position / 64, position % 64);
-                    position += 1;
-                    words.get(word).map_or(unanswered, |word| word >> bit & 1 == 1)
-                }
-            };
-            out[i / 64] |= u64::from(passes) << (i % 64);
-        }
-        self.asked = asked;
-        self.stats().filtered(ids.len(), out.iter().map(|word| word.count_ones()).sum());
-        if refusal.is_ok() {
-            self.show(|this| {
-                let passes = |n: usize| out[n / 64] >> (n % 64) & 1 == 1;
-                let filters =
-                    ids.iter().zip(0..).map(|(id, n)| (this.filters.canonical(*id).into(), passes(n)));
-                Question::Deliver(Message::of(room, event, data), filters.collect())
-            });
-        }
-        refusal
-    }
-
-    /// One bit for each of `ids` that is planned to be asked for, in their order. `asked` is scratch.
-    fn ask_matches(
-        &mut self,
-        room: &str,
-        event: &str,
-        data: &[u8],
-        ids: &[FilterId],
-        asked: &mut Vec<u32>,
-    ) -> Result<Vec<u64>, Refusal> {
-        if !ids.iter().any(|id| self.filters.plan(*id) == Plan::Guest) {
-            return Ok(Vec::new());
-        }
-        // A fresh instance may have other plans, so it has to be there before they are read.
-        self.instance()?;
-        asked.clear();
-        asked.extend(ids.iter().filter(|id| self.filters.plan(**id) == Plan::Guest).map(|id| id.0));
-        match asked.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.ask(Call::Matches, |instance| instance.matches(room, event, data, asked)),
-        }
-    }
-
-    /// A filter's number, with one more reference; compiled if it is new or had to be closed.
-    pub(super) fn intern(&mut self, canonical: &str) -> Result<Option<FilterId>, Refusal> {
+    /// A filter's number, with one more reference of `who`; compiled if it is new or had to be closed.
+    pub(super) fn intern(&mut self, canonical: &str, who: &str) -> Result<Option<FilterId>, Refusal> {
         let known = self.filters.find(canonical);
+        let holder = self.filters.holder(who);
         if let Some(id) = known.filter(|id| !self.filters.is_closed(*id)) {
-            self.filters.retain(id);
+            self.filters.retain(id, &holder);
             return Ok(Some(id));
         }
-        let Some(id) = known.or_else(|| self.filters.reserve(canonical)) else {
-            let message = format!("plugin '{}' holds too many filters already", self.name());
-            return Err(Refusal::new(RefusalCode::Limit, message));
+        let id = match known {
+            Some(id) => id,
+            None => self.filters.reserve(canonical, who).map_err(|full| self.full(full, who))?,
         };
-        let answer = self.ask(Call::Compile, |instance| instance.compile(id.0, canonical));
+        let answer = self.ask(Call::Compile, Blame::Caller(who), |i| i.compile(id.0, canonical));
         let refusal = match answer {
             Ok(Ok(plan)) => {
                 match known {
                     Some(id) => {
                         self.filters.set_plan(id, plan);
-                        self.filters.retain(id);
+                        self.filters.retain(id, &holder);
                     }
-                    None => self.filters.insert(id, canonical, plan),
+                    None => self.filters.insert(id, canonical, plan, &holder),
                 }
                 self.stats().filters(self.filters.len());
                 return Ok(Some(id));
@@ -213,14 +167,36 @@ impl Governor {
         refusal
     }
 
-    fn hooks(&self) -> Hooks {
+    fn full(&self, full: Full, who: &str) -> Refusal {
+        let (plugin, most) = (self.name(), ByteSize(MAX_TEXT as u64));
+        let message = match full {
+            Full::Plugin => {
+                format!(
+                    "plugin '{plugin}' holds too many filters already: {MAX_FILTERS} and {most} are its most"
+                )
+            }
+            Full::Share(held) => format!(
+                "principal '{who}' has {} filters ({}) in plugin '{plugin}', and what is left of {MAX_FILTERS} ({most}) \
+                 is for others: a principal may have as much as is free",
+                held.filters,
+                ByteSize(held.text as u64)
+            ),
+        };
+        Refusal::new(RefusalCode::Limit, message)
+    }
+
+    pub(super) fn hooks(&self) -> Hooks {
         self.plugin().info().hooks
     }
 
-    fn unless_allowed<T>(&self, refusal: Refusal, default: T) -> Result<T, Refusal> {
+    pub(super) fn unless_allowed<T>(&self, refusal: Refusal, default: T) -> Result<T, Refusal> {
         match self.on_failure {
             OnFailure::Deny => Err(refusal),
             OnFailure::Allow => Ok(default),
         }
     }
+}
+
+fn too_large(what: &str, bytes: usize) -> Refusal {
+    Refusal::new(RefusalCode::Invalid, format!("{what} {bytes} bytes, at most {MAX_FILTER} are allowed"))
 }

@@ -16,10 +16,12 @@ mod clock;
 mod config;
 mod contract;
 mod deadline;
+mod deliver;
 mod engine;
 mod failure;
 mod filters;
 mod governor;
+mod holders;
 mod hooks;
 mod imports;
 mod instance;
@@ -30,12 +32,14 @@ mod rooms;
 mod shadow;
 mod signature;
 mod status;
+mod suspects;
 
 pub use answers::{
     Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
 };
 pub use cache::{Cache, CacheConfig};
 pub use config::{PluginConfig, Source, read_signature, signature_file};
+pub use deliver::{Bits, Reads};
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{Call, Failure, FailureKind};
 pub use filters::{FilterId, Plan};

@@ -23,6 +23,9 @@ const SAMPLES: usize = 10;
 const SHOWN_FILTERS: usize = 5;
 const SHOWN: usize = 1024;
 
+/// Whose the filters are of which a candidate is asked: of all principals.
+const NOBODY: &str = "";
+
 /// A candidate at work. It ends when this and every [`Mirror`] of it are dropped.
 pub struct Shadow {
     plugin: Arc<Plugin>,
@@ -39,7 +42,7 @@ pub struct Mirror {
 /// What was asked of the version in charge, and its answer.
 pub(super) enum Question {
     Connect(Connecting, Result<Limits, Refusal>),
-    Room(String, Result<Option<String>, Refusal>),
+    Room(String, String, Result<Option<String>, Refusal>),
     Subscribe(Box<Subscribing>),
     Publish(Message, String, Result<Verdict, Refusal>),
     /// Each filter in use, by its canonical form, and whether the message passes.
@@ -145,8 +148,8 @@ impl Judge {
                 let limits = |limits: &Limits| json!({ "limits": limits });
                 self.compare("connect", asked, &active, &candidate, limits);
             }
-            Question::Room(room, active) => {
-                let candidate = self.governor.validate(&room);
+            Question::Room(who, room, active) => {
+                let candidate = self.governor.validate(&who, &room);
                 let name = |canonical: &Option<String>| json!(canonical.as_deref().unwrap_or(&room));
                 self.compare("room", json!({ "room": room }), &active, &candidate, name);
             }
@@ -155,7 +158,7 @@ impl Judge {
                 let granted = self.governor.authorize(&who, &room, filter.as_deref(), counts);
                 let candidate = granted.map(|grant| {
                     let canonical = grant.filter.map(|id| self.governor.filters.canonical(id).to_owned());
-                    grant.filter.into_iter().for_each(|id| self.governor.release(id));
+                    grant.filter.into_iter().for_each(|id| self.governor.release(id, &who.id));
                     (canonical, grant.limits)
                 });
                 let asked = json!({ "principal": who.id, "room": room, "filter": filter });
@@ -178,11 +181,11 @@ impl Judge {
     fn deliver(&mut self, message: &Message, active: &[(Arc<str>, bool)]) {
         // Filters come and go; the candidate keeps those that were asked for lately.
         if self.filters.len() > 2 * active.len() + 64 {
-            self.filters.drain().filter_map(|(_, id)| id).for_each(|id| self.governor.release(id));
+            self.filters.drain().filter_map(|(_, id)| id).for_each(|id| self.governor.release(id, NOBODY));
         }
         for (canonical, _) in active {
             if !self.filters.contains_key(canonical) {
-                let id = self.governor.intern(canonical).ok().flatten();
+                let id = self.governor.intern(canonical, NOBODY).ok().flatten();
                 self.filters.insert(canonical.clone(), id);
             }
         }

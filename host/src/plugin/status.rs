@@ -31,6 +31,7 @@ pub struct Stats {
     filters: AtomicU64,
     asked: AtomicU64,
     passed: AtomicU64,
+    principals_quarantined: AtomicU64,
     condition: Mutex<Condition>,
     /// Rises with each quarantine.
     alarm: watch::Sender<u64>,
@@ -66,6 +67,8 @@ pub struct Status {
     /// Questions whether a message passes a filter, and those of them that were answered with yes.
     pub filters_asked: u64,
     pub filters_passed: u64,
+    /// How often a principal alone was quarantined, because its requests made the plugin fail.
+    pub principals_quarantined: u64,
     pub last_failure: Option<String>,
 }
 
@@ -99,6 +102,10 @@ impl Stats {
     pub(super) fn filtered(&self, asked: usize, passed: u32) {
         self.asked.fetch_add(asked as u64, Relaxed);
         self.passed.fetch_add(passed.into(), Relaxed);
+    }
+
+    pub(super) fn principal_quarantined(&self) {
+        self.principals_quarantined.fetch_add(1, Relaxed);
     }
 
     pub(super) fn quarantined(&self, duty: Duty, until: Option<Instant>) {
@@ -149,6 +156,7 @@ impl Stats {
             filters: read(&self.filters),
             filters_asked: read(&self.asked),
             filters_passed: read(&self.passed),
+            principals_quarantined: read(&self.principals_quarantined),
             last_failure,
         }
     }

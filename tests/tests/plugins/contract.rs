@@ -15,7 +15,7 @@ fn a_plugin_of_the_first_contract_runs() {
     let connecting = |id: &str| Connecting { principal: who(id), remote: "127.0.0.1:1".into(), origin: None };
     assert_eq!(governor.connect(&connecting("acme")).unwrap().rooms, Some(7));
     assert_eq!(governor.connect(&connecting("mallory")).unwrap_err().message, "not you");
-    assert_eq!(governor.validate("Prices").unwrap().as_deref(), Some("prices"));
+    assert_eq!(governor.validate("alice", "Prices").unwrap().as_deref(), Some("prices"));
 
     let mut subscribe = |filter: &str| {
         let grant = governor.authorize(&who("acme"), "prices", Some(filter), Counts::default());
@@ -27,7 +27,7 @@ fn a_plugin_of_the_first_contract_runs() {
     let mut bits = vec![];
     governor.matches("prices", "", br#"{"eth":1}"#, &[ids[0], ids[2], ids[3]], &mut bits).unwrap();
     assert_eq!(bits, [0b101]);
-    ids.into_iter().for_each(|id| governor.release(id));
+    ids.into_iter().for_each(|id| governor.release(id, "acme"));
 
     assert_eq!(governor.check("acme", "prices", "", b"1"), Ok(Verdict::Pass));
     assert_eq!(governor.check("acme", "prices", "noise", b"1"), Ok(Verdict::Discard));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use switchyard::plugin::{
-    Budget, Connecting, Counts, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, RefusalCode,
-    State, Verdict,
+    Bits, Budget, Connecting, Counts, FilterId, Governor, OnFailure, Plugin, Principal, Reads, Refusal,
+    RefusalCode, State, Verdict,
 };
 
 fn hostile(config: Value) -> Governor {
@@ -36,12 +36,17 @@ fn a_failure_costs_one_call() {
     assert!(status.last_failure.unwrap().contains("told to panic"));
 }
 
+/// Enough failures, of enough principals, that the plugin itself is quarantined.
+fn fail(governor: &mut Governor) {
+    for who in ["alice", "bob", "carol", "alice", "bob"] {
+        governor.check(who, "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
+    }
+}
+
 #[test]
 fn repeated_failure_is_quarantine_and_a_good_call_ends_it() {
     let mut governor = hostile(Value::Null);
-    for _ in 0..5 {
-        governor.check("alice", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
-    }
+    fail(&mut governor);
     let started = Instant::now();
     let refusal = governor.check("alice", "bad:a", "", b"{}").unwrap_err();
     assert!(started.elapsed() < Duration::from_millis(5));
@@ -52,6 +57,109 @@ fn repeated_failure_is_quarantine_and_a_good_call_ends_it() {
     assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     let status = governor.stats().status();
     assert_eq!((status.state, status.refused, status.failures["panic"]), (State::Active, 1, 5));
+}
+
+fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<FilterId, Refusal> {
+    let who = Principal { id: who.to_owned(), ..Principal::default() };
+    let grant = governor.authorize(&who, "bad:a", Some(filter), Counts::default())?;
+    Ok(grant.filter.expect("a filter"))
+}
+
+#[test]
+fn who_makes_a_plugin_fail_is_left_alone_and_the_others_are_served() {
+    let mut governor = hostile(Value::Null);
+    for _ in 0..20 {
+        governor.check("mallory", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
+        assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+    }
+    let refusal = governor.check("mallory", "bad:a", "", b"{}").unwrap_err();
+    assert!(refusal.message.contains("principal 'mallory' is quarantined for plugin 'test'"), "{refusal}");
+    subscribe_as(&mut governor, "mallory", "{}").unwrap_err();
+    let status = governor.stats().status();
+    assert_eq!(
+        (status.state, status.failures["panic"], status.principals_quarantined),
+        (State::Active, 5, 1)
+    );
+}
+
+/// One filter that cannot be asked takes nothing from those who hold others, and its owner answers for it.
+#[test]
+fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
+    for (misdeed, from) in [("panic", "mallory"), ("loop", "mallory"), ("short", "mallory")] {
+        let mut governor = hostile(Value::Null);
+        let mut ids: Vec<_> = (0..40)
+            .map(|n| subscribe_as(&mut governor, &format!("p{}", n % 10), &format!("{{\"n\":{n}}}")).unwrap())
+            .collect();
+        let bad = format!(r#"{{"do":"{misdeed}","in":"matches"}}"#);
+        ids.insert(17, subscribe_as(&mut governor, from, &bad).unwrap());
+        let mut bits = Bits::default();
+        for _ in 0..10 {
+            let publisher = || Some("alice".into());
+            governor.filter("bad:a", "", b"{}", &ids, Reads::Members(&publisher), &mut bits).ok();
+            for n in 0..ids.len() {
+                assert_eq!((bits.passes(n), bits.is_lost(n)), (n != 17, n == 17), "{misdeed}: {n}");
+            }
+        }
+        let status = governor.stats().status();
+        assert_eq!((status.state, status.principals_quarantined), (State::Active, 1), "{misdeed}");
+        assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        governor.check("mallory", "bad:a", "", b"{}").unwrap_err();
+    }
+}
+
+/// A message on which every filter fails is its publisher's affair, where it is known; otherwise the room's, and nobody else's.
+#[test]
+fn a_message_that_no_filter_bears_leads_back_to_its_publisher_or_its_room() {
+    let poison = br#"{"do": "panic", "in": "matches"}"#;
+    for known in [true, false] {
+        let mut governor = hostile(Value::Null);
+        let ids = ["alice", "bob", "carol", "dora"]
+            .map(|who| subscribe_as(&mut governor, who, &format!("{{\"of\":\"{who}\"}}")).unwrap());
+        let mut bits = Bits::default();
+        let publisher = || known.then(|| "mallory".into());
+        for _ in 0..8 {
+            governor.filter("bad:a", "", poison, &ids, Reads::Members(&publisher), &mut bits).unwrap_err();
+            assert!((0..4).all(|n| bits.is_lost(n)));
+        }
+        assert_eq!(governor.stats().status().state, State::Active);
+        for who in ["alice", "bob", "carol", "dora"] {
+            assert_eq!(governor.check(who, "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        }
+        let elsewhere = governor.filter("bad:b", "", b"{}", &ids, Reads::Members(&publisher), &mut bits);
+        assert!(elsewhere.is_ok() && (0..4).all(|n| bits.passes(n)));
+        assert_eq!(governor.check("mallory", "bad:a", "", b"{}").is_err(), known);
+    }
+}
+
+#[test]
+fn history_that_a_filter_does_not_bear_costs_its_reader_alone() {
+    let mut governor = hostile(Value::Null);
+    let ids = ["mallory", "alice"]
+        .map(|who| subscribe_as(&mut governor, who, &format!("{{\"of\":\"{who}\"}}")).unwrap());
+    let poison = br#"{"do": "panic", "in": "matches"}"#;
+    let mut bits = Bits::default();
+    for _ in 0..8 {
+        governor.filter("bad:a", "", poison, &ids[..1], Reads::One("mallory"), &mut bits).unwrap_err();
+    }
+    assert_eq!(governor.stats().status().failures["panic"], 5, "it is not asked any more");
+    governor.filter("bad:a", "", b"{}", &ids[1..], Reads::One("alice"), &mut bits).unwrap();
+    governor.filter("bad:a", "", b"{}", &ids, Reads::Members(&|| None), &mut bits).unwrap();
+    assert!(bits.passes(0) && bits.passes(1));
+    assert_eq!(governor.stats().status().state, State::Active);
+}
+
+/// What a client sends is measured before the plugin is asked, and what the plugin makes of it is no failure of the plugin.
+#[test]
+fn what_is_too_large_is_the_clients_mistake() {
+    let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
+    let long = format!(r#"{{"markets":["{}"]}}"#, "x".repeat(70_000));
+    let asked = |governor: &Governor| governor.stats().status().calls.get("subscribe.authorize").copied();
+    for _ in 0..8 {
+        let refusal = subscribe(&mut governor, "trades", &long).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Invalid, "{refusal}");
+        assert!(refusal.message.contains("70016 bytes, at most 65536"), "{refusal}");
+    }
+    assert_eq!(asked(&governor), None, "it was measured before");
 }
 
 #[test]
@@ -85,7 +193,7 @@ fn equal_filters_are_one_and_plans_without_a_question_ask_none() {
     governor.matches("trades", "trade", trade, &[ids[3], ids[0], ids[2], ids[1]], &mut out).unwrap();
     assert_eq!(out, [0b1110]);
     for id in ids {
-        governor.release(id);
+        governor.release(id, "");
     }
     assert_eq!(governor.stats().status().filters, 0);
     governor.matches("trades", "trade", trade, &ids, &mut out).unwrap();
@@ -120,7 +228,7 @@ fn failing_may_be_configured_to_allow() {
     let config = json!({ "connect": "panic", "room": "panic", "subscribe": "panic", "publish": "panic" });
     let mut governor = Governor::new(load("hostile", &config), OnFailure::Allow);
     assert_eq!(governor.connect(&Connecting::default()), Ok(Default::default()));
-    assert_eq!(governor.validate("bad:a"), Ok(None));
+    assert_eq!(governor.validate("alice", "bad:a"), Ok(None));
     assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     let grant = governor.authorize(&Principal::default(), "bad:a", Some("{}"), Counts::default()).unwrap();
     assert_eq!(grant.filter, None);
@@ -142,11 +250,11 @@ fn verdicts_on_rooms_are_remembered() {
     let config = json!({ "protocols": ["uniswap-v3"], "chains": ["ethereum"] });
     let mut governor = Governor::new(load("protocol_rooms", &config), OnFailure::Deny);
     for _ in 0..3 {
-        assert_eq!(governor.validate("Uniswap-v3:Ethereum"), Ok(Some("uniswap-v3:ethereum".into())));
+        assert_eq!(governor.validate("alice", "Uniswap-v3:Ethereum"), Ok(Some("uniswap-v3:ethereum".into())));
     }
     assert_eq!(governor.stats().status().calls["room.validate"].0, 1);
     for _ in 0..2 {
-        assert_eq!(governor.validate("nonsense").unwrap_err().code, RefusalCode::Invalid);
+        assert_eq!(governor.validate("alice", "nonsense").unwrap_err().code, RefusalCode::Invalid);
     }
     assert_eq!(governor.stats().status().calls["room.validate"].0, 3);
     let refusal =
@@ -181,7 +289,7 @@ fn a_swap_takes_all_filters_along_or_does_not_happen() {
 
     // Other plans under another version: what was asked for is now known without asking.
     governor.swap(load("orderbook", &Value::Null), OnFailure::Deny).unwrap_err();
-    governor.release(ids[1]);
+    governor.release(ids[1], "");
     governor.swap(load("orderbook", &Value::Null), OnFailure::Deny).unwrap();
     governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
     assert_eq!(out, [0b01]);
@@ -190,9 +298,8 @@ fn a_swap_takes_all_filters_along_or_does_not_happen() {
 #[test]
 fn a_quarantined_plugin_is_cured_by_a_swap() {
     let mut governor = hostile(json!({ "publish": "panic" }));
-    for _ in 0..6 {
-        governor.check("alice", "bad:a", "", b"{}").unwrap_err();
-    }
+    fail(&mut governor);
+    governor.check("dora", "bad:a", "", b"{}").unwrap_err();
     governor.swap(load("hostile", &Value::Null), OnFailure::Deny).unwrap();
     assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     assert_eq!(governor.stats().status().state, State::Active);

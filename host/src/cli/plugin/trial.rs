@@ -165,7 +165,8 @@ impl Trial {
 
     pub fn ask(&mut self, message: &Outgoing) -> Outcome {
         self.spent.clear();
-        let named = self.timed("room", |governor| governor.validate(&message.room));
+        let who = self.who.id.clone();
+        let named = self.timed("room", |governor| governor.validate(&who, &message.room));
         let room = match named {
             Ok(canonical) => canonical.unwrap_or_else(|| message.room.clone()),
             Err(refusal) => {
@@ -174,7 +175,6 @@ impl Trial {
             }
         };
         let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data.get());
-        let who = self.who.id.clone();
         let verdict = self.timed("publish", |governor| governor.check(&who, &room, event, data.as_bytes()));
         let stored = match &verdict {
             Ok(Verdict::Pass) => Some(data.as_bytes().to_vec()),

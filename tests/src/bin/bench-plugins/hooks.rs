@@ -99,12 +99,12 @@ impl Bench {
         let data = DATA.as_bytes();
         match hook {
             0 => drop(self.governor.connect(&self.from).expect("an answer")),
-            1 => drop(self.governor.validate(ROOM).expect("an answer")),
+            1 => drop(self.governor.validate("acme", ROOM).expect("an answer")),
             2 => {
                 let (who, filter) = (&self.from.principal, Some(r#"{ "g": 7 }"#));
                 let grant = self.governor.authorize(who, ROOM, filter, Counts::default());
                 // Another one holds it too, so that it is compiled once.
-                self.governor.release(grant.expect("an answer").filter.expect("a filter"));
+                self.governor.release(grant.expect("an answer").filter.expect("a filter"), &who.id);
             }
             3 => {
                 let verdict = self.governor.check("acme", ROOM, "trade", data);
