@@ -1,7 +1,8 @@
 //! Callers that are slow on purpose, or send too much: each ends, and early where that can be known early.
 
 use std::time::{Duration, Instant};
-use switchyard_tests::{KEY, PATIENCE, READER, Server};
+use switchyard_tests::{Answer, KEY, PATIENCE, Process, READER, Server};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -11,8 +12,16 @@ use tokio::{
 /// What anything slow may take, with what a busy machine adds.
 const END: Duration = Duration::from_secs(25);
 
-async fn call(server: &Server, head: &str) -> TcpStream {
-    let mut tcp = TcpStream::connect(&server.admin["http://".len()..]).await.expect("a listener");
+/// A node of its own.
+async fn serve() -> (Process, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ports = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(folder.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
+    (Process::serve(folder.path(), &["--config", "s.toml"], &[]).await, folder)
+}
+
+async fn call(process: &Process, head: &str) -> TcpStream {
+    let mut tcp = TcpStream::connect(&process.admin["http://".len()..]).await.expect("a listener");
     tcp.write_all(format!("{head}\r\n").as_bytes()).await.expect("a head");
     tcp
 }
@@ -30,8 +39,8 @@ fn publish(key: &str, path: &str, more: &str) -> String {
 
 #[tokio::test]
 async fn a_body_that_drips_is_not_awaited_for_ever() {
-    let server = Server::start("").await;
-    let mut tcp = call(&server, &publish(KEY, "/v1/publish", "Content-Length: 1000")).await;
+    let (process, _folder) = serve().await;
+    let mut tcp = call(&process, &publish(KEY, "/v1/publish", "Content-Length: 1000")).await;
     let (mut reading, mut writing) = tcp.split();
     let dripping = async {
         while writing.write_all(b" ").await.is_ok() {
@@ -51,10 +60,10 @@ async fn a_body_that_drips_is_not_awaited_for_ever() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_not_offered_for_ever() {
-    let server = Server::start("").await;
+    let (process, _folder) = serve().await;
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
-    let address = server.admin["http://".len()..].parse().expect("an address");
+    let address = process.admin["http://".len()..].parse().expect("an address");
     let mut tcp = socket.connect(address).await.expect("a listener");
     let request = "GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n";
     // Until nothing more is taken, because nothing is read; and then until the connection ends.
@@ -64,27 +73,27 @@ async fn an_answer_that_nobody_reads_is_not_offered_for_ever() {
 
 #[tokio::test]
 async fn a_connection_without_a_request_ends() {
-    let server = Server::start("").await;
-    let mut tcp = call(&server, "GET /livez HTTP/1.1\r\nHost: here\r\n").await;
+    let (process, _folder) = serve().await;
+    let mut tcp = call(&process, "GET /livez HTTP/1.1\r\nHost: here\r\n").await;
     let answer = rest(&mut tcp, END).await;
     assert!(answer.ends_with("live\n"), "{answer}");
 }
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_before_it_comes() {
-    let server = Server::start("").await;
+    let (process, _folder) = serve().await;
     let started = Instant::now();
     for path in ["/v1/publish", "/v1/broadcast"] {
-        let mut tcp = call(&server, &publish(KEY, path, "Content-Length: 1000000000")).await;
+        let mut tcp = call(&process, &publish(KEY, path, "Content-Length: 1000000000")).await;
         let answer = rest(&mut tcp, PATIENCE).await;
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("message_too_large"), "{answer}");
     }
     // Who may not publish is told so, whatever the body would be.
-    let mut tcp = call(&server, &publish(READER, "/v1/publish", "Content-Length: 1000")).await;
+    let mut tcp = call(&process, &publish(READER, "/v1/publish", "Content-Length: 1000")).await;
     assert!(rest(&mut tcp, PATIENCE).await.starts_with("HTTP/1.1 403"));
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     // Where the head says nothing, what comes is counted.
-    let mut tcp = call(&server, &publish(KEY, "/v1/broadcast", "Transfer-Encoding: chunked")).await;
+    let mut tcp = call(&process, &publish(KEY, "/v1/broadcast", "Transfer-Encoding: chunked")).await;
     let chunk = format!("{:x}\r\n{}\r\n", 10_000, "x".repeat(10_000));
     for _ in 0..100 {
         if tcp.write_all(chunk.as_bytes()).await.is_err() {
@@ -97,10 +106,10 @@ async fn what_is_too_large_is_refused_before_it_comes() {
 
 #[tokio::test]
 async fn an_answer_is_not_lost_with_the_body_that_was_not_read() {
-    let server = Server::start("").await;
+    let (process, _folder) = serve().await;
     for _ in 0..20 {
         let body = vec![b'x'; 4 << 20];
-        let refused = server.refused("POST", "/v1/broadcast", Some(KEY), body).await;
-        assert_eq!(refused, (413, "message_too_large".into()));
+        let (status, answer) = Answer::called(&process.admin, "POST", "/v1/broadcast", Some(KEY), body).await;
+        assert_eq!(status, 413, "{answer}");
     }
 }
