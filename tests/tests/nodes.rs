@@ -9,6 +9,7 @@ mod keys;
 mod load;
 mod outage;
 mod passwords;
+mod permission;
 mod plugins;
 mod reading;
 mod refusals;

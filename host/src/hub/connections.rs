@@ -7,7 +7,7 @@ use crate::{
     outbox::Outbox,
     protocol::{Code, Frame, Position, Refusal, reply, unix_ms},
     room::RoomName,
-    store::{ConnectionId, Hold, SessionToken, Store},
+    store::{ConnectionId, Hold, Permit, SessionToken},
 };
 use std::{
     collections::BTreeMap,
@@ -44,37 +44,22 @@ pub struct Connections {
     by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
 }
 
-/// A principal's place for one connection, given back when dropped.
-pub struct Permit {
-    principal: Arc<str>,
-    store: Arc<dyn Store>,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.store.give_back(&self.principal);
-    }
-}
-
 const HELD: &str = "no code panics while it holds the connections";
 
 impl Hub {
-    /// A place within the tier's limit, on all nodes together. A takeover passes the limit, because the connection
-    /// that it ends gives its place back.
-    pub async fn permit(&self, key: &Key, takeover: bool) -> Result<Permit, Refusal> {
-        let (principal, most) = (&key.principal, key.limits.connections);
-        let taken = self.store.take_place(principal, if takeover { u32::MAX } else { most }).await;
-        match taken.map_err(unavailable)? {
-            Ok(()) => Ok(Permit { principal: principal.clone(), store: self.store.clone() }),
-            Err(count) => {
-                let tier = &key.tier;
-                let message = format!(
-                    "principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one"
-                );
-                Err(Refusal::new(Code::ConnectionLimit, message))
-            }
-        }
+    /// A place within the tier's limit, on all nodes together.
+    pub async fn permit(&self, key: &Key) -> Result<Permit, Refusal> {
+        let taken = self.store.take_place(&key.principal, key.limits.connections).await;
+        taken.map_err(unavailable)?.map_err(|count| too_many(key, count))
     }
+}
+
+/// A principal that has so many connections gets no more.
+pub fn too_many(key: &Key, count: u32) -> Refusal {
+    let (principal, tier, most) = (&key.principal, &key.tier, key.limits.connections);
+    let message =
+        format!("principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one");
+    Refusal::new(Code::ConnectionLimit, message)
 }
 
 impl Connections {

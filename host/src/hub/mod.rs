@@ -18,8 +18,9 @@ mod shard;
 mod start;
 mod wards;
 
+pub use crate::store::Permit;
 pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
-pub use connections::{Connection, Connections, Permit, Registered, refused_by_key};
+pub use connections::{Connection, Connections, Registered, refused_by_key, too_many};
 pub use pings::{Confirms, Pings};
 pub use policy::{Policy, Ungoverned};
 pub use replay::{Recovered, Replay, Turns};

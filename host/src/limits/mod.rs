@@ -168,9 +168,11 @@ impl Unauthenticated {
         self.slot.run(work).await
     }
 
-    /// It has.
+    /// It has, or is gone.
     pub fn authenticated(&self) {
-        self.slot.leave();
+        if self.slot.leave() {
+            self.limits.metrics.unauthenticated.dec();
+        }
     }
 
     /// Why nobody from its address may try a key now.
@@ -194,6 +196,6 @@ impl Unauthenticated {
 
 impl Drop for Unauthenticated {
     fn drop(&mut self) {
-        self.limits.metrics.unauthenticated.dec();
+        self.authenticated();
     }
 }

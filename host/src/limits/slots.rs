@@ -213,12 +213,12 @@ impl Slot {
         .await
     }
 
-    /// Somebody vouches for it now.
-    pub fn leave(&self) {
-        if let Some(Place { number, .. }) = self.place().take() {
-            self.slots.state().remove(self.group, number);
-            self.slots.freed.notify_waiters();
-        }
+    /// Somebody vouches for it now; whether it had a place until then.
+    pub fn leave(&self) -> bool {
+        let Some(Place { number, .. }) = self.place().take() else { return false };
+        self.slots.state().remove(self.group, number);
+        self.slots.freed.notify_waiters();
+        true
     }
 
     /// It is at work for its peer, until this is dropped; then it counts as one that has just come.

@@ -109,7 +109,7 @@ async fn upgrade(
                 if rejected.is_some() {
                     return Ok(None);
                 }
-                let permit = hub.permit(&key, false).await?;
+                let permit = hub.permit(&key).await?;
                 Ok(Some((key, permit)))
             };
             match admitted.await {

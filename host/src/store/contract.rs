@@ -54,6 +54,7 @@ where
     epochs::a_membership_moves_when_its_client_has_heard(subject(10, 600).await).await;
     epochs::receipts_count_what_is_of_the_rooms_epoch(subject(10, 600).await).await;
     places_are_taken_and_given_back(subject(10, 600).await).await;
+    sessions::a_session_comes_with_a_place_or_not_at_all(subject(10, 600).await).await;
     of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
 }
 
@@ -156,10 +157,10 @@ impl Subject {
     ) -> Option<Resumed> {
         self.units(1).await;
         let asked = Instant::now();
-        match self.store.resume_session(token, &principal.into(), connection, asked).await.unwrap() {
+        match self.store.resume_session(token, &principal.into(), connection, asked, None).await.unwrap() {
             Resume::Held(resumed) => Some(resumed),
-            Resume::Gone => None,
-            Resume::Again => panic!("nobody else asked"),
+            Resume::Gone(None) => None,
+            other => panic!("nobody else asked, and no place was wanted: {other:?}"),
         }
     }
 }
@@ -304,13 +305,17 @@ async fn receipts_count_sessions(s: Subject) {
 async fn places_are_taken_and_given_back(s: Subject) {
     let acme: Arc<str> = "acme".into();
     let take = async |most| s.store.take_place(&acme, most).await.unwrap();
-    assert_eq!((take(2).await, take(2).await, take(2).await), (Ok(()), Ok(()), Err(2)));
-    assert_eq!(take(u32::MAX).await, Ok(()), "a takeover is let in");
-    assert_eq!(s.store.take_place(&"zed".into(), 1).await.unwrap(), Ok(()));
-    s.store.give_back(&acme);
-    assert_eq!(take(2).await, Err(2));
-    s.store.give_back(&acme);
-    assert_eq!(take(2).await, Ok(()));
+    let (one, two) = (take(2).await.expect("a place"), take(2).await.expect("another"));
+    assert_eq!(take(2).await.err(), Some(2));
+    let more = take(u32::MAX).await.expect("a takeover is let in");
+    assert!(s.store.take_place(&"zed".into(), 1).await.unwrap().is_ok());
+    drop(one);
+    assert_eq!(take(2).await.err(), Some(2));
+    drop(two);
+    let two = take(2).await.expect("a place");
+    drop((two, more));
+    // What was refused or given back leaves nothing behind.
+    s.becomes(async || take(1).await.is_ok()).await;
 }
 
 async fn of_two_changes_of_a_plugin_the_second_has_to_know_the_first(s: Subject) {

@@ -1,5 +1,6 @@
 //! How many connections each principal has on this node.
 
+use super::permit::Places;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -40,5 +41,11 @@ impl Counts {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, u32>> {
         self.0.lock().expect("no code panics while it counts")
+    }
+}
+
+impl Places for Counts {
+    fn give_back(self: Arc<Self>, principal: &Arc<str>) {
+        self.subtract(principal);
     }
 }

@@ -6,11 +6,13 @@ mod contract;
 mod counts;
 mod lineage;
 mod memory;
+mod permit;
 mod redis;
 pub mod registry;
 
 pub use lineage::{How, Lineage, Release};
 pub use memory::Memory;
+pub use permit::Permit;
 pub use redis::{Keyring, Redis, RedisUrl, Replication, Site};
 pub use registry::{Revision, StoredKeys};
 
@@ -226,14 +228,18 @@ pub struct Resumed {
     /// The connection that held the session, if it still lives.
     pub previous: Option<ConnectionId>,
     pub rooms: Vec<(RoomName, Membership)>,
+    /// Where one was asked for.
+    pub permit: Option<Permit>,
 }
 
 /// What became of a wish to resume a session.
 #[derive(Debug)]
 pub enum Resume {
     Held(Resumed),
-    /// The token is unknown, its session is over, or is another principal's.
-    Gone,
+    /// The token is unknown, its session is over, or is another principal's. A permit that was asked for is for a new one.
+    Gone(Option<Permit>),
+    /// The principal has so many connections, and none of them holds the session.
+    Full(u32),
     /// Another connection has taken the session since this one asked, or the store's clock was set back.
     Again,
 }
@@ -307,8 +313,7 @@ pub trait Store: Send + Sync {
 
     /// Takes one of the places that a principal has for connections, `most` on all nodes together. `Err` within: how
     /// many are taken.
-    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable>;
-    fn give_back(&self, principal: &Arc<str>);
+    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<Permit, u32>, Unavailable>;
 
     /// Makes a session in these rooms. One that nobody waits for any more is let go.
     async fn create_session(
@@ -317,14 +322,16 @@ pub trait Store: Send + Sync {
         connection: ConnectionId,
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable>;
-    /// Hands a session to a connection whose client was there since `asked`: whoever took it after that keeps it. One that
-    /// nobody waits for any more is let go.
+    /// Hands a session to a connection whose client was there since `asked`: whoever took it after that keeps it. With `most` a
+    /// place is taken in the same step, as by `take_place`; if the session is taken over from a connection, however many there are, since
+    /// that one gives its place back. What nobody waits for any more is let go.
     async fn resume_session(
         &self,
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
         asked: Instant,
+        most: Option<u32>,
     ) -> Result<Resume, Unavailable>;
     /// Starts the session's time to live, unless another connection holds it by now.
     fn detach(&self, hold: Hold);

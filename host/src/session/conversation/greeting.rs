@@ -6,7 +6,6 @@ use super::{
     joining::{Asked, Told},
 };
 use crate::{
-    close::Close,
     hub::{self, Granted},
     protocol::{Code, Id, Refusal, reply},
     room::RoomName,
@@ -41,9 +40,6 @@ impl Conversation {
     /// A session that this connection holds since a moment ago.
     pub(super) async fn resume(&mut self, id: Option<Id<'_>>, resumed: Resumed) -> Result<(), Refusal> {
         let hub = self.services.hub.clone();
-        if let Some(previous) = resumed.previous.and_then(|id| hub.connections.get(id)) {
-            previous.outbox.close(Close::TakenOver);
-        }
         let place = self.connection.outbox.reserve();
         let asked = resumed.rooms.into_iter().map(|(room, Membership { filter, position })| {
             let asked = Asked { room, filter, since: Some(position) };

@@ -76,6 +76,40 @@ impl Conversation {
             };
             Rejected::new(id, &refusal, close)
         };
+        // Found by others before it holds a session, so that whoever takes that over finds whom to end.
+        let connection = Connection::new(&key, client.remote, Outbox::new(services.config.outbox, pipe));
+        let registered = Registered::new(hub.clone(), connection.clone());
+        // From here on a key that goes or expires ends it; it may have done so since it was looked at.
+        if let Err(refusal) = services.keys.load().find(&key.digest) {
+            return Err(Rejected::new(id, &refusal, hub::refused_by_key(&refusal)));
+        }
+        // What costs least comes first: who has too many connections has cost one step of the store, and no plugin was asked.
+        let most = permit.is_none().then_some(key.limits.connections);
+        let (mut resumed, mut place) = (None, None);
+        if let Some(token) = session {
+            let asked =
+                hub.store.resume_session(token, &key.principal, connection.id, client.since, most).await;
+            match asked.map_err(|error| rejected(hub::unavailable(error)))? {
+                Resume::Held(mut held) => {
+                    connection.session.set(token).expect("set once");
+                    place = held.permit.take();
+                    if let Some(previous) = held.previous.and_then(|id| hub.connections.get(id)) {
+                        previous.outbox.close(Close::TakenOver);
+                    }
+                    resumed = Some(held);
+                }
+                Resume::Gone(taken) => place = taken,
+                Resume::Full(count) => return Err(rejected(hub::too_many(&key, count))),
+                Resume::Again => {
+                    let message = "the session was resumed by another connection meanwhile; try again";
+                    return Err(rejected(Refusal::retry(Code::StoreUnavailable, message, 1000)));
+                }
+            }
+        }
+        let permit = match permit.or(place) {
+            Some(permit) => permit,
+            None => hub.permit(&key).await.map_err(rejected)?,
+        };
         let limits = hub
             .admit(Connecting {
                 principal: Policy::principal(&key.principal, &key.tier),
@@ -84,39 +118,6 @@ impl Conversation {
             })
             .await
             .map_err(rejected)?;
-
-        // Found by others before it holds a session, so that whoever takes that over finds whom to end.
-        let connection = Connection::new(&key, client.remote, Outbox::new(services.config.outbox, pipe));
-        let registered = Registered::new(hub.clone(), connection.clone());
-        // From here on a key that goes or expires ends it; it may have done so since it was looked at.
-        if let Err(refusal) = services.keys.load().find(&key.digest) {
-            return Err(Rejected::new(id, &refusal, hub::refused_by_key(&refusal)));
-        }
-        let resumed = match session {
-            Some(token) => {
-                let asked =
-                    hub.store.resume_session(token, &key.principal, connection.id, client.since).await;
-                match asked.map_err(|error| rejected(hub::unavailable(error)))? {
-                    Resume::Held(resumed) => {
-                        connection.session.set(token).expect("set once");
-                        Some(resumed)
-                    }
-                    Resume::Gone => None,
-                    Resume::Again => {
-                        let message = "the session was resumed by another connection meanwhile; try again";
-                        return Err(rejected(Refusal::retry(Code::StoreUnavailable, message, 1000)));
-                    }
-                }
-            }
-            None => None,
-        };
-        let permit = match permit {
-            Some(permit) => permit,
-            None => {
-                let takeover = resumed.as_ref().is_some_and(|resumed| resumed.previous.is_some());
-                hub.permit(&key, takeover).await.map_err(rejected)?
-            }
-        };
         let active = Active::new(&key, &limits, services.config.message, Instant::now());
         hub.metrics.opened.inc();
         let mut conversation = Self {

@@ -87,8 +87,51 @@ pub async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
     s.units(1).await;
     let new = ConnectionId::random();
     assert!(s.resume(hold.token, "acme", new).await.is_some());
-    let late = s.store.resume_session(hold.token, &"acme".into(), ConnectionId::random(), asked).await;
+    let late = s.store.resume_session(hold.token, &"acme".into(), ConnectionId::random(), asked, None).await;
     assert!(matches!(late, Ok(Resume::Again)), "{late:?}");
     let position = s.opened("b").await;
     s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
+}
+
+pub async fn a_session_comes_with_a_place_or_not_at_all(s: Subject) {
+    let acme: Arc<str> = "acme".into();
+    let resume = async |token, connection, most| {
+        s.units(1).await;
+        s.store.resume_session(token, &acme, connection, Instant::now(), Some(most)).await.unwrap()
+    };
+    let take = async |most| s.store.take_place(&acme, most).await.unwrap();
+    let hold = s.member("acme", "a", None).await;
+    let first = take(1).await.expect("the only place");
+
+    // Another connection has it: that one is to go, so this one comes in.
+    let second = Hold { connection: ConnectionId::random(), ..hold };
+    let Resume::Held(mut taken) = resume(hold.token, second.connection, 1).await else { panic!("held") };
+    let place = taken.permit.take().expect("a place with it");
+    assert_eq!(taken.previous, Some(hold.connection));
+    drop(first);
+    assert_eq!(take(1).await.err(), Some(1));
+
+    // Nobody has it, and another connection has the only place: nothing happens to the session.
+    s.store.detach(second);
+    s.units(1).await;
+    let third = ConnectionId::random();
+    let full = resume(hold.token, third, 1).await;
+    assert!(matches!(full, Resume::Full(1)), "{full:?}");
+    assert!(matches!(resume(SessionToken::random(), third, 1).await, Resume::Full(1)));
+    assert_eq!(s.count("a").await, 1);
+
+    // With a free place it comes back, and the place is its connection's.
+    drop(place);
+    let Resume::Held(mut back) = resume(hold.token, third, 1).await else { panic!("held") };
+    assert_eq!((back.previous, back.rooms.len()), (None, 1));
+    let place = back.permit.take().expect("a place with it");
+    assert_eq!(take(1).await.err(), Some(1));
+    drop(place);
+    // One that is gone leaves the place for a new one.
+    let gone = resume(SessionToken::random(), ConnectionId::random(), 1).await;
+    assert!(matches!(gone, Resume::Gone(Some(_))), "{gone:?}");
+    assert_eq!(take(1).await.err(), Some(1));
+    drop(gone);
+    s.becomes(async || take(1).await.is_ok()).await;
+    s.store.detach(Hold { connection: third, ..hold });
 }

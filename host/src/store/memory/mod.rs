@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(30);
 pub struct Memory {
     retention: Retention,
     feed: Feed,
-    counts: Counts,
+    counts: Arc<Counts>,
     hasher: RandomState,
     rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
     sessions: Mutex<Sessions>,
@@ -39,7 +39,7 @@ impl Memory {
         let store = Arc::new(Self {
             retention,
             feed,
-            counts: Counts::default(),
+            counts: Arc::default(),
             hasher: RandomState::new(),
             rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
             sessions: Mutex::new(Sessions::new(retention.session)),
@@ -110,6 +110,13 @@ impl Memory {
         })
     }
 
+    /// A place, or how many are taken.
+    fn permit(&self, principal: &Arc<str>, most: u32) -> Result<Permit, u32> {
+        let count = self.counts.add(principal);
+        let permit = Permit::new(principal.clone(), self.counts.clone());
+        if count > most { Err(count - 1) } else { Ok(permit) }
+    }
+
     fn forget(&self, token: SessionToken, room: &str) {
         self.existing(room, |log| log.forget(token));
     }
@@ -168,17 +175,8 @@ impl Store for Memory {
         Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now()).read(after, limit)))
     }
 
-    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {
-        let count = self.counts.add(principal);
-        if count > most {
-            self.counts.subtract(principal);
-            return Ok(Err(count - 1));
-        }
-        Ok(Ok(()))
-    }
-
-    fn give_back(&self, principal: &Arc<str>) {
-        self.counts.subtract(principal);
+    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<Permit, u32>, Unavailable> {
+        Ok(self.permit(principal, most))
     }
 
     async fn create_session(
@@ -198,11 +196,18 @@ impl Store for Memory {
         principal: &Arc<str>,
         connection: ConnectionId,
         asked: Instant,
+        most: Option<u32>,
     ) -> Result<Resume, Unavailable> {
         let mut sessions = self.sessions();
+        let is_taken_over = sessions.is_taken_over(token, principal);
+        let most = if is_taken_over { most.map(|_| u32::MAX) } else { most };
+        let permit = match most.map(|most| self.permit(principal, most)).transpose() {
+            Ok(permit) => permit,
+            Err(count) => return Ok(Resume::Full(count)),
+        };
         let (previous, names) = match sessions.resume(token, principal, connection, asked) {
             Taken::Held(previous, names) => (previous, names),
-            Taken::Gone => return Ok(Resume::Gone),
+            Taken::Gone => return Ok(Resume::Gone(permit)),
             Taken::Again => return Ok(Resume::Again),
         };
         let membership = |room: RoomName| {
@@ -210,7 +215,7 @@ impl Store for Memory {
             Some((room, membership))
         };
         let rooms = names.into_iter().filter_map(membership).collect();
-        Ok(Resume::Held(Resumed { previous, rooms }))
+        Ok(Resume::Held(Resumed { previous, rooms, permit }))
     }
 
     fn detach(&self, hold: Hold) {

@@ -43,6 +43,13 @@ impl Sessions {
         token
     }
 
+    /// Whether a connection holds the session.
+    pub fn is_taken_over(&self, token: SessionToken, principal: &str) -> bool {
+        self.all.get(&token).is_some_and(|session| {
+            *session.principal == *principal && matches!(session.holder, Holder::Connection(_))
+        })
+    }
+
     /// The connection that held it and its rooms.
     pub fn resume(
         &mut self,

@@ -7,7 +7,7 @@ use super::{
     lease::Renewal,
     scripts,
 };
-use crate::store::{Counts, PATIENCE, Unavailable};
+use crate::store::{Counts, PATIENCE, Permit, Unavailable, permit::Places};
 use arc_swap::ArcSwap;
 use fred::types::Value;
 use futures_util::future::try_join_all;
@@ -54,20 +54,58 @@ struct State {
     under: Arc<String>,
 }
 
-/// A connection that is counted, until this is dropped.
-struct Counted<'a> {
-    connections: &'a Arc<Connections>,
-    principal: &'a Arc<str>,
-    kept: bool,
+/// A connection that is counted before Redis was asked whether there is a place for it. Whoever drops it has none.
+pub struct Asked {
+    connections: Arc<Connections>,
+    principal: Arc<str>,
+    /// With this one, on this node.
+    own: u32,
+    most: u32,
+    outcome: Outcome,
 }
 
-impl Drop for Counted<'_> {
+#[derive(Clone, Copy, PartialEq)]
+enum Outcome {
+    /// The count may have been written.
+    Unknown,
+    Refused,
+    Taken,
+}
+
+impl Asked {
+    /// What a script that takes the place is told of it: the node's connections with this one, the most on all nodes, how long counts are kept.
+    pub fn arguments(&self) -> [Value; 3] {
+        [answer::integer(self.own.into()), answer::integer(self.most.into()), answer::millis(KEEP)]
+    }
+
+    pub fn granted(mut self) -> Permit {
+        self.outcome = Outcome::Taken;
+        Permit::new(self.principal.clone(), self.connections.clone())
+    }
+
+    /// Nothing was written.
+    pub fn refused(mut self) {
+        self.outcome = Outcome::Refused;
+    }
+}
+
+impl Drop for Asked {
     fn drop(&mut self) {
-        if !self.kept {
-            self.connections.counts.subtract(self.principal);
+        let Self { connections, principal, outcome, .. } = self;
+        if *outcome != Outcome::Taken {
+            connections.counts.subtract(principal);
         }
         // Counts cross one another on the way: what is so in the end is written afterwards.
-        self.connections.recount(self.principal);
+        if *outcome != Outcome::Refused {
+            connections.recount(principal);
+        }
+    }
+}
+
+impl Places for Connections {
+    fn give_back(self: Arc<Self>, principal: &Arc<str>) {
+        self.counts.subtract(principal);
+        self.recount(principal);
     }
 }
 
@@ -94,48 +132,51 @@ impl Connections {
         })
     }
 
+    /// Counts one more, which has no place yet.
+    pub fn ask(self: &Arc<Self>, principal: &Arc<str>, most: u32) -> Asked {
+        let (connections, principal) = (self.clone(), principal.clone());
+        let own = self.counts.add(&principal);
+        Asked { connections, principal, own, most, outcome: Outcome::Unknown }
+    }
+
     /// A place for one more. Whoever stops waiting has none.
     pub async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         most: u32,
-    ) -> Result<Result<(), u32>, Unavailable> {
-        let own = self.counts.add(principal);
-        let mut counted = Counted { connections: self, principal, kept: false };
+    ) -> Result<Result<Permit, u32>, Unavailable> {
+        let asked = self.ask(principal, most);
+        // Those of this node alone are too many, whatever others have.
+        if asked.own > most {
+            let others = asked.own - 1;
+            asked.refused();
+            return Ok(Err(others));
+        }
         let began = Instant::now();
-        let mut taken = self.ask_for_place(principal, own, most).await?;
+        let mut taken = self.ask_for_place(&asked).await?;
         // What is late at once is so by a clock that was set.
         if taken == Value::Integer(LATE) && began.elapsed() < PATIENCE {
             let time = self.link.run(&scripts::TIME, vec![self.names.clock()], vec![]).await?;
             self.time.heard(answer::number(&time)?);
-            taken = self.ask_for_place(principal, own, most).await?;
+            taken = self.ask_for_place(&asked).await?;
         }
         match taken {
-            Value::Integer(-1) => {
-                counted.kept = true;
-                Ok(Ok(()))
-            }
+            Value::Integer(-1) => Ok(Ok(asked.granted())),
             Value::Integer(LATE) => Err(late()),
-            taken => Ok(Err(answer::number(&taken)? as u32)),
+            taken => {
+                let count = answer::number(&taken)? as u32;
+                asked.refused();
+                Ok(Err(count))
+            }
         }
     }
 
-    async fn ask_for_place(&self, principal: &Arc<str>, own: u32, most: u32) -> Result<Value, Unavailable> {
+    async fn ask_for_place(&self, asked: &Asked) -> Result<Value, Unavailable> {
         let (deadline, node) = (self.deadline(), self.node.load_full());
-        self.note(&node, principal).await?;
-        let arguments = vec![
-            node.as_str().into(),
-            answer::integer(own.into()),
-            answer::integer(most.into()),
-            answer::millis(KEEP),
-            answer::integer(deadline),
-        ];
-        self.link.run(&scripts::PLACE, vec![self.names.connections(principal)], arguments).await
-    }
-
-    pub fn give_back(self: &Arc<Self>, principal: &Arc<str>) {
-        self.counts.subtract(principal);
-        self.recount(principal);
+        self.note(&node, &asked.principal).await?;
+        let mut arguments = vec![node.as_str().into(), answer::integer(deadline)];
+        arguments.extend(asked.arguments());
+        self.link.run(&scripts::PLACE, vec![self.names.connections(&asked.principal)], arguments).await
     }
 
     /// All counts are written again.
@@ -249,7 +290,7 @@ impl Connections {
     }
 
     /// Puts a principal among what this node would leave behind.
-    async fn note(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
+    pub async fn note(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
         {
             let mut state = self.state();
             if state.under != *node {

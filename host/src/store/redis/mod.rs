@@ -170,12 +170,8 @@ impl Store for Redis {
         Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })
     }
 
-    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<(), u32>, Unavailable> {
+    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<Permit, u32>, Unavailable> {
         self.shared.connections.take(principal, most).await
-    }
-
-    fn give_back(&self, principal: &Arc<str>) {
-        self.shared.connections.give_back(principal);
     }
 
     async fn create_session(
@@ -193,8 +189,9 @@ impl Store for Redis {
         principal: &Arc<str>,
         connection: ConnectionId,
         asked: Instant,
+        most: Option<u32>,
     ) -> Result<Resume, Unavailable> {
-        self.shared.resume(token, principal, connection, asked).await
+        self.shared.resume(token, principal, connection, asked, most).await
     }
 
     fn detach(&self, hold: Hold) {

@@ -81,6 +81,27 @@ local function replace(session, from, answer)
   return answer
 end
 
+-- Takes a place for a connection of a principal on a node, which has `own` with it, as long as there are no more than `most` on all
+-- nodes. Gives -1, or how many are taken.
+local function place(connections, node, own, most, keep)
+  local others, is_own, before = 0, false, 0
+  for n, value in ipairs(redis.call('HGETALL', connections)) do
+    if n % 2 == 1 then
+      is_own = value == node
+    elseif is_own then
+      before = tonumber(value)
+    else
+      others = others + value
+    end
+  end
+  if others + own > tonumber(most) then
+    return others + own - 1
+  end
+  redis.call('HSET', connections, node, int(math.max(own, before)))
+  redis.call('PEXPIRE', connections, keep)
+  return -1
+end
+
 -- What was acknowledged was of another epoch.
 local function unacknowledge(acks)
   if redis.call('EXISTS', acks) == 1 then

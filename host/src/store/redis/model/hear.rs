@@ -29,7 +29,7 @@ impl World {
             Told::Event(..) => {}
             Told::Created(at, created) => self.created(at, created).await,
             Told::Resumed(at, Ok(Resume::Held(resumed))) => self.resumed(at, resumed).await,
-            Told::Resumed(at, Ok(Resume::Gone)) => {
+            Told::Resumed(at, Ok(Resume::Gone(_))) => {
                 let client = self.connections[at].client;
                 if self.clients[client].current == Some(at) {
                     self.clients[client].forget();

@@ -219,7 +219,9 @@ impl World {
         let position = self.position(ROOMS[0]);
         let task = tokio::spawn(async move {
             let told = match token {
-                Some(token) => Told::Resumed(at, store.resume_session(token, &principal, id, asked).await),
+                Some(token) => {
+                    Told::Resumed(at, store.resume_session(token, &principal, id, asked, None).await)
+                }
                 None => {
                     let membership = Membership { filter: None, position };
                     let join = Join { room: room(ROOMS[0]), membership, anew: true };

@@ -5,6 +5,7 @@ use super::{
     super::{
         KEEP, PATIENCE, SessionId, Shared, answer,
         clock::{DEADLINE, is_late, shift},
+        connections::Asked,
         lease,
         record::{Change, Record, Rooms, entry, held_entry},
         scripts,
@@ -64,18 +65,20 @@ impl Shared {
         .ok_or_else(late)
     }
 
-    /// Hands a session to a connection that asked for it at an instant.
+    /// Hands a session to a connection that asked for it at an instant, and takes a place for it where there may be so many.
     pub async fn resume(
         self: &Arc<Self>,
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
         asked: Instant,
+        most: Option<u32>,
     ) -> Result<Resume, Unavailable> {
         let (shared, principal) = (self.clone(), principal.clone());
         self.kept(connection, async move {
             let mut given_up = shared.giving_up(&principal, token.id(), connection);
-            let taken = shared.take(&mut given_up, asked).await;
+            let place = most.map(|most| shared.connections.ask(&principal, most));
+            let taken = shared.take(&mut given_up, asked, place).await;
             let is_held = matches!(taken, Ok(Resume::Held(_)));
             match taken {
                 Ok(resume) if !is_held => {
@@ -170,40 +173,62 @@ impl Shared {
         self.enrol(&session).await
     }
 
-    async fn take(self: &Arc<Self>, given_up: &mut GivenUp, asked: Instant) -> Result<Resume, Unavailable> {
+    async fn take(
+        self: &Arc<Self>,
+        given_up: &mut GivenUp,
+        asked: Instant,
+        place: Option<Asked>,
+    ) -> Result<Resume, Unavailable> {
         let held = held_entry(&given_up.principal, given_up.id, given_up.connection);
-        self.estate.add(&given_up.node, held).await?;
-        let key = self.names.session(&given_up.principal, given_up.id);
-        let mut when = self.time.at(asked);
+        let noted = async {
+            match &place {
+                Some(_) => self.connections.note(&given_up.node, &given_up.principal).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(self.estate.add(&given_up.node, held), noted)?;
+        let mut keys = vec![self.names.session(&given_up.principal, given_up.id)];
+        let (mut when, mut lease) = (self.time.at(asked), self.time.at(self.renewed.end()));
         if self.link.is_clustered() {
             // Its server's own clock, by which it says when the session was taken last.
-            let time = self.link.run(&scripts::TIME, vec![key.clone()], vec![]).await?;
+            let time = self.link.run(&scripts::TIME, keys.clone(), vec![]).await?;
             let (time, heard) = (answer::number(&time)?, Instant::now());
-            when = shift(time, heard, asked);
+            (when, lease) = (shift(time, heard, asked), shift(time, heard, self.renewed.end()));
             given_up.deadline = time / 1000 + DEADLINE.as_millis() as u64;
         }
+        keys.extend(place.iter().map(|_| self.names.connections(&given_up.principal)));
         given_up.sent = true;
         let mut is_again = false;
         let parts = loop {
-            let arguments = vec![
+            // A place counts under the node's name, which others clear away only once.
+            let deadline =
+                if place.is_some() { given_up.deadline.min(lease / 1000) } else { given_up.deadline };
+            let mut arguments = vec![
                 given_up.connection.to_string().into(),
                 given_up.node.as_str().into(),
                 answer::integer(when),
-                answer::integer(given_up.deadline),
+                answer::integer(deadline),
                 answer::millis(KEEP),
                 answer::integer(self.cluster.now()),
             ];
-            let parts = answer::texts(self.link.run(&scripts::TAKE, vec![key.clone()], arguments).await?)?;
+            arguments.extend(place.iter().flat_map(Asked::arguments));
+            let parts = answer::texts(self.link.run(&scripts::TAKE, keys.clone(), arguments).await?)?;
             let (time, heard) = (answer::nth(&parts, 1)?, Instant::now());
             if !self.link.is_clustered() {
                 self.time.heard(time);
             }
             match &*parts[0] {
                 "ok" => break parts,
-                "none" => return Ok(Resume::Gone),
+                "none" => return Ok(Resume::Gone(place.map(Asked::granted))),
+                "full" => {
+                    let count = answer::nth(&parts, 2)? as u32;
+                    place.into_iter().for_each(Asked::refused);
+                    return Ok(Resume::Full(count));
+                }
                 // Maybe only as far as this node knew what time it is: now it knows better.
                 "again" | "late" if !is_again && given_up.is_mended(time / 1000) => {
                     let at_least = shift(time, heard, asked);
+                    lease = shift(time, heard, self.renewed.end());
                     // What it knew was worth nothing where the clock was set back.
                     (is_again, when) = (true, if when > time { at_least } else { when.max(at_least) })
                 }
@@ -211,6 +236,7 @@ impl Shared {
                 _ => return Err(late()),
             }
         };
+        let permit = place.map(Asked::granted);
         let (time, generation) = (answer::nth(&parts, 1)? / 1000, answer::nth(&parts, 2)?);
         let [_, _, _, previous, on, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };
         let record = Record::new(generation, time, Rooms::read(fields)?);
@@ -240,7 +266,7 @@ impl Shared {
         if !is_settled {
             self.settle(&session);
         }
-        Ok(Resume::Held(Resumed { previous, rooms }))
+        Ok(Resume::Held(Resumed { previous, rooms, permit }))
     }
 
     /// From here on the session is this node's to see to.

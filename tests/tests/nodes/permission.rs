@@ -1,0 +1,161 @@
+//! What a connection costs that is refused: hardly anything, since it is refused before anything is done for it.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use switchyard_tests::{Client, KEY, Node, Proxy, Redis, eventually, guest};
+
+/// What a node says to Redis of its own accord, whoever connects.
+const OWN: [&str; 9] =
+    ["script tick", "PING", "script time", "LPOP", "LRANGE", "HGET", "INFO", "ROLE", "CLIENT"];
+
+/// What was asked of Redis beside that.
+fn asked(proxy: &Proxy) -> BTreeMap<String, u64> {
+    let mut passed = proxy.passed();
+    passed.retain(|name, _| !OWN.contains(&&**name));
+    passed
+}
+
+fn since(before: &BTreeMap<String, u64>, after: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let more = |(name, count): (String, u64)| (count - before.get(&name).copied().unwrap_or(0), name);
+    after.into_iter().map(more).filter(|(count, _)| *count > 0).map(|(count, name)| (name, count)).collect()
+}
+
+/// A plugin that is asked of connections, and answers so.
+fn asking(connect: &str) -> String {
+    let file = guest("hostile").display().to_string();
+    format!(
+        "[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"p:*\"]\nconfig = {{ connect = \"{connect}\" }}\n"
+    )
+}
+
+/// Says `connect` with these fields, which must be refused: with which code.
+async fn refused(url: &str, session: Option<&str>) -> String {
+    let mut connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
+    if let Some(session) = session {
+        connect["session"] = session.into();
+    }
+    Client::turned_away(url, connect).await.0
+}
+
+async fn sessions(redis: &Redis) -> usize {
+    redis.command(&["KEYS", "*:session:*"]).await.lines().filter(|line| !line.is_empty()).count()
+}
+
+#[tokio::test]
+async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
+    let (redis, connections) = (Redis::start().await, "[tier.default]\nconnections = 2\n");
+    let proxy = Proxy::start(&redis).await;
+    let one = Node::start(&redis.url(), connections).await;
+    let other = Node::start(&proxy.url(), &format!("{connections}{}", asking("count"))).await;
+    let lost = one.client().await;
+    let token = lost.token();
+    lost.cut();
+    let held = eventually("two places", async || {
+        let mut clients = vec![];
+        for _ in 0..2 {
+            let mut client = Client::open(&*one.url).await;
+            client.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
+            client.connected = client.recv().await;
+            clients.push(client);
+        }
+        clients.iter().all(|client| client.connected["type"] == "connected").then_some(clients)
+    })
+    .await;
+    // What is done once is done by the first.
+    assert_eq!(refused(&other.url, None).await, "connection_limit");
+    let stored = sessions(&redis).await;
+
+    let before = asked(&proxy);
+    for _ in 0..20 {
+        assert_eq!(refused(&other.url, None).await, "connection_limit");
+    }
+    let cost = since(&before, asked(&proxy));
+    assert!(cost.values().sum::<u64>() <= 20, "twenty new ones: {cost:?}");
+
+    // A session that nobody holds, and one that is not there.
+    let before = asked(&proxy);
+    for session in [&*token, "s_00000000000000000000000000000001"] {
+        for _ in 0..10 {
+            assert_eq!(refused(&other.url, Some(session)).await, "connection_limit");
+        }
+    }
+    let cost = since(&before, asked(&proxy));
+    assert!(cost.values().sum::<u64>() <= 50, "twenty that would resume: {cost:?}");
+    assert_eq!(sessions(&redis).await, stored);
+    assert_eq!(other.metric("switchyard_plugin_calls_total").await, 0.0, "the plugin was not asked");
+
+    // One that has a connection comes in whatever the limit is.
+    let mut taking = other.resume(&held[0].token()).await;
+    assert_eq!(taking.connected["resumed"], true, "{}", taking.connected);
+    taking.settled().await;
+    drop((taking, held));
+    // The session that was refused is as it was.
+    let back = eventually("a free place", async || {
+        let mut client = Client::open(&*other.url).await;
+        let connect = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": token});
+        client.send(connect).await;
+        client.connected = client.recv().await;
+        (client.connected["type"] == "connected").then_some(client)
+    })
+    .await;
+    assert_eq!(back.connected["resumed"], true, "{}", back.connected);
+}
+
+#[tokio::test]
+async fn a_node_that_has_as_many_as_there_may_be_asks_nobody() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), "[tier.default]\nconnections = 1\n").await;
+    let mut client = node.client().await;
+    client.settled().await;
+    // Counts are written a moment later.
+    let calm = eventually("a calm node", async || {
+        let before = asked(&proxy);
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        (asked(&proxy) == before).then_some(before)
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(refused(&node.url, None).await, "connection_limit");
+    }
+    assert_eq!(since(&calm, asked(&proxy)), BTreeMap::new());
+}
+
+#[tokio::test]
+async fn what_was_taken_is_given_back_when_a_plugin_refuses() {
+    let redis = Redis::start().await;
+    let connections = "[tier.default]\nconnections = 1\n";
+    let one = Node::start(&redis.url(), connections).await;
+    let other = Node::start(&redis.url(), &format!("{connections}{}", asking("refuse"))).await;
+    for _ in 0..5 {
+        // Were the place kept, the next would find none.
+        assert_eq!(refused(&other.url, None).await, "forbidden");
+    }
+    assert_eq!(sessions(&redis).await, 0, "no session was made");
+    let mut client = eventually("the place", async || {
+        let mut client = Client::open(&*one.url).await;
+        client.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
+        client.connected = client.recv().await;
+        (client.connected["type"] == "connected").then_some(client)
+    })
+    .await;
+    client.subscribe(json!(["prices"])).await;
+    let token = client.token();
+    client.cut();
+    eventually("a refusal by the plugin", async || {
+        let code = refused(&other.url, Some(&token)).await;
+        (code == "forbidden").then_some(())
+    })
+    .await;
+    let back: Client = eventually("the session", async || {
+        let mut client = Client::open(&*one.url).await;
+        let connect = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": token});
+        client.send(connect).await;
+        client.connected = client.recv().await;
+        (client.connected["type"] == "connected").then_some(client)
+    })
+    .await;
+    assert_eq!(back.connected["resumed"], true, "{}", back.connected);
+    let rooms = back.connected["rooms"].as_array().expect("rooms");
+    assert!(rooms.iter().any(|room: &Value| room["room"] == "prices"), "{}", back.connected);
+}
