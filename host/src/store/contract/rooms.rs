@@ -35,11 +35,16 @@ pub async fn what_needs_a_member_is_published_while_there_is_one(s: Subject) {
     let membership = Membership { filter: None, position };
     let joins = vec![Join { room: inbox.clone(), membership, anew: true }];
     let token = s.store.create_session(&acme, connection, joins).await.unwrap();
+    let first = Instant::now();
     assert_eq!(publish(Some(("zed", "k"))).await, Some((1, false)));
     s.store.detach(Hold { token, connection });
     assert_eq!(publish(None).await, Some((2, false)), "it can be resumed");
     s.units(SESSION + 2).await;
     s.becomes(async || s.count("@acme").await == 0).await;
     assert_eq!(publish(None).await, None, "it is over");
-    assert_eq!(publish(Some(("zed", "k"))).await, Some((1, true)), "what was published stays so");
+    let again = publish(Some(("zed", "k"))).await;
+    // A store whose time goes by itself may have taken longer than the key is remembered.
+    if first.elapsed() < s.unit * KEY {
+        assert_eq!(again, Some((1, true)), "what was published stays so");
+    }
 }
