@@ -15,10 +15,15 @@ use switchyard::{
     cli::Cli,
     log::{Log, payload},
     output::{Faults, OutputError, remark},
+    plugin::{COMMAND, compile_for_parent},
 };
 use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
+    // A node starts itself like this; it is no command for people, and needs neither a log nor a runtime.
+    if std::env::args_os().nth(1).is_some_and(|command| command == COMMAND) {
+        return compile_for_parent();
+    }
     let cli = Cli::parse();
     let log = match Log::start(stderr()) {
         Ok(log) => log,

@@ -163,6 +163,7 @@ async fn start_hub(config: &Config, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
     let hub = HubConfig {
         plugins: config.plugins.clone(),
         cache,
+        compiler: config.compiler,
         ungoverned: config.rooms.ungoverned,
         message_bytes: config.session.message,
         vitals: admin.vitals.clone(),

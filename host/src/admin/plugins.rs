@@ -72,7 +72,8 @@ pub async fn put(
     body: Unread,
 ) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "load plugins")?;
-    let origin = Origin { how: How::Load, by: Some(&key.principal), signature: signature(&headers) };
+    let origin =
+        Origin { how: How::Load, by: Some(key.principal.to_string()), signature: signature(&headers) };
     let body = body.read(&api.bodies, largest(&api)).await?;
     let ward = api.services.hub.load_plugin(&name?.0, body.clone(), origin).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
@@ -96,7 +97,8 @@ pub async fn rollback(
     back: Result<Query<Back>, QueryRejection>,
 ) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "roll plugins back")?;
-    let ward = api.services.hub.rollback(&name?.0, back?.0.to.as_deref(), Some(&key.principal)).await?;
+    let by = Some(key.principal.to_string());
+    let ward = api.services.hub.rollback(&name?.0, back?.0.to, by).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
 }
 

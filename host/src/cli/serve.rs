@@ -8,7 +8,7 @@ use crate::{
     limits::raise_file_limit,
     node::{Listeners, Node, Source},
     output::{Faults, print_line},
-    plugin::{Engine, PluginConfig},
+    plugin::{Compiler, Engine, PluginConfig},
     room::Pattern,
     server::Tls,
     vital::Vitals,
@@ -47,6 +47,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let vitals = Vitals::default();
     let source = Source::open(args.config.clone(), &vitals).context("files cannot be watched")?;
     let mut config = source.load().map_err(anyhow::Error::msg)?;
+    config.compiler = Compiler::Child;
     let key = match args.config {
         Some(_) => None,
         None => {
@@ -172,7 +173,7 @@ pub fn check(args: CheckArgs) -> anyhow::Result<()> {
         wrong.push(place(find(text, "cache", "folder").start, error));
     }
     if !config.plugins.is_empty() {
-        let engine = Engine::new()?;
+        let engine = Engine::strict()?;
         for plugin in &config.plugins {
             if let Err(error) = plugin.load(&engine) {
                 wrong.push(place(plugin.name.span().start, error));

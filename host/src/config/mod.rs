@@ -13,7 +13,7 @@ use crate::{
     hub::Ungoverned,
     key::{KeyConfig, Tier},
     limits::LimitsConfig,
-    plugin::{CacheConfig, PluginConfig, Trust},
+    plugin::{CacheConfig, Compiler, PluginConfig, Trust},
     room::is_principal,
     server::ServerConfig,
     session::SessionConfig,
@@ -44,6 +44,9 @@ pub struct Config {
     pub plugins: Vec<PluginConfig>,
     pub signatures: Arc<Trust>,
     pub cache: CacheConfig,
+    /// Nothing that can be configured: who runs the node says it.
+    #[serde(skip)]
+    pub compiler: Compiler,
 }
 
 /// `[store]`

@@ -30,7 +30,7 @@ pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 use crate::{
     key::Keys,
     metrics::Metrics,
-    plugin::{Cache, Connecting, Engine, Limits},
+    plugin::{Cache, Compiler, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
     room::{Kind, RoomName},
     store::{History, Message, PageLimit, Store, Unavailable},
@@ -65,6 +65,7 @@ pub struct Hub {
     /// Compiles plugins, from the first on.
     engine: OnceCell<Engine>,
     cache: Option<Arc<Cache>>,
+    compiler: Compiler,
     wards: Vec<Ward>,
     routes: Arc<Routes>,
     reads: Reads,

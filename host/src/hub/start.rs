@@ -13,7 +13,7 @@ use super::{
 use crate::{
     close::Close,
     metrics::Metrics,
-    plugin::{Cache, PluginConfig},
+    plugin::{Cache, Compiler, PluginConfig},
     store::{Event, Feed, Store},
     vital::Vitals,
 };
@@ -33,6 +33,8 @@ pub struct HubConfig {
     pub plugins: Vec<PluginConfig>,
     /// Of compiled plugins.
     pub cache: Option<Cache>,
+    /// Of plugins.
+    pub compiler: Compiler,
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
     pub message_bytes: usize,
@@ -105,6 +107,7 @@ impl Hub {
             vitals,
             engine: OnceCell::new(),
             cache: config.cache.map(Arc::new),
+            compiler: config.compiler,
             wards,
             routes,
             reads: Default::default(),

@@ -3,6 +3,8 @@
 //! What is in there is run as it is. So nobody else may write to it, and whatever is not exactly what was put there
 //! is compiled anew.
 
+use super::engine::uncompilable;
+use super::load::LoadFault;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{
@@ -79,14 +81,19 @@ impl Cache {
         Ok(Self { folder: folder.to_owned(), owner })
     }
 
-    /// The component compiled: as it was kept, or anew.
-    pub fn component(&self, engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
-        let key = key(engine, bytes);
+    /// A file compiled: as it was kept, or anew.
+    pub fn component(
+        &self,
+        engine: &Engine,
+        file: &[u8],
+        compile: impl FnOnce() -> Result<Vec<u8>, LoadFault>,
+    ) -> Result<Component, LoadFault> {
+        let key = key(engine, file);
         if let Some(component) = self.read(engine, &key) {
             return Ok(component);
         }
-        let component = Component::new(engine, bytes)?;
-        let artefact = component.serialize()?;
+        let artefact = compile()?;
+        let component = revive(engine, &artefact).map_err(uncompilable)?;
         match self.write(&key, &artefact) {
             Ok(()) => tracing::debug!(key, "a compiled plugin is kept"),
             Err(error) => {
@@ -212,13 +219,16 @@ impl Hasher for Sink {
     }
 }
 
+/// Machine code that was compiled just now, or is read from the folder.
 #[expect(
     unsafe_code,
-    reason = "an artefact is machine code: only what this node compiled is read, from its own private folder, and unchanged"
+    reason = "an artefact is machine code: only what this program compiled is read, from a pipe of its own process or \
+              from the node's own private folder, and unchanged"
 )]
-fn revive(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `Cache::read` found the file to be of this user, for nobody else to write, and its contents to be those
-    // that `Component::serialize` gave. That they are of this engine wasmtime checks itself.
+pub(super) fn revive(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: either `Compiler::compile` gave it just now, which is this program, here or at the other end of a pipe that
+    // nobody else has; or `Cache::read` found the file to be of this user, for nobody else to write, and its contents to be
+    // what was compiled then. That they are of this engine wasmtime checks itself.
     unsafe { Component::deserialize(engine, artefact) }
 }
 
@@ -235,6 +245,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("deep/cache")).unwrap();
         (folder, cache)
+    }
+
+    fn keep(cache: &Cache, engine: &Engine) {
+        let compile = || engine.precompile_component(EMPTY).map_err(uncompilable);
+        cache.component(engine, EMPTY, compile).unwrap();
     }
 
     #[test]
@@ -262,7 +277,7 @@ mod tests {
     fn what_was_kept_is_read_and_what_is_damaged_is_compiled_anew() {
         let (_folder, cache) = cache();
         let engine = Engine::default();
-        cache.component(&engine, EMPTY).unwrap();
+        keep(&cache, &engine);
         let (name, other) = (key(&engine, EMPTY), key(&engine, NAMED));
         let file = cache.folder.join(&name);
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
@@ -275,7 +290,7 @@ mod tests {
         for (what, damaged) in [("a bit", &flipped[..]), ("the end", &good[..good.len() - 1]), ("all", &[])] {
             fs::write(&file, damaged).unwrap();
             assert!(cache.read(&engine, &name).is_none(), "{what}");
-            cache.component(&engine, EMPTY).unwrap();
+            keep(&cache, &engine);
             assert!(fs::read(&file).unwrap() == good, "{what}: it was written again");
         }
         fs::copy(&file, cache.folder.join(&other)).unwrap();

@@ -68,6 +68,21 @@ impl Default for BudgetConfig {
     }
 }
 
+/// Why a version does not run here.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unloadable {
+    pub reason: String,
+    /// It may well run later as it is.
+    pub passes: bool,
+}
+
+impl From<String> for Unloadable {
+    fn from(reason: String) -> Self {
+        Self { reason, passes: false }
+    }
+}
+
 /// What a plugin's files hold.
 pub struct Source {
     pub code: Bytes,
@@ -128,7 +143,12 @@ impl PluginConfig {
     }
 
     /// Verifies and compiles bytes that came otherwise.
-    pub fn compile(&self, engine: &Engine, bytes: &[u8], signature: Option<&str>) -> Result<Plugin, String> {
+    pub fn compile(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> Result<Plugin, Unloadable> {
         let name = self.name();
         // First: nothing looks into bytes that nobody vouches for.
         let signed_by = self.trust.verify(name, bytes, signature)?;
@@ -136,12 +156,14 @@ impl PluginConfig {
             .map_err(|error| format!("plugin '{name}': its config is no JSON: {error}"))?;
         let BudgetConfig { call, memory, calls } = self.budget;
         let plugin = Plugin::load(engine, name, bytes, &config, Budget { call, memory, calls })
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Unloadable { passes: error.passes(), reason: error.to_string() })?;
         match &self.sha256 {
-            Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => Err(format!(
-                "plugin '{name}' has the SHA-256 {}, but the configuration pins {pin}",
-                plugin.info().sha256
-            )),
+            Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => {
+                let found = &plugin.info().sha256;
+                let reason =
+                    format!("plugin '{name}' has the SHA-256 {found}, but the configuration pins {pin}");
+                Err(reason.into())
+            }
             _ => Ok(plugin.signed_by(signed_by)),
         }
     }

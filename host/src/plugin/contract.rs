@@ -1,6 +1,8 @@
 //! Which WebAssembly files are plugins of this contract, found out before anything of them runs.
 
+use super::extent::{self, damaged};
 use super::load::LoadFault;
+use std::borrow::Cow;
 use wasmparser::{Parser, Payload};
 use wasmtime::component::types;
 use wit_component::ComponentEncoder;
@@ -19,8 +21,8 @@ pub const LARGEST: usize = 64 << 20;
 /// The interfaces that a plugin may import; `types` holds no functions.
 const IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
 
-/// `bytes` as a component: as they are, or made from the core module that a plain build gives.
-pub fn component(bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
+/// What can be told of a file without compiling it: whether it is WebAssembly of this contract, and not too much of it.
+pub fn check_file(bytes: &[u8]) -> Result<(), LoadFault> {
     if bytes.len() > LARGEST {
         return Err(LoadFault::TooLarge { size: bytes.len() });
     }
@@ -28,11 +30,15 @@ pub fn component(bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
     if !is_component && !Parser::is_core_wasm(bytes) {
         return Err(LoadFault::NotWasm);
     }
+    extent::check(bytes)?;
+    if is_component {
+        return Ok(());
+    }
     let mut imports = Vec::new();
     let mut described = false;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(damaged)? {
-            Payload::ImportSection(section) if !is_component => {
+            Payload::ImportSection(section) => {
                 for import in section.into_imports() {
                     let import = import.map_err(damaged)?;
                     imports.push((import.module.to_owned(), format!("{}#{}", import.module, import.name)));
@@ -42,20 +48,18 @@ pub fn component(bytes: &[u8]) -> Result<Vec<u8>, LoadFault> {
             _ => {}
         }
     }
-    if is_component {
-        return Ok(bytes.to_vec());
-    }
     check_imports(&imports)?;
-    if !described {
-        return Err(LoadFault::NoContract);
-    }
-    // Validated when it is compiled.
-    let encode = || ComponentEncoder::default().validate(false).module(bytes)?.encode();
-    encode().map_err(|error| LoadFault::Shape(format!("{error:#}")))
+    if described { Ok(()) } else { Err(LoadFault::NoContract) }
 }
 
-fn damaged(error: wasmparser::BinaryReaderError) -> LoadFault {
-    LoadFault::Damaged(error.to_string())
+/// A file as a component: as it is, or made from the core module that a plain build gives.
+pub fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, LoadFault> {
+    if Parser::is_component(file) {
+        return Ok(file.into());
+    }
+    // Validated when it is compiled.
+    let encode = || ComponentEncoder::default().validate(false).module(file)?.encode();
+    encode().map(Cow::from).map_err(|error| LoadFault::Shape(format!("{error:#}")))
 }
 
 /// Checks what a compiled component imports and exports by name.

@@ -1,7 +1,9 @@
 //! The process's one compiler and runtime for guests, and the clock that stops them.
 
-use super::cache::Cache;
+use super::cache::{self, Cache};
 use super::clock::Clock;
+use super::compiler::{Compilation, Compiler};
+use super::load::LoadFault;
 use crate::vital::Vitals;
 use rayon_core::ThreadPoolBuilder;
 use std::error::Error;
@@ -54,6 +56,9 @@ pub struct Engine {
     /// Drives the deadlines of calls.
     pub(super) clock: Arc<Clock>,
     cache: Option<Arc<Cache>>,
+    compiler: Compiler,
+    /// The one that goes on, by which it can be given up.
+    compilation: Compilation,
     /// Whether calls are counted in instructions, which makes them slower.
     pub(super) counts: bool,
 }
@@ -61,24 +66,30 @@ pub struct Engine {
 impl Engine {
     /// For the command line and tests: one that no node depends on.
     pub fn new() -> Result<Self, EngineError> {
-        Self::start(&Vitals::default())
+        Self::start(&Vitals::default(), Compiler::Here)
+    }
+
+    /// The same, for what is to be refused as a node refuses it.
+    pub fn strict() -> Result<Self, EngineError> {
+        Self::start(&Vitals::default(), Compiler::Child)
     }
 
     /// Starts the runtime and the thread that drives deadlines, which ends with the last clone and the last
     /// plugin of the engine.
-    pub fn start(vitals: &Vitals) -> Result<Self, EngineError> {
-        let runtime = wasmtime::Engine::new(&config(Some(pool()))).or_else(|error| {
+    pub fn start(vitals: &Vitals, compiler: Compiler) -> Result<Self, EngineError> {
+        // Who has others compile needs no threads for it.
+        let here = compiler == Compiler::Here;
+        let runtime = wasmtime::Engine::new(&config(Some(pool()), here)).or_else(|error| {
             tracing::warn!(%error, "plugins start slower: no address space for pooled instances");
-            wasmtime::Engine::new(&config(None)).map_err(unfit)
+            wasmtime::Engine::new(&config(None, here)).map_err(unfit)
         })?;
-        Self::drive(runtime, false, vitals)
+        let engine = Self::drive(runtime, false, vitals)?;
+        Ok(Self { compiler, ..engine })
     }
 
     /// For authors: one that counts the instructions of calls, and so is slower. See [`super::Plugin::instructions`].
     pub fn counting() -> Result<Self, EngineError> {
-        let mut config = config(None);
-        config.consume_fuel(true);
-        Self::drive(wasmtime::Engine::new(&config).map_err(unfit)?, true, &Vitals::default())
+        Self::drive(compiling(true)?, true, &Vitals::default())
     }
 
     fn drive(runtime: wasmtime::Engine, counts: bool, vitals: &Vitals) -> Result<Self, EngineError> {
@@ -89,7 +100,8 @@ impl Engine {
             }
         };
         let clock = Clock::start(tick, vitals)?;
-        Ok(Self { runtime, clock: Arc::new(clock), cache: None, counts })
+        let (compiler, compilation) = (Compiler::Here, Compilation::default());
+        Ok(Self { runtime, clock: Arc::new(clock), cache: None, compiler, compilation, counts })
     }
 
     /// Compiles nothing that is in the cache.
@@ -97,16 +109,34 @@ impl Engine {
         Self { cache, ..self }
     }
 
-    pub(super) fn component(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
+    /// What is compiled with it can be given up.
+    pub fn within(self, compilation: Compilation) -> Self {
+        Self { compilation, ..self }
+    }
+
+    /// A file that was [checked](super::contract::check_file), compiled.
+    pub(super) fn component(&self, file: &[u8]) -> Result<Component, LoadFault> {
+        let compile = || self.compiler.compile(&self.runtime, self.counts, file, &self.compilation);
         match &self.cache {
-            Some(cache) => cache.component(&self.runtime, bytes),
-            None => Component::new(&self.runtime, bytes),
+            Some(cache) => cache.component(&self.runtime, file, compile),
+            None => cache::revive(&self.runtime, &compile()?).map_err(uncompilable),
         }
     }
 
     pub(super) fn runtime(&self) -> &wasmtime::Engine {
         &self.runtime
     }
+}
+
+pub(super) fn uncompilable(error: wasmtime::Error) -> LoadFault {
+    LoadFault::Uncompilable(format!("{error:#}"))
+}
+
+/// One that only compiles, for [`Engine::start`] or, where calls are counted, for [`Engine::counting`].
+pub(super) fn compiling(counts: bool) -> Result<wasmtime::Engine, EngineError> {
+    let mut config = config(None, true);
+    config.consume_fuel(counts);
+    wasmtime::Engine::new(&config).map_err(unfit)
 }
 
 fn unfit(error: wasmtime::Error) -> EngineError {
@@ -128,9 +158,10 @@ fn compiles_in_parallel() -> bool {
     })
 }
 
-fn config(pool: Option<PoolingAllocationConfig>) -> Config {
+/// `here`: whether this process compiles.
+fn config(pool: Option<PoolingAllocationConfig>, here: bool) -> Config {
     let mut config = Config::new();
-    config.parallel_compilation(compiles_in_parallel());
+    config.parallel_compilation(here && compiles_in_parallel());
     // Three times cheaper calls; no contract function is async.
     config.concurrency_support(false);
     config.epoch_interruption(true);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::component::{HasSelf, Linker};
@@ -67,6 +68,12 @@ pub enum LoadFault {
     TooLarge { size: usize },
     #[error("is damaged or truncated, build or copy it again: {0}")]
     Damaged(String),
+    #[error("has {count} {what}, and a plugin may have {most}: leave out what it does not need")]
+    Extent { what: &'static str, count: usize, most: usize },
+    #[error("cannot be compiled: the process that compiles cannot be started or read: {0}")]
+    NoCompiler(io::Error),
+    #[error("is not compiled, because nobody waits for it any more")]
+    GivenUp,
     #[error("cannot be compiled, build it with WebAssembly features that are standard: {0}")]
     Uncompilable(String),
     #[error("imports {}, but a plugin may import only log, clock, random and metrics of switchyard:plugin@{}: \
@@ -126,7 +133,8 @@ impl Plugin {
         config: &Value,
         budget: Budget,
     ) -> Result<Plugin, LoadFault> {
-        let blueprint = draw(engine, &contract::component(bytes)?, budget)?;
+        contract::check_file(bytes)?;
+        let blueprint = draw(engine, bytes, budget)?;
         let nameless = Voice {
             name: name.into(),
             version: String::new(),
@@ -218,6 +226,17 @@ impl Plugin {
     }
 }
 
+impl LoadError {
+    /// Whether it may well be loaded later as it is.
+    pub fn passes(&self) -> bool {
+        match &self.fault {
+            LoadFault::NoCompiler(error) => error.kind() != ErrorKind::NotFound,
+            LoadFault::GivenUp => true,
+            _ => false,
+        }
+    }
+}
+
 impl Failure {
     /// A type that the contract does not have shows when an instance is opened.
     fn at_start(failure: Box<Failure>) -> LoadFault {
@@ -228,11 +247,10 @@ impl Failure {
     }
 }
 
-/// Compiles a component and finds its exports.
-fn draw(engine: &Engine, component: &[u8], budget: Budget) -> Result<Blueprint, LoadFault> {
+/// Compiles a file and finds its exports.
+fn draw(engine: &Engine, file: &[u8], budget: Budget) -> Result<Blueprint, LoadFault> {
     let runtime = engine.runtime();
-    let component =
-        engine.component(component).map_err(|error| LoadFault::Uncompilable(format!("{error:#}")))?;
+    let component = engine.component(file)?;
     contract::check(&component.component_type(), runtime)?;
     let shape = |error: wasmtime::Error| LoadFault::Shape(format!("{error:#}"));
     let mut linker = Linker::<State>::new(runtime);

@@ -13,11 +13,13 @@ mod bindings;
 mod breaker;
 mod cache;
 mod clock;
+mod compiler;
 mod config;
 mod contract;
 mod deadline;
 mod deliver;
 mod engine;
+mod extent;
 mod failure;
 mod filters;
 mod governor;
@@ -38,7 +40,8 @@ pub use answers::{
     Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
 };
 pub use cache::{Cache, CacheConfig};
-pub use config::{PluginConfig, Source, read_signature, signature_file};
+pub use compiler::{COMMAND, Compilation, Compiler, compile_for_parent};
+pub use config::{PluginConfig, Source, Unloadable, read_signature, signature_file};
 pub use deliver::{Bits, Reads};
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{Call, Failure, FailureKind};

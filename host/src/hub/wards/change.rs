@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 pub(super) const ATTEMPTS: usize = 20;
 
 /// How a version came, and by whom.
-pub struct Origin<'a> {
+pub struct Origin {
     pub how: How,
-    pub by: Option<&'a str>,
+    pub by: Option<String>,
     pub signature: Option<String>,
 }
 
@@ -29,11 +29,11 @@ impl Hub {
         self: &Arc<Self>,
         name: &str,
         code: Bytes,
-        origin: Origin<'_>,
+        origin: Origin,
     ) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
         let ward = &self.wards[index];
-        let _turn = ward.turn.lock().await;
+        let _loading = ward.loading.lock().await;
         let config = ward.config.load_full();
         self.bring(index, &config, code, origin).await?;
         Ok(ward)
@@ -43,28 +43,27 @@ impl Hub {
     /// an error, but the configuration is taken up all the same.
     pub async fn reread(self: &Arc<Self>, index: usize, config: PluginConfig) -> Result<(), Refusal> {
         let ward = &self.wards[index];
-        let mut turn = ward.turn.lock().await;
+        let mut reading = ward.reading.lock().await;
+        let _loading = ward.loading.lock().await;
         ward.trust(&config.trust);
         let config = Arc::new(config);
         let read = source(&config).await?;
         let file = read.as_ref().ok().map(|source| (digest(&source.code), source.signature.clone()));
         let charge = ward.standing().charge.clone();
         match (read, charge) {
-            (Ok(Source { code, signature }), _) if file != turn.file => {
-                turn.file = file;
+            (Ok(Source { code, signature }), _) if file != reading.file => {
+                reading.file = file;
                 let origin = Origin { how: How::File, by: None, signature };
                 let brought = self.bring(index, &config, code, origin).await;
                 // It may be a good file once the store answers, or its signature is there.
                 if brought.is_err() {
-                    turn.file = None;
+                    reading.file = None;
                 }
                 brought?;
             }
             (Err(error), None) => return Err(Refusal::invalid(error)),
-            (read, Some(charge)) => {
-                if !charge.config.runs_like(&config) {
-                    self.restart(index, &config, charge.sha256()).await?;
-                }
+            (read, Some(_)) => {
+                self.restart(index, &config).await?;
                 // What other nodes put in charge works also where this node's file does not.
                 if let Err(error) = read {
                     ward.config.store(config);
@@ -78,20 +77,28 @@ impl Hub {
     }
 
     /// The version in charge, with another configuration. That is this node's own affair.
-    async fn restart(
-        self: &Arc<Self>,
-        index: usize,
-        config: &Arc<PluginConfig>,
-        sha256: &str,
-    ) -> Result<(), Refusal> {
+    async fn restart(self: &Arc<Self>, index: usize, config: &Arc<PluginConfig>) -> Result<(), Refusal> {
         let ward = &self.wards[index];
-        let restarted = async {
-            let plugin = self.revive(index, config, sha256).await?;
-            self.take_up(index, Charge { plugin, config: config.clone() }, true).await
+        let in_charge = || {
+            let charge = ward.standing().charge.clone();
+            charge.filter(|charge| !charge.config.runs_like(config)).map(|charge| charge.sha256().to_owned())
         };
-        let restarted = restarted.await;
-        ward.ends(sha256, &restarted);
-        restarted.map(drop)
+        while let Some(sha256) = in_charge() {
+            let restarted = async {
+                let plugin = self.revive(index, config, &sha256).await?;
+                let _turn = ward.turn.lock().await;
+                // Others may have gone back, or followed another node, while it was compiled.
+                if in_charge().is_some_and(|present| present == sha256) {
+                    self.take_up(index, Charge { plugin, config: config.clone() }, true).await?;
+                    ward.config.store(config.clone());
+                }
+                Ok(())
+            };
+            let restarted: Result<(), Refusal> = restarted.await;
+            ward.ends(&sha256, &restarted);
+            restarted?;
+        }
+        Ok(())
     }
 
     /// Puts an earlier version in charge on all nodes: the one that was loaded before the present one, or the one whose digest
@@ -99,12 +106,25 @@ impl Hub {
     pub async fn rollback(
         self: &Arc<Self>,
         name: &str,
-        to: Option<&str>,
-        by: Option<&str>,
+        to: Option<String>,
+        by: Option<String>,
     ) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
+        let hub = self.clone();
+        // On a task of its own: who asked for it may leave, and half of it must not be done.
+        let back = tokio::spawn(async move { hub.go_back(index, to.as_deref(), by.as_deref()).await });
+        back.await.unwrap_or_else(|_| Err(stopping()))?;
+        Ok(&self.wards[index])
+    }
+
+    async fn go_back(
+        self: &Arc<Self>,
+        index: usize,
+        to: Option<&str>,
+        by: Option<&str>,
+    ) -> Result<(), Refusal> {
         let ward = &self.wards[index];
-        let _turn = ward.turn.lock().await;
+        let name = &ward.name();
         let lineage = self.store.lineage(name).await.map_err(unavailable)?;
         let target = match to {
             None => lineage
@@ -116,9 +136,15 @@ impl Hub {
         };
         let target = target.map_err(conflict)?.sha256.clone();
         let config = ward.config.load_full();
-        ward.begins(&target);
+        let _underway = ward.begins(&target);
         let back = async {
+            // Compiled still, as a rule.
             let plugin = self.revive(index, &config, &target).await?;
+            let _turn = ward.turn.lock().await;
+            let is_configured = Arc::ptr_eq(&config, &ward.config.load_full());
+            if self.store.lineage(name).await.map_err(unavailable)? != lineage || !is_configured {
+                return Err(changed_meanwhile());
+            }
             let charge = Charge { plugin: plugin.clone(), config: config.clone() };
             let previous = self.take_up(index, charge, false).await?;
             let next = lineage.back_to(&target, None);
@@ -130,9 +156,7 @@ impl Hub {
                     took_charge(&plugin, "rollback", by);
                     return Ok(());
                 }
-                Ok(false) => conflict(
-                    "another version came into charge just now: look again before going back".to_owned(),
-                ),
+                Ok(false) => changed_meanwhile(),
                 Err(error) => unavailable(error),
             };
             self.put_back(index, previous).await;
@@ -140,7 +164,7 @@ impl Hub {
         };
         let back = back.await;
         ward.ends(&target, &back);
-        back.map(|()| ward)
+        back
     }
 
     /// Verifies, compiles, puts in charge here and makes known to all.
@@ -149,16 +173,16 @@ impl Hub {
         index: usize,
         config: &Arc<PluginConfig>,
         code: Bytes,
-        origin: Origin<'_>,
+        origin: Origin,
     ) -> Result<(), Refusal> {
         let (ward, sha256) = (&self.wards[index], digest(&code));
-        ward.begins(&sha256);
+        let _underway = ward.begins(&sha256);
         let mut brought = self.try_bring(index, config, &sha256, &code, &origin).await;
         if let (Err(refusal), How::File) = (&mut brought, origin.how) {
             refusal.message += &format!(" ({})", config.file.display());
         }
         ward.ends(&sha256, &brought);
-        if let (Err(refusal), Some(by)) = (&brought, origin.by) {
+        if let (Err(refusal), Some(by)) = (&brought, &origin.by) {
             let (plugin, how, reason) = (ward.name(), origin.how.name(), &refusal.message);
             tracing::error!(target: AUDIT, %plugin, %sha256, how, by, "not loaded: {reason}");
         }
@@ -171,14 +195,14 @@ impl Hub {
         config: &Arc<PluginConfig>,
         sha256: &str,
         code: &Bytes,
-        origin: &Origin<'_>,
+        origin: &Origin,
     ) -> Result<(), Refusal> {
         let (ward, name) = (&self.wards[index], config.name());
         let signature = origin.signature.as_deref();
         // Before anything else looks at it, also where it is compiled here already.
         let signed_by = config.trust.verify(name, code, signature).map_err(Refusal::invalid)?;
         let is_same = |plugin: &Arc<Plugin>| plugin.info().signed_by == signed_by;
-        // Asked before anything changes here, so that it seldom has to be taken back.
+        // Asked before it is compiled: where the store does not answer, that would be in vain.
         let lineage = self.store.lineage(name).await.map_err(unavailable)?;
         if ward.runs(sha256, config)
             && ward.plugin().is_some_and(|p| is_same(&p))
@@ -190,17 +214,41 @@ impl Hub {
             Some(plugin) => plugin,
             None => self.compile(config, code, signature).await?,
         };
+        let (hub, config, code) = (self.clone(), config.clone(), code.clone());
+        let (how, by) = (origin.how, origin.by.clone());
+        let signature = origin.signature.clone();
+        // On a task of its own: who asked for it may leave, and half of it must not be done.
+        let taken_up = tokio::spawn(async move {
+            hub.switch(index, &config, plugin, &code, Origin { how, by, signature }).await
+        });
+        taken_up.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Puts a compiled version in charge here and makes it known to all.
+    async fn switch(
+        self: &Arc<Self>,
+        index: usize,
+        config: &Arc<PluginConfig>,
+        plugin: Arc<Plugin>,
+        code: &Bytes,
+        origin: Origin,
+    ) -> Result<(), Refusal> {
+        let (ward, name, sha256) = (&self.wards[index], config.name(), &plugin.info().sha256);
+        let _turn = ward.turn.lock().await;
+        // Asked before anything changes here, so that it seldom has to be taken back.
+        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
         let release = Release {
-            sha256: sha256.to_owned(),
+            sha256: sha256.clone(),
             version: plugin.info().version.clone(),
-            signature: origin.signature.clone(),
+            signature: origin.signature,
             how: origin.how,
-            by: origin.by.map(str::to_owned),
+            by: origin.by.clone(),
             at: unix_ms(),
             withdrawn: None,
         };
         let charge = Charge { plugin: plugin.clone(), config: config.clone() };
         let previous = self.take_up(index, charge, true).await?;
+        ward.config.store(config.clone());
         match self.announce(ward, &release, code, &lineage).await {
             Ok(Some(lineage)) => ward.standing().lineage = lineage,
             // What is in charge elsewhere is followed next.
@@ -210,7 +258,7 @@ impl Hub {
                 return Err(unavailable(error));
             }
         }
-        took_charge(&plugin, origin.how.name(), origin.by);
+        took_charge(&plugin, origin.how.name(), origin.by.as_deref());
         let (is, was) = (&plugin.info().package, previous.map(|charge| charge.plugin.info().package.clone()));
         if let Some(was) = was.filter(|was| was != is) {
             tracing::warn!(target: AUDIT, plugin = name, "it was '{was}' and calls itself '{is}' now: is it the right file?");
@@ -328,6 +376,10 @@ pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Result<Source, 
     let read = config.clone();
     let read = blocking::run("reads a plugin", move || read.read()).await;
     read.map_err(|error| undone("reads a plugin", error))
+}
+
+fn changed_meanwhile() -> Refusal {
+    conflict("another version came into charge just now: look again before going back".to_owned())
 }
 
 pub fn conflict(message: String) -> Refusal {

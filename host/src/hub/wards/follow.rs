@@ -52,13 +52,14 @@ impl Hub {
     /// The file's version, if nobody has seen it yet; else the one that is in charge of all nodes.
     async fn begin_with(self: &Arc<Self>, index: usize) -> Result<(), Refusal> {
         let ward = &self.wards[index];
-        let mut turn = ward.turn.lock().await;
+        let mut reading = ward.reading.lock().await;
+        let _loading = ward.loading.lock().await;
         let config = ward.config.load_full();
         let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
         let began = match source(&config).await.and_then(|read| read.map_err(Refusal::invalid)) {
             Ok(Source { code, signature }) => {
                 let sha256 = digest(&code);
-                turn.file = Some((sha256.clone(), signature.clone()));
+                reading.file = Some((sha256.clone(), signature.clone()));
                 if lineage.remembers(&sha256) && lineage.current != sha256 {
                     Ok(())
                 } else {
@@ -66,7 +67,7 @@ impl Hub {
                     let brought = self.bring(index, &config, code, origin).await;
                     // It may be a good file once its signature is there.
                     if brought.is_err() {
-                        turn.file = None;
+                        reading.file = None;
                     }
                     brought
                 }
@@ -94,7 +95,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let (ward, name) = (&self.wards[index], self.wards[index].name());
         let mut lineage = stored.lineages.get(&name).cloned().unwrap_or_default();
-        let _turn = ward.turn.lock().await;
+        let turn = ward.turn.lock().await;
         let known = ward.standing().lineage.clone();
         if lineage.generation < known.generation {
             // What was read before this node's own last change is older than what is there by now.
@@ -102,6 +103,7 @@ impl Hub {
         }
         let is_other = lineage.generation == known.generation && lineage.current != known.current;
         if lineage.generation > known.generation || is_other {
+            drop(turn);
             return self.follow(ward, index, lineage).await;
         }
         let has_lost = lineage.generation < known.generation;
@@ -131,23 +133,35 @@ impl Hub {
     /// A version that cannot run here is reported, and the present one stays.
     async fn follow(self: &Arc<Self>, ward: &Ward, index: usize, lineage: Lineage) -> Result<(), Refusal> {
         let (config, sha256) = (ward.config.load_full(), lineage.current.clone());
+        let known = ward.standing().lineage.clone();
         if ward.runs(&sha256, &config) {
-            ward.standing().lineage = lineage;
+            let _turn = ward.turn.lock().await;
+            if ward.standing().lineage == known {
+                ward.standing().lineage = lineage;
+            }
             return Ok(());
         }
-        ward.begins(&sha256);
+        let _underway = ward.begins(&sha256);
         // What others went back to is trusted, what is new is not yet.
         let is_new = lineage.versions.first().is_some_and(|newest| newest.sha256 == sha256);
         let followed = async {
             let plugin = self.revive(index, &config, &sha256).await?;
+            let turn = ward.turn.lock().await;
+            // While it was compiled, this node may have put another in charge, which others follow.
+            if ward.standing().lineage != known {
+                return Ok(None);
+            }
             let charge = Charge { plugin: plugin.clone(), config };
             self.take_up(index, charge, is_new).await?;
-            Ok(plugin)
+            ward.standing().lineage = lineage.clone();
+            drop(turn);
+            Ok(Some(plugin))
         };
         let followed: Result<_, Refusal> = followed.await;
         ward.ends(&sha256, &followed);
         match followed {
-            Ok(plugin) => took_charge(&plugin, "another node", None),
+            Ok(Some(plugin)) => took_charge(&plugin, "another node", None),
+            Ok(None) => return Ok(()),
             // Both may be better in a moment.
             Err(refusal) if matches!(refusal.code, Code::StoreUnavailable | Code::Overloaded) => {
                 return Err(refusal);

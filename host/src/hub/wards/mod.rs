@@ -14,7 +14,7 @@ pub use view::{Condition, Reported, Shown};
 use super::{Hub, no_thread};
 use crate::{
     blocking::{self, BlockingError},
-    plugin::{Engine, EngineError, Plugin, PluginConfig, Shadow, Trust},
+    plugin::{Compilation, Engine, EngineError, Plugin, PluginConfig, Shadow, Trust, Unloadable},
     protocol::{Code, Refusal, unix_ms},
     store::Lineage,
 };
@@ -31,14 +31,41 @@ pub struct Ward {
     config: ArcSwap<PluginConfig>,
     /// Held for moments, never while anything is awaited.
     standing: Mutex<Standing>,
-    /// Held while a version comes into charge, so that they come one after the other.
-    turn: tokio::sync::Mutex<Turn>,
+    /// Held while a version comes into charge, so that they come one after the other; not while one is compiled, so that going
+    /// back never waits for that.
+    turn: tokio::sync::Mutex<()>,
+    /// Held while the file is read and what follows from it is done.
+    reading: tokio::sync::Mutex<Reading>,
+    /// Held by those who load, one after the other: the last who comes is the last who is in charge.
+    loading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Turn {
+struct Reading {
     /// The file that was read last: its SHA-256 and its signature. Another version may have come into charge since.
     file: Option<(String, Option<String>)>,
+}
+
+/// A version on its way into charge, for as long as somebody is about it.
+struct Underway<'a> {
+    ward: &'a Ward,
+    sha256: &'a str,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        let mut standing = self.ward.standing();
+        standing.loading.take_if(|loading| loading == self.sha256);
+    }
+}
+
+/// Gives a compilation up when nobody waits for it any more.
+struct Awaited(Compilation);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
 }
 
 #[derive(Default)]
@@ -95,7 +122,13 @@ const HELD: &str = "no code panics while it holds a ward";
 
 impl Ward {
     pub(super) fn new(config: PluginConfig) -> Self {
-        Self { config: ArcSwap::from_pointee(config), standing: Mutex::default(), turn: Default::default() }
+        Self {
+            config: ArcSwap::from_pointee(config),
+            standing: Mutex::default(),
+            turn: Default::default(),
+            reading: Default::default(),
+            loading: Default::default(),
+        }
     }
 
     pub fn name(&self) -> String {
@@ -111,15 +144,17 @@ impl Ward {
         self.standing.lock().expect(HELD)
     }
 
-    fn begins(&self, sha256: &str) {
+    fn begins<'a>(&'a self, sha256: &'a str) -> Underway<'a> {
         self.standing().loading = Some(sha256.to_owned());
+        Underway { ward: self, sha256 }
     }
 
     /// It is in charge, or why it is not.
     fn ends<T>(&self, sha256: &str, outcome: &Result<T, Refusal>) {
         let failed = outcome.as_ref().err().map(|refusal| Failed::now(Some(sha256), &refusal.message));
         let mut standing = self.standing();
-        (standing.loading, standing.failed) = (None, failed);
+        standing.loading.take_if(|loading| loading == sha256);
+        standing.failed = failed;
     }
 
     fn fails(&self, failed: Failed) {
@@ -186,22 +221,28 @@ impl Hub {
         index.ok_or_else(|| Refusal::new(Code::NotFound, message()))
     }
 
-    /// Compiles beside the serving threads.
+    /// Compiles beside the serving threads, for as long as this is awaited.
     async fn compile(
         &self,
         config: &Arc<PluginConfig>,
         code: &Bytes,
         signature: Option<&str>,
     ) -> Result<Arc<Plugin>, Refusal> {
-        let start = async || Ok(Engine::start(&self.vitals)?.cached(self.cache.clone()));
+        let start = async || Ok(Engine::start(&self.vitals, self.compiler)?.cached(self.cache.clone()));
         let engine = self.engine.get_or_try_init(start).await.cloned().map_err(|error| match error {
             EngineError::Clock(error) => no_thread("that enforces plugin deadlines", error),
             error @ EngineError::Runtime(_) => Refusal::invalid(error.to_string()),
         })?;
         let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
+        let awaited = Awaited(Compilation::default());
+        let engine = engine.within(awaited.0.clone());
         let compile = move || config.compile(&engine, &code, signature.as_deref());
         match blocking::run("compiles a plugin", compile).await {
-            Ok(compiled) => compiled.map(Arc::new).map_err(Refusal::invalid),
+            Ok(Ok(plugin)) => Ok(Arc::new(plugin)),
+            Ok(Err(Unloadable { reason, passes: true })) => {
+                Err(Refusal::retry(Code::Overloaded, reason, 1000))
+            }
+            Ok(Err(Unloadable { reason, .. })) => Err(Refusal::invalid(reason)),
             Err(error) => Err(undone("compiles a plugin", error)),
         }
     }

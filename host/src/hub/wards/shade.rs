@@ -18,13 +18,14 @@ impl Hub {
     pub async fn shade(&self, name: &str, code: Bytes, signature: Option<String>) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
         let ward = &self.wards[index];
-        let _turn = ward.turn.lock().await;
+        let _loading = ward.loading.lock().await;
         if ward.plugin().is_none() {
             let message = format!("plugin '{name}' has no version in charge to compare with: load one");
             return Err(conflict(message));
         }
         let config = ward.config.load_full();
         let plugin = self.compile(&config, &code, signature.as_deref()).await?;
+        let _turn = ward.turn.lock().await;
         let shadow = Shadow::start(plugin).map_err(|error| no_thread("of a candidate", error))?;
         self.reflect(index, Some(shadow.mirror())).await;
         ward.standing().shadow = Some(Casting { shadow, code, signature, since: unix_ms() });
@@ -45,12 +46,13 @@ impl Hub {
     pub async fn promote(self: &Arc<Self>, name: &str, by: Option<&str>) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
         let ward = &self.wards[index];
-        let _turn = ward.turn.lock().await;
+        let _loading = ward.loading.lock().await;
         let candidate =
             ward.standing().shadow.as_ref().map(|casting| (casting.code.clone(), casting.signature.clone()));
         let (code, signature) = candidate.ok_or_else(|| no_candidate(name))?;
         let config = ward.config.load_full();
-        self.bring(index, &config, code, Origin { how: How::Promotion, by, signature }).await?;
+        let origin = Origin { how: How::Promotion, by: by.map(str::to_owned), signature };
+        self.bring(index, &config, code, origin).await?;
         Ok(ward)
     }
 
