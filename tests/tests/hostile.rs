@@ -2,7 +2,7 @@
 //! rooms go on.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, MORE_KEYS, Server, guest};
+use switchyard_tests::{Client, KEY, MORE_KEYS, Server, guest};
 
 /// A node whose rooms `bad:**` are governed by the hostile guest, with this config for it.
 async fn server(config: &str) -> Server {
@@ -153,6 +153,67 @@ async fn a_filter_that_is_too_large_is_the_clients_mistake_and_no_failure() {
     let state = state(&server).await;
     assert!(state["state"] == "active" && state["last_failure"].is_null(), "{state}");
     others_go_on(&mut client).await;
+}
+
+/// Publishes until it is told to wait, and how often that went well.
+async fn publishes(server: &Server, client: &mut Client, room: &str) -> usize {
+    for n in 0..20 {
+        let answer = client.ask(json!({"type": "publish", "room": room, "data": n})).await;
+        if answer["type"] == "error" {
+            assert_eq!(answer["error"]["code"], "rate_limited", "{answer}");
+            assert!(answer["error"]["retryAfter"].as_u64() > Some(0), "{answer}");
+            let body = json!({"room": room, "data": n}).to_string();
+            let over_http = server.refused("POST", "/v1/publish", Some(KEY), body).await;
+            assert_eq!(over_http, (429, "rate_limited".to_owned()), "the same holds over HTTP");
+            return n;
+        }
+    }
+    20
+}
+
+/// A plugin's limits hold for a principal, however its messages come.
+#[tokio::test]
+async fn what_a_plugin_allows_holds_for_who_is_no_member_and_for_who_comes_again() {
+    let server = server("{}").await;
+    let room = "bad:subscribe.limit";
+    let mut stranger = Client::connect(&server).await;
+    let began = std::time::Instant::now();
+    let mut sent = publishes(&server, &mut stranger, room).await;
+    for round in 0..5 {
+        let mut client = match round % 2 {
+            // Reconnecting, and joining and leaving again, fill no bucket.
+            0 => Client::connect(&server).await,
+            _ => stranger,
+        };
+        client.subscribe(json!([room])).await;
+        client.subscribe(json!([room])).await;
+        sent += publishes(&server, &mut client, room).await;
+        client.ask(json!({"type": "unsubscribe", "rooms": [room]})).await;
+        stranger = client;
+    }
+    let most = 2 + 2 * (began.elapsed().as_secs() as usize + 1);
+    assert!((2..=most).contains(&sent), "{sent} messages, and {most} at most in that time");
+    let long = json!({"type": "publish", "room": room, "data": "x".repeat(40)});
+    assert_eq!(Client::connect(&server).await.refused(long).await, "message_too_large");
+    let long = json!({"room": room, "data": "x".repeat(40)}).to_string();
+    let over_http = server.refused("POST", "/v1/publish", Some(KEY), long).await;
+    assert_eq!(over_http, (413, "message_too_large".to_owned()));
+    // Other rooms and other principals have their own.
+    let mut ann = Client::connect_as(&server, "ann").await;
+    ann.publish(room, json!(1)).await;
+    stranger.publish("bad:free", json!({"long": "x".repeat(40)})).await;
+}
+
+#[tokio::test]
+async fn what_a_plugin_allows_a_connection_holds_for_all_of_the_principal() {
+    let server = server("{ connect = \"limit\" }").await;
+    let began = std::time::Instant::now();
+    let mut sent = 0;
+    for _ in 0..5 {
+        sent += publishes(&server, &mut Client::connect(&server).await, "free").await;
+    }
+    let most = 2 + 2 * (began.elapsed().as_secs() as usize + 1);
+    assert!((2..=most).contains(&sent), "{sent} messages, and {most} at most in that time");
 }
 
 #[tokio::test]

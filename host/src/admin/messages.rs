@@ -5,6 +5,7 @@ use super::{
     body::Unread,
 };
 use crate::{
+    hub::Publisher,
     key::{Key, Scope},
     protocol::{
         Refusal,
@@ -75,7 +76,8 @@ async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Re
     let room = may_publish(&message, key, api.services.config.message)?;
     let Publish { event, data, key: retry, .. } = message;
     let Services { hub, keys, .. } = &api.services;
-    hub.publish(&keys.load_full(), &key.principal, room, event.as_deref(), data, retry.as_deref()).await
+    let publisher = Publisher { keys: &keys.load_full(), principal: &key.principal, tier: &key.tier };
+    hub.publish(publisher, room, event.as_deref(), data, retry.as_deref()).await
 }
 
 fn text(body: &[u8]) -> Result<&str, Refusal> {

@@ -2,7 +2,7 @@
 
 use super::{Connection, catch_up::Progress, policy::Checked};
 use crate::{
-    plugin::{FilterId, Limits, Mirror, OnFailure, Plugin, Principal},
+    plugin::{FilterId, Mirror, OnFailure, Plugin, Principal},
     protocol::{Position, Publication, Refusal},
     room::RoomName,
     store::{ConnectionId, Event},
@@ -22,7 +22,6 @@ pub enum Command {
         room: RoomName,
         connection: Arc<Connection>,
         filter: Option<FilterId>,
-        limits: Limits,
         since: Option<Position>,
         reply: oneshot::Sender<Joined>,
     },
@@ -65,6 +64,7 @@ pub enum Command {
     Check {
         room: RoomName,
         who: Arc<str>,
+        tier: Arc<str>,
         event: Option<String>,
         data: String,
         reply: oneshot::Sender<Result<(RoomName, Checked), Refusal>>,
@@ -114,20 +114,13 @@ pub enum Granted {
 pub struct Offer {
     pub room: RoomName,
     filter: Option<FilterId>,
-    limits: Limits,
     who: Arc<str>,
     queue: Option<Queue>,
 }
 
 impl Offer {
-    pub fn new(
-        room: RoomName,
-        filter: Option<FilterId>,
-        limits: Limits,
-        who: Arc<str>,
-        queue: Queue,
-    ) -> Self {
-        Self { room, filter, limits, who, queue: Some(queue) }
+    pub fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: Queue) -> Self {
+        Self { room, filter, who, queue: Some(queue) }
     }
 
     /// Takes it up. What comes from here on is kept back until the member asks to settle, so that it can tell what was sent
@@ -135,8 +128,8 @@ impl Offer {
     pub async fn accept(mut self, connection: Arc<Connection>, since: Option<Position>) -> Option<Joined> {
         let queue = self.queue.take()?;
         let (reply, joined) = oneshot::channel();
-        let (room, filter, limits) = (self.room.clone(), self.filter.take(), self.limits);
-        queue.send(Command::Accept { room, connection, filter, limits, since, reply }).ok()?;
+        let (room, filter) = (self.room.clone(), self.filter.take());
+        queue.send(Command::Accept { room, connection, filter, since, reply }).ok()?;
         joined.await.ok()
     }
 }
@@ -157,7 +150,6 @@ pub struct Joined {
     pub recovery: Recovery,
     /// How far the member was brought, where messages are kept back until it settles.
     pub behind: Option<Progress>,
-    pub limits: Limits,
     /// Whether what is replayed has to be sieved.
     pub filtered: bool,
 }

@@ -1,6 +1,7 @@
 //! The hub maps a room to its shard and is the one way to it: joining, publishing, reading history. Knows no
 //! frames and no sockets.
 
+mod allowances;
 mod catch_up;
 mod command;
 mod connections;
@@ -10,6 +11,8 @@ mod pings;
 mod places;
 mod policy;
 mod publishers;
+mod quotas;
+mod rate;
 mod reads;
 mod replay;
 pub mod room;
@@ -36,14 +39,18 @@ use crate::{
     store::{History, Message, PageLimit, Store, Unavailable},
     vital::Vitals,
 };
+use allowances::Allowances;
 use command::{Command, Queue, SeatId, Sieved};
 use lobby::Lobby;
 use policy::Checked;
 use reads::Reads;
 use routes::Routes;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 use tokio::sync::{OnceCell, oneshot};
 
@@ -62,6 +69,7 @@ pub struct Hub {
     pub vitals: Vitals,
     ungoverned: Ungoverned,
     lobby: Lobby,
+    allowances: Allowances,
     /// Compiles plugins, from the first on.
     engine: OnceCell<Engine>,
     cache: Option<Arc<Cache>>,
@@ -77,6 +85,14 @@ pub type Answer = oneshot::Receiver<Result<Granted, Refusal>>;
 
 pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
     answer.await.unwrap_or_else(|_| Err(stopping()))
+}
+
+/// Who publishes.
+pub struct Publisher<'a> {
+    /// All that there are, by which inboxes are known.
+    pub keys: &'a Keys,
+    pub principal: &'a Arc<str>,
+    pub tier: &'a Arc<str>,
 }
 
 struct Handle {
@@ -104,6 +120,11 @@ impl Hub {
         let (reply, joined) = oneshot::channel();
         self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
         joined
+    }
+
+    /// A connection of a principal is in, with these limits.
+    pub fn allow(&self, who: &Arc<str>, limits: &Limits) {
+        self.allowances.grant(who, limits, Instant::now());
     }
 
     /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
@@ -207,23 +228,24 @@ impl Hub {
         self.store.history(room, after, limit).await
     }
 
-    /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has one of `keys`, or a
-    /// session, connected or resumable.
+    /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has a key or a session,
+    /// connected or resumable.
     pub async fn publish(
         &self,
-        keys: &Keys,
-        who: &Arc<str>,
+        publisher: Publisher<'_>,
         room: RoomName,
         event: Option<&str>,
         data: &str,
         key: Option<&str>,
     ) -> Result<reply::Published, Refusal> {
+        let Publisher { keys, principal: who, tier } = publisher;
+        self.allowances.take(who, data.len(), Instant::now())?;
         let shard = self.routes.shard(&room);
         if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
             let message = format!("room '{}' has {BACKLOG} messages waiting to be routed; slow down", &*room);
             return Err(Refusal::retry(Code::Overloaded, message, 1000));
         }
-        let (room, replaced) = match self.check(shard, room, who, event, data).await? {
+        let (room, replaced) = match self.check(shard, room, who, tier, event, data).await? {
             (room, Checked::Pass) => (room, None),
             (room, Checked::Replace(data)) => (room, Some(data)),
             (room, Checked::Discard) => {
@@ -265,6 +287,7 @@ impl Hub {
         shard: usize,
         room: RoomName,
         who: &Arc<str>,
+        tier: &Arc<str>,
         event: Option<&str>,
         data: &str,
     ) -> Result<(RoomName, Checked), Refusal> {
@@ -274,8 +297,9 @@ impl Hub {
             (Some(_), _) => {}
         }
         let (reply, checked) = oneshot::channel();
-        let (who, event, data) = (who.clone(), event.map(str::to_owned), data.to_owned());
-        self.send(shard, Command::Check { room, who, event, data, reply });
+        let (who, tier) = (who.clone(), tier.clone());
+        let (event, data) = (event.map(str::to_owned), data.to_owned());
+        self.send(shard, Command::Check { room, who, tier, event, data, reply });
         checked.await.unwrap_or_else(|_| Err(stopping()))
     }
 }

@@ -1,7 +1,7 @@
 //! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
 //! plugin's refusals into the codes of the wire, by the hook that was asked.
 
-use super::command::Joining;
+use super::{command::Joining, quotas::Quotas};
 use crate::{
     plugin::{
         Bits, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, RefusalCode,
@@ -11,7 +11,7 @@ use crate::{
     room::{Kind, RoomName},
 };
 use serde::Deserialize;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 /// `[rooms] ungoverned`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -37,6 +37,15 @@ pub struct Admission {
     /// A reference that the member holds.
     pub filter: Option<FilterId>,
     pub limits: Limits,
+}
+
+/// A message that somebody wants to publish.
+pub struct Publishing {
+    pub room: RoomName,
+    pub who: Arc<str>,
+    pub tier: Arc<str>,
+    pub event: Option<String>,
+    pub data: String,
 }
 
 /// What is to be stored of a message.
@@ -133,28 +142,36 @@ impl Policy {
         }
     }
 
-    /// Asks whether a message may be published, and where.
+    /// Asks whether a message may be published, and where. What the plugin allows its members holds for all who publish.
     pub fn check(
         &mut self,
-        room: &RoomName,
-        who: &str,
-        event: Option<&str>,
-        data: &str,
+        publishing: &Publishing,
         most: usize,
+        quotas: &mut Quotas,
+        counts: impl FnOnce(&RoomName) -> Counts,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<(RoomName, Checked), Refusal> {
+        let Publishing { room, who, tier, event, data } = publishing;
         let room = self.resolve(who, room, governs)?;
         let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
-        let verdict =
-            governor.check(who, &room, event.unwrap_or_default(), data.as_bytes()).map_err(|refusal| {
-                match refusal.code {
-                    RefusalCode::Denied | RefusalCode::Invalid => {
-                        Refusal::new(Code::MessageRejected, refusal.message)
-                    }
-                    RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
-                    RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
-                    RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
+        if governor.plugin().info().hooks.subscribe {
+            let now = Instant::now();
+            if !quotas.knows(who, &room, now) {
+                let limits = governor.limits(&Self::principal(who, tier), &room, counts(&room));
+                let limits = limits.map_err(|refusal| Refusal::new(Code::PluginFailed, refusal.message))?;
+                quotas.answer(who, &room, &limits, now);
+            }
+            quotas.take(who, &room, data.len(), now)?;
+        }
+        let verdict = governor
+            .check(who, &room, event.as_deref().unwrap_or_default(), data.as_bytes())
+            .map_err(|refusal| match refusal.code {
+                RefusalCode::Denied | RefusalCode::Invalid => {
+                    Refusal::new(Code::MessageRejected, refusal.message)
                 }
+                RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
+                RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
+                RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
             })?;
         let checked = match verdict {
             Verdict::Pass => Checked::Pass,

@@ -6,8 +6,9 @@ use super::{
     command::*,
     flush::Flush,
     places::Places,
-    policy::{Checked, Policy},
+    policy::{Checked, Policy, Publishing},
     publishers::Publishers,
+    quotas::Quotas,
     room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
     store_is_away,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    plugin::{Bits, Counts, FilterId, Limits, Reads},
+    plugin::{Bits, Counts, FilterId, Reads},
     protocol::{Position, Publication, Refusal},
     room::RoomName,
     store::{Event, Store},
@@ -53,6 +54,8 @@ pub struct Shard {
     pub(super) places: Places,
     /// Kept in a governed shard, for messages that make its plugin fail.
     pub(super) publishers: Publishers,
+    /// Kept in a governed shard, of what its plugin allows publishers.
+    pub(super) quotas: Quotas,
     /// Reused from message to message.
     pub(super) scratch: Scratch,
     pub(super) flush: Flush,
@@ -73,7 +76,6 @@ pub(super) enum Entry {
 pub(super) struct Waiting {
     joining: Joining,
     filter: Option<FilterId>,
-    limits: Limits,
     reply: oneshot::Sender<Result<Granted, Refusal>>,
 }
 
@@ -89,7 +91,6 @@ struct Seating {
     room: RoomName,
     connection: Arc<Connection>,
     filter: Option<FilterId>,
-    limits: Limits,
     since: Option<Position>,
     keep_back: bool,
 }
@@ -127,9 +128,9 @@ impl Shard {
             }
             Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
             Command::Join { joining, reply } => self.join(joining, reply),
-            Command::Accept { room, connection, filter, limits, since, reply } => {
+            Command::Accept { room, connection, filter, since, reply } => {
                 let who = connection.principal.clone();
-                let seated = Seating { room, connection, filter, limits, since, keep_back: true };
+                let seated = Seating { room, connection, filter, since, keep_back: true };
                 match self.seated(seated) {
                     Some(joined) => drop(reply.send(joined)),
                     None => self.policy.release(filter, &who),
@@ -152,25 +153,36 @@ impl Shard {
                 None => drop(reply.send(Settled::Gone)),
             },
             Command::Swap { plugin, on_failure, reply } => {
+                self.quotas.ask_again(Instant::now());
                 reply.send(self.policy.swap(plugin, on_failure).map_err(conflict)).ok();
             }
             Command::Reflect(mirror) => self.policy.reflect(mirror),
             Command::Written => self.flush.written(Instant::now()),
-            Command::Check { room, who, event, data, reply } => {
-                let (routes, index) = (&self.routes, self.index);
-                let governs = |room: &RoomName| routes.shard(room) == index;
-                let checked =
-                    self.policy.check(&room, &who, event.as_deref(), &data, self.message_bytes, governs);
-                if let Ok((room, checked)) = &checked {
-                    let data = match checked {
-                        Checked::Replace(data) => data,
-                        Checked::Pass | Checked::Discard => &data,
-                    };
-                    self.publishers.note(&who, room, event.as_deref(), data);
-                }
-                reply.send(checked).ok();
+            Command::Check { room, who, tier, event, data, reply } => {
+                let publishing = Publishing { room, who, tier, event, data };
+                reply.send(self.check(&publishing)).ok();
             }
         }
+    }
+
+    fn check(&mut self, publishing: &Publishing) -> Result<(RoomName, Checked), Refusal> {
+        let (rooms, routes, index, most) = (&self.rooms, &self.routes, self.index, self.message_bytes);
+        // A publisher is taken for a member that has no other room.
+        let in_room = |room: &RoomName| match rooms.get(room) {
+            Some(Entry::Open(room)) => room.len() as u32,
+            Some(Entry::Opening(_)) | None => 0,
+        };
+        let counts = |room: &RoomName| Counts { in_room: in_room(room), ..Counts::default() };
+        let governs = |room: &RoomName| routes.shard(room) == index;
+        let checked = self.policy.check(publishing, most, &mut self.quotas, counts, governs);
+        if let Ok((room, checked)) = &checked {
+            let data = match checked {
+                Checked::Replace(data) => data,
+                Checked::Pass | Checked::Discard => &publishing.data,
+            };
+            self.publishers.note(&publishing.who, room, publishing.event.as_deref(), data);
+        }
+        checked
     }
 
     fn room(&mut self, room: &str) -> Option<&mut Room> {
@@ -196,23 +208,22 @@ impl Shard {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if matches!(self.policy, Policy::Governed(_)) {
+            let who = &joining.connection.principal;
+            self.quotas.grant(who, &admission.room, &admission.limits, Instant::now());
+        }
         if let (true, Some(queue)) = (joining.offer, self.queue.upgrade())
             && self.room(&admission.room).is_some_and(|room| room.has(joining.connection.id))
         {
-            let offer = Offer::new(
-                admission.room,
-                admission.filter,
-                admission.limits,
-                joining.connection.principal.clone(),
-                queue,
-            );
+            let offer =
+                Offer::new(admission.room, admission.filter, joining.connection.principal.clone(), queue);
             return drop(reply.send(Ok(Granted::Offered(offer))));
         }
         if matches!(self.policy, Policy::Governed(_)) {
             self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
         }
-        let (filter, limits) = (admission.filter, admission.limits);
-        let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, limits, reply };
+        let filter = admission.filter;
+        let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, reply };
         match self.rooms.get_mut(&waiting.joining.room) {
             Some(Entry::Open(_)) => self.seat(waiting),
             // By another name that the plugin knows it by; the seat of the first is on its way.
@@ -260,9 +271,9 @@ impl Shard {
     }
 
     fn seat(&mut self, waiting: Waiting) {
-        let Waiting { joining, filter, limits, reply } = waiting;
+        let Waiting { joining, filter, reply } = waiting;
         let Joining { room, connection, since, keep_back, .. } = joining;
-        let seated = self.seated(Seating { room, connection, filter, limits, since, keep_back });
+        let seated = self.seated(Seating { room, connection, filter, since, keep_back });
         // Where nobody waits for the answer, dropping it gives up the seat.
         if let Some(joined) = seated {
             reply.send(Ok(Granted::Joined(joined))).ok();
@@ -271,7 +282,7 @@ impl Shard {
 
     /// Takes a seat in an open room.
     fn seated(&mut self, seating: Seating) -> Option<Joined> {
-        let Seating { room: name, connection, filter, limits, since, keep_back } = seating;
+        let Seating { room: name, connection, filter, since, keep_back } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
         let room = self.room(&name)?;
         let who = connection.principal.clone();
@@ -279,7 +290,7 @@ impl Shard {
         let position = room.position().clone();
         self.policy.release(freed, &who);
         let seat = Seat::new(name, seat, index, queue);
-        Some(Joined { seat, position, recovery, behind, limits, filtered: filter.is_some() })
+        Some(Joined { seat, position, recovery, behind, filtered: filter.is_some() })
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {

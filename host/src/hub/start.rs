@@ -89,6 +89,7 @@ impl Hub {
                 rooms: HashMap::new(),
                 places: Default::default(),
                 publishers: Default::default(),
+                quotas: Default::default(),
                 scratch: Default::default(),
                 flush: Flush::new(Instant::now()),
             };
@@ -104,6 +105,7 @@ impl Hub {
             metrics,
             ungoverned,
             lobby: Lobby::new(vitals.clone()),
+            allowances: Default::default(),
             vitals,
             engine: OnceCell::new(),
             cache: config.cache.map(Arc::new),

@@ -83,6 +83,19 @@ impl Governor {
         answer
     }
 
+    /// What `who` would be held to as a member of `room`: that holds for publishers that are none, too. Whom the plugin would
+    /// not let in it does not limit.
+    pub fn limits(&mut self, who: &Principal, room: &str, counts: Counts) -> Result<Limits, Refusal> {
+        if !self.hooks().subscribe {
+            return Ok(Limits::default());
+        }
+        let blame = Blame::Caller(&who.id);
+        match self.ask(Call::Subscribe, blame, |instance| instance.subscribe(who, room, None, counts)) {
+            Ok(answer) => Ok(answer.map_or(Limits::default(), |granted| granted.limits)),
+            Err(refusal) => self.unless_allowed(refusal, Limits::default()),
+        }
+    }
+
     fn grant(
         &mut self,
         who: &Principal,

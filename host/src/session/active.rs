@@ -1,6 +1,5 @@
 //! After authentication: what a frame asks for, and whether this client may. Holds the rooms it is in.
 
-use super::rate::Rate;
 use crate::{
     close::Close,
     hub::Seat,
@@ -25,23 +24,14 @@ const BAD_WITHIN: Duration = Duration::from_secs(60);
 
 pub struct Active {
     key: Digest,
-    pub principal: Arc<str>,
     pub inbox: RoomName,
     /// Most rooms, `*` and the inbox not counted.
     pub rooms_limit: u32,
     message_bytes: usize,
-    rate: Option<Rate>,
-    rooms: HashMap<RoomName, Held>,
+    rooms: HashMap<RoomName, Seat>,
     /// Names that a plugin made canonical, by what the client calls them.
     aliases: HashMap<RoomName, RoomName>,
     bad: Vec<Instant>,
-}
-
-/// A room that the client is in.
-pub struct Held {
-    pub seat: Seat,
-    message_bytes: Option<usize>,
-    rate: Option<Rate>,
 }
 
 /// What a frame amounts to.
@@ -93,14 +83,12 @@ pub struct Wish<'a> {
 
 impl Active {
     /// `limits`: what the plugins that were asked on connecting narrow.
-    pub fn new(key: &Key, limits: &Limits, message_bytes: usize, now: Instant) -> Self {
+    pub fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
         Self {
             key: key.digest,
-            principal: key.principal.clone(),
             inbox: RoomName::inbox(&key.principal),
             rooms_limit: limits.rooms.map_or(key.limits.rooms, |rooms| rooms.min(key.limits.rooms)),
             message_bytes: narrowed(message_bytes, limits),
-            rate: limits.publishes_per_second.map(|most| Rate::new(most, now)),
             rooms: HashMap::new(),
             aliases: HashMap::new(),
             bad: vec![],
@@ -117,7 +105,7 @@ impl Active {
             Err((id, refusal)) if refusal.code == Code::BadFrame => return self.bad_frame(id, refusal, now),
             Err((id, refusal)) => return Decision::Refuse(id, refusal),
         };
-        let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key, now));
+        let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key));
         decision.unwrap_or_else(|refusal| Decision::Refuse(id, refusal))
     }
 
@@ -139,7 +127,6 @@ impl Active {
         id: Option<Id<'a>>,
         request: Request<'a>,
         key: &Key,
-        now: Instant,
     ) -> Result<Decision<'a>, Refusal> {
         Ok(match request {
             Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
@@ -154,7 +141,7 @@ impl Active {
                 Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.subscribed(room)).collect() }
             }
             Request::Publish(publish) => {
-                let room = self.may_publish(&publish, key, now)?;
+                let room = may_publish(&publish, key, self.message_bytes)?;
                 Decision::Publish { id, room, publish }
             }
             Request::Ack { acks } => match acks.and_then(|acks| self.acknowledged(acks)) {
@@ -216,23 +203,6 @@ impl Active {
         acks.into_iter().map(joined).collect()
     }
 
-    fn may_publish(&mut self, publish: &Publish, key: &Key, now: Instant) -> Result<RoomName, Refusal> {
-        let room = may_publish(publish, key, self.message_bytes)?;
-        let held = self.resolve(&room).and_then(|room| self.rooms.get_mut(&room));
-        let (room_bytes, room_rate) =
-            held.map_or((None, None), |held| (held.message_bytes, held.rate.as_mut()));
-        if let Some(most) = room_bytes {
-            fits(publish, most)?;
-        }
-        for rate in [self.rate.as_mut(), room_rate].into_iter().flatten() {
-            rate.take(now).map_err(|after| {
-                let message = format!("too many messages a second to '{}'; wait {after} ms", &*room);
-                Refusal::retry(Code::RateLimited, message, after)
-            })?;
-        }
-        Ok(room)
-    }
-
     /// The canonical name of a room that this connection hears.
     fn joined(&self, name: &str, what: &str) -> Result<RoomName, Refusal> {
         RoomName::parse(name)?;
@@ -250,24 +220,22 @@ impl Active {
     }
 
     /// Takes a seat, in the place of an earlier one.
-    pub fn hold(&mut self, requested: &RoomName, seat: Seat, limits: &Limits, now: Instant) {
+    pub fn hold(&mut self, requested: &RoomName, seat: Seat) {
         let room = seat.room.clone();
         // More spellings than rooms are somebody's game; those beyond are not remembered.
         if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {
             self.aliases.insert(requested.clone(), room.clone());
         }
-        let rate = limits.publishes_per_second.map(|most| Rate::new(most, now));
-        let message_bytes = limits.message_bytes.map(|most| most as usize);
-        self.rooms.insert(room, Held { seat, message_bytes, rate });
+        self.rooms.insert(room, seat);
     }
 
     pub fn release(&mut self, room: &RoomName) -> Option<Seat> {
         self.aliases.retain(|_, canonical| canonical != room);
-        self.rooms.remove(room).map(|held| held.seat)
+        self.rooms.remove(room)
     }
 
     pub fn seat(&self, room: &RoomName) -> Option<&Seat> {
-        self.rooms.get(room).map(|held| &held.seat)
+        self.rooms.get(room)
     }
 
     /// Ordinary rooms.

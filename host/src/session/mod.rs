@@ -5,7 +5,6 @@
 mod active;
 mod conversation;
 mod greeting;
-mod rate;
 
 pub use active::may_publish;
 pub use conversation::{Client, Conversation, Services};

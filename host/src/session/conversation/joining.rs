@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::time::timeout_at;
 
@@ -228,13 +228,13 @@ impl Conversation {
     /// From here on the room is this connection's, as soon as it was told.
     pub(super) async fn take_seat(&mut self, seated: Seated, replays: &mut Vec<Replay>) -> reply::RoomResult {
         let Seated { asked, joined, replay, position, recovered } = seated;
-        let Joined { seat, limits, .. } = joined;
+        let seat = joined.seat;
         let room = seat.room.clone();
         // It may have been named before in this request, or be in the room by another name.
         self.cut_short(&room).await;
         replays.retain(|replay| *replay.room() != room);
         replays.extend(replay);
-        self.active.hold(&asked.room, seat, &limits, Instant::now());
+        self.active.hold(&asked.room, seat);
         let requested = (room != asked.room).then(|| asked.room.to_string());
         let Position { epoch, offset } = position;
         reply::RoomResult {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     close::Close,
-    hub::{self, Confirms, Connection, Hub, Permit, Policy, Registered, Turns, Unacknowledged},
+    hub::{self, Confirms, Connection, Hub, Permit, Policy, Publisher, Registered, Turns, Unacknowledged},
     key::{Key, Keys},
     outbox::{Outbox, Pipe},
     plugin::Connecting,
@@ -118,7 +118,8 @@ impl Conversation {
             })
             .await
             .map_err(rejected)?;
-        let active = Active::new(&key, &limits, services.config.message, Instant::now());
+        let active = Active::new(&key, &limits, services.config.message);
+        hub.allow(&key.principal, &limits);
         hub.metrics.opened.inc();
         let mut conversation = Self {
             services,
@@ -166,9 +167,9 @@ impl Conversation {
             Decision::Subscribe { id, rooms } => self.subscribe(id, rooms).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, publish: Publish { event, data, key, .. } } => {
-                let who = self.active.principal.clone();
-                let keys = self.services.keys.load_full();
-                let published = hub.publish(&keys, &who, room, event.as_deref(), data, key.as_deref()).await;
+                let (keys, key_of) = (self.services.keys.load_full(), &self.key);
+                let publisher = Publisher { keys: &keys, principal: &key_of.principal, tier: &key_of.tier };
+                let published = hub.publish(publisher, room, event.as_deref(), data, key.as_deref()).await;
                 self.answer("published", id, published);
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,

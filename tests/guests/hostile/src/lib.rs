@@ -25,6 +25,9 @@ const CALLS: Counter = Counter::new(0, "calls");
 /// The hook, and what it does wrong.
 pub struct Hostile(BTreeMap<String, Mode>);
 
+/// Of [`Mode::Limit`].
+const LIMITS: Limits = Limits { rooms: None, publishes_per_second: Some(2), message_bytes: Some(30) };
+
 /// How data and filters ask. Data of another shape asks for nothing.
 #[derive(Default, Deserialize)]
 struct Wish {
@@ -83,6 +86,7 @@ impl Exports for Hostile {
                 publishes_per_second: Some(u32::MAX),
                 message_bytes: Some(u32::MAX),
             }),
+            Some(Mode::Limit) => Ok(LIMITS),
             _ => Ok(Limits::default()),
         }
     }
@@ -105,6 +109,7 @@ impl Exports for Hostile {
             Some(Mode::Refuse) => return Err(Reject::denied("refused as asked")),
             Some(Mode::Nonsense) => "no filter {".to_owned(),
             Some(Mode::Huge) => misdeed::huge(),
+            Some(Mode::Limit) => return Ok(Grant { limits: Some(LIMITS), ..Grant::default() }),
             _ => return Ok(Grant::default()),
         };
         Ok(Grant { scope: Scope::Filter(filter), limits: None })

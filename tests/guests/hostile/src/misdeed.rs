@@ -34,6 +34,8 @@ pub enum Mode {
     Short,
     /// `refuse`: says no, in good form.
     Refuse,
+    /// `limit`: no misdeed: allows two messages a second of at most 30 bytes, from `connect` and `subscribe`.
+    Limit,
 }
 
 impl TryFrom<String> for Mode {
@@ -52,6 +54,7 @@ impl TryFrom<String> for Mode {
             "huge" => Self::Huge,
             "short" => Self::Short,
             "refuse" => Self::Refuse,
+            "limit" => Self::Limit,
             _ => match name.strip_prefix("busy-").and_then(|ms| ms.parse().ok()) {
                 Some(ms) => Self::Busy(ms),
                 None => return Err(format!("no mode '{name}'")),

@@ -14,6 +14,12 @@ impl Rate {
         Self { per_second: per_second.into(), left: per_second.into(), at: now }
     }
 
+    /// Another limit, with what was taken already.
+    pub fn change(&mut self, per_second: u32) {
+        self.per_second = per_second.into();
+        self.left = self.left.min(self.per_second);
+    }
+
     /// Takes one, or says after how many milliseconds there will be one.
     pub fn take(&mut self, now: Instant) -> Result<(), u64> {
         let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
@@ -41,5 +47,8 @@ mod tests {
         assert_eq!([rate.take(start), rate.take(start), rate.take(start)], [Ok(()), Ok(()), Err(500)]);
         assert_eq!(rate.take(start + Duration::from_millis(500)), Ok(()));
         assert_eq!(Rate::new(0, start).take(start), Err(60_000));
+        // Another limit gives back nothing that was taken.
+        rate.change(4);
+        assert_eq!(rate.take(start + Duration::from_millis(500)), Err(250));
     }
 }
