@@ -13,6 +13,7 @@ pub mod hub;
 pub mod key;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod outbox;

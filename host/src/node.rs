@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     hub::{Hub, HubConfig},
     limits::{Files, Limits},
+    memory::Account,
     metrics::Metrics,
     server::{self, Tls},
     session::Services,
@@ -160,12 +161,14 @@ fn outcome(vitals: &Vitals) -> anyhow::Result<()> {
 
 async fn start_hub(config: &Config, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
     let cache = config.cache.open().map_err(anyhow::Error::msg)?;
+    let memory = Account::new(config.memory.limit.bytes());
     let hub = HubConfig {
         plugins: config.plugins.clone(),
         cache,
         compiler: config.compiler,
         ungoverned: config.rooms.ungoverned,
         message_bytes: config.session.message,
+        memory: memory.clone(),
         vitals: admin.vitals.clone(),
     };
     let metrics: Metrics = admin.metrics.clone();
@@ -175,8 +178,8 @@ async fn start_hub(config: &Config, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
     let store = move |feed| async move {
         let says = move |what: &str| status.waits(what);
         Ok::<_, String>(match site {
-            None => Memory::new(retention, feed, &vitals) as Arc<dyn Store>,
-            Some(site) => Redis::connect(&site, retention, counted, feed, says, &vitals).await?,
+            None => Memory::new(retention, feed, &memory, &vitals) as Arc<dyn Store>,
+            Some(site) => Redis::connect(&site, retention, counted, feed, &memory, says, &vitals).await?,
         })
     };
     Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)

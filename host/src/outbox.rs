@@ -6,7 +6,11 @@ mod outcome;
 
 pub use outcome::{Paced, Progress, Put};
 
-use crate::{close::Close, protocol::Frame};
+use crate::{
+    close::Close,
+    memory::{Account, Kind},
+    protocol::Frame,
+};
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use std::{
@@ -39,6 +43,7 @@ pub struct Outbox {
     room: Notify,
     /// Rung when the outbox closes.
     closing: Notify,
+    memory: Arc<Account>,
 }
 
 struct State {
@@ -55,6 +60,10 @@ struct State {
     left: u64,
     /// Bytes waiting.
     bytes: usize,
+    /// The most of them that may be answers: those are this connection's alone, while a message counts where it is made.
+    own: usize,
+    /// Of those, what is counted so far.
+    counted: usize,
     close: Option<Close>,
     /// Somebody waits for room.
     paced: bool,
@@ -67,6 +76,9 @@ pub struct Place(u64);
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
 
+/// Answers that wait are counted in steps of so many bytes, so that few of them are counted.
+const STEP: usize = 16 << 10;
+
 /// Frames given to one write.
 const SLICES: usize = 64;
 
@@ -77,7 +89,7 @@ const KEPT: usize = 16;
 const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
-    pub fn new(limit: usize, pipe: Arc<dyn Pipe>) -> Self {
+    pub fn new(limit: usize, pipe: Arc<dyn Pipe>, memory: Arc<Account>) -> Self {
         let state = State {
             pipe: Some(pipe),
             begun: Bytes::new(),
@@ -86,6 +98,8 @@ impl Outbox {
             queue: VecDeque::new(),
             left: 0,
             bytes: 0,
+            own: 0,
+            counted: 0,
             close: None,
             paced: false,
         };
@@ -95,12 +109,13 @@ impl Outbox {
             task: AtomicWaker::new(),
             room: Notify::new(),
             closing: Notify::new(),
+            memory,
         }
     }
 
     /// Enqueues a frame, or, where the limit would be passed, closes as too slow. `false`: it was not taken.
     pub fn push(&self, frame: Frame) -> bool {
-        let taken = self.put(frame) != Put::Refused;
+        let taken = self.enqueue(frame, true) != Put::Refused;
         if taken {
             // Also behind what waits for a flush: it is not to wait for that.
             self.wake();
@@ -110,6 +125,10 @@ impl Outbox {
 
     /// The same without a word to the task: whoever calls flushes later.
     pub fn put(&self, frame: Frame) -> Put {
+        self.enqueue(frame, false)
+    }
+
+    fn enqueue(&self, frame: Frame, is_own: bool) -> Put {
         let mut state = self.lock();
         if state.is_closed() {
             return Put::Refused;
@@ -121,6 +140,10 @@ impl Outbox {
         }
         let (was_empty, before) = (state.is_empty(), state.bytes);
         state.bytes += frame.len();
+        if is_own {
+            state.own += frame.len();
+            state.count(&self.memory);
+        }
         let much = self.limit / MUCH;
         let is_much = before < much && state.bytes >= much;
         state.queue.push_back(Some(frame));
@@ -225,6 +248,8 @@ impl Outbox {
             return self.close(Close::Slow);
         }
         state.bytes += frame.len();
+        state.own += frame.len();
+        state.count(&self.memory);
         let index = (place.0 - state.left) as usize;
         state.queue[index] = Some(frame);
         drop(state);
@@ -253,6 +278,7 @@ impl Outbox {
         if close.drops_waiting() {
             state.queue = VecDeque::new();
             state.bytes = state.begun.len();
+            state.count(&self.memory);
         }
         drop(state);
         self.wake();
@@ -277,7 +303,8 @@ impl Outbox {
     pub fn end(&self) -> Bytes {
         let mut state = self.lock();
         state.pipe = None;
-        state.queue = VecDeque::new();
+        (state.queue, state.bytes) = (VecDeque::new(), 0);
+        state.count(&self.memory);
         self.room.notify_waiters();
         std::mem::take(&mut state.begun)
     }
@@ -330,6 +357,7 @@ impl Outbox {
 
     /// Who finds that there is not room enough for it waits again.
     fn make_room(&self, state: &mut State) {
+        state.count(&self.memory);
         if state.bytes <= self.limit / 2 && std::mem::take(&mut state.paced) {
             self.room.notify_waiters();
         }
@@ -350,7 +378,29 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().expect("no code panics while it holds an outbox");
+        state.bytes = 0;
+        state.count(&self.memory);
+    }
+}
+
 impl State {
+    /// Brings what is counted up to what waits.
+    fn count(&mut self, memory: &Account) {
+        self.own = self.own.min(self.bytes);
+        let is = self.own / STEP * STEP;
+        if is == self.counted {
+            return;
+        }
+        match is > self.counted {
+            true => memory.add(Kind::Outboxes, is - self.counted),
+            false => memory.subtract(Kind::Outboxes, self.counted - is),
+        }
+        self.counted = is;
+    }
+
     fn is_closed(&self) -> bool {
         self.close.is_some() || self.pipe.is_none()
     }

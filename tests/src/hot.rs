@@ -16,6 +16,7 @@ use switchyard::{
         room::{Room, Verdicts},
     },
     key::Digest,
+    memory::Account,
     outbox::{Outbox, Pipe},
     plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
     protocol::{Position, Publication},
@@ -62,7 +63,7 @@ fn connection() -> Arc<Connection> {
         ended: false.into(),
         pings: Default::default(),
         kept_back: 0.into(),
-        outbox: Outbox::new(1 << 20, Arc::new(Nowhere)),
+        outbox: Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless()),
     })
 }
 
@@ -157,11 +158,11 @@ impl Recovery {
     /// Within a tokio runtime.
     pub fn new(messages: usize) -> Self {
         let retention = Retention {
-            history: HistoryConfig { messages, age: Duration::from_secs(600) },
+            history: HistoryConfig { messages, ..HistoryConfig::default() },
             session: Duration::from_secs(60),
             key: Duration::from_secs(60),
         };
-        let store = Memory::new(retention, Arc::new(|_| true), &Default::default());
+        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
         store.watch(&room);
         let publish = || {
@@ -172,7 +173,7 @@ impl Recovery {
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };
-        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere));
+        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless());
         Self { store, room, start, messages, outbox }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the roof to the ground. Modules of one line know nothing of each other.
-const FLOORS: [&[&str]; 22] = [
+const FLOORS: [&[&str]; 23] = [
     &["main"],
     &["cli"],
     &["node"],
@@ -25,6 +25,7 @@ const FLOORS: [&[&str]; 22] = [
     &["room"],
     &["protocol"],
     &["close"],
+    &["memory"],
     &["unit"],
     &["file"],
     // What the whole process shares.

@@ -12,6 +12,7 @@ mod hot;
 mod keys;
 mod languages;
 mod limits;
+mod memory;
 mod nodes;
 mod plugins;
 mod protocol;

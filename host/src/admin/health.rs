@@ -30,6 +30,13 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
         reasons.push("draining: this node is about to stop".to_owned());
     }
     reasons.extend(api.services.hub.vitals.failure().map(str::to_owned));
+    let memory = &api.services.hub.memory;
+    if memory.is_full() {
+        let (used, limit) = (memory.total(), memory.limit());
+        reasons.push(format!(
+            "memory: {used} bytes are held and {limit} may be (memory.limit): new sessions, rooms and what would be kept are refused"
+        ));
+    }
     match tokio::time::timeout(STORE, api.services.hub.store.check()).await {
         // All nodes would be taken out of service together, with what they can still do.
         Ok(Ok(part)) => degraded = part,

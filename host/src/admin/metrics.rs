@@ -3,6 +3,7 @@
 use super::api::Api;
 use crate::{
     hub::{Condition, Ward},
+    memory::Kind,
     plugin::{BOUNDS, Reading},
 };
 use axum::{
@@ -14,6 +15,7 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 pub async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
+    memory(&api, &mut text).expect("writing to a String");
     plugins(&api, &mut text).expect("writing to a String");
     guests(&api, &mut text).expect("writing to a String");
     self::text(text)
@@ -24,6 +26,19 @@ pub fn text(mut text: String) -> Response {
     text.push_str("# EOF\n");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// What the node keeps, and how much it may.
+fn memory(api: &Api, text: &mut String) -> std::fmt::Result {
+    let account = &api.services.hub.memory;
+    writeln!(text, "# HELP switchyard_memory_bytes What the node keeps in memory, by kind.")?;
+    writeln!(text, "# TYPE switchyard_memory_bytes gauge\n# UNIT switchyard_memory_bytes bytes")?;
+    for kind in Kind::ALL {
+        writeln!(text, "switchyard_memory_bytes{{kind=\"{}\"}} {}", kind.as_str(), account.used(kind))?;
+    }
+    writeln!(text, "# HELP switchyard_memory_limit_bytes How much that may be.")?;
+    writeln!(text, "# TYPE switchyard_memory_limit_bytes gauge\n# UNIT switchyard_memory_limit_bytes bytes")?;
+    writeln!(text, "switchyard_memory_limit_bytes {}", account.limit())
 }
 
 /// Plugins keep their own counters, by version; they are read when asked for.

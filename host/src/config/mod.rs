@@ -13,6 +13,7 @@ use crate::{
     hub::Ungoverned,
     key::{KeyConfig, Tier},
     limits::LimitsConfig,
+    memory::MemoryConfig,
     plugin::{CacheConfig, Compiler, PluginConfig, Trust},
     room::is_principal,
     server::ServerConfig,
@@ -35,6 +36,7 @@ pub struct Config {
     pub rooms: RoomsConfig,
     pub session: SessionConfig,
     pub limits: LimitsConfig,
+    pub memory: MemoryConfig,
     #[serde(rename = "key")]
     pub keys: Vec<KeyConfig>,
     #[serde(rename = "tier")]
@@ -212,6 +214,7 @@ impl Config {
             ("rooms", self.rooms == other.rooms),
             ("session", self.session == other.session),
             ("limits", self.limits == other.limits),
+            ("memory", self.memory == other.memory),
             ("cache", self.cache == other.cache),
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
@@ -283,7 +286,7 @@ mod tests {
         url = "memory"
         [rooms]
         ungoverned = "closed"
-        history = { messages = 10, age = "10m" }
+        history = { messages = 10, age = "10m", bytes = "1MiB" }
         [session]
         ttl = "2m"
         outbox = "1MiB"
@@ -296,6 +299,8 @@ mod tests {
         [limits.address]
         unauthenticated = 64
         failures = "20/m"
+        [memory]
+        limit = "2GiB"
         [[key]]
         digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
         principal = "acme"
@@ -352,6 +357,8 @@ mod tests {
                 ),
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
+            ("[memory]\nlimit = \"0%\"", "s.toml:2: memory.limit '0%' is no share; it is a size of"),
+            ("[rooms]\nhistory = { bytes = \"a lot\" }", "s.toml:2: 'a lot' is no size, such as"),
             ("x = [", "s.toml:1:"),
             ("[limits]\nunauthenticated = 0", "s.toml:2: invalid value: integer `0`"),
             ("[limits]\n\ntrusted = [\"10.0.0.1/8\"]", "s.toml:3: '10.0.0.1/8' has bits beyond its first 8"),

@@ -4,6 +4,7 @@ use super::{Hub, pings::Pings, unavailable};
 use crate::{
     close::Close,
     key::{Digest, Key, Keys},
+    memory::{Charge, Kind},
     outbox::Outbox,
     protocol::{Code, Frame, Position, Refusal, reply, unix_ms},
     room::RoomName,
@@ -116,19 +117,24 @@ pub fn refused_by_key(refusal: &Refusal) -> Close {
 pub struct Registered {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
+    _charge: Charge,
 }
+
+/// What a connection takes in memory that has nothing to do, about, in a room or two.
+const CONNECTION: usize = 8 << 10;
 
 impl Registered {
     pub fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
+        let charge = hub.memory.charge(Kind::Sessions, CONNECTION);
         hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
-        Self { hub, connection }
+        Self { hub, connection, _charge: charge }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let Self { hub, connection } = self;
+        let Self { hub, connection, .. } = self;
         connection.outbox.end();
         hub.connections.by_id.write().expect(HELD).remove(&connection.id);
         hub.metrics.connections.dec();

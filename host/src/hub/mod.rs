@@ -32,6 +32,7 @@ pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{
     key::Keys,
+    memory::Account,
     metrics::Metrics,
     plugin::{Cache, Compiler, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
@@ -65,6 +66,8 @@ pub struct Hub {
     pub store: Arc<dyn Store>,
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
+    /// What this node keeps, and how much it may.
+    pub memory: Arc<Account>,
     /// What this node cannot live without.
     pub vitals: Vitals,
     ungoverned: Ungoverned,
@@ -262,6 +265,9 @@ impl Hub {
             }
         };
         let data = replaced.as_deref().unwrap_or(data);
+        if self.memory.is_full() && !self.store.relieve() {
+            return Err(full("messages"));
+        }
         let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));
         let message = Message { room: &room, event, data, key: key.map(|key| (&**who, key)), needs_member };
         let Some(stored) = self.store.publish(message).await.map_err(unavailable)? else {
@@ -312,6 +318,13 @@ pub fn unavailable(error: Unavailable) -> Refusal {
 
 pub fn store_is_away() -> Refusal {
     Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
+}
+
+/// The node keeps as much as it may.
+pub fn full(what: &str) -> Refusal {
+    let message =
+        format!("this node holds as much in memory as it may, and takes no new {what}; try again later");
+    Refusal::retry(Code::Overloaded, message, 1000)
 }
 
 fn stopping() -> Refusal {

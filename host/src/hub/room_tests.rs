@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     hub::catch_up::KEPT_BACK,
     key::Digest,
+    memory::Account,
     outbox::{Outbox, Pipe, tests::Held},
 };
 use std::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
         rooms: 0.into(),
         ended: false.into(),
         pings: Default::default(),
-        outbox: Outbox::new(1 << 20, pipe),
+        outbox: Outbox::new(1 << 20, pipe, Account::boundless()),
         kept_back: 0.into(),
     })
 }

@@ -5,6 +5,7 @@ use super::{
     Connection,
     command::*,
     flush::Flush,
+    full,
     places::Places,
     policy::{Checked, Policy, Publishing},
     publishers::Publishers,
@@ -15,6 +16,7 @@ use super::{
     wards::conflict,
 };
 use crate::{
+    memory::{Account, Kind},
     metrics::Metrics,
     plugin::{Bits, Counts, FilterId, Reads},
     protocol::{Position, Publication, Refusal},
@@ -49,6 +51,7 @@ pub struct Shard {
     pub(super) backlog: Arc<AtomicUsize>,
     /// Bytes of data that a message may have.
     pub(super) message_bytes: usize,
+    pub(super) memory: Arc<Account>,
     pub(super) rooms: HashMap<RoomName, Entry>,
     /// Kept in a governed shard, whose plugin is told.
     pub(super) places: Places,
@@ -93,6 +96,14 @@ struct Seating {
     filter: Option<FilterId>,
     since: Option<Position>,
     keep_back: bool,
+}
+
+/// What it takes in memory that a connection is in a room, about, here and in its session.
+const SEAT: usize = 500;
+
+/// What a room takes in memory beside its members, about, in its shard and in what listens to it.
+fn size(room: &RoomName) -> usize {
+    1024 + room.len()
 }
 
 impl Shard {
@@ -219,6 +230,10 @@ impl Shard {
                 Offer::new(admission.room, admission.filter, joining.connection.principal.clone(), queue);
             return drop(reply.send(Ok(Granted::Offered(offer))));
         }
+        if self.memory.is_full() && !self.rooms.contains_key(&admission.room) {
+            self.policy.release(admission.filter, &joining.connection.principal);
+            return drop(reply.send(Err(full("rooms"))));
+        }
         if matches!(self.policy, Policy::Governed(_)) {
             self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
         }
@@ -240,6 +255,7 @@ impl Shard {
                 let room = waiting.joining.room.clone();
                 self.rooms.insert(room.clone(), Entry::Opening(vec![waiting]));
                 self.metrics.rooms.inc();
+                self.memory.add(Kind::Rooms, size(&room));
                 self.store.watch(&room);
             }
         }
@@ -263,6 +279,7 @@ impl Shard {
         }
         let Some((name, Entry::Opening(waiting))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
+        self.memory.subtract(Kind::Rooms, size(&name));
         for Waiting { joining, filter, reply, .. } in waiting {
             self.policy.release(filter, &joining.connection.principal);
             self.places.give_back(&name, joining.connection.id, &joining.connection.principal);
@@ -285,9 +302,10 @@ impl Shard {
         let Seating { room: name, connection, filter, since, keep_back } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
         let room = self.room(&name)?;
-        let who = connection.principal.clone();
+        let (who, before) = (connection.principal.clone(), room.len());
         let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
-        let position = room.position().clone();
+        let (position, more) = (room.position().clone(), room.len() - before);
+        self.memory.add(Kind::Sessions, more * SEAT);
         self.policy.release(freed, &who);
         let seat = Seat::new(name, seat, index, queue);
         Some(Joined { seat, position, recovery, behind, filtered: filter.is_some() })
@@ -297,12 +315,18 @@ impl Shard {
         let Some(room) = self.room(name) else { return };
         let Some((principal, filter)) = room.leave(seat) else { return };
         let is_empty = room.is_empty();
+        self.memory.subtract(Kind::Sessions, SEAT);
         self.policy.release(filter, &principal);
         self.places.give_back(name, seat.connection, &principal);
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();
+            self.memory.subtract(Kind::Rooms, size(name));
             self.store.unwatch(name);
+            // What a flood of names took is given back when they are gone.
+            if self.rooms.capacity() > 1024 && self.rooms.len() < self.rooms.capacity() / 4 {
+                self.rooms.shrink_to(2 * self.rooms.len());
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     close::Close,
+    memory::Account,
     metrics::Metrics,
     plugin::{Cache, Compiler, PluginConfig},
     store::{Event, Feed, Store},
@@ -38,6 +39,7 @@ pub struct HubConfig {
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
     pub message_bytes: usize,
+    pub memory: Arc<Account>,
     /// Told of shards that panic.
     pub vitals: Vitals,
 }
@@ -53,7 +55,7 @@ impl Hub {
     where
         Made: Future<Output = Result<Arc<dyn Store>, E>>,
     {
-        let vitals = config.vitals;
+        let (vitals, memory) = (config.vitals, config.memory);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let names = config.plugins.iter().map(|p| (p.name().to_owned(), p.rooms.clone())).collect();
         let routes = Arc::new(Routes::new(names, cores));
@@ -86,6 +88,7 @@ impl Hub {
                 metrics: metrics.clone(),
                 backlog: shards[index].backlog.clone(),
                 message_bytes: config.message_bytes,
+                memory: memory.clone(),
                 rooms: HashMap::new(),
                 places: Default::default(),
                 publishers: Default::default(),
@@ -103,6 +106,7 @@ impl Hub {
             store,
             connections,
             metrics,
+            memory,
             ungoverned,
             lobby: Lobby::new(vitals.clone()),
             allowances: Default::default(),

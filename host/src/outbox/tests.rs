@@ -76,7 +76,7 @@ impl Pipe for Held {
 
 fn outbox(limit: usize, room: usize) -> (Outbox, Arc<Held>) {
     let pipe = Held::new(room);
-    (Outbox::new(limit, pipe.clone()), pipe)
+    (Outbox::new(limit, pipe.clone(), Account::boundless()), pipe)
 }
 
 async fn poll(outbox: &Outbox) -> Poll<Option<Close>> {

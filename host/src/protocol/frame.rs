@@ -1,6 +1,7 @@
 //! A frame of the WebSocket as it goes over the wire: encoded once, header included, however many get it.
 
-use bytes::Bytes;
+use crate::memory::Charge;
+use bytes::{Buf, Bytes};
 use tokio_tungstenite::tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Data, OpCode},
@@ -29,7 +30,14 @@ impl Frame {
             .expect("a header has room");
         let spare = unwritten.len();
         bytes[spare..HEADER].copy_from_slice(&header[..HEADER - spare]);
-        Self(Bytes::from(bytes).slice(spare..))
+        let mut bytes = Bytes::from(bytes);
+        bytes.advance(spare);
+        Self(bytes)
+    }
+
+    /// The same, counted as long as anybody has it.
+    pub fn counted(self, charge: Charge) -> Self {
+        Self(Bytes::from_owner(Counted { bytes: self.0, _charge: charge }))
     }
 
     /// A ping whose answer repeats `nonce`.
@@ -60,6 +68,17 @@ impl Frame {
     #[expect(clippy::len_without_is_empty, reason = "a frame has a header at least")]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+}
+
+struct Counted {
+    bytes: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

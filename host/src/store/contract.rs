@@ -2,6 +2,7 @@
 //! clock of its own need not be waited for as long as one whose clock is driven.
 
 mod epochs;
+mod history;
 mod rooms;
 mod sessions;
 
@@ -26,17 +27,22 @@ where
     F: Fn(Retention, Feed) -> Made,
     Made: Future<Output = Arc<dyn Store>>,
 {
-    let subject = async |messages, age| {
+    let subject_with = async |history: HistoryConfig| {
         let events = Log::default();
         let log = events.clone();
         let feed: Feed = Arc::new(move |event| {
             log.lock().unwrap().push(event);
             true
         });
-        let history = HistoryConfig { messages, age: unit * age };
         let retention = Retention { history, session: unit * SESSION, key: unit * KEY };
         Subject { store: make(retention, feed).await, events, unit }
     };
+    let subject = async |messages, age| {
+        subject_with(HistoryConfig { messages, age: unit * age, ..HistoryConfig::default() }).await
+    };
+    let of_bytes = |messages, bytes| HistoryConfig { messages, age: unit * 600, bytes };
+    history::it_is_trimmed_by_bytes_and_has_no_hole(subject_with(of_bytes(100, 10_000)).await).await;
+    history::what_is_trimmed_by_count_takes_no_bytes(subject_with(of_bytes(5, 10_000)).await).await;
     offsets_rise_and_a_watched_room_is_heard(subject(10, 600).await).await;
     a_key_makes_a_retry_safe_for_its_principal_and_room(subject(10, 600).await).await;
     history_is_trimmed_by_count(subject(3, 600).await).await;

@@ -43,7 +43,7 @@ pub struct Retention {
     pub key: Duration,
 }
 
-/// `[rooms] history`: a message is held until either is passed.
+/// `[rooms] history`: a message is held until one of these is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HistoryConfig {
@@ -51,11 +51,14 @@ pub struct HistoryConfig {
     pub messages: usize,
     #[serde(deserialize_with = "unit::duration")]
     pub age: Duration,
+    /// Of all messages held of a room, with what each takes beside its own.
+    #[serde(deserialize_with = "unit::size")]
+    pub bytes: usize,
 }
 
 impl Default for HistoryConfig {
     fn default() -> Self {
-        Self { messages: 1000, age: Duration::from_secs(600) }
+        Self { messages: 1000, age: Duration::from_secs(600), bytes: 16 << 20 }
     }
 }
 
@@ -380,6 +383,12 @@ pub trait Store: Send + Sync {
     async fn report_plugins(&self, report: &str) -> Result<(), Unavailable>;
     /// What each node says, and how it is called.
     async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
+
+    /// The node keeps as much as it may: lets go what can be missed. `false`: what is published would be kept here, and there is no
+    /// room for it.
+    fn relieve(&self) -> bool {
+        true
+    }
 
     /// A round trip. What part of the store cannot be reached while the rest can, where there is such a part.
     async fn check(&self) -> Result<Option<String>, Unavailable>;

@@ -17,6 +17,9 @@ use futures_util::future::join_all;
 impl Conversation {
     /// A new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
+        if self.services.hub.memory.is_full() {
+            return Err(hub::full("sessions"));
+        }
         let place = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.active.inbox.clone()];
         let asked = rooms.map(|room| Asked { room, filter: None, since: None });

@@ -77,7 +77,8 @@ impl Conversation {
             Rejected::new(id, &refusal, close)
         };
         // Found by others before it holds a session, so that whoever takes that over finds whom to end.
-        let connection = Connection::new(&key, client.remote, Outbox::new(services.config.outbox, pipe));
+        let outbox = Outbox::new(services.config.outbox, pipe, hub.memory.clone());
+        let connection = Connection::new(&key, client.remote, outbox);
         let registered = Registered::new(hub.clone(), connection.clone());
         // From here on a key that goes or expires ends it; it may have done so since it was looked at.
         if let Err(refusal) = services.keys.load().find(&key.digest) {

@@ -1,39 +1,61 @@
 //! One room in memory: its messages, its idempotency keys and who is a member.
 
 use super::*;
-use crate::protocol::unix_ms;
+use crate::{
+    memory::{Account, Charge, Kind},
+    protocol::unix_ms,
+};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Principal and idempotency key.
-type Key = (Box<str>, Box<str>);
+/// Principal, which has no space, and idempotency key.
+type Key = Arc<str>;
+
+/// What these take in memory beside their texts, about, as measured.
+const ROOM: usize = 800;
+const KEY: usize = 160;
+const MEMBER: usize = 400;
+
+fn key((principal, key): (&str, &str)) -> Key {
+    [principal, " ", key].concat().into()
+}
 
 pub struct Log {
     pub name: Arc<str>,
     pub epoch: Arc<str>,
     newest: u64,
     held: VecDeque<(Instant, Arc<Publication>)>,
+    /// Of what is held.
+    bytes: usize,
     keys: HashMap<Key, u64>,
     /// The keys by time of their end.
     key_ends: VecDeque<(Instant, Key)>,
+    keys_charge: Charge,
     pub members: Table,
     /// Whether the node wants what is published.
     pub watched: bool,
     used: Instant,
+    account: Arc<Account>,
+    _charge: Charge,
 }
 
 impl Log {
-    pub fn new(name: Arc<str>, now: Instant) -> Self {
+    pub fn new(name: Arc<str>, now: Instant, account: &Arc<Account>) -> Self {
         let epoch = format!("{:08x}", u32::from_le_bytes(super::random())).into();
+        let charge = account.charge(Kind::Rooms, ROOM + name.len());
         Self {
             name,
             epoch,
             newest: 0,
             held: VecDeque::new(),
+            bytes: 0,
             keys: HashMap::new(),
             key_ends: VecDeque::new(),
+            keys_charge: account.charge(Kind::Keys, 0),
             members: Table::default(),
             watched: false,
             used: now,
+            account: account.clone(),
+            _charge: charge,
         }
     }
 
@@ -46,9 +68,9 @@ impl Log {
     }
 
     /// The offset that a key was first used for.
-    pub fn known(&self, (principal, key): (&str, &str), now: Instant) -> Option<u64> {
+    pub fn known(&self, used: (&str, &str), now: Instant) -> Option<u64> {
         debug_assert!(self.key_ends.front().is_none_or(|(end, _)| *end > now), "trimmed before");
-        self.keys.get(&(principal.into(), key.into())).copied()
+        self.keys.get(&key(used)).copied()
     }
 
     pub fn append(&mut self, message: &Message, config: &Retention, now: Instant) -> Arc<Publication> {
@@ -56,32 +78,51 @@ impl Log {
         self.used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
         let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
-        let publication = Arc::new(publication);
+        let publication = Arc::new(publication.counted(&self.account, Kind::History));
         if config.history.messages > 0 {
-            if self.held.len() == config.history.messages {
-                self.held.pop_front();
-            }
+            self.bytes += publication.size();
             self.held.push_back((now, publication.clone()));
+            while self.held.len() > config.history.messages || self.bytes > config.history.bytes {
+                self.drop_oldest();
+            }
         }
-        if let Some((principal, key)) = message.key {
-            let key: Key = (principal.into(), key.into());
+        if let Some(used) = message.key {
+            let key = key(used);
+            self.keys_charge.grow(KEY + key.len());
             self.keys.insert(key.clone(), self.newest);
             self.key_ends.push_back((now + config.key, key));
         }
         publication
     }
 
+    fn drop_oldest(&mut self) {
+        if let Some((_, oldest)) = self.held.pop_front() {
+            self.bytes -= oldest.size();
+        }
+    }
+
+    fn drop_key(&mut self) {
+        if let Some((_, key)) = self.key_ends.pop_front() {
+            self.keys.remove(&key);
+            self.keys_charge.shrink(KEY + key.len());
+        }
+    }
+
     /// Drops what has passed its age.
     pub fn trim(&mut self, config: &Retention, now: Instant) {
         while self.held.front().is_some_and(|(at, _)| now.duration_since(*at) >= config.history.age) {
-            self.held.pop_front();
+            self.drop_oldest();
         }
         if self.held.is_empty() {
             self.held = VecDeque::new();
         }
-        while self.key_ends.front().is_some_and(|(end, _)| *end <= now) {
-            let (_, key) = self.key_ends.pop_front().expect("seen above");
-            self.keys.remove(&key);
+        self.drop_keys(now);
+    }
+
+    /// Forgets the idempotency keys that end by then.
+    pub fn drop_keys(&mut self, then: Instant) {
+        while self.key_ends.front().is_some_and(|(end, _)| *end <= then) {
+            self.drop_key();
         }
         if self.keys.is_empty() {
             (self.keys, self.key_ends) = Default::default();
@@ -120,6 +161,21 @@ impl Log {
         self.used = Instant::now();
     }
 
+    /// When it was published to last, and what the messages take that it holds.
+    pub fn history(&self) -> (Instant, usize) {
+        (self.used, self.bytes)
+    }
+
+    /// When the idempotency keys end, each with what it takes.
+    pub fn keys(&self) -> impl Iterator<Item = (Instant, usize)> {
+        self.key_ends.iter().map(|(end, key)| (*end, KEY + key.len()))
+    }
+
+    /// Holds no message any more: whoever has missed one is told so.
+    pub fn let_go(&mut self) {
+        (self.held, self.bytes) = (VecDeque::new(), 0);
+    }
+
     pub fn is_idle(&self, now: Instant, idle: Duration) -> bool {
         let empty = self.members.is_empty() && self.held.is_empty() && self.keys.is_empty();
         empty && !self.watched && now.duration_since(self.used) >= idle
@@ -150,17 +206,26 @@ struct Member {
     joined: Position,
     /// In the epoch of `joined`.
     acknowledged: Option<u64>,
+    charge: Charge,
 }
 
 impl Table {
-    pub fn insert(&mut self, token: SessionToken, principal: Arc<str>, membership: Membership) {
+    pub fn insert(
+        &mut self,
+        token: SessionToken,
+        principal: Arc<str>,
+        membership: Membership,
+        account: &Arc<Account>,
+    ) {
+        let filter = membership.filter.as_deref().map_or(0, str::len);
+        let charge = account.charge(Kind::Sessions, MEMBER + filter);
         if let Some(member) = self.members.get_mut(&token) {
-            member.filter = membership.filter;
+            (member.filter, member.charge) = (membership.filter, charge);
             return;
         }
         *self.principals.entry(principal.clone()).or_default() += 1;
         let Membership { filter, position: joined } = membership;
-        self.members.insert(token, Member { principal, filter, joined, acknowledged: None });
+        self.members.insert(token, Member { principal, filter, joined, acknowledged: None, charge });
     }
 
     pub fn remove(&mut self, token: SessionToken) {

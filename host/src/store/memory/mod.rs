@@ -3,12 +3,14 @@
 
 mod log;
 mod plugins;
+mod relief;
 mod sessions;
 
 use super::*;
-use crate::vital::Vitals;
+use crate::{memory::Account, vital::Vitals};
 use log::Log;
 use plugins::Plugins;
+use relief::Relief;
 use sessions::{Sessions, Taken};
 use std::{
     collections::HashMap,
@@ -31,19 +33,23 @@ pub struct Memory {
     rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
     sessions: Mutex<Sessions>,
     plugins: Mutex<Plugins>,
+    account: Arc<Account>,
+    relief: Relief,
 }
 
 impl Memory {
     /// A store whose sweeping ends with it.
-    pub fn new(retention: Retention, feed: Feed, vitals: &Vitals) -> Arc<Self> {
+    pub fn new(retention: Retention, feed: Feed, account: &Arc<Account>, vitals: &Vitals) -> Arc<Self> {
         let store = Arc::new(Self {
             retention,
             feed,
             counts: Arc::default(),
             hasher: RandomState::new(),
             rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            sessions: Mutex::new(Sessions::new(retention.session)),
+            sessions: Mutex::new(Sessions::new(retention.session, account)),
             plugins: Mutex::default(),
+            account: account.clone(),
+            relief: Relief::default(),
         });
         let weak = Arc::downgrade(&store);
         vitals.task("the sweep of the memory store", async move {
@@ -52,6 +58,7 @@ impl Memory {
                 ticks.tick().await;
                 let Some(store) = weak.upgrade() else { return };
                 store.sweep();
+                store.relieve();
             }
         });
         store
@@ -96,7 +103,7 @@ impl Memory {
         let mut rooms = self.stripe(room);
         let log = match rooms.get_mut(room.as_str()) {
             Some(log) => log,
-            None => rooms.entry(room.shared()).or_insert_with(|| Log::new(room.shared(), now)),
+            None => rooms.entry(room.shared()).or_insert_with(|| Log::new(room.shared(), now, &self.account)),
         };
         log.trim(&self.retention, now);
         act(log)
@@ -158,10 +165,14 @@ impl Store for Memory {
             }
             Some(Stored { position, duplicate: false })
         };
-        Ok(match message.needs_member {
+        let stored = match message.needs_member {
             true => self.existing(message.room, publish).flatten(),
             false => self.with(message.room, publish),
-        })
+        };
+        if self.account.is_tight() {
+            self.relieve();
+        }
+        Ok(stored)
     }
 
     async fn history(
@@ -172,7 +183,7 @@ impl Store for Memory {
     ) -> Result<History, Unavailable> {
         let read = self.existing(room, |log| log.read(after, limit));
         // Whoever only reads makes no room: the epoch of this one nobody else is told.
-        Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now()).read(after, limit)))
+        Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
     }
 
     async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<Permit, u32>, Unavailable> {
@@ -237,7 +248,7 @@ impl Store for Memory {
                 if anew {
                     log.members.remove(hold.token);
                 }
-                log.members.insert(hold.token, principal, membership);
+                log.members.insert(hold.token, principal, membership, &self.account);
             });
         }
         Ok(())
@@ -336,6 +347,10 @@ impl Store for Memory {
         Ok(self.held_plugins().reports())
     }
 
+    fn relieve(&self) -> bool {
+        self.make_room()
+    }
+
     async fn check(&self) -> Result<Option<String>, Unavailable> {
         Ok(None)
     }
@@ -350,7 +365,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_keeps_the_contract() {
         super::contract::suite(Duration::from_secs(1), |retention, feed| async move {
-            Memory::new(retention, feed, &Vitals::default()) as Arc<dyn Store>
+            Memory::new(retention, feed, &Account::boundless(), &Vitals::default()) as Arc<dyn Store>
         })
         .await;
     }
@@ -359,7 +374,7 @@ mod tests {
     async fn a_room_that_nobody_needs_is_forgotten() {
         let retention =
             Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store = Memory::new(retention, Arc::new(|_| true), &Vitals::default());
+        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Vitals::default());
         let room = RoomName::parse("fleeting").unwrap();
         store
             .publish(Message { room: &room, event: None, data: "1", key: None, needs_member: false })
@@ -376,7 +391,7 @@ mod tests {
     async fn names_that_were_only_visited_are_gone_within_a_minute() {
         let retention =
             Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store = Memory::new(retention, Arc::new(|_| true), &Vitals::default());
+        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Vitals::default());
         let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
         for name in &names {
             let (read, again) = (

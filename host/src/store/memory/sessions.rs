@@ -1,10 +1,12 @@
 //! Sessions in memory: who holds each and which rooms it is in.
 
 use super::*;
+use crate::memory::{Account, Charge, Kind};
 use std::collections::{BTreeSet, VecDeque};
 
 pub struct Sessions {
     ttl: Duration,
+    account: Arc<Account>,
     all: HashMap<SessionToken, Session>,
     /// Sessions without a connection, by the time they end; the time to live is the same for all. One that
     /// was resumed meanwhile no longer has that end.
@@ -17,7 +19,11 @@ struct Session {
     holder: Holder,
     /// When it was handed to a connection last.
     taken: Instant,
+    _charge: Charge,
 }
+
+/// What one takes in memory, about, beside the rooms that it is in.
+const SESSION: usize = 400;
 
 enum Holder {
     Connection(ConnectionId),
@@ -32,14 +38,16 @@ pub enum Taken {
 }
 
 impl Sessions {
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, all: HashMap::new(), ends: VecDeque::new() }
+    pub fn new(ttl: Duration, account: &Arc<Account>) -> Self {
+        Self { ttl, account: account.clone(), all: HashMap::new(), ends: VecDeque::new() }
     }
 
     pub fn create(&mut self, principal: Arc<str>, connection: ConnectionId) -> SessionToken {
         let token = SessionToken::random();
         let holder = Holder::Connection(connection);
-        self.all.insert(token, Session { principal, rooms: BTreeSet::new(), holder, taken: Instant::now() });
+        let (taken, charge) = (Instant::now(), self.account.charge(Kind::Sessions, SESSION));
+        let session = Session { principal, rooms: BTreeSet::new(), holder, taken, _charge: charge };
+        self.all.insert(token, session);
         token
     }
 

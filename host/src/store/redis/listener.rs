@@ -10,6 +10,7 @@ use super::{
     wire::{self, Page},
 };
 use crate::{
+    memory::Kind,
     metrics::StoreMetrics,
     protocol::unix_ms,
     room::RoomName,
@@ -211,7 +212,8 @@ impl Listener {
         let Some(name) = self.rooms.names.room_of(&message.channel) else { return };
         let Some(interest) = self.interests.get_mut(name) else { return };
         let bytes = message.value.as_bytes().unwrap_or_default();
-        let Some(heard) = wire::read(&interest.room.shared(), bytes) else {
+        let Some(heard) = wire::read(&interest.room.shared(), bytes, &self.rooms.memory, Kind::Outboxes)
+        else {
             return tracing::warn!(room = name, "what was published is no message of ours");
         };
         let here = unix_ms() as i64 + self.clock.load(Ordering::Relaxed);

@@ -37,7 +37,7 @@ pub use link::Replication;
 pub use url::RedisUrl;
 
 use super::*;
-use crate::{metrics::StoreMetrics, vital::Vitals};
+use crate::{memory::Account, metrics::StoreMetrics, vital::Vitals};
 use keyring::Synced;
 use link::Link;
 use listener::{Listener, Request};
@@ -110,6 +110,7 @@ impl Redis {
         retention: Retention,
         metrics: StoreMetrics,
         feed: Feed,
+        memory: &Arc<Account>,
         status: impl Fn(&str) + Send + Sync,
         vitals: &Vitals,
     ) -> Result<Arc<Self>, String> {
@@ -125,7 +126,7 @@ impl Redis {
         };
         claimed.map_err(|error| format!("{}: {error}", site.url))?;
         let names = Names::new(&site.prefix);
-        let shared = Shared::new(link, names, retention, metrics, feed);
+        let shared = Shared::new(link, names, retention, metrics, feed, memory.clone());
         let (listener, requests) = mpsc::unbounded_channel();
         let listens = Listener::new(&shared, listener.downgrade());
         servers::watch(&shared, connected, vitals).await;

@@ -5,6 +5,7 @@ use super::{
     wire::{self, Page},
 };
 use crate::{
+    memory::{Account, Kind},
     protocol::{Position, unix_ms},
     store::{Members, Message, PageLimit, Receipt, Retention, RoomSummary, Stored, Unavailable},
 };
@@ -18,6 +19,7 @@ pub struct Rooms {
     pub link: Arc<Link>,
     pub names: Names,
     pub retention: Retention,
+    pub memory: Arc<Account>,
 }
 
 /// Digits of the number that an epoch begins with.
@@ -62,6 +64,7 @@ impl Rooms {
             self.names.live(room).into(),
             answer::millis(UNNEEDED),
             answer::integer(needs_member.into()),
+            answer::integer(history.bytes as u64),
         ];
         let answer = self.link.run(&scripts::PUBLISH, keys, arguments).await?;
         if answer.is_null() {
@@ -118,7 +121,8 @@ impl Rooms {
         let newest = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
         let (time, oldest) = (answer::number(&next())?, answer::number(&next())?);
         let message = |value: Value| {
-            let heard = value.as_bytes().and_then(|bytes| wire::read(room, bytes));
+            let heard =
+                value.as_bytes().and_then(|bytes| wire::read(room, bytes, &self.memory, Kind::Replays));
             heard.ok_or_else(|| answer::unexpected(&value))
         };
         let messages = answer::list(next())?.into_iter().map(message).collect::<Result<_, _>>()?;

@@ -13,6 +13,7 @@ use super::{
     sessions::Sessions,
 };
 use crate::{
+    memory::Account,
     metrics::StoreMetrics,
     store::{Feed, PATIENCE, Retention, Unavailable},
 };
@@ -94,13 +95,14 @@ impl Shared {
         retention: Retention,
         metrics: StoreMetrics,
         feed: Feed,
+        memory: Arc<Account>,
     ) -> Arc<Self> {
         let link = Arc::new(link);
         let node = Arc::new(ArcSwap::from_pointee(lease::new_node()));
         let (estate, time) = (Arc::new(Estate::new(&link, &names)), Arc::new(Clock::default()));
         let renewed = Arc::new(Renewal::default());
         Arc::new(Self {
-            rooms: Rooms { link: link.clone(), names: names.clone(), retention },
+            rooms: Rooms { link: link.clone(), names: names.clone(), retention, memory },
             members: Members::new(&link, &names, &retention),
             connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
             sessions: Sessions::default(),

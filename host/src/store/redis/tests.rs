@@ -1,5 +1,7 @@
 //! The contract on real servers. `redis-server` must be there; `cargo xtask test` installs it where it can.
 
+mod ended;
+
 use super::*;
 use crate::{
     key::{Digest, KeyConfig, PrincipalName},
@@ -72,8 +74,9 @@ async fn keeps_the_contract(url: &str) {
         let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
         async move {
             let metrics = crate::metrics::Metrics::default().store;
-            Redis::connect(&site, retention, metrics, feed, |_| {}, &Vitals::default()).await.unwrap()
-                as Arc<dyn Store>
+            Redis::connect(&site, retention, metrics, feed, &Account::boundless(), |_| {}, &Vitals::default())
+                .await
+                .unwrap() as Arc<dyn Store>
         }
     })
     .await;
@@ -142,7 +145,16 @@ fn retention() -> Retention {
 
 async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
     let metrics = crate::metrics::Metrics::default().store;
-    Redis::connect(site, retention(), metrics, Arc::new(|_| true), |_| {}, &Vitals::default()).await
+    Redis::connect(
+        site,
+        retention(),
+        metrics,
+        Arc::new(|_| true),
+        &Account::boundless(),
+        |_| {},
+        &Vitals::default(),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -288,9 +300,17 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let retention = Retention { session: Duration::from_secs(3), ..retention() };
     let site = Site { url, prefix: "s".into() };
     let metrics = crate::metrics::Metrics::default().store;
-    let store = Redis::connect(&site, retention, metrics, Arc::new(|_| true), |_| {}, &Vitals::default())
-        .await
-        .unwrap();
+    let store = Redis::connect(
+        &site,
+        retention,
+        metrics,
+        Arc::new(|_| true),
+        &Account::boundless(),
+        |_| {},
+        &Vitals::default(),
+    )
+    .await
+    .unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };
@@ -327,7 +347,12 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     let connect = async || {
         let (metrics, vitals) = (crate::metrics::Metrics::default().store, Vitals::default());
         let feed: Feed = Arc::new(|event| panic!("told of {event:?}"));
-        (Redis::connect(&site, retention(), metrics, feed, |_| {}, &vitals).await.unwrap(), vitals)
+        (
+            Redis::connect(&site, retention(), metrics, feed, &Account::boundless(), |_| {}, &vitals)
+                .await
+                .unwrap(),
+            vitals,
+        )
     };
     let (store, lease) = connect().await;
     let (_, listener) = connect().await;

@@ -1,7 +1,10 @@
 //! A message as Redis has it, in a room's log and on its channel: `EPOCH OFFSET TIME BEFORE LENGTH `, then as many bytes of
 //! event, then the data. BEFORE is the time of the message before; without an event LENGTH is `-`.
 
-use crate::protocol::{Position, Publication};
+use crate::{
+    memory::{Account, Kind},
+    protocol::{Position, Publication},
+};
 use std::sync::Arc;
 
 /// What the node knows of a message when it is published; Redis puts the rest before it.
@@ -20,8 +23,8 @@ pub struct Heard {
     pub before: u64,
 }
 
-/// `None`: it is not in this form.
-pub fn read(room: &Arc<str>, bytes: &[u8]) -> Option<Heard> {
+/// `None`: it is not in this form. Counted as one of a kind for as long as anybody has it.
+pub fn read(room: &Arc<str>, bytes: &[u8], account: &Arc<Account>, kind: Kind) -> Option<Heard> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut parts = text.splitn(6, ' ');
     let epoch: Arc<str> = parts.next()?.into();
@@ -37,7 +40,7 @@ pub fn read(room: &Arc<str>, bytes: &[u8]) -> Option<Heard> {
         }
     };
     let publication = Publication::new(room.clone(), epoch, offset, time, event, data);
-    Some(Heard { publication: Arc::new(publication), before })
+    Some(Heard { publication: Arc::new(publication.counted(account, kind)), before })
 }
 
 /// A piece of a room's log.
@@ -71,17 +74,19 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
+        let account = Account::boundless();
         for (event, data) in
             [(None, "1"), (Some(""), "{}"), (Some("a b"), "{\"a\": \" \"}"), (Some("é"), "\"é\"")]
         {
             let mut bytes = b"k3f9 7 1760000000001 1760000000000 ".to_vec();
             bytes.extend(body(event, data));
-            let Heard { publication: message, before } = read(&"r".into(), &bytes).unwrap();
+            let Heard { publication: message, before } =
+                read(&"r".into(), &bytes, &account, Kind::Replays).unwrap();
             assert_eq!((message.event.as_deref(), message.data(), before), (event, data, 1760000000000));
             assert_eq!((&*message.epoch, message.offset, message.time), ("k3f9", 7, 1760000000001));
         }
         for bad in ["", "k 1 2 3 -", "k x 2 3 - 1", "k 1 2 3 9 ab", "k 1 2 3 1 é"] {
-            assert!(read(&"r".into(), bad.as_bytes()).is_none(), "{bad}");
+            assert!(read(&"r".into(), bad.as_bytes(), &account, Kind::Replays).is_none(), "{bad}");
         }
     }
 }

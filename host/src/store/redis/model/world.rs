@@ -13,6 +13,7 @@ use super::{
     wire::{Ask, Network, Process, Wire},
 };
 use crate::{
+    memory::Account,
     protocol::Position,
     store::{Event, HistoryConfig, Hold, Resume, Retention, SessionToken, Store, Unavailable},
 };
@@ -132,7 +133,7 @@ impl World {
         let wire = Wire { network: self.network.clone(), process, clustered: self.clustered };
         let link = Link::modelled(self.metrics.clone(), wire);
         let retention = Retention {
-            history: HistoryConfig { messages: 10, age: Duration::from_secs(60) },
+            history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 },
             session: TTL,
             key: Duration::from_secs(60),
         };
@@ -142,7 +143,8 @@ impl World {
             network.sent.notify_one();
             true
         });
-        let shared = Shared::new(link, Names::new("m"), retention, self.metrics.clone(), feed);
+        let shared =
+            Shared::new(link, Names::new("m"), retention, self.metrics.clone(), feed, Account::boundless());
         let store = Arc::new(Redis { shared, listener: mpsc::unbounded_channel().0 });
         self.stores.push(store.clone());
         self.nodes[node] = Some(Node { process, is_isolated: false });

@@ -1,0 +1,53 @@
+//! How much of a room is held.
+
+use super::*;
+
+const ALL: PageLimit = PageLimit { messages: 1000, bytes: usize::MAX };
+
+/// JSON text of so many bytes.
+fn text(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+impl Subject {
+    /// The offsets held, which have no hole and end with the newest.
+    async fn held(&self) -> usize {
+        let history = self.store.history(&room("a"), None, ALL).await.unwrap();
+        let offsets: Vec<_> = history.messages.iter().map(|message| message.offset).collect();
+        let first = history.newest.offset + 1 - offsets.len() as u64;
+        assert!(offsets.iter().copied().eq(first..=history.newest.offset), "{offsets:?}");
+        let at = |offset| Position { offset, ..history.newest.clone() };
+        let whole = async |offset| {
+            self.store.history(&room("a"), Some(&at(offset)), PageLimit::NONE).await.unwrap().whole
+        };
+        assert!(whole(first - 1).await);
+        assert!(first == 1 || !whole(first - 2).await, "what is gone is told");
+        offsets.len()
+    }
+}
+
+pub async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
+    for n in 1..=60 {
+        s.publish("a", &text(1000)).await;
+        let held = s.held().await;
+        assert!(held <= 9 && held >= 6.min(n), "{held} of {n}");
+    }
+    for _ in 0..60 {
+        s.publish("a", &text(100)).await;
+    }
+    let held = s.held().await;
+    assert!((20..=60).contains(&held), "{held}");
+    // None but itself could be held, and not even that.
+    let large = s.publish("a", &text(12_000)).await.position;
+    assert_eq!((large.offset, s.held().await), (121, 0));
+    s.publish("a", &text(1000)).await;
+    assert_eq!(s.held().await, 1);
+    assert_eq!(s.offsets("a", Some(&large), 10).await, (vec![122], false, true));
+}
+
+pub async fn what_is_trimmed_by_count_takes_no_bytes(s: Subject) {
+    for n in 1..=60 {
+        s.publish("a", &text(1000)).await;
+        assert_eq!(s.held().await, 5.min(n), "five are within the bytes");
+    }
+}

@@ -1,0 +1,175 @@
+//! What the memory store lets go when the node keeps nearly as much as it may: the histories of rooms that are idle for longest, then the
+//! idempotency keys that would end first.
+
+use super::{HELD, Instant, KEY_TTL, Memory};
+use std::{sync::Mutex, time::Duration};
+
+/// How often all rooms are gone through at most.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Into so many parts of equal length the time to live of keys is divided.
+const PARTS: u32 = 300;
+
+/// When room was made last.
+#[derive(Default)]
+pub struct Relief(Mutex<Option<Instant>>);
+
+impl Memory {
+    /// `false`: there is no room for more.
+    pub fn make_room(&self) -> bool {
+        if !self.account.is_tight() {
+            return true;
+        }
+        if let Ok(mut last) = self.relief.0.try_lock()
+            && last.is_none_or(|last| last.elapsed() >= PAUSE)
+        {
+            self.drop_histories();
+            self.drop_keys();
+            *last = Some(Instant::now());
+        }
+        !self.account.is_full()
+    }
+
+    fn drop_histories(&self) {
+        let excess = self.account.excess();
+        let mut histories = vec![];
+        for stripe in &self.rooms {
+            let rooms = stripe.lock().expect(HELD);
+            histories.extend(rooms.values().map(|log| log.history()).filter(|(_, bytes)| *bytes > 0));
+        }
+        histories.sort_unstable();
+        let Some(last) = reaching(excess, histories) else { return };
+        let mut dropped = 0;
+        for stripe in &self.rooms {
+            for log in stripe.lock().expect(HELD).values_mut() {
+                let (used, bytes) = log.history();
+                // Several may have been used at the same moment.
+                if bytes > 0 && used <= last && dropped < excess {
+                    dropped += bytes;
+                    log.let_go();
+                }
+            }
+        }
+        tracing::debug!(dropped, "let the histories of idle rooms go");
+    }
+
+    fn drop_keys(&self) {
+        let (excess, now) = (self.account.excess(), Instant::now());
+        if excess == 0 || !self.account.is_tight() {
+            return;
+        }
+        let part = (self.retention.key.max(KEY_TTL) / PARTS).max(Duration::from_millis(1));
+        let mut parts = [0; PARTS as usize + 1];
+        for stripe in &self.rooms {
+            for (end, bytes) in stripe.lock().expect(HELD).values().flat_map(|log| log.keys()) {
+                let nth = end.saturating_duration_since(now).as_millis() / part.as_millis();
+                parts[(nth as usize).min(PARTS as usize)] += bytes;
+            }
+        }
+        let ends = (1..).map(|nth| now + part * nth).zip(parts);
+        let Some(then) = reaching(excess, ends) else { return };
+        for stripe in &self.rooms {
+            stripe.lock().expect(HELD).values_mut().for_each(|log| log.drop_keys(then));
+        }
+    }
+}
+
+/// The first of these at which all up to it take so much, or the last of them.
+fn reaching(excess: usize, found: impl IntoIterator<Item = (Instant, usize)>) -> Option<Instant> {
+    let (mut sum, mut last) = (0, None);
+    for (at, bytes) in found {
+        if sum >= excess {
+            break;
+        }
+        sum += bytes;
+        last = Some(at);
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::PageLimit;
+    use crate::{
+        memory::{Account, Kind},
+        room::RoomName,
+        store::{HistoryConfig, Message, Position, Retention, Store},
+        vital::Vitals,
+    };
+    use std::sync::Arc;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn store(messages: usize) -> (Arc<Memory>, Arc<Account>) {
+        let account = Account::new(LIMIT);
+        let history = HistoryConfig { messages, ..HistoryConfig::default() };
+        let retention = Retention { history, session: Duration::from_secs(120), key: KEY_TTL };
+        (Memory::new(retention, Arc::new(|_| true), &account, &Vitals::default()), account)
+    }
+
+    fn room(n: u32) -> RoomName {
+        RoomName::parse(&format!("room:{n}")).unwrap()
+    }
+
+    async fn publish(store: &Memory, n: u32, data: &str, key: Option<&str>) -> (Position, bool) {
+        let key = key.map(|key| ("acme", key));
+        let message = Message { room: &room(n), event: None, data, key, needs_member: false };
+        let stored = store.publish(message).await.unwrap().unwrap();
+        (stored.position, stored.duplicate)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn histories_of_rooms_idle_for_longest_go_first() {
+        let (store, account) = store(1000);
+        let data = format!("\"{}\"", "x".repeat(10_000));
+        let mut first = vec![];
+        for n in 0..1000 {
+            first.push(publish(&store, n, &data, None).await.0);
+            // One room is in use all the time.
+            publish(&store, 5000, "1", None).await;
+            assert!(!account.is_full(), "{} after {n}", account.total());
+            tokio::time::advance(Duration::from_millis(200)).await;
+        }
+        let whole = async |n: u32| {
+            let after = Position { offset: 0, ..first[n as usize].clone() };
+            store.history(&room(n), Some(&after), PageLimit::NONE).await.unwrap().whole
+        };
+        assert!(!whole(500).await && whole(999).await && whole(990).await, "the newest are held");
+        assert_eq!(
+            store
+                .history(&room(5000), None, PageLimit { messages: 1000, bytes: usize::MAX })
+                .await
+                .unwrap()
+                .messages
+                .len(),
+            1000
+        );
+        assert!(account.used(Kind::History) > LIMIT / 3, "no more is let go than must be");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_go_that_end_first() {
+        let (store, account) = store(0);
+        for n in 0..10_000 {
+            assert!(!publish(&store, n % 7, "1", Some(&format!("key {n}"))).await.1);
+            assert!(!account.is_full(), "{} after {n}", account.total());
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
+        assert!(publish(&store, 9_999 % 7, "1", Some("key 9999")).await.1, "the newest is known");
+        assert!(publish(&store, 9_000 % 7, "1", Some("key 9000")).await.1);
+        assert!(!publish(&store, 3, "1", Some("key 3")).await.1, "the oldest is not");
+        tokio::time::sleep(KEY_TTL + Duration::from_secs(60)).await;
+        assert_eq!((account.used(Kind::Keys), account.used(Kind::Rooms)), (0, 0), "all of it ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_keep_leaves_no_room() {
+        let (store, account) = store(10);
+        publish(&store, 1, "1", None).await;
+        assert!(store.relieve());
+        account.add(Kind::Sessions, LIMIT);
+        assert!(!store.relieve(), "there is nothing left to let go");
+        account.subtract(Kind::Sessions, LIMIT);
+        assert!(store.relieve());
+    }
+}
