@@ -16,7 +16,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -36,7 +39,8 @@ pub struct Proxy {
 
 /// What the connections share.
 struct Shared {
-    redis: u16,
+    /// Its port.
+    redis: AtomicU16,
     rules: Rules,
     /// Commands that were handed to Redis, by name.
     passed: Mutex<BTreeMap<String, u64>>,
@@ -56,7 +60,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let shared = Arc::new(Shared {
-            redis: redis.port(),
+            redis: AtomicU16::new(redis.port()),
             rules: Rules::default(),
             passed: Mutex::default(),
             scripts: scripts(redis).await,
@@ -72,6 +76,11 @@ impl Proxy {
     /// For the configuration of a node.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// New connections lead there, as when a name is given another address.
+    pub fn lead_to(&self, redis: &Redis) {
+        self.shared.redis.store(redis.port(), Ordering::Relaxed);
     }
 
     /// Closes every connection, with whatever is held on it; new ones work.
@@ -187,7 +196,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             let serve = async {
-                if let Ok(upstream) = TcpStream::connect(("127.0.0.1", shared.redis)).await {
+                let port = shared.redis.load(Ordering::Relaxed);
+                if let Ok(upstream) = TcpStream::connect(("127.0.0.1", port)).await {
                     connection::serve(client, upstream, &shared).await;
                 }
             };

@@ -130,9 +130,14 @@ impl Redis {
 
     /// Starts it again, killed before or not, with the same port, folder and arguments.
     pub async fn restart(&mut self) {
+        self.begin_restart().await;
+        self.ready().await;
+    }
+
+    /// The same without waiting for it: what it kept is being loaded still.
+    pub async fn begin_restart(&mut self) {
         self.kill().await;
         self.child = spawn(&self.arguments, self.folder.path());
-        self.ready().await;
     }
 
     /// Lets it answer nothing while its connections stay open.

@@ -7,6 +7,7 @@ mod epochs;
 mod growth;
 mod keys;
 mod load;
+mod loading;
 mod outage;
 mod passwords;
 mod permission;
@@ -21,7 +22,7 @@ mod whole;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use switchyard_tests::{Client, Follower, Node};
+use switchyard_tests::{Client, Follower, Live, Node, eventually};
 
 /// Publishes numbered messages until told to stop, each again until it is answered: what was answered as published, by
 /// offset.
@@ -99,5 +100,17 @@ async fn saw_everything(followers: &[Follower], room: &str, published: &Publishe
         for (offset, n) in &published.offsets {
             assert_eq!(seen.messages[&(room.to_owned(), *offset)], *n, "at {offset}");
         }
+    }
+}
+
+/// Joins rooms, those again that a busy machine did not get to in time.
+async fn join(client: &Live, rooms: &[String]) {
+    for some in rooms.chunks(30) {
+        eventually("rooms", async || {
+            let answer = client.ask(json!({"type": "subscribe", "rooms": some})).await;
+            let results = answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            results.iter().all(|result| result["status"] == "subscribed").then_some(())
+        })
+        .await;
     }
 }

@@ -1,8 +1,8 @@
 //! A Redis that answers and refuses: readiness says so, in Redis' own words.
 
 use serde_json::json;
-use std::process::Stdio;
-use switchyard_tests::{Node, Redis, eventually};
+use std::{process::Stdio, time::Duration};
+use switchyard_tests::{Node, Proxy, Redis, eventually, eventually_within};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 async fn is_not_ready_because(node: &Node, why: &str) {
@@ -37,6 +37,23 @@ async fn a_redis_that_became_a_replica_shows_in_readiness() {
     is_not_ready_because(&node, "READONLY ").await;
     redis.command(&["REPLICAOF", "NO", "ONE"]).await;
     is_ready(&node).await;
+}
+
+/// As where one name leads to whichever server is the master: connections that are there stay with the one that was.
+#[tokio::test]
+async fn a_master_that_became_a_replica_is_left_for_the_one_that_its_name_leads_to() {
+    let (old, new) = (Redis::start().await, Redis::start().await);
+    let proxy = Proxy::start(&old).await;
+    let node = Node::start(&proxy.url(), "").await;
+    proxy.lead_to(&new);
+    old.command(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]).await;
+    is_not_ready_because(&node, "READONLY ").await;
+    eventually_within(Duration::from_secs(20), "a node that is ready", async || {
+        node.is_ready().await.then_some(())
+    })
+    .await;
+    node.client().await.publish("later", json!(1)).await;
+    assert_eq!(new.command(&["XLEN", "switchyard:{later}:log"]).await, "1");
 }
 
 #[tokio::test]

@@ -17,12 +17,13 @@ use tokio::time::Instant;
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// How errors begin with which Redis refuses what it would do for another user, in another state or with other settings.
-const REFUSALS: [&str; 10] = [
+const REFUSALS: [&str; 11] = [
     "OOM",
     "READONLY",
     "MISCONF",
     "NOREPLICAS",
     "MASTERDOWN",
+    "CLUSTERDOWN",
     "NOAUTH",
     "WRONGPASS",
     "NOPERM",

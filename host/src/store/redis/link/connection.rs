@@ -4,6 +4,7 @@
 use super::{
     super::trouble::Trouble,
     Call,
+    backoff::Backoff,
     signals::{Publisher, Signal},
 };
 use crate::{metrics::StoreMetrics, store::PATIENCE, vital::Vitals};
@@ -20,7 +21,7 @@ use fred::{
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -115,6 +116,10 @@ pub struct Connection {
     client: ArcSwap<Client>,
     /// Answers and messages that came. While it rises the connection is not silent.
     heard: Arc<AtomicU64>,
+    /// When to ask it again for what has a key.
+    backoff: Backoff,
+    /// It said that it takes no writes.
+    is_replica: AtomicBool,
     /// It is to be made anew.
     outdated: Notify,
     /// Why there is no connection, as far as it is known. Sent whenever that may have changed.
@@ -136,6 +141,8 @@ impl Connection {
             config: ArcSwap::from_pointee(config),
             client: ArcSwap::from_pointee(client),
             heard: Arc::default(),
+            backoff: Backoff::default(),
+            is_replica: AtomicBool::new(false),
             outdated: Notify::new(),
             state: watch::Sender::new(None),
         });
@@ -201,6 +208,14 @@ impl Connection {
         answer
     }
 
+    /// The same for a command with a key, which a Cluster that is down refuses.
+    pub async fn ask_for_key(&self, call: &Call) -> Result<Value, Error> {
+        self.backoff.check()?;
+        let answer = self.ask(call).await;
+        self.backoff.answered(answer.as_ref().err());
+        answer
+    }
+
     /// Has commands carried out with nothing in between, and gives the answer to each.
     pub async fn ask_all(&self, calls: &[&Call]) -> Result<Vec<Result<Value, Error>>, Error> {
         let client = self.ready().await?;
@@ -218,6 +233,9 @@ impl Connection {
             |error: &Error| !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled);
         if answer.as_ref().err().is_none_or(is_answer) {
             self.heard.fetch_add(1, Ordering::Relaxed);
+        }
+        if answer.as_ref().is_err_and(|error| error.details().starts_with("READONLY")) {
+            self.is_replica.store(true, Ordering::Relaxed);
         }
     }
 
@@ -304,10 +322,12 @@ impl Connection {
         }
     }
 
-    /// Returns when the connection is to be made anew, because nothing comes over it or the client does not get through.
+    /// Returns when the connection is to be made anew, because nothing comes over it, the client does not get through, or the server
+    /// is a replica by now.
     async fn silence(&self, client: &Client) {
         let options = Options { fail_fast: true, timeout: Some(2 * SILENCE), ..Options::default() };
-        let mut connected = Instant::now();
+        let began = Instant::now();
+        let mut connected = began;
         loop {
             sleep(PROBE).await;
             if !client.is_connected() {
@@ -317,6 +337,10 @@ impl Connection {
                 continue;
             }
             connected = Instant::now();
+            // The name that it was reached by may lead to the master by now; it is not asked too often.
+            if self.is_replica.swap(false, Ordering::Relaxed) && began.elapsed() > SILENCE {
+                return;
+            }
             let before = self.heard.load(Ordering::Relaxed);
             let ping = client.with_options(&options);
             if timeout(SILENCE, ping.ping::<Value>(None)).await.is_err()

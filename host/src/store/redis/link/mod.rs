@@ -4,6 +4,7 @@
 //! A client of fred routes a Cluster's commands in one task, which stops for all servers while one of them does not answer. So each
 //! server has clients of its own here, and a slot leads to a server.
 
+mod backoff;
 mod call;
 mod cluster;
 mod connection;
@@ -195,7 +196,7 @@ impl Link {
             let (endpoint, answer) = match target.take() {
                 None => {
                     let endpoint = self.endpoint_of(key)?;
-                    let answer = endpoint.connection(role).ask(call).await;
+                    let answer = endpoint.connection(role).ask_for_key(call).await;
                     (endpoint, answer)
                 }
                 Some(endpoint) => {

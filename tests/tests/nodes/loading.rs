@@ -1,0 +1,152 @@
+//! A Redis that is reached and answers, and does nothing that it is asked: it loads what it kept, or the Cluster that it belongs to
+//! is down. It is asked in peace, over the connections that there are, and serves at once when it is over.
+
+use super::join;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use switchyard_tests::{Cluster, Live, Node, Redis, eventually, eventually_within};
+use tokio::time::sleep;
+
+const CLIENTS: usize = 10;
+/// Of each client.
+const ROOMS: usize = 90;
+
+fn room(client: usize, n: usize) -> String {
+    format!("room-{client}-{n}")
+}
+
+/// Clients, each in rooms of its own.
+async fn clients(node: &Node) -> Vec<Live> {
+    let mut clients = vec![];
+    for n in 0..CLIENTS {
+        let client = Live::connect(&node.url).await;
+        join(&client, &(0..ROOMS).map(|m| room(n, m)).collect::<Vec<_>>()).await;
+        clients.push(client);
+    }
+    clients
+}
+
+async fn publish(node: &Node, room: &str, data: &Value) -> (u16, String) {
+    node.call("POST", "/v1/publish", &json!({"room": room, "data": data}).to_string()).await
+}
+
+/// Each client hears what is published in some of its rooms, which are the first and the last and one between.
+async fn are_served(node: &Node, clients: &[Live]) {
+    let served = clients.iter().enumerate().flat_map(|(n, client)| {
+        [0, ROOMS / 2, ROOMS - 1].map(|m| async move {
+            let room = room(n, m);
+            let offset = eventually(&format!("publishing in {room}"), async || {
+                let (status, body) = publish(node, &room, &json!(m)).await;
+                (status == 200)
+                    .then(|| serde_json::from_str::<Value>(&body).expect("JSON")["offset"].as_u64())
+            })
+            .await;
+            client.message(&room, offset.expect("an offset")).await;
+        })
+    });
+    join_all(served).await;
+}
+
+/// What Redis was asked, and did or refused.
+async fn asked(redis: &Redis) -> u64 {
+    let told = redis.command(&["INFO", "commandstats"]).await;
+    let count = |line: &str, name: &str| line.split_once(name)?.1.split(',').next()?.parse::<u64>().ok();
+    let lines = told.lines().map(str::trim);
+    lines.filter_map(|line| Some(count(line, "calls=")? + count(line, "rejected_calls=")?)).sum()
+}
+
+async fn reconnects(node: &Node) -> f64 {
+    node.metric("switchyard_store_reconnects_total").await
+}
+
+/// Each refusal ended the connection, with all that was asked over it, five times a second for as long as Redis loaded; each of them,
+/// and each probe of the subscriptions, had every room subscribed again; and rooms that could not be read were asked for ten times a
+/// second, all at once.
+#[tokio::test]
+async fn a_redis_that_loads_for_long_is_asked_in_peace() {
+    // Each key that it loads costs 20 µs and some more, and it answers after each 1024 of them.
+    let keeps = ["--appendonly", "yes", "--appendfsync", "everysec", "--key-load-delay", "20"];
+    let mut redis = Redis::start_with(&keeps).await;
+    let fill = "for n = 1, 40000 do redis.call('SET', 'filling:' .. n, n) end";
+    redis.command(&["EVAL", fill, "0"]).await;
+    let node = Node::start(&redis.url(), "").await;
+    let clients = clients(&node).await;
+    let before = reconnects(&node).await;
+    redis.written().await;
+    redis.begin_restart().await;
+    eventually("a Redis that loads", async || {
+        let (status, body) = node.call("GET", "/readyz", "").await;
+        (status == 503 && body.contains("LOADING")).then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    let mut last = (asked(&redis).await, began.elapsed());
+    let first = last;
+    // Until it is done it says so, and what came before that is counted.
+    while redis.try_command(&["PING"]).await.is_err_and(|error| error.starts_with("LOADING")) {
+        last = (asked(&redis).await, began.elapsed());
+        sleep(Duration::from_millis(20)).await;
+    }
+    let span = last.1 - first.1;
+    assert!(span > Duration::from_secs(2), "it loaded for {span:?} only");
+    let rate = (last.0 - first.0) as f64 / span.as_secs_f64();
+    let reconnects = reconnects(&node).await - before;
+    println!("{reconnects} reconnects, {rate:.0} commands a second in {span:?}");
+    println!("{}", node.log());
+    let back = Instant::now();
+    are_served(&node, &clients).await;
+    assert!(back.elapsed() < Duration::from_secs(5), "served after {:?}", back.elapsed());
+    assert!(clients.iter().all(|client| client.end().is_none()), "clients stay");
+    assert!(reconnects <= 4.0, "{reconnects} reconnects, two for the restart");
+    // The test's own are some 50 to 100 a second.
+    assert!(rate < 300.0, "{rate} commands a second");
+}
+
+/// One master away, in a Cluster that serves all slots or none: the others' connections ended at each refusal.
+#[tokio::test]
+async fn a_cluster_that_is_down_is_asked_in_peace() {
+    let mut cluster = Cluster::start().await;
+    let node = Node::start(&cluster.url(), "").await;
+    let clients = clients(&node).await;
+    cluster.nodes[2].kill().await;
+    for server in &cluster.nodes[..2] {
+        eventually_within(Duration::from_secs(20), "a Cluster that is down", async || {
+            server.command(&["CLUSTER", "INFO"]).await.contains("cluster_state:fail").then_some(())
+        })
+        .await;
+    }
+    let (before, span) = (reconnects(&node).await, Duration::from_secs(6));
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        // Somebody always asks each of them.
+        for n in 0..9 {
+            assert_eq!(publish(&node, &room(0, n), &json!(1)).await.0, 503);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let reconnects = reconnects(&node).await - before;
+    println!("{reconnects} reconnects in {span:?}");
+    println!("{}", node.log());
+    let (_, readiness) = node.call("GET", "/readyz", "").await;
+    cluster.nodes[2].restart().await;
+    for server in &cluster.nodes {
+        eventually("a Cluster that is whole", async || {
+            server.command(&["CLUSTER", "INFO"]).await.contains("cluster_state:ok").then_some(())
+        })
+        .await;
+    }
+    let back = Instant::now();
+    eventually_within(Duration::from_secs(4), "publishing", async || {
+        (publish(&node, "any", &json!(1)).await.0 == 200).then_some(())
+    })
+    .await;
+    println!("published after {:?}", back.elapsed());
+    are_served(&node, &clients).await;
+    println!("served after {:?}\n{}", back.elapsed(), node.log());
+    assert!(back.elapsed() < Duration::from_secs(8), "served after {:?}", back.elapsed());
+    assert!(clients.iter().all(|client| client.end().is_none()), "clients stay");
+    assert!(readiness.contains("CLUSTERDOWN"), "{readiness}");
+    // Two servers are left, and a pause grows to 2 s.
+    assert!(reconnects <= 16.0, "{reconnects} reconnects in {span:?}");
+}
