@@ -171,7 +171,16 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
     };
     let made = make(&args.key, digest)?;
     let keyring = keyring(&config).await?;
-    let replication = keyring.add(&made).await?;
+    let replication = match keyring.add(&made).await {
+        Ok(replication) => replication,
+        // The answer may be all that was lost.
+        Err(error) => {
+            if key.is_some() {
+                withdraw(&keyring, &made.digest).await;
+            }
+            return Err(error.into());
+        }
+    };
     let shown = match (args.key.json, &key) {
         (true, key) => {
             let mut shown = json(key.as_deref(), &made);
@@ -184,9 +193,8 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
         (false, None) => Ok(()),
     };
     if let Err(error) = shown {
-        // A key that nobody was shown would be good for nobody, and for ever.
         if key.is_some() {
-            keyring.revoke(&made.digest).await?;
+            withdraw(&keyring, &made.digest).await;
         }
         return Err(error.into());
     }
@@ -199,6 +207,16 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
     )?;
     report_replication(replication)?;
     Ok(())
+}
+
+/// A key that nobody was shown would be good for nobody, and for ever.
+async fn withdraw(keyring: &Keyring, digest: &Digest) {
+    if let Err(error) = keyring.revoke(digest).await {
+        tracing::warn!(
+            "a key that was not shown may be in the store: {error}. See `switchyard key list`, and take it out with \
+             `switchyard key revoke {digest}`"
+        );
+    }
 }
 
 async fn list(args: StoreArgs) -> anyhow::Result<()> {
@@ -231,7 +249,12 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
             args.digest
         );
     };
-    let (_, replication) = keyring.revoke(&key.digest).await?;
+    let (_, replication) = keyring.revoke(&key.digest).await.with_context(|| {
+        format!(
+            "whether {} is revoked is not known; it is if `switchyard key list` does not show it",
+            key.digest
+        )
+    })?;
     print_line!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0)?;
     report_replication(replication)?;
     Ok(())

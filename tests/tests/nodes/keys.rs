@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use switchyard_tests::{Client, Live, Node, Redis, Sentinel, eventually, eventually_within, run};
+use switchyard_tests::{
+    Client, Live, Node, Pattern, Proxy, Redis, Sentinel, eventually, eventually_within, run,
+};
 
 async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
     let arguments = [&["key"], arguments, &["--config", "switchyard.toml"]].concat();
@@ -147,4 +149,63 @@ async fn what_replicas_know_of_a_revocation_is_told_and_what_they_lack_is_writte
     })
     .await;
     assert!(!Client::is_let_in(&node.url, secret).await);
+}
+
+/// A master with one replica, behind a proxy, and a node there.
+async fn replicated() -> (Redis, Redis, Proxy, Node) {
+    let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port().to_string()]).await;
+    eventually("a replica in sync", async || {
+        let said = replica.command(&["INFO", "replication"]).await;
+        said.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    let proxy = Proxy::start(&master).await;
+    let node = Node::start(&proxy.url(), "").await;
+    (master, replica, proxy, node)
+}
+
+/// The write had happened, and only who has it could not be told: `revoke` failed, and, tried again, found no such key; `add` failed and
+/// kept the key to itself, which was good all the same.
+#[tokio::test]
+async fn a_write_is_one_also_where_its_server_does_not_live_to_say_who_has_it() {
+    let (_master, _replica, proxy, node) = replicated().await;
+    // The connection breaks, or falls silent, while it is waited for.
+    for is_silent in [false, true] {
+        let waits = || match is_silent {
+            false => proxy.lose_answer(Pattern::command("WAIT").times(1)),
+            true => proxy.hold_answer(Pattern::command("WAIT").times(1)),
+        };
+        let rule = waits();
+        let (good, made) = key(&node, &["add", "--principal", "neo", "--scope", "subscribe", "--json"]).await;
+        assert!(good, "{made}");
+        let made: Value = serde_json::from_str(&made).expect("JSON");
+        assert_eq!(made["replication"], json!({"replicas": 1, "confirmed": 0}));
+        rule.release();
+        let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
+        eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+        let rule = waits();
+        let (good, told) = key(&node, &["revoke", digest]).await;
+        assert!(good && told.contains("only 0 of 1 replicas confirmed it"), "{told}");
+        rule.release();
+        eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(()))
+            .await;
+    }
+}
+
+/// The answer to `add` was lost, not the key: nobody was shown it, and it was good for ever.
+#[tokio::test]
+async fn a_key_that_nobody_was_shown_is_taken_back() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), "").await;
+    let lost = proxy.lose_answer(Pattern::script("register").times(1));
+    let add = ["add", "--principal", "neo", "--scope", "subscribe"];
+    let (good, told) = key(&node, &add).await;
+    assert!(!good && lost.count() == 1, "{told}");
+    let (_, listed) = key(&node, &["list"]).await;
+    assert!(!listed.contains("neo"), "{told}{listed}");
+    // It is revoked and not merely gone, so that no node writes it again.
+    let kept = redis.command(&["HVALS", "switchyard:{/keys}:all"]).await;
+    assert!(!kept.is_empty() && !kept.contains("neo"), "{kept}");
 }

@@ -18,6 +18,10 @@ use fred::{
         config::{Config, Options, ReconnectPolicy, Server, ServerConfig},
     },
 };
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use std::{
     sync::{
         Arc,
@@ -107,6 +111,9 @@ pub enum Role {
     /// It leads to a Sentinel.
     Sentinel,
 }
+
+/// The answer to a command behind another.
+pub type Behind = BoxFuture<'static, Result<Value, Error>>;
 
 pub struct Connection {
     common: Arc<Common>,
@@ -226,6 +233,30 @@ impl Connection {
         let answers = pipeline.try_all().await;
         answers.iter().for_each(|answer| self.hears(answer));
         Ok(answers)
+    }
+
+    /// Has a command carried out, and another directly behind it over the same connection. The second's answer may come much later
+    /// or, where the connection breaks, never.
+    pub async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, Behind), Error> {
+        let client = self.ready().await?;
+        let send = |call: &Call| {
+            let (command, arguments) = (command(call), call.arguments.clone());
+            let client = client.with_options(&Options { fail_fast: true, ..Options::default() });
+            async move { client.custom::<Value, Value>(command, arguments).await }.boxed()
+        };
+        let (mut first, mut second) = (send(call), send(then));
+        // Each is sent when it is polled for the first time.
+        let answer = tokio::select! {
+            biased;
+            answer = &mut first => answer,
+            // Only an error comes before what was asked first.
+            answer = &mut second => {
+                second = ready(answer).boxed();
+                first.await
+            }
+        };
+        self.hears(&answer);
+        Ok((answer?, second))
     }
 
     fn hears(&self, answer: &Result<Value, Error>) {

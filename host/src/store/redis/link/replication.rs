@@ -32,13 +32,15 @@ impl Link {
         // Directly behind the script: it tells of what was written over the same connection before.
         let wait =
             Call { name: "WAIT", arguments: vec![answer::integer(replicas), answer::millis(REPLICAS)] };
+        let mut confirmed = None;
         let written = async {
             loop {
                 let endpoint = self.endpoint_of(&key)?;
-                let mut answers = endpoint.commands.ask_all(&[&call, &wait]).await?;
-                let confirmed = answers.pop().unwrap_or(Ok(Value::Null));
-                match answers.pop().unwrap_or(Ok(Value::Null)) {
-                    Ok(value) => return Ok(Value::Array(vec![value, confirmed?])),
+                match endpoint.commands.ask_before(&call, &wait).await {
+                    Ok((value, waits)) => {
+                        confirmed = Some(waits);
+                        return Ok(value);
+                    }
                     // A slot that is on its way is waited for.
                     Err(error) => {
                         if self.redirected(error, &endpoint.commands, AGAIN).await?.is_some() {
@@ -48,8 +50,13 @@ impl Link {
                 }
             }
         };
-        let parts = answer::list(self.timed(script.name, written).await?)?;
-        let [value, confirmed] = <[Value; 2]>::try_from(parts).map_err(|_| answer::too_short())?;
-        Ok((value, Replication { replicas, confirmed: answer::number(&confirmed)? }))
+        let value = self.timed(script.name, written).await?;
+        // What is written is written, also where its server does not live to say who has it.
+        let confirmed = match confirmed {
+            Some(waits) => waits.await.ok(),
+            None => None,
+        };
+        let confirmed = confirmed.and_then(|said| answer::number(&said).ok()).unwrap_or(0);
+        Ok((value, Replication { replicas, confirmed }))
     }
 }
