@@ -1,9 +1,10 @@
 //! Redis that is more than one process: a Cluster whose slots move, a master that is replaced.
 
-use super::{Publisher, saw_everything};
+use super::{Publisher, join, saw_everything};
+use futures_util::future::join_all;
 use serde_json::json;
-use std::time::Duration;
-use switchyard_tests::{Cluster, Follower, Node, Sentinel, eventually};
+use std::time::{Duration, Instant};
+use switchyard_tests::{Cluster, Follower, Live, Node, Sentinel, eventually};
 
 const PACE: Duration = Duration::from_millis(2);
 
@@ -71,4 +72,55 @@ async fn a_master_that_is_replaced_is_followed_and_what_it_took_along_is_told() 
     client.subscribe(json!(["after"])).await;
     two.call("POST", "/v1/publish", r#"{"room":"after","data":1}"#).await;
     assert_eq!(client.expect("message").await["data"], 1);
+}
+
+/// Whichever server's connection was made anew, every room was read again, some at a time: those of a server that does not answer
+/// were waited for one after the other, and rooms of those that do heard nothing until it was their turn.
+#[tokio::test]
+async fn rooms_of_a_server_that_is_away_hold_up_no_others() {
+    const ROOMS: usize = 3000;
+    let mut cluster = Cluster::start().await;
+    for node in &cluster.nodes {
+        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+    }
+    let tier = format!("[tier.default]\nrooms = {ROOMS}");
+    let node = Node::start(&cluster.url(), &tier).await;
+    let client = Live::connect(&node.url).await;
+    let room = |n: usize| format!("room-{n}");
+    join(&client, &(0..ROOMS).map(room).collect::<Vec<_>>()).await;
+    let mut others = vec![];
+    for n in 0..100 {
+        if cluster.owner(cluster.slot(&room(n)).await).await != 2 {
+            others.push(room(n));
+        }
+    }
+    cluster.nodes[2].kill().await;
+    // The rooms of that one are read, and cannot be: each is looked at within 5 s.
+    eventually("slots that cannot be reached", async || {
+        let (_, body) = node.call("GET", "/readyz", "").await;
+        body.contains("slots of the Cluster cannot be reached").then_some(())
+    })
+    .await;
+    for server in &cluster.nodes[..2] {
+        server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    }
+    let began = Instant::now();
+    let publish = async |room: &String| {
+        let body = json!({"room": room, "data": 1}).to_string();
+        let (status, answer) = node.call("POST", "/v1/publish", &body).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    join_all(others.iter().map(publish)).await;
+    let published = began.elapsed();
+    for other in &others {
+        client.message(other, 1).await;
+    }
+    let slowest = began.elapsed();
+    println!(
+        "published after {published:?}, {} rooms were heard after {slowest:?}\n{}",
+        others.len(),
+        node.log()
+    );
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    assert_eq!(client.end(), None);
 }

@@ -5,6 +5,7 @@ use super::{
     Shared,
     interest::{Interest, Next},
     link::{Signal, Signals},
+    looks::{Looks, Turn},
     rooms::Rooms,
     rounds::Rounds,
     wire::{self, Page},
@@ -16,8 +17,7 @@ use crate::{
     room::RoomName,
     store::{Event, Feed, PATIENCE, PageLimit, Unavailable},
 };
-use fred::types::Message;
-use futures_util::StreamExt;
+use fred::types::{Message, config::Server};
 use std::{
     collections::HashMap,
     sync::{
@@ -33,8 +33,6 @@ const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 const TICK: Duration = Duration::from_millis(100);
 /// How often a Cluster is asked whether slots have changed hands. Their subscriptions end without a word.
 const LOOK: Duration = Duration::from_millis(500);
-/// Rooms that are subscribed and read at a time after a reconnect: 16 MiB at most.
-const AT_ONCE: usize = 64;
 
 pub enum Request {
     Watch(RoomName),
@@ -43,6 +41,8 @@ pub enum Request {
         room: RoomName,
         question: u64,
         page: Result<Page, Unavailable>,
+        /// Which ends with this, where the room had to wait for one.
+        turn: Option<Turn>,
     },
     /// Which topology a Cluster has.
     Topology(u64),
@@ -66,6 +66,8 @@ pub struct Listener {
     asked: u64,
     /// Rooms to be read again, because that failed or was too early, and whether to subscribe before.
     later: HashMap<RoomName, bool>,
+    /// Rooms that are read when it is their turn.
+    looks: Looks,
     rounds: Rounds,
     topology: Option<u64>,
     looked: Instant,
@@ -83,6 +85,7 @@ impl Listener {
             interests: HashMap::new(),
             asked: 0,
             later: HashMap::new(),
+            looks: Looks::default(),
             rounds: Rounds::default(),
             topology: None,
             looked: Instant::now(),
@@ -103,13 +106,10 @@ impl Listener {
                     Some(Signal::Message(message)) => self.hear(message),
                     Some(Signal::Missed(missed)) => {
                         tracing::warn!(missed, "publications came faster than they were taken; reading the logs");
-                        self.restore(false);
+                        self.restore(false, None);
                     }
-                    Some(Signal::Reconnected(server)) => {
-                        tracing::info!(%server, rooms = self.interests.len(), "subscribing anew");
-                        self.restore(true);
-                    }
-                    Some(Signal::Moved) => self.restore(true),
+                    Some(Signal::Reconnected(server)) => self.restore(true, Some(server)),
+                    Some(Signal::Moved) => self.restore(true, None),
                     None => return,
                 },
                 _ = ticks.tick() => self.tick(),
@@ -126,7 +126,7 @@ impl Listener {
                 self.asked += 1;
                 self.interests.insert(room.clone(), Interest::new(room.clone(), self.asked));
                 self.rounds.patrol(room.clone(), self.asked);
-                self.ask(&room, true);
+                self.ask(&room, true, None);
             }
             Request::Unwatch(room) => {
                 if let Some(interest) = self.interests.get_mut(&room) {
@@ -134,21 +134,25 @@ impl Listener {
                     self.rounds.linger(room);
                 }
             }
-            Request::Answer { room, question, page } => {
+            Request::Answer { room, question, page, turn } => {
+                if let Some(turn) = turn {
+                    self.looks.ended(turn, page.is_ok(), Instant::now());
+                }
                 if self.interests.get(&room).is_some_and(|interest| interest.question == question) {
                     self.answered(room, page);
                 }
+                self.look();
             }
             Request::List => {
                 if let Some(shared) = self.shared.upgrade() {
                     self.interests.keys().for_each(|room| shared.list(room));
                 }
             }
-            Request::Look => self.restore(false),
+            Request::Look => self.restore(false, None),
             Request::Topology(topology) => {
                 if self.topology.replace(topology).is_some_and(|before| before != topology) {
                     tracing::info!(rooms = self.interests.len(), "the Cluster has changed; subscribing anew");
-                    self.restore(true);
+                    self.restore(true, None);
                 }
             }
         }
@@ -188,7 +192,7 @@ impl Listener {
         match next {
             Next::Nothing => {}
             // What was missed may have been missed because the subscription is gone.
-            Next::Read if found.missed > 0 => self.ask(&room, true),
+            Next::Read if found.missed > 0 => self.ask(&room, true, None),
             // A log that does not get on is not read at the speed of its answers.
             Next::Read | Next::ReadLater => {
                 self.later.insert(room, false);
@@ -200,7 +204,7 @@ impl Listener {
                 );
                 let (rooms, name, ended) = (self.rooms.clone(), room.clone(), page.newest.epoch);
                 let seen = self.interests[&room].position().epoch.clone();
-                self.spawn(&room, async move {
+                self.spawn(&room, None, async move {
                     rooms.renew(&name, &ended, &seen).await?;
                     rooms.follow(&name.shared(), None, PAGE).await
                 });
@@ -225,13 +229,13 @@ impl Listener {
             Next::ReadLater => {
                 self.later.insert(room, false);
             }
-            Next::Read | Next::Renew => self.ask(&room, false),
+            Next::Read | Next::Renew => self.ask(&room, false, None),
         }
     }
 
     fn tick(&mut self) {
         for (room, subscribe) in std::mem::take(&mut self.later) {
-            self.ask(&room, subscribe);
+            self.queue(room, subscribe);
         }
         let now = Instant::now();
         if now >= self.looked + LOOK {
@@ -252,9 +256,10 @@ impl Listener {
             };
             self.rounds.patrol(room.clone(), number);
             if interest.is_live() && !std::mem::take(&mut interest.active) {
-                self.ask(&room, false);
+                self.queue(room, false);
             }
         }
+        self.look();
     }
 
     fn look_at_topology(&self) {
@@ -267,17 +272,36 @@ impl Listener {
         });
     }
 
+    /// The room is read when it is its turn.
+    fn queue(&mut self, room: RoomName, subscribe: bool) {
+        let server = self.server_of(&room);
+        self.looks.add(server, room, subscribe);
+    }
+
+    fn server_of(&self, room: &str) -> Option<Server> {
+        self.rooms.link.server_of(&self.rooms.names.live(room))
+    }
+
+    /// Reads the rooms whose turn it is.
+    fn look(&mut self) {
+        let now = Instant::now();
+        while let Some((room, subscribe, turn)) = self.looks.next(now) {
+            self.ask(&room, subscribe, Some(turn));
+        }
+    }
+
     /// Reads the log after what was heard, and subscribes before where that is in doubt.
-    fn ask(&mut self, room: &RoomName, subscribe: bool) {
+    fn ask(&mut self, room: &RoomName, subscribe: bool, turn: Option<Turn>) {
         let Some(interest) = self.interests.get_mut(room) else { return };
         interest.mend();
         let looked = look(self.rooms.clone(), room.clone(), interest.after().cloned(), subscribe);
-        self.spawn(room, looked);
+        self.spawn(room, turn, looked);
     }
 
     fn spawn(
         &mut self,
         room: &RoomName,
+        turn: Option<Turn>,
         looked: impl Future<Output = Result<Page, Unavailable>> + Send + 'static,
     ) {
         let Some(requests) = self.requests.upgrade() else { return };
@@ -287,31 +311,26 @@ impl Listener {
         let (room, question) = (room.clone(), interest.question);
         tokio::spawn(async move {
             let page = looked.await;
-            requests.send(Request::Answer { room, question, page }).ok();
+            requests.send(Request::Answer { room, question, page, turn }).ok();
         });
     }
 
-    /// The same for all rooms, some at a time.
-    fn restore(&mut self, subscribe: bool) {
-        let Some(requests) = self.requests.upgrade() else { return };
-        let mut all = vec![];
-        for (room, interest) in self.interests.iter_mut().filter(|(_, interest)| !interest.is_opening()) {
-            interest.mend();
-            self.asked += 1;
-            interest.question = self.asked;
-            all.push((room.clone(), self.asked, interest.after().cloned()));
+    /// Has all rooms read, or those of one server that was connected anew.
+    fn restore(&mut self, subscribe: bool, connected: Option<Server>) {
+        // A server that is told from no other has all rooms.
+        let connected = connected.filter(|_| self.rooms.link.is_clustered());
+        let known = self.interests.iter().filter(|(_, interest)| !interest.is_opening());
+        let rooms = known.map(|(room, _)| (self.server_of(room), room.clone()));
+        let rooms: Vec<_> = rooms.filter(|(server, _)| connected.is_none() || *server == connected).collect();
+        if subscribe {
+            let server = connected.as_ref().map(tracing::field::display);
+            tracing::info!(server, rooms = rooms.len(), "subscribing anew");
         }
-        let rooms = self.rooms.clone();
-        tokio::spawn(async move {
-            let looks = all.into_iter().map(|(room, question, after)| {
-                let looked = look(rooms.clone(), room.clone(), after, subscribe);
-                async move { Request::Answer { room, question, page: looked.await } }
-            });
-            let mut looks = futures_util::stream::iter(looks).buffer_unordered(AT_ONCE);
-            while let Some(answer) = looks.next().await {
-                requests.send(answer).ok();
-            }
-        });
+        for (server, room) in rooms {
+            self.looks.add(server, room, subscribe);
+        }
+        self.looks.connected(&connected);
+        self.look();
     }
 }
 

@@ -13,6 +13,7 @@ mod lease;
 mod link;
 mod listener;
 mod listing;
+mod looks;
 mod members;
 #[cfg(test)]
 pub mod model;

@@ -117,6 +117,11 @@ impl Cluster {
         endpoint.ok_or_else(|| Error::new(ErrorKind::Cluster, "no server of the Cluster has this slot"))
     }
 
+    /// The same, by its address.
+    pub fn server_of(&self, key: &str) -> Option<Server> {
+        self.table.load().routing.get_server(redis_keyslot(key.as_bytes())).cloned()
+    }
+
     /// A connected server, another one each time.
     pub fn any(&self) -> Result<Arc<Endpoint>, Unavailable> {
         let table = self.table.load();

@@ -251,6 +251,14 @@ impl Link {
         }
     }
 
+    /// Which server of a Cluster has a key or channel; `None` where servers are not told apart.
+    pub fn server_of(&self, key: &str) -> Option<Server> {
+        match &self.servers {
+            Servers::Cluster(cluster) => cluster.server_of(key),
+            _ => None,
+        }
+    }
+
     pub fn is_clustered(&self) -> bool {
         #[cfg(test)]
         if let Servers::Model(wire) = &self.servers {
