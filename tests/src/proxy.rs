@@ -1,5 +1,5 @@
 //! A proxy in front of a Redis, for the one node that is given its URL. A test drives it: it cuts, refuses and stalls
-//! connections, and delays, loses or fails chosen commands. Nothing in it depends on time.
+//! connections, and delays, loses or fails chosen commands. Nothing in it depends on time, unless it is made slow.
 
 mod connection;
 mod resp;
@@ -18,8 +18,9 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -47,6 +48,8 @@ struct Shared {
     /// Names of scripts, by their digest and by their code.
     scripts: HashMap<Vec<u8>, String>,
     flowing: watch::Sender<bool>,
+    /// Bytes a second of each connection and direction; 0 for as many as there are.
+    rate: AtomicU64,
     refusing: watch::Sender<bool>,
     /// Cancelled and replaced to end all connections that are open.
     open: Mutex<CancellationToken>,
@@ -65,6 +68,7 @@ impl Proxy {
             passed: Mutex::default(),
             scripts: scripts(redis).await,
             flowing: watch::Sender::new(true),
+            rate: AtomicU64::new(0),
             refusing: watch::Sender::new(false),
             open: Mutex::default(),
             audible: Mutex::default(),
@@ -110,6 +114,11 @@ impl Proxy {
     pub fn silence(&self) {
         let mut audible = self.shared.audible.lock().expect("no panic");
         std::mem::take(&mut *audible).cancel();
+    }
+
+    /// From now on so many bytes a second pass over each connection, each way.
+    pub fn slow(&self, rate: u64) {
+        self.shared.rate.store(rate, Ordering::Relaxed);
     }
 
     /// Ends [`Proxy::swallow`].
@@ -168,6 +177,14 @@ impl Drop for Proxy {
 }
 
 impl Shared {
+    /// Waits for as long as so many bytes are on their way.
+    async fn carry(&self, bytes: usize) {
+        let rate = self.rate.load(Ordering::Relaxed);
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64)).await;
+        }
+    }
+
     fn count(&self, command: &Command) {
         let name = match self.script(command) {
             Some(script) => format!("script {script}"),

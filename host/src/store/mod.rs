@@ -297,7 +297,7 @@ pub struct Change<'a> {
 }
 
 /// Order and memory of rooms and sessions. What returns nothing is recorded as soon as the store can and is not
-/// waited for. What is awaited answers within [`PATIENCE`].
+/// waited for. What is awaited answers within [`PATIENCE`], but for code of plugins, which is long.
 #[async_trait::async_trait]
 pub trait Store: Send + Sync {
     /// From now on the room's messages come through the feed, after one `Watched`, or an `Unwatched` comes.

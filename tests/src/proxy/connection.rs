@@ -156,6 +156,7 @@ async fn forward(
 ) {
     while let Some((id, command)) = asked.recv().await {
         replies.lock().expect("no panic").asked.push_back(id);
+        shared.carry(command.bytes.len()).await;
         shared.count(&command);
         if redis.write_all(&command.bytes).await.is_err() {
             return;
@@ -198,6 +199,7 @@ async fn answer(
         }
         flowing(shared, silent).await;
         let slot = replies.lock().expect("no panic").slots.pop_front().expect("seen above");
+        shared.carry(slot.bytes.len()).await;
         // A client that has gone misses it.
         client.write_all(&slot.bytes).await.ok();
     }

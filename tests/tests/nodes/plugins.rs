@@ -1,8 +1,13 @@
 //! Versions of plugins on many nodes: loaded on one, run by all; a node that cannot says so; two operators end in one.
 
 use serde_json::{Value, json};
-use std::{fs, path::Path};
-use switchyard_tests::{Answer, KEY, Node, Redis, eventually, guest};
+use std::{
+    cell::Cell,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+use switchyard_tests::{Answer, KEY, Node, Proxy, Redis, eventually, eventually_within, guest};
 
 const PATH: &str = "/v1/plugins/thresholds";
 
@@ -276,4 +281,85 @@ async fn of_two_versions_of_one_generation_one_holds_everywhere() {
     let third = digest(&put(&two.process.admin, code(2)).await);
     runs(&one, &third).await;
     assert_eq!(digest(&two.get(PATH).await), third);
+}
+
+/// The same with so many bytes more.
+fn large_code(n: u8, size: usize) -> Vec<u8> {
+    let mut module = code(n);
+    let mut section = vec![4, b'l', b'o', b'a', b'd'];
+    section.resize(size, n);
+    // Of no more than 28 bits, in LEB128.
+    let length =
+        [0, 7, 14, 21].map(|bits| (section.len() >> bits) as u8 & 0x7f | if bits < 21 { 0x80 } else { 0 });
+    module.push(0);
+    module.extend(length);
+    module.extend(section);
+    module
+}
+
+/// All the code of a plugin went in one command, and of all its versions where a store had forgotten them: what took longer than a
+/// command may was cut off and begun anew every 5 s, and whatever else was asked waited behind it.
+#[tokio::test]
+async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
+    const SIZE: usize = 6 << 20;
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let one = Node::start_in(folder(&redis, "")).await;
+    // Each version takes 2 s both ways, and a command may take 1.5 s.
+    let slow = folder(&redis, "");
+    let file = slow.path().join("switchyard.toml");
+    let text = fs::read_to_string(&file).expect("a configuration");
+    fs::write(&file, text.replace(&redis.url(), &proxy.url())).expect("a configuration");
+    let two = Node::start_in(slow).await;
+    runs(&one, &digest(&two.get(PATH).await)).await;
+    proxy.slow(3 << 20);
+
+    // A client that publishes all the while is answered each time, soon.
+    let meanwhile = async |what: &str, done: &Cell<bool>| {
+        let (mut slowest, mut client) = (Duration::ZERO, two.client().await);
+        while !done.get() {
+            let asked = Instant::now();
+            client.publish("free", json!(1)).await;
+            slowest = slowest.max(asked.elapsed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(slowest < Duration::from_millis(1500), "{what}: {slowest:?}");
+    };
+    let is_done = Cell::new(false);
+    let versions = async {
+        let second = digest(&put(&two.process.admin, large_code(1, SIZE)).await);
+        let third = digest(&put(&two.process.admin, large_code(2, SIZE)).await);
+        is_done.set(true);
+        (second, third)
+    };
+    let ((second, third), ()) = tokio::join!(versions, meanwhile("while it is written", &is_done));
+    runs(&one, &third).await;
+
+    // Of those that know what was forgotten, only the one that is far away is there.
+    one.process.signal("STOP").await;
+    is_done.set(false);
+    redis.command(&["FLUSHALL"]).await;
+    let restored = async {
+        let kept = async |sha256: &str| {
+            redis.command(&["STRLEN", &format!("switchyard:{{/plugins}}:code:thresholds:{sha256}")]).await
+        };
+        eventually_within(Duration::from_secs(20), "both versions", async || {
+            let sizes = (kept(&second).await, kept(&third).await);
+            (sizes.0 == sizes.1 && sizes.0.parse::<usize>().ok()? > SIZE).then_some(())
+        })
+        .await;
+        is_done.set(true);
+    };
+    tokio::join!(restored, meanwhile("while it is written again", &is_done));
+    one.process.signal("CONT").await;
+    // From the store, over the slow line: neither is compiled there.
+    drop(two);
+    let other = folder(&redis, "");
+    let file = other.path().join("switchyard.toml");
+    let text = fs::read_to_string(&file).expect("a configuration");
+    fs::write(&file, text.replace(&redis.url(), &proxy.url())).expect("a configuration");
+    let three = Node::start_in(other).await;
+    runs(&three, &third).await;
+    let left = redis.command(&["KEYS", "*upload*"]).await;
+    assert!(left.is_empty(), "{left}");
 }

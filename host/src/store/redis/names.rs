@@ -141,6 +141,11 @@ impl Names {
         self.key("/plugins", &format!("code:{plugin}:{sha256}"))
     }
 
+    /// String: code that is on its way.
+    pub fn plugin_upload(&self, id: &str) -> String {
+        self.key("/plugins", &format!("upload:{id}"))
+    }
+
     /// Hash: by node, what it says of its plugins and when it said so.
     pub fn plugins_nodes(&self) -> String {
         self.key("/plugins", "nodes")

@@ -1,7 +1,7 @@
 //! Versions of plugins that all nodes run, and what each node says of them.
 
 use super::{Link, Names, answer, keyring::REVISION, scripts};
-use crate::store::{Change, Lineage, Revision, StoredPlugins, Unavailable};
+use crate::store::{Change, Lineage, Revision, StoredPlugins, Unavailable, random};
 use bytes::Bytes;
 use fred::types::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -9,6 +9,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 /// A node that has said nothing for so long is not shown, and is forgotten after a while more.
 const SILENT: Duration = Duration::from_secs(15);
 const FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// Code is written and read in pieces: leases, messages and probes go over the same connection, and none of them waits for more than one.
+const PIECE: usize = 1 << 20;
+/// Code on its way is forgotten so long after its last piece.
+const UPLOAD: Duration = Duration::from_secs(60);
+/// A script did not find the code that was put there for it.
+const LOST: u64 = 2;
 
 pub struct Plugins<'a> {
     pub link: &'a Link,
@@ -53,41 +60,96 @@ impl Plugins<'_> {
 
     pub async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
         let code = |sha256: &str| self.names.plugin_code(plugin, sha256);
-        let mut keys = vec![self.names.plugins(), code(&change.lineage.current)];
+        let bytes = change.code.map_or(0, Bytes::len);
+        let put = self.put(change.code).await?;
+        let mut keys = vec![self.names.plugins(), code(&change.lineage.current), put];
         keys.extend(change.dropped.iter().map(|sha256| code(sha256)));
         let lineage = serde_json::to_string(change.lineage).expect("plain data");
         let generation = change.lineage.generation - 1;
-        let bytes = change.code.cloned().unwrap_or_default();
         let arguments = vec![
             plugin.into(),
             answer::integer(generation),
             lineage.into(),
-            Value::Bytes(bytes),
+            answer::integer(bytes as u64),
             super::new_registry().into(),
         ];
         let changed = self.link.run(&scripts::RELEASE, keys, arguments).await?;
-        Ok(answer::number(&changed)? == 1)
+        match answer::number(&changed)? {
+            LOST => Err(cut_off()),
+            changed => Ok(changed == 1),
+        }
     }
 
+    /// The code of the version in charge comes first, and the lineage with it: others that read it find that code.
     pub async fn restore(
         &self,
         plugin: &str,
         lineage: &Lineage,
-        code: Vec<(String, Bytes)>,
+        mut code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        code.sort_by_key(|(sha256, _)| *sha256 != lineage.current);
+        let mut is_written = false;
+        for (sha256, bytes) in code {
+            let key = self.names.plugin_code(plugin, &sha256);
+            let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
+            if answer::number(&is_there)? == 0 {
+                self.write_again(plugin, lineage, Some((key, bytes))).await?;
+                is_written = true;
+            }
+        }
+        match is_written {
+            true => Ok(()),
+            false => self.write_again(plugin, lineage, None).await,
+        }
+    }
+
+    async fn write_again(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Option<(String, Bytes)>,
     ) -> Result<(), Unavailable> {
         let (mut keys, generation) = (vec![self.names.plugins()], answer::integer(lineage.generation));
         let text = serde_json::to_string(lineage).expect("plain data");
         let mut arguments = vec![plugin.into(), generation, text.into(), super::new_registry().into()];
-        for (sha256, bytes) in code {
-            keys.push(self.names.plugin_code(plugin, &sha256));
-            arguments.push(Value::Bytes(bytes));
+        if let Some((key, bytes)) = code {
+            keys.extend([key, self.put(Some(&bytes)).await?]);
+            arguments.push(answer::integer(bytes.len() as u64));
         }
-        self.link.run(&scripts::RESTORE, keys, arguments).await.map(drop)
+        match answer::number(&self.link.run(&scripts::RESTORE, keys, arguments).await?)? {
+            LOST => Err(cut_off()),
+            _ => Ok(()),
+        }
     }
 
+    /// Puts code where a script finds it, for a while, and says where. Without code nothing is there.
+    async fn put(&self, code: Option<&Bytes>) -> Result<String, Unavailable> {
+        let key = self.names.plugin_upload(&format!("{:032x}", u128::from_le_bytes(random())));
+        let mut before = 0;
+        for piece in code.map_or(&[][..], Bytes::as_ref).chunks(PIECE) {
+            let bytes = Value::Bytes(Bytes::copy_from_slice(piece));
+            let arguments = vec![answer::integer(before as u64), bytes, answer::millis(UPLOAD)];
+            let put = self.link.run(&scripts::UPLOAD, vec![key.clone()], arguments).await?;
+            if answer::number(&put)? == 0 {
+                return Err(cut_off());
+            }
+            before += piece.len();
+        }
+        Ok(key)
+    }
+
+    /// Whoever asks compares what came with its digest: it may have been taken away in between.
     pub async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
-        let code = self.link.command("GET", vec![self.names.plugin_code(plugin, sha256).into()]).await?;
-        Ok(code.into_owned_bytes().map(Bytes::from))
+        let (key, mut code) = (self.names.plugin_code(plugin, sha256), Vec::new());
+        loop {
+            let (from, to) = (code.len() as u64, (code.len() + PIECE - 1) as u64);
+            let asked = vec![key.as_str().into(), answer::integer(from), answer::integer(to)];
+            let piece = self.link.command("GETRANGE", asked).await?.into_owned_bytes().unwrap_or_default();
+            code.extend_from_slice(&piece);
+            if piece.len() < PIECE {
+                return Ok(Some(Bytes::from(code)).filter(|code| !code.is_empty()));
+            }
+        }
     }
 
     pub async fn report(&self, node: &str, now: u64, report: &str) -> Result<(), Unavailable> {
@@ -115,4 +177,8 @@ impl Plugins<'_> {
         reports.sort();
         Ok(reports)
     }
+}
+
+fn cut_off() -> Unavailable {
+    Unavailable("Redis has forgotten the code of a plugin while it was being written".to_owned())
 }

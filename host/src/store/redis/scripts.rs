@@ -43,6 +43,7 @@ scripts! {
     COUNT = "count";
     PLACE = "place";
     TICK = "tick";
+    UPLOAD = "upload";
     RELEASE = "release";
     RESTORE = "restore";
     REGISTER = "register";
