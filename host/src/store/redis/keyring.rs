@@ -1,6 +1,6 @@
 //! API keys that are kept in Redis: good on every node, beside those of each node's file.
 
-use super::{Link, Names, Site, answer, link::Replication, scripts};
+use super::{Link, Names, Site, Waiting, answer, link::Replication, scripts};
 use crate::{
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
     metrics::Metrics,
@@ -48,7 +48,8 @@ impl Keyring {
     pub async fn open(site: &Site) -> Result<Self, String> {
         // A task that panics is seen by the answer that does not come.
         let vitals = Vitals::default();
-        let opened = super::open(site, Metrics::default().store, &vitals);
+        let mut waiting = Waiting::new(site, |_: &str| {});
+        let opened = super::open(&mut waiting, Metrics::default().store, &vitals);
         let late = |_| format!("the store {} does not answer", site.url);
         let (link, ..) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
         Ok(Self::of(Arc::new(link), Names::new(&site.prefix)))

@@ -116,16 +116,7 @@ impl Redis {
         vitals: &Vitals,
     ) -> Result<Arc<Self>, String> {
         let mut waiting = Waiting::new(site, status);
-        let (link, signals, connected) =
-            Link::open(&site.url, metrics.clone(), vitals, |error| waiting.says(error)).await?;
-        link.check_version().await?;
-        let claimed = loop {
-            match claim_schema(&link, &Names::new(&site.prefix)).await {
-                Ok(claimed) => break claimed,
-                Err(error) => waiting.pauses(&error).await,
-            }
-        };
-        claimed.map_err(|error| format!("{}: {error}", site.url))?;
+        let (link, signals, connected) = open(&mut waiting, metrics.clone(), vitals).await?;
         let names = Names::new(&site.prefix);
         let shared = Shared::new(link, names, retention, metrics, feed, memory.clone());
         let (listener, requests) = mpsc::unbounded_channel();

@@ -34,18 +34,23 @@ impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
     }
 }
 
-/// Connects and compares the schema.
-pub async fn open(
-    site: &Site,
+/// Waits until Redis is there and answers, and compares the schema. The error tells why these keys are not for this version.
+pub async fn open<Says: Fn(&str)>(
+    waiting: &mut Waiting<'_, Says>,
     metrics: StoreMetrics,
     vitals: &Vitals,
 ) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
-    let mut waiting = Waiting::new(site, |_: &str| {});
-    let (link, signals, connected) =
-        Link::open(&site.url, metrics, vitals, |error| waiting.says(error)).await?;
+    let Site { url, prefix } = waiting.site;
+    let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error)).await?;
     link.check_version().await?;
-    let claimed = claim_schema(&link, &Names::new(&site.prefix)).await.map_err(|error| error.to_string())?;
-    claimed.map_err(|error| format!("{}: {error}", site.url))?;
+    let names = Names::new(prefix);
+    let claimed = loop {
+        match claim_schema(&link, &names).await {
+            Ok(claimed) => break claimed,
+            Err(error) => waiting.pauses(&error).await,
+        }
+    };
+    claimed.map_err(|error| format!("{url}: {error}"))?;
     Ok((link, signals, connected))
 }
 
