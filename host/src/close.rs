@@ -11,6 +11,8 @@ pub enum Close {
     ConnectionLimit,
     Internal,
     Overloaded,
+    /// No `connect` came in time.
+    ConnectTimeout,
     Silent,
     Slow,
     /// Milliseconds, jittered, that the client should wait before it comes back.
@@ -34,7 +36,7 @@ impl Close {
             Close::ConnectionLimit => 4429,
             Close::Internal => 4500,
             Close::Overloaded => 4503,
-            Close::Silent => 4504,
+            Close::ConnectTimeout | Close::Silent => 4504,
             Close::Slow => 4508,
             Close::Draining(_) => 4600,
         }
@@ -54,6 +56,7 @@ impl Close {
             Close::ConnectionLimit => "too many connections of this principal",
             Close::Internal => "an error of the server; resume the session",
             Close::Overloaded => "overloaded; resume the session after a while",
+            Close::ConnectTimeout => "no connect came in time; try again after a while",
             Close::Silent => "no sign of life",
             Close::Slow => "too slow to keep up; resume the session",
         }

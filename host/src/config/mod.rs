@@ -291,7 +291,7 @@ mod tests {
         ttl = "2m"
         outbox = "1MiB"
         message = "64KiB"
-        authenticate = "2s"
+        authenticate = "10s"
         heartbeat = { interval = "25s", timeout = "10s" }
         [limits]
         trusted = ["10.0.0.0/8"]

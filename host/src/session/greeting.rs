@@ -66,7 +66,7 @@ impl Greeting {
 
     pub fn timeout(millis: u128) -> Rejected {
         let message = format!("no connect came within {millis} ms");
-        Rejected::new(None, &Refusal::new(Code::AuthTimeout, message), Close::Unauthorized)
+        Rejected::new(None, &Refusal::new(Code::AuthTimeout, message), Close::ConnectTimeout)
     }
 
     fn expected_connect(id: Option<Id>, why: &str) -> Rejected {

@@ -27,7 +27,7 @@ pub struct SessionConfig {
     /// Bytes of a message's data.
     #[serde(deserialize_with = "unit::size")]
     pub message: usize,
-    /// How long the first frame is awaited.
+    /// How long the first frame is awaited, from the end of the upgrade on.
     #[serde(deserialize_with = "unit::duration")]
     pub authenticate: Duration,
     pub heartbeat: Heartbeat,
@@ -57,7 +57,7 @@ impl Default for SessionConfig {
             ttl: Duration::from_secs(120),
             outbox: 1 << 20,
             message: 64 << 10,
-            authenticate: Duration::from_secs(2),
+            authenticate: Duration::from_secs(10),
             heartbeat: Heartbeat::default(),
         }
     }

@@ -38,6 +38,7 @@ fn closes() -> Vec<Close> {
         ConnectionLimit,
         Internal,
         Overloaded,
+        ConnectTimeout,
         Silent,
         Slow,
         Draining(0),
@@ -48,7 +49,8 @@ fn closes() -> Vec<Close> {
     for close in &all {
         match close {
             BadFrames | Unauthorized | Forbidden | TakenOver | Revoked | ConnectionLimit | Internal => {}
-            Overloaded | Silent | Slow | Draining(_) | Protocol | NotUtf8 | FrameTooLarge => {}
+            Overloaded | ConnectTimeout | Silent | Slow | Draining(_) | Protocol | NotUtf8
+            | FrameTooLarge => {}
         }
     }
     all

@@ -134,7 +134,7 @@ async fn silence_before_connect_ends_after_the_configured_time() {
     use futures_util::SinkExt;
     client.socket.send(Message::Ping(Default::default())).await.expect("a connection");
     assert_eq!(client.expect("error").await["error"]["code"], "auth_timeout");
-    assert_eq!(client.closed().await.code, 4401);
+    assert_eq!(client.closed().await.code, 4504);
     let took = started.elapsed().as_millis();
     assert!((300..2000).contains(&took), "{took} ms");
 }
