@@ -1,6 +1,7 @@
 //! Takes connections in: TLS, the HTTP upgrade within its time, the key that comes with it, and the way out when
 //! the node drains.
 
+mod handshake;
 mod opening;
 mod refusal;
 mod tls;

@@ -1,6 +1,10 @@
 //! From an HTTP request to a WebSocket, or to an answer that says what would be right.
 
-use super::{Door, refusal::seen_off};
+use super::{
+    Door,
+    handshake::{self, Unfit},
+    refusal::seen_off,
+};
 use crate::{
     close::Close,
     limits::Unauthenticated,
@@ -12,23 +16,16 @@ use axum::{
     Extension, Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, Request, header},
+    http::{HeaderValue, Request, StatusCode, header},
     response::Response,
     routing::any,
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{io, net::SocketAddr, sync::Arc};
-use tokio_tungstenite::tungstenite::{
-    self,
-    error::ProtocolError,
-    handshake::server::create_response_with_body,
-    protocol::{Role, WebSocketConfig},
-};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tower_service::Service;
 
-/// The subprotocol, for clients that ask for one.
-const PROTOCOL: &str = "switchyard.v1";
 /// Bytes read from a socket at once. Most frames of clients are small, and each connection keeps such a buffer.
 const READ_BUFFER: usize = 2048;
 /// Bytes of the head of an upgrade; also what one costs while it lasts.
@@ -79,20 +76,14 @@ async fn upgrade(
     Extension(Remote(remote, unauthenticated)): Extension<Remote>,
     mut request: Request<Body>,
 ) -> Response {
-    let mut response = match create_response_with_body(&request, Body::empty) {
+    let response = match handshake::accept(&request) {
         Ok(response) => response,
-        Err(error @ tungstenite::Error::Protocol(ProtocolError::WrongHttpMethod)) => {
-            return unfit(Code::MethodNotAllowed, &error);
-        }
-        Err(error) => return unfit(Code::InvalidRequest, &error),
+        Err(why) => return unfit(&why),
     };
     let Some(upgraded) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return unfit(Code::InvalidRequest, &"this connection cannot be upgraded");
+        return unfit(&Unfit::Headers("this connection cannot be upgraded"));
     };
     let headers = request.headers();
-    if asks_for(headers, PROTOCOL) {
-        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
-    }
     if let Some(refusal) = unauthenticated.refusal() {
         return http::refuse(&refusal);
     }
@@ -152,17 +143,28 @@ async fn open(upgraded: Upgraded, frame: usize) -> io::Result<Socket> {
     Ok(Socket::from_partially_read(stream, read, Role::Server, Some(config)).await)
 }
 
-/// An answer to a request that cannot become a WebSocket.
-fn unfit(code: Code, why: &dyn std::fmt::Display) -> Response {
-    http::refuse(&Refusal::new(code, format!("this is a WebSocket, upgrade with GET: {why}")))
-}
-
-fn asks_for(headers: &HeaderMap, protocol: &str) -> bool {
-    let asked = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
-    asked
-        .filter_map(|asked| asked.to_str().ok())
-        .flat_map(|asked| asked.split(','))
-        .any(|p| p.trim() == protocol)
+/// An answer to a request that cannot become a WebSocket, which says what would.
+fn unfit(why: &Unfit) -> Response {
+    let code = match why {
+        Unfit::Method(_) => Code::MethodNotAllowed,
+        _ => Code::InvalidRequest,
+    };
+    let message = format!("this is a WebSocket, upgrade with GET: {why}");
+    let mut response = http::refuse(&Refusal::new(code, message));
+    let headers = response.headers_mut();
+    match why {
+        Unfit::Method(_) => {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+        }
+        Unfit::Version => {
+            headers.insert(header::SEC_WEBSOCKET_VERSION, handshake::VERSION);
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        }
+        Unfit::Http | Unfit::Headers(_) => {}
+    }
+    response
 }
 
 /// Browsers do not show a page the answer to an upgrade, but they do show a close code.

@@ -68,7 +68,7 @@ async fn a_bad_key_on_the_upgrade_is_a_401_with_the_error() {
     for (headers, code) in [
         ("Authorization: Bearer sk_unknown\r\n", "invalid_key"),
         ("X-API-Key: sk_unknown\r\n", "invalid_key"),
-        ("Authorization: Basic c2tfYWxs\r\n", "invalid_key"),
+        ("Authorization: sk_all\r\n", "invalid_key"),
         ("X-API-Key: sk_old\r\n", "expired_key"),
     ] {
         let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
