@@ -3,8 +3,10 @@
 //! pipes that are full.
 
 mod outcome;
+mod room;
 
-pub use outcome::{Paced, Progress, Put};
+pub use outcome::Put;
+pub use room::Paced;
 
 use crate::{
     close::Close,
@@ -39,7 +41,7 @@ pub struct Outbox {
     limit: usize,
     /// The connection's task.
     task: AtomicWaker,
-    /// Rung when half of the limit is free again, or when the outbox closes.
+    /// Rung when there is as much room as somebody waits for, or when the outbox closes.
     room: Notify,
     /// Rung when the outbox closes.
     closing: Notify,
@@ -65,8 +67,10 @@ struct State {
     /// Of those, what is counted so far.
     counted: usize,
     close: Option<Close>,
-    /// Somebody waits for room.
-    paced: bool,
+    /// Nothing new is taken; what waits is sent, and places are still filled.
+    finishing: bool,
+    /// Somebody waits until no more bytes than these wait.
+    paced: Option<usize>,
 }
 
 /// A place in the order of an outbox, to be filled once.
@@ -101,7 +105,8 @@ impl Outbox {
             own: 0,
             counted: 0,
             close: None,
-            paced: false,
+            finishing: false,
+            paced: None,
         };
         Self {
             state: Mutex::new(state),
@@ -139,14 +144,12 @@ impl Outbox {
             return Put::Refused;
         }
         let (was_empty, before) = (state.is_empty(), state.bytes);
-        state.bytes += frame.len();
-        if is_own {
-            state.own += frame.len();
-            state.count(&self.memory);
+        match is_own {
+            true => state.append_own(frame, &self.memory),
+            false => state.append(frame),
         }
         let much = self.limit / MUCH;
         let is_much = before < much && state.bytes >= much;
-        state.queue.push_back(Some(frame));
         drop(state);
         match was_empty {
             true => return Put::First,
@@ -162,73 +165,6 @@ impl Outbox {
         self.task.wake();
     }
 
-    /// Enqueues a frame as soon as half of the limit is free: for replays, which are never too fast for a peer.
-    /// `false`: the outbox closed.
-    pub async fn push_paced(&self, frame: Frame) -> bool {
-        self.push_paced_if(frame, || true).await == Paced::Taken
-    }
-
-    /// The same, if it is still wanted at that moment: what `is_wanted` does and the frame are one step to all others.
-    pub async fn push_paced_if(&self, frame: Frame, is_wanted: impl Fn() -> bool) -> Paced {
-        let (length, mut frame) = (frame.len(), Some(frame));
-        let paced = self.when_there_is_room(|state| {
-            if state.is_closed() {
-                return Some(Paced::Closed);
-            }
-            if state.bytes > 0 && state.bytes + length > self.limit / 2 {
-                return None;
-            }
-            if !is_wanted() {
-                return Some(Paced::Unwanted);
-            }
-            state.bytes += length;
-            state.queue.push_back(frame.take());
-            Some(Paced::Taken)
-        });
-        let paced = paced.await;
-        if paced == Paced::Taken {
-            self.wake();
-        }
-        paced
-    }
-
-    /// Waits until half of the limit is free. `false`: the outbox closed.
-    pub async fn has_room(&self) -> bool {
-        self.when_there_is_room(|state| match state.is_closed() {
-            true => Some(false),
-            false => (state.bytes <= self.limit / 2).then_some(true),
-        })
-        .await
-    }
-
-    /// Tries again whenever half of the limit is free, or the outbox closes, until something comes of it.
-    async fn when_there_is_room<T>(&self, mut attempt: impl FnMut(&mut State) -> Option<T>) -> T {
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            {
-                let mut state = self.lock();
-                if let Some(done) = attempt(&mut state) {
-                    return done;
-                }
-                state.paced = true;
-            }
-            room.await;
-        }
-    }
-
-    /// How far the peer has come in taking what waits for it.
-    pub fn progress(&self) -> Progress {
-        self.lock().progress()
-    }
-
-    /// Something waits, and nothing was taken since.
-    pub fn is_stalled_since(&self, before: Progress) -> bool {
-        let state = self.lock();
-        state.bytes > 0 && state.progress() == before
-    }
-
     /// Holds a place for a reply.
     pub fn reserve(&self) -> Place {
         let mut state = self.lock();
@@ -240,10 +176,10 @@ impl Outbox {
     /// others then.
     pub fn fill(&self, place: Place, frame: Frame) {
         let mut state = self.lock();
-        if state.is_closed() {
+        if state.close.is_some() || state.pipe.is_none() {
             return;
         }
-        if state.bytes > 0 && state.bytes + frame.len() > self.limit {
+        if state.bytes > state.begun.len() && state.bytes + frame.len() > self.limit {
             drop(state);
             return self.close(Close::Slow);
         }
@@ -262,9 +198,9 @@ impl Outbox {
         self.wake();
     }
 
-    /// Answers the peer's last ping with a frame. An earlier answer that still waits is not needed any more.
-    pub fn pong(&self, frame: Bytes) {
-        self.lock().pong = Some(frame);
+    /// Answers the peer's last ping. An earlier answer that still waits is not needed any more.
+    pub fn pong(&self, frame: Frame) {
+        self.lock().pong = Some(frame.into_bytes());
         self.wake();
     }
 
@@ -299,14 +235,33 @@ impl Outbox {
         }
     }
 
-    /// The connection is over: nothing is kept any more. Gives the rest of a frame of which some was written.
-    pub fn end(&self) -> Bytes {
+    /// Takes nothing new any more. What waits is sent, also what takes a place that is held, and then there is nothing more to
+    /// send ([`Self::poll_send`]).
+    pub fn finish(&self) {
+        self.lock().finishing = true;
+        self.wake();
+        self.room.notify_waiters();
+    }
+
+    /// The connection is over: nothing is sent any more.
+    pub fn end(&self) {
         let mut state = self.lock();
         state.pipe = None;
         (state.queue, state.bytes) = (VecDeque::new(), 0);
         state.count(&self.memory);
         self.room.notify_waiters();
-        std::mem::take(&mut state.begun)
+    }
+
+    /// Ends it and gives what comes before anything else that is written to the pipe: the rest of a frame of which some was
+    /// written, and the answer to a ping.
+    pub fn rest(&self) -> Bytes {
+        self.end();
+        let mut state = self.lock();
+        match (std::mem::take(&mut state.begun), state.pong.take()) {
+            (begun, None) => begun,
+            (begun, Some(pong)) if begun.is_empty() => pong,
+            (begun, Some(pong)) => Bytes::from([begun, pong].concat()),
+        }
     }
 
     /// Writes what waits, as far as the pipe takes it at once; the task does the rest.
@@ -324,7 +279,7 @@ impl Outbox {
     }
 
     /// For the task: writes what waits, whenever there is something. Ready with the reason to end the connection for, or
-    /// with `None` when the pipe is broken.
+    /// with `None` when there is nothing more to send, or no pipe that takes it.
     pub fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
         self.task.register(cx.waker());
         let mut state = self.lock();
@@ -344,7 +299,11 @@ impl Outbox {
                         return Poll::Ready(None);
                     }
                     // Behind a reply that is still being made a close does not wait.
-                    return state.close.map_or(Poll::Pending, |close| Poll::Ready(Some(close)));
+                    return match state.close {
+                        None if state.finishing && state.queue.is_empty() => Poll::Ready(None),
+                        None => Poll::Pending,
+                        close => Poll::Ready(close),
+                    };
                 }
             };
             match written {
@@ -352,14 +311,6 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(_) => return Poll::Ready(None),
             }
-        }
-    }
-
-    /// Who finds that there is not room enough for it waits again.
-    fn make_room(&self, state: &mut State) {
-        state.count(&self.memory);
-        if state.bytes <= self.limit / 2 && std::mem::take(&mut state.paced) {
-            self.room.notify_waiters();
         }
     }
 
@@ -402,11 +353,24 @@ impl State {
     }
 
     fn is_closed(&self) -> bool {
-        self.close.is_some() || self.pipe.is_none()
+        self.close.is_some() || self.finishing || self.pipe.is_none()
     }
 
-    fn progress(&self) -> Progress {
-        Progress(self.left, self.begun.len())
+    fn append(&mut self, frame: Frame) {
+        self.bytes += frame.len();
+        self.queue.push_back(Some(frame));
+    }
+
+    /// The same for what is this connection's alone.
+    fn append_own(&mut self, frame: Frame, memory: &Account) {
+        self.own += frame.len();
+        self.append(frame);
+        self.count(memory);
+    }
+
+    /// Another one than before once the peer took something of what waits.
+    fn progress(&self) -> (u64, usize) {
+        (self.left, self.begun.len())
     }
 
     /// Nothing waits that could be sent.

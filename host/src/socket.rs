@@ -14,12 +14,13 @@ use crate::{
     close::Close,
     hub::Hub,
     outbox::Outbox,
+    protocol::Frame,
     session::{Conversation, Heartbeat},
 };
-use ending::{LINGER, farewell, linger, violation};
+use ending::{LINGER, violation};
 use futures_util::{FutureExt, StreamExt};
 use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 pub type Socket = WebSocketStream<Stream>;
@@ -36,10 +37,19 @@ pub struct Welcome {
 /// A task that is woken so much too late was not the only one: the process was stopped, or the machine slept.
 const LATE: Duration = Duration::from_secs(1);
 
+/// Ends a connection on which all is said, without costing the peer what it has not read yet.
+pub async fn hang_up(wire: &Wire) {
+    ending::end(wire, [], Instant::now() + LINGER).await;
+}
+
 /// How a connection ends.
 enum End {
-    /// The peer closed or is gone.
-    Peer,
+    /// The peer is gone, or the connection broke.
+    Gone,
+    /// The peer closed, with this code.
+    Closed(Option<u16>),
+    /// What came is not the protocol.
+    Violation(Close),
     Close(Close),
 }
 
@@ -49,13 +59,12 @@ impl Welcome {
         let Self { mut socket, mut conversation, heartbeat, hub } = self;
         let connection = conversation.connection().clone();
         let outbox = &connection.outbox;
-        socket.get_mut().divert(connection.clone());
         let wire = socket.get_ref().wire().clone();
         let end = {
             let served = async {
                 tokio::select! {
                     biased;
-                    close = poll_fn(|cx| outbox.poll_send(cx)) => close.map_or(End::Peer, End::Close),
+                    close = poll_fn(|cx| outbox.poll_send(cx)) => close.map_or(End::Gone, End::Close),
                     end = read(&mut socket, &wire, &mut conversation) => end,
                     end = beat(&wire, outbox, heartbeat) => end,
                     end = overdue(outbox) => end,
@@ -64,22 +73,54 @@ impl Welcome {
             // A panic is an error of ours; it costs this connection and its client is told.
             AssertUnwindSafe(served).catch_unwind().await.unwrap_or(End::Close(Close::Internal))
         };
-        let begun = outbox.end();
+        // Nothing more of what comes is read.
+        drop(socket);
+        let end = Box::pin(finish(&wire, outbox, end)).await;
+        let rest = outbox.rest();
         // Its session can be resumed from here on.
         drop(conversation);
-        socket.get_mut().direct(begun);
-        match end {
-            End::Peer => {
+        let (frame, until) = match end {
+            End::Gone => {
                 tracing::debug!(connection = %connection.id, "the peer is gone");
-                Box::pin(farewell(socket)).await;
+                (None, Instant::now() + LINGER)
             }
-            End::Close(close) => {
+            End::Closed(code) => {
+                tracing::debug!(connection = %connection.id, code, "the peer closed");
+                (Some(Frame::close(code, "")), Instant::now() + LINGER)
+            }
+            End::Violation(close) | End::Close(close) => {
                 tracing::debug!(connection = %connection.id, code = close.code(), "closing");
                 hub.metrics.close(close);
-                Box::pin(linger(socket, close)).await;
+                (Some(Frame::close(Some(close.code()), &close.reason())), ending::cut_at(close))
             }
-        }
+        };
+        drop(connection);
+        let left = [rest].into_iter().chain(frame.map(Frame::into_bytes));
+        Box::pin(ending::end(&wire, left, until)).await;
     }
+}
+
+/// What the peer asked for before it closed, broke the protocol or ended its stream is answered first.
+async fn finish(wire: &Wire, outbox: &Outbox, end: End) -> End {
+    if let End::Close(_) = end {
+        return end;
+    }
+    outbox.finish();
+    let sent = poll_fn(|cx| outbox.poll_send(cx));
+    let discarded = async {
+        match ending::discard(wire).await {
+            Ok(()) => std::future::pending().await,
+            Err(_) => End::Gone,
+        }
+    };
+    let finished = async {
+        tokio::select! {
+            biased;
+            close = sent => close.map(End::Close),
+            gone = discarded => Some(gone),
+        }
+    };
+    timeout(LINGER, finished).await.ok().flatten().unwrap_or(end)
 }
 
 async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation) -> End {
@@ -92,11 +133,17 @@ async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation)
                 Box::pin(conversation.text(&text)).await;
                 wire.set_deaf(false);
             }
-            Some(Ok(Message::Binary(_))) => Box::pin(conversation.binary()).await,
+            Some(Ok(Message::Binary(_))) => {
+                wire.set_deaf(true);
+                Box::pin(conversation.binary()).await;
+                wire.set_deaf(false);
+            }
+            Some(Ok(Message::Ping(payload))) => conversation.connection().outbox.pong(Frame::pong(&payload)),
             Some(Ok(Message::Pong(payload))) => conversation.pong(&payload),
-            Some(Ok(Message::Close(_))) | None => return End::Peer,
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return violation(error).map_or(End::Peer, End::Close),
+            Some(Ok(Message::Close(frame))) => return End::Closed(frame.map(|frame| frame.code.into())),
+            Some(Ok(Message::Frame(_))) => {}
+            Some(Err(error)) => return violation(error).map_or(End::Gone, End::Violation),
+            None => return End::Gone,
         }
     }
 }
@@ -111,7 +158,7 @@ async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
         let now = Instant::now();
         if now >= due + LATE {
             // It was this node that was away: what came meanwhile is not read yet.
-            wire.set_deaf(false);
+            wire.excuse();
         }
         if now >= wire.last_heard() + silence {
             return End::Close(Close::Silent);

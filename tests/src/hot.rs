@@ -17,7 +17,7 @@ use switchyard::{
     },
     key::Digest,
     memory::Account,
-    outbox::{Outbox, Pipe},
+    outbox::{Outbox, Paced, Pipe},
     plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
     protocol::{Position, Publication},
     room::RoomName,
@@ -184,8 +184,9 @@ impl Recovery {
         let page = page.expect("at once").expect("memory is there");
         assert_eq!((page.whole, page.messages.len()), (true, self.messages));
         for message in page.messages {
-            let sent = self.outbox.push_paced(message.frame().clone()).now_or_never();
-            assert_eq!(sent, Some(true));
+            let frame = message.frame().clone();
+            let sent = self.outbox.push_paced(frame, Duration::from_secs(1), || true).now_or_never();
+            assert_eq!(sent, Some(Paced::Taken));
         }
         self.outbox.flush();
     }

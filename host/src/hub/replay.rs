@@ -9,11 +9,8 @@ use crate::{
     room::RoomName,
     store::{History, PageLimit, Unavailable},
 };
-use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::timeout,
-};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, oneshot};
 
 /// The replays of one connection take turns: a page that is being sent is the only one that is held for it.
 #[derive(Clone)]
@@ -107,21 +104,9 @@ impl Replay {
     }
 
     pub async fn run(mut self, hub: &Hub, turns: &Turns) {
-        let (connection, room) = (self.connection.clone(), self.room.clone());
-        let mut caught_up = pin!(self.catch_up(hub, turns));
-        let done = loop {
-            let before = connection.outbox.progress();
-            match timeout(turns.patience, &mut caught_up).await {
-                Ok(done) => break done,
-                Err(_) if connection.outbox.is_stalled_since(before) => {
-                    return connection.outbox.close(Close::Slow);
-                }
-                Err(_) => {}
-            }
-        };
-        if let Err(error) = done {
-            tracing::warn!(connection = %connection.id, room = &*room, %error, "replay ended");
-            connection.outbox.close(Close::Overloaded);
+        if let Err(error) = self.catch_up(hub, turns).await {
+            tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
+            self.connection.outbox.close(Close::Overloaded);
         }
     }
 
@@ -131,12 +116,12 @@ impl Replay {
             while !self.lost && self.progress.at().offset < self.upto.offset {
                 let _turn = turns.one.acquire().await.expect("never closed");
                 // Nothing is read for a peer that does not take what waits for it.
-                if !self.connection.outbox.has_room().await {
+                if !self.connection.outbox.half_free(turns.patience).await {
                     return Ok(());
                 }
                 let (connection, after) = (&self.connection, self.progress.at());
                 let page = hub.read(&connection.principal, &self.room, Some(&after), PAGE).await?;
-                match self.send(hub, page).await? {
+                match self.send(hub, page, turns.patience).await? {
                     Sent::All => {}
                     Sent::Moved(to) => (self.upto, self.lost) = (to, true),
                     Sent::Over => return Ok(()),
@@ -168,7 +153,7 @@ impl Replay {
         settled.await.unwrap_or(Settled::Gone)
     }
 
-    async fn send(&mut self, hub: &Hub, page: History) -> Result<Sent, Unavailable> {
+    async fn send(&mut self, hub: &Hub, page: History, patience: Duration) -> Result<Sent, Unavailable> {
         let at = self.progress.at();
         if page.newest.epoch != at.epoch {
             return Ok(Sent::Moved(before_oldest(&page)));
@@ -180,7 +165,7 @@ impl Replay {
         if !page.whole {
             let next = page.messages.first().map_or(page.newest.offset + 1, |message| message.offset);
             // What is beyond is kept back, or read later.
-            match self.gap(hub, next.min(self.upto.offset + 1)).await {
+            match self.gap(hub, next.min(self.upto.offset + 1), patience).await {
                 Paced::Taken => {}
                 other => return Ok(self.interrupted(other)),
             }
@@ -194,7 +179,7 @@ impl Replay {
         };
         for message in sieved.passed {
             let (frame, reached) = (message.frame().clone(), || self.progress.reach(message.offset));
-            match self.connection.outbox.push_paced_if(frame, reached).await {
+            match self.connection.outbox.push_paced(frame, patience, reached).await {
                 Paced::Taken => {
                     hub.metrics.replayed.inc();
                 }
@@ -202,7 +187,7 @@ impl Replay {
             }
         }
         if sieved.failed {
-            match self.gap(hub, last + 1).await {
+            match self.gap(hub, last + 1, patience).await {
                 Paced::Taken => {}
                 other => return Ok(self.interrupted(other)),
             }
@@ -214,9 +199,10 @@ impl Replay {
     }
 
     /// Everything before `next` that was not sent is lost.
-    async fn gap(&self, hub: &Hub, next: u64) -> Paced {
+    async fn gap(&self, hub: &Hub, next: u64, patience: Duration) -> Paced {
         let gap = reply::gap(&self.room, &self.progress.at().epoch, next).into();
-        let paced = self.connection.outbox.push_paced_if(gap, || self.progress.reach(next - 1)).await;
+        let reached = || self.progress.reach(next - 1);
+        let paced = self.connection.outbox.push_paced(gap, patience, reached).await;
         if paced == Paced::Taken {
             hub.metrics.gaps.inc();
         }

@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     sync::atomic::{AtomicUsize, Ordering},
     task::{Wake, Waker},
+    time::Duration,
 };
 
 /// Takes so many bytes and no more.
@@ -106,7 +107,7 @@ async fn the_limit_holds_until_it_is_written_and_a_slow_peer_gets_no_half_frame(
     assert!(!outbox.push("67".into()));
     assert_eq!(poll(&outbox).await, Poll::Ready(Some(Close::Slow)));
     let mut frame = pipe.bytes();
-    frame.extend_from_slice(&outbox.end());
+    frame.extend_from_slice(&outbox.rest());
     assert_eq!(frame, *Frame::from("12345").bytes(), "and of what waited nothing else");
 }
 
@@ -129,8 +130,8 @@ fn pings_and_pongs_go_ahead_of_what_waits_but_not_into_a_frame() {
     outbox.push("two".into());
     outbox.flush();
     outbox.ping();
-    outbox.pong(Bytes::from_static(&[0x8a, 1, b'1']));
-    outbox.pong(Bytes::from_static(&[0x8a, 1, b'2']));
+    outbox.pong(Frame::pong(b"1"));
+    outbox.pong(Frame::pong(b"2"));
     pipe.widen(100);
     outbox.flush();
     let mut expected = Frame::from("one").bytes().to_vec();
@@ -162,7 +163,8 @@ async fn a_replay_waits_for_the_peer_and_is_never_too_slow() {
         let outbox = outbox.clone();
         async move {
             for _ in 0..50 {
-                assert!(outbox.push_paced("0123456789".into()).await);
+                let paced = outbox.push_paced("0123456789".into(), Duration::from_secs(1), || true);
+                assert_eq!(paced.await, Paced::Taken);
             }
         }
     });
@@ -176,6 +178,87 @@ async fn a_replay_waits_for_the_peer_and_is_never_too_slow() {
         seen += pipe.texts().len();
     }
     (&mut pushing).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_answered_before_the_end() {
+    let (outbox, pipe) = outbox(100, 3);
+    outbox.push("one".into());
+    let place = outbox.reserve();
+    outbox.finish();
+    assert!(!outbox.push("delivery".into()), "nothing new is taken");
+    assert_eq!(poll(&outbox).await, Poll::Pending);
+    pipe.widen(100);
+    assert_eq!(poll(&outbox).await, Poll::Pending, "an answer is still being made");
+    outbox.fill(place, "answer".into());
+    assert_eq!(poll(&outbox).await, Poll::Ready(None));
+    assert_eq!(pipe.texts(), ["one", "answer"]);
+}
+
+#[test]
+fn what_is_left_begins_with_the_rest_of_a_frame() {
+    let (outbox, pipe) = outbox(100, 3);
+    outbox.push("one".into());
+    outbox.push("two".into());
+    outbox.flush();
+    outbox.pong(Frame::pong(b"1"));
+    let rest = outbox.rest();
+    let sent = [pipe.bytes(), rest.to_vec()].concat();
+    assert_eq!(sent, [&Frame::from("one").bytes()[..], &Frame::pong(b"1").bytes()[..]].concat());
+    assert_eq!((outbox.rest(), outbox.push("more".into())), (Bytes::new(), false));
+}
+
+/// How long a peer of these tests may take nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn answers_wait_for_a_peer_that_reads_however_slowly() {
+    let (outbox, pipe) = outbox(100, 0);
+    let outbox = Arc::new(outbox);
+    let answering = tokio::spawn({
+        let outbox = outbox.clone();
+        async move {
+            for _ in 0..20 {
+                assert!(
+                    outbox.half_free(PATIENCE).await && outbox.answer("0123456789".into(), PATIENCE).await
+                );
+            }
+        }
+    });
+    let mut seen = vec![];
+    while seen.len() < 20 * Frame::from("0123456789").len() {
+        tokio::time::sleep(PATIENCE / 2).await;
+        assert!(outbox.waiting() <= 100, "{} bytes wait", outbox.waiting());
+        // Less than a frame each time.
+        pipe.widen(7);
+        assert_eq!(poll(&outbox).await, Poll::Pending);
+        seen.extend(pipe.bytes());
+    }
+    answering.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_do_not_wait_for_a_peer_that_takes_nothing() {
+    let (outbox, _pipe) = outbox(20, 3);
+    assert!(outbox.answer("0123456789".into(), PATIENCE).await);
+    assert_eq!(poll(&outbox).await, Poll::Pending);
+    let asked = tokio::time::Instant::now();
+    assert!(!outbox.answer("0123456789".into(), PATIENCE).await);
+    assert_eq!(asked.elapsed(), PATIENCE);
+    assert_eq!(poll(&outbox).await, Poll::Ready(Some(Close::Slow)));
+}
+
+/// One is never too long for a peer for which nothing waits.
+#[tokio::test(start_paused = true)]
+async fn an_answer_may_be_longer_than_the_limit_but_waits_alone() {
+    let (outbox, pipe) = outbox(20, 1000);
+    outbox.push("before".into());
+    let long = "0123456789".repeat(5);
+    let answering = outbox.answer(long.as_str().into(), PATIENCE);
+    let (taken, _) = tokio::join!(answering, async { outbox.flush() });
+    assert!(taken);
+    outbox.flush();
+    assert_eq!(pipe.texts(), ["before", &long]);
 }
 
 struct Bell(AtomicUsize);

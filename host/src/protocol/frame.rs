@@ -42,8 +42,25 @@ impl Frame {
 
     /// A ping whose answer repeats `nonce`.
     pub fn ping(nonce: u64) -> Self {
-        let [a, b, c, d, e, f, g, h] = nonce.to_be_bytes();
-        Self(Bytes::copy_from_slice(&[0x89, 8, a, b, c, d, e, f, g, h]))
+        Self::control(9, &nonce.to_be_bytes())
+    }
+
+    /// The answer to a ping of at most 125 bytes.
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::control(10, payload)
+    }
+
+    /// A close: without a code it says nothing, with one it gives a reason of at most 123 bytes.
+    pub fn close(code: Option<u16>, reason: &str) -> Self {
+        match code {
+            Some(code) => Self::control(8, &[&code.to_be_bytes(), reason.as_bytes()].concat()),
+            None => Self::control(8, &[]),
+        }
+    }
+
+    fn control(opcode: u8, payload: &[u8]) -> Self {
+        debug_assert!(payload.len() <= 125, "{} bytes", payload.len());
+        Self(Bytes::from([&[0x80 | opcode, payload.len() as u8], payload].concat()))
     }
 
     /// The text without the header.

@@ -13,7 +13,7 @@ use crate::{
     limits::{Limits, Unauthenticated},
     metrics::Limited,
     session::Services,
-    socket::{Stream, Wire},
+    socket::{self, Stream, Wire},
     unit,
 };
 use opening::Opening;
@@ -89,11 +89,16 @@ pub async fn run(
     accept(listener, draining, &limits, &opening, |tcp, remote, peer| {
         let (router, tls) = (router.clone(), tls.clone());
         async move {
-            let wire = match &tls {
+            let wire = Arc::new(match &tls {
                 None => Wire::plain(tcp),
                 Some(tls) => Wire::tls(tls.accept(tcp).await?),
-            };
-            upgrade::serve(Stream::new(Arc::new(wire)), router, remote, peer).await
+            });
+            let served = upgrade::serve(Stream::new(wire.clone()), router, remote, peer).await;
+            // Nobody else has it, so it was answered and not upgraded.
+            if Arc::strong_count(&wire) == 1 {
+                socket::hang_up(&wire).await;
+            }
+            served
         }
     })
     .await;

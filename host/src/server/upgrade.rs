@@ -28,6 +28,8 @@ use tower_service::Service;
 
 /// Bytes read from a socket at once. Most frames of clients are small, and each connection keeps such a buffer.
 const READ_BUFFER: usize = 2048;
+/// Bytes that the library may keep of what it writes: a control frame.
+const WRITE_BUFFER: usize = 127;
 /// Bytes of the head of an upgrade; also what one costs while it lasts.
 const HEAD: usize = 8192;
 
@@ -137,9 +139,12 @@ async fn open(upgraded: Upgraded, frame: usize) -> io::Result<Socket> {
         .map_err(|_| io::Error::other("it is of another connection"))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
+        // What it writes by itself is thrown away, frame by frame.
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER)
         .max_frame_size(Some(frame))
         .max_message_size(Some(frame));
-    let (stream, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    let (stream, read) = (parts.io.into_inner().only_read(), parts.read_buf.to_vec());
     Ok(Socket::from_partially_read(stream, read, Role::Server, Some(config)).await)
 }
 

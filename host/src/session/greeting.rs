@@ -35,6 +35,11 @@ impl Rejected {
     pub fn new(id: Option<Id>, refusal: &Refusal, close: Close) -> Self {
         Self { code: Some(refusal.code), frame: reply::error(id, refusal), close }
     }
+
+    /// Without a word but the close.
+    pub fn silent(close: Close) -> Self {
+        Self { code: None, frame: String::new(), close }
+    }
 }
 
 impl Greeting {

@@ -1,50 +1,71 @@
-//! How a connection ends, so that its peer hears why.
+//! How a connection ends, so that its peer hears why: what is still to be said, the end of the stream, and then the patience to
+//! throw away what the peer sent meanwhile. A socket that is closed with unread bytes resets its connection, which may cost the
+//! peer everything it has not read yet.
 
-use super::Socket;
-use crate::close::Close;
-use futures_util::{SinkExt, StreamExt};
-use std::time::Duration;
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
+use super::wire::Wire;
+use crate::{close::Close, outbox::Pipe};
+use bytes::{Buf, Bytes};
+use futures_util::future::try_join;
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-/// How long a peer may take what is left for it and answer a close, before the connection is cut.
+/// How long a peer may take what is left for it and close, before the connection is cut.
 pub const LINGER: Duration = Duration::from_secs(3);
 /// The same for a peer that was too slow and has much to read before the close.
 const LINGER_SLOW: Duration = Duration::from_secs(10);
+/// Bytes that a peer may go on to send, before the connection is cut. Who writes a long message before it reads has sent it then.
+const MOST_DISCARDED: usize = 16 << 20;
 
 /// The close code of an error of the protocol; `None` when the connection broke.
 pub fn violation(error: tungstenite::Error) -> Option<Close> {
     match error {
         tungstenite::Error::Capacity(_) => Some(Close::FrameTooLarge),
         tungstenite::Error::Utf8(_) => Some(Close::NotUtf8),
-        tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => None,
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
         tungstenite::Error::Protocol(_) => Some(Close::Protocol),
         _ => None,
     }
 }
 
-/// Answers the peer's close, if there was one.
-pub async fn farewell(mut socket: Box<Socket>) {
-    timeout(LINGER, async { while let Some(Ok(_)) = socket.next().await {} }).await.ok();
+/// When a connection that closes now is cut.
+pub fn cut_at(close: Close) -> Instant {
+    Instant::now() + if close == Close::Slow { LINGER_SLOW } else { LINGER }
 }
 
-/// Says why, and gives the peer time to read it and to answer. After a violation what still comes cannot be
-/// understood: it is thrown away, because closing a socket with unread bytes resets the connection and may cost
-/// the peer the close frame.
-pub async fn linger(mut socket: Box<Socket>, close: Close) {
-    let ending = async {
-        let frame = CloseFrame { code: close.code().into(), reason: close.reason().into() };
-        if socket.send(Message::Close(Some(frame))).await.is_err() {
-            return;
-        }
-        if matches!(close, Close::Protocol | Close::NotUtf8 | Close::FrameTooLarge) {
-            socket.get_ref().wire().discard();
-        }
-        while let Some(Ok(message)) = socket.next().await {
-            if matches!(message, Message::Close(_)) {
-                return;
+/// Writes what is left, ends the stream, and waits for the peer to end its own, until then at most.
+pub async fn end(wire: &Wire, left: impl IntoIterator<Item = Bytes>, until: Instant) {
+    let written = async {
+        for mut bytes in left {
+            while !bytes.is_empty() {
+                let written = poll_fn(|cx| wire.poll_write(cx, &[IoSlice::new(&bytes)])).await?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                bytes.advance(written);
             }
         }
+        poll_fn(|cx| wire.poll_flush(cx)).await?;
+        poll_fn(|cx| wire.poll_shutdown(cx)).await
     };
-    timeout(if close == Close::Slow { LINGER_SLOW } else { LINGER }, ending).await.ok();
+    // A peer may take nothing before what it sends is taken.
+    let ended = try_join(written, discard(wire));
+    timeout_at(until, ended).await.ok();
+}
+
+/// Throws away what comes, until the peer ends its stream. An error: it broke, or went on for too long.
+pub async fn discard(wire: &Wire) -> io::Result<()> {
+    let mut left = MOST_DISCARDED;
+    loop {
+        match poll_fn(|cx| wire.poll_discard(cx)).await {
+            Ok(0) => return Ok(()),
+            // The same over TLS, of a peer that does not say so.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            read => left = left.checked_sub(read?).ok_or(io::ErrorKind::FileTooLarge)?,
+        }
+    }
 }

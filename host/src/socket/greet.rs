@@ -2,20 +2,22 @@
 
 use super::{
     Socket, Welcome,
-    ending::{LINGER, farewell, linger, violation},
+    ending::{self, LINGER, violation},
 };
 use crate::{
     close::Close,
-    hub::Permit,
+    hub::{Connection, Permit},
     key::Key,
     limits::Unauthenticated,
-    protocol::Code,
+    outbox::Outbox,
+    protocol::{Code, Frame},
     session::{Client, Conversation, Greeting, Rejected, Services},
 };
-use futures_util::{SinkExt, StreamExt};
-use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use std::{future::poll_fn, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 /// A peer whose upgrade was good.
@@ -38,21 +40,46 @@ pub async fn greet(
 ) -> Option<Welcome> {
     let Peer { client, presented, rejected, unauthenticated } = peer;
     let (hub, heartbeat) = (services.hub.clone(), services.config.heartbeat);
-    let greeted = match rejected {
-        Some(rejected) => Err(Some(rejected)),
+    let wire = socket.get_ref().wire().clone();
+    let outbox = Outbox::new(services.config.outbox, wire.clone(), hub.memory.clone());
+    let first = match rejected {
+        Some(rejected) => First::Rejected(rejected),
         None => tokio::select! {
-            greeted = first(&mut socket, services, client, presented, &unauthenticated) => greeted,
-            () = draining.cancelled() => {
-                Err(Some(Rejected { code: None, frame: String::new(), close: Close::Draining(0) }))
-            }
+            biased;
+            // Nobody closes it yet, so the pipe is broken.
+            _ = poll_fn(|cx| outbox.poll_send(cx)) => First::Gone,
+            first = first(&mut socket, &outbox, services.config.authenticate) => first,
+            () = draining.cancelled() => First::Rejected(Rejected::silent(Close::Draining(0))),
         },
     };
-    match greeted {
-        Ok(conversation) => {
-            return Some(Welcome { socket, conversation: Box::new(conversation), heartbeat, hub });
+    let mut left = vec![];
+    let close = match first {
+        First::Frame(text) => {
+            match enter(services, &text, client, presented, &unauthenticated, outbox, &draining).await {
+                Ok(conversation) => return Some(Welcome { socket, conversation, heartbeat, hub }),
+                Err((rejected, rest)) => {
+                    left.push(rest);
+                    Err(rejected)
+                }
+            }
         }
-        Err(None) => farewell(socket).await,
-        Err(Some(Rejected { code, frame, close })) => {
+        First::Rejected(rejected) => {
+            left.push(outbox.rest());
+            Err(rejected)
+        }
+        First::Closed(code) => {
+            left.push(outbox.rest());
+            Ok(code)
+        }
+        First::Gone => return None,
+    };
+    drop(socket);
+    let until = match close {
+        Ok(code) => {
+            left.push(Frame::close(code, "").into_bytes());
+            Instant::now() + LINGER
+        }
+        Err(Rejected { code, frame, close }) => {
             if let Some(code) = code {
                 hub.metrics.error(code);
             }
@@ -60,38 +87,46 @@ pub async fn greet(
                 unauthenticated.refused(code).await;
             }
             if !frame.is_empty() {
-                timeout(LINGER, socket.send(Message::text(frame))).await.ok();
+                left.push(Frame::from(frame).into_bytes());
             }
             hub.metrics.close(close);
-            linger(socket, close).await;
+            left.push(Frame::close(Some(close.code()), &close.reason()).into_bytes());
+            ending::cut_at(close)
         }
-    }
+    };
+    ending::end(&wire, left, until).await;
     None
 }
 
 /// In which what has come is read.
 const UNREAD: Duration = Duration::from_millis(100);
 
-/// The first frame. `Err(None)`: the peer is gone.
-async fn first(
-    socket: &mut Socket,
-    services: Services,
-    client: Client,
-    presented: Option<(Arc<Key>, Permit)>,
-    unauthenticated: &Unauthenticated,
-) -> Result<Conversation, Option<Rejected>> {
-    let patience = services.config.authenticate;
+/// What came first.
+enum First {
+    Frame(Utf8Bytes),
+    Rejected(Rejected),
+    /// The peer closed, with this code.
+    Closed(Option<u16>),
+    Gone,
+}
+
+/// Awaits the first frame for as long as `patience`, and answers pings meanwhile.
+async fn first(socket: &mut Socket, outbox: &Outbox, patience: Duration) -> First {
     let first = async {
         loop {
             match socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Binary(_))) => return Err(Some(Greeting::binary())),
-                Some(Ok(Message::Close(_))) | None => return Err(None),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    let broken = |close| Rejected { code: None, frame: String::new(), close };
-                    return Err(violation(error).map(broken));
+                Some(Ok(Message::Text(text))) => return First::Frame(text),
+                Some(Ok(Message::Binary(_))) => return First::Rejected(Greeting::binary()),
+                Some(Ok(Message::Ping(payload))) => outbox.pong(Frame::pong(&payload)),
+                Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Close(frame))) => {
+                    return First::Closed(frame.map(|frame| frame.code.into()));
                 }
+                Some(Err(error)) => {
+                    let silent = |close| First::Rejected(Rejected::silent(close));
+                    return violation(error).map_or(First::Gone, silent);
+                }
+                None => return First::Gone,
             }
         }
     };
@@ -101,15 +136,31 @@ async fn first(
         // It may have come in time and wait to be read: the process may have been stopped.
         came = timeout(UNREAD, first).await;
     }
-    let Ok(first) = came else {
-        return Err(Some(Greeting::timeout(patience.as_millis())));
-    };
-    let text = first?;
-    let pipe = socket.get_ref().wire().clone();
+    came.unwrap_or_else(|_| First::Rejected(Greeting::timeout(patience.as_millis())))
+}
+
+/// What the first frame comes to. Where the client is turned away, with what the outbox leaves to write.
+async fn enter(
+    services: Services,
+    text: &str,
+    client: Client,
+    presented: Option<(Arc<Key>, Permit)>,
+    unauthenticated: &Unauthenticated,
+    outbox: Outbox,
+    draining: &CancellationToken,
+) -> Result<Box<Conversation>, (Rejected, Bytes)> {
     let (key, permit) = presented.unzip();
     let keys = services.keys.load_full();
-    let greeted = Greeting::new(key).frame(&text, &keys)?;
+    let greeted = match Greeting::new(key).frame(text, &keys) {
+        Ok(greeted) => greeted,
+        Err(rejected) => return Err((rejected, outbox.rest())),
+    };
     unauthenticated.authenticated();
-    // Boxed, so that nobody who says nothing yet has room for it.
-    Ok(Box::pin(Conversation::open(services, greeted, client, permit, pipe)).await?)
+    let connection = Connection::new(&greeted.key, client.remote, outbox);
+    let opened = tokio::select! {
+        // Boxed, so that nobody who says nothing yet has room for it.
+        opened = Box::pin(Conversation::open(services, greeted, client, permit, connection.clone())) => opened,
+        () = draining.cancelled() => Err(Rejected::silent(Close::Draining(0))),
+    };
+    opened.map(Box::new).map_err(|rejected| (rejected, connection.outbox.rest()))
 }

@@ -27,8 +27,6 @@ pub struct Wire {
     emptied: AtomicU64,
     /// Nobody reads, because a request is being answered: what came meanwhile is not known.
     deaf: AtomicBool,
-    /// The connection is ending: what comes is thrown away.
-    discards: AtomicBool,
 }
 
 enum Io {
@@ -39,6 +37,8 @@ enum Io {
 
 /// Bytes up to which frames are copied together for a write.
 const GATHERS: usize = 64 << 10;
+/// Bytes that are thrown away at once.
+const DISCARDS: usize = 8 << 10;
 
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -52,19 +52,19 @@ impl Wire {
     }
 
     fn new(io: Io) -> Self {
-        let wire = Self {
-            io,
-            heard: AtomicU64::new(0),
-            emptied: AtomicU64::new(0),
-            deaf: AtomicBool::new(false),
-            discards: AtomicBool::new(false),
-        };
+        let wire =
+            Self { io, heard: AtomicU64::new(0), emptied: AtomicU64::new(0), deaf: AtomicBool::new(false) };
         wire.heard();
         wire
     }
 
     fn heard(&self) {
         self.heard.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The silence until now does not count.
+    pub fn excuse(&self) {
+        self.heard();
     }
 
     /// From now on nobody reads, or somebody does again. The silence of a peer that nobody listens to does not count.
@@ -89,30 +89,21 @@ impl Wire {
         self.emptied.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// From now on what comes is thrown away.
-    pub fn discard(&self) {
-        self.discards.store(true, Ordering::Relaxed);
-    }
-
     pub fn poll_read(&self, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
-        if self.discards.load(Ordering::Relaxed) {
-            // The peer reads the end of the stream, closes, and with that ends this.
-            ready!(self.poll_shutdown(cx))?;
-            let mut bin = [0; 4096];
-            loop {
-                let mut bin = ReadBuf::new(&mut bin);
-                ready!(self.poll_read_some(cx, &mut bin))?;
-                if bin.filled().is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
         let before = buf.filled().len();
         ready!(self.poll_read_some(cx, buf))?;
         if buf.filled().len() > before {
             self.heard();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads something and throws it away: how many bytes. 0: the peer ended its stream.
+    pub fn poll_discard(&self, cx: &mut Context) -> Poll<io::Result<usize>> {
+        let mut bin = [0; DISCARDS];
+        let mut bin = ReadBuf::new(&mut bin);
+        ready!(self.poll_read_some(cx, &mut bin))?;
+        Poll::Ready(Ok(bin.filled().len()))
     }
 
     fn poll_read_some(&self, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {

@@ -13,7 +13,6 @@ use crate::{
     close::Close,
     hub::{self, Confirms, Connection, Hub, Permit, Policy, Publisher, Registered, Turns, Unacknowledged},
     key::{Key, Keys},
-    outbox::{Outbox, Pipe},
     plugin::Connecting,
     protocol::{Code, Id, Refusal, reply, request::Publish},
     room::RoomName,
@@ -58,13 +57,13 @@ pub struct Conversation {
 
 impl Conversation {
     /// Lets a client in: a new session, or the one it wants back with all its rooms. `permit` is there when the key
-    /// came with the upgrade.
+    /// came with the upgrade. `connection` is new.
     pub async fn open(
         services: Services,
         greeted: Greeted<'_>,
         client: Client,
         permit: Option<Permit>,
-        pipe: Arc<dyn Pipe>,
+        connection: Arc<Connection>,
     ) -> Result<Self, Rejected> {
         let Greeted { id, key, session } = greeted;
         let hub = services.hub.clone();
@@ -77,8 +76,6 @@ impl Conversation {
             Rejected::new(id, &refusal, close)
         };
         // Found by others before it holds a session, so that whoever takes that over finds whom to end.
-        let outbox = Outbox::new(services.config.outbox, pipe, hub.memory.clone());
-        let connection = Connection::new(&key, client.remote, outbox);
         let registered = Registered::new(hub.clone(), connection.clone());
         // From here on a key that goes or expires ends it; it may have done so since it was looked at.
         if let Err(refusal) = services.keys.load().find(&key.digest) {
