@@ -4,7 +4,7 @@ use crate::{Closed, PATIENCE, Server};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -30,6 +30,12 @@ pub fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Address and path of a URL.
+fn parts(url: &str) -> (&str, &str) {
+    let mut parts = url.splitn(4, '/').skip(2);
+    (parts.next().expect("an address"), parts.next().expect("a path"))
+}
+
 pub struct Raw {
     pub tcp: TcpStream,
 }
@@ -46,9 +52,12 @@ impl Raw {
     }
 
     async fn upgrade_at(url: &str, headers: &str) -> (String, Self) {
-        let mut parts = url.splitn(4, '/').skip(2);
-        let (address, path) = (parts.next().expect("an address"), parts.next().expect("a path"));
-        let mut raw = Self::tcp(address).await;
+        let (address, path) = parts(url);
+        Self::tcp(address).await.upgrade_to(path, headers).await
+    }
+
+    async fn upgrade_to(self, path: &str, headers: &str) -> (String, Self) {
+        let mut raw = self;
         let head = format!(
             "GET /{path} HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
@@ -75,7 +84,22 @@ impl Raw {
 
     /// An authenticated connection of `acme`.
     pub async fn connect(server: &Server) -> Self {
-        let mut raw = Self::open(server).await;
+        Self::open(server).await.greeted().await
+    }
+
+    /// The same of a peer whose kernel keeps little of what it does not read.
+    pub async fn connect_narrow(server: &Server) -> Self {
+        let (address, path) = parts(&server.url);
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let tcp = socket.connect(address.parse().expect("an address")).await.expect("a listener");
+        let (head, raw) = Self { tcp }.upgrade_to(path, "").await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        raw.greeted().await
+    }
+
+    async fn greeted(self) -> Self {
+        let mut raw = self;
         raw.send(json!({"type": "connect", "auth": {"apiKey": crate::KEY}})).await;
         assert_eq!(raw.json().await["type"], "connected");
         raw

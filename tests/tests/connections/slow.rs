@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use std::time::{Duration, Instant};
-use switchyard_tests::{Answer, Client, FIN, KEY, PATIENCE, Process, Raw, Server, TEXT, eventually, framed};
+use switchyard_tests::{
+    Answer, Client, FIN, KEY, PATIENCE, Process, Raw, Server, TEXT, eventually, eventually_within, framed,
+};
 use tokio::{io::AsyncWriteExt, sync::watch};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,21 +47,32 @@ async fn others_keep_receiving_while_one_does_not_read() {
     assert_eq!(stuck.closed().await.code, 4508);
 }
 
+/// A peer that takes nothing for so long is not waited for any more.
+const SHORT: &str = "[session]\nheartbeat = { interval = \"300ms\", timeout = \"700ms\" }";
+
 /// Nor does one that asks for much and takes none of it.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_bounded_too() {
-    let server = Server::start("").await;
+    let server = Server::start(SHORT).await;
     let mut publisher = Client::connect(&server).await;
     for _ in 0..20 {
         publisher.publish("prices", json!("x".repeat(60_000))).await;
     }
-    let mut greedy = Raw::connect(&server).await;
+    let mut greedy = Raw::connect_narrow(&server).await;
     greedy.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
     assert_eq!(greedy.json().await["type"], "subscribed");
     let history = framed(FIN | TEXT, br#"{"type":"history","room":"prices"}"#);
-    for _ in 0..20 {
+    // More than the kernels keep of the answers.
+    for _ in 0..100 {
         greedy.bytes(&history).await;
     }
+    eventually("the end of one that does not read", async || {
+        let live = server.get("/v1/connections").await;
+        let live = live["connections"].as_array().expect("a list");
+        assert!(live.iter().all(|one| one["waiting"].as_u64() <= Some(1 << 20)), "{live:?}");
+        (live.len() <= 1).then_some(())
+    })
+    .await;
     assert_eq!(greedy.closed().await.code, 4508);
     Client::connect(&server).await.settled().await;
 }
@@ -69,7 +82,8 @@ async fn answers_that_nobody_reads_are_bounded_too() {
 async fn long_answers_that_nobody_reads_cost_no_memory() {
     let folder = tempfile::tempdir().expect("a folder");
     let ports = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"";
-    std::fs::write(folder.path().join("s.toml"), format!("{}\n{ports}", Server::keys())).expect("a file");
+    let configuration = format!("{}\n{ports}\n{SHORT}", Server::keys());
+    std::fs::write(folder.path().join("s.toml"), configuration).expect("a file");
     let process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
     let mut greedy = Raw::upgraded(&process.url).await;
     greedy
@@ -81,7 +95,7 @@ async fn long_answers_that_nobody_reads_cost_no_memory() {
     let request = framed(FIN | TEXT, json!({"type": "subscribe", "rooms": rooms}).to_string().as_bytes());
     let asking = tokio::spawn(async move { while greedy.tcp.write_all(&request).await.is_ok() {} });
     let admin = process.admin.strip_prefix("http://").expect("plain HTTP");
-    eventually("the end of one that does not read", async || {
+    eventually_within(3 * PATIENCE, "the end of one that does not read", async || {
         let grown = process.memory().saturating_sub(before);
         assert!(grown < 64 << 20, "{} MiB wait for one that does not read", grown >> 20);
         let header = format!("Authorization: Bearer {KEY}\r\n");

@@ -118,15 +118,9 @@ impl Conversation {
             results.push(reply::RoomResult { status: Some("subscribed"), ..result });
         }
         self.count_rooms();
-        self.answer_entries(reply::reply("subscribed", id, reply::Results { results }));
+        self.send(reply::reply("subscribed", id, reply::Results { results })).await;
         self.connection.told(told.iter());
         self.start(replays);
-    }
-
-    /// An answer, which may be larger than what may wait.
-    fn answer_entries(&self, frame: String) {
-        let place = self.connection.outbox.reserve();
-        self.connection.outbox.fill(place, frame.into());
     }
 
     /// Awaits what the hub says to one entry.
@@ -249,10 +243,10 @@ impl Conversation {
     /// Replays run beside the conversation and end with its outbox.
     pub(super) fn start(&mut self, replays: Vec<Replay>) {
         self.replays.retain(|_, running| !running.is_finished());
-        let silence = self.services.config.heartbeat.silence();
+        let patience = self.patience();
         for replay in replays {
             let (hub, room) = (self.services.hub.clone(), replay.room().clone());
-            let turns = self.turns.get_or_insert_with(|| Turns::new(silence)).clone();
+            let turns = self.turns.get_or_insert_with(|| Turns::new(patience)).clone();
             self.replays.insert(room, tokio::spawn(async move { replay.run(&hub, &turns).await }));
         }
     }
@@ -283,7 +277,7 @@ impl Conversation {
             });
         }
         self.count_rooms();
-        self.answer_entries(reply::reply("unsubscribed", id, reply::Results { results }));
+        self.send(reply::reply("unsubscribed", id, reply::Results { results })).await;
     }
 
     /// Leaves a room whose leaving is recorded.

@@ -19,7 +19,12 @@ use crate::{
     store::{PageLimit, Resume},
 };
 use arc_swap::ArcSwap;
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task::JoinHandle;
 
 /// Principals that `members` names.
@@ -155,11 +160,11 @@ impl Conversation {
     async fn carry_out(&mut self, decision: Decision<'_>) {
         let hub = self.services.hub.clone();
         match decision {
-            Decision::Reply(frame) => self.send(frame),
+            Decision::Reply(frame) => self.send(frame).await,
             Decision::Nothing => {}
-            Decision::Refuse(id, refusal) => self.refuse(id, &refusal),
+            Decision::Refuse(id, refusal) => self.refuse(id, &refusal).await,
             Decision::Close(frame, close) => {
-                self.send(frame);
+                self.send(frame).await;
                 self.connection.outbox.close(close);
             }
             Decision::Subscribe { id, rooms } => self.subscribe(id, rooms).await,
@@ -168,7 +173,7 @@ impl Conversation {
                 let (keys, key_of) = (self.services.keys.load_full(), &self.key);
                 let publisher = Publisher { keys: &keys, principal: &key_of.principal, tier: &key_of.tier };
                 let published = hub.publish(publisher, room, event.as_deref(), data, key.as_deref()).await;
-                self.answer("published", id, published);
+                self.answer("published", id, published).await;
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
             Decision::Members { id, room } => {
@@ -179,9 +184,13 @@ impl Conversation {
                     principals: members.principals,
                     more: members.more,
                 });
-                self.answer("members", id, members);
+                self.answer("members", id, members).await;
             }
             Decision::History { id, room, since, limit } => {
+                // Nothing is read for a client that takes nothing.
+                if !self.connection.outbox.half_free(self.patience()).await {
+                    return;
+                }
                 let history = match self.active.seat(&room) {
                     Some(seat) => {
                         let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
@@ -190,8 +199,8 @@ impl Conversation {
                     None => Err(Refusal::new(Code::NotSubscribed, "the room was left meanwhile")),
                 };
                 match history {
-                    Ok(history) => self.send(history.reply(id)),
-                    Err(refusal) => self.refuse(id, &refusal),
+                    Ok(history) => self.send(history.reply(id)).await,
+                    Err(refusal) => self.refuse(id, &refusal).await,
                 }
             }
         }
@@ -222,7 +231,7 @@ impl Conversation {
             };
         }
         if let (Some(message), Some(_)) = (wrong, id) {
-            self.refuse(id, &Refusal::invalid(message));
+            self.refuse(id, &Refusal::invalid(message)).await;
         }
     }
 
@@ -247,19 +256,25 @@ impl Conversation {
         }
     }
 
-    fn answer(&self, kind: &str, id: Option<Id>, result: Result<impl serde::Serialize, Refusal>) {
+    async fn answer(&self, kind: &str, id: Option<Id<'_>>, result: Result<impl serde::Serialize, Refusal>) {
         match result {
-            Ok(body) => self.send(reply::reply(kind, id, body)),
-            Err(refusal) => self.refuse(id, &refusal),
+            Ok(body) => self.send(reply::reply(kind, id, body)).await,
+            Err(refusal) => self.refuse(id, &refusal).await,
         }
     }
 
-    fn refuse(&self, id: Option<Id>, refusal: &Refusal) {
+    async fn refuse(&self, id: Option<Id<'_>>, refusal: &Refusal) {
         self.services.hub.metrics.error(refusal.code);
-        self.send(reply::error(id, refusal));
+        self.send(reply::error(id, refusal)).await;
     }
 
-    fn send(&self, frame: String) {
-        self.connection.outbox.push(frame.into());
+    /// An answer waits for a client that goes on reading, and so do the requests behind it.
+    async fn send(&self, frame: String) {
+        self.connection.outbox.answer(frame.into(), self.patience()).await;
+    }
+
+    /// How long a client may take nothing of what it asked for.
+    fn patience(&self) -> Duration {
+        self.services.config.heartbeat.silence()
     }
 }
