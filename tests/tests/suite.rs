@@ -17,6 +17,7 @@ mod nodes;
 mod plugins;
 mod protocol;
 mod recovery;
+mod rfc6455;
 mod sessions;
 mod signatures;
 mod vital;
