@@ -117,6 +117,18 @@ pub fn read_at_most(file: &File, largest: u64) -> Result<Vec<u8>, Unreadable> {
     }
 }
 
+/// A file's text without the mark that some editors put before it, to say that it is UTF-8.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// A small file of text, as a person has written it.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = fs::read(path)?;
+    let text = String::from_utf8(without_mark(&bytes).to_vec());
+    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+}
+
 fn must_be_regular(file: &Metadata) -> Result<(), Unreadable> {
     kind(file.file_type()).map_or(Ok(()), |kind| Err(Unreadable::Kind(kind)))
 }

@@ -107,6 +107,20 @@ impl TryFrom<String> for PrincipalName {
 #[serde(try_from = "toml::value::Datetime")]
 pub struct Expiry(pub u64);
 
+/// The last moment that has a date of four digits for its year.
+const LAST: u64 = 253_402_300_799_999;
+
+impl fmt::Display for Expiry {
+    /// As a configuration has it. A store may hold times beyond any calendar.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if self.0 > LAST {
+            return f.write_str("after the year 9999");
+        }
+        let at = UNIX_EPOCH + std::time::Duration::from_millis(self.0);
+        write!(f, "{}", humantime::format_rfc3339_seconds(at))
+    }
+}
+
 impl TryFrom<toml::value::Datetime> for Expiry {
     type Error = String;
 
@@ -150,7 +164,7 @@ pub struct Key {
 impl Key {
     /// Refuses what the key has no scope for; `what` completes "may not …".
     pub fn require(&self, scope: Scope, what: impl fmt::Display) -> Result<(), Refusal> {
-        if self.scopes.contains(&scope) {
+        if self.may(scope) {
             return Ok(());
         }
         let message =
@@ -158,10 +172,14 @@ impl Key {
         Err(Refusal::new(Code::Forbidden, message))
     }
 
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+
     fn live(&self, now: u64) -> Result<(), Refusal> {
         match self.expires {
             Some(at) if at <= now => {
-                let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + std::time::Duration::from_millis(at));
+                let at = Expiry(at);
                 Err(Refusal::new(Code::ExpiredKey, format!("key '{}' expired at {at}", self.principal)))
             }
             _ => Ok(()),
@@ -256,6 +274,16 @@ mod tests {
         assert!(refusal.message.contains("'acme' may not see rooms") && refusal.message.contains("admin"));
         assert_eq!(keys(None).check("secreT").unwrap_err().code, Code::InvalidKey);
         assert_eq!(keys(Some(unix_ms() - 1)).check("secret").unwrap_err().code, Code::ExpiredKey);
+    }
+
+    #[test]
+    fn any_time_can_be_shown() {
+        let shown = |at| Expiry(at).to_string();
+        assert_eq!(shown(1_798_761_600_000), "2027-01-01T00:00:00Z");
+        assert_eq!(shown(LAST), "9999-12-31T23:59:59Z");
+        for at in [LAST + 1, u64::MAX / 1000, u64::MAX] {
+            assert_eq!(shown(at), "after the year 9999");
+        }
     }
 
     #[test]

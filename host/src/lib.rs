@@ -26,4 +26,5 @@ pub mod session;
 pub mod socket;
 pub mod store;
 pub mod unit;
+pub mod validity;
 pub mod vital;

@@ -41,7 +41,7 @@ impl<'de> Deserialize<'de> for Limit {
         let text = String::deserialize(from)?;
         let wrong = |why: &str| {
             let right = "a size of at least 1MiB, such as \"2GiB\", or 1% to 100% of the memory there is";
-            D::Error::custom(format!("memory.limit '{text}' {why}; it is {right}"))
+            D::Error::custom(format!("'{text}' {why}; it is {right}"))
         };
         if let Some(share) = text.strip_suffix('%') {
             let share: u8 = share.trim().parse().map_err(|_| wrong("is no share"))?;
@@ -220,7 +220,7 @@ mod tests {
             ("64KiB", "is too little"),
         ] {
             let error = read(text).unwrap_err().message().to_owned();
-            assert!(error.starts_with(&format!("memory.limit '{text}' {why}; it is a size of")), "{error}");
+            assert!(error.starts_with(&format!("'{text}' {why}; it is a size of")), "{error}");
         }
         assert_eq!(toml::from_str::<MemoryConfig>("").unwrap().limit, Limit::Share(60));
     }

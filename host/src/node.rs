@@ -10,13 +10,14 @@ mod source;
 pub use source::Source;
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Status},
     close::Close,
     config::Config,
     hub::{Hub, HubConfig},
     limits::{Files, Limits},
     memory::Account,
     metrics::Metrics,
+    protocol::unix_ms,
     server::{self, Tls},
     session::Services,
     store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys},
@@ -56,6 +57,9 @@ pub struct Node {
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
     limits: Arc<Limits>,
+    /// It says that it is not ready.
+    stopping: CancellationToken,
+    /// It takes nobody in any more.
     draining: CancellationToken,
     /// A plugin could not be loaded for lack of a thread.
     lacks_thread: bool,
@@ -91,6 +95,7 @@ impl Node {
         admin: &Admin,
         started: &OnceLock<Arc<Hub>>,
     ) -> anyhow::Result<Self> {
+        admin.known_as(config.admin.hosts.clone());
         admin.status.waits("waiting for the files that the configuration names");
         // Before they are read, so that no change is missed.
         source.follow(&config).await?;
@@ -98,6 +103,9 @@ impl Node {
             Some(files) => Some(source.reader().run(|| Tls::open(files)).await?.map_err(anyhow::Error::msg)?),
             None => None,
         };
+        if let Some(tls) = &tls {
+            show(tls, &admin.status);
+        }
         admin.status.waits("waiting for the store");
         let hub = start_hub(&config, admin).await?;
         started.set(hub.clone()).ok();
@@ -106,15 +114,15 @@ impl Node {
         let keys = all_keys(&Configured::of(&config), &stored.keys);
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
-        let draining = CancellationToken::new();
+        let (stopping, draining) = Default::default();
         // With the store's connections, which are there by now.
         let limits = Limits::new(&config.limits, Files::of_process(), admin.metrics.clone());
-        Ok(Self { config, source, services, stored, tls, limits, draining, lacks_thread })
+        Ok(Self { config, source, services, stored, tls, limits, stopping, draining, lacks_thread })
     }
 
     /// Operators are served everything from now on.
     pub fn open(&self, admin: &Admin) {
-        admin.open(self.services.clone(), self.limits.clone(), self.draining.clone());
+        admin.open(self.services.clone(), self.limits.clone(), self.stopping.clone());
     }
 
     /// The tasks that this node cannot live without; whoever adds another starts it there.
@@ -127,7 +135,8 @@ impl Node {
     pub async fn run(self, listeners: Listeners, stop: CancellationToken) -> anyhow::Result<()> {
         let Listeners { server: listener, admin } = listeners;
         self.open(&admin);
-        let Self { config, services, tls, limits, draining, .. } = &self;
+        let Self { config, services, tls, limits, stopping, draining, .. } = &self;
+        let (stopping, delay) = (stopping.clone(), config.server.drain_delay);
         let (hub, server, draining) = (services.hub.clone(), config.server.clone(), draining.clone());
         let vitals = hub.vitals.clone();
         let (tls, limits) = (tls.clone(), limits.clone());
@@ -137,8 +146,9 @@ impl Node {
         tokio::select! {
             () = vitals.for_ever("reading files again", watched) => {}
             () = vitals.failed() => {}
-            () = stop.cancelled() => {}
+            () = served_until(&stop, &stopping, delay) => {}
         }
+        stopping.cancel();
         tracing::info!(connections = hub.connections.len(), "draining");
         draining.cancel();
         hub.connections.close_all(|| Close::Draining(jitter()));
@@ -148,6 +158,25 @@ impl Node {
         close(&hub).await;
         admin.end().await;
         outcome(&vitals)
+    }
+}
+
+/// Says when the certificate is good, and warns where that is not now.
+fn show(tls: &Tls, status: &Status) {
+    let certificate = tls.validity();
+    status.shows(certificate);
+    if let Some(wrong) = certificate.wrong((unix_ms() / 1000) as i64) {
+        tracing::warn!("{wrong}: clients refuse it until another takes its place");
+    }
+}
+
+/// Until it is told to stop, and then as long as load balancers may take to see that it is not ready.
+async fn served_until(stop: &CancellationToken, stopping: &CancellationToken, delay: Duration) {
+    stop.cancelled().await;
+    stopping.cancel();
+    if !delay.is_zero() {
+        tracing::info!(?delay, "not ready from now on; it serves on for server.drain_delay");
+        tokio::time::sleep(delay).await;
     }
 }
 

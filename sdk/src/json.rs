@@ -23,8 +23,13 @@ fn explained(what: &str, text: &[u8], error: &serde_json::Error) -> String {
     if error.is_syntax() || error.is_eof() {
         return format!("{what} is not valid JSON: {full}");
     }
-    let path = path_at(text, offset(text, error.line(), error.column()));
     let mut reason = full.strip_suffix(&place).unwrap_or(&full).to_owned();
+    let mut at = offset(text, error.line(), error.column());
+    if reason.ends_with(DECIMAL) {
+        let read = text[..at.unwrap_or(0).min(text.len())].trim_ascii_end();
+        at = Some(end_of_value(read, reason.contains("type: map") || reason.contains("type: sequence")));
+    }
+    let path = path_at(text, at);
     for (rust, words) in WORDS {
         if let Some(rest) = reason.strip_suffix(rust) {
             reason = format!("{rest}{words}");
@@ -32,6 +37,21 @@ fn explained(what: &str, text: &[u8], error: &serde_json::Error) -> String {
     }
     format!("{what}{path}: {reason}")
 }
+
+/// A decimal is found wrong when it was read, and what was read is then more than the value: a comma or a bracket behind it.
+fn end_of_value(read: &[u8], ends_with_bracket: bool) -> usize {
+    let is_bracket = |text: &[u8]| text.ends_with(b"]") || text.ends_with(b"}");
+    let Some((last, before)) = read.split_last() else { return 0 };
+    let before = before.trim_ascii_end();
+    match last {
+        b',' => before.len(),
+        b']' | b'}' if !ends_with_bracket || is_bracket(before) => before.len(),
+        _ => read.len(),
+    }
+}
+
+/// How the errors of [`crate::Decimal`] end.
+pub(crate) const DECIMAL: &str = "expected a number";
 
 /// serde speaks of Rust's types; clients write JSON and operators TOML.
 const WORDS: [(&str, &str); 7] = [
@@ -116,6 +136,10 @@ mod tests {
     struct Sample {
         min: f64,
         #[serde(default)]
+        sizes: Vec<Vec<crate::Decimal>>,
+        #[serde(default)]
+        least: Option<crate::Decimal>,
+        #[serde(default)]
         sides: Vec<Vec<u32>>,
     }
 
@@ -129,8 +153,21 @@ mod tests {
             ),
             (r#"{"min":1,"sides":{}}"#, "filter.sides: invalid type: map, expected a list"),
             (r#"{"min":1,"sides":[[1],2]}"#, "filter.sides[1]: invalid type: integer `2`, expected a list"),
+            (
+                r#"{"min":1,"sizes":[[1,2],["many" , 3]]}"#,
+                r#"filter.sizes[1][0]: invalid type: string "many", expected a number"#,
+            ),
+            (
+                r#"{"min":1,"sizes":[[1,2],[3,{} ] ]}"#,
+                "filter.sizes[1][1]: invalid type: map, expected a number",
+            ),
+            (r#"{"min":1,"least":"5"}"#, r#"filter.least: invalid type: string "5", expected a number"#),
+            (r#"{"least":[1],"min":1}"#, "filter.least: invalid type: sequence, expected a number"),
             (r#"{"sides":[]}"#, "filter: missing field `min`"),
-            (r#"{"min":1,"mim":2}"#, "filter: unknown field `mim`, expected `min` or `sides`"),
+            (
+                r#"{"min":1,"mim":2}"#,
+                "filter: unknown field `mim`, expected one of `min`, `sizes`, `least`, `sides`",
+            ),
             (r#"{"min":1"#, "filter is not valid JSON: EOF while parsing an object at line 1 column 8"),
         ] {
             assert_eq!(typed::<Sample>("filter", text.as_bytes()).unwrap_err(), error);

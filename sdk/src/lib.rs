@@ -2,6 +2,7 @@
 #![allow(clippy::test_attr_in_doctest, reason = "tests/first_plugin.rs runs the test that the README shows")]
 
 mod connect;
+mod decimal;
 mod deliver;
 mod export;
 mod filters;
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod testing;
 
 pub use connect::{Connect, Request};
+pub use decimal::Decimal;
 pub use deliver::{Deliver, Plan};
 pub use limits::Limits;
 pub use message::Message;

@@ -116,6 +116,12 @@ impl Client {
         frame
     }
 
+    /// The next frame, which must be an error: its code.
+    pub async fn refusal(&mut self) -> String {
+        let error = self.expect("error").await;
+        error["error"]["code"].as_str().unwrap_or_else(|| panic!("{error}")).to_owned()
+    }
+
     /// Sends a request and takes the next frame, which must answer it.
     pub async fn ask(&mut self, request: Value) -> Value {
         self.send(request).await;

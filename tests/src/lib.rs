@@ -2,6 +2,7 @@
 
 pub mod check;
 mod client;
+pub mod exposition;
 mod follower;
 mod guests;
 pub mod hot;

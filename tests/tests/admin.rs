@@ -1,8 +1,10 @@
 //! The operators' listener: every call, and what each refuses.
 
 mod health;
+mod hosts;
 mod plugins;
 mod publishing;
+mod scrapes;
 mod slow;
 
 use serde_json::{Value, json};

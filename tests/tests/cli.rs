@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod files;
 mod logging;
 mod output;
 mod plugin;

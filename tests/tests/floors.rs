@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the roof to the ground. Modules of one line know nothing of each other.
-const FLOORS: [&[&str]; 23] = [
+const FLOORS: [&[&str]; 24] = [
     &["main"],
     &["cli"],
     &["node"],
@@ -28,6 +28,7 @@ const FLOORS: [&[&str]; 23] = [
     &["memory"],
     &["unit"],
     &["file"],
+    &["validity"],
     // What the whole process shares.
     &["vital"],
     &["blocking"],

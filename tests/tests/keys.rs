@@ -1,6 +1,7 @@
 //! Keys while connections live: they expire, are revoked, change and appear; and certificates are reread.
 
 mod deadlines;
+mod expiry;
 mod refused;
 mod tls;
 
@@ -152,4 +153,34 @@ async fn scopes_guard_the_operators_listener() {
     for path in ["/livez", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(server.call("GET", path, None, "").await.0, 200, "{path} needs no key");
     }
+}
+
+/// A key that loses a scope loses what it holds by it: live rooms at once, and those of a session when it is resumed.
+#[tokio::test]
+async fn a_key_that_may_no_longer_subscribe_hears_its_rooms_no_more() {
+    let of = |scopes: &str| Server::keys() + &Server::key("sk_less", "less", scopes, "");
+    let server = Server::start_with(&of(SOME)).await;
+    let mut client = Client::connect_as(&server, "sk_less").await;
+    client.subscribe(json!(["prices"])).await;
+    let mut outside = Client::connect_as(&server, "sk_less").await;
+    server.reconfigure(&of(r#"["publish"]"#));
+    assert_eq!(client.refusal().await, "forbidden");
+    assert_eq!(client.closed().await.code, 4600);
+    let resume = json!({"auth": {"apiKey": "sk_less"}, "session": client.token()});
+    let mut back = Client::connect_with(&server, resume).await;
+    assert_eq!(back.connected["resumed"], true);
+    let rooms = back.connected["rooms"].as_array().expect("rooms");
+    let prices = rooms.iter().find(|room| room["room"] == "prices").expect("what became of it");
+    assert_eq!(prices["error"]["code"], "forbidden", "{prices}");
+    let mut publisher = Client::connect(&server).await;
+    publisher.publish("prices", json!(1)).await;
+    publisher.publish("*", json!(2)).await;
+    assert_eq!(
+        back.expect("message").await["data"],
+        2,
+        "what needs no scope is heard as ever, and nothing else"
+    );
+    // Who is in no room has nothing to lose.
+    assert_eq!(outside.expect("message").await["data"], 2);
+    outside.publish("prices", json!(3)).await;
 }

@@ -2,6 +2,7 @@
 
 mod calm;
 mod clocks;
+mod databases;
 mod death;
 mod epochs;
 mod growth;

@@ -26,7 +26,8 @@ pub struct Api {
     pub limits: Arc<Limits>,
     /// Bytes of bodies that may be held at a time.
     pub bodies: Arc<Semaphore>,
-    pub draining: CancellationToken,
+    /// The node was told to stop.
+    pub stopping: CancellationToken,
     pub status: Arc<Status>,
 }
 

@@ -26,7 +26,7 @@ pub struct Readiness {
 
 pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
     let (mut reasons, mut degraded) = (vec![], None);
-    if api.draining.is_cancelled() {
+    if api.stopping.is_cancelled() {
         reasons.push("draining: this node is about to stop".to_owned());
     }
     reasons.extend(api.services.hub.vitals.failure().map(str::to_owned));
@@ -48,7 +48,7 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
     reasons.extend(degraded);
     // Elsewhere new clients may find a place, but those that are here are served.
     reasons.extend(api.limits.shortage());
-    reasons.extend(api.status.all_refused());
+    reasons.extend(api.status.all_wrong());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))
 }

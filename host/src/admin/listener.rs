@@ -3,15 +3,16 @@
 
 use super::{
     api::{self, Api},
-    body, health, metrics,
+    body, health, hosts, metrics,
     paced::Paced,
     router,
 };
 use crate::{
     limits::{Failures, Files, Full, Group, Limits, Slot, Slots},
     metrics::{Limited, Listener, Metrics},
-    protocol::{Code, Refusal, http},
+    protocol::{Code, Refusal, http, unix_ms},
     session::Services,
+    validity::Validity,
     vital::Vitals,
 };
 use axum::{
@@ -68,6 +69,8 @@ struct Said {
     waits: String,
     /// By what they are about: what was refused and stays as it was.
     refused: BTreeMap<String, String>,
+    /// When the certificate is good.
+    certificate: Option<Validity>,
 }
 
 impl Status {
@@ -85,8 +88,21 @@ impl Status {
         };
     }
 
-    pub(super) fn all_refused(&self) -> Vec<String> {
-        self.said().refused.iter().map(|(what, why)| format!("{what} was not taken: {why}")).collect()
+    /// The certificate that is shown from now on.
+    pub fn shows(&self, certificate: Validity) {
+        self.said().certificate = Some(certificate);
+    }
+
+    /// What of a node that is ready is not as it should be.
+    pub(super) fn all_wrong(&self) -> Vec<String> {
+        let said = self.said();
+        let refused = said.refused.iter().map(|(what, why)| format!("{what} was not taken: {why}"));
+        refused.chain(said.certificate.and_then(|certificate| certificate.wrong(unix_s()))).collect()
+    }
+
+    /// Seconds until the certificate expires.
+    pub(super) fn certificate_left(&self) -> Option<i64> {
+        self.said().certificate.map(|certificate| certificate.until - unix_s())
     }
 
     fn waiting(&self) -> String {
@@ -98,10 +114,16 @@ impl Status {
     }
 }
 
+fn unix_s() -> i64 {
+    (unix_ms() / 1000) as i64
+}
+
 /// What requests are answered with.
 struct Desk {
     /// Once the node is ready.
     router: OnceLock<Router>,
+    /// By which names it may be asked for, as soon as the configuration says.
+    hosts: OnceLock<Vec<String>>,
     status: Arc<Status>,
     metrics: Metrics,
     failures: Failures,
@@ -116,6 +138,7 @@ impl Admin {
         status.waits("it is starting");
         let desk = Arc::new(Desk {
             router: OnceLock::new(),
+            hosts: OnceLock::new(),
             status: status.clone(),
             metrics: metrics.clone(),
             // Operators are slowed down, but never shut out.
@@ -126,10 +149,15 @@ impl Admin {
         Ok(Self { address, status, metrics, vitals, desk, ended, task })
     }
 
-    /// Serves everything from now on; `draining` shows in readiness.
-    pub fn open(&self, services: Services, limits: Arc<Limits>, draining: CancellationToken) {
+    /// It may also be asked for by these names.
+    pub fn known_as(&self, hosts: Vec<String>) {
+        self.desk.hosts.set(hosts).ok();
+    }
+
+    /// Serves everything from now on; `stopping` shows in readiness.
+    pub fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
         let (bodies, status) = (Arc::new(Semaphore::new(body::ALL)), self.status.clone());
-        let api = Api { services, limits, bodies, draining, status };
+        let api = Api { services, limits, bodies, stopping, status };
         self.desk.router.set(router(Arc::new(api))).ok();
     }
 
@@ -218,6 +246,13 @@ impl Desk {
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response, std::convert::Infallible> {
+        let known = self.hosts.get().map_or(&[][..], Vec::as_slice);
+        if let Some(host) = hosts::stranger(request.headers(), known) {
+            let host = host.escape_debug();
+            let message =
+                format!("'{host}' is no name of this node; where it is one, put it into admin.hosts");
+            return Ok(http::refuse(&Refusal::new(Code::Forbidden, message)));
+        }
         match self.router.get() {
             Some(router) => router.clone().call(request).await,
             None => Ok(self.answer_early(request.uri().path())),

@@ -5,6 +5,7 @@ use super::{
     body::Unread,
 };
 use crate::{
+    file::without_mark,
     hub::Publisher,
     key::{Key, Scope},
     protocol::{
@@ -81,7 +82,7 @@ async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Re
 }
 
 fn text(body: &[u8]) -> Result<&str, Refusal> {
-    std::str::from_utf8(body).map_err(|_| Refusal::invalid("the body is not UTF-8"))
+    std::str::from_utf8(without_mark(body)).map_err(|_| Refusal::invalid("the body is not UTF-8"))
 }
 
 fn not_json(error: serde_json::Error) -> Refusal {

@@ -1,23 +1,25 @@
 //! `GET /metrics` in Prometheus' text format.
 
+mod guests;
+
 use super::api::Api;
 use crate::{
     hub::{Condition, Ward},
     memory::Kind,
-    plugin::{BOUNDS, Reading},
 };
 use axum::{
     extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc};
 
 pub async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
     memory(&api, &mut text).expect("writing to a String");
+    certificate(&api, &mut text).expect("writing to a String");
     plugins(&api, &mut text).expect("writing to a String");
-    guests(&api, &mut text).expect("writing to a String");
+    guests::write(&api, &mut text).expect("writing to a String");
     self::text(text)
 }
 
@@ -39,6 +41,14 @@ fn memory(api: &Api, text: &mut String) -> std::fmt::Result {
     writeln!(text, "# HELP switchyard_memory_limit_bytes How much that may be.")?;
     writeln!(text, "# TYPE switchyard_memory_limit_bytes gauge\n# UNIT switchyard_memory_limit_bytes bytes")?;
     writeln!(text, "switchyard_memory_limit_bytes {}", account.limit())
+}
+
+/// A node without a certificate says nothing of it.
+fn certificate(api: &Api, text: &mut String) -> std::fmt::Result {
+    let name = "switchyard_certificate_expiry_seconds";
+    writeln!(text, "# HELP {name} Until the certificate expires, negative afterwards.")?;
+    writeln!(text, "# TYPE {name} gauge\n# UNIT {name} seconds")?;
+    api.status.certificate_left().map_or(Ok(()), |left| writeln!(text, "{name} {left}"))
 }
 
 /// Plugins keep their own counters, by version; they are read when asked for.
@@ -119,38 +129,4 @@ fn states(api: &Api, text: &mut String) -> std::fmt::Result {
 /// A plugin chooses what it calls its version.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-/// What plugins count themselves, as `switchyard_guest_NAME` with the plugin as label.
-fn guests(api: &Api, text: &mut String) -> std::fmt::Result {
-    let mut families: BTreeMap<(String, bool), Vec<(String, Reading)>> = BTreeMap::new();
-    for ward in api.services.hub.wards() {
-        if let Some(plugin) = ward.plugin() {
-            for (name, reading) in plugin.metrics() {
-                let family = (name.to_owned(), matches!(reading, Reading::Histogram { .. }));
-                families.entry(family).or_default().push((ward.name(), reading));
-            }
-        }
-    }
-    for ((name, is_histogram), readings) in families {
-        let family = format!("switchyard_guest_{name}");
-        writeln!(text, "# HELP {family} Counted by a plugin.")?;
-        writeln!(text, "# TYPE {family} {}", if is_histogram { "histogram" } else { "counter" })?;
-        for (plugin, reading) in readings {
-            match reading {
-                Reading::Counter(count) => writeln!(text, "{family}_total{{plugin=\"{plugin}\"}} {count}")?,
-                Reading::Histogram { buckets, sum } => {
-                    let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-                    let mut below = 0;
-                    for (count, bound) in buckets.iter().zip(bounds) {
-                        below += count;
-                        writeln!(text, "{family}_bucket{{plugin=\"{plugin}\",le=\"{bound}\"}} {below}")?;
-                    }
-                    writeln!(text, "{family}_sum{{plugin=\"{plugin}\"}} {sum}")?;
-                    writeln!(text, "{family}_count{{plugin=\"{plugin}\"}} {below}")?;
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@ mod api;
 mod body;
 mod connections;
 mod health;
+mod hosts;
 mod listener;
 mod messages;
 mod metrics;
@@ -28,11 +29,14 @@ use std::{net::SocketAddr, sync::Arc};
 pub struct AdminConfig {
     #[serde(deserialize_with = "unit::address")]
     pub listen: SocketAddr,
+    /// Names by which it may be asked for, beside addresses and names of one part.
+    #[serde(deserialize_with = "hosts::names")]
+    pub hosts: Vec<String>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 9090).into() }
+        Self { listen: ([127, 0, 0, 1], 9090).into(), hosts: vec![] }
     }
 }
 

@@ -8,11 +8,13 @@ pub mod wire;
 
 pub use lost::Lost;
 
+use crate::{config::is_open, file::read_text};
 use anyhow::{Context, anyhow, bail};
 use backoff::Backoff;
 use futures_util::{SinkExt, StreamExt};
 use lost::Advice;
 use std::{
+    env::VarError,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,12 +73,21 @@ impl Connect {
 pub fn key_of(file: Option<&Path>) -> anyhow::Result<String> {
     let (key, place) = match file {
         Some(file) => {
-            let key = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            if is_open(file) {
+                let name = file.display();
+                note(format_args!(
+                    "every user of this machine may read {name}, which holds a key: `chmod o= {name}`"
+                ));
+            }
+            let key = read_text(file).with_context(|| file.display().to_string())?;
             (key, file.display().to_string())
         }
         None => match std::env::var("SWITCHYARD_KEY") {
             Ok(key) => (key, "SWITCHYARD_KEY".to_owned()),
-            Err(_) => bail!("no key: set SWITCHYARD_KEY or name a file that holds it with --key-file"),
+            Err(VarError::NotUnicode(_)) => bail!("SWITCHYARD_KEY is not text in UTF-8, as every key is"),
+            Err(VarError::NotPresent) => {
+                bail!("no key: set SWITCHYARD_KEY or name a file that holds it with --key-file")
+            }
         },
     };
     match key.trim() {
@@ -300,6 +311,8 @@ mod tests {
         let file = std::env::temp_dir().join(format!("switchyard-key-{}", std::process::id()));
         let mut connect = Connect { url: "ws://x/".into(), key_file: Some(file.clone()), ca: None };
         std::fs::write(&file, "sk_1\n").unwrap();
+        assert_eq!(connect.key().unwrap(), "sk_1");
+        std::fs::write(&file, "\u{feff}sk_1\r\n").unwrap();
         assert_eq!(connect.key().unwrap(), "sk_1");
         std::fs::write(&file, "\n").unwrap();
         assert!(connect.key().unwrap_err().to_string().ends_with("holds no key"));

@@ -7,13 +7,11 @@ use crate::{
     protocol::unix_ms,
     room::is_principal,
     store::{Keyring, Replication},
+    unit::parse_duration,
 };
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use std::{
-    path::PathBuf,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{path::PathBuf, time::Duration};
 
 #[derive(Subcommand)]
 pub enum KeyCommand {
@@ -39,7 +37,7 @@ pub struct KeyArgs {
     #[arg(long)]
     tier: Option<String>,
     /// For how long it is good, such as 90d
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = parse_duration)]
     expires: Option<Duration>,
     /// For programs
     #[arg(long)]
@@ -108,16 +106,12 @@ fn make(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
 fn json(key: Option<&str>, of: &KeyConfig) -> serde_json::Value {
     let mut shown = serde_json::json!({
         "digest": of.digest.to_string(), "principal": of.principal.0, "scopes": of.scopes,
-        "tier": of.tier.as_ref().map(|tier| tier.get_ref()), "expires": of.expires.map(time),
+        "tier": of.tier.as_ref().map(|tier| tier.get_ref()), "expires": of.expires.map(|at| at.to_string()),
     });
     if let Some(key) = key {
         shown["key"] = key.into();
     }
     shown
-}
-
-fn time(at: Expiry) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at.0)).to_string()
 }
 
 fn new(args: &KeyArgs, key: &str, made: &KeyConfig) -> Result<(), OutputError> {
@@ -137,13 +131,14 @@ fn new(args: &KeyArgs, key: &str, made: &KeyConfig) -> Result<(), OutputError> {
     let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
     print_line!("scopes = [{}]", scopes.join(", "))?;
     if let Some(expires) = made.expires {
-        print_line!("expires = {}", time(expires))?;
+        print_line!("expires = {expires}")?;
     }
     Ok(())
 }
 
 fn configured(file: Option<&PathBuf>) -> anyhow::Result<Config> {
-    Config::load(file.map(PathBuf::as_path), &environment()).map_err(anyhow::Error::msg)
+    let config = environment().and_then(|environment| Config::load(file.map(PathBuf::as_path), &environment));
+    config.map_err(anyhow::Error::msg)
 }
 
 async fn keyring(config: &Config) -> anyhow::Result<Keyring> {
@@ -228,7 +223,7 @@ async fn list(args: StoreArgs) -> anyhow::Result<()> {
     for key in keys {
         let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
         let tier = key.tier.as_ref().map_or(crate::key::DEFAULT_TIER, |tier| tier.get_ref());
-        let expires = key.expires.map_or("never".to_owned(), time);
+        let expires = key.expires.map_or("never".to_owned(), |at| at.to_string());
         print_line!("{}  {}  {tier}  {}  {expires}", key.digest, key.principal.0, scopes.join(","))?;
     }
     Ok(())

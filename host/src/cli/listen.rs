@@ -8,6 +8,7 @@ use super::client::{
     Client, Connect, Lost, note,
     wire::{self, Connected, Head, Position, RoomState, Subscribed, Wanted},
 };
+use super::signals::Signals;
 use crate::output::OutputError;
 use anyhow::bail;
 use screen::Screen;
@@ -62,11 +63,15 @@ pub async fn run(args: ListenArgs) -> anyhow::Result<()> {
     if args.since.is_some() && args.rooms.len() > 1 {
         bail!("--since is a position in one room, but {} are named", args.rooms.len());
     }
-    let (mut client, connected) = Client::open(&args.connect, None).await?;
+    let mut signals = Signals::heed()?;
+    let (mut client, connected) = tokio::select! {
+        opened = Client::open(&args.connect, None) => opened?,
+        () = signals.received() => return Ok(()),
+    };
     let mut listener = Listener { seen: Seen::default(), screen: Screen::new(args.json), args };
     let ended = tokio::select! {
         ended = listener.listen(&mut client, connected) => ended,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        () = signals.received() => Ok(()),
     };
     // Without a connection, or with one that just went: the session's end forgets what was heard anyway.
     listener.acknowledge(&mut client).await.ok();

@@ -7,6 +7,7 @@ pub mod listen;
 mod plugin;
 pub mod publish;
 mod serve;
+mod signals;
 
 use clap::{Parser, Subcommand};
 

@@ -10,16 +10,20 @@ use super::client::{
     Client, Connect, Lost, note,
     wire::{Connected, Head, Refusal},
 };
+use super::signals::Signals;
 use anyhow::{Context, bail};
 use feed::{Item, Lines, Outgoing, Pace, Speed};
 use progress::{Progress, grouped};
 use serde_json::value::RawValue;
 use std::{io::Read, path::PathBuf, time::Duration};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use window::{Tally, Window};
 
 /// The server remembers an idempotency key for 5 min; trying longer could publish something twice.
 const GIVE_UP: Duration = Duration::from_secs(4 * 60);
+
+/// How long answers are awaited when the command is told to stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct PublishArgs {
@@ -53,7 +57,12 @@ pub async fn run(args: PublishArgs) -> anyhow::Result<()> {
         Some(file) => feed::open(file, args.room.clone(), args.event.clone(), args.speed)?,
         None => (feed::single(message(&args)?), None),
     };
-    let (mut client, connected) = Client::open(&args.connect, Some(GIVE_UP)).await?;
+    let mut signals = Signals::heed()?;
+    let interrupted = || anyhow::anyhow!("interrupted");
+    let (mut client, connected) = tokio::select! {
+        opened = Client::open(&args.connect, Some(GIVE_UP)) => opened?,
+        () = signals.received() => return Err(interrupted()),
+    };
     let mut publisher = Publisher {
         most: connected.limits.message_bytes,
         window: Window::new(args.idempotency_key),
@@ -63,8 +72,12 @@ pub async fn run(args: PublishArgs) -> anyhow::Result<()> {
     };
     let ended = tokio::select! {
         ended = publisher.publish(&mut client, lines) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = signals.received() => Err(interrupted()),
     };
+    if ended.is_err() {
+        // What is on its way is published, most likely: whoever reads the output is told so.
+        timeout(LAST_ANSWERS, publisher.finish(&mut client)).await.ok();
+    }
     publisher.progress.clear();
     client.close().await;
     let Publisher { tally, progress, window, .. } = publisher;
@@ -84,6 +97,7 @@ fn message(args: &PublishArgs) -> anyhow::Result<Outgoing> {
     if text == "-" {
         text.clear();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        text = text.trim_start_matches('\u{feff}').to_owned();
     }
     let data: Box<RawValue> = match serde_json::from_str(&text) {
         Ok(data) => data,
@@ -136,6 +150,16 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// Hears what is still to be answered.
+    async fn finish(&mut self, client: &mut Client) {
+        while !self.window.is_empty() {
+            let Ok(text) = client.next().await else { return };
+            if self.hear(&text).is_err() {
+                return;
+            }
+        }
     }
 
     /// When it is to be sent, or nothing when it is not.

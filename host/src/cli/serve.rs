@@ -1,5 +1,6 @@
 //! `switchyard serve` and `switchyard check`
 
+use super::signals::Signals;
 use crate::{
     admin::Admin,
     blocking,
@@ -7,19 +8,16 @@ use crate::{
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     limits::raise_file_limit,
     node::{Listeners, Node, Source},
-    output::{Faults, print_line},
+    output::{Faults, print_line, remark},
     plugin::{Compiler, Engine, PluginConfig},
-    room::Pattern,
+    room::{Pattern, is_principal},
     server::Tls,
     vital::Vitals,
 };
 use anyhow::Context;
 use clap::Args;
 use std::{io, net::SocketAddr, path::PathBuf};
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
@@ -48,7 +46,8 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let source = Source::open(args.config.clone(), &vitals).context("files cannot be watched")?;
     let mut config = source.load().map_err(anyhow::Error::msg)?;
     config.compiler = Compiler::Child;
-    let key = match args.config {
+    let file = args.config;
+    let key = match file {
         Some(_) => None,
         None => {
             config.plugins = found_plugins()?;
@@ -56,6 +55,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             Some(key_of_this_run(&mut config))
         }
     };
+    config.risks(file.as_deref()).iter().for_each(|risk| tracing::warn!("{risk}"));
     raise_file_limit();
     let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
     let (listen, path) = (config.server.listen, config.server.path.clone());
@@ -114,12 +114,9 @@ fn cannot_listen(name: &str, address: SocketAddr) -> String {
 }
 
 fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::heed()?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        signals.received().await;
         stop.cancel();
     });
     Ok(())
@@ -142,6 +139,15 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
     let mut files: Vec<PathBuf> = folder.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "wasm"));
     files.sort();
+    // Such as `orderbook (1).wasm`, which a browser writes beside `orderbook.wasm`.
+    files.retain(|file| {
+        let is_name = file.file_stem().is_some_and(|name| name.to_str().is_some_and(is_principal));
+        if !is_name {
+            let file = file.display();
+            tracing::warn!("{file} is not loaded, for a plugin's name is 1 to 64 of A-Z a-z 0-9 . _ -");
+        }
+        is_name
+    });
     let plugin = |file: PathBuf| {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let pattern = |text: String| Pattern::try_from(text).map_err(anyhow::Error::msg);
@@ -155,10 +161,10 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
 pub fn check(args: CheckArgs) -> anyhow::Result<()> {
     // Once, for a pipe has it once.
     let text = args.config.as_deref().map(Text::first).transpose().map_err(anyhow::Error::msg)?;
-    let config = match &text {
-        Some(text) => text.config(&environment()),
-        None => Config::load(None, &environment()),
-    };
+    let config = environment().and_then(|environment| match &text {
+        Some(text) => text.config(&environment),
+        None => Config::load(None, &environment),
+    });
     let config = config.map_err(anyhow::Error::msg)?;
     let text = text.as_ref().map_or("", Text::as_str);
     let place = |at: usize, error: String| match &args.config {
@@ -183,6 +189,7 @@ pub fn check(args: CheckArgs) -> anyhow::Result<()> {
     if !wrong.is_empty() {
         return Err(Faults(wrong).into());
     }
+    config.risks(args.config.as_deref()).iter().for_each(|risk| remark(format_args!("switchyard: {risk}")));
     let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
     print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;
     Ok(())

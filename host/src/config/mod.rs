@@ -1,11 +1,16 @@
 //! The configuration: one TOML file and what the environment overrides. Each module owns its part; here they are
 //! put together and checked against one another.
 
+mod check;
 mod mask;
 mod overrides;
+mod place;
+mod risks;
 mod text;
 
 pub use overrides::{Environment, environment};
+pub use place::{find, line};
+pub use risks::is_open;
 pub use text::Text;
 
 use crate::{
@@ -20,9 +25,10 @@ use crate::{
     session::SessionConfig,
     store::{HistoryConfig, RedisUrl, Site},
 };
+use place::Place;
 use serde::Deserialize;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -139,8 +145,14 @@ impl Config {
             Some(span) => format!("{}:{}", file.display(), line(text, span.start)),
             None => file.display().to_string(),
         };
-        let config: Self = toml::from_str(text)
-            .map_err(|error| format!("{}: {}", at(error.span()), one_line(error.message())))?;
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let message = one_line(error.message());
+            let key = error.span().map(|span| place::key_at(text, span.start)).unwrap_or_default();
+            match key.is_empty() || message.contains(&key) {
+                true => format!("{}: {message}", at(error.span())),
+                false => format!("{}: {key}: {message}", at(error.span())),
+            }
+        })?;
         config.check().map_err(|(place, message)| format!("{}: {message}", at(Some(place.find(text)))))?;
         let mut config = overrides::lay_over(config, text, environment)?;
         config.share_trust();
@@ -150,49 +162,6 @@ impl Config {
     /// Gives each plugin the keys that it is verified with.
     pub fn share_trust(&mut self) {
         self.plugins.iter_mut().for_each(|plugin| plugin.trust = self.signatures.clone());
-    }
-
-    /// What no part can see alone, with the place in the text.
-    fn check(&self) -> Result<(), (Place, String)> {
-        for tier in self.keys.iter().filter_map(|key| key.tier.as_ref()) {
-            if !self.tiers.contains_key(tier.get_ref()) {
-                let name = tier.get_ref();
-                return Err((
-                    Place::Span(tier.span()),
-                    format!("tier '{name}' is not configured; add [tier.{name}]"),
-                ));
-            }
-        }
-        let mut names = HashSet::new();
-        for plugin in &self.plugins {
-            let (name, span) = (plugin.name(), Place::Span(plugin.name.span()));
-            if !is_principal(name) {
-                return Err((span, format!("'{name}' is no plugin's name: 1 to 64 of A-Z a-z 0-9 . _ -")));
-            }
-            if !names.insert(name) {
-                return Err((span, format!("there are two plugins '{name}'; names are given once")));
-            }
-        }
-        if self.signatures.require && self.signatures.keys.is_empty() {
-            let message = "signatures.require is true, but signatures.keys has none, so that no plugin could be loaded: add what `switchyard plugin keygen` prints";
-            return Err((Place::Key("signatures", "require"), message.to_owned()));
-        }
-        let outbox = self.session.outbox;
-        if outbox < 4 * self.session.message {
-            let message = "session.outbox must be at least four times session.message, or replays do not fit";
-            return Err((Place::Key("session", "outbox"), message.to_owned()));
-        }
-        if self.session.message >= self.server.frame {
-            let message = "server.frame must be larger than session.message, which it carries";
-            return Err((Place::Key("server", "frame"), message.to_owned()));
-        }
-        if !self.server.path.starts_with('/') || self.server.path.contains(['{', '}', '*', '?']) {
-            return Err((
-                Place::Key("server", "path"),
-                format!("server.path '{}' is no path such as /v2/realtime", self.server.path),
-            ));
-        }
-        Ok(())
     }
 
     /// Paths in a file are relative to it.
@@ -219,45 +188,6 @@ impl Config {
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
-}
-
-/// Where something that is wrong stands.
-enum Place {
-    Span(std::ops::Range<usize>),
-    /// A key of a section.
-    Key(&'static str, &'static str),
-}
-
-impl Place {
-    fn find(&self, text: &str) -> std::ops::Range<usize> {
-        match self {
-            Place::Span(span) => span.clone(),
-            Place::Key(section, key) => find(text, section, key),
-        }
-    }
-}
-
-/// Where a key is written, else its section, else the start.
-pub fn find(text: &str, section: &str, key: &str) -> std::ops::Range<usize> {
-    let (mut at, mut here, mut found) = (0, String::new(), 0..0);
-    for line in text.split_inclusive('\n') {
-        let (start, name) = (at, line.split('=').next().unwrap_or_default().trim());
-        at += line.len();
-        if let Some(header) = name.strip_prefix('[') {
-            here = header.trim_end_matches(']').trim().to_owned();
-            if here == section {
-                found = start..at;
-            }
-        } else if (here == section && name == key) || (here.is_empty() && name == format!("{section}.{key}"))
-        {
-            return start..at;
-        }
-    }
-    found
-}
-
-pub fn line(text: &str, at: usize) -> usize {
-    text[..at.min(text.len())].matches('\n').count() + 1
 }
 
 fn one_line(message: &str) -> String {
@@ -342,28 +272,34 @@ mod tests {
             ("[server]\nlisten = \"here\"", "s.toml:2:"),
             (
                 "[server]\n\nlsten = \"127.0.0.1:1\"",
-                "s.toml:3: unknown field `lsten`, expected one of `listen`",
+                "s.toml:3: server: unknown field `lsten`, expected one of `listen`",
             ),
-            ("[session]\nttl = \"2 moons\"", "s.toml:2: '2 moons' is no duration, such as"),
+            ("[session]\nttl = \"2 moons\"", "s.toml:2: session.ttl: '2 moons' is no duration, such as"),
             (
                 "[rooms]\nungoverned = \"ajar\"",
-                "s.toml:2: unknown variant `ajar`, expected `open` or `closed`",
+                "s.toml:2: rooms.ungoverned: unknown variant `ajar`, expected `open` or `closed`",
             ),
             ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url 'mongo://…' is not known"),
-            ("[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []", "s.toml:2: a digest is 'sha256:'"),
+            (
+                "[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []",
+                "s.toml:2: key.digest: a digest is 'sha256:'",
+            ),
             (
                 &format!(
                     "[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"gold\""
                 ),
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
-            ("[memory]\nlimit = \"0%\"", "s.toml:2: memory.limit '0%' is no share; it is a size of"),
-            ("[rooms]\nhistory = { bytes = \"a lot\" }", "s.toml:2: 'a lot' is no size, such as"),
+            ("[memory]\nlimit = \"0%\"", "s.toml:2: memory.limit: '0%' is no share; it is a size of"),
+            ("[rooms]\nhistory = { bytes = \"a lot\" }", "s.toml:2: rooms.history.bytes: 'a lot' is no size, such as"),
             ("x = [", "s.toml:1:"),
-            ("[limits]\nunauthenticated = 0", "s.toml:2: invalid value: integer `0`"),
-            ("[limits]\n\ntrusted = [\"10.0.0.1/8\"]", "s.toml:3: '10.0.0.1/8' has bits beyond its first 8"),
-            ("[limits.address]\nfailures = \"20/h\"", "s.toml:2: '20/h' is not a rate; expected e.g."),
-            ("[signatures]\nkeys = [\"ed25519:AAAA\"]", "s.toml:2: a trusted key is 'ed25519:' and 32 bytes"),
+            ("[limits]\nunauthenticated = 0", "s.toml:2: limits.unauthenticated: invalid value: integer `0`"),
+            ("[limits]\n\ntrusted = [\"10.0.0.1/8\"]", "s.toml:3: limits.trusted: '10.0.0.1/8' has bits beyond its first 8"),
+            ("[limits.address]\nfailures = \"20/h\"", "s.toml:2: limits.address.failures: '20/h' is not a rate; expected e.g."),
+            (
+                "[signatures]\nkeys = [\"ed25519:AAAA\"]",
+                "s.toml:2: signatures.keys: a trusted key is 'ed25519:' and 32 bytes",
+            ),
             (
                 "[signatures]\nrequire = true",
                 "s.toml:2: signatures.require is true, but signatures.keys has none",
@@ -415,7 +351,7 @@ mod tests {
             }
         }
         let error = read(&format!("store = \"{url}\""), &[]).unwrap_err();
-        assert_eq!(error, "s.toml:1: invalid type: string \"redis://…\", expected struct StoreConfig");
+        assert_eq!(error, "s.toml:1: store: invalid type: string \"redis://…\", expected struct StoreConfig");
         for name in ["STORE__PREFIX", "SERVER__LISTEN", "STORE__HOST", "SESSION__TTL", "ROOMS__HISTORY__AGE"]
         {
             let error = read("", &[(&format!("SWITCHYARD_{name}"), url)]).unwrap_err();

@@ -1,15 +1,25 @@
 //! What the environment overrides.
 
 use super::{Config, one_line};
+use std::ffi::OsString;
 
 /// Variables of the environment, name and value.
 pub type Environment = Vec<(String, String)>;
 
 const PREFIX: &str = "SWITCHYARD_";
 
-/// The process's own.
-pub fn environment() -> Environment {
-    std::env::vars().filter(|(name, _)| name.starts_with(PREFIX)).collect()
+/// The process's own, as far as it overrides anything. The error names the variable that is no text.
+pub fn environment() -> Result<Environment, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        let shown = name.to_string_lossy().into_owned();
+        path(&shown)?;
+        Some(match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => Ok((name, value)),
+            (Err(_), _) => Err(format!("{shown}: the name of this variable is not text in UTF-8")),
+            (_, Err(_)) => Err(format!("{shown}: its value is not text in UTF-8")),
+        })
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 /// The configuration of `text` with the variables over it. The error names the variable that is wrong.

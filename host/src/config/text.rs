@@ -42,7 +42,8 @@ impl Text {
     ) -> Result<Self, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
         let bytes = read.map_err(|error| wrong(&error))?;
-        let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is not text in UTF-8"))?;
+        let text = String::from_utf8(file::without_mark(&bytes).to_vec())
+            .map_err(|_| wrong(&"it is not text in UTF-8"))?;
         Ok(Self { file: file.to_owned(), text, kind })
     }
 

@@ -3,7 +3,7 @@
 use super::{Hub, pings::Pings, unavailable};
 use crate::{
     close::Close,
-    key::{Digest, Key, Keys},
+    key::{Digest, Key, Keys, Scope},
     memory::{Charge, Kind},
     outbox::Outbox,
     protocol::{Code, Frame, Position, Refusal, reply, unix_ms},
@@ -90,10 +90,11 @@ impl Connections {
         }
     }
 
-    /// Closes those whose key is gone (4410) or has expired (4401).
+    /// Closes those whose key is gone (4410) or has expired (4401), or may no longer hear the rooms that they are in (4600): those
+    /// come back without them.
     pub fn recheck(&self, keys: &Keys) {
         let refused = |connection: &Arc<Connection>| {
-            keys.find(&connection.key).err().map(|refusal| (connection.clone(), refusal))
+            connection.hears_by(keys).err().map(|refusal| (connection.clone(), refusal))
         };
         // Told without the lock: whoever comes or leaves meanwhile is not held up.
         let refused: Vec<_> = self.by_id.read().expect(HELD).values().filter_map(refused).collect();
@@ -108,6 +109,7 @@ impl Connections {
 pub fn refused_by_key(refusal: &Refusal) -> Close {
     match refusal.code {
         Code::ExpiredKey => Close::Unauthorized,
+        Code::Forbidden => Close::Draining(0),
         _ => Close::Revoked,
     }
 }
@@ -149,6 +151,15 @@ impl Drop for Registered {
 }
 
 impl Connection {
+    /// Whether it may stay as it is, by what its key is now.
+    pub fn hears_by(&self, keys: &Keys) -> Result<(), Refusal> {
+        let key = keys.find(&self.key)?;
+        match self.rooms.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => key.require(Scope::Subscribe, "hear its rooms any more"),
+        }
+    }
+
     /// Asks the client for a sign of life.
     pub fn probe(&self) {
         let nonce = self.pings.probe();

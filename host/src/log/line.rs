@@ -62,8 +62,11 @@ impl Visit for Line<'_> {
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
-        let sources = std::iter::successors(error.source(), |error| (*error).source());
-        let all = sources.fold(error.to_string(), |all, source| format!("{all}: {source}"));
+        let (mut all, mut source) = (error.to_string(), error.source());
+        while let Some(error) = source {
+            all += &format!(": {error}");
+            source = error.source();
+        }
         self.put(field, format_args!("{all}"));
     }
 }

@@ -96,8 +96,13 @@ async fn renew(
         let read = reader.run(move || Certificate::read(&files)).await;
         let read = read.unwrap_or_else(|fault| Err(fault.to_string()));
         let renewed = read.map(|certificate| tls.renew(certificate));
-        if let Err(error) = &renewed {
-            tracing::error!("{error}; the certificate stays as it was");
+        match &renewed {
+            Ok(true) => {
+                tracing::info!("the certificate was read again; it is {}", tls.validity());
+                super::show(&tls, &status);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!("{error}; the certificate stays as it was"),
         }
         status.refused("the certificate", renewed.err());
     }

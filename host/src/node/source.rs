@@ -54,9 +54,9 @@ impl Source {
 
     /// What the node begins with.
     pub fn load(&self) -> Result<Config, String> {
-        let Some(file) = &self.file else { return Config::load(None, &environment()) };
+        let Some(file) = &self.file else { return Config::load(None, &environment()?) };
         let text = Text::first(file)?;
-        let config = text.config(&environment())?;
+        let config = text.config(&environment()?)?;
         let shown = file.display();
         if text.is_empty() {
             tracing::warn!("{shown}: it is empty: everything has its default, and there are no keys");
@@ -74,7 +74,8 @@ impl Source {
             if text.is_empty() {
                 return Err(NotTaken::Wrong(format!("{}: it is empty", file.display())));
             }
-            Ok((text.config(&environment()).map_err(NotTaken::Wrong)?, text.digest()))
+            let environment = environment().map_err(NotTaken::Wrong)?;
+            Ok((text.config(&environment).map_err(NotTaken::Wrong)?, text.digest()))
         };
         self.reader().run(read).await.map_err(|fault| NotTaken::Unread(fault.to_string()))?
     }

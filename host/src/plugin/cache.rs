@@ -36,9 +36,19 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
-    /// Makes the folder if it is not there.
+    /// Makes the folder if it is not there. Where it cannot be written to, plugins are compiled at each start; an error is one
+    /// that others could write to.
     pub fn open(&self) -> Result<Option<Cache>, String> {
-        self.folder.as_deref().map(Cache::open).transpose()
+        let Some(folder) = &self.folder else { return Ok(None) };
+        match Cache::open(folder) {
+            Ok(cache) => Ok(Some(cache)),
+            Err(Closed::Unsafe(why)) => Err(why),
+            Err(Closed::Unwritable(error)) => {
+                let folder = folder.display();
+                tracing::warn!(%error, "cache.folder: {folder} cannot be written to; compiled plugins are not kept");
+                Ok(None)
+            }
+        }
     }
 
     /// Whether [`Self::open`] would refuse it, as far as this can be seen without making anything, and as
@@ -51,6 +61,16 @@ impl CacheConfig {
     }
 }
 
+/// Why a folder holds no cache.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    /// Others could put code there that the node would run.
+    #[error("{0}")]
+    Unsafe(String),
+    #[error("{0}")]
+    Unwritable(#[from] io::Error),
+}
+
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -60,23 +80,26 @@ pub struct Cache {
 
 impl Cache {
     /// A folder that others can write to is refused: what they put there would be run in the node.
-    pub fn open(folder: &Path) -> Result<Self, String> {
+    pub fn open(folder: &Path) -> Result<Self, Closed> {
         let name = folder.display();
-        let wrong = |error: io::Error| format!("cache.folder: {name}: {error}");
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(wrong)?;
-        let metadata = fs::metadata(folder).map_err(wrong)?;
-        is_private(folder, &metadata)?;
+        // What is there already is looked at first, whatever may be done with it.
+        if let Ok(metadata) = fs::metadata(folder) {
+            is_private(folder, &metadata).map_err(Closed::Unsafe)?;
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let metadata = fs::metadata(folder)?;
+        is_private(folder, &metadata).map_err(Closed::Unsafe)?;
         // Who this process is shows by a file that it makes.
-        let probe = folder.join(fresh("probe").map_err(wrong)?);
+        let probe = folder.join(fresh("probe")?);
         let made = create(&probe).and_then(|file| file.metadata());
         fs::remove_file(&probe).ok();
-        let owner = made.map_err(wrong)?.uid();
+        let owner = made?.uid();
         if metadata.uid() != owner {
-            return Err(format!(
+            return Err(Closed::Unsafe(format!(
                 "cache.folder: {name} belongs to the user {}, and this node is the user {owner}: give the node a \
                  folder of its own",
                 metadata.uid()
-            ));
+            )));
         }
         Ok(Self { folder: folder.to_owned(), owner })
     }

@@ -180,8 +180,8 @@ pub fn signature_file(file: &Path) -> PathBuf {
 pub fn read_signature(file: &Path) -> Result<Option<String>, Unreadable> {
     match file::read(file, SIGNATURE) {
         Ok(bytes) => {
-            let text =
-                String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            let text = String::from_utf8(file::without_mark(&bytes).to_vec())
+                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
             Ok(Some(text))
         }
         Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -8,6 +8,7 @@ use super::engine::Budget;
 use super::failure::{self, Call, Failure, FailureKind, LIFTED};
 use super::filters::Plan;
 use super::imports::{State, Voice};
+use crate::protocol::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -172,8 +173,12 @@ impl Instance {
         })?;
         if let Ok(publish::Verdict::Replace(data)) = &answer {
             // A raw value is checked for UTF-8 too, and it is what the host will embed.
-            if let Err(error) = serde_json::from_slice::<&serde_json::value::RawValue>(data) {
-                return Err(self.nonsense(Call::Publish, format!("a replacement that is not JSON ({error})")));
+            let wrong = match serde_json::from_slice::<&serde_json::value::RawValue>(data) {
+                Ok(json) => json::check(json.get()).err().map(|unfit| format!("a replacement that {unfit}")),
+                Err(error) => Some(format!("a replacement that is not JSON ({error})")),
+            };
+            if let Some(wrong) = wrong {
+                return Err(self.nonsense(Call::Publish, wrong));
             }
         }
         Ok(answer.map(Verdict::from).map_err(Refusal::from))

@@ -89,12 +89,14 @@ impl Meters {
         }
     }
 
+    /// What is negative or no number is not observed: the sum of a histogram only grows.
     pub fn observe(&self, id: u32, value: f64) {
         if let Some((_, Cell::Histogram { buckets, sum })) = self.cells.get(&id)
             && value.is_finite()
+            && value >= 0.0
         {
             buckets[BOUNDS.partition_point(|bound| *bound < value)].fetch_add(1, Relaxed);
-            let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
+            let add = |bits| Some((f64::from_bits(bits) + value).min(f64::MAX).to_bits());
             let _ = sum.fetch_update(Relaxed, Relaxed, add);
         }
     }
@@ -135,13 +137,16 @@ mod tests {
         meters.count(1, 3);
         meters.count(2, 1);
         meters.count(9, 1);
-        for value in [0.5, 1.0, 5e6, f64::NAN] {
+        for value in [0.5, 1.0, 5e6, f64::NAN, f64::INFINITY, -1.0] {
             meters.observe(2, value);
         }
         let buckets = [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1];
         let expected =
             [("orders", Reading::Counter(5)), ("size", Reading::Histogram { buckets, sum: 5_000_001.5 })];
         assert_eq!(meters.read(), expected);
+        (0..2).for_each(|_| meters.observe(2, f64::MAX));
+        let [_, (_, Reading::Histogram { sum, .. })] = meters.read()[..] else { panic!() };
+        assert_eq!(sum, f64::MAX, "a sum stays a number");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod error;
 mod frame;
 pub mod http;
+pub mod json;
 pub mod message;
 pub mod reply;
 pub mod request;

@@ -3,6 +3,7 @@
 
 mod handshake;
 mod opening;
+mod origin;
 mod refusal;
 mod tls;
 mod upgrade;
@@ -17,7 +18,8 @@ use crate::{
     unit,
 };
 use opening::Opening;
-use serde::Deserialize;
+use origin::Origin;
+use serde::{Deserialize, Deserializer, de::Error};
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -35,13 +37,36 @@ pub struct ServerConfig {
     #[serde(deserialize_with = "unit::address")]
     pub listen: SocketAddr,
     /// Where the WebSocket is.
+    #[serde(deserialize_with = "path")]
     pub path: String,
     /// Bytes of a frame, and of a message of several frames.
     #[serde(deserialize_with = "unit::size")]
     pub frame: usize,
     pub tls: Option<TlsConfig>,
+    /// How long a node that is told to stop serves on, while it says that it is not ready.
+    #[serde(deserialize_with = "unit::duration")]
+    pub drain_delay: Duration,
     /// Pages that browsers may connect from; absent: any.
-    pub origins: Option<Vec<String>>,
+    pub origins: Option<Vec<Origin>>,
+}
+
+/// A path that requests can have and that stands for itself alone.
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let path = String::deserialize(from)?;
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c);
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && ![".", ".."].contains(&part)
+            && !part.starts_with(':')
+            && part.chars().all(is_letter)
+    };
+    let parts = path.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    match parts.is_some_and(|parts| path == "/" || parts.split('/').all(is_part)) {
+        true => Ok(path),
+        false => Err(D::Error::custom(format!(
+            "server.path '{path}' is no path such as /v2/realtime: a /, then parts of letters, digits and -._~ with a / between"
+        ))),
+    }
 }
 
 impl Default for ServerConfig {
@@ -51,6 +76,7 @@ impl Default for ServerConfig {
             path: "/v2/realtime".into(),
             frame: 128 << 10,
             tls: None,
+            drain_delay: Duration::ZERO,
             origins: None,
         }
     }
@@ -130,6 +156,8 @@ async fn accept<F, Served>(
         };
         match accepted {
             Ok((tcp, remote)) => {
+                // On `[::]` who comes by IPv4 has an address that begins with `::ffff:`.
+                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                 let admitted = tokio::select! {
                     admitted = limits.admit(remote.ip()) => admitted,
                     () = draining.cancelled() => return,

@@ -175,7 +175,7 @@ fn unfit(why: &Unfit) -> Response {
 /// Browsers do not show a page the answer to an upgrade, but they do show a close code.
 fn forbidden_origin(door: &Door, origin: Option<&str>) -> Option<Rejected> {
     let (origin, allowed) = (origin?, door.config.origins.as_ref()?);
-    if allowed.iter().any(|allowed| allowed == origin) {
+    if allowed.iter().any(|allowed| allowed.is(origin)) {
         return None;
     }
     let message = format!("pages from {} may not connect here", origin.escape_debug());

@@ -150,7 +150,12 @@ impl Active {
                 Err(_) => Decision::Nothing,
             },
             Request::Members { room } => {
-                Decision::Members { id, room: self.joined(&room, "see the members of")? }
+                let room = self.joined(&room, "see the members of")?;
+                // Everybody is in that one, so its members are all principals there are.
+                if room.kind() == Kind::Broadcast {
+                    key.require(Scope::Admin, "see the members of '*'")?;
+                }
+                Decision::Members { id, room }
             }
             Request::History { room, since, limit } => {
                 Decision::History { id, room: self.joined(&room, "read the history of")?, since, limit }

@@ -1,30 +1,31 @@
 //! The data of an `orderbook` event: `{"offset": …, "bids": [["price", "size"], …], "asks": […]}`.
 
-use crate::decimal::Decimal;
+use crate::decimal::{Checked, Decimal};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::cmp::Ordering;
 use switchyard_sdk::{Message, Reject};
 
 /// A book, or a change of one: each level is the size that now stands at a price, and size 0 removes it.
 /// Fields beside the two sides are not looked at.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a book: {\"bids\": [...], \"asks\": [...]}")]
-pub(crate) struct Book {
-    bids: Vec<Level>,
-    asks: Vec<Level>,
+pub(crate) struct Book<Number = Decimal> {
+    bids: Vec<Level<Number>>,
+    asks: Vec<Level<Number>>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(expecting = "a level: [price, size]")]
-struct Level(Decimal, Decimal);
+struct Level<Number = Decimal>(Number, Number);
 
 impl Level {
-    fn price(self) -> f64 {
-        self.0.0
+    fn price(&self) -> &Decimal {
+        &self.0
     }
 
-    fn size(self) -> f64 {
-        self.1.0
+    fn size(&self) -> &Decimal {
+        &self.1
     }
 }
 
@@ -45,12 +46,18 @@ impl Book {
         if message.data.trim_ascii_start().starts_with(b"[") {
             return Err(Reject::invalid("data is a list, but a book is {\"bids\": [...], \"asks\": [...]}"));
         }
-        message.json()
+        message.read().map_or_else(|| Err(Self::wrong(message)), Ok)
+    }
+
+    /// What is wrong with data that is no book, with the place.
+    fn wrong(message: Message<'_>) -> Reject {
+        let checked = message.json::<Book<Checked>>();
+        checked.err().unwrap_or_else(|| Reject::invalid("data is no book"))
     }
 
     /// The largest size of a level.
-    pub(crate) fn largest(&self) -> Option<f64> {
-        self.bids.iter().chain(&self.asks).map(|level| level.size()).reduce(f64::max)
+    pub(crate) fn largest(&self) -> Option<&Decimal> {
+        self.bids.iter().chain(&self.asks).map(Level::size).max()
     }
 
     /// Leaves the best `depth` levels of each side; `message` is what this book was read from. Answers the new
@@ -59,9 +66,8 @@ impl Book {
     /// # Errors
     /// `message` is another one.
     pub(crate) fn cut(&self, depth: usize, message: Message<'_>) -> Result<Option<(Vec<u8>, u64)>, Reject> {
-        // The bits of numbers that are not negative are in the order of the numbers.
-        let bids = kept(&self.bids, depth, |level| !level.price().to_bits());
-        let asks = kept(&self.asks, depth, |level| level.price().to_bits());
+        let bids = kept(&self.bids, depth, |one, other| other.price().cmp(one.price()));
+        let asks = kept(&self.asks, depth, |one, other| one.price().cmp(other.price()));
         if bids.is_none() && asks.is_none() {
             return Ok(None);
         }
@@ -87,16 +93,15 @@ impl Book {
 }
 
 /// Which levels stay, `None` for all: the best `depth` of those with a size, and every removal. A removal adds no
-/// depth, and without it a subscriber's book would show for ever what is gone. The best has the lowest rank.
-fn kept(side: &[Level], depth: usize, rank: fn(Level) -> u64) -> Option<Vec<bool>> {
-    let sized = side.iter().enumerate().filter(|(_, level)| level.size() > 0.0);
-    let mut ranked: Vec<(u64, usize)> = sized.map(|(index, level)| (rank(*level), index)).collect();
+/// depth, and without it a subscriber's book would show for ever what is gone. The best comes first in `order`.
+fn kept(side: &[Level], depth: usize, order: fn(&Level, &Level) -> Ordering) -> Option<Vec<bool>> {
+    let mut ranked: Vec<usize> = (0..side.len()).filter(|index| !side[*index].size().0.is_zero()).collect();
     if ranked.len() <= depth {
         return None;
     }
-    ranked.sort_unstable();
+    ranked.sort_unstable_by(|one, other| order(&side[*one], &side[*other]).then(one.cmp(other)));
     let mut kept = vec![true; side.len()];
-    for (_, index) in &ranked[depth..] {
+    for index in &ranked[depth..] {
         kept[*index] = false;
     }
     Some(kept)

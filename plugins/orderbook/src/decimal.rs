@@ -1,42 +1,66 @@
 //! A price or a size.
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use serde_json::value::RawValue;
 use std::fmt;
 
-/// Finite and not negative; a JSON number or, as exchanges write it to keep every digit, a text such as
-/// `"13.34"`. -0 is 0. Only compared: what is sent on are the bytes that came.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Decimal(pub(crate) f64);
+/// Not negative; a JSON number or, as exchanges write it to keep every digit, a text such as `"13.34"`. Only compared: what is
+/// sent on are the bytes that came.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Decimal(pub(crate) switchyard_sdk::Decimal);
+
+impl Decimal {
+    /// `None` for what is no such number.
+    pub(crate) fn of(value: &RawValue) -> Option<Self> {
+        switchyard_sdk::Decimal::of(value).filter(|number| !number.is_negative()).map(Self)
+    }
+}
 
 impl<'de> Deserialize<'de> for Decimal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Decimal;
+        let value = <&RawValue>::deserialize(deserializer)?;
+        Self::of(value).ok_or_else(|| D::Error::custom("no decimal"))
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a decimal of 0 or more, such as \"13.34\"")
-            }
+/// The same, only looked at: its error names the place, which is not known any more once a value was read as text.
+pub(crate) struct Checked;
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Decimal, E> {
-                // Read as a filter's number is, so that equal digits compare equal; std's parser would also take "inf".
-                match serde_json::from_slice(text.as_bytes()) {
-                    Ok(number) if number >= 0.0 => Ok(Decimal(f64::abs(number))),
-                    _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
-                }
-            }
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
 
-            fn visit_f64<E: Error>(self, number: f64) -> Result<Decimal, E> {
-                if number < 0.0 {
-                    return Err(E::invalid_value(Unexpected::Float(number), &self));
-                }
-                Ok(Decimal(number.abs()))
-            }
+impl Visitor<'_> for Checked {
+    type Value = Self;
 
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Decimal, E> {
-                Ok(Decimal(number as f64))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a decimal of 0 or more, such as \"13.34\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self, E> {
+        match switchyard_sdk::Decimal::parse(text) {
+            Some(number) if !number.is_negative() => Ok(self),
+            _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
         }
-        deserializer.deserialize_any(Text)
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Self, E> {
+        match number < 0.0 {
+            true => Err(E::invalid_value(Unexpected::Float(number), &self)),
+            false => Ok(self),
+        }
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self, E> {
+        match number < 0 {
+            true => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+            false => Ok(self),
+        }
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
     }
 }

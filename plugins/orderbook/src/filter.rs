@@ -2,7 +2,7 @@
 
 use crate::quote::Quote;
 use serde::{Deserialize, Serialize};
-use switchyard_sdk::Plan;
+use switchyard_sdk::{Decimal, Plan};
 
 /// Both fields must hold; one of the markets is enough.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct Filter {
     pub markets: Option<Vec<String>>,
     /// The least size that a level or a trade must have; 0 or more, in units of the market.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_size: Option<f64>,
+    pub min_size: Option<Decimal>,
 }
 
 /// The most entries of `markets`.
@@ -21,12 +21,8 @@ const LONGEST: usize = 256;
 impl Filter {
     /// Markets in lower case, sorted and without repetition.
     pub(crate) fn normalized(mut self) -> Result<Self, String> {
-        if let Some(size) = &mut self.min_size {
-            if *size < 0.0 {
-                return Err(format!("minSize is {size}, but sizes are 0 or more"));
-            }
-            // Makes the -0.0 that is equal to 0.0 the same text too.
-            *size += 0.0;
+        if let Some(size) = self.min_size.as_ref().filter(|size| size.is_negative()) {
+            return Err(format!("minSize is {size}, but sizes are 0 or more"));
         }
         if let Some(markets) = &mut self.markets {
             if markets.len() > LONGEST {
@@ -52,7 +48,9 @@ impl Filter {
 
     /// A message without a size does not pass where one is asked for.
     pub(crate) fn passes(&self, quote: &Quote) -> bool {
-        self.min_size.is_none_or(|least| quote.largest.is_some_and(|largest| largest >= least))
+        self.min_size
+            .as_ref()
+            .is_none_or(|least| quote.largest.as_ref().is_some_and(|largest| largest.0 >= *least))
             && self.markets.as_ref().is_none_or(|markets| markets.binary_search(&quote.market).is_ok())
     }
 }

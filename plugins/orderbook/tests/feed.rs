@@ -93,6 +93,46 @@ fn filters_choose_markets_and_sizes_of_books_and_trades() {
 }
 
 #[test]
+fn an_odd_field_hides_a_trade_only_from_who_asks_for_it() {
+    let plugin = Harness::<Orderbook>::new(json!({})).unwrap();
+    let passes =
+        |filter: serde_json::Value, data: &str| plugin.delivers(filter, "trades", "trade", data).unwrap();
+    let (market, size) = (json!({ "markets": ["eth-usd"] }), json!({ "minSize": 0 }));
+    for odd in [r#""abc""#, r#"".5""#, r#""""#, "null", "-1", "[1]", "{}", "true", r#"1,"size":"x""#] {
+        let trade = format!(r#"{{"market":"ETH-USD","size":{odd}}}"#);
+        assert!(passes(market.clone(), &trade), "{trade}");
+        assert!(!passes(size.clone(), &trade), "{trade}");
+    }
+    for odd in ["7", "null", "[]", r#""x","market":{}"#] {
+        let trade = format!(r#"{{"size":1,"market":{odd}}}"#);
+        assert!(passes(size.clone(), &trade) && !passes(market.clone(), &trade), "{trade}");
+    }
+    assert!(
+        passes(market, r#"{"size":"x","size":"2","market":"crv-usd","market":"eth-usd"}"#),
+        "the last counts"
+    );
+}
+
+#[test]
+fn sizes_and_prices_are_compared_as_they_are_written() {
+    let plugin = Harness::<Orderbook>::new(json!({ "max_depth": 1 })).unwrap();
+    let least: serde_json::Value = serde_json::from_str(r#"{"minSize":9007199254740993}"#).unwrap();
+    for (size, passes) in
+        [("9007199254740992", false), ("9007199254740993", true), ("9007199254740993.0000001", true)]
+    {
+        for written in [size.to_owned(), format!("\"{size}\"")] {
+            let trade = format!(r#"{{"market":"eth-usd","size":{written}}}"#);
+            assert_eq!(plugin.delivers(&least, "trades", "trade", &trade).unwrap(), passes, "{trade}");
+        }
+    }
+    let book = r#"{"bids":[["9007199254740992","1"],["9007199254740993","2"]],"asks":[["1.00000000000000000002","1"],["1.00000000000000000001","2"]]}"#;
+    assert_eq!(
+        replaced(publish(&plugin, "orderbook", book).unwrap()),
+        r#"{"bids":[["9007199254740993","2"]],"asks":[["1.00000000000000000001","2"]]}"#
+    );
+}
+
+#[test]
 fn equal_filters_are_one_and_wrong_ones_are_named() {
     let plugin = Harness::<Orderbook>::new(json!({})).unwrap();
     for same in [

@@ -5,6 +5,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use switchyard_sdk::Decimal;
 
 /// The names of an event's fields, at the top of its data.
 #[derive(Debug, Deserialize)]
@@ -26,8 +27,9 @@ impl Default for Fields {
 /// What was found; a field that is missing, or of another kind, is `None`.
 #[derive(Debug, Default)]
 pub struct Event {
-    pub(crate) change: Option<f64>,
-    pub(crate) value: Option<f64>,
+    /// Up or down.
+    pub(crate) change: Option<Decimal>,
+    pub(crate) value: Option<Decimal>,
     /// In lower case, as in a normalized filter.
     pub(crate) chain: Option<String>,
     pub(crate) protocol: Option<String>,
@@ -72,9 +74,9 @@ impl<'de> Visitor<'de> for &Fields {
         let mut event = Event::default();
         while let Some(Text(name)) = map.next_key()? {
             if name == self.change {
-                event.change = number(map.next_value()?);
+                event.change = Decimal::of(map.next_value()?).map(Decimal::abs);
             } else if name == self.value {
-                event.value = number(map.next_value()?);
+                event.value = Decimal::of(map.next_value()?);
             } else if name == self.chain {
                 event.chain = lower(map.next_value()?);
             } else if name == self.protocol {
@@ -90,15 +92,6 @@ impl<'de> Visitor<'de> for &Fields {
 /// Borrowed unless it has escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Feeds write large or exact numbers as text, so a text that holds one is one. It is read as a filter's number is,
-/// so that equal digits compare equal.
-fn number(value: &RawValue) -> Option<f64> {
-    match text(value) {
-        Some(text) => serde_json::from_slice(text.as_bytes()).ok(),
-        None => serde_json::from_slice(value.get().as_bytes()).ok(),
-    }
-}
 
 fn lower(value: &RawValue) -> Option<String> {
     text(value).map(|text| text.to_ascii_lowercase())

@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use serde::{Deserialize, Serialize};
-use switchyard_sdk::Plan;
+use switchyard_sdk::{Decimal, Plan};
 
 /// Every field that is there must hold (and), one entry of a list is enough (or).
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -10,9 +10,9 @@ use switchyard_sdk::Plan;
 pub struct Filter {
     /// The least change, up or down; 0 or more, in the unit of the events.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_change: Option<f64>,
+    pub min_change: Option<Decimal>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_value: Option<f64>,
+    pub min_value: Option<Decimal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chains: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,14 +25,10 @@ const LONGEST: usize = 256;
 impl Filter {
     /// Lists in lower case, sorted and without repetition.
     pub(crate) fn normalized(mut self) -> Result<Self, String> {
-        if let Some(change) = &mut self.min_change {
-            if *change < 0.0 {
-                return Err(format!(
-                    "minChange is {change}, but is compared with the size of a change: 0 or more"
-                ));
-            }
-            // Makes the -0.0 that is equal to 0.0 the same text too.
-            *change += 0.0;
+        if let Some(change) = self.min_change.as_ref().filter(|change| change.is_negative()) {
+            return Err(format!(
+                "minChange is {change}, but is compared with the size of a change: 0 or more"
+            ));
         }
         for (name, list) in [("chains", &mut self.chains), ("protocols", &mut self.protocols)] {
             let Some(list) = list else { continue };
@@ -61,16 +57,16 @@ impl Filter {
 
     /// An event without a field that is asked for does not pass.
     pub(crate) fn passes(&self, event: &Event) -> bool {
-        let least = |asked: Option<f64>, found: Option<f64>| {
-            asked.is_none_or(|least| found.is_some_and(|found| found >= least))
+        let least = |asked: &Option<Decimal>, found: &Option<Decimal>| {
+            asked.as_ref().is_none_or(|least| found.as_ref().is_some_and(|found| found >= least))
         };
         let among = |asked: &Option<Vec<String>>, found: &Option<String>| {
             asked
                 .as_ref()
                 .is_none_or(|list| found.as_ref().is_some_and(|found| list.binary_search(found).is_ok()))
         };
-        least(self.min_change, event.change.map(f64::abs))
-            && least(self.min_value, event.value)
+        least(&self.min_change, &event.change)
+            && least(&self.min_value, &event.value)
             && among(&self.chains, &event.chain)
             && among(&self.protocols, &event.protocol)
     }

@@ -38,6 +38,31 @@ fn fields_are_and_lists_are_or_and_what_is_missing_does_not_match() {
 }
 
 #[test]
+fn numbers_are_compared_as_they_are_written() {
+    let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
+    let least: Value = serde_json::from_str(r#"{"minValue":9007199254740993}"#).unwrap();
+    for (value, passes) in [
+        ("9007199254740992", false),
+        ("9007199254740993", true),
+        ("\"9007199254740993\"", true),
+        ("\"9007199254740992.99999999\"", false),
+        ("1e17", true),
+        ("\".5\"", false),
+        ("\"\"", false),
+    ] {
+        assert_eq!(delivers(&plugin, &least, &format!(r#"{{"value":{value}}}"#)), passes, "{value}");
+    }
+    // One odd field hides an event only from who asks for it.
+    let chain = json!({ "chains": ["base"] });
+    for odd in ["\"abc\"", "\"\"", "[]", "null", "1,\"value\":\"x\""] {
+        assert!(
+            delivers(&plugin, &chain, &format!(r#"{{"chain":"base","value":{odd},"change":{odd}}}"#)),
+            "{odd}"
+        );
+    }
+}
+
+#[test]
 fn equal_filters_are_one_and_the_plan_saves_calls() {
     let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
     let canonical = r#"{"minChange":5.0,"chains":["base","ethereum"]}"#;

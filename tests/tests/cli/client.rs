@@ -155,3 +155,72 @@ async fn errors_are_one_clear_sentence() {
     fails(folder, &["listen", "--url", "http://127.0.0.1:1/", "prices"], "ws://").await;
     fails(folder, &["publish", "--url", &server.url, "--from", "gone.ndjson"], "").await;
 }
+
+/// As a container is stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_to_stop_acknowledges_the_last_message() {
+    for signal in ["TERM", "INT"] {
+        let server = Server::start("").await;
+        let mut listening = tokio::process::Command::new(binary())
+            .args(["listen", "--url", &server.url, "prices", "--json"])
+            .env("SWITCHYARD_KEY", READER)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("a process");
+        let mut heard = BufReader::new(listening.stdout.take().expect("piped")).lines();
+        switchyard_tests::eventually("a listener", async || {
+            let room = server.call("GET", "/v1/rooms/prices", Some(KEY), "").await;
+            room.1.contains(r#""members":1"#).then_some(())
+        })
+        .await;
+        let mut publisher = Client::connect(&server).await;
+        publisher.publish("prices", json!(1)).await;
+        let line = tokio::time::timeout(PATIENCE, heard.next_line()).await.expect("in time").expect("text");
+        assert!(line.is_some());
+        let id = listening.id().expect("it runs").to_string();
+        let sent = tokio::process::Command::new("kill").args(["-s", signal, &id]).status().await;
+        assert!(sent.expect("kill is there").success());
+        let ended =
+            tokio::time::timeout(PATIENCE, listening.wait()).await.expect("in time").expect("a status");
+        assert_eq!(ended.code(), Some(0), "{signal}: {ended}");
+        switchyard_tests::eventually("an acknowledgement", async || {
+            let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
+            (receipt["acknowledged"] == 1).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_is_told_to_stop_says_what_became_of_its_messages() {
+    let server = Server::start("").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let feed =
+        "{\"time\":0,\"room\":\"prices\",\"data\":1}\n{\"time\":86400000,\"room\":\"prices\",\"data\":2}\n";
+    fs::write(folder.path().join("feed"), feed).expect("a file");
+    let arguments = ["publish", "--url", &server.url, "--from", "feed", "--json"];
+    let mut command = switchyard_tests::command(folder.path(), &arguments, &[("SWITCHYARD_KEY", KEY)]);
+    let mut publishing = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let mut said = BufReader::new(publishing.stdout.take().expect("piped")).lines();
+    let line = tokio::time::timeout(PATIENCE, said.next_line())
+        .await
+        .expect("in time")
+        .expect("text")
+        .expect("a line");
+    assert!(line.contains(r#""offset":1"#), "{line}");
+    let id = publishing.id().expect("it runs").to_string();
+    let sent = tokio::process::Command::new("kill").args(["-s", "TERM", &id]).status().await;
+    assert!(sent.expect("kill is there").success());
+    let output = tokio::time::timeout(PATIENCE, publishing.wait_with_output())
+        .await
+        .expect("in time")
+        .expect("a status");
+    assert_eq!(output.status.code(), Some(1), "it was not all");
+    assert!(stderr(&output).contains("interrupted"), "{}", stderr(&output));
+}

@@ -95,3 +95,29 @@ async fn what_waits_is_sent_before_the_close() {
     };
     assert_eq!((last, u16::from(closed.code)), (100, 4600));
 }
+
+/// So that a load balancer sees it before anybody is turned away.
+#[tokio::test]
+async fn a_node_serves_on_for_its_drain_delay_while_it_says_that_it_is_not_ready() {
+    let server = Server::start("[server]\ndrain_delay = \"3s\"").await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices"])).await;
+    let began = Instant::now();
+    server.drain();
+    let (status, body) = eventually("not ready", async || {
+        let answer = server.call("GET", "/readyz", None, "").await;
+        (answer.0 == 503).then_some(answer)
+    })
+    .await;
+    assert!(status == 503 && body.contains("draining"), "{body}");
+    assert!(began.elapsed() < Duration::from_secs(2), "it says so at once");
+    let mut late = Client::connect(&server).await;
+    late.publish("prices", json!(1)).await;
+    assert_eq!(client.expect("message").await["data"], 1);
+    for client in [&mut client, &mut late] {
+        assert_eq!(client.closed().await.code, 4600);
+    }
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+    drop((client, late));
+    server.stop().await;
+}

@@ -20,7 +20,7 @@ fn certificate() -> (String, String) {
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
-fn write(folder: &Path, (certificate, key): &(String, String)) {
+pub fn write(folder: &Path, (certificate, key): &(String, String)) {
     std::fs::write(folder.join("cert.pem"), certificate).expect("a file");
     std::fs::write(folder.join("key.pem"), key).expect("a file");
 }

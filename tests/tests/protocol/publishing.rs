@@ -188,3 +188,32 @@ async fn a_key_makes_a_retry_safe_whatever_way_it_comes() {
     }
     member.settled().await;
 }
+
+/// What is good JSON by its grammar, and what no strict parser takes.
+#[tokio::test]
+async fn what_no_parser_takes_reaches_nobody() {
+    let server = Server::start("").await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["prices"])).await;
+    for data in [r#""\ud800""#, r#"{"a":["\udc00x"]}"#, "1e400", r#"[{"a":-1e400}]"#] {
+        client.send_text(&format!(r#"{{"type":"publish","id":1,"room":"prices","data":{data}}}"#)).await;
+        let answer = client.recv().await;
+        assert_eq!(
+            (&answer["id"], &answer["error"]["code"]),
+            (&json!(1), &json!("bad_frame")),
+            "{data}: {answer}"
+        );
+        let body = format!(r#"{{"room":"prices","data":{data}}}"#);
+        let refused = server.refused("POST", "/v1/publish", Some(KEY), body).await;
+        assert_eq!(refused, (400, "bad_frame".into()), "{data}");
+        let list = format!(r#"[{{"room":"prices","data":{data}}}]"#);
+        let (_, answer) = server.call("POST", "/v1/publish", Some(KEY), list).await;
+        assert!(answer.contains("bad_frame"), "{data}: {answer}");
+    }
+    for data in [r#""\ud83d\ude00""#, r#""\\ud800""#, "1e308"] {
+        client.send_text(&format!(r#"{{"type":"publish","id":2,"room":"prices","data":{data}}}"#)).await;
+        client.expect("published").await;
+        let heard = client.text().await;
+        assert!(heard.contains(&format!(r#""data":{data}"#)), "{data}: {heard}");
+    }
+}

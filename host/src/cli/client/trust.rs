@@ -1,5 +1,6 @@
 //! Which servers are believed over TLS.
 
+use crate::file::without_mark;
 use anyhow::{Context, bail};
 use std::{path::Path, sync::Arc};
 use tokio_rustls::rustls::{
@@ -21,8 +22,9 @@ pub fn install_provider() {
 /// Believes what the certificates in `file` signed, and these certificates themselves.
 pub fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let name = file.display().to_string();
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let text = std::fs::read(file).with_context(|| format!("--ca {name}"))?;
+    let certificates = CertificateDer::pem_slice_iter(without_mark(&text))
+        .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("--ca {name}: no PEM certificate can be read"))?;
     if certificates.is_empty() {
         bail!("--ca {name} holds no PEM certificate");

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Args)]
 pub struct BudgetArgs {
     /// What one call may take [default: 10ms]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::unit::parse_duration)]
     budget_call: Option<Duration>,
     /// What one instance may hold [default: 16MiB]
     #[arg(long, value_name = "SIZE")]

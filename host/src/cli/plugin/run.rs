@@ -18,7 +18,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     trial: TrialArgs,
     /// How long to measure
-    #[arg(long = "for", value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", default_value = "2s", value_parser = crate::unit::parse_duration)]
     time: Duration,
 }
 

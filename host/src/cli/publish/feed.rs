@@ -1,6 +1,6 @@
 //! A recorded feed: its lines, and when each is due.
 
-use crate::cli::client::wire::present;
+use crate::{cli::client::wire::present, file::without_mark};
 use anyhow::Context;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -137,6 +137,7 @@ fn parse(
     event: Option<&str>,
     speed: Speed,
 ) -> Option<Result<Outgoing, String>> {
+    let text = if number == 1 { without_mark(text) } else { text };
     if text.trim_ascii().is_empty() {
         return None;
     }

@@ -45,37 +45,3 @@ pub fn clip(text: &str) -> &str {
     let end = (0..=40.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     &text[..end]
 }
-
-/// Whether arrays and objects of valid JSON text are nested deeper than `most`.
-pub fn deeper_than(text: &str, most: usize) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => {
-                depth += 1;
-                if depth > most {
-                    return true;
-                }
-            }
-            b']' | b'}' if !quoted => depth -= 1,
-            _ => {}
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::MAX_DEPTH, *};
-
-    #[test]
-    fn depth_is_bounded_and_strings_do_not_count() {
-        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
-        assert!(deeper_than(&deep, MAX_DEPTH));
-        assert!(!deeper_than(&deep[1..257], MAX_DEPTH));
-        assert!(!deeper_than(&format!(r#"["{}\"["]"#, "[".repeat(200)), MAX_DEPTH));
-    }
-}

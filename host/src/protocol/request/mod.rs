@@ -7,17 +7,17 @@ mod wanted;
 pub use ack::Ack;
 pub use wanted::{Terms, Wanted};
 
-use super::{Code, Refusal};
-use fields::{clip, deeper_than, object, required, string, wrong};
+use super::{
+    Code, Refusal,
+    json::{self, Unfit},
+};
+use fields::{clip, object, required, string, wrong};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
 use wanted::{position, wanted};
 
-/// Objects and arrays inside one another, in `data` and in filters. Most parsers that subscribers and plugins
-/// use stop at this depth (serde_json's own default is 128).
-pub const MAX_DEPTH: usize = 128;
 /// Bytes of `event`.
 pub const MAX_EVENT: usize = 64;
 /// Bytes of the idempotency `key`.
@@ -72,7 +72,7 @@ pub enum Request<'a> {
 pub struct Publish<'a> {
     pub room: Cow<'a, str>,
     pub event: Option<Cow<'a, str>>,
-    /// JSON text, at most [`MAX_DEPTH`] deep.
+    /// JSON text that every parser takes: [`json::check`].
     pub data: &'a str,
     pub key: Option<Cow<'a, str>>,
 }
@@ -129,6 +129,10 @@ pub fn parse(text: &str) -> Parsed<'_> {
         && !matches!(id.get().as_bytes()[0], b'"' | b'-' | b'0'..=b'9')
     {
         return Err((None, wrong("id", id, "a string or a number")));
+    }
+    // It is repeated in the answer.
+    if let Some(Err(unfit)) = fields.id.map(|id| json::check(id.get())) {
+        return Err((None, Refusal::new(Code::BadFrame, format!("id {unfit}"))));
     }
     request(&fields).map(|request| (fields.id, request)).map_err(|refusal| (fields.id, refusal))
 }
@@ -203,9 +207,10 @@ pub fn parse_publish_to<'a>(room: &'static str, raw: &'a RawValue) -> Result<Pub
 
 fn publish<'a>(fields: &Fields<'a>, room: Cow<'a, str>) -> Result<Publish<'a>, Refusal> {
     let data = required(fields.data, "data")?.get();
-    if deeper_than(data, MAX_DEPTH) {
-        return Err(Refusal::invalid(format!("data is nested deeper than {MAX_DEPTH} levels")));
-    }
+    json::check(data).map_err(|unfit| {
+        let code = if unfit == Unfit::Deep { Code::InvalidRequest } else { Code::BadFrame };
+        Refusal::new(code, format!("data {unfit}"))
+    })?;
     let bounded = |name: &str, raw: Option<&'a RawValue>, most: usize| {
         let Some(raw) = raw else { return Ok(None) };
         let text = string(name, raw)?;
@@ -272,6 +277,17 @@ mod tests {
             (r#"{"type":7}"#, Code::InvalidRequest, "type is 7, but would be a string"),
             (r#"{"type":"shout"}"#, Code::UnknownType, "'shout'"),
             (r#"{"type":"publish","room":"a"}"#, Code::InvalidRequest, "'data' is missing"),
+            (
+                r#"{"type":"publish","room":"a","data":"\ud800"}"#,
+                Code::BadFrame,
+                "data has half of a surrogate pair",
+            ),
+            (
+                r#"{"type":"publish","room":"a","data":[1e400]}"#,
+                Code::BadFrame,
+                "data has a number beyond 1.8e308",
+            ),
+            (r#"{"type":"ping","id":"\udfff"}"#, Code::BadFrame, "id has half of a surrogate pair"),
             (r#"{"type":"subscribe","rooms":[]}"#, Code::InvalidRequest, "at least one"),
             (
                 &many(r#"{"type":"subscribe","rooms""#, "[", r#""a""#, "]"),

@@ -1,10 +1,10 @@
 //! One room of a `subscribe`, and a position in a room's history.
 
 use super::{
-    MAX_DEPTH, Position, Refusal,
-    fields::{clip, deeper_than, integer, object, required, string, wrong},
+    Position, Refusal,
+    fields::{clip, integer, object, required, string, wrong},
 };
-use crate::protocol::Code;
+use crate::protocol::{Code, json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, sync::Arc};
@@ -48,9 +48,8 @@ pub fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
         if !raw.get().starts_with('{') {
             let message = format!("filter is {}, but would be an object", clip(raw.get()));
             Err(Refusal::new(Code::FilterInvalid, message))
-        } else if deeper_than(raw.get(), MAX_DEPTH) {
-            let message = format!("filter is nested deeper than {MAX_DEPTH} levels");
-            Err(Refusal::new(Code::FilterInvalid, message))
+        } else if let Err(unfit) = json::check(raw.get()) {
+            Err(Refusal::new(Code::FilterInvalid, format!("filter {unfit}")))
         } else {
             Ok(raw.get())
         }

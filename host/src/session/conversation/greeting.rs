@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     hub::{self, Granted},
+    key::Scope,
     protocol::{Code, Id, Refusal, reply},
-    room::RoomName,
+    room::{Kind, RoomName},
     session::Heartbeat,
     store::{Join, Membership, Resumed},
 };
@@ -46,12 +47,20 @@ impl Conversation {
         let place = self.connection.outbox.reserve();
         let asked = resumed.rooms.into_iter().map(|(room, Membership { filter, position })| {
             let asked = Asked { room, filter, since: Some(position) };
-            (self.ask(&asked, false), asked)
+            // The key may have lost the scope since the room was joined.
+            let may = match asked.room.kind() {
+                Kind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
+                Kind::Broadcast | Kind::Inbox => Ok(()),
+            };
+            (may.map(|()| self.ask(&asked, false)), asked)
         });
         let asked: Vec<_> = asked.collect();
         let this = &*self;
         let seated = join_all(asked.into_iter().map(async |(answer, asked)| {
-            let granted = hub::answered(answer).await;
+            let granted = match answer {
+                Ok(answer) => hub::answered(answer).await,
+                Err(refusal) => Err(refusal),
+            };
             let seated = match granted {
                 Ok(Granted::Joined(joined)) => this.seated(asked.clone(), joined).await,
                 Ok(Granted::Offered(_)) => Err(Refusal::new(Code::Internal, "nothing was offered")),

@@ -4,7 +4,7 @@
 use super::Conversation;
 use crate::{
     hub::{self, Granted, Joined, Joining, Offer, Policy, Recovered, Recovery, Replay, Turns},
-    protocol::{Id, Position, Refusal, reply},
+    protocol::{Code, Id, Position, Refusal, reply},
     room::RoomName,
     session::active::{Refused, Wish, named_twice},
     store::{Join, Membership},
@@ -285,7 +285,7 @@ impl Conversation {
         let Some(seat) = self.active.release(&room) else {
             // Named twice in one request.
             let message = format!("room '{}' was left already", &*room);
-            let refusal = Refusal::new(crate::protocol::Code::NotSubscribed, message);
+            let refusal = Refusal::new(Code::NotSubscribed, message);
             return rejected(Refused::new(&room, refusal));
         };
         self.cut_short(&room).await;
@@ -294,7 +294,14 @@ impl Conversation {
     }
 
     pub(super) fn count_rooms(&self) {
-        self.connection.rooms.store(self.active.room_count() as u32, Ordering::Relaxed);
+        // In one order with the keys: who changes them finds the rooms, or they are found here.
+        self.connection.rooms.store(self.active.room_count() as u32, Ordering::SeqCst);
+        if let Err(refusal) = self.connection.hears_by(&self.services.keys.load())
+            && refusal.code == Code::Forbidden
+        {
+            self.connection.outbox.push(reply::error(None, &refusal).into());
+            self.connection.outbox.close(hub::refused_by_key(&refusal));
+        }
     }
 }
 

@@ -52,7 +52,7 @@ impl Keyring {
         let opened = super::open(&mut waiting, Metrics::default().store, &vitals);
         let late = |_| format!("the store {} does not answer", site.url);
         let (link, ..) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
-        Ok(Self::of(Arc::new(link), Names::new(&site.prefix)))
+        Ok(Self::of(Arc::new(link), Names::of(site)))
     }
 
     pub(super) fn of(link: Arc<Link>, names: Names) -> Self {

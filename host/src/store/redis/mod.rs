@@ -117,7 +117,7 @@ impl Redis {
     ) -> Result<Arc<Self>, String> {
         let mut waiting = Waiting::new(site, status);
         let (link, signals, connected) = open(&mut waiting, metrics.clone(), vitals).await?;
-        let names = Names::new(&site.prefix);
+        let names = Names::of(site);
         let shared = Shared::new(link, names, retention, metrics, feed, memory.clone());
         let (listener, requests) = mpsc::unbounded_channel();
         let listens = Listener::new(&shared, listener.downgrade());

@@ -1,16 +1,27 @@
 //! How keys and channels are called. Each begins with the configured prefix, and what belongs together has one hash tag:
 //! a room's keys that of the room, a principal's sessions that of its inbox. Tags that begin with a slash can be no room's.
 
-use super::SessionId;
+use super::{SessionId, Site};
 
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: String,
+    /// How the names of channels end. Keys are of a database, and channels of the whole server.
+    live: String,
 }
 
 impl Names {
+    /// Those of the first database.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), live: "live".to_owned() }
+    }
+
+    pub fn of(site: &Site) -> Self {
+        let names = Self::new(&site.prefix);
+        match site.url.database() {
+            0 => names,
+            database => Self { live: format!("live:{database}"), ..names },
+        }
     }
 
     fn key(&self, tag: &str, rest: &str) -> String {
@@ -59,12 +70,12 @@ impl Names {
 
     /// Sharded channel: a room's messages.
     pub fn live(&self, room: &str) -> String {
-        self.key(room, "live")
+        self.key(room, &self.live)
     }
 
     /// The room of a channel.
     pub fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
-        channel.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix("}:live")
+        channel.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix(&*self.live)?.strip_suffix("}:")
     }
 
     /// Hash: who holds a session, its rooms with position and filter.
@@ -154,7 +165,7 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::RedisUrl, *};
 
     #[test]
     fn a_channel_leads_back_to_its_room() {
@@ -162,5 +173,26 @@ mod tests {
         assert_eq!(names.live("dydx:eth-usd"), "sy:{dydx:eth-usd}:live");
         assert_eq!(names.room_of("sy:{dydx:eth-usd}:live"), Some("dydx:eth-usd"));
         assert_eq!(names.room_of("other:{a}:live"), None);
+        assert_eq!(names.room_of("sy:{a}:live:3"), None);
+    }
+
+    #[test]
+    fn each_database_has_channels_of_its_own() {
+        let of = |url: &str| Names::of(&Site { url: RedisUrl::parse(url).unwrap(), prefix: "sy".into() });
+        for (url, channel) in [
+            ("redis://x", "sy:{a:b}:live"),
+            ("redis://x/", "sy:{a:b}:live"),
+            ("redis://x/0", "sy:{a:b}:live"),
+            ("redis-cluster://x", "sy:{a:b}:live"),
+            ("redis://x/3", "sy:{a:b}:live:3"),
+            ("redis-sentinel://x/15?sentinelServiceName=main", "sy:{a:b}:live:15"),
+        ] {
+            let names = of(url);
+            assert_eq!(names.live("a:b"), channel, "{url}");
+            assert_eq!(names.room_of(channel), Some("a:b"));
+            assert_eq!(names.room("a:b"), "sy:{a:b}:room", "a database has its own keys as it is");
+        }
+        assert_eq!(of("redis://x/3").room_of("sy:{a}:live"), None);
+        assert_eq!(of("redis://x/3").room_of("sy:{a}:live:13"), None);
     }
 }

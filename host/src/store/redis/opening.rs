@@ -40,10 +40,10 @@ pub async fn open<Says: Fn(&str)>(
     metrics: StoreMetrics,
     vitals: &Vitals,
 ) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
-    let Site { url, prefix } = waiting.site;
+    let url = &waiting.site.url;
     let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error)).await?;
     link.check_version().await?;
-    let names = Names::new(prefix);
+    let names = Names::of(waiting.site);
     let claimed = loop {
         match claim_schema(&link, &names).await {
             Ok(claimed) => break claimed,

@@ -66,11 +66,21 @@ impl RedisUrl {
         if !database.is_empty() && database.parse::<u8>().is_err() {
             return Err(format!("its database is no number up to 255, as in /0; {HINT}"));
         }
+        if url.scheme().ends_with("-cluster") && !["", "0"].contains(&database) {
+            return Err("it names a database, and a Cluster has only one: leave it out".into());
+        }
         let (mut rest, mut sentinel_user, mut sentinel_password, mut service) = (vec![], None, None, false);
         for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let text = || percent_decode_str(value).decode_utf8().map(String::from);
+            let (is_sentinel, is_one) = (url.scheme().ends_with("-sentinel"), !url.scheme().contains('-'));
             match name {
+                "node" if is_one => {
+                    return Err(format!("its node= is for {}-cluster:// and {0}-sentinel://", url.scheme()));
+                }
+                _ if name.starts_with("sentinel") && !is_sentinel => {
+                    return Err("what begins with sentinel behind its ? is for redis-sentinel://".into());
+                }
                 "sentinelUsername" => {
                     sentinel_user = Some(text().map_err(|_| "its sentinelUsername is no text")?);
                 }
@@ -93,7 +103,7 @@ impl RedisUrl {
                 _ => {
                     return Err(format!(
                         "it has something behind the ? other than node=, sentinelServiceName=, sentinelUsername= or \
-                         sentinelPassword=; {HINT}"
+                         sentinelPassword=; a database is written as a path, as in /3; {HINT}"
                     ));
                 }
             }
@@ -132,6 +142,15 @@ impl RedisUrl {
             (*username, *password) = (self.sentinel_user.clone(), self.sentinel_password.clone());
         }
         Ok(config)
+    }
+
+    /// Its number, by which one server tells apart what has nothing to do with each other.
+    pub fn database(&self) -> u8 {
+        self.place.path().trim_start_matches('/').parse().unwrap_or(0)
+    }
+
+    pub fn has_password(&self) -> bool {
+        self.password.is_some() || self.sentinel_password.is_some()
     }
 
     pub fn secrets(&self) -> &Secrets {
@@ -238,6 +257,10 @@ mod tests {
                 "sentinelPassword is no text",
             ),
             ("redis-cluster://x?node=user:secret@x:1", "its node= is not HOST:PORT"),
+            ("redis://x/?db=3", "a database is written as a path, as in /3"),
+            ("redis://x?node=secret:1", "its node= is for redis-cluster:// and redis-sentinel://"),
+            ("redis://x?sentinelPassword=secret", "is for redis-sentinel://"),
+            ("redis-cluster://x/3", "a Cluster has only one"),
             ("redis-cluster://x?node=secret", "its node= is not HOST:PORT"),
         ] {
             let error = RedisUrl::parse(bad).unwrap_err();

@@ -1,0 +1,38 @@
+//! Two switchyards in two databases of one Redis, which share its channels.
+
+use serde_json::json;
+use switchyard_tests::{Node, Redis};
+
+#[tokio::test]
+async fn switchyards_in_two_databases_have_nothing_to_do_with_each_other() {
+    let redis = Redis::start().await;
+    let url = |database: u8| format!("redis://127.0.0.1:{}/{database}", redis.port());
+    let (first, third) = (Node::start(&url(0), "").await, Node::start(&url(3), "").await);
+    let again = Node::start(&url(3), "").await;
+    let (mut here, mut there, mut beside) =
+        (first.client().await, third.client().await, again.client().await);
+    for client in [&mut here, &mut there, &mut beside] {
+        client.subscribe(json!(["prices"])).await;
+    }
+    for n in 0..50 {
+        here.publish("prices", json!(["here", n])).await;
+        there.publish("prices", json!(["there", n])).await;
+    }
+    for n in 0..50 {
+        assert_eq!(here.expect("message").await["data"], json!(["here", n]));
+        for client in [&mut there, &mut beside] {
+            assert_eq!(client.expect("message").await["data"], json!(["there", n]));
+        }
+    }
+    for node in [&first, &third, &again] {
+        for series in
+            ["switchyard_store_repairs_total", "switchyard_store_losses_total", "switchyard_gaps_total"]
+        {
+            assert_eq!(node.metric(series).await, 0.0, "{series}");
+        }
+    }
+    let heard = redis.command(&["PUBSUB", "SHARDCHANNELS"]).await;
+    let mut heard: Vec<_> = heard.lines().filter(|channel| channel.contains("{prices}")).collect();
+    heard.sort_unstable();
+    assert_eq!(heard, ["switchyard:{prices}:live", "switchyard:{prices}:live:3"]);
+}
