@@ -206,7 +206,16 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
 
 /// A key that nobody was shown would be good for nobody, and for ever.
 async fn withdraw(keyring: &Keyring, digest: &Digest) {
-    if let Err(error) = keyring.revoke(digest).await {
+    let mut result = keyring.revoke(digest).await;
+    // What kept the answer away may be over in a moment.
+    for _ in 0..5 {
+        if result.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        result = keyring.revoke(digest).await;
+    }
+    if let Err(error) = result {
         tracing::warn!(
             "a key that was not shown may be in the store: {error}. See `switchyard key list`, and take it out with \
              `switchyard key revoke {digest}`"
