@@ -18,10 +18,6 @@ use fred::{
         config::{Config, Options, ReconnectPolicy, Server, ServerConfig},
     },
 };
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, ready},
-};
 use std::{
     sync::{
         Arc,
@@ -112,9 +108,6 @@ pub enum Role {
     Sentinel,
 }
 
-/// The answer to a command behind another.
-pub type Behind = BoxFuture<'static, Result<Value, Error>>;
-
 pub struct Connection {
     common: Arc<Common>,
     role: Role,
@@ -185,7 +178,7 @@ impl Connection {
     }
 
     /// The client, when it is connected; waits a moment for one that is being connected anew.
-    async fn ready(&self) -> Result<Arc<Client>, Error> {
+    pub async fn ready(&self) -> Result<Arc<Client>, Error> {
         let client = self.client();
         if client.is_connected() {
             return Ok(client);
@@ -235,31 +228,7 @@ impl Connection {
         Ok(answers)
     }
 
-    /// Has a command carried out, and another directly behind it over the same connection. The second's answer may come much later
-    /// or, where the connection breaks, never.
-    pub async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, Behind), Error> {
-        let client = self.ready().await?;
-        let send = |call: &Call| {
-            let (command, arguments) = (command(call), call.arguments.clone());
-            let client = client.with_options(&Options { fail_fast: true, ..Options::default() });
-            async move { client.custom::<Value, Value>(command, arguments).await }.boxed()
-        };
-        let (mut first, mut second) = (send(call), send(then));
-        // Each is sent when it is polled for the first time.
-        let answer = tokio::select! {
-            biased;
-            answer = &mut first => answer,
-            // Only an error comes before what was asked first.
-            answer = &mut second => {
-                second = ready(answer).boxed();
-                first.await
-            }
-        };
-        self.hears(&answer);
-        Ok((answer?, second))
-    }
-
-    fn hears(&self, answer: &Result<Value, Error>) {
+    pub fn hears(&self, answer: &Result<Value, Error>) {
         let is_answer =
             |error: &Error| !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled);
         if answer.as_ref().err().is_none_or(is_answer) {
@@ -395,7 +364,7 @@ async fn takes_commands(client: &Client) {
     }
 }
 
-fn command(call: &Call) -> CustomCommand {
+pub fn command(call: &Call) -> CustomCommand {
     CustomCommand::new_static(call.name, ClusterHash::FirstKey, false)
 }
 

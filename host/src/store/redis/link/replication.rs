@@ -1,11 +1,26 @@
 //! Which replicas have a write, for whoever has to know that it outlives its server.
 
-use super::{AGAIN, Call, Link, REPLICAS, call::field};
+use super::{
+    AGAIN, Call, Link, REPLICAS,
+    call::field,
+    connection::{Connection, command},
+};
 use crate::store::{
     Unavailable,
     redis::{answer, scripts::Script},
 };
-use fred::types::Value;
+use fred::{
+    error::Error,
+    interfaces::ClientLike,
+    types::{Value, config::Options},
+};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
+
+/// The answer to a command behind another.
+type Behind = BoxFuture<'static, Result<Value, Error>>;
 
 /// How far a write has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -58,5 +73,31 @@ impl Link {
         };
         let confirmed = confirmed.and_then(|said| answer::number(&said).ok()).unwrap_or(0);
         Ok((value, Replication { replicas, confirmed }))
+    }
+}
+
+impl Connection {
+    /// Has a command carried out, and another directly behind it over the same connection. The second's answer may come much later
+    /// or, where the connection breaks, never.
+    async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, Behind), Error> {
+        let client = self.ready().await?;
+        let send = |call: &Call| {
+            let (command, arguments) = (command(call), call.arguments.clone());
+            let client = client.with_options(&Options { fail_fast: true, ..Options::default() });
+            async move { client.custom::<Value, Value>(command, arguments).await }.boxed()
+        };
+        let (mut first, mut second) = (send(call), send(then));
+        // Each is sent when it is polled for the first time.
+        let answer = tokio::select! {
+            biased;
+            answer = &mut first => answer,
+            // Only an error comes before what was asked first.
+            answer = &mut second => {
+                second = ready(answer).boxed();
+                first.await
+            }
+        };
+        self.hears(&answer);
+        Ok((answer?, second))
     }
 }
