@@ -1,6 +1,7 @@
 //! Files that others write while this process runs: how two states of one are told apart, and how one is read whole.
 
 use std::{
+    fmt,
     fs::{self, File, FileType, Metadata, OpenOptions},
     io::{self, Read},
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
@@ -68,6 +69,41 @@ pub enum Unreadable {
     TooLarge(u64),
     #[error("it changes again and again while it is read")]
     Changing,
+    #[error("it is not text in UTF-8")]
+    NoText,
+}
+
+impl Unreadable {
+    /// Whether nothing is wrong with the file, so that it may be read a moment later without being another one by then.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() != io::ErrorKind::NotFound,
+            Self::Changing => true,
+            Self::Kind(_) | Self::TooLarge(_) | Self::NoText => false,
+        }
+    }
+}
+
+/// Why what files hold is not taken, in a sentence that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// It could not be read, and may be read later though nobody changes it: no file could be opened, or a disk did not answer.
+    #[error("{0}")]
+    Unread(String),
+    /// It is wrong until somebody changes it.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl NotTaken {
+    /// `what` says whose file it is.
+    pub fn new(what: impl fmt::Display, why: &Unreadable) -> Self {
+        let sentence = format!("{what}: {why}");
+        match why.is_passing() {
+            true => Self::Unread(sentence),
+            false => Self::Wrong(sentence),
+        }
+    }
 }
 
 /// Reads a regular file, behind links too, as it was at one moment, of at most so many bytes. Blocks.
@@ -107,6 +143,15 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
+/// The same of a file that holds text.
+pub fn read_text(path: &Path, largest: u64) -> Result<String, Unreadable> {
+    text(read(path, largest)?)
+}
+
+pub fn text(bytes: Vec<u8>) -> Result<String, Unreadable> {
+    String::from_utf8(without_mark(&bytes).to_vec()).map_err(|_| Unreadable::NoText)
+}
+
 /// Reads to the end, where that is not too far.
 pub fn read_at_most(file: &File, largest: u64) -> Result<Vec<u8>, Unreadable> {
     let mut bytes = vec![];
@@ -122,11 +167,9 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// A small file of text, as a person has written it.
-pub fn read_text(path: &Path) -> io::Result<String> {
-    let bytes = fs::read(path)?;
-    let text = String::from_utf8(without_mark(&bytes).to_vec());
-    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+/// What a person gives a command, in a file or through a pipe.
+pub fn read_input(path: &Path) -> Result<String, Unreadable> {
+    text(fs::read(path)?)
 }
 
 fn must_be_regular(file: &Metadata) -> Result<(), Unreadable> {

@@ -61,8 +61,8 @@ pub struct Node {
     stopping: CancellationToken,
     /// It takes nobody in any more.
     draining: CancellationToken,
-    /// A plugin could not be loaded for lack of a thread.
-    lacks_thread: bool,
+    /// A plugin could not be loaded, and may be a moment later: there was no thread for it, or its file could not be read just then.
+    loads_later: bool,
 }
 
 impl Node {
@@ -109,7 +109,7 @@ impl Node {
         admin.status.waits("waiting for the store");
         let hub = start_hub(&config, admin).await?;
         started.set(hub.clone()).ok();
-        let lacks_thread = hub.begin(|what| admin.status.waits(what)).await;
+        let loads_later = hub.begin(|what| admin.status.waits(what)).await;
         let stored = first_keys(&hub, admin).await;
         let keys = all_keys(&Configured::of(&config), &stored.keys);
         let keys = Arc::new(ArcSwap::from_pointee(keys));
@@ -117,7 +117,7 @@ impl Node {
         let (stopping, draining) = Default::default();
         // With the store's connections, which are there by now.
         let limits = Limits::new(&config.limits, Files::of_process(), admin.metrics.clone());
-        Ok(Self { config, source, services, stored, tls, limits, stopping, draining, lacks_thread })
+        Ok(Self { config, source, services, stored, tls, limits, stopping, draining, loads_later })
     }
 
     /// Operators are served everything from now on.

@@ -4,6 +4,7 @@ mod deadlines;
 mod expiry;
 mod refused;
 mod tls;
+mod unread;
 
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime};

@@ -8,7 +8,7 @@ pub mod wire;
 
 pub use lost::Lost;
 
-use crate::{config::is_open, file::read_text};
+use crate::{config::is_open, file::read_input};
 use anyhow::{Context, anyhow, bail};
 use backoff::Backoff;
 use futures_util::{SinkExt, StreamExt};
@@ -79,7 +79,7 @@ pub fn key_of(file: Option<&Path>) -> anyhow::Result<String> {
                     "every user of this machine may read {name}, which holds a key: `chmod o= {name}`"
                 ));
             }
-            let key = read_text(file).with_context(|| file.display().to_string())?;
+            let key = read_input(file).with_context(|| file.display().to_string())?;
             (key, file.display().to_string())
         }
         None => match std::env::var("SWITCHYARD_KEY") {

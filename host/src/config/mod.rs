@@ -130,7 +130,7 @@ impl Config {
     /// Reads a file, or the defaults without one. The error is a sentence with file and line, or with the variable.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, String> {
         match file {
-            Some(file) => Text::first(file)?.config(environment),
+            Some(file) => Text::first(file).map_err(|error| error.to_string())?.config(environment),
             None => Self::read("", Path::new("the defaults"), environment),
         }
     }
@@ -291,11 +291,20 @@ mod tests {
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
             ("[memory]\nlimit = \"0%\"", "s.toml:2: memory.limit: '0%' is no share; it is a size of"),
-            ("[rooms]\nhistory = { bytes = \"a lot\" }", "s.toml:2: rooms.history.bytes: 'a lot' is no size, such as"),
+            (
+                "[rooms]\nhistory = { bytes = \"a lot\" }",
+                "s.toml:2: rooms.history.bytes: 'a lot' is no size, such as",
+            ),
             ("x = [", "s.toml:1:"),
             ("[limits]\nunauthenticated = 0", "s.toml:2: limits.unauthenticated: invalid value: integer `0`"),
-            ("[limits]\n\ntrusted = [\"10.0.0.1/8\"]", "s.toml:3: limits.trusted: '10.0.0.1/8' has bits beyond its first 8"),
-            ("[limits.address]\nfailures = \"20/h\"", "s.toml:2: limits.address.failures: '20/h' is not a rate; expected e.g."),
+            (
+                "[limits]\n\ntrusted = [\"10.0.0.1/8\"]",
+                "s.toml:3: limits.trusted: '10.0.0.1/8' has bits beyond its first 8",
+            ),
+            (
+                "[limits.address]\nfailures = \"20/h\"",
+                "s.toml:2: limits.address.failures: '20/h' is not a rate; expected e.g.",
+            ),
             (
                 "[signatures]\nkeys = [\"ed25519:AAAA\"]",
                 "s.toml:2: signatures.keys: a trusted key is 'ed25519:' and 32 bytes",

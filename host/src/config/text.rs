@@ -1,7 +1,7 @@
 //! The text of a configuration as its file has it, before anybody understands it.
 
 use super::{Config, Environment};
-use crate::file::{self, Unreadable};
+use crate::file::{self, NotTaken, Unreadable};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ pub struct Text {
 
 impl Text {
     /// What a node starts with may come from anything that can be read, also from a pipe, which has it once.
-    pub fn first(file: &Path) -> Result<Self, String> {
+    pub fn first(file: &Path) -> Result<Self, NotTaken> {
         let kind = fs::metadata(file).ok().and_then(|found| file::kind(found.file_type()));
         if kind.is_none() {
             return Self::again(file);
@@ -31,7 +31,7 @@ impl Text {
     }
 
     /// What a node that runs reads again is a regular file, whole as it was at one moment.
-    pub fn again(file: &Path) -> Result<Self, String> {
+    pub fn again(file: &Path) -> Result<Self, NotTaken> {
         Self::new(file, file::read(file, LARGEST), None)
     }
 
@@ -39,11 +39,8 @@ impl Text {
         file: &Path,
         read: Result<Vec<u8>, Unreadable>,
         kind: Option<&'static str>,
-    ) -> Result<Self, String> {
-        let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        let bytes = read.map_err(|error| wrong(&error))?;
-        let text = String::from_utf8(file::without_mark(&bytes).to_vec())
-            .map_err(|_| wrong(&"it is not text in UTF-8"))?;
+    ) -> Result<Self, NotTaken> {
+        let text = read.and_then(file::text).map_err(|why| NotTaken::new(file.display(), &why))?;
         Ok(Self { file: file.to_owned(), text, kind })
     }
 

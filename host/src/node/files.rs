@@ -4,7 +4,10 @@
 
 mod seen;
 
-use crate::{file::Stamp, vital::Vitals};
+use crate::{
+    file::{NotTaken, Stamp},
+    vital::Vitals,
+};
 use arc_swap::ArcSwap;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -69,6 +72,12 @@ pub enum ReadFault {
     Panicked,
     #[error("reading files does not come to an end: a file system does not answer; send SIGHUP when it does")]
     Endless,
+}
+
+impl From<ReadFault> for NotTaken {
+    fn from(fault: ReadFault) -> Self {
+        Self::Unread(fault.to_string())
+    }
 }
 
 impl Reader {

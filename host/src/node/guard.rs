@@ -11,6 +11,8 @@ pub enum Cause {
     Hangup,
     /// A file has changed, which may have happened to it without anybody's will.
     Files,
+    /// It could not be read a while ago.
+    Again,
 }
 
 #[derive(Default)]

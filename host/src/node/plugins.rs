@@ -33,12 +33,12 @@ pub struct Plugins {
 
 impl Plugins {
     /// Those of the configuration that the node began with. `host` is where operators find this node.
-    /// Where one `lacks_thread`, all are read again soon.
+    /// Where one of them `loads_later`, all are read again soon.
     pub fn start(
         hub: &Arc<Hub>,
         configs: &[PluginConfig],
         host: String,
-        lacks_thread: bool,
+        loads_later: bool,
         status: &Arc<Status>,
     ) -> Self {
         let (told, versions) = watch::channel(None);
@@ -46,7 +46,7 @@ impl Plugins {
         let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(follow)]);
         for (index, config) in configs.iter().enumerate() {
             let (sender, receiver) = watch::channel(config.clone());
-            let keep = keep(hub.clone(), index, receiver, versions.clone(), lacks_thread, status.clone());
+            let keep = keep(hub.clone(), index, receiver, versions.clone(), loads_later, status.clone());
             let keep = hub.vitals.task("the task that keeps a plugin", keep);
             wanted.push(sender);
             tasks.push(AbortOnDropHandle::new(keep));
@@ -74,11 +74,11 @@ async fn keep(
     index: usize,
     mut wanted: watch::Receiver<PluginConfig>,
     mut versions: Versions,
-    lacks_thread: bool,
+    loads_later: bool,
     status: Arc<Status>,
 ) {
-    let mut pause = if lacks_thread { AGAIN } else { ASK };
-    let (mut reads, mut follows, mut followed) = (lacks_thread, false, None::<Revision>);
+    let mut pause = if loads_later { AGAIN } else { ASK };
+    let (mut reads, mut follows, mut followed) = (loads_later, false, None::<Revision>);
     loop {
         let is_again = tokio::select! {
             changed = wanted.changed() => {

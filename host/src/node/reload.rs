@@ -8,12 +8,13 @@ use super::{
     files::Reader,
     guard::{Cause, Guard, Held},
     plugins::Plugins,
-    source::{NotTaken, Source},
+    source::Source,
 };
 use crate::{
     admin::Status,
     blocking::AGAIN,
     config::Config,
+    file::NotTaken,
     metrics::Metrics,
     protocol::unix_ms,
     server::{Certificate, Tls, TlsConfig},
@@ -28,7 +29,7 @@ const ASK: Duration = Duration::from_millis(500);
 
 /// Takes up changes for ever. `host` is where operators find this node.
 pub async fn watch(node: Node, status: Arc<Status>, host: String) {
-    let Node { config, mut source, services, stored, tls, lacks_thread, .. } = node;
+    let Node { config, mut source, services, stored, tls, loads_later, .. } = node;
     let (access, told) = mpsc::unbounded_channel();
     let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
     let (held, certificate) = (enforcer.stored(), watch::Sender::new(None));
@@ -42,7 +43,7 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
         tasks.push(vitals.task("the task that reads certificates", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = Plugins::start(&services.hub, &config.plugins, host, lacks_thread, &status);
+    let plugins = Plugins::start(&services.hub, &config.plugins, host, loads_later, &status);
     let metrics = services.hub.metrics.clone();
     let mut reloader = Reloader {
         config,
@@ -56,10 +57,7 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
         is_unread: false,
     };
     loop {
-        let cause = tokio::select! {
-            cause = source.changed() => cause,
-            () = tokio::time::sleep(AGAIN), if reloader.is_unread => Cause::Files,
-        };
+        let cause = source.changed(reloader.is_unread).await;
         if cause == Cause::Hangup {
             tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again");
         }
@@ -84,27 +82,38 @@ async fn ask(store: Arc<dyn Store>, mut known: StoredKeys, told: mpsc::Unbounded
     }
 }
 
-/// Reads the certificate again each time it is told to, which may wait for its files.
+/// Reads the certificate again each time it is told to, which may wait for its files, and until it can be read.
 async fn renew(
     tls: Arc<Tls>,
     reader: Reader,
     mut told: watch::Receiver<Option<TlsConfig>>,
     status: Arc<Status>,
 ) {
-    while told.changed().await.is_ok() {
+    let mut is_unread = false;
+    loop {
+        let is_again = tokio::select! {
+            changed = told.changed() => {
+                let Ok(()) = changed else { return };
+                false
+            }
+            () = tokio::time::sleep(AGAIN), if is_unread => true,
+        };
         let Some(files) = told.borrow_and_update().clone() else { continue };
         let read = reader.run(move || Certificate::read(&files)).await;
-        let read = read.unwrap_or_else(|fault| Err(fault.to_string()));
-        let renewed = read.map(|certificate| tls.renew(certificate));
+        let renewed =
+            read.unwrap_or_else(|fault| Err(fault.into())).map(|certificate| tls.renew(certificate));
+        is_unread = matches!(renewed, Err(NotTaken::Unread(_)));
         match &renewed {
             Ok(true) => {
                 tracing::info!("the certificate was read again; it is {}", tls.validity());
                 super::show(&tls, &status);
             }
             Ok(false) => {}
+            // What is tried again and again is said once.
+            Err(_) if is_unread && is_again => {}
             Err(error) => tracing::error!("{error}; the certificate stays as it was"),
         }
-        status.refused("the certificate", renewed.err());
+        status.refused("the certificate", renewed.err().map(|error| error.to_string()));
     }
 }
 
@@ -129,6 +138,10 @@ impl Reloader {
             None => None,
             Some(file) => self.read(source, file.to_owned(), cause).await,
         };
+        // Nothing is known of other files then.
+        if cause == Cause::Again && config.is_none() {
+            return;
+        }
         // Keys first, and nothing waits for what comes after.
         if let Some(config) = config {
             self.take_keys(&config);
@@ -156,13 +169,13 @@ impl Reloader {
                 let admitted = self.guard.admit(&losses, text, cause);
                 admitted.map(|()| config).map_err(|why| format!("{shown}: {why}"))
             }
-            Err(NotTaken::Unread(error) | NotTaken::Wrong(error)) => {
+            Err(error) => {
                 self.guard = Guard::default();
-                Err(error)
+                Err(error.to_string())
             }
         };
         // What is tried again and again is said once.
-        if !(was_unread && self.is_unread && cause == Cause::Files) {
+        if !(was_unread && self.is_unread && cause != Cause::Hangup) {
             self.metrics.reload(read.is_ok());
             if let Err(error) = &read {
                 tracing::error!("{error}; everything stays as it was");

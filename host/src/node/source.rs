@@ -5,7 +5,9 @@ use super::{
     guard::Cause,
 };
 use crate::{
+    blocking::AGAIN,
     config::{Config, Text, environment},
+    file::NotTaken,
     plugin::PluginConfig,
     vital::Vitals,
 };
@@ -20,13 +22,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const SETTLE: Duration = Duration::from_millis(200);
 /// And after so long in any case.
 const UNSETTLED: Duration = Duration::from_secs(1);
-
-/// Why a configuration changes nothing.
-pub enum NotTaken {
-    /// It could not be read, and may be read later: no file could be opened, or a disk did not answer.
-    Unread(String),
-    Wrong(String),
-}
 
 pub struct Source {
     file: Option<PathBuf>,
@@ -55,7 +50,7 @@ impl Source {
     /// What the node begins with.
     pub fn load(&self) -> Result<Config, String> {
         let Some(file) = &self.file else { return Config::load(None, &environment()?) };
-        let text = Text::first(file)?;
+        let text = Text::first(file).map_err(|error| error.to_string())?;
         let config = text.config(&environment()?)?;
         let shown = file.display();
         if text.is_empty() {
@@ -70,14 +65,14 @@ impl Source {
     /// What a running node is to have. The error says what is wrong, and nothing is to change then.
     pub async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), NotTaken> {
         let read = move || {
-            let text = Text::again(&file).map_err(NotTaken::Unread)?;
+            let text = Text::again(&file)?;
             if text.is_empty() {
                 return Err(NotTaken::Wrong(format!("{}: it is empty", file.display())));
             }
             let environment = environment().map_err(NotTaken::Wrong)?;
             Ok((text.config(&environment).map_err(NotTaken::Wrong)?, text.digest()))
         };
-        self.reader().run(read).await.map_err(|fault| NotTaken::Unread(fault.to_string()))?
+        self.reader().run(read).await?
     }
 
     /// Follows the files that this configuration names. After an error those from before are followed.
@@ -89,11 +84,13 @@ impl Source {
         Ok(())
     }
 
-    /// Awaits what makes the node read its files again.
-    pub async fn changed(&mut self) -> Cause {
+    /// Awaits what makes the node read its files again. What was told of a file is not forgotten for a configuration that `is_unread`,
+    /// and with it is read again after a while.
+    pub async fn changed(&mut self, is_unread: bool) -> Cause {
         tokio::select! {
             _ = self.hangups.recv() => return Cause::Hangup,
             () = self.files.changed() => {}
+            () = tokio::time::sleep(AGAIN), if is_unread => return Cause::Again,
         }
         let latest = tokio::time::sleep(UNSETTLED);
         tokio::pin!(latest);

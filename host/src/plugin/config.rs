@@ -2,7 +2,7 @@
 
 use super::{Budget, Engine, OnFailure, Plugin, Trust, contract};
 use crate::{
-    file::{self, Unreadable},
+    file::{self, NotTaken, Unreadable},
     room::Pattern,
     unit,
 };
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::{
     ffi::OsString,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -118,22 +118,25 @@ impl PluginConfig {
 
     /// Reads the file, verifies and compiles it, which takes some tenths of a second.
     pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
-        let Source { code, signature } = self.read()?;
+        let Source { code, signature } = self.read().map_err(|error| error.to_string())?;
         self.compile(engine, &code, signature.as_deref())
             .map_err(|error| format!("{error} ({})", self.file.display()))
     }
 
     /// The signature beside the file, if there is one.
-    fn signature(&self) -> Result<Option<String>, String> {
+    fn signature(&self) -> Result<Option<String>, NotTaken> {
         let file = signature_file(&self.file);
-        read_signature(&file)
-            .map_err(|error| format!("plugin '{}': {}: {error}", self.name(), file.display()))
+        read_signature(&file).map_err(|why| self.not_taken(&file, &why))
+    }
+
+    fn not_taken(&self, file: &Path, why: &Unreadable) -> NotTaken {
+        NotTaken::new(format_args!("plugin '{}': {}", self.name(), file.display()), why)
     }
 
     /// The file and its signature, as they are now. Blocks.
-    pub fn read(&self) -> Result<Source, String> {
-        let wrong = |error| format!("plugin '{}': {}: {error}", self.name(), self.file.display());
-        let code = file::read(&self.file, contract::LARGEST as u64).map_err(wrong)?;
+    pub fn read(&self) -> Result<Source, NotTaken> {
+        let code = file::read(&self.file, contract::LARGEST as u64);
+        let code = code.map_err(|why| self.not_taken(&self.file, &why))?;
         Ok(Source { code: code.into(), signature: self.signature()? })
     }
 
@@ -178,12 +181,8 @@ pub fn signature_file(file: &Path) -> PathBuf {
 
 /// What a file of a signature holds; `None` where there is no file.
 pub fn read_signature(file: &Path) -> Result<Option<String>, Unreadable> {
-    match file::read(file, SIGNATURE) {
-        Ok(bytes) => {
-            let text = String::from_utf8(file::without_mark(&bytes).to_vec())
-                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-            Ok(Some(text))
-        }
+    match file::read_text(file, SIGNATURE) {
+        Ok(text) => Ok(Some(text)),
         Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

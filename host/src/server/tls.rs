@@ -1,6 +1,9 @@
 //! The certificate, reread when its files change.
 
-use crate::{file, validity::Validity};
+use crate::{
+    file::{self, NotTaken},
+    validity::Validity,
+};
 use arc_swap::ArcSwap;
 use serde::Deserialize;
 use std::{
@@ -39,7 +42,8 @@ pub struct Tls {
 impl Tls {
     /// The error says which file is wrong and why.
     pub fn open(files: TlsConfig) -> Result<Arc<Self>, String> {
-        Ok(Arc::new(Self { shown: ArcSwap::from_pointee(Certificate::read(&files)?) }))
+        let read = Certificate::read(&files).map_err(|error| error.to_string())?;
+        Ok(Arc::new(Self { shown: ArcSwap::from_pointee(read) }))
     }
 
     /// New connections get this one; says whether it is another.
@@ -68,14 +72,15 @@ pub struct Certificate {
 
 impl Certificate {
     /// The error says which file is wrong and why.
-    pub fn read(files: &TlsConfig) -> Result<Self, String> {
+    pub fn read(files: &TlsConfig) -> Result<Self, NotTaken> {
         read(files)
     }
 }
 
-fn read(files: &TlsConfig) -> Result<Certificate, String> {
-    let wrong = |file: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
-    let text = |file: &Path| file::read(file, LARGEST).map_err(|error| wrong(file, &error));
+fn read(files: &TlsConfig) -> Result<Certificate, NotTaken> {
+    let wrong =
+        |file: &Path, why: &dyn std::fmt::Display| NotTaken::Wrong(format!("{}: {why}", file.display()));
+    let text = |file: &Path| file::read(file, LARGEST).map_err(|why| NotTaken::new(file.display(), &why));
     let chain = CertificateDer::pem_slice_iter(file::without_mark(&text(&files.certificate)?))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(&files.certificate, &format!("no PEM certificate can be read: {error}")))?;

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
 /// A certificate for `localhost`, with its key, as PEM.
-fn certificate() -> (String, String) {
+pub fn certificate() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
@@ -38,11 +38,15 @@ fn trusting(certificate: &str) -> Connector {
 
 /// A client that trusts this certificate alone.
 async fn connect(server: &Server, certificate: &str) -> Option<Client> {
-    let url = server.url.replace("127.0.0.1", "localhost");
+    connect_to(&server.url, certificate, KEY).await
+}
+
+pub async fn connect_to(url: &str, certificate: &str, key: &str) -> Option<Client> {
+    let url = url.replace("127.0.0.1", "localhost");
     let upgrade = connect_async_tls_with_config(url, None, false, Some(trusting(certificate)));
     let (socket, _) = tokio::time::timeout(PATIENCE, upgrade).await.expect("an answer in time").ok()?;
     let client = Client { socket, connected: json!(null) };
-    Some(client.greet(json!({"auth": {"apiKey": KEY}})).await)
+    Some(client.greet(json!({"auth": {"apiKey": key}})).await)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `switchyard plugin keygen` and `switchyard plugin sign`: the files of those who vouch for plugins.
 
 use crate::{
-    file::read_text,
+    file::read_input,
     output::print_line,
     plugin::{SecretKey, signature_file},
 };
@@ -56,7 +56,7 @@ pub fn keygen(args: KeygenArgs) -> anyhow::Result<()> {
 
 pub fn sign(args: SignArgs) -> anyhow::Result<()> {
     let (file, key_file) = (args.file.display(), args.key_file.display());
-    let text = read_text(&args.key_file).with_context(|| key_file.to_string())?;
+    let text = read_input(&args.key_file).with_context(|| key_file.to_string())?;
     let key = SecretKey::parse(&text).map_err(|error| anyhow::anyhow!("{key_file}: {error}"))?;
     let bytes = fs::read(&args.file).with_context(|| file.to_string())?;
     let target = signature_file(&args.file);

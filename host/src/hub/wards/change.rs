@@ -4,6 +4,7 @@
 use super::{AUDIT, COMPILED, Charge, Ward, took_charge, undone};
 use crate::{
     blocking,
+    file::NotTaken,
     hub::{Hub, command::Command, stopping, unavailable},
     plugin::{Plugin, PluginConfig, Source, digest},
     protocol::{Code, Refusal, unix_ms},
@@ -47,7 +48,7 @@ impl Hub {
         let _loading = ward.loading.lock().await;
         ward.trust(&config.trust);
         let config = Arc::new(config);
-        let read = source(&config).await?;
+        let read = source(&config).await;
         let file = read.as_ref().ok().map(|source| (digest(&source.code), source.signature.clone()));
         let charge = ward.standing().charge.clone();
         match (read, charge) {
@@ -61,13 +62,16 @@ impl Hub {
                 }
                 brought?;
             }
-            (Err(error), None) => return Err(Refusal::invalid(error)),
+            (Err(refusal), None) => {
+                ward.config.store(config);
+                return Err(refusal);
+            }
             (read, Some(_)) => {
                 self.restart(index, &config).await?;
                 // What other nodes put in charge works also where this node's file does not.
-                if let Err(error) = read {
+                if let Err(refusal) = read {
                     ward.config.store(config);
-                    return Err(Refusal::invalid(error));
+                    return Err(refusal);
                 }
             }
             (Ok(_), None) => {}
@@ -371,11 +375,16 @@ impl Hub {
     }
 }
 
-/// The plugin's file and its signature. The inner error: they cannot be read.
-pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Result<Source, String>, Refusal> {
+/// The plugin's file and its signature.
+pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Source, Refusal> {
     let read = config.clone();
-    let read = blocking::run("reads a plugin", move || read.read()).await;
-    read.map_err(|error| undone("reads a plugin", error))
+    match blocking::run("reads a plugin", move || read.read()).await {
+        Ok(read) => read.map_err(|error| match error {
+            NotTaken::Unread(why) => Refusal::new(Code::Overloaded, why),
+            NotTaken::Wrong(why) => Refusal::invalid(why),
+        }),
+        Err(error) => Err(undone("reads a plugin", error)),
+    }
 }
 
 fn changed_meanwhile() -> Refusal {

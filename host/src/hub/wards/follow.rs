@@ -27,9 +27,10 @@ pub struct NodeReport {
 
 impl Hub {
     /// Puts the versions in charge that this node is to begin with. A plugin that cannot be loaded closes its rooms and keeps
-    /// nobody else from working. `status` is told what is waited for. Tells whether one of them lacked only a thread.
+    /// nobody else from working. `status` is told what is waited for. Tells whether one of them may be
+    /// loaded later: for want of a thread it was not, or its file could not be read at that moment.
     pub async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) -> bool {
-        let mut lacked = false;
+        let mut later = false;
         for (index, ward) in self.wards.iter().enumerate() {
             status(&format!("plugin '{}' is being loaded", ward.name()));
             let mut began = self.begin_with(index).await;
@@ -39,14 +40,14 @@ impl Hub {
                 tokio::time::sleep(AGAIN).await;
                 began = self.begin_with(index).await;
             }
-            if let Err(refusal) = began
-                && ward.plugin().is_none()
-            {
-                lacked |= refusal.code == Code::Overloaded;
-                tracing::error!("{}; its rooms are closed", refusal.message);
+            if let Err(refusal) = began {
+                later |= refusal.code == Code::Overloaded;
+                if ward.plugin().is_none() {
+                    tracing::error!("{}; its rooms are closed", refusal.message);
+                }
             }
         }
-        lacked
+        later
     }
 
     /// The file's version, if nobody has seen it yet; else the one that is in charge of all nodes.
@@ -56,7 +57,7 @@ impl Hub {
         let _loading = ward.loading.lock().await;
         let config = ward.config.load_full();
         let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
-        let began = match source(&config).await.and_then(|read| read.map_err(Refusal::invalid)) {
+        let began = match source(&config).await {
             Ok(Source { code, signature }) => {
                 let sha256 = digest(&code);
                 reading.file = Some((sha256.clone(), signature.clone()));
@@ -79,10 +80,12 @@ impl Hub {
         };
         // What another node has put in charge works also where this node's file does not.
         let follows = lineage.generation > 0 && ward.plugin().is_none();
-        match follows {
-            true => self.follow(ward, index, lineage).await,
-            false => began,
+        if !follows {
+            return began;
         }
+        self.follow(ward, index, lineage).await?;
+        // What could not be read at this moment is read again, and may be newer.
+        began.or_else(|refusal| if refusal.code == Code::Overloaded { Err(refusal) } else { Ok(()) })
     }
 
     /// Takes up what other nodes have put in charge of the `index`-th plugin. What the store knows less of than this node it has

@@ -1,0 +1,107 @@
+//! Files that cannot be read for a moment are read when they can be, and what can never be read is not asked for again and again.
+
+use super::tls;
+use serde_json::json;
+use std::{fs, path::Path, time::Duration};
+use switchyard_tests::{
+    Answer, Client, Node, PATIENCE, Process, Server, eventually, eventually_within, guest,
+};
+use tokio::process::Command;
+
+/// A little more than until what could not be read is read again.
+const AGAIN: Duration = Duration::from_millis(5500);
+
+/// How many files the process may have open: a soft limit, which may be raised again.
+async fn limit(process: &Process, files: u32) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &process.id().to_string(), &format!("--nofile={files}:")]);
+    assert!(command.status().await.expect("prlimit is there").success());
+}
+
+/// Replaced in one step.
+fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
+    let new = file.with_extension("new");
+    fs::write(&new, bytes).expect("a file");
+    fs::rename(new, file).expect("one step");
+}
+
+#[tokio::test]
+async fn a_certificate_and_a_plugin_that_find_no_file_left_are_taken_when_there_is_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path();
+    fs::create_dir(place.join("plugins")).expect("a folder");
+    let file = place.join("plugins/dydx.wasm");
+    fs::copy(guest("threshold_filter"), &file).expect("a copy");
+    let (first, second) = (tls::certificate(), tls::certificate());
+    tls::write(place, &first);
+    // Without a configuration, so that it is not one that makes the node read everything again.
+    let environment = [
+        ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SWITCHYARD_ADMIN__LISTEN", "127.0.0.1:0"),
+        ("SWITCHYARD_SERVER__TLS__CERTIFICATE", "cert.pem"),
+        ("SWITCHYARD_SERVER__TLS__KEY", "key.pem"),
+    ];
+    let process = Process::serve(place, &[], &environment).await;
+    let key = process.told["key"].as_str().expect("a key");
+    tls::connect_to(&process.url, &first.0, key).await.expect("a trusted server");
+    let log = || fs::read_to_string(place.join("stderr")).expect("a log");
+
+    limit(&process, 3).await;
+    replace(&file, fs::read(guest("orderbook")).expect("a guest"));
+    replace(&place.join("key.pem"), &second.1);
+    replace(&place.join("cert.pem"), &second.0);
+    process.signal("HUP").await;
+    for what in ["; the certificate stays as it was", "; plugin 'dydx' stays as it was"] {
+        let said = |log: String| log.lines().any(|line| line.contains("os error 24") && line.contains(what));
+        eventually(what, async || said(log()).then_some(())).await;
+    }
+    limit(&process, 1000).await;
+    // Without another word.
+    eventually_within(2 * PATIENCE, "the second certificate", async || {
+        tls::connect_to(&process.url, &second.0, key).await
+    })
+    .await;
+    eventually_within(2 * PATIENCE, "the second version", async || {
+        let (_, body) = Answer::called(&process.admin, "GET", "/v1/plugins/dydx", Some(key), "").await;
+        body.contains("\"package\":\"orderbook\"").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_finds_no_file_left_is_taken_when_there_is_one() {
+    let node = Node::start("memory", "").await;
+    let file = node.place().join("switchyard.toml");
+    let text = fs::read_to_string(&file).expect("a configuration");
+    limit(&node.process, 3).await;
+    replace(&file, text + &Server::key("sk_new", "new", "[]", ""));
+    eventually("a refusal", async || node.log().contains("everything stays as it was").then_some(())).await;
+    limit(&node.process, 1000).await;
+    eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
+}
+
+/// A pipe has it once: nothing is different the next time, and what it names is not to be read and compiled again for it.
+#[tokio::test]
+async fn a_configuration_that_can_never_be_read_again_is_asked_for_once_a_hangup() {
+    let folder =
+        Node::folder("memory", "[[plugin]]\nname = \"text\"\nfile = \"text.wasm\"\nrooms = [\"text\"]\n");
+    fs::write(folder.path().join("text.wasm"), "no Wasm").expect("a file");
+    let pipe = folder.path().join("switchyard.toml");
+    let text = fs::read_to_string(&pipe).expect("a configuration");
+    fs::remove_file(&pipe).expect("gone");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());
+    let writer = std::thread::spawn(move || fs::write(pipe, text).expect("somebody reads it"));
+    let node = Node::start_in(folder).await;
+    writer.join().expect("it was read");
+    let tried = || node.log().matches("plugin 'text' stays as it was").count();
+    let begun = tried();
+    node.process.signal("HUP").await;
+    eventually("an attempt", async || (tried() > begun).then_some(())).await;
+    // Nothing tells of what is not done. At first the pipe has changed, because it was read; what can be read later is read twice by the end.
+    tokio::time::sleep(2 * AGAIN).await;
+    let settled = tried();
+    tokio::time::sleep(2 * AGAIN).await;
+    assert_eq!(tried(), settled, "{}", node.log());
+    let mut client = Client::connect_at(&node.url, json!({"auth": {"apiKey": switchyard_tests::KEY}})).await;
+    client.settled().await;
+}
