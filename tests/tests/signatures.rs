@@ -133,3 +133,50 @@ async fn other_keys_hold_without_a_restart() {
     .await;
     signed_by(&server, &second).await;
 }
+
+/// What takes a restart keeps nothing else in the same file from holding: least of all whom the operator trusts no more.
+#[tokio::test]
+async fn signers_and_pins_hold_at_once_though_the_list_of_plugins_changes_too() {
+    let (good, bad, (folder, bytes)) = (key(), key(), folder());
+    write(folder.path(), "plugin.wasm.sig", good.sign(&bytes));
+    let rooms = fs::read(guest("protocol_rooms")).expect("a guest");
+    write(folder.path(), "bad.wasm", &rooms);
+    write(folder.path(), "bad.wasm.sig", bad.sign(&rooms));
+    let other = "[[plugin]]\nname = \"bad\"\nfile = \"bad.wasm\"\nrooms = [\"bad:*\"]\n";
+    let server = Server::start_in(folder, &(text(&[&good, &bad]) + other)).await;
+    let orderbook = fs::read(guest("orderbook")).expect("a guest");
+    let signed = async |signer: &SecretKey| put(&server, &orderbook, Some(&signer.sign(&orderbook))).await;
+    assert_eq!(signed(&bad).await.0, 200, "it is trusted at first");
+    let (status, body) = server.call("POST", &format!("{PATH}/rollback"), Some(KEY), "").await;
+    assert_eq!(status, 200, "{body}");
+
+    // The bad plugin goes with its signer. It runs on until a restart, and nothing new of that signer does anywhere.
+    server.reconfigure(&text(&[&good]));
+    eventually("a refusal", async || {
+        let (status, body) = signed(&bad).await;
+        (status == 400 && body.contains("fits no key in signatures.keys")).then_some(())
+    })
+    .await;
+    let gone = "/v1/plugins/bad";
+    let headers = format!("Authorization: Bearer {KEY}\r\nX-Signature: {}\r\n", bad.sign(&orderbook));
+    let address = server.admin.strip_prefix("http://").expect("plain HTTP");
+    eventually("a refusal there, too", async || {
+        let answer = Answer::of(address, "PUT", gone, &headers, &orderbook).await;
+        (answer.status == 400 && answer.body.contains("fits no key in signatures.keys")).then_some(())
+    })
+    .await;
+    assert_eq!(signed(&good).await.0, 200);
+
+    // A pin, beside a plugin that is new.
+    let (status, body) = server.call("POST", &format!("{PATH}/rollback"), Some(KEY), "").await;
+    assert_eq!(status, 200, "{body}");
+    let pin = format!("name = \"thresholds\"\nsha256 = \"{}\"\n", switchyard::plugin::digest(&bytes));
+    server.reconfigure(
+        &(text(&[&good]).replace("name = \"thresholds\"\n", &pin) + &other.replace("bad", "new")),
+    );
+    eventually("another file is refused", async || {
+        let (status, body) = signed(&good).await;
+        (status == 400 && body.contains("the configuration pins")).then_some(())
+    })
+    .await;
+}

@@ -4,6 +4,7 @@
 use crate::{
     admin::Status,
     blocking::AGAIN,
+    config::Config,
     hub::Hub,
     plugin::PluginConfig,
     protocol::Code,
@@ -54,18 +55,39 @@ impl Plugins {
         Self { wanted, _tasks: tasks }
     }
 
-    /// Whether these are the same plugins, however they are configured.
-    pub fn are(&self, configs: &[PluginConfig]) -> bool {
-        let place = |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.rooms.clone());
-        self.wanted.iter().map(|wanted| place(&wanted.borrow())).eq(configs.iter().map(place))
-    }
-
     /// Has all of them read again, with these configurations.
     pub fn configure(&self, configs: Vec<PluginConfig>) {
         for (wanted, config) in self.wanted.iter().zip(configs) {
             wanted.send_replace(config);
         }
     }
+}
+
+/// What a configuration makes of the plugins that run, and what of it takes a restart: their rooms and their order, and those that come or
+/// go. Whom it trusts also those hold to that it has no more.
+pub fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
+    let find = |plugins: &[PluginConfig], name: &str| plugins.iter().position(|plugin| plugin.name() == name);
+    let mut later = vec![];
+    let holds = |plugin: &PluginConfig| {
+        let name = plugin.name();
+        let Some(at) = find(&config.plugins, name) else {
+            later.push(format!("plugin '{name}' is not configured any more"));
+            return PluginConfig { trust: config.signatures.clone(), ..plugin.clone() };
+        };
+        let wanted = config.plugins[at].clone();
+        if wanted.rooms != plugin.rooms {
+            later.push(format!("plugin '{name}' is to govern other rooms"));
+        }
+        PluginConfig { rooms: plugin.rooms.clone(), ..wanted }
+    };
+    let holds = running.iter().map(holds).collect();
+    let new = config.plugins.iter().filter(|plugin| find(running, plugin.name()).is_none());
+    later.extend(new.map(|plugin| format!("plugin '{}' is new", plugin.name())));
+    let places = running.iter().filter_map(|plugin| find(&config.plugins, plugin.name()));
+    if !places.is_sorted() {
+        later.push("the plugins are in another order".to_owned());
+    }
+    (holds, later)
 }
 
 /// One plugin. What the store could not be asked for is tried again.

@@ -7,7 +7,7 @@ use super::{
     access::{Access, Change, Configured, Stored},
     files::Reader,
     guard::{Cause, Guard, Held},
-    plugins::Plugins,
+    plugins::{Plugins, in_force},
     source::Source,
 };
 use crate::{
@@ -194,13 +194,11 @@ impl Reloader {
     }
 
     fn take_plugins(&mut self, config: Config) {
-        if self.plugins.are(&config.plugins) {
-            (self.config.plugins, self.config.signatures) = (config.plugins, config.signatures);
-        } else {
-            tracing::warn!(
-                "the plugins' names, rooms or order changed, which takes a restart to take effect"
-            );
+        let (plugins, later) = in_force(&self.config.plugins, &config);
+        for what in later {
+            tracing::warn!("{what}, which takes a restart to take effect");
         }
+        (self.config.plugins, self.config.signatures) = (plugins, config.signatures);
     }
 
     fn restart_what_must(&mut self, config: &Config) {
