@@ -6,7 +6,9 @@ use crate::escape::Escaped;
 use std::{
     fmt,
     io::{self, Write},
+    os::fd::AsFd,
 };
+use tokio::net::unix::pipe::Sender;
 
 /// Standard output does not take what it is given.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,28 @@ pub fn line(text: impl fmt::Display) -> Result<(), OutputError> {
     let mut to = io::stdout().lock();
     to.write_all(format!("{}\n", Escaped(text)).as_bytes())?;
     Ok(to.flush()?)
+}
+
+/// What any pipe takes without waiting once it takes something.
+const AT_ONCE: usize = 512;
+
+/// A line of the result, which may be long in coming: whoever reads it may be stopped. It blocks nobody and takes no thread.
+pub async fn line_when_it_is_taken(text: &str) -> Result<(), OutputError> {
+    let text = format!("{}\n", Escaped(text));
+    for part in text.as_bytes().chunks(AT_ONCE) {
+        // Asked anew for each part: after that it may be full.
+        // Nothing is written by this one, which only awaits.
+        match Sender::from_owned_fd_unchecked(io::stdout().as_fd().try_clone_to_owned()?) {
+            Ok(ready) => ready.writable().await?,
+            // A file is always ready, and cannot be awaited.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => Err(error)?,
+        }
+        let mut to = io::stdout().lock();
+        to.write_all(part)?;
+        to.flush()?;
+    }
+    Ok(())
 }
 
 /// A line for a person.

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 use std::{
+    cell::RefCell,
     fs,
+    io::Write,
+    net::TcpListener,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -167,4 +170,40 @@ async fn a_start_without_threads_is_one_sentence_or_a_node_with_a_failed_plugin(
         }
     }
     assert!(refused > 0 && failed > 0, "{refused} were refused, {failed} had a failed plugin");
+}
+
+/// Whoever is to read its addresses does not, and there is no thread to wait for that: a worker that waited would serve nobody.
+#[tokio::test]
+async fn a_node_that_cannot_print_and_has_no_thread_for_it_serves() {
+    let place = Place::new(61_003);
+    let (_stopped, mut pipe) = std::io::pipe().expect("a pipe");
+    pipe.write_all(&[b'\n'; 64 << 10]).expect("as much as a pipe takes");
+    let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let mut served = 0;
+    for threads in 1..40 {
+        let (server, admin) = (free(), free());
+        let ports = format!("[server]\nlisten = \"{server}\"\n[admin]\nlisten = \"{admin}\"\n");
+        fs::write(place.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
+        let mut command = place.serve(Some(threads));
+        command.stdout(pipe.try_clone().expect("the same pipe")).env("TOKIO_WORKER_THREADS", "1");
+        let child = RefCell::new(command.spawn().expect("a process"));
+        let serves = eventually("a listener or an end", async || {
+            let has_ended = child.borrow_mut().try_wait().expect("a process").is_some();
+            let listens = tokio::net::TcpStream::connect(server).await.is_ok();
+            (has_ended || listens).then_some(listens)
+        })
+        .await;
+        if !serves {
+            continue;
+        }
+        let url = format!("ws://{server}/v2/realtime");
+        let mut client = Client::connect_at(&url, json!({"auth": {"apiKey": KEY}})).await;
+        client.publish("prices", json!(1)).await;
+        child.into_inner().kill().await.expect("a process");
+        served += 1;
+        if served == 3 {
+            return;
+        }
+    }
+    panic!("{served} served");
 }

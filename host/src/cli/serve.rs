@@ -3,12 +3,11 @@
 use super::signals::Signals;
 use crate::{
     admin::Admin,
-    blocking,
     config::{Config, Text, environment, find, line},
     key::{Digest, KeyConfig, PrincipalName, Scope, generate},
     limits::raise_file_limit,
     node::{Listeners, Node, Source},
-    output::{Faults, print_line, remark},
+    output::{Faults, line_when_it_is_taken, print_line, remark},
     plugin::{Compiler, Engine, PluginConfig},
     room::{Pattern, is_principal},
     server::Tls,
@@ -81,16 +80,11 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn print(lines: Vec<String>) {
-    let print = |lines: &[String]| lines.iter().try_for_each(|line| print_line!("{line}"));
-    let all = lines.clone();
-    let printed = match blocking::run("prints", move || print(&all)).await {
-        Ok(printed) => printed,
-        // Without a thread for it here.
-        Err(_) => print(&lines),
-    };
-    if let Err(error) = printed {
-        let error: &dyn std::error::Error = &error;
-        tracing::warn!(error, "the addresses cannot be printed; serving all the same");
+    for line in lines {
+        if let Err(error) = line_when_it_is_taken(&line).await {
+            let error: &dyn std::error::Error = &error;
+            return tracing::warn!(error, "the addresses cannot be printed; serving all the same");
+        }
     }
 }
 
