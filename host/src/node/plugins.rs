@@ -1,5 +1,5 @@
-//! The plugins of a running node: each follows its configuration, its file and what other nodes put in charge in a task of its own, so that
-//! one that takes long to compile delays no other, and nothing else.
+//! The plugins of a running node: each follows its configuration and its file in a task of its own, and what other nodes put in charge in another,
+//! so that one that takes long to read or to compile delays no other, and nothing else.
 
 use crate::{
     admin::Status,
@@ -43,14 +43,16 @@ impl Plugins {
         status: &Arc<Status>,
     ) -> Self {
         let (told, versions) = watch::channel(None);
-        let follow = hub.vitals.task("the task that follows plugins", ask(hub.clone(), host, told));
-        let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(follow)]);
+        let ask = hub.vitals.task("the task that asks for versions of plugins", ask(hub.clone(), host, told));
+        let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(ask)]);
         for (index, config) in configs.iter().enumerate() {
             let (sender, receiver) = watch::channel(config.clone());
-            let keep = keep(hub.clone(), index, receiver, versions.clone(), loads_later, status.clone());
+            let keep = keep(hub.clone(), index, receiver, loads_later, status.clone());
             let keep = hub.vitals.task("the task that keeps a plugin", keep);
+            let follow = follow(hub.clone(), index, versions.clone());
+            let follow = hub.vitals.task("the task that follows a plugin", follow);
             wanted.push(sender);
-            tasks.push(AbortOnDropHandle::new(keep));
+            tasks.extend([keep, follow].map(AbortOnDropHandle::new));
         }
         Self { wanted, _tasks: tasks }
     }
@@ -90,65 +92,63 @@ pub fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>
     (holds, later)
 }
 
-/// One plugin. What the store could not be asked for is tried again.
+/// Reads one plugin each time it is told to. What could not be read, or put in charge, at this moment is tried again.
 async fn keep(
     hub: Arc<Hub>,
     index: usize,
     mut wanted: watch::Receiver<PluginConfig>,
-    mut versions: Versions,
     loads_later: bool,
     status: Arc<Status>,
 ) {
-    let mut pause = if loads_later { AGAIN } else { ASK };
-    let (mut reads, mut follows, mut followed) = (loads_later, false, None::<Revision>);
+    let (mut reads, mut pause) = (loads_later, AGAIN);
     loop {
         let is_again = tokio::select! {
             changed = wanted.changed() => {
                 let Ok(()) = changed else { return };
-                reads = true;
                 false
             }
+            () = tokio::time::sleep(pause), if reads => true,
+        };
+        let config = wanted.borrow_and_update().clone();
+        let name = config.name().to_owned();
+        let read = hub.reread(index, config).await;
+        let what = format!("plugin '{name}'");
+        let why = read.as_ref().err().map(|refusal| {
+            // Many a message begins with whose it is.
+            let message = &refusal.message;
+            message.strip_prefix(&format!("{what}: ")).unwrap_or(message).to_owned()
+        });
+        status.refused(&what, why);
+        let code = read.as_ref().err().map(|refusal| refusal.code);
+        reads = matches!(code, Some(Code::StoreUnavailable | Code::Overloaded));
+        pause = if code == Some(Code::Overloaded) { AGAIN } else { ASK };
+        if let Err(refusal) = read
+            && !(reads && is_again)
+        {
+            tracing::error!("{}; plugin '{name}' stays as it was", refusal.message);
+        }
+    }
+}
+
+/// Follows what others put in charge of one plugin, whatever becomes of its file here.
+async fn follow(hub: Arc<Hub>, index: usize, mut versions: Versions) {
+    let (mut is_behind, mut followed) = (false, None::<Revision>);
+    loop {
+        tokio::select! {
             changed = versions.changed() => {
                 let Ok(()) = changed else { return };
-                follows = true;
-                false
             }
-            () = tokio::time::sleep(pause), if reads || follows => true,
-        };
-        if reads {
-            let config = wanted.borrow_and_update().clone();
-            let name = config.name().to_owned();
-            let read = hub.reread(index, config).await;
-            let what = format!("plugin '{name}'");
-            let why = read.as_ref().err().map(|refusal| {
-                // Many a message begins with whose it is.
-                let message = &refusal.message;
-                message.strip_prefix(&format!("{what}: ")).unwrap_or(message).to_owned()
-            });
-            status.refused(&what, why);
-            let code = read.as_ref().err().map(|refusal| refusal.code);
-            reads = matches!(code, Some(Code::StoreUnavailable | Code::Overloaded));
-            pause = if code == Some(Code::Overloaded) { AGAIN } else { ASK };
-            if let Err(refusal) = read
-                && !(reads && is_again)
-            {
-                tracing::error!("{}; plugin '{name}' stays as it was", refusal.message);
-            }
+            // Much may be sent each time, and a thread is not there at once.
+            () = tokio::time::sleep(AGAIN), if is_behind => {}
         }
-        if follows {
-            let stored = versions.borrow_and_update().clone();
-            let Some(stored) = stored else { continue };
-            let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
-            let outcome = hub.follow_plugin(index, &stored, is_anew).await;
-            follows = outcome.is_err();
-            match outcome {
-                Ok(()) => followed = Some(stored.revision.clone()),
-                Err(refusal) => {
-                    // Much may be sent each time, and a thread is not there at once.
-                    pause = AGAIN;
-                    tracing::warn!("{}; trying again in {AGAIN:?}", refusal.message);
-                }
-            }
+        let stored = versions.borrow_and_update().clone();
+        let Some(stored) = stored else { continue };
+        let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
+        let outcome = hub.follow_plugin(index, &stored, is_anew).await;
+        is_behind = outcome.is_err();
+        match outcome {
+            Ok(()) => followed = Some(stored.revision.clone()),
+            Err(refusal) => tracing::warn!("{}; trying again in {AGAIN:?}", refusal.message),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{AUDIT, COMPILED, Charge, Ward, took_charge, undone};
 use crate::{
-    blocking,
+    blocking::BlockingError,
     file::NotTaken,
     hub::{Hub, command::Command, stopping, unavailable},
     plugin::{Plugin, PluginConfig, Source, digest},
@@ -11,11 +11,14 @@ use crate::{
     store::{Change, How, Lineage, Release, Unavailable},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// Changes of others that may come between looking and changing.
 pub(super) const ATTEMPTS: usize = 20;
+
+/// How long the file of a plugin may take to be read.
+pub(super) const READ: Duration = Duration::from_secs(30);
 
 /// How a version came, and by whom.
 pub struct Origin {
@@ -44,11 +47,11 @@ impl Hub {
     /// an error, but the configuration is taken up all the same.
     pub async fn reread(self: &Arc<Self>, index: usize, config: PluginConfig) -> Result<(), Refusal> {
         let ward = &self.wards[index];
-        let mut reading = ward.reading.lock().await;
-        let _loading = ward.loading.lock().await;
         ward.trust(&config.trust);
         let config = Arc::new(config);
-        let read = source(&config).await;
+        let read = ward.source(&config, READ).await;
+        let mut reading = ward.reading.lock().await;
+        let _loading = ward.loading.lock().await;
         let file = read.as_ref().ok().map(|source| (digest(&source.code), source.signature.clone()));
         let charge = ward.standing().charge.clone();
         match (read, charge) {
@@ -375,15 +378,27 @@ impl Hub {
     }
 }
 
-/// The plugin's file and its signature.
-pub(super) async fn source(config: &Arc<PluginConfig>) -> Result<Source, Refusal> {
-    let read = config.clone();
-    match blocking::run("reads a plugin", move || read.read()).await {
-        Ok(read) => read.map_err(|error| match error {
-            NotTaken::Unread(why) => Refusal::new(Code::Overloaded, why),
-            NotTaken::Wrong(why) => Refusal::invalid(why),
-        }),
-        Err(error) => Err(undone("reads a plugin", error)),
+impl Ward {
+    /// The plugin's file and its signature. Where they cannot be read at this moment, or a file system does not answer for so long, that is
+    /// `overloaded`: they may be read later.
+    pub(super) async fn source(
+        &self,
+        config: &Arc<PluginConfig>,
+        patience: Duration,
+    ) -> Result<Source, Refusal> {
+        let read = config.clone();
+        match self.reader.run("reads a plugin", patience, move || read.read()).await {
+            Ok(read) => read.map_err(|error| match error {
+                NotTaken::Unread(why) => Refusal::new(Code::Overloaded, why),
+                NotTaken::Wrong(why) => Refusal::invalid(why),
+            }),
+            Err(BlockingError::Endless) => {
+                let (name, file) = (config.name(), config.file.display());
+                let why = format!("plugin '{name}': {file}: {}", BlockingError::Endless);
+                Err(Refusal::new(Code::Overloaded, why))
+            }
+            Err(error) => Err(undone("reads a plugin", error)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Charge, Failed, Reported, Ward,
-    change::{Origin, source},
+    change::{Origin, READ},
     took_charge,
 };
 use crate::{
@@ -12,10 +12,16 @@ use crate::{
     store::{How, Lineage, StoredPlugins, Unavailable},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Between two attempts to reach the store when a node starts.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long each plugin's file may take at the start, also where those before it took long.
+const READ_AT_LEAST: Duration = Duration::from_secs(2);
 
 /// What a node tells all others of its plugins.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,15 +36,17 @@ impl Hub {
     /// nobody else from working. `status` is told what is waited for. Tells whether one of them may be
     /// loaded later: for want of a thread it was not, or its file could not be read at that moment.
     pub async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) -> bool {
-        let mut later = false;
+        let (mut later, begun) = (false, Instant::now());
+        // All of them together wait so long for files, and each for a while.
+        let patience = || READ.saturating_sub(begun.elapsed()).max(READ_AT_LEAST);
         for (index, ward) in self.wards.iter().enumerate() {
             status(&format!("plugin '{}' is being loaded", ward.name()));
-            let mut began = self.begin_with(index).await;
+            let mut began = self.begin_with(index, patience()).await;
             while began.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable) {
                 tracing::warn!(plugin = ward.name(), "waiting for the store");
                 status(&format!("waiting for the store: the versions of plugin '{}'", ward.name()));
                 tokio::time::sleep(AGAIN).await;
-                began = self.begin_with(index).await;
+                began = self.begin_with(index, patience()).await;
             }
             if let Err(refusal) = began {
                 later |= refusal.code == Code::Overloaded;
@@ -51,13 +59,14 @@ impl Hub {
     }
 
     /// The file's version, if nobody has seen it yet; else the one that is in charge of all nodes.
-    async fn begin_with(self: &Arc<Self>, index: usize) -> Result<(), Refusal> {
+    async fn begin_with(self: &Arc<Self>, index: usize, patience: Duration) -> Result<(), Refusal> {
         let ward = &self.wards[index];
+        let config = ward.config.load_full();
+        let read = ward.source(&config, patience).await;
         let mut reading = ward.reading.lock().await;
         let _loading = ward.loading.lock().await;
-        let config = ward.config.load_full();
         let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
-        let began = match source(&config).await {
+        let began = match read {
             Ok(Source { code, signature }) => {
                 let sha256 = digest(&code);
                 reading.file = Some((sha256.clone(), signature.clone()));

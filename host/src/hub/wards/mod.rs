@@ -34,10 +34,12 @@ pub struct Ward {
     /// Held while a version comes into charge, so that they come one after the other; not while one is compiled, so that going
     /// back never waits for that.
     turn: tokio::sync::Mutex<()>,
-    /// Held while the file is read and what follows from it is done.
+    /// Held while what follows from reading the file is done.
     reading: tokio::sync::Mutex<Reading>,
     /// Held by those who load, one after the other: the last who comes is the last who is in charge.
     loading: tokio::sync::Mutex<()>,
+    /// Reads its file, outside of all that: a file system may answer never.
+    reader: blocking::Lane,
 }
 
 #[derive(Default)]
@@ -128,6 +130,7 @@ impl Ward {
             turn: Default::default(),
             reading: Default::default(),
             loading: Default::default(),
+            reader: Default::default(),
         }
     }
 
@@ -248,10 +251,11 @@ impl Hub {
     }
 }
 
-/// Work for which there is no thread may be done later.
+/// Work for which there is no thread, or no end, may be done later.
 fn undone(work: &str, error: BlockingError) -> Refusal {
     match error {
         BlockingError::NoThread(error) => no_thread(&format!("that {work}"), error),
+        error @ BlockingError::Endless => Refusal::new(Code::Overloaded, error.to_string()),
         BlockingError::Panicked => Refusal::new(Code::Internal, format!("what {work} panicked")),
     }
 }
