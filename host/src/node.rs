@@ -25,6 +25,7 @@ use crate::{
 };
 use access::{Configured, all_keys};
 use arc_swap::ArcSwap;
+use files::Reader;
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -98,16 +99,19 @@ impl Node {
         admin.known_as(config.admin.hosts.clone());
         admin.status.waits("waiting for the files that the configuration names");
         // Before they are read, so that no change is missed.
-        source.follow(&config).await?;
+        if let Err(fault) = source.follow(&config).await {
+            tracing::error!("{fault}; the files that the configuration names are watched when it does");
+        }
+        let reader = source.certificate_reader();
         let tls = match config.server.tls.clone() {
-            Some(files) => Some(source.reader().run(|| Tls::open(files)).await?.map_err(anyhow::Error::msg)?),
+            Some(files) => Some(reader.run(|| Tls::open(files)).await?.map_err(anyhow::Error::msg)?),
             None => None,
         };
         if let Some(tls) = &tls {
             show(tls, &admin.status);
         }
         admin.status.waits("waiting for the store");
-        let hub = start_hub(&config, admin).await?;
+        let hub = start_hub(&config, &reader, admin).await?;
         started.set(hub.clone()).ok();
         let loads_later = hub.begin(|what| admin.status.waits(what)).await;
         let stored = first_keys(&hub, admin).await;
@@ -188,8 +192,9 @@ fn outcome(vitals: &Vitals) -> anyhow::Result<()> {
     }
 }
 
-async fn start_hub(config: &Config, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
-    let cache = config.cache.open().map_err(anyhow::Error::msg)?;
+async fn start_hub(config: &Config, reader: &Reader, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
+    let cache = config.cache.clone();
+    let cache = reader.run(move || cache.open()).await?.map_err(anyhow::Error::msg)?;
     let memory = Account::new(config.memory.limit.bytes());
     let hub = HubConfig {
         plugins: config.plugins.clone(),
@@ -247,6 +252,7 @@ fn jitter() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::TlsConfig;
     use tokio::time::timeout;
 
     /// A node whose start never ends: its store listens and answers nothing.
@@ -271,8 +277,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_that_waits_for_a_file_ends_when_it_is_told_to() {
-        let (_silent, config, source, admin) = waiting().await;
-        let (stop, reader) = (CancellationToken::new(), source.reader());
+        let (_silent, mut config, source, admin) = waiting().await;
+        config.server.tls = Some(TlsConfig { certificate: "cert.pem".into(), key: "key.pem".into() });
+        let (stop, reader) = (CancellationToken::new(), source.certificate_reader());
         let (end, ends) = std::sync::mpsc::channel::<()>();
         // As a file system that does not answer.
         let stuck = tokio::spawn(async move { reader.run(move || ends.recv().ok()).await });

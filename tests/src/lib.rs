@@ -15,6 +15,7 @@ mod redis;
 pub mod report;
 mod server;
 pub mod spent;
+mod stall;
 
 pub use client::{Client, Closed};
 pub use follower::{Follower, Seen};
@@ -26,6 +27,7 @@ pub use proxy::{Pattern, Proxy, Rule};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
 pub use redis::{Cluster, Redis, Sentinel};
 pub use server::{Answer, MORE_KEYS, Server};
+pub use stall::{OWN_MOUNTS, Stall};
 
 use std::{
     future::Future,

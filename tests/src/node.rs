@@ -1,6 +1,6 @@
 //! One of several nodes on one store: the real binary, with a configuration of its own.
 
-use crate::{Answer, Client, KEY, Process, Server, eventually};
+use crate::{Answer, Client, KEY, OWN_MOUNTS, Process, Server, binary, eventually};
 use serde_json::{Value, json};
 use std::{path::Path, process::Stdio};
 use tokio::process::Command;
@@ -32,6 +32,19 @@ impl Node {
 
     pub async fn start_in(folder: tempfile::TempDir) -> Self {
         let process = Process::serve(folder.path(), &["--config", "switchyard.toml"], &[]).await;
+        Self { url: process.url.clone(), process, folder }
+    }
+
+    /// One that has mounts of its own.
+    pub async fn start_mounting(folder: tempfile::TempDir) -> Self {
+        let [program, argument] = OWN_MOUNTS;
+        let mut command = Command::new(program);
+        command.arg(argument).arg(binary()).args(["serve", "--json", "--config", "switchyard.toml"]);
+        let log = std::fs::File::create(folder.path().join("stderr")).expect("a file for what it logs");
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.kill_on_drop(true);
+        let process = Process::started(command).await;
+        let process = process.unwrap_or_else(|status| panic!("it ended: {status}"));
         Self { url: process.url.clone(), process, folder }
     }
 

@@ -20,5 +20,6 @@ mod recovery;
 mod rfc6455;
 mod sessions;
 mod signatures;
+mod stalled;
 mod vital;
 mod watching;

@@ -43,18 +43,12 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     stop_on_signals(stop.clone())?;
     let vitals = Vitals::default();
     let source = Source::open(args.config.clone(), &vitals).context("files cannot be watched")?;
-    let mut config = source.load().map_err(anyhow::Error::msg)?;
-    config.compiler = Compiler::Child;
-    let file = args.config;
-    let key = match file {
-        Some(_) => None,
-        None => {
-            config.plugins = found_plugins()?;
-            config.share_trust();
-            Some(key_of_this_run(&mut config))
-        }
+    let (config, key) = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        loaded = load(&source) => loaded?,
     };
-    config.risks(file.as_deref()).iter().for_each(|risk| tracing::warn!("{risk}"));
+    config.risks(source.file()).iter().for_each(|risk| tracing::warn!("{risk}"));
     raise_file_limit();
     let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
     let (listen, path) = (config.server.listen, config.server.path.clone());
@@ -77,6 +71,19 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // Not awaited: whoever reads it may be stopped, and the pipe full.
     tokio::spawn(print(lines));
     node.run(Listeners { server, admin }, stop).await
+}
+
+/// The configuration, and the key that is made where there is none. Its files may be long in coming.
+async fn load(source: &Source) -> anyhow::Result<(Config, Option<String>)> {
+    let mut config = source.load().await.map_err(anyhow::Error::msg)?;
+    config.compiler = Compiler::Child;
+    if source.file().is_some() {
+        return Ok((config, None));
+    }
+    config.plugins = source.reader().wait(found_plugins).await??;
+    config.share_trust();
+    let key = key_of_this_run(&mut config);
+    Ok((config, Some(key)))
 }
 
 async fn print(lines: Vec<String>) {

@@ -1,7 +1,8 @@
 //! Tells when files that the node is made of have changed: at once where the system says so, and within seconds whatever it says. A thread
 //! of its own looks at where each path leads, because a folder that is a link, comes later, is renamed or is on another machine is told of
-//! by nobody.
+//! by nobody. A file system that does not answer holds up that thread and what is read on it, and nobody else.
 
+mod orders;
 mod seen;
 
 use crate::{
@@ -13,6 +14,7 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
+use orders::{Follow, Orders};
 use seen::Seen;
 use std::{
     collections::{HashMap, HashSet},
@@ -20,13 +22,13 @@ use std::{
     os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Weak,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    },
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::timeout,
+};
 
 /// Between two looks at all files, and before one that has changed is looked at again: it is read when both looks saw the same. Both together
 /// leave time to read it within 5 s of the change.
@@ -34,43 +36,28 @@ const LOOK: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long whoever wants files read waits for it. A file system on another machine may answer never.
 const READ: Duration = Duration::from_secs(30);
-
-/// Where paths led at some moment; `None`: nowhere.
-pub type Stamps = HashMap<PathBuf, Option<Stamp>>;
-
-/// Blocks as file systems do.
-pub fn stamps(files: impl IntoIterator<Item = PathBuf>) -> Stamps {
-    let absolute = files.into_iter().filter_map(|file| std::path::absolute(file).ok());
-    absolute.map(|file| (file.clone(), Stamp::of(&file))).collect()
-}
+/// How long whoever wants files followed waits until they are.
+const FOLLOW: Duration = Duration::from_secs(1);
 
 pub struct Files {
     changed: Arc<Notify>,
-    orders: Sender<Order>,
-}
-
-enum Order {
-    Follow(Stamps),
-    /// The system says that this happened to a file.
-    Told(PathBuf, Happened),
-    /// It may have happened to any.
-    Any,
-    Work(Box<dyn FnOnce() + Send>),
-    End,
-    #[cfg(test)]
-    Panic,
+    reader: Reader,
 }
 
 /// Has what reads files done on the thread that looks at them: it is there already when the system gives no more.
 #[derive(Clone)]
-pub struct Reader(Sender<Order>);
+pub struct Reader {
+    orders: Arc<Orders>,
+    /// There is one piece of work at a time, so that those which nobody awaits any more do not gather behind one that does not end.
+    turn: Arc<Semaphore>,
+}
 
 /// Why files were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadFault {
     #[error("reading files panicked, which is a fault of the program")]
     Panicked,
-    #[error("reading files does not come to an end: a file system does not answer; send SIGHUP when it does")]
+    #[error("reading files does not come to an end: a file system does not answer")]
     Endless,
 }
 
@@ -86,17 +73,24 @@ impl Reader {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ReadFault> {
+        timeout(READ, self.wait(work)).await.unwrap_or(Err(ReadFault::Endless))
+    }
+
+    /// The same, however long it takes.
+    pub async fn wait<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ReadFault> {
+        let turn = self.turn.clone().acquire_owned().await.expect("it is never closed");
         let (done, is_done) = oneshot::channel();
         let work = move || {
+            let _turn = turn;
             if !done.is_closed() {
                 done.send(work()).ok();
             }
         };
-        self.0.send(Order::Work(Box::new(work))).ok();
-        match tokio::time::timeout(READ, is_done).await {
-            Ok(read) => read.map_err(|_| ReadFault::Panicked),
-            Err(_) => Err(ReadFault::Endless),
-        }
+        self.orders.put(|orders| orders.work = Some(Box::new(work)));
+        is_done.await.map_err(|_| ReadFault::Panicked)
     }
 }
 
@@ -109,22 +103,34 @@ enum Happened {
 }
 
 impl Files {
-    /// Follows nothing yet.
-    pub fn start(vitals: &Vitals) -> io::Result<Self> {
-        let (orders, taken) = channel();
-        let changed = Arc::new(Notify::new());
+    /// Follows nothing yet. `whose` files they are is the end of the thread's name.
+    pub fn start(vitals: &Vitals, whose: &str) -> io::Result<Self> {
+        let (orders, changed) = (Arc::<Orders>::default(), Arc::new(Notify::new()));
         let follower = Follower::new(orders.clone(), Arc::downgrade(&changed));
-        vitals.thread("the thread that looks at files".into(), move || follower.run(&taken))?;
-        Ok(Self { changed, orders })
+        vitals.thread(format!("the thread that looks at {whose}"), move || follower.run())?;
+        Ok(Self { changed, reader: Reader { orders, turn: Arc::new(Semaphore::new(1)) } })
     }
 
     pub fn reader(&self) -> Reader {
-        Reader(self.orders.clone())
+        self.reader.clone()
     }
 
-    /// From now on these files are followed and no others. What happens to one after its stamp was taken is told.
-    pub fn follow(&self, files: Stamps) {
-        self.orders.send(Order::Follow(files)).ok();
+    /// From now on these files are followed and no others. Whoever reads them awaits that first. Where a file system does not answer, it is an
+    /// error; but they are followed as soon as it does, and told to have changed then, since what happened to them before is not known.
+    pub fn follow(&self, files: Vec<PathBuf>) -> impl Future<Output = Result<(), ReadFault>> + use<> {
+        let (done, is_done) = oneshot::channel();
+        self.order(files, Some(done));
+        async { timeout(FOLLOW, is_done).await.ok().and_then(Result::ok).ok_or(ReadFault::Endless) }
+    }
+
+    /// The same for files that are read on this thread alone, which comes after that.
+    pub fn follow_own(&self, files: Vec<PathBuf>) {
+        self.order(files, None);
+    }
+
+    fn order(&self, files: Vec<PathBuf>, done: Option<oneshot::Sender<()>>) {
+        let files = files.into_iter().filter_map(|file| std::path::absolute(file).ok()).collect();
+        self.reader.orders.put(|orders| orders.follow = Some(Follow { files, done }));
     }
 
     /// Returns when a file may be read that has changed, however often it did.
@@ -135,32 +141,48 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        self.orders.send(Order::End).ok();
+        self.reader.orders.put(|orders| orders.end = true);
     }
 }
 
 struct Follower {
+    orders: Arc<Orders>,
     seen: Seen,
     /// The folders of the files, as they are watched; `None`: not yet.
     folders: HashMap<PathBuf, Option<Stamp>>,
+    /// Where the system tells of files. There is none before there are files.
     watcher: Option<RecommendedWatcher>,
     /// Those that the system's events are about.
     files: Arc<ArcSwap<HashSet<PathBuf>>>,
     changed: Weak<Notify>,
+    has_begun: bool,
     has_warned: bool,
 }
 
+impl Drop for Follower {
+    /// Also when it panics: nobody is to wait for it.
+    fn drop(&mut self) {
+        self.orders.close();
+    }
+}
+
 impl Follower {
-    fn new(orders: Sender<Order>, changed: Weak<Notify>) -> Self {
-        let files = Arc::new(ArcSwap::from_pointee(HashSet::new()));
-        let mut follower = Self {
+    fn new(orders: Arc<Orders>, changed: Weak<Notify>) -> Self {
+        Self {
+            orders,
             seen: Seen::default(),
             folders: HashMap::new(),
             watcher: None,
-            files: files.clone(),
+            files: Arc::new(ArcSwap::from_pointee(HashSet::new())),
             changed,
+            has_begun: false,
             has_warned: false,
-        };
+        }
+    }
+
+    /// Asks the system to tell of files.
+    fn begin(&mut self) {
+        let (orders, files) = (self.orders.clone(), self.files.clone());
         // A watcher does not say that the system has no thread for it: what it was given is dropped then, and it panics when it is
         // used or dropped.
         let alive = Arc::new(());
@@ -168,44 +190,39 @@ impl Follower {
         let handler = move |event: notify::Result<Event>| {
             let _held = &held;
             let Ok(event) = event else { return };
-            for order in told(&event, &files.load()) {
-                orders.send(order).ok();
-            }
+            tell(&event, &files.load(), &orders);
         };
         match notify::recommended_watcher(handler) {
             Ok(watcher) if Arc::strong_count(&alive) == 1 => {
                 std::mem::forget(watcher);
-                follower.warn(&std::io::Error::from(std::io::ErrorKind::WouldBlock).into());
+                self.warn(&std::io::Error::from(std::io::ErrorKind::WouldBlock).into());
             }
-            Ok(watcher) => follower.watcher = Some(watcher),
-            Err(error) => follower.warn(&error),
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => self.warn(&error),
         }
-        follower
     }
 
-    fn run(mut self, orders: &Receiver<Order>) {
+    fn run(mut self) {
+        let orders = self.orders.clone();
         let mut next = Instant::now() + LOOK;
         loop {
-            let order = orders.recv_timeout(next.saturating_duration_since(Instant::now()));
+            let batch = orders.take(next);
             // Nobody waits for changes any more.
             let Some(changed) = self.changed.upgrade() else { return };
-            let mut is_told = match order {
-                Ok(Order::Follow(files)) => {
-                    self.follow(files);
-                    false
-                }
-                Ok(Order::Told(file, happened)) => self.seen.told(&file, happened, Instant::now(), Stamp::of),
-                Ok(Order::Any) => self.seen.take(Stamp::of),
-                Ok(Order::Work(work)) => {
-                    // A panic is told to who asked.
-                    catch_unwind(AssertUnwindSafe(work)).ok();
-                    false
-                }
-                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
-                #[cfg(test)]
-                Ok(Order::Panic) => panic!("on purpose"),
-                Err(RecvTimeoutError::Timeout) => false,
-            };
+            if batch.end {
+                return;
+            }
+            #[cfg(test)]
+            assert!(!batch.panic, "on purpose");
+            let mut is_told = batch.follow.is_some_and(|follow| self.follow(follow));
+            is_told |= batch.any && self.seen.take(Stamp::of);
+            for (file, happened) in batch.told {
+                is_told |= self.seen.told(&file, happened, Instant::now(), Stamp::of);
+            }
+            if let Some(work) = batch.work {
+                // A panic is told to who asked.
+                catch_unwind(AssertUnwindSafe(work)).ok();
+            }
             if Instant::now() >= next {
                 self.watch_folders();
                 is_told |= self.seen.look(Instant::now(), Stamp::of);
@@ -220,9 +237,14 @@ impl Follower {
         }
     }
 
-    fn follow(&mut self, files: Stamps) {
+    /// Whether they are to be read, because nobody awaited that they are followed.
+    fn follow(&mut self, Follow { files, done }: Follow) -> bool {
+        if !self.has_begun && !files.is_empty() {
+            self.has_begun = true;
+            self.begin();
+        }
         let folder = |file: &PathBuf| Some((file.parent()?.to_owned(), None));
-        let mut folders: HashMap<_, _> = files.keys().filter_map(folder).collect();
+        let mut folders: HashMap<_, _> = files.iter().filter_map(folder).collect();
         for (folder, watched) in std::mem::take(&mut self.folders) {
             match folders.get_mut(&folder) {
                 Some(same) => *same = watched,
@@ -230,9 +252,11 @@ impl Follower {
             }
         }
         self.folders = folders;
-        self.files.store(Arc::new(files.keys().cloned().collect()));
-        self.seen.follow(files);
+        self.files.store(Arc::new(files.iter().cloned().collect()));
+        self.seen.follow(files, Stamp::of);
+        let is_late = done.is_some_and(|done| done.send(()).is_err());
         self.watch_folders();
+        is_late
     }
 
     /// Has each folder watched that is where the path leads now.
@@ -279,24 +303,25 @@ impl Follower {
     }
 }
 
-/// What an event says of these files.
-fn told(event: &Event, files: &HashSet<PathBuf>) -> Vec<Order> {
+/// Says what an event says of these files.
+fn tell(event: &Event, files: &HashSet<PathBuf>, orders: &Orders) {
     if event.need_rescan() {
-        return vec![Order::Any];
+        return orders.put(|orders| orders.any = true);
     }
-    let order = |path: &PathBuf| {
+    for path in &event.paths {
         // Mounted secrets are replaced by moving the link `..data` beside them.
         let is_beside = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
         if !is_beside && !files.contains(path) {
-            return None;
+            continue;
         }
-        match happened(event.kind, path)? {
-            Happened::Whole if is_beside => Some(Order::Any),
-            _ if is_beside => None,
-            happened => Some(Order::Told(path.clone(), happened)),
+        match happened(event.kind, path) {
+            Some(Happened::Whole) if is_beside => orders.put(|orders| orders.any = true),
+            Some(happened) if !is_beside => {
+                orders.put(|orders| _ = orders.told.insert(path.clone(), happened));
+            }
+            _ => {}
         }
-    };
-    event.paths.iter().filter_map(order).collect()
+    }
 }
 
 fn happened(kind: EventKind, path: &Path) -> Option<Happened> {
@@ -320,9 +345,25 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn files() -> Files {
+        Files::start(&Vitals::default(), "files").unwrap()
+    }
+
+    /// Keeps the thread as a file system does that does not answer, until what it gives is dropped.
+    async fn stuck(files: &Files) -> mpsc::Sender<()> {
+        let ((end, ends), (begin, begins)) = (mpsc::channel::<()>(), oneshot::channel());
+        let reader = files.reader();
+        let work = move || (begin.send(()).ok(), ends.recv().ok());
+        tokio::spawn(async move { reader.wait(work).await });
+        begins.await.unwrap();
+        end
+    }
+
     #[tokio::test(start_paused = true)]
     async fn reading_that_does_not_end_is_an_error_and_what_comes_after_it_is_read() {
-        let files = Files::start(&Vitals::default()).unwrap();
+        let files = files();
         let (reader, (end, ends)) = (files.reader(), mpsc::channel::<()>());
         let stuck = reader.run(move || ends.recv().ok());
         assert_eq!(stuck.await, Err(ReadFault::Endless));
@@ -339,10 +380,40 @@ mod tests {
     #[tokio::test]
     async fn a_thread_of_files_that_panics_ends_the_node() {
         let vitals = Vitals::default();
-        let files = Files::start(&vitals).unwrap();
-        files.orders.send(Order::Panic).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), vitals.failed()).await.unwrap();
+        let files = Files::start(&vitals, "files").unwrap();
+        files.reader.orders.put(|orders| orders.panic = true);
+        timeout(PATIENCE, vitals.failed()).await.unwrap();
         assert_eq!(vitals.failure(), Some("the thread that looks at files panicked: on purpose"));
         assert_eq!(files.reader().run(|| 1).await, Err(ReadFault::Panicked));
+    }
+
+    #[tokio::test]
+    async fn files_that_could_not_be_followed_in_time_are_followed_later_and_read_then() {
+        let (files, folder) = (files(), tempfile::tempdir().unwrap());
+        let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+        files.follow(vec![first]).await.unwrap();
+        let end = stuck(&files).await;
+        assert_eq!(files.follow(vec![second.clone()]).await, Err(ReadFault::Endless));
+        assert!(timeout(Duration::from_millis(100), files.changed()).await.is_err());
+        drop(end);
+        timeout(PATIENCE, files.changed()).await.expect("what happened meanwhile is not known");
+        std::fs::write(second, "text").unwrap();
+        timeout(PATIENCE, files.changed()).await.expect("it is followed");
+    }
+
+    #[tokio::test]
+    async fn events_do_not_gather_while_a_file_system_does_not_answer() {
+        let (files, folder) = (files(), tempfile::tempdir().unwrap());
+        let file = folder.path().join("file");
+        files.follow(vec![file.clone()]).await.unwrap();
+        let end = stuck(&files).await;
+        let kind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let (event, followed) = (Event::new(kind).add_path(file.clone()), HashSet::from([file]));
+        for _ in 0..10_000 {
+            tell(&event, &followed, &files.reader.orders);
+        }
+        assert_eq!(files.reader.orders.told(), 1);
+        drop(end);
+        timeout(PATIENCE, files.changed()).await.expect("it is told all the same");
     }
 }

@@ -39,7 +39,7 @@ pub async fn watch(node: Node, status: Arc<Status>, host: String) {
         vitals.task("the task that asks for keys", asking),
     ];
     if let Some(tls) = tls {
-        let renewing = renew(tls, source.reader(), certificate.subscribe(), status.clone());
+        let renewing = renew(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
         tasks.push(vitals.task("the task that reads certificates", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
@@ -150,7 +150,7 @@ impl Reloader {
         }
         // Before they are read, so that no change is missed.
         if let Err(fault) = source.follow(&self.config).await {
-            tracing::error!("{fault}; the files from before are followed");
+            tracing::error!("{fault}; the files that the configuration names are watched again when it does");
         }
         // Also where their configuration is the same, for their files may have changed.
         self.plugins.configure(self.config.plugins.clone());

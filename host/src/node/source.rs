@@ -1,7 +1,7 @@
 //! Where the configuration comes from, and what tells that it, or a file that it names, is to be read again.
 
 use super::{
-    files::{Files, ReadFault, Reader, stamps},
+    files::{Files, ReadFault, Reader},
     guard::Cause,
 };
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     config::{Config, Text, environment},
     file::NotTaken,
     plugin::PluginConfig,
+    server::TlsConfig,
     vital::Vitals,
 };
 use std::{
@@ -25,34 +26,63 @@ const UNSETTLED: Duration = Duration::from_secs(1);
 
 pub struct Source {
     file: Option<PathBuf>,
-    files: Files,
+    files: AllFiles,
     /// Awaited from the start: a SIGHUP that nobody awaits ends the process.
     hangups: Signal,
+}
+
+/// Three threads, so that a file system which does not answer holds up none but its own: least of all keys that are taken away.
+struct AllFiles {
+    configuration: Files,
+    certificate: Files,
+    plugins: Files,
+}
+
+impl AllFiles {
+    fn start(vitals: &Vitals) -> io::Result<Self> {
+        let start = |whose| Files::start(vitals, whose);
+        let (configuration, certificate) = (start("the configuration")?, start("the certificate")?);
+        Ok(Self { configuration, certificate, plugins: start("plugins")? })
+    }
+
+    async fn changed(&self) {
+        tokio::select! {
+            () = self.configuration.changed() => {}
+            () = self.certificate.changed() => {}
+            () = self.plugins.changed() => {}
+        }
+    }
 }
 
 impl Source {
     /// From now on no SIGHUP is missed, and no change of the file.
     pub fn open(file: Option<PathBuf>, vitals: &Vitals) -> io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
-        let files = Files::start(vitals)?;
-        files.follow(stamps(file.clone()));
+        let files = AllFiles::start(vitals)?;
+        files.configuration.follow_own(file.iter().cloned().collect());
         Ok(Self { file, files, hangups })
     }
 
+    /// Of the configuration.
     pub fn reader(&self) -> Reader {
-        self.files.reader()
+        self.files.configuration.reader()
+    }
+
+    pub fn certificate_reader(&self) -> Reader {
+        self.files.certificate.reader()
     }
 
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// What the node begins with.
-    pub fn load(&self) -> Result<Config, String> {
-        let Some(file) = &self.file else { return Config::load(None, &environment()?) };
-        let text = Text::first(file).map_err(|error| error.to_string())?;
+    /// What the node begins with. It is waited for as long as it takes, such as by whoever writes into a pipe.
+    pub async fn load(&self) -> Result<Config, String> {
+        let Some(file) = self.file.clone() else { return Config::load(None, &environment()?) };
+        let shown = file.display().to_string();
+        let read = self.reader().wait(move || Text::first(&file)).await;
+        let text = read.unwrap_or_else(|fault| Err(fault.into())).map_err(|error| error.to_string())?;
         let config = text.config(&environment()?)?;
-        let shown = file.display();
         if text.is_empty() {
             tracing::warn!("{shown}: it is empty: everything has its default, and there are no keys");
         }
@@ -75,13 +105,15 @@ impl Source {
         self.reader().run(read).await?
     }
 
-    /// Follows the files that this configuration names. After an error those from before are followed.
+    /// Follows the files that this configuration names. After an error some are followed later, as soon as their file system answers, and
+    /// are told to have changed then.
     pub async fn follow(&self, config: &Config) -> Result<(), ReadFault> {
-        let mut paths: Vec<PathBuf> = config.plugins.iter().flat_map(PluginConfig::files).collect();
-        paths.extend(self.file.clone());
-        paths.extend(config.server.tls.iter().flat_map(|tls| [tls.certificate.clone(), tls.key.clone()]));
-        self.files.follow(self.reader().run(move || stamps(paths)).await?);
-        Ok(())
+        let files = |tls: &TlsConfig| [tls.certificate.clone(), tls.key.clone()];
+        let certificate = self.files.certificate.follow(config.server.tls.iter().flat_map(files).collect());
+        let plugins = config.plugins.iter().flat_map(PluginConfig::files).collect();
+        let plugins = self.files.plugins.follow(plugins);
+        let (certificate, plugins) = tokio::join!(certificate, plugins);
+        certificate.and(plugins)
     }
 
     /// Awaits what makes the node read its files again. What was told of a file is not forgotten for a configuration that `is_unread`,

@@ -5,7 +5,7 @@ use std::{
     fs,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Answer, Client, KEY, Process, Server, eventually};
+use switchyard_tests::{Answer, Client, KEY, Process, Server, Starting, eventually};
 
 pub const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
 
@@ -137,4 +137,32 @@ async fn it_starts_beside_a_plugin_that_fails() {
         (answer["results"][0]["status"] == "subscribed").then_some(())
     })
     .await;
+}
+
+/// As with `--config <(vault …)` while there is no answer.
+#[tokio::test]
+async fn a_start_that_waits_for_its_configuration_ends_when_it_is_told_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("s.toml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());
+    let mut starting = Starting::serve(folder.path(), &["--config", "s.toml"], &[]);
+    let status = format!("/proc/{}/status", starting.child.id().expect("it runs"));
+    // Until then the signal ends any process.
+    eventually("a process that awaits SIGTERM", async || {
+        let status = fs::read_to_string(&status).expect("Linux");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim();
+        (u64::from_str_radix(caught, 16).expect("signals") & (1 << 14) != 0).then_some(())
+    })
+    .await;
+    starting.signal("TERM").await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), starting.child.wait()).await;
+    assert_eq!(ended.expect("an end").expect("a status").code(), Some(0), "{}", starting.log());
+
+    // Another one, for which somebody writes in the end.
+    let starting = Starting::serve(folder.path(), &["--config", "s.toml"], &[]);
+    let text = format!("{PORTS}{}", Server::keys());
+    let writer = std::thread::spawn(move || fs::write(pipe, text).expect("somebody reads it"));
+    let process = starting.serves().await;
+    writer.join().expect("it was read");
+    Client::open(&*process.url).await.greet(connect(KEY)).await.settled().await;
 }

@@ -1,6 +1,6 @@
 //! What was seen of each file, and which of them may be read. Knows no file system, and of the clock what it is told.
 
-use super::{Happened, Stamps};
+use super::Happened;
 use crate::file::Stamp;
 use std::{
     collections::HashMap,
@@ -70,11 +70,11 @@ fn is_same_file(one: Option<Stamp>, other: Option<Stamp>) -> bool {
 }
 
 impl Seen {
-    /// Those that are new were stamped before they were read; of others what was seen holds.
-    pub fn follow(&mut self, files: Stamps) {
+    /// Those that are new are looked at before they are read; of others what was seen holds.
+    pub fn follow(&mut self, files: Vec<PathBuf>, stamp: impl Fn(&Path) -> Option<Stamp>) {
         let mut before = std::mem::take(&mut self.0);
-        let known = |(path, stamp)| {
-            let file = before.remove(&path).unwrap_or_else(|| File::new(stamp));
+        let known = |path: PathBuf| {
+            let file = before.remove(&path).unwrap_or_else(|| File::new(stamp(&path)));
             (path, file)
         };
         self.0 = files.into_iter().map(known).collect();
@@ -140,8 +140,7 @@ mod tests {
         fn new() -> Self {
             let mut place = Self(tempfile::tempdir().unwrap(), Seen::default(), Instant::now());
             fs::write(place.file(), "one").unwrap();
-            let stamps = super::super::stamps([place.file()]);
-            place.1.follow(stamps);
+            place.1.follow(vec![place.file()], Stamp::of);
             assert!(!place.look() && !place.1.is_unsettled(), "nothing happened");
             place
         }
@@ -257,7 +256,7 @@ mod tests {
         }
         let (current, new) = (folder.path().join("current"), folder.path().join("new"));
         symlink("one", &current).unwrap();
-        seen.follow(super::super::stamps([current.join("file")]));
+        seen.follow(vec![current.join("file")], Stamp::of);
         symlink("two", &new).unwrap();
         fs::rename(new, current).unwrap();
         let now = Instant::now();

@@ -1,0 +1,116 @@
+//! A file system that does not answer holds up what is on it, and nothing else.
+
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+use switchyard_tests::{Client, Node, READER, Server, Stall, eventually, eventually_within, guest};
+
+const PATH: &str = "/v1/plugins/thresholds";
+
+fn configuration(node: &Node) -> String {
+    fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
+}
+
+/// Replaced in one step.
+fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
+    let new = file.with_extension("new");
+    fs::write(&new, bytes).expect("a file");
+    fs::rename(new, file).expect("one step");
+}
+
+fn reconfigure(node: &Node, text: impl AsRef<[u8]>) {
+    replace(&node.place().join("switchyard.toml"), text);
+}
+
+/// A node whose plugin, a file that is none, is on a file system that answers no more.
+async fn stalled() -> Option<(Node, Stall)> {
+    if !Stall::is_possible().await {
+        return None;
+    }
+    let more: String = ["one", "two", "three"].map(|key| Server::key(key, key, "[]", "")).concat();
+    let plugin = "[[plugin]]\nname = \"thresholds\"\nfile = \"far/plugin.wasm\"\nrooms = [\"tvl\"]\n";
+    let folder = Node::folder("memory", &(more + plugin));
+    let far = folder.path().join("far");
+    fs::create_dir(&far).expect("a folder");
+    fs::write(far.join("plugin.wasm"), "no Wasm").expect("a file");
+    let node = Node::start_mounting(folder).await;
+    let stall = Stall::over(&far, &node.process).await;
+    stall.holds(&node.process).await;
+    Some((node, stall))
+}
+
+async fn package(node: &Node) -> Value {
+    node.get(PATH).await["plugin"]["package"].clone()
+}
+
+#[tokio::test]
+async fn keys_are_taken_away_though_a_plugin_is_on_a_file_system_that_does_not_answer() {
+    let Some((node, stall)) = stalled().await else { return };
+    for key in ["one", "two"] {
+        let mut client = Client::connect_at(&node.url, json!({"auth": {"apiKey": key}})).await;
+        let digest = switchyard::key::Digest::of(key).to_string();
+        let text = configuration(&node);
+        let blocks: Vec<_> = text.split("[[key]]").filter(|block| !block.contains(&digest)).collect();
+        let began = Instant::now();
+        reconfigure(&node, blocks.join("[[key]]"));
+        node.process.signal("HUP").await;
+        assert_eq!(client.closed().await.code, 4410);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+    assert!(Client::is_let_in(&node.url, READER).await);
+    // Nothing is lost when it answers again.
+    replace(&node.place().join("far/plugin.wasm"), fs::read(guest("orderbook")).expect("a guest"));
+    stall.end().await;
+    eventually_within(Duration::from_secs(60), "the new version", async || {
+        (package(&node).await == "orderbook").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn operators_are_answered_though_the_file_of_the_plugin_cannot_be_read() {
+    let Some((node, stall)) = stalled().await else { return };
+    node.process.signal("HUP").await;
+    eventually("the hangup", async || node.log().contains("SIGHUP").then_some(())).await;
+    for _ in 0..2 {
+        let (status, body) = node.call("PUT", PATH, "no Wasm either").await;
+        assert!(status == 400 && body.contains("is not WebAssembly"), "{status} {body}");
+        let (status, body) = node.call("POST", &format!("{PATH}/rollback"), "").await;
+        assert!(status == 409 && body.contains("no earlier version"), "{status} {body}");
+    }
+    // It is said, and over when the file can be read.
+    let reasons = async || node.call("GET", "/readyz", "").await.1;
+    eventually_within(Duration::from_secs(60), "a reason", async || {
+        reasons()
+            .await
+            .contains("far/plugin.wasm: it does not come to an end: a file system does not")
+            .then_some(())
+    })
+    .await;
+    stall.end().await;
+    eventually_within(Duration::from_secs(60), "what is wrong with the file", async || {
+        reasons().await.contains("is not WebAssembly").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_moves_away_from_it_is_watched_where_it_is() {
+    let Some((node, stall)) = stalled().await else { return };
+    let near = node.place().join("near.wasm");
+    fs::write(&near, "no Wasm").expect("a file");
+    let text = configuration(&node).replace("far/plugin.wasm", "near.wasm");
+    reconfigure(&node, text + &Server::key("sk_new", "new", "[]", ""));
+    eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
+    // What was to be followed could not be, and is as soon as there is an answer.
+    eventually("a word", async || node.log().contains("a file system does not answer").then_some(())).await;
+    stall.end().await;
+    replace(&near, fs::read(guest("orderbook")).expect("a guest"));
+    eventually_within(Duration::from_secs(60), "the new version", async || {
+        (package(&node).await == "orderbook").then_some(())
+    })
+    .await;
+}
