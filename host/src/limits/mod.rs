@@ -19,6 +19,7 @@ use crate::{
 };
 use serde::Deserialize;
 use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 /// `[limits]`
@@ -64,8 +65,9 @@ pub struct Limits {
 
 /// A client that means well is through within a few round trips.
 const GRACE: Duration = Duration::from_secs(1);
-/// Clients beyond the files that they may have: those that have to go may not have gone yet.
+/// Clients beyond the files that they may have: those that made room may not have gone yet. Beyond it they are waited for.
 const OVERLAP: usize = 16;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Limits {
     pub fn new(config: &LimitsConfig, files: Files, metrics: Metrics) -> Arc<Self> {
@@ -113,19 +115,19 @@ impl Limits {
             };
             tokio::select! {
                 () = freed => {}
-                () = tokio::time::sleep_until(wait) => {}
+                () = sleep_until(wait) => {}
             }
         }
     }
 
     /// `Err`: when somebody may make room, if ever.
-    fn room_in_files(&self) -> Result<(), Option<tokio::time::Instant>> {
+    fn room_in_files(&self) -> Result<(), Option<Instant>> {
         let (clients, most) = (self.clients.len(), self.files.clients);
         if clients < most {
             return Ok(());
         }
         if clients >= most.saturating_add(OVERLAP) {
-            return Err(None);
+            return Err(Some(Instant::now() + LOOK_AGAIN));
         }
         match self.slots.make_room() {
             Ok(()) => {
@@ -148,8 +150,9 @@ impl Limits {
     pub fn shortage(&self) -> Option<String> {
         let Files { limit, clients, .. } = self.files;
         (self.clients.len() >= clients).then(|| {
+            let strangers = self.metrics.unauthenticated.get();
             format!(
-                "no files are left for more clients: they have {clients}, of {limit} that this process may open; raise its limit of open files"
+                "no files are left for more clients: they have {clients}, of {limit} that this process may open, and {strangers} of them have not authenticated; raise its limit of open files"
             )
         })
     }
