@@ -185,6 +185,27 @@ impl Charge {
     }
 }
 
+/// Bytes that come and go all the time, counted in steps, so that a few of them cost nothing.
+pub struct Steps(Charge);
+
+const STEP: usize = 16 << 10;
+
+impl Steps {
+    pub fn new(account: Arc<Account>, kind: Kind) -> Self {
+        Self(Charge { account, kind, bytes: 0 })
+    }
+
+    /// There are so many now.
+    pub fn set(&mut self, bytes: usize) {
+        let (is, before) = (bytes / STEP * STEP, self.0.bytes);
+        match is > before {
+            true => self.0.grow(is - before),
+            false if is < before => self.0.shrink(before - is),
+            false => {}
+        }
+    }
+}
+
 impl fmt::Debug for Charge {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{} B of {}", self.bytes, self.kind.as_str())
@@ -236,6 +257,13 @@ mod tests {
         assert_eq!((account.total(), account.excess()), (1000, 250));
         charge.shrink(100);
         drop(charge);
+        let mut steps = Steps::new(account.clone(), Kind::Outboxes);
+        for (bytes, counted) in [(STEP - 1, 0), (2 * STEP + 1, 2 * STEP), (STEP, STEP), (3, 0), (STEP, STEP)]
+        {
+            steps.set(bytes);
+            assert_eq!(account.used(Kind::Outboxes), counted);
+        }
+        drop(steps);
         assert_eq!((account.used(Kind::Rooms), account.total(), account.excess()), (0, 300, 0));
     }
 }

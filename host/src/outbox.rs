@@ -10,7 +10,7 @@ pub use room::Paced;
 
 use crate::{
     close::Close,
-    memory::{Account, Kind},
+    memory::{Account, Kind, Steps},
     protocol::Frame,
 };
 use bytes::{Buf, Bytes};
@@ -45,7 +45,6 @@ pub struct Outbox {
     room: Notify,
     /// Rung when the outbox closes.
     closing: Notify,
-    memory: Arc<Account>,
 }
 
 struct State {
@@ -64,8 +63,7 @@ struct State {
     bytes: usize,
     /// The most of them that may be answers: those are this connection's alone, while a message counts where it is made.
     own: usize,
-    /// Of those, what is counted so far.
-    counted: usize,
+    counted: Steps,
     close: Option<Close>,
     /// Nothing new is taken; what waits is sent, and places are still filled.
     finishing: bool,
@@ -79,9 +77,6 @@ pub struct Place(u64);
 
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
-
-/// Answers that wait are counted in steps of so many bytes, so that few of them are counted.
-const STEP: usize = 16 << 10;
 
 /// Frames given to one write.
 const SLICES: usize = 64;
@@ -103,7 +98,7 @@ impl Outbox {
             left: 0,
             bytes: 0,
             own: 0,
-            counted: 0,
+            counted: Steps::new(memory, Kind::Outboxes),
             close: None,
             finishing: false,
             paced: None,
@@ -114,7 +109,6 @@ impl Outbox {
             task: AtomicWaker::new(),
             room: Notify::new(),
             closing: Notify::new(),
-            memory,
         }
     }
 
@@ -145,7 +139,7 @@ impl Outbox {
         }
         let (was_empty, before) = (state.is_empty(), state.bytes);
         match is_own {
-            true => state.append_own(frame, &self.memory),
+            true => state.append_own(frame),
             false => state.append(frame),
         }
         let much = self.limit / MUCH;
@@ -185,7 +179,7 @@ impl Outbox {
         }
         state.bytes += frame.len();
         state.own += frame.len();
-        state.count(&self.memory);
+        state.count();
         let index = (place.0 - state.left) as usize;
         state.queue[index] = Some(frame);
         drop(state);
@@ -214,7 +208,7 @@ impl Outbox {
         if close.drops_waiting() {
             state.queue = VecDeque::new();
             state.bytes = state.begun.len();
-            state.count(&self.memory);
+            state.count();
         }
         drop(state);
         self.wake();
@@ -248,7 +242,7 @@ impl Outbox {
         let mut state = self.lock();
         state.pipe = None;
         (state.queue, state.bytes) = (VecDeque::new(), 0);
-        state.count(&self.memory);
+        state.count();
         self.room.notify_waiters();
     }
 
@@ -329,27 +323,11 @@ impl Outbox {
     }
 }
 
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().expect("no code panics while it holds an outbox");
-        state.bytes = 0;
-        state.count(&self.memory);
-    }
-}
-
 impl State {
-    /// Brings what is counted up to what waits.
-    fn count(&mut self, memory: &Account) {
+    /// Brings what is counted to what waits.
+    fn count(&mut self) {
         self.own = self.own.min(self.bytes);
-        let is = self.own / STEP * STEP;
-        if is == self.counted {
-            return;
-        }
-        match is > self.counted {
-            true => memory.add(Kind::Outboxes, is - self.counted),
-            false => memory.subtract(Kind::Outboxes, self.counted - is),
-        }
-        self.counted = is;
+        self.counted.set(self.own);
     }
 
     fn is_closed(&self) -> bool {
@@ -362,10 +340,10 @@ impl State {
     }
 
     /// The same for what is this connection's alone.
-    fn append_own(&mut self, frame: Frame, memory: &Account) {
+    fn append_own(&mut self, frame: Frame) {
         self.own += frame.len();
         self.append(frame);
-        self.count(memory);
+        self.count();
     }
 
     /// Another one than before once the peer took something of what waits.

@@ -37,7 +37,7 @@ impl Outbox {
         {
             let room = self.room_within(frame.len(), self.limit, patience).await;
             let Some(mut state) = room else { return false };
-            state.append_own(frame, &self.memory);
+            state.append_own(frame);
         }
         self.wake();
         true
@@ -98,7 +98,7 @@ impl Outbox {
 
     /// Who finds that there is not room enough for it waits again.
     pub(super) fn make_room(&self, state: &mut State) {
-        state.count(&self.memory);
+        state.count();
         if state.paced.is_some_and(|most| state.bytes <= most) {
             state.paced = None;
             self.room.notify_waiters();

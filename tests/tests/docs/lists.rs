@@ -100,6 +100,7 @@ fn every_key_of_the_configuration_is_explained() {
         ("[session.heartbeat]", "session.heartbeat"),
         ("[limits]", "limits"),
         ("[limits.address]", "limits.address"),
+        ("[memory]", "memory"),
         ("[[key]]", "key"),
         ("[tier.NAME]", "tier.NAME"),
         ("[[plugin]]", "plugin"),
@@ -130,6 +131,7 @@ fn the_example_of_a_configuration_is_good_and_shows_the_defaults() {
     assert!(whole.server.tls.take().is_some() && whole.server.origins.take().is_some());
     assert_eq!((whole.server, whole.admin, whole.store), (default.server, default.admin, default.store));
     assert_eq!((whole.rooms, whole.session, whole.limits), (default.rooms, default.session, default.limits));
+    assert_eq!(whole.memory, default.memory);
     assert_eq!(whole.plugins[0].budget, Default::default());
 }
 

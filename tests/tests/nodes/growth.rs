@@ -26,9 +26,8 @@ async fn names_that_were_only_visited_leave_nothing() {
     let mut client = node.client().await;
     let names = |kind: &str| -> Vec<_> { (0..50).map(|n| format!("visited:{kind}:{n}")).collect() };
     for name in names("read") {
-        let history = node.get(&format!("/v1/rooms/{name}/history")).await;
-        assert_eq!(history["messages"], json!([]));
-        for path in [format!("/v1/rooms/{name}"), format!("/v1/rooms/{name}/messages/1/receipt")] {
+        for path in ["", "/history", "/messages/1/receipt"] {
+            let path = format!("/v1/rooms/{name}{path}");
             assert_eq!(node.call("GET", &path, "").await.0, 404, "{path}");
         }
     }
