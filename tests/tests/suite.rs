@@ -3,6 +3,7 @@
 mod admin;
 mod cache;
 mod cli;
+mod compiling;
 mod connections;
 mod docs;
 mod feed;

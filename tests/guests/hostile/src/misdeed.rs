@@ -98,7 +98,7 @@ impl Mode {
                     black_box(());
                 }
             }
-            Self::Nonsense | Self::Other | Self::Huge | Self::Short | Self::Refuse => {}
+            Self::Nonsense | Self::Other | Self::Huge | Self::Short | Self::Refuse | Self::Limit => {}
         }
     }
 }
