@@ -7,7 +7,7 @@ use crate::{
     room::RoomName,
     store::{ConnectionId, Event},
 };
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
 pub type Queue = mpsc::UnboundedSender<Command>;
@@ -45,13 +45,7 @@ pub enum Command {
         offset: u64,
         reply: oneshot::Sender<Result<Position, Unacknowledged>>,
     },
-    /// Which of these messages of the room's history the member may see.
-    Sieve {
-        room: RoomName,
-        seat: SeatId,
-        messages: Vec<Arc<Publication>>,
-        reply: oneshot::Sender<Sieved>,
-    },
+    Sieve(Sieving),
     /// A member has been sent everything up to `upto`, or is to be told that it is `lost`: take it live once the room is
     /// there, or say how to go on.
     Settle {
@@ -164,6 +158,17 @@ pub enum Recovery {
     After(Position),
 }
 
+/// Which of these messages of the room's history the member may see.
+pub struct Sieving {
+    pub room: RoomName,
+    pub seat: SeatId,
+    pub messages: VecDeque<Arc<Publication>>,
+    /// What is known of those before.
+    pub sieved: Sieved,
+    pub reply: oneshot::Sender<Sieved>,
+}
+
+#[derive(Default)]
 pub struct Sieved {
     pub passed: Vec<Arc<Publication>>,
     /// The plugin failed on some: they are lost to the member.

@@ -19,6 +19,7 @@ pub mod room;
 mod routes;
 mod shard;
 mod start;
+mod turns;
 mod wards;
 
 pub use crate::store::Permit;
@@ -41,7 +42,7 @@ use crate::{
     vital::Vitals,
 };
 use allowances::Allowances;
-use command::{Command, Queue, SeatId, Sieved};
+use command::{Command, Queue, SeatId, Sieved, Sieving};
 use lobby::Lobby;
 use policy::Checked;
 use reads::Reads;
@@ -159,7 +160,9 @@ impl Hub {
         messages: Vec<Arc<Publication>>,
     ) -> Sieved {
         let (reply, sieved) = oneshot::channel();
-        self.send(shard, Command::Sieve { room: room.clone(), seat, messages, reply });
+        let sieving =
+            Sieving { room: room.clone(), seat, messages: messages.into(), sieved: Sieved::default(), reply };
+        self.send(shard, Command::Sieve(sieving));
         sieved.await.unwrap_or(Sieved { passed: vec![], failed: true })
     }
 

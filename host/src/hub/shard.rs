@@ -1,6 +1,8 @@
 //! A shard owns its rooms: only it touches them, so they need no lock, and a room's order is the shard's. It
 //! never waits, neither for a socket nor for the store.
 
+mod governed;
+
 use super::{
     Connection,
     command::*,
@@ -23,7 +25,7 @@ use crate::{
     room::RoomName,
     store::{Event, Store},
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{
     collections::HashMap,
     sync::{
@@ -107,7 +109,14 @@ fn size(room: &RoomName) -> usize {
 }
 
 impl Shard {
-    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub async fn run(self, commands: mpsc::UnboundedReceiver<Command>) {
+        match self.policy {
+            Policy::Ungoverned(_) => self.run_in_order(commands).await,
+            Policy::Governed(_) | Policy::Failed { .. } => self.run_in_turns(commands).await,
+        }
+    }
+
+    async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let taken = match self.flush.due() {
@@ -156,9 +165,7 @@ impl Shard {
                 let position = self.room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
                 reply.send(position.unwrap_or(Err(Unacknowledged::Unsent))).ok();
             }
-            Command::Sieve { room, seat, messages, reply } => {
-                reply.send(self.sieve(&room, seat, messages)).ok();
-            }
+            Command::Sieve(sieving) => drop(self.sieve(sieving, None)),
             Command::Settle { room, seat, upto, lost, reply } => match self.room(&room) {
                 Some(room) => room.settle(seat, upto, lost, reply),
                 None => drop(reply.send(Settled::Gone)),
@@ -348,18 +355,26 @@ impl Shard {
         self.metrics.gaps.inc_by(gaps);
     }
 
-    fn sieve(&mut self, name: &RoomName, seat: SeatId, mut messages: Vec<Arc<Publication>>) -> Sieved {
-        let Some((filter, who)) = self.room(name).and_then(|room| room.filter_of(seat)) else {
-            return Sieved { passed: vec![], failed: true };
-        };
-        let Some(filter) = filter else { return Sieved { passed: messages, failed: false } };
-        let mut failed = false;
-        messages.retain(|message| {
-            let bits = &mut self.scratch.bits;
-            let asked = self.policy.filter(message, &[filter], Reads::One(&who), bits);
-            failed |= !asked || bits.is_lost(0);
-            asked && bits.passes(0)
-        });
-        Sieved { passed: messages, failed }
+    /// Looks through messages until some time, and answers once it has been through all of them; otherwise gives what is left.
+    fn sieve(&mut self, mut sieving: Sieving, until: Option<Instant>) -> Option<Sieving> {
+        match self.room(&sieving.room).and_then(|room| room.filter_of(sieving.seat)) {
+            None => sieving.sieved = Sieved { passed: vec![], failed: true },
+            Some((None, _)) => sieving.sieved.passed.extend(sieving.messages.drain(..)),
+            Some((Some(filter), who)) => {
+                while let Some(message) = sieving.messages.pop_front() {
+                    let bits = &mut self.scratch.bits;
+                    let asked = self.policy.filter(&message, &[filter], Reads::One(&who), bits);
+                    sieving.sieved.failed |= !asked || bits.is_lost(0);
+                    if asked && bits.passes(0) {
+                        sieving.sieved.passed.push(message);
+                    }
+                    if !sieving.messages.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
+                        return Some(sieving);
+                    }
+                }
+            }
+        }
+        sieving.reply.send(sieving.sieved).ok();
+        None
     }
 }

@@ -36,8 +36,13 @@ pub fn stamp<'a>(rooms: &'a str) -> Plugin<'a> {
 }
 
 pub async fn node(plugins: &[Plugin<'_>]) -> Node {
+    node_with(plugins, "").await
+}
+
+/// With these tables beside.
+pub async fn node_with(plugins: &[Plugin<'_>], more: &str) -> Node {
     let tables: String = plugins.iter().map(Plugin::table).collect();
-    Node::start("memory", &format!("{ROOM_FOR_ALL}{tables}")).await
+    Node::start("memory", &format!("{ROOM_FOR_ALL}{tables}{more}")).await
 }
 
 /// What `/v1/plugins` shows of a plugin.

@@ -3,6 +3,7 @@
 
 mod decider;
 mod filters;
+mod floods;
 mod governed;
 mod hooks;
 mod hostile;
@@ -22,10 +23,10 @@ const USAGE: &str = "\
 bench-plugins [--json FILE] [--only SECTION]
 
   --json FILE      the figures of the report as JSON too
-  --only SECTION   hooks, swaps, misdeeds or filters alone
+  --only SECTION   hooks, swaps, misdeeds, floods or filters alone
 ";
 
-const SECTIONS: [&str; 4] = ["hooks", "swaps", "misdeeds", "filters"];
+const SECTIONS: [&str; 5] = ["hooks", "swaps", "misdeeds", "floods", "filters"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -57,6 +58,7 @@ async fn measure(only: Option<&str>) -> Report {
                 sections.push(measured.expect("a measurement without a panic"));
             }
             "swaps" => sections.push(swaps::measure().await),
+            "floods" => sections.push(floods::measure().await),
             "misdeeds" => sections.extend(hostile::measure().await),
             _ => sections.push(filters::measure().await),
         }
