@@ -18,7 +18,7 @@ use switchyard::{
     key::Digest,
     memory::Account,
     outbox::{Outbox, Paced, Pipe},
-    plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal},
+    plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Reads},
     protocol::{Position, Publication},
     room::RoomName,
     store::{ConnectionId, HistoryConfig, Memory, Message, PageLimit, Retention, Store},
@@ -110,7 +110,7 @@ pub struct Filters {
     governor: Governor,
     plugin: Arc<Plugin>,
     ids: Vec<FilterId>,
-    bits: Vec<u64>,
+    bits: Bits,
 }
 
 impl Filters {
@@ -129,14 +129,15 @@ impl Filters {
             grant.expect("a good filter").filter.expect("a filter")
         };
         let ids = (0..count).map(join).collect();
-        Self { governor, plugin, ids, bits: vec![] }
+        Self { governor, plugin, ids, bits: Bits::default() }
     }
 
     /// Asks all of them about a message; how many pass.
     pub fn matches(&mut self) -> u32 {
-        let asked = self.governor.matches(ROOM, "trade", DATA.as_bytes(), &self.ids, &mut self.bits);
+        let reads = Reads::Members(&|| None);
+        let asked = self.governor.filter(ROOM, "trade", DATA.as_bytes(), &self.ids, reads, &mut self.bits);
         asked.expect("a plugin that answers");
-        self.bits.iter().map(|word| word.count_ones()).sum()
+        self.bits.passed.iter().map(|word| word.count_ones()).sum()
     }
 
     /// WebAssembly instructions so far, where they are counted.

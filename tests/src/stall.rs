@@ -1,7 +1,7 @@
 //! A file system that does not answer, as one on another machine may be: whoever asks it waits, until it is there again.
 
-use crate::{PATIENCE, Process, eventually};
-use std::{fs, path::Path, process::Stdio};
+use crate::{PATIENCE, Process, eventually_within};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -51,13 +51,16 @@ impl Stall {
         Self(child)
     }
 
-    /// Waits until a thread of the process waits for it.
-    pub async fn holds(&self, process: &Process) {
-        eventually("a thread that waits", async || {
+    /// Waits until a thread of the process whose name begins so waits for it.
+    pub async fn holds(&self, process: &Process, name: &str, patience: Duration) {
+        eventually_within(patience, name, async || {
             let threads = fs::read_dir(format!("/proc/{}/task", process.id())).expect("Linux");
-            let waits = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan")).ok();
-            let mut waiting = threads.filter_map(|thread| waits(thread.ok()?));
-            waiting.any(|place| place.contains("fuse") || place == "request_wait_answer").then_some(())
+            let waits = |thread: fs::DirEntry| {
+                let says = |what: &str| fs::read_to_string(thread.path().join(what)).unwrap_or_default();
+                let place = says("wchan");
+                says("comm").starts_with(name) && (place.contains("fuse") || place == "request_wait_answer")
+            };
+            threads.filter_map(Result::ok).any(waits).then_some(())
         })
         .await;
     }

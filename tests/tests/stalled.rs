@@ -6,7 +6,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, Node, READER, Server, Stall, eventually, eventually_within, guest};
+use switchyard_tests::{Client, Node, PATIENCE, READER, Server, Stall, eventually, eventually_within, guest};
 
 const PATH: &str = "/v1/plugins/thresholds";
 
@@ -38,7 +38,7 @@ async fn stalled() -> Option<(Node, Stall)> {
     fs::write(far.join("plugin.wasm"), "no Wasm").expect("a file");
     let node = Node::start_mounting(folder).await;
     let stall = Stall::over(&far, &node.process).await;
-    stall.holds(&node.process).await;
+    stall.holds(&node.process, "the thread that", PATIENCE).await;
     Some((node, stall))
 }
 
@@ -74,7 +74,7 @@ async fn keys_are_taken_away_though_a_plugin_is_on_a_file_system_that_does_not_a
 async fn operators_are_answered_though_the_file_of_the_plugin_cannot_be_read() {
     let Some((node, stall)) = stalled().await else { return };
     node.process.signal("HUP").await;
-    eventually("the hangup", async || node.log().contains("SIGHUP").then_some(())).await;
+    stall.holds(&node.process, "reads a plugin", Duration::from_secs(90)).await;
     for _ in 0..2 {
         let (status, body) = node.call("PUT", PATH, "no Wasm either").await;
         assert!(status == 400 && body.contains("is not WebAssembly"), "{status} {body}");

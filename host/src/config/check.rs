@@ -13,7 +13,8 @@ type Wrong = (Place, String);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// As durations are written and shown.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 const INSTANT: Duration = Duration::from_millis(1);
 
 /// A value that must be within bounds.

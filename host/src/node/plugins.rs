@@ -172,3 +172,49 @@ async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredP
         tokio::time::sleep(ASK).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s.toml");
+        std::fs::write(&file, text).unwrap();
+        Config::load(Some(&file), &vec![]).unwrap()
+    }
+
+    fn plugin(name: &str, room: &str, more: &str) -> String {
+        format!("[[plugin]]\nname = \"{name}\"\nfile = \"a.wasm\"\nrooms = [\"{room}\"]\n{more}")
+    }
+
+    #[test]
+    fn what_takes_a_restart_keeps_no_pin_and_no_trust_from_holding() {
+        let running = config(&[plugin("a", "a", ""), plugin("b", "b", ""), plugin("c", "c", "")].concat());
+        let wanted = [
+            plugin("new", "n", ""),
+            plugin("b", "other", "sha256 = \"00\"\n"),
+            plugin("a", "a", "sha256 = \"11\"\nconfig = { depth = 5 }\n"),
+            "[signatures]\nkeys = [\"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]\n".to_owned(),
+        ];
+        let (plugins, later) = in_force(&running.plugins, &config(&wanted.concat()));
+        let holds =
+            |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.sha256.clone().unwrap_or_default());
+        let held: Vec<_> = plugins.iter().map(holds).collect();
+        assert_eq!(held, [("a", "11"), ("b", "00"), ("c", "")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert!(plugins.iter().zip(&running.plugins).all(|(now, before)| now.rooms == before.rooms));
+        assert!(plugins.iter().all(|plugin| plugin.trust.keys.len() == 1), "also the one that is gone");
+        assert_eq!(plugins[0].config["depth"].as_integer(), Some(5));
+        assert_eq!(
+            later,
+            [
+                "plugin 'b' is to govern other rooms",
+                "plugin 'c' is not configured any more",
+                "plugin 'new' is new",
+                "the plugins are in another order"
+            ]
+        );
+        let (same, nothing) = in_force(&running.plugins, &running);
+        assert!(same == running.plugins && nothing.is_empty());
+    }
+}

@@ -204,7 +204,8 @@ fn what_is_left_begins_with_the_rest_of_a_frame() {
     outbox.pong(Frame::pong(b"1"));
     let rest = outbox.rest();
     let sent = [pipe.bytes(), rest.to_vec()].concat();
-    assert_eq!(sent, [&Frame::from("one").bytes()[..], &Frame::pong(b"1").bytes()[..]].concat());
+    let (one, pong) = (Frame::from("one").into_bytes(), Frame::pong(b"1").into_bytes());
+    assert_eq!(sent, [one, pong].concat());
     assert_eq!((outbox.rest(), outbox.push("more".into())), (Bytes::new(), false));
 }
 

@@ -4,13 +4,22 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// The subprotocol, for clients that ask for one.
 const PROTOCOL: &str = "switchyard.v1";
 /// The one version there is.
 pub const VERSION: HeaderValue = HeaderValue::from_static("13");
+
+/// As keys are written; what the last bits say does not matter.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// Why a request does not become a WebSocket.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -48,7 +57,7 @@ pub fn accept(request: &Request<Body>) -> Result<Response<Body>, Unfit> {
         return Err(Unfit::Version);
     }
     let key = only(headers, header::SEC_WEBSOCKET_KEY, "there must be one Sec-WebSocket-Key")?;
-    if STANDARD.decode(key.as_bytes()).map(|nonce| nonce.len()) != Ok(16) {
+    if BASE64.decode(key.as_bytes()).map(|nonce| nonce.len()) != Ok(16) {
         return Err(Unfit::Headers("Sec-WebSocket-Key must be 16 bytes in base64"));
     }
     let accepted = derive_accept_key(key.as_bytes());

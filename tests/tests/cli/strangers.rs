@@ -101,19 +101,19 @@ async fn what_others_have_named_forges_no_line_and_drives_no_terminal() {
     is_clean("`check`", &super::stderr(&checked));
 
     let data = json!({"text": "\u{202e}\u{9b}31m\u{7f}", "line": "\u{2028}"});
-    for more in [&[][..], &["--json"]] {
-        let listen = [&["listen", "--url", &*process.url, "--count", "1", "prices"][..], more].concat();
+    // The one that has listened stays a member of its room for a while.
+    for (room, more) in [("plain", &[][..]), ("for-programs", &["--json"])] {
+        let listen = [&["listen", "--url", &*process.url, "--count", "1", room][..], more].concat();
         let mut command = command(folder.path(), &listen, &environment);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a process");
-        let address = process.admin.strip_prefix("http://").expect("HTTP");
         eventually("a listener", async || {
-            let (_, rooms) =
-                Answer::called(&format!("http://{address}"), "GET", "/v1/rooms/prices", Some(KEY), "").await;
+            let path = format!("/v1/rooms/{room}");
+            let (_, rooms) = Answer::called(&process.admin, "GET", &path, Some(KEY), "").await;
             rooms.contains(r#""members":1"#).then_some(())
         })
         .await;
         let mut client = Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await;
-        client.publish("prices", data.clone()).await;
+        client.publish(room, data.clone()).await;
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let line =
             timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").expect("a line");

@@ -14,9 +14,10 @@ async fn switchyards_in_two_databases_have_nothing_to_do_with_each_other() {
     for client in [&mut here, &mut there, &mut beside] {
         client.subscribe(json!(["prices"])).await;
     }
+    let (mut one, mut other) = (first.client().await, third.client().await);
     for n in 0..50 {
-        here.publish("prices", json!(["here", n])).await;
-        there.publish("prices", json!(["there", n])).await;
+        one.publish("prices", json!(["here", n])).await;
+        other.publish("prices", json!(["there", n])).await;
     }
     for n in 0..50 {
         assert_eq!(here.expect("message").await["data"], json!(["here", n]));

@@ -94,6 +94,12 @@ pub fn cases() -> Vec<Handshake> {
             with("Authorization: Basic c2tfYWxs\r\nAuthorization: Bearer sk_all"),
         ),
         good("4.1", "a key", with("Authorization: bearer sk_all")),
+        answered(
+            "4.2.1",
+            "last bits of the nonce that say nothing",
+            instead(KEY, &["Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEB=="]),
+            101,
+        ),
         answered("4.2.2", "a wrong key", with("Authorization: Bearer sk_wrong"), 401),
         answered("4.2.2", "a key without its scheme", with("Authorization: sk_all"), 401),
         answered(

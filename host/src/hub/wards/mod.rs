@@ -1,5 +1,6 @@
 //! The plugins in charge of rooms: which version it is on this node, which were before, and how the present one fares.
 
+mod back;
 mod change;
 mod follow;
 mod probation;
