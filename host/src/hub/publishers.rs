@@ -4,7 +4,7 @@
 use crate::protocol::Publication;
 use std::{
     collections::VecDeque,
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
@@ -34,9 +34,7 @@ impl Publishers {
     }
 
     fn number(&self, room: &str, event: Option<&str>, data: &str) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        (room, event, data).hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one((room, event, data))
     }
 }
 

@@ -62,7 +62,8 @@ mod tests {
             let (filter, wrong) = levels(Some(OsStr::new(text)));
             let mut shown: Vec<_> = filter.to_string().split(',').map(str::to_owned).collect();
             let mut expected: Vec<_> = expected.split(',').collect();
-            (shown.sort(), expected.sort());
+            shown.sort();
+            expected.sort();
             assert_eq!(
                 (shown, wrong),
                 (expected.iter().map(|part| part.to_string()).collect(), None),

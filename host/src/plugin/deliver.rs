@@ -123,7 +123,8 @@ impl Governor {
         places: &mut Vec<usize>,
         out: &mut Bits,
     ) -> Result<(), Refusal> {
-        (asked.clear(), places.clear());
+        asked.clear();
+        places.clear();
         let admitted = match ids.iter().any(|id| self.filters.plan(*id) == Plan::Guest) {
             // A fresh instance may have other plans, so it has to be there before they are read.
             true => self.admit(match reads {

@@ -361,7 +361,9 @@ impl Governor {
 fn slowest<'a>(took: &[(FilterId, Duration)], filters: &'a Filters) -> Option<&'a Arc<str>> {
     let mut by_owner: HashMap<&Arc<str>, Duration> = HashMap::new();
     for (id, time) in took {
-        filters.owner(*id).map(|owner| *by_owner.entry(owner).or_default() += *time);
+        if let Some(owner) = filters.owner(*id) {
+            *by_owner.entry(owner).or_default() += *time;
+        }
     }
     by_owner.into_iter().max_by_key(|(_, time)| *time).map(|(owner, _)| owner)
 }

@@ -44,7 +44,7 @@ pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
         for (n, count) in passed.iter().enumerate() {
             note(format_args!("filter {}: {count} of {messages} messages pass", n + 1));
         }
-        table(&trial.times, &all).iter().for_each(|line| remark(line));
+        table(&trial.times, &all).iter().for_each(remark);
     }
     Ok(())
 }
