@@ -5,6 +5,7 @@ mod allowances;
 mod catch_up;
 mod command;
 mod connections;
+mod entry;
 mod flush;
 mod lobby;
 mod pings;

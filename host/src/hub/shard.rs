@@ -6,6 +6,7 @@ mod governed;
 use super::{
     Connection,
     command::*,
+    entry::{Entry, Waiting},
     flush::Flush,
     full,
     places::Places,
@@ -70,25 +71,6 @@ pub struct Shard {
 pub(super) struct Scratch {
     filters: Vec<FilterId>,
     bits: Bits,
-}
-
-/// A room, or those who wait until the store tells where it is.
-pub(super) enum Entry {
-    Opening(Vec<Waiting>),
-    Open(Box<Room>),
-}
-
-pub(super) struct Waiting {
-    joining: Joining,
-    filter: Option<FilterId>,
-    reply: oneshot::Sender<Result<Granted, Refusal>>,
-}
-
-impl Waiting {
-    /// The connection asked for it, and still waits.
-    fn is_of(&self, connection: &Connection) -> bool {
-        self.joining.connection.id == connection.id && !self.reply.is_closed()
-    }
 }
 
 /// Who takes a seat, and how.
