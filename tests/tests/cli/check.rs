@@ -106,7 +106,7 @@ async fn what_is_wrong_is_reported_with_its_line() {
         (plugin("x", &good, "budget = { call = \"0s\" }"), 2..=2, "budget.call is 0s"),
         (plugin("x", &good, "budget = { call = \"1s\", memory = \"1KiB\" }"), 2..=2, "budget.memory is 1KiB"),
         (plugin("x", &good, "budget = { calls = 0 }"), 2..=2, "budget.calls is 0"),
-        (key("") + &key("").replace("\"a\"", "\"b\""), 9..=9, "'a' has the key with this digest already"),
+        (key("") + &key("").replace("\"a\"", "\"b\""), 10..=10, "'a' has the key with this digest already"),
         // Plugins.
         (format!("\n{}", plugin("x", Path::new("gone.wasm"), "")), 2..=4, "gone.wasm"),
         (format!("\n{}", plugin("x", Path::new("text.wasm"), "")), 2..=4, "text.wasm"),
