@@ -43,6 +43,9 @@ const HEAD: Duration = Duration::from_secs(10);
 const READ_BUFFER: usize = 64 << 10;
 /// How long a connection that serves nobody is left alone when others wait.
 const GRACE: Duration = Duration::from_millis(100);
+/// Connections beyond those there may be, that have to go and are not gone yet; beyond it they are waited for.
+const OVERLAP: usize = 8;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// After the system gave no connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -127,6 +130,8 @@ struct Desk {
     status: Arc<Status>,
     metrics: Metrics,
     failures: Failures,
+    /// Connections at a time.
+    most: usize,
     slots: Arc<Slots>,
 }
 
@@ -136,6 +141,7 @@ impl Admin {
         let (address, metrics) = (listener.local_addr()?, Metrics::default());
         let (status, ended) = (Arc::new(Status::default()), CancellationToken::new());
         status.waits("it is starting");
+        let most = Files::of_process().operators;
         let desk = Arc::new(Desk {
             router: OnceLock::new(),
             hosts: OnceLock::new(),
@@ -143,7 +149,8 @@ impl Admin {
             metrics: metrics.clone(),
             // Operators are slowed down, but never shut out.
             failures: Failures::new(None, Listener::Operators, metrics.clone()),
-            slots: Slots::new(Files::of_process().operators, None, GRACE),
+            most,
+            slots: Slots::new(most, None, GRACE),
         });
         let task = vitals.task("the operators' listener", accept(listener, desk.clone(), ended.clone()));
         Ok(Self { address, status, metrics, vitals, desk, ended, task })
@@ -177,6 +184,10 @@ impl Drop for Admin {
 async fn accept(listener: TcpListener, desk: Arc<Desk>, ended: CancellationToken) {
     let tasks = TaskTracker::new();
     loop {
+        // Those that made room have files until they are gone.
+        while tasks.len() >= desk.most + OVERLAP {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let admitted = async {
             let (tcp, remote) = listener.accept().await?;
             Ok::<_, io::Error>((tcp, remote, desk.admit(Group::of(remote.ip())).await))

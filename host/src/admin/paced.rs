@@ -25,8 +25,8 @@ pub struct Paced {
     /// Since something could not be written that still is not, and bytes that were since.
     blocked: Option<(Instant, usize)>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes that may still be thrown away at the end.
-    lingers: Option<usize>,
+    /// Since the end was written, and bytes that may still be thrown away.
+    lingers: Option<(Instant, usize)>,
 }
 
 impl Paced {
@@ -95,9 +95,8 @@ impl AsyncWrite for Paced {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
         if self.lingers.is_none() {
             ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
-            (self.lingers, self.blocked) = (Some(LINGER_BYTES), Some((Instant::now(), 0)));
         }
-        let (since, _) = self.blocked.expect("set with the other");
+        let (since, mut left) = *self.lingers.get_or_insert_with(|| (Instant::now(), LINGER_BYTES));
         let mut bin = [0; 4096];
         loop {
             let mut bin = ReadBuf::new(&mut bin);
@@ -107,8 +106,8 @@ impl AsyncWrite for Paced {
                 return Poll::Ready(Ok(()));
             }
             ready!(read)?;
-            let left = self.lingers.unwrap_or(0).saturating_sub(bin.filled().len());
-            self.lingers = Some(left);
+            left = left.saturating_sub(bin.filled().len());
+            self.lingers = Some((since, left));
             if bin.filled().is_empty() || left == 0 || since.elapsed() > LINGER {
                 return Poll::Ready(Ok(()));
             }
