@@ -21,7 +21,7 @@ use switchyard::{
     plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Reads},
     protocol::{Position, Publication},
     room::RoomName,
-    store::{ConnectionId, HistoryConfig, Memory, Message, PageLimit, Retention, Store},
+    store::{ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, Store},
 };
 
 const ROOM: &str = "prices:eth";
@@ -181,7 +181,7 @@ impl Recovery {
     /// Reads all of it and sends it.
     pub fn replay(&self) {
         let limit = PageLimit { messages: self.messages, bytes: usize::MAX };
-        let page = self.store.history(&self.room, Some(&self.start), limit).now_or_never();
+        let page = self.store.history(&self.room, Some(&self.start), limit, Reader::Other).now_or_never();
         let page = page.expect("at once").expect("memory is there");
         assert_eq!((page.whole, page.messages.len()), (true, self.messages));
         for message in page.messages {

@@ -73,7 +73,9 @@ async fn fill(client: &mut Client) {
     panic!("a hundred rooms more");
 }
 
-const SMALL: &str = "[memory]\nlimit = \"1MiB\"\n[tier.default]\nconnections = 1000";
+/// Clients that only wait are not to be taken for gone, however long the crowd takes.
+const SMALL: &str = "[memory]\nlimit = \"1MiB\"\n[tier.default]\nconnections = 1000\n\
+    [session]\nheartbeat = { interval = \"10m\" }";
 
 #[tokio::test]
 async fn a_full_node_serves_those_that_are_there_and_takes_no_more() {

@@ -6,7 +6,7 @@ use crate::{
     key::Scope,
     protocol::{Position, Refusal, reply},
     room::RoomName,
-    store::{History, PageLimit, Receipt, RoomSummary},
+    store::{History, PageLimit, Reader, Receipt, RoomSummary},
 };
 use axum::{
     Json,
@@ -100,7 +100,7 @@ pub async fn history(
         return Err(unknown(&room).into());
     }
     let limit = PageLimit { messages: limit, bytes: HISTORY_BYTES };
-    let history = api.services.hub.read(&key.principal, &room, since.as_ref(), limit).await;
+    let history = api.services.hub.read(&key.principal, &room, since.as_ref(), limit, Reader::Other).await;
     let History { newest, messages, more, whole, .. } = history.map_err(unavailable)?;
     let (room, epoch, recovered) = (room.shared(), newest.epoch, since.map(|_| whole));
     Ok(raw(reply::History { room, epoch, messages, more, recovered }.body()))

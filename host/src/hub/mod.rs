@@ -39,7 +39,7 @@ use crate::{
     plugin::{Cache, Compiler, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
     room::{Kind, RoomName},
-    store::{History, Message, PageLimit, Store, Unavailable},
+    store::{History, Message, PageLimit, Reader, Store, Unavailable},
     vital::Vitals,
 };
 use allowances::Allowances;
@@ -180,8 +180,10 @@ impl Hub {
         let page = if is_governed { PAGE } else { limit };
         let (mut seen, mut bytes, mut after, mut recovered) = (vec![], 0, since.cloned(), None);
         loop {
-            let history =
-                self.read(principal, &seat.room, after.as_ref(), page).await.map_err(unavailable)?;
+            let history = self
+                .read(principal, &seat.room, after.as_ref(), page, Reader::Member)
+                .await
+                .map_err(unavailable)?;
             let History { newest: Position { epoch, .. }, messages, mut more, whole, .. } = history;
             recovered = recovered.or(since.map(|_| whole));
             let last = messages.last().map(|message| message.offset).filter(|_| is_governed && more);
@@ -230,9 +232,10 @@ impl Hub {
         room: &RoomName,
         after: Option<&Position>,
         limit: PageLimit,
+        reader: Reader,
     ) -> Result<History, Unavailable> {
         let _turn = self.reads.turn(principal).await;
-        self.store.history(room, after, limit).await
+        self.store.history(room, after, limit, reader).await
     }
 
     /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has a key or a session,
@@ -256,8 +259,12 @@ impl Hub {
             (room, Checked::Pass) => (room, None),
             (room, Checked::Replace(data)) => (room, Some(data)),
             (room, Checked::Discard) => {
-                let newest =
-                    self.store.history(&room, None, PageLimit::NONE).await.map_err(unavailable)?.newest;
+                let newest = self
+                    .store
+                    .history(&room, None, PageLimit::NONE, Reader::Other)
+                    .await
+                    .map_err(unavailable)?
+                    .newest;
                 let Position { epoch, offset } = newest;
                 return Ok(reply::Published {
                     room: room.shared(),

@@ -7,7 +7,7 @@ use crate::{
     outbox::Paced,
     protocol::{Position, reply},
     room::RoomName,
-    store::{History, PageLimit, Unavailable},
+    store::{History, PageLimit, Reader, Unavailable},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, oneshot};
@@ -88,7 +88,8 @@ impl Replay {
 
     /// Where the log is, and whether all after the member's position is held.
     async fn look(&self, hub: &Hub) -> Result<History, Unavailable> {
-        hub.store.history(&self.room, Some(&self.progress.at()), PageLimit::NONE).await
+        let at = self.progress.at();
+        hub.store.history(&self.room, Some(&at), PageLimit::NONE, Reader::Member).await
     }
 
     pub fn room(&self) -> &RoomName {
@@ -120,7 +121,8 @@ impl Replay {
                     return Ok(());
                 }
                 let (connection, after) = (&self.connection, self.progress.at());
-                let page = hub.read(&connection.principal, &self.room, Some(&after), PAGE).await?;
+                let page =
+                    hub.read(&connection.principal, &self.room, Some(&after), PAGE, Reader::Member).await?;
                 match self.send(hub, page, turns.patience).await? {
                     Sent::All => {}
                     Sent::Moved(to) => (self.upto, self.lost) = (to, true),

@@ -1,7 +1,7 @@
 //! A frame of the WebSocket as it goes over the wire: encoded once, header included, however many get it.
 
 use crate::memory::Charge;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Data, OpCode},
@@ -30,9 +30,8 @@ impl Frame {
             .expect("a header has room");
         let spare = unwritten.len();
         bytes[spare..HEADER].copy_from_slice(&header[..HEADER - spare]);
-        let mut bytes = Bytes::from(bytes);
-        bytes.advance(spare);
-        Self(bytes)
+        // A slice is shared already: nobody who gets it has anything to allocate.
+        Self(Bytes::from(bytes).slice(spare..))
     }
 
     /// The same, counted as long as anybody has it.

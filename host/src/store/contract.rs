@@ -83,7 +83,7 @@ impl Subject {
 
     async fn offsets(&self, name: &str, after: Option<&Position>, limit: usize) -> (Vec<u64>, bool, bool) {
         let limit = PageLimit { messages: limit, bytes: usize::MAX };
-        let history = self.store.history(&room(name), after, limit).await.unwrap();
+        let history = self.store.history(&room(name), after, limit, Reader::Other).await.unwrap();
         (history.messages.iter().map(|m| m.offset).collect(), history.more, history.whole)
     }
 
@@ -233,14 +233,14 @@ async fn a_page_is_bounded_by_bytes(s: Subject) {
     }
     let page = async |after: usize, bytes: usize| {
         let (room, limit) = (room("bytes"), PageLimit { messages: 10, bytes });
-        let history = s.store.history(&room, Some(&positions[after]), limit).await.unwrap();
+        let history = s.store.history(&room, Some(&positions[after]), limit, Reader::Other).await.unwrap();
         (history.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), history.more)
     };
     assert_eq!(page(4, 1 << 20).await, (vec![6, 7], false));
     assert_eq!(page(4, 700).await, (vec![6], true), "the first is always given");
     assert_eq!(page(4, 0).await, (vec![6], true));
     assert_eq!(page(5, 700).await, (vec![7], false));
-    let newest = s.store.history(&room("bytes"), None, PageLimit::NONE).await.unwrap();
+    let newest = s.store.history(&room("bytes"), None, PageLimit::NONE, Reader::Other).await.unwrap();
     assert_eq!((newest.newest, newest.oldest, newest.messages.len()), (positions[6].clone(), 5, 0));
 }
 
@@ -279,7 +279,7 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
     }
     s.becomes(async || s.heard().len() == 4).await;
     let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();
-    let held = s.store.history(&room, None, TEN).await.unwrap().messages;
+    let held = s.store.history(&room, None, TEN, Reader::Other).await.unwrap().messages;
     for (n, (event, data)) in messages.into_iter().enumerate() {
         let Event::Published(heard) = &heard[n + 1] else { panic!("{heard:?}") };
         for message in [heard, &held[n]] {

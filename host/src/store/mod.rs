@@ -193,6 +193,15 @@ impl PageLimit {
     pub const NONE: Self = Self { messages: 0, bytes: 0 };
 }
 
+/// For whom a history is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Somebody in the room, which begins anew where the store has lost it: what is told of it holds.
+    Member,
+    /// Somebody else. A room that is not there is given an epoch that no other answer names.
+    Other,
+}
+
 /// A piece of a room's history, oldest first.
 #[derive(Debug)]
 pub struct History {
@@ -312,6 +321,7 @@ pub trait Store: Send + Sync {
         room: &RoomName,
         after: Option<&Position>,
         limit: PageLimit,
+        reader: Reader,
     ) -> Result<History, Unavailable>;
 
     /// Takes one of the places that a principal has for connections, `most` on all nodes together. `Err` within: how

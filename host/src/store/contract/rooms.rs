@@ -3,11 +3,11 @@
 use super::*;
 
 pub async fn reading_makes_no_room(s: Subject) {
-    let newest = async || s.store.history(&room("a"), None, TEN).await.unwrap();
+    let newest = async || s.store.history(&room("a"), None, TEN, Reader::Other).await.unwrap();
     let (first, second) = (newest().await, newest().await);
     assert!(first.messages.is_empty() && first.newest.offset == 0);
     assert_ne!(first.newest.epoch, second.newest.epoch, "of a room that is not there");
-    let after = s.store.history(&room("a"), Some(&first.newest), TEN).await.unwrap();
+    let after = s.store.history(&room("a"), Some(&first.newest), TEN, Reader::Other).await.unwrap();
     assert!(after.messages.is_empty() && !after.whole);
     assert_eq!(s.store.members("a", 10).await.unwrap().count, 0);
     assert_eq!(s.store.receipt("a", 1).await.unwrap(), None);
@@ -18,7 +18,7 @@ pub async fn reading_makes_no_room(s: Subject) {
     assert_eq!(newest().await.newest, opened);
     let first = Position { offset: 1, ..opened };
     assert_eq!(s.publish("a", "1").await.position, first);
-    assert!(s.store.history(&room("a"), Some(&first), TEN).await.unwrap().whole);
+    assert!(s.store.history(&room("a"), Some(&first), TEN, Reader::Other).await.unwrap().whole);
 }
 
 pub async fn what_needs_a_member_is_published_while_there_is_one(s: Subject) {

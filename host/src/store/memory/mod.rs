@@ -180,8 +180,12 @@ impl Store for Memory {
         room: &RoomName,
         after: Option<&Position>,
         limit: PageLimit,
+        reader: Reader,
     ) -> Result<History, Unavailable> {
-        let read = self.existing(room, |log| log.read(after, limit));
+        let read = match reader {
+            Reader::Member => Some(self.with(room, |log| log.read(after, limit))),
+            Reader::Other => self.existing(room, |log| log.read(after, limit)),
+        };
         // Whoever only reads makes no room: the epoch of this one nobody else is told.
         Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
     }
@@ -395,8 +399,8 @@ mod tests {
         let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
         for name in &names {
             let (read, again) = (
-                store.history(name, None, PageLimit::NONE).await,
-                store.history(name, None, PageLimit::NONE).await,
+                store.history(name, None, PageLimit::NONE, Reader::Other).await,
+                store.history(name, None, PageLimit::NONE, Reader::Other).await,
             );
             let (read, again) = (read.unwrap(), again.unwrap());
             assert!(read.messages.is_empty() && read.newest.offset == 0 && read.newest != again.newest);
@@ -409,10 +413,13 @@ mod tests {
         let hold = Hold { token, connection };
         for name in &names {
             store.watch(name);
-            let position = store.history(name, None, PageLimit::NONE).await.unwrap().newest;
+            let position = store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest;
             let membership = Membership { filter: None, position: position.clone() };
             store.join(hold, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
-            assert_eq!(store.history(name, None, PageLimit::NONE).await.unwrap().newest, position);
+            assert_eq!(
+                store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest,
+                position
+            );
         }
         // A member that may come back keeps its rooms, and nothing else does.
         let (kept, left) = names.split_at(10);

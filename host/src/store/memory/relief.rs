@@ -89,7 +89,7 @@ fn reaching(excess: usize, found: impl IntoIterator<Item = (Instant, usize)>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::PageLimit;
+    use crate::store::{PageLimit, Reader};
     use crate::{
         memory::{Account, Kind},
         room::RoomName,
@@ -132,12 +132,12 @@ mod tests {
         }
         let whole = async |n: u32| {
             let after = Position { offset: 0, ..first[n as usize].clone() };
-            store.history(&room(n), Some(&after), PageLimit::NONE).await.unwrap().whole
+            store.history(&room(n), Some(&after), PageLimit::NONE, Reader::Other).await.unwrap().whole
         };
         assert!(!whole(500).await && whole(999).await && whole(990).await, "the newest are held");
         assert_eq!(
             store
-                .history(&room(5000), None, PageLimit { messages: 1000, bytes: usize::MAX })
+                .history(&room(5000), None, PageLimit { messages: 1000, bytes: usize::MAX }, Reader::Other)
                 .await
                 .unwrap()
                 .messages

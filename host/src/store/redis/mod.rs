@@ -156,8 +156,12 @@ impl Store for Redis {
         room: &RoomName,
         after: Option<&Position>,
         limit: PageLimit,
+        reader: Reader,
     ) -> Result<History, Unavailable> {
-        let page = self.shared.rooms.read(&room.shared(), after, limit).await?;
+        let page = match reader {
+            Reader::Member => self.shared.rooms.follow(&room.shared(), after, limit).await?,
+            Reader::Other => self.shared.rooms.read(&room.shared(), after, limit).await?,
+        };
         let (more, whole) = (page.has_more(), after.is_none_or(|after| page.is_whole_after(after)));
         let messages = page.messages.into_iter().map(|heard| heard.publication).collect();
         Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })

@@ -88,7 +88,7 @@ impl Rooms {
         self.read_for(room, after, limit, Duration::ZERO).await
     }
 
-    /// The same for a node that listens to the room, which makes it where it is not there.
+    /// The same for who listens to the room or is in it: it is made where it is not there.
     pub async fn follow(
         &self,
         room: &Arc<str>,

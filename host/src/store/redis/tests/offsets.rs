@@ -23,7 +23,7 @@ async fn offsets_are_exact_up_to_53_bits() {
         assert_eq!(publish().await, Position { epoch: first.epoch.clone(), offset });
     }
     let after = Position { offset: most - 2, ..first };
-    let history = store.history(&room, Some(&after), TEN).await.unwrap();
+    let history = store.history(&room, Some(&after), TEN, Reader::Other).await.unwrap();
     let offsets: Vec<_> = history.messages.iter().map(|message| message.offset).collect();
     assert_eq!((offsets, history.whole, history.more), (vec![most - 1, most], true, false));
     assert!(store.receipt("far", most).await.unwrap().is_some());
@@ -44,5 +44,5 @@ async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     let second = store.publish(message).await.unwrap().unwrap();
     assert!(!second.duplicate && second.position.epoch != first.position.epoch, "{second:?}");
     assert_eq!(store.publish(message).await.unwrap().unwrap(), Stored { duplicate: true, ..second.clone() });
-    assert_eq!(store.history(&room, None, TEN).await.unwrap().messages.len(), 1);
+    assert_eq!(store.history(&room, None, TEN, Reader::Other).await.unwrap().messages.len(), 1);
 }
