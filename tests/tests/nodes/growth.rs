@@ -49,6 +49,7 @@ async fn names_that_were_only_visited_leave_nothing() {
     })
     .await;
     // A room that somebody is in stays, though nothing happens there.
+    let mut client = node.client().await;
     let position = client.subscribe(json!(["visited:held"])).await;
     let held = visited(&redis).await;
     let room = held.iter().find(|(key, _)| key.ends_with(":room")).expect("a room");

@@ -28,7 +28,9 @@ pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
     }
     let mut asked = vec![];
     for (actor, living) in living() {
-        asked.extend(living.rooms.keys().map(|room| (actor, room.as_str(), actor.ask_members(room))));
+        // Who is connected at all is for operators to know.
+        let rooms = living.rooms.keys().filter(|room| room.as_str() != "*");
+        asked.extend(rooms.map(|room| (actor, room.as_str(), actor.ask_members(room))));
     }
     let (mut problems, end): (Vec<Problem>, _) = (vec![], Instant::now() + PATIENCE);
     for (actor, room, id) in asked {
