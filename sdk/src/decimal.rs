@@ -172,6 +172,12 @@ impl PartialOrd for Decimal {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
+
+    /// What filters ask.
+    #[inline]
+    fn ge(&self, other: &Self) -> bool {
+        self.rank > other.rank || (self.rank == other.rank && self.cmp_digits(other).is_ge())
+    }
 }
 
 impl fmt::Display for Decimal {

@@ -101,12 +101,14 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
     ann.subscribe(json!(["bad:room"])).await;
     let mut filtered = Client::connect_as(&server, "bob").await;
     filtered.subscribe(json!([{"room": "bad:room", "filter": {"of": "bob"}}])).await;
-    let mut mallory = Client::connect(&server).await;
+    let (mut speaker, mut mallory) =
+        (Client::connect_as(&server, "ann").await, Client::connect(&server).await);
     // A filter that fails with every message, beside those of others.
     let poison = json!([{"room": "bad:room", "filter": {"do": "panic", "in": "matches"}}]);
-    mallory.subscribe(poison).await;
+    let mut poisoned = Client::connect(&server).await;
+    poisoned.subscribe(poison).await;
     for n in 1..=8 {
-        ann.publish("bad:room", json!({"n": n})).await;
+        speaker.publish("bad:room", json!({"n": n})).await;
         assert_eq!(ann.expect("message").await["data"]["n"], n);
         assert_eq!(
             filtered.expect("message").await["data"]["n"],
@@ -125,9 +127,9 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
         let publish = json!({"type": "publish", "room": "bad:room", "data": {"do": "panic"}});
         assert_eq!(mallory.refused(publish).await, "plugin_failed");
     }
-    for (client, n) in [(&mut ann, 100), (&mut filtered, 101)] {
-        client.subscribe(json!(["bad:other"])).await;
-        client.publish("bad:other", json!({"n": n})).await;
+    for (member, key) in [(&mut ann, "ann"), (&mut filtered, "bob")] {
+        member.subscribe(json!(["bad:other"])).await;
+        Client::connect_as(&server, key).await.publish("bad:other", json!({"n": 100})).await;
     }
     let state = state(&server).await;
     assert_eq!(state["state"], "active", "{state}");

@@ -244,6 +244,14 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
         Some(_) => args.digest.clone(),
         None => format!("sha256:{}", args.digest),
     };
+    // A whole digest needs nothing to be there: the store may have lost its keys, and nodes be about to write them again.
+    if let Ok(digest) = Digest::try_from(wanted.clone()) {
+        let (was_there, replication) = revoked(&keyring, &digest).await?;
+        let before = if was_there { "" } else { "; the store did not have it" };
+        print_line!("{digest} is revoked{before}; its connections close within a second")?;
+        report_replication(replication)?;
+        return Ok(());
+    }
     let keys = keyring.list().await.context("the store's keys")?;
     let found: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
     let [key] = found[..] else {
@@ -253,15 +261,16 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
             args.digest
         );
     };
-    let (_, replication) = keyring.revoke(&key.digest).await.with_context(|| {
-        format!(
-            "whether {} is revoked is not known; it is if `switchyard key list` does not show it",
-            key.digest
-        )
-    })?;
+    let (_, replication) = revoked(&keyring, &key.digest).await?;
     print_line!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0)?;
     report_replication(replication)?;
     Ok(())
+}
+
+async fn revoked(keyring: &Keyring, digest: &Digest) -> anyhow::Result<(bool, Replication)> {
+    keyring.revoke(digest).await.with_context(|| {
+        format!("whether {digest} is revoked is not known; it is if `switchyard key list` does not show it")
+    })
 }
 
 /// Says which replicas have what was written, where there are any: one that lacks it may take over.

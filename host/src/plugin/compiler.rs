@@ -159,6 +159,8 @@ fn ended(status: ExitStatus) -> LoadFault {
     let too_much = match (status.code(), status.signal()) {
         (Some(code), _) if code == i32::from(TOO_LONG) => format!("it takes longer than {TIME:?}"),
         (Some(code), _) if code == i32::from(GIVEN_UP) => return LoadFault::GivenUp,
+        // It had not begun to compile.
+        (Some(1), _) => return LoadFault::NoCompiler(io::Error::other("the system gives it no thread")),
         (_, Some(OUT_OF_TIME | KILLED)) => format!("it takes more than {seconds} s of a processor"),
         (_, Some(ABORTED)) => format!("it takes more than {} of memory", ByteSize(MEMORY)),
         _ => format!("the compiler ended without an answer ({status})"),

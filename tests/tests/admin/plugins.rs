@@ -143,7 +143,8 @@ async fn a_version_that_fails_on_probation_goes_back_by_itself() {
     }
     let plugin = server.get(PATH).await;
     assert!(plugin["state"] == "probation" && plugin["plugin"]["sha256"] != first.as_str(), "{plugin}");
-    for key in MORE_KEYS {
+    // Three fail: the next one is served by the version before.
+    for key in &MORE_KEYS[..2] {
         fails(&mut Client::connect_as(&server, key).await).await;
     }
     let plugin = switchyard_tests::eventually("the version before", async || {

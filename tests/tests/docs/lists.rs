@@ -179,7 +179,7 @@ fn form(key: &str) -> String {
         "once" => "once:PRINCIPAL:KEY",
         "session" => "session:DIGEST",
         "code" => "code:PLUGIN:SHA256",
-        "upload" => "upload:ID",
+        "upload" => "upload:SHA256",
         _ => rest,
     };
     format!("{prefix}:{{{tag}}}:{rest}")
@@ -205,7 +205,7 @@ async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
         "switchyard:{/nodes}:dead",
         "switchyard:{/node-NODE}:takeovers",
         "switchyard:{/rooms}:pruned",
-        "switchyard:{/plugins}:upload:ID",
+        "switchyard:{/plugins}:upload:SHA256",
     ] {
         assert!(explained.remove(passing), "{passing}");
     }

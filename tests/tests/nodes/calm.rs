@@ -28,6 +28,15 @@ async fn held(node: &Node, redis: &Redis) -> BTreeMap<&'static str, usize> {
     ])
 }
 
+/// Its threads by name.
+fn threads(node: &Node) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.process.id())).expect("Linux");
+    let name = |task: std::io::Result<fs::DirEntry>| fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    let mut names: Vec<_> = tasks.filter_map(name).map(|name| name.trim().to_owned()).collect();
+    names.sort();
+    names
+}
+
 /// Commands that a node sends in a while, by name.
 async fn commands(proxy: &Proxy) -> BTreeMap<String, u64> {
     let before = proxy.passed();
@@ -93,7 +102,7 @@ async fn what_a_node_holds_comes_back_to_what_it_was() {
         sleep(Duration::from_millis(200)).await;
         now = held(&node, &redis).await;
     }
-    assert!(is_calm(&now), "{now:?}, before {before:?}");
+    assert!(is_calm(&now), "{now:?}, before {before:?}; threads {:?}", threads(&node));
     node.has_members("prices", 10).await;
     assert!(node.is_ready().await);
     let (after, grown) = (commands(&proxy).await, node.process.memory().saturating_sub(memory));

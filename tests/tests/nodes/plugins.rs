@@ -7,7 +7,9 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Answer, KEY, Node, Proxy, Redis, eventually, eventually_within, guest};
+use switchyard_tests::{
+    Answer, Client, KEY, MORE_KEYS, Node, Proxy, Redis, Server, eventually, eventually_within, guest,
+};
 
 const PATH: &str = "/v1/plugins/thresholds";
 
@@ -155,15 +157,18 @@ async fn two_operators_at_once_end_in_one_version_everywhere() {
 #[tokio::test]
 async fn a_version_that_fails_on_one_node_goes_back_on_all() {
     let redis = Redis::start().await;
-    let one = Node::start_in(folder(&redis, "")).await;
-    let two = Node::start_in(folder(&redis, "")).await;
+    let one = Node::start_in(folder(&redis, &Server::more_keys())).await;
+    let two = Node::start_in(folder(&redis, &Server::more_keys())).await;
     let first = digest(&one.get(PATH).await);
     let hostile = digest(&put(&one.process.admin, fs::read(guest("hostile")).expect("a guest")).await);
     runs(&two, &hostile).await;
-    let mut client = two.client().await;
-    for _ in 0..5 {
-        let answer = client.ask(json!({"type": "publish", "room": "tvl", "data": {"do": "panic"}})).await;
-        assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
+    // Of several principals: one alone takes it away from nobody.
+    for (key, times) in [(KEY, 3), (MORE_KEYS[0], 1), (MORE_KEYS[1], 1)] {
+        let mut client = Client::connect_at(&two.url, json!({"auth": {"apiKey": key}})).await;
+        for _ in 0..times {
+            let answer = client.ask(json!({"type": "publish", "room": "tvl", "data": {"do": "panic"}})).await;
+            assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
+        }
     }
     for node in [&one, &two] {
         let plugin = runs(node, &first).await;
@@ -316,10 +321,11 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
 
     // A client that publishes all the while is answered each time, soon.
     let meanwhile = async |what: &str, done: &Cell<bool>| {
-        let (mut slowest, mut client) = (Duration::ZERO, two.client().await);
+        let (mut slowest, body) = (Duration::ZERO, json!({"room": "free", "data": 1}).to_string());
         while !done.get() {
             let asked = Instant::now();
-            client.publish("free", json!(1)).await;
+            let (status, answer) = two.call("POST", "/v1/publish", &body).await;
+            assert_eq!(status, 200, "{answer}");
             slowest = slowest.max(asked.elapsed());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -18,7 +18,11 @@ impl Subject {
         assert!(offsets.iter().copied().eq(first..=history.newest.offset), "{offsets:?}");
         let at = |offset| Position { offset, ..history.newest.clone() };
         let whole = async |offset| {
-            self.store.history(&room("a"), Some(&at(offset)), PageLimit::NONE, Reader::Other).await.unwrap().whole
+            self.store
+                .history(&room("a"), Some(&at(offset)), PageLimit::NONE, Reader::Other)
+                .await
+                .unwrap()
+                .whole
         };
         assert!(whole(first - 1).await);
         assert!(first == 1 || !whole(first - 2).await, "what is gone is told");

@@ -4,12 +4,12 @@
 use super::{HELD, Instant, KEY_TTL, Memory};
 use std::{sync::Mutex, time::Duration};
 
-/// How often all rooms are gone through at most.
+/// How often all rooms are gone through at most, where that does not help.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Into so many parts of equal length the time to live of keys is divided.
 const PARTS: u32 = 300;
 
-/// When room was made last.
+/// When making room did not help last.
 #[derive(Default)]
 pub struct Relief(Mutex<Option<Instant>>);
 
@@ -24,7 +24,8 @@ impl Memory {
         {
             self.drop_histories();
             self.drop_keys();
-            *last = Some(Instant::now());
+            // What helped may be done again at once: it let a part of all go, however fast that comes again.
+            *last = self.account.is_tight().then(Instant::now);
         }
         !self.account.is_full()
     }

@@ -153,8 +153,8 @@ impl Names {
     }
 
     /// String: code that is on its way.
-    pub fn plugin_upload(&self, id: &str) -> String {
-        self.key("/plugins", &format!("upload:{id}"))
+    pub fn plugin_upload(&self, sha256: &str) -> String {
+        self.key("/plugins", &format!("upload:{sha256}"))
     }
 
     /// Hash: by node, what it says of its plugins and when it said so.

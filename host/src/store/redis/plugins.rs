@@ -1,7 +1,7 @@
 //! Versions of plugins that all nodes run, and what each node says of them.
 
 use super::{Link, Names, answer, keyring::REVISION, scripts};
-use crate::store::{Change, Lineage, Revision, StoredPlugins, Unavailable, random};
+use crate::store::{Change, Lineage, Revision, StoredPlugins, Unavailable};
 use bytes::Bytes;
 use fred::types::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -61,7 +61,7 @@ impl Plugins<'_> {
     pub async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
         let code = |sha256: &str| self.names.plugin_code(plugin, sha256);
         let bytes = change.code.map_or(0, Bytes::len);
-        let put = self.put(change.code).await?;
+        let put = self.put(&change.lineage.current, change.code.unwrap_or(&Bytes::new())).await?;
         let mut keys = vec![self.names.plugins(), code(&change.lineage.current), put];
         keys.extend(change.dropped.iter().map(|sha256| code(sha256)));
         let lineage = serde_json::to_string(change.lineage).expect("plain data");
@@ -93,7 +93,7 @@ impl Plugins<'_> {
             let key = self.names.plugin_code(plugin, &sha256);
             let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
             if answer::number(&is_there)? == 0 {
-                self.write_again(plugin, lineage, Some((key, bytes))).await?;
+                self.write_again(plugin, lineage, Some((key, &sha256, &bytes))).await?;
                 is_written = true;
             }
         }
@@ -107,13 +107,13 @@ impl Plugins<'_> {
         &self,
         plugin: &str,
         lineage: &Lineage,
-        code: Option<(String, Bytes)>,
+        code: Option<(String, &str, &Bytes)>,
     ) -> Result<(), Unavailable> {
         let (mut keys, generation) = (vec![self.names.plugins()], answer::integer(lineage.generation));
         let text = serde_json::to_string(lineage).expect("plain data");
         let mut arguments = vec![plugin.into(), generation, text.into(), super::new_registry().into()];
-        if let Some((key, bytes)) = code {
-            keys.extend([key, self.put(Some(&bytes)).await?]);
+        if let Some((key, sha256, bytes)) = code {
+            keys.extend([key, self.put(sha256, bytes).await?]);
             arguments.push(answer::integer(bytes.len() as u64));
         }
         match answer::number(&self.link.run(&scripts::RESTORE, keys, arguments).await?)? {
@@ -122,18 +122,19 @@ impl Plugins<'_> {
         }
     }
 
-    /// Puts code where a script finds it, for a while, and says where. Without code nothing is there.
-    async fn put(&self, code: Option<&Bytes>) -> Result<String, Unavailable> {
-        let key = self.names.plugin_upload(&format!("{:032x}", u128::from_le_bytes(random())));
-        let mut before = 0;
-        for piece in code.map_or(&[][..], Bytes::as_ref).chunks(PIECE) {
-            let bytes = Value::Bytes(Bytes::copy_from_slice(piece));
-            let arguments = vec![answer::integer(before as u64), bytes, answer::millis(UPLOAD)];
+    /// Puts code where a script finds it, for a while, and says where. Other nodes may put the same there: it takes the memory of one.
+    async fn put(&self, sha256: &str, code: &Bytes) -> Result<String, Unavailable> {
+        let (key, mut before) = (self.names.plugin_upload(sha256), 0);
+        while before < code.len() {
+            let piece = Value::Bytes(code.slice(before..code.len().min(before + PIECE)));
+            let arguments = vec![answer::integer(before as u64), piece, answer::millis(UPLOAD)];
             let put = self.link.run(&scripts::UPLOAD, vec![key.clone()], arguments).await?;
-            if answer::number(&put)? == 0 {
-                return Err(cut_off());
+            let there = answer::number(&put)? as usize;
+            if there < before {
+                // Another node was done with it, or Redis has forgotten it: the script sees which.
+                break;
             }
-            before += piece.len();
+            before = there;
         }
         Ok(key)
     }

@@ -8,14 +8,14 @@ if int(generation) ~= ARGV[2] then
   redis.call('DEL', KEYS[3])
   return 0
 end
-if ARGV[4] ~= '0' then
+if ARGV[4] ~= '0' and redis.call('EXISTS', KEYS[2]) == 0 then
   if redis.call('STRLEN', KEYS[3]) ~= tonumber(ARGV[4]) then
     return 2
   end
   redis.call('RENAME', KEYS[3], KEYS[2])
   redis.call('PERSIST', KEYS[2])
 end
-for n = 4, #KEYS do
+for n = 3, #KEYS do
   redis.call('DEL', KEYS[n])
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])

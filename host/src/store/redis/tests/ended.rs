@@ -1,4 +1,4 @@
-//! Sessions whose time is over, many at once.
+//! Sessions whose time is over: many at once, and one that was listed too early.
 
 use super::*;
 use futures_util::future::join_all;
@@ -41,4 +41,38 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
     };
     let given: usize = text.lines().find_map(given).expect("what is due was asked for");
     assert!(given >= SESSIONS / 500, "it did not go on without the lease: {given}");
+}
+
+/// A node's clock was a moment ahead: its sessions came up for ending before they ended, were taken for resumed, and stayed
+/// for a day.
+#[tokio::test]
+async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
+    let server = Server::start(&[]);
+    let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let retention = Retention { session: Duration::from_secs(3), ..retention() };
+    let site = Site { url, prefix: "s".into() };
+    let metrics = crate::metrics::Metrics::default().store;
+    let store = Redis::connect(
+        &site,
+        retention,
+        metrics,
+        Arc::new(|_| true),
+        &Account::boundless(),
+        |_| {},
+        &Vitals::default(),
+    )
+    .await
+    .unwrap();
+    let (principal, connection) = ("acme".into(), ConnectionId::random());
+    let position = Position { epoch: "e".into(), offset: 0 };
+    let membership = Membership { filter: None, position };
+    let join = Join { room: RoomName::parse("a").unwrap(), membership, anew: false };
+    let token = store.create_session(&principal, connection, vec![join]).await.unwrap();
+    store.detach(Hold { token, connection });
+    until("a detached session", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
+    let entry = server.ask(&["ZRANGE", "s:{/nodes}:ends", "0", "0"]);
+    server.ask(&["ZADD", "s:{/nodes}:ends", "1", &entry]);
+    until("an ended session", || server.ask(&["ZCARD", "s:{a}:members"]) == "0").await;
+    until("nothing on the list", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "0").await;
+    assert_eq!(server.ask(&["KEYS", "s:*session*"]), "");
 }
