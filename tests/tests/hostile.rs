@@ -101,14 +101,13 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
     ann.subscribe(json!(["bad:room"])).await;
     let mut filtered = Client::connect_as(&server, "bob").await;
     filtered.subscribe(json!([{"room": "bad:room", "filter": {"of": "bob"}}])).await;
-    let (mut speaker, mut mallory) =
-        (Client::connect_as(&server, "ann").await, Client::connect(&server).await);
+    let mut mallory = Client::connect(&server).await;
     // A filter that fails with every message, beside those of others.
     let poison = json!([{"room": "bad:room", "filter": {"do": "panic", "in": "matches"}}]);
-    let mut poisoned = Client::connect(&server).await;
-    poisoned.subscribe(poison).await;
+    mallory.subscribe(poison).await;
+    let mut publisher = Client::connect_as(&server, "cyd").await;
     for n in 1..=8 {
-        speaker.publish("bad:room", json!({"n": n})).await;
+        publisher.publish("bad:room", json!({"n": n})).await;
         assert_eq!(ann.expect("message").await["data"]["n"], n);
         assert_eq!(
             filtered.expect("message").await["data"]["n"],
@@ -117,6 +116,7 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
         );
     }
     // Filters and room names that fail when they are looked at, and messages.
+    let mut mallory = Client::connect(&server).await;
     for n in 0..8 {
         let rooms = json!([
             {"room": format!("bad:room{n}"), "filter": {"do": "panic", "in": "compile"}},
@@ -127,17 +127,15 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
         let publish = json!({"type": "publish", "room": "bad:room", "data": {"do": "panic"}});
         assert_eq!(mallory.refused(publish).await, "plugin_failed");
     }
-    for (member, key) in [(&mut ann, "ann"), (&mut filtered, "bob")] {
-        member.subscribe(json!(["bad:other"])).await;
-        Client::connect_as(&server, key).await.publish("bad:other", json!({"n": 100})).await;
+    ann.subscribe(json!([{"room": "bad:other", "filter": {"of": "ann"}}])).await;
+    filtered.subscribe(json!(["bad:other"])).await;
+    publisher.publish("bad:other", json!({"n": 100})).await;
+    for client in [&mut ann, &mut filtered] {
+        assert_eq!(client.expect("message").await["data"]["n"], 100);
     }
     let state = state(&server).await;
     assert_eq!(state["state"], "active", "{state}");
-    assert!(
-        state["status"]["principals_quarantined"].as_u64().or(state["principals_quarantined"].as_u64())
-            > Some(0),
-        "{state}"
-    );
+    assert!(state["principals_quarantined"].as_u64() > Some(0), "{state}");
 }
 
 /// What a client sends is measured before the plugin is asked.

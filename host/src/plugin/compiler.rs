@@ -34,9 +34,10 @@ const THREADS: usize = 4;
 /// Bytes of an error's text.
 const MAX_TEXT: usize = 8 * 1024;
 
-/// How the process ends that took too long, or for which nobody waits.
+/// How the process ends that took too long, for which nobody waits, or to which the system gives no thread.
 const TOO_LONG: u8 = 3;
 const GIVEN_UP: u8 = 4;
+const NO_THREAD: u8 = 5;
 
 /// Who compiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,8 +160,10 @@ fn ended(status: ExitStatus) -> LoadFault {
     let too_much = match (status.code(), status.signal()) {
         (Some(code), _) if code == i32::from(TOO_LONG) => format!("it takes longer than {TIME:?}"),
         (Some(code), _) if code == i32::from(GIVEN_UP) => return LoadFault::GivenUp,
-        // It had not begun to compile.
-        (Some(1), _) => return LoadFault::NoCompiler(io::Error::other("the system gives it no thread")),
+        (Some(code), _) if code == i32::from(NO_THREAD) => {
+            let error = io::Error::new(ErrorKind::WouldBlock, "it is given no thread of its own");
+            return LoadFault::NoCompiler(error);
+        }
         (_, Some(OUT_OF_TIME | KILLED)) => format!("it takes more than {seconds} s of a processor"),
         (_, Some(ABORTED)) => format!("it takes more than {} of memory", ByteSize(MEMORY)),
         _ => format!("the compiler ended without an answer ({status})"),
@@ -216,6 +219,7 @@ impl Outcome {
 pub fn compile_for_parent() -> ExitCode {
     match limit().and_then(|()| serve()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => NO_THREAD.into(),
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -39,7 +39,7 @@ impl Hub {
         let ward = &self.wards[index];
         let _loading = ward.loading.lock().await;
         let config = ward.config.load_full();
-        self.bring(index, &config, code, origin).await?;
+        self.bring(index, &config, code, origin, None).await?;
         Ok(ward)
     }
 
@@ -58,7 +58,7 @@ impl Hub {
             (Ok(Source { code, signature }), _) if file != reading.file => {
                 reading.file = file;
                 let origin = Origin { how: How::File, by: None, signature };
-                let brought = self.bring(index, &config, code, origin).await;
+                let brought = self.bring(index, &config, code, origin, None).await;
                 // It may be a good file once the store answers, or its signature is there.
                 if brought.is_err() {
                     reading.file = None;
@@ -115,10 +115,11 @@ impl Hub {
         config: &Arc<PluginConfig>,
         code: Bytes,
         origin: Origin,
+        seen: Option<Lineage>,
     ) -> Result<(), Refusal> {
         let (ward, sha256) = (&self.wards[index], digest(&code));
         let _underway = ward.begins(&sha256);
-        let mut brought = self.try_bring(index, config, &sha256, &code, &origin).await;
+        let mut brought = self.try_bring(index, config, (&sha256, &code), &origin, seen).await;
         if let (Err(refusal), How::File) = (&mut brought, origin.how) {
             refusal.message += &format!(" ({})", config.file.display());
         }
@@ -134,9 +135,9 @@ impl Hub {
         self: &Arc<Self>,
         index: usize,
         config: &Arc<PluginConfig>,
-        sha256: &str,
-        code: &Bytes,
+        (sha256, code): (&str, &Bytes),
         origin: &Origin,
+        seen: Option<Lineage>,
     ) -> Result<(), Refusal> {
         let (ward, name) = (&self.wards[index], config.name());
         let signature = origin.signature.as_deref();
@@ -160,12 +161,13 @@ impl Hub {
         let signature = origin.signature.clone();
         // On a task of its own: who asked for it may leave, and half of it must not be done.
         let taken_up = tokio::spawn(async move {
-            hub.switch(index, &config, plugin, &code, Origin { how, by, signature }).await
+            let origin = Origin { how, by, signature };
+            hub.switch(index, &config, plugin, &code, origin, &seen.unwrap_or(lineage)).await
         });
         taken_up.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Puts a compiled version in charge here and makes it known to all.
+    /// Puts a compiled version in charge here and makes it known to all. `seen` is what the store said before it was compiled.
     async fn switch(
         self: &Arc<Self>,
         index: usize,
@@ -173,11 +175,12 @@ impl Hub {
         plugin: Arc<Plugin>,
         code: &Bytes,
         origin: Origin,
+        seen: &Lineage,
     ) -> Result<(), Refusal> {
         let (ward, name, sha256) = (&self.wards[index], config.name(), &plugin.info().sha256);
         let _turn = ward.turn.lock().await;
         // Asked before anything changes here, so that it seldom has to be taken back.
-        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        self.store.lineage(name).await.map_err(unavailable)?;
         let release = Release {
             sha256: sha256.clone(),
             version: plugin.info().version.clone(),
@@ -190,7 +193,7 @@ impl Hub {
         let charge = Charge { plugin: plugin.clone(), config: config.clone() };
         let previous = self.take_up(index, charge, true).await?;
         ward.config.store(config.clone());
-        match self.announce(ward, &release, code, &lineage).await {
+        match self.announce(ward, &release, code, seen).await {
             Ok(Some(lineage)) => ward.standing().lineage = lineage,
             // What is in charge elsewhere is followed next.
             Ok(None) => return Ok(()),

@@ -74,7 +74,7 @@ impl Hub {
                     Ok(())
                 } else {
                     let origin = Origin { how: How::File, by: None, signature };
-                    let brought = self.bring(index, &config, code, origin).await;
+                    let brought = self.bring(index, &config, code, origin, Some(lineage.clone())).await;
                     // It may be a good file once its signature is there.
                     if brought.is_err() {
                         reading.file = None;

@@ -52,7 +52,7 @@ impl Hub {
         let (code, signature) = candidate.ok_or_else(|| no_candidate(name))?;
         let config = ward.config.load_full();
         let origin = Origin { how: How::Promotion, by: by.map(str::to_owned), signature };
-        self.bring(index, &config, code, origin).await?;
+        self.bring(index, &config, code, origin, None).await?;
         Ok(ward)
     }
 
