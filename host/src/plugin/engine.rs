@@ -57,8 +57,8 @@ pub struct Engine {
     pub(super) clock: Arc<Clock>,
     cache: Option<Arc<Cache>>,
     compiler: Compiler,
-    /// The one that goes on, by which it can be given up.
-    compilation: Compilation,
+    /// The one that is to go on, by which it can be given up; without it each is awaited to its end.
+    compilation: Option<Compilation>,
     /// Whether calls are counted in instructions, which makes them slower.
     pub(super) counts: bool,
 }
@@ -100,7 +100,7 @@ impl Engine {
             }
         };
         let clock = Clock::start(tick, vitals)?;
-        let (compiler, compilation) = (Compiler::Here, Compilation::default());
+        let (compiler, compilation) = (Compiler::Here, None);
         Ok(Self { runtime, clock: Arc::new(clock), cache: None, compiler, compilation, counts })
     }
 
@@ -111,12 +111,13 @@ impl Engine {
 
     /// What is compiled with it can be given up.
     pub fn within(self, compilation: Compilation) -> Self {
-        Self { compilation, ..self }
+        Self { compilation: Some(compilation), ..self }
     }
 
     /// A file that was [checked](super::contract::check_file), compiled.
     pub(super) fn component(&self, file: &[u8]) -> Result<Component, LoadFault> {
-        let compile = || self.compiler.compile(&self.runtime, self.counts, file, &self.compilation);
+        let compilation = self.compilation.clone().unwrap_or_default();
+        let compile = || self.compiler.compile(&self.runtime, self.counts, file, &compilation);
         match &self.cache {
             Some(cache) => cache.component(&self.runtime, file, compile),
             None => cache::revive(&self.runtime, &compile()?).map_err(uncompilable),

@@ -18,7 +18,7 @@ async fn a_good_configuration_is_good() {
     fs::copy(guest("orderbook"), folder.join("deep/orderbook.wasm")).expect("a copy");
     // Paths are relative to the file, not to where the command runs.
     let text = format!(
-        "{}\n[tier.pro]\nconnections = 25\nrooms = 100\n{}{}",
+        "{}\n[tier.pro]\nconnections = 25\nrooms = 100\n{}{}{}",
         Server::keys(),
         Server::key("sk_pro", "pro", "[]", "tier = \"pro\"\nexpires = 2027-01-01T00:00:00Z"),
         plugin(
@@ -26,6 +26,8 @@ async fn a_good_configuration_is_good() {
             Path::new("orderbook.wasm"),
             "config = { max_depth = 50 }\non_failure = \"deny\"\nbudget = { call = \"10ms\", memory = \"16MiB\" }"
         ),
+        // The second was given up with the compilation of the first.
+        plugin("tvl", &guest("threshold_filter"), ""),
     );
     fs::write(folder.join("deep/s.toml"), text).expect("a file");
     let output = run(folder, &["check", "--config", "deep/s.toml"], &[]).await;
