@@ -74,10 +74,7 @@ async fn keeps_the_contract(url: &str) {
         let prefix = format!("store{}", stores.fetch_add(1, Ordering::Relaxed));
         let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
         async move {
-            let metrics = crate::metrics::Metrics::default().store;
-            Redis::connect(&site, retention, metrics, feed, &Account::boundless(), |_| {}, &Vitals::default())
-                .await
-                .unwrap() as Arc<dyn Store>
+            connect_with(&site, retention, feed, &Vitals::default()).await.unwrap() as Arc<dyn Store>
         }
     })
     .await;
@@ -145,17 +142,17 @@ fn retention() -> Retention {
 }
 
 async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
+    connect_with(site, retention(), Arc::new(|_| true), &Vitals::default()).await
+}
+
+async fn connect_with(
+    site: &Site,
+    retention: Retention,
+    feed: Feed,
+    vitals: &Vitals,
+) -> Result<Arc<Redis>, String> {
     let metrics = crate::metrics::Metrics::default().store;
-    Redis::connect(
-        site,
-        retention(),
-        metrics,
-        Arc::new(|_| true),
-        &Account::boundless(),
-        |_| {},
-        &Vitals::default(),
-    )
-    .await
+    Redis::connect(site, retention, metrics, feed, &Account::boundless(), |_| {}, vitals).await
 }
 
 /// `FLUSHALL` revoked every key. A second registry that was made then had the version of the first, and was taken for it.
@@ -267,14 +264,9 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     let url = format!("redis://127.0.0.1:{}/0", server.port);
     let site = Site { url: RedisUrl::parse(&url).unwrap(), prefix: "vital".to_owned() };
     let connect = async || {
-        let (metrics, vitals) = (crate::metrics::Metrics::default().store, Vitals::default());
+        let vitals = Vitals::default();
         let feed: Feed = Arc::new(|event| panic!("told of {event:?}"));
-        (
-            Redis::connect(&site, retention(), metrics, feed, &Account::boundless(), |_| {}, &vitals)
-                .await
-                .unwrap(),
-            vitals,
-        )
+        (connect_with(&site, retention(), feed, &vitals).await.unwrap(), vitals)
     };
     let (store, lease) = connect().await;
     let (_, listener) = connect().await;

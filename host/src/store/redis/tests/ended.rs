@@ -51,18 +51,7 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let retention = Retention { session: Duration::from_secs(3), ..retention() };
     let site = Site { url, prefix: "s".into() };
-    let metrics = crate::metrics::Metrics::default().store;
-    let store = Redis::connect(
-        &site,
-        retention,
-        metrics,
-        Arc::new(|_| true),
-        &Account::boundless(),
-        |_| {},
-        &Vitals::default(),
-    )
-    .await
-    .unwrap();
+    let store = connect_with(&site, retention, Arc::new(|_| true), &Vitals::default()).await.unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };
