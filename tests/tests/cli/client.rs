@@ -4,10 +4,14 @@ use super::{fails, stderr, stdout};
 use serde_json::{Value, json};
 use std::{
     fs,
+    process::Stdio,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, KEY, PATIENCE, READER, Server, binary, guest, run};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use switchyard_tests::{Client, KEY, PATIENCE, READER, Server, binary, eventually, guest, run};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines()
@@ -15,25 +19,32 @@ fn lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
+/// A process that listens to a room, and to what the other arguments say, and the lines that it prints.
+async fn listener(server: &Server, room: &str, others: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut process = Command::new(binary())
+        .args(["listen", "--url", &server.url, "--json", room])
+        .args(others)
+        .env("SWITCHYARD_KEY", READER)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a process");
+    let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+    eventually("a listener", async || {
+        let state = server.call("GET", &format!("/v1/rooms/{room}"), Some(KEY), "").await.1;
+        state.contains(r#""members":1"#).then_some(())
+    })
+    .await;
+    (process, lines)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_message_is_published_and_heard() {
     let server = Server::start("").await;
     let folder = tempfile::tempdir().expect("a folder");
-    let mut listening = tokio::process::Command::new(binary())
-        .args(["listen", "--url", &server.url, "prices", "other", "--json"])
-        .env("SWITCHYARD_KEY", READER)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a process");
-    let mut heard = BufReader::new(listening.stdout.take().expect("piped")).lines();
+    let (_listening, mut heard) = listener(&server, "other", &["prices"]).await;
     let mut member = Client::connect(&server).await;
-    switchyard_tests::eventually("a listener", async || {
-        let room = server.call("GET", "/v1/rooms/other", Some(KEY), "").await;
-        room.1.contains(r#""members":1"#).then_some(())
-    })
-    .await;
     member.subscribe(json!(["prices"])).await;
     fs::write(folder.path().join("key"), format!("{KEY}\n")).expect("a file");
     let arguments = [
@@ -101,20 +112,7 @@ async fn listening_goes_on_after_a_loss_and_filters() {
         guest("threshold_filter").display()
     );
     let server = Server::start(&plugin).await;
-    let mut listening = tokio::process::Command::new(binary())
-        .args(["listen", "--url", &server.url, "tvl", "--filter", r#"{"minChange":5}"#, "--json"])
-        .env("SWITCHYARD_KEY", READER)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a process");
-    let mut heard = BufReader::new(listening.stdout.take().expect("piped")).lines();
-    switchyard_tests::eventually("a listener", async || {
-        let room = server.call("GET", "/v1/rooms/tvl", Some(KEY), "").await;
-        room.1.contains(r#""members":1"#).then_some(())
-    })
-    .await;
+    let (_listening, mut heard) = listener(&server, "tvl", &["--filter", r#"{"minChange":5}"#]).await;
     let mut publisher = Client::connect(&server).await;
     for change in [1, 5, 2, 6] {
         publisher.publish("tvl", json!({"change": change})).await;
@@ -161,31 +159,18 @@ async fn errors_are_one_clear_sentence() {
 async fn who_is_told_to_stop_acknowledges_the_last_message() {
     for signal in ["TERM", "INT"] {
         let server = Server::start("").await;
-        let mut listening = tokio::process::Command::new(binary())
-            .args(["listen", "--url", &server.url, "prices", "--json"])
-            .env("SWITCHYARD_KEY", READER)
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("a process");
-        let mut heard = BufReader::new(listening.stdout.take().expect("piped")).lines();
-        switchyard_tests::eventually("a listener", async || {
-            let room = server.call("GET", "/v1/rooms/prices", Some(KEY), "").await;
-            room.1.contains(r#""members":1"#).then_some(())
-        })
-        .await;
+        let (mut listening, mut heard) = listener(&server, "prices", &[]).await;
         let mut publisher = Client::connect(&server).await;
         publisher.publish("prices", json!(1)).await;
         let line = tokio::time::timeout(PATIENCE, heard.next_line()).await.expect("in time").expect("text");
         assert!(line.is_some());
         let id = listening.id().expect("it runs").to_string();
-        let sent = tokio::process::Command::new("kill").args(["-s", signal, &id]).status().await;
+        let sent = Command::new("kill").args(["-s", signal, &id]).status().await;
         assert!(sent.expect("kill is there").success());
         let ended =
             tokio::time::timeout(PATIENCE, listening.wait()).await.expect("in time").expect("a status");
         assert_eq!(ended.code(), Some(0), "{signal}: {ended}");
-        switchyard_tests::eventually("an acknowledgement", async || {
+        eventually("an acknowledgement", async || {
             let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
             (receipt["acknowledged"] == 1).then_some(())
         })
@@ -202,11 +187,7 @@ async fn a_feed_that_is_told_to_stop_says_what_became_of_its_messages() {
     fs::write(folder.path().join("feed"), feed).expect("a file");
     let arguments = ["publish", "--url", &server.url, "--from", "feed", "--json"];
     let mut command = switchyard_tests::command(folder.path(), &arguments, &[("SWITCHYARD_KEY", KEY)]);
-    let mut publishing = command
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("a process");
+    let mut publishing = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
     let mut said = BufReader::new(publishing.stdout.take().expect("piped")).lines();
     let line = tokio::time::timeout(PATIENCE, said.next_line())
         .await
@@ -215,7 +196,7 @@ async fn a_feed_that_is_told_to_stop_says_what_became_of_its_messages() {
         .expect("a line");
     assert!(line.contains(r#""offset":1"#), "{line}");
     let id = publishing.id().expect("it runs").to_string();
-    let sent = tokio::process::Command::new("kill").args(["-s", "TERM", &id]).status().await;
+    let sent = Command::new("kill").args(["-s", "TERM", &id]).status().await;
     assert!(sent.expect("kill is there").success());
     let output = tokio::time::timeout(PATIENCE, publishing.wait_with_output())
         .await

@@ -40,13 +40,25 @@ fn asking(connect: &str) -> String {
     )
 }
 
-/// Says `connect` with these fields, which must be refused: with which code.
-async fn refused(url: &str, session: Option<&str>) -> String {
+fn connect(session: Option<&str>) -> Value {
     let mut connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
     if let Some(session) = session {
         connect["session"] = session.into();
     }
-    Client::turned_away(url, connect).await.0
+    connect
+}
+
+/// The code with which a `connect` is refused.
+async fn refused(url: &str, session: Option<&str>) -> String {
+    Client::turned_away(url, connect(session)).await.0
+}
+
+/// A client, if it is let in.
+async fn let_in(url: &str, session: Option<&str>) -> Option<Client> {
+    let mut client = Client::open(url).await;
+    client.send(connect(session)).await;
+    client.connected = client.recv().await;
+    (client.connected["type"] == "connected").then_some(client)
 }
 
 async fn sessions(redis: &Redis) -> usize {
@@ -103,14 +115,7 @@ async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
     taking.settled().await;
     drop((taking, held));
     // The session that was refused is as it was.
-    let back = eventually("a free place", async || {
-        let mut client = Client::open(&*other.url).await;
-        let connect = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": token});
-        client.send(connect).await;
-        client.connected = client.recv().await;
-        (client.connected["type"] == "connected").then_some(client)
-    })
-    .await;
+    let back = eventually("a free place", async || let_in(&other.url, Some(&token)).await).await;
     assert_eq!(back.connected["resumed"], true, "{}", back.connected);
 }
 
@@ -143,13 +148,7 @@ async fn what_was_taken_is_given_back_when_a_plugin_refuses() {
         assert_eq!(refused(&other.url, None).await, "forbidden");
     }
     assert_eq!(sessions(&redis).await, 0, "no session was made");
-    let mut client = eventually("the place", async || {
-        let mut client = Client::open(&*one.url).await;
-        client.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
-        client.connected = client.recv().await;
-        (client.connected["type"] == "connected").then_some(client)
-    })
-    .await;
+    let mut client = eventually("the place", async || let_in(&one.url, None).await).await;
     client.subscribe(json!(["prices"])).await;
     let token = client.token();
     client.cut();
@@ -158,14 +157,7 @@ async fn what_was_taken_is_given_back_when_a_plugin_refuses() {
         (code == "forbidden").then_some(())
     })
     .await;
-    let back: Client = eventually("the session", async || {
-        let mut client = Client::open(&*one.url).await;
-        let connect = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": token});
-        client.send(connect).await;
-        client.connected = client.recv().await;
-        (client.connected["type"] == "connected").then_some(client)
-    })
-    .await;
+    let back: Client = eventually("the session", async || let_in(&one.url, Some(&token)).await).await;
     assert_eq!(back.connected["resumed"], true, "{}", back.connected);
     let rooms = back.connected["rooms"].as_array().expect("rooms");
     assert!(rooms.iter().any(|room: &Value| room["room"] == "prices"), "{}", back.connected);

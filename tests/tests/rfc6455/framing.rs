@@ -4,10 +4,20 @@ use super::{
     case::{Case, ask, case},
     line::masked,
 };
-use switchyard_tests::{BINARY, CONTINUATION, FIN, PING, PONG, TEXT};
+use switchyard_tests::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
 
 /// What the server of these tests takes in a frame, and in a message of several.
 pub const LIMIT: usize = 128 << 10;
+
+/// Frames that may begin a message, or stand alone, with a payload that each may have.
+const FIRST: [(u8, &str, &[u8]); 6] = [
+    (FIN | TEXT, "text", b"{}"),
+    (FIN | BINARY, "binary", b"{}"),
+    (TEXT, "the first part of a text", b"{}"),
+    (FIN | PING, "a ping", b"{}"),
+    (FIN | PONG, "a pong", b"{}"),
+    (FIN | CLOSE, "a close", &1000_u16.to_be_bytes()),
+];
 
 /// A `ping` request that is so long.
 fn padded(length: usize) -> String {
@@ -149,15 +159,7 @@ fn masks() -> Vec<Case> {
     for mask in [[0; 4], [0xff; 4], [1, 2, 3, 4], [0x80, 0, 0, 0x7f]] {
         cases.push(case("5.3", "", format!("a mask of {mask:x?}")).sends(masked_by(mask)).echoes("masked"));
     }
-    for (first, name) in [
-        (FIN | TEXT, "text"),
-        (FIN | BINARY, "binary"),
-        (TEXT, "the first part of a text"),
-        (FIN | PING, "a ping"),
-        (FIN | PONG, "a pong"),
-        (FIN | 8, "a close"),
-    ] {
-        let payload: &[u8] = if first == FIN | 8 { &[3, 232] } else { b"{}" };
+    for (first, name, payload) in FIRST {
         cases.push(
             case("5.1", "", format!("{name} without a mask")).sends(unmasked(first, payload)).closed(1002),
         );
@@ -183,15 +185,7 @@ fn reserved_bits() -> Vec<Case> {
         [(1, "3.4"), (2, "3.2"), (3, "3.3"), (4, "3.1"), (5, "3.5"), (6, "3.6"), (7, "3.7")]
     {
         let reserved = bits << 4;
-        for (first, name) in [
-            (FIN | TEXT, "text"),
-            (FIN | BINARY, "binary"),
-            (TEXT, "the first part of a text"),
-            (FIN | PING, "a ping"),
-            (FIN | PONG, "a pong"),
-            (FIN | 8, "a close"),
-        ] {
-            let payload: &[u8] = if first == FIN | 8 { &[3, 232] } else { b"{}" };
+        for (first, name, payload) in FIRST {
             cases.push(
                 case("5.2", autobahn, format!("{name} with the reserved bits {bits:03b}"))
                     .frame(first | reserved, payload)
@@ -255,33 +249,32 @@ fn opcodes() -> Vec<Case> {
 fn fragments() -> Vec<Case> {
     let text = ask("whole");
     let (head, tail) = text.as_bytes().split_at(9);
-    let part = |section, autobahn, name: &str| case(section, autobahn, name);
     let mut cases = vec![
-        part("5.4", "5.1", "a ping in two parts")
+        case("5.4", "5.1", "a ping in two parts")
             .frame(PING, b"pi")
             .frame(FIN | CONTINUATION, b"ng")
             .closed(1002),
-        part("5.4", "5.2", "a pong in two parts")
+        case("5.4", "5.2", "a pong in two parts")
             .frame(PONG, b"po")
             .frame(FIN | CONTINUATION, b"ng")
             .closed(1002),
-        part("5.4", "", "a close in two parts").frame(8, &[3]).frame(FIN | CONTINUATION, &[232]).closed(1002),
-        part("5.4", "", "a ping that is not the last of anything").frame(PING, b"").closed(1002),
-        part("5.4", "5.3", "a text in two parts")
+        case("5.4", "", "a close in two parts").frame(8, &[3]).frame(FIN | CONTINUATION, &[232]).closed(1002),
+        case("5.4", "", "a ping that is not the last of anything").frame(PING, b"").closed(1002),
+        case("5.4", "5.3", "a text in two parts")
             .frame(TEXT, head)
             .frame(FIN | CONTINUATION, tail)
             .echoes("whole"),
-        part("5.4", "5.6", "a text in two parts and a ping between them")
+        case("5.4", "5.6", "a text in two parts and a ping between them")
             .frame(TEXT, head)
             .pings(b"between")
             .frame(FIN | CONTINUATION, tail)
             .echoes("whole"),
-        part("5.4", "", "a text in two parts and a pong between them")
+        case("5.4", "", "a text in two parts and a pong between them")
             .frame(TEXT, head)
             .frame(FIN | PONG, b"between")
             .frame(FIN | CONTINUATION, tail)
             .echoes("whole"),
-        part("5.4", "5.19", "a text in five parts and pings between them")
+        case("5.4", "5.19", "a text in five parts and pings between them")
             .frame(TEXT, &text.as_bytes()[..5])
             .frame(CONTINUATION, &text.as_bytes()[5..9])
             .pings(b"first")
@@ -290,85 +283,85 @@ fn fragments() -> Vec<Case> {
             .pings(b"second")
             .frame(FIN | CONTINUATION, &text.as_bytes()[14..])
             .echoes("whole"),
-        part("5.4", "5.9", "the last of nothing, and a text")
+        case("5.4", "5.9", "the last of nothing, and a text")
             .frame(FIN | CONTINUATION, b"non-continuation payload")
             .frame(FIN | TEXT, b"{}")
             .closed(1002),
-        part("5.4", "5.12", "the middle of nothing, and a text")
+        case("5.4", "5.12", "the middle of nothing, and a text")
             .frame(CONTINUATION, b"non-continuation payload")
             .frame(FIN | TEXT, b"{}")
             .closed(1002),
-        part("5.4", "5.15", "a text in two parts, the middle of nothing, and a text")
+        case("5.4", "5.15", "a text in two parts, the middle of nothing, and a text")
             .frame(TEXT, head)
             .frame(FIN | CONTINUATION, tail)
             .echoes("whole")
             .frame(CONTINUATION, b"fragment")
             .frame(FIN | TEXT, b"{}")
             .closed(1002),
-        part("5.4", "5.16", "the middle of nothing, and a text in two parts")
+        case("5.4", "5.16", "the middle of nothing, and a text in two parts")
             .frame(CONTINUATION, b"fragment")
             .frame(TEXT, head)
             .frame(FIN | CONTINUATION, tail)
             .closed(1002),
-        part("5.4", "5.17", "the last of nothing, and a text in two parts")
+        case("5.4", "5.17", "the last of nothing, and a text in two parts")
             .frame(FIN | CONTINUATION, b"fragment")
             .frame(TEXT, head)
             .frame(FIN | CONTINUATION, tail)
             .closed(1002),
-        part("5.4", "5.18", "a text within a text").frame(TEXT, head).frame(FIN | TEXT, tail).closed(1002),
-        part("5.4", "", "a binary message within a text")
+        case("5.4", "5.18", "a text within a text").frame(TEXT, head).frame(FIN | TEXT, tail).closed(1002),
+        case("5.4", "", "a binary message within a text")
             .frame(TEXT, head)
             .frame(FIN | BINARY, tail)
             .closed(1002),
-        part("5.4", "", "a text within a binary message")
+        case("5.4", "", "a text within a binary message")
             .frame(BINARY, head)
             .frame(FIN | TEXT, tail)
             .closed(1002),
-        part("5.4", "", "a text that begins again").frame(TEXT, head).frame(TEXT, head).closed(1002),
-        part("5.4", "", "a binary message in two parts")
+        case("5.4", "", "a text that begins again").frame(TEXT, head).frame(TEXT, head).closed(1002),
+        case("5.4", "", "a binary message in two parts")
             .frame(BINARY, b"\x00\xff")
             .frame(FIN | CONTINUATION, b"\xfe")
             .refused(),
-        part("5.4", "", "two messages in parts, one behind the other")
+        case("5.4", "", "two messages in parts, one behind the other")
             .frame(TEXT, head)
             .frame(FIN | CONTINUATION, tail)
             .frame(BINARY, b"\x00")
             .frame(FIN | CONTINUATION, b"\xff")
             .echoes("whole")
             .refused(),
-        part("5.4", "6.1.2", "a text of three parts of nothing")
+        case("5.4", "6.1.2", "a text of three parts of nothing")
             .frame(TEXT, b"")
             .frame(CONTINUATION, b"")
             .frame(FIN | CONTINUATION, b"")
             .refused(),
-        part("5.4", "6.1.3", "a text between two parts of nothing")
+        case("5.4", "6.1.3", "a text between two parts of nothing")
             .frame(TEXT, b"")
             .frame(CONTINUATION, text.as_bytes())
             .frame(FIN | CONTINUATION, b"")
             .echoes("whole"),
-        part("5.4", "", "a message that never ends, and a close")
+        case("5.4", "", "a message that never ends, and a close")
             .frame(TEXT, head)
             .frame(CONTINUATION, b"more"),
-        part("7.4.1", "", "parts that are too long together")
+        case("7.4.1", "", "parts that are too long together")
             .frame(TEXT, &[b' '; LIMIT])
             .frame(FIN | CONTINUATION, b" ")
             .closed(1009),
-        part("7.4.1", "", "binary parts that are too long together")
+        case("7.4.1", "", "binary parts that are too long together")
             .frame(BINARY, &[0; LIMIT / 2])
             .frame(CONTINUATION, &[0; LIMIT / 2])
             .frame(CONTINUATION, &[0])
             .closed(1009),
-        part("5.4", "9.3.1", "as much as is allowed in 64 parts").echoes("padded"),
+        case("5.4", "9.3.1", "as much as is allowed in 64 parts").echoes("padded"),
     ];
     let long = padded(LIMIT);
     let parts = long.as_bytes().chunks(LIMIT / 64).enumerate();
     cases.last_mut().expect("the last").sent =
         parts.map(|(n, part)| masked(first_of(n, n == 63), part)).collect();
     let every_byte = text.bytes().enumerate();
-    let mut bytewise = part("5.4", "5.5", "a text in parts of a byte").echoes("whole");
+    let mut bytewise = case("5.4", "5.5", "a text in parts of a byte").echoes("whole");
     bytewise.sent = every_byte.map(|(n, byte)| masked(first_of(n, n + 1 == text.len()), &[byte])).collect();
     cases.push(bytewise);
-    let mut empty = part("5.4", "", "a text with a thousand parts of nothing").frame(TEXT, head);
+    let mut empty = case("5.4", "", "a text with a thousand parts of nothing").frame(TEXT, head);
     empty.sent.push(masked(CONTINUATION, b"").repeat(1000));
     cases.push(empty.frame(FIN | CONTINUATION, tail).echoes("whole"));
     cases
