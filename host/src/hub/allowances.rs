@@ -1,11 +1,8 @@
 //! What plugins allow a principal that connects, in all rooms together: kept by principal, so that it holds for all its
 //! connections and over HTTP, and after connecting again.
 
-use super::rate::Rate;
-use crate::{
-    plugin::Limits,
-    protocol::{Code, Refusal},
-};
+use super::grant::Grant;
+use crate::{plugin::Limits, protocol::Refusal};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -19,8 +16,7 @@ const MOST: usize = 4096;
 pub struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);
 
 struct Allowance {
-    message_bytes: Option<u32>,
-    rate: Option<Rate>,
+    grant: Grant,
     used: Instant,
 }
 
@@ -39,13 +35,9 @@ impl Allowances {
                 oldest.map(|who| all.remove(&who));
             }
         }
-        let allowance =
-            all.entry(who.clone()).or_insert(Allowance { message_bytes: None, rate: None, used: now });
-        (allowance.message_bytes, allowance.used) = (limits.message_bytes, now);
-        match (&mut allowance.rate, limits.publishes_per_second) {
-            (Some(rate), Some(most)) => rate.change(most),
-            (rate, most) => *rate = most.map(|most| Rate::new(most, now)),
-        }
+        let allowance = all.entry(who.clone()).or_insert(Allowance { grant: Grant::default(), used: now });
+        allowance.used = now;
+        allowance.grant.change(limits, now);
     }
 
     /// Takes one message of so many bytes.
@@ -53,20 +45,16 @@ impl Allowances {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(allowance) = all.get_mut(who) else { return Ok(()) };
         allowance.used = now;
-        if let Some(most) = allowance.message_bytes.filter(|most| bytes > *most as usize) {
-            let message = format!("data has {bytes} bytes, at most {most} are allowed here");
-            return Err(Refusal::new(Code::MessageTooLarge, message));
-        }
-        allowance.rate.as_mut().map_or(Ok(()), |rate| rate.take(now)).map_err(|after| {
-            let message = format!("principal '{who}' publishes too many messages a second; wait {after} ms");
-            Refusal::retry(Code::RateLimited, message, after)
-        })
+        let too_many =
+            |after| format!("principal '{who}' publishes too many messages a second; wait {after} ms");
+        allowance.grant.take(bytes, now, too_many)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Code;
     use std::time::Duration;
 
     #[test]

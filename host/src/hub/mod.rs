@@ -7,6 +7,7 @@ mod command;
 mod connections;
 mod entry;
 mod flush;
+mod grant;
 mod lobby;
 mod pings;
 mod places;

@@ -2,7 +2,7 @@
 //! node, so that it holds however a message comes: from members and others, over any connection and over HTTP, and after
 //! leaving, joining and connecting again.
 
-use super::rate::Rate;
+use super::grant::Grant;
 use crate::{
     plugin::Limits,
     protocol::{Code, Refusal},
@@ -30,8 +30,7 @@ pub struct Quotas {
 }
 
 struct Quota {
-    message_bytes: Option<u32>,
-    rate: Option<Rate>,
+    grant: Grant,
     /// When the plugin was asked for a publisher; `None`: it was granted to a member.
     asked: Option<Instant>,
     used: Instant,
@@ -67,14 +66,8 @@ impl Quotas {
             return Err(Refusal::retry(Code::RateLimited, message, IDLE.as_millis() as u64));
         };
         quota.used = now;
-        if let Some(most) = quota.message_bytes.filter(|most| bytes > *most as usize) {
-            let message = format!("data has {bytes} bytes, at most {most} are allowed here");
-            return Err(Refusal::new(Code::MessageTooLarge, message));
-        }
-        quota.rate.as_mut().map_or(Ok(()), |rate| rate.take(now)).map_err(|after| {
-            let message = format!("too many messages a second to '{}'; wait {after} ms", &**room);
-            Refusal::retry(Code::RateLimited, message, after)
-        })
+        let too_many = |after| format!("too many messages a second to '{}'; wait {after} ms", &**room);
+        quota.grant.take(bytes, now, too_many)
     }
 
     /// Another version has other answers. What is left of a second's messages stays as it is.
@@ -95,13 +88,9 @@ impl Quotas {
         if !self.quotas.contains_key(&key) && !self.make_room(who, now) {
             return;
         }
-        let quota =
-            self.quotas.entry(key).or_insert(Quota { message_bytes: None, rate: None, asked, used: now });
-        (quota.message_bytes, quota.asked, quota.used) = (limits.message_bytes, asked, now);
-        match (&mut quota.rate, limits.publishes_per_second) {
-            (Some(rate), Some(most)) => rate.change(most),
-            (rate, most) => *rate = most.map(|most| Rate::new(most, now)),
-        }
+        let quota = self.quotas.entry(key).or_insert(Quota { grant: Grant::default(), asked, used: now });
+        (quota.asked, quota.used) = (asked, now);
+        quota.grant.change(limits, now);
     }
 
     /// Whether there is room for another. Who has the most makes room for others, and gets no more itself.
