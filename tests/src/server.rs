@@ -65,9 +65,12 @@ impl Server {
     pub async fn start_in(folder: tempfile::TempDir, text: &str) -> Self {
         let file = folder.path().join("switchyard.toml");
         std::fs::write(&file, text).expect("a file in it");
-        let config = Config::load(Some(&file), &vec![]).unwrap_or_else(|error| panic!("{error}"));
         let vitals = Vitals::default();
         let source = Source::open(Some(file.clone()), &vitals).expect("signals");
+        // Read where it is followed, as a node does: otherwise a change that comes at once may be taken for what was read.
+        let path = file.clone();
+        let read = source.reader().wait(move || Config::load(Some(&path), &vec![])).await;
+        let config = read.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
         let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let (server, admin) = (listen().await, Admin::start(listen().await, vitals).expect("bound"));
         let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };

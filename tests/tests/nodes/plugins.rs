@@ -316,7 +316,8 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     let text = fs::read_to_string(&file).expect("a configuration");
     fs::write(&file, text.replace(&redis.url(), &proxy.url())).expect("a configuration");
     let two = Node::start_in(slow).await;
-    runs(&one, &digest(&two.get(PATH).await)).await;
+    let first = digest(&two.get(PATH).await);
+    runs(&one, &first).await;
     proxy.slow(3 << 20);
 
     // A client that publishes all the while is answered each time, soon.
@@ -345,10 +346,10 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     one.process.signal("STOP").await;
     is_done.set(false);
     redis.command(&["FLUSHALL"]).await;
+    let kept = async |sha256: &str| {
+        redis.command(&["STRLEN", &format!("switchyard:{{/plugins}}:code:thresholds:{sha256}")]).await
+    };
     let restored = async {
-        let kept = async |sha256: &str| {
-            redis.command(&["STRLEN", &format!("switchyard:{{/plugins}}:code:thresholds:{sha256}")]).await
-        };
         eventually_within(Duration::from_secs(20), "both versions", async || {
             let sizes = (kept(&second).await, kept(&third).await);
             (sizes.0 == sizes.1 && sizes.0.parse::<usize>().ok()? > SIZE).then_some(())
@@ -358,6 +359,7 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     };
     tokio::join!(restored, meanwhile("while it is written again", &is_done));
     // What a node that is killed has on its way stays for a minute: it has written the small first version as well then.
+    eventually("the first version", async || (kept(&first).await != "0").then_some(())).await;
     let nothing_on_its_way = async || {
         eventually("nothing is left of what was on its way", async || {
             redis.command(&["KEYS", "*upload*"]).await.is_empty().then_some(())
