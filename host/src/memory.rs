@@ -83,11 +83,20 @@ pub enum Kind {
     Outboxes,
     /// What was read from a store that is elsewhere, until it is sent.
     Replays,
+    /// Messages that wait for a plugin's consent, or to be stored elsewhere.
+    Publishes,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::History, Kind::Keys, Kind::Sessions, Kind::Rooms, Kind::Outboxes, Kind::Replays];
+    pub const ALL: [Kind; 7] = [
+        Kind::History,
+        Kind::Keys,
+        Kind::Sessions,
+        Kind::Rooms,
+        Kind::Outboxes,
+        Kind::Replays,
+        Kind::Publishes,
+    ];
 
     /// As metrics call it.
     pub fn as_str(self) -> &'static str {
@@ -98,6 +107,7 @@ impl Kind {
             Kind::Rooms => "rooms",
             Kind::Outboxes => "outboxes",
             Kind::Replays => "replays",
+            Kind::Publishes => "publishes",
         }
     }
 }

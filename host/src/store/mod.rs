@@ -24,8 +24,15 @@ use crate::{
 use bytes::Bytes;
 use counts::Counts;
 use serde::Deserialize;
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{sync::oneshot, time::Instant};
 
 /// How long an idempotency key is remembered.
 pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
@@ -174,6 +181,26 @@ pub struct Message<'a> {
     pub needs_member: bool,
 }
 
+/// A message on its way into its room. It gets there also if nobody waits for it. `None`: it needs a member, and the room has none.
+pub enum Storing {
+    Done(Option<Result<Option<Stored>, Unavailable>>),
+    UnderWay(oneshot::Receiver<Result<Option<Stored>, Unavailable>>),
+}
+
+impl Future for Storing {
+    type Output = Result<Option<Stored>, Unavailable>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Done(stored) => Poll::Ready(stored.take().expect("it is asked once")),
+            Self::UnderWay(stored) => {
+                let closing = |_| Err(Unavailable("the store is closing".to_owned()));
+                Pin::new(stored).poll(cx).map(|stored| stored.unwrap_or_else(closing))
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     pub position: Position,
@@ -313,8 +340,8 @@ pub trait Store: Send + Sync {
     fn watch(&self, room: &RoomName);
     fn unwatch(&self, room: &RoomName);
 
-    /// `None`: the message needs a member, and the room has none.
-    async fn publish(&self, message: Message<'_>) -> Result<Option<Stored>, Unavailable>;
+    /// Of two messages of a room the one that came first has the smaller offset, whatever happens on their way.
+    fn publish(&self, message: Message<'_>) -> Storing;
     /// Messages after `after` (from the oldest held without it).
     async fn history(
         &self,

@@ -148,7 +148,7 @@ impl Store for Memory {
         self.existing(room, Log::unwatch);
     }
 
-    async fn publish(&self, message: Message<'_>) -> Result<Option<Stored>, Unavailable> {
+    fn publish(&self, message: Message<'_>) -> Storing {
         let publish = |log: &mut Log| {
             let now = Instant::now();
             if let Some(offset) = message.key.and_then(|key| log.known(key, now)) {
@@ -172,7 +172,7 @@ impl Store for Memory {
         if self.account.is_tight() {
             self.relieve();
         }
-        Ok(stored)
+        Storing::Done(Some(Ok(stored)))
     }
 
     async fn history(

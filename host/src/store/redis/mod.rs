@@ -21,6 +21,7 @@ mod names;
 mod opening;
 mod patrol;
 mod plugins;
+mod publisher;
 mod reaper;
 mod record;
 mod rooms;
@@ -45,6 +46,7 @@ use listener::{Listener, Request};
 use names::Names;
 use opening::{Waiting, claim_schema, open};
 use plugins::Plugins;
+use publisher::Publisher;
 use record::Change as Rooming;
 use rooms::Rooms;
 use sessions::Leaving;
@@ -101,6 +103,7 @@ pub struct Site {
 
 pub struct Redis {
     shared: Arc<Shared>,
+    publisher: Publisher,
     listener: mpsc::UnboundedSender<Request>,
 }
 
@@ -123,7 +126,8 @@ impl Redis {
         let listens = Listener::new(&shared, listener.downgrade());
         servers::watch(&shared, connected, vitals).await;
         vitals.task("the listener of the Redis store", listens.run(requests, signals));
-        let store = Arc::new(Self { shared, listener });
+        let publisher = Publisher::new(&shared);
+        let store = Arc::new(Self { shared, publisher, listener });
         while let Err(error) = lease::hold(&store, vitals).await {
             waiting.pauses(&error).await;
         }
@@ -143,12 +147,8 @@ impl Store for Redis {
         self.listener.send(Request::Unwatch(room.clone())).ok();
     }
 
-    async fn publish(&self, message: Message<'_>) -> Result<Option<Stored>, Unavailable> {
-        let Some((stored, new)) = self.shared.rooms.publish(message).await? else { return Ok(None) };
-        if new {
-            self.shared.list(message.room);
-        }
-        Ok(Some(stored))
+    fn publish(&self, message: Message<'_>) -> Storing {
+        self.publisher.publish(message)
     }
 
     async fn history(

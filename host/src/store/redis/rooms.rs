@@ -1,15 +1,14 @@
 //! What is asked of the keys of one room: its messages, its members, how far they have acknowledged.
 
 use super::{
-    KEEP, Link, Names, UNNEEDED, answer, scripts,
+    Link, Names, UNNEEDED, answer, scripts,
     wire::{self, Page},
 };
 use crate::{
     memory::{Account, Kind},
     protocol::{Position, unix_ms},
-    store::{Members, Message, PageLimit, Receipt, Retention, RoomSummary, Stored, Unavailable},
+    store::{Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable},
 };
-use bytes::Bytes;
 use fred::types::Value;
 use futures_util::future::try_join_all;
 use std::{sync::Arc, time::Duration};
@@ -27,7 +26,7 @@ const NUMBER: usize = 8;
 
 /// An epoch begins with a number that rises, so that one which ended and comes back, as with an older file, is known for it: the
 /// second in which it began, or one more than that of `seen`. Then it is random.
-fn new_epoch(seen: &str) -> String {
+pub fn new_epoch(seen: &str) -> String {
     let number = (unix_ms() / 1000).max(epoch_number(seen).map_or(0, |seen| seen + 1));
     let random = u32::from_le_bytes(crate::store::random()) >> 8;
     format!("{number:0NUMBER$x}{random:06x}")
@@ -44,37 +43,8 @@ pub fn is_older(epoch: &str, than: &str) -> bool {
 
 impl Rooms {
     /// Of what begins anew together.
-    fn keys(&self, room: &str) -> Vec<String> {
+    pub fn keys(&self, room: &str) -> Vec<String> {
         vec![self.names.room(room), self.names.log(room), self.names.acks(room)]
-    }
-
-    /// Gives also whether the room is new. `None`: it has no member, and the message needs one.
-    pub async fn publish(&self, message: Message<'_>) -> Result<Option<(Stored, bool)>, Unavailable> {
-        let Message { room, event, data, key, needs_member } = message;
-        let mut keys = self.keys(room);
-        keys.extend(key.map(|key| self.names.once(room, key)));
-        let history = &self.retention.history;
-        let arguments = vec![
-            new_epoch("").into(),
-            Value::Bytes(Bytes::from(wire::body(event, data))),
-            answer::integer(history.messages as u64),
-            answer::millis(history.age),
-            answer::millis(KEEP + history.age),
-            answer::millis(self.retention.key),
-            self.names.live(room).into(),
-            answer::millis(UNNEEDED),
-            answer::integer(needs_member.into()),
-            answer::integer(history.bytes as u64),
-        ];
-        let answer = self.link.run(&scripts::PUBLISH, keys, arguments).await?;
-        if answer.is_null() {
-            return Ok(None);
-        }
-        let mut parts = answer::list(answer)?.into_iter();
-        let mut next = || parts.next().unwrap_or(Value::Null);
-        let position = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
-        let (duplicate, new) = (answer::number(&next())? == 1, answer::number(&next())? == 1);
-        Ok(Some((Stored { position, duplicate }, new)))
     }
 
     /// Messages after `after`, or from the oldest held where that is not known here. A room that is not there has an epoch that no other

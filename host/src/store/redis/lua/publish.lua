@@ -1,44 +1,42 @@
--- Gives a message its offset, keeps it and sends it to the nodes that watch, once for an idempotency key.
--- KEYS room, log, acks, [once]
--- ARGV epoch of a new room, message without its head, messages held, age, ms a room with members is kept, ms the key is, channel, ms
--- a room is kept that nobody needs, whether it must have a member, bytes held
--- Gives epoch, offset, whether it is a duplicate, whether the room is new; nothing where it has no member and must have one
+-- Gives messages of a room their offsets, in their order, keeps them and sends them to the nodes that watch; each once for its
+-- idempotency key.
+-- KEYS room, log, acks, then idempotency keys
+-- ARGV epoch of a new room, messages held, age, ms a room with members is kept, ms an idempotency key is, channel, ms a room is kept that
+-- nobody needs, bytes held, deadline, then of each message: all but its head, the place of its key among those (0: it has none), whether it
+-- needs a member
+-- Gives the time in microseconds if that is too late, and nothing is done. Otherwise epoch, whether the room is new, and of each message its
+-- offset, which is 0 where it needs a member and there is none, and whether it is a duplicate
+local BEFORE, FIELDS = 9, 3
+
 -- What all entries before one took.
 local function before(entry)
   return tonumber(entry[2][4] or '0')
 end
 
+local exact = micros()
+local clock = math.floor(exact / 1000)
+if late(ARGV[9], clock) then
+  return int(exact)
+end
 local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended', 'needed', 'sum', 'base')
-local known = KEYS[4] and redis.call('GET', KEYS[4])
-if known then
-  local epoch, offset = string.match(known, '^(%S+) (%d+)$')
-  -- Of an epoch that has ended nobody can get a message any more.
-  if epoch == is[1] then
-    return { epoch, offset, 1, 0 }
-  end
+-- What is known of each key, which several may have: an offset, of this epoch. Of one that has ended nobody can get a message any more.
+local known = {}
+for n = 4, #KEYS do
+  local epoch, offset = string.match(redis.call('GET', KEYS[n]) or '', '^(%S+) (%d+)$')
+  known[KEYS[n]] = epoch and epoch == is[1] and offset
 end
--- Each session that can be resumed is a member of the inbox of its principal.
-if ARGV[9] == '1' and redis.call('EXISTS', KEYS[3]) == 0 then
-  return false
-end
-local epoch, last, new = is[1], is[3] or '0', 0
-if not epoch then
-  epoch, last, new = ARGV[1], '0', 1
-  redis.call('DEL', KEYS[1], KEYS[2])
-  unacknowledge(KEYS[3])
-  is = { epoch, '0', '0' }
-end
+
+local epoch, new = is[1], 0
+local count, keep_keys = tonumber(is[2] or '0'), false
 -- A clock that is set back does not turn the order of a room's times.
-local clock = now()
-local time = math.max(clock, tonumber(last))
-local offset, stamp = int((is[2] or 0) + 1), int(time)
-local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. last .. ' ' .. ARGV[2]
-local holds = ARGV[3] ~= '0'
+local last = is[3] or '0'
+local stamp = int(math.max(clock, tonumber(last)))
+local holds = ARGV[2] ~= '0'
 -- Each entry says what all before it took, so that the first one tells what is held. `base` is that of the first one when it was
 -- looked at last: it has only grown since.
-local sum, base, most = tonumber(is[6] or '0'), tonumber(is[7] or '0'), tonumber(ARGV[10])
-if holds then
-  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], offset .. '-' .. stamp, 'm', message, 'b', int(sum))
+local sum, base, most = tonumber(is[6] or '0'), tonumber(is[7] or '0'), tonumber(ARGV[8])
+local function hold(offset, message)
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], offset .. '-' .. stamp, 'm', message, 'b', int(sum))
   sum = sum + #message + 100
   if sum - base > most then
     local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
@@ -50,7 +48,51 @@ if holds then
       base = first and before(first) or sum
     end
   end
-else
+end
+
+local is_in_use
+local function in_use()
+  if is_in_use == nil then
+    is_in_use = redis.call('EXISTS', KEYS[3]) == 1
+  end
+  return is_in_use
+end
+
+local answer, messages = { '', 0 }, {}
+for at = BEFORE + 1, #ARGV, FIELDS do
+  local key = ARGV[at + 1] ~= '0' and KEYS[3 + ARGV[at + 1]]
+  local offset, duplicate = known[key], 1
+  -- Each session that can be resumed is a member of the inbox of its principal.
+  if not offset and ARGV[at + 2] == '1' and not in_use() then
+    offset, duplicate = '0', 0
+  elseif not offset then
+    if not epoch then
+      epoch, new = ARGV[1], 1
+      redis.call('DEL', KEYS[1], KEYS[2])
+      unacknowledge(KEYS[3])
+      count, last, stamp, sum, base, is = 0, '0', int(clock), 0, 0, {}
+    end
+    count = count + 1
+    offset, duplicate = int(count), 0
+    local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. last .. ' ' .. ARGV[at]
+    last = stamp
+    if holds then
+      hold(offset, message)
+    end
+    if key then
+      redis.call('SET', key, epoch .. ' ' .. offset, 'PX', ARGV[5])
+      known[key], keep_keys = offset, true
+    end
+    messages[#messages + 1] = message
+  end
+  answer[#answer + 1] = offset
+  answer[#answer + 1] = duplicate
+end
+answer[1], answer[2] = epoch or '', new
+if #messages == 0 then
+  return answer
+end
+if not holds then
   -- A node that holds more may have written: a log has no holes.
   redis.call('DEL', KEYS[2])
 end
@@ -59,21 +101,19 @@ local tended, needed = tonumber(is[4] or '0'), tonumber(is[5] or '0')
 if clock < tended then
   needed = 0
 end
-local needs = clock + math.max(holds and ARGV[4] + 1000 or 0, KEYS[4] and tonumber(ARGV[6]) or 0)
+local needs = clock + math.max(holds and ARGV[3] + 1000 or 0, keep_keys and tonumber(ARGV[5]) or 0)
 -- What grows old is seen to once a second, and what is kept is kept for that much longer.
-if clock - tended >= math.min(1000, ARGV[4] / 2) or clock < tended or needs - needed >= 1000 then
+if clock - tended >= math.min(1000, ARGV[3] / 2) or clock < tended or needs - needed >= 1000 then
   needed = math.max(needed, needs)
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'time', stamp, 'tended', int(clock), 'needed', int(needed),
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', int(count), 'time', stamp, 'tended', int(clock), 'needed', int(needed),
     'sum', int(sum), 'base', int(base))
-  trim(KEYS[2], clock - ARGV[4])
-  redis.call('PEXPIRE', KEYS[2], int(ARGV[4] + 1000))
-  local is_in_use = redis.call('EXISTS', KEYS[3]) == 1
-  redis.call('PEXPIRE', KEYS[1], is_in_use and ARGV[5] or int(needed - clock + ARGV[8]))
+  trim(KEYS[2], clock - ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], int(ARGV[3] + 1000))
+  redis.call('PEXPIRE', KEYS[1], in_use() and ARGV[4] or int(needed - clock + ARGV[7]))
 else
-  redis.call('HSET', KEYS[1], 'offset', offset, 'time', stamp, 'sum', int(sum), 'base', int(base))
+  redis.call('HSET', KEYS[1], 'offset', int(count), 'time', stamp, 'sum', int(sum), 'base', int(base))
 end
-if KEYS[4] then
-  redis.call('SET', KEYS[4], epoch .. ' ' .. offset, 'PX', ARGV[6])
+for _, message in ipairs(messages) do
+  redis.call('SPUBLISH', ARGV[6], message)
 end
-redis.call('SPUBLISH', ARGV[7], message)
-return { epoch, offset, 0, new }
+return answer
