@@ -125,7 +125,17 @@ async fn finish(wire: &Wire, outbox: &Outbox, end: End) -> End {
 
 async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation) -> End {
     loop {
-        match socket.next().await {
+        let came = tokio::select! {
+            biased;
+            came = socket.next() => came,
+            told = conversation.published() => {
+                wire.set_deaf(true);
+                Box::pin(conversation.tell(told)).await;
+                wire.set_deaf(false);
+                continue;
+            }
+        };
+        match came {
             // Boxed like the greeting.
             Some(Ok(Message::Text(text))) => {
                 conversation.heard(|| wire.last_emptied());
@@ -140,10 +150,20 @@ async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation)
             }
             Some(Ok(Message::Ping(payload))) => conversation.connection().outbox.pong(Frame::pong(&payload)),
             Some(Ok(Message::Pong(payload))) => conversation.pong(&payload),
-            Some(Ok(Message::Close(frame))) => return End::Closed(frame.map(|frame| frame.code.into())),
+            Some(Ok(Message::Close(frame))) => {
+                Box::pin(conversation.settle()).await;
+                return End::Closed(frame.map(|frame| frame.code.into()));
+            }
             Some(Ok(Message::Frame(_))) => {}
-            Some(Err(error)) => return violation(error).map_or(End::Gone, End::Violation),
-            None => return End::Gone,
+            Some(Err(error)) => {
+                let Some(close) = violation(error) else { return End::Gone };
+                Box::pin(conversation.settle()).await;
+                return End::Violation(close);
+            }
+            None => {
+                Box::pin(conversation.settle()).await;
+                return End::Gone;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod growth;
 mod keys;
 mod load;
 mod loading;
+mod order;
 mod outage;
 mod passwords;
 mod permission;

@@ -6,19 +6,20 @@ use super::{
 };
 use crate::{
     file::without_mark,
-    hub::Publisher,
+    hub::{Published, Publisher, Publishes},
     key::{Key, Scope},
     protocol::{
         Refusal,
-        reply::{ErrorBody, Published},
+        reply::ErrorBody,
         request::{Publish, parse_publish, parse_publish_to},
     },
-    room::BROADCAST,
-    session::{Services, may_publish},
+    room::{BROADCAST, RoomName},
+    session::{may_publish, wanted},
 };
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
 use std::sync::Arc;
+use tokio::task::coop::consume_budget;
 
 /// Messages of one list.
 const MOST: usize = 1000;
@@ -46,18 +47,29 @@ pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Unread) 
         let message = format!("the list has {} messages, at most {MOST} are allowed", list.len());
         return Err(Refusal::invalid(message).into());
     }
-    let mut answers = vec![];
+    let (hub, mut publishes, mut answers) = (&*api.services.hub, Publishes::default(), vec![]);
     for message in list {
-        let published = match parse_publish(message) {
-            Ok(message) => one(&api, key, message).await,
-            Err(refusal) => Err(refusal),
-        };
-        answers.push(match &published {
-            Ok(published) => json(published),
-            Err(refusal) => json(ErrorBody { error: refusal }),
-        });
+        // A list of many is to hold up nobody else.
+        consume_budget().await;
+        match parse_publish(message).and_then(|message| allowed(&api, key, message)) {
+            Ok((room, message)) => publishes.begin(hub, publisher(&api, key), wanted(room, &message), ()),
+            Err(refusal) => publishes.refuse(refusal, ()),
+        }
+        while publishes.is_full(hub) {
+            answers.extend(publishes.next(hub).await.map(answer));
+        }
+    }
+    while let Some(published) = publishes.next(hub).await {
+        answers.push(answer(published));
     }
     Ok(raw(format!("[{}]", answers.join(","))))
+}
+
+fn answer(((), published): ((), Published)) -> String {
+    match &published {
+        Ok(published) => json(published),
+        Err(refusal) => json(ErrorBody { error: refusal }),
+    }
 }
 
 /// The message without its room.
@@ -73,12 +85,17 @@ pub async fn broadcast(
     Ok(raw(json(one(&api, key, parse_publish_to(BROADCAST, message)?).await?)))
 }
 
-async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Result<Published, Refusal> {
-    let room = may_publish(&message, key, api.services.config.message)?;
-    let Publish { event, data, key: retry, .. } = message;
-    let Services { hub, keys, .. } = &api.services;
-    let publisher = Publisher { keys: &keys.load_full(), principal: &key.principal, tier: &key.tier };
-    hub.publish(publisher, room, event.as_deref(), data, retry.as_deref()).await
+fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>) -> Result<(RoomName, Publish<'a>), Refusal> {
+    Ok((may_publish(&message, key, api.services.config.message)?, message))
+}
+
+async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Published {
+    let (room, message) = allowed(api, key, message)?;
+    api.services.hub.publish(publisher(api, key), wanted(room, &message)).await
+}
+
+fn publisher<'a>(api: &Api, key: &'a Key) -> Publisher<'a> {
+    Publisher { keys: api.services.keys.load_full(), principal: &key.principal, tier: &key.tier }
 }
 
 fn text(body: &[u8]) -> Result<&str, Refusal> {

@@ -1,6 +1,6 @@
 //! What a shard is asked to do. Every question has a way back that may be gone by the time of the answer.
 
-use super::{Connection, catch_up::Progress, policy::Checked};
+use super::{Connection, catch_up::Progress, policy::Publishing, publishes::Permitted};
 use crate::{
     plugin::{FilterId, Mirror, OnFailure, Plugin, Principal},
     protocol::{Position, Publication, Refusal},
@@ -56,12 +56,8 @@ pub enum Command {
         reply: oneshot::Sender<Settled>,
     },
     Check {
-        room: RoomName,
-        who: Arc<str>,
-        tier: Arc<str>,
-        event: Option<String>,
-        data: String,
-        reply: oneshot::Sender<Result<(RoomName, Checked), Refusal>>,
+        publishing: Publishing,
+        reply: oneshot::Sender<Result<Permitted, Refusal>>,
     },
     /// Puts another version in charge.
     Swap {

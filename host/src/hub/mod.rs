@@ -13,6 +13,7 @@ mod pings;
 mod places;
 mod policy;
 mod publishers;
+mod publishes;
 mod quotas;
 mod rate;
 mod reads;
@@ -29,6 +30,7 @@ pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledge
 pub use connections::{Connection, Connections, Registered, refused_by_key, too_many};
 pub use pings::{Confirms, Pings};
 pub use policy::{Policy, Ungoverned};
+pub use publishes::{Published, Publishes, Wanted};
 pub use replay::{Recovered, Replay, Turns};
 pub use start::HubConfig;
 pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
@@ -39,21 +41,17 @@ use crate::{
     metrics::Metrics,
     plugin::{Cache, Compiler, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
-    room::{Kind, RoomName},
-    store::{History, Message, PageLimit, Reader, Store, Unavailable},
+    room::RoomName,
+    store::{History, PageLimit, Reader, Store, Unavailable},
     vital::Vitals,
 };
 use allowances::Allowances;
 use command::{Command, Queue, SeatId, Sieved, Sieving};
 use lobby::Lobby;
-use policy::Checked;
 use reads::Reads;
 use routes::Routes;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Instant,
 };
 use tokio::sync::{OnceCell, oneshot};
@@ -96,7 +94,7 @@ pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
 /// Who publishes.
 pub struct Publisher<'a> {
     /// All that there are, by which inboxes are known.
-    pub keys: &'a Keys,
+    pub keys: Arc<Keys>,
     pub principal: &'a Arc<str>,
     pub tier: &'a Arc<str>,
 }
@@ -237,88 +235,6 @@ impl Hub {
     ) -> Result<History, Unavailable> {
         let _turn = self.reads.turn(principal).await;
         self.store.history(room, after, limit, reader).await
-    }
-
-    /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has a key or a session,
-    /// connected or resumable.
-    pub async fn publish(
-        &self,
-        publisher: Publisher<'_>,
-        room: RoomName,
-        event: Option<&str>,
-        data: &str,
-        key: Option<&str>,
-    ) -> Result<reply::Published, Refusal> {
-        let Publisher { keys, principal: who, tier } = publisher;
-        self.allowances.take(who, data.len(), Instant::now())?;
-        let shard = self.routes.shard(&room);
-        if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
-            let message = format!("room '{}' has {BACKLOG} messages waiting to be routed; slow down", &*room);
-            return Err(Refusal::retry(Code::Overloaded, message, 1000));
-        }
-        let (room, replaced) = match self.check(shard, room, who, tier, event, data).await? {
-            (room, Checked::Pass) => (room, None),
-            (room, Checked::Replace(data)) => (room, Some(data)),
-            (room, Checked::Discard) => {
-                let newest = self
-                    .store
-                    .history(&room, None, PageLimit::NONE, Reader::Other)
-                    .await
-                    .map_err(unavailable)?
-                    .newest;
-                let Position { epoch, offset } = newest;
-                return Ok(reply::Published {
-                    room: room.shared(),
-                    epoch,
-                    offset,
-                    duplicate: false,
-                    discarded: true,
-                });
-            }
-        };
-        let data = replaced.as_deref().unwrap_or(data);
-        if self.memory.is_full() && !self.store.relieve() {
-            return Err(full("messages"));
-        }
-        let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));
-        let message = Message { room: &room, event, data, key: key.map(|key| (&**who, key)), needs_member };
-        let Some(stored) = self.store.publish(message).await.map_err(unavailable)? else {
-            let message =
-                format!("room '{}' is nobody's inbox: no key and no session has this principal", &*room);
-            return Err(Refusal::new(Code::RoomInvalid, message));
-        };
-        if !stored.duplicate {
-            self.metrics.published.inc();
-        }
-        let Position { epoch, offset } = stored.position;
-        Ok(reply::Published {
-            room: room.shared(),
-            epoch,
-            offset,
-            duplicate: stored.duplicate,
-            discarded: false,
-        })
-    }
-
-    async fn check(
-        &self,
-        shard: usize,
-        room: RoomName,
-        who: &Arc<str>,
-        tier: &Arc<str>,
-        event: Option<&str>,
-        data: &str,
-    ) -> Result<(RoomName, Checked), Refusal> {
-        match (self.routes.governor(&room), self.ungoverned) {
-            (None, Ungoverned::Closed) if room.kind() == Kind::Ordinary => return Err(policy::closed(&room)),
-            (None, _) => return Ok((room, Checked::Pass)),
-            (Some(_), _) => {}
-        }
-        let (reply, checked) = oneshot::channel();
-        let (who, tier) = (who.clone(), tier.clone());
-        let (event, data) = (event.map(str::to_owned), data.to_owned());
-        self.send(shard, Command::Check { room, who, tier, event, data, reply });
-        checked.await.unwrap_or_else(|_| Err(stopping()))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{command::Joining, quotas::Quotas};
 use crate::{
+    memory::Charge,
     plugin::{
         Bits, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, RefusalCode,
         Verdict,
@@ -46,6 +47,8 @@ pub struct Publishing {
     pub tier: Arc<str>,
     pub event: Option<String>,
     pub data: String,
+    /// Counts it for as long as it waits.
+    pub charge: Charge,
 }
 
 /// What is to be stored of a message.
@@ -151,7 +154,7 @@ impl Policy {
         counts: impl FnOnce(&RoomName) -> Counts,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<(RoomName, Checked), Refusal> {
-        let Publishing { room, who, tier, event, data } = publishing;
+        let Publishing { room, who, tier, event, data, .. } = publishing;
         let room = self.resolve(who, room, governs)?;
         let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
         if governor.plugin().info().hooks.subscribe {

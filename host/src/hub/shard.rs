@@ -12,6 +12,7 @@ use super::{
     places::Places,
     policy::{Checked, Policy, Publishing},
     publishers::Publishers,
+    publishes::Permitted,
     quotas::Quotas,
     room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
@@ -158,9 +159,10 @@ impl Shard {
             }
             Command::Reflect(mirror) => self.policy.reflect(mirror),
             Command::Written => self.flush.written(Instant::now()),
-            Command::Check { room, who, tier, event, data, reply } => {
-                let publishing = Publishing { room, who, tier, event, data };
-                reply.send(self.check(&publishing)).ok();
+            Command::Check { publishing, reply } => {
+                let checked = self.check(&publishing);
+                let permitted = checked.map(|(room, checked)| Permitted::new(publishing, room, checked));
+                reply.send(permitted).ok();
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     close::Close,
-    hub::Seat,
+    hub::{Seat, Wanted},
     key::{Digest, Key, Keys, Scope},
     plugin::Limits,
     protocol::{
@@ -46,6 +46,18 @@ pub enum Decision<'a> {
     Acknowledge { id: Option<Id<'a>>, acks: Vec<Acknowledged> },
     Members { id: Option<Id<'a>>, room: RoomName },
     History { id: Option<Id<'a>>, room: RoomName, since: Option<Position>, limit: usize },
+}
+
+impl Decision<'_> {
+    /// Whether it is carried out while messages are on their way, which are answered before it.
+    pub fn overlaps(&self) -> bool {
+        match self {
+            Self::Publish { .. } | Self::Refuse(..) | Self::Nothing => true,
+            // It is not answered.
+            Self::Acknowledge { id, .. } => id.is_none(),
+            _ => false,
+        }
+    }
 }
 
 /// Everything of a room up to an offset is handled.
@@ -259,6 +271,12 @@ pub fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result
     key.require(scope, format_args!("publish to '{}'", &*room))?;
     fits(publish, message_bytes)?;
     Ok(room)
+}
+
+/// What is to be published in this room.
+pub fn wanted<'a>(room: RoomName, publish: &'a Publish<'_>) -> Wanted<'a> {
+    let (event, key) = (publish.event.as_deref(), publish.key.as_deref());
+    Wanted { room, event, data: publish.data, key }
 }
 
 fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {

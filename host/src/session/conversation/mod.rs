@@ -1,24 +1,28 @@
 //! Carries the decisions of a session out against the hub and puts the answers into the connection's outbox. One
-//! request at a time, in order, except that replays run beside.
+//! request at a time, in order, except that messages are published while those before them are on their way, and replays run beside.
 
 mod greeting;
 mod joining;
 
 use super::{
     SessionConfig,
-    active::{Acknowledged, Active, Decision},
+    active::{Acknowledged, Active, Decision, wanted},
     greeting::{Greeted, Rejected},
 };
 use crate::{
     close::Close,
-    hub::{self, Confirms, Connection, Hub, Permit, Policy, Publisher, Registered, Turns, Unacknowledged},
+    hub::{
+        self, Confirms, Connection, Hub, Permit, Policy, Published, Publisher, Publishes, Registered, Turns,
+        Unacknowledged,
+    },
     key::{Key, Keys},
     plugin::Connecting,
-    protocol::{Code, Id, Refusal, reply, request::Publish},
+    protocol::{Code, Id, Refusal, reply},
     room::RoomName,
     store::{PageLimit, Resume},
 };
 use arc_swap::ArcSwap;
+use serde_json::value::RawValue;
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -56,9 +60,13 @@ pub struct Conversation {
     /// They run beside the conversation, page by page in turn.
     replays: HashMap<RoomName, JoinHandle<()>>,
     turns: Option<Turns>,
+    publishes: Publishes<Option<Box<RawValue>>>,
     _registered: Registered,
     _permit: Permit,
 }
+
+/// What became of a message, and the id of the request to publish it.
+pub type Told = (Option<Box<RawValue>>, Published);
 
 impl Conversation {
     /// Lets a client in: a new session, or the one it wants back with all its rooms. `permit` is there when the key
@@ -131,6 +139,7 @@ impl Conversation {
             active,
             replays: HashMap::new(),
             turns: None,
+            publishes: Publishes::default(),
             _registered: registered,
             _permit: permit,
         };
@@ -159,21 +168,28 @@ impl Conversation {
 
     async fn carry_out(&mut self, decision: Decision<'_>) {
         let hub = self.services.hub.clone();
+        if !decision.overlaps() {
+            self.settle().await;
+        }
         match decision {
             Decision::Reply(frame) => self.send(frame).await,
             Decision::Nothing => {}
-            Decision::Refuse(id, refusal) => self.refuse(id, &refusal).await,
+            Decision::Refuse(id, refusal) => {
+                self.publishes.refuse(refusal, id.map(ToOwned::to_owned));
+                self.tell_ready().await;
+            }
             Decision::Close(frame, close) => {
                 self.send(frame).await;
                 self.connection.outbox.close(close);
             }
             Decision::Subscribe { id, rooms } => self.subscribe(id, rooms).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
-            Decision::Publish { id, room, publish: Publish { event, data, key, .. } } => {
-                let (keys, key_of) = (self.services.keys.load_full(), &self.key);
-                let publisher = Publisher { keys: &keys, principal: &key_of.principal, tier: &key_of.tier };
-                let published = hub.publish(publisher, room, event.as_deref(), data, key.as_deref()).await;
-                self.answer("published", id, published).await;
+            Decision::Publish { id, room, publish } => {
+                let (keys, key) = (self.services.keys.load_full(), &self.key);
+                let publisher = Publisher { keys, principal: &key.principal, tier: &key.tier };
+                let id = id.map(ToOwned::to_owned);
+                self.publishes.begin(&hub, publisher, wanted(room, &publish), id);
+                self.tell_ready().await;
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
             Decision::Members { id, room } => {
@@ -203,6 +219,37 @@ impl Conversation {
                     Err(refusal) => self.refuse(id, &refusal).await,
                 }
             }
+        }
+    }
+
+    /// Awaits the next answer to a message on its way; for ever where there is none. Nothing is lost if nobody waits to the end.
+    pub async fn published(&mut self) -> Told {
+        match self.publishes.next(&self.services.hub).await {
+            Some(told) => told,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub async fn tell(&mut self, (id, published): Told) {
+        self.answer("published", id.as_deref(), published).await;
+    }
+
+    /// Gives the answers that are there, and awaits some where there is no room for another message.
+    async fn tell_ready(&mut self) {
+        let hub = self.services.hub.clone();
+        while let Some(told) = match self.publishes.is_full(&hub) {
+            true => self.publishes.next(&hub).await,
+            false => self.publishes.next_ready(&hub),
+        } {
+            self.tell(told).await;
+        }
+    }
+
+    /// Answers all that is on its way.
+    pub async fn settle(&mut self) {
+        let hub = self.services.hub.clone();
+        while let Some(told) = self.publishes.next(&hub).await {
+            self.tell(told).await;
         }
     }
 

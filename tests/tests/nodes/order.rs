@@ -1,0 +1,242 @@
+//! Messages that overlap have their offsets in the order in which they were asked for, whatever happens between a node and Redis.
+
+use futures_util::SinkExt;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
+use switchyard_tests::{Client, Cluster, Live, Node, Pattern, Proxy, Redis, Sentinel, eventually};
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+/// Messages that are asked for at once. A node takes fewer of a connection at a time.
+const MANY: u64 = 300;
+
+/// Publishes numbers, from 1 on, to one room, and waits for no answer before it publishes the next.
+struct Pipeline {
+    client: Client,
+    sent: u64,
+    /// Numbers of those that were published, by epoch and offset.
+    published: BTreeMap<(String, u64), u64>,
+    refused: u64,
+}
+
+impl Pipeline {
+    async fn connect(node: &Node) -> Self {
+        Self { client: node.client().await, sent: 0, published: BTreeMap::new(), refused: 0 }
+    }
+
+    /// Over the WebSocket, then in a list over HTTP.
+    async fn publish(&mut self, node: &Node) {
+        let first = self.sent + 1;
+        self.sent += 2 * MANY;
+        for n in first..first + MANY {
+            self.client.send(json!({"type": "publish", "id": n, "room": "prices", "data": n})).await;
+        }
+        for n in first..first + MANY {
+            let answer = self.client.recv().await;
+            assert_eq!(answer["id"], n, "answers come in order: {answer}");
+            self.note(n, &answer);
+        }
+        let list: Vec<_> =
+            (first + MANY..first + 2 * MANY).map(|n| json!({"room": "prices", "data": n})).collect();
+        let (status, answers) = node.call("POST", "/v1/publish", &Value::from(list).to_string()).await;
+        assert_eq!(status, 200, "{answers}");
+        let answers: Vec<Value> = serde_json::from_str(&answers).expect("a list");
+        assert_eq!(answers.len() as u64, MANY);
+        for (n, answer) in (first + MANY..).zip(&answers) {
+            self.note(n, answer);
+        }
+    }
+
+    fn note(&mut self, n: u64, answer: &Value) {
+        match answer["offset"].as_u64() {
+            Some(offset) => {
+                let epoch = answer["epoch"].as_str().expect("an epoch").to_owned();
+                assert_eq!(
+                    self.published.insert((epoch, offset), n),
+                    None,
+                    "an offset is given once: {answer}"
+                );
+            }
+            None => {
+                assert_eq!(answer["error"]["code"], "store_unavailable", "{answer}");
+                self.refused += 1;
+            }
+        }
+    }
+
+    /// Numbers in the order of the room's history, of which those that were published have the offsets that were told.
+    async fn is_in_order(&self, node: &Node) -> Vec<u64> {
+        let mut client = node.client().await;
+        let epoch = client.subscribe(json!(["prices"])).await["results"][0]["epoch"].clone();
+        let (mut since, mut history) = (json!({"epoch": epoch, "offset": 0}), vec![]);
+        loop {
+            let ask = json!({"type": "history", "room": "prices", "since": since, "limit": 1000});
+            let page = client.ask(ask).await;
+            for message in page["messages"].as_array().expect("messages") {
+                history.push((
+                    message["offset"].as_u64().expect("an offset"),
+                    message["data"].as_u64().expect("a number"),
+                ));
+            }
+            if page["more"] == false {
+                break;
+            }
+            since["offset"] = history.last().expect("one").0.into();
+        }
+        let by_offset: BTreeMap<u64, u64> = history.iter().copied().collect();
+        for ((of, offset), n) in &self.published {
+            if epoch == **of {
+                assert_eq!(by_offset.get(offset), Some(n), "what was acknowledged is there");
+            }
+        }
+        let offsets = history.iter().map(|(offset, _)| *offset);
+        assert!(offsets.eq(1..=history.len() as u64), "all of it is held");
+        let numbers: Vec<u64> = history.into_iter().map(|(_, n)| n).collect();
+        let turned: Vec<_> = numbers.windows(2).filter(|pair| pair[0] >= pair[1]).take(3).collect();
+        assert!(turned.is_empty(), "the order is not that of the requests: {turned:?}");
+        numbers
+    }
+}
+
+const KEPT: &str = "[rooms.history]\nmessages = 100000";
+
+#[tokio::test]
+async fn messages_keep_their_order_while_redis_forgets_its_scripts() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), KEPT).await;
+    let mut pipeline = Pipeline::connect(&node).await;
+    let forget = async {
+        loop {
+            redis.command(&["SCRIPT", "FLUSH"]).await;
+        }
+    };
+    tokio::select! {
+        () = forget => {}
+        () = async { for _ in 0..4 { pipeline.publish(&node).await } } => {}
+    }
+    assert_eq!(pipeline.refused, 0);
+    assert!(pipeline.is_in_order(&node).await.into_iter().eq(1..=pipeline.sent));
+}
+
+#[tokio::test]
+async fn messages_keep_their_order_while_connections_are_cut() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), KEPT).await;
+    let mut pipeline = Pipeline::connect(&node).await;
+    for _ in 0..5 {
+        let cut = proxy.lose_answer(Pattern::script("publish").times(1));
+        pipeline.publish(&node).await;
+        cut.matched().await;
+        // Until the node is connected again.
+        eventually("a connection", async || node.is_ready().await.then_some(())).await;
+    }
+    assert!(pipeline.refused > 0 && !pipeline.published.is_empty());
+    pipeline.is_in_order(&node).await;
+}
+
+#[tokio::test]
+async fn messages_keep_their_order_while_their_slot_moves() {
+    let cluster = Cluster::start().await;
+    let node = Node::start(&cluster.url(), KEPT).await;
+    let mut pipeline = Pipeline::connect(&node).await;
+    // A member, so that all keys of the room are there.
+    let member = Live::connect(&node.url).await;
+    super::join(&member, &["prices".to_owned()]).await;
+    pipeline.publish(&node).await;
+    let slot = cluster.slot("prices").await;
+    for _ in 0..3 {
+        let to = (cluster.owner(slot).await + 1) % 3;
+        tokio::join!(cluster.move_slot(slot, to), pipeline.publish(&node));
+    }
+    assert_eq!(pipeline.refused, 0);
+    assert!(pipeline.is_in_order(&node).await.into_iter().eq(1..=pipeline.sent));
+}
+
+#[tokio::test]
+async fn messages_keep_their_order_over_a_failover() {
+    let mut sentinel = Sentinel::start().await;
+    let node = Node::start(&sentinel.url(), KEPT).await;
+    let mut pipeline = Pipeline::connect(&node).await;
+    pipeline.publish(&node).await;
+    let fails_over = async {
+        sentinel.kill_master().await;
+        true
+    };
+    let publishing = async {
+        loop {
+            pipeline.publish(&node).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = fails_over => {}
+        () = publishing => {}
+    }
+    eventually("the new master", async || node.is_ready().await.then_some(())).await;
+    let mut pipeline = Pipeline { client: node.client().await, ..pipeline };
+    pipeline.publish(&node).await;
+    pipeline.is_in_order(&node).await;
+}
+
+/// A script that was on its way when its node gave it up was carried out behind messages that were asked for later.
+#[tokio::test]
+async fn a_message_that_reaches_redis_late_is_not_put_behind_others() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), KEPT).await;
+    let mut client = node.client().await;
+    let room = "prices";
+    client.publish(room, json!(1)).await;
+    let late = proxy.hold(Pattern::script("publish").times(1));
+    client.send(json!({"type": "publish", "room": room, "data": 2})).await;
+    late.matched().await;
+    let answer = client.recv().await;
+    assert_eq!(answer["error"]["code"], "store_unavailable", "{answer}");
+    // Over another connection to Redis, which takes the place of the one that is silent.
+    let mut answer = json!(null);
+    for _ in 0..10 {
+        let again = json!({"type": "publish", "room": room, "data": 3, "key": "three"});
+        answer = client.ask(again).await;
+        if answer["type"] == "published" {
+            break;
+        }
+    }
+    assert_eq!(answer["offset"], 2);
+    late.release();
+    let answer = client.publish(room, json!(4)).await;
+    assert_eq!(answer["offset"], 3, "what came late is not there: {answer}");
+}
+
+/// Each message of a list was a script of its own, one after the other, and so were those that one connection published.
+#[tokio::test]
+async fn messages_that_overlap_go_together() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let node = Node::start(&proxy.url(), KEPT).await;
+    let mut pipeline = Pipeline::connect(&node).await;
+    pipeline.publish(&node).await;
+    let scripts = proxy.passed()["script publish"];
+    assert!(scripts <= pipeline.sent / 10, "{scripts} scripts for {} messages", pipeline.sent);
+}
+
+/// Answers to what was asked for before a Close come before it, also where they are waited for.
+#[tokio::test]
+async fn who_publishes_and_closes_is_answered_first() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url(), KEPT).await;
+    let mut client = node.client().await;
+    for n in 0..MANY {
+        client.send(json!({"type": "publish", "id": n, "room": "prices", "data": n})).await;
+    }
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    client.socket.send(Message::Close(Some(normal))).await.expect("a live connection");
+    for n in 0..MANY {
+        let answer = client.recv().await;
+        assert_eq!((&answer["id"], &answer["type"]), (&json!(n), &json!("published")));
+    }
+    assert_eq!(client.closed().await.code, 1000);
+}
