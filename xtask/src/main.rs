@@ -30,7 +30,7 @@ cargo xtask CHORE
                          room, many rooms, filters, a storm of returns, and everything at once; print
                          a report as Markdown; takes about eight minutes. SECTION is connections,
                          fanout, rooms, filters, recovery or crowded; the plot is an SVG of fanout
-  bench nodes [--json FILE]
+  bench nodes [--only SECTION] [--json FILE]
                          measure nodes that share a Redis and print a report as Markdown; takes two
                          minutes, and redis-server and redis-benchmark must be installed
   bench plugins [--json FILE]

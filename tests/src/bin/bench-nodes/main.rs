@@ -6,6 +6,7 @@ mod clients;
 mod commands;
 mod latency;
 mod load;
+mod overlap;
 mod throughput;
 
 use serde_json::json;
@@ -15,49 +16,58 @@ use std::{
     time::Instant,
 };
 use switchyard_tests::{
+    Redis,
     report::{self, Report, Section},
     spent,
 };
 use tokio::process::Command;
 
 const USAGE: &str = "\
-bench-nodes [--json FILE]
+bench-nodes [--only SECTION] [--json FILE]
 
-  --json FILE   the figures of the report as JSON too
+  --only SECTION   commands, clients, latency, overlap or throughput
+  --json FILE      the figures of the report as JSON too
 ";
+
+const SECTIONS: [&str; 5] = ["commands", "clients", "latency", "overlap", "throughput"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => None,
-        ["--json", file] => Some(PathBuf::from(file)),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
+    let (mut file, mut only) = (None, None);
+    for option in arguments.chunks(2) {
+        match option {
+            [name, path] if name == "--json" => file = Some(PathBuf::from(path)),
+            [name, section] if name == "--only" && SECTIONS.contains(&&**section) => only = Some(&**section),
+            _ => {
+                eprint!("{USAGE}");
+                return ExitCode::from(2);
+            }
         }
-    };
+    }
     for program in ["redis-server", "redis-benchmark"] {
         if version(program).await.is_none() {
             eprintln!("bench-nodes: there is no {program}; install it with: apt-get install redis-server");
             return ExitCode::FAILURE;
         }
     }
-    measure().await.hand_over("bench-nodes", file.as_deref())
+    measure(only).await.hand_over("bench-nodes", file.as_deref())
 }
 
-async fn measure() -> Report {
+async fn measure(only: Option<&str>) -> Report {
     let (began, cores, before) = (Instant::now(), spent::cores(), spent::by_others());
     let mut sections: Vec<Section> = vec![];
-    eprintln!("bench-nodes: commands a message …");
-    sections.push(commands::measure().await);
-    eprintln!("bench-nodes: commands a client …");
-    sections.push(clients::measure().await);
-    eprintln!("bench-nodes: latency …");
-    sections.push(latency::measure().await);
-    eprintln!("bench-nodes: throughput …");
-    let (section, redis) = throughput::measure().await;
-    sections.push(section);
+    for section in SECTIONS.into_iter().filter(|section| only.is_none_or(|only| only == *section)) {
+        eprintln!("bench-nodes: {section} …");
+        sections.push(match section {
+            "commands" => commands::measure().await,
+            "clients" => clients::measure().await,
+            "latency" => latency::measure().await,
+            "overlap" => overlap::measure().await,
+            _ => throughput::measure().await,
+        });
+    }
+    let redis = asked::info(&Redis::start().await, "server", "redis_version").await;
     let benchmark = version("redis-benchmark").await.unwrap_or_default();
     let (version, seconds) = (env!("CARGO_PKG_VERSION"), began.elapsed().as_secs());
     let others = (spent::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();

@@ -2,7 +2,6 @@
 //! and the same arguments.
 
 use crate::{
-    asked,
     latency::at_once,
     load::{Load, Mark},
 };
@@ -24,7 +23,6 @@ use switchyard_tests::{
 use tokio::{process::Command, time::sleep};
 use tokio_tungstenite::tungstenite::Message;
 
-/// A node answers the requests of a connection one after another, so that so many publishes are in Redis at most.
 const CONNECTIONS: usize = 128;
 /// Publishes of a connection that are not answered yet.
 const IN_FLIGHT: usize = 4;
@@ -41,10 +39,8 @@ const SCRIPT: &str = concat!(
     include_str!("../../../../host/src/store/redis/lua/publish.lua")
 );
 
-/// Gives the version of Redis as well.
-pub async fn measure() -> (Section, String) {
+pub async fn measure() -> Section {
     let redis = Redis::start().await;
-    let version = asked::info(&redis, "server", "redis_version").await;
     let node = Node::start(&redis.url(), TIER).await;
     let command = command(&redis, &node).await;
     let mut publishers = vec![];
@@ -68,7 +64,7 @@ pub async fn measure() -> (Section, String) {
         let offset = node.get(&format!("/v1/rooms/{}", room(n))).await["offset"].as_u64().unwrap_or(0);
         wrong += published.abs_diff(offset);
     }
-    (section(&of_node, &of_redis, wrong), version)
+    section(&of_node, &of_redis, wrong)
 }
 
 fn section(of_node: &[Load], of_redis: &[Load], wrong: u64) -> Section {
@@ -169,12 +165,12 @@ fn data() -> String {
 async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sha = redis.command(&["SCRIPT", "LOAD", SCRIPT]).await;
     let mut command: Vec<String> = ["EVALSHA", &sha, "3"].map(str::to_owned).to_vec();
-    // KEYS room, log and acks; ARGV epoch of a new room, message, messages held, age, how long the room and an idempotency key
-    // are kept, channel.
+    // KEYS room, log and acks; ARGV epoch of a new room, messages held, age, how long the room and an idempotency key are kept, channel,
+    // how long a room is kept that nobody needs, bytes held, deadline; then the message, which has no key and needs no member.
     let body = format!("- \"{}\"", data());
     command.extend(["room", "log", "acks"].map(|key| format!("switchyard:{{alone}}:{key}")));
-    command.extend(["0a1b2c3d", &body, "1000", "600000", "87000000", "300000"].map(str::to_owned));
-    command.push("switchyard:{alone}:live".to_owned());
+    command.extend(["0a1b2c3d", "1000", "600000", "87000000", "300000"].map(str::to_owned));
+    command.extend(["switchyard:{alone}:live", "45000", "16777216", "0", &body, "0", "0"].map(str::to_owned));
     redis.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
     redis.command(&["SLOWLOG", "RESET"]).await;
     node.client().await.publish("alone", json!(data())).await;
@@ -185,12 +181,18 @@ async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sent = (0..lines.len()).find(is_it).map(|at| &lines[at..(at + command.len()).min(lines.len())]);
     let sent = sent.unwrap_or_else(|| panic!("the node does not publish with this script:\n{log}"));
     const EPOCH: usize = 6;
+    const DEADLINE: usize = 14;
     for (n, (ours, theirs)) in command.iter().zip(sent).enumerate() {
         // What is long is cut off there.
         let theirs = theirs.split("... (").next().unwrap_or_default();
         let same = if n == 0 { ours.eq_ignore_ascii_case(theirs) } else { ours.starts_with(theirs) };
-        assert!(same || n == EPOCH, "the node publishes with other arguments: {sent:?}, not {command:?}");
+        let is_its_own = [EPOCH, DEADLINE].contains(&n);
+        assert!(same || is_its_own, "the node publishes with other arguments: {sent:?}, not {command:?}");
     }
+    // The same, with a deadline that does not pass.
+    let endless = SCRIPT.replace("late(ARGV[9], clock)", "ARGV[9] == '1'");
+    assert_ne!(endless, SCRIPT, "the script has a deadline");
+    command[1] = redis.command(&["SCRIPT", "LOAD", &endless]).await;
     command
 }
 
