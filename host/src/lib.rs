@@ -25,6 +25,7 @@ pub mod server;
 pub mod session;
 pub mod socket;
 pub mod store;
+pub mod turns;
 pub mod unit;
 pub mod validity;
 pub mod vital;

@@ -124,48 +124,40 @@ async fn finish(wire: &Wire, outbox: &Outbox, end: End) -> End {
 }
 
 async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation) -> End {
-    loop {
+    let end = loop {
         let came = tokio::select! {
             biased;
             came = socket.next() => came,
             told = conversation.published() => {
-                wire.set_deaf(true);
-                Box::pin(conversation.tell(told)).await;
-                wire.set_deaf(false);
+                deafly(wire, Box::pin(conversation.tell(told))).await;
                 continue;
             }
         };
         match came {
-            // Boxed like the greeting.
             Some(Ok(Message::Text(text))) => {
                 conversation.heard(|| wire.last_emptied());
-                wire.set_deaf(true);
-                Box::pin(conversation.text(&text)).await;
-                wire.set_deaf(false);
+                deafly(wire, Box::pin(conversation.text(&text))).await;
             }
-            Some(Ok(Message::Binary(_))) => {
-                wire.set_deaf(true);
-                Box::pin(conversation.binary()).await;
-                wire.set_deaf(false);
-            }
+            Some(Ok(Message::Binary(_))) => deafly(wire, Box::pin(conversation.binary())).await,
             Some(Ok(Message::Ping(payload))) => conversation.connection().outbox.pong(Frame::pong(&payload)),
             Some(Ok(Message::Pong(payload))) => conversation.pong(&payload),
-            Some(Ok(Message::Close(frame))) => {
-                Box::pin(conversation.settle()).await;
-                return End::Closed(frame.map(|frame| frame.code.into()));
-            }
+            Some(Ok(Message::Close(frame))) => break End::Closed(frame.map(|frame| frame.code.into())),
             Some(Ok(Message::Frame(_))) => {}
-            Some(Err(error)) => {
-                let Some(close) = violation(error) else { return End::Gone };
-                Box::pin(conversation.settle()).await;
-                return End::Violation(close);
-            }
-            None => {
-                Box::pin(conversation.settle()).await;
-                return End::Gone;
-            }
+            // Also where it said nothing more, and still reads.
+            Some(Err(error)) => break violation(error).map_or(End::Gone, End::Violation),
+            None => break End::Gone,
         }
-    }
+    };
+    // What it asked for before is answered, unless that takes too long.
+    timeout(LINGER, Box::pin(conversation.settle())).await.ok();
+    end
+}
+
+/// Carries out what came, while nothing more is read. It is boxed like the greeting.
+async fn deafly(wire: &Wire, work: impl Future<Output = ()> + Unpin) {
+    wire.set_deaf(true);
+    work.await;
+    wire.set_deaf(false);
 }
 
 /// Pings, and notices a peer from which nothing at all came for too long.

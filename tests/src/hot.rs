@@ -166,9 +166,16 @@ impl Recovery {
         let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
         store.watch(&room);
+        let who = "acme".into();
         let publish = || {
-            let message =
-                Message { room: &room, event: Some("trade"), data: DATA, key: None, needs_member: false };
+            let message = Message {
+                room: &room,
+                event: Some("trade"),
+                data: DATA,
+                who: &who,
+                key: None,
+                needs_member: false,
+            };
             let stored = store.publish(message).now_or_never().expect("at once");
             stored.expect("memory is there").expect("it needs no member").position
         };

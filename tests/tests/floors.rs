@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the roof to the ground. Modules of one line know nothing of each other.
-const FLOORS: [&[&str]; 24] = [
+const FLOORS: [&[&str]; 25] = [
     &["main"],
     &["cli"],
     &["node"],
@@ -26,6 +26,7 @@ const FLOORS: [&[&str]; 24] = [
     &["protocol"],
     &["close"],
     &["memory"],
+    &["turns"],
     &["unit"],
     &["file"],
     &["validity"],

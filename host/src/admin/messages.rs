@@ -9,12 +9,12 @@ use crate::{
     hub::{Published, Publisher, Publishes},
     key::{Key, Scope},
     protocol::{
-        Refusal,
+        Code, Refusal,
         reply::ErrorBody,
         request::{Publish, parse_publish, parse_publish_to},
     },
     room::{BROADCAST, RoomName},
-    session::{may_publish, wanted},
+    session::{may_publish, proposal},
 };
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
@@ -47,26 +47,37 @@ pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Unread) 
         let message = format!("the list has {} messages, at most {MOST} are allowed", list.len());
         return Err(Refusal::invalid(message).into());
     }
-    let (hub, mut publishes, mut answers) = (&*api.services.hub, Publishes::default(), vec![]);
+    let (hub, mut publishes) = (&*api.services.hub, Publishes::default());
+    let (mut answers, mut away) = (vec![], None);
+    let mut note = |((), published): ((), Published)| {
+        let refusal = published.as_ref().err().filter(|refusal| refusal.code == Code::StoreUnavailable);
+        answers.push(answer(&published));
+        refusal.cloned()
+    };
     for message in list {
         // A list of many is to hold up nobody else.
         consume_budget().await;
-        match parse_publish(message).and_then(|message| allowed(&api, key, message)) {
-            Ok((room, message)) => publishes.begin(hub, publisher(&api, key), wanted(room, &message), ()),
-            Err(refusal) => publishes.refuse(refusal, ()),
+        let bytes = message.get().len();
+        // What comes behind a message that the store did not take would only wait as long.
+        let parsed = away.clone().map_or_else(|| parse_publish(message), Err);
+        match parsed.and_then(|message| allowed(&api, key, message)) {
+            Ok((room, message)) => {
+                publishes.begin(hub, publisher(&api, key), proposal(room, &message, bytes), ());
+            }
+            Err(refusal) => publishes.refuse(hub, refusal, bytes, ()),
         }
         while publishes.is_full(hub) {
-            answers.extend(publishes.next(hub).await.map(answer));
+            away = away.or(publishes.next(hub).await.and_then(&mut note));
         }
     }
     while let Some(published) = publishes.next(hub).await {
-        answers.push(answer(published));
+        note(published);
     }
     Ok(raw(format!("[{}]", answers.join(","))))
 }
 
-fn answer(((), published): ((), Published)) -> String {
-    match &published {
+fn answer(published: &Published) -> String {
+    match published {
         Ok(published) => json(published),
         Err(refusal) => json(ErrorBody { error: refusal }),
     }
@@ -91,7 +102,7 @@ fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>) -> Result<(RoomName, 
 
 async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Published {
     let (room, message) = allowed(api, key, message)?;
-    api.services.hub.publish(publisher(api, key), wanted(room, &message)).await
+    api.services.hub.publish(publisher(api, key), proposal(room, &message, message.data.len())).await
 }
 
 fn publisher<'a>(api: &Api, key: &'a Key) -> Publisher<'a> {

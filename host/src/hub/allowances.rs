@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Principals that are remembered; those that published longest ago are forgotten first.
-const MOST: usize = 4096;
+const MOST: usize = 65_536;
 
 #[derive(Default)]
 pub struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);

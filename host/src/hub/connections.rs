@@ -123,11 +123,11 @@ pub struct Registered {
 }
 
 /// What a connection takes in memory that has nothing to do, about, in a room or two.
-const CONNECTION: usize = 8 << 10;
+pub const CONNECTION_BYTES: usize = 8 << 10;
 
 impl Registered {
     pub fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
-        let charge = hub.memory.charge(Kind::Sessions, CONNECTION);
+        let charge = hub.memory.charge(Kind::Sessions, CONNECTION_BYTES);
         hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
         Self { hub, connection, _charge: charge }

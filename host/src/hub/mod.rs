@@ -22,15 +22,14 @@ pub mod room;
 mod routes;
 mod shard;
 mod start;
-mod turns;
 mod wards;
 
 pub use crate::store::Permit;
 pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
-pub use connections::{Connection, Connections, Registered, refused_by_key, too_many};
+pub use connections::{CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many};
 pub use pings::{Confirms, Pings};
 pub use policy::{Policy, Ungoverned};
-pub use publishes::{Published, Publishes, Wanted};
+pub use publishes::{Proposal, Published, Publishes};
 pub use replay::{Recovered, Replay, Turns};
 pub use start::HubConfig;
 pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};

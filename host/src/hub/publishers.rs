@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Messages that are remembered: those that may be on their way from the plugin's consent to its members.
-const MOST: usize = 1024;
+const MOST: usize = 8192;
 
 #[derive(Default)]
 pub struct Publishers {

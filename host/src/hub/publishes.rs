@@ -9,7 +9,7 @@ use super::{
 use crate::{
     hub::{BACKLOG, Publisher, Ungoverned, command::Command},
     key::Keys,
-    memory::Charge,
+    memory::{self, Charge, Steps},
     protocol::{Code, Position, Refusal, reply},
     room::{Kind, RoomName},
     store::{Message, PageLimit, Reader, Storing},
@@ -26,25 +26,26 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Messages of one publisher that are on their way, and bytes of their data: beyond, one has to be answered first. A plugin and the
-/// store are kept busy by fewer.
-const MOST: usize = 64;
-const MOST_BYTES: usize = 256 << 10;
-/// What a message takes beside its data while it waits for a plugin.
-const WAITING: usize = 256;
-
-/// As room for little is kept where nothing is on its way.
-const ROOM: usize = 8;
+/// Messages of one publisher that are on their way, and bytes of the requests for them: beyond, one is answered before another is
+/// taken. A plugin and the store are kept busy by fewer.
+const MAX_IN_FLIGHT: usize = 64;
+const MAX_IN_FLIGHT_BYTES: usize = 256 << 10;
+/// What a message takes on its way, beside the request for it.
+const OVERHEAD: usize = 256;
+/// A queue that is empty keeps room for no more.
+const RETAINED: usize = 8;
 
 pub type Published = Result<reply::Published, Refusal>;
 
 /// One message to be published, as somebody asks for it.
-pub struct Wanted<'a> {
+pub struct Proposal<'a> {
     pub room: RoomName,
     pub event: Option<&'a str>,
     pub data: &'a str,
     /// Within the principal and the room the same message has the same.
     pub key: Option<&'a str>,
+    /// Of the whole request.
+    pub bytes: usize,
 }
 
 /// A message that may be stored.
@@ -58,10 +59,13 @@ pub struct Permitted {
 
 impl Permitted {
     pub fn new(asked: Publishing, room: RoomName, checked: Checked) -> Self {
-        let Publishing { event, data, charge, .. } = asked;
+        let Publishing { event, data, mut charge, .. } = asked;
         let data = match checked {
             Checked::Pass => Some(data),
-            Checked::Replace(data) => Some(data),
+            Checked::Replace(data) => {
+                charge.grow(data.len());
+                Some(data)
+            }
             Checked::Discard => None,
         };
         Self { room, event, data, charge }
@@ -81,58 +85,71 @@ enum Step {
     /// It waits for those before it, of which plugins are asked.
     Behind(Option<Permitted>, Rest),
     Storing(RoomName, Storing),
-    Discarded(AbortOnDropHandle<Published>),
+    /// The room's newest message is asked for when all before it is stored.
+    Discarded(RoomName, Option<AbortOnDropHandle<Published>>),
     Done(Option<Published>),
 }
 
-/// Messages of one publisher, each with what its answer is sent with.
+/// One message, with what its answer is sent with.
+struct InFlight<T> {
+    tag: T,
+    bytes: usize,
+    step: Step,
+}
+
+/// The messages of one publisher.
 pub struct Publishes<T> {
-    steps: VecDeque<(T, usize, Step)>,
-    /// The first of them, which have their plugin's consent.
+    steps: VecDeque<InFlight<T>>,
+    /// So many of them, the first, wait for no plugin.
     permitted: usize,
     bytes: usize,
+    counted: Option<Steps>,
 }
 
 impl<T> Default for Publishes<T> {
     fn default() -> Self {
-        Self { steps: VecDeque::new(), permitted: 0, bytes: 0 }
+        Self { steps: VecDeque::new(), permitted: 0, bytes: 0, counted: None }
     }
 }
 
 impl<T> Publishes<T> {
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     /// One is to be answered before another is begun. Nothing overlaps where the node keeps as much as it may.
     pub fn is_full(&self, hub: &Hub) -> bool {
-        let has_room = self.steps.len() < MOST && self.bytes < MOST_BYTES;
-        !self.is_empty() && (!has_room || hub.memory.is_full())
+        let has_room = self.steps.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES;
+        !self.steps.is_empty() && (!has_room || hub.memory.is_full())
     }
 
     /// Begins to publish a message: its order among all is settled when this returns.
-    pub fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, wanted: Wanted<'_>, tag: T) {
-        let bytes = wanted.data.len();
-        let step = hub.propose(publisher, wanted, self.permitted < self.steps.len());
-        self.push(tag, bytes, step.unwrap_or_else(|refusal| Step::Done(Some(Err(refusal)))));
+    pub fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, proposal: Proposal<'_>, tag: T) {
+        let bytes = proposal.bytes;
+        let step = hub.propose(publisher, proposal, self.permitted < self.steps.len());
+        self.push(hub, InFlight { tag, bytes, step: step.unwrap_or_else(Step::refused) });
     }
 
-    /// One that is refused already is answered in its turn.
-    pub fn refuse(&mut self, refusal: Refusal, tag: T) {
-        self.push(tag, 0, Step::Done(Some(Err(refusal))));
+    /// A request of so many bytes that is refused already is answered in its turn.
+    pub fn refuse(&mut self, hub: &Hub, refusal: Refusal, bytes: usize, tag: T) {
+        self.push(hub, InFlight { tag, bytes, step: Step::refused(refusal) });
     }
 
-    fn push(&mut self, tag: T, bytes: usize, step: Step) {
-        self.bytes += bytes;
-        self.steps.push_back((tag, bytes, step));
+    fn push(&mut self, hub: &Hub, message: InFlight<T>) {
+        self.bytes += message.bytes + OVERHEAD;
+        self.steps.push_back(message);
         self.skip();
+        self.count(hub);
     }
 
-    /// Counts those that wait for no consent.
+    fn count(&mut self, hub: &Hub) {
+        let counted =
+            self.counted.get_or_insert_with(|| Steps::new(hub.memory.clone(), memory::Kind::Publishes));
+        counted.set(self.bytes);
+    }
+
+    /// Passes over those that wait for no plugin.
     fn skip(&mut self) {
-        let permitted =
-            |(_, _, step): &&(T, usize, Step)| !matches!(step, Step::Asked(..) | Step::Behind(..));
-        self.permitted += self.steps.iter().skip(self.permitted).take_while(permitted).count();
+        let is_asked = |message: &InFlight<T>| matches!(message.step, Step::Asked(..) | Step::Behind(..));
+        while self.steps.get(self.permitted).is_some_and(|message| !is_asked(message)) {
+            self.permitted += 1;
+        }
     }
 
     /// The next answer, in the order in which they were begun; `None` where nothing is on its way. Nothing is lost if nobody waits for it
@@ -147,16 +164,17 @@ impl<T> Publishes<T> {
     }
 
     fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, Published)>> {
-        while let Some((_, _, step)) = self.steps.get_mut(self.permitted) {
-            let Poll::Ready(next) = step.poll_permitted(hub, cx) else { break };
-            *step = next;
+        while let Some(message) = self.steps.get_mut(self.permitted) {
+            let Poll::Ready(next) = message.step.poll_permitted(hub, cx) else { break };
+            message.step = next;
             self.skip();
         }
-        let Some((_, _, step)) = self.steps.front_mut() else { return Poll::Ready(None) };
-        let published = ready!(step.poll_published(hub, cx));
-        let (tag, bytes, _) = self.steps.pop_front().expect("it was looked at");
-        (self.permitted, self.bytes) = (self.permitted - 1, self.bytes - bytes);
-        if self.steps.is_empty() && self.steps.capacity() > ROOM {
+        let Some(first) = self.steps.front_mut() else { return Poll::Ready(None) };
+        let published = ready!(first.step.poll_published(hub, cx));
+        let InFlight { tag, bytes, .. } = self.steps.pop_front().expect("it was looked at");
+        (self.permitted, self.bytes) = (self.permitted - 1, self.bytes - bytes - OVERHEAD);
+        self.count(hub);
+        if self.steps.is_empty() && self.steps.capacity() > RETAINED {
             self.steps = VecDeque::new();
         }
         Poll::Ready(Some((tag, published)))
@@ -164,6 +182,10 @@ impl<T> Publishes<T> {
 }
 
 impl Step {
+    fn refused(refusal: Refusal) -> Self {
+        Self::Done(Some(Err(refusal)))
+    }
+
     /// What follows the plugin's consent.
     fn poll_permitted(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Step> {
         let (permitted, rest) = match self {
@@ -172,22 +194,23 @@ impl Step {
                 (answer.unwrap_or_else(|_| Err(stopping())), rest)
             }
             Step::Behind(permitted, rest) => (Ok(permitted.take().expect("it is asked once")), rest),
-            Step::Storing(..) | Step::Discarded(_) | Step::Done(_) => return Poll::Pending,
+            Step::Storing(..) | Step::Discarded(..) | Step::Done(_) => return Poll::Pending,
         };
         let next = permitted.and_then(|permitted| {
             let Permitted { room, event, data, charge: _charge } = permitted;
-            let Some(data) = data else { return Ok(hub.discard(room)) };
-            let wanted = Wanted { room, event: event.as_deref(), data: &data, key: rest.key.as_deref() };
-            hub.store(&rest.keys, &rest.who, wanted)
+            let Some(data) = data else { return Ok(Step::Discarded(room, None)) };
+            let (event, key) = (event.as_deref(), rest.key.as_deref());
+            hub.store(&rest.keys, &rest.who, Proposal { room, event, data: &data, key, bytes: 0 })
         });
-        Poll::Ready(next.unwrap_or_else(|refusal| Step::Done(Some(Err(refusal)))))
+        Poll::Ready(next.unwrap_or_else(Step::refused))
     }
 
     fn poll_published(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Published> {
         match self {
             Step::Asked(..) | Step::Behind(..) => Poll::Pending,
-            Step::Discarded(discarded) => {
-                Pin::new(discarded).poll(cx).map(|discarded| discarded.unwrap_or_else(|_| Err(stopping())))
+            Step::Discarded(room, asked) => {
+                let asked = asked.get_or_insert_with(|| hub.newest(room.clone()));
+                Pin::new(asked).poll(cx).map(|newest| newest.unwrap_or_else(|_| Err(stopping())))
             }
             Step::Done(published) => Poll::Ready(published.take().expect("it is asked once")),
             Step::Storing(room, storing) => {
@@ -209,32 +232,37 @@ impl Step {
 impl Hub {
     /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has a key or a session,
     /// connected or resumable.
-    pub async fn publish(&self, publisher: Publisher<'_>, wanted: Wanted<'_>) -> Published {
+    pub async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> Published {
         let mut publishes = Publishes::default();
-        publishes.begin(self, publisher, wanted, ());
+        publishes.begin(self, publisher, proposal, ());
         let ((), published) = publishes.next(self).await.expect("one is on its way");
         published
     }
 
     /// `waits`: there are messages before it that wait for a plugin's consent.
-    fn propose(&self, publisher: Publisher<'_>, wanted: Wanted<'_>, waits: bool) -> Result<Step, Refusal> {
+    fn propose(
+        &self,
+        publisher: Publisher<'_>,
+        proposal: Proposal<'_>,
+        waits: bool,
+    ) -> Result<Step, Refusal> {
         let Publisher { keys, principal: who, tier } = publisher;
-        self.allowances.take(who, wanted.data.len(), Instant::now())?;
-        let shard = self.routes.shard(&wanted.room);
+        self.allowances.take(who, proposal.data.len(), Instant::now())?;
+        let shard = self.routes.shard(&proposal.room);
         if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
-            let room = &*wanted.room;
+            let room = &*proposal.room;
             let message = format!("room '{room}' has {BACKLOG} messages waiting to be routed; slow down");
             return Err(Refusal::retry(Code::Overloaded, message, 1000));
         }
-        let is_governed = self.routes.governor(&wanted.room).is_some();
-        if !is_governed && self.ungoverned == Ungoverned::Closed && wanted.room.kind() == Kind::Ordinary {
-            return Err(policy::closed(&wanted.room));
+        let is_governed = self.routes.governor(&proposal.room).is_some();
+        if !is_governed && self.ungoverned == Ungoverned::Closed && proposal.room.kind() == Kind::Ordinary {
+            return Err(policy::closed(&proposal.room));
         }
         if !is_governed && !waits {
-            return self.store(&keys, who, wanted);
+            return self.store(&keys, who, proposal);
         }
-        let Wanted { room, event, data, key } = wanted;
-        let charge = self.memory.charge(crate::memory::Kind::Publishes, data.len() + WAITING);
+        let Proposal { room, event, data, key, .. } = proposal;
+        let charge = self.memory.charge(memory::Kind::Publishes, data.len() + OVERHEAD);
         let (event, data) = (event.map(str::to_owned), data.to_owned());
         let rest = Rest { who: who.clone(), key: key.map(str::to_owned), keys };
         if !is_governed {
@@ -246,27 +274,26 @@ impl Hub {
         Ok(Step::Asked(permitted, rest))
     }
 
-    fn store(&self, keys: &Keys, who: &Arc<str>, wanted: Wanted<'_>) -> Result<Step, Refusal> {
-        let Wanted { room, event, data, key } = wanted;
+    fn store(&self, keys: &Keys, who: &Arc<str>, proposal: Proposal<'_>) -> Result<Step, Refusal> {
+        let Proposal { room, event, data, key, .. } = proposal;
         if self.memory.is_full() && !self.store.relieve() {
             return Err(full("messages"));
         }
         let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));
-        let message = Message { room: &room, event, data, key: key.map(|key| (&**who, key)), needs_member };
+        let message = Message { room: &room, event, data, who, key, needs_member };
         let storing = self.store.publish(message);
         Ok(Step::Storing(room, storing))
     }
 
-    /// The answer names the room's newest message.
-    fn discard(&self, room: RoomName) -> Step {
+    /// What is answered to a message that was discarded.
+    fn newest(&self, room: RoomName) -> AbortOnDropHandle<Published> {
         let store = self.store.clone();
-        let discarded = async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             let history = store.history(&room, None, PageLimit::NONE, Reader::Other).await;
             let Position { epoch, offset } = history.map_err(unavailable)?.newest;
             let room = room.shared();
             Ok(reply::Published { room, epoch, offset, duplicate: false, discarded: true })
-        };
-        Step::Discarded(AbortOnDropHandle::new(tokio::spawn(discarded)))
+        }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     close::Close,
-    hub::{Seat, Wanted},
+    hub::{Proposal, Seat},
     key::{Digest, Key, Keys, Scope},
     plugin::Limits,
     protocol::{
@@ -273,10 +273,10 @@ pub fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result
     Ok(room)
 }
 
-/// What is to be published in this room.
-pub fn wanted<'a>(room: RoomName, publish: &'a Publish<'_>) -> Wanted<'a> {
+/// What a request of so many bytes wants to publish in this room.
+pub fn proposal<'a>(room: RoomName, publish: &'a Publish<'_>, bytes: usize) -> Proposal<'a> {
     let (event, key) = (publish.event.as_deref(), publish.key.as_deref());
-    Wanted { room, event, data: publish.data, key }
+    Proposal { room, event, data: publish.data, key, bytes }
 }
 
 fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ mod active;
 mod conversation;
 mod greeting;
 
-pub use active::{may_publish, wanted};
+pub use active::{may_publish, proposal};
 pub use conversation::{Client, Conversation, Services};
 pub use greeting::{Greeted, Greeting, Rejected};
 

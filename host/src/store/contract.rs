@@ -3,6 +3,7 @@
 
 mod epochs;
 mod history;
+mod order;
 mod rooms;
 mod sessions;
 
@@ -45,7 +46,7 @@ where
     history::what_is_trimmed_by_count_takes_no_bytes(subject_with(of_bytes(5, 10_000)).await).await;
     offsets_rise_and_a_watched_room_is_heard(subject(10, 600).await).await;
     a_key_makes_a_retry_safe_for_its_principal_and_room(subject(10, 600).await).await;
-    what_overlaps_is_in_order(subject(10, 600).await).await;
+    order::what_overlaps_is_in_order(subject(10, 600).await).await;
     history_is_trimmed_by_count(subject(3, 600).await).await;
     a_page_is_bounded_by_bytes(subject(3, 600).await).await;
     history_is_trimmed_by_age(subject(10, 10).await).await;
@@ -76,7 +77,14 @@ impl Subject {
     async fn publish(&self, name: &str, data: &str) -> Stored {
         let room = room(name);
         self.store
-            .publish(Message { room: &room, event: Some("e"), data, key: None, needs_member: false })
+            .publish(Message {
+                room: &room,
+                event: Some("e"),
+                data,
+                who: &"p".into(),
+                key: None,
+                needs_member: false,
+            })
             .await
             .unwrap()
             .expect("stored")
@@ -199,8 +207,14 @@ async fn offsets_rise_and_a_watched_room_is_heard(s: Subject) {
 async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
     let publish = async |name: &str, principal: &str, data: &str| {
         let room = room(name);
-        let message =
-            Message { room: &room, event: None, data, key: Some((principal, "k")), needs_member: false };
+        let message = Message {
+            room: &room,
+            event: None,
+            data,
+            who: &principal.into(),
+            key: Some("k"),
+            needs_member: false,
+        };
         let stored = s.store.publish(message).await.unwrap().expect("stored");
         (stored.position.offset, stored.duplicate)
     };
@@ -213,48 +227,6 @@ async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
     s.hears(&["a 1 1", "a 2 2"]).await;
     s.units(KEY).await;
     assert_eq!(publish("a", "p", "1").await, (3, false));
-}
-
-/// Nobody waits for an answer before the next message comes.
-async fn what_overlaps_is_in_order(s: Subject) {
-    const MANY: u64 = 200;
-    let (named, inbox) = (room("a"), room("@acme"));
-    s.store.watch(&named);
-    s.hears(&["a from 0"]).await;
-    let (mut storing, mut expected, mut heard, mut newest) = (vec![], vec![], vec![], 0);
-    for n in 0..MANY {
-        // Each third is a message that came before, and each fifth needs somebody who is not there.
-        let (data, key) = (n.to_string(), (n % 3 == 0).then_some(("acme", "again")));
-        storing.push(s.store.publish(Message {
-            room: &named,
-            event: None,
-            data: &data,
-            key,
-            needs_member: false,
-        }));
-        let is_again = n % 3 == 0 && n > 0;
-        newest += u64::from(!is_again);
-        expected.push(Some((if is_again { 1 } else { newest }, is_again)));
-        if !is_again {
-            heard.push(format!("a {newest} {n}"));
-        }
-        let needs_member = n % 5 == 0;
-        storing.push(s.store.publish(Message {
-            room: &inbox,
-            event: None,
-            data: &data,
-            key: None,
-            needs_member,
-        }));
-        // In a room of its own: those that need nobody.
-        let others = n - n / 5;
-        expected.push((!needs_member).then_some((others, false)));
-    }
-    for (n, (storing, expected)) in storing.into_iter().zip(expected).enumerate() {
-        let stored = storing.await.unwrap().map(|stored| (stored.position.offset, stored.duplicate));
-        assert_eq!(stored, expected, "message {n}");
-    }
-    s.becomes(async || s.heard() == heard).await;
 }
 
 async fn history_is_trimmed_by_count(s: Subject) {
@@ -318,7 +290,10 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
         (Some("a b\n1"), "\"\""),
     ];
     for (event, data) in messages {
-        s.store.publish(Message { room: &room, event, data, key: None, needs_member: false }).await.unwrap();
+        s.store
+            .publish(Message { room: &room, event, data, who: &"p".into(), key: None, needs_member: false })
+            .await
+            .unwrap();
     }
     s.becomes(async || s.heard().len() == 4).await;
     let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();

@@ -9,12 +9,14 @@ mod memory;
 mod permit;
 mod redis;
 pub mod registry;
+mod storing;
 
 pub use lineage::{How, Lineage, Release};
 pub use memory::Memory;
 pub use permit::Permit;
 pub use redis::{Keyring, Redis, RedisUrl, Replication, Site};
 pub use registry::{Revision, StoredKeys};
+pub use storing::Storing;
 
 use crate::{
     protocol::{Position, Publication},
@@ -24,15 +26,8 @@ use crate::{
 use bytes::Bytes;
 use counts::Counts;
 use serde::Deserialize;
-use std::{
-    collections::HashMap,
-    fmt,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
-use tokio::{sync::oneshot, time::Instant};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// How long an idempotency key is remembered.
 pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
@@ -175,29 +170,18 @@ pub struct Message<'a> {
     pub room: &'a RoomName,
     pub event: Option<&'a str>,
     pub data: &'a str,
-    /// Principal and key: the same pair within [`Retention::key`] is the same message.
-    pub key: Option<(&'a str, &'a str)>,
+    /// The principal that publishes it.
+    pub who: &'a Arc<str>,
+    /// The same of a principal within [`Retention::key`] is the same message.
+    pub key: Option<&'a str>,
     /// It is published only if the room has a member, connected or resumable.
     pub needs_member: bool,
 }
 
-/// A message on its way into its room. It gets there also if nobody waits for it. `None`: it needs a member, and the room has none.
-pub enum Storing {
-    Done(Option<Result<Option<Stored>, Unavailable>>),
-    UnderWay(oneshot::Receiver<Result<Option<Stored>, Unavailable>>),
-}
-
-impl Future for Storing {
-    type Output = Result<Option<Stored>, Unavailable>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Self::Done(stored) => Poll::Ready(stored.take().expect("it is asked once")),
-            Self::UnderWay(stored) => {
-                let closing = |_| Err(Unavailable("the store is closing".to_owned()));
-                Pin::new(stored).poll(cx).map(|stored| stored.unwrap_or_else(closing))
-            }
-        }
+impl<'a> Message<'a> {
+    /// Principal and key.
+    pub fn once(&self) -> Option<(&'a str, &'a str)> {
+        self.key.map(|key| (&**self.who, key))
     }
 }
 
@@ -340,7 +324,7 @@ pub trait Store: Send + Sync {
     fn watch(&self, room: &RoomName);
     fn unwatch(&self, room: &RoomName);
 
-    /// Of two messages of a room the one that came first has the smaller offset, whatever happens on their way.
+    /// Of two messages of a principal in a room the one that came first has the smaller offset, whatever happens on their way.
     fn publish(&self, message: Message<'_>) -> Storing;
     /// Messages after `after` (from the oldest held without it).
     async fn history(

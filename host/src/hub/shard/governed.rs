@@ -2,7 +2,7 @@
 //! questions to the plugin come in turns by principal, each a slice of time.
 
 use super::{super::command::Sieving, *};
-use crate::hub::turns::{Served, Turns};
+use crate::turns::{Served, Turns};
 use std::collections::VecDeque;
 use tokio::sync::mpsc::error::TryRecvError;
 

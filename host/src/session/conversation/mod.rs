@@ -6,7 +6,7 @@ mod joining;
 
 use super::{
     SessionConfig,
-    active::{Acknowledged, Active, Decision, wanted},
+    active::{Acknowledged, Active, Decision, proposal},
     greeting::{Greeted, Rejected},
 };
 use crate::{
@@ -158,15 +158,16 @@ impl Conversation {
     pub async fn text(&mut self, text: &str) {
         let keys = self.services.keys.load_full();
         let decision = self.active.frame(text, &keys, Instant::now());
-        self.carry_out(decision).await;
+        self.carry_out(decision, text.len()).await;
     }
 
     pub async fn binary(&mut self) {
         let decision = self.active.binary(Instant::now());
-        self.carry_out(decision).await;
+        self.carry_out(decision, 0).await;
     }
 
-    async fn carry_out(&mut self, decision: Decision<'_>) {
+    /// `bytes` is the length of the frame.
+    async fn carry_out(&mut self, decision: Decision<'_>, bytes: usize) {
         let hub = self.services.hub.clone();
         if !decision.overlaps() {
             self.settle().await;
@@ -175,7 +176,7 @@ impl Conversation {
             Decision::Reply(frame) => self.send(frame).await,
             Decision::Nothing => {}
             Decision::Refuse(id, refusal) => {
-                self.publishes.refuse(refusal, id.map(ToOwned::to_owned));
+                self.publishes.refuse(&hub, refusal, bytes, id.map(ToOwned::to_owned));
                 self.tell_ready().await;
             }
             Decision::Close(frame, close) => {
@@ -188,7 +189,7 @@ impl Conversation {
                 let (keys, key) = (self.services.keys.load_full(), &self.key);
                 let publisher = Publisher { keys, principal: &key.principal, tier: &key.tier };
                 let id = id.map(ToOwned::to_owned);
-                self.publishes.begin(&hub, publisher, wanted(room, &publish), id);
+                self.publishes.begin(&hub, publisher, proposal(room, &publish, bytes), id);
                 self.tell_ready().await;
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
@@ -237,10 +238,12 @@ impl Conversation {
     /// Gives the answers that are there, and awaits some where there is no room for another message.
     async fn tell_ready(&mut self) {
         let hub = self.services.hub.clone();
-        while let Some(told) = match self.publishes.is_full(&hub) {
-            true => self.publishes.next(&hub).await,
-            false => self.publishes.next_ready(&hub),
-        } {
+        loop {
+            let told = match self.publishes.is_full(&hub) {
+                true => self.publishes.next(&hub).await,
+                false => self.publishes.next_ready(&hub),
+            };
+            let Some(told) = told else { return };
             self.tell(told).await;
         }
     }

@@ -86,7 +86,7 @@ impl Log {
                 self.drop_oldest();
             }
         }
-        if let Some(used) = message.key {
+        if let Some(used) = message.once() {
             let key = key(used);
             self.keys_charge.grow(KEY + key.len());
             self.keys.insert(key.clone(), self.newest);

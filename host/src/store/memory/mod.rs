@@ -151,7 +151,7 @@ impl Store for Memory {
     fn publish(&self, message: Message<'_>) -> Storing {
         let publish = |log: &mut Log| {
             let now = Instant::now();
-            if let Some(offset) = message.key.and_then(|key| log.known(key, now)) {
+            if let Some(offset) = message.once().and_then(|once| log.known(once, now)) {
                 return Some(Stored { position: log.position(offset), duplicate: true });
             }
             if message.needs_member && log.members.is_empty() {
@@ -381,7 +381,14 @@ mod tests {
         let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Vitals::default());
         let room = RoomName::parse("fleeting").unwrap();
         store
-            .publish(Message { room: &room, event: None, data: "1", key: None, needs_member: false })
+            .publish(Message {
+                room: &room,
+                event: None,
+                data: "1",
+                who: &"p".into(),
+                key: None,
+                needs_member: false,
+            })
             .await
             .unwrap();
         tokio::time::sleep(Duration::from_secs(590)).await;

@@ -9,9 +9,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Into so many parts of equal length the time to live of keys is divided.
 const PARTS: u32 = 300;
 
-/// When making room did not help last.
+/// How often it is told at most that something is let go.
+const TELL: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
-pub struct Relief(Mutex<Option<Instant>>);
+pub struct Relief(Mutex<Last>);
+
+#[derive(Default)]
+struct Last {
+    /// When making room did not help.
+    failed: Option<Instant>,
+    told: Option<Instant>,
+}
 
 impl Memory {
     /// `false`: there is no room for more.
@@ -20,12 +29,21 @@ impl Memory {
             return true;
         }
         if let Ok(mut last) = self.relief.0.try_lock()
-            && last.is_none_or(|last| last.elapsed() >= PAUSE)
+            && last.failed.is_none_or(|failed| failed.elapsed() >= PAUSE)
         {
+            if last.told.is_none_or(|told| told.elapsed() >= TELL) {
+                last.told = Some(Instant::now());
+                let (used, limit) = (self.account.total(), self.account.limit());
+                tracing::warn!(
+                    used,
+                    limit,
+                    "little memory is left (memory.limit): histories of idle rooms are let go, then idempotency keys"
+                );
+            }
             self.drop_histories();
             self.drop_keys();
             // What helped may be done again at once: it let a part of all go, however fast that comes again.
-            *last = self.account.is_tight().then(Instant::now);
+            last.failed = self.account.is_tight().then(Instant::now);
         }
         !self.account.is_full()
     }
@@ -113,8 +131,8 @@ mod tests {
     }
 
     async fn publish(store: &Memory, n: u32, data: &str, key: Option<&str>) -> (Position, bool) {
-        let key = key.map(|key| ("acme", key));
-        let message = Message { room: &room(n), event: None, data, key, needs_member: false };
+        let message =
+            Message { room: &room(n), event: None, data, who: &"p".into(), key, needs_member: false };
         let stored = store.publish(message).await.unwrap().unwrap();
         (stored.position, stored.duplicate)
     }

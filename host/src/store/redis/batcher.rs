@@ -4,7 +4,7 @@
 use crate::store::Unavailable;
 use futures_util::{FutureExt, future::BoxFuture};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     hash::Hash,
     mem,
     panic::AssertUnwindSafe,
@@ -12,14 +12,8 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// What one command may hold; of bytes more where one entry alone has more.
-#[derive(Clone, Copy)]
-pub struct Most {
-    pub entries: usize,
-    pub bytes: usize,
-}
-
-const MOST: Most = Most { entries: 250, bytes: usize::MAX };
+/// Entries in one command.
+const MOST: usize = 250;
 
 /// Writes entries of a key: an answer for each, in their order.
 type Send<K, E, A> =
@@ -28,12 +22,10 @@ type Send<K, E, A> =
 type Waiter<A> = oneshot::Sender<Result<A, Unavailable>>;
 
 /// What gathered for each key whose writing is under way.
-type Queues<K, E, A> = HashMap<K, VecDeque<(E, Waiter<A>)>>;
+type Queues<K, E, A> = HashMap<K, Vec<(E, Waiter<A>)>>;
 
 struct Inner<K, E, A> {
     send: Send<K, E, A>,
-    most: Most,
-    size: fn(&E) -> usize,
     queues: Mutex<Queues<K, E, A>>,
 }
 
@@ -49,60 +41,29 @@ where
     where
         Sent: Future<Output = Result<Vec<A>, Unavailable>> + std::marker::Send + 'static,
     {
-        Self::bounded(MOST, |_| 0, send)
-    }
-
-    /// `size` is that of an entry, in bytes.
-    pub fn bounded<Sent>(
-        most: Most,
-        size: fn(&E) -> usize,
-        send: impl Fn(K, Vec<E>) -> Sent + std::marker::Send + Sync + 'static,
-    ) -> Self
-    where
-        Sent: Future<Output = Result<Vec<A>, Unavailable>> + std::marker::Send + 'static,
-    {
         let send: Send<K, E, A> = Box::new(move |key, entries| Box::pin(send(key, entries)));
-        Self(Arc::new(Inner { send, most, size, queues: Mutex::default() }))
+        Self(Arc::new(Inner { send, queues: Mutex::default() }))
     }
 
     /// Its entry is on its way, or will be, also if nobody waits for the answer any more.
     pub async fn submit(&self, key: K, entry: E) -> Result<A, Unavailable> {
-        self.put(key, entry).await.unwrap_or_else(|_| Err(closing()))
-    }
-
-    /// The same: behind all that was put in for the key when this returns.
-    pub fn put(&self, key: K, entry: E) -> oneshot::Receiver<Result<A, Unavailable>> {
         let (waiter, answer) = oneshot::channel();
         let is_first = {
             let mut queues = self.0.queues();
             let is_first = !queues.contains_key(&key);
-            queues.entry(key.clone()).or_default().push_back((entry, waiter));
+            queues.entry(key.clone()).or_default().push((entry, waiter));
             is_first
         };
         if is_first {
             tokio::spawn(run(self.0.clone(), key));
         }
-        answer
+        answer.await.unwrap_or_else(|_| Err(Unavailable("the store is closing".to_owned())))
     }
-}
-
-pub fn closing() -> Unavailable {
-    Unavailable("the store is closing".to_owned())
 }
 
 impl<K, E, A> Inner<K, E, A> {
     fn queues(&self) -> MutexGuard<'_, Queues<K, E, A>> {
         self.queues.lock().expect("no code panics while it holds the queues")
-    }
-
-    /// How many of those that wait go together.
-    fn fitting(&self, queue: &VecDeque<(E, Waiter<A>)>) -> usize {
-        let mut bytes = 0;
-        let fits = |(entry, _): &&(E, Waiter<A>)| {
-            bytes += (self.size)(entry);
-            bytes <= self.most.bytes
-        };
-        queue.iter().take(self.most.entries).take_while(fits).count().max(1)
     }
 }
 
@@ -115,10 +76,10 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<Inner<K, E, A>>, key: K) {
                 queues.remove(&key);
                 return;
             }
-            let fitting = inner.fitting(queue);
-            queue.drain(..fitting).unzip()
+            let rest = queue.split_off(queue.len().min(MOST));
+            mem::replace(queue, rest)
         };
-        let (entries, waiters): (Vec<_>, Vec<_>) = batch;
+        let (entries, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         // A panic is an error of these entries: this task ends well, or the key would wait for it for ever.
         let (sender, sent_to) = (inner.clone(), key.clone());
         let sent = async move { (sender.send)(sent_to, entries).await };
@@ -154,30 +115,6 @@ mod tests {
         let panicked = batcher.submit("a", 1).await.map_err(|error| error.0);
         assert_eq!(panicked, Err("what writes it panicked".into()));
         assert_eq!(batcher.submit("a", 2).await.unwrap(), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_command_is_bounded_by_bytes_and_entries_come_in_order() {
-        let sent = Arc::new(Mutex::new(vec![]));
-        let log = sent.clone();
-        let most = Most { entries: 3, bytes: 10 };
-        let batcher = Batcher::bounded(
-            most,
-            |bytes: &usize| *bytes,
-            move |_: &str, entries: Vec<usize>| {
-                log.lock().unwrap().push(entries.clone());
-                async move {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    Ok(entries)
-                }
-            },
-        );
-        let answers: Vec<_> =
-            [1, 1, 1, 1, 4, 6, 50, 10, 1].into_iter().map(|size| batcher.put("a", size)).collect();
-        for answer in answers {
-            answer.await.unwrap().unwrap();
-        }
-        assert_eq!(*sent.lock().unwrap(), [vec![1, 1, 1], vec![1, 4], vec![6], vec![50], vec![10], vec![1]]);
     }
 
     #[tokio::test(start_paused = true)]

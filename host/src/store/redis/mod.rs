@@ -21,7 +21,7 @@ mod names;
 mod opening;
 mod patrol;
 mod plugins;
-mod publisher;
+mod publishing;
 mod reaper;
 mod record;
 mod rooms;
@@ -31,6 +31,7 @@ mod servers;
 mod sessions;
 mod shared;
 mod trouble;
+mod unsure;
 mod url;
 mod wire;
 
@@ -46,7 +47,7 @@ use listener::{Listener, Request};
 use names::Names;
 use opening::{Waiting, claim_schema, open};
 use plugins::Plugins;
-use publisher::Publisher;
+use publishing::Publishing;
 use record::Change as Rooming;
 use rooms::Rooms;
 use sessions::Leaving;
@@ -103,7 +104,7 @@ pub struct Site {
 
 pub struct Redis {
     shared: Arc<Shared>,
-    publisher: Publisher,
+    publishing: Arc<Publishing>,
     listener: mpsc::UnboundedSender<Request>,
 }
 
@@ -126,8 +127,8 @@ impl Redis {
         let listens = Listener::new(&shared, listener.downgrade());
         servers::watch(&shared, connected, vitals).await;
         vitals.task("the listener of the Redis store", listens.run(requests, signals));
-        let publisher = Publisher::new(&shared);
-        let store = Arc::new(Self { shared, publisher, listener });
+        let publishing = Publishing::new(&shared);
+        let store = Arc::new(Self { shared, publishing, listener });
         while let Err(error) = lease::hold(&store, vitals).await {
             waiting.pauses(&error).await;
         }
@@ -148,7 +149,7 @@ impl Store for Redis {
     }
 
     fn publish(&self, message: Message<'_>) -> Storing {
-        self.publisher.publish(message)
+        self.publishing.publish(message)
     }
 
     async fn history(
@@ -314,6 +315,7 @@ impl Store for Redis {
 
     async fn close(&self) {
         let shared = &self.shared;
+        tokio::time::timeout(PATIENCE, self.publishing.idle()).await.ok();
         tokio::join!(shared.sessions.left(), shared.members.written(), shared.connections.written());
         shared.write_list().await;
         self.versions().unreport(&shared.node.load()).await.ok();

@@ -2,6 +2,7 @@
 
 mod ended;
 mod offsets;
+mod turns;
 
 use super::*;
 use crate::{

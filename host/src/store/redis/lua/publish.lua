@@ -2,11 +2,13 @@
 -- idempotency key.
 -- KEYS room, log, acks, then idempotency keys
 -- ARGV epoch of a new room, messages held, age, ms a room with members is kept, ms an idempotency key is, channel, ms a room is kept that
--- nobody needs, bytes held, deadline, then of each message: all but its head, the place of its key among those (0: it has none), whether it
--- needs a member
+-- nobody needs, bytes held, deadline, name of this script, names of those before it that may still come, then of each message: all but
+-- its head, the place of its key among those (0: it has none), whether it needs a member
 -- Gives the time in microseconds if that is too late, and nothing is done. Otherwise epoch, whether the room is new, and of each message its
 -- offset, which is 0 where it needs a member and there is none, and whether it is a duplicate
-local BEFORE, FIELDS = 9, 3
+local BEFORE, FIELDS = 11, 3
+-- For so long scripts are barred that may still come, in ms: none comes later.
+local BARRED = 15000
 
 -- What all entries before one took.
 local function before(entry)
@@ -15,10 +17,13 @@ end
 
 local exact = micros()
 local clock = math.floor(exact / 1000)
-if late(ARGV[9], clock) then
+local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended', 'needed', 'sum', 'base', 'barred')
+local barred = is[8]
+-- It was given up, and what was asked for after it is there already.
+local is_barred = barred and string.find(barred, ' ' .. ARGV[10] .. ' ', 1, true)
+if is_barred or late(ARGV[9], clock) then
   return int(exact)
 end
-local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended', 'needed', 'sum', 'base')
 -- What is known of each key, which several may have: an offset, of this epoch. Of one that has ended nobody can get a message any more.
 local known = {}
 for n = 4, #KEYS do
@@ -89,6 +94,14 @@ for at = BEFORE + 1, #ARGV, FIELDS do
   answer[#answer + 1] = duplicate
 end
 answer[1], answer[2] = epoch or '', new
+-- Until when they are, then their names, each between spaces.
+local ends = barred and tonumber(string.match(barred, '^%d+'))
+if epoch and ARGV[11] ~= '' then
+  local names = ends and ends > clock and string.match(barred, ' .*') or ' '
+  redis.call('HSET', KEYS[1], 'barred', int(clock + BARRED) .. names .. string.sub(ARGV[11], 2) .. ' ')
+elseif ends and ends <= clock then
+  redis.call('HDEL', KEYS[1], 'barred')
+end
 if #messages == 0 then
   return answer
 end

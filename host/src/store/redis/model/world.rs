@@ -2,7 +2,7 @@
 //! step after another.
 
 use super::{
-    super::{Names, Redis, Shared, lease, link::Link, publisher::Publisher},
+    super::{Names, Redis, Shared, lease, link::Link, publishing::Publishing},
     client::{Client, Connection, State},
     delivery::Fate,
     dice,
@@ -145,8 +145,8 @@ impl World {
         });
         let shared =
             Shared::new(link, Names::new("m"), retention, self.metrics.clone(), feed, Account::boundless());
-        let publisher = Publisher::new(&shared);
-        let store = Arc::new(Redis { shared, publisher, listener: mpsc::unbounded_channel().0 });
+        let publishing = Publishing::new(&shared);
+        let store = Arc::new(Redis { shared, publishing, listener: mpsc::unbounded_channel().0 });
         self.stores.push(store.clone());
         self.nodes[node] = Some(Node { process, is_isolated: false });
         let begins = tokio::spawn(async move { lease::hold(&store, &Default::default()).await });

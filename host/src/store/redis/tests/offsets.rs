@@ -9,10 +9,23 @@ async fn offsets_are_exact_up_to_53_bits() {
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
     let publish = async || {
-        let message =
-            Message { room: &room, event: None, data: "1", key: Some(("acme", "k")), needs_member: false };
+        let message = Message {
+            room: &room,
+            event: None,
+            data: "1",
+            who: &"acme".into(),
+            key: Some("k"),
+            needs_member: false,
+        };
         store.publish(message).await.unwrap().unwrap();
-        let message = Message { room: &room, event: None, data: "1", key: None, needs_member: false };
+        let message = Message {
+            room: &room,
+            event: None,
+            data: "1",
+            who: &"acme".into(),
+            key: None,
+            needs_member: false,
+        };
         store.publish(message).await.unwrap().unwrap().position
     };
     let first = publish().await;
@@ -36,8 +49,14 @@ async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     let site = server.site();
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
-    let message =
-        Message { room: &room, event: None, data: "1", key: Some(("acme", "k")), needs_member: false };
+    let message = Message {
+        room: &room,
+        event: None,
+        data: "1",
+        who: &"acme".into(),
+        key: Some("k"),
+        needs_member: false,
+    };
     let first = store.publish(message).await.unwrap().unwrap();
     assert_eq!(store.publish(message).await.unwrap().unwrap(), Stored { duplicate: true, ..first.clone() });
     server.ask(&["DEL", "s:{far}:room", "s:{far}:log"]);

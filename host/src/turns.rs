@@ -1,4 +1,4 @@
-//! Questions that wait for a plugin, in turns by principal: one that asks much waits for itself, and hardly anybody else for it.
+//! What waits, in turns by principal: one that asks much waits for itself, and hardly anybody else for it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,8 +18,18 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
+    /// All that waits, each principal's in order.
+    pub fn into_all(self) -> impl Iterator<Item = T> {
+        self.waiting.into_values().flatten()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// Whose turn is next.
+    pub fn next(&self) -> Option<&Arc<str>> {
+        self.order.front()
     }
 
     /// Behind all that this principal asked before.
