@@ -1,7 +1,7 @@
 //! `/livez` and `/readyz`.
 
 use super::api::Api;
-use crate::hub::Condition;
+use crate::hub::{CONNECTION_BYTES, Condition};
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -31,7 +31,8 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
     }
     reasons.extend(api.services.hub.vitals.failure().map(str::to_owned));
     let memory = &api.services.hub.memory;
-    if memory.is_full() {
+    // Nobody else would be let in.
+    if memory.total() + CONNECTION_BYTES >= memory.limit() {
         let (used, limit) = (memory.total(), memory.limit());
         reasons.push(format!(
             "memory: {used} bytes are held and {limit} may be (memory.limit): new sessions, rooms and what would be kept are refused"

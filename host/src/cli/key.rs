@@ -37,7 +37,7 @@ pub struct KeyArgs {
     #[arg(long)]
     tier: Option<String>,
     /// For how long it is good, such as 90d
-    #[arg(long, value_parser = parse_duration)]
+    #[arg(long, value_parser = parse_life)]
     expires: Option<Duration>,
     /// For programs
     #[arg(long)]
@@ -100,6 +100,16 @@ fn make(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
         // Whole seconds, as a configuration shows it.
         expires: args.expires.map(|age| Expiry((unix_ms() + age.as_millis() as u64) / 1000 * 1000)),
     })
+}
+
+/// Of a key that is made now.
+fn parse_life(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        life if life < Duration::from_secs(1) => {
+            Err(format!("'{text}' is over at once; it is 1s at least, such as 90d"))
+        }
+        life => Ok(life),
+    }
 }
 
 /// `key` is the key itself, where it was made just now.
@@ -251,6 +261,9 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
         print_line!("{digest} is revoked{before}; its connections close within a second")?;
         report_replication(replication)?;
         return Ok(());
+    }
+    if !wanted.bytes().next_back().is_some_and(|last| last.is_ascii_hexdigit()) {
+        bail!("'{}' is the beginning of every digest; give some of the digits behind it", args.digest);
     }
     let keys = keyring.list().await.context("the store's keys")?;
     let found: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();

@@ -221,6 +221,9 @@ fn publish<'a>(fields: &Fields<'a>, room: Cow<'a, str>) -> Result<Publish<'a>, R
         Ok(Some(text))
     };
     let (event, key) = (bounded("event", fields.event, MAX_EVENT)?, bounded("key", fields.key, MAX_KEY)?);
+    if key.as_ref().is_some_and(|key| key.is_empty()) {
+        return Err(Refusal::invalid("key is empty; leave it out where there is none"));
+    }
     Ok(Publish { room, event, data, key })
 }
 
