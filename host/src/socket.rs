@@ -149,7 +149,7 @@ async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation)
         }
     };
     // What it asked for before is answered, unless that takes too long.
-    timeout(LINGER, Box::pin(conversation.settle())).await.ok();
+    Box::pin(timeout(LINGER, conversation.settle())).await.ok();
     end
 }
 

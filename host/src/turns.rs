@@ -9,11 +9,12 @@ pub struct Turns<T> {
     waiting: HashMap<Arc<str>, VecDeque<T>>,
     /// Whose turn comes when; each who waits is here once.
     order: VecDeque<Arc<str>>,
+    len: usize,
 }
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Self { waiting: HashMap::new(), order: VecDeque::new() }
+        Self { waiting: HashMap::new(), order: VecDeque::new(), len: 0 }
     }
 }
 
@@ -27,6 +28,11 @@ impl<T> Turns<T> {
         self.order.is_empty()
     }
 
+    /// Of all principals.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whose turn is next.
     pub fn next(&self) -> Option<&Arc<str>> {
         self.order.front()
@@ -34,6 +40,7 @@ impl<T> Turns<T> {
 
     /// Behind all that this principal asked before.
     pub fn push(&mut self, who: Arc<str>, question: T) {
+        self.len += 1;
         if let Some(waiting) = self.waiting.get_mut(&who) {
             waiting.push_back(question);
             return;
@@ -48,10 +55,12 @@ impl<T> Turns<T> {
         let Some(who) = self.order.pop_front() else { return };
         let waiting = self.waiting.get_mut(&who).expect("who is in the order waits");
         while let Some(question) = waiting.pop_front() {
+            self.len -= 1;
             match serve(question) {
                 Served::Whole => {}
                 Served::Last => break,
                 Served::Part(rest) => {
+                    self.len += 1;
                     waiting.push_front(rest);
                     break;
                 }
@@ -95,6 +104,7 @@ mod tests {
             });
         }
         assert_eq!(served, [0, 1, 2, 5000, 6000, 3, 4, 5]);
+        assert_eq!(turns.len(), 1002 - served.len());
     }
 
     #[test]
@@ -111,6 +121,7 @@ mod tests {
             });
         }
         assert_eq!(served, [10, 2, 9, 8, 1]);
+        assert_eq!(turns.len(), 0);
         assert!(turns.waiting.is_empty(), "nothing is kept of who waits no more");
     }
 }

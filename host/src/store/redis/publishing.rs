@@ -17,6 +17,7 @@ use fred::types::{Value, config::Server};
 use std::{
     collections::HashMap,
     mem,
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -27,8 +28,10 @@ use tokio::{
     time::Instant,
 };
 
-/// Of one script. Others wait while Redis carries it out.
-const MAX_MESSAGES: usize = 32;
+/// Messages of one script, which are a quarter of those that wait: others wait while Redis carries it out, and a room in which much waits
+/// needs larger ones.
+const MESSAGES: RangeInclusive<usize> = 16..=64;
+/// Of them.
 const MAX_BYTES: usize = 256 << 10;
 /// Scripts that a server is asked at once: whatever else it is asked waits behind no more.
 const MAX_SCRIPTS: usize = 32;
@@ -168,6 +171,7 @@ impl Publishing {
         // While it answers, those that wait have their turn.
         let is_silent = state.lanes.get(server).is_none_or(|lane| lane.answered.elapsed() >= PATIENCE);
         let waiting = state.rooms.get_mut(room).expect("it is there until its task removes it");
+        let most = (waiting.len() / 4).clamp(*MESSAGES.start(), *MESSAGES.end());
         while !is_full && !waiting.is_empty() {
             waiting.take(|entry| {
                 if is_silent && entry.came.elapsed() >= PATIENCE {
@@ -181,7 +185,7 @@ impl Publishing {
                 }
                 bytes += entry.body.len();
                 batch.entries.push(entry);
-                is_full = batch.entries.len() == MAX_MESSAGES;
+                is_full = batch.entries.len() == most;
                 Served::Last
             });
         }

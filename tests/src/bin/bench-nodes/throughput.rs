@@ -166,11 +166,14 @@ async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sha = redis.command(&["SCRIPT", "LOAD", SCRIPT]).await;
     let mut command: Vec<String> = ["EVALSHA", &sha, "3"].map(str::to_owned).to_vec();
     // KEYS room, log and acks; ARGV epoch of a new room, messages held, age, how long the room and an idempotency key are kept, channel,
-    // how long a room is kept that nobody needs, bytes held, deadline; then the message, which has no key and needs no member.
+    // how long a room is kept that nobody needs, bytes held, deadline, name of the script, names of others; then the message, which has no
+    // key and needs no member.
     let body = format!("- \"{}\"", data());
     command.extend(["room", "log", "acks"].map(|key| format!("switchyard:{{alone}}:{key}")));
     command.extend(["0a1b2c3d", "1000", "600000", "87000000", "300000"].map(str::to_owned));
-    command.extend(["switchyard:{alone}:live", "45000", "16777216", "0", &body, "0", "0"].map(str::to_owned));
+    command.extend(
+        ["switchyard:{alone}:live", "45000", "16777216", "0", "name", "", &body, "0", "0"].map(str::to_owned),
+    );
     redis.command(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
     redis.command(&["SLOWLOG", "RESET"]).await;
     node.client().await.publish("alone", json!(data())).await;
@@ -182,11 +185,12 @@ async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sent = sent.unwrap_or_else(|| panic!("the node does not publish with this script:\n{log}"));
     const EPOCH: usize = 6;
     const DEADLINE: usize = 14;
+    const NAME: usize = 15;
     for (n, (ours, theirs)) in command.iter().zip(sent).enumerate() {
         // What is long is cut off there.
         let theirs = theirs.split("... (").next().unwrap_or_default();
         let same = if n == 0 { ours.eq_ignore_ascii_case(theirs) } else { ours.starts_with(theirs) };
-        let is_its_own = [EPOCH, DEADLINE].contains(&n);
+        let is_its_own = [EPOCH, DEADLINE, NAME].contains(&n);
         assert!(same || is_its_own, "the node publishes with other arguments: {sent:?}, not {command:?}");
     }
     // The same, with a deadline that does not pass.
