@@ -108,7 +108,7 @@ async fn a_node_serves_though_nobody_reads_what_it_prints() {
         fs::write(folder.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
         let mut command = command(folder.path(), &["serve", "--config", "s.toml"], &[]);
         let mut child = command.stdout(out).stderr(Stdio::null()).spawn().expect("a process");
-        eventually("a listener", async || tokio::net::TcpStream::connect(admin).await.ok()).await;
+        eventually("a listener", async || tokio::net::TcpStream::connect(server).await.ok()).await;
         let url = format!("ws://{server}/v2/realtime");
         let mut client = Client::connect_at(&url, json!({"auth": {"apiKey": KEY}})).await;
         client.publish("prices", json!(1)).await;
