@@ -2,31 +2,20 @@
 
 use super::*;
 
+fn message<'a>(room: &'a RoomName, who: &'a Arc<str>, key: Option<&'a str>) -> Message<'a> {
+    Message { room, event: None, data: "1", who, key, needs_member: false }
+}
+
 #[tokio::test]
 async fn offsets_are_exact_up_to_53_bits() {
     let server = Server::start(&[]);
     let site = server.site();
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
+    let acme = "acme".into();
     let publish = async || {
-        let message = Message {
-            room: &room,
-            event: None,
-            data: "1",
-            who: &"acme".into(),
-            key: Some("k"),
-            needs_member: false,
-        };
-        store.publish(message).await.unwrap().unwrap();
-        let message = Message {
-            room: &room,
-            event: None,
-            data: "1",
-            who: &"acme".into(),
-            key: None,
-            needs_member: false,
-        };
-        store.publish(message).await.unwrap().unwrap().position
+        store.publish(message(&room, &acme, Some("k"))).await.unwrap().unwrap();
+        store.publish(message(&room, &acme, None)).await.unwrap().unwrap().position
     };
     let first = publish().await;
     let most = (1u64 << 53) - 1;
@@ -49,14 +38,8 @@ async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     let site = server.site();
     let store = connect(&site).await.unwrap();
     let room = RoomName::parse("far").unwrap();
-    let message = Message {
-        room: &room,
-        event: None,
-        data: "1",
-        who: &"acme".into(),
-        key: Some("k"),
-        needs_member: false,
-    };
+    let acme = "acme".into();
+    let message = message(&room, &acme, Some("k"));
     let first = store.publish(message).await.unwrap().unwrap();
     assert_eq!(store.publish(message).await.unwrap().unwrap(), Stored { duplicate: true, ..first.clone() });
     server.ask(&["DEL", "s:{far}:room", "s:{far}:log"]);
