@@ -47,7 +47,9 @@ impl Close {
             Close::Draining(delay) => return delay.to_string(),
             Close::Protocol => "not a valid WebSocket frame",
             Close::NotUtf8 => "a text frame is not UTF-8",
-            Close::FrameTooLarge => "a frame is larger than server.frame allows",
+            Close::FrameTooLarge => {
+                "a frame is larger than server.frame allows, or than 16 KiB before connect"
+            }
             Close::BadFrames => "ten bad frames within a minute",
             Close::Unauthorized => "a valid key is needed",
             Close::Forbidden => "not allowed here",

@@ -1,72 +1,22 @@
-//! What this node keeps in memory for others, and how much it may: a sum for each kind, which whoever keeps something adds to and takes
-//! from. It only counts; whoever would keep more asks whether there is room.
+//! What this node keeps in memory for others, and how much it may: a sum for each kind and one for each principal, which whoever keeps
+//! something adds to and takes from. It only counts; whoever would keep more asks whether there is room.
 
+mod limit;
 mod machine;
+mod share;
+mod steps;
 
-use serde::{Deserialize, Deserializer, de::Error};
+pub use limit::{Limit, MemoryConfig};
+pub use share::{Charge, Share};
+pub use steps::Steps;
+
 use std::{
-    fmt,
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
-
-/// `[memory]`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MemoryConfig {
-    pub limit: Limit,
-}
-
-/// How much may be kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Limit {
-    /// In percent of what the process may have.
-    Share(u8),
-    Bytes(usize),
-}
-
-/// A node that may keep less is of no use.
-const LEAST: usize = 1 << 20;
-
-impl Default for Limit {
-    fn default() -> Self {
-        Self::Share(60)
-    }
-}
-
-impl<'de> Deserialize<'de> for Limit {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let wrong = |why: &str| {
-            let right = "a size of at least 1MiB, such as \"2GiB\", or 1% to 100% of the memory there is";
-            D::Error::custom(format!("'{text}' {why}; it is {right}"))
-        };
-        if let Some(share) = text.strip_suffix('%') {
-            let share: u8 = share.trim().parse().map_err(|_| wrong("is no share"))?;
-            return match share {
-                1..=100 => Ok(Self::Share(share)),
-                _ => Err(wrong("is no share")),
-            };
-        }
-        let size = text.parse::<bytesize::ByteSize>().map_err(|_| wrong("is no size"))?;
-        match usize::try_from(size.as_u64()) {
-            Ok(bytes @ LEAST..) => Ok(Self::Bytes(bytes)),
-            _ => Err(wrong("is too little")),
-        }
-    }
-}
-
-impl Limit {
-    /// In bytes, on this machine and within the limits of the process' cgroup.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Share(share) => machine::memory() / 100 * usize::from(share),
-        }
-    }
-}
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +35,14 @@ pub enum Kind {
     Replays,
     /// Messages that wait for a plugin's consent, or to be stored elsewhere.
     Publishes,
+    /// Frames of clients of which the end has not come yet.
+    Frames,
+    /// Bodies of requests over HTTP.
+    Bodies,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 9] = [
         Kind::History,
         Kind::Keys,
         Kind::Sessions,
@@ -96,6 +50,8 @@ impl Kind {
         Kind::Outboxes,
         Kind::Replays,
         Kind::Publishes,
+        Kind::Frames,
+        Kind::Bodies,
     ];
 
     /// As metrics call it.
@@ -108,6 +64,8 @@ impl Kind {
             Kind::Outboxes => "outboxes",
             Kind::Replays => "replays",
             Kind::Publishes => "publishes",
+            Kind::Frames => "frames",
+            Kind::Bodies => "bodies",
         }
     }
 }
@@ -118,13 +76,41 @@ const TIGHT: usize = 80;
 const RELIEVED: usize = 75;
 
 pub struct Account {
+    books: Arc<Books>,
+    /// Of what no principal answers for.
+    nobody: Arc<Share>,
+    strangers: Arc<Share>,
+}
+
+struct Books {
     limit: usize,
     used: [AtomicUsize; Kind::ALL.len()],
+    shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
+}
+
+impl Books {
+    fn used(&self, kind: Kind) -> usize {
+        self.used[kind as usize].load(Ordering::Relaxed)
+    }
+
+    fn total(&self) -> usize {
+        Kind::ALL.into_iter().map(|kind| self.used(kind)).sum()
+    }
+
+    fn is_tight(&self) -> bool {
+        self.total() >= self.limit / 100 * TIGHT
+    }
+
+    fn shares(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Share>>> {
+        self.shares.lock().expect("no code panics while it holds the shares")
+    }
 }
 
 impl Account {
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: Default::default() })
+        let books = Arc::new(Books { limit, used: Default::default(), shares: Mutex::default() });
+        let share = |name: &str| Arc::new(Share::new(name.into(), books.clone()));
+        Arc::new(Self { nobody: share(""), strangers: share(""), books })
     }
 
     /// One that is never full.
@@ -133,98 +119,69 @@ impl Account {
     }
 
     pub fn limit(&self) -> usize {
-        self.limit
+        self.books.limit
     }
 
     pub fn used(&self, kind: Kind) -> usize {
-        self.used[kind as usize].load(Ordering::Relaxed)
+        self.books.used(kind)
     }
 
     pub fn total(&self) -> usize {
-        Kind::ALL.into_iter().map(|kind| self.used(kind)).sum()
+        self.books.total()
     }
 
     /// Nothing more may be kept.
     pub fn is_full(&self) -> bool {
-        self.total() >= self.limit
+        self.total() >= self.limit()
     }
 
     /// What can be missed is to be let go.
     pub fn is_tight(&self) -> bool {
-        self.total() >= self.limit / 100 * TIGHT
+        self.books.is_tight()
     }
 
     /// How much is to be let go.
     pub fn excess(&self) -> usize {
-        self.total().saturating_sub(self.limit / 100 * RELIEVED)
+        self.total().saturating_sub(self.limit() / 100 * RELIEVED)
     }
 
-    pub fn add(&self, kind: Kind, bytes: usize) {
-        self.used[kind as usize].fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// No more than was added.
-    pub fn subtract(&self, kind: Kind, bytes: usize) {
-        self.used[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// The same until what is given is dropped.
-    pub fn charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
-        self.add(kind, bytes);
-        Charge { account: self.clone(), kind, bytes }
-    }
-}
-
-/// Bytes that are counted until it is dropped.
-pub struct Charge {
-    account: Arc<Account>,
-    kind: Kind,
-    bytes: usize,
-}
-
-impl Charge {
-    /// So many more.
-    pub fn grow(&mut self, bytes: usize) {
-        self.account.add(self.kind, bytes);
-        self.bytes += bytes;
-    }
-
-    pub fn shrink(&mut self, bytes: usize) {
-        self.account.subtract(self.kind, bytes);
-        self.bytes -= bytes;
-    }
-}
-
-/// Bytes that come and go all the time, counted in steps, so that a few of them cost nothing.
-pub struct Steps(Charge);
-
-const STEP: usize = 16 << 10;
-
-impl Steps {
-    pub fn new(account: Arc<Account>, kind: Kind) -> Self {
-        Self(Charge { account, kind, bytes: 0 })
-    }
-
-    /// There are so many now.
-    pub fn set(&mut self, bytes: usize) {
-        let (is, before) = (bytes / STEP * STEP, self.0.bytes);
-        match is > before {
-            true => self.0.grow(is - before),
-            false if is < before => self.0.shrink(before - is),
-            false => {}
+    /// What a principal answers for.
+    pub fn share(&self, principal: &Arc<str>) -> Arc<Share> {
+        let mut shares = self.books.shares();
+        if let Some(share) = shares.get(principal).and_then(Weak::upgrade) {
+            return share;
         }
+        let share = Arc::new(Share::new(principal.clone(), self.books.clone()));
+        shares.insert(principal.clone(), Arc::downgrade(&share));
+        share
     }
-}
 
-impl fmt::Debug for Charge {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} B of {}", self.bytes, self.kind.as_str())
+    /// What all answer for together who have not shown a key.
+    pub fn strangers(&self) -> &Arc<Share> {
+        &self.strangers
     }
-}
 
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.account.subtract(self.kind, self.bytes);
+    /// What is let go is let go of those who keep more than this: what they have beyond it is the excess.
+    pub fn level(&self) -> usize {
+        let shares: Vec<_> = self.books.shares().values().filter_map(Weak::upgrade).collect();
+        let used = shares.iter().map(|share| share.used());
+        let mut levels: Vec<_> = used.chain([0]).collect();
+        levels.sort_unstable_by(|a, b| b.cmp(a));
+        let mut excess = self.excess();
+        // The largest come down to the next, all together, until that is enough.
+        for (largest, pair) in levels.windows(2).enumerate().map(|(n, pair)| (n + 1, pair)) {
+            let all = (pair[0] - pair[1]) * largest;
+            if excess <= all {
+                return pair[0] - excess.div_ceil(largest);
+            }
+            excess -= all;
+        }
+        0
+    }
+
+    /// Counts what no principal answers for.
+    pub fn charge(&self, kind: Kind, bytes: usize) -> Charge {
+        self.nobody.charge(kind, bytes)
     }
 }
 
@@ -233,47 +190,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_a_share_or_a_size() {
-        let read = |text: &str| toml::from_str::<MemoryConfig>(&format!("limit = \"{text}\""));
-        for (text, limit) in
-            [("1%", Limit::Share(1)), ("100%", Limit::Share(100)), ("2GiB", Limit::Bytes(2 << 30))]
-        {
-            assert_eq!(read(text).unwrap().limit, limit);
-        }
-        for (text, why) in [
-            ("0%", "is no share"),
-            ("101%", "is no share"),
-            ("-5%", "is no share"),
-            ("6.5%", "is no share"),
-            ("%", "is no share"),
-            ("much", "is no size"),
-            ("", "is no size"),
-            ("64KiB", "is too little"),
-        ] {
-            let error = read(text).unwrap_err().message().to_owned();
-            assert!(error.starts_with(&format!("'{text}' {why}; it is a size of")), "{error}");
-        }
-        assert_eq!(toml::from_str::<MemoryConfig>("").unwrap().limit, Limit::Share(60));
-    }
-
-    #[test]
     fn what_is_dropped_is_counted_no_more() {
         let account = Account::new(1000);
         let mut charge = account.charge(Kind::Rooms, 500);
-        account.add(Kind::Keys, 300);
+        let keys = account.charge(Kind::Keys, 300);
         assert!(account.is_tight() && !account.is_full());
         charge.grow(200);
         assert!(account.is_full());
         assert_eq!((account.total(), account.excess()), (1000, 250));
         charge.shrink(100);
         drop(charge);
-        let mut steps = Steps::new(account.clone(), Kind::Outboxes);
-        for (bytes, counted) in [(STEP - 1, 0), (2 * STEP + 1, 2 * STEP), (STEP, STEP), (3, 0), (STEP, STEP)]
-        {
-            steps.set(bytes);
-            assert_eq!(account.used(Kind::Outboxes), counted);
-        }
-        drop(steps);
         assert_eq!((account.used(Kind::Rooms), account.total(), account.excess()), (0, 300, 0));
+        drop(keys);
+        assert_eq!(account.total(), 0);
+    }
+
+    /// One principal that filled the limit kept everybody else from connecting and publishing.
+    #[test]
+    fn who_keeps_most_is_refused_first_and_nobody_can_take_what_is_left() {
+        let account = Account::new(1_000_000);
+        let names = ["greedy", "greedier", "small"].map(Arc::from);
+        let [greedy, greedier, small] = names.map(|name| account.share(&name));
+        let mut held = vec![];
+        let mut fill = |share: &Arc<Share>| {
+            while share.may_grow() {
+                held.push(share.charge(Kind::Rooms, 1000));
+            }
+        };
+        fill(&greedy);
+        assert_eq!(account.total(), 800_000);
+        assert!(small.may_grow() && greedier.may_grow());
+        fill(&greedier);
+        assert!(account.total() < 970_000, "{}", account.total());
+        assert!(!greedy.may_grow() && small.may_grow() && !account.is_full());
+        fill(&small);
+        assert!(!account.is_full(), "{}", account.total());
+        held.clear();
+        assert_eq!((account.total(), greedy.used()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_let_go_is_of_those_who_keep_most() {
+        let account = Account::new(1000);
+        let hold = |name: &str, bytes| account.share(&name.into()).charge(Kind::History, bytes);
+        let _a = hold("a", 500);
+        assert_eq!(account.level(), 500, "there is nothing to let go");
+        let (_b, _c) = (hold("b", 340), hold("c", 100));
+        // 190 are too many: a gives 160 to be like b, then both 15.
+        assert_eq!((account.excess(), account.level()), (190, 325));
+        let _nobody = account.charge(Kind::Outboxes, 800);
+        assert_eq!(account.level(), 0, "what nobody answers for cannot be had");
+    }
+
+    #[test]
+    fn a_share_is_forgotten_with_the_last_of_it() {
+        let account = Account::new(1000);
+        let name: Arc<str> = "acme".into();
+        let charge = account.share(&name).charge(Kind::Keys, 10);
+        assert_eq!(account.share(&name).used(), 10);
+        drop(charge);
+        assert!(account.books.shares().is_empty());
+        assert_eq!(account.share(&name).used(), 0);
     }
 }

@@ -10,7 +10,7 @@ pub use room::Paced;
 
 use crate::{
     close::Close,
-    memory::{Account, Kind, Steps},
+    memory::{Kind, Share, Steps},
     protocol::Frame,
 };
 use bytes::{Buf, Bytes};
@@ -64,6 +64,8 @@ struct State {
     /// The most of them that may be answers: those are this connection's alone, while a message counts where it is made.
     own: usize,
     counted: Steps,
+    /// The other ones, which the principal of the connection answers for: it is for it that they are kept.
+    claimed: Steps,
     close: Option<Close>,
     /// Nothing new is taken; what waits is sent, and places are still filled.
     finishing: bool,
@@ -88,7 +90,7 @@ const KEPT: usize = 16;
 const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
-    pub fn new(limit: usize, pipe: Arc<dyn Pipe>, memory: Arc<Account>) -> Self {
+    pub fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<Share>) -> Self {
         let state = State {
             pipe: Some(pipe),
             begun: Bytes::new(),
@@ -98,7 +100,8 @@ impl Outbox {
             left: 0,
             bytes: 0,
             own: 0,
-            counted: Steps::new(memory, Kind::Outboxes),
+            counted: Steps::new(share.charge(Kind::Outboxes, 0)),
+            claimed: Steps::new(share.claim(0)),
             close: None,
             finishing: false,
             paced: None,
@@ -110,6 +113,13 @@ impl Outbox {
             room: Notify::new(),
             closing: Notify::new(),
         }
+    }
+
+    /// Another principal answers for what waits from now on.
+    pub fn move_to(&self, share: &Arc<Share>) {
+        let mut state = self.lock();
+        state.counted.move_to(share);
+        state.claimed.move_to(share);
     }
 
     /// Enqueues a frame, or, where the limit would be passed, closes as too slow. `false`: it was not taken.
@@ -328,6 +338,7 @@ impl State {
     fn count(&mut self) {
         self.own = self.own.min(self.bytes);
         self.counted.set(self.own);
+        self.claimed.set(self.bytes - self.own);
     }
 
     fn is_closed(&self) -> bool {
@@ -337,13 +348,13 @@ impl State {
     fn append(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.queue.push_back(Some(frame));
+        self.count();
     }
 
     /// The same for what is this connection's alone.
     fn append_own(&mut self, frame: Frame) {
         self.own += frame.len();
         self.append(frame);
-        self.count();
     }
 
     /// Another one than before once the peer took something of what waits.

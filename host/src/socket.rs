@@ -21,7 +21,10 @@ use ending::{LINGER, violation};
 use futures_util::{FutureExt, StreamExt};
 use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{self, Message},
+};
 
 pub type Socket = WebSocketStream<Stream>;
 
@@ -123,6 +126,18 @@ async fn finish(wire: &Wire, outbox: &Outbox, end: End) -> End {
     timeout(LINGER, finished).await.ok().flatten().unwrap_or(end)
 }
 
+/// What came over a socket.
+type Came = Option<tungstenite::Result<Message>>;
+
+/// Counts what came no more among what is on its way.
+fn note(socket: &mut Socket, came: &Came) {
+    match came {
+        Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => socket.get_mut().control(payload.len()),
+        Some(Ok(_)) => socket.get_mut().whole(),
+        Some(Err(_)) | None => {}
+    }
+}
+
 async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation) -> End {
     let end = loop {
         let came = tokio::select! {
@@ -133,6 +148,7 @@ async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation)
                 continue;
             }
         };
+        note(socket, &came);
         match came {
             Some(Ok(Message::Text(text))) => {
                 conversation.heard(|| wire.last_emptied());

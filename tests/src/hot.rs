@@ -52,6 +52,7 @@ impl Pipe for Nowhere {
 }
 
 fn connection() -> Arc<Connection> {
+    let share = Account::boundless().share(&"acme".into());
     Arc::new(Connection {
         id: ConnectionId::random(),
         session: Default::default(),
@@ -63,7 +64,8 @@ fn connection() -> Arc<Connection> {
         ended: false.into(),
         pings: Default::default(),
         kept_back: 0.into(),
-        outbox: Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless()),
+        outbox: Outbox::new(1 << 20, Arc::new(Nowhere), &share),
+        share,
     })
 }
 
@@ -181,7 +183,7 @@ impl Recovery {
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };
-        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless());
+        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless().strangers());
         Self { store, room, start, messages, outbox }
     }
 

@@ -1,9 +1,13 @@
 //! What the calls share: who is calling, how many entries, how answers look.
 
-use super::Status;
+use super::{
+    Status,
+    callers::{Call, Callers},
+};
 use crate::{
     key::{Key, Scope},
     limits::Limits,
+    memory::{Account, Share},
     protocol::{Code, Refusal, http},
     session::Services,
 };
@@ -18,21 +22,25 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub struct Api {
     pub services: Services,
     pub limits: Arc<Limits>,
-    /// Bytes of bodies that may be held at a time.
-    pub bodies: Arc<Semaphore>,
+    /// Bodies that are held.
+    pub bodies: Arc<Account>,
+    pub callers: Arc<Callers>,
     /// The node was told to stop.
     pub stopping: CancellationToken,
     pub status: Arc<Status>,
 }
 
-/// Who calls.
-pub struct Caller(Arc<Key>);
+/// Who calls, for as long as the call is under way.
+pub struct Caller {
+    key: Arc<Key>,
+    pub share: Arc<Share>,
+    _call: Call,
+}
 
 impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Failure;
@@ -41,15 +49,18 @@ impl FromRequestParts<Arc<Api>> for Caller {
         let Some(key) = http::presented(&parts.headers)? else {
             return Err(Refusal::new(Code::AuthRequired, "a key is needed: Authorization: Bearer KEY").into());
         };
-        Ok(Self(api.services.keys.load().check(key)?))
+        let key = api.services.keys.load().check(key)?;
+        let call = api.callers.begin(&key.principal)?;
+        let share = api.services.hub.memory.share(&key.principal);
+        Ok(Self { key, share, _call: call })
     }
 }
 
 impl Caller {
     /// The caller's key, which must have the scope; `what` completes "may not …".
     pub fn with(&self, scope: Scope, what: &str) -> Result<&Key, Refusal> {
-        self.0.require(scope, what)?;
-        Ok(&self.0)
+        self.key.require(scope, what)?;
+        Ok(&self.key)
     }
 }
 

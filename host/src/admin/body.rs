@@ -1,7 +1,10 @@
 //! The body of a call: it is read when its caller may make the call, and not if it is too large, too slow, or one of too many.
 
-use super::api::Failure;
-use crate::protocol::{Code, Refusal};
+use super::api::{Api, Caller, Failure};
+use crate::{
+    memory::{Account, Charge, Kind, Share},
+    protocol::{Code, Refusal},
+};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
@@ -10,10 +13,7 @@ use axum::{
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use std::{convert::Infallible, ops::Deref, sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 /// Bytes of all bodies that are held at a time.
 pub const ALL: usize = 256 << 20;
@@ -40,7 +40,30 @@ impl<S: Sync> FromRequest<S> for Unread {
 /// A body, and what is held for it.
 pub struct Received {
     bytes: Bytes,
-    _held: Option<OwnedSemaphorePermit>,
+    _held: Room,
+}
+
+/// What a body takes of what all bodies may, and of what the node may keep.
+struct Room {
+    of_bodies: Charge,
+    of_memory: Charge,
+}
+
+impl Room {
+    fn new(bodies: &Account, share: &Arc<Share>) -> Self {
+        let of_bodies = bodies.share(share.principal()).charge(Kind::Bodies, 0);
+        Self { of_bodies, of_memory: share.charge(Kind::Bodies, 0) }
+    }
+
+    /// `false`: there is no room for more of its principal.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let may_grow = self.of_bodies.share().may_grow() && self.of_memory.share().may_grow();
+        if may_grow {
+            self.of_bodies.grow(bytes);
+            self.of_memory.grow(bytes);
+        }
+        may_grow
+    }
 }
 
 impl Deref for Received {
@@ -53,7 +76,11 @@ impl Deref for Received {
 
 impl Unread {
     /// All of it, at most so many bytes, for which there has to be room among all bodies.
-    pub async fn read(self, room: &Arc<Semaphore>, most: usize) -> Result<Received, Failure> {
+    pub async fn read(self, api: &Api, caller: &Caller, most: usize) -> Result<Received, Failure> {
+        self.read_into(Room::new(&api.bodies, &caller.share), most).await
+    }
+
+    async fn read_into(self, mut room: Room, most: usize) -> Result<Received, Failure> {
         let too_large = |is: &str| {
             let message = format!("the body has {is} bytes, at most {most} are allowed");
             Failure::from(Refusal::new(Code::MessageTooLarge, message))
@@ -61,8 +88,7 @@ impl Unread {
         if let Some(length) = self.length.filter(|length| *length > most as u64) {
             return Err(too_large(&length.to_string()));
         }
-        let (mut bytes, mut held) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
-        let (began, mut body) = (Instant::now(), self.body.into_data_stream());
+        let (mut bytes, began, mut body) = (BytesMut::new(), Instant::now(), self.body.into_data_stream());
         loop {
             let deadline = began + ALLOWANCE + Duration::from_secs_f64(bytes.len() as f64 / PER_SECOND);
             let Ok(part) = timeout_at(deadline, body.next()).await else {
@@ -75,18 +101,13 @@ impl Unread {
             if bytes.len() + part.len() > most {
                 return Err(too_large(&format!("more than {}", bytes.len())));
             }
-            let wanted = u32::try_from(part.len()).unwrap_or(u32::MAX);
-            let Ok(more) = Arc::clone(room).try_acquire_many_owned(wanted) else {
-                let message = "this node holds as many bodies as it can; try again";
+            if !room.grow(part.len()) {
+                let message = "this node holds as much of this principal's bodies as it can; try again";
                 return Err(Refusal::retry(Code::Overloaded, message, 1000).into());
-            };
-            match &mut held {
-                Some(held) => held.merge(more),
-                None => held = Some(more),
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(Received { bytes: bytes.freeze(), _held: held })
+        Ok(Received { bytes: bytes.freeze(), _held: room })
     }
 }
 
@@ -96,8 +117,8 @@ mod tests {
     use futures_util::stream;
     use std::io;
 
-    fn room(bytes: usize) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(bytes))
+    fn room(bodies: &Account) -> Room {
+        Room::new(bodies, &Account::boundless().share(&"acme".into()))
     }
 
     fn unread(parts: impl futures_util::Stream<Item = &'static str> + Send + 'static) -> Unread {
@@ -116,7 +137,7 @@ mod tests {
             Some(("x", ()))
         });
         let began = Instant::now();
-        assert_eq!(status(unread(drips).read(&room(1 << 20), 1 << 20)).await, 400);
+        assert_eq!(status(unread(drips).read_into(room(&Account::new(1 << 20)), 1 << 20)).await, 400);
         assert!(began.elapsed() < ALLOWANCE * 2, "{:?}", began.elapsed());
 
         const PART: &str = match str::from_utf8(&[b'x'; 1 << 16]) {
@@ -127,21 +148,26 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             (n < 60).then_some((PART, n + 1))
         });
-        let read = unread(long).read(&room(64 << 20), 64 << 20).await.ok().expect("a slow body");
+        let read =
+            unread(long).read_into(room(&Account::new(64 << 20)), 64 << 20).await.ok().expect("a slow body");
         assert_eq!(read.len(), 60 << 16);
     }
 
     #[tokio::test]
     async fn all_bodies_together_have_a_bound_and_what_is_answered_makes_room() {
-        let room = room(1000);
-        let body = || unread(stream::iter(["x".repeat(400).leak() as &str]));
-        let one = body().read(&room, 500).await.ok().expect("room for it");
-        let two = body().read(&room, 500).await.ok().expect("room for it");
-        assert_eq!(status(body().read(&room, 500)).await, 503);
+        let bodies = Account::new(1000);
+        let read =
+            |most| unread(stream::iter(["x".repeat(400).leak() as &str])).read_into(room(&bodies), most);
+        let one = read(500).await.ok().expect("room for it");
+        let two = read(500).await.ok().expect("room for it");
+        assert_eq!(status(read(500)).await, 503);
+        let others = Room::new(&bodies, &Account::boundless().share(&"zed".into()));
+        let body = unread(stream::iter(["x"]));
+        assert_eq!(status(body.read_into(others, 500)).await, 200, "there is room for others");
         drop(one);
-        assert_eq!(status(body().read(&room, 500)).await, 200);
-        assert_eq!(status(body().read(&room, 300)).await, 413);
+        assert_eq!(status(read(500)).await, 200);
+        assert_eq!(status(read(300)).await, 413);
         drop(two);
-        assert_eq!(room.available_permits(), 1000);
+        assert_eq!(bodies.total(), 0);
     }
 }

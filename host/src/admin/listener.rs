@@ -3,12 +3,16 @@
 
 use super::{
     api::{self, Api},
-    body, health, hosts, metrics,
+    body,
+    callers::Callers,
+    coming::{AtWork, Coming},
+    health, hosts, metrics,
     paced::Paced,
     router,
 };
 use crate::{
     limits::{Failures, Files, Full, Group, Limits, Slot, Slots},
+    memory::Account,
     metrics::{Limited, Listener, Metrics},
     protocol::{Code, Refusal, http, unix_ms},
     session::Services,
@@ -31,7 +35,6 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -163,8 +166,8 @@ impl Admin {
 
     /// Serves everything from now on; `stopping` shows in readiness.
     pub fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
-        let (bodies, status) = (Arc::new(Semaphore::new(body::ALL)), self.status.clone());
-        let api = Api { services, limits, bodies, stopping, status };
+        let (bodies, callers) = (Account::new(body::ALL), Callers::new(self.desk.most));
+        let api = Api { services, limits, bodies, callers, stopping, status: self.status.clone() };
         self.desk.router.set(router(Arc::new(api))).ok();
     }
 
@@ -200,7 +203,7 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, ended: CancellationToken
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let (desk, ended) = (desk.clone(), ended.clone());
+        let (desk, ended, slot) = (desk.clone(), ended.clone(), Arc::new(slot));
         tasks.spawn(async move {
             tokio::select! {
                 _ = slot.run(desk.serve(tcp, remote, &slot)) => {}
@@ -234,12 +237,17 @@ impl Desk {
         }
     }
 
-    async fn serve(&self, tcp: TcpStream, remote: SocketAddr, slot: &Slot) -> hyper::Result<()> {
+    async fn serve(&self, tcp: TcpStream, remote: SocketAddr, slot: &Arc<Slot>) -> hyper::Result<()> {
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
             // Nobody has to show a key for anything else.
-            let busy = request.uri().path().starts_with("/v1/").then(|| slot.busy());
-            let mut response = self.answer(request.map(Body::new)).await?;
-            drop(busy);
+            let is_call = request.uri().path().starts_with("/v1/");
+            let (head, body) = request.into_parts();
+            let (body, at_work) = match is_call {
+                true => Coming::watch(body, slot),
+                false => (Body::new(body), AtWork::default()),
+            };
+            let mut response = self.answer(Request::from_parts(head, body)).await?;
+            drop(at_work);
             if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = response.extensions().get().copied() {
                 self.failures.refused(remote.ip(), false, code).await;
             }

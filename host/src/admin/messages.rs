@@ -36,11 +36,11 @@ pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Unread) 
     // A key may have the scope for `*` alone: which one is needed is seen message by message.
     let publish = caller.with(Scope::Publish, "publish");
     let key = publish.or_else(|refusal| caller.with(Scope::Broadcast, "publish").map_err(|_| refusal))?;
-    let body = body.read(&api.bodies, largest(&api)).await?;
+    let body = body.read(&api, &caller, largest(&api)).await?;
     let body = text(&body)?;
     if !body.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
-        return Ok(raw(json(one(&api, key, parse_publish(message)?).await?)));
+        return Ok(raw(json(one(&api, &caller, key, parse_publish(message)?).await?)));
     }
     let list: Vec<&RawValue> = serde_json::from_str(body).map_err(not_json)?;
     if list.len() > MOST {
@@ -62,11 +62,11 @@ pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Unread) 
         let parsed = away.clone().map_or_else(|| parse_publish(message), Err);
         match parsed.and_then(|message| allowed(&api, key, message)) {
             Ok((room, message)) => {
-                publishes.begin(hub, publisher(&api, key), proposal(room, &message, bytes), ());
+                publishes.begin(hub, publisher(&api, &caller, key), proposal(room, &message, bytes), ());
             }
-            Err(refusal) => publishes.refuse(hub, refusal, bytes, ()),
+            Err(refusal) => publishes.refuse(&caller.share, refusal, bytes, ()),
         }
-        while publishes.is_full(hub) {
+        while publishes.is_full(&caller.share) {
             away = away.or(publishes.next(hub).await.and_then(&mut note));
         }
     }
@@ -90,23 +90,23 @@ pub async fn broadcast(
     body: Unread,
 ) -> Result<Response, Failure> {
     let key = caller.with(Scope::Broadcast, "broadcast")?;
-    let body = body.read(&api.bodies, api.services.config.message + FIELDS).await?;
+    let body = body.read(&api, &caller, api.services.config.message + FIELDS).await?;
     let body = text(&body)?;
     let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
-    Ok(raw(json(one(&api, key, parse_publish_to(BROADCAST, message)?).await?)))
+    Ok(raw(json(one(&api, &caller, key, parse_publish_to(BROADCAST, message)?).await?)))
 }
 
 fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>) -> Result<(RoomName, Publish<'a>), Refusal> {
     Ok((may_publish(&message, key, api.services.config.message)?, message))
 }
 
-async fn one(api: &Api, key: &Key, message: Publish<'_>) -> Published {
+async fn one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> Published {
     let (room, message) = allowed(api, key, message)?;
-    api.services.hub.publish(publisher(api, key), proposal(room, &message, message.data.len())).await
+    api.services.hub.publish(publisher(api, caller, key), proposal(room, &message, message.data.len())).await
 }
 
-fn publisher<'a>(api: &Api, key: &'a Key) -> Publisher<'a> {
-    Publisher { keys: api.services.keys.load_full(), principal: &key.principal, tier: &key.tier }
+fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {
+    Publisher { keys: api.services.keys.load_full(), share: &caller.share, tier: &key.tier }
 }
 
 fn text(body: &[u8]) -> Result<&str, Refusal> {

@@ -2,6 +2,8 @@
 
 mod api;
 mod body;
+mod callers;
+mod coming;
 mod connections;
 mod health;
 mod hosts;

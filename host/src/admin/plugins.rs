@@ -74,7 +74,7 @@ pub async fn put(
     let key = caller.with(Scope::Admin, "load plugins")?;
     let origin =
         Origin { how: How::Load, by: Some(key.principal.to_string()), signature: signature(&headers) };
-    let body = body.read(&api.bodies, largest(&api)).await?;
+    let body = body.read(&api, &caller, largest(&api)).await?;
     let ward = api.services.hub.load_plugin(&name?.0, body.clone(), origin).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
 }
@@ -111,7 +111,7 @@ pub async fn shade(
     body: Unread,
 ) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "start candidates")?;
-    let body = body.read(&api.bodies, largest(&api)).await?;
+    let body = body.read(&api, &caller, largest(&api)).await?;
     let ward = api.services.hub.shade(&name?.0, body.clone(), signature(&headers)).await?;
     note(key.principal.as_ref(), ward, "candidate started");
     Ok(Json(listed(ward, &reports(&api).await)))

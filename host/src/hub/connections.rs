@@ -4,7 +4,7 @@ use super::{Hub, pings::Pings, unavailable};
 use crate::{
     close::Close,
     key::{Digest, Key, Keys, Scope},
-    memory::{Charge, Kind},
+    memory::{Account, Charge, Kind, Share},
     outbox::Outbox,
     protocol::{Code, Frame, Position, Refusal, reply, unix_ms},
     room::RoomName,
@@ -27,6 +27,8 @@ pub struct Connection {
     pub session: OnceLock<SessionToken>,
     pub key: Digest,
     pub principal: Arc<str>,
+    /// What the principal answers for of what the node keeps.
+    pub share: Arc<Share>,
     pub remote: SocketAddr,
     /// Unix milliseconds.
     pub since: u64,
@@ -127,7 +129,7 @@ pub const CONNECTION_BYTES: usize = 8 << 10;
 
 impl Registered {
     pub fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
-        let charge = hub.memory.charge(Kind::Sessions, CONNECTION_BYTES);
+        let charge = connection.share.charge(Kind::Sessions, CONNECTION_BYTES);
         hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
         Self { hub, connection, _charge: charge }
@@ -175,8 +177,11 @@ impl Connection {
         *self.session.get().expect("an authenticated connection has a session")
     }
 
-    pub fn new(key: &Key, remote: SocketAddr, outbox: Outbox) -> Arc<Self> {
+    pub fn new(key: &Key, remote: SocketAddr, outbox: Outbox, memory: &Account) -> Arc<Self> {
+        let share = memory.share(&key.principal);
+        outbox.move_to(&share);
         Arc::new(Self {
+            share,
             id: ConnectionId::random(),
             session: OnceLock::new(),
             key: key.digest,

@@ -1,13 +1,13 @@
 //! A room of a shard, or those who wait for it.
 
 use super::{Connection, command::*, room::Room};
-use crate::{plugin::FilterId, protocol::Refusal};
+use crate::{memory::Charge, plugin::FilterId, protocol::Refusal};
 use tokio::sync::oneshot;
 
-/// A room, or those who wait until the store tells where it is.
+/// A room, or those who wait until the store tells where it is, and what is counted for who came first.
 pub enum Entry {
-    Opening(Vec<Waiting>),
-    Open(Box<Room>),
+    Opening(Vec<Waiting>, Charge),
+    Open(Box<Room>, #[expect(dead_code, reason = "it counts until it is dropped")] Charge),
 }
 
 pub struct Waiting {

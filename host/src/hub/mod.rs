@@ -36,7 +36,7 @@ pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{
     key::Keys,
-    memory::Account,
+    memory::{Account, Share},
     metrics::Metrics,
     plugin::{Cache, Compiler, Connecting, Engine, Limits},
     protocol::{Code, Position, Publication, Refusal, reply},
@@ -94,7 +94,7 @@ pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
 pub struct Publisher<'a> {
     /// All that there are, by which inboxes are known.
     pub keys: Arc<Keys>,
-    pub principal: &'a Arc<str>,
+    pub share: &'a Arc<Share>,
     pub tier: &'a Arc<str>,
 }
 
@@ -123,6 +123,14 @@ impl Hub {
         let (reply, joined) = oneshot::channel();
         self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
         joined
+    }
+
+    /// Whether more may be kept for a principal, once what can be missed is let go.
+    pub fn may_grow(&self, share: &Share) -> bool {
+        if self.memory.is_tight() {
+            self.store.relieve();
+        }
+        share.may_grow()
     }
 
     /// A connection of a principal is in, with these limits.
@@ -247,10 +255,11 @@ pub fn store_is_away() -> Refusal {
     Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 
-/// The node keeps as much as it may.
+/// The node keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
 pub fn full(what: &str) -> Refusal {
-    let message =
-        format!("this node holds as much in memory as it may, and takes no new {what}; try again later");
+    let message = format!(
+        "this node is short of memory and holds much of it for this principal: it takes no new {what} of it; try again later"
+    );
     Refusal::retry(Code::Overloaded, message, 1000)
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     hub::{BACKLOG, Publisher, Ungoverned, command::Command},
     key::Keys,
-    memory::{self, Charge, Steps},
+    memory::{self, Charge, Share, Steps},
     protocol::{Code, Position, Refusal, reply},
     room::{Kind, RoomName},
     store::{Message, PageLimit, Reader, Storing},
@@ -74,7 +74,7 @@ impl Permitted {
 
 /// What is kept of a message for the time after its plugin's consent.
 struct Rest {
-    who: Arc<str>,
+    share: Arc<Share>,
     key: Option<String>,
     keys: Arc<Keys>,
 }
@@ -113,35 +113,30 @@ impl<T> Default for Publishes<T> {
 }
 
 impl<T> Publishes<T> {
-    /// One is to be answered before another is begun. Nothing overlaps where the node keeps as much as it may.
-    pub fn is_full(&self, hub: &Hub) -> bool {
+    /// One is to be answered before another is begun. Nothing overlaps where no more may be kept for the publisher.
+    pub fn is_full(&self, share: &Share) -> bool {
         let has_room = self.steps.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES;
-        !self.steps.is_empty() && (!has_room || hub.memory.is_full())
+        !self.steps.is_empty() && (!has_room || !share.may_grow())
     }
 
     /// Begins to publish a message: its order among all is settled when this returns.
     pub fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, proposal: Proposal<'_>, tag: T) {
-        let bytes = proposal.bytes;
+        let (bytes, share) = (proposal.bytes, publisher.share);
         let step = hub.propose(publisher, proposal, self.permitted < self.steps.len());
-        self.push(hub, InFlight { tag, bytes, step: step.unwrap_or_else(Step::refused) });
+        self.push(share, InFlight { tag, bytes, step: step.unwrap_or_else(Step::refused) });
     }
 
     /// A request of so many bytes that is refused already is answered in its turn.
-    pub fn refuse(&mut self, hub: &Hub, refusal: Refusal, bytes: usize, tag: T) {
-        self.push(hub, InFlight { tag, bytes, step: Step::refused(refusal) });
+    pub fn refuse(&mut self, share: &Arc<Share>, refusal: Refusal, bytes: usize, tag: T) {
+        self.push(share, InFlight { tag, bytes, step: Step::refused(refusal) });
     }
 
-    fn push(&mut self, hub: &Hub, message: InFlight<T>) {
+    fn push(&mut self, share: &Arc<Share>, message: InFlight<T>) {
         self.bytes += message.bytes + OVERHEAD;
         self.steps.push_back(message);
         self.skip();
-        self.count(hub);
-    }
-
-    fn count(&mut self, hub: &Hub) {
-        let counted =
-            self.counted.get_or_insert_with(|| Steps::new(hub.memory.clone(), memory::Kind::Publishes));
-        counted.set(self.bytes);
+        let new = || Steps::new(share.charge(memory::Kind::Publishes, 0));
+        self.counted.get_or_insert_with(new).set(self.bytes);
     }
 
     /// Passes over those that wait for no plugin.
@@ -173,7 +168,7 @@ impl<T> Publishes<T> {
         let published = ready!(first.step.poll_published(hub, cx));
         let InFlight { tag, bytes, .. } = self.steps.pop_front().expect("it was looked at");
         (self.permitted, self.bytes) = (self.permitted - 1, self.bytes - bytes - OVERHEAD);
-        self.count(hub);
+        self.counted.as_mut().expect("it was made with the first").set(self.bytes);
         if self.steps.is_empty() && self.steps.capacity() > RETAINED {
             self.steps = VecDeque::new();
         }
@@ -200,7 +195,7 @@ impl Step {
             let Permitted { room, event, data, charge: _charge } = permitted;
             let Some(data) = data else { return Ok(Step::Discarded(room, None)) };
             let (event, key) = (event.as_deref(), rest.key.as_deref());
-            hub.store(&rest.keys, &rest.who, Proposal { room, event, data: &data, key, bytes: 0 })
+            hub.store(&rest.keys, &rest.share, Proposal { room, event, data: &data, key, bytes: 0 })
         });
         Poll::Ready(next.unwrap_or_else(Step::refused))
     }
@@ -246,7 +241,8 @@ impl Hub {
         proposal: Proposal<'_>,
         waits: bool,
     ) -> Result<Step, Refusal> {
-        let Publisher { keys, principal: who, tier } = publisher;
+        let Publisher { keys, share, tier } = publisher;
+        let who = share.principal();
         self.allowances.take(who, proposal.data.len(), Instant::now())?;
         let shard = self.routes.shard(&proposal.room);
         if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
@@ -259,12 +255,12 @@ impl Hub {
             return Err(policy::closed(&proposal.room));
         }
         if !is_governed && !waits {
-            return self.store(&keys, who, proposal);
+            return self.store(&keys, share, proposal);
         }
         let Proposal { room, event, data, key, .. } = proposal;
-        let charge = self.memory.charge(memory::Kind::Publishes, data.len() + OVERHEAD);
+        let charge = share.charge(memory::Kind::Publishes, data.len() + OVERHEAD);
         let (event, data) = (event.map(str::to_owned), data.to_owned());
-        let rest = Rest { who: who.clone(), key: key.map(str::to_owned), keys };
+        let rest = Rest { share: share.clone(), key: key.map(str::to_owned), keys };
         if !is_governed {
             return Ok(Step::Behind(Some(Permitted { room, event, data: Some(data), charge }), rest));
         }
@@ -274,12 +270,13 @@ impl Hub {
         Ok(Step::Asked(permitted, rest))
     }
 
-    fn store(&self, keys: &Keys, who: &Arc<str>, proposal: Proposal<'_>) -> Result<Step, Refusal> {
+    fn store(&self, keys: &Keys, share: &Share, proposal: Proposal<'_>) -> Result<Step, Refusal> {
         let Proposal { room, event, data, key, .. } = proposal;
-        if self.memory.is_full() && !self.store.relieve() {
+        if self.store.keeps_here() && !self.may_grow(share) {
             return Err(full("messages"));
         }
         let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));
+        let who = share.principal();
         let message = Message { room: &room, event, data, who, key, needs_member };
         let storing = self.store.publish(message);
         Ok(Step::Storing(room, storing))

@@ -149,10 +149,10 @@ impl Room {
     }
 
     /// Whose seat it was and the filter to be given back; `None`: the seat is not there any more.
-    pub fn leave(&mut self, seat: SeatId) -> Option<(Arc<str>, Option<FilterId>)> {
+    pub fn leave(&mut self, seat: SeatId) -> Option<(Arc<Connection>, Option<FilterId>)> {
         let (connection, filter) = self.holds(seat).then(|| self.remove(seat.connection)).flatten()?;
         connection.pings.forget(&self.name);
-        Some((connection.principal.clone(), filter))
+        Some((connection, filter))
     }
 
     fn remove(&mut self, id: ConnectionId) -> Option<(Arc<Connection>, Option<FilterId>)> {

@@ -15,6 +15,7 @@ pub(in crate::hub::room) fn connection() -> Arc<Connection> {
 }
 
 pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
+    let share = Account::boundless().share(&"acme".into());
     Arc::new(Connection {
         id: ConnectionId::random(),
         session: Default::default(),
@@ -25,7 +26,8 @@ pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
         rooms: 0.into(),
         ended: false.into(),
         pings: Default::default(),
-        outbox: Outbox::new(1 << 20, pipe, Account::boundless()),
+        outbox: Outbox::new(1 << 20, pipe, &share),
+        share,
         kept_back: 0.into(),
     })
 }

@@ -20,7 +20,7 @@ use super::{
     wards::conflict,
 };
 use crate::{
-    memory::{Account, Kind},
+    memory::Kind,
     metrics::Metrics,
     plugin::{Bits, Counts, FilterId, Reads},
     protocol::{Position, Publication, Refusal},
@@ -55,7 +55,6 @@ pub struct Shard {
     pub(super) backlog: Arc<AtomicUsize>,
     /// Bytes of data that a message may have.
     pub(super) message_bytes: usize,
-    pub(super) memory: Arc<Account>,
     pub(super) rooms: HashMap<RoomName, Entry>,
     /// Kept in a governed shard, whose plugin is told.
     pub(super) places: Places,
@@ -171,8 +170,8 @@ impl Shard {
         let (rooms, routes, index, most) = (&self.rooms, &self.routes, self.index, self.message_bytes);
         // A publisher is taken for a member that has no other room.
         let in_room = |room: &RoomName| match rooms.get(room) {
-            Some(Entry::Open(room)) => room.len() as u32,
-            Some(Entry::Opening(_)) | None => 0,
+            Some(Entry::Open(room, _)) => room.len() as u32,
+            Some(Entry::Opening(..)) | None => 0,
         };
         let counts = |room: &RoomName| Counts { in_room: in_room(room), ..Counts::default() };
         let governs = |room: &RoomName| routes.shard(room) == index;
@@ -189,7 +188,7 @@ impl Shard {
 
     fn room(&mut self, room: &str) -> Option<&mut Room> {
         match self.rooms.get_mut(room) {
-            Some(Entry::Open(room)) => Some(room),
+            Some(Entry::Open(room, _)) => Some(room),
             _ => None,
         }
     }
@@ -200,8 +199,8 @@ impl Shard {
         let counts = |room: &RoomName| {
             let (of_connection, of_principal) = places.beside(room, connection.id, &connection.principal);
             let in_room = match rooms.get(room) {
-                Some(Entry::Open(room)) => room.len() as u32,
-                Some(Entry::Opening(waiting)) => waiting.len() as u32,
+                Some(Entry::Open(room, _)) => room.len() as u32,
+                Some(Entry::Opening(waiting, _)) => waiting.len() as u32,
                 None => 0,
             };
             Counts { of_connection, of_principal, in_room }
@@ -221,9 +220,12 @@ impl Shard {
                 Offer::new(admission.room, admission.filter, joining.connection.principal.clone(), queue);
             return drop(reply.send(Ok(Granted::Offered(offer))));
         }
-        if self.memory.is_full() && !self.rooms.contains_key(&admission.room) {
-            self.policy.release(admission.filter, &joining.connection.principal);
-            return drop(reply.send(Err(full("rooms"))));
+        if !joining.connection.share.may_grow() {
+            self.store.relieve();
+            if !joining.connection.share.may_grow() {
+                self.policy.release(admission.filter, &joining.connection.principal);
+                return drop(reply.send(Err(full("rooms"))));
+            }
         }
         if matches!(self.policy, Policy::Governed(_)) {
             self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
@@ -231,9 +233,9 @@ impl Shard {
         let filter = admission.filter;
         let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, reply };
         match self.rooms.get_mut(&waiting.joining.room) {
-            Some(Entry::Open(_)) => self.seat(waiting),
+            Some(Entry::Open(..)) => self.seat(waiting),
             // By another name that the plugin knows it by; the seat of the first is on its way.
-            Some(Entry::Opening(others))
+            Some(Entry::Opening(others, _))
                 if matches!(self.policy, Policy::Governed(_))
                     && others.iter().any(|other| other.is_of(&waiting.joining.connection)) =>
             {
@@ -241,12 +243,12 @@ impl Shard {
                 let message = format!("this connection is joining room '{}' already", &*waiting.joining.room);
                 waiting.reply.send(Err(Refusal::invalid(message))).ok();
             }
-            Some(Entry::Opening(others)) => others.push(waiting),
+            Some(Entry::Opening(others, _)) => others.push(waiting),
             None => {
                 let room = waiting.joining.room.clone();
-                self.rooms.insert(room.clone(), Entry::Opening(vec![waiting]));
+                let charge = waiting.joining.connection.share.charge(Kind::Rooms, size(&room));
+                self.rooms.insert(room.clone(), Entry::Opening(vec![waiting], charge));
                 self.metrics.rooms.inc();
-                self.memory.add(Kind::Rooms, size(&room));
                 self.store.watch(&room);
             }
         }
@@ -255,22 +257,21 @@ impl Shard {
     /// The store begins to tell of a room, or begins anew.
     fn open(&mut self, name: &str, position: Position) {
         let Some((name, entry)) = self.rooms.remove_entry(name) else { return };
-        let waiting = match entry {
-            Entry::Opening(waiting) => waiting,
-            Entry::Open(_) => return drop(self.rooms.insert(name, entry)),
+        let (waiting, charge) = match entry {
+            Entry::Opening(waiting, charge) => (waiting, charge),
+            Entry::Open(..) => return drop(self.rooms.insert(name, entry)),
         };
-        self.rooms.insert(name.clone(), Entry::Open(Box::new(Room::new(name, position))));
+        self.rooms.insert(name.clone(), Entry::Open(Box::new(Room::new(name, position)), charge));
         waiting.into_iter().for_each(|waiting| self.seat(waiting));
     }
 
     /// The store cannot tell of a room: who waits for it is refused.
     fn close(&mut self, name: &str) {
-        if !matches!(self.rooms.get(name), Some(Entry::Opening(_))) {
+        if !matches!(self.rooms.get(name), Some(Entry::Opening(..))) {
             return;
         }
-        let Some((name, Entry::Opening(waiting))) = self.rooms.remove_entry(name) else { return };
+        let Some((name, Entry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
-        self.memory.subtract(Kind::Rooms, size(&name));
         for Waiting { joining, filter, reply, .. } in waiting {
             self.policy.release(filter, &joining.connection.principal);
             self.places.give_back(&name, joining.connection.id, &joining.connection.principal);
@@ -293,10 +294,10 @@ impl Shard {
         let Seating { room: name, connection, filter, since, keep_back } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
         let room = self.room(&name)?;
-        let (who, before) = (connection.principal.clone(), room.len());
+        let (who, share, before) = (connection.principal.clone(), connection.share.clone(), room.len());
         let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
         let (position, more) = (room.position().clone(), room.len() - before);
-        self.memory.add(Kind::Sessions, more * SEAT);
+        share.add(Kind::Sessions, more * SEAT);
         self.policy.release(freed, &who);
         let seat = Seat::new(name, seat, index, queue);
         Some(Joined { seat, position, recovery, behind, filtered: filter.is_some() })
@@ -304,15 +305,14 @@ impl Shard {
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {
         let Some(room) = self.room(name) else { return };
-        let Some((principal, filter)) = room.leave(seat) else { return };
+        let Some((connection, filter)) = room.leave(seat) else { return };
         let is_empty = room.is_empty();
-        self.memory.subtract(Kind::Sessions, SEAT);
-        self.policy.release(filter, &principal);
-        self.places.give_back(name, seat.connection, &principal);
+        connection.share.subtract(Kind::Sessions, SEAT);
+        self.policy.release(filter, &connection.principal);
+        self.places.give_back(name, seat.connection, &connection.principal);
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();
-            self.memory.subtract(Kind::Rooms, size(name));
             self.store.unwatch(name);
             // What a flood of names took is given back when they are gone.
             if self.rooms.capacity() > 1024 && self.rooms.len() < self.rooms.capacity() / 4 {
@@ -322,7 +322,7 @@ impl Shard {
     }
 
     fn deliver(&mut self, message: &Arc<Publication>) {
-        let Some(Entry::Open(room)) = self.rooms.get_mut(&*message.room) else { return };
+        let Some(Entry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
         let Scratch { filters, bits } = &mut self.scratch;
         room.filters(filters);
         let publishers = &self.publishers;

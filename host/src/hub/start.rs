@@ -88,7 +88,6 @@ impl Hub {
                 metrics: metrics.clone(),
                 backlog: shards[index].backlog.clone(),
                 message_bytes: config.message_bytes,
-                memory: memory.clone(),
                 rooms: HashMap::new(),
                 places: Default::default(),
                 publishers: Default::default(),

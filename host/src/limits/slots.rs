@@ -222,9 +222,9 @@ impl Slot {
     }
 
     /// It is at work for its peer, until this is dropped; then it counts as one that has just come.
-    pub fn busy(&self) -> Busy<'_> {
+    pub fn busy(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(self)
+        Busy(self.clone())
     }
 
     fn place(&self) -> MutexGuard<'_, Option<Place>> {
@@ -238,9 +238,9 @@ impl Drop for Slot {
     }
 }
 
-pub struct Busy<'a>(&'a Slot);
+pub struct Busy(Arc<Slot>);
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         let Self(slot) = self;
         slot.busy.fetch_sub(1, Ordering::AcqRel);

@@ -50,7 +50,7 @@ async fn whom_the_node_keeps_waiting_stays() {
     let mut run = Box::pin(woken.run(wakes));
     assert!(futures_util::poll!(&mut run).is_pending());
     wake.send(()).unwrap();
-    let busy = take(&slots, 1).unwrap();
+    let busy = Arc::new(take(&slots, 1).unwrap());
     let mut works = Box::pin(busy.run(pending::<()>()));
     assert!(futures_util::poll!(&mut works).is_pending());
     let serving = busy.busy();

@@ -1,6 +1,7 @@
 //! What one connection is sent, over a pipe that takes as much as it is told to.
 
 use super::*;
+use crate::memory::Account;
 use std::{
     future::poll_fn,
     sync::atomic::{AtomicUsize, Ordering},
@@ -77,7 +78,7 @@ impl Pipe for Held {
 
 fn outbox(limit: usize, room: usize) -> (Outbox, Arc<Held>) {
     let pipe = Held::new(room);
-    (Outbox::new(limit, pipe.clone(), Account::boundless()), pipe)
+    (Outbox::new(limit, pipe.clone(), Account::boundless().strangers()), pipe)
 }
 
 async fn poll(outbox: &Outbox) -> Poll<Option<Close>> {

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     close::Close,
     limits::Unauthenticated,
+    memory::Share,
     protocol::{Code, Refusal, http},
     session::{Client, Rejected},
     socket::{self, Peer, Socket, Stream},
@@ -119,7 +120,12 @@ async fn upgrade(
     // Counted, so that draining waits for it.
     opening.run(tasks.track_future(async move {
         let greeted = async {
-            let socket = open(upgraded.await.map_err(io::Error::other)?, config.frame).await?;
+            let socket = open(
+                upgraded.await.map_err(io::Error::other)?,
+                config.frame,
+                services.hub.memory.strangers(),
+            )
+            .await?;
             Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
         };
         match unauthenticated.run(greeted).await {
@@ -133,7 +139,7 @@ async fn upgrade(
 }
 
 /// The WebSocket on the very stream that was accepted, so that others can write to it.
-async fn open(upgraded: Upgraded, frame: usize) -> io::Result<Socket> {
+async fn open(upgraded: Upgraded, frame: usize, strangers: &Arc<Share>) -> io::Result<Socket> {
     let parts = upgraded
         .downcast::<TokioIo<Stream>>()
         .map_err(|_| io::Error::other("it is of another connection"))?;
@@ -144,7 +150,7 @@ async fn open(upgraded: Upgraded, frame: usize) -> io::Result<Socket> {
         .max_write_buffer_size(WRITE_BUFFER)
         .max_frame_size(Some(frame))
         .max_message_size(Some(frame));
-    let (stream, read) = (parts.io.into_inner().only_read(), parts.read_buf.to_vec());
+    let (stream, read) = (parts.io.into_inner().only_read(strangers), parts.read_buf.to_vec());
     Ok(Socket::from_partially_read(stream, read, Role::Server, Some(config)).await)
 }
 

@@ -25,6 +25,12 @@ const MOST_DISCARDED: usize = 16 << 20;
 pub fn violation(error: tungstenite::Error) -> Option<Close> {
     match error {
         tungstenite::Error::Capacity(_) => Some(Close::FrameTooLarge),
+        tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            Some(Close::FrameTooLarge)
+        }
+        tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            Some(Close::Overloaded)
+        }
         tungstenite::Error::Utf8(_) => Some(Close::NotUtf8),
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
         tungstenite::Error::Protocol(_) => Some(Close::Protocol),

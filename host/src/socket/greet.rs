@@ -3,6 +3,7 @@
 use super::{
     Socket, Welcome,
     ending::{self, LINGER, violation},
+    note,
 };
 use crate::{
     close::Close,
@@ -41,7 +42,7 @@ pub async fn greet(
     let Peer { client, presented, rejected, unauthenticated } = peer;
     let (hub, heartbeat) = (services.hub.clone(), services.config.heartbeat);
     let wire = socket.get_ref().wire().clone();
-    let outbox = Outbox::new(services.config.outbox, wire.clone(), hub.memory.clone());
+    let outbox = Outbox::new(services.config.outbox, wire.clone(), hub.memory.strangers());
     let first = match rejected {
         Some(rejected) => First::Rejected(rejected),
         None => tokio::select! {
@@ -56,7 +57,10 @@ pub async fn greet(
     let close = match first {
         First::Frame(text) => {
             match enter(services, &text, client, presented, &unauthenticated, outbox, &draining).await {
-                Ok(conversation) => return Some(Welcome { socket, conversation, heartbeat, hub }),
+                Ok(conversation) => {
+                    socket.get_mut().move_to(&conversation.connection().share);
+                    return Some(Welcome { socket, conversation, heartbeat, hub });
+                }
                 Err((rejected, rest)) => {
                     left.push(rest);
                     Err(rejected)
@@ -114,7 +118,9 @@ enum First {
 async fn first(socket: &mut Socket, outbox: &Outbox, patience: Duration) -> First {
     let first = async {
         loop {
-            match socket.next().await {
+            let came = socket.next().await;
+            note(socket, &came);
+            match came {
                 Some(Ok(Message::Text(text))) => return First::Frame(text),
                 Some(Ok(Message::Binary(_))) => return First::Rejected(Greeting::binary()),
                 Some(Ok(Message::Ping(payload))) => outbox.pong(Frame::pong(&payload)),
@@ -156,7 +162,7 @@ async fn enter(
         Err(rejected) => return Err((rejected, outbox.rest())),
     };
     unauthenticated.authenticated();
-    let connection = Connection::new(&greeted.key, client.remote, outbox);
+    let connection = Connection::new(&greeted.key, client.remote, outbox, &services.hub.memory);
     let opened = tokio::select! {
         // Boxed, so that nobody who says nothing yet has room for it.
         opened = Box::pin(Conversation::open(services, greeted, client, permit, connection.clone())) => opened,

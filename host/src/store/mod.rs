@@ -405,11 +405,13 @@ pub trait Store: Send + Sync {
     /// What each node says, and how it is called.
     async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
 
-    /// The node keeps as much as it may: lets go what can be missed. `false`: what is published would be kept here, and there is no
-    /// room for it.
-    fn relieve(&self) -> bool {
-        true
+    /// What is published is kept in this process.
+    fn keeps_here(&self) -> bool {
+        false
     }
+
+    /// The node keeps nearly as much as it may: lets go what can be missed, of those for whom it keeps most.
+    fn relieve(&self) {}
 
     /// A round trip. What part of the store cannot be reached while the rest can, where there is such a part.
     async fn check(&self) -> Result<Option<String>, Unavailable>;

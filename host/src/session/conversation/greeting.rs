@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 impl Conversation {
     /// A new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
-        if self.services.hub.memory.is_full() {
+        if !self.services.hub.may_grow(&self.connection.share) {
             return Err(hub::full("sessions"));
         }
         let place = self.connection.outbox.reserve();

@@ -176,7 +176,7 @@ impl Conversation {
             Decision::Reply(frame) => self.send(frame).await,
             Decision::Nothing => {}
             Decision::Refuse(id, refusal) => {
-                self.publishes.refuse(&hub, refusal, bytes, id.map(ToOwned::to_owned));
+                self.publishes.refuse(&self.connection.share, refusal, bytes, id.map(ToOwned::to_owned));
                 self.tell_ready().await;
             }
             Decision::Close(frame, close) => {
@@ -187,7 +187,7 @@ impl Conversation {
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, publish } => {
                 let (keys, key) = (self.services.keys.load_full(), &self.key);
-                let publisher = Publisher { keys, principal: &key.principal, tier: &key.tier };
+                let publisher = Publisher { keys, share: &self.connection.share, tier: &key.tier };
                 let id = id.map(ToOwned::to_owned);
                 self.publishes.begin(&hub, publisher, proposal(room, &publish, bytes), id);
                 self.tell_ready().await;
@@ -239,7 +239,7 @@ impl Conversation {
     async fn tell_ready(&mut self) {
         let hub = self.services.hub.clone();
         loop {
-            let told = match self.publishes.is_full(&hub) {
+            let told = match self.publishes.is_full(&self.connection.share) {
                 true => self.publishes.next(&hub).await,
                 false => self.publishes.next_ready(&hub),
             };

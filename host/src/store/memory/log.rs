@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    memory::{Account, Charge, Kind},
+    memory::{Account, Charge, Kind, Share},
     protocol::unix_ms,
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -12,8 +12,22 @@ type Key = Arc<str>;
 
 /// What these take in memory beside their texts, about, as measured.
 const ROOM: usize = 800;
-const KEY: usize = 160;
+const KEY: usize = 192;
 const MEMBER: usize = 400;
+
+/// A message that is held, for which its publisher answers.
+struct Held {
+    since: Instant,
+    publication: Arc<Publication>,
+    claim: Charge,
+}
+
+/// An idempotency key until its end.
+struct HeldKey {
+    end: Instant,
+    key: Key,
+    charge: Charge,
+}
 
 fn key((principal, key): (&str, &str)) -> Key {
     [principal, " ", key].concat().into()
@@ -23,19 +37,21 @@ pub struct Log {
     pub name: Arc<str>,
     pub epoch: Arc<str>,
     newest: u64,
-    held: VecDeque<(Instant, Arc<Publication>)>,
+    held: VecDeque<Held>,
     /// Of what is held.
     bytes: usize,
     keys: HashMap<Key, u64>,
     /// The keys by time of their end.
-    key_ends: VecDeque<(Instant, Key)>,
-    keys_charge: Charge,
+    key_ends: VecDeque<HeldKey>,
     pub members: Table,
     /// Whether the node wants what is published.
     pub watched: bool,
     used: Instant,
     account: Arc<Account>,
-    _charge: Charge,
+    /// Of who made the room, once that is known.
+    charge: Charge,
+    /// Who published last.
+    publisher: Option<Arc<Share>>,
 }
 
 impl Log {
@@ -50,12 +66,28 @@ impl Log {
             bytes: 0,
             keys: HashMap::new(),
             key_ends: VecDeque::new(),
-            keys_charge: account.charge(Kind::Keys, 0),
             members: Table::default(),
             watched: false,
             used: now,
             account: account.clone(),
-            _charge: charge,
+            charge,
+            publisher: None,
+        }
+    }
+
+    /// What this principal answers for. It answers for the room, if nobody does yet.
+    fn share(&mut self, principal: &Arc<str>) -> Arc<Share> {
+        let share = match &self.publisher {
+            Some(share) if *share.principal() == *principal => share.clone(),
+            _ => self.account.share(principal),
+        };
+        self.paid_by(&share);
+        share
+    }
+
+    fn paid_by(&mut self, share: &Arc<Share>) {
+        if self.charge.share().principal().is_empty() {
+            self.charge.move_to(share);
         }
     }
 
@@ -69,7 +101,7 @@ impl Log {
 
     /// The offset that a key was first used for.
     pub fn known(&self, used: (&str, &str), now: Instant) -> Option<u64> {
-        debug_assert!(self.key_ends.front().is_none_or(|(end, _)| *end > now), "trimmed before");
+        debug_assert!(self.key_ends.front().is_none_or(|held| held.end > now), "trimmed before");
         self.keys.get(&key(used)).copied()
     }
 
@@ -79,51 +111,59 @@ impl Log {
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
         let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
         let publication = Arc::new(publication.counted(&self.account, Kind::History));
+        let share = self.share(message.who);
         if config.history.messages > 0 {
             self.bytes += publication.size();
-            self.held.push_back((now, publication.clone()));
+            let claim = share.claim(publication.size());
+            self.held.push_back(Held { since: now, publication: publication.clone(), claim });
             while self.held.len() > config.history.messages || self.bytes > config.history.bytes {
                 self.drop_oldest();
             }
         }
         if let Some(used) = message.once() {
             let key = key(used);
-            self.keys_charge.grow(KEY + key.len());
+            let charge = share.charge(Kind::Keys, KEY + key.len());
             self.keys.insert(key.clone(), self.newest);
-            self.key_ends.push_back((now + config.key, key));
+            self.key_ends.push_back(HeldKey { end: now + config.key, key, charge });
         }
+        self.publisher = Some(share);
         publication
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((_, oldest)) = self.held.pop_front() {
-            self.bytes -= oldest.size();
-        }
-    }
-
-    fn drop_key(&mut self) {
-        if let Some((_, key)) = self.key_ends.pop_front() {
-            self.keys.remove(&key);
-            self.keys_charge.shrink(KEY + key.len());
+        if let Some(oldest) = self.held.pop_front() {
+            self.bytes -= oldest.publication.size();
         }
     }
 
     /// Drops what has passed its age.
     pub fn trim(&mut self, config: &Retention, now: Instant) {
-        while self.held.front().is_some_and(|(at, _)| now.duration_since(*at) >= config.history.age) {
+        while self.held.front().is_some_and(|held| now.duration_since(held.since) >= config.history.age) {
             self.drop_oldest();
         }
         if self.held.is_empty() {
             self.held = VecDeque::new();
         }
-        self.drop_keys(now);
+        while self.key_ends.front().is_some_and(|held| held.end <= now) {
+            self.key_ends.pop_front().map(|held| self.keys.remove(&held.key));
+        }
+        self.shrink_keys();
     }
 
-    /// Forgets the idempotency keys that end by then.
-    pub fn drop_keys(&mut self, then: Instant) {
-        while self.key_ends.front().is_some_and(|(end, _)| *end <= then) {
-            self.drop_key();
-        }
+    /// Forgets the idempotency keys that end by then, of principals for whom more than `level` is kept.
+    pub fn drop_keys(&mut self, then: Instant, level: usize) {
+        let keys = &mut self.keys;
+        self.key_ends.retain(|held| {
+            let stays = held.end > then || held.charge.share().used() <= level;
+            if !stays {
+                keys.remove(&held.key);
+            }
+            stays
+        });
+        self.shrink_keys();
+    }
+
+    fn shrink_keys(&mut self) {
         if self.keys.is_empty() {
             (self.keys, self.key_ends) = Default::default();
         }
@@ -138,7 +178,7 @@ impl Log {
         };
         let skipped = (from - oldest) as usize;
         let (mut messages, mut bytes) = (vec![], 0);
-        for (_, publication) in self.held.iter().skip(skipped).take(limit.messages) {
+        for Held { publication, .. } in self.held.iter().skip(skipped).take(limit.messages) {
             bytes += publication.frame().len();
             if bytes > limit.bytes && !messages.is_empty() {
                 break;
@@ -155,6 +195,15 @@ impl Log {
         self.used = Instant::now();
     }
 
+    /// A session is a member from now on; `anew`: another one than before.
+    pub fn enter(&mut self, token: SessionToken, share: &Arc<Share>, membership: Membership, anew: bool) {
+        self.paid_by(share);
+        if anew {
+            self.members.remove(token);
+        }
+        self.members.insert(token, share, membership);
+    }
+
     /// A member has left.
     pub fn forget(&mut self, token: SessionToken) {
         self.members.remove(token);
@@ -166,9 +215,16 @@ impl Log {
         (self.used, self.bytes)
     }
 
-    /// When the idempotency keys end, each with what it takes.
-    pub fn keys(&self) -> impl Iterator<Item = (Instant, usize)> {
-        self.key_ends.iter().map(|(end, key)| (*end, KEY + key.len()))
+    /// Whether it is of a principal for whom more than this is kept: of the newest message's publisher, and the oldest's.
+    pub fn is_beyond(&self, level: usize) -> bool {
+        let ends = [self.held.front(), self.held.back()];
+        ends.into_iter().flatten().any(|held| held.claim.share().used() > level)
+    }
+
+    /// When the idempotency keys end of principals for whom more than this is kept, each with what it takes.
+    pub fn keys(&self, level: usize) -> impl Iterator<Item = (Instant, usize)> {
+        let beyond = self.key_ends.iter().filter(move |held| held.charge.share().used() > level);
+        beyond.map(|held| (held.end, held.charge.bytes()))
     }
 
     /// Holds no message any more: whoever has missed one is told so.
@@ -201,39 +257,33 @@ pub struct Table {
 }
 
 struct Member {
-    principal: Arc<str>,
     filter: Option<Arc<str>>,
     joined: Position,
     /// In the epoch of `joined`.
     acknowledged: Option<u64>,
+    /// Of its principal.
     charge: Charge,
 }
 
 impl Table {
-    pub fn insert(
-        &mut self,
-        token: SessionToken,
-        principal: Arc<str>,
-        membership: Membership,
-        account: &Arc<Account>,
-    ) {
+    pub fn insert(&mut self, token: SessionToken, share: &Arc<Share>, membership: Membership) {
         let filter = membership.filter.as_deref().map_or(0, str::len);
-        let charge = account.charge(Kind::Sessions, MEMBER + filter);
+        let charge = share.charge(Kind::Sessions, MEMBER + filter);
         if let Some(member) = self.members.get_mut(&token) {
             (member.filter, member.charge) = (membership.filter, charge);
             return;
         }
-        *self.principals.entry(principal.clone()).or_default() += 1;
+        *self.principals.entry(share.principal().clone()).or_default() += 1;
         let Membership { filter, position: joined } = membership;
-        self.members.insert(token, Member { principal, filter, joined, acknowledged: None, charge });
+        self.members.insert(token, Member { filter, joined, acknowledged: None, charge });
     }
 
     pub fn remove(&mut self, token: SessionToken) {
         let Some(member) = self.members.remove(&token) else { return };
-        let sessions = self.principals.get_mut(&member.principal).expect("counted on joining");
+        let sessions = self.principals.get_mut(member.principal()).expect("counted on joining");
         *sessions -= 1;
         if *sessions == 0 {
-            self.principals.remove(&member.principal);
+            self.principals.remove(member.principal());
         }
     }
 
@@ -282,6 +332,10 @@ impl Table {
 }
 
 impl Member {
+    fn principal(&self) -> &Arc<str> {
+        self.charge.share().principal()
+    }
+
     /// Goes on from a position, which is never back within an epoch.
     fn advance(&mut self, position: &Position) {
         if self.joined.epoch != position.epoch {

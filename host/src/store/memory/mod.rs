@@ -200,7 +200,7 @@ impl Store for Memory {
         connection: ConnectionId,
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
-        let token = self.sessions().create(principal.clone(), connection);
+        let token = self.sessions().create(principal, connection);
         self.join(Hold { token, connection }, joins).await?;
         Ok(token)
     }
@@ -247,13 +247,8 @@ impl Store for Memory {
     async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
         for Join { room, membership, anew } in joins {
-            let principal = sessions.enter(hold, &room).ok_or_else(taken_over)?;
-            self.with(&room, |log| {
-                if anew {
-                    log.members.remove(hold.token);
-                }
-                log.members.insert(hold.token, principal, membership, &self.account);
-            });
+            let share = sessions.enter(hold, &room).ok_or_else(taken_over)?;
+            self.with(&room, |log| log.enter(hold.token, &share, membership, anew));
         }
         Ok(())
     }
@@ -351,8 +346,12 @@ impl Store for Memory {
         Ok(self.held_plugins().reports())
     }
 
-    fn relieve(&self) -> bool {
-        self.make_room()
+    fn keeps_here(&self) -> bool {
+        true
+    }
+
+    fn relieve(&self) {
+        self.make_room();
     }
 
     async fn check(&self) -> Result<Option<String>, Unavailable> {

@@ -1,5 +1,5 @@
-//! What the memory store lets go when the node keeps nearly as much as it may: the histories of rooms that are idle for longest, then the
-//! idempotency keys that would end first.
+//! What the memory store lets go when the node keeps nearly as much as it may, of those for whom it keeps most: the histories of rooms that
+//! are idle for longest, then the idempotency keys that would end first.
 
 use super::{HELD, Instant, KEY_TTL, Memory};
 use std::{sync::Mutex, time::Duration};
@@ -23,10 +23,9 @@ struct Last {
 }
 
 impl Memory {
-    /// `false`: there is no room for more.
-    pub fn make_room(&self) -> bool {
+    pub fn make_room(&self) {
         if !self.account.is_tight() {
-            return true;
+            return;
         }
         if let Ok(mut last) = self.relief.0.try_lock()
             && last.failed.is_none_or(|failed| failed.elapsed() >= PAUSE)
@@ -45,15 +44,15 @@ impl Memory {
             // What helped may be done again at once: it let a part of all go, however fast that comes again.
             last.failed = self.account.is_tight().then(Instant::now);
         }
-        !self.account.is_full()
     }
 
     fn drop_histories(&self) {
-        let excess = self.account.excess();
+        let (excess, level) = (self.account.excess(), self.account.level());
         let mut histories = vec![];
         for stripe in &self.rooms {
             let rooms = stripe.lock().expect(HELD);
-            histories.extend(rooms.values().map(|log| log.history()).filter(|(_, bytes)| *bytes > 0));
+            let beyond = rooms.values().filter(|log| log.is_beyond(level));
+            histories.extend(beyond.map(|log| log.history()));
         }
         histories.sort_unstable();
         let Some(last) = reaching(excess, histories) else { return };
@@ -62,7 +61,7 @@ impl Memory {
             for log in stripe.lock().expect(HELD).values_mut() {
                 let (used, bytes) = log.history();
                 // Several may have been used at the same moment.
-                if bytes > 0 && used <= last && dropped < excess {
+                if used <= last && dropped < excess && log.is_beyond(level) {
                     dropped += bytes;
                     log.let_go();
                 }
@@ -76,10 +75,11 @@ impl Memory {
         if excess == 0 || !self.account.is_tight() {
             return;
         }
+        let level = self.account.level();
         let part = (self.retention.key.max(KEY_TTL) / PARTS).max(Duration::from_millis(1));
         let mut parts = [0; PARTS as usize + 1];
         for stripe in &self.rooms {
-            for (end, bytes) in stripe.lock().expect(HELD).values().flat_map(|log| log.keys()) {
+            for (end, bytes) in stripe.lock().expect(HELD).values().flat_map(|log| log.keys(level)) {
                 let nth = end.saturating_duration_since(now).as_millis() / part.as_millis();
                 parts[(nth as usize).min(PARTS as usize)] += bytes;
             }
@@ -87,7 +87,7 @@ impl Memory {
         let ends = (1..).map(|nth| now + part * nth).zip(parts);
         let Some(then) = reaching(excess, ends) else { return };
         for stripe in &self.rooms {
-            stripe.lock().expect(HELD).values_mut().for_each(|log| log.drop_keys(then));
+            stripe.lock().expect(HELD).values_mut().for_each(|log| log.drop_keys(then, level));
         }
     }
 }
@@ -185,10 +185,11 @@ mod tests {
     async fn what_others_keep_leaves_no_room() {
         let (store, account) = store(10);
         publish(&store, 1, "1", None).await;
-        assert!(store.relieve());
-        account.add(Kind::Sessions, LIMIT);
-        assert!(!store.relieve(), "there is nothing left to let go");
-        account.subtract(Kind::Sessions, LIMIT);
-        assert!(store.relieve());
+        let publisher = account.share(&"p".into());
+        let others = account.charge(Kind::Sessions, LIMIT);
+        store.relieve();
+        assert!(!publisher.may_grow(), "there is nothing left to let go");
+        drop(others);
+        assert!(publisher.may_grow());
     }
 }

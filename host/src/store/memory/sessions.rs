@@ -1,7 +1,7 @@
 //! Sessions in memory: who holds each and which rooms it is in.
 
 use super::*;
-use crate::memory::{Account, Charge, Kind};
+use crate::memory::{Account, Charge, Kind, Share};
 use std::collections::{BTreeSet, VecDeque};
 
 pub struct Sessions {
@@ -14,16 +14,22 @@ pub struct Sessions {
 }
 
 struct Session {
-    principal: Arc<str>,
     rooms: BTreeSet<RoomName>,
     holder: Holder,
     /// When it was handed to a connection last.
     taken: Instant,
-    _charge: Charge,
+    /// Of its principal.
+    charge: Charge,
 }
 
 /// What one takes in memory, about, beside the rooms that it is in.
 const SESSION: usize = 400;
+
+impl Session {
+    fn principal(&self) -> &str {
+        self.charge.share().principal()
+    }
+}
 
 enum Holder {
     Connection(ConnectionId),
@@ -42,11 +48,11 @@ impl Sessions {
         Self { ttl, account: account.clone(), all: HashMap::new(), ends: VecDeque::new() }
     }
 
-    pub fn create(&mut self, principal: Arc<str>, connection: ConnectionId) -> SessionToken {
+    pub fn create(&mut self, principal: &Arc<str>, connection: ConnectionId) -> SessionToken {
         let token = SessionToken::random();
         let holder = Holder::Connection(connection);
-        let (taken, charge) = (Instant::now(), self.account.charge(Kind::Sessions, SESSION));
-        let session = Session { principal, rooms: BTreeSet::new(), holder, taken, _charge: charge };
+        let (taken, charge) = (Instant::now(), self.account.share(principal).charge(Kind::Sessions, SESSION));
+        let session = Session { rooms: BTreeSet::new(), holder, taken, charge };
         self.all.insert(token, session);
         token
     }
@@ -54,7 +60,7 @@ impl Sessions {
     /// Whether a connection holds the session.
     pub fn is_taken_over(&self, token: SessionToken, principal: &str) -> bool {
         self.all.get(&token).is_some_and(|session| {
-            *session.principal == *principal && matches!(session.holder, Holder::Connection(_))
+            *session.principal() == *principal && matches!(session.holder, Holder::Connection(_))
         })
     }
 
@@ -66,7 +72,7 @@ impl Sessions {
         connection: ConnectionId,
         asked: Instant,
     ) -> Taken {
-        let session = self.all.get_mut(&token).filter(|session| *session.principal == *principal);
+        let session = self.all.get_mut(&token).filter(|session| *session.principal() == *principal);
         let Some(session) = session else { return Taken::Gone };
         let previous = match session.holder {
             Holder::Connection(previous) => Some(previous),
@@ -105,11 +111,11 @@ impl Sessions {
         self.held(hold).is_some()
     }
 
-    /// The principal, where the connection holds the session.
-    pub fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<str>> {
+    /// What the principal answers for, where the connection holds the session.
+    pub fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<Share>> {
         let session = self.held(hold)?;
         session.rooms.insert(room.clone());
-        Some(session.principal.clone())
+        Some(session.charge.share().clone())
     }
 
     pub fn exit(&mut self, hold: Hold, room: &str) {
