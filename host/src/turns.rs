@@ -33,6 +33,11 @@ impl<T> Turns<T> {
         self.len
     }
 
+    /// Who waits, in the order of their turns.
+    pub fn waiting(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.order.iter()
+    }
+
     /// Whose turn is next.
     pub fn next(&self) -> Option<&Arc<str>> {
         self.order.front()
@@ -50,9 +55,19 @@ impl<T> Turns<T> {
     }
 
     /// One turn of the principal that waits for longest: `serve` is given its questions until it says that the turn is over,
-    /// with what is left of the last one.
-    pub fn take(&mut self, mut serve: impl FnMut(T) -> Served<T>) {
-        let Some(who) = self.order.pop_front() else { return };
+    /// with what is left of the last one. Whose turn it was.
+    pub fn take(&mut self, serve: impl FnMut(T) -> Served<T>) -> Option<Arc<str>> {
+        self.take_of(|_| true, serve)
+    }
+
+    /// The same among those that may have one.
+    pub fn take_of(
+        &mut self,
+        may: impl Fn(&Arc<str>) -> bool,
+        mut serve: impl FnMut(T) -> Served<T>,
+    ) -> Option<Arc<str>> {
+        let at = self.order.iter().position(may)?;
+        let who = self.order.remove(at)?;
         let waiting = self.waiting.get_mut(&who).expect("who is in the order waits");
         while let Some(question) = waiting.pop_front() {
             self.len -= 1;
@@ -68,8 +83,9 @@ impl<T> Turns<T> {
         }
         match waiting.is_empty() {
             true => drop(self.waiting.remove(&who)),
-            false => self.order.push_back(who),
+            false => self.order.push_back(who.clone()),
         }
+        Some(who)
     }
 }
 

@@ -8,6 +8,7 @@ mod connections;
 mod entry;
 mod flush;
 mod grant;
+mod in_turn;
 mod lobby;
 mod pings;
 mod places;
@@ -16,7 +17,6 @@ mod publishers;
 mod publishes;
 mod quotas;
 mod rate;
-mod reads;
 mod replay;
 pub mod room;
 mod routes;
@@ -46,8 +46,8 @@ use crate::{
 };
 use allowances::Allowances;
 use command::{Command, Queue, SeatId, Sieved, Sieving};
+use in_turn::{InTurn, Turn};
 use lobby::Lobby;
-use reads::Reads;
 use routes::Routes;
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -58,6 +58,11 @@ use tokio::sync::{OnceCell, oneshot};
 /// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
 /// waiting only behind a plugin that is too slow for its rooms.
 const BACKLOG: usize = 4096;
+
+/// Reads of all principals at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
+const READS: usize = 4;
+/// A request that names more rooms than this goes on when it is its principal's turn.
+const FEW: usize = 32;
 
 /// Read of a room's history at once, to be sent to a member.
 const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
@@ -79,7 +84,10 @@ pub struct Hub {
     compiler: Compiler,
     wards: Vec<Ward>,
     routes: Arc<Routes>,
-    reads: Reads,
+    /// Reads of histories.
+    reads: InTurn,
+    /// Requests that name many rooms.
+    lists: InTurn,
     shards: Vec<Handle>,
 }
 
@@ -229,6 +237,14 @@ impl Hub {
             return Err(Refusal::new(Code::PluginFailed, message));
         }
         Ok(sieved.passed)
+    }
+
+    /// Waits until the principal may go on with a request that names so many rooms.
+    pub async fn turn_of_list<'a>(&'a self, principal: &'a Arc<str>, rooms: usize) -> Option<Turn<'a>> {
+        match rooms > FEW {
+            true => Some(self.lists.turn(principal).await),
+            false => None,
+        }
     }
 
     /// A page of a room's history, when it is the principal's turn.

@@ -1,9 +1,10 @@
 //! Puts a hub together: its shards, each with its policy, and the store that feeds them.
 
 use super::{
-    BACKLOG, Connections, Handle, Hub, Ward,
+    BACKLOG, Connections, Handle, Hub, READS, Ward,
     command::Command,
     flush::Flush,
+    in_turn::InTurn,
     lobby::Lobby,
     no_thread,
     policy::{Policy, Ungoverned},
@@ -115,7 +116,9 @@ impl Hub {
             compiler: config.compiler,
             wards,
             routes,
-            reads: Default::default(),
+            reads: InTurn::new(READS),
+            // Others find a core.
+            lists: InTurn::new((cores / 2).max(1)),
             shards,
         }))
     }

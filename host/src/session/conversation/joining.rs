@@ -22,6 +22,9 @@ const ANSWERED: Duration = Duration::from_millis(2000);
 /// Rooms that are not granted within this are rejected, so that there is time to record those that are.
 const GRANTED: Duration = Duration::from_millis(1200);
 
+/// Rooms of a list that are seen to in one go.
+const SLICE: usize = 32;
+
 /// A room that was asked for, and how.
 #[derive(Clone)]
 pub(super) struct Asked {
@@ -76,16 +79,21 @@ enum Entry {
 impl Conversation {
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, rooms: Vec<Result<Wish<'_>, Refused>>) {
         let began = tokio::time::Instant::now();
+        let count = rooms.len();
+        let turn = self.services.hub.turn_of_list(&self.connection.principal, count).await;
+        let ask = |wish: Result<Wish<'_>, Refused>| {
+            let Wish { room, terms } = wish?;
+            let asked = Asked { room, filter: terms.filter.map(Into::into), since: terms.since };
+            let answer = self.ask(&asked, true);
+            Ok((asked, answer))
+        };
         // All questions are on their way before the first answer is awaited.
-        let asked: Vec<_> = rooms
-            .into_iter()
-            .map(|wish| {
-                let Wish { room, terms } = wish?;
-                let asked = Asked { room, filter: terms.filter.map(Into::into), since: terms.since };
-                let answer = self.ask(&asked, true);
-                Ok((asked, answer))
-            })
-            .collect();
+        let mut asked = Vec::with_capacity(count);
+        for (n, wish) in rooms.into_iter().enumerate() {
+            pass_on(n).await;
+            asked.push(ask(wish));
+        }
+        drop(turn);
         let this = &*self;
         let entries = join_all(asked.into_iter().map(async |asked| match asked {
             Err(refused) => Entry::Rejected(refused),
@@ -100,7 +108,8 @@ impl Conversation {
         .await;
         let entries = self.record(each_once(entries), began + ANSWERED).await;
         let (mut results, mut replays, mut told) = (vec![], vec![], vec![]);
-        for entry in entries {
+        for (n, entry) in entries.into_iter().enumerate() {
+            pass_on(n).await;
             let seated = match entry {
                 Entry::Rejected(refused) => {
                     results.push(rejected(refused));
@@ -269,7 +278,8 @@ impl Conversation {
             }
         };
         let mut results = vec![];
-        for room in rooms {
+        for (n, room) in rooms.into_iter().enumerate() {
+            pass_on(n).await;
             results.push(match (room, &left) {
                 (Err(refused), _) => rejected(refused),
                 (Ok(room), Err(refusal)) => rejected(Refused::new(&room, refusal.clone())),
@@ -302,6 +312,13 @@ impl Conversation {
             self.connection.outbox.push(reply::error(None, &refusal).into());
             self.connection.outbox.close(hub::refused_by_key(&refusal));
         }
+    }
+}
+
+/// Lets others at the core between rooms of a long list.
+async fn pass_on(nth: usize) {
+    if nth % SLICE == SLICE - 1 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads of histories under way: a few at a time, one of each principal, in turn.
+//! Work that takes long: a few at a time, one of each principal, in turn.
 
 use std::{
     collections::HashMap,
@@ -6,35 +6,31 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Reads of all principals under way at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
-const AT_ONCE: usize = 4;
-
-pub struct Reads {
+pub struct InTurn {
     all: Arc<Semaphore>,
-    /// Of the principals that read or wait to. Each has one place in the queue for all, so that they take turns.
+    /// Of the principals that are at it or wait to be. Each has one place in the queue for all, so that they take turns.
     principals: Mutex<HashMap<Arc<str>, Queue>>,
 }
 
 struct Queue {
-    /// Reads under way or waiting.
+    /// Under way or waiting.
     count: usize,
     turn: Arc<Semaphore>,
 }
 
-/// Lets one page be read; then it is the next one's turn.
+/// Lets one thing be done; then it is the next one's turn.
 pub struct Turn<'a> {
-    reads: &'a Reads,
+    of: &'a InTurn,
     principal: &'a Arc<str>,
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
-impl Default for Reads {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(AT_ONCE)), principals: Mutex::default() }
+impl InTurn {
+    /// So many of all principals at a time.
+    pub fn new(at_once: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(at_once)), principals: Mutex::default() }
     }
-}
 
-impl Reads {
     pub async fn turn<'a>(&'a self, principal: &'a Arc<str>) -> Turn<'a> {
         let own = {
             let mut principals = self.lock();
@@ -44,7 +40,7 @@ impl Reads {
             queue.turn.clone()
         };
         // From here on dropping it leaves the queue, also where it waits.
-        let mut turn = Turn { reads: self, principal, permits: None };
+        let mut turn = Turn { of: self, principal, permits: None };
         let own = own.acquire_owned().await.expect("never closed");
         let of_all = self.all.clone().acquire_owned().await.expect("never closed");
         turn.permits = Some((of_all, own));
@@ -59,7 +55,7 @@ impl Reads {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.permits = None;
-        let mut principals = self.reads.lock();
+        let mut principals = self.of.lock();
         let queue = principals.get_mut(self.principal).expect("counted when it came");
         queue.count -= 1;
         if queue.count == 0 {
@@ -75,7 +71,7 @@ mod tests {
 
     #[test]
     fn principals_take_turns_whatever_each_asks_for() {
-        let reads = Reads::default();
+        let reads = InTurn::new(4);
         let names: Vec<Arc<str>> = ["greedy", "a", "b", "c", "d"].map(Arc::from).into();
         let mut greedy: Vec<_> = (0..100).map(|_| Box::pin(reads.turn(&names[0]))).collect();
         let first = greedy[0].as_mut().now_or_never().expect("nobody else reads");
@@ -83,7 +79,7 @@ mod tests {
         let others: Vec<_> = names[1..4].iter().map(|name| reads.turn(name).now_or_never()).collect();
         assert!(others.iter().all(Option::is_some), "a hundred reads of one do not keep others waiting");
         let mut last = Box::pin(reads.turn(&names[4]));
-        assert!(last.as_mut().now_or_never().is_none(), "no more than {AT_ONCE} at a time");
+        assert!(last.as_mut().now_or_never().is_none(), "no more than four at a time");
         drop(first);
         // The next of the greedy one queues behind it.
         assert!(greedy[1].as_mut().now_or_never().is_none());
