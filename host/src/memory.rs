@@ -88,6 +88,20 @@ struct Books {
     shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
 }
 
+/// Whether of a limit so little is left that what can be missed is let go.
+pub fn is_tight(used: usize, limit: usize) -> bool {
+    used >= limit / 100 * TIGHT
+}
+
+/// A principal may keep so many times what is left. So one alone comes to 80 % of the limit, two to 44 % each and n of them to
+/// 4 in 4n + 1 parts: however many there are and whatever they do, something is left for who keeps little.
+const REACH: usize = 4;
+
+/// Whether something more may be kept for a principal that has `own` of what is used.
+pub fn may_grow(own: usize, used: usize, limit: usize) -> bool {
+    !is_tight(used, limit) || own < limit.saturating_sub(used).saturating_mul(REACH)
+}
+
 impl Books {
     fn used(&self, kind: Kind) -> usize {
         self.used[kind as usize].load(Ordering::Relaxed)
@@ -98,7 +112,7 @@ impl Books {
     }
 
     fn is_tight(&self) -> bool {
-        self.total() >= self.limit / 100 * TIGHT
+        is_tight(self.total(), self.limit)
     }
 
     fn shares(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Share>>> {

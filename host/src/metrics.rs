@@ -211,6 +211,9 @@ pub struct StoreMetrics {
     pub lease: Gauge,
     pub nodes: Gauge,
     pub reaped: Counter,
+    /// Of the server that is fullest.
+    memory: Gauge,
+    memory_limit: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -235,9 +238,22 @@ impl StoreMetrics {
             lease: Gauge::default(),
             nodes: Gauge::default(),
             reaped: Counter::default(),
+            memory: Gauge::default(),
+            memory_limit: Gauge::default(),
         };
-        let Self { commands, failures, reconnects, lag, repairs, losses, lease, nodes, reaped } =
-            metrics.clone();
+        let Self {
+            commands,
+            failures,
+            reconnects,
+            lag,
+            repairs,
+            losses,
+            lease,
+            nodes,
+            reaped,
+            memory,
+            memory_limit,
+        } = metrics.clone();
         let unit = || Unit::Seconds;
         registry.register_with_unit(
             "store_command",
@@ -262,7 +278,21 @@ impl StoreMetrics {
             "Nodes that died or took another name, and were cleared away by this one",
             reaped,
         );
+        registry.register_with_unit(
+            "store_memory",
+            "What the store uses, of several servers the fullest",
+            Unit::Bytes,
+            memory,
+        );
+        let limit = "What that server may use";
+        registry.register_with_unit("store_memory_limit", limit, Unit::Bytes, memory_limit);
         metrics
+    }
+
+    pub fn filled(&self, used: usize, limit: usize) {
+        let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.memory.set(gauge(used));
+        self.memory_limit.set(gauge(limit));
     }
 
     pub fn answered(&self, command: &'static str, after: Duration, well: bool) {

@@ -133,12 +133,9 @@ impl Hub {
         joined
     }
 
-    /// Whether more may be kept for a principal, once what can be missed is let go.
+    /// Whether more may be kept for a principal, here and in the store.
     pub fn may_grow(&self, share: &Share) -> bool {
-        if self.memory.is_tight() {
-            self.store.relieve();
-        }
-        share.may_grow()
+        self.store.has_room(share) && share.may_grow()
     }
 
     /// A connection of a principal is in, with these limits.
@@ -264,6 +261,9 @@ impl Hub {
 /// The store's silence, as a client is told.
 pub fn unavailable(error: Unavailable) -> Refusal {
     tracing::debug!(%error, "the store did not answer");
+    if error.is_full() {
+        return Refusal::retry(Code::Overloaded, "the store has no memory left; try again later", 1000);
+    }
     store_is_away()
 }
 
@@ -271,10 +271,10 @@ pub fn store_is_away() -> Refusal {
     Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 
-/// The node keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
+/// The node or the store keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
 pub fn full(what: &str) -> Refusal {
     let message = format!(
-        "this node is short of memory and holds much of it for this principal: it takes no new {what} of it; try again later"
+        "memory is short, and much of it holds what is this principal's: no new {what} of it are taken; try again later"
     );
     Refusal::retry(Code::Overloaded, message, 1000)
 }

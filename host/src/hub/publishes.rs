@@ -272,7 +272,7 @@ impl Hub {
 
     fn store(&self, keys: &Keys, share: &Share, proposal: Proposal<'_>) -> Result<Step, Refusal> {
         let Proposal { room, event, data, key, .. } = proposal;
-        if self.store.keeps_here() && !self.may_grow(share) {
+        if !self.store.has_room(share) {
             return Err(full("messages"));
         }
         let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));

@@ -220,12 +220,10 @@ impl Shard {
                 Offer::new(admission.room, admission.filter, joining.connection.principal.clone(), queue);
             return drop(reply.send(Ok(Granted::Offered(offer))));
         }
-        if !joining.connection.share.may_grow() {
-            self.store.relieve();
-            if !joining.connection.share.may_grow() {
-                self.policy.release(admission.filter, &joining.connection.principal);
-                return drop(reply.send(Err(full("rooms"))));
-            }
+        let share = &joining.connection.share;
+        if !self.store.has_room(share) || !share.may_grow() {
+            self.policy.release(admission.filter, &joining.connection.principal);
+            return drop(reply.send(Err(full("rooms"))));
         }
         if matches!(self.policy, Policy::Governed(_)) {
             self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);

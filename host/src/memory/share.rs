@@ -1,6 +1,6 @@
 //! What one principal answers for of what is kept.
 
-use super::{Books, Kind};
+use super::{Books, Kind, may_grow};
 use std::{
     fmt,
     sync::{
@@ -8,10 +8,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-
-/// A principal may keep so many times what is left. So one alone comes to 80 % of the limit, two to 44 % each and n of them to
-/// 4 in 4n + 1 parts: however many there are and whatever they do, something is left for who keeps little.
-const REACH: usize = 4;
 
 pub struct Share {
     principal: Arc<str>,
@@ -35,8 +31,7 @@ impl Share {
 
     /// Whether something may be kept for it that was not before.
     pub fn may_grow(&self) -> bool {
-        let left = self.books.limit.saturating_sub(self.books.total());
-        !self.books.is_tight() || self.used() < left.saturating_mul(REACH)
+        may_grow(self.used(), self.books.total(), self.books.limit)
     }
 
     pub fn add(&self, kind: Kind, bytes: usize) {

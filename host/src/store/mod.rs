@@ -19,6 +19,7 @@ pub use registry::{Revision, StoredKeys};
 pub use storing::Storing;
 
 use crate::{
+    memory::Share,
     protocol::{Position, Publication},
     room::RoomName,
     unit,
@@ -298,6 +299,13 @@ pub struct RoomSummary {
 #[error("the store is not available: {0}")]
 pub struct Unavailable(pub String);
 
+impl Unavailable {
+    /// It answers, and has no memory for more.
+    pub fn is_full(&self) -> bool {
+        self.0.starts_with("OOM")
+    }
+}
+
 /// The versions of all plugins, by name, and of which state that is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPlugins {
@@ -405,13 +413,8 @@ pub trait Store: Send + Sync {
     /// What each node says, and how it is called.
     async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
 
-    /// What is published is kept in this process.
-    fn keeps_here(&self) -> bool {
-        false
-    }
-
-    /// The node keeps nearly as much as it may: lets go what can be missed, of those for whom it keeps most.
-    fn relieve(&self) {}
+    /// Whether it may keep more for a principal than it does, once what can be missed of those for whom it keeps most is let go.
+    fn has_room(&self, share: &Share) -> bool;
 
     /// A round trip. What part of the store cannot be reached while the rest can, where there is such a part.
     async fn check(&self) -> Result<Option<String>, Unavailable>;

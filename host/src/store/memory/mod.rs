@@ -346,12 +346,9 @@ impl Store for Memory {
         Ok(self.held_plugins().reports())
     }
 
-    fn keeps_here(&self) -> bool {
-        true
-    }
-
-    fn relieve(&self) {
-        self.make_room();
+    fn has_room(&self, share: &Share) -> bool {
+        self.relieve();
+        share.may_grow()
     }
 
     async fn check(&self) -> Result<Option<String>, Unavailable> {

@@ -23,7 +23,7 @@ struct Last {
 }
 
 impl Memory {
-    pub fn make_room(&self) {
+    pub fn relieve(&self) {
         if !self.account.is_tight() {
             return;
         }

@@ -7,6 +7,7 @@ mod clock;
 mod cluster_time;
 mod connections;
 mod estate;
+mod holdings;
 mod interest;
 mod keyring;
 mod lease;
@@ -40,7 +41,11 @@ pub use link::Replication;
 pub use url::RedisUrl;
 
 use super::*;
-use crate::{memory::Account, metrics::StoreMetrics, vital::Vitals};
+use crate::{
+    memory::{Account, Share},
+    metrics::StoreMetrics,
+    vital::Vitals,
+};
 use keyring::Synced;
 use link::Link;
 use listener::{Listener, Request};
@@ -126,6 +131,7 @@ impl Redis {
         let (listener, requests) = mpsc::unbounded_channel();
         let listens = Listener::new(&shared, listener.downgrade());
         servers::watch(&shared, connected, vitals).await;
+        holdings::watch(&shared, vitals);
         vitals.task("the listener of the Redis store", listens.run(requests, signals));
         let publishing = Publishing::new(&shared);
         let store = Arc::new(Self { shared, publishing, listener });
@@ -146,6 +152,10 @@ impl Store for Redis {
 
     fn unwatch(&self, room: &RoomName) {
         self.listener.send(Request::Unwatch(room.clone())).ok();
+    }
+
+    fn has_room(&self, share: &Share) -> bool {
+        self.shared.holdings.has_room(share.principal())
     }
 
     fn publish(&self, message: Message<'_>) -> Storing {

@@ -50,7 +50,7 @@ struct Entry {
     needs_member: bool,
     came: Instant,
     waiter: oneshot::Sender<Outcome>,
-    _charge: Charge,
+    charge: Charge,
 }
 
 /// The rooms of a server.
@@ -102,7 +102,12 @@ impl Publishing {
             needs_member: message.needs_member,
             came: Instant::now(),
             waiter,
-            _charge: self.shared.rooms.memory.charge(Kind::Publishes, body.len() + OVERHEAD),
+            charge: self
+                .shared
+                .rooms
+                .memory
+                .share(message.who)
+                .charge(Kind::Publishes, body.len() + OVERHEAD),
             body,
         };
         let mut state = self.state();
@@ -221,6 +226,11 @@ impl Publishing {
                     self.shared.list(room);
                 }
                 for (entry, stored) in entries.into_iter().zip(stored) {
+                    if stored.as_ref().is_some_and(|stored| !stored.duplicate) {
+                        let key = entry.key.as_ref().map(String::len);
+                        let (share, bytes) = (entry.charge.share(), entry.body.len());
+                        self.shared.holdings.published(room, share, bytes, key);
+                    }
                     entry.waiter.send(Ok(stored)).ok();
                 }
             }

@@ -6,6 +6,7 @@ use super::{
     cluster_time::ClusterTime,
     connections::Connections,
     estate::Estate,
+    holdings::Holdings,
     lease::{self, Renewal},
     listing::Listing,
     members::Members,
@@ -40,6 +41,7 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     pub sessions: Sessions,
     pub listing: Listing,
+    pub holdings: Holdings,
     /// Sessions whose time is over are being removed.
     pub ending: Arc<tokio::sync::Mutex<()>>,
     /// This node, as others see it. One that was taken for dead comes back as another.
@@ -107,6 +109,7 @@ impl Shared {
             connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
             sessions: Sessions::default(),
             listing: Listing::default(),
+            holdings: Holdings::new(retention),
             ending: Arc::default(),
             link,
             names,

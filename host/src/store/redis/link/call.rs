@@ -10,6 +10,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// What a server says of itself.
+    pub fn info(sections: &[&'static str]) -> Self {
+        Self { name: "INFO", arguments: sections.iter().map(|section| Value::from(*section)).collect() }
+    }
+
     /// `text` is the script's digest, or all of it.
     pub fn script(name: &'static str, text: &str, keys: Vec<String>, arguments: Vec<Value>) -> Self {
         let first = [Value::from(text), Value::from(keys.len() as i64)];

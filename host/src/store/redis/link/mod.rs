@@ -4,6 +4,7 @@
 //! A client of fred routes a Cluster's commands in one task, which stops for all servers while one of them does not answer. So each
 //! server has clients of its own here, and a slot leads to a server.
 
+mod about;
 mod backoff;
 mod call;
 mod cluster;
@@ -21,7 +22,7 @@ use crate::{
     store::{PATIENCE, Unavailable},
     vital::Vitals,
 };
-use call::{Call, Redirection, field};
+use call::{Call, Redirection};
 use cluster::Cluster;
 use connection::{Common, Connection, Endpoint, Role};
 use fred::{
@@ -274,21 +275,6 @@ impl Link {
             Servers::Cluster(cluster) => cluster.endpoints().into_iter().map(|(server, _)| server).collect(),
             #[cfg(test)]
             Servers::Model(_) => vec![],
-        }
-    }
-
-    /// What a server is: another after each start, and after each promotion of a replica.
-    pub async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
-        let gone = || Unavailable(format!("{server} is none of the Cluster's servers any more"));
-        let endpoint = match &self.servers {
-            Servers::Cluster(cluster) => cluster.endpoint(server).ok_or_else(gone)?,
-            _ => self.any()?,
-        };
-        let call = Call { name: "INFO", arguments: vec!["server".into(), "replication".into()] };
-        let said = self.timed("INFO", endpoint.commands.ask(&call)).await?;
-        match (field(&said, "run_id"), field(&said, "master_replid")) {
-            (Some(run), Some(replication)) => Ok(format!("{run} {replication}")),
-            _ => Err(Unavailable("Redis does not say which it is".to_owned())),
         }
     }
 

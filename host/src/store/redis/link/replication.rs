@@ -40,7 +40,7 @@ impl Link {
         arguments: Vec<Value>,
     ) -> Result<(Value, Replication), Unavailable> {
         let key = keys.first().cloned().unwrap_or_default();
-        let asked = Call { name: "INFO", arguments: vec!["replication".into()] };
+        let asked = Call::info(&["replication"]);
         let said = self.timed("INFO", async { self.endpoint_of(&key)?.commands.ask(&asked).await }).await?;
         let replicas = field(&said, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
         let call = Call::script("EVAL", &script.code, keys, arguments);
