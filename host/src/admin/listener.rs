@@ -266,7 +266,7 @@ impl Desk {
 
     async fn answer(&self, request: Request<Body>) -> Result<Response, std::convert::Infallible> {
         let known = self.hosts.get().map_or(&[][..], Vec::as_slice);
-        if let Some(host) = hosts::stranger(request.headers(), known) {
+        if let Some(host) = hosts::stranger(request.uri(), request.headers(), known) {
             let host = host.escape_debug();
             let message =
                 format!("'{host}' is no name of this node; where it is one, put it into admin.hosts");

@@ -167,8 +167,16 @@ pub struct Sieving {
 #[derive(Default)]
 pub struct Sieved {
     pub passed: Vec<Arc<Publication>>,
-    /// The plugin failed on some: they are lost to the member.
+    /// The plugin failed on some of them: those are lost to the member.
+    pub lost: bool,
+    /// The plugin could not be asked.
     pub failed: bool,
+}
+
+impl Sieved {
+    pub fn failed() -> Self {
+        Self { failed: true, ..Self::default() }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -175,7 +175,7 @@ impl Hub {
         let sieving =
             Sieving { room: room.clone(), seat, messages: messages.into(), sieved: Sieved::default(), reply };
         self.send(shard, Command::Sieve(sieving));
-        sieved.await.unwrap_or(Sieved { passed: vec![], failed: true })
+        sieved.await.unwrap_or_else(|_| Sieved::failed())
     }
 
     /// A page of history as the member of a seat may see it. What a filter takes out is made up for, so that a page ends short
@@ -198,10 +198,13 @@ impl Hub {
             let History { newest: Position { epoch, .. }, messages, mut more, whole, .. } = history;
             recovered = recovered.or(since.map(|_| whole));
             let last = messages.last().map(|message| message.offset).filter(|_| is_governed && more);
-            let messages = match is_governed {
+            let (messages, lost) = match is_governed {
                 true => self.visible(seat, messages).await?,
-                false => messages,
+                false => (messages, false),
             };
+            if lost {
+                recovered = Some(false);
+            }
             let mut is_full = false;
             for message in messages {
                 bytes += message.frame().len();
@@ -222,18 +225,18 @@ impl Hub {
         }
     }
 
-    /// Those that the member's filter passes.
+    /// Those that the member's filter passes, and whether there are some of which it could not say.
     async fn visible(
         &self,
         seat: &Seat,
         messages: Vec<Arc<Publication>>,
-    ) -> Result<Vec<Arc<Publication>>, Refusal> {
+    ) -> Result<(Vec<Arc<Publication>>, bool), Refusal> {
         let sieved = self.sieve(seat.shard, &seat.room, seat.id, messages).await;
         if sieved.failed {
             let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
             return Err(Refusal::new(Code::PluginFailed, message));
         }
-        Ok(sieved.passed)
+        Ok((sieved.passed, sieved.lost))
     }
 
     /// Waits until the principal may go on with a request that names so many rooms.

@@ -177,7 +177,7 @@ impl Replay {
         let last = messages.last().map_or(self.upto.offset, |last| last.offset);
         let sieved = match self.filtered {
             true => hub.sieve(self.shard, &self.room, self.seat, messages).await,
-            false => Sieved { passed: messages, failed: false },
+            false => Sieved { passed: messages, ..Sieved::default() },
         };
         for message in sieved.passed {
             let (frame, reached) = (message.frame().clone(), || self.progress.reach(message.offset));
@@ -188,7 +188,7 @@ impl Replay {
                 other => return Ok(self.interrupted(other)),
             }
         }
-        if sieved.failed {
+        if sieved.failed || sieved.lost {
             match self.gap(hub, last + 1, patience).await {
                 Paced::Taken => {}
                 other => return Ok(self.interrupted(other)),

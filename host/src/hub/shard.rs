@@ -340,13 +340,14 @@ impl Shard {
     /// Looks through messages until some time, and answers once it has been through all of them; otherwise gives what is left.
     fn sieve(&mut self, mut sieving: Sieving, until: Option<Instant>) -> Option<Sieving> {
         match self.room(&sieving.room).and_then(|room| room.filter_of(sieving.seat)) {
-            None => sieving.sieved = Sieved { passed: vec![], failed: true },
+            None => sieving.sieved = Sieved::failed(),
             Some((None, _)) => sieving.sieved.passed.extend(sieving.messages.drain(..)),
             Some((Some(filter), who)) => {
                 while let Some(message) = sieving.messages.pop_front() {
                     let bits = &mut self.scratch.bits;
                     let asked = self.policy.filter(&message, &[filter], Reads::One(&who), bits);
-                    sieving.sieved.failed |= !asked || bits.is_lost(0);
+                    sieving.sieved.failed |= !asked;
+                    sieving.sieved.lost |= asked && bits.is_lost(0);
                     if asked && bits.passes(0) {
                         sieving.sieved.passed.push(message);
                     }

@@ -43,6 +43,12 @@ pub fn accept(request: &Request<Body>) -> Result<Response<Body>, Unfit> {
         return Err(Unfit::Http);
     }
     let headers = request.headers();
+    let is_empty = |length: &HeaderValue| length.as_bytes().iter().all(|digit| *digit == b'0');
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        || !headers.get_all(header::CONTENT_LENGTH).iter().all(is_empty)
+    {
+        return Err(Unfit::Headers("a body is not expected"));
+    }
     only(headers, header::HOST, "there must be one Host")?;
     if !tokens(headers, header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
         return Err(Unfit::Headers("Connection must name Upgrade"));
