@@ -308,3 +308,25 @@ async fn a_slow_plugin_is_its_own_rooms_problem() {
     slow.await.unwrap();
     assert!(round_trips > 200, "{round_trips} round trips beside 100 slow calls");
 }
+
+/// One such message kept every reader with a filter from the room's history.
+#[tokio::test]
+async fn what_a_filter_fails_on_is_left_out_of_history() {
+    let server = server("{}").await;
+    let mut reader = Client::connect(&server).await;
+    let answer = reader.subscribe(json!([{"room": "bad:room", "filter": {}}])).await;
+    assert_eq!(answer["results"][0]["status"], "subscribed", "{answer}");
+    for data in [json!(1), json!({"do": "panic", "in": "matches"}), json!(3)] {
+        let (status, answer) = server
+            .call("POST", "/v1/publish", Some(KEY), &json!({"room": "bad:room", "data": data}).to_string())
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(reader.expect("message").await["data"], 1);
+    assert_eq!(reader.expect("gap").await["offset"], 3);
+    assert_eq!(reader.expect("message").await["data"], 3);
+    let history = reader.ask(json!({"type": "history", "room": "bad:room"})).await;
+    let offsets: Vec<_> =
+        history["messages"].as_array().expect("messages").iter().map(|m| &m["offset"]).collect();
+    assert_eq!((offsets, &history["recovered"]), (vec![&json!(1), &json!(3)], &json!(false)), "{history}");
+}

@@ -1,7 +1,10 @@
 //! What a node keeps in memory for all clients together is bounded.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, KEY, Node, Redis, Server, eventually};
+use switchyard_tests::{
+    Client, FIN, KEY, Node, PATIENCE, PING, Raw, Redis, Server, TEXT, eventually, framed,
+};
+use tokio::time::timeout;
 
 /// The sum of what a node says that it keeps, and of one kind of it.
 fn kept(metrics: &str, kind: &str) -> (f64, f64) {
@@ -77,13 +80,14 @@ async fn fill(client: &mut Client) {
 const SMALL: &str = "[memory]\nlimit = \"1MiB\"\n[tier.default]\nconnections = 1000\n\
     [session]\nheartbeat = { interval = \"10m\" }";
 
+/// One principal kept all others from connecting and publishing.
 #[tokio::test]
-async fn a_full_node_serves_those_that_are_there_and_takes_no_more() {
-    let server = Server::start(SMALL).await;
+async fn who_has_much_gets_no_more_and_others_do() {
+    let server = Server::start(&format!("{SMALL}\n{}", Server::more_keys())).await;
     let mut one = Client::connect(&server).await;
     one.subscribe(json!(["prices"])).await;
     let (mut clients, refused) = crowd(&server.url, 140).await;
-    assert!(clients.len() > 80, "{}", clients.len());
+    assert!(clients.len() > 60, "{}", clients.len());
     assert_eq!(refused, ("overloaded".to_owned(), 4503));
     fill(&mut one).await;
     let answer = one.ask(json!({"type": "subscribe", "rooms": ["another", "prices"]})).await;
@@ -91,18 +95,21 @@ async fn a_full_node_serves_those_that_are_there_and_takes_no_more() {
     assert_eq!(answer["results"][1]["status"], "subscribed", "it is there already");
     let publish = json!({"type": "publish", "room": "prices", "data": 1});
     assert_eq!(one.ask(publish.clone()).await["error"]["code"], "overloaded", "it would be kept");
-    let (status, body) = server.call("GET", "/readyz", None, "").await;
-    assert!(status == 503 && body.contains("(memory.limit)"), "{status} {body}");
     let history = one.ask(json!({"type": "history", "room": "prices", "limit": 1})).await;
     assert_eq!(history["type"], "history", "{history}");
-    // As soon as some go, others may come.
-    clients.truncate(20);
-    eventually("room again", async || (server.call("GET", "/readyz", None, "").await.0 == 200).then_some(()))
-        .await;
-    let mut other = Client::connect(&server).await;
-    other.subscribe(json!(["prices"])).await;
-    assert_eq!(other.publish("prices", json!(2)).await["offset"], 1);
+    // Nobody may take a node out of service for others.
+    let (status, body) = server.call("GET", "/readyz", None, "").await;
+    assert!(status == 200 && body.contains("(memory.limit)"), "{status} {body}");
+    let mut ann = Client::connect_as(&server, "ann").await;
+    ann.subscribe(json!(["prices", "ann:1", "ann:2"])).await;
+    assert_eq!(ann.publish("prices", json!(2)).await["offset"], 1);
     assert_eq!(one.expect("message").await["data"], 2);
+    let mut bob = Client::connect_as(&server, "bob").await;
+    assert_eq!(bob.publish("bob:1", json!(1)).await["offset"], 1);
+    // As soon as some go, it gets more.
+    clients.truncate(20);
+    eventually("room again", async || Client::is_let_in(&server.url, KEY).await.then_some(())).await;
+    assert_eq!(one.ask(publish).await["type"], "published");
 }
 
 /// Where rooms are in Redis, publishing to them takes nothing here.
@@ -115,16 +122,67 @@ async fn a_full_node_on_redis_goes_on_delivering() {
     let (mut clients, refused) = crowd(&node.url, 140).await;
     assert_eq!(refused, ("overloaded".to_owned(), 4503));
     fill(&mut clients[1]).await;
-    assert!(!node.is_ready().await);
     let answer = clients[0].ask(json!({"type": "publish", "room": "prices", "data": 1})).await;
     assert_eq!(answer["offset"], 1, "{answer}");
     assert_eq!(one.expect("message").await["data"], 1);
     // Who was cut off comes back, as the room that it was in is there.
     let token = one.token();
     one.cut();
-    clients.truncate(100);
-    eventually("room again", async || node.is_ready().await.then_some(())).await;
+    clients.truncate(50);
+    eventually("a new client again", async || Client::is_let_in(&node.url, KEY).await.then_some(())).await;
     assert_eq!(node.resume(&token).await.connected["resumed"], true);
+}
+
+/// Two megabytes of each stranger were held, in no account.
+#[tokio::test]
+async fn what_has_not_come_whole_counts() {
+    let server = Server::start("").await;
+    let frames = async || kept(&server.call("GET", "/metrics", None, "").await.1, "frames").1;
+    let half = |length: usize, of: usize| {
+        let whole = framed(FIN | TEXT, " ".repeat(of).as_bytes());
+        whole[..whole.len() - of + length].to_vec()
+    };
+    let (_, mut stranger) = Raw::upgrade(&server, "").await;
+    stranger.bytes(&half(10_000, 100_000)).await;
+    stranger.bytes(&[b' '; 10_000]).await;
+    assert_eq!(stranger.closed().await.code, 1009, "a stranger says who it is in 16 KiB");
+    let mut client = Raw::connect(&server).await;
+    client.bytes(&half(100_000, 120_000)).await;
+    eventually("half a frame", async || (frames().await == 98_304.0).then_some(())).await;
+    client.bytes(&[b' '; 20_000]).await;
+    eventually("no half frame", async || (frames().await == 0.0).then_some(())).await;
+    // Pings and whole frames leave nothing behind, and what is cut neither.
+    for _ in 0..200 {
+        client.bytes(&framed(FIN | PING, &[b'x'; 125])).await;
+    }
+    client.bytes(&half(60_000, 120_000)).await;
+    eventually("half a frame", async || (frames().await == 49_152.0).then_some(())).await;
+    drop(client);
+    eventually("no half frame", async || (frames().await == 0.0).then_some(())).await;
+}
+
+/// Half bodies of a key that could only publish took every connection of operators.
+#[tokio::test]
+async fn bodies_that_do_not_come_keep_nobody_out() {
+    let server = Server::start(&Server::more_keys()).await;
+    let head =
+        "POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: ann\r\nContent-Length: 100000\r\n\r\n[";
+    let mut held = vec![];
+    for _ in 0..700 {
+        let mut raw = Raw::tcp(&server.admin).await;
+        raw.bytes(head.as_bytes()).await;
+        held.push(raw);
+    }
+    for _ in 0..20 {
+        let answer = timeout(PATIENCE, server.call("GET", "/readyz", None, "")).await.expect("an answer");
+        assert_eq!(answer.0, 200, "{}", answer.1);
+        let body = r#"{"room":"prices","data":1}"#;
+        let answer = timeout(PATIENCE, server.call("POST", "/v1/publish", Some("bob"), body)).await;
+        assert_eq!(answer.expect("an answer").0, 200);
+    }
+    drop(held);
+    let bodies = async || kept(&server.call("GET", "/metrics", None, "").await.1, "bodies").1;
+    eventually("no body", async || (bodies().await == 0.0).then_some(())).await;
 }
 
 /// What is not read counts, and no more than once however many wait for it.

@@ -25,7 +25,7 @@ pub struct Readiness {
 }
 
 pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
-    let (mut reasons, mut degraded) = (vec![], None);
+    let (mut reasons, mut degraded, mut scarce) = (vec![], None, None);
     if api.stopping.is_cancelled() {
         reasons.push("draining: this node is about to stop".to_owned());
     }
@@ -37,6 +37,11 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
         reasons.push(format!(
             "memory: {used} bytes are held and {limit} may be (memory.limit): new sessions, rooms and what would be kept are refused"
         ));
+    } else if memory.is_tight() {
+        let (used, limit) = (memory.total(), memory.limit());
+        scarce = Some(format!(
+            "memory: {used} bytes are held and {limit} may be (memory.limit): principals for whom most is held get no more"
+        ));
     }
     match tokio::time::timeout(STORE, api.services.hub.store.check()).await {
         // All nodes would be taken out of service together, with what they can still do.
@@ -47,6 +52,7 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
     let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();
     reasons.extend(degraded);
+    reasons.extend(scarce);
     // Elsewhere new clients may find a place, but those that are here are served.
     reasons.extend(api.limits.shortage());
     reasons.extend(api.status.all_wrong());

@@ -97,3 +97,45 @@ async fn an_inbox_is_somebodys() {
     })
     .await;
 }
+
+/// One key filled Redis with fresh rooms, at 63 MB/s, until nobody could publish.
+#[tokio::test]
+async fn one_principal_does_not_fill_redis() {
+    let redis = Redis::start().await;
+    let used = |said: String| -> u64 {
+        let line = said.lines().find_map(|line| line.strip_prefix("used_memory:").map(str::to_owned));
+        line.and_then(|bytes| bytes.trim().parse().ok()).expect("a number")
+    };
+    let limit = used(redis.command(&["INFO", "memory"]).await) * 5 + (20 << 20);
+    redis.command(&["CONFIG", "SET", "maxmemory", &limit.to_string()]).await;
+    let node = Node::start(&redis.url(), &Server::more_keys()).await;
+    eventually("a look at Redis' memory", async || {
+        (node.metric("switchyard_store_memory_limit_bytes").await == limit as f64).then_some(())
+    })
+    .await;
+    let (data, mut lists) = ("x".repeat(1000), 0);
+    let refused = loop {
+        assert!(lists < 300, "nothing is refused");
+        let message = |n: u32| json!({"room": format!("fresh:{lists}:{n}"), "data": data});
+        let body = Value::from((0..200).map(message).collect::<Vec<_>>()).to_string();
+        let (status, answer) =
+            Answer::called(&node.process.admin, "POST", "/v1/publish", Some("ann"), body.as_str()).await;
+        assert_eq!(status, 200, "{answer}");
+        let answers: Vec<Value> = serde_json::from_str(&answer).expect("a list");
+        if let Some(refused) = answers.into_iter().find(|answer| answer["error"].is_object()) {
+            break refused;
+        }
+        lists += 1;
+    };
+    assert_eq!(refused["error"]["code"], "overloaded", "{refused}");
+    assert!(lists > 5, "{lists}");
+    let is = used(redis.command(&["INFO", "memory"]).await);
+    assert!(is < limit / 100 * 95, "{is} of {limit} are used");
+    // Others publish, connect and subscribe as before.
+    let mut bob = Client::connect_at(&node.url, json!({"auth": {"apiKey": "bob"}})).await;
+    bob.subscribe(json!(["prices"])).await;
+    for n in 1..=20 {
+        assert_eq!(bob.publish("prices", json!(n)).await["offset"], n);
+        bob.publish(&format!("bobs:{n}"), json!(n)).await;
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use switchyard_tests::{CLOSE, FIN, PING, TEXT};
 use tokio::time::timeout;
 
+#[derive(Clone)]
 pub struct Case {
     pub name: String,
     /// Of RFC 6455.
@@ -53,6 +54,9 @@ pub enum Way {
     /// Byte by byte, without `connect`.
     BytesBeforeConnect,
 }
+
+/// Bytes by which a client says who it is; of more nothing is read.
+const LARGEST_FIRST: usize = 16 << 10;
 
 /// Pieces of a case that is written byte by byte; a longer one goes in larger parts.
 const PIECES: usize = 300;
@@ -154,7 +158,13 @@ impl Case {
                 line.write_chopped(&pieces.concat(), PIECES).await.ok();
             }
         }
-        self.compare(&mut line, |_| false).await
+        let is_stranger = matches!(way, Way::BeforeConnect | Way::BytesBeforeConnect);
+        let is_large = pieces.iter().any(|piece| piece.len() > LARGEST_FIRST);
+        match is_stranger && is_large {
+            // It is refused before it is seen what else is wrong with it.
+            true => Self { end: End::Closed(1009), ..self.clone() }.compare(&mut line, |_| false).await,
+            false => self.compare(&mut line, |_| false).await,
+        }
     }
 
     /// Reads to the end. `passes`: texts that have nothing to do with it.
