@@ -133,9 +133,9 @@ async fn one_principal_does_not_fill_redis() {
     assert!(is < limit / 100 * 95, "{is} of {limit} are used");
     // Others publish, connect and subscribe as before.
     let mut bob = Client::connect_at(&node.url, json!({"auth": {"apiKey": "bob"}})).await;
-    bob.subscribe(json!(["prices"])).await;
     for n in 1..=20 {
         assert_eq!(bob.publish("prices", json!(n)).await["offset"], n);
         bob.publish(&format!("bobs:{n}"), json!(n)).await;
     }
+    bob.subscribe(json!(["prices"])).await;
 }

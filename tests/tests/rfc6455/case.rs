@@ -159,7 +159,8 @@ impl Case {
             }
         }
         let is_stranger = matches!(way, Way::BeforeConnect | Way::BytesBeforeConnect);
-        let is_large = pieces.iter().any(|piece| piece.len() > LARGEST_FIRST);
+        let is_large =
+            self.end == End::Closed(1002) && pieces.iter().any(|piece| piece.len() > LARGEST_FIRST);
         match is_stranger && is_large {
             // It is refused before it is seen what else is wrong with it.
             true => Self { end: End::Closed(1009), ..self.clone() }.compare(&mut line, |_| false).await,

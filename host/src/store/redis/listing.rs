@@ -17,6 +17,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const FIRST: Duration = Duration::from_secs(60);
 /// The longest between two looks.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// How long after it may be gone a room is looked at again.
+const SLACK: Duration = Duration::from_secs(1);
 /// Rooms that are looked at together.
 const PIECE: u64 = 200;
 
@@ -89,7 +91,8 @@ async fn check_all(shared: &Shared) -> Result<(), Unavailable> {
                 Ok(Value::Integer(-2)) => gone.push(Value::from(&**room)),
                 Ok(Value::Integer(left)) => {
                     let left = u64::try_from(left).unwrap_or(u64::MAX).min(LONGEST.as_millis() as u64);
-                    later.extend([answer::integer(claimed + left), Value::from(&**room)]);
+                    let gone = claimed - lease::CLAIM.as_millis() as u64 + left + SLACK.as_millis() as u64;
+                    later.extend([answer::integer(gone), Value::from(&**room)]);
                 }
                 // It is given out again, and keeps none of the others.
                 _ => {}
