@@ -16,10 +16,13 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// How often the servers are asked; what this node adds meanwhile it counts itself.
 const LOOK: Duration = Duration::from_secs(2);
+/// Where this node alone added this part of the limit since, others may have as well: they are asked at once, but not more often than this.
+const MUCH: usize = 50;
+const PAUSE: Duration = Duration::from_millis(50);
 /// How often it is told at most that little is left.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -44,6 +47,9 @@ pub struct Holdings {
     /// Of the server that is fullest.
     used: AtomicUsize,
     limit: AtomicUsize,
+    /// What this node added since it looked.
+    added: AtomicUsize,
+    much: Notify,
     began: Instant,
     state: Mutex<State>,
 }
@@ -90,8 +96,9 @@ impl State {
 
 impl Holdings {
     pub fn new(retention: Retention) -> Self {
-        let (used, limit) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-        Self { retention, used, limit, began: Instant::now(), state: Mutex::default() }
+        let (used, limit, added) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
+        let much = Notify::new();
+        Self { retention, used, limit, added, much, began: Instant::now(), state: Mutex::default() }
     }
 
     /// Whether Redis may hold more for a principal.
@@ -148,6 +155,10 @@ impl Holdings {
             self.until(who, KEY + length, self.retention.key);
         }
         self.used.fetch_add(grown, Ordering::Relaxed);
+        let added = self.added.fetch_add(grown, Ordering::Relaxed) + grown;
+        if added > self.limit.load(Ordering::Relaxed) / MUCH {
+            self.much.notify_one();
+        }
     }
 
     /// A session was let go that may be resumed, and is in so many rooms.
@@ -191,9 +202,15 @@ pub fn watch(shared: &Arc<Shared>, vitals: &Vitals) {
     vitals.task("the watch over Redis' memory", async move {
         let (mut ticks, mut told) = (tokio::time::interval(LOOK), None::<Instant>);
         loop {
-            ticks.tick().await;
+            {
+                let Some(shared) = shared.upgrade() else { return };
+                tokio::select! {
+                    _ = ticks.tick() => shared.holdings.sweep(),
+                    () = shared.holdings.much.notified() => tokio::time::sleep(PAUSE).await,
+                }
+            }
             let Some(shared) = shared.upgrade() else { return };
-            shared.holdings.sweep();
+            shared.holdings.added.store(0, Ordering::Relaxed);
             let mut fullest = None::<Fill>;
             for server in shared.link.servers() {
                 // One that does not answer is asked again; what was known stays.
