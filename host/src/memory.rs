@@ -179,7 +179,7 @@ impl Account {
     pub fn level(&self) -> usize {
         let shares: Vec<_> = self.books.shares().values().filter_map(Weak::upgrade).collect();
         let used = shares.iter().map(|share| share.used());
-        let mut levels: Vec<_> = used.chain([0]).collect();
+        let mut levels: Vec<_> = used.chain([self.strangers.used(), 0]).collect();
         levels.sort_unstable_by(|a, b| b.cmp(a));
         let mut excess = self.excess();
         // The largest come down to the next, all together, until that is enough.

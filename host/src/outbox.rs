@@ -148,9 +148,14 @@ impl Outbox {
             return Put::Refused;
         }
         let (was_empty, before) = (state.is_empty(), state.bytes);
-        match is_own {
+        let is_too_much = match is_own {
             true => state.append_own(frame),
             false => state.append(frame),
+        };
+        if is_too_much {
+            drop(state);
+            self.close(Close::Slow);
+            return Put::Refused;
         }
         let much = self.limit / MUCH;
         let is_much = before < much && state.bytes >= much;
@@ -189,11 +194,14 @@ impl Outbox {
         }
         state.bytes += frame.len();
         state.own += frame.len();
-        state.count();
+        let is_too_much = state.count();
         let index = (place.0 - state.left) as usize;
         state.queue[index] = Some(frame);
         drop(state);
-        self.wake();
+        match is_too_much {
+            true => self.close(Close::Slow),
+            false => self.wake(),
+        }
     }
 
     /// Asks for a ping to be sent.
@@ -334,27 +342,28 @@ impl Outbox {
 }
 
 impl State {
-    /// Brings what is counted to what waits.
-    fn count(&mut self) {
+    /// Brings what is counted to what waits. `true`: more than may be kept for its principal, of whom much is kept already.
+    fn count(&mut self) -> bool {
         self.own = self.own.min(self.bytes);
-        self.counted.set(self.own);
-        self.claimed.set(self.bytes - self.own);
+        let (own, others) = (self.counted.set(self.own), self.claimed.set(self.bytes - self.own));
+        (own || others) && !self.counted.may_grow()
     }
 
     fn is_closed(&self) -> bool {
         self.close.is_some() || self.finishing || self.pipe.is_none()
     }
 
-    fn append(&mut self, frame: Frame) {
+    /// `true`: that is too much, see [`Self::count`].
+    fn append(&mut self, frame: Frame) -> bool {
         self.bytes += frame.len();
         self.queue.push_back(Some(frame));
-        self.count();
+        self.count()
     }
 
     /// The same for what is this connection's alone.
-    fn append_own(&mut self, frame: Frame) {
+    fn append_own(&mut self, frame: Frame) -> bool {
         self.own += frame.len();
-        self.append(frame);
+        self.append(frame)
     }
 
     /// Another one than before once the peer took something of what waits.

@@ -25,6 +25,11 @@ impl Steps {
         is > before
     }
 
+    /// Whether more may be kept for who answers for them.
+    pub fn may_grow(&self) -> bool {
+        self.0.share().may_grow()
+    }
+
     /// Another principal answers for them from now on.
     pub fn move_to(&mut self, share: &Arc<Share>) {
         self.0.move_to(share);

@@ -25,7 +25,11 @@ impl Outbox {
             if !is_wanted() {
                 return Paced::Unwanted;
             }
-            state.append(frame);
+            if state.append(frame) {
+                drop(state);
+                self.close(Close::Slow);
+                return Paced::Closed;
+            }
         }
         self.wake();
         Paced::Taken
@@ -37,7 +41,11 @@ impl Outbox {
         {
             let room = self.room_within(frame.len(), self.limit, patience).await;
             let Some(mut state) = room else { return false };
-            state.append_own(frame);
+            if state.append_own(frame) {
+                drop(state);
+                self.close(Close::Slow);
+                return false;
+            }
         }
         self.wake();
         true

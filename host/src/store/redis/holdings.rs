@@ -5,7 +5,7 @@ use super::Shared;
 use crate::{
     memory::{self, Charge, Kind, Share},
     room::RoomName,
-    store::Retention,
+    store::{ConnectionId, Retention, Unavailable},
     vital::Vitals,
 };
 use std::{
@@ -26,12 +26,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often it is told at most that little is left.
 const TELL: Duration = Duration::from_secs(60);
 
-/// What these take in Redis beside their texts, about, as measured with version 7.
+/// What these take in Redis beside their texts, about, as measured with version 7. A membership is that of a room which nobody else needs.
 const ROOM: usize = 4700;
 const MESSAGE: usize = 100;
 const KEY: usize = 200;
-const SESSION: usize = 1000;
-const MEMBERSHIP: usize = 1800;
+pub const MEMBERSHIP: usize = 1800;
+/// How long a room that was left is kept.
+const LEFT: Duration = Duration::from_secs(60);
 /// What this node keeps of a room.
 const NOTE: usize = 200;
 
@@ -49,6 +50,8 @@ pub struct Holdings {
     limit: AtomicUsize,
     /// What this node added since it looked.
     added: AtomicUsize,
+    /// Of what is on its way there.
+    reserved: AtomicUsize,
     much: Notify,
     began: Instant,
     state: Mutex<State>,
@@ -56,16 +59,19 @@ pub struct Holdings {
 
 #[derive(Default)]
 struct State {
-    rooms: HashMap<RoomName, Room>,
+    /// That were published to, by whom.
+    rooms: HashMap<(RoomName, Arc<str>), Room>,
+    /// What sessions hold that have a connection here.
+    sessions: HashMap<ConnectionId, Session>,
     /// What ends by itself, by the second, and whose it is.
     ends: BTreeMap<(u64, Arc<str>), usize>,
     sums: HashMap<Arc<str>, usize>,
 }
 
-/// A room that was published to.
+/// What a principal published to a room.
 struct Room {
-    /// Of who published last, who answers for all that the room holds.
-    charge: Charge,
+    /// What this node keeps of it.
+    _charge: Charge,
     messages: usize,
     bytes: usize,
     until: Instant,
@@ -74,6 +80,26 @@ struct Room {
 impl Room {
     fn size(&self) -> usize {
         ROOM + self.bytes
+    }
+}
+
+struct Session {
+    who: Arc<str>,
+    rooms: usize,
+    bytes: usize,
+}
+
+/// Bytes that are on their way to Redis, until this is dropped.
+pub struct Reserved {
+    who: Arc<str>,
+    bytes: usize,
+    holdings: Arc<Holdings>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.holdings.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.holdings.state().subtract(&self.who, self.bytes);
     }
 }
 
@@ -87,7 +113,8 @@ impl State {
 
     fn subtract(&mut self, who: &Arc<str>, bytes: usize) {
         let Some(sum) = self.sums.get_mut(who) else { return };
-        *sum -= bytes;
+        debug_assert!(*sum >= bytes, "no more than was added");
+        *sum = sum.saturating_sub(bytes);
         if *sum == 0 {
             self.sums.remove(who);
         }
@@ -97,8 +124,8 @@ impl State {
 impl Holdings {
     pub fn new(retention: Retention) -> Self {
         let (used, limit, added) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
-        let much = Notify::new();
-        Self { retention, used, limit, added, much, began: Instant::now(), state: Mutex::default() }
+        let (reserved, much, state) = (AtomicUsize::new(0), Notify::new(), Mutex::default());
+        Self { retention, used, limit, added, reserved, much, began: Instant::now(), state }
     }
 
     /// Whether Redis may hold more for a principal.
@@ -111,59 +138,118 @@ impl Holdings {
     }
 
     fn fill(&self) -> Fill {
-        Fill { used: self.used.load(Ordering::Relaxed), limit: self.limit.load(Ordering::Relaxed) }
+        let used = self.used.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed);
+        Fill { used, limit: self.limit.load(Ordering::Relaxed) }
+    }
+
+    /// So many bytes are on their way.
+    fn reserve(self: &Arc<Self>, who: &Arc<str>, bytes: usize) -> Reserved {
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        self.state().add(who, bytes);
+        Reserved { who: who.clone(), bytes, holdings: self.clone() }
+    }
+
+    /// A message of so many bytes is.
+    pub fn publishing(self: &Arc<Self>, room: &RoomName, who: &Arc<str>, bytes: usize) -> Reserved {
+        let is_known = self.state().rooms.contains_key(&(room.clone(), who.clone()));
+        self.reserve(who, bytes + if is_known { MESSAGE } else { ROOM })
     }
 
     /// A message was stored, maybe with its idempotency key, of so many bytes.
     pub fn published(&self, room: &RoomName, share: &Arc<Share>, bytes: usize, key: Option<usize>) {
         let (now, history) = (Instant::now(), &self.retention.history);
-        let (who, mut state) = (share.principal(), self.state());
-        let new = || {
-            let charge = share.charge(Kind::Rooms, NOTE + room.len());
-            Room { charge, messages: 0, bytes: 0, until: now }
-        };
-        let is_new = !state.rooms.contains_key(room);
-        let known = state.rooms.entry(room.clone()).or_insert_with(new);
-        let before = if is_new { 0 } else { known.size() };
-        let payer = known.charge.share().principal().clone();
-        if payer != *who {
-            known.charge.move_to(share);
-        }
-        known.until = now + history.age;
-        if history.messages > 0 {
-            (known.messages, known.bytes) = (known.messages + 1, known.bytes + bytes + MESSAGE);
-            if known.messages > history.messages {
-                // The oldest goes: one of average size.
-                known.bytes -= known.bytes / known.messages;
-                known.messages = history.messages;
+        let who = share.principal();
+        let mut grown = 0;
+        {
+            let mut state = self.state();
+            let new = || {
+                grown += ROOM;
+                let charge = share.charge(Kind::Rooms, NOTE + room.len());
+                Room { _charge: charge, messages: 0, bytes: 0, until: now }
+            };
+            let known = state.rooms.entry((room.clone(), who.clone())).or_insert_with(new);
+            let before = known.bytes;
+            known.until = now + history.age;
+            if history.messages > 0 {
+                (known.messages, known.bytes) = (known.messages + 1, known.bytes + bytes + MESSAGE);
+                if known.messages > history.messages {
+                    // The oldest goes: one of average size.
+                    known.bytes -= known.bytes / known.messages;
+                    known.messages = history.messages;
+                }
+                known.bytes = known.bytes.min(history.bytes);
             }
-            known.bytes = known.bytes.min(history.bytes);
+            let shrunk = before.saturating_sub(known.bytes);
+            grown += known.bytes.saturating_sub(before);
+            state.add(who, grown);
+            state.subtract(who, shrunk);
         }
-        let size = known.size();
-        if payer != *who {
-            state.subtract(&payer, before);
-            state.add(who, before);
-        }
-        match size >= before {
-            true => state.add(who, size - before),
-            false => state.subtract(who, before - size),
-        }
-        drop(state);
-        let mut grown = size.saturating_sub(before);
         if let Some(length) = key {
             grown += KEY + length;
             self.until(who, KEY + length, self.retention.key);
         }
-        self.used.fetch_add(grown, Ordering::Relaxed);
-        let added = self.added.fetch_add(grown, Ordering::Relaxed) + grown;
+        self.added(grown);
+    }
+
+    fn added(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        let added = self.added.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if added > self.limit.load(Ordering::Relaxed) / MUCH {
             self.much.notify_one();
         }
     }
 
-    /// A session was let go that may be resumed, and is in so many rooms.
-    pub fn detached(&self, who: &Arc<str>, rooms: usize) {
-        self.until(who, SESSION + rooms * MEMBERSHIP, self.retention.session);
+    /// A session is about to be in so many more rooms, which take so many bytes, unless there is no room for them.
+    pub fn joining(
+        &self,
+        connection: ConnectionId,
+        who: &Arc<str>,
+        rooms: usize,
+        bytes: usize,
+    ) -> Result<(), Unavailable> {
+        if !self.has_room(who) {
+            return Err(Unavailable("OOM: Redis holds much of this principal's already".to_owned()));
+        }
+        self.joined(connection, who, rooms, bytes);
+        Ok(())
+    }
+
+    /// A session is in so many more rooms.
+    pub fn joined(&self, connection: ConnectionId, who: &Arc<str>, rooms: usize, bytes: usize) {
+        {
+            let mut state = self.state();
+            state.add(who, bytes);
+            let new = || Session { who: who.clone(), rooms: 0, bytes: 0 };
+            let session = state.sessions.entry(connection).or_insert_with(new);
+            (session.rooms, session.bytes) = (session.rooms + rooms, session.bytes + bytes);
+        }
+        self.added(bytes);
+    }
+
+    /// It has left so many.
+    pub fn left(&self, connection: ConnectionId, rooms: usize) {
+        let (who, bytes) = {
+            let mut state = self.state();
+            let Some(session) = state.sessions.get_mut(&connection) else { return };
+            // As large as the average.
+            let bytes = session.bytes * rooms.min(session.rooms) / session.rooms.max(1);
+            (session.rooms, session.bytes) = (session.rooms.saturating_sub(rooms), session.bytes - bytes);
+            let who = session.who.clone();
+            state.subtract(&who, bytes);
+            (who, bytes)
+        };
+        self.until(&who, bytes, LEFT);
+    }
+
+    /// Its connection has ended; the session, for so long, has not.
+    pub fn detached(&self, connection: ConnectionId, ttl: Duration) {
+        let Session { who, bytes, .. } = {
+            let mut state = self.state();
+            let Some(session) = state.sessions.remove(&connection) else { return };
+            state.subtract(&session.who, session.bytes);
+            session
+        };
+        self.until(&who, bytes, ttl + LEFT);
     }
 
     fn until(&self, who: &Arc<str>, bytes: usize, ttl: Duration) {
@@ -182,8 +268,8 @@ impl Holdings {
             state.subtract(&who, bytes);
         }
         let over: Vec<_> = state.rooms.extract_if(|_, room| room.until <= now).collect();
-        for (_, room) in over {
-            state.subtract(room.charge.share().principal(), room.size());
+        for ((_, who), room) in over {
+            state.subtract(&who, room.size());
         }
         if state.rooms.len() < state.rooms.capacity() / 4 {
             let most = 2 * state.rooms.len();
@@ -243,13 +329,13 @@ mod tests {
 
     const SESSION_TTL: Duration = Duration::from_secs(120);
 
-    fn holdings(limit: usize) -> Holdings {
+    fn holdings(limit: usize) -> Arc<Holdings> {
         let history =
             HistoryConfig { messages: 10, age: Duration::from_secs(600), ..HistoryConfig::default() };
         let key = Duration::from_secs(300);
         let holdings = Holdings::new(Retention { history, session: SESSION_TTL, key });
         holdings.limit.store(limit, Ordering::Relaxed);
-        holdings
+        Arc::new(holdings)
     }
 
     fn room(n: usize) -> RoomName {
@@ -286,14 +372,26 @@ mod tests {
         }
         assert_eq!(sum(&feed), ROOM + 10 * 1100, "a room holds no more than its newest messages");
         holdings.published(&room(1), &other, 1000, Some(20));
-        assert_eq!((sum(&feed), sum(&other)), (0, ROOM + 10 * 1100 + KEY + 20));
-        holdings.detached(feed.principal(), 5);
-        assert_eq!(sum(&feed), SESSION + 5 * MEMBERSHIP);
-        tokio::time::advance(SESSION_TTL + Duration::from_secs(2)).await;
+        let others = ROOM + 1100;
+        assert_eq!(sum(&other), others + KEY + 20, "each answers for its own");
+        tokio::time::advance(Duration::from_secs(400)).await;
+        holdings.published(&room(1), &other, 0, None);
+        let others = others + MESSAGE;
+        let (connection, who) = (ConnectionId::random(), feed.principal());
+        let before = sum(&feed);
+        holdings.joining(connection, who, 10, 10_000).unwrap();
+        assert_eq!(sum(&feed), before + 10_000);
+        holdings.left(connection, 5);
+        tokio::time::advance(LEFT + Duration::from_secs(2)).await;
         holdings.sweep();
-        assert_eq!(sum(&feed), 0);
-        tokio::time::advance(Duration::from_secs(182)).await;
+        assert_eq!(sum(&feed), before + 5_000);
+        holdings.detached(connection, SESSION_TTL);
+        let reserved = holdings.publishing(&room(2), who, 100);
+        assert_eq!((sum(&feed), holdings.fill().used > 0), (before + 5_000 + 100 + ROOM, true));
+        drop(reserved);
+        tokio::time::advance(SESSION_TTL + LEFT + Duration::from_secs(2)).await;
         holdings.sweep();
-        assert_eq!(sum(&other), ROOM + 10 * 1100);
+        assert_eq!((sum(&feed), holdings.state().sessions.len()), (0, 0));
+        assert_eq!(sum(&other), others);
     }
 }

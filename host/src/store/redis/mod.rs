@@ -46,6 +46,7 @@ use crate::{
     metrics::StoreMetrics,
     vital::Vitals,
 };
+use holdings::MEMBERSHIP;
 use keyring::Synced;
 use link::Link;
 use listener::{Listener, Request};
@@ -188,7 +189,10 @@ impl Store for Redis {
         connection: ConnectionId,
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
-        self.shared.create(principal, connection, joins).await
+        let (count, bytes) = (joins.len(), size(&joins));
+        let created = self.shared.create(principal, connection, joins).await?;
+        self.shared.holdings.joined(connection, principal, count, bytes);
+        Ok(created)
     }
 
     async fn resume_session(
@@ -199,14 +203,22 @@ impl Store for Redis {
         asked: Instant,
         most: Option<u32>,
     ) -> Result<Resume, Unavailable> {
-        self.shared.resume(token, principal, connection, asked, most).await
+        let resumed = self.shared.resume(token, principal, connection, asked, most).await?;
+        if let Resume::Held(Resumed { rooms, .. }) = &resumed {
+            let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
+            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP + filter(membership)).sum();
+            self.shared.holdings.joined(connection, principal, rooms.len(), bytes);
+        }
+        Ok(resumed)
     }
 
     fn detach(&self, hold: Hold) {
+        self.shared.holdings.detached(hold.connection, self.shared.retention.session);
         self.shared.let_go(hold.connection, Leaving::Detached);
     }
 
     fn end_session(&self, hold: Hold) {
+        self.shared.holdings.detached(hold.connection, Duration::ZERO);
         self.shared.let_go(hold.connection, Leaving::Over);
     }
 
@@ -215,11 +227,23 @@ impl Store for Redis {
     }
 
     async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
-        self.shared.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await
+        let (count, bytes, holdings) = (join.len(), size(&join), &self.shared.holdings);
+        let who = self.shared.sessions.of(hold.connection).map(|session| session.principal.clone());
+        if let Some(who) = &who {
+            holdings.joining(hold.connection, who, count, bytes)?;
+        }
+        let changed = self.shared.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await;
+        if changed.is_err() {
+            holdings.left(hold.connection, count);
+        }
+        changed
     }
 
     async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
-        self.shared.change(hold.token, hold.connection, Rooming { join: vec![], leave }).await
+        let count = leave.len();
+        self.shared.change(hold.token, hold.connection, Rooming { join: vec![], leave }).await?;
+        self.shared.holdings.left(hold.connection, count);
+        Ok(())
     }
 
     fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
@@ -333,6 +357,11 @@ impl Store for Redis {
         lease::give_up(shared).await;
         shared.link.close();
     }
+}
+
+/// What memberships take in Redis, about.
+fn size(joins: &[Join]) -> usize {
+    joins.iter().map(|join| MEMBERSHIP + join.membership.filter.as_deref().map_or(0, str::len)).sum()
 }
 
 /// In which epoch a registry begins that is not there.

@@ -3,7 +3,8 @@
 //! principals take turns: in a room, and among rooms.
 
 use super::{
-    KEEP, Shared, UNNEEDED, answer, clock::DEADLINE, rooms::new_epoch, scripts, unsure::Unsure, wire,
+    KEEP, Shared, UNNEEDED, answer, clock::DEADLINE, holdings::Reserved, rooms::new_epoch, scripts,
+    unsure::Unsure, wire,
 };
 use crate::{
     memory::{Charge, Kind},
@@ -51,6 +52,7 @@ struct Entry {
     came: Instant,
     waiter: oneshot::Sender<Outcome>,
     charge: Charge,
+    _reserved: Reserved,
 }
 
 /// The rooms of a server.
@@ -97,7 +99,9 @@ impl Publishing {
     pub fn publish(self: &Arc<Self>, message: Message<'_>) -> Storing {
         let (waiter, outcome) = oneshot::channel();
         let body = Bytes::from(wire::body(message.event, message.data));
+        let shared = &self.shared;
         let entry = Entry {
+            _reserved: shared.holdings.publishing(message.room, message.who, body.len()),
             key: message.once().map(|once| self.shared.names.once(message.room, once)),
             needs_member: message.needs_member,
             came: Instant::now(),

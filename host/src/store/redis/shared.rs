@@ -41,7 +41,7 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     pub sessions: Sessions,
     pub listing: Listing,
-    pub holdings: Holdings,
+    pub holdings: Arc<Holdings>,
     /// Sessions whose time is over are being removed.
     pub ending: Arc<tokio::sync::Mutex<()>>,
     /// This node, as others see it. One that was taken for dead comes back as another.
@@ -109,7 +109,7 @@ impl Shared {
             connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
             sessions: Sessions::default(),
             listing: Listing::default(),
-            holdings: Holdings::new(retention),
+            holdings: Arc::new(Holdings::new(retention)),
             ending: Arc::default(),
             link,
             names,

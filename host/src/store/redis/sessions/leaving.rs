@@ -26,9 +26,6 @@ impl Shared {
         let session = self.sessions.held().remove(&connection)?;
         session.over.store(true, Ordering::Relaxed);
         self.members.hurry(session.id, session.record().rooms.keys());
-        if how == Leaving::Detached {
-            self.holdings.detached(&session.principal, session.record().rooms.len());
-        }
         self.sessions.tasks.spawn(leave(self.clone(), session, how));
         Some(())
     }
