@@ -9,7 +9,7 @@ pub struct Steps(Charge);
 pub const STEP: usize = 16 << 10;
 
 impl Steps {
-    /// Of what was counted before.
+    /// Of a charge of nothing yet.
     pub fn new(charge: Charge) -> Self {
         Self(charge)
     }

@@ -103,6 +103,28 @@ impl Drop for Reserved {
     }
 }
 
+/// Rooms that a session is about to be in; dropped, they are given back.
+pub struct Joining<'a> {
+    holdings: &'a Holdings,
+    connection: ConnectionId,
+    rooms: usize,
+}
+
+impl Joining<'_> {
+    /// It is in them.
+    pub fn done(mut self) {
+        self.rooms = 0;
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        if self.rooms > 0 {
+            self.holdings.left(self.connection, self.rooms);
+        }
+    }
+}
+
 impl State {
     fn add(&mut self, who: &Arc<str>, bytes: usize) {
         match self.sums.get_mut(who) {
@@ -142,17 +164,14 @@ impl Holdings {
         Fill { used, limit: self.limit.load(Ordering::Relaxed) }
     }
 
-    /// So many bytes are on their way.
-    fn reserve(self: &Arc<Self>, who: &Arc<str>, bytes: usize) -> Reserved {
-        self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        self.state().add(who, bytes);
-        Reserved { who: who.clone(), bytes, holdings: self.clone() }
-    }
-
-    /// A message of so many bytes is.
+    /// A message of so many bytes is on its way.
     pub fn publishing(self: &Arc<Self>, room: &RoomName, who: &Arc<str>, bytes: usize) -> Reserved {
-        let is_known = self.state().rooms.contains_key(&(room.clone(), who.clone()));
-        self.reserve(who, bytes + if is_known { MESSAGE } else { ROOM })
+        let mut state = self.state();
+        let is_known = state.rooms.contains_key(&(room.clone(), who.clone()));
+        let bytes = bytes + if is_known { MESSAGE } else { ROOM };
+        state.add(who, bytes);
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        Reserved { who: who.clone(), bytes, holdings: self.clone() }
     }
 
     /// A message was stored, maybe with its idempotency key, of so many bytes.
@@ -206,12 +225,12 @@ impl Holdings {
         who: &Arc<str>,
         rooms: usize,
         bytes: usize,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Joining<'_>, Unavailable> {
         if !self.has_room(who) {
             return Err(Unavailable("OOM: Redis holds much of this principal's already".to_owned()));
         }
         self.joined(connection, who, rooms, bytes);
-        Ok(())
+        Ok(Joining { holdings: self, connection, rooms })
     }
 
     /// A session is in so many more rooms.
@@ -379,8 +398,10 @@ mod tests {
         let others = others + MESSAGE;
         let (connection, who) = (ConnectionId::random(), feed.principal());
         let before = sum(&feed);
-        holdings.joining(connection, who, 10, 10_000).unwrap();
+        holdings.joining(connection, who, 10, 10_000).unwrap().done();
         assert_eq!(sum(&feed), before + 10_000);
+        // One that nobody waits for any more is given back.
+        drop(holdings.joining(connection, who, 10, 10_000).unwrap());
         holdings.left(connection, 5);
         tokio::time::advance(LEFT + Duration::from_secs(2)).await;
         holdings.sweep();

@@ -46,7 +46,7 @@ use crate::{
     metrics::StoreMetrics,
     vital::Vitals,
 };
-use holdings::MEMBERSHIP;
+use holdings::{Joining, MEMBERSHIP};
 use keyring::Synced;
 use link::Link;
 use listener::{Listener, Request};
@@ -229,14 +229,10 @@ impl Store for Redis {
     async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
         let (count, bytes, holdings) = (join.len(), size(&join), &self.shared.holdings);
         let who = self.shared.sessions.of(hold.connection).map(|session| session.principal.clone());
-        if let Some(who) = &who {
-            holdings.joining(hold.connection, who, count, bytes)?;
-        }
-        let changed = self.shared.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await;
-        if changed.is_err() {
-            holdings.left(hold.connection, count);
-        }
-        changed
+        let joining = who.map(|who| holdings.joining(hold.connection, &who, count, bytes)).transpose()?;
+        self.shared.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await?;
+        joining.into_iter().for_each(Joining::done);
+        Ok(())
     }
 
     async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
