@@ -1,7 +1,7 @@
 //! The configuration of two nodes, which no test can start, is good and has the rooms of the demo.
 
 use std::path::{Path, PathBuf};
-use switchyard::config::{Config, Environment};
+use switchyard_server::config::{Config, Environment};
 
 fn load(name: &str) -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);

@@ -2,110 +2,12 @@
 //! each, and for the tests that hold what they may allocate.
 
 use crate::guest;
-use futures_util::FutureExt;
 use serde_json::Value;
-use std::{
-    io::{self, IoSlice},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+use std::sync::Arc;
+use switchyard_plugin::{
+    Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Reads,
 };
-use switchyard::{
-    hub::{
-        Connection,
-        room::{Room, Verdicts},
-    },
-    key::Digest,
-    memory::Account,
-    outbox::{Outbox, Paced, Pipe},
-    plugin::{Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Reads},
-    protocol::{Position, Publication},
-    room::RoomName,
-    store::{ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, Store},
-};
-
-const ROOM: &str = "prices:eth";
-const EPOCH: &str = "e";
-/// 200 bytes.
-pub const DATA: &str = r#"{"pair":"ETH-USD","value":50,"side":"buy","price":"3150.25","size":"0.75","id":"8f14e45f-ceea-467f-a8b5-91c0c7e2ba7c","at":"2026-01-01T12:00:00.000Z","maker":"dydx1qqqqqqqqqq","taker":"dydx1pppppppppp"}"#;
-
-/// A message as it is encoded once, for everybody.
-pub fn encode(offset: u64) -> Publication {
-    Publication::new(ROOM.into(), EPOCH.into(), offset, 1_700_000_000_000, Some("trade"), DATA)
-}
-
-/// Takes everything and keeps nothing.
-struct Nowhere;
-
-impl Pipe for Nowhere {
-    fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize> {
-        Ok(bytes.iter().map(|bytes| bytes.len()).sum())
-    }
-
-    fn poll_write(&self, _: &mut Context, bytes: &[IoSlice]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.try_write(bytes))
-    }
-
-    fn poll_flush(&self, _: &mut Context) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn connection() -> Arc<Connection> {
-    let share = Account::boundless().share(&"acme".into());
-    Arc::new(Connection {
-        id: ConnectionId::random(),
-        session: Default::default(),
-        key: Digest::of("k"),
-        principal: "acme".into(),
-        remote: ([127, 0, 0, 1], 1).into(),
-        since: 0,
-        rooms: 0.into(),
-        ended: false.into(),
-        pings: Default::default(),
-        kept_back: 0.into(),
-        outbox: Outbox::new(1 << 20, Arc::new(Nowhere), &share),
-        share,
-    })
-}
-
-/// A room, and what its messages take among its members.
-pub struct FanOut {
-    room: Room,
-    offset: u64,
-    flush: Vec<Arc<Connection>>,
-    members: u64,
-}
-
-impl FanOut {
-    pub fn new(members: usize) -> Self {
-        let start = Position { epoch: EPOCH.into(), offset: 0 };
-        let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
-        for _ in 0..members {
-            room.join(connection(), None, None, false);
-        }
-        Self { room, offset: 0, flush: Vec::with_capacity(members), members: members as u64 }
-    }
-
-    /// The next message, encoded.
-    pub fn message(&mut self) -> Arc<Publication> {
-        self.offset += 1;
-        Arc::new(encode(self.offset))
-    }
-
-    /// Puts it into every outbox.
-    pub fn deliver(&mut self, message: &Arc<Publication>) {
-        let bits = Bits::default();
-        let verdicts = Verdicts { filters: &[], bits: Some(&bits) };
-        let delivered = self.room.deliver(message, &verdicts, &mut self.flush);
-        assert_eq!(delivered.members, self.members);
-    }
-
-    /// Writes what waits for each member.
-    pub fn flush(&mut self) {
-        self.flush.drain(..).for_each(|connection| connection.outbox.flush());
-    }
-}
+pub use switchyard_server::hot::{DATA, FanOut, ROOM, Recovery, encode};
 
 /// A plugin with so many distinct filters, of which half pass [`DATA`].
 pub struct Filters {
@@ -145,59 +47,5 @@ impl Filters {
     /// WebAssembly instructions so far, where they are counted.
     pub fn instructions(&self) -> u64 {
         self.plugin.instructions()
-    }
-}
-
-/// A room with a history, and a client that comes back to it.
-pub struct Recovery {
-    store: Arc<Memory>,
-    room: RoomName,
-    start: Position,
-    messages: usize,
-    outbox: Outbox,
-}
-
-impl Recovery {
-    /// Within a tokio runtime.
-    pub fn new(messages: usize) -> Self {
-        let retention = Retention {
-            history: HistoryConfig { messages, ..HistoryConfig::default() },
-            session: Duration::from_secs(60),
-            key: Duration::from_secs(60),
-        };
-        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Default::default());
-        let room = RoomName::parse(ROOM).expect("a name");
-        store.watch(&room);
-        let who = "acme".into();
-        let publish = || {
-            let message = Message {
-                room: &room,
-                event: Some("trade"),
-                data: DATA,
-                who: &who,
-                key: None,
-                needs_member: false,
-            };
-            let stored = store.publish(message).now_or_never().expect("at once");
-            stored.expect("memory is there").expect("it needs no member").position
-        };
-        (1..messages).for_each(|_| drop(publish()));
-        let start = Position { offset: 0, ..publish() };
-        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless().strangers());
-        Self { store, room, start, messages, outbox }
-    }
-
-    /// Reads all of it and sends it.
-    pub fn replay(&self) {
-        let limit = PageLimit { messages: self.messages, bytes: usize::MAX };
-        let page = self.store.history(&self.room, Some(&self.start), limit, Reader::Other).now_or_never();
-        let page = page.expect("at once").expect("memory is there");
-        assert_eq!((page.whole, page.messages.len()), (true, self.messages));
-        for message in page.messages {
-            let frame = message.frame().clone();
-            let sent = self.outbox.push_paced(frame, Duration::from_secs(1), || true).now_or_never();
-            assert_eq!(sent, Some(Paced::Taken));
-        }
-        self.outbox.flush();
     }
 }

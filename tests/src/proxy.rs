@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Where the host keeps its scripts, so that a rule can name one.
-const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/src/store/redis/lua");
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/store/src/redis/lua");
 
 pub struct Proxy {
     port: u16,

@@ -3,13 +3,13 @@
 use crate::{KEY, PATIENCE, READER};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use switchyard::{
+use switchyard_process::vital::Vitals;
+use switchyard_server::{
     admin::Admin,
     config::Config,
-    key::Digest,
     node::{Listeners, Node, Source},
-    vital::Vitals,
 };
+use switchyard_store::key::Digest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

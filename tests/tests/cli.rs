@@ -34,7 +34,7 @@ async fn a_new_key_is_printed_with_what_belongs_into_the_file() {
     let key =
         text.split_whitespace().find(|word| word.starts_with("sk_")).unwrap_or_else(|| panic!("{text}"));
     let table = &text[text.find("[[key]]").unwrap_or_else(|| panic!("{text}"))..];
-    assert!(table.contains(&switchyard::key::Digest::of(key).to_string()), "{text}");
+    assert!(table.contains(&switchyard_store::key::Digest::of(key).to_string()), "{text}");
     assert!(table.contains("principal = \"acme\"") && table.contains("expires = "), "{text}");
     assert!(!table.contains(key), "the file holds only the digest: {text}");
     std::fs::write(folder.join("s.toml"), table).expect("a file");
@@ -43,7 +43,7 @@ async fn a_new_key_is_printed_with_what_belongs_into_the_file() {
 
     let json = run(folder, &[&new[..], &["--tier", "pro", "--json"]].concat(), &[]).await;
     let made: serde_json::Value = serde_json::from_str(&stdout(&json)).expect("one JSON object");
-    let digest = switchyard::key::Digest::of(made["key"].as_str().expect("a key")).to_string();
+    let digest = switchyard_store::key::Digest::of(made["key"].as_str().expect("a key")).to_string();
     assert_eq!((&made["digest"], &made["tier"]), (&digest.into(), &"pro".into()));
     assert_ne!(made["key"], key, "no two keys are the same");
     for wrong in [

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fs};
-use switchyard::plugin::{
+use switchyard_plugin::{
     Budget, Call, Engine, Failure, FailureKind, Instance, LoadError, LoadFault, Plugin, Verdict,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::{fs, path::Path};
-use switchyard::plugin::SecretKey;
+use switchyard_plugin::SecretKey;
 use switchyard_tests::{Answer, Client, KEY, Node, Server, eventually, guest};
 
 const PATH: &str = "/v1/plugins/thresholds";

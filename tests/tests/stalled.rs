@@ -60,7 +60,7 @@ async fn keys_are_taken_away_though_a_plugin_is_on_a_file_system_that_does_not_a
     let Some((node, stall)) = stalled().await else { return };
     for key in ["one", "two"] {
         let mut client = Client::connect_at(&node.url, json!({"auth": {"apiKey": key}})).await;
-        let digest = switchyard::key::Digest::of(key).to_string();
+        let digest = switchyard_store::key::Digest::of(key).to_string();
         let text = configuration(&node);
         let blocks: Vec<_> = text.split("[[key]]").filter(|block| !block.contains(&digest)).collect();
         let began = Instant::now();

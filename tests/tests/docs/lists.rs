@@ -3,7 +3,8 @@
 use super::{blocks, document};
 use serde_json::json;
 use std::{collections::BTreeSet, path::Path};
-use switchyard::{close::Close, config::Config, protocol::Code};
+use switchyard_protocol::{Close, Code};
+use switchyard_server::config::Config;
 use switchyard_tests::{Client, Node, Redis, Server, eventually, guest, run};
 
 /// The first cells of the tables under a heading, as far as the next, without backticks.

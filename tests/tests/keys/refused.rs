@@ -159,7 +159,7 @@ async fn a_file_that_was_cut_off_before_a_tier_revokes_no_key_of_the_store() {
 /// What weakens a node is asked for as what takes keys away is.
 #[tokio::test]
 async fn a_file_that_was_cut_off_trusts_nobody_and_lets_nothing_live_for_ever() {
-    let signer = switchyard::plugin::SecretKey::generate().expect("random numbers").public();
+    let signer = switchyard_plugin::SecretKey::generate().expect("random numbers").public();
     let ends = "expires = 2099-01-01T00:00:00Z\n";
     let more = format!(
         "{}[signatures]\nkeys = [\"{signer}\"]\nrequire = true\n",
@@ -241,7 +241,7 @@ async fn shows(server: &Server, reason: Option<&str>) {
 /// A plugin that is empty or half there, and an empty signature, leave the good version in charge.
 #[tokio::test]
 async fn an_empty_plugin_or_signature_changes_nothing() {
-    let key = switchyard::plugin::SecretKey::generate().expect("random numbers");
+    let key = switchyard_plugin::SecretKey::generate().expect("random numbers");
     let module = fs::read(switchyard_tests::guest("threshold_filter")).expect("a guest");
     let text = format!(
         "[[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n[signatures]\nkeys = [\"{}\"]\n",

@@ -3,7 +3,7 @@
 use super::load;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
-use switchyard::plugin::{Connecting, Counts, Governor, OnFailure, Principal, Reading, Verdict};
+use switchyard_plugin::{Connecting, Counts, Governor, OnFailure, Principal, Reading, Verdict};
 
 #[test]
 fn a_plugin_of_the_first_contract_runs() {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use switchyard::plugin::{
+use switchyard_plugin::{
     Bits, Budget, Connecting, Counts, FilterId, Governor, OnFailure, Plugin, Principal, Reads, Refusal,
     RefusalCode, State, Verdict,
 };

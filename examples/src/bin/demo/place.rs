@@ -9,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use switchyard::key::{Digest, generate};
+use switchyard_server::key::generate;
+use switchyard_store::key::Digest;
 
 const CONFIG: &str = include_str!("../../../demo/switchyard.toml");
 /// Where that file expects the plugins.

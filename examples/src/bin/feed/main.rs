@@ -6,7 +6,7 @@ mod nodes;
 use clap::Parser;
 use nodes::Nodes;
 use std::{process::ExitCode, time::Duration};
-use switchyard::cli::client::{
+use switchyard::client::{
     Client, Connect, Lost, note,
     wire::{Head, Publish},
 };

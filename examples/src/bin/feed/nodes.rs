@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use std::time::Duration;
-use switchyard::cli::client::{Client, Connect, Lost, note};
+use switchyard::client::{Client, Connect, Lost, note};
 use tokio::time::{Instant, sleep};
 
 /// How long one of several nodes is waited for when it asks for that.

@@ -35,8 +35,8 @@ const TIER: &str = "[tier.default]\nconnections = 5000";
 
 /// What the node runs.
 const SCRIPT: &str = concat!(
-    include_str!("../../../../host/src/store/redis/lua/prelude.lua"),
-    include_str!("../../../../host/src/store/redis/lua/publish.lua")
+    include_str!("../../../../host/store/src/redis/lua/prelude.lua"),
+    include_str!("../../../../host/store/src/redis/lua/publish.lua")
 );
 
 pub async fn measure() -> Section {

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use switchyard::plugin::{
+use switchyard_plugin::{
     Budget, Connecting, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Verdict,
 };
 use switchyard_tests::{

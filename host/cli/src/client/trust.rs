@@ -1,0 +1,90 @@
+//! Which servers are believed over TLS.
+
+use anyhow::{Context, bail};
+use std::{path::Path, sync::Arc};
+use switchyard_process::file::without_mark;
+use tokio_rustls::rustls::{
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+
+/// For configurations that name no provider themselves, as the WebSocket library's.
+pub fn install_provider() {
+    // An error says that there is one already, which is as good.
+    ring::default_provider().install_default().ok();
+}
+
+/// Believes what the certificates in `file` signed, and these certificates themselves.
+pub fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+    let name = file.display().to_string();
+    let text = std::fs::read(file).with_context(|| format!("--ca {name}"))?;
+    let certificates = CertificateDer::pem_slice_iter(without_mark(&text))
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("--ca {name}: no PEM certificate can be read"))?;
+    if certificates.is_empty() {
+        bail!("--ca {name} holds no PEM certificate");
+    }
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.clone()).with_context(|| format!("--ca {name}"))?;
+    }
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Named { certificates, chains }))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// What most tools call self-signed is marked as an authority, which webpki refuses as a server's own certificate.
+/// Naming the very certificate leaves no doubt whom the operator means, so that one is taken as it is.
+#[derive(Debug)]
+struct Named {
+    certificates: Vec<CertificateDer<'static>>,
+    chains: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.certificates.iter().any(|certificate| certificate == end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,94 @@
+//! What wasmtime generates from the contract, and how its words become this module's.
+
+use super::answers::{
+    Connecting, Counts, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
+};
+use super::filters::Plan;
+use std::time::Duration;
+
+wasmtime::component::bindgen!({
+    path: "../../sdk/wit",
+    world: "plugin",
+    // Arguments are lowered from the host's own slices instead of copies of them.
+    ownership: Borrowing { duplicate_if_necessary: true },
+    imports: { "switchyard:plugin/random": trappable },
+});
+
+pub use exports::switchyard::plugin::{connect, deliver, lifecycle, publish, room, subscribe};
+pub use switchyard::plugin::{clock, log, metrics, random, types};
+
+/// `principal.tags` as the contract borrows them.
+pub fn tags(principal: &Principal) -> Vec<(&str, &str)> {
+    principal.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
+pub fn principal<'a>(principal: &'a Principal, tags: &'a [(&'a str, &'a str)]) -> types::Principal<'a> {
+    types::Principal { id: &principal.id, tier: &principal.tier, tags }
+}
+
+pub fn request<'a>(from: &'a Connecting, tags: &'a [(&'a str, &'a str)]) -> connect::Request<'a> {
+    connect::Request {
+        principal: principal(&from.principal, tags),
+        remote: &from.remote,
+        origin: from.origin.as_deref(),
+    }
+}
+
+impl From<Counts> for subscribe::Counts {
+    fn from(counts: Counts) -> Self {
+        let Counts { of_connection, of_principal, in_room } = counts;
+        Self { of_connection, of_principal, in_room }
+    }
+}
+
+impl From<types::Reject> for Refusal {
+    fn from(reject: types::Reject) -> Self {
+        let code = match reject.code {
+            types::Code::Denied => RefusalCode::Denied,
+            types::Code::Invalid => RefusalCode::Invalid,
+            types::Code::Limit => RefusalCode::Limit,
+            types::Code::TooLarge => RefusalCode::TooLarge,
+            types::Code::Internal => RefusalCode::Failed,
+        };
+        Refusal::new(code, reject.reason)
+    }
+}
+
+impl From<types::Limits> for Limits {
+    fn from(limits: types::Limits) -> Self {
+        let types::Limits { rooms, publishes_per_second, message_bytes } = limits;
+        Self { rooms, publishes_per_second, message_bytes }
+    }
+}
+
+impl From<room::Verdict> for RoomVerdict {
+    fn from(verdict: room::Verdict) -> Self {
+        Self { canonical: verdict.canonical, cache: Duration::from_millis(verdict.cache_ms.into()) }
+    }
+}
+
+impl From<subscribe::Grant> for Granted {
+    fn from(grant: subscribe::Grant) -> Self {
+        Self { filter: grant.filter, limits: grant.limits.map(Limits::from).unwrap_or_default() }
+    }
+}
+
+impl From<publish::Verdict> for Verdict {
+    fn from(verdict: publish::Verdict) -> Self {
+        match verdict {
+            publish::Verdict::Pass => Self::Pass,
+            publish::Verdict::Replace(data) => Self::Replace(data),
+            publish::Verdict::Discard => Self::Discard,
+        }
+    }
+}
+
+impl From<deliver::Plan> for Plan {
+    fn from(plan: deliver::Plan) -> Self {
+        match plan {
+            deliver::Plan::All => Self::All,
+            deliver::Plan::None => Self::None,
+            deliver::Plan::Guest => Self::Guest,
+        }
+    }
+}

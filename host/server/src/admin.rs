@@ -1,0 +1,68 @@
+//! The operators' listener: publishing over HTTP, rooms, connections, plugins, health and metrics.
+
+mod api;
+mod body;
+mod callers;
+mod coming;
+mod connections;
+mod health;
+mod hosts;
+mod listener;
+mod messages;
+mod metrics;
+mod paced;
+mod plugins;
+mod rooms;
+
+pub use listener::{Admin, Status};
+
+use crate::http;
+use api::Api;
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use serde::Deserialize;
+use std::{net::SocketAddr, sync::Arc};
+use switchyard_process::unit;
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    #[serde(deserialize_with = "unit::address")]
+    pub listen: SocketAddr,
+    /// Names by which it may be asked for, beside addresses and names of one part.
+    #[serde(deserialize_with = "hosts::names")]
+    pub hosts: Vec<String>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 9090).into(), hosts: vec![] }
+    }
+}
+
+fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/v1/publish", post(messages::publish))
+        .route("/v1/broadcast", post(messages::broadcast))
+        .route("/v1/rooms", get(rooms::list))
+        .route("/v1/rooms/{room}", get(rooms::show))
+        .route("/v1/rooms/{room}/history", get(rooms::history))
+        .route("/v1/rooms/{room}/messages/{offset}/receipt", get(rooms::receipt))
+        .route("/v1/connections", get(connections::list))
+        .route("/v1/connections/{id}", get(connections::show).delete(connections::end))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugins/{name}", get(plugins::show).put(plugins::put))
+        .route("/v1/plugins/{name}/rollback", post(plugins::rollback))
+        .route("/v1/plugins/{name}/shadow", get(plugins::shadow).put(plugins::shade).delete(plugins::unshade))
+        .route("/v1/plugins/{name}/shadow/promote", post(plugins::promote))
+        .route("/metrics", get(metrics::show))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/openapi.json", get(async || api::openapi()))
+        .fallback(async || http::refuse(&api::not_found("nothing is here; /openapi.json lists what is")))
+        .method_not_allowed_fallback(async || http::refuse(&api::wrong_method()))
+        .with_state(api)
+}

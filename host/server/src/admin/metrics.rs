@@ -1,0 +1,130 @@
+//! `GET /metrics` in Prometheus' text format.
+
+mod guests;
+
+use super::api::Api;
+use crate::hub::{Condition, Ward};
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use std::{fmt::Write, sync::Arc};
+use switchyard_process::memory::Kind;
+
+pub async fn show(State(api): State<Arc<Api>>) -> Response {
+    let mut text = api.services.hub.metrics.encode();
+    memory(&api, &mut text).expect("writing to a String");
+    certificate(&api, &mut text).expect("writing to a String");
+    plugins(&api, &mut text).expect("writing to a String");
+    guests::write(&api, &mut text).expect("writing to a String");
+    self::text(text)
+}
+
+/// What was encoded, with its end mark.
+pub fn text(mut text: String) -> Response {
+    text.push_str("# EOF\n");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// What the node keeps, and how much it may.
+fn memory(api: &Api, text: &mut String) -> std::fmt::Result {
+    let account = &api.services.hub.memory;
+    writeln!(text, "# HELP switchyard_memory_bytes What the node keeps in memory, by kind.")?;
+    writeln!(text, "# TYPE switchyard_memory_bytes gauge\n# UNIT switchyard_memory_bytes bytes")?;
+    for kind in Kind::ALL {
+        writeln!(text, "switchyard_memory_bytes{{kind=\"{}\"}} {}", kind.as_str(), account.used(kind))?;
+    }
+    writeln!(text, "# HELP switchyard_memory_limit_bytes How much that may be.")?;
+    writeln!(text, "# TYPE switchyard_memory_limit_bytes gauge\n# UNIT switchyard_memory_limit_bytes bytes")?;
+    writeln!(text, "switchyard_memory_limit_bytes {}", account.limit())
+}
+
+/// A node without a certificate says nothing of it.
+fn certificate(api: &Api, text: &mut String) -> std::fmt::Result {
+    let name = "switchyard_certificate_expiry_seconds";
+    writeln!(text, "# HELP {name} Until the certificate expires, negative afterwards.")?;
+    writeln!(text, "# TYPE {name} gauge\n# UNIT {name} seconds")?;
+    api.status.certificate_left().map_or(Ok(()), |left| writeln!(text, "{name} {left}"))
+}
+
+/// Plugins keep their own counters, by version; they are read when asked for.
+fn plugins(api: &Api, text: &mut String) -> std::fmt::Result {
+    let version = |ward: &Ward| {
+        let plugin = ward.plugin()?;
+        let (info, status) = (plugin.info(), plugin.stats().status());
+        let (version, digest) = (escaped(&info.version), &info.sha256[..12]);
+        Some((format!("plugin=\"{}\",version=\"{version}\",sha256=\"{digest}\"", info.name), status))
+    };
+    let versions: Vec<_> = api.services.hub.wards().iter().filter_map(version).collect();
+    for (family, kind, help) in FAMILIES {
+        writeln!(text, "# HELP switchyard_{family} {help}.")?;
+        writeln!(text, "# TYPE switchyard_{family} {kind}")?;
+        let name = format!("switchyard_{family}");
+        for (labels, status) in &versions {
+            let mut line = |suffix: &str, more: &str, value: f64| {
+                writeln!(text, "{name}{suffix}{{{labels}{more}}} {value}")
+            };
+            match family {
+                "plugin_calls" => status.calls.iter().try_for_each(|(hook, (calls, _))| {
+                    line("_total", &format!(",hook=\"{hook}\""), *calls as f64)
+                })?,
+                "plugin_seconds" => status.calls.iter().try_for_each(|(hook, (_, nanos))| {
+                    line("_total", &format!(",hook=\"{hook}\""), *nanos as f64 / 1e9)
+                })?,
+                "plugin_failures" => {
+                    status.failures_by_hook.iter().try_for_each(|((hook, kind), count)| {
+                        line("_total", &format!(",hook=\"{hook}\",kind=\"{kind}\""), *count as f64)
+                    })?
+                }
+                "plugin_refused" => line("_total", "", status.refused as f64)?,
+                "plugin_instances" => line("_total", "", status.instances as f64)?,
+                "plugin_recycled" => line("_total", "", status.recycled as f64)?,
+                "plugin_filters_asked" => line("_total", "", status.filters_asked as f64)?,
+                "plugin_filters_passed" => line("_total", "", status.filters_passed as f64)?,
+                _ => line("", "", status.filters as f64)?,
+            }
+        }
+    }
+    states(api, text)
+}
+
+const FAMILIES: [(&str, &str, &str); 9] = [
+    ("plugin_calls", "counter", "Calls of a plugin's hooks"),
+    ("plugin_seconds", "counter", "Time spent in a plugin's hooks"),
+    ("plugin_failures", "counter", "Calls that failed, by hook and kind"),
+    ("plugin_refused", "counter", "Calls not made because of a quarantine"),
+    ("plugin_instances", "counter", "Instances started"),
+    ("plugin_recycled", "counter", "Instances replaced because they had grown or served for long"),
+    ("plugin_filters_asked", "counter", "Questions whether a message passes a filter"),
+    ("plugin_filters_passed", "counter", "Those that were answered with yes"),
+    ("plugin_filters", "gauge", "Distinct filters in use"),
+];
+
+/// One of its states is 1 for each plugin.
+fn states(api: &Api, text: &mut String) -> std::fmt::Result {
+    let wards = || api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition()));
+    writeln!(text, "# HELP switchyard_plugin_state 1 for the state that a plugin is in.")?;
+    writeln!(text, "# TYPE switchyard_plugin_state gauge")?;
+    for (plugin, condition) in wards() {
+        for state in Condition::ALL {
+            let is = u8::from(condition.name() == state);
+            writeln!(text, "switchyard_plugin_state{{plugin=\"{plugin}\",state=\"{state}\"}} {is}")?;
+        }
+    }
+    writeln!(
+        text,
+        "# HELP switchyard_plugin_active 1 while the plugin is asked, 0 while it is quarantined or failed."
+    )?;
+    writeln!(text, "# TYPE switchyard_plugin_active gauge")?;
+    wards().try_for_each(|(plugin, condition)| {
+        let active = u8::from(matches!(condition, Condition::Active | Condition::Probation { .. }));
+        writeln!(text, "switchyard_plugin_active{{plugin=\"{plugin}\"}} {active}")
+    })
+}
+
+/// A plugin chooses what it calls its version.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,93 @@
+//! What plugins count themselves, as `switchyard_guest_NAME` with the plugin as label. They choose the names, and two may disagree
+//! about one; a collector that is strict would then refuse the whole scrape, so such a metric is left out.
+
+use crate::admin::api::Api;
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+};
+use switchyard_plugin::{BOUNDS, Reading};
+
+#[derive(Default)]
+struct Families {
+    /// By name.
+    shown: BTreeMap<String, Family>,
+    /// Every name that a family or one of its samples has.
+    taken: HashSet<String>,
+}
+
+#[derive(Default)]
+struct Family {
+    is_histogram: bool,
+    readings: Vec<(String, Reading)>,
+}
+
+impl Families {
+    /// The first to name one says what it is. `false`: it does not go with what others have named.
+    fn add(&mut self, plugin: &str, name: &str, reading: Reading) -> bool {
+        let is_histogram = matches!(reading, Reading::Histogram { .. });
+        if let Some(family) = self.shown.get_mut(name) {
+            let fits = family.is_histogram == is_histogram;
+            if fits {
+                family.readings.push((plugin.to_owned(), reading));
+            }
+            return fits;
+        }
+        let suffixes: &[&str] = match is_histogram {
+            true => &["", "_bucket", "_count", "_sum", "_created"],
+            false => &["", "_total", "_created"],
+        };
+        let names: Vec<_> = suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect();
+        if names.iter().any(|name| self.taken.contains(name)) {
+            return false;
+        }
+        self.taken.extend(names);
+        let readings = vec![(plugin.to_owned(), reading)];
+        self.shown.insert(name.to_owned(), Family { is_histogram, readings });
+        true
+    }
+}
+
+pub fn write(api: &Api, text: &mut String) -> std::fmt::Result {
+    let (mut families, mut left_out) = (Families::default(), vec![]);
+    // By precedence, so that a plugin that is put behind others changes nothing of theirs.
+    for ward in api.services.hub.wards() {
+        let Some(plugin) = ward.plugin() else { continue };
+        let name = ward.name();
+        let added = plugin
+            .metrics()
+            .into_iter()
+            .filter(|(metric, reading)| !families.add(&name, metric, reading.clone()));
+        let count = added.count();
+        left_out.push((name, count));
+    }
+    families.shown.iter().try_for_each(|(name, family)| family.write(name, text))?;
+    let name = "switchyard_plugin_metrics_left_out";
+    writeln!(text, "# HELP {name} Metrics of a plugin that are not shown, as their names are taken.")?;
+    writeln!(text, "# TYPE {name} gauge")?;
+    left_out.iter().try_for_each(|(plugin, count)| writeln!(text, "{name}{{plugin=\"{plugin}\"}} {count}"))
+}
+
+impl Family {
+    fn write(&self, name: &str, text: &mut String) -> std::fmt::Result {
+        let family = format!("switchyard_guest_{name}");
+        writeln!(text, "# HELP {family} Counted by a plugin.")?;
+        writeln!(text, "# TYPE {family} {}", if self.is_histogram { "histogram" } else { "counter" })?;
+        for (plugin, reading) in &self.readings {
+            match reading {
+                Reading::Counter(count) => writeln!(text, "{family}_total{{plugin=\"{plugin}\"}} {count}")?,
+                Reading::Histogram { buckets, sum } => {
+                    let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+                    let mut below = 0;
+                    for (count, bound) in buckets.iter().zip(bounds) {
+                        below += count;
+                        writeln!(text, "{family}_bucket{{plugin=\"{plugin}\",le=\"{bound}\"}} {below}")?;
+                    }
+                    writeln!(text, "{family}_sum{{plugin=\"{plugin}\"}} {sum}")?;
+                    writeln!(text, "{family}_count{{plugin=\"{plugin}\"}} {below}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

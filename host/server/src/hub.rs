@@ -1,0 +1,285 @@
+//! The hub maps a room to its shard and is the one way to it: joining, publishing, reading history. Knows no
+//! frames and no sockets.
+
+mod allowances;
+mod catch_up;
+mod command;
+mod connections;
+mod entry;
+mod flush;
+mod grant;
+mod in_turn;
+mod lobby;
+mod pings;
+mod places;
+mod policy;
+mod publishers;
+mod publishes;
+mod quotas;
+mod rate;
+mod replay;
+pub mod room;
+mod routes;
+mod shard;
+mod start;
+mod wards;
+
+pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
+pub use connections::{CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many};
+pub use pings::{Confirms, Pings};
+pub use policy::{Policy, Ungoverned};
+pub use publishes::{Proposal, Published, Publishes};
+pub use replay::{Recovered, Replay, Turns};
+pub use start::HubConfig;
+pub use switchyard_store::Permit;
+pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
+
+use crate::{key::Keys, metrics::Metrics};
+use allowances::Allowances;
+use command::{Command, Queue, SeatId, Sieved, Sieving};
+use in_turn::{InTurn, Turn};
+use lobby::Lobby;
+use routes::Routes;
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Instant,
+};
+use switchyard_plugin::{Cache, Compiler, Connecting, Engine, Limits};
+use switchyard_process::{
+    memory::{Account, Share},
+    vital::Vitals,
+};
+use switchyard_protocol::{Code, Position, Publication, Refusal, reply, room::RoomName};
+use switchyard_store::{History, PageLimit, Reader, Store, Unavailable};
+use tokio::sync::{OnceCell, oneshot};
+
+/// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
+/// waiting only behind a plugin that is too slow for its rooms.
+const BACKLOG: usize = 4096;
+
+/// Reads of all principals at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
+const READS: usize = 4;
+/// A request that names more rooms than this goes on when it is its principal's turn.
+const FEW: usize = 32;
+
+/// Read of a room's history at once, to be sent to a member.
+const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
+
+pub struct Hub {
+    pub store: Arc<dyn Store>,
+    pub connections: Arc<Connections>,
+    pub metrics: Metrics,
+    /// What this node keeps, and how much it may.
+    pub memory: Arc<Account>,
+    /// What this node cannot live without.
+    pub vitals: Vitals,
+    ungoverned: Ungoverned,
+    lobby: Lobby,
+    allowances: Allowances,
+    /// Compiles plugins, from the first on.
+    engine: OnceCell<Engine>,
+    cache: Option<Arc<Cache>>,
+    compiler: Compiler,
+    wards: Vec<Ward>,
+    routes: Arc<Routes>,
+    /// Reads of histories.
+    reads: InTurn,
+    /// Requests that name many rooms.
+    lists: InTurn,
+    shards: Vec<Handle>,
+}
+
+/// A shard's answer to a question to join.
+pub type Answer = oneshot::Receiver<Result<Granted, Refusal>>;
+
+pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
+    answer.await.unwrap_or_else(|_| Err(stopping()))
+}
+
+/// Who publishes.
+pub struct Publisher<'a> {
+    /// All that there are, by which inboxes are known.
+    pub keys: Arc<Keys>,
+    pub share: &'a Arc<Share>,
+    pub tier: &'a Arc<str>,
+}
+
+struct Handle {
+    queue: Queue,
+    backlog: Arc<AtomicUsize>,
+}
+
+/// What the system has no thread for now may be done later.
+fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
+    Refusal::retry(Code::Overloaded, format!("the thread {whose} cannot be started: {error}"), 1000)
+}
+
+impl Hub {
+    fn send(&self, shard: usize, command: Command) {
+        self.shards[shard].queue.send(command).ok();
+    }
+
+    /// Which plugin governs a room.
+    pub fn governor(&self, room: &RoomName) -> Option<&str> {
+        self.routes.governor(room)
+    }
+
+    /// Asks for a place in a room; the question is on its way when this returns.
+    pub fn join(&self, joining: Joining) -> Answer {
+        let (reply, joined) = oneshot::channel();
+        self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
+        joined
+    }
+
+    /// Whether more may be kept for a principal, here and in the store.
+    pub fn may_grow(&self, share: &Share) -> bool {
+        self.store.has_room(share) && share.may_grow()
+    }
+
+    /// A connection of a principal is in, with these limits.
+    pub fn allow(&self, who: &Arc<str>, limits: &Limits) {
+        self.allowances.grant(who, limits, Instant::now());
+    }
+
+    /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
+    pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+        self.lobby.admit(connecting).await
+    }
+
+    /// Records for the connection's session that everything up to an offset is handled, if that was sent to the seat.
+    pub async fn acknowledge(
+        &self,
+        connection: &Connection,
+        seat: &Seat,
+        epoch: Option<Arc<str>>,
+        offset: u64,
+    ) -> Result<(), Unacknowledged> {
+        let (reply, answer) = oneshot::channel();
+        let (room, id) = (seat.room.clone(), seat.id);
+        self.send(seat.shard, Command::Acknowledge { room, seat: id, epoch, offset, reply });
+        let position = answer.await.unwrap_or(Err(Unacknowledged::Unsent))?;
+        self.store.acknowledge(connection.hold(), &seat.room, &position);
+        Ok(())
+    }
+
+    async fn sieve(
+        &self,
+        shard: usize,
+        room: &RoomName,
+        seat: SeatId,
+        messages: Vec<Arc<Publication>>,
+    ) -> Sieved {
+        let (reply, sieved) = oneshot::channel();
+        let sieving =
+            Sieving { room: room.clone(), seat, messages: messages.into(), sieved: Sieved::default(), reply };
+        self.send(shard, Command::Sieve(sieving));
+        sieved.await.unwrap_or_else(|_| Sieved::failed())
+    }
+
+    /// A page of history as the member of a seat may see it. What a filter takes out is made up for, so that a page ends short
+    /// only where the history does.
+    pub async fn history(
+        &self,
+        principal: &Arc<str>,
+        seat: &Seat,
+        since: Option<&Position>,
+        limit: PageLimit,
+    ) -> Result<reply::History, Refusal> {
+        let is_governed = self.routes.governor(&seat.room).is_some();
+        let page = if is_governed { PAGE } else { limit };
+        let (mut seen, mut bytes, mut after, mut recovered) = (vec![], 0, since.cloned(), None);
+        loop {
+            let history = self
+                .read(principal, &seat.room, after.as_ref(), page, Reader::Member)
+                .await
+                .map_err(unavailable)?;
+            let History { newest: Position { epoch, .. }, messages, mut more, whole, .. } = history;
+            recovered = recovered.or(since.map(|_| whole));
+            let last = messages.last().map(|message| message.offset).filter(|_| is_governed && more);
+            let (messages, lost) = match is_governed {
+                true => self.visible(seat, messages).await?,
+                false => (messages, false),
+            };
+            if lost {
+                recovered = Some(false);
+            }
+            let mut is_full = false;
+            for message in messages {
+                bytes += message.frame().len();
+                is_full = seen.len() == limit.messages || (bytes > limit.bytes && !seen.is_empty());
+                if is_full {
+                    more = true;
+                    break;
+                }
+                seen.push(message);
+            }
+            match last.filter(|_| !is_full && seen.len() < limit.messages) {
+                Some(offset) => after = Some(Position { epoch, offset }),
+                None => {
+                    let room = seat.room.shared();
+                    return Ok(reply::History { room, epoch, messages: seen, more, recovered });
+                }
+            }
+        }
+    }
+
+    /// Those that the member's filter passes, and whether there are some of which it could not say.
+    async fn visible(
+        &self,
+        seat: &Seat,
+        messages: Vec<Arc<Publication>>,
+    ) -> Result<(Vec<Arc<Publication>>, bool), Refusal> {
+        let sieved = self.sieve(seat.shard, &seat.room, seat.id, messages).await;
+        if sieved.failed {
+            let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
+            return Err(Refusal::new(Code::PluginFailed, message));
+        }
+        Ok((sieved.passed, sieved.lost))
+    }
+
+    /// Waits until the principal may go on with a request that names so many rooms.
+    pub async fn turn_of_list<'a>(&'a self, principal: &'a Arc<str>, rooms: usize) -> Option<Turn<'a>> {
+        match rooms > FEW {
+            true => Some(self.lists.turn(principal).await),
+            false => None,
+        }
+    }
+
+    /// A page of a room's history, when it is the principal's turn.
+    pub async fn read(
+        &self,
+        principal: &Arc<str>,
+        room: &RoomName,
+        after: Option<&Position>,
+        limit: PageLimit,
+        reader: Reader,
+    ) -> Result<History, Unavailable> {
+        let _turn = self.reads.turn(principal).await;
+        self.store.history(room, after, limit, reader).await
+    }
+}
+
+/// The store's silence, as a client is told.
+pub fn unavailable(error: Unavailable) -> Refusal {
+    tracing::debug!(%error, "the store did not answer");
+    if error.is_full() {
+        return Refusal::retry(Code::Overloaded, "the store has no memory left; try again later", 1000);
+    }
+    store_is_away()
+}
+
+pub fn store_is_away() -> Refusal {
+    Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
+}
+
+/// The node or the store keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
+pub fn full(what: &str) -> Refusal {
+    let message = format!(
+        "memory is short, and much of it holds what is this principal's: no new {what} of it are taken; try again later"
+    );
+    Refusal::retry(Code::Overloaded, message, 1000)
+}
+
+fn stopping() -> Refusal {
+    Refusal::retry(Code::Overloaded, "this node is stopping; connect again", 1000)
+}

@@ -1,0 +1,234 @@
+//! What a shard is asked to do. Every question has a way back that may be gone by the time of the answer.
+
+use super::{Connection, catch_up::Progress, policy::Publishing, publishes::Permitted};
+use std::{collections::VecDeque, sync::Arc};
+use switchyard_plugin::{FilterId, Mirror, OnFailure, Plugin, Principal};
+use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
+use switchyard_store::{ConnectionId, Event};
+use tokio::sync::{mpsc, oneshot};
+
+pub type Queue = mpsc::UnboundedSender<Command>;
+
+pub enum Command {
+    Join {
+        joining: Joining,
+        reply: oneshot::Sender<Result<Granted, Refusal>>,
+    },
+    /// What was offered to a member is taken up.
+    Accept {
+        room: RoomName,
+        connection: Arc<Connection>,
+        filter: Option<FilterId>,
+        since: Option<Position>,
+        reply: oneshot::Sender<Joined>,
+    },
+    /// What was offered is not needed.
+    Decline {
+        filter: FilterId,
+        /// Who would have held it.
+        who: Arc<str>,
+    },
+    Leave {
+        room: RoomName,
+        seat: SeatId,
+        reply: Option<oneshot::Sender<()>>,
+    },
+    /// Answers with the position that is to be recorded.
+    Acknowledge {
+        room: RoomName,
+        seat: SeatId,
+        /// As the client named it.
+        epoch: Option<Arc<str>>,
+        offset: u64,
+        reply: oneshot::Sender<Result<Position, Unacknowledged>>,
+    },
+    Sieve(Sieving),
+    /// A member has been sent everything up to `upto`, or is to be told that it is `lost`: take it live once the room is
+    /// there, or say how to go on.
+    Settle {
+        room: RoomName,
+        seat: SeatId,
+        upto: Position,
+        lost: bool,
+        reply: oneshot::Sender<Settled>,
+    },
+    Check {
+        publishing: Publishing,
+        reply: oneshot::Sender<Result<Permitted, Refusal>>,
+    },
+    /// Puts another version in charge.
+    Swap {
+        plugin: Arc<Plugin>,
+        on_failure: OnFailure,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// From now on a candidate sees what the plugin is asked, or none does.
+    Reflect(Option<Mirror>),
+    /// The members for which something gathered were written for.
+    Written,
+    Store(Event),
+}
+
+/// A connection's place in a room. A later place of the same connection has another number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeatId {
+    pub connection: ConnectionId,
+    pub serial: u64,
+}
+
+pub struct Joining {
+    pub room: RoomName,
+    pub connection: Arc<Connection>,
+    pub who: Principal,
+    /// A JSON object, as the client wrote it.
+    pub filter: Option<Arc<str>>,
+    pub since: Option<Position>,
+    /// Keep back what comes until the member asks to settle: for one that may have to leave again without having heard anything.
+    pub keep_back: bool,
+    /// For a member of the room, nothing changes until it accepts what it is offered.
+    pub offer: bool,
+}
+
+/// How a question to join was answered.
+#[derive(Debug)]
+pub enum Granted {
+    Joined(Joined),
+    Offered(Offer),
+}
+
+/// Another filter for a member of a room; given up when dropped.
+#[derive(Debug)]
+pub struct Offer {
+    pub room: RoomName,
+    filter: Option<FilterId>,
+    who: Arc<str>,
+    queue: Option<Queue>,
+}
+
+impl Offer {
+    pub fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: Queue) -> Self {
+        Self { room, filter, who, queue: Some(queue) }
+    }
+
+    /// Takes it up. What comes from here on is kept back until the member asks to settle, so that it can tell what was sent
+    /// before. `None`: the node is stopping.
+    pub async fn accept(mut self, connection: Arc<Connection>, since: Option<Position>) -> Option<Joined> {
+        let queue = self.queue.take()?;
+        let (reply, joined) = oneshot::channel();
+        let (room, filter) = (self.room.clone(), self.filter.take());
+        queue.send(Command::Accept { room, connection, filter, since, reply }).ok()?;
+        joined.await.ok()
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let (Some(queue), Some(filter)) = (self.queue.take(), self.filter.take()) {
+            queue.send(Command::Decline { filter, who: self.who.clone() }).ok();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Joined {
+    pub seat: Seat,
+    /// The room's newest at the moment of joining.
+    pub position: Position,
+    pub recovery: Recovery,
+    /// How far the member was brought, where messages are kept back until it settles.
+    pub behind: Option<Progress>,
+    /// Whether what is replayed has to be sieved.
+    pub filtered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    NotAsked,
+    /// Nothing was missed.
+    Complete,
+    /// What came after this position has to be replayed, if the log knows it. It may well be ahead of the room on this node,
+    /// or of an epoch that this node has not heard of.
+    After(Position),
+}
+
+/// Which of these messages of the room's history the member may see.
+pub struct Sieving {
+    pub room: RoomName,
+    pub seat: SeatId,
+    pub messages: VecDeque<Arc<Publication>>,
+    /// What is known of those before.
+    pub sieved: Sieved,
+    pub reply: oneshot::Sender<Sieved>,
+}
+
+#[derive(Default)]
+pub struct Sieved {
+    pub passed: Vec<Arc<Publication>>,
+    /// The plugin failed on some of them: those are lost to the member.
+    pub lost: bool,
+    /// The plugin could not be asked.
+    pub failed: bool,
+}
+
+impl Sieved {
+    pub fn failed() -> Self {
+        Self { failed: true, ..Self::default() }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settled {
+    Live,
+    /// More came than could be kept back: replay up to this position, in the epoch of the replay, and ask again.
+    Behind {
+        upto: Position,
+    },
+    /// The room changed its epoch: ask the log whether the member's is the one it has now.
+    Doubtful,
+    /// The seat is gone.
+    Gone,
+}
+
+/// Why an acknowledgement stands for nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unacknowledged {
+    /// It was not sent yet, or the member left.
+    Unsent,
+    /// It names another epoch than the one that the member was told last, which is this.
+    OtherEpoch(Arc<str>),
+    /// It names no epoch, and the member may not have heard yet that the room is in this one.
+    Unheard(Arc<str>),
+}
+
+/// Holds a place in a room and gives it up when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    pub room: RoomName,
+    pub id: SeatId,
+    pub(super) shard: usize,
+    queue: Option<Queue>,
+}
+
+impl Seat {
+    pub fn new(room: RoomName, id: SeatId, shard: usize, queue: Queue) -> Self {
+        Self { room, id, shard, queue: Some(queue) }
+    }
+
+    /// Leaves; when this returns the room enqueues nothing more. A replay has to be stopped before.
+    pub async fn leave(mut self) {
+        let Some(queue) = self.queue.take() else { return };
+        let (reply, left) = oneshot::channel();
+        let command = Command::Leave { room: self.room.clone(), seat: self.id, reply: Some(reply) };
+        if queue.send(command).is_ok() {
+            left.await.ok();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            queue.send(Command::Leave { room: self.room.clone(), seat: self.id, reply: None }).ok();
+        }
+    }
+}

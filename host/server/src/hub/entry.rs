@@ -1,0 +1,26 @@
+//! A room of a shard, or those who wait for it.
+
+use super::{Connection, command::*, room::Room};
+use switchyard_plugin::FilterId;
+use switchyard_process::memory::Charge;
+use switchyard_protocol::Refusal;
+use tokio::sync::oneshot;
+
+/// A room, or those who wait until the store tells where it is, and what is counted for who came first.
+pub enum Entry {
+    Opening(Vec<Waiting>, Charge),
+    Open(Box<Room>, #[expect(dead_code, reason = "it counts until it is dropped")] Charge),
+}
+
+pub struct Waiting {
+    pub joining: Joining,
+    pub filter: Option<FilterId>,
+    pub reply: oneshot::Sender<Result<Granted, Refusal>>,
+}
+
+impl Waiting {
+    /// The connection asked for it, and still waits.
+    pub fn is_of(&self, connection: &Connection) -> bool {
+        self.joining.connection.id == connection.id && !self.reply.is_closed()
+    }
+}

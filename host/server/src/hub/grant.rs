@@ -1,0 +1,38 @@
+//! What a plugin allows a publisher: messages of so many bytes, so many of them a second.
+
+use super::rate::Rate;
+use std::time::Instant;
+use switchyard_plugin::Limits;
+use switchyard_protocol::{Code, Refusal};
+
+#[derive(Default)]
+pub struct Grant {
+    message_bytes: Option<u32>,
+    rate: Option<Rate>,
+}
+
+impl Grant {
+    /// Other limits, with what was taken already.
+    pub fn change(&mut self, limits: &Limits, now: Instant) {
+        self.message_bytes = limits.message_bytes;
+        match (&mut self.rate, limits.publishes_per_second) {
+            (Some(rate), Some(most)) => rate.change(most),
+            (rate, most) => *rate = most.map(|most| Rate::new(most, now)),
+        }
+    }
+
+    /// Takes one message of so many bytes. `too_many` tells a publisher that has to wait for so many milliseconds.
+    pub fn take(
+        &mut self,
+        bytes: usize,
+        now: Instant,
+        too_many: impl FnOnce(u64) -> String,
+    ) -> Result<(), Refusal> {
+        if let Some(most) = self.message_bytes.filter(|most| bytes > *most as usize) {
+            let message = format!("data has {bytes} bytes, at most {most} are allowed here");
+            return Err(Refusal::new(Code::MessageTooLarge, message));
+        }
+        let Some(rate) = &mut self.rate else { return Ok(()) };
+        rate.take(now).map_err(|after| Refusal::retry(Code::RateLimited, too_many(after), after))
+    }
+}

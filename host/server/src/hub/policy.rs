@@ -1,0 +1,247 @@
+//! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
+//! plugin's refusals into the codes of the wire, by the hook that was asked.
+
+use super::{command::Joining, quotas::Quotas};
+use serde::Deserialize;
+use std::{sync::Arc, time::Instant};
+use switchyard_plugin::{
+    Bits, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, RefusalCode,
+    Verdict,
+};
+use switchyard_process::memory::Charge;
+use switchyard_protocol::{
+    Code, Publication, Refusal,
+    room::{Kind, RoomName},
+};
+
+/// `[rooms] ungoverned`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ungoverned {
+    #[default]
+    Open,
+    Closed,
+}
+
+pub enum Policy {
+    Ungoverned(Ungoverned),
+    Governed(Box<Governor>),
+    /// Its plugin is not loaded: the rooms are closed until a version is.
+    Failed {
+        plugin: String,
+    },
+}
+
+/// A room that may be joined, by the name that the plugin gave it.
+pub struct Admission {
+    pub room: RoomName,
+    /// A reference that the member holds.
+    pub filter: Option<FilterId>,
+    pub limits: Limits,
+}
+
+/// A message that somebody wants to publish.
+pub struct Publishing {
+    pub room: RoomName,
+    pub who: Arc<str>,
+    pub tier: Arc<str>,
+    pub event: Option<String>,
+    pub data: String,
+    /// Counts it for as long as it waits.
+    pub charge: Charge,
+}
+
+/// What is to be stored of a message.
+#[derive(Debug, PartialEq)]
+pub enum Checked {
+    Pass,
+    Replace(String),
+    Discard,
+}
+
+/// A room without a plugin where those are closed.
+pub fn closed(room: &RoomName) -> Refusal {
+    let message = format!("room '{}' has no plugin, and rooms without one are closed here", &**room);
+    Refusal::new(Code::RoomRejected, message)
+}
+
+impl Policy {
+    /// `governs`: whether a canonical name still belongs to this shard's plugin.
+    pub fn admit(
+        &mut self,
+        joining: &Joining,
+        counts: impl FnOnce(&RoomName) -> Counts,
+        governs: impl FnOnce(&RoomName) -> bool,
+    ) -> Result<Admission, Refusal> {
+        if joining.room.kind() != Kind::Ordinary {
+            return Ok(Admission { room: joining.room.clone(), filter: None, limits: Limits::default() });
+        }
+        let room = self.resolve(&joining.who.id, &joining.room, governs)?;
+        let Policy::Governed(governor) = self else {
+            if joining.filter.is_some() {
+                let message = format!("no plugin governs room '{}', so it takes no filter", &*room);
+                return Err(Refusal::new(Code::FilterInvalid, message));
+            }
+            return Ok(Admission { room, filter: None, limits: Limits::default() });
+        };
+        let counts = counts(&room);
+        let (who, filter) = (&joining.who, joining.filter.as_deref());
+        let grant = governor.authorize(who, &room, filter, counts).map_err(|refusal| {
+            let code = match refusal.code {
+                RefusalCode::Denied => Code::RoomRejected,
+                RefusalCode::Invalid => Code::FilterInvalid,
+                RefusalCode::Limit => Code::RoomLimit,
+                RefusalCode::TooLarge => Code::FilterInvalid,
+                RefusalCode::Failed => Code::PluginFailed,
+            };
+            Refusal::new(code, refusal.message)
+        })?;
+        if let Some(most) = grant.limits.rooms
+            && counts.of_connection >= most
+        {
+            self.release(grant.filter, &who.id);
+            let message =
+                format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
+            return Err(Refusal::new(Code::RoomLimit, message));
+        }
+        Ok(Admission { room, filter: grant.filter, limits: grant.limits })
+    }
+
+    /// The canonical name of a room that exists for this policy.
+    fn resolve(
+        &mut self,
+        who: &str,
+        room: &RoomName,
+        governs: impl FnOnce(&RoomName) -> bool,
+    ) -> Result<RoomName, Refusal> {
+        let governor = match self {
+            Policy::Governed(governor) => governor,
+            Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
+            Policy::Ungoverned(Ungoverned::Closed) => return Err(closed(room)),
+            Policy::Failed { plugin } => {
+                let message =
+                    format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
+                return Err(Refusal::new(Code::PluginFailed, message));
+            }
+        };
+        let canonical = governor.validate(who, room).map_err(|refusal| {
+            let code = match refusal.code {
+                RefusalCode::Denied => Code::RoomRejected,
+                RefusalCode::Invalid | RefusalCode::TooLarge => Code::RoomInvalid,
+                RefusalCode::Limit => Code::RoomLimit,
+                RefusalCode::Failed => Code::PluginFailed,
+            };
+            Refusal::new(code, refusal.message)
+        })?;
+        let Some(canonical) = canonical else { return Ok(room.clone()) };
+        match RoomName::parse(&canonical) {
+            Ok(name) if name == *room || (name.kind() == Kind::Ordinary && governs(&name)) => Ok(name),
+            _ => {
+                let plugin = governor.name();
+                let message =
+                    format!("plugin '{plugin}' named room '{}' as a room that it does not govern", &**room);
+                Err(Refusal::new(Code::PluginFailed, message))
+            }
+        }
+    }
+
+    /// Asks whether a message may be published, and where. What the plugin allows its members holds for all who publish.
+    pub fn check(
+        &mut self,
+        publishing: &Publishing,
+        most: usize,
+        quotas: &mut Quotas,
+        counts: impl FnOnce(&RoomName) -> Counts,
+        governs: impl FnOnce(&RoomName) -> bool,
+    ) -> Result<(RoomName, Checked), Refusal> {
+        let Publishing { room, who, tier, event, data, .. } = publishing;
+        let room = self.resolve(who, room, governs)?;
+        let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
+        if governor.plugin().info().hooks.subscribe {
+            let now = Instant::now();
+            if !quotas.knows(who, &room, now) {
+                let limits = governor.limits(&Self::principal(who, tier), &room, counts(&room));
+                let limits = limits.map_err(|refusal| Refusal::new(Code::PluginFailed, refusal.message))?;
+                quotas.answer(who, &room, &limits, now);
+            }
+            quotas.take(who, &room, data.len(), now)?;
+        }
+        let verdict = governor
+            .check(who, &room, event.as_deref().unwrap_or_default(), data.as_bytes())
+            .map_err(|refusal| match refusal.code {
+                RefusalCode::Denied | RefusalCode::Invalid => {
+                    Refusal::new(Code::MessageRejected, refusal.message)
+                }
+                RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
+                RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
+                RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
+            })?;
+        let checked = match verdict {
+            Verdict::Pass => Checked::Pass,
+            Verdict::Discard => Checked::Discard,
+            Verdict::Replace(data) => match String::from_utf8(data) {
+                Ok(data) if data.len() <= most => Checked::Replace(data),
+                Ok(data) => {
+                    let (plugin, length) = (governor.name(), data.len());
+                    let message = format!(
+                        "plugin '{plugin}' makes data of {length} bytes of it, at most {most} are allowed here"
+                    );
+                    return Err(Refusal::new(Code::MessageTooLarge, message));
+                }
+                Err(_) => {
+                    let message = format!(
+                        "plugin '{}' replaced a message of room '{}' by no text",
+                        governor.name(),
+                        &*room
+                    );
+                    return Err(Refusal::new(Code::PluginFailed, message));
+                }
+            },
+        };
+        Ok((room, checked))
+    }
+
+    /// Which of the filters a message passes, and to whom it is lost because the plugin failed. `false`: there is nobody to
+    /// ask, and it is lost to all.
+    pub fn filter(
+        &mut self,
+        message: &Publication,
+        ids: &[FilterId],
+        reads: Reads<'_>,
+        bits: &mut Bits,
+    ) -> bool {
+        let Policy::Governed(governor) = self else { return false };
+        let event = message.event.as_deref().unwrap_or_default();
+        // What failed is logged, and to whom it matters the bits say.
+        governor.filter(&message.room, event, message.data().as_bytes(), ids, reads, bits).ok();
+        true
+    }
+
+    /// Gives up what `who` holds.
+    pub fn release(&mut self, filter: Option<FilterId>, who: &str) {
+        if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
+            governor.release(filter, who);
+        }
+    }
+
+    /// Puts a version of the plugin in charge.
+    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
+        match self {
+            Policy::Governed(governor) => governor.swap(plugin, on_failure)?,
+            Policy::Failed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
+            Policy::Ungoverned(_) => return Err("these rooms have no plugin".to_owned()),
+        }
+        Ok(())
+    }
+
+    pub fn reflect(&mut self, mirror: Option<Mirror>) {
+        if let Policy::Governed(governor) = self {
+            governor.reflect(mirror);
+        }
+    }
+
+    /// Who a plugin is told is asking.
+    pub fn principal(id: &str, tier: &str) -> Principal {
+        Principal { id: id.to_owned(), tier: tier.to_owned(), tags: vec![] }
+    }
+}

@@ -1,0 +1,360 @@
+//! A shard owns its rooms: only it touches them, so they need no lock, and a room's order is the shard's. It
+//! never waits, neither for a socket nor for the store.
+
+mod governed;
+
+use super::{
+    Connection,
+    command::*,
+    entry::{Entry, Waiting},
+    flush::Flush,
+    full,
+    places::Places,
+    policy::{Checked, Policy, Publishing},
+    publishers::Publishers,
+    publishes::Permitted,
+    quotas::Quotas,
+    room::{Delivered, Room, Taken, Verdicts},
+    routes::Routes,
+    store_is_away,
+    wards::conflict,
+};
+use crate::metrics::Metrics;
+use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use switchyard_plugin::{Bits, Counts, FilterId, Reads};
+use switchyard_process::memory::Kind;
+use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
+use switchyard_store::{Event, Store};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout_at,
+};
+
+/// Commands taken at once: enough to share a wake-up, few enough to stay fair.
+const BATCH: usize = 64;
+
+pub struct Shard {
+    pub(super) index: usize,
+    /// Weak: who sits in a room keeps its shard, not the shard itself.
+    pub(super) queue: mpsc::WeakUnboundedSender<Command>,
+    pub(super) policy: Policy,
+    pub(super) routes: Arc<Routes>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) metrics: Metrics,
+    /// Messages on their way to this shard.
+    pub(super) backlog: Arc<AtomicUsize>,
+    /// Bytes of data that a message may have.
+    pub(super) message_bytes: usize,
+    pub(super) rooms: HashMap<RoomName, Entry>,
+    /// Kept in a governed shard, whose plugin is told.
+    pub(super) places: Places,
+    /// Kept in a governed shard, for messages that make its plugin fail.
+    pub(super) publishers: Publishers,
+    /// Kept in a governed shard, of what its plugin allows publishers.
+    pub(super) quotas: Quotas,
+    /// Reused from message to message.
+    pub(super) scratch: Scratch,
+    pub(super) flush: Flush,
+}
+
+#[derive(Default)]
+pub(super) struct Scratch {
+    filters: Vec<FilterId>,
+    bits: Bits,
+}
+
+/// Who takes a seat, and how.
+struct Seating {
+    room: RoomName,
+    connection: Arc<Connection>,
+    filter: Option<FilterId>,
+    since: Option<Position>,
+    keep_back: bool,
+}
+
+/// What it takes in memory that a connection is in a room, about, here and in its session.
+const SEAT: usize = 500;
+
+/// What a room takes in memory beside its members, about, in its shard and in what listens to it.
+fn size(room: &RoomName) -> usize {
+    1024 + room.len()
+}
+
+impl Shard {
+    pub async fn run(self, commands: mpsc::UnboundedReceiver<Command>) {
+        match self.policy {
+            Policy::Ungoverned(_) => self.run_in_order(commands).await,
+            Policy::Governed(_) | Policy::Failed { .. } => self.run_in_turns(commands).await,
+        }
+    }
+
+    async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let taken = match self.flush.due() {
+                None => Some(commands.recv_many(&mut batch, BATCH).await),
+                Some(due) => timeout_at(due.into(), commands.recv_many(&mut batch, BATCH)).await.ok(),
+            };
+            if taken == Some(0) {
+                return;
+            }
+            batch.drain(..).for_each(|command| self.handle(command));
+            self.flush.write(Instant::now(), &self.queue);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn handle(&mut self, command: Command) {
+        match command {
+            Command::Store(Event::Published(message)) => {
+                self.backlog.fetch_sub(1, Ordering::Relaxed);
+                self.deliver(&message);
+            }
+            Command::Store(Event::Watched { room, position }) => self.open(&room, position),
+            Command::Store(Event::Unwatched { room }) => self.close(&room),
+            Command::Store(Event::Lost { room, position }) => {
+                if let Some(room) = self.room(&room) {
+                    let told = room.lose(position);
+                    self.metrics.gaps.inc_by(told);
+                }
+            }
+            Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
+            Command::Join { joining, reply } => self.join(joining, reply),
+            Command::Accept { room, connection, filter, since, reply } => {
+                let who = connection.principal.clone();
+                let seated = Seating { room, connection, filter, since, keep_back: true };
+                match self.seated(seated) {
+                    Some(joined) => drop(reply.send(joined)),
+                    None => self.policy.release(filter, &who),
+                }
+            }
+            Command::Decline { filter, who } => self.policy.release(Some(filter), &who),
+            Command::Leave { room, seat, reply } => {
+                self.leave(&room, seat);
+                reply.map(|reply| reply.send(()));
+            }
+            Command::Acknowledge { room, seat, epoch, offset, reply } => {
+                let position = self.room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
+                reply.send(position.unwrap_or(Err(Unacknowledged::Unsent))).ok();
+            }
+            Command::Sieve(sieving) => drop(self.sieve(sieving, None)),
+            Command::Settle { room, seat, upto, lost, reply } => match self.room(&room) {
+                Some(room) => room.settle(seat, upto, lost, reply),
+                None => drop(reply.send(Settled::Gone)),
+            },
+            Command::Swap { plugin, on_failure, reply } => {
+                self.quotas.ask_again(Instant::now());
+                reply.send(self.policy.swap(plugin, on_failure).map_err(conflict)).ok();
+            }
+            Command::Reflect(mirror) => self.policy.reflect(mirror),
+            Command::Written => self.flush.written(Instant::now()),
+            Command::Check { publishing, reply } => {
+                let checked = self.check(&publishing);
+                let permitted = checked.map(|(room, checked)| Permitted::new(publishing, room, checked));
+                reply.send(permitted).ok();
+            }
+        }
+    }
+
+    fn check(&mut self, publishing: &Publishing) -> Result<(RoomName, Checked), Refusal> {
+        let (rooms, routes, index, most) = (&self.rooms, &self.routes, self.index, self.message_bytes);
+        // A publisher is taken for a member that has no other room.
+        let in_room = |room: &RoomName| match rooms.get(room) {
+            Some(Entry::Open(room, _)) => room.len() as u32,
+            Some(Entry::Opening(..)) | None => 0,
+        };
+        let counts = |room: &RoomName| Counts { in_room: in_room(room), ..Counts::default() };
+        let governs = |room: &RoomName| routes.shard(room) == index;
+        let checked = self.policy.check(publishing, most, &mut self.quotas, counts, governs);
+        if let Ok((room, checked)) = &checked {
+            let data = match checked {
+                Checked::Replace(data) => data,
+                Checked::Pass | Checked::Discard => &publishing.data,
+            };
+            self.publishers.note(&publishing.who, room, publishing.event.as_deref(), data);
+        }
+        checked
+    }
+
+    fn room(&mut self, room: &str) -> Option<&mut Room> {
+        match self.rooms.get_mut(room) {
+            Some(Entry::Open(room, _)) => Some(room),
+            _ => None,
+        }
+    }
+
+    fn join(&mut self, joining: Joining, reply: oneshot::Sender<Result<Granted, Refusal>>) {
+        let (rooms, places, routes, index) = (&self.rooms, &self.places, &self.routes, self.index);
+        let connection = &joining.connection;
+        let counts = |room: &RoomName| {
+            let (of_connection, of_principal) = places.beside(room, connection.id, &connection.principal);
+            let in_room = match rooms.get(room) {
+                Some(Entry::Open(room, _)) => room.len() as u32,
+                Some(Entry::Opening(waiting, _)) => waiting.len() as u32,
+                None => 0,
+            };
+            Counts { of_connection, of_principal, in_room }
+        };
+        let admission = match self.policy.admit(&joining, counts, |room| routes.shard(room) == index) {
+            Ok(admission) => admission,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        if matches!(self.policy, Policy::Governed(_)) {
+            let who = &joining.connection.principal;
+            self.quotas.grant(who, &admission.room, &admission.limits, Instant::now());
+        }
+        if let (true, Some(queue)) = (joining.offer, self.queue.upgrade())
+            && self.room(&admission.room).is_some_and(|room| room.has(joining.connection.id))
+        {
+            let offer =
+                Offer::new(admission.room, admission.filter, joining.connection.principal.clone(), queue);
+            return drop(reply.send(Ok(Granted::Offered(offer))));
+        }
+        let share = &joining.connection.share;
+        if !self.store.has_room(share) || !share.may_grow() {
+            self.policy.release(admission.filter, &joining.connection.principal);
+            return drop(reply.send(Err(full("rooms"))));
+        }
+        if matches!(self.policy, Policy::Governed(_)) {
+            self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
+        }
+        let filter = admission.filter;
+        let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, reply };
+        match self.rooms.get_mut(&waiting.joining.room) {
+            Some(Entry::Open(..)) => self.seat(waiting),
+            // By another name that the plugin knows it by; the seat of the first is on its way.
+            Some(Entry::Opening(others, _))
+                if matches!(self.policy, Policy::Governed(_))
+                    && others.iter().any(|other| other.is_of(&waiting.joining.connection)) =>
+            {
+                self.policy.release(waiting.filter, &waiting.joining.connection.principal);
+                let message = format!("this connection is joining room '{}' already", &*waiting.joining.room);
+                waiting.reply.send(Err(Refusal::invalid(message))).ok();
+            }
+            Some(Entry::Opening(others, _)) => others.push(waiting),
+            None => {
+                let room = waiting.joining.room.clone();
+                let charge = waiting.joining.connection.share.charge(Kind::Rooms, size(&room));
+                self.rooms.insert(room.clone(), Entry::Opening(vec![waiting], charge));
+                self.metrics.rooms.inc();
+                self.store.watch(&room);
+            }
+        }
+    }
+
+    /// The store begins to tell of a room, or begins anew.
+    fn open(&mut self, name: &str, position: Position) {
+        let Some((name, entry)) = self.rooms.remove_entry(name) else { return };
+        let (waiting, charge) = match entry {
+            Entry::Opening(waiting, charge) => (waiting, charge),
+            Entry::Open(..) => return drop(self.rooms.insert(name, entry)),
+        };
+        self.rooms.insert(name.clone(), Entry::Open(Box::new(Room::new(name, position)), charge));
+        waiting.into_iter().for_each(|waiting| self.seat(waiting));
+    }
+
+    /// The store cannot tell of a room: who waits for it is refused.
+    fn close(&mut self, name: &str) {
+        if !matches!(self.rooms.get(name), Some(Entry::Opening(..))) {
+            return;
+        }
+        let Some((name, Entry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
+        self.metrics.rooms.dec();
+        for Waiting { joining, filter, reply, .. } in waiting {
+            self.policy.release(filter, &joining.connection.principal);
+            self.places.give_back(&name, joining.connection.id, &joining.connection.principal);
+            reply.send(Err(store_is_away())).ok();
+        }
+    }
+
+    fn seat(&mut self, waiting: Waiting) {
+        let Waiting { joining, filter, reply } = waiting;
+        let Joining { room, connection, since, keep_back, .. } = joining;
+        let seated = self.seated(Seating { room, connection, filter, since, keep_back });
+        // Where nobody waits for the answer, dropping it gives up the seat.
+        if let Some(joined) = seated {
+            reply.send(Ok(Granted::Joined(joined))).ok();
+        }
+    }
+
+    /// Takes a seat in an open room.
+    fn seated(&mut self, seating: Seating) -> Option<Joined> {
+        let Seating { room: name, connection, filter, since, keep_back } = seating;
+        let (index, queue) = (self.index, self.queue.upgrade()?);
+        let room = self.room(&name)?;
+        let (who, share, before) = (connection.principal.clone(), connection.share.clone(), room.len());
+        let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
+        let (position, more) = (room.position().clone(), room.len() - before);
+        share.add(Kind::Sessions, more * SEAT);
+        self.policy.release(freed, &who);
+        let seat = Seat::new(name, seat, index, queue);
+        Some(Joined { seat, position, recovery, behind, filtered: filter.is_some() })
+    }
+
+    fn leave(&mut self, name: &RoomName, seat: SeatId) {
+        let Some(room) = self.room(name) else { return };
+        let Some((connection, filter)) = room.leave(seat) else { return };
+        let is_empty = room.is_empty();
+        connection.share.subtract(Kind::Sessions, SEAT);
+        self.policy.release(filter, &connection.principal);
+        self.places.give_back(name, seat.connection, &connection.principal);
+        if is_empty {
+            self.rooms.remove(name);
+            self.metrics.rooms.dec();
+            self.store.unwatch(name);
+            // What a flood of names took is given back when they are gone.
+            if self.rooms.capacity() > 1024 && self.rooms.len() < self.rooms.capacity() / 4 {
+                self.rooms.shrink_to(2 * self.rooms.len());
+            }
+        }
+    }
+
+    fn deliver(&mut self, message: &Arc<Publication>) {
+        let Some(Entry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
+        let Scratch { filters, bits } = &mut self.scratch;
+        room.filters(filters);
+        let publishers = &self.publishers;
+        let publisher = || publishers.of(message);
+        let asked =
+            filters.is_empty() || self.policy.filter(message, filters, Reads::Members(&publisher), bits);
+        let verdicts = Verdicts { filters, bits: asked.then_some(bits) };
+        let now = Instant::now();
+        room.pace.message(now);
+        let flush = self.flush.of(&room.pace, now);
+        let Delivered { members, gaps } = room.deliver(message, &verdicts, flush);
+        self.flush.delivered(members, now);
+        self.metrics.deliveries.inc_by(members);
+        self.metrics.gaps.inc_by(gaps);
+    }
+
+    /// Looks through messages until some time, and answers once it has been through all of them; otherwise gives what is left.
+    fn sieve(&mut self, mut sieving: Sieving, until: Option<Instant>) -> Option<Sieving> {
+        match self.room(&sieving.room).and_then(|room| room.filter_of(sieving.seat)) {
+            None => sieving.sieved = Sieved::failed(),
+            Some((None, _)) => sieving.sieved.passed.extend(sieving.messages.drain(..)),
+            Some((Some(filter), who)) => {
+                while let Some(message) = sieving.messages.pop_front() {
+                    let bits = &mut self.scratch.bits;
+                    let asked = self.policy.filter(&message, &[filter], Reads::One(&who), bits);
+                    sieving.sieved.failed |= !asked;
+                    sieving.sieved.lost |= asked && bits.is_lost(0);
+                    if asked && bits.passes(0) {
+                        sieving.sieved.passed.push(message);
+                    }
+                    if !sieving.messages.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
+                        return Some(sieving);
+                    }
+                }
+            }
+        }
+        sieving.reply.send(sieving.sieved).ok();
+        None
+    }
+}

@@ -1,0 +1,172 @@
+//! How a plugin's shard shares its thread: what is on its way to members and what members do comes in order and at once;
+//! questions to the plugin come in turns by principal, each a slice of time. A call cannot be cut: who asks for long ones rests after
+//! each while others use the plugin, so that these find it idle most of the time.
+
+use super::{super::command::Sieving, *};
+use std::collections::VecDeque;
+use switchyard_process::turns::{Served, Turns};
+use tokio::sync::mpsc::error::TryRecvError;
+
+/// How long a principal's turn takes, and how long deliveries go on between two turns; a call that was begun is not cut.
+const TURN: Duration = Duration::from_micros(250);
+
+/// So many times as long as a turn took that was too long its principal rests, while others use the plugin: it has the thread for a
+/// third of the time then.
+const REST: u32 = 2;
+/// Who has asked within this time uses the plugin.
+const USES: Duration = Duration::from_secs(1);
+
+/// Commands that are sorted at once.
+const SORTED: usize = 4096;
+
+/// What is to be done.
+#[derive(Default)]
+struct Waiting {
+    /// In order, without regard to whose it is.
+    live: VecDeque<Command>,
+    turns: Turns<Command>,
+    rests: Rests,
+}
+
+/// Who rests, and until when.
+#[derive(Default)]
+struct Rests {
+    until: HashMap<Arc<str>, Instant>,
+    /// Who had a turn last, and who before it, and when.
+    last: Option<(Arc<str>, Instant)>,
+    before: Option<(Arc<str>, Instant)>,
+}
+
+impl Rests {
+    /// A principal had a turn.
+    fn note(&mut self, who: Arc<str>, began: Instant, now: Instant) {
+        let uses = |other: &Option<(Arc<str>, Instant)>| {
+            other.as_ref().is_some_and(|(other, at)| *other != who && now.duration_since(*at) < USES)
+        };
+        let took = now.duration_since(began);
+        if took > TURN * 2 && (uses(&self.last) || uses(&self.before)) {
+            self.until.insert(who.clone(), now + took * REST);
+        }
+        if self.last.as_ref().is_some_and(|(last, _)| *last != who) {
+            self.before = self.last.take();
+        }
+        self.last = Some((who, now));
+    }
+
+    /// Forgets who has rested. When the next one has, if anybody rests.
+    fn wake(&mut self, now: Instant) -> Option<Instant> {
+        if !self.until.is_empty() {
+            self.until.retain(|_, until| *until > now);
+        }
+        self.until.values().min().copied()
+    }
+}
+
+impl Waiting {
+    /// When there is something to do unless something comes: `None` is now.
+    fn idle(&mut self, now: Instant) -> Option<Option<Instant>> {
+        let due = self.rests.wake(now);
+        let rests = &self.rests.until;
+        let is_idle = self.live.is_empty() && self.turns.waiting().all(|who| rests.contains_key(who));
+        is_idle.then(|| due.filter(|_| !self.turns.is_empty()))
+    }
+}
+
+impl Shard {
+    /// [`run`](Self::run) for a shard that has a plugin, or is to have one.
+    pub(super) async fn run_in_turns(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let (mut batch, mut waiting) = (Vec::with_capacity(BATCH), Waiting::default());
+        loop {
+            if let Some(rested) = waiting.idle(Instant::now()) {
+                let due = self.flush.due().into_iter().chain(rested).min();
+                let taken = match due {
+                    None => Some(commands.recv_many(&mut batch, BATCH).await),
+                    Some(due) => timeout_at(due.into(), commands.recv_many(&mut batch, BATCH)).await.ok(),
+                };
+                if taken == Some(0) {
+                    return;
+                }
+                batch.drain(..).for_each(|command| self.sort(command, &mut waiting));
+            }
+            // Whoever has just come is not to wait until all who came before are served.
+            for _ in 0..SORTED {
+                match commands.try_recv() {
+                    Ok(command) => self.sort(command, &mut waiting),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            let until = Instant::now() + TURN;
+            while let Some(command) = waiting.live.pop_front() {
+                self.handle(command);
+                if Instant::now() >= until {
+                    break;
+                }
+            }
+            let began = Instant::now();
+            let Waiting { turns, rests, .. } = &mut waiting;
+            let may = |who: &Arc<str>| !rests.until.contains_key(who);
+            if let Some(who) = turns.take_of(may, |command| self.serve(command, began + TURN)) {
+                rests.note(who, began, Instant::now());
+            }
+            self.flush.write(Instant::now(), &self.queue);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn sort(&mut self, command: Command, waiting: &mut Waiting) {
+        let who = match &command {
+            Command::Join { joining, .. } => Some(joining.connection.principal.clone()),
+            Command::Check { publishing, .. } => Some(publishing.who.clone()),
+            Command::Sieve(Sieving { room, seat, .. }) => {
+                self.room(room).and_then(|room| room.filter_of(*seat)).map(|(_, who)| who)
+            }
+            _ => None,
+        };
+        match who {
+            Some(who) => waiting.turns.push(who, command),
+            None => waiting.live.push_back(command),
+        }
+    }
+
+    /// Answers a question, or a part of it; who gave up waiting costs the plugin nothing.
+    fn serve(&mut self, command: Command, until: Instant) -> Served<Command> {
+        match command {
+            Command::Join { reply, .. } if reply.is_closed() => return Served::Whole,
+            Command::Check { reply, .. } if reply.is_closed() => return Served::Whole,
+            Command::Sieve(sieving) if sieving.reply.is_closed() => return Served::Whole,
+            Command::Sieve(sieving) => {
+                if let Some(rest) = self.sieve(sieving, Some(until)) {
+                    return Served::Part(Command::Sieve(rest));
+                }
+            }
+            command => self.handle(command),
+        }
+        if Instant::now() < until { Served::Whole } else { Served::Last }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Books of 60 kB took another tenant's publishes 8 times as long.
+    #[test]
+    fn who_asks_for_long_calls_rests_while_others_use_the_plugin() {
+        let (mut rests, start) = (Rests::default(), Instant::now());
+        let [mallory, acme] = ["mallory", "acme"].map(Arc::<str>::from);
+        let long = Duration::from_millis(5);
+        rests.note(mallory.clone(), start, start + long);
+        assert_eq!(rests.wake(start), None, "nobody else is there");
+        let later = start + Duration::from_secs(1);
+        rests.note(acme.clone(), later, later + TURN);
+        rests.note(mallory.clone(), later, later + long);
+        assert_eq!(rests.wake(later + long), Some(later + long * 3));
+        assert_eq!(rests.wake(later + long * 3), None);
+        rests.note(mallory.clone(), later, later + long * 3);
+        assert!(rests.until.contains_key(&mallory), "it rests after each");
+        let alone = later + USES * 2;
+        rests.wake(alone);
+        rests.note(mallory, alone, alone + long);
+        assert_eq!(rests.wake(alone), None, "the other one is gone");
+    }
+}

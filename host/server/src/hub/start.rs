@@ -1,0 +1,205 @@
+//! Puts a hub together: its shards, each with its policy, and the store that feeds them.
+
+use super::{
+    BACKLOG, Connections, Handle, Hub, READS, Ward,
+    command::Command,
+    flush::Flush,
+    in_turn::InTurn,
+    lobby::Lobby,
+    no_thread,
+    policy::{Policy, Ungoverned},
+    routes::Routes,
+    shard::Shard,
+};
+use crate::metrics::Metrics;
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+use switchyard_plugin::{Cache, Compiler, PluginConfig};
+use switchyard_process::{memory::Account, vital::Vitals};
+use switchyard_protocol::Close;
+use switchyard_store::{Event, Feed, Store};
+use tokio::sync::{OnceCell, mpsc, oneshot};
+
+pub struct HubConfig {
+    /// By precedence. None is in charge of its rooms until [`Hub::begin`].
+    pub plugins: Vec<PluginConfig>,
+    /// Of compiled plugins.
+    pub cache: Option<Cache>,
+    /// Of plugins.
+    pub compiler: Compiler,
+    pub ungoverned: Ungoverned,
+    /// Bytes of data that a message may have.
+    pub message_bytes: usize,
+    pub memory: Arc<Account>,
+    /// Told of shards that panic.
+    pub vitals: Vitals,
+}
+
+impl Hub {
+    /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
+    /// for all other rooms. They end with the hub. `store` makes the store that feeds them, or says why it cannot.
+    pub async fn start<E, Made>(
+        config: HubConfig,
+        metrics: Metrics,
+        store: impl FnOnce(Feed) -> Made,
+    ) -> Result<Arc<Self>, E>
+    where
+        Made: Future<Output = Result<Arc<dyn Store>, E>>,
+    {
+        let (vitals, memory) = (config.vitals, config.memory);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let names = config.plugins.iter().map(|p| (p.name().to_owned(), p.rooms.clone())).collect();
+        let routes = Arc::new(Routes::new(names, cores));
+        let (mut wards, mut policies) = (vec![], vec![]);
+        for plugin in config.plugins {
+            let name = plugin.name().to_owned();
+            policies.push((Some(name.clone()), Policy::Failed { plugin: name }));
+            wards.push(Ward::new(plugin));
+        }
+        policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
+
+        let (mut shards, mut receivers, mut feeds) = (vec![], vec![], vec![]);
+        for _ in &policies {
+            let (queue, receiver) = mpsc::unbounded_channel();
+            let backlog = Arc::new(AtomicUsize::new(0));
+            feeds.push((queue.downgrade(), backlog.clone()));
+            shards.push(Handle { queue, backlog });
+            receivers.push(receiver);
+        }
+        let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
+        let connections = Arc::new(Connections::default());
+        let store = store(feed(routes.clone(), connections.clone(), feeds)).await?;
+        for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
+            let shard = Shard {
+                index,
+                queue: queues[index].clone(),
+                policy,
+                routes: routes.clone(),
+                store: store.clone(),
+                metrics: metrics.clone(),
+                backlog: shards[index].backlog.clone(),
+                message_bytes: config.message_bytes,
+                rooms: HashMap::new(),
+                places: Default::default(),
+                publishers: Default::default(),
+                quotas: Default::default(),
+                scratch: Default::default(),
+                flush: Flush::new(Instant::now()),
+            };
+            match plugin {
+                None => drop(vitals.task("the shard of rooms without a plugin", shard.run(receiver))),
+                Some(plugin) => governed(plugin, shard, receiver, &vitals),
+            }
+        }
+        let ungoverned = config.ungoverned;
+        Ok(Arc::new(Self {
+            store,
+            connections,
+            metrics,
+            memory,
+            ungoverned,
+            lobby: Lobby::new(vitals.clone()),
+            allowances: Default::default(),
+            vitals,
+            engine: OnceCell::new(),
+            cache: config.cache.map(Arc::new),
+            compiler: config.compiler,
+            wards,
+            routes,
+            reads: InTurn::new(READS),
+            // Others find a core.
+            lists: InTurn::new((cores / 2).max(1)),
+            shards,
+        }))
+    }
+}
+
+/// A shard, its queue, and the command that is to be carried out first.
+type Given = (Shard, mpsc::UnboundedReceiver<Command>, Option<Command>);
+
+/// Runs a plugin's shard on a thread of its own. While the system has none for it, its rooms are closed, which takes no thread, and
+/// each version that is to be in charge tries again.
+fn governed(plugin: String, shard: Shard, commands: mpsc::UnboundedReceiver<Command>, vitals: &Vitals) {
+    match thread(&plugin, vitals) {
+        Ok(given) => drop(given.send((shard, commands, None))),
+        Err(error) => {
+            tracing::error!(plugin, %error, "no thread can be started for a plugin; its rooms are closed");
+            let closed = closed(plugin, shard, commands, vitals.clone());
+            vitals.task("the shard of a plugin without a thread", closed);
+        }
+    }
+}
+
+/// A thread that waits for its shard: one that cannot be started takes no shard along.
+fn thread(plugin: &str, vitals: &Vitals) -> io::Result<oneshot::Sender<Given>> {
+    let (given, is_given) = oneshot::channel::<Given>();
+    let runtime = tokio::runtime::Handle::current();
+    let run = async move {
+        if let Ok((mut shard, commands, first)) = is_given.await {
+            first.into_iter().for_each(|command| shard.handle(command));
+            shard.run(commands).await;
+        }
+    };
+    vitals.thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
+    Ok(given)
+}
+
+async fn closed(
+    plugin: String,
+    mut shard: Shard,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    vitals: Vitals,
+) {
+    while let Some(command) = commands.recv().await {
+        let Command::Swap { plugin: version, on_failure, reply } = command else {
+            shard.handle(command);
+            continue;
+        };
+        match thread(&plugin, &vitals) {
+            Ok(given) => {
+                let swap = Command::Swap { plugin: version, on_failure, reply };
+                return drop(given.send((shard, commands, Some(swap))));
+            }
+            Err(error) => drop(reply.send(Err(no_thread(&format!("of plugin '{plugin}'"), error)))),
+        }
+    }
+}
+
+/// Hands what a store tells to the shard of the room, as far as the shard keeps up.
+fn feed(
+    routes: Arc<Routes>,
+    connections: Arc<Connections>,
+    shards: Vec<(mpsc::WeakUnboundedSender<Command>, Arc<AtomicUsize>)>,
+) -> Feed {
+    Arc::new(move |event| {
+        let (room, messages) = match &event {
+            Event::Published(message) => (&message.room, 1),
+            Event::Watched { room, .. } | Event::Unwatched { room } | Event::Lost { room, .. } => (room, 0),
+            Event::Probe(connection) => {
+                if let Some(connection) = connections.get(*connection) {
+                    connection.probe();
+                }
+                return true;
+            }
+            Event::TakenOver(connection) => {
+                if let Some(connection) = connections.get(*connection) {
+                    connection.outbox.close(Close::TakenOver);
+                }
+                return true;
+            }
+        };
+        let (queue, backlog) = &shards[routes.shard(room)];
+        let waiting = backlog.fetch_add(messages, Ordering::Relaxed);
+        if let Some(queue) = queue.upgrade() {
+            queue.send(Command::Store(event)).ok();
+        }
+        waiting < BACKLOG
+    })
+}

@@ -1,0 +1,158 @@
+//! The keys that a node knows, with what their tiers allow. A key itself is seen only while it is checked.
+
+use serde::Deserialize;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+use subtle::ConstantTimeEq;
+use switchyard_protocol::{Code, Refusal, unix_ms};
+use switchyard_store::key::{Digest, Expiry, KeyConfig, Scope};
+
+/// `[tier.NAME]`: what a principal with such a key may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tier {
+    /// Live connections of one principal on this node.
+    pub connections: u32,
+    /// Rooms of one connection, `*` and the inbox not counted.
+    pub rooms: u32,
+}
+
+impl Default for Tier {
+    fn default() -> Self {
+        Self { connections: 100, rooms: 100 }
+    }
+}
+
+pub const DEFAULT_TIER: &str = "default";
+
+/// What a key was found to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    pub digest: Digest,
+    pub principal: Arc<str>,
+    pub tier: Arc<str>,
+    pub limits: Tier,
+    scopes: Vec<Scope>,
+    /// Unix milliseconds.
+    expires: Option<u64>,
+}
+
+impl Key {
+    /// Refuses what the key has no scope for; `what` completes "may not …".
+    pub fn require(&self, scope: Scope, what: impl fmt::Display) -> Result<(), Refusal> {
+        if self.may(scope) {
+            return Ok(());
+        }
+        let message =
+            format!("key '{}' may not {what}: it lacks the scope '{}'", self.principal, scope.as_str());
+        Err(Refusal::new(Code::Forbidden, message))
+    }
+
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+
+    fn live(&self, now: u64) -> Result<(), Refusal> {
+        match self.expires {
+            Some(at) if at <= now => {
+                let at = Expiry(at);
+                Err(Refusal::new(Code::ExpiredKey, format!("key '{}' expired at {at}", self.principal)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All keys. Looked up by the first bytes of the digest, compared whole in constant time.
+#[derive(Default)]
+pub struct Keys {
+    by_prefix: HashMap<[u8; 8], Vec<Arc<Key>>>,
+    principals: HashSet<Arc<str>>,
+}
+
+impl Keys {
+    /// Every tier that a key names must be in `tiers`, which the configuration's check sees to.
+    pub fn new(keys: &[KeyConfig], tiers: &HashMap<String, Tier>) -> Self {
+        let mut all = Self::default();
+        for config in keys {
+            let tier = config.tier.as_ref().map_or(DEFAULT_TIER, |tier| tier.get_ref().as_str());
+            all.insert(Key {
+                digest: config.digest,
+                principal: config.principal.0.clone(),
+                tier: tier.into(),
+                limits: tiers.get(tier).copied().unwrap_or_default(),
+                scopes: config.scopes.clone(),
+                expires: config.expires.map(|expires| expires.0),
+            });
+        }
+        all
+    }
+
+    fn insert(&mut self, key: Key) {
+        let prefix = key.digest.as_bytes()[..8].try_into().expect("eight bytes");
+        self.principals.insert(key.principal.clone());
+        self.by_prefix.entry(prefix).or_default().push(Arc::new(key));
+    }
+
+    /// Whether a principal has a key, be it a good one or not.
+    pub fn name(&self, principal: &str) -> bool {
+        self.principals.contains(principal)
+    }
+
+    /// The key that a client presented.
+    pub fn check(&self, key: &str) -> Result<Arc<Key>, Refusal> {
+        self.find(&Digest::of(key))
+    }
+
+    /// What a known key is now: keys change while connections live.
+    pub fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
+        let same = |key: &&Arc<Key>| bool::from(key.digest.as_bytes().ct_eq(digest.as_bytes()));
+        let found = self.by_prefix.get(&digest.as_bytes()[..8]).and_then(|keys| keys.iter().find(same));
+        let Some(key) = found else {
+            return Err(Refusal::new(
+                Code::InvalidKey,
+                "the key is not known here; present one that is configured",
+            ));
+        };
+        key.live(unix_ms())?;
+        Ok(key.clone())
+    }
+}
+
+/// A new key: 160 random bits, readable by its prefix.
+pub fn generate() -> String {
+    let mut bits = [0u8; 20];
+    getrandom::fill(&mut bits).expect("the system has entropy");
+    bits.iter().fold("sk_".to_owned(), |key, byte| key + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switchyard_store::key::PrincipalName;
+
+    fn keys(expires: Option<u64>) -> Keys {
+        let config = KeyConfig {
+            digest: Digest::of("secret"),
+            principal: PrincipalName("acme".into()),
+            tier: None,
+            scopes: vec![Scope::Publish],
+            expires: expires.map(Expiry),
+        };
+        Keys::new(&[config], &HashMap::new())
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_digest_until_it_expires() {
+        let key = keys(None).check("secret").unwrap();
+        assert_eq!(&*key.principal, "acme");
+        assert!(key.require(Scope::Publish, "publish").is_ok());
+        let refusal = key.require(Scope::Admin, "see rooms").unwrap_err();
+        assert!(refusal.message.contains("'acme' may not see rooms") && refusal.message.contains("admin"));
+        assert_eq!(keys(None).check("secreT").unwrap_err().code, Code::InvalidKey);
+        assert_eq!(keys(Some(unix_ms() - 1)).check("secret").unwrap_err().code, Code::ExpiredKey);
+    }
+}

@@ -1,0 +1,19 @@
+//! What becomes of an upgrade whose key was refused: it is counted, and no other key is tried on the same connection.
+
+use crate::limits::Unauthenticated;
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use switchyard_protocol::Code;
+
+/// The answer, when it may be given.
+pub async fn seen_off(peer: &Unauthenticated, mut response: Response) -> Response {
+    if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = response.extensions().get::<Code>().copied() {
+        peer.refused(code).await;
+    }
+    if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

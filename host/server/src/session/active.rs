@@ -1,0 +1,292 @@
+//! After authentication: what a frame asks for, and whether this client may. Holds the rooms it is in.
+
+use crate::{
+    hub::{Proposal, Seat},
+    key::{Key, Keys},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use switchyard_plugin::Limits;
+use switchyard_protocol::{
+    Close, Code, Id, Position, Refusal, Request, reply,
+    request::{self, Publish, Terms},
+    room::{Kind, MAX_NAME, RoomName},
+    unix_ms,
+};
+use switchyard_store::key::{Digest, Scope};
+
+/// Frames that are no requests, within [`BAD_WITHIN`], that end a connection.
+const BAD_FRAMES: usize = 10;
+const BAD_WITHIN: Duration = Duration::from_secs(60);
+
+pub struct Active {
+    key: Digest,
+    pub inbox: RoomName,
+    /// Most rooms, `*` and the inbox not counted.
+    pub rooms_limit: u32,
+    message_bytes: usize,
+    rooms: HashMap<RoomName, Seat>,
+    /// Names that a plugin made canonical, by what the client calls them.
+    aliases: HashMap<RoomName, RoomName>,
+    bad: Vec<Instant>,
+}
+
+/// What a frame amounts to.
+pub enum Decision<'a> {
+    Reply(String),
+    Refuse(Option<Id<'a>>, Refusal),
+    Close(String, Close),
+    Nothing,
+    Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, Refused>> },
+    Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Refused>> },
+    Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
+    Acknowledge { id: Option<Id<'a>>, acks: Vec<Acknowledged> },
+    Members { id: Option<Id<'a>>, room: RoomName },
+    History { id: Option<Id<'a>>, room: RoomName, since: Option<Position>, limit: usize },
+}
+
+impl Decision<'_> {
+    /// Whether it is carried out while messages are on their way, which are answered before it.
+    pub fn overlaps(&self) -> bool {
+        match self {
+            Self::Publish { .. } | Self::Refuse(..) | Self::Nothing => true,
+            // It is not answered.
+            Self::Acknowledge { id, .. } => id.is_none(),
+            _ => false,
+        }
+    }
+}
+
+/// Everything of a room up to an offset is handled.
+pub struct Acknowledged {
+    pub room: RoomName,
+    /// Of the offset, where the client names it.
+    pub epoch: Option<Arc<str>>,
+    pub offset: u64,
+}
+
+/// A room that is refused before anybody is asked.
+pub struct Refused {
+    pub room: String,
+    pub refusal: Refusal,
+}
+
+impl Refused {
+    /// A name that is longer than names may be is shown as far as one may be.
+    pub fn new(name: &str, refusal: Refusal) -> Self {
+        let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        Self { room: name[..end].to_owned(), refusal }
+    }
+}
+
+/// An entry for a room that another of the same request is for. Which of them would rule, nobody could tell.
+pub fn named_twice(room: &RoomName) -> Refusal {
+    Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
+}
+
+/// A room that may be asked for.
+pub struct Wish<'a> {
+    pub room: RoomName,
+    pub terms: Terms<'a>,
+}
+
+impl Active {
+    /// `limits`: what the plugins that were asked on connecting narrow.
+    pub fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
+        Self {
+            key: key.digest,
+            inbox: RoomName::inbox(&key.principal),
+            rooms_limit: limits.rooms.map_or(key.limits.rooms, |rooms| rooms.min(key.limits.rooms)),
+            message_bytes: narrowed(message_bytes, limits),
+            rooms: HashMap::new(),
+            aliases: HashMap::new(),
+            bad: vec![],
+        }
+    }
+
+    pub fn message_bytes(&self) -> usize {
+        self.message_bytes
+    }
+
+    pub fn frame<'a>(&mut self, text: &'a str, keys: &Keys, now: Instant) -> Decision<'a> {
+        let (id, request) = match request::parse(text) {
+            Ok(parsed) => parsed,
+            Err((id, refusal)) if refusal.code == Code::BadFrame => return self.bad_frame(id, refusal, now),
+            Err((id, refusal)) => return Decision::Refuse(id, refusal),
+        };
+        let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key));
+        decision.unwrap_or_else(|refusal| Decision::Refuse(id, refusal))
+    }
+
+    pub fn binary(&mut self, now: Instant) -> Decision<'static> {
+        self.bad_frame(None, Refusal::new(Code::BadFrame, "a frame is text, this one is binary"), now)
+    }
+
+    fn bad_frame<'a>(&mut self, id: Option<Id<'a>>, refusal: Refusal, now: Instant) -> Decision<'a> {
+        self.bad.retain(|at| now.duration_since(*at) < BAD_WITHIN);
+        self.bad.push(now);
+        match self.bad.len() {
+            BAD_FRAMES.. => Decision::Close(reply::error(id, &refusal), Close::BadFrames),
+            _ => Decision::Refuse(id, refusal),
+        }
+    }
+
+    fn request<'a>(
+        &mut self,
+        id: Option<Id<'a>>,
+        request: Request<'a>,
+        key: &Key,
+    ) -> Result<Decision<'a>, Refusal> {
+        Ok(match request {
+            Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
+            Request::Connect { .. } => {
+                return Err(Refusal::invalid("this connection said connect before; open another one"));
+            }
+            Request::Subscribe { rooms } => {
+                key.require(Scope::Subscribe, "subscribe")?;
+                Decision::Subscribe { id, rooms: self.wishes(rooms) }
+            }
+            Request::Unsubscribe { rooms } => {
+                Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.subscribed(room)).collect() }
+            }
+            Request::Publish(publish) => {
+                let room = may_publish(&publish, key, self.message_bytes)?;
+                Decision::Publish { id, room, publish }
+            }
+            Request::Ack { acks } => match acks.and_then(|acks| self.acknowledged(acks)) {
+                Ok(acks) => Decision::Acknowledge { id, acks },
+                Err(refusal) if id.is_some() => return Err(Refusal::invalid(refusal.message)),
+                Err(_) => Decision::Nothing,
+            },
+            Request::Members { room } => {
+                let room = self.joined(&room, "see the members of")?;
+                // Everybody is in that one, so its members are all principals there are.
+                if room.kind() == Kind::Broadcast {
+                    key.require(Scope::Admin, "see the members of '*'")?;
+                }
+                Decision::Members { id, room }
+            }
+            Request::History { room, since, limit } => {
+                Decision::History { id, room: self.joined(&room, "read the history of")?, since, limit }
+            }
+        })
+    }
+
+    /// Each room fails or goes on alone; those beyond the limit are not even asked for.
+    fn wishes<'a>(&self, rooms: Vec<request::Wanted<'a>>) -> Vec<Result<Wish<'a>, Refused>> {
+        let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
+        let mut wish = |wanted: request::Wanted<'a>| {
+            let refuse = |refusal| Refused::new(&wanted.room, refusal);
+            let room = RoomName::parse(&wanted.room).map_err(refuse)?;
+            let known = self.resolve(&room);
+            if !named.insert(known.clone().unwrap_or_else(|| room.clone())) {
+                return Err(refuse(named_twice(&room)));
+            }
+            let terms = wanted.terms.map_err(refuse)?;
+            if room.kind() != Kind::Ordinary {
+                let message = format!("room '{}' is heard without subscribing", &*room);
+                return Err(refuse(Refusal::new(Code::Forbidden, message)));
+            }
+            let most = self.rooms_limit as usize;
+            if known.is_none() && held + new >= most {
+                let message = format!("a connection may be in {most} rooms; unsubscribe one first");
+                return Err(refuse(Refusal::new(Code::RoomLimit, message)));
+            }
+            new += usize::from(known.is_none());
+            Ok(Wish { room, terms })
+        };
+        rooms.into_iter().map(&mut wish).collect()
+    }
+
+    fn subscribed(&self, name: &str) -> Result<RoomName, Refused> {
+        let room = RoomName::parse(name).and_then(|room| match room.kind() {
+            Kind::Ordinary => self.joined(name, "unsubscribe"),
+            _ => {
+                let message =
+                    format!("room '{name}' is heard by everyone it is for and cannot be unsubscribed");
+                Err(Refusal::new(Code::Forbidden, message))
+            }
+        });
+        room.map_err(|refusal| Refused::new(name, refusal))
+    }
+
+    fn acknowledged(&self, acks: Vec<request::Ack>) -> Result<Vec<Acknowledged>, Refusal> {
+        let joined = |request::Ack { room, epoch, offset }: request::Ack| {
+            Ok(Acknowledged { room: self.joined(&room, "acknowledge")?, epoch, offset })
+        };
+        acks.into_iter().map(joined).collect()
+    }
+
+    /// The canonical name of a room that this connection hears.
+    fn joined(&self, name: &str, what: &str) -> Result<RoomName, Refusal> {
+        RoomName::parse(name)?;
+        let known = RoomName::parse(name).ok().and_then(|room| self.resolve(&room));
+        known.ok_or_else(|| {
+            let message = format!("only members may {what} room '{name}'; subscribe to it first");
+            Refusal::new(Code::NotSubscribed, message)
+        })
+    }
+
+    /// The canonical name, where this connection is in the room.
+    pub fn resolve(&self, room: &RoomName) -> Option<RoomName> {
+        let canonical = self.aliases.get(room).unwrap_or(room);
+        self.rooms.contains_key(canonical).then(|| canonical.clone())
+    }
+
+    /// Takes a seat, in the place of an earlier one.
+    pub fn hold(&mut self, requested: &RoomName, seat: Seat) {
+        let room = seat.room.clone();
+        // More spellings than rooms are somebody's game; those beyond are not remembered.
+        if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {
+            self.aliases.insert(requested.clone(), room.clone());
+        }
+        self.rooms.insert(room, seat);
+    }
+
+    pub fn release(&mut self, room: &RoomName) -> Option<Seat> {
+        self.aliases.retain(|_, canonical| canonical != room);
+        self.rooms.remove(room)
+    }
+
+    pub fn seat(&self, room: &RoomName) -> Option<&Seat> {
+        self.rooms.get(room)
+    }
+
+    /// Ordinary rooms.
+    pub fn room_count(&self) -> usize {
+        self.rooms.keys().filter(|room| room.kind() == Kind::Ordinary).count()
+    }
+}
+
+/// Whether a key may publish this, over a WebSocket or HTTP, and to which room.
+pub fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
+    let room = RoomName::parse(&publish.room)?;
+    let scope = match room.kind() {
+        Kind::Broadcast => Scope::Broadcast,
+        Kind::Inbox | Kind::Ordinary => Scope::Publish,
+    };
+    key.require(scope, format_args!("publish to '{}'", &*room))?;
+    fits(publish, message_bytes)?;
+    Ok(room)
+}
+
+/// What a request of so many bytes wants to publish in this room.
+pub fn proposal<'a>(room: RoomName, publish: &'a Publish<'_>, bytes: usize) -> Proposal<'a> {
+    let (event, key) = (publish.event.as_deref(), publish.key.as_deref());
+    Proposal { room, event, data: publish.data, key, bytes }
+}
+
+fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {
+    if publish.data.len() <= most {
+        return Ok(());
+    }
+    let message = format!("data has {} bytes, at most {most} are allowed here", publish.data.len());
+    Err(Refusal::new(Code::MessageTooLarge, message))
+}
+
+fn narrowed(message_bytes: usize, limits: &Limits) -> usize {
+    limits.message_bytes.map_or(message_bytes, |most| message_bytes.min(most as usize))
+}

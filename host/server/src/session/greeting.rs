@@ -1,0 +1,125 @@
+//! Before authentication: the only frame there is is `connect`.
+
+use crate::key::{Key, Keys};
+use std::sync::Arc;
+use switchyard_protocol::{Close, Code, Id, Refusal, Request, reply, request};
+use switchyard_store::SessionToken;
+
+/// A connection that has not said `connect` yet.
+pub struct Greeting {
+    /// The key that came with the upgrade and was found good.
+    presented: Option<Arc<Key>>,
+}
+
+/// A client whose key is good.
+pub struct Greeted<'a> {
+    pub id: Option<Id<'a>>,
+    pub key: Arc<Key>,
+    /// The session that it wants back; `None` also for what is no token at all.
+    pub session: Option<SessionToken>,
+}
+
+/// What a client that may not come in is told before the connection closes.
+#[derive(Debug)]
+pub struct Rejected {
+    pub code: Option<Code>,
+    /// Empty where the client broke the protocol and is not told in words.
+    pub frame: String,
+    pub close: Close,
+}
+
+impl Rejected {
+    pub fn new(id: Option<Id>, refusal: &Refusal, close: Close) -> Self {
+        Self { code: Some(refusal.code), frame: reply::error(id, refusal), close }
+    }
+
+    /// Without a word but the close.
+    pub fn silent(close: Close) -> Self {
+        Self { code: None, frame: String::new(), close }
+    }
+}
+
+impl Greeting {
+    pub fn new(presented: Option<Arc<Key>>) -> Self {
+        Self { presented }
+    }
+
+    pub fn frame<'a>(self, text: &'a str, keys: &Keys) -> Result<Greeted<'a>, Rejected> {
+        let (id, api_key, session) = match request::parse(text) {
+            Ok((id, Request::Connect { api_key, session })) => (id, api_key, session),
+            Ok((id, _)) => return Err(Self::expected_connect(id, "it is another request")),
+            Err((id, refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
+        };
+        let key = match (self.presented, api_key) {
+            (Some(key), _) => keys.find(&key.digest),
+            (None, Ok(Some(key))) => keys.check(&key),
+            (None, Ok(None)) => return Err(Self::expected_connect(id, "auth.apiKey is missing")),
+            (None, Err(refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
+        };
+        match key {
+            Ok(key) => Ok(Greeted { id, key, session: session.as_deref().and_then(SessionToken::parse) }),
+            Err(refusal) => Err(Rejected::new(id, &refusal, Close::Unauthorized)),
+        }
+    }
+
+    pub fn binary() -> Rejected {
+        Self::expected_connect(None, "it is binary")
+    }
+
+    pub fn timeout(millis: u128) -> Rejected {
+        let message = format!("no connect came within {millis} ms");
+        Rejected::new(None, &Refusal::new(Code::AuthTimeout, message), Close::ConnectTimeout)
+    }
+
+    fn expected_connect(id: Option<Id>, why: &str) -> Rejected {
+        let message =
+            format!(r#"the first frame is {{"type":"connect","auth":{{"apiKey":"…"}}}}, but here {why}"#);
+        Rejected::new(id, &Refusal::new(Code::AuthRequired, message), Close::Unauthorized)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use switchyard_store::key::{Digest, KeyConfig, PrincipalName};
+
+    fn keys() -> Keys {
+        let (digest, principal) = (Digest::of("sk_1"), PrincipalName("acme".into()));
+        let config = KeyConfig { digest, principal, tier: None, scopes: vec![], expires: None };
+        Keys::new(&[config], &HashMap::new())
+    }
+
+    fn rejected(text: &str) -> (String, u16) {
+        let Err(rejected) = Greeting::new(None).frame(text, &keys()) else { panic!("{text} was let in") };
+        let value: serde_json::Value = serde_json::from_str(&rejected.frame).unwrap();
+        (value["error"]["code"].as_str().unwrap().to_owned(), rejected.close.code())
+    }
+
+    #[test]
+    fn only_connect_with_a_good_key_comes_in() {
+        let keys = keys();
+        let token = SessionToken::random();
+        let text = format!(
+            r#"{{"type":"connect","id":1,"auth":{{"apiKey":"sk_1"}},"session":"{}"}}"#,
+            token.reveal()
+        );
+        let greeted = Greeting::new(None).frame(&text, &keys).ok().unwrap();
+        assert_eq!((&*greeted.key.principal, greeted.session), ("acme", Some(token)));
+
+        for text in ["[", r#"{"type":"ping"}"#, r#"{"type":"connect"}"#, r#"{"type":"nonsense"}"#] {
+            assert_eq!(rejected(text), ("auth_required".into(), 4401), "{text}");
+        }
+        let wrong = r#"{"type":"connect","auth":{"apiKey":"sk_2"}}"#;
+        assert_eq!(rejected(wrong), ("invalid_key".into(), 4401));
+    }
+
+    #[test]
+    fn a_key_on_the_upgrade_makes_auth_in_the_frame_void() {
+        let keys = keys();
+        let presented = keys.check("sk_1").ok();
+        let text = r#"{"type":"connect","auth":{"apiKey":"wrong"},"session":"forged"}"#;
+        let greeted = Greeting::new(presented).frame(text, &keys).ok().unwrap();
+        assert_eq!(greeted.session, None);
+    }
+}

@@ -1,0 +1,139 @@
+//! Sessions in memory: who holds each and which rooms it is in.
+
+use super::*;
+use std::collections::{BTreeSet, VecDeque};
+use switchyard_process::memory::{Account, Charge, Kind, Share};
+
+pub struct Sessions {
+    ttl: Duration,
+    account: Arc<Account>,
+    all: HashMap<SessionToken, Session>,
+    /// Sessions without a connection, by the time they end; the time to live is the same for all. One that
+    /// was resumed meanwhile no longer has that end.
+    ends: VecDeque<(Instant, SessionToken)>,
+}
+
+struct Session {
+    rooms: BTreeSet<RoomName>,
+    holder: Holder,
+    /// When it was handed to a connection last.
+    taken: Instant,
+    /// Of its principal.
+    charge: Charge,
+}
+
+/// What one takes in memory, about, beside the rooms that it is in.
+const SESSION: usize = 400;
+
+impl Session {
+    fn principal(&self) -> &str {
+        self.charge.share().principal()
+    }
+}
+
+enum Holder {
+    Connection(ConnectionId),
+    NobodyUntil(Instant),
+}
+
+pub enum Taken {
+    /// The connection that held it, and its rooms.
+    Held(Option<ConnectionId>, Vec<RoomName>),
+    Gone,
+    Again,
+}
+
+impl Sessions {
+    pub fn new(ttl: Duration, account: &Arc<Account>) -> Self {
+        Self { ttl, account: account.clone(), all: HashMap::new(), ends: VecDeque::new() }
+    }
+
+    pub fn create(&mut self, principal: &Arc<str>, connection: ConnectionId) -> SessionToken {
+        let token = SessionToken::random();
+        let holder = Holder::Connection(connection);
+        let (taken, charge) = (Instant::now(), self.account.share(principal).charge(Kind::Sessions, SESSION));
+        let session = Session { rooms: BTreeSet::new(), holder, taken, charge };
+        self.all.insert(token, session);
+        token
+    }
+
+    /// Whether a connection holds the session.
+    pub fn is_taken_over(&self, token: SessionToken, principal: &str) -> bool {
+        self.all.get(&token).is_some_and(|session| {
+            *session.principal() == *principal && matches!(session.holder, Holder::Connection(_))
+        })
+    }
+
+    /// The connection that held it and its rooms.
+    pub fn resume(
+        &mut self,
+        token: SessionToken,
+        principal: &str,
+        connection: ConnectionId,
+        asked: Instant,
+    ) -> Taken {
+        let session = self.all.get_mut(&token).filter(|session| *session.principal() == *principal);
+        let Some(session) = session else { return Taken::Gone };
+        let previous = match session.holder {
+            Holder::Connection(previous) => Some(previous),
+            Holder::NobodyUntil(end) if end <= Instant::now() => return Taken::Gone,
+            Holder::NobodyUntil(_) => None,
+        };
+        if asked < session.taken {
+            return Taken::Again;
+        }
+        (session.holder, session.taken) = (Holder::Connection(connection), Instant::now());
+        Taken::Held(previous, session.rooms.iter().cloned().collect())
+    }
+
+    pub fn detach(&mut self, hold: Hold, now: Instant) {
+        let end = now + self.ttl;
+        if let Some(session) = self.held(hold) {
+            session.holder = Holder::NobodyUntil(end);
+            self.ends.push_back((end, hold.token));
+        }
+    }
+
+    /// Removes the session and gives its rooms.
+    pub fn end(&mut self, hold: Hold) -> BTreeSet<RoomName> {
+        match self.held(hold) {
+            Some(_) => self.all.remove(&hold.token).map(|session| session.rooms).unwrap_or_default(),
+            None => BTreeSet::new(),
+        }
+    }
+
+    fn held(&mut self, hold: Hold) -> Option<&mut Session> {
+        let by = |session: &&mut Session| matches!(session.holder, Holder::Connection(id) if id == hold.connection);
+        self.all.get_mut(&hold.token).filter(by)
+    }
+
+    pub fn is_held(&mut self, hold: Hold) -> bool {
+        self.held(hold).is_some()
+    }
+
+    /// What the principal answers for, where the connection holds the session.
+    pub fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<Share>> {
+        let session = self.held(hold)?;
+        session.rooms.insert(room.clone());
+        Some(session.charge.share().clone())
+    }
+
+    pub fn exit(&mut self, hold: Hold, room: &str) {
+        if let Some(session) = self.held(hold) {
+            session.rooms.remove(room);
+        }
+    }
+
+    /// Removes the sessions whose time has come and gives their rooms.
+    pub fn expire(&mut self, now: Instant) -> Vec<(SessionToken, BTreeSet<RoomName>)> {
+        let mut expired = vec![];
+        while let Some((end, token)) = self.ends.front().copied().filter(|(end, _)| *end <= now) {
+            self.ends.pop_front();
+            let still = matches!(self.all.get(&token), Some(s) if matches!(s.holder, Holder::NobodyUntil(at) if at == end));
+            if still && let Some(session) = self.all.remove(&token) {
+                expired.push((token, session.rooms));
+            }
+        }
+        expired
+    }
+}

@@ -1,0 +1,176 @@
+//! API keys that are kept in Redis: good on every node, beside those of each node's file.
+
+use super::{Link, Names, Site, Waiting, answer, link::Replication, scripts};
+use crate::StoreMetrics;
+use crate::{
+    StoredKeys, Unavailable,
+    key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
+    registry::{Entries, Entry, REVOKED, Revision, merge},
+};
+use fred::types::Value;
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use switchyard_process::vital::Vitals;
+use switchyard_protocol::unix_ms;
+
+/// How much longer than nodes the registry remembers that a key was revoked, so that none offers again what it has just forgotten.
+const LONGER: Duration = Duration::from_secs(24 * 3600);
+/// A field of the registry that is no entry.
+pub(super) const REVISION: &str = "/revision";
+
+pub struct Keyring {
+    link: Arc<Link>,
+    names: Names,
+}
+
+/// What is kept of a key, behind its digest.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    principal: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<String>,
+    scopes: Vec<Scope>,
+    /// Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
+}
+
+/// What a node knows after it has looked, and whether the registry lost some of it and could not be given it again.
+pub(super) struct Synced {
+    pub keys: StoredKeys,
+    pub lost: Option<String>,
+}
+
+impl Keyring {
+    /// For the command line, which has no node.
+    pub async fn open(site: &Site) -> Result<Self, String> {
+        // A task that panics is seen by the answer that does not come.
+        let vitals = Vitals::default();
+        let mut waiting = Waiting::new(site, |_: &str| {});
+        let opened = super::open(&mut waiting, StoreMetrics::default(), &vitals);
+        let late = |_| format!("the store {} does not answer", site.url);
+        let (link, ..) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
+        Ok(Self::of(Arc::new(link), Names::of(site)))
+    }
+
+    pub(super) fn of(link: Arc<Link>, names: Names) -> Self {
+        Self { link, names }
+    }
+
+    /// Reads what has changed since `known`, and writes again what of it is not there any more. `None`: nothing changed.
+    pub(super) async fn sync(&self, known: &StoredKeys) -> Result<Option<Synced>, Unavailable> {
+        let asked = vec![self.names.keys().into(), REVISION.into()];
+        let revision = self.link.command("HGET", asked).await?;
+        let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
+        // Where there is no registry any more, what this node knows of it is lost there.
+        if revision == known.revision && (revision != Revision::none() || known.entries.is_empty()) {
+            return Ok(None);
+        }
+        let (mut revision, found) = self.read().await?;
+        // By whichever clock is ahead, this node's or Redis': what the registry forgets now is not offered.
+        let latest = found.values().map(Entry::version).fold(unix_ms(), u64::max);
+        let oldest = latest.saturating_sub(REVOKED.as_millis() as u64);
+        // Who was away for so long may know keys of which nobody remembers that they were revoked.
+        let is_outdated = known.read_at < unix_ms().saturating_sub(REVOKED.as_millis() as u64)
+            && revision != Revision::none();
+        let before = if is_outdated { &Entries::new() } else { &known.entries };
+        let (entries, missing) = merge(before, found, oldest);
+        let mut lost = None;
+        if !missing.is_empty() {
+            let count = missing.len();
+            lost = self.offer(&missing).await.err().map(|error| {
+                format!("the store has lost {count} of its API keys; this node goes on with them, and could not write them again: {error}")
+            });
+            if lost.is_some() {
+                // It is tried again.
+                revision = Revision::none();
+            } else {
+                tracing::warn!(count, "the store had lost API keys; this node has written them again");
+            }
+        }
+        let keys = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
+        // What was written has changed the revision, so that this node looks once more.
+        let keys = StoredKeys { revision, entries, keys, read_at: unix_ms() };
+        Ok(Some(Synced { keys, lost }))
+    }
+
+    async fn read(&self) -> Result<(Revision, Entries), Unavailable> {
+        let all = self.link.command("HGETALL", vec![self.names.keys().into()]).await?;
+        let (mut revision, mut entries) = (Revision::none(), Entries::new());
+        for (name, text) in answer::pairs(all)? {
+            match &*name {
+                REVISION => revision = Revision(text),
+                _ => drop(entries.insert(name, Entry(text))),
+            }
+        }
+        Ok((revision, entries))
+    }
+
+    pub async fn list(&self) -> Result<Vec<KeyConfig>, Unavailable> {
+        let (_, entries) = self.read().await?;
+        let mut keys: Vec<_> = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
+        keys.sort_by_key(|key| (key.principal.0.clone(), key.digest.to_string()));
+        Ok(keys)
+    }
+
+    pub async fn add(&self, key: &KeyConfig) -> Result<Replication, Unavailable> {
+        let stored = Stored {
+            principal: key.principal.0.to_string(),
+            tier: key.tier.as_ref().map(|tier| tier.get_ref().clone()),
+            scopes: key.scopes.clone(),
+            expires: key.expires.map(|at| at.0),
+        };
+        let stored = serde_json::to_string(&stored).expect("plain data");
+        Ok(self.write(&key.digest, stored).await?.1)
+    }
+
+    /// Whether it was there, and which replicas know that it is not any more.
+    pub async fn revoke(&self, digest: &Digest) -> Result<(bool, Replication), Unavailable> {
+        let (before, replication) = self.write(digest, String::new()).await?;
+        Ok((before == 1, replication))
+    }
+
+    async fn write(&self, digest: &Digest, content: String) -> Result<(u64, Replication), Unavailable> {
+        let entry = [digest.to_string().into(), "".into(), content.into()];
+        let arguments = self.arguments(entry);
+        let keys = vec![self.names.keys()];
+        let (before, replication) = self.link.run_replicated(&scripts::REGISTER, keys, arguments).await?;
+        Ok((answer::number(&before)?, replication))
+    }
+
+    /// Writes what was lost, unless somebody else did.
+    async fn offer(&self, missing: &Entries) -> Result<(), Unavailable> {
+        let entries = missing.iter().flat_map(|(name, entry)| {
+            let (version, content) = (entry.version(), entry.content().unwrap_or_default());
+            [Value::from(&**name), answer::integer(version), content.into()]
+        });
+        let arguments = self.arguments(entries);
+        self.link.run(&scripts::REGISTER, vec![self.names.keys()], arguments).await.map(drop)
+    }
+
+    fn arguments(&self, entries: impl IntoIterator<Item = Value>) -> Vec<Value> {
+        let first = [super::new_registry().into(), answer::millis(REVOKED + LONGER)];
+        first.into_iter().chain(entries).collect()
+    }
+}
+
+/// `None` also for one that cannot be read, which is of a version to come; the others are good all the same.
+fn key(digest: &str, entry: &Entry) -> Option<KeyConfig> {
+    let content = entry.content()?;
+    let key = read(digest, content);
+    if key.is_none() {
+        tracing::error!(%digest, "a key in the store cannot be read");
+    }
+    key
+}
+
+fn read(digest: &str, stored: &str) -> Option<KeyConfig> {
+    let Stored { principal, tier, scopes, expires } = serde_json::from_str(stored).ok()?;
+    Some(KeyConfig {
+        digest: Digest::try_from(digest.to_owned()).ok()?,
+        principal: PrincipalName::try_from(principal).ok()?,
+        tier: tier.map(|tier| toml::Spanned::new(0..0, tier)),
+        scopes,
+        expires: expires.map(Expiry),
+    })
+}

@@ -1,0 +1,141 @@
+//! Lets clients hear what nodes say, and compares it with what they know.
+
+use super::{
+    client::State,
+    step::ROOMS,
+    world::{Told, World},
+};
+use crate::{ConnectionId, Event, Membership, Resume, Resumed, SessionToken, Unavailable};
+use switchyard_protocol::{Position, room::RoomName};
+
+impl World {
+    pub async fn hear(&mut self, told: Told) {
+        match told {
+            Told::Event(process, Event::Probe(id)) => {
+                let Some(at) = self.find_connection(process, id) else { return };
+                self.connections[at].probed = true;
+                self.tell(|| format!("  {at}: probed"));
+                if self.all_answer && self.clients[self.connections[at].client].current == Some(at) {
+                    self.vouch(at);
+                }
+            }
+            Told::Event(process, Event::TakenOver(id)) => {
+                let Some(at) = self.find_connection(process, id) else { return };
+                self.taken_over(at).await;
+            }
+            Told::Event(..) => {}
+            Told::Created(at, created) => self.created(at, created).await,
+            Told::Resumed(at, Ok(Resume::Held(resumed))) => self.resumed(at, resumed).await,
+            Told::Resumed(at, Ok(Resume::Gone(_))) => {
+                let client = self.connections[at].client;
+                if self.clients[client].current == Some(at) {
+                    self.clients[client].forget();
+                }
+                self.close(at, false).await;
+            }
+            Told::Resumed(at, _) => self.close(at, false).await,
+            Told::Changed(at, done) => {
+                let Some(change) = self.connections[at].change.take() else { return };
+                self.tell(|| format!("  {at}: {} to be {:?}: {done:?}", change.room, change.seat));
+                if done.is_err() {
+                    return;
+                }
+                let connection = &mut self.connections[at];
+                match change.seat.clone() {
+                    Some(filter) => drop(connection.told.insert(change.room, filter)),
+                    None => drop(connection.told.remove(change.room)),
+                }
+                let client = &mut self.clients[connection.client];
+                if client.current == Some(at) {
+                    client.may.insert(change.room, [change.seat].into());
+                }
+            }
+        }
+    }
+
+    /// Of a process that runs.
+    fn find_connection(&self, process: usize, id: ConnectionId) -> Option<usize> {
+        self.node(process)?;
+        self.connections
+            .iter()
+            .position(|connection| connection.id == id && connection.state != State::Closed)
+    }
+
+    async fn created(&mut self, at: usize, created: Result<SessionToken, Unavailable>) {
+        if self.connections[at].state != State::Opening {
+            return;
+        }
+        let Ok(token) = created else { return self.close(at, false).await };
+        let connection = &mut self.connections[at];
+        (connection.state, connection.token) = (State::Open, Some(token));
+        connection.told = [(ROOMS[0], None)].into();
+        let told = connection.told.clone();
+        let client = &mut self.clients[connection.client];
+        if client.current == Some(at) {
+            client.forget();
+            client.token = Some(token);
+            client.knows(&told);
+            let position = self.position(ROOMS[0]);
+            self.clients[self.connections[at].client].reaches(ROOMS[0], &position);
+        }
+        if self.all_answer {
+            self.vouch(at);
+        }
+    }
+
+    async fn resumed(&mut self, at: usize, resumed: Resumed) {
+        if self.connections[at].state != State::Opening {
+            return;
+        }
+        self.tell(|| format!("  {at}: resumed {resumed:?}"));
+        let before = resumed.previous.and_then(|id| self.find_connection(self.connections[at].process, id));
+        // What was acknowledged in an epoch that ended is worth nothing.
+        let epochs = ROOMS.map(|room| (room, self.position(room).epoch));
+        let connection = &mut self.connections[at];
+        connection.state = State::Open;
+        let rooms = resumed.rooms.iter();
+        let name = |room: &RoomName| ROOMS.into_iter().find(|name| **room == **name).expect("one of these");
+        connection.told = rooms.clone().map(|(room, is)| (name(room), is.filter.clone())).collect();
+        let (told, process) = (connection.told.clone(), connection.process);
+        let client = &mut self.clients[connection.client];
+        if client.current == Some(at) {
+            let mut wrong = client.compare(&told).err();
+            for (room, Membership { position, .. }) in rooms {
+                let name = name(room);
+                let reached = client.reached(name, &position.epoch);
+                if reached.is_some_and(|reached| position.offset > reached) {
+                    wrong =
+                        Some(format!("{position:?} of {name} is beyond {reached:?}, what the client had"));
+                }
+                if let Some((Position { epoch, offset }, to)) = client.acknowledged.get(name)
+                    && *to == process
+                    && *epoch == position.epoch
+                    && epochs.contains(&(name, epoch.clone()))
+                    && position.offset < *offset
+                {
+                    wrong = Some(format!("{position:?} of {name}, and {offset} was acknowledged"));
+                }
+            }
+            client.knows(&told);
+            if let Some(wrong) = wrong {
+                self.fail(wrong);
+            }
+        }
+        if let Some(before) = before.filter(|before| *before != at) {
+            self.taken_over(before).await;
+        }
+        if self.all_answer {
+            self.vouch(at);
+        }
+    }
+
+    async fn taken_over(&mut self, at: usize) {
+        let connection = &self.connections[at];
+        let is_only = self.clients[connection.client].current == Some(at);
+        if is_only && self.watch.set.is_none() && !self.watch.lost_data {
+            self.fail("4409 to a client that is nowhere else".to_owned());
+        }
+        self.tell(|| format!("  {at}: 4409"));
+        self.close(at, false).await;
+    }
+}

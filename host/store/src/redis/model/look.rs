@@ -1,0 +1,239 @@
+//! What must be so at every moment, and what must be so in the calm, when everything that was begun has come to its end.
+
+use super::{
+    super::{
+        lease::LEASE,
+        record::{Place, Rooms, entry, held_entry},
+        sessions::Session,
+    },
+    client::{Connection, Seats, State},
+    server::Kept,
+    step::ROOMS,
+    world::{TTL, World},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use switchyard_protocol::room::RoomName;
+
+/// Milliseconds that a node may be ahead of the cluster time that Redis has.
+const AHEAD: f64 = 2000.0;
+
+type Places = BTreeMap<RoomName, Place>;
+
+/// A record as Redis has it.
+struct Stored {
+    principal: String,
+    id: String,
+    fields: BTreeMap<String, String>,
+    rooms: Rooms,
+}
+
+impl Stored {
+    fn read(key: &str, fields: &BTreeMap<String, String>) -> Option<Self> {
+        let (principal, id) = key.strip_prefix("m:{@")?.split_once("}:session:")?;
+        let pairs = fields.iter().filter_map(|(field, place)| Some((field.strip_prefix('/')?, place)));
+        let pairs: Vec<Arc<str>> =
+            pairs.flat_map(|(room, place)| [room.into(), place.as_str().into()]).collect();
+        let rooms = Rooms::read(&pairs).expect("rooms and places");
+        Some(Self { principal: principal.to_owned(), id: id.to_owned(), fields: fields.clone(), rooms })
+    }
+
+    fn entry(&self) -> String {
+        format!("{} {}", self.principal, self.id)
+    }
+
+    fn is(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("", String::as_str)
+    }
+}
+
+/// Without what was acknowledged, which no record has.
+fn unacknowledged(places: &Places) -> Places {
+    places.iter().map(|(room, place)| (room.clone(), Place { acknowledged: None, ..place.clone() })).collect()
+}
+
+fn seats(places: &Places) -> Seats {
+    let name = |room: &RoomName| ROOMS.into_iter().find(|name| *name == &**room).expect("one of these");
+    places.iter().map(|(room, place)| (name(room), place.filter.clone())).collect()
+}
+
+impl World {
+    fn stored(&self, session: &Session) -> Option<Stored> {
+        let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
+        Stored::read(&key, self.engine.server.borrow().hash(&key)?)
+    }
+
+    /// What was told to clients is what rules in their nodes, and, as far as that is confirmed, what Redis holds.
+    pub fn look(&mut self) {
+        for at in 0..self.connections.len() {
+            if let Err(wrong) = self.look_at(at) {
+                self.fail(wrong);
+            }
+        }
+    }
+
+    fn look_at(&mut self, at: usize) -> Result<(), String> {
+        let connection @ Connection { id, client, process, state, change, told, .. } = &self.connections[at];
+        if *state != State::Open || self.node(*process).is_none() {
+            return Ok(());
+        }
+        let session = self.shared(*process).sessions.of(*id);
+        let Some(session) = session.filter(|session| !session.is_over()) else { return Ok(()) };
+        let record = session.record();
+        if change.is_none() && seats(&record.rooms) != *told {
+            return Err(format!("{id} has {:?}, and its client was told {told:?}", record.rooms));
+        }
+        let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
+        let is_holder =
+            self.watch.seen(&key).is_some_and(|seen| seen.holder.as_deref() == Some(&id.to_string()));
+        if !is_holder || record.is_doubted() || record.wants_write() {
+            return Ok(());
+        }
+        let Some(stored) = self.stored(&session) else { return Ok(()) };
+        if stored.is("conn") != id.to_string() || stored.is("gen") != record.generation.to_string() {
+            return Err(format!("{id} has the session, and Redis says {:?}", stored.fields));
+        }
+        if stored.rooms.places != unacknowledged(&record.rooms) {
+            return Err(format!(
+                "{id} was told that it is in {:?}; Redis has {:?}",
+                record.rooms, stored.fields
+            ));
+        }
+        let (is_current, told, is_changing) =
+            (self.clients[*client].current == Some(at), connection.told.clone(), change.is_some());
+        drop(record);
+        if is_current && !is_changing {
+            self.clients[*client].knows(&told);
+        }
+        Ok(())
+    }
+
+    /// Whether the store is as it must be when nothing is under way.
+    pub fn is_calm(&mut self) -> Result<(), String> {
+        let is_exact = !self.watch.lost_data;
+        let server = self.engine.clone();
+        let mut server = server.server.borrow_mut();
+        let now = server.cluster_time();
+        let (mut records, mut estates, mut sorted) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (key, kept) in server.kept() {
+            match kept {
+                Kept::Hash(fields) => {
+                    if let Some(stored) = Stored::read(key, fields) {
+                        records.insert(stored.entry(), stored);
+                    }
+                }
+                Kept::Set(entries) => drop(estates.insert(key.to_owned(), entries.clone())),
+                Kept::Sorted(scores) => drop(sorted.insert(key.to_owned(), scores.clone())),
+                Kept::List(_) => {}
+            }
+        }
+        drop(server);
+        let (mut held, mut expected) = (BTreeSet::new(), BTreeMap::<String, BTreeSet<String>>::new());
+        for node in self.nodes.iter().flatten() {
+            let shared = self.shared(node.process);
+            let name = shared.node.load_full();
+            expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
+            for session in shared.sessions.all().iter().filter(|session| !session.is_over()) {
+                let entry = entry(&session.principal, session.id);
+                let record = session.record();
+                let Some(stored) = records.get(&entry) else {
+                    return Err(format!("{entry} is held and not there"));
+                };
+                let is = [stored.is("gen"), stored.is("conn"), stored.is("node"), stored.is("until")];
+                let own =
+                    [&*record.generation.to_string(), &*session.connection.to_string(), name.as_str(), ""];
+                if is != own {
+                    return Err(format!("{entry} is held as {own:?}, and Redis says {is:?}"));
+                }
+                if stored.rooms.places != unacknowledged(&record.rooms) || record.wants_write() {
+                    return Err(format!(
+                        "{entry} is held in {:?}, and Redis says {:?}",
+                        record.rooms, stored.fields
+                    ));
+                }
+                let estate = expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
+                estate.insert(held_entry(&session.principal, session.id, session.connection));
+                held.insert(entry);
+            }
+        }
+        for (key, entries) in &expected {
+            let estate = estates.remove(key).unwrap_or_default();
+            // What was put there by a command that came late is cleared away with the node.
+            let orphans = &self.orphans;
+            if !entries.is_subset(&estate)
+                || (is_exact && estate.difference(entries).any(|entry| !orphans.contains(entry)))
+            {
+                return Err(format!("{key} has {estate:?}, and should have {entries:?}"));
+            }
+        }
+        for room in ROOMS {
+            let members: BTreeSet<_> = sorted
+                .get(&format!("m:{{{room}}}:members"))
+                .into_iter()
+                .flat_map(BTreeMap::keys)
+                .cloned()
+                .collect();
+            let is_in = |stored: &&Stored| stored.rooms.places.keys().any(|name| **name == *room);
+            let by_record: BTreeSet<_> = records.values().filter(is_in).map(Stored::entry).collect();
+            let by_holder = by_record.intersection(&held).cloned().collect();
+            if !members.is_superset(&by_holder) || (is_exact && members != by_record) {
+                return Err(format!("{room} has the members {members:?}, and by the records {by_record:?}"));
+            }
+        }
+        self.are_acknowledgements_kept(&records, &sorted)?;
+        if !is_exact {
+            return Ok(());
+        }
+        let ends = sorted.remove("m:{/nodes}:ends").unwrap_or_default();
+        let resumable = records.iter().filter(|(entry, _)| !held.contains(*entry));
+        let resumable: BTreeMap<_, _> = resumable
+            .map(|(entry, stored)| (entry.clone(), stored.is("until").parse().unwrap_or(0.0)))
+            .collect();
+        // Neither past, nor further away than it was when it was let go.
+        let is_in_time = |until: &f64| *until > now && *until <= now + TTL.as_millis() as f64 + AHEAD;
+        if ends != resumable || !resumable.values().all(is_in_time) {
+            return Err(format!("{ends:?} are to end at {now}, and by the records {resumable:?}"));
+        }
+        let leases = sorted.remove("m:{/nodes}:leases").unwrap_or_default();
+        if leases.values().any(|until| *until > now + LEASE.as_millis() as f64 + AHEAD) {
+            return Err(format!("the leases are {leases:?} at {now}"));
+        }
+        estates.retain(|_, entries| entries.iter().any(|entry| !self.orphans.contains(entry)));
+        let dead = sorted.remove("m:{/nodes}:dead").unwrap_or_default();
+        match dead.is_empty() && estates.is_empty() {
+            true => Ok(()),
+            false => Err(format!("the dead {dead:?} have left {estates:?}")),
+        }
+    }
+
+    /// What clients acknowledged to nodes that live is not lost while they are members.
+    fn are_acknowledgements_kept(
+        &self,
+        records: &BTreeMap<String, Stored>,
+        sorted: &BTreeMap<String, BTreeMap<String, f64>>,
+    ) -> Result<(), String> {
+        for client in self.clients.iter().filter(|client| !client.unsure) {
+            let Some(id) = client.token.map(|token| token.id()) else { continue };
+            for (room, (position, process)) in &client.acknowledged {
+                let stored = records.get(&entry(&client.principal, id));
+                let place = stored.and_then(|stored| stored.rooms.places.get(*room));
+                let server = self.engine.server.borrow();
+                let epoch =
+                    server.hash(&format!("m:{{{room}}}:room")).and_then(|hash| hash.get("epoch")).cloned();
+                if place.is_none()
+                    || epoch.as_deref() != Some(&*position.epoch)
+                    || self.node(*process).is_none()
+                {
+                    continue;
+                }
+                let acks = &sorted[&format!("m:{{{room}}}:acks")];
+                if acks[&id.to_string()] < position.offset as f64 {
+                    return Err(format!("{position:?} of {room} was acknowledged, and Redis has {acks:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}

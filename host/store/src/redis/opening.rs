@@ -1,0 +1,69 @@
+//! How a node or a command comes to its Redis: connects, says what is in the way, and sees whose keys are there.
+
+use super::{Link, Names, SCHEMA, Site, StoreMetrics, Unavailable, answer, link};
+use fred::types::config::Server;
+use switchyard_process::vital::Vitals;
+use tokio::sync::mpsc;
+
+/// Says what a node that starts waits for: each error once, and again now and then.
+pub struct Waiting<'a, Says> {
+    site: &'a Site,
+    /// Is told each time.
+    status: Says,
+    said: String,
+    count: u32,
+}
+
+impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
+    pub fn new(site: &'a Site, status: Says) -> Self {
+        Self { site, status, said: String::new(), count: 0 }
+    }
+
+    pub fn says(&mut self, error: &str) {
+        let url = &self.site.url;
+        if error != self.said || self.count.is_multiple_of(10) {
+            tracing::warn!(store = %url, error, "waiting for the store");
+        }
+        (self.status)(&format!("waiting for the store {url}: {error}"));
+        (self.said, self.count) = (error.to_owned(), self.count + 1);
+    }
+
+    pub async fn pauses(&mut self, error: &Unavailable) {
+        self.says(&error.0);
+        tokio::time::sleep(link::PAUSE).await;
+    }
+}
+
+/// Waits until Redis is there and answers, and compares the schema. The error tells why these keys are not for this version.
+pub async fn open<Says: Fn(&str)>(
+    waiting: &mut Waiting<'_, Says>,
+    metrics: StoreMetrics,
+    vitals: &Vitals,
+) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
+    let url = &waiting.site.url;
+    let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error)).await?;
+    link.check_version().await?;
+    let names = Names::of(waiting.site);
+    let claimed = loop {
+        match claim_schema(&link, &names).await {
+            Ok(claimed) => break claimed,
+            Err(error) => waiting.pauses(&error).await,
+        }
+    };
+    claimed.map_err(|error| format!("{url}: {error}"))?;
+    Ok((link, signals, connected))
+}
+
+/// Says which schema the keys follow where nobody has. The inner error tells why they are not for this version.
+pub async fn claim_schema(link: &Link, names: &Names) -> Result<Result<(), String>, Unavailable> {
+    let key = names.schema();
+    link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
+    let found = answer::text(link.command("GET", vec![key.as_str().into()]).await?)?;
+    Ok(match &*found {
+        SCHEMA => Ok(()),
+        found => Err(format!(
+            "{key} says that the keys are of schema {found}, this version has schema {SCHEMA}: run the version that they \
+             belong to, or choose another store.prefix"
+        )),
+    })
+}

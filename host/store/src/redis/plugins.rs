@@ -1,0 +1,185 @@
+//! Versions of plugins that all nodes run, and what each node says of them.
+
+use super::{Link, Names, answer, keyring::REVISION, scripts};
+use crate::{Change, Lineage, Revision, StoredPlugins, Unavailable};
+use bytes::Bytes;
+use fred::types::Value;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+/// A node that has said nothing for so long is not shown, and is forgotten after a while more.
+const SILENT: Duration = Duration::from_secs(15);
+const FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// Code is written and read in pieces: leases, messages and probes go over the same connection, and none of them waits for more than one.
+const PIECE: usize = 1 << 20;
+/// Code on its way is forgotten so long after its last piece.
+const UPLOAD: Duration = Duration::from_secs(60);
+/// A script did not find the code that was put there for it.
+const LOST: u64 = 2;
+
+pub struct Plugins<'a> {
+    pub link: &'a Link,
+    pub names: &'a Names,
+}
+
+impl Plugins<'_> {
+    pub async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
+        let asked = vec![self.names.plugins().into(), REVISION.into()];
+        let revision = self.link.command("HGET", asked).await?;
+        let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
+        if Some(&revision) == known {
+            return Ok(None);
+        }
+        let all = self.link.command("HGETALL", vec![self.names.plugins().into()]).await?;
+        let mut stored = StoredPlugins { revision: Revision::none(), lineages: HashMap::new() };
+        for (plugin, lineage) in answer::pairs(all)? {
+            if &*plugin == REVISION {
+                stored.revision = Revision(lineage);
+                continue;
+            }
+            match serde_json::from_str(&lineage) {
+                Ok(lineage) => drop(stored.lineages.insert(plugin.to_string(), lineage)),
+                // Of a version to come; the others are good all the same.
+                Err(error) => {
+                    tracing::error!(%plugin, %error, "a plugin's versions in the store cannot be read")
+                }
+            }
+        }
+        Ok(Some(stored))
+    }
+
+    pub async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
+        let lineage = self.link.command("HGET", vec![self.names.plugins().into(), plugin.into()]).await?;
+        if lineage.is_null() {
+            return Ok(Lineage::default());
+        }
+        let unreadable =
+            |error| Unavailable(format!("the versions of plugin '{plugin}' cannot be read: {error}"));
+        serde_json::from_str(&answer::text(lineage)?).map_err(unreadable)
+    }
+
+    pub async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+        let code = |sha256: &str| self.names.plugin_code(plugin, sha256);
+        let bytes = change.code.map_or(0, Bytes::len);
+        let put = self.put(&change.lineage.current, change.code.unwrap_or(&Bytes::new())).await?;
+        let mut keys = vec![self.names.plugins(), code(&change.lineage.current), put];
+        keys.extend(change.dropped.iter().map(|sha256| code(sha256)));
+        let lineage = serde_json::to_string(change.lineage).expect("plain data");
+        let generation = change.lineage.generation - 1;
+        let arguments = vec![
+            plugin.into(),
+            answer::integer(generation),
+            lineage.into(),
+            answer::integer(bytes as u64),
+            super::new_registry().into(),
+        ];
+        let changed = self.link.run(&scripts::RELEASE, keys, arguments).await?;
+        match answer::number(&changed)? {
+            LOST => Err(cut_off()),
+            changed => Ok(changed == 1),
+        }
+    }
+
+    /// The code of the version in charge comes first, and the lineage with it: others that read it find that code.
+    pub async fn restore(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        mut code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        code.sort_by_key(|(sha256, _)| *sha256 != lineage.current);
+        let mut is_written = false;
+        for (sha256, bytes) in code {
+            let key = self.names.plugin_code(plugin, &sha256);
+            let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
+            if answer::number(&is_there)? == 0 {
+                self.write_again(plugin, lineage, Some((key, &sha256, &bytes))).await?;
+                is_written = true;
+            }
+        }
+        match is_written {
+            true => Ok(()),
+            false => self.write_again(plugin, lineage, None).await,
+        }
+    }
+
+    async fn write_again(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Option<(String, &str, &Bytes)>,
+    ) -> Result<(), Unavailable> {
+        let (mut keys, generation) = (vec![self.names.plugins()], answer::integer(lineage.generation));
+        let text = serde_json::to_string(lineage).expect("plain data");
+        let mut arguments = vec![plugin.into(), generation, text.into(), super::new_registry().into()];
+        if let Some((key, sha256, bytes)) = code {
+            keys.extend([key, self.put(sha256, bytes).await?]);
+            arguments.push(answer::integer(bytes.len() as u64));
+        }
+        match answer::number(&self.link.run(&scripts::RESTORE, keys, arguments).await?)? {
+            LOST => Err(cut_off()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts code where a script finds it, for a while, and says where. Other nodes may put the same there: it takes the memory of one.
+    async fn put(&self, sha256: &str, code: &Bytes) -> Result<String, Unavailable> {
+        let (key, mut before) = (self.names.plugin_upload(sha256), 0);
+        while before < code.len() {
+            let piece = Value::Bytes(code.slice(before..code.len().min(before + PIECE)));
+            let arguments = vec![answer::integer(before as u64), piece, answer::millis(UPLOAD)];
+            let put = self.link.run(&scripts::UPLOAD, vec![key.clone()], arguments).await?;
+            let there = answer::number(&put)? as usize;
+            if there < before {
+                // Another node was done with it, or Redis has forgotten it: the script sees which.
+                break;
+            }
+            before = there;
+        }
+        Ok(key)
+    }
+
+    /// Whoever asks compares what came with its digest: it may have been taken away in between.
+    pub async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
+        let (key, mut code) = (self.names.plugin_code(plugin, sha256), Vec::new());
+        loop {
+            let (from, to) = (code.len() as u64, (code.len() + PIECE - 1) as u64);
+            let asked = vec![key.as_str().into(), answer::integer(from), answer::integer(to)];
+            let piece = self.link.command("GETRANGE", asked).await?.into_owned_bytes().unwrap_or_default();
+            code.extend_from_slice(&piece);
+            if piece.len() < PIECE {
+                return Ok(Some(Bytes::from(code)).filter(|code| !code.is_empty()));
+            }
+        }
+    }
+
+    pub async fn report(&self, node: &str, now: u64, report: &str) -> Result<(), Unavailable> {
+        let said = format!("{now} {report}");
+        let arguments = vec![self.names.plugins_nodes().into(), node.into(), said.into()];
+        self.link.command("HSET", arguments).await.map(drop)
+    }
+
+    pub async fn unreport(&self, node: &str) -> Result<(), Unavailable> {
+        self.link.command("HDEL", vec![self.names.plugins_nodes().into(), node.into()]).await.map(drop)
+    }
+
+    pub async fn reports(&self, now: u64) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
+        let all = self.link.command("HGETALL", vec![self.names.plugins_nodes().into()]).await?;
+        let mut reports = vec![];
+        for (node, said) in answer::pairs(all)? {
+            let (at, report) = said.split_once(' ').unwrap_or_default();
+            let age = Duration::from_millis(now.saturating_sub(at.parse().unwrap_or_default()));
+            if age < SILENT {
+                reports.push((node, report.to_owned()));
+            } else if age > FORGOTTEN {
+                self.unreport(&node).await?;
+            }
+        }
+        reports.sort();
+        Ok(reports)
+    }
+}
+
+fn cut_off() -> Unavailable {
+    Unavailable("Redis has forgotten the code of a plugin while it was being written".to_owned())
+}

@@ -1,0 +1,241 @@
+//! The sessions that connections of this node hold. What is written of one is decided by its record; how it comes here, is written and
+//! goes is carried out beside this.
+
+mod claiming;
+mod leaving;
+mod writing;
+
+use super::{
+    SessionId, Shared,
+    record::{Record, held_entry},
+};
+use crate::{ConnectionId, Event, Unavailable};
+use leaving::leave;
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use switchyard_protocol::{Position, room::RoomName};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+use tokio_util::task::TaskTracker;
+
+/// After a write that nobody waits for and that failed.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest that it becomes, when more of them fail.
+const LONG_PAUSE: Duration = Duration::from_secs(2);
+/// Sessions that are written at a time without anybody waiting for it: when all are to be written, clients are not to notice.
+const AT_ONCE: usize = 64;
+/// Between pings to so many connections: 10,000 take a second and a half.
+const PROBE_PACE: Duration = Duration::from_millis(10);
+/// Sessions that are looked at before others have their turn.
+const MANY: usize = 256;
+/// A session that was let go is remembered for so long, should Redis turn out to have forgotten it.
+const RECENT: Duration = Duration::from_secs(10);
+
+/// A session that a connection of this node holds, or held until somebody else took it.
+pub struct Session {
+    pub principal: Arc<str>,
+    pub id: SessionId,
+    pub connection: ConnectionId,
+    record: Mutex<Record>,
+    /// The name of this node in whose estate it is.
+    node: Mutex<Arc<String>>,
+    /// Held while a write is under way: there is one at a time.
+    writing: tokio::sync::Mutex<()>,
+    /// A task sees to what is not written yet.
+    settling: AtomicBool,
+    /// The connection has ended, or the session is another's.
+    over: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It can be resumed.
+    Detached,
+    Over,
+}
+
+pub struct Sessions {
+    held: Mutex<BTreeMap<ConnectionId, Arc<Session>>>,
+    /// Those that were let go a moment ago.
+    recent: Mutex<VecDeque<(Instant, Arc<Session>, Leaving)>>,
+    /// Rooms whose members are to be written again.
+    forgotten: Mutex<HashSet<RoomName>>,
+    at_once: Semaphore,
+    /// The same for those that failed before: what cannot be reached does not hold up what can.
+    again: Semaphore,
+    /// Letting go, and giving up what came late.
+    tasks: TaskTracker,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            held: Mutex::default(),
+            recent: Mutex::default(),
+            forgotten: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            again: Semaphore::new(AT_ONCE),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
+impl Session {
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().expect("no code panics while it holds a record")
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    pub fn node(&self) -> Arc<String> {
+        self.node.lock().expect("no code panics while it holds a name").clone()
+    }
+
+    /// Keeps it from being written or let go, if that is not happening now.
+    pub fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.writing.try_lock().ok().filter(|_| !self.is_over())
+    }
+
+    pub fn held_entry(&self) -> String {
+        held_entry(&self.principal, self.id, self.connection)
+    }
+}
+
+impl Sessions {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Session>>> {
+        self.held.lock().expect("no code panics while it holds the sessions")
+    }
+
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.held().values().cloned().collect()
+    }
+
+    pub fn connections(&self) -> Vec<ConnectionId> {
+        self.held().keys().copied().collect()
+    }
+
+    pub fn of(&self, connection: ConnectionId) -> Option<Arc<Session>> {
+        self.held().get(&connection).cloned()
+    }
+
+    /// Waits until all that were let go are so in Redis.
+    pub async fn left(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    pub fn taken_over(&self, session: &Session) {
+        session.over.store(true, Ordering::Relaxed);
+        (self.feed)(Event::TakenOver(session.connection));
+    }
+
+    /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
+    pub fn doubt(&self, session: &Session) {
+        session.record().doubt();
+        self.probe(session);
+    }
+
+    fn probe(&self, session: &Session) {
+        (self.feed)(Event::Probe(session.connection));
+    }
+
+    /// The client of a connection was heard after [`Event::Probe`].
+    pub fn vouch(self: &Arc<Self>, connection: ConnectionId) {
+        let Some(session) = self.sessions.of(connection) else { return };
+        session.record().vouch();
+        self.settle(&session);
+    }
+
+    pub fn acknowledge(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
+        let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
+        let (is_new, wants_write) = {
+            let mut record = session.record();
+            (record.acknowledge(room, position), record.wants_write())
+        };
+        if is_new {
+            self.members.acknowledge(session.id, room, position.clone());
+        }
+        if wants_write {
+            self.settle(&session);
+        }
+    }
+
+    pub fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
+        let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
+        let moved = session.record().advance(room, position);
+        if moved {
+            self.settle(&session);
+        }
+    }
+
+    /// All sessions may have been lost, or let go.
+    pub fn doubt_all(self: &Arc<Self>) {
+        let sessions = self.sessions.all();
+        sessions.iter().for_each(|session| session.record().doubt());
+        let shared = self.clone();
+        tokio::spawn(async move {
+            for some in sessions.chunks(AT_ONCE) {
+                some.iter().for_each(|session| shared.probe(session));
+                sleep(PROBE_PACE).await;
+            }
+        });
+        let recent: Vec<_> =
+            self.sessions.recent.lock().expect("no code panics while it holds them").drain(..).collect();
+        for (at, session, how) in recent {
+            if at.elapsed() < RECENT {
+                session.record().unsettle();
+                self.sessions.tasks.spawn(leave(self.clone(), session, how));
+            }
+        }
+    }
+
+    /// Everything is written again, so that nothing in use ends with its time to live.
+    pub fn rewrite_all(self: &Arc<Self>) {
+        for session in self.sessions.all() {
+            session.record().unsettle();
+            self.settle(&session);
+        }
+    }
+
+    /// A room goes on with another epoch: it may have forgotten who is in it.
+    pub fn has_forgotten(self: &Arc<Self>, room: &str) {
+        let Ok(room) = RoomName::parse(room) else { return };
+        self.list(&room);
+        let mut forgotten = self.sessions.forgotten.lock().expect("no code panics while it holds them");
+        forgotten.insert(room);
+        // Where one has, others have.
+        if forgotten.len() == 1 {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                sleep(PAUSE).await;
+                let forgotten = &shared.sessions.forgotten;
+                let rooms =
+                    std::mem::take(&mut *forgotten.lock().expect("no code panics while it holds them"));
+                for (n, session) in shared.sessions.all().into_iter().enumerate() {
+                    if session.record().unsettle_rooms(&rooms) {
+                        shared.settle(&session);
+                    }
+                    if n % MANY == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+        }
+    }
+}
+
+fn late() -> Unavailable {
+    Unavailable("Redis does not answer in time".to_owned())
+}

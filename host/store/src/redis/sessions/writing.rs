@@ -1,0 +1,211 @@
+//! How a session is written while a connection holds it: one write at a time, answered when it is confirmed, and until then undone.
+
+use super::{
+    super::{
+        KEEP, PATIENCE, Shared, answer,
+        clock::DEADLINE,
+        record::{Answer, Change, Enrolled, Outcome, Write},
+        scripts,
+    },
+    LONG_PAUSE, PAUSE, Session, late,
+};
+use crate::{ConnectionId, SessionToken, Unavailable};
+use fred::types::Value;
+use futures_util::{FutureExt, future::join_all};
+use std::sync::{Arc, atomic::Ordering};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Sees, when it is dropped, to what of a session is not written.
+struct Unfinished<'a>(&'a Arc<Shared>, &'a Arc<Session>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let Self(shared, session) = self;
+        if !session.record().is_settled() {
+            shared.settle(session);
+        }
+    }
+}
+
+impl Shared {
+    /// Records what becomes of a session's rooms. After an error the old state rules, and is written until it is confirmed.
+    pub async fn change(
+        self: &Arc<Self>,
+        token: SessionToken,
+        connection: ConnectionId,
+        change: Change,
+    ) -> Result<(), Unavailable> {
+        let until = Instant::now() + PATIENCE;
+        let session = self.sessions.of(connection).filter(|session| session.id == token.id());
+        let session = session.ok_or_else(|| Unavailable("the session is another connection's".to_owned()))?;
+        let _unfinished = Unfinished(self, &session);
+        timeout_at(until, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
+        // It is recorded. Members follow, with whoever waits or without.
+        timeout_at(until, self.enrol(&session)).await.ok();
+        Ok(())
+    }
+
+    async fn confirm(self: &Arc<Self>, session: &Arc<Session>, change: Change) -> Result<(), Unavailable> {
+        let _writing = session.writing.lock().await;
+        if session.is_over() {
+            // Should it not have heard of that.
+            self.taken_over(session);
+        }
+        if session.is_over() || self.renewed.is_past() || session.record().is_doubted() {
+            return Err(Unavailable("this node may not write of the session now".to_owned()));
+        }
+        match self.write(session, change).await? {
+            Written::Confirmed => Ok(()),
+            Written::Not => Err(Unavailable("the session is not as it was left".to_owned())),
+        }
+    }
+
+    /// Puts a session that is taken back among what this node would leave behind by its present name.
+    async fn move_in(&self, session: &Session) -> Result<(), Unavailable> {
+        let node = self.node.load_full();
+        // Also where it is not known whether the entry is there, it is taken away from there in the end.
+        *session.node.lock().expect("no code panics while it holds a name") = node.clone();
+        self.estate.add(&node, session.held_entry()).await
+    }
+
+    /// One write of a session, whose lock the caller holds.
+    async fn write(self: &Arc<Self>, session: &Arc<Session>, change: Change) -> Result<Written, Unavailable> {
+        if session.record().is_vouched() {
+            self.move_in(session).await?;
+        }
+        let (write, generation) = {
+            let mut record = session.record();
+            (record.write(&change), record.generation)
+        };
+        let keys = vec![self.names.session(&session.principal, session.id)];
+        let mut arguments: Vec<Value> = vec![session.connection.to_string().into()];
+        let (script, fields) = match &write {
+            Write::Amend { number, fields } => {
+                arguments.extend([answer::integer(generation), answer::integer(*number)]);
+                (&scripts::AMEND, fields)
+            }
+            Write::Put { number, fields, anew } => {
+                let deadline = self.time.now() + DEADLINE.as_millis() as u64;
+                arguments.extend([
+                    session.node().as_str().into(),
+                    answer::integer(generation),
+                    answer::integer(*number),
+                    answer::integer(deadline),
+                    answer::integer((*anew).into()),
+                ]);
+                (&scripts::PUT, fields)
+            }
+        };
+        arguments.push(answer::millis(KEEP));
+        arguments.extend(
+            fields.iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.as_str().into()]),
+        );
+        let answer = Answer::read(self.link.run(script, keys, arguments).await?)?;
+        let outcome = session.record().answered(&write, change, answer);
+        match outcome {
+            Outcome::Confirmed => return Ok(Written::Confirmed),
+            Outcome::TakenOver => self.taken_over(session),
+            Outcome::Lost => self.probe(session),
+            Outcome::Late => {}
+        }
+        Ok(Written::Not)
+    }
+
+    /// Writes the members that are not known to be as the record says. An error: not all of them are now.
+    pub(super) async fn enrol(&self, session: &Arc<Session>) -> Result<(), Unavailable> {
+        let enrolments = session.record().enrolments();
+        let asked: Vec<_> = enrolments
+            .iter()
+            .map(|enrolment| self.members.enrol(&session.principal, session.id, enrolment.clone()).boxed())
+            .collect();
+        let mut failed = None;
+        for (enrolment, enrolled) in enrolments.iter().zip(join_all(asked).await) {
+            let mut record = session.record();
+            match enrolled {
+                Ok((enrolled, epoch)) => {
+                    record.enrolled(enrolment, enrolled, &epoch);
+                    // What was acknowledged meanwhile may have been told before there was a member.
+                    if let (Enrolled::Ok(had), Some(_)) = (enrolled, &enrolment.comes)
+                        && let Some(position) = record.acknowledged_beyond(&enrolment.room, had)
+                    {
+                        self.members.acknowledge(session.id, &enrolment.room, position);
+                    }
+                    if !matches!(enrolled, Enrolled::Ok(_)) {
+                        failed = Some(late());
+                    }
+                }
+                Err(error) => {
+                    // It may still be carried out: the next goes on the word of a later record.
+                    record.enrolled(enrolment, Enrolled::Late, "");
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Sees to what of a session is not written, until it is.
+    pub fn settle(self: &Arc<Self>, session: &Arc<Session>) {
+        if !session.settling.swap(true, Ordering::AcqRel) {
+            tokio::spawn(settle(self.clone(), session.clone()));
+        }
+    }
+}
+
+enum Written {
+    Confirmed,
+    Not,
+}
+
+async fn settle(shared: Arc<Shared>, session: Arc<Session>) {
+    let (mut pause, mut turns) = (PAUSE, &shared.sessions.at_once);
+    loop {
+        let settled = {
+            let _turn = turns.acquire().await.expect("it is never closed");
+            settle_once(&shared, &session).await
+        };
+        match settled {
+            Ok(()) => {
+                session.settling.store(false, Ordering::Release);
+                // What changed between the last look and this.
+                let rest = {
+                    let record = session.record();
+                    !session.is_over() && !record.is_settled() && !record.is_doubted()
+                };
+                if !rest || session.settling.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
+
+            Err(error) => {
+                tracing::debug!(connection = %session.connection, %error, "a session is written later");
+                turns = &shared.sessions.again;
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONG_PAUSE);
+    }
+}
+
+/// `Ok`: nothing is left to be done, or it is not this task's any more.
+async fn settle_once(shared: &Arc<Shared>, session: &Arc<Session>) -> Result<(), Unavailable> {
+    let _writing = session.writing.lock().await;
+    let (is_doubted, is_settled, wants_write) = {
+        let record = session.record();
+        (record.is_doubted(), record.is_settled(), record.wants_write())
+    };
+    if session.is_over() || is_doubted || is_settled {
+        return Ok(());
+    }
+    if shared.renewed.is_past() {
+        return Err(late());
+    }
+    if wants_write {
+        match shared.write(session, Change::default()).await? {
+            Written::Confirmed => {}
+            Written::Not if session.is_over() || session.record().is_doubted() => return Ok(()),
+            Written::Not => return Err(late()),
+        }
+    }
+    shared.enrol(session).await
+}

@@ -1,0 +1,289 @@
+//! The contract on real servers. `redis-server` must be there; `cargo xtask test` installs it where it can.
+
+mod ended;
+mod offsets;
+mod turns;
+
+use super::*;
+use crate::{
+    contract::TEN,
+    key::{Digest, KeyConfig, PrincipalName},
+    registry::REVOKED,
+};
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(folder.path())
+            .args(arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed: apt-get install redis-server");
+        Self { child, port, _folder: folder }
+    }
+
+    fn site(&self) -> Site {
+        let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap();
+        Site { url, prefix: "s".into() }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+/// Each store has keys of its own on the same server.
+async fn keeps_the_contract(url: &str) {
+    let stores = AtomicU32::new(0);
+    contract::suite(Duration::from_millis(100), |retention, feed| {
+        let prefix = format!("store{}", stores.fetch_add(1, Ordering::Relaxed));
+        let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
+        async move {
+            connect_with(&site, retention, feed, &Vitals::default()).await.unwrap() as Arc<dyn Store>
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_standalone_server_keeps_the_contract() {
+    let server = Server::start(&[]);
+    keeps_the_contract(&format!("redis://127.0.0.1:{}/0", server.port)).await;
+    let kept = server.ask(&[
+        "EVAL",
+        "local bad = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+        if redis.call('PTTL', key) < 0 then bad[#bad + 1] = key end end return bad",
+        "0",
+    ]);
+    // What has no time to live is one key each of a whole store or of a version of a plugin, of which five are kept, and what a
+    // node leaves is cleared away by others.
+    let lasting = [":schema", "{/nodes}", "{/rooms}", "{/plugins}", "}:estate"];
+    let other: Vec<_> = kept
+        .lines()
+        .filter(|key| !key.is_empty() && !lasting.iter().any(|name| key.contains(name)))
+        .collect();
+    assert!(other.is_empty(), "without a time to live: {other:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_the_contract() {
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            let bus = free_port().to_string();
+            Server::start(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--cluster-node-timeout",
+                "2000",
+            ])
+        })
+        .collect();
+    for (n, node) in nodes.iter().enumerate() {
+        until("an answer", || node.ask(&["PING"]) == "PONG").await;
+        let (from, to) = (n * 5462, (n * 5462 + 5461).min(16383));
+        assert_eq!(node.ask(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]), "OK");
+    }
+    for node in &nodes[1..] {
+        let bus = node.ask(&["CONFIG", "GET", "cluster-port"]);
+        let bus = bus.lines().last().unwrap();
+        nodes[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus]);
+    }
+    for node in &nodes {
+        let complete = || {
+            let info = node.ask(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        until("a cluster", complete).await;
+    }
+    let [a, b, c] = [0, 1, 2].map(|n: usize| nodes[n].port);
+    keeps_the_contract(&format!("redis-cluster://127.0.0.1:{a}?node=127.0.0.1:{b}&node=127.0.0.1:{c}")).await;
+}
+
+fn retention() -> Retention {
+    let history = HistoryConfig::default();
+    Retention { history, session: Duration::from_secs(120), key: KEY_TTL }
+}
+
+async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
+    connect_with(site, retention(), Arc::new(|_| true), &Vitals::default()).await
+}
+
+async fn connect_with(
+    site: &Site,
+    retention: Retention,
+    feed: Feed,
+    vitals: &Vitals,
+) -> Result<Arc<Redis>, String> {
+    let metrics = crate::StoreMetrics::default();
+    Redis::connect(site, retention, metrics, feed, &Account::boundless(), |_| {}, vitals).await
+}
+
+/// `FLUSHALL` revoked every key. A second registry that was made then had the version of the first, and was taken for it.
+#[tokio::test]
+async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were_revoked_stay_so() {
+    let server = Server::start(&[]);
+    let site = server.site();
+    let (one, two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
+    let keyring = Keyring::open(&site).await.unwrap();
+    let key = |name: &str| KeyConfig {
+        digest: Digest::of(name),
+        principal: PrincipalName::try_from(name.to_owned()).unwrap(),
+        tier: None,
+        scopes: vec![],
+        expires: None,
+    };
+    let names = |stored: &StoredKeys| -> Vec<String> {
+        let mut names: Vec<_> = stored.keys.iter().map(|key| key.principal.0.to_string()).collect();
+        names.sort();
+        names
+    };
+    let listed = async || {
+        let keys = keyring.list().await.unwrap();
+        keys.iter().map(|key| key.principal.0.to_string()).collect::<Vec<_>>()
+    };
+    for name in ["a", "b", "c"] {
+        assert_eq!(keyring.add(&key(name)).await.unwrap(), Replication::default());
+    }
+    assert!(keyring.revoke(&key("b").digest).await.unwrap().0);
+    assert!(!keyring.revoke(&key("b").digest).await.unwrap().0, "it is gone already");
+    let known = one.keys(&StoredKeys::default()).await.unwrap().expect("three keys");
+    let behind = two.keys(&StoredKeys::default()).await.unwrap().expect("three keys");
+    assert_eq!((names(&known), names(&behind)), (vec!["a".into(), "c".into()], vec!["a".into(), "c".into()]));
+    assert!(one.keys(&known).await.unwrap().is_none(), "nothing changed");
+    keyring.revoke(&key("c").digest).await.unwrap();
+    let known = one.keys(&known).await.unwrap().expect("one key less");
+    assert_eq!(names(&known), ["a"]);
+
+    server.ask(&["FLUSHALL"]);
+    keyring.add(&key("d")).await.unwrap();
+    // One that has not heard of the last revocation comes first.
+    let first = two.keys(&behind).await.unwrap().expect("a key more");
+    assert_eq!(names(&first), ["a", "c", "d"]);
+    let second = one.keys(&known).await.unwrap().expect("a key more");
+    assert_eq!(names(&second), ["a", "d"]);
+    let third = two.keys(&first).await.unwrap().expect("a key less");
+    assert_eq!((names(&third), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
+    let fourth = one.keys(&second).await.unwrap().expect("what it wrote itself");
+    assert!(one.keys(&fourth).await.unwrap().is_none(), "all is calm again");
+
+    // Nothing is there at all, and nothing can be written: it is kept, and said.
+    server.ask(&["FLUSHALL"]);
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
+    let error = one.check().await.expect_err("an outage").to_string();
+    assert!(error.contains("lost 4 of its API keys") && error.contains("NOREPLICAS"), "{error}");
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
+    assert_eq!(listed().await, ["a", "d"]);
+    until("ready", || server.ask(&["HLEN", "s:{/keys}:all"]) == "5").await;
+
+    // The same where something is there: it is offered until it is written.
+    let known = one.keys(&StoredKeys::default()).await.unwrap().expect("what is there");
+    server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
+    server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 1"]);
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let known = one.keys(&known).await.unwrap().expect("what is known");
+    assert!(one.check().await.is_err());
+    server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    let known = one.keys(&known).await.unwrap().expect("what was written");
+    assert_eq!((names(&known), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
+    one.check().await.expect("it is over");
+
+    // Who was away for longer than it is remembered that a key was revoked does not bring it back.
+    server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
+    server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 2"]);
+    let long_ago = StoredKeys { read_at: known.read_at - REVOKED.as_millis() as u64 - 1000, ..known };
+    let now = one.keys(&long_ago).await.unwrap().expect("what is there");
+    assert_eq!((names(&now), listed().await), (vec!["d".into()], vec!["d".into()]));
+}
+
+#[tokio::test]
+async fn keys_of_another_schema_are_refused() {
+    let server = Server::start(&[]);
+    let site = server.site();
+    drop(connect(&site).await.unwrap());
+    server.ask(&["SET", "s:schema", "99"]);
+    let error = connect(&site).await.err().expect("it is not ours");
+    assert!(error.contains("of schema 99, this version has schema 3"), "{error}");
+}
+
+/// Connections that did not end in time: nobody waits for the lease to run out.
+#[tokio::test]
+async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
+    let server = Server::start(&[]);
+    let site = server.site();
+    let (one, _two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
+    one.create_session(&"acme".into(), ConnectionId::random(), vec![]).await.unwrap();
+    one.close().await;
+    let began = std::time::Instant::now();
+    until("a session that can be resumed", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
+    assert!(began.elapsed() < lease::LEASE / 2, "{:?}", began.elapsed());
+}
+
+/// Whoever is told of a takeover is called by the task of the lease; of a room, by that of the listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
+    let server = Server::start(&[]);
+    let url = format!("redis://127.0.0.1:{}/0", server.port);
+    let site = Site { url: RedisUrl::parse(&url).unwrap(), prefix: "vital".to_owned() };
+    let connect = async || {
+        let vitals = Vitals::default();
+        let feed: Feed = Arc::new(|event| panic!("told of {event:?}"));
+        (connect_with(&site, retention(), feed, &vitals).await.unwrap(), vitals)
+    };
+    let (store, lease) = connect().await;
+    let (_, listener) = connect().await;
+    let node = store.shared.node.load_full();
+    server.ask(&["RPUSH", &Names::new("vital").takeovers(&node), &ConnectionId(7).to_string()]);
+    until("a failure of the lease", || lease.failure().is_some()).await;
+    assert!(
+        lease.failure().unwrap().starts_with("the lease panicked: told of TakenOver"),
+        "{:?}",
+        lease.failure()
+    );
+    assert_eq!(listener.failure(), None, "the other node lives");
+
+    let (store, listener) = connect().await;
+    store.watch(&RoomName::parse("prices").unwrap());
+    until("a failure of the listener", || listener.failure().is_some()).await;
+    assert!(listener.failure().unwrap().contains("the listener of the Redis store panicked"));
+}

@@ -1,0 +1,70 @@
+//! Sessions whose time is over: many at once, and one that was listed too early.
+
+use super::*;
+use futures_util::future::join_all;
+
+/// A node was given 500 of them a second, however fast it removed them, while one client made more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_removed_as_fast_as_they_can_be() {
+    const SESSIONS: usize = 2600;
+    let server = Server::start(&[]);
+    let retention = Retention { session: Duration::from_secs(600), ..retention() };
+    let metrics = crate::StoreMetrics::default();
+    let (counted, account, vitals) = (metrics.clone(), Account::boundless(), Vitals::default());
+    let feed: Feed = Arc::new(|_| true);
+    let store =
+        Redis::connect(&server.site(), retention, counted, feed, &account, |_| {}, &vitals).await.unwrap();
+    let principal: Arc<str> = "acme".into();
+    for _ in 0..SESSIONS / 100 {
+        join_all((0..100).map(async |_| {
+            let (connection, position) = (ConnectionId::random(), Position { epoch: "e".into(), offset: 0 });
+            let membership = Membership { filter: None, position };
+            let join = Join { room: RoomName::broadcast(), membership, anew: true };
+            let token = store.create_session(&principal, connection, vec![join]).await.unwrap();
+            store.detach(Hold { token, connection });
+        }))
+        .await;
+    }
+    until("sessions that end", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == SESSIONS.to_string()).await;
+    // All at once.
+    let overdue = "for _, session in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do \
+        redis.call('ZADD', KEYS[1], 1, session) redis.call('HSET', 's:{@acme}:session:' .. session:match(' (.*)'), 'until', 1) end";
+    server.ask(&["EVAL", overdue, "1", "s:{/nodes}:ends"]);
+    until("none on the list", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "0").await;
+    assert_eq!(
+        (server.ask(&["KEYS", "s:*session*"]), server.ask(&["ZCARD", "s:{*}:members"])),
+        ("".into(), "0".into())
+    );
+    let mut registry = prometheus_client::registry::Registry::with_prefix("switchyard");
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let given = |line: &str| {
+        line.strip_prefix("switchyard_store_command_seconds_count{command=\"due\"} ")?.parse().ok()
+    };
+    let given: usize = text.lines().find_map(given).expect("what is due was asked for");
+    assert!(given >= SESSIONS / 500, "it did not go on without the lease: {given}");
+}
+
+/// A node's clock was a moment ahead: its sessions came up for ending before they ended, were taken for resumed, and stayed
+/// for a day.
+#[tokio::test]
+async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
+    let server = Server::start(&[]);
+    let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let retention = Retention { session: Duration::from_secs(3), ..retention() };
+    let site = Site { url, prefix: "s".into() };
+    let store = connect_with(&site, retention, Arc::new(|_| true), &Vitals::default()).await.unwrap();
+    let (principal, connection) = ("acme".into(), ConnectionId::random());
+    let position = Position { epoch: "e".into(), offset: 0 };
+    let membership = Membership { filter: None, position };
+    let join = Join { room: RoomName::parse("a").unwrap(), membership, anew: false };
+    let token = store.create_session(&principal, connection, vec![join]).await.unwrap();
+    store.detach(Hold { token, connection });
+    until("a detached session", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
+    let entry = server.ask(&["ZRANGE", "s:{/nodes}:ends", "0", "0"]);
+    server.ask(&["ZADD", "s:{/nodes}:ends", "1", &entry]);
+    until("an ended session", || server.ask(&["ZCARD", "s:{a}:members"]) == "0").await;
+    until("nothing on the list", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "0").await;
+    assert_eq!(server.ask(&["KEYS", "s:*session*"]), "");
+}
