@@ -5,6 +5,7 @@ mod cargo;
 mod check;
 mod guests;
 mod languages;
+mod named;
 mod test;
 mod tools;
 
@@ -46,6 +47,8 @@ cargo xtask CHORE
                          SWITCHYARD_BINARY names another binary to check, such as an older one
   test [ARGUMENTS]       guests, languages, formatting, clippy, and all tests; ARGUMENTS are for
                          cargo test
+  test NAME [ARGUMENTS]  only the tests with NAME in their path, such as hub::room, built in the
+                         fastest way; without formatting and clippy
 ";
 
 fn main() -> ExitCode {
@@ -56,7 +59,7 @@ fn main() -> ExitCode {
         Some(("demo", rest)) => demo(rest),
         Some(("bench", rest)) => bench::run(rest),
         Some(("check", rest)) => check::run(rest),
-        Some(("test", rest)) => test::all(rest),
+        Some(("test", rest)) => test::run(rest),
         None | Some(("help" | "--help" | "-h", _)) => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

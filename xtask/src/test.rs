@@ -1,13 +1,52 @@
-//! Everything that must hold. Release builds throughout: one profile is compiled, and only once.
+//! Everything that must hold, with the released profile throughout; or, while a change is tried, the tests of one name, built
+//! as fast as that goes.
 
 use crate::{
     cargo, guests,
     languages::{self, Language},
+    named::{self, Targets},
     tools,
 };
 
 /// `rest` is for `cargo test`.
-pub fn all(rest: &[String]) -> anyhow::Result<()> {
+pub fn run(rest: &[String]) -> anyhow::Result<()> {
+    match rest.split_first() {
+        Some((name, rest)) if !name.starts_with('-') => those_named(name, rest),
+        _ => all(rest),
+    }
+}
+
+/// The tests in whose path `name` is. Only what they need is built, and the workspace's own packages without optimisation and
+/// piece by piece; the libraries are those of the released profile.
+fn those_named(name: &str, rest: &[String]) -> anyhow::Result<()> {
+    let targets = Targets::of(cargo::root(), name)?;
+    if targets.is_empty() {
+        anyhow::bail!(
+            "no test has '{name}' in its path, such as hub::room::tests::…; `cargo xtask test` runs all of them"
+        );
+    }
+    let mut fast = vec!["--config".to_owned(), "profile.release.incremental=true".to_owned()];
+    for package in named::names(cargo::root())? {
+        fast.extend(["--config".to_owned(), format!("profile.release.package.{package}.opt-level=0")]);
+    }
+    let over_sockets = !targets.tests.is_empty();
+    let guests = if over_sockets { Some(guests::build()?) } else { None };
+    if over_sockets {
+        ensure_redis();
+        let build = [["build", "--release", "-p", "switchyard"].map(str::to_owned).to_vec(), fast.clone()];
+        cargo::run(&build.concat().iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    let mut arguments = ["test", "--release", "--workspace"].map(str::to_owned).to_vec();
+    arguments.extend(targets.arguments());
+    arguments.extend(fast);
+    arguments.push(name.to_owned());
+    arguments.extend_from_slice(rest);
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let environment: Vec<_> = guests.iter().map(|guests| ("SWITCHYARD_GUESTS", guests.as_path())).collect();
+    cargo::run_with(&arguments, &environment)
+}
+
+fn all(rest: &[String]) -> anyhow::Result<()> {
     let guests = guests::build()?;
     ensure_redis();
     let sets_clocks = ensure_faketime();
