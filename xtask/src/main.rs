@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod check;
+mod commits;
 mod guests;
 mod languages;
 mod named;
@@ -37,6 +38,8 @@ cargo xtask CHORE
   bench plugins [--json FILE]
                          measure what plugins cost, one that misbehaves, and changing one under
                          load, and print a report as Markdown; takes about four minutes
+  commits [RANGE]        check the subjects of commits with .githooks/commit-msg. Without RANGE: those since
+                         origin/main, or since the hook was added where there is no origin/main
   check [--seeds A..B] [--for SECONDS] [--steps N] [--jobs N] [--no-faults] [--forget] [--restart]
         [--durable] [--print] [--shrink SECONDS]
                          draw a schedule of kills, stops, cuts, pauses and takeovers from each seed, run
@@ -58,6 +61,8 @@ fn main() -> ExitCode {
         Some(("languages", [])) => languages::all().map(|built| println!("{}", built.display())),
         Some(("demo", rest)) => demo(rest),
         Some(("bench", rest)) => bench::run(rest),
+        Some(("commits", [])) => commits::check(None),
+        Some(("commits", [range])) if !range.starts_with('-') => commits::check(Some(range)),
         Some(("check", rest)) => check::run(rest),
         Some(("test", rest)) => test::run(rest),
         None | Some(("help" | "--help" | "-h", _)) => {
