@@ -4,11 +4,7 @@ use crate::{KEY, PATIENCE, READER};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use switchyard_process::vital::Vitals;
-use switchyard_server::{
-    admin::Admin,
-    config::Config,
-    node::{Listeners, Node, Source},
-};
+use switchyard_server::{Admin, Listeners, Node, Source, config::Config};
 use switchyard_store::key::Digest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -17,7 +17,7 @@ const LARGEST: usize = 64 << 20;
 
 /// Where to, and as whom.
 #[derive(clap::Args)]
-pub struct AdminArgs {
+pub(crate) struct AdminArgs {
     /// The node's admin listener
     #[arg(
         long,
@@ -42,24 +42,24 @@ fn admin_url(text: &str) -> Result<Uri, String> {
     }
 }
 
-pub struct Admin {
+pub(crate) struct Admin {
     authority: String,
     key: String,
 }
 
 impl Admin {
-    pub fn open(args: &AdminArgs) -> anyhow::Result<Self> {
+    pub(crate) fn open(args: &AdminArgs) -> anyhow::Result<Self> {
         let authority = args.admin.authority().expect("checked when it was read").to_string();
         Ok(Self { authority, key: key_of(args.key_file.as_deref())? })
     }
 
     /// What the node answers; its refusal is the error.
-    pub async fn call(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
         self.call_with(method, path, None, body).await
     }
 
     /// The same with one more header.
-    pub async fn call_with(
+    pub(crate) async fn call_with(
         &self,
         method: &str,
         path: &str,

@@ -11,7 +11,7 @@ use switchyard_process::unit::parse_duration;
 use switchyard_protocol::{room::is_principal, unix_ms};
 use switchyard_server::{
     config::{Config, environment},
-    key::generate,
+    generate_key,
 };
 use switchyard_store::{
     Keyring, Replication,
@@ -19,7 +19,7 @@ use switchyard_store::{
 };
 
 #[derive(Subcommand)]
-pub enum KeyCommand {
+pub(crate) enum KeyCommand {
     /// Make a key: shown once, with what belongs into the configuration
     New(KeyArgs),
     /// Make a key and put it into the store, where every node finds it within a second
@@ -31,7 +31,7 @@ pub enum KeyCommand {
 }
 
 #[derive(Args)]
-pub struct KeyArgs {
+pub(crate) struct KeyArgs {
     /// Whose key it is
     #[arg(long)]
     principal: String,
@@ -50,7 +50,7 @@ pub struct KeyArgs {
 }
 
 #[derive(Args)]
-pub struct AddArgs {
+pub(crate) struct AddArgs {
     #[command(flatten)]
     key: KeyArgs,
     /// Of a key that exists already: it is put into the store, and nothing is made
@@ -62,7 +62,7 @@ pub struct AddArgs {
 }
 
 #[derive(Args)]
-pub struct StoreArgs {
+pub(crate) struct StoreArgs {
     /// The configuration, which says where the store is
     #[arg(long)]
     config: Option<PathBuf>,
@@ -72,7 +72,7 @@ pub struct StoreArgs {
 }
 
 #[derive(Args)]
-pub struct RevokeArgs {
+pub(crate) struct RevokeArgs {
     /// As `key list` shows it; its beginning is enough where it says which one
     digest: String,
     /// The configuration, which says where the store is
@@ -87,10 +87,10 @@ fn scopes() -> impl TypedValueParser<Value = Scope> {
     })
 }
 
-pub async fn run(command: KeyCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     match command {
         KeyCommand::New(args) => {
-            let key = generate();
+            let key = generate_key();
             let made = make(&args, Digest::of(&key))?;
             Ok(new(&args, &key, &made)?)
         }
@@ -181,7 +181,7 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
     let (key, digest) = match args.digest {
         Some(digest) => (None, Digest::try_from(digest).map_err(anyhow::Error::msg)?),
         None => {
-            let key = generate();
+            let key = generate_key();
             let digest = Digest::of(&key);
             (Some(key), digest)
         }
@@ -253,7 +253,7 @@ async fn list(args: StoreArgs) -> anyhow::Result<()> {
     }
     for key in keys {
         let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-        let tier = key.tier.as_ref().map_or(switchyard_server::key::DEFAULT_TIER, |tier| tier.get_ref());
+        let tier = key.tier.as_ref().map_or(switchyard_server::DEFAULT_TIER, |tier| tier.get_ref());
         let expires = key.expires.map_or("never".to_owned(), |at| at.to_string());
         print_line!("{}  {}  {tier}  {}  {expires}", key.digest, key.principal.0, scopes.join(","))?;
     }

@@ -1,23 +1,27 @@
 //! The command line: what an operator types.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+#![warn(unreachable_pub)]
 
 mod admin;
 pub mod client;
 mod key;
-pub mod listen;
-pub mod output;
+mod listen;
+mod output;
 mod plugin;
-pub mod publish;
+mod publish;
 mod serve;
 mod signals;
+mod start;
+
+pub use start::main;
 
 use clap::{Parser, Subcommand};
 
 /// A WebSocket routing engine whose policy is sandboxed Wasm.
 #[derive(Parser)]
 #[command(name = "switchyard", version, disable_help_subcommand = true)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -41,7 +45,7 @@ enum Command {
 }
 
 impl Cli {
-    pub async fn run(self) -> anyhow::Result<()> {
+    async fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve::serve(args).await,
             Command::Check(args) => serve::check(args),

@@ -23,7 +23,7 @@ const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 const SUBSCRIBE: u64 = 1;
 
 #[derive(clap::Args)]
-pub struct ListenArgs {
+pub(crate) struct ListenArgs {
     #[command(flatten)]
     connect: Connect,
     /// What to hear; `*` and the own inbox are heard in any case
@@ -59,7 +59,7 @@ fn position(text: &str) -> Result<Position, String> {
     }
 }
 
-pub async fn run(args: ListenArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ListenArgs) -> anyhow::Result<()> {
     if args.since.is_some() && args.rooms.len() > 1 {
         bail!("--since is a position in one room, but {} are named", args.rooms.len());
     }

@@ -13,11 +13,11 @@ use tokio::net::unix::pipe::Sender;
 /// Standard output does not take what it is given.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output")]
-pub struct OutputError(#[from] io::Error);
+pub(crate) struct OutputError(#[from] io::Error);
 
 impl OutputError {
     /// Whoever read it has enough, as `head` does. Nothing needs to be said about that.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
@@ -25,10 +25,10 @@ impl OutputError {
 /// Several things are wrong. Each is a line of its own.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub struct Faults(pub Vec<String>);
+pub(crate) struct Faults(pub Vec<String>);
 
 /// A line of the result.
-pub fn line(text: impl fmt::Display) -> Result<(), OutputError> {
+pub(crate) fn line(text: impl fmt::Display) -> Result<(), OutputError> {
     let mut to = io::stdout().lock();
     to.write_all(format!("{}\n", Escaped(text)).as_bytes())?;
     Ok(to.flush()?)
@@ -38,7 +38,7 @@ pub fn line(text: impl fmt::Display) -> Result<(), OutputError> {
 const AT_ONCE: usize = 512;
 
 /// A line of the result, which may be long in coming: whoever reads it may be stopped. It blocks nobody and takes no thread.
-pub async fn line_when_it_is_taken(text: &str) -> Result<(), OutputError> {
+pub(crate) async fn line_when_it_is_taken(text: &str) -> Result<(), OutputError> {
     let text = format!("{}\n", Escaped(text));
     for part in text.as_bytes().chunks(AT_ONCE) {
         // Asked anew for each part: after that it may be full.
@@ -57,12 +57,12 @@ pub async fn line_when_it_is_taken(text: &str) -> Result<(), OutputError> {
 }
 
 /// A line for a person.
-pub fn remark(text: impl fmt::Display) {
+pub(crate) fn remark(text: impl fmt::Display) {
     write(format_args!("{}\n", Escaped(text)));
 }
 
 /// Puts this in the place of the terminal's last line, so that the next takes its place.
-pub fn progress(text: impl fmt::Display) {
+pub(crate) fn progress(text: impl fmt::Display) {
     write(format_args!("\r\x1b[2K{}", Escaped(text)));
 }
 

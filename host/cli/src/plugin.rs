@@ -11,7 +11,7 @@ mod trial;
 use clap::Subcommand;
 
 #[derive(Subcommand)]
-pub enum PluginCommand {
+pub(crate) enum PluginCommand {
     /// Make a crate that builds, with tests
     New(new::NewArgs),
     /// Report everything that loading would refuse
@@ -38,7 +38,7 @@ pub enum PluginCommand {
     Drop(charge::NameArgs),
 }
 
-pub async fn run(command: PluginCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(command: PluginCommand) -> anyhow::Result<()> {
     match command {
         PluginCommand::New(args) => new::run(args),
         PluginCommand::Check(args) => check::run(args),

@@ -2,7 +2,7 @@
 //! [`window::MOST`] before the first is answered, each with an idempotency key: what was unanswered when a
 //! connection was lost is sent again on the next, and the server drops what it has.
 
-pub mod feed;
+pub(crate) mod feed;
 mod progress;
 mod window;
 
@@ -26,7 +26,7 @@ const GIVE_UP: Duration = Duration::from_secs(4 * 60);
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
-pub struct PublishArgs {
+pub(crate) struct PublishArgs {
     #[command(flatten)]
     connect: Connect,
     /// The room; with --from, that of lines which name none
@@ -52,7 +52,7 @@ pub struct PublishArgs {
     json: bool,
 }
 
-pub async fn run(args: PublishArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     let (lines, total) = match &args.from {
         Some(file) => feed::open(file, args.room.clone(), args.event.clone(), args.speed)?,
         None => (feed::single(message(&args)?), None),

@@ -9,19 +9,16 @@ use switchyard_plugin::{Compiler, Engine, PluginConfig};
 use switchyard_process::vital::Vitals;
 use switchyard_protocol::room::{Pattern, is_principal};
 use switchyard_server::{
-    admin::Admin,
+    Admin, Listeners, Node, Source, Tls,
     config::{Config, Text, environment, find, line},
-    key::generate,
-    limits::raise_file_limit,
-    listener::Tls,
-    node::{Listeners, Node, Source},
+    generate_key, raise_file_limit,
 };
 use switchyard_store::key::{Digest, KeyConfig, PrincipalName, Scope};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Without one: memory store, a key made for this run, the plugins in ./plugins
     #[arg(long)]
     config: Option<PathBuf>,
@@ -31,7 +28,7 @@ pub struct ServeArgs {
 }
 
 #[derive(Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     #[arg(long)]
     config: Option<PathBuf>,
 }
@@ -39,7 +36,7 @@ pub struct CheckArgs {
 /// Where plugins are looked for without a configuration: NAME.wasm governs NAME and NAME:**.
 const PLUGINS: &str = "plugins";
 
-pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     let vitals = Vitals::default();
@@ -125,7 +122,7 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 fn key_of_this_run(config: &mut Config) -> String {
-    let key = generate();
+    let key = generate_key();
     config.keys.push(KeyConfig {
         digest: Digest::of(&key),
         principal: PrincipalName("local".into()),
@@ -160,7 +157,7 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
 }
 
 /// Everything that is wrong, not only the first.
-pub fn check(args: CheckArgs) -> anyhow::Result<()> {
+pub(crate) fn check(args: CheckArgs) -> anyhow::Result<()> {
     // Once, for a pipe has it once.
     let text = args.config.as_deref().map(Text::first).transpose().map_err(anyhow::Error::msg)?;
     let config = environment().and_then(|environment| match &text {

@@ -4,19 +4,19 @@
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
     /// From now on neither ends the process by itself.
-    pub fn heed() -> io::Result<Self> {
+    pub(crate) fn heed() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Returns once one of them came.
-    pub async fn received(&mut self) {
+    pub(crate) async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -10,7 +10,7 @@ const MAX_NAME: usize = 120;
 const PANIC: [&str; 4] = ["__rustc::", "std::panicking::", "std::sys::backtrace::", "core::panicking::"];
 
 /// Names of the innermost functions (wasmtime keeps 20), innermost first; empty if nothing ran.
-pub fn read(error: &Error) -> Vec<String> {
+pub(crate) fn read(error: &Error) -> Vec<String> {
     let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return Vec::new() };
     // As wasmtime prints them, since only then it demangles: `  0:   0x7e4 - module!name`.
     let name = |line: &str| line.split_once('!').map(|(_, name)| clip(&tidy(name), MAX_NAME));
@@ -18,12 +18,12 @@ pub fn read(error: &Error) -> Vec<String> {
 }
 
 /// Whether one function makes up much of the trace.
-pub fn recurses(trace: &[String]) -> bool {
+pub(crate) fn recurses(trace: &[String]) -> bool {
     trace.iter().any(|name| trace.iter().filter(|other| *other == name).count() >= 5)
 }
 
 /// Without the functions of a panic, and with repetition counted.
-pub fn shorten(trace: Vec<String>) -> Vec<String> {
+pub(crate) fn shorten(trace: Vec<String>) -> Vec<String> {
     let guest: Vec<_> =
         trace.into_iter().skip_while(|name| PANIC.iter().any(|start| name.starts_with(start))).collect();
     let count = |run: &[String]| match run {

@@ -14,19 +14,22 @@ wasmtime::component::bindgen!({
     imports: { "switchyard:plugin/random": trappable },
 });
 
-pub use exports::switchyard::plugin::{connect, deliver, lifecycle, publish, room, subscribe};
-pub use switchyard::plugin::{clock, log, metrics, random, types};
+pub(crate) use exports::switchyard::plugin::{connect, deliver, lifecycle, publish, room, subscribe};
+pub(crate) use switchyard::plugin::{clock, log, metrics, random, types};
 
 /// `principal.tags` as the contract borrows them.
-pub fn tags(principal: &Principal) -> Vec<(&str, &str)> {
+pub(crate) fn tags(principal: &Principal) -> Vec<(&str, &str)> {
     principal.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-pub fn principal<'a>(principal: &'a Principal, tags: &'a [(&'a str, &'a str)]) -> types::Principal<'a> {
+pub(crate) fn principal<'a>(
+    principal: &'a Principal,
+    tags: &'a [(&'a str, &'a str)],
+) -> types::Principal<'a> {
     types::Principal { id: &principal.id, tier: &principal.tier, tags }
 }
 
-pub fn request<'a>(from: &'a Connecting, tags: &'a [(&'a str, &'a str)]) -> connect::Request<'a> {
+pub(crate) fn request<'a>(from: &'a Connecting, tags: &'a [(&'a str, &'a str)]) -> connect::Request<'a> {
     connect::Request {
         principal: principal(&from.principal, tags),
         remote: &from.remote,

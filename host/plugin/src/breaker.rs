@@ -20,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// Whose call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Witness {
+pub(crate) enum Witness {
     /// Nobody's but the host's own, or that of the one whose breaker this is: it speaks for itself.
     Host,
     /// A principal's, by a number that stands for its name.
@@ -28,7 +28,7 @@ pub enum Witness {
 }
 
 /// Lets calls through (closed), none (open), or some to see (trying).
-pub struct Breaker {
+pub(crate) struct Breaker {
     state: State,
     failures: VecDeque<(Instant, Witness)>,
     last: Option<Instant>,
@@ -48,12 +48,12 @@ enum State {
 }
 
 impl Breaker {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: State::Closed, failures: VecDeque::new(), last: None, pause: FIRST }
     }
 
     /// Whether a call may be made; otherwise for how long not.
-    pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         if let State::Open { until } = self.state {
             if now < until {
                 return Err(until - now);
@@ -64,7 +64,7 @@ impl Breaker {
     }
 
     /// True if this ended a quarantine.
-    pub fn succeeded(&mut self) -> bool {
+    pub(crate) fn succeeded(&mut self) -> bool {
         let ended = matches!(self.state, State::Trying { .. });
         if ended {
             self.state = State::Closed;
@@ -73,7 +73,7 @@ impl Breaker {
     }
 
     /// For how long calls are refused, if that is the consequence.
-    pub fn failed(&mut self, now: Instant, whose: Witness) -> Option<Duration> {
+    pub(crate) fn failed(&mut self, now: Instant, whose: Witness) -> Option<Duration> {
         // One that was well for long starts over; one that fails now and then waits ever longer.
         if self.last.is_some_and(|last| now.duration_since(last) > LONGEST + WINDOW) {
             self.pause = FIRST;
@@ -101,12 +101,12 @@ impl Breaker {
     }
 
     /// Whether nothing of it is worth remembering.
-    pub fn is_forgotten(&self, now: Instant) -> bool {
+    pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
         self.last.is_none_or(|last| now.duration_since(last) > LONGEST + WINDOW)
     }
 
     /// When it failed last.
-    pub fn last(&self) -> Option<Instant> {
+    pub(crate) fn last(&self) -> Option<Instant> {
         self.last
     }
 

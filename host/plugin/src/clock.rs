@@ -12,10 +12,10 @@ use std::{
 use switchyard_process::vital::Vitals;
 
 /// How often running guests are reminded of their deadline.
-pub const TICK: Duration = Duration::from_millis(1);
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// Ticks until it is dropped, by a thread of its own.
-pub struct Clock {
+pub(crate) struct Clock {
     shared: Arc<Shared>,
     thread: Thread,
 }
@@ -28,10 +28,10 @@ struct Shared {
 }
 
 /// A call that runs.
-pub struct Running<'a>(&'a Shared);
+pub(crate) struct Running<'a>(&'a Shared);
 
 impl Clock {
-    pub fn start(tick: impl Fn() + Send + 'static, vitals: &Vitals) -> io::Result<Self> {
+    pub(crate) fn start(tick: impl Fn() + Send + 'static, vitals: &Vitals) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let ticking = shared.clone();
         let thread = vitals.thread("plugin-deadlines".into(), move || {
@@ -47,7 +47,7 @@ impl Clock {
     }
 
     /// Ticks, the first within twice [`TICK`], while what this gives is held.
-    pub fn run(&self) -> Running<'_> {
+    pub(crate) fn run(&self) -> Running<'_> {
         self.shared.running.fetch_add(1, SeqCst);
         if self.shared.resting.load(SeqCst) {
             self.thread.unpark();

@@ -9,20 +9,20 @@ use wit_component::ComponentEncoder;
 
 /// The contract's package, and the version that this host speaks.
 const PACKAGE: &str = "switchyard:plugin/";
-pub const VERSION: &str = "0.1.0";
+pub(crate) const VERSION: &str = "0.1.0";
 
 /// The minors that plugins may be built against: that of [`VERSION`], and every older one. A new minor comes with bindings of
 /// its own (`bindings.rs`), and those of the older ones stay.
 const SPOKEN: [&str; 1] = ["0.1"];
 
 /// Bytes of a file. An engine for another language has some twenty million, a Rust plugin a quarter of one.
-pub const LARGEST: usize = 64 << 20;
+pub(crate) const LARGEST: usize = 64 << 20;
 
 /// The interfaces that a plugin may import; `types` holds no functions.
 const IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
 
 /// What can be told of a file without compiling it: whether it is WebAssembly of this contract, and not too much of it.
-pub fn check_file(bytes: &[u8]) -> Result<(), LoadFault> {
+pub(crate) fn check_file(bytes: &[u8]) -> Result<(), LoadFault> {
     if bytes.len() > LARGEST {
         return Err(LoadFault::TooLarge { size: bytes.len() });
     }
@@ -53,7 +53,7 @@ pub fn check_file(bytes: &[u8]) -> Result<(), LoadFault> {
 }
 
 /// A file as a component: as it is, or made from the core module that a plain build gives.
-pub fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, LoadFault> {
+pub(crate) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, LoadFault> {
     if Parser::is_component(file) {
         return Ok(file.into());
     }
@@ -63,7 +63,7 @@ pub fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, LoadFault> {
 }
 
 /// Checks what a compiled component imports and exports by name.
-pub fn check(ty: &types::Component, engine: &wasmtime::Engine) -> Result<(), LoadFault> {
+pub(crate) fn check(ty: &types::Component, engine: &wasmtime::Engine) -> Result<(), LoadFault> {
     let exports: Vec<_> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
     for name in &exports {
         check_version(name)?;

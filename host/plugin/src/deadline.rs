@@ -9,22 +9,22 @@ use std::time::Duration;
 ///
 /// At each tick the guest's thread offers its core to others. Otherwise a plugin that uses all its time keeps a core for as
 /// long as the system lets it, and everybody else's slowest messages wait for that.
-pub struct Deadline {
+pub(crate) struct Deadline {
     ticks: u64,
 }
 
 /// Ticks from one look at a guest to the next.
-pub const LOOK: u64 = 1;
+pub(crate) const LOOK: u64 = 1;
 
 impl Deadline {
-    pub fn new(budget: Duration) -> Self {
+    pub(crate) fn new(budget: Duration) -> Self {
         let ticks = budget.as_micros().div_ceil(TICK.as_micros());
         Self { ticks: u64::try_from(ticks).unwrap_or(u64::MAX).max(1) }
     }
 
     /// The guest is seen to run: whether it may go on. The first tick is partly over when a call begins, so there is
     /// one more than the budget has.
-    pub fn goes_on(&mut self) -> bool {
+    pub(crate) fn goes_on(&mut self) -> bool {
         let goes_on = self.ticks > 0;
         if goes_on {
             self.ticks -= 1;

@@ -42,7 +42,7 @@ enum Part {
 struct Extent([usize; LEN]);
 
 /// Refuses what has too much of something, however small the file is.
-pub fn check(bytes: &[u8]) -> Result<(), LoadFault> {
+pub(crate) fn check(bytes: &[u8]) -> Result<(), LoadFault> {
     measure(bytes).map(drop)
 }
 

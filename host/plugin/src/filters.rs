@@ -43,7 +43,7 @@ pub enum Plan {
 
 /// Why there is no room for another filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub(crate) enum Full {
     /// The plugin has as many as it may.
     Plugin,
     /// The principal has this much, and what is left is for others.
@@ -63,7 +63,7 @@ struct Entry {
 /// Canonical forms and the numbers under which the guest keeps them. A number is used again only once the
 /// guest has let go of it, or has ended.
 #[derive(Default)]
-pub struct Filters {
+pub(crate) struct Filters {
     slots: Vec<Option<Entry>>,
     /// Bytes of all canonical forms.
     text: usize,
@@ -77,17 +77,17 @@ pub struct Filters {
 }
 
 impl Filters {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    pub fn find(&self, canonical: &str) -> Option<FilterId> {
+    pub(crate) fn find(&self, canonical: &str) -> Option<FilterId> {
         self.numbers.get(canonical).copied()
     }
 
     /// A number for a filter that is about to be compiled; give it to [`insert`](Self::insert) or
     /// [`give_back`](Self::give_back).
-    pub fn reserve(&mut self, canonical: &str, who: &str) -> Result<FilterId, Full> {
+    pub(crate) fn reserve(&mut self, canonical: &str, who: &str) -> Result<FilterId, Full> {
         let (filters, text) = (self.len() + 1, self.text + canonical.len());
         if filters > MAX_FILTERS || text > MAX_TEXT {
             return Err(Full::Plugin);
@@ -102,12 +102,12 @@ impl Filters {
         })))
     }
 
-    pub fn give_back(&mut self, id: FilterId) {
+    pub(crate) fn give_back(&mut self, id: FilterId) {
         self.free.push(id.0);
     }
 
     /// Takes up a compiled filter with one reference.
-    pub fn insert(&mut self, id: FilterId, canonical: &str, plan: Plan, who: &Arc<str>) {
+    pub(crate) fn insert(&mut self, id: FilterId, canonical: &str, plan: Plan, who: &Arc<str>) {
         let canonical: Arc<str> = canonical.into();
         self.text += canonical.len();
         self.numbers.insert(canonical.clone(), id);
@@ -116,7 +116,7 @@ impl Filters {
         self.slots[id.0 as usize] = Some(Entry { canonical, owner, plan, references: 1, closed: false });
     }
 
-    pub fn retain(&mut self, id: FilterId, who: &Arc<str>) {
+    pub(crate) fn retain(&mut self, id: FilterId, who: &Arc<str>) {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize) {
             entry.references += 1;
             self.holders.take(who, id, entry.canonical.len());
@@ -124,7 +124,7 @@ impl Filters {
     }
 
     /// Gives one reference back; tells whether enough numbers are stale to tell the guest.
-    pub fn release(&mut self, id: FilterId, who: &str) -> bool {
+    pub(crate) fn release(&mut self, id: FilterId, who: &str) -> bool {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize)
             && self.holders.give_back(who, id, entry.canonical.len())
         {
@@ -142,23 +142,23 @@ impl Filters {
     }
 
     /// A principal's name, to be shared by what it holds.
-    pub fn holder(&self, who: &str) -> Arc<str> {
+    pub(crate) fn holder(&self, who: &str) -> Arc<str> {
         self.holders.name(who)
     }
 
     /// Who brought a filter, and holds it still.
-    pub fn owner(&self, id: FilterId) -> Option<&Arc<str>> {
+    pub(crate) fn owner(&self, id: FilterId) -> Option<&Arc<str>> {
         self.entry(id).map(|entry| &entry.owner).filter(|owner| self.holders.holds(owner, id))
     }
 
     /// Who holds more than half of all text, where that is much: whose filters fill the memory of an instance.
-    pub fn hoarder(&self) -> Option<&Arc<str>> {
+    pub(crate) fn hoarder(&self) -> Option<&Arc<str>> {
         let (who, held) = self.holders.largest()?;
         (held.text > self.text / 2 && held.text > MAX_TEXT / 16).then_some(who)
     }
 
     /// The filters that a principal brought are not asked of until then. Earlier suspensions that are over are forgotten.
-    pub fn suspend(&mut self, who: &str, now: Instant, until: Instant) {
+    pub(crate) fn suspend(&mut self, who: &str, now: Instant, until: Instant) {
         self.suspended.retain(|_, until| now < *until);
         let of = |(slot, id): (&Option<Entry>, u32)| {
             let entry = slot.as_ref()?;
@@ -168,13 +168,13 @@ impl Filters {
     }
 
     /// Whether any filter is suspended, or was lately.
-    pub fn suspends(&self) -> bool {
+    pub(crate) fn suspends(&self) -> bool {
         !self.suspended.is_empty()
     }
 
     /// A filter's plan at present; `None`: it cannot be asked of, and what it would let through is lost to its members.
     /// `now` is not looked at where nothing [is suspended](Self::suspends).
-    pub fn present(&self, id: FilterId, now: Option<Instant>) -> Option<Plan> {
+    pub(crate) fn present(&self, id: FilterId, now: Option<Instant>) -> Option<Plan> {
         let is_suspended =
             || now.is_some_and(|now| self.suspended.get(&id).is_some_and(|until| now < *until));
         match self.entry(id) {
@@ -185,54 +185,54 @@ impl Filters {
     }
 
     /// Another version is asked without regard to what the one before did not bear.
-    pub fn pardon(&mut self) {
+    pub(crate) fn pardon(&mut self) {
         self.suspended.clear();
     }
 
     /// An unknown filter passes nothing.
-    pub fn plan(&self, id: FilterId) -> Plan {
+    pub(crate) fn plan(&self, id: FilterId) -> Plan {
         self.entry(id).map_or(Plan::None, |entry| entry.plan)
     }
 
-    pub fn set_plan(&mut self, id: FilterId, plan: Plan) {
+    pub(crate) fn set_plan(&mut self, id: FilterId, plan: Plan) {
         if let Some(entry) = self.entry_mut(id) {
             (entry.plan, entry.closed) = (plan, false);
         }
     }
 
-    pub fn close(&mut self, id: FilterId) {
+    pub(crate) fn close(&mut self, id: FilterId) {
         if let Some(entry) = self.entry_mut(id) {
             (entry.plan, entry.closed) = (Plan::None, true);
         }
     }
 
-    pub fn is_closed(&self, id: FilterId) -> bool {
+    pub(crate) fn is_closed(&self, id: FilterId) -> bool {
         self.entry(id).is_some_and(|entry| entry.closed)
     }
 
-    pub fn canonical(&self, id: FilterId) -> &str {
+    pub(crate) fn canonical(&self, id: FilterId) -> &str {
         self.entry(id).map_or("", |entry| &entry.canonical)
     }
 
-    pub fn live(&self) -> impl Iterator<Item = (FilterId, &str)> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = (FilterId, &str)> {
         let entries = self.slots.iter().zip(0..);
         entries.filter_map(|(slot, id)| slot.as_ref().map(|entry| (FilterId(id), &*entry.canonical)))
     }
 
     /// Those that a principal brought.
-    pub fn of(&self, who: &str) -> Vec<FilterId> {
+    pub(crate) fn of(&self, who: &str) -> Vec<FilterId> {
         let entries = self.slots.iter().zip(0..);
         let of = |(slot, id): (&Option<Entry>, u32)| (*slot.as_ref()?.owner == *who).then_some(FilterId(id));
         entries.filter_map(of).collect()
     }
 
     /// Numbers that the guest shall let go of. Afterwards comes [`forgotten`](Self::forgotten).
-    pub fn stale(&self) -> &[u32] {
+    pub(crate) fn stale(&self) -> &[u32] {
         &self.stale
     }
 
     /// The guest has let go of what was stale, or has ended.
-    pub fn forgotten(&mut self) {
+    pub(crate) fn forgotten(&mut self) {
         self.free.append(&mut mem::take(&mut self.stale));
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// What the filters of one principal, or of all of them, take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     pub filters: usize,
     /// Bytes of their canonical forms.
     pub text: usize,
@@ -19,7 +19,7 @@ struct Holder {
 }
 
 #[derive(Default)]
-pub struct Holders {
+pub(crate) struct Holders {
     by_name: HashMap<Arc<str>, Holder>,
     /// References by filter and number of the holder.
     references: HashMap<(FilterId, u32), u32>,
@@ -29,21 +29,21 @@ pub struct Holders {
 }
 
 impl Holders {
-    pub fn held(&self, who: &str) -> Held {
+    pub(crate) fn held(&self, who: &str) -> Held {
         self.by_name.get(who).map_or(Held::default(), |holder| holder.held)
     }
 
     /// The name as it is kept here already, or a new one.
-    pub fn name(&self, who: &str) -> Arc<str> {
+    pub(crate) fn name(&self, who: &str) -> Arc<str> {
         self.by_name.get_key_value(who).map_or_else(|| who.into(), |(name, _)| name.clone())
     }
 
-    pub fn holds(&self, who: &str, id: FilterId) -> bool {
+    pub(crate) fn holds(&self, who: &str, id: FilterId) -> bool {
         self.by_name.get(who).is_some_and(|holder| self.references.contains_key(&(id, holder.number)))
     }
 
     /// One reference more to a filter of `text` bytes.
-    pub fn take(&mut self, who: &Arc<str>, id: FilterId, text: usize) {
+    pub(crate) fn take(&mut self, who: &Arc<str>, id: FilterId, text: usize) {
         let (numbers, free) = (&mut self.numbers, &mut self.free);
         let holder = self.by_name.entry(who.clone()).or_insert_with(|| {
             let number = free.pop().unwrap_or_else(|| {
@@ -61,7 +61,7 @@ impl Holders {
     }
 
     /// One reference less. Who has none loses none.
-    pub fn give_back(&mut self, who: &str, id: FilterId, text: usize) -> bool {
+    pub(crate) fn give_back(&mut self, who: &str, id: FilterId, text: usize) -> bool {
         let Some(holder) = self.by_name.get_mut(who) else { return false };
         let Some(references) = self.references.get_mut(&(id, holder.number)) else { return false };
         *references -= 1;
@@ -78,7 +78,7 @@ impl Holders {
     }
 
     /// Who holds the most text.
-    pub fn largest(&self) -> Option<(&Arc<str>, Held)> {
+    pub(crate) fn largest(&self) -> Option<(&Arc<str>, Held)> {
         self.by_name.iter().max_by_key(|(_, holder)| holder.held.text).map(|(who, holder)| (who, holder.held))
     }
 }

@@ -18,7 +18,7 @@ const TABLE_ELEMENTS: usize = 20_000;
 const PARTS: usize = 64;
 
 /// What all instances of a plugin share: who it is, its log and its metrics.
-pub struct Voice {
+pub(crate) struct Voice {
     pub name: String,
     pub version: String,
     pub log: LogGate,
@@ -30,13 +30,13 @@ pub struct Voice {
 /// More memory than the budget was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("it wanted {wanted} bytes of memory and may have {limit}")]
-pub struct MemoryRefused {
+pub(crate) struct MemoryRefused {
     wanted: usize,
     limit: usize,
 }
 
 /// The data of one instance's store.
-pub struct State {
+pub(crate) struct State {
     pub voice: Arc<Voice>,
     pub deadline: Deadline,
     /// The room of the present call, for log lines; empty for none.

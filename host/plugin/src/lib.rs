@@ -8,6 +8,7 @@
 //! are one operation: drop the instance, make another, compile the live filters again.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+#![warn(unreachable_pub)]
 
 mod answers;
 mod backtrace;

@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 const MAX_LINE: usize = 4096;
 
 /// Lets through as much of a plugin's logging as an operator can read.
-pub struct LogGate(Mutex<Window>);
+pub(crate) struct LogGate(Mutex<Window>);
 
 struct Window {
     opened: Instant,
@@ -22,11 +22,11 @@ struct Window {
 }
 
 impl LogGate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::new(Window { opened: Instant::now(), lines: 0, suppressed: 0 }))
     }
 
-    pub fn write(&self, (plugin, version): (&str, &str), room: &str, level: Level, text: &str) {
+    pub(crate) fn write(&self, (plugin, version): (&str, &str), room: &str, level: Level, text: &str) {
         // The level of an event is part of its call site, so there is one a level.
         macro_rules! write_at {
             ($level:ident) => {

@@ -41,7 +41,7 @@ pub enum Reading {
 
 /// The cells behind a plugin's metrics.
 #[derive(Default)]
-pub struct Meters {
+pub(crate) struct Meters {
     cells: HashMap<u32, (String, Cell)>,
 }
 
@@ -52,7 +52,7 @@ enum Cell {
 
 impl Meters {
     /// Fails with a sentence about what `describe` should have listed.
-    pub fn new(described: &[Meter]) -> Result<Self, String> {
+    pub(crate) fn new(described: &[Meter]) -> Result<Self, String> {
         if described.len() > MAX_METERS {
             return Err(format!("it lists {} metrics and may have {MAX_METERS}", described.len()));
         }
@@ -83,14 +83,14 @@ impl Meters {
         Ok(Self { cells })
     }
 
-    pub fn count(&self, id: u32, by: u64) {
+    pub(crate) fn count(&self, id: u32, by: u64) {
         if let Some((_, Cell::Counter(value))) = self.cells.get(&id) {
             value.fetch_add(by, Relaxed);
         }
     }
 
     /// What is negative or no number is not observed: the sum of a histogram only grows.
-    pub fn observe(&self, id: u32, value: f64) {
+    pub(crate) fn observe(&self, id: u32, value: f64) {
         if let Some((_, Cell::Histogram { buckets, sum })) = self.cells.get(&id)
             && value.is_finite()
             && value >= 0.0
@@ -102,7 +102,7 @@ impl Meters {
     }
 
     /// Every metric's name and value, ordered by name.
-    pub fn read(&self) -> Vec<(&str, Reading)> {
+    pub(crate) fn read(&self) -> Vec<(&str, Reading)> {
         let mut all: Vec<_> = self.cells.values().map(|(name, cell)| (name.as_str(), cell.read())).collect();
         all.sort_by_key(|(name, _)| *name);
         all

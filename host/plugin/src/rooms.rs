@@ -8,18 +8,18 @@ const MAX_ROOMS: usize = 4096;
 
 /// Verdicts by the name that was asked for, each until its time.
 #[derive(Default)]
-pub struct Rooms {
+pub(crate) struct Rooms {
     verdicts: HashMap<String, (Instant, Option<String>)>,
 }
 
 impl Rooms {
     /// The canonical name if the verdict still holds; the inner `None` leaves the name as it is.
-    pub fn get(&self, name: &str, now: Instant) -> Option<Option<String>> {
+    pub(crate) fn get(&self, name: &str, now: Instant) -> Option<Option<String>> {
         let (until, canonical) = self.verdicts.get(name)?;
         (now < *until).then(|| canonical.clone())
     }
 
-    pub fn put(&mut self, name: &str, canonical: Option<String>, holds: Duration, now: Instant) {
+    pub(crate) fn put(&mut self, name: &str, canonical: Option<String>, holds: Duration, now: Instant) {
         let Some(until) = now.checked_add(holds).filter(|until| *until > now) else { return };
         if self.verdicts.len() >= MAX_ROOMS && !self.verdicts.contains_key(name) {
             self.verdicts.retain(|_, (until, _)| now < *until);
@@ -30,7 +30,7 @@ impl Rooms {
         self.verdicts.insert(name.to_owned(), (until, canonical));
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.verdicts.clear();
     }
 }

@@ -11,7 +11,7 @@ const MOST: usize = 1024;
 
 /// On whose behalf a plugin is asked, and who bears the consequences when it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame<'a> {
+pub(crate) enum Blame<'a> {
     /// The host itself: what it does for all.
     Host,
     /// A principal's request to connect, to join or to publish, or a message or filter that is known to be its.
@@ -23,7 +23,7 @@ pub enum Blame<'a> {
 }
 
 #[derive(Default)]
-pub struct Suspects {
+pub(crate) struct Suspects {
     callers: HashMap<Box<str>, Breaker>,
     readers: HashMap<Box<str>, Breaker>,
     rooms: HashMap<Box<str>, Breaker>,
@@ -32,7 +32,7 @@ pub struct Suspects {
 
 impl Suspects {
     /// Whether the plugin may be asked on that behalf; otherwise for how long not.
-    pub fn admit(&mut self, blame: Blame<'_>, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn admit(&mut self, blame: Blame<'_>, now: Instant) -> Result<(), Duration> {
         match self.find(blame) {
             Some(breaker) => breaker.admit(now),
             None => Ok(()),
@@ -40,12 +40,12 @@ impl Suspects {
     }
 
     /// True if this ended its quarantine.
-    pub fn succeeded(&mut self, blame: Blame<'_>) -> bool {
+    pub(crate) fn succeeded(&mut self, blame: Blame<'_>) -> bool {
         self.find(blame).is_some_and(Breaker::succeeded)
     }
 
     /// For how long it is quarantined, if that is the consequence. The host has no breaker here.
-    pub fn failed(&mut self, blame: Blame<'_>, now: Instant) -> Option<Duration> {
+    pub(crate) fn failed(&mut self, blame: Blame<'_>, now: Instant) -> Option<Duration> {
         let (breakers, name) = self.of(blame)?;
         if !breakers.contains_key(name) {
             make_room(breakers, now);
@@ -54,7 +54,7 @@ impl Suspects {
     }
 
     /// What that failure says of the plugin itself; `None`: nothing.
-    pub fn witness(&self, blame: Blame<'_>) -> Option<Witness> {
+    pub(crate) fn witness(&self, blame: Blame<'_>) -> Option<Witness> {
         match blame {
             Blame::Host => Some(Witness::Host),
             Blame::Caller(name) => Some(Witness::Principal(self.hasher.hash_one(name))),

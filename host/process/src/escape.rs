@@ -19,7 +19,7 @@ impl<T: fmt::Display> fmt::Display for Escaped<T> {
 }
 
 /// Passes on what is written to it, escaped.
-pub struct Escaper<W>(pub W);
+pub(crate) struct Escaper<W>(pub W);
 
 impl<W: Write> Write for Escaper<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -2,6 +2,7 @@
 //! the log, how files are read, units, turns.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+#![warn(unreachable_pub)]
 
 pub mod escape;
 pub mod file;

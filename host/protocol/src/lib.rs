@@ -2,6 +2,7 @@
 //! Owns no connection and no state.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+#![warn(unreachable_pub)]
 
 mod close;
 mod error;

@@ -14,7 +14,8 @@ mod paced;
 mod plugins;
 mod rooms;
 
-pub use listener::{Admin, Status};
+pub use listener::Admin;
+pub(crate) use listener::Status;
 
 use crate::http;
 use api::Api;

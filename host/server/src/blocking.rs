@@ -9,7 +9,7 @@ use tokio::{
 
 /// Why work was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum BlockingError {
+pub(crate) enum BlockingError {
     /// It may be done later.
     #[error("no thread can be started: {0}")]
     NoThread(#[from] io::Error),
@@ -22,7 +22,7 @@ pub enum BlockingError {
 }
 
 /// Does the work while others go on; it goes on when nobody awaits it any more. `name` is the thread's.
-pub async fn run<T: Send + 'static>(
+pub(crate) async fn run<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, BlockingError> {
@@ -33,7 +33,7 @@ pub async fn run<T: Send + 'static>(
 
 /// Work of which there is one at a time, so that what does not end takes one thread and not another with each attempt.
 #[derive(Clone)]
-pub struct Lane(Arc<Semaphore>);
+pub(crate) struct Lane(Arc<Semaphore>);
 
 impl Default for Lane {
     fn default() -> Self {
@@ -43,7 +43,7 @@ impl Default for Lane {
 
 impl Lane {
     /// Like [`run`], when the work before has ended and for so long at most.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         name: &str,
         patience: Duration,
@@ -62,7 +62,7 @@ impl Lane {
 }
 
 /// Until work is tried again for which there was no thread.
-pub const AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

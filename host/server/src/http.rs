@@ -8,7 +8,7 @@ use axum::{
 use switchyard_protocol::{Code, Refusal, reply};
 
 /// The key of a request, where there is one. Credentials of another scheme are not meant for us: a proxy may have asked for them.
-pub fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let wrong = || {
         let right = "Authorization: Bearer KEY or X-API-Key: KEY";
         Refusal::new(Code::InvalidKey, format!("the key of the request cannot be read; it is {right}"))
@@ -24,7 +24,7 @@ pub fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 }
 
 /// The code is among the response's extensions, too.
-pub fn refuse(refusal: &Refusal) -> Response {
+pub(crate) fn refuse(refusal: &Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.code.status()).expect("codes have valid statuses");
     let body = serde_json::to_string(&reply::ErrorBody { error: refusal }).expect("plain data");
     let kind = [(header::CONTENT_TYPE, "application/json")];

@@ -18,21 +18,23 @@ mod publishes;
 mod quotas;
 mod rate;
 mod replay;
-pub mod room;
+pub(crate) mod room;
 mod routes;
 mod shard;
 mod start;
 mod wards;
 
-pub use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
-pub use connections::{CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many};
-pub use pings::{Confirms, Pings};
-pub use policy::{Policy, Ungoverned};
-pub use publishes::{Proposal, Published, Publishes};
-pub use replay::{Recovered, Replay, Turns};
-pub use start::HubConfig;
-pub use switchyard_store::Permit;
-pub use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
+pub(crate) use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
+pub(crate) use connections::{
+    CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many,
+};
+pub(crate) use pings::Confirms;
+pub(crate) use policy::{Policy, Ungoverned};
+pub(crate) use publishes::{Proposal, Published, Publishes};
+pub(crate) use replay::{Recovered, Replay, Turns};
+pub(crate) use start::HubConfig;
+pub(crate) use switchyard_store::Permit;
+pub(crate) use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{key::Keys, metrics::Metrics};
 use allowances::Allowances;
@@ -65,7 +67,7 @@ const FEW: usize = 32;
 /// Read of a room's history at once, to be sent to a member.
 const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 
-pub struct Hub {
+pub(crate) struct Hub {
     pub store: Arc<dyn Store>,
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
@@ -90,14 +92,14 @@ pub struct Hub {
 }
 
 /// A shard's answer to a question to join.
-pub type Answer = oneshot::Receiver<Result<Granted, Refusal>>;
+pub(crate) type Answer = oneshot::Receiver<Result<Granted, Refusal>>;
 
-pub async fn answered(answer: Answer) -> Result<Granted, Refusal> {
+pub(crate) async fn answered(answer: Answer) -> Result<Granted, Refusal> {
     answer.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 /// Who publishes.
-pub struct Publisher<'a> {
+pub(crate) struct Publisher<'a> {
     /// All that there are, by which inboxes are known.
     pub keys: Arc<Keys>,
     pub share: &'a Arc<Share>,
@@ -120,34 +122,34 @@ impl Hub {
     }
 
     /// Which plugin governs a room.
-    pub fn governor(&self, room: &RoomName) -> Option<&str> {
+    pub(crate) fn governor(&self, room: &RoomName) -> Option<&str> {
         self.routes.governor(room)
     }
 
     /// Asks for a place in a room; the question is on its way when this returns.
-    pub fn join(&self, joining: Joining) -> Answer {
+    pub(crate) fn join(&self, joining: Joining) -> Answer {
         let (reply, joined) = oneshot::channel();
         self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
         joined
     }
 
     /// Whether more may be kept for a principal, here and in the store.
-    pub fn may_grow(&self, share: &Share) -> bool {
+    pub(crate) fn may_grow(&self, share: &Share) -> bool {
         self.store.has_room(share) && share.may_grow()
     }
 
     /// A connection of a principal is in, with these limits.
-    pub fn allow(&self, who: &Arc<str>, limits: &Limits) {
+    pub(crate) fn allow(&self, who: &Arc<str>, limits: &Limits) {
         self.allowances.grant(who, limits, Instant::now());
     }
 
     /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
-    pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+    pub(crate) async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
         self.lobby.admit(connecting).await
     }
 
     /// Records for the connection's session that everything up to an offset is handled, if that was sent to the seat.
-    pub async fn acknowledge(
+    pub(crate) async fn acknowledge(
         &self,
         connection: &Connection,
         seat: &Seat,
@@ -178,7 +180,7 @@ impl Hub {
 
     /// A page of history as the member of a seat may see it. What a filter takes out is made up for, so that a page ends short
     /// only where the history does.
-    pub async fn history(
+    pub(crate) async fn history(
         &self,
         principal: &Arc<str>,
         seat: &Seat,
@@ -238,7 +240,11 @@ impl Hub {
     }
 
     /// Waits until the principal may go on with a request that names so many rooms.
-    pub async fn turn_of_list<'a>(&'a self, principal: &'a Arc<str>, rooms: usize) -> Option<Turn<'a>> {
+    pub(crate) async fn turn_of_list<'a>(
+        &'a self,
+        principal: &'a Arc<str>,
+        rooms: usize,
+    ) -> Option<Turn<'a>> {
         match rooms > FEW {
             true => Some(self.lists.turn(principal).await),
             false => None,
@@ -246,7 +252,7 @@ impl Hub {
     }
 
     /// A page of a room's history, when it is the principal's turn.
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         principal: &Arc<str>,
         room: &RoomName,
@@ -260,7 +266,7 @@ impl Hub {
 }
 
 /// The store's silence, as a client is told.
-pub fn unavailable(error: Unavailable) -> Refusal {
+pub(crate) fn unavailable(error: Unavailable) -> Refusal {
     tracing::debug!(%error, "the store did not answer");
     if error.is_full() {
         return Refusal::retry(Code::Overloaded, "the store has no memory left; try again later", 1000);
@@ -268,12 +274,12 @@ pub fn unavailable(error: Unavailable) -> Refusal {
     store_is_away()
 }
 
-pub fn store_is_away() -> Refusal {
+pub(crate) fn store_is_away() -> Refusal {
     Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 
 /// The node or the store keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
-pub fn full(what: &str) -> Refusal {
+pub(crate) fn full(what: &str) -> Refusal {
     let message = format!(
         "memory is short, and much of it holds what is this principal's: no new {what} of it are taken; try again later"
     );

@@ -30,7 +30,7 @@ pub const DEFAULT_TIER: &str = "default";
 
 /// What a key was found to be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Key {
+pub(crate) struct Key {
     pub digest: Digest,
     pub principal: Arc<str>,
     pub tier: Arc<str>,
@@ -42,7 +42,7 @@ pub struct Key {
 
 impl Key {
     /// Refuses what the key has no scope for; `what` completes "may not …".
-    pub fn require(&self, scope: Scope, what: impl fmt::Display) -> Result<(), Refusal> {
+    pub(crate) fn require(&self, scope: Scope, what: impl fmt::Display) -> Result<(), Refusal> {
         if self.may(scope) {
             return Ok(());
         }
@@ -51,7 +51,7 @@ impl Key {
         Err(Refusal::new(Code::Forbidden, message))
     }
 
-    pub fn may(&self, scope: Scope) -> bool {
+    pub(crate) fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }
 
@@ -68,14 +68,14 @@ impl Key {
 
 /// All keys. Looked up by the first bytes of the digest, compared whole in constant time.
 #[derive(Default)]
-pub struct Keys {
+pub(crate) struct Keys {
     by_prefix: HashMap<[u8; 8], Vec<Arc<Key>>>,
     principals: HashSet<Arc<str>>,
 }
 
 impl Keys {
     /// Every tier that a key names must be in `tiers`, which the configuration's check sees to.
-    pub fn new(keys: &[KeyConfig], tiers: &HashMap<String, Tier>) -> Self {
+    pub(crate) fn new(keys: &[KeyConfig], tiers: &HashMap<String, Tier>) -> Self {
         let mut all = Self::default();
         for config in keys {
             let tier = config.tier.as_ref().map_or(DEFAULT_TIER, |tier| tier.get_ref().as_str());
@@ -98,17 +98,17 @@ impl Keys {
     }
 
     /// Whether a principal has a key, be it a good one or not.
-    pub fn name(&self, principal: &str) -> bool {
+    pub(crate) fn name(&self, principal: &str) -> bool {
         self.principals.contains(principal)
     }
 
     /// The key that a client presented.
-    pub fn check(&self, key: &str) -> Result<Arc<Key>, Refusal> {
+    pub(crate) fn check(&self, key: &str) -> Result<Arc<Key>, Refusal> {
         self.find(&Digest::of(key))
     }
 
     /// What a known key is now: keys change while connections live.
-    pub fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
+    pub(crate) fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
         let same = |key: &&Arc<Key>| bool::from(key.digest.as_bytes().ct_eq(digest.as_bytes()));
         let found = self.by_prefix.get(&digest.as_bytes()[..8]).and_then(|keys| keys.iter().find(same));
         let Some(key) = found else {
@@ -123,7 +123,7 @@ impl Keys {
 }
 
 /// A new key: 160 random bits, readable by its prefix.
-pub fn generate() -> String {
+pub fn generate_key() -> String {
     let mut bits = [0u8; 20];
     getrandom::fill(&mut bits).expect("the system has entropy");
     bits.iter().fold("sk_".to_owned(), |key, byte| key + &format!("{byte:02x}"))

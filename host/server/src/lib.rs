@@ -1,20 +1,27 @@
 //! A node: rooms and their members, the sessions of clients, both listeners, the configuration, and how all of that is put together.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+#![warn(unreachable_pub)]
 
-pub mod admin;
-pub mod blocking;
+mod admin;
+mod blocking;
 pub mod config;
 #[doc(hidden)]
 pub mod hot;
-pub mod http;
-pub mod hub;
-pub mod key;
-pub mod limits;
-pub mod listener;
-pub mod metrics;
-pub mod node;
-pub mod outbox;
-pub mod session;
-pub mod socket;
-pub mod validity;
+mod http;
+mod hub;
+mod key;
+mod limits;
+mod listener;
+mod metrics;
+mod node;
+mod outbox;
+mod session;
+mod socket;
+mod validity;
+
+pub use admin::Admin;
+pub use key::{DEFAULT_TIER, generate_key};
+pub use limits::raise_file_limit;
+pub use listener::Tls;
+pub use node::{Listeners, Node, Source};

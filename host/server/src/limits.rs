@@ -7,11 +7,12 @@ mod files;
 mod rate;
 mod slots;
 
-pub use address::{Group, Network};
-pub use failures::Failures;
-pub use files::{Files, raise_file_limit};
-pub use rate::Rate;
-pub use slots::{Busy, Full, Slot, Slots};
+pub(crate) use address::{Group, Network};
+pub(crate) use failures::Failures;
+pub(crate) use files::Files;
+pub use files::raise_file_limit;
+pub(crate) use rate::Rate;
+pub(crate) use slots::{Busy, Full, Slot, Slots};
 
 use crate::metrics::{Limited, Listener, Metrics};
 use serde::Deserialize;
@@ -51,7 +52,7 @@ impl Default for LimitsConfig {
 }
 
 /// The limits of a node's listener for clients.
-pub struct Limits {
+pub(crate) struct Limits {
     trusted: Vec<Network>,
     slots: Arc<Slots>,
     failures: Failures,
@@ -68,7 +69,7 @@ const OVERLAP: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Limits {
-    pub fn new(config: &LimitsConfig, files: Files, metrics: Metrics) -> Arc<Self> {
+    pub(crate) fn new(config: &LimitsConfig, files: Files, metrics: Metrics) -> Arc<Self> {
         let LimitsConfig { trusted, unauthenticated, address } = config;
         let by_address = address.unauthenticated.map(NonZeroUsize::get);
         Arc::new(Self {
@@ -83,7 +84,7 @@ impl Limits {
 
     /// A place for a connection that was just accepted, as soon as there is one: where there is none, the one of its address'
     /// or another's that waits for its peer longest makes room. `None`: it is to be closed.
-    pub async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Unauthenticated> {
+    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Unauthenticated> {
         let group = Group::of(address);
         let is_trusted = self.is_trusted(address);
         loop {
@@ -136,7 +137,7 @@ impl Limits {
         }
     }
 
-    pub fn limited(&self, limit: Limited) {
+    pub(crate) fn limited(&self, limit: Limited) {
         self.metrics.limited(limit);
     }
 
@@ -145,7 +146,7 @@ impl Limits {
     }
 
     /// What this node cannot do for want of files, where that is so.
-    pub fn shortage(&self) -> Option<String> {
+    pub(crate) fn shortage(&self) -> Option<String> {
         let Files { limit, clients, .. } = self.files;
         (self.clients.len() >= clients).then(|| {
             let strangers = self.metrics.unauthenticated.get();
@@ -157,7 +158,7 @@ impl Limits {
 }
 
 /// A client's connection that has not authenticated yet, with its place, which it leaves when it has or when this is dropped.
-pub struct Unauthenticated {
+pub(crate) struct Unauthenticated {
     slot: Slot,
     pub address: IpAddr,
     limits: Arc<Limits>,
@@ -165,19 +166,19 @@ pub struct Unauthenticated {
 
 impl Unauthenticated {
     /// Does this for the connection; `None`: it had to make room for another.
-    pub async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
+    pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         self.slot.run(work).await
     }
 
     /// It has, or is gone.
-    pub fn authenticated(&self) {
+    pub(crate) fn authenticated(&self) {
         if self.slot.leave() {
             self.limits.metrics.unauthenticated.dec();
         }
     }
 
     /// Why nobody from its address may try a key now.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
         if self.limits.is_trusted(self.address) {
             return None;
         }
@@ -189,7 +190,7 @@ impl Unauthenticated {
     }
 
     /// Counts a key that was refused, and returns when its answer may be given.
-    pub async fn refused(&self, code: Code) {
+    pub(crate) async fn refused(&self, code: Code) {
         let is_trusted = self.limits.is_trusted(self.address);
         self.limits.failures.refused(self.address, is_trusted, code).await;
     }

@@ -8,7 +8,8 @@ mod refusal;
 mod tls;
 mod upgrade;
 
-pub use tls::{Certificate, Tls, TlsConfig};
+pub use tls::Tls;
+pub(crate) use tls::{Certificate, TlsConfig};
 
 use crate::{
     limits::{Limits, Unauthenticated},
@@ -94,7 +95,7 @@ struct Door {
 }
 
 /// Serves WebSockets until `draining`, then returns when the last connection has ended.
-pub async fn run(
+pub(crate) async fn run(
     config: ServerConfig,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,

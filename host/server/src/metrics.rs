@@ -12,7 +12,7 @@ use switchyard_store::StoreMetrics;
 
 /// Counters that clones share.
 #[derive(Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Arc<Registry>,
     pub connections: Gauge,
     pub opened: Counter,
@@ -33,7 +33,7 @@ pub struct Metrics {
 
 /// What somebody was turned away by, or had to make room for.
 #[derive(Clone, Copy, Debug)]
-pub enum Limited {
+pub(crate) enum Limited {
     Unauthenticated,
     AddressUnauthenticated,
     AddressFailures,
@@ -69,13 +69,13 @@ struct LimitedLabel {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     Clients,
     Operators,
 }
 
 impl Listener {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Clients => "clients",
             Self::Operators => "operators",
@@ -94,12 +94,12 @@ struct ReloadLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CloseLabel {
+pub(crate) struct CloseLabel {
     pub code: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ErrorLabel {
+pub(crate) struct ErrorLabel {
     pub code: &'static str,
 }
 
@@ -166,29 +166,29 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub fn error(&self, code: Code) {
+    pub(crate) fn error(&self, code: Code) {
         self.errors.get_or_create(&ErrorLabel { code: code.as_str() }).inc();
     }
 
-    pub fn reload(&self, is_applied: bool) {
+    pub(crate) fn reload(&self, is_applied: bool) {
         let result = if is_applied { "applied" } else { "refused" };
         self.reloads.get_or_create(&ReloadLabel { result }).inc();
     }
 
-    pub fn limited(&self, limit: Limited) {
+    pub(crate) fn limited(&self, limit: Limited) {
         self.limited.get_or_create(&limit.label()).inc();
     }
 
-    pub fn key_refused(&self, listener: Listener) {
+    pub(crate) fn key_refused(&self, listener: Listener) {
         self.refused_keys.get_or_create(&ListenerLabel { listener: listener.as_str() }).inc();
     }
 
-    pub fn close(&self, close: Close) {
+    pub(crate) fn close(&self, close: Close) {
         self.closed.get_or_create(&CloseLabel { code: close.code().into() }).inc();
     }
 
     /// The text format, without its end mark.
-    pub fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String");
         text.trim_end_matches("# EOF\n").to_owned()

@@ -6,8 +6,8 @@ mod ending;
 mod outcome;
 mod room;
 
-pub use outcome::Put;
-pub use room::Paced;
+pub(crate) use outcome::Put;
+pub(crate) use room::Paced;
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
@@ -22,7 +22,7 @@ use switchyard_protocol::{Close, Frame};
 use tokio::sync::Notify;
 
 /// Where the bytes go.
-pub trait Pipe: Send + Sync {
+pub(crate) trait Pipe: Send + Sync {
     /// Writes what fits at once; `WouldBlock` where only the connection's task can.
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize>;
 
@@ -33,7 +33,7 @@ pub trait Pipe: Send + Sync {
     fn poll_flush(&self, cx: &mut Context) -> Poll<io::Result<()>>;
 }
 
-pub struct Outbox {
+pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Bytes that may wait; one more frame beyond closes the connection.
     limit: usize,
@@ -73,7 +73,7 @@ struct State {
 
 /// A place in the order of an outbox, to be filled once.
 #[must_use]
-pub struct Place(u64);
+pub(crate) struct Place(u64);
 
 /// The part of the limit from which on nothing waits to be gathered.
 const MUCH: usize = 16;
@@ -88,7 +88,7 @@ const KEPT: usize = 16;
 const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
-    pub fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<Share>) -> Self {
+    pub(crate) fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<Share>) -> Self {
         let state = State {
             pipe: Some(pipe),
             begun: Bytes::new(),
@@ -114,14 +114,14 @@ impl Outbox {
     }
 
     /// Another principal answers for what waits from now on.
-    pub fn move_to(&self, share: &Arc<Share>) {
+    pub(crate) fn move_to(&self, share: &Arc<Share>) {
         let mut state = self.lock();
         state.counted.move_to(share);
         state.claimed.move_to(share);
     }
 
     /// Enqueues a frame, or, where the limit would be passed, closes as too slow. `false`: it was not taken.
-    pub fn push(&self, frame: Frame) -> bool {
+    pub(crate) fn push(&self, frame: Frame) -> bool {
         let taken = self.enqueue(frame, true) != Put::Refused;
         if taken {
             // Also behind what waits for a flush: it is not to wait for that.
@@ -131,7 +131,7 @@ impl Outbox {
     }
 
     /// The same without a word to the task: whoever calls flushes later.
-    pub fn put(&self, frame: Frame) -> Put {
+    pub(crate) fn put(&self, frame: Frame) -> Put {
         self.enqueue(frame, false)
     }
 
@@ -173,7 +173,7 @@ impl Outbox {
     }
 
     /// Holds a place for a reply.
-    pub fn reserve(&self) -> Place {
+    pub(crate) fn reserve(&self) -> Place {
         let mut state = self.lock();
         state.queue.push_back(None);
         Place(state.left + state.queue.len() as u64 - 1)
@@ -181,7 +181,7 @@ impl Outbox {
 
     /// Fills a place; what waited behind it may go. An answer may be larger than the limit, but not wait beside
     /// others then.
-    pub fn fill(&self, place: Place, frame: Frame) {
+    pub(crate) fn fill(&self, place: Place, frame: Frame) {
         let mut state = self.lock();
         if state.close.is_some() || state.pipe.is_none() {
             return;
@@ -203,19 +203,19 @@ impl Outbox {
     }
 
     /// Asks for a ping to be sent.
-    pub fn ping(&self) {
+    pub(crate) fn ping(&self) {
         self.lock().ping = true;
         self.wake();
     }
 
     /// Answers the peer's last ping. An earlier answer that still waits is not needed any more.
-    pub fn pong(&self, frame: Frame) {
+    pub(crate) fn pong(&self, frame: Frame) {
         self.lock().pong = Some(frame.into_bytes());
         self.wake();
     }
 
     /// Writes what waits, as far as the pipe takes it at once; the task does the rest.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let mut state = self.lock();
         while state.is_ready() {
             match state.write(|pipe, bytes| pipe.try_write(bytes)) {
@@ -230,7 +230,7 @@ impl Outbox {
 
     /// For the task: writes what waits, whenever there is something. Ready with the reason to end the connection for, or
     /// with `None` when there is nothing more to send, or no pipe that takes it.
-    pub fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
+    pub(crate) fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
         self.task.register(cx.waker());
         let mut state = self.lock();
         loop {
@@ -265,12 +265,12 @@ impl Outbox {
     }
 
     /// Bytes that may wait.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// Bytes that wait.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().bytes
     }
 
@@ -367,4 +367,4 @@ impl State {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;

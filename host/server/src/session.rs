@@ -6,9 +6,9 @@ mod active;
 mod conversation;
 mod greeting;
 
-pub use active::{may_publish, proposal};
-pub use conversation::{Client, Conversation, Services};
-pub use greeting::{Greeted, Greeting, Rejected};
+pub(crate) use active::{may_publish, proposal};
+pub(crate) use conversation::{Client, Conversation, Services};
+pub(crate) use greeting::{Greeting, Rejected};
 
 use serde::Deserialize;
 use std::time::Duration;

@@ -6,9 +6,9 @@ mod greet;
 mod stream;
 mod wire;
 
-pub use greet::{Peer, greet};
-pub use stream::Stream;
-pub use wire::Wire;
+pub(crate) use greet::{Peer, greet};
+pub(crate) use stream::Stream;
+pub(crate) use wire::Wire;
 
 use crate::{
     hub::Hub,
@@ -25,11 +25,11 @@ use tokio_tungstenite::{
     tungstenite::{self, Message},
 };
 
-pub type Socket = WebSocketStream<Stream>;
+pub(crate) type Socket = WebSocketStream<Stream>;
 
 /// A connection whose client was let in. Boxed are the parts that are large, since a task keeps the room of whatever it hands
 /// on by value.
-pub struct Welcome {
+pub(crate) struct Welcome {
     socket: Box<Socket>,
     conversation: Box<Conversation>,
     heartbeat: Heartbeat,
@@ -40,7 +40,7 @@ pub struct Welcome {
 const LATE: Duration = Duration::from_secs(1);
 
 /// Ends a connection on which all is said, without costing the peer what it has not read yet.
-pub async fn hang_up(wire: &Wire) {
+pub(crate) async fn hang_up(wire: &Wire) {
     ending::end(wire, [], Instant::now() + LINGER).await;
 }
 
@@ -57,7 +57,7 @@ enum End {
 
 impl Welcome {
     /// Serves the connection until it ends.
-    pub async fn serve(self) {
+    pub(crate) async fn serve(self) {
         let Self { mut socket, mut conversation, heartbeat, hub } = self;
         let connection = conversation.connection().clone();
         let outbox = &connection.outbox;

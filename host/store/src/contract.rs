@@ -23,7 +23,7 @@ const SESSION: u32 = 20;
 const KEY: u32 = 30;
 
 /// Runs every check on stores that `make` makes.
-pub async fn suite<F, Made>(unit: Duration, make: F)
+pub(crate) async fn suite<F, Made>(unit: Duration, make: F)
 where
     F: Fn(Retention, Feed) -> Made,
     Made: Future<Output = Arc<dyn Store>>,
@@ -67,7 +67,7 @@ where
 }
 
 /// A page of ten messages.
-pub const TEN: PageLimit = PageLimit { messages: 10, bytes: 1 << 20 };
+pub(crate) const TEN: PageLimit = PageLimit { messages: 10, bytes: 1 << 20 };
 
 fn room(name: &str) -> RoomName {
     RoomName::parse(name).unwrap()

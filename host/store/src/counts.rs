@@ -7,11 +7,11 @@ use std::{
 };
 
 #[derive(Default)]
-pub struct Counts(Mutex<HashMap<Arc<str>, u32>>);
+pub(crate) struct Counts(Mutex<HashMap<Arc<str>, u32>>);
 
 impl Counts {
     /// One more; how many that makes.
-    pub fn add(&self, principal: &Arc<str>) -> u32 {
+    pub(crate) fn add(&self, principal: &Arc<str>) -> u32 {
         let mut counts = self.lock();
         let count = counts.entry(principal.clone()).or_default();
         *count += 1;
@@ -19,7 +19,7 @@ impl Counts {
     }
 
     /// One less; how many are left.
-    pub fn subtract(&self, principal: &str) -> u32 {
+    pub(crate) fn subtract(&self, principal: &str) -> u32 {
         let mut counts = self.lock();
         let Some(count) = counts.get_mut(principal) else { return 0 };
         *count -= 1;
@@ -30,12 +30,12 @@ impl Counts {
         left
     }
 
-    pub fn of(&self, principal: &str) -> u32 {
+    pub(crate) fn of(&self, principal: &str) -> u32 {
         self.lock().get(principal).copied().unwrap_or(0)
     }
 
     /// Those with a connection.
-    pub fn principals(&self) -> Vec<Arc<str>> {
+    pub(crate) fn principals(&self) -> Vec<Arc<str>> {
         self.lock().keys().cloned().collect()
     }
 

@@ -2,6 +2,7 @@
 //! and how far each has acknowledged. Says nothing about connections or who is allowed what.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+#![warn(unreachable_pub)]
 
 #[cfg(test)]
 mod contract;
@@ -12,7 +13,7 @@ mod memory;
 mod metrics;
 mod permit;
 mod redis;
-pub mod registry;
+mod registry;
 mod storing;
 
 pub use lineage::{How, Lineage, Release};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Versions that can be gone back to, the one in charge among them.
-pub const KEPT: usize = 5;
+pub(crate) const KEPT: usize = 5;
 
 /// Digests that are remembered: a file with one of them is nothing new.
 const REMEMBERED: usize = 64;
@@ -118,10 +118,10 @@ impl Lineage {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub fn release(sha256: &str) -> Release {
+    pub(crate) fn release(sha256: &str) -> Release {
         let (sha256, version) = (sha256.to_owned(), "0.1.0".to_owned());
         Release { sha256, version, signature: None, how: How::Load, by: None, at: 1, withdrawn: None }
     }

@@ -33,7 +33,7 @@ pub struct StoreMetrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CommandLabel {
+pub(crate) struct CommandLabel {
     pub command: &'static str,
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 /// Where places are counted.
-pub trait Places: Send + Sync {
+pub(crate) trait Places: Send + Sync {
     fn give_back(self: Arc<Self>, principal: &Arc<str>);
 }
 

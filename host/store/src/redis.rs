@@ -17,7 +17,7 @@ mod listing;
 mod looks;
 mod members;
 #[cfg(test)]
-pub mod model;
+pub(crate) mod model;
 mod names;
 mod opening;
 mod patrol;
@@ -71,7 +71,7 @@ const UNNEEDED: Duration = Duration::from_secs(45);
 
 /// What a session is called in Redis: a digest of its token, which is never seen there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId([u8; 16]);
+pub(crate) struct SessionId([u8; 16]);
 
 impl SessionToken {
     fn id(&self) -> SessionId {

@@ -5,7 +5,7 @@ use crate::key::KeyConfig;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long it is remembered that a key was revoked. A node that has not read the registry for longer forgets what it knew.
-pub const REVOKED: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const REVOKED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Which state of a registry something was read from. The same one only while nothing was changed and nothing lost: a registry that
 /// begins anew has another epoch.
@@ -40,7 +40,7 @@ impl Entry {
 }
 
 /// Entries by name: what a registry holds, or what a node knows of it.
-pub type Entries = BTreeMap<Arc<str>, Entry>;
+pub(crate) type Entries = BTreeMap<Arc<str>, Entry>;
 
 /// The API keys that are kept in the store, as a node knows them.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ impl Default for StoredKeys {
 
 /// What a node knows after it has read `found`, and what of it the registry has lost. Of each entry the newest counts; of those that
 /// were revoked before `oldest`, nobody needs to be told.
-pub fn merge(known: &Entries, found: Entries, oldest: u64) -> (Entries, Entries) {
+pub(crate) fn merge(known: &Entries, found: Entries, oldest: u64) -> (Entries, Entries) {
     let mut lost = Entries::new();
     for (name, entry) in known {
         let is_newer = found.get(name).is_none_or(|other| other.version() < entry.version());

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use switchyard_server::key::generate;
+use switchyard_server::generate_key;
 use switchyard_store::key::Digest;
 
 const CONFIG: &str = include_str!("../../../demo/switchyard.toml");
@@ -71,7 +71,7 @@ impl Place {
 
     /// The example's configuration with the plugins' real place and keys for this run.
     pub fn write_config(&self) -> anyhow::Result<Keys> {
-        let keys = Keys { feed: generate(), watcher: generate() };
+        let keys = Keys { feed: generate_key(), watcher: generate_key() };
         let mut text = CONFIG.replace(PLUGINS, &toml_text(&self.plugins)?);
         for (key, principal, scope) in
             [(&keys.feed, "feed", "publish"), (&keys.watcher, "watcher", "subscribe")]

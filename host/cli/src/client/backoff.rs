@@ -8,12 +8,12 @@ const MOST: Duration = Duration::from_secs(15);
 /// Doubles from [`FIRST`] to [`MOST`]. The second half of each wait is chance, so that clients that were lost
 /// together do not come back together.
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(super) struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
-    pub fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.attempts.min(16)).min(MOST);
         self.attempts += 1;
         whole / 2 + whole.mul_f64(chance() / 2.0)
@@ -21,7 +21,7 @@ impl Backoff {
 }
 
 /// From 0 to 1, without 1.
-pub fn chance() -> f64 {
+pub(super) fn chance() -> f64 {
     let bits = getrandom::u32().expect("the system has entropy");
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }

@@ -14,13 +14,13 @@ use tokio_rustls::rustls::{
 };
 
 /// For configurations that name no provider themselves, as the WebSocket library's.
-pub fn install_provider() {
+pub(super) fn install_provider() {
     // An error says that there is one already, which is as good.
     ring::default_provider().install_default().ok();
 }
 
 /// Believes what the certificates in `file` signed, and these certificates themselves.
-pub fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+pub(super) fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let name = file.display().to_string();
     let text = std::fs::read(file).with_context(|| format!("--ca {name}"))?;
     let certificates = CertificateDer::pem_slice_iter(without_mark(&text))

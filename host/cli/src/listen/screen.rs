@@ -9,18 +9,18 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-pub struct Screen {
+pub(super) struct Screen {
     json: bool,
     pub shown: u64,
 }
 
 impl Screen {
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         Self { json, shown: 0 }
     }
 
     /// `text` is the whole delivery.
-    pub fn show(&mut self, text: &str, head: &Head) -> Result<(), OutputError> {
+    pub(super) fn show(&mut self, text: &str, head: &Head) -> Result<(), OutputError> {
         self.shown += 1;
         let line = if self.json { one_line(text) } else { line(head).into() };
         print_line!("{line}")

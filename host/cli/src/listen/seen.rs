@@ -4,7 +4,7 @@ use crate::client::wire::{Acknowledged, Position};
 use std::collections::{BTreeMap, HashMap};
 
 #[derive(Default)]
-pub struct Seen {
+pub(super) struct Seen {
     rooms: HashMap<String, Room>,
     /// What a room was asked for as, where a plugin gave it another name.
     aliases: HashMap<String, String>,
@@ -28,17 +28,17 @@ impl Room {
 }
 
 impl Seen {
-    pub fn alias(&mut self, requested: &str, room: &str) {
+    pub(super) fn alias(&mut self, requested: &str, room: &str) {
         self.aliases.insert(requested.to_owned(), room.to_owned());
     }
 
     /// What deliveries call the room.
-    pub fn name<'a>(&'a self, requested: &'a str) -> &'a str {
+    pub(super) fn name<'a>(&'a self, requested: &'a str) -> &'a str {
         self.aliases.get(requested).map_or(requested, String::as_str)
     }
 
     /// The room was joined, or resumed. `offset`: what is known already, unless it is remembered here.
-    pub fn join(&mut self, room: &str, epoch: &str, offset: u64, recovered: Option<bool>) {
+    pub(super) fn join(&mut self, room: &str, epoch: &str, offset: u64, recovered: Option<bool>) {
         match self.rooms.get_mut(room) {
             // Resumed in the same epoch: what was seen stays seen, and what was missed follows.
             Some(known) if known.epoch.as_deref() == Some(epoch) && recovered != Some(false) => {}
@@ -54,7 +54,7 @@ impl Seen {
     }
 
     /// Notes a delivery, and says whether it is the first of its offset.
-    pub fn is_new(&mut self, room: &str, offset: u64) -> bool {
+    pub(super) fn is_new(&mut self, room: &str, offset: u64) -> bool {
         if !self.rooms.contains_key(room) {
             self.rooms.insert(room.to_owned(), Room { epoch: None, newest: 0, unacknowledged: false });
         }
@@ -67,7 +67,7 @@ impl Seen {
     }
 
     /// Everything up to `offset` is gone.
-    pub fn skip(&mut self, room: &str, epoch: Option<&str>, offset: u64) {
+    pub(super) fn skip(&mut self, room: &str, epoch: Option<&str>, offset: u64) {
         let Some(known) = self.rooms.get_mut(room) else { return };
         if epoch.is_some() && known.epoch.as_deref() != epoch {
             *known = Room { epoch: epoch.map(str::to_owned), newest: offset, unacknowledged: false };
@@ -76,17 +76,17 @@ impl Seen {
     }
 
     /// Where to go on in a new session.
-    pub fn position(&self, room: &str) -> Option<Position> {
+    pub(super) fn position(&self, room: &str) -> Option<Position> {
         let known = self.rooms.get(self.name(room))?;
         Some(Position { epoch: known.epoch.clone()?, offset: known.newest })
     }
 
-    pub fn unacknowledged(&self) -> BTreeMap<&str, Acknowledged<'_>> {
+    pub(super) fn unacknowledged(&self) -> BTreeMap<&str, Acknowledged<'_>> {
         let rooms = self.rooms.iter().filter(|(_, known)| known.unacknowledged);
         rooms.map(|(room, known)| (room.as_str(), known.acknowledged())).collect()
     }
 
-    pub fn acknowledged(&mut self) {
+    pub(super) fn acknowledged(&mut self) {
         self.rooms.values_mut().for_each(|known| known.unacknowledged = false);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use switchyard_plugin::Budget;
 
 #[derive(Args)]
-pub struct BudgetArgs {
+pub(super) struct BudgetArgs {
     /// What one call may take [default: 10ms]
     #[arg(long, value_name = "TIME", value_parser = switchyard_process::unit::parse_duration)]
     budget_call: Option<Duration>,
@@ -16,7 +16,7 @@ pub struct BudgetArgs {
 }
 
 impl BudgetArgs {
-    pub fn read(&self) -> Budget {
+    pub(super) fn read(&self) -> Budget {
         let default = Budget::default();
         Budget {
             call: self.budget_call.unwrap_or(default.call),

@@ -19,7 +19,7 @@ const OTHERS: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Only this one, with its versions
     name: Option<String>,
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub struct ListArgs {
 }
 
 #[derive(Args)]
-pub struct LoadArgs {
+pub(crate) struct LoadArgs {
     /// As the node's configuration calls it
     name: String,
     /// A core module or a component; FILE.sig is its signature, if it is there
@@ -40,7 +40,7 @@ pub struct LoadArgs {
 }
 
 #[derive(Args)]
-pub struct RollbackArgs {
+pub(crate) struct RollbackArgs {
     /// As the node's configuration calls it
     name: String,
     /// The version whose SHA-256 begins so, instead of the one before
@@ -51,14 +51,14 @@ pub struct RollbackArgs {
 }
 
 #[derive(Args)]
-pub struct NameArgs {
+pub(crate) struct NameArgs {
     /// As the node's configuration calls it
     name: String,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-pub async fn list(args: ListArgs) -> anyhow::Result<()> {
+pub(super) async fn list(args: ListArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let answer = match &args.name {
         None => admin.call("GET", "/v1/plugins", vec![]).await?,
@@ -78,7 +78,7 @@ pub async fn list(args: ListArgs) -> anyhow::Result<()> {
     Ok(list_of(&answer["plugins"]).try_for_each(show)?)
 }
 
-pub async fn load(args: LoadArgs) -> anyhow::Result<()> {
+pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let beside = signature_file(&args.file);
@@ -96,27 +96,27 @@ pub async fn load(args: LoadArgs) -> anyhow::Result<()> {
     changed(&admin, &args.admin, &args.name, plugin).await
 }
 
-pub async fn rollback(args: RollbackArgs) -> anyhow::Result<()> {
+pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let to = args.to.as_ref().map(|to| format!("?to={}", plain(to))).unwrap_or_default();
     let plugin = admin.call("POST", &path(&args.name, &format!("/rollback{to}")), vec![]).await?;
     changed(&admin, &args.admin, &args.name, plugin).await
 }
 
-pub async fn promote(args: NameArgs) -> anyhow::Result<()> {
+pub(super) async fn promote(args: NameArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let plugin = admin.call("POST", &path(&args.name, "/shadow/promote"), vec![]).await?;
     changed(&admin, &args.admin, &args.name, plugin).await
 }
 
-pub async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
+pub(super) async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
     let admin = Admin::open(&args.admin)?;
     let plugin = admin.call("DELETE", &path(&args.name, "/shadow"), vec![]).await?;
     said(&args.admin, &plugin, "the candidate is dropped")
 }
 
 /// Where the candidate's answers differ from those of the version in charge.
-pub async fn diff(args: NameArgs) -> anyhow::Result<()> {
+pub(super) async fn diff(args: NameArgs) -> anyhow::Result<()> {
     let shadow = Admin::open(&args.admin)?.call("GET", &path(&args.name, "/shadow"), vec![]).await?;
     if args.admin.json {
         print_line!("{shadow}")?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use switchyard_plugin::{Engine, Plugin};
 
 #[derive(Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// A core module or a component
     file: PathBuf,
     /// What `init` is given
@@ -21,7 +21,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-pub fn run(args: CheckArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: CheckArgs) -> anyhow::Result<()> {
     let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();

@@ -9,7 +9,7 @@ use std::{
 };
 
 #[derive(Args)]
-pub struct NewArgs {
+pub(crate) struct NewArgs {
     /// Of the crate and its folder: small letters, digits and - after a letter
     name: String,
     /// The folder of the SDK, instead of the published one
@@ -25,7 +25,7 @@ const SDK: &str = "git = \"https://github.com/switchyard-rs/switchyard\"";
 const FLAGS: &str = "[target.wasm32-unknown-unknown]\n\
                      rustflags = [\"-C\", \"link-arg=-zstack-size=65536\", \"-C\", \"strip=debuginfo\"]\n";
 
-pub fn run(args: NewArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: NewArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) || name.len() > 64 {

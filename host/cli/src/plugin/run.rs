@@ -15,7 +15,7 @@ use std::{
 use switchyard_plugin::{Refusal, Verdict};
 
 #[derive(Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     #[command(flatten)]
     trial: TrialArgs,
     /// How long to measure
@@ -24,7 +24,7 @@ pub struct BenchArgs {
 }
 
 /// A line a message: its room, the verdict, and the filters that let it through, counted from 1.
-pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: TrialArgs) -> anyhow::Result<()> {
     let (mut trial, mut twin, mut lines) = (Trial::new(&args)?, Trial::counting(&args)?, args.lines()?);
     let mut all = Instructions::new();
     let mut passed = vec![0u64; args.filters()];
@@ -51,7 +51,7 @@ pub async fn run(args: TrialArgs) -> anyhow::Result<()> {
 }
 
 /// The messages again and again, once they were read.
-pub async fn bench(args: BenchArgs) -> anyhow::Result<()> {
+pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     let (mut trial, mut lines) = (Trial::new(&args.trial)?, args.trial.lines()?);
     let mut messages = vec![];
     while let Some(message) = next(&mut lines).await? {

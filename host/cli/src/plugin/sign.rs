@@ -13,13 +13,13 @@ use switchyard_plugin::{SecretKey, signature_file};
 use switchyard_process::file::read_input;
 
 #[derive(Args)]
-pub struct KeygenArgs {
+pub(crate) struct KeygenArgs {
     /// Where the private key goes; a file that is there already is left alone
     file: PathBuf,
 }
 
 #[derive(Args)]
-pub struct SignArgs {
+pub(crate) struct SignArgs {
     /// A core module or a component
     file: PathBuf,
     /// What `keygen` made
@@ -27,7 +27,7 @@ pub struct SignArgs {
     key_file: PathBuf,
 }
 
-pub fn keygen(args: KeygenArgs) -> anyhow::Result<()> {
+pub(super) fn keygen(args: KeygenArgs) -> anyhow::Result<()> {
     let name = args.file.display();
     let key = SecretKey::generate().context("the system has no random numbers")?;
     // Nobody else may read it, from the first moment.
@@ -52,7 +52,7 @@ pub fn keygen(args: KeygenArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn sign(args: SignArgs) -> anyhow::Result<()> {
+pub(super) fn sign(args: SignArgs) -> anyhow::Result<()> {
     let (file, key_file) = (args.file.display(), args.key_file.display());
     let text = read_input(&args.key_file).with_context(|| key_file.to_string())?;
     let key = SecretKey::parse(&text).map_err(|error| anyhow::anyhow!("{key_file}: {error}"))?;

@@ -15,14 +15,13 @@ use std::{
 use switchyard_plugin::{
     Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, Verdict,
 };
-use switchyard_server::hub::Policy;
 use tracing::dispatcher::{Dispatch, with_default};
 
 /// Time of a call that is counted: counting makes it slower, and it is not there to fail.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
-pub struct TrialArgs {
+pub(crate) struct TrialArgs {
     /// A core module or a component
     file: PathBuf,
     /// What `init` is given
@@ -57,7 +56,7 @@ pub struct TrialArgs {
 }
 
 impl TrialArgs {
-    pub fn lines(&self) -> anyhow::Result<Lines> {
+    pub(crate) fn lines(&self) -> anyhow::Result<Lines> {
         if let Some(file) = &self.from {
             return Ok(feed::open(file, self.room.clone(), self.event.clone(), Speed::Max)?.0);
         }
@@ -67,13 +66,13 @@ impl TrialArgs {
         Ok(feed::single(Outgoing { line: None, time: None, room, event: self.event.clone(), data }))
     }
 
-    pub fn filters(&self) -> usize {
+    pub(crate) fn filters(&self) -> usize {
         self.filters.len()
     }
 }
 
 /// The next message of a feed; a line that is none ends it.
-pub async fn next(lines: &mut Lines) -> anyhow::Result<Option<Outgoing>> {
+pub(super) async fn next(lines: &mut Lines) -> anyhow::Result<Option<Outgoing>> {
     match lines.recv().await {
         None => Ok(None),
         Some(Item::Message(message)) => Ok(Some(message)),
@@ -82,7 +81,7 @@ pub async fn next(lines: &mut Lines) -> anyhow::Result<Option<Outgoing>> {
     }
 }
 
-pub struct Trial {
+pub(super) struct Trial {
     governor: Governor,
     who: Principal,
     filters: Vec<String>,
@@ -94,10 +93,10 @@ pub struct Trial {
 }
 
 /// Of each call, by hook.
-pub type Instructions = BTreeMap<&'static str, Vec<u64>>;
+pub(super) type Instructions = BTreeMap<&'static str, Vec<u64>>;
 
 /// What becomes of a message.
-pub struct Outcome {
+pub(super) struct Outcome {
     /// The room by the name that the plugin gives it.
     pub room: Result<String, Refusal>,
     pub verdict: Result<Verdict, Refusal>,
@@ -106,12 +105,12 @@ pub struct Outcome {
 }
 
 impl Trial {
-    pub fn new(args: &TrialArgs) -> anyhow::Result<Self> {
+    pub(super) fn new(args: &TrialArgs) -> anyhow::Result<Self> {
         Self::on(args, &Engine::new()?, args.budget.read())
     }
 
     /// A twin that counts instructions. It is beside the one that is timed, so that times and verdicts are a node's.
-    pub fn counting(args: &TrialArgs) -> anyhow::Result<Self> {
+    pub(super) fn counting(args: &TrialArgs) -> anyhow::Result<Self> {
         let budget = args.budget.read();
         let budget = Budget { call: PATIENCE.max(budget.call), ..budget };
         with_default(&Dispatch::none(), || Self::on(args, &Engine::counting()?, budget))
@@ -128,7 +127,7 @@ impl Trial {
         let plugin = Plugin::load(engine, &name, &bytes, &config, budget)?;
         Ok(Self {
             governor: Governor::new(Arc::new(plugin), OnFailure::Deny),
-            who: Policy::principal(&args.who, &args.tier),
+            who: Principal { id: args.who.clone(), tier: args.tier.clone(), tags: vec![] },
             filters: args.filters.clone(),
             granted: HashMap::new(),
             times: BTreeMap::new(),
@@ -157,13 +156,13 @@ impl Trial {
     }
 
     /// What the calls for a message take, asked of a counting twin. In silence: what the plugin logs, the other logged.
-    pub fn count(&mut self, message: &Outgoing) -> Instructions {
+    pub(super) fn count(&mut self, message: &Outgoing) -> Instructions {
         with_default(&Dispatch::none(), || self.ask(message));
         self.times.clear();
         std::mem::take(&mut self.spent)
     }
 
-    pub fn ask(&mut self, message: &Outgoing) -> Outcome {
+    pub(super) fn ask(&mut self, message: &Outgoing) -> Outcome {
         self.spent.clear();
         let who = self.who.id.clone();
         let named = self.timed("room", |governor| governor.validate(&who, &message.room));

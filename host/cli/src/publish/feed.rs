@@ -21,7 +21,7 @@ const AHEAD: usize = 256;
 
 /// A message that is to be published.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// Its number in the feed.
     pub line: Option<u64>,
     /// Unix milliseconds of the recording.
@@ -32,7 +32,7 @@ pub struct Outgoing {
 }
 
 #[derive(Debug)]
-pub enum Item {
+pub(crate) enum Item {
     Message(Outgoing),
     /// A line's number, and what is wrong with it.
     Wrong(u64, String),
@@ -40,9 +40,9 @@ pub enum Item {
     Unreadable(String),
 }
 
-pub type Lines = mpsc::Receiver<Item>;
+pub(crate) type Lines = mpsc::Receiver<Item>;
 
-pub fn single(message: Outgoing) -> Lines {
+pub(crate) fn single(message: Outgoing) -> Lines {
     let (to, lines) = mpsc::channel(1);
     to.try_send(Item::Message(message)).expect("there is room for one");
     lines
@@ -50,7 +50,7 @@ pub fn single(message: Outgoing) -> Lines {
 
 /// The lines of a file, or of standard input for `-`, and how many bytes they are where that is known. `room` and
 /// `event` are for lines that have none.
-pub fn open(
+pub(crate) fn open(
     file: &Path,
     room: Option<String>,
     event: Option<String>,
@@ -159,7 +159,7 @@ fn parse(
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Speed {
+pub(crate) enum Speed {
     Times(f64),
     Max,
 }
@@ -177,18 +177,18 @@ impl FromStr for Speed {
 }
 
 /// Maps the times of a recording to now. What is late is due at once; what follows keeps its time.
-pub struct Pace {
+pub(crate) struct Pace {
     speed: Speed,
     /// The first message: its time, and when it was due.
     start: Option<(u64, Instant)>,
 }
 
 impl Pace {
-    pub fn new(speed: Speed) -> Self {
+    pub(crate) fn new(speed: Speed) -> Self {
         Self { speed, start: None }
     }
 
-    pub fn due(&mut self, time: Option<u64>, now: Instant) -> Instant {
+    pub(crate) fn due(&mut self, time: Option<u64>, now: Instant) -> Instant {
         let (Speed::Times(times), Some(time)) = (self.speed, time) else { return now };
         let (first, start) = *self.start.get_or_insert((time, now));
         let seconds = time.saturating_sub(first) as f64 / 1000.0 / times;

@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-pub struct Progress {
+pub(super) struct Progress {
     began: Instant,
     ticks: Interval,
     /// Of the feed, where that is known.
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(total: Option<u64>) -> Self {
+    pub(super) fn new(total: Option<u64>) -> Self {
         let terminal = stderr().is_terminal();
         let every = Duration::from_millis(if terminal { 250 } else { 5000 });
         let began = Instant::now();
@@ -29,15 +29,15 @@ impl Progress {
         Self { began, ticks, total, terminal, shown: false }
     }
 
-    pub async fn tick(&mut self) {
+    pub(super) async fn tick(&mut self) {
         self.ticks.tick().await;
     }
 
-    pub fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    pub fn show(&mut self, tally: &Tally) {
+    pub(super) fn show(&mut self, tally: &Tally) {
         let line = line(tally, self.total, self.elapsed());
         if self.terminal {
             progress(line);
@@ -48,7 +48,7 @@ impl Progress {
     }
 
     /// Makes room for another line.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
             progress("");
         }
@@ -66,7 +66,7 @@ fn line(tally: &Tally, total: Option<u64>, elapsed: Duration) -> String {
 }
 
 /// 1234567 as 1,234,567.
-pub fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (n, digit) in digits.chars().enumerate() {

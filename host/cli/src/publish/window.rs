@@ -15,18 +15,18 @@ use std::{
 };
 
 /// Messages on their way. One round trip each would be slow, and more only fills buffers.
-pub const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 /// Refusals that are shown; a feed without the scope to publish would show as many as it has lines.
 const SHOWN: u64 = 10;
 
-pub struct Sent {
+pub(super) struct Sent {
     id: u64,
     pub line: Option<u64>,
     pub room: String,
     frame: String,
 }
 
-pub struct Window {
+pub(super) struct Window {
     /// In the order in which they were sent.
     sent: VecDeque<Sent>,
     last: u64,
@@ -37,25 +37,25 @@ pub struct Window {
 }
 
 impl Window {
-    pub fn new(key: Option<String>) -> Self {
+    pub(super) fn new(key: Option<String>) -> Self {
         let run = format!("{:016x}", getrandom::u64().expect("the system has entropy"));
         Self { sent: VecDeque::new(), last: 0, run, key }
     }
 
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.sent.len() < MOST
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.sent.len()
     }
 
     /// The frame that publishes the message.
-    pub fn push(&mut self, message: &Outgoing) -> String {
+    pub(super) fn push(&mut self, message: &Outgoing) -> String {
         self.last += 1;
         let id = self.last;
         let key = self.key.clone().unwrap_or_else(|| format!("{}-{id}", self.run));
@@ -65,20 +65,20 @@ impl Window {
         frame
     }
 
-    pub fn answered(&mut self, id: u64) -> Option<Sent> {
+    pub(super) fn answered(&mut self, id: u64) -> Option<Sent> {
         let at = self.sent.iter().position(|sent| sent.id == id)?;
         self.sent.remove(at)
     }
 
     /// Everything unanswered, to be sent again.
-    pub fn frames(&self) -> impl Iterator<Item = String> {
+    pub(super) fn frames(&self) -> impl Iterator<Item = String> {
         self.sent.iter().map(|sent| sent.frame.clone())
     }
 }
 
 /// Counts, and what is said of each message.
 #[derive(Default)]
-pub struct Tally {
+pub(super) struct Tally {
     json: bool,
     pub published: u64,
     duplicates: u64,
@@ -89,11 +89,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         Self { json, ..Self::default() }
     }
 
-    pub fn published(&mut self, line: Option<u64>, head: &Head) -> anyhow::Result<()> {
+    pub(super) fn published(&mut self, line: Option<u64>, head: &Head) -> anyhow::Result<()> {
         self.published += 1;
         self.duplicates += u64::from(head.duplicate);
         let (room, epoch) = (head.room.as_deref().unwrap_or_default(), &head.epoch);
@@ -118,7 +118,7 @@ impl Tally {
         Ok(())
     }
 
-    pub fn refused(&mut self, line: Option<u64>, room: &str, refusal: &Refusal) -> anyhow::Result<()> {
+    pub(super) fn refused(&mut self, line: Option<u64>, room: &str, refusal: &Refusal) -> anyhow::Result<()> {
         self.refused += 1;
         let answer = json!({"line": line, "room": room, "error": refusal});
         let text = match line {
@@ -128,7 +128,7 @@ impl Tally {
         self.tell(line, text, answer)
     }
 
-    pub fn wrong(&mut self, line: u64, why: String) -> anyhow::Result<()> {
+    pub(super) fn wrong(&mut self, line: u64, why: String) -> anyhow::Result<()> {
         self.wrong += 1;
         let answer = json!({"line": line, "error": {"code": "invalid_line", "message": why}});
         self.tell(Some(line), why, answer)
@@ -151,20 +151,20 @@ impl Tally {
         Ok(())
     }
 
-    pub fn failed(&self) -> u64 {
+    pub(super) fn failed(&self) -> u64 {
         self.refused + self.wrong
     }
 
-    pub fn all(&self) -> u64 {
+    pub(super) fn all(&self) -> u64 {
         self.published + self.failed()
     }
 
     /// What was said of the first that failed.
-    pub fn first(&self) -> Option<&str> {
+    pub(super) fn first(&self) -> Option<&str> {
         self.first.as_deref()
     }
 
-    pub fn summary(&self, took: Duration, unanswered: usize) -> String {
+    pub(super) fn summary(&self, took: Duration, unanswered: usize) -> String {
         let (messages, rooms) =
             (counted(self.published, "message"), counted(self.rooms.len() as u64, "room"));
         let mut text = format!("published {messages} to {rooms} in {:.1} s", took.as_secs_f64());

@@ -10,7 +10,7 @@ const LIBRARIES: &str = "warn,fred=off";
 const DEFAULT: &str = "info";
 
 /// The filter for a text of `RUST_LOG`, and what is wrong with it.
-pub fn levels(text: Option<&OsStr>) -> (EnvFilter, Option<String>) {
+pub(super) fn levels(text: Option<&OsStr>) -> (EnvFilter, Option<String>) {
     let text = text.unwrap_or_default();
     let (chosen, mut wrong) = match text.to_str() {
         Some(text) if !text.trim().is_empty() => (text, None),

@@ -12,10 +12,10 @@ use tracing_subscriber::{
 };
 
 /// Bytes of the message and the fields of one line. What is beyond is never formatted.
-pub const LONGEST: usize = 4096;
+pub(super) const LONGEST: usize = 4096;
 
 /// How the fields of a line are written. It escapes what would forge a line or drive the terminal that shows it.
-pub struct Fields;
+pub(super) struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
     fn format_fields<R: RecordFields>(&self, to: Writer<'writer>, fields: R) -> fmt::Result {
@@ -72,7 +72,7 @@ impl Visit for Line<'_> {
 }
 
 /// Takes so many bytes, and then nothing, which ends the formatting.
-pub struct Clip<'a, W> {
+pub(super) struct Clip<'a, W> {
     pub to: &'a mut W,
     pub left: &'a mut usize,
 }

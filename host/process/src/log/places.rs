@@ -18,17 +18,17 @@ const BURST: u32 = 100;
 /// How long it takes until one more may follow.
 const REFILL: Duration = Duration::from_millis(100);
 /// How often it is said what was left out.
-pub const REPORT: Duration = Duration::from_secs(10);
+pub(super) const REPORT: Duration = Duration::from_secs(10);
 
 /// Of plugins each has a limit of its own, so that one does not hide what another says; what operators did is always told.
 const UNBOUNDED: [&str; 2] = ["switchyard::guest", "switchyard::audit"];
 
 /// All places that have logged, which is a part of the program's own: there are as many as there are in its text.
 #[derive(Clone, Default)]
-pub struct Places(Arc<Mutex<HashMap<Place, Bucket>>>);
+pub(super) struct Places(Arc<Mutex<HashMap<Place, Bucket>>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub(super) struct Place {
     pub module: Cow<'static, str>,
     pub line: u32,
 }
@@ -56,7 +56,7 @@ impl Places {
     }
 
     /// What was left out since this was asked last, and where.
-    pub fn left_out(&self) -> Vec<(Place, u64)> {
+    pub(super) fn left_out(&self) -> Vec<(Place, u64)> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let left_out = |(place, bucket): (&Place, &mut Bucket)| {
             let count = std::mem::take(&mut bucket.left_out);

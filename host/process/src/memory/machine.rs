@@ -9,7 +9,7 @@ use std::{
 const UNKNOWN: usize = 1 << 30;
 
 /// In bytes.
-pub fn memory() -> usize {
+pub(super) fn memory() -> usize {
     within(Path::new("/"))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Bytes that come and go all the time, counted in steps, so that a few of them cost nothing.
 pub struct Steps(Charge);
 
-pub const STEP: usize = 16 << 10;
+pub(super) const STEP: usize = 16 << 10;
 
 impl Steps {
     /// Of a charge of nothing yet.

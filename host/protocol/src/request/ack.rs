@@ -18,7 +18,7 @@ pub struct Ack<'a> {
     pub offset: u64,
 }
 
-pub fn acks<'a>(fields: &Fields<'a>) -> Result<Vec<Ack<'a>>, Refusal> {
+pub(super) fn acks<'a>(fields: &Fields<'a>) -> Result<Vec<Ack<'a>>, Refusal> {
     if let Some(raw) = fields.offsets {
         // Borrowed keys fail on escapes, so the names are owned here; an ack of many rooms is rare.
         let offsets: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())

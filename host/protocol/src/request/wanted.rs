@@ -25,7 +25,7 @@ pub struct Terms<'a> {
     pub since: Option<Position>,
 }
 
-pub fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
+pub(super) fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
     #[derive(Deserialize)]
     struct Entry<'a> {
         #[serde(borrow)]
@@ -60,7 +60,7 @@ pub fn wanted<'a>(raw: &'a RawValue) -> Result<Wanted<'a>, Refusal> {
     Ok(Wanted { room, terms })
 }
 
-pub fn position(raw: &RawValue) -> Result<Position, Refusal> {
+pub(super) fn position(raw: &RawValue) -> Result<Position, Refusal> {
     #[derive(Deserialize)]
     struct Since<'a> {
         epoch: Arc<str>,

@@ -21,7 +21,7 @@ use switchyard_protocol::{Code, Refusal};
 use switchyard_store::key::Scope;
 use tokio_util::sync::CancellationToken;
 
-pub struct Api {
+pub(super) struct Api {
     pub services: Services,
     pub limits: Arc<Limits>,
     /// Bodies that are held.
@@ -33,7 +33,7 @@ pub struct Api {
 }
 
 /// Who calls, for as long as the call is under way.
-pub struct Caller {
+pub(super) struct Caller {
     key: Arc<Key>,
     pub share: Arc<Share>,
     _call: Call,
@@ -55,14 +55,14 @@ impl FromRequestParts<Arc<Api>> for Caller {
 
 impl Caller {
     /// The caller's key, which must have the scope; `what` completes "may not …".
-    pub fn with(&self, scope: Scope, what: &str) -> Result<&Key, Refusal> {
+    pub(super) fn with(&self, scope: Scope, what: &str) -> Result<&Key, Refusal> {
         self.key.require(scope, what)?;
         Ok(&self.key)
     }
 }
 
 /// A refusal on its way to becoming a response.
-pub struct Failure(Refusal);
+pub(super) struct Failure(Refusal);
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
@@ -89,11 +89,11 @@ impl IntoResponse for Failure {
     }
 }
 
-pub type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 /// `?after=CURSOR&limit=N`
 #[derive(Deserialize)]
-pub struct Paging {
+pub(super) struct Paging {
     #[serde(default)]
     pub after: String,
     limit: Option<usize>,
@@ -104,7 +104,7 @@ const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
 
 impl Paging {
-    pub fn limit(&self) -> Result<usize, Refusal> {
+    pub(super) fn limit(&self) -> Result<usize, Refusal> {
         match self.limit.unwrap_or(PAGE) {
             limit @ 1..=LARGEST_PAGE => Ok(limit),
             limit => Err(Refusal::invalid(format!("limit is {limit}, but would be 1 to {LARGEST_PAGE}"))),
@@ -113,28 +113,28 @@ impl Paging {
 }
 
 /// The cursor of the next page, when this one is full.
-pub fn next<T>(page: &[T], limit: usize, cursor: impl Fn(&T) -> String) -> Option<String> {
+pub(super) fn next<T>(page: &[T], limit: usize, cursor: impl Fn(&T) -> String) -> Option<String> {
     page.last().filter(|_| page.len() == limit).map(cursor)
 }
 
-pub fn not_found(message: impl Into<String>) -> Refusal {
+pub(super) fn not_found(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::NotFound, message)
 }
 
-pub fn wrong_method() -> Refusal {
+pub(super) fn wrong_method() -> Refusal {
     Refusal::new(Code::MethodNotAllowed, "this path takes other methods; /openapi.json lists them")
 }
 
 /// JSON text that was made by hand.
-pub fn raw(text: String) -> Response {
+pub(super) fn raw(text: String) -> Response {
     ([(axum::http::header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-pub fn json(value: impl Serialize) -> String {
+pub(super) fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("answers are plain data")
 }
 
 /// All calls, for machines.
-pub fn openapi() -> Response {
+pub(super) fn openapi() -> Response {
     raw(include_str!("openapi.json").to_owned())
 }

@@ -14,13 +14,13 @@ use switchyard_protocol::{Code, Refusal};
 use tokio::time::{Instant, timeout_at};
 
 /// Bytes of all bodies that are held at a time.
-pub const ALL: usize = 256 << 20;
+pub(super) const ALL: usize = 256 << 20;
 /// How long a body may take, and how much longer for each so many of its bytes.
 const ALLOWANCE: Duration = Duration::from_secs(10);
 const PER_SECOND: f64 = 64.0 * 1024.0;
 
 /// A body that has not been read.
-pub struct Unread {
+pub(super) struct Unread {
     /// What the head says of it.
     length: Option<u64>,
     body: Body,
@@ -36,7 +36,7 @@ impl<S: Sync> FromRequest<S> for Unread {
 }
 
 /// A body, and what is held for it.
-pub struct Received {
+pub(super) struct Received {
     bytes: Bytes,
     _held: Room,
 }
@@ -74,7 +74,7 @@ impl Deref for Received {
 
 impl Unread {
     /// All of it, at most so many bytes, for which there has to be room among all bodies.
-    pub async fn read(self, api: &Api, caller: &Caller, most: usize) -> Result<Received, Failure> {
+    pub(super) async fn read(self, api: &Api, caller: &Caller, most: usize) -> Result<Received, Failure> {
         self.read_into(Room::new(&api.bodies, &caller.share), most).await
     }
 

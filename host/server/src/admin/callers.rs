@@ -6,7 +6,7 @@ use std::{
 };
 use switchyard_protocol::{Code, Refusal};
 
-pub struct Callers {
+pub(super) struct Callers {
     most: usize,
     state: Mutex<State>,
 }
@@ -18,19 +18,19 @@ struct State {
 }
 
 /// A call that is under way until this is dropped.
-pub struct Call {
+pub(super) struct Call {
     principal: Arc<str>,
     callers: Arc<Callers>,
 }
 
 impl Callers {
     /// Of so many calls.
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
     /// A principal has no more of them than are left: so there is always one for who has none.
-    pub fn begin(self: &Arc<Self>, principal: &Arc<str>) -> Result<Call, Refusal> {
+    pub(super) fn begin(self: &Arc<Self>, principal: &Arc<str>) -> Result<Call, Refusal> {
         let mut state = self.state();
         let own = state.by_principal.get(principal).copied().unwrap_or(0);
         if own >= self.most - state.all {

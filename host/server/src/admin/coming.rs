@@ -11,9 +11,9 @@ use std::{
 };
 
 /// What is kept of the connection while it is at work; nothing before.
-pub type AtWork = Arc<Mutex<Option<Busy>>>;
+pub(super) type AtWork = Arc<Mutex<Option<Busy>>>;
 
-pub struct Coming {
+pub(super) struct Coming {
     body: Incoming,
     slot: Arc<Slot>,
     at_work: AtWork,
@@ -21,7 +21,7 @@ pub struct Coming {
 
 impl Coming {
     /// The body of a call, and whether the connection is at work for it by now.
-    pub fn watch(body: Incoming, slot: &Arc<Slot>) -> (Body, AtWork) {
+    pub(super) fn watch(body: Incoming, slot: &Arc<Slot>) -> (Body, AtWork) {
         let at_work = AtWork::default();
         let coming = Self { body, slot: slot.clone(), at_work: at_work.clone() };
         (Body::new(coming), at_work)

@@ -16,7 +16,7 @@ use switchyard_protocol::{Close, Refusal};
 use switchyard_store::{ConnectionId, key::Scope};
 
 #[derive(Serialize)]
-pub struct Shown {
+pub(super) struct Shown {
     id: String,
     principal: Arc<str>,
     remote: String,
@@ -28,7 +28,7 @@ pub struct Shown {
 }
 
 #[derive(Serialize)]
-pub struct List {
+pub(super) struct List {
     connections: Vec<Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
@@ -45,7 +45,7 @@ fn shown(connection: &Arc<Connection>) -> Shown {
     }
 }
 
-pub async fn list(
+pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
     paging: Result<Query<Paging>, QueryRejection>,
@@ -64,7 +64,7 @@ pub async fn list(
     Ok(Json(List { connections: page.iter().map(shown).collect(), next }))
 }
 
-pub async fn show(
+pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     id: Result<Path<String>, PathRejection>,
@@ -74,7 +74,7 @@ pub async fn show(
 }
 
 /// Closes the connection (4403) and ends its session.
-pub async fn end(
+pub(super) async fn end(
     State(api): State<Arc<Api>>,
     caller: Caller,
     id: Result<Path<String>, PathRejection>,

@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 /// How long the store may take to answer a readiness check.
 const STORE: Duration = Duration::from_secs(2);
 
-pub const LIVE: &str = "live\n";
+pub(super) const LIVE: &str = "live\n";
 
-pub async fn live() -> &'static str {
+pub(super) async fn live() -> &'static str {
     LIVE
 }
 
 #[derive(Serialize)]
-pub struct Readiness {
+pub(super) struct Readiness {
     ready: bool,
     /// Why not; or, of a node that is ready, what it cannot do, as no other can.
     reasons: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Readiness {
     plugins: BTreeMap<String, Condition>,
 }
 
-pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
     let (mut reasons, mut degraded, mut scarce) = (vec![], None, None);
     if api.stopping.is_cancelled() {
         reasons.push("draining: this node is about to stop".to_owned());
@@ -61,7 +61,7 @@ pub async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>)
 }
 
 /// Of a node that is on its way.
-pub fn waiting(reason: String) -> (StatusCode, Json<Readiness>) {
+pub(super) fn waiting(reason: String) -> (StatusCode, Json<Readiness>) {
     let readiness = Readiness { ready: false, reasons: vec![reason], plugins: BTreeMap::new() };
     (StatusCode::SERVICE_UNAVAILABLE, Json(readiness))
 }

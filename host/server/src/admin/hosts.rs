@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use std::net::IpAddr;
 
 /// For `#[serde(deserialize_with = …)]`: names without a port, in small letters.
-pub fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(from)?;
     let name = |name: String| match name.parse::<Authority>() {
         Ok(host) if host.host() == name && !name.contains(['*', '@']) => Ok(name.to_lowercase()),
@@ -18,7 +18,7 @@ pub fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error
 }
 
 /// What a request asked for that is not known here: in its target, which rules where it names a host, or in its `Host`.
-pub fn stranger<'a>(target: &'a Uri, headers: &'a HeaderMap, known: &[String]) -> Option<&'a str> {
+pub(super) fn stranger<'a>(target: &'a Uri, headers: &'a HeaderMap, known: &[String]) -> Option<&'a str> {
     if let Some(authority) = target.authority()
         && !is_known(authority, known)
     {

@@ -55,11 +55,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The listener, serving until it is dropped or ended.
 pub struct Admin {
     pub address: SocketAddr,
-    pub status: Arc<Status>,
+    pub(crate) status: Arc<Status>,
     /// The node's own, of which the listener tells from the beginning.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// The tasks that the node cannot live without, the listener's among them.
-    pub vitals: Vitals,
+    pub(crate) vitals: Vitals,
     desk: Arc<Desk>,
     ended: CancellationToken,
     task: JoinHandle<()>,
@@ -67,7 +67,7 @@ pub struct Admin {
 
 /// What a node says of itself beside what it can do at this moment.
 #[derive(Default)]
-pub struct Status(Mutex<Said>);
+pub(crate) struct Status(Mutex<Said>);
 
 #[derive(Default)]
 struct Said {
@@ -81,12 +81,12 @@ struct Said {
 
 impl Status {
     /// What a node that is on its way waits for.
-    pub fn waits(&self, what: impl Into<String>) {
+    pub(crate) fn waits(&self, what: impl Into<String>) {
         self.said().waits = what.into();
     }
 
     /// Why this was not taken, or that the last one was. `what` is for people, such as "the certificate".
-    pub fn refused(&self, what: &str, why: Option<String>) {
+    pub(crate) fn refused(&self, what: &str, why: Option<String>) {
         let mut said = self.said();
         match why {
             Some(why) => said.refused.insert(what.to_owned(), why),
@@ -95,7 +95,7 @@ impl Status {
     }
 
     /// The certificate that is shown from now on.
-    pub fn shows(&self, certificate: Validity) {
+    pub(crate) fn shows(&self, certificate: Validity) {
         self.said().certificate = Some(certificate);
     }
 
@@ -160,18 +160,18 @@ impl Admin {
     }
 
     /// It may also be asked for by these names.
-    pub fn known_as(&self, hosts: Vec<String>) {
+    pub(crate) fn known_as(&self, hosts: Vec<String>) {
         self.desk.hosts.set(hosts).ok();
     }
 
     /// Serves everything from now on; `stopping` shows in readiness.
-    pub fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
+    pub(crate) fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
         let (bodies, callers) = (Account::new(body::ALL), Callers::new(self.desk.most));
         let api = Api { services, limits, bodies, callers, stopping, status: self.status.clone() };
         self.desk.router.set(router(Arc::new(api))).ok();
     }
 
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.ended.cancel();
         let mut this = self;
         (&mut this.task).await.ok();

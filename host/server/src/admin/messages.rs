@@ -28,12 +28,16 @@ const MOST: usize = 1000;
 const FIELDS: usize = 4096;
 
 /// Bytes of a list, or of whatever else a body holds.
-pub fn largest(api: &Api) -> usize {
+pub(super) fn largest(api: &Api) -> usize {
     MOST * (api.services.config.message + FIELDS)
 }
 
 /// One message, or a list of which each succeeds or fails alone.
-pub async fn publish(State(api): State<Arc<Api>>, caller: Caller, body: Unread) -> Result<Response, Failure> {
+pub(super) async fn publish(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    body: Unread,
+) -> Result<Response, Failure> {
     // A key may have the scope for `*` alone: which one is needed is seen message by message.
     let publish = caller.with(Scope::Publish, "publish");
     let key = publish.or_else(|refusal| caller.with(Scope::Broadcast, "publish").map_err(|_| refusal))?;
@@ -85,7 +89,7 @@ fn answer(published: &Published) -> String {
 }
 
 /// The message without its room.
-pub async fn broadcast(
+pub(super) async fn broadcast(
     State(api): State<Arc<Api>>,
     caller: Caller,
     body: Unread,

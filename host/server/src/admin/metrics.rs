@@ -12,7 +12,7 @@ use axum::{
 use std::{fmt::Write, sync::Arc};
 use switchyard_process::memory::Kind;
 
-pub async fn show(State(api): State<Arc<Api>>) -> Response {
+pub(super) async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
     memory(&api, &mut text).expect("writing to a String");
     certificate(&api, &mut text).expect("writing to a String");
@@ -22,7 +22,7 @@ pub async fn show(State(api): State<Arc<Api>>) -> Response {
 }
 
 /// What was encoded, with its end mark.
-pub fn text(mut text: String) -> Response {
+pub(super) fn text(mut text: String) -> Response {
     text.push_str("# EOF\n");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

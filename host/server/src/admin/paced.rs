@@ -20,7 +20,7 @@ const PER_SECOND: f64 = 64.0 * 1024.0;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
 
-pub struct Paced {
+pub(super) struct Paced {
     tcp: TcpStream,
     /// Since something could not be written that still is not, and bytes that were since.
     blocked: Option<(Instant, usize)>,
@@ -30,7 +30,7 @@ pub struct Paced {
 }
 
 impl Paced {
-    pub fn new(tcp: TcpStream) -> Self {
+    pub(super) fn new(tcp: TcpStream) -> Self {
         Self { tcp, blocked: None, timer: None, lingers: None }
     }
 

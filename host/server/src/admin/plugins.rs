@@ -21,12 +21,12 @@ use switchyard_store::{How, key::Scope};
 type Name = Result<Path<String>, PathRejection>;
 
 #[derive(Serialize)]
-pub struct List {
+pub(super) struct List {
     plugins: Vec<Listed>,
 }
 
 #[derive(Serialize)]
-pub struct Listed {
+pub(super) struct Listed {
     #[serde(flatten)]
     shown: Shown,
     /// Why nobody is in charge; its rooms are closed.
@@ -44,14 +44,14 @@ struct OnNode {
     reported: Reported,
 }
 
-pub async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Answer<List> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Answer<List> {
     caller.with(Scope::Admin, "see plugins")?;
     let reports = reports(&api).await;
     let plugins = api.services.hub.wards().iter().map(|ward| listed(ward, &reports)).collect();
     Ok(Json(List { plugins }))
 }
 
-pub async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
+pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
     caller.with(Scope::Admin, "see plugins")?;
     let ward = api.services.hub.ward(&name?.0)?;
     Ok(Json(listed(ward, &reports(&api).await)))
@@ -61,7 +61,7 @@ pub async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> An
 const SIGNATURE: &str = "x-signature";
 
 /// Puts the Wasm of the body in charge.
-pub async fn put(
+pub(super) async fn put(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: Name,
@@ -81,13 +81,13 @@ fn signature(headers: &HeaderMap) -> Option<String> {
 }
 
 #[derive(Deserialize)]
-pub struct Back {
+pub(super) struct Back {
     /// How the SHA-256 of the version begins.
     to: Option<String>,
 }
 
 /// Puts the version before this one in charge, or another of those that are kept.
-pub async fn rollback(
+pub(super) async fn rollback(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: Name,
@@ -100,7 +100,7 @@ pub async fn rollback(
 }
 
 /// Starts the Wasm of the body as a candidate.
-pub async fn shade(
+pub(super) async fn shade(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: Name,
@@ -114,7 +114,7 @@ pub async fn shade(
     Ok(Json(listed(ward, &reports(&api).await)))
 }
 
-pub async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
+pub(super) async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "drop candidates")?;
     let ward = api.services.hub.unshade(&name?.0).await?;
     note(key.principal.as_ref(), ward, "candidate dropped");
@@ -122,7 +122,7 @@ pub async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) ->
 }
 
 /// How the candidate compares.
-pub async fn shadow(
+pub(super) async fn shadow(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: Name,
@@ -135,7 +135,7 @@ pub async fn shadow(
 }
 
 /// Puts the candidate in charge.
-pub async fn promote(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
+pub(super) async fn promote(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
     let key = caller.with(Scope::Admin, "promote candidates")?;
     let ward = api.services.hub.promote(&name?.0, Some(&key.principal)).await?;
     Ok(Json(listed(ward, &reports(&api).await)))

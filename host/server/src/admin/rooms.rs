@@ -19,7 +19,7 @@ use switchyard_store::{History, PageLimit, Reader, Receipt, RoomSummary, key::Sc
 const HISTORY_BYTES: usize = 1 << 20;
 
 #[derive(Serialize)]
-pub struct Room {
+pub(super) struct Room {
     #[serde(flatten)]
     summary: RoomSummary,
     /// The plugin that decides; `null` for none.
@@ -27,7 +27,7 @@ pub struct Room {
 }
 
 #[derive(Serialize)]
-pub struct Rooms {
+pub(super) struct Rooms {
     rooms: Vec<Room>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
@@ -39,7 +39,7 @@ fn shown(api: &Api, summary: RoomSummary) -> Room {
     Room { summary, governor }
 }
 
-pub async fn list(
+pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
     paging: Result<Query<Paging>, QueryRejection>,
@@ -52,7 +52,7 @@ pub async fn list(
     Ok(Json(Rooms { rooms: rooms.into_iter().map(|room| shown(&api, room)).collect(), next }))
 }
 
-pub async fn show(
+pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     room: Result<Path<String>, PathRejection>,
@@ -67,13 +67,13 @@ pub async fn show(
 
 /// `?epoch=E&offset=N&limit=L`
 #[derive(Deserialize)]
-pub struct Since {
+pub(super) struct Since {
     epoch: Option<Arc<str>>,
     offset: Option<u64>,
     limit: Option<usize>,
 }
 
-pub async fn history(
+pub(super) async fn history(
     State(api): State<Arc<Api>>,
     caller: Caller,
     room: Result<Path<String>, PathRejection>,
@@ -102,7 +102,7 @@ pub async fn history(
     Ok(raw(reply::History { room, epoch, messages, more, recovered }.body()))
 }
 
-pub async fn receipt(
+pub(super) async fn receipt(
     State(api): State<Arc<Api>>,
     caller: Caller,
     path: Result<Path<(String, u64)>, PathRejection>,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// The message with every URL that may carry a secret cut down to its scheme, wherever it was written.
-pub fn masked(message: &str) -> String {
+pub(super) fn masked(message: &str) -> String {
     let (mut shown, mut rest) = (String::new(), message);
     while let Some(at) = rest.find("://") {
         let behind = at + "://".len();

@@ -23,7 +23,7 @@ pub fn environment() -> Result<Environment, String> {
 }
 
 /// The configuration of `text` with the variables over it. The error names the variable that is wrong.
-pub fn lay_over(config: Config, text: &str, environment: &Environment) -> Result<Config, String> {
+pub(super) fn lay_over(config: Config, text: &str, environment: &Environment) -> Result<Config, String> {
     let overrides: Vec<_> =
         environment.iter().filter_map(|(name, value)| Some((path(name)?, name, value))).collect();
     if overrides.is_empty() {

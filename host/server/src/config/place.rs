@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Where something that is wrong stands.
-pub enum Place {
+pub(super) enum Place {
     Span(Range<usize>),
     /// A key of a section.
     Key(&'static str, &'static str),
@@ -12,7 +12,7 @@ pub enum Place {
 }
 
 impl Place {
-    pub fn find(&self, text: &str) -> Range<usize> {
+    pub(super) fn find(&self, text: &str) -> Range<usize> {
         match self {
             Place::Span(span) => span.clone(),
             Place::Key(section, key) => find(text, section, key),
@@ -66,7 +66,7 @@ pub fn line(text: &str, at: usize) -> usize {
 }
 
 /// What the value that stands there is called, such as `session.heartbeat.interval`; as far as its section and its line say.
-pub fn key_at(text: &str, at: usize) -> String {
+pub(super) fn key_at(text: &str, at: usize) -> String {
     let at = text.floor_char_boundary(at);
     let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
     let header =

@@ -14,7 +14,7 @@ use switchyard_protocol::Refusal;
 const MOST: usize = 65_536;
 
 #[derive(Default)]
-pub struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);
+pub(super) struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);
 
 struct Allowance {
     grant: Grant,
@@ -23,7 +23,7 @@ struct Allowance {
 
 impl Allowances {
     /// What a connection of the principal was allowed. The last one that connected tells for all.
-    pub fn grant(&self, who: &Arc<str>, limits: &Limits, now: Instant) {
+    pub(super) fn grant(&self, who: &Arc<str>, limits: &Limits, now: Instant) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let limited = limits.publishes_per_second.is_some() || limits.message_bytes.is_some();
         if !all.contains_key(who) {
@@ -42,7 +42,7 @@ impl Allowances {
     }
 
     /// Takes one message of so many bytes.
-    pub fn take(&self, who: &str, bytes: usize, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn take(&self, who: &str, bytes: usize, now: Instant) -> Result<(), Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(allowance) = all.get_mut(who) else { return Ok(()) };
         allowance.used = now;

@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 /// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox for all rooms of a connection
 /// (so that it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
-pub const KEPT_BACK: usize = 256;
+pub(super) const KEPT_BACK: usize = 256;
 
 /// How far a member has been brought. Its replay moves it on; its room looks at it, and stops the replay where the room
 /// itself has moved.
 #[derive(Clone, Debug)]
-pub struct Progress(Arc<Mutex<State>>);
+pub(crate) struct Progress(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -32,20 +32,20 @@ enum ReplayState {
 }
 
 impl Progress {
-    pub fn new(at: Position) -> Self {
+    pub(crate) fn new(at: Position) -> Self {
         Self(Arc::new(Mutex::new(State { at, replay: ReplayState::Running })))
     }
 
-    pub fn at(&self) -> Position {
+    pub(crate) fn at(&self) -> Position {
         self.lock().at.clone()
     }
 
-    pub fn set(&self, at: Position) {
+    pub(crate) fn set(&self, at: Position) {
         self.lock().at = at;
     }
 
     /// Notes that the member has everything up to an offset of its epoch. `false`: it is not to be sent now.
-    pub fn reach(&self, offset: u64) -> bool {
+    pub(crate) fn reach(&self, offset: u64) -> bool {
         let mut state = self.lock();
         let running = state.replay == ReplayState::Running;
         if running {
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     /// Whether the replay has to read the log before it goes on; then it is taken to do so.
-    pub fn resolve_doubt(&self) -> bool {
+    pub(crate) fn resolve_doubt(&self) -> bool {
         let mut state = self.lock();
         let doubtful = state.replay == ReplayState::Doubtful;
         if doubtful {
@@ -75,7 +75,7 @@ impl Progress {
     }
 
     /// From here on the replay sends nothing more.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.lock().replay = ReplayState::Over;
     }
 
@@ -89,7 +89,7 @@ impl Progress {
     }
 }
 
-pub struct CatchUp {
+pub(super) struct CatchUp {
     pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
     pub progress: Progress,
@@ -104,14 +104,19 @@ pub struct CatchUp {
 }
 
 impl CatchUp {
-    pub fn new(connection: Arc<Connection>, filter: Option<FilterId>, from: u64, progress: Progress) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        filter: Option<FilterId>,
+        from: u64,
+        progress: Progress,
+    ) -> Self {
         let (waits, kept_back) = (None, vec![]);
         Self { connection, filter, progress, waits, from, kept_back, bytes: 0, overflowed: false }
     }
 
     /// Keeps a message back, if it passes and the member has not seen it. One whose filter failed goes back to history,
     /// where the filter is asked again.
-    pub fn take(&mut self, message: &Arc<Publication>, passed: Option<bool>) {
+    pub(super) fn take(&mut self, message: &Arc<Publication>, passed: Option<bool>) {
         match passed {
             Some(false) => {}
             _ if self.overflowed || self.progress.covers(message) => {}
@@ -124,7 +129,7 @@ impl CatchUp {
     }
 
     /// The room lost messages up to an offset, of a new epoch maybe.
-    pub fn lose(&mut self, position: &Position) {
+    pub(super) fn lose(&mut self, position: &Position) {
         self.restart(position.offset);
         self.progress.moved(&position.epoch);
     }
@@ -142,7 +147,7 @@ impl CatchUp {
     }
 
     /// What a replay that has sent everything is to do, where the room is at `room`; `None`: wait for the room.
-    pub fn settle(&mut self, room: &Position) -> Option<Settled> {
+    pub(super) fn settle(&mut self, room: &Position) -> Option<Settled> {
         let at = self.progress.at();
         if at.epoch != room.epoch {
             return self.progress.resolve_doubt().then_some(Settled::Doubtful);
@@ -163,7 +168,7 @@ impl CatchUp {
     }
 
     /// Sends what is kept back and was not sent.
-    pub fn hand_over(&self) {
+    pub(super) fn hand_over(&self) {
         for message in self.kept_back.iter().filter(|message| !self.progress.covers(message)) {
             self.connection.outbox.push(message.frame().clone());
         }
@@ -171,7 +176,7 @@ impl CatchUp {
 
     /// For a member that joins anew: hands over what is kept back, if all before it was sent; otherwise gives the
     /// position after which it has to be replayed.
-    pub fn hand_over_or_resume(self, room: &Position) -> Option<Position> {
+    pub(super) fn hand_over_or_resume(self, room: &Position) -> Option<Position> {
         let at = self.progress.at();
         let is_here = at.epoch == room.epoch && at.offset <= room.offset;
         if is_here && self.has_all_after(at.offset, room) {

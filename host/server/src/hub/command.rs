@@ -7,9 +7,9 @@ use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{ConnectionId, Event};
 use tokio::sync::{mpsc, oneshot};
 
-pub type Queue = mpsc::UnboundedSender<Command>;
+pub(super) type Queue = mpsc::UnboundedSender<Command>;
 
-pub enum Command {
+pub(crate) enum Command {
     Join {
         joining: Joining,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
@@ -71,12 +71,12 @@ pub enum Command {
 
 /// A connection's place in a room. A later place of the same connection has another number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SeatId {
+pub(crate) struct SeatId {
     pub connection: ConnectionId,
     pub serial: u64,
 }
 
-pub struct Joining {
+pub(crate) struct Joining {
     pub room: RoomName,
     pub connection: Arc<Connection>,
     pub who: Principal,
@@ -91,14 +91,14 @@ pub struct Joining {
 
 /// How a question to join was answered.
 #[derive(Debug)]
-pub enum Granted {
+pub(crate) enum Granted {
     Joined(Joined),
     Offered(Offer),
 }
 
 /// Another filter for a member of a room; given up when dropped.
 #[derive(Debug)]
-pub struct Offer {
+pub(crate) struct Offer {
     pub room: RoomName,
     filter: Option<FilterId>,
     who: Arc<str>,
@@ -106,13 +106,17 @@ pub struct Offer {
 }
 
 impl Offer {
-    pub fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: Queue) -> Self {
+    pub(crate) fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: Queue) -> Self {
         Self { room, filter, who, queue: Some(queue) }
     }
 
     /// Takes it up. What comes from here on is kept back until the member asks to settle, so that it can tell what was sent
     /// before. `None`: the node is stopping.
-    pub async fn accept(mut self, connection: Arc<Connection>, since: Option<Position>) -> Option<Joined> {
+    pub(crate) async fn accept(
+        mut self,
+        connection: Arc<Connection>,
+        since: Option<Position>,
+    ) -> Option<Joined> {
         let queue = self.queue.take()?;
         let (reply, joined) = oneshot::channel();
         let (room, filter) = (self.room.clone(), self.filter.take());
@@ -130,7 +134,7 @@ impl Drop for Offer {
 }
 
 #[derive(Debug)]
-pub struct Joined {
+pub(crate) struct Joined {
     pub seat: Seat,
     /// The room's newest at the moment of joining.
     pub position: Position,
@@ -142,7 +146,7 @@ pub struct Joined {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recovery {
+pub(crate) enum Recovery {
     NotAsked,
     /// Nothing was missed.
     Complete,
@@ -152,7 +156,7 @@ pub enum Recovery {
 }
 
 /// Which of these messages of the room's history the member may see.
-pub struct Sieving {
+pub(crate) struct Sieving {
     pub room: RoomName,
     pub seat: SeatId,
     pub messages: VecDeque<Arc<Publication>>,
@@ -162,7 +166,7 @@ pub struct Sieving {
 }
 
 #[derive(Default)]
-pub struct Sieved {
+pub(crate) struct Sieved {
     pub passed: Vec<Arc<Publication>>,
     /// The plugin failed on some of them: those are lost to the member.
     pub lost: bool,
@@ -171,13 +175,13 @@ pub struct Sieved {
 }
 
 impl Sieved {
-    pub fn failed() -> Self {
+    pub(crate) fn failed() -> Self {
         Self { failed: true, ..Self::default() }
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Settled {
+pub(crate) enum Settled {
     Live,
     /// More came than could be kept back: replay up to this position, in the epoch of the replay, and ask again.
     Behind {
@@ -191,7 +195,7 @@ pub enum Settled {
 
 /// Why an acknowledgement stands for nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Unacknowledged {
+pub(crate) enum Unacknowledged {
     /// It was not sent yet, or the member left.
     Unsent,
     /// It names another epoch than the one that the member was told last, which is this.
@@ -202,7 +206,7 @@ pub enum Unacknowledged {
 
 /// Holds a place in a room and gives it up when dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub(crate) struct Seat {
     pub room: RoomName,
     pub id: SeatId,
     pub(super) shard: usize,
@@ -210,12 +214,12 @@ pub struct Seat {
 }
 
 impl Seat {
-    pub fn new(room: RoomName, id: SeatId, shard: usize, queue: Queue) -> Self {
+    pub(crate) fn new(room: RoomName, id: SeatId, shard: usize, queue: Queue) -> Self {
         Self { room, id, shard, queue: Some(queue) }
     }
 
     /// Leaves; when this returns the room enqueues nothing more. A replay has to be stopped before.
-    pub async fn leave(mut self) {
+    pub(crate) async fn leave(mut self) {
         let Some(queue) = self.queue.take() else { return };
         let (reply, left) = oneshot::channel();
         let command = Command::Leave { room: self.room.clone(), seat: self.id, reply: Some(reply) };

@@ -22,7 +22,7 @@ use switchyard_store::{
 };
 
 /// An authenticated connection, as everybody but its own task sees it.
-pub struct Connection {
+pub(crate) struct Connection {
     pub id: ConnectionId,
     /// Set before the client hears of it.
     pub session: OnceLock<SessionToken>,
@@ -44,7 +44,7 @@ pub struct Connection {
 }
 
 #[derive(Default)]
-pub struct Connections {
+pub(crate) struct Connections {
     by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
 }
 
@@ -52,14 +52,14 @@ const HELD: &str = "no code panics while it holds the connections";
 
 impl Hub {
     /// A place within the tier's limit, on all nodes together.
-    pub async fn permit(&self, key: &Key) -> Result<Permit, Refusal> {
+    pub(crate) async fn permit(&self, key: &Key) -> Result<Permit, Refusal> {
         let taken = self.store.take_place(&key.principal, key.limits.connections).await;
         taken.map_err(unavailable)?.map_err(|count| too_many(key, count))
     }
 }
 
 /// A principal that has so many connections gets no more.
-pub fn too_many(key: &Key, count: u32) -> Refusal {
+pub(crate) fn too_many(key: &Key, count: u32) -> Refusal {
     let (principal, tier, most) = (&key.principal, &key.tier, key.limits.connections);
     let message =
         format!("principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one");
@@ -67,27 +67,23 @@ pub fn too_many(key: &Key, count: u32) -> Refusal {
 }
 
 impl Connections {
-    pub fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
         self.by_id.read().expect(HELD).get(&id).cloned()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_id.read().expect(HELD).len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// At most `limit` connections after `after`, by id.
-    pub fn page(&self, after: Option<ConnectionId>, limit: usize) -> Vec<Arc<Connection>> {
+    pub(crate) fn page(&self, after: Option<ConnectionId>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let all = self.by_id.read().expect(HELD);
         all.range((from, Bound::Unbounded)).take(limit).map(|(_, connection)| connection.clone()).collect()
     }
 
     /// Closes every connection, each with its own reason.
-    pub fn close_all(&self, mut reason: impl FnMut() -> Close) {
+    pub(crate) fn close_all(&self, mut reason: impl FnMut() -> Close) {
         for connection in self.by_id.read().expect(HELD).values() {
             connection.outbox.close(reason());
         }
@@ -95,7 +91,7 @@ impl Connections {
 
     /// Closes those whose key is gone (4410) or has expired (4401), or may no longer hear the rooms that they are in (4600): those
     /// come back without them.
-    pub fn recheck(&self, keys: &Keys) {
+    pub(crate) fn recheck(&self, keys: &Keys) {
         let refused = |connection: &Arc<Connection>| {
             connection.hears_by(keys).err().map(|refusal| (connection.clone(), refusal))
         };
@@ -109,7 +105,7 @@ impl Connections {
 }
 
 /// How a connection ends whose key is good no more.
-pub fn refused_by_key(refusal: &Refusal) -> Close {
+pub(crate) fn refused_by_key(refusal: &Refusal) -> Close {
     match refusal.code {
         Code::ExpiredKey => Close::Unauthorized,
         Code::Forbidden => Close::Draining(0),
@@ -119,17 +115,17 @@ pub fn refused_by_key(refusal: &Refusal) -> Close {
 
 /// A connection that is found by others, until this is dropped; then its session is resumable, or ended where an
 /// operator ended it.
-pub struct Registered {
+pub(crate) struct Registered {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
     _charge: Charge,
 }
 
 /// What a connection takes in memory that has nothing to do, about, in a room or two.
-pub const CONNECTION_BYTES: usize = 8 << 10;
+pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 
 impl Registered {
-    pub fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
         let charge = connection.share.charge(Kind::Sessions, CONNECTION_BYTES);
         hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
@@ -155,7 +151,7 @@ impl Drop for Registered {
 
 impl Connection {
     /// Whether it may stay as it is, by what its key is now.
-    pub fn hears_by(&self, keys: &Keys) -> Result<(), Refusal> {
+    pub(crate) fn hears_by(&self, keys: &Keys) -> Result<(), Refusal> {
         let key = keys.find(&self.key)?;
         match self.rooms.load(Ordering::SeqCst) {
             0 => Ok(()),
@@ -164,21 +160,21 @@ impl Connection {
     }
 
     /// Asks the client for a sign of life.
-    pub fn probe(&self) {
+    pub(crate) fn probe(&self) {
         let nonce = self.pings.probe();
         self.outbox.push(Frame::ping(nonce));
     }
 
-    pub fn hold(&self) -> Hold {
+    pub(crate) fn hold(&self) -> Hold {
         Hold { token: self.session(), connection: self.id }
     }
 
     /// For what happens after it was authenticated.
-    pub fn session(&self) -> SessionToken {
+    pub(crate) fn session(&self) -> SessionToken {
         *self.session.get().expect("an authenticated connection has a session")
     }
 
-    pub fn new(key: &Key, remote: SocketAddr, outbox: Outbox, memory: &Account) -> Arc<Self> {
+    pub(crate) fn new(key: &Key, remote: SocketAddr, outbox: Outbox, memory: &Account) -> Arc<Self> {
         let share = memory.share(&key.principal);
         outbox.move_to(&share);
         Arc::new(Self {
@@ -199,7 +195,7 @@ impl Connection {
 
     /// Sends a gap that tells of another epoch than `before`, and a ping behind it: once that is answered, the client has
     /// heard that the room goes on after `position`. `false`: it was not taken.
-    pub fn tell(&self, gap: Frame, room: &RoomName, before: &Arc<str>, position: &Position) -> bool {
+    pub(crate) fn tell(&self, gap: Frame, room: &RoomName, before: &Arc<str>, position: &Position) -> bool {
         // In this order: whoever answers a ping has read every gap whose nonce is not greater, whichever shard sent it.
         if !self.outbox.push(gap) {
             return false;
@@ -209,7 +205,7 @@ impl Connection {
     }
 
     /// The same behind an answer that said so of some rooms.
-    pub fn told<'a>(&self, moved: impl Iterator<Item = &'a (RoomName, Arc<str>, Position)>) {
+    pub(crate) fn told<'a>(&self, moved: impl Iterator<Item = &'a (RoomName, Arc<str>, Position)>) {
         let nonces = moved.map(|(room, before, position)| self.pings.moved(room, before, position));
         if let Some(nonce) = nonces.last() {
             self.outbox.push(Frame::ping(nonce));

@@ -7,12 +7,12 @@ use switchyard_protocol::Refusal;
 use tokio::sync::oneshot;
 
 /// A room, or those who wait until the store tells where it is, and what is counted for who came first.
-pub enum Entry {
+pub(super) enum Entry {
     Opening(Vec<Waiting>, Charge),
     Open(Box<Room>, #[expect(dead_code, reason = "it counts until it is dropped")] Charge),
 }
 
-pub struct Waiting {
+pub(super) struct Waiting {
     pub joining: Joining,
     pub filter: Option<FilterId>,
     pub reply: oneshot::Sender<Result<Granted, Refusal>>,
@@ -20,7 +20,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// The connection asked for it, and still waits.
-    pub fn is_of(&self, connection: &Connection) -> bool {
+    pub(super) fn is_of(&self, connection: &Connection) -> bool {
         self.joining.connection.id == connection.id && !self.reply.is_closed()
     }
 }

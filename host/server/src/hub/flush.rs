@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, sync::mpsc::WeakUnboundedSender, task::yield_now};
 
 /// How long frames wait for others once nothing is being written. Members of a room that is quieter than one message in this
 /// time would gain nothing.
-pub const GATHER: Duration = Duration::from_millis(20);
+pub(super) const GATHER: Duration = Duration::from_millis(20);
 
 /// Deliveries a second of one shard from which on it pays: a quarter of what a slow core can write one by one.
 const BUSY: f64 = 25_000.0;
@@ -26,14 +26,14 @@ const SHARE: usize = 64;
 
 /// How often messages of a room come.
 #[derive(Default)]
-pub struct Pace {
+pub(crate) struct Pace {
     last: Option<Instant>,
     /// Between two of them, on average of the last eight or so; zero where that is not known.
     gap: Duration,
 }
 
 impl Pace {
-    pub fn message(&mut self, now: Instant) {
+    pub(crate) fn message(&mut self, now: Instant) {
         // A pause is soon noticed, a burst takes some messages.
         let since = self.last.map_or(WINDOW, |last| (now - last).min(WINDOW));
         self.gap = match self.last {
@@ -49,7 +49,7 @@ impl Pace {
 }
 
 /// The connections of a shard for which something waits.
-pub struct Flush {
+pub(super) struct Flush {
     now: Vec<Arc<Connection>>,
     gathering: Vec<Arc<Connection>>,
     /// When it is time for those.
@@ -62,12 +62,12 @@ pub struct Flush {
 }
 
 impl Flush {
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { now: vec![], gathering: vec![], due: None, writing: false, window: (now, 0), busy: false }
     }
 
     /// Where connections go for which a message of a room is the first that waits.
-    pub fn of(&mut self, pace: &Pace, now: Instant) -> &mut Vec<Arc<Connection>> {
+    pub(super) fn of(&mut self, pace: &Pace, now: Instant) -> &mut Vec<Arc<Connection>> {
         if !self.busy || !pace.is_quick() {
             return &mut self.now;
         }
@@ -77,7 +77,7 @@ impl Flush {
         &mut self.gathering
     }
 
-    pub fn delivered(&mut self, count: u64, now: Instant) {
+    pub(super) fn delivered(&mut self, count: u64, now: Instant) {
         self.window.1 += count;
         let since = now - self.window.0;
         if since >= WINDOW {
@@ -86,12 +86,12 @@ impl Flush {
         }
     }
 
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Writes for those who need not wait, and, when it is time, for those who did. `queue` is told when that is done.
-    pub fn write(&mut self, now: Instant, queue: &WeakUnboundedSender<Command>) {
+    pub(super) fn write(&mut self, now: Instant, queue: &WeakUnboundedSender<Command>) {
         write(&mut self.now, None);
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
@@ -100,7 +100,7 @@ impl Flush {
     }
 
     /// Those that gathered were written for.
-    pub fn written(&mut self, now: Instant) {
+    pub(super) fn written(&mut self, now: Instant) {
         self.writing = false;
         self.due = (!self.gathering.is_empty()).then(|| now + GATHER);
     }

@@ -6,14 +6,14 @@ use switchyard_plugin::Limits;
 use switchyard_protocol::{Code, Refusal};
 
 #[derive(Default)]
-pub struct Grant {
+pub(super) struct Grant {
     message_bytes: Option<u32>,
     rate: Option<Rate>,
 }
 
 impl Grant {
     /// Other limits, with what was taken already.
-    pub fn change(&mut self, limits: &Limits, now: Instant) {
+    pub(super) fn change(&mut self, limits: &Limits, now: Instant) {
         self.message_bytes = limits.message_bytes;
         match (&mut self.rate, limits.publishes_per_second) {
             (Some(rate), Some(most)) => rate.change(most),
@@ -22,7 +22,7 @@ impl Grant {
     }
 
     /// Takes one message of so many bytes. `too_many` tells a publisher that has to wait for so many milliseconds.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         bytes: usize,
         now: Instant,

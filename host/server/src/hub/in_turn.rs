@@ -6,7 +6,7 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub struct InTurn {
+pub(super) struct InTurn {
     all: Arc<Semaphore>,
     /// Of the principals that are at it or wait to be. Each has one place in the queue for all, so that they take turns.
     principals: Mutex<HashMap<Arc<str>, Queue>>,
@@ -19,7 +19,7 @@ struct Queue {
 }
 
 /// Lets one thing be done; then it is the next one's turn.
-pub struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     of: &'a InTurn,
     principal: &'a Arc<str>,
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
@@ -27,11 +27,11 @@ pub struct Turn<'a> {
 
 impl InTurn {
     /// So many of all principals at a time.
-    pub fn new(at_once: usize) -> Self {
+    pub(super) fn new(at_once: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(at_once)), principals: Mutex::default() }
     }
 
-    pub async fn turn<'a>(&'a self, principal: &'a Arc<str>) -> Turn<'a> {
+    pub(super) async fn turn<'a>(&'a self, principal: &'a Arc<str>) -> Turn<'a> {
         let own = {
             let mut principals = self.lock();
             let new = || Queue { count: 0, turn: Arc::new(Semaphore::new(1)) };

@@ -15,7 +15,7 @@ use switchyard_process::vital::Vitals;
 use switchyard_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot};
 
-pub struct Lobby {
+pub(super) struct Lobby {
     /// There is a thread from the first version on that wants to be asked.
     questions: OnceLock<mpsc::UnboundedSender<Question>>,
     vitals: Vitals,
@@ -33,7 +33,7 @@ enum Question {
 type Governors = BTreeMap<usize, Governor>;
 
 impl Lobby {
-    pub fn new(vitals: Vitals) -> Self {
+    pub(super) fn new(vitals: Vitals) -> Self {
         Self { questions: OnceLock::new(), vitals, governors: Arc::default() }
     }
 
@@ -62,7 +62,7 @@ impl Lobby {
         Ok(questions)
     }
 
-    pub async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+    pub(super) async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
         if self.governors.load(Ordering::Acquire) == 0 {
             return Ok(Limits::default());
         }
@@ -75,7 +75,11 @@ impl Lobby {
     }
 
     /// Puts a version in charge of the `index`-th plugin's questions, or none. A version without that hook is not asked.
-    pub async fn swap(&self, index: usize, version: Option<(Arc<Plugin>, OnFailure)>) -> Result<(), Refusal> {
+    pub(super) async fn swap(
+        &self,
+        index: usize,
+        version: Option<(Arc<Plugin>, OnFailure)>,
+    ) -> Result<(), Refusal> {
         let wants = version.as_ref().is_some_and(|(plugin, _)| plugin.info().hooks.connect);
         let questions = match self.questions.get() {
             Some(questions) => questions,
@@ -91,7 +95,7 @@ impl Lobby {
         swapped.await.unwrap_or_else(|_| Err("this node is stopping".to_owned())).map_err(conflict)
     }
 
-    pub fn reflect(&self, index: usize, mirror: Option<Mirror>) {
+    pub(super) fn reflect(&self, index: usize, mirror: Option<Mirror>) {
         if let Some(questions) = self.questions.get() {
             questions.send(Question::Reflect(index, mirror)).ok();
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// Costs a connection three words until it is first used.
 #[derive(Default)]
-pub struct Pings {
+pub(crate) struct Pings {
     sent: Mutex<Option<Box<Sent>>>,
     /// A sign of life is awaited.
     probing: AtomicBool,
@@ -28,7 +28,7 @@ struct Sent {
 
 /// What the answer to a ping confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Confirms {
+pub(crate) enum Confirms {
     /// The client has heard that a room goes on after `position`. `before` is the last epoch that it is known to have heard of.
     Moved { room: RoomName, before: Arc<str>, position: Position },
     /// The client lives, and is here.
@@ -45,7 +45,7 @@ const HELD: &str = "no code panics while it holds the pings";
 
 impl Pings {
     /// The nonce of a ping that confirms that a room has moved to `position`.
-    pub fn moved(&self, room: &RoomName, before: &Arc<str>, position: &Position) -> u64 {
+    pub(crate) fn moved(&self, room: &RoomName, before: &Arc<str>, position: &Position) -> u64 {
         let mut sent = self.sent.lock().expect(HELD);
         let sent = sent.get_or_insert_default();
         // Unless an earlier move was heard of, the client still is where it was before that.
@@ -61,7 +61,7 @@ impl Pings {
     }
 
     /// The nonce of a ping that confirms that the client lives.
-    pub fn probe(&self) -> u64 {
+    pub(crate) fn probe(&self) -> u64 {
         let mut sent = self.sent.lock().expect(HELD);
         let sent = sent.get_or_insert_default();
         sent.unanswered.retain(|(_, confirms)| *confirms != Confirms::Lives);
@@ -74,7 +74,7 @@ impl Pings {
 
     /// Something came from a client whose socket was last seen empty at an instant. Where that was after a sign of life was asked
     /// for, this is one, also from a client that answers no pings; once.
-    pub fn is_alive(&self, emptied: impl FnOnce() -> Instant) -> bool {
+    pub(crate) fn is_alive(&self, emptied: impl FnOnce() -> Instant) -> bool {
         if !self.probing.load(Ordering::Acquire) {
             return false;
         }
@@ -89,7 +89,7 @@ impl Pings {
     }
 
     /// What an answer confirms. A client may answer only the last of several pings.
-    pub fn answered(&self, nonce: u64) -> Vec<Confirms> {
+    pub(crate) fn answered(&self, nonce: u64) -> Vec<Confirms> {
         let mut sent = self.sent.lock().expect(HELD);
         let Some(sent) = &mut *sent else { return vec![] };
         let count = sent.unanswered.partition_point(|(sent, _)| *sent <= nonce);
@@ -102,7 +102,7 @@ impl Pings {
 
     /// The epoch of a room that the client last heard of for certain, where it is not known to have heard of the
     /// present one.
-    pub fn unheard(&self, room: &RoomName) -> Option<Arc<str>> {
+    pub(crate) fn unheard(&self, room: &RoomName) -> Option<Arc<str>> {
         let sent = self.sent.lock().expect(HELD);
         let mut unanswered = sent.iter().flat_map(|sent| &sent.unanswered);
         unanswered.find_map(|(_, confirms)| match confirms {
@@ -114,7 +114,7 @@ impl Pings {
     }
 
     /// The client left the room, or is known to have heard of its epoch in another way.
-    pub fn forget(&self, room: &RoomName) {
+    pub(crate) fn forget(&self, room: &RoomName) {
         if let Some(sent) = &mut *self.sent.lock().expect(HELD) {
             sent.unanswered.retain(|(_, confirms)| !confirms.is_about(room));
         }

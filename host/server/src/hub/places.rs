@@ -8,14 +8,14 @@ use switchyard_protocol::room::RoomName;
 use switchyard_store::ConnectionId;
 
 #[derive(Default)]
-pub struct Places {
+pub(super) struct Places {
     by_connection: HashMap<ConnectionId, BTreeSet<RoomName>>,
     by_principal: HashMap<Arc<str>, u32>,
 }
 
 impl Places {
     /// Rooms beside this one, of the connection and of all connections of its principal.
-    pub fn beside(&self, room: &RoomName, connection: ConnectionId, principal: &str) -> (u32, u32) {
+    pub(super) fn beside(&self, room: &RoomName, connection: ConnectionId, principal: &str) -> (u32, u32) {
         let rooms = self.by_connection.get(&connection);
         let (held, here) =
             rooms.map_or((0, 0), |rooms| (rooms.len() as u32, u32::from(rooms.contains(room))));
@@ -23,13 +23,13 @@ impl Places {
         (held - here, of_principal - here)
     }
 
-    pub fn take(&mut self, room: &RoomName, connection: ConnectionId, principal: &Arc<str>) {
+    pub(super) fn take(&mut self, room: &RoomName, connection: ConnectionId, principal: &Arc<str>) {
         if self.by_connection.entry(connection).or_default().insert(room.clone()) {
             *self.by_principal.entry(principal.clone()).or_default() += 1;
         }
     }
 
-    pub fn give_back(&mut self, room: &RoomName, connection: ConnectionId, principal: &str) {
+    pub(super) fn give_back(&mut self, room: &RoomName, connection: ConnectionId, principal: &str) {
         let Some(rooms) = self.by_connection.get_mut(&connection) else { return };
         if !rooms.remove(room) {
             return;

@@ -23,7 +23,7 @@ pub enum Ungoverned {
     Closed,
 }
 
-pub enum Policy {
+pub(crate) enum Policy {
     Ungoverned(Ungoverned),
     Governed(Box<Governor>),
     /// Its plugin is not loaded: the rooms are closed until a version is.
@@ -33,7 +33,7 @@ pub enum Policy {
 }
 
 /// A room that may be joined, by the name that the plugin gave it.
-pub struct Admission {
+pub(crate) struct Admission {
     pub room: RoomName,
     /// A reference that the member holds.
     pub filter: Option<FilterId>,
@@ -41,7 +41,7 @@ pub struct Admission {
 }
 
 /// A message that somebody wants to publish.
-pub struct Publishing {
+pub(crate) struct Publishing {
     pub room: RoomName,
     pub who: Arc<str>,
     pub tier: Arc<str>,
@@ -53,21 +53,21 @@ pub struct Publishing {
 
 /// What is to be stored of a message.
 #[derive(Debug, PartialEq)]
-pub enum Checked {
+pub(crate) enum Checked {
     Pass,
     Replace(String),
     Discard,
 }
 
 /// A room without a plugin where those are closed.
-pub fn closed(room: &RoomName) -> Refusal {
+pub(super) fn closed(room: &RoomName) -> Refusal {
     let message = format!("room '{}' has no plugin, and rooms without one are closed here", &**room);
     Refusal::new(Code::RoomRejected, message)
 }
 
 impl Policy {
     /// `governs`: whether a canonical name still belongs to this shard's plugin.
-    pub fn admit(
+    pub(crate) fn admit(
         &mut self,
         joining: &Joining,
         counts: impl FnOnce(&RoomName) -> Counts,
@@ -146,7 +146,7 @@ impl Policy {
     }
 
     /// Asks whether a message may be published, and where. What the plugin allows its members holds for all who publish.
-    pub fn check(
+    pub(crate) fn check(
         &mut self,
         publishing: &Publishing,
         most: usize,
@@ -203,7 +203,7 @@ impl Policy {
 
     /// Which of the filters a message passes, and to whom it is lost because the plugin failed. `false`: there is nobody to
     /// ask, and it is lost to all.
-    pub fn filter(
+    pub(crate) fn filter(
         &mut self,
         message: &Publication,
         ids: &[FilterId],
@@ -218,14 +218,14 @@ impl Policy {
     }
 
     /// Gives up what `who` holds.
-    pub fn release(&mut self, filter: Option<FilterId>, who: &str) {
+    pub(crate) fn release(&mut self, filter: Option<FilterId>, who: &str) {
         if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
             governor.release(filter, who);
         }
     }
 
     /// Puts a version of the plugin in charge.
-    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
+    pub(crate) fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
         match self {
             Policy::Governed(governor) => governor.swap(plugin, on_failure)?,
             Policy::Failed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
@@ -234,14 +234,14 @@ impl Policy {
         Ok(())
     }
 
-    pub fn reflect(&mut self, mirror: Option<Mirror>) {
+    pub(crate) fn reflect(&mut self, mirror: Option<Mirror>) {
         if let Policy::Governed(governor) = self {
             governor.reflect(mirror);
         }
     }
 
     /// Who a plugin is told is asking.
-    pub fn principal(id: &str, tier: &str) -> Principal {
+    pub(crate) fn principal(id: &str, tier: &str) -> Principal {
         Principal { id: id.to_owned(), tier: tier.to_owned(), tags: vec![] }
     }
 }

@@ -12,14 +12,14 @@ use switchyard_protocol::Publication;
 const MOST: usize = 8192;
 
 #[derive(Default)]
-pub struct Publishers {
+pub(super) struct Publishers {
     latest: VecDeque<(u64, Arc<str>)>,
     hasher: RandomState,
 }
 
 impl Publishers {
     /// Notes that a message is about to be stored.
-    pub fn note(&mut self, who: &Arc<str>, room: &str, event: Option<&str>, data: &str) {
+    pub(super) fn note(&mut self, who: &Arc<str>, room: &str, event: Option<&str>, data: &str) {
         if self.latest.len() == MOST {
             self.latest.pop_front();
         }
@@ -27,7 +27,7 @@ impl Publishers {
     }
 
     /// Who published such a message last.
-    pub fn of(&self, message: &Publication) -> Option<Arc<str>> {
+    pub(super) fn of(&self, message: &Publication) -> Option<Arc<str>> {
         let number = self.number(&message.room, message.event.as_deref(), message.data());
         let found = self.latest.iter().rev().find(|(other, _)| *other == number);
         found.map(|(_, who)| who.clone())

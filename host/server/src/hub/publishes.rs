@@ -37,10 +37,10 @@ const OVERHEAD: usize = 256;
 /// A queue that is empty keeps room for no more.
 const RETAINED: usize = 8;
 
-pub type Published = Result<reply::Published, Refusal>;
+pub(crate) type Published = Result<reply::Published, Refusal>;
 
 /// One message to be published, as somebody asks for it.
-pub struct Proposal<'a> {
+pub(crate) struct Proposal<'a> {
     pub room: RoomName,
     pub event: Option<&'a str>,
     pub data: &'a str,
@@ -51,7 +51,7 @@ pub struct Proposal<'a> {
 }
 
 /// A message that may be stored.
-pub struct Permitted {
+pub(crate) struct Permitted {
     pub room: RoomName,
     pub event: Option<String>,
     /// `None`: the plugin drops it.
@@ -60,7 +60,7 @@ pub struct Permitted {
 }
 
 impl Permitted {
-    pub fn new(asked: Publishing, room: RoomName, checked: Checked) -> Self {
+    pub(crate) fn new(asked: Publishing, room: RoomName, checked: Checked) -> Self {
         let Publishing { event, data, mut charge, .. } = asked;
         let data = match checked {
             Checked::Pass => Some(data),
@@ -100,7 +100,7 @@ struct InFlight<T> {
 }
 
 /// The messages of one publisher.
-pub struct Publishes<T> {
+pub(crate) struct Publishes<T> {
     steps: VecDeque<InFlight<T>>,
     /// So many of them, the first, wait for no plugin.
     permitted: usize,
@@ -116,20 +116,20 @@ impl<T> Default for Publishes<T> {
 
 impl<T> Publishes<T> {
     /// One is to be answered before another is begun. Nothing overlaps where no more may be kept for the publisher.
-    pub fn is_full(&self, share: &Share) -> bool {
+    pub(crate) fn is_full(&self, share: &Share) -> bool {
         let has_room = self.steps.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES;
         !self.steps.is_empty() && (!has_room || !share.may_grow())
     }
 
     /// Begins to publish a message: its order among all is settled when this returns.
-    pub fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, proposal: Proposal<'_>, tag: T) {
+    pub(crate) fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, proposal: Proposal<'_>, tag: T) {
         let (bytes, share) = (proposal.bytes, publisher.share);
         let step = hub.propose(publisher, proposal, self.permitted < self.steps.len());
         self.push(share, InFlight { tag, bytes, step: step.unwrap_or_else(Step::refused) });
     }
 
     /// A request of so many bytes that is refused already is answered in its turn.
-    pub fn refuse(&mut self, share: &Arc<Share>, refusal: Refusal, bytes: usize, tag: T) {
+    pub(crate) fn refuse(&mut self, share: &Arc<Share>, refusal: Refusal, bytes: usize, tag: T) {
         self.push(share, InFlight { tag, bytes, step: Step::refused(refusal) });
     }
 
@@ -151,12 +151,12 @@ impl<T> Publishes<T> {
 
     /// The next answer, in the order in which they were begun; `None` where nothing is on its way. Nothing is lost if nobody waits for it
     /// to the end.
-    pub async fn next(&mut self, hub: &Hub) -> Option<(T, Published)> {
+    pub(crate) async fn next(&mut self, hub: &Hub) -> Option<(T, Published)> {
         poll_fn(|cx| self.poll_next(hub, cx)).await
     }
 
     /// The same, where it is there.
-    pub fn next_ready(&mut self, hub: &Hub) -> Option<(T, Published)> {
+    pub(crate) fn next_ready(&mut self, hub: &Hub) -> Option<(T, Published)> {
         self.next(hub).now_or_never().flatten()
     }
 
@@ -229,7 +229,7 @@ impl Step {
 impl Hub {
     /// Asks the room's plugin, stores the message and hands it to routing. An inbox takes it if its principal has a key or a session,
     /// connected or resumable.
-    pub async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> Published {
+    pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> Published {
         let mut publishes = Publishes::default();
         publishes.begin(self, publisher, proposal, ());
         let ((), published) = publishes.next(self).await.expect("one is on its way");

@@ -22,7 +22,7 @@ const ASKED: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub struct Quotas {
+pub(crate) struct Quotas {
     quotas: HashMap<(Arc<str>, RoomName), Quota>,
 }
 
@@ -35,23 +35,23 @@ struct Quota {
 
 impl Quotas {
     /// What a member was granted.
-    pub fn grant(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
+    pub(crate) fn grant(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
         self.set(who, room, limits, None, now);
     }
 
     /// What the plugin said of a publisher that is maybe no member.
-    pub fn answer(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
+    pub(crate) fn answer(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
         self.set(who, room, limits, Some(now), now);
     }
 
     /// Whether the plugin need not be asked.
-    pub fn knows(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
+    pub(crate) fn knows(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
         let quota = self.quotas.get(&(who.clone(), room.clone()));
         quota.is_some_and(|quota| quota.asked.is_none_or(|at| now.duration_since(at) < ASKED))
     }
 
     /// Takes one message of so many bytes.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         who: &Arc<str>,
         room: &RoomName,
@@ -68,7 +68,7 @@ impl Quotas {
     }
 
     /// Another version has other answers. What is left of a second's messages stays as it is.
-    pub fn ask_again(&mut self, now: Instant) {
+    pub(crate) fn ask_again(&mut self, now: Instant) {
         let long_ago = now.checked_sub(ASKED).unwrap_or(now);
         self.quotas.values_mut().filter_map(|quota| quota.asked.as_mut()).for_each(|at| *at = long_ago);
     }

@@ -3,25 +3,25 @@
 use std::time::Instant;
 
 #[derive(Debug)]
-pub struct Rate {
+pub(super) struct Rate {
     per_second: f64,
     left: f64,
     at: Instant,
 }
 
 impl Rate {
-    pub fn new(per_second: u32, now: Instant) -> Self {
+    pub(super) fn new(per_second: u32, now: Instant) -> Self {
         Self { per_second: per_second.into(), left: per_second.into(), at: now }
     }
 
     /// Another limit, with what was taken already.
-    pub fn change(&mut self, per_second: u32) {
+    pub(super) fn change(&mut self, per_second: u32) {
         self.per_second = per_second.into();
         self.left = self.left.min(self.per_second);
     }
 
     /// Takes one, or says after how many milliseconds there will be one.
-    pub fn take(&mut self, now: Instant) -> Result<(), u64> {
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), u64> {
         let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
         (self.left, self.at) = ((self.left + earned).min(self.per_second), now);
         if self.left >= 1.0 {

@@ -10,19 +10,19 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// The replays of one connection take turns: a page that is being sent is the only one that is held for it.
 #[derive(Clone)]
-pub struct Turns {
+pub(crate) struct Turns {
     one: Arc<Semaphore>,
     patience: Duration,
 }
 
 impl Turns {
     /// A peer that takes nothing at all for as long as `patience` is too slow.
-    pub fn new(patience: Duration) -> Self {
+    pub(crate) fn new(patience: Duration) -> Self {
         Self { one: Arc::new(Semaphore::new(1)), patience }
     }
 }
 
-pub struct Replay {
+pub(crate) struct Replay {
     connection: Arc<Connection>,
     room: RoomName,
     seat: SeatId,
@@ -36,7 +36,7 @@ pub struct Replay {
 }
 
 /// What the log says of a position that a client came with.
-pub struct Recovered {
+pub(crate) struct Recovered {
     /// All that followed it is held and will be replayed.
     pub whole: bool,
     /// Where the member is then: the newest of the log.
@@ -54,7 +54,7 @@ enum Sent {
 
 impl Replay {
     /// Prepares for a member for which messages are kept back. Where it came with a position, the log is asked about it.
-    pub async fn prepare(
+    pub(crate) async fn prepare(
         hub: &Hub,
         connection: &Arc<Connection>,
         joined: &Joined,
@@ -88,19 +88,19 @@ impl Replay {
         hub.store.history(&self.room, Some(&at), PageLimit::NONE, Reader::Member).await
     }
 
-    pub fn room(&self) -> &RoomName {
+    pub(crate) fn room(&self) -> &RoomName {
         &self.room
     }
 
     /// What the member missed cannot be replayed. `told`: its answer says so; otherwise a gap does.
-    pub fn give_up(&mut self, told: bool) {
+    pub(crate) fn give_up(&mut self, told: bool) {
         match told {
             true => self.progress.set(self.upto.clone()),
             false => self.lost = true,
         }
     }
 
-    pub async fn run(mut self, hub: &Hub, turns: &Turns) {
+    pub(crate) async fn run(mut self, hub: &Hub, turns: &Turns) {
         if let Err(error) = self.catch_up(hub, turns).await {
             tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
             self.connection.outbox.close(Close::Overloaded);

@@ -14,7 +14,7 @@ use switchyard_plugin::{Bits, FilterId};
 use switchyard_protocol::{Position, Publication, reply, room::RoomName};
 use switchyard_store::ConnectionId;
 
-pub struct Room {
+pub(crate) struct Room {
     name: RoomName,
     /// The newest message that was routed.
     position: Position,
@@ -42,13 +42,13 @@ struct Place {
 
 /// What the filters of [`Room::filters`], in that order, say of a message. Where it is lost to the members behind one, or to
 /// all because there are no bits, they are told.
-pub struct Verdicts<'a> {
+pub(crate) struct Verdicts<'a> {
     pub filters: &'a [FilterId],
     pub bits: Option<&'a Bits>,
 }
 
 /// A seat that was taken.
-pub struct Taken {
+pub(crate) struct Taken {
     pub seat: SeatId,
     pub recovery: Recovery,
     /// How far the member was brought, where it has to catch up.
@@ -59,35 +59,35 @@ pub struct Taken {
 
 /// How a message fared.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Delivered {
+pub(crate) struct Delivered {
     pub members: u64,
     /// Members that were told of a gap because their filter could not be asked.
     pub gaps: u64,
 }
 
 impl Room {
-    pub fn new(name: RoomName, position: Position) -> Self {
+    pub(crate) fn new(name: RoomName, position: Position) -> Self {
         let groups = vec![Group { filter: None, members: vec![] }];
         let (places, seats, catching_up) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self { name, position, groups, places, seats, catching_up, next_serial: 0, pace: Pace::default() }
     }
 
-    pub fn position(&self) -> &Position {
+    pub(crate) fn position(&self) -> &Position {
         &self.position
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.seats.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.seats.is_empty()
     }
 
     /// Seats a member, in the place of an earlier seat of the same connection. From
     /// here on every message reaches it or is kept back for it. What the earlier seat owed it is not forgotten, unless it
     /// says itself where it is.
-    pub fn join(
+    pub(crate) fn join(
         &mut self,
         connection: Arc<Connection>,
         filter: Option<FilterId>,
@@ -146,7 +146,7 @@ impl Room {
     }
 
     /// Whose seat it was and the filter to be given back; `None`: the seat is not there any more.
-    pub fn leave(&mut self, seat: SeatId) -> Option<(Arc<Connection>, Option<FilterId>)> {
+    pub(crate) fn leave(&mut self, seat: SeatId) -> Option<(Arc<Connection>, Option<FilterId>)> {
         let (connection, filter) = self.holds(seat).then(|| self.remove(seat.connection)).flatten()?;
         connection.pings.forget(&self.name);
         Some((connection, filter))
@@ -179,16 +179,16 @@ impl Room {
     }
 
     /// Whether a connection is a member.
-    pub fn has(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn has(&self, connection: ConnectionId) -> bool {
         self.seats.contains_key(&connection)
     }
 
-    pub fn holds(&self, seat: SeatId) -> bool {
+    pub(crate) fn holds(&self, seat: SeatId) -> bool {
         self.seats.get(&seat.connection).is_some_and(|place| place.serial == seat.serial)
     }
 
     /// The filter of a seat that is held, and whose seat it is.
-    pub fn filter_of(&self, seat: SeatId) -> Option<(Option<FilterId>, Arc<str>)> {
+    pub(crate) fn filter_of(&self, seat: SeatId) -> Option<(Option<FilterId>, Arc<str>)> {
         let place = self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial)?;
         let catching_up = self.catching_up.get(&seat.connection).map(|catch_up| &catch_up.connection);
         let live = || self.groups[self.group(place.filter)?].members.get(place.index);
@@ -198,7 +198,7 @@ impl Room {
 
     /// The filters that a message is to be asked of, each once: those of the groups, then, in order, those of which all
     /// members are catching up.
-    pub fn filters(&self, into: &mut Vec<FilterId>) {
+    pub(crate) fn filters(&self, into: &mut Vec<FilterId>) {
         into.clear();
         into.extend(self.groups.iter().filter_map(|group| group.filter));
         if !self.catching_up.is_empty() {
@@ -211,7 +211,7 @@ impl Room {
     }
 
     /// Those for whom nothing waited before are put to `flush`, and not written for here.
-    pub fn deliver(
+    pub(crate) fn deliver(
         &mut self,
         message: &Arc<Publication>,
         verdicts: &Verdicts,
@@ -270,4 +270,4 @@ impl Verdicts<'_> {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher, RandomState};
 use switchyard_protocol::room::{Kind, Pattern, RoomName};
 
-pub struct Routes {
+pub(super) struct Routes {
     /// By shard, in the order of the configuration.
     governed: Vec<(String, Vec<Pattern>)>,
     ungoverned: usize,
@@ -13,18 +13,18 @@ pub struct Routes {
 
 impl Routes {
     /// The shards of `governed` come first, then `ungoverned` many.
-    pub fn new(governed: Vec<(String, Vec<Pattern>)>, ungoverned: usize) -> Self {
+    pub(super) fn new(governed: Vec<(String, Vec<Pattern>)>, ungoverned: usize) -> Self {
         Self { governed, ungoverned, hasher: RandomState::new() }
     }
 
-    pub fn shard(&self, room: &str) -> usize {
+    pub(super) fn shard(&self, room: &str) -> usize {
         match self.governed_shard(room) {
             Some(shard) => shard,
             None => self.governed.len() + self.hasher.hash_one(room) as usize % self.ungoverned,
         }
     }
 
-    pub fn governor(&self, room: &RoomName) -> Option<&str> {
+    pub(super) fn governor(&self, room: &RoomName) -> Option<&str> {
         let shard = (room.kind() == Kind::Ordinary).then(|| self.governed_shard(room)).flatten()?;
         Some(&self.governed[shard].0)
     }

@@ -40,7 +40,7 @@ use tokio::{
 /// Commands taken at once: enough to share a wake-up, few enough to stay fair.
 const BATCH: usize = 64;
 
-pub struct Shard {
+pub(super) struct Shard {
     pub(super) index: usize,
     /// Weak: who sits in a room keeps its shard, not the shard itself.
     pub(super) queue: mpsc::WeakUnboundedSender<Command>,
@@ -88,7 +88,7 @@ fn size(room: &RoomName) -> usize {
 }
 
 impl Shard {
-    pub async fn run(self, commands: mpsc::UnboundedReceiver<Command>) {
+    pub(super) async fn run(self, commands: mpsc::UnboundedReceiver<Command>) {
         match self.policy {
             Policy::Ungoverned(_) => self.run_in_order(commands).await,
             Policy::Governed(_) | Policy::Failed { .. } => self.run_in_turns(commands).await,

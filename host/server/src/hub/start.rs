@@ -27,7 +27,7 @@ use switchyard_protocol::Close;
 use switchyard_store::{Event, Feed, Store};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
-pub struct HubConfig {
+pub(crate) struct HubConfig {
     /// By precedence. None is in charge of its rooms until [`Hub::begin`].
     pub plugins: Vec<PluginConfig>,
     /// Of compiled plugins.
@@ -45,7 +45,7 @@ pub struct HubConfig {
 impl Hub {
     /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
     /// for all other rooms. They end with the hub. `store` makes the store that feeds them, or says why it cannot.
-    pub async fn start<E, Made>(
+    pub(crate) async fn start<E, Made>(
         config: HubConfig,
         metrics: Metrics,
         store: impl FnOnce(Feed) -> Made,

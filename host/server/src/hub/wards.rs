@@ -7,10 +7,10 @@ mod probation;
 mod shade;
 mod view;
 
-pub use change::Origin;
+pub(crate) use change::Origin;
 pub(super) use change::conflict;
-pub use follow::NodeReport;
-pub use view::{Condition, Reported, Shown};
+pub(crate) use follow::NodeReport;
+pub(crate) use view::{Condition, Reported, Shown};
 
 use super::{Hub, no_thread};
 use crate::blocking::{self, BlockingError};
@@ -26,7 +26,7 @@ use switchyard_store::Lineage;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A plugin and its rooms.
-pub struct Ward {
+pub(crate) struct Ward {
     config: ArcSwap<PluginConfig>,
     /// Held for moments, never while anything is awaited.
     standing: Mutex<Standing>,
@@ -133,12 +133,12 @@ impl Ward {
         }
     }
 
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.config.load().name().to_owned()
     }
 
     /// The version in charge.
-    pub fn plugin(&self) -> Option<Arc<Plugin>> {
+    pub(crate) fn plugin(&self) -> Option<Arc<Plugin>> {
         self.standing().charge.as_ref().map(|charge| charge.plugin.clone())
     }
 
@@ -209,11 +209,11 @@ impl Charge {
 
 impl Hub {
     /// The plugins with their rooms, by precedence.
-    pub fn wards(&self) -> &[Ward] {
+    pub(crate) fn wards(&self) -> &[Ward] {
         &self.wards
     }
 
-    pub fn ward(&self, name: &str) -> Result<&Ward, Refusal> {
+    pub(crate) fn ward(&self, name: &str) -> Result<&Ward, Refusal> {
         self.index(name).map(|index| &self.wards[index])
     }
 
@@ -260,7 +260,7 @@ fn undone(work: &str, error: BlockingError) -> Refusal {
 }
 
 /// Lines for those who ask later who did what.
-pub const AUDIT: &str = "switchyard::audit";
+pub(crate) const AUDIT: &str = "switchyard::audit";
 
 fn took_charge(plugin: &Plugin, how: &str, by: Option<&str>) {
     let info = plugin.info();

@@ -8,10 +8,10 @@ use std::{
 
 /// Whom an address is counted as: an IPv4 address, or an IPv6 /64, of which one customer has all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Group(IpAddr);
+pub(crate) struct Group(IpAddr);
 
 impl Group {
-    pub fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !0 << 64)),

@@ -27,7 +27,7 @@ const MOST_ADDRESSES: usize = 10_000;
 /// Between two attempts to make room among them.
 const SWEEP: Duration = Duration::from_secs(1);
 
-pub struct Failures {
+pub(crate) struct Failures {
     /// Beyond it connects are refused.
     rate: Option<Rate>,
     listener: Listener,
@@ -62,12 +62,12 @@ struct Outcome {
 }
 
 impl Failures {
-    pub fn new(rate: Option<Rate>, listener: Listener, metrics: Metrics) -> Self {
+    pub(crate) fn new(rate: Option<Rate>, listener: Listener, metrics: Metrics) -> Self {
         Self { rate, listener, metrics, state: Mutex::default() }
     }
 
     /// Counts one, and returns when it may be answered.
-    pub async fn refused(&self, address: IpAddr, is_trusted: bool, code: Code) {
+    pub(crate) async fn refused(&self, address: IpAddr, is_trusted: bool, code: Code) {
         self.metrics.key_refused(self.listener);
         let group = Group::of(address);
         let Outcome { delay, told } = self.count(group, Instant::now());
@@ -113,7 +113,7 @@ impl Failures {
     }
 
     /// How long until an address may try again; `None`: it may.
-    pub fn wait(&self, address: IpAddr) -> Option<Duration> {
+    pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let rate = self.rate?;
         let mut state = self.state();
         state.addresses.get_mut(&Group::of(address))?.bucket.as_mut()?.wait(rate, Instant::now())

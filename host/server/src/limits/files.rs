@@ -4,7 +4,7 @@ use rlimit::Resource;
 
 /// How the files of a process are shared out. Clients have what operators, the store and files themselves do not need.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Files {
+pub(crate) struct Files {
     /// In all.
     pub limit: usize,
     /// Connections of clients.
@@ -20,7 +20,7 @@ const SPARE: usize = 64;
 
 impl Files {
     /// Of this process, with what it has open now.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         let limit = Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         Self::share(usize::try_from(limit).unwrap_or(usize::MAX), open)

@@ -30,13 +30,13 @@ impl TryFrom<String> for Rate {
 
 /// What is left of a rate: a token for each time.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub(super) struct Bucket {
     left: f64,
     at: Instant,
 }
 
 impl Bucket {
-    pub fn full(rate: Rate, now: Instant) -> Self {
+    pub(super) fn full(rate: Rate, now: Instant) -> Self {
         Self { left: rate.most.into(), at: now }
     }
 
@@ -46,18 +46,18 @@ impl Bucket {
     }
 
     /// Takes a token, where there is one.
-    pub fn take(&mut self, rate: Rate, now: Instant) {
+    pub(super) fn take(&mut self, rate: Rate, now: Instant) {
         self.refill(rate, now);
         self.left = (self.left - 1.0).max(0.0);
     }
 
     /// How long until there is a token; `None`: there is one.
-    pub fn wait(&mut self, rate: Rate, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(&mut self, rate: Rate, now: Instant) -> Option<Duration> {
         self.refill(rate, now);
         (self.left < 1.0).then(|| rate.per.mul_f64((1.0 - self.left) / f64::from(rate.most)))
     }
 
-    pub fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
+    pub(super) fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
         self.refill(rate, now);
         self.left >= rate.most.into()
     }

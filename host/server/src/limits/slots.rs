@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Connections of an address that are looked at for one that can go.
 const LOOKED_AT: usize = 16;
 
-pub struct Slots {
+pub(crate) struct Slots {
     most: usize,
     by_address: Option<usize>,
     /// How long a connection is left alone, however many wait.
@@ -60,7 +60,7 @@ struct Entry {
 
 /// Why there is no place.
 #[derive(Debug, PartialEq)]
-pub enum Full {
+pub(crate) enum Full {
     /// Its address has as many as it may have.
     Address,
     /// It is worth asking again then, at the latest.
@@ -68,12 +68,12 @@ pub enum Full {
 }
 
 impl Slots {
-    pub fn new(most: usize, by_address: Option<usize>, grace: Duration) -> Arc<Self> {
+    pub(crate) fn new(most: usize, by_address: Option<usize>, grace: Duration) -> Arc<Self> {
         Arc::new(Self { most, by_address, grace, state: Mutex::default(), freed: Notify::new() })
     }
 
     /// A place, and whether another had to go for it. The limit of an address does not hold for one that is trusted.
-    pub fn take(self: &Arc<Self>, group: Group, is_trusted: bool) -> Result<(Slot, bool), Full> {
+    pub(crate) fn take(self: &Arc<Self>, group: Group, is_trusted: bool) -> Result<(Slot, bool), Full> {
         let mut state = self.state();
         let own = state.groups.get(&group).map_or(0, BTreeMap::len);
         if !is_trusted && self.by_address.is_some_and(|most| own >= most) {
@@ -90,7 +90,7 @@ impl Slots {
     }
 
     /// One that keeps the node waiting goes; `Err`: when that may be so of one, or `None` where there are none at all.
-    pub fn make_room(&self) -> Result<(), Option<Instant>> {
+    pub(crate) fn make_room(&self) -> Result<(), Option<Instant>> {
         let mut state = self.state();
         match state.taken {
             0 => Err(None),
@@ -99,7 +99,7 @@ impl Slots {
     }
 
     /// Returns when a place was left since this was made.
-    pub fn freed(&self) -> Notified<'_> {
+    pub(crate) fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
 
@@ -177,7 +177,7 @@ impl Entry {
 }
 
 /// A connection's place, left when this is dropped.
-pub struct Slot {
+pub(crate) struct Slot {
     group: Group,
     place: Mutex<Option<Place>>,
     busy: Arc<AtomicUsize>,
@@ -191,7 +191,7 @@ struct Place {
 
 impl Slot {
     /// Does this for the connection, one thing at a time; `None`: it had to make room.
-    pub async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
+    pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut work = pin!(work);
         let own = Arc::new(Work::default());
         let waker = Waker::from(own.clone());
@@ -214,7 +214,7 @@ impl Slot {
     }
 
     /// Somebody vouches for it now; whether it had a place until then.
-    pub fn leave(&self) -> bool {
+    pub(crate) fn leave(&self) -> bool {
         let Some(Place { number, .. }) = self.place().take() else { return false };
         self.slots.state().remove(self.group, number);
         self.slots.freed.notify_waiters();
@@ -222,7 +222,7 @@ impl Slot {
     }
 
     /// It is at work for its peer, until this is dropped; then it counts as one that has just come.
-    pub fn busy(self: &Arc<Self>) -> Busy {
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::AcqRel);
         Busy(self.clone())
     }
@@ -238,7 +238,7 @@ impl Drop for Slot {
     }
 }
 
-pub struct Busy(Arc<Slot>);
+pub(crate) struct Busy(Arc<Slot>);
 
 impl Drop for Busy {
     fn drop(&mut self) {

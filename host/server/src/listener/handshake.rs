@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 /// The subprotocol, for clients that ask for one.
 const PROTOCOL: &str = "switchyard.v1";
 /// The one version there is.
-pub const VERSION: HeaderValue = HeaderValue::from_static("13");
+pub(super) const VERSION: HeaderValue = HeaderValue::from_static("13");
 
 /// As keys are written; what the last bits say does not matter.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -23,7 +23,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Why a request does not become a WebSocket.
 #[derive(Debug, PartialEq, thiserror::Error)]
-pub enum Unfit {
+pub(super) enum Unfit {
     #[error("the method is {0}")]
     Method(Method),
     #[error("HTTP/1.1 is needed")]
@@ -35,7 +35,7 @@ pub enum Unfit {
 }
 
 /// The answer to a request that may become a WebSocket.
-pub fn accept(request: &Request<Body>) -> Result<Response<Body>, Unfit> {
+pub(super) fn accept(request: &Request<Body>) -> Result<Response<Body>, Unfit> {
     if request.method() != Method::GET {
         return Err(Unfit::Method(request.method().clone()));
     }

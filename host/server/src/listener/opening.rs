@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 const TURN: usize = 16;
 
 /// Ends when it is dropped and all that it was given has ended.
-pub struct Opening {
+pub(super) struct Opening {
     queues: Vec<mpsc::UnboundedSender<BoxFuture<'static, ()>>>,
     next: AtomicUsize,
 }
 
 impl Opening {
-    pub fn start(vitals: &Vitals) -> Self {
+    pub(super) fn start(vitals: &Vitals) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let queues = (0..cores).map(|_| {
             let (queue, openings) = mpsc::unbounded_channel();
@@ -30,7 +30,7 @@ impl Opening {
     }
 
     /// Runs this among the others. A panic is its own.
-    pub fn run(&self, opening: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn run(&self, opening: impl Future<Output = ()> + Send + 'static) {
         let queue = &self.queues[self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len()];
         let opening = AssertUnwindSafe(opening).catch_unwind().map(drop).boxed();
         queue.send(opening).ok();

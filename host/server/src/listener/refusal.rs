@@ -8,7 +8,7 @@ use axum::{
 use switchyard_protocol::Code;
 
 /// The answer, when it may be given.
-pub async fn seen_off(peer: &Unauthenticated, mut response: Response) -> Response {
+pub(super) async fn seen_off(peer: &Unauthenticated, mut response: Response) -> Response {
     if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = response.extensions().get::<Code>().copied() {
         peer.refused(code).await;
     }

@@ -37,13 +37,13 @@ const HEAD: usize = 8192;
 #[derive(Clone)]
 struct Remote(SocketAddr, Arc<Unauthenticated>);
 
-pub fn router(door: Door) -> Router {
+pub(super) fn router(door: Door) -> Router {
     let path = door.config.path.clone();
     Router::new().route(&path, any(upgrade)).fallback(elsewhere).with_state(door)
 }
 
 /// One request on a fresh connection; ends with the upgrade or with the answer.
-pub async fn serve(
+pub(super) async fn serve(
     stream: Stream,
     router: Router,
     remote: SocketAddr,

@@ -17,33 +17,33 @@ use tokio::sync::mpsc;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Keys that were read anew, and take the place of those from the same source.
-pub enum Change {
+pub(super) enum Change {
     Configured(Configured),
     Stored(Vec<KeyConfig>),
 }
 
 /// What the configuration says of keys.
 #[derive(Clone, Default, PartialEq)]
-pub struct Configured {
+pub(super) struct Configured {
     pub keys: Vec<KeyConfig>,
     pub tiers: HashMap<String, Tier>,
 }
 
 impl Configured {
-    pub fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config) -> Self {
         Self { keys: config.keys.clone(), tiers: config.tiers.clone() }
     }
 
     /// Whether a key's tier is configured here, without which a key of the store is not taken.
-    pub fn has_tier_of(&self, key: &KeyConfig) -> bool {
+    pub(super) fn has_tier_of(&self, key: &KeyConfig) -> bool {
         key.tier.as_ref().is_none_or(|tier| self.tiers.contains_key(tier.get_ref()))
     }
 }
 
 /// The keys of the store, as this node holds everybody to them.
-pub type Stored = Arc<ArcSwap<Vec<KeyConfig>>>;
+pub(super) type Stored = Arc<ArcSwap<Vec<KeyConfig>>>;
 
-pub struct Access {
+pub(super) struct Access {
     configured: Configured,
     stored: Stored,
     keys: Arc<ArcSwap<Keys>>,
@@ -52,7 +52,7 @@ pub struct Access {
 }
 
 impl Access {
-    pub fn new(configured: Configured, stored: Vec<KeyConfig>, services: &Services) -> Self {
+    pub(super) fn new(configured: Configured, stored: Vec<KeyConfig>, services: &Services) -> Self {
         let deadlines = Deadlines::of(configured.keys.iter().chain(stored.iter()), unix_ms());
         let (keys, hub) = (services.keys.clone(), services.hub.clone());
         let stored = Arc::new(ArcSwap::from_pointee(stored));
@@ -60,12 +60,12 @@ impl Access {
     }
 
     /// For others to read.
-    pub fn stored(&self) -> Stored {
+    pub(super) fn stored(&self) -> Stored {
         self.stored.clone()
     }
 
     /// Takes changes and acts on deadlines, until nobody can tell of changes any more.
-    pub async fn enforce(mut self, mut changes: mpsc::UnboundedReceiver<Change>) {
+    pub(super) async fn enforce(mut self, mut changes: mpsc::UnboundedReceiver<Change>) {
         loop {
             tokio::select! {
                 // First, so that no number of changes puts it off.
@@ -95,7 +95,7 @@ impl Access {
 }
 
 /// The keys of the configuration and those of the store, of which a key whose tier is not configured here is not taken.
-pub fn all_keys(configured: &Configured, stored: &[KeyConfig]) -> Keys {
+pub(super) fn all_keys(configured: &Configured, stored: &[KeyConfig]) -> Keys {
     let is_known = |key: &&KeyConfig| {
         let is_known = configured.has_tier_of(key);
         if !is_known {

@@ -39,7 +39,7 @@ const READ: Duration = Duration::from_secs(30);
 /// How long whoever wants files followed waits until they are.
 const FOLLOW: Duration = Duration::from_secs(1);
 
-pub struct Files {
+pub(super) struct Files {
     changed: Arc<Notify>,
     reader: Reader,
 }
@@ -104,27 +104,27 @@ enum Happened {
 
 impl Files {
     /// Follows nothing yet. `whose` files they are is the end of the thread's name.
-    pub fn start(vitals: &Vitals, whose: &str) -> io::Result<Self> {
+    pub(super) fn start(vitals: &Vitals, whose: &str) -> io::Result<Self> {
         let (orders, changed) = (Arc::<Orders>::default(), Arc::new(Notify::new()));
         let follower = Follower::new(orders.clone(), Arc::downgrade(&changed));
         vitals.thread(format!("the thread that looks at {whose}"), move || follower.run())?;
         Ok(Self { changed, reader: Reader { orders, turn: Arc::new(Semaphore::new(1)) } })
     }
 
-    pub fn reader(&self) -> Reader {
+    pub(super) fn reader(&self) -> Reader {
         self.reader.clone()
     }
 
     /// From now on these files are followed and no others. Whoever reads them awaits that first. Where a file system does not answer, it is an
     /// error; but they are followed as soon as it does, and told to have changed then, since what happened to them before is not known.
-    pub fn follow(&self, files: Vec<PathBuf>) -> impl Future<Output = Result<(), ReadFault>> + use<> {
+    pub(super) fn follow(&self, files: Vec<PathBuf>) -> impl Future<Output = Result<(), ReadFault>> + use<> {
         let (done, is_done) = oneshot::channel();
         self.order(files, Some(done));
         async { timeout(FOLLOW, is_done).await.ok().and_then(Result::ok).ok_or(ReadFault::Endless) }
     }
 
     /// The same for files that are read on this thread alone, which comes after that.
-    pub fn follow_own(&self, files: Vec<PathBuf>) {
+    pub(super) fn follow_own(&self, files: Vec<PathBuf>) {
         self.order(files, None);
     }
 
@@ -134,7 +134,7 @@ impl Files {
     }
 
     /// Returns when a file may be read that has changed, however often it did.
-    pub async fn changed(&self) {
+    pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 }

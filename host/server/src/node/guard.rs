@@ -3,11 +3,11 @@
 
 mod losses;
 
-pub use losses::Held;
+pub(super) use losses::Held;
 
 /// What made the node read its configuration again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     Hangup,
     /// A file has changed, which may have happened to it without anybody's will.
     Files,
@@ -16,14 +16,14 @@ pub enum Cause {
 }
 
 #[derive(Default)]
-pub struct Guard {
+pub(super) struct Guard {
     /// The text that an operator asked for by SIGHUP and that is to be asked for once more.
     asked: Option<[u8; 32]>,
 }
 
 impl Guard {
     /// Whether what has these losses may be taken. The error says what would be lost and how to go on.
-    pub fn admit(&mut self, losses: &[String], text: [u8; 32], cause: Cause) -> Result<(), String> {
+    pub(super) fn admit(&mut self, losses: &[String], text: [u8; 32], cause: Cause) -> Result<(), String> {
         let is_asked = self.asked.take().is_some_and(|asked| asked == text);
         if losses.is_empty() || (is_asked && cause == Cause::Hangup) {
             return Ok(());

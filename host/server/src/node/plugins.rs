@@ -21,7 +21,7 @@ const REPORT: Duration = Duration::from_secs(5);
 /// What other nodes put in charge, as the store said last.
 type Versions = watch::Receiver<Option<Arc<StoredPlugins>>>;
 
-pub struct Plugins {
+pub(super) struct Plugins {
     /// What each is to be, by precedence.
     wanted: Vec<watch::Sender<PluginConfig>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -30,7 +30,7 @@ pub struct Plugins {
 impl Plugins {
     /// Those of the configuration that the node began with. `host` is where operators find this node.
     /// Where one of them `loads_later`, all are read again soon.
-    pub fn start(
+    pub(super) fn start(
         hub: &Arc<Hub>,
         configs: &[PluginConfig],
         host: String,
@@ -53,7 +53,7 @@ impl Plugins {
     }
 
     /// Has all of them read again, with these configurations.
-    pub fn configure(&self, configs: Vec<PluginConfig>) {
+    pub(super) fn configure(&self, configs: Vec<PluginConfig>) {
         for (wanted, config) in self.wanted.iter().zip(configs) {
             wanted.send_replace(config);
         }
@@ -62,7 +62,7 @@ impl Plugins {
 
 /// What a configuration makes of the plugins that run, and what of it takes a restart: their rooms and their order, and those that come or
 /// go. Whom it trusts also those hold to that it has no more.
-pub fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
+pub(super) fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
     let find = |plugins: &[PluginConfig], name: &str| plugins.iter().position(|plugin| plugin.name() == name);
     let mut later = vec![];
     let holds = |plugin: &PluginConfig| {

@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 const ASK: Duration = Duration::from_millis(500);
 
 /// Takes up changes for ever. `host` is where operators find this node.
-pub async fn watch(node: Node, status: Arc<Status>, host: String) {
+pub(super) async fn watch(node: Node, status: Arc<Status>, host: String) {
     let Node { config, mut source, services, stored, tls, loads_later, .. } = node;
     let (access, told) = mpsc::unbounded_channel();
     let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);

@@ -67,7 +67,7 @@ impl Source {
         self.files.configuration.reader()
     }
 
-    pub fn certificate_reader(&self) -> Reader {
+    pub(crate) fn certificate_reader(&self) -> Reader {
         self.files.certificate.reader()
     }
 
@@ -92,7 +92,7 @@ impl Source {
     }
 
     /// What a running node is to have. The error says what is wrong, and nothing is to change then.
-    pub async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), NotTaken> {
+    pub(crate) async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), NotTaken> {
         let read = move || {
             let text = Text::again(&file)?;
             if text.is_empty() {
@@ -106,7 +106,7 @@ impl Source {
 
     /// Follows the files that this configuration names. After an error some are followed later, as soon as their file system answers, and
     /// are told to have changed then.
-    pub async fn follow(&self, config: &Config) -> Result<(), ReadFault> {
+    pub(crate) async fn follow(&self, config: &Config) -> Result<(), ReadFault> {
         let files = |tls: &TlsConfig| [tls.certificate.clone(), tls.key.clone()];
         let certificate = self.files.certificate.follow(config.server.tls.iter().flat_map(files).collect());
         let plugins = config.plugins.iter().flat_map(PluginConfig::files).collect();
@@ -117,7 +117,7 @@ impl Source {
 
     /// Awaits what makes the node read its files again. What was told of a file is not forgotten for a configuration that `is_unread`,
     /// and with it is read again after a while.
-    pub async fn changed(&mut self, is_unread: bool) -> Cause {
+    pub(crate) async fn changed(&mut self, is_unread: bool) -> Cause {
         tokio::select! {
             _ = self.hangups.recv() => return Cause::Hangup,
             () = self.files.changed() => {}

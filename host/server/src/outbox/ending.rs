@@ -7,7 +7,7 @@ use switchyard_protocol::Close;
 
 impl Outbox {
     /// Ends the connection once what waits is sent, or at once where the reason says so. The first reason stays.
-    pub fn close(&self, close: Close) {
+    pub(crate) fn close(&self, close: Close) {
         let mut state = self.lock();
         if state.close.is_some() {
             return;
@@ -25,7 +25,7 @@ impl Outbox {
     }
 
     /// Waits for the connection to be asked to end.
-    pub async fn closed(&self) -> Close {
+    pub(crate) async fn closed(&self) -> Close {
         loop {
             let closing = self.closing.notified();
             tokio::pin!(closing);
@@ -39,14 +39,14 @@ impl Outbox {
 
     /// Takes nothing new any more. What waits is sent, also what takes a place that is held, and then there is nothing more to
     /// send ([`Self::poll_send`]).
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.lock().finishing = true;
         self.wake();
         self.room.notify_waiters();
     }
 
     /// The connection is over: nothing is sent any more.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.pipe = None;
         (state.queue, state.bytes) = (VecDeque::new(), 0);
@@ -56,7 +56,7 @@ impl Outbox {
 
     /// Ends it and gives what comes before anything else that is written to the pipe: the rest of a frame of which some was
     /// written, and the answer to a ping.
-    pub fn rest(&self) -> Bytes {
+    pub(crate) fn rest(&self) -> Bytes {
         self.end();
         let mut state = self.lock();
         match (std::mem::take(&mut state.begun), state.pong.take()) {

@@ -2,7 +2,7 @@
 
 /// How a frame was enqueued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
+pub(crate) enum Put {
     /// It was not taken.
     Refused,
     /// Nothing waited before it, so somebody has to flush.

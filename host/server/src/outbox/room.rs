@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 /// What became of a frame that waited for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Paced {
+pub(crate) enum Paced {
     Taken,
     /// By then it was not wanted any more.
     Unwanted,
@@ -18,7 +18,12 @@ impl Outbox {
     /// Enqueues a frame as soon as half of the limit is free, for replays, which are never too fast for a peer; if it is still wanted
     /// at that moment: what `is_wanted` does and the frame are one step to all others. One that takes nothing at all for as long as
     /// `patience` is too slow.
-    pub async fn push_paced(&self, frame: Frame, patience: Duration, is_wanted: impl Fn() -> bool) -> Paced {
+    pub(crate) async fn push_paced(
+        &self,
+        frame: Frame,
+        patience: Duration,
+        is_wanted: impl Fn() -> bool,
+    ) -> Paced {
         {
             let room = self.room_within(frame.len(), self.limit / 2, patience).await;
             let Some(mut state) = room else { return Paced::Closed };
@@ -37,7 +42,7 @@ impl Outbox {
 
     /// Enqueues the answer to a request as soon as there is room for it. `false`: the outbox closed, or closes, because the
     /// peer took nothing at all for as long as `patience`.
-    pub async fn answer(&self, frame: Frame, patience: Duration) -> bool {
+    pub(crate) async fn answer(&self, frame: Frame, patience: Duration) -> bool {
         {
             let room = self.room_within(frame.len(), self.limit, patience).await;
             let Some(mut state) = room else { return false };
@@ -52,7 +57,7 @@ impl Outbox {
     }
 
     /// Waits until half of the limit is free, before something is asked for whose answer may be long. `false`: see [`Self::answer`].
-    pub async fn half_free(&self, patience: Duration) -> bool {
+    pub(crate) async fn half_free(&self, patience: Duration) -> bool {
         self.room_within(0, self.limit / 2, patience).await.is_some()
     }
 

@@ -10,24 +10,24 @@ use std::{
 use switchyard_process::memory::Account;
 
 /// Takes so many bytes and no more.
-pub struct Held(Mutex<(Vec<u8>, usize)>);
+pub(crate) struct Held(Mutex<(Vec<u8>, usize)>);
 
 impl Held {
-    pub fn new(room: usize) -> Arc<Self> {
+    pub(crate) fn new(room: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new((vec![], room))))
     }
 
-    pub fn widen(&self, room: usize) {
+    pub(crate) fn widen(&self, room: usize) {
         self.0.lock().unwrap().1 += room;
     }
 
     /// What it took since it was asked last.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         std::mem::take(&mut self.0.lock().unwrap().0)
     }
 
     /// The same as texts of frames shorter than 126 bytes.
-    pub fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         let (bytes, mut texts) = (self.bytes(), vec![]);
         let mut rest = &bytes[..];
         while let [0x81, length, more @ ..] = rest {
@@ -42,7 +42,7 @@ impl Held {
 
 impl Outbox {
     /// Takes the texts that wait.
-    pub fn drain(&self) -> Vec<String> {
+    pub(crate) fn drain(&self) -> Vec<String> {
         let frames = self.lock().queue.drain(..).flatten().collect::<Vec<_>>();
         let texts = frames.iter().filter(|frame| frame.bytes()[0] == 0x81);
         texts.map(|frame| frame.text().to_owned()).collect()

@@ -22,7 +22,7 @@ use switchyard_store::key::{Digest, Scope};
 const BAD_FRAMES: usize = 10;
 const BAD_WITHIN: Duration = Duration::from_secs(60);
 
-pub struct Active {
+pub(super) struct Active {
     key: Digest,
     pub inbox: RoomName,
     /// Most rooms, `*` and the inbox not counted.
@@ -35,7 +35,7 @@ pub struct Active {
 }
 
 /// What a frame amounts to.
-pub enum Decision<'a> {
+pub(super) enum Decision<'a> {
     Reply(String),
     Refuse(Option<Id<'a>>, Refusal),
     Close(String, Close),
@@ -50,7 +50,7 @@ pub enum Decision<'a> {
 
 impl Decision<'_> {
     /// Whether it is carried out while messages are on their way, which are answered before it.
-    pub fn overlaps(&self) -> bool {
+    pub(super) fn overlaps(&self) -> bool {
         match self {
             Self::Publish { .. } | Self::Refuse(..) | Self::Nothing => true,
             // It is not answered.
@@ -61,7 +61,7 @@ impl Decision<'_> {
 }
 
 /// Everything of a room up to an offset is handled.
-pub struct Acknowledged {
+pub(super) struct Acknowledged {
     pub room: RoomName,
     /// Of the offset, where the client names it.
     pub epoch: Option<Arc<str>>,
@@ -69,33 +69,33 @@ pub struct Acknowledged {
 }
 
 /// A room that is refused before anybody is asked.
-pub struct Refused {
+pub(super) struct Refused {
     pub room: String,
     pub refusal: Refusal,
 }
 
 impl Refused {
     /// A name that is longer than names may be is shown as far as one may be.
-    pub fn new(name: &str, refusal: Refusal) -> Self {
+    pub(super) fn new(name: &str, refusal: Refusal) -> Self {
         let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
         Self { room: name[..end].to_owned(), refusal }
     }
 }
 
 /// An entry for a room that another of the same request is for. Which of them would rule, nobody could tell.
-pub fn named_twice(room: &RoomName) -> Refusal {
+pub(super) fn named_twice(room: &RoomName) -> Refusal {
     Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
 }
 
 /// A room that may be asked for.
-pub struct Wish<'a> {
+pub(super) struct Wish<'a> {
     pub room: RoomName,
     pub terms: Terms<'a>,
 }
 
 impl Active {
     /// `limits`: what the plugins that were asked on connecting narrow.
-    pub fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
+    pub(super) fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
         Self {
             key: key.digest,
             inbox: RoomName::inbox(&key.principal),
@@ -107,11 +107,11 @@ impl Active {
         }
     }
 
-    pub fn message_bytes(&self) -> usize {
+    pub(super) fn message_bytes(&self) -> usize {
         self.message_bytes
     }
 
-    pub fn frame<'a>(&mut self, text: &'a str, keys: &Keys, now: Instant) -> Decision<'a> {
+    pub(super) fn frame<'a>(&mut self, text: &'a str, keys: &Keys, now: Instant) -> Decision<'a> {
         let (id, request) = match request::parse(text) {
             Ok(parsed) => parsed,
             Err((id, refusal)) if refusal.code == Code::BadFrame => return self.bad_frame(id, refusal, now),
@@ -121,7 +121,7 @@ impl Active {
         decision.unwrap_or_else(|refusal| Decision::Refuse(id, refusal))
     }
 
-    pub fn binary(&mut self, now: Instant) -> Decision<'static> {
+    pub(super) fn binary(&mut self, now: Instant) -> Decision<'static> {
         self.bad_frame(None, Refusal::new(Code::BadFrame, "a frame is text, this one is binary"), now)
     }
 
@@ -231,13 +231,13 @@ impl Active {
     }
 
     /// The canonical name, where this connection is in the room.
-    pub fn resolve(&self, room: &RoomName) -> Option<RoomName> {
+    pub(super) fn resolve(&self, room: &RoomName) -> Option<RoomName> {
         let canonical = self.aliases.get(room).unwrap_or(room);
         self.rooms.contains_key(canonical).then(|| canonical.clone())
     }
 
     /// Takes a seat, in the place of an earlier one.
-    pub fn hold(&mut self, requested: &RoomName, seat: Seat) {
+    pub(super) fn hold(&mut self, requested: &RoomName, seat: Seat) {
         let room = seat.room.clone();
         // More spellings than rooms are somebody's game; those beyond are not remembered.
         if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {
@@ -246,23 +246,23 @@ impl Active {
         self.rooms.insert(room, seat);
     }
 
-    pub fn release(&mut self, room: &RoomName) -> Option<Seat> {
+    pub(super) fn release(&mut self, room: &RoomName) -> Option<Seat> {
         self.aliases.retain(|_, canonical| canonical != room);
         self.rooms.remove(room)
     }
 
-    pub fn seat(&self, room: &RoomName) -> Option<&Seat> {
+    pub(super) fn seat(&self, room: &RoomName) -> Option<&Seat> {
         self.rooms.get(room)
     }
 
     /// Ordinary rooms.
-    pub fn room_count(&self) -> usize {
+    pub(super) fn room_count(&self) -> usize {
         self.rooms.keys().filter(|room| room.kind() == Kind::Ordinary).count()
     }
 }
 
 /// Whether a key may publish this, over a WebSocket or HTTP, and to which room.
-pub fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
+pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
     let room = RoomName::parse(&publish.room)?;
     let scope = match room.kind() {
         Kind::Broadcast => Scope::Broadcast,
@@ -274,7 +274,7 @@ pub fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result
 }
 
 /// What a request of so many bytes wants to publish in this room.
-pub fn proposal<'a>(room: RoomName, publish: &'a Publish<'_>, bytes: usize) -> Proposal<'a> {
+pub(crate) fn proposal<'a>(room: RoomName, publish: &'a Publish<'_>, bytes: usize) -> Proposal<'a> {
     let (event, key) = (publish.event.as_deref(), publish.key.as_deref());
     Proposal { room, event, data: publish.data, key, bytes }
 }

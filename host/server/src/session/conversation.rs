@@ -36,21 +36,21 @@ const MAX_EPOCH: usize = 40;
 
 /// What every conversation of a node shares.
 #[derive(Clone)]
-pub struct Services {
+pub(crate) struct Services {
     pub hub: Arc<Hub>,
     pub keys: Arc<ArcSwap<Keys>>,
     pub config: SessionConfig,
 }
 
 /// Where a client comes from.
-pub struct Client {
+pub(crate) struct Client {
     pub remote: SocketAddr,
     pub origin: Option<String>,
     /// When its upgrade was answered: it was there then.
     pub since: tokio::time::Instant,
 }
 
-pub struct Conversation {
+pub(crate) struct Conversation {
     services: Services,
     key: Arc<Key>,
     connection: Arc<Connection>,
@@ -64,12 +64,12 @@ pub struct Conversation {
 }
 
 /// What became of a message, and the id of the request to publish it.
-pub type Told = (Option<Box<RawValue>>, Published);
+pub(super) type Told = (Option<Box<RawValue>>, Published);
 
 impl Conversation {
     /// Lets a client in: a new session, or the one it wants back with all its rooms. `permit` is there when the key
     /// came with the upgrade. `connection` is new.
-    pub async fn open(
+    pub(crate) async fn open(
         services: Services,
         greeted: Greeted<'_>,
         client: Client,
@@ -149,17 +149,17 @@ impl Conversation {
         Ok(conversation)
     }
 
-    pub fn connection(&self) -> &Arc<Connection> {
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    pub async fn text(&mut self, text: &str) {
+    pub(crate) async fn text(&mut self, text: &str) {
         let keys = self.services.keys.load_full();
         let decision = self.active.frame(text, &keys, Instant::now());
         self.carry_out(decision, text.len()).await;
     }
 
-    pub async fn binary(&mut self) {
+    pub(crate) async fn binary(&mut self) {
         let decision = self.active.binary(Instant::now());
         self.carry_out(decision, 0).await;
     }
@@ -222,14 +222,14 @@ impl Conversation {
     }
 
     /// Awaits the next answer to a message on its way; for ever where there is none. Nothing is lost if nobody waits to the end.
-    pub async fn published(&mut self) -> Told {
+    pub(crate) async fn published(&mut self) -> Told {
         match self.publishes.next(&self.services.hub).await {
             Some(told) => told,
             None => std::future::pending().await,
         }
     }
 
-    pub async fn tell(&mut self, (id, published): Told) {
+    pub(crate) async fn tell(&mut self, (id, published): Told) {
         self.answer("published", id.as_deref(), published).await;
     }
 
@@ -247,7 +247,7 @@ impl Conversation {
     }
 
     /// Answers all that is on its way.
-    pub async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         let hub = self.services.hub.clone();
         while let Some(told) = self.publishes.next(&hub).await {
             self.tell(told).await;
@@ -284,14 +284,14 @@ impl Conversation {
     }
 
     /// Something came over a socket that was last seen empty at an instant.
-    pub fn heard(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
+    pub(crate) fn heard(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
         if self.connection.pings.is_alive(emptied) {
             self.services.hub.store.vouch(self.connection.hold());
         }
     }
 
     /// The client answered a ping: what was sent before that, it has heard.
-    pub fn pong(&mut self, payload: &[u8]) {
+    pub(crate) fn pong(&mut self, payload: &[u8]) {
         // The heartbeat's have no payload.
         let Ok(nonce) = payload.try_into().map(u64::from_be_bytes) else { return };
         for confirmed in self.connection.pings.answered(nonce) {

@@ -6,13 +6,13 @@ use switchyard_protocol::{Close, Code, Id, Refusal, Request, reply, request};
 use switchyard_store::SessionToken;
 
 /// A connection that has not said `connect` yet.
-pub struct Greeting {
+pub(crate) struct Greeting {
     /// The key that came with the upgrade and was found good.
     presented: Option<Arc<Key>>,
 }
 
 /// A client whose key is good.
-pub struct Greeted<'a> {
+pub(crate) struct Greeted<'a> {
     pub id: Option<Id<'a>>,
     pub key: Arc<Key>,
     /// The session that it wants back; `None` also for what is no token at all.
@@ -21,7 +21,7 @@ pub struct Greeted<'a> {
 
 /// What a client that may not come in is told before the connection closes.
 #[derive(Debug)]
-pub struct Rejected {
+pub(crate) struct Rejected {
     pub code: Option<Code>,
     /// Empty where the client broke the protocol and is not told in words.
     pub frame: String,
@@ -29,22 +29,22 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    pub fn new(id: Option<Id>, refusal: &Refusal, close: Close) -> Self {
+    pub(crate) fn new(id: Option<Id>, refusal: &Refusal, close: Close) -> Self {
         Self { code: Some(refusal.code), frame: reply::error(id, refusal), close }
     }
 
     /// Without a word but the close.
-    pub fn silent(close: Close) -> Self {
+    pub(crate) fn silent(close: Close) -> Self {
         Self { code: None, frame: String::new(), close }
     }
 }
 
 impl Greeting {
-    pub fn new(presented: Option<Arc<Key>>) -> Self {
+    pub(crate) fn new(presented: Option<Arc<Key>>) -> Self {
         Self { presented }
     }
 
-    pub fn frame<'a>(self, text: &'a str, keys: &Keys) -> Result<Greeted<'a>, Rejected> {
+    pub(crate) fn frame<'a>(self, text: &'a str, keys: &Keys) -> Result<Greeted<'a>, Rejected> {
         let (id, api_key, session) = match request::parse(text) {
             Ok((id, Request::Connect { api_key, session })) => (id, api_key, session),
             Ok((id, _)) => return Err(Self::expected_connect(id, "it is another request")),
@@ -62,11 +62,11 @@ impl Greeting {
         }
     }
 
-    pub fn binary() -> Rejected {
+    pub(crate) fn binary() -> Rejected {
         Self::expected_connect(None, "it is binary")
     }
 
-    pub fn timeout(millis: u128) -> Rejected {
+    pub(crate) fn timeout(millis: u128) -> Rejected {
         let message = format!("no connect came within {millis} ms");
         Rejected::new(None, &Refusal::new(Code::AuthTimeout, message), Close::ConnectTimeout)
     }

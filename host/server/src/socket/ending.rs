@@ -16,14 +16,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 /// How long a peer may take what is left for it and close, before the connection is cut.
-pub const LINGER: Duration = Duration::from_secs(3);
+pub(super) const LINGER: Duration = Duration::from_secs(3);
 /// The same for a peer that was too slow and has much to read before the close.
 const LINGER_SLOW: Duration = Duration::from_secs(10);
 /// Bytes that a peer may go on to send, before the connection is cut. Who writes a long message before it reads has sent it then.
 const MOST_DISCARDED: usize = 16 << 20;
 
 /// The close code of an error of the protocol; `None` when the connection broke.
-pub fn violation(error: tungstenite::Error) -> Option<Close> {
+pub(super) fn violation(error: tungstenite::Error) -> Option<Close> {
     match error {
         tungstenite::Error::Capacity(_) => Some(Close::FrameTooLarge),
         tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
@@ -40,12 +40,12 @@ pub fn violation(error: tungstenite::Error) -> Option<Close> {
 }
 
 /// When a connection that closes now is cut.
-pub fn cut_at(close: Close) -> Instant {
+pub(super) fn cut_at(close: Close) -> Instant {
     Instant::now() + if close == Close::Slow { LINGER_SLOW } else { LINGER }
 }
 
 /// Writes what is left, ends the stream, and waits for the peer to end its own, until then at most.
-pub async fn end(wire: &Wire, left: impl IntoIterator<Item = Bytes>, until: Instant) {
+pub(super) async fn end(wire: &Wire, left: impl IntoIterator<Item = Bytes>, until: Instant) {
     let written = async {
         for mut bytes in left {
             while !bytes.is_empty() {
@@ -65,7 +65,7 @@ pub async fn end(wire: &Wire, left: impl IntoIterator<Item = Bytes>, until: Inst
 }
 
 /// Throws away what comes, until the peer ends its stream. An error: it broke, or went on for too long.
-pub async fn discard(wire: &Wire) -> io::Result<()> {
+pub(super) async fn discard(wire: &Wire) -> io::Result<()> {
     let mut left = MOST_DISCARDED;
     loop {
         match poll_fn(|cx| wire.poll_discard(cx)).await {

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 /// A peer whose upgrade was good.
-pub struct Peer {
+pub(crate) struct Peer {
     pub client: Client,
     /// The key that came with the upgrade.
     pub presented: Option<(Arc<Key>, Permit)>,
@@ -32,7 +32,7 @@ pub struct Peer {
 
 /// Awaits the first frame; `None`: the peer was turned away. `draining` ends that; later, connections are closed through their
 /// outbox.
-pub async fn greet(
+pub(crate) async fn greet(
     mut socket: Box<Socket>,
     peer: Peer,
     services: Services,

@@ -13,7 +13,7 @@ use std::{
 use switchyard_process::memory::{Kind, Share, Steps};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub struct Stream {
+pub(crate) struct Stream {
     wire: Arc<Wire>,
     /// Since the upgrade.
     coming: Option<Coming>,
@@ -29,28 +29,28 @@ struct Coming {
 }
 
 /// Bytes of a message by which a client says who it is.
-pub const FIRST: usize = 16 << 10;
+pub(super) const FIRST: usize = 16 << 10;
 /// What a client's frame has beside its payload, where that is short.
 const HEADER: usize = 6;
 
 impl Stream {
-    pub fn new(wire: Arc<Wire>) -> Self {
+    pub(crate) fn new(wire: Arc<Wire>) -> Self {
         Self { wire, coming: None }
     }
 
-    pub fn wire(&self) -> &Arc<Wire> {
+    pub(crate) fn wire(&self) -> &Arc<Wire> {
         &self.wire
     }
 
     /// From now on what is written is thrown away, and what comes is counted until it is a whole message.
-    pub fn only_read(self, strangers: &Arc<Share>) -> Self {
+    pub(crate) fn only_read(self, strangers: &Arc<Share>) -> Self {
         let counted = Steps::new(strangers.charge(Kind::Frames, 0));
         let coming = Coming { bytes: 0, most: FIRST, counted, share: strangers.clone() };
         Self { coming: Some(coming), ..self }
     }
 
     /// It is let in: a principal answers for what comes.
-    pub fn move_to(&mut self, share: &Arc<Share>) {
+    pub(crate) fn move_to(&mut self, share: &Arc<Share>) {
         if let Some(coming) = &mut self.coming {
             coming.counted.move_to(share);
             (coming.share, coming.most) = (share.clone(), usize::MAX);
@@ -58,12 +58,12 @@ impl Stream {
     }
 
     /// A message came whole.
-    pub fn whole(&mut self) {
+    pub(crate) fn whole(&mut self) {
         self.took(usize::MAX);
     }
 
     /// A frame with a payload of so many bytes came that is no part of a message.
-    pub fn control(&mut self, payload: usize) {
+    pub(crate) fn control(&mut self, payload: usize) {
         self.took(payload + HEADER);
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-pub struct Wire {
+pub(crate) struct Wire {
     io: Io,
     /// When something last came, in milliseconds since the process began to count.
     heard: AtomicU64,
@@ -43,11 +43,11 @@ const DISCARDS: usize = 8 << 10;
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Wire {
-    pub fn plain(tcp: TcpStream) -> Self {
+    pub(crate) fn plain(tcp: TcpStream) -> Self {
         Self::new(Io::Plain(tcp))
     }
 
-    pub fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
         Self::new(Io::Tls(Box::new(Mutex::new(stream))))
     }
 
@@ -63,17 +63,17 @@ impl Wire {
     }
 
     /// The silence until now does not count.
-    pub fn excuse(&self) {
+    pub(crate) fn excuse(&self) {
         self.heard();
     }
 
     /// From now on nobody reads, or somebody does again. The silence of a peer that nobody listens to does not count.
-    pub fn set_deaf(&self, deaf: bool) {
+    pub(crate) fn set_deaf(&self, deaf: bool) {
         self.deaf.store(deaf, Ordering::Relaxed);
         self.heard();
     }
 
-    pub fn last_heard(&self) -> Instant {
+    pub(crate) fn last_heard(&self) -> Instant {
         if self.deaf.load(Ordering::Relaxed) {
             return Instant::now();
         }
@@ -81,7 +81,7 @@ impl Wire {
     }
 
     /// When all that had come was last read.
-    pub fn last_emptied(&self) -> Instant {
+    pub(crate) fn last_emptied(&self) -> Instant {
         *BEGAN + Duration::from_millis(self.emptied.load(Ordering::Relaxed))
     }
 
@@ -89,7 +89,7 @@ impl Wire {
         self.emptied.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    pub fn poll_read(&self, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_read(&self, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(self.poll_read_some(cx, buf))?;
         if buf.filled().len() > before {
@@ -99,7 +99,7 @@ impl Wire {
     }
 
     /// Reads something and throws it away: how many bytes. 0: the peer ended its stream.
-    pub fn poll_discard(&self, cx: &mut Context) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_discard(&self, cx: &mut Context) -> Poll<io::Result<usize>> {
         let mut bin = [0; DISCARDS];
         let mut bin = ReadBuf::new(&mut bin);
         ready!(self.poll_read_some(cx, &mut bin))?;
@@ -129,7 +129,7 @@ impl Wire {
         }
     }
 
-    pub fn poll_shutdown(&self, cx: &mut Context) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_shutdown(&self, cx: &mut Context) -> Poll<io::Result<()>> {
         match &self.io {
             Io::Plain(tcp) => Poll::Ready(socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Write)),
             Io::Tls(stream) => Pin::new(&mut *lock(stream)).poll_shutdown(cx),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub async fn a_membership_moves_when_its_client_has_heard(s: Subject) {
+pub(super) async fn a_membership_moves_when_its_client_has_heard(s: Subject) {
     let joined = s.publish("a", "1").await.position;
     let mut hold = s.member("acme", "a", Some("{}")).await;
     let at = |epoch: &str, offset| Position { epoch: epoch.into(), offset };
@@ -27,7 +27,7 @@ pub async fn a_membership_moves_when_its_client_has_heard(s: Subject) {
     assert_eq!(s.count("elsewhere").await, 0, "neither makes a member");
 }
 
-pub async fn receipts_count_what_is_of_the_rooms_epoch(s: Subject) {
+pub(super) async fn receipts_count_what_is_of_the_rooms_epoch(s: Subject) {
     let mut hold = s.member("acme", "a", None).await;
     let first = s.publish("a", "1").await.position;
     let second = s.publish("a", "2").await.position;

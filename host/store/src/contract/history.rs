@@ -30,7 +30,7 @@ impl Subject {
     }
 }
 
-pub async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
+pub(super) async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
     for n in 1..=60 {
         s.publish("a", &text(1000)).await;
         let held = s.held().await;
@@ -49,7 +49,7 @@ pub async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
     assert_eq!(s.offsets("a", Some(&large), 10).await, (vec![122], false, true));
 }
 
-pub async fn what_is_trimmed_by_count_takes_no_bytes(s: Subject) {
+pub(super) async fn what_is_trimmed_by_count_takes_no_bytes(s: Subject) {
     for n in 1..=60 {
         s.publish("a", &text(1000)).await;
         assert_eq!(s.held().await, 5.min(n), "five are within the bytes");

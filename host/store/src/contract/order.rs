@@ -3,7 +3,7 @@
 use super::*;
 
 /// Nobody waits for an answer before the next message comes.
-pub async fn what_overlaps_is_in_order(s: Subject) {
+pub(super) async fn what_overlaps_is_in_order(s: Subject) {
     const MANY: u64 = 200;
     let (named, inbox, acme) = (room("a"), room("@acme"), Arc::<str>::from("acme"));
     s.store.watch(&named);

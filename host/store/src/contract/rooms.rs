@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub async fn reading_makes_no_room(s: Subject) {
+pub(super) async fn reading_makes_no_room(s: Subject) {
     let newest = async || s.store.history(&room("a"), None, TEN, Reader::Other).await.unwrap();
     let (first, second) = (newest().await, newest().await);
     assert!(first.messages.is_empty() && first.newest.offset == 0);
@@ -21,7 +21,7 @@ pub async fn reading_makes_no_room(s: Subject) {
     assert!(s.store.history(&room("a"), Some(&first), TEN, Reader::Other).await.unwrap().whole);
 }
 
-pub async fn what_needs_a_member_is_published_while_there_is_one(s: Subject) {
+pub(super) async fn what_needs_a_member_is_published_while_there_is_one(s: Subject) {
     let (acme, inbox) = (Arc::<str>::from("acme"), room("@acme"));
     let publish = async |key| {
         let message =

@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub async fn a_session_comes_back_with_its_rooms(s: Subject) {
+pub(super) async fn a_session_comes_back_with_its_rooms(s: Subject) {
     let joined = s.publish("a", "1").await.position;
     let mut hold = s.member("acme", "a", Some(r#"{"x":1}"#)).await;
     for name in ["b", "gone"] {
@@ -43,7 +43,7 @@ pub async fn a_session_comes_back_with_its_rooms(s: Subject) {
     s.store.detach(hold);
 }
 
-pub async fn a_session_is_its_principals_and_ends(s: Subject) {
+pub(super) async fn a_session_is_its_principals_and_ends(s: Subject) {
     let hold = s.member("acme", "a", None).await;
     let Hold { token, connection } = hold;
     assert!(s.resume(token, "zed", ConnectionId::random()).await.is_none());
@@ -59,7 +59,7 @@ pub async fn a_session_is_its_principals_and_ends(s: Subject) {
     assert!(s.resume(hold.token, "acme", ConnectionId::random()).await.is_none());
 }
 
-pub async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
+pub(super) async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
     let old = s.member("acme", "a", None).await;
     let new = Hold { connection: ConnectionId::random(), ..old };
     let resumed = s.resume(old.token, "acme", new.connection).await.unwrap();
@@ -80,7 +80,7 @@ pub async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) {
 }
 
 /// A client gave up waiting and came back elsewhere; what it asked first is carried out last.
-pub async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
+pub(super) async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
     let hold = s.member("acme", "a", None).await;
     s.units(1).await;
     let asked = Instant::now();
@@ -93,7 +93,7 @@ pub async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject) {
     s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
 }
 
-pub async fn a_session_comes_with_a_place_or_not_at_all(s: Subject) {
+pub(super) async fn a_session_comes_with_a_place_or_not_at_all(s: Subject) {
     let acme: Arc<str> = "acme".into();
     let resume = async |token, connection, most| {
         s.units(1).await;

@@ -31,7 +31,7 @@ fn key((principal, key): (&str, &str)) -> Key {
     [principal, " ", key].concat().into()
 }
 
-pub struct Log {
+pub(super) struct Log {
     pub name: Arc<str>,
     pub epoch: Arc<str>,
     newest: u64,
@@ -53,7 +53,7 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn new(name: Arc<str>, now: Instant, account: &Arc<Account>) -> Self {
+    pub(super) fn new(name: Arc<str>, now: Instant, account: &Arc<Account>) -> Self {
         let epoch = format!("{:08x}", u32::from_le_bytes(super::random())).into();
         let charge = account.charge(Kind::Rooms, ROOM + name.len());
         Self {
@@ -89,21 +89,21 @@ impl Log {
         }
     }
 
-    pub fn position(&self, offset: u64) -> Position {
+    pub(super) fn position(&self, offset: u64) -> Position {
         Position { epoch: self.epoch.clone(), offset }
     }
 
-    pub fn newest(&self) -> Position {
+    pub(super) fn newest(&self) -> Position {
         self.position(self.newest)
     }
 
     /// The offset that a key was first used for.
-    pub fn known(&self, used: (&str, &str), now: Instant) -> Option<u64> {
+    pub(super) fn known(&self, used: (&str, &str), now: Instant) -> Option<u64> {
         debug_assert!(self.key_ends.front().is_none_or(|held| held.end > now), "trimmed before");
         self.keys.get(&key(used)).copied()
     }
 
-    pub fn append(&mut self, message: &Message, config: &Retention, now: Instant) -> Arc<Publication> {
+    pub(super) fn append(&mut self, message: &Message, config: &Retention, now: Instant) -> Arc<Publication> {
         self.newest += 1;
         self.used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
@@ -136,7 +136,7 @@ impl Log {
     }
 
     /// Drops what has passed its age.
-    pub fn trim(&mut self, config: &Retention, now: Instant) {
+    pub(super) fn trim(&mut self, config: &Retention, now: Instant) {
         while self.held.front().is_some_and(|held| now.duration_since(held.since) >= config.history.age) {
             self.drop_oldest();
         }
@@ -150,7 +150,7 @@ impl Log {
     }
 
     /// Forgets the idempotency keys that end by then, of principals for whom more than `level` is kept.
-    pub fn drop_keys(&mut self, then: Instant, level: usize) {
+    pub(super) fn drop_keys(&mut self, then: Instant, level: usize) {
         let keys = &mut self.keys;
         self.key_ends.retain(|held| {
             let stays = held.end > then || held.charge.share().used() <= level;
@@ -168,7 +168,7 @@ impl Log {
         }
     }
 
-    pub fn read(&self, after: Option<&Position>, limit: PageLimit) -> History {
+    pub(super) fn read(&self, after: Option<&Position>, limit: PageLimit) -> History {
         let oldest = self.newest + 1 - self.held.len() as u64;
         let (from, whole) = match after {
             None => (oldest, true),
@@ -189,13 +189,19 @@ impl Log {
     }
 
     /// The node does not want any more what is published.
-    pub fn unwatch(&mut self) {
+    pub(super) fn unwatch(&mut self) {
         self.watched = false;
         self.used = Instant::now();
     }
 
     /// A session is a member from now on; `anew`: another one than before.
-    pub fn enter(&mut self, token: SessionToken, share: &Arc<Share>, membership: Membership, anew: bool) {
+    pub(super) fn enter(
+        &mut self,
+        token: SessionToken,
+        share: &Arc<Share>,
+        membership: Membership,
+        anew: bool,
+    ) {
         self.paid_by(share);
         if anew {
             self.members.remove(token);
@@ -204,39 +210,39 @@ impl Log {
     }
 
     /// A member has left.
-    pub fn forget(&mut self, token: SessionToken) {
+    pub(super) fn forget(&mut self, token: SessionToken) {
         self.members.remove(token);
         self.used = Instant::now();
     }
 
     /// When it was published to last, and what the messages take that it holds.
-    pub fn history(&self) -> (Instant, usize) {
+    pub(super) fn history(&self) -> (Instant, usize) {
         (self.used, self.bytes)
     }
 
     /// Whether it is of a principal for whom more than this is kept: of the newest message's publisher, and the oldest's.
-    pub fn is_beyond(&self, level: usize) -> bool {
+    pub(super) fn is_beyond(&self, level: usize) -> bool {
         let ends = [self.held.front(), self.held.back()];
         ends.into_iter().flatten().any(|held| held.claim.share().used() > level)
     }
 
     /// When the idempotency keys end of principals for whom more than this is kept, each with what it takes.
-    pub fn keys(&self, level: usize) -> impl Iterator<Item = (Instant, usize)> {
+    pub(super) fn keys(&self, level: usize) -> impl Iterator<Item = (Instant, usize)> {
         let beyond = self.key_ends.iter().filter(move |held| held.charge.share().used() > level);
         beyond.map(|held| (held.end, held.charge.bytes()))
     }
 
     /// Holds no message any more: whoever has missed one is told so.
-    pub fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         (self.held, self.bytes) = (VecDeque::new(), 0);
     }
 
-    pub fn is_idle(&self, now: Instant, idle: Duration) -> bool {
+    pub(super) fn is_idle(&self, now: Instant, idle: Duration) -> bool {
         let empty = self.members.is_empty() && self.held.is_empty() && self.keys.is_empty();
         empty && !self.watched && now.duration_since(self.used) >= idle
     }
 
-    pub fn summary(&self) -> RoomSummary {
+    pub(super) fn summary(&self) -> RoomSummary {
         RoomSummary {
             room: self.name.clone(),
             epoch: self.epoch.clone(),
@@ -249,7 +255,7 @@ impl Log {
 
 /// The members of a room: sessions, with how far each has acknowledged.
 #[derive(Default)]
-pub struct Table {
+pub(super) struct Table {
     members: HashMap<SessionToken, Member>,
     /// How many sessions each principal has here.
     principals: BTreeMap<Arc<str>, usize>,
@@ -265,7 +271,7 @@ struct Member {
 }
 
 impl Table {
-    pub fn insert(&mut self, token: SessionToken, share: &Arc<Share>, membership: Membership) {
+    pub(super) fn insert(&mut self, token: SessionToken, share: &Arc<Share>, membership: Membership) {
         let filter = membership.filter.as_deref().map_or(0, str::len);
         let charge = share.charge(Kind::Sessions, MEMBER + filter);
         if let Some(member) = self.members.get_mut(&token) {
@@ -277,7 +283,7 @@ impl Table {
         self.members.insert(token, Member { filter, joined, acknowledged: None, charge });
     }
 
-    pub fn remove(&mut self, token: SessionToken) {
+    pub(super) fn remove(&mut self, token: SessionToken) {
         let Some(member) = self.members.remove(&token) else { return };
         let sessions = self.principals.get_mut(member.principal()).expect("counted on joining");
         *sessions -= 1;
@@ -286,14 +292,14 @@ impl Table {
         }
     }
 
-    pub fn get(&self, token: SessionToken) -> Option<Membership> {
+    pub(super) fn get(&self, token: SessionToken) -> Option<Membership> {
         let Member { filter, joined, acknowledged, .. } = self.members.get(&token)?;
         let offset = acknowledged.unwrap_or(0).max(joined.offset);
         let position = Position { epoch: joined.epoch.clone(), offset };
         Some(Membership { filter: filter.clone(), position })
     }
 
-    pub fn acknowledge(&mut self, token: SessionToken, position: &Position) {
+    pub(super) fn acknowledge(&mut self, token: SessionToken, position: &Position) {
         if let Some(member) = self.members.get_mut(&token) {
             if member.joined.epoch != position.epoch {
                 member.advance(position);
@@ -302,18 +308,18 @@ impl Table {
         }
     }
 
-    pub fn advance(&mut self, token: SessionToken, position: &Position) {
+    pub(super) fn advance(&mut self, token: SessionToken, position: &Position) {
         if let Some(member) = self.members.get_mut(&token) {
             member.advance(position);
         }
     }
 
-    pub fn list(&self, most: usize) -> Members {
+    pub(super) fn list(&self, most: usize) -> Members {
         let principals = self.principals.keys().take(most).cloned().collect();
         Members { count: self.len(), principals, more: self.principals.len() > most }
     }
 
-    pub fn receipt(&self, message: &Position) -> Receipt {
+    pub(super) fn receipt(&self, message: &Position) -> Receipt {
         let has = |member: &&Member| {
             member.joined.epoch == message.epoch && member.acknowledged >= Some(message.offset)
         };
@@ -321,11 +327,11 @@ impl Table {
         Receipt { members: self.len(), acknowledged }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.members.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
 
 #[derive(Default)]
-pub struct Plugins {
+pub(super) struct Plugins {
     /// How often they were changed.
     changes: u64,
     lineages: HashMap<String, Lineage>,
@@ -15,16 +15,16 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    pub fn newer(&self, known: Option<&Revision>) -> Option<StoredPlugins> {
+    pub(super) fn newer(&self, known: Option<&Revision>) -> Option<StoredPlugins> {
         let revision = Revision(format!("memory {}", self.changes).into());
         (Some(&revision) != known).then(|| StoredPlugins { revision, lineages: self.lineages.clone() })
     }
 
-    pub fn lineage(&self, plugin: &str) -> Lineage {
+    pub(super) fn lineage(&self, plugin: &str) -> Lineage {
         self.lineages.get(plugin).cloned().unwrap_or_default()
     }
 
-    pub fn change(&mut self, plugin: &str, change: Change<'_>) -> bool {
+    pub(super) fn change(&mut self, plugin: &str, change: Change<'_>) -> bool {
         let lineage = self.lineages.entry(plugin.to_owned()).or_default();
         if lineage.generation + 1 != change.lineage.generation {
             return false;
@@ -39,15 +39,15 @@ impl Plugins {
         true
     }
 
-    pub fn code(&self, plugin: &str, sha256: &str) -> Option<Bytes> {
+    pub(super) fn code(&self, plugin: &str, sha256: &str) -> Option<Bytes> {
         self.codes.get(&(plugin.to_owned(), sha256.to_owned())).cloned()
     }
 
-    pub fn report(&mut self, report: &str) {
+    pub(super) fn report(&mut self, report: &str) {
         self.report = Some(report.to_owned());
     }
 
-    pub fn reports(&self) -> Vec<(Arc<str>, String)> {
+    pub(super) fn reports(&self) -> Vec<(Arc<str>, String)> {
         self.report.iter().map(|report| ("this".into(), report.clone())).collect()
     }
 }

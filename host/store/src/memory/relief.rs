@@ -13,7 +13,7 @@ const PARTS: u32 = 300;
 const TELL: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
-pub struct Relief(Mutex<Last>);
+pub(super) struct Relief(Mutex<Last>);
 
 #[derive(Default)]
 struct Last {

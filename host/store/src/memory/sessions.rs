@@ -4,7 +4,7 @@ use super::*;
 use std::collections::{BTreeSet, VecDeque};
 use switchyard_process::memory::{Account, Charge, Kind, Share};
 
-pub struct Sessions {
+pub(super) struct Sessions {
     ttl: Duration,
     account: Arc<Account>,
     all: HashMap<SessionToken, Session>,
@@ -36,7 +36,7 @@ enum Holder {
     NobodyUntil(Instant),
 }
 
-pub enum Taken {
+pub(super) enum Taken {
     /// The connection that held it, and its rooms.
     Held(Option<ConnectionId>, Vec<RoomName>),
     Gone,
@@ -44,11 +44,11 @@ pub enum Taken {
 }
 
 impl Sessions {
-    pub fn new(ttl: Duration, account: &Arc<Account>) -> Self {
+    pub(super) fn new(ttl: Duration, account: &Arc<Account>) -> Self {
         Self { ttl, account: account.clone(), all: HashMap::new(), ends: VecDeque::new() }
     }
 
-    pub fn create(&mut self, principal: &Arc<str>, connection: ConnectionId) -> SessionToken {
+    pub(super) fn create(&mut self, principal: &Arc<str>, connection: ConnectionId) -> SessionToken {
         let token = SessionToken::random();
         let holder = Holder::Connection(connection);
         let (taken, charge) = (Instant::now(), self.account.share(principal).charge(Kind::Sessions, SESSION));
@@ -58,14 +58,14 @@ impl Sessions {
     }
 
     /// Whether a connection holds the session.
-    pub fn is_taken_over(&self, token: SessionToken, principal: &str) -> bool {
+    pub(super) fn is_taken_over(&self, token: SessionToken, principal: &str) -> bool {
         self.all.get(&token).is_some_and(|session| {
             *session.principal() == *principal && matches!(session.holder, Holder::Connection(_))
         })
     }
 
     /// The connection that held it and its rooms.
-    pub fn resume(
+    pub(super) fn resume(
         &mut self,
         token: SessionToken,
         principal: &str,
@@ -86,7 +86,7 @@ impl Sessions {
         Taken::Held(previous, session.rooms.iter().cloned().collect())
     }
 
-    pub fn detach(&mut self, hold: Hold, now: Instant) {
+    pub(super) fn detach(&mut self, hold: Hold, now: Instant) {
         let end = now + self.ttl;
         if let Some(session) = self.held(hold) {
             session.holder = Holder::NobodyUntil(end);
@@ -95,7 +95,7 @@ impl Sessions {
     }
 
     /// Removes the session and gives its rooms.
-    pub fn end(&mut self, hold: Hold) -> BTreeSet<RoomName> {
+    pub(super) fn end(&mut self, hold: Hold) -> BTreeSet<RoomName> {
         match self.held(hold) {
             Some(_) => self.all.remove(&hold.token).map(|session| session.rooms).unwrap_or_default(),
             None => BTreeSet::new(),
@@ -107,25 +107,25 @@ impl Sessions {
         self.all.get_mut(&hold.token).filter(by)
     }
 
-    pub fn is_held(&mut self, hold: Hold) -> bool {
+    pub(super) fn is_held(&mut self, hold: Hold) -> bool {
         self.held(hold).is_some()
     }
 
     /// What the principal answers for, where the connection holds the session.
-    pub fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<Share>> {
+    pub(super) fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<Share>> {
         let session = self.held(hold)?;
         session.rooms.insert(room.clone());
         Some(session.charge.share().clone())
     }
 
-    pub fn exit(&mut self, hold: Hold, room: &str) {
+    pub(super) fn exit(&mut self, hold: Hold, room: &str) {
         if let Some(session) = self.held(hold) {
             session.rooms.remove(room);
         }
     }
 
     /// Removes the sessions whose time has come and gives their rooms.
-    pub fn expire(&mut self, now: Instant) -> Vec<(SessionToken, BTreeSet<RoomName>)> {
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(SessionToken, BTreeSet<RoomName>)> {
         let mut expired = vec![];
         while let Some((end, token)) = self.ends.front().copied().filter(|(end, _)| *end <= now) {
             self.ends.pop_front();

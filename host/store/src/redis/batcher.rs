@@ -29,7 +29,7 @@ struct Inner<K, E, A> {
     queues: Mutex<Queues<K, E, A>>,
 }
 
-pub struct Batcher<K, E, A>(Arc<Inner<K, E, A>>);
+pub(super) struct Batcher<K, E, A>(Arc<Inner<K, E, A>>);
 
 impl<K, E, A> Batcher<K, E, A>
 where
@@ -37,7 +37,7 @@ where
     E: std::marker::Send + 'static,
     A: std::marker::Send + 'static,
 {
-    pub fn new<Sent>(send: impl Fn(K, Vec<E>) -> Sent + std::marker::Send + Sync + 'static) -> Self
+    pub(super) fn new<Sent>(send: impl Fn(K, Vec<E>) -> Sent + std::marker::Send + Sync + 'static) -> Self
     where
         Sent: Future<Output = Result<Vec<A>, Unavailable>> + std::marker::Send + 'static,
     {
@@ -46,7 +46,7 @@ where
     }
 
     /// Its entry is on its way, or will be, also if nobody waits for the answer any more.
-    pub async fn submit(&self, key: K, entry: E) -> Result<A, Unavailable> {
+    pub(super) async fn submit(&self, key: K, entry: E) -> Result<A, Unavailable> {
         let (waiter, answer) = oneshot::channel();
         let is_first = {
             let mut queues = self.0.queues();

@@ -10,23 +10,23 @@ use tokio::time::Instant;
 
 /// What a write may take, from the moment its client asked, until Redis does not carry it out any more. Longer than an answer
 /// is waited for.
-pub const DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 const _: () = assert!(DEADLINE.as_millis() > PATIENCE.as_millis());
 /// Nobody gives a write longer than this: one that would have longer is refused, as the clock was set back since its node heard of it.
 /// The scripts have the same number.
 const LONGEST: Duration = Duration::from_secs(5);
 /// Answers that are remembered: the one that came fastest says best what the clock shows.
-pub const SAMPLES: usize = 16;
+pub(super) const SAMPLES: usize = 16;
 /// Microseconds beyond which an answer was not slow, but the clock was set back.
 const STEP: u64 = 250_000;
 
 /// What Redis said lately, in microseconds, and when that was heard.
 #[derive(Default)]
-pub struct Clock(Mutex<VecDeque<(u64, Instant)>>);
+pub(super) struct Clock(Mutex<VecDeque<(u64, Instant)>>);
 
 impl Clock {
     /// Redis said that it was so late, in Unix microseconds, before now.
-    pub fn heard(&self, time: u64) {
+    pub(super) fn heard(&self, time: u64) {
         let now = Instant::now();
         let mut samples = self.samples();
         if samples.iter().any(|(time_then, heard)| shift(*time_then, *heard, now) > time + STEP) {
@@ -39,12 +39,12 @@ impl Clock {
     }
 
     /// A lower bound of what Redis' clock shows, or showed, at an instant, in microseconds.
-    pub fn at(&self, instant: Instant) -> u64 {
+    pub(super) fn at(&self, instant: Instant) -> u64 {
         self.samples().iter().map(|(time, heard)| shift(*time, *heard, instant)).max().unwrap_or(0)
     }
 
     /// The same in milliseconds, for now.
-    pub fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.at(Instant::now()) / 1000
     }
 
@@ -54,12 +54,12 @@ impl Clock {
 }
 
 /// Whether a write with this deadline is not carried out any more by a clock that shows `time`, in milliseconds.
-pub fn is_late(deadline: u64, time: u64) -> bool {
+pub(super) fn is_late(deadline: u64, time: u64) -> bool {
     time > deadline || deadline - time > LONGEST.as_millis() as u64
 }
 
 /// Microseconds at `instant` by a clock that showed `time` at `heard`, or before.
-pub fn shift(time: u64, heard: Instant, instant: Instant) -> u64 {
+pub(super) fn shift(time: u64, heard: Instant, instant: Instant) -> u64 {
     match instant.checked_duration_since(heard) {
         Some(since) => time + since.as_micros() as u64,
         None => time.saturating_sub((heard - instant).as_micros() as u64 + 1),

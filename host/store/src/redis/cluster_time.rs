@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 /// What goes by between two answers counts up to this. Beyond it nobody may have reached Redis, and others need their time to come
 /// back before they are taken for dead.
-pub const MOST: Duration = Duration::from_secs(2);
+pub(super) const MOST: Duration = Duration::from_secs(2);
 
 /// What this node knows of it: never later than it is.
 #[derive(Default)]
-pub struct ClusterTime(Mutex<Option<Known>>);
+pub(super) struct ClusterTime(Mutex<Option<Known>>);
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -37,7 +37,7 @@ impl Known {
 
 impl ClusterTime {
     /// Redis said that it was so late.
-    pub fn heard(&self, time: u64) {
+    pub(super) fn heard(&self, time: u64) {
         let heard = Instant::now();
         let mut known = self.known();
         *known = Some(match *known {
@@ -49,12 +49,12 @@ impl ClusterTime {
     }
 
     /// What time it is, as far as this node can be sure; 0 before it has heard of any.
-    pub fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.known().map_or(0, |known| known.now())
     }
 
     /// The same, if that was heard of lately.
-    pub fn recent(&self) -> Option<u64> {
+    pub(super) fn recent(&self) -> Option<u64> {
         self.known().filter(Known::is_recent).map(|known| known.now())
     }
 

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LATE: i64 = -2;
 const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= DEADLINE.as_millis());
 
-pub struct Connections {
+pub(super) struct Connections {
     link: Arc<Link>,
     names: Names,
     node: Arc<ArcSwap<String>>,
@@ -55,7 +55,7 @@ struct State {
 }
 
 /// A connection that is counted before Redis was asked whether there is a place for it. Whoever drops it has none.
-pub struct Asked {
+pub(super) struct Asked {
     connections: Arc<Connections>,
     principal: Arc<str>,
     /// With this one, on this node.
@@ -74,17 +74,17 @@ enum Outcome {
 
 impl Asked {
     /// What a script that takes the place is told of it: the node's connections with this one, the most on all nodes, how long counts are kept.
-    pub fn arguments(&self) -> [Value; 3] {
+    pub(super) fn arguments(&self) -> [Value; 3] {
         [answer::integer(self.own.into()), answer::integer(self.most.into()), answer::millis(KEEP)]
     }
 
-    pub fn granted(mut self) -> Permit {
+    pub(super) fn granted(mut self) -> Permit {
         self.outcome = Outcome::Taken;
         Permit::new(self.principal.clone(), self.connections.clone())
     }
 
     /// Nothing was written.
-    pub fn refused(mut self) {
+    pub(super) fn refused(mut self) {
         self.outcome = Outcome::Refused;
     }
 }
@@ -110,7 +110,7 @@ impl Places for Connections {
 }
 
 impl Connections {
-    pub fn new(
+    pub(super) fn new(
         link: &Arc<Link>,
         names: &Names,
         node: &Arc<ArcSwap<String>>,
@@ -133,14 +133,14 @@ impl Connections {
     }
 
     /// Counts one more, which has no place yet.
-    pub fn ask(self: &Arc<Self>, principal: &Arc<str>, most: u32) -> Asked {
+    pub(super) fn ask(self: &Arc<Self>, principal: &Arc<str>, most: u32) -> Asked {
         let (connections, principal) = (self.clone(), principal.clone());
         let own = self.counts.add(&principal);
         Asked { connections, principal, own, most, outcome: Outcome::Unknown }
     }
 
     /// A place for one more. Whoever stops waiting has none.
-    pub async fn take(
+    pub(super) async fn take(
         self: &Arc<Self>,
         principal: &Arc<str>,
         most: u32,
@@ -180,14 +180,14 @@ impl Connections {
     }
 
     /// All counts are written again.
-    pub fn rewrite(self: &Arc<Self>) {
+    pub(super) fn rewrite(self: &Arc<Self>) {
         self.state().noted.clear();
         self.counts.principals().iter().for_each(|principal| self.recount(principal));
     }
 
     /// This node goes on under another name, and the former one is on the list of the dead. A count may still arrive under that name
     /// after its estate was lost or cleared away, so the principals are put there again, and the name is listed once more.
-    pub fn moved(self: &Arc<Self>, former: Arc<String>) {
+    pub(super) fn moved(self: &Arc<Self>, former: Arc<String>) {
         let mut principals: BTreeSet<_> = self.counts.principals().into_iter().collect();
         {
             let state = self.state();
@@ -223,7 +223,7 @@ impl Connections {
     }
 
     /// Writes the count of a principal, soon.
-    pub fn recount(self: &Arc<Self>, principal: &Arc<str>) {
+    pub(super) fn recount(self: &Arc<Self>, principal: &Arc<str>) {
         let mut state = self.state();
         if let Some(again) = state.writing.get_mut(principal) {
             *again = true;
@@ -290,7 +290,7 @@ impl Connections {
     }
 
     /// Puts a principal among what this node would leave behind.
-    pub async fn note(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
+    pub(super) async fn note(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
         {
             let mut state = self.state();
             if state.under != *node {
@@ -309,7 +309,7 @@ impl Connections {
     }
 
     /// Waits until all counts are written.
-    pub async fn written(&self) {
+    pub(super) async fn written(&self) {
         loop {
             let written = self.written.notified();
             tokio::pin!(written);

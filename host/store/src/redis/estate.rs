@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-pub struct Estate {
+pub(super) struct Estate {
     /// By node.
     added: Batcher<Arc<String>, String, ()>,
     removed: Batcher<Arc<String>, String, ()>,
@@ -25,7 +25,7 @@ pub struct Estate {
 const MOST_STRAYS: usize = 100_000;
 
 impl Estate {
-    pub fn new(link: &Arc<Link>, names: &Names) -> Self {
+    pub(super) fn new(link: &Arc<Link>, names: &Names) -> Self {
         let change = |command: &'static str| {
             let (link, names) = (link.clone(), names.clone());
             Batcher::new(move |node: Arc<String>, entries: Vec<String>| {
@@ -67,16 +67,16 @@ impl Estate {
     }
 
     /// A principal, or a session with the connection that holds it.
-    pub async fn add(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
+    pub(super) async fn add(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
         self.added.submit(node.clone(), entry).await
     }
 
-    pub async fn remove(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
+    pub(super) async fn remove(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
         self.removed.submit(node.clone(), entry).await
     }
 
     /// What came to nothing before Redis was told of it: its entry is removed when Redis answers again.
-    pub fn forget(&self, node: &Arc<String>, entry: String) {
+    pub(super) fn forget(&self, node: &Arc<String>, entry: String) {
         let mut strays = self.strays();
         if strays.len() < MOST_STRAYS {
             strays.insert((node.clone(), entry));
@@ -84,7 +84,7 @@ impl Estate {
     }
 
     /// Removes what was to be forgotten. Whatever put it there was given up a while ago.
-    pub async fn sweep(&self) {
+    pub(super) async fn sweep(&self) {
         let strays = std::mem::take(&mut *self.strays());
         let removals = strays.into_iter().map(async |(node, entry)| {
             let removed = self.remove(&node, entry.clone()).await;
@@ -99,12 +99,12 @@ impl Estate {
     }
 
     /// A session ends at a time, unless it is resumed.
-    pub async fn ends(&self, session: String, at: u64) -> Result<(), Unavailable> {
+    pub(super) async fn ends(&self, session: String, at: u64) -> Result<(), Unavailable> {
         self.ends.submit((), (session, at)).await
     }
 
     /// A session that was on the list with this score is seen to.
-    pub async fn strike(&self, session: String, score: u64) -> Result<(), Unavailable> {
+    pub(super) async fn strike(&self, session: String, score: u64) -> Result<(), Unavailable> {
         self.struck.submit((), (session, score)).await
     }
 }

@@ -30,7 +30,7 @@ const TELL: Duration = Duration::from_secs(60);
 const ROOM: usize = 4700;
 const MESSAGE: usize = 100;
 const KEY: usize = 200;
-pub const MEMBERSHIP: usize = 1800;
+pub(super) const MEMBERSHIP: usize = 1800;
 /// How long a room that was left is kept.
 const LEFT: Duration = Duration::from_secs(60);
 /// What this node keeps of a room.
@@ -38,12 +38,12 @@ const NOTE: usize = 200;
 
 /// How full a server is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fill {
+pub(super) struct Fill {
     pub used: usize,
     pub limit: usize,
 }
 
-pub struct Holdings {
+pub(super) struct Holdings {
     retention: Retention,
     /// Of the server that is fullest.
     used: AtomicUsize,
@@ -90,7 +90,7 @@ struct Session {
 }
 
 /// Bytes that are on their way to Redis, until this is dropped.
-pub struct Reserved {
+pub(super) struct Reserved {
     who: Arc<str>,
     bytes: usize,
     holdings: Arc<Holdings>,
@@ -104,7 +104,7 @@ impl Drop for Reserved {
 }
 
 /// Rooms that a session is about to be in; dropped, they are given back.
-pub struct Joining<'a> {
+pub(super) struct Joining<'a> {
     holdings: &'a Holdings,
     connection: ConnectionId,
     rooms: usize,
@@ -112,7 +112,7 @@ pub struct Joining<'a> {
 
 impl Joining<'_> {
     /// It is in them.
-    pub fn done(mut self) {
+    pub(super) fn done(mut self) {
         self.rooms = 0;
     }
 }
@@ -144,14 +144,14 @@ impl State {
 }
 
 impl Holdings {
-    pub fn new(retention: Retention) -> Self {
+    pub(super) fn new(retention: Retention) -> Self {
         let (used, limit, added) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX), AtomicUsize::new(0));
         let (reserved, much, state) = (AtomicUsize::new(0), Notify::new(), Mutex::default());
         Self { retention, used, limit, added, reserved, much, began: Instant::now(), state }
     }
 
     /// Whether Redis may hold more for a principal.
-    pub fn has_room(&self, who: &Arc<str>) -> bool {
+    pub(super) fn has_room(&self, who: &Arc<str>) -> bool {
         let Fill { used, limit } = self.fill();
         !memory::is_tight(used, limit) || {
             let own = self.state().sums.get(who).copied().unwrap_or(0);
@@ -165,7 +165,7 @@ impl Holdings {
     }
 
     /// A message of so many bytes is on its way.
-    pub fn publishing(self: &Arc<Self>, room: &RoomName, who: &Arc<str>, bytes: usize) -> Reserved {
+    pub(super) fn publishing(self: &Arc<Self>, room: &RoomName, who: &Arc<str>, bytes: usize) -> Reserved {
         let mut state = self.state();
         let is_known = state.rooms.contains_key(&(room.clone(), who.clone()));
         let bytes = bytes + if is_known { MESSAGE } else { ROOM };
@@ -175,7 +175,7 @@ impl Holdings {
     }
 
     /// A message was stored, maybe with its idempotency key, of so many bytes.
-    pub fn published(&self, room: &RoomName, share: &Arc<Share>, bytes: usize, key: Option<usize>) {
+    pub(super) fn published(&self, room: &RoomName, share: &Arc<Share>, bytes: usize, key: Option<usize>) {
         let (now, history) = (Instant::now(), &self.retention.history);
         let who = share.principal();
         let mut grown = 0;
@@ -219,7 +219,7 @@ impl Holdings {
     }
 
     /// A session is about to be in so many more rooms, which take so many bytes, unless there is no room for them.
-    pub fn joining(
+    pub(super) fn joining(
         &self,
         connection: ConnectionId,
         who: &Arc<str>,
@@ -234,7 +234,7 @@ impl Holdings {
     }
 
     /// A session is in so many more rooms.
-    pub fn joined(&self, connection: ConnectionId, who: &Arc<str>, rooms: usize, bytes: usize) {
+    pub(super) fn joined(&self, connection: ConnectionId, who: &Arc<str>, rooms: usize, bytes: usize) {
         {
             let mut state = self.state();
             state.add(who, bytes);
@@ -246,7 +246,7 @@ impl Holdings {
     }
 
     /// It has left so many.
-    pub fn left(&self, connection: ConnectionId, rooms: usize) {
+    pub(super) fn left(&self, connection: ConnectionId, rooms: usize) {
         let (who, bytes) = {
             let mut state = self.state();
             let Some(session) = state.sessions.get_mut(&connection) else { return };
@@ -261,7 +261,7 @@ impl Holdings {
     }
 
     /// Its connection has ended; the session, for so long, has not.
-    pub fn detached(&self, connection: ConnectionId, ttl: Duration) {
+    pub(super) fn detached(&self, connection: ConnectionId, ttl: Duration) {
         let Session { who, bytes, .. } = {
             let mut state = self.state();
             let Some(session) = state.sessions.remove(&connection) else { return };
@@ -302,7 +302,7 @@ impl Holdings {
 }
 
 /// Looks at how full the servers are from now on.
-pub fn watch(shared: &Arc<Shared>, vitals: &Vitals) {
+pub(super) fn watch(shared: &Arc<Shared>, vitals: &Vitals) {
     let shared = Arc::downgrade(shared);
     vitals.task("the watch over Redis' memory", async move {
         let (mut ticks, mut told) = (tokio::time::interval(LOOK), None::<Instant>);

@@ -12,7 +12,7 @@ use switchyard_protocol::{Position, room::RoomName};
 /// Messages kept while the log is read; what comes beyond is read as well.
 const KEPT: usize = 256;
 
-pub struct Interest {
+pub(super) struct Interest {
     pub room: RoomName,
     /// Another for each interest, also in the same room.
     pub number: u64,
@@ -44,7 +44,7 @@ enum Phase {
 
 /// What an interest wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     Nothing,
     /// The log after its position.
     Read,
@@ -56,7 +56,7 @@ pub enum Next {
 
 /// What reading brought to light.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Messages that had been missed.
     pub missed: usize,
     /// Messages were missed that are no longer held.
@@ -66,7 +66,7 @@ pub struct Found {
 }
 
 impl Interest {
-    pub fn new(room: RoomName, number: u64) -> Self {
+    pub(super) fn new(room: RoomName, number: u64) -> Self {
         let position = Position { epoch: "".into(), offset: 0 };
         let kept = VecDeque::new();
         Self {
@@ -84,25 +84,25 @@ impl Interest {
         }
     }
 
-    pub fn is_opening(&self) -> bool {
+    pub(super) fn is_opening(&self) -> bool {
         self.phase == Phase::Opening
     }
 
-    pub fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         self.phase == Phase::Live
     }
 
     /// After which the log is to be read; `None` while it is not known where the room is.
-    pub fn after(&self) -> Option<&Position> {
+    pub(super) fn after(&self) -> Option<&Position> {
         (!self.is_opening()).then_some(&self.position)
     }
 
-    pub fn position(&self) -> &Position {
+    pub(super) fn position(&self) -> &Position {
         &self.position
     }
 
     /// Somebody is in the room again.
-    pub fn rewatch(&mut self, feed: &Feed) {
+    pub(super) fn rewatch(&mut self, feed: &Feed) {
         self.watched = true;
         if !self.is_opening() {
             feed(Event::Watched { room: self.room.shared(), position: self.position.clone() });
@@ -110,14 +110,14 @@ impl Interest {
     }
 
     /// The log is about to be read. What is heard until then is kept.
-    pub fn mend(&mut self) {
+    pub(super) fn mend(&mut self) {
         if self.is_live() {
             self.phase = Phase::Mending;
         }
         self.settled = self.kept.len();
     }
 
-    pub fn hear(&mut self, heard: Heard, feed: &Feed) -> Next {
+    pub(super) fn hear(&mut self, heard: Heard, feed: &Feed) -> Next {
         self.active = true;
         if !self.is_live() {
             match self.kept.len() < KEPT {
@@ -158,7 +158,7 @@ impl Interest {
     }
 
     /// The log was read after [`Self::after`].
-    pub fn read(&mut self, page: &Page, feed: &Feed) -> (Next, Found) {
+    pub(super) fn read(&mut self, page: &Page, feed: &Feed) -> (Next, Found) {
         let mut found = Found::default();
         let ended = self.position.epoch.clone();
         if self.is_opening() {

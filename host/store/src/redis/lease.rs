@@ -15,14 +15,14 @@ use switchyard_protocol::unix_ms;
 use tokio::time::Instant;
 
 /// A node that was not heard of for so long is dead.
-pub const LEASE: Duration = Duration::from_secs(10);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// How long a notice of a takeover is kept.
-pub const NOTICES: Duration = Duration::from_secs(60);
+pub(super) const NOTICES: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(1);
 /// For how long a node looks for notices under a name that it had: by then its sessions have its new one, or are compared.
 const FORMER: Duration = Duration::from_secs(20);
 /// What was begun on what a node left is done by another if it is not done by then.
-pub const CLAIM: Duration = Duration::from_secs(15);
+pub(super) const CLAIM: Duration = Duration::from_secs(15);
 /// How often a node sees to the list of rooms, if no other has.
 const PRUNE: Duration = Duration::from_secs(3600);
 /// How often rooms that may be gone are looked at.
@@ -33,7 +33,7 @@ const LIST: Duration = Duration::from_secs(60);
 const REWRITE: Duration = Duration::from_secs(6 * 3600);
 
 /// When the lease was last asked for and given.
-pub struct Renewal(Mutex<Instant>);
+pub(super) struct Renewal(Mutex<Instant>);
 
 impl Default for Renewal {
     fn default() -> Self {
@@ -47,22 +47,22 @@ impl Renewal {
     }
 
     /// Until when others surely do not take this node for dead.
-    pub fn end(&self) -> Instant {
+    pub(super) fn end(&self) -> Instant {
         *self.0.lock().expect("no code panics while it holds the time") + LEASE
     }
 
     /// By this node's own clock others may have taken it for dead.
-    pub fn is_past(&self) -> bool {
+    pub(super) fn is_past(&self) -> bool {
         Instant::now() > self.end()
     }
 }
 
-pub fn new_node() -> String {
+pub(super) fn new_node() -> String {
     format!("{:012x}", u64::from_le_bytes(crate::random()) >> 16)
 }
 
 /// Takes a lease and holds it as long as the store is there.
-pub async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unavailable> {
+pub(super) async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unavailable> {
     let now = Instant::now();
     let mut lease = Lease {
         rewritten: now,
@@ -83,7 +83,7 @@ pub async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unavailable
 }
 
 /// Other nodes need not wait until it runs out. What was not let go in time is theirs to clear away.
-pub async fn give_up(shared: &Shared) {
+pub(super) async fn give_up(shared: &Shared) {
     let (link, names, node) = (&shared.link, &shared.names, shared.node.load_full());
     let given = async {
         let left = link.command("SCARD", vec![names.estate(&node).into()]).await?;

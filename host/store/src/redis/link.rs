@@ -14,7 +14,7 @@ mod sentinels;
 mod signals;
 
 pub use replication::Replication;
-pub use signals::{Signal, Signals};
+pub(super) use signals::{Signal, Signals};
 
 use super::{RedisUrl, scripts::Script, trouble::Trouble};
 use crate::{PATIENCE, StoreMetrics, Unavailable};
@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts of a node that starts.
-pub const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// Until a Cluster whose slots change hands is asked again.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Twice as long each time, up to this.
@@ -48,7 +48,7 @@ const LONGEST: Duration = Duration::from_millis(500);
 /// How long replicas are waited for, where somebody wants to know.
 const REPLICAS: Duration = Duration::from_secs(1);
 
-pub struct Link {
+pub(super) struct Link {
     servers: Servers,
     metrics: StoreMetrics,
     /// Nobody needs the connections any more.
@@ -69,7 +69,7 @@ enum Servers {
 impl Link {
     /// Connects as soon as Redis is there; `says` is told what is in the way. The receiver is told of servers that are connected
     /// for commands from then on.
-    pub async fn open(
+    pub(super) async fn open(
         url: &RedisUrl,
         metrics: StoreMetrics,
         vitals: &Vitals,
@@ -128,13 +128,13 @@ impl Link {
 
     /// One that leads to the model's Redis.
     #[cfg(test)]
-    pub fn modelled(metrics: StoreMetrics, wire: super::model::Wire) -> Self {
+    pub(super) fn modelled(metrics: StoreMetrics, wire: super::model::Wire) -> Self {
         let (closed, trouble) = (CancellationToken::new(), Arc::default());
         Self { servers: Servers::Model(wire), metrics, closed, trouble }
     }
 
     /// Runs a script, whose keys are all of one tag.
-    pub async fn run(
+    pub(super) async fn run(
         &self,
         script: &'static Script,
         keys: Vec<String>,
@@ -160,7 +160,11 @@ impl Link {
     }
 
     /// One command, whose key comes first.
-    pub async fn command(&self, name: &'static str, arguments: Vec<Value>) -> Result<Value, Unavailable> {
+    pub(super) async fn command(
+        &self,
+        name: &'static str,
+        arguments: Vec<Value>,
+    ) -> Result<Value, Unavailable> {
         #[cfg(test)]
         if let Servers::Model(wire) = &self.servers {
             return wire.command(name, arguments).await;
@@ -250,14 +254,14 @@ impl Link {
     }
 
     /// Which server of a Cluster has a key or channel; `None` where servers are not told apart.
-    pub fn server_of(&self, key: &str) -> Option<Server> {
+    pub(super) fn server_of(&self, key: &str) -> Option<Server> {
         match &self.servers {
             Servers::Cluster(cluster) => cluster.server_of(key),
             _ => None,
         }
     }
 
-    pub fn is_clustered(&self) -> bool {
+    pub(super) fn is_clustered(&self) -> bool {
         #[cfg(test)]
         if let Servers::Model(wire) = &self.servers {
             return wire.is_clustered();
@@ -266,7 +270,7 @@ impl Link {
     }
 
     /// The servers that commands go to.
-    pub fn servers(&self) -> Vec<Server> {
+    pub(super) fn servers(&self) -> Vec<Server> {
         match &self.servers {
             Servers::Single(endpoint) => endpoint.commands.client().active_connections(),
             Servers::Cluster(cluster) => cluster.endpoints().into_iter().map(|(server, _)| server).collect(),
@@ -286,7 +290,7 @@ impl Link {
     }
 
     /// Sharded channels came with version 7.
-    pub async fn check_version(&self) -> Result<(), String> {
+    pub(super) async fn check_version(&self) -> Result<(), String> {
         match self.any().ok().and_then(|endpoint| endpoint.commands.client().server_version()) {
             Some(version) if version.major < 7 => {
                 Err(format!("the store is Redis {version}; it must be Redis 7.0 or later, or Valkey"))
@@ -295,7 +299,7 @@ impl Link {
         }
     }
 
-    pub async fn ping(&self) -> Result<(), Unavailable> {
+    pub(super) async fn ping(&self) -> Result<(), Unavailable> {
         let call = Call { name: "PING", arguments: vec![] };
         let mut endpoint = self.any()?;
         let mut answer = self.timed("PING", endpoint.commands.ask(&call)).await;
@@ -320,14 +324,14 @@ impl Link {
     }
 
     /// Rises when slots of a Cluster change hands; `None` where there is no Cluster.
-    pub async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
+    pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let Servers::Cluster(cluster) = &self.servers else { return Ok(None) };
         let look = tokio::time::timeout(PATIENCE, cluster.look(known)).await;
         look.unwrap_or_else(|_| Err(Unavailable("the Cluster does not say where its slots are".to_owned())))
     }
 
     /// How many slots of a Cluster have a server that others cannot reach, as one of them said last.
-    pub fn failing_slots(&self) -> u64 {
+    pub(super) fn failing_slots(&self) -> u64 {
         match &self.servers {
             Servers::Cluster(cluster) => cluster.failing_slots(),
             _ => 0,
@@ -335,20 +339,20 @@ impl Link {
     }
 
     /// When this returns, what is published to the channel is heard.
-    pub async fn subscribe(&self, channel: String) -> Result<(), Unavailable> {
+    pub(super) async fn subscribe(&self, channel: String) -> Result<(), Unavailable> {
         // One channel a command, so that each has one answer and they may follow one another.
         let call = Call { name: "SSUBSCRIBE", arguments: vec![channel.as_str().into()] };
         self.timed("SSUBSCRIBE", self.carry_out(&channel, Role::Subscriber, &call)).await.map(drop)
     }
 
     /// Goes before every `subscribe` that begins later. Nothing is lost when it fails: what is heard is ignored.
-    pub fn unsubscribe(&self, channel: String) {
+    pub(super) fn unsubscribe(&self, channel: String) {
         let Ok(endpoint) = self.endpoint_of(&channel) else { return };
         let sent = endpoint.subscriber.client().sunsubscribe(channel).now_or_never();
         tracing::trace!(?sent, "unsubscribing");
     }
 
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.closed.cancel();
     }
 }

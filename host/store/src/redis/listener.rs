@@ -30,7 +30,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often a Cluster is asked whether slots have changed hands. Their subscriptions end without a word.
 const LOOK: Duration = Duration::from_millis(500);
 
-pub enum Request {
+pub(super) enum Request {
     Watch(RoomName),
     Unwatch(RoomName),
     Answer {
@@ -48,7 +48,7 @@ pub enum Request {
     Look,
 }
 
-pub struct Listener {
+pub(super) struct Listener {
     rooms: Rooms,
     feed: Feed,
     metrics: StoreMetrics,
@@ -70,7 +70,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn new(shared: &Arc<Shared>, requests: mpsc::WeakUnboundedSender<Request>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, requests: mpsc::WeakUnboundedSender<Request>) -> Self {
         Self {
             rooms: shared.rooms.clone(),
             feed: shared.feed.clone(),
@@ -89,7 +89,7 @@ impl Listener {
     }
 
     /// Ends with those who ask.
-    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, mut signals: Signals) {
+    pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, mut signals: Signals) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -24,7 +24,7 @@ const SLACK: Duration = Duration::from_secs(1);
 const PIECE: u64 = 200;
 
 #[derive(Default)]
-pub struct Listing {
+pub(super) struct Listing {
     /// To be listed.
     rooms: Mutex<HashSet<Arc<str>>>,
     /// Held while rooms are being looked at.
@@ -33,7 +33,7 @@ pub struct Listing {
 
 impl Shared {
     /// A room is to be listed, soon.
-    pub fn list(self: &Arc<Self>, room: &RoomName) {
+    pub(super) fn list(self: &Arc<Self>, room: &RoomName) {
         let mut listed = self.listing.rooms.lock().expect(HELD);
         listed.insert(room.shared());
         if listed.len() == 1 {
@@ -46,7 +46,7 @@ impl Shared {
     }
 
     /// Lists what is to be listed.
-    pub async fn write_list(&self) {
+    pub(super) async fn write_list(&self) {
         let listed = std::mem::take(&mut *self.listing.rooms.lock().expect(HELD));
         if listed.is_empty() {
             return;
@@ -70,7 +70,7 @@ impl Shared {
 const HELD: &str = "no code panics while it holds the rooms";
 
 /// Looks at the rooms whose turn it is, unless that is being done.
-pub fn check(shared: &Arc<Shared>) {
+pub(super) fn check(shared: &Arc<Shared>) {
     let Ok(turn) = shared.listing.checking.clone().try_lock_owned() else { return };
     let shared = shared.clone();
     tokio::spawn(async move {
@@ -113,7 +113,7 @@ async fn check_all(shared: &Shared) -> Result<(), Unavailable> {
 }
 
 /// Takes rooms that are gone from the list of rooms, unless another node did within `pause`.
-pub fn prune(shared: &Arc<Shared>, pause: Duration) {
+pub(super) fn prune(shared: &Arc<Shared>, pause: Duration) {
     let shared = shared.clone();
     tokio::spawn(async move {
         match prune_rooms(&shared, pause).await {

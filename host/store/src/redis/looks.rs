@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// By server; one that is not told from others has no name.
 #[derive(Default)]
-pub struct Looks(HashMap<Option<Server>, Queue>);
+pub(super) struct Looks(HashMap<Option<Server>, Queue>);
 
 struct Queue {
     order: VecDeque<RoomName>,
@@ -35,7 +35,7 @@ struct Queue {
 }
 
 /// A room's turn, until this is dropped.
-pub struct Turn {
+pub(super) struct Turn {
     server: Option<Server>,
     _place: OwnedSemaphorePermit,
 }
@@ -72,7 +72,7 @@ impl Queue {
 
 impl Looks {
     /// A room that this server has is to be read.
-    pub fn add(&mut self, server: Option<Server>, room: RoomName, subscribe: bool) {
+    pub(super) fn add(&mut self, server: Option<Server>, room: RoomName, subscribe: bool) {
         let queue = self.0.entry(server).or_default();
         match queue.waiting.get_mut(&room) {
             Some(waits) => *waits |= subscribe,
@@ -84,14 +84,14 @@ impl Looks {
     }
 
     /// The server is connected: its rooms need not wait any longer.
-    pub fn connected(&mut self, server: &Option<Server>) {
+    pub(super) fn connected(&mut self, server: &Option<Server>) {
         if let Some(queue) = self.0.get_mut(server) {
             queue.recovers();
         }
     }
 
     /// Whose turn it is, and whether to subscribe before.
-    pub fn next(&mut self, now: Instant) -> Option<(RoomName, bool, Turn)> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(RoomName, bool, Turn)> {
         self.0.iter_mut().find_map(|(server, queue)| {
             let (room, subscribe, place) = queue.next(now)?;
             Some((room, subscribe, Turn { server: server.clone(), _place: place }))
@@ -99,7 +99,7 @@ impl Looks {
     }
 
     /// A room was read, or could not be.
-    pub fn ended(&mut self, turn: Turn, was_read: bool, now: Instant) {
+    pub(super) fn ended(&mut self, turn: Turn, was_read: bool, now: Instant) {
         let Some(queue) = self.0.get_mut(&turn.server) else { return };
         if was_read {
             queue.recovers();

@@ -45,7 +45,7 @@ struct Pending {
 
 type Rooms = HashMap<RoomName, Pending>;
 
-pub struct Members {
+pub(super) struct Members {
     enrolments: Batcher<RoomName, Entry, (Enrolled, Arc<str>)>,
     acks: Arc<Mutex<Rooms>>,
     writer: Arc<AckWriter>,
@@ -59,7 +59,7 @@ struct AckWriter {
 }
 
 impl Members {
-    pub fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
+    pub(super) fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
         let keep = KEEP + retention.history.age;
         let (to, called) = (link.clone(), names.clone());
         let enrolments =
@@ -69,7 +69,7 @@ impl Members {
     }
 
     /// Writes a member, or removes it: also the epoch that its room has.
-    pub async fn enrol(
+    pub(super) async fn enrol(
         &self,
         principal: &Arc<str>,
         id: SessionId,
@@ -80,7 +80,7 @@ impl Members {
     }
 
     /// Written within a moment. Whatever gathers for the room is one command.
-    pub fn acknowledge(&self, id: SessionId, room: &RoomName, position: Position) {
+    pub(super) fn acknowledge(&self, id: SessionId, room: &RoomName, position: Position) {
         let mut acks = lock(&self.acks);
         let is_first = !acks.contains_key(room);
         let pending = &mut acks.entry(room.clone()).or_default().acks;
@@ -97,14 +97,14 @@ impl Members {
     }
 
     /// What a session has acknowledged in a room and epoch, where that is not written yet.
-    pub fn pending(&self, id: SessionId, room: &RoomName, epoch: &str) -> Option<u64> {
+    pub(super) fn pending(&self, id: SessionId, room: &RoomName, epoch: &str) -> Option<u64> {
         let acks = lock(&self.acks);
         let position = acks.get(room)?.acks.get(&id)?;
         (*position.epoch == *epoch).then_some(position.offset)
     }
 
     /// What a session has acknowledged in these rooms is written at once: it may be resumed elsewhere.
-    pub fn hurry<'a>(&self, id: SessionId, rooms: impl Iterator<Item = &'a RoomName>) {
+    pub(super) fn hurry<'a>(&self, id: SessionId, rooms: impl Iterator<Item = &'a RoomName>) {
         let acks = lock(&self.acks);
         for pending in
             rooms.filter_map(|room| acks.get(room)).filter(|pending| pending.acks.contains_key(&id))
@@ -114,7 +114,7 @@ impl Members {
     }
 
     /// Waits until all acknowledgements are written.
-    pub async fn written(&self) {
+    pub(super) async fn written(&self) {
         loop {
             let written = self.writer.written.notified();
             tokio::pin!(written);

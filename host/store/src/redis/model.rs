@@ -22,8 +22,8 @@ mod watch;
 mod wire;
 mod world;
 
-pub use dice::draw;
-pub use wire::Wire;
+pub(crate) use dice::draw;
+pub(crate) use wire::Wire;
 
 use dice::Dice;
 use engine::Engine;

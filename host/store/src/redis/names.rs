@@ -4,7 +4,7 @@
 use super::{SessionId, Site};
 
 #[derive(Clone, Debug)]
-pub struct Names {
+pub(super) struct Names {
     prefix: String,
     /// How the names of channels end. Keys are of a database, and channels of the whole server.
     live: String,
@@ -12,11 +12,11 @@ pub struct Names {
 
 impl Names {
     /// Those of the first database.
-    pub fn new(prefix: &str) -> Self {
+    pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), live: "live".to_owned() }
     }
 
-    pub fn of(site: &Site) -> Self {
+    pub(super) fn of(site: &Site) -> Self {
         let names = Self::new(&site.prefix);
         match site.url.database() {
             0 => names,
@@ -29,136 +29,136 @@ impl Names {
     }
 
     /// String: which version of this scheme the keys follow.
-    pub fn schema(&self) -> String {
+    pub(super) fn schema(&self) -> String {
         format!("{}:schema", self.prefix)
     }
 
     /// Hash: epoch, newest offset and its time.
-    pub fn room(&self, room: &str) -> String {
+    pub(super) fn room(&self, room: &str) -> String {
         self.key(room, "room")
     }
 
     /// Stream: what is held of a room's messages.
-    pub fn log(&self, room: &str) -> String {
+    pub(super) fn log(&self, room: &str) -> String {
         self.key(room, "log")
     }
 
     /// String: the position that an idempotency key was first used for.
-    pub fn once(&self, room: &str, (principal, key): (&str, &str)) -> String {
+    pub(super) fn once(&self, room: &str, (principal, key): (&str, &str)) -> String {
         self.key(room, &format!("once:{principal}:{key}"))
     }
 
     /// Sorted set, by name: principal and session of each member.
-    pub fn members(&self, room: &str) -> String {
+    pub(super) fn members(&self, room: &str) -> String {
         self.key(room, "members")
     }
 
     /// Hash: by session, which write of it said last that it is in the room or was, and then when it was removed.
-    pub fn fences(&self, room: &str) -> String {
+    pub(super) fn fences(&self, room: &str) -> String {
         self.key(room, "fences")
     }
 
     /// Sorted set: when sessions were removed from the room, as long as that is remembered.
-    pub fn removals(&self, room: &str) -> String {
+    pub(super) fn removals(&self, room: &str) -> String {
         self.key(room, "removals")
     }
 
     /// Sorted set: what each member has acknowledged in the room's epoch.
-    pub fn acks(&self, room: &str) -> String {
+    pub(super) fn acks(&self, room: &str) -> String {
         self.key(room, "acks")
     }
 
     /// Sharded channel: a room's messages.
-    pub fn live(&self, room: &str) -> String {
+    pub(super) fn live(&self, room: &str) -> String {
         self.key(room, &self.live)
     }
 
     /// The room of a channel.
-    pub fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
+    pub(super) fn room_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
         channel.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix(&*self.live)?.strip_suffix("}:")
     }
 
     /// Hash: who holds a session, its rooms with position and filter.
-    pub fn session(&self, principal: &str, id: SessionId) -> String {
+    pub(super) fn session(&self, principal: &str, id: SessionId) -> String {
         self.session_by_id(principal, &id.to_string())
     }
 
-    pub fn session_by_id(&self, principal: &str, id: &str) -> String {
+    pub(super) fn session_by_id(&self, principal: &str, id: &str) -> String {
         self.key(&format!("@{principal}"), &format!("session:{id}"))
     }
 
     /// Hash: connections of a principal, by node.
-    pub fn connections(&self, principal: &str) -> String {
+    pub(super) fn connections(&self, principal: &str) -> String {
         self.key(&format!("@{principal}"), "connections")
     }
 
     /// Sorted set: until when each node lives if it is not heard of again. All of these are by cluster time.
-    pub fn leases(&self) -> String {
+    pub(super) fn leases(&self) -> String {
         self.key("/nodes", "leases")
     }
 
     /// Sorted set: nodes that died, and until when somebody is at work on what they left.
-    pub fn dead(&self) -> String {
+    pub(super) fn dead(&self) -> String {
         self.key("/nodes", "dead")
     }
 
     /// Sorted set: when the sessions without a connection end.
-    pub fn ends(&self) -> String {
+    pub(super) fn ends(&self) -> String {
         self.key("/nodes", "ends")
     }
 
     /// Hash: cluster time, as the node that was heard last has brought it on.
-    pub fn clock(&self) -> String {
+    pub(super) fn clock(&self) -> String {
         self.key("/nodes", "clock")
     }
 
     /// Set: what a node would leave behind: principals with connections, and sessions with the connections that hold them.
-    pub fn estate(&self, node: &str) -> String {
+    pub(super) fn estate(&self, node: &str) -> String {
         self.key(&format!("/node-{node}"), "estate")
     }
 
     /// List: connections of a node whose sessions others took over.
-    pub fn takeovers(&self, node: &str) -> String {
+    pub(super) fn takeovers(&self, node: &str) -> String {
         self.key(&format!("/node-{node}"), "takeovers")
     }
 
     /// Sorted set, by name: all rooms.
-    pub fn rooms(&self) -> String {
+    pub(super) fn rooms(&self) -> String {
         self.key("/rooms", "names")
     }
 
     /// Sorted set: when each of them is looked at the next time, by cluster time, in case it is gone.
-    pub fn checks(&self) -> String {
+    pub(super) fn checks(&self) -> String {
         self.key("/rooms", "checks")
     }
 
     /// String: which node has seen to that list last.
-    pub fn pruned(&self) -> String {
+    pub(super) fn pruned(&self) -> String {
         self.key("/rooms", "pruned")
     }
 
     /// Hash: the API keys that are kept here, by digest, and their revision.
-    pub fn keys(&self) -> String {
+    pub(super) fn keys(&self) -> String {
         self.key("/keys", "all")
     }
 
     /// Hash: by plugin, its versions and which is in charge, and their revision.
-    pub fn plugins(&self) -> String {
+    pub(super) fn plugins(&self) -> String {
         self.key("/plugins", "lineages")
     }
 
     /// String: the code of one version.
-    pub fn plugin_code(&self, plugin: &str, sha256: &str) -> String {
+    pub(super) fn plugin_code(&self, plugin: &str, sha256: &str) -> String {
         self.key("/plugins", &format!("code:{plugin}:{sha256}"))
     }
 
     /// String: code that is on its way.
-    pub fn plugin_upload(&self, sha256: &str) -> String {
+    pub(super) fn plugin_upload(&self, sha256: &str) -> String {
         self.key("/plugins", &format!("upload:{sha256}"))
     }
 
     /// Hash: by node, what it says of its plugins and when it said so.
-    pub fn plugins_nodes(&self) -> String {
+    pub(super) fn plugins_nodes(&self) -> String {
         self.key("/plugins", "nodes")
     }
 }

@@ -6,7 +6,7 @@ use switchyard_process::vital::Vitals;
 use tokio::sync::mpsc;
 
 /// Says what a node that starts waits for: each error once, and again now and then.
-pub struct Waiting<'a, Says> {
+pub(super) struct Waiting<'a, Says> {
     site: &'a Site,
     /// Is told each time.
     status: Says,
@@ -15,11 +15,11 @@ pub struct Waiting<'a, Says> {
 }
 
 impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
-    pub fn new(site: &'a Site, status: Says) -> Self {
+    pub(super) fn new(site: &'a Site, status: Says) -> Self {
         Self { site, status, said: String::new(), count: 0 }
     }
 
-    pub fn says(&mut self, error: &str) {
+    pub(super) fn says(&mut self, error: &str) {
         let url = &self.site.url;
         if error != self.said || self.count.is_multiple_of(10) {
             tracing::warn!(store = %url, error, "waiting for the store");
@@ -28,14 +28,14 @@ impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
         (self.said, self.count) = (error.to_owned(), self.count + 1);
     }
 
-    pub async fn pauses(&mut self, error: &Unavailable) {
+    pub(super) async fn pauses(&mut self, error: &Unavailable) {
         self.says(&error.0);
         tokio::time::sleep(link::PAUSE).await;
     }
 }
 
 /// Waits until Redis is there and answers, and compares the schema. The error tells why these keys are not for this version.
-pub async fn open<Says: Fn(&str)>(
+pub(super) async fn open<Says: Fn(&str)>(
     waiting: &mut Waiting<'_, Says>,
     metrics: StoreMetrics,
     vitals: &Vitals,
@@ -55,7 +55,7 @@ pub async fn open<Says: Fn(&str)>(
 }
 
 /// Says which schema the keys follow where nobody has. The inner error tells why they are not for this version.
-pub async fn claim_schema(link: &Link, names: &Names) -> Result<Result<(), String>, Unavailable> {
+pub(super) async fn claim_schema(link: &Link, names: &Names) -> Result<Result<(), String>, Unavailable> {
     let key = names.schema();
     link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
     let found = answer::text(link.command("GET", vec![key.as_str().into()]).await?)?;

@@ -19,7 +19,7 @@ const AT_ONCE: usize = 16;
 
 /// The connections that are still to be looked at in this round.
 #[derive(Default)]
-pub struct Patrol {
+pub(super) struct Patrol {
     left: VecDeque<ConnectionId>,
     /// How many are looked at each time.
     pace: usize,
@@ -28,7 +28,7 @@ pub struct Patrol {
 
 impl Patrol {
     /// Looks at some, if it is done with those before. To be called every `tick`.
-    pub fn look(&mut self, shared: &Arc<Shared>, tick: Duration) {
+    pub(super) fn look(&mut self, shared: &Arc<Shared>, tick: Duration) {
         if self.under_way.load(Ordering::Acquire) {
             return;
         }

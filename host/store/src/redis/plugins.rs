@@ -17,13 +17,13 @@ const UPLOAD: Duration = Duration::from_secs(60);
 /// A script did not find the code that was put there for it.
 const LOST: u64 = 2;
 
-pub struct Plugins<'a> {
+pub(super) struct Plugins<'a> {
     pub link: &'a Link,
     pub names: &'a Names,
 }
 
 impl Plugins<'_> {
-    pub async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
+    pub(super) async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         let asked = vec![self.names.plugins().into(), REVISION.into()];
         let revision = self.link.command("HGET", asked).await?;
         let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
@@ -48,7 +48,7 @@ impl Plugins<'_> {
         Ok(Some(stored))
     }
 
-    pub async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
+    pub(super) async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
         let lineage = self.link.command("HGET", vec![self.names.plugins().into(), plugin.into()]).await?;
         if lineage.is_null() {
             return Ok(Lineage::default());
@@ -58,7 +58,7 @@ impl Plugins<'_> {
         serde_json::from_str(&answer::text(lineage)?).map_err(unreadable)
     }
 
-    pub async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+    pub(super) async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
         let code = |sha256: &str| self.names.plugin_code(plugin, sha256);
         let bytes = change.code.map_or(0, Bytes::len);
         let put = self.put(&change.lineage.current, change.code.unwrap_or(&Bytes::new())).await?;
@@ -81,7 +81,7 @@ impl Plugins<'_> {
     }
 
     /// The code of the version in charge comes first, and the lineage with it: others that read it find that code.
-    pub async fn restore(
+    pub(super) async fn restore(
         &self,
         plugin: &str,
         lineage: &Lineage,
@@ -140,7 +140,7 @@ impl Plugins<'_> {
     }
 
     /// Whoever asks compares what came with its digest: it may have been taken away in between.
-    pub async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
+    pub(super) async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
         let (key, mut code) = (self.names.plugin_code(plugin, sha256), Vec::new());
         loop {
             let (from, to) = (code.len() as u64, (code.len() + PIECE - 1) as u64);
@@ -153,17 +153,17 @@ impl Plugins<'_> {
         }
     }
 
-    pub async fn report(&self, node: &str, now: u64, report: &str) -> Result<(), Unavailable> {
+    pub(super) async fn report(&self, node: &str, now: u64, report: &str) -> Result<(), Unavailable> {
         let said = format!("{now} {report}");
         let arguments = vec![self.names.plugins_nodes().into(), node.into(), said.into()];
         self.link.command("HSET", arguments).await.map(drop)
     }
 
-    pub async fn unreport(&self, node: &str) -> Result<(), Unavailable> {
+    pub(super) async fn unreport(&self, node: &str) -> Result<(), Unavailable> {
         self.link.command("HDEL", vec![self.names.plugins_nodes().into(), node.into()]).await.map(drop)
     }
 
-    pub async fn reports(&self, now: u64) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
+    pub(super) async fn reports(&self, now: u64) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
         let all = self.link.command("HGETALL", vec![self.names.plugins_nodes().into()]).await?;
         let mut reports = vec![];
         for (node, said) in answer::pairs(all)? {

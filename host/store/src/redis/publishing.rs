@@ -80,7 +80,7 @@ struct Batch {
     overdue: Vec<Entry>,
 }
 
-pub struct Publishing {
+pub(super) struct Publishing {
     shared: Arc<Shared>,
     state: Mutex<State>,
     scripts: AtomicU64,
@@ -89,13 +89,13 @@ pub struct Publishing {
 }
 
 impl Publishing {
-    pub fn new(shared: &Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(shared: &Arc<Shared>) -> Arc<Self> {
         let (state, scripts, done) = Default::default();
         Arc::new(Self { shared: shared.clone(), state, scripts, done })
     }
 
     /// Behind all that the principal published to the room before.
-    pub fn publish(self: &Arc<Self>, message: Message<'_>) -> Storing {
+    pub(super) fn publish(self: &Arc<Self>, message: Message<'_>) -> Storing {
         let (waiter, outcome) = oneshot::channel();
         let body = Bytes::from(wire::body(message.event, message.data));
         let shared = &self.shared;
@@ -127,7 +127,7 @@ impl Publishing {
     }
 
     /// Returns when nothing waits any more.
-    pub async fn idle(&self) {
+    pub(super) async fn idle(&self) {
         let done = self.done.notified();
         tokio::pin!(done);
         done.as_mut().enable();

@@ -25,13 +25,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 const TRIES: Duration = Duration::from_secs(8);
 
 /// Nodes or sessions with their scores on the list that they are on.
-pub fn listed(parts: &[Arc<str>]) -> Vec<(Arc<str>, u64)> {
+pub(super) fn listed(parts: &[Arc<str>]) -> Vec<(Arc<str>, u64)> {
     parts.chunks_exact(2).filter_map(|pair| Some((pair[0].clone(), pair[1].parse().ok()?))).collect()
 }
 
 /// Sees to these nodes and sessions, beside everything else. Where it was given all sessions that it asked for, more may be due: it goes on
 /// until there are no more.
-pub fn start(shared: &Arc<Shared>, dead: Vec<(Arc<str>, u64)>, due: Vec<(Arc<str>, u64)>) {
+pub(super) fn start(shared: &Arc<Shared>, dead: Vec<(Arc<str>, u64)>, due: Vec<(Arc<str>, u64)>) {
     for (node, score) in dead {
         tokio::spawn(see_to_node(shared.clone(), node, score));
     }
@@ -45,7 +45,7 @@ pub fn start(shared: &Arc<Shared>, dead: Vec<(Arc<str>, u64)>, due: Vec<(Arc<str
 }
 
 /// How many sessions this node is to be given: none while it is at work on others.
-pub fn wanted(shared: &Shared) -> u64 {
+pub(super) fn wanted(shared: &Shared) -> u64 {
     match shared.ending.try_lock() {
         Ok(_) => DUE,
         Err(_) => 0,

@@ -3,7 +3,7 @@
 
 mod written;
 
-pub use written::*;
+pub(super) use written::*;
 
 use crate::{Join, Membership};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,7 +21,7 @@ enum Hold {
 }
 
 #[derive(Debug)]
-pub struct Record {
+pub(super) struct Record {
     pub generation: u64,
     /// Of the newest write.
     number: u64,
@@ -44,7 +44,7 @@ pub struct Record {
 
 impl Record {
     /// A session that was claimed or taken at `time` with these rooms. All members are to be written.
-    pub fn new(generation: u64, time: u64, rooms: Rooms) -> Self {
+    pub(super) fn new(generation: u64, time: u64, rooms: Rooms) -> Self {
         let unsettled = rooms.places.keys().chain(&rooms.left).map(|room| (room.clone(), 0)).collect();
         Self {
             generation,
@@ -61,18 +61,18 @@ impl Record {
     }
 
     /// The rooms of a session that is being claimed.
-    pub fn first_write(&mut self, change: Change) -> Vec<Field> {
+    pub(super) fn first_write(&mut self, change: Change) -> Vec<Field> {
         self.apply(change, 0);
         self.rooms.iter().map(|(room, place)| (room.clone(), place.written())).collect()
     }
 
     /// It was claimed.
-    pub fn begin(&mut self, generation: u64, time: u64) {
+    pub(super) fn begin(&mut self, generation: u64, time: u64) {
         (self.generation, self.confirmed) = (generation, (0, time));
     }
 
     /// The next write. Until its answer nothing else is written.
-    pub fn write(&mut self, change: &Change) -> Write {
+    pub(super) fn write(&mut self, change: &Change) -> Write {
         let known = !self.doubtful && self.hold == Hold::Held;
         self.number += 1;
         self.doubtful = true;
@@ -117,7 +117,7 @@ impl Record {
     }
 
     /// What the answer to a write means. Only now does what it changed rule here.
-    pub fn answered(&mut self, write: &Write, change: Change, answer: Answer) -> Outcome {
+    pub(super) fn answered(&mut self, write: &Write, change: Change, answer: Answer) -> Outcome {
         let (number, fields) = match write {
             Write::Amend { number, fields } | Write::Put { number, fields, .. } => (*number, fields),
         };
@@ -184,35 +184,35 @@ impl Record {
     }
 
     /// Redis may have another picture of the session, and the client may be elsewhere.
-    pub fn doubt(&mut self) {
+    pub(super) fn doubt(&mut self) {
         self.hold = Hold::Doubted;
         self.unsettle();
     }
 
     /// The client was heard: the session is its connection's as far as anybody can know.
-    pub fn vouch(&mut self) {
+    pub(super) fn vouch(&mut self) {
         if self.hold == Hold::Doubted {
             self.hold = Hold::Vouched(self.number);
         }
     }
 
-    pub fn is_doubted(&self) -> bool {
+    pub(super) fn is_doubted(&self) -> bool {
         self.hold == Hold::Doubted
     }
 
-    pub fn is_vouched(&self) -> bool {
+    pub(super) fn is_vouched(&self) -> bool {
         matches!(self.hold, Hold::Vouched(_))
     }
 
     /// Everything is written again.
-    pub fn unsettle(&mut self) {
+    pub(super) fn unsettle(&mut self) {
         let rooms = self.rooms.keys().chain(self.left.keys());
         self.unsettled = rooms.map(|room| (room.clone(), self.number)).collect();
         self.doubtful = true;
     }
 
     /// These rooms forgot who is in them: whether that is to be written.
-    pub fn unsettle_rooms(&mut self, rooms: &HashSet<RoomName>) -> bool {
+    pub(super) fn unsettle_rooms(&mut self, rooms: &HashSet<RoomName>) -> bool {
         let forgotten: Vec<_> = self.rooms.keys().filter(|room| rooms.contains(*room)).cloned().collect();
         let any = !forgotten.is_empty();
         self.unsettled.extend(forgotten.into_iter().map(|room| (room, self.number)));
@@ -221,28 +221,28 @@ impl Record {
     }
 
     /// The last write that was answered well.
-    pub fn confirmed_number(&self) -> u64 {
+    pub(super) fn confirmed_number(&self) -> u64 {
         self.confirmed.0
     }
 
     /// What was acknowledged beyond an offset that Redis has.
-    pub fn acknowledged_beyond(&self, room: &RoomName, offset: u64) -> Option<Position> {
+    pub(super) fn acknowledged_beyond(&self, room: &RoomName, offset: u64) -> Option<Position> {
         let place = self.rooms.get(room)?;
         let acknowledged = place.acknowledged.filter(|acknowledged| *acknowledged > offset)?;
         Some(Position { epoch: place.joined.epoch.clone(), offset: acknowledged })
     }
 
     /// Something is to be written that nobody waits for, as far as that may be written now.
-    pub fn wants_write(&self) -> bool {
+    pub(super) fn wants_write(&self) -> bool {
         !self.is_doubted() && (self.doubtful || !self.moved.is_empty())
     }
 
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         !self.doubtful && self.moved.is_empty() && self.unsettled.is_empty()
     }
 
     /// Members to be written, on the word of the last write that was answered well.
-    pub fn enrolments(&self) -> Vec<Enrolment> {
+    pub(super) fn enrolments(&self) -> Vec<Enrolment> {
         let (number, confirmed) = self.confirmed;
         let enrolment = |room: &RoomName| Enrolment {
             room: room.clone(),
@@ -258,7 +258,7 @@ impl Record {
     }
 
     /// Takes it out of all its rooms: Redis said at this time that there is no record of it.
-    pub fn departures(&self, time: u64) -> Vec<Enrolment> {
+    pub(super) fn departures(&self, time: u64) -> Vec<Enrolment> {
         let departure = |room: &RoomName| Enrolment {
             room: room.clone(),
             generation: self.generation,
@@ -270,7 +270,7 @@ impl Record {
     }
 
     /// What became of a member that was written; the room has this epoch.
-    pub fn enrolled(&mut self, enrolment: &Enrolment, enrolled: Enrolled, epoch: &str) {
+    pub(super) fn enrolled(&mut self, enrolment: &Enrolment, enrolled: Enrolled, epoch: &str) {
         let Enrolment { room, number, comes, .. } = enrolment;
         let changed = self.unsettled.get(room).is_some_and(|since| since > number);
         match enrolled {
@@ -296,7 +296,7 @@ impl Record {
     }
 
     /// Whether it is new. The client was told of the position's epoch.
-    pub fn acknowledge(&mut self, room: &RoomName, position: &Position) -> bool {
+    pub(super) fn acknowledge(&mut self, room: &RoomName, position: &Position) -> bool {
         let Some(place) = self.rooms.get_mut(room) else { return false };
         if place.joined.epoch != position.epoch {
             (place.joined, place.acknowledged) = (position.clone(), None);
@@ -310,7 +310,7 @@ impl Record {
     }
 
     /// What was acknowledged before, as Redis or another connection of this node has it.
-    pub fn recall(&mut self, room: &RoomName, position: &Position) {
+    pub(super) fn recall(&mut self, room: &RoomName, position: &Position) {
         if let Some(place) = self.rooms.get_mut(room)
             && place.joined.epoch == position.epoch
         {
@@ -319,7 +319,7 @@ impl Record {
     }
 
     /// What a connection that held the session before this one had, and Redis not yet.
-    pub fn inherit(&mut self, before: &Record) {
+    pub(super) fn inherit(&mut self, before: &Record) {
         for (room, place) in &before.rooms {
             if before.moved.contains(room) {
                 self.advance(room, &place.joined);
@@ -331,7 +331,7 @@ impl Record {
     }
 
     /// The client was told that the room goes on after a position: whether that is to be written.
-    pub fn advance(&mut self, room: &RoomName, position: &Position) -> bool {
+    pub(super) fn advance(&mut self, room: &RoomName, position: &Position) -> bool {
         let Some(place) = self.rooms.get_mut(room) else { return false };
         if place.joined.epoch == position.epoch && place.joined.offset >= position.offset {
             return false;
@@ -345,7 +345,7 @@ impl Record {
     }
 
     /// For letting it go while a write is in doubt: the number, and everything.
-    pub fn last_write(&mut self) -> Option<(u64, Vec<Field>)> {
+    pub(super) fn last_write(&mut self) -> Option<(u64, Vec<Field>)> {
         if !self.doubtful && self.moved.is_empty() {
             return None;
         }
@@ -355,7 +355,7 @@ impl Record {
     }
 
     /// The session was let go with this generation and number.
-    pub fn let_go(&mut self, time: u64, number: u64) {
+    pub(super) fn let_go(&mut self, time: u64, number: u64) {
         self.confirmed = (number, time);
         self.doubtful = false;
     }

@@ -12,7 +12,7 @@ use switchyard_process::memory::{Account, Kind};
 use switchyard_protocol::{Position, unix_ms};
 
 #[derive(Clone)]
-pub struct Rooms {
+pub(super) struct Rooms {
     pub link: Arc<Link>,
     pub names: Names,
     pub retention: Retention,
@@ -24,7 +24,7 @@ const NUMBER: usize = 8;
 
 /// An epoch begins with a number that rises, so that one which ended and comes back, as with an older file, is known for it: the
 /// second in which it began, or one more than that of `seen`. Then it is random.
-pub fn new_epoch(seen: &str) -> String {
+pub(super) fn new_epoch(seen: &str) -> String {
     let number = (unix_ms() / 1000).max(epoch_number(seen).map_or(0, |seen| seen + 1));
     let random = u32::from_le_bytes(crate::random()) >> 8;
     format!("{number:0NUMBER$x}{random:06x}")
@@ -35,19 +35,19 @@ fn epoch_number(epoch: &str) -> Option<u64> {
 }
 
 /// Whether the first epoch began before the second.
-pub fn is_older(epoch: &str, than: &str) -> bool {
+pub(super) fn is_older(epoch: &str, than: &str) -> bool {
     epoch_number(epoch).zip(epoch_number(than)).is_some_and(|(epoch, than)| epoch < than)
 }
 
 impl Rooms {
     /// Of what begins anew together.
-    pub fn keys(&self, room: &str) -> Vec<String> {
+    pub(super) fn keys(&self, room: &str) -> Vec<String> {
         vec![self.names.room(room), self.names.log(room), self.names.acks(room)]
     }
 
     /// Messages after `after`, or from the oldest held where that is not known here. A room that is not there has an epoch that no other
     /// answer names.
-    pub async fn read(
+    pub(super) async fn read(
         &self,
         room: &Arc<str>,
         after: Option<&Position>,
@@ -57,7 +57,7 @@ impl Rooms {
     }
 
     /// The same for who listens to the room or is in it: it is made where it is not there.
-    pub async fn follow(
+    pub(super) async fn follow(
         &self,
         room: &Arc<str>,
         after: Option<&Position>,
@@ -98,12 +98,12 @@ impl Rooms {
     }
 
     /// Ends an epoch that cannot be trusted to go on. `seen` is the newest that this node knows of.
-    pub async fn renew(&self, room: &str, ended: &str, seen: &str) -> Result<(), Unavailable> {
+    pub(super) async fn renew(&self, room: &str, ended: &str, seen: &str) -> Result<(), Unavailable> {
         let keys = self.keys(room);
         self.link.run(&scripts::RENEW, keys, vec![ended.into(), new_epoch(seen).into()]).await.map(drop)
     }
 
-    pub async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
+    pub(super) async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
         let keys = vec![self.names.members(room)];
         let parts = self.link.run(&scripts::MEMBERS, keys, vec![answer::integer(most as u64)]).await?;
         let mut parts = answer::list(parts)?.into_iter();
@@ -113,7 +113,7 @@ impl Rooms {
         Ok(Members { count, principals, more })
     }
 
-    pub async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
+    pub(super) async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
         let keys = vec![self.names.room(room), self.names.acks(room)];
         let parts = self.link.run(&scripts::RECEIPT, keys, vec![answer::integer(offset)]).await?;
         if parts.is_null() {
@@ -125,7 +125,7 @@ impl Rooms {
     }
 
     /// Rooms by name from `from` on, in the form of ZRANGEBYLEX. Those that are gone are taken from the list.
-    pub async fn page(
+    pub(super) async fn page(
         &self,
         from: &str,
         limit: u64,
@@ -146,7 +146,7 @@ impl Rooms {
     }
 
     /// `None`: the room is not there.
-    pub async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
+    pub(super) async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
         let keys = vec![self.names.room(room), self.names.log(room), self.names.acks(room)];
         let arguments = vec![answer::millis(self.retention.history.age)];
         let parts = self.link.run(&scripts::SUMMARY, keys, arguments).await?;

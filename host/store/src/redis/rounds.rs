@@ -11,7 +11,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Both in the order of time.
 #[derive(Default)]
-pub struct Rounds {
+pub(super) struct Rounds {
     lingering: VecDeque<(Instant, RoomName)>,
     /// With the number of the interest.
     patrol: VecDeque<(Instant, RoomName, u64)>,
@@ -19,22 +19,22 @@ pub struct Rounds {
 
 impl Rounds {
     /// Nobody is in the room any more.
-    pub fn linger(&mut self, room: RoomName) {
+    pub(super) fn linger(&mut self, room: RoomName) {
         self.lingering.push_back((Instant::now() + LINGER, room));
     }
 
     /// A room that has lingered.
-    pub fn lingered(&mut self, now: Instant) -> Option<RoomName> {
+    pub(super) fn lingered(&mut self, now: Instant) -> Option<RoomName> {
         self.lingering.pop_front_if(|(at, _)| *at <= now).map(|(_, room)| room)
     }
 
     /// The room is to be looked at the next time around.
-    pub fn patrol(&mut self, room: RoomName, number: u64) {
+    pub(super) fn patrol(&mut self, room: RoomName, number: u64) {
         self.patrol.push_back((Instant::now() + PATROL, room, number));
     }
 
     /// The rooms whose turn it is.
-    pub fn due(&mut self, now: Instant) -> Vec<(RoomName, u64)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(RoomName, u64)> {
         let due = self.patrol.partition_point(|(at, ..)| *at <= now);
         self.patrol.drain(..due).map(|(_, room, number)| (room, number)).collect()
     }

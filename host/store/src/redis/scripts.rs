@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-pub struct Script {
+pub(crate) struct Script {
     /// What it is called in metrics.
     pub name: &'static str,
     pub code: String,
@@ -11,7 +11,7 @@ pub struct Script {
 
 macro_rules! scripts {
     ($($constant:ident = $name:literal;)*) => {$(
-        pub static $constant: LazyLock<Script> = LazyLock::new(|| {
+        pub(crate) static $constant: LazyLock<Script> = LazyLock::new(|| {
             let code = concat!(include_str!("lua/prelude.lua"), include_str!(concat!("lua/", $name, ".lua")));
             Script { name: $name, code: code.to_owned(), sha1: fred::util::sha1_hash(code) }
         });

@@ -21,7 +21,11 @@ type Known = Arc<Mutex<HashMap<Server, String>>>;
 
 /// Notes those that are there, and from then on tells whenever one is not what it was: all that this node has said is written is then
 /// written again.
-pub async fn watch(shared: &Arc<Shared>, mut connected: mpsc::UnboundedReceiver<Server>, vitals: &Vitals) {
+pub(super) async fn watch(
+    shared: &Arc<Shared>,
+    mut connected: mpsc::UnboundedReceiver<Server>,
+    vitals: &Vitals,
+) {
     let known = Known::default();
     for server in shared.link.servers() {
         // One that does not answer is asked when it is connected the next time.

@@ -40,7 +40,7 @@ const MANY: usize = 256;
 const RECENT: Duration = Duration::from_secs(10);
 
 /// A session that a connection of this node holds, or held until somebody else took it.
-pub struct Session {
+pub(super) struct Session {
     pub principal: Arc<str>,
     pub id: SessionId,
     pub connection: ConnectionId,
@@ -56,13 +56,13 @@ pub struct Session {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
+pub(super) enum Leaving {
     /// It can be resumed.
     Detached,
     Over,
 }
 
-pub struct Sessions {
+pub(super) struct Sessions {
     held: Mutex<BTreeMap<ConnectionId, Arc<Session>>>,
     /// Those that were let go a moment ago.
     recent: Mutex<VecDeque<(Instant, Arc<Session>, Leaving)>>,
@@ -89,24 +89,24 @@ impl Default for Sessions {
 }
 
 impl Session {
-    pub fn record(&self) -> MutexGuard<'_, Record> {
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().expect("no code panics while it holds a record")
     }
 
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
 
-    pub fn node(&self) -> Arc<String> {
+    pub(super) fn node(&self) -> Arc<String> {
         self.node.lock().expect("no code panics while it holds a name").clone()
     }
 
     /// Keeps it from being written or let go, if that is not happening now.
-    pub fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.writing.try_lock().ok().filter(|_| !self.is_over())
     }
 
-    pub fn held_entry(&self) -> String {
+    pub(super) fn held_entry(&self) -> String {
         held_entry(&self.principal, self.id, self.connection)
     }
 }
@@ -116,33 +116,33 @@ impl Sessions {
         self.held.lock().expect("no code panics while it holds the sessions")
     }
 
-    pub fn all(&self) -> Vec<Arc<Session>> {
+    pub(super) fn all(&self) -> Vec<Arc<Session>> {
         self.held().values().cloned().collect()
     }
 
-    pub fn connections(&self) -> Vec<ConnectionId> {
+    pub(super) fn connections(&self) -> Vec<ConnectionId> {
         self.held().keys().copied().collect()
     }
 
-    pub fn of(&self, connection: ConnectionId) -> Option<Arc<Session>> {
+    pub(super) fn of(&self, connection: ConnectionId) -> Option<Arc<Session>> {
         self.held().get(&connection).cloned()
     }
 
     /// Waits until all that were let go are so in Redis.
-    pub async fn left(&self) {
+    pub(super) async fn left(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
 impl Shared {
-    pub fn taken_over(&self, session: &Session) {
+    pub(super) fn taken_over(&self, session: &Session) {
         session.over.store(true, Ordering::Relaxed);
         (self.feed)(Event::TakenOver(session.connection));
     }
 
     /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
-    pub fn doubt(&self, session: &Session) {
+    pub(super) fn doubt(&self, session: &Session) {
         session.record().doubt();
         self.probe(session);
     }
@@ -152,13 +152,18 @@ impl Shared {
     }
 
     /// The client of a connection was heard after [`Event::Probe`].
-    pub fn vouch(self: &Arc<Self>, connection: ConnectionId) {
+    pub(super) fn vouch(self: &Arc<Self>, connection: ConnectionId) {
         let Some(session) = self.sessions.of(connection) else { return };
         session.record().vouch();
         self.settle(&session);
     }
 
-    pub fn acknowledge(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
+    pub(super) fn acknowledge(
+        self: &Arc<Self>,
+        connection: ConnectionId,
+        room: &RoomName,
+        position: &Position,
+    ) {
         let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
         let (is_new, wants_write) = {
             let mut record = session.record();
@@ -172,7 +177,7 @@ impl Shared {
         }
     }
 
-    pub fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
+    pub(super) fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
         let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
         let moved = session.record().advance(room, position);
         if moved {
@@ -181,7 +186,7 @@ impl Shared {
     }
 
     /// All sessions may have been lost, or let go.
-    pub fn doubt_all(self: &Arc<Self>) {
+    pub(super) fn doubt_all(self: &Arc<Self>) {
         let sessions = self.sessions.all();
         sessions.iter().for_each(|session| session.record().doubt());
         let shared = self.clone();
@@ -202,7 +207,7 @@ impl Shared {
     }
 
     /// Everything is written again, so that nothing in use ends with its time to live.
-    pub fn rewrite_all(self: &Arc<Self>) {
+    pub(super) fn rewrite_all(self: &Arc<Self>) {
         for session in self.sessions.all() {
             session.record().unsettle();
             self.settle(&session);
@@ -210,7 +215,7 @@ impl Shared {
     }
 
     /// A room goes on with another epoch: it may have forgotten who is in it.
-    pub fn has_forgotten(self: &Arc<Self>, room: &str) {
+    pub(super) fn has_forgotten(self: &Arc<Self>, room: &str) {
         let Ok(room) = RoomName::parse(room) else { return };
         self.list(&room);
         let mut forgotten = self.sessions.forgotten.lock().expect("no code panics while it holds them");

@@ -28,7 +28,7 @@ use switchyard_process::memory::Account;
 /// In which a node that starts looks at Redis' clock.
 const LOOKS: Duration = Duration::from_secs(1);
 
-pub struct Shared {
+pub(super) struct Shared {
     pub link: Arc<Link>,
     pub names: Names,
     pub rooms: Rooms,
@@ -59,7 +59,7 @@ pub struct Shared {
 
 /// What keeps this node from being of use, though Redis answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub(super) enum Fault {
     /// The keys in Redis are another version's, since it lost this version's.
     Schema,
     /// Redis has lost API keys that this node knows.
@@ -67,11 +67,11 @@ pub enum Fault {
 }
 
 #[derive(Default)]
-pub struct Faults(Mutex<BTreeMap<Fault, String>>);
+pub(super) struct Faults(Mutex<BTreeMap<Fault, String>>);
 
 impl Faults {
     /// Notes why, or that it is over. Gives whether it is new.
-    pub fn set(&self, fault: Fault, reason: Option<String>) -> bool {
+    pub(super) fn set(&self, fault: Fault, reason: Option<String>) -> bool {
         let mut faults = self.0.lock().expect("no code panics while it holds the faults");
         match reason {
             Some(reason) => faults.insert(fault, reason).is_none(),
@@ -82,13 +82,13 @@ impl Faults {
         }
     }
 
-    pub fn first(&self) -> Option<String> {
+    pub(super) fn first(&self) -> Option<String> {
         self.0.lock().expect("no code panics while it holds the faults").values().next().cloned()
     }
 }
 
 impl Shared {
-    pub fn new(
+    pub(super) fn new(
         link: Link,
         names: Names,
         retention: Retention,
@@ -125,7 +125,7 @@ impl Shared {
     }
 
     /// Cluster time in milliseconds, asked for where this node has not heard of it lately.
-    pub async fn cluster_time(&self) -> Result<u64, Unavailable> {
+    pub(super) async fn cluster_time(&self) -> Result<u64, Unavailable> {
         if let Some(time) = self.cluster.recent() {
             return Ok(time);
         }
@@ -136,7 +136,7 @@ impl Shared {
 
     /// Asks for Redis' clock until it is known well enough for a client that comes back at once: the answer that came fastest says
     /// best.
-    pub async fn look_at_clock(&self) {
+    pub(super) async fn look_at_clock(&self) {
         let looked = async {
             for _ in 0..SAMPLES {
                 let time = self.link.run(&scripts::TIME, vec![self.names.clock()], vec![]).await;
@@ -150,7 +150,7 @@ impl Shared {
     }
 
     /// Entries of a list that are due, and until when they are this node's by their new score.
-    pub async fn due(
+    pub(super) async fn due(
         &self,
         list: String,
         claim: Duration,

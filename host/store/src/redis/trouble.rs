@@ -32,7 +32,7 @@ const REFUSALS: [&str; 11] = [
 ];
 
 #[derive(Default)]
-pub struct Trouble {
+pub(super) struct Trouble {
     secrets: Secrets,
     /// Why the last attempt to connect failed, since something was answered.
     connection: ArcSwapOption<String>,
@@ -51,26 +51,26 @@ fn is_refusal(error: &str) -> bool {
 }
 
 impl Trouble {
-    pub fn new(secrets: Secrets) -> Self {
+    pub(super) fn new(secrets: Secrets) -> Self {
         Self { secrets, ..Self::default() }
     }
 
     /// Nobody is told a secret by an error.
-    pub fn hidden(&self, error: &str) -> String {
+    pub(super) fn hidden(&self, error: &str) -> String {
         self.secrets.hidden(error)
     }
 
-    pub fn unreachable(&self, error: &str) {
+    pub(super) fn unreachable(&self, error: &str) {
         self.connection.store(Some(Arc::new(self.hidden(error))));
     }
 
     /// Why a connection cannot be made, where that is known.
-    pub fn because(&self, what: &str) -> String {
+    pub(super) fn because(&self, what: &str) -> String {
         self.connection.load().as_ref().map_or_else(|| what.to_owned(), |error| format!("{what}: {error}"))
     }
 
     /// What came of a command.
-    pub fn answered(&self, command: &'static str, error: Option<&str>) {
+    pub(super) fn answered(&self, command: &'static str, error: Option<&str>) {
         match error {
             Some(error) if is_refusal(error) => {
                 let mut refused = self.refused.lock().expect(HELD);
@@ -92,7 +92,7 @@ impl Trouble {
     }
 
     /// A lease is renewed by a write: what refuses every write does not any more, when it succeeds.
-    pub fn renewed(&self, error: Option<&str>) {
+    pub(super) fn renewed(&self, error: Option<&str>) {
         if error.is_none() && self.count.load(Ordering::Relaxed) > 0 {
             let mut refused = self.refused.lock().expect(HELD);
             refused.retain(|_, (error, _)| ["NOPERM", "ERR"].iter().any(|kind| error.starts_with(kind)));
@@ -104,12 +104,12 @@ impl Trouble {
     }
 
     /// Why the lease cannot be renewed.
-    pub fn lease(&self) -> Option<Arc<String>> {
+    pub(super) fn lease(&self) -> Option<Arc<String>> {
         self.lease.load_full()
     }
 
     /// What Redis refuses now, where it refuses anything: to everybody, as all ask with the same user.
-    pub fn refusal(&self) -> Option<String> {
+    pub(super) fn refusal(&self) -> Option<String> {
         if let Some(error) = self.lease().filter(|error| is_refusal(error)) {
             return Some(error.to_string());
         }

@@ -21,26 +21,26 @@ const MOST: usize = 64;
 const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-pub struct Unsure {
+pub(super) struct Unsure {
     rooms: HashMap<RoomName, VecDeque<(u64, Instant)>>,
     looked: Option<Instant>,
 }
 
 impl Unsure {
     /// What Redis knows a script by.
-    pub fn name(script: u64) -> String {
+    pub(super) fn name(script: u64) -> String {
         format!("{}-{script:x}", *NODE)
     }
 
     /// Those of a room by name, each behind a space.
-    pub fn of(&self, room: &RoomName, now: Instant) -> String {
+    pub(super) fn of(&self, room: &RoomName, now: Instant) -> String {
         let Some(scripts) = self.rooms.get(room) else { return String::new() };
         let recent = scripts.iter().filter(|(_, sent)| now.duration_since(*sent) < LONGEST);
         recent.map(|(script, _)| format!(" {}", Self::name(*script))).collect()
     }
 
     /// A script that was sent then has no answer.
-    pub fn note(&mut self, room: &RoomName, script: u64, sent: Instant) {
+    pub(super) fn note(&mut self, room: &RoomName, script: u64, sent: Instant) {
         let is_over = |then: &Instant| sent.saturating_duration_since(*then) >= LONGEST;
         if self.looked.is_none_or(|looked| sent.saturating_duration_since(looked) >= LOOK) {
             self.looked = Some(sent);
@@ -54,7 +54,7 @@ impl Unsure {
     }
 
     /// The room knows of all of them.
-    pub fn settle(&mut self, room: &RoomName) {
+    pub(super) fn settle(&mut self, room: &RoomName) {
         self.rooms.remove(room);
     }
 }

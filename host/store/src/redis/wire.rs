@@ -6,7 +6,7 @@ use switchyard_process::memory::{Account, Kind};
 use switchyard_protocol::{Position, Publication};
 
 /// What the node knows of a message when it is published; Redis puts the rest before it.
-pub fn body(event: Option<&str>, data: &str) -> Vec<u8> {
+pub(super) fn body(event: Option<&str>, data: &str) -> Vec<u8> {
     match event {
         Some(event) => [event.len().to_string().as_str(), " ", event, data].concat().into_bytes(),
         None => ["- ", data].concat().into_bytes(),
@@ -15,14 +15,14 @@ pub fn body(event: Option<&str>, data: &str) -> Vec<u8> {
 
 /// A message that was read.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub(super) struct Heard {
     pub publication: Arc<Publication>,
     /// Unix milliseconds, by Redis' clock, of the message before it in its room.
     pub before: u64,
 }
 
 /// `None`: it is not in this form. Counted as one of a kind for as long as anybody has it.
-pub fn read(room: &Arc<str>, bytes: &[u8], account: &Arc<Account>, kind: Kind) -> Option<Heard> {
+pub(super) fn read(room: &Arc<str>, bytes: &[u8], account: &Arc<Account>, kind: Kind) -> Option<Heard> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut parts = text.splitn(6, ' ');
     let epoch: Arc<str> = parts.next()?.into();
@@ -44,7 +44,7 @@ pub fn read(room: &Arc<str>, bytes: &[u8], account: &Arc<Account>, kind: Kind) -
 
 /// A piece of a room's log.
 #[derive(Debug)]
-pub struct Page {
+pub(super) struct Page {
     pub newest: Position,
     /// Of the newest message; 0 before the first.
     pub time: u64,
@@ -55,14 +55,14 @@ pub struct Page {
 
 impl Page {
     /// Nothing after `after` is missing from what is held.
-    pub fn is_whole_after(&self, after: &Position) -> bool {
+    pub(super) fn is_whole_after(&self, after: &Position) -> bool {
         after.epoch == self.newest.epoch
             && after.offset <= self.newest.offset
             && after.offset + 1 >= self.oldest
     }
 
     /// More is held after the last of these.
-    pub fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         self.messages.last().is_some_and(|last| last.publication.offset < self.newest.offset)
     }
 }

@@ -48,7 +48,7 @@ impl Families {
     }
 }
 
-pub fn write(api: &Api, text: &mut String) -> std::fmt::Result {
+pub(super) fn write(api: &Api, text: &mut String) -> std::fmt::Result {
     let (mut families, mut left_out) = (Families::default(), vec![]);
     // By precedence, so that a plugin that is put behind others changes nothing of theirs.
     for ward in api.services.hub.wards() {

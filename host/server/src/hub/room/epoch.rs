@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 impl Room {
     /// Messages up to `position` are lost to every live member, who is told; how many were. A member that catches up is told
     /// by its replay, which asks the log what of it concerns the member.
-    pub fn lose(&mut self, position: Position) -> u64 {
+    pub(crate) fn lose(&mut self, position: Position) -> u64 {
         let anew = position.epoch != self.position.epoch;
         if !anew && position.offset <= self.position.offset {
             return 0;
@@ -29,7 +29,13 @@ impl Room {
 
     /// A replay has sent its member everything up to `upto`, or, where that is `lost`, found that it is not there: then the
     /// member is told. The answer may have to wait until the room is where the member is.
-    pub fn settle(&mut self, seat: SeatId, upto: Position, lost: bool, reply: oneshot::Sender<Settled>) {
+    pub(crate) fn settle(
+        &mut self,
+        seat: SeatId,
+        upto: Position,
+        lost: bool,
+        reply: oneshot::Sender<Settled>,
+    ) {
         let gone = !self.holds(seat);
         let settled = match self.catching_up.get_mut(&seat.connection) {
             _ if gone => Settled::Gone,
@@ -80,7 +86,7 @@ impl Room {
 
     /// The position that a member acknowledges with an offset, in the epoch that it names or else in the one that it was told
     /// last; nothing beyond what it was sent.
-    pub fn acknowledge(
+    pub(crate) fn acknowledge(
         &self,
         seat: SeatId,
         epoch: Option<&str>,

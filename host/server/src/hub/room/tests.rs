@@ -14,7 +14,7 @@ pub(in crate::hub::room) fn connection() -> Arc<Connection> {
     connection_over(Held::new(0))
 }
 
-pub fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
+pub(crate) fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
     let share = Account::boundless().share(&"acme".into());
     Arc::new(Connection {
         id: ConnectionId::random(),

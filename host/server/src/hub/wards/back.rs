@@ -9,7 +9,7 @@ use switchyard_store::Change;
 impl Hub {
     /// Puts an earlier version in charge on all nodes: the one that was loaded before the present one, or the one whose digest
     /// begins with `to`.
-    pub async fn rollback(
+    pub(crate) async fn rollback(
         self: &Arc<Self>,
         name: &str,
         to: Option<String>,

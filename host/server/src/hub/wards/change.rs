@@ -21,7 +21,7 @@ pub(super) const ATTEMPTS: usize = 20;
 pub(super) const READ: Duration = Duration::from_secs(30);
 
 /// How a version came, and by whom.
-pub struct Origin {
+pub(crate) struct Origin {
     pub how: How,
     pub by: Option<String>,
     pub signature: Option<String>,
@@ -29,7 +29,7 @@ pub struct Origin {
 
 impl Hub {
     /// Puts code in charge that an operator hands in, on all nodes.
-    pub async fn load_plugin(
+    pub(crate) async fn load_plugin(
         self: &Arc<Self>,
         name: &str,
         code: Bytes,
@@ -45,7 +45,7 @@ impl Hub {
 
     /// Takes up the `index`-th plugin's configuration and file, where either is another than before. Where the file cannot be read, that is
     /// an error, but the configuration is taken up all the same.
-    pub async fn reread(self: &Arc<Self>, index: usize, config: PluginConfig) -> Result<(), Refusal> {
+    pub(crate) async fn reread(self: &Arc<Self>, index: usize, config: PluginConfig) -> Result<(), Refusal> {
         let ward = &self.wards[index];
         ward.trust(&config.trust);
         let config = Arc::new(config);
@@ -339,6 +339,6 @@ impl Ward {
     }
 }
 
-pub fn conflict(message: String) -> Refusal {
+pub(crate) fn conflict(message: String) -> Refusal {
     Refusal::new(Code::Conflict, message)
 }

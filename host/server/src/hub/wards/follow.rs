@@ -23,7 +23,7 @@ const READ_AT_LEAST: Duration = Duration::from_secs(2);
 
 /// What a node tells all others of its plugins.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeReport {
+pub(crate) struct NodeReport {
     /// Where its operators' listener is.
     pub host: String,
     pub plugins: BTreeMap<String, Reported>,
@@ -33,7 +33,7 @@ impl Hub {
     /// Puts the versions in charge that this node is to begin with. A plugin that cannot be loaded closes its rooms and keeps
     /// nobody else from working. `status` is told what is waited for. Tells whether one of them may be
     /// loaded later: for want of a thread it was not, or its file could not be read at that moment.
-    pub async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) -> bool {
+    pub(crate) async fn begin(self: &Arc<Self>, status: impl Fn(&str) + Send + Sync) -> bool {
         let (mut later, begun) = (false, Instant::now());
         // All of them together wait so long for files, and each for a while.
         let patience = || READ.saturating_sub(begun.elapsed()).max(READ_AT_LEAST);
@@ -97,7 +97,7 @@ impl Hub {
 
     /// Takes up what other nodes have put in charge of the `index`-th plugin. What the store knows less of than this node it has
     /// lost, maybe with the code of versions; so it has if its registry `is_anew`. An error: try again.
-    pub async fn follow_plugin(
+    pub(crate) async fn follow_plugin(
         self: &Arc<Self>,
         index: usize,
         stored: &StoredPlugins,
@@ -186,7 +186,7 @@ impl Hub {
     }
 
     /// What this node says of its plugins; `host` is where its operators find it.
-    pub fn report(&self, host: &str) -> NodeReport {
+    pub(crate) fn report(&self, host: &str) -> NodeReport {
         let plugins = self.wards.iter().map(|ward| (ward.name(), ward.reported())).collect();
         NodeReport { host: host.to_owned(), plugins }
     }

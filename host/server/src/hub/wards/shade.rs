@@ -13,7 +13,12 @@ use switchyard_store::How;
 
 impl Hub {
     /// Starts a candidate, in the place of another. It ends when another version comes into charge.
-    pub async fn shade(&self, name: &str, code: Bytes, signature: Option<String>) -> Result<&Ward, Refusal> {
+    pub(crate) async fn shade(
+        &self,
+        name: &str,
+        code: Bytes,
+        signature: Option<String>,
+    ) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
         let ward = &self.wards[index];
         let _loading = ward.loading.lock().await;
@@ -31,7 +36,7 @@ impl Hub {
     }
 
     /// Ends the candidate.
-    pub async fn unshade(&self, name: &str) -> Result<&Ward, Refusal> {
+    pub(crate) async fn unshade(&self, name: &str) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
         let ward = &self.wards[index];
         let _turn = ward.turn.lock().await;
@@ -41,7 +46,7 @@ impl Hub {
     }
 
     /// Puts the candidate in charge, on all nodes.
-    pub async fn promote(self: &Arc<Self>, name: &str, by: Option<&str>) -> Result<&Ward, Refusal> {
+    pub(crate) async fn promote(self: &Arc<Self>, name: &str, by: Option<&str>) -> Result<&Ward, Refusal> {
         let index = self.index(name)?;
         let ward = &self.wards[index];
         let _loading = ward.loading.lock().await;

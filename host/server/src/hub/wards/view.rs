@@ -10,7 +10,7 @@ use switchyard_store::How;
 /// How a version, or the plugin as a whole, is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
-pub enum Condition {
+pub(crate) enum Condition {
     /// It is being compiled and tried; the one in charge stays until it is ready.
     Loading,
     Active,
@@ -32,9 +32,9 @@ pub enum Condition {
 }
 
 impl Condition {
-    pub const ALL: [&'static str; 5] = ["loading", "active", "probation", "quarantined", "failed"];
+    pub(crate) const ALL: [&'static str; 5] = ["loading", "active", "probation", "quarantined", "failed"];
 
-    pub const fn name(&self) -> &'static str {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Condition::Loading => "loading",
             Condition::Active => "active",
@@ -48,7 +48,7 @@ impl Condition {
 
 /// A plugin as an operator sees it on one node.
 #[derive(Serialize)]
-pub struct Shown {
+pub(crate) struct Shown {
     pub name: String,
     pub rooms: Vec<Pattern>,
     #[serde(flatten)]
@@ -67,7 +67,7 @@ pub struct Shown {
 }
 
 #[derive(Serialize)]
-pub struct InCharge {
+pub(crate) struct InCharge {
     pub plugin: Info,
     #[serde(flatten)]
     pub status: Status,
@@ -75,7 +75,7 @@ pub struct InCharge {
 
 /// A version that is, was or was to be in charge.
 #[derive(Serialize)]
-pub struct Version {
+pub(crate) struct Version {
     pub sha256: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -92,7 +92,7 @@ pub struct Version {
 
 /// A candidate beside the version in charge.
 #[derive(Serialize)]
-pub struct Shaded {
+pub(crate) struct Shaded {
     pub sha256: String,
     pub version: String,
     pub since: u64,
@@ -103,7 +103,7 @@ pub struct Shaded {
 
 /// What other nodes are told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reported {
+pub(crate) struct Reported {
     pub sha256: Option<String>,
     pub version: Option<String>,
     pub generation: u64,
@@ -115,7 +115,7 @@ pub struct Reported {
 }
 
 impl Ward {
-    pub fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         let standing = self.standing();
         let charge = standing.charge.as_ref().map(|charge| InCharge {
             plugin: charge.plugin.info().clone(),
@@ -137,7 +137,7 @@ impl Ward {
         }
     }
 
-    pub fn condition(&self) -> Condition {
+    pub(crate) fn condition(&self) -> Condition {
         self.standing().condition()
     }
 

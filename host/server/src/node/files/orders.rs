@@ -10,19 +10,19 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-pub type Work = Box<dyn FnOnce() + Send>;
+pub(super) type Work = Box<dyn FnOnce() + Send>;
 
 const HELD: &str = "no code panics while it holds the orders";
 
 #[derive(Default)]
-pub struct Orders {
+pub(super) struct Orders {
     waiting: Mutex<Batch>,
     comes: Condvar,
 }
 
 /// All that was ordered since the thread looked last, in the order in which it is done.
 #[derive(Default)]
-pub struct Batch {
+pub(super) struct Batch {
     pub follow: Option<Follow>,
     /// Anything may have happened to any file.
     pub any: bool,
@@ -39,7 +39,7 @@ pub struct Batch {
 }
 
 /// These files from now on, and no others.
-pub struct Follow {
+pub(super) struct Follow {
     pub files: Vec<PathBuf>,
     /// Answered when they are followed, where that is awaited.
     pub done: Option<oneshot::Sender<()>>,
@@ -51,7 +51,7 @@ impl Orders {
     }
 
     /// What is put in after the thread has ended is dropped.
-    pub fn put(&self, order: impl FnOnce(&mut Batch)) {
+    pub(super) fn put(&self, order: impl FnOnce(&mut Batch)) {
         let mut waiting = self.waiting();
         if !waiting.is_closed {
             order(&mut waiting);
@@ -61,18 +61,18 @@ impl Orders {
     }
 
     /// Waits for orders, but not for longer than until then.
-    pub fn take(&self, until: Instant) -> Batch {
+    pub(super) fn take(&self, until: Instant) -> Batch {
         let left = until.saturating_duration_since(Instant::now());
         let waited = self.comes.wait_timeout_while(self.waiting(), left, |waiting| !waiting.is_due);
         std::mem::take(&mut waited.expect(HELD).0)
     }
 
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         *self.waiting() = Batch { is_closed: true, ..Batch::default() };
     }
 
     #[cfg(test)]
-    pub fn told(&self) -> usize {
+    pub(super) fn told(&self) -> usize {
         self.waiting().told.len()
     }
 }

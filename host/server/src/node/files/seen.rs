@@ -16,7 +16,7 @@ const UNCLOSED: Duration = Duration::from_secs(30);
 const REPLACED: u32 = 2;
 
 #[derive(Default)]
-pub struct Seen(HashMap<PathBuf, File>);
+pub(super) struct Seen(HashMap<PathBuf, File>);
 
 struct File {
     /// As it was when somebody was last told to read it.
@@ -71,7 +71,7 @@ fn is_same_file(one: Option<Stamp>, other: Option<Stamp>) -> bool {
 
 impl Seen {
     /// Those that are new are looked at before they are read; of others what was seen holds.
-    pub fn follow(&mut self, files: Vec<PathBuf>, stamp: impl Fn(&Path) -> Option<Stamp>) {
+    pub(super) fn follow(&mut self, files: Vec<PathBuf>, stamp: impl Fn(&Path) -> Option<Stamp>) {
         let mut before = std::mem::take(&mut self.0);
         let known = |path: PathBuf| {
             let file = before.remove(&path).unwrap_or_else(|| File::new(stamp(&path)));
@@ -81,7 +81,7 @@ impl Seen {
     }
 
     /// The system says what happened to a file. Whether it is to be read.
-    pub fn told(
+    pub(super) fn told(
         &mut self,
         path: &Path,
         happened: Happened,
@@ -97,7 +97,7 @@ impl Seen {
     }
 
     /// Anything may have happened. Whether there is something to be read.
-    pub fn take(&mut self, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+    pub(super) fn take(&mut self, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
             let now = stamp(path);
@@ -108,7 +108,7 @@ impl Seen {
     }
 
     /// Looks at all of them. Whether there is something to be read.
-    pub fn look(&mut self, at: Instant, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+    pub(super) fn look(&mut self, at: Instant, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
             is_due |= file.look(stamp(path), at);
@@ -117,12 +117,12 @@ impl Seen {
     }
 
     /// Whether one has changed and is not read yet, so that it is to be looked at again soon.
-    pub fn is_unsettled(&self) -> bool {
+    pub(super) fn is_unsettled(&self) -> bool {
         self.0.values().any(|file| file.has_changed() && file.written.is_none())
     }
 
     /// Nobody will tell of those who close files there.
-    pub fn forget_writers(&mut self, folder: &Path) {
+    pub(super) fn forget_writers(&mut self, folder: &Path) {
         let there = self.0.iter_mut().filter(|(path, _)| path.parent() == Some(folder));
         there.for_each(|(_, file)| file.written = None);
     }

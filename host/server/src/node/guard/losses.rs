@@ -6,19 +6,19 @@ use switchyard_plugin::{PluginConfig, Trust};
 use switchyard_store::key::{Digest, KeyConfig};
 
 /// What a node holds to, as far as a configuration that was cut off would change it.
-pub struct Held<'a> {
+pub(crate) struct Held<'a> {
     pub configured: Configured,
     pub trust: &'a Trust,
     pub plugins: &'a [PluginConfig],
 }
 
 impl<'a> Held<'a> {
-    pub fn of(config: &'a Config) -> Self {
+    pub(crate) fn of(config: &'a Config) -> Self {
         Self { configured: Configured::of(config), trust: &config.signatures, plugins: &config.plugins }
     }
 
     /// Each completes "it would …". `stored` are the keys of the store; what has ended by `now`, in Unix milliseconds, is lost already.
-    pub fn losses(&self, after: &Self, stored: &[KeyConfig], now: u64) -> Vec<String> {
+    pub(crate) fn losses(&self, after: &Self, stored: &[KeyConfig], now: u64) -> Vec<String> {
         let mut losses = vec![];
         losses.extend(self.lost_keys(after, stored, now));
         losses.extend(self.lost_stored_keys(after, stored, now));

@@ -45,11 +45,11 @@ pub(super) struct Seated {
 }
 
 impl Seated {
-    pub fn room(&self) -> &RoomName {
+    pub(super) fn room(&self) -> &RoomName {
         &self.joined.seat.room
     }
 
-    pub fn position(&self) -> &Position {
+    pub(super) fn position(&self) -> &Position {
         &self.position
     }
 
@@ -60,7 +60,7 @@ impl Seated {
     }
 
     /// Where what was before is lost.
-    pub fn told(&self) -> Option<Told> {
+    pub(super) fn told(&self) -> Option<Told> {
         let since = self.asked.since.as_ref().filter(|_| self.recovered == Some(false))?;
         Some((self.room().clone(), since.epoch.clone(), self.position.clone()))
     }

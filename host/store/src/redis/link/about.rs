@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 impl Link {
     /// What a server is: another after each start, and after each promotion of a replica.
-    pub async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
+    pub(crate) async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
         let call = Call::info(&["server", "replication"]);
         let said = self.timed("INFO", self.endpoint_at(server)?.commands.ask(&call)).await?;
         match (field(&said, "run_id"), field(&said, "master_replid")) {
@@ -18,7 +18,7 @@ impl Link {
 
     /// How full a server is, of what it may use: where it has no limit of its own, of 60 % of its machine. One that makes room by
     /// itself is never full.
-    pub async fn fill(&self, server: &Server) -> Result<Fill, Unavailable> {
+    pub(crate) async fn fill(&self, server: &Server) -> Result<Fill, Unavailable> {
         let said =
             self.timed("INFO", self.endpoint_at(server)?.commands.ask(&Call::info(&["memory"]))).await?;
         let number = |name| field(&said, name).and_then(|number| number.parse::<usize>().ok());

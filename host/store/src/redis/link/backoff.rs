@@ -12,7 +12,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 /// Empty while the server does what it is asked.
 #[derive(Default)]
-pub struct Backoff(ArcSwapOption<Down>);
+pub(super) struct Backoff(ArcSwapOption<Down>);
 
 struct Down {
     error: String,
@@ -22,7 +22,7 @@ struct Down {
 
 impl Backoff {
     /// What the server said, while it is not to be asked.
-    pub fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), Error> {
         match &*self.0.load() {
             Some(down) if Instant::now() < down.until => {
                 Err(Error::new(ErrorKind::Cluster, down.error.clone()))
@@ -32,7 +32,7 @@ impl Backoff {
     }
 
     /// What came of a command with a key; `None` is no error.
-    pub fn answered(&self, error: Option<&Error>) {
+    pub(super) fn answered(&self, error: Option<&Error>) {
         let (before, now) = (self.0.load(), Instant::now());
         match error.map(Error::details) {
             None if before.is_some() => self.0.store(None),

@@ -4,19 +4,19 @@ use super::connection::Connection;
 use fred::types::{Value, config::Server};
 
 /// One command as it goes to a server.
-pub struct Call {
+pub(super) struct Call {
     pub name: &'static str,
     pub arguments: Vec<Value>,
 }
 
 impl Call {
     /// What a server says of itself.
-    pub fn info(sections: &[&'static str]) -> Self {
+    pub(super) fn info(sections: &[&'static str]) -> Self {
         Self { name: "INFO", arguments: sections.iter().map(|section| Value::from(*section)).collect() }
     }
 
     /// `text` is the script's digest, or all of it.
-    pub fn script(name: &'static str, text: &str, keys: Vec<String>, arguments: Vec<Value>) -> Self {
+    pub(super) fn script(name: &'static str, text: &str, keys: Vec<String>, arguments: Vec<Value>) -> Self {
         let first = [Value::from(text), Value::from(keys.len() as i64)];
         let rest = keys.into_iter().map(Value::from).chain(arguments);
         Self { name, arguments: first.into_iter().chain(rest).collect() }
@@ -24,13 +24,13 @@ impl Call {
 }
 
 /// A line of what `INFO` says.
-pub fn field(said: &Value, name: &str) -> Option<String> {
+pub(super) fn field(said: &Value, name: &str) -> Option<String> {
     let said = said.as_str()?;
     said.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
 }
 
 /// What a server of a Cluster says instead of carrying a command out.
-pub enum Redirection {
+pub(super) enum Redirection {
     /// It is this server's from now on.
     Moved(Server),
     /// The slot moves there, and what was asked for is there already.
@@ -41,7 +41,7 @@ pub enum Redirection {
 
 impl Redirection {
     /// `by` is who said so: it may name itself by its port alone.
-    pub fn read(error: &str, by: &Connection) -> Option<Self> {
+    pub(super) fn read(error: &str, by: &Connection) -> Option<Self> {
         let mut words = error.split(' ');
         let (kind, place) = (words.next()?, words.nth(1));
         let server = || {

@@ -30,7 +30,7 @@ const SLOTS: Duration = Duration::from_millis(500);
 /// How long all of them are waited for when a node starts; those that are away then hold up only what is asked of them.
 const START: Duration = Duration::from_secs(2);
 
-pub struct Cluster {
+pub(super) struct Cluster {
     common: Arc<Common>,
     /// Where to ask when none of those that are known answers.
     seeds: Vec<Server>,
@@ -60,7 +60,7 @@ impl Table {
 
 impl Cluster {
     /// Begins to connect to the servers that are configured.
-    pub fn new(common: Arc<Common>, seeds: Vec<Server>) -> Result<Self, String> {
+    pub(super) fn new(common: Arc<Common>, seeds: Vec<Server>) -> Result<Self, String> {
         let mut endpoints = HashMap::new();
         for server in &seeds {
             endpoints.insert(server.clone(), open(&common, server)?);
@@ -78,7 +78,7 @@ impl Cluster {
     }
 
     /// Waits until it is known which server has which slots, and a while for those servers; or why that is not known.
-    pub async fn opened(&self) -> Result<(), String> {
+    pub(super) async fn opened(&self) -> Result<(), String> {
         let endpoints: Vec<_> = self.table.load().endpoints.values().cloned().collect();
         let opened =
             futures_util::future::select_ok(endpoints.iter().map(|endpoint| Box::pin(endpoint.opened())));
@@ -91,12 +91,12 @@ impl Cluster {
     }
 
     /// Which server has which slots, to compare.
-    pub fn slots(&self) -> Vec<(u16, u16, Server)> {
+    pub(super) fn slots(&self) -> Vec<(u16, u16, Server)> {
         let table = self.table.load();
         table.slots().into_iter().map(|(from, to, server)| (from, to, server.clone())).collect()
     }
 
-    pub fn endpoints(&self) -> Vec<(Server, Arc<Endpoint>)> {
+    pub(super) fn endpoints(&self) -> Vec<(Server, Arc<Endpoint>)> {
         self.table
             .load()
             .endpoints
@@ -105,12 +105,12 @@ impl Cluster {
             .collect()
     }
 
-    pub fn endpoint(&self, server: &Server) -> Option<Arc<Endpoint>> {
+    pub(super) fn endpoint(&self, server: &Server) -> Option<Arc<Endpoint>> {
         self.table.load().endpoints.get(server).cloned()
     }
 
     /// The server that has the slot of a key or channel.
-    pub fn endpoint_of(&self, key: &str) -> Result<Arc<Endpoint>, Error> {
+    pub(super) fn endpoint_of(&self, key: &str) -> Result<Arc<Endpoint>, Error> {
         let table = self.table.load();
         let server = table.routing.get_server(redis_keyslot(key.as_bytes()));
         let endpoint = server.and_then(|server| table.endpoints.get(server)).cloned();
@@ -118,12 +118,12 @@ impl Cluster {
     }
 
     /// The same, by its address.
-    pub fn server_of(&self, key: &str) -> Option<Server> {
+    pub(super) fn server_of(&self, key: &str) -> Option<Server> {
         self.table.load().routing.get_server(redis_keyslot(key.as_bytes())).cloned()
     }
 
     /// A connected server, another one each time.
-    pub fn any(&self) -> Result<Arc<Endpoint>, Unavailable> {
+    pub(super) fn any(&self) -> Result<Arc<Endpoint>, Unavailable> {
         let table = self.table.load();
         let mut servers: Vec<_> =
             table.endpoints.iter().filter(|(_, endpoint)| endpoint.commands.is_connected()).collect();
@@ -134,7 +134,7 @@ impl Cluster {
     }
 
     /// A server that may have slots soon: until the next look, unless it has.
-    pub fn temporary(&self, server: &Server) -> Result<Arc<Endpoint>, Error> {
+    pub(super) fn temporary(&self, server: &Server) -> Result<Arc<Endpoint>, Error> {
         let wrong = |error| Error::new(ErrorKind::Cluster, error);
         if let Some(endpoint) = self.endpoint(server) {
             return Ok(endpoint);
@@ -149,7 +149,7 @@ impl Cluster {
     }
 
     /// Looks which server has which slots; `knows` is asked first. What somebody else looked up meanwhile is as good.
-    pub async fn refresh(&self, knows: Option<&Server>) -> Result<(), Error> {
+    pub(super) async fn refresh(&self, knows: Option<&Server>) -> Result<(), Error> {
         let before = self.looks.load(Ordering::Acquire);
         let _turn = self.turn.lock().await;
         if self.looks.load(Ordering::Acquire) != before {
@@ -210,7 +210,7 @@ impl Cluster {
 
     /// Asks one of the servers how the Cluster is, and looks where the slots are if that may have changed. Gives a number that
     /// rises when slots change hands.
-    pub async fn look(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
+    pub(super) async fn look(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
         let unavailable = |error: Error| Unavailable(self.common.trouble.hidden(error.details()));
         let any = match self.any() {
@@ -234,7 +234,7 @@ impl Cluster {
         Ok(epoch)
     }
 
-    pub fn failing_slots(&self) -> u64 {
+    pub(super) fn failing_slots(&self) -> u64 {
         self.failing.load(Ordering::Relaxed)
     }
 }

@@ -47,7 +47,7 @@ const UNREACHED: Duration = Duration::from_secs(10);
 const WAITING: usize = 8192;
 
 /// What all connections of a link have in common.
-pub struct Common {
+pub(super) struct Common {
     /// How Redis is spoken to, whichever server it is.
     pub config: Config,
     pub metrics: StoreMetrics,
@@ -61,7 +61,7 @@ pub struct Common {
 }
 
 /// A server: its connection for commands, and the one for what is published there. Both end when this is dropped.
-pub struct Endpoint {
+pub(super) struct Endpoint {
     pub commands: Arc<Connection>,
     pub subscriber: Arc<Connection>,
     closed: CancellationToken,
@@ -69,7 +69,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Begins to connect.
-    pub fn open(common: &Arc<Common>, server: &ServerConfig) -> Result<Arc<Self>, String> {
+    pub(super) fn open(common: &Arc<Common>, server: &ServerConfig) -> Result<Arc<Self>, String> {
         let closed = common.closed.child_token();
         let config = Config { server: server.clone(), ..common.config.clone() };
         let open = |role| Connection::open(common, config.clone(), role, &closed);
@@ -78,16 +78,16 @@ impl Endpoint {
     }
 
     /// Waits until both are connected; or why one is not.
-    pub async fn opened(&self) -> Result<(), String> {
+    pub(super) async fn opened(&self) -> Result<(), String> {
         self.commands.opened().await?;
         self.subscriber.opened().await
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.commands.is_connected() && self.subscriber.is_connected()
     }
 
-    pub fn connection(&self, role: Role) -> &Connection {
+    pub(super) fn connection(&self, role: Role) -> &Connection {
         match role {
             Role::Subscriber => &self.subscriber,
             _ => &self.commands,
@@ -102,14 +102,14 @@ impl Drop for Endpoint {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     Commands,
     Subscriber,
     /// It leads to a Sentinel.
     Sentinel,
 }
 
-pub struct Connection {
+pub(super) struct Connection {
     common: Arc<Common>,
     role: Role,
     /// How the server is spoken to, and which it is.
@@ -129,7 +129,7 @@ pub struct Connection {
 
 impl Connection {
     /// Begins to connect.
-    pub fn open(
+    pub(super) fn open(
         common: &Arc<Common>,
         config: Config,
         role: Role,
@@ -152,15 +152,15 @@ impl Connection {
     }
 
     /// Of the server that it leads to.
-    pub fn host(&self) -> Option<String> {
+    pub(super) fn host(&self) -> Option<String> {
         Some(self.config.load().server.hosts().first()?.host.to_string())
     }
 
-    pub fn client(&self) -> Arc<Client> {
+    pub(super) fn client(&self) -> Arc<Client> {
         self.client.load_full()
     }
 
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.client.load().is_connected()
     }
 
@@ -179,7 +179,7 @@ impl Connection {
     }
 
     /// The client, when it is connected; waits a moment for one that is being connected anew.
-    pub async fn ready(&self) -> Result<Arc<Client>, Error> {
+    pub(super) async fn ready(&self) -> Result<Arc<Client>, Error> {
         let client = self.client();
         if client.is_connected() {
             return Ok(client);
@@ -201,7 +201,7 @@ impl Connection {
     }
 
     /// Has a command carried out.
-    pub async fn ask(&self, call: &Call) -> Result<Value, Error> {
+    pub(super) async fn ask(&self, call: &Call) -> Result<Value, Error> {
         let client = self.ready().await?;
         let options = Options { fail_fast: true, ..Options::default() };
         let answer = client.with_options(&options).custom(command(call), call.arguments.clone()).await;
@@ -210,7 +210,7 @@ impl Connection {
     }
 
     /// The same for a command with a key, which a Cluster that is down refuses.
-    pub async fn ask_for_key(&self, call: &Call) -> Result<Value, Error> {
+    pub(super) async fn ask_for_key(&self, call: &Call) -> Result<Value, Error> {
         self.backoff.check()?;
         let answer = self.ask(call).await;
         self.backoff.answered(answer.as_ref().err());
@@ -218,7 +218,7 @@ impl Connection {
     }
 
     /// Has commands carried out with nothing in between, and gives the answer to each.
-    pub async fn ask_all(&self, calls: &[&Call]) -> Result<Vec<Result<Value, Error>>, Error> {
+    pub(super) async fn ask_all(&self, calls: &[&Call]) -> Result<Vec<Result<Value, Error>>, Error> {
         let client = self.ready().await?;
         let pipeline = client.with_options(&Options { fail_fast: true, ..Options::default() }).pipeline();
         for call in calls {
@@ -229,7 +229,7 @@ impl Connection {
         Ok(answers)
     }
 
-    pub fn hears(&self, answer: &Result<Value, Error>) {
+    pub(super) fn hears(&self, answer: &Result<Value, Error>) {
         let is_answer =
             |error: &Error| !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled);
         if answer.as_ref().err().is_none_or(is_answer) {
@@ -241,7 +241,7 @@ impl Connection {
     }
 
     /// From now on it leads to this server.
-    pub fn lead_to(&self, server: &Server) {
+    pub(super) fn lead_to(&self, server: &Server) {
         let config = self.config.load();
         let before = config.server.hosts().first().cloned();
         if before.as_ref() != Some(server) {
@@ -365,7 +365,7 @@ async fn takes_commands(client: &Client) {
     }
 }
 
-pub fn command(call: &Call) -> CustomCommand {
+pub(super) fn command(call: &Call) -> CustomCommand {
     CustomCommand::new_static(call.name, ClusterHash::FirstKey, false)
 }
 

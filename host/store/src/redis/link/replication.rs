@@ -33,7 +33,7 @@ pub struct Replication {
 
 impl Link {
     /// Runs a script, and says which of the server's replicas have what was written; waits a moment for them.
-    pub async fn run_replicated(
+    pub(crate) async fn run_replicated(
         &self,
         script: &'static Script,
         keys: Vec<String>,

@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 const ASK: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(1);
 
-pub struct Sentinels {
+pub(super) struct Sentinels {
     all: Vec<Arc<Connection>>,
     call: Call,
     name: String,
@@ -47,7 +47,7 @@ impl Votes {
 
 impl Sentinels {
     /// Begins to connect to those that are configured; `None` where there are none.
-    pub fn open(common: &Arc<Common>) -> Result<Option<Self>, String> {
+    pub(super) fn open(common: &Arc<Common>) -> Result<Option<Self>, String> {
         let ServerConfig::Sentinel { hosts, service_name, username, password } = &common.config.server else {
             return Ok(None);
         };
@@ -91,13 +91,13 @@ impl Sentinels {
     }
 
     /// The master that most of those name that answer.
-    pub async fn master(&self) -> Result<Server, String> {
+    pub(super) async fn master(&self) -> Result<Server, String> {
         self.ask().await.first().map(|(master, _)| master)
     }
 
     /// Asks for as long as the endpoint is there. A server that answers is left when more than half of the Sentinels that are configured name
     /// another; one that does not, when most of those do that answer.
-    pub fn watch(self, common: &Arc<Common>, endpoint: &Arc<Endpoint>) {
+    pub(super) fn watch(self, common: &Arc<Common>, endpoint: &Arc<Endpoint>) {
         let (endpoint, closed) = (Arc::downgrade(endpoint), common.closed.clone());
         common.vitals.task("the task that asks Sentinels", async move {
             closed.run_until_cancelled(self.look(endpoint)).await;

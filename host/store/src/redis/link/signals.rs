@@ -14,7 +14,7 @@ use tokio::sync::{
     mpsc,
 };
 
-pub enum Signal {
+pub(crate) enum Signal {
     Message(Message),
     /// So many messages came faster than they were taken.
     Missed(u64),
@@ -31,22 +31,22 @@ enum News {
 }
 
 /// Complete from the first subscription on.
-pub struct Signals {
+pub(crate) struct Signals {
     messages: SelectAll<BoxStream<'static, Signal>>,
     news: mpsc::UnboundedReceiver<News>,
 }
 
 #[derive(Clone)]
-pub struct Publisher(mpsc::UnboundedSender<News>);
+pub(super) struct Publisher(mpsc::UnboundedSender<News>);
 
-pub fn channel() -> (Signals, Publisher) {
+pub(super) fn channel() -> (Signals, Publisher) {
     let (publisher, news) = mpsc::unbounded_channel();
     (Signals { messages: SelectAll::new(), news }, Publisher(publisher))
 }
 
 impl Signals {
     /// `None`: nobody tells anything any more.
-    pub async fn next(&mut self) -> Option<Signal> {
+    pub(crate) async fn next(&mut self) -> Option<Signal> {
         loop {
             tokio::select! {
                 Some(signal) = self.messages.next(), if !self.messages.is_empty() => return Some(signal),
@@ -60,12 +60,12 @@ impl Signals {
 }
 
 impl Publisher {
-    pub fn send(&self, signal: Signal) {
+    pub(super) fn send(&self, signal: Signal) {
         self.0.send(News::Signal(signal)).ok();
     }
 
     /// From now on messages of another connection come, too; `heard` counts them.
-    pub fn add(&self, messages: Receiver<Message>, heard: Arc<AtomicU64>) {
+    pub(super) fn add(&self, messages: Receiver<Message>, heard: Arc<AtomicU64>) {
         let stream = stream::unfold((messages, heard), |(mut messages, heard)| async {
             let signal = match messages.recv().await {
                 Ok(message) => Signal::Message(message),

@@ -10,7 +10,7 @@ const ROUNDS: usize = 32;
 
 impl World {
     /// What is not right in the end.
-    pub async fn calm_down(&mut self) {
+    pub(super) async fn calm_down(&mut self) {
         self.tell(|| "calm".to_owned());
         if self.nodes.iter().all(Option::is_none) {
             self.start(0).await;
@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Everybody leaves, and in the end nothing is left.
-    pub async fn empty(&mut self) {
+    pub(super) async fn empty(&mut self) {
         for client in 0..self.clients.len() {
             if let Some(at) = self.clients[client].current {
                 self.close(at, false).await;

@@ -10,12 +10,12 @@ use switchyard_protocol::Position;
 use tokio::{task::AbortHandle, time::Instant};
 
 /// A room as a client has it: `None`: it is not in it; otherwise with its filter.
-pub type Seat = Option<Option<Arc<str>>>;
+pub(super) type Seat = Option<Option<Arc<str>>>;
 
 /// Rooms and filters.
-pub type Seats = BTreeMap<&'static str, Option<Arc<str>>>;
+pub(super) type Seats = BTreeMap<&'static str, Option<Arc<str>>>;
 
-pub struct Client {
+pub(super) struct Client {
     pub principal: Arc<str>,
     pub token: Option<SessionToken>,
     /// Which connection it is on.
@@ -32,7 +32,7 @@ pub struct Client {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum State {
+pub(super) enum State {
     /// What the client says was not read yet.
     Waiting,
     Opening,
@@ -41,13 +41,13 @@ pub enum State {
 }
 
 /// A change of a room that is not answered.
-pub struct Change {
+pub(super) struct Change {
     pub task: AbortHandle,
     pub room: &'static str,
     pub seat: Seat,
 }
 
-pub struct Connection {
+pub(super) struct Connection {
     pub id: ConnectionId,
     pub client: usize,
     pub process: Process,
@@ -64,7 +64,7 @@ pub struct Connection {
 }
 
 impl Client {
-    pub fn new(n: usize) -> Self {
+    pub(super) fn new(n: usize) -> Self {
         Self {
             principal: format!("p{n}").into(),
             token: None,
@@ -77,18 +77,18 @@ impl Client {
     }
 
     /// The session holds this and nothing else.
-    pub fn knows(&mut self, seats: &Seats) {
+    pub(super) fn knows(&mut self, seats: &Seats) {
         self.may = ROOMS.iter().map(|room| (*room, BTreeSet::from([seats.get(room).cloned()]))).collect();
         self.unsure = false;
     }
 
     /// A client that begins anew.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         *self = Self { principal: self.principal.clone(), current: self.current, ..Self::new(0) };
     }
 
     /// Why a session cannot be in these rooms with these filters.
-    pub fn compare(&self, seats: &Seats) -> Result<(), String> {
+    pub(super) fn compare(&self, seats: &Seats) -> Result<(), String> {
         if self.unsure {
             return Ok(());
         }
@@ -101,11 +101,11 @@ impl Client {
         Ok(())
     }
 
-    pub fn reaches(&mut self, room: &'static str, position: &Position) {
+    pub(super) fn reaches(&mut self, room: &'static str, position: &Position) {
         self.reach.insert((room, position.epoch.clone(), position.offset));
     }
 
-    pub fn reached(&self, room: &str, epoch: &str) -> Option<u64> {
+    pub(super) fn reached(&self, room: &str, epoch: &str) -> Option<u64> {
         let here = self.reach.iter().filter(|(name, of, _)| *name == room && **of == *epoch);
         here.map(|(.., offset)| *offset).max()
     }

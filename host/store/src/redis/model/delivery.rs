@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// What becomes of a command.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Fate {
+pub(super) enum Fate {
     Answered,
     Unanswered,
     /// The node gives up; it may be carried out later.
@@ -21,20 +21,20 @@ pub enum Fate {
 }
 
 impl World {
-    pub fn find(&self, which: impl Fn(&Message) -> bool) -> Option<usize> {
+    pub(super) fn find(&self, which: impl Fn(&Message) -> bool) -> Option<usize> {
         let mail = self.network.mail();
         mail.messages.iter().position(|message| mail.is_awaited(message) && which(message))
     }
 
     /// The nth command that is awaited, or given up.
-    pub fn nth(&self, nth: usize, is_awaited: bool) -> Option<usize> {
+    pub(super) fn nth(&self, nth: usize, is_awaited: bool) -> Option<usize> {
         let mail = self.network.mail();
         let mut found = mail.messages.iter().enumerate();
         let mut of_these = found.by_ref().filter(|(_, message)| mail.is_awaited(message) == is_awaited);
         of_these.nth(nth).map(|(at, _)| at)
     }
 
-    pub fn deliver(&mut self, at: usize, fate: Fate) {
+    pub(super) fn deliver(&mut self, at: usize, fate: Fate) {
         if fate == Fate::Cut {
             let mut mail = self.network.mail();
             let (answer, _) = tokio::sync::oneshot::channel();
@@ -95,7 +95,11 @@ impl World {
         }
     }
 
-    pub fn carry_out(&mut self, ask: &Ask, sent: Instant) -> Result<types::Value, (types::Value, String)> {
+    pub(super) fn carry_out(
+        &mut self,
+        ask: &Ask,
+        sent: Instant,
+    ) -> Result<types::Value, (types::Value, String)> {
         let (connections, clients) = (&self.connections, &self.clients);
         let known = |text: &str| {
             let id = ConnectionId::parse(text)?;
@@ -108,7 +112,7 @@ impl World {
     }
 
     /// Everything of these that is on its way arrives, and what follows from it.
-    pub async fn flow(&mut self, which: impl Fn(&Self, &Message) -> bool) -> bool {
+    pub(super) async fn flow(&mut self, which: impl Fn(&Self, &Message) -> bool) -> bool {
         let mut any = false;
         for _ in 0..400 {
             self.settle().await;
@@ -121,12 +125,12 @@ impl World {
     }
 
     /// Nothing keeps a command from Redis.
-    pub fn comes_through(&self, message: &Message) -> bool {
+    pub(super) fn comes_through(&self, message: &Message) -> bool {
         self.node(message.process).is_some_and(|node| !node.is_isolated)
     }
 
     /// Time goes by, and of what is sent these arrive at once.
-    pub async fn pass(&mut self, time: Duration, which: impl Fn(&Self, &Message) -> bool) {
+    pub(super) async fn pass(&mut self, time: Duration, which: impl Fn(&Self, &Message) -> bool) {
         let end = Instant::now() + time;
         let network = self.network.clone();
         loop {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 /// SplitMix64.
 #[derive(Clone)]
-pub struct Dice(pub u64);
+pub(super) struct Dice(pub u64);
 
 thread_local! {
     /// What the store draws from on this thread; `None`: from the system.
@@ -12,7 +12,7 @@ thread_local! {
 }
 
 impl Dice {
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,21 +20,21 @@ impl Dice {
         bits ^ (bits >> 31)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    pub fn one_in(&mut self, many: u64) -> bool {
+    pub(super) fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
     }
 }
 
 /// From now on what the store draws on this thread follows from a seed.
-pub fn load(seed: u64) {
+pub(super) fn load(seed: u64) {
     DRAWN.set(Some(Dice(seed)));
 }
 
-pub fn draw(bits: &mut [u8]) -> bool {
+pub(crate) fn draw(bits: &mut [u8]) -> bool {
     DRAWN.with_borrow_mut(|drawn| {
         let Some(dice) = drawn else { return false };
         bits.fill_with(|| dice.next() as u8);

@@ -9,9 +9,9 @@ use mlua::{Function, Lua, Table, Value, Variadic};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// What a mutation makes of a script: its name, a piece of its text, and what is there instead.
-pub type Patch = (&'static str, &'static str, &'static str);
+pub(super) type Patch = (&'static str, &'static str, &'static str);
 
-pub struct Engine {
+pub(super) struct Engine {
     lua: Lua,
     compiled: RefCell<BTreeMap<&'static str, Function>>,
     patches: Vec<Patch>,
@@ -19,7 +19,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(patches: &[Patch]) -> Self {
+    pub(super) fn new(patches: &[Patch]) -> Self {
         let lua = Lua::new();
         let server = Rc::new(RefCell::new(Server::new()));
         let called = server.clone();
@@ -35,7 +35,7 @@ impl Engine {
         Self { lua, compiled: RefCell::default(), patches: patches.to_vec(), server }
     }
 
-    pub fn run(&self, script: &Script, keys: &[String], arguments: &[String]) -> types::Value {
+    pub(super) fn run(&self, script: &Script, keys: &[String], arguments: &[String]) -> types::Value {
         let function = self.compile(script);
         let globals = self.lua.globals();
         let list = |texts: &[String]| self.lua.create_sequence_from(texts.iter().map(String::as_str));
@@ -106,7 +106,7 @@ fn taken(value: &Value) -> types::Value {
 }
 
 /// The same for a command that no script called.
-pub fn answered(reply: Reply) -> types::Value {
+pub(super) fn answered(reply: Reply) -> types::Value {
     match reply {
         Reply::Nil => types::Value::Null,
         Reply::Integer(number) => types::Value::Integer(number),

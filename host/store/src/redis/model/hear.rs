@@ -9,7 +9,7 @@ use crate::{ConnectionId, Event, Membership, Resume, Resumed, SessionToken, Unav
 use switchyard_protocol::{Position, room::RoomName};
 
 impl World {
-    pub async fn hear(&mut self, told: Told) {
+    pub(super) async fn hear(&mut self, told: Told) {
         match told {
             Told::Event(process, Event::Probe(id)) => {
                 let Some(at) = self.find_connection(process, id) else { return };

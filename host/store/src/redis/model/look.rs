@@ -66,7 +66,7 @@ impl World {
     }
 
     /// What was told to clients is what rules in their nodes, and, as far as that is confirmed, what Redis holds.
-    pub fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         for at in 0..self.connections.len() {
             if let Err(wrong) = self.look_at(at) {
                 self.fail(wrong);
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Whether the store is as it must be when nothing is under way.
-    pub fn is_calm(&mut self) -> Result<(), String> {
+    pub(super) fn is_calm(&mut self) -> Result<(), String> {
         let is_exact = !self.watch.lost_data;
         let server = self.engine.clone();
         let mut server = server.server.borrow_mut();

@@ -26,13 +26,13 @@ fn only_lease(world: &World, message: &Message) -> bool {
     matches!(message.ask.name(), "tick" | "LPOP") && world.comes_through(message)
 }
 
-pub fn room(name: &str) -> RoomName {
+pub(super) fn room(name: &str) -> RoomName {
     RoomName::parse(name).expect("a room")
 }
 
 impl World {
     /// Whether anything happened.
-    pub async fn step(&mut self, step: Step) -> bool {
+    pub(super) async fn step(&mut self, step: Step) -> bool {
         self.tell(|| format!("{step:?}"));
         let done = self.take_step(step).await;
         self.settle().await;
@@ -201,7 +201,7 @@ impl World {
         true
     }
 
-    pub fn read(&mut self, at: usize) -> bool {
+    pub(super) fn read(&mut self, at: usize) -> bool {
         let connection = &self.connections[at];
         let (id, asked, principal) =
             (connection.id, connection.asked, self.clients[connection.client].principal.clone());
@@ -284,7 +284,7 @@ impl World {
     }
 
     /// Its client was heard; as long as it has no session, its answer waits to be read.
-    pub fn vouch(&mut self, at: usize) -> bool {
+    pub(super) fn vouch(&mut self, at: usize) -> bool {
         let connection = &mut self.connections[at];
         let is_open = connection.state == State::Open;
         if is_open && std::mem::take(&mut connection.probed) {

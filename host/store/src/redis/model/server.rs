@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const BEGAN: u64 = 1_700_000_000_000;
 
 #[derive(Clone, Debug)]
-pub enum Kept {
+pub(super) enum Kept {
     Hash(BTreeMap<String, String>),
     Sorted(BTreeMap<String, f64>),
     Set(BTreeSet<String>),
@@ -16,7 +16,7 @@ pub enum Kept {
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Reply {
+pub(super) enum Reply {
     Nil,
     Integer(i64),
     Text(String),
@@ -31,7 +31,7 @@ struct Entry {
 }
 
 #[derive(Clone)]
-pub struct Server {
+pub(super) struct Server {
     entries: BTreeMap<String, Entry>,
     began: Instant,
     /// How far the clock was set.
@@ -73,60 +73,60 @@ fn maybe(found: Option<String>) -> Reply {
 }
 
 impl Server {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { entries: BTreeMap::new(), began: Instant::now(), set: 0 }
     }
 
-    pub fn micros(&self) -> u64 {
+    pub(super) fn micros(&self) -> u64 {
         let since = self.began.elapsed().as_micros() as u64;
         (BEGAN * 1000 + since).saturating_add_signed(self.set * 1000)
     }
 
-    pub fn millis(&self) -> u64 {
+    pub(super) fn millis(&self) -> u64 {
         self.micros() / 1000
     }
 
     /// From now on the clock is wrong by so many seconds.
-    pub fn set_clock(&mut self, seconds: i16) {
+    pub(super) fn set_clock(&mut self, seconds: i16) {
         self.set = i64::from(seconds) * 1000;
     }
 
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         self.entries.clear();
     }
 
     /// As it was, but the clock goes on.
-    pub fn restore(&mut self, saved: &Server) {
+    pub(super) fn restore(&mut self, saved: &Server) {
         self.entries = saved.entries.clone();
     }
 
     /// Everything that is there, for whoever looks at it from outside.
-    pub fn kept(&mut self) -> impl Iterator<Item = (&str, &Kept)> {
+    pub(super) fn kept(&mut self) -> impl Iterator<Item = (&str, &Kept)> {
         let now = self.millis();
         self.entries.retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
         self.entries.iter().map(|(key, entry)| (&**key, &entry.kept))
     }
 
-    pub fn cluster_time(&self) -> f64 {
+    pub(super) fn cluster_time(&self) -> f64 {
         let time = self.hash("m:{/nodes}:clock").and_then(|clock| clock.get("time"));
         time.map_or(0.0, |time| number(time))
     }
 
-    pub fn hash(&self, key: &str) -> Option<&BTreeMap<String, String>> {
+    pub(super) fn hash(&self, key: &str) -> Option<&BTreeMap<String, String>> {
         match &self.entries.get(key)?.kept {
             Kept::Hash(hash) => Some(hash),
             other => panic!("{key} is {other:?}"),
         }
     }
 
-    pub fn sorted(&self, key: &str) -> Option<&BTreeMap<String, f64>> {
+    pub(super) fn sorted(&self, key: &str) -> Option<&BTreeMap<String, f64>> {
         match &self.entries.get(key)?.kept {
             Kept::Sorted(sorted) => Some(sorted),
             other => panic!("{key} is {other:?}"),
         }
     }
 
-    pub fn call(&mut self, command: Texts) -> Reply {
+    pub(super) fn call(&mut self, command: Texts) -> Reply {
         let [name, rest @ ..] = command else { panic!("no command") };
         if *name == "TIME" {
             let micros = self.micros();

@@ -4,10 +4,10 @@
 use super::dice::Dice;
 use Step::*;
 
-pub type Nth = u8;
+pub(super) type Nth = u8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
+pub(super) enum Step {
     /// A client connects to a node: the connection it had ends first, or nobody notices that the client is not there any more.
     /// What it says may wait to be read.
     Open {
@@ -100,14 +100,14 @@ pub enum Step {
     SetClock(i16),
 }
 
-pub const CLIENTS: usize = 2;
-pub const NODES: usize = 3;
-pub const ROOMS: [&str; 2] = ["a", "b"];
-pub const FILTERS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
+pub(super) const CLIENTS: usize = 2;
+pub(super) const NODES: usize = 3;
+pub(super) const ROOMS: [&str; 2] = ["a", "b"];
+pub(super) const FILTERS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 
 /// What may happen in a schedule beside what always may.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Redis keeps its data and its clock.
     Kept,
     /// Its clock is set now and then, which is to make no difference.
@@ -216,7 +216,7 @@ fn node(dice: &mut Dice) -> Nth {
 
 impl Step {
     /// Each schedule has much of some things and nothing of others, so that some are about few things that meet often.
-    pub fn schedule(dice: &mut Dice, kind: Kind) -> Vec<Self> {
+    pub(super) fn schedule(dice: &mut Dice, kind: Kind) -> Vec<Self> {
         let count = match kind {
             Kind::Kept => CHOICES.len() - LOSSES - CLOCKS,
             Kind::Stepped => CHOICES.len() - LOSSES,

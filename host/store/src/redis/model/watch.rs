@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 /// A session as the commands so far left it.
 #[derive(Default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// The connection that has it.
     pub holder: Option<String>,
     /// When it was taken last.
@@ -39,7 +39,7 @@ pub struct Seen {
 type Acks = (Option<String>, BTreeMap<String, f64>);
 
 #[derive(Default)]
-pub struct Watch {
+pub(super) struct Watch {
     /// By key.
     sessions: BTreeMap<String, Seen>,
     acks: BTreeMap<&'static str, Acks>,
@@ -54,7 +54,7 @@ pub struct Watch {
 }
 
 /// What is known of a connection beside the store.
-pub struct Known {
+pub(super) struct Known {
     pub asked: Instant,
     /// Its client is on it.
     pub lives: bool,
@@ -66,12 +66,12 @@ const SLOW: Duration = Duration::from_secs(4);
 const TICKS: Duration = Duration::from_secs(3);
 
 impl Watch {
-    pub fn seen(&self, key: &str) -> Option<&Seen> {
+    pub(super) fn seen(&self, key: &str) -> Option<&Seen> {
         self.sessions.get(key)
     }
 
     /// Redis lost something of what was written.
-    pub fn lost_data(&mut self) {
+    pub(super) fn lost_data(&mut self) {
         self.lost_data = true;
         for seen in self.sessions.values_mut() {
             *seen = Seen::default();
@@ -80,7 +80,7 @@ impl Watch {
     }
 
     /// What is answered to a command. The error: it may not have been.
-    pub fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         engine: &Engine,
         ask: &Ask,

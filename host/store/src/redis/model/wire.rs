@@ -13,15 +13,15 @@ use tokio::{
 };
 
 /// A process of a node: each start is another.
-pub type Process = usize;
+pub(super) type Process = usize;
 
-pub enum Ask {
+pub(crate) enum Ask {
     Script(&'static Script, Vec<String>, Vec<String>),
     Command(&'static str, Vec<String>),
 }
 
 impl Ask {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Ask::Script(script, ..) => script.name,
             Ask::Command(name, _) => name,
@@ -29,7 +29,7 @@ impl Ask {
     }
 }
 
-pub struct Message {
+pub(crate) struct Message {
     pub process: Process,
     pub ask: Ask,
     pub sent: Instant,
@@ -37,7 +37,7 @@ pub struct Message {
 }
 
 #[derive(Default)]
-pub struct Mail {
+pub(crate) struct Mail {
     /// In the order in which they were sent.
     pub messages: Vec<Message>,
     dead: BTreeSet<Process>,
@@ -45,36 +45,36 @@ pub struct Mail {
 
 impl Mail {
     /// Somebody waits for its answer.
-    pub fn is_awaited(&self, message: &Message) -> bool {
+    pub(crate) fn is_awaited(&self, message: &Message) -> bool {
         !message.answer.is_closed() && !self.dead.contains(&message.process)
     }
 
-    pub fn kill(&mut self, process: Process) {
+    pub(crate) fn kill(&mut self, process: Process) {
         self.dead.insert(process);
     }
 }
 
 #[derive(Default)]
-pub struct Network {
+pub(crate) struct Network {
     mail: Mutex<Mail>,
     pub sent: Notify,
 }
 
 impl Network {
-    pub fn mail(&self) -> MutexGuard<'_, Mail> {
+    pub(crate) fn mail(&self) -> MutexGuard<'_, Mail> {
         self.mail.lock().expect("no code panics while it holds the messages")
     }
 }
 
 /// A node's end.
-pub struct Wire {
+pub(crate) struct Wire {
     pub network: Arc<Network>,
     pub process: Process,
     pub clustered: bool,
 }
 
 impl Wire {
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         script: &'static Script,
         keys: Vec<String>,
@@ -83,11 +83,15 @@ impl Wire {
         self.ask(Ask::Script(script, keys, texts(arguments))).await
     }
 
-    pub async fn command(&self, name: &'static str, arguments: Vec<Value>) -> Result<Value, Unavailable> {
+    pub(crate) async fn command(
+        &self,
+        name: &'static str,
+        arguments: Vec<Value>,
+    ) -> Result<Value, Unavailable> {
         self.ask(Ask::Command(name, texts(arguments))).await
     }
 
-    pub fn is_clustered(&self) -> bool {
+    pub(crate) fn is_clustered(&self) -> bool {
         self.clustered
     }
 

@@ -24,15 +24,15 @@ use switchyard_protocol::Position;
 use tokio::{sync::mpsc, time::Instant};
 
 /// How long a session can be resumed.
-pub const TTL: Duration = Duration::from_secs(20);
+pub(super) const TTL: Duration = Duration::from_secs(20);
 
-pub struct Node {
+pub(super) struct Node {
     pub process: Process,
     pub is_isolated: bool,
 }
 
 /// What happened in a node.
-pub enum Told {
+pub(super) enum Told {
     Event(Process, Event),
     Created(usize, Result<SessionToken, Unavailable>),
     Resumed(usize, Result<Resume, Unavailable>),
@@ -40,10 +40,10 @@ pub enum Told {
 }
 
 #[derive(Clone, Default)]
-pub struct Ears(Arc<Mutex<VecDeque<Told>>>);
+pub(super) struct Ears(Arc<Mutex<VecDeque<Told>>>);
 
 impl Ears {
-    pub fn push(&self, told: Told) {
+    pub(super) fn push(&self, told: Told) {
         self.0.lock().expect("nobody panics with it").push_back(told);
     }
 
@@ -52,7 +52,7 @@ impl Ears {
     }
 }
 
-pub struct World {
+pub(super) struct World {
     pub engine: Rc<Engine>,
     pub network: Arc<Network>,
     pub ears: Ears,
@@ -84,7 +84,7 @@ thread_local! {
 
 impl World {
     /// With all nodes running.
-    pub async fn new(engine: &Rc<Engine>, clustered: bool, tells: bool) -> Self {
+    pub(super) async fn new(engine: &Rc<Engine>, clustered: bool, tells: bool) -> Self {
         dice::load(1);
         *engine.server.borrow_mut() = Server::new();
         let mut world = Self {
@@ -115,18 +115,18 @@ impl World {
         world
     }
 
-    pub fn tell(&mut self, what: impl FnOnce() -> String) {
+    pub(super) fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(story) = &mut self.story {
             story.extend(Some(what()).filter(|line| !line.is_empty()));
         }
     }
 
-    pub fn fail(&mut self, why: String) {
+    pub(super) fn fail(&mut self, why: String) {
         self.tell(|| format!("WRONG: {why}"));
         self.wrong.get_or_insert(why);
     }
 
-    pub async fn start(&mut self, node: usize) {
+    pub(super) async fn start(&mut self, node: usize) {
         let process = self.stores.len();
         let wire = Wire { network: self.network.clone(), process, clustered: self.clustered };
         let link = Link::modelled(self.metrics.clone(), wire);
@@ -157,7 +157,7 @@ impl World {
         begins.await.expect("no panic").expect("a lease");
     }
 
-    pub fn kill(&mut self, node: usize) -> bool {
+    pub(super) fn kill(&mut self, node: usize) -> bool {
         let Some(node) = self.nodes[node].take() else { return false };
         self.network.mail().kill(node.process);
         for (at, connection) in self.connections.iter_mut().enumerate() {
@@ -170,22 +170,22 @@ impl World {
         true
     }
 
-    pub fn isolate(&mut self, node: usize, isolated: bool) -> bool {
+    pub(super) fn isolate(&mut self, node: usize, isolated: bool) -> bool {
         let Some(node) = &mut self.nodes[node] else { return false };
         std::mem::replace(&mut node.is_isolated, isolated) != isolated
     }
 
-    pub fn shared(&self, process: Process) -> &Arc<Shared> {
+    pub(super) fn shared(&self, process: Process) -> &Arc<Shared> {
         &self.stores[process].shared
     }
 
     /// The node that a process is, if it runs.
-    pub fn node(&self, process: Process) -> Option<&Node> {
+    pub(super) fn node(&self, process: Process) -> Option<&Node> {
         self.nodes.iter().flatten().find(|node| node.process == process)
     }
 
     /// Until nothing happens by itself at this moment.
-    pub async fn settle(&mut self) {
+    pub(super) async fn settle(&mut self) {
         loop {
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
@@ -202,7 +202,7 @@ impl World {
     }
 
     /// Where a room is now. One that is not there begins.
-    pub fn position(&mut self, room: &'static str) -> Position {
+    pub(super) fn position(&mut self, room: &'static str) -> Position {
         let (key, known) = (format!("m:{{{room}}}:room"), self.published.get(room).copied().unwrap_or(0));
         let epoch = self.engine.server.borrow().hash(&key).and_then(|hash| hash.get("epoch")).cloned();
         if let Some(epoch) = epoch {
@@ -220,7 +220,7 @@ impl World {
         Position { epoch: epoch.into(), offset: 0 }
     }
 
-    pub fn renew(&mut self, room: &'static str) {
+    pub(super) fn renew(&mut self, room: &'static str) {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
         let ask = Ask::Script(&super::super::scripts::RENEW, keys.into(), vec![ended, self.new_epoch()]);
@@ -243,7 +243,7 @@ impl World {
     }
 
     /// The connection ends, as its node notices.
-    pub async fn close(&mut self, at: usize, ends: bool) {
+    pub(super) async fn close(&mut self, at: usize, ends: bool) {
         let is_running = self.node(self.connections[at].process).is_some();
         let connection = &mut self.connections[at];
         let before = std::mem::replace(&mut connection.state, State::Closed);
@@ -271,7 +271,7 @@ impl World {
 }
 
 impl Connection {
-    pub fn hold(&self) -> Hold {
+    pub(super) fn hold(&self) -> Hold {
         Hold { token: self.token.expect("an open connection has a session"), connection: self.id }
     }
 }

@@ -10,7 +10,7 @@ use switchyard_protocol::{Position, room::RoomName};
 
 /// A session's place in a room.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Place {
+pub(crate) struct Place {
     pub filter: Option<Arc<str>>,
     /// What was before it the client knows, or cannot have.
     pub joined: Position,
@@ -19,7 +19,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn membership(&self) -> Membership {
+    pub(crate) fn membership(&self) -> Membership {
         let Position { epoch, offset } = &self.joined;
         let offset = self.acknowledged.map_or(*offset, |acknowledged| acknowledged.max(*offset));
         Membership { filter: self.filter.clone(), position: Position { epoch: epoch.clone(), offset } }
@@ -46,14 +46,14 @@ pub(super) const LEFT: &str = "left";
 
 /// Rooms and places as a record has them.
 #[derive(Debug, Default, PartialEq)]
-pub struct Rooms {
+pub(crate) struct Rooms {
     pub places: BTreeMap<RoomName, Place>,
     pub left: BTreeSet<RoomName>,
 }
 
 impl Rooms {
     /// From rooms and places in turn.
-    pub fn read(fields: &[Arc<str>]) -> Result<Self, Unavailable> {
+    pub(crate) fn read(fields: &[Arc<str>]) -> Result<Self, Unavailable> {
         let mut rooms = Self::default();
         for pair in fields.chunks_exact(2) {
             let bad = || Unavailable("a session holds what is no room".to_owned());
@@ -68,18 +68,18 @@ impl Rooms {
 }
 
 /// A room and its place, as arguments of a script.
-pub type Field = (RoomName, String);
+pub(crate) type Field = (RoomName, String);
 
 /// What is to become of a session's rooms.
 #[derive(Clone, Debug, Default)]
-pub struct Change {
+pub(crate) struct Change {
     pub join: Vec<Join>,
     pub leave: Vec<RoomName>,
 }
 
 /// A write of a session.
 #[derive(Debug, PartialEq)]
-pub enum Write {
+pub(crate) enum Write {
     /// Of what changes, onto a record that is known.
     Amend { number: u64, fields: Vec<Field> },
     /// Of everything, because it is not known what Redis holds.
@@ -87,7 +87,7 @@ pub enum Write {
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// By Redis' clock; and rooms that the record had beside those that were written, which are left now.
     Ok {
         time: u64,
@@ -103,7 +103,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    pub fn read(value: fred::types::Value) -> Result<Self, Unavailable> {
+    pub(crate) fn read(value: fred::types::Value) -> Result<Self, Unavailable> {
         let parts: Vec<_> = answer::texts(value)?;
         let time = || parts.get(1).and_then(|time| time.parse().ok());
         match parts.first().map(|status| &**status) {
@@ -123,7 +123,7 @@ impl Answer {
 
 /// What an answer comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Confirmed,
     /// Another connection holds the session.
     TakenOver,
@@ -135,7 +135,7 @@ pub enum Outcome {
 
 /// A member to be written, or removed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Enrolment {
+pub(crate) struct Enrolment {
     pub room: RoomName,
     pub generation: u64,
     pub number: u64,
@@ -146,7 +146,7 @@ pub struct Enrolment {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enrolled {
+pub(crate) enum Enrolled {
     /// With what it has acknowledged.
     Ok(u64),
     /// Something newer was written of this member, in this generation.
@@ -155,11 +155,11 @@ pub enum Enrolled {
 }
 
 /// As the list of those that end has it.
-pub fn entry(principal: &str, id: SessionId) -> String {
+pub(crate) fn entry(principal: &str, id: SessionId) -> String {
     format!("{principal} {id}")
 }
 
 /// As the estate of a node has it.
-pub fn held_entry(principal: &str, id: SessionId, connection: ConnectionId) -> String {
+pub(crate) fn held_entry(principal: &str, id: SessionId, connection: ConnectionId) -> String {
     format!("{principal} {id} {connection}")
 }

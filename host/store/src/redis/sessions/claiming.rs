@@ -47,7 +47,7 @@ impl GivenUp {
 
 impl Shared {
     /// Makes a session. One that nobody waits for any more is let go.
-    pub async fn create(
+    pub(crate) async fn create(
         self: &Arc<Self>,
         principal: &Arc<str>,
         connection: ConnectionId,
@@ -64,7 +64,7 @@ impl Shared {
     }
 
     /// Hands a session to a connection that asked for it at an instant, and takes a place for it where there may be so many.
-    pub async fn resume(
+    pub(crate) async fn resume(
         self: &Arc<Self>,
         token: SessionToken,
         principal: &Arc<str>,

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 impl Shared {
     /// The connection has ended: its session can be resumed, or is over.
-    pub fn let_go(self: &Arc<Self>, connection: ConnectionId, how: Leaving) -> Option<()> {
+    pub(crate) fn let_go(self: &Arc<Self>, connection: ConnectionId, how: Leaving) -> Option<()> {
         let session = self.sessions.held().remove(&connection)?;
         session.over.store(true, Ordering::Relaxed);
         self.members.hurry(session.id, session.record().rooms.keys());

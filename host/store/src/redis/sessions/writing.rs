@@ -29,7 +29,7 @@ impl Drop for Unfinished<'_> {
 
 impl Shared {
     /// Records what becomes of a session's rooms. After an error the old state rules, and is written until it is confirmed.
-    pub async fn change(
+    pub(crate) async fn change(
         self: &Arc<Self>,
         token: SessionToken,
         connection: ConnectionId,
@@ -145,7 +145,7 @@ impl Shared {
     }
 
     /// Sees to what of a session is not written, until it is.
-    pub fn settle(self: &Arc<Self>, session: &Arc<Session>) {
+    pub(crate) fn settle(self: &Arc<Self>, session: &Arc<Session>) {
         if !session.settling.swap(true, Ordering::AcqRel) {
             tokio::spawn(settle(self.clone(), session.clone()));
         }
