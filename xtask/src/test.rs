@@ -16,7 +16,7 @@ pub fn run(rest: &[String]) -> anyhow::Result<()> {
     }
 }
 
-/// The tests in whose path `name` is. Only what they need is built, and the workspace's own packages without optimisation and
+/// The tests in whose path `name` is. Only what they need is built, and the workspace's own packages hardly optimised and
 /// piece by piece; the libraries are those of the released profile.
 fn those_named(name: &str, rest: &[String]) -> anyhow::Result<()> {
     let targets = Targets::of(cargo::root(), name)?;
@@ -27,7 +27,7 @@ fn those_named(name: &str, rest: &[String]) -> anyhow::Result<()> {
     }
     let mut fast = vec!["--config".to_owned(), "profile.release.incremental=true".to_owned()];
     for package in named::names(cargo::root())? {
-        fast.extend(["--config".to_owned(), format!("profile.release.package.{package}.opt-level=0")]);
+        fast.extend(["--config".to_owned(), format!("profile.release.package.{package}.opt-level=1")]);
     }
     let over_sockets = !targets.tests.is_empty();
     let guests = if over_sockets { Some(guests::build()?) } else { None };
