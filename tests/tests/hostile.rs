@@ -2,7 +2,7 @@
 //! rooms go on.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, KEY, MORE_KEYS, Server, guest};
+use switchyard_tests::{Client, KEY, MORE_KEYS, Server, eventually, guest};
 
 /// A node whose rooms `bad:**` are governed by the hostile guest, with this config for it.
 async fn server(config: &str) -> Server {
@@ -88,6 +88,54 @@ async fn a_plugin_that_fails_again_and_again_is_quarantined_and_others_are_not()
         );
     }
     others_go_on(&mut client).await;
+}
+
+/// Without a hook for publishing its rooms stayed open for publishers while nobody could be asked who may read what they publish.
+#[tokio::test]
+async fn a_quarantined_plugin_refuses_publishes_whatever_hooks_it_has() {
+    let plugin = |name: &str, more: &str| {
+        let file = guest("fragile");
+        let (file, rooms) = (file.display(), format!("{name}:*"));
+        format!("[[plugin]]\nname = \"{name}\"\nfile = \"{file}\"\nrooms = [\"{rooms}\"]\n{more}\n")
+    };
+    let plugins = plugin("denies", "") + &plugin("allows", "on_failure = \"allow\"");
+    let server = Server::start_with(&format!("{}{}{plugins}", Server::keys(), Server::more_keys())).await;
+    let mut reader = Client::connect(&server).await;
+    let filtered = |room: &str| json!({"room": room, "filter": {}});
+    reader.subscribe(json!([filtered("denies:a"), filtered("allows:a")])).await;
+    // Each is stored unasked, and who published it answers for the failure.
+    for room in ["denies:a", "allows:a"] {
+        for key in MORE_KEYS.iter().cycle().take(5) {
+            let mut client = Client::connect_as(&server, key).await;
+            client.publish(room, json!({"panic": true})).await;
+            let told = if room == "denies:a" { "gap" } else { "message" };
+            assert_eq!(reader.expect(told).await["room"], room);
+        }
+    }
+    let mut client = Client::connect_as(&server, "ann").await;
+    for request in [
+        json!({"type": "publish", "room": "denies:b", "data": {}}),
+        json!({"type": "subscribe", "rooms": ["denies:b"]}),
+    ] {
+        let answer = client.ask(request).await;
+        let (code, message) = refused(&answer);
+        assert_eq!(code, "plugin_failed", "{answer}");
+        assert!(message.contains("plugin 'denies' is quarantined"), "{message}");
+    }
+    // Where failures are allowed, they close nothing.
+    client.publish("allows:a", json!({})).await;
+    assert_eq!(reader.expect("message").await["room"], "allows:a");
+    // The pause ends, and the first that goes well ends the quarantine.
+    let published = eventually("the plugin is tried again", || {
+        let server = &server;
+        async move {
+            let mut client = Client::connect(server).await;
+            let publish = json!({"type": "publish", "room": "denies:a", "data": {"n": 1}});
+            Some(client.ask(publish).await).filter(|answer| answer["type"] == "published")
+        }
+    });
+    let published = published.await;
+    assert_eq!(reader.expect("message").await["offset"], published["offset"]);
 }
 
 /// The plugin's state, as operators see it.

@@ -63,6 +63,11 @@ impl Breaker {
         Ok(())
     }
 
+    /// Whether calls are refused, or will be tried only with the next one.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
     /// True if this ended a quarantine.
     pub(crate) fn succeeded(&mut self) -> bool {
         let ended = matches!(self.state, State::Trying { .. });

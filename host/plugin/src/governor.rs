@@ -120,6 +120,23 @@ impl Governor {
         self.plugin.stats()
     }
 
+    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. Where its failures are allowed,
+    /// they close nothing.
+    pub fn open_rooms(&mut self) -> Result<(), Refusal> {
+        match self.on_failure {
+            OnFailure::Deny => self.breaker.admit(Instant::now()).map_err(|left| self.closed(left)),
+            OnFailure::Allow => Ok(()),
+        }
+    }
+
+    /// Whether a publish has to be asked here: a hook decides about it, or names the room, or limits who publishes; or the plugin is
+    /// quarantined, and its rooms are closed.
+    pub fn wants_publishes(&self) -> bool {
+        let hooks = &self.plugin.info().hooks;
+        let is_closed = self.on_failure == OnFailure::Deny && self.breaker.is_open();
+        hooks.room || hooks.publish || hooks.subscribe || is_closed
+    }
+
     /// One reference of `who` less. The guest is told about unused filters in batches.
     pub fn release(&mut self, id: FilterId, who: &str) {
         if self.filters.release(id, who) {
@@ -203,18 +220,22 @@ impl Governor {
     pub(super) fn admit(&mut self, blame: Blame<'_>) -> Result<(), Refusal> {
         let now = Instant::now();
         if let Err(left) = self.breaker.admit(now) {
-            self.stats().refused();
-            let seconds = left.as_secs() + 1;
-            let name = self.name();
-            return Err(Refusal::failed(format!(
-                "plugin '{name}' is quarantined because it failed repeatedly; it is tried again within {seconds} s"
-            )));
+            return Err(self.closed(left));
         }
         if let Err(left) = self.suspects.admit(blame, now) {
             self.stats().refused();
             return Err(self.quarantined(blame, left));
         }
         self.start()
+    }
+
+    /// It is quarantined for so long.
+    fn closed(&self, left: Duration) -> Refusal {
+        self.stats().refused();
+        let (name, seconds) = (self.name(), left.as_secs() + 1);
+        Refusal::failed(format!(
+            "plugin '{name}' is quarantined because it failed repeatedly; it is tried again within {seconds} s"
+        ))
     }
 
     fn quarantined(&self, blame: Blame<'_>, left: Duration) -> Refusal {

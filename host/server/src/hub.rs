@@ -17,6 +17,7 @@ mod publishers;
 mod publishes;
 mod quotas;
 mod rate;
+mod refusals;
 mod replay;
 pub(crate) mod room;
 mod routes;

@@ -1,7 +1,7 @@
 //! Where plugins are asked whether a connection may come in. A thread and instances of its own, so that a plugin
 //! that is busy with its rooms does not keep clients from connecting.
 
-use super::{no_thread, wards::conflict};
+use super::{no_thread, refusals::wire_refusal, wards::conflict};
 use std::{
     collections::BTreeMap,
     io,
@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use switchyard_plugin::{Connecting, Governor, Limits, Mirror, OnFailure, Plugin, RefusalCode};
+use switchyard_plugin::{Call, Connecting, Governor, Limits, Mirror, OnFailure, Plugin};
 use switchyard_process::vital::Vitals;
 use switchyard_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot};
@@ -123,14 +123,8 @@ fn swap(
 fn ask(governors: &mut Governors, connecting: &Connecting) -> Result<Limits, Refusal> {
     let mut narrowest = Limits::default();
     for governor in governors.values_mut() {
-        let limits = governor.connect(connecting).map_err(|refusal| {
-            let code = match refusal.code {
-                RefusalCode::Denied | RefusalCode::Invalid | RefusalCode::TooLarge => Code::Forbidden,
-                RefusalCode::Limit => Code::ConnectionLimit,
-                RefusalCode::Failed => Code::PluginFailed,
-            };
-            Refusal::new(code, refusal.message)
-        })?;
+        let limits = governor.connect(connecting);
+        let limits = limits.map_err(|refusal| wire_refusal(Call::Connect, refusal))?;
         narrowest.rooms = least(narrowest.rooms, limits.rooms);
         narrowest.publishes_per_second = least(narrowest.publishes_per_second, limits.publishes_per_second);
         narrowest.message_bytes = least(narrowest.message_bytes, limits.message_bytes);

@@ -1,12 +1,11 @@
 //! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
 //! plugin's refusals into the codes of the wire, by the hook that was asked.
 
-use super::{command::Joining, quotas::Quotas};
+use super::{command::Joining, quotas::Quotas, refusals::wire_refusal};
 use serde::Deserialize;
 use std::{sync::Arc, time::Instant};
 use switchyard_plugin::{
-    Bits, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, RefusalCode,
-    Verdict,
+    Bits, Call, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, Verdict,
 };
 use switchyard_process::memory::Charge;
 use switchyard_protocol::{
@@ -86,16 +85,8 @@ impl Policy {
         };
         let counts = counts(&room);
         let (who, filter) = (&joining.who, joining.filter.as_deref());
-        let grant = governor.authorize(who, &room, filter, counts).map_err(|refusal| {
-            let code = match refusal.code {
-                RefusalCode::Denied => Code::RoomRejected,
-                RefusalCode::Invalid => Code::FilterInvalid,
-                RefusalCode::Limit => Code::RoomLimit,
-                RefusalCode::TooLarge => Code::FilterInvalid,
-                RefusalCode::Failed => Code::PluginFailed,
-            };
-            Refusal::new(code, refusal.message)
-        })?;
+        let grant = governor.authorize(who, &room, filter, counts);
+        let grant = grant.map_err(|refusal| wire_refusal(Call::Subscribe, refusal))?;
         if let Some(most) = grant.limits.rooms
             && counts.of_connection >= most
         {
@@ -124,15 +115,10 @@ impl Policy {
                 return Err(Refusal::new(Code::PluginFailed, message));
             }
         };
-        let canonical = governor.validate(who, room).map_err(|refusal| {
-            let code = match refusal.code {
-                RefusalCode::Denied => Code::RoomRejected,
-                RefusalCode::Invalid | RefusalCode::TooLarge => Code::RoomInvalid,
-                RefusalCode::Limit => Code::RoomLimit,
-                RefusalCode::Failed => Code::PluginFailed,
-            };
-            Refusal::new(code, refusal.message)
-        })?;
+        // Whatever hooks it has: without it, nothing of this room may happen.
+        governor.open_rooms().map_err(|refusal| wire_refusal(Call::Room, refusal))?;
+        let canonical = governor.validate(who, room);
+        let canonical = canonical.map_err(|refusal| wire_refusal(Call::Room, refusal))?;
         let Some(canonical) = canonical else { return Ok(room.clone()) };
         match RoomName::parse(&canonical) {
             Ok(name) if name == *room || (name.kind() == Kind::Ordinary && governs(&name)) => Ok(name),
@@ -161,21 +147,14 @@ impl Policy {
             let now = Instant::now();
             if !quotas.knows(who, &room, now) {
                 let limits = governor.limits(&Self::principal(who, tier), &room, counts(&room));
-                let limits = limits.map_err(|refusal| Refusal::new(Code::PluginFailed, refusal.message))?;
+                let limits = limits.map_err(|refusal| wire_refusal(Call::Subscribe, refusal))?;
                 quotas.answer(who, &room, &limits, now);
             }
             quotas.take(who, &room, data.len(), now)?;
         }
-        let verdict = governor
-            .check(who, &room, event.as_deref().unwrap_or_default(), data.as_bytes())
-            .map_err(|refusal| match refusal.code {
-                RefusalCode::Denied | RefusalCode::Invalid => {
-                    Refusal::new(Code::MessageRejected, refusal.message)
-                }
-                RefusalCode::TooLarge => Refusal::new(Code::MessageTooLarge, refusal.message),
-                RefusalCode::Limit => Refusal::retry(Code::RateLimited, refusal.message, 1000),
-                RefusalCode::Failed => Refusal::new(Code::PluginFailed, refusal.message),
-            })?;
+        let event = event.as_deref().unwrap_or_default();
+        let verdict = governor.check(who, &room, event, data.as_bytes());
+        let verdict = verdict.map_err(|refusal| wire_refusal(Call::Publish, refusal))?;
         let checked = match verdict {
             Verdict::Pass => Checked::Pass,
             Verdict::Discard => Checked::Discard,
@@ -232,6 +211,16 @@ impl Policy {
             Policy::Ungoverned(_) => return Err("these rooms have no plugin".to_owned()),
         }
         Ok(())
+    }
+
+    /// Whether a message may only be published after it was asked here: its plugin has a hook for that, or no version is active, or
+    /// it is quarantined.
+    pub(super) fn wants_publishes(&self) -> bool {
+        match self {
+            Policy::Ungoverned(_) => false,
+            Policy::Failed { .. } => true,
+            Policy::Governed(governor) => governor.wants_publishes(),
+        }
     }
 
     pub(crate) fn reflect(&mut self, mirror: Option<Mirror>) {

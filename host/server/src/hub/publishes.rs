@@ -4,6 +4,7 @@
 use super::{
     Hub, full,
     policy::{self, Checked, Publishing},
+    routes::{Governed, Route},
     stopping, unavailable,
 };
 use crate::{
@@ -246,24 +247,30 @@ impl Hub {
         let Publisher { keys, share, tier } = publisher;
         let who = share.principal();
         self.allowances.take(who, proposal.data.len(), Instant::now())?;
-        let shard = self.routes.shard(&proposal.room);
+        let Route { shard, governed } = self.routes.find(&proposal.room);
         if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
             let room = &*proposal.room;
             let message = format!("room '{room}' has {BACKLOG} messages waiting to be routed; slow down");
             return Err(Refusal::retry(Code::Overloaded, message, 1000));
         }
-        let is_governed = self.routes.governor(&proposal.room).is_some();
-        if !is_governed && self.ungoverned == Ungoverned::Closed && proposal.room.kind() == Kind::Ordinary {
+        if governed.is_none()
+            && self.ungoverned == Ungoverned::Closed
+            && proposal.room.kind() == Kind::Ordinary
+        {
             return Err(policy::closed(&proposal.room));
         }
-        if !is_governed && !waits {
+        let is_asked = governed.is_some_and(Governed::wants_publishes);
+        if let Some(governed) = governed.filter(|_| !is_asked) {
+            governed.publishers.note(who, &proposal.room, proposal.event, proposal.data);
+        }
+        if !is_asked && !waits {
             return self.store(&keys, share, proposal);
         }
         let Proposal { room, event, data, key, .. } = proposal;
         let charge = share.charge(memory::Kind::Publishes, data.len() + OVERHEAD);
         let (event, data) = (event.map(str::to_owned), data.to_owned());
         let rest = Rest { share: share.clone(), key: key.map(str::to_owned), keys };
-        if !is_governed {
+        if !is_asked {
             return Ok(Step::Behind(Some(Permitted { room, event, data: Some(data), charge }), rest));
         }
         let (reply, permitted) = oneshot::channel();

@@ -1,39 +1,89 @@
 //! Which shard a room belongs to: that of the first plugin whose pattern matches, else one of the shards of
 //! ungoverned rooms, by hash.
 
-use std::hash::{BuildHasher, RandomState};
+use super::publishers::Publishers;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicBool, Ordering},
+};
 use switchyard_protocol::room::{Kind, Pattern, RoomName};
 
 pub(super) struct Routes {
     /// By shard, in the order of the configuration.
-    governed: Vec<(String, Vec<Pattern>)>,
+    governed: Vec<Governed>,
     ungoverned: usize,
     hasher: RandomState,
 }
 
+/// The rooms of a plugin, as everybody but its shard sees them.
+pub(super) struct Governed {
+    pub name: String,
+    patterns: Vec<Pattern>,
+    pub publishers: Publishers,
+    /// A message is stored only when the plugin's shard was asked. The shard says so between two messages.
+    wants_publishes: AtomicBool,
+}
+
+/// Where a room is.
+#[derive(Clone, Copy)]
+pub(super) struct Route<'a> {
+    pub shard: usize,
+    pub governed: Option<&'a Governed>,
+}
+
+impl Governed {
+    pub(super) fn wants_publishes(&self) -> bool {
+        self.wants_publishes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_wants_publishes(&self, wants: bool) {
+        if self.wants_publishes.load(Ordering::Relaxed) != wants {
+            self.wants_publishes.store(wants, Ordering::Release);
+        }
+    }
+}
+
 impl Routes {
-    /// The shards of `governed` come first, then `ungoverned` many.
+    /// The shards of `governed` come first, then `ungoverned` many. Nothing is published to governed rooms unasked until their shard
+    /// allows it.
     pub(super) fn new(governed: Vec<(String, Vec<Pattern>)>, ungoverned: usize) -> Self {
-        Self { governed, ungoverned, hasher: RandomState::new() }
+        let governed = governed.into_iter().map(|(name, patterns)| Governed {
+            name,
+            patterns,
+            publishers: Publishers::default(),
+            wants_publishes: AtomicBool::new(true),
+        });
+        Self { governed: governed.collect(), ungoverned, hasher: RandomState::new() }
+    }
+
+    /// The room `*` and inboxes are never governed.
+    pub(super) fn find(&self, room: &str) -> Route<'_> {
+        let governs = |governed: &Governed| governed.patterns.iter().any(|pattern| pattern.matches(room));
+        let governed = match room.starts_with(['*', '@']) {
+            true => None,
+            false => self.governed.iter().position(governs),
+        };
+        match governed {
+            Some(shard) => Route { shard, governed: Some(&self.governed[shard]) },
+            None => {
+                let shard = self.governed.len() + self.hasher.hash_one(room) as usize % self.ungoverned;
+                Route { shard, governed: None }
+            }
+        }
     }
 
     pub(super) fn shard(&self, room: &str) -> usize {
-        match self.governed_shard(room) {
-            Some(shard) => shard,
-            None => self.governed.len() + self.hasher.hash_one(room) as usize % self.ungoverned,
-        }
+        self.find(room).shard
+    }
+
+    /// Of a shard.
+    pub(super) fn governed(&self, shard: usize) -> Option<&Governed> {
+        self.governed.get(shard)
     }
 
     pub(super) fn governor(&self, room: &RoomName) -> Option<&str> {
-        let shard = (room.kind() == Kind::Ordinary).then(|| self.governed_shard(room)).flatten()?;
-        Some(&self.governed[shard].0)
-    }
-
-    fn governed_shard(&self, room: &str) -> Option<usize> {
-        if room.starts_with(['*', '@']) {
-            return None;
-        }
-        self.governed.iter().position(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(room)))
+        debug_assert!(room.kind() == Kind::Ordinary || self.find(room).governed.is_none());
+        self.find(room).governed.map(|governed| governed.name.as_str())
     }
 }
 

@@ -11,7 +11,6 @@ use super::{
     full,
     places::Places,
     policy::{Checked, Policy, Publishing},
-    publishers::Publishers,
     publishes::Permitted,
     quotas::Quotas,
     room::{Delivered, Room, Taken, Verdicts},
@@ -55,8 +54,6 @@ pub(super) struct Shard {
     pub(super) rooms: HashMap<RoomName, Entry>,
     /// Kept in a governed shard, whose plugin is told.
     pub(super) places: Places,
-    /// Kept in a governed shard, for messages that make its plugin fail.
-    pub(super) publishers: Publishers,
     /// Kept in a governed shard, of what its plugin allows publishers.
     pub(super) quotas: Quotas,
     /// Reused from message to message.
@@ -111,6 +108,13 @@ impl Shard {
         }
     }
 
+    /// Tells publishers whether this shard has to be asked before a message is stored.
+    fn tell_publishers(&self) {
+        if let Some(governed) = self.routes.governed(self.index) {
+            governed.set_wants_publishes(self.policy.wants_publishes());
+        }
+    }
+
     pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Store(Event::Published(message)) => {
@@ -151,7 +155,10 @@ impl Shard {
             },
             Command::Swap { plugin, on_failure, reply } => {
                 self.quotas.ask_again(Instant::now());
-                reply.send(self.policy.swap(plugin, on_failure).map_err(conflict)).ok();
+                let swapped = self.policy.swap(plugin, on_failure).map_err(conflict);
+                // Before anybody hears that it is active.
+                self.tell_publishers();
+                reply.send(swapped).ok();
             }
             Command::Reflect(mirror) => self.policy.reflect(mirror),
             Command::Written => self.flush.written(Instant::now()),
@@ -178,7 +185,9 @@ impl Shard {
                 Checked::Replace(data) => data,
                 Checked::Pass | Checked::Discard => &publishing.data,
             };
-            self.publishers.note(&publishing.who, room, publishing.event.as_deref(), data);
+            if let Some(governed) = routes.governed(index) {
+                governed.publishers.note(&publishing.who, room, publishing.event.as_deref(), data);
+            }
         }
         checked
     }
@@ -320,8 +329,8 @@ impl Shard {
         let Some(Entry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
         let Scratch { filters, bits } = &mut self.scratch;
         room.filters(filters);
-        let publishers = &self.publishers;
-        let publisher = || publishers.of(message);
+        let governed = self.routes.governed(self.index);
+        let publisher = || governed.and_then(|governed| governed.publishers.of(message));
         let asked =
             filters.is_empty() || self.policy.filter(message, filters, Reads::Members(&publisher), bits);
         let verdicts = Verdicts { filters, bits: asked.then_some(bits) };

@@ -88,7 +88,6 @@ impl Hub {
                 message_bytes: config.message_bytes,
                 rooms: HashMap::new(),
                 places: Default::default(),
-                publishers: Default::default(),
                 quotas: Default::default(),
                 scratch: Default::default(),
                 flush: Flush::new(Instant::now()),

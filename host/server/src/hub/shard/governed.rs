@@ -108,6 +108,8 @@ impl Shard {
             if let Some(who) = turns.take_of(may, |command| self.serve(command, began + TURN)) {
                 rests.note(who, began, Instant::now());
             }
+            // Before anybody hears what came of it.
+            self.tell_publishers();
             self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
         }
