@@ -21,11 +21,12 @@ mod refusals;
 mod replay;
 pub(crate) mod room;
 mod routes;
+mod sessions;
 mod shard;
 mod start;
 mod wards;
 
-pub(crate) use command::{Granted, Joined, Joining, Offer, Recovery, Seat, Unacknowledged};
+pub(crate) use command::{JoinAnswer, JoinRequest, Joined, Offer, Recovery, Seat, Unacknowledged};
 pub(crate) use connections::{
     CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many,
 };
@@ -93,9 +94,9 @@ pub(crate) struct Hub {
 }
 
 /// A shard's answer to a question to join.
-pub(crate) type Answer = oneshot::Receiver<Result<Granted, Refusal>>;
+pub(crate) type Answer = oneshot::Receiver<Result<JoinAnswer, Refusal>>;
 
-pub(crate) async fn answered(answer: Answer) -> Result<Granted, Refusal> {
+pub(crate) async fn answered(answer: Answer) -> Result<JoinAnswer, Refusal> {
     answer.await.unwrap_or_else(|_| Err(stopping()))
 }
 
@@ -128,9 +129,9 @@ impl Hub {
     }
 
     /// Asks for a place in a room; the question is on its way when this returns.
-    pub(crate) fn join(&self, joining: Joining) -> Answer {
+    pub(crate) fn join(&self, request: JoinRequest) -> Answer {
         let (reply, joined) = oneshot::channel();
-        self.send(self.routes.shard(&joining.room), Command::Join { joining, reply });
+        self.send(self.routes.shard(&request.room), Command::Join { request, reply });
         joined
     }
 

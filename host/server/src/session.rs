@@ -5,6 +5,7 @@
 mod active;
 mod conversation;
 mod greeting;
+mod pending_join;
 
 pub(crate) use active::{may_publish, proposal};
 pub(crate) use conversation::{Client, Conversation, Services};

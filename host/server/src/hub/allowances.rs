@@ -10,8 +10,10 @@ use std::{
 use switchyard_plugin::Limits;
 use switchyard_protocol::Refusal;
 
-/// Principals that are remembered; those that published longest ago are forgotten first.
-const MOST: usize = 65_536;
+/// Principals that are remembered. When there are more, those that published longest ago are forgotten.
+const MAX_PRINCIPALS: usize = 65_536;
+/// How many are forgotten at a time, so that looking for them costs each principal that comes little.
+const FORGOTTEN_AT_ONCE: usize = MAX_PRINCIPALS / 8;
 
 #[derive(Default)]
 pub(super) struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);
@@ -30,10 +32,8 @@ impl Allowances {
             if !limited {
                 return;
             }
-            if all.len() >= MOST {
-                let oldest =
-                    all.iter().min_by_key(|(_, allowance)| allowance.used).map(|(who, _)| who.clone());
-                oldest.map(|who| all.remove(&who));
+            if all.len() >= MAX_PRINCIPALS {
+                forget_oldest(&mut all);
             }
         }
         let allowance = all.entry(who.clone()).or_insert(Allowance { grant: Grant::default(), used: now });
@@ -50,6 +50,13 @@ impl Allowances {
             |after| format!("principal '{who}' publishes too many messages a second; wait {after} ms");
         allowance.grant.take(bytes, now, too_many)
     }
+}
+
+fn forget_oldest(all: &mut HashMap<Arc<str>, Allowance>) {
+    let mut used: Vec<_> = all.values().map(|allowance| allowance.used).collect();
+    let (_, newest_forgotten, _) = used.select_nth_unstable(FORGOTTEN_AT_ONCE);
+    let newest_forgotten = *newest_forgotten;
+    all.retain(|_, allowance| allowance.used > newest_forgotten);
 }
 
 #[cfg(test)]
@@ -71,10 +78,18 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert_eq!(code(5, later), Some(Code::MessageTooLarge));
         assert_eq!(code(4, later), None);
-        for n in 0..2 * MOST as u32 {
+        for n in 0..2 * MAX_PRINCIPALS as u32 {
             allowances.grant(&n.to_string().into(), &limits, later + n * Duration::from_millis(1));
         }
-        assert_eq!(allowances.0.lock().unwrap().len(), MOST);
+        {
+            let all = allowances.0.lock().unwrap();
+            assert!(
+                (MAX_PRINCIPALS - FORGOTTEN_AT_ONCE..=MAX_PRINCIPALS).contains(&all.len()),
+                "{}",
+                all.len()
+            );
+            assert!(!all.contains_key("acme") && all.contains_key(&*(2 * MAX_PRINCIPALS - 1).to_string()));
+        }
         // One without limits takes none.
         allowances.grant(&"free".into(), &Limits::default(), later);
         assert!(!allowances.0.lock().unwrap().contains_key("free"));

@@ -11,8 +11,8 @@ pub(super) type Queue = mpsc::UnboundedSender<Command>;
 
 pub(crate) enum Command {
     Join {
-        joining: Joining,
-        reply: oneshot::Sender<Result<Granted, Refusal>>,
+        request: JoinRequest,
+        reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     },
     /// What was offered to a member is taken up.
     Accept {
@@ -76,7 +76,7 @@ pub(crate) struct SeatId {
     pub serial: u64,
 }
 
-pub(crate) struct Joining {
+pub(crate) struct JoinRequest {
     pub room: RoomName,
     pub connection: Arc<Connection>,
     pub who: Principal,
@@ -91,7 +91,7 @@ pub(crate) struct Joining {
 
 /// How a question to join was answered.
 #[derive(Debug)]
-pub(crate) enum Granted {
+pub(crate) enum JoinAnswer {
     Joined(Joined),
     Offered(Offer),
 }

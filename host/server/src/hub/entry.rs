@@ -13,14 +13,14 @@ pub(super) enum Entry {
 }
 
 pub(super) struct Waiting {
-    pub joining: Joining,
+    pub request: JoinRequest,
     pub filter: Option<FilterId>,
-    pub reply: oneshot::Sender<Result<Granted, Refusal>>,
+    pub reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
 }
 
 impl Waiting {
     /// The connection asked for it, and still waits.
     pub(super) fn is_of(&self, connection: &Connection) -> bool {
-        self.joining.connection.id == connection.id && !self.reply.is_closed()
+        self.request.connection.id == connection.id && !self.reply.is_closed()
     }
 }

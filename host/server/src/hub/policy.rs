@@ -1,7 +1,7 @@
 //! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
 //! plugin's refusals into the codes of the wire, by the hook that was asked.
 
-use super::{command::Joining, quotas::Quotas, refusals::wire_refusal};
+use super::{command::JoinRequest, quotas::Quotas, refusals::wire_refusal};
 use serde::Deserialize;
 use std::{sync::Arc, time::Instant};
 use switchyard_plugin::{
@@ -68,23 +68,23 @@ impl Policy {
     /// `governs`: whether a canonical name still belongs to this shard's plugin.
     pub(crate) fn admit(
         &mut self,
-        joining: &Joining,
+        request: &JoinRequest,
         counts: impl FnOnce(&RoomName) -> Counts,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<Admission, Refusal> {
-        if joining.room.kind() != Kind::Ordinary {
-            return Ok(Admission { room: joining.room.clone(), filter: None, limits: Limits::default() });
+        if request.room.kind() != Kind::Ordinary {
+            return Ok(Admission { room: request.room.clone(), filter: None, limits: Limits::default() });
         }
-        let room = self.resolve(&joining.who.id, &joining.room, governs)?;
+        let room = self.resolve(&request.who.id, &request.room, governs)?;
         let Policy::Governed(governor) = self else {
-            if joining.filter.is_some() {
+            if request.filter.is_some() {
                 let message = format!("no plugin governs room '{}', so it takes no filter", &*room);
                 return Err(Refusal::new(Code::FilterInvalid, message));
             }
             return Ok(Admission { room, filter: None, limits: Limits::default() });
         };
         let counts = counts(&room);
-        let (who, filter) = (&joining.who, joining.filter.as_deref());
+        let (who, filter) = (&request.who, request.filter.as_deref());
         let grant = governor.authorize(who, &room, filter, counts);
         let grant = grant.map_err(|refusal| wire_refusal(Call::Subscribe, refusal))?;
         if let Some(most) = grant.limits.rooms

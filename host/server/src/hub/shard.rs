@@ -130,7 +130,7 @@ impl Shard {
                 }
             }
             Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
-            Command::Join { joining, reply } => self.join(joining, reply),
+            Command::Join { request, reply } => self.join(request, reply),
             Command::Accept { room, connection, filter, since, reply } => {
                 let who = connection.principal.clone();
                 let seated = Seating { room, connection, filter, since, keep_back: true };
@@ -199,9 +199,9 @@ impl Shard {
         }
     }
 
-    fn join(&mut self, joining: Joining, reply: oneshot::Sender<Result<Granted, Refusal>>) {
+    fn join(&mut self, request: JoinRequest, reply: oneshot::Sender<Result<JoinAnswer, Refusal>>) {
         let (rooms, places, routes, index) = (&self.rooms, &self.places, &self.routes, self.index);
-        let connection = &joining.connection;
+        let connection = &request.connection;
         let counts = |room: &RoomName| {
             let (of_connection, of_principal) = places.beside(room, connection.id, &connection.principal);
             let in_room = match rooms.get(room) {
@@ -211,46 +211,46 @@ impl Shard {
             };
             Counts { of_connection, of_principal, in_room }
         };
-        let admission = match self.policy.admit(&joining, counts, |room| routes.shard(room) == index) {
+        let admission = match self.policy.admit(&request, counts, |room| routes.shard(room) == index) {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
         if matches!(self.policy, Policy::Governed(_)) {
-            let who = &joining.connection.principal;
+            let who = &request.connection.principal;
             self.quotas.grant(who, &admission.room, &admission.limits, Instant::now());
         }
-        if let (true, Some(queue)) = (joining.offer, self.queue.upgrade())
-            && self.room(&admission.room).is_some_and(|room| room.has(joining.connection.id))
+        if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
+            && self.room(&admission.room).is_some_and(|room| room.has(request.connection.id))
         {
             let offer =
-                Offer::new(admission.room, admission.filter, joining.connection.principal.clone(), queue);
-            return drop(reply.send(Ok(Granted::Offered(offer))));
+                Offer::new(admission.room, admission.filter, request.connection.principal.clone(), queue);
+            return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
         }
-        let share = &joining.connection.share;
+        let share = &request.connection.share;
         if !self.store.has_room(share) || !share.may_grow() {
-            self.policy.release(admission.filter, &joining.connection.principal);
+            self.policy.release(admission.filter, &request.connection.principal);
             return drop(reply.send(Err(full("rooms"))));
         }
         if matches!(self.policy, Policy::Governed(_)) {
-            self.places.take(&admission.room, joining.connection.id, &joining.connection.principal);
+            self.places.take(&admission.room, request.connection.id, &request.connection.principal);
         }
         let filter = admission.filter;
-        let waiting = Waiting { joining: Joining { room: admission.room, ..joining }, filter, reply };
-        match self.rooms.get_mut(&waiting.joining.room) {
+        let waiting = Waiting { request: JoinRequest { room: admission.room, ..request }, filter, reply };
+        match self.rooms.get_mut(&waiting.request.room) {
             Some(Entry::Open(..)) => self.seat(waiting),
             // By another name that the plugin knows it by; the seat of the first is on its way.
             Some(Entry::Opening(others, _))
                 if matches!(self.policy, Policy::Governed(_))
-                    && others.iter().any(|other| other.is_of(&waiting.joining.connection)) =>
+                    && others.iter().any(|other| other.is_of(&waiting.request.connection)) =>
             {
-                self.policy.release(waiting.filter, &waiting.joining.connection.principal);
-                let message = format!("this connection is joining room '{}' already", &*waiting.joining.room);
+                self.policy.release(waiting.filter, &waiting.request.connection.principal);
+                let message = format!("this connection is joining room '{}' already", &*waiting.request.room);
                 waiting.reply.send(Err(Refusal::invalid(message))).ok();
             }
             Some(Entry::Opening(others, _)) => others.push(waiting),
             None => {
-                let room = waiting.joining.room.clone();
-                let charge = waiting.joining.connection.share.charge(Kind::Rooms, size(&room));
+                let room = waiting.request.room.clone();
+                let charge = waiting.request.connection.share.charge(Kind::Rooms, size(&room));
                 self.rooms.insert(room.clone(), Entry::Opening(vec![waiting], charge));
                 self.metrics.rooms.inc();
                 self.store.watch(&room);
@@ -276,20 +276,20 @@ impl Shard {
         }
         let Some((name, Entry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
-        for Waiting { joining, filter, reply, .. } in waiting {
-            self.policy.release(filter, &joining.connection.principal);
-            self.places.give_back(&name, joining.connection.id, &joining.connection.principal);
+        for Waiting { request, filter, reply, .. } in waiting {
+            self.policy.release(filter, &request.connection.principal);
+            self.places.give_back(&name, request.connection.id, &request.connection.principal);
             reply.send(Err(store_is_away())).ok();
         }
     }
 
     fn seat(&mut self, waiting: Waiting) {
-        let Waiting { joining, filter, reply } = waiting;
-        let Joining { room, connection, since, keep_back, .. } = joining;
+        let Waiting { request, filter, reply } = waiting;
+        let JoinRequest { room, connection, since, keep_back, .. } = request;
         let seated = self.seated(Seating { room, connection, filter, since, keep_back });
         // Where nobody waits for the answer, dropping it gives up the seat.
         if let Some(joined) = seated {
-            reply.send(Ok(Granted::Joined(joined))).ok();
+            reply.send(Ok(JoinAnswer::Joined(joined))).ok();
         }
     }
 

@@ -1,5 +1,9 @@
 //! After authentication: what a frame asks for, and whether this client may. Holds the rooms it is in.
 
+use super::{
+    conversation::rejected,
+    pending_join::{JoinTerms, PendingJoin, named_twice},
+};
 use crate::{
     hub::{Proposal, Seat},
     key::{Key, Keys},
@@ -13,7 +17,7 @@ use switchyard_plugin::Limits;
 use switchyard_protocol::{
     Close, Code, Id, Position, Refusal, Request, reply,
     request::{self, Publish, Terms},
-    room::{Kind, MAX_NAME, RoomName},
+    room::{Kind, RoomName},
     unix_ms,
 };
 use switchyard_store::key::{Digest, Scope};
@@ -40,8 +44,8 @@ pub(super) enum Decision<'a> {
     Refuse(Option<Id<'a>>, Refusal),
     Close(String, Close),
     Nothing,
-    Subscribe { id: Option<Id<'a>>, rooms: Vec<Result<Wish<'a>, Refused>> },
-    Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Refused>> },
+    Subscribe { id: Option<Id<'a>>, joins: Vec<PendingJoin> },
+    Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Box<reply::RoomResult>>> },
     Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
     Acknowledge { id: Option<Id<'a>>, acks: Vec<Acknowledged> },
     Members { id: Option<Id<'a>>, room: RoomName },
@@ -66,31 +70,6 @@ pub(super) struct Acknowledged {
     /// Of the offset, where the client names it.
     pub epoch: Option<Arc<str>>,
     pub offset: u64,
-}
-
-/// A room that is refused before anybody is asked.
-pub(super) struct Refused {
-    pub room: String,
-    pub refusal: Refusal,
-}
-
-impl Refused {
-    /// A name that is longer than names may be is shown as far as one may be.
-    pub(super) fn new(name: &str, refusal: Refusal) -> Self {
-        let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-        Self { room: name[..end].to_owned(), refusal }
-    }
-}
-
-/// An entry for a room that another of the same request is for. Which of them would rule, nobody could tell.
-pub(super) fn named_twice(room: &RoomName) -> Refusal {
-    Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
-}
-
-/// A room that may be asked for.
-pub(super) struct Wish<'a> {
-    pub room: RoomName,
-    pub terms: Terms<'a>,
 }
 
 impl Active {
@@ -147,7 +126,7 @@ impl Active {
             }
             Request::Subscribe { rooms } => {
                 key.require(Scope::Subscribe, "subscribe")?;
-                Decision::Subscribe { id, rooms: self.wishes(rooms) }
+                Decision::Subscribe { id, joins: self.pending_joins(rooms) }
             }
             Request::Unsubscribe { rooms } => {
                 Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.subscribed(room)).collect() }
@@ -176,32 +155,35 @@ impl Active {
     }
 
     /// Each room fails or goes on alone; those beyond the limit are not even asked for.
-    fn wishes<'a>(&self, rooms: Vec<request::Wanted<'a>>) -> Vec<Result<Wish<'a>, Refused>> {
+    fn pending_joins(&self, rooms: Vec<request::Wanted<'_>>) -> Vec<PendingJoin> {
         let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
-        let mut wish = |wanted: request::Wanted<'a>| {
-            let refuse = |refusal| Refused::new(&wanted.room, refusal);
-            let room = RoomName::parse(&wanted.room).map_err(refuse)?;
+        let mut terms = |name: &str, terms: Result<Terms<'_>, Refusal>| {
+            let room = RoomName::parse(name)?;
             let known = self.resolve(&room);
             if !named.insert(known.clone().unwrap_or_else(|| room.clone())) {
-                return Err(refuse(named_twice(&room)));
+                return Err(named_twice(&room));
             }
-            let terms = wanted.terms.map_err(refuse)?;
+            let Terms { filter, since } = terms?;
             if room.kind() != Kind::Ordinary {
                 let message = format!("room '{}' is heard without subscribing", &*room);
-                return Err(refuse(Refusal::new(Code::Forbidden, message)));
+                return Err(Refusal::new(Code::Forbidden, message));
             }
             let most = self.rooms_limit as usize;
             if known.is_none() && held + new >= most {
                 let message = format!("a connection may be in {most} rooms; unsubscribe one first");
-                return Err(refuse(Refusal::new(Code::RoomLimit, message)));
+                return Err(Refusal::new(Code::RoomLimit, message));
             }
             new += usize::from(known.is_none());
-            Ok(Wish { room, terms })
+            Ok(JoinTerms { room, filter: filter.map(Into::into), since })
         };
-        rooms.into_iter().map(&mut wish).collect()
+        let mut pending = |wanted: request::Wanted<'_>| match terms(&wanted.room, wanted.terms) {
+            Ok(terms) => PendingJoin::new(terms),
+            Err(refusal) => PendingJoin::refused(&wanted.room, refusal),
+        };
+        rooms.into_iter().map(&mut pending).collect()
     }
 
-    fn subscribed(&self, name: &str) -> Result<RoomName, Refused> {
+    fn subscribed(&self, name: &str) -> Result<RoomName, Box<reply::RoomResult>> {
         let room = RoomName::parse(name).and_then(|room| match room.kind() {
             Kind::Ordinary => self.joined(name, "unsubscribe"),
             _ => {
@@ -210,7 +192,7 @@ impl Active {
                 Err(Refusal::new(Code::Forbidden, message))
             }
         });
-        room.map_err(|refusal| Refused::new(name, refusal))
+        room.map_err(|refusal| Box::new(rejected(name, refusal)))
     }
 
     fn acknowledged(&self, acks: Vec<request::Ack>) -> Result<Vec<Acknowledged>, Refusal> {

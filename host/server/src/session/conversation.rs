@@ -4,6 +4,8 @@
 mod greeting;
 mod joining;
 
+pub(super) use joining::rejected;
+
 use super::{
     SessionConfig,
     active::{Acknowledged, Active, Decision, proposal},
@@ -96,9 +98,8 @@ impl Conversation {
         let most = permit.is_none().then_some(key.limits.connections);
         let (mut resumed, mut place) = (None, None);
         if let Some(token) = session {
-            let asked =
-                hub.store.resume_session(token, &key.principal, connection.id, client.since, most).await;
-            match asked.map_err(|error| rejected(hub::unavailable(error)))? {
+            let asked = hub.resume_session(token, &connection, client.since, most).await;
+            match asked.map_err(rejected)? {
                 Resume::Held(mut held) => {
                     connection.session.set(token).expect("set once");
                     place = held.permit.take();
@@ -181,7 +182,7 @@ impl Conversation {
                 self.send(frame).await;
                 self.connection.outbox.close(close);
             }
-            Decision::Subscribe { id, rooms } => self.subscribe(id, rooms).await,
+            Decision::Subscribe { id, joins } => self.subscribe(id, joins).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, publish } => {
                 let (keys, key) = (self.services.keys.load_full(), &self.key);
@@ -192,7 +193,7 @@ impl Conversation {
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
             Decision::Members { id, room } => {
-                let members = hub.store.members(&room, MOST_PRINCIPALS).await.map_err(hub::unavailable);
+                let members = hub.members(&room.shared(), MOST_PRINCIPALS).await;
                 let members = members.map(|members| reply::Members {
                     room: room.shared(),
                     count: members.count,
@@ -286,7 +287,7 @@ impl Conversation {
     /// Something came over a socket that was last seen empty at an instant.
     pub(crate) fn heard(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
         if self.connection.pings.is_alive(emptied) {
-            self.services.hub.store.vouch(self.connection.hold());
+            self.services.hub.confirm_alive(&self.connection);
         }
     }
 
@@ -297,9 +298,9 @@ impl Conversation {
         for confirmed in self.connection.pings.answered(nonce) {
             match confirmed {
                 Confirms::Moved { room, position, .. } => {
-                    self.services.hub.store.advance(self.connection.hold(), &room, &position);
+                    self.services.hub.advance(&self.connection, &room, &position);
                 }
-                Confirms::Lives => self.services.hub.store.vouch(self.connection.hold()),
+                Confirms::Lives => self.services.hub.confirm_alive(&self.connection),
             }
         }
     }

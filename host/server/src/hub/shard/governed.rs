@@ -117,7 +117,7 @@ impl Shard {
 
     fn sort(&mut self, command: Command, waiting: &mut Waiting) {
         let who = match &command {
-            Command::Join { joining, .. } => Some(joining.connection.principal.clone()),
+            Command::Join { request, .. } => Some(request.connection.principal.clone()),
             Command::Check { publishing, .. } => Some(publishing.who.clone()),
             Command::Sieve(Sieving { room, seat, .. }) => {
                 self.room(room).and_then(|room| room.filter_of(*seat)).map(|(_, who)| who)

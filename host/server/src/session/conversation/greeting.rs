@@ -1,20 +1,20 @@
 //! Letting a client in: a new session, or the one it wants back with all its rooms. One whose answer does not come about leaves
 //! its session as it was.
 
-use super::{
-    Conversation,
-    joining::{Asked, Told},
-};
+use super::{Conversation, joining::Shown};
 use crate::{
-    hub::{self, Granted},
-    session::Heartbeat,
+    hub,
+    session::{
+        Heartbeat,
+        pending_join::{JoinState, JoinTerms, PendingJoin},
+    },
 };
 use futures_util::future::join_all;
 use switchyard_protocol::{
     Code, Id, Refusal, reply,
     room::{Kind, RoomName},
 };
-use switchyard_store::{Join, Membership, Resumed, key::Scope};
+use switchyard_store::{Membership, Resumed, key::Scope};
 
 impl Conversation {
     /// A new session.
@@ -24,19 +24,20 @@ impl Conversation {
         }
         let place = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.active.inbox.clone()];
-        let asked = rooms.map(|room| Asked { room, filter: None, since: None });
-        let answers = asked.map(|asked| (self.ask(&asked, false), asked));
-        let (mut joins, mut replays) = (vec![], vec![]);
-        for (answer, asked) in answers {
-            let Granted::Joined(joined) = hub::answered(answer).await? else { continue };
-            let seated = self.seated(asked, joined).await?;
-            let membership = Membership { filter: None, position: seated.position().clone() };
-            joins.push(Join { room: seated.room().clone(), membership, anew: true });
-            self.take_seat(seated, &mut replays).await;
+        let terms = |room| JoinTerms { room, filter: None, since: None };
+        let mut joins: Vec<_> = rooms.map(|room| PendingJoin::new(terms(room))).into();
+        joins.iter_mut().for_each(|join| self.ask(join, false));
+        for join in &mut joins {
+            self.answered(join, None).await;
+            if let Some(refusal) = join.refusal() {
+                return Err(refusal.clone());
+            }
         }
-        let store = &self.services.hub.store;
-        let created = store.create_session(&self.key.principal, self.connection.id, joins).await;
-        self.connection.session.set(created.map_err(hub::unavailable)?).expect("set once");
+        let recorded = joins.iter().filter_map(PendingJoin::record).collect();
+        for join in &mut joins {
+            self.come_in(join, Shown::Subscribed).await;
+        }
+        self.services.hub.create_session(&self.connection, recorded).await?;
         let frame = self.connected(id, false, vec![]);
         self.connection.outbox.fill(place, frame.into());
         Ok(())
@@ -44,75 +45,55 @@ impl Conversation {
 
     /// A session that this connection holds since a moment ago.
     pub(super) async fn resume(&mut self, id: Option<Id<'_>>, resumed: Resumed) -> Result<(), Refusal> {
-        let hub = self.services.hub.clone();
         let place = self.connection.outbox.reserve();
-        let asked = resumed.rooms.into_iter().map(|(room, Membership { filter, position })| {
-            let asked = Asked { room, filter, since: Some(position) };
+        let mut joins = Vec::with_capacity(resumed.rooms.len());
+        for (room, Membership { filter, position }) in resumed.rooms {
             // The key may have lost the scope since the room was joined.
-            let may = match asked.room.kind() {
+            let may = match room.kind() {
                 Kind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
                 Kind::Broadcast | Kind::Inbox => Ok(()),
             };
-            (may.map(|()| self.ask(&asked, false)), asked)
-        });
-        let asked: Vec<_> = asked.collect();
+            let mut join = match may {
+                Ok(()) => PendingJoin::new(JoinTerms { room: room.clone(), filter, since: Some(position) }),
+                Err(refusal) => PendingJoin::refused(&room, refusal),
+            };
+            self.ask(&mut join, false);
+            joins.push((room, join));
+        }
         let this = &*self;
-        let seated = join_all(asked.into_iter().map(async |(answer, asked)| {
-            let granted = match answer {
-                Ok(answer) => hub::answered(answer).await,
-                Err(refusal) => Err(refusal),
-            };
-            let seated = match granted {
-                Ok(Granted::Joined(joined)) => this.seated(asked.clone(), joined).await,
-                Ok(Granted::Offered(_)) => Err(Refusal::new(Code::Internal, "nothing was offered")),
-                Err(refusal) => Err(refusal),
-            };
-            (asked, seated)
-        }));
-        let (mut results, mut replays, mut told) = (vec![], vec![], Vec::<Told>::new());
-        let (mut joins, mut leaves) = (vec![], vec![]);
-        for (asked, seated) in seated.await {
-            match seated {
-                Ok(seated) => {
-                    // A plugin may know the room by another name by now.
-                    if *seated.room() != asked.room {
-                        let position = asked.since.clone().expect("given above");
-                        let membership = Membership { filter: asked.filter.clone(), position };
-                        joins.push(Join { room: seated.room().clone(), membership, anew: true });
-                        leaves.push(asked.room.clone());
-                    }
-                    told.extend(seated.told());
-                    let filter = asked.filter.and_then(|filter| serde_json::from_str(&filter).ok());
-                    let result = self.take_seat(seated, &mut replays).await;
-                    results.push(reply::RoomResult { filter, ..result });
+        join_all(joins.iter_mut().map(|(_, join)| this.answered(join, None))).await;
+        let (mut renamed, mut left) = (vec![], vec![]);
+        for (room, join) in &mut joins {
+            match &join.state {
+                // A plugin may know the room by another name by now.
+                JoinState::Seated(seated) if seated.room() != room => {
+                    renamed.extend(join.record());
+                    left.push(room.clone());
                 }
-                // What passes takes no room from a session.
-                Err(refusal) if matches!(refusal.code, Code::StoreUnavailable | Code::Overloaded) => {
-                    return Err(refusal);
-                }
-                Err(refusal) => {
+                JoinState::Refused(refusal) => match refusal.code {
+                    // What passes takes no room from a session.
+                    Code::StoreUnavailable | Code::Overloaded => return Err(refusal.clone()),
                     // A plugin that failed may work again: the room stays, and the next resume tries it.
-                    if !matches!(refusal.code, Code::PluginFailed | Code::Internal) {
-                        leaves.push(asked.room.clone());
-                    }
-                    let mut result = reply::RoomResult::refused(&asked.room, None, refusal);
-                    result.recovered = Some(false);
-                    results.push(result);
-                }
+                    Code::PluginFailed | Code::Internal => {}
+                    _ => left.push(room.clone()),
+                },
+                _ => {}
             }
+            self.come_in(join, Shown::Resumed).await;
         }
-        let hold = self.connection.hold();
-        if !joins.is_empty() {
-            hub.store.join(hold, joins).await.map_err(hub::unavailable)?;
-        }
-        if !leaves.is_empty() {
-            hub.store.leave(hold, leaves).await.map_err(hub::unavailable)?;
-        }
+        self.services.hub.record_joins(&self.connection, renamed).await?;
+        self.services.hub.record_leaves(&self.connection, left).await?;
         self.count_rooms();
-        let frame = self.connected(id, true, results);
+        let mut joins: Vec<_> = joins.into_iter().map(|(_, join)| join).collect();
+        let mut result = |join: &mut PendingJoin| {
+            let is_lost = join.refusal().is_some();
+            let result = join.result(None);
+            reply::RoomResult { recovered: if is_lost { Some(false) } else { result.recovered }, ..result }
+        };
+        let frame = self.connected(id, true, joins.iter_mut().map(&mut result).collect());
         self.connection.outbox.fill(place, frame.into());
-        self.connection.told(told.iter());
-        self.start(replays);
+        self.connection.told(joins.iter().filter_map(PendingJoin::moved));
+        self.start(joins);
         Ok(())
     }
 
