@@ -1,4 +1,5 @@
-//! The plugin's side of the contract in Wasm: bindgen's types in and out, nothing decided here.
+//! The plugin's side of the contract in Wasm. It converts between bindgen's types and those of the SDK, and decides
+//! nothing.
 
 use crate::export::{Exports, Hook};
 use crate::instance::{Instance, load};
@@ -10,8 +11,9 @@ use bindings::switchyard::plugin::types;
 use std::cell::OnceCell;
 use std::marker::PhantomData;
 
-/// What bindgen makes of `wit/plugin.wit`.
-#[allow(unsafe_code, reason = "the canonical ABI passes raw pointers; bindgen writes all of it")]
+/// The bindings that bindgen generates from `wit/plugin.wit`.
+#[allow(unsafe_code, reason = "the canonical ABI passes raw pointers; bindgen generates all of it")]
+#[allow(missing_docs, unreachable_pub, reason = "bindgen generates all of it")]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "wit",
@@ -23,15 +25,15 @@ pub mod bindings {
 }
 
 thread_local! {
-    /// A module holds one plugin, and an instance is initialised once.
+    /// The plugin. A module contains one plugin, and the host initializes each instance once.
     static INSTANCE: OnceCell<Box<dyn Instance>> = const { OnceCell::new() };
 }
 
-fn instance<R>(hook: impl FnOnce(&dyn Instance) -> R) -> R {
-    INSTANCE.with(|cell| hook(cell.get().expect("the host calls `init` before any hook").as_ref()))
+fn with_instance<R>(call: impl FnOnce(&dyn Instance) -> R) -> R {
+    INSTANCE.with(|cell| call(cell.get().expect("the host calls `init` before any hook").as_ref()))
 }
 
-/// Carries bindgen's traits for a plugin.
+/// Implements bindgen's traits for the plugin `P`.
 pub struct Component<P>(PhantomData<P>);
 
 impl<P: Exports> lifecycle::Guest for Component<P> {
@@ -62,9 +64,9 @@ impl<P: Exports> lifecycle::Guest for Component<P> {
     }
 
     fn init(config: String) -> Result<(), String> {
-        // Without it a panic is a bare `unreachable` to the operator.
+        // Without this hook, the operator would see a panic only as an `unreachable` trap.
         std::panic::set_hook(Box::new(|panic| {
-            let text = panic.payload_as_str().unwrap_or("no text");
+            let text = panic.payload_as_str().unwrap_or("(no message)");
             match panic.location() {
                 Some(at) => {
                     host::log(Level::Error, &format!("panicked at {}:{}: {text}", at.file(), at.line()))
@@ -73,7 +75,7 @@ impl<P: Exports> lifecycle::Guest for Component<P> {
             }
         }));
         let loaded = load::<P>(&config)?;
-        INSTANCE.with(|cell| cell.set(loaded)).map_err(|_| "this instance was initialised before".to_owned())
+        INSTANCE.with(|cell| cell.set(loaded)).map_err(|_| "this instance is already initialized".to_owned())
     }
 }
 
@@ -81,13 +83,13 @@ impl<P: Exports> connect::Guest for Component<P> {
     fn authorize(request: connect::Request) -> Result<types::Limits, types::Reject> {
         let principal = request.principal.into();
         let request = Request { principal, remote: request.remote, origin: request.origin };
-        Ok(instance(|plugin| plugin.connect(&request))?.into())
+        Ok(with_instance(|plugin| plugin.connect(&request))?.into())
     }
 }
 
 impl<P: Exports> room::Guest for Component<P> {
     fn validate(name: String) -> Result<room::Verdict, types::Reject> {
-        let verdict = instance(|plugin| plugin.room(&name))?;
+        let verdict = with_instance(|plugin| plugin.room(&name))?;
         let cache_ms = u32::try_from(verdict.cache.as_millis()).unwrap_or(u32::MAX);
         Ok(room::Verdict { canonical: verdict.canonical, cache_ms })
     }
@@ -103,7 +105,7 @@ impl<P: Exports> subscribe::Guest for Component<P> {
         let subscribe::Counts { of_connection, of_principal, in_room } = counts;
         let counts = Counts { of_connection, of_principal, in_room };
         let subscription = Subscription { who: &who.into(), room: &room, filter: filter.as_deref(), counts };
-        let granted = instance(|plugin| plugin.subscribe(&subscription))?;
+        let granted = with_instance(|plugin| plugin.subscribe(&subscription))?;
         Ok(subscribe::Grant { filter: granted.filter, limits: granted.limits.map(Into::into) })
     }
 }
@@ -116,7 +118,7 @@ impl<P: Exports> publish::Guest for Component<P> {
         data: Vec<u8>,
     ) -> Result<publish::Verdict, types::Reject> {
         let message = Message { room: &room, event: &event, data: &data };
-        Ok(match instance(|plugin| plugin.publish(&who, message))? {
+        Ok(match with_instance(|plugin| plugin.publish(&who, message))? {
             Verdict::Pass => publish::Verdict::Pass,
             Verdict::Replace(json) => publish::Verdict::Replace(json),
             Verdict::Discard => publish::Verdict::Discard,
@@ -126,7 +128,7 @@ impl<P: Exports> publish::Guest for Component<P> {
 
 impl<P: Exports> deliver::Guest for Component<P> {
     fn compile(id: u32, filter: String) -> Result<deliver::Plan, String> {
-        Ok(match instance(|plugin| plugin.compile(id, &filter))? {
+        Ok(match with_instance(|plugin| plugin.compile(id, &filter))? {
             Plan::All => deliver::Plan::All,
             Plan::None => deliver::Plan::None,
             Plan::Ask => deliver::Plan::Guest,
@@ -134,12 +136,12 @@ impl<P: Exports> deliver::Guest for Component<P> {
     }
 
     fn release(ids: Vec<u32>) {
-        instance(|plugin| plugin.release(&ids));
+        with_instance(|plugin| plugin.release(&ids));
     }
 
     fn matches(room: String, event: String, data: Vec<u8>, ids: Vec<u32>) -> Vec<u64> {
         let message = Message { room: &room, event: &event, data: &data };
-        instance(|plugin| plugin.matches(message, &ids))
+        with_instance(|plugin| plugin.matches(message, &ids))
     }
 }
 

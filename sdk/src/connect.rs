@@ -1,21 +1,24 @@
-//! The hook `connect`: may this principal connect, and with which limits.
+//! The hook `connect`: whether a principal may connect, and with which limits.
 
 use crate::{Limits, Plugin, Principal, Reject};
 
-/// A connection whose key was found good.
+/// A new connection whose key the host has verified.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
+    /// The owner of the key.
     pub principal: Principal,
     /// The peer's address as `IP:PORT`.
     pub remote: String,
-    /// The `Origin` header, which browsers send.
+    /// The `Origin` header, which browsers send; `None` if there was none.
     pub origin: Option<String>,
 }
 
+/// The hook `connect`. List it in [`crate::export!`].
 pub trait Connect: Plugin {
-    /// Asked once a connection; the limits hold for all of it.
+    /// Decides whether a client may connect. The host calls this once per connection, before the client can make
+    /// any request. See [`Limits`] for what each of the returned limits applies to.
     ///
     /// # Errors
-    /// A reject closes the connection.
+    /// With a reject, the client receives its reason and the connection is closed.
     fn connect(&self, request: &Request) -> Result<Limits, Reject>;
 }

@@ -1,4 +1,5 @@
-//! Numbers as they are written. A `f64` rounds from its 17th digit on, so that of two that differ there one passes for the other.
+//! Decimal numbers without rounding. An `f64` rounds from its 17th digit on, so numbers that differ only there would
+//! compare as equal.
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 use serde::ser::{Serialize, Serializer};
@@ -7,30 +8,32 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
-/// A number of JSON's grammar, of any length, compared digit by digit. -0 is 0.
+/// A number in JSON's grammar, with any number of digits, compared exactly. -0 equals 0.
 ///
-/// As a field it is read from a JSON number; [`Decimal::of`] takes text that holds one as well, which is how feeds write
-/// what is to be exact.
+/// As a field of a deserialized type it accepts a JSON number. [`Decimal::of`] also accepts a string that contains a
+/// number, which is how many feeds write prices and sizes to keep every digit. It is serialized as a JSON number, in the
+/// same text for equal numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decimal {
-    /// In the order of the numbers, as far as it tells them apart, so that most are compared in one step.
+    /// Orders numbers as far as 64 bits can, so that most comparisons take one step.
     rank: i64,
     is_negative: bool,
-    /// The power of ten of the first digit that is not 0; the least for 0.
+    /// The power of ten of the first nonzero digit; `i64::MIN` for 0.
     exponent: i64,
-    /// The first [`HEAD`] digits, filled up with zeros.
+    /// The first [`HEAD_DIGITS`] significant digits, padded with zeros on the right.
     head: u64,
-    /// The digits after those, without zeros at the end.
+    /// The remaining digits in ASCII, without trailing zeros.
     tail: Vec<u8>,
 }
 
-/// Digits that a `u64` holds whatever they are.
-const HEAD: usize = 19;
-/// Beyond this no number is written in full.
-const PLAIN: i64 = 21;
+/// The number of digits that always fit into a `u64`.
+const HEAD_DIGITS: usize = 19;
+/// The maximum number of digits before the decimal point that `Display` writes without an exponent.
+const MAX_PLAIN_DIGITS: i64 = 21;
 
 impl Decimal {
-    /// `None`: the text is no number, such as `.5`, `+1`, `0x10` or nothing at all.
+    /// Parses a number in JSON's grammar, with surrounding ASCII whitespace. Returns `None` for anything else, such as
+    /// `.5`, `+1`, `0x10` or an empty string.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim_ascii().as_bytes();
         let (is_negative, rest) = match text.strip_prefix(b"-") {
@@ -57,20 +60,20 @@ impl Decimal {
         number.exponent = (whole.len() as i64 - 1 - *first as i64).saturating_add(power);
         let mut count = 0;
         for (_, digit) in all {
-            match count < HEAD {
+            match count < HEAD_DIGITS {
                 true => number.head = number.head * 10 + u64::from(digit - b'0'),
                 false => number.tail.push(*digit),
             }
             count += 1;
         }
-        (count..HEAD).for_each(|_| number.head *= 10);
+        (count..HEAD_DIGITS).for_each(|_| number.head *= 10);
         let kept = number.tail.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1);
         number.tail.truncate(kept);
         number.rank = rank(number.exponent, number.head) * if is_negative { -1 } else { 1 };
         Some(number)
     }
 
-    /// What a JSON number says, or a text that holds one.
+    /// Reads a JSON number, or a JSON string that contains one. Returns `None` for anything else.
     pub fn of(value: &RawValue) -> Option<Self> {
         if !value.get().starts_with('"') {
             return Self::parse(value.get());
@@ -78,21 +81,22 @@ impl Decimal {
         Self::parse(&text(value)?)
     }
 
-    /// Below 0.
+    /// Whether the number is less than 0.
     pub fn is_negative(&self) -> bool {
         self.is_negative
     }
 
+    /// Whether the number is 0.
     pub fn is_zero(&self) -> bool {
         self.head == 0
     }
 
-    /// Without its sign.
+    /// The absolute value.
     pub fn abs(self) -> Self {
         Self { rank: self.rank.abs(), is_negative: false, ..self }
     }
 
-    /// All digits but the zeros at the end.
+    /// The significant digits without trailing zeros; at least one digit.
     fn digits(&self) -> String {
         let mut digits = format!("{:019}", self.head);
         digits.push_str(std::str::from_utf8(&self.tail).unwrap_or_default());
@@ -101,32 +105,34 @@ impl Decimal {
     }
 }
 
+/// The content of a JSON string; `None` if the value is not a string.
 fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(serde::Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_slice(value.get().as_bytes()).ok().map(|Text(text)| text)
 }
 
-/// Exponents that a rank tells apart, up and down.
-const FAR: i64 = 1 << 10;
+/// Ranks distinguish exponents between `-MAX_RANKED_EXPONENT` and `MAX_RANKED_EXPONENT`.
+const MAX_RANKED_EXPONENT: i64 = 1 << 10;
 
-/// Of a number above 0: its exponent and the first bits of its digits.
+/// The rank of a positive number: its exponent and the leading bits of its digits.
 fn rank(exponent: i64, head: u64) -> i64 {
-    if exponent >= FAR {
+    if exponent >= MAX_RANKED_EXPONENT {
         return i64::MAX;
     }
-    if exponent <= -FAR {
+    if exponent <= -MAX_RANKED_EXPONENT {
         return 1;
     }
-    ((exponent + FAR) << 52) | (head >> 12) as i64
+    ((exponent + MAX_RANKED_EXPONENT) << 52) | (head >> 12) as i64
 }
 
-/// At least one digit, and what is behind them.
+/// Splits `text` after its leading digits; `None` if it does not start with a digit.
 fn digits(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
 }
 
+/// The value of an exponent, without the `e`.
 fn exponent(text: &[u8]) -> Option<i64> {
     let (sign, rest) = match text.split_first()? {
         (b'-', rest) => (-1, rest),
@@ -134,7 +140,7 @@ fn exponent(text: &[u8]) -> Option<i64> {
         _ => (1, text),
     };
     let (digits, rest) = digits(rest)?;
-    // Far beyond any number that is written out.
+    // Saturates far beyond the exponent of any real number.
     let power = digits.iter().fold(0i64, |power, digit| (power * 10 + i64::from(digit - b'0')).min(1 << 40));
     rest.is_empty().then_some(sign * power)
 }
@@ -173,7 +179,7 @@ impl PartialOrd for Decimal {
         Some(self.cmp(other))
     }
 
-    /// What filters ask.
+    /// Filters compare with `>=`, so this is the fast path.
     #[inline]
     fn ge(&self, other: &Self) -> bool {
         self.rank > other.rank || (self.rank == other.rank && self.cmp_digits(other).is_ge())
@@ -188,9 +194,9 @@ impl fmt::Display for Decimal {
         let (sign, digits) = (if self.is_negative { "-" } else { "" }, self.digits());
         let point = self.exponent + 1;
         match point {
-            // 0.05
+            // For example 0.05.
             -5..=0 => write!(f, "{sign}0.{}{digits}", "0".repeat(-point as usize)),
-            1..=PLAIN => match digits.split_at_checked(point as usize) {
+            1..=MAX_PLAIN_DIGITS => match digits.split_at_checked(point as usize) {
                 None | Some((_, "")) => write!(f, "{sign}{digits:0<width$}", width = point as usize),
                 Some((whole, fraction)) => write!(f, "{sign}{whole}.{fraction}"),
             },
@@ -204,7 +210,7 @@ impl fmt::Display for Decimal {
 }
 
 impl Serialize for Decimal {
-    /// Equal numbers are the same text.
+    /// Writes a JSON number with a decimal point or an exponent. Equal numbers have the same text.
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut text = self.to_string();
         if !text.contains(['.', 'e']) {
@@ -221,7 +227,7 @@ impl<'de> Deserialize<'de> for Decimal {
     }
 }
 
-/// `invalid type: string "high", expected a number`
+/// An error such as `invalid type: string "high", expected a number`.
 fn unexpected<E: Error>(value: &RawValue, expected: &str) -> E {
     let shown = text(value);
     let found = match (value.get().as_bytes().first(), &shown) {
@@ -243,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_compared_as_they_are_written() {
+    fn numbers_are_compared_exactly() {
         let rising = [
             "-1e300",
             "-9007199254740993",
@@ -282,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_numbers_are_equal_however_they_are_written() {
+    fn equal_numbers_are_equal_in_every_notation() {
         for same in [
             &["5", "5.0", "5e0", "0.5e1", "50E-1", " 5 ", "500000000000000000000000000000e-29"][..],
             &["0", "-0", "0.000", "0e9", "-0.0e-9"],
@@ -304,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_none() {
+    fn text_that_is_not_a_number_is_none() {
         for bad in [
             "", " ", ".5", "5.", "+5", "-", "--5", "05", "1e", "1e+", "1.e5", "inf", "NaN", "0x10", "1,5",
             "1 2", "abc", "٣",
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_shown_and_read_again() {
+    fn displayed_and_serialized_numbers_can_be_read_back() {
         for (text, shown, json) in [
             ("5", "5", "5.0"),
             ("-0.050", "-0.05", "-0.05"),

@@ -1,48 +1,55 @@
-//! The hook `deliver`: which filters does a message pass.
+//! The hook `deliver`: which filters a message passes.
 
 use crate::{Message, Plugin};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How the host answers for a filter.
+/// Whether the host has to call the plugin to evaluate a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
-    /// Every message passes; the plugin is not called.
+    /// Every message passes. The host does not call the plugin.
     All,
-    /// No message passes; the plugin is not called.
+    /// No message passes. The host does not call the plugin.
     None,
-    /// The plugin is asked, in one call for all filters of the room.
+    /// The host asks the plugin about each message, in one call for all filters of the room.
     Ask,
 }
 
-/// Typed filters. The SDK keeps them under the host's numbers, so that a hook sees only filters and messages.
+/// The hook `deliver`, with typed filters. List it in [`crate::export!`].
 ///
-/// Listing `deliver` in [`crate::export!`] also answers the host's `subscribe` hook with the filter's canonical
-/// form: the normalized filter, written by serde. Filters that mean the same are then one to the host.
+/// The SDK stores the filters under the ids that the host assigns, so a plugin sees only filters and messages.
+///
+/// Listing `deliver` in [`crate::export!`] also provides the host's `subscribe` hook, which returns the filter in
+/// canonical form: normalized, then serialized by serde. The host then treats filters with the same meaning as one.
 pub trait Deliver: Plugin {
-    /// A client's filter. Put `#[serde(deny_unknown_fields)]` on it, or a misspelt field filters nothing;
-    /// and keep `HashMap` out of it, whose order would make equal filters differ.
+    /// A client's filter. Add `#[serde(deny_unknown_fields)]`, or a misspelled field filters nothing. Do not use
+    /// `HashMap` in it: its order makes equal filters differ.
     type Filter: DeserializeOwned + Serialize + 'static;
 
-    /// What of a message the filters look at; it may borrow from the message.
+    /// The parts of a message that filters look at. It may borrow from the message.
     type Parsed<'a>;
 
-    /// Once a message, however many filters there are. `None` matches no filter.
+    /// Reads a message. The SDK calls this once per message, however many filters there are. With `None`, the
+    /// message passes no filter.
     fn parse<'a>(&self, message: Message<'a>) -> Option<Self::Parsed<'a>>;
 
-    /// Once a message and filter: keep it cheap, everything that can be prepared belongs into the others.
+    /// Whether the message passes the filter. The SDK calls this once per message and filter, so keep it cheap:
+    /// prepare what you can in [`parse`](Self::parse) and [`normalize`](Self::normalize).
     fn matches(&self, filter: &Self::Filter, parsed: &Self::Parsed<'_>) -> bool;
 
-    /// Checks a filter and brings it into its one spelling (lists sorted, names in lower case). What it answers
-    /// is given to it again when the host compiles the filter, so it must leave that as it is.
+    /// Checks a filter and brings it into canonical form, for example with sorted lists and names in lower case.
+    /// It must be idempotent, because the SDK calls it again when the host compiles the canonical filter. By
+    /// default, it returns the filter unchanged.
     ///
     /// # Errors
-    /// Which field is wrong and what would be right; the client reads it.
+    /// Which field is wrong, and what would be right. The client sees this text after `filter: `, cut to 512
+    /// bytes.
     fn normalize(&self, filter: Self::Filter) -> Result<Self::Filter, String> {
         Ok(filter)
     }
 
-    /// Saves calls for filters that need none. `filter` is normalized.
+    /// Identifies filters that need no call per message. `filter` is normalized. By default, every filter needs
+    /// one.
     fn plan(&self, filter: &Self::Filter) -> Plan {
         let _ = filter;
         Plan::Ask

@@ -1,55 +1,69 @@
-//! `export!`: which hooks a plugin has.
+//! The macro `export!`, which turns a type into a plugin with the hooks it lists.
 
 use crate::filters::{FilterTable, NoFilters};
 use crate::{Grant, Limits, Message, Plugin, Reject, Request, RoomVerdict, Subscription, Verdict};
 
+/// A hook of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
+    /// See [`crate::Connect`].
     Connect,
+    /// See [`crate::Room`].
     Room,
+    /// See [`crate::Subscribe`].
     Subscribe,
+    /// See [`crate::Publish`].
     Publish,
+    /// See [`crate::Deliver`].
     Deliver,
 }
 
-/// A plugin with the hooks that it lists. The others answer as if they were not there; the host does not
-/// call them.
+/// A plugin with the hooks that it lists. The host does not call the others; by default they allow everything.
 pub trait Exports: Plugin {
+    /// The name of the plugin's crate.
     const NAME: &'static str;
+    /// The version of the plugin's crate.
     const VERSION: &'static str;
+    /// The hooks that `export!` lists.
     const LISTED: &'static [Hook];
 
+    /// See [`crate::Connect::connect`].
     fn on_connect(&self, _: &Request) -> Result<Limits, Reject> {
         Ok(Limits::default())
     }
 
+    /// See [`crate::Room::room`].
     fn on_room(&self, _: &str) -> Result<RoomVerdict, Reject> {
         Ok(RoomVerdict::default())
     }
 
+    /// See [`crate::Subscribe::subscribe`].
     fn on_subscribe(&self, _: &Subscription<'_>) -> Result<Grant, Reject> {
         Ok(Grant::default())
     }
 
+    /// See [`crate::Publish::publish`].
     fn on_publish(&self, _: &str, _: Message<'_>) -> Result<Verdict, Reject> {
         Ok(Verdict::Pass)
     }
 
+    /// A new, empty table for the filters of one instance.
     fn filters() -> Box<dyn FilterTable<Self>> {
         Box::new(NoFilters)
     }
 
-    /// `deliver` brings `subscribe` with it, which makes filters canonical and refuses wrong ones early.
+    /// Whether the host calls `hook`. Listing `deliver` includes `subscribe`, which brings filters into canonical form
+    /// and rejects invalid ones early.
     fn has(hook: Hook) -> bool {
         Self::LISTED.contains(&hook) || hook == Hook::Subscribe && Self::LISTED.contains(&Hook::Deliver)
     }
 }
 
-/// Makes a crate (`crate-type = ["cdylib", "rlib"]`) a plugin: `export!(Orderbook: publish, deliver);`
+/// Turns a crate (`crate-type = ["cdylib", "rlib"]`) into a plugin: `export!(Orderbook: publish, deliver);`
 ///
-/// The list holds the hooks, of which the type implements the traits: `connect`, `room`, `subscribe`,
-/// `publish`, `deliver`. Name and version are those of the crate. Natively this makes the type usable in
-/// [`crate::testing::Harness`].
+/// The list names the hooks whose traits the type implements: `connect`, `room`, `subscribe`, `publish`, `deliver`.
+/// The host calls no others. The plugin has the name and the version of the crate. Natively, the macro makes the type
+/// usable in `testing::Harness`.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty: $($hook:ident),+ $(,)?) => {
@@ -114,18 +128,18 @@ macro_rules! __hook {
         ::core::compile_error!(::core::concat!(
             "`",
             stringify!($other),
-            "` is no hook; they are connect, room, subscribe, publish, deliver"
+            "` is not a hook; expected connect, room, subscribe, publish or deliver"
         ))
     };
     (call $other:ident) => {};
 }
 
-/// The Wasm exports of a type that is `Exports`.
+/// Generates the Wasm exports for a type that implements `Exports`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __component {
     ($plugin:ty) => {
-        // Natively these would be symbols that nobody calls, and twice the same in a test that links two plugins.
+        // Natively nobody would call these symbols, and they would clash in a test that links two plugins.
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             type Exported = $crate::internal::Component<$plugin>;

@@ -1,22 +1,30 @@
-//! The filters of one instance, under the host's numbers.
+//! The filters of one instance, stored under the ids that the host assigns.
 
-use crate::reject::shortened;
+use crate::reject::truncated;
 use crate::{Deliver, Message, Plan, Plugin, Reject, json};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A plugin's filters, without naming their types.
+/// The filters of an instance of the plugin `P`. Hides the type of the filters.
 pub trait FilterTable<P> {
-    /// The one spelling of a filter.
+    /// The canonical form of a filter.
+    ///
+    /// # Errors
+    /// The reject says what is wrong with the filter.
     fn canonical(&self, plugin: &P, filter: &str) -> Result<String, Reject>;
+    /// Stores a filter under `id`, replacing any filter under that id.
+    ///
+    /// # Errors
+    /// Says what is wrong with the filter. Then no filter is stored under `id`.
     fn compile(&mut self, plugin: &P, id: u32, filter: &str) -> Result<Plan, String>;
+    /// Forgets the filters under `ids`.
     fn release(&mut self, plugin: &P, ids: &[u32]);
-    /// Bit `i % 64` of word `i / 64` answers for `ids[i]`.
+    /// Which filters the message passes: bit `i % 64` of word `i / 64` answers for `ids[i]`.
     fn matches(&self, plugin: &P, message: Message<'_>, ids: &[u32]) -> Vec<u64>;
 }
 
-/// The table of a plugin with the hook `deliver`.
-pub struct Filters<P: Deliver>(HashMap<u32, P::Filter, BuildHasherDefault<NumberHasher>>);
+/// The filter table of a plugin with the hook `deliver`.
+pub struct Filters<P: Deliver>(HashMap<u32, P::Filter, BuildHasherDefault<IdHasher>>);
 
 impl<P: Deliver> Default for Filters<P> {
     fn default() -> Self {
@@ -31,7 +39,7 @@ impl<P: Deliver> FilterTable<P> for Filters<P> {
     }
 
     fn compile(&mut self, plugin: &P, id: u32, filter: &str) -> Result<Plan, String> {
-        // Whatever stood under the number is gone, even when the new one fails.
+        // The previous filter under this id must go even if the new one is invalid.
         self.0.remove(&id);
         let filter = parsed(plugin, filter)?;
         let plan = plugin.plan(&filter);
@@ -51,7 +59,7 @@ impl<P: Deliver> FilterTable<P> for Filters<P> {
         let mut words = vec![0; ids.len().div_ceil(64)];
         if let Some(parsed) = plugin.parse(message) {
             for (index, id) in ids.iter().enumerate() {
-                // A number never seen matches nothing: a filter is a boundary, not a convenience.
+                // An unknown id matches nothing: a filter decides what a client may receive, so it fails closed.
                 if self.0.get(id).is_some_and(|filter| plugin.matches(filter, &parsed)) {
                     words[index / 64] |= 1 << (index % 64);
                 }
@@ -61,16 +69,17 @@ impl<P: Deliver> FilterTable<P> for Filters<P> {
     }
 }
 
+/// Reads and normalizes a filter.
 fn parsed<P: Deliver>(plugin: &P, filter: &str) -> Result<P::Filter, String> {
     json::typed("filter", filter.as_bytes())
         .and_then(|filter| plugin.normalize(filter).map_err(|error| format!("filter: {error}")))
-        .map_err(shortened)
+        .map_err(truncated)
 }
 
-/// The table of a plugin without the hook `deliver`.
+/// The filter table of a plugin without the hook `deliver`. It rejects every filter.
 pub(crate) struct NoFilters;
 
-const NO_FILTERS: &str = "this room takes no filter: subscribe to it without one";
+const NO_FILTERS: &str = "this room does not accept filters; subscribe without one";
 
 impl<P: Plugin> FilterTable<P> for NoFilters {
     fn canonical(&self, _: &P, _: &str) -> Result<String, Reject> {
@@ -88,11 +97,12 @@ impl<P: Plugin> FilterTable<P> for NoFilters {
     }
 }
 
-/// The numbers are the host's, so nobody can choose them to collide and one multiplication is enough.
+/// A hasher for filter ids. The host chooses the ids, so no client can make them collide and one multiplication is
+/// enough.
 #[derive(Default)]
-pub struct NumberHasher(u64);
+pub(crate) struct IdHasher(u64);
 
-impl Hasher for NumberHasher {
+impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.write_u32(u32::from(*byte));
@@ -104,7 +114,7 @@ impl Hasher for NumberHasher {
     }
 
     fn finish(&self) -> u64 {
-        // hashbrown takes the bucket from the low bits and the tag from the high ones.
+        // hashbrown takes the bucket from the low bits and the tag from the high bits.
         self.0 ^ (self.0 >> 32)
     }
 }

@@ -1,4 +1,4 @@
-//! The way to the host's functions. In Wasm it is the contract's imports; natively it is the stand-in of
+//! Access to the host's functions. In Wasm they are the imports of the contract. Natively they are the test double in
 //! `testing`, because bindgen's native imports cannot be called.
 
 #[cfg(not(target_arch = "wasm32"))]

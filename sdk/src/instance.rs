@@ -1,20 +1,22 @@
-//! A plugin that was given its config, behind one shape for the Wasm exports and the test harness.
+//! An instance: a plugin with its configuration and its filters. The Wasm exports and the test harness both call the
+//! plugin through it.
 
 use crate::export::Exports;
 use crate::filters::FilterTable;
-use crate::reject::shortened;
+use crate::reject::truncated;
 use crate::{Limits, Message, Plan, Reject, Request, RoomVerdict, Scope, Subscription, Verdict, json};
 use std::cell::RefCell;
 
-/// A subscription as the host is told of it.
+/// What the host is told about an allowed subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Granted {
-    /// The filter's canonical form; `None` is every message.
+    /// The filter in canonical form; `None` if the member receives every message.
     pub filter: Option<String>,
+    /// The limits that the plugin granted. See [`Limits`] for what they apply to.
     pub limits: Option<Limits>,
 }
 
-/// The hooks of a plugin whose type is not named.
+/// The hooks of an instance. Hides the type of the plugin.
 pub(crate) trait Instance {
     fn connect(&self, request: &Request) -> Result<Limits, Reject>;
     fn room(&self, name: &str) -> Result<RoomVerdict, Reject>;
@@ -30,9 +32,9 @@ struct Loaded<P> {
     filters: RefCell<Box<dyn FilterTable<P>>>,
 }
 
-/// Reads the config and makes the plugin.
+/// Reads the configuration and creates the plugin.
 pub(crate) fn load<P: Exports>(config: &str) -> Result<Box<dyn Instance>, String> {
-    let plugin = json::typed("config", config.as_bytes()).and_then(P::new).map_err(shortened)?;
+    let plugin = json::typed("config", config.as_bytes()).and_then(P::new).map_err(truncated)?;
     Ok(Box::new(Loaded { plugin, filters: RefCell::new(P::filters()) }))
 }
 

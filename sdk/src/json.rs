@@ -1,44 +1,45 @@
-//! Typed JSON whose errors name the field. Read from slices only: reading from `str` would be a second copy of
-//! serde_json's parser in every guest.
+//! Reading JSON into types, with errors that name the field. Everything is read from slices: reading from `str` as well
+//! would add a second copy of serde_json's parser to every plugin.
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// Parses `text`; `what` is the word for it in the error ("config", "filter", "data").
+/// Parses `text`. The error calls it `what`: "config", "filter" or "data".
 pub(crate) fn typed<'a, T: Deserialize<'a>>(what: &str, text: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(text).map_err(|error| explained(what, text, &error))
+    serde_json::from_slice(text).map_err(|error| describe_error(what, text, &error))
 }
 
-/// The text of a typed value: fields in the order of the type, so that equal values are equal texts.
+/// Serializes a value. Fields have the order of the type, so equal values have equal texts.
 pub(crate) fn canonical(value: &impl Serialize) -> Result<String, String> {
     serde_json::to_string(value).map_err(|error| error.to_string())
 }
 
-/// `filter.minChange: invalid type: string "high", expected a number`
-fn explained(what: &str, text: &[u8], error: &serde_json::Error) -> String {
+/// An error such as `filter.minChange: invalid type: string "high", expected a number`.
+fn describe_error(what: &str, text: &[u8], error: &serde_json::Error) -> String {
     let full = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
+    let position = format!(" at line {} column {}", error.line(), error.column());
     if error.is_syntax() || error.is_eof() {
         return format!("{what} is not valid JSON: {full}");
     }
-    let mut reason = full.strip_suffix(&place).unwrap_or(&full).to_owned();
+    let mut reason = full.strip_suffix(&position).unwrap_or(&full).to_owned();
     let mut at = offset(text, error.line(), error.column());
     if reason.ends_with(DECIMAL) {
         let read = text[..at.unwrap_or(0).min(text.len())].trim_ascii_end();
         at = Some(end_of_value(read, reason.contains("type: map") || reason.contains("type: sequence")));
     }
     let path = path_at(text, at);
-    for (rust, words) in WORDS {
+    for (rust, plain) in EXPECTATIONS {
         if let Some(rest) = reason.strip_suffix(rust) {
-            reason = format!("{rest}{words}");
+            reason = format!("{rest}{plain}");
         }
     }
     format!("{what}{path}: {reason}")
 }
 
-/// A decimal is found wrong when it was read, and what was read is then more than the value: a comma or a bracket behind it.
+/// The end of the value that serde has just read. `Decimal` detects an error only after it has read the whole value, and
+/// by then serde_json may have read the comma or bracket behind it too.
 fn end_of_value(read: &[u8], ends_with_bracket: bool) -> usize {
     let is_bracket = |text: &[u8]| text.ends_with(b"]") || text.ends_with(b"}");
     let Some((last, before)) = read.split_last() else { return 0 };
@@ -50,11 +51,11 @@ fn end_of_value(read: &[u8], ends_with_bracket: bool) -> usize {
     }
 }
 
-/// How the errors of [`crate::Decimal`] end.
+/// The end of every error of [`crate::Decimal`].
 pub(crate) const DECIMAL: &str = "expected a number";
 
-/// serde speaks of Rust's types; clients write JSON and operators TOML.
-const WORDS: [(&str, &str); 7] = [
+/// Replacements for serde's names of Rust types. Those who read the errors write JSON or TOML.
+const EXPECTATIONS: [(&str, &str); 7] = [
     ("expected f64", "expected a number"),
     ("expected u16", "expected a whole number, 0 to 65535"),
     ("expected u32", "expected a whole number, 0 to 4294967295"),
@@ -64,20 +65,20 @@ const WORDS: [(&str, &str); 7] = [
     ("expected a map", "expected an object"),
 ];
 
-/// How many bytes were read when the error came up. Lines count from 1; line 0 means that nothing is known.
+/// The number of bytes read before an error. Lines count from 1; at line 0, the position is unknown.
 fn offset(text: &[u8], line: usize, column: usize) -> Option<usize> {
     let earlier = line.checked_sub(1)?;
     let lines: usize = text.split_inclusive(|byte| *byte == b'\n').take(earlier).map(<[u8]>::len).sum();
     Some(lines + column)
 }
 
-/// serde_json knows the place of an error but not the field, so the field is looked up by its place.
+/// The path of the field at `offset`. serde_json reports the position of an error but not the field.
 fn path_at(text: &[u8], offset: Option<usize>) -> String {
     let mut path = String::new();
     let (Some(offset), Ok(whole)) = (offset, std::str::from_utf8(text)) else { return path };
     let mut inner = whole;
     while let Ok(Parts(parts)) = serde_json::from_slice(inner.as_bytes()) {
-        let Some((step, part)) = parts.into_iter().find(|(_, part)| holds(whole, part, offset)) else {
+        let Some((step, part)) = parts.into_iter().find(|(_, part)| contains(whole, part, offset)) else {
             break;
         };
         path.push_str(&step);
@@ -86,13 +87,13 @@ fn path_at(text: &[u8], offset: Option<usize>) -> String {
     path
 }
 
-/// The members of an object or the items of a list: the step of the path to each, and its text.
+/// The fields of an object or the items of a list, each as its step in the path and its text.
 struct Parts<'a>(Vec<(String, &'a str)>);
 
 impl<'de> Deserialize<'de> for Parts<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct PartsVisitor;
+        impl<'de> Visitor<'de> for PartsVisitor {
             type Value = Parts<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,13 +116,14 @@ impl<'de> Deserialize<'de> for Parts<'de> {
                 Ok(Parts(parts))
             }
         }
-        deserializer.deserialize_any(Members)
+        deserializer.deserialize_any(PartsVisitor)
     }
 }
 
-/// Whether `offset` is within `part`, a piece of `whole`: at its start when serde stumbled over what kind of value it
-/// is, else behind what was read of it. Between two parts there is a comma at least, so one of them holds it.
-fn holds(whole: &str, part: &str, offset: usize) -> bool {
+/// Whether `offset` is within `part`, a slice of `whole`. It is at the start of `part` if serde did not expect this kind
+/// of value, otherwise behind what serde has read of it. There is at least a comma between two parts, so the end of a
+/// part is never the start of the next one.
+fn contains(whole: &str, part: &str, offset: usize) -> bool {
     let start = part.as_ptr() as usize - whole.as_ptr() as usize;
     (start..=start + part.len()).contains(&offset)
 }
@@ -132,7 +134,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "only errors are looked at")]
+    #[allow(dead_code, reason = "the tests only look at errors")]
     struct Sample {
         min: f64,
         #[serde(default)]
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_field_and_what_would_be_right() {
+    fn errors_name_the_field_and_what_was_expected() {
         for (text, error) in [
             (r#"{"min":"high"}"#, r#"filter.min: invalid type: string "high", expected a number"#),
             (

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
-#![allow(clippy::test_attr_in_doctest, reason = "tests/first_plugin.rs runs the test that the README shows")]
+#![warn(missing_docs, unreachable_pub)]
+#![allow(clippy::test_attr_in_doctest, reason = "tests/first_plugin.rs runs the test in the README")]
 
 mod connect;
 mod decimal;
@@ -38,7 +39,8 @@ pub use room::{Room, RoomVerdict};
 pub use seeded::{SeededMap, SeededState, seed};
 pub use subscribe::{Counts, Grant, Scope, Subscribe, Subscription};
 
-/// What `export!` expands to. No part of the public promise; only for hosts' tests that must answer wrongly.
+/// What `export!` expands to. Not part of the public API: only plugins that test a host, and must violate the contract,
+/// use it directly.
 #[doc(hidden)]
 pub mod internal {
     #[cfg(target_arch = "wasm32")]

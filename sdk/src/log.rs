@@ -1,18 +1,24 @@
-//! Lines in the host's log, each under the plugin's name. Never write keys or message data there.
+//! The host's log. Each line appears there under the plugin's name. Never log keys or message data.
 
 use crate::host;
 use std::fmt;
 
+/// The severity of a line, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// Every step, for debugging.
     Trace,
+    /// Details for the plugin's author.
     Debug,
+    /// Normal events that an operator may want to see.
     Info,
+    /// Something is wrong, but the plugin copes.
     Warn,
+    /// The plugin cannot do what it should.
     Error,
 }
 
-/// Writes one line; the macros [`crate::trace!`] to [`crate::error!`] format into it.
+/// Writes one line. Usually called through the macros [`crate::trace!`] to [`crate::error!`].
 pub fn write(level: Level, text: fmt::Arguments<'_>) {
     match text.as_str() {
         Some(text) => host::log(level, text),
@@ -22,7 +28,7 @@ pub fn write(level: Level, text: fmt::Arguments<'_>) {
 
 macro_rules! levels {
     ($dollar:tt $($name:ident $level:ident),*) => {$(
-        #[doc = concat!("Formats a line for the host's log at level `", stringify!($name), "`.")]
+        #[doc = concat!("Writes a formatted line to the host's log at level `", stringify!($name), "`.")]
         #[macro_export]
         macro_rules! $name {
             ($dollar($dollar text:tt)+) => {

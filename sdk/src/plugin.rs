@@ -1,33 +1,36 @@
-//! What every plugin is, whatever hooks it has.
+//! The trait that every plugin implements, whichever hooks it has.
 
 use crate::metrics::Metric;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// A policy with its configuration. The host makes one value an instance and may replace it at any moment
-/// (after a trap, on a swap, on a reload), so a field may hold what `new` derives from the config or a cache,
-/// never something that would be missed.
+/// A plugin. Each instance has one value of this type. The host may replace an instance at any time: after a failure,
+/// when another version becomes active, or when the configuration is reloaded. So use the fields for what `new` derives
+/// from the configuration, and for caches. Do not keep anything in them that must not be lost.
 ///
-/// Hooks take `&self`; the host never calls two at once in one instance, so a cache may sit in a `RefCell`.
+/// Hooks take `&self`. The host never calls two hooks of one instance at the same time, so a cache can be in a `RefCell`.
 pub trait Plugin: Sized + 'static {
-    /// The plugin's section of the host's configuration, read from JSON (`{}` when there is none).
-    /// Put `#[serde(deny_unknown_fields, default)]` on it: a misspelt key is then told by its name.
+    /// The plugin's configuration, which the operator writes. It is read from JSON, or from `{}` if there is none.
+    /// Add `#[serde(deny_unknown_fields, default)]`, so that an error names a misspelled key.
     type Config: DeserializeOwned;
 
-    /// The counters and histograms that the host shall export. See [`crate::metrics`].
+    /// The counters and histograms that the host exports for this plugin. See [`crate::metrics`].
     const METRICS: &'static [Metric] = &[];
 
+    /// Creates the plugin for one instance.
+    ///
     /// # Errors
-    /// What is wrong with the config and what would be right. The operator reads it, and the plugin does not start.
+    /// What is wrong with the configuration, and what would be right. The operator sees this text, cut to 512 bytes, and
+    /// the plugin is not loaded.
     fn new(config: Self::Config) -> Result<Self, String>;
 
-    /// A JSON Schema of [`Plugin::Config`], for tools that check or complete a configuration.
+    /// A JSON Schema of [`Plugin::Config`], for tools that check or complete a configuration. `None` by default.
     fn config_schema() -> Option<String> {
         None
     }
 }
 
-/// The config of a plugin that takes none: any key is refused.
+/// The configuration of a plugin that has none. Any key in it is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoConfig {}

@@ -1,17 +1,18 @@
-//! Who is asking.
+//! The principal: who connects, subscribes or publishes.
 
-/// The owner of the key that a connection came with.
+/// The owner of the key that a client presented.
 #[derive(Debug, Clone, Default)]
 pub struct Principal {
+    /// The id, which all keys of the principal share.
     pub id: String,
-    /// `default` for a key without one.
+    /// The tier of the key; `default` if the key has none.
     pub tier: String,
-    /// What the operator attached to the key, in the configuration's order.
+    /// The names and values that the operator attached to the key, in the order of the configuration.
     pub tags: Vec<(String, String)>,
 }
 
 impl Principal {
-    /// The value of the first tag of this name.
+    /// The value of the first tag with this name.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.tags.iter().find(|(tag, _)| tag == name).map(|(_, value)| value.as_str())
     }

@@ -1,52 +1,62 @@
-//! Why something is refused.
+//! Rejects: the errors that a plugin returns to clients.
 
 use std::fmt;
 
-/// A reason's most bytes: clients' input is repeated in reasons, and must not come back at its own length.
-const REASON_BYTES: usize = 512;
+/// The maximum size of a reason, in bytes. Reasons often quote input, and must not grow with it.
+const MAX_REASON_BYTES: usize = 512;
 
-/// The host turns it into the wire's code for the hook that was asked.
+/// The kind of a reject. The host translates it into an error code of the wire protocol, depending on the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// Not to this principal.
+    /// This principal may not do this.
     Denied,
-    /// Not to anybody: the input is wrong.
+    /// The input is invalid, whoever sends it.
     Invalid,
-    /// Not now: something is used up.
+    /// A limit is reached. The request may succeed later.
     Limit,
+    /// The input is too large.
     TooLarge,
-    /// The plugin's own fault.
+    /// The plugin has a bug.
     Internal,
 }
 
-/// A refusal. The client reads `reason`: say what was wrong with which input and what would be right.
+/// A refusal of a request.
+///
+/// The constructors cut the reason to 512 bytes; a cut reason ends with `…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
+    /// The kind of the reject.
     pub code: Code,
+    /// A sentence for the client: what is wrong with which input, and what would be right.
     pub reason: String,
 }
 
 impl Reject {
     fn new(code: Code, reason: impl Into<String>) -> Self {
-        Self { code, reason: shortened(reason.into()) }
+        Self { code, reason: truncated(reason.into()) }
     }
 
+    /// A reject with [`Code::Denied`].
     pub fn denied(reason: impl Into<String>) -> Self {
         Self::new(Code::Denied, reason)
     }
 
+    /// A reject with [`Code::Invalid`].
     pub fn invalid(reason: impl Into<String>) -> Self {
         Self::new(Code::Invalid, reason)
     }
 
+    /// A reject with [`Code::Limit`].
     pub fn limit(reason: impl Into<String>) -> Self {
         Self::new(Code::Limit, reason)
     }
 
+    /// A reject with [`Code::TooLarge`].
     pub fn too_large(reason: impl Into<String>) -> Self {
         Self::new(Code::TooLarge, reason)
     }
 
+    /// A reject with [`Code::Internal`].
     pub fn internal(reason: impl Into<String>) -> Self {
         Self::new(Code::Internal, reason)
     }
@@ -60,10 +70,10 @@ impl fmt::Display for Reject {
 
 impl std::error::Error for Reject {}
 
-/// Cuts a text to what a reason may hold.
-pub(crate) fn shortened(mut text: String) -> String {
-    if text.len() > REASON_BYTES {
-        text.truncate(text.floor_char_boundary(REASON_BYTES - '…'.len_utf8()));
+/// Cuts a text to [`MAX_REASON_BYTES`].
+pub(crate) fn truncated(mut text: String) -> String {
+    if text.len() > MAX_REASON_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_REASON_BYTES - '…'.len_utf8()));
         text.push('…');
     }
     text

@@ -1,4 +1,4 @@
-//! Hashing that a client cannot foresee.
+//! Hash maps whose hashes a client cannot predict.
 
 use crate::host;
 use std::collections::HashMap;
@@ -9,11 +9,11 @@ pub fn seed() -> u64 {
     host::seed()
 }
 
-/// A map whose keys may come from clients. std's `RandomState` has no entropy in Wasm: it is the same in
-/// every instance, so that keys chosen to collide would do so everywhere.
+/// A map whose keys may come from clients. In Wasm, std's `RandomState` has no entropy and is the same in every instance,
+/// so keys that were chosen to collide would collide everywhere.
 pub type SeededMap<K, V> = HashMap<K, V, SeededState>;
 
-/// std's hasher, started with bits of the host's.
+/// Builds std's default hashers, seeded with random bits from the host.
 #[derive(Debug, Clone)]
 pub struct SeededState(u64);
 

@@ -18,7 +18,7 @@ struct Price {
     price: f64,
 }
 
-/// A price is at most `max`, and a subscriber hears of those above its own floor.
+/// Accepts prices up to `max`. A member receives the prices above its own `floor`.
 struct Prices(Config);
 
 impl Plugin for Prices {
@@ -31,11 +31,11 @@ impl Plugin for Prices {
 
 impl Publish for Prices {
     fn publish(&self, _who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
-        let Price { price } = message.json()?; // or a reject that names the wrong field
+        let Price { price } = message.json()?; // or a reject that names the invalid field
         if price <= self.0.max {
             return Ok(Verdict::Pass);
         }
-        Err(Reject::invalid(format!("price is {price}, but at most {} here", self.0.max)))
+        Err(Reject::invalid(format!("price must be at most {}, got {price}", self.0.max)))
     }
 }
 
@@ -44,11 +44,11 @@ impl Deliver for Prices {
     type Parsed<'a> = Price;
 
     fn parse<'a>(&self, message: Message<'a>) -> Option<Price> {
-        message.read() // once a message; None is for nobody
+        message.read() // called once per message; with None, no filter matches
     }
 
     fn matches(&self, filter: &Filter, message: &Price) -> bool {
-        message.price > filter.floor // once a filter
+        message.price > filter.floor // called once per filter
     }
 }
 
@@ -59,6 +59,6 @@ fn prices_are_checked_and_filtered() {
     use serde_json::json;
     let plugin = switchyard_sdk::testing::Harness::<Prices>::new(json!({ "max": 10 })).unwrap();
     let reject = plugin.publish("acme", "prices", "", r#"{"price":11}"#).unwrap_err();
-    assert_eq!(reject.reason, "price is 11, but at most 10 here");
+    assert_eq!(reject.reason, "price must be at most 10, got 11");
     assert!(plugin.delivers(json!({ "floor": 4 }), "prices", "", r#"{"price":5}"#).unwrap());
 }

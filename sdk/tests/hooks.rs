@@ -1,4 +1,4 @@
-//! What the SDK adds to a plugin's hooks.
+//! What the SDK does around a plugin's hooks: canonical filters, scopes, bounded reasons, the harness and its test double.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -8,7 +8,7 @@ use switchyard_sdk::log::Level;
 use switchyard_sdk::testing::{Harness, advance_clock, logged, observed, set_clock, set_seed};
 use switchyard_sdk::*;
 
-/// Grants what the principal's tier says.
+/// Grants a scope that depends on the principal's tier.
 struct Tiers;
 
 #[derive(Serialize, Deserialize)]
@@ -16,11 +16,11 @@ struct Even {
     even: bool,
 }
 
-const ASKED: metrics::Histogram = metrics::Histogram::new(7, "asked");
+const MEMBERS: metrics::Histogram = metrics::Histogram::new(7, "members");
 
 impl Plugin for Tiers {
     type Config = NoConfig;
-    const METRICS: &'static [metrics::Metric] = &[ASKED.metric()];
+    const METRICS: &'static [metrics::Metric] = &[MEMBERS.metric()];
 
     fn new(_: NoConfig) -> Result<Self, String> {
         Ok(Self)
@@ -40,9 +40,9 @@ impl Connect for Tiers {
 }
 
 impl Subscribe for Tiers {
-    fn subscribe(&self, asked: &Subscription<'_>) -> Result<Grant, Reject> {
-        ASKED.observe(asked.counts.in_room.into());
-        match asked.who.tier.as_str() {
+    fn subscribe(&self, subscription: &Subscription<'_>) -> Result<Grant, Reject> {
+        MEMBERS.observe(subscription.counts.in_room.into());
+        match subscription.who.tier.as_str() {
             "all" => Ok(Grant { scope: Scope::Everything, ..Grant::default() }),
             "even" => Grant::filtered(&Even { even: true }),
             _ => Ok(Grant::default().with_limits(Limits { rooms: Some(1), ..Limits::default() })),
@@ -65,10 +65,10 @@ impl Deliver for Tiers {
 
 export!(Tiers: connect, subscribe, deliver);
 
-/// Subscribes, but filters nothing.
-struct Doorman;
+/// Has the hook `subscribe` but not `deliver`, so it accepts no filters.
+struct NoDeliver;
 
-impl Plugin for Doorman {
+impl Plugin for NoDeliver {
     type Config = NoConfig;
 
     fn new(_: NoConfig) -> Result<Self, String> {
@@ -76,16 +76,16 @@ impl Plugin for Doorman {
     }
 }
 
-impl Subscribe for Doorman {
+impl Subscribe for NoDeliver {
     fn subscribe(&self, _: &Subscription<'_>) -> Result<Grant, Reject> {
         Ok(Grant::default())
     }
 }
 
-export!(Doorman: subscribe);
+export!(NoDeliver: subscribe);
 
 #[test]
-fn a_grant_can_not_lose_a_filter_by_being_silent() {
+fn a_default_grant_keeps_the_filter_of_the_client() {
     let plugin = Harness::<Tiers>::new(json!({})).unwrap();
     let granted = |tier: &str, filter| {
         let who = Principal { tier: tier.into(), ..Principal::default() };
@@ -99,18 +99,19 @@ fn a_grant_can_not_lose_a_filter_by_being_silent() {
     assert_eq!(granted("all", odd), None);
     assert!(observed(7).iter().all(|value| *value == 4.0) && !observed(7).is_empty());
 
-    let doorman = Harness::<Doorman>::new(json!({})).unwrap();
-    let ask = |filter| doorman.subscribe(&Principal::default(), "numbers", filter, Counts::default());
-    assert_eq!(ask(None).unwrap().filter, None);
-    assert_eq!(ask(Some(json!({}))).unwrap_err().code, Code::Invalid, "a filter that nobody would apply");
+    let no_deliver = Harness::<NoDeliver>::new(json!({})).unwrap();
+    let subscribe =
+        |filter| no_deliver.subscribe(&Principal::default(), "numbers", filter, Counts::default());
+    assert_eq!(subscribe(None).unwrap().filter, None);
+    assert_eq!(subscribe(Some(json!({}))).unwrap_err().code, Code::Invalid, "nothing would apply the filter");
     assert_eq!(
-        Harness::<Doorman>::new(json!({ "a": 1 })).err().as_deref(),
+        Harness::<NoDeliver>::new(json!({ "a": 1 })).err().as_deref(),
         Some("config: unknown field `a`, there are no fields")
     );
 }
 
 #[test]
-fn a_filter_that_failed_to_compile_leaves_nothing_under_its_number() {
+fn compiling_an_invalid_filter_removes_the_previous_one() {
     let plugin = Harness::<Tiers>::new(json!({})).unwrap();
     plugin.compile(1, json!({ "even": true })).unwrap();
     plugin.compile(2, json!({ "even": false })).unwrap();
@@ -124,7 +125,7 @@ fn a_filter_that_failed_to_compile_leaves_nothing_under_its_number() {
 }
 
 #[test]
-fn the_stand_in_keeps_logs_and_moves_the_clock_and_reasons_are_bounded() {
+fn the_test_double_records_logs_and_sets_the_clock_and_reasons_are_truncated() {
     let plugin = Harness::<Tiers>::new(json!({})).unwrap();
     set_clock(1000);
     advance_clock(Duration::from_secs(1));
@@ -138,7 +139,7 @@ fn the_stand_in_keeps_logs_and_moves_the_clock_and_reasons_are_bounded() {
 
 #[test]
 #[should_panic(expected = "switchyard-sdk has no hook Publish: list it in export!")]
-fn a_hook_that_is_not_listed_can_not_be_tested() {
+fn calling_a_hook_that_is_not_listed_panics() {
     let _ = Harness::<Tiers>::new(json!({})).unwrap().publish("acme", "numbers", "", "1");
 }
 

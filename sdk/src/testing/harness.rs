@@ -1,4 +1,4 @@
-//! A plugin in the hands of a test.
+//! The harness, which starts a plugin in a test and calls its hooks.
 
 use super::host;
 use crate::export::{Exports, Hook};
@@ -7,42 +7,67 @@ use crate::{Counts, Limits, Message, Plan, Principal, Reject, Request, RoomVerdi
 use serde::Serialize;
 use std::marker::PhantomData;
 
-/// Calls the hooks of `P` as the host would, JSON in and out. A hook that `export!` does not list panics here:
-/// the host would not call it, so a test of it would prove nothing.
+/// An instance of the plugin `P`, whose hooks a test calls as the host would, with JSON.
+///
+/// Calling a hook that `export!` does not list panics: the host would never call it, so such a test would prove nothing.
+/// The harness also panics where the host would find that the plugin violates the contract.
 pub struct Harness<P> {
     instance: Box<dyn Instance>,
     plugin: PhantomData<P>,
 }
 
 impl<P: Exports> Harness<P> {
-    /// Starts the plugin with a config: `json!({...})`, or anything that serde can write. Logs, counts and
-    /// clock of this thread begin anew.
+    /// Starts the plugin with a configuration: `json!({...})`, or any other value that serde can serialize. Resets the
+    /// log, the metrics, the clock and the seed of this thread.
     ///
     /// # Errors
-    /// What the operator would read: the config does not fit the type, or `new` refused it.
+    /// The text that the operator would see: the configuration does not match the type, or `Plugin::new` rejected it.
     pub fn new(config: impl Serialize) -> Result<Self, String> {
         host::reset();
-        let instance = load::<P>(&text(config))?;
+        let instance = load::<P>(&to_text(config))?;
         Ok(Self { instance, plugin: PhantomData })
     }
 
+    /// Calls the hook `connect`.
+    ///
+    /// # Errors
+    /// The plugin rejects the connection.
+    ///
+    /// # Panics
+    /// If `export!` does not list `connect`.
     pub fn connect(&self, request: &Request) -> Result<Limits, Reject> {
-        expect::<P>(Hook::Connect);
+        assert_listed::<P>(Hook::Connect);
         self.instance.connect(request)
     }
 
-    /// Asks again for a canonical name, as the host does, and panics if that would become yet another one.
+    /// Calls the hook `room`, and as the host does, again with the canonical name.
+    ///
+    /// # Errors
+    /// The plugin rejects the name.
+    ///
+    /// # Panics
+    /// If `export!` does not list `room`, or if the canonical name is invalid or has another canonical name.
     pub fn room(&self, name: &str) -> Result<RoomVerdict, Reject> {
-        expect::<P>(Hook::Room);
+        assert_listed::<P>(Hook::Room);
         let verdict = self.instance.room(name)?;
         if let Some(canonical) = &verdict.canonical {
-            let again = self.instance.room(canonical).expect("a canonical name is valid");
-            assert_eq!(again.canonical, None, "{canonical}, canonical for {name}, is not canonical itself");
+            let verdict = self.instance.room(canonical).expect("the canonical name must be valid");
+            assert_eq!(
+                verdict.canonical, None,
+                "'{canonical}', the canonical name of '{name}', is not canonical"
+            );
         }
         Ok(verdict)
     }
 
-    /// Panics if the granted filter is not its own canonical form.
+    /// Calls the hook `subscribe` and, if it granted a filter, again with that filter.
+    ///
+    /// # Errors
+    /// The plugin rejects the subscription.
+    ///
+    /// # Panics
+    /// If `export!` lists neither `subscribe` nor `deliver`, or if the granted filter is invalid or not its own canonical
+    /// form.
     pub fn subscribe(
         &self,
         who: &Principal,
@@ -50,18 +75,24 @@ impl<P: Exports> Harness<P> {
         filter: Option<serde_json::Value>,
         counts: Counts,
     ) -> Result<Granted, Reject> {
-        expect::<P>(Hook::Subscribe);
-        let filter = filter.map(text);
-        let ask = |filter| self.instance.subscribe(&Subscription { who, room, filter, counts });
-        let granted = ask(filter.as_deref())?;
+        assert_listed::<P>(Hook::Subscribe);
+        let filter = filter.map(to_text);
+        let subscribe = |filter| self.instance.subscribe(&Subscription { who, room, filter, counts });
+        let granted = subscribe(filter.as_deref())?;
         if let Some(canonical) = &granted.filter {
-            let again = ask(Some(canonical)).expect("a canonical filter is valid");
+            let again = subscribe(Some(canonical)).expect("the canonical filter must be valid");
             assert_eq!(again.filter.as_ref(), Some(canonical), "the granted filter is not canonical");
         }
         Ok(granted)
     }
 
-    /// `data` is JSON text.
+    /// Calls the hook `publish`. `who` is the publisher's principal id, and `data` is JSON text.
+    ///
+    /// # Errors
+    /// The plugin rejects the message.
+    ///
+    /// # Panics
+    /// If `export!` does not list `publish`.
     pub fn publish(
         &self,
         who: &str,
@@ -69,38 +100,59 @@ impl<P: Exports> Harness<P> {
         event: &str,
         data: impl AsRef<[u8]>,
     ) -> Result<Verdict, Reject> {
-        expect::<P>(Hook::Publish);
+        assert_listed::<P>(Hook::Publish);
         self.instance.publish(who, Message { room, event, data: data.as_ref() })
     }
 
-    /// The filter's one spelling, as a subscriber without tier would be granted it.
+    /// The canonical form of a filter, as the plugin grants it to a default principal (without id, tier and tags). Empty
+    /// if the plugin grants everything.
+    ///
+    /// # Errors
+    /// The plugin rejects the filter.
+    ///
+    /// # Panics
+    /// As [`subscribe`](Self::subscribe) does, and if `filter` cannot be serialized to JSON.
     pub fn canonical(&self, filter: impl Serialize) -> Result<String, Reject> {
-        let filter = serde_json::to_value(filter).expect("a filter is JSON");
+        let filter = serde_json::to_value(filter).expect("the filter must be serializable to JSON");
         let granted = self.subscribe(&Principal::default(), "room", Some(filter), Counts::default())?;
         Ok(granted.filter.unwrap_or_default())
     }
 
-    /// Keeps a filter under a number of the test's choice.
+    /// Compiles a filter and stores it under an id that the test chooses.
+    ///
+    /// # Errors
+    /// Says what is wrong with the filter.
+    ///
+    /// # Panics
+    /// If `export!` does not list `deliver`.
     pub fn compile(&self, id: u32, filter: impl Serialize) -> Result<Plan, String> {
-        expect::<P>(Hook::Deliver);
-        self.instance.compile(id, &text(filter))
+        assert_listed::<P>(Hook::Deliver);
+        self.instance.compile(id, &to_text(filter))
     }
 
+    /// Forgets the filters under `ids`.
     pub fn release(&self, ids: &[u32]) {
         self.instance.release(ids);
     }
 
-    /// One answer for each of `ids`.
+    /// Whether the message passes each of the filters under `ids`, in their order. An unknown id does not match.
+    ///
+    /// # Panics
+    /// If `export!` does not list `deliver`.
     pub fn matches(&self, room: &str, event: &str, data: impl AsRef<[u8]>, ids: &[u32]) -> Vec<bool> {
-        expect::<P>(Hook::Deliver);
+        assert_listed::<P>(Hook::Deliver);
         let words = self.instance.matches(Message { room, event, data: data.as_ref() }, ids);
         (0..ids.len()).map(|index| words[index / 64] >> (index % 64) & 1 == 1).collect()
     }
 
-    /// Whether a subscriber with this filter gets the message: compiled, asked as planned, and released.
+    /// Whether a member with this filter receives the message. Compiles the filter, evaluates it as its [`Plan`] says, and
+    /// releases it.
     ///
     /// # Errors
-    /// The filter is wrong.
+    /// Says what is wrong with the filter.
+    ///
+    /// # Panics
+    /// If `export!` does not list `deliver`.
     pub fn delivers(
         &self,
         filter: impl Serialize,
@@ -119,10 +171,10 @@ impl<P: Exports> Harness<P> {
     }
 }
 
-fn expect<P: Exports>(hook: Hook) {
+fn assert_listed<P: Exports>(hook: Hook) {
     assert!(P::has(hook), "{} has no hook {hook:?}: list it in export!", P::NAME);
 }
 
-fn text(json: impl Serialize) -> String {
-    serde_json::to_string(&json).expect("a test's config or filter is JSON")
+fn to_text(json: impl Serialize) -> String {
+    serde_json::to_string(&json).expect("the value must be serializable to JSON")
 }

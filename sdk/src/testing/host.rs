@@ -1,4 +1,5 @@
-//! The host's functions, natively: what a plugin says is kept, what it asks for is settable.
+//! The test double for the host's functions: records what a plugin logs and counts, and lets a test set the clock and
+//! the seed. Everything is per thread.
 
 use crate::log::Level;
 use std::cell::{Cell, RefCell};
@@ -8,12 +9,12 @@ thread_local! {
     static LOG: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
     static COUNTS: RefCell<Vec<(u32, u64)>> = const { RefCell::new(Vec::new()) };
     static VALUES: RefCell<Vec<(u32, f64)>> = const { RefCell::new(Vec::new()) };
-    static CLOCK: Cell<u64> = const { Cell::new(START) };
+    static CLOCK: Cell<u64> = const { Cell::new(DEFAULT_UNIX_MS) };
     static SEED: Cell<u64> = const { Cell::new(1) };
 }
 
-/// Where the clock stands before a test sets it: 2025-01-01, so that a time in the past is no underflow.
-const START: u64 = 1_735_689_600_000;
+/// The time before a test sets the clock: 2025-01-01, so that subtracting from it does not underflow.
+const DEFAULT_UNIX_MS: u64 = 1_735_689_600_000;
 
 pub(crate) fn log(level: Level, text: &str) {
     LOG.with_borrow_mut(|log| log.push((level, text.to_owned())));
@@ -23,7 +24,7 @@ pub(crate) fn unix_ms() -> u64 {
     CLOCK.get()
 }
 
-/// Another number each time, the same ones in each test.
+/// A new number on each call. The sequence is the same in each test.
 pub(crate) fn seed() -> u64 {
     SEED.set(SEED.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
     SEED.get()
@@ -37,40 +38,46 @@ pub(crate) fn observe(id: u32, value: f64) {
     VALUES.with_borrow_mut(|values| values.push((id, value)));
 }
 
-/// Forgets everything; each new [`super::Harness`] begins so.
+/// Resets everything. Each new [`super::Harness`] calls this.
 pub(crate) fn reset() {
     LOG.take();
     COUNTS.take();
     VALUES.take();
-    CLOCK.set(START);
+    CLOCK.set(DEFAULT_UNIX_MS);
     SEED.set(1);
 }
 
-/// What was logged, oldest first.
+/// The lines that the plugin logged since the harness started, oldest first.
 pub fn logged() -> Vec<(Level, String)> {
     LOG.with_borrow(Clone::clone)
 }
 
-/// The sum of what was counted under `id`.
+/// The value of the counter with this id: the sum of everything added since the harness started.
 pub fn counted(id: u32) -> u64 {
     COUNTS.with_borrow(|counts| counts.iter().filter(|(of, _)| *of == id).map(|(_, by)| by).sum())
 }
 
-/// The values recorded under `id`, oldest first.
+/// The values that the plugin recorded in the histogram with this id, oldest first.
 pub fn observed(id: u32) -> Vec<f64> {
     VALUES.with_borrow(|values| values.iter().filter(|(of, _)| *of == id).map(|(_, value)| *value).collect())
 }
 
-/// Sets the clock, in Unix milliseconds. It stands still unless it is moved.
+/// Sets the clock, in Unix milliseconds. The clock does not advance by itself. A new harness sets it to 2025-01-01.
 pub fn set_clock(unix_ms: u64) {
     CLOCK.set(unix_ms);
 }
 
+/// Moves the clock forward, in whole milliseconds.
+///
+/// # Panics
+/// If the time in milliseconds does not fit into 64 bits.
 pub fn advance_clock(by: Duration) {
-    CLOCK.set(CLOCK.get() + u64::try_from(by.as_millis()).expect("a test's time fits 64 bits"));
+    CLOCK.set(
+        CLOCK.get() + u64::try_from(by.as_millis()).expect("the time in milliseconds must fit into 64 bits"),
+    );
 }
 
-/// What [`crate::seed`] is derived from; 1 unless a test sets it.
+/// Sets the seed of the sequence that [`crate::seed`] returns. A new harness sets it to 1.
 pub fn set_seed(seed: u64) {
     SEED.set(seed);
 }
