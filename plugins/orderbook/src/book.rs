@@ -1,4 +1,4 @@
-//! The data of an `orderbook` event: `{"offset": …, "bids": [["price", "size"], …], "asks": […]}`.
+//! An order book, the data of an `orderbook` event: `{"offset": …, "bids": [["price", "size"], …], "asks": […]}`.
 
 use crate::decimal::{Checked, Decimal};
 use serde::Deserialize;
@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use std::cmp::Ordering;
 use switchyard_sdk::{Message, Reject};
 
-/// A book, or a change of one: each level is the size that now stands at a price, and size 0 removes it.
-/// Fields beside the two sides are not looked at.
+/// A book, or a change to one: each level gives the new size at a price, and size 0 removes the price. Other fields are
+/// ignored.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a book: {\"bids\": [...], \"asks\": [...]}")]
 pub(crate) struct Book<Number = Decimal> {
@@ -29,7 +29,7 @@ impl Level {
     }
 }
 
-/// The text of the sides, for cutting without touching a byte of what stays.
+/// The text of both sides, to cut levels without changing a byte of the rest.
 #[derive(Deserialize)]
 struct Sides<'a> {
     #[serde(borrow)]
@@ -39,62 +39,68 @@ struct Sides<'a> {
 }
 
 impl Book {
+    /// Reads the data of a message as a book.
+    ///
     /// # Errors
-    /// A reject that names the field which is wrong.
+    /// A reject that names the invalid field.
     pub(crate) fn read(message: Message<'_>) -> Result<Self, Reject> {
-        // serde would read a list as the fields in their order.
+        // serde would accept a list and read the fields in order.
         if message.data.trim_ascii_start().starts_with(b"[") {
-            return Err(Reject::invalid("data is a list, but a book is {\"bids\": [...], \"asks\": [...]}"));
+            return Err(Reject::invalid(
+                "data must be a book, {\"bids\": [...], \"asks\": [...]}, got a list",
+            ));
         }
-        message.read().map_or_else(|| Err(Self::wrong(message)), Ok)
+        message.read().map_or_else(|| Err(Self::rejection(message)), Ok)
     }
 
-    /// What is wrong with data that is no book, with the place.
-    fn wrong(message: Message<'_>) -> Reject {
+    /// The reject for data that is not a book. It names the position of the error.
+    fn rejection(message: Message<'_>) -> Reject {
         let checked = message.json::<Book<Checked>>();
-        checked.err().unwrap_or_else(|| Reject::invalid("data is no book"))
+        checked
+            .err()
+            .unwrap_or_else(|| Reject::invalid("data must be a book, {\"bids\": [...], \"asks\": [...]}"))
     }
 
-    /// The largest size of a level.
-    pub(crate) fn largest(&self) -> Option<&Decimal> {
+    /// The largest size of any level.
+    pub(crate) fn largest_size(&self) -> Option<&Decimal> {
         self.bids.iter().chain(&self.asks).map(Level::size).max()
     }
 
-    /// Leaves the best `depth` levels of each side; `message` is what this book was read from. Answers the new
-    /// data and how many levels are gone, `None` when there is nothing to cut.
+    /// Cuts each side to its best `depth` levels. `message` must be the one that this book was read from. Returns the new
+    /// data and the number of levels that were cut, or `None` if there is nothing to cut.
     ///
     /// # Errors
-    /// `message` is another one.
+    /// `message` is not the one that this book was read from.
     pub(crate) fn cut(&self, depth: usize, message: Message<'_>) -> Result<Option<(Vec<u8>, u64)>, Reject> {
-        let bids = kept(&self.bids, depth, |one, other| other.price().cmp(one.price()));
-        let asks = kept(&self.asks, depth, |one, other| one.price().cmp(other.price()));
+        let bids = levels_to_keep(&self.bids, depth, |one, other| other.price().cmp(one.price()));
+        let asks = levels_to_keep(&self.asks, depth, |one, other| one.price().cmp(other.price()));
         if bids.is_none() && asks.is_none() {
             return Ok(None);
         }
         let sides = message.json::<Sides<'_>>()?;
         let mut parts = [(sides.bids.get(), bids), (sides.asks.get(), asks)];
-        // A feed may write its asks first.
+        // Some feeds write the asks first.
         if parts[0].0.as_ptr() > parts[1].0.as_ptr() {
             parts.swap(0, 1);
         }
         let mut data = Vec::with_capacity(message.data.len());
-        let (mut copied, mut gone) = (0, 0);
+        let (mut copied, mut cut) = (0, 0);
         for (text, kept) in parts {
             let Some(kept) = kept else { continue };
             let start = text.as_ptr() as usize - message.data.as_ptr() as usize;
             data.extend_from_slice(&message.data[copied..start]);
-            gone += kept.iter().filter(|keep| !**keep).count() as u64;
+            cut += kept.iter().filter(|keep| !**keep).count() as u64;
             write_kept(&mut data, text, &kept)?;
             copied = start + text.len();
         }
         data.extend_from_slice(&message.data[copied..]);
-        Ok(Some((data, gone)))
+        Ok(Some((data, cut)))
     }
 }
 
-/// Which levels stay, `None` for all: the best `depth` of those with a size, and every removal. A removal adds no
-/// depth, and without it a subscriber's book would show for ever what is gone. The best comes first in `order`.
-fn kept(side: &[Level], depth: usize, order: fn(&Level, &Level) -> Ordering) -> Option<Vec<bool>> {
+/// Which levels to keep, or `None` to keep all: the best `depth` levels with a size, and every removal. A removal adds no
+/// depth, and without it the price would stay in a subscriber's book for ever. `order` sorts the best level first.
+fn levels_to_keep(side: &[Level], depth: usize, order: fn(&Level, &Level) -> Ordering) -> Option<Vec<bool>> {
     let mut ranked: Vec<usize> = (0..side.len()).filter(|index| !side[*index].size().0.is_zero()).collect();
     if ranked.len() <= depth {
         return None;
@@ -107,6 +113,7 @@ fn kept(side: &[Level], depth: usize, order: fn(&Level, &Level) -> Ordering) -> 
     Some(kept)
 }
 
+/// Appends one side to `data`, with only the levels to keep.
 fn write_kept(data: &mut Vec<u8>, side: &str, kept: &[bool]) -> Result<(), Reject> {
     let levels: Vec<&RawValue> =
         serde_json::from_slice(side.as_bytes()).map_err(|error| Reject::internal(error.to_string()))?;

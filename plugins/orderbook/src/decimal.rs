@@ -1,16 +1,16 @@
-//! A price or a size.
+//! Prices and sizes: decimals of 0 or more.
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// Not negative; a JSON number or, as exchanges write it to keep every digit, a text such as `"13.34"`. Only compared: what is
-/// sent on are the bytes that came.
+/// A price or a size, 0 or more. In JSON it is a number or, as exchanges write it to keep every digit, a string such as
+/// `"13.34"`. It is only compared: the plugin passes the original bytes on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Decimal(pub(crate) switchyard_sdk::Decimal);
 
 impl Decimal {
-    /// `None` for what is no such number.
+    /// Reads a value; `None` if it is not a decimal of 0 or more.
     pub(crate) fn of(value: &RawValue) -> Option<Self> {
         switchyard_sdk::Decimal::of(value).filter(|number| !number.is_negative()).map(Self)
     }
@@ -19,11 +19,12 @@ impl Decimal {
 impl<'de> Deserialize<'de> for Decimal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = <&RawValue>::deserialize(deserializer)?;
-        Self::of(value).ok_or_else(|| D::Error::custom("no decimal"))
+        Self::of(value).ok_or_else(|| D::Error::custom("not a decimal of 0 or more"))
     }
 }
 
-/// The same, only looked at: its error names the place, which is not known any more once a value was read as text.
+/// Like [`Decimal`], but only validates. Its errors have a position, which serde_json no longer knows once a value was
+/// read as raw text.
 pub(crate) struct Checked;
 
 impl<'de> Deserialize<'de> for Checked {

@@ -1,5 +1,5 @@
-//! A feed of order books and trades, as dYdX's: books are cut to a depth, and a subscriber hears the markets and
-//! the sizes that it asks for.
+//! A plugin for a feed of order books and trades in the format of dYdX. It cuts books to a maximum depth, and filters by
+//! market and size.
 
 mod book;
 mod config;
@@ -17,10 +17,10 @@ use switchyard_sdk::{Deliver, Message, Plan, Plugin, Publish, Reject, Verdict};
 const LEVELS_CUT: Counter = Counter::new(0, "levels_cut");
 const BOOKS_REFUSED: Counter = Counter::new(1, "books_refused");
 
-/// The event whose data is a book; the others are passed on as they are.
-const BOOK: &str = "orderbook";
+/// The event whose data is a book. All other events pass unchanged.
+const BOOK_EVENT: &str = "orderbook";
 
-/// The plugin; see the README for its config and its filter.
+/// The plugin. The README describes its configuration and its filter.
 pub struct Orderbook {
     config: Config,
 }
@@ -36,7 +36,7 @@ impl Plugin for Orderbook {
 
 impl Publish for Orderbook {
     fn publish(&self, _who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
-        if message.event != BOOK {
+        if message.event != BOOK_EVENT {
             return Ok(Verdict::Pass);
         }
         let book = Book::read(message).inspect_err(|_| BOOKS_REFUSED.add(1))?;
@@ -71,5 +71,6 @@ impl Deliver for Orderbook {
     }
 }
 
-// Filters are granted as asked, which `deliver` does by itself: canonical, and refused early when they are wrong.
+// There is no `subscribe`: with `deliver`, the SDK grants filters as asked, in canonical form, and rejects invalid ones
+// early.
 switchyard_sdk::export!(Orderbook: publish, deliver);

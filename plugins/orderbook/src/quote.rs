@@ -1,6 +1,6 @@
-//! What of a message the filters look at.
+//! The parts of a message that filters look at.
 
-use crate::BOOK;
+use crate::BOOK_EVENT;
 use crate::book::Book;
 use crate::decimal::Decimal;
 use serde::Deserialize;
@@ -10,17 +10,17 @@ use std::borrow::Cow;
 use std::fmt;
 use switchyard_sdk::Message;
 
-/// A market and the largest size that is told of it. A filter looks at one, the other or both, so that one that is
-/// missing or odd hides nothing from who asks for the other.
+/// A message's market and its largest size. A filter may look at only one of them, so a missing or invalid one does not
+/// affect filters on the other.
 #[derive(Debug)]
 pub struct Quote {
     /// In lower case, as in a normalized filter.
     pub(crate) market: String,
-    /// `None` for an event that has no size.
-    pub(crate) largest: Option<Decimal>,
+    /// `None` if the message has no valid size.
+    pub(crate) largest_size: Option<Decimal>,
 }
 
-/// A trade, or any other event of the feed: what it does not say is absent, and so is what is of another kind.
+/// A trade, or any other event of the feed. Missing fields and fields of another type are `None`.
 #[derive(Default)]
 struct Trade {
     market: Option<String>,
@@ -28,31 +28,31 @@ struct Trade {
 }
 
 impl Quote {
-    /// `None` for a book that is none.
+    /// Reads a message; `None` for a malformed book.
     pub(crate) fn read(message: Message<'_>) -> Option<Self> {
-        if message.event == BOOK {
-            let largest = Book::read(message).ok()?.largest().cloned();
-            return Some(Self { market: market_of(message.room), largest });
+        if message.event == BOOK_EVENT {
+            let largest_size = Book::read(message).ok()?.largest_size().cloned();
+            return Some(Self { market: market_of(message.room), largest_size });
         }
         let trade = message.read::<Trade>().unwrap_or_default();
-        // A room such as `trades` is of all markets, so the event itself is asked first.
+        // A room such as `trades` has all markets, so the event's own market comes first.
         let market =
             trade.market.map_or_else(|| market_of(message.room), |market| market.to_ascii_lowercase());
-        Some(Self { market, largest: trade.size })
+        Some(Self { market, largest_size: trade.size })
     }
 }
 
 impl<'de> Deserialize<'de> for Trade {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
+        struct TradeVisitor;
+        impl<'de> Visitor<'de> for TradeVisitor {
             type Value = Trade;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an event: an object")
+                f.write_str("an event, which is an object")
             }
 
-            /// Of a name that comes twice the last counts, as it does for the client that reads the message.
+            /// The last value of a repeated field counts, as in the JSON parsers of clients.
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Trade, A::Error> {
                 let mut trade = Trade::default();
                 while let Some(Text(name)) = map.next_key()? {
@@ -68,15 +68,15 @@ impl<'de> Deserialize<'de> for Trade {
                 Ok(trade)
             }
         }
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(TradeVisitor)
     }
 }
 
-/// Borrowed unless it has escapes.
+/// A string that is borrowed unless it has escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// `eth-usd` for `dydx:eth-usd`.
+/// The last part of a room's name, in lower case: `eth-usd` for `dydx:eth-usd`.
 fn market_of(room: &str) -> String {
     room.rsplit(':').next().unwrap_or(room).to_ascii_lowercase()
 }

@@ -1,56 +1,60 @@
-//! What an operator configures.
+//! The plugin's configuration.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// The plugin's configuration.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// First part of a name, in any case.
+    /// The protocols, which are the first part of a room's name. In any case; at least one.
     pub protocols: Vec<String>,
-    /// Second part of a name, in any case.
+    /// The chains, which are the second part of a room's name. In any case; at least one.
     pub chains: Vec<String>,
-    /// For how long the host may keep an answer about a name. A changed config makes new instances and
-    /// empties that cache, so it may be long.
-    #[serde(default = "an_hour")]
+    /// How long the host may cache the answer for a name, in seconds; an hour by default. A changed configuration starts
+    /// new instances and clears that cache, so this can be long.
+    #[serde(default = "default_cache_seconds")]
     pub cache_seconds: u32,
-    /// For principals whose tier has no entry of its own.
+    /// The limits for principals whose tier has no entry in `tiers`.
     #[serde(default)]
-    pub rooms: Rooms,
+    pub rooms: RoomLimits,
+    /// The limits of each tier.
     #[serde(default)]
-    pub tiers: BTreeMap<String, Rooms>,
+    pub tiers: BTreeMap<String, RoomLimits>,
 }
 
-/// The most rooms of this plugin; absent is no limit of the plugin's.
+/// Maximum numbers of rooms of this plugin. Without a number, the plugin sets no limit.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rooms {
+pub struct RoomLimits {
+    /// For one connection.
     pub per_connection: Option<u32>,
+    /// For all connections of a principal to one node, added up.
     pub per_principal: Option<u32>,
 }
 
-fn an_hour() -> u32 {
+fn default_cache_seconds() -> u32 {
     3600
 }
 
 impl Config {
-    /// Lower case and sorted, as names are looked up.
+    /// Validates the configuration, and brings protocols and chains into lower case and sorted order for lookups.
     ///
     /// # Errors
-    /// A list is empty, or holds what can never be a part of a room's name.
+    /// A list is empty, or contains something that cannot be part of a room's name.
     pub(crate) fn checked(mut self) -> Result<Self, String> {
         for (field, example, names) in
             [("protocols", "uniswap-v3", &mut self.protocols), ("chains", "ethereum", &mut self.chains)]
         {
             if names.is_empty() {
-                return Err(format!("config.{field} is empty: name at least one, such as \"{example}\""));
+                return Err(format!("config.{field} must have at least one entry, e.g. \"{example}\""));
             }
             for name in names.iter_mut() {
                 name.make_ascii_lowercase();
-                let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-                if name.is_empty() || !name.bytes().all(fits) {
+                let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+                if name.is_empty() || !name.bytes().all(is_allowed) {
                     return Err(format!(
-                        "config.{field}: '{name}' must be of A-Z, a-z, 0-9, '.', '_' and '-'"
+                        "config.{field}: invalid entry '{name}'; expected only A-Z, a-z, 0-9, '.', '_' and '-'"
                     ));
                 }
             }
@@ -60,7 +64,8 @@ impl Config {
         Ok(self)
     }
 
-    pub(crate) fn rooms(&self, tier: &str) -> Rooms {
+    /// The limits of a tier.
+    pub(crate) fn room_limits(&self, tier: &str) -> RoomLimits {
         self.tiers.get(tier).copied().unwrap_or(self.rooms)
     }
 }

@@ -1,3 +1,5 @@
+//! Names, limits and configuration of protocol rooms.
+
 use protocol_rooms::ProtocolRooms;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -15,7 +17,7 @@ fn config() -> Value {
 }
 
 #[test]
-fn a_name_has_one_spelling() {
+fn names_in_any_case_have_one_canonical_name() {
     let plugin = Harness::<ProtocolRooms>::new(config()).unwrap();
     let cache = Duration::from_secs(60);
     assert_eq!(plugin.room("uniswap-v3:ethereum").unwrap(), RoomVerdict { canonical: None, cache });
@@ -24,19 +26,16 @@ fn a_name_has_one_spelling() {
 }
 
 #[test]
-fn a_wrong_name_is_told_what_would_be_right() {
+fn the_reject_of_a_name_says_what_was_expected() {
     let plugin = Harness::<ProtocolRooms>::new(config()).unwrap();
     for (name, reason) in [
-        ("uniswap", "room 'uniswap': a name here is protocol:chain, such as aave-v3:arbitrum"),
-        (
-            "aave-v3:ethereum:x",
-            "room 'aave-v3:ethereum:x': a name here is protocol:chain, such as aave-v3:arbitrum",
-        ),
+        ("uniswap", "room 'uniswap': expected protocol:chain, e.g. aave-v3:arbitrum"),
+        ("aave-v3:ethereum:x", "room 'aave-v3:ethereum:x': expected protocol:chain, e.g. aave-v3:arbitrum"),
         (
             "Curve:ethereum",
-            "room 'Curve:ethereum': protocol 'curve' is unknown; known are aave-v3, uniswap-v3",
+            "room 'Curve:ethereum': unknown protocol 'curve'; expected one of aave-v3, uniswap-v3",
         ),
-        ("aave-v3:base", "room 'aave-v3:base': chain 'base' is unknown; known are arbitrum, ethereum"),
+        ("aave-v3:base", "room 'aave-v3:base': unknown chain 'base'; expected one of arbitrum, ethereum"),
     ] {
         let reject = plugin.room(name).unwrap_err();
         assert_eq!((reject.code, reject.reason.as_str()), (Code::Invalid, reason));
@@ -50,43 +49,43 @@ fn a_wrong_name_is_told_what_would_be_right() {
 }
 
 #[test]
-fn a_tier_limits_rooms_and_filters_are_refused() {
+fn tiers_limit_rooms_and_filters_are_rejected() {
     let plugin = Harness::<ProtocolRooms>::new(config()).unwrap();
-    let ask = |tier: &str, filter, of_connection, of_principal| {
+    let subscribe = |tier: &str, filter, of_connection, of_principal| {
         let who = Principal { id: "acme".into(), tier: tier.into(), tags: vec![] };
         plugin.subscribe(&who, "aave-v3:ethereum", filter, Counts { of_connection, of_principal, in_room: 0 })
     };
-    assert_eq!(ask("pro", None, 9, 11).unwrap().limits.unwrap().rooms, Some(10));
-    assert_eq!(ask("", None, 1, 40).unwrap().limits.unwrap().rooms, Some(2));
+    assert_eq!(subscribe("pro", None, 9, 11).unwrap().limits.unwrap().rooms, Some(10));
+    assert_eq!(subscribe("", None, 1, 40).unwrap().limits.unwrap().rooms, Some(2));
     for (tier, of_connection, of_principal, reason) in [
         (
             "",
             2,
             2,
-            "with no tier, a connection may hold 2 protocol rooms and 2 are held: unsubscribe one first",
+            "tier 'default' allows a connection at most 2 protocol rooms, and 2 are joined; unsubscribe from one first",
         ),
         (
             "pro",
             3,
             12,
-            "with pro, all connections of a principal may hold 12 protocol rooms and 12 are held: unsubscribe one first",
+            "tier 'pro' allows all connections of a principal together at most 12 protocol rooms, and 12 are joined; unsubscribe from one first",
         ),
     ] {
-        let reject = ask(tier, None, of_connection, of_principal).unwrap_err();
+        let reject = subscribe(tier, None, of_connection, of_principal).unwrap_err();
         assert_eq!((reject.code, reject.reason.as_str()), (Code::Limit, reason));
     }
-    let reject = ask("pro", Some(json!({ "chains": ["base"] })), 0, 0).unwrap_err();
+    let reject = subscribe("pro", Some(json!({ "chains": ["base"] })), 0, 0).unwrap_err();
     assert_eq!(reject.code, Code::Invalid);
-    assert!(reject.reason.starts_with("room 'aave-v3:ethereum' takes no filter"), "{reject}");
+    assert!(reject.reason.starts_with("room 'aave-v3:ethereum' does not accept filters"), "{reject}");
 }
 
 #[test]
-fn a_wrong_config_names_the_field() {
+fn the_error_for_an_invalid_config_names_the_field() {
     for (config, error) in [
         (json!({ "chains": ["base"] }), "config: missing field `protocols`"),
         (
             json!({ "protocols": [], "chains": ["base"] }),
-            "config.protocols is empty: name at least one, such as \"uniswap-v3\"",
+            "config.protocols must have at least one entry, e.g. \"uniswap-v3\"",
         ),
         (
             json!({ "protocols": ["a"], "chains": ["b"], "tiers": { "pro": { "per_connection": -1 } } }),
@@ -94,7 +93,7 @@ fn a_wrong_config_names_the_field() {
         ),
         (
             json!({ "protocols": ["a"], "chains": ["b:c"] }),
-            "config.chains: 'b:c' must be of A-Z, a-z, 0-9, '.', '_' and '-'",
+            "config.chains: invalid entry 'b:c'; expected only A-Z, a-z, 0-9, '.', '_' and '-'",
         ),
     ] {
         assert_eq!(Harness::<ProtocolRooms>::new(config).err().as_deref(), Some(error));

@@ -1,4 +1,4 @@
-//! What of an event the filters look at.
+//! The parts of an event that filters look at.
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -7,13 +7,17 @@ use std::borrow::Cow;
 use std::fmt;
 use switchyard_sdk::Decimal;
 
-/// The names of an event's fields, at the top of its data.
+/// The names of the fields in an event's data, at the top level. By default they are those of the struct's fields.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fields {
+    /// The field that `minChange` applies to.
     pub change: String,
+    /// The field that `minValue` applies to.
     pub value: String,
+    /// The field that `chains` applies to.
     pub chain: String,
+    /// The field that `protocols` applies to.
     pub protocol: String,
 }
 
@@ -24,10 +28,10 @@ impl Default for Fields {
     }
 }
 
-/// What was found; a field that is missing, or of another kind, is `None`.
+/// The fields of an event. A field that is missing or of another type is `None`.
 #[derive(Debug, Default)]
 pub struct Event {
-    /// Up or down.
+    /// The absolute value of the change.
     pub(crate) change: Option<Decimal>,
     pub(crate) value: Option<Decimal>,
     /// In lower case, as in a normalized filter.
@@ -36,17 +40,21 @@ pub struct Event {
 }
 
 impl Fields {
+    /// Validates the configuration.
+    ///
     /// # Errors
-    /// Two meanings under one name, which only a slip of the pen asks for.
+    /// Two fields have the same name, which must be a mistake.
     pub(crate) fn checked(self) -> Result<Self, String> {
         let names = [&self.change, &self.value, &self.chain, &self.protocol];
         match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
-            Some((_, name)) => Err(format!("config.fields: '{name}' stands for two fields")),
+            Some((_, name)) => {
+                Err(format!("config.fields: '{name}' is used twice; each field must have its own name"))
+            }
             None => Ok(self),
         }
     }
 
-    /// `None` when `data` is not a JSON object.
+    /// Reads an event; `None` if `data` is not a JSON object.
     pub(crate) fn read(&self, data: &[u8]) -> Option<Event> {
         let mut json = serde_json::Deserializer::from_slice(data);
         let event = self.deserialize(&mut json).ok()?;
@@ -66,10 +74,10 @@ impl<'de> Visitor<'de> for &Fields {
     type Value = Event;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an event: an object")
+        f.write_str("an event, which is an object")
     }
 
-    /// Of a name that comes twice the last counts, as it does for the client that reads the message.
+    /// The last value of a repeated field counts, as in the JSON parsers of clients.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
         let mut event = Event::default();
         while let Some(Text(name)) = map.next_key()? {
@@ -78,9 +86,9 @@ impl<'de> Visitor<'de> for &Fields {
             } else if name == self.value {
                 event.value = Decimal::of(map.next_value()?);
             } else if name == self.chain {
-                event.chain = lower(map.next_value()?);
+                event.chain = lowercase(map.next_value()?);
             } else if name == self.protocol {
-                event.protocol = lower(map.next_value()?);
+                event.protocol = lowercase(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -89,16 +97,17 @@ impl<'de> Visitor<'de> for &Fields {
     }
 }
 
-/// Borrowed unless it has escapes.
+/// A string that is borrowed unless it has escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn lower(value: &RawValue) -> Option<String> {
+/// A JSON string in lower case; `None` for any other value.
+fn lowercase(value: &RawValue) -> Option<String> {
     text(value).map(|text| text.to_ascii_lowercase())
 }
 
 fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    // Asked first, because an error of serde's costs more than the rest of a message.
+    // Checked first, because creating an error in serde costs more than reading the rest of a message.
     if !value.get().starts_with('"') {
         return None;
     }

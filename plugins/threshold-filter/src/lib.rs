@@ -1,5 +1,5 @@
-//! Rooms of events with a size, such as `tvl_changes`: a subscriber hears what is large enough, on its chains
-//! and of its protocols.
+//! A plugin for rooms of events with numbers, such as `tvl_changes`. It filters by the size of a change, by value, by chain
+//! and by protocol.
 
 mod event;
 mod filter;
@@ -10,14 +10,15 @@ pub use filter::Filter;
 use serde::Deserialize;
 use switchyard_sdk::{Deliver, Message, Plan, Plugin};
 
+/// The plugin's configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Under which names the events carry what the filter speaks of.
+    /// The names of the fields in events.
     pub fields: Fields,
 }
 
-/// The plugin; see the README for its config and its filter.
+/// The plugin. The README describes its configuration and its filter.
 pub struct ThresholdFilter {
     fields: Fields,
 }
@@ -51,5 +52,6 @@ impl Deliver for ThresholdFilter {
     }
 }
 
-// Filters are granted as asked, which `deliver` does by itself: canonical, and refused early when they are wrong.
+// There is no `subscribe`: with `deliver`, the SDK grants filters as asked, in canonical form, and rejects invalid ones
+// early.
 switchyard_sdk::export!(ThresholdFilter: deliver);

@@ -1,3 +1,5 @@
+//! Filters on events, their canonical form and their errors.
+
 use serde_json::{Value, json};
 use switchyard_sdk::Plan;
 use switchyard_sdk::testing::Harness;
@@ -8,7 +10,7 @@ fn delivers(plugin: &Harness<ThresholdFilter>, filter: &Value, data: &str) -> bo
 }
 
 #[test]
-fn fields_are_and_lists_are_or_and_what_is_missing_does_not_match() {
+fn an_event_passes_if_it_satisfies_every_field_and_any_entry_of_a_list() {
     let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
     let event = r#"{"protocol":"Aave-V3","chain":"ethereum","change":-0.08,"value":"1250000.5","tags":[{"chain":"x"}]}"#;
     for (filter, passes) in [
@@ -33,14 +35,14 @@ fn fields_are_and_lists_are_or_and_what_is_missing_does_not_match() {
     {
         assert!(!delivers(&plugin, &change, other) && !delivers(&plugin, &chains, other), "{other}");
     }
-    // What a client's JSON parser would see is what counts.
+    // Escapes and repeated fields are read as a client's JSON parser reads them.
     assert!(delivers(&plugin, &chains, r#"{"chain":"ethereum","\u0063hain":"b\u0061se"}"#));
 }
 
 #[test]
-fn numbers_are_compared_as_they_are_written() {
+fn numbers_are_compared_exactly() {
     let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
-    let least: Value = serde_json::from_str(r#"{"minValue":9007199254740993}"#).unwrap();
+    let filter: Value = serde_json::from_str(r#"{"minValue":9007199254740993}"#).unwrap();
     for (value, passes) in [
         ("9007199254740992", false),
         ("9007199254740993", true),
@@ -50,20 +52,20 @@ fn numbers_are_compared_as_they_are_written() {
         ("\".5\"", false),
         ("\"\"", false),
     ] {
-        assert_eq!(delivers(&plugin, &least, &format!(r#"{{"value":{value}}}"#)), passes, "{value}");
+        assert_eq!(delivers(&plugin, &filter, &format!(r#"{{"value":{value}}}"#)), passes, "{value}");
     }
-    // One odd field hides an event only from who asks for it.
+    // An invalid field hides an event only from filters on that field.
     let chain = json!({ "chains": ["base"] });
-    for odd in ["\"abc\"", "\"\"", "[]", "null", "1,\"value\":\"x\""] {
+    for invalid in ["\"abc\"", "\"\"", "[]", "null", "1,\"value\":\"x\""] {
         assert!(
-            delivers(&plugin, &chain, &format!(r#"{{"chain":"base","value":{odd},"change":{odd}}}"#)),
-            "{odd}"
+            delivers(&plugin, &chain, &format!(r#"{{"chain":"base","value":{invalid},"change":{invalid}}}"#)),
+            "{invalid}"
         );
     }
 }
 
 #[test]
-fn equal_filters_are_one_and_the_plan_saves_calls() {
+fn equal_filters_have_one_canonical_form_and_plans_save_calls() {
     let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
     let canonical = r#"{"minChange":5.0,"chains":["base","ethereum"]}"#;
     for same in [
@@ -78,7 +80,7 @@ fn equal_filters_are_one_and_the_plan_saves_calls() {
 }
 
 #[test]
-fn many_filters_are_answered_in_the_order_asked() {
+fn answers_for_many_filters_are_in_the_order_of_the_ids() {
     let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
     let ids: Vec<u32> = (0..150).rev().collect();
     for id in &ids {
@@ -89,7 +91,7 @@ fn many_filters_are_answered_in_the_order_asked() {
     for (id, passes) in ids.iter().zip(plugin.matches("tvl_changes", "", data, &ids)) {
         assert_eq!(passes, *id <= 100 && ![3, 70].contains(id), "{id}");
     }
-    assert_eq!(plugin.matches("tvl_changes", "", data, &[9999]), [false], "a number never seen");
+    assert_eq!(plugin.matches("tvl_changes", "", data, &[9999]), [false], "an unknown id");
 }
 
 #[test]
@@ -102,7 +104,7 @@ fn fields_can_be_renamed() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_invalid_field() {
     let plugin = Harness::<ThresholdFilter>::new(json!({})).unwrap();
     for (filter, error) in [
         (
@@ -117,12 +119,15 @@ fn what_is_wrong_is_named() {
         ),
         (
             json!({ "minChange": -1 }),
-            "filter: minChange is -1, but is compared with the size of a change: 0 or more",
+            "filter: minChange must be 0 or more, got -1; it applies to the absolute value of the change",
         ),
     ] {
         assert_eq!(plugin.compile(1, &filter).unwrap_err(), error);
         assert_eq!(plugin.canonical(filter).unwrap_err().reason, error);
     }
     let error = Harness::<ThresholdFilter>::new(json!({ "fields": { "chain": "change" } })).err();
-    assert_eq!(error.as_deref(), Some("config.fields: 'change' stands for two fields"));
+    assert_eq!(
+        error.as_deref(),
+        Some("config.fields: 'change' is used twice; each field must have its own name")
+    );
 }
