@@ -1,32 +1,35 @@
-"""What a subscriber asks for. Every field that is there must hold; one entry of `chains` is enough."""
+"""Filters and events, without anything of the host.
+
+An event must satisfy every field of a filter that is present, and match any one entry of `chains`.
+"""
 
 import json
 import math
 from dataclasses import dataclass
 
-LONGEST = 256
+MAX_CHAINS = 256
 
 
-class Wrong(Exception):
-    """A wrong filter, in words for the one who sent it."""
+class InvalidFilter(Exception):
+    """An invalid filter, with a message for the client that sent it."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What of a message the filters look at; a field that is missing, or of another kind, is None."""
+    """The parts of a message that filters look at. A field that is missing or of another type is None."""
 
     change: float | None
     chain: str | None
 
     @staticmethod
     def read(data: bytes, strict: bool) -> "Event":
-        """The data is JSON, but need not be an object, unless `strict`."""
-        # As a float, because Python refuses to read whole numbers of thousands of digits.
+        """Reads JSON of any type. With `strict`, raises an error if there is no numeric `change`."""
+        # As float, because Python refuses to read integers with thousands of digits.
         data = json.loads(data, parse_int=float)
         fields = data if isinstance(data, dict) else {}
         change, chain = fields.get("change"), fields.get("chain")
         if strict and not isinstance(change, float):
-            raise TypeError(f"change is {json.dumps(change)}, but must be a number")
+            raise TypeError(f"change must be a number, got {json.dumps(change)}")
         return Event(
             change if isinstance(change, float) else None,
             chain.lower() if isinstance(chain, str) else None,
@@ -35,49 +38,51 @@ class Event:
 
 @dataclass(frozen=True)
 class Filter:
+    """A subscriber's filter."""
+
     min_change: float | None = None
     chains: tuple[str, ...] | None = None
 
     @staticmethod
     def parse(text: str) -> "Filter":
-        """Chains are in lower case, sorted, without repetition."""
+        """Reads a filter from JSON text and normalizes it: chains in lower case, sorted, without duplicates."""
         try:
-            asked = json.loads(text, parse_int=float)
+            fields = json.loads(text, parse_int=float)
         except ValueError as error:
-            raise Wrong(f"the filter is no JSON: {error}") from error
-        if not isinstance(asked, dict):
-            raise Wrong("the filter is no object: it may have minChange and chains")
-        for field in asked:
+            raise InvalidFilter(f"the filter is not valid JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise InvalidFilter("the filter must be an object with minChange, chains or both")
+        for field in fields:
             if field not in ("minChange", "chains"):
-                raise Wrong(f"the filter has an unknown field {json.dumps(field)}: it may have minChange and chains")
+                raise InvalidFilter(f"unknown field {json.dumps(field)} in the filter; expected minChange or chains")
         return Filter(
-            size(asked["minChange"]) if "minChange" in asked else None,
-            names(asked["chains"]) if "chains" in asked else None,
+            parse_min_change(fields["minChange"]) if "minChange" in fields else None,
+            parse_chains(fields["chains"]) if "chains" in fields else None,
         )
 
     def canonical(self) -> str:
-        """Equal filters have equal texts, so that they are one to the host."""
+        """The canonical form. Equal filters have the same text, so the host treats them as one."""
         fields = {"minChange": self.min_change, "chains": self.chains}
-        asked = {name: value for name, value in fields.items() if value is not None}
-        return json.dumps(asked, separators=(",", ":"))
+        present = {name: value for name, value in fields.items() if value is not None}
+        return json.dumps(present, separators=(",", ":"))
 
     def passes(self, event: Event) -> bool:
-        """An event without a field that is asked for does not pass."""
+        """Whether an event passes. It does not if it lacks a field that the filter names."""
         if self.min_change is not None and (event.change is None or abs(event.change) < self.min_change):
             return False
         return self.chains is None or event.chain in self.chains
 
 
-def size(value: object) -> float:
+def parse_min_change(value: object) -> float:
     if not isinstance(value, float) or not 0 <= value < math.inf:
-        raise Wrong(f"minChange is {json.dumps(value)}, but must be a number, 0 or more")
-    # Makes the -0.0 that is equal to 0.0 the same text too.
+        raise InvalidFilter(f"minChange must be a number, 0 or more, got {json.dumps(value)}")
+    # Turns -0.0 into 0.0, so that both have the same text.
     return value + 0.0
 
 
-def names(value: object) -> tuple[str, ...]:
+def parse_chains(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise Wrong(f'chains is {json.dumps(value)}, but must be a list of texts, such as ["base"]')
-    if len(value) > LONGEST:
-        raise Wrong(f"chains has {len(value)} entries: {LONGEST} are the most")
+        raise InvalidFilter(f'chains must be a list of strings, e.g. ["base"], got {json.dumps(value)}')
+    if len(value) > MAX_CHAINS:
+        raise InvalidFilter(f"chains may have at most {MAX_CHAINS} entries, got {len(value)}")
     return tuple(sorted({name.lower() for name in value}))

@@ -95,10 +95,10 @@ async fn filters(language: &str) {
     assert_eq!(before(&mut large, marked).await, [7]);
 
     for (filter, says) in [
-        (json!({"minChange": -1}), "minChange is -1"),
-        (json!({"minChange": "5"}), "minChange is \"5\", but must be a number, 0 or more"),
-        (json!({"chains": "base"}), "but must be a list of texts, such as [\"base\"]"),
-        (json!({"least": 5}), "unknown field \"least\": it may have minChange and chains"),
+        (json!({"minChange": -1}), "minChange must be a number, 0 or more, got -1"),
+        (json!({"minChange": "5"}), "minChange must be a number, 0 or more, got \"5\""),
+        (json!({"chains": "base"}), "chains must be a list of strings, e.g. [\"base\"], got \"base\""),
+        (json!({"least": 5}), "unknown field \"least\" in the filter; expected minChange or chains"),
     ] {
         let wish = json!({"type": "subscribe", "rooms": [{"room": ROOM, "filter": filter}]});
         let error = &publisher.ask(wish).await["results"][0]["error"];
@@ -113,7 +113,7 @@ async fn filters(language: &str) {
     let told = plugin(&server).await;
     let failure = told["last_failure"].as_str().unwrap_or_else(|| panic!("{told}"));
     for part in
-        ["deliver.matches for room 'tvl_changes' (panic)", "TypeError: change is \"none\", but must be"]
+        ["deliver.matches for room 'tvl_changes' (panic)", "TypeError: change must be a number, got \"none\""]
     {
         assert!(failure.contains(part), "{part} is not in: {failure}");
     }

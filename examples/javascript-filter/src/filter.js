@@ -1,51 +1,55 @@
-// What a subscriber asks for. Every field that is there must hold; one entry of `chains` is enough.
+// Filters and events, without anything of the host. An event must satisfy every field of a filter that is present,
+// and match any one entry of `chains`.
 
 const FIELDS = ['minChange', 'chains'];
-const LONGEST = 256;
+const MAX_CHAINS = 256;
 
-/** A wrong filter, in words for the one who sent it. */
-export class Wrong extends Error {}
+/** An invalid filter, with a message for the client that sent it. */
+export class InvalidFilter extends Error {}
 
-/** The filter that the text asks for: chains in lower case, sorted, without repetition. */
+/** Reads a filter from JSON text and normalizes it: chains in lower case, sorted, without duplicates. */
 export function parse(text) {
-  const asked = json(text);
-  if (asked === null || typeof asked !== 'object' || Array.isArray(asked)) {
-    throw new Wrong('the filter is no object: it may have minChange and chains');
+  const fields = parseJson(text);
+  if (fields === null || typeof fields !== 'object' || Array.isArray(fields)) {
+    throw new InvalidFilter('the filter must be an object with minChange, chains or both');
   }
-  for (const field of Object.keys(asked)) {
+  for (const field of Object.keys(fields)) {
     if (!FIELDS.includes(field)) {
-      throw new Wrong(`the filter has an unknown field ${JSON.stringify(field)}: it may have minChange and chains`);
+      throw new InvalidFilter(`unknown field ${JSON.stringify(field)} in the filter; expected minChange or chains`);
     }
   }
   const filter = {};
-  if ('minChange' in asked) filter.minChange = size(asked.minChange);
-  if ('chains' in asked) filter.chains = names(asked.chains);
+  if ('minChange' in fields) filter.minChange = parseMinChange(fields.minChange);
+  if ('chains' in fields) filter.chains = parseChains(fields.chains);
   return filter;
 }
 
-/** Equal filters have equal texts, so that they are one to the host. */
+/** The canonical form. Equal filters have the same text, so the host treats them as one. */
 export function canonical(filter) {
   return JSON.stringify(filter);
 }
 
-/** `all` and `none` cost the host no call. */
+/** Whether the host has to call `matches` for this filter. `all` and `none` cost no call. */
 export function plan(filter) {
   if (filter.chains?.length === 0) return { tag: 'none' };
   return { tag: Object.keys(filter).length === 0 ? 'all' : 'guest' };
 }
 
-/** An event without a field that is asked for does not pass. */
+/** Whether an event passes. It does not if it lacks a field that the filter names. */
 export function passes(filter, event) {
   const { minChange, chains } = filter;
   if (minChange !== undefined && !(Math.abs(event.change) >= minChange)) return false;
   return chains === undefined || chains.includes(event.chain);
 }
 
-/** What of a message the filters look at. Its data is JSON, but need not be an object, unless `strict`. */
-export function read(data, strict) {
+/**
+ * The parts of a message that filters look at. The data is JSON of any type. With `strict`, this throws if there is no
+ * numeric `change`.
+ */
+export function readEvent(data, strict) {
   const { change, chain } = JSON.parse(new TextDecoder().decode(data)) ?? {};
   if (strict && typeof change !== 'number') {
-    throw new TypeError(`change is ${JSON.stringify(change)}, but must be a number`);
+    throw new TypeError(`change must be a number, got ${JSON.stringify(change)}`);
   }
   return {
     change: typeof change === 'number' ? change : NaN,
@@ -53,28 +57,28 @@ export function read(data, strict) {
   };
 }
 
-function json(text) {
+function parseJson(text) {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new Wrong(`the filter is no JSON: ${error.message}`);
+    throw new InvalidFilter(`the filter is not valid JSON: ${error.message}`);
   }
 }
 
-function size(value) {
+function parseMinChange(value) {
   if (!Number.isFinite(value) || value < 0) {
-    throw new Wrong(`minChange is ${JSON.stringify(value)}, but must be a number, 0 or more`);
+    throw new InvalidFilter(`minChange must be a number, 0 or more, got ${JSON.stringify(value)}`);
   }
-  // Makes the -0 that is equal to 0 the same text too.
+  // Turns -0 into 0, so that both have the same text.
   return value + 0;
 }
 
-function names(value) {
+function parseChains(value) {
   if (!Array.isArray(value) || value.some((name) => typeof name !== 'string')) {
-    throw new Wrong(`chains is ${JSON.stringify(value)}, but must be a list of texts, such as ["base"]`);
+    throw new InvalidFilter(`chains must be a list of strings, e.g. ["base"], got ${JSON.stringify(value)}`);
   }
-  if (value.length > LONGEST) {
-    throw new Wrong(`chains has ${value.length} entries: ${LONGEST} are the most`);
+  if (value.length > MAX_CHAINS) {
+    throw new InvalidFilter(`chains may have at most ${MAX_CHAINS} entries, got ${value.length}`);
   }
   return [...new Set(value.map((name) => name.toLowerCase()))].sort();
 }

@@ -1,13 +1,14 @@
-// The hooks, as the host calls them. What is thrown as { payload } is an answer; anything else ends the instance.
+// The hooks that the host calls. An exception of the form { payload } is the hook's error result. Any other exception
+// ends the instance.
 
 import { write } from 'switchyard:plugin/log@0.1.0';
-import { Wrong, canonical, parse, passes, plan, read } from './filter.js';
+import { InvalidFilter, canonical, parse, passes, plan, readEvent } from './filter.js';
 
-// By the host's numbers.
+// By the id that the host assigned.
 const filters = new Map();
 let strict = false;
 
-export const lifecycle = told({
+export const lifecycle = logErrors({
   describe: () => ({
     name: 'javascript-filter',
     version: '0.1.0',
@@ -17,24 +18,26 @@ export const lifecycle = told({
   }),
 
   init(text) {
-    const { strict: asked = false, ...others } = JSON.parse(text);
+    const { strict: value = false, ...others } = JSON.parse(text);
     const [other] = Object.keys(others);
-    if (other !== undefined) throw { payload: `config.${other} is unknown: there is only config.strict` };
-    if (typeof asked !== 'boolean') throw { payload: 'config.strict must be true or false' };
-    strict = asked;
+    if (other !== undefined) throw { payload: `config: unknown field '${other}'; expected strict` };
+    if (typeof value !== 'boolean') {
+      throw { payload: `config.strict must be true or false, got ${JSON.stringify(value)}` };
+    }
+    strict = value;
   },
 });
 
-export const subscribe = told({
+export const subscribe = logErrors({
   authorize(_who, _room, filter) {
     if (filter === undefined) return {};
-    return { filter: canonical(refused(() => parse(filter), (reason) => ({ code: 'invalid', reason }))) };
+    return { filter: canonical(parseOrReject(filter, (reason) => ({ code: 'invalid', reason }))) };
   },
 });
 
-export const deliver = told({
+export const deliver = logErrors({
   compile(id, text) {
-    const filter = refused(() => parse(text), (reason) => reason);
+    const filter = parseOrReject(text, (reason) => reason);
     filters.set(id, filter);
     return plan(filter);
   },
@@ -44,32 +47,35 @@ export const deliver = told({
   },
 
   matches(_room, _event, data, ids) {
-    const event = read(data, strict);
+    const event = readEvent(data, strict);
     const words = new BigUint64Array(Math.ceil(ids.length / 64));
-    // The same bits as numbers, because each step of a BigInt is an allocation.
+    // The same bits as 32-bit numbers, because every operation on a BigInt allocates.
     const halves = new Uint32Array(words.buffer);
-    ids.forEach((id, at) => {
-      if (passes(filters.get(id), event)) halves[at >> 5] |= 1 << (at & 31);
+    ids.forEach((id, index) => {
+      if (passes(filters.get(id), event)) halves[index >> 5] |= 1 << (index & 31);
     });
     return words;
   },
 });
 
-/** Turns a wrong filter into an answer of the hook. */
-function refused(ask, payload) {
+/** Parses a filter. If it is invalid, throws the hook's error result, which `toPayload` makes from the reason. */
+function parseOrReject(text, toPayload) {
   try {
-    return ask();
+    return parse(text);
   } catch (error) {
-    if (error instanceof Wrong) throw { payload: payload(error.message) };
+    if (error instanceof InvalidFilter) throw { payload: toPayload(error.message) };
     throw error;
   }
 }
 
-/** Without WASI an exception has nowhere to be printed: the host shows what was logged last as an error. */
-function told(hooks) {
-  const wrap = (hook) => (...given) => {
+/**
+ * Wraps hooks so that they log exceptions. Without WASI, an exception has nowhere to be printed. The host shows the
+ * last error that was logged.
+ */
+function logErrors(hooks) {
+  const wrap = (hook) => (...args) => {
     try {
-      return hook(...given);
+      return hook(...args);
     } catch (error) {
       if (error instanceof Error) write('error', `${error}\n${error.stack}`);
       throw error;
