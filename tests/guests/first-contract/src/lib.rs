@@ -1,5 +1,5 @@
-//! A plugin built against `switchyard:plugin@0.1.0` as it was published, without the SDK, which moves on. It uses every
-//! hook and every import, so that a host which has forgotten one of them fails its test.
+//! A plugin built against `switchyard:plugin@0.1.0` as it was published. It does not use the SDK, because that changes. It
+//! uses every hook and every import, so that the test fails if a host no longer supports one of them.
 
 #![allow(unsafe_code, reason = "the canonical ABI passes raw pointers; bindgen writes all of it")]
 
@@ -29,7 +29,7 @@ impl lifecycle::Guest for First {
 
     fn init(config: String) -> Result<(), String> {
         log::write(log::Level::Debug, &format!("{} bytes of config", config.len()));
-        if config.starts_with('{') { Ok(()) } else { Err("config is no object".into()) }
+        if config.starts_with('{') { Ok(()) } else { Err("config must be a JSON object".into()) }
     }
 }
 
@@ -93,11 +93,11 @@ thread_local! {
     static FILTERS: std::cell::RefCell<std::collections::BTreeMap<u32, Vec<u8>>> = const { std::cell::RefCell::new(std::collections::BTreeMap::new()) };
 }
 
-/// A filter is `{"has":TEXT}`: messages pass that hold the text.
+/// A filter is `{"has":TEXT}`. Messages that contain the text pass.
 impl deliver::Guest for First {
     fn compile(id: u32, filter: String) -> Result<deliver::Plan, String> {
         let text = filter.strip_prefix(r#"{"has":""#).and_then(|rest| rest.strip_suffix(r#""}"#));
-        let text = text.ok_or_else(|| format!("{filter} is not {{\"has\":\"TEXT\"}}"))?;
+        let text = text.ok_or_else(|| format!("filter must be {{\"has\":\"TEXT\"}}, got {filter}"))?;
         FILTERS.with_borrow_mut(|filters| filters.insert(id, text.as_bytes().to_vec()));
         Ok(if text.is_empty() { deliver::Plan::All } else { deliver::Plan::Guest })
     }

@@ -1,12 +1,14 @@
-//! A plugin that misbehaves on demand, for tests of the host. Four ways to ask for a [`Mode`]:
+//! A plugin that misbehaves on demand, for tests of the host. A test requests a [`Mode`] in one of four places:
 //!
-//! - config, for every call of a hook: `{"publish": "loop", "matches": "short", "init": "panic"}`; the hooks are
-//!   `init`, `connect`, `room`, `subscribe`, `publish`, `compile`, `release`, `matches`
-//! - the room's last part, for one room: `bad:room.panic`, `bad:subscribe.nonsense`, `bad:publish.loop`, `bad:matches.short`
-//! - a message's data, for one message: `{"do": "panic"}` in `publish`, `{"do": "panic", "in": "matches"}` in `matches`
-//! - a filter, for its subscriber: `{"do": "panic", "in": "subscribe" | "compile" | "matches"}`
+//! - the configuration, for every call of a hook: `{"publish": "loop", "matches": "short", "init": "panic"}`. The hooks
+//!   are `init`, `connect`, `room`, `subscribe`, `publish`, `compile`, `release`, `matches`
+//! - the last part of the room's name, for one room: `bad:room.panic`, `bad:subscribe.nonsense`, `bad:publish.loop`,
+//!   `bad:matches.short`
+//! - the data of a message, for that message: `{"do": "panic"}` in `publish`, `{"do": "panic", "in": "matches"}` in
+//!   `matches`
+//! - a filter, for its member: `{"do": "panic", "in": "subscribe" | "compile" | "matches"}`
 //!
-//! Whatever is not asked for works: rooms are good, everybody may do everything, every filter asks and passes.
+//! Everything else works: all rooms are valid, everybody may do everything, and every filter is evaluated and passes.
 
 mod misdeed;
 
@@ -19,18 +21,18 @@ use switchyard_sdk::{
     Grant, Limits, Message, Plan, Plugin, Reject, Request, RoomVerdict, Scope, Subscription, Verdict,
 };
 
-/// Calls of any hook, so that a test sees whether the guest was asked at all.
+/// Counts calls of all hooks, so that a test can see whether the host called the plugin at all.
 const CALLS: Counter = Counter::new(0, "calls");
 
-/// The hook, and what it does wrong.
+/// The plugin, with the configured mode of each hook.
 pub struct Hostile(BTreeMap<String, Mode>);
 
-/// Of [`Mode::Limit`].
-const LIMITS: Limits = Limits { rooms: None, publishes_per_second: Some(2), message_bytes: Some(30) };
+/// The limits that [`Mode::Limit`] grants.
+const GRANTED_LIMITS: Limits = Limits { rooms: None, publishes_per_second: Some(2), message_bytes: Some(30) };
 
-/// How data and filters ask. Data of another shape asks for nothing.
+/// A mode requested in data or in a filter. JSON of any other shape requests nothing.
 #[derive(Default, Deserialize)]
-struct Wish {
+struct Instruction {
     #[serde(rename = "do")]
     mode: Option<Mode>,
     #[serde(rename = "in")]
@@ -38,18 +40,21 @@ struct Wish {
 }
 
 impl Hostile {
-    /// What `hook` shall do wrong, if anything, and does at once what answers nothing.
-    fn mode(&self, hook: &str, room: &str, wish: &[u8], default_hook: &str) -> Option<Mode> {
+    /// The mode requested for `hook`, if any. Performs it at once if it does not depend on the hook. An instruction in `json`
+    /// that names no hook is for `default_hook`.
+    fn mode(&self, hook: &str, room: &str, json: &[u8], default_hook: &str) -> Option<Mode> {
         CALLS.add(1);
-        let by_data = || {
-            let wish: Wish = serde_json::from_slice(wish).ok()?;
-            (wish.hook.as_deref().unwrap_or(default_hook) == hook).then_some(wish.mode).flatten()
+        let by_json = || {
+            let instruction: Instruction = serde_json::from_slice(json).ok()?;
+            (instruction.hook.as_deref().unwrap_or(default_hook) == hook)
+                .then_some(instruction.mode)
+                .flatten()
         };
         let by_room = || {
-            let (of, mode) = room.rsplit(':').next()?.split_once('.')?;
-            (of == hook).then(|| Mode::try_from(mode.to_owned()).ok()).flatten()
+            let (name, mode) = room.rsplit(':').next()?.split_once('.')?;
+            (name == hook).then(|| Mode::try_from(mode.to_owned()).ok()).flatten()
         };
-        let mode = by_data().or_else(by_room).or_else(|| self.0.get(hook).copied())?;
+        let mode = by_json().or_else(by_room).or_else(|| self.0.get(hook).copied())?;
         mode.perform();
         Some(mode)
     }
@@ -62,14 +67,14 @@ impl Plugin for Hostile {
     fn new(config: Self::Config) -> Result<Self, String> {
         let hostile = Self(config);
         match hostile.mode("init", "", b"", "") {
-            Some(Mode::Refuse) => Err("the config asked for a refusal".to_owned()),
+            Some(Mode::Refuse) => Err("the config requests an error".to_owned()),
             Some(Mode::Huge) => Err(misdeed::huge()),
             _ => Ok(hostile),
         }
     }
 }
 
-// Written by hand where others use `export!`, because the SDK's own table of filters cannot answer wrongly.
+// Implemented by hand instead of with `export!`, because the SDK's own filter table cannot return invalid answers.
 impl Exports for Hostile {
     const NAME: &'static str = env!("CARGO_PKG_NAME");
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
@@ -79,14 +84,14 @@ impl Exports for Hostile {
     fn on_connect(&self, request: &Request) -> Result<Limits, Reject> {
         match self.mode("connect", &request.principal.id, b"", "") {
             Some(Mode::Refuse) => Err(Reject::denied("refused as asked")),
-            Some(Mode::Huge) => Err(long(Reject::denied(""))),
-            // Wider than any host allows, which must not widen anything.
+            Some(Mode::Huge) => Err(with_huge_reason(Reject::denied(""))),
+            // Higher than any host allows, which must not raise anything.
             Some(Mode::Nonsense) => Ok(Limits {
                 rooms: Some(u32::MAX),
                 publishes_per_second: Some(u32::MAX),
                 message_bytes: Some(u32::MAX),
             }),
-            Some(Mode::Limit) => Ok(LIMITS),
+            Some(Mode::Limit) => Ok(GRANTED_LIMITS),
             _ => Ok(Limits::default()),
         }
     }
@@ -96,20 +101,20 @@ impl Exports for Hostile {
             Some(Mode::Refuse) => return Err(Reject::invalid("refused as asked")),
             Some(Mode::Huge) => misdeed::huge(),
             Some(Mode::Nonsense) => "*: not a room\n".to_owned(),
-            // A good name, but another one each time, and governed by nobody here.
+            // A valid name, but not one that this plugin governs.
             Some(Mode::Other) => "elsewhere".to_owned(),
             _ => return Ok(RoomVerdict::default()),
         };
         Ok(RoomVerdict { canonical: Some(canonical), ..RoomVerdict::default() })
     }
 
-    fn on_subscribe(&self, asked: &Subscription<'_>) -> Result<Grant, Reject> {
-        let wish = asked.filter.unwrap_or_default().as_bytes();
-        let filter = match self.mode("subscribe", asked.room, wish, "compile") {
+    fn on_subscribe(&self, subscription: &Subscription<'_>) -> Result<Grant, Reject> {
+        let json = subscription.filter.unwrap_or_default().as_bytes();
+        let filter = match self.mode("subscribe", subscription.room, json, "compile") {
             Some(Mode::Refuse) => return Err(Reject::denied("refused as asked")),
-            Some(Mode::Nonsense) => "no filter {".to_owned(),
+            Some(Mode::Nonsense) => "not a filter {".to_owned(),
             Some(Mode::Huge) => misdeed::huge(),
-            Some(Mode::Limit) => return Ok(Grant { limits: Some(LIMITS), ..Grant::default() }),
+            Some(Mode::Limit) => return Ok(Grant { limits: Some(GRANTED_LIMITS), ..Grant::default() }),
             _ => return Ok(Grant::default()),
         };
         Ok(Grant { scope: Scope::Filter(filter), limits: None })
@@ -119,7 +124,7 @@ impl Exports for Hostile {
         Ok(match self.mode("publish", message.room, message.data, "publish") {
             Some(Mode::Refuse) => return Err(Reject::denied("refused as asked")),
             Some(Mode::Nonsense) => Verdict::Replace(b"{\"not\": json".to_vec()),
-            // Not even text.
+            // Not even UTF-8.
             Some(Mode::Other) => Verdict::Replace(vec![b'"', 0xff, b'"']),
             Some(Mode::Huge) => Verdict::Replace(format!("\"{}\"", misdeed::huge()).into_bytes()),
             Some(Mode::Short) => Verdict::Replace(Vec::new()),
@@ -132,7 +137,7 @@ impl Exports for Hostile {
     }
 }
 
-/// The text of each filter that still has something to do in `matches`.
+/// The text of each filter, because `matches` looks for instructions in it.
 #[derive(Default)]
 struct Filters(BTreeMap<u32, Vec<u8>>);
 
@@ -168,15 +173,15 @@ impl FilterTable<Hostile> for Filters {
         match mode {
             Some(Mode::Short) => Vec::new(),
             Some(Mode::Nonsense) => vec![u64::MAX; words + 3],
-            Some(Mode::Huge) => vec![u64::MAX; misdeed::HUGE / 8],
+            Some(Mode::Huge) => vec![u64::MAX; misdeed::HUGE_BYTES / 8],
             Some(Mode::Refuse) => vec![0; words],
             _ => vec![u64::MAX; words],
         }
     }
 }
 
-/// A reason longer than the SDK would make one.
-fn long(reject: Reject) -> Reject {
+/// A reject with a reason longer than the SDK would allow.
+fn with_huge_reason(reject: Reject) -> Reject {
     Reject { reason: misdeed::huge(), ..reject }
 }
 

@@ -1,40 +1,42 @@
-//! The ways to misbehave.
+//! The ways to misbehave. A test requests one by its name.
 
 use serde::Deserialize;
 use std::hint::black_box;
 use switchyard_sdk::clock;
 
-/// Larger than any sensible bound on an answer, smaller than the memory a plugin gets.
-pub(crate) const HUGE: usize = 6 << 20;
+/// More than any sensible limit on an answer, less than the memory of an instance.
+pub(crate) const HUGE_BYTES: usize = 6 << 20;
 
+/// A way to misbehave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Mode {
-    /// `loop`: never comes back.
+    /// `loop`: never returns.
     Loop,
-    /// `allocate`: takes memory until there is none.
+    /// `allocate`: allocates memory until there is none left.
     Allocate,
-    /// `recurse`: calls itself until the stack is used up.
+    /// `recurse`: recurses until the stack overflows.
     Recurse,
-    /// `panic`: with the text "told to panic".
+    /// `panic`: panics with the message "told to panic".
     Panic,
-    /// `flood`: 10,000 log lines of 10 KB, then goes on well.
+    /// `flood`: writes 10,000 log lines of 10 KB, then behaves well.
     Flood,
-    /// `count`: counts a million times, then goes on well.
+    /// `count`: increments a counter a million times, then behaves well.
     Count,
-    /// `busy-8`: computes for 8 ms, then goes on well.
+    /// `busy-8`: computes for 8 ms, then behaves well.
     Busy(u64),
-    /// `nonsense`: an answer that breaks the contract's meaning: a name that is none, invalid JSON, too many words.
+    /// `nonsense`: returns an answer that violates the contract: an invalid name, invalid JSON, too many words.
     Nonsense,
-    /// `other`: a second kind of nonsense where there is one.
+    /// `other`: returns a second kind of invalid answer, where there is one.
     Other,
-    /// `huge`: an answer of 6 MiB.
+    /// `huge`: returns an answer of 6 MiB.
     Huge,
-    /// `short`: too few words, or no bytes.
+    /// `short`: returns too few words, or no bytes.
     Short,
-    /// `refuse`: says no, in good form.
+    /// `refuse`: returns a reject or an error, as the contract allows.
     Refuse,
-    /// `limit`: no misdeed: allows two messages a second of at most 30 bytes, from `connect` and `subscribe`.
+    /// `limit`: does not misbehave. `connect` and `subscribe` limit the principal to two messages per second of at most 30
+    /// bytes.
     Limit,
 }
 
@@ -57,28 +59,28 @@ impl TryFrom<String> for Mode {
             "limit" => Self::Limit,
             _ => match name.strip_prefix("busy-").and_then(|ms| ms.parse().ok()) {
                 Some(ms) => Self::Busy(ms),
-                None => return Err(format!("no mode '{name}'")),
+                None => return Err(format!("unknown mode '{name}'")),
             },
         })
     }
 }
 
 impl Mode {
-    /// Does what needs no answer; the others are up to the hook.
+    /// Performs the modes that do not depend on the hook. The hook implements the others, which determine its answer.
     pub(crate) fn perform(self) {
         match self {
             Self::Loop => loop {
                 black_box(());
             },
             Self::Allocate => {
-                let mut held = Vec::new();
+                let mut blocks = Vec::new();
                 loop {
-                    // Written to, or a lazy host would give pages that cost nothing.
-                    held.push(black_box(vec![1_u8; 1 << 20]));
+                    // Written to, because untouched pages may cost the host nothing.
+                    blocks.push(black_box(vec![1_u8; 1 << 20]));
                 }
             }
             Self::Recurse => {
-                black_box(deeper(1));
+                black_box(recurse(1));
             }
             Self::Panic => panic!("told to panic"),
             Self::Flood => {
@@ -103,12 +105,13 @@ impl Mode {
     }
 }
 
-#[allow(unconditional_recursion, reason = "that is the misdeed")]
-fn deeper(depth: u64) -> u64 {
+#[allow(unconditional_recursion, reason = "this is how it misbehaves")]
+fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 32]);
-    deeper(depth + 1) + frame[0]
+    recurse(depth + 1) + frame[0]
 }
 
+/// A text of [`HUGE_BYTES`].
 pub(crate) fn huge() -> String {
-    "h".repeat(HUGE)
+    "h".repeat(HUGE_BYTES)
 }

@@ -1,15 +1,15 @@
-//! A plugin whose metrics would spoil a scrape, if the host let them: names of which one is a sample of another's, and values
-//! that no counter and no histogram may have.
+//! A plugin whose metrics would make a scrape invalid if the host allowed it: names that clash with the samples of other
+//! metrics, and values that no counter and no histogram may have.
 
 use switchyard_sdk::metrics::{Counter, Histogram, Metric};
 use switchyard_sdk::{Message, Plugin, Publish, Reject, Verdict};
 
-// A test exchanges these two names in the file's bytes, so that two plugins disagree about what they are.
-const ONE: Counter = Counter::new(0, "shared_one");
-const TWO: Histogram = Histogram::new(1, "shared_two");
+// A test swaps these two names in the bytes of the file, so that two plugins disagree about their kinds.
+const SHARED_COUNTER: Counter = Counter::new(0, "shared_one");
+const SHARED_HISTOGRAM: Histogram = Histogram::new(1, "shared_two");
 
 const ORDERS: Counter = Counter::new(2, "orders");
-/// Each is a name that samples of the ones beside it have.
+/// Names that samples of other metrics have.
 const CLASHING: [Metric; 6] = [
     Counter::new(3, "orders_total").metric(),
     Counter::new(4, "shared_two_sum").metric(),
@@ -19,13 +19,14 @@ const CLASHING: [Metric; 6] = [
     Counter::new(8, "info").metric(),
 ];
 
+/// The plugin.
 pub struct Meters;
 
 impl Plugin for Meters {
     type Config = switchyard_sdk::NoConfig;
     const METRICS: &'static [Metric] = &[
-        ONE.metric(),
-        TWO.metric(),
+        SHARED_COUNTER.metric(),
+        SHARED_HISTOGRAM.metric(),
         ORDERS.metric(),
         CLASHING[0],
         CLASHING[1],
@@ -42,11 +43,11 @@ impl Plugin for Meters {
 
 impl Publish for Meters {
     fn publish(&self, _: &str, _: Message<'_>) -> Result<Verdict, Reject> {
-        ONE.add(1);
+        SHARED_COUNTER.add(1);
         ORDERS.add(u64::MAX);
         [f64::NAN, f64::NEG_INFINITY, f64::INFINITY, -5.0, -f64::MAX, f64::MAX, f64::MAX, 0.5]
             .into_iter()
-            .for_each(|value| TWO.observe(value));
+            .for_each(|value| SHARED_HISTOGRAM.observe(value));
         Ok(Verdict::Pass)
     }
 }

@@ -1,5 +1,5 @@
-//! A well-behaved plugin with every hook, for measurements. Its versions differ in one byte of the file, `stamp=A` or
-//! `stamp=B`, and in every verdict on a message, so that each verdict says who gave it.
+//! A well-behaved plugin with every hook, for benchmarks. Its versions differ in one byte of the file, `stamp=A` or
+//! `stamp=B`. They also differ in every verdict on a message, so a verdict shows which version gave it.
 
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
@@ -8,23 +8,25 @@ use switchyard_sdk::{
     Subscription, Verdict,
 };
 
-/// What a benchmark replaces in the file's bytes.
+/// A benchmark replaces this in the bytes of the file.
 static STAMP: [u8; 7] = *b"stamp=A";
 
-/// A member's group.
+/// A filter: the member's group.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     g: u64,
 }
 
-/// A message goes to one group when it names it; otherwise to every second group, and which these are is the stamp's.
+/// A message. If it names a group in `to`, it goes to that group. Otherwise it goes to every second group, and the stamp
+/// decides which ones.
 #[derive(Deserialize)]
 pub struct Event {
     n: u64,
     to: Option<u64>,
 }
 
+/// The plugin.
 pub struct Stamp {
     stamp: u64,
 }
@@ -33,7 +35,7 @@ impl Plugin for Stamp {
     type Config = switchyard_sdk::NoConfig;
 
     fn new(_: Self::Config) -> Result<Self, String> {
-        // Or the compiler would use the letter that it sees instead of the one that is there later.
+        // Otherwise the compiler would inline the letter that it sees, instead of reading the one in the file.
         Ok(Self { stamp: black_box(&STAMP)[6].into() })
     }
 }
@@ -41,7 +43,7 @@ impl Plugin for Stamp {
 impl Connect for Stamp {
     fn connect(&self, request: &Request) -> Result<Limits, Reject> {
         match request.principal.id.is_empty() {
-            true => Err(Reject::denied("nobody may not connect")),
+            true => Err(Reject::denied("a principal without id may not connect")),
             false => Ok(Limits::default()),
         }
     }
@@ -49,16 +51,16 @@ impl Connect for Stamp {
 
 impl Room for Stamp {
     fn room(&self, name: &str) -> Result<RoomVerdict, Reject> {
-        // Not cached, so that the host asks every time and the question can be measured.
+        // Not cached, so that the host calls this every time and the benchmark can measure it.
         Ok(RoomVerdict::canonical(name, name.to_ascii_lowercase()))
     }
 }
 
 impl Subscribe for Stamp {
-    fn subscribe(&self, asked: &Subscription<'_>) -> Result<Grant, Reject> {
-        match asked.filter_as::<Filter>()? {
+    fn subscribe(&self, subscription: &Subscription<'_>) -> Result<Grant, Reject> {
+        match subscription.filter_as::<Filter>()? {
             Some(_) => Ok(Grant::default()),
-            None => Err(Reject::invalid("a filter is needed: {\"g\": group}")),
+            None => Err(Reject::invalid("a filter is required: {\"g\": group}")),
         }
     }
 }

@@ -81,7 +81,7 @@ fn rooms(asked: &Value) -> Value {
 fn subscribes(asked: &Value) -> Value {
     match asked["filter"]["g"].as_u64() {
         Some(group) => json!({"filter": {"g": group}}),
-        None => json!({"reject": "a filter is needed"}),
+        None => json!({"reject": "a filter is required"}),
     }
 }
 
