@@ -1,4 +1,4 @@
-//! The operators' listener: every call, and what each refuses.
+//! The admin listener: every call, and what each rejects.
 
 mod health;
 mod hosts;
@@ -156,7 +156,7 @@ async fn connections_are_listed_and_shown() {
     }
 }
 
-/// Whatever is wrong, it is the error object, with a status that fits.
+/// Every error is the error object, with a matching status.
 #[tokio::test]
 async fn every_refusal_is_the_error_object() {
     let server = Server::start("").await;

@@ -1,4 +1,4 @@
-//! Compiled plugins that are kept from one start to the next.
+//! Compiled plugins that are cached across starts.
 
 use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::PermissionsExt, path::Path};
 use switchyard_tests::{KEY, Server, guest, run};
@@ -12,14 +12,14 @@ fn text(cache: &Path) -> String {
     )
 }
 
-/// Name and number of each file: one that is written anew has another number.
+/// Name and inode of each file. A rewritten file has another inode.
 fn files(folder: &Path) -> Vec<(String, u64)> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
     let number = |entry: &fs::DirEntry| entry.metadata().expect("a file").ino();
     entries.map(|entry| (entry.file_name().into_string().expect("text"), number(&entry))).collect()
 }
 
-/// Starts and stops a node; then what is kept.
+/// Starts and stops a node, and returns what the cache contains.
 async fn start(cache: &Path) -> Vec<(String, u64)> {
     let server = Server::start_with(&text(cache)).await;
     let plugins = server.get("/v1/plugins").await;
@@ -36,7 +36,7 @@ async fn a_second_start_reads_what_the_first_compiled() {
     assert_eq!(first.len(), 1, "{first:?}");
     assert_eq!(start(&cache).await, first, "what is compiled is written");
 
-    // Other machine code in its place is not run.
+    // Other machine code in its place is not executed.
     let file = cache.join(&first[0].0);
     let mut bytes = fs::read(&file).expect("an artefact");
     let middle = bytes.len() / 2;
@@ -46,7 +46,7 @@ async fn a_second_start_reads_what_the_first_compiled() {
     assert!(third.len() == 1 && third != first, "{third:?}");
     assert_ne!(fs::read(&file).expect("an artefact"), bytes);
 
-    // What an operator puts is kept as well.
+    // A version that an operator loads is cached as well.
     let server = Server::start_with(&text(&cache)).await;
     let other = fs::read(guest("orderbook")).expect("a guest");
     assert_eq!(server.call("PUT", "/v1/plugins/thresholds", Some(KEY), other).await.0, 200);

@@ -21,7 +21,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// What `key new` makes is good as it is printed.
+/// The output of `key new` is valid configuration as printed.
 #[tokio::test]
 async fn a_new_key_is_printed_with_what_belongs_into_the_file() {
     assert!(binary().exists());
@@ -57,7 +57,7 @@ async fn a_new_key_is_printed_with_what_belongs_into_the_file() {
     }
 }
 
-/// It ends with another status than 0, says why on stderr and nothing on stdout.
+/// Exits with a status other than 0, says why on stderr and prints nothing to stdout.
 async fn fails(folder: &Path, arguments: &[&str], says: &str) -> String {
     let output = run(folder, arguments, &[]).await;
     let (out, error) = (stdout(&output), stderr(&output));

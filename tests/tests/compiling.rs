@@ -1,4 +1,5 @@
-//! Compiling a plugin takes no more than a node can give, ends with whoever waits for it, and keeps nobody from going back.
+//! Compiling a plugin stays within the node's limits, ends when nobody waits for it, and does not delay a
+//! rollback.
 
 use serde_json::json;
 use std::fs;
@@ -27,7 +28,7 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
     [&[id], &*leb(content.len()), content].concat()
 }
 
-/// A component of so many functions, each of which adds a number so many times.
+/// A component with this many functions, each of which adds a number this many times.
 fn component(functions: usize, additions: usize) -> Vec<u8> {
     let add = [0x20, 0, 0x41, 7, 0x6a, 0x21, 0];
     let body = [&[1, 1, 0x7f][..], &add.repeat(additions), &[0x0b]].concat();
@@ -39,7 +40,7 @@ fn component(functions: usize, additions: usize) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0".as_slice(), &section(1, &module)].concat()
 }
 
-/// Processes that the node has started and that are not over.
+/// Child processes of the node that are still running.
 fn children(node: &Node) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", node.process.id())).into_iter().flatten();
     let of =
@@ -47,7 +48,7 @@ fn children(node: &Node) -> usize {
     tasks.filter_map(of).map(|children| children.split_whitespace().count()).sum()
 }
 
-/// Over the wire, as bytes: the body is no text.
+/// Sends raw bytes, because the body is not text.
 async fn put(node: &Node, body: Vec<u8>) -> (u16, String) {
     let key = Some(switchyard_tests::KEY);
     switchyard_tests::Answer::called(&node.process.admin, "PUT", PATH, key, body).await
@@ -73,7 +74,7 @@ async fn going_back_waits_for_no_compilation_and_who_leaves_ends_it() {
     let (status, body) = put(&node, other).await;
     assert_eq!(status, 200, "{body}");
     let second = node.get(PATH).await["plugin"]["sha256"].clone();
-    // Within all limits, and a minute's work.
+    // Within all limits, and a minute of compiling.
     let heavy = component(50_000, 40);
     let (admin, key) = (node.process.admin.clone(), Some(switchyard_tests::KEY));
     let loading =

@@ -1,4 +1,5 @@
-//! What the host promises strangers: silence, noise, floods and limits end in a clear close, and nobody else notices.
+//! What the host guarantees about unknown clients: silence, garbage, floods and limits end in a clear close,
+//! and nobody else is affected.
 
 mod drain;
 mod floods;

@@ -1,4 +1,4 @@
-//! The documents hold: every conversation in them happens, and every list in them is the code's.
+//! The documentation is correct: every conversation in it happens, and every list in it matches the code.
 
 mod lists;
 mod script;
@@ -33,7 +33,7 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The fenced blocks of a language.
+/// The fenced blocks in this language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let parts: Vec<&str> = text.split("\n```").collect();
     let bodies = parts.iter().skip(1).step_by(2);
@@ -48,7 +48,7 @@ async fn every_conversation_happens() {
         assert!(scripts.len() >= least, "{name} shows only {} conversations", scripts.len());
         for script in scripts {
             let place = script.place.clone();
-            // A panic of the client is one more way of being wrong.
+            // A panic of the client also counts as a failure.
             match tokio::spawn(async move { script.run().await }).await {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => wrong.push(why),
@@ -59,7 +59,8 @@ async fn every_conversation_happens() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
-/// What the manual shows of commands that end by themselves. The configuration there names a plugin that is missing.
+/// Runs the commands in the operator's manual that end by themselves. The configuration there names a plugin
+/// that does not exist.
 #[test]
 fn every_command_says_what_is_shown() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -83,14 +84,14 @@ fn every_command_says_what_is_shown() {
     assert!(count >= 4);
 }
 
-/// From nothing to a file for the operator.
+/// From an empty folder to a file for the operator.
 #[tokio::test]
 async fn the_guide_to_writing_a_plugin_can_be_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let target = binary().parent().and_then(Path::parent).expect("target").join("new-plugin");
     let (root, kept) = (root().display().to_string(), target.display().to_string());
     std::fs::create_dir_all(&target).expect("a folder for what is built");
-    // The versions that are there already, so that nothing is fetched.
+    // Uses the versions that are already available, so that nothing is downloaded.
     let new = format!("--sdk {root}/sdk && cp {root}/Cargo.lock my-prices/ && ln -s {kept} my-prices/target");
     let more = vec![
         ("switchyard plugin new", new),
@@ -103,7 +104,7 @@ async fn the_guide_to_writing_a_plugin_can_be_followed() {
     assert!(commands > 10, "{commands}");
 }
 
-/// With a good version of a plugin, and one that panics when it is told to.
+/// With a valid version of a plugin, and one that panics on request.
 #[tokio::test]
 async fn the_guide_to_loading_can_be_followed() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,5 @@
-//! A feed like a recorded exchange's to fifty listeners on random rooms: every message, in order, data byte for
-//! byte, also for a listener that is cut off again and again.
+//! A feed like that of an exchange, to fifty listeners in random rooms: each receives every message, in
+//! order, with data byte for byte. Some listeners are disconnected again and again.
 
 use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc};
@@ -11,7 +11,7 @@ const MESSAGES: usize = 4000;
 const LISTENERS: usize = 50;
 const CUTS: usize = 20;
 
-/// A small generator with a seed, so that a failure can be run again.
+/// A small random generator with a seed, so that a failure can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-/// Room and data; the data as an exchange writes it, and sometimes as nobody should.
+/// Room and data. The data is as an exchange writes it, and sometimes as nobody should.
 fn feed() -> Vec<(String, String)> {
     let mut random = Random(7);
     let mut message = |n: usize| {
@@ -40,12 +40,12 @@ fn feed() -> Vec<(String, String)> {
     (0..MESSAGES).map(&mut message).collect()
 }
 
-/// What a listener heard: by room, offset and data, as long as the offsets rise.
+/// What a listener received: by room, offset and data, while offsets increase.
 #[derive(Default)]
 struct Heard(HashMap<String, Vec<(u64, String)>>);
 
 impl Heard {
-    /// Takes a delivery; one that was seen before is dropped.
+    /// Records a delivery and drops duplicates.
     fn take(&mut self, text: &str) {
         let frame: Value = serde_json::from_str(text).unwrap();
         assert_eq!(frame["type"], "message", "{frame}");
@@ -111,7 +111,7 @@ async fn everyone_hears_everything_in_order_byte_for_byte() {
         let (server, cuts) = (server.clone(), if n == 0 { CUTS } else { 0 });
         listeners.spawn(async move { (listen(&server, rooms, count, cuts).await, wanted) });
     }
-    // All of them have joined before the first message.
+    // All of them join before the first message.
     let mut publisher = Client::connect(&server).await;
     loop {
         let members = server.get("/v1/rooms/*").await["members"].as_u64();

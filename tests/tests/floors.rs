@@ -1,5 +1,5 @@
-//! What the compiler does not hold: the floors within `host/server`, where a module imports from floors below its own, never from
-//! one beside it or above; and how files of the host are cut. Between the crates Cargo holds it.
+//! What the compiler does not check: within `host/server`, a module imports only from floors below its own;
+//! and files of the host are about one noun. Between crates, Cargo checks the floors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,19 +10,19 @@ use std::{
 /// The crates of the host.
 const CRATES: [&str; 6] = ["protocol", "process", "plugin", "store", "server", "cli"];
 
-/// Of `host/server`, from the roof to the ground. Modules of one line know nothing of each other.
+/// The floors of `host/server`, from top to bottom. Modules in one line must not import each other.
 const FLOORS: [&[&str]; 13] = [
     &["node"],
     &["config"],
     &["listener", "admin"],
     &["socket"],
     &["session"],
-    // The functions of the hot path, put up for benchmarks.
+    // The functions of the hot path, exposed for benchmarks.
     &["hot"],
     &["hub"],
     &["outbox"],
     &["limits"],
-    // The ground floor: words that all others speak. The later ones explain themselves by the earlier.
+    // The bottom floor: types that all other modules use. Each may use those listed after it.
     &["metrics"],
     &["key", "http"],
     &["validity"],
@@ -40,7 +40,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Code without comments and without the module of tests at its end.
+/// Code without comments and without the test module at its end.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests").next().expect("one part at least");
     text.lines()
@@ -49,7 +49,7 @@ fn code(text: &str) -> String {
         .join("\n")
 }
 
-/// The first names behind `crate::`, whether alone or in braces.
+/// The first names after `crate::`, alone or in braces.
 fn imported(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let root = "crate::";
@@ -83,7 +83,7 @@ fn first_word(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// The files of a crate by their topmost module.
+/// The files of a crate, by top-level module.
 fn modules(name: &str) -> BTreeMap<String, Vec<(PathBuf, String)>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host").join(name).join("src");
     let mut files = vec![];
@@ -125,7 +125,7 @@ fn modules_import_downward_only() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// What is wrapped is named by the crate that wraps it and by no other: else the floor is in the manifest only.
+/// Only the crate that wraps a library may name it. Otherwise the boundary would exist only in the manifest.
 #[test]
 fn a_wrapped_library_has_one_owner() {
     for (library, owner) in [("wasmtime", "plugin"), ("fred", "store"), ("clap", "cli")] {
@@ -139,7 +139,7 @@ fn a_wrapped_library_has_one_owner() {
     }
 }
 
-/// Names that say nothing and files that hold everything.
+/// Names that say nothing, and files that contain everything.
 #[test]
 fn files_are_of_one_noun() {
     for (module, files) in CRATES.into_iter().flat_map(modules) {

@@ -1,10 +1,10 @@
-//! Plugins that misbehave, seen from outside: each misdeed is answered clearly, the connection lives, and other
-//! rooms go on.
+//! Plugins that misbehave, seen from outside. Clients get a clear answer, the connection stays open, and
+//! other rooms keep working.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, MORE_KEYS, Server, eventually, guest};
 
-/// A node whose rooms `bad:**` are governed by the hostile guest, with this config for it.
+/// A node whose rooms `bad:**` are governed by the hostile plugin with this configuration.
 async fn server(config: &str) -> Server {
     let plugin = |name, file: &str, rooms, config| {
         let file = guest(file);
@@ -18,7 +18,7 @@ async fn server(config: &str) -> Server {
     Server::start_with(&format!("{}{}{hostile}{orderbook}", Server::keys(), Server::more_keys())).await
 }
 
-/// The code of a refusal, and that it says who failed.
+/// The code of an error, after checking that its message names the plugin.
 fn refused(answer: &Value) -> (String, String) {
     let error = match answer["results"][0]["error"].is_null() {
         true => &answer["error"],
@@ -43,7 +43,7 @@ async fn a_misdeed_on_publish_costs_that_message_alone() {
     let server = server("{}").await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["bad:room"])).await;
-    // One more within ten seconds would quarantine it.
+    // One more failure within ten seconds would quarantine it.
     for misdeed in ["loop", "allocate", "recurse", "nonsense"] {
         let answer =
             client.ask(json!({"type": "publish", "room": "bad:room", "data": {"do": misdeed}})).await;
@@ -52,7 +52,7 @@ async fn a_misdeed_on_publish_costs_that_message_alone() {
         assert!(message.contains("'hostile'"), "{misdeed}: {message}");
         others_go_on(&mut client).await;
     }
-    // The instance was replaced: what is good still passes.
+    // The instance was replaced, so valid messages still pass.
     client.send(json!({"type": "publish", "room": "bad:room", "data": {"do": "nothing"}})).await;
     // In either order.
     let (one, other) = (client.recv().await, client.recv().await);
@@ -145,7 +145,8 @@ async fn state(server: &Server) -> Value {
     plugins.into_iter().find(|plugin| plugin["name"] == "hostile").expect("it is there")
 }
 
-/// One tenant sends all that a plugin cannot bear, in every way that there is: others do not notice.
+/// One tenant sends everything that makes the plugin fail, in every possible way. Other tenants are not
+/// affected.
 #[tokio::test]
 async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
     let server = server("{}").await;
@@ -154,7 +155,7 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
     let mut filtered = Client::connect_as(&server, "bob").await;
     filtered.subscribe(json!([{"room": "bad:room", "filter": {"of": "bob"}}])).await;
     let mut mallory = Client::connect(&server).await;
-    // A filter that fails with every message, beside those of others.
+    // A filter that fails on every message, next to filters of others.
     let poison = json!([{"room": "bad:room", "filter": {"do": "panic", "in": "matches"}}]);
     mallory.subscribe(poison).await;
     let mut publisher = Client::connect_as(&server, "cyd").await;
@@ -167,7 +168,7 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
             "nothing is lost to the filter of another"
         );
     }
-    // Filters and room names that fail when they are looked at, and messages.
+    // Filters and room names that fail when the plugin checks them, and messages.
     let mut mallory = Client::connect(&server).await;
     for n in 0..8 {
         let rooms = json!([
@@ -190,7 +191,7 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
     assert!(state["principals_quarantined"].as_u64() > Some(0), "{state}");
 }
 
-/// What a client sends is measured before the plugin is asked.
+/// The host measures what a client sends before it calls the plugin.
 #[tokio::test]
 async fn a_filter_that_is_too_large_is_the_clients_mistake_and_no_failure() {
     let server = server("{}").await;
@@ -207,7 +208,7 @@ async fn a_filter_that_is_too_large_is_the_clients_mistake_and_no_failure() {
     others_go_on(&mut client).await;
 }
 
-/// Publishes until it is told to wait, and how often that went well.
+/// Publishes until it is told to wait, and returns the number of accepted messages.
 async fn publishes(server: &Server, client: &mut Client, room: &str) -> usize {
     for n in 0..20 {
         let answer = client.ask(json!({"type": "publish", "room": room, "data": n})).await;
@@ -223,7 +224,7 @@ async fn publishes(server: &Server, client: &mut Client, room: &str) -> usize {
     20
 }
 
-/// A plugin's limits hold for a principal, however its messages come.
+/// A plugin's limits apply to a principal, however its messages arrive.
 #[tokio::test]
 async fn what_a_plugin_allows_holds_for_who_is_no_member_and_for_who_comes_again() {
     let server = server("{}").await;
@@ -233,7 +234,7 @@ async fn what_a_plugin_allows_holds_for_who_is_no_member_and_for_who_comes_again
     let mut sent = publishes(&server, &mut stranger, room).await;
     for round in 0..5 {
         let mut client = match round % 2 {
-            // Reconnecting, and joining and leaving again, fill no bucket.
+            // Reconnecting, or leaving and joining again, does not refill a bucket.
             0 => Client::connect(&server).await,
             _ => stranger,
         };
@@ -250,7 +251,7 @@ async fn what_a_plugin_allows_holds_for_who_is_no_member_and_for_who_comes_again
     let long = json!({"room": room, "data": "x".repeat(40)}).to_string();
     let over_http = server.refused("POST", "/v1/publish", Some(KEY), long).await;
     assert_eq!(over_http, (413, "message_too_large".to_owned()));
-    // Other rooms and other principals have their own.
+    // Other rooms and other principals have their own limits.
     let mut ann = Client::connect_as(&server, "ann").await;
     ann.publish(room, json!(1)).await;
     stranger.publish("bad:free", json!({"long": "x".repeat(40)})).await;
@@ -293,7 +294,8 @@ async fn joining_fails_closed() {
     }
 }
 
-/// Filters are a boundary: who cannot be asked about gets nothing, and is told that something was lost.
+/// Filters fail closed: a member whose filter cannot be evaluated receives nothing, and is told that messages
+/// were lost.
 #[tokio::test]
 async fn a_filter_that_fails_lets_nothing_through_and_says_so() {
     for misdeed in ["panic", "loop", "short"] {
@@ -337,7 +339,7 @@ async fn a_connect_hook_that_fails_keeps_clients_out_with_a_reason_and_a_way_bac
     assert_eq!(client.closed().await.code, 4503, "it may be better later");
 }
 
-/// A plugin that burns its whole budget on every call delays its own rooms only.
+/// A plugin that uses its whole budget on every call delays only its own rooms.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_plugin_is_its_own_rooms_problem() {
     let server = server(r#"{ publish = "busy-8" }"#).await;
@@ -347,7 +349,8 @@ async fn a_slow_plugin_is_its_own_rooms_problem() {
     }
     let mut other = Client::connect(&server).await;
     let mut round_trips = 0;
-    // The slow one has 800 ms to burn: the other makes many round trips before it has its first tenth.
+    // The slow plugin has 800 ms per call. The other one completes many round trips before the slow one
+    // completes a tenth of that.
     let slow = tokio::spawn(async move {
         for n in 0..100 {
             assert_eq!(slow.recv().await["id"], n);
@@ -361,7 +364,7 @@ async fn a_slow_plugin_is_its_own_rooms_problem() {
     assert!(round_trips > 200, "{round_trips} round trips beside 100 slow calls");
 }
 
-/// One such message kept every reader with a filter from the room's history.
+/// Regression: one such message made the room's history unavailable to every member with a filter.
 #[tokio::test]
 async fn what_a_filter_fails_on_is_left_out_of_history() {
     let server = server("{}").await;

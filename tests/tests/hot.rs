@@ -1,4 +1,5 @@
-//! What a message may allocate on its way, which is the same on every machine: a guard that the hot path stays as it is.
+//! How many allocations and instructions a message takes on its way. The numbers are the same on every
+//! machine, so this protects the hot path.
 
 use allocation_counter::measure;
 use switchyard_tests::hot::{FanOut, Filters, Recovery, encode};
@@ -37,7 +38,7 @@ fn what_waits_grows_its_queue_and_nothing_else() {
     let mut room = FanOut::new(100);
     let messages: Vec<_> = (0..16).map(|_| room.message()).collect();
     let put = allocations(|| messages.iter().for_each(|message| room.deliver(message)));
-    // 16 frames: room for 4, 8 and 16.
+    // 16 frames: the queue grows to 4, 8 and 16.
     assert!(put <= 100 * 3, "{put}");
     assert_eq!(allocations(|| room.flush()), 0);
 }

@@ -1,4 +1,4 @@
-//! Keys while connections live: they expire, are revoked, change and appear; and certificates are reread.
+//! Keys while connections are open: they expire, are revoked, change and appear. Certificates are reloaded.
 
 mod deadlines;
 mod expiry;
@@ -35,7 +35,7 @@ async fn a_revoked_key_closes_its_connections_within_a_second_or_so() {
     stays.settled().await;
     let connect = json!({"type": "connect", "auth": {"apiKey": "sk_bad"}});
     assert_eq!(Client::turned_away(&server.url, connect).await, ("invalid_key".into(), 4401));
-    // The session belongs to the principal: another of its keys resumes it.
+    // The session belongs to the principal, so another of its keys can resume it.
     let resume = json!({"auth": {"apiKey": "sk_other"}, "session": revoked[0].token()});
     assert_eq!(Client::connect_with(&server, resume).await.connected["resumed"], true);
 }
@@ -70,15 +70,15 @@ async fn keys_appear_and_change_without_a_restart() {
         + "[tier.one]\nrooms = 1\nconnections = 100\n";
     server.reconfigure(&keys);
     becomes(&server, "sk_new", true).await;
-    // The scopes of those who are here changed too.
+    // The scopes of open connections changed too.
     client.publish("a", json!(1)).await;
     let new = Client::connect_as(&server, "sk_new").await;
     assert_eq!(new.connected["principal"], json!({"id": "new", "tier": "one"}));
     assert_eq!(new.connected["limits"]["rooms"], 1);
-    // And so did those of HTTP.
+    // And those for HTTP.
     let refused = server.refused("POST", "/v1/publish", Some(KEY), r#"{"room":"a","data":1}"#).await;
     assert_eq!(refused, (403, "forbidden".into()));
-    // Written in place rather than replaced, as some editors do.
+    // Written in place instead of replaced, as some editors do.
     std::fs::write(&server.file, keys.clone() + &Server::key("sk_newer", "newer", SOME, "")).expect("a file");
     becomes(&server, "sk_newer", true).await;
 }
@@ -94,7 +94,7 @@ async fn a_wrong_file_changes_nothing_and_the_next_good_one_does() {
         format!("{new}\n[["),
     ] {
         server.reconfigure(&wrong);
-        // Nothing tells that a file was refused: by then it was read many times over.
+        // Nothing reports that a file was rejected. By now the node has read it many times.
         tokio::time::sleep(Duration::from_millis(700)).await;
         assert!(!Client::is_let_in(&server.url, "sk_new").await, "{wrong}");
         client.settled().await;
@@ -156,7 +156,8 @@ async fn scopes_guard_the_operators_listener() {
     }
 }
 
-/// A key that loses a scope loses what it holds by it: live rooms at once, and those of a session when it is resumed.
+/// A key that loses a scope loses what it allowed: joined rooms at once, and those of a session when it is
+/// resumed.
 #[tokio::test]
 async fn a_key_that_may_no_longer_subscribe_hears_its_rooms_no_more() {
     let of = |scopes: &str| Server::keys() + &Server::key("sk_less", "less", scopes, "");
@@ -181,7 +182,7 @@ async fn a_key_that_may_no_longer_subscribe_hears_its_rooms_no_more() {
         2,
         "what needs no scope is heard as ever, and nothing else"
     );
-    // Who is in no room has nothing to lose.
+    // A connection in no room loses nothing.
     assert_eq!(outside.expect("message").await["data"], 2);
     outside.publish("prices", json!(3)).await;
 }

@@ -1,15 +1,16 @@
-//! Plugins in other languages than Rust do the same through the same contract. Compiling an engine takes seconds, so
-//! each has one test.
+//! Plugins in other languages than Rust do the same through the same contract. Compiling a language engine
+//! takes seconds, so each language has one test.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, Server, foreign};
 
 const ROOM: &str = "tvl_changes";
 
-/// A node whose room is governed by the example. `strict` makes an event without a change an exception.
+/// A node with a room that the example plugin governs. With `strict`, an event without a change raises an
+/// exception.
 async fn server(language: &str) -> Server {
     let file = foreign(language);
-    // Time for a busy machine: it is not what is tested here.
+    // A generous budget for a busy machine, because this does not test budgets.
     Server::start(&format!(
         "[[plugin]]\nname = \"{language}\"\nfile = \"{}\"\nrooms = [\"{ROOM}\"]\nconfig = {{ strict = true }}\n\
          budget = {{ call = \"500ms\", memory = \"64MiB\" }}",
@@ -18,7 +19,7 @@ async fn server(language: &str) -> Server {
     .await
 }
 
-/// What the node tells of its one plugin.
+/// The status of the node's only plugin.
 async fn plugin(server: &Server) -> Value {
     server.get("/v1/plugins").await["plugins"][0].clone()
 }
@@ -29,13 +30,14 @@ async fn member(server: &Server, filter: Value) -> Client {
     client
 }
 
-/// Passes every filter here but the one for nothing. In the order of a room all before it is decided when it comes.
+/// Publishes a message that passes every filter here except the one that passes nothing. A room keeps its
+/// order, so everything before it has been decided when it arrives.
 async fn mark(publisher: &mut Client) -> u64 {
     let answer = publisher.publish(ROOM, json!({"change": 1e9, "chain": "base"})).await;
     answer["offset"].as_u64().expect("a number")
 }
 
-/// The offsets that a member got before this one.
+/// The offsets that a member received before this one.
 async fn before(client: &mut Client, mark: u64) -> Vec<u64> {
     let mut offsets = vec![];
     loop {
@@ -81,7 +83,7 @@ async fn filters(language: &str) {
     }
     none.settled().await;
 
-    // More filters than one word of answers holds.
+    // More filters than fit into one word of answers.
     let mut many = vec![];
     for n in 0..66 {
         many.push(member(&server, json!({"minChange": 100 + n})).await);
@@ -107,7 +109,8 @@ async fn filters(language: &str) {
     }
     assert_eq!(plugin(&server).await["last_failure"], Value::Null, "an answer is no failure");
 
-    // An exception costs one call. Who was not asked about is told so, and the next instance knows the filters.
+    // An exception fails one call. Members whose filters were not evaluated are told, and the next instance
+    // has all filters.
     publisher.publish(ROOM, json!({"change": "none"})).await;
     assert_eq!(large.expect("gap").await["room"], ROOM);
     let told = plugin(&server).await;

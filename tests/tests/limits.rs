@@ -1,4 +1,4 @@
-//! A system that gives no more threads: what needs one fails, and nothing else does.
+//! A system that allows no more threads: what needs one fails, and everything else works.
 
 use serde_json::{Value, json};
 use std::{
@@ -18,8 +18,8 @@ use tokio::process::Command;
 
 const PORTS: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
 
-/// A folder with a binary and a configuration that any user may run. The limit does not bind root, and it counts all of a
-/// user's threads: so root runs the node as a user whom nobody else is.
+/// A folder with a binary and a configuration that any user may run. The limit does not apply to root, and it
+/// counts all threads of a user. So root runs the node as a user that nothing else uses.
 struct Place {
     folder: TempDir,
     user: Option<u32>,
@@ -49,7 +49,7 @@ impl Place {
         fs::read_to_string(self.path().join("stderr")).unwrap_or_default()
     }
 
-    /// Puts another version of the plugin into its place in one step.
+    /// Atomically replaces the plugin with another version.
     fn put(&self, name: &str) {
         let (new, file): (PathBuf, _) = (self.path().join("new"), self.path().join("dydx.wasm"));
         fs::copy(guest(name), &new).expect("a copy");
@@ -57,7 +57,7 @@ impl Place {
         fs::rename(new, file).expect("one step");
     }
 
-    /// How many threads the user of a process may have. Only the same user may say that of it.
+    /// Sets how many threads the user of a process may have. Only a process of the same user may set that.
     async fn limit(&self, process: &Process, threads: &str) {
         let mut command = Command::new("prlimit");
         command.args(["--pid", &process.id().to_string(), &format!("--nproc={threads}:")]);
@@ -65,7 +65,7 @@ impl Place {
         assert!(command.status().await.expect("prlimit is there").success());
     }
 
-    /// `serve`, within a soft limit that may be raised later.
+    /// Runs `serve` with a soft limit that can be raised later.
     fn serve(&self, threads: Option<u32>) -> Command {
         let binary = self.path().join("switchyard");
         let mut command = match threads {
@@ -113,14 +113,14 @@ async fn a_node_without_another_thread_serves_and_loads_later() {
     })
     .await;
     assert!(!place.log().contains("panicked"), "{}", place.log());
-    // What takes no thread was done, and everybody is served.
+    // Everything that needs no thread was done, and all clients are served.
     eventually("the new key", async || Client::is_let_in(&process.url, "sk_new").await.then_some(())).await;
     for room in ["prices", "dydx:eth"] {
         publisher.publish(room, json!({"price": 1})).await;
         listener.expect("message").await;
     }
     assert_eq!(plugin(&process).await["plugin"]["sha256"], before, "the version before stays");
-    // As soon as there are threads again, without another word.
+    // As soon as threads are available again, without any further signal.
     place.limit(&process, "1000").await;
     eventually_within(3 * PATIENCE, "the new version", async || {
         (plugin(&process).await["plugin"]["sha256"] != before).then_some(())
@@ -172,7 +172,8 @@ async fn a_start_without_threads_is_one_sentence_or_a_node_with_a_failed_plugin(
     assert!(refused > 0 && failed > 0, "{refused} were refused, {failed} had a failed plugin");
 }
 
-/// Whoever is to read its addresses does not, and there is no thread to wait for that: a worker that waited would serve nobody.
+/// Nobody reads the addresses that the node prints, and there is no thread to wait for that. If a worker
+/// waited, the node would not serve.
 #[tokio::test]
 async fn a_node_that_cannot_print_and_has_no_thread_for_it_serves() {
     let place = Place::new(61_003);

@@ -1,4 +1,4 @@
-//! What a node keeps in memory for all clients together is bounded.
+//! The memory that a node uses for all clients together is bounded.
 
 use serde_json::{Value, json};
 use switchyard_tests::{
@@ -6,7 +6,7 @@ use switchyard_tests::{
 };
 use tokio::time::timeout;
 
-/// The sum of what a node says that it keeps, and of one kind of it.
+/// The total memory that a node reports, and the part of one kind.
 fn kept(metrics: &str, kind: &str) -> (f64, f64) {
     let value = |line: &str| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number");
     let lines = || metrics.lines().filter(|line| line.starts_with("switchyard_memory_bytes{"));
@@ -14,7 +14,7 @@ fn kept(metrics: &str, kind: &str) -> (f64, f64) {
     (lines().map(value).sum(), of_kind.map(value).sum())
 }
 
-/// 200 MiB were kept after a second of such publishing.
+/// Regression: 200 MiB were in use after a second of such publishing.
 #[tokio::test]
 async fn messages_to_ever_new_rooms_do_not_pile_up() {
     const LIMIT: f64 = (8 << 20) as f64;
@@ -40,7 +40,7 @@ async fn messages_to_ever_new_rooms_do_not_pile_up() {
         1,
         "the newest is held"
     );
-    // Who comes back to a room whose history was let go is told so.
+    // A client that returns to a room whose history was dropped is told so.
     let since = json!({"epoch": first, "offset": 0});
     let mut client = Client::connect(&server).await;
     let answer = client.subscribe(json!([{"room": "room:0:0", "since": since}])).await;
@@ -48,7 +48,7 @@ async fn messages_to_ever_new_rooms_do_not_pile_up() {
     assert_eq!(server.call("GET", "/readyz", None, "").await.0, 200);
 }
 
-/// Clients until one is refused: those that are in, and how it was refused.
+/// Connects clients until one is rejected. Returns the accepted ones and the error.
 async fn crowd(url: &str, most: usize) -> (Vec<Client>, (String, u16)) {
     let mut clients = vec![];
     loop {
@@ -65,7 +65,7 @@ async fn crowd(url: &str, most: usize) -> (Vec<Client>, (String, u16)) {
     }
 }
 
-/// The last client that came was too much, and what it took is free again: rooms take the rest.
+/// The last client was one too many, and its memory is free again: rooms use the rest.
 async fn fill(client: &mut Client) {
     for n in 0..100 {
         let answer = client.ask(json!({"type": "subscribe", "rooms": [format!("filling:{n}")]})).await;
@@ -76,11 +76,11 @@ async fn fill(client: &mut Client) {
     panic!("a hundred rooms more");
 }
 
-/// Clients that only wait are not to be taken for gone, however long the crowd takes.
+/// Answers pings, so that waiting clients are not considered dead, however long this takes.
 const SMALL: &str = "[memory]\nlimit = \"1MiB\"\n[tier.default]\nconnections = 1000\n\
     [session]\nheartbeat = { interval = \"10m\" }";
 
-/// One principal kept all others from connecting and publishing.
+/// Regression: one principal prevented all others from connecting and publishing.
 #[tokio::test]
 async fn who_has_much_gets_no_more_and_others_do() {
     let server = Server::start(&format!("{SMALL}\n{}", Server::more_keys())).await;
@@ -97,7 +97,7 @@ async fn who_has_much_gets_no_more_and_others_do() {
     assert_eq!(one.ask(publish.clone()).await["error"]["code"], "overloaded", "it would be kept");
     let history = one.ask(json!({"type": "history", "room": "prices", "limit": 1})).await;
     assert_eq!(history["type"], "history", "{history}");
-    // Nobody may take a node out of service for others.
+    // No client may take a node out of service for others.
     let (status, body) = server.call("GET", "/readyz", None, "").await;
     assert!(status == 200 && body.contains("(memory.limit)"), "{status} {body}");
     let mut ann = Client::connect_as(&server, "ann").await;
@@ -106,13 +106,13 @@ async fn who_has_much_gets_no_more_and_others_do() {
     assert_eq!(one.expect("message").await["data"], 2);
     let mut bob = Client::connect_as(&server, "bob").await;
     assert_eq!(bob.publish("bob:1", json!(1)).await["offset"], 1);
-    // As soon as some go, it gets more.
+    // As soon as some of its clients disconnect, it may connect again.
     clients.truncate(20);
     eventually("room again", async || Client::is_let_in(&server.url, KEY).await.then_some(())).await;
     assert_eq!(one.ask(publish).await["type"], "published");
 }
 
-/// Where rooms are in Redis, publishing to them takes nothing here.
+/// With rooms in Redis, publishing to them takes no memory here.
 #[tokio::test]
 async fn a_full_node_on_redis_goes_on_delivering() {
     let redis = Redis::start().await;
@@ -125,7 +125,7 @@ async fn a_full_node_on_redis_goes_on_delivering() {
     let answer = clients[0].ask(json!({"type": "publish", "room": "prices", "data": 1})).await;
     assert_eq!(answer["offset"], 1, "{answer}");
     assert_eq!(one.expect("message").await["data"], 1);
-    // Who was cut off comes back, as the room that it was in is there.
+    // A member that was disconnected returns, because its room is still there.
     let token = one.token();
     one.cut();
     clients.truncate(50);
@@ -133,7 +133,7 @@ async fn a_full_node_on_redis_goes_on_delivering() {
     assert_eq!(node.resume(&token).await.connected["resumed"], true);
 }
 
-/// Two megabytes of each stranger were held, in no account.
+/// Regression: two megabytes were allocated for each unknown client, without being counted.
 #[tokio::test]
 async fn what_has_not_come_whole_counts() {
     let server = Server::start("").await;
@@ -151,7 +151,7 @@ async fn what_has_not_come_whole_counts() {
     eventually("half a frame", async || (frames().await == 98_304.0).then_some(())).await;
     client.bytes(&[b' '; 20_000]).await;
     eventually("no half frame", async || (frames().await == 0.0).then_some(())).await;
-    // Pings and whole frames leave nothing behind, and what is cut neither.
+    // Pings and complete frames leave nothing behind, and neither do connections that are cut.
     for _ in 0..200 {
         client.bytes(&framed(FIN | PING, &[b'x'; 125])).await;
     }
@@ -161,7 +161,7 @@ async fn what_has_not_come_whole_counts() {
     eventually("no half frame", async || (frames().await == 0.0).then_some(())).await;
 }
 
-/// Half bodies of a key that could only publish took every connection of operators.
+/// Regression: incomplete bodies of a key that could only publish used up all connections of operators.
 #[tokio::test]
 async fn bodies_that_do_not_come_keep_nobody_out() {
     let server = Server::start(&Server::more_keys()).await;
@@ -185,7 +185,7 @@ async fn bodies_that_do_not_come_keep_nobody_out() {
     eventually("no body", async || (bodies().await == 0.0).then_some(())).await;
 }
 
-/// What is not read counts, and no more than once however many wait for it.
+/// What is not read counts, but only once, however many clients wait for it.
 #[tokio::test]
 async fn what_waits_for_slow_clients_counts() {
     let server = Server::start("[session]\noutbox = \"64MiB\"").await;
@@ -199,7 +199,7 @@ async fn what_waits_for_slow_clients_counts() {
     assert_eq!(outboxes().await, 0.0, "all of it was sent");
     let mut slow = Client::connect(&server).await;
     slow.subscribe(json!(["prices"])).await;
-    // The system takes some of them.
+    // The kernel buffers some of them.
     for _ in 0..60 {
         slow.send(json!({"type": "history", "room": "prices", "limit": 5})).await;
     }

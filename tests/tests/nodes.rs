@@ -1,4 +1,4 @@
-//! Several nodes on one Redis: real processes on both sides.
+//! Several nodes on one Redis, all as real processes.
 
 mod calm;
 mod clocks;
@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use switchyard_tests::{Client, Follower, Live, Node, eventually};
 
-/// Publishes numbered messages until told to stop, each again until it is answered: what was answered as published, by
-/// offset.
+/// Publishes numbered messages until told to stop, each repeatedly until it is answered. Returns the answered
+/// messages by offset.
 struct Publisher {
     task: tokio::task::JoinHandle<Published>,
     stop: tokio::sync::oneshot::Sender<()>,
@@ -35,15 +35,16 @@ struct Publisher {
 
 #[derive(Default)]
 struct Published {
-    /// By offset, with the number of the message.
+    /// The number of the message, by offset.
     offsets: Vec<(u64, u64)>,
-    /// Answers with `store_unavailable`.
+    /// The number of answers with `store_unavailable`.
     refused: u64,
     slowest: Duration,
 }
 
 impl Publisher {
-    /// Every `pause`; nothing is lost by a retry, since each message has an idempotency key.
+    /// Publishes every `pause`. A retry loses and duplicates nothing, because each message has an idempotency
+    /// key.
     async fn start(node: &Node, room: &str, pause: Duration) -> Self {
         let (mut client, room) = (node.client().await, room.to_owned());
         let (stop, mut stopped) = tokio::sync::oneshot::channel();
@@ -78,7 +79,7 @@ impl Publisher {
     }
 }
 
-/// Other frames, as of `*` and the inbox, are passed over.
+/// Skips other frames, such as those of `*` and the inbox.
 async fn ask(client: &mut Client, room: &str, n: u64) -> Value {
     let request = json!({"type": "publish", "id": n, "room": room, "data": n, "key": n.to_string()});
     client.send(request).await;
@@ -90,8 +91,8 @@ async fn ask(client: &mut Client, room: &str, n: u64) -> Value {
     }
 }
 
-/// Every offset was seen once after dropping repeats, in order, with the data that was published there; nothing was told
-/// as lost.
+/// Checks that every offset was received once after dropping duplicates, in order, with the data that was
+/// published there, and that no loss was reported.
 async fn saw_everything(followers: &[Follower], room: &str, published: &Published) {
     let count = published.offsets.len();
     for follower in followers {
@@ -105,7 +106,7 @@ async fn saw_everything(followers: &[Follower], room: &str, published: &Publishe
     }
 }
 
-/// Joins rooms, those again that a busy machine did not get to in time.
+/// Joins rooms, and retries those that a busy machine did not join in time.
 async fn join(client: &Live, rooms: &[String]) {
     for some in rooms.chunks(30) {
         eventually("rooms", async || {

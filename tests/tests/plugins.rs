@@ -1,4 +1,4 @@
-//! The plugin host against real guests: good ones, and one that misbehaves on demand.
+//! The plugin host against real plugins: well-behaved ones, and one that misbehaves on demand.
 
 mod contract;
 mod governor;
@@ -62,7 +62,7 @@ fn importing(module: &str, name: &str) -> Vec<u8> {
     [b"\0asm\x01\0\0\0", &[1, 4, 1, 0x60, 0, 0][..], &[2, import.len() as u8], &import].concat()
 }
 
-/// With time enough that only what never ends runs out of it, on a busy machine too.
+/// A budget that only endless calls exceed, even on a busy machine.
 fn patiently(config: &Value) -> Instance {
     let budget = Budget { call: Duration::from_millis(500), ..Budget::default() };
     Plugin::load(engine(), "test", &guest("hostile"), config, budget).unwrap().instantiate().unwrap()
@@ -118,7 +118,7 @@ fn a_loop_ends_with_its_budget() {
     let started = Instant::now();
     instance.publish("alice", "bad:a", "", b"{}").unwrap_err();
     let took = started.elapsed();
-    // The upper bound leaves room for a machine with other things to do.
+    // The upper bound allows for a busy machine.
     assert!(took >= Duration::from_millis(9) && took < Duration::from_millis(100), "{took:?}");
 }
 

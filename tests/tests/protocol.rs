@@ -1,4 +1,4 @@
-//! The wire contract, word by word.
+//! The wire protocol, in detail.
 
 mod filters;
 mod frames;

@@ -1,4 +1,4 @@
-//! A client loses its network, comes back and misses nothing; what cannot be made good is told.
+//! A client loses its network, returns and misses nothing. What cannot be recovered is reported.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, Closed, READER, Server, plugin};
@@ -110,7 +110,7 @@ async fn what_is_no_longer_held_is_told_and_not_half_replayed() {
     let calm = client.expect("message").await;
     assert_eq!((&calm["room"], &calm["offset"]), (&json!("calm"), &json!(1)));
     client.settled().await;
-    // From here on it is told what comes, and the lost state is not lost a second time.
+    // From here on it receives what is published, and the lost messages are not reported a second time.
     publisher.publish("prices", json!(6)).await;
     assert_eq!(offsets(&take(&mut client, 1).await), [6]);
     let token = client.token();
@@ -146,10 +146,10 @@ async fn since_joins_without_a_hole() {
     client.settled().await;
 }
 
-/// A replay of a few thousand of [`large`] is longer than sockets and outbox hold.
+/// A replay of a few thousand messages as in [`large`] is longer than sockets and outbox buffer.
 const LONG: &str = "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"\n";
 
-/// Publishes large messages; gives the epoch.
+/// Publishes large messages and returns the epoch.
 async fn large(publisher: &mut Client, room: &str, numbers: std::ops::RangeInclusive<u64>) -> Value {
     let (filling, mut epoch) = ("x".repeat(2000), Value::Null);
     for n in numbers {
@@ -169,13 +169,13 @@ async fn a_replay_is_paced_by_the_socket() {
     large(&mut publisher, "prices", 1..=5000).await;
     let mut client = Client::resume(&server, &token).await;
     assert_eq!(room(&client.connected, "prices")["recovered"], true);
-    // Live messages come meanwhile and are neither lost nor early.
+    // Live messages arrive meanwhile. They are neither lost nor early.
     large(&mut publisher, "prices", 5001..=5100).await;
     let seen = take(&mut client, 5100).await;
     assert!(offsets(&seen).into_iter().eq(1..=5100));
 }
 
-/// A client left a room while it was being brought up to date there, and went on being sent what it had missed.
+/// Regression: a client left a room during its replay, and still received what it had missed.
 #[tokio::test]
 async fn leaving_a_room_ends_its_replay() {
     let server = Server::start(LONG).await;
@@ -186,7 +186,7 @@ async fn leaving_a_room_ends_its_replay() {
     client.send(json!({"type": "subscribe", "rooms": [since]})).await;
     client.send(json!({"type": "unsubscribe", "rooms": ["prices"]})).await;
     assert_eq!(client.expect("subscribed").await["results"][0]["recovered"], true);
-    // Some may have been on their way before.
+    // Some may have been in flight before.
     while client.recv().await["type"] != "unsubscribed" {}
     client.settled().await;
     client.subscribe(json!(["prices"])).await;
@@ -194,7 +194,8 @@ async fn leaving_a_room_ends_its_replay() {
     assert_eq!(offsets(&take(&mut client, 1).await), [5001]);
 }
 
-/// The replay was stopped before it was known whether the client would join anew; then it never went live.
+/// Regression: the replay was stopped before it was known whether the client would join again; then it never
+/// received live messages.
 #[tokio::test]
 async fn a_filter_that_is_refused_leaves_the_replay_as_it_is() {
     let server = Server::start(&format!("{LONG}{}", plugin("threshold_filter", r#"["tvl"]"#, "{}"))).await;
@@ -223,7 +224,7 @@ async fn a_filter_that_is_refused_leaves_the_replay_as_it_is() {
     client.settled().await;
 }
 
-/// A room that was named a second time was live at once, ahead of what the first was still to be replayed.
+/// Regression: a room that was named a second time was live at once, ahead of the replay for the first name.
 #[tokio::test]
 async fn a_room_by_two_names_is_brought_up_to_date_once() {
     let plugin = plugin("protocol_rooms", r#"["*:*"]"#, r#"{ protocols = ["curve"], chains = ["base"] }"#);
@@ -240,7 +241,7 @@ async fn a_room_by_two_names_is_brought_up_to_date_once() {
     while newest < 5100 {
         let frame = client.recv().await;
         match frame["offset"].as_u64() {
-            // What was sent while the second seat was taken may come again.
+            // What was sent during the second join may be delivered again.
             Some(offset) if offset <= newest => {}
             Some(offset) => {
                 assert_eq!(offset, newest + 1, "{frame}");
@@ -265,7 +266,7 @@ async fn a_client_too_slow_to_keep_up_is_closed_and_loses_nothing() {
     for n in 1..=200 {
         publisher.publish("prices", json!([n, filling])).await;
     }
-    // It did not read. Now it does: a part, then the close.
+    // So far it did not read. Now it receives a part, and then the close.
     let closed = client.closed().await;
     assert_eq!(closed, Closed { code: 4508, reason: "too slow to keep up; resume the session".into() });
     let mut client = Client::resume(&server, &client.token()).await;
@@ -299,7 +300,7 @@ async fn receipts_follow_acknowledgements() {
     assert_eq!(receipt["members"], 2, "a resumable session is a member");
 }
 
-/// An acknowledgement was taken for one of whatever epoch the room was in.
+/// Regression: an acknowledgement was applied to the room's current epoch, whichever epoch it was meant for.
 #[tokio::test]
 async fn an_acknowledgement_may_name_its_epoch_and_stands_for_no_other() {
     let server = Server::start("").await;

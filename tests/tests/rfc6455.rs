@@ -1,5 +1,6 @@
-//! RFC 6455, case by case: what a client may send and what must come back, over TCP and TLS, whole and chopped, together with the
-//! upgrade, before and after `connect`, and while the server's writes are blocked.
+//! RFC 6455, case by case: what a client may send and what the server must answer, over TCP and TLS, in one
+//! piece and byte by byte, together with the upgrade, before and after `connect`, and while the server's
+//! writes are blocked.
 
 mod blocked;
 mod case;
@@ -16,10 +17,10 @@ use serde_json::{Value, json};
 use std::{collections::HashSet, fs};
 use switchyard_tests::{Answer, KEY, Process, Server};
 
-/// A node of its own, with TLS or without.
+/// A node for one test, with or without TLS.
 struct Node {
     process: Process,
-    /// Of its WebSocket.
+    /// The URL of its WebSocket.
     url: String,
     _folder: tempfile::TempDir,
 }
@@ -55,7 +56,7 @@ impl Node {
     }
 }
 
-/// Connections at the same time.
+/// The number of concurrent connections.
 const ABREAST: usize = 24;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,14 +1,15 @@
-//! Schedules of failures on fixed seeds. `cargo xtask check` runs others.
+//! Schedules of failures with fixed seeds. `cargo xtask check` runs others.
 
 use futures_util::{StreamExt, stream};
 use switchyard_tests::check::{Options, draw, run};
 
-/// How many schedules run beside one another: they wait most of the time.
+/// How many schedules run concurrently. Most of the time they wait.
 const AT_ONCE: usize = 4;
 
-/// Three nodes are killed, stopped, cut off from Redis, and have some of their commands late or lost, while a dozen clients
-/// subscribe, change filters, acknowledge, are cut, resume anywhere and take over from themselves. Whatever each was told
-/// keeps to the protocol, and in the calm afterwards everything is as the living have it.
+/// Three nodes are killed, stopped and cut off from Redis, and some of their commands are delayed or lost.
+/// Meanwhile a dozen clients subscribe, change filters, acknowledge, lose connections, resume on any node and
+/// take over their own sessions. What each client is told must follow the protocol, and in the calm
+/// afterwards everything must match the clients that are still connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_are_told_holds_whatever_fails() {
     let options = Options::default();
@@ -18,5 +19,5 @@ async fn what_clients_are_told_holds_whatever_fails() {
     assert!(failed.is_empty(), "{}", failed.iter().map(ToString::to_string).collect::<String>());
 }
 
-/// Each broke a rule before sessions were fenced.
+/// Seeds that each broke a rule before sessions were fenced.
 const SEEDS: [u64; 8] = [1, 3, 4, 8, 14, 18, 24, 25];

@@ -1,4 +1,4 @@
-//! Which plugins run where signatures are asked for: from files, over HTTP, and when the trusted keys change.
+//! Which plugins run if signatures are required: from files, over HTTP, and when the trusted keys change.
 
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -21,13 +21,13 @@ fn key() -> SecretKey {
     SecretKey::generate().expect("random numbers")
 }
 
-/// Replaced in one step.
+/// Replaces a file atomically.
 fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     fs::write(folder.join("new"), bytes).expect("a file");
     fs::rename(folder.join("new"), folder.join(name)).expect("one step");
 }
 
-/// A folder with the plugin, and its bytes.
+/// A folder with the plugin, and the plugin's bytes.
 fn folder() -> (tempfile::TempDir, Vec<u8>) {
     let (folder, bytes) = (tempfile::tempdir().expect("a folder"), fs::read(guest("threshold_filter")));
     let bytes = bytes.expect("a guest");
@@ -68,14 +68,14 @@ async fn an_unsigned_file_leaves_the_rooms_closed_until_it_is_signed() {
     let join = serde_json::json!({"type": "subscribe", "rooms": ["tvl"]});
     assert_eq!(client.ask(join).await["results"][0]["error"]["code"], "plugin_failed");
 
-    // What is beside the file is watched too.
+    // The signature file next to the plugin is watched too.
     write(server.folder(), "plugin.wasm.sig", key.sign(b"something else"));
     let signature = key.sign(&bytes);
     write(server.folder(), "plugin.wasm.sig", &signature);
     signed_by(&server, &key).await;
     client.subscribe(serde_json::json!(["tvl"])).await;
 
-    // A byte more is another file: it is refused, and the good version goes on.
+    // With one more byte it is another file: the node rejects it, and the valid version continues.
     write(server.folder(), "plugin.wasm", [&bytes[..], &[0, 1, 0]].concat());
     let (status, body) = put(&server, &[&bytes[..], &[0, 1, 0]].concat(), Some(&signature)).await;
     assert!(status == 400 && body.contains("fits no key in signatures.keys"), "{status} {body}");
@@ -115,7 +115,8 @@ async fn other_keys_hold_without_a_restart() {
     signed_by(&server, &first).await;
     let orderbook = fs::read(guest("orderbook")).expect("a guest");
 
-    // The file's signer is trusted no more: it stays, but nothing of that key is put.
+    // The signer of the file is no longer trusted. The version stays, but nothing signed with that key can be
+    // loaded.
     server.reconfigure(&text(&[&second]));
     eventually("the new key", async || {
         let (status, _) = put(&server, &orderbook, Some(&second.sign(&orderbook))).await;
@@ -134,8 +135,9 @@ async fn other_keys_hold_without_a_restart() {
     signed_by(&server, &second).await;
 }
 
-/// What takes a restart keeps nothing else in the same file from holding: least of all whom the operator trusts no more. A signature is
-/// verified before anything looks into the bytes, so these need not be a plugin.
+/// Changes that need a restart do not prevent others in the same file from taking effect, least of all the
+/// removal of a trusted key. A signature is verified before anything looks into the file, so these need not
+/// be plugins.
 #[tokio::test]
 async fn a_signer_who_is_taken_out_is_trusted_nowhere_though_a_plugin_is_taken_out_too() {
     let (good, bad, bytes) = (key(), key(), b"no Wasm");
@@ -162,7 +164,7 @@ async fn a_signer_who_is_taken_out_is_trusted_nowhere_though_a_plugin_is_taken_o
     let text = fs::read_to_string(&file).expect("a configuration");
     let next = text.replace(&both, &trusts(&[&good])).replace(&plugin("goes"), "");
     write(node.place(), "switchyard.toml", next + &plugin("new"));
-    // The one that was taken out goes on until a restart.
+    // The removed plugin continues until a restart.
     for name in ["stays", "goes"] {
         eventually("a refusal", async || {
             put(name, &bad).await.contains("fits no key in signatures.keys").then_some(())

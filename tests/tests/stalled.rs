@@ -1,4 +1,4 @@
-//! A file system that does not answer holds up what is on it, and nothing else.
+//! A file system that does not answer holds up only what is on it.
 
 use serde_json::json;
 use std::{
@@ -14,7 +14,7 @@ fn configuration(node: &Node) -> String {
     fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
 }
 
-/// Replaced in one step.
+/// Replaces a file atomically.
 fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
     let new = file.with_extension("new");
     fs::write(&new, bytes).expect("a file");
@@ -25,7 +25,7 @@ fn reconfigure(node: &Node, text: impl AsRef<[u8]>) {
     replace(&node.place().join("switchyard.toml"), text);
 }
 
-/// A node whose plugin, a file that is none, is on a file system that answers no more.
+/// A node with an invalid plugin file, on a file system that stops answering.
 async fn stalled() -> Option<(Node, Stall)> {
     if !Stall::is_possible().await {
         return None;
@@ -42,7 +42,7 @@ async fn stalled() -> Option<(Node, Stall)> {
     Some((node, stall))
 }
 
-/// A plugin that was cut off: refused at once, and for another reason than a file that is none.
+/// A truncated plugin, which is rejected at once and for another reason than a file that is not a plugin.
 fn cut() -> Vec<u8> {
     fs::read(guest("orderbook")).expect("a guest")[..9000].to_vec()
 }
@@ -87,7 +87,7 @@ async fn operators_are_answered_though_the_file_of_the_plugin_cannot_be_read() {
         let (status, body) = node.call("POST", &format!("{PATH}/rollback"), "").await;
         assert!(status == 409 && body.contains("no earlier version"), "{status} {body}");
     }
-    // It is said, and over when the file can be read.
+    // The error is reported, and disappears when the file can be read.
     let reasons = async || node.call("GET", "/readyz", "").await.1;
     eventually_within(Duration::from_secs(60), "a reason", async || {
         reasons()
@@ -111,7 +111,7 @@ async fn a_plugin_that_moves_away_from_it_is_watched_where_it_is() {
     let text = configuration(&node).replace("far/plugin.wasm", "near.wasm");
     reconfigure(&node, text + &Server::key("sk_new", "new", "[]", ""));
     eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
-    // What was to be followed could not be, and is as soon as there is an answer.
+    // The node could not watch the new file, and does so as soon as the file system answers.
     eventually("a word", async || node.log().contains("a file system does not answer").then_some(())).await;
     stall.end().await;
     replace(&near, cut());

@@ -1,4 +1,4 @@
-//! Everything that is tested over real sockets.
+//! All tests over real sockets.
 
 mod admin;
 mod cache;

@@ -1,4 +1,4 @@
-//! A node that lost a task that it cannot live without.
+//! A node that has lost a task that it needs.
 
 use serde_json::json;
 use switchyard_tests::{Client, Server, eventually};
@@ -11,7 +11,7 @@ async fn a_node_whose_vital_task_panics_stops_in_order_and_says_why() {
     assert_eq!(server.call("GET", "/readyz", None, "").await.0, 200);
 
     server.vitals.task("the task of this test", async { panic!("on purpose") });
-    // The client has not read its close yet, so the node is still there to be asked.
+    // The client has not read its close frame yet, so the node is still running.
     let body = eventually("a node that is not ready", async || {
         let (status, body) = server.call("GET", "/readyz", None, "").await;
         (status == 503).then_some(body)

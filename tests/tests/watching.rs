@@ -1,4 +1,4 @@
-//! However a file changes, a node takes it up within 5 s: also where nobody tells of it.
+//! Whatever way a file changes, a node loads it within 5 s, even if the system does not report the change.
 
 use serde_json::Value;
 use std::{
@@ -16,7 +16,7 @@ fn plugin(file: &str) -> String {
     format!("[[plugin]]\nname = \"thresholds\"\nfile = \"{file}\"\nrooms = [\"tvl\"]\n")
 }
 
-/// A file of a plugin that does the same as any other `n`.
+/// Variant `n` of a plugin file. All variants have the same behaviour.
 fn code(n: u8) -> Vec<u8> {
     let mut module = fs::read(guest("threshold_filter")).expect("a guest");
     module.extend([0, 3, 1, b'n', n]);
@@ -33,13 +33,14 @@ fn configuration(node: &Node) -> String {
     fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
 }
 
-/// The version in charge, or how it is without one.
+/// The active version, or the plugin's state if there is none.
 async fn version(node: &Node) -> Value {
     let plugin = node.get(PATH).await;
     plugin["plugin"].get("sha256").unwrap_or(&plugin["state"]).clone()
 }
 
-/// Waits until the version is another than before, and says which. It is in charge within the bound and what compiling takes.
+/// Waits until another version is active, and returns it. It must be active within the limit plus the time to
+/// compile.
 async fn changes(node: &Node, before: &Value) -> Value {
     let began = Instant::now();
     let loading = eventually("another version", async || {
@@ -89,7 +90,7 @@ async fn a_plugin_that_moves_is_watched_where_it_is() {
     let second = changes(&node, &first).await;
     replace(&elsewhere.join("other.wasm"), code(3));
     let third = changes(&node, &second).await;
-    // Its folder is renamed, and another comes in its place.
+    // Its folder is renamed, and another takes its place.
     fs::create_dir(node.place().join("next")).expect("a folder");
     fs::write(node.place().join("next/other.wasm"), code(4)).expect("a file");
     fs::rename(&elsewhere, node.place().join("before")).expect("one step");

@@ -1,4 +1,4 @@
-//! Health, metrics, and the description of the whole.
+//! Health, metrics, and the description of the HTTP API.
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -102,7 +102,7 @@ async fn metrics_are_prometheus_text_and_count_what_happens() {
     assert_eq!(value("switchyard_connections_closed_total", "4401"), 1.0);
 }
 
-/// The routes as the code has them.
+/// The routes in the code.
 fn routes() -> BTreeSet<String> {
     let source = include_str!("../../../host/server/src/admin.rs");
     let routes =
@@ -168,7 +168,7 @@ async fn the_description_holds_every_call_and_each_of_them_answers() {
     assert!(missing.is_empty(), "not described: {missing:?}");
 }
 
-/// Every `$ref` leads somewhere.
+/// Every `$ref` must resolve.
 fn check_references(api: &Value, within: &Value) {
     match within {
         Value::Object(fields) => {

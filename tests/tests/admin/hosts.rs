@@ -1,4 +1,4 @@
-//! By which names a node is asked, and how it shows who is connected.
+//! The host names under which a node answers, and how it shows clients' addresses.
 
 use serde_json::json;
 use switchyard_tests::{Answer, Client, KEY, Server};
@@ -17,7 +17,7 @@ async fn asked_as(server: &Server, host: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// A page whose own name leads to the node by now asks under that name.
+/// A web page whose own host name now resolves to the node sends requests with that name.
 #[tokio::test]
 async fn a_page_of_a_stranger_reads_nothing_by_its_own_name() {
     let server = Server::start("[admin]\nhosts = [\"Node1.example.org\"]").await;

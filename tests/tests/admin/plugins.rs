@@ -1,4 +1,4 @@
-//! `/v1/plugins…`: what runs, another version over HTTP, and the way back.
+//! `/v1/plugins…`: the active versions, loading a version over HTTP, and rolling back.
 
 use serde_json::{Value, json};
 use std::{fs, path::PathBuf};
@@ -15,14 +15,14 @@ fn shown(plugins: &Value) -> &Value {
     list.iter().find(|plugin| plugin["name"] == "thresholds").unwrap_or_else(|| panic!("{plugins}"))
 }
 
-/// The only text of 64 hexadecimal digits that tells which version is in charge.
+/// The only text of 64 hexadecimal digits, which identifies the active version.
 fn version(plugins: &Value) -> String {
     let plugin = shown(plugins);
     let sha256 = plugin.pointer("/plugin/sha256").or(plugin.get("sha256"));
     sha256.and_then(Value::as_str).unwrap_or_else(|| panic!("{plugin}")).to_owned()
 }
 
-/// The same plugin as a component: another file that does the same.
+/// The same plugin as a component: another file with the same behaviour.
 fn other() -> Vec<u8> {
     let module = fs::read(guest("threshold_filter")).expect("a guest");
     wit_component::ComponentEncoder::default()
@@ -32,7 +32,7 @@ fn other() -> Vec<u8> {
         .expect("a component")
 }
 
-/// The same plugin with a custom section: one of many files that do the same.
+/// The same plugin with a custom section: one of many files with the same behaviour.
 fn another(n: u8) -> Vec<u8> {
     let mut module = fs::read(guest("threshold_filter")).expect("a guest");
     module.extend([0, 3, 1, b'n', n]);
@@ -61,7 +61,7 @@ async fn a_version_is_put_and_rolled_back_under_live_filters() {
     assert_ne!(first, second);
     passes(2).await;
 
-    // What is no plugin changes nothing.
+    // A file that is not a plugin changes nothing.
     let not_wasm = b"not wasm at all".to_vec();
     for (name, bytes) in [("no Wasm", not_wasm), ("nothing", vec![]), ("cut", other()[..5000].to_vec())] {
         let (status, _) = server.refused("PUT", PATH, Some(KEY), bytes).await;
@@ -76,7 +76,7 @@ async fn a_version_is_put_and_rolled_back_under_live_filters() {
     passes(4).await;
 }
 
-/// The versions by digest, as the state that each is in.
+/// The state of each version, by digest.
 async fn states(server: &Server) -> Vec<(String, String)> {
     let plugin = server.get(PATH).await;
     let text = |version: &Value, field: &str| {
@@ -110,7 +110,7 @@ async fn going_back_goes_further_each_time_or_to_the_version_that_is_named() {
     assert_eq!(states(&server).await, expected);
     let (status, body) = back("?to=00").await;
     assert!(status == 409 && body.contains("begins with '00'"), "{status} {body}");
-    // What is no plugin is shown with the reason, beside the one that stays.
+    // A file that is not a plugin is listed with the reason, next to the version that stays active.
     let (status, _) = server.call("PUT", PATH, Some(KEY), &other()[..5000]).await;
     assert_eq!(status, 400);
     let plugin = server.get(PATH).await;
@@ -122,7 +122,7 @@ async fn going_back_goes_further_each_time_or_to_the_version_that_is_named() {
     assert!(plugin["versions"][0]["reason"].as_str().expect("a reason").contains("is damaged or truncated"));
 }
 
-/// A version that does well when it is tried and fails on messages.
+/// A version that works when it is loaded and fails on messages.
 #[tokio::test]
 async fn a_version_that_fails_on_probation_goes_back_by_itself() {
     let plugin = configuration(guest("threshold_filter"));
@@ -137,13 +137,13 @@ async fn a_version_that_fails_on_probation_goes_back_by_itself() {
         let answer = client.ask(json!({"type": "publish", "room": "tvl", "data": {"do": "panic"}})).await;
         assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
     };
-    // One tenant alone does not take the operator's new version away.
+    // One tenant alone cannot make the node withdraw a new version.
     for _ in 0..8 {
         fails(&mut client).await;
     }
     let plugin = server.get(PATH).await;
     assert!(plugin["state"] == "probation" && plugin["plugin"]["sha256"] != first.as_str(), "{plugin}");
-    // Three fail: the next one is served by the version before.
+    // After failures for three tenants, the previous version answers the next message.
     for key in &MORE_KEYS[..2] {
         fails(&mut Client::connect_as(&server, key).await).await;
     }
@@ -157,12 +157,12 @@ async fn a_version_that_fails_on_probation_goes_back_by_itself() {
     let reason = withdrawn["reason"].as_str().unwrap_or_else(|| panic!("{plugin}"));
     assert!(withdrawn["state"] == "failed" && reason.contains("went back by itself"), "{reason}");
     assert!(reason.contains("misdeed.rs:"), "where it panicked: {reason}");
-    // Its filters came along.
+    // The filters moved to the previous version.
     let mut publisher = Client::connect(&server).await;
     publisher.publish("tvl", json!({"change": 1})).await;
     publisher.publish("tvl", json!({"change": 9})).await;
     assert_eq!(client.expect("message").await["data"]["change"], 9);
-    // The one before has none before it, so it is quarantined as any other.
+    // That version has no predecessor, so it is quarantined like any other.
     assert_eq!(server.call("POST", &format!("{PATH}/rollback"), Some(KEY), "").await.0, 409);
 }
 
@@ -178,7 +178,7 @@ async fn a_candidate_is_asked_the_same_without_effect_and_compared() {
     let mut client = Client::connect(&server).await;
     client.subscribe(json!([{"room": "tvl", "filter": {"minChange": 5}}])).await;
     let mut publisher = Client::connect(&server).await;
-    // The candidate lets everything through, and panics on the last: nobody notices.
+    // The candidate passes everything and panics on the last message. No client notices.
     publisher.publish("tvl", json!({"change": 1})).await;
     publisher.publish("tvl", json!({"change": 9})).await;
     publisher.publish("tvl", json!({"change": 8, "do": "panic", "in": "matches"})).await;
@@ -210,7 +210,7 @@ async fn a_candidate_is_asked_the_same_without_effect_and_compared() {
     assert_eq!(server.call("DELETE", &shadow, Some(KEY), "").await.0, 200);
 }
 
-/// Copied slowly, as over a network: what is there so far is none of anybody's business.
+/// Copies slowly, as over a network. The node must not read the incomplete file.
 #[tokio::test]
 async fn a_file_that_is_being_written_is_not_read() {
     use std::io::Write;
@@ -224,7 +224,7 @@ async fn a_file_that_is_being_written_is_not_read() {
     for part in other.chunks(other.len() / 3 + 1) {
         file.write_all(part).expect("a part");
         file.sync_all().expect("on disk");
-        // Longer than a node waits for more after a change.
+        // Longer than a node waits for further writes after a change.
         tokio::time::sleep(std::time::Duration::from_millis(400)).await;
         let plugin = server.get(PATH).await;
         assert_eq!(plugin["versions"].as_array().map(Vec::len), Some(1), "nothing was tried: {plugin}");

@@ -112,7 +112,7 @@ async fn wrong_bodies_are_refused() {
         let refused = server.refused("POST", "/v1/broadcast", Some(KEY), body).await;
         assert_eq!(refused, (400, "invalid_request".into()), "{body}");
     }
-    // Beyond what a list may ever have, the body is not read.
+    // The body is not read if it is larger than any list may be.
     let huge = "x".repeat(16 << 20);
     assert_eq!(server.refused("POST", "/v1/publish", Some(KEY), huge).await.0, 413);
 }

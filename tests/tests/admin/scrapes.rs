@@ -1,10 +1,10 @@
-//! What collectors read. One that is strict takes all of it or nothing.
+//! What Prometheus scrapes. A strict collector rejects the whole scrape if one line is invalid.
 
 use serde_json::json;
 use std::fs;
 use switchyard_tests::{Client, Server, exposition, guest, plugin};
 
-/// The file with two names of the same length exchanged.
+/// The file with two names of the same length swapped.
 fn exchanged(bytes: &[u8], one: &[u8], two: &[u8]) -> Vec<u8> {
     assert_eq!(one.len(), two.len());
     let mut bytes = bytes.to_vec();
@@ -44,7 +44,7 @@ async fn no_plugin_spoils_a_scrape() {
         let samples = family.samples.iter().filter(|sample| sample.labels["plugin"] == plugin);
         samples.map(|sample| (sample.name.clone(), sample.value)).collect::<Vec<_>>()
     };
-    // The plugin that is first in the configuration says what a name is.
+    // The first plugin in the configuration decides the kind of a metric.
     assert_eq!(
         of("switchyard_guest_shared_one", "meters"),
         [("switchyard_guest_shared_one_total".into(), 2.0)]

@@ -1,4 +1,5 @@
-//! Callers that are slow on purpose, or send too much: each ends, and early where that can be known early.
+//! HTTP clients that are deliberately slow or send too much. Each is cut off, and early if the server can
+//! know early.
 
 use std::time::{Duration, Instant};
 use switchyard_tests::{Answer, KEY, PATIENCE, Process, READER, Server};
@@ -9,10 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-/// What anything slow may take, with what a busy machine adds.
+/// The maximum time for anything slow, plus time for a busy machine.
 const END: Duration = Duration::from_secs(25);
 
-/// A node of its own.
+/// A node for one test.
 async fn serve() -> (Process, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let ports = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
@@ -26,7 +27,7 @@ async fn call(process: &Process, head: &str) -> TcpStream {
     tcp
 }
 
-/// Everything that still comes.
+/// Everything up to the end of the stream.
 async fn rest(tcp: &mut TcpStream, patience: Duration) -> String {
     let mut answer = vec![];
     timeout(patience, tcp.read_to_end(&mut answer)).await.expect("an end in time").ok();
@@ -66,7 +67,7 @@ async fn an_answer_that_nobody_reads_is_not_offered_for_ever() {
     let address = process.admin["http://".len()..].parse().expect("an address");
     let mut tcp = socket.connect(address).await.expect("a listener");
     let request = "GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n";
-    // Until nothing more is taken, because nothing is read; and then until the connection ends.
+    // Writes until the node accepts no more, because nothing is read; then waits until the connection ends.
     let asking = async { while tcp.write_all(request.as_bytes()).await.is_ok() {} };
     timeout(END, asking).await.expect("an end in time");
 }
@@ -88,11 +89,11 @@ async fn what_is_too_large_is_refused_before_it_comes() {
         let answer = rest(&mut tcp, PATIENCE).await;
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("message_too_large"), "{answer}");
     }
-    // Who may not publish is told so, whatever the body would be.
+    // A client that may not publish is rejected, whatever its body would be.
     let mut tcp = call(&process, &publish(READER, "/v1/publish", "Content-Length: 1000")).await;
     assert!(rest(&mut tcp, PATIENCE).await.starts_with("HTTP/1.1 403"));
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
-    // Where the head says nothing, what comes is counted.
+    // If the head gives no length, the node counts the bytes it receives.
     let mut tcp = call(&process, &publish(KEY, "/v1/broadcast", "Transfer-Encoding: chunked")).await;
     let chunk = format!("{:x}\r\n{}\r\n", 10_000, "x".repeat(10_000));
     for _ in 0..100 {

@@ -1,4 +1,4 @@
-//! `switchyard check`: every wrong configuration is reported with file and line and what would be right.
+//! `switchyard check` reports every invalid configuration with file, line and what would be right.
 
 use super::{fails, stderr, stdout};
 use std::{fs, path::Path};
@@ -16,7 +16,7 @@ async fn a_good_configuration_is_good() {
     let folder = folder.path();
     fs::create_dir(folder.join("deep")).expect("a folder");
     fs::copy(guest("orderbook"), folder.join("deep/orderbook.wasm")).expect("a copy");
-    // Paths are relative to the file, not to where the command runs.
+    // Paths are relative to the file, not to the working directory.
     let text = format!(
         "{}\n[tier.pro]\nconnections = 25\nrooms = 100\n{}{}{}",
         Server::keys(),
@@ -26,7 +26,7 @@ async fn a_good_configuration_is_good() {
             Path::new("orderbook.wasm"),
             "config = { max_depth = 50 }\non_failure = \"deny\"\nbudget = { call = \"10ms\", memory = \"16MiB\" }"
         ),
-        // The second was given up with the compilation of the first.
+        // Regression: compiling the second plugin was cancelled together with the first.
         plugin("tvl", &guest("threshold_filter"), ""),
     );
     fs::write(folder.join("deep/s.toml"), text).expect("a file");
@@ -48,7 +48,7 @@ async fn what_is_wrong_is_reported_with_its_line() {
     let key =
         |line: &str| format!("\n\n[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a\"\nscopes = []\n{line}");
     let cases = [
-        // What is wrong, its first and last possible line, and what the report has to name.
+        // What is wrong, the first and last possible line, and what the report must contain.
         ("\n[server]\nlsten = \"127.0.0.1:0\"".to_owned(), 3..=3, "`listen`"),
         ("[server]\n\n\nlisten = \"here\"".into(), 4..=4, "127.0.0.1:"),
         ("[server]\nframe = \"much\"".into(), 2..=2, "64KiB"),
@@ -72,12 +72,12 @@ async fn what_is_wrong_is_reported_with_its_line() {
         ),
         (format!("[[key]]\ndigest = \"{DIGEST}\"\nscopes = []"), 1..=3, "principal"),
         ("[tier.pro]\nconnections = \"many\"".into(), 2..=2, "expected"),
-        // What only the whole shows.
+        // Errors that only the whole configuration shows.
         ("\n[server]\npath = \"socket\"".into(), 2..=3, "/v2/realtime"),
         ("\n\n[session]\nmessage = \"1MiB\"".into(), 3..=4, "session.outbox"),
         ("\n\n[server]\nframe = \"1KiB\"".into(), 3..=4, "server.frame"),
         ("\n\n[server]\ntls = { certificate = \"gone.pem\", key = \"gone.key\" }".into(), 3..=4, "gone.pem"),
-        // What `serve` could not serve, or nobody can mean.
+        // What `serve` could not serve, or cannot be intended.
         ("\n[server]\npath = \"/:x\"".into(), 3..=3, "server.path '/:x' is no path"),
         ("\n[server]\npath = \"/{x}\"".into(), 3..=3, "server.path"),
         ("\n[server]\npath = \"/a/*\"".into(), 3..=3, "server.path"),
@@ -164,7 +164,7 @@ async fn a_file_that_is_not_there_and_a_variable_that_is_wrong_are_named() {
     }
 }
 
-/// `serve` refuses what `check` refuses, except for a plugin, whose rooms it closes.
+/// `serve` rejects what `check` rejects, except for a plugin, whose rooms it closes.
 #[tokio::test]
 async fn serve_does_not_start_on_a_wrong_configuration() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -19,7 +19,7 @@ fn lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A process that listens to a room, and to what the other arguments say, and the lines that it prints.
+/// A `listen` process for a room, with further arguments, and the lines that it prints.
 async fn listener(server: &Server, room: &str, others: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut process = Command::new(binary())
         .args(["listen", "--url", &server.url, "--json", room])
@@ -154,7 +154,7 @@ async fn errors_are_one_clear_sentence() {
     fails(folder, &["publish", "--url", &server.url, "--from", "gone.ndjson"], "").await;
 }
 
-/// As a container is stopped.
+/// Sends SIGTERM, as when a container is stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_told_to_stop_acknowledges_the_last_message() {
     for signal in ["TERM", "INT"] {

@@ -1,4 +1,4 @@
-//! Files and variables as they are written and left in practice.
+//! Files and variables in the forms in which they occur in practice.
 
 use super::{serve::PORTS, stderr, stdout};
 use serde_json::json;
@@ -82,7 +82,7 @@ async fn a_variable_that_is_no_text_is_named() {
         let child = command.spawn().expect("a process");
         timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").expect("a status")
     };
-    // One that is nobody's affair.
+    // A variable that the node does not use.
     let output = ended(&["check"], "CAFE").await;
     assert!(output.status.success(), "{}", stderr(&output));
     let output = ended(&["check"], "SWITCHYARD_STORE__PREFIX").await;
@@ -143,7 +143,7 @@ async fn what_is_most_likely_not_meant_is_a_warning_at_the_start() {
     let good =
         warnings(&text.replace("[admin]", &format!("{tls}\n[admin]")).replace("0.0.0.0", "127.0.0.1")).await;
     assert!(good.is_empty(), "{good:#?}");
-    // `check` says the same, and refuses nothing of it.
+    // `check` reports the same, and rejects none of it.
     fs::write(folder.path().join("s.toml"), "[store]\nurl = \"redis://:secret@127.0.0.1/0\"\n")
         .expect("a file");
     open("s.toml", 0o644);
@@ -156,7 +156,7 @@ async fn what_is_most_likely_not_meant_is_a_warning_at_the_start() {
 #[tokio::test]
 async fn a_node_serves_without_a_cache_that_it_cannot_write_to() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Nobody makes a folder there, whoever it is.
+    // Nobody can create a folder there, not even root.
     let text = format!("{PORTS}{}[cache]\nfolder = \"/proc/none/cache\"\n", Server::keys());
     fs::write(folder.path().join("s.toml"), text).expect("a file");
     let process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
@@ -169,7 +169,7 @@ async fn a_node_serves_without_a_cache_that_it_cannot_write_to() {
     );
 }
 
-/// A key that is good for longer than calendars reach was put into the store by somebody.
+/// The store contains a key that expires later than any calendar date.
 #[tokio::test]
 async fn keys_are_listed_whatever_is_stored() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -186,7 +186,7 @@ async fn keys_are_listed_whatever_is_stored() {
     let stored = format!(r#"1:{{"principal":"old","scopes":["publish"],"expires":{}}}"#, 1u64 << 60);
     let fields = redis.command(&["HGETALL", "switchyard:{/keys}:all"]).await;
     let example = fields.lines().find(|line| line.contains("acme")).expect("the key that was added");
-    // In the form that the others have.
+    // In the same form as the others.
     let stored = match example.split_once('{') {
         Some((before, _)) => format!("{before}{}", &stored[2..]),
         None => stored,

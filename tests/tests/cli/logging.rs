@@ -1,4 +1,4 @@
-//! What becomes of a node whose log cannot be written.
+//! A node whose log cannot be written.
 
 use super::serve::{PORTS, connect};
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::{
 use switchyard_tests::{Answer, Client, KEY, Process, Server, eventually};
 use tempfile::TempDir;
 
-/// A node with one who publishes and one who listens, which logs to what it is given.
+/// A node with a publisher and a listener, which logs to the given target.
 struct Logging {
     process: Process,
     clients: [Client; 2],
@@ -38,7 +38,7 @@ impl Logging {
         self.folder.path().join("s.toml")
     }
 
-    /// Reads its files again, which it logs, and serves on.
+    /// Makes the node reload its files, which it logs, and checks that it still serves.
     async fn goes_on(&mut self) {
         let new = Server::key("sk_new", "new", r#"["publish"]"#, "");
         fs::write(self.file(), format!("{PORTS}{}{new}", Server::keys())).expect("a file");
@@ -86,7 +86,7 @@ async fn a_node_goes_on_when_nobody_reads_its_log_any_more() {
     node.stops().await;
 }
 
-/// A pipe whose reader is stuck takes 64 KiB and then nothing, for ever.
+/// A pipe whose reader is stuck accepts 64 KiB and then nothing more.
 #[tokio::test]
 async fn a_node_goes_on_when_its_log_is_flooded_and_not_read() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -96,7 +96,7 @@ async fn a_node_goes_on_when_its_log_is_flooded_and_not_read() {
     let before = node.process.memory();
     let data = json!("x".repeat(1000));
     let mut published = 0;
-    // Until more was dropped than may wait.
+    // Until the node has dropped more lines than can wait.
     while node.dropped().await < 10_000.0 {
         for _ in 0..50 {
             node.clients[0].publish("prices", data.clone()).await;

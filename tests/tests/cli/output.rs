@@ -99,7 +99,7 @@ async fn listening_ends_quietly_when_its_reader_has_enough() {
 async fn a_node_serves_though_nobody_reads_what_it_prints() {
     let folder = tempfile::tempdir().expect("a folder");
     let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-    // Full, of a reader that is there and does not read.
+    // Full, because its reader exists but does not read.
     let (_stopped, mut pipe) = std::io::pipe().expect("a pipe");
     pipe.write_all(&[b'\n'; 64 << 10]).expect("as much as a pipe takes");
     for out in [Stdio::from(closed()), full().into(), pipe.into()] {
@@ -115,7 +115,7 @@ async fn a_node_serves_though_nobody_reads_what_it_prints() {
         assert_eq!(Answer::of(&admin.to_string(), "GET", "/readyz", "", b"").await.status, 200);
         child.kill().await.expect("a process");
     }
-    // A port that is taken is said as ever.
+    // A port that is in use is reported as usual.
     fs::write(folder.path().join("s.toml"), format!("{PORTS}{}", Server::keys())).expect("a file");
     let process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
     let listen = [("SWITCHYARD_SERVER__LISTEN", process.address())];

@@ -49,7 +49,7 @@ async fn an_operator_sees_loads_and_takes_back_versions() {
     assert!(told.contains("127.0.0.1:1") && told.contains("refused"), "{told}");
 }
 
-/// What `run` says of each message, as JSON.
+/// What `run` prints for each message, as JSON.
 async fn trial(arguments: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(folder.path(), &[&["plugin", "run", "--json"], arguments].concat(), &[]).await;
@@ -80,7 +80,7 @@ async fn an_author_sees_what_becomes_of_messages_and_what_it_costs() {
     assert_eq!(told[0]["verdict"], "reject", "{told:?}");
     assert!(told[0]["why"].as_str().expect("a reason").contains("nothing"), "{told:?}");
 
-    // A guest's panic is shown with its place.
+    // A panic of the plugin is shown with its location.
     let hostile = guest("hostile").display().to_string();
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = ["plugin", "run", &hostile, "--config", r#"{"publish":"panic"}"#, "--room", "a", "1"];
@@ -130,7 +130,7 @@ async fn instructions_are_counted_exactly() {
     let total = (0..3).map(deliver).sum::<u64>();
     assert_eq!(row["instructions"]["total"], total, "each message is counted once: {row}");
 
-    // What a plugin says is not said twice.
+    // The message of a plugin is not repeated.
     let hostile = guest("hostile").display().to_string();
     let arguments = ["plugin", "run", &hostile, "--config", r#"{"publish":"panic"}"#, "--room", "a", "1"];
     let said = stderr(&run(folder.path(), &arguments, &[]).await);

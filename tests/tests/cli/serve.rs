@@ -78,7 +78,8 @@ async fn without_a_file_it_makes_a_key_and_finds_plugins() {
         answer["results"][1]["status"], "subscribed",
         "a plugin is there, as it takes a filter: {answer}"
     );
-    // The folder is watched: another version is in charge as soon as it is there, here one that takes other filters.
+    // The node watches the folder: a new version becomes active as soon as its file is there. This one
+    // accepts other filters.
     let (new, file) = (folder.path().join("plugins/new"), folder.path().join("plugins/dydx.wasm"));
     fs::copy(switchyard_tests::guest("threshold_filter"), &new).expect("a copy");
     fs::rename(new, file).expect("one step");
@@ -128,7 +129,7 @@ async fn it_starts_beside_a_plugin_that_fails() {
     assert_eq!(answer["results"][0]["error"]["code"], "plugin_failed", "{answer}");
     assert_eq!(answer["results"][1]["status"], "subscribed");
     assert!(ready(&process).await.body.contains("text"));
-    // Mended while it runs.
+    // Repaired while the node runs.
     fs::copy(switchyard_tests::guest("orderbook"), folder.path().join("text.wasm")).expect("a copy");
     eventually("a plugin that works", async || {
         let url = process.url.clone();
@@ -139,7 +140,7 @@ async fn it_starts_beside_a_plugin_that_fails() {
     .await;
 }
 
-/// As with `--config <(vault …)` while there is no answer.
+/// As with `--config <(vault …)` while vault does not answer.
 #[tokio::test]
 async fn a_start_that_waits_for_its_configuration_ends_when_it_is_told_to() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -147,7 +148,7 @@ async fn a_start_that_waits_for_its_configuration_ends_when_it_is_told_to() {
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());
     let mut starting = Starting::serve(folder.path(), &["--config", "s.toml"], &[]);
     let status = format!("/proc/{}/status", starting.child.id().expect("it runs"));
-    // Until then the signal ends any process.
+    // Until the node handles the signal, it ends any process.
     eventually("a process that awaits SIGTERM", async || {
         let status = fs::read_to_string(&status).expect("Linux");
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim();
@@ -158,7 +159,7 @@ async fn a_start_that_waits_for_its_configuration_ends_when_it_is_told_to() {
     let ended = tokio::time::timeout(Duration::from_secs(5), starting.child.wait()).await;
     assert_eq!(ended.expect("an end").expect("a status").code(), Some(0), "{}", starting.log());
 
-    // Another one, for which somebody writes in the end.
+    // Another pipe, into which somebody finally writes.
     let starting = Starting::serve(folder.path(), &["--config", "s.toml"], &[]);
     let text = format!("{PORTS}{}", Server::keys());
     let writer = std::thread::spawn(move || fs::write(pipe, text).expect("somebody reads it"));

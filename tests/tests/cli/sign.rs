@@ -1,11 +1,11 @@
-//! Signed plugins by the command line alone: a key, a signature, a check, a node.
+//! Signed plugins, using only the command line: a key, a signature, a check, a node.
 
 use super::{fails, stderr, stdout};
 use serde_json::Value;
 use std::{fs, os::unix::fs::PermissionsExt};
 use switchyard_tests::{KEY, Server, guest, run};
 
-/// `keygen` in a folder: the public key.
+/// Runs `keygen` in a folder and returns the public key.
 async fn keygen(folder: &std::path::Path, file: &str) -> String {
     let made = run(folder, &["plugin", "keygen", file], &[]).await;
     assert!(made.status.success(), "{}", stderr(&made));

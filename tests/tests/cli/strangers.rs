@@ -1,4 +1,4 @@
-//! What strangers, publishers and the authors of plugins may write into logs and onto terminals: nothing but text.
+//! What clients, publishers and plugin authors can write to logs and terminals: only text.
 
 use super::{serve::PORTS, stdout};
 use serde_json::json;
@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A TLS hello, in records of its own, whose server name is long and none.
+/// A TLS ClientHello, split into several records, with a long and invalid server name.
 fn hello(name: &[u8]) -> Vec<u8> {
     let sized = |bytes: usize, body: &[u8]| {
         let length = (body.len() as u32).to_be_bytes();
@@ -60,7 +60,7 @@ async fn hellos_with_illegal_names_do_not_fill_the_log() {
     .await;
 }
 
-/// A core module that imports this function of this module.
+/// A core module that imports this function from this module.
 fn importing(module: &str, name: &str) -> Vec<u8> {
     let sized = |body: &[u8]| {
         let (low, high) = (body.len() as u8 & 0x7f | 0x80, (body.len() >> 7) as u8);
@@ -101,7 +101,7 @@ async fn what_others_have_named_forges_no_line_and_drives_no_terminal() {
     is_clean("`check`", &super::stderr(&checked));
 
     let data = json!({"text": "\u{202e}\u{9b}31m\u{7f}", "line": "\u{2028}"});
-    // The one that has listened stays a member of its room for a while.
+    // The session of the listener remains a member of its room for a while.
     for (room, more) in [("plain", &[][..]), ("for-programs", &["--json"])] {
         let listen = [&["listen", "--url", &*process.url, "--count", "1", room][..], more].concat();
         let mut command = command(folder.path(), &listen, &environment);

@@ -1,4 +1,4 @@
-//! A node that stops says so, first to the load balancer and then to everybody, and is gone in time.
+//! A node that stops tells first the load balancer and then all clients, and exits in time.
 
 use futures_util::StreamExt;
 use serde_json::json;
@@ -34,7 +34,7 @@ async fn everybody_is_told_to_come_back_and_when() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
-/// Neither who does not read, nor who does not finish, nor who does not answer the close delays the end.
+/// Clients that do not read, do not finish a message or do not answer the close do not delay the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
     let server = Server::start("[session]\nauthenticate = \"60s\"").await;
@@ -42,7 +42,7 @@ async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
     stuck.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
     stuck.json().await;
     let mut publisher = Client::connect(&server).await;
-    // Much waits for it, though less than closes it.
+    // Much is waiting for this client, but less than the limit that closes it.
     for _ in 0..60 {
         publisher.publish("prices", json!("x".repeat(60_000))).await;
     }
@@ -56,7 +56,7 @@ async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
 
     let started = Instant::now();
     server.drain();
-    // Readiness fails first: it can be asked while connections are still ending.
+    // Readiness fails first, and can be queried while connections are still ending.
     let ready = eventually("not ready", async || {
         let ready = switchyard_tests::Answer::of(&admin, "GET", "/readyz", "", b"").await;
         (ready.status == 503).then_some(ready)
@@ -96,7 +96,7 @@ async fn what_waits_is_sent_before_the_close() {
     assert_eq!((last, u16::from(closed.code)), (100, 4600));
 }
 
-/// So that a load balancer sees it before anybody is turned away.
+/// So that a load balancer notices before any client is rejected.
 #[tokio::test]
 async fn a_node_serves_on_for_its_drain_delay_while_it_says_that_it_is_not_ready() {
     let server = Server::start("[server]\ndrain_delay = \"3s\"").await;

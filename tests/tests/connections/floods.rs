@@ -1,11 +1,12 @@
-//! Strangers in crowds: they end, they are forgotten, and a good client is served meanwhile.
+//! Many unknown clients at once: they are cut off and forgotten, and a well-behaved client is served
+//! meanwhile.
 
 use serde_json::json;
 use std::time::{Duration, Instant};
 use switchyard_tests::{Client, KEY, Process, Raw, Server};
 use tokio::io::AsyncWriteExt;
 
-/// Header bytes that never come to an end.
+/// Header bytes that never end.
 #[tokio::test]
 async fn a_dripping_upgrade_is_cut_off_and_delays_nobody() {
     let server = Server::start("").await;
@@ -48,7 +49,7 @@ async fn a_head_without_end_is_refused_before_it_is_large() {
     tokio::time::timeout(Duration::from_secs(5), flood).await.expect("an end long before ten seconds");
 }
 
-/// Bytes that are no text, the same in every run.
+/// Bytes that are not UTF-8, the same in every run.
 fn noise(seed: u64, bytes: &mut [u8]) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for byte in bytes {
@@ -65,7 +66,7 @@ async fn garbage(address: &str, n: u64) {
     noise(n, &mut bytes);
     let upgrade = "GET /v2/realtime HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    // Who is refused early finds a closed connection, which is as it should be.
+    // A client that is rejected early may find its connection closed, as intended.
     match n % 5 {
         0 => {}
         1 => raw.tcp.write_all(&bytes).await.unwrap_or(()),
@@ -101,7 +102,7 @@ async fn two_thousand_garbage_connections_leave_nothing_behind() {
             futures_util::future::join_all(crowd).await;
         }
     };
-    // What is allocated once is allocated by the first of them.
+    // The first round allocates what is allocated only once.
     flood(0..4).await;
     let before = process.memory();
     flood(4..24).await;

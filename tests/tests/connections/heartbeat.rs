@@ -1,4 +1,4 @@
-//! Who is alive is heard; who is silent is closed.
+//! Clients that show signs of life stay, and silent ones are closed.
 
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ async fn a_silent_peer_is_closed_though_the_server_keeps_sending() {
     assert!(pings >= 1 && messages > 5, "{pings} pings and {messages} messages");
 }
 
-/// Each sign of life alone keeps a connection for many times the limit.
+/// Each sign of life alone keeps a connection open for many times the limit.
 #[tokio::test]
 async fn anything_that_comes_is_a_sign_of_life() {
     let server = Server::start(SHORT).await;

@@ -1,4 +1,4 @@
-//! How many connections a principal may have, from where, and how an operator ends one.
+//! How many connections a principal may have, from which origins, and how an operator ends one.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ async fn a_tier_limits_the_connections_of_a_principal() {
         (token, held) = (new.token(), new);
     }
     assert_eq!(Client::turned_away(&server.url, connect("sk_a")).await.0, "connection_limit");
-    // One that was refused keeps its session.
+    // A connection that was rejected keeps its session.
     drop(held);
     let mut third = eventually("a free place", || try_connect(&server, connect("sk_a"))).await;
     let resume = json!({"type": "connect", "auth": {"apiKey": "sk_a"}, "session": token});
@@ -119,7 +119,7 @@ async fn an_operator_ends_a_connection_and_its_session() {
     assert_eq!(room["members"], 0, "{room}");
 }
 
-/// An upgrade that is never finished holds no place for ever.
+/// An upgrade that never finishes does not hold its slot for ever.
 #[tokio::test]
 async fn a_presented_key_that_never_connects_gives_its_place_back() {
     let configuration = "[tier.default]\nconnections = 1\n[session]\nauthenticate = \"300ms\"";

@@ -1,4 +1,4 @@
-//! One that does not read costs nobody else anything.
+//! A client that does not read costs nobody else anything.
 
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ async fn others_keep_receiving_while_one_does_not_read() {
         let started = Instant::now();
         publisher.publish("prices", json!(filling)).await;
         slowest = slowest.max(started.elapsed());
-        // A busy machine may hold up those who do read, which is not what is tested here.
+        // A busy machine may delay the clients that do read, which is not what this tests.
         for told in &mut progress {
             let near = told.wait_for(|reached| reached + 20 >= n);
             tokio::time::timeout(PATIENCE, near).await.expect("every reader goes on").expect("a reader");
@@ -47,10 +47,10 @@ async fn others_keep_receiving_while_one_does_not_read() {
     assert_eq!(stuck.closed().await.code, 4508);
 }
 
-/// A peer that takes nothing for so long is not waited for any more.
+/// The server stops waiting for a peer that has not read anything for this long.
 const SHORT: &str = "[session]\nheartbeat = { interval = \"300ms\", timeout = \"700ms\" }";
 
-/// Nor does one that asks for much and takes none of it.
+/// Nor does it wait for one that requests much and reads nothing.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_bounded_too() {
     let server = Server::start(SHORT).await;
@@ -62,7 +62,7 @@ async fn answers_that_nobody_reads_are_bounded_too() {
     greedy.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
     assert_eq!(greedy.json().await["type"], "subscribed");
     let history = framed(FIN | TEXT, br#"{"type":"history","room":"prices"}"#);
-    // More than the kernels keep of the answers.
+    // More answers than the kernels buffer.
     for _ in 0..100 {
         greedy.bytes(&history).await;
     }

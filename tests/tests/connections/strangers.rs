@@ -1,4 +1,4 @@
-//! Strangers who hold what there is: places, files, and the patience of those who answer them. A good client and an operator are
+//! Unknown clients that use up connection slots, files and time. A well-behaved client and an operator are
 //! served meanwhile.
 
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn folder(extra: &str) -> TempDir {
     folder
 }
 
-/// A node that may open so many files and no more.
+/// A node with this limit on open files.
 async fn serve_with_files(folder: &Path, files: u32) -> Process {
     let mut command = Command::new("prlimit");
     command.arg(format!("--nofile={files}:{files}")).arg(binary());
@@ -39,7 +39,7 @@ async fn serve_with_files(folder: &Path, files: u32) -> Process {
     Process::started(command).await.expect("prlimit is there, and the node starts")
 }
 
-/// Connections that say nothing.
+/// Connections that send nothing.
 async fn silent(address: &str, count: usize) -> Vec<TcpStream> {
     let mut silent = vec![];
     for _ in 0..count {
@@ -57,13 +57,13 @@ async fn from(host: u8, address: &str) -> TcpStream {
     socket.connect(address.parse().expect("an address")).await.expect("a listener")
 }
 
-/// Whether the other side has ended it, or does so soon.
+/// Whether the other side has closed the connection, or does so soon.
 async fn is_ended(tcp: &mut TcpStream) -> bool {
     let read = timeout(Duration::from_secs(3), tcp.read(&mut [0; 1])).await;
     read.is_ok_and(|read| !matches!(read, Ok(1..)))
 }
 
-/// A session, if the node lets one in.
+/// A session, if the node accepts one.
 async fn try_connect(url: &str) -> Option<Client> {
     let connecting = async {
         let (socket, _) = tokio_tungstenite::connect_async(url).await.ok()?;
@@ -144,7 +144,7 @@ async fn a_crowd_beyond_the_places_of_strangers_gets_in_and_silence_makes_room()
     client.publish("prices", json!(1)).await;
     assert!(is_ended(&mut silent[0]).await, "the one that was there longest");
     assert!(limited(&server.admin, "unauthenticated").await > 0);
-    // Also those whose upgrade was answered.
+    // Including those whose upgrade was answered.
     let mut upgraded = vec![];
     for _ in 0..8 {
         upgraded.push(Raw::open(&server).await);
@@ -181,7 +181,7 @@ async fn an_address_has_so_many_places_unless_it_is_trusted() {
     assert!(matches!(timeout(PATIENCE, trusted[5].read(&mut [0; 8])).await, Ok(Ok(8))));
 }
 
-/// An upgrade with this key: the status and head of the answer.
+/// An upgrade with this key. Returns the status and head of the answer.
 async fn upgrade(tcp: &mut TcpStream, key: &str) -> Option<String> {
     let head = format!(
         "GET /v2/realtime HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -209,7 +209,7 @@ async fn wrong_keys_are_counted_told_slowed_down_and_end_the_connection() {
         let mut tcp = TcpStream::connect(process.address()).await.expect("a listener");
         let head = upgrade(&mut tcp, &format!("sk_guess_{n}")).await.expect("an answer");
         assert!(head.starts_with("http/1.1 401") && head.contains("connection: close"), "{head}");
-        // Another guess on the same connection is not heard.
+        // Another guess on the same connection is ignored.
         assert_eq!(upgrade(&mut tcp, "sk_another").await, None);
     }
     let mut raw = Raw::upgraded(&process.url).await;
@@ -245,7 +245,7 @@ async fn an_address_with_too_many_wrong_keys_waits_and_others_do_not() {
     assert!(limited(&server.admin, "address_failures").await > 0);
     let head = upgrade(&mut from(3, server.address()).await, KEY).await.expect("an answer");
     assert!(head.starts_with("http/1.1 101"), "{head}");
-    // Every 20 s there is room for one more.
+    // Every 20 s one more attempt is allowed.
     eventually_within(Duration::from_secs(25), "another chance", async || {
         let head = upgrade(&mut from(2, server.address()).await, KEY).await?;
         head.starts_with("http/1.1 101").then_some(())

@@ -1,4 +1,4 @@
-//! Frames that are too large, no text, or no frames at all, before and after `connect`.
+//! Frames that are too large, invalid text or not frames at all, before and after `connect`.
 
 use switchyard_tests::{BINARY, CLOSE, CONTINUATION, FIN, PING, Raw, Server, TEXT, framed};
 
@@ -12,7 +12,7 @@ async fn a_frame_at_the_limit_is_read_and_one_above_closes() {
     request.resize(LIMIT, b' ');
     raw.bytes(&framed(FIN | TEXT, &request)).await;
     assert_eq!(raw.json().await["type"], "pong");
-    // The same of several parts.
+    // The same in several parts.
     raw.bytes(&framed(TEXT, &request[..LIMIT / 2])).await;
     raw.bytes(&framed(CONTINUATION, &request[LIMIT / 2..LIMIT - 1])).await;
     raw.bytes(&framed(FIN | CONTINUATION, &request[LIMIT - 1..])).await;
@@ -31,7 +31,7 @@ async fn too_much_is_too_much_in_parts_and_before_connect() {
         parts.bytes(&framed(TEXT, &[b' '; LIMIT])).await;
         parts.bytes(&framed(FIN | CONTINUATION, b" ")).await;
         assert_eq!(parts.closed().await.code, 1009, "in parts, greeted: {greeted}");
-        // A frame that only claims to be large is not waited for.
+        // A frame that claims to be large is rejected before its payload arrives.
         let mut claim = fresh().await;
         claim.bytes(&[&[FIN | BINARY, FIN | 127][..], &(1u64 << 40).to_be_bytes(), &[0; 4]].concat()).await;
         assert_eq!(claim.closed().await.code, 1009, "claimed, greeted: {greeted}");
@@ -48,7 +48,7 @@ async fn text_that_is_no_utf8_closes_1007() {
             assert_eq!(raw.closed().await.code, 1007, "{bad:x?}, greeted: {greeted}");
         }
     }
-    // A letter may be cut between frames.
+    // A character may be split between frames.
     let mut raw = Raw::connect(&server).await;
     raw.bytes(&framed(TEXT, b"{\"type\":\"ping\",\"id\":\"\xc3")).await;
     raw.bytes(&framed(FIN | CONTINUATION, b"\xa9\"}")).await;

@@ -1,4 +1,4 @@
-//! The tables of the documents against the code.
+//! The tables in the documentation match the code.
 
 use super::{blocks, document};
 use serde_json::json;
@@ -7,7 +7,7 @@ use switchyard_protocol::{Close, Code};
 use switchyard_server::config::Config;
 use switchyard_tests::{Client, Node, Redis, Server, eventually, guest, run};
 
-/// The first cells of the tables under a heading, as far as the next, without backticks.
+/// The first cells of the tables under a heading, up to the next heading, without backticks.
 fn first_cells(text: &str, heading: &str) -> BTreeSet<String> {
     let from = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("there is no '{heading}'"));
     let section = &text[from + heading.len() + 2..];
@@ -27,7 +27,7 @@ fn every_error_code_is_explained() {
     assert_eq!(first_cells(&text, "## Errors"), set(Code::ALL.iter().map(|code| code.as_str())));
 }
 
-/// Grows with the enumeration: `match` in here does not compile without a new one.
+/// Must list every variant: the `match` in here does not compile if one is missing.
 fn closes() -> Vec<Close> {
     use Close::*;
     let all = vec![
@@ -114,7 +114,7 @@ fn every_key_of_the_configuration_is_explained() {
         let section = section.replace("[plugin.budget]", "[[plugin]]\n[plugin.budget]");
         known.extend(keys_of(&section, "").into_iter().map(|key| format!("{prefix}.{key}")));
     }
-    // Tables are explained by what is in them.
+    // Tables are explained by their keys.
     for (_, prefix) in sections {
         known.remove(prefix);
     }
@@ -142,10 +142,10 @@ async fn every_metric_is_explained() {
     let plugin = format!("[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"books\"]");
     let redis = Redis::start().await;
     let server = Server::start(&format!("[store]\nurl = \"{}\"\n{plugin}", redis.url())).await;
-    // A family with labels is shown once it has counted.
+    // A family with labels appears only after it has counted something.
     let mut client = Client::connect(&server).await;
     client.refused(json!({"type": "shout"})).await;
-    // Redis refuses to read a room that is no room.
+    // Redis returns an error for a room with the wrong type.
     redis.command(&["SET", "switchyard:{odd}:room", "1"]).await;
     client.refused(json!({"type": "publish", "room": "odd", "data": 1})).await;
     client.send(json!({"type": "subscribe", "rooms": ["books"]})).await;
@@ -159,12 +159,12 @@ async fn every_metric_is_explained() {
         _ => name.to_owned(),
     });
     let mut counted = set(series);
-    // A plugin's own, whatever they are called.
+    // Metrics of plugins, which may have any name.
     counted.retain(|name| !name.starts_with("switchyard_guest_"));
     assert_eq!(first_cells(&document("docs/operator.md"), "## Metrics"), counted);
 }
 
-/// The form of a key as the table has it: what is a name there is one here.
+/// The form of a key as the table has it, with a placeholder for each name.
 fn form(key: &str) -> String {
     let Some((prefix, rest)) = key.split_once(":{") else { return key.to_owned() };
     let (tag, rest) = rest.split_once("}:").expect("a tag ends");
@@ -201,7 +201,7 @@ async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
     assert!(run(node.place(), &arguments, &[]).await.status.success());
     let text = document("docs/nodes.md");
     let mut explained = first_cells(&text, "## The keys of Redis");
-    // Those come and go.
+    // Those are temporary.
     for passing in [
         "switchyard:{/nodes}:dead",
         "switchyard:{/node-NODE}:takeovers",

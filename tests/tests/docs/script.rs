@@ -1,8 +1,9 @@
-//! A conversation that a document shows, run against a fresh node.
+//! A conversation in a document, run against a new node.
 //!
-//! `->` is what a client sends, `<-` what comes next, `!!` what happens to the connection, `#` a remark; a line that
-//! begins with a space goes on with the one before. Several clients have names in front. `GET /path` and the like are
-//! calls of the admin listener, or of the WebSocket's own when the path is its.
+//! `->` is what a client sends, `<-` the next frame it receives, `!!` an event of the connection, and `#` a
+//! comment. A line that starts with a space continues the previous one. With several clients, their names
+//! come first. `GET /path` and the like are HTTP requests, to the client listener if the path is that of the
+//! WebSocket, otherwise to the admin listener.
 
 use super::shape::{Captured, lookalike};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use tokio_tungstenite::{
 pub struct Script {
     /// File and line.
     pub place: String,
-    /// What the node is configured with: `a.b=value` of TOML, `plugins`, or `failing` for one that panics.
+    /// The node's configuration: `a.b=value` of TOML, `plugins`, or `failing` for a plugin that panics.
     setup: String,
     steps: Vec<Step>,
 }
@@ -73,7 +74,7 @@ fn is_sign(word: &str) -> bool {
 }
 
 impl Script {
-    /// The error says which line is not so.
+    /// The error names the line that does not match.
     pub async fn run(&self) -> Result<(), String> {
         let mut run =
             Run { server: Server::start_with(&self.configuration()).await, clients: HashMap::new() };
@@ -86,7 +87,7 @@ impl Script {
                 _ => run.happen(&step.who, &step.text).await.map_err(wrong)?,
             }
         }
-        // What came besides was not shown.
+        // There were frames that the document does not show.
         for (who, client) in run.clients {
             if let Peer { socket: Some(mut client), greeted: true, .. } = client {
                 let last = client.ask(json!({"type": "ping", "id": "last"})).await;
@@ -132,7 +133,7 @@ struct Run {
 struct Peer {
     socket: Option<Client>,
     greeted: bool,
-    /// Status and body of the call made last.
+    /// Status and body of the latest HTTP request.
     answer: Option<(u16, String)>,
 }
 
@@ -205,7 +206,7 @@ impl Run {
     }
 }
 
-/// A WebSocket, or why it is none.
+/// A WebSocket, or why the upgrade failed.
 async fn upgrade(url: &str, headers: &str) -> (Option<Client>, Option<(u16, String)>) {
     let mut request = url.into_client_request().expect("a URL");
     for (name, value) in headers.lines().filter_map(|line| line.split_once(": ")) {

@@ -1,5 +1,5 @@
-//! The commands of a guide, one after the other as a reader would type them: in a shell, against a node that serves what the
-//! guide configures.
+//! The commands of a guide, run one after the other as a reader would type them: in a shell, with a node that
+//! serves what the guide configures.
 
 use super::shape::lookalike;
 use std::{
@@ -18,7 +18,7 @@ pub struct Session {
     folder: PathBuf,
     variables: HashMap<&'static str, String>,
     node: Option<Process>,
-    /// Options that a reader does not need: file names of this machine.
+    /// Options that a reader does not need: paths on this machine.
     more: Vec<(&'static str, String)>,
 }
 
@@ -40,7 +40,7 @@ impl Session {
         self.variables.insert(name, value);
     }
 
-    /// Runs the commands of all blocks; gives how many they were.
+    /// Runs the commands of all blocks and returns their number.
     pub async fn run(mut self, blocks: &[String]) -> usize {
         let mut count = 0;
         for block in blocks {

@@ -1,5 +1,5 @@
-//! What an example may leave open: `…` in a string stands for any text, `$name` for a value that is the same wherever
-//! it appears again, KEY and ZED-KEY for the keys of the tests.
+//! What an example may leave open: `…` in a string matches any text, `$name` matches a value that must be the
+//! same wherever it appears again, and KEY and ZED-KEY are the keys of the tests.
 
 use serde_json::Value;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use switchyard_tests::{KEY, READER};
 pub struct Captured(HashMap<String, Value>);
 
 impl Captured {
-    /// What is sent for a line of the document.
+    /// What to send for a line of the document.
     pub fn fill(&self, text: &str) -> String {
         let mut names: Vec<_> = self.0.keys().collect();
         names.sort_by_key(|name| std::cmp::Reverse(name.len()));
@@ -23,7 +23,7 @@ impl Captured {
         text
     }
 
-    /// Every field of the example must be there and equal; there may be more.
+    /// Every field of the example must be present and equal. There may be more fields.
     pub fn compare(&mut self, example: &str, actual: &Value) -> Result<(), String> {
         let expected: Value = serde_json::from_str(&quoted(example))
             .map_err(|error| format!("the example is no JSON: {error}"))?;
@@ -57,7 +57,7 @@ impl Captured {
     }
 }
 
-/// `$name` outside of strings, for numbers, becomes a string.
+/// Turns `$name` outside of strings, where it stands for a number, into a string.
 fn quoted(example: &str) -> String {
     let (mut text, mut inside, mut name) = (String::new(), false, false);
     for c in example.chars() {
@@ -82,7 +82,7 @@ fn is_name(text: &str) -> bool {
         .is_some_and(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 
-/// Whether a text is as the example says, in which `…` is any text.
+/// Whether a text matches the example, in which `…` matches any text.
 pub fn lookalike(example: &str, actual: &str) -> bool {
     let Some((start, rest)) = example.split_once('…') else { return example == actual };
     let Some(actual) = actual.strip_prefix(start) else { return false };

@@ -1,4 +1,4 @@
-//! Keys go on time, whatever else the node is doing.
+//! Keys end on time, whatever else the node is doing.
 
 use super::SOME;
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::{
 use switchyard_tests::{Client, KEY, Node, Server, eventually, guest};
 
 const PATH: &str = "/v1/plugins/slow";
-/// Its file is not there yet. When it is, loading it takes 20 s and then fails.
+/// Its file does not exist yet. When it does, loading it takes 20 s and then fails.
 const PLUGIN: &str = "[[plugin]]\nname = \"slow\"\nfile = \"plugin.wasm\"\nrooms = [\"slow\"]\n\
     config = { init = \"loop\" }\nbudget = { call = \"2s\" }\n";
 
@@ -23,7 +23,7 @@ async fn node() -> Node {
     Node::start("memory", PLUGIN).await
 }
 
-/// The configuration as it was, with more keys before the plugin.
+/// The same configuration, with more keys before the plugin.
 fn configure(node: &Node, keys: &str) {
     let text = fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration");
     let (before, _) = text.split_once("[[key]]").expect("keys");
@@ -92,7 +92,8 @@ async fn a_configuration_that_is_written_all_the_time_is_read_all_the_same() {
     }
 }
 
-/// A plugin is asked whether a client may come in, and its key is revoked before it has answered: nobody looks for that client then.
+/// The key is revoked while a plugin decides whether its client may connect. At that time the client is not
+/// in any list yet.
 #[tokio::test]
 async fn a_key_that_goes_while_its_client_comes_in_lets_nobody_in() {
     let door = format!(

@@ -1,10 +1,10 @@
-//! A certificate that is not good now, or will not be for long.
+//! A certificate that is not valid now, or not for long.
 
 use super::tls::write;
 use std::fs;
 use switchyard_tests::{Answer, Process, Server, eventually};
 
-/// For `localhost`, good between two years.
+/// A certificate for `localhost` that is valid between two years.
 fn certificate(from: i32, until: i32) -> (String, String) {
     let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
     parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
@@ -46,7 +46,7 @@ async fn an_expired_certificate_is_told_and_a_good_one_in_its_place_too() {
     assert!(left().await > 86_400.0 * 365.0);
     let taken = "the certificate was read again; it is valid until 4000-01-01T00:00:00Z";
     eventually("a line that says so", async || log().contains(taken).then_some(())).await;
-    // Read again as it is, nothing is said of it.
+    // Reloading the same certificate reports nothing.
     process.signal("HUP").await;
     eventually("SIGHUP", async || log().contains("SIGHUP").then_some(())).await;
 

@@ -1,4 +1,4 @@
-//! Files that were cut off, emptied or are none: what a node has stays, and it says so.
+//! Files that are truncated, empty or invalid: the node keeps what it has, and reports that.
 
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -8,7 +8,7 @@ fn configuration(node: &Node) -> String {
     fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
 }
 
-/// Replaced in one step.
+/// Replaces a file atomically.
 fn replace(folder: &Path, text: impl AsRef<[u8]>) {
     fs::write(folder.join("new"), text).expect("a file");
     fs::rename(folder.join("new"), folder.join("switchyard.toml")).expect("one step");
@@ -22,7 +22,7 @@ async fn reasons(node: &Node) -> Vec<String> {
     reasons.map(|reason| reason.as_str().expect("text").to_owned()).collect()
 }
 
-/// Waits until the node says why it did not take its configuration.
+/// Waits until the node says why it rejected its configuration.
 async fn refuses(node: &Node, why: &str) {
     is_told(node, "the configuration", why).await;
 }
@@ -45,7 +45,7 @@ async fn reloads(node: &Node, result: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(&*series)?.parse().ok()).unwrap_or(0)
 }
 
-/// Sends a SIGHUP and waits until it was acted on.
+/// Sends SIGHUP and waits until the node has handled it.
 async fn hangup(node: &Node, result: &str) {
     let before = reloads(node, result).await;
     node.process.signal("HUP").await;
@@ -70,7 +70,7 @@ async fn an_empty_file_or_one_that_is_none_changes_nothing() {
     let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo is there");
     assert!(made.success());
     refuses(&node, "it is a pipe").await;
-    // Again and again: none of it is confirmed by anything.
+    // Again and again, because nothing confirms it.
     hangup(&node, "refused").await;
     hangup(&node, "refused").await;
     client.settled().await;
@@ -93,7 +93,7 @@ async fn taking_all_keys_away_takes_a_second_hangup() {
     refuses(&node, "it would take away 2 of 2 keys: if that is meant, send SIGHUP twice").await;
     hangup(&node, "refused").await;
     refuses(&node, "it would take away 2 of 2 keys: send SIGHUP once more").await;
-    // Another text is another question.
+    // Another text needs its own confirmation.
     replace(node.place(), format!("{without}# cut off\n"));
     refuses(&node, "if that is meant, send SIGHUP twice").await;
     hangup(&node, "refused").await;
@@ -113,18 +113,18 @@ async fn a_file_that_was_cut_off_takes_nobody_away_beyond_half() {
     let mut client = Client::connect_at(&node.url, serde_json::json!({"auth": {"apiKey": "two"}})).await;
     let good = configuration(&node);
     let end = |n: usize| good.match_indices("[[key]]").nth(n).map_or(good.len(), |(at, _)| at);
-    // One of four: three of them would go.
+    // One key of four remains, so three would be removed.
     replace(node.place(), &good[..end(1)]);
     refuses(&node, "it would take away 3 of 4 keys").await;
     client.settled().await;
     assert!(Client::is_let_in(&node.url, KEY).await);
-    // One that goes, goes at once.
+    // Removing one key takes effect at once.
     replace(node.place(), &good[..end(3)]);
     assert_eq!(client.closed().await.code, 4410);
     is_content(&node).await;
 }
 
-/// Keys of the store live on a tier of the configuration.
+/// Keys in the store have a tier of the configuration.
 #[tokio::test]
 async fn a_file_that_was_cut_off_before_a_tier_revokes_no_key_of_the_store() {
     let redis = Redis::start().await;
@@ -156,7 +156,7 @@ async fn a_file_that_was_cut_off_before_a_tier_revokes_no_key_of_the_store() {
     assert!(Client::is_let_in(&node.url, KEY).await, "the others stay");
 }
 
-/// What weakens a node is asked for as what takes keys away is.
+/// Changes that weaken a node need confirmation, as those that remove keys do.
 #[tokio::test]
 async fn a_file_that_was_cut_off_trusts_nobody_and_lets_nothing_live_for_ever() {
     let signer = switchyard_plugin::SecretKey::generate().expect("random numbers").public();
@@ -178,12 +178,12 @@ async fn a_file_that_was_cut_off_trusts_nobody_and_lets_nothing_live_for_ever() 
     hangup(&node, "refused").await;
     hangup(&node, "applied").await;
     is_content(&node).await;
-    // It holds from now on, and is no question any more.
+    // It is active from now on and needs no further confirmation.
     hangup(&node, "applied").await;
     assert!(Client::is_let_in(&node.url, "sk_ends").await);
 }
 
-/// What has it once cannot be asked again.
+/// A pipe can be read only once, so it cannot be confirmed.
 #[tokio::test]
 async fn a_configuration_from_a_pipe_holds_until_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -206,7 +206,7 @@ async fn a_configuration_from_a_pipe_holds_until_the_end() {
     assert!(Client::is_let_in(&node.url, READER).await);
 }
 
-/// In the folder of a node, with `wss`: what a certificate or a plugin's signature that is empty changes.
+/// In a node's folder, with `wss`: what an empty certificate or an empty plugin signature changes.
 #[tokio::test]
 async fn an_empty_certificate_changes_nothing_and_is_shown() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -238,7 +238,7 @@ async fn shows(server: &Server, reason: Option<&str>) {
     .await;
 }
 
-/// A plugin that is empty or half there, and an empty signature, leave the good version in charge.
+/// With an empty or incomplete plugin file, or an empty signature, the valid version stays active.
 #[tokio::test]
 async fn an_empty_plugin_or_signature_changes_nothing() {
     let key = switchyard_plugin::SecretKey::generate().expect("random numbers");
@@ -276,7 +276,7 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
     assert_eq!(in_charge().await, good);
     fs::write(&file, &module).expect("a file");
     is_content(&node).await;
-    // A configuration that the plugin refuses is one of the plugin.
+    // A configuration that the plugin rejects counts as an error of the plugin.
     let text = configuration(&node);
     replace(
         node.place(),

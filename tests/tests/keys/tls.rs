@@ -1,4 +1,4 @@
-//! `wss://` with a certificate of one's own.
+//! `wss://` with the operator's own certificate.
 
 use serde_json::json;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{
 };
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
-/// A certificate for `localhost`, with its key, as PEM.
+/// A certificate for `localhost` and its key, as PEM.
 pub fn certificate() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     (made.cert.pem(), made.signing_key.serialize_pem())
@@ -36,7 +36,7 @@ fn trusting(certificate: &str) -> Connector {
     Connector::Rustls(Arc::new(config))
 }
 
-/// A client that trusts this certificate alone.
+/// A client that trusts only this certificate.
 async fn connect(server: &Server, certificate: &str) -> Option<Client> {
     connect_to(&server.url, certificate, KEY).await
 }
@@ -67,7 +67,7 @@ async fn wss_rereads_its_certificate_and_drops_nobody() {
     eventually("the second certificate", async || connect(&server, &second.0).await).await.settled().await;
     client.settled().await;
 
-    // A key that does not fit, or no certificate at all, changes nothing.
+    // A key that does not match the certificate, or a file without a certificate, changes nothing.
     std::fs::write(server.folder().join("key.pem"), &first.1).expect("a file");
     tokio::time::sleep(Duration::from_millis(700)).await;
     connect(&server, &second.0).await.expect("the second still").settled().await;
@@ -79,7 +79,7 @@ async fn wss_rereads_its_certificate_and_drops_nobody() {
     client.settled().await;
 }
 
-/// Another file than before, and then another text in that one.
+/// A different path, and then different content at that path.
 #[tokio::test]
 async fn a_certificate_may_move() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -100,7 +100,7 @@ async fn a_certificate_may_move() {
     eventually("the third certificate", async || connect(&server, &third.0).await).await.settled().await;
 }
 
-/// Who speaks no TLS, or stops in the middle of it, is cut off and delays nobody.
+/// A client that does not speak TLS, or stops during the handshake, is cut off and delays nobody.
 #[tokio::test]
 async fn a_port_with_tls_takes_nothing_else() {
     let folder = tempfile::tempdir().expect("a folder");

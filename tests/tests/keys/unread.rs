@@ -1,4 +1,5 @@
-//! Files that cannot be read for a moment are read when they can be, and what can never be read is not asked for again and again.
+//! Files that are temporarily unreadable are read when they become readable. What can never be read is not
+//! retried again and again.
 
 use super::tls;
 use serde_json::json;
@@ -8,17 +9,17 @@ use switchyard_tests::{
 };
 use tokio::process::Command;
 
-/// A little more than until what could not be read is read again.
+/// Slightly longer than the interval at which the node retries unreadable files.
 const AGAIN: Duration = Duration::from_millis(5500);
 
-/// How many files the process may have open: a soft limit, which may be raised again.
+/// Sets how many files the process may have open: a soft limit, which can be raised again.
 async fn limit(process: &Process, files: u32) {
     let mut command = Command::new("prlimit");
     command.args(["--pid", &process.id().to_string(), &format!("--nofile={files}:")]);
     assert!(command.status().await.expect("prlimit is there").success());
 }
 
-/// Replaced in one step.
+/// Replaces a file atomically.
 fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
     let new = file.with_extension("new");
     fs::write(&new, bytes).expect("a file");
@@ -34,7 +35,7 @@ async fn a_certificate_and_a_plugin_that_find_no_file_left_are_taken_when_there_
     fs::write(&file, "no Wasm").expect("a file");
     let (first, second) = (tls::certificate(), tls::certificate());
     tls::write(place, &first);
-    // Without a configuration, so that it is not one that makes the node read everything again.
+    // Without a changed configuration, which would make the node reload everything.
     let environment = [
         ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:0"),
         ("SWITCHYARD_ADMIN__LISTEN", "127.0.0.1:0"),
@@ -56,7 +57,7 @@ async fn a_certificate_and_a_plugin_that_find_no_file_left_are_taken_when_there_
         eventually(what, async || said(log()).then_some(())).await;
     }
     limit(&process, 1000).await;
-    // Without another word.
+    // Without any further signal.
     eventually_within(2 * PATIENCE, "the second certificate", async || {
         tls::connect_to(&process.url, &second.0, key).await
     })
@@ -80,7 +81,8 @@ async fn a_configuration_that_finds_no_file_left_is_taken_when_there_is_one() {
     eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
 }
 
-/// A pipe has it once: nothing is different the next time, and what it names is not to be read and compiled again for it.
+/// A pipe can be read only once. Retrying gives nothing new, so the node must not reload and compile what the
+/// configuration names.
 #[tokio::test]
 async fn a_configuration_that_can_never_be_read_again_is_asked_for_once_a_hangup() {
     let folder =
@@ -97,7 +99,8 @@ async fn a_configuration_that_can_never_be_read_again_is_asked_for_once_a_hangup
     let begun = tried();
     node.process.signal("HUP").await;
     eventually("an attempt", async || (tried() > begun).then_some(())).await;
-    // Nothing tells of what is not done. At first the pipe has changed, because it was read; what can be read later is read twice by the end.
+    // Nothing reports what is not done. The pipe changed because it was read; a file that is retried would
+    // have been read twice by the end.
     tokio::time::sleep(2 * AGAIN).await;
     let settled = tried();
     tokio::time::sleep(2 * AGAIN).await;

@@ -1,4 +1,5 @@
-//! After everything that can happen to a node's files, its store and its connections there: what it holds is what it held before.
+//! After every kind of disturbance of a node's files, its store and its connections, the node holds the same
+//! resources as before.
 
 use serde_json::json;
 use std::{
@@ -9,9 +10,9 @@ use std::{
 use switchyard_tests::{Follower, Node, Proxy, Redis, Server, eventually_within};
 use tokio::time::sleep;
 
-/// In which everything must be as it was.
+/// The time within which everything must return to its previous state.
 const CALM: Duration = Duration::from_secs(30);
-/// Over which commands are counted.
+/// The time over which commands are counted.
 const SPAN: Duration = Duration::from_secs(5);
 
 /// What a node holds of its machine and of Redis.
@@ -37,7 +38,7 @@ fn threads(node: &Node) -> Vec<String> {
     names
 }
 
-/// Commands that a node sends in a while, by name.
+/// The commands that a node sends in this time, by name.
 async fn commands(proxy: &Proxy) -> BTreeMap<String, u64> {
     let before = proxy.passed();
     sleep(SPAN).await;
@@ -64,7 +65,7 @@ async fn what_a_node_holds_comes_back_to_what_it_was() {
         node.call("POST", "/v1/publish", &body).await.0 == 200
     };
     assert!(publish().await);
-    // What is begun when a client comes, and is over soon.
+    // Work that starts when a client connects and ends soon.
     sleep(SPAN).await;
     let (before, rate, memory) = (held(&node, &redis).await, commands(&proxy).await, node.process.memory());
 
@@ -96,9 +97,10 @@ async fn what_a_node_holds_comes_back_to_what_it_was() {
     let mut now = held(&node, &redis).await;
     let is_calm = |now: &BTreeMap<&str, usize>| {
         let more = |name| match name {
-            // That a member was removed is remembered for a minute or two, in two keys a room.
+            // For a minute or two, two keys per room record that a member was removed.
             "keys" => 6,
-            // Names are looked up on up to four threads: one is there from the start, others when they are needed, and they stay.
+            // DNS lookups use up to four threads. One exists from the start; others start when needed and
+            // stay.
             "threads" => 3,
             _ => 0,
         };
@@ -111,7 +113,7 @@ async fn what_a_node_holds_comes_back_to_what_it_was() {
     assert!(is_calm(&now), "{now:?}, before {before:?}; threads {:?}", threads(&node));
     node.has_members("prices", 10).await;
     assert!(node.is_ready().await);
-    // For a while a node looks for what is left for it under the names that it had.
+    // For a while a node looks for what is left under its previous names.
     let sum = |commands: &BTreeMap<String, u64>| commands.values().sum::<u64>();
     let mut after = commands(&proxy).await;
     while sum(&after) > sum(&rate) * 5 / 4 + 5 {

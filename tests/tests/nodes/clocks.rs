@@ -1,4 +1,5 @@
-//! The clock of Redis is set, ahead or back: no lease, no session and no count ends by it, and none is prolonged.
+//! The clock of Redis is set forward or back: no lease, session or count ends because of it, and none is
+//! prolonged.
 
 use super::{Publisher, saw_everything};
 use serde_json::json;
@@ -7,9 +8,9 @@ use switchyard_tests::{Follower, Node, Redis, eventually, eventually_within};
 
 const HOUR_AHEAD: i64 = 3600;
 const TEN_MINUTES_BACK: i64 = -600;
-/// What the promise allows until a dead node is noticed.
+/// The guaranteed time to detect a dead node.
 const NOTICED: Duration = Duration::from_secs(20);
-/// A short time to live, and what may pass beyond it until a session is ended.
+/// A short time to live, and the maximum time beyond it until a session ends.
 const SHORT: &str = "[session]\nttl = \"3s\"\n[tier.default]\nconnections = 2";
 const ENDED: Duration = Duration::from_secs(10);
 
@@ -18,7 +19,7 @@ async fn two(redis: &Redis, extra: &str) -> (Node, Node) {
     tokio::join!(Node::start(&url, extra), Node::start(&url, extra))
 }
 
-/// Names of nodes, each followed by until when it has its lease.
+/// Names of nodes, each with the end of its lease.
 async fn leases(redis: &Redis) -> Vec<String> {
     let leases = redis.command(&["ZRANGE", "switchyard:{/nodes}:leases", "0", "-1", "WITHSCORES"]).await;
     leases.lines().map(str::to_owned).collect()
@@ -30,7 +31,7 @@ async fn names(redis: &Redis) -> Vec<String> {
     names
 }
 
-/// Waits until each node has renewed its lease, so many times.
+/// Waits until each node has renewed its lease this many times.
 async fn renewed(redis: &Redis, times: usize) {
     for _ in 0..times {
         let before = leases(redis).await;
@@ -47,7 +48,7 @@ async fn renewed(redis: &Redis, times: usize) {
     }
 }
 
-/// Waits until so many sessions wait to be resumed.
+/// Waits until this many sessions can be resumed.
 async fn waiting(redis: &Redis, count: usize) {
     eventually("sessions that wait", async || {
         (redis.command(&["ZCARD", "switchyard:{/nodes}:ends"]).await == count.to_string()).then_some(())
@@ -55,13 +56,13 @@ async fn waiting(redis: &Redis, count: usize) {
     .await;
 }
 
-/// What the nodes say they have of connections of `acme`, together.
+/// The sum of the connections of `acme` that the nodes report.
 async fn counted(redis: &Redis) -> u64 {
     let counts = redis.command(&["HVALS", "switchyard:{@acme}:connections"]).await;
     counts.lines().filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
-/// A node dies when the clock was set, which `step` does: what it left is cleared away as at any other time.
+/// A node dies after `step` has set the clock. What it leaves behind is cleared as at any other time.
 async fn a_dead_node_is_cleared_away(step: impl AsyncFnOnce(&Redis)) {
     let redis = Redis::with_clock().await;
     let (mut one, two) = two(&redis, SHORT).await;
@@ -78,7 +79,7 @@ async fn a_dead_node_is_cleared_away(step: impl AsyncFnOnce(&Redis)) {
     .await;
     eventually_within(ENDED, "one member", async || (two.members("prices").await == 1).then_some(())).await;
     eventually("one connection that is counted", async || (counted(&redis).await == 1).then_some(())).await;
-    // The limit has a place again, and the one that stayed is where it was.
+    // The limit has a free slot again, and the connection that stayed is where it was.
     two.client().await.settled().await;
     stays.settled().await;
     assert_eq!(names(&redis).await.len(), 1);
@@ -87,7 +88,7 @@ async fn a_dead_node_is_cleared_away(step: impl AsyncFnOnce(&Redis)) {
     late.settled().await;
 }
 
-/// For an hour the dead were members, and counted.
+/// Regression: for an hour, dead sessions were members and counted.
 #[tokio::test]
 async fn a_node_that_dies_after_an_hour_ahead_is_cleared_away_in_time() {
     a_dead_node_is_cleared_away(async |redis| {
@@ -98,7 +99,7 @@ async fn a_node_that_dies_after_an_hour_ahead_is_cleared_away_in_time() {
     .await;
 }
 
-/// For ten minutes the dead stayed alive.
+/// Regression: for ten minutes, dead sessions stayed alive.
 #[tokio::test]
 async fn a_node_that_dies_when_the_clock_is_set_back_is_cleared_away_in_time() {
     a_dead_node_is_cleared_away(async |redis| redis.set_clock(TEN_MINUTES_BACK)).await;
@@ -121,7 +122,8 @@ async fn a_session_that_was_let_go_before_an_hour_ahead_can_be_resumed() {
     back.settled().await;
 }
 
-/// A session waits to be resumed while the clock is set: it ends when its time is over, not sooner and not later.
+/// A session is waiting to be resumed while the clock is set. It ends when its time to live is over, not
+/// sooner and not later.
 async fn a_session_ends_in_time(before: i64, after: i64) {
     let redis = Redis::with_clock().await;
     let (one, two) = two(&redis, SHORT).await;
@@ -165,7 +167,7 @@ async fn who_is_connected_notices_nothing() {
     let before = names(&redis).await;
     for wrong in [HOUR_AHEAD, 0, TEN_MINUTES_BACK, 0] {
         redis.set_clock(wrong);
-        // Who comes at this moment is let in.
+        // A client that connects at this moment is accepted.
         let mut client = one.client().await;
         client.subscribe(json!(["other"])).await;
         let token = client.token();
@@ -187,7 +189,8 @@ async fn who_is_connected_notices_nothing() {
     assert_eq!(names(&redis).await, before, "no node took another name");
 }
 
-/// Redis ages history and idempotency keys by its own clock. A clock that was ahead once kept it from aging them any more.
+/// Redis ages history and idempotency keys by its own clock. Regression: they no longer aged after the clock
+/// had been ahead.
 #[tokio::test]
 async fn history_ages_by_the_clock_of_redis_and_goes_on_aging_when_that_is_right_again() {
     let redis = Redis::with_clock().await;
@@ -202,7 +205,7 @@ async fn history_ages_by_the_clock_of_redis_and_goes_on_aging_when_that_is_right
         (200, body) => serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["messages"].as_u64(),
         _ => Some(0),
     };
-    // A room that nobody is in goes with its messages.
+    // A room without members goes with its messages.
     let mut member = node.client().await;
     member.subscribe(json!(["prices"])).await;
     assert_eq!((publish().await, publish().await), (1, 1), "one key");

@@ -1,4 +1,4 @@
-//! Two switchyards in two databases of one Redis, which share its channels.
+//! Two Switchyard clusters in two databases of one Redis, which have its channels in common.
 
 use serde_json::json;
 use switchyard_tests::{Node, Redis};

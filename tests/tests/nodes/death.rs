@@ -1,11 +1,11 @@
-//! A node dies, or is taken for dead.
+//! A node dies, or the others think it is dead.
 
 use super::{Publisher, saw_everything};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use switchyard_tests::{Follower, Node, Redis, eventually, eventually_within};
 
-/// What the promise allows until a dead node is noticed.
+/// The guaranteed time to detect a dead node.
 const NOTICED: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn clients_of_a_killed_node_go_on_elsewhere_and_miss_nothing() {
         };
         followers.push(Follower::start(urls, "prices").await);
     }
-    // One that never comes back.
+    // A client that never returns.
     let mut lost = one.client().await;
     lost.subscribe(json!(["prices"])).await;
     let publisher = Publisher::start(&two, "prices", Duration::from_millis(2)).await;
@@ -73,7 +73,7 @@ async fn a_dead_nodes_sessions_end_in_their_time_and_its_counts_come_right() {
     .await;
     let members = stays.ask(json!({"type": "members", "room": "prices"})).await;
     assert_eq!(members["count"], 1);
-    // Its connections do not count against the principal any more.
+    // Its connections no longer count against the principal.
     two.client().await.settled().await;
     eventually("one connection", async || (two.metric("switchyard_connections").await == 1.0).then_some(()))
         .await;
@@ -82,7 +82,7 @@ async fn a_dead_nodes_sessions_end_in_their_time_and_its_counts_come_right() {
     new.settled().await;
 }
 
-/// Stopped for longer than its lease, as by a machine that slept.
+/// Stopped for longer than its lease, as on a machine that was suspended.
 #[tokio::test]
 async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
     let redis = Redis::start().await;
@@ -109,7 +109,7 @@ async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
         let message = client.expect("message").await;
         assert_eq!((&message["offset"], &message["data"]), (&json!(n), &json!(n)), "without a gap");
     }
-    // The session is held again, so that it does not end with its time to live.
+    // A connection has the session again, so it does not expire.
     let is_held = async || {
         let held = redis.command(&["ZCARD", "switchyard:{/nodes}:leases"]).await;
         let keys = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
@@ -119,7 +119,7 @@ async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
         }
         held == "2" && ends.iter().all(String::is_empty)
     };
-    // It answers pings when it reads.
+    // The client answers pings when it reads.
     while !is_held().await {
         client.settled().await;
         assert!(woken.elapsed() < NOTICED, "no session that is held");
@@ -135,7 +135,7 @@ async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
     back.drained().await;
 }
 
-/// The lease logs when Redis is away, and its own log is gone.
+/// The lease task logs while Redis is away, and nothing can read the node's log.
 #[tokio::test]
 async fn a_node_whose_log_is_gone_keeps_its_lease() {
     let redis = Redis::start().await;
@@ -154,7 +154,7 @@ async fn a_node_whose_log_is_gone_keeps_its_lease() {
     .await;
     redis.resume().await;
     eventually("a node that is ready", async || one.is_ready().await.then_some(())).await;
-    // Longer than a lease that nobody renews.
+    // Longer than a lease that is not renewed.
     let back = Instant::now();
     while back.elapsed() < Duration::from_secs(13) {
         assert_eq!(two.metric("switchyard_store_reaped_total").await, 0.0, "after {:?}", back.elapsed());

@@ -1,5 +1,5 @@
-//! Positions of clients that are further than their node has heard, and rooms that Redis forgets: what a client is told is
-//! what the log says, and an offset stands for its own epoch only.
+//! Clients whose positions are ahead of their node, and rooms that Redis forgets. What a client is told
+//! matches the log, and an offset is valid only for its own epoch.
 
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -30,15 +30,16 @@ async fn hears(client: &mut Client, offsets: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// Waits until a message of the room is acknowledged by so many.
+/// Waits until this many members have acknowledged a message of the room.
 async fn acknowledged(node: &Node, offset: u64, count: u64) {
     let path = format!("/v1/rooms/prices/messages/{offset}/receipt");
     eventually("an acknowledgement", async || (node.get(&path).await["acknowledged"] == count).then_some(()))
         .await;
 }
 
-/// A node whose subscription had been cut took what it had heard for the log: clients that were further had lost nothing,
-/// were told that they had, and were sent again what they had acknowledged.
+/// Regression: after its subscription was cut, a node mistook what it had received for the whole log. Clients
+/// that were ahead of it had lost nothing, but were told that they had, and received again what they had
+/// acknowledged.
 #[tokio::test]
 async fn who_is_ahead_of_its_node_is_recovered_and_hears_nothing_again() {
     let redis = Redis::start().await;
@@ -83,7 +84,8 @@ async fn who_is_ahead_of_its_node_is_recovered_and_hears_nothing_again() {
     }
 }
 
-/// The same on a node that slept, was cut off by Redis meanwhile, and has a long log to read when it wakes.
+/// The same on a node that was suspended, that Redis disconnected meanwhile, and that has a long log to read
+/// when it resumes.
 #[tokio::test]
 async fn who_comes_to_a_node_that_just_woke_is_recovered() {
     let redis = Redis::start_with(&["--client-output-buffer-limit", "pubsub 64kb 64kb 1"]).await;
@@ -116,7 +118,7 @@ async fn who_comes_to_a_node_that_just_woke_is_recovered() {
     client.settled().await;
 }
 
-/// Messages that are more than sockets and outbox hold, so that their replay waits for who reads them.
+/// More messages than sockets and outbox buffer, so that their replay waits for the client to read.
 const MANY: u64 = 5000;
 const LONG: &str = "[rooms]\nhistory = { messages = 10000, age = \"10m\" }\n[session]\noutbox = \"256KiB\"";
 
@@ -139,7 +141,7 @@ async fn a_replay_ends_with_its_epoch(forget: &[&str]) {
     redis.command(forget).await;
     let (new, first) = publish(&node, "prices", json!("first")).await;
     assert!(new != old && first == 1, "{new} {first}");
-    // Who is live shows that the room knows of it.
+    // A live member shows that the room has noticed.
     while live.recv().await["data"] != "first" {}
 
     let (mut gaps, mut next) = (vec![], 11);
@@ -188,7 +190,8 @@ async fn a_replay_ends_when_its_room_is_deleted() {
     a_replay_ends_with_its_epoch(&["DEL", "switchyard:{prices}:room", "switchyard:{prices}:log"]).await;
 }
 
-/// A client of `acme` that is in the room, has acknowledged three messages, and then neither reads nor answers pings.
+/// A client of `acme` that is in the room, has acknowledged three messages, and then neither reads nor
+/// answers pings.
 async fn half_open(node: &Node) -> (Raw, Value) {
     let mut raw = Raw::upgraded(&node.url).await;
     raw.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
@@ -204,8 +207,8 @@ async fn half_open(node: &Node) -> (Raw, Value) {
     (raw, token)
 }
 
-/// Its node told it of the new epoch, and took that for heard: it came back to `recovered:true` and a new epoch, and what it
-/// had missed nobody told.
+/// Regression: the node had sent the new epoch and assumed that the client received it. On resuming, the
+/// client was told `recovered:true` and a new epoch, and was never told what it had missed.
 #[tokio::test]
 async fn who_has_not_heard_of_a_new_epoch_is_told_on_resuming() {
     let redis = Redis::start().await;
@@ -218,7 +221,7 @@ async fn who_has_not_heard_of_a_new_epoch_is_told_on_resuming() {
     for n in 1..=5 {
         publish(&two, "prices", json!(n)).await;
     }
-    // Who is live shows that the node knows of it; the other was told at the same time.
+    // A live member shows that the node has noticed. The other one was told at the same time.
     while live.recv().await["offset"] != 5 {}
     live.send(json!({"type": "ack", "room": "prices", "offset": 5})).await;
     acknowledged(&two, 5, 1).await;
@@ -227,7 +230,7 @@ async fn who_has_not_heard_of_a_new_epoch_is_told_on_resuming() {
     assert_eq!((&resumed["recovered"], &resumed["offset"]), (&json!(false), &json!(5)), "{resumed}");
     let epoch = resumed["epoch"].as_str().expect("an epoch").to_owned();
     client.settled().await;
-    // From here on it is of the new epoch, like the one that is live.
+    // From here on it uses the new epoch, like the live member.
     eventually("sessions of the new epoch", async || {
         let keys = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
         let mut places = vec![];
@@ -245,7 +248,7 @@ async fn who_has_not_heard_of_a_new_epoch_is_told_on_resuming() {
     hears(&mut client, 6..=6).await;
 }
 
-/// The same where the sessions are forgotten as well.
+/// The same if the sessions are forgotten as well.
 #[tokio::test]
 async fn who_has_not_heard_that_everything_was_forgotten_is_told_on_resuming() {
     let redis = Redis::start().await;
@@ -261,7 +264,7 @@ async fn who_has_not_heard_that_everything_was_forgotten_is_told_on_resuming() {
     while live.recv().await["offset"] != 5 {}
     live.send(json!({"type": "ack", "room": "prices", "offset": 5})).await;
     let began = Instant::now();
-    // It is taken back as soon as it answers a ping, for which it has to read.
+    // The node restores it as soon as it answers a ping, for which it has to read.
     while two.get("/v1/rooms/prices/messages/5/receipt").await["acknowledged"] != 1 {
         live.drained().await;
         assert!(began.elapsed() < PATIENCE, "no acknowledgement");
@@ -272,7 +275,7 @@ async fn who_has_not_heard_that_everything_was_forgotten_is_told_on_resuming() {
     assert!(told, "{connected}");
 }
 
-/// What was acknowledged in the old epoch skipped messages of the new one, and receipts counted it.
+/// Regression: an acknowledgement in the old epoch skipped messages of the new one, and receipts counted it.
 #[tokio::test]
 async fn who_has_heard_of_a_new_epoch_goes_on_in_it_with_nothing_acknowledged() {
     let redis = Redis::start().await;
@@ -297,7 +300,7 @@ async fn who_has_heard_of_a_new_epoch_goes_on_in_it_with_nothing_acknowledged() 
     hears(&mut client, 1..=5).await;
     let late = json!({"type": "ack", "id": 1, "room": "prices", "epoch": old, "offset": 3});
     assert_eq!(client.refused(late).await, "invalid_request");
-    // It has answered the ping behind the gap by now; when that is recorded, its session says so.
+    // By now it has answered the ping behind the gap. Its session says so once that is recorded.
     client.settled().await;
     let epoch = new.as_str().expect("an epoch");
     eventually("a session of the new epoch", async || {
@@ -320,8 +323,8 @@ async fn who_has_heard_of_a_new_epoch_goes_on_in_it_with_nothing_acknowledged() 
     assert_eq!(receipt["acknowledged"], 0);
 }
 
-/// Redis was started twice from the same file: the second time an epoch came back that had ended, its offsets stood for other
-/// messages, and what a client had acknowledged in it was withheld from it.
+/// Redis starts twice from the same file. Regression: the second time, an ended epoch returned whose offsets
+/// then meant other messages, and the client did not receive what it had acknowledged under them.
 #[tokio::test]
 async fn an_epoch_that_comes_back_is_not_taken_for_one_that_goes_on() {
     let mut redis = Redis::start().await;

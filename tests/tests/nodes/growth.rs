@@ -1,10 +1,10 @@
-//! What clients leave behind goes, in Redis as well.
+//! What clients leave behind expires, in Redis as well.
 
 use serde_json::{Value, json};
 use std::time::Duration;
 use switchyard_tests::{Answer, Client, KEY, Live, Node, Redis, Server, eventually, eventually_within};
 
-/// The keys of rooms whose names begin with `visited`, each with its time to live in milliseconds.
+/// The keys of rooms whose names start with `visited`, each with its time to live in milliseconds.
 async fn visited(redis: &Redis) -> Vec<(String, i64)> {
     let script = "local found = {} for _, key in ipairs(redis.call('KEYS', '*{visited*')) do \
         found[#found + 1] = key found[#found + 1] = redis.call('PTTL', key) end return found";
@@ -18,7 +18,7 @@ async fn listed(redis: &Redis) -> usize {
     redis.command(&range).await.lines().filter(|line| !line.is_empty()).count()
 }
 
-/// Each of these names stayed for a day.
+/// Regression: each of these names stayed for a day.
 #[tokio::test]
 async fn names_that_were_only_visited_leave_nothing() {
     let redis = Redis::start().await;
@@ -35,7 +35,7 @@ async fn names_that_were_only_visited_leave_nothing() {
     client.subscribe(json!(names("left"))).await;
     let answer = client.ask(json!({"type": "unsubscribe", "rooms": names("left")})).await;
     assert_eq!(answer["type"], "unsubscribed");
-    // Cut, and not closed.
+    // Disconnected without a close frame.
     let cut = Live::connect(&node.url).await;
     let subscribed = cut.ask(json!({"type": "subscribe", "rooms": names("cut")})).await;
     assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
@@ -48,7 +48,7 @@ async fn names_that_were_only_visited_leave_nothing() {
         (visited(&redis).await.is_empty() && listed(&redis).await == 0).then_some(())
     })
     .await;
-    // A room that somebody is in stays, though nothing happens there.
+    // A room with a member stays, even if nothing happens there.
     let mut client = node.client().await;
     let position = client.subscribe(json!(["visited:held"])).await;
     let held = visited(&redis).await;
@@ -61,7 +61,7 @@ async fn listed_soon(redis: &Redis) -> usize {
     eventually("a name in the list", async || Some(listed(redis).await).filter(|count| *count > 0)).await
 }
 
-/// 10 kB each to `@n1`, `@n2`, … were kept for nobody.
+/// Regression: 10 kB each to `@n1`, `@n2`, … were stored although nobody has these inboxes.
 #[tokio::test]
 async fn an_inbox_is_somebodys() {
     let redis = Redis::start().await;
@@ -81,12 +81,12 @@ async fn an_inbox_is_somebodys() {
     assert_eq!(status, 400, "{answer}");
     invalid(serde_json::from_str(&answer).expect("JSON"));
     assert_eq!(redis.command(&["EXISTS", "switchyard:{@temp}:log"]).await, "0", "nothing is kept");
-    // Whoever has a key has an inbox, also without a session.
+    // A principal with a key has an inbox, even without a session.
     assert_eq!(
         publisher.ask(json!({"type": "publish", "room": "@zed", "data": 1})).await["type"],
         "published"
     );
-    // So has who is connected to another node, and then can come back.
+    // So does one that is connected to another node, and later one that can resume.
     let fields = json!({"auth": {"apiKey": "sk_temp"}});
     let mut reader = Client::connect_at(&one.url, fields).await;
     assert_eq!(publisher.ask(publish.clone()).await["type"], "published");
@@ -98,7 +98,7 @@ async fn an_inbox_is_somebodys() {
     .await;
 }
 
-/// One key filled Redis with fresh rooms, at 63 MB/s, until nobody could publish.
+/// Regression: one key filled Redis with new rooms, at 63 MB/s, until nobody could publish.
 #[tokio::test]
 async fn one_principal_does_not_fill_redis() {
     let redis = Redis::start().await;

@@ -1,4 +1,4 @@
-//! Keys in the store: made, listed and revoked from the command line, obeyed by every node.
+//! Keys in the store: created, listed and revoked from the command line, and applied by every node.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ async fn every_node_obeys_within_a_second() {
     assert_eq!(client.connected["principal"], json!({"id": "neo", "tier": "small"}));
     assert_eq!(client.connected["limits"]["rooms"], 1);
     assert_eq!(client.refused(json!({"type": "publish", "room": "a", "data": 1})).await, "forbidden");
-    // A node that starts later knows it from the first moment.
+    // A node that starts later knows the key immediately.
     let three = Node::start(&redis.url(), tier).await;
     assert!(Client::is_let_in(&three.url, secret).await);
 
@@ -76,8 +76,9 @@ async fn what_cannot_be_done_is_said() {
     assert!(!output.status.success() && told.contains("store.url is memory, which keeps no keys"), "{told}");
 }
 
-/// `FLUSHALL` was taken for the revocation of every key: 4410, final, and all clients were gone for good. A key that was added
-/// then brought the registry to the version that nodes knew, so that they never heard of it.
+/// Regression: nodes mistook `FLUSHALL` for the revocation of every key. All clients were closed with 4410,
+/// which is final. A key that was added afterwards brought the registry to the version that nodes already
+/// knew, so they never read it.
 #[tokio::test]
 async fn a_store_that_forgot_its_keys_cuts_nobody_off() {
     let redis = Redis::start().await;
@@ -121,7 +122,7 @@ async fn a_store_that_forgot_its_keys_cuts_nobody_off() {
     assert_eq!(client.ended(Duration::from_secs(5)).await.code, Some(4410));
 }
 
-/// A replica that had not heard of a revocation took over, and the key was good again.
+/// Regression: a replica that had not received a revocation was promoted, and the key was valid again.
 #[tokio::test]
 async fn what_replicas_know_of_a_revocation_is_told_and_what_they_lack_is_written_again() {
     let mut sentinel = Sentinel::start().await;
@@ -133,7 +134,7 @@ async fn what_replicas_know_of_a_revocation_is_told_and_what_they_lack_is_writte
     assert_eq!(made["replication"], json!({"replicas": 1, "confirmed": 1}));
     let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
     eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
-    // Stopped, it confirms nothing; when it goes on, it takes over without the revocation.
+    // While stopped, it confirms nothing. When it continues, it is promoted without the revocation.
     let (_, replica) = sentinel.pair().await;
     replica.pause().await;
     let (good, told) = key(&node, &["revoke", digest]).await;
@@ -151,7 +152,7 @@ async fn what_replicas_know_of_a_revocation_is_told_and_what_they_lack_is_writte
     assert!(!Client::is_let_in(&node.url, secret).await);
 }
 
-/// A master with one replica, behind a proxy, and a node there.
+/// A master with one replica, behind a proxy, and a node that uses it.
 async fn replicated() -> (Redis, Redis, Proxy, Node) {
     let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port().to_string()]).await;
@@ -165,12 +166,12 @@ async fn replicated() -> (Redis, Redis, Proxy, Node) {
     (master, replica, proxy, node)
 }
 
-/// The write had happened, and only who has it could not be told: `revoke` failed, and, tried again, found no such key; `add` failed and
-/// kept the key to itself, which was good all the same.
+/// The write succeeded, but its confirmation by the replicas is unknown. Regression: `revoke` failed, and on
+/// a retry found no such key; `add` failed without showing the key, which was valid all the same.
 #[tokio::test]
 async fn a_write_is_one_also_where_its_server_does_not_live_to_say_who_has_it() {
     let (_master, _replica, proxy, node) = replicated().await;
-    // The connection breaks, or falls silent, while it is waited for.
+    // The connection breaks or falls silent while the command waits for replicas.
     for is_silent in [false, true] {
         let waits = || match is_silent {
             false => proxy.lose_answer(Pattern::command("WAIT").times(1)),
@@ -193,7 +194,8 @@ async fn a_write_is_one_also_where_its_server_does_not_live_to_say_who_has_it() 
     }
 }
 
-/// The answer to `add` was lost, not the key: nobody was shown it, and it was good for ever.
+/// Regression: when the answer to `add` was lost, the key had been stored. Nobody was shown it, and it stayed
+/// valid for ever.
 #[tokio::test]
 async fn a_key_that_nobody_was_shown_is_taken_back() {
     let redis = Redis::start().await;
@@ -205,7 +207,7 @@ async fn a_key_that_nobody_was_shown_is_taken_back() {
     assert!(!good && lost.count() == 1, "{told}");
     let (_, listed) = key(&node, &["list"]).await;
     assert!(!listed.contains("neo"), "{told}{listed}");
-    // It is revoked and not merely gone, so that no node writes it again.
+    // It is revoked instead of deleted, so that no node writes it again.
     let kept = redis.command(&["HVALS", "switchyard:{/keys}:all"]).await;
     assert!(!kept.is_empty() && !kept.contains("neo"), "{kept}");
 }

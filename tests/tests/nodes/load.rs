@@ -1,10 +1,10 @@
-//! What Redis is asked does not grow with those who listen.
+//! The load on Redis does not grow with the number of members.
 
 use serde_json::json;
 use std::collections::BTreeMap;
 use switchyard_tests::{Client, Node, Redis, eventually};
 
-/// Calls of each command so far, those of scripts counted as one.
+/// The number of calls of each command so far. Calls of all scripts are counted together.
 async fn calls(redis: &Redis) -> BTreeMap<String, u64> {
     let text = redis.command(&["INFO", "commandstats"]).await;
     let line = |line: &str| {
@@ -14,7 +14,7 @@ async fn calls(redis: &Redis) -> BTreeMap<String, u64> {
     text.lines().filter_map(line).collect()
 }
 
-/// Commands a message while `members` hear and acknowledge each of a hundred.
+/// Commands per message while `members` receive and acknowledge each of a hundred messages.
 async fn commands_a_message(members: usize) -> (f64, BTreeMap<String, u64>) {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "[tier.default]\nconnections = 5000").await;
@@ -41,7 +41,7 @@ async fn commands_a_message(members: usize) -> (f64, BTreeMap<String, u64>) {
         *count -= before.get(name).copied().unwrap_or(0);
         ["evalsha", "eval", "zadd", "hset", "hdel", "sadd", "srem", "zrem", "ssubscribe"].contains(&&**name)
     });
-    // What a script does counts as its call.
+    // Commands within a script count as part of its call.
     let direct: u64 = ["evalsha", "zadd", "hset"].iter().filter_map(|name| calls.get(*name)).sum();
     (direct as f64 / MESSAGES as f64, calls)
 }
@@ -54,6 +54,6 @@ async fn acknowledge(client: &mut Client, offset: u64) {
 #[tokio::test]
 async fn commands_do_not_grow_with_members() {
     let ((few, of_few), (many, of_many)) = (commands_a_message(10).await, commands_a_message(300).await);
-    // One publish and what it needs, and the acknowledgements of a moment as one command a room.
+    // One publish and what it needs, and one command per room for the acknowledgements of a moment.
     assert!(many < few + 4.0, "{few} a message with 10 members ({of_few:?}), {many} with 300 ({of_many:?})");
 }

@@ -1,5 +1,5 @@
-//! A Redis that is reached and answers, and does nothing that it is asked: it loads what it kept, or the Cluster that it belongs to
-//! is down. It is asked in peace, over the connections that there are, and serves at once when it is over.
+//! A Redis that is reachable and answers, but executes nothing: it is loading its data, or its Cluster is
+//! down. Nodes send few commands, keep their connections, and serve as soon as it is over.
 
 use super::join;
 use futures_util::future::join_all;
@@ -9,7 +9,7 @@ use switchyard_tests::{Cluster, Live, Node, Redis, eventually, eventually_within
 use tokio::time::sleep;
 
 const CLIENTS: usize = 10;
-/// Of each client.
+/// The number of rooms of each client.
 const ROOMS: usize = 90;
 
 fn room(client: usize, n: usize) -> String {
@@ -31,7 +31,8 @@ async fn publish(node: &Node, room: &str, data: &Value) -> (u16, String) {
     node.call("POST", "/v1/publish", &json!({"room": room, "data": data}).to_string()).await
 }
 
-/// Each client hears what is published in some of its rooms, which are the first and the last and one between.
+/// Checks that each client receives what is published in some of its rooms: the first, the last and one in
+/// between.
 async fn are_served(node: &Node, clients: &[Live]) {
     let served = clients.iter().enumerate().flat_map(|(n, client)| {
         [0, ROOMS / 2, ROOMS - 1].map(|m| async move {
@@ -48,7 +49,7 @@ async fn are_served(node: &Node, clients: &[Live]) {
     join_all(served).await;
 }
 
-/// What Redis was asked, and did or refused.
+/// The commands that Redis executed or rejected.
 async fn asked(redis: &Redis) -> u64 {
     let told = redis.command(&["INFO", "commandstats"]).await;
     let count = |line: &str, name: &str| line.split_once(name)?.1.split(',').next()?.parse::<u64>().ok();
@@ -60,12 +61,12 @@ async fn reconnects(node: &Node) -> f64 {
     node.metric("switchyard_store_reconnects_total").await
 }
 
-/// Each refusal ended the connection, with all that was asked over it, five times a second for as long as Redis loaded; each of them,
-/// and each probe of the subscriptions, had every room subscribed again; and rooms that could not be read were asked for ten times a
-/// second, all at once.
+/// Regression: each rejected command ended the connection with everything on it, five times a second while
+/// Redis was loading. Each of them, and each probe of the subscriptions, subscribed every room again, and
+/// nodes retried reading all rooms ten times a second at once.
 #[tokio::test]
 async fn a_redis_that_loads_for_long_is_asked_in_peace() {
-    // Each key that it loads costs 20 µs and some more, and it answers after each 1024 of them.
+    // Loading a key takes slightly over 20 µs, and Redis answers after every 1024 keys.
     let keeps = ["--appendonly", "yes", "--appendfsync", "everysec", "--key-load-delay", "20"];
     let mut redis = Redis::start_with(&keeps).await;
     let fill = "for n = 1, 40000 do redis.call('SET', 'filling:' .. n, n) end";
@@ -83,7 +84,7 @@ async fn a_redis_that_loads_for_long_is_asked_in_peace() {
     let began = Instant::now();
     let mut last = (asked(&redis).await, began.elapsed());
     let first = last;
-    // Until it is done it says so, and what came before that is counted.
+    // Redis reports that it is loading until it is done. Count the commands up to then.
     while redis.try_command(&["PING"]).await.is_err_and(|error| error.starts_with("LOADING")) {
         last = (asked(&redis).await, began.elapsed());
         sleep(Duration::from_millis(20)).await;
@@ -98,11 +99,12 @@ async fn a_redis_that_loads_for_long_is_asked_in_peace() {
     assert!(back.elapsed() < Duration::from_secs(5), "served after {:?}", back.elapsed());
     assert!(clients.iter().all(|client| client.end().is_none()), "clients stay");
     assert!(reconnects <= 4.0, "{reconnects} reconnects, two for the restart");
-    // The test's own are some 50 to 100 a second.
+    // The test itself sends some 50 to 100 per second.
     assert!(rate < 300.0, "{rate} commands a second");
 }
 
-/// One master away, in a Cluster that serves all slots or none: the others' connections ended at each refusal.
+/// One master is away, in a Cluster that serves either all slots or none. Regression: the connections to the
+/// other masters ended with each rejected command.
 #[tokio::test]
 async fn a_cluster_that_is_down_is_asked_in_peace() {
     let mut cluster = Cluster::start().await;
@@ -118,7 +120,7 @@ async fn a_cluster_that_is_down_is_asked_in_peace() {
     let (before, span) = (reconnects(&node).await, Duration::from_secs(6));
     let end = Instant::now() + span;
     while Instant::now() < end {
-        // Somebody always asks each of them.
+        // There are always requests for each of them.
         for n in 0..9 {
             assert_eq!(publish(&node, &room(0, n), &json!(1)).await.0, 503);
         }
@@ -143,6 +145,6 @@ async fn a_cluster_that_is_down_is_asked_in_peace() {
     assert!(back.elapsed() < Duration::from_secs(8), "served after {:?}", back.elapsed());
     assert!(clients.iter().all(|client| client.end().is_none()), "clients stay");
     assert!(readiness.contains("CLUSTERDOWN"), "{readiness}");
-    // Two servers are left, and a pause grows to 2 s.
+    // Two servers are left, and the pause between retries grows to 2 s.
     assert!(reconnects <= 16.0, "{reconnects} reconnects in {span:?}");
 }

@@ -1,4 +1,5 @@
-//! Messages that overlap have their offsets in the order in which they were asked for, whatever happens between a node and Redis.
+//! Overlapping messages get offsets in the order in which they were published, whatever happens between a
+//! node and Redis.
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
@@ -12,14 +13,14 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-/// Messages that are asked for at once. A node takes fewer of a connection at a time.
+/// Messages that are published at once. A node processes fewer per connection at a time.
 const MANY: u64 = 300;
 
-/// Publishes numbers, from 1 on, to one room, and waits for no answer before it publishes the next.
+/// Publishes numbers from 1 on to one room, without waiting for answers in between.
 struct Pipeline {
     client: Client,
     sent: u64,
-    /// Numbers of those that were published, by epoch and offset.
+    /// The numbers that were published, by epoch and offset.
     published: BTreeMap<(String, u64), u64>,
     refused: u64,
 }
@@ -72,7 +73,8 @@ impl Pipeline {
         }
     }
 
-    /// Numbers in the order of the room's history, of which those that were published have the offsets that were told.
+    /// The numbers in the room's history, in order, after checking that published ones have the offsets in
+    /// their answers.
     async fn is_in_order(&self, node: &Node) -> Vec<u64> {
         let mut client = node.client().await;
         let epoch = client.subscribe(json!(["prices"])).await["results"][0]["epoch"].clone();
@@ -148,7 +150,7 @@ async fn messages_keep_their_order_while_their_slot_moves() {
     let cluster = Cluster::start().await;
     let node = Node::start(&cluster.url(), KEPT).await;
     let mut pipeline = Pipeline::connect(&node).await;
-    // A member, so that all keys of the room are there.
+    // A member, so that all keys of the room exist.
     let member = Live::connect(&node.url).await;
     super::join(&member, &["prices".to_owned()]).await;
     pipeline.publish(&node).await;
@@ -183,7 +185,8 @@ async fn messages_keep_their_order_over_a_failover() {
     pipeline.is_in_order(&node).await;
 }
 
-/// A script that was on its way when its node gave it up was carried out behind messages that were asked for later.
+/// Regression: a script that was still in flight when its node gave up on it was executed after messages that
+/// were published later.
 #[tokio::test]
 async fn a_message_that_reaches_redis_late_is_not_put_behind_others() {
     let redis = Redis::start().await;
@@ -198,10 +201,10 @@ async fn a_message_that_reaches_redis_late_is_not_put_behind_others() {
     late.matched().await;
     let answer = client.recv().await;
     assert_eq!(answer["error"]["code"], "store_unavailable", "{answer}");
-    // What is behind it is carried out at once, and answered behind it.
+    // The commands behind it are executed at once, but their answers come after its answer.
     client.send(publish(3)).await;
     eventually("the one behind it", async || (proxy.passed()["script publish"] > before).then_some(())).await;
-    // Not late enough for its deadline.
+    // Not so late that it misses its deadline.
     late.release();
     assert_eq!(client.recv().await["offset"], 2);
     eventually("the late one", async || (proxy.passed()["script publish"] > before + 1).then_some(())).await;
@@ -212,7 +215,8 @@ async fn a_message_that_reaches_redis_late_is_not_put_behind_others() {
     assert!(messages.map(|message| message["data"].clone()).eq([1, 3, 4]), "{history}");
 }
 
-/// Each message of a list was a script of its own, one after the other, and so were those that one connection published.
+/// Regression: each message of a list was a script of its own, one after the other, and so were those that
+/// one connection published.
 #[tokio::test]
 async fn messages_that_overlap_go_together() {
     let redis = Redis::start().await;
@@ -224,7 +228,7 @@ async fn messages_that_overlap_go_together() {
     assert!(scripts <= pipeline.sent / 3, "{scripts} scripts for {} messages", pipeline.sent);
 }
 
-/// Answers to what was asked for before a Close come before it, also where they are waited for.
+/// Answers to requests before a Close come before it, even if the server has to wait for them.
 #[tokio::test]
 async fn who_publishes_and_closes_is_answered_first() {
     let redis = Redis::start().await;
@@ -242,7 +246,7 @@ async fn who_publishes_and_closes_is_answered_first() {
     assert_eq!(client.closed().await.code, 1000);
 }
 
-/// Who sends no more and still reads is answered as well, also what a plugin is asked of.
+/// A client that sends no more but still reads gets its answers as well, even those that need a plugin.
 #[tokio::test]
 async fn who_publishes_and_sends_no_more_is_answered() {
     let redis = Redis::start().await;
@@ -263,7 +267,7 @@ async fn who_publishes_and_sends_no_more_is_answered() {
     raw.ended().await;
 }
 
-/// What a request has beside its data was not counted: its `id` could be as long as a frame.
+/// Regression: what a request has besides its data was not counted, and its `id` could be as long as a frame.
 #[tokio::test]
 async fn what_is_on_its_way_is_bounded_with_all_that_is_in_it() {
     let redis = Redis::start().await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use switchyard_tests::{Client, Follower, KEY, Node, Process, Redis, eventually, eventually_within};
 
 const PACE: Duration = Duration::from_millis(2);
-/// In which an answer must come while Redis gives none, and something for a busy machine.
+/// The time within which an answer must come while Redis gives none, plus time for a busy machine.
 const BOUND: Duration = Duration::from_millis(2500);
 
 async fn two(redis: &Redis, extra: &str) -> (Node, Node) {
@@ -38,7 +38,7 @@ async fn killed_subscriptions_lose_nothing() {
     assert_eq!(followers[0].seen().connections, 1, "clients do not notice");
     assert!(one.metric("switchyard_store_repairs_total").await > 0.0);
     assert_eq!(one.metric("switchyard_store_losses_total").await, 0.0);
-    // Silence is noticed too: nothing is published after the kill that could show the hole.
+    // The silence is noticed too: after the kill, no message is published that could reveal the hole.
     redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     one.call("POST", "/v1/publish", r#"{"room":"prices","data":"last"}"#).await;
     for follower in &followers {
@@ -48,7 +48,7 @@ async fn killed_subscriptions_lose_nothing() {
 
 #[tokio::test]
 async fn redis_killed_and_started_again_loses_nothing_that_was_answered() {
-    // With `everysec`, Redis itself may lose what it holds back while the disk is busy.
+    // With `everysec`, Redis itself may lose writes that it buffers while the disk is busy.
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let (one, two) = two(&redis, "").await;
     let followers = followers(&one, &two).await;
@@ -77,14 +77,14 @@ async fn redis_killed_and_started_again_loses_nothing_that_was_answered() {
         assert_eq!(follower.seen().connections, 1, "connections stay");
     }
     eventually("ready", async || one.is_ready().await.then_some(())).await;
-    // Nobody was taken for dead because of it.
+    // No node considered another one dead because of it.
     assert_eq!(one.members("prices").await, 4);
     for node in [&one, &two] {
         assert_eq!(node.metric("switchyard_store_reaped_total").await, 0.0);
     }
 }
 
-/// Without anything on disk: sessions and rooms begin anew, and everyone is told.
+/// Without persistence, sessions and rooms start again, and all clients are told.
 #[tokio::test]
 async fn redis_that_forgot_everything_is_told_as_a_loss_and_all_goes_on() {
     let mut redis = Redis::start().await;
@@ -107,7 +107,7 @@ async fn redis_that_forgot_everything_is_told_as_a_loss_and_all_goes_on() {
     }
     let gap = told.iter().find(|frame| frame["type"] == "gap" && frame["room"] == "prices").expect("a gap");
     assert_eq!((&gap["epoch"], &gap["offset"]), (&second["epoch"], &second["offset"]));
-    // The session was written anew, with the room as it is now.
+    // The session was written again, with the room as it is now.
     client.send(json!({"type": "ack", "room": "prices", "offset": second["offset"]})).await;
     let sessions = async || redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
     let began = Instant::now();
@@ -155,7 +155,7 @@ async fn a_redis_that_does_not_answer_is_waited_for_within_bounds() {
     followers[0].has("prices", so_far + 100, Duration::from_secs(20)).await;
     let published = publisher.stop().await;
     assert!(published.slowest < BOUND, "{:?}", published.slowest);
-    // What was answered as not available may have been carried out, late: the client's own publish.
+    // A message that was answered as unavailable may have been stored later: the client's own.
     for follower in &followers {
         let newest = published.offsets.last().expect("some").0;
         follower.has("prices", newest as usize, Duration::from_secs(10)).await;
@@ -185,7 +185,7 @@ async fn a_node_started_before_redis_waits_and_says_so() {
     Client::connect_at(&process.url, connect).await.settled().await;
 }
 
-/// A subscriber that is too slow for Redis is cut off by it; what it missed is read.
+/// Redis disconnects a subscriber that is too slow. The node then reads what it missed.
 #[tokio::test]
 async fn a_node_that_cannot_follow_for_a_while_reads_what_it_missed() {
     let redis = Redis::start_with(&["--client-output-buffer-limit", "pubsub 64kb 64kb 1"]).await;

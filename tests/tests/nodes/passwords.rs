@@ -1,10 +1,11 @@
-//! Credentials of Redis: whatever a URL can carry works, and nobody is shown it.
+//! Credentials of Redis: everything that a URL can contain works, and nobody sees it.
 
 use serde_json::json;
 use std::fs;
 use switchyard_tests::{Cluster, Node, Process, Redis, Sentinel, run};
 
-/// Everything that means something in a URL, in a line as a person types it, or in quotes; as it is, and as a URL carries it.
+/// Everything with a special meaning in a URL, in a shell or in quotes; in plain form and as a URL encodes
+/// it.
 const USER: (&str, &str) = ("o\"d'd:n@me/#?%\\", "o%22d%27d%3An%40me%2F%23%3F%25%5C");
 const PASSWORD: (&str, &str) = (
     "p a\ts\"s'w\\o\r\nr:d@/#?%&=+\u{e4}\u{1f511}",
@@ -16,7 +17,7 @@ async fn add_user(redis: &Redis, name: &str, password: &str) {
     redis.command(&["ACL", "SETUSER", name, "on", &password, "~*", "&*", "+@all"]).await;
 }
 
-/// A server's connections under that name, as it shows it.
+/// A server's connections under that name, as it lists them.
 async fn connections(redis: &Redis, user: &str) -> usize {
     let clients = redis.command(&["CLIENT", "LIST"]).await;
     clients.lines().filter(|line| line.contains(&format!(" user={user} "))).count()
@@ -39,7 +40,7 @@ async fn any_user_and_password_works_on_one_server() {
     let redis = Redis::start().await;
     add_user(&redis, USER.0, PASSWORD.0).await;
     let url = format!("redis://{}:{}@127.0.0.1:{}/0", USER.1, PASSWORD.1, redis.port());
-    // All that a client library may log is looked at as well.
+    // Includes everything that a client library may log.
     let folder = Node::folder(&url, "");
     let log = fs::File::create(folder.path().join("stderr")).expect("a file for what it logs");
     let libraries = "trace,fred=trace,tungstenite=trace,tokio_tungstenite=trace,hyper=trace,rustls=trace";
@@ -94,7 +95,7 @@ async fn sentinels_have_a_user_and_a_password_of_their_own() {
     assert!(connections(&sentinel.servers[0], USER.0).await >= 2);
 }
 
-/// By any command, from a file or from the environment.
+/// With any command, from a file or from the environment.
 #[tokio::test]
 async fn a_wrong_url_is_refused_without_being_shown() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -123,12 +124,12 @@ async fn a_wrong_url_is_refused_without_being_shown() {
             assert!(!said.contains("s3c") && !said.contains("ret@"), "{url}: {said}");
         }
     }
-    // Text that is no TOML is not shown either.
+    // Text that is not TOML is not shown either.
     fs::write(&config, "[store]\nurl = redis://:s3cret@127.0.0.1\n").expect("a file");
     let output = run(folder.path(), &["check", "--config", "s.toml"], &[]).await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("s.toml:2") && !said.contains("s3cret"), "{said}");
-    // A store that cannot be reached is named without it.
+    // A store that is unreachable is named without its credentials.
     let url = [("SWITCHYARD_STORE__URL", "redis://user:s3cret@127.0.0.1:1")];
     let output = run(folder.path(), &["key", "list"], &url).await;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -1,10 +1,10 @@
-//! What a connection costs that is refused: hardly anything, since it is refused before anything is done for it.
+//! A rejected connection costs almost nothing, because it is rejected before the server does any work for it.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use switchyard_tests::{Client, KEY, Node, Proxy, Redis, eventually, guest};
 
-/// What a node says to Redis of its own accord, whoever connects.
+/// Commands that a node sends to Redis by itself, whoever connects.
 const OWN: [&str; 11] = [
     "script tick",
     "script holders",
@@ -19,7 +19,7 @@ const OWN: [&str; 11] = [
     "CLIENT",
 ];
 
-/// What was asked of Redis beside that.
+/// All other commands that Redis received.
 fn asked(proxy: &Proxy) -> BTreeMap<String, u64> {
     let mut passed = proxy.passed();
     passed.retain(|name, _| !OWN.contains(&&**name));
@@ -31,7 +31,7 @@ fn since(before: &BTreeMap<String, u64>, after: BTreeMap<String, u64>) -> BTreeM
     after.into_iter().map(more).filter(|(count, _)| *count > 0).map(|(count, name)| (name, count)).collect()
 }
 
-/// A plugin that is asked of connections, and answers so.
+/// A plugin that decides about connections, and gives this answer.
 fn asking(connect: &str) -> String {
     let file = guest("hostile").display().to_string();
     format!(
@@ -48,12 +48,12 @@ fn connect(session: Option<&str>) -> Value {
     connect
 }
 
-/// The code with which a `connect` is refused.
+/// The error code with which a `connect` is rejected.
 async fn refused(url: &str, session: Option<&str>) -> String {
     Client::turned_away(url, connect(session)).await.0
 }
 
-/// A client, if it is let in.
+/// A client, if the node accepts it.
 async fn let_in(url: &str, session: Option<&str>) -> Option<Client> {
     let mut client = Client::open(url).await;
     client.send(connect(session)).await;
@@ -85,7 +85,7 @@ async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
         clients.iter().all(|client| client.connected["type"] == "connected").then_some(clients)
     })
     .await;
-    // What is done once is done by the first.
+    // The first one causes the work that is done only once.
     assert_eq!(refused(&other.url, None).await, "connection_limit");
     let stored = sessions(&redis).await;
     let calls = other.metric("switchyard_plugin_calls_total").await;
@@ -97,7 +97,7 @@ async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
     let cost = since(&before, asked(&proxy));
     assert!(cost.values().sum::<u64>() < 25, "twenty new ones: {cost:?}");
 
-    // A session that nobody holds, and one that is not there.
+    // A session without a connection, and one that does not exist.
     let before = asked(&proxy);
     for session in [&*token, "s_00000000000000000000000000000001"] {
         for _ in 0..10 {
@@ -109,12 +109,12 @@ async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
     assert_eq!(sessions(&redis).await, stored);
     assert_eq!(other.metric("switchyard_plugin_calls_total").await, calls, "the plugin was not asked");
 
-    // One that has a connection comes in whatever the limit is.
+    // A session that has a connection is accepted, whatever the limit.
     let mut taking = other.resume(&held[0].token()).await;
     assert_eq!(taking.connected["resumed"], true, "{}", taking.connected);
     taking.settled().await;
     drop((taking, held));
-    // The session that was refused is as it was.
+    // The session that was rejected is unchanged.
     let back = eventually("a free place", async || let_in(&other.url, Some(&token)).await).await;
     assert_eq!(back.connected["resumed"], true, "{}", back.connected);
 }
@@ -126,7 +126,7 @@ async fn a_node_that_has_as_many_as_there_may_be_asks_nobody() {
     let node = Node::start(&proxy.url(), "[tier.default]\nconnections = 1\n").await;
     let mut client = node.client().await;
     client.settled().await;
-    // Counts are written a moment later.
+    // Counts are written with a short delay.
     eventually("the count", async || asked(&proxy).contains_key("script count").then_some(())).await;
     let before = asked(&proxy);
     for _ in 0..20 {
@@ -144,7 +144,7 @@ async fn what_was_taken_is_given_back_when_a_plugin_refuses() {
     let one = Node::start(&redis.url(), connections).await;
     let other = Node::start(&redis.url(), &format!("{connections}{}", asking("refuse"))).await;
     for _ in 0..5 {
-        // Were the place kept, the next would find none.
+        // If the slot were not released, the next connection would find none.
         assert_eq!(refused(&other.url, None).await, "forbidden");
     }
     assert_eq!(sessions(&redis).await, 0, "no session was made");

@@ -1,4 +1,5 @@
-//! Versions of plugins on many nodes: loaded on one, run by all; a node that cannot says so; two operators end in one.
+//! Versions of plugins on many nodes: a version that is loaded on one runs on all, a node that cannot run it
+//! says so, and concurrent loads end in one version.
 
 use serde_json::{Value, json};
 use std::{
@@ -13,7 +14,7 @@ use switchyard_tests::{
 
 const PATH: &str = "/v1/plugins/thresholds";
 
-/// A file of a plugin that does the same as any other `n`.
+/// Variant `n` of a plugin file. All variants have the same behaviour.
 fn code(n: u8) -> Vec<u8> {
     let mut module = fs::read(guest("threshold_filter")).expect("a guest");
     module.extend([0, 3, 1, b'n', n]);
@@ -78,7 +79,8 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
     publisher.publish("tvl", json!({"change": 9})).await;
     assert_eq!(member.expect("message").await["data"]["change"], 9, "filters went along");
 
-    // The file of a node that starts is not new to the others, so it follows them; a file that nobody has seen is.
+    // The other nodes know the file of a node that starts, so that node follows them. A file that no node has
+    // seen is a new version.
     let three = Node::start_in(folder(&redis, "")).await;
     assert_eq!(digest(&three.get(PATH).await), second);
     let newer = folder(&redis, "");
@@ -89,7 +91,7 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
     for node in [&one, &two, &three] {
         runs(node, &third).await;
     }
-    // A changed file is a load like any other, and going back is for all.
+    // A changed file is loaded like any other version, and a rollback applies to all nodes.
     place(two.place(), "plugin.wasm", &code(3));
     let fourth =
         eventually("the file", async || Some(digest(&two.get(PATH).await)).filter(|d| *d != third)).await;
@@ -119,7 +121,7 @@ async fn a_node_that_cannot_run_a_version_says_so_and_keeps_the_old_one() {
     let failed =
         plugin["versions"].as_array().unwrap().iter().find(|version| version["sha256"] == second.as_str());
     assert_eq!(failed.expect("known")["state"], "failed", "{plugin}");
-    // The command line waits for all nodes and says which do not follow.
+    // The command line waits for all nodes and reports those that do not follow.
     fs::write(one.place().join("three.wasm"), code(3)).expect("a file");
     let load = ["plugin", "load", "thresholds", "three.wasm", "--admin", &one.process.admin];
     let output = switchyard_tests::run(one.place(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
@@ -162,7 +164,7 @@ async fn a_version_that_fails_on_one_node_goes_back_on_all() {
     let first = digest(&one.get(PATH).await);
     let hostile = digest(&put(&one.process.admin, fs::read(guest("hostile")).expect("a guest")).await);
     runs(&two, &hostile).await;
-    // Of several principals: one alone takes it away from nobody.
+    // Of several principals, because one alone cannot make the version be withdrawn.
     for (key, times) in [(KEY, 3), (MORE_KEYS[0], 1), (MORE_KEYS[1], 1)] {
         let mut client = Client::connect_at(&two.url, json!({"auth": {"apiKey": key}})).await;
         for _ in 0..times {
@@ -175,14 +177,14 @@ async fn a_version_that_fails_on_one_node_goes_back_on_all() {
         let reason = plugin["versions"][0]["reason"].as_str().unwrap_or_else(|| panic!("{plugin}"));
         assert!(reason.contains("misdeed.rs:"), "{reason}");
     }
-    // A node whose file is the withdrawn version does not begin with it.
+    // A node whose file is the withdrawn version does not start with it.
     let stale = folder(&redis, "");
     place(stale.path(), "plugin.wasm", &fs::read(guest("hostile")).expect("a guest"));
     let three = Node::start_in(stale).await;
     assert_eq!(digest(&three.get(PATH).await), first);
 }
 
-/// Redis away: nothing is loaded that others would not hear of.
+/// While Redis is away, nothing is loaded, because the other nodes would not know of it.
 #[tokio::test]
 async fn without_the_store_nothing_is_loaded() {
     let redis = Redis::start().await;
@@ -205,7 +207,8 @@ async fn a_node_without_a_good_file_runs_what_the_others_run() {
     assert_eq!(digest(&two.get(PATH).await), first);
 }
 
-/// Two plugins of which one takes 20 s to load on the second node: the other follows at once, and both are reported.
+/// One of two plugins takes 20 s to load on the second node. The other plugin follows at once, and the node
+/// reports both.
 #[tokio::test]
 async fn a_plugin_that_takes_long_to_load_delays_no_other() {
     let redis = Redis::start().await;
@@ -238,8 +241,8 @@ async fn a_plugin_that_takes_long_to_load_delays_no_other() {
     assert!(is_loading().await, "all of that was while the plugin was being loaded");
 }
 
-/// After `FLUSHALL` the counters began anew: a node that started put its file in charge, the others stayed with theirs, and each
-/// change that followed was older than what they knew.
+/// Regression: after `FLUSHALL` the counters started again. A node that started activated its own file, the
+/// others kept theirs, and every later change seemed older than what they knew.
 #[tokio::test]
 async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhere() {
     let redis = Redis::start().await;
@@ -250,7 +253,7 @@ async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhe
     runs(&two, &third).await;
     redis.command(&["FLUSHALL"]).await;
     let three = Node::start_in(folder(&redis, "")).await;
-    // With its code, which the store had lost, too.
+    // With its code, which the store had lost too.
     runs(&three, &third).await;
     for node in [&one, &two] {
         assert_eq!(digest(&node.get(PATH).await), third);
@@ -266,7 +269,8 @@ async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhe
     }
 }
 
-/// Generations were compared and nothing else: one that began anew caught up with one that was lost, and each node stayed with its own.
+/// Regression: nodes compared only generations. A new sequence caught up with a lost one, and each node kept
+/// its own version.
 #[tokio::test]
 async fn of_two_versions_of_one_generation_one_holds_everywhere() {
     let redis = Redis::start().await;
@@ -281,19 +285,19 @@ async fn of_two_versions_of_one_generation_one_holds_everywhere() {
     assert_ne!(first, second);
     one.process.signal("CONT").await;
     runs(&one, &second).await;
-    // What is loaded at once after everything was forgotten comes after what nodes know.
+    // A version that is loaded right after everything was forgotten comes after those that nodes know.
     redis.command(&["FLUSHALL"]).await;
     let third = digest(&put(&two.process.admin, code(2)).await);
     runs(&one, &third).await;
     assert_eq!(digest(&two.get(PATH).await), third);
 }
 
-/// The same with so many bytes more.
+/// The same plugin, larger by this many bytes.
 fn large_code(n: u8, size: usize) -> Vec<u8> {
     let mut module = code(n);
     let mut section = vec![4, b'l', b'o', b'a', b'd'];
     section.resize(size, n);
-    // Of no more than 28 bits, in LEB128.
+    // The length as LEB128, with at most 28 bits.
     let length =
         [0, 7, 14, 21].map(|bits| (section.len() >> bits) as u8 & 0x7f | if bits < 21 { 0x80 } else { 0 });
     module.push(0);
@@ -302,15 +306,16 @@ fn large_code(n: u8, size: usize) -> Vec<u8> {
     module
 }
 
-/// All the code of a plugin went in one command, and of all its versions where a store had forgotten them: what took longer than a
-/// command may was cut off and begun anew every 5 s, and whatever else was asked waited behind it.
+/// Regression: all the code of a plugin was sent in one command, and that of all its versions when a store
+/// had forgotten them. Whatever took longer than a command's time limit was cut off and started again every 5
+/// s, and all other commands waited behind it.
 #[tokio::test]
 async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     const SIZE: usize = 6 << 20;
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let one = Node::start_in(folder(&redis, "")).await;
-    // Each version takes 2 s both ways, and a command may take 1.5 s.
+    // Each version takes 2 s in both directions, and a command may take 1.5 s.
     let slow = folder(&redis, "");
     let file = slow.path().join("switchyard.toml");
     let text = fs::read_to_string(&file).expect("a configuration");
@@ -320,7 +325,7 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     runs(&one, &first).await;
     proxy.slow(3 << 20);
 
-    // A client that publishes all the while is answered each time, soon.
+    // Throughout, a publishing client gets each answer soon.
     let meanwhile = async |what: &str, done: &Cell<bool>| {
         let (mut slowest, body) = (Duration::ZERO, json!({"room": "free", "data": 1}).to_string());
         while !done.get() {
@@ -342,7 +347,7 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     let ((second, third), ()) = tokio::join!(versions, meanwhile("while it is written", &is_done));
     runs(&one, &third).await;
 
-    // Of those that know what was forgotten, only the one that is far away is there.
+    // Of the nodes that know what was forgotten, only the distant one is running.
     one.process.signal("STOP").await;
     is_done.set(false);
     redis.command(&["FLUSHALL"]).await;
@@ -358,7 +363,8 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
         is_done.set(true);
     };
     tokio::join!(restored, meanwhile("while it is written again", &is_done));
-    // What a node that is killed has on its way stays for a minute: it has written the small first version as well then.
+    // What a killed node had in flight stays for a minute. By then it has written the small first version as
+    // well.
     eventually("the first version", async || (kept(&first).await != "0").then_some(())).await;
     let nothing_on_its_way = async || {
         eventually("nothing is left of what was on its way", async || {
@@ -368,7 +374,7 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     };
     nothing_on_its_way().await;
     one.process.signal("CONT").await;
-    // From the store, over the slow line: neither is compiled there.
+    // From the store, over the slow connection: this node has compiled neither.
     drop(two);
     let other = folder(&redis, "");
     let file = other.path().join("switchyard.toml");
@@ -376,6 +382,6 @@ async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
     fs::write(&file, text.replace(&redis.url(), &proxy.url())).expect("a configuration");
     let three = Node::start_in(other).await;
     runs(&three, &third).await;
-    // The one that has just woken may look whether anything is to be written.
+    // The node that has just resumed may check whether it has to write anything.
     nothing_on_its_way().await;
 }

@@ -1,4 +1,4 @@
-//! What is read out of Redis is what somebody is sent, whatever is asked for.
+//! Nodes read from Redis only what they send to clients, whatever clients request.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ async fn sent(redis: &Redis) -> u64 {
     line.trim().parse().expect("a number")
 }
 
-/// Fills rooms with as many messages of 60 kB.
+/// Fills rooms with this many messages of 60 kB.
 async fn fill(node: &Node, rooms: &[String], messages: usize) {
     let mut publisher = node.client().await;
     let data = "x".repeat(60_000);
@@ -23,7 +23,7 @@ async fn fill(node: &Node, rooms: &[String], messages: usize) {
     }
 }
 
-/// Each request of 44 bytes took all 60 MB of the room out of Redis, for an answer of 240 kB.
+/// Regression: each request of 44 bytes read all 60 MB of the room from Redis, for an answer of 240 kB.
 #[tokio::test]
 async fn a_page_of_history_is_read_and_not_all_of_it() {
     let redis = Redis::start().await;
@@ -40,7 +40,7 @@ async fn a_page_of_history_is_read_and_not_all_of_it() {
     let read = sent(&redis).await - before;
     assert!(read < answered * 3 / 2, "{read} bytes were read for {answered}");
 
-    // Page by page it is all there.
+    // Page by page, everything is there.
     let (mut since, mut offsets) = (Value::Null, vec![]);
     loop {
         let mut ask = json!({"type": "history", "room": "prices", "limit": 1000});
@@ -59,7 +59,7 @@ async fn a_page_of_history_is_read_and_not_all_of_it() {
     assert!(offsets.into_iter().eq(1..=200));
 }
 
-/// One frame of 5.5 kB moved 1.5 GB: each of its hundred entries read the room.
+/// Regression: one frame of 5.5 kB moved 1.5 GB, because each of its hundred entries read the room.
 #[tokio::test]
 async fn a_room_that_is_named_a_hundred_times_is_joined_and_read_once() {
     let redis = Redis::start().await;
@@ -87,8 +87,9 @@ async fn a_room_that_is_named_a_hundred_times_is_joined_and_read_once() {
     assert!(read < 50 * 60_000 * 3 / 2, "{read} bytes were read");
 }
 
-/// A reader that takes nothing held a page and what was kept back for each of its rooms: 182 MiB with 15 rooms. It stays for as long
-/// as it answers pings, which says nothing of what it reads.
+/// Regression: for a client that reads nothing, the node held a page and the buffered live messages for each
+/// of its rooms: 182 MiB with 15 rooms. The client stays connected as long as it answers pings, which says
+/// nothing about what else it reads.
 #[tokio::test]
 async fn a_replay_that_nobody_reads_is_not_read_from_redis_and_ends() {
     let redis = Redis::start().await;
@@ -107,7 +108,7 @@ async fn a_replay_that_nobody_reads_is_not_read_from_redis_and_ends() {
     assert_eq!(stalled.json().await["type"], "connected");
     let (before, memory) = (sent(&redis).await, node.process.memory());
     stalled.send(json!({"type": "subscribe", "rooms": entries})).await;
-    // It says something all the time, and reads nothing.
+    // It keeps sending, and reads nothing.
     let said =
         [framed(FIN | 0xA, b""), framed(FIN | TEXT, br#"{"type":"ack","room":"room0","offset":0}"#)].concat();
     let end = Instant::now() + Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! A Redis that answers and refuses: readiness says so, in Redis' own words.
+//! A Redis that answers with errors. Readiness reports it, in Redis' own words.
 
 use serde_json::json;
 use std::{process::Stdio, time::Duration};
@@ -39,7 +39,7 @@ async fn a_redis_that_became_a_replica_shows_in_readiness() {
     is_ready(&node).await;
 }
 
-/// As where one name leads to whichever server is the master: connections that are there stay with the one that was.
+/// One DNS name leads to whichever server is the master. Existing connections stay with the previous one.
 #[tokio::test]
 async fn a_master_that_became_a_replica_is_left_for_the_one_that_its_name_leads_to() {
     let (old, new) = (Redis::start().await, Redis::start().await);
@@ -66,14 +66,14 @@ async fn a_redis_without_its_replicas_shows_in_readiness() {
     is_ready(&node).await;
 }
 
-/// Connections that are there stay good; those that are made anew are refused.
+/// Existing connections stay valid; new ones are rejected.
 #[tokio::test]
 async fn a_password_that_was_changed_shows_in_readiness() {
     let redis = Redis::start().await;
     let url = format!("redis://:before@127.0.0.1:{}", redis.port());
     redis.command(&["CONFIG", "SET", "requirepass", "before"]).await;
     let node = Node::start(&url, "").await;
-    // On one connection: another would have to say the new password.
+    // On one connection, because another one would need the new password.
     let say = async |words: &str| {
         let mut client = Command::new("redis-cli");
         client.args(["-p", &redis.port().to_string()]).stdin(Stdio::piped()).stdout(Stdio::null());
@@ -95,12 +95,12 @@ async fn a_permission_that_is_missing_shows_in_readiness() {
     let redis = Redis::start().await;
     redis.command(&["ACL", "SETUSER", "node", "on", ">pass", "~*", "&*", "+@all"]).await;
     let node = Node::start(&format!("redis://node:pass@127.0.0.1:{}", redis.port()), "").await;
-    // What only the lease does.
+    // A permission that only the lease needs.
     redis.command(&["ACL", "SETUSER", "node", "-zrangebyscore", "-zadd"]).await;
     is_not_ready_because(&node, "can't run this command").await;
     redis.command(&["ACL", "SETUSER", "node", "+@all"]).await;
     is_ready(&node).await;
-    // What only publishing does.
+    // One that only publishing needs.
     let mut client = node.client().await;
     redis.command(&["ACL", "SETUSER", "node", "-xadd"]).await;
     let answer = client.ask(json!({"type": "publish", "room": "prices", "data": 1})).await;
@@ -109,7 +109,7 @@ async fn a_permission_that_is_missing_shows_in_readiness() {
     redis.command(&["ACL", "SETUSER", "node", "+@all"]).await;
     client.publish("prices", json!(1)).await;
     is_ready(&node).await;
-    // Hearing what is published.
+    // One that only the subscription needs.
     redis.command(&["ACL", "SETUSER", "node", "resetchannels"]).await;
     client.ask(json!({"type": "subscribe", "rooms": ["another"]})).await;
     is_not_ready_because(&node, "NOPERM").await;

@@ -1,5 +1,5 @@
-//! Sessions while Redis, a node or what is between them fails. Each test is a story in which clients were told what was not
-//! so, or were left with what nobody had told them.
+//! Sessions while Redis, a node or a connection between them fails. Many of these tests reproduce a bug in
+//! which clients were told something wrong, or not told something.
 
 mod acknowledgements;
 mod failover;
@@ -15,7 +15,7 @@ mod waking;
 use std::time::Duration;
 use switchyard_tests::{Node, Redis, eventually, eventually_within};
 
-/// What the promise allows until a dead node is noticed.
+/// The guaranteed time to detect a dead node.
 const NOTICED: Duration = Duration::from_secs(20);
 
 async fn two(redis: &Redis, extra: &str) -> (Node, Node) {
@@ -23,7 +23,7 @@ async fn two(redis: &Redis, extra: &str) -> (Node, Node) {
     tokio::join!(Node::start(&url, extra), Node::start(&url, extra))
 }
 
-/// The commands that Redis carries out a second, those within scripts too.
+/// The commands that Redis executes per second, including those in scripts.
 async fn commands_a_second(redis: &Redis) -> f64 {
     let so_far = async || {
         let stats = redis.command(&["INFO", "stats"]).await;
@@ -36,7 +36,7 @@ async fn commands_a_second(redis: &Redis) -> f64 {
     (so_far().await - before) as f64 / WINDOW.as_secs_f64()
 }
 
-/// Waits until Redis is asked about as little as when nothing happens.
+/// Waits until Redis receives as few commands as when nothing happens.
 async fn rests(redis: &Redis, resting: f64) {
     let mut seen = vec![];
     let end = std::time::Instant::now() + Duration::from_secs(15);
@@ -50,7 +50,7 @@ async fn rests(redis: &Redis, resting: f64) {
     panic!("{resting} commands a second at rest, afterwards {seen:?}");
 }
 
-/// What the nodes say they have of a principal's connections, together.
+/// The sum of a principal's connections that the nodes report.
 async fn counted(redis: &Redis, principal: &str) -> u64 {
     let counts = redis.command(&["HVALS", &format!("switchyard:{{@{principal}}}:connections")]).await;
     counts.lines().filter_map(|count| count.parse::<u64>().ok()).sum()
@@ -63,7 +63,7 @@ async fn is_counted(redis: &Redis, principal: &str, count: u64) {
     .await;
 }
 
-/// Stops a node for longer than its lease, until another has cleared away what it seems to have left.
+/// Stops a node for longer than its lease, until another node has cleared what it seems to have left behind.
 async fn sleeps_beyond_its_lease(one: &Node, other: &Node) {
     let before = other.metric("switchyard_store_reaped_total").await;
     one.process.signal("STOP").await;
@@ -73,7 +73,7 @@ async fn sleeps_beyond_its_lease(one: &Node, other: &Node) {
     .await;
 }
 
-/// Takes the notices away by which nodes tell each other of takeovers, once there is one.
+/// Removes the notices by which nodes tell each other of takeovers, once there is one.
 async fn lose_notices(redis: &Redis) {
     let lists = eventually("a notice", async || {
         let keys = redis.command(&["KEYS", "switchyard:{/node-*"]).await;

@@ -1,5 +1,5 @@
-//! Connections to Redis over which nothing comes any more, though they stay open: a process that was stopped, a network that swallows
-//! everything. The kernel of the other side goes on acknowledging, so TCP notices nothing.
+//! Connections to Redis on which nothing arrives any more although they stay open: a stopped process, or a
+//! network that drops everything. The other side's kernel still acknowledges, so TCP notices nothing.
 
 use super::{Publisher, saw_everything};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use switchyard_tests::{Client, Cluster, Follower, Live, Node, Proxy, Redis, Sentinel, eventually_within};
 
 const PACE: Duration = Duration::from_millis(5);
-/// Silence is noticed after 3 s, by a probe that is sent each second; and something for a busy machine.
+/// Silence is noticed after 3 s, with a probe every second; the rest is for a busy machine.
 const NOTICED: Duration = Duration::from_secs(10);
 
 async fn publish(node: &Node, room: &str, data: &Value) -> u16 {
@@ -15,7 +15,8 @@ async fn publish(node: &Node, room: &str, data: &Value) -> u16 {
     node.call("POST", "/v1/publish", &body).await.0
 }
 
-/// The client of Redis reset its clock at each write, and a node writes twice a second: the connection stayed for ever.
+/// Regression: the Redis client reset its timer on each write, and a node writes twice a second, so the
+/// connection stayed for ever.
 #[tokio::test]
 async fn connections_that_fell_silent_are_replaced_and_nothing_is_lost() {
     let redis = Redis::start().await;
@@ -29,7 +30,7 @@ async fn connections_that_fell_silent_are_replaced_and_nothing_is_lost() {
     let publisher = Publisher::start(&two, "prices", PACE).await;
     followers[0].has("prices", 50, Duration::from_secs(10)).await;
     proxy.silence();
-    // What cannot be sent any more fills every buffer on the way, and then whoever writes waits, too.
+    // Data that cannot be sent fills every buffer on the way, and then the writer blocks, too.
     let much = json!("x".repeat(60_000));
     let filling = async {
         for _ in 0..10 {
@@ -53,7 +54,8 @@ async fn connections_that_fell_silent_are_replaced_and_nothing_is_lost() {
     eventually_within(NOTICED, "ready", async || one.is_ready().await.then_some(())).await;
 }
 
-/// Both nodes stayed with a stopped master until it woke, published to it, and lost what they had answered.
+/// Regression: both nodes stayed with a stopped master until it continued, published to it, and lost what
+/// they had answered.
 #[tokio::test]
 async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
     let sentinel = Sentinel::start().await;
@@ -77,7 +79,7 @@ async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
     let late = Follower::start(vec![two.url.clone()], "later").await;
     let publisher = Publisher::start(&one, "later", PACE).await;
     old.resume().await;
-    // It takes itself for a master until its sentinels make it a replica, and then it forgets what only it has.
+    // It considers itself a master until its sentinels make it a replica, and then it loses what only it has.
     eventually_within(Duration::from_secs(40), "the old master a replica", async || {
         let told = old.command(&["INFO", "replication"]).await;
         (told.contains("role:slave") && told.contains("master_link_status:up")).then_some(())
@@ -95,7 +97,8 @@ async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
     assert!(late.seen().losses.is_empty(), "{:?}", late.seen().losses);
 }
 
-/// A killed server held up all of a Cluster: its client connected anew to it, again and again, and did nothing else.
+/// Regression: a killed server held up a whole Cluster, because the Redis client reconnected to it again and
+/// again and did nothing else.
 #[tokio::test]
 async fn a_server_of_a_cluster_that_was_killed_holds_up_only_what_is_on_it() {
     let mut cluster = Cluster::start().await;
@@ -141,11 +144,11 @@ async fn a_server_of_a_cluster_that_was_killed_holds_up_only_what_is_on_it() {
     }
 }
 
-/// A master that Sentinels have replaced, and that could not be told: it goes on as one, beside the new. What it is told from then
-/// on is lost with it.
+/// A master that Sentinels have replaced without being able to tell it. It continues as a master next to the
+/// new one. What is written to it from then on is lost when it becomes a replica.
 async fn two_masters(sentinel: &Sentinel) -> (&Redis, &Redis) {
     let (old, new) = sentinel.pair().await;
-    // Sentinels make it a replica by this, and disconnect its clients together with it.
+    // Sentinels use this command to make it a replica, and disconnect its clients at the same time.
     old.command(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof", "-multi", "-client|kill"]).await;
     let sent = sentinel.sentinels[0].command(&["SENTINEL", "FAILOVER", "main"]).await;
     assert_eq!(sent, "OK");
@@ -154,7 +157,8 @@ async fn two_masters(sentinel: &Sentinel) -> (&Redis, &Redis) {
     (old, new)
 }
 
-/// A node asks Sentinels every 2 s, so that it stays no longer with a master that was replaced, though it answers as before.
+/// A node asks Sentinels every 2 s, so it does not stay with a replaced master, although that one still
+/// answers.
 #[tokio::test]
 async fn a_master_that_was_replaced_and_answers_still_is_left_within_seconds() {
     let sentinel = Sentinel::start().await;
@@ -172,8 +176,9 @@ async fn a_master_that_was_replaced_and_answers_still_is_left_within_seconds() {
     eventually_within(NOTICED, "ready", async || node.is_ready().await.then_some(())).await;
 }
 
-/// A node that most Sentinels do not reach is not told. What it then publishes to the old master is lost, unless that has
-/// `min-replicas-to-write`: its replica is a master now, so within `min-replicas-max-lag` it refuses.
+/// Most Sentinels cannot reach a node, so it is not told. What it then publishes to the old master is lost,
+/// unless that has `min-replicas-to-write`: its replica is a master now, so within `min-replicas-max-lag` it
+/// rejects writes.
 #[tokio::test]
 async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
     for bounded in [false, true] {
@@ -184,7 +189,7 @@ async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
                 old.command(&["CONFIG", "SET", setting[0], setting[1]]).await;
             }
         }
-        // Two of three are nowhere.
+        // Two of three do not exist.
         let reached = sentinel.sentinels[0].port();
         let url = format!(
             "redis-sentinel://127.0.0.1:1/0?sentinelServiceName=main&node=127.0.0.1:2&node=127.0.0.1:{reached}"
@@ -192,7 +197,7 @@ async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
         let node = Node::start(&url, "").await;
         assert_eq!(publish(&node, "prices", &json!("before")).await, 200);
         two_masters(&sentinel).await;
-        // A replica is missed when the master looks, which it does each second.
+        // The master notices a missing replica when it checks, once a second.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let answered = publish(&node, "late", &json!("after")).await;
         assert_eq!(new.command(&["EXISTS", "switchyard:{late}:log"]).await, "0", "nobody told the node");
@@ -208,7 +213,8 @@ async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
     }
 }
 
-/// The client took the word of the first Sentinel that it reached, and when that one did not answer it asked no other.
+/// Regression: the Redis client relied on the first Sentinel that it reached, and when that one did not
+/// answer, it asked no other.
 #[tokio::test]
 async fn a_sentinel_that_does_not_answer_is_passed_over() {
     let sentinel = Sentinel::start().await;
@@ -234,8 +240,8 @@ async fn a_sentinel_that_does_not_answer_is_passed_over() {
     old.resume().await;
 }
 
-/// A move of a slot that broke off half way: the source says that it moved, and the target that it did not. A node that had a room there
-/// asked both thousands of times a second, for as long as that was so.
+/// A slot migration that stopped half way: each server says that the slot is on the other one. Regression: a
+/// node with a room in it asked both thousands of times a second, for as long as that lasted.
 #[tokio::test]
 async fn servers_of_a_cluster_that_do_not_agree_are_asked_in_peace() {
     let cluster = Cluster::start().await;
@@ -244,7 +250,7 @@ async fn servers_of_a_cluster_that_do_not_agree_are_asked_in_peace() {
     client.subscribe(json!(["prices"])).await;
     let slot = cluster.slot("prices").await;
     cluster.move_slot_by_half(slot, (cluster.owner(slot).await + 1) % 3).await;
-    // Meanwhile the room is looked at, and what it asks is answered with another place each time.
+    // Meanwhile the node checks the room, and each time is redirected to another server.
     tokio::time::sleep(Duration::from_secs(3)).await;
     for server in &cluster.nodes {
         server.command(&["CONFIG", "RESETSTAT"]).await;

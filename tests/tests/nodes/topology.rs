@@ -1,4 +1,4 @@
-//! Redis that is more than one process: a Cluster whose slots move, a master that is replaced.
+//! Redis with more than one process: a Cluster whose slots move, and a master that is replaced.
 
 use super::{Publisher, join, saw_everything};
 use futures_util::future::join_all;
@@ -61,7 +61,7 @@ async fn a_master_that_is_replaced_is_followed_and_what_it_took_along_is_told() 
         assert_eq!(seen.connections, 1, "connections stay");
         let offsets = &seen.order["prices"];
         if seen.losses.is_empty() {
-            // The replica had heard of everything.
+            // The replica had received everything.
             follower.has("prices", published.offsets.len(), Duration::from_secs(10)).await;
             assert!(seen.wrong.is_empty() && offsets.is_sorted(), "{:?}", seen.wrong);
         }
@@ -74,8 +74,9 @@ async fn a_master_that_is_replaced_is_followed_and_what_it_took_along_is_told() 
     assert_eq!(client.expect("message").await["data"], 1);
 }
 
-/// Whichever server's connection was made anew, every room was read again, some at a time: those of a server that does not answer
-/// were waited for one after the other, and rooms of those that do heard nothing until it was their turn.
+/// Regression: after any server's connection was re-established, every room was read again, a few at a time.
+/// Rooms of a server that does not answer were waited for one after the other, and other rooms received
+/// nothing until it was their turn.
 #[tokio::test]
 async fn rooms_of_a_server_that_is_away_hold_up_no_others() {
     const AWAY: usize = 2000;
@@ -88,7 +89,7 @@ async fn rooms_of_a_server_that_is_away_hold_up_no_others() {
     let (mut away, mut others) = (vec![], vec![]);
     for n in 0.. {
         let room = format!("room-{n}");
-        // The last third of the slots is the third server's.
+        // The last third of the slots is on the third server.
         let rooms = if cluster.slot(&room).await >= 10923 { &mut away } else { &mut others };
         rooms.push(room);
         if away.len() == AWAY {

@@ -1,4 +1,4 @@
-//! A node that is started while its Redis is away, or does not answer, waits for it, and says so to whoever asks.
+//! A node that starts while its Redis is away or does not answer waits for it, and reports that.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ async fn get(admin: &str, path: &str) -> (u16, String) {
     Answer::called(admin, "GET", path, Some(KEY), "").await
 }
 
-/// Asks until the node is not ready for this reason.
+/// Polls until the node is not ready for this reason.
 async fn waits(admin: &str, reason: &str) -> String {
     eventually(reason, async || {
         let (status, body) = get(admin, "/readyz").await;
@@ -60,17 +60,17 @@ async fn a_node_without_its_redis_says_what_it_waits_for_and_ends_when_told() {
         let error: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}"));
         assert_eq!((status, &error["error"]["code"]), (503, &json!("store_unavailable")), "{path}: {body}");
     }
-    // A hangup is nothing to end for.
+    // SIGHUP is no reason to exit.
     starting.signal("HUP").await;
     assert_eq!(get(&admin, "/livez").await.0, 200);
     ends_at_once(starting).await;
 
-    // Another, for which Redis comes: the same listener serves on, also over a connection that was there before.
+    // Another node, whose Redis starts: the same listener keeps serving, even on an existing connection.
     let starting = start(&folder);
     let admin = starting.admin().await;
     waits(&admin, "waiting for the store").await;
     let asked = async {
-        // As often as it can be asked, somebody answers.
+        // Every request is answered, at any time.
         loop {
             let (status, body) = get(&admin, "/readyz").await;
             if status == 200 {
@@ -84,7 +84,7 @@ async fn a_node_without_its_redis_says_what_it_waits_for_and_ends_when_told() {
     serves(&process).await;
 }
 
-/// As while a failover goes on: connections are taken, and nothing comes back.
+/// As during a failover: connections are accepted, and nothing is answered.
 #[tokio::test]
 async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
     let redis = Redis::start().await;
@@ -104,7 +104,8 @@ async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
     serves(&starting.serves().await).await;
 }
 
-/// A port that another has is reported at once; one of its own takes nobody in before there is anybody to answer.
+/// A port that is in use is reported at once. The node's own listener accepts no client before the node can
+/// answer.
 #[tokio::test]
 async fn clients_are_refused_until_the_node_serves() {
     let mut redis = Redis::start().await;

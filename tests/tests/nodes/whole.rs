@@ -1,4 +1,4 @@
-//! What clients and operators see is one switchyard, whichever node they ask.
+//! Clients and operators see one system, whichever node they use.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, Node, Process, READER, Redis, eventually, guest};
@@ -41,7 +41,7 @@ async fn messages_reach_every_node_in_order_and_filters_hold_there() {
         }
         client.settled().await;
     }
-    // Everyone, and one principal, wherever they are.
+    // All principals, and one principal, wherever they are connected.
     a.send(json!({"type": "publish", "room": "*", "data": "all"})).await;
     for client in [&mut here, &mut there, &mut filtered] {
         assert_eq!(client.expect("message").await["room"], "*");
@@ -111,7 +111,7 @@ async fn a_session_resumes_on_another_node_and_is_taken_over_from_it() {
         (receipt["acknowledged"] == 1).then_some(())
     })
     .await;
-    // The old connection lives: it is taken over.
+    // The old connection is alive: its session is taken over.
     let token = client.token();
     let mut taken = two.resume(&token).await;
     assert_eq!(taken.connected["resumed"], true);
@@ -134,7 +134,7 @@ async fn a_session_resumes_on_another_node_and_is_taken_over_from_it() {
         assert_eq!(back.expect("message").await["offset"], offset);
     }
     assert_eq!(two.members("prices").await, 1);
-    // A token is worth nothing to another principal, on any node.
+    // Another principal cannot use the token, on any node.
     let foreign = json!({"auth": {"apiKey": READER}, "session": token});
     assert_eq!(Client::connect_at(&two.url, foreign).await.connected["resumed"], false);
 }
@@ -187,7 +187,7 @@ async fn keys_of_another_version_keep_a_node_from_starting() {
         !output.status.success() && told.contains("schema 99") && told.contains("store.prefix"),
         "{told}"
     );
-    // Beside it, under another prefix, there is room.
+    // Under another prefix there is a free slot.
     let environment = [("SWITCHYARD_STORE__PREFIX", "mine")];
     let node = Process::serve(folder.path(), &["--config", "switchyard.toml"], &environment).await;
     Client::connect_at(&node.url, json!({"auth": {"apiKey": KEY}})).await.settled().await;

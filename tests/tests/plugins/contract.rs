@@ -1,4 +1,4 @@
-//! A published contract is a promise: what was built against it runs, and its words stay as they were.
+//! A published contract is a promise: plugins built against it keep working, and its text does not change.
 
 use super::load;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Governors: every failure is an answer, and filters survive what happens to instances.
+//! Governors turn every failure into an answer, and filters outlive instances.
 
 use super::{engine, guest, load};
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ fn a_failure_costs_one_call() {
     assert!(status.last_failure.unwrap().contains("told to panic"));
 }
 
-/// Enough failures, of enough principals, that the plugin itself is quarantined.
+/// Enough failures, on requests of enough principals, to quarantine the plugin itself.
 fn fail(governor: &mut Governor) {
     for who in ["alice", "bob", "carol", "alice", "bob"] {
         governor.check(who, "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
@@ -82,7 +82,7 @@ fn who_makes_a_plugin_fail_is_left_alone_and_the_others_are_served() {
     );
 }
 
-/// One filter that cannot be asked takes nothing from those who hold others, and its owner answers for it.
+/// A filter that fails affects only its own members, and counts against its owner.
 #[test]
 fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
     for (misdeed, from) in [("panic", "mallory"), ("loop", "mallory"), ("short", "mallory")] {
@@ -107,7 +107,8 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
     }
 }
 
-/// A message on which every filter fails is its publisher's affair, where it is known; otherwise the room's, and nobody else's.
+/// A message on which every filter fails counts against its publisher if that is known, otherwise against the
+/// room.
 #[test]
 fn a_message_that_no_filter_bears_leads_back_to_its_publisher_or_its_room() {
     let poison = br#"{"do": "panic", "in": "matches"}"#;
@@ -148,7 +149,8 @@ fn history_that_a_filter_does_not_bear_costs_its_reader_alone() {
     assert_eq!(governor.stats().status().state, State::Active);
 }
 
-/// What a client sends is measured before the plugin is asked, and what the plugin makes of it is no failure of the plugin.
+/// The host measures what a client sends before it calls the plugin, and a filter that is too large does not
+/// count as a failure of the plugin.
 #[test]
 fn what_is_too_large_is_the_clients_mistake() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
@@ -188,7 +190,7 @@ fn equal_filters_are_one_and_plans_without_a_question_ask_none() {
     assert_eq!(out, [0b01]);
     assert!(!governor.stats().status().calls.contains_key("deliver.matches"));
 
-    // Between others, their bits stay in place.
+    // Between others, their bits keep their positions.
     let trade = br#"{"market": "A", "size": "1", "price": "1"}"#;
     governor.matches("trades", "trade", trade, &[ids[3], ids[0], ids[2], ids[1]], &mut out).unwrap();
     assert_eq!(out, [0b1110]);
@@ -238,7 +240,7 @@ fn failing_may_be_configured_to_allow() {
 #[test]
 fn a_refusal_reaches_the_client_in_bounds() {
     let mut governor = hostile(json!({ "connect": "huge", "publish": "refuse" }));
-    // Larger than what may be lifted: a failure, whose text is the host's.
+    // Larger than the host copies out of the plugin: a failure, with a message of the host.
     let refusal = governor.connect(&Connecting::default()).unwrap_err();
     assert_eq!(refusal.message, "plugin 'test' failed");
     let refusal = governor.check("alice", "bad:a", "", b"{}").unwrap_err();
@@ -287,7 +289,7 @@ fn a_swap_takes_all_filters_along_or_does_not_happen() {
     governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
     assert_eq!(out, [0b00]);
 
-    // Other plans under another version: what was asked for is now known without asking.
+    // The other version has other plans, so the answers are known without a call.
     governor.swap(load("orderbook", &Value::Null), OnFailure::Deny).unwrap_err();
     governor.release(ids[1], "");
     governor.swap(load("orderbook", &Value::Null), OnFailure::Deny).unwrap();
@@ -337,7 +339,7 @@ fn an_instance_that_has_served_for_long_is_replaced() {
         assert_eq!(out, [1], "the filter goes along");
     }
     let status = governor.stats().status();
-    // Two of the ten go to starting and to the filter.
+    // Two of the ten calls are the start and the filter.
     assert_eq!((status.recycled, status.failures.len()), (12, 0), "{status:?}");
     assert_eq!((status.filters_asked, status.filters_passed), (100, 100));
 }

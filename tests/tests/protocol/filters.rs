@@ -1,4 +1,4 @@
-//! Filters and names by the project's own plugins: on what is live, replayed and read from history.
+//! Filters and room names with the bundled plugins: for live messages, replay and history.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, Server, plugin};
@@ -20,7 +20,7 @@ async fn thresholds() -> Server {
     Server::start(&plugin("threshold_filter", r#"["tvl_changes"]"#, "{}")).await
 }
 
-/// Changes of 0, 10, 20 … on two chains by turns.
+/// Publishes changes of 0, 10, 20 …, alternating between two chains.
 async fn changes(publisher: &mut Client, numbers: std::ops::Range<u64>) {
     for n in numbers {
         let chain = if n % 2 == 0 { "ethereum" } else { "base" };
@@ -44,7 +44,7 @@ async fn a_filter_holds_for_live_replay_and_history() {
 
     let history = client.ask(json!({"type": "history", "room": "tvl_changes"})).await;
     assert_eq!((held(&history), &history["more"]), (vec![6, 8, 10], &json!(false)));
-    // A page is full of what passes, and `more` speaks of what passes or may.
+    // A page is filled with messages that pass, and `more` says whether further messages may pass.
     let history = client.ask(json!({"type": "history", "room": "tvl_changes", "limit": 2})).await;
     assert_eq!((held(&history), &history["more"]), (vec![6, 8], &json!(true)));
     let since = json!({"epoch": epoch, "offset": 8});
@@ -170,7 +170,7 @@ async fn a_plugin_cuts_and_refuses_messages() {
     client.settled().await;
 }
 
-/// What cannot be loaded closes its rooms and nobody else's.
+/// A plugin that cannot be loaded closes its own rooms and no others.
 #[tokio::test]
 async fn a_plugin_that_fails_to_load_closes_its_rooms_alone() {
     let server =

@@ -1,4 +1,4 @@
-//! What any request has in common: ids, types, bad frames, and the requests that change nothing.
+//! What all requests have in common: ids, types, bad frames, and requests that change nothing.
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ async fn unknown_types_and_fields_close_nothing() {
     client.expect("pong").await;
 }
 
-/// Thirteen elements: as many as a request has fields, should somebody read objects and arrays alike.
+/// Thirteen elements, as many as a request has fields, in case the parser accepts arrays as objects.
 const ARRAY: &str = r#"["ping",1,null,null,null,null,null,null,null,null,null,null,null]"#;
 
 #[tokio::test]

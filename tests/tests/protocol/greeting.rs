@@ -1,4 +1,4 @@
-//! `connect`: where the key may be, what is answered, and how everybody else is turned away.
+//! `connect`: where the key may be, what the server answers, and how it rejects all others.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Answer, Client, FIN, KEY, READER, Raw, Server, TEXT, framed};
@@ -48,14 +48,14 @@ async fn a_key_on_the_upgrade_is_enough_and_makes_auth_void() {
             assert_eq!(client.connected["principal"]["id"], "acme");
         }
     }
-    // Resuming has one place: the frame.
+    // A session can be resumed only with the frame.
     let client = Client::connect(&server).await;
     let resumed = Client::open(with_header(&server, "authorization", &bearer))
         .await
         .greet(json!({"session": client.token()}))
         .await;
     assert_eq!(resumed.connected["resumed"], true);
-    // It does not excuse from saying connect.
+    // The key on the upgrade does not replace `connect`.
     let mut silent = Client::open(with_header(&server, "x-api-key", KEY)).await;
     assert_eq!(silent.refused(json!({"type": "ping"})).await, "auth_required");
     assert_eq!(silent.closed().await.code, 4401);
@@ -117,7 +117,7 @@ async fn all_but_a_good_connect_is_turned_away_with_4401() {
     assert_eq!(binary.closed().await.code, 4401);
 }
 
-/// A key in the URL would end in logs.
+/// A key in the URL would end up in logs.
 #[tokio::test]
 async fn a_key_in_the_url_is_worth_nothing() {
     let server = Server::start("").await;
@@ -130,7 +130,7 @@ async fn silence_before_connect_ends_after_the_configured_time() {
     let server = Server::start("[session]\nauthenticate = \"300ms\"").await;
     let started = std::time::Instant::now();
     let mut client = Client::open(&*server.url).await;
-    // Signs of life are no connect.
+    // Signs of life do not replace `connect`.
     use futures_util::SinkExt;
     client.socket.send(Message::Ping(Default::default())).await.expect("a connection");
     assert_eq!(client.expect("error").await["error"]["code"], "auth_timeout");

@@ -1,10 +1,10 @@
-//! The moment of joining and of leaving, while messages come without a pause.
+//! Joining and leaving a room while messages arrive continuously.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, Server};
 use tokio_util::sync::CancellationToken;
 
-/// Publishes as fast as it is answered until it is told to stop; gives the last offset.
+/// Publishes as fast as the server answers, until told to stop. Returns the last offset.
 async fn feed(server: &Server, room: &'static str, stop: CancellationToken) -> tokio::task::JoinHandle<u64> {
     let mut publisher = Client::connect(server).await;
     let mut last = publisher.publish(room, json!(1)).await["offset"].as_u64().expect("an offset");
@@ -25,10 +25,10 @@ async fn every_message_after_subscribed_comes_and_none_before_or_after_leaving()
     let mut last = None;
     for round in 0..50 {
         let since = |(epoch, offset): &(Value, u64)| json!({"room": "prices", "since": {"epoch": epoch, "offset": offset}});
-        // Every second time it comes back to where it was.
+        // Every second time it returns to its previous position.
         let back = last.take().filter(|_| round % 2 == 1);
         let room = back.as_ref().map_or(json!("prices"), since);
-        // Nothing of the room comes before the answer: `ask` takes the next frame.
+        // Nothing of the room comes before the answer, because `ask` takes the next frame.
         let answer = client.ask(json!({"type": "subscribe", "rooms": [room]})).await;
         let result = &answer["results"][0];
         assert_eq!(result["status"], "subscribed", "{answer}");
@@ -61,7 +61,7 @@ async fn every_message_after_subscribed_comes_and_none_before_or_after_leaving()
     feed.await.expect("a feed");
 }
 
-/// Messages that a node keeps back for a member that catches up.
+/// Messages that a node buffers for a member that is catching up.
 const KEPT_BACK: u64 = 256;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,8 +78,9 @@ async fn subscribing_again_neither_skips_nor_repeats() {
             let frame = client.recv().await;
             if frame["type"] == "subscribed" {
                 let joined = frame["results"][0]["offset"].as_u64().expect("an offset");
-                // What came before the answer is what is told as held, unless so much came while this client was slow to ask
-                // that it is read from history again; then it follows the answer, which the next frames show.
+                // Everything published before the answer counts as stored, unless this client was so slow to
+                // ask that the node reads it again from history. Then it follows the answer, as the next
+                // frames show.
                 let follows = joined - (next - 1);
                 assert!(follows == 0 || follows > KEPT_BACK, "{follows} follow an answer of {joined}");
                 break;
@@ -97,7 +98,7 @@ async fn subscribing_again_neither_skips_nor_repeats() {
     client.settled().await;
 }
 
-/// Requests of one connection are answered in order, however many are on their way.
+/// Requests of one connection are answered in order, however many are in progress.
 #[tokio::test]
 async fn answers_keep_the_order_of_requests() {
     let server = Server::start("").await;

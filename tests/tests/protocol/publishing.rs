@@ -1,4 +1,4 @@
-//! `publish`: what is let through, byte for byte; what is refused; and what is not sent twice.
+//! `publish`: what is delivered, byte for byte, what is rejected, and what is not sent twice.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, READER, Server};
@@ -51,7 +51,7 @@ async fn data_arrives_byte_for_byte() {
         let delivery = member.text().await;
         assert!(delivery.ends_with(&format!(r#""data":{text}}}"#)), "{text}: {delivery}");
     }
-    // As history shows it, and over HTTP as well.
+    // As in history, and over HTTP as well.
     member.send_text(r#"{"type":"history","room":"raw"}"#).await;
     let history = member.text().await;
     for text in texts {
@@ -95,7 +95,7 @@ async fn fields_are_checked_to_the_byte() {
         assert_eq!(answer["id"], 1, "{answer}");
         answer["error"]["code"].as_str().unwrap_or("").to_owned()
     };
-    // With its quotes, data has two bytes more.
+    // With its quotes, data has two more bytes.
     assert_eq!(publish(json!({"room": "a", "data": "x".repeat(1022)})).await, "");
     assert_eq!(publish(json!({"room": "a", "data": "x".repeat(1023)})).await, "message_too_large");
     assert_eq!(publish(json!({"room": "a", "data": "é".repeat(511)})).await, "");
@@ -189,7 +189,7 @@ async fn a_key_makes_a_retry_safe_whatever_way_it_comes() {
     member.settled().await;
 }
 
-/// What is good JSON by its grammar, and what no strict parser takes.
+/// JSON that is valid by its grammar, but that no strict parser accepts.
 #[tokio::test]
 async fn what_no_parser_takes_reaches_nobody() {
     let server = Server::start("").await;

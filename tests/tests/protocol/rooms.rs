@@ -56,7 +56,7 @@ async fn each_room_succeeds_or_fails_alone_and_in_the_order_asked() {
     assert_eq!(result, &json!({"room": "c", "status": "subscribed", "epoch": result["epoch"], "offset": 1}));
     assert!(result["epoch"].is_string(), "{result}");
 
-    // The rooms that were refused take no place.
+    // Rooms that were rejected do not count towards the limit.
     let mut client = Client::connect(&server).await;
     let answer = client.ask(json!({"type": "subscribe", "rooms": ["a", "a::", "b", "*", "c", "d"]})).await;
     let expected = ["subscribed", "room_invalid", "subscribed", "forbidden", "subscribed", "room_limit"];
@@ -140,7 +140,7 @@ async fn leaving_is_answered_room_by_room_and_ends_deliveries() {
     for kind in ["members", "history"] {
         assert_eq!(client.refused(json!({"type": kind, "room": "a"})).await, "not_subscribed");
     }
-    // A room that was left is gone from the session too.
+    // A room that was left is no longer in the session either.
     let token = client.token();
     client.cut();
     let client = Client::resume(&server, &token).await;
@@ -166,7 +166,7 @@ async fn broadcast_and_inbox_are_heard_without_asking() {
     let members =
         async |client: &mut Client, room: &str| client.ask(json!({"type": "members", "room": room})).await;
     assert_eq!(members(&mut zed, "@zed").await["count"], 1);
-    // All principals there are, which only an operator's key is told.
+    // All principals, which only an operator's key may list.
     assert_eq!(members(&mut acme, "*").await["count"], 2);
     assert_eq!(members(&mut zed, "*").await["error"]["code"], "forbidden");
     for room in ["*", "@zed"] {
@@ -198,7 +198,7 @@ async fn members_names_a_hundred_and_says_that_there_are_more() {
             assert_eq!((&members["count"], members.get("more")), (&json!(100), None));
         }
     }
-    // Sessions are counted, principals are named once.
+    // Sessions are counted individually, but each principal is named once.
     let mut second = Client::connect_as(&server, "sk_7").await;
     second.subscribe(json!(["busy"])).await;
     let members = second.ask(json!({"type": "members", "room": "busy"})).await;
@@ -301,7 +301,8 @@ async fn acknowledging_nonsense_changes_nothing_and_is_told_only_who_asks() {
     assert_eq!(receipt, json!({"members": 1, "acknowledged": 1}));
 }
 
-/// 32,000 names in a frame of 128 kB were answered with 5.4 MB, which a connection that reads nothing had waiting.
+/// Regression: 32,000 names in a frame of 128 kB were answered with 5.4 MB, which waited for a connection
+/// that reads nothing.
 #[tokio::test]
 async fn an_answer_is_not_much_longer_than_its_request() {
     let server = Server::start("").await;

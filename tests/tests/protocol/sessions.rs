@@ -31,7 +31,7 @@ async fn a_session_outlives_its_connection_by_its_ttl() {
     let client = Client::resume(&server, &token).await;
     assert_eq!((&client.connected["resumed"], &client.connected["rooms"]), (&json!(false), &json!([])));
     assert_ne!(client.token(), token);
-    // What has expired is swept now and then.
+    // Expired sessions are removed periodically.
     timeout(PATIENCE, async {
         while count(&mut watcher).await != 1 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -43,7 +43,7 @@ async fn a_session_outlives_its_connection_by_its_ttl() {
     assert_eq!(server.get("/v1/rooms/prices/messages/1/receipt").await["members"], 1);
 }
 
-/// A close by the client is no different from a cut.
+/// A close by the client is no different from a lost connection.
 #[tokio::test]
 async fn a_client_that_said_goodbye_may_come_back() {
     let server = Server::start("").await;
@@ -80,7 +80,7 @@ async fn of_many_that_resume_at_once_one_stays() {
         }
         publisher.publish("prices", json!(round)).await;
         let (mut stayed, mut heard, mut answered) = (vec![], 0, vec![]);
-        // Each was let in, or was too late already.
+        // Each was accepted, or was already too late.
         for (n, mut client) in clients.into_iter().enumerate() {
             if n == 0 || !matches!(next(&mut client, &mut heard).await, Next::Closed) {
                 answered.push(client);
@@ -98,7 +98,7 @@ async fn of_many_that_resume_at_once_one_stays() {
             }
         }
         assert_eq!(stayed.len(), 1, "round {round}");
-        // A replay runs beside the conversation: it may come after the pong.
+        // A replay runs concurrently with requests, so it may come after the pong.
         while heard == 0 {
             let next = next(&mut stayed[0], &mut heard).await;
             assert!(matches!(next, Next::Other), "what was published meanwhile is not lost: round {round}");
@@ -110,12 +110,12 @@ async fn of_many_that_resume_at_once_one_stays() {
 
 enum Next {
     Pong,
-    /// Another one has the session.
+    /// Another connection has the session.
     Closed,
     Other,
 }
 
-/// The next frame; deliveries are counted.
+/// The next frame that is not a delivery; deliveries are counted.
 async fn next(client: &mut Client, heard: &mut u32) -> Next {
     match timeout(PATIENCE, client.socket.next()).await.expect("a frame in time") {
         Some(Ok(Message::Text(text))) => {
@@ -123,7 +123,7 @@ async fn next(client: &mut Client, heard: &mut u32) -> Next {
             if text.contains(r#""type":"pong""#) { Next::Pong } else { Next::Other }
         }
         Some(Ok(Message::Close(Some(close)))) => {
-            // Or it asked before the one that has the session by now.
+            // Or its request came before that of the connection that has the session by now.
             assert!([4409, 4503].contains(&u16::from(close.code)), "{close}");
             Next::Closed
         }

@@ -1,4 +1,5 @@
-//! What a client sends while it reads nothing, so that the server has written part of a frame and cannot write the rest.
+//! What a client sends while it reads nothing, so that the server has written part of a frame and cannot
+//! write the rest.
 
 use super::{
     Node,
@@ -12,7 +13,7 @@ use switchyard_tests::{
     Answer, BINARY, CLOSE, CONTINUATION, Client, FIN, KEY, PATIENCE, PING, PONG, TEXT, eventually_within,
 };
 
-/// Bytes of what is delivered: more than the kernel keeps of one.
+/// The size of what is delivered: more than the kernel buffers for a connection.
 const DELIVERY: usize = 60_000;
 
 fn cases() -> Vec<Case> {
@@ -56,7 +57,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Every delivery is whole, none is missing, and then comes what would come without them.
+/// Checks that every delivery is complete and none is missing, and that the expected answer follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_holds_while_writes_are_blocked() {
     let more = "[session]\noutbox = \"8MiB\"\nheartbeat = { interval = \"10m\", timeout = \"10m\" }\n\
@@ -104,14 +105,14 @@ async fn every_case_holds_while_writes_are_blocked() {
                 false => Err(format!("{}: {offset} of {delivered} deliveries", case.name)),
             })
         });
-        // A few at a time, because those that close have 3 s to read what waits.
+        // A few at a time, because connections that close have 3 s to read what is waiting.
         let held = stream::iter(held).buffer_unordered(4);
         let failed: Vec<_> = held.filter_map(async |held| held.err()).collect().await;
         assert!(failed.is_empty(), "{}:\n{}", node.url, failed.join("\n"));
     }
 }
 
-/// Nothing gets into the middle of a frame while one writer takes over from another.
+/// Nothing gets into the middle of a frame when the writing task changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pings_unread_before_connect_cut_no_frame() {
     let patient = "[session]\nauthenticate = \"60s\"";
@@ -125,7 +126,7 @@ async fn pings_unread_before_connect_cut_no_frame() {
         line.write(&super::line::connect()).await.expect("a connection");
         let subscribe = masked(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#);
         line.write(&subscribe).await.expect("a connection");
-        // Its answer takes the place of the last one that is not written, and of no half of one.
+        // Its answer replaces the last one that is not written yet, and never a partly written one.
         line.write(&masked(FIN | PING, b"after")).await.expect("a connection");
         assert_eq!(whole(&mut line).await["type"], "connected");
         assert_eq!(whole(&mut line).await["type"], "subscribed");
@@ -136,7 +137,7 @@ async fn pings_unread_before_connect_cut_no_frame() {
     }
 }
 
-/// The next text, behind pongs that hold what was pinged and nothing else.
+/// The next text, after pongs that contain only what was pinged.
 async fn whole(line: &mut Line) -> Value {
     loop {
         match line.frame().await.expect("whole frames") {
@@ -147,7 +148,7 @@ async fn whole(line: &mut Line) -> Value {
     }
 }
 
-/// Pongs that nobody reads are one pong (5.5.3).
+/// Of pongs that nobody reads, only one is kept (5.5.3).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pings_unread_cost_no_memory() {
     let node = Node::start(false, "[session]\nauthenticate = \"60s\"").await;
@@ -161,7 +162,8 @@ async fn pings_unread_cost_no_memory() {
             line.write(&pings).await.expect("a server that reads");
         }
         line.write(&masked(FIN | PING, b"last")).await.expect("a server that reads");
-        // Until it was read, and answered: 25 MB of pings were sent, and as many of pongs would have waited.
+        // Until it was read and answered, 25 MB of pings were sent. As many bytes of pongs would have been
+        // waiting.
         loop {
             match line.frame().await.expect("whole frames") {
                 Got::Pong(payload) if payload == b"last" => break,

@@ -1,4 +1,5 @@
-//! One case of RFC 6455: the bytes of a client, what must come back, and the ways in which both may travel.
+//! One case of RFC 6455: the bytes that a client sends, what the server must answer, and the ways in which
+//! both are sent.
 
 use super::line::{Got, Line, connect, masked, upgrade};
 use serde_json::{Value, json};
@@ -9,30 +10,30 @@ use tokio::time::timeout;
 #[derive(Clone)]
 pub struct Case {
     pub name: String,
-    /// Of RFC 6455.
+    /// The section of RFC 6455.
     pub section: &'static str,
-    /// Its number in the Autobahn test suite, where there is one.
+    /// Its number in the Autobahn test suite, if it has one.
     pub autobahn: &'static str,
     /// Pieces that are written together.
     pub sent: Vec<Vec<u8>>,
     /// The answers, in order.
     pub answers: Vec<Answer>,
-    /// What was pinged. An endpoint may answer only the last of several (5.5.3).
+    /// A pong with this payload. An endpoint may answer only the last of several pings (5.5.3).
     pub pings: Vec<Vec<u8>>,
     pub end: End,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// To a `ping` request with this id, which shows what the server read.
+    /// The answer to a `ping` request with this id, which shows that the server read it.
     Echo(String),
-    /// A message that was read and is no request.
+    /// The error for a message that was read but is not a request.
     Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum End {
-    /// The client closes behind it, and is answered.
+    /// The client closes afterwards, and the server answers.
     Open,
     /// The server closes with this code.
     Closed(u16),
@@ -40,14 +41,14 @@ pub enum End {
     ClosedEmpty,
 }
 
-/// What the client says before, and how it writes.
+/// What the client sends before the case, and how it writes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Way {
     /// Piece by piece, after `connected`.
     Pieces,
     /// Byte by byte.
     Bytes,
-    /// All at once with the upgrade and `connect`, before anything is read.
+    /// All at once, together with the upgrade and `connect`, before reading anything.
     AtOnce,
     /// Piece by piece, without `connect`.
     BeforeConnect,
@@ -55,10 +56,11 @@ pub enum Way {
     BytesBeforeConnect,
 }
 
-/// Bytes by which a client says who it is; of more nothing is read.
+/// The maximum number of bytes before `connect`; more are not read.
 const LARGEST_FIRST: usize = 16 << 10;
 
-/// Pieces of a case that is written byte by byte; a longer one goes in larger parts.
+/// The maximum number of pieces of a case that is written byte by byte. A longer case is written in larger
+/// pieces.
 const PIECES: usize = 300;
 
 pub fn case(section: &'static str, autobahn: &'static str, name: impl Into<String>) -> Case {
@@ -66,7 +68,7 @@ pub fn case(section: &'static str, autobahn: &'static str, name: impl Into<Strin
     Case { name: name.into(), section, autobahn, sent, answers, pings, end: End::Open }
 }
 
-/// A `ping` request whose id is this text, as it stands in JSON.
+/// A `ping` request with this id, as it is written in JSON.
 pub fn ask(id: &str) -> String {
     format!(r#"{{"type":"ping","id":"{id}"}}"#)
 }
@@ -111,12 +113,12 @@ impl Case {
         self
     }
 
-    /// Whether there is anything to it before `connect`, where the first text ends the connection.
+    /// Whether the case can be tested before `connect`, where the first text ends the connection.
     fn fits(&self, way: Way) -> bool {
         self.answers.is_empty() || !matches!(way, Way::BeforeConnect | Way::BytesBeforeConnect)
     }
 
-    /// Holds a server against it in one way. The error says what came instead.
+    /// Tests a server in one of the ways. The error says what came instead.
     pub async fn hold(&self, url: &str, way: Way) -> Result<(), String> {
         if !self.fits(way) {
             return Ok(());
@@ -136,7 +138,7 @@ impl Case {
         match way {
             Way::AtOnce => {
                 let all = [upgrade(), connect(), pieces.concat()].concat();
-                // What cannot be written any more is seen in what is read.
+                // If the server no longer accepts what is written, the frames it sent show it.
                 line.write(&all).await.ok();
                 let head = line.head().await?;
                 if !head.starts_with("http/1.1 101 ") {
@@ -162,13 +164,13 @@ impl Case {
         let is_large =
             self.end == End::Closed(1002) && pieces.iter().any(|piece| piece.len() > LARGEST_FIRST);
         match is_stranger && is_large {
-            // It is refused before it is seen what else is wrong with it.
+            // It is rejected before the server sees what else is wrong with it.
             true => Self { end: End::Closed(1009), ..self.clone() }.compare(&mut line, |_| false).await,
             false => self.compare(&mut line, |_| false).await,
         }
     }
 
-    /// Reads to the end. `passes`: texts that have nothing to do with it.
+    /// Reads to the end, ignoring texts for which `passes` is true.
     pub async fn compare(
         &self,
         line: &mut Line,

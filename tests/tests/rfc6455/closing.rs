@@ -1,4 +1,4 @@
-//! Sections 5.5.1, 7.1 and 7.4: how a client closes, and what its close may say.
+//! Sections 5.5.1, 7.1 and 7.4: how a client closes, and what its close frame may contain.
 
 use super::{
     case::{Case, ask, case},
@@ -6,7 +6,7 @@ use super::{
 };
 use switchyard_tests::{CLOSE, CONTINUATION, FIN, PING, TEXT};
 
-/// A close with a code and a reason.
+/// A close frame with a code and a reason.
 fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     masked(FIN | CLOSE, &[&code.to_be_bytes(), reason].concat())
 }

@@ -1,4 +1,4 @@
-//! How connections end, as a client tells it: what it asked for is answered, and the close is read.
+//! How connections end, from a client's point of view: requests are answered, and the close frame arrives.
 
 use super::{
     Node,
@@ -11,7 +11,8 @@ use switchyard_tests::{CLOSE, FIN, PING, TEXT};
 
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 
-/// A client that writes a long message before it reads is told 1009 each time, and does not come back for ever.
+/// A client that writes a long message before it reads gets 1009 each time, instead of a reset after which it
+/// would retry for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_sends_too_much_reads_why() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
@@ -25,7 +26,7 @@ async fn who_sends_too_much_reads_why() {
     }
 }
 
-/// So is one that is turned away, whatever it sent behind its `connect`.
+/// So does a client that is rejected, whatever it sent after its `connect`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_turned_away_reads_why() {
     let node = Node::start(false, "").await;
@@ -42,7 +43,7 @@ async fn who_is_turned_away_reads_why() {
     }
 }
 
-/// And one whose request becomes no WebSocket.
+/// And one whose HTTP request does not become a WebSocket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_gets_no_upgrade_reads_why() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
@@ -60,7 +61,7 @@ async fn who_gets_no_upgrade_reads_why() {
     }
 }
 
-/// What is stored is answered, also where the close came with it, or a frame that is none.
+/// What is stored is answered, even if a close frame or an invalid frame arrived together with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_before_a_close_are_answered() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
@@ -102,7 +103,7 @@ async fn requests_before_a_close_are_answered() {
     }
 }
 
-/// Nor is an answer lost on a client that ends its side of the stream without a close.
+/// A client that ends its side of the stream without a close frame gets its answers, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_before_the_end_of_a_stream_are_answered() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
@@ -116,7 +117,7 @@ async fn requests_before_the_end_of_a_stream_are_answered() {
     }
 }
 
-/// A client may ask for more than may wait for it, as long as it reads.
+/// A client may request more than the outbox holds, as long as it reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_answers_wait_for_a_client_that_reads() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
@@ -145,7 +146,7 @@ async fn long_answers_wait_for_a_client_that_reads() {
     }
 }
 
-/// The time to say `connect` begins when the upgrade has ended, and who is late may come back.
+/// The time to send `connect` starts when the upgrade is complete, and a client that is late may retry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_upgrade_takes_nothing_from_the_time_to_connect() {
     let node = Node::start(false, "[session]\nauthenticate = \"1500ms\"").await;

@@ -6,10 +6,10 @@ use super::{
 };
 use switchyard_tests::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
 
-/// What the server of these tests takes in a frame, and in a message of several.
+/// The maximum size of a frame, and of a message in several frames, on the servers of these tests.
 pub const LIMIT: usize = 128 << 10;
 
-/// Frames that may begin a message, or stand alone, with a payload that each may have.
+/// Frames that may start a message or stand alone, with a payload that each may have.
 const FIRST: [(u8, &str, &[u8]); 6] = [
     (FIN | TEXT, "text", b"{}"),
     (FIN | BINARY, "binary", b"{}"),
@@ -19,14 +19,14 @@ const FIRST: [(u8, &str, &[u8]); 6] = [
     (FIN | CLOSE, "a close", &1000_u16.to_be_bytes()),
 ];
 
-/// A `ping` request that is so long.
+/// A `ping` request of this length.
 fn padded(length: usize) -> String {
     let mut text = ask("padded");
     text.extend(std::iter::repeat_n(' ', length - text.len()));
     text
 }
 
-/// A header that tells a length in 7, 16 or 64 bits, whether or not it fits in fewer.
+/// A header with the length in 7, 16 or 64 bits, even if fewer would do.
 fn told(first: u8, bits: u8, length: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = masked(first, payload);
     let header = match bytes[1] & 0x7f {
@@ -102,7 +102,7 @@ fn lengths() -> Vec<Case> {
     cases.push(frame);
     let text = padded(100);
     for (bits, name) in [(16, "16"), (64, "64")] {
-        // Only the sender is bound to the fewest bits.
+        // Only a sender must use the smallest number of bits.
         cases.push(
             case("5.2", "", format!("a length of 100 told in {name} bits"))
                 .sends(told(FIN | TEXT, bits, 100, text.as_bytes()))
@@ -367,7 +367,7 @@ fn fragments() -> Vec<Case> {
     cases
 }
 
-/// The first byte of the `n`th part.
+/// The first byte of part `n`.
 fn first_of(n: usize, is_last: bool) -> u8 {
     (if n == 0 { TEXT } else { CONTINUATION }) | if is_last { FIN } else { 0 }
 }

@@ -1,4 +1,5 @@
-//! Sections 4.1 to 4.4, and the lists of RFC 9110: which requests become a WebSocket, and what the others are told.
+//! Sections 4.1 to 4.4, and the lists of RFC 9110: which requests become a WebSocket, and how the server
+//! answers the others.
 
 use super::line::{Got, Line, connect};
 use std::time::Duration;
@@ -9,7 +10,7 @@ pub struct Handshake {
     pub section: &'static str,
     pub request: String,
     pub status: u16,
-    /// In the head of the answer, in lower case.
+    /// What the head of the answer must contain, in lower case.
     pub has: Vec<&'static str>,
     pub lacks: Vec<&'static str>,
 }
@@ -19,15 +20,15 @@ const CONNECTION: &str = "Connection: Upgrade";
 const UPGRADE: &str = "Upgrade: websocket";
 const VERSION: &str = "Sec-WebSocket-Version: 13";
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-/// The answer to that key, of section 1.3.
+/// The accept value for that key, from section 1.3.
 const ACCEPT: &str = "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=";
 
-/// A request for the WebSocket with these lines.
+/// A request for the WebSocket with these header lines.
 fn request(lines: &[&str]) -> String {
     format!("GET /v2/realtime HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))
 }
 
-/// The good request, with other lines in the place of one.
+/// The valid request, with one line replaced by others.
 fn instead(of: &str, lines: &[&str]) -> String {
     let good = [HOST, CONNECTION, UPGRADE, VERSION, KEY];
     let all = good.iter().flat_map(|line| if *line == of { lines.to_vec() } else { vec![*line] });
@@ -43,7 +44,7 @@ fn good(section: &'static str, name: &str, request: String) -> Handshake {
     Handshake { has, lacks: vec!["sec-websocket-extensions"], ..answered(section, name, request, 101) }
 }
 
-/// The good request with one more line.
+/// The valid request with an additional line.
 fn with(line: &str) -> String {
     instead(KEY, &[KEY, line])
 }
@@ -244,7 +245,7 @@ pub fn cases() -> Vec<Handshake> {
 }
 
 impl Handshake {
-    /// Holds a server against it, written whole or byte by byte. The error says what came instead.
+    /// Tests a server with a request written in one piece or byte by byte. The error says what came instead.
     pub async fn hold(&self, url: &str, bytewise: bool) -> Result<(), String> {
         let held = timeout(Duration::from_secs(20), self.held(url, bytewise)).await;
         let held = held.unwrap_or_else(|_| Err("no end within 20 s".into()));
@@ -257,7 +258,7 @@ impl Handshake {
         let request = self.request.as_bytes();
         match bytewise {
             true => line.write_chopped(request, request.len()).await.ok(),
-            // Who is sure of the answer goes on at once.
+            // A client may continue without waiting for the answer.
             false if self.status == 101 => line.write(&[request, &connect()].concat()).await.ok(),
             false => line.write(request).await.ok(),
         };

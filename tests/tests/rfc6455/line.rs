@@ -1,4 +1,4 @@
-//! A client that writes exact bytes over TCP or TLS, and holds what the server sends against RFC 6455.
+//! A client that writes exact bytes over TCP or TLS, and checks that what the server sends follows RFC 6455.
 
 use serde_json::{Value, json};
 use std::{
@@ -19,7 +19,7 @@ use tokio_rustls::{
     },
 };
 
-/// A certificate for `localhost`, with its key, as PEM.
+/// A certificate for `localhost` and its key, as PEM.
 pub static CERTIFICATE: LazyLock<(String, String)> = LazyLock::new(|| {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     (made.cert.pem(), made.signing_key.serialize_pem())
@@ -45,15 +45,15 @@ pub struct Line {
     read: Vec<u8>,
 }
 
-/// A frame of the server.
+/// A frame from the server.
 #[derive(Debug, PartialEq)]
 pub enum Got {
     Text(Value),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
-    /// `None`: without a code.
+    /// A close frame; `None` if it has no code.
     Close(Option<u16>),
-    /// The end of the stream, and not a reset.
+    /// The end of the stream, as opposed to a reset.
     End,
 }
 
@@ -68,7 +68,7 @@ pub fn upgrade() -> Vec<u8> {
         .to_vec()
 }
 
-/// A frame with a mask. `first` is its opcode, with [`FIN`] when it is the last of its message.
+/// A frame with a mask. `first` is its opcode, with [`FIN`] if it is the last frame of its message.
 pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let length = payload.len();
@@ -82,19 +82,19 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `connect` of the principal `acme`.
+/// The `connect` of the principal `acme`.
 pub fn connect() -> Vec<u8> {
     masked(FIN | TEXT, json!({"type": "connect", "auth": {"apiKey": KEY}}).to_string().as_bytes())
 }
 
 impl Line {
-    /// To the process at a URL.
+    /// Connects to the process at a URL.
     pub async fn open(url: &str) -> Self {
         let tcp = TcpStream::connect(address(url)).await.expect("a listener");
         Self::over(url, tcp).await
     }
 
-    /// One whose kernel keeps little of what it does not read.
+    /// A connection whose kernel buffers little of what it does not read.
     pub async fn narrow(url: &str) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -114,7 +114,7 @@ impl Line {
         Self { io, read: vec![] }
     }
 
-    /// Upgraded, and greeted where it says so.
+    /// After the upgrade, and after `connected` if requested.
     pub async fn ready(mut self, greeted: bool) -> Result<Self, String> {
         self.write(&upgrade()).await.map_err(|error| format!("the upgrade: {error}"))?;
         let head = self.head().await?;
@@ -131,7 +131,7 @@ impl Line {
         Ok(self)
     }
 
-    /// Writes; that a server which closed takes no more shows when it is read.
+    /// Writes. If the server has closed and accepts no more, reading shows it.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.io.write_all(bytes).await?;
         self.io.flush().await
@@ -142,7 +142,7 @@ impl Line {
         self.io.shutdown().await
     }
 
-    /// At most so many pieces, one after the other.
+    /// At most this many pieces, one after the other.
     pub async fn write_chopped(&mut self, bytes: &[u8], pieces: usize) -> io::Result<()> {
         for piece in bytes.chunks(bytes.len().div_ceil(pieces).max(1)) {
             self.write(piece).await?;
@@ -167,7 +167,7 @@ impl Line {
         }
     }
 
-    /// What follows until the stream ends.
+    /// Everything up to the end of the stream.
     pub async fn rest(&mut self) -> Result<Vec<u8>, String> {
         while self.more().await? {}
         Ok(std::mem::take(&mut self.read))
@@ -180,7 +180,7 @@ impl Line {
         }
     }
 
-    /// The next frame. An error: the server broke the protocol, or the connection.
+    /// The next frame. It is an error if the server violated the protocol or reset the connection.
     pub async fn frame(&mut self) -> Result<Got, String> {
         loop {
             if let Some((got, length)) = parse(&self.read)? {
@@ -196,7 +196,7 @@ impl Line {
         }
     }
 
-    /// The next text frame, which must come before anything but pings.
+    /// The next text frame, before which only pings may come.
     pub async fn text(&mut self) -> Result<Value, String> {
         loop {
             match self.frame().await? {
@@ -208,7 +208,7 @@ impl Line {
     }
 }
 
-/// A frame at the beginning of these bytes, and how many they are.
+/// The frame at the start of these bytes, and its length.
 fn parse(bytes: &[u8]) -> Result<Option<(Got, usize)>, String> {
     let [first, second, ..] = *bytes else { return Ok(None) };
     if second & 0x80 != 0 {

@@ -1,5 +1,5 @@
-//! Section 8.1: a text is UTF-8, whole or in parts, and what is none closes 1007. The sequences are those of Markus Kuhn's
-//! stress test, by their code points.
+//! Section 8.1: text is UTF-8, in one frame or in several, and text that is not closes 1007. The sequences
+//! are those of Markus Kuhn's stress test, by code point.
 
 use super::{
     case::{Case, ask, case},
@@ -21,7 +21,7 @@ pub fn cases() -> Vec<Case> {
     for (autobahn, bytes) in INVALID {
         invalid(&mut cases, autobahn, bytes);
     }
-    // A lonely first byte of every kind, followed by a space.
+    // A lone first byte of every kind, followed by a space.
     for (autobahn, range) in
         [("6.13.1", 0xc0..=0xdfu8), ("6.13.2", 0xe0..=0xef), ("6.13.3", 0xf0..=0xf7), ("6.13.4", 0xf8..=0xff)]
     {
@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Good where it is whole, in two parts wherever it may be cut, and in parts of one byte.
+/// Valid text is accepted in one frame, in two frames split anywhere, and in frames of one byte.
 fn valid(cases: &mut Vec<Case>, autobahn: &'static str, text: &str) {
     let name = text.escape_unicode();
     cases.push(case("8.1", autobahn, format!("{name}")).asks(text));
@@ -54,7 +54,7 @@ fn valid(cases: &mut Vec<Case>, autobahn: &'static str, text: &str) {
     cases.push(bytewise);
 }
 
-/// Wrong where it is whole, and in parts of one byte.
+/// Invalid text is rejected in one frame, and in frames of one byte.
 fn invalid(cases: &mut Vec<Case>, autobahn: &'static str, bytes: &[u8]) {
     let text = [br#"{"type":"ping","id":""#, bytes, br#""}"#].concat();
     cases.push(case("8.1", autobahn, format!("{bytes:x?}")).frame(FIN | TEXT, &text).closed(1007));
@@ -74,7 +74,7 @@ fn in_parts() -> Vec<Case> {
     let request = ask("κόσμε");
     let bytes = request.as_bytes();
     let mut cases = vec![];
-    // Between letters and within them.
+    // Between characters and within them.
     for at in 20..bytes.len() - 2 {
         cases.push(
             case("8.1", "6.2.3", format!("a text cut after {at} bytes"))
@@ -115,7 +115,7 @@ fn in_parts() -> Vec<Case> {
             .asks("good")
             .frame(FIN | TEXT, b"\xff")
             .closed(1007),
-        // Only texts are UTF-8.
+        // Only text frames must be UTF-8.
         case("8.1", "", "the same in a binary message").frame(FIN | 2, b"\xff\xfe").refused(),
         case("8.1", "", "the same in a ping").pings(b"\xff\xfe"),
     ]);
@@ -147,7 +147,7 @@ const VALID: &[(&str, &str)] = &[
     ("", "\u{202e}nomis"),
 ];
 
-/// They are no characters, and still UTF-8.
+/// Noncharacters are valid UTF-8.
 const NONCHARACTERS: &[&[u32]] = &[
     &[0xfffe, 0x1fffe, 0x2fffe, 0x8fffe, 0xffffe],
     &[0x1ffff, 0x2ffff, 0x8ffff, 0xfffff],

@@ -4,7 +4,7 @@ use super::two;
 use serde_json::json;
 use switchyard_tests::{Live, Node, PATIENCE, Pattern, Proxy, Redis, eventually};
 
-/// Acknowledges the third message of a room and is sure that the server has heard it.
+/// Acknowledges the third message of a room and waits until the server has processed that.
 async fn acknowledge(node: &Node, client: &Live, room: &str) {
     for n in 1..=3 {
         node.call("POST", "/v1/publish", &json!({"room": room, "data": n}).to_string()).await;
@@ -22,8 +22,9 @@ async fn is_acknowledged(node: &Node, room: &str) {
     .await;
 }
 
-/// The resume has read what was acknowledged, and then what was gathered on the old node arrives. Bringing the session into
-/// its rooms put it back to what was read: receipts stayed 0, and each resume brought the messages again.
+/// The resume reads the acknowledged offsets, and then the batch of the old node arrives. Regression: when
+/// the session joined its rooms, it was set back to what had been read. Receipts stayed at 0, and each resume
+/// delivered the messages again.
 #[tokio::test]
 async fn acknowledgements_that_arrive_during_a_takeover_do_not_go_back() {
     let redis = Redis::start().await;
@@ -54,7 +55,7 @@ async fn acknowledgements_that_arrive_during_a_takeover_do_not_go_back() {
     is_acknowledged(&other, "prices").await;
 }
 
-/// On the same node nothing has to be written first: it knows.
+/// On the same node nothing has to be written first, because the node knows.
 #[tokio::test]
 async fn acknowledgements_just_before_a_resume_on_the_same_node_count_at_once() {
     let redis = Redis::start().await;

@@ -1,10 +1,11 @@
-//! A replica takes over that had not heard the last writes of its master. What nodes told their clients is written again.
+//! A replica is promoted without the last writes of its master. Nodes write again what they told their
+//! clients.
 
 use serde_json::{Value, json};
 use std::time::Duration;
 use switchyard_tests::{Live, Node, Sentinel, eventually, eventually_within, plugin};
 
-/// Memberships, filters and acknowledgements went back to what the replica knew, for hours.
+/// Regression: memberships, filters and acknowledgements went back to what the replica knew, for hours.
 #[tokio::test]
 async fn what_a_new_master_has_not_heard_of_sessions_is_written_again() {
     let mut sentinel = Sentinel::start().await;
@@ -27,7 +28,7 @@ async fn what_a_new_master_has_not_heard_of_sessions_is_written_again() {
     })
     .await;
 
-    // From here on the replica hears nothing, and the master goes on.
+    // From here on the replica receives nothing, and the master continues.
     sentinel.servers[1].pause().await;
     sentinel.servers[0].command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
     client.subscribe(json!(["joined", {"room": "filtered", "filter": {"minChange": 0.1}}])).await;
@@ -69,7 +70,7 @@ async fn what_a_new_master_has_not_heard_of_sessions_is_written_again() {
     assert_eq!(back.offsets("read"), [0_u64; 0], "acknowledged before, and again");
 }
 
-/// What the receipt of the last message that was read says.
+/// The receipt of the last message that was read.
 async fn is_so(node: &Node, receipt: &Value) {
     eventually("a receipt", async || {
         let (status, body) = node.call("GET", "/v1/rooms/read/messages/3/receipt", "").await;

@@ -1,5 +1,5 @@
-//! Redis forgets everything, or a node's lease runs out, under clients that live: they are taken back once, and then all is
-//! as before.
+//! Redis forgets everything, or a node's lease expires, while clients are connected. They are restored once,
+//! and then everything is as before.
 
 use super::{NOTICED, commands_a_second, counted, is_counted, rests, sleeps_beyond_its_lease, two};
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn ten(node: &Node) -> Vec<Live> {
     clients
 }
 
-/// Ten connections of at most twelve: two more are let in, and no third.
+/// With ten connections of at most twelve, two more are accepted, and no third.
 async fn has_place_for_two(node: &Node, redis: &Redis) {
     is_counted(redis, "acme", 10).await;
     let _more = [Live::connect(&node.url).await, Live::connect(&node.url).await];
@@ -27,7 +27,7 @@ async fn has_place_for_two(node: &Node, redis: &Redis) {
     assert_eq!(refused["error"]["code"], "connection_limit", "{refused}");
 }
 
-/// Names that were given up run out.
+/// Waits until abandoned names have expired.
 async fn knows_nodes(node: &Node, count: f64) {
     eventually_within(NOTICED, "one name a node", async || {
         (node.metric("switchyard_store_nodes").await == count).then_some(())
@@ -44,8 +44,8 @@ async fn all_hear(node: &Node, clients: &[Live], data: &str) {
     }
 }
 
-/// The name that a node took on coming back had no lease, so that each renewal found it lost again: ten connections were
-/// counted anew under a new name each second, for ever.
+/// Regression: the new name that a node took had no lease, so each renewal found it lost again. Ten
+/// connections were counted again under a new name each second, for ever.
 #[tokio::test]
 async fn connections_are_taken_back_once_each_time_redis_forgets_everything() {
     let redis = Redis::start().await;
@@ -63,7 +63,7 @@ async fn connections_are_taken_back_once_each_time_redis_forgets_everything() {
     }
 }
 
-/// The same for a machine that slept, and then for a Redis that forgets.
+/// The same for a machine that was suspended, and then for a Redis that forgets.
 #[tokio::test]
 async fn connections_are_taken_back_once_after_a_sleep_longer_than_the_lease() {
     let redis = Redis::start().await;
@@ -87,8 +87,9 @@ async fn connections_are_taken_back_once_after_a_sleep_longer_than_the_lease() {
     assert!(clients.iter().all(|client| client.end().is_none()), "connections stay");
 }
 
-/// Between a loss and the moment at which a node heard of it, a connection was counted under the name that it gave up then:
-/// nobody looked there again, and for a day it counted against the limit.
+/// Regression: between a loss and the moment at which a node noticed it, a connection was counted under the
+/// name that the node then abandoned. Nothing looked there again, and for a day the connection counted
+/// against the limit.
 #[tokio::test]
 async fn a_place_that_is_taken_under_a_lost_name_is_given_back() {
     let redis = Redis::start().await;
@@ -123,7 +124,8 @@ async fn a_place_that_is_taken_under_a_lost_name_is_given_back() {
     .await;
 }
 
-/// A node that woke counted a connection under a name that others had buried, and died: its ghost stayed.
+/// Regression: a node that resumed counted a connection under a name that others had already cleared, and
+/// died. The count stayed.
 #[tokio::test]
 async fn a_node_that_wakes_and_dies_leaves_no_count() {
     let redis = Redis::start().await;
@@ -147,7 +149,8 @@ async fn a_node_that_wakes_and_dies_leaves_no_count() {
     is_counted(&redis, "acme", 0).await;
 }
 
-/// What nodes write again was of no schema, and a node of another version would have mixed its own with it.
+/// Regression: what nodes wrote again had no schema version, so a node of another version would have mixed
+/// its data with it.
 #[tokio::test]
 async fn the_schema_is_claimed_again_or_said_to_be_anothers() {
     let redis = Redis::start().await;
@@ -168,7 +171,8 @@ async fn the_schema_is_claimed_again_or_said_to_be_anothers() {
     eventually("a node that is ready", async || node.is_ready().await.then_some(())).await;
 }
 
-/// A client whose library answers no pings could never show that it is still there: it heard nothing of its session again.
+/// Regression: a client whose library does not answer pings could never prove that it was alive, and received
+/// nothing for its session any more.
 #[tokio::test]
 async fn a_client_that_answers_no_pings_is_taken_back_by_what_it_sends() {
     let redis = Redis::start().await;

@@ -1,4 +1,4 @@
-//! Connections that did not come about: nothing of them stays.
+//! Connections that were never established leave nothing behind.
 
 use super::{is_counted, two};
 use serde_json::json;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use switchyard_tests::{KEY, Live, Node, Pattern, Proxy, Raw, Redis, eventually, eventually_within};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, time::timeout};
 
-/// Twelve clients present their key on the upgrade and go away while Redis is slow to count them. They stayed counted, so
-/// that their principal was never let in again.
+/// Twelve clients present their key on the upgrade and leave while Redis is slow to count them. Regression:
+/// they stayed counted, so their principal was never accepted again.
 #[tokio::test]
 async fn upgrades_that_are_cancelled_while_redis_is_slow_leave_their_places_free() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "[tier.default]\nconnections = 12").await;
-    // So that every script is known, and nothing but the pause is slow.
+    // So that every script is loaded, and only the pause is slow.
     Live::connect(&node.url).await.cut();
     is_counted(&redis, "acme", 0).await;
     redis.command(&["CLIENT", "PAUSE", "5000", "WRITE"]).await;
@@ -32,7 +32,7 @@ async fn upgrades_that_are_cancelled_while_redis_is_slow_leave_their_places_free
         raw.tcp.shutdown().await.expect("the end of what is written");
     }
     for mut raw in cancelled {
-        // The node has noticed when it ends the connection too, without an answer.
+        // The node has noticed when it closes the connection too, without an answer.
         timeout(Duration::from_millis(100), raw.tcp.read_to_end(&mut vec![])).await.ok();
     }
     redis.command(&["CLIENT", "UNPAUSE"]).await;
@@ -47,7 +47,7 @@ async fn upgrades_that_are_cancelled_while_redis_is_slow_leave_their_places_free
     assert!(Live::try_connect(&node.url, connect).await.is_err(), "no place for a thirteenth");
 }
 
-/// Bytes of commands that Redis has been sent and does not carry out yet.
+/// Bytes of commands that Redis has received but not executed yet.
 async fn waiting(redis: &Redis) -> usize {
     let clients = redis.command(&["CLIENT", "LIST"]).await;
     let sizes =
@@ -55,8 +55,8 @@ async fn waiting(redis: &Redis) -> usize {
     sizes.sum()
 }
 
-/// A node gives up after 1.5 s, and its client is told so; Redis carries out what waits at its door all the same. That left
-/// a session which a connection seemed to hold, and its members, for a day.
+/// A node gives up after 1.5 s and tells its client, but Redis still executes what it has received.
+/// Regression: that left a session that seemed to have a connection, and its members, for a day.
 #[tokio::test]
 async fn what_redis_carries_out_after_a_node_gave_up_leaves_no_session_and_no_member() {
     let redis = Redis::start().await;
@@ -89,7 +89,7 @@ async fn what_redis_carries_out_after_a_node_gave_up_leaves_no_session_and_no_me
     is_counted(&redis, "acme", 0).await;
 }
 
-/// The same where Redis did everything in time and only its answers did not come.
+/// The same if Redis executed everything in time and only its answers did not arrive.
 #[tokio::test]
 async fn sessions_whose_making_was_not_answered_end() {
     let redis = Redis::start().await;
@@ -121,8 +121,8 @@ async fn sessions_whose_making_was_not_answered_end() {
     is_counted(&redis, "acme", 0).await;
 }
 
-/// Redis forgot everything after a session was written and before its member was, and the client went away before its session
-/// was taken back: the member stayed for a day.
+/// Redis forgot everything after a session was written and before its member was, and the client left before
+/// its session was restored. Regression: the member stayed for a day.
 #[tokio::test]
 async fn a_member_that_was_written_after_redis_forgot_its_session_goes_with_the_client() {
     let redis = Redis::start().await;

@@ -1,4 +1,4 @@
-//! A resume that does not come to its end changes nothing: the next one finds the session as it was.
+//! A resume that does not complete changes nothing: the next one finds the session as it was.
 
 use serde_json::{Value, json};
 use switchyard_tests::{KEY, Live, Node, Pattern, Proxy, READER, Redis, eventually, plugin};
@@ -27,7 +27,8 @@ impl Rig {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// A session in this room and in a filtered one, whose client is away. It has acknowledged the first message of three.
+    /// A session in this room and in a filtered one, whose client is away. It has acknowledged the first of
+    /// three messages.
     async fn session(&self, key: &str, room: &str) -> String {
         let client = Live::connect_with(&self.other.url, json!({"auth": {"apiKey": key}})).await;
         client.subscribe(json!([room, {"room": "filtered", "filter": {"minChange": 0.5}}])).await;
@@ -37,7 +38,8 @@ impl Rig {
         client.message(room, 3).await;
         client.send(json!({"type": "ack", "room": room, "offset": 1}));
         client.settled().await;
-        // What is acknowledged in the last tenth of a second before a resume elsewhere may come again.
+        // What was acknowledged in the last tenth of a second before a resume on another node may be
+        // delivered again.
         let path = format!("/v1/rooms/{room}/messages/1/receipt");
         eventually("a receipt", async || (self.other.get(&path).await["acknowledged"] == 1).then_some(()))
             .await;
@@ -46,7 +48,7 @@ impl Rig {
         token
     }
 
-    /// The session is as it was: every room, its filter, and what was acknowledged.
+    /// Checks that the session is as it was: every room, its filter, and what was acknowledged.
     async fn finds_everything(&self, key: &str, token: &str, room: &str) {
         let back =
             Live::connect_with(&self.one.url, json!({"auth": {"apiKey": key}, "session": token})).await;
@@ -81,7 +83,7 @@ impl Rig {
         }
     }
 
-    /// Told to come again; or, for all that is known here, let in with every room.
+    /// Either told to come back later, or accepted with every room.
     async fn loses_nothing(&self, key: &str, token: &str) {
         let connect = json!({"auth": {"apiKey": key}, "session": token});
         match Live::try_connect(&self.one.url, connect).await {
@@ -95,12 +97,12 @@ impl Rig {
     }
 }
 
-/// Redis stalls between the taking of a session and the joining of its rooms. The client was told 4503, and the next
-/// `connected` said `resumed: true` without them.
+/// Redis stalls after the session is taken over and before its rooms are joined. Regression: the client was
+/// told 4503, and the next `connected` said `resumed: true` without the rooms.
 #[tokio::test]
 async fn a_resume_that_stalls_on_a_room_takes_no_room_away() {
     let rig = Rig::start().await;
-    // The broadcast first, which nobody listens to on that node yet; then an inbox, and then rooms.
+    // First the broadcast, to which nobody on that node listens yet, then an inbox, and then rooms.
     for (key, stalled, room) in
         [(KEY, "{*}:live", "a"), (READER, "{@zed}:log", "b"), (KEY, "{c}:live", "c"), (KEY, "{d}:log", "d")]
     {
@@ -112,7 +114,8 @@ async fn a_resume_that_stalls_on_a_room_takes_no_room_away() {
     }
 }
 
-/// An error that passes is no reason to remove a room either, be it in opening the room or in becoming a member.
+/// A temporary error does not remove a room either, whether it occurs on opening the room or on becoming a
+/// member.
 #[tokio::test]
 async fn a_resume_that_fails_in_a_room_takes_no_room_away() {
     let rig = Rig::start().await;
@@ -125,8 +128,9 @@ async fn a_resume_that_fails_in_a_room_takes_no_room_away() {
     }
 }
 
-/// The client gave up on one node and resumed on another before Redis was asked by the first. Whether that one still waits
-/// for the answer or has given up too, the session is no longer to be had.
+/// The client gives up on one node and resumes on another, before the first one's request reaches Redis.
+/// Whether the first node is still waiting for the answer or has given up too, it can no longer take the
+/// session over.
 #[tokio::test]
 async fn a_resume_that_reaches_redis_late_does_not_take_the_session_from_the_only_client() {
     let rig = Rig::start().await;
@@ -150,7 +154,7 @@ async fn a_resume_that_reaches_redis_late_does_not_take_the_session_from_the_onl
                 waiting.await.expect("no panic")
             }
         };
-        // What that node asks now is behind what was late.
+        // What that node requests now comes after the late request.
         Live::connect(&rig.one.url).await.cut();
         back.subscribe(json!(["trades"])).await;
         assert_eq!(back.end(), None, "4409 to the only client");

@@ -1,14 +1,14 @@
-//! One shard of a Cluster fails, alone: only what is there is concerned, and it is mended when the shard is back.
+//! One shard of a Cluster fails. Only what is on it is affected, and it is repaired when the shard returns.
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use switchyard_tests::{Cluster, KEY, Live, Node, Server, eventually, eventually_within};
 
-/// A request has 2 s, and this is something for a busy machine.
+/// The timeout of a request is 2 s; the rest is for a busy machine.
 const BOUND: Duration = Duration::from_secs(4);
-/// What nodes have in common. It is on the first shard.
+/// The keys that nodes have in common. They are on the first shard.
 const COMMON: [&str; 5] = ["*", "/nodes", "/rooms", "/keys", "/plugins"];
-/// Where only what the test puts there is.
+/// The shard that contains only what the test puts there.
 const ALONE: usize = 2;
 
 /// A principal and its key.
@@ -36,7 +36,7 @@ impl Principal {
     }
 }
 
-/// A name that begins so and whose slot is on a shard.
+/// A name with this prefix whose slot is on the shard.
 async fn named(cluster: &Cluster, shard: usize, beginning: &str) -> String {
     for n in 0..100 {
         let name = format!("{beginning}{n}");
@@ -47,7 +47,8 @@ async fn named(cluster: &Cluster, shard: usize, beginning: &str) -> String {
     panic!("no name on shard {shard}");
 }
 
-/// A Cluster whose last shard has nothing in common, and goes on with two shards.
+/// A Cluster whose last shard contains nothing that nodes have in common, and which keeps working with two
+/// shards.
 async fn cluster() -> Cluster {
     let cluster = Cluster::start().await;
     for node in &cluster.nodes {
@@ -59,7 +60,7 @@ async fn cluster() -> Cluster {
     cluster
 }
 
-/// Whatever the nodes called themselves, what they keep under that name is not there either.
+/// Whatever names the nodes chose, nothing under these names is on that shard either.
 async fn move_nodes(cluster: &Cluster) {
     let names = cluster.nodes[0].command(&["ZRANGE", "switchyard:{/nodes}:leases", "0", "-1"]).await;
     for name in names.lines() {
@@ -67,8 +68,9 @@ async fn move_nodes(cluster: &Cluster) {
     }
 }
 
-/// A master does not answer, and a client whose session is there leaves. All writes went in one batch, of which the first
-/// error failed all: from then on every `subscribe` and every new client was `store_unavailable`.
+/// A master does not answer, and a client whose session is on it leaves. Regression: all writes were in one
+/// batch, and its first error failed all of them. From then on every `subscribe` and every new client got
+/// `store_unavailable`.
 #[tokio::test]
 async fn a_shard_that_does_not_answer_holds_up_only_what_is_on_it() {
     let cluster = cluster().await;
@@ -91,7 +93,7 @@ async fn a_shard_that_does_not_answer_holds_up_only_what_is_on_it() {
             assert_eq!(left["results"][0]["status"], "unsubscribed", "{left}");
             assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
         }
-        // Beside a room that cannot be had, too.
+        // Including next to a room that is unavailable.
         let answer = staying.ask(json!({"type": "subscribe", "rooms": [far_room, rooms[0]]})).await;
         assert_eq!(answer["results"][0]["error"]["code"], "store_unavailable", "{answer}");
         assert_eq!(answer["results"][1]["status"], "subscribed", "{answer}");
@@ -101,7 +103,7 @@ async fn a_shard_that_does_not_answer_holds_up_only_what_is_on_it() {
     }
     let refused = far.client(&node).await.err().expect("its shard is away");
     assert_eq!(refused["error"]["code"], "store_unavailable", "{refused}");
-    // Who looks at the node is told that something is wrong.
+    // An operator who looks at the node is told that something is wrong.
     eventually("a reason", async || {
         let (_, body) = node.call("GET", "/readyz", "").await;
         let readiness: Value = serde_json::from_str(&body).expect("JSON");
@@ -118,8 +120,8 @@ async fn a_shard_that_does_not_answer_holds_up_only_what_is_on_it() {
     staying.settled().await;
 }
 
-/// A shard comes back empty, and the list of nodes is on another, so that no lease was lost. Nobody noticed for hours. Each
-/// connection is looked at once a minute.
+/// A shard returns empty. The list of nodes is on another shard, so no lease was lost. Regression: nobody
+/// noticed for hours. Each connection is now checked once a minute.
 #[tokio::test]
 async fn a_shard_that_forgets_alone_is_noticed_and_written_again() {
     let cluster = cluster().await;
@@ -140,7 +142,7 @@ async fn a_shard_that_forgets_alone_is_noticed_and_written_again() {
     }
     other.has_members(&far_room, 6).await;
     cluster.nodes[ALONE].command(&["FLUSHALL"]).await;
-    // A minute and something for a busy machine.
+    // A minute, plus time for a busy machine.
     eventually_within(Duration::from_secs(80), "members of the room that was forgotten", async || {
         (other.members(&far_room).await == 6).then_some(())
     })
@@ -159,7 +161,7 @@ async fn a_shard_that_forgets_alone_is_noticed_and_written_again() {
         let back = principal.resume(&other, &client.token()).await;
         assert_eq!(back.connected["resumed"], true, "{}", back.connected);
         assert_eq!(back.resumed(&near_room).expect("a room")["recovered"], true, "{}", back.connected);
-        // Of the other its messages are gone, if there were any.
+        // The other room may have lost its messages.
         let far = back.resumed(&far_room).expect("a room");
         assert!(far["epoch"].is_string() && far["error"].is_null(), "{far}");
     }

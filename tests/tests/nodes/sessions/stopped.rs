@@ -1,14 +1,14 @@
-//! Redis answers nothing, and clients ask all the same: they are answered in time, and stay.
+//! Redis does not answer while clients send requests: they are answered in time and stay connected.
 
 use super::two;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use switchyard_tests::{Live, Redis, eventually};
 
-/// A request has 2 s, and this is something for a busy machine.
+/// The timeout of a request is 2 s; the rest is for a busy machine.
 const BOUND: Duration = Duration::from_secs(4);
 
-/// Redis was awaited room by room: 45 s for thirty rooms.
+/// Regression: the node waited for Redis room by room, 45 s for thirty rooms.
 #[tokio::test]
 async fn a_request_about_thirty_rooms_is_answered_as_soon_as_one_about_one() {
     let redis = Redis::start().await;
@@ -39,8 +39,8 @@ async fn a_request_about_thirty_rooms_is_answered_as_soon_as_one_about_one() {
     node.has_members("room-29", 0).await;
 }
 
-/// While a connection's requests wait for Redis its socket is not read, and its pongs are not seen. It was closed for a
-/// silence that was not its own.
+/// While a connection's requests wait for Redis, its socket is not read and its pongs are not seen.
+/// Regression: it was closed as silent, although it was not.
 #[tokio::test]
 async fn a_client_that_pongs_is_not_silent_while_its_requests_wait_for_redis() {
     let redis = Redis::start().await;
@@ -58,7 +58,7 @@ async fn a_client_that_pongs_is_not_silent_while_its_requests_wait_for_redis() {
         client.answer(request).await;
         assert!(began.elapsed() < BOUND * n, "answer {n}: {:?}", began.elapsed());
     }
-    // Longer than the silence that is allowed.
+    // Longer than a client may be silent.
     while began.elapsed() < Duration::from_secs(5) {
         client.ask(json!({"type": "subscribe", "rooms": ["e"]})).await;
     }

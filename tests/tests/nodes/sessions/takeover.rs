@@ -1,11 +1,12 @@
-//! A session moves to another connection, and the one before hears of it late, never, or is asked to come too late itself.
+//! A session moves to another connection, and the previous one notices late or never, or the request itself
+//! arrives too late.
 
 use super::{lose_notices, two};
 use serde_json::{Value, json};
 use std::time::Duration;
 use switchyard_tests::{Client, KEY, Live, Node, PATIENCE, Redis, eventually, eventually_within};
 
-/// A session that moves while its node does not run, and of which that node is not told.
+/// A session that moves while its node is stopped, without a notice to that node.
 async fn moved_unheard(redis: &Redis, to: &Node, client: &Live) -> Live {
     let moved = Live::resume(&to.url, &client.token()).await;
     assert_eq!(moved.connected["resumed"], true);
@@ -13,8 +14,9 @@ async fn moved_unheard(redis: &Redis, to: &Node, client: &Live) -> Live {
     moved
 }
 
-/// Until the old connection hears that it lost its session, it may still ask for things. Its `subscribe` made a member of a
-/// session that is not there, and its `unsubscribe` took the real one away.
+/// Until the old connection learns that it lost its session, it may still send requests. Regression: its
+/// `subscribe` created a member of a session that did not exist there, and its `unsubscribe` removed the real
+/// one.
 #[tokio::test]
 async fn a_connection_that_lost_its_session_changes_no_members_any_more() {
     let redis = Redis::start().await;
@@ -32,7 +34,7 @@ async fn a_connection_that_lost_its_session_changes_no_members_any_more() {
     for client in [&joining, &leaving] {
         assert_eq!(client.ended(PATIENCE).await.code, Some(4409));
     }
-    // Asked of the node that wrote, so that it is asked afterwards.
+    // Sent to the node that wrote, so that it is read after the write.
     assert_eq!((one.members("prices").await, one.members("trades").await), (2, 0));
     other.call("POST", "/v1/publish", r#"{"room":"prices","data":1}"#).await;
     for client in &moved {
@@ -42,7 +44,8 @@ async fn a_connection_that_lost_its_session_changes_no_members_any_more() {
     assert_eq!((other.members("prices").await, other.members("trades").await), (2, 0));
 }
 
-/// The notice of a takeover is lost. Both connections heard everything for ever; a patrol ends the older.
+/// The notice of a takeover is lost. Regression: both connections received everything for ever. A periodic
+/// check now ends the older one.
 #[tokio::test]
 async fn of_two_connections_of_one_session_the_older_ends_though_nobody_tells_it() {
     let redis = Redis::start().await;
@@ -52,15 +55,16 @@ async fn of_two_connections_of_one_session_the_older_ends_though_nobody_tells_it
     one.process.signal("STOP").await;
     let moved = moved_unheard(&redis, &other, &client).await;
     one.process.signal("CONT").await;
-    // A minute and something for a busy machine.
+    // A minute, plus time for a busy machine.
     assert_eq!(client.ended(Duration::from_secs(80)).await.code, Some(4409));
     other.call("POST", "/v1/publish", r#"{"room":"prices","data":1}"#).await;
     moved.message("prices", 1).await;
     assert_eq!((moved.end(), other.members("prices").await), (None, 1));
 }
 
-/// A client is not answered by one node, gives up and resumes on another. When the first node gets to it, the session is in
-/// use: it was taken from the only client there is, who was told 4409 and must not come back.
+/// A client gets no answer from one node, gives up and resumes on another. When the first node processes the
+/// request, the session is in use. Regression: it took the session from the only client there was, which was
+/// told 4409 and must not come back.
 #[tokio::test]
 async fn a_resume_that_its_node_reads_late_does_not_take_the_session_from_the_only_client() {
     let redis = Redis::start().await;
@@ -73,7 +77,8 @@ async fn a_resume_that_its_node_reads_late_does_not_take_the_session_from_the_on
     let mut late = Client::open(&*one.url).await;
     one.process.signal("STOP").await;
     late.send(json!({"type": "connect", "auth": {"apiKey": KEY}, "session": token})).await;
-    // A node on a busy machine may know Redis' clock too badly to tell that this came after the session was made.
+    // On a busy machine, a node may know Redis' clock too inaccurately to tell that this came after the
+    // session was created.
     let resumes = json!({"auth": {"apiKey": KEY}, "session": token});
     let back =
         eventually("a resume", async || Live::try_connect(&other.url, resumes.clone()).await.ok()).await;
@@ -89,7 +94,7 @@ async fn a_resume_that_its_node_reads_late_does_not_take_the_session_from_the_on
     assert_eq!((other.members("prices").await, other.members("trades").await), (1, 1));
 }
 
-/// An older file says that the connection before this one has the session. That one is long gone.
+/// According to an older file, the previous connection has the session. That one is long gone.
 #[tokio::test]
 async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_has_the_session() {
     let mut redis = Redis::start().await;
@@ -107,7 +112,7 @@ async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_ha
         (status(&answer) == "subscribed").then_some(())
     })
     .await;
-    // What the file does not know of is there again.
+    // What the file does not contain is there again.
     for room in ["prices", "since", "trades"] {
         other.has_members(room, 1).await;
     }
@@ -121,7 +126,8 @@ async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_ha
     eventually("one member", async || (other.members("*").await == 1).then_some(())).await;
 }
 
-/// Sessions that had ended were there again with an older file, and members, and nobody ended them: their node lived.
+/// Regression: sessions that had ended returned with an older file, with their members, and nothing ended
+/// them, because their node was alive.
 #[tokio::test]
 async fn sessions_that_an_older_file_brings_back_end_again() {
     let mut redis = Redis::start().await;
@@ -137,7 +143,7 @@ async fn sessions_that_an_older_file_brings_back_end_again() {
     redis.command(&["SAVE"]).await;
     clients.into_iter().for_each(Live::cut);
     one.has_members("prices", 0).await;
-    // What was let go in the last 10 s is written again anyway.
+    // What was released in the last 10 s is written again anyway.
     tokio::time::sleep(Duration::from_secs(10)).await;
     redis.restart().await;
     assert_eq!(redis.command(&["ZCARD", "switchyard:{prices}:members"]).await, "5", "it has loaded the file");

@@ -1,17 +1,17 @@
-//! What a client is told is what Redis holds. Where Redis cannot be reached the answer is no, and then what was so before
-//! is so still: on this connection at once, and for whoever resumes elsewhere.
+//! What a client is told is what Redis holds. If Redis is unreachable, the answer is an error and the
+//! previous state remains: on this connection at once, and for whoever resumes on another node.
 
 use serde_json::{Value, json};
 use switchyard_tests::{Live, Node, Pattern, Proxy, Redis, Rule, eventually, plugin};
 
-/// A node whose writes of sessions can be kept from Redis, another that has no such trouble, and a client of the first.
+/// A node whose session writes can be blocked, another node without such trouble, and a client of the first.
 struct Rig {
     proxy: Proxy,
     one: Node,
     other: Node,
     /// In `kept` and `filtered`.
     client: Live,
-    /// On the same node, in `new`: when this one hears something, so could the client.
+    /// On the same node, in `new`: when this one receives something, the client could too.
     witness: Live,
     _redis: Redis,
 }
@@ -34,7 +34,7 @@ impl Rig {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// Leaves a room, changes a filter and joins a room, and is told each time that this is not so.
+    /// Leaves a room, changes a filter and joins a room, and each time gets the answer that it failed.
     async fn is_refused_everything(&self) {
         for request in [
             json!({"type": "unsubscribe", "rooms": ["kept"]}),
@@ -48,7 +48,7 @@ impl Rig {
         }
     }
 
-    /// On the connection everything is as it was before.
+    /// Checks that on this connection everything is as before.
     async fn old_state_rules_here(&self) {
         self.publish("kept", json!(1)).await;
         self.client.message("kept", 1).await;
@@ -63,7 +63,7 @@ impl Rig {
         assert_eq!(told, (vec![2], vec![]), "the old filter, and nothing of a room that was refused");
     }
 
-    /// And for the one who resumes on another node, after `more` that came since.
+    /// And for the connection that resumes on another node, after `more` further messages.
     async fn old_state_is_resumed(self, more: &[&str]) {
         let token = self.client.token();
         self.client.cut();
@@ -89,7 +89,7 @@ impl Rig {
         self.other.has_members("new", 1).await;
     }
 
-    /// Once Redis is back, what was answered is made so, before anything new is.
+    /// When Redis is back, the answered state is restored before anything new happens.
     async fn goes_on(&self) {
         eventually("a subscription", async || {
             let answer = self.client.ask(json!({"type": "subscribe", "rooms": ["again"]})).await;
@@ -103,26 +103,26 @@ impl Rig {
     }
 }
 
-/// `unsubscribed`, or `subscribed` with another filter, was answered and not recorded: on the next node the room was back, or
-/// the old filter withheld what the new one lets through.
+/// Regression: `unsubscribed`, or `subscribed` with another filter, was answered but not stored. On the next
+/// node the room was back, or the old filter withheld what the new one passes.
 #[tokio::test]
 async fn changes_that_redis_refuses_are_answered_so_and_the_old_state_goes_on_everywhere() {
     let rig = Rig::start().await;
     let refused = rig.proxy.fail(rig.writes());
     rig.is_refused_everything().await;
     rig.old_state_rules_here().await;
-    // Its node never gets through again, as if it had died.
+    // Its node never reaches Redis again, as if it had died.
     rig.old_state_is_resumed(&[]).await;
     refused.release();
 }
 
-/// The same for changes that Redis carries out long after they were given up.
+/// The same for changes that Redis executes long after the node gave up on them.
 #[tokio::test]
 async fn changes_that_redis_carries_out_late_do_not_outlive_their_refusal() {
     outlived(|rig| rig.proxy.hold(rig.writes())).await;
 }
 
-/// And for those that it carried out at once, while the answer did not come.
+/// And for those that it executed at once, while the answer did not arrive.
 #[tokio::test]
 async fn changes_whose_answer_does_not_come_do_not_outlive_their_refusal() {
     outlived(|rig| rig.proxy.hold_answer(rig.writes())).await;
@@ -139,7 +139,8 @@ async fn outlived(away: impl FnOnce(&Rig) -> Rule) {
     rig.old_state_is_resumed(&["again"]).await;
 }
 
-/// The seat was taken before the answer was known: `rejected`, and then the messages of that room.
+/// Regression: the member was added before the answer was known. The client got `rejected`, and then the
+/// messages of that room.
 #[tokio::test]
 async fn nothing_of_a_room_comes_after_it_was_rejected() {
     let rig = Rig::start().await;
@@ -155,7 +156,7 @@ async fn nothing_of_a_room_comes_after_it_was_rejected() {
     rig.client.settled().await;
     assert_eq!(rig.client.offsets("new"), [0_u64; 0], "{:?}", rig.client.frames());
     away.release();
-    // It was not joined, so it can be.
+    // The room was not joined, so the client can join it.
     eventually("a place in the room", async || {
         let answer = rig.client.ask(json!({"type": "subscribe", "rooms": ["new"]})).await;
         (answer["results"][0]["status"] == "subscribed").then_some(())

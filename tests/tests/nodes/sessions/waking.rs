@@ -1,4 +1,4 @@
-//! What a node does in the moment in which it wakes and does not know yet that others took it for dead.
+//! What a node does in the moment in which it resumes and does not know yet that others considered it dead.
 
 use super::{NOTICED, sleeps_beyond_its_lease, two};
 use serde_json::json;
@@ -11,7 +11,8 @@ use std::{
 };
 use switchyard_tests::{KEY, Live, Node, PATIENCE, Raw, Redis, eventually_within};
 
-/// Taking back only ever added rooms, so that what was left in that moment came back with the next resume.
+/// Regression: restoring only added rooms, so a room that was left in that moment came back with the next
+/// resume.
 #[tokio::test]
 async fn a_room_that_is_left_when_its_node_wakes_stays_left() {
     let redis = Redis::start().await;
@@ -19,7 +20,7 @@ async fn a_room_that_is_left_when_its_node_wakes_stays_left() {
     let client = Live::connect(&one.url).await;
     client.subscribe(json!(["kept", "left"])).await;
     sleeps_beyond_its_lease(&one, &other).await;
-    // It waits in the socket of a node that does not run.
+    // It waits in the socket of a stopped node.
     let asked = client.request(json!({"type": "unsubscribe", "rooms": ["left"]}));
     one.process.signal("CONT").await;
     let mut answer = client.answer(asked).await;
@@ -36,8 +37,9 @@ async fn a_room_that_is_left_when_its_node_wakes_stays_left() {
     assert_eq!((other.members("kept").await, other.members("left").await), (1, 0));
 }
 
-/// Clients come while Redis has forgotten everything and their node takes another name for it. A session that was made in
-/// that moment was noted under the old name, and ended with that under its live client.
+/// Clients connect while Redis has forgotten everything and their node takes another name. Regression: a
+/// session created in that moment was recorded under the old name, and ended with it although its client was
+/// connected.
 #[tokio::test]
 async fn sessions_made_while_their_node_changes_its_name_outlive_the_old_name() {
     let redis = Redis::start().await;
@@ -73,7 +75,7 @@ async fn sessions_made_while_their_node_changes_its_name_outlive_the_old_name() 
     let count = clients.len() as u64;
     eventually_within(NOTICED, "all taken back", async || (other.members("*").await == count).then_some(()))
         .await;
-    // The old name dies; what is left under it ends after its time to live.
+    // The old name dies. What is left under it ends after its time to live.
     eventually_within(NOTICED, "the old name cleared away", async || {
         let left = names().await.iter().any(|name| before.contains(name));
         let dead = redis.command(&["ZCARD", "switchyard:{/nodes}:dead"]).await;
@@ -92,8 +94,8 @@ async fn sessions_made_while_their_node_changes_its_name_outlive_the_old_name() 
     }
 }
 
-/// A node that was stopped for longer than a client may be silent woke, and closed its connections before it had read what had
-/// come meanwhile.
+/// Regression: a node that was stopped for longer than a client may be silent closed its connections when it
+/// resumed, before it had read what had arrived meanwhile.
 #[tokio::test]
 async fn a_node_that_wakes_does_not_take_its_own_silence_for_its_clients() {
     let redis = Redis::start().await;
@@ -112,7 +114,8 @@ async fn a_node_that_wakes_does_not_take_its_own_silence_for_its_clients() {
     }
 }
 
-/// The same for a client that had said who it is while the node was stopped: it was closed 4401, which is final.
+/// The same for a client that sent `connect` while the node was stopped. Regression: it was closed with 4401,
+/// which is final.
 #[tokio::test]
 async fn a_node_that_wakes_reads_who_its_clients_are_before_it_turns_them_away() {
     let redis = Redis::start().await;
