@@ -158,7 +158,7 @@ async fn connections_are_listed_and_shown() {
 
 /// Every error is the error object, with a matching status.
 #[tokio::test]
-async fn every_refusal_is_the_error_object() {
+async fn every_error_is_the_error_object() {
     let server = Server::start("").await;
     Client::connect(&server).await.publish("prices", json!(1)).await;
     let mut wrong = vec![];

@@ -54,7 +54,7 @@ async fn a_second_start_reads_what_the_first_compiled() {
 }
 
 #[tokio::test]
-async fn a_folder_that_others_write_to_is_refused_with_what_would_be_right() {
+async fn a_cache_folder_that_others_can_write_to_is_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("compiled");
     fs::create_dir(&cache).expect("a folder");

@@ -23,7 +23,7 @@ fn stdout(output: &Output) -> String {
 
 /// The output of `key new` is valid configuration as printed.
 #[tokio::test]
-async fn a_new_key_is_printed_with_what_belongs_into_the_file() {
+async fn key_new_prints_the_key_and_its_configuration() {
     assert!(binary().exists());
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();

@@ -55,7 +55,7 @@ async fn put(node: &Node, body: Vec<u8>) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_small_file_of_too_many_functions_is_refused_before_it_is_compiled() {
+async fn a_small_file_with_too_many_functions_is_rejected_before_compiling() {
     let node = Node::start("memory", &configuration()).await;
     let file = component(100_000, 0);
     assert!(file.len() < 700_000);
@@ -67,7 +67,7 @@ async fn a_small_file_of_too_many_functions_is_refused_before_it_is_compiled() {
 }
 
 #[tokio::test]
-async fn going_back_waits_for_no_compilation_and_who_leaves_ends_it() {
+async fn a_rollback_does_not_wait_for_a_compilation_and_disconnecting_cancels_one() {
     let node = Node::start("memory", &configuration()).await;
     let mut other = fs::read(guest("threshold_filter")).expect("a guest");
     other.extend([0, 3, 1, b'n', 1]);

@@ -41,7 +41,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_conversation_happens() {
+async fn every_conversation_in_the_documents_happens() {
     let mut wrong = vec![];
     for (name, least) in [("docs/protocol.md", 15), ("docs/operator.md", 4), ("README.md", 0)] {
         let scripts = script::scripts(name, &document(name));
@@ -62,7 +62,7 @@ async fn every_conversation_happens() {
 /// Runs the commands in the operator's manual that end by themselves. The configuration there names a plugin
 /// that does not exist.
 #[test]
-fn every_command_says_what_is_shown() {
+fn every_command_prints_what_the_manual_shows() {
     let folder = tempfile::tempdir().expect("a folder");
     let plugin = "[[plugin]]\nname = \"dydx\"\nfile = \"dydx.wasm\"\nrooms = [\"trades\"]\n";
     std::fs::write(folder.path().join("switchyard.toml"), plugin).expect("a configuration");
@@ -106,7 +106,7 @@ async fn the_guide_to_writing_a_plugin_can_be_followed() {
 
 /// With a valid version of a plugin, and one that panics on request.
 #[tokio::test]
-async fn the_guide_to_loading_can_be_followed() {
+async fn the_guide_to_loading_plugins_can_be_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let guide = document("docs/loading.md");
     let configuration =
@@ -122,7 +122,7 @@ async fn the_guide_to_loading_can_be_followed() {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     for name in DOCUMENTS {
         let text = document(name);
         let folder = root().join(name).parent().expect("a folder").to_owned();

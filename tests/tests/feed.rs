@@ -92,7 +92,7 @@ async fn listen(server: &Server, rooms: Vec<String>, expected: usize, cuts: usiz
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everyone_hears_everything_in_order_byte_for_byte() {
+async fn every_listener_receives_everything_in_order_byte_for_byte() {
     let server = Arc::new(Server::start("").await);
     let feed = feed();
     let mut expected: HashMap<String, Vec<(u64, String)>> = HashMap::new();

@@ -99,7 +99,7 @@ fn modules(name: &str) -> BTreeMap<String, Vec<(PathBuf, String)>> {
 }
 
 #[test]
-fn modules_import_downward_only() {
+fn modules_import_only_from_lower_floors() {
     let floor = |module: &str| FLOORS.iter().position(|floor| floor.contains(&module));
     let mut wrong = vec![];
     for (module, files) in modules("server") {

@@ -39,7 +39,7 @@ async fn others_go_on(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn a_misdeed_on_publish_costs_that_message_alone() {
+async fn misbehaving_in_publish_costs_only_that_message() {
     let server = server("{}").await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["bad:room"])).await;
@@ -63,7 +63,7 @@ async fn a_misdeed_on_publish_costs_that_message_alone() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_fails_again_and_again_is_quarantined_and_others_are_not() {
+async fn a_plugin_that_fails_repeatedly_is_quarantined_and_others_are_not() {
     let server = server("{}").await;
     let mut client = Client::connect(&server).await;
     let mut last = String::new();
@@ -148,7 +148,7 @@ async fn state(server: &Server) -> Value {
 /// One tenant sends everything that makes the plugin fail, in every possible way. Other tenants are not
 /// affected.
 #[tokio::test]
-async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
+async fn a_hostile_tenant_loses_the_plugin_only_for_itself() {
     let server = server("{}").await;
     let mut ann = Client::connect_as(&server, "ann").await;
     ann.subscribe(json!(["bad:room"])).await;
@@ -193,7 +193,7 @@ async fn a_hostile_tenant_takes_the_plugin_from_nobody_but_itself() {
 
 /// The host measures what a client sends before it calls the plugin.
 #[tokio::test]
-async fn a_filter_that_is_too_large_is_the_clients_mistake_and_no_failure() {
+async fn a_filter_that_is_too_large_is_the_clients_error_not_a_failure() {
     let server = server("{}").await;
     let mut client = Client::connect(&server).await;
     let filter = json!({"of": "x".repeat(70_000)});
@@ -226,7 +226,7 @@ async fn publishes(server: &Server, client: &mut Client, room: &str) -> usize {
 
 /// A plugin's limits apply to a principal, however its messages arrive.
 #[tokio::test]
-async fn what_a_plugin_allows_holds_for_who_is_no_member_and_for_who_comes_again() {
+async fn a_plugins_limits_apply_to_nonmembers_and_after_reconnecting() {
     let server = server("{}").await;
     let room = "bad:subscribe.limit";
     let mut stranger = Client::connect(&server).await;
@@ -258,7 +258,7 @@ async fn what_a_plugin_allows_holds_for_who_is_no_member_and_for_who_comes_again
 }
 
 #[tokio::test]
-async fn what_a_plugin_allows_a_connection_holds_for_all_of_the_principal() {
+async fn a_plugins_connection_limits_apply_to_the_whole_principal() {
     let server = server("{ connect = \"limit\" }").await;
     let began = std::time::Instant::now();
     let mut sent = 0;
@@ -297,7 +297,7 @@ async fn joining_fails_closed() {
 /// Filters fail closed: a member whose filter cannot be evaluated receives nothing, and is told that messages
 /// were lost.
 #[tokio::test]
-async fn a_filter_that_fails_lets_nothing_through_and_says_so() {
+async fn a_filter_that_fails_passes_nothing_and_reports_a_gap() {
     for misdeed in ["panic", "loop", "short"] {
         let server = server("{}").await;
         let mut publisher = Client::connect(&server).await;
@@ -316,7 +316,7 @@ async fn a_filter_that_fails_lets_nothing_through_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_cannot_be_loaded_closes_its_rooms_and_no_others() {
+async fn a_plugin_that_cannot_be_loaded_closes_only_its_own_rooms() {
     let server = server(r#"{ init = "panic" }"#).await;
     let mut client = Client::connect(&server).await;
     let answer = client.ask(json!({"type": "subscribe", "rooms": ["bad:room"]})).await;
@@ -330,7 +330,7 @@ async fn a_plugin_that_cannot_be_loaded_closes_its_rooms_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_connect_hook_that_fails_keeps_clients_out_with_a_reason_and_a_way_back() {
+async fn a_failing_connect_hook_rejects_clients_with_a_reason_to_retry() {
     let server = server(r#"{ connect = "panic" }"#).await;
     let mut client = Client::open(&*server.url).await;
     client.send(json!({"type": "connect", "auth": {"apiKey": switchyard_tests::KEY}})).await;
@@ -341,7 +341,7 @@ async fn a_connect_hook_that_fails_keeps_clients_out_with_a_reason_and_a_way_bac
 
 /// A plugin that uses its whole budget on every call delays only its own rooms.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_plugin_is_its_own_rooms_problem() {
+async fn a_slow_plugin_delays_only_its_own_rooms() {
     let server = server(r#"{ publish = "busy-8" }"#).await;
     let mut slow = Client::connect(&server).await;
     for n in 0..100 {
@@ -366,7 +366,7 @@ async fn a_slow_plugin_is_its_own_rooms_problem() {
 
 /// Regression: one such message made the room's history unavailable to every member with a filter.
 #[tokio::test]
-async fn what_a_filter_fails_on_is_left_out_of_history() {
+async fn messages_on_which_a_filter_fails_are_left_out_of_history() {
     let server = server("{}").await;
     let mut reader = Client::connect(&server).await;
     let answer = reader.subscribe(json!([{"room": "bad:room", "filter": {}}])).await;

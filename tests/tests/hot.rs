@@ -9,7 +9,7 @@ fn allocations(run: impl FnOnce()) -> u64 {
 }
 
 #[test]
-fn a_message_is_encoded_in_a_few_allocations_whoever_gets_it() {
+fn a_message_is_encoded_in_few_allocations_regardless_of_members() {
     let encoded = allocations(|| drop(encode(4711)));
     assert!(
         encoded <= 7,
@@ -34,7 +34,7 @@ fn a_delivery_allocates_nothing() {
 }
 
 #[test]
-fn what_waits_grows_its_queue_and_nothing_else() {
+fn waiting_frames_only_grow_the_queue() {
     let mut room = FanOut::new(100);
     let messages: Vec<_> = (0..16).map(|_| room.message()).collect();
     let put = allocations(|| messages.iter().for_each(|message| room.deliver(message)));
@@ -44,7 +44,7 @@ fn what_waits_grows_its_queue_and_nothing_else() {
 }
 
 #[test]
-fn a_thousand_filters_are_one_question() {
+fn a_thousand_filters_take_one_call() {
     let ask = |count| {
         let mut filters = Filters::new(count, false);
         assert_eq!(filters.matches(), (count / 2) as u32);
@@ -73,7 +73,7 @@ fn a_filter_takes_few_instructions() {
 }
 
 #[tokio::test]
-async fn a_replay_shares_what_is_held() {
+async fn a_replay_copies_no_stored_messages() {
     let recovery = Recovery::new(1000);
     recovery.replay();
     let replayed = allocations(|| recovery.replay());

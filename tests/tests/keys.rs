@@ -18,7 +18,7 @@ async fn becomes(server: &Server, key: &str, good: bool) {
 }
 
 #[tokio::test]
-async fn a_revoked_key_closes_its_connections_within_a_second_or_so() {
+async fn a_revoked_key_closes_its_connections_within_about_a_second() {
     let other = Server::key("sk_other", "acme", SOME, "");
     let server =
         Server::start_with(&(Server::keys() + &Server::key("sk_bad", "acme", SOME, "") + &other)).await;
@@ -84,7 +84,7 @@ async fn keys_appear_and_change_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_changes_nothing_and_the_next_good_one_does() {
+async fn an_invalid_file_changes_nothing_and_the_next_valid_one_applies() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     let new = Server::key("sk_new", "new", SOME, "");
@@ -109,7 +109,7 @@ async fn a_wrong_file_changes_nothing_and_the_next_good_one_does() {
 }
 
 #[tokio::test]
-async fn scopes_guard_the_operators_listener() {
+async fn scopes_protect_the_admin_listener() {
     let scopes = ["subscribe", "publish", "broadcast", "admin"];
     let keys: String = scopes
         .iter()
@@ -159,7 +159,7 @@ async fn scopes_guard_the_operators_listener() {
 /// A key that loses a scope loses what it allowed: joined rooms at once, and those of a session when it is
 /// resumed.
 #[tokio::test]
-async fn a_key_that_may_no_longer_subscribe_hears_its_rooms_no_more() {
+async fn a_key_that_may_no_longer_subscribe_receives_nothing_from_its_rooms() {
     let of = |scopes: &str| Server::keys() + &Server::key("sk_less", "less", scopes, "");
     let server = Server::start_with(&of(SOME)).await;
     let mut client = Client::connect_as(&server, "sk_less").await;

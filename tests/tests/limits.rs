@@ -95,7 +95,7 @@ async fn client(process: &Process) -> Client {
 }
 
 #[tokio::test]
-async fn a_node_without_another_thread_serves_and_loads_later() {
+async fn a_node_without_threads_serves_and_loads_plugins_later() {
     let place = Place::new(61_001);
     let process = Process::started(place.serve(None)).await.unwrap_or_else(|_| panic!("{}", place.log()));
     let (mut listener, mut publisher) = (client(&process).await, client(&process).await);
@@ -131,7 +131,7 @@ async fn a_node_without_another_thread_serves_and_loads_later() {
 }
 
 #[tokio::test]
-async fn a_start_without_threads_is_one_sentence_or_a_node_with_a_failed_plugin() {
+async fn a_start_without_threads_reports_one_error_or_a_failed_plugin() {
     let place = Place::new(61_002);
     let (mut refused, mut failed) = (0, 0);
     for threads in 1..40 {
@@ -175,7 +175,7 @@ async fn a_start_without_threads_is_one_sentence_or_a_node_with_a_failed_plugin(
 /// Nobody reads the addresses that the node prints, and there is no thread to wait for that. If a worker
 /// waited, the node would not serve.
 #[tokio::test]
-async fn a_node_that_cannot_print_and_has_no_thread_for_it_serves() {
+async fn a_node_that_can_neither_print_nor_start_a_thread_serves() {
     let place = Place::new(61_003);
     let (_stopped, mut pipe) = std::io::pipe().expect("a pipe");
     pipe.write_all(&[b'\n'; 64 << 10]).expect("as much as a pipe takes");

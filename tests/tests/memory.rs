@@ -16,7 +16,7 @@ fn kept(metrics: &str, kind: &str) -> (f64, f64) {
 
 /// Regression: 200 MiB were in use after a second of such publishing.
 #[tokio::test]
-async fn messages_to_ever_new_rooms_do_not_pile_up() {
+async fn messages_to_ever_new_rooms_do_not_accumulate() {
     const LIMIT: f64 = (8 << 20) as f64;
     let server = Server::start("[memory]\nlimit = \"8MiB\"").await;
     let (data, mut first) = ("x".repeat(10_000), Value::Null);
@@ -82,7 +82,7 @@ const SMALL: &str = "[memory]\nlimit = \"1MiB\"\n[tier.default]\nconnections = 1
 
 /// Regression: one principal prevented all others from connecting and publishing.
 #[tokio::test]
-async fn who_has_much_gets_no_more_and_others_do() {
+async fn a_principal_with_much_memory_gets_no_more_and_others_do() {
     let server = Server::start(&format!("{SMALL}\n{}", Server::more_keys())).await;
     let mut one = Client::connect(&server).await;
     one.subscribe(json!(["prices"])).await;
@@ -114,7 +114,7 @@ async fn who_has_much_gets_no_more_and_others_do() {
 
 /// With rooms in Redis, publishing to them takes no memory here.
 #[tokio::test]
-async fn a_full_node_on_redis_goes_on_delivering() {
+async fn a_full_node_on_redis_keeps_delivering() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), SMALL).await;
     let mut one = node.client().await;
@@ -135,7 +135,7 @@ async fn a_full_node_on_redis_goes_on_delivering() {
 
 /// Regression: two megabytes were allocated for each unknown client, without being counted.
 #[tokio::test]
-async fn what_has_not_come_whole_counts() {
+async fn incomplete_messages_count() {
     let server = Server::start("").await;
     let frames = async || kept(&server.call("GET", "/metrics", None, "").await.1, "frames").1;
     let half = |length: usize, of: usize| {
@@ -163,7 +163,7 @@ async fn what_has_not_come_whole_counts() {
 
 /// Regression: incomplete bodies of a key that could only publish used up all connections of operators.
 #[tokio::test]
-async fn bodies_that_do_not_come_keep_nobody_out() {
+async fn incomplete_request_bodies_lock_nobody_out() {
     let server = Server::start(&Server::more_keys()).await;
     let head =
         "POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: ann\r\nContent-Length: 100000\r\n\r\n[";
@@ -187,7 +187,7 @@ async fn bodies_that_do_not_come_keep_nobody_out() {
 
 /// What is not read counts, but only once, however many clients wait for it.
 #[tokio::test]
-async fn what_waits_for_slow_clients_counts() {
+async fn messages_waiting_for_slow_clients_count() {
     let server = Server::start("[session]\noutbox = \"64MiB\"").await;
     let outboxes = async || kept(&server.call("GET", "/metrics", None, "").await.1, "outboxes").1;
     let mut publisher = Client::connect(&server).await;

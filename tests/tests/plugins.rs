@@ -73,7 +73,7 @@ fn publish_failure(mode: &str) -> Box<Failure> {
 }
 
 #[test]
-fn every_misdeed_is_stopped_and_named() {
+fn every_way_to_misbehave_is_stopped_and_named() {
     let kinds = [
         ("loop", FailureKind::Deadline),
         ("allocate", FailureKind::Memory),
@@ -95,14 +95,14 @@ fn every_misdeed_is_stopped_and_named() {
 }
 
 #[test]
-fn an_answer_too_large_to_take_is_nonsense() {
+fn an_answer_that_is_too_large_is_invalid() {
     let failure = patiently(&json!({ "room": "huge" })).room("bad:a").unwrap_err();
     assert_eq!(failure.kind, FailureKind::Nonsense, "{failure}");
     assert!(failure.detail.contains("4194304 bytes"), "{failure}");
 }
 
 #[test]
-fn a_panic_tells_its_text_and_its_place() {
+fn a_panic_is_reported_with_its_message_and_location() {
     let failure = publish_failure("panic");
     let said = failure.said.as_deref().unwrap();
     assert!(said.contains("told to panic") && said.contains("misdeed.rs:"), "{said}");
@@ -112,7 +112,7 @@ fn a_panic_tells_its_text_and_its_place() {
 }
 
 #[test]
-fn a_loop_ends_with_its_budget() {
+fn an_endless_loop_ends_with_its_budget() {
     let plugin = load("hostile", &json!({ "publish": "loop" }));
     let mut instance = plugin.instantiate().unwrap();
     let started = Instant::now();
@@ -123,7 +123,7 @@ fn a_loop_ends_with_its_budget() {
 }
 
 #[test]
-fn files_that_are_no_plugins_are_refused_clearly() {
+fn files_that_are_not_plugins_are_rejected_with_a_reason() {
     let good = guest("hostile");
     let says = |bytes: &[u8], words: &[&str]| {
         let (_, text) = fault(bytes, &Value::Null);
@@ -154,13 +154,13 @@ fn files_that_are_no_plugins_are_refused_clearly() {
 }
 
 #[test]
-fn another_patch_of_the_contract_is_spoken() {
+fn another_patch_version_of_the_contract_is_supported() {
     let plugin = try_load(&replace(&guest("hostile"), "@0.1.0", "@0.1.7"), &Value::Null).unwrap();
     assert_eq!(plugin.instantiate().unwrap().publish("a", "r", "", b"1").unwrap(), Ok(Verdict::Pass));
 }
 
 #[test]
-fn a_component_is_taken_as_it_is() {
+fn a_component_is_loaded_as_it_is() {
     let bytes = component("orderbook");
     let plugin = try_load(&bytes, &Value::Null).unwrap();
     let info = plugin.info();
@@ -176,7 +176,7 @@ fn a_component_is_taken_as_it_is() {
 }
 
 #[test]
-fn a_config_is_tried_at_load() {
+fn the_config_is_validated_at_load() {
     let (kind, text) = fault(&guest("orderbook"), &json!({ "max_depth": 0 }));
     assert!(matches!(kind, LoadFault::Config(_)) && text.contains("config.max_depth is 0"), "{text}");
     let (kind, text) = fault(&guest("hostile"), &json!({ "init": "panic" }));

@@ -22,7 +22,7 @@ fn room<'a>(connected: &'a Value, name: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn a_cut_connection_resumes_after_what_it_acknowledged() {
+async fn a_lost_connection_resumes_after_its_last_acknowledgement() {
     let server = Server::start("").await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;
@@ -75,7 +75,7 @@ async fn a_takeover_ends_the_old_connection_and_moves_its_rooms() {
 }
 
 #[tokio::test]
-async fn a_token_is_worth_nothing_to_others_and_when_it_is_unknown() {
+async fn tokens_of_others_and_unknown_tokens_are_ignored() {
     let server = Server::start("").await;
     let client = Client::connect(&server).await;
     let token = client.token();
@@ -93,7 +93,7 @@ async fn a_token_is_worth_nothing_to_others_and_when_it_is_unknown() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_held_is_told_and_not_half_replayed() {
+async fn lost_messages_are_reported_instead_of_a_partial_replay() {
     let server = Server::start("[rooms]\nhistory = { messages = 3, age = \"10m\" }").await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;
@@ -123,7 +123,7 @@ async fn what_is_no_longer_held_is_told_and_not_half_replayed() {
 }
 
 #[tokio::test]
-async fn since_joins_without_a_hole() {
+async fn since_joins_without_a_gap() {
     let server = Server::start("").await;
     let mut publisher = Client::connect(&server).await;
     let mut epoch = Value::Null;
@@ -159,7 +159,7 @@ async fn large(publisher: &mut Client, room: &str, numbers: std::ops::RangeInclu
 }
 
 #[tokio::test]
-async fn a_replay_is_paced_by_the_socket() {
+async fn the_socket_paces_a_replay() {
     let server = Server::start(LONG).await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;
@@ -197,7 +197,7 @@ async fn leaving_a_room_ends_its_replay() {
 /// Regression: the replay was stopped before it was known whether the client would join again; then it never
 /// received live messages.
 #[tokio::test]
-async fn a_filter_that_is_refused_leaves_the_replay_as_it_is() {
+async fn a_rejected_filter_does_not_affect_the_replay() {
     let server = Server::start(&format!("{LONG}{}", plugin("threshold_filter", r#"["tvl"]"#, "{}"))).await;
     let mut publisher = Client::connect(&server).await;
     let epoch = large(&mut publisher, "tvl", 1..=5000).await;
@@ -226,7 +226,7 @@ async fn a_filter_that_is_refused_leaves_the_replay_as_it_is() {
 
 /// Regression: a room that was named a second time was live at once, ahead of the replay for the first name.
 #[tokio::test]
-async fn a_room_by_two_names_is_brought_up_to_date_once() {
+async fn a_room_with_two_names_is_replayed_once() {
     let plugin = plugin("protocol_rooms", r#"["*:*"]"#, r#"{ protocols = ["curve"], chains = ["base"] }"#);
     let server = Server::start(&format!("{LONG}{plugin}")).await;
     let mut publisher = Client::connect(&server).await;
@@ -257,7 +257,7 @@ async fn a_room_by_two_names_is_brought_up_to_date_once() {
 }
 
 #[tokio::test]
-async fn a_client_too_slow_to_keep_up_is_closed_and_loses_nothing() {
+async fn a_client_that_is_too_slow_is_closed_and_loses_nothing() {
     let server = Server::start("[session]\noutbox = \"256KiB\"\nmessage = \"64KiB\"").await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;
@@ -302,7 +302,7 @@ async fn receipts_follow_acknowledgements() {
 
 /// Regression: an acknowledgement was applied to the room's current epoch, whichever epoch it was meant for.
 #[tokio::test]
-async fn an_acknowledgement_may_name_its_epoch_and_stands_for_no_other() {
+async fn an_acknowledgement_applies_only_to_its_epoch() {
     let server = Server::start("").await;
     let mut publisher = Client::connect(&server).await;
     let mut client = Client::connect(&server).await;

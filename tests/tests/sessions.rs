@@ -11,7 +11,7 @@ const AT_ONCE: usize = 4;
 /// take over their own sessions. What each client is told must follow the protocol, and in the calm
 /// afterwards everything must match the clients that are still connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_clients_are_told_holds_whatever_fails() {
+async fn clients_are_told_the_truth_under_all_failures() {
     let options = Options::default();
     let runs = stream::iter(SEEDS).map(async |seed| run(seed, &draw(seed, &options), &options).await);
     let outcomes: Vec<_> = runs.buffer_unordered(AT_ONCE).collect().await;

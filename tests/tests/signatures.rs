@@ -56,7 +56,7 @@ async fn put(server: &Server, bytes: &[u8], signature: Option<&str>) -> (u16, St
 }
 
 #[tokio::test]
-async fn an_unsigned_file_leaves_the_rooms_closed_until_it_is_signed() {
+async fn rooms_stay_closed_until_the_file_is_signed() {
     let (key, (folder, bytes)) = (key(), folder());
     let server = Server::start_in(folder, &text(&[&key])).await;
     let plugin = shown(&server).await;
@@ -83,7 +83,7 @@ async fn an_unsigned_file_leaves_the_rooms_closed_until_it_is_signed() {
 }
 
 #[tokio::test]
-async fn a_version_over_http_needs_its_signature_in_the_header() {
+async fn a_version_over_http_needs_a_signature_header() {
     let (key, stranger, (folder, bytes)) = (key(), key(), folder());
     write(folder.path(), "plugin.wasm.sig", key.sign(&bytes) + "\n");
     let server = Server::start_in(folder, &text(&[&key])).await;
@@ -108,7 +108,7 @@ async fn a_version_over_http_needs_its_signature_in_the_header() {
 }
 
 #[tokio::test]
-async fn other_keys_hold_without_a_restart() {
+async fn changed_trusted_keys_apply_without_a_restart() {
     let (first, second, (folder, bytes)) = (key(), key(), folder());
     write(folder.path(), "plugin.wasm.sig", first.sign(&bytes));
     let server = Server::start_in(folder, &text(&[&first])).await;
@@ -139,7 +139,7 @@ async fn other_keys_hold_without_a_restart() {
 /// removal of a trusted key. A signature is verified before anything looks into the file, so these need not
 /// be plugins.
 #[tokio::test]
-async fn a_signer_who_is_taken_out_is_trusted_nowhere_though_a_plugin_is_taken_out_too() {
+async fn a_removed_signer_is_not_trusted_even_if_a_plugin_is_removed_too() {
     let (good, bad, bytes) = (key(), key(), b"no Wasm");
     let plugin =
         |name: &str| format!("[[plugin]]\nname = \"{name}\"\nfile = \"a.wasm\"\nrooms = [\"{name}:*\"]\n");

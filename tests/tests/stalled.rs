@@ -56,7 +56,7 @@ async fn reads_it(node: &Node) {
 }
 
 #[tokio::test]
-async fn keys_are_taken_away_though_a_plugin_is_on_a_file_system_that_does_not_answer() {
+async fn keys_are_revoked_although_a_plugins_file_system_does_not_answer() {
     let Some((node, stall)) = stalled().await else { return };
     for key in ["one", "two"] {
         let mut client = Client::connect_at(&node.url, json!({"auth": {"apiKey": key}})).await;
@@ -77,7 +77,7 @@ async fn keys_are_taken_away_though_a_plugin_is_on_a_file_system_that_does_not_a
 }
 
 #[tokio::test]
-async fn operators_are_answered_though_the_file_of_the_plugin_cannot_be_read() {
+async fn operators_are_answered_although_a_plugin_file_cannot_be_read() {
     let Some((node, stall)) = stalled().await else { return };
     node.process.signal("HUP").await;
     stall.holds(&node.process, "reads a plugin", Duration::from_secs(90)).await;
@@ -104,7 +104,7 @@ async fn operators_are_answered_though_the_file_of_the_plugin_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_moves_away_from_it_is_watched_where_it_is() {
+async fn a_plugin_that_moves_off_a_stalled_file_system_is_watched() {
     let Some((node, stall)) = stalled().await else { return };
     let near = node.place().join("near.wasm");
     fs::write(&near, "no Wasm").expect("a file");

@@ -4,7 +4,7 @@ use serde_json::json;
 use switchyard_tests::{Client, Server, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_vital_task_panics_stops_in_order_and_says_why() {
+async fn a_node_whose_vital_task_panics_stops_cleanly_and_says_why() {
     let (server, other) = tokio::join!(Server::start(""), Server::start(""));
     let (mut client, mut elsewhere) = (Client::connect(&server).await, Client::connect(&other).await);
     client.subscribe(json!(["prices"])).await;

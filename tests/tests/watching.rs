@@ -61,7 +61,7 @@ async fn takes(node: &Node, key: &str) {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_missing_keeps_no_other_from_being_watched() {
+async fn a_missing_folder_does_not_prevent_watching_others() {
     let node = Node::start("memory", &plugin("later/plugin.wasm")).await;
     assert_eq!(version(&node).await, "failed");
     let file = node.place().join("switchyard.toml");
@@ -75,7 +75,7 @@ async fn a_folder_that_is_missing_keeps_no_other_from_being_watched() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_moves_is_watched_where_it_is() {
+async fn a_plugin_that_moves_is_watched_at_its_new_path() {
     let folder = Node::folder("memory", &plugin("plugin.wasm"));
     fs::write(folder.path().join("plugin.wasm"), code(1)).expect("a file");
     let node = Node::start_in(folder).await;
@@ -101,7 +101,7 @@ async fn a_plugin_that_moves_is_watched_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_link_that_leads_elsewhere_is_a_change() {
+async fn a_changed_link_target_is_a_change() {
     let folder = Node::folder("memory", &plugin("current/plugin.wasm"));
     for n in [1, 2] {
         let release = folder.path().join(format!("releases/{n}"));
@@ -117,7 +117,7 @@ async fn a_link_that_leads_elsewhere_is_a_change() {
 }
 
 #[tokio::test]
-async fn what_is_behind_a_link_is_watched_as_well() {
+async fn the_target_of_a_link_is_watched() {
     let folder = Node::folder("memory", "");
     let (file, real) = (folder.path().join("switchyard.toml"), folder.path().join("real/s.toml"));
     fs::create_dir(folder.path().join("real")).expect("a folder");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use switchyard_tests::{Answer, Client, KEY, Server, guest};
 
 #[tokio::test]
-async fn health_tells_the_truth() {
+async fn health_reports_the_actual_state() {
     let server = Server::start("").await;
     assert_eq!(server.call("GET", "/livez", None, "").await.0, 200);
     let (status, body) = server.call("GET", "/readyz", None, "").await;
@@ -32,7 +32,7 @@ fn sample(line: &str) -> (String, String, f64) {
 }
 
 #[tokio::test]
-async fn metrics_are_prometheus_text_and_count_what_happens() {
+async fn metrics_are_prometheus_text_and_count_events() {
     let file = guest("threshold_filter");
     let plugin = format!(
         "[[plugin]]\nname = \"thresholds\"\nfile = \"{}\"\nrooms = [\"tvl\"]\n\
@@ -113,7 +113,7 @@ fn routes() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_description_holds_every_call_and_each_of_them_answers() {
+async fn the_api_description_lists_every_route_and_each_route_answers() {
     let server = Server::start("").await;
     let (status, text) = server.call("GET", "/openapi.json", None, "").await;
     assert_eq!(status, 200);

@@ -19,7 +19,7 @@ async fn asked_as(server: &Server, host: &str) -> u16 {
 
 /// A web page whose own host name now resolves to the node sends requests with that name.
 #[tokio::test]
-async fn a_page_of_a_stranger_reads_nothing_by_its_own_name() {
+async fn a_foreign_page_cannot_read_through_its_own_host_name() {
     let server = Server::start("[admin]\nhosts = [\"Node1.example.org\"]").await;
     for host in
         ["127.0.0.1:9090", "[::1]:9090", "localhost:9090", "switchyard:9090", "node1.example.org:9090"]
@@ -32,7 +32,7 @@ async fn a_page_of_a_stranger_reads_nothing_by_its_own_name() {
 }
 
 #[tokio::test]
-async fn who_comes_by_ipv4_to_a_listener_of_both_is_shown_by_it() {
+async fn ipv4_clients_of_a_dual_stack_listener_have_an_ipv4_address() {
     let folder = tempfile::tempdir().expect("a folder");
     let text =
         format!("[server]\nlisten = \"[::]:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", Server::keys());

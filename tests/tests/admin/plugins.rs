@@ -40,7 +40,7 @@ fn another(n: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_version_is_put_and_rolled_back_under_live_filters() {
+async fn a_version_is_loaded_and_rolled_back_while_filters_are_in_use() {
     let server = Server::start(&configuration(guest("threshold_filter"))).await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!([{"room": "tvl", "filter": {"minChange": 5}}])).await;
@@ -87,7 +87,7 @@ async fn states(server: &Server) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn going_back_goes_further_each_time_or_to_the_version_that_is_named() {
+async fn each_rollback_goes_one_version_back_or_to_the_named_version() {
     let server = Server::start(&configuration(guest("threshold_filter"))).await;
     let mut put = vec![version(&server.get("/v1/plugins").await)];
     for n in 1..=3 {
@@ -124,7 +124,7 @@ async fn going_back_goes_further_each_time_or_to_the_version_that_is_named() {
 
 /// A version that works when it is loaded and fails on messages.
 #[tokio::test]
-async fn a_version_that_fails_on_probation_goes_back_by_itself() {
+async fn a_version_that_fails_on_probation_is_rolled_back() {
     let plugin = configuration(guest("threshold_filter"));
     let server = Server::start_with(&format!("{}{}{plugin}", Server::keys(), Server::more_keys())).await;
     let first = version(&server.get("/v1/plugins").await);
@@ -167,7 +167,7 @@ async fn a_version_that_fails_on_probation_goes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn a_candidate_is_asked_the_same_without_effect_and_compared() {
+async fn a_shadow_candidate_gets_the_same_calls_and_its_answers_are_only_compared() {
     let server = Server::start(&configuration(guest("threshold_filter"))).await;
     let shadow = format!("{PATH}/shadow");
     assert_eq!(server.refused("GET", &shadow, Some(KEY), "").await, (404, "not_found".into()));
@@ -212,7 +212,7 @@ async fn a_candidate_is_asked_the_same_without_effect_and_compared() {
 
 /// Copies slowly, as over a network. The node must not read the incomplete file.
 #[tokio::test]
-async fn a_file_that_is_being_written_is_not_read() {
+async fn a_plugin_file_is_not_read_while_it_is_being_written() {
     use std::io::Write;
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().join("plugin.wasm");
@@ -238,7 +238,7 @@ async fn a_file_that_is_being_written_is_not_read() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_cannot_be_put_or_rolled_back() {
+async fn an_unknown_plugin_cannot_be_loaded_or_rolled_back() {
     let server = Server::start(&configuration(guest("threshold_filter"))).await;
     let unknown = server.refused("PUT", "/v1/plugins/unknown", Some(KEY), other()).await;
     assert_eq!(unknown, (404, "not_found".into()));
@@ -249,7 +249,7 @@ async fn what_is_not_there_cannot_be_put_or_rolled_back() {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_another_version() {
+async fn a_changed_file_is_a_new_version() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("plugin.wasm");
     fs::copy(guest("threshold_filter"), &file).expect("a copy");

@@ -32,7 +32,7 @@ async fn one_message_is_published() {
 }
 
 #[tokio::test]
-async fn a_list_succeeds_message_by_message() {
+async fn each_message_of_a_list_succeeds_or_fails_alone() {
     let keys = Server::keys() + &Server::key("sk_pub", "pub", r#"["publish"]"#, "");
     let server = Server::start_with(&(keys + "[session]\nmessage = \"1KiB\"")).await;
     let large = "x".repeat(1024);
@@ -70,7 +70,7 @@ async fn a_list_succeeds_message_by_message() {
 }
 
 #[tokio::test]
-async fn a_list_holds_a_thousand_of_any_size_and_no_more() {
+async fn a_list_has_at_most_a_thousand_messages_of_any_size() {
     let server = Server::start("[session]\nmessage = \"1KiB\"").await;
     let list = |count: usize| {
         json!(vec![json!({"room": "a", "event": "e".repeat(64), "data": "x".repeat(1022)}); count])
@@ -86,7 +86,7 @@ async fn a_list_holds_a_thousand_of_any_size_and_no_more() {
 }
 
 #[tokio::test]
-async fn wrong_bodies_are_refused() {
+async fn invalid_bodies_are_rejected() {
     let server = Server::start("[session]\nmessage = \"1KiB\"").await;
     let long = format!(r#"{{"room":"a","data":"{}"}}"#, "x".repeat(1023));
     let deep = format!(r#"{{"room":"a","data":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));

@@ -25,7 +25,7 @@ fn exchanged(bytes: &[u8], one: &[u8], two: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn no_plugin_spoils_a_scrape() {
+async fn no_plugin_can_make_a_scrape_invalid() {
     let folder = tempfile::tempdir().expect("a folder");
     let other = exchanged(&fs::read(guest("meters")).expect("a file"), b"shared_one", b"shared_two");
     fs::write(folder.path().join("other.wasm"), other).expect("a file");
@@ -59,7 +59,7 @@ async fn no_plugin_spoils_a_scrape() {
 }
 
 #[tokio::test]
-async fn the_scrape_of_a_node_is_good_from_the_beginning() {
+async fn a_scrape_is_valid_from_the_start() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["prices"])).await;

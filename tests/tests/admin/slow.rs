@@ -39,7 +39,7 @@ fn publish(key: &str, path: &str, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_body_that_drips_is_not_awaited_for_ever() {
+async fn a_slow_request_body_is_cut_off() {
     let (process, _folder) = serve().await;
     let mut tcp = call(&process, &publish(KEY, "/v1/publish", "Content-Length: 1000")).await;
     let (mut reading, mut writing) = tcp.split();
@@ -60,7 +60,7 @@ async fn a_body_that_drips_is_not_awaited_for_ever() {
 }
 
 #[tokio::test]
-async fn an_answer_that_nobody_reads_is_not_offered_for_ever() {
+async fn an_answer_that_nobody_reads_is_cut_off() {
     let (process, _folder) = serve().await;
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -73,7 +73,7 @@ async fn an_answer_that_nobody_reads_is_not_offered_for_ever() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_ends() {
+async fn an_idle_connection_is_closed() {
     let (process, _folder) = serve().await;
     let mut tcp = call(&process, "GET /livez HTTP/1.1\r\nHost: here\r\n").await;
     let answer = rest(&mut tcp, END).await;
@@ -81,7 +81,7 @@ async fn a_connection_without_a_request_ends() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_before_it_comes() {
+async fn a_body_that_is_too_large_is_rejected_before_it_arrives() {
     let (process, _folder) = serve().await;
     let started = Instant::now();
     for path in ["/v1/publish", "/v1/broadcast"] {
@@ -106,7 +106,7 @@ async fn what_is_too_large_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn an_answer_is_not_lost_with_the_body_that_was_not_read() {
+async fn an_answer_arrives_although_the_body_was_not_read() {
     let (process, _folder) = serve().await;
     for _ in 0..20 {
         let body = vec![b'x'; 4 << 20];

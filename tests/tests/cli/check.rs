@@ -11,7 +11,7 @@ fn plugin(name: &str, file: &Path, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_good_configuration_is_good() {
+async fn a_valid_configuration_passes() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     fs::create_dir(folder.join("deep")).expect("a folder");
@@ -38,7 +38,7 @@ async fn a_good_configuration_is_good() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_reported_with_its_line() {
+async fn errors_are_reported_with_their_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     fs::write(folder.join("text.wasm"), "no Wasm at all").expect("a file");
@@ -139,7 +139,7 @@ async fn what_is_wrong_is_reported_with_its_line() {
 }
 
 #[tokio::test]
-async fn everything_wrong_about_plugins_is_reported_at_once() {
+async fn all_errors_about_plugins_are_reported_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = plugin("one", Path::new("one.wasm"), "") + &plugin("two", Path::new("two.wasm"), "");
     fs::write(folder.path().join("s.toml"), text).expect("a file");
@@ -148,7 +148,7 @@ async fn everything_wrong_about_plugins_is_reported_at_once() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_and_a_variable_that_is_wrong_are_named() {
+async fn a_missing_file_and_an_invalid_variable_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     fails(folder, &["check", "--config", "gone.toml"], "gone.toml").await;
@@ -166,7 +166,7 @@ async fn a_file_that_is_not_there_and_a_variable_that_is_wrong_are_named() {
 
 /// `serve` rejects what `check` rejects, except for a plugin, whose rooms it closes.
 #[tokio::test]
-async fn serve_does_not_start_on_a_wrong_configuration() {
+async fn serve_does_not_start_with_an_invalid_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     for (text, names) in [

@@ -40,7 +40,7 @@ async fn listener(server: &Server, room: &str, others: &[&str]) -> (Child, Lines
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_message_is_published_and_heard() {
+async fn one_message_is_published_and_received() {
     let server = Server::start("").await;
     let folder = tempfile::tempdir().expect("a folder");
     let (_listening, mut heard) = listener(&server, "other", &["prices"]).await;
@@ -106,7 +106,7 @@ async fn a_recorded_feed_keeps_its_pace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn listening_goes_on_after_a_loss_and_filters() {
+async fn listening_filters_and_continues_after_a_lost_connection() {
     let plugin = format!(
         "[[plugin]]\nname = \"thresholds\"\nfile = \"{}\"\nrooms = [\"tvl\"]",
         guest("threshold_filter").display()
@@ -129,7 +129,7 @@ async fn listening_goes_on_after_a_loss_and_filters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn errors_are_one_clear_sentence() {
+async fn errors_are_one_sentence() {
     let server = Server::start("").await;
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
@@ -156,7 +156,7 @@ async fn errors_are_one_clear_sentence() {
 
 /// Sends SIGTERM, as when a container is stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_told_to_stop_acknowledges_the_last_message() {
+async fn listening_acknowledges_the_last_message_when_stopped() {
     for signal in ["TERM", "INT"] {
         let server = Server::start("").await;
         let (mut listening, mut heard) = listener(&server, "prices", &[]).await;
@@ -179,7 +179,7 @@ async fn who_is_told_to_stop_acknowledges_the_last_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_feed_that_is_told_to_stop_says_what_became_of_its_messages() {
+async fn a_stopped_feed_reports_what_happened_to_its_messages() {
     let server = Server::start("").await;
     let folder = tempfile::tempdir().expect("a folder");
     let feed =

@@ -19,7 +19,7 @@ fn log(folder: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_is_no_part_of_a_text() {
+async fn a_byte_order_mark_is_ignored() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| {
         fs::write(folder.path().join(name), format!("{MARK}{text}")).expect("a file")
@@ -58,7 +58,7 @@ async fn a_byte_order_mark_is_no_part_of_a_text() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_plugins_does_not_keep_a_node_from_starting() {
+async fn a_file_that_is_not_a_plugin_does_not_prevent_a_start() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("plugins")).expect("a folder");
     for name in ["orderbook.wasm", "orderbook (1).wasm"] {
@@ -73,7 +73,7 @@ async fn a_file_that_is_no_plugins_does_not_keep_a_node_from_starting() {
 }
 
 #[tokio::test]
-async fn a_variable_that_is_no_text_is_named() {
+async fn a_variable_that_is_not_utf8_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let latin = OsStr::from_bytes(b"caf\xe9");
     let ended = async |arguments: &[&str], name: &str| {
@@ -99,7 +99,7 @@ async fn a_variable_that_is_no_text_is_named() {
 }
 
 #[tokio::test]
-async fn a_level_that_is_none_is_told_and_the_default_holds() {
+async fn an_invalid_log_level_is_reported_and_the_default_applies() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("s.toml"), format!("{PORTS}{}", Server::keys())).expect("a file");
     let _process = Process::serve(folder.path(), &["--config", "s.toml"], &[("RUST_LOG", "inf")]).await;
@@ -108,7 +108,7 @@ async fn a_level_that_is_none_is_told_and_the_default_holds() {
 }
 
 #[tokio::test]
-async fn what_is_most_likely_not_meant_is_a_warning_at_the_start() {
+async fn probable_mistakes_are_warnings_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
@@ -154,7 +154,7 @@ async fn what_is_most_likely_not_meant_is_a_warning_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_node_serves_without_a_cache_that_it_cannot_write_to() {
+async fn a_node_serves_without_a_writable_cache() {
     let folder = tempfile::tempdir().expect("a folder");
     // Nobody can create a folder there, not even root.
     let text = format!("{PORTS}{}[cache]\nfolder = \"/proc/none/cache\"\n", Server::keys());
@@ -171,7 +171,7 @@ async fn a_node_serves_without_a_cache_that_it_cannot_write_to() {
 
 /// The store contains a key that expires later than any calendar date.
 #[tokio::test]
-async fn keys_are_listed_whatever_is_stored() {
+async fn keys_are_listed_whatever_the_store_contains() {
     let folder = tempfile::tempdir().expect("a folder");
     let redis = switchyard_tests::Redis::start().await;
     fs::write(folder.path().join("s.toml"), format!("[store]\nurl = \"{}\"\n", redis.url())).expect("a file");

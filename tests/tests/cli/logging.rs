@@ -68,7 +68,7 @@ impl Logging {
 }
 
 #[tokio::test]
-async fn a_node_goes_on_when_the_disk_of_its_log_is_full() {
+async fn a_node_keeps_serving_when_the_disk_of_its_log_is_full() {
     let full = File::options().write(true).open(Path::new("/dev/full")).expect("/dev/full");
     let mut node = Logging::to(full, "info").await;
     node.goes_on().await;
@@ -77,7 +77,7 @@ async fn a_node_goes_on_when_the_disk_of_its_log_is_full() {
 }
 
 #[tokio::test]
-async fn a_node_goes_on_when_nobody_reads_its_log_any_more() {
+async fn a_node_keeps_serving_when_its_log_is_no_longer_read() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut node = Logging::to(writer, "info").await;
     drop(reader);
@@ -88,7 +88,7 @@ async fn a_node_goes_on_when_nobody_reads_its_log_any_more() {
 
 /// A pipe whose reader is stuck accepts 64 KiB and then nothing more.
 #[tokio::test]
-async fn a_node_goes_on_when_its_log_is_flooded_and_not_read() {
+async fn a_node_keeps_serving_when_its_log_is_flooded_and_not_read() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut node =
         Logging::to(writer, "trace,tungstenite=trace,tokio_tungstenite=trace,mio=trace,hyper=trace").await;

@@ -32,7 +32,7 @@ fn closed() -> std::io::PipeWriter {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_one_sentence_and_a_closed_pipe_is_none() {
+async fn a_full_disk_is_reported_once_and_a_closed_pipe_silently_ends() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let redis = Redis::start().await;
@@ -72,7 +72,7 @@ async fn a_full_disk_is_one_sentence_and_a_closed_pipe_is_none() {
 
 /// As with `| head -1`.
 #[tokio::test]
-async fn listening_ends_quietly_when_its_reader_has_enough() {
+async fn listening_ends_silently_when_its_reader_closes_the_pipe() {
     let server = Server::start("").await;
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = ["listen", "--json", "--url", &server.url, "prices"];
@@ -96,7 +96,7 @@ async fn listening_ends_quietly_when_its_reader_has_enough() {
 
 /// Its addresses are known from the configuration.
 #[tokio::test]
-async fn a_node_serves_though_nobody_reads_what_it_prints() {
+async fn a_node_serves_although_nobody_reads_its_output() {
     let folder = tempfile::tempdir().expect("a folder");
     let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     // Full, because its reader exists but does not read.

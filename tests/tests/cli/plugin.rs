@@ -11,7 +11,7 @@ async fn plugin(server: &Server, key: &str, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn an_operator_sees_loads_and_takes_back_versions() {
+async fn an_operator_lists_loads_and_rolls_back_versions() {
     let file = guest("orderbook").display().to_string();
     let configuration = format!(
         "[[plugin]]\nname = \"dydx\"\nfile = \"{file}\"\nrooms = [\"dydx:*\", \"trades\"]\n\
@@ -58,7 +58,7 @@ async fn trial(arguments: &[&str]) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn an_author_sees_what_becomes_of_messages_and_what_it_costs() {
+async fn an_author_sees_verdicts_on_messages_and_their_costs() {
     let thresholds = guest("threshold_filter").display().to_string();
     let feed = tempfile::NamedTempFile::new().expect("a file");
     let lines = [(0.01, "tvl"), (0.2, "tvl"), (0.9, "other")]
@@ -103,7 +103,7 @@ async fn an_author_sees_what_becomes_of_messages_and_what_it_costs() {
 }
 
 #[tokio::test]
-async fn instructions_are_counted_exactly() {
+async fn instruction_counts_are_exact() {
     let thresholds = guest("threshold_filter").display().to_string();
     let feed = tempfile::NamedTempFile::new().expect("a file");
     let long = "x".repeat(10_000);
@@ -139,7 +139,7 @@ async fn instructions_are_counted_exactly() {
 }
 
 #[tokio::test]
-async fn a_new_plugin_takes_nobodys_place() {
+async fn plugin_new_overwrites_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = run(folder.path(), &["plugin", "new", "my-prices"], &[]).await;
     assert!(made.status.success(), "{}", stderr(&made));

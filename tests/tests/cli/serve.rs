@@ -19,7 +19,7 @@ async fn ready(process: &Process) -> Answer {
 }
 
 #[tokio::test]
-async fn it_serves_reloads_and_stops_without_a_loss() {
+async fn a_node_serves_reloads_and_stops_without_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("s.toml");
     let all = r#"["subscribe", "publish"]"#;
@@ -57,7 +57,7 @@ async fn it_serves_reloads_and_stops_without_a_loss() {
 }
 
 #[tokio::test]
-async fn without_a_file_it_makes_a_key_and_finds_plugins() {
+async fn without_a_configuration_a_node_creates_a_key_and_finds_plugins() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("plugins")).expect("a folder");
     fs::copy(switchyard_tests::guest("orderbook"), folder.path().join("plugins/dydx.wasm")).expect("a copy");
@@ -118,7 +118,7 @@ async fn the_environment_overrides_the_file() {
 
 /// A plugin that fails closes its rooms; everything else is served.
 #[tokio::test]
-async fn it_starts_beside_a_plugin_that_fails() {
+async fn a_node_starts_with_a_plugin_that_fails() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("text.wasm"), "no Wasm").expect("a file");
     let plugin = "[[plugin]]\nname = \"text\"\nfile = \"text.wasm\"\nrooms = [\"text:*\"]\n";
@@ -142,7 +142,7 @@ async fn it_starts_beside_a_plugin_that_fails() {
 
 /// As with `--config <(vault …)` while vault does not answer.
 #[tokio::test]
-async fn a_start_that_waits_for_its_configuration_ends_when_it_is_told_to() {
+async fn a_start_that_waits_for_its_configuration_can_be_stopped() {
     let folder = tempfile::tempdir().expect("a folder");
     let pipe = folder.path().join("s.toml");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());

@@ -24,7 +24,7 @@ fn hello(name: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn hellos_with_illegal_names_do_not_fill_the_log() {
+async fn tls_hellos_with_invalid_names_do_not_fill_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
@@ -71,7 +71,7 @@ fn importing(module: &str, name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_others_have_named_forges_no_line_and_drives_no_terminal() {
+async fn untrusted_names_cannot_forge_log_lines_or_control_a_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let forged =
         "2026-01-01T00:00:00.000000Z  INFO switchyard_server::hub: plugin p: version 1 is in charge by=root";

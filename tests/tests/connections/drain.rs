@@ -7,7 +7,7 @@ use switchyard_tests::{Client, FIN, Raw, Server, TEXT, eventually, framed};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
-async fn everybody_is_told_to_come_back_and_when() {
+async fn every_client_is_told_when_to_reconnect() {
     let server = Server::start("").await;
     let mut clients = vec![];
     for _ in 0..20 {
@@ -36,7 +36,7 @@ async fn everybody_is_told_to_come_back_and_when() {
 
 /// Clients that do not read, do not finish a message or do not answer the close do not delay the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
+async fn draining_takes_at_most_ten_seconds_with_unresponsive_clients() {
     let server = Server::start("[session]\nauthenticate = \"60s\"").await;
     let mut stuck = Raw::connect(&server).await;
     stuck.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
@@ -73,7 +73,7 @@ async fn the_end_comes_within_ten_seconds_whoever_is_in_the_way() {
 
 /// What was published before the end is delivered before the close.
 #[tokio::test]
-async fn what_waits_is_sent_before_the_close() {
+async fn waiting_messages_are_sent_before_the_close() {
     let server = Server::start("").await;
     let (mut client, mut publisher) = (Client::connect(&server).await, Client::connect(&server).await);
     client.subscribe(json!(["prices"])).await;
@@ -98,7 +98,7 @@ async fn what_waits_is_sent_before_the_close() {
 
 /// So that a load balancer notices before any client is rejected.
 #[tokio::test]
-async fn a_node_serves_on_for_its_drain_delay_while_it_says_that_it_is_not_ready() {
+async fn a_node_keeps_serving_during_its_drain_delay_but_is_not_ready() {
     let server = Server::start("[server]\ndrain_delay = \"3s\"").await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["prices"])).await;

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 /// Header bytes that never end.
 #[tokio::test]
-async fn a_dripping_upgrade_is_cut_off_and_delays_nobody() {
+async fn a_slow_upgrade_is_cut_off_and_delays_nobody() {
     let server = Server::start("").await;
     let mut drips = vec![];
     for endless in [&b"GET /v2/realtime HTTP/1.1\r\nHost: here\r\nX-Drip: "[..], b"", b"\x16\x03\x01"] {
@@ -41,7 +41,7 @@ async fn a_dripping_upgrade_is_cut_off_and_delays_nobody() {
 }
 
 #[tokio::test]
-async fn a_head_without_end_is_refused_before_it_is_large() {
+async fn an_endless_request_head_is_rejected_early() {
     let server = Server::start("").await;
     let mut raw = Raw::tcp(server.address()).await;
     raw.bytes(b"GET /v2/realtime HTTP/1.1\r\nHost: here\r\nX-Long: ").await;
@@ -120,7 +120,7 @@ async fn two_thousand_garbage_connections_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn thousands_of_rooms_and_requests_are_no_matter() {
+async fn thousands_of_rooms_and_requests_are_handled() {
     let server = Server::start("[tier.default]\nrooms = 5000").await;
     let mut client = Client::connect(&server).await;
     for part in 0..10 {

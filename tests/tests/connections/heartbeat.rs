@@ -7,7 +7,7 @@ use switchyard_tests::{Client, FIN, PING, PONG, Raw, Server, TEXT, framed};
 const SHORT: &str = "[session]\nheartbeat = { interval = \"200ms\", timeout = \"300ms\" }";
 
 #[tokio::test]
-async fn a_silent_peer_is_closed_though_the_server_keeps_sending() {
+async fn a_silent_peer_is_closed_although_the_server_keeps_sending() {
     let server = Server::start(SHORT).await;
     let mut publisher = Client::connect(&server).await;
     let mut silent = Raw::connect(&server).await;
@@ -37,7 +37,7 @@ async fn a_silent_peer_is_closed_though_the_server_keeps_sending() {
 
 /// Each sign of life alone keeps a connection open for many times the limit.
 #[tokio::test]
-async fn anything_that_comes_is_a_sign_of_life() {
+async fn anything_received_is_a_sign_of_life() {
     let server = Server::start(SHORT).await;
     let signs: [(&str, Vec<u8>); 4] = [
         ("a WebSocket ping", framed(FIN | PING, b"")),
@@ -77,7 +77,7 @@ async fn anything_that_comes_is_a_sign_of_life() {
 }
 
 #[tokio::test]
-async fn a_library_that_answers_pings_stays() {
+async fn a_client_whose_library_answers_pings_stays() {
     let server = Server::start(SHORT).await;
     let mut client = Client::connect(&server).await;
     let reading = tokio::time::timeout(Duration::from_secs(2), client.text()).await;

@@ -66,7 +66,7 @@ async fn a_tier_limits_the_connections_of_a_principal() {
 }
 
 #[tokio::test]
-async fn rooms_are_limited_by_connection() {
+async fn the_rooms_of_a_connection_are_limited() {
     let keys =
         Server::key("sk_a", "acme", r#"["subscribe"]"#, "tier = \"small\"") + "[tier.small]\nrooms = 1\n";
     let server = Server::start_with(&keys).await;
@@ -80,7 +80,7 @@ async fn rooms_are_limited_by_connection() {
 }
 
 #[tokio::test]
-async fn a_page_from_elsewhere_is_turned_away_with_4403() {
+async fn a_page_of_another_origin_is_closed_with_4403() {
     let server = Server::start("[server]\norigins = [\"https://good.example\"]").await;
     let from = |origin: &str| {
         let mut request = server.url.as_str().into_client_request().expect("a URL");
@@ -121,7 +121,7 @@ async fn an_operator_ends_a_connection_and_its_session() {
 
 /// An upgrade that never finishes does not hold its slot for ever.
 #[tokio::test]
-async fn a_presented_key_that_never_connects_gives_its_place_back() {
+async fn an_upgrade_that_never_connects_releases_its_slot() {
     let configuration = "[tier.default]\nconnections = 1\n[session]\nauthenticate = \"300ms\"";
     let server = Server::start(configuration).await;
     let (head, mut raw) = Raw::upgrade(&server, &format!("X-API-Key: {KEY}\r\n")).await;

@@ -8,7 +8,7 @@ use switchyard_tests::{
 use tokio::{io::AsyncWriteExt, sync::watch};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_keep_receiving_while_one_does_not_read() {
+async fn other_members_keep_receiving_while_one_does_not_read() {
     let server = Server::start("").await;
     let mut stuck = Raw::connect(&server).await;
     stuck.bytes(&framed(FIN | TEXT, br#"{"type":"subscribe","rooms":["prices"]}"#)).await;
@@ -52,7 +52,7 @@ const SHORT: &str = "[session]\nheartbeat = { interval = \"300ms\", timeout = \"
 
 /// Nor does it wait for one that requests much and reads nothing.
 #[tokio::test]
-async fn answers_that_nobody_reads_are_bounded_too() {
+async fn answers_that_nobody_reads_are_bounded() {
     let server = Server::start(SHORT).await;
     let mut publisher = Client::connect(&server).await;
     for _ in 0..20 {
@@ -79,7 +79,7 @@ async fn answers_that_nobody_reads_are_bounded_too() {
 
 /// A short request may ask for a long answer, again and again.
 #[tokio::test]
-async fn long_answers_that_nobody_reads_cost_no_memory() {
+async fn long_answers_that_nobody_reads_take_no_memory() {
     let folder = tempfile::tempdir().expect("a folder");
     let ports = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"";
     let configuration = format!("{}\n{ports}\n{SHORT}", Server::keys());

@@ -90,7 +90,7 @@ async fn limited(admin: &str, limit: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn who_holds_every_file_in_silence_locks_nobody_out() {
+async fn silent_connections_on_every_file_lock_nobody_out() {
     let folder = folder("");
     let process = serve_with_files(folder.path(), 512).await;
     let mut member = Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await;
@@ -110,7 +110,7 @@ async fn who_holds_every_file_in_silence_locks_nobody_out() {
 }
 
 #[tokio::test]
-async fn clients_beyond_the_files_are_turned_away_and_an_operator_reads_why() {
+async fn clients_beyond_the_file_limit_are_rejected_and_operators_see_why() {
     let folder = folder("[tier.default]\nconnections = 1000\n");
     let process = serve_with_files(folder.path(), 192).await;
     let mut clients = vec![];
@@ -134,7 +134,7 @@ async fn clients_beyond_the_files_are_turned_away_and_an_operator_reads_why() {
 }
 
 #[tokio::test]
-async fn a_crowd_beyond_the_places_of_strangers_gets_in_and_silence_makes_room() {
+async fn a_crowd_beyond_the_handshake_slots_gets_in_as_silent_clients_are_dropped() {
     let server = Server::start("[tier.default]\nconnections = 1000\n[limits]\nunauthenticated = 8").await;
     let crowd = futures_util::future::join_all((0..100).map(|_| try_connect(&server.url))).await;
     assert_eq!(crowd.iter().flatten().count(), 100, "who means well is never turned away");
@@ -154,7 +154,7 @@ async fn a_crowd_beyond_the_places_of_strangers_gets_in_and_silence_makes_room()
 }
 
 #[tokio::test]
-async fn an_address_has_so_many_places_unless_it_is_trusted() {
+async fn an_address_has_limited_handshake_slots_unless_it_is_trusted() {
     let limits = "[limits]\ntrusted = [\"127.0.0.9\"]\n[limits.address]\nunauthenticated = 3";
     let server = Server::start(limits).await;
     let mut held = vec![];
@@ -200,7 +200,7 @@ async fn upgrade(tcp: &mut TcpStream, key: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn wrong_keys_are_counted_told_slowed_down_and_end_the_connection() {
+async fn invalid_keys_are_counted_delayed_and_end_the_connection() {
     let folder = folder("");
     let arguments = ["--config", "s.toml"];
     let process = Process::serve(folder.path(), &arguments, &[("RUST_LOG", "info")]).await;
@@ -234,7 +234,7 @@ async fn wrong_keys_are_counted_told_slowed_down_and_end_the_connection() {
 }
 
 #[tokio::test]
-async fn an_address_with_too_many_wrong_keys_waits_and_others_do_not() {
+async fn an_address_with_too_many_invalid_keys_must_wait_and_others_need_not() {
     let server = Server::start("[limits.address]\nfailures = \"3/m\"").await;
     for _ in 0..3 {
         let head = upgrade(&mut from(2, server.address()).await, "sk_wrong").await.expect("an answer");

@@ -23,7 +23,7 @@ async fn a_frame_at_the_limit_is_read_and_one_above_closes() {
 }
 
 #[tokio::test]
-async fn too_much_is_too_much_in_parts_and_before_connect() {
+async fn size_limits_apply_to_fragments_and_before_connect() {
     let server = Server::start("").await;
     for greeted in [true, false] {
         let fresh = async || if greeted { Raw::connect(&server).await } else { Raw::open(&server).await };
@@ -39,7 +39,7 @@ async fn too_much_is_too_much_in_parts_and_before_connect() {
 }
 
 #[tokio::test]
-async fn text_that_is_no_utf8_closes_1007() {
+async fn text_that_is_not_utf8_closes_1007() {
     let server = Server::start("").await;
     for greeted in [true, false] {
         for bad in [&b"\xff"[..], b"{\"type\":\"ping\",\"id\":\"\xc3\x28\"}", b"\xed\xa0\x80", b"\xc3"] {
@@ -56,7 +56,7 @@ async fn text_that_is_no_utf8_closes_1007() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_protocol_closes_1002() {
+async fn protocol_violations_close_1002() {
     let server = Server::start("").await;
     let unmasked = [&[FIN | TEXT, 15][..], br#"{"type":"ping"}"#].concat();
     for greeted in [true, false] {

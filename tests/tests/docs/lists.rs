@@ -58,7 +58,7 @@ fn closes() -> Vec<Close> {
 }
 
 #[test]
-fn every_close_code_is_explained_and_no_other_is_named() {
+fn every_close_code_is_explained_and_no_other() {
     let text = document("docs/protocol.md");
     let codes = set(closes().into_iter().map(Close::code));
     assert_eq!(first_cells(&text, "## Close codes"), codes);
@@ -88,7 +88,7 @@ fn load(text: &str) -> Result<Config, String> {
 }
 
 #[test]
-fn every_key_of_the_configuration_is_explained() {
+fn every_configuration_key_is_explained() {
     let explained = first_cells(&document("docs/operator.md"), "## Configuration");
     let sections = [
         ("[server]", "server"),
@@ -122,7 +122,7 @@ fn every_key_of_the_configuration_is_explained() {
 }
 
 #[test]
-fn the_example_of_a_configuration_is_good_and_shows_the_defaults() {
+fn the_example_configuration_is_valid_and_shows_the_defaults() {
     let examples = blocks(&document("docs/operator.md"), "toml");
     for example in &examples {
         load(example).unwrap_or_else(|error| panic!("{error}\n{example}"));
@@ -187,7 +187,7 @@ fn form(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_key_in_redis_is_explained_and_ends_when_it_should() {
+async fn every_redis_key_is_explained_and_expires_as_documented() {
     let redis = Redis::start().await;
     let plugin = guest("orderbook").display().to_string();
     let plugin = format!("[[plugin]]\nname = \"dydx\"\nfile = \"{plugin}\"\nrooms = [\"trades\"]");

@@ -93,7 +93,7 @@ pub fn lookalike(example: &str, actual: &str) -> bool {
 }
 
 #[test]
-fn an_example_is_compared_with_care() {
+fn examples_are_compared_strictly() {
     let mut known = Captured::default();
     let actual = serde_json::json!({"a": "s_12", "n": 7, "m": [1, "wait 250 ms"], "more": true});
     known.compare(r#"{"a":"$token","n":$n,"m":[1,"wait … ms"]}"#, &actual).unwrap();

@@ -44,7 +44,7 @@ fn expiring(key: &str, at: SystemTime) -> String {
 }
 
 #[tokio::test]
-async fn a_plugin_that_takes_long_to_load_keeps_no_key_alive() {
+async fn a_plugin_that_loads_slowly_keeps_no_key_alive() {
     let node = node().await;
     let at = SystemTime::now() + Duration::from_secs(4);
     let revoked = Server::key("sk_bad", "bad", SOME, "");
@@ -68,7 +68,7 @@ async fn a_plugin_that_takes_long_to_load_keeps_no_key_alive() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_written_all_the_time_is_read_all_the_same() {
+async fn a_configuration_that_is_constantly_rewritten_is_read_anyway() {
     let node = node().await;
     let at = SystemTime::now() + Duration::from_secs(6);
     configure(&node, &(expiring("sk_short", at) + &Server::key("sk_bad", "bad", SOME, "")));
@@ -95,7 +95,7 @@ async fn a_configuration_that_is_written_all_the_time_is_read_all_the_same() {
 /// The key is revoked while a plugin decides whether its client may connect. At that time the client is not
 /// in any list yet.
 #[tokio::test]
-async fn a_key_that_goes_while_its_client_comes_in_lets_nobody_in() {
+async fn a_key_revoked_while_its_client_connects_admits_nobody() {
     let door = format!(
         "[[plugin]]\nname = \"door\"\nfile = \"{}\"\nrooms = [\"door\"]\n\
          config = {{ connect = \"loop\" }}\non_failure = \"allow\"\nbudget = {{ call = \"3s\" }}\n",

@@ -14,7 +14,7 @@ fn certificate(from: i32, until: i32) -> (String, String) {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_told_and_a_good_one_in_its_place_too() {
+async fn an_expired_certificate_and_its_valid_replacement_are_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     write(folder.path(), &certificate(2000, 2001));
     let text = format!(

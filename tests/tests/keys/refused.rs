@@ -53,7 +53,7 @@ async fn hangup(node: &Node, result: &str) {
 }
 
 #[tokio::test]
-async fn an_empty_file_or_one_that_is_none_changes_nothing() {
+async fn an_empty_or_invalid_file_changes_nothing() {
     let node = Node::start("memory", "").await;
     let mut client = node.client().await;
     let (file, good) = (node.place().join("switchyard.toml"), configuration(&node));
@@ -84,7 +84,7 @@ async fn an_empty_file_or_one_that_is_none_changes_nothing() {
 }
 
 #[tokio::test]
-async fn taking_all_keys_away_takes_a_second_hangup() {
+async fn removing_all_keys_takes_a_second_sighup() {
     let node = Node::start("memory", "").await;
     let mut client = node.client().await;
     let good = configuration(&node);
@@ -107,7 +107,7 @@ async fn taking_all_keys_away_takes_a_second_hangup() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_cut_off_takes_nobody_away_beyond_half() {
+async fn a_truncated_file_removes_at_most_half_of_the_keys() {
     let more: String = ["one", "two"].map(|name| Server::key(name, name, "[]", "")).concat();
     let node = Node::start("memory", &more).await;
     let mut client = Client::connect_at(&node.url, serde_json::json!({"auth": {"apiKey": "two"}})).await;
@@ -126,7 +126,7 @@ async fn a_file_that_was_cut_off_takes_nobody_away_beyond_half() {
 
 /// Keys in the store have a tier of the configuration.
 #[tokio::test]
-async fn a_file_that_was_cut_off_before_a_tier_revokes_no_key_of_the_store() {
+async fn a_file_truncated_before_a_tier_revokes_no_key_in_the_store() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "[tier.gold]\nconnections = 7\n").await;
     let add = ["key", "add", "--principal", "neo", "--scope", "subscribe", "--tier", "gold", "--json"];
@@ -158,7 +158,7 @@ async fn a_file_that_was_cut_off_before_a_tier_revokes_no_key_of_the_store() {
 
 /// Changes that weaken a node need confirmation, as those that remove keys do.
 #[tokio::test]
-async fn a_file_that_was_cut_off_trusts_nobody_and_lets_nothing_live_for_ever() {
+async fn a_truncated_file_weakens_neither_trust_nor_expiry() {
     let signer = switchyard_plugin::SecretKey::generate().expect("random numbers").public();
     let ends = "expires = 2099-01-01T00:00:00Z\n";
     let more = format!(
@@ -185,7 +185,7 @@ async fn a_file_that_was_cut_off_trusts_nobody_and_lets_nothing_live_for_ever() 
 
 /// A pipe can be read only once, so it cannot be confirmed.
 #[tokio::test]
-async fn a_configuration_from_a_pipe_holds_until_the_end() {
+async fn a_configuration_from_a_pipe_stays_until_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let text =
         format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", Server::keys());
@@ -208,7 +208,7 @@ async fn a_configuration_from_a_pipe_holds_until_the_end() {
 
 /// In a node's folder, with `wss`: what an empty certificate or an empty plugin signature changes.
 #[tokio::test]
-async fn an_empty_certificate_changes_nothing_and_is_shown() {
+async fn an_empty_certificate_changes_nothing_and_is_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");

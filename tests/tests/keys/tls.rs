@@ -50,7 +50,7 @@ pub async fn connect_to(url: &str, certificate: &str, key: &str) -> Option<Clien
 }
 
 #[tokio::test]
-async fn wss_rereads_its_certificate_and_drops_nobody() {
+async fn wss_reloads_its_certificate_and_drops_nobody() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second) = (certificate(), certificate());
     write(folder.path(), &first);
@@ -81,7 +81,7 @@ async fn wss_rereads_its_certificate_and_drops_nobody() {
 
 /// A different path, and then different content at that path.
 #[tokio::test]
-async fn a_certificate_may_move() {
+async fn the_path_of_a_certificate_may_change() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second, third) = (certificate(), certificate(), certificate());
     write(folder.path(), &first);
@@ -102,7 +102,7 @@ async fn a_certificate_may_move() {
 
 /// A client that does not speak TLS, or stops during the handshake, is cut off and delays nobody.
 #[tokio::test]
-async fn a_port_with_tls_takes_nothing_else() {
+async fn a_tls_port_accepts_only_tls() {
     let folder = tempfile::tempdir().expect("a folder");
     let pair = certificate();
     write(folder.path(), &pair);

@@ -27,7 +27,7 @@ fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
 }
 
 #[tokio::test]
-async fn a_certificate_and_a_plugin_that_find_no_file_left_are_taken_when_there_is_one() {
+async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path();
     fs::create_dir(place.join("plugins")).expect("a folder");
@@ -70,7 +70,7 @@ async fn a_certificate_and_a_plugin_that_find_no_file_left_are_taken_when_there_
 }
 
 #[tokio::test]
-async fn a_configuration_that_finds_no_file_left_is_taken_when_there_is_one() {
+async fn a_configuration_is_read_once_files_can_be_opened_again() {
     let node = Node::start("memory", "").await;
     let file = node.place().join("switchyard.toml");
     let text = fs::read_to_string(&file).expect("a configuration");
@@ -84,7 +84,7 @@ async fn a_configuration_that_finds_no_file_left_is_taken_when_there_is_one() {
 /// A pipe can be read only once. Retrying gives nothing new, so the node must not reload and compile what the
 /// configuration names.
 #[tokio::test]
-async fn a_configuration_that_can_never_be_read_again_is_asked_for_once_a_hangup() {
+async fn an_unreadable_configuration_is_tried_once_per_sighup() {
     let folder =
         Node::folder("memory", "[[plugin]]\nname = \"text\"\nfile = \"text.wasm\"\nrooms = [\"text\"]\n");
     fs::write(folder.path().join("text.wasm"), "no Wasm").expect("a file");

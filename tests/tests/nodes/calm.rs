@@ -49,7 +49,7 @@ async fn commands(proxy: &Proxy) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn what_a_node_holds_comes_back_to_what_it_was() {
+async fn a_nodes_resources_return_to_their_previous_level() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "").await;

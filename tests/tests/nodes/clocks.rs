@@ -90,7 +90,7 @@ async fn a_dead_node_is_cleared_away(step: impl AsyncFnOnce(&Redis)) {
 
 /// Regression: for an hour, dead sessions were members and counted.
 #[tokio::test]
-async fn a_node_that_dies_after_an_hour_ahead_is_cleared_away_in_time() {
+async fn a_node_that_dies_after_an_hour_ahead_is_cleared_in_time() {
     a_dead_node_is_cleared_away(async |redis| {
         redis.set_clock(HOUR_AHEAD);
         renewed(redis, 5).await;
@@ -101,12 +101,12 @@ async fn a_node_that_dies_after_an_hour_ahead_is_cleared_away_in_time() {
 
 /// Regression: for ten minutes, dead sessions stayed alive.
 #[tokio::test]
-async fn a_node_that_dies_when_the_clock_is_set_back_is_cleared_away_in_time() {
+async fn a_node_that_dies_when_the_clock_is_set_back_is_cleared_in_time() {
     a_dead_node_is_cleared_away(async |redis| redis.set_clock(TEN_MINUTES_BACK)).await;
 }
 
 #[tokio::test]
-async fn a_session_that_was_let_go_before_an_hour_ahead_can_be_resumed() {
+async fn a_session_released_before_the_clock_is_set_forward_can_be_resumed() {
     let redis = Redis::with_clock().await;
     let (one, two) = two(&redis, "[session]\nttl = \"1m\"").await;
     let mut client = one.client().await;
@@ -145,17 +145,17 @@ async fn a_session_ends_in_time(before: i64, after: i64) {
 }
 
 #[tokio::test]
-async fn a_session_that_is_let_go_during_an_hour_ahead_ends_in_time() {
+async fn a_session_released_while_the_clock_is_ahead_ends_in_time() {
     a_session_ends_in_time(HOUR_AHEAD, 0).await;
 }
 
 #[tokio::test]
-async fn a_session_that_is_let_go_before_the_clock_is_set_back_ends_in_time() {
+async fn a_session_released_before_the_clock_is_set_back_ends_in_time() {
     a_session_ends_in_time(0, TEN_MINUTES_BACK).await;
 }
 
 #[tokio::test]
-async fn who_is_connected_notices_nothing() {
+async fn connected_clients_do_not_notice_a_clock_change() {
     let redis = Redis::with_clock().await;
     let (one, two) = two(&redis, "[tier.default]\nconnections = 5").await;
     let followers = [
@@ -192,7 +192,7 @@ async fn who_is_connected_notices_nothing() {
 /// Redis ages history and idempotency keys by its own clock. Regression: they no longer aged after the clock
 /// had been ahead.
 #[tokio::test]
-async fn history_ages_by_the_clock_of_redis_and_goes_on_aging_when_that_is_right_again() {
+async fn history_keeps_aging_after_the_clock_of_redis_is_corrected() {
     let redis = Redis::with_clock().await;
     let node = Node::start(&redis.url(), "[rooms]\nhistory = { messages = 100, age = \"4s\" }").await;
     let publish = async || {

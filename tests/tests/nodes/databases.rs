@@ -1,10 +1,10 @@
-//! Two Switchyard clusters in two databases of one Redis, which have its channels in common.
+//! Two Switchyard deployments in two databases of one Redis, which have its channels in common.
 
 use serde_json::json;
 use switchyard_tests::{Node, Redis};
 
 #[tokio::test]
-async fn switchyards_in_two_databases_have_nothing_to_do_with_each_other() {
+async fn deployments_in_two_databases_are_independent() {
     let redis = Redis::start().await;
     let url = |database: u8| format!("redis://127.0.0.1:{}/{database}", redis.port());
     let (first, third) = (Node::start(&url(0), "").await, Node::start(&url(3), "").await);

@@ -9,7 +9,7 @@ use switchyard_tests::{Follower, Node, Redis, eventually, eventually_within};
 const NOTICED: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn clients_of_a_killed_node_go_on_elsewhere_and_miss_nothing() {
+async fn clients_of_a_killed_node_resume_on_another_and_miss_nothing() {
     let redis = Redis::start().await;
     let url = redis.url();
     let (mut one, two, three) =
@@ -56,7 +56,7 @@ async fn clients_of_a_killed_node_go_on_elsewhere_and_miss_nothing() {
 }
 
 #[tokio::test]
-async fn a_dead_nodes_sessions_end_in_their_time_and_its_counts_come_right() {
+async fn a_dead_nodes_sessions_end_in_time_and_counts_are_corrected() {
     let redis = Redis::start().await;
     let extra = "[session]\nttl = \"3s\"\n[tier.default]\nconnections = 2";
     let url = redis.url();
@@ -84,7 +84,7 @@ async fn a_dead_nodes_sessions_end_in_their_time_and_its_counts_come_right() {
 
 /// Stopped for longer than its lease, as on a machine that was suspended.
 #[tokio::test]
-async fn a_node_that_was_taken_for_dead_takes_its_own_back() {
+async fn a_node_declared_dead_restores_its_sessions() {
     let redis = Redis::start().await;
     let url = redis.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));

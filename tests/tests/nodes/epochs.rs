@@ -41,7 +41,7 @@ async fn acknowledged(node: &Node, offset: u64, count: u64) {
 /// that were ahead of it had lost nothing, but were told that they had, and received again what they had
 /// acknowledged.
 #[tokio::test]
-async fn who_is_ahead_of_its_node_is_recovered_and_hears_nothing_again() {
+async fn a_client_ahead_of_its_node_is_recovered_without_duplicates() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let (url, behind) = (redis.url(), proxy.url());
@@ -87,7 +87,7 @@ async fn who_is_ahead_of_its_node_is_recovered_and_hears_nothing_again() {
 /// The same on a node that was suspended, that Redis disconnected meanwhile, and that has a long log to read
 /// when it resumes.
 #[tokio::test]
-async fn who_comes_to_a_node_that_just_woke_is_recovered() {
+async fn a_client_of_a_node_that_was_just_suspended_is_recovered() {
     let redis = Redis::start_with(&["--client-output-buffer-limit", "pubsub 64kb 64kb 1"]).await;
     let (url, extra) = (redis.url(), "[rooms]\nhistory = { messages = 20000, age = \"10m\" }");
     let (one, two) = tokio::join!(Node::start(&url, extra), Node::start(&url, extra));
@@ -181,7 +181,7 @@ async fn a_replay_ends_with_its_epoch(forget: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_replay_ends_when_redis_forgets_everything() {
+async fn a_replay_ends_when_redis_loses_its_data() {
     a_replay_ends_with_its_epoch(&["FLUSHALL"]).await;
 }
 
@@ -210,7 +210,7 @@ async fn half_open(node: &Node) -> (Raw, Value) {
 /// Regression: the node had sent the new epoch and assumed that the client received it. On resuming, the
 /// client was told `recovered:true` and a new epoch, and was never told what it had missed.
 #[tokio::test]
-async fn who_has_not_heard_of_a_new_epoch_is_told_on_resuming() {
+async fn a_client_that_missed_a_new_epoch_is_told_on_resuming() {
     let redis = Redis::start().await;
     let url = redis.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -250,7 +250,7 @@ async fn who_has_not_heard_of_a_new_epoch_is_told_on_resuming() {
 
 /// The same if the sessions are forgotten as well.
 #[tokio::test]
-async fn who_has_not_heard_that_everything_was_forgotten_is_told_on_resuming() {
+async fn a_client_that_missed_a_total_loss_is_told_on_resuming() {
     let redis = Redis::start().await;
     let url = redis.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -277,7 +277,7 @@ async fn who_has_not_heard_that_everything_was_forgotten_is_told_on_resuming() {
 
 /// Regression: an acknowledgement in the old epoch skipped messages of the new one, and receipts counted it.
 #[tokio::test]
-async fn who_has_heard_of_a_new_epoch_goes_on_in_it_with_nothing_acknowledged() {
+async fn a_client_in_a_new_epoch_starts_without_acknowledgements() {
     let redis = Redis::start().await;
     let url = redis.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -326,7 +326,7 @@ async fn who_has_heard_of_a_new_epoch_goes_on_in_it_with_nothing_acknowledged() 
 /// Redis starts twice from the same file. Regression: the second time, an ended epoch returned whose offsets
 /// then meant other messages, and the client did not receive what it had acknowledged under them.
 #[tokio::test]
-async fn an_epoch_that_comes_back_is_not_taken_for_one_that_goes_on() {
+async fn a_restored_epoch_is_not_mistaken_for_the_current_one() {
     let mut redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     let (mut witness, mut client) = (node.client().await, node.client().await);

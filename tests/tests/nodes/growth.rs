@@ -20,7 +20,7 @@ async fn listed(redis: &Redis) -> usize {
 
 /// Regression: each of these names stayed for a day.
 #[tokio::test]
-async fn names_that_were_only_visited_leave_nothing() {
+async fn rooms_that_were_only_visited_leave_nothing() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "[session]\nttl = \"1s\"").await;
     let mut client = node.client().await;
@@ -63,7 +63,7 @@ async fn listed_soon(redis: &Redis) -> usize {
 
 /// Regression: 10 kB each to `@n1`, `@n2`, … were stored although nobody has these inboxes.
 #[tokio::test]
-async fn an_inbox_is_somebodys() {
+async fn an_inbox_needs_a_principal() {
     let redis = Redis::start().await;
     let temporary = Server::key("sk_temp", "temp", r#"["subscribe"]"#, "");
     let one = Node::start(&redis.url(), &format!("[session]\nttl = \"1s\"\n{temporary}")).await;
@@ -100,7 +100,7 @@ async fn an_inbox_is_somebodys() {
 
 /// Regression: one key filled Redis with new rooms, at 63 MB/s, until nobody could publish.
 #[tokio::test]
-async fn one_principal_does_not_fill_redis() {
+async fn one_principal_cannot_fill_redis() {
     let redis = Redis::start().await;
     let used = |said: String| -> u64 {
         let line = said.lines().find_map(|line| line.strip_prefix("used_memory:").map(str::to_owned));

@@ -14,7 +14,7 @@ async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn every_node_obeys_within_a_second() {
+async fn every_node_applies_key_changes_within_a_second() {
     let redis = Redis::start().await;
     let tier = "[tier.small]\nrooms = 1";
     let url = redis.url();
@@ -55,7 +55,7 @@ async fn every_node_obeys_within_a_second() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_said() {
+async fn impossible_key_commands_are_reported() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     for (arguments, expected) in [
@@ -80,7 +80,7 @@ async fn what_cannot_be_done_is_said() {
 /// which is final. A key that was added afterwards brought the registry to the version that nodes already
 /// knew, so they never read it.
 #[tokio::test]
-async fn a_store_that_forgot_its_keys_cuts_nobody_off() {
+async fn a_store_that_lost_its_keys_disconnects_nobody() {
     let redis = Redis::start().await;
     let url = redis.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -124,7 +124,7 @@ async fn a_store_that_forgot_its_keys_cuts_nobody_off() {
 
 /// Regression: a replica that had not received a revocation was promoted, and the key was valid again.
 #[tokio::test]
-async fn what_replicas_know_of_a_revocation_is_told_and_what_they_lack_is_written_again() {
+async fn a_revocation_reports_its_replicas_and_is_rewritten_after_a_failover() {
     let mut sentinel = Sentinel::start().await;
     let node = Node::start(&sentinel.url(), "").await;
     let add = ["add", "--principal", "neo", "--scope", "subscribe", "--json"];
@@ -169,7 +169,7 @@ async fn replicated() -> (Redis, Redis, Proxy, Node) {
 /// The write succeeded, but its confirmation by the replicas is unknown. Regression: `revoke` failed, and on
 /// a retry found no such key; `add` failed without showing the key, which was valid all the same.
 #[tokio::test]
-async fn a_write_is_one_also_where_its_server_does_not_live_to_say_who_has_it() {
+async fn a_write_counts_even_if_its_replication_is_not_confirmed() {
     let (_master, _replica, proxy, node) = replicated().await;
     // The connection breaks or falls silent while the command waits for replicas.
     for is_silent in [false, true] {
@@ -197,7 +197,7 @@ async fn a_write_is_one_also_where_its_server_does_not_live_to_say_who_has_it() 
 /// Regression: when the answer to `add` was lost, the key had been stored. Nobody was shown it, and it stayed
 /// valid for ever.
 #[tokio::test]
-async fn a_key_that_nobody_was_shown_is_taken_back() {
+async fn a_key_that_was_never_shown_is_revoked() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "").await;

@@ -65,7 +65,7 @@ async fn reconnects(node: &Node) -> f64 {
 /// Redis was loading. Each of them, and each probe of the subscriptions, subscribed every room again, and
 /// nodes retried reading all rooms ten times a second at once.
 #[tokio::test]
-async fn a_redis_that_loads_for_long_is_asked_in_peace() {
+async fn a_redis_that_is_loading_is_not_flooded() {
     // Loading a key takes slightly over 20 µs, and Redis answers after every 1024 keys.
     let keeps = ["--appendonly", "yes", "--appendfsync", "everysec", "--key-load-delay", "20"];
     let mut redis = Redis::start_with(&keeps).await;
@@ -106,7 +106,7 @@ async fn a_redis_that_loads_for_long_is_asked_in_peace() {
 /// One master is away, in a Cluster that serves either all slots or none. Regression: the connections to the
 /// other masters ended with each rejected command.
 #[tokio::test]
-async fn a_cluster_that_is_down_is_asked_in_peace() {
+async fn a_cluster_that_is_down_is_not_flooded() {
     let mut cluster = Cluster::start().await;
     let node = Node::start(&cluster.url(), "").await;
     let clients = clients(&node).await;

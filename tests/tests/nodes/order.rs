@@ -111,7 +111,7 @@ impl Pipeline {
 const KEPT: &str = "[rooms.history]\nmessages = 100000";
 
 #[tokio::test]
-async fn messages_keep_their_order_while_redis_forgets_its_scripts() {
+async fn messages_keep_their_order_when_redis_forgets_its_scripts() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), KEPT).await;
     let mut pipeline = Pipeline::connect(&node).await;
@@ -164,7 +164,7 @@ async fn messages_keep_their_order_while_their_slot_moves() {
 }
 
 #[tokio::test]
-async fn messages_keep_their_order_over_a_failover() {
+async fn messages_keep_their_order_during_a_failover() {
     let mut sentinel = Sentinel::start().await;
     let node = Node::start(&sentinel.url(), KEPT).await;
     let mut pipeline = Pipeline::connect(&node).await;
@@ -188,7 +188,7 @@ async fn messages_keep_their_order_over_a_failover() {
 /// Regression: a script that was still in flight when its node gave up on it was executed after messages that
 /// were published later.
 #[tokio::test]
-async fn a_message_that_reaches_redis_late_is_not_put_behind_others() {
+async fn a_late_message_is_not_stored_after_later_ones() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), KEPT).await;
@@ -218,7 +218,7 @@ async fn a_message_that_reaches_redis_late_is_not_put_behind_others() {
 /// Regression: each message of a list was a script of its own, one after the other, and so were those that
 /// one connection published.
 #[tokio::test]
-async fn messages_that_overlap_go_together() {
+async fn overlapping_messages_are_batched() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), KEPT).await;
@@ -230,7 +230,7 @@ async fn messages_that_overlap_go_together() {
 
 /// Answers to requests before a Close come before it, even if the server has to wait for them.
 #[tokio::test]
-async fn who_publishes_and_closes_is_answered_first() {
+async fn a_publisher_that_closes_is_answered_before_the_close() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), KEPT).await;
     let mut client = node.client().await;
@@ -248,7 +248,7 @@ async fn who_publishes_and_closes_is_answered_first() {
 
 /// A client that sends no more but still reads gets its answers as well, even those that need a plugin.
 #[tokio::test]
-async fn who_publishes_and_sends_no_more_is_answered() {
+async fn a_publisher_that_ends_its_stream_is_answered() {
     let redis = Redis::start().await;
     let node =
         Node::start(&redis.url(), &format!("{KEPT}\n{}", plugin("hostile", r#"["plugin:*"]"#, "{}"))).await;
@@ -269,7 +269,7 @@ async fn who_publishes_and_sends_no_more_is_answered() {
 
 /// Regression: what a request has besides its data was not counted, and its `id` could be as long as a frame.
 #[tokio::test]
-async fn what_is_on_its_way_is_bounded_with_all_that_is_in_it() {
+async fn requests_in_flight_are_bounded_including_their_ids() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), KEPT).await;

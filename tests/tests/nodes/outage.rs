@@ -47,7 +47,7 @@ async fn killed_subscriptions_lose_nothing() {
 }
 
 #[tokio::test]
-async fn redis_killed_and_started_again_loses_nothing_that_was_answered() {
+async fn a_restart_of_redis_loses_no_answered_message() {
     // With `everysec`, Redis itself may lose writes that it buffers while the disk is busy.
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let (one, two) = two(&redis, "").await;
@@ -86,7 +86,7 @@ async fn redis_killed_and_started_again_loses_nothing_that_was_answered() {
 
 /// Without persistence, sessions and rooms start again, and all clients are told.
 #[tokio::test]
-async fn redis_that_forgot_everything_is_told_as_a_loss_and_all_goes_on() {
+async fn a_redis_that_lost_its_data_is_reported_as_a_gap() {
     let mut redis = Redis::start().await;
     let (one, two) = two(&redis, "").await;
     let mut client = one.client().await;
@@ -132,7 +132,7 @@ async fn redis_that_forgot_everything_is_told_as_a_loss_and_all_goes_on() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_answer_is_waited_for_within_bounds() {
+async fn waiting_for_a_redis_that_does_not_answer_is_bounded() {
     let redis = Redis::start().await;
     let (one, two) = two(&redis, "").await;
     let followers = followers(&one, &two).await;
@@ -168,7 +168,7 @@ async fn a_redis_that_does_not_answer_is_waited_for_within_bounds() {
 }
 
 #[tokio::test]
-async fn a_node_started_before_redis_waits_and_says_so() {
+async fn a_node_started_before_redis_waits_and_reports_it() {
     let mut redis = Redis::start().await;
     redis.kill().await;
     let folder = Node::folder(&redis.url(), "");
@@ -187,7 +187,7 @@ async fn a_node_started_before_redis_waits_and_says_so() {
 
 /// Redis disconnects a subscriber that is too slow. The node then reads what it missed.
 #[tokio::test]
-async fn a_node_that_cannot_follow_for_a_while_reads_what_it_missed() {
+async fn a_node_that_fell_behind_reads_what_it_missed() {
     let redis = Redis::start_with(&["--client-output-buffer-limit", "pubsub 64kb 64kb 1"]).await;
     let (one, two) = two(&redis, "[rooms]\nhistory = { messages = 20000, age = \"10m\" }").await;
     let follower = Follower::start(vec![one.url.clone()], "prices").await;

@@ -79,7 +79,7 @@ async fn any_user_and_password_works_on_a_cluster() {
 }
 
 #[tokio::test]
-async fn sentinels_have_a_user_and_a_password_of_their_own() {
+async fn sentinels_have_their_own_user_and_password() {
     let sentinel = Sentinel::start().await;
     for server in &sentinel.servers {
         add_user(server, USER.0, PASSWORD.0).await;
@@ -97,7 +97,7 @@ async fn sentinels_have_a_user_and_a_password_of_their_own() {
 
 /// With any command, from a file or from the environment.
 #[tokio::test]
-async fn a_wrong_url_is_refused_without_being_shown() {
+async fn an_invalid_url_is_rejected_without_being_shown() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("s.toml");
     for url in [

@@ -66,7 +66,7 @@ async fn sessions(redis: &Redis) -> usize {
 }
 
 #[tokio::test]
-async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
+async fn a_principal_at_its_limit_costs_one_redis_command_and_no_plugin_call() {
     let (redis, connections) = (Redis::start().await, "[tier.default]\nconnections = 2\n");
     let proxy = Proxy::start(&redis).await;
     let one = Node::start(&redis.url(), connections).await;
@@ -120,7 +120,7 @@ async fn a_principal_at_its_limit_costs_a_step_of_redis_and_no_plugin() {
 }
 
 #[tokio::test]
-async fn a_node_that_has_as_many_as_there_may_be_asks_nobody() {
+async fn a_node_with_all_allowed_connections_rejects_without_redis() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "[tier.default]\nconnections = 1\n").await;
@@ -138,7 +138,7 @@ async fn a_node_that_has_as_many_as_there_may_be_asks_nobody() {
 }
 
 #[tokio::test]
-async fn what_was_taken_is_given_back_when_a_plugin_refuses() {
+async fn a_slot_is_released_when_a_plugin_rejects_the_connection() {
     let redis = Redis::start().await;
     let connections = "[tier.default]\nconnections = 1\n";
     let one = Node::start(&redis.url(), connections).await;

@@ -104,7 +104,7 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_run_a_version_says_so_and_keeps_the_old_one() {
+async fn a_node_that_cannot_run_a_version_reports_it_and_keeps_the_old_one() {
     let redis = Redis::start().await;
     let one = Node::start_in(folder(&redis, "")).await;
     let sha256 = digest(&one.get(PATH).await);
@@ -135,7 +135,7 @@ async fn a_node_that_cannot_run_a_version_says_so_and_keeps_the_old_one() {
 }
 
 #[tokio::test]
-async fn two_operators_at_once_end_in_one_version_everywhere() {
+async fn concurrent_loads_end_in_one_version_everywhere() {
     let redis = Redis::start().await;
     let one = Node::start_in(folder(&redis, "")).await;
     let two = Node::start_in(folder(&redis, "")).await;
@@ -157,7 +157,7 @@ async fn two_operators_at_once_end_in_one_version_everywhere() {
 }
 
 #[tokio::test]
-async fn a_version_that_fails_on_one_node_goes_back_on_all() {
+async fn a_version_that_fails_on_one_node_is_rolled_back_on_all() {
     let redis = Redis::start().await;
     let one = Node::start_in(folder(&redis, &Server::more_keys())).await;
     let two = Node::start_in(folder(&redis, &Server::more_keys())).await;
@@ -197,7 +197,7 @@ async fn without_the_store_nothing_is_loaded() {
 }
 
 #[tokio::test]
-async fn a_node_without_a_good_file_runs_what_the_others_run() {
+async fn a_node_without_a_valid_file_runs_the_active_version() {
     let redis = Redis::start().await;
     let one = Node::start_in(folder(&redis, "")).await;
     let first = digest(&one.get(PATH).await);
@@ -210,7 +210,7 @@ async fn a_node_without_a_good_file_runs_what_the_others_run() {
 /// One of two plugins takes 20 s to load on the second node. The other plugin follows at once, and the node
 /// reports both.
 #[tokio::test]
-async fn a_plugin_that_takes_long_to_load_delays_no_other() {
+async fn a_plugin_that_loads_slowly_delays_no_other() {
     let redis = Redis::start().await;
     let start = async |slow: &str| {
         let plugins = format!(
@@ -244,7 +244,7 @@ async fn a_plugin_that_takes_long_to_load_delays_no_other() {
 /// Regression: after `FLUSHALL` the counters started again. A node that started activated its own file, the
 /// others kept theirs, and every later change seemed older than what they knew.
 #[tokio::test]
-async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhere() {
+async fn versions_lost_by_the_store_are_rewritten_and_one_is_active_everywhere() {
     let redis = Redis::start().await;
     let one = Node::start_in(folder(&redis, "")).await;
     let two = Node::start_in(folder(&redis, "")).await;
@@ -272,7 +272,7 @@ async fn versions_that_the_store_forgot_are_written_again_and_one_holds_everywhe
 /// Regression: nodes compared only generations. A new sequence caught up with a lost one, and each node kept
 /// its own version.
 #[tokio::test]
-async fn of_two_versions_of_one_generation_one_holds_everywhere() {
+async fn of_two_versions_of_one_generation_one_is_active_everywhere() {
     let redis = Redis::start().await;
     let one = Node::start_in(folder(&redis, "")).await;
     let first = digest(&one.get(PATH).await);
@@ -310,7 +310,7 @@ fn large_code(n: u8, size: usize) -> Vec<u8> {
 /// had forgotten them. Whatever took longer than a command's time limit was cut off and started again every 5
 /// s, and all other commands waited behind it.
 #[tokio::test]
-async fn code_that_is_long_on_its_way_arrives_and_holds_up_nothing() {
+async fn slow_uploads_of_code_complete_and_block_nothing() {
     const SIZE: usize = 6 << 20;
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;

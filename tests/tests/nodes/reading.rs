@@ -25,7 +25,7 @@ async fn fill(node: &Node, rooms: &[String], messages: usize) {
 
 /// Regression: each request of 44 bytes read all 60 MB of the room from Redis, for an answer of 240 kB.
 #[tokio::test]
-async fn a_page_of_history_is_read_and_not_all_of_it() {
+async fn only_the_requested_page_of_history_is_read() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     fill(&node, &["prices".to_owned()], 200).await;
@@ -61,7 +61,7 @@ async fn a_page_of_history_is_read_and_not_all_of_it() {
 
 /// Regression: one frame of 5.5 kB moved 1.5 GB, because each of its hundred entries read the room.
 #[tokio::test]
-async fn a_room_that_is_named_a_hundred_times_is_joined_and_read_once() {
+async fn a_room_named_a_hundred_times_is_joined_and_read_once() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     fill(&node, &["prices".to_owned()], 50).await;

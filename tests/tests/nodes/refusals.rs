@@ -20,7 +20,7 @@ async fn is_ready(node: &Node) {
 }
 
 #[tokio::test]
-async fn a_full_redis_shows_in_readiness() {
+async fn readiness_reports_a_full_redis() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -30,7 +30,7 @@ async fn a_full_redis_shows_in_readiness() {
 }
 
 #[tokio::test]
-async fn a_redis_that_became_a_replica_shows_in_readiness() {
+async fn readiness_reports_a_redis_that_became_a_replica() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -41,7 +41,7 @@ async fn a_redis_that_became_a_replica_shows_in_readiness() {
 
 /// One DNS name leads to whichever server is the master. Existing connections stay with the previous one.
 #[tokio::test]
-async fn a_master_that_became_a_replica_is_left_for_the_one_that_its_name_leads_to() {
+async fn nodes_leave_a_demoted_master_for_the_one_its_name_resolves_to() {
     let (old, new) = (Redis::start().await, Redis::start().await);
     let proxy = Proxy::start(&old).await;
     let node = Node::start(&proxy.url(), "").await;
@@ -57,7 +57,7 @@ async fn a_master_that_became_a_replica_is_left_for_the_one_that_its_name_leads_
 }
 
 #[tokio::test]
-async fn a_redis_without_its_replicas_shows_in_readiness() {
+async fn readiness_reports_missing_replicas() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
@@ -68,7 +68,7 @@ async fn a_redis_without_its_replicas_shows_in_readiness() {
 
 /// Existing connections stay valid; new ones are rejected.
 #[tokio::test]
-async fn a_password_that_was_changed_shows_in_readiness() {
+async fn readiness_reports_a_changed_password() {
     let redis = Redis::start().await;
     let url = format!("redis://:before@127.0.0.1:{}", redis.port());
     redis.command(&["CONFIG", "SET", "requirepass", "before"]).await;
@@ -91,7 +91,7 @@ async fn a_password_that_was_changed_shows_in_readiness() {
 }
 
 #[tokio::test]
-async fn a_permission_that_is_missing_shows_in_readiness() {
+async fn readiness_reports_a_missing_permission() {
     let redis = Redis::start().await;
     redis.command(&["ACL", "SETUSER", "node", "on", ">pass", "~*", "&*", "+@all"]).await;
     let node = Node::start(&format!("redis://node:pass@127.0.0.1:{}", redis.port()), "").await;

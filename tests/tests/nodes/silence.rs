@@ -18,7 +18,7 @@ async fn publish(node: &Node, room: &str, data: &Value) -> u16 {
 /// Regression: the Redis client reset its timer on each write, and a node writes twice a second, so the
 /// connection stayed for ever.
 #[tokio::test]
-async fn connections_that_fell_silent_are_replaced_and_nothing_is_lost() {
+async fn silent_connections_are_replaced_without_loss() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let (url, direct) = (proxy.url(), redis.url());
@@ -57,7 +57,7 @@ async fn connections_that_fell_silent_are_replaced_and_nothing_is_lost() {
 /// Regression: both nodes stayed with a stopped master until it continued, published to it, and lost what
 /// they had answered.
 #[tokio::test]
-async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
+async fn nodes_leave_a_stopped_master_for_the_one_that_sentinels_name() {
     let sentinel = Sentinel::start().await;
     let url = sentinel.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -100,7 +100,7 @@ async fn a_master_that_was_stopped_is_left_for_the_one_that_sentinels_name() {
 /// Regression: a killed server held up a whole Cluster, because the Redis client reconnected to it again and
 /// again and did nothing else.
 #[tokio::test]
-async fn a_server_of_a_cluster_that_was_killed_holds_up_only_what_is_on_it() {
+async fn a_killed_cluster_server_affects_only_its_own_slots() {
     let mut cluster = Cluster::start().await;
     for node in &cluster.nodes {
         node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
@@ -160,7 +160,7 @@ async fn two_masters(sentinel: &Sentinel) -> (&Redis, &Redis) {
 /// A node asks Sentinels every 2 s, so it does not stay with a replaced master, although that one still
 /// answers.
 #[tokio::test]
-async fn a_master_that_was_replaced_and_answers_still_is_left_within_seconds() {
+async fn nodes_leave_a_replaced_master_that_still_answers_within_seconds() {
     let sentinel = Sentinel::start().await;
     let node = Node::start(&sentinel.url(), "").await;
     assert_eq!(publish(&node, "prices", &json!("before")).await, 200);
@@ -180,7 +180,7 @@ async fn a_master_that_was_replaced_and_answers_still_is_left_within_seconds() {
 /// unless that has `min-replicas-to-write`: its replica is a master now, so within `min-replicas-max-lag` it
 /// rejects writes.
 #[tokio::test]
-async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
+async fn min_replicas_bounds_the_loss_with_two_masters() {
     for bounded in [false, true] {
         let sentinel = Sentinel::start().await;
         let (old, new) = sentinel.pair().await;
@@ -216,7 +216,7 @@ async fn what_two_masters_can_cost_is_bounded_by_replicas_that_must_be_there() {
 /// Regression: the Redis client relied on the first Sentinel that it reached, and when that one did not
 /// answer, it asked no other.
 #[tokio::test]
-async fn a_sentinel_that_does_not_answer_is_passed_over() {
+async fn a_sentinel_that_does_not_answer_is_skipped() {
     let sentinel = Sentinel::start().await;
     sentinel.sentinels[0].pause().await;
     // Whichever is asked first.
@@ -243,7 +243,7 @@ async fn a_sentinel_that_does_not_answer_is_passed_over() {
 /// A slot migration that stopped half way: each server says that the slot is on the other one. Regression: a
 /// node with a room in it asked both thousands of times a second, for as long as that lasted.
 #[tokio::test]
-async fn servers_of_a_cluster_that_do_not_agree_are_asked_in_peace() {
+async fn cluster_servers_that_disagree_are_not_flooded() {
     let cluster = Cluster::start().await;
     let node = Node::start(&cluster.url(), "").await;
     let client = Live::connect(&node.url).await;

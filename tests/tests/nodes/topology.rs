@@ -9,7 +9,7 @@ use switchyard_tests::{Cluster, Follower, Live, Node, Sentinel, eventually};
 const PACE: Duration = Duration::from_millis(2);
 
 #[tokio::test]
-async fn a_slot_that_moves_under_load_loses_nothing() {
+async fn moving_a_slot_under_load_loses_nothing() {
     let cluster = Cluster::start().await;
     let url = cluster.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -39,7 +39,7 @@ async fn a_slot_that_moves_under_load_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_replaced_is_followed_and_what_it_took_along_is_told() {
+async fn nodes_follow_a_replaced_master_and_report_its_losses() {
     let mut sentinel = Sentinel::start().await;
     let url = sentinel.url();
     let (one, two) = tokio::join!(Node::start(&url, ""), Node::start(&url, ""));
@@ -78,7 +78,7 @@ async fn a_master_that_is_replaced_is_followed_and_what_it_took_along_is_told() 
 /// Rooms of a server that does not answer were waited for one after the other, and other rooms received
 /// nothing until it was their turn.
 #[tokio::test]
-async fn rooms_of_a_server_that_is_away_hold_up_no_others() {
+async fn rooms_on_an_unavailable_server_do_not_delay_others() {
     const AWAY: usize = 2000;
     let mut cluster = Cluster::start().await;
     for node in &cluster.nodes {

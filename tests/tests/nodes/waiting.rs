@@ -43,7 +43,7 @@ async fn serves(process: &Process) {
 }
 
 #[tokio::test]
-async fn a_node_without_its_redis_says_what_it_waits_for_and_ends_when_told() {
+async fn a_node_without_redis_says_what_it_waits_for_and_stops_on_request() {
     let mut redis = Redis::start().await;
     redis.kill().await;
     let folder = Node::folder(&redis.url(), "");
@@ -107,7 +107,7 @@ async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
 /// A port that is in use is reported at once. The node's own listener accepts no client before the node can
 /// answer.
 #[tokio::test]
-async fn clients_are_refused_until_the_node_serves() {
+async fn clients_are_rejected_until_the_node_serves() {
     let mut redis = Redis::start().await;
     redis.kill().await;
     let folder = Node::folder(&redis.url(), "");

@@ -11,7 +11,7 @@ async fn two(extra: &str) -> (Redis, Node, Node) {
 }
 
 #[tokio::test]
-async fn messages_reach_every_node_in_order_and_filters_hold_there() {
+async fn messages_reach_every_node_in_order_and_filters_apply_there() {
     let file = guest("threshold_filter").display().to_string();
     let plugin = format!("[[plugin]]\nname = \"thresholds\"\nfile = \"{file}\"\nrooms = [\"tvl\"]");
     let (_redis, one, two) = two(&plugin).await;
@@ -52,7 +52,7 @@ async fn messages_reach_every_node_in_order_and_filters_hold_there() {
 }
 
 #[tokio::test]
-async fn members_receipts_and_rooms_are_those_of_all_nodes() {
+async fn members_receipts_and_rooms_cover_all_nodes() {
     let (_redis, one, two) = two("").await;
     let (mut here, mut there) = (one.client().await, two.client().await);
     let mut other = Client::connect_at(&two.url, json!({"auth": {"apiKey": READER}})).await;
@@ -94,7 +94,7 @@ async fn members_receipts_and_rooms_are_those_of_all_nodes() {
 }
 
 #[tokio::test]
-async fn a_session_resumes_on_another_node_and_is_taken_over_from_it() {
+async fn a_session_resumes_on_another_node_and_can_be_taken_over_from_there() {
     let (_redis, one, two) = two("").await;
     let mut client = one.client().await;
     client.subscribe(json!(["prices", "left"])).await;
@@ -140,7 +140,7 @@ async fn a_session_resumes_on_another_node_and_is_taken_over_from_it() {
 }
 
 #[tokio::test]
-async fn a_tiers_limit_of_connections_holds_on_all_nodes_together() {
+async fn a_tiers_connection_limit_applies_across_all_nodes() {
     let (_redis, one, two) = two("[tier.default]\nconnections = 3").await;
     let (_first, second) = (one.client().await, one.client().await);
     let third = two.client().await;
@@ -177,7 +177,7 @@ async fn a_node_that_stops_hands_its_clients_over() {
 }
 
 #[tokio::test]
-async fn keys_of_another_version_keep_a_node_from_starting() {
+async fn a_redis_with_another_schema_version_prevents_a_start() {
     let redis = Redis::start().await;
     redis.command(&["SET", "switchyard:schema", "99"]).await;
     let folder = Node::folder(&redis.url(), "");

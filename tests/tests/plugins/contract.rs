@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use switchyard_plugin::{Connecting, Counts, Governor, OnFailure, Principal, Reading, Verdict};
 
 #[test]
-fn a_plugin_of_the_first_contract_runs() {
+fn a_plugin_built_for_the_first_contract_version_runs() {
     let plugin = load("first_contract", &json!({}));
     let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
     let hooks = plugin.info().hooks;
@@ -51,7 +51,7 @@ fn contract(file: &str) -> (String, String) {
 }
 
 #[test]
-fn a_change_of_the_contract_is_another_version() {
+fn a_changed_contract_has_a_new_version() {
     let (published, first) = contract("guests/first-contract/wit/plugin.wit");
     let (present, version) = contract("../sdk/wit/plugin.wit");
     assert!(version != first || present == published, "0.1.0 is published: what differs is another version");

@@ -20,7 +20,7 @@ fn subscribe(governor: &mut Governor, room: &str, filter: &str) -> Result<Filter
 }
 
 #[test]
-fn a_failure_costs_one_call() {
+fn a_failure_affects_one_call() {
     let mut governor = hostile(Value::Null);
     let id = subscribe(&mut governor, "bad:a", "{}").unwrap();
     let mut out = Vec::new();
@@ -44,7 +44,7 @@ fn fail(governor: &mut Governor) {
 }
 
 #[test]
-fn repeated_failure_is_quarantine_and_a_good_call_ends_it() {
+fn repeated_failures_quarantine_the_plugin_until_a_call_succeeds() {
     let mut governor = hostile(Value::Null);
     fail(&mut governor);
     let started = Instant::now();
@@ -66,7 +66,7 @@ fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<Filt
 }
 
 #[test]
-fn who_makes_a_plugin_fail_is_left_alone_and_the_others_are_served() {
+fn a_principal_that_makes_a_plugin_fail_is_quarantined_alone() {
     let mut governor = hostile(Value::Null);
     for _ in 0..20 {
         governor.check("mallory", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
@@ -110,7 +110,7 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
 /// A message on which every filter fails counts against its publisher if that is known, otherwise against the
 /// room.
 #[test]
-fn a_message_that_no_filter_bears_leads_back_to_its_publisher_or_its_room() {
+fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
     let poison = br#"{"do": "panic", "in": "matches"}"#;
     for known in [true, false] {
         let mut governor = hostile(Value::Null);
@@ -133,7 +133,7 @@ fn a_message_that_no_filter_bears_leads_back_to_its_publisher_or_its_room() {
 }
 
 #[test]
-fn history_that_a_filter_does_not_bear_costs_its_reader_alone() {
+fn a_filter_that_fails_on_history_affects_only_its_reader() {
     let mut governor = hostile(Value::Null);
     let ids = ["mallory", "alice"]
         .map(|who| subscribe_as(&mut governor, who, &format!("{{\"of\":\"{who}\"}}")).unwrap());
@@ -152,7 +152,7 @@ fn history_that_a_filter_does_not_bear_costs_its_reader_alone() {
 /// The host measures what a client sends before it calls the plugin, and a filter that is too large does not
 /// count as a failure of the plugin.
 #[test]
-fn what_is_too_large_is_the_clients_mistake() {
+fn input_that_is_too_large_is_the_clients_error() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
     let long = format!(r#"{{"markets":["{}"]}}"#, "x".repeat(70_000));
     let asked = |governor: &Governor| governor.stats().status().calls.get("subscribe.authorize").copied();
@@ -165,7 +165,7 @@ fn what_is_too_large_is_the_clients_mistake() {
 }
 
 #[test]
-fn a_hundred_filters_are_one_call() {
+fn a_hundred_filters_take_one_call() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
     let ids: Vec<_> = (0..100)
         .map(|i| subscribe(&mut governor, "trades", &format!(r#"{{"minSize": {i}.5}}"#)).unwrap())
@@ -179,7 +179,7 @@ fn a_hundred_filters_are_one_call() {
 }
 
 #[test]
-fn equal_filters_are_one_and_plans_without_a_question_ask_none() {
+fn equal_filters_are_compiled_once_and_static_plans_cost_no_call() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
     let ids = [r#"{"markets":["b","A"]}"#, r#"{ "markets": ["a", "b", "B"] }"#, "{}", r#"{"markets":[]}"#]
         .map(|filter| subscribe(&mut governor, "trades", filter).unwrap());
@@ -203,7 +203,7 @@ fn equal_filters_are_one_and_plans_without_a_question_ask_none() {
 }
 
 #[test]
-fn a_wrong_filter_is_the_clients_mistake() {
+fn an_invalid_filter_is_the_clients_error() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
     let refusal = subscribe(&mut governor, "trades", r#"{"minSize": -1}"#).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Invalid, "{refusal}");
@@ -211,7 +211,7 @@ fn a_wrong_filter_is_the_clients_mistake() {
 }
 
 #[test]
-fn no_filter_passes_when_the_guest_cannot_tell() {
+fn filters_fail_closed_when_the_plugin_fails() {
     for mode in ["loop", "panic", "short", "nonsense", "huge"] {
         let plugin = load("hostile", &json!({ "matches": mode }));
         for (on_failure, expected) in [(OnFailure::Deny, 0b00), (OnFailure::Allow, 0b11)] {
@@ -226,7 +226,7 @@ fn no_filter_passes_when_the_guest_cannot_tell() {
 }
 
 #[test]
-fn failing_may_be_configured_to_allow() {
+fn failures_can_be_configured_to_allow() {
     let config = json!({ "connect": "panic", "room": "panic", "subscribe": "panic", "publish": "panic" });
     let mut governor = Governor::new(load("hostile", &config), OnFailure::Allow);
     assert_eq!(governor.connect(&Connecting::default()), Ok(Default::default()));
@@ -238,7 +238,7 @@ fn failing_may_be_configured_to_allow() {
 }
 
 #[test]
-fn a_refusal_reaches_the_client_in_bounds() {
+fn the_reason_of_a_reject_is_bounded() {
     let mut governor = hostile(json!({ "connect": "huge", "publish": "refuse" }));
     // Larger than the host copies out of the plugin: a failure, with a message of the host.
     let refusal = governor.connect(&Connecting::default()).unwrap_err();
@@ -248,7 +248,7 @@ fn a_refusal_reaches_the_client_in_bounds() {
 }
 
 #[test]
-fn verdicts_on_rooms_are_remembered() {
+fn verdicts_on_room_names_are_cached() {
     let config = json!({ "protocols": ["uniswap-v3"], "chains": ["ethereum"] });
     let mut governor = Governor::new(load("protocol_rooms", &config), OnFailure::Deny);
     for _ in 0..3 {
@@ -265,7 +265,7 @@ fn verdicts_on_rooms_are_remembered() {
 }
 
 #[test]
-fn a_swap_takes_all_filters_along_or_does_not_happen() {
+fn a_swap_moves_all_filters_or_fails() {
     let mut governor = hostile(Value::Null);
     let ids = ["{}", r#"{"a":1}"#].map(|filter| subscribe(&mut governor, "bad:a", filter).unwrap());
     let mut out = Vec::new();
@@ -298,7 +298,7 @@ fn a_swap_takes_all_filters_along_or_does_not_happen() {
 }
 
 #[test]
-fn a_quarantined_plugin_is_cured_by_a_swap() {
+fn a_swap_ends_a_quarantine() {
     let mut governor = hostile(json!({ "publish": "panic" }));
     fail(&mut governor);
     governor.check("dora", "bad:a", "", b"{}").unwrap_err();
@@ -308,7 +308,7 @@ fn a_quarantined_plugin_is_cured_by_a_swap() {
 }
 
 #[test]
-fn an_instance_that_has_grown_is_replaced_before_it_fails() {
+fn an_instance_whose_memory_has_grown_is_replaced() {
     let budget = Budget { memory: 1 << 20, ..Budget::default() };
     let plugin = Plugin::load(engine(), "test", &guest("orderbook"), &Value::Null, budget).unwrap();
     let mut governor = Governor::new(Arc::new(plugin), OnFailure::Deny);
@@ -328,7 +328,7 @@ fn an_instance_that_has_grown_is_replaced_before_it_fails() {
 }
 
 #[test]
-fn an_instance_that_has_served_for_long_is_replaced() {
+fn an_instance_is_replaced_after_many_calls() {
     let budget = Budget { calls: 10, ..Budget::default() };
     let plugin = Plugin::load(engine(), "test", &guest("orderbook"), &Value::Null, budget).unwrap();
     let mut governor = Governor::new(Arc::new(plugin), OnFailure::Deny);
@@ -345,7 +345,7 @@ fn an_instance_that_has_served_for_long_is_replaced() {
 }
 
 #[test]
-fn calls_are_counted_by_the_plugin_itself() {
+fn the_plugin_counts_its_own_calls() {
     let plugin = load("hostile", &Value::Null);
     let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
     let before = format!("{:?}", plugin.metrics());

@@ -29,7 +29,7 @@ async fn changes(publisher: &mut Client, numbers: std::ops::Range<u64>) {
 }
 
 #[tokio::test]
-async fn a_filter_holds_for_live_replay_and_history() {
+async fn a_filter_applies_to_live_messages_replay_and_history() {
     let server = thresholds().await;
     let (mut publisher, mut client) = (Client::connect(&server).await, Client::connect(&server).await);
     let mut everything = Client::connect(&server).await;
@@ -74,7 +74,7 @@ async fn a_filter_holds_for_live_replay_and_history() {
 }
 
 #[tokio::test]
-async fn subscribing_again_replaces_the_filter_unless_it_is_refused() {
+async fn subscribing_again_replaces_the_filter_unless_it_is_rejected() {
     let server = thresholds().await;
     let (mut publisher, mut client) = (Client::connect(&server).await, Client::connect(&server).await);
     let wish =
@@ -101,7 +101,7 @@ async fn subscribing_again_replaces_the_filter_unless_it_is_refused() {
 }
 
 #[tokio::test]
-async fn names_are_the_plugins_and_told_with_what_was_asked() {
+async fn plugins_choose_room_names_and_results_echo_the_requested_name() {
     let config = r#"{ protocols = ["uniswap-v3", "curve"], chains = ["ethereum", "base"], rooms = { per_connection = 2 } }"#;
     let server = Server::start(&plugin("protocol_rooms", r#"["*:*"]"#, config)).await;
     let (mut publisher, mut client) = (Client::connect(&server).await, Client::connect(&server).await);
@@ -142,7 +142,7 @@ async fn names_are_the_plugins_and_told_with_what_was_asked() {
 }
 
 #[tokio::test]
-async fn a_plugin_cuts_and_refuses_messages() {
+async fn a_plugin_cuts_and_rejects_messages() {
     let server = Server::start(&plugin("orderbook", r#"["dydx:*"]"#, "{ max_depth = 2 }")).await;
     let (mut publisher, mut client) = (Client::connect(&server).await, Client::connect(&server).await);
     let large = json!([{"room": "dydx:eth-usd", "filter": {"minSize": 5}}]);
@@ -172,7 +172,7 @@ async fn a_plugin_cuts_and_refuses_messages() {
 
 /// A plugin that cannot be loaded closes its own rooms and no others.
 #[tokio::test]
-async fn a_plugin_that_fails_to_load_closes_its_rooms_alone() {
+async fn a_plugin_that_fails_to_load_closes_only_its_own_rooms() {
     let server =
         Server::start("[[plugin]]\nname = \"gone\"\nfile = \"gone.wasm\"\nrooms = [\"closed:**\"]").await;
     let mut client = Client::connect(&server).await;

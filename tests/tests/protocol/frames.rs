@@ -7,7 +7,7 @@ use switchyard_tests::{Client, FIN, KEY, Raw, Server, TEXT, framed};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
-async fn an_id_is_repeated_as_it_was_written() {
+async fn an_id_is_echoed_as_it_was_written() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     for id in ["1", "-1.50", "1e3", "123456789012345678901234567890", r#""""#, r#""a\u0041\"""#, "0"] {
@@ -25,7 +25,7 @@ async fn an_id_is_repeated_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn ping_is_answered_with_the_time() {
+async fn a_ping_is_answered_with_the_time() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
@@ -36,7 +36,7 @@ async fn ping_is_answered_with_the_time() {
 }
 
 #[tokio::test]
-async fn unknown_types_and_fields_close_nothing() {
+async fn unknown_types_and_fields_do_not_close_the_connection() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     for n in 0..20 {
@@ -58,7 +58,7 @@ async fn unknown_types_and_fields_close_nothing() {
 const ARRAY: &str = r#"["ping",1,null,null,null,null,null,null,null,null,null,null,null]"#;
 
 #[tokio::test]
-async fn a_frame_is_one_json_object() {
+async fn a_frame_must_be_one_json_object() {
     let server = Server::start("").await;
     for bad in [
         "",
@@ -104,7 +104,7 @@ async fn ten_bad_frames_close_and_nine_do_not() {
 }
 
 #[tokio::test]
-async fn deep_json_is_refused_and_breaks_nothing() {
+async fn deeply_nested_json_is_rejected() {
     let server = Server::start("").await;
     let (open, close) = ("[".repeat(50_000), "]".repeat(50_000));
     let objects = r#"{"a":"#.repeat(20_000);
@@ -136,7 +136,7 @@ async fn deep_json_is_refused_and_breaks_nothing() {
 }
 
 #[tokio::test]
-async fn no_error_shows_what_a_client_keeps_secret() {
+async fn no_error_contains_a_secret() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     let token = client.token();

@@ -11,7 +11,7 @@ fn with_header(server: &Server, name: &'static str, value: &str) -> Request<()> 
 }
 
 #[tokio::test]
-async fn connected_tells_everything_that_a_client_needs() {
+async fn connected_contains_everything_a_client_needs() {
     let configuration = "[tier.default]\nrooms = 7\n[session]\nmessage = \"1KiB\"\n\
         heartbeat = { interval = \"3s\", timeout = \"500ms\" }";
     let server = Server::start(configuration).await;
@@ -33,7 +33,7 @@ async fn connected_tells_everything_that_a_client_needs() {
 }
 
 #[tokio::test]
-async fn a_key_on_the_upgrade_is_enough_and_makes_auth_void() {
+async fn a_key_on_the_upgrade_is_enough_and_auth_is_ignored() {
     let server = Server::start("").await;
     let bearer = format!("Bearer {KEY}");
     for (name, value) in [("authorization", &*bearer), ("x-api-key", KEY)] {
@@ -87,7 +87,7 @@ async fn a_bad_key_on_the_upgrade_is_a_401_with_the_error() {
 }
 
 #[tokio::test]
-async fn all_but_a_good_connect_is_turned_away_with_4401() {
+async fn anything_but_a_valid_connect_is_closed_with_4401() {
     let expired = Server::key("sk_old", "old", r#"["subscribe"]"#, "expires = 2020-01-01T00:00:00Z");
     let server = Server::start_with(&(Server::keys() + &expired)).await;
     let connect = |auth: Value| json!({"type": "connect", "id": 1, "auth": auth});
@@ -119,14 +119,14 @@ async fn all_but_a_good_connect_is_turned_away_with_4401() {
 
 /// A key in the URL would end up in logs.
 #[tokio::test]
-async fn a_key_in_the_url_is_worth_nothing() {
+async fn a_key_in_the_url_is_ignored() {
     let server = Server::start("").await;
     let url = format!("{}?apiKey={KEY}&key={KEY}&token={KEY}", server.url);
     assert_eq!(Client::turned_away(&url, json!({"type": "connect"})).await, ("auth_required".into(), 4401));
 }
 
 #[tokio::test]
-async fn silence_before_connect_ends_after_the_configured_time() {
+async fn a_client_that_does_not_connect_in_time_is_closed() {
     let server = Server::start("[session]\nauthenticate = \"300ms\"").await;
     let started = std::time::Instant::now();
     let mut client = Client::open(&*server.url).await;
@@ -140,7 +140,7 @@ async fn silence_before_connect_ends_after_the_configured_time() {
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_echoed_when_offered_and_never_required() {
+async fn the_subprotocol_is_echoed_if_offered_and_never_required() {
     let server = Server::start("").await;
     for (offered, echoed) in [
         ("", false),
@@ -168,7 +168,7 @@ async fn a_second_connect_is_an_invalid_request_and_harmless() {
 }
 
 #[tokio::test]
-async fn what_is_no_upgrade_gets_an_answer_that_says_what_would_be_right() {
+async fn a_request_that_is_not_an_upgrade_is_told_what_to_send() {
     let server = Server::start("[server]\npath = \"/socket\"").await;
     assert!(server.url.ends_with("/socket"));
     Client::connect(&server).await.settled().await;

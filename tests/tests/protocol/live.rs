@@ -17,7 +17,7 @@ async fn feed(server: &Server, room: &'static str, stop: CancellationToken) -> t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_message_after_subscribed_comes_and_none_before_or_after_leaving() {
+async fn every_message_between_subscribed_and_leaving_arrives_and_no_other() {
     let server = Server::start("").await;
     let stop = CancellationToken::new();
     let feed = feed(&server, "prices", stop.clone()).await;

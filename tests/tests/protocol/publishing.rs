@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, READER, Server};
 
 #[tokio::test]
-async fn a_message_is_delivered_as_the_wire_says() {
+async fn a_message_is_delivered_as_documented() {
     let server = Server::start("").await;
     let (mut publisher, mut member) = (Client::connect(&server).await, Client::connect(&server).await);
     let joined = member.subscribe(json!(["tvl_changes"])).await;
@@ -154,7 +154,7 @@ async fn scopes_decide_who_may_publish_where() {
 }
 
 #[tokio::test]
-async fn a_key_makes_a_retry_safe_whatever_way_it_comes() {
+async fn an_idempotency_key_makes_retries_safe_over_websocket_and_http() {
     let keys = Server::keys() + &Server::key("sk_pub", "pub", r#"["publish"]"#, "");
     let server = Server::start_with(&keys).await;
     let mut member = Client::connect(&server).await;
@@ -191,7 +191,7 @@ async fn a_key_makes_a_retry_safe_whatever_way_it_comes() {
 
 /// JSON that is valid by its grammar, but that no strict parser accepts.
 #[tokio::test]
-async fn what_no_parser_takes_reaches_nobody() {
+async fn json_that_parsers_reject_is_not_delivered() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["prices"])).await;

@@ -26,7 +26,7 @@ fn named(answer: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn each_room_succeeds_or_fails_alone_and_in_the_order_asked() {
+async fn each_room_succeeds_or_fails_alone_in_the_order_requested() {
     let server = Server::start("[tier.default]\nrooms = 3").await;
     let mut client = Client::connect(&server).await;
     client.publish("c", json!(1)).await;
@@ -86,7 +86,7 @@ async fn requests_without_rooms_are_invalid() {
 }
 
 #[tokio::test]
-async fn names_follow_the_grammar_everywhere() {
+async fn room_names_follow_the_grammar_everywhere() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     let long = "a".repeat(128);
@@ -151,7 +151,7 @@ async fn leaving_is_answered_room_by_room_and_ends_deliveries() {
 }
 
 #[tokio::test]
-async fn broadcast_and_inbox_are_heard_without_asking() {
+async fn broadcast_and_inbox_are_joined_automatically() {
     let server = Server::start("[rooms]\nungoverned = \"closed\"").await;
     let (mut acme, mut zed) = (Client::connect(&server).await, Client::connect_as(&server, READER).await);
     assert_eq!(codes(&zed.ask(json!({"type": "subscribe", "rooms": ["a"]})).await), ["room_rejected"]);
@@ -178,7 +178,7 @@ async fn broadcast_and_inbox_are_heard_without_asking() {
 }
 
 #[tokio::test]
-async fn members_names_a_hundred_and_says_that_there_are_more() {
+async fn members_lists_a_hundred_names_and_says_if_there_are_more() {
     let keys: String = (0..101)
         .map(|n| Server::key(&format!("sk_{n}"), &format!("p{n:03}"), r#"["subscribe"]"#, ""))
         .collect();
@@ -264,7 +264,7 @@ async fn history_is_read_in_pages() {
 }
 
 #[tokio::test]
-async fn acknowledging_nonsense_changes_nothing_and_is_told_only_who_asks() {
+async fn invalid_acknowledgements_change_nothing_and_are_answered_only_with_an_id() {
     let server = Server::start("").await;
     let (mut publisher, mut client) = (Client::connect(&server).await, Client::connect(&server).await);
     client.subscribe(json!(["prices"])).await;

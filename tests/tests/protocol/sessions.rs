@@ -45,7 +45,7 @@ async fn a_session_outlives_its_connection_by_its_ttl() {
 
 /// A close by the client is no different from a lost connection.
 #[tokio::test]
-async fn a_client_that_said_goodbye_may_come_back() {
+async fn a_client_that_closed_can_resume() {
     let server = Server::start("").await;
     let mut client = Client::connect(&server).await;
     client.subscribe(json!(["prices"])).await;
@@ -57,7 +57,7 @@ async fn a_client_that_said_goodbye_may_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_that_resume_at_once_one_stays() {
+async fn of_many_concurrent_resumes_one_wins() {
     let server = Server::start("").await;
     let mut publisher = Client::connect(&server).await;
     let live = async |what: &str, expected: usize| {

@@ -59,7 +59,7 @@ fn cases() -> Vec<Case> {
 
 /// Checks that every delivery is complete and none is missing, and that the expected answer follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_case_holds_while_writes_are_blocked() {
+async fn every_case_passes_while_writes_are_blocked() {
     let more = "[session]\noutbox = \"8MiB\"\nheartbeat = { interval = \"10m\", timeout = \"10m\" }\n\
         [rooms.history]\nmessages = 10";
     let (tcp, tls) = tokio::join!(Node::start(false, more), Node::start(true, more));
@@ -114,7 +114,7 @@ async fn every_case_holds_while_writes_are_blocked() {
 
 /// Nothing gets into the middle of a frame when the writing task changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pings_unread_before_connect_cut_no_frame() {
+async fn unread_pings_before_connect_do_not_break_frames() {
     let patient = "[session]\nauthenticate = \"60s\"";
     let (tcp, tls) = tokio::join!(Node::start(false, patient), Node::start(true, patient));
     for node in [&tcp, &tls] {
@@ -150,7 +150,7 @@ async fn whole(line: &mut Line) -> Value {
 
 /// Of pongs that nobody reads, only one is kept (5.5.3).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pings_unread_cost_no_memory() {
+async fn unread_pings_take_no_memory() {
     let node = Node::start(false, "[session]\nauthenticate = \"60s\"").await;
     let mut warm = Line::narrow(&node.url).await.ready(true).await.expect("connected");
     warm.write(&masked(FIN | PING, b"")).await.expect("a connection");

@@ -14,7 +14,7 @@ const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 /// A client that writes a long message before it reads gets 1009 each time, instead of a reset after which it
 /// would retry for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_sends_too_much_reads_why() {
+async fn a_client_that_sends_too_much_reads_the_close_code() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
     for node in [&tcp, &tls] {
         for n in 0..20 {
@@ -28,7 +28,7 @@ async fn who_sends_too_much_reads_why() {
 
 /// So does a client that is rejected, whatever it sent after its `connect`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_turned_away_reads_why() {
+async fn a_rejected_client_reads_the_close_code() {
     let node = Node::start(false, "").await;
     for n in 0..20 {
         let mut line = Line::open(&node.url).await;
@@ -45,7 +45,7 @@ async fn who_is_turned_away_reads_why() {
 
 /// And one whose HTTP request does not become a WebSocket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_gets_no_upgrade_reads_why() {
+async fn a_client_without_an_upgrade_reads_the_reason() {
     let (tcp, tls) = tokio::join!(Node::start(false, ""), Node::start(true, ""));
     for node in [&tcp, &tls] {
         for n in 0..20 {
@@ -148,7 +148,7 @@ async fn long_answers_wait_for_a_client_that_reads() {
 
 /// The time to send `connect` starts when the upgrade is complete, and a client that is late may retry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_upgrade_takes_nothing_from_the_time_to_connect() {
+async fn a_slow_upgrade_does_not_shorten_the_time_to_connect() {
     let node = Node::start(false, "[session]\nauthenticate = \"1500ms\"").await;
     let mut slow = Line::open(&node.url).await;
     for part in upgrade().chunks(60) {

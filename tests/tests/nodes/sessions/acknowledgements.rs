@@ -26,7 +26,7 @@ async fn is_acknowledged(node: &Node, room: &str) {
 /// the session joined its rooms, it was set back to what had been read. Receipts stayed at 0, and each resume
 /// delivered the messages again.
 #[tokio::test]
-async fn acknowledgements_that_arrive_during_a_takeover_do_not_go_back() {
+async fn acknowledgements_that_arrive_during_a_takeover_are_kept() {
     let redis = Redis::start().await;
     let (url, proxy) = (redis.url(), Proxy::start(&redis).await);
     let (one, other) = tokio::join!(Node::start(&url, ""), async { Node::start(&proxy.url(), "").await });

@@ -7,7 +7,7 @@ use switchyard_tests::{Live, Node, Sentinel, eventually, eventually_within, plug
 
 /// Regression: memberships, filters and acknowledgements went back to what the replica knew, for hours.
 #[tokio::test]
-async fn what_a_new_master_has_not_heard_of_sessions_is_written_again() {
+async fn session_writes_that_a_new_master_lacks_are_written_again() {
     let mut sentinel = Sentinel::start().await;
     let (url, extra) = (sentinel.url(), plugin("threshold_filter", "[\"filtered\"]", "{}"));
     let (one, other) = tokio::join!(Node::start(&url, &extra), Node::start(&url, &extra));

@@ -47,7 +47,7 @@ async fn all_hear(node: &Node, clients: &[Live], data: &str) {
 /// Regression: the new name that a node took had no lease, so each renewal found it lost again. Ten
 /// connections were counted again under a new name each second, for ever.
 #[tokio::test]
-async fn connections_are_taken_back_once_each_time_redis_forgets_everything() {
+async fn connections_are_restored_once_whenever_redis_loses_its_data() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), LIMIT).await;
     let clients = ten(&node).await;
@@ -65,7 +65,7 @@ async fn connections_are_taken_back_once_each_time_redis_forgets_everything() {
 
 /// The same for a machine that was suspended, and then for a Redis that forgets.
 #[tokio::test]
-async fn connections_are_taken_back_once_after_a_sleep_longer_than_the_lease() {
+async fn connections_are_restored_once_after_a_suspension_longer_than_the_lease() {
     let redis = Redis::start().await;
     let (one, other) = two(&redis, LIMIT).await;
     let clients = ten(&one).await;
@@ -91,7 +91,7 @@ async fn connections_are_taken_back_once_after_a_sleep_longer_than_the_lease() {
 /// name that the node then abandoned. Nothing looked there again, and for a day the connection counted
 /// against the limit.
 #[tokio::test]
-async fn a_place_that_is_taken_under_a_lost_name_is_given_back() {
+async fn a_slot_acquired_under_a_lost_name_is_released() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), LIMIT).await;
@@ -127,7 +127,7 @@ async fn a_place_that_is_taken_under_a_lost_name_is_given_back() {
 /// Regression: a node that resumed counted a connection under a name that others had already cleared, and
 /// died. The count stayed.
 #[tokio::test]
-async fn a_node_that_wakes_and_dies_leaves_no_count() {
+async fn a_node_that_dies_after_a_suspension_leaves_no_count() {
     let redis = Redis::start().await;
     let (proxy, url) = (Proxy::start(&redis).await, redis.url());
     let proxied = proxy.url();
@@ -152,7 +152,7 @@ async fn a_node_that_wakes_and_dies_leaves_no_count() {
 /// Regression: what nodes wrote again had no schema version, so a node of another version would have mixed
 /// its data with it.
 #[tokio::test]
-async fn the_schema_is_claimed_again_or_said_to_be_anothers() {
+async fn the_schema_version_is_written_again_and_a_mismatch_is_reported() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     let schema = async || redis.command(&["GET", "switchyard:schema"]).await;
@@ -174,7 +174,7 @@ async fn the_schema_is_claimed_again_or_said_to_be_anothers() {
 /// Regression: a client whose library does not answer pings could never prove that it was alive, and received
 /// nothing for its session any more.
 #[tokio::test]
-async fn a_client_that_answers_no_pings_is_taken_back_by_what_it_sends() {
+async fn a_client_that_answers_no_pings_is_restored_when_it_sends_anything() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     let mut client = Raw::upgraded(&node.url).await;

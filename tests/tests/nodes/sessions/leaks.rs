@@ -9,7 +9,7 @@ use tokio::{io::AsyncReadExt, io::AsyncWriteExt, time::timeout};
 /// Twelve clients present their key on the upgrade and leave while Redis is slow to count them. Regression:
 /// they stayed counted, so their principal was never accepted again.
 #[tokio::test]
-async fn upgrades_that_are_cancelled_while_redis_is_slow_leave_their_places_free() {
+async fn cancelled_upgrades_release_their_slots_even_if_redis_is_slow() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "[tier.default]\nconnections = 12").await;
     // So that every script is loaded, and only the pause is slow.
@@ -58,7 +58,7 @@ async fn waiting(redis: &Redis) -> usize {
 /// A node gives up after 1.5 s and tells its client, but Redis still executes what it has received.
 /// Regression: that left a session that seemed to have a connection, and its members, for a day.
 #[tokio::test]
-async fn what_redis_carries_out_after_a_node_gave_up_leaves_no_session_and_no_member() {
+async fn commands_executed_after_a_timeout_leave_no_session_and_no_member() {
     let redis = Redis::start().await;
     let (one, other) = two(&redis, "[session]\nttl = \"3s\"").await;
     // Just after the node gave up, and after any deadline.
@@ -91,7 +91,7 @@ async fn what_redis_carries_out_after_a_node_gave_up_leaves_no_session_and_no_me
 
 /// The same if Redis executed everything in time and only its answers did not arrive.
 #[tokio::test]
-async fn sessions_whose_making_was_not_answered_end() {
+async fn sessions_whose_creation_was_not_answered_end() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let (behind, direct, extra) = (proxy.url(), redis.url(), "[session]\nttl = \"2s\"");
@@ -124,7 +124,7 @@ async fn sessions_whose_making_was_not_answered_end() {
 /// Redis forgot everything after a session was written and before its member was, and the client left before
 /// its session was restored. Regression: the member stayed for a day.
 #[tokio::test]
-async fn a_member_that_was_written_after_redis_forgot_its_session_goes_with_the_client() {
+async fn a_member_without_a_session_is_removed_with_its_client() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "").await;

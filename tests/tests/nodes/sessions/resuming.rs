@@ -100,7 +100,7 @@ impl Rig {
 /// Redis stalls after the session is taken over and before its rooms are joined. Regression: the client was
 /// told 4503, and the next `connected` said `resumed: true` without the rooms.
 #[tokio::test]
-async fn a_resume_that_stalls_on_a_room_takes_no_room_away() {
+async fn a_resume_that_stalls_on_a_room_removes_no_room() {
     let rig = Rig::start().await;
     // First the broadcast, to which nobody on that node listens yet, then an inbox, and then rooms.
     for (key, stalled, room) in
@@ -117,7 +117,7 @@ async fn a_resume_that_stalls_on_a_room_takes_no_room_away() {
 /// A temporary error does not remove a room either, whether it occurs on opening the room or on becoming a
 /// member.
 #[tokio::test]
-async fn a_resume_that_fails_in_a_room_takes_no_room_away() {
+async fn a_resume_that_fails_on_a_room_removes_no_room() {
     let rig = Rig::start().await;
     for (key, failing, room) in [(KEY, "{*}:log", "a"), (READER, "{b}:log", "b"), (KEY, "{c}:members", "c")] {
         let token = rig.session(key, room).await;
@@ -132,7 +132,7 @@ async fn a_resume_that_fails_in_a_room_takes_no_room_away() {
 /// Whether the first node is still waiting for the answer or has given up too, it can no longer take the
 /// session over.
 #[tokio::test]
-async fn a_resume_that_reaches_redis_late_does_not_take_the_session_from_the_only_client() {
+async fn a_resume_that_reaches_redis_late_does_not_take_the_session_from_its_client() {
     let rig = Rig::start().await;
     for (room, gives_up) in [("a", false), ("b", true)] {
         let token = rig.session(KEY, room).await;

@@ -72,7 +72,7 @@ async fn move_nodes(cluster: &Cluster) {
 /// batch, and its first error failed all of them. From then on every `subscribe` and every new client got
 /// `store_unavailable`.
 #[tokio::test]
-async fn a_shard_that_does_not_answer_holds_up_only_what_is_on_it() {
+async fn a_shard_that_does_not_answer_affects_only_what_is_on_it() {
     let cluster = cluster().await;
     let (far, near) = (Principal::on(&cluster, ALONE).await, Principal::on(&cluster, 1).await);
     let extra = far.configured() + &near.configured() + "[tier.few]\nconnections = 10";
@@ -123,7 +123,7 @@ async fn a_shard_that_does_not_answer_holds_up_only_what_is_on_it() {
 /// A shard returns empty. The list of nodes is on another shard, so no lease was lost. Regression: nobody
 /// noticed for hours. Each connection is now checked once a minute.
 #[tokio::test]
-async fn a_shard_that_forgets_alone_is_noticed_and_written_again() {
+async fn a_single_shard_that_lost_its_data_is_repaired() {
     let cluster = cluster().await;
     let (forgotten, kept) = (Principal::on(&cluster, ALONE).await, Principal::on(&cluster, 1).await);
     let extra = forgotten.configured() + &kept.configured() + "[tier.few]\nconnections = 3";

@@ -18,7 +18,7 @@ async fn moved_unheard(redis: &Redis, to: &Node, client: &Live) -> Live {
 /// `subscribe` created a member of a session that did not exist there, and its `unsubscribe` removed the real
 /// one.
 #[tokio::test]
-async fn a_connection_that_lost_its_session_changes_no_members_any_more() {
+async fn a_connection_that_lost_its_session_changes_no_members() {
     let redis = Redis::start().await;
     let (one, other) = two(&redis, "").await;
     let (joining, leaving) = (Live::connect(&one.url).await, Live::connect(&one.url).await);
@@ -47,7 +47,7 @@ async fn a_connection_that_lost_its_session_changes_no_members_any_more() {
 /// The notice of a takeover is lost. Regression: both connections received everything for ever. A periodic
 /// check now ends the older one.
 #[tokio::test]
-async fn of_two_connections_of_one_session_the_older_ends_though_nobody_tells_it() {
+async fn the_older_of_two_connections_of_a_session_ends_without_a_notice() {
     let redis = Redis::start().await;
     let (one, other) = two(&redis, "").await;
     let client = Live::connect(&one.url).await;
@@ -66,7 +66,7 @@ async fn of_two_connections_of_one_session_the_older_ends_though_nobody_tells_it
 /// request, the session is in use. Regression: it took the session from the only client there was, which was
 /// told 4409 and must not come back.
 #[tokio::test]
-async fn a_resume_that_its_node_reads_late_does_not_take_the_session_from_the_only_client() {
+async fn a_resume_that_is_read_late_does_not_take_the_session_from_its_client() {
     let redis = Redis::start().await;
     let (one, other) = two(&redis, "").await;
     let client = Live::connect(&other.url).await;
@@ -96,7 +96,7 @@ async fn a_resume_that_its_node_reads_late_does_not_take_the_session_from_the_on
 
 /// According to an older file, the previous connection has the session. That one is long gone.
 #[tokio::test]
-async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_has_the_session() {
+async fn restoring_an_older_redis_file_does_not_end_live_connections() {
     let mut redis = Redis::start().await;
     let (one, other) = two(&redis, "").await;
     let client = Live::connect(&one.url).await;
@@ -129,7 +129,7 @@ async fn a_redis_restored_from_an_older_file_does_not_end_the_connection_that_ha
 /// Regression: sessions that had ended returned with an older file, with their members, and nothing ended
 /// them, because their node was alive.
 #[tokio::test]
-async fn sessions_that_an_older_file_brings_back_end_again() {
+async fn sessions_restored_from_an_older_redis_file_end_again() {
     let mut redis = Redis::start().await;
     let (one, other) = two(&redis, "[session]\nttl = \"2s\"").await;
     let mut clients = vec![];

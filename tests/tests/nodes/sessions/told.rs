@@ -106,7 +106,7 @@ impl Rig {
 /// Regression: `unsubscribed`, or `subscribed` with another filter, was answered but not stored. On the next
 /// node the room was back, or the old filter withheld what the new one passes.
 #[tokio::test]
-async fn changes_that_redis_refuses_are_answered_so_and_the_old_state_goes_on_everywhere() {
+async fn changes_that_redis_rejects_fail_and_the_old_state_remains_everywhere() {
     let rig = Rig::start().await;
     let refused = rig.proxy.fail(rig.writes());
     rig.is_refused_everything().await;
@@ -118,13 +118,13 @@ async fn changes_that_redis_refuses_are_answered_so_and_the_old_state_goes_on_ev
 
 /// The same for changes that Redis executes long after the node gave up on them.
 #[tokio::test]
-async fn changes_that_redis_carries_out_late_do_not_outlive_their_refusal() {
+async fn changes_that_redis_executes_late_are_reverted() {
     outlived(|rig| rig.proxy.hold(rig.writes())).await;
 }
 
 /// And for those that it executed at once, while the answer did not arrive.
 #[tokio::test]
-async fn changes_whose_answer_does_not_come_do_not_outlive_their_refusal() {
+async fn changes_whose_answer_is_lost_are_reverted() {
     outlived(|rig| rig.proxy.hold_answer(rig.writes())).await;
 }
 
@@ -142,7 +142,7 @@ async fn outlived(away: impl FnOnce(&Rig) -> Rule) {
 /// Regression: the member was added before the answer was known. The client got `rejected`, and then the
 /// messages of that room.
 #[tokio::test]
-async fn nothing_of_a_room_comes_after_it_was_rejected() {
+async fn a_rejected_room_delivers_nothing() {
     let rig = Rig::start().await;
     let away = rig.proxy.hold(rig.writes());
     let asked = rig.client.request(json!({"type": "subscribe", "rooms": ["new"]}));

@@ -14,7 +14,7 @@ use switchyard_tests::{KEY, Live, Node, PATIENCE, Raw, Redis, eventually_within}
 /// Regression: restoring only added rooms, so a room that was left in that moment came back with the next
 /// resume.
 #[tokio::test]
-async fn a_room_that_is_left_when_its_node_wakes_stays_left() {
+async fn a_room_left_while_its_node_resumes_stays_left() {
     let redis = Redis::start().await;
     let (one, other) = two(&redis, "").await;
     let client = Live::connect(&one.url).await;
@@ -41,7 +41,7 @@ async fn a_room_that_is_left_when_its_node_wakes_stays_left() {
 /// session created in that moment was recorded under the old name, and ended with it although its client was
 /// connected.
 #[tokio::test]
-async fn sessions_made_while_their_node_changes_its_name_outlive_the_old_name() {
+async fn sessions_created_during_a_change_of_name_outlive_the_old_name() {
     let redis = Redis::start().await;
     let extra = "[session]\nttl = \"2s\"\n[tier.default]\nconnections = 2000";
     let (one, other) = two(&redis, extra).await;
@@ -97,7 +97,7 @@ async fn sessions_made_while_their_node_changes_its_name_outlive_the_old_name() 
 /// Regression: a node that was stopped for longer than a client may be silent closed its connections when it
 /// resumed, before it had read what had arrived meanwhile.
 #[tokio::test]
-async fn a_node_that_wakes_does_not_take_its_own_silence_for_its_clients() {
+async fn a_node_that_was_suspended_does_not_consider_its_clients_silent() {
     let redis = Redis::start().await;
     let extra = "[session]\nheartbeat = { interval = \"1s\", timeout = \"1s\" }";
     let node = Node::start(&redis.url(), extra).await;
@@ -117,7 +117,7 @@ async fn a_node_that_wakes_does_not_take_its_own_silence_for_its_clients() {
 /// The same for a client that sent `connect` while the node was stopped. Regression: it was closed with 4401,
 /// which is final.
 #[tokio::test]
-async fn a_node_that_wakes_reads_who_its_clients_are_before_it_turns_them_away() {
+async fn a_node_that_was_suspended_reads_connect_before_it_rejects_clients() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     let mut clients = vec![];
