@@ -201,7 +201,7 @@ async fn every_redis_key_is_explained_and_expires_as_documented() {
     assert!(run(node.place(), &arguments, &[]).await.status.success());
     let text = document("docs/nodes.md");
     let mut explained = first_cells(&text, "## The keys of Redis");
-    // Those are temporary.
+    // Temporary keys, which may be absent.
     for passing in [
         "switchyard:{/nodes}:dead",
         "switchyard:{/node-NODE}:takeovers",

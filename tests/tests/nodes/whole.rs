@@ -187,7 +187,7 @@ async fn a_redis_with_another_schema_version_prevents_a_start() {
         !output.status.success() && told.contains("schema 99") && told.contains("store.prefix"),
         "{told}"
     );
-    // Under another prefix there is a free slot.
+    // With another prefix, the node starts on the same Redis.
     let environment = [("SWITCHYARD_STORE__PREFIX", "mine")];
     let node = Process::serve(folder.path(), &["--config", "switchyard.toml"], &environment).await;
     Client::connect_at(&node.url, json!({"auth": {"apiKey": KEY}})).await.settled().await;

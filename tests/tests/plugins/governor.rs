@@ -44,7 +44,7 @@ fn fail(governor: &mut Governor) {
 }
 
 #[test]
-fn repeated_failures_quarantine_the_plugin_until_a_call_succeeds() {
+fn repeated_failures_quarantine_the_plugin_and_a_successful_call_ends_it() {
     let mut governor = hostile(Value::Null);
     fail(&mut governor);
     let started = Instant::now();
