@@ -1,5 +1,5 @@
-//! The plugin's side of the contract in Wasm. It converts between bindgen's types and those of the SDK, and decides
-//! nothing.
+//! The plugin's side of the contract in Wasm. It converts between bindgen's types and those of the SDK, and
+//! decides nothing.
 
 use crate::export::{Exports, Hook};
 use crate::instance::{Instance, load};

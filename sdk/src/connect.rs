@@ -15,8 +15,8 @@ pub struct Request {
 
 /// The hook `connect`. List it in [`crate::export!`].
 pub trait Connect: Plugin {
-    /// Decides whether a client may connect. The host calls this once per connection, before the client can make
-    /// any request. See [`Limits`] for what each of the returned limits applies to.
+    /// Decides whether a client may connect. The host calls this once per connection, before the client can
+    /// make any request. See [`Limits`] for what each of the returned limits applies to.
     ///
     /// # Errors
     /// With a reject, the client receives its reason and the connection is closed.

@@ -1,5 +1,5 @@
-//! Decimal numbers without rounding. An `f64` rounds from its 17th digit on, so numbers that differ only there would
-//! compare as equal.
+//! Decimal numbers without rounding. An `f64` rounds from its 17th digit on, so numbers that differ only
+//! there would compare as equal.
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 use serde::ser::{Serialize, Serializer};
@@ -10,9 +10,9 @@ use std::fmt;
 
 /// A number in JSON's grammar, with any number of digits, compared exactly. -0 equals 0.
 ///
-/// As a field of a deserialized type it accepts a JSON number. [`Decimal::of`] also accepts a string that contains a
-/// number, which is how many feeds write prices and sizes to keep every digit. It is serialized as a JSON number, in the
-/// same text for equal numbers.
+/// As a field of a deserialized type it accepts a JSON number. [`Decimal::of`] also accepts a string that
+/// contains a number, which is how many feeds write prices and sizes to keep every digit. It is serialized as
+/// a JSON number, in the same text for equal numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decimal {
     /// Orders numbers as far as 64 bits can, so that most comparisons take one step.
@@ -32,8 +32,8 @@ const HEAD_DIGITS: usize = 19;
 const MAX_PLAIN_DIGITS: i64 = 21;
 
 impl Decimal {
-    /// Parses a number in JSON's grammar, with surrounding ASCII whitespace. Returns `None` for anything else, such as
-    /// `.5`, `+1`, `0x10` or an empty string.
+    /// Parses a number in JSON's grammar, with surrounding ASCII whitespace. Returns `None` for anything
+    /// else, such as `.5`, `+1`, `0x10` or an empty string.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim_ascii().as_bytes();
         let (is_negative, rest) = match text.strip_prefix(b"-") {

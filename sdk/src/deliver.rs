@@ -17,13 +17,15 @@ pub enum Plan {
 
 /// The hook `deliver`, with typed filters. List it in [`crate::export!`].
 ///
-/// The SDK stores the filters under the ids that the host assigns, so a plugin sees only filters and messages.
+/// The SDK stores the filters under the ids that the host assigns, so a plugin sees only filters and
+/// messages.
 ///
-/// Listing `deliver` in [`crate::export!`] also provides the host's `subscribe` hook, which returns the filter in
-/// canonical form: normalized, then serialized by serde. The host then treats filters with the same meaning as one.
+/// Listing `deliver` in [`crate::export!`] also provides the host's `subscribe` hook, which returns the
+/// filter in canonical form: normalized, then serialized by serde. The host then treats filters with the same
+/// meaning as one.
 pub trait Deliver: Plugin {
-    /// A client's filter. Add `#[serde(deny_unknown_fields)]`, or a misspelled field filters nothing. Do not use
-    /// `HashMap` in it: its order makes equal filters differ.
+    /// A client's filter. Add `#[serde(deny_unknown_fields)]`, or a misspelled field filters nothing. Do not
+    /// use `HashMap` in it: its order makes equal filters differ.
     type Filter: DeserializeOwned + Serialize + 'static;
 
     /// The parts of a message that filters look at. It may borrow from the message.
@@ -33,13 +35,13 @@ pub trait Deliver: Plugin {
     /// message passes no filter.
     fn parse<'a>(&self, message: Message<'a>) -> Option<Self::Parsed<'a>>;
 
-    /// Whether the message passes the filter. The SDK calls this once per message and filter, so keep it cheap:
-    /// prepare what you can in [`parse`](Self::parse) and [`normalize`](Self::normalize).
+    /// Whether the message passes the filter. The SDK calls this once per message and filter, so keep it
+    /// cheap: prepare what you can in [`parse`](Self::parse) and [`normalize`](Self::normalize).
     fn matches(&self, filter: &Self::Filter, parsed: &Self::Parsed<'_>) -> bool;
 
-    /// Checks a filter and brings it into canonical form, for example with sorted lists and names in lower case.
-    /// It must be idempotent, because the SDK calls it again when the host compiles the canonical filter. By
-    /// default, it returns the filter unchanged.
+    /// Checks a filter and brings it into canonical form, for example with sorted lists and names in lower
+    /// case. It must be idempotent, because the SDK calls it again when the host compiles the canonical
+    /// filter. By default, it returns the filter unchanged.
     ///
     /// # Errors
     /// Which field is wrong, and what would be right. The client sees this text after `filter: `, cut to 512
@@ -48,8 +50,8 @@ pub trait Deliver: Plugin {
         Ok(filter)
     }
 
-    /// Identifies filters that need no call per message. `filter` is normalized. By default, every filter needs
-    /// one.
+    /// Identifies filters that need no call per message. `filter` is normalized. By default, every filter
+    /// needs one.
     fn plan(&self, filter: &Self::Filter) -> Plan {
         let _ = filter;
         Plan::Ask

@@ -18,7 +18,8 @@ pub enum Hook {
     Deliver,
 }
 
-/// A plugin with the hooks that it lists. The host does not call the others; by default they allow everything.
+/// A plugin with the hooks that it lists. The host does not call the others; by default they allow
+/// everything.
 pub trait Exports: Plugin {
     /// The name of the plugin's crate.
     const NAME: &'static str;
@@ -52,8 +53,8 @@ pub trait Exports: Plugin {
         Box::new(NoFilters)
     }
 
-    /// Whether the host calls `hook`. Listing `deliver` includes `subscribe`, which brings filters into canonical form
-    /// and rejects invalid ones early.
+    /// Whether the host calls `hook`. Listing `deliver` includes `subscribe`, which brings filters into
+    /// canonical form and rejects invalid ones early.
     fn has(hook: Hook) -> bool {
         Self::LISTED.contains(&hook) || hook == Hook::Subscribe && Self::LISTED.contains(&Hook::Deliver)
     }
@@ -61,9 +62,9 @@ pub trait Exports: Plugin {
 
 /// Turns a crate (`crate-type = ["cdylib", "rlib"]`) into a plugin: `export!(Orderbook: publish, deliver);`
 ///
-/// The list names the hooks whose traits the type implements: `connect`, `room`, `subscribe`, `publish`, `deliver`.
-/// The host calls no others. The plugin has the name and the version of the crate. Natively, the macro makes the type
-/// usable in `testing::Harness`.
+/// The list names the hooks whose traits the type implements: `connect`, `room`, `subscribe`, `publish`,
+/// `deliver`. The host calls no others. The plugin has the name and the version of the crate. Natively, the
+/// macro makes the type usable in `testing::Harness`.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty: $($hook:ident),+ $(,)?) => {

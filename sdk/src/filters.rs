@@ -59,7 +59,8 @@ impl<P: Deliver> FilterTable<P> for Filters<P> {
         let mut words = vec![0; ids.len().div_ceil(64)];
         if let Some(parsed) = plugin.parse(message) {
             for (index, id) in ids.iter().enumerate() {
-                // An unknown id matches nothing: a filter decides what a client may receive, so it fails closed.
+                // An unknown id matches nothing: a filter decides what a client may receive, so it fails
+                // closed.
                 if self.0.get(id).is_some_and(|filter| plugin.matches(filter, &parsed)) {
                     words[index / 64] |= 1 << (index % 64);
                 }
@@ -97,8 +98,8 @@ impl<P: Plugin> FilterTable<P> for NoFilters {
     }
 }
 
-/// A hasher for filter ids. The host chooses the ids, so no client can make them collide and one multiplication is
-/// enough.
+/// A hasher for filter ids. The host chooses the ids, so no client can make them collide and one
+/// multiplication is enough.
 #[derive(Default)]
 pub(crate) struct IdHasher(u64);
 

@@ -1,5 +1,5 @@
-//! Access to the host's functions. In Wasm they are the imports of the contract. Natively they are the test double in
-//! `testing`, because bindgen's native imports cannot be called.
+//! Access to the host's functions. In Wasm they are the imports of the contract. Natively they are the test
+//! double in `testing`, because bindgen's native imports cannot be called.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::host::{count, log, observe, seed, unix_ms};

@@ -1,5 +1,5 @@
-//! An instance: a plugin with its configuration and its filters. The Wasm exports and the test harness both call the
-//! plugin through it.
+//! An instance: a plugin with its configuration and its filters. The Wasm exports and the test harness both
+//! call the plugin through it.
 
 use crate::export::Exports;
 use crate::filters::FilterTable;

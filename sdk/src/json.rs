@@ -1,5 +1,5 @@
-//! Reading JSON into types, with errors that name the field. Everything is read from slices: reading from `str` as well
-//! would add a second copy of serde_json's parser to every plugin.
+//! Reading JSON into types, with errors that name the field. Everything is read from slices: reading from
+//! `str` as well would add a second copy of serde_json's parser to every plugin.
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -38,8 +38,8 @@ fn describe_error(what: &str, text: &[u8], error: &serde_json::Error) -> String 
     format!("{what}{path}: {reason}")
 }
 
-/// The end of the value that serde has just read. `Decimal` detects an error only after it has read the whole value, and
-/// by then serde_json may have read the comma or bracket behind it too.
+/// The end of the value that serde has just read. `Decimal` detects an error only after it has read the whole
+/// value, and by then serde_json may have read the comma or bracket behind it too.
 fn end_of_value(read: &[u8], ends_with_bracket: bool) -> usize {
     let is_bracket = |text: &[u8]| text.ends_with(b"]") || text.ends_with(b"}");
     let Some((last, before)) = read.split_last() else { return 0 };
@@ -120,9 +120,9 @@ impl<'de> Deserialize<'de> for Parts<'de> {
     }
 }
 
-/// Whether `offset` is within `part`, a slice of `whole`. It is at the start of `part` if serde did not expect this kind
-/// of value, otherwise behind what serde has read of it. There is at least a comma between two parts, so the end of a
-/// part is never the start of the next one.
+/// Whether `offset` is within `part`, a slice of `whole`. It is at the start of `part` if serde did not
+/// expect this kind of value, otherwise behind what serde has read of it. There is at least a comma between
+/// two parts, so the end of a part is never the start of the next one.
 fn contains(whole: &str, part: &str, offset: usize) -> bool {
     let start = part.as_ptr() as usize - whole.as_ptr() as usize;
     (start..=start + part.len()).contains(&offset)

@@ -39,8 +39,8 @@ pub use room::{Room, RoomVerdict};
 pub use seeded::{SeededMap, SeededState, seed};
 pub use subscribe::{Counts, Grant, Scope, Subscribe, Subscription};
 
-/// What `export!` expands to. Not part of the public API: only plugins that test a host, and must violate the contract,
-/// use it directly.
+/// What `export!` expands to. Not part of the public API: only plugins that test a host, and must violate the
+/// contract, use it directly.
 #[doc(hidden)]
 pub mod internal {
     #[cfg(target_arch = "wasm32")]

@@ -11,8 +11,8 @@ pub struct Limits {
     /// `subscribe`, only rooms of this plugin.
     pub rooms: Option<u32>,
     /// The maximum number of messages per second, with bursts of up to one second's worth. From `connect`, it
-    /// applies to everything that the principal publishes, and the newest connection decides; from `subscribe`, to
-    /// what the principal publishes to that room. Both include all connections and HTTP.
+    /// applies to everything that the principal publishes, and the newest connection decides; from
+    /// `subscribe`, to what the principal publishes to that room. Both include all connections and HTTP.
     pub publishes_per_second: Option<u32>,
     /// The maximum size of a message's data, in bytes. It applies to the same messages as
     /// [`publishes_per_second`](Self::publishes_per_second).

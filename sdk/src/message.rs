@@ -10,8 +10,8 @@ pub struct Message<'a> {
     pub room: &'a str,
     /// The event name; empty if the message has none.
     pub event: &'a str,
-    /// The data as JSON text. In `publish` it is as the publisher wrote it; in `deliver`, what `publish` may have
-    /// replaced it with.
+    /// The data as JSON text. In `publish` it is as the publisher wrote it; in `deliver`, what `publish` may
+    /// have replaced it with.
     pub data: &'a [u8],
 }
 
@@ -24,8 +24,8 @@ impl<'a> Message<'a> {
         json::typed("data", self.data).map_err(Reject::invalid)
     }
 
-    /// Reads the data as a `T`, or returns `None` if it does not fit. Use this where nobody sees the error, as in
-    /// [`crate::Deliver::parse`]: it is cheaper than [`json`](Self::json).
+    /// Reads the data as a `T`, or returns `None` if it does not fit. Use this where nobody sees the error,
+    /// as in [`crate::Deliver::parse`]: it is cheaper than [`json`](Self::json).
     pub fn read<T: Deserialize<'a>>(&self) -> Option<T> {
         serde_json::from_slice(self.data).ok()
     }

@@ -56,7 +56,8 @@ impl Counter {
     }
 }
 
-/// A histogram, which records the distribution of values. The host ignores it unless `Plugin::METRICS` lists it.
+/// A histogram, which records the distribution of values. The host ignores it unless `Plugin::METRICS` lists
+/// it.
 #[derive(Debug, Clone, Copy)]
 pub struct Histogram {
     id: u32,

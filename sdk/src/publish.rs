@@ -26,8 +26,8 @@ impl Verdict {
 
 /// The hook `publish`. List it in [`crate::export!`].
 pub trait Publish: Plugin {
-    /// Decides about a message. The host calls this once per message, before it assigns an offset. `who` is the
-    /// publisher's principal id.
+    /// Decides about a message. The host calls this once per message, before it assigns an offset. `who` is
+    /// the publisher's principal id.
     ///
     /// # Errors
     /// With a reject, the message is not sent and the publisher receives the reason.

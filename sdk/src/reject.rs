@@ -5,7 +5,8 @@ use std::fmt;
 /// The maximum size of a reason, in bytes. Reasons often quote input, and must not grow with it.
 const MAX_REASON_BYTES: usize = 512;
 
-/// The kind of a reject. The host translates it into an error code of the wire protocol, depending on the hook.
+/// The kind of a reject. The host translates it into an error code of the wire protocol, depending on the
+/// hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// This principal may not do this.

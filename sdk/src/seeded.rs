@@ -9,8 +9,8 @@ pub fn seed() -> u64 {
     host::seed()
 }
 
-/// A map whose keys may come from clients. In Wasm, std's `RandomState` has no entropy and is the same in every instance,
-/// so keys that were chosen to collide would collide everywhere.
+/// A map whose keys may come from clients. In Wasm, std's `RandomState` has no entropy and is the same in
+/// every instance, so keys that were chosen to collide would collide everywhere.
 pub type SeededMap<K, V> = HashMap<K, V, SeededState>;
 
 /// Builds std's default hashers, seeded with random bits from the host.

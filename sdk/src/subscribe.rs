@@ -4,7 +4,8 @@ use crate::{Limits, Plugin, Principal, Reject, json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Counts that the host keeps for the plugin, on the node that calls. None of them includes this subscription.
+/// Counts that the host keeps for the plugin, on the node that calls. None of them includes this
+/// subscription.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
     /// Rooms of this plugin that the connection is in.
@@ -15,8 +16,8 @@ pub struct Counts {
     pub in_room: u32,
 }
 
-/// A request to join a room. The host also makes one, without a filter, for a principal that publishes to the room
-/// without joining it; then only the limits of the grant matter.
+/// A request to join a room. The host also makes one, without a filter, for a principal that publishes to the
+/// room without joining it; then only the limits of the grant matter.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscription<'a> {
     /// The principal that wants to join.
@@ -42,9 +43,9 @@ impl Subscription<'_> {
 /// Which messages of the room the member receives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// What its filter asks for, in canonical form, or everything if it sent no filter. If the plugin has no `deliver`
-    /// hook, a filter is rejected. This is the default, so that a plugin that only checks limits cannot drop a filter
-    /// by accident.
+    /// What its filter asks for, in canonical form, or everything if it sent no filter. If the plugin has no
+    /// `deliver` hook, a filter is rejected. This is the default, so that a plugin that only checks limits
+    /// cannot drop a filter by accident.
     #[default]
     Asked,
     /// Everything, whatever filter the client sent.
@@ -58,8 +59,9 @@ pub enum Scope {
 pub struct Grant {
     /// Which messages the member receives.
     pub scope: Scope,
-    /// Limits, if any. `rooms` limits how many rooms of this plugin the connection may be in. The other fields apply to
-    /// what the principal publishes to this room on this node, over all its connections and over HTTP.
+    /// Limits, if any. `rooms` limits how many rooms of this plugin the connection may be in. The other
+    /// fields apply to what the principal publishes to this room on this node, over all its connections and
+    /// over HTTP.
     pub limits: Option<Limits>,
 }
 
@@ -81,8 +83,8 @@ impl Grant {
 
 /// The hook `subscribe`. List it in [`crate::export!`].
 pub trait Subscribe: Plugin {
-    /// Decides about one room that a client subscribes to. The host calls this again when the client subscribes to the
-    /// room again, for example with another filter.
+    /// Decides about one room that a client subscribes to. The host calls this again when the client
+    /// subscribes to the room again, for example with another filter.
     ///
     /// # Errors
     /// A reject applies to this room only. The other rooms of the client's request are decided separately.

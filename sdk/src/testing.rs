@@ -1,5 +1,5 @@
-//! Testing plugins natively: a [`Harness`] that calls the hooks as the host would, and a test double for the host's log,
-//! clock, random numbers and metrics. Both belong to the test's thread.
+//! Testing plugins natively: a [`Harness`] that calls the hooks as the host would, and a test double for the
+//! host's log, clock, random numbers and metrics. Both belong to the test's thread.
 
 mod harness;
 pub(crate) mod host;

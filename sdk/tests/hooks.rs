@@ -1,4 +1,5 @@
-//! What the SDK does around a plugin's hooks: canonical filters, scopes, bounded reasons, the harness and its test double.
+//! What the SDK does around a plugin's hooks: canonical filters, scopes, bounded reasons, the harness and its
+//! test double.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;

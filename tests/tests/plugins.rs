@@ -178,7 +178,10 @@ fn a_component_is_loaded_as_it_is() {
 #[test]
 fn the_config_is_validated_at_load() {
     let (kind, text) = fault(&guest("orderbook"), &json!({ "max_depth": 0 }));
-    assert!(matches!(kind, LoadFault::Config(_)) && text.contains("config.max_depth is 0"), "{text}");
+    assert!(
+        matches!(kind, LoadFault::Config(_)) && text.contains("config.max_depth must be at least 1"),
+        "{text}"
+    );
     let (kind, text) = fault(&guest("hostile"), &json!({ "init": "panic" }));
     assert!(matches!(kind, LoadFault::Failed(_)) && text.contains("told to panic"), "{text}");
     let (kind, text) = fault(&guest("hostile"), &json!({ "init": "loop" }));

@@ -1,4 +1,5 @@
-//! An order book, the data of an `orderbook` event: `{"offset": …, "bids": [["price", "size"], …], "asks": […]}`.
+//! An order book, the data of an `orderbook` event: `{"offset": …, "bids": [["price", "size"], …], "asks":
+//! […]}`.
 
 use crate::decimal::{Checked, Decimal};
 use serde::Deserialize;
@@ -6,8 +7,8 @@ use serde_json::value::RawValue;
 use std::cmp::Ordering;
 use switchyard_sdk::{Message, Reject};
 
-/// A book, or a change to one: each level gives the new size at a price, and size 0 removes the price. Other fields are
-/// ignored.
+/// A book, or a change to one: each level gives the new size at a price, and size 0 removes the price. Other
+/// fields are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a book: {\"bids\": [...], \"asks\": [...]}")]
 pub(crate) struct Book<Number = Decimal> {
@@ -66,8 +67,8 @@ impl Book {
         self.bids.iter().chain(&self.asks).map(Level::size).max()
     }
 
-    /// Cuts each side to its best `depth` levels. `message` must be the one that this book was read from. Returns the new
-    /// data and the number of levels that were cut, or `None` if there is nothing to cut.
+    /// Cuts each side to its best `depth` levels. `message` must be the one that this book was read from.
+    /// Returns the new data and the number of levels that were cut, or `None` if there is nothing to cut.
     ///
     /// # Errors
     /// `message` is not the one that this book was read from.
@@ -98,8 +99,9 @@ impl Book {
     }
 }
 
-/// Which levels to keep, or `None` to keep all: the best `depth` levels with a size, and every removal. A removal adds no
-/// depth, and without it the price would stay in a subscriber's book for ever. `order` sorts the best level first.
+/// Which levels to keep, or `None` to keep all: the best `depth` levels with a size, and every removal. A
+/// removal adds no depth, and without it the price would stay in a subscriber's book for ever. `order` sorts
+/// the best level first.
 fn levels_to_keep(side: &[Level], depth: usize, order: fn(&Level, &Level) -> Ordering) -> Option<Vec<bool>> {
     let mut ranked: Vec<usize> = (0..side.len()).filter(|index| !side[*index].size().0.is_zero()).collect();
     if ranked.len() <= depth {

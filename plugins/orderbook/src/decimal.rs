@@ -4,8 +4,8 @@ use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// A price or a size, 0 or more. In JSON it is a number or, as exchanges write it to keep every digit, a string such as
-/// `"13.34"`. It is only compared: the plugin passes the original bytes on.
+/// A price or a size, 0 or more. In JSON it is a number or, as exchanges write it to keep every digit, a
+/// string such as `"13.34"`. It is only compared: the plugin passes the original bytes on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Decimal(pub(crate) switchyard_sdk::Decimal);
 
@@ -23,8 +23,8 @@ impl<'de> Deserialize<'de> for Decimal {
     }
 }
 
-/// Like [`Decimal`], but only validates. Its errors have a position, which serde_json no longer knows once a value was
-/// read as raw text.
+/// Like [`Decimal`], but only validates. Its errors have a position, which serde_json no longer knows once a
+/// value was read as raw text.
 pub(crate) struct Checked;
 
 impl<'de> Deserialize<'de> for Checked {

@@ -1,5 +1,5 @@
-//! A plugin for a feed of order books and trades in the format of dYdX. It cuts books to a maximum depth, and filters by
-//! market and size.
+//! A plugin for a feed of order books and trades in the format of dYdX. It cuts books to a maximum depth, and
+//! filters by market and size.
 
 mod book;
 mod config;
@@ -71,6 +71,6 @@ impl Deliver for Orderbook {
     }
 }
 
-// There is no `subscribe`: with `deliver`, the SDK grants filters as asked, in canonical form, and rejects invalid ones
-// early.
+// There is no `subscribe`: with `deliver`, the SDK grants filters as asked, in canonical form, and rejects
+// invalid ones early.
 switchyard_sdk::export!(Orderbook: publish, deliver);

@@ -10,8 +10,8 @@ use std::borrow::Cow;
 use std::fmt;
 use switchyard_sdk::Message;
 
-/// A message's market and its largest size. A filter may look at only one of them, so a missing or invalid one does not
-/// affect filters on the other.
+/// A message's market and its largest size. A filter may look at only one of them, so a missing or invalid
+/// one does not affect filters on the other.
 #[derive(Debug)]
 pub struct Quote {
     /// In lower case, as in a normalized filter.

@@ -11,8 +11,8 @@ pub struct Config {
     pub protocols: Vec<String>,
     /// The chains, which are the second part of a room's name. In any case; at least one.
     pub chains: Vec<String>,
-    /// How long the host may cache the answer for a name, in seconds; an hour by default. A changed configuration starts
-    /// new instances and clears that cache, so this can be long.
+    /// How long the host may cache the answer for a name, in seconds; an hour by default. A changed
+    /// configuration starts new instances and clears that cache, so this can be long.
     #[serde(default = "default_cache_seconds")]
     pub cache_seconds: u32,
     /// The limits for principals whose tier has no entry in `tiers`.
@@ -38,7 +38,8 @@ fn default_cache_seconds() -> u32 {
 }
 
 impl Config {
-    /// Validates the configuration, and brings protocols and chains into lower case and sorted order for lookups.
+    /// Validates the configuration, and brings protocols and chains into lower case and sorted order for
+    /// lookups.
     ///
     /// # Errors
     /// A list is empty, or contains something that cannot be part of a room's name.

@@ -1,5 +1,5 @@
-//! A plugin for rooms named `protocol:chain`, such as `uniswap-v3:ethereum`. It decides which names exist and which form is
-//! canonical, and limits the number of rooms by tier.
+//! A plugin for rooms named `protocol:chain`, such as `uniswap-v3:ethereum`. It decides which names exist and
+//! which form is canonical, and limits the number of rooms by tier.
 
 mod config;
 

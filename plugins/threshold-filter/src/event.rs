@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::fmt;
 use switchyard_sdk::Decimal;
 
-/// The names of the fields in an event's data, at the top level. By default they are those of the struct's fields.
+/// The names of the fields in an event's data, at the top level. By default they are those of the struct's
+/// fields.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fields {

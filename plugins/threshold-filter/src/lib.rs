@@ -1,5 +1,5 @@
-//! A plugin for rooms of events with numbers, such as `tvl_changes`. It filters by the size of a change, by value, by chain
-//! and by protocol.
+//! A plugin for rooms of events with numbers, such as `tvl_changes`. It filters by the size of a change, by
+//! value, by chain and by protocol.
 
 mod event;
 mod filter;
@@ -52,6 +52,6 @@ impl Deliver for ThresholdFilter {
     }
 }
 
-// There is no `subscribe`: with `deliver`, the SDK grants filters as asked, in canonical form, and rejects invalid ones
-// early.
+// There is no `subscribe`: with `deliver`, the SDK grants filters as asked, in canonical form, and rejects
+// invalid ones early.
 switchyard_sdk::export!(ThresholdFilter: deliver);

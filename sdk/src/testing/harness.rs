@@ -9,19 +9,20 @@ use std::marker::PhantomData;
 
 /// An instance of the plugin `P`, whose hooks a test calls as the host would, with JSON.
 ///
-/// Calling a hook that `export!` does not list panics: the host would never call it, so such a test would prove nothing.
-/// The harness also panics where the host would find that the plugin violates the contract.
+/// Calling a hook that `export!` does not list panics: the host would never call it, so such a test would
+/// prove nothing. The harness also panics where the host would find that the plugin violates the contract.
 pub struct Harness<P> {
     instance: Box<dyn Instance>,
     plugin: PhantomData<P>,
 }
 
 impl<P: Exports> Harness<P> {
-    /// Starts the plugin with a configuration: `json!({...})`, or any other value that serde can serialize. Resets the
-    /// log, the metrics, the clock and the seed of this thread.
+    /// Starts the plugin with a configuration: `json!({...})`, or any other value that serde can serialize.
+    /// Resets the log, the metrics, the clock and the seed of this thread.
     ///
     /// # Errors
-    /// The text that the operator would see: the configuration does not match the type, or `Plugin::new` rejected it.
+    /// The text that the operator would see: the configuration does not match the type, or `Plugin::new`
+    /// rejected it.
     pub fn new(config: impl Serialize) -> Result<Self, String> {
         host::reset();
         let instance = load::<P>(&to_text(config))?;
@@ -66,8 +67,8 @@ impl<P: Exports> Harness<P> {
     /// The plugin rejects the subscription.
     ///
     /// # Panics
-    /// If `export!` lists neither `subscribe` nor `deliver`, or if the granted filter is invalid or not its own canonical
-    /// form.
+    /// If `export!` lists neither `subscribe` nor `deliver`, or if the granted filter is invalid or not its
+    /// own canonical form.
     pub fn subscribe(
         &self,
         who: &Principal,
@@ -104,8 +105,8 @@ impl<P: Exports> Harness<P> {
         self.instance.publish(who, Message { room, event, data: data.as_ref() })
     }
 
-    /// The canonical form of a filter, as the plugin grants it to a default principal (without id, tier and tags). Empty
-    /// if the plugin grants everything.
+    /// The canonical form of a filter, as the plugin grants it to a default principal (without id, tier and
+    /// tags). Empty if the plugin grants everything.
     ///
     /// # Errors
     /// The plugin rejects the filter.
@@ -135,7 +136,8 @@ impl<P: Exports> Harness<P> {
         self.instance.release(ids);
     }
 
-    /// Whether the message passes each of the filters under `ids`, in their order. An unknown id does not match.
+    /// Whether the message passes each of the filters under `ids`, in their order. An unknown id does not
+    /// match.
     ///
     /// # Panics
     /// If `export!` does not list `deliver`.
@@ -145,8 +147,8 @@ impl<P: Exports> Harness<P> {
         (0..ids.len()).map(|index| words[index / 64] >> (index % 64) & 1 == 1).collect()
     }
 
-    /// Whether a member with this filter receives the message. Compiles the filter, evaluates it as its [`Plan`] says, and
-    /// releases it.
+    /// Whether a member with this filter receives the message. Compiles the filter, evaluates it as its
+    /// [`Plan`] says, and releases it.
     ///
     /// # Errors
     /// Says what is wrong with the filter.

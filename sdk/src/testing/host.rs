@@ -1,5 +1,5 @@
-//! The test double for the host's functions: records what a plugin logs and counts, and lets a test set the clock and
-//! the seed. Everything is per thread.
+//! The test double for the host's functions: records what a plugin logs and counts, and lets a test set the
+//! clock and the seed. Everything is per thread.
 
 use crate::log::Level;
 use std::cell::{Cell, RefCell};
@@ -62,7 +62,8 @@ pub fn observed(id: u32) -> Vec<f64> {
     VALUES.with_borrow(|values| values.iter().filter(|(of, _)| *of == id).map(|(_, value)| *value).collect())
 }
 
-/// Sets the clock, in Unix milliseconds. The clock does not advance by itself. A new harness sets it to 2025-01-01.
+/// Sets the clock, in Unix milliseconds. The clock does not advance by itself. A new harness sets it to
+/// 2025-01-01.
 pub fn set_clock(unix_ms: u64) {
     CLOCK.set(unix_ms);
 }

@@ -1,5 +1,6 @@
-//! A plugin built against `switchyard:plugin@0.1.0` as it was published. It does not use the SDK, because that changes. It
-//! uses every hook and every import, so that the test fails if a host no longer supports one of them.
+//! A plugin built against `switchyard:plugin@0.1.0` as it was published. It does not use the SDK, because
+//! that changes. It uses every hook and every import, so that the test fails if a host no longer supports one
+//! of them.
 
 #![allow(unsafe_code, reason = "the canonical ABI passes raw pointers; bindgen writes all of it")]
 

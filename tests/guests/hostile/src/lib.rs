@@ -1,14 +1,16 @@
-//! A plugin that misbehaves on demand, for tests of the host. A test requests a [`Mode`] in one of four places:
+//! A plugin that misbehaves on demand, for tests of the host. A test requests a [`Mode`] in one of four
+//! places:
 //!
-//! - the configuration, for every call of a hook: `{"publish": "loop", "matches": "short", "init": "panic"}`. The hooks
-//!   are `init`, `connect`, `room`, `subscribe`, `publish`, `compile`, `release`, `matches`
-//! - the last part of the room's name, for one room: `bad:room.panic`, `bad:subscribe.nonsense`, `bad:publish.loop`,
-//!   `bad:matches.short`
-//! - the data of a message, for that message: `{"do": "panic"}` in `publish`, `{"do": "panic", "in": "matches"}` in
+//! - the configuration, for every call of a hook: `{"publish": "loop", "matches": "short", "init": "panic"}`.
+//!   The hooks are `init`, `connect`, `room`, `subscribe`, `publish`, `compile`, `release`, `matches`
+//! - the last part of the room's name, for one room: `bad:room.panic`, `bad:subscribe.nonsense`,
+//!   `bad:publish.loop`, `bad:matches.short`
+//! - the data of a message, for that message: `{"do": "panic"}` in `publish`, and with `"in": "matches"` in
 //!   `matches`
 //! - a filter, for its member: `{"do": "panic", "in": "subscribe" | "compile" | "matches"}`
 //!
-//! Everything else works: all rooms are valid, everybody may do everything, and every filter is evaluated and passes.
+//! Everything else works: all rooms are valid, everybody may do everything, and every filter is evaluated and
+//! passes.
 
 mod misdeed;
 
@@ -40,8 +42,8 @@ struct Instruction {
 }
 
 impl Hostile {
-    /// The mode requested for `hook`, if any. Performs it at once if it does not depend on the hook. An instruction in `json`
-    /// that names no hook is for `default_hook`.
+    /// The mode requested for `hook`, if any. Performs it at once if it does not depend on the hook. An
+    /// instruction in `json` that names no hook is for `default_hook`.
     fn mode(&self, hook: &str, room: &str, json: &[u8], default_hook: &str) -> Option<Mode> {
         CALLS.add(1);
         let by_json = || {
@@ -74,7 +76,8 @@ impl Plugin for Hostile {
     }
 }
 
-// Implemented by hand instead of with `export!`, because the SDK's own filter table cannot return invalid answers.
+// Implemented by hand instead of with `export!`, because the SDK's own filter table cannot return invalid
+// answers.
 impl Exports for Hostile {
     const NAME: &'static str = env!("CARGO_PKG_NAME");
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");

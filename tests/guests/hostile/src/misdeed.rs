@@ -25,7 +25,8 @@ pub enum Mode {
     Count,
     /// `busy-8`: computes for 8 ms, then behaves well.
     Busy(u64),
-    /// `nonsense`: returns an answer that violates the contract: an invalid name, invalid JSON, too many words.
+    /// `nonsense`: returns an answer that violates the contract: an invalid name, invalid JSON, too many
+    /// words.
     Nonsense,
     /// `other`: returns a second kind of invalid answer, where there is one.
     Other,
@@ -35,8 +36,8 @@ pub enum Mode {
     Short,
     /// `refuse`: returns a reject or an error, as the contract allows.
     Refuse,
-    /// `limit`: does not misbehave. `connect` and `subscribe` limit the principal to two messages per second of at most 30
-    /// bytes.
+    /// `limit`: does not misbehave. `connect` and `subscribe` limit the principal to two messages per second
+    /// of at most 30 bytes.
     Limit,
 }
 
@@ -66,7 +67,8 @@ impl TryFrom<String> for Mode {
 }
 
 impl Mode {
-    /// Performs the modes that do not depend on the hook. The hook implements the others, which determine its answer.
+    /// Performs the modes that do not depend on the hook. The hook implements the others, which determine its
+    /// answer.
     pub(crate) fn perform(self) {
         match self {
             Self::Loop => loop {

@@ -1,5 +1,5 @@
-//! A plugin whose metrics would make a scrape invalid if the host allowed it: names that clash with the samples of other
-//! metrics, and values that no counter and no histogram may have.
+//! A plugin whose metrics would make a scrape invalid if the host allowed it: names that clash with the
+//! samples of other metrics, and values that no counter and no histogram may have.
 
 use switchyard_sdk::metrics::{Counter, Histogram, Metric};
 use switchyard_sdk::{Message, Plugin, Publish, Reject, Verdict};

@@ -1,5 +1,6 @@
-//! A well-behaved plugin with every hook, for benchmarks. Its versions differ in one byte of the file, `stamp=A` or
-//! `stamp=B`. They also differ in every verdict on a message, so a verdict shows which version gave it.
+//! A well-behaved plugin with every hook, for benchmarks. Its versions differ in one byte of the file,
+//! `stamp=A` or `stamp=B`. They also differ in every verdict on a message, so a verdict shows which version
+//! gave it.
 
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
@@ -18,8 +19,8 @@ pub struct Filter {
     g: u64,
 }
 
-/// A message. If it names a group in `to`, it goes to that group. Otherwise it goes to every second group, and the stamp
-/// decides which ones.
+/// A message. If it names a group in `to`, it goes to that group. Otherwise it goes to every second group,
+/// and the stamp decides which ones.
 #[derive(Deserialize)]
 pub struct Event {
     n: u64,
@@ -35,7 +36,8 @@ impl Plugin for Stamp {
     type Config = switchyard_sdk::NoConfig;
 
     fn new(_: Self::Config) -> Result<Self, String> {
-        // Otherwise the compiler would inline the letter that it sees, instead of reading the one in the file.
+        // Otherwise the compiler would inline the letter that it sees, instead of reading the one in the
+        // file.
         Ok(Self { stamp: black_box(&STAMP)[6].into() })
     }
 }
