@@ -1,5 +1,5 @@
-//! An order book, the data of an `orderbook` event: `{"offset": …, "bids": [["price", "size"], …], "asks":
-//! […]}`.
+//! An order book, the data of an `orderbook` event:
+//! `{"offset": …, "bids": [["price", "size"], …], "asks": […]}`.
 
 use crate::decimal::{Checked, Decimal};
 use serde::Deserialize;
