@@ -3,7 +3,7 @@
 use crate::{KEY, PATIENCE, READER};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use switchyard_server::{Admin, Listeners, Node, Source, config::Config};
 use switchyard_store::key::Digest;
 use tokio::{
@@ -23,7 +23,7 @@ pub struct Server {
     pub file: PathBuf,
     stop: CancellationToken,
     /// Of the node.
-    pub vitals: Vitals,
+    pub vitals: VitalTasks,
     task: JoinHandle<Result<(), String>>,
     _folder: tempfile::TempDir,
 }
@@ -61,7 +61,7 @@ impl Server {
     pub async fn start_in(folder: tempfile::TempDir, text: &str) -> Self {
         let file = folder.path().join("switchyard.toml");
         std::fs::write(&file, text).expect("a file in it");
-        let vitals = Vitals::default();
+        let vitals = VitalTasks::default();
         let source = Source::open(Some(file.clone()), &vitals).expect("signals");
         // Read where it is followed, as a node does: otherwise a change that comes at once may be taken for what was read.
         let path = file.clone();

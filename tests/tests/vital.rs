@@ -10,7 +10,7 @@ async fn a_node_whose_vital_task_panics_stops_cleanly_and_says_why() {
     client.subscribe(json!(["prices"])).await;
     assert_eq!(server.call("GET", "/readyz", None, "").await.0, 200);
 
-    server.vitals.task("the task of this test", async { panic!("on purpose") });
+    server.vitals.spawn("the task of this test", async { panic!("on purpose") });
     // The client has not read its close frame yet, so the node is still running.
     let body = eventually("a node that is not ready", async || {
         let (status, body) = server.call("GET", "/readyz", None, "").await;

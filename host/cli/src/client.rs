@@ -4,7 +4,6 @@
 mod backoff;
 mod lost;
 mod trust;
-pub mod wire;
 
 pub use lost::Lost;
 
@@ -18,6 +17,10 @@ use std::{
     time::Duration,
 };
 use switchyard_process::file::read_input;
+use switchyard_protocol::{
+    client::{ClientRequest, ServerError, ServerFrame, parse},
+    reply,
+};
 use switchyard_server::config::is_open;
 use tokio::{
     net::TcpStream,
@@ -31,7 +34,9 @@ use tokio_tungstenite::{
         protocol::{CloseFrame, frame::coding::CloseCode},
     },
 };
-use wire::{Connected, Head};
+
+/// What the server says when it lets the client in.
+pub type Connected = reply::Connected<ServerError>;
 
 /// Connecting and the upgrade; then again, the answer to `connect`.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -221,7 +226,8 @@ impl Client {
             Ok(Err(tungstenite::Error::Http(answer))) => return Err(Lost::answered(&answer)),
             Ok(Err(error)) => return Err(Lost::broken("cannot connect", error)),
         };
-        let frame = wire::connect(&self.key, self.session.as_deref());
+        let frame = ClientRequest::Connect { api_key: Some(&self.key), session: self.session.as_deref() };
+        let frame = frame.encode(Some(0.into()));
         let greeted = timeout(PATIENCE, async {
             let sent = socket.send(Message::Text(frame.into())).await;
             sent.map_err(|error| Lost::broken("the connection broke", error))?;
@@ -232,7 +238,7 @@ impl Client {
         };
         let connected = connected?;
         self.session = Some(connected.session.clone());
-        let (now, silence) = (Instant::now(), connected.heartbeat.silence());
+        let (now, silence) = (Instant::now(), connected.heartbeat.max_silence());
         self.link = Some(Link { socket, since: now, heard: now, silence });
         Ok(connected)
     }
@@ -255,9 +261,12 @@ async fn greeting(socket: &mut Socket) -> Result<Connected, Lost> {
     let mut said = None;
     loop {
         match socket.next().await {
-            Some(Ok(Message::Text(text))) => match Head::read(&text) {
-                Some(head) if head.kind == "connected" => return Connected::read(&text).map_err(Lost::Final),
-                Some(Head { error: Some(refusal), .. }) => said = Some(refusal.to_string()),
+            Some(Ok(Message::Text(text))) => match parse(&text) {
+                Ok((_, ServerFrame::Connected(connected))) => return Ok(connected),
+                Ok((_, ServerFrame::Error(error))) => said = Some(error.to_string()),
+                Err(error) if error.kind.as_deref() == Some("connected") => {
+                    return Err(Lost::Final(error.to_string()));
+                }
                 _ => return Err(Lost::Final("what answers there is no switchyard".into())),
             },
             Some(Ok(Message::Close(frame))) => return Err(Lost::closed(frame).because(said)),

@@ -8,7 +8,7 @@ use clap::{
 };
 use std::{path::PathBuf, time::Duration};
 use switchyard_process::unit::parse_duration;
-use switchyard_protocol::{room::is_principal, unix_ms};
+use switchyard_protocol::{room::is_valid_principal, unix_ms};
 use switchyard_server::{
     config::{Config, environment},
     generate_key,
@@ -101,7 +101,7 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
 }
 
 fn make(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
-    if !is_principal(&args.principal) {
+    if !is_valid_principal(&args.principal) {
         bail!("'{}' is no principal's name: 1 to 64 of A-Z a-z 0-9 . _ -", args.principal);
     }
     Ok(KeyConfig {
@@ -116,7 +116,7 @@ fn make(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
 
 /// Of a key that is made now.
 fn parse_life(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
+    match parse_duration(text).map_err(|error| error.to_string())? {
         life if life < Duration::from_secs(1) => {
             Err(format!("'{text}' is over at once; it is 1s at least, such as 90d"))
         }

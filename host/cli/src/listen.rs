@@ -4,10 +4,7 @@
 mod screen;
 mod seen;
 
-use super::client::{
-    Client, Connect, Lost, note,
-    wire::{self, Connected, Head, Position, RoomState, Subscribed, Wanted},
-};
+use super::client::{Client, Connect, Connected, Lost, note};
 use super::signals::Signals;
 use crate::output::OutputError;
 use anyhow::bail;
@@ -15,6 +12,11 @@ use screen::Screen;
 use seen::Seen;
 use serde_json::value::RawValue;
 use std::time::Duration;
+use switchyard_protocol::{
+    Position,
+    client::{ClientRequest, ServerError, ServerFrame, SubscribeEntry, parse},
+    reply::{RoomResult, RoomResults},
+};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often what was printed is acknowledged.
@@ -54,7 +56,7 @@ fn filter(text: &str) -> Result<Box<RawValue>, String> {
 fn position(text: &str) -> Result<Position, String> {
     let (epoch, offset) = text.split_once(':').unwrap_or_default();
     match offset.parse() {
-        Ok(offset) if !epoch.is_empty() => Ok(Position { epoch: epoch.to_owned(), offset }),
+        Ok(offset) if !epoch.is_empty() => Ok(Position { epoch: epoch.into(), offset }),
         _ => Err("a position is EPOCH:OFFSET, such as k3f9:17".to_owned()),
     }
 }
@@ -145,56 +147,61 @@ impl Listener {
     }
 
     /// Subscribes to what the session does not hold: everything in a new one.
-    async fn join(&mut self, client: &mut Client, held: &[RoomState]) -> Result<(), Stop> {
+    async fn join(&mut self, client: &mut Client, held: &[RoomResult<ServerError>]) -> Result<(), Stop> {
         let filter = self.args.filter.as_deref();
         let mut wanted = vec![];
         for room in &self.args.rooms {
             // `*` and inboxes need no subscribing, and refuse it.
             let special = room == "*" || room.starts_with('@');
-            if !special && held.iter().all(|held| held.room != self.seen.name(room)) {
+            if !special && held.iter().all(|held| &*held.room != self.seen.name(room)) {
                 let since = self.seen.position(room).or_else(|| self.args.since.clone());
-                wanted.push(Wanted { room, filter, since });
+                wanted.push(SubscribeEntry { room, filter, since });
             }
         }
         if !wanted.is_empty() {
-            client.send(wire::subscribe(SUBSCRIBE, &wanted)).await?;
+            let request = ClientRequest::Subscribe { rooms: &wanted };
+            client.send(request.encode(Some(SUBSCRIBE.into()))).await?;
         }
         Ok(())
     }
 
     fn frame(&mut self, text: &str) -> Result<(), Stop> {
-        let Some(head) = Head::read(text) else { return Ok(()) };
-        let room = head.room.as_deref().unwrap_or_default();
-        match (&*head.kind, head.offset) {
-            ("message", Some(offset)) => {
-                if self.seen.is_new(room, offset) {
-                    self.screen.show(text, &head)?;
+        let (id, frame) = match parse(text) {
+            Ok(parsed) => parsed,
+            Err(error) if error.kind.as_deref() == Some("subscribed") => {
+                return Err(anyhow::Error::new(error).into());
+            }
+            Err(_) => return Ok(()),
+        };
+        match frame {
+            ServerFrame::Message(delivery) => {
+                if self.seen.is_new(&delivery.room, delivery.offset) {
+                    self.screen.show(text, &delivery)?;
                 }
                 if self.args.count.is_some_and(|most| self.screen.shown >= most) {
                     return Err(Stop::Done);
                 }
             }
-            ("gap", Some(offset)) => {
-                self.seen.skip(room, head.epoch.as_deref(), offset.saturating_sub(1));
+            ServerFrame::Gap(gap) => {
+                self.seen.skip(&gap.room, &gap.epoch, gap.offset.saturating_sub(1));
                 note(format_args!(
-                    "{room}: messages before offset {offset} were lost and are no longer held"
+                    "{}: messages before offset {} were lost and are no longer held",
+                    gap.room, gap.offset
                 ));
             }
-            ("subscribed", _) => self.subscribed(text)?,
-            ("error", _) => {
-                let Some(refusal) = head.error else { return Ok(()) };
-                if head.id == Some(SUBSCRIBE) {
-                    return Err(anyhow::anyhow!("{refusal}").into());
+            ServerFrame::Subscribed(RoomResults { results }) => self.subscribed(&results)?,
+            ServerFrame::Error(error) => {
+                if id == Some(SUBSCRIBE.into()) {
+                    return Err(anyhow::Error::new(error).into());
                 }
-                note(refusal);
+                note(error);
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn subscribed(&mut self, text: &str) -> anyhow::Result<()> {
-        let Subscribed { results } = serde_json::from_str(text)?;
+    fn subscribed(&mut self, results: &[RoomResult<ServerError>]) -> anyhow::Result<()> {
         results.iter().for_each(|room| self.joined(room));
         // A room beside these may still be heard: the inbox, when it was asked for.
         let refused: Vec<_> =
@@ -207,8 +214,8 @@ impl Listener {
         Ok(())
     }
 
-    fn joined(&mut self, state: &RoomState) {
-        let RoomState { room, requested, epoch, offset, recovered, .. } = state;
+    fn joined(&mut self, state: &RoomResult<ServerError>) {
+        let RoomResult { room, requested, epoch, offset, recovered, .. } = state;
         let (Some(epoch), Some(offset)) = (epoch, offset) else {
             // Of a resumed session: the room is no longer for us.
             if let (Some(refusal), Some(_)) = (&state.error, recovered) {
@@ -231,11 +238,11 @@ impl Listener {
     }
 
     async fn acknowledge(&mut self, client: &mut Client) -> Result<(), Lost> {
-        let offsets = self.seen.unacknowledged();
-        if offsets.is_empty() {
+        let acks = self.seen.unacknowledged();
+        if acks.is_empty() {
             return Ok(());
         }
-        client.send(wire::ack(&offsets)).await?;
+        client.send(ClientRequest::Ack { acks: &acks }.encode(None)).await?;
         self.seen.acknowledged();
         Ok(())
     }

@@ -6,16 +6,17 @@ pub(crate) mod feed;
 mod progress;
 mod window;
 
-use super::client::{
-    Client, Connect, Lost, note,
-    wire::{Connected, Head, Refusal},
-};
+use super::client::{Client, Connect, Connected, Lost, note};
 use super::signals::Signals;
 use anyhow::{Context, bail};
 use feed::{Item, Lines, Outgoing, Pace, Speed};
 use progress::{Progress, grouped};
 use serde_json::value::RawValue;
 use std::{io::Read, path::PathBuf, time::Duration};
+use switchyard_protocol::{
+    ErrorCode, Refusal,
+    client::{ServerFrame, parse},
+};
 use tokio::time::{Instant, sleep_until, timeout};
 use window::{Tally, Window};
 
@@ -176,29 +177,29 @@ impl Publisher {
         let size = message.data.get().len();
         if size > self.most {
             let why = format!("data has {size} bytes, at most {} are allowed", self.most);
-            let refusal = Refusal { code: "message_too_large".into(), message: why, retry_after: None };
+            let refusal = Refusal::new(ErrorCode::MessageTooLarge, why);
             self.progress.clear();
-            self.tally.refused(message.line, &message.room, &refusal)?;
+            self.tally.refused(message.line, &message.room, &refusal.into())?;
             return Ok(None);
         }
         Ok(Some((self.pace.due(message.time, Instant::now()), message)))
     }
 
     fn hear(&mut self, text: &str) -> anyhow::Result<()> {
-        let Some(head) = Head::read(text) else { return Ok(()) };
-        let Some(sent) = head.id.and_then(|id| self.window.answered(id)) else {
-            if let Some(refusal) = head.error {
+        let Ok((id, frame)) = parse(text) else { return Ok(()) };
+        let sent = id.and_then(|id| self.window.answered(id.number()?));
+        match (sent, frame) {
+            (Some(sent), ServerFrame::Error(error)) => {
                 self.progress.clear();
-                note(refusal);
+                self.tally.refused(sent.line, &sent.room, &error)
             }
-            return Ok(());
-        };
-        match head.error {
-            Some(refusal) => {
+            (Some(sent), ServerFrame::Published(published)) => self.tally.published(sent.line, &published),
+            (None, ServerFrame::Error(error)) => {
                 self.progress.clear();
-                self.tally.refused(sent.line, &sent.room, &refusal)
+                note(error);
+                Ok(())
             }
-            None => self.tally.published(sent.line, &head),
+            _ => Ok(()),
         }
     }
 

@@ -6,8 +6,8 @@ use anyhow::Context;
 use clap::Args;
 use std::{io, net::SocketAddr, path::PathBuf};
 use switchyard_plugin::{Compiler, Engine, PluginConfig};
-use switchyard_process::vital::Vitals;
-use switchyard_protocol::room::{Pattern, is_principal};
+use switchyard_process::vital::VitalTasks;
+use switchyard_protocol::room::{RoomPattern, is_valid_principal};
 use switchyard_server::{
     Admin, Listeners, Node, Source, Tls,
     config::{Config, Text, environment, find, line},
@@ -39,7 +39,7 @@ const PLUGINS: &str = "plugins";
 pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    let vitals = Vitals::default();
+    let vitals = VitalTasks::default();
     let source = Source::open(args.config.clone(), &vitals).context("files cannot be watched")?;
     let (config, key) = tokio::select! {
         biased;
@@ -140,7 +140,7 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
     files.sort();
     // Such as `orderbook (1).wasm`, which a browser writes beside `orderbook.wasm`.
     files.retain(|file| {
-        let is_name = file.file_stem().is_some_and(|name| name.to_str().is_some_and(is_principal));
+        let is_name = file.file_stem().is_some_and(|name| name.to_str().is_some_and(is_valid_principal));
         if !is_name {
             let file = file.display();
             tracing::warn!("{file} is not loaded, for a plugin's name is 1 to 64 of A-Z a-z 0-9 . _ -");
@@ -149,7 +149,7 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
     });
     let plugin = |file: PathBuf| {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let pattern = |text: String| Pattern::try_from(text).map_err(anyhow::Error::msg);
+        let pattern = |text: String| RoomPattern::try_from(text).map_err(anyhow::Error::msg);
         let rooms = vec![pattern(name.clone())?, pattern(format!("{name}:**"))?];
         Ok(PluginConfig::found(name, file, rooms))
     };

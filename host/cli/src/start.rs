@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{COMMAND, compile_for_parent};
-use switchyard_process::log::{Log, payload};
+use switchyard_process::log::{Log, panic_message};
 use tokio::runtime::{Builder, Runtime};
 
 /// The program `switchyard`.
@@ -31,9 +31,9 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    log.subscribe();
+    log.install();
     let ended = runtime(&log).and_then(|runtime| {
-        log.take_panics();
+        log.install_panic_hook();
         // A panic was logged, and is written before the process ends.
         let ran = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(cli.run())));
         // Not awaited: a thread may be in a call that does not end.
@@ -45,9 +45,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // The way of the log, which never blocks.
             if let Some(Faults(all)) = error.downcast_ref() {
-                all.iter().for_each(|fault| log.say(fault));
+                all.iter().for_each(|fault| log.write_message(fault));
             } else if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
-                log.say(format_args!("{error:#}"));
+                log.write_message(format_args!("{error:#}"));
             }
             ExitCode::FAILURE
         }
@@ -67,7 +67,7 @@ fn runtime(log: &Log) -> anyhow::Result<Runtime> {
     let says = log.clone();
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        says.say(format_args!("the runtime cannot be started: {}", payload(panic.payload())));
+        says.write_message(format_args!("the runtime cannot be started: {}", panic_message(panic.payload())));
         says.flush();
         std::process::exit(1);
     }));

@@ -9,7 +9,7 @@ use std::{
     thread::{self, Thread},
     time::Duration,
 };
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 
 /// How often running guests are reminded of their deadline.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -31,10 +31,10 @@ struct Shared {
 pub(crate) struct Running<'a>(&'a Shared);
 
 impl Clock {
-    pub(crate) fn start(tick: impl Fn() + Send + 'static, vitals: &Vitals) -> io::Result<Self> {
+    pub(crate) fn start(tick: impl Fn() + Send + 'static, vitals: &VitalTasks) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let ticking = shared.clone();
-        let thread = vitals.thread("plugin-deadlines".into(), move || {
+        let thread = vitals.spawn_thread("plugin-deadlines".into(), move || {
             while !ticking.ended.load(SeqCst) {
                 match ticking.running.load(SeqCst) {
                     0 => ticking.rest(),
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn ticks_while_a_call_runs_and_ends_with_its_owner() {
         let (ticked, ticks) = mpsc::channel();
-        let clock = Clock::start(move || ticked.send(()).unwrap(), &Vitals::default()).unwrap();
+        let clock = Clock::start(move || ticked.send(()).unwrap(), &VitalTasks::default()).unwrap();
         for _ in 0..3 {
             let _running = clock.run();
             ticks.recv_timeout(PATIENCE).unwrap();

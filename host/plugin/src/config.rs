@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 use switchyard_process::{
-    file::{self, NotTaken, Unreadable},
+    file::{self, FileError, UnusableFile},
     unit,
 };
-use switchyard_protocol::room::Pattern;
+use switchyard_protocol::room::RoomPattern;
 
 /// Bytes of a file that holds a signature: one line.
 const SIGNATURE: u64 = 1024;
@@ -27,7 +27,7 @@ pub struct PluginConfig {
     pub file: PathBuf,
     /// Of the file, in hexadecimal; another file is refused.
     pub sha256: Option<String>,
-    pub rooms: Vec<Pattern>,
+    pub rooms: Vec<RoomPattern>,
     /// Handed to the plugin as JSON.
     #[serde(default)]
     pub config: toml::Table,
@@ -95,7 +95,7 @@ impl PluginConfig {
     }
 
     /// A file that was found rather than configured.
-    pub fn found(name: String, file: PathBuf, rooms: Vec<Pattern>) -> Self {
+    pub fn found(name: String, file: PathBuf, rooms: Vec<RoomPattern>) -> Self {
         Self {
             name: toml::Spanned::new(0..0, name),
             file,
@@ -124,17 +124,17 @@ impl PluginConfig {
     }
 
     /// The signature beside the file, if there is one.
-    fn signature(&self) -> Result<Option<String>, NotTaken> {
+    fn signature(&self) -> Result<Option<String>, UnusableFile> {
         let file = signature_file(&self.file);
         read_signature(&file).map_err(|why| self.not_taken(&file, &why))
     }
 
-    fn not_taken(&self, file: &Path, why: &Unreadable) -> NotTaken {
-        NotTaken::new(format_args!("plugin '{}': {}", self.name(), file.display()), why)
+    fn not_taken(&self, file: &Path, why: &FileError) -> UnusableFile {
+        UnusableFile::new(format_args!("plugin '{}': {}", self.name(), file.display()), why)
     }
 
     /// The file and its signature, as they are now. Blocks.
-    pub fn read(&self) -> Result<Source, NotTaken> {
+    pub fn read(&self) -> Result<Source, UnusableFile> {
         let code = file::read(&self.file, contract::LARGEST as u64);
         let code = code.map_err(|why| self.not_taken(&self.file, &why))?;
         Ok(Source { code: code.into(), signature: self.signature()? })
@@ -180,10 +180,10 @@ pub fn signature_file(file: &Path) -> PathBuf {
 }
 
 /// What a file of a signature holds; `None` where there is no file.
-pub fn read_signature(file: &Path) -> Result<Option<String>, Unreadable> {
+pub fn read_signature(file: &Path) -> Result<Option<String>, FileError> {
     match file::read_text(file, SIGNATURE) {
         Ok(text) => Ok(Some(text)),
-        Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(FileError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -66,17 +66,17 @@ pub struct Engine {
 impl Engine {
     /// For the command line and tests: one that no node depends on.
     pub fn new() -> Result<Self, EngineError> {
-        Self::start(&Vitals::default(), Compiler::Here)
+        Self::start(&VitalTasks::default(), Compiler::Here)
     }
 
     /// The same, for what is to be refused as a node refuses it.
     pub fn strict() -> Result<Self, EngineError> {
-        Self::start(&Vitals::default(), Compiler::Child)
+        Self::start(&VitalTasks::default(), Compiler::Child)
     }
 
     /// Starts the runtime and the thread that drives deadlines, which ends with the last clone and the last
     /// plugin of the engine.
-    pub fn start(vitals: &Vitals, compiler: Compiler) -> Result<Self, EngineError> {
+    pub fn start(vitals: &VitalTasks, compiler: Compiler) -> Result<Self, EngineError> {
         // Who has others compile needs no threads for it.
         let here = compiler == Compiler::Here;
         let runtime = wasmtime::Engine::new(&config(Some(pool()), here)).or_else(|error| {
@@ -89,10 +89,10 @@ impl Engine {
 
     /// For authors: one that counts the instructions of calls, and so is slower. See [`super::Plugin::instructions`].
     pub fn counting() -> Result<Self, EngineError> {
-        Self::drive(compiling(true)?, true, &Vitals::default())
+        Self::drive(compiling(true)?, true, &VitalTasks::default())
     }
 
-    fn drive(runtime: wasmtime::Engine, counts: bool, vitals: &Vitals) -> Result<Self, EngineError> {
+    fn drive(runtime: wasmtime::Engine, counts: bool, vitals: &VitalTasks) -> Result<Self, EngineError> {
         let held = runtime.weak();
         let tick = move || {
             if let Some(runtime) = held.upgrade() {

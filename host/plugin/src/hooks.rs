@@ -9,7 +9,7 @@ use super::shadow::{Message, Question, Subscribing};
 use super::suspects::Blame;
 use bytesize::ByteSize;
 use std::time::Instant;
-use switchyard_protocol::room::MAX_NAME;
+use switchyard_protocol::room::MAX_NAME_BYTES;
 
 impl Governor {
     /// Whether a connection may be, once its key was found good; the limits hold for the connection.
@@ -44,10 +44,10 @@ impl Governor {
         let answer = match self.ask(Call::Room, Blame::Caller(who), |instance| instance.room(room)) {
             Ok(answer) => answer.and_then(|verdict| {
                 let canonical = verdict.canonical.filter(|canonical| canonical != room);
-                if let Some(length) = canonical.as_ref().map(String::len).filter(|length| *length > MAX_NAME)
+                if let Some(length) = canonical.as_ref().map(String::len).filter(|length| *length > MAX_NAME_BYTES)
                 {
                     let message = format!(
-                        "plugin '{}' makes a name of {length} bytes of it, at most {MAX_NAME} are allowed",
+                        "plugin '{}' makes a name of {length} bytes of it, at most {MAX_NAME_BYTES} are allowed",
                         self.name()
                     );
                     return Err(Refusal::new(RefusalCode::Invalid, message));

@@ -174,7 +174,9 @@ impl Instance {
         if let Ok(publish::Verdict::Replace(data)) = &answer {
             // A raw value is checked for UTF-8 too, and it is what the host will embed.
             let wrong = match serde_json::from_slice::<&serde_json::value::RawValue>(data) {
-                Ok(json) => json::check(json.get()).err().map(|unfit| format!("a replacement that {unfit}")),
+                Ok(json) => {
+                    json::check_portable(json.get()).err().map(|unfit| format!("a replacement that {unfit}"))
+                }
                 Err(error) => Some(format!("a replacement that is not JSON ({error})")),
             };
             if let Some(wrong) = wrong {

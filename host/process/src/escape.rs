@@ -1,15 +1,17 @@
-//! Text of others on its way to a terminal or into a log: what would move the cursor, begin another line or turn the reading
-//! direction is written as an escape instead.
+//! Text of others on its way to a terminal or into a log. What would move the cursor, begin another line or change the
+//! direction of text is written as an escape instead. Does not write anything itself.
 
 use std::fmt::{self, Write};
 
-/// Controls (C0, DEL, C1), the two line separators of Unicode, and what sets the direction of text.
+/// Control characters (C0, DEL, C1), the two line separators of Unicode, and the marks that set the direction of text.
 fn is_escaped(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Shows a value with such characters as JSON escapes, so that JSON stays the same JSON: within it they are only in strings.
+/// Displays a value with control characters and the like as JSON escapes, such as `\n` and `\u001b`.
+///
+/// JSON text on one line, without tabs between its tokens, keeps its meaning: it has such characters only in strings.
 pub struct Escaped<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
@@ -18,7 +20,7 @@ impl<T: fmt::Display> fmt::Display for Escaped<T> {
     }
 }
 
-/// Passes on what is written to it, escaped.
+/// Escapes what is written to it, and passes it on.
 pub(crate) struct Escaper<W>(pub W);
 
 impl<W: Write> Write for Escaper<W> {
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_drives_a_terminal_is_escaped_and_all_else_stays() {
+    fn only_what_controls_a_terminal_is_escaped() {
         for (text, expected) in [
             ("plain, ä, 漢, 👩‍🚀, \u{feff}", "plain, ä, 漢, 👩‍🚀, \u{feff}"),
             ("a\nb\r\tc", "a\\nb\\r\\tc"),
@@ -58,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_what_it_meant() {
+    fn escaped_json_has_the_same_value() {
         let value = serde_json::json!({"a\u{202e}": ["\u{9b}31m", "\u{1b}[0m", "\u{7f}\n"]});
         let shown = Escaped(&value).to_string();
         assert!(!shown.contains(is_escaped), "{shown}");

@@ -1,4 +1,5 @@
-//! Files that others write while this process runs: how two states of one are told apart, and how one is read whole.
+//! Reading files that others may write meanwhile: how to notice that a file has changed, and how to read one whole. Does
+//! not watch files.
 
 use std::{
     fmt,
@@ -9,44 +10,46 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// A file that changes while it is read is read so often, with a pause between two attempts.
-const ATTEMPTS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(50);
-/// Times of files are no finer than this. Two states within it may look the same.
-const GRAIN: Duration = Duration::from_millis(20);
+/// How often a file is read that changes while it is read.
+const MAX_ATTEMPTS: u32 = 10;
+/// The pause between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The times of files are no finer than this, so two states of a file within it may look the same.
+const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 
-/// One state of the file that a path leads to. Where two are the same, nobody has written to it or put another in its place.
+/// One state of the file at a path. If two are equal, nobody has written to the file or replaced it in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
-    /// Seconds and nanoseconds.
+    /// When the content was changed: seconds and nanoseconds.
     modified: (i64, i64),
+    /// When the content or the attributes were changed, likewise.
     changed: (i64, i64),
 }
 
-impl Stamp {
-    /// `None`: nothing is there that could be looked at.
+impl FileStamp {
+    /// The state of the file at a path, behind links; `None` if there is no file or it cannot be examined.
     pub fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().as_ref().map(Self::from)
     }
 
-    /// Whether it is the same file, whatever is in it.
+    /// Whether it is the same file, whatever its content is.
     pub fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
-    /// Whether it came about so short a time before that another that follows may look the same.
+    /// Whether the file was changed so recently that its next state may look the same.
     fn is_fresh(&self, now: SystemTime) -> bool {
         let (seconds, nanos) = self.changed;
         let Ok(seconds) = u64::try_from(seconds) else { return false };
         let changed = UNIX_EPOCH + Duration::new(seconds, nanos as u32);
-        now.duration_since(changed).is_ok_and(|age| age < GRAIN)
+        now.duration_since(changed).is_ok_and(|age| age < TIMESTAMP_RESOLUTION)
     }
 }
 
-impl From<&Metadata> for Stamp {
+impl From<&Metadata> for FileStamp {
     fn from(file: &Metadata) -> Self {
         Self {
             device: file.dev(),
@@ -58,126 +61,154 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Why a file was not read.
+/// Why a file cannot be read. The message does not name the file.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum FileError {
+    /// The system reports an error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it is {0}, and must be a regular file")]
-    Kind(&'static str),
-    #[error("it has more than {0} bytes")]
+    /// It is not a regular file but, for example, `a folder`.
+    #[error("expected a regular file, found {0}")]
+    NotRegular(&'static str),
+    /// It has more bytes than this.
+    #[error("the file has more than {0} bytes")]
     TooLarge(u64),
-    #[error("it changes again and again while it is read")]
+    /// It changed during each of several attempts.
+    #[error("the file keeps changing while it is read")]
     Changing,
-    #[error("it is not text in UTF-8")]
-    NoText,
+    /// It is not UTF-8.
+    #[error("the file is not text in UTF-8")]
+    NotUtf8,
 }
 
-impl Unreadable {
-    /// Whether nothing is wrong with the file, so that it may be read a moment later without being another one by then.
-    fn is_passing(&self) -> bool {
+impl FileError {
+    /// Whether a later attempt may succeed although nobody changes the file.
+    fn is_temporary(&self) -> bool {
         match self {
             Self::Io(error) => error.kind() != io::ErrorKind::NotFound,
             Self::Changing => true,
-            Self::Kind(_) | Self::TooLarge(_) | Self::NoText => false,
+            Self::NotRegular(_) | Self::TooLarge(_) | Self::NotUtf8 => false,
         }
     }
 }
 
-/// Why what files hold is not taken, in a sentence that names the file.
+/// Why the content of a file cannot be used. The message names the file.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
-    /// It could not be read, and may be read later though nobody changes it: no file could be opened, or a disk did not answer.
+pub enum UnusableFile {
+    /// The file could not be read, and may be readable later although nobody changes it: the process has too many open
+    /// files, or a disk does not answer.
     #[error("{0}")]
-    Unread(String),
-    /// It is wrong until somebody changes it.
+    Temporary(String),
+    /// The file is invalid until somebody changes it.
     #[error("{0}")]
-    Wrong(String),
+    Invalid(String),
 }
 
-impl NotTaken {
-    /// `what` says whose file it is.
-    pub fn new(what: impl fmt::Display, why: &Unreadable) -> Self {
-        let sentence = format!("{what}: {why}");
-        match why.is_passing() {
-            true => Self::Unread(sentence),
-            false => Self::Wrong(sentence),
+impl UnusableFile {
+    /// The file that `what` names could not be read.
+    pub fn new(what: impl fmt::Display, error: &FileError) -> Self {
+        let message = format!("{what}: {error}");
+        match error.is_temporary() {
+            true => Self::Temporary(message),
+            false => Self::Invalid(message),
         }
     }
 }
 
-/// Reads a regular file, behind links too, as it was at one moment, of at most so many bytes. Blocks.
-pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unreadable> {
-    for attempt in 0..ATTEMPTS {
+/// Reads a regular file, behind links too, as it was at one moment. Blocks: up to half a second for a file that keeps
+/// changing, and for as long as the file system does.
+///
+/// # Errors
+///
+/// If the file cannot be read, is not a regular file, has more than `max_bytes`, or keeps changing.
+pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
+    for attempt in 0..MAX_ATTEMPTS {
         if attempt > 0 {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_DELAY);
         }
-        if let Some(bytes) = read_unchanged(path, largest)? {
+        if let Some(bytes) = read_unchanged(path, max_bytes)? {
             return Ok(bytes);
         }
     }
-    Err(Unreadable::Changing)
+    Err(FileError::Changing)
 }
 
-/// `None`: it changed meanwhile.
-fn read_unchanged(path: &Path, largest: u64) -> Result<Option<Vec<u8>>, Unreadable> {
-    // Before it is opened, which may do something to a device.
+/// `None` if the file changed meanwhile.
+fn read_unchanged(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
+    // Checked before it is opened, because opening a device may have an effect.
     must_be_regular(&fs::metadata(path)?)?;
     let file = open(path)?;
     let before = file.metadata()?;
     must_be_regular(&before)?;
-    if before.len() > largest {
-        return Err(Unreadable::TooLarge(largest));
+    if before.len() > max_bytes {
+        return Err(FileError::TooLarge(max_bytes));
     }
-    let before = Stamp::from(&before);
+    let before = FileStamp::from(&before);
     if before.is_fresh(SystemTime::now()) {
         return Ok(None);
     }
-    let bytes = read_at_most(&file, largest)?;
-    let is_unchanged = Stamp::from(&file.metadata()?) == before && Stamp::of(path) == Some(before);
+    let bytes = read_at_most(&file, max_bytes)?;
+    let is_unchanged = FileStamp::from(&file.metadata()?) == before && FileStamp::of(path) == Some(before);
     Ok(is_unchanged.then_some(bytes))
 }
 
-/// Never waits for whoever writes into a pipe, which may be there by now.
+/// Opens a file without waiting: a pipe, which may be there by now, would wait for somebody who writes to it.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// The same of a file that holds text.
-pub fn read_text(path: &Path, largest: u64) -> Result<String, Unreadable> {
-    text(read(path, largest)?)
+/// Reads a text file, as [`read`] does, without its byte order mark.
+///
+/// # Errors
+///
+/// Those of [`read`], and if the content is not UTF-8.
+pub fn read_text(path: &Path, max_bytes: u64) -> Result<String, FileError> {
+    decode_utf8(read(path, max_bytes)?)
 }
 
-pub fn text(bytes: Vec<u8>) -> Result<String, Unreadable> {
-    String::from_utf8(without_mark(&bytes).to_vec()).map_err(|_| Unreadable::NoText)
+/// The text of a file, without its byte order mark.
+///
+/// # Errors
+///
+/// If the bytes are not UTF-8.
+pub fn decode_utf8(bytes: Vec<u8>) -> Result<String, FileError> {
+    String::from_utf8(without_bom(&bytes).to_vec()).map_err(|_| FileError::NotUtf8)
 }
 
-/// Reads to the end, where that is not too far.
-pub fn read_at_most(file: &File, largest: u64) -> Result<Vec<u8>, Unreadable> {
+/// Reads a file to its end, whatever it is.
+///
+/// # Errors
+///
+/// If it cannot be read, or has more than `max_bytes`.
+pub fn read_at_most(file: &File, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let mut bytes = vec![];
-    file.take(largest.saturating_add(1)).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > largest {
-        true => Err(Unreadable::TooLarge(largest)),
+    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > max_bytes {
+        true => Err(FileError::TooLarge(max_bytes)),
         false => Ok(bytes),
     }
 }
 
-/// A file's text without the mark that some editors put before it, to say that it is UTF-8.
-pub fn without_mark(bytes: &[u8]) -> &[u8] {
+/// The content of a file without the UTF-8 byte order mark that some editors put in front.
+pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// What a person gives a command, in a file or through a pipe.
-pub fn read_input(path: &Path) -> Result<String, Unreadable> {
-    text(fs::read(path)?)
+/// Reads what a person gives to a command, in a file or through a pipe, without its byte order mark.
+///
+/// # Errors
+///
+/// If it cannot be read or is not UTF-8.
+pub fn read_input(path: &Path) -> Result<String, FileError> {
+    decode_utf8(fs::read(path)?)
 }
 
-fn must_be_regular(file: &Metadata) -> Result<(), Unreadable> {
-    kind(file.file_type()).map_or(Ok(()), |kind| Err(Unreadable::Kind(kind)))
+fn must_be_regular(file: &Metadata) -> Result<(), FileError> {
+    special_kind(file.file_type()).map_or(Ok(()), |kind| Err(FileError::NotRegular(kind)))
 }
 
-/// What a file is that is no regular one.
-pub fn kind(file: FileType) -> Option<&'static str> {
+/// What a file is if it is not a regular one, such as `a folder`; `None` for a regular file.
+pub fn special_kind(file: FileType) -> Option<&'static str> {
     match file {
         file if file.is_file() => None,
         file if file.is_dir() => Some("a folder"),
@@ -196,7 +227,7 @@ mod tests {
     };
 
     #[test]
-    fn only_a_regular_file_is_read_and_the_error_says_what_it_is() {
+    fn only_regular_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "text").unwrap();
@@ -204,9 +235,9 @@ mod tests {
         assert_eq!(read(&folder.path().join("link"), 4).unwrap(), b"text");
         let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
         for (path, expected) in [
-            (folder.path().to_owned(), "it is a folder, and must be a regular file"),
-            (folder.path().join("socket"), "it is a socket,"),
-            ("/dev/null".into(), "it is a device,"),
+            (folder.path().to_owned(), "expected a regular file, found a folder"),
+            (folder.path().join("socket"), "expected a regular file, found a socket"),
+            ("/dev/null".into(), "expected a regular file, found a device"),
             (folder.path().join("none"), "No such file"),
         ] {
             let error = read(&path, 1000).unwrap_err().to_string();
@@ -215,19 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_than_was_asked_for() {
+    fn the_size_is_limited() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "12345").unwrap();
         assert_eq!(read(&file, 5).unwrap(), b"12345");
-        assert_eq!(read(&file, 4).unwrap_err().to_string(), "it has more than 4 bytes");
-        // What says nothing of its size.
+        assert_eq!(read(&file, 4).unwrap_err().to_string(), "the file has more than 4 bytes");
+        // A device does not report its size.
         let endless = File::open("/dev/zero").unwrap();
-        assert_eq!(read_at_most(&endless, 4).unwrap_err().to_string(), "it has more than 4 bytes");
+        assert_eq!(read_at_most(&endless, 4).unwrap_err().to_string(), "the file has more than 4 bytes");
     }
 
     #[test]
-    fn a_pipe_that_nobody_writes_to_is_opened_all_the_same() {
+    fn opening_a_pipe_that_nobody_writes_to_does_not_wait() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
@@ -235,12 +266,12 @@ mod tests {
         let (opened, is_open) = std::sync::mpsc::channel();
         let opening = move || opened.send(open(&pipe).map(|file| file.metadata().unwrap().file_type()));
         std::thread::Builder::new().spawn(opening).unwrap();
-        let kind_of = is_open.recv_timeout(Duration::from_secs(10)).expect("it does not wait").unwrap();
-        assert_eq!(kind(kind_of), Some("a pipe"));
+        let file_type = is_open.recv_timeout(Duration::from_secs(10)).expect("it does not wait").unwrap();
+        assert_eq!(special_kind(file_type), Some("a pipe"));
     }
 
     #[test]
-    fn a_file_that_is_written_over_and_over_is_never_read_in_part() {
+    fn a_file_is_never_read_in_part_while_it_is_rewritten() {
         let folder = tempfile::tempdir().unwrap();
         let (file, new) = (folder.path().join("file"), folder.path().join("new"));
         let whole = |byte: u8| vec![byte; 1 << 20];
@@ -265,16 +296,16 @@ mod tests {
                 match read(&file, 2 << 20) {
                     Ok(bytes) => {
                         read_whole += 1;
-                        // What was cut off and not yet written again is a state of the file, too.
+                        // A file that was truncated and not yet written again has a consistent state, too.
                         let first = bytes.first().copied().unwrap_or(0);
                         assert!(bytes.iter().all(|byte| *byte == first), "parts of two states");
                     }
-                    Err(Unreadable::Changing) => {}
+                    Err(FileError::Changing) => {}
                     Err(error) => panic!("{error}"),
                 }
             }
             ends.store(true, Ordering::Relaxed);
-            assert!(read_whole > 0, "it was read now and then");
+            assert!(read_whole > 0, "some attempts succeed");
         });
     }
 }

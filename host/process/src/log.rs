@@ -1,15 +1,17 @@
-//! Where log lines go: a bounded queue that a thread of its own empties into standard error. Logging never waits and never
-//! panics, whatever became of standard error; a line that finds no room, or cannot be written, is dropped and counted. So is one
-//! of a place that logs too often (`places.rs`), and each line is one, and not too long (`line.rs`).
+//! The log: a bounded queue, which a thread writes to standard error. Decides nothing about what is logged.
+//!
+//! Logging never blocks and never panics, whatever happens to standard error. A line is dropped and counted if the queue
+//! is full, if it cannot be written, or if its callsite logs too often (`rate_limit.rs`). Lines have a maximum length and
+//! cannot forge other lines (`fields.rs`).
 
+mod fields;
 mod levels;
-mod line;
-mod places;
+mod rate_limit;
 
 use crate::escape::Escaper;
-use line::{Clip, Fields, LONGEST};
-use places::{Places, REPORT};
+use fields::{EscapedFields, LimitedWriter, MAX_LINE_BYTES};
 use prometheus_client::metrics::counter::Counter;
+use rate_limit::{CallsiteLimiter, REPORT_INTERVAL};
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt::{self, Write as _},
@@ -25,82 +27,90 @@ use std::{
 };
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Lines that may wait to be written.
-const LINES: usize = 8192;
-/// Bytes that all of them may have.
-const BYTES: usize = 4 << 20;
-/// How long the end of the process waits for what was logged last.
-const FLUSH: Duration = Duration::from_secs(1);
+/// The most lines that may wait to be written.
+const MAX_QUEUED_LINES: usize = 8192;
+/// The most bytes that may wait to be written.
+const MAX_QUEUED_BYTES: usize = 4 << 20;
+/// How long a flush waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most bytes of the backtrace of a panic.
+const MAX_BACKTRACE_BYTES: usize = 64 << 10;
 
-/// Bytes of what a panic leaves of its way.
-const TRACE: usize = 64 << 10;
+/// Of the whole process, as the log is.
+static DROPPED_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// Of the process, as its log is.
-static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
-
-/// Lines that nobody will read: there was no room for them, they could not be written, or one place wrote too many.
-pub fn dropped() -> Counter {
-    DROPPED.clone()
+/// The counter of log lines that were dropped: the queue was full, they could not be written, or their callsite logs too
+/// often.
+pub fn dropped_lines() -> Counter {
+    DROPPED_LINES.clone()
 }
 
-/// The way to the log; clones share it.
+/// A handle to the queue of the log. Clones share the queue.
 #[derive(Clone)]
 pub struct Log {
     queue: SyncSender<Entry>,
-    /// Bytes in the queue.
-    waiting: Arc<AtomicUsize>,
-    places: Places,
+    queued_bytes: Arc<AtomicUsize>,
+    limiter: CallsiteLimiter,
 }
 
 enum Entry {
     Line(Vec<u8>),
-    /// Answered when everything before it was written.
+    /// Answered when everything before it is written.
     Flush(SyncSender<()>),
 }
 
 impl Log {
-    /// Starts the thread that writes. It ends with the last clone.
+    /// Starts the thread that writes to `to`. It ends when the last clone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the system cannot start a thread.
     pub fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
-        let (queue, entries) = sync_channel(LINES);
-        let log = Self { queue, waiting: Arc::default(), places: Places::default() };
-        let (waiting, places) = (log.waiting.clone(), log.places.clone());
-        thread::Builder::new().name("log".into()).spawn(move || write(to, &entries, &waiting, &places))?;
+        let (queue, entries) = sync_channel(MAX_QUEUED_LINES);
+        let log = Self { queue, queued_bytes: Arc::default(), limiter: CallsiteLimiter::default() };
+        let (queued_bytes, limiter) = (log.queued_bytes.clone(), log.limiter.clone());
+        let run = move || write_entries(to, &entries, &queued_bytes, &limiter);
+        thread::Builder::new().name("log".into()).spawn(run)?;
         Ok(log)
     }
 
-    /// From now on everything that is logged goes there, as far as `RUST_LOG` asks for it.
-    pub fn subscribe(&self) {
-        let (levels, wrong) = levels::levels(std::env::var_os("RUST_LOG").as_deref());
-        let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).fmt_fields(Fields);
+    /// Makes this the log of the process, with the levels of `RUST_LOG`.
+    ///
+    /// # Panics
+    ///
+    /// If the process already has a log.
+    pub fn install(&self) {
+        let (levels, problem) = levels::filter_of(std::env::var_os("RUST_LOG").as_deref());
+        let lines = tracing_subscriber::fmt::layer().with_writer(self.clone()).fmt_fields(EscapedFields);
         let lines = lines.with_ansi(stderr().is_terminal()).log_internal_errors(false);
-        tracing_subscriber::registry().with(levels).with(self.places.clone()).with(lines).init();
-        if let Some(wrong) = wrong {
-            tracing::warn!("{wrong}");
+        tracing_subscriber::registry().with(levels).with(self.limiter.clone()).with(lines).init();
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
         }
     }
 
-    /// One line, or several that belong together, with the line end.
-    fn put(&self, line: Vec<u8>) {
+    /// Enqueues one line, or several that belong together, with the line break at the end.
+    fn enqueue(&self, line: Vec<u8>) {
         let length = line.len();
-        let fits = self.waiting.fetch_add(length, Ordering::Relaxed) + length <= BYTES;
+        let fits = self.queued_bytes.fetch_add(length, Ordering::Relaxed) + length <= MAX_QUEUED_BYTES;
         if !fits || self.queue.try_send(Entry::Line(line)).is_err() {
-            self.waiting.fetch_sub(length, Ordering::Relaxed);
-            DROPPED.inc();
+            self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
+            DROPPED_LINES.inc();
         }
     }
 
-    /// A sentence that is no log line, such as why the process ends.
-    pub fn say(&self, text: impl fmt::Display) {
-        let (mut line, mut left) = ("switchyard: ".to_owned(), LONGEST);
-        if write!(Escaper(Clip { to: &mut line, left: &mut left }), "{text}").is_err() {
-            line.push_str("… (cut off)");
+    /// Writes a message that is not a log line, such as why the process ends: `switchyard: …`.
+    pub fn write_message(&self, text: impl fmt::Display) {
+        let (mut line, mut left) = ("switchyard: ".to_owned(), MAX_LINE_BYTES);
+        if write!(Escaper(LimitedWriter { to: &mut line, left: &mut left }), "{text}").is_err() {
+            line.push_str("… (truncated)");
         }
-        self.put((line + "\n").into_bytes());
+        self.enqueue((line + "\n").into_bytes());
     }
 
-    /// Waits until what was logged so far is written, but not for a standard error that takes nothing.
+    /// Waits until everything logged so far is written, but for one second at most: standard error may block forever.
     pub fn flush(&self) {
-        let end = Instant::now() + FLUSH;
+        let end = Instant::now() + FLUSH_TIMEOUT;
         let (done, is_done) = sync_channel(1);
         let mut entry = Entry::Flush(done);
         while let Err(TrySendError::Full(full)) = self.queue.try_send(entry) {
@@ -113,49 +123,60 @@ impl Log {
         is_done.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
     }
 
-    /// From now on panics are logged instead of being written to standard error, which could block whoever panics.
-    pub fn take_panics(&self) {
+    /// Logs panics from now on, instead of writing them to standard error, which could block the thread that panics.
+    pub fn install_panic_hook(&self) {
         let log = self.clone();
         std::panic::set_hook(Box::new(move |panic| log.panicked(panic)));
     }
 
     fn panicked(&self, panic: &PanicHookInfo) {
-        let why = payload(panic.payload());
+        let message = panic_message(panic.payload());
         let at = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         let current = thread::current();
         let thread = current.name().unwrap_or("unnamed");
         let backtrace = Backtrace::capture();
-        // What is not logged is said all the same: a panic is a fault of the program.
+        // A panic is a bug, so it is written even if `RUST_LOG` filters it out.
         match tracing::enabled!(tracing::Level::ERROR) {
-            true => tracing::error!(thread, at, "panicked: {why}"),
-            false => self.say(format_args!("thread '{thread}' panicked at {at}: {why}")),
+            true => tracing::error!(thread, at, "panicked: {message}"),
+            false => self.write_message(format_args!("thread '{thread}' panicked at {at}: {message}")),
         }
-        // The program's own text, line by line.
+        // Not escaped: it contains only names of this program, in several lines.
         if backtrace.status() == BacktraceStatus::Captured {
             let mut trace = format!("{backtrace}\n").into_bytes();
-            trace.truncate(TRACE);
-            self.put(trace);
+            trace.truncate(MAX_BACKTRACE_BYTES);
+            self.enqueue(trace);
         }
     }
 }
 
-/// What a panic was given to say.
-pub fn payload(panic: &(dyn std::any::Any + Send)) -> &str {
+/// The message of a panic, from its payload.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
 
-fn write(mut to: impl Write, entries: &Receiver<Entry>, waiting: &AtomicUsize, places: &Places) {
-    // When it is said next what was left out. A place that is left out has logged shortly before.
+fn write_entries(
+    mut to: impl Write,
+    entries: &Receiver<Entry>,
+    queued_bytes: &AtomicUsize,
+    limiter: &CallsiteLimiter,
+) {
+    // When to report suppressed lines next. Any line sets it: a callsite whose lines are suppressed has logged some
+    // shortly before.
     let mut report: Option<Instant> = None;
     loop {
         let now = Instant::now();
         if report.is_some_and(|at| at <= now) {
-            let left_out = places.left_out();
-            report = (!left_out.is_empty()).then(|| now + REPORT);
-            for (place, lines) in left_out {
-                let (module, line) = (&*place.module, place.line);
-                tracing::warn!(module, line, lines, "log lines were left out: one place logs too often");
+            let suppressed = limiter.take_suppressed();
+            report = (!suppressed.is_empty()).then(|| now + REPORT_INTERVAL);
+            for (callsite, lines) in suppressed {
+                let (module, line) = (&*callsite.module, callsite.line);
+                tracing::warn!(
+                    module,
+                    line,
+                    lines,
+                    "log lines suppressed: one place in the code logs too often"
+                );
             }
         }
         let entry = match report {
@@ -166,20 +187,20 @@ fn write(mut to: impl Write, entries: &Receiver<Entry>, waiting: &AtomicUsize, p
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
             Ok(entry) => {
-                report = report.or_else(|| Some(Instant::now() + REPORT));
-                put(&mut to, entry, waiting);
+                report = report.or_else(|| Some(Instant::now() + REPORT_INTERVAL));
+                write_entry(&mut to, entry, queued_bytes);
             }
         }
     }
 }
 
-fn put(to: &mut impl Write, entry: Entry, waiting: &AtomicUsize) {
+fn write_entry(to: &mut impl Write, entry: Entry, queued_bytes: &AtomicUsize) {
     match entry {
         Entry::Line(line) => {
             if to.write_all(&line).and_then(|()| to.flush()).is_err() {
-                DROPPED.inc();
+                DROPPED_LINES.inc();
             }
-            waiting.fetch_sub(line.len(), Ordering::Relaxed);
+            queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
         }
         Entry::Flush(done) => drop(done.try_send(())),
     }
@@ -187,7 +208,7 @@ fn put(to: &mut impl Write, entry: Entry, waiting: &AtomicUsize) {
 
 impl Write for &Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.put(line.to_vec());
+        self.enqueue(line.to_vec());
         Ok(line.len())
     }
 
@@ -209,7 +230,7 @@ mod tests {
     use super::*;
     use std::sync::{Mutex, mpsc};
 
-    /// Takes what it is given one line at a time, when it is allowed to.
+    /// Writes one line each time the channel allows it.
     struct Gate(Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Gate {
@@ -225,35 +246,38 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_dropped_and_counted_and_nobody_waits() {
-        let before = dropped().get();
+    fn lines_that_do_not_fit_are_dropped_and_counted() {
+        let before = dropped_lines().get();
         let (open, gate) = mpsc::channel();
         let text = Arc::<Mutex<Vec<u8>>>::default();
         let log = Log::start(Gate(gate, text.clone())).unwrap();
         let began = Instant::now();
-        for _ in 0..LINES + 100 {
+        for _ in 0..MAX_QUEUED_LINES + 100 {
             (&log).write_all(b"a line\n").unwrap();
         }
-        // One may be with the writer already.
-        assert!(dropped().get() - before >= 99);
+        // The writer may already have one.
+        assert!(dropped_lines().get() - before >= 99);
         log.flush();
         assert!(began.elapsed() < Duration::from_secs(8), "a flush gives up");
-        (0..LINES + 1).for_each(|_| open.send(()).unwrap());
+        (0..MAX_QUEUED_LINES + 1).for_each(|_| open.send(()).unwrap());
         log.flush();
         assert_eq!(&text.lock().unwrap()[..14], b"a line\na line\n");
 
-        // Long lines are bounded by their bytes.
-        let so_far = dropped().get();
+        // The bytes in the queue are limited, too.
+        let so_far = dropped_lines().get();
         for _ in 0..10 {
-            log.put(vec![b'x'; BYTES / 4]);
+            log.enqueue(vec![b'x'; MAX_QUEUED_BYTES / 4]);
         }
-        assert!(dropped().get() - so_far >= 5 && log.waiting.load(Ordering::Relaxed) <= BYTES);
-        // What cannot be written is dropped, and the thread goes on.
-        let so_far = dropped().get();
+        assert!(
+            dropped_lines().get() - so_far >= 5
+                && log.queued_bytes.load(Ordering::Relaxed) <= MAX_QUEUED_BYTES
+        );
+        // A line that cannot be written is dropped, and the thread goes on.
+        let so_far = dropped_lines().get();
         drop(open);
-        log.put(b"nobody reads this\n".to_vec());
+        log.enqueue(b"nobody reads this\n".to_vec());
         log.flush();
-        assert!(dropped().get() > so_far);
-        assert_eq!(log.waiting.load(Ordering::Relaxed), 0);
+        assert!(dropped_lines().get() > so_far);
+        assert_eq!(log.queued_bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,14 +1,17 @@
-//! What this node keeps in memory for others, and how much it may: a sum for each kind and one for each principal, which whoever keeps
-//! something adds to and takes from. It only counts; whoever would keep more asks whether there is room.
+//! The memory account: how many bytes this node keeps for others, by kind and by principal, and how many it may keep.
+//! It only counts. Whoever wants to keep something asks first, and charges it.
+//!
+//! Everything that a client can make grow is charged here. When the node keeps 80 % of its limit, it is under pressure:
+//! what can be missed is evicted, and principals that use much get nothing more.
 
+mod available;
 mod limit;
-mod machine;
 mod share;
-mod steps;
+mod stepped;
 
-pub use limit::{Limit, MemoryConfig};
-pub use share::{Charge, Share};
-pub use steps::Steps;
+pub use limit::{MemoryConfig, MemoryLimit};
+pub use share::{MemoryCharge, MemoryShare};
+pub use stepped::SteppedCharge;
 
 use std::{
     collections::HashMap,
@@ -18,171 +21,177 @@ use std::{
     },
 };
 
-/// What is kept.
+/// What memory is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MemoryKind {
     /// Messages that the memory store holds for rooms.
     History,
-    /// Idempotency keys of the memory store.
+    /// Idempotency keys in the memory store.
     Keys,
-    /// Connections, and what they and the sessions without one are in.
+    /// Connections and sessions, and their memberships.
     Sessions,
-    /// Rooms, without what is in them.
+    /// Rooms, without their messages and members.
     Rooms,
-    /// What waits for connections: answers, and messages that no history of this node holds.
+    /// What waits to be sent to connections: answers, and messages that are not in the history of this node.
     Outboxes,
-    /// What was read from a store that is elsewhere, until it is sent.
+    /// Messages that were read from another store, until they are sent.
     Replays,
-    /// Messages that wait for a plugin's consent, or to be stored elsewhere.
+    /// Messages that wait for a plugin, or to be stored in another store.
     Publishes,
-    /// Frames of clients of which the end has not come yet.
+    /// Frames of clients that have not arrived completely.
     Frames,
-    /// Bodies of requests over HTTP.
+    /// Bodies of HTTP requests.
     Bodies,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 9] = [
-        Kind::History,
-        Kind::Keys,
-        Kind::Sessions,
-        Kind::Rooms,
-        Kind::Outboxes,
-        Kind::Replays,
-        Kind::Publishes,
-        Kind::Frames,
-        Kind::Bodies,
+impl MemoryKind {
+    /// All kinds.
+    pub const ALL: [MemoryKind; 9] = [
+        MemoryKind::History,
+        MemoryKind::Keys,
+        MemoryKind::Sessions,
+        MemoryKind::Rooms,
+        MemoryKind::Outboxes,
+        MemoryKind::Replays,
+        MemoryKind::Publishes,
+        MemoryKind::Frames,
+        MemoryKind::Bodies,
     ];
 
-    /// As metrics call it.
+    /// The value of the metric label.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::History => "history",
-            Kind::Keys => "keys",
-            Kind::Sessions => "sessions",
-            Kind::Rooms => "rooms",
-            Kind::Outboxes => "outboxes",
-            Kind::Replays => "replays",
-            Kind::Publishes => "publishes",
-            Kind::Frames => "frames",
-            Kind::Bodies => "bodies",
+            MemoryKind::History => "history",
+            MemoryKind::Keys => "keys",
+            MemoryKind::Sessions => "sessions",
+            MemoryKind::Rooms => "rooms",
+            MemoryKind::Outboxes => "outboxes",
+            MemoryKind::Replays => "replays",
+            MemoryKind::Publishes => "publishes",
+            MemoryKind::Frames => "frames",
+            MemoryKind::Bodies => "bodies",
         }
     }
 }
 
-/// From this part of the limit on, in percent, what can be missed is let go,
-const TIGHT: usize = 80;
-/// until so much is kept.
-const RELIEVED: usize = 75;
+/// The percentage of the limit from which on the node is under pressure.
+const PRESSURE_PERCENT: usize = 80;
+/// The percentage of the limit down to which the node then evicts.
+const EVICTION_TARGET_PERCENT: usize = 75;
+/// Under pressure, a principal may use so many times what is still free. So one principal alone reaches 80 % of the limit,
+/// two reach 44 % each, and n of them 4 in 4n + 1 parts. However many there are and whatever they do, something is left for
+/// a principal that uses little.
+const MAX_MULTIPLE_OF_FREE: usize = 4;
 
-pub struct Account {
-    books: Arc<Books>,
-    /// Of what no principal answers for.
-    nobody: Arc<Share>,
-    strangers: Arc<Share>,
+/// Whether a node that uses so many bytes of its limit is under pressure.
+pub fn is_under_pressure(used: usize, limit: usize) -> bool {
+    used >= limit / 100 * PRESSURE_PERCENT
 }
 
+/// Whether more may be kept for a principal that accounts for `own` of the `used` bytes.
+///
+/// Always, unless the node is under pressure: then only if `own` is less than four times what is still free.
+pub fn may_grow(own: usize, used: usize, limit: usize) -> bool {
+    !is_under_pressure(used, limit) || own < limit.saturating_sub(used).saturating_mul(MAX_MULTIPLE_OF_FREE)
+}
+
+/// The memory account of a node.
+pub struct MemoryAccount {
+    books: Arc<Books>,
+    /// Of what no principal is charged for.
+    unattributed: Arc<MemoryShare>,
+    unauthenticated: Arc<MemoryShare>,
+}
+
+/// The counts, which shares also refer to.
 struct Books {
     limit: usize,
-    used: [AtomicUsize; Kind::ALL.len()],
-    shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
-}
-
-/// Whether of a limit so little is left that what can be missed is let go.
-pub fn is_tight(used: usize, limit: usize) -> bool {
-    used >= limit / 100 * TIGHT
-}
-
-/// A principal may keep so many times what is left. So one alone comes to 80 % of the limit, two to 44 % each and n of them to
-/// 4 in 4n + 1 parts: however many there are and whatever they do, something is left for who keeps little.
-const REACH: usize = 4;
-
-/// Whether something more may be kept for a principal that has `own` of what is used.
-pub fn may_grow(own: usize, used: usize, limit: usize) -> bool {
-    !is_tight(used, limit) || own < limit.saturating_sub(used).saturating_mul(REACH)
+    used: [AtomicUsize; MemoryKind::ALL.len()],
+    shares: Mutex<HashMap<Arc<str>, Weak<MemoryShare>>>,
 }
 
 impl Books {
-    fn used(&self, kind: Kind) -> usize {
+    fn used(&self, kind: MemoryKind) -> usize {
         self.used[kind as usize].load(Ordering::Relaxed)
     }
 
     fn total(&self) -> usize {
-        Kind::ALL.into_iter().map(|kind| self.used(kind)).sum()
+        MemoryKind::ALL.into_iter().map(|kind| self.used(kind)).sum()
     }
 
-    fn is_tight(&self) -> bool {
-        is_tight(self.total(), self.limit)
-    }
-
-    fn shares(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Share>>> {
-        self.shares.lock().expect("no code panics while it holds the shares")
+    fn shares(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<MemoryShare>>> {
+        self.shares.lock().expect("no code panics while it holds this lock")
     }
 }
 
-impl Account {
+impl MemoryAccount {
+    /// An account with a limit in bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         let books = Arc::new(Books { limit, used: Default::default(), shares: Mutex::default() });
-        let share = |name: &str| Arc::new(Share::new(name.into(), books.clone()));
-        Arc::new(Self { nobody: share(""), strangers: share(""), books })
+        let share = |name: &str| Arc::new(MemoryShare::new(name.into(), books.clone()));
+        Arc::new(Self { unattributed: share(""), unauthenticated: share(""), books })
     }
 
-    /// One that is never full.
-    pub fn boundless() -> Arc<Self> {
+    /// An account without a limit.
+    pub fn unlimited() -> Arc<Self> {
         Self::new(usize::MAX)
     }
 
+    /// The limit, in bytes.
     pub fn limit(&self) -> usize {
         self.books.limit
     }
 
-    pub fn used(&self, kind: Kind) -> usize {
+    /// How many bytes of one kind the node keeps.
+    pub fn used(&self, kind: MemoryKind) -> usize {
         self.books.used(kind)
     }
 
+    /// How many bytes the node keeps.
     pub fn total(&self) -> usize {
         self.books.total()
     }
 
-    /// Nothing more may be kept.
+    /// Whether nothing more may be kept.
     pub fn is_full(&self) -> bool {
         self.total() >= self.limit()
     }
 
-    /// What can be missed is to be let go.
-    pub fn is_tight(&self) -> bool {
-        self.books.is_tight()
+    /// Whether what can be missed must be evicted: the node keeps 80 % of its limit.
+    pub fn is_under_pressure(&self) -> bool {
+        is_under_pressure(self.total(), self.limit())
     }
 
-    /// How much is to be let go.
+    /// How many bytes to evict under pressure: those beyond 75 % of the limit.
     pub fn excess(&self) -> usize {
-        self.total().saturating_sub(self.limit() / 100 * RELIEVED)
+        self.total().saturating_sub(self.limit() / 100 * EVICTION_TARGET_PERCENT)
     }
 
-    /// What a principal answers for.
-    pub fn share(&self, principal: &Arc<str>) -> Arc<Share> {
+    /// The share of a principal. While anybody refers to it, all calls return the same one.
+    pub fn share(&self, principal: &Arc<str>) -> Arc<MemoryShare> {
         let mut shares = self.books.shares();
         if let Some(share) = shares.get(principal).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(Share::new(principal.clone(), self.books.clone()));
+        let share = Arc::new(MemoryShare::new(principal.clone(), self.books.clone()));
         shares.insert(principal.clone(), Arc::downgrade(&share));
         share
     }
 
-    /// What all answer for together who have not shown a key.
-    pub fn strangers(&self) -> &Arc<Share> {
-        &self.strangers
+    /// The share of all connections together that have not presented a key.
+    pub fn unauthenticated(&self) -> &Arc<MemoryShare> {
+        &self.unauthenticated
     }
 
-    /// What is let go is let go of those who keep more than this: what they have beyond it is the excess.
-    pub fn level(&self) -> usize {
+    /// The number of bytes that eviction leaves to each principal: what principals use beyond it adds up to the
+    /// [`excess`](Self::excess).
+    pub fn eviction_level(&self) -> usize {
         let shares: Vec<_> = self.books.shares().values().filter_map(Weak::upgrade).collect();
         let used = shares.iter().map(|share| share.used());
-        let mut levels: Vec<_> = used.chain([self.strangers.used(), 0]).collect();
+        let mut levels: Vec<_> = used.chain([self.unauthenticated.used(), 0]).collect();
         levels.sort_unstable_by(|a, b| b.cmp(a));
         let mut excess = self.excess();
-        // The largest come down to the next, all together, until that is enough.
+        // Lowers the largest to the level of the next, all of them together, until that is enough.
         for (largest, pair) in levels.windows(2).enumerate().map(|(n, pair)| (n + 1, pair)) {
             let all = (pair[0] - pair[1]) * largest;
             if excess <= all {
@@ -193,9 +202,9 @@ impl Account {
         0
     }
 
-    /// Counts what no principal answers for.
-    pub fn charge(&self, kind: Kind, bytes: usize) -> Charge {
-        self.nobody.charge(kind, bytes)
+    /// Charges what belongs to no principal.
+    pub fn charge(&self, kind: MemoryKind, bytes: usize) -> MemoryCharge {
+        self.unattributed.charge(kind, bytes)
     }
 }
 
@@ -204,31 +213,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_dropped_is_counted_no_more() {
-        let account = Account::new(1000);
-        let mut charge = account.charge(Kind::Rooms, 500);
-        let keys = account.charge(Kind::Keys, 300);
-        assert!(account.is_tight() && !account.is_full());
+    fn a_dropped_charge_is_no_longer_counted() {
+        let account = MemoryAccount::new(1000);
+        let mut charge = account.charge(MemoryKind::Rooms, 500);
+        let keys = account.charge(MemoryKind::Keys, 300);
+        assert!(account.is_under_pressure() && !account.is_full());
         charge.grow(200);
         assert!(account.is_full());
         assert_eq!((account.total(), account.excess()), (1000, 250));
         charge.shrink(100);
         drop(charge);
-        assert_eq!((account.used(Kind::Rooms), account.total(), account.excess()), (0, 300, 0));
+        assert_eq!((account.used(MemoryKind::Rooms), account.total(), account.excess()), (0, 300, 0));
         drop(keys);
         assert_eq!(account.total(), 0);
     }
 
-    /// One principal that filled the limit kept everybody else from connecting and publishing.
+    /// Once, one principal could fill the limit and keep everybody else from connecting and publishing.
     #[test]
-    fn who_keeps_most_is_refused_first_and_nobody_can_take_what_is_left() {
-        let account = Account::new(1_000_000);
+    fn a_principal_that_uses_much_leaves_memory_to_others() {
+        let account = MemoryAccount::new(1_000_000);
         let names = ["greedy", "greedier", "small"].map(Arc::from);
         let [greedy, greedier, small] = names.map(|name| account.share(&name));
         let mut held = vec![];
-        let mut fill = |share: &Arc<Share>| {
+        let mut fill = |share: &Arc<MemoryShare>| {
             while share.may_grow() {
-                held.push(share.charge(Kind::Rooms, 1000));
+                held.push(share.charge(MemoryKind::Rooms, 1000));
             }
         };
         fill(&greedy);
@@ -244,23 +253,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_let_go_is_of_those_who_keep_most() {
-        let account = Account::new(1000);
-        let hold = |name: &str, bytes| account.share(&name.into()).charge(Kind::History, bytes);
+    fn eviction_starts_with_the_largest_users() {
+        let account = MemoryAccount::new(1000);
+        let hold = |name: &str, bytes| account.share(&name.into()).charge(MemoryKind::History, bytes);
         let _a = hold("a", 500);
-        assert_eq!(account.level(), 500, "there is nothing to let go");
+        assert_eq!(account.eviction_level(), 500, "there is nothing to evict");
         let (_b, _c) = (hold("b", 340), hold("c", 100));
-        // 190 are too many: a gives 160 to be like b, then both 15.
-        assert_eq!((account.excess(), account.level()), (190, 325));
-        let _nobody = account.charge(Kind::Outboxes, 800);
-        assert_eq!(account.level(), 0, "what nobody answers for cannot be had");
+        // 190 are too many: a gives up 160 to be level with b, then both give up 15.
+        assert_eq!((account.excess(), account.eviction_level()), (190, 325));
+        let _unattributed = account.charge(MemoryKind::Outboxes, 800);
+        assert_eq!(account.eviction_level(), 0, "what no principal is charged for cannot be evicted");
     }
 
     #[test]
-    fn a_share_is_forgotten_with_the_last_of_it() {
-        let account = Account::new(1000);
+    fn an_unused_share_is_forgotten() {
+        let account = MemoryAccount::new(1000);
         let name: Arc<str> = "acme".into();
-        let charge = account.share(&name).charge(Kind::Keys, 10);
+        let charge = account.share(&name).charge(MemoryKind::Keys, 10);
         assert_eq!(account.share(&name).used(), 10);
         drop(charge);
         assert!(account.books.shares().is_empty());

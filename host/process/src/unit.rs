@@ -1,50 +1,71 @@
-//! Durations and sizes as a configuration writes them: "25s", "10m", "64KiB".
+//! Durations, sizes and addresses as the configuration and the command line spell them: "25s", "10m", "64KiB". Knows
+//! no key of the configuration.
 
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{net::SocketAddr, time::Duration};
 
-/// The longest duration that is taken anywhere: no time that it is added to, and no unit that it is counted in, overflows.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// The largest size: all that Wasm can address.
-const LARGEST: u64 = 4 << 30;
+/// The longest duration that is accepted anywhere. Adding it to any time, or counting it in any unit, cannot overflow.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The largest size that is accepted anywhere: all the memory that Wasm can address.
+const MAX_SIZE_BYTES: u64 = 4 << 30;
 
-/// "250ms", "2m", "1h 30m".
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    // Only this letter stands for a month, and most who write it mean minutes.
+/// A text that is not a duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDuration {
+    /// It is not of the form "250ms", "25s" or "1h 30m".
+    #[error(r#"invalid duration '{0}'; expected e.g. "250ms", "25s", "10m""#)]
+    Syntax(String),
+    /// It uses `M`, which stands for months, and most people who write it mean minutes.
+    #[error(
+        "'{text}' could be minutes or months: write \"{count}m\" for minutes or \"{count}months\" for months"
+    )]
+    Ambiguous {
+        /// The text.
+        text: String,
+        /// The digits in it.
+        count: String,
+    },
+    /// It is longer than 100 years.
+    #[error("'{0}' is too long: at most 100 years")]
+    TooLong(String),
+}
+
+/// Parses a duration such as "250ms", "2m" or "1h 30m", of at most 100 years.
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     if text.split(|c: char| !c.is_alphabetic()).any(|unit| unit == "M") {
-        let count: String = text.chars().filter(char::is_ascii_digit).collect();
-        return Err(format!(
-            "'{text}' could be minutes or months: write \"{count}m\" for minutes or \"{count}months\" for months"
-        ));
+        let count = text.chars().filter(char::is_ascii_digit).collect();
+        return Err(InvalidDuration::Ambiguous { text: text.to_owned(), count });
     }
     match humantime::parse_duration(text) {
-        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(duration) if duration <= MAX_DURATION => Ok(duration),
         Ok(_) | Err(humantime::DurationError::NumberOverflow) => {
-            Err(format!("'{text}' is too long: at most 100 years"))
+            Err(InvalidDuration::TooLong(text.to_owned()))
         }
-        Err(_) => Err(format!("'{text}' is no duration, such as \"250ms\", \"25s\" or \"10m\"")),
+        Err(_) => Err(InvalidDuration::Syntax(text.to_owned())),
     }
 }
 
-/// For `#[serde(deserialize_with = …)]`.
+/// Reads a duration, as [`parse_duration`] does. For `#[serde(deserialize_with = …)]`.
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
-/// For `#[serde(deserialize_with = …)]`: "64KiB", "1MiB" (1024-based) or "64kB" (1000-based), in bytes.
+/// Reads a size of at most 4 GiB, such as "64KiB" or "1MiB" (1024-based) or "64kB" (1000-based), in bytes. For
+/// `#[serde(deserialize_with = …)]`.
 pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
     let text = String::deserialize(from)?;
     match text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()) {
-        Ok(size) if size <= LARGEST => Ok(size as usize),
+        Ok(size) if size <= MAX_SIZE_BYTES => Ok(size as usize),
         Ok(_) => Err(D::Error::custom(format!("'{text}' is too large: at most 4GiB"))),
-        Err(_) => Err(D::Error::custom(format!("'{text}' is no size, such as \"64KiB\" or \"1MiB\""))),
+        Err(_) => Err(D::Error::custom(format!(r#"invalid size '{text}'; expected e.g. "64KiB", "1MiB""#))),
     }
 }
 
-/// For `#[serde(deserialize_with = …)]`: where to listen.
+/// Reads an IP address with a port, to listen on. For `#[serde(deserialize_with = …)]`.
 pub fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
-    text.parse().map_err(|_| D::Error::custom(format!("'{text}' is no address, such as \"127.0.0.1:8080\"")))
+    let invalid = || D::Error::custom(format!(r#"invalid address '{text}'; expected e.g. "127.0.0.1:8080""#));
+    text.parse().map_err(|_| invalid())
 }
 
 #[cfg(test)]
@@ -52,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_what_was_meant_or_an_error() {
+    fn a_duration_is_unambiguous_or_an_error() {
         assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_duration("1month"), Ok(Duration::from_secs(2_630_016)));
@@ -63,11 +84,11 @@ mod tests {
             ("500000000y", "too long"),
             ("99999999999999999999y", "too long"),
             ("18446744073709551615s", "too long"),
-            ("10", "is no duration, such as"),
-            ("-1s", "is no duration, such as"),
-            ("soon", "is no duration, such as"),
+            ("10", "invalid duration '10'; expected e.g. \"250ms\", \"25s\", \"10m\""),
+            ("-1s", "invalid duration '-1s'"),
+            ("soon", "invalid duration 'soon'"),
         ] {
-            let error = parse_duration(text).unwrap_err();
+            let error = parse_duration(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }

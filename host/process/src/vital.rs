@@ -1,7 +1,7 @@
-//! Tasks and threads that a node cannot live without. One that panics would leave a node that looks alive and does half of its
-//! work; so the first such panic is kept here, and the node that sees it stops in order.
+//! Tasks and threads that a node cannot live without. If one panics, the node would look alive and do half of its
+//! work. So the first such panic is recorded here, and the node stops in order. Does not restart anything.
 
-use crate::log::payload;
+use crate::log::panic_message;
 use futures_util::FutureExt;
 use std::{
     any::Any,
@@ -13,9 +13,9 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Of one node; clones share it.
+/// The vital tasks and threads of one node. Clones share them.
 #[derive(Clone, Default)]
-pub struct Vitals(Arc<Shared>);
+pub struct VitalTasks(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -23,34 +23,38 @@ struct Shared {
     failure: OnceLock<String>,
 }
 
-impl Vitals {
-    /// Starts a task that may end by itself but not panic.
-    pub fn task(
+impl VitalTasks {
+    /// Spawns a task, which may end or be aborted but must not panic. `name` is for the log.
+    pub fn spawn(
         &self,
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
-        let vitals = self.clone();
+        let vital = self.clone();
         tokio::spawn(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
-                vitals.panicked(name, panic);
+                vital.panicked(name, panic);
             }
         })
     }
 
-    /// The same for a thread. Where the system has none, that is an error of whoever asks.
-    pub fn thread(&self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
-        let vitals = self.clone();
+    /// Starts a thread, which may end but must not panic. `name` is that of the thread, and for the log.
+    ///
+    /// # Errors
+    ///
+    /// If the system cannot start a thread.
+    pub fn spawn_thread(&self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+        let vital = self.clone();
         let thread = Builder::new().name(name.clone()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                vitals.panicked(&name, panic);
+                vital.panicked(&name, panic);
             }
         })?;
         Ok(thread.thread().clone())
     }
 
-    /// Runs what must neither panic nor end; returns when it did.
-    pub async fn for_ever(&self, name: &str, work: impl Future<Output = ()>) {
+    /// Runs what must neither panic nor end, in the task of the caller. Returns when it did.
+    pub async fn run_forever(&self, name: &str, work: impl Future<Output = ()>) {
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(()) => self.fail(format!("{name} ended")),
             Err(panic) => self.panicked(name, panic),
@@ -58,22 +62,22 @@ impl Vitals {
     }
 
     fn panicked(&self, name: &str, panic: Box<dyn Any + Send>) {
-        self.fail(format!("{name} panicked: {}", payload(panic.as_ref())));
+        self.fail(format!("{name} panicked: {}", panic_message(panic.as_ref())));
     }
 
     fn fail(&self, failure: String) {
-        tracing::error!("{failure}; this node cannot go on without it");
-        // The first is the cause of those that follow.
+        tracing::error!("{failure}; this node cannot continue without it");
+        // Only the first is kept: it is probably the cause of those that follow.
         self.0.failure.set(failure).ok();
         self.0.failed.cancel();
     }
 
-    /// What failed first.
+    /// The first failure, such as `the lease panicked: …`; `None` as long as all is well.
     pub fn failure(&self) -> Option<&str> {
         self.0.failure.get().map(String::as_str)
     }
 
-    /// Waits until something fails.
+    /// Waits for the first failure.
     pub async fn failed(&self) {
         self.0.failed.cancelled().await;
     }
@@ -85,34 +89,34 @@ mod tests {
     use std::time::Duration;
     use tokio::time::timeout;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[tokio::test]
-    async fn the_first_panic_of_a_task_or_a_thread_is_kept() {
-        let vitals = Vitals::default();
-        vitals.task("one that ends", async {}).await.unwrap();
-        let stays = vitals.task("one that is given up", std::future::pending());
-        stays.abort();
-        stays.await.unwrap_err();
-        vitals.thread("a thread that ends".into(), || {}).unwrap();
-        assert_eq!(vitals.failure(), None);
+    async fn the_first_panic_of_a_task_or_thread_is_kept() {
+        let vital = VitalTasks::default();
+        vital.spawn("one that ends", async {}).await.unwrap();
+        let aborted = vital.spawn("one that is aborted", std::future::pending());
+        aborted.abort();
+        aborted.await.unwrap_err();
+        vital.spawn_thread("a thread that ends".into(), || {}).unwrap();
+        assert_eq!(vital.failure(), None);
 
-        let other = Vitals::default();
-        vitals.task("the lease", async { panic!("on {}", "purpose") }).await.unwrap();
-        timeout(PATIENCE, vitals.failed()).await.unwrap();
-        vitals.task("another", async { panic!("because of it") }).await.unwrap();
-        assert_eq!(vitals.failure(), Some("the lease panicked: on purpose"));
-        assert_eq!(other.failure(), None, "another node is not concerned");
+        let other = VitalTasks::default();
+        vital.spawn("the lease", async { panic!("on {}", "purpose") }).await.unwrap();
+        timeout(TIMEOUT, vital.failed()).await.unwrap();
+        vital.spawn("another", async { panic!("because of it") }).await.unwrap();
+        assert_eq!(vital.failure(), Some("the lease panicked: on purpose"));
+        assert_eq!(other.failure(), None, "another node is not affected");
 
-        other.thread("plugin dydx".into(), || panic!("in a thread")).unwrap();
-        timeout(PATIENCE, other.failed()).await.unwrap();
+        other.spawn_thread("plugin dydx".into(), || panic!("in a thread")).unwrap();
+        timeout(TIMEOUT, other.failed()).await.unwrap();
         assert_eq!(other.failure(), Some("plugin dydx panicked: in a thread"));
     }
 
     #[tokio::test]
-    async fn what_must_go_on_for_ever_fails_when_it_ends() {
-        let vitals = Vitals::default();
-        timeout(PATIENCE, vitals.for_ever("reloading", async {})).await.unwrap();
-        assert_eq!(vitals.failure(), Some("reloading ended"));
+    async fn work_that_must_run_forever_fails_when_it_ends() {
+        let vital = VitalTasks::default();
+        timeout(TIMEOUT, vital.run_forever("reloading", async {})).await.unwrap();
+        assert_eq!(vital.failure(), Some("reloading ended"));
     }
 }

@@ -1,37 +1,41 @@
-//! JSON that every parser takes. The grammar allows more: halves of a pair that no text has, and numbers that no number holds.
+//! Portable JSON: JSON that every common parser accepts.
+//!
+//! The grammar of JSON allows more, which the server does not pass on to subscribers and plugins: nesting without a
+//! limit, halves of surrogate pairs, which are no characters, and numbers that no double can hold.
 
-/// Objects and arrays inside one another, in `data` and in filters. Most parsers that subscribers and plugins
-/// use stop at this depth (serde_json's own default is 128).
+/// The most levels of objects and arrays inside one another, in `data` and in filters. It is serde_json's default
+/// limit, and other parsers have similar ones.
 pub const MAX_DEPTH: usize = 128;
 
-/// Bytes of a number that is below the largest of a double, whatever its digits are.
-const SHORT_NUMBER: usize = 308;
+/// An integer of at most so many digits fits a double, whatever its digits are.
+const MAX_SAFE_DIGITS: usize = 308;
 
-/// Why valid JSON is not passed on.
+/// Why valid JSON is not portable. The message follows the name of a field: `data has …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum NotPortable {
+    /// Objects and arrays are nested deeper than [`MAX_DEPTH`].
     #[error("is nested deeper than {MAX_DEPTH} levels")]
-    Deep,
-    #[error(
-        "has half of a surrogate pair, which is no character: both halves are written, such as \\ud83d\\ude00"
-    )]
-    Surrogate,
-    #[error("has a number beyond 1.8e308, which is none in most languages: write it as a string")]
-    Number,
+    TooDeep,
+    /// A string contains one half of a surrogate pair, such as `\ud800`.
+    #[error("has half of a surrogate pair; write both halves, e.g. \\ud83d\\ude00")]
+    LoneSurrogate,
+    /// A number is larger than a double can hold.
+    #[error("has a number beyond 1.8e308, which most languages cannot represent; write it as a string")]
+    HugeNumber,
 }
 
-/// Looks through valid JSON text once.
-pub fn check(text: &str) -> Result<(), Unfit> {
+/// Checks that JSON is portable, in one pass. `text` must be valid JSON.
+pub fn check_portable(text: &str) -> Result<(), NotPortable> {
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0usize);
     while let Some(byte) = bytes.get(at) {
         at += 1;
         match byte {
-            b'"' => at = behind_string(bytes, at)?,
+            b'"' => at = end_of_string(bytes, at)?,
             b'[' | b'{' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Err(Unfit::Deep);
+                    return Err(NotPortable::TooDeep);
                 }
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
@@ -40,8 +44,8 @@ pub fn check(text: &str) -> Result<(), Unfit> {
                 while bytes.get(at).is_some_and(u8::is_ascii_digit) {
                     at += 1;
                 }
-                if at - start > SHORT_NUMBER || matches!(bytes.get(at), Some(b'e' | b'E')) {
-                    at = behind_number(text, start)?;
+                if at - start > MAX_SAFE_DIGITS || matches!(bytes.get(at), Some(b'e' | b'E')) {
+                    at = end_of_number(text, start)?;
                 }
             }
             _ => {}
@@ -50,20 +54,20 @@ pub fn check(text: &str) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Behind the quotation mark that closes the string that goes on at `at`.
-fn behind_string(bytes: &[u8], mut at: usize) -> Result<usize, Unfit> {
+/// Where the string ends whose content is at `at`: behind its closing quotation mark.
+fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, NotPortable> {
     while let Some(found) = bytes[at..].iter().position(|byte| matches!(byte, b'"' | b'\\')) {
         at += found;
         if bytes[at] == b'"' {
             return Ok(at + 1);
         }
-        at += match unit(bytes, at) {
+        at += match escaped_unit(bytes, at) {
             None => 2,
-            Some(0xd800..=0xdbff) => match unit(bytes, at + 6) {
+            Some(0xd800..=0xdbff) => match escaped_unit(bytes, at + 6) {
                 Some(0xdc00..=0xdfff) => 12,
-                _ => return Err(Unfit::Surrogate),
+                _ => return Err(NotPortable::LoneSurrogate),
             },
-            Some(0xdc00..=0xdfff) => return Err(Unfit::Surrogate),
+            Some(0xdc00..=0xdfff) => return Err(NotPortable::LoneSurrogate),
             Some(_) => 6,
         };
         if at > bytes.len() {
@@ -73,20 +77,20 @@ fn behind_string(bytes: &[u8], mut at: usize) -> Result<usize, Unfit> {
     Ok(bytes.len())
 }
 
-/// What `\uXXXX` stands for there, if there is one.
-fn unit(bytes: &[u8], at: usize) -> Option<u32> {
+/// The UTF-16 code unit of the escape `\uXXXX` at `at`, if there is one.
+fn escaped_unit(bytes: &[u8], at: usize) -> Option<u32> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)?))
 }
 
-/// Behind the number that some digits at `at` belong to.
-fn behind_number(text: &str, at: usize) -> Result<usize, Unfit> {
+/// Where the number ends that has some of its digits at `at`.
+fn end_of_number(text: &str, at: usize) -> Result<usize, NotPortable> {
     let bytes = text.as_bytes();
-    let is_other = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
-    let start = bytes[..at].iter().rposition(is_other).map_or(0, |before| before + 1);
-    let end = bytes[at..].iter().position(is_other).map_or(bytes.len(), |length| at + length);
+    let is_outside = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+    let start = bytes[..at].iter().rposition(is_outside).map_or(0, |before| before + 1);
+    let end = bytes[at..].iter().position(is_outside).map_or(bytes.len(), |length| at + length);
     match text[start..end].parse().is_ok_and(f64::is_infinite) {
-        true => Err(Unfit::Number),
+        true => Err(NotPortable::HugeNumber),
         false => Ok(end),
     }
 }
@@ -96,15 +100,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn depth_is_bounded_and_strings_do_not_count() {
+    fn depth_is_limited_and_brackets_in_strings_do_not_count() {
         let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
-        assert_eq!(check(&deep), Err(Unfit::Deep));
-        assert_eq!(check(&deep[1..257]), Ok(()));
-        assert_eq!(check(&format!(r#"["{}\"["]"#, "[".repeat(200))), Ok(()));
+        assert_eq!(check_portable(&deep), Err(NotPortable::TooDeep));
+        assert_eq!(check_portable(&deep[1..257]), Ok(()));
+        assert_eq!(check_portable(&format!(r#"["{}\"["]"#, "[".repeat(200))), Ok(()));
     }
 
     #[test]
-    fn half_of_a_pair_is_found_wherever_it_is() {
+    fn half_of_a_surrogate_pair_is_found_anywhere() {
         for good in [
             r#""\ud83d\ude00""#,
             r#""\uD83D\uDE00\u0041\n""#,
@@ -114,7 +118,7 @@ mod tests {
             "\"😀\"",
             r#"["\\","\""]"#,
         ] {
-            assert_eq!(check(good), Ok(()), "{good}");
+            assert_eq!(check_portable(good), Ok(()), "{good}");
             serde_json::from_str::<serde_json::Value>(good).unwrap();
         }
         for bad in [
@@ -129,12 +133,12 @@ mod tests {
             r#""\ud800\\""#,
             r#""\ud83d\u0041""#,
         ] {
-            assert_eq!(check(bad), Err(Unfit::Surrogate), "{bad}");
+            assert_eq!(check_portable(bad), Err(NotPortable::LoneSurrogate), "{bad}");
         }
     }
 
     #[test]
-    fn a_number_that_no_double_holds_is_found() {
+    fn a_number_beyond_a_double_is_found() {
         let digits = "9".repeat(309);
         for good in [
             "1e308",
@@ -148,10 +152,10 @@ mod tests {
             "true",
             "\"1e400\"",
         ] {
-            assert_eq!(check(good), Ok(()), "{good}");
+            assert_eq!(check_portable(good), Ok(()), "{good}");
         }
         for bad in ["1e400", "1.5e400", "0.5e310", "-1e400", "[0,1E+309]", r#"{"a":{"b":-2e308}}"#, &digits] {
-            assert_eq!(check(bad), Err(Unfit::Number), "{bad}");
+            assert_eq!(check_portable(bad), Err(NotPortable::HugeNumber), "{bad}");
         }
     }
 }

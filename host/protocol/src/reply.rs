@@ -1,34 +1,65 @@
-//! What the server sends besides deliveries, as text.
+//! What the server sends besides deliveries: the bodies of its answers, and their encoding. Decides nothing.
+//!
+//! The types of this module are what `serde` reads and writes between `type` and `id`; [`encode`] adds those two. A
+//! client reads the frames with [`crate::client::parse`], into the same types.
 
-use super::{Id, Publication, Refusal};
-use serde::Serialize;
+mod history;
+
+pub use history::HistoryReply;
+
+use crate::{Id, Refusal, envelope};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-/// A room as `connected` lists it after a resume, and as `subscribed` answers it.
-#[derive(Debug, Serialize)]
-pub struct RoomResult {
+/// What became of a room: an entry of `results` in `subscribed` and `unsubscribed`, and of `rooms` in `connected`.
+///
+/// `E` is the error object: the server writes a [`Refusal`], a client reads a [`crate::client::ServerError`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RoomResult<E = Refusal> {
+    /// The name that deliveries carry.
     pub room: Arc<str>,
-    /// Only in `subscribed`.
+    /// Only in `subscribed` and `unsubscribed`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<&'static str>,
-    /// What the client called the room, where a plugin knows it by another name.
+    pub status: Option<RoomStatus>,
+    /// The name that the client sent, if a plugin knows the room by another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<String>,
+    /// The epoch of the room, if the client is in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Arc<str>>,
+    /// The newest offset of the room, if the client is in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
+    /// Whether everything that the client has missed follows as deliveries. In `subscribed` only if the request had a
+    /// position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<bool>,
-    /// Only in `connected`: the filter that is in force, where there is one.
+    /// The filter in effect, as JSON text. Only in `connected`, and absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<Box<RawValue>>,
+    /// Why the room was rejected, or could not be rejoined.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Refusal>,
+    pub error: Option<E>,
 }
 
-impl RoomResult {
+/// What became of one room of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoomStatus {
+    /// The connection is in the room.
+    Subscribed,
+    /// The connection has left the room.
+    Unsubscribed,
+    /// Nothing has changed; the result has an `error`.
+    Rejected,
+    /// A status that this version does not know. The server never writes it.
+    #[serde(other)]
+    Unknown,
+}
+
+impl<E> RoomResult<E> {
+    /// A result that says nothing but the name.
     pub fn new(room: Arc<str>) -> Self {
         Self {
             room,
@@ -42,63 +73,96 @@ impl RoomResult {
         }
     }
 
+    /// The connection has left the room.
     pub fn unsubscribed(room: &str) -> Self {
-        Self { status: Some("unsubscribed"), ..Self::new(room.into()) }
+        Self { status: Some(RoomStatus::Unsubscribed), ..Self::new(room.into()) }
     }
 
-    /// A room that stays as it was, with the reason.
-    pub fn refused(room: &str, status: Option<&'static str>, error: Refusal) -> Self {
+    /// The request for this room was refused. `status` is that of the answer, `None` in `connected`.
+    pub fn refused(room: &str, status: Option<RoomStatus>, error: E) -> Self {
         Self { status, error: Some(error), ..Self::new(room.into()) }
     }
 }
 
-#[derive(Serialize)]
-pub struct Connected<'a> {
+/// The body of `connected`.
+///
+/// It has no `Debug`, because it contains the session token.
+#[derive(Serialize, Deserialize)]
+pub struct Connected<E = Refusal> {
+    /// Identifies the connection to operators.
     pub connection: String,
+    /// The secret token that resumes the session.
     pub session: String,
+    /// Whether the session that the client asked for was restored.
     pub resumed: bool,
-    pub principal: Principal<'a>,
-    pub heartbeat: Heartbeat,
-    pub limits: Limits,
-    pub rooms: Vec<RoomResult>,
+    /// Whose key it is.
+    pub principal: PrincipalInfo,
+    /// How both sides notice that the other one is gone.
+    pub heartbeat: HeartbeatInfo,
+    /// What this connection may do.
+    pub limits: ConnectionLimits,
+    /// All rooms of the session; empty for a new one.
+    #[serde(default = "Vec::new")]
+    pub rooms: Vec<RoomResult<E>>,
 }
 
-#[derive(Serialize)]
-pub struct Principal<'a> {
-    pub id: &'a str,
-    pub tier: &'a str,
+/// The principal that owns the key of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrincipalInfo {
+    /// Its name.
+    pub id: Arc<str>,
+    /// The tier of the key.
+    pub tier: Arc<str>,
 }
 
-/// Milliseconds.
-#[derive(Serialize)]
-pub struct Heartbeat {
+/// The times of the heartbeat, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatInfo {
+    /// How often the server pings.
     pub interval: u64,
+    /// How much longer than the interval a peer may be silent.
     pub timeout: u64,
 }
 
-#[derive(Serialize)]
-pub struct Limits {
+impl HeartbeatInfo {
+    /// How long a peer may be silent before the other side considers the connection dead: `interval + timeout`.
+    pub fn max_silence(&self) -> Duration {
+        Duration::from_millis(self.interval.saturating_add(self.timeout))
+    }
+}
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionLimits {
+    /// How many rooms it may subscribe to.
     pub rooms: u32,
+    /// How many bytes the `data` of a message may have.
     #[serde(rename = "messageBytes")]
     pub message_bytes: usize,
 }
 
-#[derive(Serialize)]
-pub struct Results {
-    pub results: Vec<RoomResult>,
+/// The body of `subscribed` and `unsubscribed`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RoomResults<E = Refusal> {
+    /// One result for each entry of the request, in the same order.
+    pub results: Vec<RoomResult<E>>,
 }
 
-/// A publish that was stored and handed to routing; also the HTTP answer.
-#[derive(Debug, Clone, Serialize)]
+/// The body of `published`, and of the answer to the same request over HTTP: the message is stored and handed to
+/// routing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
+    /// The name of the room.
     pub room: Arc<str>,
+    /// The epoch of the offset.
     pub epoch: Arc<str>,
+    /// The offset of the message.
     pub offset: u64,
-    /// The key was used before: this is the first one's offset and nothing was sent again.
-    #[serde(skip_serializing_if = "is_false")]
+    /// A message with the same `key` was published before: `offset` is that of the first one, and nothing was sent.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub duplicate: bool,
-    /// The room's plugin dropped the message; `offset` is the room's newest.
-    #[serde(skip_serializing_if = "is_false")]
+    /// The room's plugin accepted the message and dropped it: `offset` is the room's newest.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub discarded: bool,
 }
 
@@ -106,108 +170,64 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-#[derive(Serialize)]
-pub struct Members {
+/// The body of `members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersReply {
+    /// The name of the room.
     pub room: Arc<str>,
+    /// The number of sessions in the room, including those that are disconnected but can be resumed.
     pub count: usize,
+    /// At most 100 principals, sorted and without duplicates.
     pub principals: Vec<Arc<str>>,
-    #[serde(skip_serializing_if = "is_false")]
+    /// Whether there are other principals.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub more: bool,
 }
 
-#[derive(Serialize)]
-struct Reply<'a, T> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<Id<'a>>,
-    #[serde(flatten)]
-    body: T,
+/// The body of `pong`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The server's time in Unix milliseconds.
+    pub time: u64,
 }
 
-pub fn reply(kind: &str, id: Option<Id>, body: impl Serialize) -> String {
-    serde_json::to_string(&Reply { kind, id, body }).expect("replies are plain data")
-}
-
+/// The body of `error`, and of every HTTP error.
 #[derive(Serialize)]
 pub struct ErrorBody<'a> {
+    /// The error object.
     pub error: &'a Refusal,
 }
 
+/// The text of an answer: `type` is `kind`, and `id` is that of the request. `body` must serialize as an object.
+pub fn encode(kind: &str, id: Option<Id>, body: impl Serialize) -> String {
+    envelope::encode(kind, id, body)
+}
+
+/// The text of an `error`.
 pub fn error(id: Option<Id>, refusal: &Refusal) -> String {
-    reply("error", id, ErrorBody { error: refusal })
+    encode("error", id, ErrorBody { error: refusal })
 }
 
+/// The text of a `pong`. `time` is the current time in Unix milliseconds.
 pub fn pong(id: Option<Id>, time: u64) -> String {
-    #[derive(Serialize)]
-    struct Pong {
-        time: u64,
-    }
-    reply("pong", id, Pong { time })
+    encode("pong", id, Pong { time })
 }
 
-/// Messages before `offset` were lost to this connection.
+/// The text of a `gap`: messages of the room before `offset` were lost to this connection. `room` and `epoch` must not
+/// need escaping in JSON.
 pub fn gap(room: &str, epoch: &str, offset: u64) -> String {
     format!(r#"{{"type":"gap","room":"{room}","epoch":"{epoch}","offset":{offset}}}"#)
-}
-
-/// A page of a room's history that somebody may see.
-pub struct History {
-    pub room: Arc<str>,
-    pub epoch: Arc<str>,
-    pub messages: Vec<std::sync::Arc<Publication>>,
-    /// More is held after the last of these.
-    pub more: bool,
-    /// Whether everything since the asked position is held; absent when none was asked.
-    pub recovered: Option<bool>,
-}
-
-impl History {
-    pub fn reply(&self, id: Option<Id>) -> String {
-        let id = id.map_or(String::new(), |id| format!(r#","id":{}"#, id.get()));
-        format!(r#"{{"type":"history"{id},{}"#, &self.body()[1..])
-    }
-
-    /// The object without `type` and `id`, as HTTP answers it.
-    pub fn body(&self) -> String {
-        let mut text = format!(r#"{{"room":"{}","epoch":"{}","messages":["#, self.room, self.epoch);
-        for (n, message) in self.messages.iter().enumerate() {
-            if n > 0 {
-                text.push(',');
-            }
-            message.push_entry(&mut text);
-        }
-        text.push_str(&format!(r#"],"more":{}"#, self.more));
-        if self.recovered == Some(false) {
-            text.push_str(r#","recovered":false"#);
-        }
-        text.push('}');
-        text
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Code;
+    use crate::ErrorCode;
 
     #[test]
     fn an_error_repeats_the_id() {
         let parsed = crate::request::parse(r#"{"type":"ping","id":"a"}"#).unwrap();
-        let text = error(parsed.0, &Refusal::new(Code::Forbidden, "no"));
+        let text = error(parsed.0, &Refusal::new(ErrorCode::Forbidden, "no"));
         assert_eq!(text, r#"{"type":"error","id":"a","error":{"code":"forbidden","message":"no"}}"#);
-    }
-
-    #[test]
-    fn history_entries_are_deliveries_without_a_type() {
-        let messages = vec![Arc::new(Publication::new("p".into(), "e".into(), 4, 5, Some("x"), "[ 1]"))];
-        let (room, epoch) = ("p".into(), "e".into());
-        let history = History { room, epoch, messages, more: false, recovered: Some(false) };
-        let text = history.reply(None);
-        let entry = r#"{"room":"p","offset":4,"event":"x","time":5,"data":[ 1]}"#;
-        let whole = format!(
-            r#"{{"type":"history","room":"p","epoch":"e","messages":[{entry}],"more":false,"recovered":false}}"#
-        );
-        assert_eq!(text, whole);
     }
 }

@@ -210,7 +210,10 @@ mod tests {
                 "[server]\n\nlsten = \"127.0.0.1:1\"",
                 "s.toml:3: server: unknown field `lsten`, expected one of `listen`",
             ),
-            ("[session]\nttl = \"2 moons\"", "s.toml:2: session.ttl: '2 moons' is no duration, such as"),
+            (
+                "[session]\nttl = \"2 moons\"",
+                "s.toml:2: session.ttl: invalid duration '2 moons'; expected e.g.",
+            ),
             (
                 "[rooms]\nungoverned = \"ajar\"",
                 "s.toml:2: rooms.ungoverned: unknown variant `ajar`, expected `open` or `closed`",
@@ -226,10 +229,13 @@ mod tests {
                 ),
                 "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
             ),
-            ("[memory]\nlimit = \"0%\"", "s.toml:2: memory.limit: '0%' is no share; it is a size of"),
+            (
+                "[memory]\nlimit = \"0%\"",
+                "s.toml:2: memory.limit: invalid limit '0%'; expected at least 1MiB,",
+            ),
             (
                 "[rooms]\nhistory = { bytes = \"a lot\" }",
-                "s.toml:2: rooms.history.bytes: 'a lot' is no size, such as",
+                "s.toml:2: rooms.history.bytes: invalid size 'a lot'; expected e.g.",
             ),
             ("x = [", "s.toml:1:"),
             ("[limits]\nunauthenticated = 0", "s.toml:2: limits.unauthenticated: invalid value: integer `0`"),
@@ -324,7 +330,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!((config.server.listen.port(), config.rooms.history.messages), (7000, 7));
         let error = read("", &[("SWITCHYARD_SESSION__TTL", "soon")]).unwrap_err();
-        assert!(error.starts_with("SWITCHYARD_SESSION__TTL: 'soon' is no duration"), "{error}");
+        assert!(error.starts_with("SWITCHYARD_SESSION__TTL: invalid duration 'soon'"), "{error}");
         let error = read("", &[("SWITCHYARD_SERVER__PORT", "1")]).unwrap_err();
         assert!(error.starts_with("SWITCHYARD_SERVER__PORT: unknown field `port`"), "{error}");
     }

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use switchyard_plugin::Bits;
-use switchyard_process::memory::Account;
+use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, Publication, room::RoomName};
 use switchyard_store::{
     ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, Store, key::Digest,
@@ -50,7 +50,7 @@ impl Pipe for Nowhere {
 }
 
 fn connection() -> Arc<Connection> {
-    let share = Account::boundless().share(&"acme".into());
+    let share = MemoryAccount::unlimited().share(&"acme".into());
     Arc::new(Connection {
         id: ConnectionId::random(),
         session: Default::default(),
@@ -122,7 +122,8 @@ impl Recovery {
             session: Duration::from_secs(60),
             key: Duration::from_secs(60),
         };
-        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Default::default());
+        let store =
+            Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
         store.watch(&room);
         let who = "acme".into();
@@ -140,7 +141,7 @@ impl Recovery {
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };
-        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), Account::boundless().strangers());
+        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), MemoryAccount::unlimited().unauthenticated());
         Self { store, room, start, messages, outbox }
     }
 

@@ -5,13 +5,13 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use switchyard_protocol::{Code, Refusal, reply};
+use switchyard_protocol::{ErrorCode, Refusal, reply};
 
 /// The key of a request, where there is one. Credentials of another scheme are not meant for us: a proxy may have asked for them.
 pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let wrong = || {
         let right = "Authorization: Bearer KEY or X-API-Key: KEY";
-        Refusal::new(Code::InvalidKey, format!("the key of the request cannot be read; it is {right}"))
+        Refusal::new(ErrorCode::InvalidKey, format!("the key of the request cannot be read; it is {right}"))
     };
     for value in headers.get_all(header::AUTHORIZATION) {
         // A scheme that stands alone is a key without its scheme, or the scheme without its key.
@@ -56,7 +56,11 @@ mod tests {
         let both = [("authorization", &b"Basic c2tfYWxs"[..]), ("authorization", b"Bearer sk_1")];
         assert_eq!(presented(&both), key("sk_1"));
         for unreadable in [&b"Bearer"[..], b"sk_1", b"Bearer \xff"] {
-            assert_eq!(presented(&[("authorization", unreadable)]), Err(Code::InvalidKey), "{unreadable:?}");
+            assert_eq!(
+                presented(&[("authorization", unreadable)]),
+                Err(ErrorCode::InvalidKey),
+                "{unreadable:?}"
+            );
         }
     }
 }

@@ -50,10 +50,10 @@ use std::{
 };
 use switchyard_plugin::{Cache, Compiler, Connecting, Engine, Limits};
 use switchyard_process::{
-    memory::{Account, Share},
-    vital::Vitals,
+    memory::{MemoryAccount, MemoryShare},
+    vital::VitalTasks,
 };
-use switchyard_protocol::{Code, Position, Publication, Refusal, reply, room::RoomName};
+use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, reply, room::RoomName};
 use switchyard_store::{History, PageLimit, Reader, Store, Unavailable};
 use tokio::sync::{OnceCell, oneshot};
 
@@ -74,9 +74,9 @@ pub(crate) struct Hub {
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
     /// What this node keeps, and how much it may.
-    pub memory: Arc<Account>,
+    pub memory: Arc<MemoryAccount>,
     /// What this node cannot live without.
-    pub vitals: Vitals,
+    pub vitals: VitalTasks,
     ungoverned: Ungoverned,
     lobby: Lobby,
     allowances: Allowances,
@@ -104,7 +104,7 @@ pub(crate) async fn answered(answer: Answer) -> Result<JoinAnswer, Refusal> {
 pub(crate) struct Publisher<'a> {
     /// All that there are, by which inboxes are known.
     pub keys: Arc<Keys>,
-    pub share: &'a Arc<Share>,
+    pub share: &'a Arc<MemoryShare>,
     pub tier: &'a Arc<str>,
 }
 
@@ -115,7 +115,7 @@ struct Handle {
 
 /// What the system has no thread for now may be done later.
 fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
-    Refusal::retry(Code::Overloaded, format!("the thread {whose} cannot be started: {error}"), 1000)
+    Refusal::retry(ErrorCode::Overloaded, format!("the thread {whose} cannot be started: {error}"), 1000)
 }
 
 impl Hub {
@@ -136,7 +136,7 @@ impl Hub {
     }
 
     /// Whether more may be kept for a principal, here and in the store.
-    pub(crate) fn may_grow(&self, share: &Share) -> bool {
+    pub(crate) fn may_grow(&self, share: &MemoryShare) -> bool {
         self.store.has_room(share) && share.may_grow()
     }
 
@@ -188,7 +188,7 @@ impl Hub {
         seat: &Seat,
         since: Option<&Position>,
         limit: PageLimit,
-    ) -> Result<reply::History, Refusal> {
+    ) -> Result<reply::HistoryReply, Refusal> {
         let is_governed = self.routes.governor(&seat.room).is_some();
         let page = if is_governed { PAGE } else { limit };
         let (mut seen, mut bytes, mut after, mut recovered) = (vec![], 0, since.cloned(), None);
@@ -221,7 +221,7 @@ impl Hub {
                 Some(offset) => after = Some(Position { epoch, offset }),
                 None => {
                     let room = seat.room.shared();
-                    return Ok(reply::History { room, epoch, messages: seen, more, recovered });
+                    return Ok(reply::HistoryReply { room, epoch, messages: seen, more, recovered });
                 }
             }
         }
@@ -236,7 +236,7 @@ impl Hub {
         let sieved = self.sieve(seat.shard, &seat.room, seat.id, messages).await;
         if sieved.failed {
             let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
-            return Err(Refusal::new(Code::PluginFailed, message));
+            return Err(Refusal::new(ErrorCode::PluginFailed, message));
         }
         Ok((sieved.passed, sieved.lost))
     }
@@ -271,13 +271,13 @@ impl Hub {
 pub(crate) fn unavailable(error: Unavailable) -> Refusal {
     tracing::debug!(%error, "the store did not answer");
     if error.is_full() {
-        return Refusal::retry(Code::Overloaded, "the store has no memory left; try again later", 1000);
+        return Refusal::retry(ErrorCode::Overloaded, "the store has no memory left; try again later", 1000);
     }
     store_is_away()
 }
 
 pub(crate) fn store_is_away() -> Refusal {
-    Refusal::retry(Code::StoreUnavailable, "the store does not answer; try again", 1000)
+    Refusal::retry(ErrorCode::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 
 /// The node or the store keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
@@ -285,9 +285,9 @@ pub(crate) fn full(what: &str) -> Refusal {
     let message = format!(
         "memory is short, and much of it holds what is this principal's: no new {what} of it are taken; try again later"
     );
-    Refusal::retry(Code::Overloaded, message, 1000)
+    Refusal::retry(ErrorCode::Overloaded, message, 1000)
 }
 
 fn stopping() -> Refusal {
-    Refusal::retry(Code::Overloaded, "this node is stopping; connect again", 1000)
+    Refusal::retry(ErrorCode::Overloaded, "this node is stopping; connect again", 1000)
 }

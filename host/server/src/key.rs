@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 use subtle::ConstantTimeEq;
-use switchyard_protocol::{Code, Refusal, unix_ms};
+use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use switchyard_store::key::{Digest, Expiry, KeyConfig, Scope};
 
 /// `[tier.NAME]`: what a principal with such a key may hold.
@@ -48,7 +48,7 @@ impl Key {
         }
         let message =
             format!("key '{}' may not {what}: it lacks the scope '{}'", self.principal, scope.as_str());
-        Err(Refusal::new(Code::Forbidden, message))
+        Err(Refusal::new(ErrorCode::Forbidden, message))
     }
 
     pub(crate) fn may(&self, scope: Scope) -> bool {
@@ -59,7 +59,7 @@ impl Key {
         match self.expires {
             Some(at) if at <= now => {
                 let at = Expiry(at);
-                Err(Refusal::new(Code::ExpiredKey, format!("key '{}' expired at {at}", self.principal)))
+                Err(Refusal::new(ErrorCode::ExpiredKey, format!("key '{}' expired at {at}", self.principal)))
             }
             _ => Ok(()),
         }
@@ -113,7 +113,7 @@ impl Keys {
         let found = self.by_prefix.get(&digest.as_bytes()[..8]).and_then(|keys| keys.iter().find(same));
         let Some(key) = found else {
             return Err(Refusal::new(
-                Code::InvalidKey,
+                ErrorCode::InvalidKey,
                 "the key is not known here; present one that is configured",
             ));
         };
@@ -152,7 +152,7 @@ mod tests {
         assert!(key.require(Scope::Publish, "publish").is_ok());
         let refusal = key.require(Scope::Admin, "see rooms").unwrap_err();
         assert!(refusal.message.contains("'acme' may not see rooms") && refusal.message.contains("admin"));
-        assert_eq!(keys(None).check("secreT").unwrap_err().code, Code::InvalidKey);
-        assert_eq!(keys(Some(unix_ms() - 1)).check("secret").unwrap_err().code, Code::ExpiredKey);
+        assert_eq!(keys(None).check("secreT").unwrap_err().code, ErrorCode::InvalidKey);
+        assert_eq!(keys(Some(unix_ms() - 1)).check("secret").unwrap_err().code, ErrorCode::ExpiredKey);
     }
 }

@@ -17,7 +17,7 @@ pub(crate) use slots::{Busy, Full, Slot, Slots};
 use crate::metrics::{Limited, Listener, Metrics};
 use serde::Deserialize;
 use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
-use switchyard_protocol::{Code, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -186,11 +186,11 @@ impl Unauthenticated {
         self.limits.limited(Limited::AddressFailures);
         let message =
             format!("too many keys from {} were not good; try again later", Group::of(self.address));
-        Some(Refusal::retry(Code::RateLimited, message, wait.as_millis() as u64 + 1))
+        Some(Refusal::retry(ErrorCode::RateLimited, message, wait.as_millis() as u64 + 1))
     }
 
     /// Counts a key that was refused, and returns when its answer may be given.
-    pub(crate) async fn refused(&self, code: Code) {
+    pub(crate) async fn refused(&self, code: ErrorCode) {
         let is_trusted = self.limits.is_trusted(self.address);
         self.limits.failures.refused(self.address, is_trusted, code).await;
     }

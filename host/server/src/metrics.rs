@@ -7,7 +7,7 @@ use prometheus_client::{
 };
 use std::sync::Arc;
 use switchyard_process::log;
-use switchyard_protocol::{Close, Code};
+use switchyard_protocol::{Close, ErrorCode};
 use switchyard_store::StoreMetrics;
 
 /// Counters that clones share.
@@ -138,7 +138,7 @@ impl Default for Metrics {
         registry.register(
             "log_lines_dropped",
             "Log lines for which there was no room, or which could not be written",
-            log::dropped(),
+            log::dropped_lines(),
         );
         let store = StoreMetrics::default();
         store.register(&mut registry);
@@ -166,7 +166,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn error(&self, code: Code) {
+    pub(crate) fn error(&self, code: ErrorCode) {
         self.errors.get_or_create(&ErrorLabel { code: code.as_str() }).inc();
     }
 

@@ -26,7 +26,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use switchyard_process::{memory::Account, vital::Vitals};
+use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Close, unix_ms};
 use switchyard_store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys};
 use tokio::net::TcpListener;
@@ -128,7 +128,7 @@ impl Node {
     }
 
     /// The tasks that this node cannot live without; whoever adds another starts it there.
-    pub fn vitals(&self) -> &Vitals {
+    pub fn vitals(&self) -> &VitalTasks {
         &self.services.hub.vitals
     }
 
@@ -143,10 +143,10 @@ impl Node {
         let vitals = hub.vitals.clone();
         let (tls, limits) = (tls.clone(), limits.clone());
         let served = listener::run(server, listener, tls, services.clone(), limits, draining.clone());
-        let served = vitals.task("the clients' listener", served);
+        let served = vitals.spawn("the clients' listener", served);
         let watched = reload::watch(self, admin.status.clone(), host(admin.address));
         tokio::select! {
-            () = vitals.for_ever("reading files again", watched) => {}
+            () = vitals.run_forever("reading files again", watched) => {}
             () = vitals.failed() => {}
             () = served_until(&stop, &stopping, delay) => {}
         }
@@ -183,7 +183,7 @@ async fn served_until(stop: &CancellationToken, stopping: &CancellationToken, de
 }
 
 /// Of a node that has stopped.
-fn outcome(vitals: &Vitals) -> anyhow::Result<()> {
+fn outcome(vitals: &VitalTasks) -> anyhow::Result<()> {
     match vitals.failure() {
         None => Ok(()),
         Some(failure) => anyhow::bail!("{failure}; the node has stopped, as it cannot go on without it"),
@@ -193,7 +193,7 @@ fn outcome(vitals: &Vitals) -> anyhow::Result<()> {
 async fn start_hub(config: &Config, reader: &Reader, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
     let cache = config.cache.clone();
     let cache = reader.run(move || cache.open()).await?.map_err(anyhow::Error::msg)?;
-    let memory = Account::new(config.memory.limit.bytes());
+    let memory = MemoryAccount::new(config.memory.limit.bytes());
     let hub = HubConfig {
         plugins: config.plugins.clone(),
         cache,
@@ -256,7 +256,7 @@ mod tests {
     /// A node whose start never ends: its store listens and answers nothing.
     async fn waiting() -> (TcpListener, Config, Source, Admin) {
         let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (silent, vitals) = (listen().await, Vitals::default());
+        let (silent, vitals) = (listen().await, VitalTasks::default());
         let url = format!("redis://{}", silent.local_addr().unwrap());
         let config = Config::load(None, &vec![("SWITCHYARD_STORE__URL".to_owned(), url)]).unwrap();
         let source = Source::open(None, &vitals).unwrap();
@@ -267,7 +267,7 @@ mod tests {
     async fn a_start_ends_with_what_it_cannot_live_without() {
         let (_silent, config, source, admin) = waiting().await;
         let stop = CancellationToken::new();
-        admin.vitals.task("a task", async { panic!("on purpose") }).await.unwrap();
+        admin.vitals.spawn("a task", async { panic!("on purpose") }).await.unwrap();
         let started = timeout(Duration::from_secs(10), Node::start(config, source, &admin, &stop)).await;
         let error = started.unwrap().err().expect("it is not ready").to_string();
         assert_eq!(error, "a task panicked: on purpose; the node has stopped, as it cannot go on without it");

@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
 };
-use switchyard_process::memory::{Kind, Share, Steps};
+use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
 use switchyard_protocol::{Close, Frame};
 use tokio::sync::Notify;
 
@@ -61,9 +61,9 @@ struct State {
     bytes: usize,
     /// The most of them that may be answers: those are this connection's alone, while a message counts where it is made.
     own: usize,
-    counted: Steps,
+    counted: SteppedCharge,
     /// The other ones, which the principal of the connection answers for: it is for it that they are kept.
-    claimed: Steps,
+    claimed: SteppedCharge,
     close: Option<Close>,
     /// Nothing new is taken; what waits is sent, and places are still filled.
     finishing: bool,
@@ -88,7 +88,7 @@ const KEPT: usize = 16;
 const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
-    pub(crate) fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<Share>) -> Self {
+    pub(crate) fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<MemoryShare>) -> Self {
         let state = State {
             pipe: Some(pipe),
             begun: Bytes::new(),
@@ -98,8 +98,8 @@ impl Outbox {
             left: 0,
             bytes: 0,
             own: 0,
-            counted: Steps::new(share.charge(Kind::Outboxes, 0)),
-            claimed: Steps::new(share.claim(0)),
+            counted: SteppedCharge::new(share.charge(MemoryKind::Outboxes, 0)),
+            claimed: SteppedCharge::new(share.claim(0)),
             close: None,
             finishing: false,
             paced: None,
@@ -114,7 +114,7 @@ impl Outbox {
     }
 
     /// Another principal answers for what waits from now on.
-    pub(crate) fn move_to(&self, share: &Arc<Share>) {
+    pub(crate) fn move_to(&self, share: &Arc<MemoryShare>) {
         let mut state = self.lock();
         state.counted.move_to(share);
         state.claimed.move_to(share);
@@ -235,7 +235,7 @@ impl Outbox {
         let mut state = self.lock();
         loop {
             match state.close {
-                Some(close) if close.drops_waiting() => return Poll::Ready(Some(close)),
+                Some(close) if close.discards_queued() => return Poll::Ready(Some(close)),
                 _ => {}
             }
             let written = match state.is_ready() {

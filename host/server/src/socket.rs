@@ -188,7 +188,7 @@ async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
             wire.excuse();
         }
         if now >= wire.last_heard() + silence {
-            return End::Close(Close::Silent);
+            return End::Close(Close::HeartbeatTimeout);
         }
         if now >= ping_at {
             outbox.ping();

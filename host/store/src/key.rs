@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
-use switchyard_protocol::room::is_principal;
+use switchyard_protocol::room::is_valid_principal;
 
 /// SHA-256 of a key's text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
@@ -96,7 +96,7 @@ impl TryFrom<String> for PrincipalName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match is_principal(&name) {
+        match is_valid_principal(&name) {
             true => Ok(Self(name.into())),
             false => Err(format!("'{name}' is no principal's name: 1 to 64 of A-Z a-z 0-9 . _ -")),
         }

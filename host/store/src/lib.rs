@@ -28,7 +28,7 @@ use bytes::Bytes;
 use counts::Counts;
 use serde::Deserialize;
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
-use switchyard_process::{memory::Share, unit};
+use switchyard_process::{memory::MemoryShare, unit};
 use switchyard_protocol::{Position, Publication, room::RoomName};
 use tokio::time::Instant;
 
@@ -416,7 +416,7 @@ pub trait Store: Send + Sync {
     async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
 
     /// Whether it may keep more for a principal than it does, once what can be missed of those for whom it keeps most is let go.
-    fn has_room(&self, share: &Share) -> bool;
+    fn has_room(&self, share: &MemoryShare) -> bool;
 
     /// A round trip. What part of the store cannot be reached while the rest can, where there is such a part.
     async fn check(&self) -> Result<Option<String>, Unavailable>;

@@ -16,7 +16,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard},
 };
-use switchyard_process::{memory::Account, vital::Vitals};
+use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 
 /// Locks over which rooms are spread: well above the number of cores, so that two seldom meet.
 const STRIPES: usize = 64;
@@ -33,13 +33,18 @@ pub struct Memory {
     rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
     sessions: Mutex<Sessions>,
     plugins: Mutex<Plugins>,
-    account: Arc<Account>,
+    account: Arc<MemoryAccount>,
     relief: Relief,
 }
 
 impl Memory {
     /// A store whose sweeping ends with it.
-    pub fn new(retention: Retention, feed: Feed, account: &Arc<Account>, vitals: &Vitals) -> Arc<Self> {
+    pub fn new(
+        retention: Retention,
+        feed: Feed,
+        account: &Arc<MemoryAccount>,
+        vitals: &VitalTasks,
+    ) -> Arc<Self> {
         let store = Arc::new(Self {
             retention,
             feed,
@@ -52,7 +57,7 @@ impl Memory {
             relief: Relief::default(),
         });
         let weak = Arc::downgrade(&store);
-        vitals.task("the sweep of the memory store", async move {
+        vitals.spawn("the sweep of the memory store", async move {
             let mut ticks = tokio::time::interval(SWEEP);
             loop {
                 ticks.tick().await;
@@ -169,7 +174,7 @@ impl Store for Memory {
             true => self.existing(message.room, publish).flatten(),
             false => self.with(message.room, publish),
         };
-        if self.account.is_tight() {
+        if self.account.is_under_pressure() {
             self.relieve();
         }
         Storing::Done(Some(Ok(stored)))
@@ -346,8 +351,8 @@ impl Store for Memory {
         Ok(self.held_plugins().reports())
     }
 
-    fn has_room(&self, share: &Share) -> bool {
-        if !self.account.is_tight() {
+    fn has_room(&self, share: &MemoryShare) -> bool {
+        if !self.account.is_under_pressure() {
             return true;
         }
         self.relieve();
@@ -368,7 +373,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_keeps_the_contract() {
         super::contract::suite(Duration::from_secs(1), |retention, feed| async move {
-            Memory::new(retention, feed, &Account::boundless(), &Vitals::default()) as Arc<dyn Store>
+            Memory::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default())
+                as Arc<dyn Store>
         })
         .await;
     }
@@ -377,7 +383,8 @@ mod tests {
     async fn a_room_that_nobody_needs_is_forgotten() {
         let retention =
             Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Vitals::default());
+        let store =
+            Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
         let room = RoomName::parse("fleeting").unwrap();
         store
             .publish(Message {
@@ -401,7 +408,8 @@ mod tests {
     async fn names_that_were_only_visited_are_gone_within_a_minute() {
         let retention =
             Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store = Memory::new(retention, Arc::new(|_| true), &Account::boundless(), &Vitals::default());
+        let store =
+            Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
         let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
         for name in &names {
             let (read, again) = (

@@ -55,8 +55,8 @@ use rooms::Rooms;
 use sessions::Leaving;
 use shared::{Fault, Shared};
 use switchyard_process::{
-    memory::{Account, Share},
-    vital::Vitals,
+    memory::{MemoryAccount, MemoryShare},
+    vital::VitalTasks,
 };
 use tokio::sync::mpsc;
 
@@ -121,9 +121,9 @@ impl Redis {
         retention: Retention,
         metrics: StoreMetrics,
         feed: Feed,
-        memory: &Arc<Account>,
+        memory: &Arc<MemoryAccount>,
         status: impl Fn(&str) + Send + Sync,
-        vitals: &Vitals,
+        vitals: &VitalTasks,
     ) -> Result<Arc<Self>, String> {
         let mut waiting = Waiting::new(site, status);
         let (link, signals, connected) = open(&mut waiting, metrics.clone(), vitals).await?;
@@ -133,7 +133,7 @@ impl Redis {
         let listens = Listener::new(&shared, listener.downgrade());
         servers::watch(&shared, connected, vitals).await;
         holdings::watch(&shared, vitals);
-        vitals.task("the listener of the Redis store", listens.run(requests, signals));
+        vitals.spawn("the listener of the Redis store", listens.run(requests, signals));
         let publishing = Publishing::new(&shared);
         let store = Arc::new(Self { shared, publishing, listener });
         while let Err(error) = lease::hold(&store, vitals).await {
@@ -155,7 +155,7 @@ impl Store for Redis {
         self.listener.send(Request::Unwatch(room.clone())).ok();
     }
 
-    fn has_room(&self, share: &Share) -> bool {
+    fn has_room(&self, share: &MemoryShare) -> bool {
         self.shared.holdings.has_room(share.principal())
     }
 

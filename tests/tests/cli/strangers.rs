@@ -53,7 +53,7 @@ async fn tls_hellos_with_invalid_names_do_not_fill_the_log() {
     assert!(longest < 5000, "a line of {longest} bytes");
     let all = log().len();
     assert!(all < 1 << 20, "300 hellos wrote {all} bytes");
-    let says = "log lines were left out: one place logs too often";
+    let says = "log lines suppressed: one place in the code logs too often";
     switchyard_tests::eventually_within(2 * PATIENCE, "a line that says so", async || {
         String::from_utf8_lossy(&log()).contains(says).then_some(())
     })

@@ -3,7 +3,7 @@
 use super::{blocks, document};
 use serde_json::json;
 use std::{collections::BTreeSet, path::Path};
-use switchyard_protocol::{Close, Code};
+use switchyard_protocol::{Close, ErrorCode};
 use switchyard_server::config::Config;
 use switchyard_tests::{Client, Node, Redis, Server, eventually, guest, run};
 
@@ -24,7 +24,7 @@ fn set<T: ToString>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
 #[test]
 fn every_error_code_is_explained() {
     let text = document("docs/protocol.md");
-    assert_eq!(first_cells(&text, "## Errors"), set(Code::ALL.iter().map(|code| code.as_str())));
+    assert_eq!(first_cells(&text, "## Errors"), set(ErrorCode::ALL.iter().map(|code| code.as_str())));
 }
 
 /// Must list every variant: the `match` in here does not compile if one is missing.
@@ -40,17 +40,17 @@ fn closes() -> Vec<Close> {
         Internal,
         Overloaded,
         ConnectTimeout,
-        Silent,
+        HeartbeatTimeout,
         Slow,
         Draining(0),
-        Protocol,
+        ProtocolError,
         NotUtf8,
         FrameTooLarge,
     ];
     for close in &all {
         match close {
             BadFrames | Unauthorized | Forbidden | TakenOver | Revoked | ConnectionLimit | Internal => {}
-            Overloaded | ConnectTimeout | Silent | Slow | Draining(_) | Protocol | NotUtf8
+            Overloaded | ConnectTimeout | HeartbeatTimeout | Slow | Draining(_) | ProtocolError | NotUtf8
             | FrameTooLarge => {}
         }
     }

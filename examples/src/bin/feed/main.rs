@@ -6,11 +6,12 @@ mod nodes;
 use clap::Parser;
 use nodes::Nodes;
 use std::{process::ExitCode, time::Duration};
-use switchyard::client::{
-    Client, Connect, Lost, note,
-    wire::{Head, Publish},
-};
+use switchyard::client::{Client, Connect, Lost, note};
 use switchyard_examples::world::{Event, World};
+use switchyard_protocol::{
+    client::{ClientRequest, ServerFrame, parse},
+    request::Publish,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval},
@@ -106,19 +107,19 @@ impl Feed {
         let data = serde_json::value::to_raw_value(&data).expect("data is plain JSON");
         self.sent += 1;
         self.unanswered += 1;
-        let publish = Publish { id: self.sent, room: &room, event: Some(event), key: None, data: &data };
-        client.send(publish.frame()).await
+        let publish = Publish { room: room.into(), event: Some(event.into()), data: &data, key: None };
+        client.send(ClientRequest::Publish(publish).encode(Some(self.sent.into()))).await
     }
 
     fn answered(&mut self, text: &str) {
-        let Some(head) = Head::read(text) else { return };
-        if head.id.is_some() {
+        let Ok((id, frame)) = parse(text) else { return };
+        if id.is_some() {
             self.unanswered = self.unanswered.saturating_sub(1);
         }
-        if let Some(refusal) = head.error {
+        if let ServerFrame::Error(error) = frame {
             self.refused += 1;
             if self.refused <= 5 {
-                note(refusal);
+                note(error);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! How a connection ended, and what the wire contract says to do then.
 
-use super::{backoff::chance, wire};
+use super::backoff::chance;
 use std::{fmt, time::Duration};
+use switchyard_protocol::client::parse_http_error;
 use tokio_tungstenite::tungstenite::{self, http::Response, protocol::CloseFrame};
 
 /// A draining node names milliseconds; more than this is a mistake.
@@ -62,7 +63,7 @@ impl Lost {
     pub fn answered(answer: &Response<Option<Vec<u8>>>) -> Self {
         let status = answer.status();
         let body = answer.body().as_deref().unwrap_or_default();
-        let text = match wire::http_refusal(body) {
+        let text = match parse_http_error(body) {
             Some(refusal) => refusal.to_string(),
             None => format!("answered HTTP {status}, which is no WebSocket"),
         };
@@ -130,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_loss_is_one_sentence() {
-        let lost = closed(4401, "a valid key is needed");
-        assert_eq!(lost.to_string(), "the server closed the connection: a valid key is needed (4401)");
+        let lost = closed(4401, "a valid key is required");
+        assert_eq!(lost.to_string(), "the server closed the connection: a valid key is required (4401)");
         let lost = lost.because(Some("invalid_key: not known".into()));
         assert_eq!(lost.to_string(), "invalid_key: not known");
         assert_eq!(closed(4500, "").to_string(), "the server closed the connection: without a reason (4500)");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use std::{path::Path, sync::Arc};
-use switchyard_process::file::without_mark;
+use switchyard_process::file::without_bom;
 use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -23,7 +23,7 @@ pub(super) fn install_provider() {
 pub(super) fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let name = file.display().to_string();
     let text = std::fs::read(file).with_context(|| format!("--ca {name}"))?;
-    let certificates = CertificateDer::pem_slice_iter(without_mark(&text))
+    let certificates = CertificateDer::pem_slice_iter(without_bom(&text))
         .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("--ca {name}: no PEM certificate can be read"))?;
     if certificates.is_empty() {

@@ -1,7 +1,7 @@
 //! Which offsets were seen and acknowledged. Delivery is at least once; printing is once.
 
-use crate::client::wire::{Acknowledged, Position};
-use std::collections::{BTreeMap, HashMap};
+use std::{collections::HashMap, sync::Arc};
+use switchyard_protocol::{Position, request::Ack};
 
 #[derive(Default)]
 pub(super) struct Seen {
@@ -12,19 +12,10 @@ pub(super) struct Seen {
 
 struct Room {
     /// `None` until the server said it: a delivery does not.
-    epoch: Option<String>,
+    epoch: Option<Arc<str>>,
     newest: u64,
     /// There is something newer than what was acknowledged last.
     unacknowledged: bool,
-}
-
-impl Room {
-    fn acknowledged(&self) -> Acknowledged<'_> {
-        match &self.epoch {
-            Some(epoch) => Acknowledged::Position { epoch, offset: self.newest },
-            None => Acknowledged::Offset(self.newest),
-        }
-    }
 }
 
 impl Seen {
@@ -38,16 +29,16 @@ impl Seen {
     }
 
     /// The room was joined, or resumed. `offset`: what is known already, unless it is remembered here.
-    pub(super) fn join(&mut self, room: &str, epoch: &str, offset: u64, recovered: Option<bool>) {
+    pub(super) fn join(&mut self, room: &str, epoch: &Arc<str>, offset: u64, recovered: Option<bool>) {
         match self.rooms.get_mut(room) {
             // Resumed in the same epoch: what was seen stays seen, and what was missed follows.
-            Some(known) if known.epoch.as_deref() == Some(epoch) && recovered != Some(false) => {}
+            Some(known) if known.epoch.as_ref() == Some(epoch) && recovered != Some(false) => {}
             // `*` and the inbox, of which only deliveries told.
             Some(known) if known.epoch.is_none() && recovered != Some(false) => {
-                known.epoch = Some(epoch.to_owned());
+                known.epoch = Some(epoch.clone());
             }
             _ => {
-                let fresh = Room { epoch: Some(epoch.to_owned()), newest: offset, unacknowledged: false };
+                let fresh = Room { epoch: Some(epoch.clone()), newest: offset, unacknowledged: false };
                 self.rooms.insert(room.to_owned(), fresh);
             }
         }
@@ -67,10 +58,10 @@ impl Seen {
     }
 
     /// Everything up to `offset` is gone.
-    pub(super) fn skip(&mut self, room: &str, epoch: Option<&str>, offset: u64) {
+    pub(super) fn skip(&mut self, room: &str, epoch: &Arc<str>, offset: u64) {
         let Some(known) = self.rooms.get_mut(room) else { return };
-        if epoch.is_some() && known.epoch.as_deref() != epoch {
-            *known = Room { epoch: epoch.map(str::to_owned), newest: offset, unacknowledged: false };
+        if known.epoch.as_ref() != Some(epoch) {
+            *known = Room { epoch: Some(epoch.clone()), newest: offset, unacknowledged: false };
         }
         known.newest = known.newest.max(offset);
     }
@@ -81,9 +72,11 @@ impl Seen {
         Some(Position { epoch: known.epoch.clone()?, offset: known.newest })
     }
 
-    pub(super) fn unacknowledged(&self) -> BTreeMap<&str, Acknowledged<'_>> {
+    pub(super) fn unacknowledged(&self) -> Vec<Ack<'_>> {
         let rooms = self.rooms.iter().filter(|(_, known)| known.unacknowledged);
-        rooms.map(|(room, known)| (room.as_str(), known.acknowledged())).collect()
+        rooms
+            .map(|(room, known)| Ack { room: room.into(), epoch: known.epoch.clone(), offset: known.newest })
+            .collect()
     }
 
     pub(super) fn acknowledged(&mut self) {
@@ -97,7 +90,7 @@ mod tests {
 
     fn seen() -> Seen {
         let mut seen = Seen::default();
-        seen.join("a", "e1", 10, None);
+        seen.join("a", &"e1".into(), 10, None);
         seen
     }
 
@@ -106,10 +99,10 @@ mod tests {
         let mut seen = seen();
         assert!(seen.is_new("a", 11) && seen.is_new("a", 13));
         assert!(!seen.is_new("a", 11) && !seen.is_new("a", 13));
-        seen.join("a", "e1", 20, Some(true));
+        seen.join("a", &"e1".into(), 20, Some(true));
         assert!(!seen.is_new("a", 13), "a replay repeats what was not acknowledged");
         assert!(seen.is_new("a", 14), "and brings what was missed");
-        seen.join("a", "e2", 3, Some(false));
+        seen.join("a", &"e2".into(), 3, Some(false));
         assert!(!seen.is_new("a", 3) && seen.is_new("a", 4), "another epoch counts anew");
     }
 
@@ -118,7 +111,7 @@ mod tests {
         let mut seen = Seen::default();
         assert!(seen.is_new("*", 7) && !seen.is_new("*", 7));
         assert_eq!(seen.position("*"), None, "its epoch is not known");
-        seen.join("*", "e", 9, Some(true));
+        seen.join("*", &"e".into(), 9, Some(true));
         assert!(!seen.is_new("*", 7) && seen.is_new("*", 8));
     }
 
@@ -128,16 +121,13 @@ mod tests {
         assert!(seen.unacknowledged().is_empty(), "joining needs none");
         seen.is_new("a", 11);
         seen.is_new("a", 12);
-        assert_eq!(
-            seen.unacknowledged(),
-            BTreeMap::from([("a", Acknowledged::Position { epoch: "e1", offset: 12 })])
-        );
+        assert_eq!(seen.unacknowledged(), [Ack { room: "a".into(), epoch: Some("e1".into()), offset: 12 }]);
         seen.acknowledged();
         assert!(seen.unacknowledged().is_empty());
         seen.is_new("a", 12);
         assert_eq!(
             seen.unacknowledged(),
-            BTreeMap::from([("a", Acknowledged::Position { epoch: "e1", offset: 12 })]),
+            [Ack { room: "a".into(), epoch: Some("e1".into()), offset: 12 }],
             "it came again, so it was not heard"
         );
     }
@@ -148,9 +138,9 @@ mod tests {
         seen.alias("A", "a");
         seen.is_new("a", 15);
         assert_eq!(seen.position("A"), Some(Position { epoch: "e1".into(), offset: 15 }));
-        seen.skip("a", Some("e1"), 30);
+        seen.skip("a", &"e1".into(), 30);
         assert_eq!(seen.position("a").unwrap().offset, 30);
-        seen.skip("a", Some("e2"), 2);
+        seen.skip("a", &"e2".into(), 2);
         assert_eq!(seen.position("a"), Some(Position { epoch: "e2".into(), offset: 2 }));
         assert_eq!(seen.position("b"), None);
     }

@@ -1,8 +1,7 @@
 //! A recorded feed: its lines, and when each is due.
 
-use crate::client::wire::present;
 use anyhow::Context;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::{
     fs::File,
@@ -11,7 +10,7 @@ use std::{
     str::FromStr,
     time::Duration,
 };
-use switchyard_process::file::without_mark;
+use switchyard_process::file::without_bom;
 use tokio::{sync::mpsc, time::Instant};
 
 /// Bytes of a line. A server takes no such message, so this is no feed.
@@ -130,6 +129,11 @@ struct Line<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// `null` is data, unlike a missing field.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
 /// `None` for an empty line; the error says what would be right.
 fn parse(
     text: &[u8],
@@ -138,7 +142,7 @@ fn parse(
     event: Option<&str>,
     speed: Speed,
 ) -> Option<Result<Outgoing, String>> {
-    let text = if number == 1 { without_mark(text) } else { text };
+    let text = if number == 1 { without_bom(text) } else { text };
     if text.trim_ascii().is_empty() {
         return None;
     }

@@ -1,17 +1,16 @@
 //! What was sent and not answered yet, and what became of the rest.
 
 use super::{feed::Outgoing, progress::grouped};
-use crate::{
-    client::{
-        note,
-        wire::{Head, Publish, Refusal},
-    },
-    output::print_line,
-};
+use crate::{client::note, output::print_line};
 use serde_json::json;
 use std::{
     collections::{HashSet, VecDeque},
     time::Duration,
+};
+use switchyard_protocol::{
+    client::{ClientRequest, ServerError},
+    reply::Published,
+    request::Publish,
 };
 
 /// Messages on their way. One round trip each would be slow, and more only fills buffers.
@@ -60,7 +59,9 @@ impl Window {
         let id = self.last;
         let key = self.key.clone().unwrap_or_else(|| format!("{}-{id}", self.run));
         let Outgoing { line, room, event, data, .. } = message;
-        let frame = Publish { id, room, event: event.as_deref(), key: Some(&key), data }.frame();
+        let event = event.as_deref().map(Into::into);
+        let publish = Publish { room: room.into(), event, data, key: Some(key.into()) };
+        let frame = ClientRequest::Publish(publish).encode(Some(id.into()));
         self.sent.push_back(Sent { id, line: *line, room: room.clone(), frame: frame.clone() });
         frame
     }
@@ -93,32 +94,36 @@ impl Tally {
         Self { json, ..Self::default() }
     }
 
-    pub(super) fn published(&mut self, line: Option<u64>, head: &Head) -> anyhow::Result<()> {
+    pub(super) fn published(&mut self, line: Option<u64>, published: &Published) -> anyhow::Result<()> {
         self.published += 1;
-        self.duplicates += u64::from(head.duplicate);
-        let (room, epoch) = (head.room.as_deref().unwrap_or_default(), &head.epoch);
-        let offset = head.offset.unwrap_or_default();
-        if !self.rooms.contains(room) {
-            self.rooms.insert(room.to_owned());
+        let Published { room, epoch, offset, duplicate, .. } = published;
+        self.duplicates += u64::from(*duplicate);
+        if !self.rooms.contains(&**room) {
+            self.rooms.insert(room.to_string());
         }
         if self.json {
             let mut answer = json!({"room": room, "epoch": epoch, "offset": offset});
             if let Some(line) = line {
                 answer["line"] = line.into();
             }
-            if head.duplicate {
+            if *duplicate {
                 answer["duplicate"] = true.into();
             }
             return Ok(print_line!("{answer}")?);
         }
         if line.is_none() {
-            let again = if head.duplicate { ", where it was before" } else { "" };
+            let again = if *duplicate { ", where it was before" } else { "" };
             print_line!("published to {room} at offset {offset}{again}")?;
         }
         Ok(())
     }
 
-    pub(super) fn refused(&mut self, line: Option<u64>, room: &str, refusal: &Refusal) -> anyhow::Result<()> {
+    pub(super) fn refused(
+        &mut self,
+        line: Option<u64>,
+        room: &str,
+        refusal: &ServerError,
+    ) -> anyhow::Result<()> {
         self.refused += 1;
         let answer = json!({"line": line, "room": room, "error": refusal});
         let text = match line {

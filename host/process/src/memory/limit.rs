@@ -1,60 +1,61 @@
-//! How much may be kept, as configured.
+//! How much memory the node may keep, as configured. Does not count what it keeps.
 
-use super::machine;
+use super::available::available_bytes;
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// `[memory]`
+/// The section `[memory]` of the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    pub limit: Limit,
+    /// How much memory the node may keep for others.
+    pub limit: MemoryLimit,
 }
 
-/// How much may be kept.
+/// How much memory the node may keep: "2GiB", or "60%" (the default) of the memory that is available to the process.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Limit {
-    /// In percent of what the process may have.
+pub enum MemoryLimit {
+    /// 1 to 100 percent of the memory that is available to the process.
     Percent(u8),
+    /// So many bytes, at least 1 MiB.
     Bytes(usize),
 }
 
-/// A node that may keep less is of no use.
-const LEAST: usize = 1 << 20;
+/// The smallest limit: with less, a node is of no use.
+const MIN_BYTES: usize = 1 << 20;
 
-impl Default for Limit {
+impl Default for MemoryLimit {
     fn default() -> Self {
         Self::Percent(60)
     }
 }
 
-impl<'de> Deserialize<'de> for Limit {
+impl<'de> Deserialize<'de> for MemoryLimit {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        let wrong = |why: &str| {
-            let right = "a size of at least 1MiB, such as \"2GiB\", or 1% to 100% of the memory there is";
-            D::Error::custom(format!("'{text}' {why}; it is {right}"))
+        let invalid = || {
+            let expected = r#"at least 1MiB, e.g. "2GiB", or 1% to 100% of the available memory"#;
+            D::Error::custom(format!("invalid limit '{text}'; expected {expected}"))
         };
-        if let Some(share) = text.strip_suffix('%') {
-            let share: u8 = share.trim().parse().map_err(|_| wrong("is no share"))?;
-            return match share {
-                1..=100 => Ok(Self::Percent(share)),
-                _ => Err(wrong("is no share")),
+        if let Some(percent) = text.strip_suffix('%') {
+            return match percent.trim().parse() {
+                Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
+                _ => Err(invalid()),
             };
         }
-        let size = text.parse::<bytesize::ByteSize>().map_err(|_| wrong("is no size"))?;
+        let size = text.parse::<bytesize::ByteSize>().map_err(|_| invalid())?;
         match usize::try_from(size.as_u64()) {
-            Ok(bytes @ LEAST..) => Ok(Self::Bytes(bytes)),
-            _ => Err(wrong("is too little")),
+            Ok(bytes @ MIN_BYTES..) => Ok(Self::Bytes(bytes)),
+            _ => Err(invalid()),
         }
     }
 }
 
-impl Limit {
-    /// In bytes, on this machine and within the limits of the process' cgroup.
+impl MemoryLimit {
+    /// The limit in bytes, on this machine and within the cgroups of this process.
     pub fn bytes(self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes,
-            Self::Percent(share) => machine::memory() / 100 * usize::from(share),
+            Self::Percent(percent) => available_bytes() / 100 * usize::from(percent),
         }
     }
 }
@@ -64,26 +65,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_a_share_or_a_size() {
+    fn a_limit_is_a_percentage_or_a_size() {
         let read = |text: &str| toml::from_str::<MemoryConfig>(&format!("limit = \"{text}\""));
-        for (text, limit) in
-            [("1%", Limit::Percent(1)), ("100%", Limit::Percent(100)), ("2GiB", Limit::Bytes(2 << 30))]
-        {
+        for (text, limit) in [
+            ("1%", MemoryLimit::Percent(1)),
+            ("100%", MemoryLimit::Percent(100)),
+            ("2GiB", MemoryLimit::Bytes(2 << 30)),
+        ] {
             assert_eq!(read(text).unwrap().limit, limit);
         }
-        for (text, why) in [
-            ("0%", "is no share"),
-            ("101%", "is no share"),
-            ("-5%", "is no share"),
-            ("6.5%", "is no share"),
-            ("%", "is no share"),
-            ("much", "is no size"),
-            ("", "is no size"),
-            ("64KiB", "is too little"),
-        ] {
+        for text in ["0%", "101%", "-5%", "6.5%", "%", "much", "", "64KiB"] {
             let error = read(text).unwrap_err().message().to_owned();
-            assert!(error.starts_with(&format!("'{text}' {why}; it is a size of")), "{error}");
+            assert!(
+                error.starts_with(&format!("invalid limit '{text}'; expected at least 1MiB,")),
+                "{error}"
+            );
         }
-        assert_eq!(toml::from_str::<MemoryConfig>("").unwrap().limit, Limit::Percent(60));
+        assert_eq!(toml::from_str::<MemoryConfig>("").unwrap().limit, MemoryLimit::Percent(60));
     }
 }

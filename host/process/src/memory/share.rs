@@ -1,6 +1,6 @@
-//! What one principal answers for of what is kept.
+//! The memory that is kept for one principal, and charges of it. Does not know what the bytes are.
 
-use super::{Books, Kind, may_grow};
+use super::{Books, MemoryKind, may_grow};
 use std::{
     fmt,
     sync::{
@@ -9,86 +9,92 @@ use std::{
     },
 };
 
-pub struct Share {
+/// The memory that is kept for one principal. It is forgotten when nobody refers to it any more.
+pub struct MemoryShare {
     principal: Arc<str>,
     used: AtomicUsize,
     books: Arc<Books>,
 }
 
-impl Share {
+impl MemoryShare {
     pub(super) fn new(principal: Arc<str>, books: Arc<Books>) -> Self {
         Self { principal, used: AtomicUsize::new(0), books }
     }
 
-    /// Empty for strangers.
+    /// The name of the principal; empty for connections without a key, and for what no principal is charged for.
     pub fn principal(&self) -> &Arc<str> {
         &self.principal
     }
 
+    /// How many bytes are kept for the principal.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether something may be kept for it that was not before.
+    /// Whether more may be kept for the principal: see [`may_grow`](super::may_grow).
     pub fn may_grow(&self) -> bool {
         may_grow(self.used(), self.books.total(), self.books.limit)
     }
 
-    pub fn add(&self, kind: Kind, bytes: usize) {
+    /// Counts bytes until they are [subtracted](Self::subtract). Prefer [`charge`](Self::charge).
+    pub fn add(&self, kind: MemoryKind, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         self.books.used[kind as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// No more than was added.
-    pub fn subtract(&self, kind: Kind, bytes: usize) {
+    /// Stops counting what was [added](Self::add).
+    pub fn subtract(&self, kind: MemoryKind, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.books.used[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Counts so much until what is given is dropped.
-    pub fn charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
-        let mut charge = Charge { share: self.clone(), kind: Some(kind), bytes: 0 };
+    /// Counts bytes until the charge is dropped.
+    pub fn charge(self: &Arc<Self>, kind: MemoryKind, bytes: usize) -> MemoryCharge {
+        let mut charge = MemoryCharge { share: self.clone(), kind: Some(kind), bytes: 0 };
         charge.grow(bytes);
         charge
     }
 
-    /// The same for what is counted once already, by whoever made it, and kept for this principal among others.
-    pub fn claim(self: &Arc<Self>, bytes: usize) -> Charge {
-        let mut charge = Charge { share: self.clone(), kind: None, bytes: 0 };
+    /// Like [`charge`](Self::charge), but for bytes that several principals share and that already count as used by the
+    /// node: they count only against the principal.
+    pub fn claim(self: &Arc<Self>, bytes: usize) -> MemoryCharge {
+        let mut charge = MemoryCharge { share: self.clone(), kind: None, bytes: 0 };
         charge.grow(bytes);
         charge
     }
 }
 
-impl Drop for Share {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         let mut shares = self.books.shares();
-        // There may be another of its name by now.
-        let is_this = |share: &Weak<Share>| std::ptr::eq(share.as_ptr(), self);
+        // A new share of the same principal may be there by now.
+        let is_this = |share: &Weak<MemoryShare>| std::ptr::eq(share.as_ptr(), self);
         if shares.get(&self.principal).is_some_and(is_this) {
             shares.remove(&self.principal);
         }
     }
 }
 
-/// Bytes that are counted until it is dropped.
-pub struct Charge {
-    share: Arc<Share>,
-    /// `None`: only its principal answers for them.
-    kind: Option<Kind>,
+/// Bytes that are counted until this is dropped.
+pub struct MemoryCharge {
+    share: Arc<MemoryShare>,
+    /// `None` if they count only against the principal.
+    kind: Option<MemoryKind>,
     bytes: usize,
 }
 
-impl Charge {
-    pub fn share(&self) -> &Arc<Share> {
+impl MemoryCharge {
+    /// The share of the principal that is charged.
+    pub fn share(&self) -> &Arc<MemoryShare> {
         &self.share
     }
 
+    /// How many bytes are counted.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// So many more.
+    /// Counts so many bytes more.
     pub fn grow(&mut self, bytes: usize) {
         match self.kind {
             Some(kind) => self.share.add(kind, bytes),
@@ -97,7 +103,7 @@ impl Charge {
         self.bytes += bytes;
     }
 
-    /// No more than there are.
+    /// Counts so many bytes less, at most all of them.
     pub fn shrink(&mut self, bytes: usize) {
         self.bytes -= bytes;
         match self.kind {
@@ -106,22 +112,22 @@ impl Charge {
         }
     }
 
-    /// Another principal answers for it from now on.
-    pub fn move_to(&mut self, share: &Arc<Share>) {
+    /// Charges another principal from now on.
+    pub fn move_to(&mut self, share: &Arc<MemoryShare>) {
         share.used.fetch_add(self.bytes, Ordering::Relaxed);
         self.share.used.fetch_sub(self.bytes, Ordering::Relaxed);
         self.share = share.clone();
     }
 }
 
-impl fmt::Debug for Charge {
+impl fmt::Debug for MemoryCharge {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { share, kind, bytes } = self;
-        write!(f, "{bytes} B of {} for '{}'", kind.map_or("others'", Kind::as_str), share.principal)
+        write!(f, "{bytes} B of {} for '{}'", kind.map_or("shared", MemoryKind::as_str), share.principal)
     }
 }
 
-impl Drop for Charge {
+impl Drop for MemoryCharge {
     fn drop(&mut self) {
         self.shrink(self.bytes);
     }

@@ -1,30 +1,34 @@
-//! What an `ack` says is handled.
+//! The offsets that an `ack` names. Does not know whether they were sent.
 
 use super::{
-    Fields, MAX_ROOMS, Refusal,
-    fields::{integer, object, required, string, wrong},
-    room, too_many,
+    MAX_ROOMS_PER_FRAME, RequestFields,
+    fields::{integer, invalid, object, required, string},
+    room, too_many_rooms,
 };
+use crate::Refusal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-/// Everything of a room up to an offset is handled.
-#[derive(Debug, PartialEq, Eq)]
+/// Says that the client has handled everything in a room up to and including an offset. A client writes it with
+/// [`crate::client::ClientRequest::Ack`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack<'a> {
+    /// The room as the client knows it. The server parses the name later.
     pub room: Cow<'a, str>,
-    /// Of the offset; without it, the one that the client was told last.
+    /// The epoch of the offset. If it is absent, the offset belongs to the epoch that the connection received last.
     pub epoch: Option<Arc<str>>,
+    /// The offset of the newest message that is handled.
     pub offset: u64,
 }
 
-pub(super) fn acks<'a>(fields: &Fields<'a>) -> Result<Vec<Ack<'a>>, Refusal> {
+pub(super) fn acks<'a>(fields: &RequestFields<'a>) -> Result<Vec<Ack<'a>>, Refusal> {
     if let Some(raw) = fields.offsets {
-        // Borrowed keys fail on escapes, so the names are owned here; an ack of many rooms is rare.
+        // Borrowed keys cannot have escapes, so the names are owned here; an ack of several rooms is rare.
         let offsets: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())
-            .map_err(|_| wrong("offsets", raw, r#"an object {"room": offset, …}"#))?;
-        if offsets.len() > MAX_ROOMS {
-            return Err(too_many("offsets", offsets.len()));
+            .map_err(|_| invalid("offsets", raw, r#"an object {"room": offset, …}"#))?;
+        if offsets.len() > MAX_ROOMS_PER_FRAME {
+            return Err(too_many_rooms("offsets", offsets.len()));
         }
         let ack = |(room, raw)| {
             let (epoch, offset) = offset(raw)?;
@@ -37,10 +41,10 @@ pub(super) fn acks<'a>(fields: &Fields<'a>) -> Result<Vec<Ack<'a>>, Refusal> {
     Ok(vec![Ack { room: room(fields)?, epoch: epoch.map(Into::into), offset }])
 }
 
-/// An offset, or an object that also names its epoch.
+/// Parses an offset, or an object that also names its epoch.
 fn offset(raw: &RawValue) -> Result<(Option<Arc<str>>, u64), Refusal> {
     #[derive(Deserialize)]
-    struct Named<'a> {
+    struct OffsetFields<'a> {
         epoch: Option<Arc<str>>,
         #[serde(borrow)]
         offset: &'a RawValue,
@@ -48,10 +52,10 @@ fn offset(raw: &RawValue) -> Result<(Option<Arc<str>>, u64), Refusal> {
     if !raw.get().starts_with('{') {
         return Ok((None, integer("an offset", raw)?));
     }
-    let named: Named = object(raw.get()).map_err(|_| {
-        wrong("an offset", raw, r#"an integer or an object {"epoch": string, "offset": integer}"#)
+    let fields: OffsetFields = object(raw.get()).map_err(|_| {
+        invalid("an offset", raw, r#"an integer or an object {"epoch": string, "offset": integer}"#)
     })?;
-    Ok((named.epoch, integer("offset", named.offset)?))
+    Ok((fields.epoch, integer("offset", fields.offset)?))
 }
 
 #[cfg(test)]
@@ -89,22 +93,22 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_acknowledges_so_many_rooms_and_no_more() {
+    fn the_number_of_rooms_is_limited() {
         let frame = |count: usize| {
             let offsets: Vec<_> = (0..count).map(|n| format!(r#""r{n}":1"#)).collect();
             format!(r#"{{"type":"ack","offsets":{{{}}}}}"#, offsets.join(","))
         };
-        assert_eq!(acks(&frame(MAX_ROOMS)).unwrap().len(), MAX_ROOMS);
-        assert!(acks(&frame(MAX_ROOMS + 1)).unwrap_err().message.contains("names 1001 rooms"));
+        assert_eq!(acks(&frame(MAX_ROOMS_PER_FRAME)).unwrap().len(), MAX_ROOMS_PER_FRAME);
+        assert!(acks(&frame(MAX_ROOMS_PER_FRAME + 1)).unwrap_err().message.contains("names 1001 rooms"));
     }
 
     #[test]
     fn offsets_are_integers_of_53_bits() {
-        for (offset, is_one) in
+        for (offset, is_valid) in
             [("1.5", false), ("9007199254740992", false), ("\"1\"", false), ("9007199254740991", true)]
         {
             let text = format!(r#"{{"type":"ack","room":"a","offset":{offset}}}"#);
-            assert_eq!(acks(&text).is_ok(), is_one, "{offset}");
+            assert_eq!(acks(&text).is_ok(), is_valid, "{offset}");
         }
     }
 }

@@ -1,18 +1,20 @@
-//! Single fields of a frame: of the kind that is wanted, or refused by name.
+//! Single fields of a request: their value, or a refusal that names the field.
 
-use super::Refusal;
+use crate::Refusal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Offsets fit 53 bits, so that every client's numbers hold them.
+/// Offsets have 53 bits, which the numbers of every language can hold.
 const MAX_OFFSET: u64 = (1 << 53) - 1;
+/// Bytes of a client's own text that a refusal repeats.
+const MAX_ECHOED_BYTES: usize = 40;
 
-/// A derived struct would read an array of its fields as well.
-pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+/// Parses an object. A derived struct alone would also accept an array of its fields.
+pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
     match text.trim_ascii_start().starts_with('{') {
         true => serde_json::from_str(text),
-        false => Err(serde::de::Error::custom("it does not start with {")),
+        false => Err(serde::de::Error::custom("it does not start with '{'")),
     }
 }
 
@@ -25,23 +27,25 @@ pub(super) fn string<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, 
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     match serde_json::from_str::<Text>(raw.get()) {
         Ok(text) => Ok(text.0),
-        Err(_) => Err(wrong(name, raw, "a string")),
+        Err(_) => Err(invalid(name, raw, "a string")),
     }
 }
 
 pub(super) fn integer(name: &str, raw: &RawValue) -> Result<u64, Refusal> {
     match raw.get().parse() {
         Ok(value @ 0..=MAX_OFFSET) => Ok(value),
-        _ => Err(wrong(name, raw, "an integer from 0 to 2^53 - 1")),
+        _ => Err(invalid(name, raw, "an integer from 0 to 2^53 - 1")),
     }
 }
 
-pub(super) fn wrong(name: &str, raw: &RawValue, right: &str) -> Refusal {
-    Refusal::invalid(format!("{name} is {}, but would be {right}", clip(raw.get())))
+/// Refuses a field that has another value than `expected`.
+pub(super) fn invalid(name: &str, raw: &RawValue, expected: &str) -> Refusal {
+    Refusal::invalid(format!("{name} must be {expected}, got {}", clip(raw.get())))
 }
 
 /// The start of a client's own text, short enough to be sent back.
 pub(super) fn clip(text: &str) -> &str {
-    let end = (0..=40.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let most = MAX_ECHOED_BYTES.min(text.len());
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     &text[..end]
 }

@@ -16,8 +16,8 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use switchyard_process::memory::{Account, Share};
-use switchyard_protocol::{Code, Refusal};
+use switchyard_process::memory::{MemoryAccount, MemoryShare};
+use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::key::Scope;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ pub(super) struct Api {
     pub services: Services,
     pub limits: Arc<Limits>,
     /// Bodies that are held.
-    pub bodies: Arc<Account>,
+    pub bodies: Arc<MemoryAccount>,
     pub callers: Arc<Callers>,
     /// The node was told to stop.
     pub stopping: CancellationToken,
@@ -35,7 +35,7 @@ pub(super) struct Api {
 /// Who calls, for as long as the call is under way.
 pub(super) struct Caller {
     key: Arc<Key>,
-    pub share: Arc<Share>,
+    pub share: Arc<MemoryShare>,
     _call: Call,
 }
 
@@ -44,7 +44,9 @@ impl FromRequestParts<Arc<Api>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         let Some(key) = http::presented(&parts.headers)? else {
-            return Err(Refusal::new(Code::AuthRequired, "a key is needed: Authorization: Bearer KEY").into());
+            return Err(
+                Refusal::new(ErrorCode::AuthRequired, "a key is needed: Authorization: Bearer KEY").into()
+            );
         };
         let key = api.services.keys.load().check(key)?;
         let call = api.callers.begin(&key.principal)?;
@@ -118,11 +120,11 @@ pub(super) fn next<T>(page: &[T], limit: usize, cursor: impl Fn(&T) -> String) -
 }
 
 pub(super) fn not_found(message: impl Into<String>) -> Refusal {
-    Refusal::new(Code::NotFound, message)
+    Refusal::new(ErrorCode::NotFound, message)
 }
 
 pub(super) fn wrong_method() -> Refusal {
-    Refusal::new(Code::MethodNotAllowed, "this path takes other methods; /openapi.json lists them")
+    Refusal::new(ErrorCode::MethodNotAllowed, "this path takes other methods; /openapi.json lists them")
 }
 
 /// JSON text that was made by hand.

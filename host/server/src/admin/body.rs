@@ -9,8 +9,8 @@ use axum::{
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use std::{convert::Infallible, ops::Deref, sync::Arc, time::Duration};
-use switchyard_process::memory::{Account, Charge, Kind, Share};
-use switchyard_protocol::{Code, Refusal};
+use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
+use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::time::{Instant, timeout_at};
 
 /// Bytes of all bodies that are held at a time.
@@ -43,14 +43,14 @@ pub(super) struct Received {
 
 /// What a body takes of what all bodies may, and of what the node may keep.
 struct Room {
-    of_bodies: Charge,
-    of_memory: Charge,
+    of_bodies: MemoryCharge,
+    of_memory: MemoryCharge,
 }
 
 impl Room {
-    fn new(bodies: &Account, share: &Arc<Share>) -> Self {
-        let of_bodies = bodies.share(share.principal()).charge(Kind::Bodies, 0);
-        Self { of_bodies, of_memory: share.charge(Kind::Bodies, 0) }
+    fn new(bodies: &MemoryAccount, share: &Arc<MemoryShare>) -> Self {
+        let of_bodies = bodies.share(share.principal()).charge(MemoryKind::Bodies, 0);
+        Self { of_bodies, of_memory: share.charge(MemoryKind::Bodies, 0) }
     }
 
     /// `false`: there is no room for more of its principal.
@@ -81,7 +81,7 @@ impl Unread {
     async fn read_into(self, mut room: Room, most: usize) -> Result<Received, Failure> {
         let too_large = |is: &str| {
             let message = format!("the body has {is} bytes, at most {most} are allowed");
-            Failure::from(Refusal::new(Code::MessageTooLarge, message))
+            Failure::from(Refusal::new(ErrorCode::MessageTooLarge, message))
         };
         if let Some(length) = self.length.filter(|length| *length > most as u64) {
             return Err(too_large(&length.to_string()));
@@ -101,7 +101,7 @@ impl Unread {
             }
             if !room.grow(part.len()) {
                 let message = "this node holds as much of this principal's bodies as it can; try again";
-                return Err(Refusal::retry(Code::Overloaded, message, 1000).into());
+                return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000).into());
             }
             bytes.extend_from_slice(&part);
         }
@@ -115,8 +115,8 @@ mod tests {
     use futures_util::stream;
     use std::io;
 
-    fn room(bodies: &Account) -> Room {
-        Room::new(bodies, &Account::boundless().share(&"acme".into()))
+    fn room(bodies: &MemoryAccount) -> Room {
+        Room::new(bodies, &MemoryAccount::unlimited().share(&"acme".into()))
     }
 
     fn unread(parts: impl futures_util::Stream<Item = &'static str> + Send + 'static) -> Unread {
@@ -135,7 +135,7 @@ mod tests {
             Some(("x", ()))
         });
         let began = Instant::now();
-        assert_eq!(status(unread(drips).read_into(room(&Account::new(1 << 20)), 1 << 20)).await, 400);
+        assert_eq!(status(unread(drips).read_into(room(&MemoryAccount::new(1 << 20)), 1 << 20)).await, 400);
         assert!(began.elapsed() < ALLOWANCE * 2, "{:?}", began.elapsed());
 
         const PART: &str = match str::from_utf8(&[b'x'; 1 << 16]) {
@@ -146,20 +146,23 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             (n < 60).then_some((PART, n + 1))
         });
-        let read =
-            unread(long).read_into(room(&Account::new(64 << 20)), 64 << 20).await.ok().expect("a slow body");
+        let read = unread(long)
+            .read_into(room(&MemoryAccount::new(64 << 20)), 64 << 20)
+            .await
+            .ok()
+            .expect("a slow body");
         assert_eq!(read.len(), 60 << 16);
     }
 
     #[tokio::test]
     async fn all_bodies_together_have_a_bound_and_what_is_answered_makes_room() {
-        let bodies = Account::new(1000);
+        let bodies = MemoryAccount::new(1000);
         let read =
             |most| unread(stream::iter(["x".repeat(400).leak() as &str])).read_into(room(&bodies), most);
         let one = read(500).await.ok().expect("room for it");
         let two = read(500).await.ok().expect("room for it");
         assert_eq!(status(read(500)).await, 503);
-        let others = Room::new(&bodies, &Account::boundless().share(&"zed".into()));
+        let others = Room::new(&bodies, &MemoryAccount::unlimited().share(&"zed".into()));
         let body = unread(stream::iter(["x"]));
         assert_eq!(status(body.read_into(others, 500)).await, 200, "there is room for others");
         drop(one);

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
 };
-use switchyard_protocol::{Code, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal};
 
 pub(super) struct Callers {
     most: usize,
@@ -36,7 +36,7 @@ impl Callers {
         if own >= self.most - state.all {
             let message =
                 format!("principal '{principal}' has {own} calls under way; wait for one of them to end");
-            return Err(Refusal::retry(Code::Overloaded, message, 1000));
+            return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000));
         }
         state.all += 1;
         state.by_principal.insert(principal.clone(), own + 1);
@@ -75,7 +75,7 @@ mod tests {
                 calls.push(callers.begin(name).ok().unwrap_or_else(|| panic!("{name} of {}", calls.len())));
             }
             let Err(refusal) = callers.begin(name) else { panic!("{name} has more than {most}") };
-            assert_eq!(refusal.code, Code::Overloaded);
+            assert_eq!(refusal.code, ErrorCode::Overloaded);
         }
         calls.clear();
         assert!(callers.begin(&names[3]).is_ok() && callers.state().by_principal.is_empty());

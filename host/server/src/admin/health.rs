@@ -37,7 +37,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Read
         reasons.push(format!(
             "memory: {used} bytes are held and {limit} may be (memory.limit): new sessions, rooms and what would be kept are refused"
         ));
-    } else if memory.is_tight() {
+    } else if memory.is_under_pressure() {
         let (used, limit) = (memory.total(), memory.limit());
         scarce = Some(format!(
             "memory: {used} bytes are held and {limit} may be (memory.limit): principals for whom most is held get no more"

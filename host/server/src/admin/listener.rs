@@ -31,8 +31,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
-use switchyard_process::{memory::Account, vital::Vitals};
-use switchyard_protocol::{Code, Refusal, unix_ms};
+use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
+use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -59,7 +59,7 @@ pub struct Admin {
     /// The node's own, of which the listener tells from the beginning.
     pub(crate) metrics: Metrics,
     /// The tasks that the node cannot live without, the listener's among them.
-    pub(crate) vitals: Vitals,
+    pub(crate) vitals: VitalTasks,
     desk: Arc<Desk>,
     ended: CancellationToken,
     task: JoinHandle<()>,
@@ -140,7 +140,7 @@ struct Desk {
 
 impl Admin {
     /// Serves from now on.
-    pub fn start(listener: TcpListener, vitals: Vitals) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, vitals: VitalTasks) -> io::Result<Self> {
         let (address, metrics) = (listener.local_addr()?, Metrics::default());
         let (status, ended) = (Arc::new(Status::default()), CancellationToken::new());
         status.waits("it is starting");
@@ -155,7 +155,7 @@ impl Admin {
             most,
             slots: Slots::new(most, None, GRACE),
         });
-        let task = vitals.task("the operators' listener", accept(listener, desk.clone(), ended.clone()));
+        let task = vitals.spawn("the operators' listener", accept(listener, desk.clone(), ended.clone()));
         Ok(Self { address, status, metrics, vitals, desk, ended, task })
     }
 
@@ -166,7 +166,7 @@ impl Admin {
 
     /// Serves everything from now on; `stopping` shows in readiness.
     pub(crate) fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
-        let (bodies, callers) = (Account::new(body::ALL), Callers::new(self.desk.most));
+        let (bodies, callers) = (MemoryAccount::new(body::ALL), Callers::new(self.desk.most));
         let api = Api { services, limits, bodies, callers, stopping, status: self.status.clone() };
         self.desk.router.set(router(Arc::new(api))).ok();
     }
@@ -248,7 +248,9 @@ impl Desk {
             };
             let mut response = self.answer(Request::from_parts(head, body)).await?;
             drop(at_work);
-            if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = response.extensions().get().copied() {
+            if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
+                response.extensions().get().copied()
+            {
                 self.failures.refused(remote.ip(), false, code).await;
             }
             if response.status() == StatusCode::UNAUTHORIZED {
@@ -270,7 +272,7 @@ impl Desk {
             let host = host.escape_debug();
             let message =
                 format!("'{host}' is no name of this node; where it is one, put it into admin.hosts");
-            return Ok(http::refuse(&Refusal::new(Code::Forbidden, message)));
+            return Ok(http::refuse(&Refusal::new(ErrorCode::Forbidden, message)));
         }
         match self.router.get() {
             Some(router) => router.clone().call(request).await,
@@ -287,7 +289,7 @@ impl Desk {
             "/openapi.json" => api::openapi(),
             _ => {
                 let message = format!("this node does not serve yet: {}", self.status.waiting());
-                http::refuse(&Refusal::retry(Code::StoreUnavailable, message, 1000))
+                http::refuse(&Refusal::retry(ErrorCode::StoreUnavailable, message, 1000))
             }
         }
     }

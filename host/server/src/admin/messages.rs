@@ -12,9 +12,9 @@ use crate::{
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
 use std::sync::Arc;
-use switchyard_process::file::without_mark;
+use switchyard_process::file::without_bom;
 use switchyard_protocol::{
-    Code, Refusal,
+    ErrorCode, Refusal,
     reply::ErrorBody,
     request::{Publish, parse_publish, parse_publish_to},
     room::{BROADCAST, RoomName},
@@ -55,7 +55,7 @@ pub(super) async fn publish(
     let (hub, mut publishes) = (&*api.services.hub, Publishes::default());
     let (mut answers, mut away) = (vec![], None);
     let mut note = |((), published): ((), Published)| {
-        let refusal = published.as_ref().err().filter(|refusal| refusal.code == Code::StoreUnavailable);
+        let refusal = published.as_ref().err().filter(|refusal| refusal.code == ErrorCode::StoreUnavailable);
         answers.push(answer(&published));
         refusal.cloned()
     };
@@ -107,7 +107,10 @@ fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>) -> Result<(RoomName, 
 
 async fn one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> Published {
     let (room, message) = allowed(api, key, message)?;
-    api.services.hub.publish(publisher(api, caller, key), proposal(room, &message, message.data.len())).await
+    api.services
+        .hub
+        .publish(publisher(api, caller, key), proposal(room, &message, message.data.get().len()))
+        .await
 }
 
 fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {
@@ -115,7 +118,7 @@ fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {
 }
 
 fn text(body: &[u8]) -> Result<&str, Refusal> {
-    std::str::from_utf8(without_mark(body)).map_err(|_| Refusal::invalid("the body is not UTF-8"))
+    std::str::from_utf8(without_bom(body)).map_err(|_| Refusal::invalid("the body is not UTF-8"))
 }
 
 fn not_json(error: serde_json::Error) -> Refusal {

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use std::{fmt::Write, sync::Arc};
-use switchyard_process::memory::Kind;
+use switchyard_process::memory::MemoryKind;
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
@@ -33,7 +33,7 @@ fn memory(api: &Api, text: &mut String) -> std::fmt::Result {
     let account = &api.services.hub.memory;
     writeln!(text, "# HELP switchyard_memory_bytes What the node keeps in memory, by kind.")?;
     writeln!(text, "# TYPE switchyard_memory_bytes gauge\n# UNIT switchyard_memory_bytes bytes")?;
-    for kind in Kind::ALL {
+    for kind in MemoryKind::ALL {
         writeln!(text, "switchyard_memory_bytes{{kind=\"{}\"}} {}", kind.as_str(), account.used(kind))?;
     }
     writeln!(text, "# HELP switchyard_memory_limit_bytes How much that may be.")?;

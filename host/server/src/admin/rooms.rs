@@ -84,7 +84,7 @@ pub(super) async fn history(
     let room = RoomName::parse(&room)?;
     let Query(Since { epoch, offset, limit }) = since?;
     let limit = limit.unwrap_or(100);
-    if !(1..=switchyard_protocol::request::MAX_HISTORY).contains(&limit) {
+    if !(1..=switchyard_protocol::request::MAX_HISTORY_MESSAGES).contains(&limit) {
         return Err(Refusal::invalid(format!("limit is {limit}, but would be 1 to 1000")).into());
     }
     let since = match (epoch, offset) {
@@ -99,7 +99,7 @@ pub(super) async fn history(
     let history = api.services.hub.read(&key.principal, &room, since.as_ref(), limit, Reader::Other).await;
     let History { newest, messages, more, whole, .. } = history.map_err(unavailable)?;
     let (room, epoch, recovered) = (room.shared(), newest.epoch, since.map(|_| whole));
-    Ok(raw(reply::History { room, epoch, messages, more, recovered }.body()))
+    Ok(raw(reply::HistoryReply { room, epoch, messages, more, recovered }.body()))
 }
 
 pub(super) async fn receipt(

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use switchyard_protocol::room::is_principal;
+use switchyard_protocol::room::is_valid_principal;
 use switchyard_store::key::Digest;
 
 type Wrong = (Place, String);
@@ -127,7 +127,7 @@ impl Config {
         for plugin in &self.plugins {
             let name = plugin.name();
             let wrong = |message| Err((Place::Span(plugin.name.span()), message));
-            if !is_principal(name) {
+            if !is_valid_principal(name) {
                 return wrong(format!("'{name}' is no plugin's name: 1 to 64 of A-Z a-z 0-9 . _ -"));
             }
             if !names.insert(name) {

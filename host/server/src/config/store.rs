@@ -1,7 +1,7 @@
 //! Where rooms are kept: in the process, or in Redis.
 
 use serde::Deserialize;
-use switchyard_protocol::room::is_principal;
+use switchyard_protocol::room::is_valid_principal;
 use switchyard_store::{RedisUrl, Site};
 
 /// `[store]`
@@ -48,7 +48,7 @@ impl TryFrom<String> for Prefix {
     type Error = String;
 
     fn try_from(prefix: String) -> Result<Self, String> {
-        match is_principal(&prefix) {
+        match is_valid_principal(&prefix) {
             true => Ok(Self(prefix)),
             false => Err(format!("store.prefix '{prefix}' is none: 1 to 64 of A-Z a-z 0-9 . _ -")),
         }

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
 };
-use switchyard_process::file::{self, NotTaken, Unreadable};
+use switchyard_process::file::{self, FileError, UnusableFile};
 
 /// Bytes of a configuration. One with ten thousand keys has two million.
 const LARGEST: u64 = 16 << 20;
@@ -20,27 +20,27 @@ pub struct Text {
 
 impl Text {
     /// What a node starts with may come from anything that can be read, also from a pipe, which has it once.
-    pub fn first(file: &Path) -> Result<Self, NotTaken> {
-        let kind = fs::metadata(file).ok().and_then(|found| file::kind(found.file_type()));
+    pub fn first(file: &Path) -> Result<Self, UnusableFile> {
+        let kind = fs::metadata(file).ok().and_then(|found| file::special_kind(found.file_type()));
         if kind.is_none() {
             return Self::again(file);
         }
-        let read = File::open(file).map_err(Unreadable::from);
+        let read = File::open(file).map_err(FileError::from);
         let read = read.and_then(|opened| file::read_at_most(&opened, LARGEST));
         Self::new(file, read, kind)
     }
 
     /// What a node that runs reads again is a regular file, whole as it was at one moment.
-    pub fn again(file: &Path) -> Result<Self, NotTaken> {
+    pub fn again(file: &Path) -> Result<Self, UnusableFile> {
         Self::new(file, file::read(file, LARGEST), None)
     }
 
     fn new(
         file: &Path,
-        read: Result<Vec<u8>, Unreadable>,
+        read: Result<Vec<u8>, FileError>,
         kind: Option<&'static str>,
-    ) -> Result<Self, NotTaken> {
-        let text = read.and_then(file::text).map_err(|why| NotTaken::new(file.display(), &why))?;
+    ) -> Result<Self, UnusableFile> {
+        let text = read.and_then(file::decode_utf8).map_err(|why| UnusableFile::new(file.display(), &why))?;
         Ok(Self { file: file.to_owned(), text, kind })
     }
 

@@ -63,7 +63,7 @@ fn forget_oldest(all: &mut HashMap<Arc<str>, Allowance>) {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use switchyard_protocol::Code;
+    use switchyard_protocol::ErrorCode;
 
     #[test]
     fn connecting_again_fills_no_bucket_and_the_table_is_bounded() {
@@ -73,10 +73,10 @@ mod tests {
         assert_eq!(code(100, now), None, "nobody limits it");
         for n in 0..3 {
             allowances.grant(&"acme".into(), &limits, now);
-            assert_eq!(code(4, now), (n > 0).then_some(Code::RateLimited));
+            assert_eq!(code(4, now), (n > 0).then_some(ErrorCode::RateLimited));
         }
         let later = now + Duration::from_secs(1);
-        assert_eq!(code(5, later), Some(Code::MessageTooLarge));
+        assert_eq!(code(5, later), Some(ErrorCode::MessageTooLarge));
         assert_eq!(code(4, later), None);
         for n in 0..2 * MAX_PRINCIPALS as u32 {
             allowances.grant(&n.to_string().into(), &limits, later + n * Duration::from_millis(1));

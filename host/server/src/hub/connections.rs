@@ -14,8 +14,8 @@ use std::{
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
-use switchyard_process::memory::{Account, Charge, Kind, Share};
-use switchyard_protocol::{Close, Code, Frame, Position, Refusal, reply, room::RoomName, unix_ms};
+use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
+use switchyard_protocol::{Close, ErrorCode, Frame, Position, Refusal, reply, room::RoomName, unix_ms};
 use switchyard_store::{
     ConnectionId, Hold, Permit, SessionToken,
     key::{Digest, Scope},
@@ -29,7 +29,7 @@ pub(crate) struct Connection {
     pub key: Digest,
     pub principal: Arc<str>,
     /// What the principal answers for of what the node keeps.
-    pub share: Arc<Share>,
+    pub share: Arc<MemoryShare>,
     pub remote: SocketAddr,
     /// Unix milliseconds.
     pub since: u64,
@@ -63,7 +63,7 @@ pub(crate) fn too_many(key: &Key, count: u32) -> Refusal {
     let (principal, tier, most) = (&key.principal, &key.tier, key.limits.connections);
     let message =
         format!("principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one");
-    Refusal::new(Code::ConnectionLimit, message)
+    Refusal::new(ErrorCode::ConnectionLimit, message)
 }
 
 impl Connections {
@@ -107,8 +107,8 @@ impl Connections {
 /// How a connection ends whose key is good no more.
 pub(crate) fn refused_by_key(refusal: &Refusal) -> Close {
     match refusal.code {
-        Code::ExpiredKey => Close::Unauthorized,
-        Code::Forbidden => Close::Draining(0),
+        ErrorCode::ExpiredKey => Close::Unauthorized,
+        ErrorCode::Forbidden => Close::Draining(0),
         _ => Close::Revoked,
     }
 }
@@ -118,7 +118,7 @@ pub(crate) fn refused_by_key(refusal: &Refusal) -> Close {
 pub(crate) struct Registered {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
-    _charge: Charge,
+    _charge: MemoryCharge,
 }
 
 /// What a connection takes in memory that has nothing to do, about, in a room or two.
@@ -126,7 +126,7 @@ pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 
 impl Registered {
     pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
-        let charge = connection.share.charge(Kind::Sessions, CONNECTION_BYTES);
+        let charge = connection.share.charge(MemoryKind::Sessions, CONNECTION_BYTES);
         hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
         Self { hub, connection, _charge: charge }
@@ -174,7 +174,7 @@ impl Connection {
         *self.session.get().expect("an authenticated connection has a session")
     }
 
-    pub(crate) fn new(key: &Key, remote: SocketAddr, outbox: Outbox, memory: &Account) -> Arc<Self> {
+    pub(crate) fn new(key: &Key, remote: SocketAddr, outbox: Outbox, memory: &MemoryAccount) -> Arc<Self> {
         let share = memory.share(&key.principal);
         outbox.move_to(&share);
         Arc::new(Self {

@@ -2,14 +2,14 @@
 
 use super::{Connection, command::*, room::Room};
 use switchyard_plugin::FilterId;
-use switchyard_process::memory::Charge;
+use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::Refusal;
 use tokio::sync::oneshot;
 
 /// A room, or those who wait until the store tells where it is, and what is counted for who came first.
 pub(super) enum Entry {
-    Opening(Vec<Waiting>, Charge),
-    Open(Box<Room>, #[expect(dead_code, reason = "it counts until it is dropped")] Charge),
+    Opening(Vec<Waiting>, MemoryCharge),
+    Open(Box<Room>, #[expect(dead_code, reason = "it counts until it is dropped")] MemoryCharge),
 }
 
 pub(super) struct Waiting {

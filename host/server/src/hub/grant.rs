@@ -3,7 +3,7 @@
 use super::rate::Rate;
 use std::time::Instant;
 use switchyard_plugin::Limits;
-use switchyard_protocol::{Code, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal};
 
 #[derive(Default)]
 pub(super) struct Grant {
@@ -30,9 +30,9 @@ impl Grant {
     ) -> Result<(), Refusal> {
         if let Some(most) = self.message_bytes.filter(|most| bytes > *most as usize) {
             let message = format!("data has {bytes} bytes, at most {most} are allowed here");
-            return Err(Refusal::new(Code::MessageTooLarge, message));
+            return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
         }
         let Some(rate) = &mut self.rate else { return Ok(()) };
-        rate.take(now).map_err(|after| Refusal::retry(Code::RateLimited, too_many(after), after))
+        rate.take(now).map_err(|after| Refusal::retry(ErrorCode::RateLimited, too_many(after), after))
     }
 }

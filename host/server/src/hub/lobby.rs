@@ -11,14 +11,14 @@ use std::{
     },
 };
 use switchyard_plugin::{Call, Connecting, Governor, Limits, Mirror, OnFailure, Plugin};
-use switchyard_process::vital::Vitals;
-use switchyard_protocol::{Code, Refusal};
+use switchyard_process::vital::VitalTasks;
+use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) struct Lobby {
     /// There is a thread from the first version on that wants to be asked.
     questions: OnceLock<mpsc::UnboundedSender<Question>>,
-    vitals: Vitals,
+    vitals: VitalTasks,
     /// How many plugins want to be asked.
     governors: Arc<AtomicUsize>,
 }
@@ -33,7 +33,7 @@ enum Question {
 type Governors = BTreeMap<usize, Governor>;
 
 impl Lobby {
-    pub(super) fn new(vitals: Vitals) -> Self {
+    pub(super) fn new(vitals: VitalTasks) -> Self {
         Self { questions: OnceLock::new(), vitals, governors: Arc::default() }
     }
 
@@ -58,7 +58,7 @@ impl Lobby {
                 }
             }
         };
-        self.vitals.thread("lobby".into(), serve)?;
+        self.vitals.spawn_thread("lobby".into(), serve)?;
         Ok(questions)
     }
 
@@ -69,9 +69,9 @@ impl Lobby {
         let Some(questions) = self.questions.get() else { return Ok(Limits::default()) };
         let (reply, answer) = oneshot::channel();
         questions.send(Question::Admit(connecting, reply)).ok();
-        answer
-            .await
-            .unwrap_or_else(|_| Err(Refusal::new(Code::PluginFailed, "this node is stopping; connect again")))
+        answer.await.unwrap_or_else(|_| {
+            Err(Refusal::new(ErrorCode::PluginFailed, "this node is stopping; connect again"))
+        })
     }
 
     /// Puts a version in charge of the `index`-th plugin's questions, or none. A version without that hook is not asked.

@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Instant};
 use switchyard_plugin::{
     Bits, Call, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, Verdict,
 };
-use switchyard_process::memory::Charge;
+use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::{
-    Code, Publication, Refusal,
-    room::{Kind, RoomName},
+    ErrorCode, Publication, Refusal,
+    room::{RoomKind, RoomName},
 };
 
 /// `[rooms] ungoverned`
@@ -47,7 +47,7 @@ pub(crate) struct Publishing {
     pub event: Option<String>,
     pub data: String,
     /// Counts it for as long as it waits.
-    pub charge: Charge,
+    pub charge: MemoryCharge,
 }
 
 /// What is to be stored of a message.
@@ -61,7 +61,7 @@ pub(crate) enum Checked {
 /// A room without a plugin where those are closed.
 pub(super) fn closed(room: &RoomName) -> Refusal {
     let message = format!("room '{}' has no plugin, and rooms without one are closed here", &**room);
-    Refusal::new(Code::RoomRejected, message)
+    Refusal::new(ErrorCode::RoomRejected, message)
 }
 
 impl Policy {
@@ -72,14 +72,14 @@ impl Policy {
         counts: impl FnOnce(&RoomName) -> Counts,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<Admission, Refusal> {
-        if request.room.kind() != Kind::Ordinary {
+        if request.room.kind() != RoomKind::Ordinary {
             return Ok(Admission { room: request.room.clone(), filter: None, limits: Limits::default() });
         }
         let room = self.resolve(&request.who.id, &request.room, governs)?;
         let Policy::Governed(governor) = self else {
             if request.filter.is_some() {
                 let message = format!("no plugin governs room '{}', so it takes no filter", &*room);
-                return Err(Refusal::new(Code::FilterInvalid, message));
+                return Err(Refusal::new(ErrorCode::FilterInvalid, message));
             }
             return Ok(Admission { room, filter: None, limits: Limits::default() });
         };
@@ -93,7 +93,7 @@ impl Policy {
             self.release(grant.filter, &who.id);
             let message =
                 format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
-            return Err(Refusal::new(Code::RoomLimit, message));
+            return Err(Refusal::new(ErrorCode::RoomLimit, message));
         }
         Ok(Admission { room, filter: grant.filter, limits: grant.limits })
     }
@@ -112,7 +112,7 @@ impl Policy {
             Policy::Failed { plugin } => {
                 let message =
                     format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
-                return Err(Refusal::new(Code::PluginFailed, message));
+                return Err(Refusal::new(ErrorCode::PluginFailed, message));
             }
         };
         // Whatever hooks it has: without it, nothing of this room may happen.
@@ -121,12 +121,12 @@ impl Policy {
         let canonical = canonical.map_err(|refusal| wire_refusal(Call::Room, refusal))?;
         let Some(canonical) = canonical else { return Ok(room.clone()) };
         match RoomName::parse(&canonical) {
-            Ok(name) if name == *room || (name.kind() == Kind::Ordinary && governs(&name)) => Ok(name),
+            Ok(name) if name == *room || (name.kind() == RoomKind::Ordinary && governs(&name)) => Ok(name),
             _ => {
                 let plugin = governor.name();
                 let message =
                     format!("plugin '{plugin}' named room '{}' as a room that it does not govern", &**room);
-                Err(Refusal::new(Code::PluginFailed, message))
+                Err(Refusal::new(ErrorCode::PluginFailed, message))
             }
         }
     }
@@ -165,7 +165,7 @@ impl Policy {
                     let message = format!(
                         "plugin '{plugin}' makes data of {length} bytes of it, at most {most} are allowed here"
                     );
-                    return Err(Refusal::new(Code::MessageTooLarge, message));
+                    return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
                 }
                 Err(_) => {
                     let message = format!(
@@ -173,7 +173,7 @@ impl Policy {
                         governor.name(),
                         &*room
                     );
-                    return Err(Refusal::new(Code::PluginFailed, message));
+                    return Err(Refusal::new(ErrorCode::PluginFailed, message));
                 }
             },
         };

@@ -20,10 +20,10 @@ use std::{
     task::{Context, Poll, ready},
     time::Instant,
 };
-use switchyard_process::memory::{self, Charge, Share, Steps};
+use switchyard_process::memory::{self, MemoryCharge, MemoryShare, SteppedCharge};
 use switchyard_protocol::{
-    Code, Position, Refusal, reply,
-    room::{Kind, RoomName},
+    ErrorCode, Position, Refusal, reply,
+    room::{RoomKind, RoomName},
 };
 use switchyard_store::{Message, PageLimit, Reader, Storing};
 use tokio::sync::oneshot;
@@ -57,7 +57,7 @@ pub(crate) struct Permitted {
     pub event: Option<String>,
     /// `None`: the plugin drops it.
     pub data: Option<String>,
-    pub charge: Charge,
+    pub charge: MemoryCharge,
 }
 
 impl Permitted {
@@ -77,7 +77,7 @@ impl Permitted {
 
 /// What is kept of a message for the time after its plugin's consent.
 struct Rest {
-    share: Arc<Share>,
+    share: Arc<MemoryShare>,
     key: Option<String>,
     keys: Arc<Keys>,
 }
@@ -106,7 +106,7 @@ pub(crate) struct Publishes<T> {
     /// So many of them, the first, wait for no plugin.
     permitted: usize,
     bytes: usize,
-    counted: Option<Steps>,
+    counted: Option<SteppedCharge>,
 }
 
 impl<T> Default for Publishes<T> {
@@ -117,7 +117,7 @@ impl<T> Default for Publishes<T> {
 
 impl<T> Publishes<T> {
     /// One is to be answered before another is begun. Nothing overlaps where no more may be kept for the publisher.
-    pub(crate) fn is_full(&self, share: &Share) -> bool {
+    pub(crate) fn is_full(&self, share: &MemoryShare) -> bool {
         let has_room = self.steps.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES;
         !self.steps.is_empty() && (!has_room || !share.may_grow())
     }
@@ -130,15 +130,15 @@ impl<T> Publishes<T> {
     }
 
     /// A request of so many bytes that is refused already is answered in its turn.
-    pub(crate) fn refuse(&mut self, share: &Arc<Share>, refusal: Refusal, bytes: usize, tag: T) {
+    pub(crate) fn refuse(&mut self, share: &Arc<MemoryShare>, refusal: Refusal, bytes: usize, tag: T) {
         self.push(share, InFlight { tag, bytes, step: Step::refused(refusal) });
     }
 
-    fn push(&mut self, share: &Arc<Share>, message: InFlight<T>) {
+    fn push(&mut self, share: &Arc<MemoryShare>, message: InFlight<T>) {
         self.bytes += message.bytes + OVERHEAD;
         self.steps.push_back(message);
         self.skip();
-        let new = || Steps::new(share.charge(memory::Kind::Publishes, 0));
+        let new = || SteppedCharge::new(share.charge(memory::MemoryKind::Publishes, 0));
         self.counted.get_or_insert_with(new).set(self.bytes);
     }
 
@@ -251,11 +251,11 @@ impl Hub {
         if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
             let room = &*proposal.room;
             let message = format!("room '{room}' has {BACKLOG} messages waiting to be routed; slow down");
-            return Err(Refusal::retry(Code::Overloaded, message, 1000));
+            return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000));
         }
         if governed.is_none()
             && self.ungoverned == Ungoverned::Closed
-            && proposal.room.kind() == Kind::Ordinary
+            && proposal.room.kind() == RoomKind::Ordinary
         {
             return Err(policy::closed(&proposal.room));
         }
@@ -267,7 +267,7 @@ impl Hub {
             return self.store(&keys, share, proposal);
         }
         let Proposal { room, event, data, key, .. } = proposal;
-        let charge = share.charge(memory::Kind::Publishes, data.len() + OVERHEAD);
+        let charge = share.charge(memory::MemoryKind::Publishes, data.len() + OVERHEAD);
         let (event, data) = (event.map(str::to_owned), data.to_owned());
         let rest = Rest { share: share.clone(), key: key.map(str::to_owned), keys };
         if !is_asked {
@@ -279,7 +279,7 @@ impl Hub {
         Ok(Step::Asked(permitted, rest))
     }
 
-    fn store(&self, keys: &Keys, share: &Share, proposal: Proposal<'_>) -> Result<Step, Refusal> {
+    fn store(&self, keys: &Keys, share: &MemoryShare, proposal: Proposal<'_>) -> Result<Step, Refusal> {
         let Proposal { room, event, data, key, .. } = proposal;
         if !self.store.has_room(share) {
             return Err(full("messages"));
@@ -305,5 +305,5 @@ impl Hub {
 
 fn nobodys(room: &RoomName) -> Refusal {
     let message = format!("room '{}' is nobody's inbox: no key and no session has this principal", &**room);
-    Refusal::new(Code::RoomInvalid, message)
+    Refusal::new(ErrorCode::RoomInvalid, message)
 }

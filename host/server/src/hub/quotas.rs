@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::Limits;
-use switchyard_protocol::{Code, Refusal, room::RoomName};
+use switchyard_protocol::{ErrorCode, Refusal, room::RoomName};
 
 /// Publishers that are remembered of one plugin, about a megabyte of them.
 const MOST: usize = 8192;
@@ -60,7 +60,7 @@ impl Quotas {
     ) -> Result<(), Refusal> {
         let Some(quota) = self.quotas.get_mut(&(who.clone(), room.clone())) else {
             let message = format!("too many rooms are published to at once; room '{}' has to wait", &**room);
-            return Err(Refusal::retry(Code::RateLimited, message, IDLE.as_millis() as u64));
+            return Err(Refusal::retry(ErrorCode::RateLimited, message, IDLE.as_millis() as u64));
         };
         quota.used = now;
         let too_many = |after| format!("too many messages a second to '{}'; wait {after} ms", &**room);
@@ -121,7 +121,7 @@ mod tests {
         RoomName::parse(name).unwrap()
     }
 
-    fn code(taken: Result<(), Refusal>) -> Option<Code> {
+    fn code(taken: Result<(), Refusal>) -> Option<ErrorCode> {
         taken.err().map(|refusal| refusal.code)
     }
 
@@ -130,12 +130,12 @@ mod tests {
         let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
         for n in 0..10 {
             quotas.grant(&who, &room, &ONE, now);
-            assert_eq!(code(quotas.take(&who, &room, 4, now)), (n > 0).then_some(Code::RateLimited));
+            assert_eq!(code(quotas.take(&who, &room, 4, now)), (n > 0).then_some(ErrorCode::RateLimited));
             quotas.answer(&who, &room, &ONE, now);
-            assert_eq!(code(quotas.take(&who, &room, 4, now)), Some(Code::RateLimited));
+            assert_eq!(code(quotas.take(&who, &room, 4, now)), Some(ErrorCode::RateLimited));
         }
         let later = now + Duration::from_secs(1);
-        assert_eq!(code(quotas.take(&who, &room, 5, later)), Some(Code::MessageTooLarge));
+        assert_eq!(code(quotas.take(&who, &room, 5, later)), Some(ErrorCode::MessageTooLarge));
         assert_eq!(code(quotas.take(&who, &room, 4, later)), None);
     }
 
@@ -159,7 +159,7 @@ mod tests {
         for n in 0..MOST + 10 {
             let room = room(&n.to_string());
             quotas.answer(&mallory, &room, &ONE, now);
-            let expected = (n >= MOST).then_some(Code::RateLimited);
+            let expected = (n >= MOST).then_some(ErrorCode::RateLimited);
             assert_eq!(code(quotas.take(&mallory, &room, 1, now)), expected, "{n}");
         }
         let acme = "acme".into();

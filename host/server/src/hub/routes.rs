@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicBool, Ordering},
 };
-use switchyard_protocol::room::{Kind, Pattern, RoomName};
+use switchyard_protocol::room::{RoomKind, RoomName, RoomPattern};
 
 pub(super) struct Routes {
     /// By shard, in the order of the configuration.
@@ -18,7 +18,7 @@ pub(super) struct Routes {
 /// The rooms of a plugin, as everybody but its shard sees them.
 pub(super) struct Governed {
     pub name: String,
-    patterns: Vec<Pattern>,
+    patterns: Vec<RoomPattern>,
     pub publishers: Publishers,
     /// A message is stored only when the plugin's shard was asked. The shard says so between two messages.
     wants_publishes: AtomicBool,
@@ -46,7 +46,7 @@ impl Governed {
 impl Routes {
     /// The shards of `governed` come first, then `ungoverned` many. Nothing is published to governed rooms unasked until their shard
     /// allows it.
-    pub(super) fn new(governed: Vec<(String, Vec<Pattern>)>, ungoverned: usize) -> Self {
+    pub(super) fn new(governed: Vec<(String, Vec<RoomPattern>)>, ungoverned: usize) -> Self {
         let governed = governed.into_iter().map(|(name, patterns)| Governed {
             name,
             patterns,
@@ -82,7 +82,7 @@ impl Routes {
     }
 
     pub(super) fn governor(&self, room: &RoomName) -> Option<&str> {
-        debug_assert!(room.kind() == Kind::Ordinary || self.find(room).governed.is_none());
+        debug_assert!(room.kind() == RoomKind::Ordinary || self.find(room).governed.is_none());
         self.find(room).governed.map(|governed| governed.name.as_str())
     }
 }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_first_that_matches_governs_and_reserved_rooms_have_none() {
-        let pattern = |text: &str| vec![Pattern::try_from(text.to_owned()).unwrap()];
+        let pattern = |text: &str| vec![RoomPattern::try_from(text.to_owned()).unwrap()];
         let governed = vec![("dydx".to_owned(), pattern("dydx:*")), ("rest".to_owned(), pattern("**"))];
         let routes = Routes::new(governed, 2);
         assert_eq!((routes.shard("dydx:a"), routes.shard("other")), (0, 1));

@@ -28,7 +28,7 @@ use std::{
     },
 };
 use switchyard_plugin::{Bits, Counts, FilterId, Reads};
-use switchyard_process::memory::Kind;
+use switchyard_process::memory::MemoryKind;
 use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{Event, Store};
 use tokio::{
@@ -250,7 +250,7 @@ impl Shard {
             Some(Entry::Opening(others, _)) => others.push(waiting),
             None => {
                 let room = waiting.request.room.clone();
-                let charge = waiting.request.connection.share.charge(Kind::Rooms, size(&room));
+                let charge = waiting.request.connection.share.charge(MemoryKind::Rooms, size(&room));
                 self.rooms.insert(room.clone(), Entry::Opening(vec![waiting], charge));
                 self.metrics.rooms.inc();
                 self.store.watch(&room);
@@ -301,7 +301,7 @@ impl Shard {
         let (who, share, before) = (connection.principal.clone(), connection.share.clone(), room.len());
         let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
         let (position, more) = (room.position().clone(), room.len() - before);
-        share.add(Kind::Sessions, more * SEAT);
+        share.add(MemoryKind::Sessions, more * SEAT);
         self.policy.release(freed, &who);
         let seat = Seat::new(name, seat, index, queue);
         Some(Joined { seat, position, recovery, behind, filtered: filter.is_some() })
@@ -311,7 +311,7 @@ impl Shard {
         let Some(room) = self.room(name) else { return };
         let Some((connection, filter)) = room.leave(seat) else { return };
         let is_empty = room.is_empty();
-        connection.share.subtract(Kind::Sessions, SEAT);
+        connection.share.subtract(MemoryKind::Sessions, SEAT);
         self.policy.release(filter, &connection.principal);
         self.places.give_back(name, seat.connection, &connection.principal);
         if is_empty {

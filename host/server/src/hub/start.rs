@@ -22,7 +22,7 @@ use std::{
     time::Instant,
 };
 use switchyard_plugin::{Cache, Compiler, PluginConfig};
-use switchyard_process::{memory::Account, vital::Vitals};
+use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::Close;
 use switchyard_store::{Event, Feed, Store};
 use tokio::sync::{OnceCell, mpsc, oneshot};
@@ -37,9 +37,9 @@ pub(crate) struct HubConfig {
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
     pub message_bytes: usize,
-    pub memory: Arc<Account>,
+    pub memory: Arc<MemoryAccount>,
     /// Told of shards that panic.
-    pub vitals: Vitals,
+    pub vitals: VitalTasks,
 }
 
 impl Hub {
@@ -93,7 +93,7 @@ impl Hub {
                 flush: Flush::new(Instant::now()),
             };
             match plugin {
-                None => drop(vitals.task("the shard of rooms without a plugin", shard.run(receiver))),
+                None => drop(vitals.spawn("the shard of rooms without a plugin", shard.run(receiver))),
                 Some(plugin) => governed(plugin, shard, receiver, &vitals),
             }
         }
@@ -125,19 +125,19 @@ type Given = (Shard, mpsc::UnboundedReceiver<Command>, Option<Command>);
 
 /// Runs a plugin's shard on a thread of its own. While the system has none for it, its rooms are closed, which takes no thread, and
 /// each version that is to be in charge tries again.
-fn governed(plugin: String, shard: Shard, commands: mpsc::UnboundedReceiver<Command>, vitals: &Vitals) {
+fn governed(plugin: String, shard: Shard, commands: mpsc::UnboundedReceiver<Command>, vitals: &VitalTasks) {
     match thread(&plugin, vitals) {
         Ok(given) => drop(given.send((shard, commands, None))),
         Err(error) => {
             tracing::error!(plugin, %error, "no thread can be started for a plugin; its rooms are closed");
             let closed = closed(plugin, shard, commands, vitals.clone());
-            vitals.task("the shard of a plugin without a thread", closed);
+            vitals.spawn("the shard of a plugin without a thread", closed);
         }
     }
 }
 
 /// A thread that waits for its shard: one that cannot be started takes no shard along.
-fn thread(plugin: &str, vitals: &Vitals) -> io::Result<oneshot::Sender<Given>> {
+fn thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender<Given>> {
     let (given, is_given) = oneshot::channel::<Given>();
     let runtime = tokio::runtime::Handle::current();
     let run = async move {
@@ -146,7 +146,7 @@ fn thread(plugin: &str, vitals: &Vitals) -> io::Result<oneshot::Sender<Given>> {
             shard.run(commands).await;
         }
     };
-    vitals.thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
+    vitals.spawn_thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
     Ok(given)
 }
 
@@ -154,7 +154,7 @@ async fn closed(
     plugin: String,
     mut shard: Shard,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    vitals: Vitals,
+    vitals: VitalTasks,
 ) {
     while let Some(command) = commands.recv().await {
         let Command::Swap { plugin: version, on_failure, reply } = command else {

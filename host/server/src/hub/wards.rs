@@ -21,7 +21,7 @@ use std::{
     time::Instant,
 };
 use switchyard_plugin::{Compilation, Engine, EngineError, Plugin, PluginConfig, Shadow, Trust, Unloadable};
-use switchyard_protocol::{Code, Refusal, unix_ms};
+use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use switchyard_store::Lineage;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -220,7 +220,7 @@ impl Hub {
     fn index(&self, name: &str) -> Result<usize, Refusal> {
         let index = self.wards.iter().position(|ward| ward.config.load().name() == name);
         let message = || format!("no plugin '{}' is configured here", name.escape_debug());
-        index.ok_or_else(|| Refusal::new(Code::NotFound, message()))
+        index.ok_or_else(|| Refusal::new(ErrorCode::NotFound, message()))
     }
 
     /// Compiles beside the serving threads, for as long as this is awaited.
@@ -242,7 +242,7 @@ impl Hub {
         match blocking::run("compiles a plugin", compile).await {
             Ok(Ok(plugin)) => Ok(Arc::new(plugin)),
             Ok(Err(Unloadable { reason, passes: true })) => {
-                Err(Refusal::retry(Code::Overloaded, reason, 1000))
+                Err(Refusal::retry(ErrorCode::Overloaded, reason, 1000))
             }
             Ok(Err(Unloadable { reason, .. })) => Err(Refusal::invalid(reason)),
             Err(error) => Err(undone("compiles a plugin", error)),
@@ -254,8 +254,8 @@ impl Hub {
 fn undone(work: &str, error: BlockingError) -> Refusal {
     match error {
         BlockingError::NoThread(error) => no_thread(&format!("that {work}"), error),
-        error @ BlockingError::Endless => Refusal::new(Code::Overloaded, error.to_string()),
-        BlockingError::Panicked => Refusal::new(Code::Internal, format!("what {work} panicked")),
+        error @ BlockingError::Endless => Refusal::new(ErrorCode::Overloaded, error.to_string()),
+        BlockingError::Panicked => Refusal::new(ErrorCode::Internal, format!("what {work} panicked")),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
-use switchyard_protocol::Code;
+use switchyard_protocol::ErrorCode;
 use tokio::time::Instant;
 
 /// Between two lines of the log about one address.
@@ -67,7 +67,7 @@ impl Failures {
     }
 
     /// Counts one, and returns when it may be answered.
-    pub(crate) async fn refused(&self, address: IpAddr, is_trusted: bool, code: Code) {
+    pub(crate) async fn refused(&self, address: IpAddr, is_trusted: bool, code: ErrorCode) {
         self.metrics.key_refused(self.listener);
         let group = Group::of(address);
         let Outcome { delay, told } = self.count(group, Instant::now());

@@ -6,7 +6,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::atomic::{AtomicUsize, Ordering},
 };
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
 /// Steps until others have their turn: a millisecond or less. Each turn asks the system what came.
@@ -19,11 +19,11 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    pub(super) fn start(vitals: &Vitals) -> Self {
+    pub(super) fn start(vitals: &VitalTasks) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let queues = (0..cores).map(|_| {
             let (queue, openings) = mpsc::unbounded_channel();
-            vitals.task("the task of connections on their way in", attend(openings));
+            vitals.spawn("the task of connections on their way in", attend(openings));
             queue
         });
         Self { queues: queues.collect(), next: AtomicUsize::new(0) }
@@ -63,7 +63,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_panics_or_never_ends_delays_no_other() {
-        let opening = Opening::start(&Vitals::default());
+        let opening = Opening::start(&VitalTasks::default());
         for _ in 0..100 {
             opening.run(async { panic!("on purpose") });
             opening.run(std::future::pending());

@@ -5,11 +5,13 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use switchyard_protocol::Code;
+use switchyard_protocol::ErrorCode;
 
 /// The answer, when it may be given.
 pub(super) async fn seen_off(peer: &Unauthenticated, mut response: Response) -> Response {
-    if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = response.extensions().get::<Code>().copied() {
+    if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
+        response.extensions().get::<ErrorCode>().copied()
+    {
         peer.refused(code).await;
     }
     if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use switchyard_process::file::{self, NotTaken};
+use switchyard_process::file::{self, UnusableFile};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsAcceptor,
@@ -70,16 +70,17 @@ pub struct Certificate {
 
 impl Certificate {
     /// The error says which file is wrong and why.
-    pub fn read(files: &TlsConfig) -> Result<Self, NotTaken> {
+    pub fn read(files: &TlsConfig) -> Result<Self, UnusableFile> {
         read(files)
     }
 }
 
-fn read(files: &TlsConfig) -> Result<Certificate, NotTaken> {
-    let wrong =
-        |file: &Path, why: &dyn std::fmt::Display| NotTaken::Wrong(format!("{}: {why}", file.display()));
-    let text = |file: &Path| file::read(file, LARGEST).map_err(|why| NotTaken::new(file.display(), &why));
-    let chain = CertificateDer::pem_slice_iter(file::without_mark(&text(&files.certificate)?))
+fn read(files: &TlsConfig) -> Result<Certificate, UnusableFile> {
+    let wrong = |file: &Path, why: &dyn std::fmt::Display| {
+        UnusableFile::Invalid(format!("{}: {why}", file.display()))
+    };
+    let text = |file: &Path| file::read(file, LARGEST).map_err(|why| UnusableFile::new(file.display(), &why));
+    let chain = CertificateDer::pem_slice_iter(file::without_bom(&text(&files.certificate)?))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(&files.certificate, &format!("no PEM certificate can be read: {error}")))?;
     if chain.is_empty() {
@@ -88,7 +89,7 @@ fn read(files: &TlsConfig) -> Result<Certificate, NotTaken> {
     let validity = chain.iter().map(|certificate| Validity::of(certificate));
     let validity = validity.reduce(|all, one| all?.and(one?).into()).flatten();
     let validity = validity.ok_or_else(|| wrong(&files.certificate, &"holds what is no certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(file::without_mark(&text(&files.key)?))
+    let key = PrivateKeyDer::from_pem_slice(file::without_bom(&text(&files.key)?))
         .map_err(|error| wrong(&files.key, &format!("no PEM private key can be read: {error}")))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -22,8 +22,8 @@ use axum::{
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{io, net::SocketAddr, sync::Arc};
-use switchyard_process::memory::Share;
-use switchyard_protocol::{Close, Code, Refusal};
+use switchyard_process::memory::MemoryShare;
+use switchyard_protocol::{Close, ErrorCode, Refusal};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tower_service::Service;
 
@@ -71,7 +71,7 @@ pub(super) async fn serve(
 
 async fn elsewhere(State(door): State<Door>) -> Response {
     let message = format!("nothing is here; the WebSocket is at {}", door.config.path);
-    http::refuse(&Refusal::new(Code::NotFound, message))
+    http::refuse(&Refusal::new(ErrorCode::NotFound, message))
 }
 
 async fn upgrade(
@@ -123,7 +123,7 @@ async fn upgrade(
             let socket = open(
                 upgraded.await.map_err(io::Error::other)?,
                 config.frame,
-                services.hub.memory.strangers(),
+                services.hub.memory.unauthenticated(),
             )
             .await?;
             Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
@@ -139,7 +139,7 @@ async fn upgrade(
 }
 
 /// The WebSocket on the very stream that was accepted, so that others can write to it.
-async fn open(upgraded: Upgraded, frame: usize, strangers: &Arc<Share>) -> io::Result<Socket> {
+async fn open(upgraded: Upgraded, frame: usize, strangers: &Arc<MemoryShare>) -> io::Result<Socket> {
     let parts = upgraded
         .downcast::<TokioIo<Stream>>()
         .map_err(|_| io::Error::other("it is of another connection"))?;
@@ -157,8 +157,8 @@ async fn open(upgraded: Upgraded, frame: usize, strangers: &Arc<Share>) -> io::R
 /// An answer to a request that cannot become a WebSocket, which says what would.
 fn unfit(why: &Unfit) -> Response {
     let code = match why {
-        Unfit::Method(_) => Code::MethodNotAllowed,
-        _ => Code::InvalidRequest,
+        Unfit::Method(_) => ErrorCode::MethodNotAllowed,
+        _ => ErrorCode::InvalidRequest,
     };
     let message = format!("this is a WebSocket, upgrade with GET: {why}");
     let mut response = http::refuse(&Refusal::new(code, message));
@@ -185,5 +185,5 @@ fn forbidden_origin(door: &Door, origin: Option<&str>) -> Option<Rejected> {
         return None;
     }
     let message = format!("pages from {} may not connect here", origin.escape_debug());
-    Some(Rejected::new(None, &Refusal::new(Code::Forbidden, message), Close::Forbidden))
+    Some(Rejected::new(None, &Refusal::new(ErrorCode::Forbidden, message), Close::Forbidden))
 }

@@ -22,8 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_process::{
-    file::{NotTaken, Stamp},
-    vital::Vitals,
+    file::{FileStamp, UnusableFile},
+    vital::VitalTasks,
 };
 use tokio::{
     sync::{Notify, Semaphore, oneshot},
@@ -61,9 +61,9 @@ pub enum ReadFault {
     Endless,
 }
 
-impl From<ReadFault> for NotTaken {
+impl From<ReadFault> for UnusableFile {
     fn from(fault: ReadFault) -> Self {
-        Self::Unread(fault.to_string())
+        Self::Temporary(fault.to_string())
     }
 }
 
@@ -104,10 +104,10 @@ enum Happened {
 
 impl Files {
     /// Follows nothing yet. `whose` files they are is the end of the thread's name.
-    pub(super) fn start(vitals: &Vitals, whose: &str) -> io::Result<Self> {
+    pub(super) fn start(vitals: &VitalTasks, whose: &str) -> io::Result<Self> {
         let (orders, changed) = (Arc::<Orders>::default(), Arc::new(Notify::new()));
         let follower = Follower::new(orders.clone(), Arc::downgrade(&changed));
-        vitals.thread(format!("the thread that looks at {whose}"), move || follower.run())?;
+        vitals.spawn_thread(format!("the thread that looks at {whose}"), move || follower.run())?;
         Ok(Self { changed, reader: Reader { orders, turn: Arc::new(Semaphore::new(1)) } })
     }
 
@@ -149,7 +149,7 @@ struct Follower {
     orders: Arc<Orders>,
     seen: Seen,
     /// The folders of the files, as they are watched; `None`: not yet.
-    folders: HashMap<PathBuf, Option<Stamp>>,
+    folders: HashMap<PathBuf, Option<FileStamp>>,
     /// Where the system tells of files. There is none before there are files.
     watcher: Option<RecommendedWatcher>,
     /// Those that the system's events are about.
@@ -215,9 +215,9 @@ impl Follower {
             #[cfg(test)]
             assert!(!batch.panic, "on purpose");
             let mut is_told = batch.follow.is_some_and(|follow| self.follow(follow));
-            is_told |= batch.any && self.seen.take(Stamp::of);
+            is_told |= batch.any && self.seen.take(FileStamp::of);
             for (file, happened) in batch.told {
-                is_told |= self.seen.told(&file, happened, Instant::now(), Stamp::of);
+                is_told |= self.seen.told(&file, happened, Instant::now(), FileStamp::of);
             }
             if let Some(work) = batch.work {
                 // A panic is told to who asked.
@@ -225,7 +225,7 @@ impl Follower {
             }
             if Instant::now() >= next {
                 self.watch_folders();
-                is_told |= self.seen.look(Instant::now(), Stamp::of);
+                is_told |= self.seen.look(Instant::now(), FileStamp::of);
                 next = Instant::now() + LOOK;
             }
             if self.seen.is_unsettled() {
@@ -253,7 +253,7 @@ impl Follower {
         }
         self.folders = folders;
         self.files.store(Arc::new(files.iter().cloned().collect()));
-        self.seen.follow(files, Stamp::of);
+        self.seen.follow(files, FileStamp::of);
         let is_late = done.is_some_and(|done| done.send(()).is_err());
         self.watch_folders();
         is_late
@@ -262,7 +262,7 @@ impl Follower {
     /// Has each folder watched that is where the path leads now.
     fn watch_folders(&mut self) {
         for folder in self.folders.keys().cloned().collect::<Vec<_>>() {
-            let (there, watched) = (Stamp::of(&folder), self.folders[&folder]);
+            let (there, watched) = (FileStamp::of(&folder), self.folders[&folder]);
             let is_same = match (&there, &watched) {
                 (Some(there), Some(watched)) => there.is_same_file(watched),
                 (there, watched) => there.is_none() && watched.is_none(),
@@ -348,7 +348,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn files() -> Files {
-        Files::start(&Vitals::default(), "files").unwrap()
+        Files::start(&VitalTasks::default(), "files").unwrap()
     }
 
     /// Keeps the thread as a file system does that does not answer, until what it gives is dropped.
@@ -379,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_of_files_that_panics_ends_the_node() {
-        let vitals = Vitals::default();
+        let vitals = VitalTasks::default();
         let files = Files::start(&vitals, "files").unwrap();
         files.reader.orders.put(|orders| orders.panic = true);
         timeout(PATIENCE, vitals.failed()).await.unwrap();

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::PluginConfig;
-use switchyard_protocol::Code;
+use switchyard_protocol::ErrorCode;
 use switchyard_store::{Revision, StoredPlugins};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -38,14 +38,15 @@ impl Plugins {
         status: &Arc<Status>,
     ) -> Self {
         let (told, versions) = watch::channel(None);
-        let ask = hub.vitals.task("the task that asks for versions of plugins", ask(hub.clone(), host, told));
+        let ask =
+            hub.vitals.spawn("the task that asks for versions of plugins", ask(hub.clone(), host, told));
         let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(ask)]);
         for (index, config) in configs.iter().enumerate() {
             let (sender, receiver) = watch::channel(config.clone());
             let keep = keep(hub.clone(), index, receiver, loads_later, status.clone());
-            let keep = hub.vitals.task("the task that keeps a plugin", keep);
+            let keep = hub.vitals.spawn("the task that keeps a plugin", keep);
             let follow = follow(hub.clone(), index, versions.clone());
-            let follow = hub.vitals.task("the task that follows a plugin", follow);
+            let follow = hub.vitals.spawn("the task that follows a plugin", follow);
             wanted.push(sender);
             tasks.extend([keep, follow].map(AbortOnDropHandle::new));
         }
@@ -115,8 +116,8 @@ async fn keep(
         });
         status.refused(&what, why);
         let code = read.as_ref().err().map(|refusal| refusal.code);
-        reads = matches!(code, Some(Code::StoreUnavailable | Code::Overloaded));
-        pause = if code == Some(Code::Overloaded) { AGAIN } else { ASK };
+        reads = matches!(code, Some(ErrorCode::StoreUnavailable | ErrorCode::Overloaded));
+        pause = if code == Some(ErrorCode::Overloaded) { AGAIN } else { ASK };
         if let Err(refusal) = read
             && !(reads && is_again)
         {

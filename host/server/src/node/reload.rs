@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use switchyard_process::file::NotTaken;
+use switchyard_process::file::UnusableFile;
 use switchyard_protocol::unix_ms;
 use switchyard_store::{Store, StoredKeys};
 use tokio::sync::{mpsc, watch};
@@ -35,12 +35,12 @@ pub(super) async fn watch(node: Node, status: Arc<Status>, host: String) {
     let (held, certificate) = (enforcer.stored(), watch::Sender::new(None));
     let (vitals, asking) = (&services.hub.vitals, ask(services.hub.store.clone(), stored, access.clone()));
     let mut tasks = vec![
-        vitals.task("the task that holds everybody to their keys", enforcer.enforce(told)),
-        vitals.task("the task that asks for keys", asking),
+        vitals.spawn("the task that holds everybody to their keys", enforcer.enforce(told)),
+        vitals.spawn("the task that asks for keys", asking),
     ];
     if let Some(tls) = tls {
         let renewing = renew(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
-        tasks.push(vitals.task("the task that reads certificates", renewing));
+        tasks.push(vitals.spawn("the task that reads certificates", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
     let plugins = Plugins::start(&services.hub, &config.plugins, host, loads_later, &status);
@@ -102,7 +102,7 @@ async fn renew(
         let read = reader.run(move || Certificate::read(&files)).await;
         let renewed =
             read.unwrap_or_else(|fault| Err(fault.into())).map(|certificate| tls.renew(certificate));
-        is_unread = matches!(renewed, Err(NotTaken::Unread(_)));
+        is_unread = matches!(renewed, Err(UnusableFile::Temporary(_)));
         match &renewed {
             Ok(true) => {
                 tracing::info!("the certificate was read again; it is {}", tls.validity());
@@ -161,7 +161,8 @@ impl Reloader {
     async fn read(&mut self, source: &Source, file: PathBuf, cause: Cause) -> Option<Config> {
         let shown = file.display().to_string();
         let reloaded = source.reload(file).await;
-        let was_unread = std::mem::replace(&mut self.is_unread, matches!(reloaded, Err(NotTaken::Unread(_))));
+        let was_unread =
+            std::mem::replace(&mut self.is_unread, matches!(reloaded, Err(UnusableFile::Temporary(_))));
         let read = match reloaded {
             Ok((config, text)) => {
                 let (before, after) = (Held::of(&self.config), Held::of(&config));

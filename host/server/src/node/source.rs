@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use switchyard_plugin::PluginConfig;
-use switchyard_process::{file::NotTaken, vital::Vitals};
+use switchyard_process::{file::UnusableFile, vital::VitalTasks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Files are read once nothing happened to them for so long, so that several writes are one change.
@@ -38,7 +38,7 @@ struct AllFiles {
 }
 
 impl AllFiles {
-    fn start(vitals: &Vitals) -> io::Result<Self> {
+    fn start(vitals: &VitalTasks) -> io::Result<Self> {
         let start = |whose| Files::start(vitals, whose);
         let (configuration, certificate) = (start("the configuration")?, start("the certificate")?);
         Ok(Self { configuration, certificate, plugins: start("plugins")? })
@@ -55,7 +55,7 @@ impl AllFiles {
 
 impl Source {
     /// From now on no SIGHUP is missed, and no change of the file.
-    pub fn open(file: Option<PathBuf>, vitals: &Vitals) -> io::Result<Self> {
+    pub fn open(file: Option<PathBuf>, vitals: &VitalTasks) -> io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
         let files = AllFiles::start(vitals)?;
         files.configuration.follow_own(file.iter().cloned().collect());
@@ -92,14 +92,14 @@ impl Source {
     }
 
     /// What a running node is to have. The error says what is wrong, and nothing is to change then.
-    pub(crate) async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), NotTaken> {
+    pub(crate) async fn reload(&self, file: PathBuf) -> Result<(Config, [u8; 32]), UnusableFile> {
         let read = move || {
             let text = Text::again(&file)?;
             if text.is_empty() {
-                return Err(NotTaken::Wrong(format!("{}: it is empty", file.display())));
+                return Err(UnusableFile::Invalid(format!("{}: it is empty", file.display())));
             }
-            let environment = environment().map_err(NotTaken::Wrong)?;
-            Ok((text.config(&environment).map_err(NotTaken::Wrong)?, text.digest()))
+            let environment = environment().map_err(UnusableFile::Invalid)?;
+            Ok((text.config(&environment).map_err(UnusableFile::Invalid)?, text.digest()))
         };
         self.reader().run(read).await?
     }

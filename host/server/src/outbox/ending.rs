@@ -13,7 +13,7 @@ impl Outbox {
             return;
         }
         state.close = Some(close);
-        if close.drops_waiting() {
+        if close.discards_queued() {
             state.queue = VecDeque::new();
             state.bytes = state.begun.len();
             state.count();

@@ -7,7 +7,7 @@ use std::{
     task::{Wake, Waker},
     time::Duration,
 };
-use switchyard_process::memory::Account;
+use switchyard_process::memory::MemoryAccount;
 
 /// Takes so many bytes and no more.
 pub(crate) struct Held(Mutex<(Vec<u8>, usize)>);
@@ -78,7 +78,7 @@ impl Pipe for Held {
 
 fn outbox(limit: usize, room: usize) -> (Outbox, Arc<Held>) {
     let pipe = Held::new(room);
-    (Outbox::new(limit, pipe.clone(), Account::boundless().strangers()), pipe)
+    (Outbox::new(limit, pipe.clone(), MemoryAccount::unlimited().unauthenticated()), pipe)
 }
 
 async fn poll(outbox: &Outbox) -> Poll<Option<Close>> {

@@ -15,9 +15,9 @@ use std::{
 };
 use switchyard_plugin::Limits;
 use switchyard_protocol::{
-    Close, Code, Id, Position, Refusal, Request, reply,
-    request::{self, Publish, Terms},
-    room::{Kind, RoomName},
+    Close, ErrorCode, Id, Position, Refusal, Request, reply,
+    request::{self, Publish, SubscribeOptions},
+    room::{RoomKind, RoomName},
     unix_ms,
 };
 use switchyard_store::key::{Digest, Scope};
@@ -93,7 +93,9 @@ impl Active {
     pub(super) fn frame<'a>(&mut self, text: &'a str, keys: &Keys, now: Instant) -> Decision<'a> {
         let (id, request) = match request::parse(text) {
             Ok(parsed) => parsed,
-            Err((id, refusal)) if refusal.code == Code::BadFrame => return self.bad_frame(id, refusal, now),
+            Err((id, refusal)) if refusal.code == ErrorCode::BadFrame => {
+                return self.bad_frame(id, refusal, now);
+            }
             Err((id, refusal)) => return Decision::Refuse(id, refusal),
         };
         let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key));
@@ -101,7 +103,7 @@ impl Active {
     }
 
     pub(super) fn binary(&mut self, now: Instant) -> Decision<'static> {
-        self.bad_frame(None, Refusal::new(Code::BadFrame, "a frame is text, this one is binary"), now)
+        self.bad_frame(None, Refusal::new(ErrorCode::BadFrame, "a frame is text, this one is binary"), now)
     }
 
     fn bad_frame<'a>(&mut self, id: Option<Id<'a>>, refusal: Refusal, now: Instant) -> Decision<'a> {
@@ -143,7 +145,7 @@ impl Active {
             Request::Members { room } => {
                 let room = self.joined(&room, "see the members of")?;
                 // Everybody is in that one, so its members are all principals there are.
-                if room.kind() == Kind::Broadcast {
+                if room.kind() == RoomKind::Broadcast {
                     key.require(Scope::Admin, "see the members of '*'")?;
                 }
                 Decision::Members { id, room }
@@ -155,28 +157,28 @@ impl Active {
     }
 
     /// Each room fails or goes on alone; those beyond the limit are not even asked for.
-    fn pending_joins(&self, rooms: Vec<request::Wanted<'_>>) -> Vec<PendingJoin> {
+    fn pending_joins(&self, rooms: Vec<request::RequestedRoom<'_>>) -> Vec<PendingJoin> {
         let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
-        let mut terms = |name: &str, terms: Result<Terms<'_>, Refusal>| {
+        let mut terms = |name: &str, terms: Result<SubscribeOptions<'_>, Refusal>| {
             let room = RoomName::parse(name)?;
             let known = self.resolve(&room);
             if !named.insert(known.clone().unwrap_or_else(|| room.clone())) {
                 return Err(named_twice(&room));
             }
-            let Terms { filter, since } = terms?;
-            if room.kind() != Kind::Ordinary {
+            let SubscribeOptions { filter, since } = terms?;
+            if room.kind() != RoomKind::Ordinary {
                 let message = format!("room '{}' is heard without subscribing", &*room);
-                return Err(Refusal::new(Code::Forbidden, message));
+                return Err(Refusal::new(ErrorCode::Forbidden, message));
             }
             let most = self.rooms_limit as usize;
             if known.is_none() && held + new >= most {
                 let message = format!("a connection may be in {most} rooms; unsubscribe one first");
-                return Err(Refusal::new(Code::RoomLimit, message));
+                return Err(Refusal::new(ErrorCode::RoomLimit, message));
             }
             new += usize::from(known.is_none());
             Ok(JoinTerms { room, filter: filter.map(Into::into), since })
         };
-        let mut pending = |wanted: request::Wanted<'_>| match terms(&wanted.room, wanted.terms) {
+        let mut pending = |wanted: request::RequestedRoom<'_>| match terms(&wanted.room, wanted.options) {
             Ok(terms) => PendingJoin::new(terms),
             Err(refusal) => PendingJoin::refused(&wanted.room, refusal),
         };
@@ -185,11 +187,11 @@ impl Active {
 
     fn subscribed(&self, name: &str) -> Result<RoomName, Box<reply::RoomResult>> {
         let room = RoomName::parse(name).and_then(|room| match room.kind() {
-            Kind::Ordinary => self.joined(name, "unsubscribe"),
+            RoomKind::Ordinary => self.joined(name, "unsubscribe"),
             _ => {
                 let message =
                     format!("room '{name}' is heard by everyone it is for and cannot be unsubscribed");
-                Err(Refusal::new(Code::Forbidden, message))
+                Err(Refusal::new(ErrorCode::Forbidden, message))
             }
         });
         room.map_err(|refusal| Box::new(rejected(name, refusal)))
@@ -208,7 +210,7 @@ impl Active {
         let known = RoomName::parse(name).ok().and_then(|room| self.resolve(&room));
         known.ok_or_else(|| {
             let message = format!("only members may {what} room '{name}'; subscribe to it first");
-            Refusal::new(Code::NotSubscribed, message)
+            Refusal::new(ErrorCode::NotSubscribed, message)
         })
     }
 
@@ -239,7 +241,7 @@ impl Active {
 
     /// Ordinary rooms.
     pub(super) fn room_count(&self) -> usize {
-        self.rooms.keys().filter(|room| room.kind() == Kind::Ordinary).count()
+        self.rooms.keys().filter(|room| room.kind() == RoomKind::Ordinary).count()
     }
 }
 
@@ -247,8 +249,8 @@ impl Active {
 pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
     let room = RoomName::parse(&publish.room)?;
     let scope = match room.kind() {
-        Kind::Broadcast => Scope::Broadcast,
-        Kind::Inbox | Kind::Ordinary => Scope::Publish,
+        RoomKind::Broadcast => Scope::Broadcast,
+        RoomKind::Inbox | RoomKind::Ordinary => Scope::Publish,
     };
     key.require(scope, format_args!("publish to '{}'", &*room))?;
     fits(publish, message_bytes)?;
@@ -258,15 +260,15 @@ pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) ->
 /// What a request of so many bytes wants to publish in this room.
 pub(crate) fn proposal<'a>(room: RoomName, publish: &'a Publish<'_>, bytes: usize) -> Proposal<'a> {
     let (event, key) = (publish.event.as_deref(), publish.key.as_deref());
-    Proposal { room, event, data: publish.data, key, bytes }
+    Proposal { room, event, data: publish.data.get(), key, bytes }
 }
 
 fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {
-    if publish.data.len() <= most {
+    if publish.data.get().len() <= most {
         return Ok(());
     }
-    let message = format!("data has {} bytes, at most {most} are allowed here", publish.data.len());
-    Err(Refusal::new(Code::MessageTooLarge, message))
+    let message = format!("data has {} bytes, at most {most} are allowed here", publish.data.get().len());
+    Err(Refusal::new(ErrorCode::MessageTooLarge, message))
 }
 
 fn narrowed(message_bytes: usize, limits: &Limits) -> usize {

@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::Connecting;
-use switchyard_protocol::{Close, Code, Id, Refusal, reply, room::RoomName};
+use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
 use switchyard_store::{PageLimit, Resume};
 use tokio::task::JoinHandle;
 
@@ -82,8 +82,10 @@ impl Conversation {
         let hub = services.hub.clone();
         let rejected = |refusal: Refusal| {
             let close = match refusal.code {
-                Code::ConnectionLimit => Close::ConnectionLimit,
-                Code::PluginFailed | Code::StoreUnavailable | Code::Overloaded => Close::Overloaded,
+                ErrorCode::ConnectionLimit => Close::ConnectionLimit,
+                ErrorCode::PluginFailed | ErrorCode::StoreUnavailable | ErrorCode::Overloaded => {
+                    Close::Overloaded
+                }
                 _ => Close::Forbidden,
             };
             Rejected::new(id, &refusal, close)
@@ -112,7 +114,7 @@ impl Conversation {
                 Resume::Full(count) => return Err(rejected(hub::too_many(&key, count))),
                 Resume::Again => {
                     let message = "the session was resumed by another connection meanwhile; try again";
-                    return Err(rejected(Refusal::retry(Code::StoreUnavailable, message, 1000)));
+                    return Err(rejected(Refusal::retry(ErrorCode::StoreUnavailable, message, 1000)));
                 }
             }
         }
@@ -194,7 +196,7 @@ impl Conversation {
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
             Decision::Members { id, room } => {
                 let members = hub.members(&room.shared(), MOST_PRINCIPALS).await;
-                let members = members.map(|members| reply::Members {
+                let members = members.map(|members| reply::MembersReply {
                     room: room.shared(),
                     count: members.count,
                     principals: members.principals,
@@ -212,10 +214,10 @@ impl Conversation {
                         let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
                         hub.history(&self.key.principal, seat, since.as_ref(), limit).await
                     }
-                    None => Err(Refusal::new(Code::NotSubscribed, "the room was left meanwhile")),
+                    None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left meanwhile")),
                 };
                 match history {
-                    Ok(history) => self.send(history.reply(id)).await,
+                    Ok(history) => self.send(history.encode(id)).await,
                     Err(refusal) => self.refuse(id, &refusal).await,
                 }
             }
@@ -307,7 +309,7 @@ impl Conversation {
 
     async fn answer(&self, kind: &str, id: Option<Id<'_>>, result: Result<impl serde::Serialize, Refusal>) {
         match result {
-            Ok(body) => self.send(reply::reply(kind, id, body)).await,
+            Ok(body) => self.send(reply::encode(kind, id, body)).await,
             Err(refusal) => self.refuse(id, &refusal).await,
         }
     }

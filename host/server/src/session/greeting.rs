@@ -2,7 +2,7 @@
 
 use crate::key::{Key, Keys};
 use std::sync::Arc;
-use switchyard_protocol::{Close, Code, Id, Refusal, Request, reply, request};
+use switchyard_protocol::{Close, ErrorCode, Id, Refusal, Request, reply, request};
 use switchyard_store::SessionToken;
 
 /// A connection that has not said `connect` yet.
@@ -22,7 +22,7 @@ pub(crate) struct Greeted<'a> {
 /// What a client that may not come in is told before the connection closes.
 #[derive(Debug)]
 pub(crate) struct Rejected {
-    pub code: Option<Code>,
+    pub code: Option<ErrorCode>,
     /// Empty where the client broke the protocol and is not told in words.
     pub frame: String,
     pub close: Close,
@@ -68,13 +68,13 @@ impl Greeting {
 
     pub(crate) fn timeout(millis: u128) -> Rejected {
         let message = format!("no connect came within {millis} ms");
-        Rejected::new(None, &Refusal::new(Code::AuthTimeout, message), Close::ConnectTimeout)
+        Rejected::new(None, &Refusal::new(ErrorCode::AuthTimeout, message), Close::ConnectTimeout)
     }
 
     fn expected_connect(id: Option<Id>, why: &str) -> Rejected {
         let message =
             format!(r#"the first frame is {{"type":"connect","auth":{{"apiKey":"…"}}}}, but here {why}"#);
-        Rejected::new(id, &Refusal::new(Code::AuthRequired, message), Close::Unauthorized)
+        Rejected::new(id, &Refusal::new(ErrorCode::AuthRequired, message), Close::Unauthorized)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::hub::{self, Joined, Offer, Replay};
 use std::{mem, sync::Arc};
 use switchyard_protocol::{
     Position, Refusal, reply,
-    room::{MAX_NAME, RoomName},
+    room::{MAX_NAME_BYTES, RoomName},
 };
 use switchyard_store::{Join, Membership};
 
@@ -152,7 +152,7 @@ impl PendingJoin {
     }
 
     /// What the client is told of it; `rejected` is the status of a room that was refused.
-    pub(super) fn result(&mut self, rejected: Option<&'static str>) -> reply::RoomResult {
+    pub(super) fn result(&mut self, rejected: Option<reply::RoomStatus>) -> reply::RoomResult {
         match &mut self.state {
             JoinState::Done(done) => {
                 let nothing = reply::RoomResult::new(done.result.room.clone());
@@ -180,7 +180,7 @@ impl PendingJoin {
 
 /// As much of a name as one may have.
 pub(super) fn clip(name: &str) -> &str {
-    let end = (0..=MAX_NAME.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=MAX_NAME_BYTES.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     &name[..end]
 }
 

@@ -34,7 +34,7 @@ pub(super) fn violation(error: tungstenite::Error) -> Option<Close> {
         }
         tungstenite::Error::Utf8(_) => Some(Close::NotUtf8),
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        tungstenite::Error::Protocol(_) => Some(Close::Protocol),
+        tungstenite::Error::Protocol(_) => Some(Close::ProtocolError),
         _ => None,
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::{future::poll_fn, sync::Arc, time::Duration};
-use switchyard_protocol::{Close, Code, Frame};
+use switchyard_protocol::{Close, ErrorCode, Frame};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub(crate) async fn greet(
     let Peer { client, presented, rejected, unauthenticated } = peer;
     let (hub, heartbeat) = (services.hub.clone(), services.config.heartbeat);
     let wire = socket.get_ref().wire().clone();
-    let outbox = Outbox::new(services.config.outbox, wire.clone(), hub.memory.strangers());
+    let outbox = Outbox::new(services.config.outbox, wire.clone(), hub.memory.unauthenticated());
     let first = match rejected {
         Some(rejected) => First::Rejected(rejected),
         None => tokio::select! {
@@ -86,7 +86,7 @@ pub(crate) async fn greet(
             if let Some(code) = code {
                 hub.metrics.error(code);
             }
-            if let Some(code @ (Code::InvalidKey | Code::ExpiredKey)) = code {
+            if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) = code {
                 unauthenticated.refused(code).await;
             }
             if !frame.is_empty() {

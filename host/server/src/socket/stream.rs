@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use switchyard_process::memory::{Kind, Share, Steps};
+use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) struct Stream {
@@ -24,8 +24,8 @@ struct Coming {
     bytes: usize,
     /// The library bounds those of a client that was let in.
     most: usize,
-    counted: Steps,
-    share: Arc<Share>,
+    counted: SteppedCharge,
+    share: Arc<MemoryShare>,
 }
 
 /// Bytes of a message by which a client says who it is.
@@ -43,14 +43,14 @@ impl Stream {
     }
 
     /// From now on what is written is thrown away, and what comes is counted until it is a whole message.
-    pub(crate) fn only_read(self, strangers: &Arc<Share>) -> Self {
-        let counted = Steps::new(strangers.charge(Kind::Frames, 0));
+    pub(crate) fn only_read(self, strangers: &Arc<MemoryShare>) -> Self {
+        let counted = SteppedCharge::new(strangers.charge(MemoryKind::Frames, 0));
         let coming = Coming { bytes: 0, most: FIRST, counted, share: strangers.clone() };
         Self { coming: Some(coming), ..self }
     }
 
     /// It is let in: a principal answers for what comes.
-    pub(crate) fn move_to(&mut self, share: &Arc<Share>) {
+    pub(crate) fn move_to(&mut self, share: &Arc<MemoryShare>) {
         if let Some(coming) = &mut self.coming {
             coming.counted.move_to(share);
             (coming.share, coming.most) = (share.clone(), usize::MAX);

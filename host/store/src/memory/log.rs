@@ -2,7 +2,7 @@
 
 use super::*;
 use std::collections::{BTreeMap, VecDeque};
-use switchyard_process::memory::{Account, Charge, Kind, Share};
+use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
 use switchyard_protocol::unix_ms;
 
 /// Principal, which has no space, and idempotency key.
@@ -17,14 +17,14 @@ const MEMBER: usize = 400;
 struct Held {
     since: Instant,
     publication: Arc<Publication>,
-    claim: Charge,
+    claim: MemoryCharge,
 }
 
 /// An idempotency key until its end.
 struct HeldKey {
     end: Instant,
     key: Key,
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 fn key((principal, key): (&str, &str)) -> Key {
@@ -45,17 +45,17 @@ pub(super) struct Log {
     /// Whether the node wants what is published.
     pub watched: bool,
     used: Instant,
-    account: Arc<Account>,
+    account: Arc<MemoryAccount>,
     /// Of who made the room, once that is known.
-    charge: Charge,
+    charge: MemoryCharge,
     /// Who published last.
-    publisher: Option<Arc<Share>>,
+    publisher: Option<Arc<MemoryShare>>,
 }
 
 impl Log {
-    pub(super) fn new(name: Arc<str>, now: Instant, account: &Arc<Account>) -> Self {
+    pub(super) fn new(name: Arc<str>, now: Instant, account: &Arc<MemoryAccount>) -> Self {
         let epoch = format!("{:08x}", u32::from_le_bytes(super::random())).into();
-        let charge = account.charge(Kind::Rooms, ROOM + name.len());
+        let charge = account.charge(MemoryKind::Rooms, ROOM + name.len());
         Self {
             name,
             epoch,
@@ -74,7 +74,7 @@ impl Log {
     }
 
     /// What this principal answers for. It answers for the room, if nobody does yet.
-    fn share(&mut self, principal: &Arc<str>) -> Arc<Share> {
+    fn share(&mut self, principal: &Arc<str>) -> Arc<MemoryShare> {
         let share = match &self.publisher {
             Some(share) if *share.principal() == *principal => share.clone(),
             _ => self.account.share(principal),
@@ -83,7 +83,7 @@ impl Log {
         share
     }
 
-    fn paid_by(&mut self, share: &Arc<Share>) {
+    fn paid_by(&mut self, share: &Arc<MemoryShare>) {
         if self.charge.share().principal().is_empty() {
             self.charge.move_to(share);
         }
@@ -108,7 +108,7 @@ impl Log {
         self.used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
         let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
-        let charge = self.account.charge(Kind::History, publication.size());
+        let charge = self.account.charge(MemoryKind::History, publication.size());
         let publication = Arc::new(publication.with_guard(charge));
         let share = self.share(message.who);
         if config.history.messages > 0 {
@@ -121,7 +121,7 @@ impl Log {
         }
         if let Some(used) = message.once() {
             let key = key(used);
-            let charge = share.charge(Kind::Keys, KEY + key.len());
+            let charge = share.charge(MemoryKind::Keys, KEY + key.len());
             self.keys.insert(key.clone(), self.newest);
             self.key_ends.push_back(HeldKey { end: now + config.key, key, charge });
         }
@@ -198,7 +198,7 @@ impl Log {
     pub(super) fn enter(
         &mut self,
         token: SessionToken,
-        share: &Arc<Share>,
+        share: &Arc<MemoryShare>,
         membership: Membership,
         anew: bool,
     ) {
@@ -267,13 +267,13 @@ struct Member {
     /// In the epoch of `joined`.
     acknowledged: Option<u64>,
     /// Of its principal.
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 impl Table {
-    pub(super) fn insert(&mut self, token: SessionToken, share: &Arc<Share>, membership: Membership) {
+    pub(super) fn insert(&mut self, token: SessionToken, share: &Arc<MemoryShare>, membership: Membership) {
         let filter = membership.filter.as_deref().map_or(0, str::len);
-        let charge = share.charge(Kind::Sessions, MEMBER + filter);
+        let charge = share.charge(MemoryKind::Sessions, MEMBER + filter);
         if let Some(member) = self.members.get_mut(&token) {
             (member.filter, member.charge) = (membership.filter, charge);
             return;

@@ -24,7 +24,7 @@ struct Last {
 
 impl Memory {
     pub fn relieve(&self) {
-        if !self.account.is_tight() {
+        if !self.account.is_under_pressure() {
             return;
         }
         if let Ok(mut last) = self.relief.0.try_lock()
@@ -42,12 +42,12 @@ impl Memory {
             self.drop_histories();
             self.drop_keys();
             // What helped may be done again at once: it let a part of all go, however fast that comes again.
-            last.failed = self.account.is_tight().then(Instant::now);
+            last.failed = self.account.is_under_pressure().then(Instant::now);
         }
     }
 
     fn drop_histories(&self) {
-        let (excess, level) = (self.account.excess(), self.account.level());
+        let (excess, level) = (self.account.excess(), self.account.eviction_level());
         let mut histories = vec![];
         for stripe in &self.rooms {
             let rooms = stripe.lock().expect(HELD);
@@ -72,10 +72,10 @@ impl Memory {
 
     fn drop_keys(&self) {
         let (excess, now) = (self.account.excess(), Instant::now());
-        if excess == 0 || !self.account.is_tight() {
+        if excess == 0 || !self.account.is_under_pressure() {
             return;
         }
-        let level = self.account.level();
+        let level = self.account.eviction_level();
         let part = (self.retention.key.max(KEY_TTL) / PARTS).max(Duration::from_millis(1));
         let mut parts = [0; PARTS as usize + 1];
         for stripe in &self.rooms {
@@ -112,18 +112,18 @@ mod tests {
     use crate::{PageLimit, Reader};
     use std::sync::Arc;
     use switchyard_process::{
-        memory::{Account, Kind},
-        vital::Vitals,
+        memory::{MemoryAccount, MemoryKind},
+        vital::VitalTasks,
     };
     use switchyard_protocol::room::RoomName;
 
     const LIMIT: usize = 1 << 20;
 
-    fn store(messages: usize) -> (Arc<Memory>, Arc<Account>) {
-        let account = Account::new(LIMIT);
+    fn store(messages: usize) -> (Arc<Memory>, Arc<MemoryAccount>) {
+        let account = MemoryAccount::new(LIMIT);
         let history = HistoryConfig { messages, ..HistoryConfig::default() };
         let retention = Retention { history, session: Duration::from_secs(120), key: KEY_TTL };
-        (Memory::new(retention, Arc::new(|_| true), &account, &Vitals::default()), account)
+        (Memory::new(retention, Arc::new(|_| true), &account, &VitalTasks::default()), account)
     }
 
     fn room(n: u32) -> RoomName {
@@ -163,7 +163,7 @@ mod tests {
                 .len(),
             1000
         );
-        assert!(account.used(Kind::History) > LIMIT / 3, "no more is let go than must be");
+        assert!(account.used(MemoryKind::History) > LIMIT / 3, "no more is let go than must be");
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +178,11 @@ mod tests {
         assert!(publish(&store, 9_000 % 7, "1", Some("key 9000")).await.1);
         assert!(!publish(&store, 3, "1", Some("key 3")).await.1, "the oldest is not");
         tokio::time::sleep(KEY_TTL + Duration::from_secs(60)).await;
-        assert_eq!((account.used(Kind::Keys), account.used(Kind::Rooms)), (0, 0), "all of it ends");
+        assert_eq!(
+            (account.used(MemoryKind::Keys), account.used(MemoryKind::Rooms)),
+            (0, 0),
+            "all of it ends"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -186,7 +190,7 @@ mod tests {
         let (store, account) = store(10);
         publish(&store, 1, "1", None).await;
         let publisher = account.share(&"p".into());
-        let others = account.charge(Kind::Sessions, LIMIT);
+        let others = account.charge(MemoryKind::Sessions, LIMIT);
         store.relieve();
         assert!(!publisher.may_grow(), "there is nothing left to let go");
         drop(others);

@@ -2,11 +2,11 @@
 
 use super::*;
 use std::collections::{BTreeSet, VecDeque};
-use switchyard_process::memory::{Account, Charge, Kind, Share};
+use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
 
 pub(super) struct Sessions {
     ttl: Duration,
-    account: Arc<Account>,
+    account: Arc<MemoryAccount>,
     all: HashMap<SessionToken, Session>,
     /// Sessions without a connection, by the time they end; the time to live is the same for all. One that
     /// was resumed meanwhile no longer has that end.
@@ -19,7 +19,7 @@ struct Session {
     /// When it was handed to a connection last.
     taken: Instant,
     /// Of its principal.
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 /// What one takes in memory, about, beside the rooms that it is in.
@@ -44,14 +44,15 @@ pub(super) enum Taken {
 }
 
 impl Sessions {
-    pub(super) fn new(ttl: Duration, account: &Arc<Account>) -> Self {
+    pub(super) fn new(ttl: Duration, account: &Arc<MemoryAccount>) -> Self {
         Self { ttl, account: account.clone(), all: HashMap::new(), ends: VecDeque::new() }
     }
 
     pub(super) fn create(&mut self, principal: &Arc<str>, connection: ConnectionId) -> SessionToken {
         let token = SessionToken::random();
         let holder = Holder::Connection(connection);
-        let (taken, charge) = (Instant::now(), self.account.share(principal).charge(Kind::Sessions, SESSION));
+        let (taken, charge) =
+            (Instant::now(), self.account.share(principal).charge(MemoryKind::Sessions, SESSION));
         let session = Session { rooms: BTreeSet::new(), holder, taken, charge };
         self.all.insert(token, session);
         token
@@ -112,7 +113,7 @@ impl Sessions {
     }
 
     /// What the principal answers for, where the connection holds the session.
-    pub(super) fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<Share>> {
+    pub(super) fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<MemoryShare>> {
         let session = self.held(hold)?;
         session.rooms.insert(room.clone());
         Some(session.charge.share().clone())

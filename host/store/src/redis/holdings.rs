@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 use switchyard_process::{
-    memory::{self, Charge, Kind, Share},
-    vital::Vitals,
+    memory::{self, MemoryCharge, MemoryKind, MemoryShare},
+    vital::VitalTasks,
 };
 use switchyard_protocol::room::RoomName;
 use tokio::{sync::Notify, time::Instant};
@@ -71,7 +71,7 @@ struct State {
 /// What a principal published to a room.
 struct Room {
     /// What this node keeps of it.
-    _charge: Charge,
+    _charge: MemoryCharge,
     messages: usize,
     bytes: usize,
     until: Instant,
@@ -153,7 +153,7 @@ impl Holdings {
     /// Whether Redis may hold more for a principal.
     pub(super) fn has_room(&self, who: &Arc<str>) -> bool {
         let Fill { used, limit } = self.fill();
-        !memory::is_tight(used, limit) || {
+        !memory::is_under_pressure(used, limit) || {
             let own = self.state().sums.get(who).copied().unwrap_or(0);
             memory::may_grow(own, used, limit)
         }
@@ -175,7 +175,13 @@ impl Holdings {
     }
 
     /// A message was stored, maybe with its idempotency key, of so many bytes.
-    pub(super) fn published(&self, room: &RoomName, share: &Arc<Share>, bytes: usize, key: Option<usize>) {
+    pub(super) fn published(
+        &self,
+        room: &RoomName,
+        share: &Arc<MemoryShare>,
+        bytes: usize,
+        key: Option<usize>,
+    ) {
         let (now, history) = (Instant::now(), &self.retention.history);
         let who = share.principal();
         let mut grown = 0;
@@ -183,7 +189,7 @@ impl Holdings {
             let mut state = self.state();
             let new = || {
                 grown += ROOM;
-                let charge = share.charge(Kind::Rooms, NOTE + room.len());
+                let charge = share.charge(MemoryKind::Rooms, NOTE + room.len());
                 Room { _charge: charge, messages: 0, bytes: 0, until: now }
             };
             let known = state.rooms.entry((room.clone(), who.clone())).or_insert_with(new);
@@ -302,9 +308,9 @@ impl Holdings {
 }
 
 /// Looks at how full the servers are from now on.
-pub(super) fn watch(shared: &Arc<Shared>, vitals: &Vitals) {
+pub(super) fn watch(shared: &Arc<Shared>, vitals: &VitalTasks) {
     let shared = Arc::downgrade(shared);
-    vitals.task("the watch over Redis' memory", async move {
+    vitals.spawn("the watch over Redis' memory", async move {
         let (mut ticks, mut told) = (tokio::time::interval(LOOK), None::<Instant>);
         loop {
             {
@@ -329,7 +335,7 @@ pub(super) fn watch(shared: &Arc<Shared>, vitals: &Vitals) {
             shared.holdings.used.store(used, Ordering::Relaxed);
             shared.holdings.limit.store(limit, Ordering::Relaxed);
             shared.metrics.filled(used, limit);
-            if memory::is_tight(used, limit) && told.is_none_or(|told| told.elapsed() >= TELL) {
+            if memory::is_under_pressure(used, limit) && told.is_none_or(|told| told.elapsed() >= TELL) {
                 told = Some(Instant::now());
                 tracing::warn!(
                     used,
@@ -345,7 +351,7 @@ pub(super) fn watch(shared: &Arc<Shared>, vitals: &Vitals) {
 mod tests {
     use super::*;
     use crate::HistoryConfig;
-    use switchyard_process::memory::Account;
+    use switchyard_process::memory::MemoryAccount;
 
     const SESSION_TTL: Duration = Duration::from_secs(120);
 
@@ -365,7 +371,7 @@ mod tests {
     /// One key filled Redis with fresh rooms at 63 MB/s, until nobody could publish.
     #[tokio::test(start_paused = true)]
     async fn who_has_redis_hold_much_is_refused_and_others_are_not() {
-        let (holdings, account) = (holdings(10_000_000), Account::boundless());
+        let (holdings, account) = (holdings(10_000_000), MemoryAccount::unlimited());
         let [mallory, acme] = ["mallory", "acme"].map(|name| account.share(&name.into()));
         let mut n = 0;
         while holdings.has_room(mallory.principal()) {
@@ -375,7 +381,7 @@ mod tests {
         }
         assert!(holdings.fill().used < 8_100_000, "{:?}", holdings.fill());
         assert!(holdings.has_room(acme.principal()));
-        assert!(account.used(Kind::Rooms) > n * NOTE, "what is noted of them is counted");
+        assert!(account.used(MemoryKind::Rooms) > n * NOTE, "what is noted of them is counted");
         tokio::time::advance(Duration::from_secs(601)).await;
         holdings.sweep();
         assert!(holdings.has_room(mallory.principal()));
@@ -384,9 +390,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_goes_again_is_not_counted_for_ever() {
-        let (holdings, account) = (holdings(usize::MAX), Account::boundless());
+        let (holdings, account) = (holdings(usize::MAX), MemoryAccount::unlimited());
         let [feed, other] = ["feed", "other"].map(|name| account.share(&name.into()));
-        let sum = |share: &Share| holdings.state().sums.get(share.principal()).copied().unwrap_or(0);
+        let sum = |share: &MemoryShare| holdings.state().sums.get(share.principal()).copied().unwrap_or(0);
         for _ in 0..1000 {
             holdings.published(&room(1), &feed, 1000, None);
         }

@@ -10,7 +10,7 @@ use crate::{
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::unix_ms;
 
 /// How much longer than nodes the registry remembers that a key was revoked, so that none offers again what it has just forgotten.
@@ -45,7 +45,7 @@ impl Keyring {
     /// For the command line, which has no node.
     pub async fn open(site: &Site) -> Result<Self, String> {
         // A task that panics is seen by the answer that does not come.
-        let vitals = Vitals::default();
+        let vitals = VitalTasks::default();
         let mut waiting = Waiting::new(site, |_: &str| {});
         let opened = super::open(&mut waiting, StoreMetrics::default(), &vitals);
         let late = |_| format!("the store {} does not answer", site.url);

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::unix_ms;
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ pub(super) fn new_node() -> String {
 }
 
 /// Takes a lease and holds it as long as the store is there.
-pub(super) async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unavailable> {
+pub(super) async fn hold(store: &Arc<Redis>, vitals: &VitalTasks) -> Result<(), Unavailable> {
     let now = Instant::now();
     let mut lease = Lease {
         rewritten: now,
@@ -78,7 +78,7 @@ pub(super) async fn hold(store: &Arc<Redis>, vitals: &Vitals) -> Result<(), Unav
     let node = store.shared.node.load_full();
     lease.tick(&store.shared, &node, Some("")).await?;
     let store = Arc::downgrade(store);
-    vitals.task("the lease", async move { lease.run(store).await });
+    vitals.spawn("the lease", async move { lease.run(store).await });
     Ok(())
 }
 

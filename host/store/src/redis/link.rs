@@ -35,7 +35,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +72,7 @@ impl Link {
     pub(super) async fn open(
         url: &RedisUrl,
         metrics: StoreMetrics,
-        vitals: &Vitals,
+        vitals: &VitalTasks,
         mut says: impl FnMut(&str),
     ) -> Result<(Self, Signals, mpsc::UnboundedReceiver<Server>), String> {
         let (config, closed) = (url.config()?, CancellationToken::new());

@@ -20,7 +20,7 @@ use std::{
     },
     time::Duration,
 };
-use switchyard_process::memory::Kind;
+use switchyard_process::memory::MemoryKind;
 use switchyard_protocol::{room::RoomName, unix_ms};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -212,7 +212,8 @@ impl Listener {
         let Some(name) = self.rooms.names.room_of(&message.channel) else { return };
         let Some(interest) = self.interests.get_mut(name) else { return };
         let bytes = message.value.as_bytes().unwrap_or_default();
-        let Some(heard) = wire::read(&interest.room.shared(), bytes, &self.rooms.memory, Kind::Outboxes)
+        let Some(heard) =
+            wire::read(&interest.room.shared(), bytes, &self.rooms.memory, MemoryKind::Outboxes)
         else {
             return tracing::warn!(room = name, "what was published is no message of ours");
         };

@@ -2,7 +2,7 @@
 
 use super::{Link, Names, SCHEMA, Site, StoreMetrics, Unavailable, answer, link};
 use fred::types::config::Server;
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
 /// Says what a node that starts waits for: each error once, and again now and then.
@@ -38,7 +38,7 @@ impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
 pub(super) async fn open<Says: Fn(&str)>(
     waiting: &mut Waiting<'_, Says>,
     metrics: StoreMetrics,
-    vitals: &Vitals,
+    vitals: &VitalTasks,
 ) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
     let url = &waiting.site.url;
     let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error)).await?;

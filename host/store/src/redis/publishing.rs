@@ -19,8 +19,8 @@ use std::{
     },
 };
 use switchyard_process::{
-    memory::{Charge, Kind},
-    turns::{Served, Turns},
+    fair_queue::{FairQueue, TurnStep},
+    memory::{MemoryCharge, MemoryKind},
 };
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::{
@@ -50,7 +50,7 @@ struct Entry {
     needs_member: bool,
     came: Instant,
     waiter: oneshot::Sender<Outcome>,
-    charge: Charge,
+    charge: MemoryCharge,
     _reserved: Reserved,
 }
 
@@ -61,13 +61,13 @@ struct Lane {
     /// When it last carried one out.
     answered: Instant,
     /// Those that have none on its way, by whoever's message is next in them.
-    ready: Turns<RoomName>,
+    ready: FairQueue<RoomName>,
 }
 
 #[derive(Default)]
 struct State {
     /// What waits in each room that has a script on its way, or is ready for one.
-    rooms: HashMap<RoomName, Turns<Entry>>,
+    rooms: HashMap<RoomName, FairQueue<Entry>>,
     /// By server, where servers are told apart.
     lanes: HashMap<Option<Server>, Lane>,
     unsure: Unsure,
@@ -110,14 +110,14 @@ impl Publishing {
                 .rooms
                 .memory
                 .share(message.who)
-                .charge(Kind::Publishes, body.len() + OVERHEAD),
+                .charge(MemoryKind::Publishes, body.len() + OVERHEAD),
             body,
         };
         let mut state = self.state();
         match state.rooms.get_mut(message.room) {
             Some(waiting) => waiting.push(message.who.clone(), entry),
             None => {
-                let mut waiting = Turns::default();
+                let mut waiting = FairQueue::default();
                 waiting.push(message.who.clone(), entry);
                 state.rooms.insert(message.room.clone(), waiting);
                 self.line_up(&mut state, message.room.clone());
@@ -143,8 +143,13 @@ impl Publishing {
     /// A script of the room is sent when it is its turn.
     fn line_up(self: &Arc<Self>, state: &mut State, room: RoomName) {
         let server = self.shared.link.server_of(&self.shared.names.room(&room));
-        let who = state.rooms.get(&room).and_then(Turns::next).cloned().expect("something waits there");
-        let lane = || Lane { scripts: 0, answered: Instant::now(), ready: Turns::default() };
+        let who = state
+            .rooms
+            .get(&room)
+            .and_then(FairQueue::next_principal)
+            .cloned()
+            .expect("something waits there");
+        let lane = || Lane { scripts: 0, answered: Instant::now(), ready: FairQueue::default() };
         state.lanes.entry(server.clone()).or_insert_with(lane).ready.push(who, room);
         self.start(state, &server);
     }
@@ -154,9 +159,9 @@ impl Publishing {
         let Some(lane) = state.lanes.get_mut(server) else { return };
         while lane.scripts < MAX_SCRIPTS && !lane.ready.is_empty() {
             lane.scripts += 1;
-            lane.ready.take(|room| {
+            lane.ready.serve_next(|room| {
                 tokio::spawn(self.clone().run(server.clone(), room));
-                Served::Last
+                TurnStep::End
             });
         }
         if lane.scripts == 0 {
@@ -181,20 +186,20 @@ impl Publishing {
         let waiting = state.rooms.get_mut(room).expect("it is there until its task removes it");
         let most = (waiting.len() / 4).clamp(*MESSAGES.start(), *MESSAGES.end());
         while !is_full && !waiting.is_empty() {
-            waiting.take(|entry| {
+            waiting.serve_next(|entry| {
                 if is_silent && entry.came.elapsed() >= PATIENCE {
                     batch.overdue.push(entry);
-                    return Served::Whole;
+                    return TurnStep::Continue;
                 }
                 let is_first = batch.entries.is_empty();
                 if !is_first && bytes + entry.body.len() > MAX_BYTES {
                     is_full = true;
-                    return Served::Part(entry);
+                    return TurnStep::EndWithRest(entry);
                 }
                 bytes += entry.body.len();
                 batch.entries.push(entry);
                 is_full = batch.entries.len() == most;
-                Served::Last
+                TurnStep::End
             });
         }
         batch
@@ -246,7 +251,7 @@ impl Publishing {
                     && let Some(waiting) = state.rooms.get_mut(room)
                 {
                     // It would only wait as long again.
-                    gathered = mem::take(waiting).into_all().collect();
+                    gathered = mem::take(waiting).into_items().collect();
                 }
                 drop(state);
                 let error = Err(error);

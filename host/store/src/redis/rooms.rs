@@ -8,7 +8,7 @@ use crate::{Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable};
 use fred::types::Value;
 use futures_util::future::try_join_all;
 use std::{sync::Arc, time::Duration};
-use switchyard_process::memory::{Account, Kind};
+use switchyard_process::memory::{MemoryAccount, MemoryKind};
 use switchyard_protocol::{Position, unix_ms};
 
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub(super) struct Rooms {
     pub link: Arc<Link>,
     pub names: Names,
     pub retention: Retention,
-    pub memory: Arc<Account>,
+    pub memory: Arc<MemoryAccount>,
 }
 
 /// Digits of the number that an epoch begins with.
@@ -90,7 +90,7 @@ impl Rooms {
         let (time, oldest) = (answer::number(&next())?, answer::number(&next())?);
         let message = |value: Value| {
             let heard =
-                value.as_bytes().and_then(|bytes| wire::read(room, bytes, &self.memory, Kind::Replays));
+                value.as_bytes().and_then(|bytes| wire::read(room, bytes, &self.memory, MemoryKind::Replays));
             heard.ok_or_else(|| answer::unexpected(&value))
         };
         let messages = answer::list(next())?.into_iter().map(message).collect::<Result<_, _>>()?;

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
 /// After a server that did not say which it is.
@@ -24,7 +24,7 @@ type Known = Arc<Mutex<HashMap<Server, String>>>;
 pub(super) async fn watch(
     shared: &Arc<Shared>,
     mut connected: mpsc::UnboundedReceiver<Server>,
-    vitals: &Vitals,
+    vitals: &VitalTasks,
 ) {
     let known = Known::default();
     for server in shared.link.servers() {
@@ -35,9 +35,9 @@ pub(super) async fn watch(
     }
     let shared = Arc::downgrade(shared);
     let looks = vitals.clone();
-    vitals.task(NAME, async move {
+    vitals.spawn(NAME, async move {
         while let Some(server) = connected.recv().await {
-            looks.task(NAME, look(shared.clone(), known.clone(), server));
+            looks.spawn(NAME, look(shared.clone(), known.clone(), server));
         }
     });
 }

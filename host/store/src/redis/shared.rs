@@ -23,7 +23,7 @@ use std::{
     },
     time::Duration,
 };
-use switchyard_process::memory::Account;
+use switchyard_process::memory::MemoryAccount;
 
 /// In which a node that starts looks at Redis' clock.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Shared {
         retention: Retention,
         metrics: StoreMetrics,
         feed: Feed,
-        memory: Arc<Account>,
+        memory: Arc<MemoryAccount>,
     ) -> Arc<Self> {
         let link = Arc::new(link);
         let node = Arc::new(ArcSwap::from_pointee(lease::new_node()));

@@ -76,7 +76,7 @@ async fn keeps_the_contract(url: &str) {
         let prefix = format!("store{}", stores.fetch_add(1, Ordering::Relaxed));
         let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
         async move {
-            connect_with(&site, retention, feed, &Vitals::default()).await.unwrap() as Arc<dyn Store>
+            connect_with(&site, retention, feed, &VitalTasks::default()).await.unwrap() as Arc<dyn Store>
         }
     })
     .await;
@@ -144,17 +144,17 @@ fn retention() -> Retention {
 }
 
 async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
-    connect_with(site, retention(), Arc::new(|_| true), &Vitals::default()).await
+    connect_with(site, retention(), Arc::new(|_| true), &VitalTasks::default()).await
 }
 
 async fn connect_with(
     site: &Site,
     retention: Retention,
     feed: Feed,
-    vitals: &Vitals,
+    vitals: &VitalTasks,
 ) -> Result<Arc<Redis>, String> {
     let metrics = crate::StoreMetrics::default();
-    Redis::connect(site, retention, metrics, feed, &Account::boundless(), |_| {}, vitals).await
+    Redis::connect(site, retention, metrics, feed, &MemoryAccount::unlimited(), |_| {}, vitals).await
 }
 
 /// `FLUSHALL` revoked every key. A second registry that was made then had the version of the first, and was taken for it.
@@ -266,7 +266,7 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     let url = format!("redis://127.0.0.1:{}/0", server.port);
     let site = Site { url: RedisUrl::parse(&url).unwrap(), prefix: "vital".to_owned() };
     let connect = async || {
-        let vitals = Vitals::default();
+        let vitals = VitalTasks::default();
         let feed: Feed = Arc::new(|event| panic!("told of {event:?}"));
         (connect_with(&site, retention(), feed, &vitals).await.unwrap(), vitals)
     };

@@ -2,7 +2,7 @@
 //! event, then the data. BEFORE is the time of the message before; without an event LENGTH is `-`.
 
 use std::sync::Arc;
-use switchyard_process::memory::{Account, Kind};
+use switchyard_process::memory::{MemoryAccount, MemoryKind};
 use switchyard_protocol::{Position, Publication};
 
 /// What the node knows of a message when it is published; Redis puts the rest before it.
@@ -22,7 +22,12 @@ pub(super) struct Heard {
 }
 
 /// `None`: it is not in this form. Counted as one of a kind for as long as anybody has it.
-pub(super) fn read(room: &Arc<str>, bytes: &[u8], account: &Arc<Account>, kind: Kind) -> Option<Heard> {
+pub(super) fn read(
+    room: &Arc<str>,
+    bytes: &[u8],
+    account: &Arc<MemoryAccount>,
+    kind: MemoryKind,
+) -> Option<Heard> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut parts = text.splitn(6, ' ');
     let epoch: Arc<str> = parts.next()?.into();
@@ -73,19 +78,19 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let account = Account::boundless();
+        let account = MemoryAccount::unlimited();
         for (event, data) in
             [(None, "1"), (Some(""), "{}"), (Some("a b"), "{\"a\": \" \"}"), (Some("é"), "\"é\"")]
         {
             let mut bytes = b"k3f9 7 1760000000001 1760000000000 ".to_vec();
             bytes.extend(body(event, data));
             let Heard { publication: message, before } =
-                read(&"r".into(), &bytes, &account, Kind::Replays).unwrap();
+                read(&"r".into(), &bytes, &account, MemoryKind::Replays).unwrap();
             assert_eq!((message.event.as_deref(), message.data(), before), (event, data, 1760000000000));
             assert_eq!((&*message.epoch, message.offset, message.time), ("k3f9", 7, 1760000000001));
         }
         for bad in ["", "k 1 2 3 -", "k x 2 3 - 1", "k 1 2 3 9 ab", "k 1 2 3 1 é"] {
-            assert!(read(&"r".into(), bad.as_bytes(), &account, Kind::Replays).is_none(), "{bad}");
+            assert!(read(&"r".into(), bad.as_bytes(), &account, MemoryKind::Replays).is_none(), "{bad}");
         }
     }
 }

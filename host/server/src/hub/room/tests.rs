@@ -6,7 +6,7 @@ use crate::{
     outbox::{Outbox, Pipe, tests::Held},
 };
 use std::sync::atomic::Ordering;
-use switchyard_process::memory::Account;
+use switchyard_process::memory::MemoryAccount;
 use switchyard_store::key::Digest;
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ pub(in crate::hub::room) fn connection() -> Arc<Connection> {
 }
 
 pub(crate) fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
-    let share = Account::boundless().share(&"acme".into());
+    let share = MemoryAccount::unlimited().share(&"acme".into());
     Arc::new(Connection {
         id: ConnectionId::random(),
         session: Default::default(),

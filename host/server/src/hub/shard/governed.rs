@@ -4,7 +4,7 @@
 
 use super::{super::command::Sieving, *};
 use std::collections::VecDeque;
-use switchyard_process::turns::{Served, Turns};
+use switchyard_process::fair_queue::{FairQueue, TurnStep};
 use tokio::sync::mpsc::error::TryRecvError;
 
 /// How long a principal's turn takes, and how long deliveries go on between two turns; a call that was begun is not cut.
@@ -24,7 +24,7 @@ const SORTED: usize = 4096;
 struct Waiting {
     /// In order, without regard to whose it is.
     live: VecDeque<Command>,
-    turns: Turns<Command>,
+    turns: FairQueue<Command>,
     rests: Rests,
 }
 
@@ -67,7 +67,7 @@ impl Waiting {
     fn idle(&mut self, now: Instant) -> Option<Option<Instant>> {
         let due = self.rests.wake(now);
         let rests = &self.rests.until;
-        let is_idle = self.live.is_empty() && self.turns.waiting().all(|who| rests.contains_key(who));
+        let is_idle = self.live.is_empty() && self.turns.principals().all(|who| rests.contains_key(who));
         is_idle.then(|| due.filter(|_| !self.turns.is_empty()))
     }
 }
@@ -105,7 +105,7 @@ impl Shard {
             let began = Instant::now();
             let Waiting { turns, rests, .. } = &mut waiting;
             let may = |who: &Arc<str>| !rests.until.contains_key(who);
-            if let Some(who) = turns.take_of(may, |command| self.serve(command, began + TURN)) {
+            if let Some(who) = turns.serve_next_where(may, |command| self.serve(command, began + TURN)) {
                 rests.note(who, began, Instant::now());
             }
             // Before anybody hears what came of it.
@@ -131,19 +131,19 @@ impl Shard {
     }
 
     /// Answers a question, or a part of it; who gave up waiting costs the plugin nothing.
-    fn serve(&mut self, command: Command, until: Instant) -> Served<Command> {
+    fn serve(&mut self, command: Command, until: Instant) -> TurnStep<Command> {
         match command {
-            Command::Join { reply, .. } if reply.is_closed() => return Served::Whole,
-            Command::Check { reply, .. } if reply.is_closed() => return Served::Whole,
-            Command::Sieve(sieving) if sieving.reply.is_closed() => return Served::Whole,
+            Command::Join { reply, .. } if reply.is_closed() => return TurnStep::Continue,
+            Command::Check { reply, .. } if reply.is_closed() => return TurnStep::Continue,
+            Command::Sieve(sieving) if sieving.reply.is_closed() => return TurnStep::Continue,
             Command::Sieve(sieving) => {
                 if let Some(rest) = self.sieve(sieving, Some(until)) {
-                    return Served::Part(Command::Sieve(rest));
+                    return TurnStep::EndWithRest(Command::Sieve(rest));
                 }
             }
             command => self.handle(command),
         }
-        if Instant::now() < until { Served::Whole } else { Served::Last }
+        if Instant::now() < until { TurnStep::Continue } else { TurnStep::End }
     }
 }
 

@@ -9,8 +9,8 @@ use crate::{
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use switchyard_plugin::{Plugin, PluginConfig, Source, digest};
-use switchyard_process::file::NotTaken;
-use switchyard_protocol::{Code, Refusal, unix_ms};
+use switchyard_process::file::UnusableFile;
+use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use switchyard_store::{Change, How, Lineage, Release, Unavailable};
 use tokio::sync::oneshot;
 
@@ -326,13 +326,13 @@ impl Ward {
         let read = config.clone();
         match self.reader.run("reads a plugin", patience, move || read.read()).await {
             Ok(read) => read.map_err(|error| match error {
-                NotTaken::Unread(why) => Refusal::new(Code::Overloaded, why),
-                NotTaken::Wrong(why) => Refusal::invalid(why),
+                UnusableFile::Temporary(why) => Refusal::new(ErrorCode::Overloaded, why),
+                UnusableFile::Invalid(why) => Refusal::invalid(why),
             }),
             Err(BlockingError::Endless) => {
                 let (name, file) = (config.name(), config.file.display());
                 let why = format!("plugin '{name}': {file}: {}", BlockingError::Endless);
-                Err(Refusal::new(Code::Overloaded, why))
+                Err(Refusal::new(ErrorCode::Overloaded, why))
             }
             Err(error) => Err(undone("reads a plugin", error)),
         }
@@ -340,5 +340,5 @@ impl Ward {
 }
 
 pub(crate) fn conflict(message: String) -> Refusal {
-    Refusal::new(Code::Conflict, message)
+    Refusal::new(ErrorCode::Conflict, message)
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{Source, digest};
-use switchyard_protocol::{Code, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::{How, Lineage, StoredPlugins, Unavailable};
 
 /// Between two attempts to reach the store when a node starts.
@@ -40,14 +40,14 @@ impl Hub {
         for (index, ward) in self.wards.iter().enumerate() {
             status(&format!("plugin '{}' is being loaded", ward.name()));
             let mut began = self.begin_with(index, patience()).await;
-            while began.as_ref().is_err_and(|refusal| refusal.code == Code::StoreUnavailable) {
+            while began.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::StoreUnavailable) {
                 tracing::warn!(plugin = ward.name(), "waiting for the store");
                 status(&format!("waiting for the store: the versions of plugin '{}'", ward.name()));
                 tokio::time::sleep(AGAIN).await;
                 began = self.begin_with(index, patience()).await;
             }
             if let Err(refusal) = began {
-                later |= refusal.code == Code::Overloaded;
+                later |= refusal.code == ErrorCode::Overloaded;
                 if ward.plugin().is_none() {
                     tracing::error!("{}; its rooms are closed", refusal.message);
                 }
@@ -92,7 +92,7 @@ impl Hub {
         }
         self.follow(ward, index, lineage).await?;
         // What could not be read at this moment is read again, and may be newer.
-        began.or_else(|refusal| if refusal.code == Code::Overloaded { Err(refusal) } else { Ok(()) })
+        began.or_else(|refusal| if refusal.code == ErrorCode::Overloaded { Err(refusal) } else { Ok(()) })
     }
 
     /// Takes up what other nodes have put in charge of the `index`-th plugin. What the store knows less of than this node it has
@@ -173,7 +173,7 @@ impl Hub {
             Ok(Some(plugin)) => took_charge(&plugin, "another node", None),
             Ok(None) => return Ok(()),
             // Both may be better in a moment.
-            Err(refusal) if matches!(refusal.code, Code::StoreUnavailable | Code::Overloaded) => {
+            Err(refusal) if matches!(refusal.code, ErrorCode::StoreUnavailable | ErrorCode::Overloaded) => {
                 return Err(refusal);
             }
             Err(refusal) => {

@@ -4,7 +4,7 @@ use super::{Standing, Ward};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use switchyard_plugin::{Info, State, Status, Tally};
-use switchyard_protocol::room::Pattern;
+use switchyard_protocol::room::RoomPattern;
 use switchyard_store::How;
 
 /// How a version, or the plugin as a whole, is.
@@ -50,7 +50,7 @@ impl Condition {
 #[derive(Serialize)]
 pub(crate) struct Shown {
     pub name: String,
-    pub rooms: Vec<Pattern>,
+    pub rooms: Vec<RoomPattern>,
     #[serde(flatten)]
     pub condition: Condition,
     /// Rises with each change of the version in charge, on any node.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use switchyard_process::file::Stamp;
+use switchyard_process::file::FileStamp;
 
 /// A file that somebody has written to and not closed is read all the same once it has stayed the same for so long: what changes a file by
 /// its name, as `truncate` may, is told of as if somebody wrote, and there is nothing to be closed.
@@ -20,9 +20,9 @@ pub(super) struct Seen(HashMap<PathBuf, File>);
 
 struct File {
     /// As it was when somebody was last told to read it.
-    taken: Option<Stamp>,
+    taken: Option<FileStamp>,
     /// As it was at the last look.
-    last: Option<Stamp>,
+    last: Option<FileStamp>,
     /// Somebody has written to it and not yet closed it; since when it stays the same.
     written: Option<Instant>,
     /// How often another file was in its place since it was taken.
@@ -30,7 +30,7 @@ struct File {
 }
 
 impl File {
-    fn new(stamp: Option<Stamp>) -> Self {
+    fn new(stamp: Option<FileStamp>) -> Self {
         Self { taken: stamp, last: stamp, written: None, replaced: 0 }
     }
 
@@ -39,7 +39,7 @@ impl File {
     }
 
     /// Whether it is to be read: it has changed, and nobody seems to be at it.
-    fn look(&mut self, now: Option<Stamp>, at: Instant) -> bool {
+    fn look(&mut self, now: Option<FileStamp>, at: Instant) -> bool {
         let is_settled = now == self.last;
         if !is_same_file(now, self.last) {
             (self.written, self.replaced) = (None, self.replaced + 1);
@@ -62,7 +62,7 @@ impl File {
     }
 }
 
-fn is_same_file(one: Option<Stamp>, other: Option<Stamp>) -> bool {
+fn is_same_file(one: Option<FileStamp>, other: Option<FileStamp>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.is_same_file(&other),
         (one, other) => one.is_none() && other.is_none(),
@@ -71,7 +71,7 @@ fn is_same_file(one: Option<Stamp>, other: Option<Stamp>) -> bool {
 
 impl Seen {
     /// Those that are new are looked at before they are read; of others what was seen holds.
-    pub(super) fn follow(&mut self, files: Vec<PathBuf>, stamp: impl Fn(&Path) -> Option<Stamp>) {
+    pub(super) fn follow(&mut self, files: Vec<PathBuf>, stamp: impl Fn(&Path) -> Option<FileStamp>) {
         let mut before = std::mem::take(&mut self.0);
         let known = |path: PathBuf| {
             let file = before.remove(&path).unwrap_or_else(|| File::new(stamp(&path)));
@@ -86,7 +86,7 @@ impl Seen {
         path: &Path,
         happened: Happened,
         at: Instant,
-        stamp: impl Fn(&Path) -> Option<Stamp>,
+        stamp: impl Fn(&Path) -> Option<FileStamp>,
     ) -> bool {
         let Some(file) = self.0.get_mut(path) else { return false };
         match happened {
@@ -97,7 +97,7 @@ impl Seen {
     }
 
     /// Anything may have happened. Whether there is something to be read.
-    pub(super) fn take(&mut self, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+    pub(super) fn take(&mut self, stamp: impl Fn(&Path) -> Option<FileStamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
             let now = stamp(path);
@@ -108,7 +108,7 @@ impl Seen {
     }
 
     /// Looks at all of them. Whether there is something to be read.
-    pub(super) fn look(&mut self, at: Instant, stamp: impl Fn(&Path) -> Option<Stamp>) -> bool {
+    pub(super) fn look(&mut self, at: Instant, stamp: impl Fn(&Path) -> Option<FileStamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
             is_due |= file.look(stamp(path), at);
@@ -140,7 +140,7 @@ mod tests {
         fn new() -> Self {
             let mut place = Self(tempfile::tempdir().unwrap(), Seen::default(), Instant::now());
             fs::write(place.file(), "one").unwrap();
-            place.1.follow(vec![place.file()], Stamp::of);
+            place.1.follow(vec![place.file()], FileStamp::of);
             assert!(!place.look() && !place.1.is_unsettled(), "nothing happened");
             place
         }
@@ -152,12 +152,12 @@ mod tests {
         /// A second after the last look.
         fn look(&mut self) -> bool {
             self.2 += Duration::from_secs(1);
-            self.1.look(self.2, Stamp::of)
+            self.1.look(self.2, FileStamp::of)
         }
 
         fn told(&mut self, happened: Happened) -> bool {
             let file = self.file();
-            self.1.told(&file, happened, self.2, Stamp::of)
+            self.1.told(&file, happened, self.2, FileStamp::of)
         }
 
         fn replace(&self, text: &str) {
@@ -256,10 +256,12 @@ mod tests {
         }
         let (current, new) = (folder.path().join("current"), folder.path().join("new"));
         symlink("one", &current).unwrap();
-        seen.follow(vec![current.join("file")], Stamp::of);
+        seen.follow(vec![current.join("file")], FileStamp::of);
         symlink("two", &new).unwrap();
         fs::rename(new, current).unwrap();
         let now = Instant::now();
-        assert!(!seen.look(now, Stamp::of) && seen.look(now, Stamp::of) && !seen.look(now, Stamp::of));
+        assert!(
+            !seen.look(now, FileStamp::of) && seen.look(now, FileStamp::of) && !seen.look(now, FileStamp::of)
+        );
     }
 }

@@ -11,8 +11,8 @@ use crate::{
 };
 use futures_util::future::join_all;
 use switchyard_protocol::{
-    Code, Id, Refusal, reply,
-    room::{Kind, RoomName},
+    ErrorCode, Id, Refusal, reply,
+    room::{RoomKind, RoomName},
 };
 use switchyard_store::{Membership, Resumed, key::Scope};
 
@@ -50,8 +50,8 @@ impl Conversation {
         for (room, Membership { filter, position }) in resumed.rooms {
             // The key may have lost the scope since the room was joined.
             let may = match room.kind() {
-                Kind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
-                Kind::Broadcast | Kind::Inbox => Ok(()),
+                RoomKind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
+                RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
             };
             let mut join = match may {
                 Ok(()) => PendingJoin::new(JoinTerms { room: room.clone(), filter, since: Some(position) }),
@@ -72,9 +72,9 @@ impl Conversation {
                 }
                 JoinState::Refused(refusal) => match refusal.code {
                     // What passes takes no room from a session.
-                    Code::StoreUnavailable | Code::Overloaded => return Err(refusal.clone()),
+                    ErrorCode::StoreUnavailable | ErrorCode::Overloaded => return Err(refusal.clone()),
                     // A plugin that failed may work again: the room stays, and the next resume tries it.
-                    Code::PluginFailed | Code::Internal => {}
+                    ErrorCode::PluginFailed | ErrorCode::Internal => {}
                     _ => left.push(room.clone()),
                 },
                 _ => {}
@@ -103,17 +103,17 @@ impl Conversation {
             connection: self.connection.id.to_string(),
             session: self.connection.session().reveal(),
             resumed,
-            principal: reply::Principal { id: &self.key.principal, tier: &self.key.tier },
-            heartbeat: reply::Heartbeat {
+            principal: reply::PrincipalInfo { id: self.key.principal.clone(), tier: self.key.tier.clone() },
+            heartbeat: reply::HeartbeatInfo {
                 interval: interval.as_millis() as u64,
                 timeout: timeout.as_millis() as u64,
             },
-            limits: reply::Limits {
+            limits: reply::ConnectionLimits {
                 rooms: self.active.rooms_limit,
                 message_bytes: self.active.message_bytes(),
             },
             rooms,
         };
-        reply::reply("connected", id, connected)
+        reply::encode("connected", id, connected)
     }
 }

@@ -12,7 +12,7 @@ use std::{
     sync::atomic::Ordering,
     time::Duration,
 };
-use switchyard_protocol::{Close, Code, Id, Refusal, reply, room::RoomName};
+use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
 use tokio::time::{Instant, timeout_at};
 
 /// How long a request to subscribe may take.
@@ -53,8 +53,8 @@ impl Conversation {
             }
         }
         self.count_rooms();
-        let results = joins.iter_mut().map(|join| join.result(Some("rejected"))).collect();
-        self.send(reply::reply("subscribed", id, reply::Results { results })).await;
+        let results = joins.iter_mut().map(|join| join.result(Some(reply::RoomStatus::Rejected))).collect();
+        self.send(reply::encode("subscribed", id, reply::RoomResults { results })).await;
         self.connection.told(joins.iter().filter_map(PendingJoin::moved));
         self.start(joins);
     }
@@ -150,7 +150,7 @@ impl Conversation {
         self.active.hold(&terms.room, joined.seat);
         let filter = terms.filter.filter(|_| shown == Shown::Resumed);
         let result = reply::RoomResult {
-            status: (shown == Shown::Subscribed).then_some("subscribed"),
+            status: (shown == Shown::Subscribed).then_some(reply::RoomStatus::Subscribed),
             requested: (room != terms.room).then(|| terms.room.to_string()),
             epoch: Some(position.epoch),
             offset: Some(position.offset),
@@ -202,7 +202,7 @@ impl Conversation {
             });
         }
         self.count_rooms();
-        self.send(reply::reply("unsubscribed", id, reply::Results { results })).await;
+        self.send(reply::encode("unsubscribed", id, reply::RoomResults { results })).await;
     }
 
     /// Leaves a room whose leaving is recorded.
@@ -210,7 +210,7 @@ impl Conversation {
         let Some(seat) = self.active.release(&room) else {
             // Named twice in one request.
             let message = format!("room '{}' was left already", &*room);
-            return rejected(&room, Refusal::new(Code::NotSubscribed, message));
+            return rejected(&room, Refusal::new(ErrorCode::NotSubscribed, message));
         };
         self.cut_short(&room).await;
         seat.leave().await;
@@ -221,7 +221,7 @@ impl Conversation {
         // In one order with the keys: who changes them finds the rooms, or they are found here.
         self.connection.rooms.store(self.active.room_count() as u32, Ordering::SeqCst);
         if let Err(refusal) = self.connection.hears_by(&self.services.keys.load())
-            && refusal.code == Code::Forbidden
+            && refusal.code == ErrorCode::Forbidden
         {
             self.connection.outbox.push(reply::error(None, &refusal).into());
             self.connection.outbox.close(hub::refused_by_key(&refusal));
@@ -251,5 +251,5 @@ fn each_once(joins: &mut [PendingJoin]) {
 
 /// What is told of a room that stays as it was.
 pub(in crate::session) fn rejected(room: &str, refusal: Refusal) -> reply::RoomResult {
-    reply::RoomResult::refused(clip(room), Some("rejected"), refusal)
+    reply::RoomResult::refused(clip(room), Some(reply::RoomStatus::Rejected), refusal)
 }

@@ -25,7 +25,7 @@ use std::{
     },
     time::Duration,
 };
-use switchyard_process::vital::Vitals;
+use switchyard_process::vital::VitalTasks;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep, timeout},
@@ -51,7 +51,7 @@ pub(super) struct Common {
     /// How Redis is spoken to, whichever server it is.
     pub config: Config,
     pub metrics: StoreMetrics,
-    pub vitals: Vitals,
+    pub vitals: VitalTasks,
     /// Why Redis does not do what it is asked.
     pub trouble: Arc<Trouble>,
     pub closed: CancellationToken,
@@ -147,7 +147,7 @@ impl Connection {
             outdated: Notify::new(),
             state: watch::Sender::new(None),
         });
-        common.vitals.task("a connection to Redis", connection.clone().run(closed.clone()));
+        common.vitals.spawn("a connection to Redis", connection.clone().run(closed.clone()));
         Ok(connection)
     }
 

@@ -99,7 +99,7 @@ impl Sentinels {
     /// another; one that does not, when most of those do that answer.
     pub(super) fn watch(self, common: &Arc<Common>, endpoint: &Arc<Endpoint>) {
         let (endpoint, closed) = (Arc::downgrade(endpoint), common.closed.clone());
-        common.vitals.task("the task that asks Sentinels", async move {
+        common.vitals.spawn("the task that asks Sentinels", async move {
             closed.run_until_cancelled(self.look(endpoint)).await;
         });
     }

@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use switchyard_process::memory::Account;
+use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::Position;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -141,8 +141,14 @@ impl World {
             network.sent.notify_one();
             true
         });
-        let shared =
-            Shared::new(link, Names::new("m"), retention, self.metrics.clone(), feed, Account::boundless());
+        let shared = Shared::new(
+            link,
+            Names::new("m"),
+            retention,
+            self.metrics.clone(),
+            feed,
+            MemoryAccount::unlimited(),
+        );
         let publishing = Publishing::new(&shared);
         let store = Arc::new(Redis { shared, publishing, listener: mpsc::unbounded_channel().0 });
         self.stores.push(store.clone());

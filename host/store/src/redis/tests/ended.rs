@@ -10,7 +10,7 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
     let server = Server::start(&[]);
     let retention = Retention { session: Duration::from_secs(600), ..retention() };
     let metrics = crate::StoreMetrics::default();
-    let (counted, account, vitals) = (metrics.clone(), Account::boundless(), Vitals::default());
+    let (counted, account, vitals) = (metrics.clone(), MemoryAccount::unlimited(), VitalTasks::default());
     let feed: Feed = Arc::new(|_| true);
     let store =
         Redis::connect(&server.site(), retention, counted, feed, &account, |_| {}, &vitals).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let retention = Retention { session: Duration::from_secs(3), ..retention() };
     let site = Site { url, prefix: "s".into() };
-    let store = connect_with(&site, retention, Arc::new(|_| true), &Vitals::default()).await.unwrap();
+    let store = connect_with(&site, retention, Arc::new(|_| true), &VitalTasks::default()).await.unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };

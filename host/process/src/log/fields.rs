@@ -1,4 +1,4 @@
-//! What stands in a log line: message and fields, each in the line, however long and whatever is in it.
+//! The message and the fields of a log line: they stay in that line, whatever they contain and however long they are.
 
 use crate::escape::Escaper;
 use std::{
@@ -11,31 +11,33 @@ use tracing_subscriber::{
     fmt::{FormatFields, format::Writer},
 };
 
-/// Bytes of the message and the fields of one line. What is beyond is never formatted.
-pub(super) const LONGEST: usize = 4096;
+/// The most bytes of the message and the fields of one line. The rest is not even formatted.
+pub(super) const MAX_LINE_BYTES: usize = 4096;
 
-/// How the fields of a line are written. It escapes what would forge a line or drive the terminal that shows it.
-pub(super) struct Fields;
+/// Formats the message and the fields of a line. Escapes what would forge another line or control the terminal.
+pub(super) struct EscapedFields;
 
-impl<'writer> FormatFields<'writer> for Fields {
+impl<'writer> FormatFields<'writer> for EscapedFields {
     fn format_fields<R: RecordFields>(&self, to: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut line = Line { is_colored: to.has_ansi_escapes(), to, left: LONGEST, is_first: true };
+        let mut line =
+            FieldWriter { is_colored: to.has_ansi_escapes(), to, left: MAX_LINE_BYTES, is_first: true };
         fields.record(&mut line);
         Ok(())
     }
 }
 
-struct Line<'writer> {
+struct FieldWriter<'writer> {
     to: Writer<'writer>,
     is_colored: bool,
+    /// Bytes that may still be written.
     left: usize,
     is_first: bool,
 }
 
-impl Line<'_> {
+impl FieldWriter<'_> {
     fn put(&mut self, field: &Field, value: fmt::Arguments) {
         let name = field.name();
-        // Those of `log` say where the line comes from, which stands before it.
+        // The fields of the crate `log` name the callsite, which the line begins with anyway.
         if self.left == 0 || name.starts_with("log.") {
             return;
         }
@@ -48,15 +50,15 @@ impl Line<'_> {
         if name != "message" {
             write!(self.to, "{start}{}{middle}{end}", name.trim_start_matches("r#")).ok();
         }
-        let mut clip = Clip { to: &mut self.to, left: &mut self.left };
-        if Escaper(&mut clip).write_fmt(value).is_err() {
+        let mut limited = LimitedWriter { to: &mut self.to, left: &mut self.left };
+        if Escaper(&mut limited).write_fmt(value).is_err() {
             self.left = 0;
-            self.to.write_str("… (cut off)").ok();
+            self.to.write_str("… (truncated)").ok();
         }
     }
 }
 
-impl Visit for Line<'_> {
+impl Visit for FieldWriter<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.put(field, format_args!("{value:?}"));
     }
@@ -71,13 +73,13 @@ impl Visit for Line<'_> {
     }
 }
 
-/// Takes so many bytes, and then nothing, which ends the formatting.
-pub(super) struct Clip<'a, W> {
+/// Accepts so many bytes and then fails, which ends the formatting.
+pub(super) struct LimitedWriter<'a, W> {
     pub to: &'a mut W,
     pub left: &'a mut usize,
 }
 
-impl<W: Write> Write for Clip<'_, W> {
+impl<W: Write> Write for LimitedWriter<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if text.len() <= *self.left {
             *self.left -= text.len();

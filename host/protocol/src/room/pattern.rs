@@ -1,0 +1,81 @@
+//! Patterns of room names, by which plugins govern rooms. Knows no plugin.
+
+use super::is_name_char;
+use serde::{Deserialize, Serialize};
+
+/// A pattern of room names: a name in which `*` ends a part and stands for any rest of that part, or `**` ends the
+/// pattern and stands for any rest at all. `dydx:*` matches `dydx:eth-usd` but not `dydx:a:b`, which `dydx:**` matches.
+///
+/// Letters match in either case: otherwise a client could bypass a plugin by spelling the name of its room differently.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct RoomPattern(String);
+
+/// A text that is not a [`RoomPattern`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid room pattern '{pattern}'; expected a room name in which '*' ends a part or '**' ends the pattern"
+)]
+pub struct InvalidRoomPattern {
+    /// The text.
+    pub pattern: String,
+}
+
+impl TryFrom<String> for RoomPattern {
+    type Error = InvalidRoomPattern;
+
+    fn try_from(text: String) -> Result<Self, InvalidRoomPattern> {
+        let open = text.strip_suffix("**").unwrap_or(&text);
+        for (n, part) in open.split(':').enumerate() {
+            let last_is_open = open.len() < text.len() && n == open.matches(':').count();
+            let literal = part.strip_suffix('*').unwrap_or(part);
+            let is_ambiguous = last_is_open && part.ends_with('*');
+            if is_ambiguous || !literal.chars().all(is_name_char) || (part.is_empty() && !last_is_open) {
+                return Err(InvalidRoomPattern { pattern: text });
+            }
+        }
+        Ok(Self(text))
+    }
+}
+
+impl RoomPattern {
+    /// Whether a room name, which must be valid, matches.
+    pub fn matches(&self, room: &str) -> bool {
+        fn rest(pattern: &str, room: &str) -> bool {
+            let Some(star) = pattern.find('*') else { return pattern.eq_ignore_ascii_case(room) };
+            let (literal, after) = (&pattern[..star], &pattern[star + 1..]);
+            if !room.get(..star).is_some_and(|start| start.eq_ignore_ascii_case(literal)) {
+                return false;
+            }
+            let room = &room[star..];
+            if after == "*" {
+                return !room.is_empty() || !(literal.is_empty() || literal.ends_with(':'));
+            }
+            let end = room.find(':').unwrap_or(room.len());
+            // `a:*` would also match `a:`, but that is not a valid name.
+            rest(after, &room[end..])
+        }
+        rest(&self.0, room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_matches_a_part_and_two_stars_match_everything() {
+        let matches = |pattern: &str, room| RoomPattern::try_from(pattern.to_owned()).unwrap().matches(room);
+        assert!(matches("trades", "Trades") && !matches("trades", "trades2"));
+        assert!(
+            matches("dydx:*", "DYDX:eth-usd") && !matches("dydx:*", "dydx:a:b") && !matches("dydx:*", "dydx")
+        );
+        assert!(matches("dydx:eth*", "dydx:eth") && matches("dydx:eth*", "dydx:eth-usd"));
+        assert!(matches("*:ethereum", "uniswap-v3:ethereum") && !matches("*:ethereum", "a:b:ethereum"));
+        assert!(matches("dydx:**", "dydx:a:b") && !matches("dydx:**", "dydx") && matches("**", "any:thing"));
+        assert!(matches("dy**", "dy") && matches("dy**", "dydx:a"));
+        for bad in ["", "a::b", "a*b", "**:a", "a:", "a b", "***"] {
+            assert!(RoomPattern::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}
