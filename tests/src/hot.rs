@@ -5,7 +5,7 @@ use crate::guest;
 use serde_json::Value;
 use std::sync::Arc;
 use switchyard_plugin::{
-    Bits, Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Reads,
+    Audience, Budget, Counts, Engine, FilterId, FilterResults, Governor, OnFailure, Plugin, Principal,
 };
 pub use switchyard_server::hot::{DATA, FanOut, ROOM, Recovery, encode};
 
@@ -14,7 +14,7 @@ pub struct Filters {
     governor: Governor,
     plugin: Arc<Plugin>,
     ids: Vec<FilterId>,
-    bits: Bits,
+    bits: FilterResults,
 }
 
 impl Filters {
@@ -33,12 +33,12 @@ impl Filters {
             grant.expect("a good filter").filter.expect("a filter")
         };
         let ids = (0..count).map(join).collect();
-        Self { governor, plugin, ids, bits: Bits::default() }
+        Self { governor, plugin, ids, bits: FilterResults::default() }
     }
 
     /// Asks all of them about a message; how many pass.
     pub fn matches(&mut self) -> u32 {
-        let reads = Reads::Members(&|| None);
+        let reads = Audience::Members(&|| None);
         let asked = self.governor.filter(ROOM, "trade", DATA.as_bytes(), &self.ids, reads, &mut self.bits);
         asked.expect("a plugin that answers");
         self.bits.passed.iter().map(|word| word.count_ones()).sum()

@@ -64,7 +64,7 @@ async fn a_cache_folder_that_others_can_write_to_is_rejected() {
         let output = run(folder.path(), &[command, "--config", "s.toml"], &[]).await;
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {told}");
-        for part in ["cache.folder", "compiled has the mode 0777", "chmod 700"] {
+        for part in ["cache.folder", "compiled has mode 0777", "chmod 700"] {
             assert!(told.contains(part), "{command}: {part}: {told}");
         }
     }

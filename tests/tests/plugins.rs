@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 use switchyard_plugin::{
-    Budget, Call, Engine, Failure, FailureKind, Instance, LoadError, LoadFault, Plugin, Verdict,
+    Budget, CallFailure, Engine, FailureKind, Instance, LoadError, LoadErrorKind, Plugin, PluginFunction,
+    Verdict,
 };
 
 const LIFECYCLE: &str = "switchyard:plugin/lifecycle@0.1.0";
@@ -38,10 +39,10 @@ fn load(name: &str, config: &Value) -> Arc<Plugin> {
     Arc::new(try_load(&guest(name), config).unwrap())
 }
 
-fn fault(bytes: &[u8], config: &Value) -> (LoadFault, String) {
+fn fault(bytes: &[u8], config: &Value) -> (LoadErrorKind, String) {
     let error = try_load(bytes, config).err().expect("not a good plugin");
     let text = error.to_string();
-    (error.fault, text)
+    (error.kind, text)
 }
 
 fn replace(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
@@ -68,7 +69,7 @@ fn patiently(config: &Value) -> Instance {
     Plugin::load(engine(), "test", &guest("hostile"), config, budget).unwrap().instantiate().unwrap()
 }
 
-fn publish_failure(mode: &str) -> Box<Failure> {
+fn publish_failure(mode: &str) -> Box<CallFailure> {
     patiently(&json!({ "publish": mode })).publish("alice", "bad:a", "trade", b"{}").unwrap_err()
 }
 
@@ -79,16 +80,20 @@ fn every_way_to_misbehave_is_stopped_and_named() {
         ("allocate", FailureKind::Memory),
         ("recurse", FailureKind::Stack),
         ("panic", FailureKind::Panic),
-        ("nonsense", FailureKind::Nonsense),
-        ("other", FailureKind::Nonsense),
-        ("short", FailureKind::Nonsense),
+        ("nonsense", FailureKind::InvalidAnswer),
+        ("other", FailureKind::InvalidAnswer),
+        ("short", FailureKind::InvalidAnswer),
     ];
     for (mode, kind) in kinds {
         let failure = publish_failure(mode);
         assert_eq!(failure.kind, kind, "{mode}: {failure}");
-        assert_eq!((failure.call, failure.room.as_deref()), (Call::Publish, Some("bad:a")), "{mode}");
+        assert_eq!(
+            (failure.function, failure.room.as_deref()),
+            (PluginFunction::Publish, Some("bad:a")),
+            "{mode}"
+        );
         assert_eq!((&*failure.plugin, &*failure.version), ("test", "0.1.0"), "{mode}");
-        if kind != FailureKind::Nonsense {
+        if kind != FailureKind::InvalidAnswer {
             assert!(failure.backtrace.iter().any(|name| name.contains("hostile")), "{mode}: {failure}");
         }
     }
@@ -97,14 +102,14 @@ fn every_way_to_misbehave_is_stopped_and_named() {
 #[test]
 fn an_answer_that_is_too_large_is_invalid() {
     let failure = patiently(&json!({ "room": "huge" })).room("bad:a").unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Nonsense, "{failure}");
+    assert_eq!(failure.kind, FailureKind::InvalidAnswer, "{failure}");
     assert!(failure.detail.contains("4194304 bytes"), "{failure}");
 }
 
 #[test]
 fn a_panic_is_reported_with_its_message_and_location() {
     let failure = publish_failure("panic");
-    let said = failure.said.as_deref().unwrap();
+    let said = failure.last_error_line.as_deref().unwrap();
     assert!(said.contains("told to panic") && said.contains("misdeed.rs:"), "{said}");
     assert!(
         failure.to_string().contains("plugin 'test' 0.1.0 failed in publish.check for room 'bad:a' (panic)")
@@ -149,7 +154,7 @@ fn files_that_are_not_plugins_are_rejected_with_a_reason() {
     );
     says(
         &replace(&good, "@0.1.0", "@0.2.0"),
-        &["was built for switchyard:plugin@0.2.0", "speaks switchyard:plugin@0.1.0"],
+        &["was built for switchyard:plugin@0.2.0", "supports switchyard:plugin@0.1.0"],
     );
 }
 
@@ -179,13 +184,14 @@ fn a_component_is_loaded_as_it_is() {
 fn the_config_is_validated_at_load() {
     let (kind, text) = fault(&guest("orderbook"), &json!({ "max_depth": 0 }));
     assert!(
-        matches!(kind, LoadFault::Config(_)) && text.contains("config.max_depth must be at least 1"),
+        matches!(kind, LoadErrorKind::ConfigRejected(_))
+            && text.contains("config.max_depth must be at least 1"),
         "{text}"
     );
     let (kind, text) = fault(&guest("hostile"), &json!({ "init": "panic" }));
-    assert!(matches!(kind, LoadFault::Failed(_)) && text.contains("told to panic"), "{text}");
+    assert!(matches!(kind, LoadErrorKind::CallFailed(_)) && text.contains("told to panic"), "{text}");
     let (kind, text) = fault(&guest("hostile"), &json!({ "init": "loop" }));
-    assert!(matches!(kind, LoadFault::Failed(_)) && text.contains("ran longer than 100ms"), "{text}");
+    assert!(matches!(kind, LoadErrorKind::CallFailed(_)) && text.contains("ran longer than 100ms"), "{text}");
 }
 
 #[test]

@@ -78,7 +78,7 @@ async fn rooms_stay_closed_until_the_file_is_signed() {
     // With one more byte it is another file: the node rejects it, and the valid version continues.
     write(server.folder(), "plugin.wasm", [&bytes[..], &[0, 1, 0]].concat());
     let (status, body) = put(&server, &[&bytes[..], &[0, 1, 0]].concat(), Some(&signature)).await;
-    assert!(status == 400 && body.contains("fits no key in signatures.keys"), "{status} {body}");
+    assert!(status == 400 && body.contains("matches no key in signatures.keys"), "{status} {body}");
     signed_by(&server, &key).await;
 }
 
@@ -91,8 +91,8 @@ async fn a_version_over_http_needs_a_signature_header() {
     let orderbook = fs::read(guest("orderbook")).expect("a guest");
     for (signature, expected) in [
         (None, "X-Signature"),
-        (Some(stranger.sign(&orderbook)), "fits no key in signatures.keys"),
-        (Some(key.sign(&next)), "fits no key in signatures.keys"),
+        (Some(stranger.sign(&orderbook)), "matches no key in signatures.keys"),
+        (Some(key.sign(&next)), "matches no key in signatures.keys"),
         (Some("ed25519:short".into()), "must be one line"),
         (Some(String::new()), "must be one line"),
     ] {
@@ -124,7 +124,7 @@ async fn changed_trusted_keys_apply_without_a_restart() {
     })
     .await;
     let (status, body) = put(&server, &orderbook, Some(&first.sign(&orderbook))).await;
-    assert!(status == 400 && body.contains("fits no key"), "{status} {body}");
+    assert!(status == 400 && body.contains("matches no key"), "{status} {body}");
     let (status, body) = server.call("POST", &format!("{PATH}/rollback"), Some(KEY), "").await;
     assert!(status == 409 && body.contains("no longer in signatures.keys"), "{status} {body}");
     write(server.folder(), "plugin.wasm.sig", second.sign(&bytes));
@@ -167,7 +167,7 @@ async fn a_removed_signer_is_not_trusted_even_if_a_plugin_is_removed_too() {
     // The removed plugin continues until a restart.
     for name in ["stays", "goes"] {
         eventually("a refusal", async || {
-            put(name, &bad).await.contains("fits no key in signatures.keys").then_some(())
+            put(name, &bad).await.contains("matches no key in signatures.keys").then_some(())
         })
         .await;
         assert!(put(name, &good).await.contains("is not WebAssembly"));

@@ -74,7 +74,7 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 /// The configuration, and the key that is made where there is none. Its files may be long in coming.
 async fn load(source: &Source) -> anyhow::Result<(Config, Option<String>)> {
     let mut config = source.load().await.map_err(anyhow::Error::msg)?;
-    config.compiler = Compiler::Child;
+    config.compiler = Compiler::ChildProcess;
     if source.file().is_some() {
         return Ok((config, None));
     }
@@ -151,7 +151,7 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let pattern = |text: String| RoomPattern::try_from(text).map_err(anyhow::Error::msg);
         let rooms = vec![pattern(name.clone())?, pattern(format!("{name}:**"))?];
-        Ok(PluginConfig::found(name, file, rooms))
+        Ok(PluginConfig::for_file(name, file, rooms))
     };
     files.into_iter().map(plugin).collect()
 }
@@ -175,13 +175,13 @@ pub(crate) fn check(args: CheckArgs) -> anyhow::Result<()> {
         wrong.push(place(find(text, "server", "tls").start, error));
     }
     if let Err(error) = config.cache.check() {
-        wrong.push(place(find(text, "cache", "folder").start, error));
+        wrong.push(place(find(text, "cache", "folder").start, error.to_string()));
     }
     if !config.plugins.is_empty() {
-        let engine = Engine::strict()?;
+        let engine = Engine::with_compiler_limits()?;
         for plugin in &config.plugins {
             if let Err(error) = plugin.load(&engine) {
-                wrong.push(place(plugin.name.span().start, error));
+                wrong.push(place(plugin.name.span().start, error.to_string()));
             }
         }
     }

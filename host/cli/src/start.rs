@@ -13,14 +13,14 @@ use std::{
     sync::mpsc,
     time::{Duration, Instant},
 };
-use switchyard_plugin::{COMMAND, compile_for_parent};
+use switchyard_plugin::{COMPILE_COMMAND, compile_for_parent};
 use switchyard_process::log::{Log, panic_message};
 use tokio::runtime::{Builder, Runtime};
 
 /// The program `switchyard`.
 pub fn main() -> ExitCode {
     // A node starts itself like this; it is no command for people, and needs neither a log nor a runtime.
-    if std::env::args_os().nth(1).is_some_and(|command| command == COMMAND) {
+    if std::env::args_os().nth(1).is_some_and(|command| command == COMPILE_COMMAND) {
         return compile_for_parent();
     }
     let cli = Cli::parse();

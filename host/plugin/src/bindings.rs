@@ -1,15 +1,16 @@
-//! What wasmtime generates from the contract, and how its words become this module's.
+//! The bindings that wasmtime generates from the contract, and conversions between their types and the host's own.
 
-use super::answers::{
-    Connecting, Counts, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
-};
 use super::filters::Plan;
+use super::hook_types::{
+    ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, RoomVerdict, UncompiledGrant,
+    Verdict,
+};
 use std::time::Duration;
 
 wasmtime::component::bindgen!({
     path: "../../sdk/wit",
     world: "plugin",
-    // Arguments are lowered from the host's own slices instead of copies of them.
+    // Arguments are passed from the host's own slices, without copying them first.
     ownership: Borrowing { duplicate_if_necessary: true },
     imports: { "switchyard:plugin/random": trappable },
 });
@@ -17,7 +18,7 @@ wasmtime::component::bindgen!({
 pub(crate) use exports::switchyard::plugin::{connect, deliver, lifecycle, publish, room, subscribe};
 pub(crate) use switchyard::plugin::{clock, log, metrics, random, types};
 
-/// `principal.tags` as the contract borrows them.
+/// The tags of a principal, borrowed as the contract's types need them.
 pub(crate) fn tags(principal: &Principal) -> Vec<(&str, &str)> {
     principal.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
@@ -29,11 +30,14 @@ pub(crate) fn principal<'a>(
     types::Principal { id: &principal.id, tier: &principal.tier, tags }
 }
 
-pub(crate) fn request<'a>(from: &'a Connecting, tags: &'a [(&'a str, &'a str)]) -> connect::Request<'a> {
+pub(crate) fn request<'a>(
+    request: &'a ConnectRequest,
+    tags: &'a [(&'a str, &'a str)],
+) -> connect::Request<'a> {
     connect::Request {
-        principal: principal(&from.principal, tags),
-        remote: &from.remote,
-        origin: from.origin.as_deref(),
+        principal: principal(&request.principal, tags),
+        remote: &request.remote,
+        origin: request.origin.as_deref(),
     }
 }
 
@@ -44,16 +48,16 @@ impl From<Counts> for subscribe::Counts {
     }
 }
 
-impl From<types::Reject> for Refusal {
+impl From<types::Reject> for Rejection {
     fn from(reject: types::Reject) -> Self {
         let code = match reject.code {
-            types::Code::Denied => RefusalCode::Denied,
-            types::Code::Invalid => RefusalCode::Invalid,
-            types::Code::Limit => RefusalCode::Limit,
-            types::Code::TooLarge => RefusalCode::TooLarge,
-            types::Code::Internal => RefusalCode::Failed,
+            types::Code::Denied => RejectionCode::Denied,
+            types::Code::Invalid => RejectionCode::Invalid,
+            types::Code::Limit => RejectionCode::Limit,
+            types::Code::TooLarge => RejectionCode::TooLarge,
+            types::Code::Internal => RejectionCode::Failed,
         };
-        Refusal::new(code, reject.reason)
+        Rejection::new(code, reject.reason)
     }
 }
 
@@ -70,7 +74,7 @@ impl From<room::Verdict> for RoomVerdict {
     }
 }
 
-impl From<subscribe::Grant> for Granted {
+impl From<subscribe::Grant> for UncompiledGrant {
     fn from(grant: subscribe::Grant) -> Self {
         Self { filter: grant.filter, limits: grant.limits.map(Limits::from).unwrap_or_default() }
     }

@@ -1,38 +1,39 @@
-//! When a plugin that keeps failing is left alone for a while, or one whose requests make it fail.
+//! A circuit breaker: stops calls for a while after repeated failures. There is one for each plugin, and one for each
+//! principal, history reader and room whose requests make a plugin fail (`blame.rs`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So many failures within [`WINDOW`] open the breaker. A failure costs its shard up to a call's budget, so
-/// by default half a percent of its time.
-const FAILURES: usize = 5;
-const WINDOW: Duration = Duration::from_secs(10);
+/// This many failures within [`FAILURE_WINDOW`] open the breaker. A failure costs its shard up to one call's budget, so
+/// with the default budget at most half a percent of its time.
+const FAILURE_THRESHOLD: usize = 5;
+const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 
-/// So many principals must have failed among those: with fewer it may be what they send.
-const SEVERAL: usize = 3;
+/// The failures must involve this many principals: with fewer, what they send may be the cause.
+const MIN_PRINCIPALS: usize = 3;
 
-/// Failures that are remembered. Each principal has [`FAILURES`] at most.
-const REMEMBERED: usize = 64;
+/// How many failures are remembered, at most [`FAILURE_THRESHOLD`] of each principal.
+const MAX_REMEMBERED_FAILURES: usize = 64;
 
-/// How long it stays open first, and at most.
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+/// How long the breaker stays open the first time, and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Whose call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Witness {
-    /// Nobody's but the host's own, or that of the one whose breaker this is: it speaks for itself.
+pub(crate) enum FailureOrigin {
+    /// A call of the host itself, or any call in a breaker that belongs to a single principal or room.
     Host,
-    /// A principal's, by a number that stands for its name.
+    /// A call for a principal, identified by a hash of its name.
     Principal(u64),
 }
 
-/// Lets calls through (closed), none (open), or some to see (trying).
+/// Allows calls (closed), blocks them (open), or allows them on trial (half-open).
 pub(crate) struct Breaker {
     state: State,
-    failures: VecDeque<(Instant, Witness)>,
-    last: Option<Instant>,
-    /// For how long it opens next time.
+    failures: VecDeque<(Instant, FailureOrigin)>,
+    last_failure: Option<Instant>,
+    /// How long the breaker stays open next time.
     pause: Duration,
 }
 
@@ -41,105 +42,105 @@ enum State {
     Open {
         until: Instant,
     },
-    /// A principal may have failed already.
-    Trying {
-        failed: Option<Witness>,
+    /// One principal may fail without ending the trial; the failure of a second one does.
+    HalfOpen {
+        failed: Option<FailureOrigin>,
     },
 }
 
 impl Breaker {
     pub(crate) fn new() -> Self {
-        Self { state: State::Closed, failures: VecDeque::new(), last: None, pause: FIRST }
+        Self { state: State::Closed, failures: VecDeque::new(), last_failure: None, pause: FIRST_PAUSE }
     }
 
-    /// Whether a call may be made; otherwise for how long not.
+    /// Whether a call may be made. The error is how long calls remain blocked.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         if let State::Open { until } = self.state {
             if now < until {
                 return Err(until - now);
             }
-            self.state = State::Trying { failed: None };
+            self.state = State::HalfOpen { failed: None };
         }
         Ok(())
     }
 
-    /// Whether calls are refused, or will be tried only with the next one.
+    /// Whether it is open. It stays so until the first call after the pause.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
     }
 
-    /// True if this ended a quarantine.
-    pub(crate) fn succeeded(&mut self) -> bool {
-        let ended = matches!(self.state, State::Trying { .. });
+    /// Records a success. Returns true if it ended a quarantine.
+    pub(crate) fn record_success(&mut self) -> bool {
+        let ended = matches!(self.state, State::HalfOpen { .. });
         if ended {
             self.state = State::Closed;
         }
         ended
     }
 
-    /// For how long calls are refused, if that is the consequence.
-    pub(crate) fn failed(&mut self, now: Instant, whose: Witness) -> Option<Duration> {
-        // One that was well for long starts over; one that fails now and then waits ever longer.
-        if self.last.is_some_and(|last| now.duration_since(last) > LONGEST + WINDOW) {
-            self.pause = FIRST;
+    /// Records a failure. If it opens the breaker, returns for how long.
+    pub(crate) fn record_failure(&mut self, now: Instant, origin: FailureOrigin) -> Option<Duration> {
+        // After a long time without failures, the pause starts at its minimum again. Otherwise it keeps doubling.
+        if self.is_healthy(now) {
+            self.pause = FIRST_PAUSE;
         }
-        self.last = Some(now);
-        self.remember(now, whose);
+        self.last_failure = Some(now);
+        self.remember(now, origin);
         let opens = match &mut self.state {
-            State::Trying { failed } => match (whose, *failed) {
-                (Witness::Host, _) => true,
+            State::HalfOpen { failed } => match (origin, *failed) {
+                (FailureOrigin::Host, _) => true,
                 (_, None) => {
-                    *failed = Some(whose);
+                    *failed = Some(origin);
                     false
                 }
-                (_, Some(first)) => first != whose,
+                (_, Some(first)) => first != origin,
             },
-            State::Closed | State::Open { .. } => self.is_often(),
+            State::Closed | State::Open { .. } => self.reaches_threshold(),
         };
         if !opens {
             return None;
         }
         let pause = self.pause;
         self.state = State::Open { until: now + pause };
-        self.pause = (2 * pause).min(LONGEST);
+        self.pause = (2 * pause).min(MAX_PAUSE);
         Some(pause)
     }
 
-    /// Whether nothing of it is worth remembering.
-    pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.duration_since(last) > LONGEST + WINDOW)
+    /// Whether there has been no failure for so long that the breaker's state no longer matters.
+    pub(crate) fn is_healthy(&self, now: Instant) -> bool {
+        self.last_failure.is_none_or(|last| now.duration_since(last) > MAX_PAUSE + FAILURE_WINDOW)
     }
 
-    /// When it failed last.
-    pub(crate) fn last(&self) -> Option<Instant> {
-        self.last
+    pub(crate) fn last_failure(&self) -> Option<Instant> {
+        self.last_failure
     }
 
-    fn remember(&mut self, now: Instant, whose: Witness) {
-        self.failures.retain(|(at, _)| now.duration_since(*at) <= WINDOW);
-        let mine = self.failures.iter().filter(|(_, witness)| *witness == whose).count();
-        if mine >= FAILURES {
-            let first = self.failures.iter().position(|(_, witness)| *witness == whose);
-            self.failures.remove(first.expect("there are some"));
-        } else if self.failures.len() >= REMEMBERED {
+    fn remember(&mut self, now: Instant, origin: FailureOrigin) {
+        self.failures.retain(|(at, _)| now.duration_since(*at) <= FAILURE_WINDOW);
+        let of_origin = self.failures.iter().filter(|(_, other)| *other == origin).count();
+        if of_origin >= FAILURE_THRESHOLD {
+            let first = self.failures.iter().position(|(_, other)| *other == origin);
+            self.failures.remove(first.expect("the count is not zero"));
+        } else if self.failures.len() >= MAX_REMEMBERED_FAILURES {
             self.failures.pop_front();
         }
-        self.failures.push_back((now, whose));
+        self.failures.push_back((now, origin));
     }
 
-    fn is_often(&self) -> bool {
-        let host = self.failures.iter().filter(|(_, witness)| *witness == Witness::Host).count();
+    fn reaches_threshold(&self) -> bool {
+        let of_host = self.failures.iter().filter(|(_, origin)| *origin == FailureOrigin::Host).count();
         let mut principals: Vec<u64> = self
             .failures
             .iter()
-            .filter_map(|(_, witness)| match witness {
-                Witness::Host => None,
-                Witness::Principal(number) => Some(*number),
+            .filter_map(|(_, origin)| match origin {
+                FailureOrigin::Host => None,
+                FailureOrigin::Principal(hash) => Some(*hash),
             })
             .collect();
         principals.sort_unstable();
         principals.dedup();
-        host >= FAILURES || (self.failures.len() >= FAILURES && principals.len() >= SEVERAL)
+        of_host >= FAILURE_THRESHOLD
+            || (self.failures.len() >= FAILURE_THRESHOLD && principals.len() >= MIN_PRINCIPALS)
     }
 }
 
@@ -150,15 +151,17 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn open(breaker: &mut Breaker, now: Instant) -> Duration {
-        (0..FAILURES).find_map(|_| breaker.failed(now, Witness::Host)).expect("quarantined")
+        (0..FAILURE_THRESHOLD)
+            .find_map(|_| breaker.record_failure(now, FailureOrigin::Host))
+            .expect("quarantined")
     }
 
     #[test]
-    fn rare_failures_are_only_failures() {
+    fn rare_failures_do_not_open_it() {
         let mut breaker = Breaker::new();
         let start = Instant::now();
         for i in 0..100 {
-            assert_eq!(breaker.failed(start + 3 * i * SECOND, Witness::Host), None);
+            assert_eq!(breaker.record_failure(start + 3 * i * SECOND, FailureOrigin::Host), None);
             assert!(breaker.admit(start + 3 * i * SECOND).is_ok());
         }
     }
@@ -170,8 +173,8 @@ mod tests {
         assert_eq!(open(&mut breaker, start), SECOND);
         assert_eq!(breaker.admit(start + SECOND / 4), Err(SECOND * 3 / 4));
         assert!(breaker.admit(start + SECOND).is_ok());
-        assert!(breaker.succeeded());
-        assert!(!breaker.succeeded());
+        assert!(breaker.record_success());
+        assert!(!breaker.record_success());
         assert!(breaker.admit(start + SECOND).is_ok());
     }
 
@@ -183,56 +186,57 @@ mod tests {
         for expected in [2, 4, 8, 16, 32, 60, 60] {
             now += pause;
             assert!(breaker.admit(now).is_ok());
-            pause = breaker.failed(now, Witness::Host).expect("one failure is enough while trying");
+            pause =
+                breaker.record_failure(now, FailureOrigin::Host).expect("one failure is enough in a trial");
             assert_eq!(pause, expected * SECOND);
         }
     }
 
     #[test]
-    fn the_pause_starts_over_after_a_long_while_of_health() {
+    fn the_pause_starts_over_after_a_long_time_without_failures() {
         let mut breaker = Breaker::new();
         let start = Instant::now();
         open(&mut breaker, start);
         assert!(breaker.admit(start + SECOND).is_ok());
-        breaker.succeeded();
+        breaker.record_success();
         assert_eq!(open(&mut breaker, start + 2 * SECOND), 2 * SECOND);
         assert!(breaker.admit(start + 4 * SECOND).is_ok());
-        breaker.succeeded();
+        breaker.record_success();
         assert_eq!(open(&mut breaker, start + 200 * SECOND), SECOND);
     }
 
     #[test]
-    fn one_principal_opens_nothing_however_often_it_fails_and_three_do() {
+    fn one_principal_alone_never_opens_it_but_three_do() {
         let mut breaker = Breaker::new();
         let now = Instant::now();
         for n in 0..1000 {
-            assert_eq!(breaker.failed(now, Witness::Principal(n % 2)), None);
+            assert_eq!(breaker.record_failure(now, FailureOrigin::Principal(n % 2)), None);
         }
-        assert_eq!(breaker.failed(now, Witness::Principal(2)), Some(FIRST));
-        // While it is tried, one alone does not end the trial.
-        let now = now + FIRST;
+        assert_eq!(breaker.record_failure(now, FailureOrigin::Principal(2)), Some(FIRST_PAUSE));
+        // On trial, failures of a single principal do not open it again.
+        let now = now + FIRST_PAUSE;
         assert!(breaker.admit(now).is_ok());
         for _ in 0..100 {
-            assert_eq!(breaker.failed(now, Witness::Principal(1)), None);
+            assert_eq!(breaker.record_failure(now, FailureOrigin::Principal(1)), None);
         }
-        assert!(breaker.admit(now).is_ok() && breaker.succeeded());
+        assert!(breaker.admit(now).is_ok() && breaker.record_success());
     }
 
     #[test]
-    fn what_it_remembers_is_bounded_and_principals_do_not_hide_the_host() {
+    fn its_memory_is_bounded_and_failures_of_principals_do_not_displace_those_of_the_host() {
         let mut breaker = Breaker::new();
         let now = Instant::now();
         for n in 0..1000 {
-            breaker.failed(now, Witness::Principal(n));
-            assert!(breaker.failures.len() <= REMEMBERED);
+            breaker.record_failure(now, FailureOrigin::Principal(n));
+            assert!(breaker.failures.len() <= MAX_REMEMBERED_FAILURES);
         }
         let mut breaker = Breaker::new();
         for _ in 0..4 {
-            assert_eq!(breaker.failed(now, Witness::Host), None);
+            assert_eq!(breaker.record_failure(now, FailureOrigin::Host), None);
             for _ in 0..20 {
-                assert_eq!(breaker.failed(now, Witness::Principal(1)), None);
+                assert_eq!(breaker.record_failure(now, FailureOrigin::Principal(1)), None);
             }
         }
-        assert_eq!(breaker.failed(now, Witness::Host), Some(FIRST));
+        assert_eq!(breaker.record_failure(now, FailureOrigin::Host), Some(FIRST_PAUSE));
     }
 }

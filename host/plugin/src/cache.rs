@@ -1,10 +1,10 @@
-//! Compiled plugins on disk, so that the next start need not compile them: a private folder of this node's own.
+//! Compiled plugins on disk, so that the next start need not compile them: `[cache]`, a private folder of this node.
 //!
-//! What is in there is run as it is. So nobody else may write to it, and whatever is not exactly what was put there
-//! is compiled anew.
+//! The files contain machine code that the node runs. Therefore nobody else may be able to write to the folder, and any
+//! file that is not exactly what this node wrote is ignored, and compiled again.
 
-use super::engine::uncompilable;
-use super::load::LoadFault;
+use super::engine::compilation_failed;
+use super::load::LoadErrorKind;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{
@@ -18,110 +18,144 @@ use std::{
 };
 use wasmtime::{Engine, component::Component};
 
-/// Artefacts that are kept, some hundred KiB each; those that were not used for longest go.
-const KEPT: usize = 64;
+/// Maximum number of compiled plugins in the folder, of some hundred KiB each. The least recently used ones are deleted.
+const MAX_ARTEFACTS: usize = 64;
 
-/// Bytes before an artefact: its SHA-256.
-const SEAL: usize = 32;
+/// Length of the SHA-256 at the beginning of each file, in bytes.
+const CHECKSUM_BYTES: usize = 32;
 
-/// May others write to it, by group or at all?
-const FOREIGN: u32 = 0o022;
+/// The mode bits that let the group or everybody write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// `[cache]`
+/// `[cache]` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
-    /// Without one nothing is kept.
+    /// The folder. Without one, compiled plugins are not kept.
     pub folder: Option<PathBuf>,
 }
 
 impl CacheConfig {
-    /// Makes the folder if it is not there. Where it cannot be written to, plugins are compiled at each start; an error is one
-    /// that others could write to.
-    pub fn open(&self) -> Result<Option<Cache>, String> {
+    /// Opens the cache, and creates its folder if necessary. `None` if none is configured, or if the folder cannot be
+    /// written to: then plugins are compiled at each start, and a warning is logged. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if other users could write to the folder.
+    pub fn open(&self) -> Result<Option<Cache>, CacheError> {
         let Some(folder) = &self.folder else { return Ok(None) };
         match Cache::open(folder) {
             Ok(cache) => Ok(Some(cache)),
-            Err(Closed::Unsafe(why)) => Err(why),
-            Err(Closed::Unwritable(error)) => {
+            Err(CacheError::Unwritable(error)) => {
                 let folder = folder.display();
                 tracing::warn!(%error, "cache.folder: {folder} cannot be written to; compiled plugins are not kept");
                 Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
-    /// Whether [`Self::open`] would refuse it, as far as this can be seen without making anything, and as
-    /// whichever user.
-    pub fn check(&self) -> Result<(), String> {
+    /// Checks whether [`open`](Self::open) would fail, as far as that can be found out without creating anything, and by
+    /// any user. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if other users could write to the folder, or if it is a file.
+    pub fn check(&self) -> Result<(), CacheError> {
         match self.folder.as_deref().map(|folder| (folder, fs::metadata(folder))) {
-            Some((folder, Ok(metadata))) => is_private(folder, &metadata),
+            Some((folder, Ok(metadata))) => check_private(folder, &metadata),
             _ => Ok(()),
         }
     }
 }
 
-/// Why a folder holds no cache.
+/// Why a folder cannot be used as a cache.
 #[derive(Debug, thiserror::Error)]
-pub enum Closed {
-    /// Others could put code there that the node would run.
-    #[error("{0}")]
-    Unsafe(String),
+pub enum CacheError {
+    /// It is a file.
+    #[error("cache.folder: {} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// Other users could put code there that the node would run.
+    #[error(
+        "cache.folder: {} has mode {mode:04o}, so other users may put code there that the node would run: `chmod \
+         700` it, or configure another folder", folder.display()
+    )]
+    WritableByOthers {
+        /// The folder.
+        folder: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It belongs to another user.
+    #[error(
+        "cache.folder: {} belongs to user {owner}, but this node runs as user {user}: configure a folder of its own",
+        folder.display()
+    )]
+    OtherOwner {
+        /// The folder.
+        folder: PathBuf,
+        /// The id of the user that owns the folder.
+        owner: u32,
+        /// The id of the user as which this process runs.
+        user: u32,
+    },
+    /// It cannot be created or written to.
     #[error("{0}")]
     Unwritable(#[from] io::Error),
 }
 
+/// An open cache.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
-    /// Whom the folder and all in it belong to: the user that this process is.
+    /// The id of the user as which this process runs. The folder and all files in it must belong to it.
     owner: u32,
 }
 
 impl Cache {
-    /// A folder that others can write to is refused: what they put there would be run in the node.
-    pub fn open(folder: &Path) -> Result<Self, Closed> {
-        let name = folder.display();
-        // What is there already is looked at first, whatever may be done with it.
+    /// Opens a cache, and creates its folder if necessary. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the folder cannot be written to, or if other users could write to it: this node would run their code.
+    pub fn open(folder: &Path) -> Result<Self, CacheError> {
+        // An existing folder is checked first, whether or not it can be written to.
         if let Ok(metadata) = fs::metadata(folder) {
-            is_private(folder, &metadata).map_err(Closed::Unsafe)?;
+            check_private(folder, &metadata)?;
         }
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let metadata = fs::metadata(folder)?;
-        is_private(folder, &metadata).map_err(Closed::Unsafe)?;
-        // Who this process is shows by a file that it makes.
-        let probe = folder.join(fresh("probe")?);
-        let made = create(&probe).and_then(|file| file.metadata());
+        check_private(folder, &metadata)?;
+        // The owner of a new file tells as which user this process runs.
+        let probe = folder.join(unique_name("probe")?);
+        let created = create(&probe).and_then(|file| file.metadata());
         fs::remove_file(&probe).ok();
-        let owner = made?.uid();
-        if metadata.uid() != owner {
-            return Err(Closed::Unsafe(format!(
-                "cache.folder: {name} belongs to the user {}, and this node is the user {owner}: give the node a \
-                 folder of its own",
-                metadata.uid()
-            )));
+        let user = created?.uid();
+        let (folder, owner) = (folder.to_owned(), metadata.uid());
+        if owner != user {
+            return Err(CacheError::OtherOwner { folder, owner, user });
         }
-        Ok(Self { folder: folder.to_owned(), owner })
+        Ok(Self { folder, owner })
     }
 
-    /// A file compiled: as it was kept, or anew.
-    pub fn component(
+    /// The compiled form of a file: from the cache, or else from `compile`.
+    pub(super) fn component(
         &self,
         engine: &Engine,
         file: &[u8],
-        compile: impl FnOnce() -> Result<Vec<u8>, LoadFault>,
-    ) -> Result<Component, LoadFault> {
+        compile: impl FnOnce() -> Result<Vec<u8>, LoadErrorKind>,
+    ) -> Result<Component, LoadErrorKind> {
         let key = key(engine, file);
         if let Some(component) = self.read(engine, &key) {
             return Ok(component);
         }
         let artefact = compile()?;
-        let component = revive(engine, &artefact).map_err(uncompilable)?;
+        let component = deserialize(engine, &artefact).map_err(compilation_failed)?;
         match self.write(&key, &artefact) {
-            Ok(()) => tracing::debug!(key, "a compiled plugin is kept"),
+            Ok(()) => tracing::debug!(key, "compiled plugin added to the cache"),
             Err(error) => {
                 let folder = self.folder.display();
-                tracing::warn!(%error, "cache.folder: {folder}: the compiled plugin is not kept");
+                tracing::warn!(%error, "cache.folder: {folder}: the compiled plugin cannot be kept");
             }
         }
         Ok(component)
@@ -132,92 +166,93 @@ impl Cache {
         let metadata = file.metadata().ok()?;
         let mut bytes = vec![];
         file.read_to_end(&mut bytes).ok()?;
-        let (found, artefact) = bytes.split_at_checked(SEAL)?;
-        // The folder may have been replaced since it was looked at: only this user makes files of this user.
-        let ours = metadata.uid() == self.owner && metadata.mode() & FOREIGN == 0;
-        if !ours || found != seal(key, artefact) {
+        let (found, artefact) = bytes.split_at_checked(CHECKSUM_BYTES)?;
+        // The folder may have been replaced since it was checked. But no other user can create files of this user.
+        let is_ours = metadata.uid() == self.owner && metadata.mode() & WRITABLE_BY_OTHERS == 0;
+        if !is_ours || found != checksum(key, artefact) {
             tracing::warn!(
                 key,
-                "cache.folder: a compiled plugin is damaged or not this node's; it is compiled anew"
+                "cache.folder: a compiled plugin is damaged or was not written by this node; it is compiled again"
             );
             return None;
         }
-        let read = revive(engine, artefact);
-        match &read {
-            // Used now: the others go first.
+        let component = deserialize(engine, artefact);
+        match &component {
+            // Marks it as used, so that others are deleted first.
             Ok(_) => drop(file.set_modified(SystemTime::now())),
             Err(error) => {
-                tracing::warn!(key, "cache.folder: a compiled plugin is compiled anew: {error:#}")
+                tracing::warn!(
+                    key,
+                    "cache.folder: a compiled plugin cannot be used and is compiled again: {error:#}"
+                )
             }
         }
-        read.ok()
+        component.ok()
     }
 
-    /// In one step, so that nobody reads half of it.
+    /// Writes atomically, so that nobody reads half of a file.
     fn write(&self, key: &str, artefact: &[u8]) -> io::Result<()> {
-        let half = self.folder.join(fresh(key)?);
+        let temporary = self.folder.join(unique_name(key)?);
         let write = |mut file: File| {
-            file.write_all(&seal(key, artefact))?;
+            file.write_all(&checksum(key, artefact))?;
             file.write_all(artefact)
         };
-        let written = create(&half).and_then(write).and_then(|()| fs::rename(&half, self.folder.join(key)));
+        let written =
+            create(&temporary).and_then(write).and_then(|()| fs::rename(&temporary, self.folder.join(key)));
         if written.is_err() {
-            fs::remove_file(&half).ok();
+            fs::remove_file(&temporary).ok();
         }
-        written.and_then(|()| self.prune())
+        written.and_then(|()| self.evict())
     }
 
-    /// Leaves what it did not put there itself.
-    fn prune(&self) -> io::Result<()> {
-        let ours = |name: &str| name.len() > 64 && name.as_bytes()[..64].iter().all(u8::is_ascii_hexdigit);
+    /// Deletes the least recently used files, but nothing that the cache did not write.
+    fn evict(&self) -> io::Result<()> {
+        let is_ours = |name: &str| name.len() > 64 && name.as_bytes()[..64].iter().all(u8::is_ascii_hexdigit);
         let mut files = vec![];
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            if entry.file_name().to_str().is_some_and(ours) {
+            if entry.file_name().to_str().is_some_and(is_ours) {
                 files.push((entry.metadata()?.modified()?, entry.path()));
             }
         }
         files.sort();
-        let most = files.len().saturating_sub(KEPT);
-        files.iter().take(most).try_for_each(|(_, file)| fs::remove_file(file))
+        let excess = files.len().saturating_sub(MAX_ARTEFACTS);
+        files.iter().take(excess).try_for_each(|(_, file)| fs::remove_file(file))
     }
 }
 
-fn is_private(folder: &Path, metadata: &Metadata) -> Result<(), String> {
-    let (name, mode) = (folder.display(), metadata.mode() & 0o7777);
+fn check_private(folder: &Path, metadata: &Metadata) -> Result<(), CacheError> {
+    let (folder, mode) = (folder.to_owned(), metadata.mode() & 0o7777);
     if !metadata.is_dir() {
-        return Err(format!("cache.folder: {name} is no folder"));
+        return Err(CacheError::NotADirectory(folder));
     }
-    match mode & FOREIGN {
+    match mode & WRITABLE_BY_OTHERS {
         0 => Ok(()),
-        _ => Err(format!(
-            "cache.folder: {name} has the mode {mode:04o}, so that other users may put code there that the node \
-             would run: `chmod 700` it, or name another folder"
-        )),
+        _ => Err(CacheError::WritableByOthers { folder, mode }),
     }
 }
 
-/// A new file that is this user's alone.
+/// Creates a file that only this user can read and write.
 fn create(file: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)
 }
 
-/// A name that nothing else has.
-fn fresh(name: &str) -> io::Result<String> {
+/// A file name that does not exist yet.
+fn unique_name(prefix: &str) -> io::Result<String> {
     let random = getrandom::u64().map_err(io::Error::other)?;
-    Ok(format!("{name}.{random:016x}"))
+    Ok(format!("{prefix}.{random:016x}"))
 }
 
-/// The name of an artefact: what was compiled, and by which compiler with which settings.
+/// The file name of an artefact: a hash of what was compiled, and one of the compiler and its settings.
 fn key(engine: &Engine, bytes: &[u8]) -> String {
-    let mut settings = Sink(Sha256::new());
+    let mut settings = Sha256Hasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut settings);
     let settings = hex(&settings.0.finalize());
     format!("{}-{}", hex(&Sha256::digest(bytes)), &settings[..32])
 }
 
-/// Also of the name: an artefact under another's name is a damaged one.
-fn seal(key: &str, artefact: &[u8]) -> [u8; SEAL] {
+/// Includes the key, so that an artefact under another one's name counts as damaged.
+fn checksum(key: &str, artefact: &[u8]) -> [u8; CHECKSUM_BYTES] {
     Sha256::new().chain_update(key).chain_update(artefact).finalize().into()
 }
 
@@ -228,30 +263,31 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The same from process to process, which is not promised of the standard library's.
-struct Sink(Sha256);
+/// A hasher that gives the same result in every process. The standard library's hashers do not promise that.
+struct Sha256Hasher(Sha256);
 
-impl Hasher for Sink {
+impl Hasher for Sha256Hasher {
     fn write(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     fn finish(&self) -> u64 {
         let digest: [u8; 32] = self.0.clone().finalize().into();
-        u64::from_le_bytes(digest[..8].try_into().expect("eight of them"))
+        u64::from_le_bytes(digest[..8].try_into().expect("a slice of 8 bytes"))
     }
 }
 
-/// Machine code that was compiled just now, or is read from the folder.
+/// Loads machine code that was compiled just now, or read from the cache.
 #[expect(
     unsafe_code,
-    reason = "an artefact is machine code: only what this program compiled is read, from a pipe of its own process or \
-              from the node's own private folder, and unchanged"
+    reason = "an artefact is machine code: only what this program compiled is loaded, unchanged, from the pipe of its \
+              own child process or from the node's private folder"
 )]
-pub(super) fn revive(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: either `Compiler::compile` gave it just now, which is this program, here or at the other end of a pipe that
-    // nobody else has; or `Cache::read` found the file to be of this user, for nobody else to write, and its contents to be
-    // what was compiled then. That they are of this engine wasmtime checks itself.
+pub(super) fn deserialize(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the artefact is what this program compiled. Either `Compiler::compile` returned it just now: from this
+    // process, or from a child process of the same program through a pipe that nobody else can write to. Or
+    // `Cache::read` has checked that the file belongs to this user, that nobody else can write to it, and that its
+    // checksum matches. Wasmtime itself checks that it was compiled for this engine.
     unsafe { Component::deserialize(engine, artefact) }
 }
 
@@ -260,7 +296,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A component that holds nothing, and one that holds nothing and a name.
+    /// An empty component, and one that has only a name.
     const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
     const NAMED: &[u8] = b"\0asm\x0d\0\x01\0\0\x02\x01n";
 
@@ -270,37 +306,39 @@ mod tests {
         (folder, cache)
     }
 
-    fn keep(cache: &Cache, engine: &Engine) {
-        let compile = || engine.precompile_component(EMPTY).map_err(uncompilable);
+    fn compile_cached(cache: &Cache, engine: &Engine) {
+        let compile = || engine.precompile_component(EMPTY).map_err(compilation_failed);
         cache.component(engine, EMPTY, compile).unwrap();
     }
 
     #[test]
-    fn the_folder_is_made_private_and_one_that_others_write_to_is_refused() {
+    fn the_folder_is_created_private_and_one_that_others_can_write_to_is_rejected() {
         let (_folder, cache) = cache();
         let mode = |mode| fs::set_permissions(&cache.folder, fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(fs::metadata(&cache.folder).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), 0, "what was tried is gone");
+        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), 0, "the probe is deleted");
         for wrong in [0o777, 0o770, 0o702] {
             mode(wrong);
             let config = CacheConfig { folder: Some(cache.folder.clone()) };
-            for error in [config.open().unwrap_err(), config.check().unwrap_err()] {
-                assert!(error.contains(&format!("has the mode {wrong:04o}")), "{error}");
+            for error in
+                [config.open().unwrap_err(), config.check().unwrap_err()].map(|error| error.to_string())
+            {
+                assert!(error.contains(&format!("has mode {wrong:04o}")), "{error}");
                 assert!(error.contains("deep/cache") && error.contains("chmod 700"), "{error}");
             }
         }
         mode(0o755);
-        assert!(Cache::open(&cache.folder).is_ok(), "who only reads does no harm");
+        assert!(Cache::open(&cache.folder).is_ok(), "others may read it");
         let file = cache.folder.join("file");
         fs::write(&file, "").unwrap();
         assert!(Cache::open(&file).is_err());
     }
 
     #[test]
-    fn what_was_kept_is_read_and_what_is_damaged_is_compiled_anew() {
+    fn an_intact_artefact_is_read_and_a_damaged_one_is_compiled_again() {
         let (_folder, cache) = cache();
         let engine = Engine::default();
-        keep(&cache, &engine);
+        compile_cached(&cache, &engine);
         let (name, other) = (key(&engine, EMPTY), key(&engine, NAMED));
         let file = cache.folder.join(&name);
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
@@ -313,7 +351,7 @@ mod tests {
         for (what, damaged) in [("a bit", &flipped[..]), ("the end", &good[..good.len() - 1]), ("all", &[])] {
             fs::write(&file, damaged).unwrap();
             assert!(cache.read(&engine, &name).is_none(), "{what}");
-            keep(&cache, &engine);
+            compile_cached(&cache, &engine);
             assert!(fs::read(&file).unwrap() == good, "{what}: it was written again");
         }
         fs::copy(&file, cache.folder.join(&other)).unwrap();
@@ -332,20 +370,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_goes() {
+    fn the_least_recently_used_artefact_is_deleted() {
         let (_folder, cache) = cache();
         let name = |n: usize| format!("{n:064x}-0");
-        for n in 0..KEPT {
+        for n in 0..MAX_ARTEFACTS {
             cache.write(&name(n), b"artefact").unwrap();
             let old = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n as u64);
             File::open(cache.folder.join(name(n))).unwrap().set_modified(old).unwrap();
         }
         fs::write(cache.folder.join("README"), "not ours").unwrap();
         File::open(cache.folder.join(name(0))).unwrap().set_modified(SystemTime::now()).unwrap();
-        cache.write(&name(KEPT), b"artefact").unwrap();
+        cache.write(&name(MAX_ARTEFACTS), b"artefact").unwrap();
         let left = |n: usize| cache.folder.join(name(n)).exists();
-        assert!(left(0) && !left(1) && left(2) && left(KEPT), "the first was used, the second was not");
+        assert!(
+            left(0) && !left(1) && left(2) && left(MAX_ARTEFACTS),
+            "the first was used recently, the second was not"
+        );
         assert!(cache.folder.join("README").exists());
-        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), KEPT + 1);
+        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), MAX_ARTEFACTS + 1);
     }
 }

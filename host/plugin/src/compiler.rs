@@ -1,10 +1,10 @@
-//! Where plugins are compiled: in a process of its own, which may take only so much memory and time, and ends when nobody
-//! waits for it any more. What it gives back is machine code, which this node runs: it comes from its own program and
-//! through a pipe that nobody else has.
+//! Compiling plugins, in a child process with limits on memory and time, which ends when nobody waits for it any more.
+//! The machine code that it returns is run by this node. It can be trusted because the child runs this very program, and
+//! nobody else can write to the pipe.
 
 use super::contract;
 use super::engine;
-use super::load::LoadFault;
+use super::load::LoadErrorKind;
 use bytesize::ByteSize;
 use rlimit::Resource;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,248 +14,265 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-/// The subcommand of this program that compiles.
-pub const COMMAND: &str = "compile-plugin";
+/// The subcommand with which this program starts itself as a compiler. It is not for users.
+pub const COMPILE_COMMAND: &str = "compile-plugin";
 
-/// The program that runs, also where its file was replaced or deleted meanwhile.
+/// The running program, even if its file has been replaced or deleted since.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// What one compilation may take. An engine for JavaScript takes 400 MB and ten seconds of a processor.
-const MEMORY: u64 = 1 << 30;
-const PROCESSOR: Duration = Duration::from_secs(60);
-const TIME: Duration = Duration::from_secs(180);
+/// Limits of one compilation. A plugin with a JavaScript engine takes 400 MB and ten seconds of processor time.
+const MAX_MEMORY_BYTES: u64 = 1 << 30;
+const MAX_CPU_TIME: Duration = Duration::from_secs(60);
+const MAX_WALL_TIME: Duration = Duration::from_secs(180);
 
-/// Address space beside it: programs, stacks, and what allocators reserve for each thread.
-const RESERVED: u64 = 3 << 30;
+/// Address space on top of that memory: for the program, stacks, and what allocators reserve for each thread.
+const RESERVED_ADDRESS_SPACE: u64 = 3 << 30;
 
-/// Threads that compile one plugin.
-const THREADS: usize = 4;
+/// Maximum number of threads that compile one plugin.
+const MAX_THREADS: usize = 4;
 
-/// Bytes of an error's text.
-const MAX_TEXT: usize = 8 * 1024;
+/// Maximum length of an error message, in bytes.
+const MAX_ERROR_BYTES: usize = 8 * 1024;
 
-/// How the process ends that took too long, for which nobody waits, or to which the system gives no thread.
-const TOO_LONG: u8 = 3;
-const GIVEN_UP: u8 = 4;
-const NO_THREAD: u8 = 5;
+/// Exit codes of the child: it took too long, nobody waits for it, or the system did not provide a thread.
+const EXIT_TIMEOUT: u8 = 3;
+const EXIT_CANCELLED: u8 = 4;
+const EXIT_NO_THREAD: u8 = 5;
 
-/// Who compiles.
+/// Where plugins are compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compiler {
-    /// This process, without limits: for authors, and for tests whose program is another.
+    /// In this process, without limits: for plugin authors, and for tests, whose program cannot be started as a compiler.
     #[default]
-    Here,
-    /// A process of this program for each plugin, with limits.
-    Child,
+    InProcess,
+    /// In a child process for each plugin, with limits.
+    ChildProcess,
 }
 
-/// A compilation, which may be given up.
+/// A handle by which a compilation can be cancelled.
 #[derive(Clone, Debug, Default)]
-pub struct Compilation(Arc<Mutex<Progress>>);
+pub struct Compilation(Arc<Mutex<CompilationState>>);
 
 #[derive(Debug, Default)]
-enum Progress {
+enum CompilationState {
     #[default]
-    Waiting,
+    NotStarted,
     Running(Child),
-    Over,
+    Finished,
 }
 
-/// How a plugin may not have been compiled.
+/// What the child process answers.
 #[derive(Debug)]
-enum Outcome {
+enum CompilerResponse {
     Compiled(Vec<u8>),
-    Refused(LoadFault),
+    Failed(LoadErrorKind),
 }
 
 impl Compilation {
-    /// Nobody waits for it any more: it ends at once.
-    pub fn give_up(&self) {
-        if let Progress::Running(mut child) = std::mem::replace(&mut *self.lock(), Progress::Over) {
+    /// Ends the child process at once. A compilation that has not started yet ends when it does.
+    pub fn cancel(&self) {
+        if let CompilationState::Running(mut child) =
+            std::mem::replace(&mut *self.lock(), CompilationState::Finished)
+        {
             child.kill().ok();
             child.wait().ok();
         }
     }
 
-    fn begin(&self, child: Child) {
-        let mut progress = self.lock();
-        match *progress {
-            Progress::Over => {
-                drop(progress);
-                Self(Arc::new(Mutex::new(Progress::Running(child)))).give_up();
+    fn start(&self, child: Child) {
+        let mut state = self.lock();
+        match *state {
+            CompilationState::Finished => {
+                drop(state);
+                Self(Arc::new(Mutex::new(CompilationState::Running(child)))).cancel();
             }
-            _ => *progress = Progress::Running(child),
+            _ => *state = CompilationState::Running(child),
         }
     }
 
-    /// How the process ended; `None`: it was given up.
-    fn end(&self) -> Option<io::Result<ExitStatus>> {
-        // Its output is at its end, so it is about to.
-        match std::mem::replace(&mut *self.lock(), Progress::Over) {
-            Progress::Running(mut child) => Some(child.wait()),
-            Progress::Waiting | Progress::Over => None,
+    /// Waits for the child process to exit; `None` if the compilation was cancelled.
+    fn finish(&self) -> Option<io::Result<ExitStatus>> {
+        // The child has closed its output, so it is about to exit.
+        match std::mem::replace(&mut *self.lock(), CompilationState::Finished) {
+            CompilationState::Running(mut child) => Some(child.wait()),
+            CompilationState::NotStarted | CompilationState::Finished => None,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
+    fn lock(&self) -> MutexGuard<'_, CompilationState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Compiler {
-    /// Machine code for `engine`, of a file that was [checked](contract::check_file). Blocks.
+    /// Compiles a file that has passed [`check_file`](contract::check_file) to machine code for `engine`. Blocks.
     pub(super) fn compile(
         self,
         engine: &wasmtime::Engine,
-        counts: bool,
+        counts_instructions: bool,
         file: &[u8],
         compilation: &Compilation,
-    ) -> Result<Vec<u8>, LoadFault> {
+    ) -> Result<Vec<u8>, LoadErrorKind> {
         match self {
-            Self::Here => here(engine, file),
-            Self::Child => in_child(counts, file, compilation),
+            Self::InProcess => compile_here(engine, file),
+            Self::ChildProcess => compile_in_child(counts_instructions, file, compilation),
         }
     }
 }
 
-fn here(engine: &wasmtime::Engine, file: &[u8]) -> Result<Vec<u8>, LoadFault> {
+fn compile_here(engine: &wasmtime::Engine, file: &[u8]) -> Result<Vec<u8>, LoadErrorKind> {
     let component = contract::component(file)?;
-    let compiled = engine.precompile_component(&component);
-    compiled.map_err(|error| LoadFault::Uncompilable(format!("{error:#}")))
+    engine.precompile_component(&component).map_err(engine::compilation_failed)
 }
 
-fn in_child(counts: bool, file: &[u8], compilation: &Compilation) -> Result<Vec<u8>, LoadFault> {
+fn compile_in_child(
+    counts_instructions: bool,
+    file: &[u8],
+    compilation: &Compilation,
+) -> Result<Vec<u8>, LoadErrorKind> {
     let mut command = Command::new(THIS_PROGRAM);
-    // It is given nothing of this node but its input: no key that is in the environment either.
-    command.arg(COMMAND).env_clear().env("RAYON_NUM_THREADS", threads().to_string()).current_dir("/");
+    // The child receives nothing of this node but its input; in particular no keys from the environment.
+    command
+        .arg(COMPILE_COMMAND)
+        .env_clear()
+        .env("RAYON_NUM_THREADS", compiler_threads().to_string())
+        .current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(LoadFault::NoCompiler)?;
+    let mut child = command.spawn().map_err(LoadErrorKind::CompilerUnavailable)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let (mut input, mut output) = stdin.zip(stdout).expect("both are pipes");
-    compilation.begin(child);
-    // Where it has ended already, how it did says more than that it does not read.
-    request(&mut input, counts, file).ok();
-    let mut answer = vec![];
-    let read = output.read_to_end(&mut answer);
+    compilation.start(child);
+    // Writing fails if the child has exited already. Its exit status explains that better than the write error.
+    write_request(&mut input, counts_instructions, file).ok();
+    let mut response = vec![];
+    let read = output.read_to_end(&mut response);
+    // Not earlier: the child exits as soon as its input is closed.
     drop(input);
-    let status = compilation.end().ok_or(LoadFault::GivenUp)?.map_err(LoadFault::NoCompiler)?;
-    read.map_err(LoadFault::NoCompiler)?;
-    match Outcome::read(answer) {
-        Some(Outcome::Compiled(code)) if status.success() => Ok(code),
-        Some(Outcome::Refused(fault)) if status.success() => Err(fault),
-        _ => Err(ended(status)),
+    let status =
+        compilation.finish().ok_or(LoadErrorKind::Cancelled)?.map_err(LoadErrorKind::CompilerUnavailable)?;
+    read.map_err(LoadErrorKind::CompilerUnavailable)?;
+    match CompilerResponse::parse(response) {
+        Some(CompilerResponse::Compiled(code)) if status.success() => Ok(code),
+        Some(CompilerResponse::Failed(error)) if status.success() => Err(error),
+        _ => Err(explain_exit(status)),
     }
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS)
+fn compiler_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
 }
 
-/// Why there is no answer.
-fn ended(status: ExitStatus) -> LoadFault {
-    const ABORTED: i32 = 6;
-    const KILLED: i32 = 9;
-    const OUT_OF_TIME: i32 = 24;
-    let seconds = PROCESSOR.as_secs();
-    let too_much = match (status.code(), status.signal()) {
-        (Some(code), _) if code == i32::from(TOO_LONG) => format!("it takes longer than {TIME:?}"),
-        (Some(code), _) if code == i32::from(GIVEN_UP) => return LoadFault::GivenUp,
-        (Some(code), _) if code == i32::from(NO_THREAD) => {
-            let error = io::Error::new(ErrorKind::WouldBlock, "it is given no thread of its own");
-            return LoadFault::NoCompiler(error);
+/// Why the child exited without a response.
+fn explain_exit(status: ExitStatus) -> LoadErrorKind {
+    const SIGABRT: i32 = 6;
+    const SIGKILL: i32 = 9;
+    const SIGXCPU: i32 = 24;
+    let cpu_seconds = MAX_CPU_TIME.as_secs();
+    let reason = match (status.code(), status.signal()) {
+        (Some(code), _) if code == i32::from(EXIT_TIMEOUT) => {
+            format!("it takes longer than {MAX_WALL_TIME:?}")
         }
-        (_, Some(OUT_OF_TIME | KILLED)) => format!("it takes more than {seconds} s of a processor"),
-        (_, Some(ABORTED)) => format!("it takes more than {} of memory", ByteSize(MEMORY)),
-        _ => format!("the compiler ended without an answer ({status})"),
+        (Some(code), _) if code == i32::from(EXIT_CANCELLED) => return LoadErrorKind::Cancelled,
+        (Some(code), _) if code == i32::from(EXIT_NO_THREAD) => {
+            let error = io::Error::new(ErrorKind::WouldBlock, "the system provides no thread for it");
+            return LoadErrorKind::CompilerUnavailable(error);
+        }
+        (_, Some(SIGXCPU | SIGKILL)) => format!("it takes more than {cpu_seconds} s of processor time"),
+        // Rust aborts when an allocation fails.
+        (_, Some(SIGABRT)) => format!("it takes more than {} of memory", ByteSize(MAX_MEMORY_BYTES)),
+        _ => format!("the compiler process exited without a response ({status})"),
     };
-    LoadFault::Uncompilable(too_much)
+    LoadErrorKind::CompilationFailed(reason)
 }
 
-fn request(to: &mut impl Write, counts: bool, file: &[u8]) -> io::Result<()> {
-    to.write_all(&[u8::from(counts)])?;
+fn write_request(to: &mut impl Write, counts_instructions: bool, file: &[u8]) -> io::Result<()> {
+    to.write_all(&[u8::from(counts_instructions)])?;
     to.write_all(&(file.len() as u64).to_le_bytes())?;
     to.write_all(file)?;
     to.flush()
 }
 
-/// How much is to be compiled is not believed but read.
-fn requested(from: &mut impl Read) -> io::Result<(bool, Vec<u8>)> {
-    let (mut counts, mut length) = ([0], [0; 8]);
-    from.read_exact(&mut counts)?;
+/// Does not allocate by the announced length, only by what is actually read.
+fn read_request(from: &mut impl Read) -> io::Result<(bool, Vec<u8>)> {
+    let (mut counts_instructions, mut length) = ([0], [0; 8]);
+    from.read_exact(&mut counts_instructions)?;
     from.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
     let mut file = vec![];
     if from.take(length).read_to_end(&mut file)? as u64 != length {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    Ok((counts[0] != 0, file))
+    Ok((counts_instructions[0] != 0, file))
 }
 
-impl Outcome {
-    fn of(compiled: Result<Vec<u8>, LoadFault>) -> (u8, Vec<u8>) {
-        let text = |text: String| text.into_bytes().into_iter().take(MAX_TEXT).collect();
+impl CompilerResponse {
+    /// The kind and content of a response, as the child writes it.
+    fn encode(compiled: Result<Vec<u8>, LoadErrorKind>) -> (u8, Vec<u8>) {
+        let text = |text: String| text.into_bytes().into_iter().take(MAX_ERROR_BYTES).collect();
         match compiled {
             Ok(code) => (b'c', code),
-            Err(LoadFault::Shape(why)) => (b's', text(why)),
-            Err(LoadFault::Uncompilable(why)) => (b'u', text(why)),
-            Err(fault) => (b'u', text(fault.to_string())),
+            Err(LoadErrorKind::ContractMismatch(reason)) => (b's', text(reason)),
+            Err(LoadErrorKind::CompilationFailed(reason)) => (b'u', text(reason)),
+            Err(error) => (b'u', text(error.to_string())),
         }
     }
 
-    fn read(mut answer: Vec<u8>) -> Option<Self> {
-        let kind = *answer.first()?;
-        answer.remove(0);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
+    fn parse(mut response: Vec<u8>) -> Option<Self> {
+        let kind = *response.first()?;
+        response.remove(0);
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_ERROR_BYTES)]).into_owned();
         match kind {
-            b'c' => Some(Self::Compiled(answer)),
-            b's' => Some(Self::Refused(LoadFault::Shape(text(&answer)))),
-            b'u' => Some(Self::Refused(LoadFault::Uncompilable(text(&answer)))),
+            b'c' => Some(Self::Compiled(response)),
+            b's' => Some(Self::Failed(LoadErrorKind::ContractMismatch(text(&response)))),
+            b'u' => Some(Self::Failed(LoadErrorKind::CompilationFailed(text(&response)))),
             _ => None,
         }
     }
 }
 
-/// Compiles what comes on standard input, and ends: all of the process that [`Compiler::Child`] starts.
+/// The whole life of the process that [`Compiler::ChildProcess`] starts: compiles the file on standard input, writes the
+/// result to standard output, and exits.
 pub fn compile_for_parent() -> ExitCode {
-    match limit().and_then(|()| serve()) {
+    match limit_resources().and_then(|()| serve_request()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => NO_THREAD.into(),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => EXIT_NO_THREAD.into(),
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn limit() -> io::Result<()> {
-    let most = |resource: Resource, most: u64| {
-        // What it was given may be less already.
+fn limit_resources() -> io::Result<()> {
+    let limit = |resource: Resource, most: u64| {
+        // The limit that this process inherited may be lower already.
         let (_, hard) = resource.get()?;
         resource.set(most.min(hard), most.min(hard))
     };
-    most(Resource::DATA, MEMORY)?;
-    most(Resource::AS, MEMORY + RESERVED)?;
-    most(Resource::CPU, PROCESSOR.as_secs())?;
-    most(Resource::FSIZE, 0)?;
-    most(Resource::CORE, 0)
+    limit(Resource::DATA, MAX_MEMORY_BYTES)?;
+    limit(Resource::AS, MAX_MEMORY_BYTES + RESERVED_ADDRESS_SPACE)?;
+    limit(Resource::CPU, MAX_CPU_TIME.as_secs())?;
+    limit(Resource::FSIZE, 0)?;
+    limit(Resource::CORE, 0)
 }
 
-fn serve() -> io::Result<()> {
+fn serve_request() -> io::Result<()> {
     let mut input = io::stdin();
-    let (counts, file) = requested(&mut input)?;
-    // The pipe ends with who waits at its other end, however that happens.
-    let waited_for = move || {
+    let (counts_instructions, file) = read_request(&mut input)?;
+    // The pipe is closed when the parent no longer waits, for whatever reason.
+    let watch_parent = move || {
         io::copy(&mut input, &mut io::sink()).ok();
-        std::process::exit(GIVEN_UP.into());
+        std::process::exit(EXIT_CANCELLED.into());
     };
-    Builder::new().name("waits for the end".into()).spawn(waited_for)?;
-    let clock = || {
-        std::thread::sleep(TIME);
-        std::process::exit(TOO_LONG.into());
+    Builder::new().name("parent-watch".into()).spawn(watch_parent)?;
+    let watch_time = || {
+        std::thread::sleep(MAX_WALL_TIME);
+        std::process::exit(EXIT_TIMEOUT.into());
     };
-    Builder::new().name("clock".into()).spawn(clock)?;
-    let compiled = match engine::compiling(counts) {
-        Ok(engine) => here(&engine, &file),
-        Err(error) => Err(LoadFault::Uncompilable(error.to_string())),
+    Builder::new().name("timeout".into()).spawn(watch_time)?;
+    let compiled = match engine::compiler_runtime(counts_instructions) {
+        Ok(engine) => compile_here(&engine, &file),
+        Err(error) => Err(LoadErrorKind::CompilationFailed(error.to_string())),
     };
-    let (kind, content) = Outcome::of(compiled);
+    let (kind, content) = CompilerResponse::encode(compiled);
     let mut output = io::stdout().lock();
     output.write_all(&[kind])?;
     output.write_all(&content)?;

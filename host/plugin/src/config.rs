@@ -1,6 +1,6 @@
-//! `[[plugin]]`: which file governs which rooms, and what it may use.
+//! The configuration of one plugin, `[[plugin]]`: its file, its rooms and its budget; and loading what it names.
 
-use super::{Budget, Engine, OnFailure, Plugin, Trust, contract};
+use super::{Budget, Engine, OnFailure, Plugin, SignatureError, Trust, contract};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
@@ -16,48 +16,57 @@ use switchyard_process::{
 };
 use switchyard_protocol::room::RoomPattern;
 
-/// Bytes of a file that holds a signature: one line.
-const SIGNATURE: u64 = 1024;
+/// Maximum size of a signature file, in bytes. It has a single line.
+const MAX_SIGNATURE_BYTES: u64 = 1024;
 
+/// How long a new version is on probation by default.
+const DEFAULT_PROBATION: Duration = Duration::from_secs(60);
+
+/// One `[[plugin]]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PluginConfig {
+    /// The name under which operators know the plugin.
     pub name: toml::Spanned<String>,
-    /// A core module or a component.
+    /// The WebAssembly file: a core module or a component.
     pub file: PathBuf,
-    /// Of the file, in hexadecimal; another file is refused.
+    /// The SHA-256 that the file must have, in hexadecimal; any other file is rejected.
     pub sha256: Option<String>,
+    /// The rooms that the plugin governs.
     pub rooms: Vec<RoomPattern>,
-    /// Handed to the plugin as JSON.
+    /// The plugin's own settings, passed to it as JSON.
     #[serde(default)]
     pub config: toml::Table,
+    /// What a failed call is treated as.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// The resources that the plugin may use.
     #[serde(default)]
     pub budget: BudgetConfig,
-    /// How long a new version is watched, and goes back by itself when it fails; zero is never.
-    #[serde(default = "probation", deserialize_with = "unit::duration")]
+    /// How long a new version is watched and rolled back automatically if it fails; zero means never.
+    #[serde(default = "default_probation", deserialize_with = "unit::duration")]
     pub probation: Duration,
-    /// `[signatures]`, the same for all: put here when the configuration was read, so that a plugin is nowhere
-    /// loaded without it.
+    /// The section `[signatures]`, which is the same for all plugins. It is copied here when the configuration is read,
+    /// so that no plugin can be loaded without it.
     #[serde(skip)]
     pub trust: Arc<Trust>,
 }
 
-fn probation() -> Duration {
-    Duration::from_secs(60)
+fn default_probation() -> Duration {
+    DEFAULT_PROBATION
 }
 
+/// `budget` of a `[[plugin]]`. The defaults are those of [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BudgetConfig {
-    /// Of one call.
+    /// Time for one call.
     #[serde(deserialize_with = "unit::duration")]
     pub call: Duration,
-    /// Bytes of one instance.
+    /// Bytes of memory of one instance.
     #[serde(deserialize_with = "unit::size")]
     pub memory: usize,
-    /// Of one instance, before a fresh one takes its place.
+    /// Number of calls after which an instance is replaced by a new one.
     pub calls: u64,
 }
 
@@ -68,34 +77,60 @@ impl Default for BudgetConfig {
     }
 }
 
-/// Why a version does not run here.
+/// Why a version of a plugin cannot run on this node.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub struct Unloadable {
+pub struct VersionError {
+    /// What is wrong, as a sentence that names the plugin.
     pub reason: String,
-    /// It may well run later as it is.
-    pub passes: bool,
+    /// Whether the same version may load successfully later.
+    pub is_retryable: bool,
 }
 
-impl From<String> for Unloadable {
+impl From<String> for VersionError {
     fn from(reason: String) -> Self {
-        Self { reason, passes: false }
+        Self { reason, is_retryable: false }
     }
 }
 
-/// What a plugin's files hold.
-pub struct Source {
+impl From<SignatureError> for VersionError {
+    fn from(error: SignatureError) -> Self {
+        error.to_string().into()
+    }
+}
+
+/// Why the file of a plugin cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginFileError {
+    /// The file or its signature cannot be read.
+    #[error("{0}")]
+    Read(UnusableFile),
+    /// The file was read, but is not a plugin that can run here.
+    #[error("{error} ({})", file.display())]
+    Version {
+        /// What is wrong with it.
+        error: VersionError,
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// The contents of a plugin's files.
+pub struct PluginFile {
+    /// The WebAssembly code.
     pub code: Bytes,
+    /// The signature file beside it, if there is one.
     pub signature: Option<String>,
 }
 
 impl PluginConfig {
+    /// The name under which operators know the plugin.
     pub fn name(&self) -> &str {
         self.name.get_ref()
     }
 
-    /// A file that was found rather than configured.
-    pub fn found(name: String, file: PathBuf, rooms: Vec<RoomPattern>) -> Self {
+    /// A configuration with defaults, for a file that does not come from the configuration.
+    pub fn for_file(name: String, file: PathBuf, rooms: Vec<RoomPattern>) -> Self {
         Self {
             name: toml::Spanned::new(0..0, name),
             file,
@@ -104,62 +139,78 @@ impl PluginConfig {
             config: toml::Table::new(),
             on_failure: OnFailure::default(),
             budget: BudgetConfig::default(),
-            probation: probation(),
+            probation: DEFAULT_PROBATION,
             trust: Arc::default(),
         }
     }
 
-    /// Whether a version that was started with the other would be the same with this.
-    pub fn runs_like(&self, other: &Self) -> bool {
-        let of =
+    /// Whether a version that runs with one of these configurations need not be restarted for the other. Only rooms,
+    /// file, probation and trusted keys may differ.
+    pub fn has_same_runtime_settings(&self, other: &Self) -> bool {
+        let settings =
             |config: &Self| (config.config.clone(), config.budget, config.on_failure, config.sha256.clone());
-        of(self) == of(other)
+        settings(self) == settings(other)
     }
 
-    /// Reads the file, verifies and compiles it, which takes some tenths of a second.
-    pub fn load(&self, engine: &Engine) -> Result<Plugin, String> {
-        let Source { code, signature } = self.read().map_err(|error| error.to_string())?;
+    /// Reads, verifies and compiles the file. Blocks, usually for some tenths of a second.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read, or is not a plugin that can run with this configuration.
+    pub fn load(&self, engine: &Engine) -> Result<Plugin, PluginFileError> {
+        let PluginFile { code, signature } = self.read().map_err(PluginFileError::Read)?;
         self.compile(engine, &code, signature.as_deref())
-            .map_err(|error| format!("{error} ({})", self.file.display()))
+            .map_err(|error| PluginFileError::Version { error, file: self.file.clone() })
     }
 
-    /// The signature beside the file, if there is one.
     fn signature(&self) -> Result<Option<String>, UnusableFile> {
         let file = signature_file(&self.file);
-        read_signature(&file).map_err(|why| self.not_taken(&file, &why))
+        read_signature(&file).map_err(|error| self.not_taken(&file, &error))
     }
 
-    fn not_taken(&self, file: &Path, why: &FileError) -> UnusableFile {
-        UnusableFile::new(format_args!("plugin '{}': {}", self.name(), file.display()), why)
+    fn not_taken(&self, file: &Path, error: &FileError) -> UnusableFile {
+        UnusableFile::new(format_args!("plugin '{}': {}", self.name(), file.display()), error)
     }
 
-    /// The file and its signature, as they are now. Blocks.
-    pub fn read(&self) -> Result<Source, UnusableFile> {
-        let code = file::read(&self.file, contract::LARGEST as u64);
-        let code = code.map_err(|why| self.not_taken(&self.file, &why))?;
-        Ok(Source { code: code.into(), signature: self.signature()? })
+    /// Reads the file and its signature. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one of them cannot be read. A missing signature file is not an error.
+    pub fn read(&self) -> Result<PluginFile, UnusableFile> {
+        let code = file::read(&self.file, contract::MAX_FILE_BYTES as u64);
+        let code = code.map_err(|error| self.not_taken(&self.file, &error))?;
+        Ok(PluginFile { code: code.into(), signature: self.signature()? })
     }
 
-    /// The files that it is made of: when one changes, it is read again.
+    /// The files to watch: the plugin is read again when one of them changes.
     pub fn files(&self) -> [PathBuf; 2] {
         [self.file.clone(), signature_file(&self.file)]
     }
 
-    /// Verifies and compiles bytes that came otherwise.
+    /// Verifies and compiles a plugin that was received in another way, such as over HTTP or from the store. Blocks,
+    /// usually for some tenths of a second.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the signature is missing or wrong, if the code is not a plugin that can run with this configuration, or
+    /// if its SHA-256 is not the configured one.
     pub fn compile(
         &self,
         engine: &Engine,
         bytes: &[u8],
         signature: Option<&str>,
-    ) -> Result<Plugin, Unloadable> {
+    ) -> Result<Plugin, VersionError> {
         let name = self.name();
-        // First: nothing looks into bytes that nobody vouches for.
+        // This comes first: no code of this process parses bytes that no trusted key has signed.
         let signed_by = self.trust.verify(name, bytes, signature)?;
         let config = serde_json::to_value(&self.config)
-            .map_err(|error| format!("plugin '{name}': its config is no JSON: {error}"))?;
+            .map_err(|error| format!("plugin '{name}': its config cannot be converted to JSON: {error}"))?;
         let BudgetConfig { call, memory, calls } = self.budget;
-        let plugin = Plugin::load(engine, name, bytes, &config, Budget { call, memory, calls })
-            .map_err(|error| Unloadable { passes: error.passes(), reason: error.to_string() })?;
+        let plugin =
+            Plugin::load(engine, name, bytes, &config, Budget { call, memory, calls }).map_err(|error| {
+                VersionError { is_retryable: error.is_retryable(), reason: error.to_string() }
+            })?;
         match &self.sha256 {
             Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => {
                 let found = &plugin.info().sha256;
@@ -172,16 +223,20 @@ impl PluginConfig {
     }
 }
 
-/// `dydx.wasm.sig` of `dydx.wasm`.
+/// The path of the signature file of a plugin: `dydx.wasm.sig` for `dydx.wasm`.
 pub fn signature_file(file: &Path) -> PathBuf {
     let mut name = OsString::from(file);
     name.push(".sig");
     name.into()
 }
 
-/// What a file of a signature holds; `None` where there is no file.
+/// Reads a signature file, of at most 1 KiB; `None` if it does not exist. Blocks.
+///
+/// # Errors
+///
+/// Fails if the file exists, but cannot be read or is too large.
 pub fn read_signature(file: &Path) -> Result<Option<String>, FileError> {
-    match file::read_text(file, SIGNATURE) {
+    match file::read_text(file, MAX_SIGNATURE_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(FileError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

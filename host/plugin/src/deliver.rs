@@ -1,51 +1,59 @@
-//! Which filters a message passes, in one question for all of them. Where that fails, it is found out whether one
-//! principal's filters are the reason or the message, so that nobody loses messages to the filters of another.
+//! Evaluating filters: which of them a message passes, in one call for all. If that call fails, further calls find out
+//! whether the filters of one principal or the message itself are the cause, so that nobody loses messages because of
+//! the filters of others.
 
-use super::answers::Refusal;
-use super::failure::{Call, Failure};
+use super::blame::Blame;
+use super::failure::{CallFailure, PluginFunction};
 use super::filters::{FilterId, Plan};
 use super::governor::{Governor, OnFailure};
+use super::hook_types::Rejection;
 use super::instance::Instance;
-use super::shadow::{Message, Question};
-use super::suspects::Blame;
+use super::shadow::{MirroredCall, MirroredMessage};
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Questions that may fail while it is found out why one did. Each may take a call's budget.
-const FAILURES: usize = 8;
+/// How many calls may fail while searching for the cause of a failure. Each may take a call's budget.
+const MAX_SEARCH_FAILURES: usize = 8;
 
-/// For whom a message is looked at.
+/// For whom filters are evaluated. This decides who is blamed if the plugin fails.
 #[derive(Clone, Copy)]
-pub enum Reads<'a> {
-    /// For the members of its room, when it is published; who did that is asked only when the plugin failed.
+pub enum Audience<'a> {
+    /// For the members of the room, when the message is published. The function returns the publisher's id, if it is
+    /// known; it is called only if the plugin failed.
     Members(&'a dyn Fn() -> Option<Arc<str>>),
-    /// For a principal that reads the history.
-    One(&'a str),
+    /// For one principal, given by its id, that reads the history.
+    HistoryReader(&'a str),
 }
 
-/// What filters say of a message: bit n % 64 of word n / 64 answers for the n-th.
+/// The results of several filters for one message. Bit `n % 64` of word `n / 64` is that of the n-th filter.
 #[derive(Default)]
-pub struct Bits {
+pub struct FilterResults {
+    /// The message passes the filter.
     pub passed: Vec<u64>,
-    /// The filter could not be asked: the message is lost to its members.
+    /// The filter could not be evaluated, and the message is lost for its members.
     pub lost: Vec<u64>,
 }
 
-/// A message as a plugin is asked of it.
+/// A message, as filters are evaluated for it.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct MessageRef<'a> {
     room: &'a str,
     event: &'a str,
     data: &'a [u8],
 }
 
-impl Bits {
+/// A principal, if known, and the positions of its filters among those that the guest evaluates.
+type OwnedFilters = (Option<Arc<str>>, Vec<usize>);
+
+impl FilterResults {
+    /// Whether the message passes the n-th filter.
     pub fn passes(&self, n: usize) -> bool {
         bit(&self.passed, n)
     }
 
+    /// Whether the n-th filter could not be evaluated.
     pub fn is_lost(&self, n: usize) -> bool {
         bit(&self.lost, n)
     }
@@ -57,6 +65,7 @@ impl Bits {
         }
     }
 
+    /// `None` marks the filter as lost.
     fn set(&mut self, n: usize, passes: Option<bool>) {
         let words = if passes.is_none() { &mut self.lost } else { &mut self.passed };
         words[n / 64] |= u64::from(passes.unwrap_or(true)) << (n % 64);
@@ -68,177 +77,201 @@ fn bit(words: &[u64], n: usize) -> bool {
 }
 
 impl Governor {
-    /// [`filter`](Self::filter) for members of a room, where nobody knows who published. After a refusal, `out` answers for
-    /// the filters that need no asking.
+    /// [`filter`](Self::filter) for members of a room, if the publisher is not known. `passed` receives the words of
+    /// [`FilterResults::passed`].
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin failed and failures are denied. Then `passed` is valid only for filters that need no call.
     pub fn matches(
         &mut self,
         room: &str,
         event: &str,
         data: &[u8],
         ids: &[FilterId],
-        out: &mut Vec<u64>,
-    ) -> Result<(), Refusal> {
-        let mut bits = Bits { passed: mem::take(out), lost: vec![] };
-        let answer = self.filter(room, event, data, ids, Reads::Members(&|| None), &mut bits);
-        *out = bits.passed;
+        passed: &mut Vec<u64>,
+    ) -> Result<(), Rejection> {
+        let mut results = FilterResults { passed: mem::take(passed), lost: vec![] };
+        let answer = self.filter(room, event, data, ids, Audience::Members(&|| None), &mut results);
+        *passed = results.passed;
         answer
     }
 
-    /// Which of `ids` a message passes, in one call of the guest where nothing fails. The error is what the last failure is
-    /// told as; `out` says to whom the message is lost, and answers for all others.
+    /// The hook `deliver`: which of the filters `ids` a message passes. Makes one call if nothing fails, and none if the
+    /// plans of all filters are known. `event` is empty for a message without one, and `data` is JSON.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin failed and failures are denied; the error describes the last failure. `results` is valid in any
+    /// case: it marks the filters for which the message is lost, and has the results of all others.
     pub fn filter(
         &mut self,
         room: &str,
         event: &str,
         data: &[u8],
         ids: &[FilterId],
-        reads: Reads<'_>,
-        out: &mut Bits,
-    ) -> Result<(), Refusal> {
-        out.clear(ids.len());
-        let (mut asked, mut places) = (mem::take(&mut self.asked), mem::take(&mut self.places));
-        let answer = self.answers(Asked { room, event, data }, ids, reads, &mut asked, &mut places, out);
-        (self.asked, self.places) = (asked, places);
-        self.stats().filtered(ids.len(), out.passed.iter().map(|word| word.count_ones()).sum());
+        audience: Audience<'_>,
+        results: &mut FilterResults,
+    ) -> Result<(), Rejection> {
+        results.clear(ids.len());
+        let mut guest_ids = mem::take(&mut self.guest_ids);
+        let mut guest_positions = mem::take(&mut self.guest_positions);
+        let message = MessageRef { room, event, data };
+        let answer = self.evaluate(message, ids, audience, &mut guest_ids, &mut guest_positions, results);
+        (self.guest_ids, self.guest_positions) = (guest_ids, guest_positions);
+        let passed = results.passed.iter().map(|word| word.count_ones()).sum();
+        self.stats().record_filtering(ids.len(), passed);
         if answer.is_ok() {
-            self.show(|this| {
-                let filters =
-                    ids.iter().zip(0..).map(|(id, n)| (this.filters.canonical(*id).into(), out.passes(n)));
-                Question::Deliver(Message::of(room, event, data), filters.collect())
+            self.mirror(|this| {
+                let filters = ids
+                    .iter()
+                    .zip(0..)
+                    .map(|(id, n)| (this.filters.canonical(*id).into(), results.passes(n)));
+                MirroredCall::Deliver(MirroredMessage::new(room, event, data), filters.collect())
             });
         }
         match answer {
-            Err(refusal) => self.unless_allowed(refusal, ()),
+            Err(rejection) => self.unless_allowed(rejection, ()),
             Ok(()) => Ok(()),
         }
     }
 
-    /// `asked` and `places` are scratch: the filters that are asked of, and where they are among `ids`.
-    fn answers(
+    /// `guest_ids` and `guest_positions` are buffers: the filters that the guest evaluates, and their positions in `ids`.
+    fn evaluate(
         &mut self,
-        message: Asked<'_>,
+        message: MessageRef<'_>,
         ids: &[FilterId],
-        reads: Reads<'_>,
-        asked: &mut Vec<u32>,
-        places: &mut Vec<usize>,
-        out: &mut Bits,
-    ) -> Result<(), Refusal> {
-        asked.clear();
-        places.clear();
+        audience: Audience<'_>,
+        guest_ids: &mut Vec<u32>,
+        guest_positions: &mut Vec<usize>,
+        results: &mut FilterResults,
+    ) -> Result<(), Rejection> {
+        guest_ids.clear();
+        guest_positions.clear();
         let admitted = match ids.iter().any(|id| self.filters.plan(*id) == Plan::Guest) {
-            // A fresh instance may have other plans, so it has to be there before they are read.
-            true => self.admit(match reads {
-                Reads::Members(_) => Blame::Room(message.room),
-                Reads::One(who) => Blame::Reader(who),
-            }),
+            // Starting an instance may change plans, so it must come before they are read.
+            true => self.admit(audience.blame(message.room)),
             false => Ok(()),
         };
-        let (allowed, now) =
-            (self.on_failure == OnFailure::Allow, self.filters.suspends().then(Instant::now));
-        let lost = allowed.then_some(true);
+        let allows_failures = self.on_failure == OnFailure::Allow;
+        let lost = allows_failures.then_some(true);
+        // The clock is read only if a filter may be suspended.
+        let now = self.filters.has_suspensions().then(Instant::now);
         for (n, id) in ids.iter().enumerate() {
-            match self.filters.present(*id, now) {
-                None => out.set(n, lost),
-                Some(Plan::Guest) if admitted.is_err() => out.set(n, lost),
+            match self.filters.current_plan(*id, now) {
+                None => results.set(n, lost),
+                Some(Plan::Guest) if admitted.is_err() => results.set(n, lost),
                 Some(Plan::Guest) => {
-                    asked.push(id.0);
-                    places.push(n);
+                    guest_ids.push(id.0);
+                    guest_positions.push(n);
                 }
-                Some(plan) => out.set(n, Some(plan == Plan::All)),
+                Some(plan) => results.set(n, Some(plan == Plan::All)),
             }
         }
         admitted?;
-        if asked.is_empty() {
+        if guest_ids.is_empty() {
             return Ok(());
         }
-        let answer = self.attempt(Call::Matches, |instance| message.of(instance, asked));
+        let answer = self.try_call(PluginFunction::Matches, |instance| message.evaluate(instance, guest_ids));
         let failure = match answer {
             Ok(words) => {
-                places.iter().enumerate().for_each(|(i, n)| out.set(*n, Some(bit(&words, i))));
+                guest_positions.iter().enumerate().for_each(|(i, n)| results.set(*n, Some(bit(&words, i))));
                 return Ok(());
             }
             Err(failure) => failure,
         };
-        let (answers, refusal) = self.apart(message, asked, reads, &failure);
-        places.iter().zip(answers).for_each(|(n, answer)| out.set(*n, answer.or(lost)));
-        Err(refusal)
+        let (answers, rejection) = self.find_culprits(message, guest_ids, audience, &failure);
+        guest_positions.iter().zip(answers).for_each(|(n, answer)| results.set(*n, answer.or(lost)));
+        Err(rejection)
     }
 
-    /// Asks of the filters of some principals at a time, until it is known which of them fail; no answer where they do. The
-    /// message is to blame where it fails with the filters of all.
-    fn apart(
+    /// Evaluates the filters of some principals at a time, by bisection, until it is known which ones fail. Those get no
+    /// result. If the call fails even with the filters of each single principal, the message is to blame.
+    fn find_culprits(
         &mut self,
-        message: Asked<'_>,
-        asked: &[u32],
-        reads: Reads<'_>,
-        failure: &Failure,
-    ) -> (Vec<Option<bool>>, Refusal) {
-        let mut answers = vec![None; asked.len()];
-        let groups = self.groups(asked);
+        message: MessageRef<'_>,
+        guest_ids: &[u32],
+        audience: Audience<'_>,
+        failure: &CallFailure,
+    ) -> (Vec<Option<bool>>, Rejection) {
+        let mut answers = vec![None; guest_ids.len()];
+        let owners = self.group_by_owner(guest_ids);
         let (mut failing, mut culprits) = (vec![], vec![]);
-        let (mut left, mut answered) = (FAILURES, false);
-        if groups.len() > 1 {
-            failing.push(0..groups.len());
+        let (mut failures_left, mut any_answered) = (MAX_SEARCH_FAILURES, false);
+        if owners.len() > 1 {
+            failing.push(0..owners.len());
         }
         while let Some(range) = failing.pop() {
             if range.len() == 1 {
                 culprits.push(range.start);
                 continue;
             }
-            let is_suspect = range.start == 0 && groups[0].0.is_some() && groups[0].0 == self.culprit;
-            let middle = if is_suspect { 1 } else { range.start.midpoint(range.end) };
+            // The last culprit comes first, and is tried on its own.
+            let begins_with_suspect =
+                range.start == 0 && owners[0].0.is_some() && owners[0].0 == self.last_culprit;
+            let middle = if begins_with_suspect { 1 } else { range.start.midpoint(range.end) };
             for part in [range.start..middle, middle..range.end] {
-                if left == 0 || self.start().is_err() {
+                if failures_left == 0 || self.ensure_instance().is_err() {
                     break;
                 }
-                let places: Vec<usize> =
-                    groups[part.clone()].iter().flat_map(|(_, of)| of).copied().collect();
-                let ids: Vec<u32> = places.iter().map(|place| asked[*place]).collect();
-                match self.attempt(Call::Matches, |instance| message.of(instance, &ids)) {
+                let positions: Vec<usize> =
+                    owners[part.clone()].iter().flat_map(|(_, positions)| positions).copied().collect();
+                let ids: Vec<u32> = positions.iter().map(|position| guest_ids[*position]).collect();
+                match self.try_call(PluginFunction::Matches, |instance| message.evaluate(instance, &ids)) {
                     Ok(words) => {
-                        places.iter().enumerate().for_each(|(i, n)| answers[*n] = Some(bit(&words, i)));
-                        answered = true;
+                        positions.iter().enumerate().for_each(|(i, n)| answers[*n] = Some(bit(&words, i)));
+                        any_answered = true;
                     }
                     Err(_) => {
-                        left -= 1;
+                        failures_left -= 1;
                         failing.push(part);
                     }
                 }
             }
         }
-        let unknown = match reads {
-            Reads::Members(_) => Blame::Room(message.room),
-            Reads::One(who) => Blame::Reader(who),
-        };
-        let owners = culprits.iter().filter_map(|culprit| groups[*culprit].0.as_ref());
-        let owners: Vec<_> = owners.filter(|_| answered).collect();
-        let publisher = match reads {
-            Reads::Members(publisher) if groups.len() > 1 && !answered => publisher(),
+        let culprits: Vec<_> = culprits
+            .iter()
+            .filter_map(|culprit| owners[*culprit].0.as_ref())
+            .filter(|_| any_answered)
+            .collect();
+        let publisher = match audience {
+            Audience::Members(publisher) if owners.len() > 1 && !any_answered => publisher(),
             _ => None,
         };
-        let mut refusal = None;
-        for owner in &owners {
-            refusal = Some(self.failed(failure, Blame::Caller(owner)));
+        let mut rejection = None;
+        for culprit in &culprits {
+            rejection = Some(self.handle_failure(failure, Blame::Principal(culprit)));
         }
-        self.culprit = owners.last().map(|owner| (*owner).clone());
-        let blame = publisher.as_deref().map_or(unknown, Blame::Caller);
-        (answers, refusal.unwrap_or_else(|| self.failed(failure, blame)))
+        self.last_culprit = culprits.last().map(|culprit| (*culprit).clone());
+        let blame = publisher.as_deref().map_or(audience.blame(message.room), Blame::Principal);
+        (answers, rejection.unwrap_or_else(|| self.handle_failure(failure, blame)))
     }
 
-    /// Places in `asked` by who brought the filter, the one before others whose filter failed last.
-    fn groups(&self, asked: &[u32]) -> Vec<(Option<Arc<str>>, Vec<usize>)> {
+    /// Groups positions in `guest_ids` by the filter's owner. The last culprit comes first.
+    fn group_by_owner(&self, guest_ids: &[u32]) -> Vec<OwnedFilters> {
         let mut groups: BTreeMap<Option<&Arc<str>>, Vec<usize>> = BTreeMap::new();
-        for (n, id) in asked.iter().enumerate() {
+        for (n, id) in guest_ids.iter().enumerate() {
             groups.entry(self.filters.owner(FilterId(*id))).or_default().push(n);
         }
-        let mut groups: Vec<_> = groups.into_iter().map(|(owner, places)| (owner.cloned(), places)).collect();
-        groups.sort_by_key(|(owner, _)| owner.is_none() || *owner != self.culprit);
+        let mut groups: Vec<OwnedFilters> =
+            groups.into_iter().map(|(owner, positions)| (owner.cloned(), positions)).collect();
+        groups.sort_by_key(|(owner, _)| owner.is_none() || *owner != self.last_culprit);
         groups
     }
 }
 
-impl Asked<'_> {
-    fn of(&self, instance: &mut Instance, ids: &[u32]) -> Result<Vec<u64>, Box<Failure>> {
+impl<'a> Audience<'a> {
+    /// Whom to blame for a failure as long as nothing more is known.
+    fn blame(self, room: &'a str) -> Blame<'a> {
+        match self {
+            Audience::Members(_) => Blame::Room(room),
+            Audience::HistoryReader(who) => Blame::HistoryReader(who),
+        }
+    }
+}
+
+impl MessageRef<'_> {
+    fn evaluate(&self, instance: &mut Instance, ids: &[u32]) -> Result<Vec<u64>, Box<CallFailure>> {
         instance.matches(self.room, self.event, self.data, ids)
     }
 }

@@ -1,9 +1,10 @@
-//! The process's one compiler and runtime for guests, and the clock that stops them.
+//! The process's WebAssembly runtime: its settings, and the thread that enforces the deadlines of calls. Compiling is in
+//! `compiler.rs`, running in `instance.rs`.
 
 use super::cache::{self, Cache};
-use super::clock::Clock;
 use super::compiler::{Compilation, Compiler};
-use super::load::LoadFault;
+use super::load::LoadErrorKind;
+use super::ticker::Ticker;
 use rayon_core::ThreadPoolBuilder;
 use std::error::Error;
 use std::io;
@@ -13,114 +14,139 @@ use switchyard_process::vital::VitalTasks;
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Bytes of native stack a guest may use. A worker thread of tokio or std has 2 MiB, most of it unused by us.
-const STACK: usize = 512 * 1024;
+/// Bytes of native stack that a guest may use. Worker threads of tokio and std have 2 MiB, most of which the host does
+/// not use.
+const MAX_STACK_BYTES: usize = 512 * 1024;
 
-/// Instances that may live at once: one a shard and plugin, two while swapping. What is reserved for them is
-/// address space (some 4 GiB each), not memory.
-const INSTANCES: u32 = 256;
+/// Maximum number of instances at a time: one for each shard and plugin, and two while a version is being replaced. They
+/// reserve address space (some 4 GiB each), not memory.
+const MAX_INSTANCES: u32 = 256;
 
-/// What one plugin may use.
+/// The resources that one plugin may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Time for one call; starting an instance gets ten times as much.
+    /// Time for one call. Starting an instance may take ten times as long.
     pub call: Duration,
     /// Bytes of linear memory of one instance.
     pub memory: usize,
-    /// Calls after which an instance makes room for a fresh one.
+    /// Number of calls after which an instance is replaced by a new one.
     pub calls: u64,
 }
 
 impl Default for Budget {
-    /// 10 ms is a thousand times what a call should need and the most that a stuck one costs its shard;
-    /// 16 MiB holds a Rust guest's tables of tens of thousands of filters. A million calls are some minutes of a busy room,
-    /// and a fresh instance costs less than a hundred of them.
+    /// 10 ms is a thousand times what a call should need, and the longest that a stuck call can delay its shard. 16 MiB
+    /// hold the tables of a Rust guest with tens of thousands of filters. A million calls are some minutes of a busy
+    /// room, and a new instance costs less than a hundred calls.
     fn default() -> Self {
         Self { call: Duration::from_millis(10), memory: 16 << 20, calls: 1_000_000 }
     }
 }
 
-/// Why this machine runs no plugins.
+/// Why this machine cannot run plugins.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// Wasmtime does not support this machine or these settings.
     #[error("the WebAssembly runtime cannot be set up on this machine: {0}")]
     Runtime(String),
+    /// The system does not provide another thread.
     #[error("the thread that enforces plugin deadlines cannot be started")]
-    Clock(#[from] io::Error),
+    DeadlineThread(#[from] io::Error),
 }
 
-/// Compiles and runs plugins; one a process, cheap to clone.
+/// Compiles and runs plugins. A process needs only one; clones are cheap and share it.
 #[derive(Clone)]
 pub struct Engine {
     runtime: wasmtime::Engine,
-    /// Drives the deadlines of calls.
-    pub(super) clock: Arc<Clock>,
+    /// Interrupts running calls, so that they check their deadline.
+    pub(super) ticker: Arc<Ticker>,
     cache: Option<Arc<Cache>>,
     compiler: Compiler,
-    /// The one that is to go on, by which it can be given up; without it each is awaited to its end.
+    /// The handle by which the next compilation can be cancelled; without it, a compilation runs to its end.
     compilation: Option<Compilation>,
-    /// Whether calls are counted in instructions, which makes them slower.
-    pub(super) counts: bool,
+    /// Whether instructions are counted, which makes calls slower.
+    pub(super) counts_instructions: bool,
 }
 
 impl Engine {
-    /// For the command line and tests: one that no node depends on.
+    /// An engine that compiles in this process without limits, for tests and for plugin authors.
+    ///
+    /// # Errors
+    ///
+    /// Fails if this machine cannot run plugins.
     pub fn new() -> Result<Self, EngineError> {
-        Self::start(&VitalTasks::default(), Compiler::Here)
+        Self::start(&VitalTasks::default(), Compiler::InProcess)
     }
 
-    /// The same, for what is to be refused as a node refuses it.
-    pub fn strict() -> Result<Self, EngineError> {
-        Self::start(&VitalTasks::default(), Compiler::Child)
+    /// An engine for checking a plugin outside of a node. It compiles in a child process with limits, as a node does,
+    /// and so rejects what a node would reject.
+    ///
+    /// # Errors
+    ///
+    /// Fails if this machine cannot run plugins.
+    pub fn with_compiler_limits() -> Result<Self, EngineError> {
+        Self::start(&VitalTasks::default(), Compiler::ChildProcess)
     }
 
-    /// Starts the runtime and the thread that drives deadlines, which ends with the last clone and the last
-    /// plugin of the engine.
+    /// Starts the runtime, and the thread that enforces deadlines. That thread ends with the last clone of the engine and
+    /// the last plugin that was loaded with it. If it panics, `vitals` stops the node.
+    ///
+    /// # Errors
+    ///
+    /// Fails if this machine cannot run plugins.
     pub fn start(vitals: &VitalTasks, compiler: Compiler) -> Result<Self, EngineError> {
-        // Who has others compile needs no threads for it.
-        let here = compiler == Compiler::Here;
-        let runtime = wasmtime::Engine::new(&config(Some(pool()), here)).or_else(|error| {
-            tracing::warn!(%error, "plugins start slower: no address space for pooled instances");
-            wasmtime::Engine::new(&config(None, here)).map_err(unfit)
+        // A process that compiles elsewhere needs no compiler threads.
+        let compiles_here = compiler == Compiler::InProcess;
+        let runtime = wasmtime::Engine::new(&config(Some(pool()), compiles_here)).or_else(|error| {
+            tracing::warn!(%error, "plugins will start more slowly: no address space for an instance pool");
+            wasmtime::Engine::new(&config(None, compiles_here)).map_err(runtime_error)
         })?;
-        let engine = Self::drive(runtime, false, vitals)?;
+        let engine = Self::with_runtime(runtime, false, vitals)?;
         Ok(Self { compiler, ..engine })
     }
 
-    /// For authors: one that counts the instructions of calls, and so is slower. See [`super::Plugin::instructions`].
+    /// An engine that counts the instructions of calls, which makes them slower. For plugin authors; see
+    /// [`Plugin::instructions`](super::Plugin::instructions).
+    ///
+    /// # Errors
+    ///
+    /// Fails if this machine cannot run plugins.
     pub fn counting() -> Result<Self, EngineError> {
-        Self::drive(compiling(true)?, true, &VitalTasks::default())
+        Self::with_runtime(compiler_runtime(true)?, true, &VitalTasks::default())
     }
 
-    fn drive(runtime: wasmtime::Engine, counts: bool, vitals: &VitalTasks) -> Result<Self, EngineError> {
-        let held = runtime.weak();
+    fn with_runtime(
+        runtime: wasmtime::Engine,
+        counts_instructions: bool,
+        vitals: &VitalTasks,
+    ) -> Result<Self, EngineError> {
+        let weak = runtime.weak();
         let tick = move || {
-            if let Some(runtime) = held.upgrade() {
+            if let Some(runtime) = weak.upgrade() {
                 runtime.increment_epoch();
             }
         };
-        let clock = Clock::start(tick, vitals)?;
-        let (compiler, compilation) = (Compiler::Here, None);
-        Ok(Self { runtime, clock: Arc::new(clock), cache: None, compiler, compilation, counts })
+        let ticker = Arc::new(Ticker::start(tick, vitals)?);
+        let (compiler, compilation) = (Compiler::InProcess, None);
+        Ok(Self { runtime, ticker, cache: None, compiler, compilation, counts_instructions })
     }
 
-    /// Compiles nothing that is in the cache.
-    pub fn cached(self, cache: Option<Arc<Cache>>) -> Self {
+    /// Takes compiled plugins from the cache, and adds to it what it compiles.
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
         Self { cache, ..self }
     }
 
-    /// What is compiled with it can be given up.
-    pub fn within(self, compilation: Compilation) -> Self {
+    /// Makes the next compilation cancellable by `compilation`.
+    pub fn with_compilation(self, compilation: Compilation) -> Self {
         Self { compilation: Some(compilation), ..self }
     }
 
-    /// A file that was [checked](super::contract::check_file), compiled.
-    pub(super) fn component(&self, file: &[u8]) -> Result<Component, LoadFault> {
+    /// Compiles a file that has passed [`check_file`](super::contract::check_file), or takes it from the cache.
+    pub(super) fn component(&self, file: &[u8]) -> Result<Component, LoadErrorKind> {
         let compilation = self.compilation.clone().unwrap_or_default();
-        let compile = || self.compiler.compile(&self.runtime, self.counts, file, &compilation);
+        let compile = || self.compiler.compile(&self.runtime, self.counts_instructions, file, &compilation);
         match &self.cache {
             Some(cache) => cache.component(&self.runtime, file, compile),
-            None => cache::revive(&self.runtime, &compile()?).map_err(uncompilable),
+            None => cache::deserialize(&self.runtime, &compile()?).map_err(compilation_failed),
         }
     }
 
@@ -129,44 +155,44 @@ impl Engine {
     }
 }
 
-pub(super) fn uncompilable(error: wasmtime::Error) -> LoadFault {
-    LoadFault::Uncompilable(format!("{error:#}"))
+pub(super) fn compilation_failed(error: wasmtime::Error) -> LoadErrorKind {
+    LoadErrorKind::CompilationFailed(format!("{error:#}"))
 }
 
-/// One that only compiles, for [`Engine::start`] or, where calls are counted, for [`Engine::counting`].
-pub(super) fn compiling(counts: bool) -> Result<wasmtime::Engine, EngineError> {
+/// A runtime that only compiles. Its code runs on [`Engine::start`], or on [`Engine::counting`] if it counts
+/// instructions.
+pub(super) fn compiler_runtime(counts_instructions: bool) -> Result<wasmtime::Engine, EngineError> {
     let mut config = config(None, true);
-    config.consume_fuel(counts);
-    wasmtime::Engine::new(&config).map_err(unfit)
+    config.consume_fuel(counts_instructions);
+    wasmtime::Engine::new(&config).map_err(runtime_error)
 }
 
-fn unfit(error: wasmtime::Error) -> EngineError {
+fn runtime_error(error: wasmtime::Error) -> EngineError {
     EngineError::Runtime(format!("{error:#}"))
 }
 
-/// Whether this process has threads to compile on. They are started once, here, because without any the first compilation
-/// would panic; with none plugins are compiled by who asks for it.
+/// Whether this process has threads to compile on. They are started here, once, because the first compilation would panic
+/// if they could not be started. Without them, each plugin is compiled on the calling thread.
 fn compiles_in_parallel() -> bool {
     static STARTED: OnceLock<bool> = OnceLock::new();
     *STARTED.get_or_init(|| {
         let started = ThreadPoolBuilder::new().thread_name(|n| format!("compiler {n}")).build_global();
-        // Without a source, the error says that others have started them.
-        let lacking = started.err().filter(|error| error.source().is_some());
-        if let Some(error) = &lacking {
-            tracing::warn!(%error, "plugins are compiled on one thread: no others can be started");
+        // An error without a source means that the pool has been started already.
+        let failed = started.err().filter(|error| error.source().is_some());
+        if let Some(error) = &failed {
+            tracing::warn!(%error, "plugins will be compiled on a single thread: no other can be started");
         }
-        lacking.is_none()
+        failed.is_none()
     })
 }
 
-/// `here`: whether this process compiles.
-fn config(pool: Option<PoolingAllocationConfig>, here: bool) -> Config {
+fn config(pool: Option<PoolingAllocationConfig>, compiles_here: bool) -> Config {
     let mut config = Config::new();
-    config.parallel_compilation(here && compiles_in_parallel());
-    // Three times cheaper calls; no contract function is async.
+    config.parallel_compilation(compiles_here && compiles_in_parallel());
+    // Makes calls three times cheaper. No function of the contract is async.
     config.concurrency_support(false);
     config.epoch_interruption(true);
-    config.max_wasm_stack(STACK);
+    config.max_wasm_stack(MAX_STACK_BYTES);
     if let Some(pool) = pool {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
@@ -175,12 +201,12 @@ fn config(pool: Option<PoolingAllocationConfig>, here: bool) -> Config {
 
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    // A component has a few core modules of glue besides the guest's own; those made from other languages
+    // Besides the guest's own core module, a component has a few modules of glue code. Components from languages other
     // than Rust have more, with larger tables.
-    pool.total_component_instances(INSTANCES);
-    pool.total_memories(INSTANCES);
-    pool.total_core_instances(8 * INSTANCES);
-    pool.total_tables(4 * INSTANCES);
+    pool.total_component_instances(MAX_INSTANCES);
+    pool.total_memories(MAX_INSTANCES);
+    pool.total_core_instances(8 * MAX_INSTANCES);
+    pool.total_tables(4 * MAX_INSTANCES);
     pool.max_tables_per_module(4);
     pool
 }

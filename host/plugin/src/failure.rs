@@ -1,93 +1,105 @@
-//! What went wrong in a guest, with all that its author needs to find it.
+//! A failed call: what went wrong in the guest, with all that its author needs to find the cause.
 
-use super::answers::clip;
 use super::backtrace;
-use super::imports::MemoryRefused;
+use super::hook_types::clip;
+use super::imports::MemoryLimitExceeded;
 use serde::Serialize;
 use std::fmt;
 use wasmtime::{Error, PoolConcurrencyLimitError, Trap};
 
-/// Bytes of the guest's own words in a failure.
-const MAX_SAID: usize = 2048;
+/// Maximum length, in bytes, of text from the guest in a failure.
+const MAX_GUEST_TEXT_BYTES: usize = 2048;
 
-/// Bytes that one call may hand from the guest to the host: more than any message or list of answers.
-pub(super) const LIFTED: usize = 4 << 20;
+/// Maximum number of bytes that the guest may pass to the host in one call: more than any message or list of answers.
+pub(super) const MAX_TRANSFER_BYTES: usize = 4 << 20;
 
-/// A function of the contract.
+/// A function that a plugin exports under the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Call {
+pub enum PluginFunction {
+    /// `lifecycle.describe`
     Describe,
+    /// `lifecycle.init`
     Init,
+    /// `connect.authorize`
     Connect,
+    /// `room.validate`
     Room,
+    /// `subscribe.authorize`
     Subscribe,
+    /// `publish.check`
     Publish,
+    /// `deliver.compile`
     Compile,
+    /// `deliver.release`
     Release,
+    /// `deliver.matches`
     Matches,
 }
 
-impl Call {
-    pub const ALL: [Call; 9] = [
-        Call::Describe,
-        Call::Init,
-        Call::Connect,
-        Call::Room,
-        Call::Subscribe,
-        Call::Publish,
-        Call::Compile,
-        Call::Release,
-        Call::Matches,
+impl PluginFunction {
+    /// All functions, in the order of their discriminants.
+    pub const ALL: [PluginFunction; 9] = [
+        PluginFunction::Describe,
+        PluginFunction::Init,
+        PluginFunction::Connect,
+        PluginFunction::Room,
+        PluginFunction::Subscribe,
+        PluginFunction::Publish,
+        PluginFunction::Compile,
+        PluginFunction::Release,
+        PluginFunction::Matches,
     ];
 
-    /// As the contract names it.
+    /// The interface and function of the contract, such as `publish.check`. This is the metric label `hook`.
     pub const fn name(self) -> &'static str {
         match self {
-            Call::Describe => "lifecycle.describe",
-            Call::Init => "lifecycle.init",
-            Call::Connect => "connect.authorize",
-            Call::Room => "room.validate",
-            Call::Subscribe => "subscribe.authorize",
-            Call::Publish => "publish.check",
-            Call::Compile => "deliver.compile",
-            Call::Release => "deliver.release",
-            Call::Matches => "deliver.matches",
+            PluginFunction::Describe => "lifecycle.describe",
+            PluginFunction::Init => "lifecycle.init",
+            PluginFunction::Connect => "connect.authorize",
+            PluginFunction::Room => "room.validate",
+            PluginFunction::Subscribe => "subscribe.authorize",
+            PluginFunction::Publish => "publish.check",
+            PluginFunction::Compile => "deliver.compile",
+            PluginFunction::Release => "deliver.release",
+            PluginFunction::Matches => "deliver.matches",
         }
     }
 }
 
-/// The ways in which a call fails.
+/// How a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Ran longer than its budget.
+    /// It ran longer than its budget.
     Deadline,
-    /// Wanted more memory than its budget.
+    /// It needed more memory than its budget.
     Memory,
-    /// Recursed too deeply.
+    /// It recursed too deeply.
     Stack,
-    /// Stopped itself and said why.
+    /// It aborted after it had logged an error, as a Rust panic does.
     Panic,
-    /// Stopped otherwise: an illegal instruction or access.
+    /// It aborted in another way, such as an illegal instruction or memory access.
     Trap,
-    /// Gave an answer that the contract does not allow.
-    Nonsense,
+    /// It returned an answer that the contract does not allow.
+    InvalidAnswer,
     /// The host had no room for another instance.
     Host,
 }
 
 impl FailureKind {
+    /// All kinds, in the order of their discriminants.
     pub const ALL: [FailureKind; 7] = [
         FailureKind::Deadline,
         FailureKind::Memory,
         FailureKind::Stack,
         FailureKind::Panic,
         FailureKind::Trap,
-        FailureKind::Nonsense,
+        FailureKind::InvalidAnswer,
         FailureKind::Host,
     ];
 
+    /// The name as it appears in messages and in the metric label `kind`.
     pub const fn name(self) -> &'static str {
         match self {
             FailureKind::Deadline => "deadline",
@@ -95,51 +107,55 @@ impl FailureKind {
             FailureKind::Stack => "stack",
             FailureKind::Panic => "panic",
             FailureKind::Trap => "trap",
-            FailureKind::Nonsense => "nonsense",
+            FailureKind::InvalidAnswer => "invalid_answer",
             FailureKind::Host => "host",
         }
     }
 }
 
-/// A failed call, for the operator and the author; clients are not shown it. It holds what the guest itself
-/// said (a panic's text and place), which is the author's choice of words.
+/// A failed call, for the operator and the plugin's author. Clients never see it: it contains text from the guest, such
+/// as the message and location of a panic, and its author decides what is in there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Failure {
+pub struct CallFailure {
+    /// The plugin's name in the configuration.
     pub plugin: String,
-    /// Empty while it has not described itself.
+    /// The plugin's version; empty if it has not described itself yet.
     pub version: String,
-    pub call: Call,
+    /// The function that failed.
+    pub function: PluginFunction,
+    /// The room that the call was about, if there is one.
     pub room: Option<String>,
+    /// How it failed.
     pub kind: FailureKind,
     /// What happened, in the host's words.
     pub detail: String,
-    /// What the guest logged last as an error during this call: where the SDK puts a panic's text.
-    pub said: Option<String>,
+    /// The last line that the guest logged as an error during the call. The SDK logs the text of a panic there.
+    pub last_error_line: Option<String>,
     /// The guest's functions, innermost first, without those of a panic.
     pub backtrace: Vec<String>,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CallFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "plugin '{}'", self.plugin)?;
         if !self.version.is_empty() {
             write!(f, " {}", self.version)?;
         }
-        write!(f, " {}", self.story())
+        write!(f, " {}", self.description())
     }
 }
 
-impl Failure {
-    /// All but the plugin's name and version.
-    pub(super) fn story(&self) -> impl fmt::Display {
+impl CallFailure {
+    /// Everything but the plugin's name and version.
+    pub(super) fn description(&self) -> impl fmt::Display {
         fmt::from_fn(|f| {
-            write!(f, "failed in {}", self.call.name())?;
+            write!(f, "failed in {}", self.function.name())?;
             if let Some(room) = &self.room {
                 write!(f, " for room '{room}'")?;
             }
             write!(f, " ({}): {}", self.kind.name(), self.detail)?;
-            if let Some(said) = &self.said {
-                write!(f, "; it said: {said}")?;
+            if let Some(line) = &self.last_error_line {
+                write!(f, "; it logged: {line}")?;
             }
             if !self.backtrace.is_empty() {
                 write!(f, "; at {}", self.backtrace.join(" < "))?;
@@ -149,10 +165,14 @@ impl Failure {
     }
 }
 
-/// What an error of wasmtime means: the kind, the words, the guest's functions.
-pub(super) fn read(error: &Error, said: Option<&str>, budget: &str) -> (FailureKind, String, Vec<String>) {
-    let backtrace = backtrace::read(error);
-    let kind = if error.is::<MemoryRefused>() {
+/// What a wasmtime error means: the kind of failure, its description, and the guest's functions.
+pub(super) fn classify(
+    error: &Error,
+    last_error_line: Option<&str>,
+    budget: &str,
+) -> (FailureKind, String, Vec<String>) {
+    let backtrace = backtrace::function_names(error);
+    let kind = if error.is::<MemoryLimitExceeded>() {
         FailureKind::Memory
     } else if error.is::<PoolConcurrencyLimitError>() {
         FailureKind::Host
@@ -160,28 +180,28 @@ pub(super) fn read(error: &Error, said: Option<&str>, budget: &str) -> (FailureK
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => FailureKind::Deadline,
             Some(Trap::StackOverflow) => FailureKind::Stack,
-            // Rust keeps most of its stack in linear memory, below everything else: it overflows out of bounds.
-            Some(Trap::MemoryOutOfBounds) if backtrace::recurses(&backtrace) => FailureKind::Stack,
-            Some(Trap::UnreachableCodeReached) if said.is_some() => FailureKind::Panic,
+            // Rust keeps most of its stack at the bottom of linear memory, where an overflow is an access out of bounds.
+            Some(Trap::MemoryOutOfBounds) if backtrace::is_recursive(&backtrace) => FailureKind::Stack,
+            Some(Trap::UnreachableCodeReached) if last_error_line.is_some() => FailureKind::Panic,
             Some(_) => FailureKind::Trap,
-            None => FailureKind::Nonsense,
+            None => FailureKind::InvalidAnswer,
         }
     };
     let detail = match kind {
         FailureKind::Deadline => format!("it ran longer than {budget}"),
-        FailureKind::Stack => "it recursed deeper than its stack".into(),
+        FailureKind::Stack => "it overflowed its stack by recursion".into(),
         FailureKind::Panic => "it panicked".into(),
         _ => match error.root_cause().to_string() {
-            // In the words of the author of a guest; wasmtime has no type for it.
+            // Reworded for the plugin's author. Wasmtime has no type for this error.
             detail if detail.contains("fuel allocated for hostcalls") => {
-                format!("it handed over more than {LIFTED} bytes at once")
+                format!("it passed more than {MAX_TRANSFER_BYTES} bytes to the host in one call")
             }
-            detail => clip(&detail, MAX_SAID),
+            detail => clip_guest_text(&detail),
         },
     };
     (kind, detail, backtrace::shorten(backtrace))
 }
 
-pub(super) fn said(text: &str) -> String {
-    clip(text, MAX_SAID)
+pub(super) fn clip_guest_text(text: &str) -> String {
+    clip(text, MAX_GUEST_TEXT_BYTES)
 }

@@ -1,313 +1,341 @@
-//! A plugin as one shard knows it: never more than an answer or a refusal.
+//! A plugin as a shard sees it: every call gives an answer or a rejection, whatever the guest does. This file owns the
+//! instance and the breakers; the hooks are in `hooks.rs`, evaluating filters in `deliver.rs`.
 
-use super::answers::{Refusal, clip};
+mod filter_setup;
+
+use self::filter_setup::{FilterSetupFailure, instantiate_with_filters, slowest_owner};
+use super::blame::{Blame, BlameBreakers};
 use super::breaker::Breaker;
-use super::failure::{Call, Failure, FailureKind};
-use super::filters::{FilterId, Filters, Plan};
+use super::failure::{CallFailure, FailureKind, PluginFunction};
+use super::filters::{FilterId, FilterTable, Plan};
+use super::hook_types::{Rejection, clip};
 use super::instance::Instance;
 use super::load::Plugin;
-use super::rooms::Rooms;
+use super::room_cache::RoomNameCache;
 use super::shadow::Mirror;
 use super::status::Stats;
-use super::suspects::{Blame, Suspects};
 use serde::Deserialize;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Budgets that a fresh instance may take for the live filters, all together: a shard waits for them.
-const TAKE_UP: u32 = 100;
+/// Maximum length of a filter in the operator's log, in bytes.
+const MAX_LOGGED_FILTER_BYTES: usize = 200;
 
-/// Bytes of a filter in the operator's log.
-const MAX_SHOWN: usize = 200;
-
-/// What a call that failed is taken for.
+/// What a failed call is treated as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// A refusal: nothing happens that the plugin did not allow.
+    /// A rejection: nothing happens that the plugin did not allow.
     #[default]
     Deny,
-    /// The answer of a plugin without that hook: names stay, messages pass, and every message reaches members
-    /// whose filter could not be asked. Only for plugins whose filters save traffic and protect nothing.
+    /// The answer of a plugin without that hook: room names stay unchanged, messages pass, and members whose filter cannot
+    /// be evaluated receive every message. Only for plugins whose filters save traffic and protect nothing.
     Allow,
 }
 
-/// What a governor is asked about.
+/// What a governor is responsible for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
+pub(crate) enum GovernorRole {
     /// Rooms, their members and messages.
     Rooms,
     /// Who may connect.
     Connections,
 }
 
-/// Owns one plugin's instance on one shard, the filters in use there, the verdicts that still hold, and the
-/// breakers: that of the plugin, and those of principals whose requests made it fail. A call blocks for at most the plugin's budget; if an instance has to be started, for ten of it, and
-/// a hundred to take up many filters.
+/// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names, and the
+/// breakers: that of the plugin, and those of principals and rooms whose requests made it fail.
 ///
-/// Failures end here: the instance is dropped and the next call starts another and compiles the live filters
-/// on it again.
+/// A call blocks for at most the plugin's budget. If an instance has to be started first, that takes up to 10 budgets,
+/// and compiling many filters on it up to 100.
+///
+/// Failures end here: the instance is dropped, and the next call starts another one and compiles the live filters on it
+/// again.
 pub struct Governor {
     plugin: Arc<Plugin>,
     pub(super) on_failure: OnFailure,
     instance: Option<Instance>,
-    pub(super) filters: Filters,
-    pub(super) rooms: Rooms,
+    pub(super) filters: FilterTable,
+    pub(super) room_names: RoomNameCache,
     breaker: Breaker,
-    suspects: Suspects,
-    /// Whose filter made it fail last: suspected first when it fails again.
-    pub(super) culprit: Option<Arc<str>>,
-    duty: Duty,
-    /// A candidate that sees what is asked and answered here.
+    blame_breakers: BlameBreakers,
+    /// The principal whose filter made the plugin fail last. Its filters are suspected first at the next failure.
+    pub(super) last_culprit: Option<Arc<str>>,
+    role: GovernorRole,
+    /// Where a candidate sees the calls made here and their answers.
     pub(super) mirror: Option<Mirror>,
-    /// Reused from message to message.
-    pub(super) asked: Vec<u32>,
-    pub(super) places: Vec<usize>,
+    /// Buffers that are reused from message to message; see `deliver.rs`.
+    pub(super) guest_ids: Vec<u32>,
+    pub(super) guest_positions: Vec<usize>,
 }
 
-/// What stopped a fresh instance from taking up the live filters, and the filter at which it did.
-struct Unfit {
-    filter: Option<FilterId>,
-    /// Where it took too long for all of them: what each filter took.
-    took: Vec<(FilterId, Duration)>,
-    failure: Box<Failure>,
+/// Why another version cannot replace the active one. The active one stays in place.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// It cannot evaluate filters, but some are in use.
+    #[error("it has no deliver hook, but {filters} filters are in use")]
+    NoDeliverHook {
+        /// How many filters are in use.
+        filters: usize,
+    },
+    /// It failed to start or to compile a filter.
+    #[error("{0}")]
+    Failed(Box<CallFailure>),
+    /// It does not accept a filter that members hold.
+    #[error("it rejects a filter in use, {filter}: {reason}")]
+    FilterRejected {
+        /// The canonical form of the filter, cut to 200 bytes.
+        filter: String,
+        /// The plugin's reason.
+        reason: String,
+    },
 }
 
 impl Governor {
-    /// The instance is started by the first call that needs it.
+    /// A governor for rooms. The first call that needs an instance starts it.
     pub fn new(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
         Self {
             plugin,
             on_failure,
             instance: None,
-            filters: Filters::default(),
-            rooms: Rooms::default(),
+            filters: FilterTable::default(),
+            room_names: RoomNameCache::default(),
             breaker: Breaker::new(),
-            suspects: Suspects::default(),
-            culprit: None,
-            duty: Duty::Rooms,
+            blame_breakers: BlameBreakers::default(),
+            last_culprit: None,
+            role: GovernorRole::Rooms,
             mirror: None,
-            asked: Vec::new(),
-            places: Vec::new(),
+            guest_ids: Vec::new(),
+            guest_positions: Vec::new(),
         }
     }
 
-    /// The same for who may connect.
-    pub fn at_the_door(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
-        // It may have been quarantined when it was in charge before.
-        plugin.stats().quarantined(Duty::Connections, None);
-        Self { duty: Duty::Connections, ..Self::new(plugin, on_failure) }
+    /// A governor that decides who may connect.
+    pub fn for_connections(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
+        // This version may have been quarantined when it was active before.
+        plugin.stats().set_quarantine(GovernorRole::Connections, None);
+        Self { role: GovernorRole::Connections, ..Self::new(plugin, on_failure) }
     }
 
-    /// From now on a candidate sees everything, or none does.
-    pub fn reflect(&mut self, mirror: Option<Mirror>) {
+    /// Starts sending all calls and answers to a candidate, or stops with `None`.
+    pub fn set_mirror(&mut self, mirror: Option<Mirror>) {
         self.mirror = mirror;
     }
 
-    /// As the configuration calls the plugin.
+    /// The plugin's name in the configuration.
     pub fn name(&self) -> &str {
         &self.plugin.info().name
     }
 
-    /// The version in charge.
+    /// The active version.
     pub fn plugin(&self) -> &Arc<Plugin> {
         &self.plugin
     }
 
-    /// Counters and state of the version in charge.
+    /// Counters and state of the active version.
     pub fn stats(&self) -> &Stats {
         self.plugin.stats()
     }
 
-    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. Where its failures are allowed,
-    /// they close nothing.
-    pub fn open_rooms(&mut self) -> Result<(), Refusal> {
+    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. If its failures are
+    /// allowed, a quarantine closes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The rejection that clients receive while the quarantine lasts.
+    pub fn open_rooms(&mut self) -> Result<(), Rejection> {
         match self.on_failure {
-            OnFailure::Deny => self.breaker.admit(Instant::now()).map_err(|left| self.closed(left)),
+            OnFailure::Deny => self.breaker.admit(Instant::now()).map_err(|remaining| self.closed(remaining)),
             OnFailure::Allow => Ok(()),
         }
     }
 
-    /// Whether a publish has to be asked here: a hook decides about it, or names the room, or limits who publishes; or the plugin is
-    /// quarantined, and its rooms are closed.
+    /// Whether this governor has to be asked before a message is stored: a hook decides about it, names the room or limits
+    /// publishers; or the plugin is quarantined, and its rooms are closed.
     pub fn wants_publishes(&self) -> bool {
         let hooks = &self.plugin.info().hooks;
         let is_closed = self.on_failure == OnFailure::Deny && self.breaker.is_open();
         hooks.room || hooks.publish || hooks.subscribe || is_closed
     }
 
-    /// One reference of `who` less. The guest is told about unused filters in batches.
+    /// Returns one of the references to a filter that `who` holds. The guest is told in batches which filters are no
+    /// longer used.
     pub fn release(&mut self, id: FilterId, who: &str) {
         if self.filters.release(id, who) {
-            self.forget();
+            self.release_stale_filters();
         }
-        self.stats().filters(self.filters.len());
+        self.stats().set_filters(self.filters.len());
     }
 
-    /// Puts another plugin in charge between two calls, if it starts and takes up every live filter. No candidate sees
-    /// what it answers. Otherwise nothing changes and the error says why.
-    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
+    /// Activates another version between two calls, if it starts and compiles every live filter. Ends mirroring to a
+    /// candidate, and all quarantines. Blocks for up to 110 budgets of the new version.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the new version does not start or does not accept a filter in use. Then nothing changes.
+    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), SwapError> {
         let live = self.filters.live().collect::<Vec<_>>();
         if !live.is_empty() && !plugin.info().hooks.deliver {
-            return Err(format!("it has no deliver hook, but {} filters are in use", live.len()));
+            return Err(SwapError::NoDeliverHook { filters: live.len() });
         }
-        let (instance, plans) = furnish(&plugin, &live).map_err(|unfit| unfit.failure.to_string())?;
+        let (instance, plans) =
+            instantiate_with_filters(&plugin, &live).map_err(|error| SwapError::Failed(error.failure))?;
         for (id, plan) in &plans {
             if let Err(reason) = plan {
-                let filter = clip(self.filters.canonical(*id), MAX_SHOWN);
-                return Err(format!("it refuses a filter in use, {filter}: {reason}"));
+                let filter = clip(self.filters.canonical(*id), MAX_LOGGED_FILTER_BYTES);
+                return Err(SwapError::FilterRejected { filter, reason: reason.clone() });
             }
         }
         self.drop_instance();
         (self.plugin, self.on_failure) = (plugin, on_failure);
-        self.take_up(instance, plans);
-        (self.breaker, self.suspects, self.mirror) = (Breaker::new(), Suspects::default(), None);
-        self.filters.pardon();
-        self.rooms.clear();
-        self.stats().quarantined(self.duty, None);
-        self.stats().filters(self.filters.len());
+        self.adopt_instance(instance, plans);
+        (self.breaker, self.blame_breakers, self.mirror) = (Breaker::new(), BlameBreakers::default(), None);
+        self.filters.clear_suspensions();
+        self.room_names.clear();
+        self.stats().set_quarantine(self.role, None);
+        self.stats().set_filters(self.filters.len());
         Ok(())
     }
 
-    /// Makes one call. The error is what a client is told; all else about a failure has been dealt with.
-    pub(super) fn ask<T>(
+    /// Makes one call. The error is what the client is told; everything else about the failure has been handled.
+    pub(super) fn call<T>(
         &mut self,
-        call: Call,
+        function: PluginFunction,
         blame: Blame<'_>,
-        ask: impl FnOnce(&mut Instance) -> Result<T, Box<Failure>>,
-    ) -> Result<T, Refusal> {
+        invoke: impl FnOnce(&mut Instance) -> Result<T, Box<CallFailure>>,
+    ) -> Result<T, Rejection> {
         self.admit(blame)?;
-        let answer = self.attempt(call, ask).map_err(|failure| self.failed(&failure, blame))?;
-        if self.suspects.succeeded(blame) {
+        let answer =
+            self.try_call(function, invoke).map_err(|failure| self.handle_failure(&failure, blame))?;
+        if self.blame_breakers.record_success(blame) {
             tracing::info!(
                 plugin = self.name(),
                 ?blame,
-                "plugin answers again: quarantine of who asks ended"
+                "plugin answers again: the caller's quarantine has ended"
             );
         }
         Ok(answer)
     }
 
-    /// The same of an instance that is there; a failure has no consequence yet but its end.
-    pub(super) fn attempt<T>(
+    /// Makes one call on an instance that has been started. A failure drops the instance and is logged, but blames nobody
+    /// yet.
+    pub(super) fn try_call<T>(
         &mut self,
-        call: Call,
-        ask: impl FnOnce(&mut Instance) -> Result<T, Box<Failure>>,
-    ) -> Result<T, Box<Failure>> {
-        let instance = self.instance.as_mut().expect("it was started");
+        function: PluginFunction,
+        invoke: impl FnOnce(&mut Instance) -> Result<T, Box<CallFailure>>,
+    ) -> Result<T, Box<CallFailure>> {
+        let instance = self.instance.as_mut().expect("the caller has started one");
         let started = Instant::now();
-        let answer = ask(instance);
-        let worn = instance.worn();
-        self.stats().called(call, started.elapsed());
+        let answer = invoke(instance);
+        let needs_recycling = instance.needs_recycling();
+        self.stats().record_call(function, started.elapsed());
         if let Err(failure) = &answer {
             self.drop_instance();
-            self.note(failure);
+            self.log_failure(failure);
             return answer;
         }
-        if self.breaker.succeeded() {
-            tracing::info!(plugin = self.name(), "plugin answers again: quarantine ended");
-            self.stats().quarantined(self.duty, None);
+        if self.breaker.record_success() {
+            tracing::info!(plugin = self.name(), "plugin answers again: its quarantine has ended");
+            self.stats().set_quarantine(self.role, None);
         }
-        if worn {
-            self.stats().recycled();
+        if needs_recycling {
+            self.stats().record_recycling();
             self.drop_instance();
         }
         answer
     }
 
-    /// An instance is there to be asked on that behalf, unless the plugin is quarantined, or who asks is for this plugin.
-    pub(super) fn admit(&mut self, blame: Blame<'_>) -> Result<(), Refusal> {
+    /// Starts an instance for a call on this behalf, unless the plugin or the caller is quarantined.
+    pub(super) fn admit(&mut self, blame: Blame<'_>) -> Result<(), Rejection> {
         let now = Instant::now();
-        if let Err(left) = self.breaker.admit(now) {
-            return Err(self.closed(left));
+        if let Err(remaining) = self.breaker.admit(now) {
+            return Err(self.closed(remaining));
         }
-        if let Err(left) = self.suspects.admit(blame, now) {
-            self.stats().refused();
-            return Err(self.quarantined(blame, left));
+        if let Err(remaining) = self.blame_breakers.admit(blame, now) {
+            self.stats().record_rejection();
+            return Err(self.quarantined(blame, remaining));
         }
-        self.start()
+        self.ensure_instance()
     }
 
-    /// It is quarantined for so long.
-    fn closed(&self, left: Duration) -> Refusal {
-        self.stats().refused();
-        let (name, seconds) = (self.name(), left.as_secs() + 1);
-        Refusal::failed(format!(
-            "plugin '{name}' is quarantined because it failed repeatedly; it is tried again within {seconds} s"
+    /// The answer while the plugin is quarantined for this long.
+    fn closed(&self, remaining: Duration) -> Rejection {
+        self.stats().record_rejection();
+        let (name, seconds) = (self.name(), remaining.as_secs() + 1);
+        Rejection::failed(format!(
+            "plugin '{name}' is quarantined because it failed repeatedly; try again in {seconds} s"
         ))
     }
 
-    fn quarantined(&self, blame: Blame<'_>, left: Duration) -> Refusal {
-        let (seconds, plugin) = (left.as_secs() + 1, self.name());
+    fn quarantined(&self, blame: Blame<'_>, remaining: Duration) -> Rejection {
+        let (seconds, plugin) = (remaining.as_secs() + 1, self.name());
         let (who, what) = match blame {
             Blame::Host => ("the host".to_owned(), "calls"),
-            Blame::Caller(who) => (format!("principal '{who}'"), "requests"),
-            Blame::Reader(who) => (format!("history for principal '{who}'"), "filters"),
+            Blame::Principal(who) => (format!("principal '{who}'"), "requests"),
+            Blame::HistoryReader(who) => (format!("history for principal '{who}'"), "filters"),
             Blame::Room(room) => (format!("room '{room}'"), "messages"),
         };
-        Refusal::failed(format!(
-            "{who} is quarantined for plugin '{plugin}', because its {what} made it fail repeatedly; try again \
-             after {seconds} s"
+        Rejection::failed(format!(
+            "{who} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
+             in {seconds} s"
         ))
     }
 
     /// Starts an instance if there is none.
-    pub(super) fn start(&mut self) -> Result<(), Refusal> {
+    pub(super) fn ensure_instance(&mut self) -> Result<(), Rejection> {
         if self.instance.is_some() {
             return Ok(());
         }
         let live = self.filters.live().filter(|(id, _)| !self.filters.is_closed(*id)).collect::<Vec<_>>();
         let started = Instant::now();
-        let furnished = furnish(&self.plugin, &live);
-        self.stats().called(Call::Init, started.elapsed());
-        match furnished {
+        let result = instantiate_with_filters(&self.plugin, &live);
+        self.stats().record_call(PluginFunction::Init, started.elapsed());
+        match result {
             Ok((instance, plans)) => {
-                self.take_up(instance, plans);
+                self.adopt_instance(instance, plans);
                 Ok(())
             }
-            Err(unfit) => Err(self.unfit(unfit)),
+            Err(error) => Err(self.handle_setup_failure(error)),
         }
     }
 
-    /// Filters that keep instances from starting are closed, and who brought them answers for it: otherwise one filter
-    /// would keep every instance from starting.
-    fn unfit(&mut self, unfit: Unfit) -> Refusal {
-        let Unfit { filter, took, failure } = unfit;
-        self.note(&failure);
+    /// Closes filters that keep an instance from starting, and blames the principal that added them. Otherwise a single
+    /// filter would keep every instance from starting.
+    fn handle_setup_failure(&mut self, error: FilterSetupFailure) -> Rejection {
+        let FilterSetupFailure { filter, durations, failure } = error;
+        self.log_failure(&failure);
         let owner = match filter {
-            Some(_) if failure.kind == FailureKind::Memory && self.filters.hoarder().is_some() => {
-                self.filters.hoarder()
+            Some(_) if failure.kind == FailureKind::Memory && self.filters.dominant_holder().is_some() => {
+                self.filters.dominant_holder()
             }
             Some(id) => self.filters.owner(id),
-            None => slowest(&took, &self.filters),
+            None => slowest_owner(&durations, &self.filters),
         };
         let owner = owner.cloned();
-        let closed = match (filter, &owner) {
+        let to_close = match (filter, &owner) {
             (Some(id), Some(owner)) if self.filters.owner(id) == Some(owner) => vec![id],
-            (_, Some(owner)) => self.filters.of(owner),
+            (_, Some(owner)) => self.filters.owned_by(owner),
             (Some(id), None) => vec![id],
             (None, None) => vec![],
         };
-        for id in closed {
-            self.close(id, &failure.detail);
+        for id in to_close {
+            self.close_filter(id, &failure.detail);
         }
-        self.failed(&failure, owner.as_deref().map_or(Blame::Host, Blame::Caller))
+        self.handle_failure(&failure, owner.as_deref().map_or(Blame::Host, Blame::Principal))
     }
 
-    fn take_up(&mut self, instance: Instance, plans: Vec<(FilterId, Result<Plan, String>)>) {
+    fn adopt_instance(&mut self, instance: Instance, plans: Vec<(FilterId, Result<Plan, String>)>) {
         self.instance = Some(instance);
-        self.stats().started();
+        self.stats().record_start();
         for (id, plan) in plans {
             match plan {
                 Ok(plan) => self.filters.set_plan(id, plan),
-                Err(reason) => self.close(id, &reason),
+                Err(reason) => self.close_filter(id, &reason),
             }
         }
     }
 
-    fn close(&mut self, id: FilterId, reason: &str) {
-        let filter = clip(self.filters.canonical(id), MAX_SHOWN);
+    fn close_filter(&mut self, id: FilterId, reason: &str) {
+        let filter = clip(self.filters.canonical(id), MAX_LOGGED_FILTER_BYTES);
         tracing::error!(
             plugin = self.name(),
             filter,
@@ -317,102 +345,62 @@ impl Governor {
         self.filters.close(id);
     }
 
-    /// Tells the guest which filters are out of use.
-    pub(super) fn forget(&mut self) {
+    /// Tells the guest which filters are no longer used.
+    pub(super) fn release_stale_filters(&mut self) {
         if self.instance.is_some() && !self.filters.stale().is_empty() {
             let stale = self.filters.stale().to_vec();
-            // A failure has dropped the instance, and with it what it kept.
-            let _ = self.ask(Call::Release, Blame::Host, |instance| instance.release(&stale));
+            // A failure drops the instance, and with it all its filters.
+            let _ = self.call(PluginFunction::Release, Blame::Host, |instance| instance.release(&stale));
         }
-        self.filters.forgotten();
+        self.filters.free_stale();
     }
 
     fn drop_instance(&mut self) {
         self.instance = None;
-        self.filters.forgotten();
+        self.filters.free_stale();
     }
 
-    /// Counts and logs a failure.
-    fn note(&self, failure: &Failure) {
-        self.stats().failed(failure);
+    fn log_failure(&self, failure: &CallFailure) {
+        self.stats().record_failure(failure);
         tracing::error!(
             plugin = failure.plugin,
             version = failure.version,
-            call = failure.call.name(),
+            call = failure.function.name(),
             room = failure.room,
             kind = failure.kind.name(),
-            said = failure.said,
+            last_error_line = failure.last_error_line,
             backtrace = failure.backtrace.join(" < "),
             "plugin failed: {}",
             failure.detail
         );
     }
 
-    /// What follows from a failure, for whoever is to blame and for the plugin.
-    pub(super) fn failed(&mut self, failure: &Failure, blame: Blame<'_>) -> Refusal {
-        let hoarder = match failure.kind {
-            // Who asks when the memory is full is not who filled it.
-            FailureKind::Memory => self.filters.hoarder().cloned(),
+    /// Records a failure in the breakers of whoever is to blame and of the plugin.
+    pub(super) fn handle_failure(&mut self, failure: &CallFailure, blame: Blame<'_>) -> Rejection {
+        let dominant_holder = match failure.kind {
+            // Whoever calls when the memory is full is not the one who filled it.
+            FailureKind::Memory => self.filters.dominant_holder().cloned(),
             _ => None,
         };
-        let blame = hoarder.as_deref().map_or(blame, Blame::Caller);
+        let blame = dominant_holder.as_deref().map_or(blame, Blame::Principal);
         let now = Instant::now();
-        if let Some(pause) = self.suspects.failed(blame, now) {
+        if let Some(pause) = self.blame_breakers.record_failure(blame, now) {
             tracing::error!(
                 plugin = self.name(),
                 ?blame,
                 ?pause,
-                "quarantined for this plugin: it failed repeatedly on its requests"
+                "caller quarantined for this plugin: its requests repeatedly made the plugin fail"
             );
-            if let Blame::Caller(who) = blame {
+            if let Blame::Principal(who) = blame {
                 self.filters.suspend(who, now, now + pause);
-                self.stats().principal_quarantined();
+                self.stats().record_principal_quarantine();
             }
         }
-        let opened = self.suspects.witness(blame).and_then(|witness| self.breaker.failed(now, witness));
-        if let Some(pause) = opened {
+        let origin = self.blame_breakers.origin(blame);
+        if let Some(pause) = origin.and_then(|origin| self.breaker.record_failure(now, origin)) {
             tracing::error!(plugin = self.name(), ?pause, "plugin quarantined: it failed repeatedly");
-            self.stats().quarantined(self.duty, Some(now + pause));
+            self.stats().set_quarantine(self.role, Some(now + pause));
         }
-        Refusal::failed(format!("plugin '{}' failed", self.name()))
+        Rejection::failed(format!("plugin '{}' failed", self.name()))
     }
-}
-
-/// Whose filters took the most of the time.
-fn slowest<'a>(took: &[(FilterId, Duration)], filters: &'a Filters) -> Option<&'a Arc<str>> {
-    let mut by_owner: HashMap<&Arc<str>, Duration> = HashMap::new();
-    for (id, time) in took {
-        if let Some(owner) = filters.owner(*id) {
-            *by_owner.entry(owner).or_default() += *time;
-        }
-    }
-    by_owner.into_iter().max_by_key(|(_, time)| *time).map(|(owner, _)| owner)
-}
-
-/// A fresh instance with `live` compiled on it, and each filter's plan or why it has none.
-#[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-fn furnish(
-    plugin: &Plugin,
-    live: &[(FilterId, &str)],
-) -> Result<(Instance, Vec<(FilterId, Result<Plan, String>)>), Unfit> {
-    let unfit = |filter, failure| Unfit { filter, took: vec![], failure };
-    let mut instance = plugin.instantiate().map_err(|failure| unfit(None, failure))?;
-    let (mut plans, mut took) = (Vec::with_capacity(live.len()), Vec::with_capacity(live.len()));
-    let started = Instant::now();
-    let most = plugin.budget().call.saturating_mul(TAKE_UP);
-    let mut at = started;
-    for (id, canonical) in live {
-        if at - started > most {
-            let failure =
-                instance.too_slow(format!("it took longer than {most:?} for {} filters", live.len()));
-            return Err(Unfit { filter: None, took, failure });
-        }
-        let plan = instance.compile(id.0, canonical).map_err(|failure| unfit(Some(*id), failure))?;
-        plans.push((*id, plan));
-        let now = Instant::now();
-        took.push((*id, now - at));
-        at = now;
-    }
-    instance.settle();
-    Ok((instance, plans))
 }

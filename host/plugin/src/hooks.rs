@@ -1,98 +1,121 @@
-//! The questions a shard puts to its governor. A hook that the plugin does not have answers what changes nothing.
+//! The calls that a shard makes to a governor, one for each hook. A hook that the plugin does not have allows everything.
 
-use super::answers::{Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, Verdict};
-use super::failure::Call;
-use super::filters::{FilterId, Full, MAX_FILTER, MAX_FILTERS, MAX_TEXT};
+use super::blame::Blame;
+use super::failure::PluginFunction;
+use super::filters::{FilterId, MAX_FILTER_BYTES, MAX_FILTERS, MAX_TOTAL_BYTES, QuotaExceeded};
 use super::governor::{Governor, OnFailure};
+use super::hook_types::{
+    ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, SubscriptionGrant, UncompiledGrant,
+    Verdict,
+};
 use super::load::Hooks;
-use super::shadow::{Message, Question, Subscribing};
-use super::suspects::Blame;
+use super::shadow::{MirroredCall, MirroredMessage, SubscribeCall};
 use bytesize::ByteSize;
 use std::time::Instant;
 use switchyard_protocol::room::MAX_NAME_BYTES;
 
 impl Governor {
-    /// Whether a connection may be, once its key was found good; the limits hold for the connection.
-    pub fn connect(&mut self, from: &Connecting) -> Result<Limits, Refusal> {
+    /// The hook `connect`: whether a connection with a valid key is allowed. The limits apply to the connection.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin rejects the connection, or if it cannot answer and failures are denied.
+    pub fn connect(&mut self, request: &ConnectRequest) -> Result<Limits, Rejection> {
         if !self.hooks().connect {
             return Ok(Limits::default());
         }
-        let who = Blame::Caller(&from.principal.id);
-        let answer = match self.ask(Call::Connect, who, |instance| instance.connect(from)) {
+        let blame = Blame::Principal(&request.principal.id);
+        let answer = match self.call(PluginFunction::Connect, blame, |instance| instance.connect(request)) {
             Ok(answer) => answer,
-            Err(refusal) => self.unless_allowed(refusal, Limits::default()),
+            Err(rejection) => self.unless_allowed(rejection, Limits::default()),
         };
-        self.show(|_| Question::Connect(from.clone(), answer.clone()));
+        self.mirror(|_| MirroredCall::Connect(request.clone(), answer.clone()));
         answer
     }
 
-    pub(super) fn show(&self, question: impl FnOnce(&Self) -> Question) {
+    pub(super) fn mirror(&self, call: impl FnOnce(&Self) -> MirroredCall) {
         if let Some(mirror) = &self.mirror {
-            mirror.show(question(self));
+            mirror.send(call(self));
         }
     }
 
-    /// Whether a room of that name may be, for `who` asks; `Some` is the name to use instead, which the host must check like
-    /// any other.
-    pub fn validate(&mut self, who: &str, room: &str) -> Result<Option<String>, Refusal> {
+    /// The hook `room`: whether a room name is valid, for a request of `who`. `Some` is the canonical name to use instead;
+    /// the host must check it like any other name. Answers are cached for as long as the plugin allows.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin rejects the name, or if it cannot answer and failures are denied.
+    pub fn validate(&mut self, who: &str, room: &str) -> Result<Option<String>, Rejection> {
         if !self.hooks().room {
             return Ok(None);
         }
-        if let Some(canonical) = self.rooms.get(room, Instant::now()) {
+        if let Some(canonical) = self.room_names.get(room, Instant::now()) {
             return Ok(canonical);
         }
-        let answer = match self.ask(Call::Room, Blame::Caller(who), |instance| instance.room(room)) {
+        let blame = Blame::Principal(who);
+        let answer = match self.call(PluginFunction::Room, blame, |instance| instance.room(room)) {
             Ok(answer) => answer.and_then(|verdict| {
                 let canonical = verdict.canonical.filter(|canonical| canonical != room);
                 if let Some(length) = canonical.as_ref().map(String::len).filter(|length| *length > MAX_NAME_BYTES)
                 {
                     let message = format!(
-                        "plugin '{}' makes a name of {length} bytes of it, at most {MAX_NAME_BYTES} are allowed",
+                        "the canonical name from plugin '{}' has {length} bytes, at most {MAX_NAME_BYTES} are allowed",
                         self.name()
                     );
-                    return Err(Refusal::new(RefusalCode::Invalid, message));
+                    return Err(Rejection::new(RejectionCode::Invalid, message));
                 }
-                self.rooms.put(room, canonical.clone(), verdict.cache, Instant::now());
+                self.room_names.put(room, canonical.clone(), verdict.cache, Instant::now());
                 Ok(canonical)
             }),
-            Err(refusal) => self.unless_allowed(refusal, None),
+            Err(rejection) => self.unless_allowed(rejection, None),
         };
-        self.show(|_| Question::Room(who.to_owned(), room.to_owned(), answer.clone()));
+        self.mirror(|_| MirroredCall::Room(who.to_owned(), room.to_owned(), answer.clone()));
         answer
     }
 
-    /// Whether `who` may join `room`, and which messages reach it. `filter` is JSON as the client sent it.
-    /// The grant's filter is a reference that the caller owns; see [`release`](Self::release).
+    /// The hook `subscribe`: whether `who` may join `room`, and which messages reach it. `filter` is JSON as the client
+    /// sent it. The caller owns a reference to the filter of the grant; see [`release`](Self::release).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin rejects the subscription or its filter, if there are too many filters, or if the plugin cannot
+    /// answer and failures are denied.
     pub fn authorize(
         &mut self,
         who: &Principal,
         room: &str,
         filter: Option<&str>,
         counts: Counts,
-    ) -> Result<Grant, Refusal> {
+    ) -> Result<SubscriptionGrant, Rejection> {
         let answer = self.grant(who, room, filter, counts);
         let hooks = self.hooks();
         if hooks.subscribe || hooks.deliver {
-            self.show(|this| {
+            self.mirror(|this| {
                 let canonical = |id| this.filters.canonical(id).to_owned();
                 let answer = answer.clone().map(|grant| (grant.filter.map(canonical), grant.limits));
                 let (who, room, filter) = (who.clone(), room.to_owned(), filter.map(str::to_owned));
-                Question::Subscribe(Box::new(Subscribing { who, room, filter, counts, answer }))
+                MirroredCall::Subscribe(Box::new(SubscribeCall { who, room, filter, counts, answer }))
             });
         }
         answer
     }
 
-    /// What `who` would be held to as a member of `room`: that holds for publishers that are none, too. Whom the plugin would
-    /// not let in it does not limit.
-    pub fn limits(&mut self, who: &Principal, room: &str, counts: Counts) -> Result<Limits, Refusal> {
+    /// The limits that `who` would have as a member of `room`. They also apply to principals that publish without joining.
+    /// A principal that the plugin would not let in has none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin cannot answer and failures are denied.
+    pub fn limits(&mut self, who: &Principal, room: &str, counts: Counts) -> Result<Limits, Rejection> {
         if !self.hooks().subscribe {
             return Ok(Limits::default());
         }
-        let blame = Blame::Caller(&who.id);
-        match self.ask(Call::Subscribe, blame, |instance| instance.subscribe(who, room, None, counts)) {
-            Ok(answer) => Ok(answer.map_or(Limits::default(), |granted| granted.limits)),
-            Err(refusal) => self.unless_allowed(refusal, Limits::default()),
+        let answer = self.call(PluginFunction::Subscribe, Blame::Principal(&who.id), |instance| {
+            instance.subscribe(who, room, None, counts)
+        });
+        match answer {
+            Ok(answer) => Ok(answer.map_or(Limits::default(), |grant| grant.limits)),
+            Err(rejection) => self.unless_allowed(rejection, Limits::default()),
         }
     }
 
@@ -102,64 +125,79 @@ impl Governor {
         room: &str,
         filter: Option<&str>,
         counts: Counts,
-    ) -> Result<Grant, Refusal> {
+    ) -> Result<SubscriptionGrant, Rejection> {
         if let Some(filter) = filter
-            && filter.len() > MAX_FILTER
+            && filter.len() > MAX_FILTER_BYTES
         {
-            return Err(too_large("a filter has", filter.len()));
+            return Err(filter_too_large("a filter has", filter.len()));
         }
         let hooks = self.hooks();
-        let granted = if hooks.subscribe {
-            let blame = Blame::Caller(&who.id);
-            match self.ask(Call::Subscribe, blame, |instance| instance.subscribe(who, room, filter, counts)) {
+        let grant = if hooks.subscribe {
+            let answer = self.call(PluginFunction::Subscribe, Blame::Principal(&who.id), |instance| {
+                instance.subscribe(who, room, filter, counts)
+            });
+            match answer {
                 Ok(answer) => answer?,
-                Err(refusal) => return self.unless_allowed(refusal, Grant::default()),
+                Err(rejection) => return self.unless_allowed(rejection, SubscriptionGrant::default()),
             }
         } else {
-            Granted { filter: filter.map(str::to_owned), limits: Limits::default() }
+            UncompiledGrant { filter: filter.map(str::to_owned), limits: Limits::default() }
         };
-        let Some(canonical) = granted.filter else {
-            return Ok(Grant { filter: None, limits: granted.limits });
+        let Some(canonical) = grant.filter else {
+            return Ok(SubscriptionGrant { filter: None, limits: grant.limits });
         };
         if !hooks.deliver {
-            let message = format!("plugin '{}' takes no filters: subscribe without one", self.name());
-            return Err(Refusal::new(RefusalCode::Invalid, message));
+            let message = format!("plugin '{}' does not support filters: subscribe without one", self.name());
+            return Err(Rejection::new(RejectionCode::Invalid, message));
         }
-        if canonical.len() > MAX_FILTER {
-            return Err(too_large("in the plugin's canonical form the filter has", canonical.len()));
+        if canonical.len() > MAX_FILTER_BYTES {
+            return Err(filter_too_large("in the plugin's canonical form, the filter has", canonical.len()));
         }
         let filter = self.intern(&canonical, &who.id)?;
-        Ok(Grant { filter, limits: granted.limits })
+        Ok(SubscriptionGrant { filter, limits: grant.limits })
     }
 
-    /// What becomes of a message that a principal with id `who` publishes; `event` is empty for none.
-    pub fn check(&mut self, who: &str, room: &str, event: &str, data: &[u8]) -> Result<Verdict, Refusal> {
+    /// The hook `publish`: what happens to a message that the principal with id `who` publishes. `event` is empty for a
+    /// message without one, and `data` is JSON.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the plugin rejects the message, or if it cannot answer and failures are denied.
+    pub fn check(&mut self, who: &str, room: &str, event: &str, data: &[u8]) -> Result<Verdict, Rejection> {
         if !self.hooks().publish {
             return Ok(Verdict::Pass);
         }
-        let answer = match self.ask(Call::Publish, Blame::Caller(who), |i| i.publish(who, room, event, data))
-        {
+        let answer = self.call(PluginFunction::Publish, Blame::Principal(who), |instance| {
+            instance.publish(who, room, event, data)
+        });
+        let answer = match answer {
             Ok(answer) => answer,
-            Err(refusal) => self.unless_allowed(refusal, Verdict::Pass),
+            Err(rejection) => self.unless_allowed(rejection, Verdict::Pass),
         };
-        self.show(|_| Question::Publish(Message::of(room, event, data), who.to_owned(), answer.clone()));
+        self.mirror(|_| {
+            MirroredCall::Publish(MirroredMessage::new(room, event, data), who.to_owned(), answer.clone())
+        });
         answer
     }
 
-    /// A filter's number, with one more reference of `who`; compiled if it is new or had to be closed.
-    pub(super) fn intern(&mut self, canonical: &str, who: &str) -> Result<Option<FilterId>, Refusal> {
+    /// The number of a filter, with one more reference for `who`. The filter is compiled if it is new or was closed.
+    pub(super) fn intern(&mut self, canonical: &str, who: &str) -> Result<Option<FilterId>, Rejection> {
         let known = self.filters.find(canonical);
-        let holder = self.filters.holder(who);
+        let holder = self.filters.shared_name(who);
         if let Some(id) = known.filter(|id| !self.filters.is_closed(*id)) {
             self.filters.retain(id, &holder);
             return Ok(Some(id));
         }
         let id = match known {
             Some(id) => id,
-            None => self.filters.reserve(canonical, who).map_err(|full| self.full(full, who))?,
+            None => {
+                self.filters.reserve(canonical, who).map_err(|exceeded| self.quota_exceeded(exceeded, who))?
+            }
         };
-        let answer = self.ask(Call::Compile, Blame::Caller(who), |i| i.compile(id.0, canonical));
-        let refusal = match answer {
+        let answer = self.call(PluginFunction::Compile, Blame::Principal(who), |instance| {
+            instance.compile(id.0, canonical)
+        });
+        let rejection = match answer {
             Ok(Ok(plan)) => {
                 match known {
                     Some(id) => {
@@ -168,48 +206,50 @@ impl Governor {
                     }
                     None => self.filters.insert(id, canonical, plan, &holder),
                 }
-                self.stats().filters(self.filters.len());
+                self.stats().set_filters(self.filters.len());
                 return Ok(Some(id));
             }
-            Ok(Err(reason)) => Err(Refusal::new(RefusalCode::Invalid, reason)),
-            Err(refusal) => self.unless_allowed(refusal, None),
+            Ok(Err(reason)) => Err(Rejection::new(RejectionCode::Invalid, reason)),
+            Err(rejection) => self.unless_allowed(rejection, None),
         };
         if known.is_none() {
-            self.filters.give_back(id);
+            self.filters.cancel_reservation(id);
         }
-        refusal
+        rejection
     }
 
-    fn full(&self, full: Full, who: &str) -> Refusal {
-        let (plugin, most) = (self.name(), ByteSize(MAX_TEXT as u64));
-        let message = match full {
-            Full::Plugin => {
+    fn quota_exceeded(&self, exceeded: QuotaExceeded, who: &str) -> Rejection {
+        let (plugin, max_bytes) = (self.name(), ByteSize(MAX_TOTAL_BYTES as u64));
+        let message = match exceeded {
+            QuotaExceeded::Plugin => {
                 format!(
-                    "plugin '{plugin}' holds too many filters already: {MAX_FILTERS} and {most} are its most"
+                    "plugin '{plugin}' has too many filters; at most {MAX_FILTERS} and {max_bytes} are allowed"
                 )
             }
-            Full::Share(held) => format!(
-                "principal '{who}' has {} filters ({}) in plugin '{plugin}', and what is left of {MAX_FILTERS} ({most}) \
-                 is for others: a principal may have as much as is free",
-                held.filters,
-                ByteSize(held.text as u64)
+            QuotaExceeded::Principal(usage) => format!(
+                "principal '{who}' has {} filters ({}) in plugin '{plugin}', and a principal may have only as many as it \
+                 leaves free of {MAX_FILTERS} ({max_bytes}): unsubscribe, or use equal filters",
+                usage.filters,
+                ByteSize(usage.bytes as u64)
             ),
         };
-        Refusal::new(RefusalCode::Limit, message)
+        Rejection::new(RejectionCode::Limit, message)
     }
 
     pub(super) fn hooks(&self) -> Hooks {
         self.plugin().info().hooks
     }
 
-    pub(super) fn unless_allowed<T>(&self, refusal: Refusal, default: T) -> Result<T, Refusal> {
+    /// The rejection, or `default` if failures are allowed.
+    pub(super) fn unless_allowed<T>(&self, rejection: Rejection, default: T) -> Result<T, Rejection> {
         match self.on_failure {
-            OnFailure::Deny => Err(refusal),
+            OnFailure::Deny => Err(rejection),
             OnFailure::Allow => Ok(default),
         }
     }
 }
 
-fn too_large(what: &str, bytes: usize) -> Refusal {
-    Refusal::new(RefusalCode::Invalid, format!("{what} {bytes} bytes, at most {MAX_FILTER} are allowed"))
+fn filter_too_large(subject: &str, bytes: usize) -> Rejection {
+    let message = format!("{subject} {bytes} bytes, at most {MAX_FILTER_BYTES} are allowed");
+    Rejection::new(RejectionCode::Invalid, message)
 }

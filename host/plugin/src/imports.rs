@@ -1,113 +1,122 @@
-//! What a guest may ask of its host, and the limits it runs under: the data of a store.
+//! The host functions that a guest may import, and its memory limits: the data of each instance's wasmtime store.
 
 use super::bindings::{clock, log, metrics, random, types};
 use super::deadline::Deadline;
-use super::failure::said;
-use super::log::LogGate;
-use super::meters::Meters;
+use super::failure::clip_guest_text;
+use super::log::LogLimiter;
+use super::metrics::PluginMetrics;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 use wasmtime::ResourceLimiter;
 
-/// Elements of a table: functions whose address is taken. A JavaScript engine has 8000, Python 6000.
-const TABLE_ELEMENTS: usize = 20_000;
+/// Maximum number of elements of a table, which are functions whose address is taken. A JavaScript engine has 8000,
+/// Python 6000.
+const MAX_TABLE_ELEMENTS: usize = 20_000;
 
-/// Core instances, memories and tables of one component; a Rust guest has 3, 1 and 2, and one in Python, whose
-/// libraries are modules of their own, 38, 1 and 2.
-const PARTS: usize = 64;
+/// Maximum number of core instances, of memories and of tables of one component. A Rust plugin has 3, 1 and 2; a Python
+/// plugin, whose libraries are separate modules, has 38, 1 and 2.
+const MAX_COMPONENT_PARTS: usize = 64;
 
-/// What all instances of a plugin share: who it is, its log and its metrics.
-pub(crate) struct Voice {
+/// What all instances of a plugin share: its identity, its log and its metrics.
+pub(crate) struct PluginContext {
     pub name: String,
+    /// Empty until the plugin has described itself.
     pub version: String,
-    pub log: LogGate,
-    pub meters: Meters,
-    /// Instructions of all calls so far, where the engine counts them.
-    pub spent: AtomicU64,
+    pub log: LogLimiter,
+    pub metrics: PluginMetrics,
+    /// WebAssembly instructions of all calls so far, if the engine counts them.
+    pub instructions: AtomicU64,
 }
 
-/// More memory than the budget was asked for.
+impl PluginContext {
+    pub(crate) fn new(name: &str, version: &str, metrics: PluginMetrics) -> Self {
+        let (name, version) = (name.to_owned(), version.to_owned());
+        Self { name, version, log: LogLimiter::new(), metrics, instructions: AtomicU64::default() }
+    }
+}
+
+/// The guest needed more memory than its budget.
 #[derive(Debug, thiserror::Error)]
-#[error("it wanted {wanted} bytes of memory and may have {limit}")]
-pub(crate) struct MemoryRefused {
+#[error("it needs {wanted} bytes of memory; at most {limit} are allowed")]
+pub(crate) struct MemoryLimitExceeded {
     wanted: usize,
     limit: usize,
 }
 
 /// The data of one instance's store.
-pub(crate) struct State {
-    pub voice: Arc<Voice>,
+pub(crate) struct InstanceState {
+    pub context: Arc<PluginContext>,
     pub deadline: Deadline,
-    /// The room of the present call, for log lines; empty for none.
+    /// The room of the current call, for log lines; empty if there is none.
     pub room: String,
-    /// The last line logged as an error in the present call.
-    pub said: Option<String>,
-    /// Bytes of linear memory that the instance has, and may have.
+    /// The last line that the guest logged as an error during the current call.
+    pub last_error_line: Option<String>,
+    /// Bytes of linear memory in use, and allowed.
     pub memory: usize,
     pub memory_limit: usize,
 }
 
-impl ResourceLimiter for State {
+impl ResourceLimiter for InstanceState {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        // All memories of the component together.
+        // The limit applies to the sum of all memories of the component.
         let wanted = self.memory.saturating_sub(current).saturating_add(desired);
         if wanted > self.memory_limit {
-            // An error, not `false`: otherwise running out of memory looks like any other abort.
-            return Err(MemoryRefused { wanted, limit: self.memory_limit }.into());
+            // An error instead of `false`: otherwise running out of memory would look like any other abort.
+            return Err(MemoryLimitExceeded { wanted, limit: self.memory_limit }.into());
         }
         self.memory = wanted;
         Ok(true)
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
+        Ok(desired <= MAX_TABLE_ELEMENTS)
     }
 
     fn instances(&self) -> usize {
-        PARTS
+        MAX_COMPONENT_PARTS
     }
 
     fn tables(&self) -> usize {
-        PARTS
+        MAX_COMPONENT_PARTS
     }
 
     fn memories(&self) -> usize {
-        PARTS
+        MAX_COMPONENT_PARTS
     }
 }
 
-impl log::Host for State {
+impl log::Host for InstanceState {
     fn write(&mut self, level: log::Level, text: String) {
         if level == log::Level::Error {
-            self.said = Some(said(&text));
+            self.last_error_line = Some(clip_guest_text(&text));
         }
-        let who = (&*self.voice.name, &*self.voice.version);
-        self.voice.log.write(who, &self.room, level, &text);
+        let plugin = (&*self.context.name, &*self.context.version);
+        self.context.log.write(plugin, &self.room, level, &text);
     }
 }
 
-impl clock::Host for State {
+impl clock::Host for InstanceState {
     fn unix_ms(&mut self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-impl random::Host for State {
+impl random::Host for InstanceState {
     fn seed(&mut self) -> wasmtime::Result<u64> {
         Ok(getrandom::u64()?)
     }
 }
 
-impl metrics::Host for State {
+impl metrics::Host for InstanceState {
     fn count(&mut self, id: u32, by: u64) {
-        self.voice.meters.count(id, by);
+        self.context.metrics.count(id, by);
     }
 
     fn observe(&mut self, id: u32, value: f64) {
-        self.voice.meters.observe(id, value);
+        self.context.metrics.observe(id, value);
     }
 }
 
-impl types::Host for State {}
+impl types::Host for InstanceState {}

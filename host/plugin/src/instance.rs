@@ -1,13 +1,15 @@
-//! One running guest: calls its hooks, each within its budget.
+//! One running guest: calls its functions, each within its budget. Filters, breakers and restarts are the governor's.
 
-use super::answers::{self, Connecting, Counts, Granted, Limits, Principal, Refusal, RoomVerdict, Verdict};
 use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
-use super::clock::Clock;
-use super::deadline::{Deadline, LOOK};
+use super::deadline::{Deadline, TICKS_PER_CHECK};
 use super::engine::Budget;
-use super::failure::{self, Call, Failure, FailureKind, LIFTED};
+use super::failure::{self, CallFailure, FailureKind, MAX_TRANSFER_BYTES, PluginFunction};
 use super::filters::Plan;
-use super::imports::{State, Voice};
+use super::hook_types::{
+    self, ConnectRequest, Counts, Limits, Principal, Rejection, RoomVerdict, UncompiledGrant, Verdict,
+};
+use super::imports::{InstanceState, PluginContext};
+use super::ticker::Ticker;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,20 +17,20 @@ use switchyard_protocol::json;
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
 
-/// Budgets that starting an instance may take: it may build tables, and happens rarely.
-const START: u32 = 10;
+/// How many call budgets starting an instance may take: it may build tables, and happens rarely.
+const START_BUDGETS: u32 = 10;
 
-/// Bytes of a room's name in a failure.
-const MAX_ROOM: usize = 1024;
+/// Maximum length of a room name in a failure, in bytes.
+const MAX_ROOM_BYTES: usize = 1024;
 
-/// More than any call takes: fuel is for counting, time is what limits.
+/// More fuel than any call uses: fuel only counts instructions. Deadlines are what limits a call.
 const FUEL: u64 = u64::MAX;
 
-type Called<T> = Result<T, Box<Failure>>;
+type CallResult<T> = Result<T, Box<CallFailure>>;
 
-/// A compiled guest and where its exports are; `None` for what it does not export.
-pub(super) struct Blueprint {
-    pub pre: InstancePre<State>,
+/// A compiled guest and the indices of its exports; `None` for an interface that it does not export.
+pub(super) struct CompiledPlugin {
+    pub pre: InstancePre<InstanceState>,
     pub lifecycle: lifecycle::GuestIndices,
     pub connect: Option<connect::GuestIndices>,
     pub room: Option<room::GuestIndices>,
@@ -36,10 +38,10 @@ pub(super) struct Blueprint {
     pub publish: Option<publish::GuestIndices>,
     pub deliver: Option<deliver::GuestIndices>,
     pub budget: Budget,
-    /// Of the engine.
-    pub clock: Arc<Clock>,
+    /// The engine's ticker.
+    pub ticker: Arc<Ticker>,
     /// Whether the engine counts instructions.
-    pub counts: bool,
+    pub counts_instructions: bool,
 }
 
 struct Exports {
@@ -51,233 +53,291 @@ struct Exports {
     deliver: Option<deliver::Guest>,
 }
 
-/// A running plugin. After any [`Failure`] it must be dropped: the guest stopped in the middle of something.
-/// The inner `Result` of a hook is the plugin's answer.
+/// A running plugin. Each call blocks for at most the plugin's budget.
+///
+/// Functions return two nested results. The outer error means that the call failed; the instance must then be dropped,
+/// because the guest was stopped at an arbitrary point. The inner one is the plugin's answer.
 pub struct Instance {
-    store: Store<State>,
+    store: Store<InstanceState>,
     exports: Exports,
-    clock: Arc<Clock>,
-    call: Duration,
-    counts: bool,
-    /// Bytes of memory after the start.
-    settled: usize,
-    /// Calls so far, and how many it may serve.
-    served: u64,
+    ticker: Arc<Ticker>,
+    call_budget: Duration,
+    counts_instructions: bool,
+    /// Bytes of memory in use after the start, and after the live filters were compiled.
+    baseline_memory: usize,
     calls: u64,
+    /// The number of calls after which the instance should be replaced.
+    max_calls: u64,
 }
 
 impl Instance {
-    /// Instantiates, without `init`; `call` is what a failure is reported as.
-    pub(super) fn open(plan: &Blueprint, voice: &Arc<Voice>, call: Call) -> Called<Self> {
-        let state = State {
-            voice: voice.clone(),
-            deadline: Deadline::new(plan.budget.call.saturating_mul(START)),
+    /// Instantiates the guest without calling `init`. A failure is reported as one of `function`.
+    pub(super) fn open(
+        compiled: &CompiledPlugin,
+        context: &Arc<PluginContext>,
+        function: PluginFunction,
+    ) -> CallResult<Self> {
+        let start_budget = compiled.budget.call.saturating_mul(START_BUDGETS);
+        let state = InstanceState {
+            context: context.clone(),
+            deadline: Deadline::new(start_budget),
             room: String::new(),
-            said: None,
+            last_error_line: None,
             memory: 0,
-            memory_limit: plan.budget.memory,
+            memory_limit: compiled.budget.memory,
         };
-        let mut store = Store::new(plan.pre.engine(), state);
+        let mut store = Store::new(compiled.pre.engine(), state);
         store.limiter(|state| state);
-        store.set_hostcall_fuel(LIFTED);
+        store.set_hostcall_fuel(MAX_TRANSFER_BYTES);
         store.epoch_deadline_callback(|mut store| {
-            Ok(match store.data_mut().deadline.goes_on() {
-                true => UpdateDeadline::Continue(LOOK),
+            Ok(match store.data_mut().deadline.continue_after_tick() {
+                true => UpdateDeadline::Continue(TICKS_PER_CHECK),
                 false => UpdateDeadline::Interrupt,
             })
         });
-        store.set_epoch_deadline(LOOK);
-        if plan.counts {
+        store.set_epoch_deadline(TICKS_PER_CHECK);
+        if compiled.counts_instructions {
             refuel(&mut store);
         }
-        let clock = plan.clock.clone();
-        let running = clock.run();
-        let opened = Exports::open(plan, &mut store);
+        let ticker = compiled.ticker.clone();
+        let running = ticker.start_call();
+        let exports = Exports::open(compiled, &mut store);
         drop(running);
-        match opened {
-            Ok(exports) => {
-                let (Budget { call, calls, .. }, counts) = (plan.budget, plan.counts);
-                Ok(Self { store, exports, clock, call, counts, settled: 0, served: 0, calls })
-            }
-            Err(error) => Err(fail(&store, call, plan.budget.call.saturating_mul(START), &error)),
+        match exports {
+            Ok(exports) => Ok(Self {
+                store,
+                exports,
+                ticker,
+                call_budget: compiled.budget.call,
+                counts_instructions: compiled.counts_instructions,
+                baseline_memory: 0,
+                calls: 0,
+                max_calls: compiled.budget.calls,
+            }),
+            Err(error) => Err(failure_of(&store, function, start_budget, &error)),
         }
     }
 
-    pub(super) fn describe(&mut self) -> Called<lifecycle::Info> {
-        self.within(self.call.saturating_mul(START), Call::Describe, "", |exports, store| {
+    pub(super) fn describe(&mut self) -> CallResult<lifecycle::Info> {
+        self.call_within(self.start_budget(), PluginFunction::Describe, "", |exports, store| {
             exports.lifecycle.call_describe(store)
         })
     }
 
-    /// `config` is JSON; the error says what is wrong with it.
-    pub(super) fn init(&mut self, config: &str) -> Called<Result<(), String>> {
-        let answer = self.within(self.call.saturating_mul(START), Call::Init, "", |exports, store| {
+    /// `config` is JSON. The inner error says what is wrong with it.
+    pub(super) fn init(&mut self, config: &str) -> CallResult<Result<(), String>> {
+        let answer = self.call_within(self.start_budget(), PluginFunction::Init, "", |exports, store| {
             exports.lifecycle.call_init(store, config)
         });
-        self.settled = self.store.data().memory;
+        self.reset_memory_baseline();
         answer
     }
 
-    pub fn connect(&mut self, from: &Connecting) -> Called<Result<Limits, Refusal>> {
-        let tags = bindings::tags(&from.principal);
-        let answer = self.ask(Call::Connect, "", |exports, store| {
-            present(&exports.connect)?.call_authorize(store, bindings::request(from, &tags))
+    /// Calls `connect.authorize`: whether a connection is allowed, and its limits.
+    ///
+    /// # Errors
+    ///
+    /// The outer error means that the call failed, and this instance must be dropped.
+    pub fn connect(&mut self, request: &ConnectRequest) -> CallResult<Result<Limits, Rejection>> {
+        let tags = bindings::tags(&request.principal);
+        let answer = self.call(PluginFunction::Connect, "", |exports, store| {
+            exported(&exports.connect)?.call_authorize(store, bindings::request(request, &tags))
         })?;
-        Ok(answer.map(Limits::from).map_err(Refusal::from))
+        Ok(answer.map(Limits::from).map_err(Rejection::from))
     }
 
-    pub fn room(&mut self, name: &str) -> Called<Result<RoomVerdict, Refusal>> {
-        let answer =
-            self.ask(Call::Room, name, |exports, store| present(&exports.room)?.call_validate(store, name))?;
+    /// Calls `room.validate`: whether a room name is valid, and its canonical form.
+    ///
+    /// # Errors
+    ///
+    /// The outer error means that the call failed, and this instance must be dropped.
+    pub fn room(&mut self, name: &str) -> CallResult<Result<RoomVerdict, Rejection>> {
+        let answer = self.call(PluginFunction::Room, name, |exports, store| {
+            exported(&exports.room)?.call_validate(store, name)
+        })?;
         if let Ok(room::Verdict { canonical: Some(canonical), .. }) = &answer
             && canonical.is_empty()
         {
-            return Err(self.nonsense(Call::Room, "an empty canonical room name".into()));
+            return Err(self.invalid_answer(PluginFunction::Room, "an empty canonical room name".into()));
         }
-        Ok(answer.map(RoomVerdict::from).map_err(Refusal::from))
+        Ok(answer.map(RoomVerdict::from).map_err(Rejection::from))
     }
 
-    /// `filter` is JSON as the client sent it.
+    /// Calls `subscribe.authorize`: whether a principal may join a room. `filter` is JSON as the client sent it.
+    ///
+    /// # Errors
+    ///
+    /// The outer error means that the call failed, and this instance must be dropped.
     pub fn subscribe(
         &mut self,
         who: &Principal,
         room: &str,
         filter: Option<&str>,
         counts: Counts,
-    ) -> Called<Result<Granted, Refusal>> {
+    ) -> CallResult<Result<UncompiledGrant, Rejection>> {
         let tags = bindings::tags(who);
-        let answer = self.ask(Call::Subscribe, room, |exports, store| {
+        let answer = self.call(PluginFunction::Subscribe, room, |exports, store| {
             let who = bindings::principal(who, &tags);
-            present(&exports.subscribe)?.call_authorize(store, who, room, filter, counts.into())
+            exported(&exports.subscribe)?.call_authorize(store, who, room, filter, counts.into())
         })?;
         if let Ok(subscribe::Grant { filter: Some(_), .. }) = &answer
             && self.exports.deliver.is_none()
         {
-            return Err(
-                self.nonsense(Call::Subscribe, "a filter, but it exports no deliver to match it".into())
-            );
+            let answer = "a filter, but it does not export deliver to evaluate it".into();
+            return Err(self.invalid_answer(PluginFunction::Subscribe, answer));
         }
-        Ok(answer.map(Granted::from).map_err(Refusal::from))
+        Ok(answer.map(UncompiledGrant::from).map_err(Rejection::from))
     }
 
-    /// `who` is a principal's id; `event` is empty for a message without one; `data` is JSON.
+    /// Calls `publish.check`: what happens to a message. `who` is a principal's id, `event` is empty for a message without
+    /// one, and `data` is JSON.
+    ///
+    /// # Errors
+    ///
+    /// The outer error means that the call failed, and this instance must be dropped.
     pub fn publish(
         &mut self,
         who: &str,
         room: &str,
         event: &str,
         data: &[u8],
-    ) -> Called<Result<Verdict, Refusal>> {
-        let answer = self.ask(Call::Publish, room, |exports, store| {
-            present(&exports.publish)?.call_check(store, who, room, event, data)
+    ) -> CallResult<Result<Verdict, Rejection>> {
+        let answer = self.call(PluginFunction::Publish, room, |exports, store| {
+            exported(&exports.publish)?.call_check(store, who, room, event, data)
         })?;
         if let Ok(publish::Verdict::Replace(data)) = &answer {
-            // A raw value is checked for UTF-8 too, and it is what the host will embed.
-            let wrong = match serde_json::from_slice::<&serde_json::value::RawValue>(data) {
+            // A raw value also checks for UTF-8, and it is what the host will embed into the delivery.
+            let problem = match serde_json::from_slice::<&serde_json::value::RawValue>(data) {
                 Ok(json) => {
                     json::check_portable(json.get()).err().map(|unfit| format!("a replacement that {unfit}"))
                 }
                 Err(error) => Some(format!("a replacement that is not JSON ({error})")),
             };
-            if let Some(wrong) = wrong {
-                return Err(self.nonsense(Call::Publish, wrong));
+            if let Some(problem) = problem {
+                return Err(self.invalid_answer(PluginFunction::Publish, problem));
             }
         }
-        Ok(answer.map(Verdict::from).map_err(Refusal::from))
+        Ok(answer.map(Verdict::from).map_err(Rejection::from))
     }
 
-    /// Keeps `filter` under `id`; the inner error says what is wrong with it.
-    pub fn compile(&mut self, id: u32, filter: &str) -> Called<Result<Plan, String>> {
-        let answer = self.ask(Call::Compile, "", |exports, store| {
-            present(&exports.deliver)?.call_compile(store, id, filter)
+    /// Calls `deliver.compile`: keeps `filter` under `id`. The inner error says what is wrong with the filter.
+    ///
+    /// # Errors
+    ///
+    /// The outer error means that the call failed, and this instance must be dropped.
+    pub fn compile(&mut self, id: u32, filter: &str) -> CallResult<Result<Plan, String>> {
+        let answer = self.call(PluginFunction::Compile, "", |exports, store| {
+            exported(&exports.deliver)?.call_compile(store, id, filter)
         })?;
         Ok(answer.map(Plan::from))
     }
 
-    pub fn release(&mut self, ids: &[u32]) -> Called<()> {
-        self.ask(Call::Release, "", |exports, store| present(&exports.deliver)?.call_release(store, ids))
+    /// Calls `deliver.release`: these filters are no longer needed.
+    ///
+    /// # Errors
+    ///
+    /// An error means that the call failed, and this instance must be dropped.
+    pub fn release(&mut self, ids: &[u32]) -> CallResult<()> {
+        self.call(PluginFunction::Release, "", |exports, store| {
+            exported(&exports.deliver)?.call_release(store, ids)
+        })
     }
 
-    /// Bit `i % 64` of word `i / 64` tells whether the message passes the filter `ids[i]`.
-    pub fn matches(&mut self, room: &str, event: &str, data: &[u8], ids: &[u32]) -> Called<Vec<u64>> {
-        let words = self.ask(Call::Matches, room, |exports, store| {
-            present(&exports.deliver)?.call_matches(store, room, event, data, ids)
+    /// Calls `deliver.matches`: which filters a message passes. Bit `i % 64` of word `i / 64` is the result of the filter
+    /// `ids[i]`.
+    ///
+    /// # Errors
+    ///
+    /// An error means that the call failed, and this instance must be dropped.
+    pub fn matches(&mut self, room: &str, event: &str, data: &[u8], ids: &[u32]) -> CallResult<Vec<u64>> {
+        let words = self.call(PluginFunction::Matches, room, |exports, store| {
+            exported(&exports.deliver)?.call_matches(store, room, event, data, ids)
         })?;
         let expected = ids.len().div_ceil(64);
         if words.len() != expected {
-            let detail = format!("{} words for {} filters, not {expected}", words.len(), ids.len());
-            return Err(self.nonsense(Call::Matches, detail));
+            let answer = format!("{} words for {} filters instead of {expected}", words.len(), ids.len());
+            return Err(self.invalid_answer(PluginFunction::Matches, answer));
         }
         Ok(words)
     }
 
-    /// Whether a fresh one should take its place: it has grown so much that it is about to run out of memory, or has
-    /// served for long. Guests leak, and hold nothing that an instance's end would lose.
-    pub(super) fn worn(&self) -> bool {
-        let State { memory, memory_limit, .. } = self.store.data();
-        let bloated = *memory > memory_limit / 4 * 3 && *memory > 2 * self.settled;
-        bloated || self.served >= self.calls
+    /// Whether the instance should be replaced: it has grown so much that it is about to run out of memory, or has served
+    /// its number of calls. Guests leak memory, and keep nothing that must outlive an instance.
+    pub(super) fn needs_recycling(&self) -> bool {
+        let InstanceState { memory, memory_limit, .. } = self.store.data();
+        let has_grown = *memory > memory_limit / 4 * 3 && *memory > 2 * self.baseline_memory;
+        has_grown || self.calls >= self.max_calls
     }
 
-    /// Called when the live filters are compiled: what they take is no leak.
-    pub(super) fn settle(&mut self) {
-        self.settled = self.store.data().memory;
+    /// Call this once the live filters are compiled: the memory that they take is not a leak.
+    pub(super) fn reset_memory_baseline(&mut self) {
+        self.baseline_memory = self.store.data().memory;
     }
 
-    fn ask<T>(
+    fn start_budget(&self) -> Duration {
+        self.call_budget.saturating_mul(START_BUDGETS)
+    }
+
+    fn call<T>(
         &mut self,
-        call: Call,
+        function: PluginFunction,
         room: &str,
-        ask: impl FnOnce(&Exports, &mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Called<T> {
-        if !self.counts {
-            return self.within(self.call, call, room, ask);
+        invoke: impl FnOnce(&Exports, &mut Store<InstanceState>) -> wasmtime::Result<T>,
+    ) -> CallResult<T> {
+        if !self.counts_instructions {
+            return self.call_within(self.call_budget, function, room, invoke);
         }
         refuel(&mut self.store);
-        let answer = self.within(self.call, call, room, ask);
-        let spent = FUEL - self.store.get_fuel().unwrap_or(FUEL);
-        self.store.data().voice.spent.fetch_add(spent, Ordering::Relaxed);
+        let answer = self.call_within(self.call_budget, function, room, invoke);
+        let instructions = FUEL - self.store.get_fuel().unwrap_or(FUEL);
+        self.store.data().context.instructions.fetch_add(instructions, Ordering::Relaxed);
         answer
     }
 
-    fn within<T>(
+    fn call_within<T>(
         &mut self,
         budget: Duration,
-        call: Call,
+        function: PluginFunction,
         room: &str,
-        ask: impl FnOnce(&Exports, &mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Called<T> {
-        self.served += 1;
+        invoke: impl FnOnce(&Exports, &mut Store<InstanceState>) -> wasmtime::Result<T>,
+    ) -> CallResult<T> {
+        self.calls += 1;
         let state = self.store.data_mut();
         state.room.clear();
         state.room.push_str(room);
-        state.said = None;
+        state.last_error_line = None;
         state.deadline = Deadline::new(budget);
-        self.store.set_epoch_deadline(LOOK);
-        let _running = self.clock.run();
-        ask(&self.exports, &mut self.store).map_err(|error| fail(&self.store, call, budget, &error))
+        self.store.set_epoch_deadline(TICKS_PER_CHECK);
+        let _running = self.ticker.start_call();
+        invoke(&self.exports, &mut self.store)
+            .map_err(|error| failure_of(&self.store, function, budget, &error))
     }
 
-    pub(super) fn too_slow(&self, detail: String) -> Box<Failure> {
-        blank(&self.store, Call::Compile, FailureKind::Deadline, detail)
+    /// The failure to report if compiling the live filters takes too long.
+    pub(super) fn filter_setup_timeout(&self, detail: String) -> Box<CallFailure> {
+        new_failure(&self.store, PluginFunction::Compile, FailureKind::Deadline, detail)
     }
 
-    fn nonsense(&self, call: Call, answer: String) -> Box<Failure> {
-        blank(&self.store, call, FailureKind::Nonsense, format!("it answered {answer}"))
+    fn invalid_answer(&self, function: PluginFunction, answer: String) -> Box<CallFailure> {
+        new_failure(&self.store, function, FailureKind::InvalidAnswer, format!("it returned {answer}"))
     }
 }
 
 impl Exports {
-    fn open(plan: &Blueprint, store: &mut Store<State>) -> wasmtime::Result<Self> {
-        let instance = plan.pre.instantiate(&mut *store)?;
-        // Each interface by itself: the generated loader of the whole world refuses what exports only some.
+    fn open(compiled: &CompiledPlugin, store: &mut Store<InstanceState>) -> wasmtime::Result<Self> {
+        let instance = compiled.pre.instantiate(&mut *store)?;
+        // Each interface is loaded separately: the generated loader of the whole world requires all of them.
         macro_rules! load {
             ($interface:ident) => {
-                plan.$interface.as_ref().map(|indices| indices.load(&mut *store, &instance)).transpose()?
+                compiled
+                    .$interface
+                    .as_ref()
+                    .map(|indices| indices.load(&mut *store, &instance))
+                    .transpose()?
             };
         }
         Ok(Self {
-            lifecycle: plan.lifecycle.load(&mut *store, &instance)?,
+            lifecycle: compiled.lifecycle.load(&mut *store, &instance)?,
             connect: load!(connect),
             room: load!(room),
             subscribe: load!(subscribe),
@@ -287,30 +347,40 @@ impl Exports {
     }
 }
 
-fn refuel(store: &mut Store<State>) {
-    store.set_fuel(FUEL).expect("it is for engines that count");
+fn refuel(store: &mut Store<InstanceState>) {
+    store.set_fuel(FUEL).expect("the engine counts instructions");
 }
 
-fn present<T>(export: &Option<T>) -> wasmtime::Result<&T> {
-    export.as_ref().ok_or_else(|| wasmtime::Error::msg("it does not export this hook"))
+fn exported<T>(interface: &Option<T>) -> wasmtime::Result<&T> {
+    interface.as_ref().ok_or_else(|| wasmtime::Error::msg("it does not export this hook"))
 }
 
-fn fail(store: &Store<State>, call: Call, budget: Duration, error: &wasmtime::Error) -> Box<Failure> {
-    let said = store.data().said.as_deref();
-    let (kind, detail, backtrace) = failure::read(error, said, &format!("{budget:?}"));
-    Box::new(Failure { backtrace, ..*blank(store, call, kind, detail) })
+fn failure_of(
+    store: &Store<InstanceState>,
+    function: PluginFunction,
+    budget: Duration,
+    error: &wasmtime::Error,
+) -> Box<CallFailure> {
+    let last_error_line = store.data().last_error_line.as_deref();
+    let (kind, detail, backtrace) = failure::classify(error, last_error_line, &format!("{budget:?}"));
+    Box::new(CallFailure { backtrace, ..*new_failure(store, function, kind, detail) })
 }
 
-fn blank(store: &Store<State>, call: Call, kind: FailureKind, detail: String) -> Box<Failure> {
-    let State { voice, room, said, .. } = store.data();
-    Box::new(Failure {
-        plugin: voice.name.clone(),
-        version: voice.version.clone(),
-        call,
-        room: (!room.is_empty()).then(|| answers::clip(room, MAX_ROOM)),
+fn new_failure(
+    store: &Store<InstanceState>,
+    function: PluginFunction,
+    kind: FailureKind,
+    detail: String,
+) -> Box<CallFailure> {
+    let InstanceState { context, room, last_error_line, .. } = store.data();
+    Box::new(CallFailure {
+        plugin: context.name.clone(),
+        version: context.version.clone(),
+        function,
+        room: (!room.is_empty()).then(|| hook_types::clip(room, MAX_ROOM_BYTES)),
         kind,
         detail,
-        said: said.clone(),
+        last_error_line: last_error_line.clone(),
         backtrace: Vec::new(),
     })
 }

@@ -1,58 +1,63 @@
-//! Sandboxed plugins: compiling, asking, limiting and replacing them. The only module that names wasmtime.
+//! Sandboxed WebAssembly plugins: compiling, calling, limiting and replacing them. No other crate names wasmtime.
 //!
-//! An [`Engine`] compiles; a [`Plugin`] is compiled, checked and described; an [`Instance`] runs it; a
-//! [`Governor`] is what a shard talks to: it owns one instance, the interned filters, the answers that may
-//! be reused and the breaker, and turns every way in which a guest can fail into a [`Refusal`].
+//! - An [`Engine`] compiles plugins and stops calls that exceed their budget.
+//! - A [`Plugin`] is one compiled and verified version. It is shared by all its instances.
+//! - An [`Instance`] runs a plugin. It is single-threaded, and discarded after any failure.
+//! - A [`Governor`] is what a shard talks to. It owns one instance, the filters in use, the cached answers and the
+//!   circuit breakers, and turns every way in which a plugin can fail into a [`Rejection`].
 //!
-//! Instances are caches: everything that must outlive one is kept here, so that a trap, a recycle and a swap
-//! are one operation: drop the instance, make another, compile the live filters again.
+//! An instance is a cache: all state that must outlive it is kept in the governor. A trap, a recycled instance and a
+//! new version are therefore the same operation: drop the instance, start another, compile the live filters on it.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
-#![warn(unreachable_pub)]
+#![warn(missing_docs, unreachable_pub)]
 
-mod answers;
 mod backtrace;
 mod bindings;
+mod blame;
 mod breaker;
 mod cache;
-mod clock;
 mod compiler;
 mod config;
 mod contract;
 mod deadline;
 mod deliver;
 mod engine;
-mod extent;
 mod failure;
 mod filters;
 mod governor;
 mod holders;
+mod hook_types;
 mod hooks;
 mod imports;
 mod instance;
+mod item_limits;
 mod load;
 mod log;
-mod meters;
-mod rooms;
+mod metrics;
+mod room_cache;
 mod shadow;
 mod signature;
 mod status;
-mod suspects;
+mod ticker;
 
-pub use answers::{
-    Connecting, Counts, Grant, Granted, Limits, Principal, Refusal, RefusalCode, RoomVerdict, Verdict,
+pub use cache::{Cache, CacheConfig, CacheError};
+pub use compiler::{COMPILE_COMMAND, Compilation, Compiler, compile_for_parent};
+pub use config::{
+    BudgetConfig, PluginConfig, PluginFile, PluginFileError, VersionError, read_signature, signature_file,
 };
-pub use cache::{Cache, CacheConfig};
-pub use compiler::{COMMAND, Compilation, Compiler, compile_for_parent};
-pub use config::{PluginConfig, Source, Unloadable, read_signature, signature_file};
-pub use deliver::{Bits, Reads};
+pub use deliver::{Audience, FilterResults};
 pub use engine::{Budget, Engine, EngineError};
-pub use failure::{Call, Failure, FailureKind};
+pub use failure::{CallFailure, FailureKind, PluginFunction};
 pub use filters::{FilterId, Plan};
-pub use governor::{Duty, Governor, OnFailure};
+pub use governor::{Governor, OnFailure, SwapError};
+pub use hook_types::{
+    ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, RoomVerdict, SubscriptionGrant,
+    UncompiledGrant, Verdict,
+};
 pub use instance::Instance;
-pub use load::{Hooks, Info, LoadError, LoadFault, Plugin, digest};
-pub use meters::{BOUNDS, Meter, MeterKind, Reading};
-pub use shadow::{Mirror, Shadow, Tally};
-pub use signature::{PublicKey, SecretKey, Trust};
-pub use status::{State, Stats, Status};
+pub use load::{Hooks, LoadError, LoadErrorKind, Plugin, PluginInfo, digest};
+pub use metrics::{HISTOGRAM_BOUNDS, Metric, MetricKind, MetricValue};
+pub use shadow::{ComparisonReport, Difference, HookComparison, Mirror, Shadow};
+pub use signature::{KeyError, PublicKey, SecretKey, SignatureError, Trust};
+pub use status::{PluginStatus, State, Stats};

@@ -1,14 +1,14 @@
-//! From a file's bytes to a plugin that is known to run.
+//! Loading a plugin: from the bytes of a file to a version that is known to start. How files are read and signatures
+//! verified is in `config.rs`.
 
-use super::answers::clip;
 use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
 use super::contract;
 use super::engine::{Budget, Engine};
-use super::failure::{Call, Failure, FailureKind};
-use super::imports::{State, Voice};
-use super::instance::{Blueprint, Instance};
-use super::log::LogGate;
-use super::meters::{Meter, MeterKind, Meters, Reading};
+use super::failure::{CallFailure, FailureKind, PluginFunction};
+use super::hook_types::clip;
+use super::imports::{InstanceState, PluginContext};
+use super::instance::{CompiledPlugin, Instance};
+use super::metrics::{Metric, MetricKind, MetricValue, PluginMetrics};
 use super::status::Stats;
 use bytes::Bytes;
 use serde::Serialize;
@@ -16,105 +16,153 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use wasmtime::component::{HasSelf, Linker};
 
-/// Bytes of the name and of the version that a plugin gives itself.
-const MAX_NAME: usize = 64;
+/// Maximum length of a plugin's own name and version, in bytes.
+const MAX_NAME_BYTES: usize = 64;
 
-/// The hooks of a plugin: those it both exports and describes. Others are never called.
+/// Maximum length of a plugin's reason for rejecting its config, in bytes.
+const MAX_CONFIG_ERROR_BYTES: usize = 2048;
+
+/// The hooks of a plugin: those that it both exports and lists in `describe`. The host calls no others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hooks {
+    /// Decides whether a principal may connect.
     pub connect: bool,
+    /// Decides which room names exist.
     pub room: bool,
+    /// Decides who may join a room, and normalizes filters.
     pub subscribe: bool,
+    /// Decides what happens to a published message.
     pub publish: bool,
+    /// Evaluates filters.
     pub deliver: bool,
 }
 
-/// What is known of a loaded plugin.
+/// What is known about a loaded plugin.
 #[derive(Clone, Debug, Serialize)]
-pub struct Info {
-    /// As the operator configured it.
+pub struct PluginInfo {
+    /// The name in the configuration.
     pub name: String,
-    /// As it calls itself.
+    /// The name that the plugin gives itself: 1 to 64 of `A-Z a-z 0-9 . _ + -`.
     pub package: String,
+    /// The version that the plugin gives itself, of the same characters and length.
     pub version: String,
+    /// The hooks that the host calls.
     pub hooks: Hooks,
-    pub metrics: Vec<Meter>,
-    /// A JSON Schema of its config.
+    /// The plugin's own metrics.
+    pub metrics: Vec<Metric>,
+    /// A JSON Schema of the plugin's config.
     pub config_schema: Option<Value>,
-    /// Of the file, in hexadecimal.
+    /// The SHA-256 of the file, in hexadecimal.
     pub sha256: String,
-    /// Bytes of the file.
+    /// The size of the file in bytes.
     pub size: usize,
-    /// The trusted key that vouches for the file.
+    /// The trusted key that signed the file.
     pub signed_by: Option<String>,
 }
 
-/// Why a file is no plugin that can run here.
+/// Why a file cannot run here as a plugin.
 #[derive(Debug, thiserror::Error)]
-#[error("plugin '{plugin}' {fault}")]
+#[error("plugin '{plugin}' {kind}")]
 pub struct LoadError {
+    /// The plugin's name in the configuration.
     pub plugin: String,
-    pub fault: LoadFault,
+    /// What is wrong.
+    pub kind: LoadErrorKind,
 }
 
+/// What is wrong with a file. The messages continue a sentence that begins with the plugin's name.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadFault {
+pub enum LoadErrorKind {
+    /// It is neither a core module nor a component.
     #[error("is not WebAssembly: it must be a core module or a component, which begin with \\0asm")]
     NotWasm,
-    #[error("has {size} bytes, and a plugin at most {}: leave out what it does not need", contract::LARGEST)]
-    TooLarge { size: usize },
-    #[error("is damaged or truncated, build or copy it again: {0}")]
+    /// It is larger than 64 MiB.
+    #[error(
+        "has {size} bytes, but at most {} are allowed: remove what it does not need",
+        contract::MAX_FILE_BYTES
+    )]
+    TooLarge {
+        /// The size of the file in bytes.
+        size: usize,
+    },
+    /// It is not valid WebAssembly.
+    #[error("is damaged or truncated; build it or copy it again: {0}")]
     Damaged(String),
-    #[error("has {count} {what}, and a plugin may have {most}: leave out what it does not need")]
-    Extent { what: &'static str, count: usize, most: usize },
-    #[error("cannot be compiled: the process that compiles cannot be started or read: {0}")]
-    NoCompiler(io::Error),
-    #[error("is not compiled, because nobody waits for it any more")]
-    GivenUp,
-    #[error("cannot be compiled, build it with WebAssembly features that are standard: {0}")]
-    Uncompilable(String),
+    /// It contains so many functions, types or other items that compiling it might take too long.
+    #[error("has {count} {items}, but at most {limit} are allowed: remove what it does not need")]
+    TooManyItems {
+        /// The kind of items, in the plural.
+        items: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The child process that compiles it did not work.
+    #[error("cannot be compiled: the compiler process cannot be started or read: {0}")]
+    CompilerUnavailable(io::Error),
+    /// [`Compilation::cancel`](super::Compilation::cancel) was called.
+    #[error("was not compiled, because loading it was cancelled")]
+    Cancelled,
+    /// The compiler failed, or exceeded its limits.
+    #[error("cannot be compiled; build it with standard WebAssembly features only: {0}")]
+    CompilationFailed(String),
+    /// It imports functions that the host does not offer.
     #[error("imports {}, but a plugin may import only log, clock, random and metrics of switchyard:plugin@{}: \
-        build it for wasm32-unknown-unknown and without WASI", .0.join(", "), contract::VERSION)]
-    Imports(Vec<String>),
+        build it for wasm32-unknown-unknown, without WASI", .0.join(", "), contract::VERSION)]
+    ForeignImports(Vec<String>),
+    /// It does not export the contract's interface `lifecycle`.
     #[error(
-        "exports no switchyard:plugin/lifecycle@{}: build it with the plugin SDK, and keep the file's \
-        custom sections when stripping it",
+        "exports no switchyard:plugin/lifecycle@{}: build it with the plugin SDK, and keep the custom sections of the \
+        file if you strip it",
         contract::VERSION
     )]
-    NoContract,
+    MissingLifecycle,
+    /// It was built against a version of the contract that this host does not support.
     #[error(
-        "was built for switchyard:plugin@{found}, but this host speaks switchyard:plugin@{}: \
-        build it against an SDK of that version",
+        "was built for switchyard:plugin@{found}, but this host supports switchyard:plugin@{}: \
+        build it with an SDK of that version",
         contract::VERSION
     )]
-    Version { found: String },
-    #[error("does not have the shape that switchyard:plugin@{} asks for: {_0}", contract::VERSION)]
-    Shape(String),
-    #[error("describes itself wrongly: {0}")]
-    Description(String),
-    #[error("refuses its config: {0}")]
-    Config(String),
-    #[error("{}", .0.story())]
-    Failed(Box<Failure>),
+    UnsupportedVersion {
+        /// The version of the contract that it was built against.
+        found: String,
+    },
+    /// Its imports or exports have other types than those of the contract.
+    #[error("does not match the contract switchyard:plugin@{}: {_0}", contract::VERSION)]
+    ContractMismatch(String),
+    /// Its `describe` returned something that is not valid.
+    #[error("describes itself incorrectly: {0}")]
+    InvalidDescription(String),
+    /// Its `init` rejected the configured settings.
+    #[error("rejects its config: {0}")]
+    ConfigRejected(String),
+    /// Its `describe` or `init` failed.
+    #[error("{}", .0.description())]
+    CallFailed(Box<CallFailure>),
 }
 
-/// A compiled plugin that was checked, described and started once; shared by all its instances.
+/// A compiled plugin, which was verified and started once. It is shared by all its instances.
 pub struct Plugin {
-    info: Info,
-    /// The file's bytes, for a store that has lost them.
+    info: PluginInfo,
+    /// The bytes of the file, kept for a store that has lost them.
     code: Bytes,
     config: String,
-    blueprint: Blueprint,
-    voice: Arc<Voice>,
+    compiled: CompiledPlugin,
+    context: Arc<PluginContext>,
     stats: Stats,
 }
 
 impl Plugin {
-    /// Compiles and tries a plugin, which takes some tenths of a second. `config` is what `init` is given;
-    /// null is `{}`.
+    /// Compiles a plugin and starts it once. Blocks, usually for some tenths of a second. `config` is passed to `init`;
+    /// null stands for `{}`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file is not a plugin of this contract, or if it does not start.
     pub fn load(
         engine: &Engine,
         name: &str,
@@ -123,7 +171,7 @@ impl Plugin {
         budget: Budget,
     ) -> Result<Plugin, LoadError> {
         Self::try_load(engine, name, bytes, config, budget)
-            .map_err(|fault| LoadError { plugin: name.to_owned(), fault })
+            .map_err(|kind| LoadError { plugin: name.to_owned(), kind })
     }
 
     fn try_load(
@@ -132,35 +180,23 @@ impl Plugin {
         bytes: &[u8],
         config: &Value,
         budget: Budget,
-    ) -> Result<Plugin, LoadFault> {
+    ) -> Result<Plugin, LoadErrorKind> {
         contract::check_file(bytes)?;
-        let blueprint = draw(engine, bytes, budget)?;
-        let nameless = Voice {
-            name: name.into(),
-            version: String::new(),
-            log: LogGate::new(),
-            meters: Meters::default(),
-            spent: AtomicU64::default(),
-        };
-        let mut instance =
-            Instance::open(&blueprint, &Arc::new(nameless), Call::Describe).map_err(Failure::at_start)?;
-        let described = instance.describe().map_err(Failure::at_start)?;
+        let compiled = compile(engine, bytes, budget)?;
+        let context = PluginContext::new(name, "", PluginMetrics::default());
+        let mut instance = Instance::open(&compiled, &Arc::new(context), PluginFunction::Describe)
+            .map_err(CallFailure::at_start)?;
+        let described = instance.describe().map_err(CallFailure::at_start)?;
         drop(instance);
 
-        let info = read(name, bytes, described, &blueprint).map_err(LoadFault::Description)?;
-        let meters = Meters::new(&info.metrics).map_err(LoadFault::Description)?;
-        let voice = Voice {
-            name: name.into(),
-            version: info.version.clone(),
-            log: LogGate::new(),
-            meters,
-            spent: AtomicU64::default(),
-        };
+        let info =
+            plugin_info(name, bytes, described, &compiled).map_err(LoadErrorKind::InvalidDescription)?;
+        let metrics = PluginMetrics::new(&info.metrics)?;
+        let context = Arc::new(PluginContext::new(name, &info.version, metrics));
         let config = if config.is_null() { "{}".into() } else { config.to_string() };
         let code = Bytes::copy_from_slice(bytes);
-        let plugin =
-            Plugin { info, code, config, blueprint, voice: Arc::new(voice), stats: Stats::default() };
-        // Thrown away: shows now what would otherwise fail with the first message.
+        let plugin = Plugin { info, code, config, compiled, context, stats: Stats::default() };
+        // This instance is dropped again. It reveals now what would otherwise fail with the first message.
         plugin.open()?;
         Ok(plugin)
     }
@@ -170,94 +206,102 @@ impl Plugin {
         self
     }
 
-    pub fn info(&self) -> &Info {
+    /// What is known about this plugin.
+    pub fn info(&self) -> &PluginInfo {
         &self.info
     }
 
+    /// The bytes of its file.
     pub fn code(&self) -> &Bytes {
         &self.code
     }
 
-    /// What its governors count, and how it is.
+    /// The counters and the state of this version, over all its governors.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
     pub(super) fn budget(&self) -> Budget {
-        self.blueprint.budget
+        self.compiled.budget
     }
 
-    /// The plugin's own metrics, summed over all its instances, ordered by name.
-    pub fn metrics(&self) -> Vec<(&str, Reading)> {
-        self.voice.meters.read()
+    /// The values of the plugin's own metrics, summed over all its instances and ordered by name.
+    pub fn metrics(&self) -> Vec<(&str, MetricValue)> {
+        self.context.metrics.read()
     }
 
-    /// WebAssembly instructions of all calls so far, of all instances, without `init`; 0 on an engine that does not
-    /// count. The same calls in the same order take the same number on every machine.
+    /// The number of WebAssembly instructions of all calls so far, over all instances, without `init`. It is 0 unless the
+    /// engine counts them; see [`Engine::counting`]. The same calls in the same order give the same number on every
+    /// machine.
     pub fn instructions(&self) -> u64 {
-        self.voice.spent.load(Ordering::Relaxed)
+        self.context.instructions.load(Ordering::Relaxed)
     }
 
-    /// A fresh instance, initialized; some ten microseconds and what the guest's `init` takes.
-    pub fn instantiate(&self) -> Result<Instance, Box<Failure>> {
-        self.open().map_err(|fault| match fault {
-            LoadFault::Failed(failure) => failure,
-            fault => Box::new(Failure {
+    /// Starts an instance. This takes some ten microseconds, plus the time of the guest's `init`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `init` fails or rejects the config, or if the process has no room for another instance.
+    pub fn instantiate(&self) -> Result<Instance, Box<CallFailure>> {
+        self.open().map_err(|error| match error {
+            LoadErrorKind::CallFailed(failure) => failure,
+            error => Box::new(CallFailure {
                 plugin: self.info.name.clone(),
                 version: self.info.version.clone(),
-                call: Call::Init,
+                function: PluginFunction::Init,
                 room: None,
-                kind: FailureKind::Nonsense,
-                detail: format!("it now {fault}"),
-                said: None,
+                kind: FailureKind::InvalidAnswer,
+                detail: format!("it now {error}"),
+                last_error_line: None,
                 backtrace: Vec::new(),
             }),
         })
     }
 
-    fn open(&self) -> Result<Instance, LoadFault> {
-        let mut instance =
-            Instance::open(&self.blueprint, &self.voice, Call::Init).map_err(LoadFault::Failed)?;
+    fn open(&self) -> Result<Instance, LoadErrorKind> {
+        let mut instance = Instance::open(&self.compiled, &self.context, PluginFunction::Init)
+            .map_err(LoadErrorKind::CallFailed)?;
         match instance.init(&self.config) {
             Ok(Ok(())) => Ok(instance),
-            Ok(Err(reason)) => Err(LoadFault::Config(clip(&reason, 2048))),
-            Err(failure) => Err(LoadFault::Failed(failure)),
+            Ok(Err(reason)) => Err(LoadErrorKind::ConfigRejected(clip(&reason, MAX_CONFIG_ERROR_BYTES))),
+            Err(failure) => Err(LoadErrorKind::CallFailed(failure)),
         }
     }
 }
 
 impl LoadError {
-    /// Whether it may well be loaded later as it is.
-    pub fn passes(&self) -> bool {
-        match &self.fault {
-            LoadFault::NoCompiler(error) => error.kind() != ErrorKind::NotFound,
-            LoadFault::GivenUp => true,
+    /// Whether the same file may load successfully later.
+    pub fn is_retryable(&self) -> bool {
+        match &self.kind {
+            LoadErrorKind::CompilerUnavailable(error) => error.kind() != ErrorKind::NotFound,
+            LoadErrorKind::Cancelled => true,
             _ => false,
         }
     }
 }
 
-impl Failure {
-    /// A type that the contract does not have shows when an instance is opened.
-    fn at_start(failure: Box<Failure>) -> LoadFault {
+impl CallFailure {
+    /// Types that do not match the contract are detected only when an instance is opened.
+    fn at_start(failure: Box<CallFailure>) -> LoadErrorKind {
         match failure.kind {
-            FailureKind::Nonsense => LoadFault::Shape(failure.detail),
-            _ => LoadFault::Failed(failure),
+            FailureKind::InvalidAnswer => LoadErrorKind::ContractMismatch(failure.detail),
+            _ => LoadErrorKind::CallFailed(failure),
         }
     }
 }
 
-/// Compiles a file and finds its exports.
-fn draw(engine: &Engine, file: &[u8], budget: Budget) -> Result<Blueprint, LoadFault> {
+/// Compiles a file and looks up its exports.
+fn compile(engine: &Engine, file: &[u8], budget: Budget) -> Result<CompiledPlugin, LoadErrorKind> {
     let runtime = engine.runtime();
     let component = engine.component(file)?;
-    contract::check(&component.component_type(), runtime)?;
-    let shape = |error: wasmtime::Error| LoadFault::Shape(format!("{error:#}"));
-    let mut linker = Linker::<State>::new(runtime);
-    bindings::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(shape)?;
-    let pre = linker.instantiate_pre(&component).map_err(shape)?;
-    Ok(Blueprint {
-        lifecycle: lifecycle::GuestIndices::new(&pre).map_err(shape)?,
+    contract::check_component(&component.component_type(), runtime)?;
+    let mismatch = |error: wasmtime::Error| LoadErrorKind::ContractMismatch(format!("{error:#}"));
+    let mut linker = Linker::<InstanceState>::new(runtime);
+    bindings::Plugin::add_to_linker::<_, HasSelf<InstanceState>>(&mut linker, |state| state)
+        .map_err(mismatch)?;
+    let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
+    Ok(CompiledPlugin {
+        lifecycle: lifecycle::GuestIndices::new(&pre).map_err(mismatch)?,
         connect: connect::GuestIndices::new(&pre).ok(),
         room: room::GuestIndices::new(&pre).ok(),
         subscribe: subscribe::GuestIndices::new(&pre).ok(),
@@ -265,8 +309,8 @@ fn draw(engine: &Engine, file: &[u8], budget: Budget) -> Result<Blueprint, LoadF
         deliver: deliver::GuestIndices::new(&pre).ok(),
         pre,
         budget,
-        clock: engine.clock.clone(),
-        counts: engine.counts,
+        ticker: engine.ticker.clone(),
+        counts_instructions: engine.counts_instructions,
     })
 }
 
@@ -275,32 +319,41 @@ pub fn digest(code: &[u8]) -> String {
     Sha256::digest(code).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks what `describe` answered.
-fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) -> Result<Info, String> {
+/// Checks the answer of `describe`. The error is a sentence about what is wrong with it.
+fn plugin_info(
+    name: &str,
+    bytes: &[u8],
+    described: lifecycle::Info,
+    compiled: &CompiledPlugin,
+) -> Result<PluginInfo, String> {
     use bindings::types::Hooks as Flags;
-    let hook = |flag, name: &str, exported: bool| match (described.hooks.contains(flag), exported) {
-        (true, false) => Err(format!("it lists the hook {name} but exports no switchyard:plugin/{name}")),
-        (listed, _) => Ok(listed),
+    let hook = |flag, name: &str, is_exported: bool| match (described.hooks.contains(flag), is_exported) {
+        (true, false) => {
+            Err(format!("it lists the hook {name} but does not export switchyard:plugin/{name}"))
+        }
+        (is_listed, _) => Ok(is_listed),
     };
     let hooks = Hooks {
-        connect: hook(Flags::CONNECT, "connect", plan.connect.is_some())?,
-        room: hook(Flags::ROOM, "room", plan.room.is_some())?,
-        subscribe: hook(Flags::SUBSCRIBE, "subscribe", plan.subscribe.is_some())?,
-        publish: hook(Flags::PUBLISH, "publish", plan.publish.is_some())?,
-        deliver: hook(Flags::DELIVER, "deliver", plan.deliver.is_some())?,
+        connect: hook(Flags::CONNECT, "connect", compiled.connect.is_some())?,
+        room: hook(Flags::ROOM, "room", compiled.room.is_some())?,
+        subscribe: hook(Flags::SUBSCRIBE, "subscribe", compiled.subscribe.is_some())?,
+        publish: hook(Flags::PUBLISH, "publish", compiled.publish.is_some())?,
+        deliver: hook(Flags::DELIVER, "deliver", compiled.deliver.is_some())?,
     };
-    for (what, text) in [("name", &described.name), ("version", &described.version)] {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
-        if !(1..=MAX_NAME).contains(&text.len()) || !text.bytes().all(plain) {
-            return Err(format!("its {what} must be 1 to {MAX_NAME} of A-Z a-z 0-9 . _ + -"));
+    for (field, text) in [("name", &described.name), ("version", &described.version)] {
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
+        if !(1..=MAX_NAME_BYTES).contains(&text.len()) || !text.bytes().all(is_allowed) {
+            return Err(format!(
+                "its {field} must be 1 to {MAX_NAME_BYTES} characters of A-Z a-z 0-9 . _ + -"
+            ));
         }
     }
     let schema = described.config_schema.map(|schema| serde_json::from_str(&schema)).transpose();
     let kind = |kind| match kind {
-        lifecycle::Kind::Counter => MeterKind::Counter,
-        lifecycle::Kind::Histogram => MeterKind::Histogram,
+        lifecycle::Kind::Counter => MetricKind::Counter,
+        lifecycle::Kind::Histogram => MetricKind::Histogram,
     };
-    Ok(Info {
+    Ok(PluginInfo {
         name: name.to_owned(),
         package: described.name,
         version: described.version,
@@ -308,9 +361,9 @@ fn read(name: &str, bytes: &[u8], described: lifecycle::Info, plan: &Blueprint) 
         metrics: described
             .metrics
             .into_iter()
-            .map(|m| Meter { id: m.id, name: m.name, kind: kind(m.kind) })
+            .map(|m| Metric { id: m.id, name: m.name, kind: kind(m.kind) })
             .collect(),
-        config_schema: schema.map_err(|error| format!("its config schema is not JSON ({error})"))?,
+        config_schema: schema.map_err(|error| format!("its config schema is not JSON: {error}"))?,
         sha256: digest(bytes),
         size: bytes.len(),
         signed_by: None,

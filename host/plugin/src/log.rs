@@ -1,37 +1,37 @@
-//! Guests' log lines on their way to the operator's log.
+//! Log lines of plugins, on their way to the operator's log: limited in number and length.
 
-use super::answers::clip;
 use super::bindings::log::Level;
+use super::hook_types::clip;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines of one plugin, over all its instances, in one [`WINDOW`]; what is more is counted.
-const LINES: u32 = 20;
+/// How many lines a plugin may write per [`WINDOW`], over all its instances. Further lines are dropped and counted.
+const MAX_LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Bytes of one line.
-const MAX_LINE: usize = 4096;
+/// Maximum length of one line, in bytes.
+const MAX_LINE_BYTES: usize = 4096;
 
-/// Lets through as much of a plugin's logging as an operator can read.
-pub(crate) struct LogGate(Mutex<Window>);
+/// Limits the log of one plugin to what an operator can read.
+pub(crate) struct LogLimiter(Mutex<LogWindow>);
 
-struct Window {
-    opened: Instant,
+struct LogWindow {
+    began: Instant,
     lines: u32,
     suppressed: u64,
 }
 
-impl LogGate {
+impl LogLimiter {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Window { opened: Instant::now(), lines: 0, suppressed: 0 }))
+        Self(Mutex::new(LogWindow { began: Instant::now(), lines: 0, suppressed: 0 }))
     }
 
     pub(crate) fn write(&self, (plugin, version): (&str, &str), room: &str, level: Level, text: &str) {
-        // The level of an event is part of its call site, so there is one a level.
+        // `tracing` fixes the level of an event at its call site, so each level needs its own.
         macro_rules! write_at {
             ($level:ident) => {
                 if tracing::enabled!(target: "switchyard::guest", tracing::Level::$level) && self.admit(plugin) {
-                    let text = clip(text, MAX_LINE);
+                    let text = clip(text, MAX_LINE_BYTES);
                     let room = (!room.is_empty()).then_some(room);
                     tracing::event!(target: "switchyard::guest", tracing::Level::$level, plugin, version, room, "{text}");
                 }
@@ -50,21 +50,21 @@ impl LogGate {
         let (admitted, suppressed) =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
         if suppressed > 0 {
-            tracing::warn!(target: "switchyard::guest", plugin, suppressed, "log lines suppressed: over {LINES} a second");
+            tracing::warn!(target: "switchyard::guest", plugin, suppressed, "log lines suppressed: more than {MAX_LINES} a second");
         }
         admitted
     }
 }
 
-impl Window {
-    /// Whether one more line goes through, and how many did not in the window that has just ended.
+impl LogWindow {
+    /// Whether one more line may be written, and how many lines were suppressed in the window that has just ended.
     fn admit(&mut self, now: Instant) -> (bool, u64) {
         let mut reported = 0;
-        if now.duration_since(self.opened) >= WINDOW {
+        if now.duration_since(self.began) >= WINDOW {
             reported = self.suppressed;
-            *self = Self { opened: now, lines: 0, suppressed: 0 };
+            *self = Self { began: now, lines: 0, suppressed: 0 };
         }
-        if self.lines < LINES {
+        if self.lines < MAX_LINES {
             self.lines += 1;
             return (true, reported);
         }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn lines_over_the_limit_are_counted_and_reported_once() {
         let start = Instant::now();
-        let mut window = Window { opened: start, lines: 0, suppressed: 0 };
+        let mut window = LogWindow { began: start, lines: 0, suppressed: 0 };
         let admitted = (0..25).filter(|_| window.admit(start).0).count();
         assert_eq!(admitted, 20);
         assert_eq!(window.admit(start + WINDOW), (true, 5));

@@ -1,11 +1,11 @@
-//! A candidate version beside the one in charge: asked the same on live traffic, on a thread of its own and without effect,
-//! and compared.
+//! Running a candidate version in the shadow of the active one: it receives the same calls on live traffic, on a thread of
+//! its own. Its answers have no effect; they are only compared.
 
-use super::answers::{Connecting, Counts, Limits, Principal, Refusal, RefusalCode, Verdict, clip};
 use super::filters::FilterId;
 use super::governor::{Governor, OnFailure};
+use super::hook_types::{ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, Verdict, clip};
 use super::load::Plugin;
-use super::status::Status;
+use super::status::PluginStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,148 +13,171 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
-/// Questions that may wait for the candidate; those beyond are not compared. Each may hold a message.
-const WAITING: usize = 256;
+/// How many calls may wait for the candidate, each with a copy of its message. Further calls are skipped.
+const QUEUE_CAPACITY: usize = 256;
 
-/// Differences that are kept of each hook, the newest.
-const SAMPLES: usize = 10;
+/// How many differences are kept for each hook: the newest.
+const MAX_DIFFERENCES: usize = 10;
 
-/// Filters that one sample names, and bytes that it shows of a message or an answer.
-const SHOWN_FILTERS: usize = 5;
-const SHOWN: usize = 1024;
+/// How many filters a difference names, and how many bytes of a message or an answer it shows.
+const MAX_SHOWN_FILTERS: usize = 5;
+const MAX_SHOWN_BYTES: usize = 1024;
 
-/// Whose the filters are of which a candidate is asked: of all principals.
-const NOBODY: &str = "";
+/// The candidate keeps this many filters, plus twice the number of those in use, before it releases all of them.
+const SPARE_FILTERS: usize = 64;
 
-/// A candidate at work. It ends when this and every [`Mirror`] of it are dropped.
+/// The holder of the candidate's filters, which belong to all principals.
+const ANONYMOUS_PRINCIPAL: &str = "";
+
+/// A running candidate. It ends when this and every [`Mirror`] of it are dropped.
 pub struct Shadow {
     plugin: Arc<Plugin>,
     mirror: Mirror,
 }
 
-/// Where a governor puts what it was asked and what it answered.
+/// The queue into which a governor puts copies of its calls and their answers.
 #[derive(Clone)]
 pub struct Mirror {
-    questions: SyncSender<Question>,
-    tally: Arc<Mutex<Tally>>,
+    calls: SyncSender<MirroredCall>,
+    report: Arc<Mutex<ComparisonReport>>,
 }
 
-/// What was asked of the version in charge, and its answer.
-pub(super) enum Question {
-    Connect(Connecting, Result<Limits, Refusal>),
-    Room(String, String, Result<Option<String>, Refusal>),
-    Subscribe(Box<Subscribing>),
-    Publish(Message, String, Result<Verdict, Refusal>),
-    /// Each filter in use, by its canonical form, and whether the message passes.
-    Deliver(Message, Vec<(Arc<str>, bool)>),
+/// A call to the active version, and its answer.
+pub(super) enum MirroredCall {
+    Connect(ConnectRequest, Result<Limits, Rejection>),
+    /// The principal, the room's name, and the canonical name.
+    Room(String, String, Result<Option<String>, Rejection>),
+    Subscribe(Box<SubscribeCall>),
+    /// The message, its publisher, and the verdict.
+    Publish(MirroredMessage, String, Result<Verdict, Rejection>),
+    /// The message, and the canonical form of each filter with its result.
+    Deliver(MirroredMessage, Vec<(Arc<str>, bool)>),
 }
 
-pub(super) struct Subscribing {
+pub(super) struct SubscribeCall {
     pub who: Principal,
     pub room: String,
     pub filter: Option<String>,
     pub counts: Counts,
-    pub answer: Result<(Option<String>, Limits), Refusal>,
+    /// The filter in canonical form, and the limits.
+    pub answer: Result<(Option<String>, Limits), Rejection>,
 }
 
-pub(super) struct Message {
+pub(super) struct MirroredMessage {
     pub room: String,
     pub event: String,
     pub data: Vec<u8>,
 }
 
-/// How a candidate compares, by hook.
+/// How a candidate compares to the active version.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Tally {
-    pub hooks: BTreeMap<&'static str, Compared>,
-    /// Questions that the candidate was not asked, because it was too slow.
+pub struct ComparisonReport {
+    /// By name of the hook.
+    pub hooks: BTreeMap<&'static str, HookComparison>,
+    /// Calls that the candidate did not receive, because it was too slow.
     pub skipped: u64,
 }
 
+/// How the answers of one hook compare.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Compared {
+pub struct HookComparison {
+    /// Calls with the same answer.
     pub same: u64,
+    /// Calls with different answers.
     pub different: u64,
-    /// One of them failed, so there was nothing to compare.
+    /// Calls that failed in one of the versions, so that there was nothing to compare.
     pub failed: u64,
-    pub samples: VecDeque<Sample>,
+    /// The 10 newest differences.
+    pub samples: VecDeque<Difference>,
 }
 
-/// Where the two differ.
+/// A call that the versions answered differently.
 #[derive(Clone, Debug, Serialize)]
-pub struct Sample {
+pub struct Difference {
+    /// The input of the call. Messages are cut to 1024 bytes.
     pub asked: Value,
+    /// The answer of the active version.
     pub active: Value,
+    /// The answer of the candidate.
     pub candidate: Value,
 }
 
 impl Shadow {
     /// Starts the candidate's thread.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system does not provide a thread.
     pub fn start(plugin: Arc<Plugin>) -> io::Result<Self> {
-        let (questions, asked) = sync_channel(WAITING);
-        let tally: Arc<Mutex<Tally>> = Arc::default();
-        let mut judge = Judge {
+        let (calls, queue) = sync_channel(QUEUE_CAPACITY);
+        let report: Arc<Mutex<ComparisonReport>> = Arc::default();
+        let mut comparator = Comparator {
             governor: Governor::new(plugin.clone(), OnFailure::Deny),
             filters: HashMap::new(),
-            tally: tally.clone(),
+            report: report.clone(),
         };
         let name = format!("shadow {}", plugin.info().name);
-        thread::Builder::new().name(name).spawn(move || judge.run(&asked))?;
-        Ok(Self { plugin, mirror: Mirror { questions, tally } })
+        thread::Builder::new().name(name).spawn(move || comparator.run(&queue))?;
+        Ok(Self { plugin, mirror: Mirror { calls, report } })
     }
 
+    /// The candidate.
     pub fn plugin(&self) -> &Arc<Plugin> {
         &self.plugin
     }
 
+    /// The queue to give to a governor; see [`Governor::set_mirror`].
     pub fn mirror(&self) -> Mirror {
         self.mirror.clone()
     }
 
-    /// How it compares so far, and how it fares.
-    pub fn report(&self) -> (Tally, Status) {
-        let tally = self.mirror.tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (tally, self.plugin.stats().status())
+    /// The comparison so far, and the candidate's own counters.
+    pub fn report(&self) -> (ComparisonReport, PluginStatus) {
+        let report = self.mirror.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (report, self.plugin.stats().status())
     }
 }
 
 impl Mirror {
-    pub(super) fn show(&self, question: Question) {
-        if self.questions.try_send(question).is_err() {
-            self.tally.lock().unwrap_or_else(PoisonError::into_inner).skipped += 1;
+    /// Never blocks: if the queue is full, the call is skipped and counted.
+    pub(super) fn send(&self, call: MirroredCall) {
+        if self.calls.try_send(call).is_err() {
+            self.report.lock().unwrap_or_else(PoisonError::into_inner).skipped += 1;
         }
     }
 }
 
-struct Judge {
+/// Makes the mirrored calls to the candidate, and compares the answers.
+struct Comparator {
     governor: Governor,
-    /// By canonical form of the version in charge; `None`: the candidate refuses the filter.
+    /// The candidate's number of each filter, by the active version's canonical form; `None` if the candidate rejects the
+    /// filter.
     filters: HashMap<Arc<str>, Option<FilterId>>,
-    tally: Arc<Mutex<Tally>>,
+    report: Arc<Mutex<ComparisonReport>>,
 }
 
-impl Judge {
-    fn run(&mut self, questions: &Receiver<Question>) {
-        while let Ok(question) = questions.recv() {
-            self.judge(question);
+impl Comparator {
+    fn run(&mut self, calls: &Receiver<MirroredCall>) {
+        while let Ok(call) = calls.recv() {
+            self.replay(call);
         }
     }
 
-    fn judge(&mut self, question: Question) {
-        match question {
-            Question::Connect(connecting, active) => {
-                let candidate = self.governor.connect(&connecting);
-                let asked = json!({ "principal": connecting.principal.id, "remote": connecting.remote });
+    fn replay(&mut self, call: MirroredCall) {
+        match call {
+            MirroredCall::Connect(request, active) => {
+                let candidate = self.governor.connect(&request);
+                let asked = json!({ "principal": request.principal.id, "remote": request.remote });
                 let limits = |limits: &Limits| json!({ "limits": limits });
                 self.compare("connect", asked, &active, &candidate, limits);
             }
-            Question::Room(who, room, active) => {
+            MirroredCall::Room(who, room, active) => {
                 let candidate = self.governor.validate(&who, &room);
                 let name = |canonical: &Option<String>| json!(canonical.as_deref().unwrap_or(&room));
                 self.compare("room", json!({ "room": room }), &active, &candidate, name);
             }
-            Question::Subscribe(question) => {
-                let Subscribing { who, room, filter, counts, answer } = *question;
+            MirroredCall::Subscribe(call) => {
+                let SubscribeCall { who, room, filter, counts, answer } = *call;
                 let granted = self.governor.authorize(&who, &room, filter.as_deref(), counts);
                 let candidate = granted.map(|grant| {
                     let canonical = grant.filter.map(|id| self.governor.filters.canonical(id).to_owned());
@@ -165,114 +188,119 @@ impl Judge {
                 let grant = |(filter, limits): &(Option<String>, Limits)| json!({ "filter": filter, "limits": limits });
                 self.compare("subscribe", asked, &answer, &candidate, grant);
             }
-            Question::Publish(message, who, active) => {
+            MirroredCall::Publish(message, who, active) => {
                 let candidate = self.governor.check(&who, &message.room, &message.event, &message.data);
                 let verdict = |verdict: &Verdict| match verdict {
                     Verdict::Pass => json!("pass"),
                     Verdict::Discard => json!("discard"),
-                    Verdict::Replace(data) => json!({ "replace": shown(data) }),
+                    Verdict::Replace(data) => json!({ "replace": excerpt(data) }),
                 };
-                self.compare("publish", message.shown(), &active, &candidate, verdict);
+                self.compare("publish", message.to_json(), &active, &candidate, verdict);
             }
-            Question::Deliver(message, active) => self.deliver(&message, &active),
+            MirroredCall::Deliver(message, active) => self.compare_filters(&message, &active),
         }
     }
 
-    fn deliver(&mut self, message: &Message, active: &[(Arc<str>, bool)]) {
-        // Filters come and go; the candidate keeps those that were asked for lately.
-        if self.filters.len() > 2 * active.len() + 64 {
-            self.filters.drain().filter_map(|(_, id)| id).for_each(|id| self.governor.release(id, NOBODY));
+    fn compare_filters(&mut self, message: &MirroredMessage, active: &[(Arc<str>, bool)]) {
+        // It is not known here when a filter goes out of use. Releasing all of them now and then keeps only recent ones.
+        if self.filters.len() > 2 * active.len() + SPARE_FILTERS {
+            self.filters
+                .drain()
+                .filter_map(|(_, id)| id)
+                .for_each(|id| self.governor.release(id, ANONYMOUS_PRINCIPAL));
         }
         for (canonical, _) in active {
             if !self.filters.contains_key(canonical) {
-                let id = self.governor.intern(canonical, NOBODY).ok().flatten();
+                let id = self.governor.intern(canonical, ANONYMOUS_PRINCIPAL).ok().flatten();
                 self.filters.insert(canonical.clone(), id);
             }
         }
         let ids: Vec<_> = active.iter().filter_map(|(canonical, _)| self.filters[canonical]).collect();
-        let mut bits = vec![];
-        if self.governor.matches(&message.room, &message.event, &message.data, &ids, &mut bits).is_err() {
-            return self.note("deliver", |compared| compared.failed += 1);
+        let mut passed = vec![];
+        if self.governor.matches(&message.room, &message.event, &message.data, &ids, &mut passed).is_err() {
+            return self.update("deliver", |comparison| comparison.failed += 1);
         }
-        let mut answers = (0..).map(|n| bits[n / 64] >> (n % 64) & 1 == 1);
+        let mut results = (0..).map(|n| passed[n / 64] >> (n % 64) & 1 == 1);
         let mut candidate = vec![];
         for (canonical, _) in active {
-            let passes = self.filters[canonical].and_then(|_| answers.next());
+            let passes = self.filters[canonical].and_then(|_| results.next());
             candidate.push(passes.map_or(json!("refused"), |passes| json!(passes)));
         }
         let differing: Vec<_> = active.iter().zip(candidate).filter(|((_, a), c)| json!(a) != *c).collect();
         if differing.is_empty() {
-            return self.note("deliver", |compared| compared.same += 1);
+            return self.update("deliver", |comparison| comparison.same += 1);
         }
         let filters = || {
             differing
                 .iter()
-                .take(SHOWN_FILTERS)
-                .map(|((canonical, passes), c)| (clip(canonical, SHOWN), json!(passes), c.clone()))
+                .take(MAX_SHOWN_FILTERS)
+                .map(|((canonical, passes), c)| (clip(canonical, MAX_SHOWN_BYTES), json!(passes), c.clone()))
         };
-        let by = |answer: fn((String, Value, Value)) -> (String, Value)| {
+        let by_filter = |answer: fn((String, Value, Value)) -> (String, Value)| {
             Value::Object(filters().map(answer).collect())
         };
-        let sample = Sample {
-            asked: message.shown(),
-            active: by(|(filter, active, _)| (filter, active)),
-            candidate: by(|(filter, _, candidate)| (filter, candidate)),
+        let difference = Difference {
+            asked: message.to_json(),
+            active: by_filter(|(filter, active, _)| (filter, active)),
+            candidate: by_filter(|(filter, _, candidate)| (filter, candidate)),
         };
-        self.note("deliver", |compared| compared.differ(sample));
+        self.update("deliver", |comparison| comparison.add_difference(difference));
     }
 
     fn compare<T>(
         &self,
         hook: &'static str,
         asked: Value,
-        active: &Result<T, Refusal>,
-        candidate: &Result<T, Refusal>,
-        show: impl Fn(&T) -> Value,
+        active: &Result<T, Rejection>,
+        candidate: &Result<T, Rejection>,
+        to_json: impl Fn(&T) -> Value,
     ) {
-        let failed = |answer: &Result<T, Refusal>| {
-            answer.as_ref().is_err_and(|refusal| refusal.code == RefusalCode::Failed)
+        let failed = |answer: &Result<T, Rejection>| {
+            answer.as_ref().is_err_and(|rejection| rejection.code == RejectionCode::Failed)
         };
         if failed(active) || failed(candidate) {
-            return self.note(hook, |compared| compared.failed += 1);
+            return self.update(hook, |comparison| comparison.failed += 1);
         }
-        let show = |answer: &Result<T, Refusal>| match answer {
-            Ok(answer) => show(answer),
-            Err(refusal) => json!({ "reject": refusal.code, "reason": refusal.message }),
+        let to_json = |answer: &Result<T, Rejection>| match answer {
+            Ok(answer) => to_json(answer),
+            Err(rejection) => json!({ "reject": rejection.code, "reason": rejection.message }),
         };
-        let (active, candidate) = (show(active), show(candidate));
+        let (active, candidate) = (to_json(active), to_json(candidate));
         match active == candidate {
-            true => self.note(hook, |compared| compared.same += 1),
-            false => self.note(hook, |compared| compared.differ(Sample { asked, active, candidate })),
+            true => self.update(hook, |comparison| comparison.same += 1),
+            false => self.update(hook, |comparison| {
+                comparison.add_difference(Difference { asked, active, candidate })
+            }),
         }
     }
 
-    fn note(&self, hook: &'static str, note: impl FnOnce(&mut Compared)) {
-        note(self.tally.lock().unwrap_or_else(PoisonError::into_inner).hooks.entry(hook).or_default());
+    fn update(&self, hook: &'static str, update: impl FnOnce(&mut HookComparison)) {
+        update(self.report.lock().unwrap_or_else(PoisonError::into_inner).hooks.entry(hook).or_default());
     }
 }
 
-impl Compared {
-    fn differ(&mut self, sample: Sample) {
+impl HookComparison {
+    fn add_difference(&mut self, difference: Difference) {
         self.different += 1;
-        if self.samples.len() == SAMPLES {
+        if self.samples.len() == MAX_DIFFERENCES {
             self.samples.pop_front();
         }
-        self.samples.push_back(sample);
+        self.samples.push_back(difference);
     }
 }
 
-impl Message {
-    pub(super) fn of(room: &str, event: &str, data: &[u8]) -> Self {
+impl MirroredMessage {
+    pub(super) fn new(room: &str, event: &str, data: &[u8]) -> Self {
         Self { room: room.to_owned(), event: event.to_owned(), data: data.to_owned() }
     }
 
-    fn shown(&self) -> Value {
-        json!({ "room": self.room, "event": self.event, "data": shown(&self.data) })
+    fn to_json(&self) -> Value {
+        json!({ "room": self.room, "event": self.event, "data": excerpt(&self.data) })
     }
 }
 
-/// JSON as it is where it is short, else its beginning as text.
-fn shown(data: &[u8]) -> Value {
-    let whole = (data.len() <= SHOWN).then(|| serde_json::from_slice(data).ok()).flatten();
-    whole.unwrap_or_else(|| json!(clip(&String::from_utf8_lossy(data), SHOWN)))
+/// Short data as JSON, or else its beginning as text.
+fn excerpt(data: &[u8]) -> Value {
+    let whole = (data.len() <= MAX_SHOWN_BYTES).then(|| serde_json::from_slice(data).ok()).flatten();
+    whole.unwrap_or_else(|| json!(clip(&String::from_utf8_lossy(data), MAX_SHOWN_BYTES)))
 }

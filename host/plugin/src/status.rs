@@ -1,7 +1,8 @@
-//! What a version of a plugin did and how it is, readable from other threads.
+//! Counters and state of one version of a plugin. Its governors write them; metrics, HTTP handlers and the task that
+//! watches probation read them from other threads.
 
-use super::failure::{Call, Failure, FailureKind};
-use super::governor::Duty;
+use super::failure::{CallFailure, FailureKind, PluginFunction};
+use super::governor::GovernorRole;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,159 +10,168 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Whether the plugin is asked.
+/// Whether the plugin is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum State {
+    /// Calls are made.
     #[default]
     Active,
-    /// It failed too often; every call is refused until one is tried.
-    Quarantined { retry_in_ms: u64 },
+    /// The plugin failed too often. All calls are rejected, until one is made on trial.
+    Quarantined {
+        /// How long this will take, in milliseconds.
+        retry_in_ms: u64,
+    },
 }
 
-/// Counters of one version. Its governors write, others read.
+/// The live counters of one version; [`status`](Self::status) reads them.
 #[derive(Default)]
 pub struct Stats {
-    calls: [AtomicU64; Call::ALL.len()],
-    nanos: [AtomicU64; Call::ALL.len()],
-    failures: [[AtomicU64; FailureKind::ALL.len()]; Call::ALL.len()],
-    refused: AtomicU64,
+    calls: [AtomicU64; PluginFunction::ALL.len()],
+    nanos: [AtomicU64; PluginFunction::ALL.len()],
+    failures: [[AtomicU64; FailureKind::ALL.len()]; PluginFunction::ALL.len()],
+    rejected_calls: AtomicU64,
     instances: AtomicU64,
     recycled: AtomicU64,
     filters: AtomicU64,
-    asked: AtomicU64,
-    passed: AtomicU64,
+    filters_evaluated: AtomicU64,
+    filters_passed: AtomicU64,
     principals_quarantined: AtomicU64,
-    condition: Mutex<Condition>,
-    /// Rises with each quarantine.
-    alarm: watch::Sender<u64>,
+    health: Mutex<Health>,
+    /// How many quarantines there have been.
+    quarantines: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Condition {
-    /// By duty.
+struct Health {
+    /// Indexed by [`GovernorRole`].
     quarantined_until: [Option<Instant>; 2],
     last_failure: Option<String>,
 }
 
-/// A version's counters at one moment.
+/// The counters of one version at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Status {
+pub struct PluginStatus {
+    /// Whether the plugin is called.
     #[serde(skip)]
     pub state: State,
-    /// By function of the contract: how often asked, and nanoseconds spent. `lifecycle.init` is all of starting
-    /// an instance, with taking up the filters in use.
+    /// By function of the contract: the number of calls, and the nanoseconds that they took. `lifecycle.init` covers
+    /// everything that starting an instance takes, including the compilation of the live filters.
     pub calls: BTreeMap<&'static str, (u64, u64)>,
-    /// By kind; those that never happened are left out.
+    /// The number of failures by kind, without kinds that never occurred.
     pub failures: BTreeMap<&'static str, u64>,
-    /// The same by hook and kind.
+    /// The same by function and kind.
     #[serde(skip)]
     pub failures_by_hook: Vec<((&'static str, &'static str), u64)>,
-    /// Calls not made because of a quarantine.
+    /// Calls that were not made because of a quarantine.
     pub refused: u64,
-    /// Instances started, and those of them that replaced one which had grown too large or served for long.
+    /// Instances that were started.
     pub instances: u64,
+    /// Instances that were replaced because they had grown too large or served their number of calls.
     pub recycled: u64,
     /// Filters in use.
     pub filters: u64,
-    /// Questions whether a message passes a filter, and those of them that were answered with yes.
+    /// How often a filter was evaluated for a message.
     pub filters_asked: u64,
+    /// How often the message passed.
     pub filters_passed: u64,
-    /// How often a principal alone was quarantined, because its requests made the plugin fail.
+    /// How often a single principal was quarantined because its requests made the plugin fail.
     pub principals_quarantined: u64,
+    /// The last failure, as a sentence.
     pub last_failure: Option<String>,
 }
 
 impl Stats {
-    pub(super) fn called(&self, call: Call, took: Duration) {
-        self.calls[call as usize].fetch_add(1, Relaxed);
-        self.nanos[call as usize].fetch_add(took.as_nanos() as u64, Relaxed);
+    pub(super) fn record_call(&self, function: PluginFunction, duration: Duration) {
+        self.calls[function as usize].fetch_add(1, Relaxed);
+        self.nanos[function as usize].fetch_add(duration.as_nanos() as u64, Relaxed);
     }
 
-    pub(super) fn failed(&self, failure: &Failure) {
-        self.failures[failure.call as usize][failure.kind as usize].fetch_add(1, Relaxed);
-        self.condition(|condition| condition.last_failure = Some(failure.to_string()));
+    pub(super) fn record_failure(&self, failure: &CallFailure) {
+        self.failures[failure.function as usize][failure.kind as usize].fetch_add(1, Relaxed);
+        self.with_health(|health| health.last_failure = Some(failure.to_string()));
     }
 
-    pub(super) fn refused(&self) {
-        self.refused.fetch_add(1, Relaxed);
+    pub(super) fn record_rejection(&self) {
+        self.rejected_calls.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn started(&self) {
+    pub(super) fn record_start(&self) {
         self.instances.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn recycled(&self) {
+    pub(super) fn record_recycling(&self) {
         self.recycled.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn filters(&self, live: usize) {
+    pub(super) fn set_filters(&self, live: usize) {
         self.filters.store(live as u64, Relaxed);
     }
 
-    pub(super) fn filtered(&self, asked: usize, passed: u32) {
-        self.asked.fetch_add(asked as u64, Relaxed);
-        self.passed.fetch_add(passed.into(), Relaxed);
+    pub(super) fn record_filtering(&self, evaluated: usize, passed: u32) {
+        self.filters_evaluated.fetch_add(evaluated as u64, Relaxed);
+        self.filters_passed.fetch_add(passed.into(), Relaxed);
     }
 
-    pub(super) fn principal_quarantined(&self) {
+    pub(super) fn record_principal_quarantine(&self) {
         self.principals_quarantined.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn quarantined(&self, duty: Duty, until: Option<Instant>) {
-        self.condition(|condition| condition.quarantined_until[duty as usize] = until);
+    pub(super) fn set_quarantine(&self, role: GovernorRole, until: Option<Instant>) {
+        self.with_health(|health| health.quarantined_until[role as usize] = until);
         if until.is_some() {
-            self.alarm.send_modify(|count| *count += 1);
+            self.quarantines.send_modify(|count| *count += 1);
         }
     }
 
-    /// Changes with each quarantine from now on.
-    pub fn alarms(&self) -> watch::Receiver<u64> {
-        self.alarm.subscribe()
+    /// A receiver that is notified of each quarantine from now on.
+    pub fn watch_quarantines(&self) -> watch::Receiver<u64> {
+        self.quarantines.subscribe()
     }
 
-    /// Everything as it is now.
-    pub fn status(&self) -> Status {
+    /// A snapshot of all counters and the state.
+    pub fn status(&self) -> PluginStatus {
         let read = |cell: &AtomicU64| cell.load(Relaxed);
-        let calls = Call::ALL
-            .map(|call| (call.name(), (read(&self.calls[call as usize]), read(&self.nanos[call as usize]))));
+        let calls = PluginFunction::ALL.map(|function| {
+            (function.name(), (read(&self.calls[function as usize]), read(&self.nanos[function as usize])))
+        });
         let (mut failures, mut failures_by_hook) = (BTreeMap::new(), vec![]);
-        for call in Call::ALL {
+        for function in PluginFunction::ALL {
             for kind in FailureKind::ALL {
-                let count = read(&self.failures[call as usize][kind as usize]);
+                let count = read(&self.failures[function as usize][kind as usize]);
                 if count > 0 {
                     *failures.entry(kind.name()).or_default() += count;
-                    failures_by_hook.push(((call.name(), kind.name()), count));
+                    failures_by_hook.push(((function.name(), kind.name()), count));
                 }
             }
         }
-        let (state, last_failure) = self.condition(|condition| {
-            let state = match condition.quarantined_until.into_iter().flatten().max() {
+        let (state, last_failure) = self.with_health(|health| {
+            let state = match health.quarantined_until.into_iter().flatten().max() {
                 Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    State::Quarantined { retry_in_ms: left.as_millis() as u64 }
+                    let remaining = until.saturating_duration_since(Instant::now());
+                    State::Quarantined { retry_in_ms: remaining.as_millis() as u64 }
                 }
                 None => State::Active,
             };
-            (state, condition.last_failure.clone())
+            (state, health.last_failure.clone())
         });
-        Status {
+        PluginStatus {
             state,
             calls: calls.into_iter().filter(|(_, (calls, _))| *calls > 0).collect(),
             failures,
             failures_by_hook,
-            refused: read(&self.refused),
+            refused: read(&self.rejected_calls),
             instances: read(&self.instances),
             recycled: read(&self.recycled),
             filters: read(&self.filters),
-            filters_asked: read(&self.asked),
-            filters_passed: read(&self.passed),
+            filters_asked: read(&self.filters_evaluated),
+            filters_passed: read(&self.filters_passed),
             principals_quarantined: read(&self.principals_quarantined),
             last_failure,
         }
     }
 
-    fn condition<T>(&self, with: impl FnOnce(&mut Condition) -> T) -> T {
-        with(&mut self.condition.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_health<T>(&self, access: impl FnOnce(&mut Health) -> T) -> T {
+        access(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

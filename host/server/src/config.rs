@@ -249,7 +249,7 @@ mod tests {
             ),
             (
                 "[signatures]\nkeys = [\"ed25519:AAAA\"]",
-                "s.toml:2: signatures.keys: a trusted key is 'ed25519:' and 32 bytes",
+                "s.toml:2: signatures.keys: a trusted key must be 'ed25519:' and 32 bytes",
             ),
             (
                 "[signatures]\nrequire = true",

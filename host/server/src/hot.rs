@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use switchyard_plugin::Bits;
+use switchyard_plugin::FilterResults;
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, Publication, room::RoomName};
 use switchyard_store::{
@@ -93,7 +93,7 @@ impl FanOut {
 
     /// Puts it into every outbox.
     pub fn deliver(&mut self, message: &Arc<Publication>) {
-        let bits = Bits::default();
+        let bits = FilterResults::default();
         let verdicts = Verdicts { filters: &[], bits: Some(&bits) };
         let delivered = self.room.deliver(message, &verdicts, &mut self.flush);
         assert_eq!(delivered.members, self.members);

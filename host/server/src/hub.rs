@@ -48,7 +48,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
     time::Instant,
 };
-use switchyard_plugin::{Cache, Compiler, Connecting, Engine, Limits};
+use switchyard_plugin::{Cache, Compiler, ConnectRequest, Engine, Limits};
 use switchyard_process::{
     memory::{MemoryAccount, MemoryShare},
     vital::VitalTasks,
@@ -61,7 +61,7 @@ use tokio::sync::{OnceCell, oneshot};
 /// waiting only behind a plugin that is too slow for its rooms.
 const BACKLOG: usize = 4096;
 
-/// Reads of all principals at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
+/// Audience of all principals at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
 const READS: usize = 4;
 /// A request that names more rooms than this goes on when it is its principal's turn.
 const FEW: usize = 32;
@@ -86,7 +86,7 @@ pub(crate) struct Hub {
     compiler: Compiler,
     wards: Vec<Ward>,
     routes: Arc<Routes>,
-    /// Reads of histories.
+    /// Audience of histories.
     reads: InTurn,
     /// Requests that name many rooms.
     lists: InTurn,
@@ -146,7 +146,7 @@ impl Hub {
     }
 
     /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
-    pub(crate) async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+    pub(crate) async fn admit(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
         self.lobby.admit(connecting).await
     }
 

@@ -60,7 +60,7 @@ async fn errors_are_reported_with_their_line() {
         ("[rooms]\nungoverned = \"ajar\"".into(), 2..=2, "`closed`"),
         ("[store]\nurl = \"mongo://here\"".into(), 2..=2, "memory"),
         (key("tier = \"gold\""), 7..=7, "[tier.gold]"),
-        ("[cache]\nfolder = \"text.wasm\"".into(), 2..=2, "is no folder"),
+        ("[cache]\nfolder = \"text.wasm\"".into(), 2..=2, "is not a directory"),
         (key("expires = 2027-01-01"), 7..=7, "2027-01-01T00:00:00Z"),
         (key("expires = \"soon\""), 7..=7, "datetime"),
         ("[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []".into(), 2..=2, "64 hexadecimal digits"),

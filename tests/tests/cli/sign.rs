@@ -36,7 +36,7 @@ async fn a_plugin_is_signed_checked_and_loaded() {
     fs::write(place.join("text.key"), "no key").expect("a file");
     for (arguments, expected) in [
         (["dydx.wasm", "--key-file", "gone.key"], "gone.key: No such file"),
-        (["dydx.wasm", "--key-file", "text.key"], "text.key: it is no private key"),
+        (["dydx.wasm", "--key-file", "text.key"], "text.key: not a private key"),
         (["gone.wasm", "--key-file", "first.key"], "gone.wasm: No such file"),
     ] {
         fails(&place, &[&["plugin", "sign"], &arguments[..]].concat(), expected).await;
@@ -46,7 +46,7 @@ async fn a_plugin_is_signed_checked_and_loaded() {
         assert!(signed.status.success(), "{}", stderr(&signed));
     };
     sign("dydx.wasm", "other.key").await;
-    fails(&place, &check, "its signature fits no key in signatures.keys").await;
+    fails(&place, &check, "its signature matches no key in signatures.keys").await;
     sign("dydx.wasm", "first.key").await;
     let checked = run(&place, &check, &[]).await;
     assert!(checked.status.success(), "{}", stderr(&checked));
@@ -60,7 +60,7 @@ async fn a_plugin_is_signed_checked_and_loaded() {
     let told = stderr(&refused);
     assert!(!refused.status.success() && told.contains("is not signed"), "{told}");
     sign("next.wasm", "other.key").await;
-    assert!(stderr(&load().await).contains("fits no key"));
+    assert!(stderr(&load().await).contains("matches no key"));
     sign("next.wasm", "first.key").await;
     let loaded = load().await;
     assert!(loaded.status.success(), "{}", stderr(&loaded));

@@ -258,9 +258,9 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
     };
     let good = in_charge().await;
     for (file, bytes, told) in [
-        ("plugin.wasm", &b""[..], "its signature fits no key"),
-        ("plugin.wasm", &module[..module.len() / 2], "its signature fits no key"),
-        ("plugin.wasm.sig", b"", "its signature is none"),
+        ("plugin.wasm", &b""[..], "its signature matches no key"),
+        ("plugin.wasm", &module[..module.len() / 2], "its signature matches no key"),
+        ("plugin.wasm.sig", b"", "its signature is malformed"),
     ] {
         let (whole, log) = (fs::read(node.place().join(file)).expect("a file"), node.log().len());
         fs::write(node.place().join(file), bytes).expect("a file");

@@ -3,7 +3,7 @@
 use super::load;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
-use switchyard_plugin::{Connecting, Counts, Governor, OnFailure, Principal, Reading, Verdict};
+use switchyard_plugin::{ConnectRequest, Counts, Governor, MetricValue, OnFailure, Principal, Verdict};
 
 #[test]
 fn a_plugin_built_for_the_first_contract_version_runs() {
@@ -12,7 +12,8 @@ fn a_plugin_built_for_the_first_contract_version_runs() {
     let hooks = plugin.info().hooks;
     assert!(hooks.connect && hooks.room && hooks.subscribe && hooks.publish && hooks.deliver);
     let who = |id: &str| Principal { id: id.into(), ..Principal::default() };
-    let connecting = |id: &str| Connecting { principal: who(id), remote: "127.0.0.1:1".into(), origin: None };
+    let connecting =
+        |id: &str| ConnectRequest { principal: who(id), remote: "127.0.0.1:1".into(), origin: None };
     assert_eq!(governor.connect(&connecting("acme")).unwrap().rooms, Some(7));
     assert_eq!(governor.connect(&connecting("mallory")).unwrap_err().message, "not you");
     assert_eq!(governor.validate("alice", "Prices").unwrap().as_deref(), Some("prices"));
@@ -36,7 +37,7 @@ fn a_plugin_built_for_the_first_contract_version_runs() {
     };
     let stamp: Value = serde_json::from_slice(&stamp).expect("JSON");
     assert!(stamp["time"].as_u64() > Some(1_700_000_000_000), "{stamp}");
-    assert_eq!(plugin.metrics()[1], ("checked", Reading::Counter(3)));
+    assert_eq!(plugin.metrics()[1], ("checked", MetricValue::Counter(3)));
     assert!(governor.stats().status().failures.is_empty());
 }
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use switchyard_plugin::{
-    Bits, Budget, Connecting, Counts, FilterId, Governor, OnFailure, Plugin, Principal, Reads, Refusal,
-    RefusalCode, State, Verdict,
+    Audience, Budget, ConnectRequest, Counts, FilterId, FilterResults, Governor, OnFailure, Plugin,
+    Principal, Rejection, RejectionCode, State, Verdict,
 };
 
 fn hostile(config: Value) -> Governor {
     Governor::new(load("hostile", &config), OnFailure::Deny)
 }
 
-fn subscribe(governor: &mut Governor, room: &str, filter: &str) -> Result<FilterId, Refusal> {
+fn subscribe(governor: &mut Governor, room: &str, filter: &str) -> Result<FilterId, Rejection> {
     let grant = governor.authorize(&Principal::default(), room, Some(filter), Counts::default())?;
     Ok(grant.filter.expect("a filter"))
 }
@@ -26,7 +26,10 @@ fn a_failure_affects_one_call() {
     let mut out = Vec::new();
     for _ in 0..3 {
         let refusal = governor.check("alice", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
-        assert_eq!(refusal, Refusal { code: RefusalCode::Failed, message: "plugin 'test' failed".into() });
+        assert_eq!(
+            refusal,
+            Rejection { code: RejectionCode::Failed, message: "plugin 'test' failed".into() }
+        );
         assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
         governor.matches("bad:a", "", b"{}", &[id], &mut out).unwrap();
         assert_eq!(out, [1]);
@@ -59,7 +62,7 @@ fn repeated_failures_quarantine_the_plugin_and_a_successful_call_ends_it() {
     assert_eq!((status.state, status.refused, status.failures["panic"]), (State::Active, 1, 5));
 }
 
-fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<FilterId, Refusal> {
+fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<FilterId, Rejection> {
     let who = Principal { id: who.to_owned(), ..Principal::default() };
     let grant = governor.authorize(&who, "bad:a", Some(filter), Counts::default())?;
     Ok(grant.filter.expect("a filter"))
@@ -92,10 +95,10 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
             .collect();
         let bad = format!(r#"{{"do":"{misdeed}","in":"matches"}}"#);
         ids.insert(17, subscribe_as(&mut governor, from, &bad).unwrap());
-        let mut bits = Bits::default();
+        let mut bits = FilterResults::default();
         for _ in 0..10 {
             let publisher = || Some("alice".into());
-            governor.filter("bad:a", "", b"{}", &ids, Reads::Members(&publisher), &mut bits).ok();
+            governor.filter("bad:a", "", b"{}", &ids, Audience::Members(&publisher), &mut bits).ok();
             for n in 0..ids.len() {
                 assert_eq!((bits.passes(n), bits.is_lost(n)), (n != 17, n == 17), "{misdeed}: {n}");
             }
@@ -116,17 +119,17 @@ fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
         let mut governor = hostile(Value::Null);
         let ids = ["alice", "bob", "carol", "dora"]
             .map(|who| subscribe_as(&mut governor, who, &format!("{{\"of\":\"{who}\"}}")).unwrap());
-        let mut bits = Bits::default();
+        let mut bits = FilterResults::default();
         let publisher = || known.then(|| "mallory".into());
         for _ in 0..8 {
-            governor.filter("bad:a", "", poison, &ids, Reads::Members(&publisher), &mut bits).unwrap_err();
+            governor.filter("bad:a", "", poison, &ids, Audience::Members(&publisher), &mut bits).unwrap_err();
             assert!((0..4).all(|n| bits.is_lost(n)));
         }
         assert_eq!(governor.stats().status().state, State::Active);
         for who in ["alice", "bob", "carol", "dora"] {
             assert_eq!(governor.check(who, "bad:a", "", b"{}"), Ok(Verdict::Pass));
         }
-        let elsewhere = governor.filter("bad:b", "", b"{}", &ids, Reads::Members(&publisher), &mut bits);
+        let elsewhere = governor.filter("bad:b", "", b"{}", &ids, Audience::Members(&publisher), &mut bits);
         assert!(elsewhere.is_ok() && (0..4).all(|n| bits.passes(n)));
         assert_eq!(governor.check("mallory", "bad:a", "", b"{}").is_err(), known);
     }
@@ -138,13 +141,15 @@ fn a_filter_that_fails_on_history_affects_only_its_reader() {
     let ids = ["mallory", "alice"]
         .map(|who| subscribe_as(&mut governor, who, &format!("{{\"of\":\"{who}\"}}")).unwrap());
     let poison = br#"{"do": "panic", "in": "matches"}"#;
-    let mut bits = Bits::default();
+    let mut bits = FilterResults::default();
     for _ in 0..8 {
-        governor.filter("bad:a", "", poison, &ids[..1], Reads::One("mallory"), &mut bits).unwrap_err();
+        governor
+            .filter("bad:a", "", poison, &ids[..1], Audience::HistoryReader("mallory"), &mut bits)
+            .unwrap_err();
     }
     assert_eq!(governor.stats().status().failures["panic"], 5, "it is not asked any more");
-    governor.filter("bad:a", "", b"{}", &ids[1..], Reads::One("alice"), &mut bits).unwrap();
-    governor.filter("bad:a", "", b"{}", &ids, Reads::Members(&|| None), &mut bits).unwrap();
+    governor.filter("bad:a", "", b"{}", &ids[1..], Audience::HistoryReader("alice"), &mut bits).unwrap();
+    governor.filter("bad:a", "", b"{}", &ids, Audience::Members(&|| None), &mut bits).unwrap();
     assert!(bits.passes(0) && bits.passes(1));
     assert_eq!(governor.stats().status().state, State::Active);
 }
@@ -158,7 +163,7 @@ fn input_that_is_too_large_is_the_clients_error() {
     let asked = |governor: &Governor| governor.stats().status().calls.get("subscribe.authorize").copied();
     for _ in 0..8 {
         let refusal = subscribe(&mut governor, "trades", &long).unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::Invalid, "{refusal}");
+        assert_eq!(refusal.code, RejectionCode::Invalid, "{refusal}");
         assert!(refusal.message.contains("70016 bytes, at most 65536"), "{refusal}");
     }
     assert_eq!(asked(&governor), None, "it was measured before");
@@ -206,7 +211,7 @@ fn equal_filters_are_compiled_once_and_static_plans_cost_no_call() {
 fn an_invalid_filter_is_the_clients_error() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
     let refusal = subscribe(&mut governor, "trades", r#"{"minSize": -1}"#).unwrap_err();
-    assert_eq!(refusal.code, RefusalCode::Invalid, "{refusal}");
+    assert_eq!(refusal.code, RejectionCode::Invalid, "{refusal}");
     assert!(refusal.message.contains("minSize"), "{refusal}");
 }
 
@@ -229,7 +234,7 @@ fn filters_fail_closed_when_the_plugin_fails() {
 fn failures_can_be_configured_to_allow() {
     let config = json!({ "connect": "panic", "room": "panic", "subscribe": "panic", "publish": "panic" });
     let mut governor = Governor::new(load("hostile", &config), OnFailure::Allow);
-    assert_eq!(governor.connect(&Connecting::default()), Ok(Default::default()));
+    assert_eq!(governor.connect(&ConnectRequest::default()), Ok(Default::default()));
     assert_eq!(governor.validate("alice", "bad:a"), Ok(None));
     assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     let grant = governor.authorize(&Principal::default(), "bad:a", Some("{}"), Counts::default()).unwrap();
@@ -241,10 +246,10 @@ fn failures_can_be_configured_to_allow() {
 fn the_reason_of_a_reject_is_bounded() {
     let mut governor = hostile(json!({ "connect": "huge", "publish": "refuse" }));
     // Larger than the host copies out of the plugin: a failure, with a message of the host.
-    let refusal = governor.connect(&Connecting::default()).unwrap_err();
+    let refusal = governor.connect(&ConnectRequest::default()).unwrap_err();
     assert_eq!(refusal.message, "plugin 'test' failed");
     let refusal = governor.check("alice", "bad:a", "", b"{}").unwrap_err();
-    assert_eq!(refusal, Refusal { code: RefusalCode::Denied, message: "refused as asked".into() });
+    assert_eq!(refusal, Rejection { code: RejectionCode::Denied, message: "refused as asked".into() });
 }
 
 #[test]
@@ -256,12 +261,12 @@ fn verdicts_on_room_names_are_cached() {
     }
     assert_eq!(governor.stats().status().calls["room.validate"].0, 1);
     for _ in 0..2 {
-        assert_eq!(governor.validate("alice", "nonsense").unwrap_err().code, RefusalCode::Invalid);
+        assert_eq!(governor.validate("alice", "nonsense").unwrap_err().code, RejectionCode::Invalid);
     }
     assert_eq!(governor.stats().status().calls["room.validate"].0, 3);
     let refusal =
         governor.authorize(&Principal::default(), "uniswap-v3:ethereum", Some("{}"), Counts::default());
-    assert_eq!(refusal.unwrap_err().code, RefusalCode::Invalid);
+    assert_eq!(refusal.unwrap_err().code, RejectionCode::Invalid);
 }
 
 #[test]
@@ -271,17 +276,17 @@ fn a_swap_moves_all_filters_or_fails() {
     let mut out = Vec::new();
 
     for (config, says) in [
-        (json!({ "compile": "refuse" }), "it refuses a filter in use, {}: refused as asked"),
+        (json!({ "compile": "refuse" }), "it rejects a filter in use, {}: refused as asked"),
         (json!({ "compile": "panic" }), "failed in deliver.compile (panic)"),
         (json!({ "compile": "loop" }), "failed in deliver.compile (deadline)"),
     ] {
-        let error = governor.swap(load("hostile", &config), OnFailure::Deny).unwrap_err();
+        let error = governor.swap(load("hostile", &config), OnFailure::Deny).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
         governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
         assert_eq!(out, [0b11]);
     }
     let config = json!({ "protocols": ["a"], "chains": ["b"] });
-    let error = governor.swap(load("protocol_rooms", &config), OnFailure::Deny).unwrap_err();
+    let error = governor.swap(load("protocol_rooms", &config), OnFailure::Deny).unwrap_err().to_string();
     assert!(error.contains("no deliver hook"), "{error}");
     assert!(governor.stats().status().failures.is_empty(), "the one in charge has not failed");
 
@@ -324,7 +329,7 @@ fn an_instance_whose_memory_has_grown_is_replaced() {
 
     let tight = Budget { memory: 1 << 16, ..budget };
     let error = Plugin::load(engine(), "test", &guest("orderbook"), &Value::Null, tight).err().unwrap();
-    assert!(error.to_string().contains("bytes of memory and may have 65536"), "{error}");
+    assert!(error.to_string().contains("bytes of memory; at most 65536 are allowed"), "{error}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<()> {
     let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-    let plugin = Plugin::load(&Engine::strict()?, &name, &bytes, &config, args.budget.read())?;
+    let plugin = Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &config, args.budget.read())?;
     let info = plugin.info();
     if args.json {
         print_line!("{}", serde_json::to_string(info)?)?;

@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use switchyard_plugin::{Refusal, Verdict};
+use switchyard_plugin::{Rejection, Verdict};
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -84,7 +84,7 @@ fn add(all: &mut Instructions, spent: Instructions) {
     spent.into_iter().for_each(|(hook, calls)| all.entry(hook).or_default().extend(calls));
 }
 
-fn said(refusal: &Refusal) -> String {
+fn said(refusal: &Rejection) -> String {
     let code = serde_json::to_value(refusal.code).unwrap_or_default();
     format!("{}: {}", code.as_str().unwrap_or_default(), refusal.message)
 }
@@ -114,7 +114,7 @@ fn show(asked: &str, outcome: &Outcome) -> Result<(), OutputError> {
 
 fn object(message: &Outgoing, outcome: &Outcome, spent: &Instructions) -> Value {
     let (verdict, why) = verdict(outcome);
-    let passes = |passes: &Result<bool, Refusal>| match passes {
+    let passes = |passes: &Result<bool, Rejection>| match passes {
         Ok(passes) => json!(passes),
         Err(refusal) => json!({ "rejected": said(refusal) }),
     };

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{
-    Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Refusal, Verdict,
+    Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Rejection, Verdict,
 };
 use tracing::dispatcher::{Dispatch, with_default};
 
@@ -86,7 +86,7 @@ pub(super) struct Trial {
     who: Principal,
     filters: Vec<String>,
     /// By room: each filter's number, where it was granted.
-    granted: HashMap<String, Vec<Result<Option<FilterId>, Refusal>>>,
+    granted: HashMap<String, Vec<Result<Option<FilterId>, Rejection>>>,
     pub times: BTreeMap<&'static str, Vec<Duration>>,
     /// Instructions of each call of the present message.
     spent: Instructions,
@@ -98,10 +98,10 @@ pub(super) type Instructions = BTreeMap<&'static str, Vec<u64>>;
 /// What becomes of a message.
 pub(super) struct Outcome {
     /// The room by the name that the plugin gives it.
-    pub room: Result<String, Refusal>,
-    pub verdict: Result<Verdict, Refusal>,
+    pub room: Result<String, Rejection>,
+    pub verdict: Result<Verdict, Rejection>,
     /// Whether each filter lets it through; an error where it was not granted.
-    pub passes: Vec<Result<bool, Refusal>>,
+    pub passes: Vec<Result<bool, Rejection>>,
 }
 
 impl Trial {
@@ -184,7 +184,7 @@ impl Trial {
         Outcome { room: Ok(room), verdict, passes }
     }
 
-    fn deliver(&mut self, room: &str, event: &str, data: &[u8]) -> Vec<Result<bool, Refusal>> {
+    fn deliver(&mut self, room: &str, event: &str, data: &[u8]) -> Vec<Result<bool, Rejection>> {
         if !self.granted.contains_key(room) {
             let (who, filters) = (self.who.clone(), self.filters.clone());
             let mut grants = vec![];
@@ -210,7 +210,7 @@ impl Trial {
             position += 1;
             bits[word] >> bit & 1 == 1
         };
-        let answer = |grant: Result<Option<FilterId>, Refusal>| match (grant?, &asked) {
+        let answer = |grant: Result<Option<FilterId>, Rejection>| match (grant?, &asked) {
             (None, _) => Ok(true),
             (Some(_), Err(refusal)) => Err(refusal.clone()),
             (Some(_), Ok(())) => Ok(bit()),

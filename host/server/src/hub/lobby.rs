@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use switchyard_plugin::{Call, Connecting, Governor, Limits, Mirror, OnFailure, Plugin};
+use switchyard_plugin::{ConnectRequest, Governor, Limits, Mirror, OnFailure, Plugin, PluginFunction};
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::sync::{mpsc, oneshot};
@@ -24,7 +24,7 @@ pub(super) struct Lobby {
 }
 
 enum Question {
-    Admit(Connecting, oneshot::Sender<Result<Limits, Refusal>>),
+    Admit(ConnectRequest, oneshot::Sender<Result<Limits, Refusal>>),
     Swap(usize, Option<(Arc<Plugin>, OnFailure)>, oneshot::Sender<Result<(), String>>),
     Reflect(usize, Option<Mirror>),
 }
@@ -53,7 +53,7 @@ impl Lobby {
                         reply.send(swapped).ok();
                     }
                     Question::Reflect(index, mirror) => {
-                        governors.get_mut(&index).into_iter().for_each(|g| g.reflect(mirror.clone()));
+                        governors.get_mut(&index).into_iter().for_each(|g| g.set_mirror(mirror.clone()));
                     }
                 }
             }
@@ -62,7 +62,7 @@ impl Lobby {
         Ok(questions)
     }
 
-    pub(super) async fn admit(&self, connecting: Connecting) -> Result<Limits, Refusal> {
+    pub(super) async fn admit(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
         if self.governors.load(Ordering::Acquire) == 0 {
             return Ok(Limits::default());
         }
@@ -112,19 +112,19 @@ fn swap(
         return Ok(());
     };
     match governors.get_mut(&index) {
-        Some(governor) => governor.swap(plugin, on_failure),
+        Some(governor) => governor.swap(plugin, on_failure).map_err(|error| error.to_string()),
         None => {
-            governors.insert(index, Governor::at_the_door(plugin, on_failure));
+            governors.insert(index, Governor::for_connections(plugin, on_failure));
             Ok(())
         }
     }
 }
 
-fn ask(governors: &mut Governors, connecting: &Connecting) -> Result<Limits, Refusal> {
+fn ask(governors: &mut Governors, connecting: &ConnectRequest) -> Result<Limits, Refusal> {
     let mut narrowest = Limits::default();
     for governor in governors.values_mut() {
         let limits = governor.connect(connecting);
-        let limits = limits.map_err(|refusal| wire_refusal(Call::Connect, refusal))?;
+        let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Connect, refusal))?;
         narrowest.rooms = least(narrowest.rooms, limits.rooms);
         narrowest.publishes_per_second = least(narrowest.publishes_per_second, limits.publishes_per_second);
         narrowest.message_bytes = least(narrowest.message_bytes, limits.message_bytes);

@@ -5,7 +5,8 @@ use super::{command::JoinRequest, quotas::Quotas, refusals::wire_refusal};
 use serde::Deserialize;
 use std::{sync::Arc, time::Instant};
 use switchyard_plugin::{
-    Bits, Call, Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, Principal, Reads, Verdict,
+    Audience, Counts, FilterId, FilterResults, Governor, Limits, Mirror, OnFailure, Plugin, PluginFunction,
+    Principal, Verdict,
 };
 use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::{
@@ -86,7 +87,7 @@ impl Policy {
         let counts = counts(&room);
         let (who, filter) = (&request.who, request.filter.as_deref());
         let grant = governor.authorize(who, &room, filter, counts);
-        let grant = grant.map_err(|refusal| wire_refusal(Call::Subscribe, refusal))?;
+        let grant = grant.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
         if let Some(most) = grant.limits.rooms
             && counts.of_connection >= most
         {
@@ -116,9 +117,9 @@ impl Policy {
             }
         };
         // Whatever hooks it has: without it, nothing of this room may happen.
-        governor.open_rooms().map_err(|refusal| wire_refusal(Call::Room, refusal))?;
+        governor.open_rooms().map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
         let canonical = governor.validate(who, room);
-        let canonical = canonical.map_err(|refusal| wire_refusal(Call::Room, refusal))?;
+        let canonical = canonical.map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
         let Some(canonical) = canonical else { return Ok(room.clone()) };
         match RoomName::parse(&canonical) {
             Ok(name) if name == *room || (name.kind() == RoomKind::Ordinary && governs(&name)) => Ok(name),
@@ -147,14 +148,14 @@ impl Policy {
             let now = Instant::now();
             if !quotas.knows(who, &room, now) {
                 let limits = governor.limits(&Self::principal(who, tier), &room, counts(&room));
-                let limits = limits.map_err(|refusal| wire_refusal(Call::Subscribe, refusal))?;
+                let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
                 quotas.answer(who, &room, &limits, now);
             }
             quotas.take(who, &room, data.len(), now)?;
         }
         let event = event.as_deref().unwrap_or_default();
         let verdict = governor.check(who, &room, event, data.as_bytes());
-        let verdict = verdict.map_err(|refusal| wire_refusal(Call::Publish, refusal))?;
+        let verdict = verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))?;
         let checked = match verdict {
             Verdict::Pass => Checked::Pass,
             Verdict::Discard => Checked::Discard,
@@ -186,8 +187,8 @@ impl Policy {
         &mut self,
         message: &Publication,
         ids: &[FilterId],
-        reads: Reads<'_>,
-        bits: &mut Bits,
+        reads: Audience<'_>,
+        bits: &mut FilterResults,
     ) -> bool {
         let Policy::Governed(governor) = self else { return false };
         let event = message.event.as_deref().unwrap_or_default();
@@ -206,7 +207,9 @@ impl Policy {
     /// Puts a version of the plugin in charge.
     pub(crate) fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
         match self {
-            Policy::Governed(governor) => governor.swap(plugin, on_failure)?,
+            Policy::Governed(governor) => {
+                governor.swap(plugin, on_failure).map_err(|error| error.to_string())?
+            }
             Policy::Failed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
             Policy::Ungoverned(_) => return Err("these rooms have no plugin".to_owned()),
         }
@@ -225,7 +228,7 @@ impl Policy {
 
     pub(crate) fn reflect(&mut self, mirror: Option<Mirror>) {
         if let Policy::Governed(governor) = self {
-            governor.reflect(mirror);
+            governor.set_mirror(mirror);
         }
     }
 

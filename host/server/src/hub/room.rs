@@ -10,7 +10,7 @@ use super::{
 };
 use crate::outbox::Put;
 use std::{collections::HashMap, sync::Arc};
-use switchyard_plugin::{Bits, FilterId};
+use switchyard_plugin::{FilterId, FilterResults};
 use switchyard_protocol::{Position, Publication, reply, room::RoomName};
 use switchyard_store::ConnectionId;
 
@@ -44,7 +44,7 @@ struct Place {
 /// all because there are no bits, they are told.
 pub(crate) struct Verdicts<'a> {
     pub filters: &'a [FilterId],
-    pub bits: Option<&'a Bits>,
+    pub bits: Option<&'a FilterResults>,
 }
 
 /// A seat that was taken.

@@ -27,7 +27,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use switchyard_plugin::{Bits, Counts, FilterId, Reads};
+use switchyard_plugin::{Audience, Counts, FilterId, FilterResults};
 use switchyard_process::memory::MemoryKind;
 use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{Event, Store};
@@ -64,7 +64,7 @@ pub(super) struct Shard {
 #[derive(Default)]
 pub(super) struct Scratch {
     filters: Vec<FilterId>,
-    bits: Bits,
+    bits: FilterResults,
 }
 
 /// Who takes a seat, and how.
@@ -332,7 +332,7 @@ impl Shard {
         let governed = self.routes.governed(self.index);
         let publisher = || governed.and_then(|governed| governed.publishers.of(message));
         let asked =
-            filters.is_empty() || self.policy.filter(message, filters, Reads::Members(&publisher), bits);
+            filters.is_empty() || self.policy.filter(message, filters, Audience::Members(&publisher), bits);
         let verdicts = Verdicts { filters, bits: asked.then_some(bits) };
         let now = Instant::now();
         room.pace.message(now);
@@ -351,7 +351,7 @@ impl Shard {
             Some((Some(filter), who)) => {
                 while let Some(message) = sieving.messages.pop_front() {
                     let bits = &mut self.scratch.bits;
-                    let asked = self.policy.filter(&message, &[filter], Reads::One(&who), bits);
+                    let asked = self.policy.filter(&message, &[filter], Audience::HistoryReader(&who), bits);
                     sieving.sieved.failed |= !asked;
                     sieving.sieved.lost |= asked && bits.is_lost(0);
                     if asked && bits.passes(0) {

@@ -20,7 +20,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
-use switchyard_plugin::{Compilation, Engine, EngineError, Plugin, PluginConfig, Shadow, Trust, Unloadable};
+use switchyard_plugin::{
+    Compilation, Engine, EngineError, Plugin, PluginConfig, Shadow, Trust, VersionError,
+};
 use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use switchyard_store::Lineage;
 use tokio_util::task::AbortOnDropHandle;
@@ -65,7 +67,7 @@ struct Awaited(Compilation);
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        self.0.give_up();
+        self.0.cancel();
     }
 }
 
@@ -199,7 +201,7 @@ impl Failed {
 
 impl Charge {
     fn is(&self, sha256: &str, config: &PluginConfig) -> bool {
-        self.sha256() == sha256 && self.config.runs_like(config)
+        self.sha256() == sha256 && self.config.has_same_runtime_settings(config)
     }
 
     fn sha256(&self) -> &str {
@@ -230,21 +232,21 @@ impl Hub {
         code: &Bytes,
         signature: Option<&str>,
     ) -> Result<Arc<Plugin>, Refusal> {
-        let start = async || Ok(Engine::start(&self.vitals, self.compiler)?.cached(self.cache.clone()));
+        let start = async || Ok(Engine::start(&self.vitals, self.compiler)?.with_cache(self.cache.clone()));
         let engine = self.engine.get_or_try_init(start).await.cloned().map_err(|error| match error {
-            EngineError::Clock(error) => no_thread("that enforces plugin deadlines", error),
+            EngineError::DeadlineThread(error) => no_thread("that enforces plugin deadlines", error),
             error @ EngineError::Runtime(_) => Refusal::invalid(error.to_string()),
         })?;
         let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
         let awaited = Awaited(Compilation::default());
-        let engine = engine.within(awaited.0.clone());
+        let engine = engine.with_compilation(awaited.0.clone());
         let compile = move || config.compile(&engine, &code, signature.as_deref());
         match blocking::run("compiles a plugin", compile).await {
             Ok(Ok(plugin)) => Ok(Arc::new(plugin)),
-            Ok(Err(Unloadable { reason, passes: true })) => {
+            Ok(Err(VersionError { reason, is_retryable: true })) => {
                 Err(Refusal::retry(ErrorCode::Overloaded, reason, 1000))
             }
-            Ok(Err(Unloadable { reason, .. })) => Err(Refusal::invalid(reason)),
+            Ok(Err(VersionError { reason, .. })) => Err(Refusal::invalid(reason)),
             Err(error) => Err(undone("compiles a plugin", error)),
         }
     }

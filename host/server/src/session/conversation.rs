@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use switchyard_plugin::Connecting;
+use switchyard_plugin::ConnectRequest;
 use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
 use switchyard_store::{PageLimit, Resume};
 use tokio::task::JoinHandle;
@@ -123,7 +123,7 @@ impl Conversation {
             None => hub.permit(&key).await.map_err(rejected)?,
         };
         let limits = hub
-            .admit(Connecting {
+            .admit(ConnectRequest {
                 principal: Policy::principal(&key.principal, &key.tier),
                 remote: client.remote.to_string(),
                 origin: client.origin,

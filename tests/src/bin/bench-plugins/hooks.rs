@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{
-    Budget, Connecting, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Verdict,
+    Budget, ConnectRequest, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Verdict,
 };
 use switchyard_tests::{
     guest,
@@ -56,7 +56,7 @@ fn each(mut ask: impl FnMut()) -> f64 {
 
 struct Bench {
     governor: Governor,
-    from: Connecting,
+    from: ConnectRequest,
     ids: Vec<FilterId>,
     bits: Vec<u64>,
     decider: Decider,
@@ -71,7 +71,7 @@ impl Bench {
         let mut governor =
             Governor::new(Arc::new(plugin.unwrap_or_else(|error| panic!("{error}"))), OnFailure::Deny);
         let principal = Principal { id: "acme".into(), tier: "default".into(), tags: vec![] };
-        let from = Connecting { principal, remote: "127.0.0.1:50000".into(), origin: None };
+        let from = ConnectRequest { principal, remote: "127.0.0.1:50000".into(), origin: None };
         let join = |n| {
             let filter = format!(r#"{{"g":{n}}}"#);
             governor.authorize(&from.principal, ROOM, Some(&filter), Counts::default())

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::Write,
 };
-use switchyard_plugin::{BOUNDS, Reading};
+use switchyard_plugin::{HISTOGRAM_BOUNDS, MetricValue};
 
 #[derive(Default)]
 struct Families {
@@ -19,13 +19,13 @@ struct Families {
 #[derive(Default)]
 struct Family {
     is_histogram: bool,
-    readings: Vec<(String, Reading)>,
+    readings: Vec<(String, MetricValue)>,
 }
 
 impl Families {
     /// The first to name one says what it is. `false`: it does not go with what others have named.
-    fn add(&mut self, plugin: &str, name: &str, reading: Reading) -> bool {
-        let is_histogram = matches!(reading, Reading::Histogram { .. });
+    fn add(&mut self, plugin: &str, name: &str, reading: MetricValue) -> bool {
+        let is_histogram = matches!(reading, MetricValue::Histogram { .. });
         if let Some(family) = self.shown.get_mut(name) {
             let fits = family.is_histogram == is_histogram;
             if fits {
@@ -75,9 +75,11 @@ impl Family {
         writeln!(text, "# TYPE {family} {}", if self.is_histogram { "histogram" } else { "counter" })?;
         for (plugin, reading) in &self.readings {
             match reading {
-                Reading::Counter(count) => writeln!(text, "{family}_total{{plugin=\"{plugin}\"}} {count}")?,
-                Reading::Histogram { buckets, sum } => {
-                    let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+                MetricValue::Counter(count) => {
+                    writeln!(text, "{family}_total{{plugin=\"{plugin}\"}} {count}")?
+                }
+                MetricValue::Histogram { buckets, sum } => {
+                    let bounds = HISTOGRAM_BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
                     let mut below = 0;
                     for (count, bound) in buckets.iter().zip(bounds) {
                         below += count;

@@ -87,10 +87,10 @@ pub(in crate::hub::room) fn waiting(connection: &Connection) -> Vec<i64> {
 }
 
 pub(in crate::hub::room) const ALL: Verdicts =
-    Verdicts { filters: &[], bits: Some(&Bits { passed: vec![], lost: vec![] }) };
+    Verdicts { filters: &[], bits: Some(&FilterResults { passed: vec![], lost: vec![] }) };
 
-fn passed(bits: u64) -> Bits {
-    Bits { passed: vec![bits], lost: vec![] }
+fn passed(bits: u64) -> FilterResults {
+    FilterResults { passed: vec![bits], lost: vec![] }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
-use switchyard_plugin::{Plugin, PluginConfig, Source, digest};
+use switchyard_plugin::{Plugin, PluginConfig, PluginFile, digest};
 use switchyard_process::file::UnusableFile;
 use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use switchyard_store::{Change, How, Lineage, Release, Unavailable};
@@ -55,7 +55,7 @@ impl Hub {
         let file = read.as_ref().ok().map(|source| (digest(&source.code), source.signature.clone()));
         let charge = ward.standing().charge.clone();
         match (read, charge) {
-            (Ok(Source { code, signature }), _) if file != reading.file => {
+            (Ok(PluginFile { code, signature }), _) if file != reading.file => {
                 reading.file = file;
                 let origin = Origin { how: How::File, by: None, signature };
                 let brought = self.bring(index, &config, code, origin, None).await;
@@ -88,7 +88,9 @@ impl Hub {
         let ward = &self.wards[index];
         let in_charge = || {
             let charge = ward.standing().charge.clone();
-            charge.filter(|charge| !charge.config.runs_like(config)).map(|charge| charge.sha256().to_owned())
+            charge
+                .filter(|charge| !charge.config.has_same_runtime_settings(config))
+                .map(|charge| charge.sha256().to_owned())
         };
         while let Some(sha256) = in_charge() {
             let restarted = async {
@@ -142,7 +144,10 @@ impl Hub {
         let (ward, name) = (&self.wards[index], config.name());
         let signature = origin.signature.as_deref();
         // Before anything else looks at it, also where it is compiled here already.
-        let signed_by = config.trust.verify(name, code, signature).map_err(Refusal::invalid)?;
+        let signed_by = config
+            .trust
+            .verify(name, code, signature)
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
         let is_same = |plugin: &Arc<Plugin>| plugin.info().signed_by == signed_by;
         // Asked before it is compiled: where the store does not answer, that would be in vain.
         let lineage = self.store.lineage(name).await.map_err(unavailable)?;
@@ -253,7 +258,10 @@ impl Hub {
     ) -> Result<Arc<Plugin>, Refusal> {
         let (ward, name) = (&self.wards[index], config.name());
         if let Some(plugin) = ward.compiled(sha256, config) {
-            config.trust.admit(name, plugin.info().signed_by.as_deref()).map_err(conflict)?;
+            config
+                .trust
+                .admit(name, plugin.info().signed_by.as_deref())
+                .map_err(|error| conflict(error.to_string()))?;
             return Ok(plugin);
         }
         let lineage = self.store.lineage(name).await.map_err(unavailable)?;
@@ -276,7 +284,7 @@ impl Hub {
     ) -> Result<Option<Charge>, Refusal> {
         let ward = &self.wards[index];
         let previous = ward.standing().charge.clone();
-        let alarms = charge.plugin.stats().alarms();
+        let alarms = charge.plugin.stats().watch_quarantines();
         self.swap(index, &charge, previous.as_ref()).await?;
         let watched = previous.clone().filter(|_| watched && !charge.config.probation.is_zero());
         let probation = watched.map(|previous| self.watch(index, &charge, previous, alarms));
@@ -322,7 +330,7 @@ impl Ward {
         &self,
         config: &Arc<PluginConfig>,
         patience: Duration,
-    ) -> Result<Source, Refusal> {
+    ) -> Result<PluginFile, Refusal> {
         let read = config.clone();
         match self.reader.run("reads a plugin", patience, move || read.read()).await {
             Ok(read) => read.map_err(|error| match error {

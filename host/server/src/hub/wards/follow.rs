@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use switchyard_plugin::{Source, digest};
+use switchyard_plugin::{PluginFile, digest};
 use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::{How, Lineage, StoredPlugins, Unavailable};
 
@@ -65,7 +65,7 @@ impl Hub {
         let _loading = ward.loading.lock().await;
         let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
         let began = match read {
-            Ok(Source { code, signature }) => {
+            Ok(PluginFile { code, signature }) => {
                 let sha256 = digest(&code);
                 reading.file = Some((sha256.clone(), signature.clone()));
                 if lineage.remembers(&sha256) && lineage.current != sha256 {

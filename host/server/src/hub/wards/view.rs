@@ -3,7 +3,7 @@
 use super::{Standing, Ward};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
-use switchyard_plugin::{Info, State, Status, Tally};
+use switchyard_plugin::{ComparisonReport, PluginInfo, PluginStatus, State};
 use switchyard_protocol::room::RoomPattern;
 use switchyard_store::How;
 
@@ -68,9 +68,9 @@ pub(crate) struct Shown {
 
 #[derive(Serialize)]
 pub(crate) struct InCharge {
-    pub plugin: Info,
+    pub plugin: PluginInfo,
     #[serde(flatten)]
-    pub status: Status,
+    pub status: PluginStatus,
 }
 
 /// A version that is, was or was to be in charge.
@@ -97,8 +97,8 @@ pub(crate) struct Shaded {
     pub version: String,
     pub since: u64,
     #[serde(flatten)]
-    pub tally: Tally,
-    pub status: Status,
+    pub tally: ComparisonReport,
+    pub status: PluginStatus,
 }
 
 /// What other nodes are told.
