@@ -2,6 +2,7 @@
 //! instance and the breakers; the hooks are in `hooks.rs`, evaluating filters in `deliver.rs`.
 
 mod filter_setup;
+mod quarantine;
 
 use self::filter_setup::{FilterSetupFailure, instantiate_with_filters, slowest_owner};
 use super::blame::{Blame, BlameBreakers};
@@ -16,7 +17,7 @@ use super::shadow::Mirror;
 use super::status::Stats;
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Maximum length of a filter in the operator's log, in bytes.
 const MAX_LOGGED_FILTER_BYTES: usize = 200;
@@ -136,27 +137,6 @@ impl Governor {
         self.plugin.stats()
     }
 
-    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. If its failures are
-    /// allowed, a quarantine closes nothing.
-    ///
-    /// # Errors
-    ///
-    /// The rejection that clients receive while the quarantine lasts.
-    pub fn open_rooms(&mut self) -> Result<(), Rejection> {
-        match self.on_failure {
-            OnFailure::Deny => self.breaker.admit(Instant::now()).map_err(|remaining| self.closed(remaining)),
-            OnFailure::Allow => Ok(()),
-        }
-    }
-
-    /// Whether this governor has to be asked before a message is stored: a hook decides about it, names the room or limits
-    /// publishers; or the plugin is quarantined, and its rooms are closed.
-    pub fn wants_publishes(&self) -> bool {
-        let hooks = &self.plugin.info().hooks;
-        let is_closed = self.on_failure == OnFailure::Deny && self.breaker.is_open();
-        hooks.room || hooks.publish || hooks.subscribe || is_closed
-    }
-
     /// Returns one of the references to a filter that `who` holds. The guest is told in batches which filters are no
     /// longer used.
     pub fn release(&mut self, id: FilterId, who: &str) {
@@ -255,29 +235,6 @@ impl Governor {
             return Err(self.quarantined(blame, remaining));
         }
         self.ensure_instance()
-    }
-
-    /// The answer while the plugin is quarantined for this long.
-    fn closed(&self, remaining: Duration) -> Rejection {
-        self.stats().record_rejection();
-        let (name, seconds) = (self.name(), remaining.as_secs() + 1);
-        Rejection::failed(format!(
-            "plugin '{name}' is quarantined because it failed repeatedly; try again in {seconds} s"
-        ))
-    }
-
-    fn quarantined(&self, blame: Blame<'_>, remaining: Duration) -> Rejection {
-        let (seconds, plugin) = (remaining.as_secs() + 1, self.name());
-        let (who, what) = match blame {
-            Blame::Host => ("the host".to_owned(), "calls"),
-            Blame::Principal(who) => (format!("principal '{who}'"), "requests"),
-            Blame::HistoryReader(who) => (format!("history for principal '{who}'"), "filters"),
-            Blame::Room(room) => (format!("room '{room}'"), "messages"),
-        };
-        Rejection::failed(format!(
-            "{who} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
-             in {seconds} s"
-        ))
     }
 
     /// Starts an instance if there is none.

@@ -1,0 +1,51 @@
+//! What a quarantine means for the rooms of a plugin, and what clients are told of it. The breakers decide when there is one.
+
+use super::Governor;
+use crate::{blame::Blame, governor::OnFailure, hook_types::Rejection};
+use std::time::{Duration, Instant};
+
+impl Governor {
+    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. If its failures are
+    /// allowed, a quarantine closes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The rejection that clients receive while the quarantine lasts.
+    pub fn open_rooms(&mut self) -> Result<(), Rejection> {
+        match self.on_failure {
+            OnFailure::Deny => self.breaker.admit(Instant::now()).map_err(|remaining| self.closed(remaining)),
+            OnFailure::Allow => Ok(()),
+        }
+    }
+
+    /// Whether this governor has to be asked before a message is stored: a hook decides about it, names the room or limits
+    /// publishers; or the plugin is quarantined, and its rooms are closed.
+    pub fn wants_publishes(&self) -> bool {
+        let hooks = &self.plugin.info().hooks;
+        let is_closed = self.on_failure == OnFailure::Deny && self.breaker.is_open();
+        hooks.room || hooks.publish || hooks.subscribe || is_closed
+    }
+
+    /// The answer while the plugin is quarantined for this long.
+    pub(super) fn closed(&self, remaining: Duration) -> Rejection {
+        self.stats().record_rejection();
+        let (name, seconds) = (self.name(), remaining.as_secs() + 1);
+        Rejection::failed(format!(
+            "plugin '{name}' is quarantined because it failed repeatedly; try again in {seconds} s"
+        ))
+    }
+
+    pub(super) fn quarantined(&self, blame: Blame<'_>, remaining: Duration) -> Rejection {
+        let (seconds, plugin) = (remaining.as_secs() + 1, self.name());
+        let (who, what) = match blame {
+            Blame::Host => ("the host".to_owned(), "calls"),
+            Blame::Principal(who) => (format!("principal '{who}'"), "requests"),
+            Blame::HistoryReader(who) => (format!("history for principal '{who}'"), "filters"),
+            Blame::Room(room) => (format!("room '{room}'"), "messages"),
+        };
+        Rejection::failed(format!(
+            "{who} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
+             in {seconds} s"
+        ))
+    }
+}
