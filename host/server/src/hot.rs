@@ -19,7 +19,7 @@ use switchyard_plugin::FilterResults;
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, Publication, room::RoomName};
 use switchyard_store::{
-    ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, Store, key::Digest,
+    Broker, ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, key::Digest,
 };
 
 pub const ROOM: &str = "prices:eth";
@@ -125,7 +125,7 @@ impl Recovery {
         let store =
             Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
-        store.watch(&room);
+        store.subscribe(&room);
         let who = "acme".into();
         let publish = || {
             let message = Message {

@@ -70,7 +70,7 @@ const FEW: usize = 32;
 const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 
 pub(crate) struct Hub {
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
     /// What this node keeps, and how much it may.
@@ -137,7 +137,7 @@ impl Hub {
 
     /// Whether more may be kept for a principal, here and in the store.
     pub(crate) fn may_grow(&self, share: &MemoryShare) -> bool {
-        self.store.has_room(share) && share.may_grow()
+        self.store.broker.has_capacity_for(share) && share.may_grow()
     }
 
     /// A connection of a principal is in, with these limits.
@@ -162,7 +162,7 @@ impl Hub {
         let (room, id) = (seat.room.clone(), seat.id);
         self.send(seat.shard, Command::Acknowledge { room, seat: id, epoch, offset, reply });
         let position = answer.await.unwrap_or(Err(Unacknowledged::Unsent))?;
-        self.store.acknowledge(connection.hold(), &seat.room, &position);
+        self.store.sessions.acknowledge(connection.hold(), &seat.room, &position);
         Ok(())
     }
 
@@ -263,7 +263,7 @@ impl Hub {
         reader: Reader,
     ) -> Result<History, Unavailable> {
         let _turn = self.reads.turn(principal).await;
-        self.store.history(room, after, limit, reader).await
+        self.store.broker.history(room, after, limit, reader).await
     }
 }
 

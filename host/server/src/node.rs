@@ -210,8 +210,10 @@ async fn start_hub(config: &Config, reader: &Reader, admin: &Admin) -> anyhow::R
     let store = move |feed| async move {
         let says = move |what: &str| status.waits(what);
         Ok::<_, String>(match site {
-            None => Memory::new(retention, feed, &memory, &vitals) as Arc<dyn Store>,
-            Some(site) => Redis::connect(&site, retention, counted, feed, &memory, says, &vitals).await?,
+            None => Store::from(Memory::new(retention, feed, &memory, &vitals)),
+            Some(site) => {
+                Redis::connect(&site, retention, counted, feed, &memory, says, &vitals).await?.into()
+            }
         })
     };
     Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)
@@ -219,8 +221,9 @@ async fn start_hub(config: &Config, reader: &Reader, admin: &Admin) -> anyhow::R
 
 /// The keys that the store has, as soon as it says.
 async fn first_keys(hub: &Hub, admin: &Admin) -> StoredKeys {
+    let Some(keys) = &hub.store.keys else { return StoredKeys::default() };
     loop {
-        match hub.store.keys(&StoredKeys::default()).await {
+        match keys.read(&StoredKeys::default()).await {
             Ok(stored) => return stored.unwrap_or_default(),
             Err(error) => {
                 tracing::warn!(%error, "waiting for the store's keys");
@@ -232,7 +235,8 @@ async fn first_keys(hub: &Hub, admin: &Admin) -> StoredKeys {
 }
 
 async fn close(hub: &Hub) {
-    if tokio::time::timeout(RECORD, hub.store.close()).await.is_err() {
+    let Some(remote) = &hub.store.remote else { return };
+    if tokio::time::timeout(RECORD, remote.close()).await.is_err() {
         tracing::warn!("the store does not answer; others find out that this node is gone");
     }
 }

@@ -4,16 +4,25 @@
 mod epochs;
 mod history;
 mod order;
+mod plugins;
 mod rooms;
 mod sessions;
 
-use super::*;
-use std::sync::Mutex;
+use crate::{
+    ConnectionId, Event, Feed, HistoryConfig, Hold, Join, Members, Membership, Message, PageLimit, Reader,
+    Receipt, Resume, Resumed, Retention, SessionToken, Store, Stored,
+};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use switchyard_protocol::{Position, room::RoomName};
+use tokio::time::Instant;
 
 type Log = Arc<Mutex<Vec<Event>>>;
 
 struct Subject {
-    store: Arc<dyn Store>,
+    store: Store,
     events: Log,
     unit: Duration,
 }
@@ -26,7 +35,7 @@ const KEY: u32 = 30;
 pub(crate) async fn suite<F, Made>(unit: Duration, make: F)
 where
     F: Fn(Retention, Feed) -> Made,
-    Made: Future<Output = Arc<dyn Store>>,
+    Made: Future<Output = Store>,
 {
     let subject_with = async |history: HistoryConfig| {
         let events = Log::default();
@@ -44,7 +53,7 @@ where
     let of_bytes = |messages, bytes| HistoryConfig { messages, age: unit * 600, bytes };
     history::it_is_trimmed_by_bytes_and_has_no_hole(subject_with(of_bytes(100, 10_000)).await).await;
     history::what_is_trimmed_by_count_takes_no_bytes(subject_with(of_bytes(5, 10_000)).await).await;
-    offsets_rise_and_a_watched_room_is_heard(subject(10, 600).await).await;
+    offsets_rise_and_a_room_subscribed_to_is_heard(subject(10, 600).await).await;
     a_key_makes_a_retry_safe_for_its_principal_and_room(subject(10, 600).await).await;
     order::what_overlaps_is_in_order(subject(10, 600).await).await;
     history_is_trimmed_by_count(subject(3, 600).await).await;
@@ -61,9 +70,10 @@ where
     receipts_count_sessions(subject(10, 600).await).await;
     epochs::a_membership_moves_when_its_client_has_heard(subject(10, 600).await).await;
     epochs::receipts_count_what_is_of_the_rooms_epoch(subject(10, 600).await).await;
-    places_are_taken_and_given_back(subject(10, 600).await).await;
-    sessions::a_session_comes_with_a_place_or_not_at_all(subject(10, 600).await).await;
-    of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
+    connection_slots_are_taken_and_released(subject(10, 600).await).await;
+    sessions::a_session_comes_with_a_connection_slot_or_not_at_all(subject(10, 600).await).await;
+    plugins::of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
+    plugins::what_was_lost_of_a_plugin_is_restored(subject(10, 600).await).await;
 }
 
 /// A page of ten messages.
@@ -77,6 +87,7 @@ impl Subject {
     async fn publish(&self, name: &str, data: &str) -> Stored {
         let room = room(name);
         self.store
+            .broker
             .publish(Message {
                 room: &room,
                 event: Some("e"),
@@ -92,13 +103,13 @@ impl Subject {
 
     async fn offsets(&self, name: &str, after: Option<&Position>, limit: usize) -> (Vec<u64>, bool, bool) {
         let limit = PageLimit { messages: limit, bytes: usize::MAX };
-        let history = self.store.history(&room(name), after, limit, Reader::Other).await.unwrap();
+        let history = self.store.broker.history(&room(name), after, limit, Reader::Other).await.unwrap();
         (history.messages.iter().map(|m| m.offset).collect(), history.more, history.whole)
     }
 
     fn heard(&self) -> Vec<String> {
         let show = |event: &Event| match event {
-            Event::Watched { room, position } => format!("{room} from {}", position.offset),
+            Event::Subscribed { room, position } => format!("{room} from {}", position.offset),
             Event::Published(message) => format!("{} {} {}", message.room, message.offset, message.data()),
             other => format!("{other:?}"),
         };
@@ -108,7 +119,7 @@ impl Subject {
     async fn join(&self, hold: Hold, name: &str, filter: Option<&str>, position: &Position) {
         let membership = Membership { filter: filter.map(Into::into), position: position.clone() };
         let join = Join { room: room(name), membership, anew: false };
-        self.store.join(hold, vec![join]).await.unwrap();
+        self.store.sessions.join(hold, vec![join]).await.unwrap();
     }
 
     /// Waits until so many events came, which are these.
@@ -130,7 +141,7 @@ impl Subject {
     }
 
     async fn count(&self, name: &str) -> usize {
-        self.store.members(name, 5).await.unwrap().count
+        self.store.rooms.members(name, 5).await.unwrap().count
     }
 
     async fn units(&self, count: u32) {
@@ -139,7 +150,7 @@ impl Subject {
 
     async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> Hold {
         let connection = ConnectionId::random();
-        let token = self.store.create_session(&principal.into(), connection, vec![]).await.unwrap();
+        let token = self.store.sessions.create(&principal.into(), connection, vec![]).await.unwrap();
         let position = self.opened(name).await;
         let hold = Hold { token, connection };
         self.join(hold, name, filter, &position).await;
@@ -148,17 +159,17 @@ impl Subject {
 
     /// Where a room is, as for somebody who comes into it.
     async fn opened(&self, name: &str) -> Position {
-        self.store.watch(&room(name));
-        self.becomes(async || self.watched(name).is_some()).await;
-        self.store.unwatch(&room(name));
-        let position = self.watched(name).expect("seen above");
+        self.store.broker.subscribe(&room(name));
+        self.becomes(async || self.subscribed(name).is_some()).await;
+        self.store.broker.unsubscribe(&room(name));
+        let position = self.subscribed(name).expect("seen above");
         self.events.lock().unwrap().clear();
         position
     }
 
-    fn watched(&self, name: &str) -> Option<Position> {
+    fn subscribed(&self, name: &str) -> Option<Position> {
         self.events.lock().unwrap().iter().find_map(|event| match event {
-            Event::Watched { room, position } if **room == *name => Some(position.clone()),
+            Event::Subscribed { room, position } if **room == *name => Some(position.clone()),
             _ => None,
         })
     }
@@ -172,26 +183,26 @@ impl Subject {
     ) -> Option<Resumed> {
         self.units(1).await;
         let asked = Instant::now();
-        match self.store.resume_session(token, &principal.into(), connection, asked, None).await.unwrap() {
+        match self.store.sessions.resume(token, &principal.into(), connection, asked, None).await.unwrap() {
             Resume::Held(resumed) => Some(resumed),
             Resume::Gone(None) => None,
-            other => panic!("nobody else asked, and no place was wanted: {other:?}"),
+            other => panic!("nobody else asked, and no slot was wanted: {other:?}"),
         }
     }
 }
 
-async fn offsets_rise_and_a_watched_room_is_heard(s: Subject) {
+async fn offsets_rise_and_a_room_subscribed_to_is_heard(s: Subject) {
     let first = s.publish("a", "1").await;
     assert_eq!((first.position.offset, first.duplicate), (1, false));
-    s.store.watch(&room("a"));
+    s.store.broker.subscribe(&room("a"));
     s.hears(&["a from 1"]).await;
     let second = s.publish("a", "{ }").await;
     assert_eq!((second.position.epoch.clone(), second.position.offset), (first.position.epoch, 2));
     s.publish("b", "0").await;
     s.hears(&["a 2 { }"]).await;
-    s.store.unwatch(&room("a"));
+    s.store.broker.unsubscribe(&room("a"));
     s.publish("a", "3").await;
-    s.store.watch(&room("a"));
+    s.store.broker.subscribe(&room("a"));
     // Where the store is elsewhere, the third may still have been on its way.
     let caught_up = [vec!["a from 3"], vec!["a from 2", "a 3 3"]];
     s.becomes(async || caught_up.iter().any(|events| s.heard() == *events)).await;
@@ -215,10 +226,10 @@ async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
             key: Some("k"),
             needs_member: false,
         };
-        let stored = s.store.publish(message).await.unwrap().expect("stored");
+        let stored = s.store.broker.publish(message).await.unwrap().expect("stored");
         (stored.position.offset, stored.duplicate)
     };
-    s.store.watch(&room("a"));
+    s.store.broker.subscribe(&room("a"));
     s.hears(&["a from 0"]).await;
     assert_eq!(publish("a", "p", "1").await, (1, false));
     assert_eq!(publish("a", "p", "other data").await, (1, true));
@@ -248,14 +259,15 @@ async fn a_page_is_bounded_by_bytes(s: Subject) {
     }
     let page = async |after: usize, bytes: usize| {
         let (room, limit) = (room("bytes"), PageLimit { messages: 10, bytes });
-        let history = s.store.history(&room, Some(&positions[after]), limit, Reader::Other).await.unwrap();
+        let history =
+            s.store.broker.history(&room, Some(&positions[after]), limit, Reader::Other).await.unwrap();
         (history.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), history.more)
     };
     assert_eq!(page(4, 1 << 20).await, (vec![6, 7], false));
     assert_eq!(page(4, 700).await, (vec![6], true), "the first is always given");
     assert_eq!(page(4, 0).await, (vec![6], true));
     assert_eq!(page(5, 700).await, (vec![7], false));
-    let newest = s.store.history(&room("bytes"), None, PageLimit::NONE, Reader::Other).await.unwrap();
+    let newest = s.store.broker.history(&room("bytes"), None, PageLimit::NONE, Reader::Other).await.unwrap();
     assert_eq!((newest.newest, newest.oldest, newest.messages.len()), (positions[6].clone(), 5, 0));
 }
 
@@ -271,7 +283,7 @@ async fn history_is_trimmed_by_age(s: Subject) {
 }
 
 async fn without_history_offsets_still_rise(s: Subject) {
-    s.store.watch(&room("a"));
+    s.store.broker.subscribe(&room("a"));
     s.hears(&["a from 0"]).await;
     let first = s.publish("a", "1").await.position;
     let second = s.publish("a", "2").await.position;
@@ -282,7 +294,7 @@ async fn without_history_offsets_still_rise(s: Subject) {
 
 async fn data_and_events_stay_as_they_were_written(s: Subject) {
     let room = room("a");
-    s.store.watch(&room);
+    s.store.broker.subscribe(&room);
     s.becomes(async || !s.heard().is_empty()).await;
     let messages = [
         (None, "{\"b\" : 1.10,\t\"a\":[ \"\\u00e9 é\",1e3] }"),
@@ -291,13 +303,14 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
     ];
     for (event, data) in messages {
         s.store
+            .broker
             .publish(Message { room: &room, event, data, who: &"p".into(), key: None, needs_member: false })
             .await
             .unwrap();
     }
     s.becomes(async || s.heard().len() == 4).await;
     let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();
-    let held = s.store.history(&room, None, TEN, Reader::Other).await.unwrap().messages;
+    let held = s.store.broker.history(&room, None, TEN, Reader::Other).await.unwrap().messages;
     for (n, (event, data)) in messages.into_iter().enumerate() {
         let Event::Published(heard) = &heard[n + 1] else { panic!("{heard:?}") };
         for message in [heard, &held[n]] {
@@ -312,58 +325,32 @@ async fn receipts_count_sessions(s: Subject) {
     let two = s.member("acme", "a", None).await;
     s.member("zed", "a", None).await;
     let position = s.publish("a", "1").await.position;
-    let receipt = async || s.store.receipt("a", position.offset).await.unwrap();
+    let receipt = async || s.store.rooms.receipt("a", position.offset).await.unwrap();
     assert_eq!(receipt().await, Some(Receipt { members: 3, acknowledged: 0 }));
-    s.store.acknowledge(one, &room("a"), &position);
-    s.store.acknowledge(two, &room("a"), &position);
+    s.store.sessions.acknowledge(one, &room("a"), &position);
+    s.store.sessions.acknowledge(two, &room("a"), &position);
     s.becomes(async || receipt().await == Some(Receipt { members: 3, acknowledged: 2 })).await;
-    assert_eq!(s.store.receipt("a", position.offset + 1).await.unwrap(), None);
-    let members = s.store.members("a", 1).await.unwrap();
+    assert_eq!(s.store.rooms.receipt("a", position.offset + 1).await.unwrap(), None);
+    let members = s.store.rooms.members("a", 1).await.unwrap();
     assert_eq!(members, Members { count: 3, principals: vec!["acme".into()], more: true });
-    let rooms = s.store.rooms("", 10).await.unwrap();
+    let rooms = s.store.rooms.list("", 10).await.unwrap();
     assert_eq!(rooms.len(), 1);
     assert_eq!((&*rooms[0].room, rooms[0].offset, rooms[0].members, rooms[0].messages), ("a", 1, 3, 1));
-    assert_eq!(s.store.rooms("a", 10).await.unwrap(), []);
+    assert_eq!(s.store.rooms.list("a", 10).await.unwrap(), []);
 }
 
-async fn places_are_taken_and_given_back(s: Subject) {
+async fn connection_slots_are_taken_and_released(s: Subject) {
     let acme: Arc<str> = "acme".into();
-    let take = async |most| s.store.take_place(&acme, most).await.unwrap();
-    let (one, two) = (take(2).await.expect("a place"), take(2).await.expect("another"));
+    let take = async |most| s.store.sessions.acquire_connection_slot(&acme, most).await.unwrap();
+    let (one, two) = (take(2).await.expect("a slot"), take(2).await.expect("another"));
     assert_eq!(take(2).await.err(), Some(2));
     let more = take(u32::MAX).await.expect("a takeover is let in");
-    assert!(s.store.take_place(&"zed".into(), 1).await.unwrap().is_ok());
+    assert!(s.store.sessions.acquire_connection_slot(&"zed".into(), 1).await.unwrap().is_ok());
     drop(one);
     assert_eq!(take(2).await.err(), Some(2));
     drop(two);
-    let two = take(2).await.expect("a place");
+    let two = take(2).await.expect("a slot");
     drop((two, more));
     // What was refused or given back leaves nothing behind.
     s.becomes(async || take(1).await.is_ok()).await;
-}
-
-async fn of_two_changes_of_a_plugin_the_second_has_to_know_the_first(s: Subject) {
-    use super::lineage::tests::release;
-    let stored = s.store.plugins(None).await.unwrap().expect("unknown so far");
-    assert!(stored.lineages.is_empty() && s.store.plugins(Some(&stored.revision)).await.unwrap().is_none());
-    let change = async |lineage: &Lineage, code: Option<&Bytes>, dropped: &[String]| {
-        s.store.change_plugin("p", Change { lineage, code, dropped }).await.unwrap()
-    };
-    let code = async |sha256: &str| s.store.plugin_code("p", sha256).await.unwrap();
-    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-    let (one, _) = s.store.lineage("p").await.unwrap().with(release("a"));
-    let (other, _) = s.store.lineage("p").await.unwrap().with(release("b"));
-    assert!(change(&one, Some(&bytes("\0asm a")), &[]).await);
-    assert!(!change(&other, Some(&bytes("\0asm b")), &[]).await, "it does not know of the first");
-    assert_eq!((code("a").await, code("b").await), (Some(bytes("\0asm a")), None));
-    let (other, _) = s.store.lineage("p").await.unwrap().with(release("b"));
-    assert!(change(&other, Some(&bytes("\0asm b")), &["a".to_owned()]).await);
-    assert_eq!((code("a").await, code("b").await), (None, Some(bytes("\0asm b"))));
-    let newer = s.store.plugins(Some(&stored.revision)).await.unwrap().expect("it changed");
-    assert_eq!(newer.lineages["p"], other);
-
-    s.store.report_plugins(r#"{"p":1}"#).await.unwrap();
-    s.store.report_plugins(r#"{"p":2}"#).await.unwrap();
-    let reports = s.store.plugin_reports().await.unwrap();
-    assert_eq!(reports.into_iter().map(|(_, report)| report).collect::<Vec<_>>(), [r#"{"p":2}"#]);
 }

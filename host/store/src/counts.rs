@@ -1,6 +1,6 @@
 //! How many connections each principal has on this node.
 
-use super::permit::Places;
+use crate::permit::ConnectionSlots;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
@@ -44,8 +44,8 @@ impl Counts {
     }
 }
 
-impl Places for Counts {
-    fn give_back(self: Arc<Self>, principal: &Arc<str>) {
+impl ConnectionSlots for Counts {
+    fn release(self: Arc<Self>, principal: &Arc<str>) {
         self.subtract(principal);
     }
 }

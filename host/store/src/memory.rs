@@ -1,22 +1,28 @@
 //! The embedded store: everything in this process, gone with it. Rooms are spread over locks by name; a call
 //! takes the lock of a session before that of a room, never the other way.
 
+mod broker;
 mod log;
 mod plugins;
 mod relief;
+mod room_directory;
+mod session_store;
 mod sessions;
 
-use super::*;
+use crate::{Feed, Retention, SessionToken, Store, counts::Counts};
 use log::Log;
 use plugins::Plugins;
 use relief::Relief;
-use sessions::{Sessions, Taken};
+use sessions::Sessions;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
+use switchyard_protocol::room::RoomName;
+use tokio::time::Instant;
 
 /// Locks over which rooms are spread: well above the number of cores, so that two seldom meet.
 const STRIPES: usize = 64;
@@ -71,8 +77,8 @@ impl Memory {
 
     fn sweep(&self) {
         let now = Instant::now();
-        let expired = self.sessions().expire(now);
-        for (token, rooms) in expired {
+        let expire = || self.sessions().expire(now);
+        for (token, rooms) in std::iter::from_fn(expire).flatten() {
             rooms.iter().for_each(|room| self.forget(token, room));
         }
         for stripe in &self.rooms {
@@ -93,7 +99,7 @@ impl Memory {
         self.sessions.lock().expect(HELD)
     }
 
-    fn held_plugins(&self) -> MutexGuard<'_, Plugins> {
+    fn plugins(&self) -> MutexGuard<'_, Plugins> {
         self.plugins.lock().expect(HELD)
     }
 
@@ -122,13 +128,6 @@ impl Memory {
         })
     }
 
-    /// A place, or how many are taken.
-    fn permit(&self, principal: &Arc<str>, most: u32) -> Result<Permit, u32> {
-        let count = self.counts.add(principal);
-        let permit = Permit::new(principal.clone(), self.counts.clone());
-        if count > most { Err(count - 1) } else { Ok(permit) }
-    }
-
     fn forget(&self, token: SessionToken, room: &str) {
         self.existing(room, |log| log.forget(token));
     }
@@ -136,245 +135,31 @@ impl Memory {
 
 const HELD: &str = "no code panics while it holds the store";
 
-fn taken_over() -> Unavailable {
-    Unavailable("the session is another connection's".to_owned())
-}
-
-#[async_trait::async_trait]
-impl Store for Memory {
-    fn watch(&self, room: &RoomName) {
-        self.with(room, |log| {
-            log.watched = true;
-            (self.feed)(Event::Watched { room: log.name.clone(), position: log.newest() });
-        });
-    }
-
-    fn unwatch(&self, room: &RoomName) {
-        self.existing(room, Log::unwatch);
-    }
-
-    fn publish(&self, message: Message<'_>) -> Storing {
-        let publish = |log: &mut Log| {
-            let now = Instant::now();
-            if let Some(offset) = message.once().and_then(|once| log.known(once, now)) {
-                return Some(Stored { position: log.position(offset), duplicate: true });
-            }
-            if message.needs_member && log.members.is_empty() {
-                return None;
-            }
-            let publication = log.append(&message, &self.retention, now);
-            let position = log.position(publication.offset);
-            if log.watched {
-                // Under the lock, so that the feed has the order of the offsets.
-                (self.feed)(Event::Published(publication));
-            }
-            Some(Stored { position, duplicate: false })
-        };
-        let stored = match message.needs_member {
-            true => self.existing(message.room, publish).flatten(),
-            false => self.with(message.room, publish),
-        };
-        if self.account.is_under_pressure() {
-            self.relieve();
-        }
-        Storing::Done(Some(Ok(stored)))
-    }
-
-    async fn history(
-        &self,
-        room: &RoomName,
-        after: Option<&Position>,
-        limit: PageLimit,
-        reader: Reader,
-    ) -> Result<History, Unavailable> {
-        let read = match reader {
-            Reader::Member => Some(self.with(room, |log| log.read(after, limit))),
-            Reader::Other => self.existing(room, |log| log.read(after, limit)),
-        };
-        // Whoever only reads makes no room: the epoch of this one nobody else is told.
-        Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
-    }
-
-    async fn take_place(&self, principal: &Arc<str>, most: u32) -> Result<Result<Permit, u32>, Unavailable> {
-        Ok(self.permit(principal, most))
-    }
-
-    async fn create_session(
-        &self,
-        principal: &Arc<str>,
-        connection: ConnectionId,
-        joins: Vec<Join>,
-    ) -> Result<SessionToken, Unavailable> {
-        let token = self.sessions().create(principal, connection);
-        self.join(Hold { token, connection }, joins).await?;
-        Ok(token)
-    }
-
-    async fn resume_session(
-        &self,
-        token: SessionToken,
-        principal: &Arc<str>,
-        connection: ConnectionId,
-        asked: Instant,
-        most: Option<u32>,
-    ) -> Result<Resume, Unavailable> {
-        let mut sessions = self.sessions();
-        let is_taken_over = sessions.is_taken_over(token, principal);
-        let most = if is_taken_over { most.map(|_| u32::MAX) } else { most };
-        let permit = match most.map(|most| self.permit(principal, most)).transpose() {
-            Ok(permit) => permit,
-            Err(count) => return Ok(Resume::Full(count)),
-        };
-        let (previous, names) = match sessions.resume(token, principal, connection, asked) {
-            Taken::Held(previous, names) => (previous, names),
-            Taken::Gone => return Ok(Resume::Gone(permit)),
-            Taken::Again => return Ok(Resume::Again),
-        };
-        let membership = |room: RoomName| {
-            let membership = self.existing(&room, |log| log.members.get(token))??;
-            Some((room, membership))
-        };
-        let rooms = names.into_iter().filter_map(membership).collect();
-        Ok(Resume::Held(Resumed { previous, rooms, permit }))
-    }
-
-    fn detach(&self, hold: Hold) {
-        self.sessions().detach(hold, Instant::now());
-    }
-
-    fn end_session(&self, hold: Hold) {
-        let rooms = self.sessions().end(hold);
-        rooms.iter().for_each(|room| self.forget(hold.token, room));
-    }
-
-    fn vouch(&self, _hold: Hold) {}
-
-    async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable> {
-        let mut sessions = self.sessions();
-        for Join { room, membership, anew } in joins {
-            let share = sessions.enter(hold, &room).ok_or_else(taken_over)?;
-            self.with(&room, |log| log.enter(hold.token, &share, membership, anew));
-        }
-        Ok(())
-    }
-
-    async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable> {
-        let mut sessions = self.sessions();
-        if !sessions.is_held(hold) {
-            return Err(taken_over());
-        }
-        for room in rooms {
-            sessions.exit(hold, &room);
-            self.forget(hold.token, &room);
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
-        let mut sessions = self.sessions();
-        if sessions.is_held(hold) {
-            self.existing(room, |log| log.members.acknowledge(hold.token, position));
+impl From<Arc<Memory>> for Store {
+    fn from(memory: Arc<Memory>) -> Self {
+        Self {
+            broker: memory.clone(),
+            sessions: memory.clone(),
+            rooms: memory.clone(),
+            plugins: memory,
+            keys: None,
+            remote: None,
         }
     }
-
-    fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
-        let mut sessions = self.sessions();
-        if sessions.is_held(hold) {
-            self.existing(room, |log| log.members.advance(hold.token, position));
-        }
-    }
-
-    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
-        let members = self.existing(room, |log| log.members.list(most));
-        Ok(members.unwrap_or(Members { count: 0, principals: vec![], more: false }))
-    }
-
-    async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
-        let receipt = self.existing(room, |log| {
-            let known = (1..=log.newest().offset).contains(&offset);
-            known.then(|| log.members.receipt(&log.position(offset)))
-        });
-        Ok(receipt.flatten())
-    }
-
-    async fn room(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
-        Ok(self.existing(room, |log| log.summary()))
-    }
-
-    async fn rooms(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable> {
-        let mut rooms = vec![];
-        for stripe in &self.rooms {
-            let logs = stripe.lock().expect(HELD);
-            rooms.extend(logs.values().filter(|log| *log.name > *after).map(Log::summary));
-        }
-        rooms.sort_by(|a, b| a.room.cmp(&b.room));
-        rooms.truncate(limit);
-        Ok(rooms)
-    }
-
-    async fn keys(&self, _known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn plugins(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
-        Ok(self.held_plugins().newer(known))
-    }
-
-    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
-        Ok(self.held_plugins().lineage(plugin))
-    }
-
-    async fn change_plugin(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
-        Ok(self.held_plugins().change(plugin, change))
-    }
-
-    /// It loses nothing.
-    async fn restore_plugin(
-        &self,
-        _plugin: &str,
-        _lineage: &Lineage,
-        _code: Vec<(String, Bytes)>,
-    ) -> Result<(), Unavailable> {
-        Ok(())
-    }
-
-    async fn plugin_code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
-        Ok(self.held_plugins().code(plugin, sha256))
-    }
-
-    async fn report_plugins(&self, report: &str) -> Result<(), Unavailable> {
-        self.held_plugins().report(report);
-        Ok(())
-    }
-
-    async fn plugin_reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
-        Ok(self.held_plugins().reports())
-    }
-
-    fn has_room(&self, share: &MemoryShare) -> bool {
-        if !self.account.is_under_pressure() {
-            return true;
-        }
-        self.relieve();
-        share.may_grow()
-    }
-
-    async fn check(&self) -> Result<Option<String>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn close(&self) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Broker, ConnectionId, HistoryConfig, Hold, Join, KEY_TTL, Membership, Message, PageLimit, Reader,
+        RoomDirectory, SessionStore,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn it_keeps_the_contract() {
-        super::contract::suite(Duration::from_secs(1), |retention, feed| async move {
-            Memory::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default())
-                as Arc<dyn Store>
+        crate::contract::suite(Duration::from_secs(1), |retention, feed| async move {
+            Store::from(Memory::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default()))
         })
         .await;
     }
@@ -398,9 +183,9 @@ mod tests {
             .await
             .unwrap();
         tokio::time::sleep(Duration::from_secs(590)).await;
-        assert_eq!(store.rooms("", 10).await.unwrap().len(), 1);
+        assert_eq!(store.list("", 10).await.unwrap().len(), 1);
         tokio::time::sleep(Duration::from_secs(20)).await;
-        assert_eq!(store.rooms("", 10).await.unwrap(), []);
+        assert_eq!(store.list("", 10).await.unwrap(), []);
     }
 
     /// Each such name stayed for ten minutes, and so did what was only read.
@@ -421,12 +206,12 @@ mod tests {
             store.members(name, 10).await.unwrap();
             store.receipt(name, 1).await.unwrap();
         }
-        assert_eq!(store.rooms("", 10).await.unwrap(), [], "reading makes no room");
+        assert_eq!(store.list("", 10).await.unwrap(), [], "reading makes no room");
         let connection = ConnectionId::random();
-        let token = store.create_session(&"acme".into(), connection, vec![]).await.unwrap();
+        let token = store.create(&"acme".into(), connection, vec![]).await.unwrap();
         let hold = Hold { token, connection };
         for name in &names {
-            store.watch(name);
+            store.subscribe(name);
             let position = store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest;
             let membership = Membership { filter: None, position: position.clone() };
             store.join(hold, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
@@ -439,11 +224,11 @@ mod tests {
         let (kept, left) = names.split_at(10);
         store.leave(hold, left.to_vec()).await.unwrap();
         store.detach(hold);
-        names.iter().for_each(|name| store.unwatch(name));
+        names.iter().for_each(|name| store.unsubscribe(name));
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(store.rooms("", 1000).await.unwrap().len(), kept.len());
+        assert_eq!(store.list("", 1000).await.unwrap().len(), kept.len());
         tokio::time::sleep(Duration::from_secs(120)).await;
-        assert_eq!(store.rooms("", 10).await.unwrap(), []);
+        assert_eq!(store.list("", 10).await.unwrap(), []);
         let places: usize = store.rooms.iter().map(|rooms| rooms.lock().unwrap().capacity()).sum();
         assert!(places < 10 * STRIPES, "{places} places for no room");
     }

@@ -1,32 +1,32 @@
-//! A principal's place for one connection.
+//! One of a principal's connection slots. Does not know how many there are.
 
 use std::{fmt, sync::Arc};
 
-/// Where places are counted.
-pub(crate) trait Places: Send + Sync {
-    fn give_back(self: Arc<Self>, principal: &Arc<str>);
+/// Where connection slots are counted.
+pub(crate) trait ConnectionSlots: Send + Sync {
+    fn release(self: Arc<Self>, principal: &Arc<str>);
 }
 
-/// A place, given back when this is dropped.
+/// A connection slot, released when this is dropped.
 pub struct Permit {
     principal: Arc<str>,
-    places: Arc<dyn Places>,
+    slots: Arc<dyn ConnectionSlots>,
 }
 
 impl Permit {
-    pub(super) fn new(principal: Arc<str>, places: Arc<dyn Places>) -> Self {
-        Self { principal, places }
+    pub(crate) fn new(principal: Arc<str>, slots: Arc<dyn ConnectionSlots>) -> Self {
+        Self { principal, slots }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.places.clone().give_back(&self.principal);
+        self.slots.clone().release(&self.principal);
     }
 }
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "a place of {}", self.principal)
+        write!(f, "a connection slot of {}", self.principal)
     }
 }

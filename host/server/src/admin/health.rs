@@ -43,11 +43,13 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Read
             "memory: {used} bytes are held and {limit} may be (memory.limit): principals for whom most is held get no more"
         ));
     }
-    match tokio::time::timeout(STORE, api.services.hub.store.check()).await {
-        // All nodes would be taken out of service together, with what they can still do.
-        Ok(Ok(part)) => degraded = part,
-        Ok(Err(error)) => reasons.push(error.to_string()),
-        Err(_) => reasons.push("the store did not answer within 2 s".to_owned()),
+    if let Some(remote) = &api.services.hub.store.remote {
+        match tokio::time::timeout(STORE, remote.check()).await {
+            // All nodes would be taken out of service together, with what they can still do.
+            Ok(Ok(part)) => degraded = part,
+            Ok(Err(error)) => reasons.push(error.to_string()),
+            Err(_) => reasons.push("the store did not answer within 2 s".to_owned()),
+        }
     }
     let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();

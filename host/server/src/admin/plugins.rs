@@ -148,7 +148,7 @@ fn note(by: &str, ward: &Ward, what: &str) {
 
 /// Those of all nodes, as they last said; this node's are its own. Without a store there are none of others.
 async fn reports(api: &Api) -> Vec<(Arc<str>, NodeReport)> {
-    let said = api.services.hub.store.plugin_reports().await;
+    let said = api.services.hub.store.plugins.reports().await;
     let said = said.inspect_err(|error| tracing::debug!(%error, "reports of nodes"));
     let read = |(node, report): (Arc<str>, String)| Some((node, serde_json::from_str(&report).ok()?));
     said.unwrap_or_default().into_iter().filter_map(read).collect()

@@ -47,7 +47,7 @@ pub(super) async fn list(
     caller.with(Scope::Admin, "see rooms")?;
     let Query(paging) = paging?;
     let limit = paging.limit()?;
-    let rooms = api.services.hub.store.rooms(&paging.after, limit).await.map_err(unavailable)?;
+    let rooms = api.services.hub.store.rooms.list(&paging.after, limit).await.map_err(unavailable)?;
     let next = next(&rooms, limit, |room| room.room.to_string());
     Ok(Json(Rooms { rooms: rooms.into_iter().map(|room| shown(&api, room)).collect(), next }))
 }
@@ -60,7 +60,7 @@ pub(super) async fn show(
     caller.with(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
-    let summary = api.services.hub.store.room(&room).await.map_err(unavailable)?;
+    let summary = api.services.hub.store.rooms.summary(&room).await.map_err(unavailable)?;
     let summary = summary.ok_or_else(|| unknown(&room))?;
     Ok(Json(shown(&api, summary)))
 }
@@ -92,7 +92,7 @@ pub(super) async fn history(
         (None, None) => None,
         _ => return Err(Refusal::invalid("epoch and offset come together").into()),
     };
-    if api.services.hub.store.room(&room).await.map_err(unavailable)?.is_none() {
+    if api.services.hub.store.rooms.summary(&room).await.map_err(unavailable)?.is_none() {
         return Err(unknown(&room).into());
     }
     let limit = PageLimit { messages: limit, bytes: HISTORY_BYTES };
@@ -110,7 +110,7 @@ pub(super) async fn receipt(
     caller.with(Scope::Publish, "see receipts")?;
     let Path((room, offset)) = path?;
     let room = RoomName::parse(&room)?;
-    let receipt = api.services.hub.store.receipt(&room, offset).await.map_err(unavailable)?;
+    let receipt = api.services.hub.store.rooms.receipt(&room, offset).await.map_err(unavailable)?;
     let missing = || not_found(format!("room '{}' has no message {offset}", &*room));
     Ok(Json(receipt.ok_or_else(missing)?))
 }

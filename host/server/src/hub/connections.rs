@@ -51,9 +51,9 @@ pub(crate) struct Connections {
 const HELD: &str = "no code panics while it holds the connections";
 
 impl Hub {
-    /// A place within the tier's limit, on all nodes together.
-    pub(crate) async fn permit(&self, key: &Key) -> Result<Permit, Refusal> {
-        let taken = self.store.take_place(&key.principal, key.limits.connections).await;
+    /// A connection slot within the tier's limit, on all nodes together.
+    pub(crate) async fn acquire_connection_slot(&self, key: &Key) -> Result<Permit, Refusal> {
+        let taken = self.store.sessions.acquire_connection_slot(&key.principal, key.limits.connections).await;
         taken.map_err(unavailable)?.map_err(|count| too_many(key, count))
     }
 }
@@ -143,8 +143,8 @@ impl Drop for Registered {
             return;
         }
         match connection.ended.load(Ordering::Relaxed) {
-            true => hub.store.end_session(connection.hold()),
-            false => hub.store.detach(connection.hold()),
+            true => hub.store.sessions.end(connection.hold()),
+            false => hub.store.sessions.detach(connection.hold()),
         }
     }
 }

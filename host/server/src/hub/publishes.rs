@@ -281,21 +281,21 @@ impl Hub {
 
     fn store(&self, keys: &Keys, share: &MemoryShare, proposal: Proposal<'_>) -> Result<Step, Refusal> {
         let Proposal { room, event, data, key, .. } = proposal;
-        if !self.store.has_room(share) {
+        if !self.store.broker.has_capacity_for(share) {
             return Err(full("messages"));
         }
         let needs_member = room.inbox_of().is_some_and(|principal| !keys.name(principal));
         let who = share.principal();
         let message = Message { room: &room, event, data, who, key, needs_member };
-        let storing = self.store.publish(message);
+        let storing = self.store.broker.publish(message);
         Ok(Step::Storing(room, storing))
     }
 
     /// What is answered to a message that was discarded.
     fn newest(&self, room: RoomName) -> AbortOnDropHandle<Published> {
-        let store = self.store.clone();
+        let broker = self.store.broker.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let history = store.history(&room, None, PageLimit::NONE, Reader::Other).await;
+            let history = broker.history(&room, None, PageLimit::NONE, Reader::Other).await;
             let Position { epoch, offset } = history.map_err(unavailable)?.newest;
             let room = room.shared();
             Ok(reply::Published { room, epoch, offset, duplicate: false, discarded: true })

@@ -85,7 +85,7 @@ impl Replay {
     /// Where the log is, and whether all after the member's position is held.
     async fn look(&self, hub: &Hub) -> Result<History, Unavailable> {
         let at = self.progress.at();
-        hub.store.history(&self.room, Some(&at), PageLimit::NONE, Reader::Member).await
+        hub.store.broker.history(&self.room, Some(&at), PageLimit::NONE, Reader::Member).await
     }
 
     pub(crate) fn room(&self) -> &RoomName {

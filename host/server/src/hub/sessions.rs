@@ -14,7 +14,7 @@ impl Hub {
         connection: &Connection,
         joins: Vec<Join>,
     ) -> Result<(), Refusal> {
-        let created = self.store.create_session(&connection.principal, connection.id, joins).await;
+        let created = self.store.sessions.create(&connection.principal, connection.id, joins).await;
         connection.session.set(created.map_err(unavailable)?).expect("set once");
         Ok(())
     }
@@ -29,7 +29,7 @@ impl Hub {
         most: Option<u32>,
     ) -> Result<Resume, Refusal> {
         let resumed =
-            self.store.resume_session(token, &connection.principal, connection.id, asked, most).await;
+            self.store.sessions.resume(token, &connection.principal, connection.id, asked, most).await;
         resumed.map_err(unavailable)
     }
 
@@ -42,7 +42,7 @@ impl Hub {
         if joins.is_empty() {
             return Ok(());
         }
-        self.store.join(connection.hold(), joins).await.map_err(unavailable)
+        self.store.sessions.join(connection.hold(), joins).await.map_err(unavailable)
     }
 
     /// Records that the connection's session has left these rooms. After an error it is in all of them.
@@ -54,21 +54,23 @@ impl Hub {
         if rooms.is_empty() {
             return Ok(());
         }
-        self.store.leave(connection.hold(), rooms).await.map_err(unavailable)
+        self.store.sessions.leave(connection.hold(), rooms).await.map_err(unavailable)
     }
 
     /// The client has read that a room goes on after a position.
     pub(crate) fn advance(&self, connection: &Connection, room: &RoomName, position: &Position) {
-        self.store.advance(connection.hold(), room, position);
+        self.store.sessions.advance(connection.hold(), room, position);
     }
 
     /// The client was heard after the store asked for a sign of life.
     pub(crate) fn confirm_alive(&self, connection: &Connection) {
-        self.store.vouch(connection.hold());
+        if let Some(remote) = &self.store.remote {
+            remote.vouch(connection.hold());
+        }
     }
 
     /// The room's members, with at most `most` principals by name.
     pub(crate) async fn members(&self, room: &Arc<str>, most: usize) -> Result<Members, Refusal> {
-        self.store.members(room, most).await.map_err(unavailable)
+        self.store.rooms.members(room, most).await.map_err(unavailable)
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Shard {
     pub(super) queue: mpsc::WeakUnboundedSender<Command>,
     pub(super) policy: Policy,
     pub(super) routes: Arc<Routes>,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Store,
     pub(super) metrics: Metrics,
     /// Messages on their way to this shard.
     pub(super) backlog: Arc<AtomicUsize>,
@@ -121,8 +121,8 @@ impl Shard {
                 self.backlog.fetch_sub(1, Ordering::Relaxed);
                 self.deliver(&message);
             }
-            Command::Store(Event::Watched { room, position }) => self.open(&room, position),
-            Command::Store(Event::Unwatched { room }) => self.close(&room),
+            Command::Store(Event::Subscribed { room, position }) => self.open(&room, position),
+            Command::Store(Event::SubscribeFailed { room }) => self.close(&room),
             Command::Store(Event::Lost { room, position }) => {
                 if let Some(room) = self.room(&room) {
                     let told = room.lose(position);
@@ -227,7 +227,7 @@ impl Shard {
             return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
         }
         let share = &request.connection.share;
-        if !self.store.has_room(share) || !share.may_grow() {
+        if !self.store.broker.has_capacity_for(share) || !share.may_grow() {
             self.policy.release(admission.filter, &request.connection.principal);
             return drop(reply.send(Err(full("rooms"))));
         }
@@ -253,7 +253,7 @@ impl Shard {
                 let charge = waiting.request.connection.share.charge(MemoryKind::Rooms, size(&room));
                 self.rooms.insert(room.clone(), Entry::Opening(vec![waiting], charge));
                 self.metrics.rooms.inc();
-                self.store.watch(&room);
+                self.store.broker.subscribe(&room);
             }
         }
     }
@@ -317,7 +317,7 @@ impl Shard {
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();
-            self.store.unwatch(name);
+            self.store.broker.unsubscribe(name);
             // What a flood of names took is given back when they are gone.
             if self.rooms.capacity() > 1024 && self.rooms.len() < self.rooms.capacity() / 4 {
                 self.rooms.shrink_to(2 * self.rooms.len());

@@ -51,7 +51,7 @@ impl Hub {
         store: impl FnOnce(Feed) -> Made,
     ) -> Result<Arc<Self>, E>
     where
-        Made: Future<Output = Result<Arc<dyn Store>, E>>,
+        Made: Future<Output = Result<Store, E>>,
     {
         let (vitals, memory) = (config.vitals, config.memory);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -180,7 +180,9 @@ fn feed(
     Arc::new(move |event| {
         let (room, messages) = match &event {
             Event::Published(message) => (&message.room, 1),
-            Event::Watched { room, .. } | Event::Unwatched { room } | Event::Lost { room, .. } => (room, 0),
+            Event::Subscribed { room, .. } | Event::SubscribeFailed { room } | Event::Lost { room, .. } => {
+                (room, 0)
+            }
             Event::Probe(connection) => {
                 if let Some(connection) = connections.get(*connection) {
                     connection.probe();

@@ -103,7 +103,7 @@ async fn upgrade(
                 if rejected.is_some() {
                     return Ok(None);
                 }
-                let permit = hub.permit(&key).await?;
+                let permit = hub.acquire_connection_slot(&key).await?;
                 Ok(Some((key, permit)))
             };
             match admitted.await {

@@ -153,7 +153,7 @@ async fn follow(hub: Arc<Hub>, index: usize, mut versions: Versions) {
 async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredPlugins>>>) {
     let (mut known, mut said, mut at) = (None::<Revision>, String::new(), Instant::now());
     loop {
-        match hub.store.plugins(known.as_ref()).await {
+        match hub.store.plugins.read(known.as_ref()).await {
             Ok(None) => {}
             Ok(Some(stored)) => {
                 known = Some(stored.revision.clone());
@@ -162,7 +162,7 @@ async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredP
             Err(error) => tracing::debug!(%error, "plugins stay as they are"),
         }
         let report = serde_json::to_string(&hub.report(&host)).expect("plain data");
-        if (report != said || at.elapsed() > REPORT) && hub.store.report_plugins(&report).await.is_ok() {
+        if (report != said || at.elapsed() > REPORT) && hub.store.plugins.report(&report).await.is_ok() {
             (said, at) = (report, Instant::now());
         }
         tokio::time::sleep(ASK).await;

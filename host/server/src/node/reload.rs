@@ -20,7 +20,7 @@ use crate::{
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use switchyard_process::file::UnusableFile;
 use switchyard_protocol::unix_ms;
-use switchyard_store::{Store, StoredKeys};
+use switchyard_store::{KeyRegistry, StoredKeys};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -33,11 +33,11 @@ pub(super) async fn watch(node: Node, status: Arc<Status>, host: String) {
     let (access, told) = mpsc::unbounded_channel();
     let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
     let (held, certificate) = (enforcer.stored(), watch::Sender::new(None));
-    let (vitals, asking) = (&services.hub.vitals, ask(services.hub.store.clone(), stored, access.clone()));
-    let mut tasks = vec![
-        vitals.spawn("the task that holds everybody to their keys", enforcer.enforce(told)),
-        vitals.spawn("the task that asks for keys", asking),
-    ];
+    let vitals = &services.hub.vitals;
+    let mut tasks = vec![vitals.spawn("the task that holds everybody to their keys", enforcer.enforce(told))];
+    if let Some(keys) = &services.hub.store.keys {
+        tasks.push(vitals.spawn("the task that asks for keys", ask(keys.clone(), stored, access.clone())));
+    }
     if let Some(tls) = tls {
         let renewing = renew(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
         tasks.push(vitals.spawn("the task that reads certificates", renewing));
@@ -66,10 +66,10 @@ pub(super) async fn watch(node: Node, status: Arc<Status>, host: String) {
 }
 
 /// Tells of keys that the store has anew, for ever.
-async fn ask(store: Arc<dyn Store>, mut known: StoredKeys, told: mpsc::UnboundedSender<Change>) {
+async fn ask(keys: Arc<dyn KeyRegistry>, mut known: StoredKeys, told: mpsc::UnboundedSender<Change>) {
     loop {
         tokio::time::sleep(ASK).await;
-        match store.keys(&known).await {
+        match keys.read(&known).await {
             Ok(None) => known.read_at = unix_ms(),
             Ok(Some(stored)) => {
                 if stored.keys != known.keys {

@@ -120,7 +120,7 @@ impl Conversation {
         }
         let permit = match permit.or(place) {
             Some(permit) => permit,
-            None => hub.permit(&key).await.map_err(rejected)?,
+            None => hub.acquire_connection_slot(&key).await.map_err(rejected)?,
         };
         let limits = hub
             .admit(ConnectRequest {

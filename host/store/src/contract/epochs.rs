@@ -11,19 +11,19 @@ pub(super) async fn a_membership_moves_when_its_client_has_heard(s: Subject) {
         let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
         assert_eq!(resumed.rooms[0].1, Membership { filter: Some("{}".into()), position });
     };
-    s.store.advance(hold, &room("a"), &Position { offset: 9, ..joined.clone() });
-    s.store.advance(hold, &room("a"), &Position { offset: 8, ..joined.clone() });
+    s.store.sessions.advance(hold, &room("a"), &Position { offset: 9, ..joined.clone() });
+    s.store.sessions.advance(hold, &room("a"), &Position { offset: 8, ..joined.clone() });
     comes_back_at(&mut hold, Position { offset: 9, ..joined.clone() }).await;
-    s.store.acknowledge(hold, &room("a"), &Position { offset: 15, ..joined.clone() });
-    s.store.advance(hold, &room("a"), &at("next", 2));
+    s.store.sessions.acknowledge(hold, &room("a"), &Position { offset: 15, ..joined.clone() });
+    s.store.sessions.advance(hold, &room("a"), &at("next", 2));
     comes_back_at(&mut hold, at("next", 2)).await;
-    s.store.acknowledge(hold, &room("a"), &at("next", 4));
-    s.store.acknowledge(hold, &room("a"), &at("next", 3));
+    s.store.sessions.acknowledge(hold, &room("a"), &at("next", 4));
+    s.store.sessions.acknowledge(hold, &room("a"), &at("next", 3));
     comes_back_at(&mut hold, at("next", 4)).await;
-    s.store.acknowledge(hold, &room("a"), &at("last", 1));
+    s.store.sessions.acknowledge(hold, &room("a"), &at("last", 1));
     comes_back_at(&mut hold, at("last", 1)).await;
-    s.store.advance(hold, &room("elsewhere"), &at("last", 1));
-    s.store.acknowledge(hold, &room("elsewhere"), &at("last", 1));
+    s.store.sessions.advance(hold, &room("elsewhere"), &at("last", 1));
+    s.store.sessions.acknowledge(hold, &room("elsewhere"), &at("last", 1));
     assert_eq!(s.count("elsewhere").await, 0, "neither makes a member");
 }
 
@@ -31,14 +31,14 @@ pub(super) async fn receipts_count_what_is_of_the_rooms_epoch(s: Subject) {
     let mut hold = s.member("acme", "a", None).await;
     let first = s.publish("a", "1").await.position;
     let second = s.publish("a", "2").await.position;
-    let acknowledged = async |offset| s.store.receipt("a", offset).await.unwrap().unwrap().acknowledged;
+    let acknowledged = async |offset| s.store.rooms.receipt("a", offset).await.unwrap().unwrap().acknowledged;
     let other = Position { epoch: "other".into(), offset: 2 };
-    s.store.acknowledge(hold, &room("a"), &other);
+    s.store.sessions.acknowledge(hold, &room("a"), &other);
     hold.connection = ConnectionId::random();
     let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
     assert_eq!(resumed.rooms[0].1.position, other);
     assert_eq!((acknowledged(1).await, acknowledged(2).await), (0, 0));
-    s.store.acknowledge(hold, &room("a"), &first);
+    s.store.sessions.acknowledge(hold, &room("a"), &first);
     s.becomes(async || acknowledged(first.offset).await == 1).await;
     assert_eq!(acknowledged(second.offset).await, 0);
 }

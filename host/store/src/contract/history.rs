@@ -12,13 +12,14 @@ fn text(bytes: usize) -> String {
 impl Subject {
     /// The offsets held, which have no hole and end with the newest.
     async fn held(&self) -> usize {
-        let history = self.store.history(&room("a"), None, ALL, Reader::Other).await.unwrap();
+        let history = self.store.broker.history(&room("a"), None, ALL, Reader::Other).await.unwrap();
         let offsets: Vec<_> = history.messages.iter().map(|message| message.offset).collect();
         let first = history.newest.offset + 1 - offsets.len() as u64;
         assert!(offsets.iter().copied().eq(first..=history.newest.offset), "{offsets:?}");
         let at = |offset| Position { offset, ..history.newest.clone() };
         let whole = async |offset| {
             self.store
+                .broker
                 .history(&room("a"), Some(&at(offset)), PageLimit::NONE, Reader::Other)
                 .await
                 .unwrap()

@@ -6,13 +6,13 @@ use super::*;
 pub(super) async fn what_overlaps_is_in_order(s: Subject) {
     const MANY: u64 = 200;
     let (named, inbox, acme) = (room("a"), room("@acme"), Arc::<str>::from("acme"));
-    s.store.watch(&named);
+    s.store.broker.subscribe(&named);
     s.hears(&["a from 0"]).await;
     let (mut storing, mut expected, mut heard, mut newest) = (vec![], vec![], vec![], 0);
     for n in 0..MANY {
         // Each third is a message that came before, and each fifth needs somebody who is not there.
         let (data, key) = (n.to_string(), (n % 3 == 0).then_some("again"));
-        storing.push(s.store.publish(Message {
+        storing.push(s.store.broker.publish(Message {
             room: &named,
             event: None,
             data: &data,
@@ -27,7 +27,7 @@ pub(super) async fn what_overlaps_is_in_order(s: Subject) {
             heard.push(format!("a {newest} {n}"));
         }
         let needs_member = n % 5 == 0;
-        storing.push(s.store.publish(Message {
+        storing.push(s.store.broker.publish(Message {
             room: &inbox,
             event: None,
             data: &data,

@@ -3,22 +3,22 @@
 use super::*;
 
 pub(super) async fn reading_makes_no_room(s: Subject) {
-    let newest = async || s.store.history(&room("a"), None, TEN, Reader::Other).await.unwrap();
+    let newest = async || s.store.broker.history(&room("a"), None, TEN, Reader::Other).await.unwrap();
     let (first, second) = (newest().await, newest().await);
     assert!(first.messages.is_empty() && first.newest.offset == 0);
     assert_ne!(first.newest.epoch, second.newest.epoch, "of a room that is not there");
-    let after = s.store.history(&room("a"), Some(&first.newest), TEN, Reader::Other).await.unwrap();
+    let after = s.store.broker.history(&room("a"), Some(&first.newest), TEN, Reader::Other).await.unwrap();
     assert!(after.messages.is_empty() && !after.whole);
-    assert_eq!(s.store.members("a", 10).await.unwrap().count, 0);
-    assert_eq!(s.store.receipt("a", 1).await.unwrap(), None);
-    assert_eq!(s.store.room("a").await.unwrap(), None);
-    assert_eq!(s.store.rooms("", 10).await.unwrap(), []);
+    assert_eq!(s.store.rooms.members("a", 10).await.unwrap().count, 0);
+    assert_eq!(s.store.rooms.receipt("a", 1).await.unwrap(), None);
+    assert_eq!(s.store.rooms.summary("a").await.unwrap(), None);
+    assert_eq!(s.store.rooms.list("", 10).await.unwrap(), []);
     // Whoever comes into it is told an epoch that holds.
     let opened = s.opened("a").await;
     assert_eq!(newest().await.newest, opened);
     let first = Position { offset: 1, ..opened };
     assert_eq!(s.publish("a", "1").await.position, first);
-    assert!(s.store.history(&room("a"), Some(&first), TEN, Reader::Other).await.unwrap().whole);
+    assert!(s.store.broker.history(&room("a"), Some(&first), TEN, Reader::Other).await.unwrap().whole);
 }
 
 pub(super) async fn what_needs_a_member_is_published_while_there_is_one(s: Subject) {
@@ -26,19 +26,24 @@ pub(super) async fn what_needs_a_member_is_published_while_there_is_one(s: Subje
     let publish = async |key| {
         let message =
             Message { room: &inbox, event: None, data: "1", who: &"zed".into(), key, needs_member: true };
-        s.store.publish(message).await.unwrap().map(|stored| (stored.position.offset, stored.duplicate))
+        s.store
+            .broker
+            .publish(message)
+            .await
+            .unwrap()
+            .map(|stored| (stored.position.offset, stored.duplicate))
     };
     assert_eq!(publish(None).await, None, "nobody has a session");
-    assert_eq!(s.store.rooms("", 10).await.unwrap(), [], "and no room was made");
+    assert_eq!(s.store.rooms.list("", 10).await.unwrap(), [], "and no room was made");
     let position = s.opened("@acme").await;
     assert_eq!(publish(None).await, None, "somebody listens, and is no member");
     let connection = ConnectionId::random();
     let membership = Membership { filter: None, position };
     let joins = vec![Join { room: inbox.clone(), membership, anew: true }];
-    let token = s.store.create_session(&acme, connection, joins).await.unwrap();
+    let token = s.store.sessions.create(&acme, connection, joins).await.unwrap();
     let first = Instant::now();
     assert_eq!(publish(Some("k")).await, Some((1, false)));
-    s.store.detach(Hold { token, connection });
+    s.store.sessions.detach(Hold { token, connection });
     assert_eq!(publish(None).await, Some((2, false)), "it can be resumed");
     s.units(SESSION + 2).await;
     s.becomes(async || s.count("@acme").await == 0).await;

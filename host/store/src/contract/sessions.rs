@@ -8,9 +8,9 @@ pub(super) async fn a_session_comes_back_with_its_rooms(s: Subject) {
     for name in ["b", "gone"] {
         s.join(hold, name, None, &joined).await;
     }
-    s.store.leave(hold, vec![room("gone")]).await.unwrap();
+    s.store.sessions.leave(hold, vec![room("gone")]).await.unwrap();
     assert_eq!((s.count("a").await, s.count("gone").await), (1, 0));
-    s.store.detach(hold);
+    s.store.sessions.detach(hold);
     s.units(SESSION / 2).await;
     assert_eq!(s.count("a").await, 1, "resumable is a member");
 
@@ -25,10 +25,10 @@ pub(super) async fn a_session_comes_back_with_its_rooms(s: Subject) {
     s.publish("a", "2").await;
     s.publish("a", "3").await;
     let at = |offset| Position { offset, ..joined.clone() };
-    s.store.acknowledge(hold, &room("a"), &at(3));
-    s.store.acknowledge(hold, &room("a"), &at(2));
+    s.store.sessions.acknowledge(hold, &room("a"), &at(3));
+    s.store.sessions.acknowledge(hold, &room("a"), &at(2));
     s.join(hold, "a", None, &joined).await;
-    s.store.detach(hold);
+    s.store.sessions.detach(hold);
     // What was acknowledged may not be written yet, but it is known here.
     hold.connection = ConnectionId::random();
     let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
@@ -36,11 +36,11 @@ pub(super) async fn a_session_comes_back_with_its_rooms(s: Subject) {
 
     let membership = Membership { filter: None, position: at(2) };
     let join = Join { room: room("a"), membership: membership.clone(), anew: true };
-    s.store.join(hold, vec![join]).await.unwrap();
+    s.store.sessions.join(hold, vec![join]).await.unwrap();
     hold.connection = ConnectionId::random();
     let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
     assert_eq!(resumed.rooms[0].1.filter, None);
-    s.store.detach(hold);
+    s.store.sessions.detach(hold);
 }
 
 pub(super) async fn a_session_is_its_principals_and_ends(s: Subject) {
@@ -48,13 +48,13 @@ pub(super) async fn a_session_is_its_principals_and_ends(s: Subject) {
     let Hold { token, connection } = hold;
     assert!(s.resume(token, "zed", ConnectionId::random()).await.is_none());
     assert!(s.resume(SessionToken::random(), "acme", ConnectionId::random()).await.is_none());
-    s.store.detach(hold);
+    s.store.sessions.detach(hold);
     s.units(SESSION + 2).await;
     s.becomes(async || s.count("a").await == 0).await;
     assert!(s.resume(token, "acme", connection).await.is_none());
 
     let hold = s.member("acme", "a", None).await;
-    s.store.end_session(hold);
+    s.store.sessions.end(hold);
     s.becomes(async || s.count("a").await == 0).await;
     assert!(s.resume(hold.token, "acme", ConnectionId::random()).await.is_none());
 }
@@ -69,13 +69,13 @@ pub(super) async fn a_takeover_leaves_nothing_to_the_old_connection(s: Subject) 
         let membership = Membership { filter: None, position: position.clone() };
         vec![Join { room: room(name), membership, anew: false }]
     };
-    s.store.join(old, join("b")).await.expect_err("it is not its session any more");
-    s.store.leave(old, vec![room("a")]).await.expect_err("it is not its session any more");
-    s.store.detach(old);
-    s.store.end_session(old);
+    s.store.sessions.join(old, join("b")).await.expect_err("it is not its session any more");
+    s.store.sessions.leave(old, vec![room("a")]).await.expect_err("it is not its session any more");
+    s.store.sessions.detach(old);
+    s.store.sessions.end(old);
     s.units(SESSION + 10).await;
     assert_eq!((s.count("a").await, s.count("b").await), (1, 0));
-    s.store.join(new, join("b")).await.unwrap();
+    s.store.sessions.join(new, join("b")).await.unwrap();
     assert_eq!(s.count("b").await, 1);
 }
 
@@ -87,32 +87,32 @@ pub(super) async fn who_asked_before_a_takeover_does_not_take_it_back(s: Subject
     s.units(1).await;
     let new = ConnectionId::random();
     assert!(s.resume(hold.token, "acme", new).await.is_some());
-    let late = s.store.resume_session(hold.token, &"acme".into(), ConnectionId::random(), asked, None).await;
+    let late = s.store.sessions.resume(hold.token, &"acme".into(), ConnectionId::random(), asked, None).await;
     assert!(matches!(late, Ok(Resume::Again)), "{late:?}");
     let position = s.opened("b").await;
     s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
 }
 
-pub(super) async fn a_session_comes_with_a_place_or_not_at_all(s: Subject) {
+pub(super) async fn a_session_comes_with_a_connection_slot_or_not_at_all(s: Subject) {
     let acme: Arc<str> = "acme".into();
     let resume = async |token, connection, most| {
         s.units(1).await;
-        s.store.resume_session(token, &acme, connection, Instant::now(), Some(most)).await.unwrap()
+        s.store.sessions.resume(token, &acme, connection, Instant::now(), Some(most)).await.unwrap()
     };
-    let take = async |most| s.store.take_place(&acme, most).await.unwrap();
+    let take = async |most| s.store.sessions.acquire_connection_slot(&acme, most).await.unwrap();
     let hold = s.member("acme", "a", None).await;
-    let first = take(1).await.expect("the only place");
+    let first = take(1).await.expect("the only slot");
 
     // Another connection has it: that one is to go, so this one comes in.
     let second = Hold { connection: ConnectionId::random(), ..hold };
     let Resume::Held(mut taken) = resume(hold.token, second.connection, 1).await else { panic!("held") };
-    let place = taken.permit.take().expect("a place with it");
+    let slot = taken.permit.take().expect("a slot with it");
     assert_eq!(taken.previous, Some(hold.connection));
     drop(first);
     assert_eq!(take(1).await.err(), Some(1));
 
-    // Nobody has it, and another connection has the only place: nothing happens to the session.
-    s.store.detach(second);
+    // Nobody has it, and another connection has the only slot: nothing happens to the session.
+    s.store.sessions.detach(second);
     s.units(1).await;
     let third = ConnectionId::random();
     let full = resume(hold.token, third, 1).await;
@@ -120,18 +120,18 @@ pub(super) async fn a_session_comes_with_a_place_or_not_at_all(s: Subject) {
     assert!(matches!(resume(SessionToken::random(), third, 1).await, Resume::Full(1)));
     assert_eq!(s.count("a").await, 1);
 
-    // With a free place it comes back, and the place is its connection's.
-    drop(place);
+    // With a free slot it comes back, and the slot is its connection's.
+    drop(slot);
     let Resume::Held(mut back) = resume(hold.token, third, 1).await else { panic!("held") };
     assert_eq!((back.previous, back.rooms.len()), (None, 1));
-    let place = back.permit.take().expect("a place with it");
+    let slot = back.permit.take().expect("a slot with it");
     assert_eq!(take(1).await.err(), Some(1));
-    drop(place);
-    // One that is gone leaves the place for a new one.
+    drop(slot);
+    // One that is gone leaves the slot for a new one.
     let gone = resume(SessionToken::random(), ConnectionId::random(), 1).await;
     assert!(matches!(gone, Resume::Gone(Some(_))), "{gone:?}");
     assert_eq!(take(1).await.err(), Some(1));
     drop(gone);
     s.becomes(async || take(1).await.is_ok()).await;
-    s.store.detach(Hold { connection: third, ..hold });
+    s.store.sessions.detach(Hold { connection: third, ..hold });
 }

@@ -1,9 +1,17 @@
 //! One room in memory: its messages, its idempotency keys and who is a member.
 
-use super::*;
-use std::collections::{BTreeMap, VecDeque};
+use crate::{
+    History, Members, Membership, Message, PageLimit, Receipt, Retention, RoomSummary, SessionToken,
+    random::random,
+};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
-use switchyard_protocol::unix_ms;
+use switchyard_protocol::{Position, Publication, unix_ms};
+use tokio::time::Instant;
 
 /// Principal, which has no space, and idempotency key.
 type Key = Arc<str>;
@@ -43,7 +51,7 @@ pub(super) struct Log {
     key_ends: VecDeque<HeldKey>,
     pub members: Table,
     /// Whether the node wants what is published.
-    pub watched: bool,
+    pub is_subscribed: bool,
     used: Instant,
     account: Arc<MemoryAccount>,
     /// Of who made the room, once that is known.
@@ -54,7 +62,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn new(name: Arc<str>, now: Instant, account: &Arc<MemoryAccount>) -> Self {
-        let epoch = format!("{:08x}", u32::from_le_bytes(super::random())).into();
+        let epoch = format!("{:08x}", u32::from_le_bytes(random())).into();
         let charge = account.charge(MemoryKind::Rooms, ROOM + name.len());
         Self {
             name,
@@ -65,7 +73,7 @@ impl Log {
             keys: HashMap::new(),
             key_ends: VecDeque::new(),
             members: Table::default(),
-            watched: false,
+            is_subscribed: false,
             used: now,
             account: account.clone(),
             charge,
@@ -189,8 +197,8 @@ impl Log {
     }
 
     /// The node does not want any more what is published.
-    pub(super) fn unwatch(&mut self) {
-        self.watched = false;
+    pub(super) fn unsubscribe(&mut self) {
+        self.is_subscribed = false;
         self.used = Instant::now();
     }
 
@@ -239,7 +247,7 @@ impl Log {
 
     pub(super) fn is_idle(&self, now: Instant, idle: Duration) -> bool {
         let empty = self.members.is_empty() && self.held.is_empty() && self.keys.is_empty();
-        empty && !self.watched && now.duration_since(self.used) >= idle
+        empty && !self.is_subscribed && now.duration_since(self.used) >= idle
     }
 
     pub(super) fn summary(&self) -> RoomSummary {

@@ -1,6 +1,7 @@
 //! Versions of plugins, for a node that is alone.
 
-use crate::{Change, Lineage, Revision, StoredPlugins};
+use super::Memory;
+use crate::{Change, Lineage, PluginRegistry, Revision, StoredPlugins, Unavailable};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
 
@@ -39,6 +40,21 @@ impl Plugins {
         true
     }
 
+    /// Takes a lineage that is newer than the one that is there, and code of one that is as new.
+    pub(super) fn restore(&mut self, plugin: &str, lineage: &Lineage, code: Vec<(String, Bytes)>) {
+        let generation = self.lineages.get(plugin).map_or(0, |known| known.generation);
+        if generation > lineage.generation {
+            return;
+        }
+        for (sha256, bytes) in code {
+            self.codes.entry((plugin.to_owned(), sha256)).or_insert(bytes);
+        }
+        if generation < lineage.generation {
+            self.lineages.insert(plugin.to_owned(), lineage.clone());
+            self.changes += 1;
+        }
+    }
+
     pub(super) fn code(&self, plugin: &str, sha256: &str) -> Option<Bytes> {
         self.codes.get(&(plugin.to_owned(), sha256.to_owned())).cloned()
     }
@@ -49,5 +65,43 @@ impl Plugins {
 
     pub(super) fn reports(&self) -> Vec<(Arc<str>, String)> {
         self.report.iter().map(|report| ("this".into(), report.clone())).collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl PluginRegistry for Memory {
+    async fn read(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
+        Ok(self.plugins().newer(known))
+    }
+
+    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
+        Ok(self.plugins().lineage(plugin))
+    }
+
+    async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+        Ok(self.plugins().change(plugin, change))
+    }
+
+    async fn restore(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        self.plugins().restore(plugin, lineage, code);
+        Ok(())
+    }
+
+    async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
+        Ok(self.plugins().code(plugin, sha256))
+    }
+
+    async fn report(&self, report: &str) -> Result<(), Unavailable> {
+        self.plugins().report(report);
+        Ok(())
+    }
+
+    async fn reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
+        Ok(self.plugins().reports())
     }
 }

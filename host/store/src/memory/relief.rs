@@ -1,8 +1,10 @@
 //! What the memory store lets go when the node keeps nearly as much as it may, of those for whom it keeps most: the histories of rooms that
 //! are idle for longest, then the idempotency keys that would end first.
 
-use super::{HELD, Instant, KEY_TTL, Memory};
+use super::{HELD, Memory};
+use crate::KEY_TTL;
 use std::{sync::Mutex, time::Duration};
+use tokio::time::Instant;
 
 /// How often all rooms are gone through at most, where that does not help.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,7 +25,7 @@ struct Last {
 }
 
 impl Memory {
-    pub fn relieve(&self) {
+    pub(super) fn relieve(&self) {
         if !self.account.is_under_pressure() {
             return;
         }
@@ -108,14 +110,13 @@ fn reaching(excess: usize, found: impl IntoIterator<Item = (Instant, usize)>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{HistoryConfig, Message, Position, Retention, Store};
-    use crate::{PageLimit, Reader};
+    use crate::{Broker, HistoryConfig, Message, PageLimit, Reader, Retention};
     use std::sync::Arc;
     use switchyard_process::{
         memory::{MemoryAccount, MemoryKind},
         vital::VitalTasks,
     };
-    use switchyard_protocol::room::RoomName;
+    use switchyard_protocol::{Position, room::RoomName};
 
     const LIMIT: usize = 1 << 20;
 

@@ -1,8 +1,14 @@
 //! Sessions in memory: who holds each and which rooms it is in.
 
-use super::*;
-use std::collections::{BTreeSet, VecDeque};
+use crate::{ConnectionId, Hold, SessionToken};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
+use switchyard_protocol::room::RoomName;
+use tokio::time::Instant;
 
 pub(super) struct Sessions {
     ttl: Duration,
@@ -24,6 +30,8 @@ struct Session {
 
 /// What one takes in memory, about, beside the rooms that it is in.
 const SESSION: usize = 400;
+/// Sessions that end at a time, until others have their turn.
+const AT_ONCE: usize = 256;
 
 impl Session {
     fn principal(&self) -> &str {
@@ -125,16 +133,17 @@ impl Sessions {
         }
     }
 
-    /// Removes the sessions whose time has come and gives their rooms.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<(SessionToken, BTreeSet<RoomName>)> {
+    /// Removes some of the sessions whose time has come and gives their rooms; `None`: there are none.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Vec<(SessionToken, BTreeSet<RoomName>)>> {
         let mut expired = vec![];
-        while let Some((end, token)) = self.ends.front().copied().filter(|(end, _)| *end <= now) {
-            self.ends.pop_front();
+        self.ends.front().filter(|(end, _)| *end <= now)?;
+        for _ in 0..AT_ONCE {
+            let Some((end, token)) = self.ends.pop_front_if(|(end, _)| *end <= now) else { break };
             let still = matches!(self.all.get(&token), Some(s) if matches!(s.holder, Holder::NobodyUntil(at) if at == end));
             if still && let Some(session) = self.all.remove(&token) {
                 expired.push((token, session.rooms));
             }
         }
-        expired
+        Some(expired)
     }
 }

@@ -1,10 +1,17 @@
 //! API keys that are kept in Redis: good on every node, beside those of each node's file.
 
-use super::{Link, Names, Site, Waiting, answer, link::Replication, scripts};
-use crate::StoreMetrics;
 use crate::{
-    StoredKeys, Unavailable,
+    PATIENCE, StoreMetrics, StoredKeys, Unavailable,
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
+    redis::{
+        answer,
+        link::{Link, Replication},
+        names::Names,
+        opening::{Waiting, open},
+        revision::{self, REVISION},
+        scripts,
+        site::Site,
+    },
     registry::{Entries, Entry, REVOKED, Revision, merge},
 };
 use fred::types::Value;
@@ -15,8 +22,6 @@ use switchyard_protocol::unix_ms;
 
 /// How much longer than nodes the registry remembers that a key was revoked, so that none offers again what it has just forgotten.
 const LONGER: Duration = Duration::from_secs(24 * 3600);
-/// A field of the registry that is no entry.
-pub(super) const REVISION: &str = "/revision";
 
 pub struct Keyring {
     link: Arc<Link>,
@@ -47,9 +52,9 @@ impl Keyring {
         // A task that panics is seen by the answer that does not come.
         let vitals = VitalTasks::default();
         let mut waiting = Waiting::new(site, |_: &str| {});
-        let opened = super::open(&mut waiting, StoreMetrics::default(), &vitals);
+        let opened = open(&mut waiting, StoreMetrics::default(), &vitals);
         let late = |_| format!("the store {} does not answer", site.url);
-        let (link, ..) = tokio::time::timeout(super::PATIENCE * 4, opened).await.map_err(late)??;
+        let (link, ..) = tokio::time::timeout(PATIENCE * 4, opened).await.map_err(late)??;
         Ok(Self::of(Arc::new(link), Names::of(site)))
     }
 
@@ -149,7 +154,7 @@ impl Keyring {
     }
 
     fn arguments(&self, entries: impl IntoIterator<Item = Value>) -> Vec<Value> {
-        let first = [super::new_registry().into(), answer::millis(REVOKED + LONGER)];
+        let first = [revision::new_epoch().into(), answer::millis(REVOKED + LONGER)];
         first.into_iter().chain(entries).collect()
     }
 }

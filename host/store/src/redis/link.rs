@@ -16,8 +16,10 @@ mod signals;
 pub use replication::Replication;
 pub(super) use signals::{Signal, Signals};
 
-use super::{RedisUrl, scripts::Script, trouble::Trouble};
-use crate::{PATIENCE, StoreMetrics, Unavailable};
+use crate::{
+    PATIENCE, StoreMetrics, Unavailable,
+    redis::{scripts::Script, trouble::Trouble, url::RedisUrl},
+};
 use call::{Call, Redirection};
 use cluster::Cluster;
 use connection::{Common, Connection, Endpoint, Role};
@@ -63,7 +65,7 @@ enum Servers {
     Cluster(Cluster),
     /// The model's Redis.
     #[cfg(test)]
-    Model(super::model::Wire),
+    Model(crate::redis::model::Wire),
 }
 
 impl Link {
@@ -128,7 +130,7 @@ impl Link {
 
     /// One that leads to the model's Redis.
     #[cfg(test)]
-    pub(super) fn modelled(metrics: StoreMetrics, wire: super::model::Wire) -> Self {
+    pub(super) fn modelled(metrics: StoreMetrics, wire: crate::redis::model::Wire) -> Self {
         let (closed, trouble) = (CancellationToken::new(), Arc::default());
         Self { servers: Servers::Model(wire), metrics, closed, trouble }
     }

@@ -1,7 +1,7 @@
 //! How keys and channels are called. Each begins with the configured prefix, and what belongs together has one hash tag:
 //! a room's keys that of the room, a principal's sessions that of its inbox. Tags that begin with a slash can be no room's.
 
-use super::{SessionId, Site};
+use crate::redis::{session_id::SessionId, site::Site};
 
 #[derive(Clone, Debug)]
 pub(super) struct Names {

@@ -1,9 +1,20 @@
 //! How a node or a command comes to its Redis: connects, says what is in the way, and sees whose keys are there.
 
-use super::{Link, Names, SCHEMA, Site, StoreMetrics, Unavailable, answer, link};
+use crate::{
+    StoreMetrics, Unavailable,
+    redis::{
+        answer,
+        link::{self, Link},
+        names::Names,
+        site::Site,
+    },
+};
 use fred::types::config::Server;
 use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
+
+/// Of the keys. A node refuses to start on keys of another.
+pub(super) const SCHEMA: &str = "3";
 
 /// Says what a node that starts waits for: each error once, and again now and then.
 pub(super) struct Waiting<'a, Says> {

@@ -1,7 +1,15 @@
 //! Versions of plugins that all nodes run, and what each node says of them.
 
-use super::{Link, Names, answer, keyring::REVISION, scripts};
-use crate::{Change, Lineage, Revision, StoredPlugins, Unavailable};
+use crate::{
+    Change, Lineage, Revision, StoredPlugins, Unavailable,
+    redis::{
+        answer,
+        link::Link,
+        names::Names,
+        revision::{self, REVISION},
+        scripts,
+    },
+};
 use bytes::Bytes;
 use fred::types::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -71,7 +79,7 @@ impl Plugins<'_> {
             answer::integer(generation),
             lineage.into(),
             answer::integer(bytes as u64),
-            super::new_registry().into(),
+            revision::new_epoch().into(),
         ];
         let changed = self.link.run(&scripts::RELEASE, keys, arguments).await?;
         match answer::number(&changed)? {
@@ -111,7 +119,7 @@ impl Plugins<'_> {
     ) -> Result<(), Unavailable> {
         let (mut keys, generation) = (vec![self.names.plugins()], answer::integer(lineage.generation));
         let text = serde_json::to_string(lineage).expect("plain data");
-        let mut arguments = vec![plugin.into(), generation, text.into(), super::new_registry().into()];
+        let mut arguments = vec![plugin.into(), generation, text.into(), revision::new_epoch().into()];
         if let Some((key, sha256, bytes)) = code {
             keys.extend([key, self.put(sha256, bytes).await?]);
             arguments.push(answer::integer(bytes.len() as u64));

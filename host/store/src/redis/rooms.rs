@@ -1,10 +1,16 @@
 //! What is asked of the keys of one room: its messages, its members, how far they have acknowledged.
 
-use super::{
-    Link, Names, UNNEEDED, answer, scripts,
-    wire::{self, Page},
+use crate::{
+    Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable,
+    redis::{
+        answer,
+        lifetimes::UNNEEDED,
+        link::Link,
+        names::Names,
+        scripts,
+        wire::{self, Page},
+    },
 };
-use crate::{Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable};
 use fred::types::Value;
 use futures_util::future::try_join_all;
 use std::{sync::Arc, time::Duration};
@@ -26,7 +32,7 @@ const NUMBER: usize = 8;
 /// second in which it began, or one more than that of `seen`. Then it is random.
 pub(super) fn new_epoch(seen: &str) -> String {
     let number = (unix_ms() / 1000).max(epoch_number(seen).map_or(0, |seen| seen + 1));
-    let random = u32::from_le_bytes(crate::random()) >> 8;
+    let random = u32::from_le_bytes(crate::random::random()) >> 8;
     format!("{number:0NUMBER$x}{random:06x}")
 }
 

@@ -3,16 +3,23 @@
 
 mod claiming;
 mod leaving;
+pub(super) mod letting_go;
+pub(super) mod record;
 mod writing;
 
-use super::{
-    SessionId, Shared,
-    record::{Record, held_entry},
+use crate::{
+    ConnectionId, Event, Unavailable,
+    redis::{
+        context::{Context, estate::held_entry},
+        session_id::SessionId,
+        sessions::record::Record,
+    },
 };
-use crate::{ConnectionId, Event, Unavailable};
 use leaving::leave;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
+    iter,
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -63,6 +70,7 @@ pub(super) enum Leaving {
 }
 
 pub(super) struct Sessions {
+    pub context: Arc<Context>,
     held: Mutex<BTreeMap<ConnectionId, Arc<Session>>>,
     /// Those that were let go a moment ago.
     recent: Mutex<VecDeque<(Instant, Arc<Session>, Leaving)>>,
@@ -73,19 +81,6 @@ pub(super) struct Sessions {
     again: Semaphore,
     /// Letting go, and giving up what came late.
     tasks: TaskTracker,
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self {
-            held: Mutex::default(),
-            recent: Mutex::default(),
-            forgotten: Mutex::default(),
-            at_once: Semaphore::new(AT_ONCE),
-            again: Semaphore::new(AT_ONCE),
-            tasks: TaskTracker::new(),
-        }
-    }
 }
 
 impl Session {
@@ -112,16 +107,40 @@ impl Session {
 }
 
 impl Sessions {
+    pub(super) fn new(context: &Arc<Context>) -> Arc<Self> {
+        Arc::new(Self {
+            context: context.clone(),
+            held: Mutex::default(),
+            recent: Mutex::default(),
+            forgotten: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            again: Semaphore::new(AT_ONCE),
+            tasks: TaskTracker::new(),
+        })
+    }
+
     fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Session>>> {
         self.held.lock().expect("no code panics while it holds the sessions")
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Session>> {
-        self.held().values().cloned().collect()
+    pub(super) fn count(&self) -> usize {
+        self.held().len()
     }
 
-    pub(super) fn connections(&self) -> Vec<ConnectionId> {
-        self.held().keys().copied().collect()
+    /// The sessions of so many connections after one. Keep it short: every join and acknowledgement takes the same lock.
+    pub(super) fn page(&self, after: Option<ConnectionId>, most: usize) -> Vec<Arc<Session>> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.held().range((after, Bound::Unbounded)).take(most).map(|(_, session)| session.clone()).collect()
+    }
+
+    /// All sessions in pages, between which others have the lock. One that comes or goes meanwhile may be missing.
+    pub(super) fn pages(&self, most: usize) -> impl Iterator<Item = Vec<Arc<Session>>> {
+        let mut after = None;
+        iter::from_fn(move || {
+            let page = self.page(after, most);
+            after = Some(page.last()?.connection);
+            Some(page)
+        })
     }
 
     pub(super) fn of(&self, connection: ConnectionId) -> Option<Arc<Session>> {
@@ -135,10 +154,10 @@ impl Sessions {
     }
 }
 
-impl Shared {
+impl Sessions {
     pub(super) fn taken_over(&self, session: &Session) {
         session.over.store(true, Ordering::Relaxed);
-        (self.feed)(Event::TakenOver(session.connection));
+        (self.context.feed)(Event::TakenOver(session.connection));
     }
 
     /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
@@ -148,12 +167,12 @@ impl Shared {
     }
 
     fn probe(&self, session: &Session) {
-        (self.feed)(Event::Probe(session.connection));
+        (self.context.feed)(Event::Probe(session.connection));
     }
 
     /// The client of a connection was heard after [`Event::Probe`].
     pub(super) fn vouch(self: &Arc<Self>, connection: ConnectionId) {
-        let Some(session) = self.sessions.of(connection) else { return };
+        let Some(session) = self.of(connection) else { return };
         session.record().vouch();
         self.settle(&session);
     }
@@ -164,13 +183,13 @@ impl Shared {
         room: &RoomName,
         position: &Position,
     ) {
-        let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
+        let Some(session) = self.of(connection).filter(|session| !session.is_over()) else { return };
         let (is_new, wants_write) = {
             let mut record = session.record();
             (record.acknowledge(room, position), record.wants_write())
         };
         if is_new {
-            self.members.acknowledge(session.id, room, position.clone());
+            self.context.members.acknowledge(session.id, room, position.clone());
         }
         if wants_write {
             self.settle(&session);
@@ -178,7 +197,7 @@ impl Shared {
     }
 
     pub(super) fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
-        let Some(session) = self.sessions.of(connection).filter(|session| !session.is_over()) else { return };
+        let Some(session) = self.of(connection).filter(|session| !session.is_over()) else { return };
         let moved = session.record().advance(room, position);
         if moved {
             self.settle(&session);
@@ -187,54 +206,53 @@ impl Shared {
 
     /// All sessions may have been lost, or let go.
     pub(super) fn doubt_all(self: &Arc<Self>) {
-        let sessions = self.sessions.all();
-        sessions.iter().for_each(|session| session.record().doubt());
-        let shared = self.clone();
+        // One that comes meanwhile doubts itself where it began under the former name.
+        self.pages(MANY).flatten().for_each(|session| session.record().doubt());
+        let sessions = self.clone();
         tokio::spawn(async move {
-            for some in sessions.chunks(AT_ONCE) {
-                some.iter().for_each(|session| shared.probe(session));
+            for some in sessions.pages(AT_ONCE) {
+                let doubted = some.iter().filter(|session| session.record().is_doubted());
+                doubted.for_each(|session| sessions.probe(session));
                 sleep(PROBE_PACE).await;
             }
         });
         let recent: Vec<_> =
-            self.sessions.recent.lock().expect("no code panics while it holds them").drain(..).collect();
+            self.recent.lock().expect("no code panics while it holds them").drain(..).collect();
         for (at, session, how) in recent {
             if at.elapsed() < RECENT {
                 session.record().unsettle();
-                self.sessions.tasks.spawn(leave(self.clone(), session, how));
+                self.tasks.spawn(leave(self.clone(), session, how));
             }
         }
     }
 
     /// Everything is written again, so that nothing in use ends with its time to live.
     pub(super) fn rewrite_all(self: &Arc<Self>) {
-        for session in self.sessions.all() {
+        for session in self.pages(MANY).flatten() {
             session.record().unsettle();
             self.settle(&session);
         }
     }
 
     /// A room goes on with another epoch: it may have forgotten who is in it.
-    pub(super) fn has_forgotten(self: &Arc<Self>, room: &str) {
-        let Ok(room) = RoomName::parse(room) else { return };
-        self.list(&room);
-        let mut forgotten = self.sessions.forgotten.lock().expect("no code panics while it holds them");
+    pub(super) fn has_forgotten(self: &Arc<Self>, room: RoomName) {
+        let mut forgotten = self.forgotten.lock().expect("no code panics while it holds them");
         forgotten.insert(room);
         // Where one has, others have.
         if forgotten.len() == 1 {
-            let shared = self.clone();
+            let sessions = self.clone();
             tokio::spawn(async move {
                 sleep(PAUSE).await;
-                let forgotten = &shared.sessions.forgotten;
+                let forgotten = &sessions.forgotten;
                 let rooms =
                     std::mem::take(&mut *forgotten.lock().expect("no code panics while it holds them"));
-                for (n, session) in shared.sessions.all().into_iter().enumerate() {
-                    if session.record().unsettle_rooms(&rooms) {
-                        shared.settle(&session);
+                for some in sessions.pages(MANY) {
+                    for session in some {
+                        if session.record().unsettle_rooms(&rooms) {
+                            sessions.settle(&session);
+                        }
                     }
-                    if n % MANY == 0 {
-                        tokio::task::yield_now().await;
-                    }
+                    tokio::task::yield_now().await;
                 }
             });
         }

@@ -4,17 +4,23 @@ mod ended;
 mod offsets;
 mod turns;
 
-use super::*;
 use crate::{
+    Broker, ConnectionId, Feed, HistoryConfig, Hold, Join, KEY_TTL, KeyRegistry, Membership, Message, Reader,
+    RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored, StoredKeys, Storing,
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
+    redis::{Keyring, Redis, RedisUrl, Replication, Site, context::lease_time::LEASE, names::Names},
     registry::REVOKED,
 };
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::Arc,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
+use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
+use switchyard_protocol::{Position, room::RoomName};
 
 /// A server that ends with the test.
 struct Server {
@@ -72,12 +78,10 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 /// Each store has keys of its own on the same server.
 async fn keeps_the_contract(url: &str) {
     let stores = AtomicU32::new(0);
-    contract::suite(Duration::from_millis(100), |retention, feed| {
+    crate::contract::suite(Duration::from_millis(100), |retention, feed| {
         let prefix = format!("store{}", stores.fetch_add(1, Ordering::Relaxed));
         let site = Site { url: RedisUrl::parse(url).unwrap(), prefix };
-        async move {
-            connect_with(&site, retention, feed, &VitalTasks::default()).await.unwrap() as Arc<dyn Store>
-        }
+        async move { Store::from(connect_with(&site, retention, feed, &VitalTasks::default()).await.unwrap()) }
     })
     .await;
 }
@@ -185,46 +189,46 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     }
     assert!(keyring.revoke(&key("b").digest).await.unwrap().0);
     assert!(!keyring.revoke(&key("b").digest).await.unwrap().0, "it is gone already");
-    let known = one.keys(&StoredKeys::default()).await.unwrap().expect("three keys");
-    let behind = two.keys(&StoredKeys::default()).await.unwrap().expect("three keys");
+    let known = KeyRegistry::read(&*one, &StoredKeys::default()).await.unwrap().expect("three keys");
+    let behind = KeyRegistry::read(&*two, &StoredKeys::default()).await.unwrap().expect("three keys");
     assert_eq!((names(&known), names(&behind)), (vec!["a".into(), "c".into()], vec!["a".into(), "c".into()]));
-    assert!(one.keys(&known).await.unwrap().is_none(), "nothing changed");
+    assert!(KeyRegistry::read(&*one, &known).await.unwrap().is_none(), "nothing changed");
     keyring.revoke(&key("c").digest).await.unwrap();
-    let known = one.keys(&known).await.unwrap().expect("one key less");
+    let known = KeyRegistry::read(&*one, &known).await.unwrap().expect("one key less");
     assert_eq!(names(&known), ["a"]);
 
     server.ask(&["FLUSHALL"]);
     keyring.add(&key("d")).await.unwrap();
     // One that has not heard of the last revocation comes first.
-    let first = two.keys(&behind).await.unwrap().expect("a key more");
+    let first = KeyRegistry::read(&*two, &behind).await.unwrap().expect("a key more");
     assert_eq!(names(&first), ["a", "c", "d"]);
-    let second = one.keys(&known).await.unwrap().expect("a key more");
+    let second = KeyRegistry::read(&*one, &known).await.unwrap().expect("a key more");
     assert_eq!(names(&second), ["a", "d"]);
-    let third = two.keys(&first).await.unwrap().expect("a key less");
+    let third = KeyRegistry::read(&*two, &first).await.unwrap().expect("a key less");
     assert_eq!((names(&third), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
-    let fourth = one.keys(&second).await.unwrap().expect("what it wrote itself");
-    assert!(one.keys(&fourth).await.unwrap().is_none(), "all is calm again");
+    let fourth = KeyRegistry::read(&*one, &second).await.unwrap().expect("what it wrote itself");
+    assert!(KeyRegistry::read(&*one, &fourth).await.unwrap().is_none(), "all is calm again");
 
     // Nothing is there at all, and nothing can be written: it is kept, and said.
     server.ask(&["FLUSHALL"]);
     server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
+    assert_eq!(names(&KeyRegistry::read(&*one, &fourth).await.unwrap().expect("what is known")), ["a", "d"]);
     let error = one.check().await.expect_err("an outage").to_string();
     assert!(error.contains("lost 4 of its API keys") && error.contains("NOREPLICAS"), "{error}");
     server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
-    assert_eq!(names(&one.keys(&fourth).await.unwrap().expect("what is known")), ["a", "d"]);
+    assert_eq!(names(&KeyRegistry::read(&*one, &fourth).await.unwrap().expect("what is known")), ["a", "d"]);
     assert_eq!(listed().await, ["a", "d"]);
     until("ready", || server.ask(&["HLEN", "s:{/keys}:all"]) == "5").await;
 
     // The same where something is there: it is offered until it is written.
-    let known = one.keys(&StoredKeys::default()).await.unwrap().expect("what is there");
+    let known = KeyRegistry::read(&*one, &StoredKeys::default()).await.unwrap().expect("what is there");
     server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
     server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 1"]);
     server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    let known = one.keys(&known).await.unwrap().expect("what is known");
+    let known = KeyRegistry::read(&*one, &known).await.unwrap().expect("what is known");
     assert!(one.check().await.is_err());
     server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
-    let known = one.keys(&known).await.unwrap().expect("what was written");
+    let known = KeyRegistry::read(&*one, &known).await.unwrap().expect("what was written");
     assert_eq!((names(&known), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
     one.check().await.expect("it is over");
 
@@ -232,7 +236,7 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
     server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 2"]);
     let long_ago = StoredKeys { read_at: known.read_at - REVOKED.as_millis() as u64 - 1000, ..known };
-    let now = one.keys(&long_ago).await.unwrap().expect("what is there");
+    let now = KeyRegistry::read(&*one, &long_ago).await.unwrap().expect("what is there");
     assert_eq!((names(&now), listed().await), (vec!["d".into()], vec!["d".into()]));
 }
 
@@ -252,11 +256,11 @@ async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
     let server = Server::start(&[]);
     let site = server.site();
     let (one, _two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
-    one.create_session(&"acme".into(), ConnectionId::random(), vec![]).await.unwrap();
+    one.create(&"acme".into(), ConnectionId::random(), vec![]).await.unwrap();
     one.close().await;
     let began = std::time::Instant::now();
     until("a session that can be resumed", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
-    assert!(began.elapsed() < lease::LEASE / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
 }
 
 /// Whoever is told of a takeover is called by the task of the lease; of a room, by that of the listener.
@@ -272,7 +276,7 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     };
     let (store, lease) = connect().await;
     let (_, listener) = connect().await;
-    let node = store.shared.node.load_full();
+    let node = store.leased.context.node.get();
     server.ask(&["RPUSH", &Names::new("vital").takeovers(&node), &ConnectionId(7).to_string()]);
     until("a failure of the lease", || lease.failure().is_some()).await;
     assert!(
@@ -283,7 +287,7 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     assert_eq!(listener.failure(), None, "the other node lives");
 
     let (store, listener) = connect().await;
-    store.watch(&RoomName::parse("prices").unwrap());
+    store.subscribe(&RoomName::parse("prices").unwrap());
     until("a failure of the listener", || listener.failure().is_some()).await;
     assert!(listener.failure().unwrap().contains("the listener of the Redis store panicked"));
 }

@@ -1,7 +1,7 @@
 //! What keeps Redis from serving this node, in its own words: for readiness and for errors that would otherwise only say that it
 //! cannot be reached.
 
-use super::url::Secrets;
+use crate::redis::url::Secrets;
 use arc_swap::ArcSwapOption;
 use std::{
     collections::HashMap,

@@ -31,7 +31,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let ward = &self.wards[index];
         let name = &ward.name();
-        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        let lineage = self.store.plugins.lineage(name).await.map_err(unavailable)?;
         let target = match to {
             None => lineage
                 .before()
@@ -48,14 +48,14 @@ impl Hub {
             let plugin = self.revive(index, &config, &target).await?;
             let _turn = ward.turn.lock().await;
             let is_configured = Arc::ptr_eq(&config, &ward.config.load_full());
-            if self.store.lineage(name).await.map_err(unavailable)? != lineage || !is_configured {
+            if self.store.plugins.lineage(name).await.map_err(unavailable)? != lineage || !is_configured {
                 return Err(changed_meanwhile());
             }
             let charge = Charge { plugin: plugin.clone(), config: config.clone() };
             let previous = self.take_up(index, charge, false).await?;
             let next = lineage.back_to(&target, None);
             let change = Change { lineage: &next, code: None, dropped: &[] };
-            let changed = self.store.change_plugin(name, change).await;
+            let changed = self.store.plugins.change(name, change).await;
             let refusal = match changed {
                 Ok(true) => {
                     ward.standing().lineage = next;

@@ -150,7 +150,7 @@ impl Hub {
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let is_same = |plugin: &Arc<Plugin>| plugin.info().signed_by == signed_by;
         // Asked before it is compiled: where the store does not answer, that would be in vain.
-        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        let lineage = self.store.plugins.lineage(name).await.map_err(unavailable)?;
         if ward.runs(sha256, config)
             && ward.plugin().is_some_and(|p| is_same(&p))
             && lineage.current == sha256
@@ -185,7 +185,7 @@ impl Hub {
         let (ward, name, sha256) = (&self.wards[index], config.name(), &plugin.info().sha256);
         let _turn = ward.turn.lock().await;
         // Asked before anything changes here, so that it seldom has to be taken back.
-        self.store.lineage(name).await.map_err(unavailable)?;
+        self.store.plugins.lineage(name).await.map_err(unavailable)?;
         let release = Release {
             sha256: sha256.clone(),
             version: plugin.info().version.clone(),
@@ -226,7 +226,7 @@ impl Hub {
     ) -> Result<Option<Lineage>, Unavailable> {
         let (name, known) = (&ward.name(), ward.standing().lineage.clone());
         for _ in 0..ATTEMPTS {
-            let lineage = self.store.lineage(name).await?;
+            let lineage = self.store.plugins.lineage(name).await?;
             // A store that has lost what this node knows would begin to count anew, and others would not follow.
             if lineage.generation < known.generation {
                 self.restore(ward, &known).await?;
@@ -242,7 +242,7 @@ impl Hub {
             }
             let (next, dropped) = lineage.with(release.clone());
             let change = Change { lineage: &next, code: Some(code), dropped: &dropped };
-            if self.store.change_plugin(name, change).await? {
+            if self.store.plugins.change(name, change).await? {
                 return Ok(Some(next));
             }
         }
@@ -264,9 +264,9 @@ impl Hub {
                 .map_err(|error| conflict(error.to_string()))?;
             return Ok(plugin);
         }
-        let lineage = self.store.lineage(name).await.map_err(unavailable)?;
+        let lineage = self.store.plugins.lineage(name).await.map_err(unavailable)?;
         let signature = lineage.find(sha256).and_then(|release| release.signature.clone());
-        let code = self.store.plugin_code(name, sha256).await.map_err(unavailable)?;
+        let code = self.store.plugins.code(name, sha256).await.map_err(unavailable)?;
         let gone = || {
             conflict(format!("the code of version {sha256} of plugin '{name}' is not held any more: load it"))
         };

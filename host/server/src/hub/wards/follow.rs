@@ -63,7 +63,7 @@ impl Hub {
         let read = ward.source(&config, patience).await;
         let mut reading = ward.reading.lock().await;
         let _loading = ward.loading.lock().await;
-        let lineage = self.store.lineage(config.name()).await.map_err(unavailable)?;
+        let lineage = self.store.plugins.lineage(config.name()).await.map_err(unavailable)?;
         let began = match read {
             Ok(PluginFile { code, signature }) => {
                 let sha256 = digest(&code);
@@ -109,7 +109,7 @@ impl Hub {
         let known = ward.standing().lineage.clone();
         if lineage.generation < known.generation {
             // What was read before this node's own last change is older than what is there by now.
-            lineage = self.store.lineage(&name).await.map_err(unavailable)?;
+            lineage = self.store.plugins.lineage(&name).await.map_err(unavailable)?;
         }
         let is_other = lineage.generation == known.generation && lineage.current != known.current;
         if lineage.generation > known.generation || is_other {
@@ -137,7 +137,7 @@ impl Hub {
             let held = held.filter(|plugin| lineage.find(&plugin.info().sha256).is_some());
             held.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect()
         };
-        self.store.restore_plugin(&ward.name(), lineage, code).await
+        self.store.plugins.restore(&ward.name(), lineage, code).await
     }
 
     /// A version that cannot run here is reported, and the present one stays.

@@ -72,12 +72,12 @@ impl Hub {
         back_to: &str,
         reason: &str,
     ) -> Result<Option<Lineage>, Unavailable> {
-        let lineage = self.store.lineage(name).await?;
+        let lineage = self.store.plugins.lineage(name).await?;
         if lineage.current != sha256 || lineage.find(back_to).is_none() {
             return Ok(Some(lineage));
         }
         let next = lineage.back_to(back_to, Some(reason));
         let change = Change { lineage: &next, code: None, dropped: &[] };
-        Ok(self.store.change_plugin(name, change).await?.then_some(next))
+        Ok(self.store.plugins.change(name, change).await?.then_some(next))
     }
 }

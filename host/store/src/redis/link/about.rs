@@ -1,7 +1,7 @@
 //! What a server says of itself.
 
 use super::{Call, Endpoint, Link, Servers, call::field};
-use crate::{Unavailable, redis::holdings::Fill};
+use crate::{Unavailable, redis::context::holdings::Fill};
 use fred::types::config::Server;
 use std::sync::Arc;
 

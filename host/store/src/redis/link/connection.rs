@@ -2,12 +2,11 @@
 //! network that swallows everything keep a connection open for as long as they like.
 
 use super::{
-    super::trouble::Trouble,
     Call,
     backoff::Backoff,
     signals::{Publisher, Signal},
 };
-use crate::{PATIENCE, StoreMetrics};
+use crate::{PATIENCE, StoreMetrics, redis::trouble::Trouble};
 use arc_swap::ArcSwap;
 use fred::{
     clients::Client,

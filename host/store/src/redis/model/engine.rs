@@ -1,9 +1,7 @@
 //! Runs the store's scripts as Redis does: Lua 5.1, the same text, numbers and absent values converted as Redis converts them.
 
-use super::{
-    super::scripts::Script,
-    server::{Reply, Server},
-};
+use super::server::{Reply, Server};
+use crate::redis::scripts::Script;
 use fred::types;
 use mlua::{Function, Lua, Table, Value, Variadic};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};

@@ -1,15 +1,19 @@
 //! What must be so at every moment, and what must be so in the calm, when everything that was begun has come to its end.
 
 use super::{
-    super::{
-        lease::LEASE,
-        record::{Place, Rooms, entry, held_entry},
-        sessions::Session,
-    },
     client::{Connection, Seats, State},
     server::Kept,
     step::ROOMS,
     world::{TTL, World},
+};
+use crate::redis::{
+    context::{
+        estate::{entry, held_entry},
+        lease_time::LEASE,
+    },
+    session_id::SessionId,
+    sessions::Session,
+    stored_rooms::{Place, Rooms},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,7 +83,7 @@ impl World {
         if *state != State::Open || self.node(*process).is_none() {
             return Ok(());
         }
-        let session = self.shared(*process).sessions.of(*id);
+        let session = self.leased(*process).sessions.of(*id);
         let Some(session) = session.filter(|session| !session.is_over()) else { return Ok(()) };
         let record = session.record();
         if change.is_none() && seats(&record.rooms) != *told {
@@ -132,10 +136,11 @@ impl World {
         drop(server);
         let (mut held, mut expected) = (BTreeSet::new(), BTreeMap::<String, BTreeSet<String>>::new());
         for node in self.nodes.iter().flatten() {
-            let shared = self.shared(node.process);
-            let name = shared.node.load_full();
+            let leased = self.leased(node.process);
+            let name = leased.context.node.get();
             expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
-            for session in shared.sessions.all().iter().filter(|session| !session.is_over()) {
+            for session in leased.sessions.page(None, usize::MAX).iter().filter(|session| !session.is_over())
+            {
                 let entry = entry(&session.principal, session.id);
                 let record = session.record();
                 let Some(stored) = records.get(&entry) else {
@@ -215,7 +220,7 @@ impl World {
         sorted: &BTreeMap<String, BTreeMap<String, f64>>,
     ) -> Result<(), String> {
         for client in self.clients.iter().filter(|client| !client.unsure) {
-            let Some(id) = client.token.map(|token| token.id()) else { continue };
+            let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
                 let stored = records.get(&entry(&client.principal, id));
                 let place = stored.and_then(|stored| stored.rooms.places.get(*room));

@@ -8,7 +8,7 @@ use super::{
     wire::Message,
     world::{Told, World},
 };
-use crate::{ConnectionId, Join, Membership, Store};
+use crate::{ConnectionId, Join, Membership, RemoteStore, SessionStore};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -135,7 +135,7 @@ impl World {
                 self.lost_data();
                 // It is another process then, as nodes find out.
                 for node in self.nodes.iter().flatten() {
-                    self.shared(node.process).has_changed.store(true, Ordering::Relaxed);
+                    self.leased(node.process).context.has_changed.store(true, Ordering::Relaxed);
                 }
                 true
             }
@@ -217,13 +217,11 @@ impl World {
         let position = self.position(ROOMS[0]);
         let task = tokio::spawn(async move {
             let told = match token {
-                Some(token) => {
-                    Told::Resumed(at, store.resume_session(token, &principal, id, asked, None).await)
-                }
+                Some(token) => Told::Resumed(at, store.resume(token, &principal, id, asked, None).await),
                 None => {
                     let membership = Membership { filter: None, position };
                     let join = Join { room: room(ROOMS[0]), membership, anew: true };
-                    Told::Created(at, store.create_session(&principal, id, vec![join]).await)
+                    Told::Created(at, store.create(&principal, id, vec![join]).await)
                 }
             };
             ears.push(told);

@@ -1,6 +1,6 @@
 //! The model's Redis: keys in memory, a clock that is driven, and the commands that the store uses. Another command is a panic.
 
-use super::super::SCHEMA;
+use crate::redis::opening::SCHEMA;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 

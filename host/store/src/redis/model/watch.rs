@@ -1,15 +1,9 @@
 //! Looks at each command as Redis carries it out: whether it may have been answered as it was.
 
-use super::{
-    super::{
-        answer::{self, list, number},
-        lease::LEASE,
-    },
-    engine::Engine,
-    server::Server,
-    step::ROOMS,
-    wire::Ask,
-    world::TTL,
+use super::{engine::Engine, server::Server, step::ROOMS, wire::Ask, world::TTL};
+use crate::redis::{
+    answer::{self, list, number},
+    context::lease_time::LEASE,
 };
 use fred::types::Value;
 use std::{

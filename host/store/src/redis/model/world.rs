@@ -2,7 +2,6 @@
 //! step after another.
 
 use super::{
-    super::{Names, Redis, Shared, lease, link::Link, publishing::Publishing},
     client::{Client, Connection, State},
     delivery::Fate,
     dice,
@@ -12,7 +11,20 @@ use super::{
     watch::Watch,
     wire::{Ask, Network, Process, Wire},
 };
-use crate::{Event, HistoryConfig, Hold, Resume, Retention, SessionToken, Store, Unavailable};
+use crate::{
+    Event, HistoryConfig, Hold, Resume, Retention, SessionStore, SessionToken, Unavailable,
+    redis::{
+        cluster::lease::{self, Leased},
+        context::Context,
+        link::Link,
+        listing::Listing,
+        names::Names,
+        pubsub::publishing::Publishing,
+        scripts,
+        sessions::Sessions,
+        store::Redis,
+    },
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
@@ -20,7 +32,7 @@ use std::{
     time::Duration,
 };
 use switchyard_process::memory::MemoryAccount;
-use switchyard_protocol::Position;
+use switchyard_protocol::{Position, room::RoomName};
 use tokio::{sync::mpsc, time::Instant};
 
 /// How long a session can be resumed.
@@ -141,7 +153,7 @@ impl World {
             network.sent.notify_one();
             true
         });
-        let shared = Shared::new(
+        let context = Context::new(
             link,
             Names::new("m"),
             retention,
@@ -149,11 +161,13 @@ impl World {
             feed,
             MemoryAccount::unlimited(),
         );
-        let publishing = Publishing::new(&shared);
-        let store = Arc::new(Redis { shared, publishing, listener: mpsc::unbounded_channel().0 });
+        let (sessions, listing) = (Sessions::new(&context), Listing::new(&context));
+        let publishing = Publishing::new(&context, &listing);
+        let leased = Arc::new(Leased { context, sessions, listing, listener: mpsc::unbounded_channel().0 });
+        let store = Arc::new(Redis { leased: leased.clone(), publishing });
         self.stores.push(store.clone());
         self.nodes[node] = Some(Node { process, is_isolated: false });
-        let begins = tokio::spawn(async move { lease::hold(&store, &Default::default()).await });
+        let begins = tokio::spawn(async move { lease::hold(&leased, &Default::default()).await });
         while !begins.is_finished() {
             self.settle().await;
             let first = self.find(|message| message.process == process && message.ask.name() == "tick");
@@ -181,8 +195,8 @@ impl World {
         std::mem::replace(&mut node.is_isolated, isolated) != isolated
     }
 
-    pub(super) fn shared(&self, process: Process) -> &Arc<Shared> {
-        &self.stores[process].shared
+    pub(super) fn leased(&self, process: Process) -> &Leased {
+        &self.stores[process].leased
     }
 
     /// The node that a process is, if it runs.
@@ -217,7 +231,7 @@ impl World {
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
         let epoch = self.new_epoch();
         let arguments = [&epoch, "", "0", "0", "60000", "86400000"].map(str::to_owned);
-        let ask = Ask::Script(&super::super::scripts::READ, keys.into(), arguments.into());
+        let ask = Ask::Script(&scripts::READ, keys.into(), arguments.into());
         if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
             self.fail(wrong);
         }
@@ -229,7 +243,7 @@ impl World {
     pub(super) fn renew(&mut self, room: &'static str) {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
-        let ask = Ask::Script(&super::super::scripts::RENEW, keys.into(), vec![ended, self.new_epoch()]);
+        let ask = Ask::Script(&scripts::RENEW, keys.into(), vec![ended, self.new_epoch()]);
         if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
             self.fail(wrong);
         }
@@ -243,8 +257,11 @@ impl World {
 
     /// Nodes hear of a room's new epoch.
     fn have_forgotten(&self, room: &str) {
+        let room = RoomName::parse(room).expect("a name");
         for node in self.nodes.iter().flatten() {
-            self.shared(node.process).has_forgotten(room);
+            let (Leased { sessions, listing, .. }, room) = (self.leased(node.process), room.clone());
+            listing.add(&room);
+            sessions.has_forgotten(room);
         }
     }
 
@@ -270,7 +287,7 @@ impl World {
         // What it waited for is dropped first.
         tokio::task::yield_now().await;
         match ends {
-            true => store.end_session(hold),
+            true => store.end(hold),
             false => store.detach(hold),
         }
     }

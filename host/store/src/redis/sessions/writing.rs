@@ -1,33 +1,36 @@
 //! How a session is written while a connection holds it: one write at a time, answered when it is confirmed, and until then undone.
 
-use super::{
-    super::{
-        KEEP, PATIENCE, Shared, answer,
-        clock::DEADLINE,
-        record::{Answer, Change, Enrolled, Outcome, Write},
+use super::{LONG_PAUSE, PAUSE, Session, Sessions, late};
+use crate::{
+    ConnectionId, PATIENCE, SessionToken, Unavailable,
+    redis::{
+        answer,
+        context::clock::DEADLINE,
+        enrolment::Enrolled,
+        lifetimes::KEEP,
         scripts,
+        session_id::SessionId,
+        sessions::record::{Answer, Change, Outcome, Write},
     },
-    LONG_PAUSE, PAUSE, Session, late,
 };
-use crate::{ConnectionId, SessionToken, Unavailable};
 use fred::types::Value;
 use futures_util::{FutureExt, future::join_all};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Sees, when it is dropped, to what of a session is not written.
-struct Unfinished<'a>(&'a Arc<Shared>, &'a Arc<Session>);
+struct Unfinished<'a>(&'a Arc<Sessions>, &'a Arc<Session>);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        let Self(shared, session) = self;
+        let Self(sessions, session) = self;
         if !session.record().is_settled() {
-            shared.settle(session);
+            sessions.settle(session);
         }
     }
 }
 
-impl Shared {
+impl Sessions {
     /// Records what becomes of a session's rooms. After an error the old state rules, and is written until it is confirmed.
     pub(crate) async fn change(
         self: &Arc<Self>,
@@ -36,7 +39,7 @@ impl Shared {
         change: Change,
     ) -> Result<(), Unavailable> {
         let until = Instant::now() + PATIENCE;
-        let session = self.sessions.of(connection).filter(|session| session.id == token.id());
+        let session = self.of(connection).filter(|session| session.id == SessionId::of(&token));
         let session = session.ok_or_else(|| Unavailable("the session is another connection's".to_owned()))?;
         let _unfinished = Unfinished(self, &session);
         timeout_at(until, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
@@ -51,7 +54,7 @@ impl Shared {
             // Should it not have heard of that.
             self.taken_over(session);
         }
-        if session.is_over() || self.renewed.is_past() || session.record().is_doubted() {
+        if session.is_over() || self.context.renewed.is_past() || session.record().is_doubted() {
             return Err(Unavailable("this node may not write of the session now".to_owned()));
         }
         match self.write(session, change).await? {
@@ -62,10 +65,10 @@ impl Shared {
 
     /// Puts a session that is taken back among what this node would leave behind by its present name.
     async fn move_in(&self, session: &Session) -> Result<(), Unavailable> {
-        let node = self.node.load_full();
+        let node = self.context.node.get();
         // Also where it is not known whether the entry is there, it is taken away from there in the end.
         *session.node.lock().expect("no code panics while it holds a name") = node.clone();
-        self.estate.add(&node, session.held_entry()).await
+        self.context.estate.add(&node, session.held_entry()).await
     }
 
     /// One write of a session, whose lock the caller holds.
@@ -77,7 +80,7 @@ impl Shared {
             let mut record = session.record();
             (record.write(&change), record.generation)
         };
-        let keys = vec![self.names.session(&session.principal, session.id)];
+        let keys = vec![self.context.names.session(&session.principal, session.id)];
         let mut arguments: Vec<Value> = vec![session.connection.to_string().into()];
         let (script, fields) = match &write {
             Write::Amend { number, fields } => {
@@ -85,7 +88,7 @@ impl Shared {
                 (&scripts::AMEND, fields)
             }
             Write::Put { number, fields, anew } => {
-                let deadline = self.time.now() + DEADLINE.as_millis() as u64;
+                let deadline = self.context.time.now() + DEADLINE.as_millis() as u64;
                 arguments.extend([
                     session.node().as_str().into(),
                     answer::integer(generation),
@@ -100,7 +103,7 @@ impl Shared {
         arguments.extend(
             fields.iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.as_str().into()]),
         );
-        let answer = Answer::read(self.link.run(script, keys, arguments).await?)?;
+        let answer = Answer::read(self.context.link.run(script, keys, arguments).await?)?;
         let outcome = session.record().answered(&write, change, answer);
         match outcome {
             Outcome::Confirmed => return Ok(Written::Confirmed),
@@ -116,7 +119,9 @@ impl Shared {
         let enrolments = session.record().enrolments();
         let asked: Vec<_> = enrolments
             .iter()
-            .map(|enrolment| self.members.enrol(&session.principal, session.id, enrolment.clone()).boxed())
+            .map(|enrolment| {
+                self.context.members.enrol(&session.principal, session.id, enrolment.clone()).boxed()
+            })
             .collect();
         let mut failed = None;
         for (enrolment, enrolled) in enrolments.iter().zip(join_all(asked).await) {
@@ -128,7 +133,7 @@ impl Shared {
                     if let (Enrolled::Ok(had), Some(_)) = (enrolled, &enrolment.comes)
                         && let Some(position) = record.acknowledged_beyond(&enrolment.room, had)
                     {
-                        self.members.acknowledge(session.id, &enrolment.room, position);
+                        self.context.members.acknowledge(session.id, &enrolment.room, position);
                     }
                     if !matches!(enrolled, Enrolled::Ok(_)) {
                         failed = Some(late());
@@ -157,12 +162,12 @@ enum Written {
     Not,
 }
 
-async fn settle(shared: Arc<Shared>, session: Arc<Session>) {
-    let (mut pause, mut turns) = (PAUSE, &shared.sessions.at_once);
+async fn settle(sessions: Arc<Sessions>, session: Arc<Session>) {
+    let (mut pause, mut turns) = (PAUSE, &sessions.at_once);
     loop {
         let settled = {
             let _turn = turns.acquire().await.expect("it is never closed");
-            settle_once(&shared, &session).await
+            settle_once(&sessions, &session).await
         };
         match settled {
             Ok(()) => {
@@ -179,7 +184,7 @@ async fn settle(shared: Arc<Shared>, session: Arc<Session>) {
 
             Err(error) => {
                 tracing::debug!(connection = %session.connection, %error, "a session is written later");
-                turns = &shared.sessions.again;
+                turns = &sessions.again;
             }
         }
         sleep(pause).await;
@@ -188,7 +193,7 @@ async fn settle(shared: Arc<Shared>, session: Arc<Session>) {
 }
 
 /// `Ok`: nothing is left to be done, or it is not this task's any more.
-async fn settle_once(shared: &Arc<Shared>, session: &Arc<Session>) -> Result<(), Unavailable> {
+async fn settle_once(sessions: &Arc<Sessions>, session: &Arc<Session>) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
     let (is_doubted, is_settled, wants_write) = {
         let record = session.record();
@@ -197,15 +202,15 @@ async fn settle_once(shared: &Arc<Shared>, session: &Arc<Session>) -> Result<(),
     if session.is_over() || is_doubted || is_settled {
         return Ok(());
     }
-    if shared.renewed.is_past() {
+    if sessions.context.renewed.is_past() {
         return Err(late());
     }
     if wants_write {
-        match shared.write(session, Change::default()).await? {
+        match sessions.write(session, Change::default()).await? {
             Written::Confirmed => {}
             Written::Not if session.is_over() || session.record().is_doubted() => return Ok(()),
             Written::Not => return Err(late()),
         }
     }
-    shared.enrol(session).await
+    sessions.enrol(session).await
 }

@@ -20,7 +20,7 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
             let (connection, position) = (ConnectionId::random(), Position { epoch: "e".into(), offset: 0 });
             let membership = Membership { filter: None, position };
             let join = Join { room: RoomName::broadcast(), membership, anew: true };
-            let token = store.create_session(&principal, connection, vec![join]).await.unwrap();
+            let token = store.create(&principal, connection, vec![join]).await.unwrap();
             store.detach(Hold { token, connection });
         }))
         .await;
@@ -59,7 +59,7 @@ async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let position = Position { epoch: "e".into(), offset: 0 };
     let membership = Membership { filter: None, position };
     let join = Join { room: RoomName::parse("a").unwrap(), membership, anew: false };
-    let token = store.create_session(&principal, connection, vec![join]).await.unwrap();
+    let token = store.create(&principal, connection, vec![join]).await.unwrap();
     store.detach(Hold { token, connection });
     until("a detached session", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
     let entry = server.ask(&["ZRANGE", "s:{/nodes}:ends", "0", "0"]);

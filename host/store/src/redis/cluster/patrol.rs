@@ -1,0 +1,117 @@
+//! Looks now and then whether the sessions that this node holds are its own in Redis, in case nobody said that they are not: a notice
+//! of a takeover may get lost, and a server of a Cluster may come back empty.
+
+use crate::{
+    ConnectionId, Unavailable,
+    redis::{
+        answer, scripts,
+        sessions::{Session, Sessions},
+    },
+};
+use futures_util::{FutureExt, StreamExt, future::try_join_all, stream};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
+};
+
+/// In which each session is looked at once.
+const ROUND: Duration = Duration::from_secs(60);
+/// Sessions of one principal in one command.
+const MOST: usize = 100;
+/// Commands on their way at a time.
+const AT_ONCE: usize = 16;
+
+/// How far this round has come.
+#[derive(Default)]
+pub(crate) struct Patrol {
+    /// The connection that was looked at last.
+    last: Option<ConnectionId>,
+    under_way: Arc<AtomicBool>,
+}
+
+impl Patrol {
+    /// Looks at some, if it is done with those before. To be called every `tick`.
+    pub(crate) fn look(&mut self, sessions: &Arc<Sessions>, tick: Duration) {
+        if self.under_way.load(Ordering::Acquire) {
+            return;
+        }
+        let ticks = (ROUND.as_millis() / tick.as_millis()) as usize;
+        let pace = sessions.count().div_ceil(ticks);
+        let mut some = sessions.page(self.last, pace);
+        if some.is_empty() {
+            some = sessions.page(None, pace);
+        }
+        let Some(last) = some.last() else { return };
+        self.last = Some(last.connection);
+        self.under_way.store(true, Ordering::Release);
+        let (sessions, under_way) = (sessions.clone(), self.under_way.clone());
+        tokio::spawn(async move {
+            look(&sessions, some).await;
+            under_way.store(false, Ordering::Release);
+        });
+    }
+}
+
+async fn look(sessions: &Arc<Sessions>, some: Vec<Arc<Session>>) {
+    let mut principals: BTreeMap<Arc<str>, Vec<Arc<Session>>> = BTreeMap::new();
+    for session in some {
+        if session.is_over() {
+            // Should its connection not have heard of that.
+            sessions.taken_over(&session);
+            continue;
+        }
+        principals.entry(session.principal.clone()).or_default().push(session);
+    }
+    let pieces = principals.values().flat_map(|sessions| sessions.chunks(MOST));
+    let looks: Vec<_> = pieces.map(|some| look_at(sessions, some).boxed()).collect();
+    // A server that does not answer keeps nobody else from being looked at.
+    for error in stream::iter(looks)
+        .buffer_unordered(AT_ONCE)
+        .filter_map(async |seen| seen.err())
+        .collect::<Vec<_>>()
+        .await
+    {
+        tracing::debug!(%error, "some sessions are looked at in the next round");
+    }
+}
+
+/// Looks at sessions of one principal.
+async fn look_at(sessions: &Arc<Sessions>, some: &[Arc<Session>]) -> Result<(), Unavailable> {
+    let node = sessions.context.node.get();
+    // One that is let go meanwhile is taken out of the estate after this; one that is doubted is not this name's yet.
+    let own = some.iter().filter(|session| session.node() == node && !session.record().is_doubted());
+    let own: Vec<_> = own.filter_map(|session| Some((session.held_entry(), session.pause()?))).collect();
+    try_join_all(own.iter().map(|(entry, _)| sessions.context.estate.add(&node, entry.clone()).boxed()))
+        .await?;
+    drop(own);
+    let known = |session: &Arc<Session>| {
+        let record = session.record();
+        (record.generation, record.confirmed_number(), session.node())
+    };
+    let before: Vec<_> = some.iter().map(known).collect();
+    let keys =
+        some.iter().map(|session| sessions.context.names.session(&session.principal, session.id)).collect();
+    let holders = answer::texts(sessions.context.link.run(&scripts::HOLDERS, keys, vec![]).await?)?;
+    for ((session, before), holder) in some.iter().zip(before).zip(holders.chunks_exact(4)) {
+        if session.record().generation == before.0 && !session.record().is_doubted() {
+            compare(sessions, session, before, holder);
+        }
+    }
+    Ok(())
+}
+
+/// What Redis says of who holds a session, and what this node knew of it when it asked.
+fn compare(sessions: &Sessions, session: &Arc<Session>, known: (u64, u64, Arc<String>), said: &[Arc<str>]) {
+    let (generation, number, node) = known;
+    let (said_generation, said_number) = (said[0].parse().unwrap_or(0), said[1].parse().unwrap_or(0));
+    if said_generation > generation {
+        return sessions.taken_over(session);
+    }
+    let is_held = *said[2] == *session.connection.to_string() && *said[3] == **node;
+    // Otherwise it is not there, or older, or was let go for this node.
+    if said_generation < generation || said_number < number || !is_held {
+        sessions.doubt(session);
+        sessions.context.connections.recount(&session.principal);
+    }
+}

@@ -1,0 +1,274 @@
+//! Clears away what is nobody's any more: what a dead node left behind, and sessions whose time is over. A task is given to
+//! one node at a time; each step can be done twice, so that another node goes on where one was cut off.
+
+use crate::{
+    ConnectionId, Unavailable,
+    redis::{
+        answer,
+        context::{
+            Context,
+            estate::{entry, strike},
+            lease_time::CLAIM,
+        },
+        enrolment::{Enrolled, Enrolment},
+        scripts,
+        session_id::SessionId,
+        sessions::letting_go::{LetGo, LettingGo, let_go},
+        stored_rooms::Rooms,
+    },
+};
+use fred::types::Value;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use std::{sync::Arc, time::Duration};
+use switchyard_protocol::Position;
+use tokio::time::{Instant, sleep};
+
+/// Entries of an estate at a time.
+const PIECE: u64 = 200;
+/// Sessions whose time is over that a node is given at a time.
+const DUE: u64 = 500;
+/// Sessions that are seen to at a time.
+const AT_ONCE: usize = 64;
+/// After a step that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+/// For how long a task is tried again: well below what it takes until another node is given it.
+const TRIES: Duration = Duration::from_secs(8);
+
+/// Nodes or sessions with their scores on the list that they are on.
+pub(crate) fn listed(parts: &[Arc<str>]) -> Vec<(Arc<str>, u64)> {
+    parts.chunks_exact(2).filter_map(|pair| Some((pair[0].clone(), pair[1].parse().ok()?))).collect()
+}
+
+pub(crate) struct Reaper {
+    context: Arc<Context>,
+    /// Held while sessions whose time is over are being removed.
+    ending: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Reaper {
+    pub(crate) fn new(context: &Arc<Context>) -> Self {
+        Self { context: context.clone(), ending: Arc::default() }
+    }
+
+    /// Sees to these nodes and sessions, beside everything else. Where it was given all sessions that it asked for, more may be due: it
+    /// goes on until there are no more.
+    pub(crate) fn start(&self, dead: Vec<(Arc<str>, u64)>, due: Vec<(Arc<str>, u64)>) {
+        for (node, score) in dead {
+            tokio::spawn(see_to_node(self.context.clone(), node, score));
+        }
+        if let (false, Ok(turn)) = (due.is_empty(), self.ending.clone().try_lock_owned()) {
+            let context = self.context.clone();
+            tokio::spawn(async move {
+                see_to_all_ends(&context, due).await;
+                drop(turn);
+            });
+        }
+    }
+
+    /// How many sessions this node is to be given: none while it is at work on others.
+    pub(crate) fn wanted(&self) -> u64 {
+        match self.ending.try_lock() {
+            Ok(_) => DUE,
+            Err(_) => 0,
+        }
+    }
+}
+
+/// Until another node is given the same task, it is tried again.
+async fn see_to_node(context: Arc<Context>, node: Arc<str>, score: u64) {
+    let until = Instant::now() + TRIES;
+    loop {
+        match reap(&context, &node, score).await {
+            // A former name of a node that lives, whose estate Redis has forgotten.
+            Ok(0) => return,
+            Ok(left) => {
+                tracing::warn!(%node, left, "a node died or took another name; the sessions that it left wait to be resumed");
+                context.metrics.reaped.inc();
+                return;
+            }
+            Err(error) if Instant::now() > until => {
+                return tracing::warn!(%node, %error, "what a dead node left is cleared away later");
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn see_to_all_ends(context: &Context, mut due: Vec<(Arc<str>, u64)>) {
+    loop {
+        let is_all = (due.len() as u64) < DUE;
+        if !see_to_ends(context, due).await || is_all {
+            return;
+        }
+        due = match context.due(context.names.ends(), CLAIM, DUE).await {
+            Ok((more, claimed)) => more.into_iter().map(|entry| (entry, claimed)).collect(),
+            // What is due is given out with the lease.
+            Err(error) => return tracing::debug!(%error, "sessions whose time is over are removed later"),
+        };
+    }
+}
+
+/// `false`: some were not removed in time.
+async fn see_to_ends(context: &Context, mut due: Vec<(Arc<str>, u64)>) -> bool {
+    let until = Instant::now() + TRIES;
+    loop {
+        let ending = due.iter().map(|(entry, score)| end(context, entry, *score).boxed()).collect();
+        let ended = all(ending).await;
+        let mut ended = ended.iter();
+        due.retain(|_| ended.next().is_some_and(Result::is_err));
+        if due.is_empty() || Instant::now() > until {
+            return due.is_empty();
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// An entry of an estate.
+enum Left<'a> {
+    Counted(&'a str),
+    Session { principal: Arc<str>, id: SessionId, connection: &'a str },
+}
+
+impl<'a> Left<'a> {
+    fn read(entry: &'a str) -> Option<Self> {
+        let mut parts = entry.split(' ');
+        match (parts.next()?, parts.next(), parts.next()) {
+            (principal, None, None) => Some(Self::Counted(principal)),
+            (principal, Some(id), Some(connection)) => {
+                ConnectionId::parse(connection)?;
+                Some(Self::Session { principal: principal.into(), id: SessionId::parse(id)?, connection })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Clears away what a dead node left: how much that was. What cannot be reached keeps nothing else from being cleared away.
+async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavailable> {
+    let Context { link, names, .. } = context;
+    let estate: Value = names.estate(node).into();
+    let (mut left, mut failed, mut cursor) = (0, None, "0".to_owned());
+    loop {
+        let piece = vec![estate.clone(), cursor.as_str().into(), "COUNT".into(), answer::integer(PIECE)];
+        let mut parts = answer::list(link.command("SSCAN", piece).await?)?.into_iter();
+        let mut next = || parts.next().unwrap_or(Value::Null);
+        cursor = answer::text(next())?.to_string();
+        let entries = answer::texts(next())?;
+        left += entries.len();
+        let outcomes = all(entries.iter().map(|entry| clear(context, node, entry).boxed()).collect()).await;
+        let done = entries.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let done: Vec<Value> = done.map(|(entry, _)| Value::from(&**entry)).collect();
+        if !done.is_empty() {
+            link.command("SREM", [vec![estate.clone()], done].concat()).await?;
+        }
+        failed = outcomes.into_iter().find_map(Result::err).or(failed);
+        if cursor == "0" {
+            break;
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    link.command("DEL", vec![names.takeovers(node).into()]).await?;
+    // It may have come back meanwhile, and what it had begun under this name is to be seen to once more.
+    strike(link, names.dead(), &[(node, score)]).await?;
+    Ok(left)
+}
+
+/// Sees to one entry of a dead node's estate: lets the session go, and its members be as its record says.
+async fn clear(context: &Context, node: &str, text: &str) -> Result<(), Unavailable> {
+    let Context { link, names, retention, .. } = context;
+    let (principal, id, connection) = match Left::read(text) {
+        Some(Left::Session { principal, id, connection }) => (principal, id, connection),
+        Some(Left::Counted(principal)) => {
+            link.command("HDEL", vec![names.connections(principal).into(), node.into()]).await?;
+            return Ok(());
+        }
+        None => return Ok(()),
+    };
+    let asked = LettingGo { connection, dead: Some(node), ttl: retention.session, last: None };
+    if let LetGo::Done { time, generation, number, end, rooms } =
+        let_go(context, &principal, id, asked).await?
+    {
+        context.estate.ends(entry(&principal, id), end).await?;
+        let written = Confirmed { principal: &principal, id, time, generation, number };
+        written.enrol(context, &rooms?, true).await?;
+    }
+    Ok(())
+}
+
+/// A session as its record was at a moment.
+struct Confirmed<'a> {
+    principal: &'a Arc<str>,
+    id: SessionId,
+    time: u64,
+    generation: u64,
+    number: u64,
+}
+
+impl Confirmed<'_> {
+    /// Writes its members as the record says, or removes them all. Where something newer was written, that holds.
+    async fn enrol(&self, context: &Context, rooms: &Rooms, lives: bool) -> Result<(), Unavailable> {
+        let come = rooms.places.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
+        let go = rooms.left.iter().map(|room| (room, None));
+        let mut writes: Vec<Step> = vec![];
+        for (room, epoch) in come.chain(go) {
+            let enrolment = Enrolment {
+                room: room.clone(),
+                generation: self.generation,
+                number: self.number,
+                confirmed: self.time,
+                comes: epoch.filter(|_| lives).map(|epoch| Position { epoch, offset: 0 }),
+            };
+            let write = async move {
+                match context.members.enrol(self.principal, self.id, enrolment).await? {
+                    (Enrolled::Late, _) => Err(Unavailable("a member was written too late".to_owned())),
+                    _ => Ok(()),
+                }
+            };
+            writes.push(write.boxed());
+        }
+        all(writes).await.into_iter().collect()
+    }
+}
+
+type Step<'a> = BoxFuture<'a, Result<(), Unavailable>>;
+
+/// Some at a time; one that fails keeps no other from being done.
+async fn all(steps: Vec<Step<'_>>) -> Vec<Result<(), Unavailable>> {
+    stream::iter(steps).buffered(AT_ONCE).collect().await
+}
+
+/// Ends a session whose time is over, unless it was resumed.
+async fn end(context: &Context, listed: &Arc<str>, score: u64) -> Result<(), Unavailable> {
+    let Context { link, names, estate, .. } = context;
+    let Some((principal, id)) =
+        listed.split_once(' ').and_then(|(p, id)| Some((p.into(), SessionId::parse(id)?)))
+    else {
+        return estate.strike(listed.to_string(), score).await;
+    };
+    let principal: Arc<str> = principal;
+    let key = names.session(&principal, id);
+    let parts = answer::texts(
+        link.run(&scripts::ENDING, vec![key.clone()], vec![answer::integer(context.cluster.now())]).await?,
+    )?;
+    match &*parts[0] {
+        // It was let go once more since, or was put on the list too early.
+        "later" => return estate.ends(listed.to_string(), answer::nth(&parts, 1)?).await,
+        "ended" => {
+            let [_, _, generation, number, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };
+            let ended = Confirmed {
+                principal: &principal,
+                id,
+                time: answer::nth(&parts, 1)?,
+                generation: answer::nth(&parts, 2)?,
+                number: answer::nth(&parts, 3)?,
+            };
+            ended.enrol(context, &Rooms::read(fields)?, false).await?;
+            let arguments = vec![Value::from(&**generation), Value::from(&**number)];
+            link.run(&scripts::BURY, vec![key], arguments).await?;
+        }
+        _ => {}
+    }
+    estate.strike(listed.to_string(), score).await
+}

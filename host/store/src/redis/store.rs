@@ -1,0 +1,339 @@
+//! The parts of a store in Redis, put together, and what others ask of each of them.
+
+use crate::{
+    Broker, Change, ConnectionId, Feed, History, Hold, Join, KeyRegistry, Lineage, Members, Membership,
+    Message, PATIENCE, PageLimit, Permit, PluginRegistry, Reader, Receipt, RemoteStore, Resume, Resumed,
+    Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, Store, StoreMetrics,
+    StoredKeys, StoredPlugins, Storing, Unavailable,
+    redis::{
+        cluster::{
+            fullness,
+            lease::{self, Leased},
+            servers,
+        },
+        context::{
+            Context,
+            faults::Fault,
+            holdings::{Joining, MEMBERSHIP},
+        },
+        keyring::{Keyring, Synced},
+        listing::Listing,
+        names::Names,
+        opening::{Waiting, open},
+        plugins::Plugins,
+        pubsub::{
+            listener::{Listener, Request},
+            publishing::Publishing,
+        },
+        sessions::{Leaving, Sessions, record::Change as Rooming},
+        site::Site,
+    },
+};
+use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
+use switchyard_process::{
+    memory::{MemoryAccount, MemoryShare},
+    vital::VitalTasks,
+};
+use switchyard_protocol::{Position, room::RoomName};
+use tokio::{sync::mpsc, time::Instant};
+
+/// A store in Redis, and this node's lease there.
+pub struct Redis {
+    pub(super) leased: Arc<Leased>,
+    pub(super) publishing: Arc<Publishing>,
+}
+
+impl Redis {
+    /// Waits until Redis is there and answers, and says what is in the way. The error tells why these keys are not for this version.
+    pub async fn connect(
+        site: &Site,
+        retention: Retention,
+        metrics: StoreMetrics,
+        feed: Feed,
+        memory: &Arc<MemoryAccount>,
+        status: impl Fn(&str) + Send + Sync,
+        vitals: &VitalTasks,
+    ) -> Result<Arc<Self>, String> {
+        let mut waiting = Waiting::new(site, status);
+        let (link, signals, connected) = open(&mut waiting, metrics.clone(), vitals).await?;
+        let names = Names::of(site);
+        let context = Context::new(link, names, retention, metrics, feed, memory.clone());
+        let (sessions, listing) = (Sessions::new(&context), Listing::new(&context));
+        let (listener, requests) = mpsc::unbounded_channel();
+        let listens = Listener::new(&context, &sessions, &listing, listener.downgrade());
+        servers::watch(&context, connected, vitals).await;
+        fullness::watch(&context, vitals);
+        vitals.spawn("the listener of the Redis store", listens.run(requests, signals));
+        let publishing = Publishing::new(&context, &listing);
+        let leased = Arc::new(Leased { context, sessions, listing, listener });
+        while let Err(error) = lease::hold(&leased, vitals).await {
+            waiting.pauses(&error).await;
+        }
+        leased.context.look_at_clock().await;
+        Ok(Arc::new(Self { leased, publishing }))
+    }
+}
+
+#[async_trait::async_trait]
+impl Broker for Redis {
+    fn subscribe(&self, room: &RoomName) {
+        self.leased.listing.add(room);
+        self.leased.listener.send(Request::Watch(room.clone())).ok();
+    }
+
+    fn unsubscribe(&self, room: &RoomName) {
+        self.leased.listener.send(Request::Unwatch(room.clone())).ok();
+    }
+
+    fn publish(&self, message: Message<'_>) -> Storing {
+        self.publishing.publish(message)
+    }
+
+    async fn history(
+        &self,
+        room: &RoomName,
+        after: Option<&Position>,
+        limit: PageLimit,
+        reader: Reader,
+    ) -> Result<History, Unavailable> {
+        let page = match reader {
+            Reader::Member => self.context().rooms.follow(&room.shared(), after, limit).await?,
+            Reader::Other => self.context().rooms.read(&room.shared(), after, limit).await?,
+        };
+        let (more, whole) = (page.has_more(), after.is_none_or(|after| page.is_whole_after(after)));
+        let messages = page.messages.into_iter().map(|heard| heard.publication).collect();
+        Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })
+    }
+
+    fn has_capacity_for(&self, share: &MemoryShare) -> bool {
+        self.context().holdings.has_room(share.principal())
+    }
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Redis {
+    async fn acquire_connection_slot(
+        &self,
+        principal: &Arc<str>,
+        most: u32,
+    ) -> Result<Result<Permit, u32>, Unavailable> {
+        self.context().connections.acquire(principal, most).await
+    }
+
+    async fn create(
+        &self,
+        principal: &Arc<str>,
+        connection: ConnectionId,
+        joins: Vec<Join>,
+    ) -> Result<SessionToken, Unavailable> {
+        let (count, bytes) = (joins.len(), size(&joins));
+        let created = self.leased.sessions.create(principal, connection, joins).await?;
+        self.context().holdings.joined(connection, principal, count, bytes);
+        Ok(created)
+    }
+
+    async fn resume(
+        &self,
+        token: SessionToken,
+        principal: &Arc<str>,
+        connection: ConnectionId,
+        asked: Instant,
+        most: Option<u32>,
+    ) -> Result<Resume, Unavailable> {
+        let resumed = self.leased.sessions.resume(token, principal, connection, asked, most).await?;
+        if let Resume::Held(Resumed { rooms, .. }) = &resumed {
+            let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
+            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP + filter(membership)).sum();
+            self.context().holdings.joined(connection, principal, rooms.len(), bytes);
+        }
+        Ok(resumed)
+    }
+
+    fn detach(&self, hold: Hold) {
+        self.context().holdings.detached(hold.connection, self.context().retention.session);
+        self.leased.sessions.let_go(hold.connection, Leaving::Detached);
+    }
+
+    fn end(&self, hold: Hold) {
+        self.context().holdings.detached(hold.connection, Duration::ZERO);
+        self.leased.sessions.let_go(hold.connection, Leaving::Over);
+    }
+
+    async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
+        let (count, bytes, holdings) = (join.len(), size(&join), &self.context().holdings);
+        let who = self.leased.sessions.of(hold.connection).map(|session| session.principal.clone());
+        let joining = who.map(|who| holdings.joining(hold.connection, &who, count, bytes)).transpose()?;
+        self.leased.sessions.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await?;
+        joining.into_iter().for_each(Joining::done);
+        Ok(())
+    }
+
+    async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
+        let count = leave.len();
+        self.leased.sessions.change(hold.token, hold.connection, Rooming { join: vec![], leave }).await?;
+        self.context().holdings.left(hold.connection, count);
+        Ok(())
+    }
+
+    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
+        self.leased.sessions.acknowledge(hold.connection, room, position);
+    }
+
+    fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
+        self.leased.sessions.advance(hold.connection, room, position);
+    }
+}
+
+#[async_trait::async_trait]
+impl RoomDirectory for Redis {
+    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
+        self.context().rooms.members(room, most).await
+    }
+
+    async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
+        self.context().rooms.receipt(room, offset).await
+    }
+
+    async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
+        let summary = self.context().rooms.summary(room).await?;
+        Ok(summary.filter(is_in_use))
+    }
+
+    async fn list(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable> {
+        let (mut found, mut from) = (vec![], "-".to_owned());
+        if !after.is_empty() {
+            from = format!("({after}");
+        }
+        while found.len() < limit {
+            let page = self.context().rooms.page(&from, (limit - found.len()) as u64).await?;
+            let Some((last, _)) = page.last() else { break };
+            from = format!("({last}");
+            found.extend(page.into_iter().filter_map(|(_, summary)| summary).filter(is_in_use));
+        }
+        Ok(found)
+    }
+}
+
+#[async_trait::async_trait]
+impl KeyRegistry for Redis {
+    async fn read(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
+        let keyring = Keyring::of(self.context().link.clone(), self.context().names.clone());
+        let Some(Synced { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
+        self.context().faults.set(Fault::Keys, lost);
+        Ok(Some(keys))
+    }
+}
+
+#[async_trait::async_trait]
+impl PluginRegistry for Redis {
+    async fn read(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
+        self.versions().newer(known).await
+    }
+
+    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
+        self.versions().lineage(plugin).await
+    }
+
+    async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+        self.versions().change(plugin, change).await
+    }
+
+    async fn restore(
+        &self,
+        plugin: &str,
+        lineage: &Lineage,
+        code: Vec<(String, Bytes)>,
+    ) -> Result<(), Unavailable> {
+        self.versions().restore(plugin, lineage, code).await
+    }
+
+    async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
+        self.versions().code(plugin, sha256).await
+    }
+
+    async fn report(&self, report: &str) -> Result<(), Unavailable> {
+        let now = self.context().cluster_time().await?;
+        self.versions().report(&self.context().node.get(), now, report).await
+    }
+
+    async fn reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
+        self.versions().reports(self.context().cluster_time().await?).await
+    }
+}
+
+#[async_trait::async_trait]
+impl RemoteStore for Redis {
+    async fn check(&self) -> Result<Option<String>, Unavailable> {
+        self.context().link.ping().await?;
+        if self.context().metrics.lease.get() != 1 {
+            let why = self.context().link.trouble.lease().map_or(String::new(), |error| format!(": {error}"));
+            return Err(Unavailable(format!("this node could not renew its lease yet{why}")));
+        }
+        if let Some(reason) = self.context().faults.first() {
+            return Err(Unavailable(reason));
+        }
+        // A server of a Cluster may refuse what others do.
+        match self.context().link.trouble.refusal() {
+            Some(refusal) if self.context().link.is_clustered() => {
+                return Ok(Some(format!("a server of the Cluster refuses: {refusal}")));
+            }
+            Some(refusal) => return Err(Unavailable(format!("Redis refuses: {refusal}"))),
+            None => {}
+        }
+        let failing = |slots| {
+            format!(
+                "{slots} slots of the Cluster cannot be reached: rooms and sessions that are there are refused"
+            )
+        };
+        Ok(Some(self.context().link.failing_slots()).filter(|slots| *slots > 0).map(failing))
+    }
+
+    fn vouch(&self, hold: Hold) {
+        self.leased.sessions.vouch(hold.connection);
+    }
+
+    async fn close(&self) {
+        let Leased { context, sessions, listing, .. } = &*self.leased;
+        tokio::time::timeout(PATIENCE, self.publishing.idle()).await.ok();
+        tokio::join!(sessions.left(), context.members.written(), context.connections.written());
+        listing.write().await;
+        self.versions().unreport(&context.node.get()).await.ok();
+        // Otherwise others find out when the lease runs out, and clear away what is left.
+        lease::give_up(context).await;
+        context.link.close();
+    }
+}
+
+impl From<Arc<Redis>> for Store {
+    fn from(redis: Arc<Redis>) -> Self {
+        Self {
+            broker: redis.clone(),
+            sessions: redis.clone(),
+            rooms: redis.clone(),
+            plugins: redis.clone(),
+            keys: Some(redis.clone()),
+            remote: Some(redis),
+        }
+    }
+}
+
+/// What memberships take in Redis, about.
+fn size(joins: &[Join]) -> usize {
+    joins.iter().map(|join| MEMBERSHIP + join.membership.filter.as_deref().map_or(0, str::len)).sum()
+}
+
+/// A room of which only its position is left is not shown.
+fn is_in_use(room: &RoomSummary) -> bool {
+    room.members > 0 || room.messages > 0
+}
+
+impl Redis {
+    fn context(&self) -> &Context {
+        &self.leased.context
+    }
+
+    fn versions(&self) -> Plugins<'_> {
+        Plugins { link: &self.context().link, names: &self.context().names }
+    }
+}
