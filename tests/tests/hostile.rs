@@ -2,7 +2,7 @@
 //! other rooms keep working.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, KEY, MORE_KEYS, Server, eventually, guest};
+use switchyard_tests::{Client, KEY, MORE_KEYS, READER, Server, eventually, guest};
 
 /// A node whose rooms `bad:**` are governed by the hostile plugin with this configuration.
 async fn server(config: &str) -> Server {
@@ -101,8 +101,11 @@ async fn a_quarantined_plugin_refuses_publishes_whatever_hooks_it_has() {
     let plugins = plugin("denies", "") + &plugin("allows", "on_failure = \"allow\"");
     let server = Server::start_with(&format!("{}{}{plugins}", Server::keys(), Server::more_keys())).await;
     let mut reader = Client::connect(&server).await;
-    let filtered = |room: &str| json!({"room": room, "filter": {}});
-    reader.subscribe(json!([filtered("denies:a"), filtered("allows:a")])).await;
+    let rooms = |n: u32| ["denies:a", "allows:a"].map(|room| json!({"room": room, "filter": {"n": n}}));
+    reader.subscribe(json!(rooms(1))).await;
+    // With the filter of another principal it is known that the message is the reason.
+    let mut other = Client::connect_as(&server, READER).await;
+    other.subscribe(json!(rooms(2))).await;
     let mut publishers = vec![];
     for key in MORE_KEYS {
         publishers.push(Client::connect_as(&server, key).await);

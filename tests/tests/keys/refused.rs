@@ -65,11 +65,11 @@ async fn an_empty_or_invalid_file_changes_nothing() {
     fs::remove_file(&file).expect("gone");
     refuses(&node, "No such file").await;
     fs::create_dir(&file).expect("a folder");
-    refuses(&node, "it is a folder").await;
+    refuses(&node, "found a folder").await;
     fs::remove_dir(&file).expect("gone");
     let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo is there");
     assert!(made.success());
-    refuses(&node, "it is a pipe").await;
+    refuses(&node, "found a pipe").await;
     // Again and again, because nothing confirms it.
     hangup(&node, "refused").await;
     hangup(&node, "refused").await;
@@ -201,7 +201,7 @@ async fn a_configuration_from_a_pipe_stays_until_the_end() {
     let mut client = node.client().await;
     assert!(node.log().contains("it is a pipe, and cannot be read again"), "{}", node.log());
     hangup(&node, "refused").await;
-    refuses(&node, "it is a pipe").await;
+    refuses(&node, "found a pipe").await;
     client.settled().await;
     assert!(Client::is_let_in(&node.url, READER).await);
 }

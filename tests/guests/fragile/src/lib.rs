@@ -4,9 +4,11 @@
 use serde::{Deserialize, Serialize};
 use switchyard_sdk::{Deliver, Message, NoConfig, Plugin};
 
-/// Passes everything.
+/// Passes everything, and is another filter for each number.
 #[derive(Serialize, Deserialize)]
-pub struct Filter {}
+pub struct Filter {
+    n: u32,
+}
 
 #[derive(Deserialize)]
 pub struct Event {
