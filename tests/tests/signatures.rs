@@ -93,8 +93,8 @@ async fn a_version_over_http_needs_a_signature_header() {
         (None, "X-Signature"),
         (Some(stranger.sign(&orderbook)), "matches no key in signatures.keys"),
         (Some(key.sign(&next)), "matches no key in signatures.keys"),
-        (Some("ed25519:short".into()), "must be one line"),
-        (Some(String::new()), "must be one line"),
+        (Some("ed25519:short".into()), "expected one line"),
+        (Some(String::new()), "expected one line"),
     ] {
         let (status, body) = put(&server, &orderbook, signature.as_deref()).await;
         assert!(status == 400 && body.contains(expected), "{signature:?}: {status} {body}");

@@ -309,7 +309,7 @@ async fn an_answer_is_not_much_longer_than_its_request() {
     let mut client = Client::connect(&server).await;
     for kind in ["subscribe", "unsubscribe"] {
         let answer = client.ask(json!({"type": kind, "rooms": vec!["!"; 32_000]})).await;
-        let message = "rooms names 32000 rooms; a frame may name 1000, so send several";
+        let message = "rooms names 32000 rooms; a frame may name at most 1000, so send several frames";
         assert_eq!(answer["error"], json!({"code": "invalid_request", "message": message}));
         for name in ["\u{1}".repeat(20), "!".repeat(120), "é".repeat(55)] {
             let rooms: Vec<_> = (0..1000).map(|n| format!("{name}{n}")).collect();
