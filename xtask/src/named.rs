@@ -41,10 +41,11 @@ impl Targets {
     }
 
     fn look(&mut self, package: &Path, name: &str) -> anyhow::Result<()> {
+        let has_lib = package.join("src/lib.rs").is_file();
         for file in sources(&package.join("src"))? {
             if has(&package.join("src"), &file, name)? {
                 let inside = file.strip_prefix(package.join("src"))?;
-                let is_bin = inside.starts_with("bin") || inside == Path::new("main.rs");
+                let is_bin = inside.starts_with("bin") || inside == Path::new("main.rs") || !has_lib;
                 *(if is_bin { &mut self.bins } else { &mut self.libs }) = true;
             }
         }
