@@ -57,7 +57,7 @@ mod tests {
             ("trace", "fred=off,switchyard=trace,warn"),
             ("error", "fred=off,switchyard=error,error"),
             ("debug,hyper=trace", "fred=off,hyper=trace,switchyard=debug,warn"),
-            ("switchyard::hub=debug", "switchyard::hub=debug,fred=off,warn"),
+            ("switchyard_server::hub=debug", "switchyard_server::hub=debug,fred=off,warn"),
             ("info,fred=debug", "fred=debug,switchyard=info,warn"),
         ] {
             let (filter, problem) = filter_of(Some(OsStr::new(text)));
