@@ -1,5 +1,4 @@
-//! Everything that must hold, with the released profile throughout; or, while a change is tried, the tests of one name, built
-//! as fast as that goes.
+//! Runs all checks and tests with the released profile, or only the tests of one name, built as fast as possible.
 
 use crate::{
     cargo, guests,
@@ -16,8 +15,8 @@ pub fn run(rest: &[String]) -> anyhow::Result<()> {
     }
 }
 
-/// The tests in whose path `name` is. Only what they need is built, and the workspace's own packages hardly optimised and
-/// piece by piece; the libraries are those of the released profile.
+/// Runs the tests with `name` in their path. Builds only what they need. The workspace's own packages are compiled incrementally and
+/// with little optimization; the libraries are those of the released profile.
 fn those_named(name: &str, rest: &[String]) -> anyhow::Result<()> {
     let targets = Targets::of(cargo::root(), name)?;
     if targets.is_empty() {
