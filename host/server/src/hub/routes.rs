@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicBool, Ordering},
 };
-use switchyard_protocol::room::{RoomKind, RoomName, RoomPattern};
+use switchyard_protocol::room::{RoomName, RoomPattern};
 
 pub(super) struct Routes {
     /// By shard, in the order of the configuration.
@@ -82,7 +82,6 @@ impl Routes {
     }
 
     pub(super) fn governor(&self, room: &RoomName) -> Option<&str> {
-        debug_assert!(room.kind() == RoomKind::Ordinary || self.find(room).governed.is_none());
         self.find(room).governed.map(|governed| governed.name.as_str())
     }
 }

@@ -10,7 +10,6 @@ use switchyard_protocol::{
 use switchyard_store::{Join, Membership};
 
 /// What a client asks for.
-#[derive(Clone)]
 pub(super) struct JoinTerms {
     pub room: RoomName,
     /// A JSON object, as the client wrote it.
