@@ -16,18 +16,18 @@ pub fn plugin(name: &str, rooms: &str, config: &str) -> String {
     )
 }
 
-/// The file of an example in another language than Rust.
-pub fn foreign(language: &str) -> PathBuf {
+/// The component of an example plugin that is not written in Rust.
+pub fn language_guest(language: &str) -> PathBuf {
     built(&format!("{language}_filter"), "SWITCHYARD_LANGUAGES", "languages", "languages")
 }
 
-fn built(name: &str, variable: &str, folder: &str, chore: &str) -> PathBuf {
+fn built(name: &str, variable: &str, folder: &str, command: &str) -> PathBuf {
     let folder = match std::env::var_os(variable) {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder),
     };
     let file = folder.join(format!("{name}.wasm"));
-    assert!(file.exists(), "{} is not there: run `cargo xtask {chore}` first", file.display());
+    assert!(file.exists(), "{} does not exist; run `cargo xtask {command}` first", file.display());
     file
 }
 

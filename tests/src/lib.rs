@@ -19,7 +19,7 @@ mod stall;
 
 pub use client::{Client, Closed};
 pub use follower::{Follower, Seen};
-pub use guests::{binary, foreign, guest, plugin};
+pub use guests::{binary, guest, language_guest, plugin};
 pub use live::{End, Live};
 pub use node::Node;
 pub use process::{Process, Starting, command, run};

@@ -2,14 +2,14 @@
 //! takes seconds, so each language has one test.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, Server, foreign};
+use switchyard_tests::{Client, Server, language_guest};
 
 const ROOM: &str = "tvl_changes";
 
 /// A node with a room that the example plugin governs. With `strict`, an event without a change raises an
 /// exception.
 async fn server(language: &str) -> Server {
-    let file = foreign(language);
+    let file = language_guest(language);
     // A generous budget for a busy machine, because this does not test budgets.
     Server::start(&format!(
         "[[plugin]]\nname = \"{language}\"\nfile = \"{}\"\nrooms = [\"{ROOM}\"]\nconfig = {{ strict = true }}\n\

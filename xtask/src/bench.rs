@@ -1,31 +1,31 @@
-//! Measurements that anybody can make again. What is measured is the programs' own affair.
+//! Runs the benchmarks. The programs in `tests/src/bin` decide what is measured, and parse their own options.
 
 use crate::{cargo, guests};
 use anyhow::{Context, bail};
 use std::{os::unix::process::CommandExt, process::Command};
 
-/// More files may be open than a shell allows by itself: a thousand members are a thousand connections.
-const WITH_FILES: &str = r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#;
+/// Raises the limit of open files before it starts the program: a thousand members are a thousand connections.
+const WITH_MAX_OPEN_FILES: &str = r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#;
 
-/// Takes this process over, so that Ctrl-C, a signal and the exit status are the benchmark's own.
+/// Replaces this process with the benchmark, so that Ctrl-C, signals and the exit status are the benchmark's own.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
-    let (what, options) = match arguments.split_first() {
-        Some((what, options)) if ["load", "nodes", "plugins"].contains(&what.as_str()) => {
-            (what.as_str(), options)
+    let (benchmark, options) = match arguments.split_first() {
+        Some((name, options)) if ["load", "nodes", "plugins"].contains(&name.as_str()) => {
+            (name.as_str(), options)
         }
-        Some((what, _)) if !what.starts_with("--") => {
-            bail!("bench takes 'load', which it also is without a word, 'nodes' or 'plugins', not '{what}'")
+        Some((name, _)) if !name.starts_with("--") => {
+            bail!("bench: unknown benchmark '{name}'; expected load (the default), nodes or plugins")
         }
         _ => ("load", arguments),
     };
-    if what != "nodes" {
+    if benchmark != "nodes" {
         guests::build()?;
     }
-    // One after the other: together they would have other features, and all that they use would be compiled again.
+    // One after the other: in one build they would get other features, and all dependencies would compile again.
     cargo::run(&["build", "--release", "-p", "switchyard"])?;
     cargo::run(&["build", "--release", "-p", "switchyard-tests", "--bins"])?;
     let mut command = Command::new("sh");
-    let program = cargo::target().join("release").join(format!("bench-{what}"));
-    command.args(["-c", WITH_FILES]).arg(program).args(options);
-    Err(command.exec()).context("sh")
+    let program = cargo::target().join("release").join(format!("bench-{benchmark}"));
+    command.args(["-c", WITH_MAX_OPEN_FILES]).arg(program).args(options);
+    Err(command.exec()).context("cannot start sh")
 }

@@ -1,4 +1,4 @@
-//! Where things are, and running the tools that do the work.
+//! The folders of the repository and of the build, and calls of cargo.
 
 use anyhow::{Context, bail};
 use std::{
@@ -7,12 +7,12 @@ use std::{
     process::Command,
 };
 
-/// Of the repository.
+/// The root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
 }
 
-/// Where cargo puts what it builds. A relative CARGO_TARGET_DIR is relative to where this was called.
+/// Where cargo puts what it builds. A relative `CARGO_TARGET_DIR` is relative to the current directory.
 pub fn target() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => env::current_dir().unwrap_or_default().join(folder),
@@ -20,18 +20,19 @@ pub fn target() -> PathBuf {
     }
 }
 
+/// Runs cargo in the repository.
 pub fn run(arguments: &[&str]) -> anyhow::Result<()> {
     run_with(arguments, &[])
 }
 
-/// Runs cargo in the repository, with these variables in its environment.
+/// Runs cargo in the repository, with additional environment variables.
 pub fn run_with(arguments: &[&str], environment: &[(&str, &Path)]) -> anyhow::Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(arguments).current_dir(root()).env("CARGO_TARGET_DIR", target());
     command.envs(environment.iter().copied());
     eprintln!("$ cargo {}", arguments.join(" "));
-    let status = command.status().context("cargo")?;
+    let status = command.status().context("cannot start cargo")?;
     if !status.success() {
         bail!("cargo {} failed", arguments.join(" "));
     }

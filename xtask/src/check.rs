@@ -1,16 +1,17 @@
-//! Schedules of failures drawn from seeds. What is drawn and what must hold is the program's own affair.
+//! Runs the checker of random failures. The program in `tests/src/bin/check` draws the schedules and parses its
+//! own options.
 
 use crate::{cargo, guests};
 use anyhow::Context;
 use std::{os::unix::process::CommandExt, process::Command};
 
-/// Takes this process over, so that Ctrl-C, a signal and the exit status are the checker's own.
+/// Replaces this process with the checker, so that Ctrl-C, signals and the exit status are the checker's own.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     let guests = guests::build()?;
-    // One after the other: together they would have other features, and all that they use would be compiled again.
+    // One after the other: in one build they would get other features, and all dependencies would compile again.
     cargo::run(&["build", "--release", "-p", "switchyard"])?;
     cargo::run(&["build", "--release", "-p", "switchyard-tests", "--bin", "check"])?;
     let program = cargo::target().join("release/check");
     let error = Command::new(&program).args(arguments).env("SWITCHYARD_GUESTS", guests).exec();
-    Err(error).with_context(|| program.display().to_string())
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

@@ -1,4 +1,5 @@
-//! Checks the subjects of commits. The rule itself is in the hook that git runs for each new commit.
+//! Checks the subjects of commits that exist already, with the hook that git runs for new ones. The rule itself is in
+//! that hook.
 
 use crate::cargo;
 use anyhow::{Context, bail};
@@ -10,14 +11,15 @@ use std::{
 
 const HOOK: &str = ".githooks/commit-msg";
 
-/// Without a range, checks the commits of HEAD that `origin/main` lacks. Without `origin/main`, those since the hook.
+/// Checks the commits in `range`. The default is the commits of HEAD that are not on `origin/main`, or, where there is
+/// no `origin/main`, those since the hook was added.
 pub fn check(range: Option<&str>) -> anyhow::Result<()> {
     let range = range.map(|range| vec![range.to_owned()]);
-    println!("{} commits have good subjects", check_in(cargo::root(), range)?);
+    println!("{} commits checked; all subjects follow the rule", check_in(cargo::root(), range)?);
     Ok(())
 }
 
-/// Answers how many commits there are in the range.
+/// Returns the number of commits in the range.
 fn check_in(root: &Path, range: Option<Vec<String>>) -> anyhow::Result<usize> {
     let Some(range) = range.map_or_else(|| default_range(root), |range| Ok(Some(range)))? else {
         return Ok(0);
@@ -25,21 +27,21 @@ fn check_in(root: &Path, range: Option<Vec<String>>) -> anyhow::Result<usize> {
     let mut log = vec!["log", "-z", "--no-show-signature", "--format=%h%n%B"];
     log.extend(range.iter().map(String::as_str));
     log.push("--");
-    let (mut commits, mut refused) = (0, 0);
+    let (mut commits, mut rejected) = (0, 0);
     for (commit, message) in git(root, &log)?.split('\0').filter_map(|entry| entry.split_once('\n')) {
         commits += 1;
-        if let Err(reason) = ask_hook(root, message)? {
-            refused += 1;
+        if let Err(reason) = run_hook(root, message)? {
+            rejected += 1;
             eprintln!("{commit} {reason}");
         }
     }
-    if refused > 0 {
-        bail!("{refused} of {commits} commits have subjects that {HOOK} refuses");
+    if rejected > 0 {
+        bail!("{HOOK} rejected the subjects of {rejected} of {commits} commits");
     }
     Ok(commits)
 }
 
-/// Arguments of `git log`. None if there is nothing to check.
+/// Arguments for `git log`. `None` if there is nothing to check.
 fn default_range(root: &Path) -> anyhow::Result<Option<Vec<String>>> {
     if let Ok(base) = git(root, &["merge-base", "HEAD", "refs/remotes/origin/main"]) {
         return Ok(Some(vec![format!("{}..HEAD", base.trim())]));
@@ -51,24 +53,24 @@ fn default_range(root: &Path) -> anyhow::Result<Option<Vec<String>>> {
 
 fn git(root: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new("git");
-    // A hook that starts this has them set, and they would name another repository than the one at the root.
+    // Git sets these for the hooks it runs, and then they would point to another repository than `root`.
     for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
         command.env_remove(variable);
     }
-    let output = command.args(arguments).current_dir(root).output().context("git")?;
+    let output = command.args(arguments).current_dir(root).output().context("cannot start git")?;
     if !output.status.success() {
         bail!("git {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Err with the hook's reason if it refuses the message.
-fn ask_hook(root: &Path, message: &str) -> anyhow::Result<Result<(), String>> {
+/// Runs the hook on a commit message. The inner error is the hook's reason for rejecting it.
+fn run_hook(root: &Path, message: &str) -> anyhow::Result<Result<(), String>> {
     let mut command = Command::new("sh");
     command.args([HOOK, "/dev/stdin"]).current_dir(root).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut hook = command.spawn().context("sh")?;
-    // Fails if the hook has seen enough and ended.
-    let _ = hook.stdin.take().expect("it is piped").write_all(message.as_bytes());
+    let mut hook = command.spawn().context("cannot start sh")?;
+    // This fails if the hook has exited before it read everything.
+    let _ = hook.stdin.take().expect("stdin is piped").write_all(message.as_bytes());
     let output = hook.wait_with_output().context(HOOK)?;
     let reason = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
     Ok(if output.status.success() { Ok(()) } else { Err(reason) })
@@ -80,7 +82,7 @@ mod tests {
     use std::{env, fs, process};
 
     fn is_good(message: &str) -> bool {
-        ask_hook(cargo::root(), message).unwrap().is_ok()
+        run_hook(cargo::root(), message).unwrap().is_ok()
     }
 
     #[test]
@@ -101,13 +103,13 @@ mod tests {
     fn a_subject_has_at_most_72_characters() {
         assert!(is_good(&format!("docs: {}", "é".repeat(66))));
         assert!(!is_good(&format!("docs: {}", "é".repeat(67))));
-        // A second line belongs to the subject until one is empty.
+        // The subject continues until the first empty line.
         assert!(!is_good(&format!("docs: say it\n{}", "x".repeat(60))));
         assert!(is_good(&format!("docs: say it\n\n{}", "x".repeat(100))));
     }
 
     #[test]
-    fn what_git_writes_itself_is_accepted() {
+    fn subjects_written_by_git_are_accepted() {
         for message in ["Merge branch 'fix'", "Revert \"Keep it\"", "fixup! Keep it", "squash! Keep it"] {
             assert!(is_good(message), "{message}");
         }
@@ -115,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_range_commits_are_checked_since_origin_main_or_the_hook() {
+    fn the_default_range_starts_at_origin_main_or_at_the_hook() {
         let Some(repository) = Repository::new() else {
-            return eprintln!("left out: there is no git");
+            return eprintln!("skipped: git is not installed");
         };
         let check = || check_in(&repository.0, None).map_err(|error| error.to_string());
         repository.commit("Before the hook");
@@ -141,7 +143,7 @@ mod tests {
         assert!(check_in(&repository.0, Some(vec!["HEAD~2..HEAD".into()])).is_err());
     }
 
-    /// A repository of its own, removed at the end.
+    /// A temporary repository, removed when it is dropped.
     struct Repository(std::path::PathBuf);
 
     impl Repository {

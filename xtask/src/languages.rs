@@ -1,4 +1,4 @@
-//! Builds the example plugins in other languages than Rust, each with the tool of its own package registry.
+//! Builds the example plugins that are not written in Rust, each with the tools of its own language.
 
 use crate::{cargo, tools};
 use anyhow::{Context, bail};
@@ -8,21 +8,30 @@ use std::{
     process::Command,
 };
 
-/// The contract, which is in the repository once and copied to where a tool looks for it.
+/// The plugin contract, which the tools expect beside the example's own world.
 const CONTRACT: &str = "sdk/wit/plugin.wit";
 
-/// How they are built, which a component is made from too.
-const RECIPE: &str = "xtask/src/languages.rs";
+/// This file, because a change of the build steps must rebuild the components too.
+const BUILD_STEPS: &str = "xtask/src/languages.rs";
 
-/// What is made inside a copy of an example, and kept there from one build to the next.
-const INSTALLED: [&str; 2] = ["node_modules", "venv"];
+/// Folders that the package managers make inside a copy of an example. They are kept from one build to the next.
+const INSTALLED_FOLDERS: [&str; 2] = ["node_modules", "venv"];
 
 const COMPONENTIZE_PY: &str = "venv/bin/componentize-py";
 
+/// A language in which an example plugin is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     JavaScript,
     Python,
+}
+
+/// The result of [`build`].
+pub struct Built {
+    /// Where the components are.
+    pub folder: PathBuf,
+    /// The languages whose plugin could not be built, because their tools are not installed.
+    pub missing: Vec<Language>,
 }
 
 impl Language {
@@ -35,35 +44,38 @@ impl Language {
         }
     }
 
-    /// How the names of its tests begin.
-    pub fn tests(self) -> String {
+    /// The names of the tests that load this plugin begin with this.
+    pub fn test_prefix(self) -> String {
         format!("languages::{}_", self.name())
     }
 
-    /// Whether what builds it is here, after an attempt to install it.
-    pub fn ensure(self) -> bool {
-        if !self.is_there() {
-            tools::install(self.packages());
+    /// Whether the tools that build it are installed, after an attempt to install them.
+    fn ensure_tools(self) -> bool {
+        if !self.has_tools() {
+            tools::try_install(self.packages());
         }
-        self.is_there()
+        self.has_tools()
     }
 
-    pub fn left_out(self) -> String {
-        let (name, needs) = (self.name(), self.needs());
-        let how = tools::by_hand(self.packages());
+    /// What to tell the user when its tests were skipped.
+    pub fn skip_warning(self) -> String {
         format!(
-            "the tests {}* were left out: a plugin in {name} takes {needs} ({how}) and its package registry",
-            self.tests()
+            "skipped the tests {}*: building a plugin in {} needs {} (install with: {}) and access to its package registry",
+            self.test_prefix(),
+            self.name(),
+            self.requirements(),
+            tools::install_command(self.packages())
         )
     }
 
-    fn needs(self) -> &'static str {
+    fn requirements(self) -> &'static str {
         match self {
             Self::JavaScript => "Node 20 or later with npm",
             Self::Python => "Python 3.10 or later with venv",
         }
     }
 
+    /// Debian's packages with the tools.
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::JavaScript => &["nodejs", "npm"],
@@ -71,7 +83,7 @@ impl Language {
         }
     }
 
-    fn is_there(self) -> bool {
+    fn has_tools(self) -> bool {
         match self {
             Self::JavaScript => {
                 let recent = "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)";
@@ -88,17 +100,19 @@ impl Language {
         cargo::root().join(format!("examples/{}-filter", self.name()))
     }
 
-    /// Whether the tools are in the copy, installed anew when the list of them has changed. The registry may not answer.
-    fn install(self, copy: &Path) -> anyhow::Result<()> {
+    /// Installs the build tools into the copy, unless they are there and their list has not changed. Fails if the
+    /// package registry cannot be reached.
+    fn install_tools(self, copy: &Path) -> anyhow::Result<()> {
         let source = self.source();
         match self {
             Self::JavaScript => {
-                if !newer(&copy.join("node_modules/.package-lock.json"), &source.join("package-lock.json")) {
+                if !is_newer(&copy.join("node_modules/.package-lock.json"), &source.join("package-lock.json"))
+                {
                     run(copy, "npm", &["ci", "--no-audit", "--no-fund"])?;
                 }
             }
             Self::Python => {
-                if !newer(&copy.join(COMPONENTIZE_PY), &source.join("requirements.txt")) {
+                if !is_newer(&copy.join(COMPONENTIZE_PY), &source.join("requirements.txt")) {
                     run(copy, "python3", &["-m", "venv", "--clear", "venv"])?;
                     run(copy, "venv/bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"])?;
                 }
@@ -107,8 +121,8 @@ impl Language {
         Ok(())
     }
 
-    /// Runs the tools in a copy of the example.
-    fn make(self, copy: &Path, output: &str) -> anyhow::Result<()> {
+    /// Builds the component `output` in a copy of the example.
+    fn compile(self, copy: &Path, output: &str) -> anyhow::Result<()> {
         match self {
             Self::JavaScript => run(copy, "npm", &["run", "build"]),
             Self::Python => {
@@ -119,62 +133,71 @@ impl Language {
     }
 }
 
-/// The chore: all of them, for which everything must be here.
-pub fn all() -> anyhow::Result<PathBuf> {
+/// Builds the plugins of all languages, and fails if one cannot be built.
+pub fn build_all() -> anyhow::Result<PathBuf> {
     for language in Language::ALL {
-        if !language.ensure() {
+        if !language.ensure_tools() {
             bail!(
-                "a plugin in {} takes {}; {}",
+                "languages: building a plugin in {} needs {}; install with: {}",
                 language.name(),
-                language.needs(),
-                tools::by_hand(language.packages())
+                language.requirements(),
+                tools::install_command(language.packages())
             );
         }
     }
-    match build(&Language::ALL)? {
-        (folder, lacking) if lacking.is_empty() => Ok(folder),
-        _ => bail!("the registry of a language did not give what is needed; what it said is above"),
+    let built = build(&Language::ALL)?;
+    if !built.missing.is_empty() {
+        bail!("languages: the build tools could not be installed; the package manager's output is above");
     }
+    Ok(built.folder)
 }
 
-/// Builds what is older than its sources, and answers where the components are, and which could not be built because a registry
-/// did not give their tools.
-pub fn build(languages: &[Language]) -> anyhow::Result<(PathBuf, Vec<Language>)> {
-    let (folder, mut lacking) = (cargo::target().join("languages"), vec![]);
+/// Builds the plugins of those languages whose tools are installed or can be installed.
+pub fn build_available() -> anyhow::Result<Built> {
+    let (available, missing): (Vec<_>, Vec<_>) =
+        Language::ALL.into_iter().partition(|language| language.ensure_tools());
+    let mut built = build(&available)?;
+    built.missing.extend(missing);
+    Ok(built)
+}
+
+/// Builds the components that are older than their sources.
+fn build(languages: &[Language]) -> anyhow::Result<Built> {
+    let (folder, mut missing) = (cargo::target().join("languages"), vec![]);
     for language in languages {
         let output = format!("{}_filter.wasm", language.name());
-        let (source, built) = (language.source(), folder.join(&output));
-        let mut inputs = [CONTRACT, RECIPE].map(|input| cargo::root().join(input)).to_vec();
-        files(&source, &mut inputs)?;
-        if inputs.iter().all(|input| newer(&built, input)) {
+        let (source, component) = (language.source(), folder.join(&output));
+        let mut inputs = [CONTRACT, BUILD_STEPS].map(|input| cargo::root().join(input)).to_vec();
+        source_files(&source, &mut inputs)?;
+        if inputs.iter().all(|input| is_newer(&component, input)) {
             continue;
         }
         let copy = folder.join(language.name());
         refresh(&source, &copy)?;
-        if let Err(error) = language.install(&copy) {
+        if let Err(error) = language.install_tools(&copy) {
             eprintln!("xtask: {error:#}");
-            lacking.push(*language);
+            missing.push(*language);
             continue;
         }
-        language.make(&copy, &output)?;
-        fs::rename(copy.join(&output), &built).with_context(|| built.display().to_string())?;
+        language.compile(&copy, &output)?;
+        fs::rename(copy.join(&output), &component).with_context(|| component.display().to_string())?;
     }
-    Ok((folder, lacking))
+    Ok(Built { folder, missing })
 }
 
-/// Makes `copy` what `source` is, with the contract, and keeps what was installed.
+/// Makes `copy` an up-to-date copy of `source` with the contract added. Installed tools stay.
 fn refresh(source: &Path, copy: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(copy)?;
     for entry in fs::read_dir(copy)? {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
-            true if INSTALLED.iter().any(|installed| entry.file_name() == *installed) => {}
+            true if INSTALLED_FOLDERS.iter().any(|installed| entry.file_name() == *installed) => {}
             true => fs::remove_dir_all(entry.path())?,
             false => fs::remove_file(entry.path())?,
         }
     }
     let mut inputs = vec![];
-    files(source, &mut inputs)?;
+    source_files(source, &mut inputs)?;
     for input in inputs {
         let to = copy.join(input.strip_prefix(source)?);
         fs::create_dir_all(to.parent().expect("within the copy"))?;
@@ -185,15 +208,16 @@ fn refresh(source: &Path, copy: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an example is made from: without what its author built beside it by hand.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+/// The source files of an example, without anything that its author installed or built there by hand.
+fn source_files(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
-        let made = INSTALLED.iter().chain(&["deps", "__pycache__"]).any(|made| name == *made);
+        let is_generated =
+            INSTALLED_FOLDERS.iter().chain(&["deps", "__pycache__"]).any(|generated| name == *generated);
         if entry.file_type()?.is_dir() {
-            if !made {
-                files(&path, found)?;
+            if !is_generated {
+                source_files(&path, found)?;
             }
         } else if !path.extension().is_some_and(|extension| extension == "wasm" || extension == "md") {
             found.push(path);
@@ -202,19 +226,19 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether `file` is there and was changed after `other`.
-fn newer(file: &Path, other: &Path) -> bool {
+/// Whether `file` exists and was changed after `other`.
+fn is_newer(file: &Path, other: &Path) -> bool {
     let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     matches!((changed(file), changed(other)), (Ok(file), Ok(other)) if file > other)
 }
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
     eprintln!("$ {program} {}", arguments.join(" "));
-    // A program of the copy is found there, and not where cargo was called.
+    // A relative path is relative to the copy, not to where cargo was called.
     let program = if program.contains('/') { folder.join(program) } else { program.into() };
     let mut command = Command::new(&program);
     let status = command.args(arguments).current_dir(folder).env_remove("VIRTUAL_ENV").status();
-    let status = status.with_context(|| program.display().to_string())?;
+    let status = status.with_context(|| format!("cannot start {}", program.display()))?;
     if !status.success() {
         bail!("{} {} failed in {}", program.display(), arguments.join(" "), folder.display());
     }

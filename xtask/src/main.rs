@@ -1,4 +1,5 @@
-//! The chores of this repository: `cargo xtask CHORE`.
+//! The development commands of this repository: `cargo xtask COMMAND`. Each command has a module of its own; this file
+//! only parses the command's name.
 
 mod bench;
 mod cargo;
@@ -6,7 +7,7 @@ mod check;
 mod commits;
 mod guests;
 mod languages;
-mod named;
+mod targets;
 mod test;
 mod tools;
 
@@ -18,47 +19,53 @@ use std::{
 };
 
 const USAGE: &str = "\
-cargo xtask CHORE
+Usage: cargo xtask COMMAND
 
-  guests                 build the plugins and the guests of the tests, as WebAssembly
-  languages              build the example plugins in JavaScript and in Python, as WebAssembly; takes
+  guests                 build the plugins, and the guests that only tests use, as WebAssembly
+  languages              build the example plugins in JavaScript and Python as WebAssembly. Needs
                          Node 20 or later with npm, and Python 3.10 or later with venv
   demo [--nodes N] [--for SECONDS]
-                         build everything, run a node with the three plugins and a lively feed,
-                         and say how to watch it; ends with Ctrl-C or after the time. With --nodes,
-                         2 to 8 nodes that share a Redis, for which redis-server must be installed
+                         build everything, run a node with three plugins and a live feed, and show
+                         how to watch it. Ends with Ctrl-C or after SECONDS. With --nodes, run
+                         2 to 8 nodes that share a Redis; redis-server must be installed
   bench [load] [--json FILE] [--plot FILE] [--only SECTION]
-                         measure one node beside the least that a server could do: connections, one
-                         room, many rooms, filters, a storm of returns, and everything at once; print
-                         a report as Markdown; takes about eight minutes. SECTION is connections,
-                         fanout, rooms, filters, recovery or crowded; the plot is an SVG of fanout
-  bench nodes [--only SECTION] [--json FILE]
-                         measure nodes that share a Redis and print a report as Markdown; takes two
-                         minutes, and redis-server and redis-benchmark must be installed
+                         compare one node with a minimal server: connections, one room, many rooms,
+                         filters, mass reconnects, and everything at once. Prints a report as
+                         Markdown after about eight minutes. SECTION is connections, fanout, rooms,
+                         filters, recovery or crowded. --plot draws fanout as an SVG
+  bench nodes [--json FILE] [--only SECTION]
+                         measure nodes that share a Redis and print a report as Markdown. Takes two
+                         minutes; redis-server and redis-benchmark must be installed
   bench plugins [--json FILE]
-                         measure what plugins cost, one that misbehaves, and changing one under
-                         load, and print a report as Markdown; takes about four minutes
-  commits [RANGE]        check the subjects of commits with .githooks/commit-msg. Without RANGE: those since
-                         origin/main, or since the hook was added where there is no origin/main
+                         measure the cost of plugins, of a misbehaving one, and of replacing one
+                         under load, and print a report as Markdown. Takes about four minutes
+  commits [RANGE]        check the subjects of commits with .githooks/commit-msg. RANGE is by default
+                         all commits since origin/main, or, without origin/main, since the hook
+                         was added
   check [--seeds A..B] [--for SECONDS] [--steps N] [--jobs N] [--no-faults] [--forget] [--restart]
         [--durable] [--print] [--shrink SECONDS]
-                         draw a schedule of kills, stops, cuts, pauses and takeovers from each seed, run
-                         it on three nodes that share a Redis, and say which rules of the protocol were
-                         broken, with what the client saw; --no-faults leaves only what clients do, --forget lets Redis forget rooms or everything,
-                         --restart kills it, --durable has it keep what was written, --print shows the
-                         schedules, and --shrink looks for a shorter one for the first seed that fails.
+                         draw a schedule of kills, stops, cuts, pauses and takeovers from each seed,
+                         run it on three nodes that share a Redis, and report which rules of the
+                         protocol were broken, with what the clients saw.
+                           --no-faults  only what clients do, without failures
+                           --forget     Redis loses rooms or everything
+                           --restart    Redis is killed and restarted
+                           --durable    Redis writes everything to disk
+                           --print      print the schedules
+                           --shrink     search for a shorter schedule for the first seed that fails
                          SWITCHYARD_BINARY names another binary to check, such as an older one
-  test [ARGUMENTS]       guests, languages, formatting, clippy, and all tests; ARGUMENTS are for
-                         cargo test
-  test NAME [ARGUMENTS]  only the tests with NAME in their path, such as hub::room, built in the
-                         fastest way; without formatting and clippy
+  test [ARGUMENTS]       build the guests and languages, check formatting, run clippy, and run all
+                         tests. ARGUMENTS are passed on to cargo test
+  test NAME [ARGUMENTS]  run only the tests with NAME in their path, such as hub::room, built as fast
+                         as possible, without formatting and clippy
+  help                   print this text
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let ended = match arguments.split_first().map(|(chore, rest)| (chore.as_str(), rest)) {
-        Some(("guests", [])) => guests::build().map(|built| println!("{}", built.display())),
-        Some(("languages", [])) => languages::all().map(|built| println!("{}", built.display())),
+    let result = match arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        Some(("guests", [])) => guests::build().map(|folder| println!("{}", folder.display())),
+        Some(("languages", [])) => languages::build_all().map(|folder| println!("{}", folder.display())),
         Some(("demo", rest)) => demo(rest),
         Some(("bench", rest)) => bench::run(rest),
         Some(("commits", [])) => commits::check(None),
@@ -69,12 +76,16 @@ fn main() -> ExitCode {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        Some((chore, _)) => {
-            eprint!("xtask: '{}' is no chore\n\n{USAGE}", chore);
+        Some(("guests" | "languages" | "commits", rest)) => {
+            eprint!("xtask: unexpected arguments: {}\n\n{USAGE}", rest.join(" "));
+            return ExitCode::from(2);
+        }
+        Some((command, _)) => {
+            eprint!("xtask: unknown command '{command}'\n\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -83,21 +94,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// The demo is a program of the examples, which handles signals and makes keys as the server does. It takes this
-/// process over, so that Ctrl-C, a signal and the exit status are all its own.
+/// Builds everything and replaces this process with the demo, a program in `examples`, so that Ctrl-C, signals and the
+/// exit status are the demo's own.
 fn demo(arguments: &[String]) -> anyhow::Result<()> {
-    // Before minutes of building.
-    let known = |option: &[String]| match option {
+    // Checked here as well, before minutes of building.
+    let is_valid = |option: &[String]| match option {
         [flag, seconds] if flag == "--for" => seconds.parse::<u64>().is_ok(),
         [flag, nodes] if flag == "--nodes" => nodes.parse().is_ok_and(|nodes: u16| (2..=8).contains(&nodes)),
         _ => false,
     };
-    if !arguments.chunks(2).all(known) {
-        bail!("demo takes nothing but --for SECONDS and --nodes N, which is 2 to 8");
+    if !arguments.chunks(2).all(is_valid) {
+        bail!(
+            "demo: invalid options '{}'; expected --for SECONDS and --nodes N, where N is 2 to 8",
+            arguments.join(" ")
+        );
     }
     guests::build()?;
     cargo::run(&["build", "--release", "-p", "switchyard", "-p", "switchyard-examples"])?;
     let demo = cargo::target().join("release/demo");
     let error = Command::new(&demo).args(arguments).exec();
-    Err(error).with_context(|| demo.display().to_string())
+    Err(error).with_context(|| format!("cannot start {}", demo.display()))
 }

@@ -1,115 +1,123 @@
-//! Runs all checks and tests with the released profile, or only the tests of one name, built as fast as possible.
+//! Runs all checks and tests with the release profile, or only the tests of a given name, built as fast as possible.
 
 use crate::{
-    cargo, guests,
-    languages::{self, Language},
-    named::{self, Targets},
+    cargo, guests, languages,
+    targets::{self, Targets},
     tools,
 };
 
-/// `rest` is for `cargo test`.
-pub fn run(rest: &[String]) -> anyhow::Result<()> {
-    match rest.split_first() {
-        Some((name, rest)) if !name.starts_with('-') => those_named(name, rest),
-        _ => all(rest),
+/// Runs the tests that contain the first argument in their path, or all of them if it is an option or missing. The
+/// other arguments are passed on to `cargo test`.
+pub fn run(arguments: &[String]) -> anyhow::Result<()> {
+    match arguments.split_first() {
+        Some((name, rest)) if !name.starts_with('-') => run_matching(name, rest),
+        _ => run_all(arguments),
     }
 }
 
-/// Runs the tests with `name` in their path. Builds only what they need. The workspace's own packages are compiled incrementally and
-/// with little optimization; the libraries are those of the released profile.
-fn those_named(name: &str, rest: &[String]) -> anyhow::Result<()> {
-    let targets = Targets::of(cargo::root(), name)?;
+/// Runs the tests with `name` in their path, and builds only what they need. The packages of this workspace are
+/// compiled incrementally and with little optimization; the dependencies are those of the release profile.
+fn run_matching(name: &str, rest: &[String]) -> anyhow::Result<()> {
+    let targets = Targets::matching(cargo::root(), name)?;
     if targets.is_empty() {
         anyhow::bail!(
-            "no test has '{name}' in its path, such as hub::room::tests::…; `cargo xtask test` runs all of them"
+            "test: no test has '{name}' in its path, which is like hub::room::tests::…; `cargo xtask test` without a \
+             name runs all tests"
         );
     }
     let mut fast = vec!["--config".to_owned(), "profile.release.incremental=true".to_owned()];
-    for package in named::names(cargo::root())? {
+    for package in targets::package_names(cargo::root())? {
         fast.extend(["--config".to_owned(), format!("profile.release.package.{package}.opt-level=1")]);
     }
-    let over_sockets = !targets.tests.is_empty();
-    let guests = if over_sockets { Some(guests::build()?) } else { None };
-    if over_sockets {
+    let (mut environment, mut missing) = (vec![], vec![]);
+    if !targets.integration_tests.is_empty() {
+        environment.push(("SWITCHYARD_GUESTS", guests::build()?));
+        if targets.needs_languages {
+            let built = languages::build_available()?;
+            environment.push(("SWITCHYARD_LANGUAGES", built.folder));
+            missing = built.missing;
+        }
         ensure_redis();
         let build = [["build", "--release", "-p", "switchyard"].map(str::to_owned).to_vec(), fast.clone()];
         cargo::run(&build.concat().iter().map(String::as_str).collect::<Vec<_>>())?;
     }
-    let mut arguments = ["test", "--release", "--workspace"].map(str::to_owned).to_vec();
-    arguments.extend(targets.arguments());
-    arguments.extend(fast);
-    arguments.push(name.to_owned());
-    arguments.extend_from_slice(rest);
+    let mut selected = [targets.arguments(), fast].concat();
+    selected.push(name.to_owned());
+    selected.extend_from_slice(rest);
+    let skipped: Vec<_> = missing.iter().map(|language| language.test_prefix()).collect();
+    let arguments = test_arguments(&selected, &skipped);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let environment: Vec<_> = guests.iter().map(|guests| ("SWITCHYARD_GUESTS", guests.as_path())).collect();
-    cargo::run_with(&arguments, &environment)
+    let environment: Vec<_> = environment.iter().map(|(name, folder)| (*name, folder.as_path())).collect();
+    let result = cargo::run_with(&arguments, &environment);
+    missing.iter().for_each(|language| eprintln!("xtask: warning: {}", language.skip_warning()));
+    result
 }
 
-fn all(rest: &[String]) -> anyhow::Result<()> {
+fn run_all(rest: &[String]) -> anyhow::Result<()> {
     let guests = guests::build()?;
     ensure_redis();
-    let sets_clocks = ensure_faketime();
-    let (there, mut missing): (Vec<_>, Vec<_>) =
-        Language::ALL.into_iter().partition(|language| language.ensure());
-    let (languages, lacking) = languages::build(&there)?;
-    missing.extend(lacking);
+    let has_faketime = ensure_faketime();
+    let languages = languages::build_available()?;
     cargo::run(&["fmt", "--all", "--check"])?;
     cargo::run(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     // The tests of the command line run the binary, which `cargo test` alone does not build.
     cargo::run(&["build", "--release", "-p", "switchyard"])?;
-    let clocks = (!sets_clocks).then(|| CLOCKS.to_owned());
-    let left_out: Vec<_> = missing.iter().map(|language| language.tests()).chain(clocks).collect();
-    let arguments = arguments(rest, &left_out);
+    let clock_tests = (!has_faketime).then(|| CLOCK_TESTS.to_owned());
+    let skipped: Vec<_> =
+        languages.missing.iter().map(|language| language.test_prefix()).chain(clock_tests).collect();
+    let arguments = test_arguments(rest, &skipped);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let environment = [("SWITCHYARD_GUESTS", &*guests), ("SWITCHYARD_LANGUAGES", &*languages)];
-    let ended = cargo::run_with(&arguments, &environment);
-    // At the end, where it is seen.
-    missing.iter().for_each(|language| eprintln!("xtask: warning: {}", language.left_out()));
-    if !sets_clocks {
-        let how = tools::by_hand(&[FAKETIME]);
+    let environment = [("SWITCHYARD_GUESTS", &*guests), ("SWITCHYARD_LANGUAGES", &*languages.folder)];
+    let result = cargo::run_with(&arguments, &environment);
+    // At the end, where people see it.
+    languages.missing.iter().for_each(|language| eprintln!("xtask: warning: {}", language.skip_warning()));
+    if !has_faketime {
+        let install = tools::install_command(&[FAKETIME]);
         eprintln!(
-            "xtask: warning: the tests {CLOCKS}* were left out: setting the clock of Redis takes faketime ({how})"
+            "xtask: warning: skipped the tests {CLOCK_TESTS}*, which need faketime to set the clock of Redis; install it \
+             with: {install}"
         );
     }
-    ended
+    result
 }
 
-/// Of cargo. What cannot be tested is skipped by its name, so that the harness says so too.
-fn arguments(rest: &[String], left_out: &[String]) -> Vec<String> {
+/// The arguments for cargo. Tests that cannot run are skipped by name, so that the test harness reports them too.
+fn test_arguments(rest: &[String], skipped: &[String]) -> Vec<String> {
     let mut arguments = ["test", "--release", "--workspace"].map(str::to_owned).to_vec();
     arguments.extend_from_slice(rest);
-    if !left_out.is_empty() && !rest.iter().any(|argument| argument == "--") {
+    if !skipped.is_empty() && !rest.iter().any(|argument| argument == "--") {
         arguments.push("--".into());
     }
-    arguments.extend(left_out.iter().flat_map(|tests| ["--skip".into(), tests.clone()]));
+    arguments.extend(skipped.iter().flat_map(|tests| ["--skip".into(), tests.clone()]));
     arguments
 }
 
-/// A missing redis-server is installed where that needs no password. Tests that need one fail by themselves.
+/// Tries to install redis-server if it is missing. Without it, the tests that need it fail and say so.
 fn ensure_redis() {
-    let is_there = || tools::succeeds("redis-server", &["--version"]);
-    if is_there() {
+    let is_installed = || tools::succeeds("redis-server", &["--version"]);
+    if is_installed() {
         return;
     }
     let packages = ["redis-server"];
-    tools::install(&packages);
-    if !is_there() {
-        eprintln!("xtask: warning: there is no redis-server; install it with: {}", tools::by_hand(&packages));
+    tools::try_install(&packages);
+    if !is_installed() {
+        let install = tools::install_command(&packages);
+        eprintln!("xtask: warning: redis-server is not installed; install it with: {install}");
     }
 }
 
-/// How the names of tests begin that set the clock of a Redis.
-const CLOCKS: &str = "nodes::clocks::";
-/// The package, and the program that is in it.
+/// The tests that set the clock of a Redis begin with this.
+const CLOCK_TESTS: &str = "nodes::clocks::";
+/// Runs a program under another system time. The Debian package has the same name.
 const FAKETIME: &str = "faketime";
 
-/// Whether a program can be given another time, after an attempt to install what does that.
+/// Whether faketime works, after an attempt to install it.
 fn ensure_faketime() -> bool {
-    let is_there = || tools::succeeds(FAKETIME, &["-m", "-f", "+0", "true"]);
-    if !is_there() {
-        tools::install(&[FAKETIME]);
+    let works = || tools::succeeds(FAKETIME, &["-m", "-f", "+0", "true"]);
+    if !works() {
+        tools::try_install(&[FAKETIME]);
     }
-    is_there()
+    works()
 }
 
 #[cfg(test)]
@@ -117,14 +125,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_skipped_by_name() {
-        let arguments = |rest: &[&str], left_out: &[&str]| {
+    fn tests_that_cannot_run_are_skipped_by_name() {
+        let arguments = |rest: &[&str], skipped: &[&str]| {
             let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-            super::arguments(&owned(rest), &owned(left_out))[3..].join(" ")
+            test_arguments(&owned(rest), &owned(skipped))[3..].join(" ")
         };
         assert_eq!(arguments(&["keys"], &[]), "keys");
         assert_eq!(
-            arguments(&["keys"], &["languages::javascript_", CLOCKS]),
+            arguments(&["keys"], &["languages::javascript_", CLOCK_TESTS]),
             "keys -- --skip languages::javascript_ --skip nodes::clocks::"
         );
         assert_eq!(

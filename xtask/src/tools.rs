@@ -1,14 +1,15 @@
-//! Programs that tests need and that are not cargo's.
+//! Programs that the tests need beside cargo, and installing them from Debian's packages.
 
 use std::process::{Command, Stdio};
 
-/// A call of apt-get by hand that brings these packages.
-pub fn by_hand(packages: &[&str]) -> String {
+/// The command with which a person installs these packages.
+pub fn install_command(packages: &[&str]) -> String {
     format!("apt-get install --no-install-recommends {}", packages.join(" "))
 }
 
-/// Tries to install packages of Debian's, where that needs no password. Whether it helped is the caller's to ask.
-pub fn install(packages: &[&str]) {
+/// Tries to install Debian packages, as root or with sudo where that needs no password. The caller checks whether
+/// it helped.
+pub fn try_install(packages: &[&str]) {
     let install = [&["apt-get", "install", "--yes", "--no-install-recommends"], packages].concat();
     for command in [&["apt-get", "update", "--quiet"], &install[..]] {
         match is_root() {
@@ -18,6 +19,7 @@ pub fn install(packages: &[&str]) {
     }
 }
 
+/// Runs a program silently. False if it fails or is not installed.
 pub fn succeeds(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     let status = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status();

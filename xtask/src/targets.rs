@@ -1,4 +1,5 @@
-//! Which targets have tests of a name, as the sources say, so that trying a change builds those and no others.
+//! Finds the build targets that contain the tests of a given name, by reading the sources, so that running a few
+//! tests builds only what they need.
 
 use anyhow::Context;
 use std::{
@@ -7,24 +8,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders of one package each, or of several where they end in `/*`.
-const PACKAGES: [&str; 6] = ["host/*", "plugins/*", "sdk", "tests", "examples", "xtask"];
+/// Folders of one package each, or of several packages where the pattern ends in `/*`.
+const PACKAGE_PATTERNS: [&str; 6] = ["host/*", "plugins/*", "sdk", "tests", "examples", "xtask"];
 
-/// Where tests of a name are, as cargo tells targets apart.
+/// A test that calls this function needs the plugins that `cargo xtask languages` builds.
+const LANGUAGE_GUEST_CALL: &str = "language_guest(";
+
+/// The targets, in cargo's terms, that contain the wanted tests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Targets {
     pub libs: bool,
     pub bins: bool,
     /// Names of integration tests.
-    pub tests: BTreeSet<String>,
+    pub integration_tests: BTreeSet<String>,
+    /// Some of the tests load plugins written in JavaScript or Python.
+    pub needs_languages: bool,
 }
 
 impl Targets {
-    /// Of all packages: those with a test in whose path `name` is, as in `hub::room::tests::a_test`.
-    pub fn of(root: &Path, name: &str) -> anyhow::Result<Self> {
+    /// Searches all packages for tests whose path contains `name`, such as `hub::room::tests::a_test`.
+    pub fn matching(root: &Path, name: &str) -> anyhow::Result<Self> {
         let mut targets = Self::default();
         for package in packages(root)? {
-            targets.look(&package, name)?;
+            targets.add_package(&package, name)?;
         }
         Ok(targets)
     }
@@ -33,40 +39,43 @@ impl Targets {
         *self == Self::default()
     }
 
-    /// As arguments of cargo.
+    /// The arguments that select these targets for cargo.
     pub fn arguments(&self) -> Vec<String> {
         let flag = |flag: &str, wanted: bool| wanted.then(|| flag.to_owned());
-        let tests = self.tests.iter().flat_map(|test| ["--test".to_owned(), test.clone()]);
+        let tests = self.integration_tests.iter().flat_map(|test| ["--test".to_owned(), test.clone()]);
         flag("--lib", self.libs).into_iter().chain(flag("--bins", self.bins)).chain(tests).collect()
     }
 
-    fn look(&mut self, package: &Path, name: &str) -> anyhow::Result<()> {
-        let has_lib = package.join("src/lib.rs").is_file();
-        for file in sources(&package.join("src"))? {
-            if has(&package.join("src"), &file, name)? {
-                let inside = file.strip_prefix(package.join("src"))?;
+    fn add_package(&mut self, package: &Path, name: &str) -> anyhow::Result<()> {
+        let folder = package.join("src");
+        let has_lib = folder.join("lib.rs").is_file();
+        for file in source_files(&folder)? {
+            if has_matching_test(&folder, &file, &fs::read_to_string(&file)?, name)? {
+                let inside = file.strip_prefix(&folder)?;
                 let is_bin = inside.starts_with("bin") || inside == Path::new("main.rs") || !has_lib;
                 *(if is_bin { &mut self.bins } else { &mut self.libs }) = true;
             }
         }
         let folder = package.join("tests");
-        // The tests over sockets are one program, because each would link the whole host.
+        // The tests over sockets are one program, because each program would link the whole host.
         let is_suite = folder.join("suite.rs").is_file();
-        for file in sources(&folder)? {
-            if has(&folder, &file, name)? {
+        for file in source_files(&folder)? {
+            let text = fs::read_to_string(&file)?;
+            if has_matching_test(&folder, &file, &text, name)? {
                 let first = file.strip_prefix(&folder)?.components().next().context("a file")?;
                 let own = Path::new(&first).file_stem().context("a name")?.to_string_lossy().into_owned();
-                self.tests.insert(if is_suite { "suite".to_owned() } else { own });
+                self.integration_tests.insert(if is_suite { "suite".to_owned() } else { own });
+                self.needs_languages |= text.contains(LANGUAGE_GUEST_CALL);
             }
         }
         Ok(())
     }
 }
 
-/// The folders of all packages of the workspace but the guests of the tests.
+/// The folders of all packages of the workspace, except the guests that only tests use.
 fn packages(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = vec![];
-    for pattern in PACKAGES {
+    for pattern in PACKAGE_PATTERNS {
         match pattern.strip_suffix("/*") {
             None => found.push(root.join(pattern)),
             Some(folder) => {
@@ -80,24 +89,24 @@ fn packages(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The names of all packages, as `-p` takes them.
-pub fn names(root: &Path) -> anyhow::Result<Vec<String>> {
+/// The names of all packages, as cargo's `-p` expects them.
+pub fn package_names(root: &Path) -> anyhow::Result<Vec<String>> {
     let name = |package: PathBuf| {
         let manifest = package.join("Cargo.toml");
         let text = fs::read_to_string(&manifest)?;
         let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
-        Ok(name.with_context(|| format!("{} names no package", manifest.display()))?.to_owned())
+        Ok(name.with_context(|| format!("{}: no line 'name = \"…\"'", manifest.display()))?.to_owned())
     };
     packages(root)?.into_iter().map(name).collect()
 }
 
-fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn source_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = vec![];
     if folder.is_dir() {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             match path.is_dir() {
-                true => found.extend(sources(&path)?),
+                true => found.extend(source_files(&path)?),
                 false if path.extension().is_some_and(|extension| extension == "rs") => found.push(path),
                 false => {}
             }
@@ -106,18 +115,17 @@ fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether one of the file's tests has `name` in its path.
-fn has(root: &Path, file: &Path, name: &str) -> anyhow::Result<bool> {
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let module = module(file.strip_prefix(root)?);
-    Ok(tests(&text).any(|test| {
+/// Whether the path of a test in this file contains `name`.
+fn has_matching_test(root: &Path, file: &Path, text: &str, name: &str) -> anyhow::Result<bool> {
+    let module = module_path(file.strip_prefix(root)?);
+    Ok(test_names(text).any(|test| {
         let path = format!("{module}{test}");
         path.contains(name) || format!("{module}tests::{test}").contains(name)
     }))
 }
 
 /// `hub::room::` for `hub/room.rs`.
-fn module(file: &Path) -> String {
+fn module_path(file: &Path) -> String {
     let parts = file.with_extension("");
     let parts = parts.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
     parts
@@ -126,8 +134,8 @@ fn module(file: &Path) -> String {
         .collect()
 }
 
-/// The names of the functions that are tests.
-fn tests(text: &str) -> impl Iterator<Item = &str> {
+/// The names of the test functions in a file.
+fn test_names(text: &str) -> impl Iterator<Item = &str> {
     let mut is_test = false;
     text.lines().filter_map(move |line| {
         let line = line.trim_start();
@@ -146,17 +154,23 @@ mod tests {
     use crate::cargo::root;
 
     #[test]
-    fn what_is_built_is_what_has_the_tests() {
-        let of = |name: &str| Targets::of(root(), name).unwrap().arguments().join(" ");
-        assert_eq!(of("named::tests::what_is_built_is_what"), "--bins");
-        assert_eq!(of("hub::room::tests::"), "--lib");
-        assert_eq!(of("nodes::order::"), "--test suite");
-        assert!(Targets::of(root(), "no test has \"this\" in its path").unwrap().is_empty());
+    fn only_targets_with_matching_tests_are_selected() {
+        let arguments = |name: &str| Targets::matching(root(), name).unwrap().arguments().join(" ");
+        assert_eq!(arguments("targets::tests::only_targets_with_matching"), "--bins");
+        assert_eq!(arguments("hub::room::tests::"), "--lib");
+        assert_eq!(arguments("nodes::order::"), "--test suite");
+        assert!(Targets::matching(root(), "no test has \"this\" in its path").unwrap().is_empty());
+    }
+
+    #[test]
+    fn tests_of_other_languages_need_their_guests() {
+        assert!(Targets::matching(root(), "languages::python_").unwrap().needs_languages);
+        assert!(!Targets::matching(root(), "nodes::order::").unwrap().needs_languages);
     }
 
     #[test]
     fn every_package_has_a_name() {
-        let names = names(root()).unwrap();
+        let names = package_names(root()).unwrap();
         for name in ["switchyard", "switchyard-server", "switchyard-tests", "xtask"] {
             assert!(names.iter().any(|found| found == name), "{name} is not among {names:?}");
         }
