@@ -2,11 +2,10 @@
 
 use super::{
     MAX_ROOMS_PER_FRAME, RequestFields,
-    fields::{integer, invalid, object, required, string},
+    fields::{PositionFields, integer, invalid, object, required, string},
     room, too_many_rooms,
 };
 use crate::Refusal;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -43,16 +42,10 @@ pub(super) fn acks<'a>(fields: &RequestFields<'a>) -> Result<Vec<Ack<'a>>, Refus
 
 /// Parses an offset, or an object that also names its epoch.
 fn offset(raw: &RawValue) -> Result<(Option<Arc<str>>, u64), Refusal> {
-    #[derive(Deserialize)]
-    struct OffsetFields<'a> {
-        epoch: Option<Arc<str>>,
-        #[serde(borrow)]
-        offset: &'a RawValue,
-    }
     if !raw.get().starts_with('{') {
         return Ok((None, integer("an offset", raw)?));
     }
-    let fields: OffsetFields = object(raw.get()).map_err(|_| {
+    let fields: PositionFields = object(raw.get()).map_err(|_| {
         invalid("an offset", raw, r#"an integer or an object {"epoch": string, "offset": integer}"#)
     })?;
     Ok((fields.epoch, integer("offset", fields.offset)?))

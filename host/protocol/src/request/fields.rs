@@ -3,12 +3,20 @@
 use crate::Refusal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 /// Offsets have 53 bits, which the numbers of every language can hold.
 const MAX_OFFSET: u64 = (1 << 53) - 1;
 /// Bytes of a client's own text that a refusal repeats.
 const MAX_ECHOED_BYTES: usize = 40;
+
+/// The object `{"epoch": string, "offset": integer}`, in which an `ack` may leave out the epoch.
+#[derive(Deserialize)]
+pub(super) struct PositionFields<'a> {
+    pub(super) epoch: Option<Arc<str>>,
+    #[serde(borrow)]
+    pub(super) offset: &'a RawValue,
+}
 
 /// Parses an object. A derived struct alone would also accept an array of its fields.
 pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {

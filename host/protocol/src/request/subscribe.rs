@@ -1,10 +1,10 @@
 //! The entries of a `subscribe`. Does not know whether the rooms exist.
 
-use super::fields::{clip, integer, invalid, object, required, string};
+use super::fields::{PositionFields, clip, integer, invalid, object, required, string};
 use crate::{ErrorCode, Position, Refusal, json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 /// One entry of a `subscribe`: a room name, or `{"room":"prices","filter":{…},"since":{"epoch":"k3f9","offset":42}}`.
 #[derive(Debug)]
@@ -60,13 +60,10 @@ pub(super) fn requested_room(raw: &RawValue) -> Result<RequestedRoom<'_>, Refusa
 }
 
 pub(super) fn position(raw: &RawValue) -> Result<Position, Refusal> {
-    #[derive(Deserialize)]
-    struct PositionFields<'a> {
-        epoch: Arc<str>,
-        #[serde(borrow)]
-        offset: &'a RawValue,
+    match object(raw.get()) {
+        Ok(PositionFields { epoch: Some(epoch), offset }) => {
+            Ok(Position { epoch, offset: integer("since.offset", offset)? })
+        }
+        _ => Err(invalid("since", raw, r#"an object {"epoch": string, "offset": integer}"#)),
     }
-    let since: PositionFields = object(raw.get())
-        .map_err(|_| invalid("since", raw, r#"an object {"epoch": string, "offset": integer}"#))?;
-    Ok(Position { epoch: since.epoch, offset: integer("since.offset", since.offset)? })
 }
