@@ -1,56 +1,57 @@
-//! One market: a price that wanders, and the order book around it, told as its changes.
+//! One market: a random price, the order book around it, and the changes of the book over time.
 
 use crate::random::Random;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Levels of a side.
+/// Number of price levels on each side of the book.
 const DEPTH: i64 = 20;
 
-pub struct Market {
-    /// As in `ETH-USD`.
-    pub name: &'static str,
-    mid: f64,
-    /// The home that the price drifts back to, so that a long run stays plausible.
-    home: f64,
+pub(crate) struct Market {
+    /// For example `ETH-USD`.
+    pub(crate) name: &'static str,
+    mid_price: f64,
+    /// The price drifts back to this, so that it stays plausible in a long run.
+    home_price: f64,
     tick: f64,
-    /// Digits of a price.
-    digits: usize,
-    /// A usual size of a level.
+    /// Number of decimal places of a price.
+    decimals: usize,
+    /// The typical size of a level.
     lot: f64,
-    /// Sizes by price in ticks.
+    /// Sizes by price, in ticks.
     bids: BTreeMap<i64, f64>,
     asks: BTreeMap<i64, f64>,
 }
 
-/// What changed on one side: prices with their new sizes, 0 for those that are gone.
+/// The changes of one side: new sizes by price in ticks, where 0 removes the level.
 type Changes = BTreeMap<i64, f64>;
 
 impl Market {
-    pub fn new(name: &'static str, price: f64, tick: f64, lot: f64) -> Self {
-        let digits = (-tick.log10()).ceil().max(0.0) as usize;
+    pub(crate) fn new(name: &'static str, price: f64, tick: f64, lot: f64) -> Self {
+        let decimals = (-tick.log10()).ceil().max(0.0) as usize;
         let (bids, asks) = (BTreeMap::new(), BTreeMap::new());
-        let mut market = Self { name, mid: price, home: price, tick, digits, lot, bids, asks };
+        let mut market = Self { name, mid_price: price, home_price: price, tick, decimals, lot, bids, asks };
         market.refill(&mut Random::new(price.to_bits()));
         market
     }
 
-    /// Lets some time pass, and tells what it changed in the book.
-    pub fn step(&mut self, random: &mut Random) -> Value {
-        let pull = (self.home / self.mid).ln() * 0.002;
-        self.mid *= (pull + random.normal() * 0.00035).exp();
+    /// Lets some time pass, and returns the changes of the book.
+    pub(crate) fn step(&mut self, random: &mut Random) -> Value {
+        let pull = (self.home_price / self.mid_price).ln() * 0.002;
+        self.mid_price *= (pull + random.normal() * 0.00035).exp();
         let (bids, asks) = self.refill(random);
-        self.told(&bids, &asks)
+        self.to_json(&bids, &asks)
     }
 
-    /// The whole book, for those who know nothing of it.
-    pub fn snapshot(&self) -> Value {
-        let mut data = self.told(&self.bids, &self.asks);
+    /// The whole book.
+    pub(crate) fn snapshot(&self) -> Value {
+        let mut data = self.to_json(&self.bids, &self.asks);
         data["snapshot"] = true.into();
         data
     }
 
-    pub fn trade(&self, random: &mut Random) -> Value {
+    /// A trade at the best price of one side.
+    pub(crate) fn trade(&self, random: &mut Random) -> Value {
         let buys = random.unit() < 0.5;
         let best = if buys { self.asks.keys().next() } else { self.bids.keys().next_back() };
         let size = self.lot * (random.normal() * 0.8).exp() * 0.2;
@@ -62,9 +63,9 @@ impl Market {
         })
     }
 
-    /// Moves both sides to the price, then touches some levels as traders do.
+    /// Moves both sides of the book to the current price, and changes the sizes of some levels at random.
     fn refill(&mut self, random: &mut Random) -> (Changes, Changes) {
-        let middle = (self.mid / self.tick).round() as i64;
+        let middle = (self.mid_price / self.tick).round() as i64;
         let lot = self.lot;
         let side =
             |levels: &mut BTreeMap<i64, f64>, random: &mut Random, range: std::ops::RangeInclusive<i64>| {
@@ -94,7 +95,7 @@ impl Market {
         (bids, asks)
     }
 
-    fn told(&self, bids: &Changes, asks: &Changes) -> Value {
+    fn to_json(&self, bids: &Changes, asks: &Changes) -> Value {
         let level = |(price, size): (&i64, &f64)| json!([self.price(*price), size.to_string()]);
         let bids: Vec<Value> = bids.iter().rev().map(level).collect();
         let asks: Vec<Value> = asks.iter().map(level).collect();
@@ -102,7 +103,7 @@ impl Market {
     }
 
     fn price(&self, ticks: i64) -> String {
-        format!("{:.*}", self.digits, ticks as f64 * self.tick)
+        format!("{:.*}", self.decimals, ticks as f64 * self.tick)
     }
 }
 
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_add_up_to_the_book_and_sides_never_cross() {
+    fn changes_add_up_to_the_book_and_its_sides_never_cross() {
         let mut random = Random::new(1);
         let mut market = Market::new("ETH-USD", 4200.0, 0.1, 10.0);
         let (mut bids, mut asks) = (BTreeMap::new(), BTreeMap::new());

@@ -1,8 +1,9 @@
-//! Protocols on chains: what is locked in them, and what their pools trade at.
+//! DeFi protocols on several chains: the value locked in them, and the swaps in their pools.
 
 use crate::random::Random;
 use serde_json::{Value, json};
 
+/// Protocols, and the total value locked in each, in USD.
 const PROTOCOLS: [(&str, f64); 6] = [
     ("aave-v3", 9.2e9),
     ("curve", 2.1e9),
@@ -11,10 +12,11 @@ const PROTOCOLS: [(&str, f64); 6] = [
     ("pendle", 3.1e9),
     ("uniswap-v3", 3.7e9),
 ];
+/// Chains, and the share of each in a protocol's value.
 const CHAINS: [(&str, f64); 5] =
     [("arbitrum", 0.16), ("base", 0.12), ("ethereum", 0.58), ("optimism", 0.08), ("polygon", 0.06)];
 
-/// The rooms `protocol:chain`, with the pair that their pool trades, its price, and what is in it.
+/// Rooms `protocol:chain`, each with the pair that its pool trades, the initial price, and the pool's liquidity.
 const POOLS: [(&str, &str, f64, f64); 4] = [
     ("uniswap-v3:ethereum", "WETH/USDC", 3420.0, 2.1e8),
     ("uniswap-v3:base", "WETH/USDC", 3420.0, 6.4e7),
@@ -22,8 +24,8 @@ const POOLS: [(&str, &str, f64, f64); 4] = [
     ("aave-v3:arbitrum", "ARB/USDC", 0.74, 2.2e7),
 ];
 
-pub struct Defi {
-    /// Value locked, by protocol and chain.
+pub(crate) struct Defi {
+    /// Total value locked, in USD, by protocol and chain.
     locked: Vec<f64>,
     pools: Vec<Pool>,
 }
@@ -34,7 +36,7 @@ struct Pool {
 }
 
 impl Defi {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let locked =
             PROTOCOLS.iter().flat_map(|(_, all)| CHAINS.iter().map(move |(_, share)| all * share)).collect();
         let pools =
@@ -42,14 +44,14 @@ impl Defi {
         Self { locked, pools: pools.collect() }
     }
 
-    /// Most changes are small; one in twelve is worth a look.
-    pub fn locked_change(&mut self, random: &mut Random) -> Value {
+    /// A change of the value that is locked in a protocol on a chain. Most changes are small, one in twelve is large.
+    pub(crate) fn locked_change(&mut self, random: &mut Random) -> Value {
         let (protocol, chain) = (random.index(PROTOCOLS.len()), random.index(CHAINS.len()));
-        let wild = if random.unit() < 0.08 { 0.11 } else { 0.018 };
-        let change = (random.normal() * wild).clamp(-0.45, 0.6);
+        let deviation = if random.unit() < 0.08 { 0.11 } else { 0.018 };
+        let change = (random.normal() * deviation).clamp(-0.45, 0.6);
         let locked = &mut self.locked[protocol * CHAINS.len() + chain];
         let (home, before) = (PROTOCOLS[protocol].1 * CHAINS[chain].1, *locked);
-        // Back towards home, so that nothing grows for ever.
+        // Within bounds, so that nothing grows forever.
         *locked = (before * (1.0 + change)).clamp(home * 0.3, home * 3.0);
         let change = *locked / before - 1.0;
         json!({
@@ -61,8 +63,8 @@ impl Defi {
         })
     }
 
-    /// A room and what its pool did.
-    pub fn swap(&mut self, random: &mut Random) -> (&'static str, Value) {
+    /// A swap, and the room of its pool.
+    pub(crate) fn swap(&mut self, random: &mut Random) -> (&'static str, Value) {
         let index = random.index(POOLS.len());
         let (room, pair, home, _) = POOLS[index];
         let pool = &mut self.pools[index];
@@ -80,12 +82,6 @@ impl Defi {
     }
 }
 
-impl Default for Defi {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (value * scale).round() / scale
@@ -96,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_have_the_fields_that_filters_speak_of_and_some_are_large() {
+    fn changes_have_the_fields_that_filters_use_and_some_are_large() {
         let (mut defi, mut random) = (Defi::new(), Random::new(5));
         let changes: Vec<Value> = (0..2000).map(|_| defi.locked_change(&mut random)).collect();
         let large = changes.iter().filter(|change| change["change"].as_f64().unwrap().abs() >= 0.05).count();

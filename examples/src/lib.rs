@@ -1,6 +1,10 @@
-//! A synthetic market: what the example programs publish. The same seed makes the same feed.
+//! A synthetic market feed, which the example programs publish. The same seed produces the same feed.
 
-pub mod book;
-pub mod defi;
-pub mod random;
-pub mod world;
+#![warn(missing_docs, unreachable_pub)]
+
+mod book;
+mod defi;
+mod random;
+mod world;
+
+pub use world::{Event, World};

@@ -1,26 +1,33 @@
-//! Everything that is published, as one sequence.
+//! The whole feed: the messages of all markets and protocols as one sequence.
 
 use crate::{book::Market, defi::Defi, random::Random};
 use serde_json::{Value, json};
 
-/// Between two whole books of a market; who joins in between waits so long for one.
-const CHANGES: u64 = 60;
+/// Number of order book messages of a market from one snapshot of the whole book to the next.
+const SNAPSHOT_INTERVAL: u64 = 60;
 
+/// A message to publish.
 pub struct Event {
+    /// The room to publish to.
     pub room: String,
+    /// The name of the event, such as `trade`.
     pub event: &'static str,
+    /// The data of the message, an object.
     pub data: Value,
 }
 
+/// The state of all markets and protocols.
 pub struct World {
     random: Random,
+    /// Each with the number of its book messages since the last snapshot.
     markets: Vec<(Market, u64)>,
     defi: Defi,
-    /// Numbers the books, as dYdX does.
+    /// The number of the last order book message, which is part of its data as on dYdX.
     offset: u64,
 }
 
 impl World {
+    /// A new feed. The same seed produces the same feed.
     pub fn new(seed: u64) -> Self {
         let markets = vec![
             Market::new("ETH-USD", 3420.0, 0.1, 12.0),
@@ -31,15 +38,16 @@ impl World {
         Self { random: Random::new(seed), markets, defi: Defi::new(), offset: 0 }
     }
 
-    /// Whole books come first again: somebody may have missed changes.
-    pub fn forget(&mut self) {
-        self.markets.iter_mut().for_each(|(_, since)| *since = 0);
+    /// Makes the next message of each order book a snapshot, because subscribers may have missed changes.
+    pub fn restart_with_snapshots(&mut self) {
+        self.markets.iter_mut().for_each(|(_, since_snapshot)| *since_snapshot = 0);
     }
 
+    /// Produces the next message.
     pub fn next_event(&mut self) -> Event {
         let random = &mut self.random;
         match random.unit() {
-            ..0.62 => self.book(),
+            ..0.62 => self.book_event(),
             ..0.74 => {
                 let index = random.index(self.markets.len());
                 let data = self.markets[index].0.trade(random);
@@ -56,15 +64,15 @@ impl World {
         }
     }
 
-    fn book(&mut self) -> Event {
+    fn book_event(&mut self) -> Event {
         let index = self.random.index(self.markets.len());
-        let (market, since) = &mut self.markets[index];
+        let (market, since_snapshot) = &mut self.markets[index];
         self.offset += 1;
         let mut data = market.step(&mut self.random);
-        if *since == 0 {
+        if *since_snapshot == 0 {
             data = market.snapshot();
         }
-        *since = (*since + 1) % CHANGES;
+        *since_snapshot = (*since_snapshot + 1) % SNAPSHOT_INTERVAL;
         data["offset"] = json!(self.offset.to_string());
         Event { room: format!("dydx:{}", market.name.to_lowercase()), event: "orderbook", data }
     }
@@ -76,7 +84,7 @@ mod tests {
     use std::collections::HashMap;
 
     #[test]
-    fn a_seed_makes_one_feed_of_every_kind_of_room() {
+    fn the_same_seed_produces_the_same_feed_for_all_kinds_of_rooms() {
         let (mut a, mut b) = (World::new(42), World::new(42));
         let mut rooms: HashMap<String, u32> = HashMap::new();
         for _ in 0..1000 {
@@ -90,17 +98,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_book_of_a_market_is_whole_and_after_forgetting_again() {
+    fn the_first_book_is_a_snapshot_and_again_after_a_restart() {
         let mut world = World::new(1);
-        let books = |world: &mut World| loop {
+        let next_book_is_snapshot = |world: &mut World| loop {
             let event = world.next_event();
             if event.event == "orderbook" {
                 return event.data["snapshot"] == true;
             }
         };
-        assert!(books(&mut world));
-        assert!((0..20).any(|_| !books(&mut world)), "changes follow");
-        world.forget();
-        assert!(books(&mut world));
+        assert!(next_book_is_snapshot(&mut world));
+        assert!((0..20).any(|_| !next_book_is_snapshot(&mut world)), "changes follow");
+        world.restart_with_snapshots();
+        assert!(next_book_is_snapshot(&mut world));
     }
 }

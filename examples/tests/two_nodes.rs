@@ -1,12 +1,12 @@
-//! The configuration of two nodes, which no test can start, is good and has the rooms of the demo.
+//! The configuration for containers, which no test can start, is valid and has the same rooms as the demo.
 
 use std::path::{Path, PathBuf};
 use switchyard_server::config::{Config, Environment};
 
 fn load(name: &str) -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    let mut config = Config::load(Some(&file), &Environment::default()).expect("a good configuration");
-    // Each has its own place for them.
+    let mut config = Config::load(Some(&file), &Environment::default()).expect("a valid configuration");
+    // The two configurations have the plugins in different folders.
     config.plugins.iter_mut().for_each(|plugin| {
         plugin.file = PathBuf::from(plugin.file.file_name().expect("a file"));
     });
@@ -14,7 +14,7 @@ fn load(name: &str) -> Config {
 }
 
 #[test]
-fn two_nodes_govern_what_the_demo_governs() {
+fn both_configurations_have_the_same_rooms_and_plugins() {
     let (two, demo) = (load("two-nodes/switchyard.toml"), load("demo/switchyard.toml"));
     assert_eq!(format!("{:?}", two.rooms), format!("{:?}", demo.rooms));
     assert_eq!(two.plugins.len(), 3);

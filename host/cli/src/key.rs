@@ -1,4 +1,4 @@
-//! `switchyard key`
+//! `switchyard key`: creates API keys, and manages those in the store that all nodes share.
 
 use crate::output::{OutputError, print_line};
 use anyhow::{Context, bail};
@@ -20,31 +20,31 @@ use switchyard_store::{
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a key: shown once, with what belongs into the configuration
+    /// Create a key for the configuration, and print it once with its [[key]] section
     New(KeyArgs),
-    /// Make a key and put it into the store, where every node finds it within a second
+    /// Create a key and add it to the store; every node accepts it within a second
     Add(AddArgs),
     /// List the keys in the store
-    List(StoreArgs),
-    /// Take a key out of the store; its connections close within a second
+    List(ListArgs),
+    /// Remove a key from the store; its connections close within a second
     Revoke(RevokeArgs),
 }
 
 #[derive(Args)]
 pub(crate) struct KeyArgs {
-    /// Whose key it is
-    #[arg(long)]
+    /// The name of the user or service that gets the key: 1 to 64 of A-Z a-z 0-9 . _ -
+    #[arg(long, value_name = "NAME")]
     principal: String,
-    /// What it may do
-    #[arg(long, value_delimiter = ',', required = true, value_parser = scopes())]
+    /// What the key allows; several scopes are separated by commas
+    #[arg(long, value_delimiter = ',', required = true, value_parser = scope_parser())]
     scope: Vec<Scope>,
-    /// A configured [tier.NAME]
-    #[arg(long)]
+    /// The tier whose limits apply, as configured in [tier.NAME] [default: default]
+    #[arg(long, value_name = "NAME")]
     tier: Option<String>,
-    /// For how long it is good, such as 90d
-    #[arg(long, value_parser = parse_life)]
+    /// How long the key is valid, such as 90d [default: forever]
+    #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
     expires: Option<Duration>,
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     json: bool,
 }
@@ -53,37 +53,37 @@ pub(crate) struct KeyArgs {
 pub(crate) struct AddArgs {
     #[command(flatten)]
     key: KeyArgs,
-    /// Of a key that exists already: it is put into the store, and nothing is made
-    #[arg(long)]
+    /// Add an existing key, given by its digest, instead of a new one
+    #[arg(long, value_name = "SHA256")]
     digest: Option<String>,
-    /// The configuration, which says where the store is
-    #[arg(long)]
+    /// The node's configuration file, which names the store and the tiers
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 #[derive(Args)]
-pub(crate) struct StoreArgs {
-    /// The configuration, which says where the store is
-    #[arg(long)]
+pub(crate) struct ListArgs {
+    /// The node's configuration file, which names the store
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct RevokeArgs {
-    /// As `key list` shows it; its beginning is enough where it says which one
+    /// The key's digest as `key list` prints it, or enough of its beginning to be unique
     digest: String,
-    /// The configuration, which says where the store is
-    #[arg(long)]
+    /// The node's configuration file, which names the store
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-fn scopes() -> impl TypedValueParser<Value = Scope> {
+fn scope_parser() -> impl TypedValueParser<Value = Scope> {
     PossibleValuesParser::new(Scope::ALL.map(Scope::as_str)).map(|name| {
         let named = Scope::ALL.into_iter().find(|scope| scope.as_str() == name);
-        named.expect("it is one of the possible values")
+        named.expect("clap allows only the names of scopes")
     })
 }
 
@@ -91,8 +91,8 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     match command {
         KeyCommand::New(args) => {
             let key = generate_key();
-            let made = make(&args, Digest::of(&key))?;
-            Ok(new(&args, &key, &made)?)
+            let config = key_config(&args, Digest::of(&key))?;
+            Ok(print_new(&args, &key, &config)?)
         }
         KeyCommand::Add(args) => add(args).await,
         KeyCommand::List(args) => list(args).await,
@@ -100,153 +100,153 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     }
 }
 
-fn make(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
+/// The key as a configuration describes it.
+fn key_config(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
     if !is_valid_principal(&args.principal) {
-        bail!("'{}' is no principal's name: 1 to 64 of A-Z a-z 0-9 . _ -", args.principal);
+        bail!("--principal: invalid name '{}'; expected 1 to 64 of A-Z a-z 0-9 . _ -", args.principal);
     }
     Ok(KeyConfig {
         digest,
         principal: PrincipalName(args.principal.as_str().into()),
         tier: args.tier.clone().map(|tier| toml::Spanned::new(0..0, tier)),
         scopes: args.scope.clone(),
-        // Whole seconds, as a configuration shows it.
+        // In whole seconds, as a configuration writes it.
         expires: args.expires.map(|age| Expiry((unix_ms() + age.as_millis() as u64) / 1000 * 1000)),
     })
 }
 
-/// Of a key that is made now.
-fn parse_life(text: &str) -> Result<Duration, String> {
+fn parse_lifetime(text: &str) -> Result<Duration, String> {
     match parse_duration(text).map_err(|error| error.to_string())? {
-        life if life < Duration::from_secs(1) => {
-            Err(format!("'{text}' is over at once; it is 1s at least, such as 90d"))
-        }
-        life => Ok(life),
+        lifetime if lifetime < Duration::from_secs(1) => Err("expected at least 1s, e.g. 90d".to_owned()),
+        lifetime => Ok(lifetime),
     }
 }
 
-/// `key` is the key itself, where it was made just now.
-fn json(key: Option<&str>, of: &KeyConfig) -> serde_json::Value {
-    let mut shown = serde_json::json!({
-        "digest": of.digest.to_string(), "principal": of.principal.0, "scopes": of.scopes,
-        "tier": of.tier.as_ref().map(|tier| tier.get_ref()), "expires": of.expires.map(|at| at.to_string()),
+/// A key as `--json` prints it, with the secret if the key is new.
+fn json(secret: Option<&str>, config: &KeyConfig) -> serde_json::Value {
+    let mut json = serde_json::json!({
+        "digest": config.digest.to_string(), "principal": config.principal.0, "scopes": config.scopes,
+        "tier": config.tier.as_ref().map(|tier| tier.get_ref()),
+        "expires": config.expires.map(|at| at.to_string()),
     });
-    if let Some(key) = key {
-        shown["key"] = key.into();
+    if let Some(secret) = secret {
+        json["key"] = secret.into();
     }
-    shown
+    json
 }
 
-fn new(args: &KeyArgs, key: &str, made: &KeyConfig) -> Result<(), OutputError> {
+fn print_new(args: &KeyArgs, key: &str, config: &KeyConfig) -> Result<(), OutputError> {
     if args.json {
-        return print_line!("{}", json(Some(key), made));
+        return print_line!("{}", json(Some(key), config));
     }
     print_line!("{key}")?;
     print_line!("")?;
-    print_line!("Keep it: it is shown this once. The configuration holds only its digest:")?;
+    print_line!("Store it safely; it is shown only once. The configuration contains only its digest:")?;
     print_line!("")?;
     print_line!("[[key]]")?;
-    print_line!("digest = \"{}\"", made.digest)?;
+    print_line!("digest = \"{}\"", config.digest)?;
     print_line!("principal = \"{}\"", args.principal)?;
     if let Some(tier) = &args.tier {
         print_line!("tier = \"{tier}\"")?;
     }
     let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
     print_line!("scopes = [{}]", scopes.join(", "))?;
-    if let Some(expires) = made.expires {
+    if let Some(expires) = config.expires {
         print_line!("expires = {expires}")?;
     }
     Ok(())
 }
 
-fn configured(file: Option<&PathBuf>) -> anyhow::Result<Config> {
+fn load_config(file: Option<&PathBuf>) -> anyhow::Result<Config> {
     let config = environment().and_then(|environment| Config::load(file.map(PathBuf::as_path), &environment));
     config.map_err(anyhow::Error::msg)
 }
 
-async fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+async fn open_keyring(config: &Config) -> anyhow::Result<Keyring> {
     let Some(site) = config.store.site() else {
         bail!(
-            "store.url is memory, which keeps no keys: name one that is elsewhere with --config or \
-             SWITCHYARD_STORE__URL, or put a [[key]] into the configuration"
+            "store.url is memory, and a memory store cannot keep keys; name a store in Redis with --config FILE or \
+             SWITCHYARD_STORE__URL, or add a [[key]] section to the configuration (see `switchyard key new`)"
         );
     };
     Keyring::open(&site).await.map_err(anyhow::Error::msg)
 }
 
 async fn add(args: AddArgs) -> anyhow::Result<()> {
-    let config = configured(args.config.as_ref())?;
+    let config = load_config(args.config.as_ref())?;
     if let Some(tier) = args.key.tier.as_ref().filter(|tier| !config.tiers.contains_key(*tier)) {
-        bail!("tier '{tier}' is not configured; add [tier.{tier}] to the configuration of every node");
+        bail!("--tier: '{tier}' is not configured; add [tier.{tier}] to the configuration of every node");
     }
     let (key, digest) = match args.digest {
-        Some(digest) => (None, Digest::try_from(digest).map_err(anyhow::Error::msg)?),
+        Some(digest) => (None, Digest::try_from(digest).map_err(anyhow::Error::msg).context("--digest")?),
         None => {
             let key = generate_key();
             let digest = Digest::of(&key);
             (Some(key), digest)
         }
     };
-    let made = make(&args.key, digest)?;
-    let keyring = keyring(&config).await?;
-    let replication = match keyring.add(&made).await {
+    let new = key_config(&args.key, digest)?;
+    let keyring = open_keyring(&config).await?;
+    let replication = match keyring.add(&new).await {
         Ok(replication) => replication,
-        // The answer may be all that was lost.
+        // Perhaps the key was added and only the answer was lost.
         Err(error) => {
             if key.is_some() {
-                withdraw(&keyring, &made.digest).await;
+                withdraw(&keyring, &new.digest).await;
             }
             return Err(error.into());
         }
     };
-    let shown = match (args.key.json, &key) {
+    let printed = match (args.key.json, &key) {
         (true, key) => {
-            let mut shown = json(key.as_deref(), &made);
-            shown["replication"] = serde_json::to_value(replication).expect("plain data");
-            print_line!("{shown}")
+            let mut json = json(key.as_deref(), &new);
+            json["replication"] = serde_json::to_value(replication).expect("plain data");
+            print_line!("{json}")
         }
         (false, Some(key)) => {
-            [key, "", "Keep it: it is shown this once."].iter().try_for_each(|line| print_line!("{line}"))
+            let lines = [key, "", "Store it safely; it is shown only once."];
+            lines.iter().try_for_each(|line| print_line!("{line}"))
         }
         (false, None) => Ok(()),
     };
-    if let Err(error) = shown {
+    if let Err(error) = printed {
         if key.is_some() {
-            withdraw(&keyring, &made.digest).await;
+            withdraw(&keyring, &new.digest).await;
         }
         return Err(error.into());
     }
     if args.key.json {
         return Ok(());
     }
-    print_line!(
-        "Every node knows it within a second. To take it back: switchyard key revoke {}",
-        made.digest
-    )?;
+    print_line!("Every node accepts it within a second. To revoke it: switchyard key revoke {}", new.digest)?;
     report_replication(replication)?;
     Ok(())
 }
 
-/// A key that nobody was shown would be good for nobody, and for ever.
+const MAX_WITHDRAW_RETRIES: usize = 5;
+const WITHDRAW_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// Revokes a key that nobody has seen, because nobody could use it and it would stay in the store forever.
 async fn withdraw(keyring: &Keyring, digest: &Digest) {
     let mut result = keyring.revoke(digest).await;
-    // What kept the answer away may be over in a moment.
-    for _ in 0..5 {
+    // The failure may be over in a moment.
+    for _ in 0..MAX_WITHDRAW_RETRIES {
         if result.is_ok() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(WITHDRAW_RETRY_DELAY).await;
         result = keyring.revoke(digest).await;
     }
     if let Err(error) = result {
         tracing::warn!(
-            "a key that was not shown may be in the store: {error}. See `switchyard key list`, and take it out with \
+            "a new key that was not shown may be in the store: {error}. Check with `switchyard key list`, and remove it with \
              `switchyard key revoke {digest}`"
         );
     }
 }
 
-async fn list(args: StoreArgs) -> anyhow::Result<()> {
-    let keys = keyring(&configured(args.config.as_ref())?).await?.list().await?;
+async fn list(args: ListArgs) -> anyhow::Result<()> {
+    let keys = open_keyring(&load_config(args.config.as_ref())?).await?.list().await?;
     if args.json {
         print_line!("{}", serde_json::Value::from_iter(keys.iter().map(|key| json(None, key))))?;
         return Ok(());
@@ -261,52 +261,54 @@ async fn list(args: StoreArgs) -> anyhow::Result<()> {
 }
 
 async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
-    let keyring = keyring(&configured(args.config.as_ref())?).await?;
+    let keyring = open_keyring(&load_config(args.config.as_ref())?).await?;
     let wanted = match args.digest.strip_prefix("sha256:") {
         Some(_) => args.digest.clone(),
         None => format!("sha256:{}", args.digest),
     };
-    // A whole digest needs nothing to be there: the store may have lost its keys, and nodes be about to write them again.
+    // A complete digest is revoked even if the store does not have the key: the store may have lost its keys, and nodes are
+    // about to write them again.
     if let Ok(digest) = Digest::try_from(wanted.clone()) {
-        let (was_there, replication) = revoked(&keyring, &digest).await?;
-        let before = if was_there { "" } else { "; the store did not have it" };
-        print_line!("{digest} is revoked{before}; its connections close within a second")?;
+        let (was_there, replication) = revoke_digest(&keyring, &digest).await?;
+        let remark = if was_there { "" } else { ", although the store did not have it" };
+        print_line!("{digest} is revoked{remark}; its connections close within a second")?;
         report_replication(replication)?;
         return Ok(());
     }
     if !wanted.bytes().next_back().is_some_and(|last| last.is_ascii_hexdigit()) {
-        bail!("'{}' is the beginning of every digest; give some of the digits behind it", args.digest);
+        bail!("every digest begins with '{}'; add some of the digits after it", args.digest);
     }
-    let keys = keyring.list().await.context("the store's keys")?;
-    let found: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
-    let [key] = found[..] else {
+    let keys = keyring.list().await.context("cannot list the keys in the store")?;
+    let matching: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
+    let [key] = matching[..] else {
         bail!(
-            "{} keys in the store begin with '{}'; `switchyard key list` shows them",
-            found.len(),
+            "the digests of {} keys in the store begin with '{}', but it must be exactly one; see `switchyard key list`",
+            matching.len(),
             args.digest
         );
     };
-    let (_, replication) = revoked(&keyring, &key.digest).await?;
+    let (_, replication) = revoke_digest(&keyring, &key.digest).await?;
     print_line!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0)?;
     report_replication(replication)?;
     Ok(())
 }
 
-async fn revoked(keyring: &Keyring, digest: &Digest) -> anyhow::Result<(bool, Replication)> {
+/// Also returns whether the key was in the store.
+async fn revoke_digest(keyring: &Keyring, digest: &Digest) -> anyhow::Result<(bool, Replication)> {
     keyring.revoke(digest).await.with_context(|| {
-        format!("whether {digest} is revoked is not known; it is if `switchyard key list` does not show it")
+        format!("{digest} may or may not be revoked; it is if `switchyard key list` does not show it")
     })
 }
 
-/// Says which replicas have what was written, where there are any: one that lacks it may take over.
+/// Reports how many replicas of the store have the change. One without it may be promoted and lose the change.
 fn report_replication(Replication { replicas, confirmed }: Replication) -> Result<(), OutputError> {
     if confirmed < replicas {
         tracing::warn!(
-            "only {confirmed} of {replicas} replicas confirmed it within 1 s. Should another take over before it has it, nodes \
-             that run write it again; without one, look with `switchyard key list`"
+            "only {confirmed} of {replicas} replicas confirmed the change within 1 s. If one without it is promoted, running \
+             nodes write the change again; if no node is running, check with `switchyard key list`"
         );
     } else if replicas > 0 {
-        print_line!("{confirmed} of {replicas} replicas have it")?;
+        print_line!("{confirmed} of {replicas} replicas have the change")?;
     }
     Ok(())
 }

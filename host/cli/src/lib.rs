@@ -1,9 +1,13 @@
-//! The command line: what an operator types.
+//! The command line `switchyard`: what operators and plugin authors type. Every command has a module of its own, which
+//! parses its arguments and prints its result. The crate also exports a [client] of the wire protocol, for programs that
+//! publish or listen.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
-#![warn(unreachable_pub)]
+#![warn(missing_docs, unreachable_pub)]
 
-mod admin;
+mod admin_client;
+mod api_key;
+mod check;
 pub mod client;
 mod key;
 mod listen;
@@ -14,11 +18,12 @@ mod serve;
 mod signals;
 mod start;
 
+pub use output::note;
 pub use start::main;
 
 use clap::{Parser, Subcommand};
 
-/// A WebSocket routing engine whose policy is sandboxed Wasm.
+/// A WebSocket server that routes messages, with sandboxed WebAssembly plugins.
 #[derive(Parser)]
 #[command(name = "switchyard", version, disable_help_subcommand = true)]
 struct Cli {
@@ -30,16 +35,16 @@ struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::ServeArgs),
-    /// Report everything that `serve` would refuse
-    Check(serve::CheckArgs),
-    /// Make API keys, and keep them in the store
+    /// Check a configuration and report everything that `serve` would reject
+    Check(check::CheckArgs),
+    /// Create API keys and manage those in the store
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Publish one message, or a recorded feed at its pace
+    /// Publish one message, or a recorded feed at its original pace
     Publish(publish::PublishArgs),
-    /// Print what rooms hear, acknowledging and resuming
+    /// Print the messages of rooms, and resume after a lost connection
     Listen(listen::ListenArgs),
-    /// Check plugins, and load them into a running node
+    /// Develop and sign plugins, and deploy them to a running node
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
 }
@@ -47,8 +52,8 @@ enum Command {
 impl Cli {
     async fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Serve(args) => serve::serve(args).await,
-            Command::Check(args) => serve::check(args),
+            Command::Serve(args) => serve::run(args).await,
+            Command::Check(args) => check::run(args),
             Command::Key(command) => key::run(command).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Listen(args) => listen::run(args).await,

@@ -1,102 +1,107 @@
-//! `switchyard listen`: prints what rooms hear, once each. Acknowledges what was printed, so that a lost connection
-//! goes on after it; tells on standard error what can no longer be told.
+//! `switchyard listen`: prints each message of some rooms once. It acknowledges what it has printed, so that it can
+//! continue there after a lost connection, and reports on standard error which messages are lost.
 
-mod screen;
-mod seen;
+mod printer;
+mod received;
 
-use super::client::{Client, Connect, Connected, Lost, note};
-use super::signals::Signals;
-use crate::output::OutputError;
+use crate::{
+    client::{ConnectArgs, ConnectionLoss, WireClient},
+    output::{OutputError, note},
+    signals::StopSignals,
+};
 use anyhow::bail;
-use screen::Screen;
-use seen::Seen;
+use printer::MessagePrinter;
+use received::ReceivedOffsets;
 use serde_json::value::RawValue;
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 use switchyard_protocol::{
     Position,
     client::{ClientRequest, ServerError, ServerFrame, SubscribeEntry, parse},
-    reply::{RoomResult, RoomResults},
+    reply::{Connected, RoomResult, RoomResults},
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often what was printed is acknowledged.
-const ACKNOWLEDGE: Duration = Duration::from_secs(1);
-/// The id of a subscribe.
-const SUBSCRIBE: u64 = 1;
+const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_secs(1);
+/// The id of the subscribe request.
+const SUBSCRIBE_ID: u64 = 1;
 
 #[derive(clap::Args)]
 pub(crate) struct ListenArgs {
     #[command(flatten)]
-    connect: Connect,
-    /// What to hear; `*` and the own inbox are heard in any case
+    connect: ConnectArgs,
+    /// The rooms to join; messages to `*` and to the key's own inbox are always received
     #[arg(value_name = "ROOM", required = true)]
     rooms: Vec<String>,
-    /// A JSON object that the rooms' plugin understands
-    #[arg(long, value_name = "JSON", value_parser = filter)]
+    /// A filter for all these rooms: a JSON object that their plugin understands
+    #[arg(long, value_name = "JSON", value_parser = parse_filter)]
     filter: Option<Box<RawValue>>,
-    /// Begin with what came after this position; for a single room
-    #[arg(long, value_name = "EPOCH:OFFSET", value_parser = position)]
+    /// Start with the message after this position; only with a single room
+    #[arg(long, value_name = "EPOCH:OFFSET", value_parser = parse_position)]
     since: Option<Position>,
-    /// End after so many messages
+    /// Exit after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// For programs: the deliveries as they came, one a line
+    /// Print each message as JSON, exactly as it was received, one per line
     #[arg(long)]
     json: bool,
 }
 
-fn filter(text: &str) -> Result<Box<RawValue>, String> {
+fn parse_filter(text: &str) -> Result<Box<RawValue>, String> {
     match serde_json::from_str::<Box<RawValue>>(text) {
         Ok(filter) if filter.get().starts_with('{') => Ok(filter),
-        Ok(_) => Err(r#"a filter is an object, such as {"minChange":0.05}"#.to_owned()),
-        Err(error) => Err(format!(r#"no JSON: {error}; a filter is such as {{"minChange":0.05}}"#)),
+        Ok(_) => Err(r#"expected a JSON object such as {"minChange":0.05}"#.to_owned()),
+        Err(error) => {
+            Err(format!(r#"invalid JSON: {error}; expected an object such as {{"minChange":0.05}}"#))
+        }
     }
 }
 
-fn position(text: &str) -> Result<Position, String> {
+fn parse_position(text: &str) -> Result<Position, String> {
     let (epoch, offset) = text.split_once(':').unwrap_or_default();
     match offset.parse() {
         Ok(offset) if !epoch.is_empty() => Ok(Position { epoch: epoch.into(), offset }),
-        _ => Err("a position is EPOCH:OFFSET, such as k3f9:17".to_owned()),
+        _ => Err("expected EPOCH:OFFSET such as k3f9:17".to_owned()),
     }
 }
 
 pub(crate) async fn run(args: ListenArgs) -> anyhow::Result<()> {
     if args.since.is_some() && args.rooms.len() > 1 {
-        bail!("--since is a position in one room, but {} are named", args.rooms.len());
+        bail!("--since is a position in a single room, but {} rooms are given", args.rooms.len());
     }
-    let mut signals = Signals::heed()?;
+    let mut signals = StopSignals::catch()?;
     let (mut client, connected) = tokio::select! {
-        opened = Client::open(&args.connect, None) => opened?,
+        opened = WireClient::open(&args.connect, None) => opened?,
         () = signals.received() => return Ok(()),
     };
-    let mut listener = Listener { seen: Seen::default(), screen: Screen::new(args.json), args };
-    let ended = tokio::select! {
-        ended = listener.listen(&mut client, connected) => ended,
+    let mut listener =
+        RoomListener { received: ReceivedOffsets::default(), printer: MessagePrinter::new(args.json), args };
+    let result = tokio::select! {
+        result = listener.listen(&mut client, connected) => result,
         () = signals.received() => Ok(()),
     };
-    // Without a connection, or with one that just went: the session's end forgets what was heard anyway.
+    // Fails if the connection is lost. That does no harm, because the session ends anyway.
     listener.acknowledge(&mut client).await.ok();
     client.close().await;
-    ended
+    result
 }
 
-struct Listener {
+struct RoomListener {
     args: ListenArgs,
-    seen: Seen,
-    screen: Screen,
+    received: ReceivedOffsets,
+    printer: MessagePrinter,
 }
 
-/// Why listening stopped.
+/// Why listening on a connection stopped.
 enum Stop {
+    /// `--count` messages were printed.
     Done,
-    Lost(Lost),
+    Lost(ConnectionLoss),
     Failed(anyhow::Error),
 }
 
-impl From<Lost> for Stop {
-    fn from(lost: Lost) -> Self {
-        Self::Lost(lost)
+impl From<ConnectionLoss> for Stop {
+    fn from(loss: ConnectionLoss) -> Self {
+        Self::Lost(loss)
     }
 }
 
@@ -112,60 +117,69 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-impl Listener {
-    async fn listen(&mut self, client: &mut Client, mut connected: Connected) -> anyhow::Result<()> {
+impl RoomListener {
+    async fn listen(
+        &mut self,
+        client: &mut WireClient,
+        mut connected: Connected<ServerError>,
+    ) -> anyhow::Result<()> {
         loop {
-            let Err(stop) = self.hear(client, connected).await;
+            let Err(stop) = self.listen_on_connection(client, connected).await;
             connected = match stop {
                 Stop::Done => return Ok(()),
                 Stop::Failed(error) => return Err(error),
-                Stop::Lost(lost) => client.recover(lost).await?,
+                Stop::Lost(loss) => client.recover(loss).await?,
             };
             match connected.resumed {
                 true => note("resumed"),
-                false => note("the session was over; joining the rooms again"),
+                false => note("the session has ended; joining the rooms again"),
             }
         }
     }
 
-    /// One connection.
-    async fn hear(
+    async fn listen_on_connection(
         &mut self,
-        client: &mut Client,
-        connected: Connected,
-    ) -> Result<std::convert::Infallible, Stop> {
-        connected.rooms.iter().for_each(|room| self.joined(room));
-        self.join(client, &connected.rooms).await?;
-        let mut ticks = interval(ACKNOWLEDGE);
+        client: &mut WireClient,
+        connected: Connected<ServerError>,
+    ) -> Result<Infallible, Stop> {
+        connected.rooms.iter().for_each(|room| self.handle_joined(room));
+        self.subscribe(client, &connected.rooms).await?;
+        let mut ticks = interval(ACKNOWLEDGE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                text = client.next() => self.frame(&text?)?,
+                text = client.next() => self.handle_frame(&text?)?,
                 _ = ticks.tick() => self.acknowledge(client).await?,
             }
         }
     }
 
-    /// Subscribes to what the session does not hold: everything in a new one.
-    async fn join(&mut self, client: &mut Client, held: &[RoomResult<ServerError>]) -> Result<(), Stop> {
+    /// Subscribes to the rooms in which the session is not a member. In a new session, that is every room.
+    async fn subscribe(
+        &mut self,
+        client: &mut WireClient,
+        joined: &[RoomResult<ServerError>],
+    ) -> Result<(), Stop> {
         let filter = self.args.filter.as_deref();
-        let mut wanted = vec![];
+        let mut entries = vec![];
         for room in &self.args.rooms {
-            // `*` and inboxes need no subscribing, and refuse it.
-            let special = room == "*" || room.starts_with('@');
-            if !special && held.iter().all(|held| &*held.room != self.seen.name(room)) {
-                let since = self.seen.position(room).or_else(|| self.args.since.clone());
-                wanted.push(SubscribeEntry { room, filter, since });
+            // Every session receives `*` and its inbox, and subscribing to them is an error.
+            let is_automatic = room == "*" || room.starts_with('@');
+            if !is_automatic
+                && joined.iter().all(|joined| &*joined.room != self.received.canonical_name(room))
+            {
+                let since = self.received.position(room).or_else(|| self.args.since.clone());
+                entries.push(SubscribeEntry { room, filter, since });
             }
         }
-        if !wanted.is_empty() {
-            let request = ClientRequest::Subscribe { rooms: &wanted };
-            client.send(request.encode(Some(SUBSCRIBE.into()))).await?;
+        if !entries.is_empty() {
+            let request = ClientRequest::Subscribe { rooms: &entries };
+            client.send(request.encode(Some(SUBSCRIBE_ID.into()))).await?;
         }
         Ok(())
     }
 
-    fn frame(&mut self, text: &str) -> Result<(), Stop> {
+    fn handle_frame(&mut self, text: &str) -> Result<(), Stop> {
         let (id, frame) = match parse(text) {
             Ok(parsed) => parsed,
             Err(error) if error.kind.as_deref() == Some("subscribed") => {
@@ -175,23 +189,23 @@ impl Listener {
         };
         match frame {
             ServerFrame::Message(delivery) => {
-                if self.seen.is_new(&delivery.room, delivery.offset) {
-                    self.screen.show(text, &delivery)?;
+                if self.received.insert(&delivery.room, delivery.offset) {
+                    self.printer.print(text, &delivery)?;
                 }
-                if self.args.count.is_some_and(|most| self.screen.shown >= most) {
+                if self.args.count.is_some_and(|count| self.printer.printed >= count) {
                     return Err(Stop::Done);
                 }
             }
             ServerFrame::Gap(gap) => {
-                self.seen.skip(&gap.room, &gap.epoch, gap.offset.saturating_sub(1));
+                self.received.skip_to(&gap.room, &gap.epoch, gap.offset.saturating_sub(1));
                 note(format_args!(
-                    "{}: messages before offset {} were lost and are no longer held",
+                    "{}: messages before offset {} are lost; the server no longer has them",
                     gap.room, gap.offset
                 ));
             }
-            ServerFrame::Subscribed(RoomResults { results }) => self.subscribed(&results)?,
+            ServerFrame::Subscribed(RoomResults { results }) => self.handle_subscribed(&results)?,
             ServerFrame::Error(error) => {
-                if id == Some(SUBSCRIBE.into()) {
+                if id == Some(SUBSCRIBE_ID.into()) {
                     return Err(anyhow::Error::new(error).into());
                 }
                 note(error);
@@ -201,11 +215,11 @@ impl Listener {
         Ok(())
     }
 
-    fn subscribed(&mut self, results: &[RoomResult<ServerError>]) -> anyhow::Result<()> {
-        results.iter().for_each(|room| self.joined(room));
-        // A room beside these may still be heard: the inbox, when it was asked for.
+    fn handle_subscribed(&mut self, results: &[RoomResult<ServerError>]) -> anyhow::Result<()> {
+        results.iter().for_each(|room| self.handle_joined(room));
         let refused: Vec<_> =
             results.iter().filter_map(|room| Some((&room.room, room.error.as_ref()?))).collect();
+        // If the command also names the inbox or `*`, it can go on without the refused rooms.
         if refused.len() == self.args.rooms.len() {
             let all: Vec<_> = refused.iter().map(|(room, refusal)| format!("{room}: {refusal}")).collect();
             bail!("{}", all.join("; "));
@@ -214,36 +228,39 @@ impl Listener {
         Ok(())
     }
 
-    fn joined(&mut self, state: &RoomResult<ServerError>) {
-        let RoomResult { room, requested, epoch, offset, recovered, .. } = state;
+    /// Handles a room that was subscribed to, or that a resumed session holds.
+    fn handle_joined(&mut self, result: &RoomResult<ServerError>) {
+        let RoomResult { room, requested, epoch, offset, recovered, .. } = result;
         let (Some(epoch), Some(offset)) = (epoch, offset) else {
-            // Of a resumed session: the room is no longer for us.
-            if let (Some(refusal), Some(_)) = (&state.error, recovered) {
+            // The resumed session can no longer be in this room.
+            if let (Some(refusal), Some(_)) = (&result.error, recovered) {
                 note(format_args!("{room}: {refusal}"));
             }
             return;
         };
         if let Some(requested) = requested {
-            self.seen.alias(requested, room);
+            self.received.set_canonical_name(requested, room);
         }
         if *recovered == Some(false) {
-            note(format_args!("{room}: what was missed is no longer held; goes on after offset {offset}"));
+            note(format_args!(
+                "{room}: missed messages are lost; the server no longer has them. Continuing after offset {offset}"
+            ));
         }
-        let known = match (recovered, &self.args.since) {
-            // What is recovered comes before `offset`.
+        let received_up_to = match (recovered, &self.args.since) {
+            // Recovered messages follow, with offsets up to `offset`.
             (Some(true), since) => since.as_ref().map_or(0, |since| since.offset),
             _ => *offset,
         };
-        self.seen.join(room, epoch, known, *recovered);
+        self.received.join(room, epoch, received_up_to, *recovered);
     }
 
-    async fn acknowledge(&mut self, client: &mut Client) -> Result<(), Lost> {
-        let acks = self.seen.unacknowledged();
+    async fn acknowledge(&mut self, client: &mut WireClient) -> Result<(), ConnectionLoss> {
+        let acks = self.received.unacknowledged();
         if acks.is_empty() {
             return Ok(());
         }
         client.send(ClientRequest::Ack { acks: &acks }.encode(None)).await?;
-        self.seen.acknowledged();
+        self.received.mark_acknowledged();
         Ok(())
     }
 }
@@ -253,13 +270,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_checked_before_anything_is_connected() {
-        assert_eq!(position("k3f9:17").unwrap(), Position { epoch: "k3f9".into(), offset: 17 });
+    fn positions_and_filters_are_validated() {
+        assert_eq!(parse_position("k3f9:17").unwrap(), Position { epoch: "k3f9".into(), offset: 17 });
         for bad in ["17", ":17", "k3f9:", "k3f9:-1", ""] {
-            assert!(position(bad).unwrap_err().contains("k3f9:17"), "{bad}");
+            assert!(parse_position(bad).unwrap_err().contains("k3f9:17"), "{bad}");
         }
-        assert_eq!(filter(r#" {"a" : 1} "#).unwrap().get(), r#"{"a" : 1}"#);
-        assert!(filter("[1]").unwrap_err().contains("an object"));
-        assert!(filter("{a:1}").unwrap_err().contains("no JSON"));
+        assert_eq!(parse_filter(r#" {"a" : 1} "#).unwrap().get(), r#"{"a" : 1}"#);
+        assert!(parse_filter("[1]").unwrap_err().contains("expected a JSON object"));
+        assert!(parse_filter("{a:1}").unwrap_err().contains("invalid JSON"));
     }
 }

@@ -1,6 +1,6 @@
-//! What commands print: results on standard output, remarks on standard error. Unlike `println!`, which panics, a result
-//! that cannot be written is an error; a remark that cannot be written is dropped. Everything is one line, whatever is in it:
-//! what others have named or sent cannot drive the terminal that shows it.
+//! Writing to standard output and standard error: results to the one, notes to the other. Unlike `println!`, which
+//! panics, a result that cannot be written is an error, and a note that cannot be written is dropped. Texts are escaped,
+//! so that what others have named or sent cannot control the terminal, and is always a single line.
 
 use std::{
     fmt,
@@ -10,69 +10,73 @@ use std::{
 use switchyard_process::escape::Escaped;
 use tokio::net::unix::pipe::Sender;
 
-/// Standard output does not take what it is given.
+/// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("standard output")]
+#[error("cannot write to standard output")]
 pub(crate) struct OutputError(#[from] io::Error);
 
 impl OutputError {
-    /// Whoever read it has enough, as `head` does. Nothing needs to be said about that.
-    pub(crate) fn is_closed(&self) -> bool {
+    /// The reader closed the pipe, as `head` does when it has enough. This needs no message.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
-/// Several things are wrong. Each is a line of its own.
+/// Several independent problems, each shown on a line of its own.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("; "))]
-pub(crate) struct Faults(pub Vec<String>);
+pub(crate) struct Problems(pub(crate) Vec<String>);
 
-/// A line of the result.
-pub(crate) fn line(text: impl fmt::Display) -> Result<(), OutputError> {
-    let mut to = io::stdout().lock();
-    to.write_all(format!("{}\n", Escaped(text)).as_bytes())?;
-    Ok(to.flush()?)
+/// Writes a line of the result.
+pub(crate) fn write_result_line(text: impl fmt::Display) -> Result<(), OutputError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(format!("{}\n", Escaped(text)).as_bytes())?;
+    Ok(stdout.flush()?)
 }
 
-/// What any pipe takes without waiting once it takes something.
-const AT_ONCE: usize = 512;
+/// A pipe that is writable takes at least this much without blocking (POSIX: `_POSIX_PIPE_BUF`).
+const MIN_PIPE_SPACE_BYTES: usize = 512;
 
-/// A line of the result, which may be long in coming: whoever reads it may be stopped. It blocks nobody and takes no thread.
-pub(crate) async fn line_when_it_is_taken(text: &str) -> Result<(), OutputError> {
+/// Writes a line of the result when its reader is ready, which may take forever. Blocks no thread.
+pub(crate) async fn write_result_line_when_ready(text: &str) -> Result<(), OutputError> {
     let text = format!("{}\n", Escaped(text));
-    for part in text.as_bytes().chunks(AT_ONCE) {
-        // Asked anew for each part: after that it may be full.
-        // Nothing is written by this one, which only awaits.
+    for part in text.as_bytes().chunks(MIN_PIPE_SPACE_BYTES) {
+        // A new sender for each part, because the pipe may be full again. The sender only waits; nothing is written to it.
         match Sender::from_owned_fd_unchecked(io::stdout().as_fd().try_clone_to_owned()?) {
-            Ok(ready) => ready.writable().await?,
-            // A file is always ready, and cannot be awaited.
+            Ok(sender) => sender.writable().await?,
+            // A file is always writable, and cannot be waited for.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) => Err(error)?,
         }
-        let mut to = io::stdout().lock();
-        to.write_all(part)?;
-        to.flush()?;
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(part)?;
+        stdout.flush()?;
     }
     Ok(())
 }
 
-/// A line for a person.
-pub(crate) fn remark(text: impl fmt::Display) {
-    write(format_args!("{}\n", Escaped(text)));
+/// Tells the user something on standard error while a command runs, after the program's name.
+pub fn note(text: impl fmt::Display) {
+    write_stderr_line(format_args!("switchyard: {text}"));
 }
 
-/// Puts this in the place of the terminal's last line, so that the next takes its place.
-pub(crate) fn progress(text: impl fmt::Display) {
-    write(format_args!("\r\x1b[2K{}", Escaped(text)));
+/// Writes a line to standard error.
+pub(crate) fn write_stderr_line(text: impl fmt::Display) {
+    write_stderr(format_args!("{}\n", Escaped(text)));
 }
 
-fn write(text: fmt::Arguments) {
-    let mut to = io::stderr().lock();
-    to.write_all(text.to_string().as_bytes()).and_then(|()| to.flush()).ok();
+/// Replaces the last line of the terminal on standard error. The next call, or the next line, replaces this one.
+pub(crate) fn replace_stderr_line(text: impl fmt::Display) {
+    write_stderr(format_args!("\r\x1b[2K{}", Escaped(text)));
 }
 
-/// Like `println!`, with a `Result`, of one line.
+fn write_stderr(text: fmt::Arguments) {
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(text.to_string().as_bytes()).and_then(|()| stderr.flush()).ok();
+}
+
+/// Like `println!` for a single line, with a `Result`.
 macro_rules! print_line {
-    ($($text:tt)*) => { $crate::output::line(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::output::write_result_line(format_args!($($text)*)) };
 }
 pub(crate) use print_line;

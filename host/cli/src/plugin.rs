@@ -1,56 +1,57 @@
-//! `switchyard plugin`: for those who write plugins, and for those who load them into a node that runs.
+//! `switchyard plugin`: commands for plugin authors, which run plugins locally, and for operators, which manage the
+//! plugins of running nodes.
 
 mod budget;
-mod charge;
 mod check;
-mod new;
-mod run;
+mod measure;
+mod scaffold;
 mod sign;
 mod trial;
+mod versions;
 
 use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum PluginCommand {
-    /// Make a crate that builds, with tests
-    New(new::NewArgs),
-    /// Report everything that loading would refuse
-    Check(check::CheckArgs),
-    /// Say what becomes of a message, or of a recorded feed
+    /// Create a crate with an example plugin and its test
+    New(scaffold::NewArgs),
+    /// Check a plugin and report everything that a node would reject
+    Check(check::PluginCheckArgs),
+    /// Show what a plugin does with a message, or with a recorded feed
     Run(trial::TrialArgs),
-    /// Measure how long the hooks take
-    Bench(run::BenchArgs),
-    /// Make a key pair to sign plugins with
+    /// Measure how long the hooks of a plugin take
+    Bench(measure::BenchArgs),
+    /// Generate a key pair for signing plugins
     Keygen(sign::KeygenArgs),
-    /// Vouch for a plugin: writes FILE.sig
+    /// Sign a plugin: write its signature to FILE.sig
     Sign(sign::SignArgs),
-    /// Show a running node's plugins
-    List(charge::ListArgs),
-    /// Put a file in charge of a plugin's rooms, on a running node
-    Load(charge::LoadArgs),
-    /// Put the version before in charge again
-    Rollback(charge::RollbackArgs),
-    /// Show where a candidate's answers differ from those of the version in charge
-    Diff(charge::NameArgs),
-    /// Put the candidate in charge
-    Promote(charge::NameArgs),
-    /// End the candidate
-    Drop(charge::NameArgs),
+    /// List the plugins of a running node
+    List(versions::PluginListArgs),
+    /// Load a version of a plugin on a running node, and activate it
+    Load(versions::LoadArgs),
+    /// Activate the previous version again
+    Rollback(versions::RollbackArgs),
+    /// Show where the shadow candidate's answers differ from those of the active version
+    Diff(versions::NameArgs),
+    /// Activate the shadow candidate
+    Promote(versions::NameArgs),
+    /// Stop the shadow candidate
+    Drop(versions::NameArgs),
 }
 
 pub(crate) async fn run(command: PluginCommand) -> anyhow::Result<()> {
     match command {
-        PluginCommand::New(args) => new::run(args),
+        PluginCommand::New(args) => scaffold::run(args),
         PluginCommand::Check(args) => check::run(args),
-        PluginCommand::Run(args) => run::run(args).await,
-        PluginCommand::Bench(args) => run::bench(args).await,
+        PluginCommand::Run(args) => measure::run(args).await,
+        PluginCommand::Bench(args) => measure::bench(args).await,
         PluginCommand::Keygen(args) => sign::keygen(args),
         PluginCommand::Sign(args) => sign::sign(args),
-        PluginCommand::List(args) => charge::list(args).await,
-        PluginCommand::Load(args) => charge::load(args).await,
-        PluginCommand::Rollback(args) => charge::rollback(args).await,
-        PluginCommand::Diff(args) => charge::diff(args).await,
-        PluginCommand::Promote(args) => charge::promote(args).await,
-        PluginCommand::Drop(args) => charge::drop_candidate(args).await,
+        PluginCommand::List(args) => versions::list(args).await,
+        PluginCommand::Load(args) => versions::load(args).await,
+        PluginCommand::Rollback(args) => versions::rollback(args).await,
+        PluginCommand::Diff(args) => versions::diff(args).await,
+        PluginCommand::Promote(args) => versions::promote(args).await,
+        PluginCommand::Drop(args) => versions::drop_candidate(args).await,
     }
 }

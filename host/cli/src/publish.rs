@@ -1,144 +1,156 @@
-//! `switchyard publish`: one message, or a recorded feed at its pace. Messages are sent in order, up to
-//! [`window::MOST`] before the first is answered, each with an idempotency key: what was unanswered when a
-//! connection was lost is sent again on the next, and the server drops what it has.
+//! `switchyard publish`: publishes one message, or a recorded feed at its original pace. Messages are sent in order, up
+//! to [`window::MAX_UNANSWERED`] before the first is answered, each with an idempotency key. If the connection is lost,
+//! the unanswered ones are sent again on the next, and the server ignores those that it already has.
 
 pub(crate) mod feed;
+pub(crate) mod pace;
 mod progress;
+mod tally;
 mod window;
 
-use super::client::{Client, Connect, Connected, Lost, note};
-use super::signals::Signals;
+use crate::{
+    client::{ConnectArgs, ConnectionLoss, WireClient},
+    output::note,
+    signals::StopSignals,
+};
 use anyhow::{Context, bail};
-use feed::{Item, Lines, Outgoing, Pace, Speed};
-use progress::{Progress, grouped};
+use feed::{Feed, FeedItem, FeedMessage};
+use pace::{Pacer, Speed};
+use progress::{ProgressLine, grouped};
 use serde_json::value::RawValue;
 use std::{io::Read, path::PathBuf, time::Duration};
 use switchyard_protocol::{
     ErrorCode, Refusal,
     client::{ServerFrame, parse},
 };
+use tally::Tally;
 use tokio::time::{Instant, sleep_until, timeout};
-use window::{Tally, Window};
+use window::Window;
 
-/// The server remembers an idempotency key for 5 min; trying longer could publish something twice.
-const GIVE_UP: Duration = Duration::from_secs(4 * 60);
+/// How long to retry after a connection is lost. The server remembers idempotency keys for 5 min, so retrying for longer
+/// could publish a message twice.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(4 * 60);
 
-/// How long answers are awaited when the command is told to stop.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// How long to wait for answers after the command was interrupted.
+const FINAL_ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(crate) struct PublishArgs {
     #[command(flatten)]
-    connect: Connect,
-    /// The room; with --from, that of lines which name none
+    connect: ConnectArgs,
+    /// The room to publish to; with --from, the room of lines that have none
     #[arg(long, required_unless_present = "from")]
     room: Option<String>,
-    /// The event; with --from, that of lines which name none
+    /// The event of the message; with --from, the event of lines that have none
     #[arg(long)]
     event: Option<String>,
-    /// Publishing again with the same one within 5 min answers the first offset and sends nothing
+    /// Publish only once, however often the command is repeated with this key within 5 min
     #[arg(long, value_name = "KEY", conflicts_with = "from")]
     idempotency_key: Option<String>,
-    /// Any JSON value; - reads it from standard input
+    /// The message: any JSON value, or - to read it from standard input
     #[arg(required_unless_present = "from", allow_negative_numbers = true)]
     data: Option<String>,
-    /// Lines {"time":ms,"room":"…","event":"…","data":…}; - reads standard input
+    /// A file with one message per line, {"time":ms,"room":"…","event":"…","data":…}, or - for standard input
     #[arg(long, value_name = "FILE.ndjson", conflicts_with = "data")]
     from: Option<PathBuf>,
-    /// How much faster than it was recorded, such as 10x; max does not wait at all
+    /// Publish faster or slower than the feed was recorded: 10x, 0.5x, or max for no pauses
     #[arg(long, requires = "from", default_value = "1x")]
     speed: Speed,
-    /// For programs: one JSON object a message
+    /// Print one JSON object per message, for programs
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(args: PublishArgs) -> anyhow::Result<()> {
-    let (lines, total) = match &args.from {
+    let (feed, total) = match &args.from {
         Some(file) => feed::open(file, args.room.clone(), args.event.clone(), args.speed)?,
-        None => (feed::single(message(&args)?), None),
+        None => (feed::single(single_message(&args)?), None),
     };
-    let mut signals = Signals::heed()?;
+    let mut signals = StopSignals::catch()?;
     let interrupted = || anyhow::anyhow!("interrupted");
     let (mut client, connected) = tokio::select! {
-        opened = Client::open(&args.connect, Some(GIVE_UP)) => opened?,
+        opened = WireClient::open(&args.connect, Some(GIVE_UP_AFTER)) => opened?,
         () = signals.received() => return Err(interrupted()),
     };
-    let mut publisher = Publisher {
-        most: connected.limits.message_bytes,
+    let mut publisher = FeedPublisher {
+        max_message_bytes: connected.limits.message_bytes,
         window: Window::new(args.idempotency_key),
-        pace: Pace::new(args.speed),
+        pacer: Pacer::new(args.speed),
         tally: Tally::new(args.json),
-        progress: Progress::new(total),
+        progress: ProgressLine::new(total),
     };
-    let ended = tokio::select! {
-        ended = publisher.publish(&mut client, lines) => ended,
+    let result = tokio::select! {
+        result = publisher.publish(&mut client, feed) => result,
         () = signals.received() => Err(interrupted()),
     };
-    if ended.is_err() {
-        // What is on its way is published, most likely: whoever reads the output is told so.
-        timeout(LAST_ANSWERS, publisher.finish(&mut client)).await.ok();
+    if result.is_err() {
+        // The server most likely stores what was sent already. The output should say so.
+        timeout(FINAL_ANSWERS_TIMEOUT, publisher.receive_remaining_answers(&mut client)).await.ok();
     }
     publisher.progress.clear();
     client.close().await;
-    let Publisher { tally, progress, window, .. } = publisher;
+    let FeedPublisher { tally, progress, window, .. } = publisher;
     if args.from.is_some() && !args.json {
         note(tally.summary(progress.elapsed(), window.len()));
     }
-    ended?;
+    result?;
     match tally.failed() {
         0 => Ok(()),
-        1 if args.from.is_none() => bail!("{}", tally.first().unwrap_or("the message was refused")),
+        1 if args.from.is_none() => bail!("{}", tally.first_failure().unwrap_or("the message was refused")),
         failed => bail!("{} of {} messages were not published", grouped(failed), grouped(tally.all())),
     }
 }
 
-fn message(args: &PublishArgs) -> anyhow::Result<Outgoing> {
+fn single_message(args: &PublishArgs) -> anyhow::Result<FeedMessage> {
     let mut text = args.data.clone().unwrap_or_default();
     if text == "-" {
         text.clear();
-        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
         text = text.trim_start_matches('\u{feff}').to_owned();
     }
     let data: Box<RawValue> = match serde_json::from_str(&text) {
         Ok(data) => data,
-        Err(error) => bail!(r#"DATA is no JSON: {error}; an object is '{{"a":1}}', a text '"a"'"#),
+        Err(error) => bail!(
+            r#"DATA: invalid JSON: {error}; expected e.g. '{{"a":1}}' for an object or '"a"' for a text"#
+        ),
     };
     let room = args.room.clone().expect("clap requires it");
-    Ok(Outgoing { line: None, time: None, room, event: args.event.clone(), data })
+    Ok(FeedMessage { line: None, time: None, room, event: args.event.clone(), data })
 }
 
-struct Publisher {
-    /// Bytes of data that the server takes. More would even end the connection, and again after each resume.
-    most: usize,
+struct FeedPublisher {
+    /// The server's limit for the data of a message. A larger frame would close the connection, and again after each
+    /// reconnect.
+    max_message_bytes: usize,
     window: Window,
-    pace: Pace,
+    pacer: Pacer,
     tally: Tally,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
-impl Publisher {
-    async fn publish(&mut self, client: &mut Client, mut lines: Lines) -> anyhow::Result<()> {
-        let (mut waiting, mut ended) = (None, false);
-        while !(ended && waiting.is_none() && self.window.is_empty()) {
-            let due = waiting.as_ref().map_or_else(Instant::now, |(at, _)| *at);
-            let lost = tokio::select! {
-                heard = client.next() => match heard {
+impl FeedPublisher {
+    /// Publishes the whole feed and waits for all answers.
+    async fn publish(&mut self, client: &mut WireClient, mut feed: Feed) -> anyhow::Result<()> {
+        let (mut next, mut at_end) = (None, false);
+        while !(at_end && next.is_none() && self.window.is_empty()) {
+            let due = next.as_ref().map_or_else(Instant::now, |(due, _)| *due);
+            let loss = tokio::select! {
+                received = client.next() => match received {
                     Ok(text) => {
-                        self.hear(&text)?;
+                        self.handle_frame(&text)?;
                         None
                     }
-                    Err(lost) => Some(lost),
+                    Err(loss) => Some(loss),
                 },
-                item = lines.recv(), if waiting.is_none() && !ended => {
+                item = feed.recv(), if next.is_none() && !at_end => {
                     match item {
-                        None => ended = true,
-                        Some(item) => waiting = self.prepare(item)?,
+                        None => at_end = true,
+                        Some(item) => next = self.schedule(item)?,
                     }
                     None
                 }
-                () = until(due), if waiting.is_some() && self.window.has_room() => {
-                    let (_, message) = waiting.take().expect("there is one");
+                () = wait_until(due), if next.is_some() && self.window.has_room() => {
+                    let (_, message) = next.take().expect("the branch requires it");
                     client.send(self.window.push(&message)).await.err()
                 }
                 () = self.progress.tick() => {
@@ -146,49 +158,48 @@ impl Publisher {
                     None
                 }
             };
-            if let Some(lost) = lost {
-                self.recover(client, lost).await?;
+            if let Some(loss) = loss {
+                self.recover(client, loss).await?;
             }
         }
         Ok(())
     }
 
-    /// Hears what is still to be answered.
-    async fn finish(&mut self, client: &mut Client) {
+    async fn receive_remaining_answers(&mut self, client: &mut WireClient) {
         while !self.window.is_empty() {
             let Ok(text) = client.next().await else { return };
-            if self.hear(&text).is_err() {
+            if self.handle_frame(&text).is_err() {
                 return;
             }
         }
     }
 
-    /// When it is to be sent, or nothing when it is not.
-    fn prepare(&mut self, item: Item) -> anyhow::Result<Option<(Instant, Outgoing)>> {
+    /// Returns the message and when to send it, or `None` if it cannot be sent.
+    fn schedule(&mut self, item: FeedItem) -> anyhow::Result<Option<(Instant, FeedMessage)>> {
         let message = match item {
-            Item::Message(message) => message,
-            Item::Wrong(line, why) => {
+            FeedItem::Message(message) => message,
+            FeedItem::InvalidLine(line, reason) => {
                 self.progress.clear();
-                self.tally.wrong(line, why)?;
+                self.tally.invalid_line(line, reason)?;
                 return Ok(None);
             }
-            Item::Unreadable(error) => bail!("{error}"),
+            FeedItem::Unreadable(error) => bail!("{error}"),
         };
         let size = message.data.get().len();
-        if size > self.most {
-            let why = format!("data has {size} bytes, at most {} are allowed", self.most);
-            let refusal = Refusal::new(ErrorCode::MessageTooLarge, why);
+        if size > self.max_message_bytes {
+            let reason = format!("data has {size} bytes, but at most {} are allowed", self.max_message_bytes);
+            let refusal = Refusal::new(ErrorCode::MessageTooLarge, reason);
             self.progress.clear();
             self.tally.refused(message.line, &message.room, &refusal.into())?;
             return Ok(None);
         }
-        Ok(Some((self.pace.due(message.time, Instant::now()), message)))
+        Ok(Some((self.pacer.due(message.time, Instant::now()), message)))
     }
 
-    fn hear(&mut self, text: &str) -> anyhow::Result<()> {
+    fn handle_frame(&mut self, text: &str) -> anyhow::Result<()> {
         let Ok((id, frame)) = parse(text) else { return Ok(()) };
-        let sent = id.and_then(|id| self.window.answered(id.number()?));
-        match (sent, frame) {
+        let answered = id.and_then(|id| self.window.take(id.number()?));
+        match (answered, frame) {
             (Some(sent), ServerFrame::Error(error)) => {
                 self.progress.clear();
                 self.tally.refused(sent.line, &sent.room, &error)
@@ -203,11 +214,10 @@ impl Publisher {
         }
     }
 
-    async fn recover(&mut self, client: &mut Client, mut lost: Lost) -> anyhow::Result<()> {
+    async fn recover(&mut self, client: &mut WireClient, mut loss: ConnectionLoss) -> anyhow::Result<()> {
         loop {
             self.progress.clear();
-            let Connected { limits, .. } = client.recover(lost).await?;
-            self.most = limits.message_bytes;
+            self.max_message_bytes = client.recover(loss).await?.limits.message_bytes;
             let sent = async {
                 for frame in self.window.frames() {
                     client.send(frame).await?;
@@ -216,14 +226,14 @@ impl Publisher {
             };
             match sent.await {
                 Ok(()) => return Ok(()),
-                Err(again) => lost = again,
+                Err(again) => loss = again,
             }
         }
     }
 }
 
-/// A timer would round up to its next millisecond even what is due already.
-async fn until(due: Instant) {
+/// Returns at once if the time has come. A timer would round up to its next millisecond.
+async fn wait_until(due: Instant) {
     if due > Instant::now() {
         sleep_until(due).await;
     }

@@ -1,42 +1,31 @@
-//! `switchyard serve` and `switchyard check`
+//! `switchyard serve`: runs a node until SIGTERM or SIGINT, with a configuration or with defaults for a first try.
 
-use super::signals::Signals;
-use crate::output::{Faults, line_when_it_is_taken, print_line, remark};
+use crate::{output::write_result_line_when_ready, signals::StopSignals};
 use anyhow::Context;
 use clap::Args;
 use std::{io, net::SocketAddr, path::PathBuf};
-use switchyard_plugin::{Compiler, Engine, PluginConfig};
+use switchyard_plugin::{Compiler, PluginConfig};
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::room::{RoomPattern, is_valid_principal};
-use switchyard_server::{
-    Admin, Listeners, Node, Source, Tls,
-    config::{Config, Text, environment, find, line},
-    generate_key, raise_file_limit,
-};
+use switchyard_server::{Admin, Listeners, Node, Source, config::Config, generate_key, raise_file_limit};
 use switchyard_store::key::{Digest, KeyConfig, PrincipalName, Scope};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// Without one: memory store, a key made for this run, the plugins in ./plugins
-    #[arg(long)]
+    /// The configuration file [default: a memory store, a key generated for this run, and the plugins in ./plugins]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// For programs: one line with the addresses
+    /// Print the addresses as one line of JSON, for programs
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Args)]
-pub(crate) struct CheckArgs {
-    #[arg(long)]
-    config: Option<PathBuf>,
-}
+/// Without a configuration, plugins are loaded from this folder: `NAME.wasm` governs the rooms `NAME` and `NAME:**`.
+const PLUGINS_FOLDER: &str = "plugins";
 
-/// Where plugins are looked for without a configuration: NAME.wasm governs NAME and NAME:**.
-const PLUGINS: &str = "plugins";
-
-pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     let vitals = VitalTasks::default();
@@ -50,15 +39,15 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     raise_file_limit();
     let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
     let (listen, path) = (config.server.listen, config.server.path.clone());
-    // The port is this node's from now on, but who comes is refused until there is somebody to answer.
+    // Reserves the port for this node, but refuses connections until the node can answer them.
     let server = reserve(listen).with_context(|| cannot_listen("server.listen", listen))?;
     let admin = bind(config.admin.listen, "admin.listen").await?;
     let admin = Admin::start(admin, vitals)?;
     let admin_url = format!("http://{}", admin.address);
     tracing::info!("starting; {admin_url}/readyz says what is waited for");
     let Some(node) = Node::start(config, source, &admin, &stop).await? else { return Ok(()) };
-    let server = server.listen(BACKLOG).with_context(|| cannot_listen("server.listen", listen))?;
-    // Whoever reads the addresses finds everything there.
+    let server = server.listen(ACCEPT_BACKLOG).with_context(|| cannot_listen("server.listen", listen))?;
+    // Before the addresses are printed, so that whoever reads them can use every call.
     node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
     let mut lines = vec![format!("clients    {url}"), format!("operators  {admin_url}")];
@@ -66,37 +55,37 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if args.json {
         lines = vec![serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string()];
     }
-    // Not awaited: whoever reads it may be stopped, and the pipe full.
+    // Not awaited, because the reader of standard output may be stopped and the pipe full.
     tokio::spawn(print(lines));
     node.run(Listeners { server, admin }, stop).await
 }
 
-/// The configuration, and the key that is made where there is none. Its files may be long in coming.
+/// Loads the configuration. Without a file, also generates the key for this run. Reading the files may take forever.
 async fn load(source: &Source) -> anyhow::Result<(Config, Option<String>)> {
     let mut config = source.load().await.map_err(anyhow::Error::msg)?;
     config.compiler = Compiler::ChildProcess;
     if source.file().is_some() {
         return Ok((config, None));
     }
-    config.plugins = source.reader().wait(found_plugins).await??;
+    config.plugins = source.reader().wait(find_plugins).await??;
     config.share_trust();
-    let key = key_of_this_run(&mut config);
+    let key = add_temporary_key(&mut config);
     Ok((config, Some(key)))
 }
 
 async fn print(lines: Vec<String>) {
     for line in lines {
-        if let Err(error) = line_when_it_is_taken(&line).await {
+        if let Err(error) = write_result_line_when_ready(&line).await {
             let error: &dyn std::error::Error = &error;
             return tracing::warn!(error, "the addresses cannot be printed; serving all the same");
         }
     }
 }
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
+/// Maximum number of connections that the system holds until they are accepted.
+const ACCEPT_BACKLOG: u32 = 1024;
 
-/// The address, taken but not listened on.
+/// Binds the address without listening on it.
 fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -113,7 +102,7 @@ fn cannot_listen(name: &str, address: SocketAddr) -> String {
 }
 
 fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut signals = Signals::heed()?;
+    let mut signals = StopSignals::catch()?;
     tokio::spawn(async move {
         signals.received().await;
         stop.cancel();
@@ -121,7 +110,8 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn key_of_this_run(config: &mut Config) -> String {
+/// Adds a new key with every scope to the configuration, and returns it.
+fn add_temporary_key(config: &mut Config) -> String {
     let key = generate_key();
     config.keys.push(KeyConfig {
         digest: Digest::of(&key),
@@ -133,17 +123,19 @@ fn key_of_this_run(config: &mut Config) -> String {
     key
 }
 
-fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
-    let Ok(folder) = std::fs::read_dir(PLUGINS) else { return Ok(vec![]) };
+fn find_plugins() -> anyhow::Result<Vec<PluginConfig>> {
+    let Ok(folder) = std::fs::read_dir(PLUGINS_FOLDER) else { return Ok(vec![]) };
     let mut files: Vec<PathBuf> = folder.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "wasm"));
     files.sort();
-    // Such as `orderbook (1).wasm`, which a browser writes beside `orderbook.wasm`.
+    // For example, browsers save `orderbook (1).wasm` next to `orderbook.wasm`.
     files.retain(|file| {
         let is_name = file.file_stem().is_some_and(|name| name.to_str().is_some_and(is_valid_principal));
         if !is_name {
             let file = file.display();
-            tracing::warn!("{file} is not loaded, for a plugin's name is 1 to 64 of A-Z a-z 0-9 . _ -");
+            tracing::warn!(
+                "{file} is not loaded, because its name is not a valid plugin name: 1 to 64 of A-Z a-z 0-9 . _ -"
+            );
         }
         is_name
     });
@@ -154,42 +146,4 @@ fn found_plugins() -> anyhow::Result<Vec<PluginConfig>> {
         Ok(PluginConfig::for_file(name, file, rooms))
     };
     files.into_iter().map(plugin).collect()
-}
-
-/// Everything that is wrong, not only the first.
-pub(crate) fn check(args: CheckArgs) -> anyhow::Result<()> {
-    // Once, for a pipe has it once.
-    let text = args.config.as_deref().map(Text::first).transpose().map_err(anyhow::Error::msg)?;
-    let config = environment().and_then(|environment| match &text {
-        Some(text) => text.config(&environment),
-        None => Config::load(None, &environment),
-    });
-    let config = config.map_err(anyhow::Error::msg)?;
-    let text = text.as_ref().map_or("", Text::as_str);
-    let place = |at: usize, error: String| match &args.config {
-        Some(file) => format!("{}:{}: {error}", file.display(), line(text, at)),
-        None => error,
-    };
-    let mut wrong = vec![];
-    if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
-        wrong.push(place(find(text, "server", "tls").start, error));
-    }
-    if let Err(error) = config.cache.check() {
-        wrong.push(place(find(text, "cache", "folder").start, error.to_string()));
-    }
-    if !config.plugins.is_empty() {
-        let engine = Engine::with_compiler_limits()?;
-        for plugin in &config.plugins {
-            if let Err(error) = plugin.load(&engine) {
-                wrong.push(place(plugin.name.span().start, error.to_string()));
-            }
-        }
-    }
-    if !wrong.is_empty() {
-        return Err(Faults(wrong).into());
-    }
-    config.risks(args.config.as_deref()).iter().for_each(|risk| remark(format_args!("switchyard: {risk}")));
-    let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
-    print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;
-    Ok(())
 }

@@ -1,8 +1,9 @@
-//! How the program starts and ends: with one clear sentence and a non-zero status when something is wrong.
+//! Starting and ending the process: the log, the async runtime, and the exit status. When something is wrong, the
+//! program prints one clear sentence and exits with a status other than zero.
 
 use crate::{
     Cli,
-    output::{Faults, OutputError, remark},
+    output::{OutputError, Problems, note},
 };
 use anyhow::Context;
 use clap::Parser;
@@ -17,9 +18,9 @@ use switchyard_plugin::{COMPILE_COMMAND, compile_for_parent};
 use switchyard_process::log::{Log, panic_message};
 use tokio::runtime::{Builder, Runtime};
 
-/// The program `switchyard`.
+/// The program `switchyard`: parses the arguments, runs the command and returns the exit status.
 pub fn main() -> ExitCode {
-    // A node starts itself like this; it is no command for people, and needs neither a log nor a runtime.
+    // A node starts this program as its compiler. That is no command for users, and needs neither a log nor a runtime.
     if std::env::args_os().nth(1).is_some_and(|command| command == COMPILE_COMMAND) {
         return compile_for_parent();
     }
@@ -27,26 +28,26 @@ pub fn main() -> ExitCode {
     let log = match Log::start(stderr()) {
         Ok(log) => log,
         Err(error) => {
-            remark(format_args!("switchyard: the thread that writes the log cannot be started: {error}"));
+            note(format_args!("cannot start the thread that writes the log: {error}"));
             return ExitCode::FAILURE;
         }
     };
     log.install();
-    let ended = runtime(&log).and_then(|runtime| {
+    let result = start_runtime(&log).and_then(|runtime| {
         log.install_panic_hook();
-        // A panic was logged, and is written before the process ends.
-        let ran = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(cli.run())));
-        // Not awaited: a thread may be in a call that does not end.
+        // The hook has logged a panic, and the log is flushed before the process ends.
+        let result = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(cli.run())));
+        // Does not wait: a thread may be in a call that never returns.
         runtime.shutdown_background();
-        ran.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, which is a fault of the program")))
+        result.unwrap_or_else(|_| Err(anyhow::anyhow!("the program panicked, which is a bug")))
     });
-    let code = match ended {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The way of the log, which never blocks.
-            if let Some(Faults(all)) = error.downcast_ref() {
-                all.iter().for_each(|fault| log.write_message(fault));
-            } else if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
+            // Through the log, because it never blocks.
+            if let Some(Problems(problems)) = error.downcast_ref() {
+                problems.iter().for_each(|problem| log.write_message(problem));
+            } else if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe) {
                 log.write_message(format_args!("{error:#}"));
             }
             ExitCode::FAILURE
@@ -56,36 +57,42 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Until all workers run.
-const START: Duration = Duration::from_secs(5);
-/// Threads that look up names.
-const LOOKUPS: usize = 4;
+/// Limits starting all worker threads.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of threads that resolve host names.
+const MAX_RESOLVER_THREADS: usize = 4;
 
-/// Tokio panics where the system has no thread for a worker, and then waits for ever for those that it has started; or it does
-/// without that worker, and what is its to do is never done.
-fn runtime(log: &Log) -> anyhow::Result<Runtime> {
-    let says = log.clone();
-    let hook = panic::take_hook();
+/// Starts the runtime with all its threads, or fails. If the system does not provide a thread, tokio itself panics and
+/// then waits forever for those it has started, or it goes on without a worker, whose tasks never run.
+fn start_runtime(log: &Log) -> anyhow::Result<Runtime> {
+    let panic_log = log.clone();
+    let previous_hook = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        says.write_message(format_args!("the runtime cannot be started: {}", panic_message(panic.payload())));
-        says.flush();
+        let message = panic_message(panic.payload());
+        panic_log.write_message(format_args!("the runtime cannot be started: {message}"));
+        panic_log.flush();
         std::process::exit(1);
     }));
     let (started, starts) = mpsc::channel();
-    let start = move || _ = started.send(());
+    let on_start = move || _ = started.send(());
     let mut builder = Builder::new_multi_thread();
-    builder.enable_all().on_thread_start(start);
-    // Names of servers are looked up on these: a thread that is there already is never given back.
-    builder.max_blocking_threads(LOOKUPS).thread_keep_alive(Duration::from_secs(u32::MAX.into()));
+    builder.enable_all().on_thread_start(on_start);
+    // Tokio resolves host names on its blocking threads. They are kept, so that the system cannot deny a new one later.
+    builder
+        .max_blocking_threads(MAX_RESOLVER_THREADS)
+        .thread_keep_alive(Duration::from_secs(u32::MAX.into()));
     let runtime = builder.build().context("the runtime cannot be started")?;
-    // Here it panics for want of a thread, or nowhere.
+    // Starts the first blocking thread now. If there is none for it, this panics here, where the hook expects it.
     runtime.spawn_blocking(|| {});
-    panic::set_hook(hook);
-    let end = Instant::now() + START;
-    for n in 0..=runtime.metrics().num_workers() {
-        if starts.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
+    panic::set_hook(previous_hook);
+    let deadline = Instant::now() + START_TIMEOUT;
+    let expected = runtime.metrics().num_workers() + 1;
+    for n in 0..expected {
+        if starts.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             runtime.shutdown_background();
-            anyhow::bail!("the runtime cannot be started: the system has {n} threads for it, and no more");
+            anyhow::bail!(
+                "the runtime cannot be started: the system provided only {n} of {expected} threads"
+            );
         }
     }
     Ok(runtime)

@@ -42,7 +42,7 @@ mod status;
 mod ticker;
 
 pub use cache::{Cache, CacheConfig, CacheError};
-pub use compiler::{COMPILE_COMMAND, Compilation, Compiler, compile_for_parent};
+pub use compiler::{COMPILE_COMMAND, Compilation, Compiler, MAX_COMPILE_TIME, compile_for_parent};
 pub use config::{
     BudgetConfig, PluginConfig, PluginFile, PluginFileError, VersionError, read_signature, signature_file,
 };

@@ -94,8 +94,11 @@ async fn an_author_sees_verdicts_on_messages_and_their_costs() {
     let deliver = table.as_array().expect("rows").iter().find(|row| row["hook"] == "deliver").expect("a row");
     assert!(deliver["calls"].as_u64() > Some(10) && deliver["p50"].as_u64() > Some(0), "{table}");
     for (arguments, expected) in [
-        (&["plugin", "run", &*thresholds, "--room", "a", "{"][..], "DATA is no JSON"),
-        (&["plugin", "run", &thresholds, "--room", "a", "--filter", "[]", "1"], "--filter is no JSON object"),
+        (&["plugin", "run", &*thresholds, "--room", "a", "{"][..], "DATA: invalid JSON"),
+        (
+            &["plugin", "run", &thresholds, "--room", "a", "--filter", "[]", "1"],
+            "--filter: not a JSON object",
+        ),
         (&["plugin", "run", "gone.wasm", "--room", "a", "1"], "gone.wasm: No such file"),
     ] {
         super::fails(folder.path(), arguments, expected).await;
@@ -143,7 +146,7 @@ async fn plugin_new_overwrites_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = run(folder.path(), &["plugin", "new", "my-prices"], &[]).await;
     assert!(made.status.success(), "{}", stderr(&made));
-    super::fails(folder.path(), &["plugin", "new", "my-prices"], "my-prices is there already").await;
-    super::fails(folder.path(), &["plugin", "new", "My Prices"], "is no name of a crate").await;
-    super::fails(folder.path(), &["plugin", "new", "x", "--sdk", "."], "holds no crate").await;
+    super::fails(folder.path(), &["plugin", "new", "my-prices"], "my-prices already exists").await;
+    super::fails(folder.path(), &["plugin", "new", "My Prices"], "invalid crate name").await;
+    super::fails(folder.path(), &["plugin", "new", "x", "--sdk", "."], "no Cargo.toml there").await;
 }

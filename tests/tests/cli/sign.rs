@@ -20,7 +20,7 @@ async fn a_plugin_is_signed_checked_and_loaded() {
     let mode = fs::metadata(place.join("first.key")).expect("a key").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "nobody else may read it");
     let secret = fs::read_to_string(place.join("first.key")).expect("a key");
-    fails(&place, &["plugin", "keygen", "first.key"], "first.key is there already").await;
+    fails(&place, &["plugin", "keygen", "first.key"], "first.key already exists").await;
     assert_eq!(fs::read_to_string(place.join("first.key")).expect("a key"), secret, "it was left alone");
 
     for (file, name) in [("threshold_filter", "dydx.wasm"), ("orderbook", "next.wasm")] {

@@ -59,13 +59,13 @@ async fn impossible_key_commands_are_reported() {
     let redis = Redis::start().await;
     let node = Node::start(&redis.url(), "").await;
     for (arguments, expected) in [
-        (&["add", "--principal", "a b", "--scope", "publish"][..], "'a b' is no principal's name"),
+        (&["add", "--principal", "a b", "--scope", "publish"][..], "--principal: invalid name 'a b'"),
         (
             &["add", "--principal", "a", "--scope", "publish", "--tier", "gold"],
-            "tier 'gold' is not configured",
+            "--tier: 'gold' is not configured",
         ),
         (&["add", "--principal", "a", "--scope", "publish", "--digest", "12"], "a digest is 'sha256:'"),
-        (&["revoke", "sha256:00"], "0 keys in the store begin with 'sha256:00'"),
+        (&["revoke", "sha256:00"], "the digests of 0 keys in the store begin with 'sha256:00'"),
     ] {
         let (good, told) = key(&node, arguments).await;
         assert!(!good && told.contains(expected), "{told}");
@@ -73,7 +73,10 @@ async fn impossible_key_commands_are_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(folder.path(), &["key", "list"], &[]).await;
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && told.contains("store.url is memory, which keeps no keys"), "{told}");
+    assert!(
+        !output.status.success() && told.contains("store.url is memory, and a memory store cannot keep keys"),
+        "{told}"
+    );
 }
 
 /// Regression: nodes mistook `FLUSHALL` for the revocation of every key. All clients were closed with 4410,

@@ -127,7 +127,9 @@ async fn a_node_that_cannot_run_a_version_reports_it_and_keeps_the_old_one() {
     let output = switchyard_tests::run(one.place(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        !output.status.success() && said.contains("not on ") && said.contains("plugin list thresholds"),
+        !output.status.success()
+            && said.contains("do not run the active version: ")
+            && said.contains("plugin list thresholds"),
         "{said}"
     );
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,16 +1,16 @@
-//! A node with three plugins and a lively feed, on loopback, until Ctrl-C; with `--nodes`, several that share a Redis.
-//! `cargo xtask demo` builds what it needs.
+//! Runs a node with three plugins and a live feed on loopback until Ctrl-C, or with `--nodes` several nodes that share a
+//! Redis. `cargo xtask demo` builds what it needs.
 
 mod child;
+mod files;
 mod guide;
 mod node;
-mod place;
 mod redis;
 
-use child::Child;
+use child::ChildProcess;
 use clap::Parser;
+use files::DemoFiles;
 use guide::Guide;
-use place::Place;
 use std::{
     future::pending,
     iter::{once, repeat},
@@ -22,19 +22,19 @@ use tokio::{
     time::sleep,
 };
 
-/// How long a process may take to be ready. Compiling three plugins takes about a second.
-const READY: Duration = Duration::from_secs(30);
-/// Between two looks at the children, and at readiness.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long a process may take to become ready. Compiling three plugins takes about a second.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often processes are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Run a node with three plugins and a feed
+/// Run a node with three plugins and a live feed
 #[derive(Parser)]
 struct Args {
-    /// End after so long
+    /// End after this many seconds
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// Run 2 to 8 nodes that share a Redis, which is started with them
-    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=8))]
+    /// Run 2 to 8 nodes that share a Redis, which is started too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=8))]
     nodes: Option<u16>,
 }
 
@@ -50,19 +50,19 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    // Listened for from the start, so that no child outlives a signal that comes early.
+    // Handled from the start, so that no child process outlives an early signal.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut children = Children::default();
-    let ended = tokio::select! {
-        // A terminal's Ctrl-C reaches the children too, and their end is no failure then.
+    let result = tokio::select! {
+        // Ctrl-C in a terminal reaches the child processes too. Their exit is not a failure then, so signals come first.
         biased;
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
         () = elapsed(args.seconds) => Ok(()),
-        ended = demo(args.nodes, &mut children) => ended,
+        result = demo(args.nodes, &mut children) => result,
     };
     children.stop();
-    ended
+    result
 }
 
 async fn elapsed(seconds: Option<u64>) {
@@ -72,29 +72,31 @@ async fn elapsed(seconds: Option<u64>) {
     }
 }
 
+/// The processes of the demo.
 #[derive(Default)]
 struct Children {
-    redis: Option<Child>,
-    nodes: Vec<Child>,
-    feed: Option<Child>,
+    redis: Option<ChildProcess>,
+    nodes: Vec<ChildProcess>,
+    feed: Option<ChildProcess>,
 }
 
 impl Children {
-    /// What publishes first, then what it needs, so that none sees another go.
+    /// Stops the feed first, then the nodes and Redis, so that no process loses another that it needs.
     fn stop(&mut self) {
         let Self { redis, nodes, feed } = self;
-        feed.iter_mut().chain(nodes.iter_mut().rev()).chain(redis).for_each(Child::stop);
+        feed.iter_mut().chain(nodes.iter_mut().rev()).chain(redis).for_each(ChildProcess::stop);
     }
 
-    /// A node may go as long as there are others; whoever ended it wants to see how these go on.
-    fn look(&mut self) -> anyhow::Result<()> {
-        self.redis.iter_mut().chain(&mut self.feed).try_for_each(Child::alive)?;
+    /// Fails if a process has exited without which the demo cannot continue. A node may exit while there are others: the user
+    /// killed it to see how these continue.
+    fn check(&mut self) -> anyhow::Result<()> {
+        self.redis.iter_mut().chain(&mut self.feed).try_for_each(ChildProcess::ensure_running)?;
         if let [last] = &mut self.nodes[..] {
-            return last.alive();
+            return last.ensure_running();
         }
         for (index, node) in self.nodes.iter_mut().enumerate() {
-            if let Some(status) = node.ended()? {
-                println!("{} (pid {}) ended with {status}; the others go on", node.name(), node.id());
+            if let Some(status) = node.exit_status()? {
+                println!("{} (pid {}) ended with {status}; the others continue", node.name(), node.id());
                 self.nodes.remove(index);
                 break;
             }
@@ -103,39 +105,39 @@ impl Children {
     }
 }
 
-/// Starts everything, then ends when one of the children does without which there is nothing to show.
+/// Starts everything, and runs until a process exits without which the demo cannot continue.
 async fn demo(nodes: Option<u16>, children: &mut Children) -> anyhow::Result<()> {
-    let place = Place::find()?;
-    let keys = place.write_config()?;
-    let mut port = None;
+    let files = DemoFiles::find()?;
+    let keys = files.write_config()?;
+    let mut redis_port = None;
     if nodes.is_some() {
-        let (redis, at) = redis::start(&place)?;
-        port = Some(at);
-        redis::ready(children.redis.insert(redis), at).await?;
+        let (redis, port) = redis::start(&files)?;
+        redis_port = Some(port);
+        redis::wait_until_ready(children.redis.insert(redis), port).await?;
     }
-    let store = port.map(|port| format!("redis://127.0.0.1:{port}/0"));
-    let mut all = vec![];
+    let store = redis_port.map(|port| format!("redis://127.0.0.1:{port}/0"));
+    let mut addresses = vec![];
     for number in 1..=nodes.unwrap_or(1) {
-        children.nodes.push(node::start(&place, number, store.as_deref())?);
+        children.nodes.push(node::start(&files, number, store.as_deref())?);
         if let Some(node) = children.nodes.last_mut() {
-            all.push(node::ready(node).await?);
+            addresses.push(node::wait_until_ready(node).await?);
         }
     }
 
-    let mut feed = place.program("feed");
-    for (option, node) in once("--url").chain(repeat("--or")).zip(&all) {
+    let mut feed = files.program("feed");
+    for (option, node) in once("--url").chain(repeat("--or")).zip(&addresses) {
         feed.args([option, &node.url]);
     }
     feed.env("SWITCHYARD_KEY", &keys.feed);
-    children.feed = Some(Child::start("the feed".to_owned(), feed, place.log("feed"))?);
+    children.feed = Some(ChildProcess::start("the feed".to_owned(), feed, files.log("feed"))?);
 
-    let guide = Guide { place: &place, keys: &keys, nodes: &all };
-    match port {
-        None => guide.of_one_node(),
-        Some(port) => guide.of_several(&children.nodes, port),
+    let guide = Guide { files: &files, keys: &keys, nodes: &addresses };
+    match redis_port {
+        None => guide.print_for_one_node(),
+        Some(port) => guide.print_for_several_nodes(&children.nodes, port),
     }
     loop {
-        children.look()?;
-        sleep(LOOK).await;
+        children.check()?;
+        sleep(POLL_INTERVAL).await;
     }
 }

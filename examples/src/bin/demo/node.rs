@@ -1,6 +1,6 @@
-//! One node of the demo: how it is started, and where it says that it listens.
+//! One node of the demo: starts it, and waits until it is ready.
 
-use crate::{LOOK, READY, child::Child, place::Place};
+use crate::{POLL_INTERVAL, READY_TIMEOUT, child::ChildProcess, files::DemoFiles};
 use anyhow::{Context, bail};
 use std::{
     io::{Read, Write},
@@ -9,69 +9,69 @@ use std::{
 };
 use tokio::time::sleep;
 
-/// Where a node listens.
-pub struct Addresses {
-    /// For clients.
+/// The addresses of a node, as it prints them.
+pub struct NodeAddresses {
+    /// The WebSocket URL for clients.
     pub url: String,
-    /// For operators.
+    /// The HTTP URL for operators.
     pub admin: String,
 }
 
-/// `number` counts from 1; `store` is a URL for nodes that share it.
-pub fn start(place: &Place, number: u16, store: Option<&str>) -> anyhow::Result<Child> {
-    let mut serve = place.program("switchyard");
-    serve.args(["serve", "--json", "--config"]).arg(place.config());
-    serve.env("SWITCHYARD_SERVER__LISTEN", free(8079 + number)?);
-    serve.env("SWITCHYARD_ADMIN__LISTEN", free(9089 + number)?);
+/// Starts node `number`, counted from 1. `store` is the URL of the store that several nodes share.
+pub fn start(files: &DemoFiles, number: u16, store: Option<&str>) -> anyhow::Result<ChildProcess> {
+    let mut serve = files.program("switchyard");
+    serve.args(["serve", "--json", "--config"]).arg(files.config());
+    serve.env("SWITCHYARD_SERVER__LISTEN", free_address(8079 + number)?);
+    serve.env("SWITCHYARD_ADMIN__LISTEN", free_address(9089 + number)?);
     match store {
-        None => Child::start("the node".to_owned(), serve, place.log("node")),
+        None => ChildProcess::start("the node".to_owned(), serve, files.log("node")),
         Some(store) => {
             serve.env("SWITCHYARD_STORE__URL", store);
-            Child::start(format!("node {number}"), serve, place.log(&format!("node-{number}")))
+            ChildProcess::start(format!("node {number}"), serve, files.log(&format!("node-{number}")))
         }
     }
 }
 
-/// The usual port, or any when somebody else has it.
-fn free(port: u16) -> anyhow::Result<String> {
+/// An address with this port, or with any free port if it is taken.
+fn free_address(port: u16) -> anyhow::Result<String> {
     let listener = TcpListener::bind(("127.0.0.1", port)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    Ok(listener.context("no port is free")?.local_addr()?.to_string())
+    Ok(listener.context("no free port on 127.0.0.1")?.local_addr()?.to_string())
 }
 
-/// The node says where it listens, and then whether it is ready.
-pub async fn ready(node: &mut Child) -> anyhow::Result<Addresses> {
+/// Waits until the node has printed its addresses and is ready.
+pub async fn wait_until_ready(node: &mut ChildProcess) -> anyhow::Result<NodeAddresses> {
     let began = Instant::now();
-    let mut said = None;
-    while began.elapsed() < READY {
-        node.alive()?;
-        if let Some(line) = node.first_line()? {
-            let addresses = addresses(&line)?;
+    let mut admin_url = None;
+    while began.elapsed() < READY_TIMEOUT {
+        node.ensure_running()?;
+        if let Some(line) = node.first_json_line()? {
+            let addresses = parse_addresses(&line)?;
             if is_ready(&addresses.admin) {
                 return Ok(addresses);
             }
-            said = Some(addresses.admin);
+            admin_url = Some(addresses.admin);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
-    match said {
-        Some(admin) => {
-            bail!("{admin}/readyz did not answer 200 within {} s\n{}", READY.as_secs(), node.log())
-        }
-        None => bail!("the node did not say where it listens within {} s\n{}", READY.as_secs(), node.log()),
+    let (seconds, log) = (READY_TIMEOUT.as_secs(), node.log_tail());
+    match admin_url {
+        Some(admin) => bail!("{admin}/readyz did not answer 200 within {seconds} s\n{log}"),
+        None => bail!("the node did not print its addresses within {seconds} s\n{log}"),
     }
 }
 
-fn addresses(line: &str) -> anyhow::Result<Addresses> {
-    let said: serde_json::Value = serde_json::from_str(line).context("what the node said is no JSON")?;
-    let text = |field: &str| said[field].as_str().map(str::to_owned);
+fn parse_addresses(line: &str) -> anyhow::Result<NodeAddresses> {
+    let json: serde_json::Value =
+        serde_json::from_str(line).with_context(|| format!("the node printed invalid JSON: {line}"))?;
+    let text = |field: &str| json[field].as_str().map(str::to_owned);
     match (text("url"), text("admin")) {
-        (Some(url), Some(admin)) => Ok(Addresses { url, admin }),
-        _ => bail!("the node did not say its addresses: {line}"),
+        (Some(url), Some(admin)) => Ok(NodeAddresses { url, admin }),
+        _ => bail!("the node printed a line without addresses: {line}"),
     }
 }
 
 fn is_ready(admin: &str) -> bool {
-    let ask = || {
+    let request = || {
         let host = admin.strip_prefix("http://")?;
         let mut stream = TcpStream::connect(host).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
@@ -80,5 +80,5 @@ fn is_ready(admin: &str) -> bool {
         stream.read_exact(&mut status).ok()?;
         Some(&status == b"HTTP/1.1 200")
     };
-    ask().unwrap_or(false)
+    request().unwrap_or(false)
 }

@@ -1,6 +1,6 @@
-//! The Redis that the nodes of the demo share: a process and a folder of this run, on a port of its own.
+//! The Redis that the nodes of the demo share: starts it on a free port with an empty folder, and waits until it is ready.
 
-use crate::{LOOK, READY, child::Child, place::Place};
+use crate::{POLL_INTERVAL, READY_TIMEOUT, child::ChildProcess, files::DemoFiles};
 use anyhow::{Context, bail};
 use std::{
     io::{ErrorKind, Read, Write},
@@ -11,42 +11,44 @@ use std::{
 };
 use tokio::time::sleep;
 
-const MISSING: &str = "redis-server is not installed, and nodes that are several share one (version 7 or later): \
-    apt-get install redis-server, or brew install redis";
+const NOT_INSTALLED: &str = "--nodes: redis-server is not installed, and several nodes need one to share (version 7 or \
+    later): apt-get install redis-server, or brew install redis";
 
-/// The process, and the port that it is to listen on.
-pub fn start(place: &Place) -> anyhow::Result<(Child, u16)> {
-    let port = TcpListener::bind(("127.0.0.1", 0)).context("no port is free")?.local_addr()?.port();
+/// Starts Redis and returns its port.
+pub fn start(files: &DemoFiles) -> anyhow::Result<(ChildProcess, u16)> {
+    let port = TcpListener::bind(("127.0.0.1", 0)).context("no free port on 127.0.0.1")?.local_addr()?.port();
     let mut server = Command::new("redis-server");
-    server.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]).arg(place.fresh("redis")?);
+    server
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"])
+        .arg(files.create_empty_folder("redis")?);
     server.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);
-    // Ctrl-C does not reach it: the nodes need it until they have ended.
+    // In a process group of its own, so that Ctrl-C does not end it before the nodes, which need it until they have ended.
     server.process_group(0);
-    let started = Child::start("redis-server".to_owned(), server, place.log("redis"));
+    let started = ChildProcess::start("redis-server".to_owned(), server, files.log("redis"));
     match started {
-        Err(error) if is_missing(&error) => bail!(MISSING),
+        Err(error) if is_not_found(&error) => bail!(NOT_INSTALLED),
         started => Ok((started?, port)),
     }
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
+fn is_not_found(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-pub async fn ready(server: &mut Child, port: u16) -> anyhow::Result<()> {
+pub async fn wait_until_ready(server: &mut ChildProcess, port: u16) -> anyhow::Result<()> {
     let began = Instant::now();
     while !answers(port) {
-        server.alive()?;
-        if began.elapsed() > READY {
-            bail!("redis-server did not answer within {} s\n{}", READY.as_secs(), server.log());
+        server.ensure_running()?;
+        if began.elapsed() > READY_TIMEOUT {
+            bail!("redis-server did not answer within {} s\n{}", READY_TIMEOUT.as_secs(), server.log_tail());
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
 fn answers(port: u16) -> bool {
-    let ask = || {
+    let request = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         stream.write_all(b"PING\r\n").ok()?;
@@ -54,5 +56,5 @@ fn answers(port: u16) -> bool {
         stream.read_exact(&mut answer).ok()?;
         Some(&answer == b"+PONG")
     };
-    ask().unwrap_or(false)
+    request().unwrap_or(false)
 }

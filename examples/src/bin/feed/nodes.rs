@@ -1,88 +1,94 @@
-//! The nodes that the feed may publish to, and on which it goes on when it loses one.
+//! The nodes that the feed can publish to, and which of them to use when a connection is lost.
 
 use anyhow::{Context, bail};
 use std::time::Duration;
-use switchyard::client::{Client, Connect, Lost, note};
+use switchyard::{
+    client::{ConnectArgs, ConnectionLoss, WireClient},
+    note,
+};
 use tokio::time::{Instant, sleep};
 
-/// How long one of several nodes is waited for when it asks for that.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long all of several nodes may be away.
-const GIVE_UP: Duration = Duration::from_secs(60);
-/// Between two rounds.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait for one of several nodes, if it asks to wait.
+const MAX_NODE_WAIT: Duration = Duration::from_secs(5);
+/// How long to retry while none of several nodes can be reached.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// The delay before all nodes are tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 pub struct Nodes {
-    connects: Vec<Connect>,
-    at: usize,
+    nodes: Vec<ConnectArgs>,
+    /// The index of the node in use.
+    current: usize,
 }
 
 impl Nodes {
-    pub fn new(first: Connect, others: Vec<String>) -> Self {
-        let others: Vec<_> = others.into_iter().map(|url| Connect { url, ..first.clone() }).collect();
-        Self { connects: [vec![first], others].concat(), at: 0 }
+    pub fn new(first: ConnectArgs, others: Vec<String>) -> Self {
+        let others: Vec<_> = others.into_iter().map(|url| ConnectArgs { url, ..first.clone() }).collect();
+        Self { nodes: [vec![first], others].concat(), current: 0 }
     }
 
-    /// A node that is alone is waited for as long as it takes.
-    pub async fn open(&self) -> anyhow::Result<Client> {
-        let connect = &self.connects[self.at];
-        let (client, connected) = Client::open(connect, self.has_others().then_some(PATIENCE)).await?;
-        note(format_args!("feeding {} as {}", connect.url, connected.principal.id));
+    /// Connects to the current node. If it asks to wait and is the only one, this waits as long as necessary.
+    pub async fn open(&self) -> anyhow::Result<WireClient> {
+        let node = &self.nodes[self.current];
+        let (client, connected) = WireClient::open(node, self.has_others().then_some(MAX_NODE_WAIT)).await?;
+        note(format_args!("publishing to {} as {}", node.url, connected.principal.id));
         Ok(client)
     }
 
-    /// Comes back to the node as the loss asks, or goes on at another. A publisher is owed nothing that a new
-    /// session would miss.
-    pub async fn recover(&mut self, client: &mut Client, lost: Lost) -> anyhow::Result<()> {
-        if !self.has_others() || !is_the_nodes(&lost) {
-            client.recover(lost).await?;
+    /// Reconnects to the node, or continues on another with a new session. A publisher needs nothing from its old session.
+    pub async fn recover(&mut self, client: &mut WireClient, loss: ConnectionLoss) -> anyhow::Result<()> {
+        if !self.has_others() || !is_node_failure(&loss) {
+            client.recover(loss).await?;
             return Ok(());
         }
-        note(format_args!("{}: {lost}; going on at another node", self.connects[self.at].url));
-        sleep(asked(&lost)).await;
-        *client = self.another().await?;
+        note(format_args!("{}: {loss}; continuing on another node", self.nodes[self.current].url));
+        sleep(requested_delay(&loss)).await;
+        *client = self.open_another().await?;
         Ok(())
     }
 
-    async fn another(&mut self) -> anyhow::Result<Client> {
+    async fn open_another(&mut self) -> anyhow::Result<WireClient> {
         let began = Instant::now();
         loop {
-            let mut refused = None;
-            for _ in 0..self.connects.len() {
-                self.at = (self.at + 1) % self.connects.len();
+            let mut last_error = None;
+            for _ in 0..self.nodes.len() {
+                self.current = (self.current + 1) % self.nodes.len();
                 match self.open().await {
                     Ok(client) => return Ok(client),
-                    Err(error) => refused = Some(error),
+                    Err(error) => last_error = Some(error),
                 }
             }
-            let why = refused.context("there are no nodes")?;
-            if began.elapsed() > GIVE_UP {
-                bail!("no node answered for {} s; the last: {why:#}", GIVE_UP.as_secs());
+            let error = last_error.context("there are no nodes")?;
+            if began.elapsed() > GIVE_UP_AFTER {
+                bail!(
+                    "no node could be reached for {} s; the last error: {error:#}",
+                    GIVE_UP_AFTER.as_secs()
+                );
             }
-            note(format_args!("{why:#}; trying all nodes again in {} s", PAUSE.as_secs()));
-            sleep(PAUSE).await;
+            note(format_args!("{error:#}; trying all nodes again in {} s", RETRY_DELAY.as_secs()));
+            sleep(RETRY_DELAY).await;
         }
     }
 
     fn has_others(&self) -> bool {
-        self.connects.len() > 1
+        self.nodes.len() > 1
     }
 }
 
-/// Another node may do better. With a wrong key, for one, it would not.
-fn is_the_nodes(lost: &Lost) -> bool {
-    match lost {
-        Lost::Broken(_) | Lost::Silent(_) => true,
-        Lost::Closed { code, .. } => (4500..4700).contains(code),
-        Lost::Final(_) => false,
+/// Whether the node failed, so that another may do better. With a wrong key, for example, it would not.
+fn is_node_failure(loss: &ConnectionLoss) -> bool {
+    match loss {
+        ConnectionLoss::Broken(_) | ConnectionLoss::Silent(_) => true,
+        ConnectionLoss::Closed { code, .. } => (4500..4700).contains(code),
+        ConnectionLoss::Permanent(_) => false,
     }
 }
 
-/// A draining node tells each client another time, so that the other nodes are not stormed.
-fn asked(lost: &Lost) -> Duration {
-    match lost {
-        Lost::Closed { code: 4600..=4699, reason, .. } => {
-            reason.parse().map_or(PAUSE, Duration::from_millis).min(PATIENCE)
+/// The delay that a draining node asks for. It differs between clients, so that they do not all reconnect at once.
+fn requested_delay(loss: &ConnectionLoss) -> Duration {
+    match loss {
+        ConnectionLoss::Closed { code: 4600..=4699, reason, .. } => {
+            reason.parse().map_or(RETRY_DELAY, Duration::from_millis).min(MAX_NODE_WAIT)
         }
         _ => Duration::ZERO,
     }
@@ -92,26 +98,31 @@ fn asked(lost: &Lost) -> Duration {
 mod tests {
     use super::*;
 
-    fn closed(code: u16, reason: &str) -> Lost {
-        Lost::Closed { code, reason: reason.into(), because: None }
+    fn closed(code: u16, reason: &str) -> ConnectionLoss {
+        ConnectionLoss::Closed { code, reason: reason.into(), error: None }
     }
 
     #[test]
-    fn only_a_nodes_own_trouble_is_left_behind() {
-        for lost in
-            [Lost::Broken("reset".into()), Lost::Silent(PATIENCE), closed(4503, ""), closed(4600, "9")]
+    fn another_node_is_tried_only_after_a_node_failure() {
+        for loss in [
+            ConnectionLoss::Broken("reset".into()),
+            ConnectionLoss::Silent(MAX_NODE_WAIT),
+            closed(4503, ""),
+            closed(4600, "9"),
+        ] {
+            assert!(is_node_failure(&loss), "{loss:?}");
+        }
+        for loss in
+            [ConnectionLoss::Permanent("no".into()), closed(4401, ""), closed(4429, ""), closed(1009, "")]
         {
-            assert!(is_the_nodes(&lost), "{lost:?}");
-        }
-        for lost in [Lost::Final("no".into()), closed(4401, ""), closed(4429, ""), closed(1009, "")] {
-            assert!(!is_the_nodes(&lost), "{lost:?}");
+            assert!(!is_node_failure(&loss), "{loss:?}");
         }
     }
 
     #[test]
-    fn a_draining_node_says_when() {
-        assert_eq!(asked(&closed(4600, "120")), Duration::from_millis(120));
-        assert_eq!(asked(&closed(4600, "99999999")), PATIENCE);
-        assert_eq!(asked(&closed(4508, "120")), Duration::ZERO);
+    fn the_delay_of_a_draining_node_is_respected() {
+        assert_eq!(requested_delay(&closed(4600, "120")), Duration::from_millis(120));
+        assert_eq!(requested_delay(&closed(4600, "99999999")), MAX_NODE_WAIT);
+        assert_eq!(requested_delay(&closed(4508, "120")), Duration::ZERO);
     }
 }

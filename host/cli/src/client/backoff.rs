@@ -1,27 +1,27 @@
-//! How long to wait before the next attempt.
+//! The delay before each attempt to reconnect.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(250);
-const MOST: Duration = Duration::from_secs(15);
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(15);
 
-/// Doubles from [`FIRST`] to [`MOST`]. The second half of each wait is chance, so that clients that were lost
-/// together do not come back together.
+/// Delays that double from [`FIRST_DELAY`] to [`MAX_DELAY`]. The second half of each is random, so that clients that
+/// were disconnected together do not come back together.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct ReconnectBackoff {
     attempts: u32,
 }
 
-impl Backoff {
-    pub(super) fn next(&mut self) -> Duration {
-        let whole = FIRST.saturating_mul(1 << self.attempts.min(16)).min(MOST);
+impl ReconnectBackoff {
+    pub(super) fn next_delay(&mut self) -> Duration {
+        let full = FIRST_DELAY.saturating_mul(1 << self.attempts.min(16)).min(MAX_DELAY);
         self.attempts += 1;
-        whole / 2 + whole.mul_f64(chance() / 2.0)
+        full / 2 + full.mul_f64(random_fraction() / 2.0)
     }
 }
 
-/// From 0 to 1, without 1.
-pub(super) fn chance() -> f64 {
+/// A random number in 0..1.
+pub(super) fn random_fraction() -> f64 {
     let bits = getrandom::u32().expect("the system has entropy");
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
@@ -31,15 +31,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_ceiling_and_half_of_each_is_chance() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..12).map(|_| backoff.next()).collect();
-        for (n, wait) in waits.iter().enumerate() {
-            let whole = FIRST.saturating_mul(1 << n).min(MOST);
-            assert!((whole / 2..whole).contains(wait), "{n}: {wait:?}");
+    fn delays_double_up_to_the_maximum_and_their_second_half_is_random() {
+        let mut backoff = ReconnectBackoff::default();
+        let delays: Vec<_> = (0..12).map(|_| backoff.next_delay()).collect();
+        for (n, delay) in delays.iter().enumerate() {
+            let full = FIRST_DELAY.saturating_mul(1 << n).min(MAX_DELAY);
+            assert!((full / 2..full).contains(delay), "{n}: {delay:?}");
         }
         for _ in 0..100 {
-            assert!(backoff.next() < MOST);
+            assert!(backoff.next_delay() < MAX_DELAY);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a plugin may use while its author tries it, as `budget` of a `[[plugin]]` says it for a node.
+//! The options for the budget of a plugin that runs locally, like `budget` in a node's `[[plugin]]` section.
 
 use bytesize::ByteSize;
 use clap::Args;
@@ -7,16 +7,16 @@ use switchyard_plugin::Budget;
 
 #[derive(Args)]
 pub(super) struct BudgetArgs {
-    /// What one call may take [default: 10ms]
+    /// Maximum time of one call [default: 10ms]
     #[arg(long, value_name = "TIME", value_parser = switchyard_process::unit::parse_duration)]
     budget_call: Option<Duration>,
-    /// What one instance may hold [default: 16MiB]
+    /// Maximum memory of one instance [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     budget_memory: Option<ByteSize>,
 }
 
 impl BudgetArgs {
-    pub(super) fn read(&self) -> Budget {
+    pub(super) fn budget(&self) -> Budget {
         let default = Budget::default();
         Budget {
             call: self.budget_call.unwrap_or(default.call),

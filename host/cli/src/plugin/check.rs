@@ -1,4 +1,4 @@
-//! `switchyard plugin check`
+//! `switchyard plugin check`: loads a plugin as a node would, and prints what it is.
 
 use super::budget::BudgetArgs;
 use crate::output::print_line;
@@ -8,24 +8,25 @@ use std::path::PathBuf;
 use switchyard_plugin::{Engine, Plugin};
 
 #[derive(Args)]
-pub(crate) struct CheckArgs {
-    /// A core module or a component
+pub(crate) struct PluginCheckArgs {
+    /// The plugin: a WebAssembly core module or a component
     file: PathBuf,
-    /// What `init` is given
-    #[arg(long, default_value = "{}")]
+    /// The configuration to pass to the plugin
+    #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
     #[command(flatten)]
     budget: BudgetArgs,
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: CheckArgs) -> anyhow::Result<()> {
-    let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
+pub(super) fn run(args: PluginCheckArgs) -> anyhow::Result<()> {
+    let config = serde_json::from_str(&args.config).context("--config: invalid JSON")?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-    let plugin = Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &config, args.budget.read())?;
+    let plugin =
+        Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &config, args.budget.budget())?;
     let info = plugin.info();
     if args.json {
         print_line!("{}", serde_json::to_string(info)?)?;

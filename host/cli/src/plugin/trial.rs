@@ -1,8 +1,11 @@
-//! A plugin on its author's desk: asked of messages as a shard would ask it, with the host's own code, and timed or
-//! counted.
+//! Runs a plugin locally on messages, with the same code and in the same order as a node, and records the time and the
+//! instructions of each call.
 
 use super::budget::BudgetArgs;
-use crate::publish::feed::{self, Item, Lines, Outgoing, Speed};
+use crate::publish::{
+    feed::{self, Feed, FeedItem, FeedMessage},
+    pace::Speed,
+};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::value::RawValue;
@@ -17,117 +20,119 @@ use switchyard_plugin::{
 };
 use tracing::dispatcher::{Dispatch, with_default};
 
-/// Time of a call that is counted: counting makes it slower, and it is not there to fail.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The minimum time limit of a call whose instructions are counted. Counting makes it slower, but must not make it fail.
+const MIN_COUNTING_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct TrialArgs {
-    /// A core module or a component
+    /// The plugin: a WebAssembly core module or a component
     file: PathBuf,
-    /// What `init` is given
+    /// The configuration to pass to the plugin
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
     #[command(flatten)]
     budget: BudgetArgs,
-    /// The room; with --from, that of lines which name none
+    /// The room of the message; with --from, the room of lines that have none
     #[arg(long, required_unless_present = "from")]
     room: Option<String>,
-    /// The event; with --from, that of lines which name none
+    /// The event of the message; with --from, the event of lines that have none
     #[arg(long)]
     event: Option<String>,
-    /// Who publishes and subscribes
+    /// The principal that publishes and subscribes
     #[arg(long, value_name = "PRINCIPAL", default_value = "author")]
     who: String,
-    /// That principal's tier
+    /// The tier of that principal
     #[arg(long, default_value = "default")]
     tier: String,
-    /// A subscriber's filter; may be given several times
+    /// A filter of a subscriber; can be repeated
     #[arg(long = "filter", value_name = "JSON")]
     filters: Vec<String>,
     /// The message: any JSON value
     #[arg(required_unless_present = "from", allow_negative_numbers = true)]
     data: Option<String>,
-    /// Lines {"time":ms,"room":"…","event":"…","data":…}; - reads standard input
+    /// A file with one message per line, {"time":ms,"room":"…","event":"…","data":…}, or - for standard input
     #[arg(long, value_name = "FILE.ndjson", conflicts_with = "data")]
     from: Option<PathBuf>,
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
 }
 
 impl TrialArgs {
-    pub(crate) fn lines(&self) -> anyhow::Result<Lines> {
+    pub(super) fn feed(&self) -> anyhow::Result<Feed> {
         if let Some(file) = &self.from {
             return Ok(feed::open(file, self.room.clone(), self.event.clone(), Speed::Max)?.0);
         }
         let data = self.data.as_deref().unwrap_or_default();
-        let data: Box<RawValue> = serde_json::from_str(data).context("DATA is no JSON")?;
+        let data: Box<RawValue> = serde_json::from_str(data).context("DATA: invalid JSON")?;
         let room = self.room.clone().expect("clap requires it");
-        Ok(feed::single(Outgoing { line: None, time: None, room, event: self.event.clone(), data }))
+        Ok(feed::single(FeedMessage { line: None, time: None, room, event: self.event.clone(), data }))
     }
 
-    pub(crate) fn filters(&self) -> usize {
+    pub(super) fn filter_count(&self) -> usize {
         self.filters.len()
     }
 }
 
-/// The next message of a feed; a line that is none ends it.
-pub(super) async fn next(lines: &mut Lines) -> anyhow::Result<Option<Outgoing>> {
-    match lines.recv().await {
+/// Returns the next message of a feed. An invalid line is an error.
+pub(super) async fn next_message(feed: &mut Feed) -> anyhow::Result<Option<FeedMessage>> {
+    match feed.recv().await {
         None => Ok(None),
-        Some(Item::Message(message)) => Ok(Some(message)),
-        Some(Item::Wrong(line, why)) => bail!("line {line}: {why}"),
-        Some(Item::Unreadable(why)) => bail!("{why}"),
+        Some(FeedItem::Message(message)) => Ok(Some(message)),
+        Some(FeedItem::InvalidLine(line, reason)) => bail!("line {line}: {reason}"),
+        Some(FeedItem::Unreadable(error)) => bail!("{error}"),
     }
 }
 
+/// A plugin that runs locally.
 pub(super) struct Trial {
     governor: Governor,
-    who: Principal,
+    principal: Principal,
     filters: Vec<String>,
-    /// By room: each filter's number, where it was granted.
+    /// By room: for each filter, whether the plugin granted it, and its id if it is not empty.
     granted: HashMap<String, Vec<Result<Option<FilterId>, Rejection>>>,
-    pub times: BTreeMap<&'static str, Vec<Duration>>,
-    /// Instructions of each call of the present message.
+    pub(super) times: BTreeMap<&'static str, Vec<Duration>>,
+    /// The instructions of the calls for the current message.
     spent: Instructions,
 }
 
-/// Of each call, by hook.
+/// The number of instructions of each call, by hook.
 pub(super) type Instructions = BTreeMap<&'static str, Vec<u64>>;
 
-/// What becomes of a message.
-pub(super) struct Outcome {
-    /// The room by the name that the plugin gives it.
-    pub room: Result<String, Rejection>,
-    pub verdict: Result<Verdict, Rejection>,
-    /// Whether each filter lets it through; an error where it was not granted.
-    pub passes: Vec<Result<bool, Rejection>>,
+/// What the plugin does with a message.
+pub(super) struct TrialOutcome {
+    /// The canonical name of the room.
+    pub(super) room: Result<String, Rejection>,
+    pub(super) verdict: Result<Verdict, Rejection>,
+    /// For each filter, whether the message passes, or why the filter or the call was rejected.
+    pub(super) passes: Vec<Result<bool, Rejection>>,
 }
 
 impl Trial {
     pub(super) fn new(args: &TrialArgs) -> anyhow::Result<Self> {
-        Self::on(args, &Engine::new()?, args.budget.read())
+        Self::load(args, &Engine::new()?, args.budget.budget())
     }
 
-    /// A twin that counts instructions. It is beside the one that is timed, so that times and verdicts are a node's.
+    /// A second instance that counts instructions. It is separate, so that the times and verdicts of the first are those of
+    /// a node.
     pub(super) fn counting(args: &TrialArgs) -> anyhow::Result<Self> {
-        let budget = args.budget.read();
-        let budget = Budget { call: PATIENCE.max(budget.call), ..budget };
-        with_default(&Dispatch::none(), || Self::on(args, &Engine::counting()?, budget))
+        let budget = args.budget.budget();
+        let budget = Budget { call: MIN_COUNTING_TIME.max(budget.call), ..budget };
+        with_default(&Dispatch::none(), || Self::load(args, &Engine::counting()?, budget))
     }
 
-    fn on(args: &TrialArgs, engine: &Engine, budget: Budget) -> anyhow::Result<Self> {
-        let config = serde_json::from_str(&args.config).context("--config is not JSON")?;
+    fn load(args: &TrialArgs, engine: &Engine, budget: Budget) -> anyhow::Result<Self> {
+        let config = serde_json::from_str(&args.config).context("--config: invalid JSON")?;
         for filter in &args.filters {
             let filter: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(filter);
-            filter.context("--filter is no JSON object")?;
+            filter.context("--filter: not a JSON object")?;
         }
         let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
         let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
         let plugin = Plugin::load(engine, &name, &bytes, &config, budget)?;
         Ok(Self {
             governor: Governor::new(Arc::new(plugin), OnFailure::Deny),
-            who: Principal { id: args.who.clone(), tier: args.tier.clone(), tags: vec![] },
+            principal: Principal { id: args.who.clone(), tier: args.tier.clone(), tags: vec![] },
             filters: args.filters.clone(),
             granted: HashMap::new(),
             times: BTreeMap::new(),
@@ -135,63 +140,70 @@ impl Trial {
         })
     }
 
-    fn timed<T>(&mut self, hook: &'static str, ask: impl FnOnce(&mut Governor) -> T) -> T {
+    /// Makes a call, and records its time and instructions if the plugin has the hook.
+    fn measure<T>(&mut self, hook: &'static str, call: impl FnOnce(&mut Governor) -> T) -> T {
         let before = self.governor.plugin().instructions();
         let began = Instant::now();
-        let answer = ask(&mut self.governor);
+        let answer = call(&mut self.governor);
         let time = began.elapsed();
         let spent = self.governor.plugin().instructions() - before;
         let hooks = self.governor.plugin().info().hooks;
-        let is_there = match hook {
+        let has_hook = match hook {
             "room" => hooks.room,
             "publish" => hooks.publish,
             "subscribe" => hooks.subscribe || hooks.deliver,
             _ => hooks.deliver,
         };
-        if is_there {
+        if has_hook {
             self.times.entry(hook).or_default().push(time);
             self.spent.entry(hook).or_default().push(spent);
         }
         answer
     }
 
-    /// What the calls for a message take, asked of a counting twin. In silence: what the plugin logs, the other logged.
-    pub(super) fn count(&mut self, message: &Outgoing) -> Instructions {
-        with_default(&Dispatch::none(), || self.ask(message));
+    /// Counts the instructions of the calls for a message. For the instance from [`Self::counting`]. Drops what the plugin
+    /// logs, because the other instance has logged it already.
+    pub(super) fn count_instructions(&mut self, message: &FeedMessage) -> Instructions {
+        with_default(&Dispatch::none(), || self.process(message));
         self.times.clear();
         std::mem::take(&mut self.spent)
     }
 
-    pub(super) fn ask(&mut self, message: &Outgoing) -> Outcome {
+    /// Makes all calls that a node would make for a message and its subscribers.
+    pub(super) fn process(&mut self, message: &FeedMessage) -> TrialOutcome {
         self.spent.clear();
-        let who = self.who.id.clone();
-        let named = self.timed("room", |governor| governor.validate(&who, &message.room));
-        let room = match named {
+        let principal = self.principal.id.clone();
+        let canonical = self.measure("room", |governor| governor.validate(&principal, &message.room));
+        let room = match canonical {
             Ok(canonical) => canonical.unwrap_or_else(|| message.room.clone()),
             Err(refusal) => {
                 let (room, verdict) = (Err(refusal.clone()), Err(refusal));
-                return Outcome { room, verdict, passes: vec![] };
+                return TrialOutcome { room, verdict, passes: vec![] };
             }
         };
         let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data.get());
-        let verdict = self.timed("publish", |governor| governor.check(&who, &room, event, data.as_bytes()));
+        let verdict =
+            self.measure("publish", |governor| governor.check(&principal, &room, event, data.as_bytes()));
         let stored = match &verdict {
             Ok(Verdict::Pass) => Some(data.as_bytes().to_vec()),
             Ok(Verdict::Replace(data)) => Some(data.clone()),
             Ok(Verdict::Discard) | Err(_) => None,
         };
         let passes = stored.map(|data| self.deliver(&room, event, &data)).unwrap_or_default();
-        Outcome { room: Ok(room), verdict, passes }
+        TrialOutcome { room: Ok(room), verdict, passes }
     }
 
+    /// Evaluates all filters on a message. Subscribes with them first, once per room.
     fn deliver(&mut self, room: &str, event: &str, data: &[u8]) -> Vec<Result<bool, Rejection>> {
         if !self.granted.contains_key(room) {
-            let (who, filters) = (self.who.clone(), self.filters.clone());
+            let (principal, filters) = (self.principal.clone(), self.filters.clone());
             let mut grants = vec![];
             for filter in &filters {
                 let counts = Counts { of_connection: 0, of_principal: 0, in_room: 0 };
                 let grant = self
-                    .timed("subscribe", |governor| governor.authorize(&who, room, Some(filter), counts))
+                    .measure("subscribe", |governor| {
+                        governor.authorize(&principal, room, Some(filter), counts)
+                    })
                     .map(|grant| grant.filter);
                 grants.push(grant);
             }
@@ -200,20 +212,20 @@ impl Trial {
         let grants = self.granted[room].clone();
         let ids: Vec<_> = grants.iter().filter_map(|grant| *grant.as_ref().ok()?).collect();
         let mut bits = vec![];
-        let asked = match ids.is_empty() {
+        let called = match ids.is_empty() {
             true => Ok(()),
-            false => self.timed("deliver", |governor| governor.matches(room, event, data, &ids, &mut bits)),
+            false => self.measure("deliver", |governor| governor.matches(room, event, data, &ids, &mut bits)),
         };
         let mut position = 0;
-        let mut bit = || {
+        let mut next_bit = || {
             let (word, bit) = (position / 64, position % 64);
             position += 1;
             bits[word] >> bit & 1 == 1
         };
-        let answer = |grant: Result<Option<FilterId>, Rejection>| match (grant?, &asked) {
+        let answer = |grant: Result<Option<FilterId>, Rejection>| match (grant?, &called) {
             (None, _) => Ok(true),
             (Some(_), Err(refusal)) => Err(refusal.clone()),
-            (Some(_), Ok(())) => Ok(bit()),
+            (Some(_), Ok(())) => Ok(next_bit()),
         };
         grants.into_iter().map(answer).collect()
     }

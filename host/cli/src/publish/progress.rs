@@ -1,32 +1,37 @@
-//! How far a long feed is, on standard error.
+//! Shows the progress of a long feed on standard error.
 
-use super::window::Tally;
-use crate::output::{progress, remark};
+use super::tally::Tally;
+use crate::output::{replace_stderr_line, write_stderr_line};
 use std::{
     io::{IsTerminal, stderr},
     time::Duration,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-pub(super) struct Progress {
+/// How often the line is updated, on a terminal and elsewhere.
+const TERMINAL_INTERVAL: Duration = Duration::from_millis(250);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// A feed that takes less than this shows no progress.
+const MIN_DELAY: Duration = Duration::from_secs(1);
+
+pub(super) struct ProgressLine {
     began: Instant,
     ticks: Interval,
-    /// Of the feed, where that is known.
+    /// Number of lines in the feed, if known.
     total: Option<u64>,
-    terminal: bool,
-    /// There is a line on the terminal to be replaced.
-    shown: bool,
+    is_terminal: bool,
+    /// The last line of the terminal is the progress, and must be replaced.
+    is_shown: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     pub(super) fn new(total: Option<u64>) -> Self {
-        let terminal = stderr().is_terminal();
-        let every = Duration::from_millis(if terminal { 250 } else { 5000 });
+        let is_terminal = stderr().is_terminal();
+        let interval = if is_terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
         let began = Instant::now();
-        // What takes less than a second says nothing.
-        let mut ticks = interval_at(began + every.max(Duration::from_secs(1)), every);
+        let mut ticks = interval_at(began + interval.max(MIN_DELAY), interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        Self { began, ticks, total, terminal, shown: false }
+        Self { began, ticks, total, is_terminal, is_shown: false }
     }
 
     pub(super) async fn tick(&mut self) {
@@ -38,24 +43,24 @@ impl Progress {
     }
 
     pub(super) fn show(&mut self, tally: &Tally) {
-        let line = line(tally, self.total, self.elapsed());
-        if self.terminal {
-            progress(line);
-            self.shown = true;
+        let line = format_progress(tally, self.total, self.elapsed());
+        if self.is_terminal {
+            replace_stderr_line(line);
+            self.is_shown = true;
         } else {
-            remark(line);
+            write_stderr_line(line);
         }
     }
 
-    /// Makes room for another line.
+    /// Removes the line before something else is printed.
     pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            progress("");
+        if std::mem::take(&mut self.is_shown) {
+            replace_stderr_line("");
         }
     }
 }
 
-fn line(tally: &Tally, total: Option<u64>, elapsed: Duration) -> String {
+fn format_progress(tally: &Tally, total: Option<u64>, elapsed: Duration) -> String {
     let of = total.map_or(String::new(), |total| format!(" of {}", grouped(total)));
     let rate = tally.published as f64 / elapsed.as_secs_f64().max(0.001);
     let mut text = format!("{}{of} published, {}/s", grouped(tally.published), grouped(rate.round() as u64));
@@ -65,7 +70,7 @@ fn line(tally: &Tally, total: Option<u64>, elapsed: Duration) -> String {
     text
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -83,13 +88,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_one_short_line() {
+    fn progress_is_formatted_as_one_line() {
         let mut tally = Tally::new(false);
         tally.published = 12_000;
         let took = Duration::from_secs(10);
-        assert_eq!(line(&tally, Some(1_000_000), took), "12,000 of 1,000,000 published, 1,200/s");
+        assert_eq!(format_progress(&tally, Some(1_000_000), took), "12,000 of 1,000,000 published, 1,200/s");
         tally.refused = 3;
-        assert_eq!(line(&tally, None, took), "12,000 published, 1,200/s, 3 refused");
+        assert_eq!(format_progress(&tally, None, took), "12,000 published, 1,200/s, 3 refused");
         assert_eq!(["0", "999", "1,000"], [0, 999, 1000].map(grouped).each_ref().map(String::as_str));
     }
 }

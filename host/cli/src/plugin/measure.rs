@@ -1,10 +1,9 @@
-//! `switchyard plugin run` and `switchyard plugin bench`: what a plugin says of messages, and what that costs.
+//! `switchyard plugin run` and `switchyard plugin bench`: print what a plugin does with messages, and what that costs.
 
-use super::trial::{Instructions, Outcome, Trial, TrialArgs, next};
+use super::trial::{Instructions, Trial, TrialArgs, TrialOutcome, next_message};
 use crate::{
-    client::note,
-    output::{OutputError, print_line, remark},
-    publish::feed::Outgoing,
+    output::{OutputError, note, print_line, write_stderr_line},
+    publish::feed::FeedMessage,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -18,56 +17,57 @@ use switchyard_plugin::{Rejection, Verdict};
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     trial: TrialArgs,
-    /// How long to measure
+    /// How long to measure, such as 2s
     #[arg(long = "for", value_name = "TIME", default_value = "2s", value_parser = switchyard_process::unit::parse_duration)]
     time: Duration,
 }
 
-/// A line a message: its room, the verdict, and the filters that let it through, counted from 1.
+/// Prints a line for each message: its room, the verdict, and the filters that it passes, counted from 1.
 pub(super) async fn run(args: TrialArgs) -> anyhow::Result<()> {
-    let (mut trial, mut twin, mut lines) = (Trial::new(&args)?, Trial::counting(&args)?, args.lines()?);
+    let (mut trial, mut counting) = (Trial::new(&args)?, Trial::counting(&args)?);
+    let mut feed = args.feed()?;
     let mut all = Instructions::new();
-    let mut passed = vec![0u64; args.filters()];
+    let mut passed = vec![0u64; args.filter_count()];
     let mut messages = 0;
-    while let Some(message) = next(&mut lines).await? {
-        let (outcome, spent) = (trial.ask(&message), twin.count(&message));
+    while let Some(message) = next_message(&mut feed).await? {
+        let (outcome, spent) = (trial.process(&message), counting.count_instructions(&message));
         messages += 1;
         for (count, passes) in passed.iter_mut().zip(&outcome.passes) {
             *count += u64::from(matches!(passes, Ok(true)));
         }
         match args.json {
-            true => print_line!("{}", object(&message, &outcome, &spent))?,
-            false => show(&message.room, &outcome)?,
+            true => print_line!("{}", outcome_json(&message, &outcome, &spent))?,
+            false => print_outcome(&message.room, &outcome)?,
         }
-        add(&mut all, spent);
+        add_instructions(&mut all, spent);
     }
     if !args.json {
         for (n, count) in passed.iter().enumerate() {
             note(format_args!("filter {}: {count} of {messages} messages pass", n + 1));
         }
-        table(&trial.times, &all).iter().for_each(remark);
+        table(&trial.times, &all).iter().for_each(write_stderr_line);
     }
     Ok(())
 }
 
-/// The messages again and again, once they were read.
+/// Reads all messages, then processes them repeatedly for the given time and prints the statistics.
 pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
-    let (mut trial, mut lines) = (Trial::new(&args.trial)?, args.trial.lines()?);
+    let (mut trial, mut feed) = (Trial::new(&args.trial)?, args.trial.feed()?);
     let mut messages = vec![];
-    while let Some(message) = next(&mut lines).await? {
+    while let Some(message) = next_message(&mut feed).await? {
         messages.push(message);
     }
-    // Counting is exact and slow, so it is done once and beside.
-    let (mut twin, mut all) = (Trial::counting(&args.trial)?, Instructions::new());
-    messages.iter().for_each(|message| add(&mut all, twin.count(message)));
-    drop(twin);
-    messages.iter().for_each(|message| drop(trial.ask(message)));
-    // What the first round compiled and cached is not measured.
+    // Counting is exact but slow, so it is done only once, on an instance of its own.
+    let (mut counting, mut all) = (Trial::counting(&args.trial)?, Instructions::new());
+    messages.iter().for_each(|message| add_instructions(&mut all, counting.count_instructions(message)));
+    drop(counting);
+    // The first round fills caches and is not measured.
+    messages.iter().for_each(|message| drop(trial.process(message)));
     trial.times.clear();
     let end = Instant::now() + args.time;
     'measuring: loop {
         for message in &messages {
-            trial.ask(message);
+            trial.process(message);
             if Instant::now() >= end {
                 break 'measuring;
             }
@@ -80,47 +80,48 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add(all: &mut Instructions, spent: Instructions) {
+fn add_instructions(all: &mut Instructions, spent: Instructions) {
     spent.into_iter().for_each(|(hook, calls)| all.entry(hook).or_default().extend(calls));
 }
 
-fn said(refusal: &Rejection) -> String {
+fn rejection_text(refusal: &Rejection) -> String {
     let code = serde_json::to_value(refusal.code).unwrap_or_default();
     format!("{}: {}", code.as_str().unwrap_or_default(), refusal.message)
 }
 
-fn verdict(outcome: &Outcome) -> (&'static str, String) {
+/// The verdict in one word, and the reason or the replacement.
+fn verdict(outcome: &TrialOutcome) -> (&'static str, String) {
     match &outcome.verdict {
         Ok(Verdict::Pass) => ("pass", String::new()),
         Ok(Verdict::Discard) => ("discard", String::new()),
         Ok(Verdict::Replace(data)) => ("replace", String::from_utf8_lossy(data).into_owned()),
-        Err(refusal) => ("reject", said(refusal)),
+        Err(refusal) => ("reject", rejection_text(refusal)),
     }
 }
 
-fn show(asked: &str, outcome: &Outcome) -> Result<(), OutputError> {
-    let room = outcome.room.as_deref().unwrap_or(asked);
-    let ((verdict, why), mut filters) = (verdict(outcome), vec![]);
+fn print_outcome(requested_room: &str, outcome: &TrialOutcome) -> Result<(), OutputError> {
+    let room = outcome.room.as_deref().unwrap_or(requested_room);
+    let ((verdict, reason), mut filters) = (verdict(outcome), vec![]);
     for (n, passes) in outcome.passes.iter().enumerate() {
         match passes {
             Ok(true) => filters.push((n + 1).to_string()),
             Ok(false) => {}
-            Err(refusal) => filters.push(format!("{} {}", n + 1, said(refusal))),
+            Err(refusal) => filters.push(format!("{} {}", n + 1, rejection_text(refusal))),
         }
     }
-    let line = [room, verdict, &why, &filters.join(", ")];
+    let line = [room, verdict, &reason, &filters.join(", ")];
     print_line!("{}", line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  "))
 }
 
-fn object(message: &Outgoing, outcome: &Outcome, spent: &Instructions) -> Value {
-    let (verdict, why) = verdict(outcome);
+fn outcome_json(message: &FeedMessage, outcome: &TrialOutcome, spent: &Instructions) -> Value {
+    let (verdict, reason) = verdict(outcome);
     let passes = |passes: &Result<bool, Rejection>| match passes {
         Ok(passes) => json!(passes),
-        Err(refusal) => json!({ "rejected": said(refusal) }),
+        Err(refusal) => json!({ "rejected": rejection_text(refusal) }),
     };
     json!({
         "line": message.line, "room": outcome.room.as_deref().unwrap_or(&message.room), "verdict": verdict,
-        "why": Some(why).filter(|why| !why.is_empty()),
+        "why": Some(reason).filter(|reason| !reason.is_empty()),
         "filters": outcome.passes.iter().map(passes).collect::<Vec<_>>(),
         "instructions": spent.iter().map(|(hook, calls)| (*hook, calls.iter().sum())).collect::<BTreeMap<_, u64>>(),
     })
@@ -128,8 +129,8 @@ fn object(message: &Outgoing, outcome: &Outcome, spent: &Instructions) -> Value 
 
 type Times = BTreeMap<&'static str, Vec<Duration>>;
 
-/// Calls, and nanoseconds of each: median, 99th percentile, longest. Then what each message took once, in
-/// instructions: the median call, and all together.
+/// For each hook, as JSON: the number of calls; their median, 99th percentile and maximum time in nanoseconds; and the
+/// instructions that the messages took once: those of the median call, and the total.
 fn summary(times: &Times, all: &Instructions) -> Vec<Value> {
     let row = |(hook, times): (&&str, &Vec<Duration>)| {
         let mut times = times.clone();
@@ -150,7 +151,7 @@ fn table(times: &Times, all: &Instructions) -> Vec<String> {
     let micros = |value: &Value| format!("{:.1}", value.as_u64().unwrap_or_default() as f64 / 1000.0);
     let head = format!(
         "{:10}{:>10}{:>12}{:>12}{:>12}{:>14}{:>14}",
-        "hook", "calls", "p50 µs", "p99 µs", "longest µs", "instructions", "in total"
+        "hook", "calls", "p50 µs", "p99 µs", "longest µs", "instructions", "total"
     );
     let row = |row: Value| {
         let (hook, calls) = (row["hook"].as_str().unwrap_or_default().to_owned(), row["calls"].to_string());

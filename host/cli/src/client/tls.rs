@@ -1,4 +1,4 @@
-//! Which servers are believed over TLS.
+//! Which server certificates the client trusts.
 
 use anyhow::{Context, bail};
 use std::{path::Path, sync::Arc};
@@ -13,21 +13,21 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-/// For configurations that name no provider themselves, as the WebSocket library's.
+/// Sets the cryptography for TLS configurations that do not choose one, such as the WebSocket library's default.
 pub(super) fn install_provider() {
-    // An error says that there is one already, which is as good.
+    // Fails if one is installed already, which is just as good.
     ring::default_provider().install_default().ok();
 }
 
-/// Believes what the certificates in `file` signed, and these certificates themselves.
-pub(super) fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+/// Trusts only the PEM certificates in `file`, and what they signed.
+pub(super) fn trusting_only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let name = file.display().to_string();
     let text = std::fs::read(file).with_context(|| format!("--ca {name}"))?;
     let certificates = CertificateDer::pem_slice_iter(without_bom(&text))
         .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("--ca {name}: no PEM certificate can be read"))?;
+        .with_context(|| format!("--ca {name}: cannot parse the PEM certificates"))?;
     if certificates.is_empty() {
-        bail!("--ca {name} holds no PEM certificate");
+        bail!("--ca {name}: no PEM certificate in the file");
     }
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -38,20 +38,20 @@ pub(super) fn only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Named { certificates, chains }))
+        .with_custom_certificate_verifier(Arc::new(PinnedOrSigned { pinned: certificates, chains }))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
-/// What most tools call self-signed is marked as an authority, which webpki refuses as a server's own certificate.
-/// Naming the very certificate leaves no doubt whom the operator means, so that one is taken as it is.
+/// Accepts the given certificates themselves, and what they signed. The first is necessary because most tools mark a
+/// self-signed certificate as an authority, and webpki rejects an authority as a server's own certificate.
 #[derive(Debug)]
-struct Named {
-    certificates: Vec<CertificateDer<'static>>,
+struct PinnedOrSigned {
+    pinned: Vec<CertificateDer<'static>>,
     chains: Arc<WebPkiServerVerifier>,
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for PinnedOrSigned {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -60,7 +60,7 @@ impl ServerCertVerifier for Named {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.certificates.iter().any(|certificate| certificate == end_entity) {
+        if self.pinned.iter().any(|certificate| certificate == end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
         self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)

@@ -1,0 +1,54 @@
+//! `switchyard check`: reports every problem of a configuration, not only the first.
+
+use crate::output::{Problems, note, print_line};
+use clap::Args;
+use std::path::PathBuf;
+use switchyard_plugin::Engine;
+use switchyard_server::{
+    Tls,
+    config::{Config, Text, environment, find, line},
+};
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file [default: check the built-in defaults and the environment]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
+    // Reads the file once, because a pipe can be read only once.
+    let text = args.config.as_deref().map(Text::first).transpose().map_err(anyhow::Error::msg)?;
+    let config = environment().and_then(|environment| match &text {
+        Some(text) => text.config(&environment),
+        None => Config::load(None, &environment),
+    });
+    let config = config.map_err(anyhow::Error::msg)?;
+    let text = text.as_ref().map_or("", Text::as_str);
+    let at_line = |offset: usize, error: String| match &args.config {
+        Some(file) => format!("{}:{}: {error}", file.display(), line(text, offset)),
+        None => error,
+    };
+    let mut problems = vec![];
+    if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
+        problems.push(at_line(find(text, "server", "tls").start, error));
+    }
+    if let Err(error) = config.cache.check() {
+        problems.push(at_line(find(text, "cache", "folder").start, error.to_string()));
+    }
+    if !config.plugins.is_empty() {
+        let engine = Engine::with_compiler_limits()?;
+        for plugin in &config.plugins {
+            if let Err(error) = plugin.load(&engine) {
+                problems.push(at_line(plugin.name.span().start, error.to_string()));
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems).into());
+    }
+    config.risks(args.config.as_deref()).iter().for_each(note);
+    let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
+    print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;
+    Ok(())
+}

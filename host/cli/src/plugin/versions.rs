@@ -1,0 +1,245 @@
+//! The commands that list, load, compare and roll back the versions of plugins on running nodes, through the admin
+//! listener of one of them.
+
+use crate::{
+    admin_client::{AdminArgs, AdminCall, AdminClient},
+    output::{OutputError, note, print_line},
+};
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::Value;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use switchyard_plugin::{read_signature, signature_file};
+
+/// How long to wait until the other nodes run the new version. Each polls the store twice a second, and compiles.
+const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+#[derive(Args)]
+pub(crate) struct PluginListArgs {
+    /// List only this plugin, with its versions
+    name: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct LoadArgs {
+    /// The plugin's name in the node's configuration
+    name: String,
+    /// The new version: a WebAssembly core module or a component. If FILE.sig exists, it is sent as its signature
+    file: PathBuf,
+    /// Do not activate it; run it next to the active version as a shadow candidate, for `plugin diff`
+    #[arg(long)]
+    shadow: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct RollbackArgs {
+    /// The plugin's name in the node's configuration
+    name: String,
+    /// Activate the version whose SHA-256 begins with this, instead of the previous one
+    #[arg(long, value_name = "SHA256")]
+    to: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct NameArgs {
+    /// The plugin's name in the node's configuration
+    name: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub(super) async fn list(args: PluginListArgs) -> anyhow::Result<()> {
+    let admin = AdminClient::new(&args.admin)?;
+    let answer = match &args.name {
+        None => admin.call("GET", "/v1/plugins").await?,
+        Some(name) => admin.call("GET", &path(name, "")).await?,
+    };
+    if args.admin.json {
+        print_line!("{answer}")?;
+        return Ok(());
+    }
+    if args.name.is_some() {
+        print_plugin(&answer)?;
+        if let Some(reason) = answer["refused"].as_str() {
+            print_line!("  running with the previous configuration: {reason}")?;
+        }
+        array(&answer["versions"]).try_for_each(print_version)?;
+    }
+    Ok(array(&answer["plugins"]).try_for_each(print_plugin)?)
+}
+
+pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
+    let admin = AdminClient::new(&args.admin)?;
+    let body = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let signature_file = signature_file(&args.file);
+    let signature = read_signature(&signature_file).with_context(|| signature_file.display().to_string())?;
+    let signature = signature.as_deref().map(str::trim);
+    if args.shadow {
+        let path = path(&args.name, "/shadow");
+        let plugin = admin.deploy(AdminCall { method: "PUT", path: &path, signature, body }).await?;
+        let text = format!("runs as a shadow candidate; see switchyard plugin diff {}", args.name);
+        return print_change(&args.admin, &plugin, &text);
+    }
+    let path = path(&args.name, "");
+    let plugin = admin.deploy(AdminCall { method: "PUT", path: &path, signature, body }).await?;
+    wait_for_nodes(&admin, &args.admin, &args.name, plugin).await
+}
+
+pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<()> {
+    let admin = AdminClient::new(&args.admin)?;
+    let to = args.to.as_ref().map(|to| format!("?to={}", url_safe(to))).unwrap_or_default();
+    let path = path(&args.name, &format!("/rollback{to}"));
+    // The node may have to compile an old version again.
+    let call = AdminCall { method: "POST", path: &path, signature: None, body: vec![] };
+    let plugin = admin.deploy(call).await?;
+    wait_for_nodes(&admin, &args.admin, &args.name, plugin).await
+}
+
+pub(super) async fn promote(args: NameArgs) -> anyhow::Result<()> {
+    let admin = AdminClient::new(&args.admin)?;
+    let path = path(&args.name, "/shadow/promote");
+    let call = AdminCall { method: "POST", path: &path, signature: None, body: vec![] };
+    let plugin = admin.deploy(call).await?;
+    wait_for_nodes(&admin, &args.admin, &args.name, plugin).await
+}
+
+pub(super) async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
+    let admin = AdminClient::new(&args.admin)?;
+    let plugin = admin.call("DELETE", &path(&args.name, "/shadow")).await?;
+    print_change(&args.admin, &plugin, "the candidate is dropped")
+}
+
+/// Prints how often the candidate's answers differ from those of the active version, and the newest differences.
+pub(super) async fn diff(args: NameArgs) -> anyhow::Result<()> {
+    let shadow = AdminClient::new(&args.admin)?.call("GET", &path(&args.name, "/shadow")).await?;
+    if args.admin.json {
+        print_line!("{shadow}")?;
+        return Ok(());
+    }
+    print_line!("candidate {} {}", text_of(&shadow["version"]), short(&shadow["sha256"]))?;
+    print_line!("{:10}{:>10}{:>12}{:>10}", "hook", "same", "different", "failed")?;
+    for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
+        let [same, different, failed] =
+            ["same", "different", "failed"].map(|count| compared[count].to_string());
+        print_line!("{hook:10}{same:>10}{different:>12}{failed:>10}")?;
+    }
+    for (hook, compared) in shadow["hooks"].as_object().into_iter().flatten() {
+        for sample in array(&compared["samples"]) {
+            print_line!("")?;
+            print_line!("{hook}     {}", sample["asked"])?;
+            print_line!("active     {}", sample["active"])?;
+            print_line!("candidate  {}", sample["candidate"])?;
+        }
+    }
+    if let Some(skipped) = shadow["skipped"].as_u64().filter(|skipped| *skipped > 0) {
+        note(format_args!("{skipped} calls were skipped, because the candidate is too slow for the traffic"));
+    }
+    if let Some(failure) = shadow["status"]["last_failure"].as_str() {
+        note(format_args!("the candidate's last failure: {failure}"));
+    }
+    Ok(())
+}
+
+fn path(name: &str, rest: &str) -> String {
+    format!("/v1/plugins/{}{rest}", url_safe(name))
+}
+
+/// Replaces characters that are not allowed in names of plugins. The node then answers that there is no such plugin.
+fn url_safe(text: &str) -> String {
+    let replace = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    text.chars().map(replace).collect()
+}
+
+fn print_change(args: &AdminArgs, plugin: &Value, text: &str) -> anyhow::Result<()> {
+    match args.json {
+        true => print_line!("{plugin}")?,
+        false => print_line!("{}  {text}", text_of(&plugin["name"]))?,
+    }
+    Ok(())
+}
+
+/// Waits until all nodes run the active version, and prints what each runs. Fails if one does not.
+async fn wait_for_nodes(
+    admin: &AdminClient,
+    args: &AdminArgs,
+    name: &str,
+    mut plugin: Value,
+) -> anyhow::Result<()> {
+    let (generation, deadline) = (plugin["generation"].as_u64(), Instant::now() + ROLLOUT_TIMEOUT);
+    let is_behind = |node: &Value| node["generation"].as_u64() < generation;
+    while array(&plugin["nodes"]).any(is_behind) && Instant::now() < deadline {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        plugin = admin.call("GET", &path(name, "")).await?;
+    }
+    match args.json {
+        true => print_line!("{plugin}")?,
+        false => print_plugin(&plugin)?,
+    }
+    let is_lagging = |node: &&Value| is_behind(node) || !node["behind"].is_null();
+    let lagging: Vec<_> =
+        array(&plugin["nodes"]).filter(is_lagging).map(|node| text_of(&node["host"])).collect();
+    match lagging.is_empty() {
+        true => Ok(()),
+        false => bail!(
+            "these nodes do not run the active version: {}; see switchyard plugin list {name}",
+            lagging.join(", ")
+        ),
+    }
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+/// The beginning of a digest, enough to tell versions apart.
+fn short(sha256: &Value) -> String {
+    let sha256 = text_of(sha256);
+    sha256.get(..12).unwrap_or(&sha256).to_owned()
+}
+
+/// Prints a line with name, state, version, digest, rooms, and the failure if there is one. If there are several nodes, or
+/// one is behind, also prints a line for each node.
+fn print_plugin(plugin: &Value) -> Result<(), OutputError> {
+    let rooms: Vec<_> = array(&plugin["rooms"]).map(text_of).collect();
+    let info = &plugin["plugin"];
+    let mut parts = vec![text_of(&plugin["name"]), text_of(&plugin["state"])];
+    if info.is_object() {
+        parts.extend([text_of(&info["version"]), short(&info["sha256"])]);
+    }
+    parts.push(rooms.join(","));
+    parts.extend(plugin["reason"].as_str().map(str::to_owned));
+    print_line!("{}", parts.join("  "))?;
+    if array(&plugin["nodes"]).count() < 2 && array(&plugin["nodes"]).all(|node| node["behind"].is_null()) {
+        return Ok(());
+    }
+    for node in array(&plugin["nodes"]) {
+        let mut parts = vec![text_of(&node["host"]), text_of(&node["state"]), text_of(&node["version"])];
+        parts.push(short(&node["sha256"]));
+        parts.extend(node["behind"].as_str().or(node["reason"].as_str()).map(str::to_owned));
+        print_line!("  on {}", parts.join("  "))?;
+    }
+    Ok(())
+}
+
+/// Prints a line with digest, version, state, source, principal, and the failure if there is one.
+fn print_version(version: &Value) -> Result<(), OutputError> {
+    let mut parts = vec![short(&version["sha256"]), text_of(&version["version"]), text_of(&version["state"])];
+    parts.push(text_of(&version["how"]));
+    parts.extend(version["by"].as_str().map(|by| format!("by {by}")));
+    parts.extend(version["reason"].as_str().map(str::to_owned));
+    print_line!("  {}", parts.join("  "))
+}
