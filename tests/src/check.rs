@@ -1,5 +1,6 @@
-//! A checker of what clients are told, under schedules of failures that are drawn from a seed: three nodes, one Redis, and a
-//! proxy between them. It knows the documents, and nothing of how the nodes work.
+//! A checker that runs three nodes, one Redis and a proxy between them under random failures, drawn from a
+//! seed, and verifies what clients are told. It knows the documentation, and nothing about how the nodes
+//! work.
 
 mod actor;
 mod calm;

@@ -1,4 +1,4 @@
-//! A client for tests: every wait is bounded, and what it did not expect is a panic that shows it.
+//! A client for tests. Every wait has a timeout, and an unexpected frame is a panic that shows it.
 
 use crate::{KEY, PATIENCE, Server};
 use futures_util::{SinkExt, StreamExt};
@@ -15,7 +15,7 @@ pub struct Client {
     pub connected: Value,
 }
 
-/// How the server ended a connection.
+/// How the server closed a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed {
     pub code: u16,
@@ -23,34 +23,34 @@ pub struct Closed {
 }
 
 impl Client {
-    /// A socket that has not said `connect`.
+    /// Opens a WebSocket without sending `connect`.
     pub async fn open(request: impl IntoClientRequest + Unpin) -> Self {
         let (socket, _) =
             timeout(PATIENCE, connect_async(request)).await.expect("in time").expect("an upgrade");
         Self { socket, connected: Value::Null }
     }
 
-    /// A new session of `acme`.
+    /// Opens a new session of `acme`.
     pub async fn connect(server: &Server) -> Self {
         Self::connect_with(server, json!({"auth": {"apiKey": KEY}})).await
     }
 
-    /// `connect` with these fields.
+    /// Connects with these fields in `connect`.
     pub async fn connect_with(server: &Server, fields: Value) -> Self {
         Self::connect_at(&server.url, fields).await
     }
 
-    /// The same at a URL.
+    /// Connects to a URL with these fields in `connect`.
     pub async fn connect_at(url: &str, fields: Value) -> Self {
         Self::open(url).await.greet(fields).await
     }
 
-    /// A new session with this key.
+    /// Opens a new session with this key.
     pub async fn connect_as(server: &Server, key: &str) -> Self {
         Self::connect_with(server, json!({"auth": {"apiKey": key}})).await
     }
 
-    /// Says `connect` with these fields, which must let it in.
+    /// Sends `connect` with these fields, which must be accepted.
     pub async fn greet(mut self, mut fields: Value) -> Self {
         fields["type"] = "connect".into();
         self.send(fields).await;
@@ -58,14 +58,15 @@ impl Client {
         self
     }
 
-    /// Says `frame` first, which must not let it in: the code of the error and the close.
+    /// Sends `frame` as the first frame, which must be rejected. Returns the error code and the close code.
     pub async fn turned_away(url: &str, frame: Value) -> (String, u16) {
         let mut client = Self::open(url).await;
         let code = client.refused(frame).await;
         (code, client.closed().await.code)
     }
 
-    /// Whether a key lets somebody in now. One that is revoked at this moment may close without another word.
+    /// Whether a key is accepted now. With a key that is revoked at this moment, the connection may close
+    /// without an error.
     pub async fn is_let_in(url: &str, key: &str) -> bool {
         let mut client = Self::open(url).await;
         client.send(json!({"type": "connect", "auth": {"apiKey": key}})).await;
@@ -76,7 +77,7 @@ impl Client {
         }
     }
 
-    /// The session of an earlier client.
+    /// Resumes the session of an earlier client.
     pub async fn resume(server: &Server, token: &str) -> Self {
         Self::connect_with(server, json!({"auth": {"apiKey": KEY}, "session": token})).await
     }
@@ -93,7 +94,7 @@ impl Client {
         self.socket.send(Message::text(text)).await.expect("a live connection");
     }
 
-    /// The next text frame as it came.
+    /// Receives the next text frame, unparsed.
     pub async fn text(&mut self) -> String {
         loop {
             match timeout(PATIENCE, self.socket.next()).await.expect("a frame in time") {
@@ -109,33 +110,33 @@ impl Client {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// The next frame, which must be of this type.
+    /// Receives the next frame, which must have this type.
     pub async fn expect(&mut self, kind: &str) -> Value {
         let frame = self.recv().await;
         assert_eq!(frame["type"], kind, "{frame}");
         frame
     }
 
-    /// The next frame, which must be an error: its code.
+    /// Receives the next frame, which must be an error, and returns its code.
     pub async fn refusal(&mut self) -> String {
         let error = self.expect("error").await;
         error["error"]["code"].as_str().unwrap_or_else(|| panic!("{error}")).to_owned()
     }
 
-    /// Sends a request and takes the next frame, which must answer it.
+    /// Sends a request and receives the next frame, which must be its answer.
     pub async fn ask(&mut self, request: Value) -> Value {
         self.send(request).await;
         self.recv().await
     }
 
-    /// The error code of the next frame.
+    /// Sends a request and returns the error code of the next frame.
     pub async fn refused(&mut self, request: Value) -> String {
         let answer = self.ask(request).await;
         assert_eq!(answer["type"], "error", "{answer}");
         answer["error"]["code"].as_str().expect("a code").to_owned()
     }
 
-    /// Joins rooms; all must let it in.
+    /// Joins rooms, each of which must accept it.
     pub async fn subscribe(&mut self, rooms: Value) -> Value {
         let answer = self.ask(json!({"type": "subscribe", "rooms": rooms})).await;
         for result in answer["results"].as_array().unwrap_or_else(|| panic!("{answer}")) {
@@ -144,25 +145,25 @@ impl Client {
         answer
     }
 
-    /// Publishes and gives the answer; the publisher must not be a member.
+    /// Publishes a message and returns the answer. The publisher must not be a member of the room.
     pub async fn publish(&mut self, room: &str, data: Value) -> Value {
         let answer = self.ask(json!({"type": "publish", "room": room, "data": data})).await;
         assert_eq!(answer["type"], "published", "{answer}");
         answer
     }
 
-    /// A round trip: everything the server did before is in what it answers before.
+    /// Makes a round trip, so that all earlier frames of the server have been received.
     pub async fn settled(&mut self) {
         assert_eq!(self.ask(json!({"type": "ping", "id": "settled"})).await["type"], "pong");
     }
 
-    /// The same, passing over what comes before.
+    /// Makes a round trip and drops all frames before the answer.
     pub async fn drained(&mut self) {
         self.send(json!({"type": "ping", "id": "drained"})).await;
         while self.recv().await["id"] != "drained" {}
     }
 
-    /// Reads until the server closes.
+    /// Reads until the server closes the connection.
     pub async fn closed(&mut self) -> Closed {
         loop {
             match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
@@ -175,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Cuts the connection without a word, as a bad network does.
+    /// Cuts the connection without a close frame, as a bad network does.
     pub fn cut(self) {
         drop(self);
     }

@@ -1,4 +1,5 @@
-//! A strict reader of the OpenMetrics text format, 1.0: what it refuses, some collector refuses, and with it all that a node says.
+//! A strict parser of the OpenMetrics text format 1.0. Some collectors reject a whole scrape for any error
+//! that this rejects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Suffixes of the samples of a kind. Names of families must not be among another's.
+/// The suffixes of the samples of a kind. The name of a family must not be the name of another family's sample.
 fn suffixes(kind: &str) -> Option<&'static [&'static str]> {
     Some(match kind {
         "counter" => &["_total", "_created"],
@@ -27,7 +28,7 @@ fn suffixes(kind: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// All families of a scrape, or the line that is wrong.
+/// Parses the families of a scrape. The error contains the invalid line.
 pub fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
     let body = text.strip_suffix("# EOF\n").ok_or("it does not end with # EOF")?;
     let mut reader = Reader::default();
@@ -41,7 +42,7 @@ pub fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
 #[derive(Default)]
 struct Reader {
     families: BTreeMap<String, Family>,
-    /// The family whose lines are read, and which of HELP, TYPE and UNIT it has had.
+    /// The family that is being read, and which of HELP, TYPE and UNIT it had.
     current: String,
     said: BTreeSet<String>,
     seen: BTreeSet<(String, BTreeMap<String, String>)>,
@@ -108,7 +109,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The family that ends here, and its name beside those of the others.
+    /// Ends the current family, and checks its name against those of the others.
     fn finish(&mut self) -> Result<(), String> {
         let Some(family) = self.families.get(&self.current) else { return Ok(()) };
         let of = |name: &String, family: &Family| {
@@ -128,7 +129,7 @@ impl Reader {
     }
 }
 
-/// Buckets rise, the last has no bound and is the count.
+/// Checks that buckets are cumulative, and that the last is unbounded and equals the count.
 fn histogram(name: &str, family: &Family) -> Result<(), String> {
     let mut series: BTreeMap<BTreeMap<String, String>, Vec<&Sample>> = BTreeMap::new();
     for sample in &family.samples {

@@ -1,5 +1,5 @@
-//! A client that behaves as the protocol asks of one: acknowledges, resumes on the next node when its connection ends, drops
-//! what it has seen, and writes down everything else that happens.
+//! A client that behaves as the protocol requires: it acknowledges, resumes on the next node when its
+//! connection ends, and drops duplicates. It records everything else.
 
 use crate::{KEY, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
@@ -12,16 +12,16 @@ use std::{
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
-/// What a follower saw.
+/// What a follower has received.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
-    /// By room and offset, without repeats.
+    /// By room and offset, without duplicates.
     pub messages: BTreeMap<(String, u64), Value>,
-    /// The offsets of each room as they came first.
+    /// The offsets of each room, in the order in which they first arrived.
     pub order: BTreeMap<String, Vec<u64>>,
     /// Gaps and rooms that were not recovered.
     pub losses: Vec<Value>,
-    /// What must not happen: another message for an offset, an error, a session that was not resumed.
+    /// Violations: another message with the same offset, an error, a session that was not resumed.
     pub wrong: Vec<Value>,
     pub repeats: u64,
     pub connections: u64,
@@ -34,7 +34,8 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// In this room; when a connection ends it goes on at the next URL. Returns once it is in.
+    /// Starts a follower of a room, and returns once it is a member. When a connection ends, it continues at
+    /// the next URL.
     pub async fn start(urls: Vec<String>, room: &str) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (joined, is_in) = tokio::sync::oneshot::channel();
@@ -47,7 +48,7 @@ impl Follower {
         self.seen.lock().expect("no panic").clone()
     }
 
-    /// Waits until it saw so many messages of the room, or panics with what it saw.
+    /// Waits until it has received `count` messages of the room, or panics with what it has.
     pub async fn has(&self, room: &str, count: usize, patience: Duration) {
         let end = std::time::Instant::now() + patience;
         loop {
@@ -121,7 +122,7 @@ async fn follow(
 }
 
 impl Seen {
-    /// What is to be answered.
+    /// Handles a frame, and returns the frame to answer it with.
     fn take(&mut self, frame: &Value, wanted: &str, session: &mut Option<String>) -> Option<Value> {
         match frame["type"].as_str().unwrap_or_default() {
             "connected" => {

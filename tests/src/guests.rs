@@ -1,8 +1,8 @@
-//! Where the built plugins and the binary are.
+//! Finds the plugins and the binary that were built.
 
 use std::path::{Path, PathBuf};
 
-/// A plugin's file. `cargo xtask test` builds them first.
+/// The file of a plugin, which `cargo xtask test` has built.
 pub fn guest(name: &str) -> PathBuf {
     built(name, "SWITCHYARD_GUESTS", "wasm32-unknown-unknown/release", "guests")
 }
@@ -31,13 +31,13 @@ fn built(name: &str, variable: &str, folder: &str, command: &str) -> PathBuf {
     file
 }
 
-/// The command line, built beside the tests, or the one that `SWITCHYARD_BINARY` names: to compare two versions.
+/// The binary `switchyard` from the same build, or the one that `SWITCHYARD_BINARY` names, to compare versions.
 pub fn binary() -> PathBuf {
     if let Some(file) = std::env::var_os("SWITCHYARD_BINARY") {
         return file.into();
     }
     let here = std::env::current_exe().expect("a program has a path");
-    // Tests are in a folder within that of the binary, other programs beside it.
+    // Test programs are in a folder next to the binary, other programs in the same folder.
     let beside = here.ancestors().skip(1).take(2).map(|folder| folder.join("switchyard"));
     let found = beside.into_iter().find(|file| file.is_file());
     found

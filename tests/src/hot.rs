@@ -1,5 +1,5 @@
-//! The functions that a message passes on its way, put up so that they can be called again and again: for the benchmark of
-//! each, and for the tests that hold what they may allocate.
+//! The functions on the path of a message, prepared so that they can be called repeatedly: by the benchmarks,
+//! and by the tests that limit their allocations.
 
 use crate::guest;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use switchyard_plugin::{
 };
 pub use switchyard_server::hot::{DATA, FanOut, ROOM, Recovery, encode};
 
-/// A plugin with so many distinct filters, of which half pass [`DATA`].
+/// A plugin with distinct filters, half of which [`DATA`] passes.
 pub struct Filters {
     governor: Governor,
     plugin: Arc<Plugin>,
@@ -18,7 +18,7 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// `counts`: instructions are counted, which takes time.
+    /// With `counts`, instructions are counted, which makes calls slower.
     pub fn new(count: usize, counts: bool) -> Self {
         let engine = if counts { Engine::counting() } else { Engine::new() };
         let file = std::fs::read(guest("threshold_filter")).expect("a guest");
@@ -36,7 +36,7 @@ impl Filters {
         Self { governor, plugin, ids, bits: FilterResults::default() }
     }
 
-    /// Asks all of them about a message; how many pass.
+    /// Evaluates all filters on a message, and returns how many it passes.
     pub fn matches(&mut self) -> u32 {
         let reads = Audience::Members(&|| None);
         let asked = self.governor.filter(ROOM, "trade", DATA.as_bytes(), &self.ids, reads, &mut self.bits);
@@ -44,7 +44,7 @@ impl Filters {
         self.bits.passed.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// WebAssembly instructions so far, where they are counted.
+    /// The number of WebAssembly instructions so far, if they are counted.
     pub fn instructions(&self) -> u64 {
         self.plugin.instructions()
     }

@@ -1,4 +1,4 @@
-//! What the tests share: a node on free ports, and a client that speaks the wire and trusts nothing.
+//! What the tests share: nodes on free ports, clients of the wire protocol that trust nothing, and Redis processes.
 
 pub mod check;
 mod client;
@@ -42,12 +42,12 @@ pub const KEY: &str = "sk_all";
 /// A key of `zed`, which may only subscribe.
 pub const READER: &str = "sk_reader";
 
-/// Asks again and again until the answer is there; for what happens soon and is not told.
+/// Polls until there is a result, for something that happens soon without a notification.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
     eventually_within(PATIENCE, what, ask).await
 }
 
-/// The same for what takes its time.
+/// Like [`eventually`], with another timeout.
 pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
     patience: Duration,
     what: &str,

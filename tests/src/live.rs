@@ -1,5 +1,5 @@
-//! A client whose socket is always read, so that it answers pings as a real one does. It keeps every frame for the test to
-//! look at.
+//! A client that reads its socket all the time, so that it answers pings as a real one does. It keeps every
+//! frame for the test.
 
 use crate::{KEY, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
@@ -27,21 +27,21 @@ pub struct Live {
     task: JoinHandle<()>,
 }
 
-/// What came so far.
+/// The frames so far.
 #[derive(Debug, Default)]
 struct Heard {
     frames: Vec<Value>,
     end: Option<End>,
 }
 
-/// How a connection ended; no code where there was no close frame.
+/// How a connection ended. There is no code if there was no close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
     pub code: Option<u16>,
 }
 
 impl Live {
-    /// A new session of `acme`.
+    /// Opens a new session of `acme`.
     pub async fn connect(url: &str) -> Self {
         Self::connect_with(url, json!({"auth": {"apiKey": KEY}})).await
     }
@@ -50,12 +50,12 @@ impl Live {
         Self::connect_with(url, json!({"auth": {"apiKey": KEY}, "session": token})).await
     }
 
-    /// `connect` with these fields, which must let it in.
+    /// Connects with these fields in `connect`, which must be accepted.
     pub async fn connect_with(url: &str, fields: Value) -> Self {
         Self::try_connect(url, fields).await.unwrap_or_else(|refused| panic!("not let in: {refused}"))
     }
 
-    /// The same, or the answer that refuses it.
+    /// Connects with these fields in `connect`. The error is the answer that rejects it.
     pub async fn try_connect(url: &str, mut fields: Value) -> Result<Self, Value> {
         let (socket, _) = timeout(PATIENCE, connect_async(url)).await.expect("in time").expect("an upgrade");
         fields["type"] = "connect".into();
@@ -92,7 +92,7 @@ impl Live {
         self.requests.send(frame).expect("a client that was not cut");
     }
 
-    /// Sends a request under an `id` of its own, by which [`Live::answer`] finds what came of it.
+    /// Sends a request with a new `id`, with which [`Live::answer`] finds its answer.
     pub fn request(&self, mut frame: Value) -> u64 {
         let id = self.asked.fetch_add(1, Ordering::Relaxed);
         frame["id"] = id.into();
@@ -108,7 +108,7 @@ impl Live {
         self.answer(self.request(frame)).await
     }
 
-    /// Joins rooms; all must let it in.
+    /// Joins rooms, each of which must accept it.
     pub async fn subscribe(&self, rooms: Value) {
         let answer = self.ask(json!({"type": "subscribe", "rooms": rooms})).await;
         for result in answer["results"].as_array().unwrap_or_else(|| panic!("{answer}")) {
@@ -116,12 +116,12 @@ impl Live {
         }
     }
 
-    /// A round trip: what the server did before is in what came before.
+    /// Makes a round trip, so that all earlier frames of the server have been received.
     pub async fn settled(&self) {
         assert_eq!(self.ask(json!({"type": "ping"})).await["type"], "pong");
     }
 
-    /// The first frame that is so, among those that came and those that come in time.
+    /// Waits for a frame that satisfies the condition. Frames that have arrived already count.
     pub async fn sees(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let mut heard = self.heard.clone();
         let found =
@@ -135,14 +135,14 @@ impl Live {
             .unwrap_or_else(|| panic!("the end came before {what}: {end:?} after {}", json!(heard.frames)))
     }
 
-    /// The message at this offset of a room.
+    /// Waits for the message with this offset in a room.
     pub async fn message(&self, room: &str, offset: u64) -> Value {
         let is_it =
             |frame: &Value| frame["type"] == "message" && frame["room"] == room && frame["offset"] == offset;
         self.sees(&format!("message {offset} of {room}"), is_it).await
     }
 
-    /// The offsets of a room's messages, as they came.
+    /// The offsets of a room's messages, in the order of arrival.
     pub fn offsets(&self, room: &str) -> Vec<u64> {
         let frames = self.frames();
         let messages = frames.iter().filter(|frame| frame["type"] == "message" && frame["room"] == room);
@@ -153,12 +153,12 @@ impl Live {
         self.heard.borrow().frames.clone()
     }
 
-    /// How it ended, if it did.
+    /// How the connection ended, if it did.
     pub fn end(&self) -> Option<End> {
         self.heard.borrow().end
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the connection.
     pub async fn ended(&self, patience: Duration) -> End {
         let mut heard = self.heard.clone();
         let ended = timeout(patience, heard.wait_for(|heard| heard.end.is_some()));
@@ -166,7 +166,7 @@ impl Live {
         ended.expect("a task that tells").end.expect("waited for")
     }
 
-    /// Cuts the connection without a word, as a bad network does.
+    /// Cuts the connection without a close frame, as a bad network does.
     pub fn cut(self) {
         drop(self);
     }
@@ -202,6 +202,6 @@ async fn converse(mut socket: Socket, mut asked: mpsc::UnboundedReceiver<Value>,
         }
     }
     said.send_modify(|heard| heard.end = Some(End { code }));
-    // The test may still ask; nothing answers any more.
+    // The test may still send requests, which are not answered any more.
     while asked.recv().await.is_some() {}
 }

@@ -1,4 +1,4 @@
-//! One of several nodes on one store: the real binary, with a configuration of its own.
+//! A node as a process of its own: the real binary with its own configuration. Several can share a store.
 
 use crate::{Answer, Client, KEY, OWN_MOUNTS, Process, Server, binary, eventually};
 use serde_json::{Value, json};
@@ -12,13 +12,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// On this store, with the keys of this crate and `extra` TOML.
+    /// Starts a node on this store, with the keys of this crate and `extra` TOML.
     pub async fn start(store: &str, extra: &str) -> Self {
         let folder = Self::folder(store, extra);
         Self::start_in(folder).await
     }
 
-    /// A folder with the configuration of a node that is not started yet.
+    /// Creates a folder with the configuration of a node, without starting it.
     pub fn folder(store: &str, extra: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let text = format!(
@@ -35,7 +35,7 @@ impl Node {
         Self { url: process.url.clone(), process, folder }
     }
 
-    /// One that has mounts of its own.
+    /// Starts a node with its own mount namespace.
     pub async fn start_mounting(folder: tempfile::TempDir) -> Self {
         let [program, argument] = OWN_MOUNTS;
         let mut command = Command::new(program);
@@ -48,7 +48,7 @@ impl Node {
         Self { url: process.url.clone(), process, folder }
     }
 
-    /// One whose standard error is this.
+    /// Starts a node that logs to the given target.
     pub async fn start_logging_to(folder: tempfile::TempDir, log: impl Into<Stdio>) -> Self {
         let arguments = ["--config", "switchyard.toml"];
         let change = |command: &mut Command| _ = command.stderr(log);
@@ -56,17 +56,17 @@ impl Node {
         Self { url: process.url.clone(), process, folder }
     }
 
-    /// Where its configuration is.
+    /// The folder with its configuration.
     pub fn place(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What it logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
-    /// A new session of `acme`.
+    /// Opens a new session of `acme`.
     pub async fn client(&self) -> Client {
         Client::connect_at(&self.url, json!({"auth": {"apiKey": KEY}})).await
     }
@@ -79,14 +79,14 @@ impl Node {
         Answer::called(&self.process.admin, method, path, Some(KEY), body).await
     }
 
-    /// A GET that must succeed.
+    /// Makes a GET request, which must succeed.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.call("GET", path, "").await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
-    /// Members of a room on all nodes; 0 for a room that is not there.
+    /// The number of members of a room on all nodes; 0 if the room does not exist.
     pub async fn members(&self, room: &str) -> u64 {
         match self.call("GET", &format!("/v1/rooms/{room}"), "").await {
             (200, body) => {
@@ -97,7 +97,7 @@ impl Node {
         }
     }
 
-    /// Waits until a room has so many members.
+    /// Waits until a room has `count` members.
     pub async fn has_members(&self, room: &str, count: u64) {
         eventually(&format!("{count} members of {room}"), async || {
             (self.members(room).await == count).then_some(())
@@ -109,7 +109,7 @@ impl Node {
         self.call("GET", "/readyz", "").await.0 == 200
     }
 
-    /// The value of a series without labels, or the sum of those with labels.
+    /// The value of a metric: its only series, or the sum of all series with labels.
     pub async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.call("GET", "/metrics", "").await;
         let values = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));

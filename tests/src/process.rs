@@ -1,4 +1,4 @@
-//! The real binary, as an operator runs it.
+//! The real binary as a process, run as an operator does.
 
 use crate::{PATIENCE, binary, eventually};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-/// The binary in a folder, ended when the command is dropped.
+/// A command that runs the binary in a folder. The process is killed when it is dropped.
 pub fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments).current_dir(folder).envs(environment.iter().copied());
@@ -21,22 +21,22 @@ pub fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) 
     command
 }
 
-/// Runs the binary in a folder until it ends by itself.
+/// Runs the binary in a folder until it exits.
 pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let output = command(folder, arguments, environment).output();
     timeout(PATIENCE, output).await.expect("an end in time").expect("a process")
 }
 
-/// A serving process.
+/// A process that serves.
 pub struct Process {
     pub url: String,
     pub admin: String,
-    /// What it printed first.
+    /// The JSON that it printed when it began to serve.
     pub told: Value,
     child: Child,
 }
 
-/// A process that is on its way to serve.
+/// A process that is starting, and does not serve yet.
 pub struct Starting {
     pub child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -44,7 +44,7 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// `serve --json` in a folder, with more arguments.
+    /// Starts `serve --json` in a folder with more arguments.
     pub fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = folder.join("stderr");
         let arguments = [&["serve", "--json"], arguments].concat();
@@ -63,7 +63,7 @@ impl Starting {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The URL of its operators' listener, as soon as it says it.
+    /// Waits for the URL of its admin listener, which it logs.
     pub async fn admin(&self) -> String {
         eventually("the operators' listener", async || {
             let log = self.log();
@@ -78,14 +78,14 @@ impl Starting {
         signal(&self.child, name).await;
     }
 
-    /// Waits until it serves.
+    /// Waits until the process serves.
     pub async fn serves(self) -> Process {
         let log = self.log.clone();
         let said = || std::fs::read_to_string(log).unwrap_or_default();
         self.try_serves().await.unwrap_or_else(|_| panic!("it ended: {}", said()))
     }
 
-    /// The same, or how it ended instead.
+    /// Waits until the process serves. The error is the exit status.
     async fn try_serves(mut self) -> Result<Process, ExitStatus> {
         let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("text");
         let Some(line) = line else {
@@ -108,12 +108,12 @@ async fn signal(child: &Child, name: &str) {
 }
 
 impl Process {
-    /// `serve --json` in a folder, with more arguments.
+    /// Starts `serve --json` in a folder with more arguments, and waits until it serves.
     pub async fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Starting::serve(folder, arguments, environment).serves().await
     }
 
-    /// The same by a command that is changed before; what it logs goes nowhere by itself.
+    /// Like [`Process::serve`], with a command that `change` may modify. By default the log is discarded.
     pub async fn serve_with(
         folder: &Path,
         arguments: &[&str],
@@ -127,7 +127,7 @@ impl Process {
         Self::started(command).await.unwrap_or_else(|status| panic!("it ended: {status}"))
     }
 
-    /// A command that serves, or how it ended instead.
+    /// Starts a command that serves. The error is the exit status.
     pub async fn started(command: Command) -> Result<Self, ExitStatus> {
         Starting::spawn(command, PathBuf::new()).try_serves().await
     }
@@ -136,7 +136,7 @@ impl Process {
         self.child.id().expect("it runs")
     }
 
-    /// Where the TCP port is.
+    /// The TCP address of its WebSocket listener.
     pub fn address(&self) -> &str {
         self.url.split('/').nth(2).expect("scheme://address/path")
     }
@@ -146,24 +146,24 @@ impl Process {
         signal(&self.child, name).await;
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process exits.
     pub async fn ended(&mut self) -> ExitStatus {
         timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status")
     }
 
-    /// Waits until it ends by itself, and ends it when that takes longer.
+    /// Waits until the process exits, and kills it after a timeout.
     pub async fn ended_within(&mut self, patience: Duration) {
         if timeout(patience, self.child.wait()).await.is_err() {
             self.kill().await;
         }
     }
 
-    /// Ends it without a chance to do anything more.
+    /// Kills the process.
     pub async fn kill(&mut self) {
         self.child.kill().await.expect("a process");
     }
 
-    /// Resident memory in bytes.
+    /// Its resident memory, in bytes.
     pub fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("Linux");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");

@@ -1,5 +1,6 @@
-//! A proxy in front of a Redis, for the one node that is given its URL. A test drives it: it cuts, refuses and stalls
-//! connections, and delays, loses or fails chosen commands. Nothing in it depends on time, unless it is made slow.
+//! A proxy in front of a Redis, for the one node that is given its URL. A test controls it: it cuts, refuses
+//! and stalls connections, and delays, loses or fails selected commands. Nothing in it depends on time,
+//! unless a test limits its bandwidth.
 
 mod connection;
 mod resp;
@@ -29,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Where the host keeps its scripts, so that a rule can name one.
+/// The folder with the host's scripts, so that a rule can name one.
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/store/src/redis/lua");
 
 pub struct Proxy {
@@ -38,27 +39,27 @@ pub struct Proxy {
     task: JoinHandle<()>,
 }
 
-/// What the connections share.
+/// What all connections share.
 struct Shared {
-    /// Its port.
+    /// The port of Redis.
     redis: AtomicU16,
     rules: Rules,
-    /// Commands that were handed to Redis, by name.
+    /// The number of commands that were passed to Redis, by name.
     passed: Mutex<BTreeMap<String, u64>>,
     /// Names of scripts, by their digest and by their code.
     scripts: HashMap<Vec<u8>, String>,
     flowing: watch::Sender<bool>,
-    /// Bytes a second of each connection and direction; 0 for as many as there are.
+    /// Bytes per second for each connection and direction; 0 for no limit.
     rate: AtomicU64,
     refusing: watch::Sender<bool>,
-    /// Cancelled and replaced to end all connections that are open.
+    /// Cancelled and replaced to end all open connections.
     open: Mutex<CancellationToken>,
-    /// Cancelled and replaced to let all connections that are open fall silent.
+    /// Cancelled and replaced to silence all open connections.
     audible: Mutex<CancellationToken>,
 }
 
 impl Proxy {
-    /// On a free port, in front of a Redis that runs. Redis may be killed and started again behind it.
+    /// Starts a proxy on a free port, in front of a running Redis. Redis may be killed and restarted behind it.
     pub async fn start(redis: &Redis) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
@@ -77,46 +78,46 @@ impl Proxy {
         Self { port, shared, task }
     }
 
-    /// For the configuration of a node.
+    /// The URL for the configuration of a node.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    /// New connections lead there, as when a name is given another address.
+    /// Leads new connections to another port, as when a host name gets another address.
     pub fn lead_to(&self, redis: &Redis) {
         self.shared.redis.store(redis.port(), Ordering::Relaxed);
     }
 
-    /// Closes every connection, with whatever is held on it; new ones work.
+    /// Closes every connection and drops what is held on it. New connections work.
     pub fn cut(&self) {
         let mut open = self.shared.open.lock().expect("no panic");
         std::mem::take(&mut *open).cancel();
     }
 
-    /// Closes every connection, and each new one as soon as it comes, until [`Proxy::accept`].
+    /// Closes every connection, and each new one at once, until [`Proxy::accept`].
     pub fn refuse(&self) {
         self.shared.refusing.send_replace(true);
         self.cut();
     }
 
-    /// Lets new connections in again.
+    /// Accepts new connections again.
     pub fn accept(&self) {
         self.shared.refusing.send_replace(false);
     }
 
-    /// Connections stay, and new ones are accepted, but nothing passes either way until [`Proxy::pass`]. What was sent
-    /// meanwhile passes then, unless [`Proxy::cut`] drops it before.
+    /// Passes nothing in either direction until [`Proxy::pass`], while connections stay open and new ones are
+    /// accepted. What was sent meanwhile passes then, unless [`Proxy::cut`] drops it before.
     pub fn swallow(&self) {
         self.shared.flowing.send_replace(false);
     }
 
-    /// Connections that are open stay, and nothing passes either way over them any more; new ones work.
+    /// Passes nothing on open connections any more, in either direction. They stay open, and new connections work.
     pub fn silence(&self) {
         let mut audible = self.shared.audible.lock().expect("no panic");
         std::mem::take(&mut *audible).cancel();
     }
 
-    /// From now on so many bytes a second pass over each connection, each way.
+    /// Limits each connection to this many bytes per second in each direction.
     pub fn slow(&self, rate: u64) {
         self.shared.rate.store(rate, Ordering::Relaxed);
     }
@@ -126,44 +127,44 @@ impl Proxy {
         self.shared.flowing.send_replace(true);
     }
 
-    /// Holds requests: each waits with everything behind it on its connection, and is carried out when it is released, even
-    /// if whoever sent it has gone meanwhile.
+    /// Holds requests: each waits, with everything after it on its connection. It is executed when the rule
+    /// is released, even if its sender has disconnected.
     pub fn hold(&self, pattern: Pattern) -> Rule {
         self.shared.rules.add(pattern, Fate::Hold)
     }
 
-    /// Makes requests late: each is carried out when it is released, and everything behind it at once. As answers come in
-    /// the order of requests, those behind it wait for its own.
+    /// Delays requests: each is executed when the rule is released, but everything after it at once. Because
+    /// answers come in the order of requests, the later answers wait for this one.
     pub fn detain(&self, pattern: Pattern) -> Rule {
         self.shared.rules.add(pattern, Fate::Detain)
     }
 
-    /// Carries requests out, but keeps each answer and those behind it until they are released.
+    /// Executes requests, but holds each answer and those after it until the rule is released.
     pub fn hold_answer(&self, pattern: Pattern) -> Rule {
         self.shared.rules.add(pattern, Fate::HoldAnswer)
     }
 
-    /// Carries requests out, but closes the connection instead of giving the answer.
+    /// Executes requests, but closes the connection instead of answering.
     pub fn lose_answer(&self, pattern: Pattern) -> Rule {
         self.shared.rules.add(pattern, Fate::LoseAnswer)
     }
 
-    /// Closes the connection instead of carrying the request out.
+    /// Closes the connection instead of executing the request.
     pub fn drop_request(&self, pattern: Pattern) -> Rule {
         self.shared.rules.add(pattern, Fate::Drop)
     }
 
-    /// Answers with an error instead of carrying the request out.
+    /// Answers with an error instead of executing the request.
     pub fn fail(&self, pattern: Pattern) -> Rule {
         self.shared.rules.add(pattern, Fate::Fail)
     }
 
-    /// Commands that were handed to Redis so far, by name. A script counts as `script NAME` where it is one of the host's.
+    /// The number of commands that were passed to Redis so far, by name. The host's scripts count as `script NAME`.
     pub fn passed(&self) -> BTreeMap<String, u64> {
         self.shared.passed.lock().expect("no panic").clone()
     }
 
-    /// How many they are.
+    /// The total number of commands that were passed to Redis.
     pub fn total(&self) -> u64 {
         self.shared.passed.lock().expect("no panic").values().sum()
     }
@@ -177,7 +178,7 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    /// Waits for as long as so many bytes are on their way.
+    /// Waits as long as this many bytes take.
     async fn carry(&self, bytes: usize) {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate > 0 {
@@ -193,12 +194,12 @@ impl Shared {
         *self.passed.lock().expect("no panic").entry(name).or_default() += 1;
     }
 
-    /// What a command runs, if it is a script of the host.
+    /// The name of the host's script that a command runs.
     fn script(&self, command: &Command) -> Option<&str> {
         self.scripts.get(command.script()?).map(String::as_str)
     }
 
-    /// What is to happen to a command, and the rule that says so.
+    /// What happens to a command, and the rule that decides it.
     fn judge(&self, command: &Command) -> Option<(Fate, CancellationToken)> {
         self.rules.judge(command, self.script(command))
     }
@@ -218,13 +219,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     connection::serve(client, upstream, &shared).await;
                 }
             };
-            // Everything that belongs to a connection ends with this future.
+            // Everything that belongs to the connection ends with this future.
             open.run_until_cancelled(serve).await;
         });
     }
 }
 
-/// Has Redis load the host's scripts and say their digests, so that the host never has to send their code.
+/// Loads the host's scripts into Redis and returns their digests, so that the host never has to send their code.
 async fn scripts(redis: &Redis) -> HashMap<Vec<u8>, String> {
     let read = |file: &Path| fs::read_to_string(file).unwrap_or_default();
     let prelude = read(&Path::new(SCRIPTS).join("prelude.lua"));

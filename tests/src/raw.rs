@@ -1,4 +1,4 @@
-//! A peer without a WebSocket library: it writes what no library would, and reads frames one by one.
+//! A peer without a WebSocket library, which can send what no library would, and reads single frames.
 
 use crate::{Closed, PATIENCE, Server};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// A masked frame; `first` is its opcode, with [`FIN`] when it is the last of its message.
+/// A masked frame. `first` is its opcode, with [`FIN`] if it is the last of its message.
 pub fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len();
     let mut bytes = match length {
@@ -24,13 +24,13 @@ pub fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
         126..65536 => [&[first, FIN | 126], &(length as u16).to_be_bytes()[..]].concat(),
         _ => [&[first, FIN | 127], &(length as u64).to_be_bytes()[..]].concat(),
     };
-    // With a mask of zeros the payload stays as it is.
+    // A mask of zeros leaves the payload as it is.
     bytes.extend([0; 4]);
     bytes.extend(payload);
     bytes
 }
 
-/// Address and path of a URL.
+/// The address and the path of a URL.
 fn parts(url: &str) -> (&str, &str) {
     let mut parts = url.splitn(4, '/').skip(2);
     (parts.next().expect("an address"), parts.next().expect("a path"))
@@ -41,12 +41,13 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// A connection that has said nothing.
+    /// Opens a TCP connection and sends nothing.
     pub async fn tcp(address: &str) -> Self {
         Self { tcp: TcpStream::connect(address).await.expect("a listener") }
     }
 
-    /// Asks for an upgrade with these header lines: the head of the answer in lower case, and the connection.
+    /// Requests an upgrade with these header lines. Returns the head of the response in lower case, and the
+    /// connection.
     pub async fn upgrade(server: &Server, headers: &str) -> (String, Self) {
         Self::upgrade_at(&server.url, headers).await
     }
@@ -70,24 +71,24 @@ impl Raw {
         (String::from_utf8(head).expect("text").to_lowercase(), raw)
     }
 
-    /// An upgraded connection that has not said `connect`.
+    /// Opens a WebSocket without sending `connect`.
     pub async fn open(server: &Server) -> Self {
         Self::upgraded(&server.url).await
     }
 
-    /// The same at a URL.
+    /// Opens a WebSocket at a URL without sending `connect`.
     pub async fn upgraded(url: &str) -> Self {
         let (head, raw) = Self::upgrade_at(url, "").await;
         assert!(head.starts_with("http/1.1 101"), "{head}");
         raw
     }
 
-    /// An authenticated connection of `acme`.
+    /// Opens a session of `acme`.
     pub async fn connect(server: &Server) -> Self {
         Self::open(server).await.greeted().await
     }
 
-    /// The same of a peer whose kernel keeps little of what it does not read.
+    /// Opens a session of `acme` with a small receive buffer.
     pub async fn connect_narrow(server: &Server) -> Self {
         let (address, path) = parts(&server.url);
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -113,7 +114,7 @@ impl Raw {
         self.bytes(&framed(FIN | TEXT, frame.to_string().as_bytes())).await;
     }
 
-    /// The next frame: its first byte and its payload. `None`: the connection ended.
+    /// Reads the next frame: its first byte and its payload. `None` at the end of the connection.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let read = async {
             let (first, length) = (self.tcp.read_u8().await?, self.tcp.read_u8().await?);
@@ -129,7 +130,7 @@ impl Raw {
         timeout(PATIENCE, read).await.expect("a frame in time").ok()
     }
 
-    /// The next text frame.
+    /// Reads the next text frame.
     pub async fn json(&mut self) -> Value {
         loop {
             let (first, payload) = self.frame().await.expect("a frame");
@@ -141,7 +142,7 @@ impl Raw {
         }
     }
 
-    /// Reads on until the server closes.
+    /// Reads until the server sends a close frame.
     pub async fn closed(&mut self) -> Closed {
         while let Some((first, payload)) = self.frame().await {
             if first == FIN | CLOSE {
@@ -153,7 +154,7 @@ impl Raw {
         panic!("the connection ended without a close frame");
     }
 
-    /// Reads until the connection ends, whatever comes.
+    /// Reads and drops everything until the connection ends.
     pub async fn ended(&mut self) {
         let mut bin = vec![0; 4096];
         let end = async { while self.tcp.read(&mut bin).await.is_ok_and(|read| read > 0) {} };

@@ -1,4 +1,4 @@
-//! Real `redis-server` processes for one test: a single one, a cluster, and a master under sentinels.
+//! Real `redis-server` processes for one test: a single server, a cluster, and a master with sentinels.
 
 mod clock;
 mod cluster;
@@ -22,9 +22,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// One process on a port of its own, with a folder of its own; both go when it is dropped.
+/// A process with its own port and folder. Dropping it ends the process and removes the folder.
 pub struct Redis {
-    // Dropped before the folder, so that nothing writes into a folder that is being removed.
+    // Dropped before the folder, so that the process does not write while the folder is removed.
     child: Child,
     port: u16,
     arguments: Vec<String>,
@@ -33,29 +33,30 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Keeps nothing on disk.
+    /// Starts a server that keeps nothing on disk.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Keeps what was written over a kill, but what [`Redis::written`] did not wait for may be lost.
+    /// Starts a server that keeps its data when it is killed. Only what [`Redis::written`] waited for is
+    /// certain to be kept.
     pub async fn durable() -> Self {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]).await
     }
 
-    /// Keeps nothing on disk unless the arguments, which come last, say so.
+    /// Starts a server with more arguments. It keeps nothing on disk, unless these arguments say otherwise.
     pub async fn start_with(more: &[&str]) -> Self {
         Self::launch(|port, folder| arguments(port, folder, more)).await
     }
 
-    /// Keeps nothing on disk, and its clock can be set.
+    /// Starts a server that keeps nothing on disk, and whose clock can be set.
     pub async fn with_clock() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         clock::set(folder.path(), 0);
         Self::launch_in(folder, |port, folder| arguments(port, folder, &[])).await
     }
 
-    /// From now on its clock is wrong by so many seconds. Only the wall clock: what it measures by the monotonic one stays right.
+    /// Sets its wall clock wrong by this many seconds. Its monotonic clock stays right.
     pub fn set_clock(&self, seconds: i64) {
         clock::set(self.folder.path(), seconds);
     }
@@ -73,7 +74,7 @@ impl Redis {
         redis
     }
 
-    /// Waits until it answers, which it does only once it has loaded what it kept.
+    /// Waits until it answers, which is once it has loaded its data.
     async fn ready(&mut self) {
         let end = Instant::now() + PATIENCE;
         while self.try_command(&["PING"]).await.as_deref() != Ok("PONG") {
@@ -98,49 +99,49 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The process; panics while it is killed.
+    /// The id of the process. Panics while it is killed.
     pub fn id(&self) -> u32 {
         self.child.id().expect("redis-server runs")
     }
 
-    /// Sends one command over a connection of its own. A reply of many parts is one line for each.
+    /// Sends a command over a new connection. Each part of the reply is one line.
     pub async fn command(&self, words: &[&str]) -> String {
         self.try_command(words)
             .await
             .unwrap_or_else(|error| panic!("{words:?} at port {}: {error}", self.port))
     }
 
-    /// The same, with the error that Redis replied or that kept it from replying.
+    /// Like [`Redis::command`], but returns errors, from Redis or from the connection.
     pub async fn try_command(&self, words: &[&str]) -> Result<String, String> {
         timeout(PATIENCE, ask(self.port, words)).await.map_err(|_| format!("no reply within {PATIENCE:?}"))?
     }
 
-    /// Waits until a kill loses nothing: while its disk is slow, Redis holds back what it has acknowledged.
+    /// Waits until everything is on disk. While its disk is slow, Redis delays writing what it has acknowledged.
     pub async fn written(&self) {
         let signs = ["\r\naof_enabled:1\r\n", "\r\naof_buffer_length:0\r\n"];
         says(self, "all written to its file", &["INFO", "persistence"], &signs).await;
     }
 
-    /// Ends it without a chance to write anything more; its port stays its own and refuses connections.
+    /// Kills the process. Its port stays reserved and refuses connections.
     pub async fn kill(&mut self) {
         if self.child.id().is_some() {
             self.child.kill().await.expect("redis-server killed");
         }
     }
 
-    /// Starts it again, killed before or not, with the same port, folder and arguments.
+    /// Restarts it with the same port, folder and arguments, and kills it before if it runs.
     pub async fn restart(&mut self) {
         self.begin_restart().await;
         self.ready().await;
     }
 
-    /// The same without waiting for it: what it kept is being loaded still.
+    /// Restarts it without waiting until it has loaded its data.
     pub async fn begin_restart(&mut self) {
         self.kill().await;
         self.child = spawn(&self.arguments, self.folder.path());
     }
 
-    /// Lets it answer nothing while its connections stay open.
+    /// Stops the process with SIGSTOP, so that it does not answer while its connections stay open.
     pub async fn pause(&self) {
         self.signal("STOP").await;
     }
@@ -177,10 +178,10 @@ fn spawn(arguments: &[String], folder: &Path) -> Child {
         .expect("redis-server is installed")
 }
 
-/// A free port, and the socket that keeps others from being given it, also while the server is down.
+/// A free port, and the socket that reserves it while the server is down.
 fn hold() -> (TcpSocket, u16) {
     let socket = TcpSocket::new_v4().expect("a socket");
-    // Redis sets the same, and two that set it may share a port as long as only one of them listens.
+    // Redis sets this option too. Two sockets with it may share a port as long as only one listens.
     socket.set_reuseaddr(true).expect("SO_REUSEADDR");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let port = socket.local_addr().expect("its address").port();
@@ -224,7 +225,7 @@ async fn reply(stream: &mut BufReader<TcpStream>) -> std::io::Result<Result<Stri
     Ok(Ok(parts.join("\n")))
 }
 
-/// Waits until the reply to a command has all the signs.
+/// Waits until the reply to a command contains all these texts.
 async fn says(redis: &Redis, what: &str, words: &[&str], signs: &[&str]) {
     eventually(what, || async {
         let reply = redis.try_command(words).await.ok()?;

@@ -1,4 +1,4 @@
-//! What was measured, as Markdown for people and as JSON for programs. Knows no measurement.
+//! The report of a benchmark, as Markdown for people and as JSON for programs.
 
 use serde_json::{Map, Value};
 use std::{fmt, path::Path, process::ExitCode, time::Duration};
@@ -6,23 +6,23 @@ use std::{fmt, path::Path, process::ExitCode, time::Duration};
 pub struct Report {
     pub title: String,
     pub about: String,
-    /// What `about` says.
+    /// The introduction.
     pub facts: Value,
     pub sections: Vec<Section>,
 }
 
 /// One measurement.
 pub struct Section {
-    /// What it is called in JSON.
+    /// Its name in JSON.
     pub name: &'static str,
     pub title: &'static str,
     pub how: String,
     pub columns: Vec<&'static str>,
     pub rows: Vec<Vec<String>>,
     pub remarks: Vec<String>,
-    /// The same figures.
+    /// The same figures as JSON.
     pub figures: Value,
-    /// Messages and answers that were lost, out of order or errors.
+    /// The number of messages and answers that were lost, out of order or errors.
     pub wrong: u64,
 }
 
@@ -31,7 +31,7 @@ impl Report {
         self.sections.iter().map(|section| section.wrong).sum()
     }
 
-    /// Prints it, and writes its figures to a file. What was lost makes the program fail.
+    /// Prints the report, and writes its figures to a file. The program fails if anything was lost.
     pub fn hand_over(&self, program: &str, file: Option<&Path>) -> ExitCode {
         print!("{self}");
         if let Some(file) = file
@@ -79,7 +79,7 @@ impl fmt::Display for Section {
     }
 }
 
-/// A figure with three digits or more, as far as a reader can use them.
+/// Formats a figure with at least three significant digits, but without useless ones.
 pub fn figure(value: f64) -> String {
     match value.abs() {
         0.0..10.0 => format!("{value:.2}"),
@@ -100,7 +100,7 @@ fn grouped(value: f64) -> String {
     text
 }
 
-/// For JSON: no more digits than were measured.
+/// Rounds a figure for JSON, to the digits that were measured.
 pub fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
@@ -110,13 +110,13 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
-/// In microseconds, for each share such as 0.99 the smallest time that so many are not above.
+/// The given quantiles of the times, such as 0.99, in microseconds.
 pub fn percentiles<const N: usize>(shares: [f64; N], times: impl Iterator<Item = Duration>) -> [f64; N] {
     let mut times: Vec<_> = times.collect();
     times.sort_unstable();
     shares.map(|share| {
         let at = (times.len() as f64 * share).ceil() as usize;
-        // None at all is a loss, which is told elsewhere.
+        // If there are no times, everything was lost, which is reported elsewhere.
         times.get(at.saturating_sub(1)).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
     })
 }

@@ -1,4 +1,4 @@
-//! A node in this process, on free ports of loopback.
+//! A node in the test's own process, on free loopback ports.
 
 use crate::{KEY, PATIENCE, READER};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Of [`Server::more_keys`].
+/// The principals, and keys, of [`Server::more_keys`].
 pub const MORE_KEYS: [&str; 3] = ["ann", "bob", "cyd"];
 
 pub struct Server {
@@ -22,14 +22,14 @@ pub struct Server {
     /// The configuration, to be edited.
     pub file: PathBuf,
     stop: CancellationToken,
-    /// Of the node.
+    /// The node's folder.
     pub vitals: VitalTasks,
     task: JoinHandle<Result<(), String>>,
     _folder: tempfile::TempDir,
 }
 
 impl Server {
-    /// With the keys of this crate and `extra` TOML, whose tables must be others than `[[key]]`'s.
+    /// Starts a node with the keys of this crate and `extra` TOML, which must not begin inside a `[[key]]` section.
     pub async fn start(extra: &str) -> Self {
         Self::start_with(&format!("{}\n{extra}", Self::keys())).await
     }
@@ -40,30 +40,30 @@ impl Server {
         Self::key(KEY, "acme", all, "") + &Self::key(READER, "zed", r#"["subscribe"]"#, "")
     }
 
-    /// Keys of three more principals, each named as it is, for what takes several to happen.
+    /// Keys of three more principals, for tests that need several. Each key is the name of its principal.
     pub fn more_keys() -> String {
         let keys = MORE_KEYS.map(|key| Self::key(key, key, r#"["subscribe", "publish"]"#, ""));
         keys.concat()
     }
 
-    /// A `[[key]]` with these scopes and more lines.
+    /// A `[[key]]` section with these scopes and more lines.
     pub fn key(key: &str, principal: &str, scopes: &str, more: &str) -> String {
         let digest = Digest::of(key);
         format!("[[key]]\ndigest = \"{digest}\"\nprincipal = \"{principal}\"\nscopes = {scopes}\n{more}\n")
     }
 
-    /// With this configuration as it is.
+    /// Starts a node with exactly this configuration.
     pub async fn start_with(text: &str) -> Self {
         Self::start_in(tempfile::tempdir().expect("a folder for the configuration"), text).await
     }
 
-    /// With this configuration beside what is in the folder already.
+    /// Starts a node with this configuration in an existing folder.
     pub async fn start_in(folder: tempfile::TempDir, text: &str) -> Self {
         let file = folder.path().join("switchyard.toml");
         std::fs::write(&file, text).expect("a file in it");
         let vitals = VitalTasks::default();
         let source = Source::open(Some(file.clone()), &vitals).expect("signals");
-        // Read where it is followed, as a node does: otherwise a change that comes at once may be taken for what was read.
+        // Read by the source that watches it, as a real node does. Otherwise an immediate change could go unnoticed.
         let path = file.clone();
         let read = source.reader().wait(move || Config::load(Some(&path), &vec![])).await;
         let config = read.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
@@ -82,36 +82,36 @@ impl Server {
         Self { url, admin: admin_url, file, stop, vitals, task, _folder: folder }
     }
 
-    /// Begins to drain.
+    /// Starts draining.
     pub fn drain(&self) {
         self.stop.cancel();
     }
 
-    /// Drains and waits until it is gone.
+    /// Drains, and waits until the node has stopped.
     pub async fn stop(self) {
         self.stop.cancel();
         self.ended().await.expect("a node that ends because it was told to");
     }
 
-    /// Waits until it is gone by itself: why.
+    /// Waits until the node has stopped by itself, and returns why.
     pub async fn ended(mut self) -> Result<(), String> {
         let ended = tokio::time::timeout(2 * PATIENCE, &mut self.task).await;
         ended.expect("an end in time").expect("a node ends without a panic")
     }
 
-    /// Where the TCP port is, without scheme and path.
+    /// The TCP address of its WebSocket listener, without scheme and path.
     pub fn address(&self) -> &str {
         self.url.split('/').nth(2).expect("scheme://address/path")
     }
 
-    /// A GET of the admin listener with every scope; it must succeed.
+    /// Makes a GET request to the admin listener, with every scope, which must succeed.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.call("GET", path, Some(KEY), "").await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
-    /// A call of the admin listener: status and body.
+    /// Calls the admin listener, and returns the status and the body.
     pub async fn call(
         &self,
         method: &str,
@@ -122,7 +122,7 @@ impl Server {
         Answer::called(&self.admin, method, path, key, body).await
     }
 
-    /// A call of the admin listener that must be refused with the error object: status and code.
+    /// Calls the admin listener, which must refuse with an error object. Returns the status and the error code.
     pub async fn refused(
         &self,
         method: &str,
@@ -138,7 +138,7 @@ impl Server {
         (status, error["code"].as_str().unwrap_or_else(|| panic!("{body}")).to_owned())
     }
 
-    /// Replaces the configuration file in one step, as an editor does.
+    /// Replaces the configuration file atomically, as an editor does.
     pub fn reconfigure(&self, text: &str) {
         let new = self.file.with_extension("new");
         std::fs::write(&new, text).expect("a file beside the configuration");
@@ -156,7 +156,7 @@ impl Drop for Server {
     }
 }
 
-/// What came back over HTTP.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -165,7 +165,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A call at the URL of an admin listener: status and body.
+    /// Calls the admin listener at a URL, and returns the status and the body.
     pub async fn called(
         url: &str,
         method: &str,
@@ -179,7 +179,7 @@ impl Answer {
         (answer.status, answer.body)
     }
 
-    /// One request on a fresh connection; `headers` are whole lines.
+    /// Makes one request on a new connection. `headers` are complete lines.
     pub async fn of(address: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Self {
         let mut tcp = TcpStream::connect(address).await.expect("a listener");
         let length = body.len();
@@ -189,7 +189,7 @@ impl Answer {
         let mut answer = vec![];
         let exchange = async {
             tcp.write_all(head.as_bytes()).await.expect("a request");
-            // A body that is refused by its length may be cut off; then what was answered counts.
+            // The server may stop reading a body that is too long. The response counts then.
             tcp.write_all(body).await.ok();
             tcp.read_to_end(&mut answer).await.ok();
         };

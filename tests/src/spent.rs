@@ -1,20 +1,20 @@
-//! Processor time that has been spent so far, of processes and of the machine.
+//! The processor time that processes, and the whole machine, have used so far.
 
 use std::{fs, thread};
 
-/// Of times in /proc, in a second; the kernel has it so for every program.
+/// Clock ticks per second in /proc, which is the same for every program.
 const TICKS: f64 = 100.0;
 
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Seconds of processor time of a process.
+/// The processor time of a process, in seconds.
 pub fn cpu(process: u32) -> f64 {
     times(process).iter().take(2).sum()
 }
 
-/// The same to the nanosecond, of threads that have not ended.
+/// The processor time of a process to the nanosecond, but only of threads that have not ended.
 pub fn precisely(process: u32) -> f64 {
     let threads = fs::read_dir(format!("/proc/{process}/task")).expect("Linux, and a process that runs");
     let nanoseconds = |thread: fs::DirEntry| {
@@ -24,30 +24,30 @@ pub fn precisely(process: u32) -> f64 {
     threads.flatten().filter_map(nanoseconds).sum::<f64>() / 1e9
 }
 
-/// Of the children of this process that have ended.
+/// The processor time of child processes of this process that have ended.
 pub fn children() -> f64 {
     times(std::process::id()).iter().skip(2).sum()
 }
 
-/// User, system, and both of the children that have ended.
+/// User and system time of the process, and of its children that have ended.
 fn times(process: u32) -> [f64; 4] {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).expect("Linux, and a process that runs");
-    // The program's name comes first, in brackets, and may hold anything.
+    // The program's name comes first, in parentheses, and may contain anything.
     let (_, fields) = text.rsplit_once(')').expect("a name");
     let fields: Vec<_> = fields.split_whitespace().collect();
     [11, 12, 13, 14].map(|n| fields[n].parse::<f64>().expect("a number") / TICKS)
 }
 
-/// Of everything on the machine, whoever runs it.
+/// The processor time of everything on the machine.
 pub fn machine() -> f64 {
     let text = fs::read_to_string("/proc/stat").expect("Linux");
     let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
     let times: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
-    // user, nice, system; then idle and waiting; then interrupts of both kinds.
+    // The fields are user, nice, system, idle, iowait, irq and softirq.
     [0, 1, 2, 5, 6].iter().filter_map(|n| times.get(*n)).sum::<f64>() / TICKS
 }
 
-/// Of programs that are neither this one nor a child of it that has ended.
+/// The processor time of all other programs, except child processes of this one that have ended.
 pub fn by_others() -> f64 {
     machine() - times(std::process::id()).iter().sum::<f64>()
 }

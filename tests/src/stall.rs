@@ -1,4 +1,4 @@
-//! A file system that does not answer, as one on another machine may be: whoever asks it waits, until it is there again.
+//! A file system that does not answer, as a network file system may. Every access waits until it answers again.
 
 use crate::{PATIENCE, Process, eventually_within};
 use std::{fs, path::Path, process::Stdio, time::Duration};
@@ -8,19 +8,20 @@ use tokio::{
     time::timeout,
 };
 
-/// What mounts it over the folder `$1`: a file system of this process, which never answers. It ends with standard input, and so do those who wait.
+/// Mounts a FUSE file system on the folder `$1`, which never answers. It ends when standard input is closed,
+/// and then all waiting accesses fail.
 const MOUNT: &str = r#"exec 3<>/dev/fuse &&
     mount -i -t fuse -o fd=3,rootmode=040000,user_id=0,group_id=0 stalled "$1" &&
     echo mounted && read -r _; exec 3>&-; umount -i -l "$1""#;
 
-/// Runs what comes after it with mounts of its own.
+/// Runs a command with its own mount namespace.
 pub const OWN_MOUNTS: [&str; 2] = ["unshare", "-rm"];
 
-/// Over a folder, as one process sees it.
+/// A stalled mount on a folder, in the mount namespace of one process.
 pub struct Stall(Child);
 
 impl Stall {
-    /// Whether this system lets a test mount one. Says so where it does not.
+    /// Whether a test may mount one on this system. Prints a message if not.
     pub async fn is_possible() -> bool {
         let folder = tempfile::tempdir().expect("a folder");
         let script = "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=040000,user_id=0,group_id=0 stalled \"$0\"";
@@ -34,7 +35,7 @@ impl Stall {
         is_possible
     }
 
-    /// Of a process that has mounts of its own.
+    /// Mounts it in the namespace of a process from [`OWN_MOUNTS`].
     pub async fn over(folder: &Path, process: &Process) -> Self {
         let id = process.id().to_string();
         let mut command = Command::new("nsenter");
@@ -51,7 +52,7 @@ impl Stall {
         Self(child)
     }
 
-    /// Waits until a thread of the process whose name begins so waits for it.
+    /// Waits until a thread with this name prefix is blocked on it.
     pub async fn holds(&self, process: &Process, name: &str, patience: Duration) {
         eventually_within(patience, name, async || {
             let threads = fs::read_dir(format!("/proc/{}/task", process.id())).expect("Linux");
@@ -65,7 +66,7 @@ impl Stall {
         .await;
     }
 
-    /// What is behind it is there again.
+    /// Removes the mount, so that the folder is accessible again.
     pub async fn end(mut self) {
         drop(self.0.stdin.take());
         let ended = timeout(PATIENCE, self.0.wait()).await.expect("an end in time").expect("a status");

@@ -1,5 +1,5 @@
-//! A client that does what steps tell it, and otherwise what the protocol asks of one: it comes back, subscribes anew where
-//! its session is gone, drops what it has handled, and acknowledges now and then.
+//! A client that does what steps tell it, and otherwise what the protocol requires: it reconnects, subscribes
+//! again if its session has ended, drops duplicates, and acknowledges occasionally.
 
 mod state;
 
@@ -30,7 +30,7 @@ pub struct Shared {
 struct Open {
     orders: mpsc::UnboundedSender<Order>,
     node: usize,
-    /// What operators know it by, once it was let in.
+    /// The connection's id in the admin API, once it is accepted.
     name: Option<String>,
     session: Option<String>,
 }
@@ -39,7 +39,7 @@ struct Open {
 pub struct Actor(Arc<Shared>);
 
 impl Actor {
-    /// Connects to any node.
+    /// Starts a client, which connects to any node.
     pub fn start(name: String, principal: &str, key: &str, urls: Urls, began: Instant, seed: u64) -> Self {
         let state = State {
             transcript: Transcript { client: name, principal: principal.to_owned(), entries: vec![] },
@@ -67,14 +67,14 @@ impl Actor {
         self.state().transcript.clone()
     }
 
-    /// With a position from which on everything is wanted, if it has one.
+    /// Subscribes to a room. With `since`, from the last position, if there is one.
     pub fn subscribe(&self, room: &str, filter: Filter, since: bool) {
         let mut state = self.state();
         let entry = state.entry(room, filter, since);
         state.request(json!({"type": "subscribe", "rooms": [entry]}));
     }
 
-    /// The same subscriptions once more, over every connection: whoever does not hold the session finds out.
+    /// Repeats the subscriptions over every connection, so that connections that have lost the session notice it.
     pub fn confirm(&self) {
         let mut state = self.state();
         let rooms: Vec<_> = state.rooms.clone().into_iter().collect();
@@ -94,19 +94,19 @@ impl Actor {
         self.state().request(json!({"type": "unsubscribe", "rooms": [room]}));
     }
 
-    /// Everything that was handled.
+    /// Acknowledges everything that was handled.
     pub fn acknowledge(&self) {
         self.state().acknowledge();
     }
 
-    /// Asks who is in a room; the answer has this `id`.
+    /// Requests the members of a room, and returns the `id` of the request.
     pub fn ask_members(&self, room: &str) -> u64 {
         let mut state = self.state();
         state.request(json!({"type": "members", "room": room}));
         state.requests
     }
 
-    /// The answer to a request, when it has come.
+    /// The answer to a request, if it has arrived.
     pub fn answer(&self, id: u64) -> Option<Value> {
         let state = self.state();
         let mut received = state.transcript.entries.iter().rev().filter_map(|entry| match &entry.what {
@@ -124,7 +124,7 @@ impl Actor {
         self.state().order(|| Order::Hear);
     }
 
-    /// Breaks its connections, and comes back later.
+    /// Breaks its connections. It reconnects later.
     pub fn cut(&self, node: usize, away: Duration) {
         let mut state = self.state();
         state.is_away = true;
@@ -137,12 +137,12 @@ impl Actor {
         });
     }
 
-    /// Another connection for the same session.
+    /// Resumes the session on another connection.
     pub fn resume(&self, node: usize) {
         self.0.open(node);
     }
 
-    /// Its newest connection that was let in, as operators know it, and that one's node.
+    /// The admin id of its newest accepted connection, and the node.
     pub fn end(&self) -> Option<(String, usize)> {
         let mut state = self.state();
         let (id, open) = state.open.iter().rev().find(|(_, open)| open.name.is_some())?;
@@ -153,13 +153,13 @@ impl Actor {
         Some((name, node))
     }
 
-    /// How many connections are open, and how many of them were let in.
+    /// The number of open connections, and how many of them are accepted.
     pub fn open(&self) -> (usize, usize) {
         let state = self.state();
         (state.open.len(), state.open.values().filter(|open| open.name.is_some()).count())
     }
 
-    /// It does not come back any more.
+    /// Stops reconnecting.
     pub fn stop(&self) {
         let mut state = self.state();
         state.is_done = true;
@@ -168,7 +168,7 @@ impl Actor {
 }
 
 impl Shared {
-    /// Writes down what happened, and does what is to be done about it.
+    /// Records an event and reacts to it.
     pub fn take(self: &Arc<Self>, id: u32, what: What) {
         let mut state = self.state.lock().expect("no panic");
         state.transcript.entries.push(Entry { at: self.began.elapsed(), connection: id, what: what.clone() });
@@ -192,7 +192,7 @@ impl Shared {
         }
     }
 
-    /// To any node that is there, after a moment.
+    /// Reconnects to any running node after a moment.
     fn come_back(self: Arc<Self>) {
         let mut state = self.state.lock().expect("no panic");
         state.is_coming = true;
@@ -205,7 +205,7 @@ impl Shared {
         });
     }
 
-    /// A connection to a node, or to the next one that is there.
+    /// Connects to a node, or to the next one that runs.
     fn open(self: &Arc<Self>, node: usize) {
         let urls = self.urls.lock().expect("no panic").clone();
         let there = (0..urls.len()).map(|n| (node + n) % urls.len()).find(|node| urls[*node].is_some());

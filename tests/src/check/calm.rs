@@ -1,5 +1,5 @@
-//! When nothing is in the way any more, everything must come right by itself: what operators, Redis and clients see is the
-//! living, and nothing else.
+//! Checks that everything recovers by itself once nothing is disturbed any more: what operators, Redis and
+//! clients see must be exactly the living sessions.
 
 mod asked;
 
@@ -17,20 +17,21 @@ use std::{
 };
 use tokio::time::sleep;
 
-/// In which everything must come right. A node that died is noticed within 20 s, and then its sessions have their time to
-/// live.
+/// How long recovery may take. A dead node is noticed within 20 s, and then its sessions still have their
+/// time to live.
 const BOUND: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(400);
-/// After so many of those, whoever has two connections asks for something on both.
+/// After this many pauses, clients with two connections send a request on both.
 const ROUNDS: u32 = 10;
-/// Of all nodes together, at rest, a second; and in how many seconds that is measured.
+/// The maximum number of commands per second from all nodes together at rest, and for how many seconds it is
+/// measured.
 const RESTING_RATE: u64 = 120;
 const MEASURED: u64 = 2;
 
-/// What is not right, and the client and room that it is about.
+/// A problem, with the client and the room that it concerns.
 type Problem = (&'static str, Option<String>, Option<String>, String);
 
-/// Waits until everything is right, and says what is not after a while.
+/// Waits until there are no problems, and returns those that remain.
 pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) -> (Facts, Vec<Violation>) {
     let (end, mut round) = (Instant::now() + BOUND, 0);
     loop {
@@ -63,7 +64,7 @@ pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) 
             return (facts, violations);
         }
         for actor in actors {
-            // A second connection is told that it is not the holder when it asks for something.
+            // A second connection learns that it has lost the session when it sends a request.
             if actor.open().1 > 1 && round % ROUNDS == 0 {
                 actor.confirm();
             }
@@ -73,7 +74,7 @@ pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) 
     }
 }
 
-/// Each client has one connection, everything that it should have, and all answers.
+/// Each client has one connection, all messages that it should have, and all answers.
 fn clients(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = vec![];
     for (actor, verdict) in actors.iter().zip(verdicts) {
@@ -128,7 +129,7 @@ async fn others(world: &World, actors: &[Actor], verdicts: &[Verdict], facts: &F
     problems
 }
 
-/// Members and receipts of a room, as a node tells operators.
+/// The members and receipts of a room in a node's admin API.
 async fn room_seen(
     url: &str,
     node: usize,
@@ -168,7 +169,7 @@ async fn room_seen(
     problems
 }
 
-/// What Redis holds.
+/// Compares the contents of Redis with the living sessions.
 async fn stored(world: &World, actors: &[Actor], living: &[&Living]) -> Vec<Problem> {
     let keys = keys::read(&world.redis).await;
     let mut problems: Vec<Problem> = vec![];
@@ -196,7 +197,7 @@ async fn stored(world: &World, actors: &[Actor], living: &[&Living]) -> Vec<Prob
     problems
 }
 
-/// Nobody asks for anything: nor do the nodes.
+/// The nodes send few commands to Redis while no client sends requests.
 async fn rate(world: &World) -> Vec<Problem> {
     let before = keys::commands(&world.redis).await;
     sleep(Duration::from_secs(MEASURED)).await;

@@ -1,4 +1,4 @@
-//! One connection of a client: writes down each frame, as it is sent and as it comes. Decides nothing.
+//! One connection of a client. Records each frame that is sent or received. Decides nothing.
 
 use super::{actor::Shared, transcript::What};
 use futures_util::{SinkExt, StreamExt};
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
-/// Until a client takes a node that does not let it in for dead.
+/// After this time, a client considers a node dead that has not accepted it.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 pub enum Order {
@@ -20,7 +20,7 @@ pub enum Order {
     Cut,
 }
 
-/// From the first byte to the end.
+/// Runs the connection from the first byte to the end.
 pub async fn run(
     client: Arc<Shared>,
     id: u32,

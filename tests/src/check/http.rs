@@ -1,4 +1,4 @@
-//! Calls of nodes that may be gone, stopped or slow: no answer is no error.
+//! Calls to nodes that may be dead, stopped or slow: a missing answer is not an error.
 
 use serde_json::Value;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Status and body.
+/// Makes a call, and returns the status and the body.
 pub async fn call(url: &str, method: &str, path: &str, key: &str, body: &str) -> Option<(u16, String)> {
     timeout(PATIENCE, asked(url, method, path, key, body)).await.ok()?
 }
@@ -30,7 +30,7 @@ async fn asked(url: &str, method: &str, path: &str, key: &str, body: &str) -> Op
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-/// A GET that succeeds.
+/// Makes a GET request, and returns the answer if it succeeds.
 pub async fn get(url: &str, path: &str, key: &str) -> Option<Value> {
     let (status, body) = call(url, "GET", path, key, "").await?;
     serde_json::from_str(&body).ok().filter(|_| status == 200)

@@ -1,20 +1,20 @@
-//! What Redis holds of sessions, members and nodes: the one place that knows keys, of either schema.
+//! Reads sessions, members and nodes from Redis. Only this module knows the keys, of either schema.
 
 use crate::Redis;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// All of it at one moment.
+/// The contents of Redis at one moment.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// Sessions by key, with the connection that holds each.
+    /// The sessions by key, with the connection that holds each.
     pub sessions: BTreeMap<String, Option<String>>,
-    /// Members of each room.
+    /// The members of each room.
     pub members: BTreeMap<String, usize>,
-    /// Connections that are counted of each principal.
+    /// The number of connections of each principal.
     pub connections: BTreeMap<String, u64>,
-    /// Entries of estates that are sessions.
+    /// The sessions in the estates of nodes.
     pub estates: usize,
-    /// Names of nodes with an estate.
+    /// The names of nodes with an estate.
     pub estate_nodes: BTreeSet<String>,
     pub leases: usize,
     pub dead: usize,
@@ -23,7 +23,7 @@ pub struct Keys {
 
 const PREFIX: &str = "switchyard";
 
-/// What is between braces in a key.
+/// The part of a key in braces.
 fn tag(key: &str) -> &str {
     key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(tag, _)| tag)
 }
@@ -46,7 +46,7 @@ pub async fn read(redis: &Redis) -> Keys {
     for key in list(redis, &["KEYS", &format!("{PREFIX}:*")]).await {
         if key.contains("}:session:") {
             let holder = redis.try_command(&["HGET", &key, connection]).await.unwrap_or_default();
-            // Later schemas keep the holder's name when it has let go.
+            // Later schemas keep the holder's name after it has released the session.
             let is_held = redis.try_command(&["HEXISTS", &key, "until"]).await.as_deref() != Ok("1");
             keys.sessions.insert(key, Some(holder).filter(|holder| !holder.is_empty() && is_held));
         } else if key.ends_with("}:members") {
@@ -68,7 +68,7 @@ pub async fn read(redis: &Redis) -> Keys {
     keys
 }
 
-/// Commands that Redis has carried out so far.
+/// The number of commands that Redis has executed so far.
 pub async fn commands(redis: &Redis) -> u64 {
     let info = redis.try_command(&["INFO", "stats"]).await.unwrap_or_default();
     let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));

@@ -1,23 +1,23 @@
-//! What was published where, as publishers were told it.
+//! The messages that were published, as the publishers were told.
 
 use std::{collections::BTreeMap, time::Duration};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Message {
     pub number: u64,
-    /// In tenths.
+    /// The change of the message, in tenths.
     pub change: u8,
-    /// When it was asked for first.
+    /// When it was first requested.
     pub asked: Duration,
 }
 
-/// By epoch and offset.
+/// The messages of a room by epoch and offset.
 type Room = BTreeMap<String, BTreeMap<u64, Message>>;
 
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     rooms: BTreeMap<String, Room>,
-    /// Messages that took another's place, or have two.
+    /// Messages with the position of another message, or with two positions.
     pub conflicts: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ impl Log {
         self.rooms.get(room)?.get(epoch)?.get(&offset)
     }
 
-    /// Between two offsets, both excluded.
+    /// The messages between two offsets, both excluded.
     pub fn between(
         &self,
         room: &str,
@@ -58,19 +58,19 @@ impl Log {
         messages.and_then(|messages| messages.last_key_value()).map_or(0, |(offset, _)| *offset)
     }
 
-    /// The epoch of a room that never had another.
+    /// The epoch of a room, if it has had only one.
     pub fn only_epoch(&self, room: &str) -> Option<&str> {
         let epochs = self.rooms.get(room)?;
         epochs.keys().next().filter(|_| epochs.len() == 1).map(String::as_str)
     }
 
-    /// The offset before the first message that was asked for after a time.
+    /// The offset before the first message that was requested after a time.
     pub fn before(&self, room: &str, epoch: &str, time: Duration) -> u64 {
         let later = self.between(room, epoch, 0, u64::MAX).find(|(_, message)| message.asked > time);
         later.map_or_else(|| self.newest(room, epoch), |(offset, _)| offset - 1)
     }
 
-    /// Rooms, epochs and the messages there.
+    /// All rooms and epochs with their messages.
     pub fn all(&self) -> impl Iterator<Item = (&str, &str, &BTreeMap<u64, Message>)> {
         let epochs = |(room, epochs)| -> Vec<_> {
             let (room, epochs): (&String, &Room) = (room, epochs);

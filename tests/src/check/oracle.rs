@@ -1,4 +1,5 @@
-//! Decides from what a client was told whether the protocol was kept. Knows docs/protocol.md, and no node.
+//! Decides from the transcript of a client whether the protocol was kept. It knows docs/protocol.md, and
+//! nothing about nodes.
 
 mod delivery;
 mod request;
@@ -21,30 +22,30 @@ use std::{
     time::Duration,
 };
 
-/// What is known beside the transcript.
+/// What is known in addition to the transcript.
 pub struct Facts {
     pub log: Log,
     pub faults: Vec<Fault>,
-    /// How long a session outlives its connection.
+    /// How long a session can be resumed after its connection has ended.
     pub ttl: Duration,
-    /// Messages that are held a room.
+    /// The maximum number of messages in a room's history.
     pub history: u64,
-    /// Redis forgot something.
+    /// Redis has lost data.
     pub forgot: bool,
     /// `connected.rooms` shows filters.
     pub shows_filters: bool,
 }
 
-/// A node that is not heard of for so long may be taken for dead.
+/// A node that is silent for this long may be considered dead.
 pub const LEASE: Duration = Duration::from_secs(8);
-/// In which what was acknowledged must be recorded, if nothing is in the way.
+/// How long it may take to record an acknowledgement, if nothing is disturbed.
 const FLUSHED: Duration = Duration::from_millis(1100);
-/// Of clocks and of a busy machine.
+/// The tolerance for clocks and for a busy machine.
 const SLACK: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
-    /// The name of the rule that was broken.
+    /// The name of the broken rule.
     pub rule: &'static str,
     pub client: String,
     pub room: Option<String>,
@@ -63,14 +64,14 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a client must be at the end.
+/// The verdict on a client: the violations, and its expected state at the end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Living {
     pub token: String,
     pub connection: String,
     pub node: usize,
     pub rooms: BTreeMap<String, Member>,
-    /// Requests without an answer.
+    /// The unanswered requests.
     pub waiting: usize,
 }
 
@@ -78,16 +79,16 @@ pub struct Living {
 pub struct Member {
     pub seats: BTreeSet<Seat>,
     pub epoch: Option<String>,
-    /// Everything up to here was delivered or told as lost.
+    /// Everything up to here was delivered or reported as lost.
     pub covered: u64,
-    /// The first message that should have come and has not.
+    /// The first message that should have been delivered and was not.
     pub missing: Option<u64>,
     pub acknowledged: u64,
 }
 
 pub struct Verdict {
     pub violations: Vec<Violation>,
-    /// Open connections that were let in.
+    /// The open and accepted connections.
     pub living: Vec<Living>,
 }
 
@@ -95,23 +96,24 @@ pub struct Verdict {
 #[derive(Default)]
 struct Connection {
     node: usize,
-    /// What it sent as its session.
+    /// The session token that it sent.
     asked: Option<String>,
     token: Option<String>,
-    /// What operators know it by.
+    /// Its id in the admin API.
     name: String,
     opened: Duration,
     greeted: Option<Duration>,
     connected: Option<Duration>,
     ended: Option<Duration>,
-    /// Since when it has not read, or did not read last, and when it read again.
+    /// When it last stopped reading, and when it continued.
     deaf: Option<(Duration, Option<Duration>)>,
     requests: BTreeMap<u64, Value>,
     rooms: BTreeMap<String, Here>,
 }
 
 impl Connection {
-    /// From when on it may have been over. What a client finds when it reads again may have happened at any time before.
+    /// The earliest time at which it may have ended. What a client finds when it reads again may have
+    /// happened at any time before.
     fn over(&self) -> Option<Duration> {
         let ended = self.ended?;
         let deaf = self.deaf.filter(|(_, heard)| heard.is_none_or(|heard| ended <= heard + SLACK));
@@ -132,7 +134,7 @@ pub struct Oracle<'a> {
     connections: BTreeMap<u32, Connection>,
     sessions: BTreeMap<String, Session>,
     violations: Vec<Violation>,
-    /// Connections that were closed 4409, and when.
+    /// The connections that were closed with 4409, and when.
     sent_away: Vec<(u32, Duration)>,
     now: Duration,
 }
@@ -192,7 +194,7 @@ impl Oracle<'_> {
         self.violations.push(Violation { rule, client, room, at: self.now, text });
     }
 
-    /// What is open, with the rooms that it is in.
+    /// The open connections, with their rooms.
     fn living(&self) -> Vec<Living> {
         let open = self.connections.values().filter(|one| one.connected.is_some() && one.ended.is_none());
         let living = open.filter_map(|connection| {

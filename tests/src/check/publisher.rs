@@ -1,4 +1,4 @@
-//! Publishes numbered messages, each again until it is answered, and writes down what it was told.
+//! Publishes numbered messages, repeats each until it is answered, and records the answers.
 
 use super::{
     http,
@@ -27,19 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Desk {
     pub key: String,
     pub urls: Urls,
-    /// Of the listeners for operators.
+    /// The URLs of the admin listeners.
     pub admins: Urls,
     pub began: Instant,
     pub log: Arc<Mutex<Log>>,
     pub next: Arc<AtomicU64>,
-    /// Answers that must not come.
+    /// Answers that are violations.
     pub wrong: Arc<Mutex<Vec<String>>>,
     pub stop: CancellationToken,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Over WebSocket, or over HTTP.
+/// How to publish: over WebSocket or over HTTP.
 pub fn start(desk: Desk, seed: u64, over_http: bool) -> JoinHandle<()> {
     let mut publisher = Publisher { desk, random: Random::new(seed), over_http, socket: None };
     tokio::spawn(async move {
@@ -90,7 +90,7 @@ impl Publisher {
         }
     }
 
-    /// Any of these that is there.
+    /// Any node that runs.
     fn any(&mut self, of: &Urls) -> Option<String> {
         let first = self.random.below(NODES);
         let urls = of.lock().expect("no panic");
@@ -127,7 +127,7 @@ impl Publisher {
     }
 }
 
-/// What comes with this id.
+/// Waits for the answer with this id.
 async fn answer(socket: &mut Socket, id: &Value) -> Option<Value> {
     loop {
         let tungstenite::Message::Text(text) = socket.next().await?.ok()? else { continue };

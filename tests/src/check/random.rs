@@ -1,4 +1,4 @@
-//! Numbers that are the same for the same seed, on every machine.
+//! Random numbers that are the same for the same seed on every machine.
 
 pub struct Random(u64);
 

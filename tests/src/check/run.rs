@@ -1,4 +1,4 @@
-//! One schedule from its first step to the calm.
+//! Runs one schedule from its first step until everything has recovered.
 
 use super::{
     actor::Actor,
@@ -26,9 +26,9 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Lines of a client's story.
+/// Maximum number of lines of a client's transcript in a report.
 const LINES: usize = 60;
-/// The same, where many are concerned.
+/// The same if many clients are concerned.
 const FEW_LINES: usize = 16;
 
 pub struct Outcome {
@@ -111,7 +111,7 @@ async fn all_connected(actors: &[Actor]) {
     .await;
 }
 
-/// Whether `connected.rooms` says what filter rules.
+/// Whether `connected.rooms` shows filters.
 async fn shows_filters(world: &World) -> bool {
     let url = world.urls.lock().expect("no panic")[0].clone().expect("a node");
     let hello = json!({"auth": {"apiKey": KEYS[4].0}});
@@ -173,14 +173,14 @@ async fn perform(world: &mut World, actors: &[Actor], act: &Act) {
 }
 
 impl Outcome {
-    /// The names of the rules that were broken.
+    /// The names of the broken rules.
     pub fn rules(&self) -> BTreeSet<&'static str> {
         self.violations.iter().map(|violation| violation.rule).collect()
     }
 }
 
 impl fmt::Display for Outcome {
-    /// Each rule that was broken, once, with the story of who is concerned.
+    /// Prints each broken rule once, with the transcripts of the clients that it concerns.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (mut told, seconds) = (BTreeSet::new(), self.took.as_secs_f64());
         writeln!(f, "seed {}: {} published, {seconds:.1} s", self.seed, self.published)?;

@@ -1,4 +1,4 @@
-//! Draws what happens from a seed: single steps, and scenes of a few that go together.
+//! Draws a schedule from a seed: single steps, and scenes of several steps.
 
 mod scene;
 
@@ -10,20 +10,20 @@ use super::{
 
 pub const NODES: usize = 3;
 pub const CLIENTS: usize = 12;
-/// Rooms of clients; from the fourth on the plugin governs them.
+/// The rooms of clients. A plugin governs the fourth and later ones.
 pub const ROOMS: [&str; 6] = ["plain-0", "plain-1", "plain-2", "tvl-0", "tvl-1", "tvl-2"];
 const GOVERNED: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub steps: usize,
-    /// Something gets in the way of nodes.
+    /// Nodes are disturbed.
     pub faults: bool,
-    /// Redis may forget everything, or one room.
+    /// Redis may lose everything, or one room.
     pub forget: bool,
-    /// Redis may be started again.
+    /// Redis may be killed and restarted.
     pub restart: bool,
-    /// Redis keeps what was written when it is killed.
+    /// Redis keeps its data when it is killed.
     pub durable: bool,
 }
 
@@ -52,7 +52,7 @@ struct Drawing {
     random: Random,
     nodes: [NodeState; NODES],
     deaf: [bool; CLIENTS],
-    /// Nodes may die, and stop for longer than their lease.
+    /// Whether nodes may die, or stop for longer than their lease.
     is_deadly: bool,
 }
 
@@ -95,7 +95,7 @@ pub fn draw(seed: u64, options: &Options) -> Vec<Step> {
 }
 
 impl Drawing {
-    /// Some steps at once, as races need it, and some pauses in which things settle.
+    /// The delay before a step. Some are zero, for races, and some are long enough to recover.
     fn pause(&mut self) -> u64 {
         match self.random.below(10) {
             0..5 => self.random.between(0, 20),
@@ -143,7 +143,7 @@ impl Drawing {
         }
     }
 
-    /// Ends what is wrong with a node, or puts something in its way.
+    /// Ends a disturbance of a node, or begins one.
     fn fault(&mut self, node: usize) -> Act {
         let state = &mut self.nodes[node];
         if state.dead {

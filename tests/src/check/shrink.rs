@@ -1,9 +1,9 @@
-//! Looks for a shorter schedule that breaks the same rule. Processes are not deterministic, so it may find none.
+//! Searches for a shorter schedule that breaks the same rule. Processes are not deterministic, so it may find none.
 
 use super::{run, schedule::Options, step::Step};
 use std::time::{Duration, Instant};
 
-/// Leaves parts out, halves first, as long as that takes no longer than `bound`.
+/// Leaves out parts of the schedule, halves first, for at most `bound`.
 pub async fn shrink(
     seed: u64,
     steps: Vec<Step>,

@@ -1,16 +1,17 @@
-//! One thing that is done to nodes, Redis or clients. Data only, so that a schedule can be printed, cut and run again.
+//! The steps of a schedule: what is done to nodes, Redis or clients. Plain data, so that a schedule can be
+//! printed, shortened and repeated.
 
 use super::filter::Filter;
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Milliseconds since the step before.
+    /// Milliseconds since the previous step.
     pub after: u64,
     pub act: Act,
 }
 
-/// Kinds of commands, by what they are about.
+/// Kinds of commands, by their purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Session,
@@ -53,28 +54,28 @@ pub enum Act {
     Hear {
         client: usize,
     },
-    /// The connection breaks; the client comes back to a node after some milliseconds.
+    /// The connection breaks; the client reconnects to a node after some milliseconds.
     Cut {
         client: usize,
         node: usize,
         away: u64,
     },
-    /// The session is resumed while the old connection lives; a request may be under way on that one.
+    /// The session is resumed while the old connection is open, perhaps with a request in flight.
     Takeover {
         client: usize,
         node: usize,
         asking: bool,
     },
-    /// By two connections at once.
+    /// Two connections resume at the same time.
     Twice {
         client: usize,
         nodes: [usize; 2],
     },
-    /// An operator ends the connection with its session.
+    /// An operator ends the connection and its session.
     End {
         client: usize,
     },
-    /// Upgrades with a key that are given up before they are answered.
+    /// Upgrades with a key are requested and abandoned before they are answered.
     Abandon {
         client: usize,
         node: usize,
@@ -94,7 +95,7 @@ pub enum Act {
     Continue {
         node: usize,
     },
-    /// All connections of a node to Redis.
+    /// All connections of a node to Redis break.
     CutRedis {
         node: usize,
     },
@@ -108,7 +109,7 @@ pub enum Act {
     Restore {
         node: usize,
     },
-    /// What happens to one kind of commands, for so many of them.
+    /// A rule for a number of commands of one kind.
     Rule {
         node: usize,
         kind: Kind,
@@ -119,17 +120,17 @@ pub enum Act {
     Release {
         node: usize,
     },
-    /// Redis answers nobody for some milliseconds.
+    /// Redis does not answer for some milliseconds.
     Pause {
         millis: u64,
     },
-    /// Redis forgets everything.
+    /// Redis loses everything.
     Flush,
-    /// Redis forgets one room.
+    /// Redis loses one room.
     Forget {
         room: usize,
     },
-    /// Redis is killed and started again.
+    /// Redis is killed and restarted.
     Restart,
 }
 

@@ -1,11 +1,11 @@
-//! What one client did and was told, in the order in which it saw it.
+//! What a client did and received, in the order in which it happened to the client.
 
 use serde_json::Value;
 use std::{fmt, time::Duration};
 
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Since the run began.
+    /// The time since the run began.
     pub at: Duration,
     pub connection: u32,
     pub what: What,
@@ -13,18 +13,18 @@ pub struct Entry {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
-    /// The client asked this node for a connection.
+    /// The client began to connect to this node.
     Opened(usize),
     Sent(Value),
     Received(Value),
-    /// By the server, or by a network or a process that broke.
+    /// The connection was closed by the server, or broken by the network or a process.
     Closed(Option<u16>),
-    /// By the client, without a word.
+    /// The client broke the connection without a close frame.
     Cut,
-    /// The client stops reading, and reads again.
+    /// The client stops reading, or continues to read.
     Deaf,
     Hears,
-    /// An operator ended the connection with its session.
+    /// An operator ended the connection and its session.
     Ended,
 }
 
@@ -35,13 +35,13 @@ pub struct Transcript {
     pub entries: Vec<Entry>,
 }
 
-/// Until a node is itself again.
+/// How long a node takes to recover after a disturbance.
 const RECOVERY: Duration = Duration::from_secs(3);
 
-/// A time in which something stood in the way of a node and Redis.
+/// A period in which a node, or its connection to Redis, was disturbed.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// `None` for all of them.
+    /// The node; `None` for all nodes.
     pub node: Option<usize>,
     pub from: Duration,
     pub to: Duration,
@@ -54,11 +54,11 @@ impl Fault {
 }
 
 impl Transcript {
-    /// How connections came and went and what concerns a room, up to a second after a moment: so many last lines.
+    /// Formats the last `lines` entries about connections and about a room, up to a second after a time.
     pub fn story(&self, room: Option<&str>, until: Duration, most: usize) -> String {
         let until = until + Duration::from_secs(1);
         let mut lines: Vec<String> = vec![];
-        // Deliveries that follow each other are one line.
+        // Consecutive deliveries are one line.
         let mut run: Option<(u32, u64, u64)> = None;
         let mut is_ack = false;
         let close = |run: &mut Option<(u32, u64, u64)>, lines: &mut Vec<String>| {
@@ -96,7 +96,7 @@ impl Transcript {
                 _ => {}
             }
             close(&mut run, &mut lines);
-            // Of acknowledgements that follow each other the last says all.
+            // Only the last of consecutive acknowledgements matters.
             let was_ack = std::mem::replace(&mut is_ack, kind == "ack");
             if was_ack && is_ack {
                 lines.pop();
@@ -113,7 +113,7 @@ impl Transcript {
 }
 
 impl Transcript {
-    /// Whether the client ever asked for a room.
+    /// Whether the client ever requested a room.
     pub fn mentions(&self, room: &str) -> bool {
         let asks = |frame: &Value| {
             frame["type"] == "subscribe" && frame.to_string().contains(&format!("\"{room}\""))
@@ -123,7 +123,7 @@ impl Transcript {
 }
 
 impl Entry {
-    /// One line; of a list of rooms only the one that is asked about.
+    /// Formats an entry as one line. Of a list of rooms, only the given one is shown.
     fn brief(&self, room: Option<&str>) -> String {
         let mut entry = self.clone();
         if let (What::Sent(frame) | What::Received(frame), Some(room)) = (&mut entry.what, room) {

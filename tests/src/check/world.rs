@@ -1,4 +1,4 @@
-//! Redis, three nodes with a proxy each, and what steps do to them.
+//! Redis, three nodes with a proxy each, and how steps change them.
 
 use super::{
     http,
@@ -15,13 +15,13 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Where nodes are, as long as they are there.
+/// The addresses of the nodes that run.
 pub type Urls = Arc<Mutex<Vec<Option<String>>>>;
 
-/// Keys of clients, with their principals; the last is the publishers'.
+/// The API keys of clients with their principals. The last one belongs to the publishers.
 pub const KEYS: [(&str, &str); 5] =
     [(KEY, "acme"), ("sk_ann", "ann"), ("sk_bob", "bob"), ("sk_cy", "cy"), ("sk_pub", "pub")];
-/// How long a session outlives its connection.
+/// How long a session can be resumed after its connection has ended.
 pub const TTL: Duration = Duration::from_secs(3);
 pub const HISTORY: u64 = 100_000;
 
@@ -73,7 +73,7 @@ impl World {
             nodes().map(|node| node.as_ref().map(|node| node.process.admin.clone())).collect();
     }
 
-    /// Times in which something was in the way, as far as they are known now.
+    /// The disturbances so far.
     pub fn faults(&self) -> Vec<Fault> {
         let now = self.began.elapsed();
         self.faults.iter().map(|fault| Fault { to: fault.to.min(now), ..*fault }).collect()
@@ -84,7 +84,7 @@ impl World {
         self.faults.push(Fault { node: Some(node), from, to: Duration::MAX });
     }
 
-    /// Whatever is wrong with the node ends.
+    /// Ends everything that disturbs the node.
     fn end(&mut self, node: usize) {
         let now = self.began.elapsed();
         let open = self.faults.iter_mut().filter(|fault| fault.node == Some(node) && fault.to > now);
@@ -107,7 +107,7 @@ impl World {
         self.begin(node);
         self.publish_urls();
         process.process.signal("TERM").await;
-        // It ends by itself; whoever waits for that would keep everything else from happening.
+        // Not awaited, because that would delay all other steps.
         tokio::spawn(async move {
             process.process.ended_within(Duration::from_secs(30)).await;
         });
@@ -207,7 +207,7 @@ impl World {
         self.faults.push(Fault { node: None, from: now, to: self.began.elapsed() });
     }
 
-    /// Nothing is in the way any more, and all nodes are there.
+    /// Ends all disturbances, and starts all nodes.
     pub async fn heal(&mut self) {
         for node in 0..NODES {
             self.restore(node);
@@ -218,7 +218,7 @@ impl World {
         }
     }
 
-    /// Upgrades with a key whose clients go away at once.
+    /// Requests upgrades with a key, and disconnects at once.
     pub async fn abandon(&self, node: usize, key: &str) {
         let Some(url) = self.urls.lock().expect("no panic")[node].clone() else { return };
         let Some((address, path)) = url.trim_start_matches("ws://").split_once('/') else { return };
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// A call of an operator, unless the node does not answer.
+    /// Calls the admin listener. The node may not answer.
     pub async fn end_connection(&self, node: usize, name: String) {
         let Some(url) = self.admins.lock().expect("no panic")[node].clone() else { return };
         tokio::spawn(

@@ -1,5 +1,5 @@
-//! One connection through the proxy: requests one way, and replies the other in the order of the requests, whenever each is
-//! carried out. Decides nothing.
+//! One connection through the proxy. Passes requests to Redis, and replies back in the order of the requests,
+//! whenever each is executed. Decides nothing.
 
 use super::{
     Shared,
@@ -18,27 +18,27 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Replies that the client waits for.
+/// The replies that the client waits for.
 #[derive(Default)]
 struct Replies {
-    /// In the order of its requests.
+    /// In the order of the client's requests.
     slots: VecDeque<Slot>,
-    /// The slots of what Redis was asked, in that order.
+    /// The slots of the requests that were sent to Redis, in that order.
     asked: VecDeque<u64>,
     next: u64,
-    /// Redis closed the connection.
+    /// Redis has closed the connection.
     ended: bool,
 }
 
 struct Slot {
     id: u64,
-    /// Values that are still to come.
+    /// The number of values that are missing.
     missing: usize,
     bytes: Vec<u8>,
     end: End,
 }
 
-/// What becomes of a reply that is complete.
+/// What happens to a complete reply.
 #[derive(Clone)]
 enum End {
     Given,
@@ -53,7 +53,7 @@ impl Replies {
         self.next
     }
 
-    /// A value came from Redis: a part of the first answer that is missing, or a message that nobody asked for.
+    /// Handles a value from Redis: a part of the next missing answer, or an unsolicited message.
     fn fill(&mut self, value: Vec<u8>) {
         let first = self.asked.front().and_then(|id| self.slots.iter().position(|slot| slot.id == *id));
         match first {
@@ -65,7 +65,7 @@ impl Replies {
                     self.asked.pop_front();
                 }
             }
-            // Behind what came before it, and never between the parts of one answer that wait in the same slot.
+            // After everything that came before it, and never between the parts of one answer in the same slot.
             first => {
                 self.next += 1;
                 let slot = Slot { id: self.next, missing: 0, bytes: value, end: End::Given };
@@ -77,7 +77,7 @@ impl Replies {
 
 type Sent = mpsc::UnboundedSender<(u64, Command)>;
 
-/// Until Redis closes it, or a fate does. A client that has gone away does not keep what it sent from being carried out.
+/// Runs until Redis or a rule closes the connection. What a client sent is executed even if it has disconnected.
 pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shared) {
     let silent = shared.audible.lock().expect("no panic").clone();
     client.set_nodelay(true).ok();
@@ -92,7 +92,7 @@ pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shar
             forward(asked, to_redis, &replies, shared),
             collect(Values::new(from_redis), &replies, &changed),
         );
-        // The other side ends it, when it has given what there is.
+        // The other direction ends the connection, once it has delivered everything.
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -109,7 +109,7 @@ async fn requests(
     shared: &Shared,
     silent: &CancellationToken,
 ) {
-    // Ends what it holds together with the connection.
+    // Ends what the connection holds together with it.
     let mut detained = JoinSet::new();
     let push = |missing, bytes: &[u8], end| {
         let id = replies.lock().expect("no panic").push(missing, bytes, end);
@@ -147,7 +147,7 @@ async fn requests(
     while detained.join_next().await.is_some() {}
 }
 
-/// In the order in which things are to be carried out.
+/// In the order in which requests are to be executed.
 async fn forward(
     mut asked: mpsc::UnboundedReceiver<(u64, Command)>,
     mut redis: impl AsyncWrite + Unpin,
@@ -200,7 +200,7 @@ async fn answer(
         flowing(shared, silent).await;
         let slot = replies.lock().expect("no panic").slots.pop_front().expect("seen above");
         shared.carry(slot.bytes.len()).await;
-        // A client that has gone misses it.
+        // A client that has disconnected misses it.
         client.write_all(&slot.bytes).await.ok();
     }
 }

@@ -1,12 +1,12 @@
-//! Where commands and replies of Redis' protocol begin and end, in both of its versions. Makes no sense of replies.
+//! Splits the Redis protocol, in both versions, into commands and replies. Does not interpret replies.
 
 use std::ops::Range;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// One request, as it came.
+/// One request, unparsed.
 pub struct Command {
     pub bytes: Vec<u8>,
-    /// In capitals.
+    /// The command's name in capitals.
     pub name: String,
     words: Vec<Range<usize>>,
 }
@@ -25,20 +25,20 @@ impl Command {
         Self { name: name.unwrap_or_default(), bytes, words }
     }
 
-    /// Digest or code of the script that it runs.
+    /// The digest or the code of the script that it runs.
     pub fn script(&self) -> Option<&[u8]> {
         let runs = ["EVAL", "EVALSHA"].contains(&&*self.name);
         self.words.get(1).filter(|_| runs).map(|word| &self.bytes[word.clone()])
     }
 
-    /// Whether a text is anywhere in it, the code of a script apart.
+    /// Whether its keys or arguments contain a text, apart from the code of a script.
     pub fn contains(&self, text: &str) -> bool {
         let from = if self.name == "EVAL" { 2 } else { 0 };
         let from = self.words.get(from).map_or(0, |word| word.start);
         text.is_empty() || self.bytes[from..].windows(text.len()).any(|window| window == text.as_bytes())
     }
 
-    /// How many replies it gets: one a channel, or one.
+    /// The number of replies: one per channel, or one.
     pub fn replies(&self) -> usize {
         match &*self.name {
             "SUBSCRIBE" | "SSUBSCRIBE" | "PSUBSCRIBE" | "UNSUBSCRIBE" | "SUNSUBSCRIBE" | "PUNSUBSCRIBE" => {
@@ -49,7 +49,7 @@ impl Command {
     }
 }
 
-/// Cuts what is read into whole values.
+/// Splits the data that is read into complete values.
 pub struct Values<R> {
     from: R,
     buffer: Vec<u8>,
@@ -60,7 +60,7 @@ impl<R: AsyncRead + Unpin> Values<R> {
         Self { from, buffer: vec![] }
     }
 
-    /// The next value; `None` at the end.
+    /// Reads the next value; `None` at the end.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(size) = size(&self.buffer) {
@@ -79,7 +79,7 @@ impl<R: AsyncRead + Unpin> Values<R> {
     }
 }
 
-/// Whether a value is a message that nobody asked for.
+/// Whether a value is an unsolicited message.
 pub fn is_message(value: &[u8]) -> bool {
     let kinds = ["message", "smessage", "pmessage"];
     let is = |kind: &str| {
@@ -89,17 +89,17 @@ pub fn is_message(value: &[u8]) -> bool {
     matches!(value.first(), Some(b'*' | b'>')) && kinds.into_iter().any(is)
 }
 
-/// The length of the first line with its end, if all of it is there.
+/// The length of the first line including its end, if it is complete.
 fn line(bytes: &[u8]) -> Option<usize> {
     bytes.windows(2).position(|pair| pair == b"\r\n").map(|at| at + 2)
 }
 
-/// The number that a line gives; `None` for one below 0, which stands for nothing at all.
+/// The number in a line; `None` for a negative one, which means a null value.
 fn number(line: &[u8]) -> Option<usize> {
     std::str::from_utf8(line.get(1..line.len() - 2)?).ok()?.parse().ok()
 }
 
-/// The length of the first value, if all of it is there.
+/// The length of the first value, if it is complete.
 fn size(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut left) = (0, 1);
     while left > 0 {

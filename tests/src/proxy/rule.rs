@@ -1,4 +1,4 @@
-//! Which commands something is to happen to, and what. Knows no connections.
+//! The rules that select commands and decide what happens to them. Knows no connections.
 
 use super::resp::Command;
 use crate::PATIENCE;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Which commands: all that is given must hold.
+/// Selects commands. All given conditions must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Pattern {
     name: Option<String>,
@@ -16,29 +16,29 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Every command.
+    /// Matches every command.
     pub fn any() -> Self {
         Self::default()
     }
 
-    /// Commands of this name, such as `RPUSH`. `EVALSHA` stands for all scripts.
+    /// Matches commands with this name, such as `RPUSH`. `EVALSHA` matches all scripts.
     pub fn command(name: &str) -> Self {
         Self { name: Some(name.to_uppercase()), ..Self::default() }
     }
 
-    /// The script of the host that is in the file of this name, such as `detach`. The node must have been built from the
-    /// sources that the tests were built from.
+    /// Matches the host's script in the file with this name, such as `detach`. The node must have been built
+    /// from the same sources as the tests.
     pub fn script(name: &str) -> Self {
         Self { script: Some(name.to_owned()), ..Self::default() }
     }
 
-    /// And has this text somewhere in its keys and arguments, such as `:session:`.
+    /// Requires this text somewhere in the keys and arguments, such as `:session:`.
     pub fn containing(mut self, text: &str) -> Self {
         self.texts.push(text.to_owned());
         self
     }
 
-    /// Only the next so many of them; without it all until the rule is released.
+    /// Limits the rule to the next `count` commands. Without it, the rule applies until it is released.
     pub fn times(mut self, times: u64) -> Self {
         self.times = Some(times);
         self
@@ -62,7 +62,7 @@ pub enum Fate {
     Fail,
 }
 
-/// A rule in force. Dropping it releases it.
+/// An active rule. Dropping it releases it.
 #[must_use = "a rule that is dropped is released"]
 pub struct Rule(Arc<State>);
 
@@ -74,24 +74,24 @@ struct State {
 }
 
 impl Rule {
-    /// How many commands it has met.
+    /// The number of commands that the rule applied to.
     pub fn count(&self) -> u64 {
         *self.0.matched.borrow()
     }
 
-    /// Waits until it has met a command.
+    /// Waits until the rule has applied to a command.
     pub async fn matched(&self) {
         self.matched_times(1).await;
     }
 
-    /// Waits until it has met so many.
+    /// Waits until the rule has applied to `count` commands.
     pub async fn matched_times(&self, times: u64) {
         let mut matched = self.0.matched.subscribe();
         let met = timeout(PATIENCE, matched.wait_for(|count| *count >= times)).await;
         assert!(met.is_ok(), "{:?} met {} of {times} commands", self.0.pattern, self.count());
     }
 
-    /// Lets go what it holds, and meets nothing more.
+    /// Releases what the rule holds, and ends the rule.
     pub fn release(self) {}
 }
 
@@ -113,7 +113,7 @@ impl Rules {
         Rule(state)
     }
 
-    /// The first rule that meets a command decides: what happens, and until when.
+    /// The first rule that matches a command decides what happens to it, and until when.
     pub fn judge(&self, command: &Command, script: Option<&str>) -> Option<(Fate, CancellationToken)> {
         let mut rules = self.0.lock().expect("no panic");
         rules.retain(|rule| !rule.released.is_cancelled());

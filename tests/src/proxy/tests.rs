@@ -1,4 +1,4 @@
-//! What a client of the proxy sees, and what Redis is asked.
+//! What a client of the proxy receives, and which commands reach Redis.
 
 use super::{Pattern, Proxy, resp::Values};
 use crate::{PATIENCE, Redis, Rule};
@@ -31,7 +31,7 @@ impl Peer {
         self.requests.write_all(bytes.as_bytes()).await.expect("a connection");
     }
 
-    /// The next value in one line; `None` at the end of the connection.
+    /// The next value as one line; `None` at the end of the connection.
     async fn reply(&mut self) -> Option<String> {
         let value = timeout(PATIENCE, self.replies.next()).await.expect("a reply in time")?;
         Some(String::from_utf8(value).expect("text").trim_end().replace("\r\n", " "))
@@ -42,7 +42,7 @@ impl Peer {
         self.reply().await.expect("a reply")
     }
 
-    /// Nothing has come, nor does within what a round trip through Redis takes.
+    /// Checks that nothing arrives within the time of a round trip to Redis.
     async fn hears_nothing(&mut self, redis: &Redis) {
         redis.command(&["PING"]).await;
         let heard = timeout(std::time::Duration::from_millis(20), self.replies.next()).await;
@@ -99,7 +99,7 @@ async fn a_held_request_waits_with_all_behind_it_and_is_carried_out_though_its_c
     }
     assert_eq!(peer.reply().await.unwrap(), ":1");
     held.matched().await;
-    // Other connections do not wait, nor is the rule for a second command.
+    // Other connections do not wait, and the rule does not apply to a second command.
     assert_eq!(Peer::connect(&proxy).await.ask("INCR a").await, ":1");
     peer.hears_nothing(&redis).await;
     drop(peer);

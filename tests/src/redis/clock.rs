@@ -1,11 +1,12 @@
-//! The wall clock of a `redis-server`, which Debian's `faketime` can set for it alone while it runs.
+//! The wall clock of a `redis-server`, which Debian's `faketime` can change for this process while it runs.
 
 use std::{fs, path::Path, process::Command, sync::LazyLock};
 
-/// In the folder of a server: how wrong its clock is.
+/// The file in a server's folder that says how wrong its clock is.
 const FILE: &str = "clock";
 
-/// What the loader is given. Redis' own allocator asks for the time before anything can answer, so that of the C library goes before it.
+/// The libraries to preload. Redis's own allocator asks for the time before faketime is ready, so the C
+/// library's allocator replaces it.
 static PRELOADED: LazyLock<String> = LazyLock::new(|| {
     let library = Command::new("faketime").args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]).output();
     let library = library.expect("faketime is installed: apt-get install faketime");
@@ -13,7 +14,7 @@ static PRELOADED: LazyLock<String> = LazyLock::new(|| {
     format!("{} libc.so.6", String::from_utf8_lossy(&library.stdout).trim())
 });
 
-/// For a server in this folder, if its clock can be set.
+/// The environment of a server in this folder, if its clock can be set.
 pub fn environment(folder: &Path) -> Vec<(&'static str, String)> {
     let file = folder.join(FILE);
     if !file.exists() {
@@ -28,7 +29,7 @@ pub fn environment(folder: &Path) -> Vec<(&'static str, String)> {
 }
 
 pub fn set(folder: &Path, seconds: i64) {
-    // It is never seen half written.
+    // Written atomically, so that nobody reads half of it.
     let next = folder.join("clock.next");
     fs::write(&next, format!("{seconds:+}")).expect("a file for the clock");
     fs::rename(next, folder.join(FILE)).expect("the clock set");

@@ -1,9 +1,9 @@
-//! A cluster of real processes, and the move of a slot while clients use it.
+//! A cluster of real processes, and moving a slot while clients use it.
 
 use super::{Redis, hold, says};
 use crate::eventually;
 
-/// Three masters with a third of the slots each, and no replicas; a restarted node keeps its keys.
+/// Three masters with a third of the slots each, without replicas. A restarted node keeps its keys.
 pub struct Cluster {
     pub nodes: Vec<Redis>,
 }
@@ -22,7 +22,7 @@ impl Cluster {
             let mut node = Redis::start_with(&[&cluster[..], &known].concat()).await;
             node.ports.push(held);
             node.command(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]).await;
-            // Else all three begin with the same epoch and settle among themselves who gives way.
+            // Otherwise all three begin with the same epoch, and have to resolve that among themselves.
             node.command(&["CLUSTER", "SET-CONFIG-EPOCH", epoch]).await;
             nodes.push(node);
             buses.push(bus);
@@ -46,7 +46,7 @@ impl Cluster {
         self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]).await.parse().expect("a slot")
     }
 
-    /// Which node has the slot, as told by the first that is up.
+    /// The node that owns the slot, according to the first node that is up.
     pub async fn owner(&self, slot: u16) -> usize {
         for node in &self.nodes {
             if let Some(owner) = self.owner_says(node, slot).await {
@@ -60,7 +60,7 @@ impl Cluster {
         let text = node.try_command(&["CLUSTER", "NODES"]).await.ok()?;
         let has = |range: &str| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            // The node's own line also tells moves under way, in brackets, which are no numbers.
+            // A node's own line also lists migrations in progress, in brackets, which are not numbers.
             let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else { return false };
             (first..=last).contains(&slot)
         };
@@ -69,7 +69,7 @@ impl Cluster {
         self.nodes.iter().position(|node| node.address() == address)
     }
 
-    /// Moves a slot and its keys while clients go on using them, as `redis-cli --cluster reshard` does.
+    /// Moves a slot and its keys while clients use them, as `redis-cli --cluster reshard` does.
     pub async fn move_slot(&self, slot: u16, to: usize) {
         let from = self.owner(slot).await;
         if from == to {
@@ -77,7 +77,7 @@ impl Cluster {
         }
         self.move_keys(slot, from, to).await;
         let (name, id) = (slot.to_string(), self.nodes[to].command(&["CLUSTER", "MYID"]).await);
-        // The target first, so that the slot is never without an owner.
+        // The target first, so that the slot always has an owner.
         for node in [to, from, 3 - from - to] {
             self.nodes[node].command(&["CLUSTER", "SETSLOT", &name, "NODE", &id]).await;
         }
@@ -89,7 +89,7 @@ impl Cluster {
         }
     }
 
-    /// Moves a slot's keys, and tells nobody but where it was that it has moved, as when resharding breaks off.
+    /// Moves a slot's keys, but informs only the previous owner, as when resharding is aborted.
     pub async fn move_slot_by_half(&self, slot: u16, to: usize) {
         let from = self.owner(slot).await;
         self.move_keys(slot, from, to).await;

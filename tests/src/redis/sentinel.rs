@@ -1,4 +1,4 @@
-//! A master that real sentinels watch, and its failover.
+//! A master that is watched by real sentinels, and its failover.
 
 use super::{Redis, says};
 use crate::PATIENCE;
@@ -11,14 +11,14 @@ use tokio::time::sleep;
 
 /// A master and a replica, watched by three sentinels under the name `main`.
 pub struct Sentinel {
-    /// At first the master, then the replica.
+    /// Initially the master, then the replica.
     pub servers: Vec<Redis>,
     pub sentinels: Vec<Redis>,
 }
 
 impl Sentinel {
     pub async fn start() -> Self {
-        // Else a replica waits five seconds for more of its kind before it is filled.
+        // Otherwise the master waits five seconds for more replicas before it synchronizes one.
         let at_once = ["--repl-diskless-sync-delay", "0"];
         let master = Redis::start_with(&at_once).await;
         let port = master.port.to_string();
@@ -43,7 +43,7 @@ impl Sentinel {
         format!("redis-sentinel://{first}/0?sentinelServiceName=main&node={second}&node={third}")
     }
 
-    /// The master's port, as told by the first sentinel that is up.
+    /// The master's port, according to the first sentinel that is up.
     pub async fn master(&self) -> u16 {
         for sentinel in &self.sentinels {
             if let Some(port) = master_says(sentinel).await {
@@ -53,12 +53,12 @@ impl Sentinel {
         panic!("no sentinel names a master");
     }
 
-    /// The server that is the master now, and the other one.
+    /// The current master, and the other server.
     pub async fn pair(&self) -> (&Redis, &Redis) {
         self.pair_by(0).await
     }
 
-    /// The same, as that sentinel says.
+    /// The master's port, according to one sentinel.
     pub async fn pair_by(&self, sentinel: usize) -> (&Redis, &Redis) {
         let master = master_says(&self.sentinels[sentinel]).await.expect("a master");
         let is_master = |server: &&Redis| server.port == master;
@@ -66,16 +66,16 @@ impl Sentinel {
         (masters.pop().expect("a master of this test"), others[0])
     }
 
-    /// Kills the server with that port, and waits for nothing.
+    /// Kills the server with this port without waiting for a failover.
     pub async fn kill_with(&mut self, port: u16) {
         let server = self.servers.iter_mut().find(|server| server.port == port);
         server.expect("a server of this test").kill().await;
     }
 
-    /// Waits until every sentinel names another master than that, and it is one.
+    /// Waits until every sentinel names the other server as the master, and it is one.
     pub async fn replaces(&self, old: u16) {
         let new = self.servers.iter().find(|server| server.port != old).expect("a replica");
-        // Sentinels that split their votes wait for twice the failover's timeout before they vote again.
+        // After a split vote, sentinels wait for twice the failover timeout before they vote again.
         let end = Instant::now() + 4 * PATIENCE;
         for sentinel in &self.sentinels {
             while master_says(sentinel).await != Some(new.port) {
@@ -86,8 +86,9 @@ impl Sentinel {
         says(new, "a new master", &["INFO", "replication"], &["role:master"]).await;
     }
 
-    /// Kills the master and waits for the other server to be one, and to be named by every sentinel.
-    /// The killed one, restarted, takes itself for a master until they make it a replica ten seconds later.
+    /// Kills the master, and waits until the other server is the master and every sentinel names it. If the
+    /// killed one is restarted, it considers itself a master until the sentinels make it a replica ten
+    /// seconds later.
     pub async fn kill_master(&mut self) {
         let old = self.master().await;
         self.kill_with(old).await;
@@ -97,7 +98,8 @@ impl Sentinel {
 
 fn sentinel_file(own: u16, folder: &Path, master: &str) -> Vec<String> {
     let file = folder.join("sentinel.conf");
-    // A new master is first asked after one second, and with no more than that may be called down unasked.
+    // A new master is probed for the first time after one second. With a shorter limit, it could be declared
+    // down before that.
     let text = format!(
         "bind 127.0.0.1\nport {own}\ndir {}\n\
          sentinel monitor main 127.0.0.1 {master} 2\n\

@@ -1,4 +1,5 @@
-//! Draws schedules from seeds, runs them, and says which rules were broken. What it takes is in `cargo xtask help`.
+//! Draws schedules from seeds, runs them, and reports which rules were broken. `cargo xtask help` describes
+//! the options.
 
 use futures_util::{StreamExt, stream};
 use std::{
@@ -10,7 +11,7 @@ use switchyard_tests::check::{Options, Outcome, draw, run, shrink};
 
 const USAGE: &str = "check takes --seeds A..B, --for SECONDS, --steps N, --jobs N, --no-faults, --forget, --restart, --durable, --print, and \
                      --shrink SECONDS";
-/// In which a schedule is looked for that is shorter, for the first seed that fails, if nothing else is said.
+/// How many seconds to search for a shorter schedule for the first seed that fails, by default.
 const SHRINKING: u64 = 0;
 
 struct Arguments {

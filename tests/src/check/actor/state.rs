@@ -1,4 +1,4 @@
-//! What a client believes that it is in and has handled, and what it does about what it is told.
+//! What a client knows about its rooms and positions, and how it reacts to frames.
 
 use super::{Open, Order};
 use crate::check::{filter::Filter, random::Random, transcript::Transcript};
@@ -12,11 +12,11 @@ pub struct State {
     pub token: Option<String>,
     pub connections: u32,
     pub requests: u64,
-    /// Filters of the rooms that it is in, or wants to be.
+    /// The filters of the rooms that it is in or wants to join.
     pub rooms: BTreeMap<String, Filter>,
-    /// Epoch, and the last offset handled.
+    /// The epoch and the last offset that it has handled.
     pub positions: BTreeMap<String, (String, u64)>,
-    /// It comes back when it is told to.
+    /// It reconnects only when it is told to.
     pub is_away: bool,
     pub is_coming: bool,
     pub is_done: bool,
@@ -34,7 +34,7 @@ impl State {
         entry
     }
 
-    /// Over the newest connection that was let in.
+    /// Sends over the newest accepted connection.
     pub(super) fn request(&mut self, mut request: Value) {
         self.requests += 1;
         request["id"] = self.requests.into();
@@ -61,7 +61,7 @@ impl State {
         let open = self.open.get_mut(&id).expect("open");
         open.name = frame["connection"].as_str().map(str::to_owned);
         open.session = self.token.clone();
-        // Two that came without a session were each given one, and it needs one.
+        // Two connections without a session each got a new one, but the client needs only one.
         for other in self.open.values().filter(|other| other.session.is_some() && other.session != self.token)
         {
             other.orders.send(Order::Cut).ok();

@@ -1,4 +1,4 @@
-//! What is only asked once everything else is right: who a client is told is in its rooms, and what is held of them.
+//! The checks that are made once all others pass: the members and the history of rooms.
 
 use super::Problem;
 use crate::{
@@ -18,7 +18,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Each client asks for the members of each of its rooms.
+/// Each client requests the members of each of its rooms.
 pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
     let living = || actors.iter().zip(verdicts.iter().flat_map(|verdict| &verdict.living));
     let mut rooms: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -28,7 +28,7 @@ pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
     }
     let mut asked = vec![];
     for (actor, living) in living() {
-        // Who is connected at all is for operators to know.
+        // `*` contains everyone who is connected, which only operators may see.
         let rooms = living.rooms.keys().filter(|room| room.as_str() != "*");
         asked.extend(rooms.map(|room| (actor, room.as_str(), actor.ask_members(room))));
     }
@@ -56,7 +56,7 @@ pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
     problems
 }
 
-/// What was answered as published is held, and nothing else.
+/// The history contains exactly the messages that were answered as published.
 pub async fn history(world: &World, facts: &Facts) -> Vec<Problem> {
     let mut problems: Vec<Problem> = vec![];
     let Some(url) = world.admins.lock().expect("no panic").iter().flatten().next().cloned() else {
@@ -66,7 +66,7 @@ pub async fn history(world: &World, facts: &Facts) -> Vec<Problem> {
         let Some(page) = http::get(&url, &format!("/v1/rooms/{room}/history?limit=1000"), KEY).await else {
             continue;
         };
-        // What Redis forgot was of another epoch.
+        // What Redis has lost belonged to another epoch.
         if page["epoch"] != epoch || page["more"] == true || facts.forgot {
             continue;
         }

@@ -1,4 +1,5 @@
-//! Messages and gaps: each once, in order, as the filter says, and no loss that nobody told or that was none.
+//! The rules of messages and gaps: each message once, in order, as the filter requires; every loss is
+//! reported, and nothing else is reported as lost.
 
 use super::{Oracle, text};
 use serde_json::Value;
@@ -89,7 +90,7 @@ impl Oracle<'_> {
         }
     }
 
-    /// Whether a message may have gone out of history by the end.
+    /// Whether a message may have been dropped from the history by the end.
     pub(super) fn is_gone(&self, room: &str, epoch: &str, offset: u64) -> bool {
         let newest = self.facts.log.newest(room, epoch);
         self.facts.forgot || offset + self.facts.history <= newest

@@ -1,4 +1,4 @@
-//! Requests and their answers: what a client may believe that it is in.
+//! The rules of requests and answers, which tell a client in which rooms it is.
 
 use super::{
     Oracle,
@@ -8,10 +8,10 @@ use super::{
 use crate::check::filter::Filter;
 use serde_json::Value;
 
-/// What the server may say for a while, without anything being wrong with it.
+/// Errors that the server may return temporarily, without breaking a rule.
 const PASSING: [&str; 3] = ["store_unavailable", "overloaded", "rate_limited"];
 
-/// What rooms a request is about, and what they are to it.
+/// The rooms in a request, and what it requests for each.
 pub fn effects(request: &Value) -> Vec<(String, Seat)> {
     let rooms = request["rooms"].as_array().into_iter().flatten();
     let named = rooms.filter_map(|room| {
@@ -82,7 +82,7 @@ impl Oracle<'_> {
         change(connection.rooms.get_mut(room).expect("asked for"), now);
     }
 
-    /// The old state rules here, and maybe not in the store.
+    /// The old state remains valid here, but perhaps not in the store.
     fn refused(&mut self, id: u32, room: &str, seat: Seat, result: &Value) {
         let code = text(&result["error"], "code");
         let connection = &self.connections[&id];

@@ -1,4 +1,4 @@
-//! A room as a client may see it: on one connection, and in its session.
+//! The possible states of a room, on a connection and in a session.
 
 use crate::check::filter::Filter;
 use std::{collections::BTreeSet, time::Duration};
@@ -9,34 +9,34 @@ pub enum Seat {
     In(Filter),
 }
 
-/// On one connection.
+/// A room on one connection.
 #[derive(Clone, Debug, Default)]
 pub struct Here {
-    /// What rules here: one, unless it was never told which.
+    /// The possible states here: one, unless the client was never told which.
     pub seats: BTreeSet<Seat>,
-    /// What a later connection may find.
+    /// The states that a later connection may find.
     pub possible: BTreeSet<Seat>,
-    /// What was possible before each answer.
+    /// The possible states before each answer.
     pub changes: Vec<(Duration, BTreeSet<Seat>)>,
-    /// Of requests that are not answered.
+    /// The changes of unanswered requests.
     pub asked: Vec<Seat>,
     pub epoch: Option<String>,
-    /// The last offset that came, or that what comes begins behind.
+    /// The last offset that was received, or after which messages begin.
     pub last: Option<u64>,
-    /// Acknowledged, and surely recorded, before this connection came.
+    /// The offset that was acknowledged, and certainly recorded, before this connection.
     pub sure: u64,
 }
 
-/// In a session, over all of its connections.
+/// A room in a session, over all its connections.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     pub epoch: Option<String>,
-    /// Everything up to here was delivered or told as lost; `None` where that was never told.
+    /// Everything up to here was delivered or reported as lost; `None` if this is unknown.
     pub covered: Option<u64>,
-    /// The least position that the server may know of.
+    /// The lowest position that the server may have recorded.
     pub base: u64,
     pub acks: Vec<Ack>,
-    /// Filters that may have ruled up to an offset.
+    /// The filters that may have applied up to an offset.
     pub earlier: Vec<(u64, Filter)>,
 }
 
@@ -45,7 +45,7 @@ pub struct Ack {
     pub at: Duration,
     pub connection: u32,
     pub offset: u64,
-    /// It came on this very connection.
+    /// The state was received on this connection.
     pub was_sent: bool,
 }
 
@@ -54,7 +54,7 @@ impl Here {
         self.seats.iter().any(|seat| matches!(seat, Seat::In(_)))
     }
 
-    /// What a connection finds that came at this time.
+    /// The states that a connection from this time may find.
     pub fn found(&self, at: Duration) -> BTreeSet<Seat> {
         let mut found = self.possible.clone();
         found.extend(self.changes.iter().filter(|(answered, _)| *answered >= at).flat_map(|(_, was)| was));
@@ -62,7 +62,7 @@ impl Here {
         found
     }
 
-    /// An answer settles what rules, here and in the store.
+    /// An answer determines the state, here and in the store.
     pub fn settle(&mut self, at: Duration, seat: Seat) {
         self.changes.push((at, self.found(Duration::MAX)));
         self.seats = [seat].into();
@@ -71,7 +71,7 @@ impl Here {
 }
 
 impl View {
-    /// A membership that begins behind a position.
+    /// A membership that begins after a position.
     pub fn join(epoch: &str, offset: u64) -> Self {
         Self { epoch: Some(epoch.to_owned()), covered: Some(offset), base: offset, ..Self::default() }
     }
@@ -90,12 +90,12 @@ impl View {
         now.chain(earlier)
     }
 
-    /// Whether a message must come, whichever filter ruled.
+    /// Whether a message must be delivered, whichever of the filters applied.
     pub fn must(&self, here: &Here, offset: u64, change: u8) -> bool {
         here.is_member() && self.filters(here, offset).all(|filter| filter.passes(change))
     }
 
-    /// Whether it may come.
+    /// Whether it may be delivered.
     pub fn may(&self, here: &Here, offset: u64, change: u8) -> bool {
         self.filters(here, offset).any(|filter| filter.passes(change))
     }

@@ -1,4 +1,5 @@
-//! Connections and sessions: what is resumed is what was told, and who is sent away has a successor.
+//! The rules of connections and sessions: a resumed session is as the client was told, and a connection that
+//! loses its session has a successor.
 
 use super::{
     FLUSHED, LEASE, Oracle, SLACK, Session, What,
@@ -33,7 +34,7 @@ impl Oracle<'_> {
         let (log, principal) = (&self.facts.log, &self.transcript.principal);
         let connection = self.connections.get_mut(&id).expect("made above");
         for room in ["*".to_owned(), format!("@{principal}")] {
-            // Its position is not told, but what is published from now on comes.
+            // Its position is unknown, but everything that is published from now on is delivered.
             let epoch = log.only_epoch(&room).filter(|_| !self.facts.forgot);
             let view = epoch.map(|epoch| View::join(epoch, log.before(&room, epoch, now)));
             let seats = BTreeSet::from([Seat::In(Filter::NONE)]);
@@ -48,7 +49,7 @@ impl Oracle<'_> {
     fn session_gone(&mut self, id: u32, token: &str) {
         let Some(session) = self.sessions.get(token) else { return };
         let connections = || session.connections.iter().map(|id| &self.connections[id]);
-        // Of several the one that was let in last has the session; the others only have to hear of it.
+        // Of several connections, the one that was accepted last has the session. The others have yet to be told.
         let holder = connections().max_by_key(|connection| connection.greeted);
         let is_open = holder.is_some_and(|connection| connection.ended.is_none());
         let last = holder.and_then(|one| one.over()).unwrap_or_default();
@@ -75,7 +76,8 @@ impl Oracle<'_> {
     fn resumed(&mut self, id: u32, token: &str, told: &[Value]) {
         let greeted = self.connections[&id].greeted.unwrap_or_default();
         let Some(session) = self.sessions.get(token) else { return };
-        // Whoever asked last holds it, whenever that was told; of two that asked at about the same time, either may.
+        // The connection that requested last holds the session, whenever it was answered. Of two that
+        // requested at about the same time, either may.
         let others = || session.connections.iter().map(|id| &self.connections[id]);
         let newest = others().filter_map(|other| other.greeted).max().unwrap_or_default();
         let holders: Vec<_> =
@@ -136,7 +138,7 @@ impl Oracle<'_> {
         self.sessions.get_mut(token).expect("seen above").connections.push(id);
     }
 
-    /// A room that came with a session.
+    /// A room in `connected`.
     fn found(
         &mut self,
         id: u32,
@@ -160,7 +162,7 @@ impl Oracle<'_> {
         }));
         if entry["recovered"] == true {
             if view.epoch.is_none() || possible.contains(&Seat::Out) {
-                // When it began was never told: what comes from now on must come.
+                // The beginning of the membership is unknown. Everything from now on must be delivered.
                 *view = View { base: 0, ..View::join(epoch, offset) };
                 return;
             }
@@ -184,7 +186,8 @@ impl Oracle<'_> {
         }
     }
 
-    /// Acknowledged so long before a connection came, with nothing in the way, that it must have been recorded.
+    /// The offset that was acknowledged long enough before the connection, without disturbance, that it must
+    /// be recorded.
     fn surely_acknowledged(&self, id: u32, token: &str, room: &str) -> u64 {
         let Some(view) = self.sessions[token].rooms.get(room) else { return 0 };
         let greeted = self.connections[&id].greeted.unwrap_or_default();
@@ -216,13 +219,13 @@ impl Oracle<'_> {
             None | Some(1000 | 1001 | 1006 | 4503 | 4508 | 4600) => {}
             Some(4504) if was_deaf => {}
             Some(4403) if self.session(id).is_some_and(|session| session.is_over) => {}
-            // Judged when all is known.
+            // Decided at the end, when everything is known.
             Some(4409) => self.sent_away.push((id, now)),
             Some(code) => self.broke("closes are in order", None, format!("connection {id} closed {code}")),
         }
     }
 
-    /// Whoever was closed 4409 has a successor.
+    /// Each connection that was closed with 4409 has a successor.
     pub(super) fn successors(&mut self) {
         for (id, at) in std::mem::take(&mut self.sent_away) {
             if !self.has_successor(id, at) {
@@ -233,8 +236,8 @@ impl Oracle<'_> {
         }
     }
 
-    /// Whether another connection of the same session was let in later, or may have been: when two come at the same time,
-    /// either may be the later one.
+    /// Whether another connection of the same session was, or may have been, accepted later. Of two at the
+    /// same time, either may be the later one.
     fn has_successor(&self, id: u32, closed: Duration) -> bool {
         let connection = &self.connections[&id];
         let mine = connection.greeted.unwrap_or_default();

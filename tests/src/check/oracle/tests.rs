@@ -1,4 +1,4 @@
-//! Each rule on made-up transcripts: one that keeps it, and one that breaks it.
+//! Tests each rule with made-up transcripts: one that keeps the rule, and one that breaks it.
 
 use super::{Facts, judge};
 use crate::check::{
@@ -24,8 +24,8 @@ const AWAY: &str = "4409 only when somebody else is let in";
 const ERRORS: &str = "errors are in order";
 const CLOSES: &str = "closes are in order";
 
-/// A client's story, in steps of 10 ms. The room `r` has messages 1 to 9 in epoch `e`; that at offset n has a change of n
-/// tenths.
+/// The transcript of a client, in steps of 10 ms. The room `r` has messages 1 to 9 in epoch `e`; the message
+/// at offset n has a change of n tenths.
 struct Story {
     transcript: Transcript,
     facts: Facts,
@@ -52,7 +52,7 @@ impl Story {
         Self { transcript, facts, at: 0, requests: 0 }
     }
 
-    /// Connected on connection 1, and in `r` behind offset 3.
+    /// Connects on connection 1, and joins `r` after offset 3.
     fn joined() -> Self {
         let mut story = Self::new();
         story.fresh(1, "s").subscribe(1, json!({"room": "r"})).told(1, joined(3));
@@ -94,7 +94,7 @@ impl Story {
         self.told(connection, json!({"type": "connected", "session": session, "resumed": false, "rooms": []}))
     }
 
-    /// Rooms beside `*` and the inbox.
+    /// The rooms other than `*` and the inbox.
     fn resume(&mut self, connection: u32, rooms: Value) -> &mut Self {
         self.hello(connection, Some("s")).back(connection, rooms)
     }
@@ -138,7 +138,7 @@ impl Story {
         self.what(connection, What::Closed(Some(code)))
     }
 
-    /// The rules that were broken are these.
+    /// Checks that exactly these rules were broken.
     #[track_caller]
     fn breaks(&self, rules: &[&str]) {
         let verdict = judge(&self.transcript, &self.facts);
@@ -197,7 +197,7 @@ fn a_filter_makes_holes_and_holds() {
     story(&[6, 7]).breaks(&[]);
     story(&[6, 8]).breaks(&[WITHHELD]);
     story(&[5, 6]).breaks(&[EXCLUDED]);
-    // A changed filter rules from where its answer says.
+    // A changed filter applies from the offset in its answer.
     let changed = |offsets: &[u64]| {
         let mut story = story(&[]);
         story.subscribe(1, json!({"room": "r", "filter": {"minChange": 0.2}})).told(1, joined(3));
@@ -228,7 +228,7 @@ fn of_two_that_resume_whoever_asked_last_holds_the_session() {
         let mut story = Story::joined();
         story.hello(2, Some("s")).pass(pause).hello(3, Some("s")).back(3, room(3, true));
         story.subscribe(3, json!({"room": "r", "filter": {"minChange": 0.6}})).told(3, joined(3));
-        // It asked before, and was let in and sent away since; only the answer took its time.
+        // It requested earlier, and was accepted and closed since; only the answer was late.
         story.back(2, room(3, true)).pass(1000).cut(3);
         story
     };
@@ -277,7 +277,7 @@ fn nothing_comes_of_a_room_that_was_left_or_refused() {
     refused.messages(1, [4]).breaks(&[STRAY]);
     let mut early = Story::new();
     early.fresh(1, "s").subscribe(1, json!({"room": "r"})).messages(1, [4]).breaks(&[STRAY]);
-    // The old state rules on.
+    // The old state remains valid.
     let mut stays = Story::joined();
     stays.unsubscribe(1).told(1, rejected("unsubscribed", "store_unavailable")).messages(1, [4, 6]);
     stays.breaks(&[WITHHELD]);
@@ -289,7 +289,7 @@ fn rooms_are_found_again_as_they_were_told() {
     Story::joined().cut(1).resume(2, none.clone()).breaks(&[JOINED]);
     let mut gone = Story::joined();
     gone.unsubscribe(1).told(1, left()).cut(1).resume(2, room(9, true)).breaks(&[LEFT]);
-    // Without an answer, or with that of a store that was away, either may be so.
+    // Without an answer, or after `store_unavailable`, both states are possible.
     for rooms in [none.clone(), room(9, true)] {
         Story::joined().unsubscribe(1).cut(1).resume(2, rooms.clone()).breaks(&[]);
         let mut failed = Story::joined();
@@ -298,7 +298,7 @@ fn rooms_are_found_again_as_they_were_told() {
     }
     let error = json!([{"room": "r", "recovered": false, "error": {"code": "store_unavailable"}}]);
     Story::joined().cut(1).resume(2, error).breaks(&[JOINED]);
-    // An answer that came after the other connection had asked counts for neither.
+    // An answer that came after the request of the other connection does not decide for either.
     let mut crossed = Story::joined();
     crossed.unsubscribe(1).hello(2, Some("s")).told(1, left()).back(2, room(3, true)).breaks(&[]);
     let mut told = Story::joined();
@@ -321,7 +321,7 @@ fn the_filter_that_was_told_rules_after_a_resume() {
     story(true).resume(2, filtered(9, 0.8)).breaks(&[FILTER]);
     story(false).resume(2, filtered(9, 0.6)).breaks(&[]);
     story(false).resume(2, room(9, true)).messages(2, 4..=9).breaks(&[]);
-    // Where filters are not shown, messages tell.
+    // If filters are not shown, the messages reveal them.
     let mut hidden = story(true);
     hidden.facts.shows_filters = false;
     hidden.resume(2, room(9, true)).messages(2, 4..=5).breaks(&[EXCLUDED, EXCLUDED]);
@@ -337,7 +337,7 @@ fn a_loss_is_told_where_something_is_gone_and_only_there() {
     let mut refused = joined(3);
     refused["results"][0]["recovered"] = false.into();
     Story::new().fresh(1, "s").subscribe(1, since.clone()).told(1, refused).breaks(&[FALSE_LOSS]);
-    // Here two messages are held.
+    // Here two messages are stored.
     let mut short = Story::joined();
     short.facts.history = 2;
     short.told(1, gap("e")).messages(1, 7..=9).cut(1).resume(2, room(9, true)).breaks(&[]);
@@ -384,11 +384,11 @@ fn whoever_is_sent_away_has_a_successor() {
     let mut taken = Story::joined();
     taken.hello(2, Some("s")).closed(1, 4409).back(2, room(3, true)).breaks(&[]);
     Story::joined().closed(1, 4409).breaks(&[AWAY]);
-    // One that was given up before this one came must not take it.
+    // A connection that was given up before this one connected must not take the session.
     let mut late = Story::joined();
     late.cut(1).hello(2, Some("s")).closed(2, 4503).resume(3, room(3, true)).closed(3, 4409).breaks(&[AWAY]);
     Story::joined().closed(1, 4409).resume(2, room(3, true)).breaks(&[AWAY]);
-    // At the same time either may be the later one.
+    // At the same time, either may be the later one.
     let mut both = Story::joined();
     both.cut(1).hello(2, Some("s")).hello(3, Some("s")).back(2, room(3, true)).back(3, room(3, true));
     both.closed(3, 4409).breaks(&[]);

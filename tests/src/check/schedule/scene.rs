@@ -1,9 +1,9 @@
-//! Steps that go together, because chance alone would seldom put them so.
+//! Groups of steps that would rarely occur together by chance.
 
 use super::{Act, CLIENTS, Drawing, Fate, Filter, Kind, NODES, ROOMS, Step};
 
 impl Drawing {
-    /// One of the scenes, on a node that nothing else is wrong with, or a single step.
+    /// Draws a scene on an undisturbed node, or a single step.
     pub(super) fn scene(&mut self) -> Vec<Step> {
         let (client, node) = (self.random.below(CLIENTS), self.random.below(NODES));
         let other = (node + 1 + self.random.below(NODES - 1)) % NODES;
@@ -32,7 +32,7 @@ impl Drawing {
         self.random.below(ROOMS.len())
     }
 
-    /// A resume is late on one node; the client goes on elsewhere before it is carried out.
+    /// A resume is delayed on one node, and the client continues elsewhere before it is executed.
     fn late_resume(&mut self, client: usize, node: usize, other: usize) -> Vec<(u64, Act)> {
         let fate = self.random.pick(&[Fate::Hold, Fate::Detain, Fate::HoldAnswer]);
         let kind = self.random.pick(&[Kind::Session, Kind::Session, Kind::Members]);
@@ -45,7 +45,7 @@ impl Drawing {
         ]
     }
 
-    /// A change is late or lost, and the client goes elsewhere, or comes back.
+    /// A change is delayed or lost, and the client moves to another node, or reconnects.
     fn lost_change(&mut self, client: usize, node: usize, other: usize) -> Vec<(u64, Act)> {
         let kind = self.random.pick(&[Kind::Session, Kind::Members]);
         let fates = [Fate::Hold, Fate::Detain, Fate::HoldAnswer, Fate::LoseAnswer, Fate::Drop, Fate::Fail];
@@ -71,7 +71,7 @@ impl Drawing {
         acts
     }
 
-    /// Clients come to a node that has just woken, and is behind.
+    /// Clients connect to a node that was stopped, and is behind.
     fn woken(&mut self, client: usize, node: usize) -> Vec<(u64, Act)> {
         let second = (client + 4) % CLIENTS;
         vec![
@@ -84,7 +84,7 @@ impl Drawing {
         ]
     }
 
-    /// A node stops for longer than its lease, and some of its clients go elsewhere meanwhile.
+    /// A node stops for longer than its lease, and some of its clients move to other nodes meanwhile.
     fn taken_for_dead(&mut self, node: usize, other: usize) -> Vec<(u64, Act)> {
         let mut acts = vec![(self.short(), Act::Stop { node })];
         for _ in 0..8 {
@@ -107,7 +107,7 @@ impl Drawing {
         vec![(self.short(), Act::Ack { client }), (self.short(), act)]
     }
 
-    /// Everything is late for everybody, and much happens.
+    /// Everything is delayed for everyone, while many things happen.
     fn paused(&mut self, client: usize, other: usize) -> Vec<(u64, Act)> {
         let (second, third, room) = ((client + 1) % CLIENTS, (client + 2) % CLIENTS, self.room());
         vec![
@@ -121,7 +121,7 @@ impl Drawing {
         ]
     }
 
-    /// A node does not hear what is published, and a client joins there with a position.
+    /// A node does not receive what is published, and a client joins there with a position.
     fn unheard(&mut self, client: usize, node: usize) -> Vec<(u64, Act)> {
         let (fate, room) = (self.random.pick(&[Fate::Hold, Fate::HoldAnswer]), self.room());
         let filter = self.filter(room);
@@ -134,7 +134,7 @@ impl Drawing {
         ]
     }
 
-    /// The notice of a takeover is late or lost, and the old connection goes on asking.
+    /// The notice of a takeover is delayed or lost, and the old connection continues to send requests.
     fn unnoticed(&mut self, client: usize, node: usize, other: usize) -> Vec<(u64, Act)> {
         let fate = self.random.pick(&[Fate::Hold, Fate::Fail, Fate::Drop]);
         let room = self.room();
