@@ -12,7 +12,7 @@ struct Envelope<'a, I, T> {
     body: T,
 }
 
-/// The text of a frame. `body` must serialize as an object.
-pub(crate) fn encode(kind: &str, id: Option<impl Serialize>, body: impl Serialize) -> String {
+/// The text of a frame: `type` is `kind`, and `id` is that of the request. `body` must serialize as an object.
+pub fn encode(kind: &str, id: Option<impl Serialize>, body: impl Serialize) -> String {
     serde_json::to_string(&Envelope { kind, id, body }).expect("frames are plain data")
 }

@@ -7,7 +7,9 @@ mod history;
 
 pub use history::HistoryReply;
 
-use crate::{Id, Refusal, envelope};
+pub use crate::envelope::encode;
+
+use crate::{Id, Refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
@@ -196,11 +198,6 @@ pub struct Pong {
 pub struct ErrorBody<'a> {
     /// The error object.
     pub error: &'a Refusal,
-}
-
-/// The text of an answer: `type` is `kind`, and `id` is that of the request. `body` must serialize as an object.
-pub fn encode(kind: &str, id: Option<Id>, body: impl Serialize) -> String {
-    envelope::encode(kind, id, body)
 }
 
 /// The text of an `error`.

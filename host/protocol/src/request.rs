@@ -15,7 +15,7 @@ use fields::{clip, invalid, object, required, string};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use subscribe::{position, requested_room};
+use subscribe::position;
 
 /// The longest `event`, in bytes.
 pub const MAX_EVENT_BYTES: usize = 64;
@@ -132,49 +132,56 @@ pub fn parse(text: &str) -> ParseResult<'_> {
             return Err((None, Refusal::new(ErrorCode::BadFrame, message)));
         }
     };
-    if let Some(id) = fields.id
-        && !matches!(id.get().as_bytes()[0], b'"' | b'-' | b'0'..=b'9')
-    {
-        return Err((None, invalid("id", id, "a string or a number")));
-    }
-    // The answer repeats the id, so it must be portable.
-    if let Some(Err(reason)) = fields.id.map(|id| json::check_portable(id.get())) {
-        return Err((None, Refusal::new(ErrorCode::BadFrame, format!("id {reason}"))));
-    }
-    request(&fields).map(|request| (fields.id, request)).map_err(|refusal| (fields.id, refusal))
-}
-
-fn request<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
-    let kind = required(fields.kind, "type").and_then(|raw| string("type", raw))?;
-    Ok(match &*kind {
-        "connect" => connect(fields)?,
-        "subscribe" => Request::Subscribe {
-            rooms: rooms(fields)?.into_iter().map(requested_room).collect::<Result<_, _>>()?,
-        },
-        "unsubscribe" => {
-            let name = |raw| string("an entry of rooms", raw);
-            Request::Unsubscribe { rooms: rooms(fields)?.into_iter().map(name).collect::<Result<_, _>>()? }
-        }
-        "publish" => Request::Publish(publish::publish(fields, room(fields)?)?),
-        "ack" => Request::Ack { acks: ack::acks(fields) },
-        "members" => Request::Members { room: room(fields)? },
-        "history" => Request::History {
-            room: room(fields)?,
-            since: fields.since.map(position).transpose()?,
-            limit: match fields.limit {
-                None => DEFAULT_HISTORY_MESSAGES,
-                Some(raw) => match raw.get().parse() {
-                    Ok(limit @ 1..=MAX_HISTORY_MESSAGES) => limit,
-                    _ => return Err(invalid("limit", raw, "an integer from 1 to 1000")),
-                },
-            },
-        },
-        "ping" => Request::Ping,
+    let id = valid_id(&fields).map_err(|refusal| (None, refusal))?;
+    let kind = match required(fields.kind, "type").and_then(|raw| string("type", raw)) {
+        Ok(kind) => kind,
+        Err(refusal) => return Err((id, refusal)),
+    };
+    let request = match &*kind {
+        "connect" => connect(&fields),
+        "subscribe" => subscribe::subscribe(&fields),
+        "unsubscribe" => unsubscribe(&fields),
+        "publish" => room(&fields).and_then(|room| publish::publish(&fields, room)).map(Request::Publish),
+        "ack" => Ok(Request::Ack { acks: ack::acks(&fields) }),
+        "members" => room(&fields).map(|room| Request::Members { room }),
+        "history" => history(&fields),
+        "ping" => Ok(Request::Ping),
         other => {
             let known = "connect, subscribe, unsubscribe, publish, ack, members, history or ping";
             let message = format!("unknown type '{}'; expected one of {known}", clip(other));
-            return Err(Refusal::new(ErrorCode::UnknownType, message));
+            Err(Refusal::new(ErrorCode::UnknownType, message))
         }
+    };
+    request.map(|request| (id, request)).map_err(|refusal| (id, refusal))
+}
+
+fn valid_id<'a>(fields: &RequestFields<'a>) -> Result<Option<Id<'a>>, Refusal> {
+    let Some(id) = fields.id else { return Ok(None) };
+    if !matches!(id.get().as_bytes()[0], b'"' | b'-' | b'0'..=b'9') {
+        return Err(invalid("id", id, "a string or a number"));
+    }
+    // The answer repeats the id, so it must be portable.
+    json::check_portable(id.get())
+        .map_err(|reason| Refusal::new(ErrorCode::BadFrame, format!("id {reason}")))?;
+    Ok(Some(id))
+}
+
+fn unsubscribe<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
+    let name = |raw| string("an entry of rooms", raw);
+    Ok(Request::Unsubscribe { rooms: rooms(fields)?.into_iter().map(name).collect::<Result<_, _>>()? })
+}
+
+fn history<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
+    Ok(Request::History {
+        room: room(fields)?,
+        since: fields.since.map(position).transpose()?,
+        limit: match fields.limit {
+            None => DEFAULT_HISTORY_MESSAGES,
+            Some(raw) => match raw.get().parse() {
+                Ok(limit @ 1..=MAX_HISTORY_MESSAGES) => limit,
+                _ => return Err(invalid("limit", raw, "an integer from 1 to 1000")),
+            },
+        },
     })
 }
 

@@ -1,6 +1,10 @@
 //! The entries of a `subscribe`. Does not know whether the rooms exist.
 
-use super::fields::{PositionFields, clip, integer, invalid, object, required, string};
+use super::{
+    Request, RequestFields,
+    fields::{PositionFields, clip, integer, invalid, object, required, string},
+    rooms,
+};
 use crate::{ErrorCode, Position, Refusal, json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -24,7 +28,12 @@ pub struct SubscribeOptions<'a> {
     pub since: Option<Position>,
 }
 
-pub(super) fn requested_room(raw: &RawValue) -> Result<RequestedRoom<'_>, Refusal> {
+pub(super) fn subscribe<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
+    let rooms = rooms(fields)?.into_iter().map(requested_room).collect::<Result<_, _>>()?;
+    Ok(Request::Subscribe { rooms })
+}
+
+fn requested_room(raw: &RawValue) -> Result<RequestedRoom<'_>, Refusal> {
     #[derive(Deserialize)]
     struct RoomFields<'a> {
         #[serde(borrow)]
