@@ -117,7 +117,28 @@ impl Governor {
         let mut guest_ids = mem::take(&mut self.guest_ids);
         let mut guest_positions = mem::take(&mut self.guest_positions);
         let message = MessageRef { room, event, data };
-        let answer = self.evaluate(message, ids, audience, &mut guest_ids, &mut guest_positions, results);
+        let blame = audience.blame(room);
+        let mut answer = self.apply_plans(ids, blame, &mut guest_ids, &mut guest_positions, results);
+        if answer.is_ok() && !guest_ids.is_empty() {
+            let call = |instance: &mut Instance| instance.matches(room, event, data, &guest_ids);
+            match self.try_call(PluginFunction::Matches, call) {
+                Ok(words) => {
+                    guest_positions
+                        .iter()
+                        .enumerate()
+                        .for_each(|(i, n)| results.set(*n, Some(bit(&words, i))));
+                }
+                Err(failure) => {
+                    let (answers, rejection) = self.find_culprits(message, &guest_ids, audience, &failure);
+                    let lost = (self.on_failure == OnFailure::Allow).then_some(true);
+                    guest_positions
+                        .iter()
+                        .zip(answers)
+                        .for_each(|(n, answer)| results.set(*n, answer.or(lost)));
+                    answer = Err(rejection);
+                }
+            }
+        }
         (self.guest_ids, self.guest_positions) = (guest_ids, guest_positions);
         let passed = results.passed.iter().map(|word| word.count_ones()).sum();
         self.stats().record_filtering(ids.len(), passed);
@@ -136,12 +157,12 @@ impl Governor {
         }
     }
 
-    /// `guest_ids` and `guest_positions` are buffers: the filters that the guest evaluates, and their positions in `ids`.
-    fn evaluate(
+    /// Sets the results of all filters that need no call. Of those that the guest must evaluate, `guest_ids` and
+    /// `guest_positions` receive the ids and the positions in `ids`; an instance has been started for them.
+    fn apply_plans(
         &mut self,
-        message: MessageRef<'_>,
         ids: &[FilterId],
-        audience: Audience<'_>,
+        blame: Blame<'_>,
         guest_ids: &mut Vec<u32>,
         guest_positions: &mut Vec<usize>,
         results: &mut FilterResults,
@@ -150,11 +171,10 @@ impl Governor {
         guest_positions.clear();
         let admitted = match ids.iter().any(|id| self.filters.plan(*id) == Plan::Guest) {
             // Starting an instance may change plans, so it must come before they are read.
-            true => self.admit(audience.blame(message.room)),
+            true => self.admit(blame),
             false => Ok(()),
         };
-        let allows_failures = self.on_failure == OnFailure::Allow;
-        let lost = allows_failures.then_some(true);
+        let lost = (self.on_failure == OnFailure::Allow).then_some(true);
         // The clock is read only if a filter may be suspended.
         let now = self.filters.has_suspensions().then(Instant::now);
         for (n, id) in ids.iter().enumerate() {
@@ -168,21 +188,7 @@ impl Governor {
                 Some(plan) => results.set(n, Some(plan == Plan::All)),
             }
         }
-        admitted?;
-        if guest_ids.is_empty() {
-            return Ok(());
-        }
-        let answer = self.try_call(PluginFunction::Matches, |instance| message.evaluate(instance, guest_ids));
-        let failure = match answer {
-            Ok(words) => {
-                guest_positions.iter().enumerate().for_each(|(i, n)| results.set(*n, Some(bit(&words, i))));
-                return Ok(());
-            }
-            Err(failure) => failure,
-        };
-        let (answers, rejection) = self.find_culprits(message, guest_ids, audience, &failure);
-        guest_positions.iter().zip(answers).for_each(|(n, answer)| results.set(*n, answer.or(lost)));
-        Err(rejection)
+        admitted
     }
 
     /// Evaluates the filters of some principals at a time, by bisection, until it is known which ones fail. Those get no
@@ -217,7 +223,9 @@ impl Governor {
                 let positions: Vec<usize> =
                     owners[part.clone()].iter().flat_map(|(_, positions)| positions).copied().collect();
                 let ids: Vec<u32> = positions.iter().map(|position| guest_ids[*position]).collect();
-                match self.try_call(PluginFunction::Matches, |instance| message.evaluate(instance, &ids)) {
+                let MessageRef { room, event, data } = message;
+                let call = |instance: &mut Instance| instance.matches(room, event, data, &ids);
+                match self.try_call(PluginFunction::Matches, call) {
                     Ok(words) => {
                         positions.iter().enumerate().for_each(|(i, n)| answers[*n] = Some(bit(&words, i)));
                         any_answered = true;
@@ -267,11 +275,5 @@ impl<'a> Audience<'a> {
             Audience::Members(_) => Blame::Room(room),
             Audience::HistoryReader(who) => Blame::HistoryReader(who),
         }
-    }
-}
-
-impl MessageRef<'_> {
-    fn evaluate(&self, instance: &mut Instance, ids: &[u32]) -> Result<Vec<u64>, Box<CallFailure>> {
-        instance.matches(self.room, self.event, self.data, ids)
     }
 }
