@@ -49,7 +49,8 @@ impl Pipe for Nowhere {
     }
 }
 
-fn connection() -> Arc<Connection> {
+/// A connection of the principal `acme` that writes to this pipe.
+pub(crate) fn connection(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
     let share = MemoryAccount::unlimited().share(&"acme".into());
     Arc::new(Connection {
         id: ConnectionId::random(),
@@ -62,7 +63,7 @@ fn connection() -> Arc<Connection> {
         ended: false.into(),
         pings: Default::default(),
         kept_back: 0.into(),
-        outbox: Outbox::new(1 << 20, Arc::new(Nowhere), &share),
+        outbox: Outbox::new(1 << 20, pipe, &share),
         share,
     })
 }
@@ -80,7 +81,7 @@ impl FanOut {
         let start = Position { epoch: EPOCH.into(), offset: 0 };
         let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
         for _ in 0..members {
-            room.join(connection(), None, None, false);
+            room.join(connection(Arc::new(Nowhere)), None, None, false);
         }
         Self { room, offset: 0, flush: Vec::with_capacity(members), members: members as u64 }
     }

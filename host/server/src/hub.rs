@@ -13,10 +13,10 @@ mod lobby;
 mod pings;
 mod places;
 mod policy;
-mod publishers;
-mod publishes;
+mod publish_pipeline;
 mod quotas;
 mod rate;
+mod recent_publishers;
 mod refusals;
 mod replay;
 pub(crate) mod room;
@@ -26,13 +26,13 @@ mod shard;
 mod start;
 mod wards;
 
-pub(crate) use command::{JoinAnswer, JoinRequest, Joined, Offer, Recovery, Seat, Unacknowledged};
+pub(crate) use command::{AckError, JoinAnswer, JoinRequest, Joined, Offer, Recovery, Seat};
 pub(crate) use connections::{
     CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many,
 };
 pub(crate) use pings::Confirms;
 pub(crate) use policy::{Policy, Ungoverned};
-pub(crate) use publishes::{Proposal, Published, Publishes};
+pub(crate) use publish_pipeline::{Proposal, PublishPipeline, Published};
 pub(crate) use replay::{Recovered, Replay, Turns};
 pub(crate) use start::HubConfig;
 pub(crate) use switchyard_store::Permit;
@@ -40,7 +40,7 @@ pub(crate) use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Wa
 
 use crate::{key::Keys, metrics::Metrics};
 use allowances::Allowances;
-use command::{Command, Queue, SeatId, Sieved, Sieving};
+use command::{Command, Question, Queue, SeatId, Sieved, Sieving};
 use in_turn::{InTurn, Turn};
 use lobby::Lobby;
 use routes::Routes;
@@ -96,10 +96,6 @@ pub(crate) struct Hub {
 /// A shard's answer to a question to join.
 pub(crate) type Answer = oneshot::Receiver<Result<JoinAnswer, Refusal>>;
 
-pub(crate) async fn answered(answer: Answer) -> Result<JoinAnswer, Refusal> {
-    answer.await.unwrap_or_else(|_| Err(stopping()))
-}
-
 /// Who publishes.
 pub(crate) struct Publisher<'a> {
     /// All that there are, by which inboxes are known.
@@ -119,10 +115,6 @@ fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
 }
 
 impl Hub {
-    fn send(&self, shard: usize, command: Command) {
-        self.shards[shard].queue.send(command).ok();
-    }
-
     /// Which plugin governs a room.
     pub(crate) fn governor(&self, room: &RoomName) -> Option<&str> {
         self.routes.governor(room)
@@ -131,7 +123,8 @@ impl Hub {
     /// Asks for a place in a room; the question is on its way when this returns.
     pub(crate) fn join(&self, request: JoinRequest) -> Answer {
         let (reply, joined) = oneshot::channel();
-        self.send(self.routes.shard(&request.room), Command::Join { request, reply });
+        let shard = &self.shards[self.routes.shard(&request.room)];
+        shard.queue.send(Command::Question(Question::Join { request, reply })).ok();
         joined
     }
 
@@ -157,11 +150,12 @@ impl Hub {
         seat: &Seat,
         epoch: Option<Arc<str>>,
         offset: u64,
-    ) -> Result<(), Unacknowledged> {
+    ) -> Result<(), AckError> {
         let (reply, answer) = oneshot::channel();
         let (room, id) = (seat.room.clone(), seat.id);
-        self.send(seat.shard, Command::Acknowledge { room, seat: id, epoch, offset, reply });
-        let position = answer.await.unwrap_or(Err(Unacknowledged::Unsent))?;
+        let command = Command::Acknowledge { room, seat: id, epoch, offset, reply };
+        self.shards[seat.shard].queue.send(command).ok();
+        let position = answer.await.unwrap_or(Err(AckError::Unsent))?;
         self.store.sessions.acknowledge(connection.hold(), &seat.room, &position);
         Ok(())
     }
@@ -176,7 +170,7 @@ impl Hub {
         let (reply, sieved) = oneshot::channel();
         let sieving =
             Sieving { room: room.clone(), seat, messages: messages.into(), sieved: Sieved::default(), reply };
-        self.send(shard, Command::Sieve(sieving));
+        self.shards[shard].queue.send(Command::Question(Question::Sieve(sieving))).ok();
         sieved.await.unwrap_or_else(|_| Sieved::failed())
     }
 
@@ -288,6 +282,6 @@ pub(crate) fn full(what: &str) -> Refusal {
     Refusal::retry(ErrorCode::Overloaded, message, 1000)
 }
 
-fn stopping() -> Refusal {
+pub(crate) fn stopping() -> Refusal {
     Refusal::retry(ErrorCode::Overloaded, "this node is stopping; connect again", 1000)
 }

@@ -1,15 +1,15 @@
-//! One client's conversation, as a state machine without I/O: a frame goes in, a decision comes out. `Greeting`
-//! and `Active` are different types, so that nothing but `connect` exists before authentication. `Conversation`
+//! One client's conversation, as a state machine without I/O: a frame goes in, a decision comes out. `UnauthenticatedSession`
+//! and `SessionState` are different types, so that nothing but `connect` exists before authentication. `ClientSession`
 //! carries decisions out against the hub.
 
-mod active;
-mod conversation;
-mod greeting;
+mod client_session;
 mod pending_join;
+mod state;
+mod unauthenticated;
 
-pub(crate) use active::{may_publish, proposal};
-pub(crate) use conversation::{Client, Conversation, Services};
-pub(crate) use greeting::{Greeting, Rejected};
+pub(crate) use client_session::{Client, ClientFrame, ClientSession, Services};
+pub(crate) use state::may_publish;
+pub(crate) use unauthenticated::{Rejected, UnauthenticatedSession};
 
 use serde::Deserialize;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! One WebSocket: frames in and out, heartbeat, limits, and how it ends. Knows no rooms: text goes to the
-//! conversation, and what the outbox holds goes to the peer.
+//! session, and what the outbox holds goes to the peer.
 
 mod ending;
 mod greet;
@@ -13,7 +13,7 @@ pub(crate) use wire::Wire;
 use crate::{
     hub::Hub,
     outbox::Outbox,
-    session::{Conversation, Heartbeat},
+    session::{ClientFrame, ClientSession, Heartbeat},
 };
 use ending::{LINGER, violation};
 use futures_util::{FutureExt, StreamExt};
@@ -31,7 +31,7 @@ pub(crate) type Socket = WebSocketStream<Stream>;
 /// on by value.
 pub(crate) struct Welcome {
     socket: Box<Socket>,
-    conversation: Box<Conversation>,
+    session: Box<ClientSession>,
     heartbeat: Heartbeat,
     hub: Arc<Hub>,
 }
@@ -58,8 +58,8 @@ enum End {
 impl Welcome {
     /// Serves the connection until it ends.
     pub(crate) async fn serve(self) {
-        let Self { mut socket, mut conversation, heartbeat, hub } = self;
-        let connection = conversation.connection().clone();
+        let Self { mut socket, mut session, heartbeat, hub } = self;
+        let connection = session.connection().clone();
         let outbox = &connection.outbox;
         let wire = socket.get_ref().wire().clone();
         let end = {
@@ -67,7 +67,7 @@ impl Welcome {
                 tokio::select! {
                     biased;
                     close = poll_fn(|cx| outbox.poll_send(cx)) => close.map_or(End::Gone, End::Close),
-                    end = read(&mut socket, &wire, &mut conversation) => end,
+                    end = read(&mut socket, &wire, &mut session) => end,
                     end = beat(&wire, outbox, heartbeat) => end,
                     end = overdue(outbox) => end,
                 }
@@ -80,7 +80,7 @@ impl Welcome {
         let end = Box::pin(finish(&wire, outbox, end)).await;
         let rest = outbox.rest();
         // Its session can be resumed from here on.
-        drop(conversation);
+        drop(session);
         let (frame, until) = match end {
             End::Gone => {
                 tracing::debug!(connection = %connection.id, "the peer is gone");
@@ -137,25 +137,27 @@ fn note(socket: &mut Socket, came: &Came) {
     }
 }
 
-async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation) -> End {
+async fn read(socket: &mut Socket, wire: &Wire, session: &mut ClientSession) -> End {
     let end = loop {
         let came = tokio::select! {
             biased;
             came = socket.next() => came,
-            told = conversation.published() => {
-                deafly(wire, Box::pin(conversation.tell(told))).await;
+            told = session.next_answer() => {
+                deafly(wire, Box::pin(session.answer(told))).await;
                 continue;
             }
         };
         note(socket, &came);
         match came {
             Some(Ok(Message::Text(text))) => {
-                conversation.heard(|| wire.last_emptied());
-                deafly(wire, Box::pin(conversation.text(&text))).await;
+                session.note_frame(|| wire.last_emptied());
+                deafly(wire, Box::pin(session.handle(ClientFrame::Text(&text)))).await;
             }
-            Some(Ok(Message::Binary(_))) => deafly(wire, Box::pin(conversation.binary())).await,
-            Some(Ok(Message::Ping(payload))) => conversation.connection().outbox.pong(Frame::pong(&payload)),
-            Some(Ok(Message::Pong(payload))) => conversation.pong(&payload),
+            Some(Ok(Message::Binary(_))) => {
+                deafly(wire, Box::pin(session.handle(ClientFrame::Binary))).await;
+            }
+            Some(Ok(Message::Ping(payload))) => session.connection().outbox.pong(Frame::pong(&payload)),
+            Some(Ok(Message::Pong(payload))) => session.pong(&payload),
             Some(Ok(Message::Close(frame))) => break End::Closed(frame.map(|frame| frame.code.into())),
             Some(Ok(Message::Frame(_))) => {}
             // Also where it said nothing more, and still reads.
@@ -164,7 +166,7 @@ async fn read(socket: &mut Socket, wire: &Wire, conversation: &mut Conversation)
         }
     };
     // What it asked for before is answered, unless that takes too long.
-    Box::pin(timeout(LINGER, conversation.settle())).await.ok();
+    Box::pin(timeout(LINGER, session.answer_in_flight())).await.ok();
     end
 }
 

@@ -73,7 +73,7 @@ async fn an_inbox_needs_a_principal() {
     let invalid = |answer: Value| {
         assert_eq!(answer["error"]["code"], "room_invalid", "{answer}");
         let message = answer["error"]["message"].as_str().expect("a sentence");
-        assert!(message.contains("'@temp' is nobody's inbox"), "{message}");
+        assert!(message.contains("'@temp' is the inbox of a principal that has no key"), "{message}");
     };
     invalid(publisher.ask(publish.clone()).await);
     let body = r#"{"room":"@temp","data":1}"#;

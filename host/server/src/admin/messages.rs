@@ -5,9 +5,9 @@ use super::{
     body::Unread,
 };
 use crate::{
-    hub::{Published, Publisher, Publishes},
+    hub::{Proposal, PublishPipeline, Published, Publisher},
     key::Key,
-    session::{may_publish, proposal},
+    session::may_publish,
 };
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use switchyard_protocol::{
     ErrorCode, Refusal,
     reply::ErrorBody,
     request::{Publish, parse_publish, parse_publish_to},
-    room::{BROADCAST, RoomName},
+    room::BROADCAST,
 };
 use switchyard_store::key::Scope;
 use tokio::task::coop::consume_budget;
@@ -52,7 +52,7 @@ pub(super) async fn publish(
         let message = format!("the list has {} messages, at most {MOST} are allowed", list.len());
         return Err(Refusal::invalid(message).into());
     }
-    let (hub, mut publishes) = (&*api.services.hub, Publishes::default());
+    let (hub, mut publishes) = (&*api.services.hub, PublishPipeline::default());
     let (mut answers, mut away) = (vec![], None);
     let mut note = |((), published): ((), Published)| {
         let refusal = published.as_ref().err().filter(|refusal| refusal.code == ErrorCode::StoreUnavailable);
@@ -65,10 +65,8 @@ pub(super) async fn publish(
         let bytes = message.get().len();
         // What comes behind a message that the store did not take would only wait as long.
         let parsed = away.clone().map_or_else(|| parse_publish(message), Err);
-        match parsed.and_then(|message| allowed(&api, key, message)) {
-            Ok((room, message)) => {
-                publishes.begin(hub, publisher(&api, &caller, key), proposal(room, &message, bytes), ());
-            }
+        match parsed.and_then(|message| allowed(&api, key, message, bytes)) {
+            Ok(proposal) => publishes.begin(hub, publisher(&api, &caller, key), proposal, ()),
             Err(refusal) => publishes.refuse(&caller.share, refusal, bytes, ()),
         }
         while publishes.is_full(&caller.share) {
@@ -101,16 +99,16 @@ pub(super) async fn broadcast(
     Ok(raw(json(one(&api, &caller, key, parse_publish_to(BROADCAST, message)?).await?)))
 }
 
-fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>) -> Result<(RoomName, Publish<'a>), Refusal> {
-    Ok((may_publish(&message, key, api.services.config.message)?, message))
+/// A message that the key may publish. `bytes` is the length of its request.
+fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>, bytes: usize) -> Result<Proposal<'a>, Refusal> {
+    let room = may_publish(&message, key, api.services.config.message)?;
+    Ok(Proposal { room, message, bytes })
 }
 
 async fn one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> Published {
-    let (room, message) = allowed(api, key, message)?;
-    api.services
-        .hub
-        .publish(publisher(api, caller, key), proposal(room, &message, message.data.get().len()))
-        .await
+    let bytes = message.data.get().len();
+    let proposal = allowed(api, key, message, bytes)?;
+    api.services.hub.publish(publisher(api, caller, key), proposal).await
 }
 
 fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {

@@ -1,6 +1,10 @@
 //! What a shard is asked to do. Every question has a way back that may be gone by the time of the answer.
 
-use super::{Connection, catch_up::Progress, policy::Publishing, publishes::Permitted};
+use super::{
+    Connection,
+    catch_up::Progress,
+    publish_pipeline::{CheckedMessage, UncheckedMessage},
+};
 use std::{collections::VecDeque, sync::Arc};
 use switchyard_plugin::{FilterId, Mirror, OnFailure, Plugin, Principal};
 use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
@@ -10,10 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(super) type Queue = mpsc::UnboundedSender<Command>;
 
 pub(crate) enum Command {
-    Join {
-        request: JoinRequest,
-        reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
-    },
+    Question(Question),
     /// What was offered to a member is taken up.
     Accept {
         room: RoomName,
@@ -40,9 +41,8 @@ pub(crate) enum Command {
         /// As the client named it.
         epoch: Option<Arc<str>>,
         offset: u64,
-        reply: oneshot::Sender<Result<Position, Unacknowledged>>,
+        reply: oneshot::Sender<Result<Position, AckError>>,
     },
-    Sieve(Sieving),
     /// A member has been sent everything up to `upto`, or is to be told that it is `lost`: take it live once the room is
     /// there, or say how to go on.
     Settle {
@@ -51,10 +51,6 @@ pub(crate) enum Command {
         upto: Position,
         lost: bool,
         reply: oneshot::Sender<Settled>,
-    },
-    Check {
-        publishing: Publishing,
-        reply: oneshot::Sender<Result<Permitted, Refusal>>,
     },
     /// Puts another version in charge.
     Swap {
@@ -67,6 +63,31 @@ pub(crate) enum Command {
     /// The members for which something gathered were written for.
     Written,
     Store(Event),
+}
+
+/// What may take a call to the plugin to answer. In a governed shard, principals take turns.
+pub(crate) enum Question {
+    Join {
+        request: JoinRequest,
+        reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
+    },
+    /// Whether a message may be published, and where.
+    Check {
+        message: UncheckedMessage,
+        reply: oneshot::Sender<Result<CheckedMessage, Refusal>>,
+    },
+    Sieve(Sieving),
+}
+
+impl Question {
+    /// Nobody waits for the answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Join { reply, .. } => reply.is_closed(),
+            Self::Check { reply, .. } => reply.is_closed(),
+            Self::Sieve(sieving) => sieving.reply.is_closed(),
+        }
+    }
 }
 
 /// A connection's place in a room. A later place of the same connection has another number.
@@ -195,7 +216,7 @@ pub(crate) enum Settled {
 
 /// Why an acknowledgement stands for nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unacknowledged {
+pub(crate) enum AckError {
     /// It was not sent yet, or the member left.
     Unsent,
     /// It names another epoch than the one that the member was told last, which is this.

@@ -147,7 +147,7 @@ impl Drop for Many {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hub::room::tests::connection_over, outbox::tests::Held};
+    use crate::{hot::connection, outbox::tests::Held};
     use tokio::sync::mpsc;
 
     fn pace(now: &mut Instant, gap: Duration, messages: u32) -> Pace {
@@ -193,7 +193,7 @@ mod tests {
         flush.delivered(5_000, now);
         let pipes: Vec<_> = (0..SHARE * 3).map(|_| Held::new(100)).collect();
         for pipe in &pipes {
-            let connection = connection_over(pipe.clone());
+            let connection = self::connection(pipe.clone());
             connection.outbox.put("hello".into());
             flush.of(&quick, now).push(connection);
         }
@@ -202,7 +202,7 @@ mod tests {
         yield_now().await;
         let written = || pipes.iter().filter(|pipe| !pipe.bytes().is_empty()).count();
         assert_eq!(written(), SHARE, "others had their turn");
-        flush.of(&quick, now).push(connection_over(pipes[0].clone()));
+        flush.of(&quick, now).push(connection(pipes[0].clone()));
         assert_eq!(flush.due(), None, "the last is not written for");
         assert!(matches!(told.recv().await, Some(Command::Written)));
         assert_eq!(written(), SHARE * 2);

@@ -1,16 +1,14 @@
 //! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
 //! plugin's refusals into the codes of the wire, by the hook that was asked.
 
-use super::{command::JoinRequest, quotas::Quotas, refusals::wire_refusal};
+use super::{command::JoinRequest, refusals::wire_refusal};
 use serde::Deserialize;
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 use switchyard_plugin::{
-    Audience, Counts, FilterId, FilterResults, Governor, Limits, Mirror, OnFailure, Plugin, PluginFunction,
-    Principal, Verdict,
+    Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, PluginFunction, Principal,
 };
-use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::{
-    ErrorCode, Publication, Refusal,
+    ErrorCode, Refusal,
     room::{RoomKind, RoomName},
 };
 
@@ -38,25 +36,6 @@ pub(crate) struct Admission {
     /// A reference that the member holds.
     pub filter: Option<FilterId>,
     pub limits: Limits,
-}
-
-/// A message that somebody wants to publish.
-pub(crate) struct Publishing {
-    pub room: RoomName,
-    pub who: Arc<str>,
-    pub tier: Arc<str>,
-    pub event: Option<String>,
-    pub data: String,
-    /// Counts it for as long as it waits.
-    pub charge: MemoryCharge,
-}
-
-/// What is to be stored of a message.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Checked {
-    Pass,
-    Replace(String),
-    Discard,
 }
 
 /// A room without a plugin where those are closed.
@@ -100,7 +79,7 @@ impl Policy {
     }
 
     /// The canonical name of a room that exists for this policy.
-    fn resolve(
+    pub(super) fn resolve(
         &mut self,
         who: &str,
         room: &RoomName,
@@ -130,71 +109,6 @@ impl Policy {
                 Err(Refusal::new(ErrorCode::PluginFailed, message))
             }
         }
-    }
-
-    /// Asks whether a message may be published, and where. What the plugin allows its members holds for all who publish.
-    pub(crate) fn check(
-        &mut self,
-        publishing: &Publishing,
-        most: usize,
-        quotas: &mut Quotas,
-        counts: impl FnOnce(&RoomName) -> Counts,
-        governs: impl FnOnce(&RoomName) -> bool,
-    ) -> Result<(RoomName, Checked), Refusal> {
-        let Publishing { room, who, tier, event, data, .. } = publishing;
-        let room = self.resolve(who, room, governs)?;
-        let Policy::Governed(governor) = self else { return Ok((room, Checked::Pass)) };
-        if governor.plugin().info().hooks.subscribe {
-            let now = Instant::now();
-            if !quotas.knows(who, &room, now) {
-                let limits = governor.limits(&Self::principal(who, tier), &room, counts(&room));
-                let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-                quotas.answer(who, &room, &limits, now);
-            }
-            quotas.take(who, &room, data.len(), now)?;
-        }
-        let event = event.as_deref().unwrap_or_default();
-        let verdict = governor.check(who, &room, event, data.as_bytes());
-        let verdict = verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))?;
-        let checked = match verdict {
-            Verdict::Pass => Checked::Pass,
-            Verdict::Discard => Checked::Discard,
-            Verdict::Replace(data) => match String::from_utf8(data) {
-                Ok(data) if data.len() <= most => Checked::Replace(data),
-                Ok(data) => {
-                    let (plugin, length) = (governor.name(), data.len());
-                    let message = format!(
-                        "plugin '{plugin}' makes data of {length} bytes of it, at most {most} are allowed here"
-                    );
-                    return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
-                }
-                Err(_) => {
-                    let message = format!(
-                        "plugin '{}' replaced a message of room '{}' by no text",
-                        governor.name(),
-                        &*room
-                    );
-                    return Err(Refusal::new(ErrorCode::PluginFailed, message));
-                }
-            },
-        };
-        Ok((room, checked))
-    }
-
-    /// Which of the filters a message passes, and to whom it is lost because the plugin failed. `false`: there is nobody to
-    /// ask, and it is lost to all.
-    pub(crate) fn filter(
-        &mut self,
-        message: &Publication,
-        ids: &[FilterId],
-        reads: Audience<'_>,
-        bits: &mut FilterResults,
-    ) -> bool {
-        let Policy::Governed(governor) = self else { return false };
-        let event = message.event.as_deref().unwrap_or_default();
-        // What failed is logged, and to whom it matters the bits say.
-        governor.filter(&message.room, event, message.data().as_bytes(), ids, reads, bits).ok();
-        true
     }
 
     /// Gives up what `who` holds.

@@ -147,7 +147,7 @@ impl Replay {
         if lost {
             hub.metrics.gaps.inc();
         }
-        hub.send(self.shard, Command::Settle { room, seat, upto, lost, reply });
+        hub.shards[self.shard].queue.send(Command::Settle { room, seat, upto, lost, reply }).ok();
         settled.await.unwrap_or(Settled::Gone)
     }
 

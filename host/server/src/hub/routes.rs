@@ -1,12 +1,20 @@
 //! Which shard a room belongs to: that of the first plugin whose pattern matches, else one of the shards of
 //! ungoverned rooms, by hash.
 
-use super::publishers::Publishers;
+use super::recent_publishers::{Note, RecentPublishers};
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
-use switchyard_protocol::room::{RoomName, RoomPattern};
+use switchyard_protocol::{
+    Publication,
+    room::{RoomName, RoomPattern},
+};
+use switchyard_store::Message;
 
 pub(super) struct Routes {
     /// By shard, in the order of the configuration.
@@ -19,7 +27,7 @@ pub(super) struct Routes {
 pub(super) struct Governed {
     pub name: String,
     patterns: Vec<RoomPattern>,
-    pub publishers: Publishers,
+    publishers: RecentPublishers,
     /// A message is stored only when the plugin's shard was asked. The shard says so between two messages.
     wants_publishes: AtomicBool,
 }
@@ -50,7 +58,7 @@ impl Routes {
         let governed = governed.into_iter().map(|(name, patterns)| Governed {
             name,
             patterns,
-            publishers: Publishers::default(),
+            publishers: RecentPublishers::default(),
             wants_publishes: AtomicBool::new(true),
         });
         Self { governed: governed.collect(), ungoverned, hasher: RandomState::new() }
@@ -79,6 +87,21 @@ impl Routes {
     /// Of a shard.
     pub(super) fn governed(&self, shard: usize) -> Option<&Governed> {
         self.governed.get(shard)
+    }
+
+    /// Notes who publishes a message that is about to be stored, if a plugin governs its room. `shard` is that of the room.
+    pub(super) fn note(&self, shard: usize, message: &Message<'_>) -> Option<Note> {
+        self.governed.get(shard).map(|governed| governed.publishers.note(message, shard, Instant::now()))
+    }
+
+    /// Forgets a message that is not delivered after all.
+    pub(super) fn withdraw(&self, note: &Note) {
+        self.governed[note.shard].publishers.withdraw(note);
+    }
+
+    /// Who published a message in a room of this shard, if it was lately and on this node.
+    pub(super) fn publisher(&self, shard: usize, message: &Publication) -> Option<Arc<str>> {
+        self.governed.get(shard)?.publishers.find(message)
     }
 
     pub(super) fn governor(&self, room: &RoomName) -> Option<&str> {

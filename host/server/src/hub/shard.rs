@@ -1,6 +1,7 @@
 //! A shard owns its rooms: only it touches them, so they need no lock, and a room's order is the shard's. It
 //! never waits, neither for a socket nor for the store.
 
+mod check;
 mod governed;
 
 use super::{
@@ -10,8 +11,7 @@ use super::{
     flush::Flush,
     full,
     places::Places,
-    policy::{Checked, Policy, Publishing},
-    publishes::Permitted,
+    policy::Policy,
     quotas::Quotas,
     room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
@@ -130,7 +130,7 @@ impl Shard {
                 }
             }
             Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
-            Command::Join { request, reply } => self.join(request, reply),
+            Command::Question(question) => drop(self.answer(question, None)),
             Command::Accept { room, connection, filter, since, reply } => {
                 let who = connection.principal.clone();
                 let seated = Seating { room, connection, filter, since, keep_back: true };
@@ -146,9 +146,8 @@ impl Shard {
             }
             Command::Acknowledge { room, seat, epoch, offset, reply } => {
                 let position = self.room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
-                reply.send(position.unwrap_or(Err(Unacknowledged::Unsent))).ok();
+                reply.send(position.unwrap_or(Err(AckError::Unsent))).ok();
             }
-            Command::Sieve(sieving) => drop(self.sieve(sieving, None)),
             Command::Settle { room, seat, upto, lost, reply } => match self.room(&room) {
                 Some(room) => room.settle(seat, upto, lost, reply),
                 None => drop(reply.send(Settled::Gone)),
@@ -162,34 +161,20 @@ impl Shard {
             }
             Command::Reflect(mirror) => self.policy.reflect(mirror),
             Command::Written => self.flush.written(Instant::now()),
-            Command::Check { publishing, reply } => {
-                let checked = self.check(&publishing);
-                let permitted = checked.map(|(room, checked)| Permitted::new(publishing, room, checked));
-                reply.send(permitted).ok();
-            }
         }
     }
 
-    fn check(&mut self, publishing: &Publishing) -> Result<(RoomName, Checked), Refusal> {
-        let (rooms, routes, index, most) = (&self.rooms, &self.routes, self.index, self.message_bytes);
-        // A publisher is taken for a member that has no other room.
-        let in_room = |room: &RoomName| match rooms.get(room) {
-            Some(Entry::Open(room, _)) => room.len() as u32,
-            Some(Entry::Opening(..)) | None => 0,
-        };
-        let counts = |room: &RoomName| Counts { in_room: in_room(room), ..Counts::default() };
-        let governs = |room: &RoomName| routes.shard(room) == index;
-        let checked = self.policy.check(publishing, most, &mut self.quotas, counts, governs);
-        if let Ok((room, checked)) = &checked {
-            let data = match checked {
-                Checked::Replace(data) => data,
-                Checked::Pass | Checked::Discard => &publishing.data,
-            };
-            if let Some(governed) = routes.governed(index) {
-                governed.publishers.note(&publishing.who, room, publishing.event.as_deref(), data);
-            }
+    /// Answers a question, or a part of it until some time: then the rest of it is returned.
+    fn answer(&mut self, question: Question, until: Option<Instant>) -> Option<Question> {
+        if question.is_abandoned() {
+            return None;
         }
-        checked
+        match question {
+            Question::Join { request, reply } => self.join(request, reply),
+            Question::Check { message, reply } => drop(reply.send(self.check(message))),
+            Question::Sieve(sieving) => return self.sieve(sieving, until).map(Question::Sieve),
+        }
+        None
     }
 
     fn room(&mut self, room: &str) -> Option<&mut Room> {
@@ -329,11 +314,18 @@ impl Shard {
         let Some(Entry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
         let Scratch { filters, bits } = &mut self.scratch;
         room.filters(filters);
-        let governed = self.routes.governed(self.index);
-        let publisher = || governed.and_then(|governed| governed.publishers.of(message));
-        let asked =
-            filters.is_empty() || self.policy.filter(message, filters, Audience::Members(&publisher), bits);
-        let verdicts = Verdicts { filters, bits: asked.then_some(bits) };
+        let publisher = || self.routes.publisher(self.index, message);
+        let bits = match &mut self.policy {
+            Policy::Governed(governor) if !filters.is_empty() => {
+                let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());
+                let audience = Audience::Members(&publisher);
+                // A failure is logged there, and the results say who does not get the message.
+                governor.filter(&message.room, event, data, filters, audience, bits).ok();
+                Some(&*bits)
+            }
+            _ => filters.is_empty().then_some(&*bits),
+        };
+        let verdicts = Verdicts { filters, bits };
         let now = Instant::now();
         room.pace.message(now);
         let flush = self.flush.of(&room.pace, now);
@@ -345,16 +337,17 @@ impl Shard {
 
     /// Looks through messages until some time, and answers once it has been through all of them; otherwise gives what is left.
     fn sieve(&mut self, mut sieving: Sieving, until: Option<Instant>) -> Option<Sieving> {
-        match self.room(&sieving.room).and_then(|room| room.filter_of(sieving.seat)) {
-            None => sieving.sieved = Sieved::failed(),
-            Some((None, _)) => sieving.sieved.passed.extend(sieving.messages.drain(..)),
-            Some((Some(filter), who)) => {
+        let filter = self.room(&sieving.room).and_then(|room| room.filter_of(sieving.seat));
+        match (filter, &mut self.policy) {
+            (Some((None, _)), _) => sieving.sieved.passed.extend(sieving.messages.drain(..)),
+            (Some((Some(filter), who)), Policy::Governed(governor)) => {
                 while let Some(message) = sieving.messages.pop_front() {
-                    let bits = &mut self.scratch.bits;
-                    let asked = self.policy.filter(&message, &[filter], Audience::HistoryReader(&who), bits);
-                    sieving.sieved.failed |= !asked;
-                    sieving.sieved.lost |= asked && bits.is_lost(0);
-                    if asked && bits.passes(0) {
+                    let (event, data) =
+                        (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());
+                    let (bits, audience) = (&mut self.scratch.bits, Audience::HistoryReader(&who));
+                    governor.filter(&message.room, event, data, &[filter], audience, bits).ok();
+                    sieving.sieved.lost |= bits.is_lost(0);
+                    if bits.passes(0) {
                         sieving.sieved.passed.push(message);
                     }
                     if !sieving.messages.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
@@ -362,6 +355,8 @@ impl Shard {
                     }
                 }
             }
+            // The seat is gone, or there is no plugin that could evaluate its filter.
+            _ => sieving.sieved = Sieved::failed(),
         }
         sieving.reply.send(sieving.sieved).ok();
         None

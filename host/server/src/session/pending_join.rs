@@ -20,7 +20,7 @@ pub(super) struct JoinTerms {
 
 pub(super) struct PendingJoin {
     /// As the client called the room, at most as long as a name may be.
-    name: String,
+    pub name: String,
     pub state: JoinState,
 }
 
@@ -36,8 +36,6 @@ pub(super) enum JoinState {
     Refused(Refusal),
     /// The connection is in the room; the rest is for the client.
     Done(Box<Done>),
-    /// Between two of these.
-    Moving,
 }
 
 /// A room that was joined and is not told yet.
@@ -88,22 +86,6 @@ impl PendingJoin {
         Self { name: clip(name).to_owned(), state: JoinState::Refused(refusal) }
     }
 
-    /// Takes the state in order to replace it.
-    pub(super) fn take(&mut self) -> JoinState {
-        mem::replace(&mut self.state, JoinState::Moving)
-    }
-
-    /// Asks the room's shard, unless it was refused.
-    pub(super) fn ask(&mut self, ask: impl FnOnce(&JoinTerms) -> hub::Answer) {
-        self.state = match self.take() {
-            JoinState::Requested(terms) => {
-                let answer = ask(&terms);
-                JoinState::Asked(terms, answer)
-            }
-            state => state,
-        };
-    }
-
     /// The room that it comes to, by the name that its plugin gives it, once the shard has answered.
     pub(super) fn room(&self) -> Option<&RoomName> {
         match &self.state {
@@ -132,8 +114,8 @@ impl PendingJoin {
     }
 
     /// It could not be recorded: the seat is given up, and of what was kept back nothing is heard.
-    pub(super) async fn withdraw(&mut self, refusal: &Refusal) {
-        self.state = match self.take() {
+    pub(super) async fn withdraw(self, refusal: &Refusal) -> Self {
+        let state = match self.state {
             JoinState::Seated(seated) => {
                 seated.joined.seat.leave().await;
                 JoinState::Refused(refusal.clone())
@@ -141,6 +123,7 @@ impl PendingJoin {
             JoinState::Offered(..) => JoinState::Refused(refusal.clone()),
             state => state,
         };
+        Self { name: self.name, state }
     }
 
     pub(super) fn refusal(&self) -> Option<&Refusal> {

@@ -1,4 +1,4 @@
-//! From a WebSocket to a conversation: who it is, and whether it is let in.
+//! From a WebSocket to a session: who it is, and whether it is let in.
 
 use super::{
     Socket, Welcome,
@@ -10,7 +10,7 @@ use crate::{
     key::Key,
     limits::Unauthenticated,
     outbox::Outbox,
-    session::{Client, Conversation, Greeting, Rejected, Services},
+    session::{Client, ClientSession, Rejected, Services, UnauthenticatedSession},
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -56,9 +56,9 @@ pub(crate) async fn greet(
     let close = match first {
         First::Frame(text) => {
             match enter(services, &text, client, presented, &unauthenticated, outbox, &draining).await {
-                Ok(conversation) => {
-                    socket.get_mut().move_to(&conversation.connection().share);
-                    return Some(Welcome { socket, conversation, heartbeat, hub });
+                Ok(session) => {
+                    socket.get_mut().move_to(&session.connection().share);
+                    return Some(Welcome { socket, session, heartbeat, hub });
                 }
                 Err((rejected, rest)) => {
                     left.push(rest);
@@ -121,7 +121,7 @@ async fn first(socket: &mut Socket, outbox: &Outbox, patience: Duration) -> Firs
             note(socket, &came);
             match came {
                 Some(Ok(Message::Text(text))) => return First::Frame(text),
-                Some(Ok(Message::Binary(_))) => return First::Rejected(Greeting::binary()),
+                Some(Ok(Message::Binary(_))) => return First::Rejected(UnauthenticatedSession::binary()),
                 Some(Ok(Message::Ping(payload))) => outbox.pong(Frame::pong(&payload)),
                 Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(frame))) => {
@@ -141,7 +141,7 @@ async fn first(socket: &mut Socket, outbox: &Outbox, patience: Duration) -> Firs
         // It may have come in time and wait to be read: the process may have been stopped.
         came = timeout(UNREAD, first).await;
     }
-    came.unwrap_or_else(|_| First::Rejected(Greeting::timeout(patience.as_millis())))
+    came.unwrap_or_else(|_| First::Rejected(UnauthenticatedSession::timeout(patience.as_millis())))
 }
 
 /// What the first frame comes to. Where the client is turned away, with what the outbox leaves to write.
@@ -153,10 +153,10 @@ async fn enter(
     unauthenticated: &Unauthenticated,
     outbox: Outbox,
     draining: &CancellationToken,
-) -> Result<Box<Conversation>, (Rejected, Bytes)> {
+) -> Result<Box<ClientSession>, (Rejected, Bytes)> {
     let (key, permit) = presented.unzip();
     let keys = services.keys.load_full();
-    let greeted = match Greeting::new(key).frame(text, &keys) {
+    let greeted = match UnauthenticatedSession::new(key).frame(text, &keys) {
         Ok(greeted) => greeted,
         Err(rejected) => return Err((rejected, outbox.rest())),
     };
@@ -164,7 +164,7 @@ async fn enter(
     let connection = Connection::new(&greeted.key, client.remote, outbox, &services.hub.memory);
     let opened = tokio::select! {
         // Boxed, so that nobody who says nothing yet has room for it.
-        opened = Box::pin(Conversation::open(services, greeted, client, permit, connection.clone())) => opened,
+        opened = Box::pin(ClientSession::open(services, greeted, client, permit, connection.clone())) => opened,
         () = draining.cancelled() => Err(Rejected::silent(Close::Draining(0))),
     };
     opened.map(Box::new).map_err(|rejected| (rejected, connection.outbox.rest()))

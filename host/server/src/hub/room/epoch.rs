@@ -91,9 +91,9 @@ impl Room {
         seat: SeatId,
         epoch: Option<&str>,
         offset: u64,
-    ) -> Result<Position, Unacknowledged> {
+    ) -> Result<Position, AckError> {
         let place = self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial);
-        let place = place.ok_or(Unacknowledged::Unsent)?;
+        let place = place.ok_or(AckError::Unsent)?;
         let (connection, sent) = match self.catching_up.get(&seat.connection) {
             Some(catch_up) => {
                 let mut sent = catch_up.progress.at();
@@ -104,18 +104,18 @@ impl Room {
                 (&catch_up.connection, sent)
             }
             None => {
-                let group = self.group(place.filter).ok_or(Unacknowledged::Unsent)?;
+                let group = self.group(place.filter).ok_or(AckError::Unsent)?;
                 (&self.groups[group].members[place.index], self.position.clone())
             }
         };
         match epoch {
-            Some(epoch) if *epoch != *sent.epoch => return Err(Unacknowledged::OtherEpoch(sent.epoch)),
+            Some(epoch) if *epoch != *sent.epoch => return Err(AckError::OtherEpoch(sent.epoch)),
             // It may have been sent before the client heard of the new epoch. Its answer to the ping will be here first
             // otherwise.
             None if connection.pings.unheard(&self.name).is_some() => {
-                return Err(Unacknowledged::Unheard(sent.epoch));
+                return Err(AckError::Unheard(sent.epoch));
             }
-            _ if offset > sent.offset => return Err(Unacknowledged::Unsent),
+            _ if offset > sent.offset => return Err(AckError::Unsent),
             Some(_) => connection.pings.forget(&self.name),
             None => {}
         }

@@ -1,35 +1,12 @@
 //! What a message does among members, live and catching up.
 
 use super::*;
-use crate::{
-    hub::catch_up::KEPT_BACK,
-    outbox::{Outbox, Pipe, tests::Held},
-};
+use crate::{hub::catch_up::KEPT_BACK, outbox::tests::Held};
 use std::sync::atomic::Ordering;
-use switchyard_process::memory::MemoryAccount;
-use switchyard_store::key::Digest;
 use tokio::sync::oneshot;
 
 pub(in crate::hub::room) fn connection() -> Arc<Connection> {
-    connection_over(Held::new(0))
-}
-
-pub(crate) fn connection_over(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
-    let share = MemoryAccount::unlimited().share(&"acme".into());
-    Arc::new(Connection {
-        id: ConnectionId::random(),
-        session: Default::default(),
-        key: Digest::of("k"),
-        principal: "acme".into(),
-        remote: ([127, 0, 0, 1], 1).into(),
-        since: 0,
-        rooms: 0.into(),
-        ended: false.into(),
-        pings: Default::default(),
-        outbox: Outbox::new(1 << 20, pipe, &share),
-        share,
-        kept_back: 0.into(),
-    })
+    crate::hot::connection(Held::new(0))
 }
 
 pub(in crate::hub::room) fn deliver(

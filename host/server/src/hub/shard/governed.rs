@@ -2,10 +2,9 @@
 //! questions to the plugin come in turns by principal, each a slice of time. A call cannot be cut: who asks for long ones rests after
 //! each while others use the plugin, so that these find it idle most of the time.
 
-use super::{super::command::Sieving, *};
+use super::*;
 use std::collections::VecDeque;
 use switchyard_process::fair_queue::{FairQueue, TurnStep};
-use tokio::sync::mpsc::error::TryRecvError;
 
 /// How long a principal's turn takes, and how long deliveries go on between two turns; a call that was begun is not cut.
 const TURN: Duration = Duration::from_micros(250);
@@ -24,7 +23,7 @@ const SORTED: usize = 4096;
 struct Waiting {
     /// In order, without regard to whose it is.
     live: VecDeque<Command>,
-    turns: FairQueue<Command>,
+    turns: FairQueue<Question>,
     rests: Rests,
 }
 
@@ -86,13 +85,17 @@ impl Shard {
                 if taken == Some(0) {
                     return;
                 }
-                batch.drain(..).for_each(|command| self.sort(command, &mut waiting));
             }
             // Whoever has just come is not to wait until all who came before are served.
-            for _ in 0..SORTED {
-                match commands.try_recv() {
-                    Ok(command) => self.sort(command, &mut waiting),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            let queued = std::iter::from_fn(|| commands.try_recv().ok());
+            for command in batch.drain(..).chain(queued).take(SORTED) {
+                match command {
+                    Command::Question(question) => match self.asker(&question) {
+                        Some(who) => waiting.turns.push(who, question),
+                        // Its answer needs no call.
+                        None => waiting.live.push_back(Command::Question(question)),
+                    },
+                    command => waiting.live.push_back(command),
                 }
             }
             let until = Instant::now() + TURN;
@@ -105,7 +108,13 @@ impl Shard {
             let began = Instant::now();
             let Waiting { turns, rests, .. } = &mut waiting;
             let may = |who: &Arc<str>| !rests.until.contains_key(who);
-            if let Some(who) = turns.serve_next_where(may, |command| self.serve(command, began + TURN)) {
+            let served =
+                turns.serve_next_where(may, |question| match self.answer(question, Some(began + TURN)) {
+                    Some(rest) => TurnStep::EndWithRest(rest),
+                    None if began.elapsed() < TURN => TurnStep::Continue,
+                    None => TurnStep::End,
+                });
+            if let Some(who) = served {
                 rests.note(who, began, Instant::now());
             }
             // Before anybody hears what came of it.
@@ -115,35 +124,15 @@ impl Shard {
         }
     }
 
-    fn sort(&mut self, command: Command, waiting: &mut Waiting) {
-        let who = match &command {
-            Command::Join { request, .. } => Some(request.connection.principal.clone()),
-            Command::Check { publishing, .. } => Some(publishing.who.clone()),
-            Command::Sieve(Sieving { room, seat, .. }) => {
-                self.room(room).and_then(|room| room.filter_of(*seat)).map(|(_, who)| who)
+    /// On whose behalf the plugin is asked. `None` if a seat is gone.
+    fn asker(&mut self, question: &Question) -> Option<Arc<str>> {
+        match question {
+            Question::Join { request, .. } => Some(request.connection.principal.clone()),
+            Question::Check { message, .. } => Some(message.who.clone()),
+            Question::Sieve(Sieving { room, seat, .. }) => {
+                self.room(room)?.filter_of(*seat).map(|(_, who)| who)
             }
-            _ => None,
-        };
-        match who {
-            Some(who) => waiting.turns.push(who, command),
-            None => waiting.live.push_back(command),
         }
-    }
-
-    /// Answers a question, or a part of it; who gave up waiting costs the plugin nothing.
-    fn serve(&mut self, command: Command, until: Instant) -> TurnStep<Command> {
-        match command {
-            Command::Join { reply, .. } if reply.is_closed() => return TurnStep::Continue,
-            Command::Check { reply, .. } if reply.is_closed() => return TurnStep::Continue,
-            Command::Sieve(sieving) if sieving.reply.is_closed() => return TurnStep::Continue,
-            Command::Sieve(sieving) => {
-                if let Some(rest) = self.sieve(sieving, Some(until)) {
-                    return TurnStep::EndWithRest(Command::Sieve(rest));
-                }
-            }
-            command => self.handle(command),
-        }
-        if Instant::now() < until { TurnStep::Continue } else { TurnStep::End }
     }
 }
 

@@ -313,7 +313,7 @@ impl Hub {
         let (plugin, on_failure) = (charge.plugin.clone(), charge.config.on_failure);
         self.lobby.swap(index, Some((plugin.clone(), on_failure))).await?;
         let (reply, swapped) = oneshot::channel();
-        self.send(index, Command::Swap { plugin, on_failure, reply });
+        self.shards[index].queue.send(Command::Swap { plugin, on_failure, reply }).ok();
         let swapped = swapped.await.unwrap_or_else(|_| Err(stopping()));
         if swapped.is_err() {
             let previous = previous.map(|charge| (charge.plugin.clone(), charge.config.on_failure));

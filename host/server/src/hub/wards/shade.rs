@@ -61,7 +61,7 @@ impl Hub {
 
     async fn reflect(&self, index: usize, mirror: Option<Mirror>) {
         self.lobby.reflect(index, mirror.clone());
-        self.send(index, Command::Reflect(mirror));
+        self.shards[index].queue.send(Command::Reflect(mirror)).ok();
     }
 }
 

@@ -134,20 +134,20 @@ fn an_acknowledgement_stands_for_its_own_epoch_and_for_what_was_sent() {
     let member = connection();
     let Taken { seat, .. } = room.join(member.clone(), None, None, false);
     assert_eq!(room.acknowledge(seat, None, 10), Ok(at(10)));
-    assert_eq!(room.acknowledge(seat, Some("e"), 11), Err(Unacknowledged::Unsent));
-    assert_eq!(room.acknowledge(seat, Some("f"), 1), Err(Unacknowledged::OtherEpoch("e".into())));
+    assert_eq!(room.acknowledge(seat, Some("e"), 11), Err(AckError::Unsent));
+    assert_eq!(room.acknowledge(seat, Some("f"), 1), Err(AckError::OtherEpoch("e".into())));
 
     room.lose(in_f(2));
     for offset in 3..=12 {
         deliver(&mut room, &message_at(in_f(offset)), &ALL);
     }
-    assert_eq!(room.acknowledge(seat, Some("e"), 10), Err(Unacknowledged::OtherEpoch("f".into())));
-    let unheard = Err(Unacknowledged::Unheard("f".into()));
+    assert_eq!(room.acknowledge(seat, Some("e"), 10), Err(AckError::OtherEpoch("f".into())));
+    let unheard = Err(AckError::Unheard("f".into()));
     assert_eq!(room.acknowledge(seat, None, 10), unheard, "it may be of the old epoch");
     let moved = Confirms::Moved { room: room.name.clone(), before: "e".into(), position: in_f(2) };
     assert_eq!(member.pings.answered(1), [moved]);
     assert_eq!(room.acknowledge(seat, None, 12), Ok(in_f(12)));
-    assert_eq!(room.acknowledge(seat, None, 13), Err(Unacknowledged::Unsent));
+    assert_eq!(room.acknowledge(seat, None, 13), Err(AckError::Unsent));
 
     room.lose(at(20));
     assert_eq!(room.acknowledge(seat, Some("e"), 20), Ok(at(20)), "who names it has heard of it");
@@ -161,17 +161,17 @@ fn who_catches_up_acknowledges_what_it_was_sent_before_or_is_sent_now() {
     assert!(behind.expect("to be replayed").reach(8));
     assert_eq!(room.acknowledge(seat, None, 8), Ok(at(8)));
     assert_eq!(room.acknowledge(seat, None, 10), Ok(at(10)), "its earlier connection may have had that");
-    assert_eq!(room.acknowledge(seat, None, 11), Err(Unacknowledged::Unsent));
+    assert_eq!(room.acknowledge(seat, None, 11), Err(AckError::Unsent));
     let Taken { seat, .. } = room.join(connection(), None, Some(in_f(30)), false);
     assert_eq!(room.acknowledge(seat, None, 30), Ok(in_f(30)), "it came with that");
     room.leave(seat);
-    assert_eq!(room.acknowledge(seat, None, 30), Err(Unacknowledged::Unsent));
+    assert_eq!(room.acknowledge(seat, None, 30), Err(AckError::Unsent));
 }
 
 #[test]
 fn a_ping_follows_a_gap_to_another_epoch_and_no_other() {
     let pipe = Held::new(1000);
-    let member = connection_over(pipe.clone());
+    let member = crate::hot::connection(pipe.clone());
     let mut room = room();
     let Taken { seat, .. } = room.join(member.clone(), None, None, false);
     room.lose(at(14));

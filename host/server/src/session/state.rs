@@ -1,11 +1,11 @@
 //! After authentication: what a frame asks for, and whether this client may. Holds the rooms it is in.
 
 use super::{
-    conversation::rejected,
+    client_session::rejected,
     pending_join::{JoinTerms, PendingJoin, named_twice},
 };
 use crate::{
-    hub::{Proposal, Seat},
+    hub::Seat,
     key::{Key, Keys},
 };
 use std::{
@@ -22,11 +22,11 @@ use switchyard_protocol::{
 };
 use switchyard_store::key::{Digest, Scope};
 
-/// Frames that are no requests, within [`BAD_WITHIN`], that end a connection.
-const BAD_FRAMES: usize = 10;
-const BAD_WITHIN: Duration = Duration::from_secs(60);
+/// Frames that are no requests, within [`BAD_FRAME_PERIOD`], that end a connection.
+const MAX_BAD_FRAMES: usize = 10;
+const BAD_FRAME_PERIOD: Duration = Duration::from_secs(60);
 
-pub(super) struct Active {
+pub(super) struct SessionState {
     key: Digest,
     pub inbox: RoomName,
     /// Most rooms, `*` and the inbox not counted.
@@ -46,7 +46,7 @@ pub(super) enum Decision<'a> {
     Nothing,
     Subscribe { id: Option<Id<'a>>, joins: Vec<PendingJoin> },
     Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Box<reply::RoomResult>>> },
-    Publish { id: Option<Id<'a>>, room: RoomName, publish: Publish<'a> },
+    Publish { id: Option<Id<'a>>, room: RoomName, message: Publish<'a> },
     Acknowledge { id: Option<Id<'a>>, acks: Vec<Acknowledged> },
     Members { id: Option<Id<'a>>, room: RoomName },
     History { id: Option<Id<'a>>, room: RoomName, since: Option<Position>, limit: usize },
@@ -72,7 +72,7 @@ pub(super) struct Acknowledged {
     pub offset: u64,
 }
 
-impl Active {
+impl SessionState {
     /// `limits`: what the plugins that were asked on connecting narrow.
     pub(super) fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
         Self {
@@ -90,37 +90,29 @@ impl Active {
         self.message_bytes
     }
 
-    pub(super) fn frame<'a>(&mut self, text: &'a str, keys: &Keys, now: Instant) -> Decision<'a> {
-        let (id, request) = match request::parse(text) {
-            Ok(parsed) => parsed,
-            Err((id, refusal)) if refusal.code == ErrorCode::BadFrame => {
-                return self.bad_frame(id, refusal, now);
-            }
-            Err((id, refusal)) => return Decision::Refuse(id, refusal),
-        };
-        let decision = keys.find(&self.key).and_then(|key| self.request(id, request, &key));
-        decision.unwrap_or_else(|refusal| Decision::Refuse(id, refusal))
-    }
-
-    pub(super) fn binary(&mut self, now: Instant) -> Decision<'static> {
-        self.bad_frame(None, Refusal::new(ErrorCode::BadFrame, "a frame is text, this one is binary"), now)
-    }
-
-    fn bad_frame<'a>(&mut self, id: Option<Id<'a>>, refusal: Refusal, now: Instant) -> Decision<'a> {
-        self.bad.retain(|at| now.duration_since(*at) < BAD_WITHIN);
+    /// Counts a frame that is not a request. A connection that sends too many of them is closed.
+    pub(super) fn bad_frame<'a>(
+        &mut self,
+        id: Option<Id<'a>>,
+        refusal: Refusal,
+        now: Instant,
+    ) -> Decision<'a> {
+        self.bad.retain(|at| now.duration_since(*at) < BAD_FRAME_PERIOD);
         self.bad.push(now);
         match self.bad.len() {
-            BAD_FRAMES.. => Decision::Close(reply::error(id, &refusal), Close::BadFrames),
+            MAX_BAD_FRAMES.. => Decision::Close(reply::error(id, &refusal), Close::BadFrames),
             _ => Decision::Refuse(id, refusal),
         }
     }
 
-    fn request<'a>(
-        &mut self,
+    /// What a request amounts to, or why this client may not make it.
+    pub(super) fn decide<'a>(
+        &self,
         id: Option<Id<'a>>,
         request: Request<'a>,
-        key: &Key,
+        keys: &Keys,
     ) -> Result<Decision<'a>, Refusal> {
+        let key = keys.find(&self.key)?;
         Ok(match request {
             Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
             Request::Connect { .. } => {
@@ -131,11 +123,11 @@ impl Active {
                 Decision::Subscribe { id, joins: self.pending_joins(rooms) }
             }
             Request::Unsubscribe { rooms } => {
-                Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.subscribed(room)).collect() }
+                Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.leaving(room)).collect() }
             }
-            Request::Publish(publish) => {
-                let room = may_publish(&publish, key, self.message_bytes)?;
-                Decision::Publish { id, room, publish }
+            Request::Publish(message) => {
+                let room = may_publish(&message, &key, self.message_bytes)?;
+                Decision::Publish { id, room, message }
             }
             Request::Ack { acks } => match acks.and_then(|acks| self.acknowledged(acks)) {
                 Ok(acks) => Decision::Acknowledge { id, acks },
@@ -185,7 +177,7 @@ impl Active {
         rooms.into_iter().map(&mut pending).collect()
     }
 
-    fn subscribed(&self, name: &str) -> Result<RoomName, Box<reply::RoomResult>> {
+    fn leaving(&self, name: &str) -> Result<RoomName, Box<reply::RoomResult>> {
         let room = RoomName::parse(name).and_then(|room| match room.kind() {
             RoomKind::Ordinary => self.joined(name, "unsubscribe"),
             _ => {
@@ -255,12 +247,6 @@ pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) ->
     key.require(scope, format_args!("publish to '{}'", &*room))?;
     fits(publish, message_bytes)?;
     Ok(room)
-}
-
-/// What a request of so many bytes wants to publish in this room.
-pub(crate) fn proposal<'a>(room: RoomName, publish: &'a Publish<'_>, bytes: usize) -> Proposal<'a> {
-    let (event, key) = (publish.event.as_deref(), publish.key.as_deref());
-    Proposal { room, event, data: publish.data.get(), key, bytes }
 }
 
 fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {

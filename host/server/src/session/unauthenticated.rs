@@ -6,13 +6,13 @@ use switchyard_protocol::{Close, ErrorCode, Id, Refusal, Request, reply, request
 use switchyard_store::SessionToken;
 
 /// A connection that has not said `connect` yet.
-pub(crate) struct Greeting {
+pub(crate) struct UnauthenticatedSession {
     /// The key that came with the upgrade and was found good.
     presented: Option<Arc<Key>>,
 }
 
 /// A client whose key is good.
-pub(crate) struct Greeted<'a> {
+pub(crate) struct Authenticated<'a> {
     pub id: Option<Id<'a>>,
     pub key: Arc<Key>,
     /// The session that it wants back; `None` also for what is no token at all.
@@ -39,12 +39,12 @@ impl Rejected {
     }
 }
 
-impl Greeting {
+impl UnauthenticatedSession {
     pub(crate) fn new(presented: Option<Arc<Key>>) -> Self {
         Self { presented }
     }
 
-    pub(crate) fn frame<'a>(self, text: &'a str, keys: &Keys) -> Result<Greeted<'a>, Rejected> {
+    pub(crate) fn frame<'a>(self, text: &'a str, keys: &Keys) -> Result<Authenticated<'a>, Rejected> {
         let (id, api_key, session) = match request::parse(text) {
             Ok((id, Request::Connect { api_key, session })) => (id, api_key, session),
             Ok((id, _)) => return Err(Self::expected_connect(id, "it is another request")),
@@ -57,7 +57,9 @@ impl Greeting {
             (None, Err(refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
         };
         match key {
-            Ok(key) => Ok(Greeted { id, key, session: session.as_deref().and_then(SessionToken::parse) }),
+            Ok(key) => {
+                Ok(Authenticated { id, key, session: session.as_deref().and_then(SessionToken::parse) })
+            }
             Err(refusal) => Err(Rejected::new(id, &refusal, Close::Unauthorized)),
         }
     }
@@ -91,7 +93,9 @@ mod tests {
     }
 
     fn rejected(text: &str) -> (String, u16) {
-        let Err(rejected) = Greeting::new(None).frame(text, &keys()) else { panic!("{text} was let in") };
+        let Err(rejected) = UnauthenticatedSession::new(None).frame(text, &keys()) else {
+            panic!("{text} was let in")
+        };
         let value: serde_json::Value = serde_json::from_str(&rejected.frame).unwrap();
         (value["error"]["code"].as_str().unwrap().to_owned(), rejected.close.code())
     }
@@ -104,7 +108,7 @@ mod tests {
             r#"{{"type":"connect","id":1,"auth":{{"apiKey":"sk_1"}},"session":"{}"}}"#,
             token.reveal()
         );
-        let greeted = Greeting::new(None).frame(&text, &keys).ok().unwrap();
+        let greeted = UnauthenticatedSession::new(None).frame(&text, &keys).ok().unwrap();
         assert_eq!((&*greeted.key.principal, greeted.session), ("acme", Some(token)));
 
         for text in ["[", r#"{"type":"ping"}"#, r#"{"type":"connect"}"#, r#"{"type":"nonsense"}"#] {
@@ -119,7 +123,7 @@ mod tests {
         let keys = keys();
         let presented = keys.check("sk_1").ok();
         let text = r#"{"type":"connect","auth":{"apiKey":"wrong"},"session":"forged"}"#;
-        let greeted = Greeting::new(presented).frame(text, &keys).ok().unwrap();
+        let greeted = UnauthenticatedSession::new(presented).frame(text, &keys).ok().unwrap();
         assert_eq!(greeted.session, None);
     }
 }

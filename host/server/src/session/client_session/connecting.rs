@@ -1,7 +1,7 @@
 //! Letting a client in: a new session, or the one it wants back with all its rooms. One whose answer does not come about leaves
 //! its session as it was.
 
-use super::{Conversation, joining::Shown};
+use super::{ClientSession, joining::AnswerKind};
 use crate::{
     hub,
     session::{
@@ -16,26 +16,27 @@ use switchyard_protocol::{
 };
 use switchyard_store::{Membership, Resumed, key::Scope};
 
-impl Conversation {
+impl ClientSession {
     /// A new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
         if !self.services.hub.may_grow(&self.connection.share) {
             return Err(hub::full("sessions"));
         }
         let place = self.connection.outbox.reserve();
-        let rooms = [RoomName::broadcast(), self.active.inbox.clone()];
+        let rooms = [RoomName::broadcast(), self.state.inbox.clone()];
         let terms = |room| JoinTerms { room, filter: None, since: None };
-        let mut joins: Vec<_> = rooms.map(|room| PendingJoin::new(terms(room))).into();
-        joins.iter_mut().for_each(|join| self.ask(join, false));
-        for join in &mut joins {
-            self.answered(join, None).await;
+        let asked = rooms.map(|room| self.request_join(PendingJoin::new(terms(room)), false));
+        let mut joins = vec![];
+        for join in asked {
+            let join = self.await_join(join, None).await;
             if let Some(refusal) = join.refusal() {
                 return Err(refusal.clone());
             }
+            joins.push(join);
         }
         let recorded = joins.iter().filter_map(PendingJoin::record).collect();
-        for join in &mut joins {
-            self.come_in(join, Shown::Subscribed).await;
+        for join in joins {
+            self.complete_join(join, AnswerKind::Subscribed).await;
         }
         self.services.hub.create_session(&self.connection, recorded).await?;
         let frame = self.connected(id, false, vec![]);
@@ -46,27 +47,27 @@ impl Conversation {
     /// A session that this connection holds since a moment ago.
     pub(super) async fn resume(&mut self, id: Option<Id<'_>>, resumed: Resumed) -> Result<(), Refusal> {
         let place = self.connection.outbox.reserve();
-        let mut joins = Vec::with_capacity(resumed.rooms.len());
+        let mut asked = Vec::with_capacity(resumed.rooms.len());
         for (room, Membership { filter, position }) in resumed.rooms {
             // The key may have lost the scope since the room was joined.
             let may = match room.kind() {
                 RoomKind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
                 RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
             };
-            let mut join = match may {
+            let join = match may {
                 Ok(()) => PendingJoin::new(JoinTerms { room: room.clone(), filter, since: Some(position) }),
                 Err(refusal) => PendingJoin::refused(&room, refusal),
             };
-            self.ask(&mut join, false);
-            joins.push((room, join));
+            asked.push((room, self.request_join(join, false)));
         }
         let this = &*self;
-        join_all(joins.iter_mut().map(|(_, join)| this.answered(join, None))).await;
-        let (mut renamed, mut left) = (vec![], vec![]);
-        for (room, join) in &mut joins {
+        let answered = asked.into_iter().map(async |(room, join)| (room, this.await_join(join, None).await));
+        let answered = join_all(answered).await;
+        let (mut joins, mut renamed, mut left) = (vec![], vec![], vec![]);
+        for (room, join) in answered {
             match &join.state {
                 // A plugin may know the room by another name by now.
-                JoinState::Seated(seated) if seated.room() != room => {
+                JoinState::Seated(seated) if *seated.room() != room => {
                     renamed.extend(join.record());
                     left.push(room.clone());
                 }
@@ -79,12 +80,11 @@ impl Conversation {
                 },
                 _ => {}
             }
-            self.come_in(join, Shown::Resumed).await;
+            joins.extend(self.complete_join(join, AnswerKind::Resumed).await);
         }
         self.services.hub.record_joins(&self.connection, renamed).await?;
         self.services.hub.record_leaves(&self.connection, left).await?;
         self.count_rooms();
-        let mut joins: Vec<_> = joins.into_iter().map(|(_, join)| join).collect();
         let mut result = |join: &mut PendingJoin| {
             let is_lost = join.refusal().is_some();
             let result = join.result(None);
@@ -93,7 +93,7 @@ impl Conversation {
         let frame = self.connected(id, true, joins.iter_mut().map(&mut result).collect());
         self.connection.outbox.fill(place, frame.into());
         self.connection.told(joins.iter().filter_map(PendingJoin::moved));
-        self.start(joins);
+        self.start_replays(joins);
         Ok(())
     }
 
@@ -109,8 +109,8 @@ impl Conversation {
                 timeout: timeout.as_millis() as u64,
             },
             limits: reply::ConnectionLimits {
-                rooms: self.active.rooms_limit,
-                message_bytes: self.active.message_bytes(),
+                rooms: self.state.rooms_limit,
+                message_bytes: self.state.message_bytes(),
             },
             rooms,
         };

@@ -1,20 +1,20 @@
 //! Carries the decisions of a session out against the hub and puts the answers into the connection's outbox. One
 //! request at a time, in order, except that messages are published while those before them are on their way, and replays run beside.
 
-mod greeting;
+mod connecting;
 mod joining;
 
 pub(super) use joining::rejected;
 
 use super::{
     SessionConfig,
-    active::{Acknowledged, Active, Decision, proposal},
-    greeting::{Greeted, Rejected},
+    state::{Acknowledged, Decision, SessionState},
+    unauthenticated::{Authenticated, Rejected},
 };
 use crate::{
     hub::{
-        self, Confirms, Connection, Hub, Permit, Policy, Published, Publisher, Publishes, Registered, Turns,
-        Unacknowledged,
+        self, AckError, Confirms, Connection, Hub, Permit, Policy, Proposal, PublishPipeline, Published,
+        Publisher, Registered, Turns,
     },
     key::{Key, Keys},
 };
@@ -27,14 +27,14 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::ConnectRequest;
-use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
-use switchyard_store::{PageLimit, Resume};
+use switchyard_protocol::{Close, ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
+use switchyard_store::{Members, PageLimit, Resume};
 use tokio::task::JoinHandle;
 
 /// Principals that `members` names.
-const MOST_PRINCIPALS: usize = 100;
+const MAX_LISTED_PRINCIPALS: usize = 100;
 /// Characters of a client's epoch that are sent back to it.
-const MAX_EPOCH: usize = 40;
+const MAX_ECHOED_EPOCH_CHARS: usize = 40;
 
 /// What every conversation of a node shares.
 #[derive(Clone)]
@@ -42,6 +42,12 @@ pub(crate) struct Services {
     pub hub: Arc<Hub>,
     pub keys: Arc<ArcSwap<Keys>>,
     pub config: SessionConfig,
+}
+
+/// A data frame as it came over the socket.
+pub(crate) enum ClientFrame<'a> {
+    Text(&'a str),
+    Binary,
 }
 
 /// Where a client comes from.
@@ -52,33 +58,33 @@ pub(crate) struct Client {
     pub since: tokio::time::Instant,
 }
 
-pub(crate) struct Conversation {
+pub(crate) struct ClientSession {
     services: Services,
     key: Arc<Key>,
     connection: Arc<Connection>,
-    active: Active,
+    state: SessionState,
     /// They run beside the conversation, page by page in turn.
     replays: HashMap<RoomName, JoinHandle<()>>,
     turns: Option<Turns>,
-    publishes: Publishes<Option<Box<RawValue>>>,
+    publishes: PublishPipeline<Option<Box<RawValue>>>,
     _registered: Registered,
     _permit: Permit,
 }
 
 /// What became of a message, and the id of the request to publish it.
-pub(super) type Told = (Option<Box<RawValue>>, Published);
+pub(super) type PublishAnswer = (Option<Box<RawValue>>, Published);
 
-impl Conversation {
+impl ClientSession {
     /// Lets a client in: a new session, or the one it wants back with all its rooms. `permit` is there when the key
     /// came with the upgrade. `connection` is new.
     pub(crate) async fn open(
         services: Services,
-        greeted: Greeted<'_>,
+        greeted: Authenticated<'_>,
         client: Client,
         permit: Option<Permit>,
         connection: Arc<Connection>,
     ) -> Result<Self, Rejected> {
-        let Greeted { id, key, session } = greeted;
+        let Authenticated { id, key, session } = greeted;
         let hub = services.hub.clone();
         let rejected = |refusal: Refusal| {
             let close = match refusal.code {
@@ -130,55 +136,63 @@ impl Conversation {
             })
             .await
             .map_err(rejected)?;
-        let active = Active::new(&key, &limits, services.config.message);
+        let state = SessionState::new(&key, &limits, services.config.message);
         hub.allow(&key.principal, &limits);
         hub.metrics.opened.inc();
-        let mut conversation = Self {
+        let mut session = Self {
             services,
             key,
             connection,
-            active,
+            state,
             replays: HashMap::new(),
             turns: None,
-            publishes: Publishes::default(),
+            publishes: PublishPipeline::default(),
             _registered: registered,
             _permit: permit,
         };
         let greeted = match resumed {
-            Some(resumed) => Box::pin(conversation.resume(id, resumed)).await,
-            None => Box::pin(conversation.begin(id)).await,
+            Some(resumed) => Box::pin(session.resume(id, resumed)).await,
+            None => Box::pin(session.begin(id)).await,
         };
         greeted.map_err(rejected)?;
-        Ok(conversation)
+        Ok(session)
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    pub(crate) async fn text(&mut self, text: &str) {
-        let keys = self.services.keys.load_full();
-        let decision = self.active.frame(text, &keys, Instant::now());
-        self.carry_out(decision, text.len()).await;
-    }
-
-    pub(crate) async fn binary(&mut self) {
-        let decision = self.active.binary(Instant::now());
-        self.carry_out(decision, 0).await;
-    }
-
-    /// `bytes` is the length of the frame.
-    async fn carry_out(&mut self, decision: Decision<'_>, bytes: usize) {
-        let hub = self.services.hub.clone();
+    /// Handles a frame: decides what it asks for and whether this client may, and carries that out.
+    pub(crate) async fn handle(&mut self, frame: ClientFrame<'_>) {
+        let (hub, keys) = (self.services.hub.clone(), self.services.keys.load_full());
+        let (decision, bytes) = match frame {
+            ClientFrame::Text(text) => {
+                let decision = match request::parse(text) {
+                    Ok((id, request)) => self
+                        .state
+                        .decide(id, request, &keys)
+                        .unwrap_or_else(|refusal| Decision::Refuse(id, refusal)),
+                    Err((id, refusal)) if refusal.code == ErrorCode::BadFrame => {
+                        self.state.bad_frame(id, refusal, Instant::now())
+                    }
+                    Err((id, refusal)) => Decision::Refuse(id, refusal),
+                };
+                (decision, text.len())
+            }
+            ClientFrame::Binary => {
+                let refusal = Refusal::new(ErrorCode::BadFrame, "a frame must be text, this one is binary");
+                (self.state.bad_frame(None, refusal, Instant::now()), 0)
+            }
+        };
         if !decision.overlaps() {
-            self.settle().await;
+            self.answer_in_flight().await;
         }
         match decision {
             Decision::Reply(frame) => self.send(frame).await,
             Decision::Nothing => {}
             Decision::Refuse(id, refusal) => {
                 self.publishes.refuse(&self.connection.share, refusal, bytes, id.map(ToOwned::to_owned));
-                self.tell_ready().await;
+                self.answer_ready().await;
             }
             Decision::Close(frame, close) => {
                 self.send(frame).await;
@@ -186,58 +200,62 @@ impl Conversation {
             }
             Decision::Subscribe { id, joins } => self.subscribe(id, joins).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
-            Decision::Publish { id, room, publish } => {
-                let (keys, key) = (self.services.keys.load_full(), &self.key);
-                let publisher = Publisher { keys, share: &self.connection.share, tier: &key.tier };
-                let id = id.map(ToOwned::to_owned);
-                self.publishes.begin(&hub, publisher, proposal(room, &publish, bytes), id);
-                self.tell_ready().await;
+            Decision::Publish { id, room, message } => {
+                let publisher = Publisher { keys, share: &self.connection.share, tier: &self.key.tier };
+                let proposal = Proposal { room, message, bytes };
+                self.publishes.begin(&hub, publisher, proposal, id.map(ToOwned::to_owned));
+                self.answer_ready().await;
             }
             Decision::Acknowledge { id, acks } => self.acknowledge(id, acks).await,
             Decision::Members { id, room } => {
-                let members = hub.members(&room.shared(), MOST_PRINCIPALS).await;
-                let members = members.map(|members| reply::MembersReply {
-                    room: room.shared(),
-                    count: members.count,
-                    principals: members.principals,
-                    more: members.more,
-                });
-                self.answer("members", id, members).await;
-            }
-            Decision::History { id, room, since, limit } => {
-                // Nothing is read for a client that takes nothing.
-                if !self.connection.outbox.half_free(self.patience()).await {
-                    return;
-                }
-                let history = match self.active.seat(&room) {
-                    Some(seat) => {
-                        let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
-                        hub.history(&self.key.principal, seat, since.as_ref(), limit).await
+                let room = room.shared();
+                match hub.members(&room, MAX_LISTED_PRINCIPALS).await {
+                    Ok(Members { count, principals, more }) => {
+                        let members = reply::MembersReply { room, count, principals, more };
+                        self.send(reply::encode("members", id, members)).await;
                     }
-                    None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left meanwhile")),
-                };
-                match history {
-                    Ok(history) => self.send(history.encode(id)).await,
                     Err(refusal) => self.refuse(id, &refusal).await,
                 }
             }
+            Decision::History { id, room, since, limit } => self.history(id, &room, since, limit).await,
+        }
+    }
+
+    async fn history(&self, id: Option<Id<'_>>, room: &RoomName, since: Option<Position>, limit: usize) {
+        // Nothing is read for a client that takes nothing.
+        if !self.connection.outbox.half_free(self.max_silence()).await {
+            return;
+        }
+        let history = match self.state.seat(room) {
+            Some(seat) => {
+                let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
+                self.services.hub.history(&self.key.principal, seat, since.as_ref(), limit).await
+            }
+            None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left meanwhile")),
+        };
+        match history {
+            Ok(history) => self.send(history.encode(id)).await,
+            Err(refusal) => self.refuse(id, &refusal).await,
         }
     }
 
     /// Awaits the next answer to a message on its way; for ever where there is none. Nothing is lost if nobody waits to the end.
-    pub(crate) async fn published(&mut self) -> Told {
+    pub(crate) async fn next_answer(&mut self) -> PublishAnswer {
         match self.publishes.next(&self.services.hub).await {
             Some(told) => told,
             None => std::future::pending().await,
         }
     }
 
-    pub(crate) async fn tell(&mut self, (id, published): Told) {
-        self.answer("published", id.as_deref(), published).await;
+    pub(crate) async fn answer(&mut self, (id, published): PublishAnswer) {
+        match published {
+            Ok(published) => self.send(reply::encode("published", id.as_deref(), published)).await,
+            Err(refusal) => self.refuse(id.as_deref(), &refusal).await,
+        }
     }
 
     /// Gives the answers that are there, and awaits some where there is no room for another message.
-    async fn tell_ready(&mut self) {
+    async fn answer_ready(&mut self) {
         let hub = self.services.hub.clone();
         loop {
             let told = match self.publishes.is_full(&self.connection.share) {
@@ -245,15 +263,15 @@ impl Conversation {
                 false => self.publishes.next_ready(&hub),
             };
             let Some(told) = told else { return };
-            self.tell(told).await;
+            self.answer(told).await;
         }
     }
 
     /// Answers all that is on its way.
-    pub(crate) async fn settle(&mut self) {
+    pub(crate) async fn answer_in_flight(&mut self) {
         let hub = self.services.hub.clone();
         while let Some(told) = self.publishes.next(&hub).await {
-            self.tell(told).await;
+            self.answer(told).await;
         }
     }
 
@@ -261,21 +279,22 @@ impl Conversation {
     async fn acknowledge(&mut self, id: Option<Id<'_>>, acks: Vec<Acknowledged>) {
         let mut wrong = None;
         for Acknowledged { room, epoch, offset } in acks {
-            let acknowledged = match self.active.seat(&room) {
+            let acknowledged = match self.state.seat(&room) {
                 Some(seat) => {
                     self.services.hub.acknowledge(&self.connection, seat, epoch.clone(), offset).await
                 }
-                None => Err(Unacknowledged::Unsent),
+                None => Err(AckError::Unsent),
             };
             let what = || format!("offset {offset} of room '{}'", &*room);
             wrong = match acknowledged {
                 Ok(()) => continue,
-                Err(Unacknowledged::Unsent) => Some(format!("{} was not sent yet", what())),
-                Err(Unacknowledged::OtherEpoch(now)) => {
-                    let named: String = epoch.unwrap_or_default().chars().take(MAX_EPOCH).collect();
+                Err(AckError::Unsent) => Some(format!("{} was not sent yet", what())),
+                Err(AckError::OtherEpoch(now)) => {
+                    let named: String =
+                        epoch.unwrap_or_default().chars().take(MAX_ECHOED_EPOCH_CHARS).collect();
                     Some(format!("{} is of epoch '{named}', the room is in epoch '{now}' now", what()))
                 }
-                Err(Unacknowledged::Unheard(now)) => Some(format!(
+                Err(AckError::Unheard(now)) => Some(format!(
                     "{} may be of an epoch that ended: the room is in epoch '{now}' now; name the epoch",
                     what()
                 )),
@@ -287,7 +306,7 @@ impl Conversation {
     }
 
     /// Something came over a socket that was last seen empty at an instant.
-    pub(crate) fn heard(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
+    pub(crate) fn note_frame(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
         if self.connection.pings.is_alive(emptied) {
             self.services.hub.confirm_alive(&self.connection);
         }
@@ -307,13 +326,6 @@ impl Conversation {
         }
     }
 
-    async fn answer(&self, kind: &str, id: Option<Id<'_>>, result: Result<impl serde::Serialize, Refusal>) {
-        match result {
-            Ok(body) => self.send(reply::encode(kind, id, body)).await,
-            Err(refusal) => self.refuse(id, &refusal).await,
-        }
-    }
-
     async fn refuse(&self, id: Option<Id<'_>>, refusal: &Refusal) {
         self.services.hub.metrics.error(refusal.code);
         self.send(reply::error(id, refusal)).await;
@@ -321,11 +333,11 @@ impl Conversation {
 
     /// An answer waits for a client that goes on reading, and so do the requests behind it.
     async fn send(&self, frame: String) {
-        self.connection.outbox.answer(frame.into(), self.patience()).await;
+        self.connection.outbox.answer(frame.into(), self.max_silence()).await;
     }
 
     /// How long a client may take nothing of what it asked for.
-    fn patience(&self) -> Duration {
+    fn max_silence(&self) -> Duration {
         self.services.config.heartbeat.silence()
     }
 }

@@ -1,0 +1,321 @@
+//! Messages on their way into rooms: first the plugin checks them, then the store keeps them. Messages of one publisher
+//! overlap. Each step takes them in the order in which they came, so that is their order in each room and the order of
+//! their answers. Knows no frames.
+
+use super::{
+    BACKLOG, Hub, Publisher, Ungoverned,
+    command::{Command, Question},
+    full, policy,
+    recent_publishers::Note,
+    routes::{Governed, Route},
+    stopping, unavailable,
+};
+use crate::key::Keys;
+use futures_util::FutureExt;
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+use switchyard_process::memory::{MemoryCharge, MemoryKind, MemoryShare, SteppedCharge};
+use switchyard_protocol::{
+    ErrorCode, Position, Refusal, reply,
+    request::Publish,
+    room::{RoomKind, RoomName},
+};
+use switchyard_store::{Message, PageLimit, Reader, Storing};
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Messages of one publisher that may be in flight. Beyond this, one must be answered before another is taken. Fewer
+/// keep a plugin and the store busy.
+const MAX_IN_FLIGHT: usize = 64;
+/// The same limit for the bytes of their requests.
+const MAX_IN_FLIGHT_BYTES: usize = 256 << 10;
+/// Memory that a message in flight takes beside its request, in bytes.
+const IN_FLIGHT_OVERHEAD: usize = 256;
+/// Capacity that an empty pipeline keeps, in messages.
+const RETAINED_CAPACITY: usize = 8;
+
+pub(crate) type Published = Result<reply::Published, Refusal>;
+
+/// A request to publish, from a client that may publish to this room.
+pub(crate) struct Proposal<'a> {
+    pub room: RoomName,
+    pub message: Publish<'a>,
+    /// Length of the whole request.
+    pub bytes: usize,
+}
+
+/// A message that the room's plugin must check before it is stored.
+pub(crate) struct UncheckedMessage {
+    pub room: RoomName,
+    /// The publisher's principal and its tier.
+    pub who: Arc<str>,
+    pub tier: Arc<str>,
+    pub event: Option<String>,
+    pub data: String,
+    /// Accounts for the memory of the message while it waits.
+    pub charge: MemoryCharge,
+}
+
+/// A message that the room's plugin has accepted, as it is to be stored.
+pub(crate) struct CheckedMessage {
+    /// The canonical name of the room.
+    pub room: RoomName,
+    pub event: Option<String>,
+    /// `None` if the plugin discarded the message.
+    pub data: Option<String>,
+    pub charge: MemoryCharge,
+}
+
+/// What the plugin does not need to check a message, but the store needs to keep it.
+struct StoreParameters {
+    share: Arc<MemoryShare>,
+    /// The idempotency key.
+    key: Option<String>,
+    keys: Arc<Keys>,
+    /// The shard that governs the room.
+    shard: usize,
+}
+
+/// How far a message has come.
+enum Step {
+    /// The plugin checks it.
+    Checking(oneshot::Receiver<Result<CheckedMessage, Refusal>>, StoreParameters),
+    /// It needs no check, but waits for earlier messages that do.
+    Waiting(Option<CheckedMessage>, StoreParameters),
+    Storing(RoomName, Storing, Option<Note>),
+    /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's newest offset.
+    Discarded(RoomName, Option<AbortOnDropHandle<Published>>),
+    Done(Option<Published>),
+}
+
+/// A message whose request has not been answered.
+struct InFlight<T> {
+    tag: T,
+    bytes: usize,
+    step: Step,
+}
+
+/// The messages of one publisher that are in flight. `T` comes back with each answer.
+pub(crate) struct PublishPipeline<T> {
+    messages: VecDeque<InFlight<T>>,
+    /// How many messages at the front need no plugin any more.
+    checked: usize,
+    bytes: usize,
+    charge: Option<SteppedCharge>,
+}
+
+impl<T> Default for PublishPipeline<T> {
+    fn default() -> Self {
+        Self { messages: VecDeque::new(), checked: 0, bytes: 0, charge: None }
+    }
+}
+
+impl<T> PublishPipeline<T> {
+    /// Whether a message must be answered before another one may begin. If memory is short, messages do not overlap.
+    pub(crate) fn is_full(&self, share: &MemoryShare) -> bool {
+        let has_room = self.messages.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES;
+        !self.messages.is_empty() && (!has_room || !share.may_grow())
+    }
+
+    /// Begins to publish a message. When this returns, its place in the order of all messages is settled.
+    pub(crate) fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, proposal: Proposal<'_>, tag: T) {
+        let (bytes, share) = (proposal.bytes, publisher.share);
+        let must_wait = self.checked < self.messages.len();
+        let step = hub.propose(publisher, proposal, must_wait);
+        self.push(share, InFlight { tag, bytes, step: step.unwrap_or_else(Step::refused) });
+    }
+
+    /// Adds a request that is refused already. It is answered when those before it are. `bytes` is its length.
+    pub(crate) fn refuse(&mut self, share: &Arc<MemoryShare>, refusal: Refusal, bytes: usize, tag: T) {
+        self.push(share, InFlight { tag, bytes, step: Step::refused(refusal) });
+    }
+
+    fn push(&mut self, share: &Arc<MemoryShare>, message: InFlight<T>) {
+        self.bytes += message.bytes + IN_FLIGHT_OVERHEAD;
+        self.messages.push_back(message);
+        self.skip_checked();
+        let new = || SteppedCharge::new(share.charge(MemoryKind::Publishes, 0));
+        self.charge.get_or_insert_with(new).set(self.bytes);
+    }
+
+    fn skip_checked(&mut self) {
+        let is_unchecked =
+            |message: &InFlight<T>| matches!(message.step, Step::Checking(..) | Step::Waiting(..));
+        while self.messages.get(self.checked).is_some_and(|message| !is_unchecked(message)) {
+            self.checked += 1;
+        }
+    }
+
+    /// The next answer, in the order of the requests, or `None` if nothing is in flight. Cancel-safe.
+    pub(crate) async fn next(&mut self, hub: &Hub) -> Option<(T, Published)> {
+        poll_fn(|cx| self.poll_next(hub, cx)).await
+    }
+
+    /// The next answer, if it is there already.
+    pub(crate) fn next_ready(&mut self, hub: &Hub) -> Option<(T, Published)> {
+        self.next(hub).now_or_never().flatten()
+    }
+
+    fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, Published)>> {
+        while let Some(message) = self.messages.get_mut(self.checked) {
+            let Poll::Ready(next) = message.step.poll_checked(hub, cx) else { break };
+            message.step = next;
+            self.skip_checked();
+        }
+        let Some(first) = self.messages.front_mut() else { return Poll::Ready(None) };
+        let published = ready!(first.step.poll_published(hub, cx));
+        let InFlight { tag, bytes, .. } = self.messages.pop_front().expect("there is a first message");
+        (self.checked, self.bytes) = (self.checked - 1, self.bytes - bytes - IN_FLIGHT_OVERHEAD);
+        self.charge.as_mut().expect("set with the first message").set(self.bytes);
+        if self.messages.is_empty() && self.messages.capacity() > RETAINED_CAPACITY {
+            self.messages = VecDeque::new();
+        }
+        Poll::Ready(Some((tag, published)))
+    }
+}
+
+impl Step {
+    fn refused(refusal: Refusal) -> Self {
+        Self::Done(Some(Err(refusal)))
+    }
+
+    /// Hands a message to the store once its plugin has checked it. Ready with the next step.
+    fn poll_checked(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Step> {
+        let (message, parameters) = match self {
+            Step::Checking(answer, parameters) => {
+                let answer = ready!(Pin::new(answer).poll(cx));
+                (answer.unwrap_or_else(|_| Err(stopping())), parameters)
+            }
+            Step::Waiting(message, parameters) => (Ok(message.take().expect("polled once")), parameters),
+            Step::Storing(..) | Step::Discarded(..) | Step::Done(_) => return Poll::Pending,
+        };
+        let next = message.and_then(|CheckedMessage { room, event, data, charge: _charge }| {
+            let Some(data) = data else { return Ok(Step::Discarded(room, None)) };
+            let StoreParameters { share, key, keys, shard } = parameters;
+            let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
+            let who = share.principal();
+            let message = Message { room: &room, event, data: &data, who, key, needs_member };
+            hub.store(message, share, *shard)
+        });
+        Poll::Ready(next.unwrap_or_else(Step::refused))
+    }
+
+    fn poll_published(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Published> {
+        match self {
+            Step::Checking(..) | Step::Waiting(..) => Poll::Pending,
+            Step::Discarded(room, newest) => {
+                let newest = newest.get_or_insert_with(|| hub.newest(room.clone()));
+                Pin::new(newest).poll(cx).map(|newest| newest.unwrap_or_else(|_| Err(stopping())))
+            }
+            Step::Done(published) => Poll::Ready(published.take().expect("polled once")),
+            Step::Storing(room, storing, note) => {
+                let stored = ready!(Pin::new(storing).poll(cx));
+                let is_delivered = matches!(&stored, Ok(Some(stored)) if !stored.duplicate);
+                if let Some(note) = note
+                    && !is_delivered
+                {
+                    hub.routes.withdraw(note);
+                }
+                let Some(stored) = stored.map_err(unavailable)? else {
+                    return Poll::Ready(Err(no_such_inbox(room)));
+                };
+                if is_delivered {
+                    hub.metrics.published.inc();
+                }
+                let Position { epoch, offset } = stored.position;
+                let (room, duplicate) = (room.shared(), stored.duplicate);
+                Poll::Ready(Ok(reply::Published { room, epoch, offset, duplicate, discarded: false }))
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// Publishes one message, and waits for the answer. An inbox takes a message if its principal has a key, or a session,
+    /// connected or resumable.
+    pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> Published {
+        let mut pipeline = PublishPipeline::default();
+        pipeline.begin(self, publisher, proposal, ());
+        let ((), published) = pipeline.next(self).await.expect("one message is in flight");
+        published
+    }
+
+    /// Hands a message to the shard of its room to be checked, or to the store if no check is needed. `must_wait`: earlier
+    /// messages are being checked.
+    fn propose(
+        &self,
+        publisher: Publisher<'_>,
+        proposal: Proposal<'_>,
+        must_wait: bool,
+    ) -> Result<Step, Refusal> {
+        let Publisher { keys, share, tier } = publisher;
+        let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
+        let (who, data) = (share.principal(), data.get());
+        self.allowances.take(who, data.len(), Instant::now())?;
+        let Route { shard, governed } = self.routes.find(&room);
+        if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
+            let message = format!("room '{}' has {BACKLOG} messages waiting to be routed; slow down", &*room);
+            return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000));
+        }
+        if governed.is_none() && self.ungoverned == Ungoverned::Closed && room.kind() == RoomKind::Ordinary {
+            return Err(policy::closed(&room));
+        }
+        let needs_check = governed.is_some_and(Governed::wants_publishes);
+        if !needs_check && !must_wait {
+            let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(&keys, &room));
+            return self.store(Message { room: &room, event, data, who, key, needs_member }, share, shard);
+        }
+        let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
+        let (event, data) = (event.map(Cow::into_owned), data.to_owned());
+        let parameters = StoreParameters { share: share.clone(), key: key.map(Cow::into_owned), keys, shard };
+        if !needs_check {
+            let message = CheckedMessage { room, event, data: Some(data), charge };
+            return Ok(Step::Waiting(Some(message), parameters));
+        }
+        let (reply, checked) = oneshot::channel();
+        let message = UncheckedMessage { room, who: who.clone(), tier: tier.clone(), event, data, charge };
+        self.shards[shard].queue.send(Command::Question(Question::Check { message, reply })).ok();
+        Ok(Step::Checking(checked, parameters))
+    }
+
+    /// Hands a message to the store. `shard` is that of its room.
+    fn store(&self, message: Message<'_>, share: &MemoryShare, shard: usize) -> Result<Step, Refusal> {
+        if !self.store.broker.has_capacity_for(share) {
+            return Err(full("messages"));
+        }
+        // Before the store has the message: it may be delivered before the store answers.
+        let note = self.routes.note(shard, &message);
+        Ok(Step::Storing(message.room.clone(), self.store.broker.publish(message), note))
+    }
+
+    /// The answer to a message that the plugin discarded.
+    fn newest(&self, room: RoomName) -> AbortOnDropHandle<Published> {
+        let broker = self.store.broker.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let history = broker.history(&room, None, PageLimit::NONE, Reader::Other).await;
+            let Position { epoch, offset } = history.map_err(unavailable)?.newest;
+            let room = room.shared();
+            Ok(reply::Published { room, epoch, offset, duplicate: false, discarded: true })
+        }))
+    }
+}
+
+/// Whether a room is an inbox that may exist only because of a session: no key has its principal.
+fn needs_member(keys: &Keys, room: &RoomName) -> bool {
+    room.inbox_of().is_some_and(|principal| !keys.name(principal))
+}
+
+fn no_such_inbox(room: &RoomName) -> Refusal {
+    let message = format!("room '{}' is the inbox of a principal that has no key and no session", &**room);
+    Refusal::new(ErrorCode::RoomInvalid, message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Messages in flight: their order, their limits, and who is remembered as the publisher.
+
+use super::*;
+use crate::{
+    hub::{HubConfig, recent_publishers},
+    metrics::Metrics,
+};
+use serde_json::value::RawValue;
+use std::time::Duration;
+use switchyard_plugin::{Compiler, PluginConfig};
+use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
+use switchyard_protocol::{Publication, room::RoomPattern};
+use switchyard_store::{HistoryConfig, Memory, Retention, Store};
+
+/// A hub with the store in memory, and a plugin for `g:*` that does not check messages.
+async fn hub() -> Arc<Hub> {
+    let memory = MemoryAccount::unlimited();
+    let rooms = vec![RoomPattern::try_from("g:*".to_owned()).unwrap()];
+    let config = HubConfig {
+        plugins: vec![PluginConfig::for_file("g".into(), "g.wasm".into(), rooms)],
+        cache: None,
+        compiler: Compiler::InProcess,
+        ungoverned: Ungoverned::Open,
+        message_bytes: 1000,
+        memory: memory.clone(),
+        vitals: VitalTasks::default(),
+    };
+    let retention = Retention {
+        history: HistoryConfig::default(),
+        session: Duration::from_secs(60),
+        key: Duration::from_secs(60),
+    };
+    let store = async move |feed| {
+        Ok::<_, ()>(Store::from(Memory::new(retention, feed, &memory, &VitalTasks::default())))
+    };
+    let hub = Hub::start(config, Metrics::default(), store).await.unwrap();
+    hub.routes.governed(0).unwrap().set_wants_publishes(false);
+    hub
+}
+
+/// A principal that publishes.
+struct Source {
+    share: Arc<MemoryShare>,
+    tier: Arc<str>,
+}
+
+impl Source {
+    fn new(hub: &Hub, who: &str) -> Self {
+        Self { share: hub.memory.share(&who.into()), tier: "default".into() }
+    }
+
+    fn publisher(&self) -> Publisher<'_> {
+        Publisher { keys: Arc::default(), share: &self.share, tier: &self.tier }
+    }
+
+    async fn publish(&self, hub: &Hub, room: &str, data: &str, key: Option<&str>) -> Published {
+        let data = RawValue::from_string(data.to_owned()).unwrap();
+        hub.publish(self.publisher(), proposal(room, &data, key)).await
+    }
+}
+
+fn proposal<'a>(room: &'a str, data: &'a RawValue, key: Option<&'a str>) -> Proposal<'a> {
+    let message = Publish { room: room.into(), event: None, data, key: key.map(Into::into) };
+    Proposal { room: RoomName::parse(room).unwrap(), message, bytes: data.get().len() }
+}
+
+fn publisher_of(hub: &Hub, data: &str) -> Option<Arc<str>> {
+    hub.routes.publisher(0, &Publication::new("g:a".into(), "e".into(), 1, 0, None, data))
+}
+
+#[tokio::test]
+async fn answers_have_the_order_of_the_requests() {
+    let hub = hub().await;
+    let acme = Source::new(&hub, "acme");
+    let data = RawValue::from_string("1".into()).unwrap();
+    let mut pipeline = PublishPipeline::default();
+    pipeline.begin(&hub, acme.publisher(), proposal("a", &data, None), "first");
+    pipeline.refuse(&acme.share, Refusal::invalid("no"), 10, "second");
+    pipeline.begin(&hub, acme.publisher(), proposal("a", &data, None), "third");
+    let (tag, published) = pipeline.next(&hub).await.unwrap();
+    assert_eq!((tag, published.unwrap().offset), ("first", 1));
+    let (tag, published) = pipeline.next_ready(&hub).unwrap();
+    assert_eq!((tag, published.unwrap_err().code), ("second", ErrorCode::InvalidRequest));
+    let (tag, published) = pipeline.next(&hub).await.unwrap();
+    assert_eq!((tag, published.unwrap().offset), ("third", 2));
+    assert!(pipeline.next(&hub).await.is_none());
+}
+
+/// The plugin has no version yet, so the shard refuses the message that it must check.
+#[tokio::test]
+async fn a_message_waits_for_earlier_ones_that_the_plugin_checks() {
+    let hub = hub().await;
+    let acme = Source::new(&hub, "acme");
+    let data = RawValue::from_string("1".into()).unwrap();
+    let mut pipeline = PublishPipeline::default();
+    hub.routes.governed(0).unwrap().set_wants_publishes(true);
+    pipeline.begin(&hub, acme.publisher(), proposal("g:a", &data, None), "checked");
+    pipeline.begin(&hub, acme.publisher(), proposal("a", &data, None), "waiting");
+    assert!(pipeline.next_ready(&hub).is_none(), "the shard has not answered");
+    let (tag, published) = pipeline.next(&hub).await.unwrap();
+    assert_eq!((tag, published.unwrap_err().code), ("checked", ErrorCode::PluginFailed));
+    let (tag, published) = pipeline.next_ready(&hub).unwrap();
+    assert_eq!((tag, published.unwrap().offset), ("waiting", 1));
+}
+
+#[tokio::test]
+async fn the_number_and_the_bytes_of_messages_in_flight_are_limited() {
+    let hub = hub().await;
+    let acme = Source::new(&hub, "acme");
+    let mut pipeline = PublishPipeline::default();
+    for _ in 0..MAX_IN_FLIGHT {
+        assert!(!pipeline.is_full(&acme.share));
+        pipeline.refuse(&acme.share, Refusal::invalid("no"), 0, ());
+    }
+    assert!(pipeline.is_full(&acme.share));
+    assert_eq!(pipeline.bytes, MAX_IN_FLIGHT * IN_FLIGHT_OVERHEAD);
+    while pipeline.next_ready(&hub).is_some() {}
+    assert_eq!((pipeline.bytes, pipeline.checked, pipeline.messages.capacity()), (0, 0, 0));
+    pipeline.refuse(&acme.share, Refusal::invalid("no"), MAX_IN_FLIGHT_BYTES, ());
+    assert!(pipeline.is_full(&acme.share));
+}
+
+/// Regression: 8,192 messages of all principals were remembered, and each duplicate and each refused message counted.
+#[tokio::test]
+async fn messages_that_are_not_delivered_displace_no_publisher() {
+    let hub = hub().await;
+    let [acme, mallory] = ["acme", "mallory"].map(|who| Source::new(&hub, who));
+    acme.publish(&hub, "g:a", r#""poison""#, None).await.unwrap();
+    mallory.publish(&hub, "g:a", "1", Some("key")).await.unwrap();
+    for _ in 0..2 * recent_publishers::MAX_MESSAGES_PER_PRINCIPAL {
+        assert!(mallory.publish(&hub, "g:a", r#""again""#, Some("key")).await.unwrap().duplicate);
+    }
+    assert_eq!(publisher_of(&hub, r#""poison""#).as_deref(), Some("acme"));
+    assert_eq!(publisher_of(&hub, r#""again""#), None, "no duplicate is delivered");
+    assert_eq!(publisher_of(&hub, "1").as_deref(), Some("mallory"));
+    for n in 0..2 * recent_publishers::MAX_MESSAGES_PER_PRINCIPAL {
+        mallory.publish(&hub, "g:b", &n.to_string(), None).await.unwrap();
+    }
+    assert_eq!(publisher_of(&hub, r#""poison""#).as_deref(), Some("acme"));
+}

@@ -1,0 +1,74 @@
+//! Asking a plugin whether a message may be published: its quota first, then the plugin. Storing the message is the
+//! publisher's task.
+
+use super::*;
+use crate::hub::{
+    publish_pipeline::{CheckedMessage, UncheckedMessage},
+    refusals::wire_refusal,
+};
+use switchyard_plugin::{PluginFunction, Verdict};
+use switchyard_protocol::ErrorCode;
+
+impl Shard {
+    /// Whether a message may be published, to which room and with which data. The limits that the plugin gives to members
+    /// apply to everybody who publishes.
+    pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
+        let UncheckedMessage { room, who, tier, event, data, mut charge } = message;
+        let (routes, index) = (&self.routes, self.index);
+        let room = self.policy.resolve(&who, &room, |room| routes.shard(room) == index)?;
+        let Policy::Governed(governor) = &mut self.policy else {
+            return Ok(CheckedMessage { room, event, data: Some(data), charge });
+        };
+        if governor.plugin().info().hooks.subscribe {
+            let now = Instant::now();
+            if !self.quotas.knows(&who, &room, now) {
+                let in_room = match self.rooms.get(&room) {
+                    Some(Entry::Open(room, _)) => room.len() as u32,
+                    Some(Entry::Opening(..)) | None => 0,
+                };
+                // The publisher is treated as a member that is in no other room.
+                let counts = Counts { in_room, ..Counts::default() };
+                let limits = governor.limits(&Policy::principal(&who, &tier), &room, counts);
+                let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
+                self.quotas.answer(&who, &room, &limits, now);
+            }
+            self.quotas.take(&who, &room, data.len(), now)?;
+        }
+        let verdict = governor.check(&who, &room, event.as_deref().unwrap_or_default(), data.as_bytes());
+        let data = match verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))? {
+            Verdict::Pass => Some(data),
+            Verdict::Discard => None,
+            Verdict::Replace(data) => {
+                let data = valid_replacement(data, governor.name(), &room, self.message_bytes)?;
+                charge.grow(data.len());
+                Some(data)
+            }
+        };
+        Ok(CheckedMessage { room, event, data, charge })
+    }
+}
+
+fn valid_replacement(
+    data: Vec<u8>,
+    plugin: &str,
+    room: &RoomName,
+    max_bytes: usize,
+) -> Result<String, Refusal> {
+    match String::from_utf8(data) {
+        Ok(data) if data.len() <= max_bytes => Ok(data),
+        Ok(data) => {
+            let message = format!(
+                "plugin '{plugin}' replaced the data by {} bytes; at most {max_bytes} are allowed here",
+                data.len()
+            );
+            Err(Refusal::new(ErrorCode::MessageTooLarge, message))
+        }
+        Err(_) => {
+            let message = format!(
+                "plugin '{plugin}' replaced a message of room '{}' by data that is not UTF-8",
+                &**room
+            );
+            Err(Refusal::new(ErrorCode::PluginFailed, message))
+        }
+    }
+}
