@@ -6,9 +6,9 @@ mod catch_up;
 mod command;
 mod connections;
 mod entry;
+mod fair_semaphore;
 mod flush;
 mod grant;
-mod in_turn;
 mod lobby;
 mod pings;
 mod places;
@@ -41,7 +41,7 @@ pub(crate) use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Wa
 use crate::{key::Keys, metrics::Metrics};
 use allowances::Allowances;
 use command::{Command, Question, Queue, SeatId, Sieved, Sieving};
-use in_turn::{InTurn, Turn};
+use fair_semaphore::{FairPermit, FairSemaphore};
 use lobby::Lobby;
 use routes::Routes;
 use std::{
@@ -87,9 +87,9 @@ pub(crate) struct Hub {
     wards: Vec<Ward>,
     routes: Arc<Routes>,
     /// Audience of histories.
-    reads: InTurn,
+    reads: FairSemaphore,
     /// Requests that name many rooms.
-    lists: InTurn,
+    lists: FairSemaphore,
     shards: Vec<Handle>,
 }
 
@@ -240,9 +240,9 @@ impl Hub {
         &'a self,
         principal: &'a Arc<str>,
         rooms: usize,
-    ) -> Option<Turn<'a>> {
+    ) -> Option<FairPermit<'a>> {
         match rooms > FEW {
-            true => Some(self.lists.turn(principal).await),
+            true => Some(self.lists.acquire(principal).await),
             false => None,
         }
     }
@@ -256,7 +256,7 @@ impl Hub {
         limit: PageLimit,
         reader: Reader,
     ) -> Result<History, Unavailable> {
-        let _turn = self.reads.turn(principal).await;
+        let _turn = self.reads.acquire(principal).await;
         self.store.broker.history(room, after, limit, reader).await
     }
 }

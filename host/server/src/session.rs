@@ -1,6 +1,6 @@
-//! One client's conversation, as a state machine without I/O: a frame goes in, a decision comes out. `UnauthenticatedSession`
-//! and `SessionState` are different types, so that nothing but `connect` exists before authentication. `ClientSession`
-//! carries decisions out against the hub.
+//! One client's session. The core is a state machine without I/O: a request goes in, a decision comes out.
+//! `UnauthenticatedSession` and `SessionState` are different types, so that only `connect` exists before authentication.
+//! `ClientSession` carries the decisions out. Knows no sockets.
 
 mod client_session;
 mod pending_join;
@@ -19,16 +19,16 @@ use switchyard_process::unit;
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionConfig {
-    /// How long a session outlives its connection.
+    /// How long a session without a connection can be resumed.
     #[serde(deserialize_with = "unit::duration")]
     pub ttl: Duration,
-    /// Bytes that may wait for one connection; beyond, it is closed 4508.
+    /// Bytes that may wait for one connection. If there are more, it is closed with 4508.
     #[serde(deserialize_with = "unit::size")]
     pub outbox: usize,
-    /// Bytes of a message's data.
+    /// Bytes that the data of a message may have.
     #[serde(deserialize_with = "unit::size")]
     pub message: usize,
-    /// How long the first frame is awaited, from the end of the upgrade on.
+    /// How long a client may take to send its first frame, from the end of the upgrade.
     #[serde(deserialize_with = "unit::duration")]
     pub authenticate: Duration,
     pub heartbeat: Heartbeat,
@@ -37,16 +37,16 @@ pub struct SessionConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {
-    /// Between two pings.
+    /// Time between two pings.
     #[serde(deserialize_with = "unit::duration")]
     pub interval: Duration,
-    /// What a peer may be silent beyond the interval.
+    /// How much longer than the interval a peer may be silent.
     #[serde(deserialize_with = "unit::duration")]
     pub timeout: Duration,
 }
 
 impl Heartbeat {
-    /// How long a peer may be silent.
+    /// How long a peer may be silent before it is considered dead.
     pub fn silence(&self) -> Duration {
         self.interval + self.timeout
     }

@@ -1,5 +1,5 @@
-//! What plugins allow a principal that connects, in all rooms together: kept by principal, so that it holds for all its
-//! connections and over HTTP, and after connecting again.
+//! The limits that plugins give to a principal when it connects, for all rooms together. Kept per principal, so that they
+//! apply to all its connections and to HTTP, and also after connecting again.
 
 use super::grant::Grant;
 use std::{
@@ -10,9 +10,9 @@ use std::{
 use switchyard_plugin::Limits;
 use switchyard_protocol::Refusal;
 
-/// Principals that are remembered. When there are more, those that published longest ago are forgotten.
+/// Principals that are remembered. If there are more, those that published longest ago are forgotten.
 const MAX_PRINCIPALS: usize = 65_536;
-/// How many are forgotten at a time, so that looking for them costs each principal that comes little.
+/// How many are forgotten at a time, so that finding them costs each new principal little.
 const FORGOTTEN_AT_ONCE: usize = MAX_PRINCIPALS / 8;
 
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct Allowance {
 }
 
 impl Allowances {
-    /// What a connection of the principal was allowed. The last one that connected tells for all.
+    /// Sets the limits of a principal. Those of its latest connection apply to all of them.
     pub(super) fn grant(&self, who: &Arc<str>, limits: &Limits, now: Instant) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let limited = limits.publishes_per_second.is_some() || limits.message_bytes.is_some();
@@ -41,7 +41,7 @@ impl Allowances {
         allowance.grant.change(limits, now);
     }
 
-    /// Takes one message of so many bytes.
+    /// Counts one message of so many bytes, or refuses it.
     pub(super) fn take(&self, who: &str, bytes: usize, now: Instant) -> Result<(), Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(allowance) = all.get_mut(who) else { return Ok(()) };
@@ -66,11 +66,11 @@ mod tests {
     use switchyard_protocol::ErrorCode;
 
     #[test]
-    fn connecting_again_fills_no_bucket_and_the_table_is_bounded() {
+    fn connecting_again_does_not_refill_a_bucket_and_the_table_is_bounded() {
         let (allowances, now) = (Allowances::default(), Instant::now());
         let limits = Limits { rooms: None, publishes_per_second: Some(1), message_bytes: Some(4) };
         let code = |bytes, now| allowances.take("acme", bytes, now).err().map(|refusal| refusal.code);
-        assert_eq!(code(100, now), None, "nobody limits it");
+        assert_eq!(code(100, now), None, "it has no limits");
         for n in 0..3 {
             allowances.grant(&"acme".into(), &limits, now);
             assert_eq!(code(4, now), (n > 0).then_some(ErrorCode::RateLimited));
@@ -90,7 +90,7 @@ mod tests {
             );
             assert!(!all.contains_key("acme") && all.contains_key(&*(2 * MAX_PRINCIPALS - 1).to_string()));
         }
-        // One without limits takes none.
+        // A principal without limits takes no space.
         allowances.grant(&"free".into(), &Limits::default(), later);
         assert!(!allowances.0.lock().unwrap().contains_key("free"));
     }

@@ -1,4 +1,4 @@
-//! What a plugin allows a publisher: messages of so many bytes, so many of them a second.
+//! The limits of one publisher: bytes per message and messages per second. Does not know whose they are.
 
 use super::rate::Rate;
 use std::time::Instant;
@@ -12,7 +12,7 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// Other limits, with what was taken already.
+    /// Sets other limits. What was used of the old ones counts.
     pub(super) fn change(&mut self, limits: &Limits, now: Instant) {
         self.message_bytes = limits.message_bytes;
         match (&mut self.rate, limits.publishes_per_second) {
@@ -21,7 +21,8 @@ impl Grant {
         }
     }
 
-    /// Takes one message of so many bytes. `too_many` tells a publisher that has to wait for so many milliseconds.
+    /// Counts one message of so many bytes, or refuses it. `too_many` makes the message for a publisher that must wait for
+    /// so many milliseconds.
     pub(super) fn take(
         &mut self,
         bytes: usize,

@@ -1,6 +1,6 @@
-//! What a plugin allows its publishers: so many messages a second, of so many bytes. Kept by principal and room for all of a
-//! node, so that it holds however a message comes: from members and others, over any connection and over HTTP, and after
-//! leaving, joining and connecting again.
+//! The limits that a plugin gives to publishers: messages per second, and bytes per message. Kept per principal and room
+//! for the whole node, so that they apply to members and others, to all connections and to HTTP, and also after leaving,
+//! joining and connecting again.
 
 use super::grant::Grant;
 use std::{
@@ -11,15 +11,15 @@ use std::{
 use switchyard_plugin::Limits;
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomName};
 
-/// Publishers that are remembered of one plugin, about a megabyte of them.
-const MOST: usize = 8192;
+/// Quotas that are kept for one plugin, which is about 1 MB.
+const MAX_QUOTAS: usize = 8192;
 
-/// How long an answer to a question that was asked for a publisher alone is good for. What a member was granted is until it
-/// is granted something else.
-const ASKED: Duration = Duration::from_secs(60);
+/// How long limits are valid that the plugin was asked for because of a publish. Those of a member are valid until it joins
+/// again.
+const ANSWER_TTL: Duration = Duration::from_secs(60);
 
-/// After this long a bucket is full again, so that forgetting it gives nobody anything.
-const IDLE: Duration = Duration::from_secs(1);
+/// After this time a token bucket is full again, so nobody gains anything when it is forgotten.
+const REFILL_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(crate) struct Quotas {
@@ -28,29 +28,29 @@ pub(crate) struct Quotas {
 
 struct Quota {
     grant: Grant,
-    /// When the plugin was asked for a publisher; `None`: it was granted to a member.
+    /// When the plugin was asked because of a publish. `None` if the limits are those of a member.
     asked: Option<Instant>,
     used: Instant,
 }
 
 impl Quotas {
-    /// What a member was granted.
+    /// Sets the limits of a member.
     pub(crate) fn grant(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
         self.set(who, room, limits, None, now);
     }
 
-    /// What the plugin said of a publisher that is maybe no member.
+    /// Sets the limits of a publisher that may not be a member.
     pub(crate) fn answer(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
         self.set(who, room, limits, Some(now), now);
     }
 
-    /// Whether the plugin need not be asked.
+    /// Whether the limits are known, so that the plugin need not be asked.
     pub(crate) fn knows(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
         let quota = self.quotas.get(&(who.clone(), room.clone()));
-        quota.is_some_and(|quota| quota.asked.is_none_or(|at| now.duration_since(at) < ASKED))
+        quota.is_some_and(|quota| quota.asked.is_none_or(|at| now.duration_since(at) < ANSWER_TTL))
     }
 
-    /// Takes one message of so many bytes.
+    /// Counts one message of so many bytes, or refuses it.
     pub(crate) fn take(
         &mut self,
         who: &Arc<str>,
@@ -60,16 +60,16 @@ impl Quotas {
     ) -> Result<(), Refusal> {
         let Some(quota) = self.quotas.get_mut(&(who.clone(), room.clone())) else {
             let message = format!("too many rooms are published to at once; room '{}' has to wait", &**room);
-            return Err(Refusal::retry(ErrorCode::RateLimited, message, IDLE.as_millis() as u64));
+            return Err(Refusal::retry(ErrorCode::RateLimited, message, REFILL_TIME.as_millis() as u64));
         };
         quota.used = now;
         let too_many = |after| format!("too many messages a second to '{}'; wait {after} ms", &**room);
         quota.grant.take(bytes, now, too_many)
     }
 
-    /// Another version has other answers. What is left of a second's messages stays as it is.
+    /// Makes the next publish ask the plugin again, because another version may answer differently. Counts stay.
     pub(crate) fn ask_again(&mut self, now: Instant) {
-        let long_ago = now.checked_sub(ASKED).unwrap_or(now);
+        let long_ago = now.checked_sub(ANSWER_TTL).unwrap_or(now);
         self.quotas.values_mut().filter_map(|quota| quota.asked.as_mut()).for_each(|at| *at = long_ago);
     }
 
@@ -90,13 +90,13 @@ impl Quotas {
         quota.grant.change(limits, now);
     }
 
-    /// Whether there is room for another. Who has the most makes room for others, and gets no more itself.
+    /// Whether another quota can be kept. The principal that has most makes room for others, and gets no more itself.
     fn make_room(&mut self, who: &Arc<str>, now: Instant) -> bool {
-        if self.quotas.len() < MOST {
+        if self.quotas.len() < MAX_QUOTAS {
             return true;
         }
-        self.quotas.retain(|_, quota| now.duration_since(quota.used) < IDLE);
-        if self.quotas.len() < MOST {
+        self.quotas.retain(|_, quota| now.duration_since(quota.used) < REFILL_TIME);
+        if self.quotas.len() < MAX_QUOTAS {
             return true;
         }
         let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn joining_again_fills_no_bucket() {
+    fn joining_again_does_not_refill_a_bucket() {
         let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
         for n in 0..10 {
             quotas.grant(&who, &room, &ONE, now);
@@ -140,34 +140,34 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_is_asked_again_after_a_while_and_for_another_version() {
+    fn a_plugin_is_asked_again_after_a_while_and_when_its_version_changes() {
         let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
         assert!(!quotas.knows(&who, &room, now));
         quotas.answer(&who, &room, &ONE, now);
-        assert!(quotas.knows(&who, &room, now) && !quotas.knows(&who, &room, now + ASKED));
-        let later = now + ASKED / 2;
+        assert!(quotas.knows(&who, &room, now) && !quotas.knows(&who, &room, now + ANSWER_TTL));
+        let later = now + ANSWER_TTL / 2;
         quotas.ask_again(later);
         assert!(!quotas.knows(&who, &room, later));
         quotas.grant(&who, &room, &ONE, later);
         quotas.ask_again(later);
-        assert!(quotas.knows(&who, &room, later + 10 * ASKED));
+        assert!(quotas.knows(&who, &room, later + 10 * ANSWER_TTL));
     }
 
     #[test]
-    fn the_table_is_bounded_and_who_fills_it_gets_no_more() {
+    fn the_table_is_bounded_and_whoever_fills_it_gets_no_more() {
         let (mut quotas, now, mallory) = (Quotas::default(), Instant::now(), "mallory".into());
-        for n in 0..MOST + 10 {
+        for n in 0..MAX_QUOTAS + 10 {
             let room = room(&n.to_string());
             quotas.answer(&mallory, &room, &ONE, now);
-            let expected = (n >= MOST).then_some(ErrorCode::RateLimited);
+            let expected = (n >= MAX_QUOTAS).then_some(ErrorCode::RateLimited);
             assert_eq!(code(quotas.take(&mallory, &room, 1, now)), expected, "{n}");
         }
         let acme = "acme".into();
         quotas.answer(&acme, &room("a"), &ONE, now);
         assert_eq!(code(quotas.take(&acme, &room("a"), 1, now)), None);
-        assert_eq!(quotas.quotas.len(), MOST);
-        // What was full again anyway is forgotten.
-        let later = now + IDLE;
+        assert_eq!(quotas.quotas.len(), MAX_QUOTAS);
+        // Buckets that are full again are forgotten.
+        let later = now + REFILL_TIME;
         quotas.answer(&mallory, &room("more"), &ONE, later);
         assert_eq!(quotas.quotas.len(), 1);
     }

@@ -1,12 +1,12 @@
-//! What a client is told when a plugin refuses: the one place where a plugin's answer becomes a code of the wire.
+//! Translates rejections by plugins into error codes of the wire protocol. Nothing else does.
 
 use switchyard_plugin::{PluginFunction, RejectionCode};
 use switchyard_protocol::{ErrorCode, Refusal};
 
-/// How long a publisher waits that a plugin limits, in milliseconds.
+/// `retryAfter` for a publisher that a plugin limits, in milliseconds.
 const PUBLISH_RETRY_MS: u64 = 1000;
 
-/// The refusal of a plugin's `hook` in the terms of the wire. The text is the plugin's.
+/// The refusal that the client gets if a plugin's `hook` rejects something. The text is the plugin's.
 pub(super) fn wire_refusal(hook: PluginFunction, refusal: switchyard_plugin::Rejection) -> Refusal {
     use RejectionCode::{Denied, Failed, Invalid, Limit, TooLarge};
     let code = match (hook, refusal.code) {
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_hook_refuses_in_the_terms_of_what_was_asked() {
+    fn the_error_code_depends_on_the_hook() {
         let code =
             |hook, code| wire_refusal(hook, switchyard_plugin::Rejection { code, message: "no".into() }).code;
         for (hook, denied, limit, too_large) in [

@@ -1,5 +1,4 @@
-//! What a client's session asks of the store, through the hub: what is recorded of it, and what the store's silence means to
-//! the client. Owns no session.
+//! Recording sessions in the store, and translating its errors for the client. Owns no session.
 
 use super::{Connection, Hub, unavailable};
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use switchyard_store::{Join, Members, Resume, SessionToken};
 use tokio::time::Instant;
 
 impl Hub {
-    /// Makes a session in these rooms for a connection that has none.
+    /// Creates a session in these rooms for a connection that has none.
     pub(crate) async fn create_session(
         &self,
         connection: &Connection,
@@ -19,8 +18,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Hands a session to a connection whose client was there since `asked`. With `most` a connection slot is acquired in the
-    /// same step.
+    /// Hands a session to a connection whose client connected at `asked`. With `most`, the principal's limit, a connection
+    /// slot is acquired in the same step.
     pub(crate) async fn resume_session(
         &self,
         token: SessionToken,
@@ -33,7 +32,7 @@ impl Hub {
         resumed.map_err(unavailable)
     }
 
-    /// Records that the connection's session is in these rooms. After an error it is in none of them that it was not in before.
+    /// Records that the session is in these rooms. If that fails, it is only in those that it was in before.
     pub(crate) async fn record_joins(
         &self,
         connection: &Connection,
@@ -45,7 +44,7 @@ impl Hub {
         self.store.sessions.join(connection.hold(), joins).await.map_err(unavailable)
     }
 
-    /// Records that the connection's session has left these rooms. After an error it is in all of them.
+    /// Records that the session has left these rooms. If that fails, it is still in all of them.
     pub(crate) async fn record_leaves(
         &self,
         connection: &Connection,
@@ -57,12 +56,12 @@ impl Hub {
         self.store.sessions.leave(connection.hold(), rooms).await.map_err(unavailable)
     }
 
-    /// The client has read that a room goes on after a position.
+    /// Records that the client has been told that a room continues after a position.
     pub(crate) fn advance(&self, connection: &Connection, room: &RoomName, position: &Position) {
         self.store.sessions.advance(connection.hold(), room, position);
     }
 
-    /// The client was heard after the store asked for a sign of life.
+    /// Tells the store that the client of a connection is alive.
     pub(crate) fn confirm_alive(&self, connection: &Connection) {
         if let Some(remote) = &self.store.remote {
             remote.vouch(connection.hold());

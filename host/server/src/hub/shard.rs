@@ -7,7 +7,7 @@ mod governed;
 use super::{
     Connection,
     command::*,
-    entry::{Entry, Waiting},
+    entry::{Entry, WaitingJoin},
     flush::Flush,
     full,
     places::Places,
@@ -134,7 +134,7 @@ impl Shard {
             Command::Accept { room, connection, filter, since, reply } => {
                 let who = connection.principal.clone();
                 let seated = Seating { room, connection, filter, since, keep_back: true };
-                match self.seated(seated) {
+                match self.take_seat(seated) {
                     Some(joined) => drop(reply.send(joined)),
                     None => self.policy.release(filter, &who),
                 }
@@ -220,7 +220,7 @@ impl Shard {
             self.places.take(&admission.room, request.connection.id, &request.connection.principal);
         }
         let filter = admission.filter;
-        let waiting = Waiting { request: JoinRequest { room: admission.room, ..request }, filter, reply };
+        let waiting = WaitingJoin { request: JoinRequest { room: admission.room, ..request }, filter, reply };
         match self.rooms.get_mut(&waiting.request.room) {
             Some(Entry::Open(..)) => self.seat(waiting),
             // By another name that the plugin knows it by; the seat of the first is on its way.
@@ -261,17 +261,17 @@ impl Shard {
         }
         let Some((name, Entry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
-        for Waiting { request, filter, reply, .. } in waiting {
+        for WaitingJoin { request, filter, reply, .. } in waiting {
             self.policy.release(filter, &request.connection.principal);
             self.places.give_back(&name, request.connection.id, &request.connection.principal);
             reply.send(Err(store_is_away())).ok();
         }
     }
 
-    fn seat(&mut self, waiting: Waiting) {
-        let Waiting { request, filter, reply } = waiting;
+    fn seat(&mut self, waiting: WaitingJoin) {
+        let WaitingJoin { request, filter, reply } = waiting;
         let JoinRequest { room, connection, since, keep_back, .. } = request;
-        let seated = self.seated(Seating { room, connection, filter, since, keep_back });
+        let seated = self.take_seat(Seating { room, connection, filter, since, keep_back });
         // Where nobody waits for the answer, dropping it gives up the seat.
         if let Some(joined) = seated {
             reply.send(Ok(JoinAnswer::Joined(joined))).ok();
@@ -279,7 +279,7 @@ impl Shard {
     }
 
     /// Takes a seat in an open room.
-    fn seated(&mut self, seating: Seating) -> Option<Joined> {
+    fn take_seat(&mut self, seating: Seating) -> Option<Joined> {
         let Seating { room: name, connection, filter, since, keep_back } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
         let room = self.room(&name)?;

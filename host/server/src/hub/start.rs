@@ -3,8 +3,8 @@
 use super::{
     BACKLOG, Connections, Handle, Hub, READS, Ward,
     command::Command,
+    fair_semaphore::FairSemaphore,
     flush::Flush,
-    in_turn::InTurn,
     lobby::Lobby,
     no_thread,
     policy::{Policy, Ungoverned},
@@ -112,9 +112,9 @@ impl Hub {
             compiler: config.compiler,
             wards,
             routes,
-            reads: InTurn::new(READS),
+            reads: FairSemaphore::new(READS),
             // Others find a core.
-            lists: InTurn::new((cores / 2).max(1)),
+            lists: FairSemaphore::new((cores / 2).max(1)),
             shards,
         }))
     }

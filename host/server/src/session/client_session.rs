@@ -1,5 +1,6 @@
-//! Carries the decisions of a session out against the hub and puts the answers into the connection's outbox. One
-//! request at a time, in order, except that messages are published while those before them are on their way, and replays run beside.
+//! A client's session: carries out what its requests ask of the hub, and puts the answers into the connection's outbox.
+//! Requests are handled one at a time, in order. Only messages overlap, and replays run in tasks of their own. What a
+//! client may do is decided in `state.rs`.
 
 mod connecting;
 mod joining;
@@ -31,12 +32,12 @@ use switchyard_protocol::{Close, ErrorCode, Id, Position, Refusal, reply, reques
 use switchyard_store::{Members, PageLimit, Resume};
 use tokio::task::JoinHandle;
 
-/// Principals that `members` names.
+/// Principals that an answer to `members` lists at most.
 const MAX_LISTED_PRINCIPALS: usize = 100;
-/// Characters of a client's epoch that are sent back to it.
+/// Characters of a client's epoch that an error repeats at most.
 const MAX_ECHOED_EPOCH_CHARS: usize = 40;
 
-/// What every conversation of a node shares.
+/// What all sessions of a node share.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub hub: Arc<Hub>,
@@ -54,7 +55,7 @@ pub(crate) enum ClientFrame<'a> {
 pub(crate) struct Client {
     pub remote: SocketAddr,
     pub origin: Option<String>,
-    /// When its upgrade was answered: it was there then.
+    /// When its upgrade was answered.
     pub since: tokio::time::Instant,
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct ClientSession {
     key: Arc<Key>,
     connection: Arc<Connection>,
     state: SessionState,
-    /// They run beside the conversation, page by page in turn.
+    /// The tasks of running replays. They take turns, page by page.
     replays: HashMap<RoomName, JoinHandle<()>>,
     turns: Option<Turns>,
     publishes: PublishPipeline<Option<Box<RawValue>>>,
@@ -71,20 +72,20 @@ pub(crate) struct ClientSession {
     _permit: Permit,
 }
 
-/// What became of a message, and the id of the request to publish it.
+/// The result of a request to publish, and the request's id.
 pub(super) type PublishAnswer = (Option<Box<RawValue>>, Published);
 
 impl ClientSession {
-    /// Lets a client in: a new session, or the one it wants back with all its rooms. `permit` is there when the key
-    /// came with the upgrade. `connection` is new.
+    /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the connection slot if
+    /// it was acquired on upgrading, because the key came with the upgrade. `connection` is new.
     pub(crate) async fn open(
         services: Services,
-        greeted: Authenticated<'_>,
+        authenticated: Authenticated<'_>,
         client: Client,
         permit: Option<Permit>,
         connection: Arc<Connection>,
     ) -> Result<Self, Rejected> {
-        let Authenticated { id, key, session } = greeted;
+        let Authenticated { id, key, session } = authenticated;
         let hub = services.hub.clone();
         let rejected = |refusal: Refusal| {
             let close = match refusal.code {
@@ -96,27 +97,28 @@ impl ClientSession {
             };
             Rejected::new(id, &refusal, close)
         };
-        // Found by others before it holds a session, so that whoever takes that over finds whom to end.
+        // Before it holds a session, so that a connection that takes the session over finds this one and closes it.
         let registered = Registered::new(hub.clone(), connection.clone());
-        // From here on a key that goes or expires ends it; it may have done so since it was looked at.
+        // From here on, the connection is closed if its key is removed or expires. That may have happened since the check.
         if let Err(refusal) = services.keys.load().find(&key.digest) {
             return Err(Rejected::new(id, &refusal, hub::refused_by_key(&refusal)));
         }
-        // What costs least comes first: who has too many connections has cost one step of the store, and no plugin was asked.
-        let most = permit.is_none().then_some(key.limits.connections);
-        let (mut resumed, mut place) = (None, None);
+        // What is cheapest comes first: a principal with too many connections costs one step of the store and no call of
+        // a plugin.
+        let max_connections = permit.is_none().then_some(key.limits.connections);
+        let (mut resumed, mut slot) = (None, None);
         if let Some(token) = session {
-            let asked = hub.resume_session(token, &connection, client.since, most).await;
-            match asked.map_err(rejected)? {
+            let resume = hub.resume_session(token, &connection, client.since, max_connections).await;
+            match resume.map_err(rejected)? {
                 Resume::Held(mut held) => {
                     connection.session.set(token).expect("set once");
-                    place = held.permit.take();
+                    slot = held.permit.take();
                     if let Some(previous) = held.previous.and_then(|id| hub.connections.get(id)) {
                         previous.outbox.close(Close::TakenOver);
                     }
                     resumed = Some(held);
                 }
-                Resume::Gone(taken) => place = taken,
+                Resume::Gone(acquired) => slot = acquired,
                 Resume::Full(count) => return Err(rejected(hub::too_many(&key, count))),
                 Resume::Again => {
                     let message = "the session was resumed by another connection meanwhile; try again";
@@ -124,7 +126,7 @@ impl ClientSession {
                 }
             }
         }
-        let permit = match permit.or(place) {
+        let permit = match permit.or(slot) {
             Some(permit) => permit,
             None => hub.acquire_connection_slot(&key).await.map_err(rejected)?,
         };
@@ -150,11 +152,11 @@ impl ClientSession {
             _registered: registered,
             _permit: permit,
         };
-        let greeted = match resumed {
+        let started = match resumed {
             Some(resumed) => Box::pin(session.resume(id, resumed)).await,
             None => Box::pin(session.begin(id)).await,
         };
-        greeted.map_err(rejected)?;
+        started.map_err(rejected)?;
         Ok(session)
     }
 
@@ -162,7 +164,7 @@ impl ClientSession {
         &self.connection
     }
 
-    /// Handles a frame: decides what it asks for and whether this client may, and carries that out.
+    /// Handles a frame: finds out what it asks for and whether this client may do it, and carries that out.
     pub(crate) async fn handle(&mut self, frame: ClientFrame<'_>) {
         let (hub, keys) = (self.services.hub.clone(), self.services.keys.load_full());
         let (decision, bytes) = match frame {
@@ -222,7 +224,7 @@ impl ClientSession {
     }
 
     async fn history(&self, id: Option<Id<'_>>, room: &RoomName, since: Option<Position>, limit: usize) {
-        // Nothing is read for a client that takes nothing.
+        // Nothing is read from the store for a client that does not read.
         if !self.connection.outbox.half_free(self.max_silence()).await {
             return;
         }
@@ -239,14 +241,15 @@ impl ClientSession {
         }
     }
 
-    /// Awaits the next answer to a message on its way; for ever where there is none. Nothing is lost if nobody waits to the end.
+    /// The next answer to a request to publish. Waits forever if none is in flight. Cancel-safe.
     pub(crate) async fn next_answer(&mut self) -> PublishAnswer {
         match self.publishes.next(&self.services.hub).await {
-            Some(told) => told,
+            Some(answer) => answer,
             None => std::future::pending().await,
         }
     }
 
+    /// Sends the answer to a request to publish.
     pub(crate) async fn answer(&mut self, (id, published): PublishAnswer) {
         match published {
             Ok(published) => self.send(reply::encode("published", id.as_deref(), published)).await,
@@ -254,28 +257,28 @@ impl ClientSession {
         }
     }
 
-    /// Gives the answers that are there, and awaits some where there is no room for another message.
+    /// Sends the answers that are ready. If no further message may be in flight, waits for answers until one may.
     async fn answer_ready(&mut self) {
         let hub = self.services.hub.clone();
         loop {
-            let told = match self.publishes.is_full(&self.connection.share) {
+            let answer = match self.publishes.is_full(&self.connection.share) {
                 true => self.publishes.next(&hub).await,
                 false => self.publishes.next_ready(&hub),
             };
-            let Some(told) = told else { return };
-            self.answer(told).await;
+            let Some(answer) = answer else { return };
+            self.answer(answer).await;
         }
     }
 
-    /// Answers all that is on its way.
+    /// Waits for all messages that are in flight, and answers their requests.
     pub(crate) async fn answer_in_flight(&mut self) {
         let hub = self.services.hub.clone();
-        while let Some(told) = self.publishes.next(&hub).await {
-            self.answer(told).await;
+        while let Some(answer) = self.publishes.next(&hub).await {
+            self.answer(answer).await;
         }
     }
 
-    /// Silent when all is well or nobody can be told.
+    /// Records acknowledgements. Answers only if one is wrong and the request has an id.
     async fn acknowledge(&mut self, id: Option<Id<'_>>, acks: Vec<Acknowledged>) {
         let mut wrong = None;
         for Acknowledged { room, epoch, offset } in acks {
@@ -305,16 +308,16 @@ impl ClientSession {
         }
     }
 
-    /// Something came over a socket that was last seen empty at an instant.
+    /// Notes that the client sent something. `emptied` is when the socket was last seen empty.
     pub(crate) fn note_frame(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
         if self.connection.pings.is_alive(emptied) {
             self.services.hub.confirm_alive(&self.connection);
         }
     }
 
-    /// The client answered a ping: what was sent before that, it has heard.
+    /// Handles a pong: the client has received everything that was sent before the ping.
     pub(crate) fn pong(&mut self, payload: &[u8]) {
-        // The heartbeat's have no payload.
+        // Pings of the heartbeat have no payload.
         let Ok(nonce) = payload.try_into().map(u64::from_be_bytes) else { return };
         for confirmed in self.connection.pings.answered(nonce) {
             match confirmed {
@@ -331,12 +334,12 @@ impl ClientSession {
         self.send(reply::error(id, refusal)).await;
     }
 
-    /// An answer waits for a client that goes on reading, and so do the requests behind it.
+    /// Waits until there is space for an answer, as long as the client keeps reading. Later requests wait behind it.
     async fn send(&self, frame: String) {
         self.connection.outbox.answer(frame.into(), self.max_silence()).await;
     }
 
-    /// How long a client may take nothing of what it asked for.
+    /// How long a client may go without reading anything while an answer waits.
     fn max_silence(&self) -> Duration {
         self.services.config.heartbeat.silence()
     }

@@ -1,5 +1,5 @@
-//! One room on its way in, from the entry that asks for it to what the client is told. It keeps its place in the request
-//! whatever becomes of it. Decides nothing and does no I/O: the conversation moves it on.
+//! One room that is being joined, from the entry of the request to the result for the client. Results have the order of
+//! the entries. Decides nothing and does no I/O: `ClientSession` moves it from state to state.
 
 use crate::hub::{self, Joined, Offer, Replay};
 use std::{mem, sync::Arc};
@@ -9,36 +9,36 @@ use switchyard_protocol::{
 };
 use switchyard_store::{Join, Membership};
 
-/// What a client asks for.
+/// How a client wants to join a room.
 pub(super) struct JoinTerms {
     pub room: RoomName,
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
-    /// Everything after it is to be replayed.
+    /// The client has everything up to this position; the rest is to be replayed.
     pub since: Option<Position>,
 }
 
 pub(super) struct PendingJoin {
-    /// As the client called the room, at most as long as a name may be.
+    /// The name that the client used, cut to the longest valid length.
     pub name: String,
     pub state: JoinState,
 }
 
-/// How far it has come.
+/// How far a join has come.
 pub(super) enum JoinState {
     Requested(JoinTerms),
-    /// The room's shard was asked.
+    /// The room's shard has been asked.
     Asked(JoinTerms, hub::Answer),
-    /// The connection is in the room already; what changes waits to be recorded.
+    /// The connection is in the room already. The change is not recorded yet.
     Offered(JoinTerms, Offer),
-    /// The connection has a new seat, which waits to be recorded and told.
+    /// The connection has a new seat. It is not recorded yet, and the client has not been told.
     Seated(Box<Seated>),
     Refused(Refusal),
-    /// The connection is in the room; the rest is for the client.
+    /// The connection is in the room. What remains is to tell the client.
     Done(Box<Done>),
 }
 
-/// A room that was joined and is not told yet.
+/// A room that was joined. The client has not been told yet.
 pub(super) struct Seated {
     pub terms: JoinTerms,
     pub joined: Joined,
@@ -47,13 +47,13 @@ pub(super) struct Seated {
     pub recovered: Option<bool>,
 }
 
-/// A room that goes on after a position for a member, and the last epoch that it knew.
+/// A room, the last epoch that the member knew, and the position after which the room continues for it.
 pub(crate) type Moved = (RoomName, Arc<str>, Position);
 
-/// What is told of a room that was joined.
+/// What the client is told about a room that was joined.
 pub(super) struct Done {
     pub result: reply::RoomResult,
-    /// Where what was before is lost.
+    /// Set if messages before the position are lost to the member.
     pub moved: Option<Moved>,
     pub replay: Option<Replay>,
 }
@@ -63,13 +63,13 @@ impl Seated {
         &self.joined.seat.room
     }
 
-    /// What it came with it has until it was told otherwise.
+    /// The member keeps its own position until it has been told another one.
     fn membership(&self) -> Membership {
         let position = self.terms.since.as_ref().unwrap_or(&self.position).clone();
         Membership { filter: self.terms.filter.clone(), position }
     }
 
-    /// Where what was before is lost.
+    /// Set if messages before the position are lost to the member.
     pub(super) fn moved(&self) -> Option<Moved> {
         let since = self.terms.since.as_ref().filter(|_| self.recovered == Some(false))?;
         Some((self.room().clone(), since.epoch.clone(), self.position.clone()))
@@ -81,12 +81,12 @@ impl PendingJoin {
         Self { name: terms.room.to_string(), state: JoinState::Requested(terms) }
     }
 
-    /// An entry that is refused before anybody is asked. A name that is longer than names may be is cut.
+    /// An entry that is refused without asking the shard.
     pub(super) fn refused(name: &str, refusal: Refusal) -> Self {
         Self { name: clip(name).to_owned(), state: JoinState::Refused(refusal) }
     }
 
-    /// The room that it comes to, by the name that its plugin gives it, once the shard has answered.
+    /// The canonical name of the room, once the shard has answered.
     pub(super) fn room(&self) -> Option<&RoomName> {
         match &self.state {
             JoinState::Seated(seated) => Some(seated.room()),
@@ -95,14 +95,14 @@ impl PendingJoin {
         }
     }
 
-    /// What is to be recorded of it.
+    /// What the store must record, if the join was granted.
     pub(super) fn record(&self) -> Option<Join> {
         match &self.state {
             JoinState::Seated(seated) => {
                 Some(Join { room: seated.room().clone(), membership: seated.membership(), anew: true })
             }
             JoinState::Offered(terms, offer) => {
-                // Without a position of its own it keeps the one it has.
+                // Without a new position the member keeps the recorded one.
                 let position = terms.since.clone();
                 let anew = position.is_some();
                 let position = position.unwrap_or_else(|| Position { epoch: "".into(), offset: 0 });
@@ -113,7 +113,7 @@ impl PendingJoin {
         }
     }
 
-    /// It could not be recorded: the seat is given up, and of what was kept back nothing is heard.
+    /// Gives the seat up because the join could not be recorded. Buffered messages are dropped.
     pub(super) async fn withdraw(self, refusal: &Refusal) -> Self {
         let state = match self.state {
             JoinState::Seated(seated) => {
@@ -133,7 +133,7 @@ impl PendingJoin {
         }
     }
 
-    /// What the client is told of it; `rejected` is the status of a room that was refused.
+    /// What the client is told. `rejected` is the status of a room that was refused.
     pub(super) fn result(&mut self, rejected: Option<reply::RoomStatus>) -> reply::RoomResult {
         match &mut self.state {
             JoinState::Done(done) => {
@@ -141,7 +141,7 @@ impl PendingJoin {
                 mem::replace(&mut done.result, nothing)
             }
             JoinState::Refused(refusal) => reply::RoomResult::refused(&self.name, rejected, refusal.clone()),
-            _ => unreachable!("all were answered"),
+            _ => unreachable!("the join was answered"),
         }
     }
 
@@ -160,13 +160,13 @@ impl PendingJoin {
     }
 }
 
-/// As much of a name as one may have.
+/// The start of a name, as long as a valid name may be.
 pub(super) fn clip(name: &str) -> &str {
     let end = (0..=MAX_NAME_BYTES.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     &name[..end]
 }
 
-/// An entry that another of the same request is for. Which of them would rule, nobody could tell.
+/// The refusal of an entry for a room that another entry of the request names: it is not clear which one applies.
 pub(super) fn named_twice(room: &RoomName) -> Refusal {
     Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
 }

@@ -1,4 +1,4 @@
-//! After authentication: what a frame asks for, and whether this client may. Holds the rooms it is in.
+//! What an authenticated client may do, and the rooms that it is in. Decides, without I/O; `client_session.rs` acts.
 
 use super::{
     client_session::rejected,
@@ -22,23 +22,23 @@ use switchyard_protocol::{
 };
 use switchyard_store::key::{Digest, Scope};
 
-/// Frames that are no requests, within [`BAD_FRAME_PERIOD`], that end a connection.
+/// So many frames that are not requests, within [`BAD_FRAME_PERIOD`], close a connection.
 const MAX_BAD_FRAMES: usize = 10;
 const BAD_FRAME_PERIOD: Duration = Duration::from_secs(60);
 
 pub(super) struct SessionState {
     key: Digest,
     pub inbox: RoomName,
-    /// Most rooms, `*` and the inbox not counted.
+    /// How many rooms the client may be in, not counting `*` and the inbox.
     pub rooms_limit: u32,
     message_bytes: usize,
     rooms: HashMap<RoomName, Seat>,
-    /// Names that a plugin made canonical, by what the client calls them.
+    /// Canonical names, by the names that the client uses.
     aliases: HashMap<RoomName, RoomName>,
     bad: Vec<Instant>,
 }
 
-/// What a frame amounts to.
+/// What is to be done for a request.
 pub(super) enum Decision<'a> {
     Reply(String),
     Refuse(Option<Id<'a>>, Refusal),
@@ -53,27 +53,27 @@ pub(super) enum Decision<'a> {
 }
 
 impl Decision<'_> {
-    /// Whether it is carried out while messages are on their way, which are answered before it.
+    /// Whether this may be done while messages are in flight. Otherwise their requests are answered first.
     pub(super) fn overlaps(&self) -> bool {
         match self {
             Self::Publish { .. } | Self::Refuse(..) | Self::Nothing => true,
-            // It is not answered.
+            // Without an id it is not answered.
             Self::Acknowledge { id, .. } => id.is_none(),
             _ => false,
         }
     }
 }
 
-/// Everything of a room up to an offset is handled.
+/// The client has handled all messages of a room up to an offset.
 pub(super) struct Acknowledged {
     pub room: RoomName,
-    /// Of the offset, where the client names it.
+    /// The epoch of the offset, if the client names it.
     pub epoch: Option<Arc<str>>,
     pub offset: u64,
 }
 
 impl SessionState {
-    /// `limits`: what the plugins that were asked on connecting narrow.
+    /// `limits` are those of the plugins that authorized the connection.
     pub(super) fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
         Self {
             key: key.digest,
@@ -105,7 +105,7 @@ impl SessionState {
         }
     }
 
-    /// What a request amounts to, or why this client may not make it.
+    /// What is to be done for a request, or why this client may not make it.
     pub(super) fn decide<'a>(
         &self,
         id: Option<Id<'a>>,
@@ -116,7 +116,7 @@ impl SessionState {
         Ok(match request {
             Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
             Request::Connect { .. } => {
-                return Err(Refusal::invalid("this connection said connect before; open another one"));
+                return Err(Refusal::invalid("this connection is already authenticated; open another one"));
             }
             Request::Subscribe { rooms } => {
                 key.require(Scope::Subscribe, "subscribe")?;
@@ -136,7 +136,7 @@ impl SessionState {
             },
             Request::Members { room } => {
                 let room = self.joined(&room, "see the members of")?;
-                // Everybody is in that one, so its members are all principals there are.
+                // Every connection is in this room, so its members are all principals.
                 if room.kind() == RoomKind::Broadcast {
                     key.require(Scope::Admin, "see the members of '*'")?;
                 }
@@ -148,7 +148,7 @@ impl SessionState {
         })
     }
 
-    /// Each room fails or goes on alone; those beyond the limit are not even asked for.
+    /// Each room is refused or accepted by itself. Rooms beyond the limit are refused here already.
     fn pending_joins(&self, rooms: Vec<request::RequestedRoom<'_>>) -> Vec<PendingJoin> {
         let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
         let mut terms = |name: &str, terms: Result<SubscribeOptions<'_>, Refusal>| {
@@ -159,12 +159,12 @@ impl SessionState {
             }
             let SubscribeOptions { filter, since } = terms?;
             if room.kind() != RoomKind::Ordinary {
-                let message = format!("room '{}' is heard without subscribing", &*room);
+                let message = format!("room '{}' is joined automatically; do not subscribe to it", &*room);
                 return Err(Refusal::new(ErrorCode::Forbidden, message));
             }
-            let most = self.rooms_limit as usize;
-            if known.is_none() && held + new >= most {
-                let message = format!("a connection may be in {most} rooms; unsubscribe one first");
+            let limit = self.rooms_limit as usize;
+            if known.is_none() && held + new >= limit {
+                let message = format!("a connection may be in at most {limit} rooms; leave one first");
                 return Err(Refusal::new(ErrorCode::RoomLimit, message));
             }
             new += usize::from(known.is_none());
@@ -181,8 +181,7 @@ impl SessionState {
         let room = RoomName::parse(name).and_then(|room| match room.kind() {
             RoomKind::Ordinary => self.joined(name, "unsubscribe"),
             _ => {
-                let message =
-                    format!("room '{name}' is heard by everyone it is for and cannot be unsubscribed");
+                let message = format!("room '{name}' is joined automatically and cannot be left");
                 Err(Refusal::new(ErrorCode::Forbidden, message))
             }
         });
@@ -196,7 +195,7 @@ impl SessionState {
         acks.into_iter().map(joined).collect()
     }
 
-    /// The canonical name of a room that this connection hears.
+    /// The canonical name of a room that this connection must be in. `what` says what only members may do.
     fn joined(&self, name: &str, what: &str) -> Result<RoomName, Refusal> {
         RoomName::parse(name)?;
         let known = RoomName::parse(name).ok().and_then(|room| self.resolve(&room));
@@ -206,16 +205,16 @@ impl SessionState {
         })
     }
 
-    /// The canonical name, where this connection is in the room.
+    /// The canonical name of a room, if this connection is in it.
     pub(super) fn resolve(&self, room: &RoomName) -> Option<RoomName> {
         let canonical = self.aliases.get(room).unwrap_or(room);
         self.rooms.contains_key(canonical).then(|| canonical.clone())
     }
 
-    /// Takes a seat, in the place of an earlier one.
+    /// Keeps a seat, and gives up an earlier one in the same room.
     pub(super) fn hold(&mut self, requested: &RoomName, seat: Seat) {
         let room = seat.room.clone();
-        // More spellings than rooms are somebody's game; those beyond are not remembered.
+        // A client that uses many names for its rooms is playing games: names beyond the limit are not remembered.
         if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {
             self.aliases.insert(requested.clone(), room.clone());
         }
@@ -231,13 +230,13 @@ impl SessionState {
         self.rooms.get(room)
     }
 
-    /// Ordinary rooms.
+    /// How many ordinary rooms this connection is in.
     pub(super) fn room_count(&self) -> usize {
         self.rooms.keys().filter(|room| room.kind() == RoomKind::Ordinary).count()
     }
 }
 
-/// Whether a key may publish this, over a WebSocket or HTTP, and to which room.
+/// The room to which a message goes, if this key may publish it. For WebSocket and HTTP.
 pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
     let room = RoomName::parse(&publish.room)?;
     let scope = match room.kind() {

@@ -1,29 +1,29 @@
-//! Before authentication: the only frame there is is `connect`.
+//! A connection before authentication: the only request is `connect`. Does not decide whether a session may start.
 
 use crate::key::{Key, Keys};
 use std::sync::Arc;
 use switchyard_protocol::{Close, ErrorCode, Id, Refusal, Request, reply, request};
 use switchyard_store::SessionToken;
 
-/// A connection that has not said `connect` yet.
+/// A connection that has not sent `connect` yet.
 pub(crate) struct UnauthenticatedSession {
-    /// The key that came with the upgrade and was found good.
+    /// The valid key that came with the upgrade, if one did.
     presented: Option<Arc<Key>>,
 }
 
-/// A client whose key is good.
+/// A client with a valid key.
 pub(crate) struct Authenticated<'a> {
     pub id: Option<Id<'a>>,
     pub key: Arc<Key>,
-    /// The session that it wants back; `None` also for what is no token at all.
+    /// The session to resume. `None` also if the token is malformed.
     pub session: Option<SessionToken>,
 }
 
-/// What a client that may not come in is told before the connection closes.
+/// Why a client is rejected, as it is told before the connection closes.
 #[derive(Debug)]
 pub(crate) struct Rejected {
     pub code: Option<ErrorCode>,
-    /// Empty where the client broke the protocol and is not told in words.
+    /// Empty if only the close code is sent.
     pub frame: String,
     pub close: Close,
 }
@@ -33,7 +33,7 @@ impl Rejected {
         Self { code: Some(refusal.code), frame: reply::error(id, refusal), close }
     }
 
-    /// Without a word but the close.
+    /// A rejection with nothing but a close code.
     pub(crate) fn silent(close: Close) -> Self {
         Self { code: None, frame: String::new(), close }
     }
@@ -75,7 +75,7 @@ impl UnauthenticatedSession {
 
     fn expected_connect(id: Option<Id>, why: &str) -> Rejected {
         let message =
-            format!(r#"the first frame is {{"type":"connect","auth":{{"apiKey":"…"}}}}, but here {why}"#);
+            format!(r#"the first frame must be {{"type":"connect","auth":{{"apiKey":"…"}}}}, but {why}"#);
         Rejected::new(id, &Refusal::new(ErrorCode::AuthRequired, message), Close::Unauthorized)
     }
 }
@@ -108,8 +108,8 @@ mod tests {
             r#"{{"type":"connect","id":1,"auth":{{"apiKey":"sk_1"}},"session":"{}"}}"#,
             token.reveal()
         );
-        let greeted = UnauthenticatedSession::new(None).frame(&text, &keys).ok().unwrap();
-        assert_eq!((&*greeted.key.principal, greeted.session), ("acme", Some(token)));
+        let authenticated = UnauthenticatedSession::new(None).frame(&text, &keys).ok().unwrap();
+        assert_eq!((&*authenticated.key.principal, authenticated.session), ("acme", Some(token)));
 
         for text in ["[", r#"{"type":"ping"}"#, r#"{"type":"connect"}"#, r#"{"type":"nonsense"}"#] {
             assert_eq!(rejected(text), ("auth_required".into(), 4401), "{text}");
@@ -123,7 +123,7 @@ mod tests {
         let keys = keys();
         let presented = keys.check("sk_1").ok();
         let text = r#"{"type":"connect","auth":{"apiKey":"wrong"},"session":"forged"}"#;
-        let greeted = UnauthenticatedSession::new(presented).frame(text, &keys).ok().unwrap();
-        assert_eq!(greeted.session, None);
+        let authenticated = UnauthenticatedSession::new(presented).frame(text, &keys).ok().unwrap();
+        assert_eq!(authenticated.session, None);
     }
 }

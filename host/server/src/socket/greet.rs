@@ -156,15 +156,15 @@ async fn enter(
 ) -> Result<Box<ClientSession>, (Rejected, Bytes)> {
     let (key, permit) = presented.unzip();
     let keys = services.keys.load_full();
-    let greeted = match UnauthenticatedSession::new(key).frame(text, &keys) {
-        Ok(greeted) => greeted,
+    let authenticated = match UnauthenticatedSession::new(key).frame(text, &keys) {
+        Ok(authenticated) => authenticated,
         Err(rejected) => return Err((rejected, outbox.rest())),
     };
     unauthenticated.authenticated();
-    let connection = Connection::new(&greeted.key, client.remote, outbox, &services.hub.memory);
+    let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
     let opened = tokio::select! {
         // Boxed, so that nobody who says nothing yet has room for it.
-        opened = Box::pin(ClientSession::open(services, greeted, client, permit, connection.clone())) => opened,
+        opened = Box::pin(ClientSession::open(services, authenticated, client, permit, connection.clone())) => opened,
         () = draining.cancelled() => Err(Rejected::silent(Close::Draining(0))),
     };
     opened.map(Box::new).map_err(|rejected| (rejected, connection.outbox.rest()))

@@ -1,50 +1,51 @@
-//! How a plugin's shard shares its thread: what is on its way to members and what members do comes in order and at once;
-//! questions to the plugin come in turns by principal, each a slice of time. A call cannot be cut: who asks for long ones rests after
-//! each while others use the plugin, so that these find it idle most of the time.
+//! How a plugin's shard shares its thread. Deliveries and what members do are handled at once and in order. For questions
+//! to the plugin, principals take turns of a limited time. A call cannot be interrupted, so a principal whose calls take
+//! long pauses after each one while others use the plugin, and these find it idle most of the time.
 
 use super::*;
 use std::collections::VecDeque;
 use switchyard_process::fair_queue::{FairQueue, TurnStep};
 
-/// How long a principal's turn takes, and how long deliveries go on between two turns; a call that was begun is not cut.
-const TURN: Duration = Duration::from_micros(250);
+/// How long a principal's turn takes, and how long deliveries take between two turns. A call that has begun is completed.
+const TURN_DURATION: Duration = Duration::from_micros(250);
 
-/// So many times as long as a turn took that was too long its principal rests, while others use the plugin: it has the thread for a
-/// third of the time then.
-const REST: u32 = 2;
-/// Who has asked within this time uses the plugin.
-const USES: Duration = Duration::from_secs(1);
+/// After a turn that took too long, its principal pauses for this many times as long, so that it has the thread for a third
+/// of the time at most.
+const PAUSE_FACTOR: u32 = 2;
+/// A principal uses the plugin if it has had a turn within this time.
+const USE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Commands that are sorted at once.
-const SORTED: usize = 4096;
+/// Commands that are sorted before any of them is handled.
+const MAX_SORTED_COMMANDS: usize = 4096;
 
-/// What is to be done.
+/// Commands that have been received and not handled.
 #[derive(Default)]
-struct Waiting {
-    /// In order, without regard to whose it is.
+struct Received {
+    /// Handled in order, whoever they come from.
     live: VecDeque<Command>,
     turns: FairQueue<Question>,
-    rests: Rests,
+    pauses: Pauses,
 }
 
-/// Who rests, and until when.
+/// Principals that pause, and until when.
 #[derive(Default)]
-struct Rests {
+struct Pauses {
     until: HashMap<Arc<str>, Instant>,
-    /// Who had a turn last, and who before it, and when.
+    /// The principal that had the last turn, and when.
     last: Option<(Arc<str>, Instant)>,
+    /// The last other principal that had a turn, and when.
     before: Option<(Arc<str>, Instant)>,
 }
 
-impl Rests {
-    /// A principal had a turn.
+impl Pauses {
+    /// Notes that a principal had a turn.
     fn note(&mut self, who: Arc<str>, began: Instant, now: Instant) {
         let uses = |other: &Option<(Arc<str>, Instant)>| {
-            other.as_ref().is_some_and(|(other, at)| *other != who && now.duration_since(*at) < USES)
+            other.as_ref().is_some_and(|(other, at)| *other != who && now.duration_since(*at) < USE_PERIOD)
         };
         let took = now.duration_since(began);
-        if took > TURN * 2 && (uses(&self.last) || uses(&self.before)) {
-            self.until.insert(who.clone(), now + took * REST);
+        if took > TURN_DURATION * 2 && (uses(&self.last) || uses(&self.before)) {
+            self.until.insert(who.clone(), now + took * PAUSE_FACTOR);
         }
         if self.last.as_ref().is_some_and(|(last, _)| *last != who) {
             self.before = self.last.take();
@@ -52,8 +53,8 @@ impl Rests {
         self.last = Some((who, now));
     }
 
-    /// Forgets who has rested. When the next one has, if anybody rests.
-    fn wake(&mut self, now: Instant) -> Option<Instant> {
+    /// Ends pauses that are over, and returns when the next one is.
+    fn end_due(&mut self, now: Instant) -> Option<Instant> {
         if !self.until.is_empty() {
             self.until.retain(|_, until| *until > now);
         }
@@ -61,23 +62,23 @@ impl Rests {
     }
 }
 
-impl Waiting {
-    /// When there is something to do unless something comes: `None` is now.
+impl Received {
+    /// `None` if there is something to do now; otherwise when there will be, even if nothing else arrives.
     fn idle(&mut self, now: Instant) -> Option<Option<Instant>> {
-        let due = self.rests.wake(now);
-        let rests = &self.rests.until;
-        let is_idle = self.live.is_empty() && self.turns.principals().all(|who| rests.contains_key(who));
+        let due = self.pauses.end_due(now);
+        let pausing = &self.pauses.until;
+        let is_idle = self.live.is_empty() && self.turns.principals().all(|who| pausing.contains_key(who));
         is_idle.then(|| due.filter(|_| !self.turns.is_empty()))
     }
 }
 
 impl Shard {
-    /// [`run`](Self::run) for a shard that has a plugin, or is to have one.
+    /// [`run`](Self::run) for a shard with a plugin, whether a version is active or not.
     pub(super) async fn run_in_turns(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let (mut batch, mut waiting) = (Vec::with_capacity(BATCH), Waiting::default());
+        let (mut batch, mut received) = (Vec::with_capacity(BATCH), Received::default());
         loop {
-            if let Some(rested) = waiting.idle(Instant::now()) {
-                let due = self.flush.due().into_iter().chain(rested).min();
+            if let Some(due) = received.idle(Instant::now()) {
+                let due = self.flush.due().into_iter().chain(due).min();
                 let taken = match due {
                     None => Some(commands.recv_many(&mut batch, BATCH).await),
                     Some(due) => timeout_at(due.into(), commands.recv_many(&mut batch, BATCH)).await.ok(),
@@ -86,45 +87,46 @@ impl Shard {
                     return;
                 }
             }
-            // Whoever has just come is not to wait until all who came before are served.
+            // All of them, so that a principal that has just come need not wait for all others.
             let queued = std::iter::from_fn(|| commands.try_recv().ok());
-            for command in batch.drain(..).chain(queued).take(SORTED) {
+            for command in batch.drain(..).chain(queued).take(MAX_SORTED_COMMANDS) {
                 match command {
                     Command::Question(question) => match self.asker(&question) {
-                        Some(who) => waiting.turns.push(who, question),
-                        // Its answer needs no call.
-                        None => waiting.live.push_back(Command::Question(question)),
+                        Some(who) => received.turns.push(who, question),
+                        // The seat is gone, so the answer needs no call.
+                        None => received.live.push_back(Command::Question(question)),
                     },
-                    command => waiting.live.push_back(command),
+                    command => received.live.push_back(command),
                 }
             }
-            let until = Instant::now() + TURN;
-            while let Some(command) = waiting.live.pop_front() {
+            let until = Instant::now() + TURN_DURATION;
+            while let Some(command) = received.live.pop_front() {
                 self.handle(command);
                 if Instant::now() >= until {
                     break;
                 }
             }
             let began = Instant::now();
-            let Waiting { turns, rests, .. } = &mut waiting;
-            let may = |who: &Arc<str>| !rests.until.contains_key(who);
-            let served =
-                turns.serve_next_where(may, |question| match self.answer(question, Some(began + TURN)) {
+            let Received { turns, pauses, .. } = &mut received;
+            let may = |who: &Arc<str>| !pauses.until.contains_key(who);
+            let served = turns.serve_next_where(may, |question| {
+                match self.answer(question, Some(began + TURN_DURATION)) {
                     Some(rest) => TurnStep::EndWithRest(rest),
-                    None if began.elapsed() < TURN => TurnStep::Continue,
+                    None if began.elapsed() < TURN_DURATION => TurnStep::Continue,
                     None => TurnStep::End,
-                });
+                }
+            });
             if let Some(who) = served {
-                rests.note(who, began, Instant::now());
+                pauses.note(who, began, Instant::now());
             }
-            // Before anybody hears what came of it.
+            // Before anybody learns the result.
             self.tell_publishers();
             self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
         }
     }
 
-    /// On whose behalf the plugin is asked. `None` if a seat is gone.
+    /// The principal on whose behalf the plugin is asked. `None` if the seat is gone.
     fn asker(&mut self, question: &Question) -> Option<Arc<str>> {
         match question {
             Question::Join { request, .. } => Some(request.connection.principal.clone()),
@@ -140,24 +142,24 @@ impl Shard {
 mod tests {
     use super::*;
 
-    /// Books of 60 kB took another tenant's publishes 8 times as long.
+    /// Regression: publishing to order books of 60 kB made publishes of another principal take 8 times as long.
     #[test]
-    fn who_asks_for_long_calls_rests_while_others_use_the_plugin() {
-        let (mut rests, start) = (Rests::default(), Instant::now());
+    fn a_principal_with_long_calls_pauses_while_others_use_the_plugin() {
+        let (mut pauses, start) = (Pauses::default(), Instant::now());
         let [mallory, acme] = ["mallory", "acme"].map(Arc::<str>::from);
         let long = Duration::from_millis(5);
-        rests.note(mallory.clone(), start, start + long);
-        assert_eq!(rests.wake(start), None, "nobody else is there");
+        pauses.note(mallory.clone(), start, start + long);
+        assert_eq!(pauses.end_due(start), None, "nobody else is there");
         let later = start + Duration::from_secs(1);
-        rests.note(acme.clone(), later, later + TURN);
-        rests.note(mallory.clone(), later, later + long);
-        assert_eq!(rests.wake(later + long), Some(later + long * 3));
-        assert_eq!(rests.wake(later + long * 3), None);
-        rests.note(mallory.clone(), later, later + long * 3);
-        assert!(rests.until.contains_key(&mallory), "it rests after each");
-        let alone = later + USES * 2;
-        rests.wake(alone);
-        rests.note(mallory, alone, alone + long);
-        assert_eq!(rests.wake(alone), None, "the other one is gone");
+        pauses.note(acme.clone(), later, later + TURN_DURATION);
+        pauses.note(mallory.clone(), later, later + long);
+        assert_eq!(pauses.end_due(later + long), Some(later + long * 3));
+        assert_eq!(pauses.end_due(later + long * 3), None);
+        pauses.note(mallory.clone(), later, later + long * 3);
+        assert!(pauses.until.contains_key(&mallory), "it pauses after each");
+        let alone = later + USE_PERIOD * 2;
+        pauses.end_due(alone);
+        pauses.note(mallory, alone, alone + long);
+        assert_eq!(pauses.end_due(alone), None, "the other one is gone");
     }
 }

@@ -1,5 +1,5 @@
-//! Letting a client in: a new session, or the one it wants back with all its rooms. One whose answer does not come about leaves
-//! its session as it was.
+//! The answer to `connect`: starts a new session, or resumes one with all its rooms. If that fails, the session stays as
+//! it was.
 
 use super::{ClientSession, joining::AnswerKind};
 use crate::{
@@ -22,7 +22,7 @@ impl ClientSession {
         if !self.services.hub.may_grow(&self.connection.share) {
             return Err(hub::full("sessions"));
         }
-        let place = self.connection.outbox.reserve();
+        let reserved = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.state.inbox.clone()];
         let terms = |room| JoinTerms { room, filter: None, since: None };
         let asked = rooms.map(|room| self.request_join(PendingJoin::new(terms(room)), false));
@@ -40,16 +40,16 @@ impl ClientSession {
         }
         self.services.hub.create_session(&self.connection, recorded).await?;
         let frame = self.connected(id, false, vec![]);
-        self.connection.outbox.fill(place, frame.into());
+        self.connection.outbox.fill(reserved, frame.into());
         Ok(())
     }
 
-    /// A session that this connection holds since a moment ago.
+    /// Resumes a session that this connection has just acquired.
     pub(super) async fn resume(&mut self, id: Option<Id<'_>>, resumed: Resumed) -> Result<(), Refusal> {
-        let place = self.connection.outbox.reserve();
+        let reserved = self.connection.outbox.reserve();
         let mut asked = Vec::with_capacity(resumed.rooms.len());
         for (room, Membership { filter, position }) in resumed.rooms {
-            // The key may have lost the scope since the room was joined.
+            // The key may have lost this scope since the room was joined.
             let may = match room.kind() {
                 RoomKind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
                 RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
@@ -66,15 +66,15 @@ impl ClientSession {
         let (mut joins, mut renamed, mut left) = (vec![], vec![], vec![]);
         for (room, join) in answered {
             match &join.state {
-                // A plugin may know the room by another name by now.
+                // The plugin may have another canonical name for the room by now.
                 JoinState::Seated(seated) if *seated.room() != room => {
                     renamed.extend(join.record());
                     left.push(room.clone());
                 }
                 JoinState::Refused(refusal) => match refusal.code {
-                    // What passes takes no room from a session.
+                    // A temporary error must not cost the session a room.
                     ErrorCode::StoreUnavailable | ErrorCode::Overloaded => return Err(refusal.clone()),
-                    // A plugin that failed may work again: the room stays, and the next resume tries it.
+                    // The plugin may work again later: the session keeps the room, and the next resume tries again.
                     ErrorCode::PluginFailed | ErrorCode::Internal => {}
                     _ => left.push(room.clone()),
                 },
@@ -91,7 +91,7 @@ impl ClientSession {
             reply::RoomResult { recovered: if is_lost { Some(false) } else { result.recovered }, ..result }
         };
         let frame = self.connected(id, true, joins.iter_mut().map(&mut result).collect());
-        self.connection.outbox.fill(place, frame.into());
+        self.connection.outbox.fill(reserved, frame.into());
         self.connection.told(joins.iter().filter_map(PendingJoin::moved));
         self.start_replays(joins);
         Ok(())

@@ -1,5 +1,5 @@
-//! Coming into rooms and leaving them: on connecting, subscribing and unsubscribing. What a client is told is what the store has
-//! recorded; until it has, nothing of what was asked rules here.
+//! Joining and leaving rooms: on connecting, subscribing and unsubscribing. The client is told what the store has
+//! recorded. Until then, a change has no effect on this node.
 
 use super::ClientSession;
 use crate::{
@@ -15,19 +15,19 @@ use std::{
 use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
 use tokio::time::{Instant, timeout_at};
 
-/// How long a request to subscribe may take.
+/// How long a request to subscribe may take until its rooms are recorded.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(2000);
-/// Rooms that are not granted within this are rejected, so that there is time to record those that are.
+/// Rooms that are not granted within this time are rejected, which leaves time to record the others.
 const GRANT_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// Rooms of a list that are seen to in one go.
+/// Rooms of a long list that are handled before other tasks of the core have their turn.
 const ROOMS_PER_SLICE: usize = 32;
 
-/// How the rooms of an answer are kind.
+/// Which answer lists the rooms.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum AnswerKind {
     Subscribed,
-    /// With the filter that is in force.
+    /// `connected`, which also says which filter is in effect.
     Resumed,
 }
 
@@ -35,7 +35,7 @@ impl ClientSession {
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, joins: Vec<PendingJoin>) {
         let began = Instant::now();
         let turn = self.services.hub.turn_of_list(&self.connection.principal, joins.len()).await;
-        // All questions are on their way before the first answer is awaited.
+        // All questions are sent before the first answer is awaited.
         let mut asked = Vec::with_capacity(joins.len());
         for (n, join) in joins.into_iter().enumerate() {
             yield_between_slices(n).await;
@@ -49,7 +49,7 @@ impl ClientSession {
         let mut joins = Vec::with_capacity(recorded.len());
         for (n, join) in recorded.into_iter().enumerate() {
             yield_between_slices(n).await;
-            // If it does not come in: it is recorded, and a resume will find it.
+            // The join is recorded, so the client finds it when it resumes.
             let Some(join) = self.complete_join(join, AnswerKind::Subscribed).await else {
                 return self.connection.outbox.close(Close::Overloaded);
             };
@@ -62,8 +62,8 @@ impl ClientSession {
         self.start_replays(joins);
     }
 
-    /// Asks the room's shard. `is_provisional`: nothing is to be heard of it until it was told, and for a room that the
-    /// connection is in nothing changes until it is recorded.
+    /// Asks the room's shard for a seat. If the join `is_provisional`, it may still fail to be recorded: no message is
+    /// delivered before the client is told, and if the connection is in the room already, nothing changes yet.
     pub(super) fn request_join(&self, join: PendingJoin, is_provisional: bool) -> PendingJoin {
         let JoinState::Requested(terms) = join.state else { return join };
         let answer = self.services.hub.join(JoinRequest {
@@ -78,25 +78,26 @@ impl ClientSession {
         PendingJoin { name: join.name, state: JoinState::Asked(terms, answer) }
     }
 
-    /// Awaits the shard's answer, and what the log says of the position that the room was joined with.
+    /// Waits for the shard's answer, and for the log if the room was joined with a position.
     pub(super) async fn await_join(&self, join: PendingJoin, until: Option<Instant>) -> PendingJoin {
         let JoinState::Asked(terms, answer) = join.state else { return join };
-        let answered = async {
+        let seated = async {
             match answer.await.unwrap_or_else(|_| Err(hub::stopping()))? {
                 JoinAnswer::Offered(offer) => Ok(JoinState::Offered(terms, offer)),
-                JoinAnswer::Joined(joined) => {
-                    self.check_recovery(terms, joined).await.map(|seated| JoinState::Seated(Box::new(seated)))
-                }
+                JoinAnswer::Joined(joined) => self
+                    .prepare_recovery(terms, joined)
+                    .await
+                    .map(|seated| JoinState::Seated(Box::new(seated))),
             }
         };
         let state = match until {
-            Some(until) => timeout_at(until, answered).await.unwrap_or_else(|_| Err(hub::store_is_away())),
-            None => answered.await,
+            Some(until) => timeout_at(until, seated).await.unwrap_or_else(|_| Err(hub::store_is_away())),
+            None => seated.await,
         };
         PendingJoin { name: join.name, state: state.unwrap_or_else(JoinState::Refused) }
     }
 
-    /// Records what was granted; where that fails, nothing was.
+    /// Records all rooms that were granted. If that fails, they are all refused.
     async fn record(&self, mut joins: Vec<PendingJoin>, until: Instant) -> Vec<PendingJoin> {
         let records = joins.iter().filter_map(PendingJoin::record).collect();
         let recorded = timeout_at(until, self.services.hub.record_joins(&self.connection, records)).await;
@@ -110,8 +111,8 @@ impl ClientSession {
         joins
     }
 
-    /// A seat, with what the log says of the position that it came with.
-    async fn check_recovery(&self, terms: JoinTerms, joined: Joined) -> Result<Seated, Refusal> {
+    /// Finds out from the log whether everything after the client's position can be replayed.
+    async fn prepare_recovery(&self, terms: JoinTerms, joined: Joined) -> Result<Seated, Refusal> {
         let mut recovered = (joined.recovery == Recovery::Complete).then_some(true);
         let (mut position, mut replay) = (joined.position.clone(), None);
         if let Some(progress) = &joined.behind {
@@ -125,13 +126,13 @@ impl ClientSession {
             }
             replay = Some(prepared);
         }
-        // An earlier replay that goes on is nothing that was asked here.
+        // A replay that continues from an earlier join is not part of this answer.
         let recovered = recovered.filter(|_| terms.since.is_some());
         Ok(Seated { terms, joined, replay, position, recovered })
     }
 
-    /// From here on a room that was granted is this connection's, as soon as it was told. `None`: the log cannot be asked, or the node
-    /// is stopping.
+    /// Takes over a seat that was recorded: from here on, the connection is in the room. `None` if the log cannot be read
+    /// or the node is stopping.
     pub(super) async fn complete_join(&mut self, join: PendingJoin, kind: AnswerKind) -> Option<PendingJoin> {
         let PendingJoin { name, state } = join;
         let seated = match state {
@@ -139,11 +140,11 @@ impl ClientSession {
             JoinState::Offered(terms, offer) => {
                 self.stop_replay(&offer.room).await;
                 let joined = offer.accept(self.connection.clone(), terms.since.clone()).await?;
-                self.check_recovery(terms, joined).await.ok()?
+                self.prepare_recovery(terms, joined).await.ok()?
             }
             state => return Some(PendingJoin { name, state }),
         };
-        // It may have been named before in this request, or be in the room by another name.
+        // The connection may be in the room already, maybe under another name.
         self.stop_replay(seated.room()).await;
         let moved = seated.moved();
         let Seated { terms, joined, replay, position, recovered } = seated;
@@ -162,25 +163,25 @@ impl ClientSession {
         Some(PendingJoin { name, state: JoinState::Done(Box::new(Done { result, moved, replay })) })
     }
 
-    /// Starts the replays. They run beside the conversation and end with its outbox.
+    /// Starts the replays. They run in tasks of their own and end with the outbox.
     pub(super) fn start_replays(&mut self, joins: Vec<PendingJoin>) {
         self.replays.retain(|_, running| !running.is_finished());
-        let patience = self.max_silence();
+        let max_silence = self.max_silence();
         let replays = joins.into_iter().filter_map(PendingJoin::into_replay);
-        // Of a room that was joined by two names the later seat holds.
+        // If a room was joined under two names, the later seat is the valid one.
         let replays: HashMap<_, _> = replays.map(|replay| (replay.room().clone(), replay)).collect();
         for (room, replay) in replays {
             let hub = self.services.hub.clone();
-            let turns = self.turns.get_or_insert_with(|| Turns::new(patience)).clone();
+            let turns = self.turns.get_or_insert_with(|| Turns::new(max_silence)).clone();
             self.replays.insert(room, tokio::spawn(async move { replay.run(&hub, &turns).await }));
         }
     }
 
-    /// Stops a replay of a room that is left or joined anew; how far it came the room knows.
+    /// Stops the replay of a room that is left or joined again. The room knows how far it got.
     async fn stop_replay(&mut self, room: &RoomName) {
         if let Some(running) = self.replays.remove(room) {
             running.abort();
-            // Afterwards it puts nothing more into the outbox.
+            // After this it puts nothing more into the outbox.
             running.await.ok();
         }
     }
@@ -205,11 +206,11 @@ impl ClientSession {
         self.send(reply::encode("unsubscribed", id, reply::RoomResults { results })).await;
     }
 
-    /// Leaves a room whose leaving is recorded.
+    /// Leaves a room, once that is recorded.
     async fn leave(&mut self, room: RoomName) -> reply::RoomResult {
         let Some(seat) = self.state.release(&room) else {
-            // Named twice in one request.
-            let message = format!("room '{}' was left already", &*room);
+            // The request named it twice.
+            let message = format!("room '{}' has already been left", &*room);
             return rejected(&room, Refusal::new(ErrorCode::NotSubscribed, message));
         };
         self.stop_replay(&room).await;
@@ -218,7 +219,8 @@ impl ClientSession {
     }
 
     pub(super) fn count_rooms(&self) {
-        // In one order with the keys: who changes them finds the rooms, or they are found here.
+        // Sequentially consistent with changes of the keys: either whoever changes a key sees the rooms, or the new key is
+        // seen here.
         self.connection.rooms.store(self.state.room_count() as u32, Ordering::SeqCst);
         if let Err(refusal) = self.connection.hears_by(&self.services.keys.load())
             && refusal.code == ErrorCode::Forbidden
@@ -229,15 +231,14 @@ impl ClientSession {
     }
 }
 
-/// Lets others at the core between rooms of a long list.
+/// Lets other tasks run between the slices of a long list.
 async fn yield_between_slices(nth: usize) {
     if nth % ROOMS_PER_SLICE == ROOMS_PER_SLICE - 1 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Rejects entries for a room that an earlier one is for, by another name that its plugin knows it by. The room said so itself where
-/// it was not open yet.
+/// Refuses entries whose canonical room is that of an earlier entry. If the room was not open yet, its shard has done so.
 fn refuse_duplicates(joins: &mut [PendingJoin]) {
     let mut rooms = HashSet::new();
     for join in joins {
@@ -249,7 +250,7 @@ fn refuse_duplicates(joins: &mut [PendingJoin]) {
     }
 }
 
-/// What is told of a room that stays as it was.
+/// The result for a room where nothing changes.
 pub(in crate::session) fn rejected(room: &str, refusal: Refusal) -> reply::RoomResult {
     reply::RoomResult::refused(clip(room), Some(reply::RoomStatus::Rejected), refusal)
 }

@@ -1,4 +1,4 @@
-//! Work that takes long: a few at a time, one of each principal, in turn.
+//! A semaphore for work that takes long, which principals acquire in turn. A principal holds one permit at a time.
 
 use std::{
     collections::HashMap,
@@ -6,32 +6,33 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(super) struct InTurn {
+pub(super) struct FairSemaphore {
     all: Arc<Semaphore>,
-    /// Of the principals that are at it or wait to be. Each has one place in the queue for all, so that they take turns.
+    /// Principals that hold a permit or wait for one. Each waits once in the common queue, so that they take turns.
     principals: Mutex<HashMap<Arc<str>, Queue>>,
 }
 
 struct Queue {
-    /// Under way or waiting.
+    /// How many hold the permit or wait for it.
     count: usize,
     turn: Arc<Semaphore>,
 }
 
-/// Lets one thing be done; then it is the next one's turn.
-pub(crate) struct Turn<'a> {
-    of: &'a InTurn,
+/// Allows one piece of work. Dropping it gives the permit to the next principal.
+pub(crate) struct FairPermit<'a> {
+    of: &'a FairSemaphore,
     principal: &'a Arc<str>,
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
-impl InTurn {
-    /// So many of all principals at a time.
+impl FairSemaphore {
+    /// With so many permits for all principals together.
     pub(super) fn new(at_once: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(at_once)), principals: Mutex::default() }
     }
 
-    pub(super) async fn turn<'a>(&'a self, principal: &'a Arc<str>) -> Turn<'a> {
+    /// Waits until it is the principal's turn.
+    pub(super) async fn acquire<'a>(&'a self, principal: &'a Arc<str>) -> FairPermit<'a> {
         let own = {
             let mut principals = self.lock();
             let new = || Queue { count: 0, turn: Arc::new(Semaphore::new(1)) };
@@ -39,8 +40,8 @@ impl InTurn {
             queue.count += 1;
             queue.turn.clone()
         };
-        // From here on dropping it leaves the queue, also where it waits.
-        let mut turn = Turn { of: self, principal, permits: None };
+        // From here on, dropping it leaves the queue, also while it waits.
+        let mut turn = FairPermit { of: self, principal, permits: None };
         let own = own.acquire_owned().await.expect("never closed");
         let of_all = self.all.clone().acquire_owned().await.expect("never closed");
         turn.permits = Some((of_all, own));
@@ -52,7 +53,7 @@ impl InTurn {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for FairPermit<'_> {
     fn drop(&mut self) {
         self.permits = None;
         let mut principals = self.of.lock();
@@ -70,18 +71,18 @@ mod tests {
     use futures_util::FutureExt;
 
     #[test]
-    fn principals_take_turns_whatever_each_asks_for() {
-        let reads = InTurn::new(4);
+    fn principals_take_turns_however_much_each_wants() {
+        let reads = FairSemaphore::new(4);
         let names: Vec<Arc<str>> = ["greedy", "a", "b", "c", "d"].map(Arc::from).into();
-        let mut greedy: Vec<_> = (0..100).map(|_| Box::pin(reads.turn(&names[0]))).collect();
+        let mut greedy: Vec<_> = (0..100).map(|_| Box::pin(reads.acquire(&names[0]))).collect();
         let first = greedy[0].as_mut().now_or_never().expect("nobody else reads");
         assert!(greedy[1..].iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()), "one at a time");
-        let others: Vec<_> = names[1..4].iter().map(|name| reads.turn(name).now_or_never()).collect();
+        let others: Vec<_> = names[1..4].iter().map(|name| reads.acquire(name).now_or_never()).collect();
         assert!(others.iter().all(Option::is_some), "a hundred reads of one do not keep others waiting");
-        let mut last = Box::pin(reads.turn(&names[4]));
+        let mut last = Box::pin(reads.acquire(&names[4]));
         assert!(last.as_mut().now_or_never().is_none(), "no more than four at a time");
         drop(first);
-        // The next of the greedy one queues behind it.
+        // The greedy principal's next request is behind the last one.
         assert!(greedy[1].as_mut().now_or_never().is_none());
         assert!(last.as_mut().now_or_never().is_some());
         drop((greedy, others, last));
