@@ -1,5 +1,5 @@
-//! The hub maps a room to its shard and is the one way to it: joining, publishing, reading history. Knows no
-//! frames and no sockets.
+//! The hub finds a room's shard and is the only way to it: for joining, publishing and reading history. Knows no frames
+//! and no sockets.
 
 mod allowances;
 mod catch_up;
@@ -57,13 +57,13 @@ use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, reply, room
 use switchyard_store::{History, PageLimit, Reader, Store, Unavailable};
 use tokio::sync::{OnceCell, oneshot};
 
-/// Messages that may be on their way to one shard. A shard takes well over 100,000 a second, so this many are
-/// waiting only behind a plugin that is too slow for its rooms.
+/// Messages that may wait for one shard. A shard handles well over 100,000 a second, so only a plugin that is too slow for
+/// its rooms lets so many wait.
 const BACKLOG: usize = 4096;
 
 /// Audience of all principals at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
 const READS: usize = 4;
-/// A request that names more rooms than this goes on when it is its principal's turn.
+/// A request that names more rooms than this waits until it is its principal's turn.
 const FEW: usize = 32;
 
 /// Read of a room's history at once, to be sent to a member.
@@ -80,7 +80,7 @@ pub(crate) struct Hub {
     ungoverned: Ungoverned,
     lobby: Lobby,
     allowances: Allowances,
-    /// Compiles plugins, from the first on.
+    /// Made when the first plugin is loaded.
     engine: OnceCell<Engine>,
     cache: Option<Arc<Cache>>,
     compiler: Compiler,
@@ -93,12 +93,12 @@ pub(crate) struct Hub {
     shards: Vec<Handle>,
 }
 
-/// A shard's answer to a question to join.
+/// A shard's answer to a join.
 pub(crate) type Answer = oneshot::Receiver<Result<JoinAnswer, Refusal>>;
 
-/// Who publishes.
+/// On whose behalf a message is published.
 pub(crate) struct Publisher<'a> {
-    /// All that there are, by which inboxes are known.
+    /// All keys: an inbox exists if its principal has one.
     pub keys: Arc<Keys>,
     pub share: &'a Arc<MemoryShare>,
     pub tier: &'a Arc<str>,
@@ -115,12 +115,12 @@ fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
 }
 
 impl Hub {
-    /// Which plugin governs a room.
+    /// The name of the plugin that governs a room.
     pub(crate) fn governor(&self, room: &RoomName) -> Option<&str> {
         self.routes.governor(room)
     }
 
-    /// Asks for a place in a room; the question is on its way when this returns.
+    /// Asks for a seat in a room. When this returns, the question is in the shard's queue.
     pub(crate) fn join(&self, request: JoinRequest) -> Answer {
         let (reply, joined) = oneshot::channel();
         let shard = &self.shards[self.routes.shard(&request.room)];
@@ -128,12 +128,12 @@ impl Hub {
         joined
     }
 
-    /// Whether more may be kept for a principal, here and in the store.
+    /// Whether this node and the store may keep more for a principal.
     pub(crate) fn may_grow(&self, share: &MemoryShare) -> bool {
         self.store.broker.has_capacity_for(share) && share.may_grow()
     }
 
-    /// A connection of a principal is in, with these limits.
+    /// Sets the limits that plugins gave to a principal's newest connection.
     pub(crate) fn allow(&self, who: &Arc<str>, limits: &Limits) {
         self.allowances.grant(who, limits, Instant::now());
     }
@@ -174,8 +174,8 @@ impl Hub {
         sieved.await.unwrap_or_else(|_| Sieved::failed())
     }
 
-    /// A page of history as the member of a seat may see it. What a filter takes out is made up for, so that a page ends short
-    /// only where the history does.
+    /// A page of history as the member may see it. If its filter excludes messages, more are read, so that a page is short
+    /// only at the end of the history.
     pub(crate) async fn history(
         &self,
         principal: &Arc<str>,
@@ -221,7 +221,7 @@ impl Hub {
         }
     }
 
-    /// Those that the member's filter passes, and whether there are some of which it could not say.
+    /// The messages that pass the member's filter, and whether some are lost because the plugin failed.
     async fn visible(
         &self,
         seat: &Seat,
@@ -229,13 +229,14 @@ impl Hub {
     ) -> Result<(Vec<Arc<Publication>>, bool), Refusal> {
         let sieved = self.sieve(seat.shard, &seat.room, seat.id, messages).await;
         if sieved.failed {
-            let message = format!("the filter of room '{}' could not be asked; try again later", &*seat.room);
+            let message =
+                format!("the filter of room '{}' could not be evaluated; try again later", &*seat.room);
             return Err(Refusal::new(ErrorCode::PluginFailed, message));
         }
         Ok((sieved.passed, sieved.lost))
     }
 
-    /// Waits until the principal may go on with a request that names so many rooms.
+    /// Waits until the principal may continue with a request that names so many rooms.
     pub(crate) async fn turn_of_list<'a>(
         &'a self,
         principal: &'a Arc<str>,
@@ -247,7 +248,7 @@ impl Hub {
         }
     }
 
-    /// A page of a room's history, when it is the principal's turn.
+    /// Reads a page of a room's history when it is the principal's turn.
     pub(crate) async fn read(
         &self,
         principal: &Arc<str>,
@@ -261,7 +262,7 @@ impl Hub {
     }
 }
 
-/// The store's silence, as a client is told.
+/// The refusal that a client gets if the store fails.
 pub(crate) fn unavailable(error: Unavailable) -> Refusal {
     tracing::debug!(%error, "the store did not answer");
     if error.is_full() {

@@ -1,4 +1,4 @@
-//! What a shard is asked to do. Every question has a way back that may be gone by the time of the answer.
+//! What a shard is told to do, and the questions that it answers. Whoever asks may be gone when the answer is there.
 
 use super::{
     Connection,
@@ -15,7 +15,7 @@ pub(super) type Queue = mpsc::UnboundedSender<Command>;
 
 pub(crate) enum Command {
     Question(Question),
-    /// What was offered to a member is taken up.
+    /// A member accepts an offer.
     Accept {
         room: RoomName,
         connection: Arc<Connection>,
@@ -23,10 +23,10 @@ pub(crate) enum Command {
         since: Option<Position>,
         reply: oneshot::Sender<Joined>,
     },
-    /// What was offered is not needed.
+    /// A member does not accept an offer.
     Decline {
         filter: FilterId,
-        /// Who would have held it.
+        /// The principal that would have held it.
         who: Arc<str>,
     },
     Leave {
@@ -34,11 +34,11 @@ pub(crate) enum Command {
         seat: SeatId,
         reply: Option<oneshot::Sender<()>>,
     },
-    /// Answers with the position that is to be recorded.
+    /// A member has handled all messages up to an offset. The answer is the position to record.
     Acknowledge {
         room: RoomName,
         seat: SeatId,
-        /// As the client named it.
+        /// As the client sent it.
         epoch: Option<Arc<str>>,
         offset: u64,
         reply: oneshot::Sender<Result<Position, AckError>>,
@@ -52,15 +52,15 @@ pub(crate) enum Command {
         lost: bool,
         reply: oneshot::Sender<Settled>,
     },
-    /// Puts another version in charge.
+    /// Activates another version of the plugin.
     Swap {
         plugin: Arc<Plugin>,
         on_failure: OnFailure,
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
-    /// From now on a candidate sees what the plugin is asked, or none does.
+    /// Starts or stops sending all calls and answers to a candidate.
     Reflect(Option<Mirror>),
-    /// The members for which something gathered were written for.
+    /// The gathered messages have been written to all members.
     Written,
     Store(Event),
 }
@@ -90,7 +90,7 @@ impl Question {
     }
 }
 
-/// A connection's place in a room. A later place of the same connection has another number.
+/// Identifies a connection's membership in a room. A later membership of the same connection has another number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SeatId {
     pub connection: ConnectionId,
@@ -106,18 +106,18 @@ pub(crate) struct JoinRequest {
     pub since: Option<Position>,
     /// Keep back what comes until the member asks to settle: for one that may have to leave again without having heard anything.
     pub keep_back: bool,
-    /// For a member of the room, nothing changes until it accepts what it is offered.
+    /// If the connection is a member already, make an offer: nothing changes until it accepts.
     pub offer: bool,
 }
 
-/// How a question to join was answered.
+/// The answer to a join.
 #[derive(Debug)]
 pub(crate) enum JoinAnswer {
     Joined(Joined),
     Offered(Offer),
 }
 
-/// Another filter for a member of a room; given up when dropped.
+/// Another filter for a member of a room. Dropping it declines the offer.
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub room: RoomName,
@@ -131,8 +131,8 @@ impl Offer {
         Self { room, filter, who, queue: Some(queue) }
     }
 
-    /// Takes it up. What comes from here on is kept back until the member asks to settle, so that it can tell what was sent
-    /// before. `None`: the node is stopping.
+    /// Accepts the offer. From here on, messages are buffered until the member asks to finish catching up, so that it can
+    /// tell the client first. `None` if the node is stopping.
     pub(crate) async fn accept(
         mut self,
         connection: Arc<Connection>,
@@ -157,7 +157,7 @@ impl Drop for Offer {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub seat: Seat,
-    /// The room's newest at the moment of joining.
+    /// The newest position of the room at the moment of joining.
     pub position: Position,
     pub recovery: Recovery,
     /// How far the member was brought, where messages are kept back until it settles.
@@ -169,19 +169,19 @@ pub(crate) struct Joined {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recovery {
     NotAsked,
-    /// Nothing was missed.
+    /// The member has missed nothing.
     Complete,
-    /// What came after this position has to be replayed, if the log knows it. It may well be ahead of the room on this node,
-    /// or of an epoch that this node has not heard of.
+    /// What came after this position must be replayed, if the log still has it. The position may be ahead of the room on this
+    /// node, or of an epoch that this node does not know yet.
     After(Position),
 }
 
-/// Which of these messages of the room's history the member may see.
+/// Messages of a room's history, of which the member may see those that pass its filter.
 pub(crate) struct Sieving {
     pub room: RoomName,
     pub seat: SeatId,
     pub messages: VecDeque<Arc<Publication>>,
-    /// What is known of those before.
+    /// The result for the messages that have been evaluated already.
     pub sieved: Sieved,
     pub reply: oneshot::Sender<Sieved>,
 }
@@ -189,9 +189,9 @@ pub(crate) struct Sieving {
 #[derive(Default)]
 pub(crate) struct Sieved {
     pub passed: Vec<Arc<Publication>>,
-    /// The plugin failed on some of them: those are lost to the member.
+    /// The plugin failed for some messages, which are lost to the member.
     pub lost: bool,
-    /// The plugin could not be asked.
+    /// There is no seat or no plugin, so nothing could be evaluated.
     pub failed: bool,
 }
 
@@ -214,18 +214,18 @@ pub(crate) enum Settled {
     Gone,
 }
 
-/// Why an acknowledgement stands for nothing.
+/// Why an acknowledgement is wrong.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AckError {
-    /// It was not sent yet, or the member left.
+    /// The message was not sent yet, or the member has left.
     Unsent,
-    /// It names another epoch than the one that the member was told last, which is this.
+    /// It names an epoch other than the last one that the member was told, which is this.
     OtherEpoch(Arc<str>),
-    /// It names no epoch, and the member may not have heard yet that the room is in this one.
+    /// It names no epoch, and the member may not know yet that the room is in this one.
     Unheard(Arc<str>),
 }
 
-/// Holds a place in a room and gives it up when dropped.
+/// A connection's membership in a room. Dropping it leaves the room.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub room: RoomName,
@@ -239,7 +239,7 @@ impl Seat {
         Self { room, id, shard, queue: Some(queue) }
     }
 
-    /// Leaves; when this returns the room enqueues nothing more. A replay has to be stopped before.
+    /// Leaves the room. When this returns, the room enqueues nothing more. A replay must be stopped before.
     pub(crate) async fn leave(mut self) {
         let Some(queue) = self.queue.take() else { return };
         let (reply, left) = oneshot::channel();

@@ -1,5 +1,5 @@
-//! Which shard a room belongs to: that of the first plugin whose pattern matches, else one of the shards of
-//! ungoverned rooms, by hash.
+//! Which shard owns a room: that of the first plugin with a matching pattern, otherwise one of the shards for ungoverned
+//! rooms, by hash. Owns what publishers share with a plugin's shard.
 
 use super::recent_publishers::{Note, RecentPublishers};
 use std::{
@@ -17,22 +17,22 @@ use switchyard_protocol::{
 use switchyard_store::Message;
 
 pub(super) struct Routes {
-    /// By shard, in the order of the configuration.
+    /// The plugins in the order of the configuration. The index is that of the shard.
     governed: Vec<Governed>,
     ungoverned: usize,
     hasher: RandomState,
 }
 
-/// The rooms of a plugin, as everybody but its shard sees them.
+/// The rooms of a plugin, as publishers see them.
 pub(super) struct Governed {
     pub name: String,
     patterns: Vec<RoomPattern>,
     publishers: RecentPublishers,
-    /// A message is stored only when the plugin's shard was asked. The shard says so between two messages.
+    /// Whether the plugin's shard must check messages before they are stored. Set by the shard between two commands.
     wants_publishes: AtomicBool,
 }
 
-/// Where a room is.
+/// The shard that owns a room.
 #[derive(Clone, Copy)]
 pub(super) struct Route<'a> {
     pub shard: usize,
@@ -52,8 +52,8 @@ impl Governed {
 }
 
 impl Routes {
-    /// The shards of `governed` come first, then `ungoverned` many. Nothing is published to governed rooms unasked until their shard
-    /// allows it.
+    /// The shards of `governed` come first, then those for ungoverned rooms, `ungoverned` many. Messages to governed rooms
+    /// must be checked until the shard says otherwise.
     pub(super) fn new(governed: Vec<(String, Vec<RoomPattern>)>, ungoverned: usize) -> Self {
         let governed = governed.into_iter().map(|(name, patterns)| Governed {
             name,
@@ -84,7 +84,7 @@ impl Routes {
         self.find(room).shard
     }
 
-    /// Of a shard.
+    /// The plugin of a shard, if it has one.
     pub(super) fn governed(&self, shard: usize) -> Option<&Governed> {
         self.governed.get(shard)
     }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_that_matches_governs_and_reserved_rooms_have_none() {
+    fn the_first_matching_plugin_governs_and_reserved_rooms_have_none() {
         let pattern = |text: &str| vec![RoomPattern::try_from(text.to_owned()).unwrap()];
         let governed = vec![("dydx".to_owned(), pattern("dydx:*")), ("rest".to_owned(), pattern("**"))];
         let routes = Routes::new(governed, 2);
