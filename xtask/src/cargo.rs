@@ -31,10 +31,12 @@ pub fn run_with(arguments: &[&str], environment: &[(&str, &Path)]) -> anyhow::Re
     let mut command = Command::new(cargo);
     // `cargo run` describes this package in them. Build scripts read them, so that ring, and whatever uses it, would be
     // compiled again each time that cargo is called by hand and through xtask in turns.
-    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    env::vars().filter(|(name, _)| of_this_package(name)).for_each(|(name, _)| {
-        command.env_remove(name);
-    });
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command.args(arguments).current_dir(root()).env("CARGO_TARGET_DIR", target());
     command.envs(environment.iter().copied());
     eprintln!("$ cargo {}", arguments.join(" "));
