@@ -1,6 +1,6 @@
 //! A client for tests. Every wait has a timeout, and an unexpected frame is a panic that shows it.
 
-use crate::{KEY, PATIENCE, Server};
+use crate::{EVENT_TIMEOUT, KEY, Server};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
@@ -26,7 +26,7 @@ impl Client {
     /// Opens a WebSocket without sending `connect`.
     pub async fn open(request: impl IntoClientRequest + Unpin) -> Self {
         let (socket, _) =
-            timeout(PATIENCE, connect_async(request)).await.expect("in time").expect("an upgrade");
+            timeout(EVENT_TIMEOUT, connect_async(request)).await.expect("in time").expect("an upgrade");
         Self { socket, connected: Value::Null }
     }
 
@@ -70,7 +70,7 @@ impl Client {
     pub async fn is_let_in(url: &str, key: &str) -> bool {
         let mut client = Self::open(url).await;
         client.send(json!({"type": "connect", "auth": {"apiKey": key}})).await;
-        match timeout(PATIENCE, client.socket.next()).await.expect("a frame in time") {
+        match timeout(EVENT_TIMEOUT, client.socket.next()).await.expect("a frame in time") {
             Some(Ok(Message::Text(text))) => text.contains(r#""type":"connected""#),
             Some(Ok(Message::Close(_))) => false,
             other => panic!("expected an answer to connect, got {other:?}"),
@@ -97,7 +97,7 @@ impl Client {
     /// Receives the next text frame, unparsed.
     pub async fn text(&mut self) -> String {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("a frame in time") {
+            match timeout(EVENT_TIMEOUT, self.socket.next()).await.expect("a frame in time") {
                 Some(Ok(Message::Text(text))) => return text.to_string(),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 other => panic!("expected a text frame, got {other:?}"),
@@ -166,7 +166,7 @@ impl Client {
     /// Reads until the server closes the connection.
     pub async fn closed(&mut self) -> Closed {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+            match timeout(EVENT_TIMEOUT, self.socket.next()).await.expect("an end in time") {
                 Some(Ok(Message::Close(Some(frame)))) => {
                     return Closed { code: frame.code.into(), reason: frame.reason.to_string() };
                 }

@@ -1,7 +1,7 @@
 //! A client that behaves as the protocol requires: it acknowledges, resumes on the next node when its
 //! connection ends, and drops duplicates. It records everything else.
 
-use crate::{KEY, PATIENCE};
+use crate::{EVENT_TIMEOUT, KEY};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::{
@@ -40,7 +40,7 @@ impl Follower {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (joined, is_in) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(follow(urls, room.to_owned(), seen.clone(), joined));
-        timeout(PATIENCE, is_in).await.expect("a subscription in time").expect("a subscription");
+        timeout(EVENT_TIMEOUT, is_in).await.expect("a subscription in time").expect("a subscription");
         Self { seen, task }
     }
 
@@ -49,8 +49,8 @@ impl Follower {
     }
 
     /// Waits until it has received `count` messages of the room, or panics with what it has.
-    pub async fn has(&self, room: &str, count: usize, patience: Duration) {
-        let end = std::time::Instant::now() + patience;
+    pub async fn has(&self, room: &str, count: usize, max_wait: Duration) {
+        let end = std::time::Instant::now() + max_wait;
         loop {
             let so_far = self.seen.lock().expect("no panic").order.get(room).map_or(0, Vec::len);
             if so_far >= count {

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod client;
+pub mod cpu_time;
 pub mod exposition;
 mod follower;
 mod guests;
@@ -14,7 +15,6 @@ mod raw;
 mod redis;
 pub mod report;
 mod server;
-pub mod spent;
 mod stall;
 
 pub use client::{Client, Closed};
@@ -35,7 +35,7 @@ use std::{
 };
 
 /// How long anything that should happen at once may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A key with every scope, of the principal `acme`.
 pub const KEY: &str = "sk_all";
@@ -44,21 +44,21 @@ pub const READER: &str = "sk_reader";
 
 /// Polls until there is a result, for something that happens soon without a notification.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
-    eventually_within(PATIENCE, what, ask).await
+    eventually_within(EVENT_TIMEOUT, what, ask).await
 }
 
 /// Like [`eventually`], with another timeout.
 pub async fn eventually_within<T, F: Future<Output = Option<T>>>(
-    patience: Duration,
+    max_wait: Duration,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> T {
-    let end = Instant::now() + patience;
+    let end = Instant::now() + max_wait;
     loop {
         if let Some(found) = ask().await {
             return found;
         }
-        assert!(Instant::now() < end, "{what} did not happen within {patience:?}");
+        assert!(Instant::now() < end, "{what} did not happen within {max_wait:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! A client that reads its socket all the time, so that it answers pings as a real one does. It keeps every
 //! frame for the test.
 
-use crate::{KEY, PATIENCE};
+use crate::{EVENT_TIMEOUT, KEY};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::{
@@ -23,7 +23,7 @@ pub struct Live {
     pub connected: Value,
     requests: mpsc::UnboundedSender<Value>,
     heard: watch::Receiver<Heard>,
-    asked: AtomicU64,
+    next_id: AtomicU64,
     task: JoinHandle<()>,
 }
 
@@ -57,7 +57,8 @@ impl Live {
 
     /// Connects with these fields in `connect`. The error is the answer that rejects it.
     pub async fn try_connect(url: &str, mut fields: Value) -> Result<Self, Value> {
-        let (socket, _) = timeout(PATIENCE, connect_async(url)).await.expect("in time").expect("an upgrade");
+        let (socket, _) =
+            timeout(EVENT_TIMEOUT, connect_async(url)).await.expect("in time").expect("an upgrade");
         fields["type"] = "connect".into();
         let mut client = Self::over(socket);
         client.send(fields);
@@ -73,10 +74,10 @@ impl Live {
     }
 
     fn over(socket: Socket) -> Self {
-        let (requests, asked) = mpsc::unbounded_channel();
+        let (requests, receiver) = mpsc::unbounded_channel();
         let (said, heard) = watch::channel(Heard::default());
-        let task = tokio::spawn(converse(socket, asked, said));
-        Self { connected: Value::Null, requests, heard, asked: AtomicU64::new(0), task }
+        let task = tokio::spawn(converse(socket, receiver, said));
+        Self { connected: Value::Null, requests, heard, next_id: AtomicU64::new(0), task }
     }
 
     pub fn token(&self) -> String {
@@ -94,7 +95,7 @@ impl Live {
 
     /// Sends a request with a new `id`, with which [`Live::answer`] finds its answer.
     pub fn request(&self, mut frame: Value) -> u64 {
-        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         frame["id"] = id.into();
         self.send(frame);
         id
@@ -124,8 +125,10 @@ impl Live {
     /// Waits for a frame that satisfies the condition. Frames that have arrived already count.
     pub async fn sees(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let mut heard = self.heard.clone();
-        let found =
-            timeout(PATIENCE, heard.wait_for(|heard| heard.end.is_some() || heard.frames.iter().any(&is_it)));
+        let found = timeout(
+            EVENT_TIMEOUT,
+            heard.wait_for(|heard| heard.end.is_some() || heard.frames.iter().any(&is_it)),
+        );
         let heard = found.await.unwrap_or_else(|_| panic!("{what} did not come: {:?}", self.frames()));
         let heard = heard.expect("a task that tells");
         let frame = heard.frames.iter().find(|frame| is_it(frame));
@@ -159,10 +162,10 @@ impl Live {
     }
 
     /// Waits for the end of the connection.
-    pub async fn ended(&self, patience: Duration) -> End {
+    pub async fn ended(&self, max_wait: Duration) -> End {
         let mut heard = self.heard.clone();
-        let ended = timeout(patience, heard.wait_for(|heard| heard.end.is_some()));
-        let ended = ended.await.unwrap_or_else(|_| panic!("no end within {patience:?}"));
+        let ended = timeout(max_wait, heard.wait_for(|heard| heard.end.is_some()));
+        let ended = ended.await.unwrap_or_else(|_| panic!("no end within {max_wait:?}"));
         ended.expect("a task that tells").end.expect("waited for")
     }
 
@@ -178,11 +181,15 @@ impl Drop for Live {
     }
 }
 
-async fn converse(mut socket: Socket, mut asked: mpsc::UnboundedReceiver<Value>, said: watch::Sender<Heard>) {
+async fn converse(
+    mut socket: Socket,
+    mut requests: mpsc::UnboundedReceiver<Value>,
+    said: watch::Sender<Heard>,
+) {
     let mut code = None;
     loop {
         let came = tokio::select! {
-            frame = asked.recv() => {
+            frame = requests.recv() => {
                 let Some(frame) = frame else { return };
                 match socket.send(Message::text(frame.to_string())).await {
                     Ok(()) => continue,
@@ -203,5 +210,5 @@ async fn converse(mut socket: Socket, mut asked: mpsc::UnboundedReceiver<Value>,
     }
     said.send_modify(|heard| heard.end = Some(End { code }));
     // The test may still send requests, which are not answered any more.
-    while asked.recv().await.is_some() {}
+    while requests.recv().await.is_some() {}
 }

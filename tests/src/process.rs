@@ -1,6 +1,6 @@
 //! The real binary as a process, run as an operator does.
 
-use crate::{PATIENCE, binary, eventually};
+use crate::{EVENT_TIMEOUT, binary, eventually};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +24,7 @@ pub fn command(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) 
 /// Runs the binary in a folder until it exits.
 pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let output = command(folder, arguments, environment).output();
-    timeout(PATIENCE, output).await.expect("an end in time").expect("a process")
+    timeout(EVENT_TIMEOUT, output).await.expect("an end in time").expect("a process")
 }
 
 /// A process that serves.
@@ -87,9 +87,10 @@ impl Starting {
 
     /// Waits until the process serves. The error is the exit status.
     async fn try_serves(mut self) -> Result<Process, ExitStatus> {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time").expect("text");
+        let line =
+            timeout(EVENT_TIMEOUT, self.lines.next_line()).await.expect("a line in time").expect("text");
         let Some(line) = line else {
-            return Err(timeout(PATIENCE, self.child.wait())
+            return Err(timeout(EVENT_TIMEOUT, self.child.wait())
                 .await
                 .expect("an end in time")
                 .expect("a status"));
@@ -148,12 +149,12 @@ impl Process {
 
     /// Waits until the process exits.
     pub async fn ended(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.expect("an end in time").expect("a status")
+        timeout(EVENT_TIMEOUT, self.child.wait()).await.expect("an end in time").expect("a status")
     }
 
     /// Waits until the process exits, and kills it after a timeout.
-    pub async fn ended_within(&mut self, patience: Duration) {
-        if timeout(patience, self.child.wait()).await.is_err() {
+    pub async fn ended_within(&mut self, max_wait: Duration) {
+        if timeout(max_wait, self.child.wait()).await.is_err() {
             self.kill().await;
         }
     }

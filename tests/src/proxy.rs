@@ -31,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// The folder with the host's scripts, so that a rule can name one.
-const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/store/src/redis/lua");
+const SCRIPTS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/store/src/redis/lua");
 
 pub struct Proxy {
     port: u16,
@@ -228,9 +228,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// Loads the host's scripts into Redis and returns their digests, so that the host never has to send their code.
 async fn scripts(redis: &Redis) -> HashMap<Vec<u8>, String> {
     let read = |file: &Path| fs::read_to_string(file).unwrap_or_default();
-    let prelude = read(&Path::new(SCRIPTS).join("prelude.lua"));
+    let prelude = read(&Path::new(SCRIPTS_FOLDER).join("prelude.lua"));
     let mut names = HashMap::new();
-    for entry in fs::read_dir(SCRIPTS).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(SCRIPTS_FOLDER).into_iter().flatten().flatten() {
         let name = entry.path().file_stem().expect("a file").to_string_lossy().into_owned();
         let code = prelude.clone() + &read(&entry.path());
         if let Ok(digest) = redis.try_command(&["SCRIPT", "LOAD", &code]).await {

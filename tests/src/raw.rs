@@ -1,6 +1,6 @@
 //! A peer without a WebSocket library, which can send what no library would, and reads single frames.
 
-use crate::{Closed, PATIENCE, Server};
+use crate::{Closed, EVENT_TIMEOUT, Server};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -66,7 +66,9 @@ impl Raw {
         raw.bytes(head.as_bytes()).await;
         let mut head = vec![];
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(timeout(PATIENCE, raw.tcp.read_u8()).await.expect("a head in time").expect("a head"));
+            head.push(
+                timeout(EVENT_TIMEOUT, raw.tcp.read_u8()).await.expect("a head in time").expect("a head"),
+            );
         }
         (String::from_utf8(head).expect("text").to_lowercase(), raw)
     }
@@ -107,7 +109,10 @@ impl Raw {
     }
 
     pub async fn bytes(&mut self, bytes: &[u8]) {
-        timeout(PATIENCE, self.tcp.write_all(bytes)).await.expect("a peer that reads").expect("a connection");
+        timeout(EVENT_TIMEOUT, self.tcp.write_all(bytes))
+            .await
+            .expect("a peer that reads")
+            .expect("a connection");
     }
 
     pub async fn send(&mut self, frame: Value) {
@@ -127,7 +132,7 @@ impl Raw {
             self.tcp.read_exact(&mut payload).await?;
             Ok::<_, std::io::Error>((first, payload))
         };
-        timeout(PATIENCE, read).await.expect("a frame in time").ok()
+        timeout(EVENT_TIMEOUT, read).await.expect("a frame in time").ok()
     }
 
     /// Reads the next text frame.
@@ -158,6 +163,6 @@ impl Raw {
     pub async fn ended(&mut self) {
         let mut bin = vec![0; 4096];
         let end = async { while self.tcp.read(&mut bin).await.is_ok_and(|read| read > 0) {} };
-        timeout(PATIENCE * 2, end).await.expect("an end in time");
+        timeout(EVENT_TIMEOUT * 2, end).await.expect("an end in time");
     }
 }

@@ -7,7 +7,7 @@ mod sentinel;
 pub use cluster::Cluster;
 pub use sentinel::Sentinel;
 
-use crate::{PATIENCE, eventually};
+use crate::{EVENT_TIMEOUT, eventually};
 use std::{
     fs::{self, File},
     path::Path,
@@ -76,11 +76,11 @@ impl Redis {
 
     /// Waits until it answers, which is once it has loaded its data.
     async fn ready(&mut self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + EVENT_TIMEOUT;
         while self.try_command(&["PING"]).await.as_deref() != Ok("PONG") {
             let ended = self.child.try_wait().expect("the state of redis-server");
             if ended.is_some() || Instant::now() > end {
-                let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+                let log = fs::read_to_string(self.folder.path().join(LOG_FILE)).unwrap_or_default();
                 panic!("redis-server {:?} did not start ({ended:?}):\n{log}", self.arguments);
             }
             sleep(Duration::from_millis(20)).await;
@@ -113,7 +113,9 @@ impl Redis {
 
     /// Like [`Redis::command`], but returns errors, from Redis or from the connection.
     pub async fn try_command(&self, words: &[&str]) -> Result<String, String> {
-        timeout(PATIENCE, ask(self.port, words)).await.map_err(|_| format!("no reply within {PATIENCE:?}"))?
+        timeout(EVENT_TIMEOUT, ask(self.port, words))
+            .await
+            .map_err(|_| format!("no reply within {EVENT_TIMEOUT:?}"))?
     }
 
     /// Waits until everything is on disk. While its disk is slow, Redis delays writing what it has acknowledged.
@@ -163,10 +165,10 @@ fn arguments(port: u16, folder: &Path, more: &[&str]) -> Vec<String> {
     all.into_iter().map(String::from).collect()
 }
 
-const LOG: &str = "output.log";
+const LOG_FILE: &str = "output.log";
 
 fn spawn(arguments: &[String], folder: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(folder.join(LOG)).expect("a log");
+    let log = File::options().create(true).append(true).open(folder.join(LOG_FILE)).expect("a log");
     Command::new("redis-server")
         .args(arguments)
         .envs(clock::environment(folder))

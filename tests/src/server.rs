@@ -1,6 +1,6 @@
 //! A node in the test's own process, on free loopback ports.
 
-use crate::{KEY, PATIENCE, READER};
+use crate::{EVENT_TIMEOUT, KEY, READER};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use switchyard_process::vital::VitalTasks;
@@ -95,7 +95,7 @@ impl Server {
 
     /// Waits until the node has stopped by itself, and returns why.
     pub async fn ended(mut self) -> Result<(), String> {
-        let ended = tokio::time::timeout(2 * PATIENCE, &mut self.task).await;
+        let ended = tokio::time::timeout(2 * EVENT_TIMEOUT, &mut self.task).await;
         ended.expect("an end in time").expect("a node ends without a panic")
     }
 
@@ -193,7 +193,7 @@ impl Answer {
             tcp.write_all(body).await.ok();
             tcp.read_to_end(&mut answer).await.ok();
         };
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time");
+        tokio::time::timeout(EVENT_TIMEOUT, exchange).await.expect("an answer in time");
         let answer = String::from_utf8(answer).expect("text");
         let (head, body) =
             answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {answer:?}"));

@@ -1,6 +1,6 @@
 //! A file system that does not answer, as a network file system may. Every access waits until it answers again.
 
-use crate::{PATIENCE, Process, eventually_within};
+use crate::{EVENT_TIMEOUT, Process, eventually_within};
 use std::{fs, path::Path, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -47,14 +47,14 @@ impl Stall {
             .spawn()
             .expect("nsenter is there");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = timeout(PATIENCE, lines.next_line()).await.expect("a line in time").expect("text");
+        let line = timeout(EVENT_TIMEOUT, lines.next_line()).await.expect("a line in time").expect("text");
         assert_eq!(line.as_deref(), Some("mounted"));
         Self(child)
     }
 
     /// Waits until a thread with this name prefix is blocked on it.
-    pub async fn holds(&self, process: &Process, name: &str, patience: Duration) {
-        eventually_within(patience, name, async || {
+    pub async fn holds(&self, process: &Process, name: &str, max_wait: Duration) {
+        eventually_within(max_wait, name, async || {
             let threads = fs::read_dir(format!("/proc/{}/task", process.id())).expect("Linux");
             let waits = |thread: fs::DirEntry| {
                 let says = |what: &str| fs::read_to_string(thread.path().join(what)).unwrap_or_default();
@@ -69,7 +69,7 @@ impl Stall {
     /// Removes the mount, so that the folder is accessible again.
     pub async fn end(mut self) {
         drop(self.0.stdin.take());
-        let ended = timeout(PATIENCE, self.0.wait()).await.expect("an end in time").expect("a status");
+        let ended = timeout(EVENT_TIMEOUT, self.0.wait()).await.expect("an end in time").expect("a status");
         assert!(ended.success());
     }
 }

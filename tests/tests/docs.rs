@@ -11,16 +11,24 @@ use std::{
 };
 use switchyard_tests::{binary, guest};
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 19] = [
     "README.md",
     "ARCHITECTURE.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/protocol.md",
     "docs/operator.md",
     "docs/nodes.md",
     "docs/plugins.md",
     "docs/loading.md",
+    "docs/performance.md",
     "docs/plugin-costs.md",
+    "sdk/README.md",
+    "plugins/orderbook/README.md",
+    "plugins/protocol-rooms/README.md",
+    "plugins/threshold-filter/README.md",
+    "examples/README.md",
     "examples/javascript-filter/README.md",
     "examples/python-filter/README.md",
 ];
@@ -132,12 +140,12 @@ fn every_link_has_a_target() {
                 continue;
             }
             let target = if file.is_empty() { root().join(name) } else { folder.join(file) };
-            assert!(target.exists(), "{name} leads to {link}, which is not there");
+            assert!(target.exists(), "{name}: the target of the link {link} does not exist");
             if !anchor.is_empty() {
                 let text = std::fs::read_to_string(&target).expect("a document");
                 assert!(
                     text.lines().any(|line| heading(line) == Some(anchor.to_owned())),
-                    "{name}: no {link}"
+                    "{name}: no heading for the link {link}"
                 );
             }
         }

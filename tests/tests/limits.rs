@@ -11,7 +11,7 @@ use std::{
     process::Stdio,
 };
 use switchyard_tests::{
-    Answer, Client, KEY, PATIENCE, Process, Server, eventually, eventually_within, guest,
+    Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, eventually, eventually_within, guest,
 };
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -122,7 +122,7 @@ async fn a_node_without_threads_serves_and_loads_plugins_later() {
     assert_eq!(plugin(&process).await["plugin"]["sha256"], before, "the version before stays");
     // As soon as threads are available again, without any further signal.
     place.limit(&process, "1000").await;
-    eventually_within(3 * PATIENCE, "the new version", async || {
+    eventually_within(3 * EVENT_TIMEOUT, "the new version", async || {
         (plugin(&process).await["plugin"]["sha256"] != before).then_some(())
     })
     .await;
@@ -156,7 +156,7 @@ async fn a_start_without_threads_reports_one_error_or_a_failed_plugin() {
                     assert_eq!(answer["results"][0]["error"]["code"], "plugin_failed", "{answer}");
                     failed += 1;
                     place.limit(&process, "1000").await;
-                    eventually_within(3 * PATIENCE, "a plugin that was loaded later", async || {
+                    eventually_within(3 * EVENT_TIMEOUT, "a plugin that was loaded later", async || {
                         (plugin(&process).await["state"] == "active").then_some(())
                     })
                     .await;

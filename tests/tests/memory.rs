@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use switchyard_tests::{
-    Client, FIN, KEY, Node, PATIENCE, PING, Raw, Redis, Server, TEXT, eventually, framed,
+    Client, EVENT_TIMEOUT, FIN, KEY, Node, PING, Raw, Redis, Server, TEXT, eventually, framed,
 };
 use tokio::time::timeout;
 
@@ -174,10 +174,11 @@ async fn incomplete_request_bodies_lock_nobody_out() {
         held.push(raw);
     }
     for _ in 0..20 {
-        let answer = timeout(PATIENCE, server.call("GET", "/readyz", None, "")).await.expect("an answer");
+        let answer =
+            timeout(EVENT_TIMEOUT, server.call("GET", "/readyz", None, "")).await.expect("an answer");
         assert_eq!(answer.0, 200, "{}", answer.1);
         let body = r#"{"room":"prices","data":1}"#;
-        let answer = timeout(PATIENCE, server.call("POST", "/v1/publish", Some("bob"), body)).await;
+        let answer = timeout(EVENT_TIMEOUT, server.call("POST", "/v1/publish", Some("bob"), body)).await;
         assert_eq!(answer.expect("an answer").0, 200);
     }
     drop(held);

@@ -6,7 +6,9 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, Node, PATIENCE, READER, Server, Stall, eventually, eventually_within, guest};
+use switchyard_tests::{
+    Client, EVENT_TIMEOUT, Node, READER, Server, Stall, eventually, eventually_within, guest,
+};
 
 const PATH: &str = "/v1/plugins/thresholds";
 
@@ -38,7 +40,7 @@ async fn stalled() -> Option<(Node, Stall)> {
     fs::write(far.join("plugin.wasm"), "no Wasm").expect("a file");
     let node = Node::start_mounting(folder).await;
     let stall = Stall::over(&far, &node.process).await;
-    stall.holds(&node.process, "the thread that", PATIENCE).await;
+    stall.holds(&node.process, "the thread that", EVENT_TIMEOUT).await;
     Some((node, stall))
 }
 

@@ -1,7 +1,7 @@
 //! Checks that everything recovers by itself once nothing is disturbed any more: what operators, Redis and
 //! clients see must be exactly the living sessions.
 
-mod asked;
+mod answers;
 
 use super::{
     actor::Actor,
@@ -19,21 +19,21 @@ use tokio::time::sleep;
 
 /// How long recovery may take. A dead node is noticed within 20 s, and then its sessions still have their
 /// time to live.
-const BOUND: Duration = Duration::from_secs(40);
-const PAUSE: Duration = Duration::from_millis(400);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(40);
+const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 /// After this many pauses, clients with two connections send a request on both.
-const ROUNDS: u32 = 10;
+const CHECKS_BEFORE_CONFIRM: u32 = 10;
 /// The maximum number of commands per second from all nodes together at rest, and for how many seconds it is
 /// measured.
-const RESTING_RATE: u64 = 120;
-const MEASURED: u64 = 2;
+const MAX_IDLE_COMMANDS_PER_SECOND: u64 = 120;
+const IDLE_MEASURE_SECONDS: u64 = 2;
 
 /// A problem, with the client and the room that it concerns.
 type Problem = (&'static str, Option<String>, Option<String>, String);
 
 /// Waits until there are no problems, and returns those that remain.
 pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) -> (Facts, Vec<Violation>) {
-    let (end, mut round) = (Instant::now() + BOUND, 0);
+    let (end, mut round) = (Instant::now() + RECOVERY_TIMEOUT, 0);
     loop {
         round += 1;
         let facts = facts();
@@ -47,8 +47,8 @@ pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) 
             problems = rate(world).await;
         }
         if problems.is_empty() {
-            problems = asked::members(actors, &verdicts).await;
-            problems.extend(asked::history(world, &facts).await);
+            problems = answers::members(actors, &verdicts).await;
+            problems.extend(answers::history(world, &facts).await);
         }
         if problems.is_empty() || Instant::now() > end {
             let at = world.began.elapsed();
@@ -65,12 +65,12 @@ pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) 
         }
         for actor in actors {
             // A second connection learns that it has lost the session when it sends a request.
-            if actor.open().1 > 1 && round % ROUNDS == 0 {
+            if actor.open().1 > 1 && round % CHECKS_BEFORE_CONFIRM == 0 {
                 actor.confirm();
             }
             actor.acknowledge();
         }
-        sleep(PAUSE).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
@@ -200,10 +200,10 @@ async fn stored(world: &World, actors: &[Actor], living: &[&Living]) -> Vec<Prob
 /// The nodes send few commands to Redis while no client sends requests.
 async fn rate(world: &World) -> Vec<Problem> {
     let before = keys::commands(&world.redis).await;
-    sleep(Duration::from_secs(MEASURED)).await;
-    let rate = (keys::commands(&world.redis).await - before) / MEASURED;
+    sleep(Duration::from_secs(IDLE_MEASURE_SECONDS)).await;
+    let rate = (keys::commands(&world.redis).await - before) / IDLE_MEASURE_SECONDS;
     match rate {
-        0..=RESTING_RATE => vec![],
+        0..=MAX_IDLE_COMMANDS_PER_SECOND => vec![],
         _ => vec![("Redis rests when clients do", None, None, format!("{rate} commands a second"))],
     }
 }

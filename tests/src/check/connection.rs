@@ -11,7 +11,7 @@ use tokio::{
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 /// After this time, a client considers a node dead that has not accepted it.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 
 pub enum Order {
     Send(Value),
@@ -28,7 +28,7 @@ pub async fn run(
     hello: Value,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + CONNECT_TIMEOUT;
     let mut socket = match timeout_at(end, connect_async(url)).await {
         Ok(Ok((socket, _))) => socket,
         Ok(Err(_)) => return client.take(id, What::Closed(None)),

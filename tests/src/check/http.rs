@@ -8,14 +8,14 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Makes a call, and returns the status and the body.
 pub async fn call(url: &str, method: &str, path: &str, key: &str, body: &str) -> Option<(u16, String)> {
-    timeout(PATIENCE, asked(url, method, path, key, body)).await.ok()?
+    timeout(CALL_TIMEOUT, exchange(url, method, path, key, body)).await.ok()?
 }
 
-async fn asked(url: &str, method: &str, path: &str, key: &str, body: &str) -> Option<(u16, String)> {
+async fn exchange(url: &str, method: &str, path: &str, key: &str, body: &str) -> Option<(u16, String)> {
     let address = url.strip_prefix("http://")?;
     let mut tcp = TcpStream::connect(address).await.ok()?;
     let length = body.len();

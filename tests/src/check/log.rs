@@ -8,7 +8,7 @@ pub struct Message {
     /// The change of the message, in tenths.
     pub change: u8,
     /// When it was first requested.
-    pub asked: Duration,
+    pub requested: Duration,
 }
 
 /// The messages of a room by epoch and offset.
@@ -66,7 +66,7 @@ impl Log {
 
     /// The offset before the first message that was requested after a time.
     pub fn before(&self, room: &str, epoch: &str, time: Duration) -> u64 {
-        let later = self.between(room, epoch, 0, u64::MAX).find(|(_, message)| message.asked > time);
+        let later = self.between(room, epoch, 0, u64::MAX).find(|(_, message)| message.requested > time);
         later.map_or_else(|| self.newest(room, epoch), |(offset, _)| offset - 1)
     }
 

@@ -39,9 +39,9 @@ pub struct Facts {
 /// A node that is silent for this long may be considered dead.
 pub const LEASE: Duration = Duration::from_secs(8);
 /// How long it may take to record an acknowledgement, if nothing is disturbed.
-const FLUSHED: Duration = Duration::from_millis(1100);
+const ACK_RECORD_TIME: Duration = Duration::from_millis(1100);
 /// The tolerance for clocks and for a busy machine.
-const SLACK: Duration = Duration::from_millis(400);
+const TIME_TOLERANCE: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
@@ -97,7 +97,7 @@ pub struct Verdict {
 struct Connection {
     node: usize,
     /// The session token that it sent.
-    asked: Option<String>,
+    requested_session: Option<String>,
     token: Option<String>,
     /// Its id in the admin API.
     name: String,
@@ -116,7 +116,7 @@ impl Connection {
     /// happened at any time before.
     fn over(&self) -> Option<Duration> {
         let ended = self.ended?;
-        let deaf = self.deaf.filter(|(_, heard)| heard.is_none_or(|heard| ended <= heard + SLACK));
+        let deaf = self.deaf.filter(|(_, heard)| heard.is_none_or(|heard| ended <= heard + TIME_TOLERANCE));
         Some(deaf.map_or(ended, |(since, _)| since))
     }
 }
@@ -166,7 +166,7 @@ impl Oracle<'_> {
             What::Opened(node) => (connection.node, connection.opened) = (*node, now),
             What::Sent(frame) if frame["type"] == "connect" => {
                 connection.greeted = Some(now);
-                connection.asked = frame["session"].as_str().map(str::to_owned);
+                connection.requested_session = frame["session"].as_str().map(str::to_owned);
             }
             What::Sent(frame) => self.sent(id, frame),
             What::Received(frame) => match frame["type"].as_str().unwrap_or_default() {

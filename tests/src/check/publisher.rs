@@ -20,11 +20,11 @@ use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite};
 use tokio_util::sync::CancellationToken;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What all publishers of a run share.
 #[derive(Clone)]
-pub struct Desk {
+pub struct PublisherShared {
     pub key: String,
     pub urls: Urls,
     /// The URLs of the admin listeners.
@@ -40,10 +40,10 @@ pub struct Desk {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// How to publish: over WebSocket or over HTTP.
-pub fn start(desk: Desk, seed: u64, over_http: bool) -> JoinHandle<()> {
-    let mut publisher = Publisher { desk, random: Random::new(seed), over_http, socket: None };
+pub fn start(shared: PublisherShared, seed: u64, over_http: bool) -> JoinHandle<()> {
+    let mut publisher = Publisher { shared, random: Random::new(seed), over_http, socket: None };
     tokio::spawn(async move {
-        while !publisher.desk.stop.is_cancelled() {
+        while !publisher.shared.stop.is_cancelled() {
             publisher.publish().await;
             tokio::time::sleep(Duration::from_millis(publisher.random.between(5, 45))).await;
         }
@@ -51,7 +51,7 @@ pub fn start(desk: Desk, seed: u64, over_http: bool) -> JoinHandle<()> {
 }
 
 struct Publisher {
-    desk: Desk,
+    shared: PublisherShared,
     random: Random,
     over_http: bool,
     socket: Option<Socket>,
@@ -59,7 +59,7 @@ struct Publisher {
 
 impl Publisher {
     async fn publish(&mut self) {
-        let number = self.desk.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let room = match self.random.below(40) {
             0 => "*".to_owned(),
             1 => "@acme".to_owned(),
@@ -68,7 +68,7 @@ impl Publisher {
         let change = self.random.below(10) as u8;
         let data = json!({"n": number, "change": f64::from(change) / 10.0});
         let message = json!({"room": room, "data": data, "key": number.to_string()});
-        let asked = self.desk.began.elapsed();
+        let requested = self.shared.began.elapsed();
         loop {
             let answer =
                 if self.over_http { self.post(&message).await } else { self.ask(&message, number).await };
@@ -76,14 +76,14 @@ impl Publisher {
                 Some(answer) if answer["offset"].is_u64() => {
                     let (epoch, offset) = (answer["epoch"].as_str(), answer["offset"].as_u64());
                     let (epoch, offset) = (epoch.expect("an epoch"), offset.expect("seen above"));
-                    let mut log = self.desk.log.lock().expect("no panic");
-                    return log.add(&room, epoch, offset, Message { number, change, asked });
+                    let mut log = self.shared.log.lock().expect("no panic");
+                    return log.add(&room, epoch, offset, Message { number, change, requested });
                 }
                 Some(answer)
                     if ["store_unavailable", "overloaded"]
                         .map(Value::from)
                         .contains(&answer["error"]["code"]) => {}
-                Some(answer) => self.desk.wrong.lock().expect("no panic").push(answer.to_string()),
+                Some(answer) => self.shared.wrong.lock().expect("no panic").push(answer.to_string()),
                 None => {}
             }
             tokio::time::sleep(Duration::from_millis(self.random.between(20, 120))).await;
@@ -98,13 +98,14 @@ impl Publisher {
     }
 
     async fn post(&mut self, message: &Value) -> Option<Value> {
-        let url = self.any(&self.desk.admins.clone())?;
-        let (_, body) = http::call(&url, "POST", "/v1/publish", &self.desk.key, &message.to_string()).await?;
+        let url = self.any(&self.shared.admins.clone())?;
+        let (_, body) =
+            http::call(&url, "POST", "/v1/publish", &self.shared.key, &message.to_string()).await?;
         serde_json::from_str(&body).ok()
     }
 
     async fn ask(&mut self, message: &Value, number: u64) -> Option<Value> {
-        let answer = timeout(PATIENCE, self.try_ask(message, number)).await.ok().flatten();
+        let answer = timeout(ANSWER_TIMEOUT, self.try_ask(message, number)).await.ok().flatten();
         if answer.is_none() {
             self.socket = None;
         }
@@ -113,8 +114,8 @@ impl Publisher {
 
     async fn try_ask(&mut self, message: &Value, number: u64) -> Option<Value> {
         if self.socket.is_none() {
-            let (mut socket, _) = connect_async(self.any(&self.desk.urls.clone())?).await.ok()?;
-            let hello = json!({"type": "connect", "id": "hello", "auth": {"apiKey": self.desk.key}});
+            let (mut socket, _) = connect_async(self.any(&self.shared.urls.clone())?).await.ok()?;
+            let hello = json!({"type": "connect", "id": "hello", "auth": {"apiKey": self.shared.key}});
             socket.send(tungstenite::Message::text(hello.to_string())).await.ok()?;
             answer(&mut socket, &json!("hello")).await?;
             self.socket = Some(socket);

@@ -6,7 +6,7 @@ use super::{
     filter::Filter,
     log::Log,
     oracle::{Facts, Violation},
-    publisher::{self, Desk},
+    publisher::{self, PublisherShared},
     schedule::{CLIENTS, Options, ROOMS},
     step::{Act, Step},
     transcript::Transcript,
@@ -27,9 +27,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum number of lines of a client's transcript in a report.
-const LINES: usize = 60;
+const MAX_LINES: usize = 60;
 /// The same if many clients are concerned.
-const FEW_LINES: usize = 16;
+const MAX_LINES_OF_MANY: usize = 16;
 
 pub struct Outcome {
     pub seed: u64,
@@ -42,7 +42,7 @@ pub struct Outcome {
 pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
     let mut world = World::start(options).await;
     let shows_filters = shows_filters(&world).await;
-    let desk = Desk {
+    let shared = PublisherShared {
         key: KEYS[4].0.to_owned(),
         urls: world.urls.clone(),
         admins: world.admins.clone(),
@@ -61,14 +61,14 @@ pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
         .collect();
     all_connected(&actors).await;
     let publishers: Vec<_> =
-        (0..3).map(|n| publisher::start(desk.clone(), seed.wrapping_mul(7) + n, n == 2)).collect();
+        (0..3).map(|n| publisher::start(shared.clone(), seed.wrapping_mul(7) + n, n == 2)).collect();
     for step in steps {
         sleep(Duration::from_millis(step.after)).await;
         perform(&mut world, &actors, &step.act).await;
     }
     world.heal().await;
     actors.iter().for_each(Actor::hear);
-    desk.stop.cancel();
+    shared.stop.cancel();
     let mut violations = vec![];
     for publisher in publishers {
         if timeout(Duration::from_secs(20), publisher).await.is_err() {
@@ -76,7 +76,7 @@ pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
         }
     }
     let facts = || Facts {
-        log: desk.log.lock().expect("no panic").clone(),
+        log: shared.log.lock().expect("no panic").clone(),
         faults: world.faults(),
         ttl: TTL,
         history: HISTORY,
@@ -87,7 +87,7 @@ pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
     violations.extend(found);
     let conflicts = facts.log.conflicts.iter().filter(|_| !options.loses());
     violations.extend(conflicts.map(|text| of_all("what was published is there once", &world, text.clone())));
-    let wrong = desk.wrong.lock().expect("no panic").clone();
+    let wrong = shared.wrong.lock().expect("no panic").clone();
     violations.extend(wrong.into_iter().map(|text| of_all("errors are in order", &world, text)));
     let transcripts = actors.iter().map(Actor::transcript).collect();
     actors.iter().for_each(Actor::stop);
@@ -95,7 +95,7 @@ pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
         seed,
         violations,
         transcripts,
-        published: desk.next.load(Ordering::Relaxed) as usize,
+        published: shared.next.load(Ordering::Relaxed) as usize,
         took: world.began.elapsed(),
     }
 }
@@ -190,11 +190,11 @@ impl fmt::Display for Outcome {
                 continue;
             }
             if let Some(client) = self.transcripts.iter().find(|one| one.client == violation.client) {
-                f.write_str(&client.story(violation.room.as_deref(), violation.at, LINES))?;
+                f.write_str(&client.story(violation.room.as_deref(), violation.at, MAX_LINES))?;
             } else if let Some(room) = &violation.room {
                 for client in self.transcripts.iter().filter(|one| one.mentions(room)) {
                     writeln!(f, "    {}", client.client)?;
-                    f.write_str(&client.story(Some(room), violation.at, FEW_LINES))?;
+                    f.write_str(&client.story(Some(room), violation.at, MAX_LINES_OF_MANY))?;
                 }
             }
         }

@@ -12,7 +12,7 @@ pub const NODES: usize = 3;
 pub const CLIENTS: usize = 12;
 /// The rooms of clients. A plugin governs the fourth and later ones.
 pub const ROOMS: [&str; 6] = ["plain-0", "plain-1", "plain-2", "tvl-0", "tvl-1", "tvl-2"];
-const GOVERNED: usize = 3;
+const FIRST_GOVERNED_ROOM: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -111,7 +111,7 @@ impl Drawing {
     }
 
     fn filter(&mut self, room: usize) -> Filter {
-        let filtered = room >= GOVERNED && self.random.chance(75);
+        let filtered = room >= FIRST_GOVERNED_ROOM && self.random.chance(75);
         Filter(filtered.then(|| self.random.pick(&[2, 4, 6, 8])))
     }
 

@@ -36,7 +36,7 @@ pub struct Transcript {
 }
 
 /// How long a node takes to recover after a disturbance.
-const RECOVERY: Duration = Duration::from_secs(3);
+const RECOVERY_TIME: Duration = Duration::from_secs(3);
 
 /// A period in which a node, or its connection to Redis, was disturbed.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub struct Fault {
 
 impl Fault {
     pub fn touches(&self, node: usize, from: Duration, to: Duration) -> bool {
-        self.node.is_none_or(|other| other == node) && self.from <= to && self.to + RECOVERY >= from
+        self.node.is_none_or(|other| other == node) && self.from <= to && self.to + RECOVERY_TIME >= from
     }
 }
 

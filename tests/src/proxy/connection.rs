@@ -24,7 +24,7 @@ struct Replies {
     /// In the order of the client's requests.
     slots: VecDeque<Slot>,
     /// The slots of the requests that were sent to Redis, in that order.
-    asked: VecDeque<u64>,
+    sent: VecDeque<u64>,
     next: u64,
     /// Redis has closed the connection.
     ended: bool,
@@ -55,14 +55,14 @@ impl Replies {
 
     /// Handles a value from Redis: a part of the next missing answer, or an unsolicited message.
     fn fill(&mut self, value: Vec<u8>) {
-        let first = self.asked.front().and_then(|id| self.slots.iter().position(|slot| slot.id == *id));
+        let first = self.sent.front().and_then(|id| self.slots.iter().position(|slot| slot.id == *id));
         match first {
             Some(at) if !resp::is_message(&value) => {
                 let slot = &mut self.slots[at];
                 slot.bytes.extend(value);
                 slot.missing -= 1;
                 if slot.missing == 0 {
-                    self.asked.pop_front();
+                    self.sent.pop_front();
                 }
             }
             // After everything that came before it, and never between the parts of one answer in the same slot.
@@ -85,11 +85,11 @@ pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shar
     let (from_client, to_client) = client.split();
     let (from_redis, to_redis) = upstream.split();
     let (replies, changed) = (Arc::new(Mutex::new(Replies::default())), Notify::new());
-    let (sent, asked) = mpsc::unbounded_channel();
+    let (sender, commands) = mpsc::unbounded_channel();
     let onward = async {
         tokio::join!(
-            requests(Values::new(from_client), sent, &replies, &changed, shared, &silent),
-            forward(asked, to_redis, &replies, shared),
+            requests(Values::new(from_client), sender, &replies, &changed, shared, &silent),
+            forward(commands, to_redis, &replies, shared),
             collect(Values::new(from_redis), &replies, &changed),
         );
         // The other direction ends the connection, once it has delivered everything.
@@ -149,13 +149,13 @@ async fn requests(
 
 /// In the order in which requests are to be executed.
 async fn forward(
-    mut asked: mpsc::UnboundedReceiver<(u64, Command)>,
+    mut commands: mpsc::UnboundedReceiver<(u64, Command)>,
     mut redis: impl AsyncWrite + Unpin,
     replies: &Mutex<Replies>,
     shared: &Shared,
 ) {
-    while let Some((id, command)) = asked.recv().await {
-        replies.lock().expect("no panic").asked.push_back(id);
+    while let Some((id, command)) = commands.recv().await {
+        replies.lock().expect("no panic").sent.push_back(id);
         shared.carry(command.bytes.len()).await;
         shared.count(&command);
         if redis.write_all(&command.bytes).await.is_err() {

@@ -1,7 +1,7 @@
 //! The rules that select commands and decide what happens to them. Knows no connections.
 
 use super::resp::Command;
-use crate::PATIENCE;
+use crate::EVENT_TIMEOUT;
 use std::sync::{Arc, Mutex};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -87,7 +87,7 @@ impl Rule {
     /// Waits until the rule has applied to `count` commands.
     pub async fn matched_times(&self, times: u64) {
         let mut matched = self.0.matched.subscribe();
-        let met = timeout(PATIENCE, matched.wait_for(|count| *count >= times)).await;
+        let met = timeout(EVENT_TIMEOUT, matched.wait_for(|count| *count >= times)).await;
         assert!(met.is_ok(), "{:?} met {} of {times} commands", self.0.pattern, self.count());
     }
 

@@ -1,7 +1,7 @@
 //! What a client of the proxy receives, and which commands reach Redis.
 
 use super::{Pattern, Proxy, resp::Values};
-use crate::{PATIENCE, Redis, Rule};
+use crate::{EVENT_TIMEOUT, Redis, Rule};
 use tokio::{
     io::AsyncWriteExt,
     net::{
@@ -33,7 +33,7 @@ impl Peer {
 
     /// The next value as one line; `None` at the end of the connection.
     async fn reply(&mut self) -> Option<String> {
-        let value = timeout(PATIENCE, self.replies.next()).await.expect("a reply in time")?;
+        let value = timeout(EVENT_TIMEOUT, self.replies.next()).await.expect("a reply in time")?;
         Some(String::from_utf8(value).expect("text").trim_end().replace("\r\n", " "))
     }
 
@@ -80,8 +80,9 @@ async fn everything_passes_and_is_counted() {
 #[tokio::test]
 async fn scripts_of_the_host_go_by_their_names() {
     let (redis, proxy, mut peer) = start().await;
-    let code = ["prelude", "members"]
-        .map(|name| std::fs::read_to_string(format!("{}/{name}.lua", super::SCRIPTS)).expect("a script"));
+    let code = ["prelude", "members"].map(|name| {
+        std::fs::read_to_string(format!("{}/{name}.lua", super::SCRIPTS_FOLDER)).expect("a script")
+    });
     let digest = redis.command(&["SCRIPT", "LOAD", &code.concat()]).await;
     let failed = proxy.fail(Pattern::script("members").times(1));
     let run = format!("EVALSHA {digest} 1 nobody 10");

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command, sync::LazyLock};
 
 /// The file in a server's folder that says how wrong its clock is.
-const FILE: &str = "clock";
+const CLOCK_FILE: &str = "clock";
 
 /// The libraries to preload. Redis's own allocator asks for the time before faketime is ready, so the C
 /// library's allocator replaces it.
@@ -16,7 +16,7 @@ static PRELOADED: LazyLock<String> = LazyLock::new(|| {
 
 /// The environment of a server in this folder, if its clock can be set.
 pub fn environment(folder: &Path) -> Vec<(&'static str, String)> {
-    let file = folder.join(FILE);
+    let file = folder.join(CLOCK_FILE);
     if !file.exists() {
         return vec![];
     }
@@ -32,5 +32,5 @@ pub fn set(folder: &Path, seconds: i64) {
     // Written atomically, so that nobody reads half of it.
     let next = folder.join("clock.next");
     fs::write(&next, format!("{seconds:+}")).expect("a file for the clock");
-    fs::rename(next, folder.join(FILE)).expect("the clock set");
+    fs::rename(next, folder.join(CLOCK_FILE)).expect("the clock set");
 }

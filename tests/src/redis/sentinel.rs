@@ -1,7 +1,7 @@
 //! A master that is watched by real sentinels, and its failover.
 
 use super::{Redis, says};
-use crate::PATIENCE;
+use crate::EVENT_TIMEOUT;
 use std::{
     fs,
     path::Path,
@@ -76,10 +76,10 @@ impl Sentinel {
     pub async fn replaces(&self, old: u16) {
         let new = self.servers.iter().find(|server| server.port != old).expect("a replica");
         // After a split vote, sentinels wait for twice the failover timeout before they vote again.
-        let end = Instant::now() + 4 * PATIENCE;
+        let end = Instant::now() + 4 * EVENT_TIMEOUT;
         for sentinel in &self.sentinels {
             while master_says(sentinel).await != Some(new.port) {
-                assert!(Instant::now() < end, "no failover within {:?}", 4 * PATIENCE);
+                assert!(Instant::now() < end, "no failover within {:?}", 4 * EVENT_TIMEOUT);
                 sleep(Duration::from_millis(20)).await;
             }
         }

@@ -2,7 +2,7 @@
 //! know early.
 
 use std::time::{Duration, Instant};
-use switchyard_tests::{Answer, KEY, PATIENCE, Process, READER, Server};
+use switchyard_tests::{Answer, EVENT_TIMEOUT, KEY, Process, READER, Server};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,9 +28,9 @@ async fn call(process: &Process, head: &str) -> TcpStream {
 }
 
 /// Everything up to the end of the stream.
-async fn rest(tcp: &mut TcpStream, patience: Duration) -> String {
+async fn rest(tcp: &mut TcpStream, max_wait: Duration) -> String {
     let mut answer = vec![];
-    timeout(patience, tcp.read_to_end(&mut answer)).await.expect("an end in time").ok();
+    timeout(max_wait, tcp.read_to_end(&mut answer)).await.expect("an end in time").ok();
     String::from_utf8(answer).expect("text")
 }
 
@@ -86,13 +86,13 @@ async fn a_body_that_is_too_large_is_rejected_before_it_arrives() {
     let started = Instant::now();
     for path in ["/v1/publish", "/v1/broadcast"] {
         let mut tcp = call(&process, &publish(KEY, path, "Content-Length: 1000000000")).await;
-        let answer = rest(&mut tcp, PATIENCE).await;
+        let answer = rest(&mut tcp, EVENT_TIMEOUT).await;
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("message_too_large"), "{answer}");
     }
     // A client that may not publish is rejected, whatever its body would be.
     let mut tcp = call(&process, &publish(READER, "/v1/publish", "Content-Length: 1000")).await;
-    assert!(rest(&mut tcp, PATIENCE).await.starts_with("HTTP/1.1 403"));
-    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert!(rest(&mut tcp, EVENT_TIMEOUT).await.starts_with("HTTP/1.1 403"));
+    assert!(started.elapsed() < EVENT_TIMEOUT, "{:?}", started.elapsed());
     // If the head gives no length, the node counts the bytes it receives.
     let mut tcp = call(&process, &publish(KEY, "/v1/broadcast", "Transfer-Encoding: chunked")).await;
     let chunk = format!("{:x}\r\n{}\r\n", 10_000, "x".repeat(10_000));
@@ -101,7 +101,7 @@ async fn a_body_that_is_too_large_is_rejected_before_it_arrives() {
             break;
         }
     }
-    let answer = rest(&mut tcp, PATIENCE).await;
+    let answer = rest(&mut tcp, EVENT_TIMEOUT).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 

@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, KEY, PATIENCE, READER, Server, binary, eventually, guest, run};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, READER, Server, binary, eventually, guest, run};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -61,7 +61,7 @@ async fn one_message_is_published_and_received() {
     ];
     let output = run(folder.path(), &arguments, &[]).await;
     assert!(output.status.success(), "{}", stderr(&output));
-    let line = tokio::time::timeout(PATIENCE, heard.next_line())
+    let line = tokio::time::timeout(EVENT_TIMEOUT, heard.next_line())
         .await
         .expect("in time")
         .expect("text")
@@ -118,7 +118,7 @@ async fn listening_filters_and_continues_after_a_lost_connection() {
         publisher.publish("tvl", json!({"change": change})).await;
     }
     for change in [5, 6] {
-        let line = tokio::time::timeout(PATIENCE, heard.next_line())
+        let line = tokio::time::timeout(EVENT_TIMEOUT, heard.next_line())
             .await
             .expect("in time")
             .expect("text")
@@ -162,13 +162,14 @@ async fn listening_acknowledges_the_last_message_when_stopped() {
         let (mut listening, mut heard) = listener(&server, "prices", &[]).await;
         let mut publisher = Client::connect(&server).await;
         publisher.publish("prices", json!(1)).await;
-        let line = tokio::time::timeout(PATIENCE, heard.next_line()).await.expect("in time").expect("text");
+        let line =
+            tokio::time::timeout(EVENT_TIMEOUT, heard.next_line()).await.expect("in time").expect("text");
         assert!(line.is_some());
         let id = listening.id().expect("it runs").to_string();
         let sent = Command::new("kill").args(["-s", signal, &id]).status().await;
         assert!(sent.expect("kill is there").success());
         let ended =
-            tokio::time::timeout(PATIENCE, listening.wait()).await.expect("in time").expect("a status");
+            tokio::time::timeout(EVENT_TIMEOUT, listening.wait()).await.expect("in time").expect("a status");
         assert_eq!(ended.code(), Some(0), "{signal}: {ended}");
         eventually("an acknowledgement", async || {
             let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
@@ -189,7 +190,7 @@ async fn a_stopped_feed_reports_what_happened_to_its_messages() {
     let mut command = switchyard_tests::command(folder.path(), &arguments, &[("SWITCHYARD_KEY", KEY)]);
     let mut publishing = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
     let mut said = BufReader::new(publishing.stdout.take().expect("piped")).lines();
-    let line = tokio::time::timeout(PATIENCE, said.next_line())
+    let line = tokio::time::timeout(EVENT_TIMEOUT, said.next_line())
         .await
         .expect("in time")
         .expect("text")
@@ -198,7 +199,7 @@ async fn a_stopped_feed_reports_what_happened_to_its_messages() {
     let id = publishing.id().expect("it runs").to_string();
     let sent = Command::new("kill").args(["-s", "TERM", &id]).status().await;
     assert!(sent.expect("kill is there").success());
-    let output = tokio::time::timeout(PATIENCE, publishing.wait_with_output())
+    let output = tokio::time::timeout(EVENT_TIMEOUT, publishing.wait_with_output())
         .await
         .expect("in time")
         .expect("a status");

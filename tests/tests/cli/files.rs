@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::Stdio,
 };
-use switchyard_tests::{Answer, Client, KEY, PATIENCE, Process, Server, command, guest, run};
+use switchyard_tests::{Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, command, guest, run};
 use tokio::time::timeout;
 
 const MARK: &str = "\u{feff}";
@@ -80,7 +80,7 @@ async fn a_variable_that_is_not_utf8_is_named() {
         let mut command = command(folder.path(), arguments, &[]);
         command.env(name, latin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().expect("a process");
-        timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").expect("a status")
+        timeout(EVENT_TIMEOUT, child.wait_with_output()).await.expect("an end in time").expect("a status")
     };
     // A variable that the node does not use.
     let output = ended(&["check"], "CAFE").await;

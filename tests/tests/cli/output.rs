@@ -9,7 +9,7 @@ use std::{
     path::Path,
     process::{Output, Stdio},
 };
-use switchyard_tests::{Answer, Client, KEY, PATIENCE, Process, Redis, Server, command, eventually};
+use switchyard_tests::{Answer, Client, EVENT_TIMEOUT, KEY, Process, Redis, Server, command, eventually};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     time::timeout,
@@ -19,7 +19,7 @@ async fn printing_to(folder: &Path, arguments: &[&str], out: impl Into<Stdio>) -
     let mut command = command(folder, arguments, &[]);
     command.stdout(out).stderr(Stdio::piped());
     let child = command.spawn().expect("a process");
-    timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").expect("a status")
+    timeout(EVENT_TIMEOUT, child.wait_with_output()).await.expect("an end in time").expect("a status")
 }
 
 fn full() -> File {
@@ -86,11 +86,11 @@ async fn listening_ends_silently_when_its_reader_closes_the_pipe() {
     .await;
     client.publish("prices", json!(1)).await;
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    assert!(timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").is_some());
+    assert!(timeout(EVENT_TIMEOUT, lines.next_line()).await.expect("in time").expect("text").is_some());
     drop(lines);
     client.publish("prices", json!(2)).await;
     let output =
-        timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").expect("a status");
+        timeout(EVENT_TIMEOUT, child.wait_with_output()).await.expect("an end in time").expect("a status");
     assert_eq!((output.status.code(), &*stderr(&output)), (Some(1), ""));
 }
 

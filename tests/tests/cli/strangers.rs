@@ -3,7 +3,7 @@
 use super::{serve::PORTS, stdout};
 use serde_json::json;
 use std::{fs, process::Stdio};
-use switchyard_tests::{Answer, Client, KEY, PATIENCE, Process, Server, command, eventually, run};
+use switchyard_tests::{Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, command, eventually, run};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -38,7 +38,7 @@ async fn tls_hellos_with_invalid_names_do_not_fill_the_log() {
         let mut tcp = TcpStream::connect(process.address()).await.expect("a listener");
         tcp.write_all(&hello).await.ok();
         let mut answer = vec![];
-        timeout(PATIENCE, tcp.read_to_end(&mut answer)).await.expect("an end in time").ok();
+        timeout(EVENT_TIMEOUT, tcp.read_to_end(&mut answer)).await.expect("an end in time").ok();
     }
     let address = process.admin.strip_prefix("http://").expect("HTTP");
     let dropped = async || {
@@ -54,7 +54,7 @@ async fn tls_hellos_with_invalid_names_do_not_fill_the_log() {
     let all = log().len();
     assert!(all < 1 << 20, "300 hellos wrote {all} bytes");
     let says = "log lines suppressed: one place in the code logs too often";
-    switchyard_tests::eventually_within(2 * PATIENCE, "a line that says so", async || {
+    switchyard_tests::eventually_within(2 * EVENT_TIMEOUT, "a line that says so", async || {
         String::from_utf8_lossy(&log()).contains(says).then_some(())
     })
     .await;
@@ -116,12 +116,12 @@ async fn untrusted_names_cannot_forge_log_lines_or_control_a_terminal() {
         client.publish(room, data.clone()).await;
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let line =
-            timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").expect("a line");
+            timeout(EVENT_TIMEOUT, lines.next_line()).await.expect("in time").expect("text").expect("a line");
         is_clean("`listen`", &line);
         if more == ["--json"] {
             let heard: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             assert_eq!(heard["data"], data, "a program reads what was published");
         }
-        timeout(PATIENCE, child.wait()).await.expect("an end in time").expect("a status");
+        timeout(EVENT_TIMEOUT, child.wait()).await.expect("an end in time").expect("a status");
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::json;
 use std::time::{Duration, Instant};
 use switchyard_tests::{
-    Answer, Client, FIN, KEY, PATIENCE, Process, Raw, Server, TEXT, eventually, eventually_within, framed,
+    Answer, Client, EVENT_TIMEOUT, FIN, KEY, Process, Raw, Server, TEXT, eventually, eventually_within,
+    framed,
 };
 use tokio::{io::AsyncWriteExt, sync::watch};
 
@@ -37,7 +38,7 @@ async fn other_members_keep_receiving_while_one_does_not_read() {
         // A busy machine may delay the clients that do read, which is not what this tests.
         for told in &mut progress {
             let near = told.wait_for(|reached| reached + 20 >= n);
-            tokio::time::timeout(PATIENCE, near).await.expect("every reader goes on").expect("a reader");
+            tokio::time::timeout(EVENT_TIMEOUT, near).await.expect("every reader goes on").expect("a reader");
         }
     }
     for reader in readers {
@@ -95,7 +96,7 @@ async fn long_answers_that_nobody_reads_take_no_memory() {
     let request = framed(FIN | TEXT, json!({"type": "subscribe", "rooms": rooms}).to_string().as_bytes());
     let asking = tokio::spawn(async move { while greedy.tcp.write_all(&request).await.is_ok() {} });
     let admin = process.admin.strip_prefix("http://").expect("plain HTTP");
-    eventually_within(3 * PATIENCE, "the end of one that does not read", async || {
+    eventually_within(3 * EVENT_TIMEOUT, "the end of one that does not read", async || {
         let grown = process.memory().saturating_sub(before);
         assert!(grown < 64 << 20, "{} MiB wait for one that does not read", grown >> 20);
         let header = format!("Authorization: Bearer {KEY}\r\n");

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Answer, Client, FIN, KEY, PATIENCE, Process, Raw, Server, TEXT, binary, eventually, eventually_within,
-    framed,
+    Answer, Client, EVENT_TIMEOUT, FIN, KEY, Process, Raw, Server, TEXT, binary, eventually,
+    eventually_within, framed,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -44,7 +44,7 @@ async fn silent(address: &str, count: usize) -> Vec<TcpStream> {
     let mut silent = vec![];
     for _ in 0..count {
         silent.push(
-            timeout(PATIENCE, TcpStream::connect(address)).await.expect("in time").expect("a listener"),
+            timeout(EVENT_TIMEOUT, TcpStream::connect(address)).await.expect("in time").expect("a listener"),
         );
     }
     silent
@@ -72,7 +72,7 @@ async fn try_connect(url: &str) -> Option<Client> {
         client.connected = client.recv().await;
         (client.connected["type"] == "connected").then_some(client)
     };
-    timeout(PATIENCE, connecting).await.ok().flatten()
+    timeout(EVENT_TIMEOUT, connecting).await.ok().flatten()
 }
 
 fn admin_address(admin: &str) -> &str {
@@ -178,7 +178,7 @@ async fn an_address_has_limited_handshake_slots_unless_it_is_trusted() {
         trusted.push(from(9, server.address()).await);
     }
     trusted[5].write_all(b"GET /nowhere HTTP/1.1\r\nHost: here\r\n\r\n").await.expect("it is open");
-    assert!(matches!(timeout(PATIENCE, trusted[5].read(&mut [0; 8])).await, Ok(Ok(8))));
+    assert!(matches!(timeout(EVENT_TIMEOUT, trusted[5].read(&mut [0; 8])).await, Ok(Ok(8))));
 }
 
 /// An upgrade with this key. Returns the status and head of the answer.
@@ -195,7 +195,7 @@ async fn upgrade(tcp: &mut TcpStream, key: &str) -> Option<String> {
         }
         Some(())
     };
-    timeout(PATIENCE, read).await.expect("an answer in time")?;
+    timeout(EVENT_TIMEOUT, read).await.expect("an answer in time")?;
     Some(String::from_utf8(answer).expect("text").to_lowercase())
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use std::{path::Path, sync::Arc, time::Duration};
-use switchyard_tests::{Client, KEY, PATIENCE, Server, eventually};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Server, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -44,7 +44,7 @@ async fn connect(server: &Server, certificate: &str) -> Option<Client> {
 pub async fn connect_to(url: &str, certificate: &str, key: &str) -> Option<Client> {
     let url = url.replace("127.0.0.1", "localhost");
     let upgrade = connect_async_tls_with_config(url, None, false, Some(trusting(certificate)));
-    let (socket, _) = tokio::time::timeout(PATIENCE, upgrade).await.expect("an answer in time").ok()?;
+    let (socket, _) = tokio::time::timeout(EVENT_TIMEOUT, upgrade).await.expect("an answer in time").ok()?;
     let client = Client { socket, connected: json!(null) };
     Some(client.greet(json!({"auth": {"apiKey": key}})).await)
 }

@@ -5,7 +5,7 @@ use super::tls;
 use serde_json::json;
 use std::{fs, path::Path, time::Duration};
 use switchyard_tests::{
-    Answer, Client, Node, PATIENCE, Process, Server, eventually, eventually_within, guest,
+    Answer, Client, EVENT_TIMEOUT, Node, Process, Server, eventually, eventually_within, guest,
 };
 use tokio::process::Command;
 
@@ -58,11 +58,11 @@ async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
     }
     limit(&process, 1000).await;
     // Without any further signal.
-    eventually_within(2 * PATIENCE, "the second certificate", async || {
+    eventually_within(2 * EVENT_TIMEOUT, "the second certificate", async || {
         tls::connect_to(&process.url, &second.0, key).await
     })
     .await;
-    eventually_within(6 * PATIENCE, "a version", async || {
+    eventually_within(6 * EVENT_TIMEOUT, "a version", async || {
         let (_, body) = Answer::called(&process.admin, "GET", "/v1/plugins/dydx", Some(key), "").await;
         body.contains("\"package\":\"orderbook\"").then_some(())
     })

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use std::time::Instant;
-use switchyard_tests::{Client, KEY, Node, PATIENCE, Pattern, Proxy, Raw, Redis, eventually};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Node, Pattern, Proxy, Raw, Redis, eventually};
 
 async fn publish(node: &Node, room: &str, data: Value) -> (Value, u64) {
     let body = json!({"room": room, "data": data}).to_string();
@@ -267,7 +267,7 @@ async fn a_client_that_missed_a_total_loss_is_told_on_resuming() {
     // The node restores it as soon as it answers a ping, for which it has to read.
     while two.get("/v1/rooms/prices/messages/5/receipt").await["acknowledged"] != 1 {
         live.drained().await;
-        assert!(began.elapsed() < PATIENCE, "no acknowledgement");
+        assert!(began.elapsed() < EVENT_TIMEOUT, "no acknowledgement");
     }
     let client = two.resume(token.as_str().expect("a token")).await;
     let connected = &client.connected;

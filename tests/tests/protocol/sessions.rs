@@ -3,7 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use std::time::Duration;
-use switchyard_tests::{Client, KEY, PATIENCE, Server, eventually};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Server, eventually};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -32,7 +32,7 @@ async fn a_session_outlives_its_connection_by_its_ttl() {
     assert_eq!((&client.connected["resumed"], &client.connected["rooms"]), (&json!(false), &json!([])));
     assert_ne!(client.token(), token);
     // Expired sessions are removed periodically.
-    timeout(PATIENCE, async {
+    timeout(EVENT_TIMEOUT, async {
         while count(&mut watcher).await != 1 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -117,7 +117,7 @@ enum Next {
 
 /// The next frame that is not a delivery; deliveries are counted.
 async fn next(client: &mut Client, heard: &mut u32) -> Next {
-    match timeout(PATIENCE, client.socket.next()).await.expect("a frame in time") {
+    match timeout(EVENT_TIMEOUT, client.socket.next()).await.expect("a frame in time") {
         Some(Ok(Message::Text(text))) => {
             *heard += u32::from(text.contains(r#""type":"message""#));
             if text.contains(r#""type":"pong""#) { Next::Pong } else { Next::Other }

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use switchyard_tests::{
-    Answer, BINARY, CLOSE, CONTINUATION, Client, FIN, KEY, PATIENCE, PING, PONG, TEXT, eventually_within,
+    Answer, BINARY, CLOSE, CONTINUATION, Client, EVENT_TIMEOUT, FIN, KEY, PING, PONG, TEXT, eventually_within,
 };
 
 /// The size of what is delivered: more than the kernel buffers for a connection.
@@ -74,7 +74,7 @@ async fn every_case_passes_while_writes_are_blocked() {
             lines.push(line);
         }
         let published = AtomicU64::new(0);
-        eventually_within(6 * PATIENCE, "every write is blocked", async || {
+        eventually_within(6 * EVENT_TIMEOUT, "every write is blocked", async || {
             node.publish(json!("x".repeat(DELIVERY))).await;
             published.fetch_add(1, Ordering::Relaxed);
             let (_, live) =

@@ -1,4 +1,4 @@
-//! What connections take: to get in, to be there, and to be kept alive.
+//! The cost of connections: of opening them, their memory, and keeping them alive.
 
 use crate::{crowd::Crowd, line::micros, load::shares, peer::Peer};
 use serde_json::{Value, json};
@@ -7,11 +7,11 @@ use switchyard_tests::report::{Section, figure, rounded};
 use tokio::time::sleep;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
-const MANY: usize = 10_000;
-/// Over TLS, where the clients' own work takes longest.
-const ENCRYPTED: usize = 2000;
-const WATCHED: Duration = Duration::from_secs(10);
-/// As often as the floor pings.
+const PLAIN_CONNECTIONS: usize = 10_000;
+/// The number of connections over TLS, which cost the clients most.
+const TLS_CONNECTIONS: usize = 2000;
+const IDLE_WINDOW: Duration = Duration::from_secs(10);
+/// The interval in which the minimal server sends pings.
 const HEARTBEAT: &str = "[session]\nheartbeat = { interval = \"10s\", timeout = \"10s\" }\n";
 
 struct Run {
@@ -20,10 +20,10 @@ struct Run {
     a_second: f64,
     p50: f64,
     p95: f64,
-    /// Seconds of the peer.
+    /// Processor seconds of the server.
     cpu: f64,
     memory: f64,
-    /// Of the peer, in a second of nothing but pings.
+    /// Processor seconds of the server per second, with only pings.
     idle: f64,
     wrong: u64,
 }
@@ -36,14 +36,14 @@ impl Run {
         let cpu = peer.cpu() - cpu;
         let memory = peer.grown().await as f64 / count as f64;
         let idle = peer.cpu();
-        sleep(WATCHED).await;
-        let idle = (peer.cpu() - idle) / WATCHED.as_secs_f64();
+        sleep(IDLE_WINDOW).await;
+        let idle = (peer.cpu() - idle) / IDLE_WINDOW.as_secs_f64();
         let [p50, p95] = shares(crowd.joined.iter().map(|(took, _)| *took as u32).collect(), [0.50, 0.95]);
         let wrong = crowd.refused + crowd.take().wrong();
         Self { name, count, a_second: count as f64 / seconds, p50, p95, cpu, memory, idle, wrong }
     }
 
-    /// Milliseconds a thousand.
+    /// Milliseconds per thousand connections.
     fn each(&self) -> f64 {
         self.cpu * 1e6 / self.count as f64
     }
@@ -57,7 +57,7 @@ impl Run {
             figure(self.p95),
             figure(self.each()),
             figure(self.memory),
-            figure(self.idle * 1e3 * MANY as f64 / self.count as f64),
+            figure(self.idle * 1e3 * PLAIN_CONNECTIONS as f64 / self.count as f64),
             self.wrong.to_string(),
         ]
     }
@@ -73,18 +73,18 @@ impl Run {
 
 pub async fn measure() -> io::Result<Section> {
     let runs = [
-        Run::of("floor", &Peer::floor(None).await, MANY).await,
-        Run::of("node", &Peer::node(HEARTBEAT).await, MANY).await,
-        Run::of("node, wss", &encrypted().await, ENCRYPTED).await,
+        Run::of("floor", &Peer::floor(None).await, PLAIN_CONNECTIONS).await,
+        Run::of("node", &Peer::node(HEARTBEAT).await, PLAIN_CONNECTIONS).await,
+        Run::of("node, wss", &encrypted().await, TLS_CONNECTIONS).await,
     ];
     Ok(Section {
         name: "connections",
         title: "Connections",
         how: format!(
-            "{MANY} connections, {ENCRYPTED} over TLS, opened 64 at a time. The floor is done with the upgrade; the node has \
+            "{PLAIN_CONNECTIONS} connections, {TLS_CONNECTIONS} over TLS, opened 64 at a time. The floor is done with the upgrade; the node has \
              the key, a session and a room by then, in two more exchanges. Memory is what the process grew by; then nothing \
              happens for {} s but a ping every 10 s, given for 10,000 connections.",
-            WATCHED.as_secs()
+            IDLE_WINDOW.as_secs()
         ),
         columns: vec![
             "",
@@ -104,7 +104,7 @@ pub async fn measure() -> io::Result<Section> {
     })
 }
 
-/// A node that speaks TLS, and clients that trust it.
+/// Starts a node with TLS, and creates the configuration of clients that trust it.
 async fn encrypted() -> Peer {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let folder = tempfile::tempdir().expect("a folder");

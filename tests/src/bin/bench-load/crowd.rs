@@ -1,4 +1,4 @@
-//! Members in rooms, and what each of them heard.
+//! The members of rooms, and what each of them received.
 
 use crate::{
     line::{Delivery, Line, micros},
@@ -12,22 +12,22 @@ use std::{
 };
 use tokio::{task::JoinHandle, time::sleep};
 
-/// Connections that are being opened at a time.
-const OPENING: usize = 64;
+/// Maximum number of connections that are opened at the same time.
+const MAX_OPENING: usize = 64;
 
-/// What a member heard since it was last asked.
+/// What a member has received since the last report.
 #[derive(Default)]
 pub struct Heard {
     /// The last offset of each room.
     last: HashMap<Vec<u8>, u64>,
     pub messages: u64,
-    /// Microseconds from when a message was due.
+    /// Latencies in microseconds, from when a message was due.
     pub late: Vec<u32>,
-    /// Offsets that came twice or too late.
+    /// Offsets that were duplicates or out of order.
     pub disordered: u64,
-    /// Offsets that were left out, where all are expected.
+    /// Offsets that are missing, if all are expected.
     pub missing: u64,
-    /// Texts that are no messages.
+    /// Frames that are not messages.
     pub strange: u64,
     pub ended: bool,
 }
@@ -37,7 +37,7 @@ impl Heard {
         self.last.get(room.as_bytes()).copied()
     }
 
-    /// `now` in microseconds; `whole`: no offset is to be left out.
+    /// Records a message. `now` is in microseconds. With `whole`, all offsets are expected.
     pub fn take(&mut self, text: &[u8], now: u64, whole: bool) {
         let Some(Delivery { room, offset, at }) = Delivery::read(text) else {
             self.strange += 1;
@@ -65,14 +65,14 @@ impl Heard {
 
 pub struct Crowd {
     members: Vec<(Arc<Mutex<Heard>>, JoinHandle<()>)>,
-    /// How long each took to get in, microseconds, and its session.
+    /// For each member, how many microseconds it took to join, and its session.
     pub joined: Vec<(u64, String)>,
-    /// Those that could not get in.
+    /// The number of members that could not join.
     pub refused: u64,
 }
 
 impl Crowd {
-    /// So many members; `rooms` and filter of each by its number.
+    /// Connects members. `rooms` returns the rooms and the filter of each by its number.
     pub async fn gather(
         peer: &Peer,
         count: usize,
@@ -83,7 +83,7 @@ impl Crowd {
             async move { (peer.join(&rooms, filter.as_deref()).await, filter.is_none()) }
         });
         let mut crowd = Self { members: vec![], joined: vec![], refused: 0 };
-        let mut joining = joining.buffer_unordered(OPENING);
+        let mut joining = joining.buffer_unordered(MAX_OPENING);
         while let Some((joined, whole)) = joining.next().await {
             match joined {
                 Ok(Joined { line, session, took }) => {
@@ -104,7 +104,7 @@ impl Crowd {
         self.members.push((heard.clone(), tokio::spawn(listen(line, heard, whole))));
     }
 
-    /// What all heard since they were asked last.
+    /// What all members have received since the last report.
     pub fn take(&self) -> Heard {
         let mut all = Heard::default();
         for (heard, _) in &self.members {
@@ -123,7 +123,7 @@ impl Crowd {
         self.members.iter().map(|(heard, _)| lock(heard).messages).sum()
     }
 
-    /// Until they heard so many, or hear nothing any more.
+    /// Waits until they have received `count` messages, or receive no more.
     pub async fn hears(&self, messages: u64) {
         let (mut before, mut quiet) = (self.messages(), 0);
         while before < messages && quiet < 20 {

@@ -1,5 +1,5 @@
-//! Everything at once: many connections, steady deliveries, newcomers, clients that keep losing their connection, and one that
-//! never reads.
+//! Everything at once: many connections, steady deliveries, new clients, clients that lose their connection
+//! repeatedly, and one that never reads.
 
 use crate::{
     crowd::{Crowd, Heard},
@@ -22,12 +22,12 @@ const RATE: f64 = 200.0;
 const SECONDS: f64 = 6.0;
 const WINDOW: f64 = 2.0;
 const NEWCOMERS: usize = 200;
-/// Clients that come and go, how long they stay, and how long they are away.
-const RESTLESS: usize = 50;
-const STAY: Duration = Duration::from_millis(400);
-const AWAY: Duration = Duration::from_millis(100);
-/// Data of what is published to the one who never reads: a few seconds of it fill every buffer.
-const FLOOD: usize = 8000;
+/// The number of clients that come and go, how long they stay, and how long they are away.
+const RECONNECTING_CLIENTS: usize = 50;
+const CONNECTED_TIME: Duration = Duration::from_millis(400);
+const DISCONNECTED_TIME: Duration = Duration::from_millis(100);
+/// The data that is published to the client that never reads. A few seconds of it fill every buffer.
+const FLOOD_BYTES: usize = 8000;
 const FLOOD_RATE: f64 = 500.0;
 
 pub async fn measure() -> io::Result<Section> {
@@ -49,7 +49,7 @@ pub async fn measure() -> io::Result<Section> {
         },
         newcomers(&node),
         async {
-            let all = (0..RESTLESS).map(|n| restless(&node, n, &busy));
+            let all = (0..RECONNECTING_CLIENTS).map(|n| restless(&node, n, &busy));
             futures_util::future::try_join_all(all).await
         },
         flooded(&node),
@@ -57,7 +57,7 @@ pub async fn measure() -> io::Result<Section> {
     let (window, restless, slow) = (window?, restless?, slow?);
     let returns: u64 = restless.iter().map(|(returns, _)| returns).sum();
     let recovered: u64 = restless.iter().map(|(_, heard)| heard.messages).sum();
-    // What comes twice is allowed to those who come back, and theirs alone.
+    // Only clients that reconnect may receive duplicates.
     let unrecovered: u64 = restless.iter().map(|(_, heard)| heard.missing + heard.strange).sum();
     wrong += window.wrong + least.wrong + unrecovered + u64::from(slow != 4508);
     let row = |name: &str, window: &Window, [p50, p95]: [f64; 2]| {
@@ -77,8 +77,8 @@ pub async fn measure() -> io::Result<Section> {
         title: "Everything at once",
         how: format!(
             "{MEMBERS} members of {ROOMS} rooms, {RATE} messages a second, while {NEWCOMERS} others connect. At the node, and not at \
-             the floor, {RESTLESS} clients keep losing their connection and resume, and one is sent {FLOOD_RATE} messages a \
-             second of {FLOOD} bytes and reads none."
+             the floor, {RECONNECTING_CLIENTS} clients keep losing their connection and resume, and one is sent {FLOOD_RATE} messages a \
+             second of {FLOOD_BYTES} bytes and reads none."
         ),
         columns: vec![
             "",
@@ -117,7 +117,7 @@ async fn steady(peer: &Peer, crowd: &Crowd) -> io::Result<Window> {
     Steady { peer, crowd, rate: RATE, seconds: WINDOW, next: &next }.measure().await
 }
 
-/// p50 and p95, in milliseconds, of getting in.
+/// p50 and p95 of the time to connect, in milliseconds.
 async fn newcomers(peer: &Peer) -> [f64; 2] {
     let apart = Duration::from_secs_f64(SECONDS / NEWCOMERS as f64);
     let (mut took, mut stay) = (vec![], vec![]);
@@ -129,12 +129,13 @@ async fn newcomers(peer: &Peer) -> [f64; 2] {
         }
         sleep(next.saturating_duration_since(Instant::now())).await;
     }
-    // Who could not get in counts as late.
+    // A client that could not connect counts as late.
     took.resize(NEWCOMERS, u32::MAX);
     shares(took, [0.50, 0.95])
 }
 
-/// Comes and goes while it is busy, then hears the rest: how often it came back, and what it heard.
+/// Connects and disconnects during the load, then receives the rest. Returns how often it reconnected, and
+/// what it received.
 async fn restless(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, Heard)> {
     let mut heard = Heard::default();
     let joined = node.join(&[room(n)], None).await?;
@@ -147,7 +148,7 @@ async fn restless(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, 
                 line.texts(|text| heard.take(text, micros(), true)).await?;
             }
         };
-        if let Ok(end) = timeout(STAY, listening).await {
+        if let Ok(end) = timeout(CONNECTED_TIME, listening).await {
             return end;
         }
         if !goes_on {
@@ -157,16 +158,16 @@ async fn restless(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, 
             line.send(&format!(r#"{{"type":"ack","room":"{}","offset":{offset}}}"#, room(n))).await?;
         }
         drop(line);
-        sleep(AWAY).await;
+        sleep(DISCONNECTED_TIME).await;
         line = Line::connect(node, Some(&session)).await?.0;
         returns += 1;
     }
 }
 
-/// With what a member that never reads was closed.
+/// The close code of a member that never reads.
 async fn flooded(node: &Peer) -> io::Result<u16> {
     let lazy = node.join(&["flood".to_owned()], None).await?;
     let mut publisher = Publisher::open(node).await?;
-    publisher.flood("flood", FLOOD, FLOOD_RATE, SECONDS).await?;
+    publisher.flood("flood", FLOOD_BYTES, FLOOD_RATE, SECONDS).await?;
     lazy.line.closed().await
 }

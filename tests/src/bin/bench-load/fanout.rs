@@ -1,4 +1,4 @@
-//! One room: what a delivery costs as messages become more frequent and as members become more.
+//! One room: the cost of a delivery with more messages and more members.
 
 use crate::{
     crowd::Crowd,
@@ -11,10 +11,10 @@ use switchyard_tests::report::{Section, figure, rounded};
 
 const ROOM: &str = "prices:eth";
 const SECONDS: f64 = 2.0;
-/// What the floor lets messages wait for each other, as the node does: milliseconds.
-const FLUSH: u64 = 20;
+/// How long the minimal server collects messages, like the node, in milliseconds.
+const FLUSH_DELAY_MS: u64 = 20;
 
-/// Members, messages a second, and whether the floor gathers.
+/// Members, messages per second, and whether the minimal server collects messages.
 const LOADS: [(usize, f64, bool); 12] = [
     (1000, 5.0, false),
     (1000, 20.0, false),
@@ -30,7 +30,7 @@ const LOADS: [(usize, f64, bool); 12] = [
     (5000, 80.0, true),
 ];
 
-/// As many deliveries a second, to ever more members.
+/// The same number of deliveries per second, to more and more members.
 const SIZES: [(usize, f64); 3] = [(100, 80.0), (1000, 8.0), (10_000, 0.8)];
 
 pub struct Pair {
@@ -43,12 +43,13 @@ pub struct Pair {
 
 impl Pair {
     async fn measure(members: usize, rate: f64, gathers: bool, seconds: f64) -> io::Result<Self> {
-        let [node, floor] =
-            [Peer::node("").await, Peer::floor(gathers.then_some(FLUSH)).await].map(|peer| async move {
+        let [node, floor] = [Peer::node("").await, Peer::floor(gathers.then_some(FLUSH_DELAY_MS)).await].map(
+            |peer| async move {
                 let crowd = Crowd::gather(&peer, members, |_| (vec![ROOM.to_owned()], None)).await;
                 let next = |_| (ROOM.to_owned(), members as u64);
                 Steady { peer: &peer, crowd: &crowd, rate, seconds, next: &next }.measure().await
-            });
+            },
+        );
         Ok(Self { members, rate, gathers, node: node.await?, floor: floor.await? })
     }
 
@@ -68,7 +69,7 @@ pub async fn measure() -> io::Result<(Vec<Section>, Vec<Pair>)> {
     let how = format!(
         "One room, a publisher, and members that only listen. Messages have 200 bytes of data; latency is from when a message \
          was due until a member had read it. The floor writes each message at once, or, where it says so, lets messages wait \
-         {FLUSH} ms and writes all that is waiting."
+         {FLUSH_DELAY_MS} ms and writes all that is waiting."
     );
     let sections = vec![
         section("fanout", "One room, as messages become more frequent", how, &loads),

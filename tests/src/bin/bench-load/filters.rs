@@ -1,4 +1,4 @@
-//! What filters in a plugin add to a delivery.
+//! The cost that filters in a plugin add to a delivery.
 
 use crate::{
     crowd::Crowd,
@@ -14,7 +14,7 @@ use switchyard_tests::{
 
 const MEMBERS: usize = 1000;
 const SECONDS: f64 = 2.0;
-/// Few enough that every message is written at once.
+/// Few enough that every message is written immediately.
 const DELIVERIES: f64 = 8000.0;
 const ROOM: &str = "shares";
 
@@ -24,7 +24,7 @@ struct Run {
 }
 
 impl Run {
-    /// So many distinct filters, or none; half of them pass a message.
+    /// The number of distinct filters, or 0. Each message passes half of them.
     async fn of(name: &str, governed: bool, filters: usize) -> io::Result<Self> {
         let peer = Peer::node(&if governed { table(ROOM) } else { String::new() }).await;
         let wish = |n: usize| {
@@ -43,7 +43,7 @@ impl Run {
     }
 }
 
-/// A plugin that governs rooms and has nothing to say of what is published.
+/// A plugin that governs rooms without a hook for publishing.
 pub fn table(rooms: &str) -> String {
     let file = guest("threshold_filter");
     format!("[[plugin]]\nname = \"size\"\nfile = \"{}\"\nrooms = [\"{rooms}\"]\n", file.display())

@@ -1,5 +1,5 @@
-//! The least that a server of this kind can do, to compare with: a frame is encoded once and written to each member of a room in
-//! one system call. No keys, no history, no filters, no limits, and who is slow loses.
+//! A minimal server to compare with: it encodes a frame once and writes it to each member of a room in one
+//! system call. It has no keys, history, filters or limits, and slow clients lose messages.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 #[derive(Default)]
 struct Room {
     members: Vec<Rc<TcpStream>>,
-    /// What waits for the next flush.
+    /// The data that waits for the next flush.
     waiting: Vec<u8>,
 }
 
@@ -27,19 +27,19 @@ struct Room {
 struct Floor {
     rooms: RefCell<HashMap<String, Room>>,
     flushing: Cell<bool>,
-    /// What comes back to who was away.
+    /// The messages that are replayed to a client that was away.
     replay: OnceCell<Vec<u8>>,
 }
 
-/// How it is to behave.
+/// How the server behaves.
 #[derive(Clone, Copy)]
 pub struct Manner {
-    /// Whether messages wait for others before they are written, and how long.
+    /// Whether, and for how long, messages are collected before they are written.
     pub flush: Option<Duration>,
     pub ping: Duration,
 }
 
-/// Serves on a free port of loopback, which it prints, for ever.
+/// Serves forever on a free loopback port, which it prints.
 pub async fn serve(manner: Manner) -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
@@ -54,7 +54,7 @@ pub async fn serve(manner: Manner) -> std::io::Result<()> {
     LocalSet::new().run_until(serving).await
 }
 
-/// `/publish` sends `ROOM TEXT`; `/in/A,B` is a member of rooms; `/replay/N` is sent N texts at once.
+/// `/publish` sends `ROOM TEXT`, `/in/A,B` joins rooms, and `/replay/N` receives N messages at once.
 async fn connection(floor: Rc<Floor>, mut tcp: TcpStream, manner: Manner) -> Option<()> {
     let mut head = Vec::with_capacity(512);
     while !head.ends_with(b"\r\n\r\n") {
@@ -75,7 +75,7 @@ async fn connection(floor: Rc<Floor>, mut tcp: TcpStream, manner: Manner) -> Opt
         let texts =
             floor.replay.get_or_init(|| (1..=count).flat_map(|n| encode(&delivery("r", n, 0))).collect());
         tcp.write_all(texts).await.ok()?;
-        // Until the client goes.
+        // Runs until the client disconnects.
         while tcp.read(&mut [0; 16]).await.is_ok_and(|read| read > 0) {}
     } else {
         publisher(floor, tcp, manner).await;
@@ -111,7 +111,7 @@ async fn publisher(floor: Rc<Floor>, mut tcp: TcpStream, manner: Manner) -> Opti
     loop {
         tcp.read_buf(&mut came).await.ok().filter(|read| *read > 0)?;
         let mut done = 0;
-        // Masked with zeros, and never as long as to need eight bytes of length.
+        // Masked with zeros, and never long enough to need a length of eight bytes.
         while let [_, length, rest @ ..] = &came[done..] {
             let (start, length) = match (length & 127, rest) {
                 (126, [a, b, ..]) => (8, u16::from_be_bytes([*a, *b]) as usize),
@@ -147,17 +147,17 @@ fn publish(floor: &Rc<Floor>, room: &str, frame: &[u8], manner: Manner) {
     }
 }
 
-/// A frame as a server sends it.
+/// A frame from a server.
 fn encode(text: &str) -> Vec<u8> {
     let mut frame = framed(FIN | TEXT, text.as_bytes());
-    // Without the mask.
+    // Without a mask.
     let mask = if text.len() < 126 { 2 } else { 4 };
     frame[1] &= 127;
     frame.drain(mask..mask + 4);
     frame
 }
 
-/// The same text as the node's, for a message that was due at a time.
+/// The same text as a node sends, for a message that was due at this time.
 pub fn delivery(room: &str, offset: u64, at: u64) -> String {
     format!(
         r#"{{"type":"message","room":"{room}","offset":{offset},"time":1700000000000,"data":{}}}"#,
@@ -165,7 +165,7 @@ pub fn delivery(room: &str, offset: u64, at: u64) -> String {
     )
 }
 
-/// What is published: 200 bytes.
+/// The data that is published: 200 bytes.
 pub fn data(at: u64) -> String {
     let mut data = format!(r#"{{"at":{at},"pair":"ETH-USD","value":50,"text":""#);
     data.extend(std::iter::repeat_n('x', 198_usize.saturating_sub(data.len())));

@@ -1,4 +1,4 @@
-//! One client's connection, as cheap as a client can be: it reads whole frames out of what came and parses no JSON.
+//! The connection of a client that is as cheap as possible: it splits the data into frames and parses no JSON.
 
 use crate::peer::Peer;
 use std::{
@@ -21,14 +21,14 @@ pub struct Line {
     came: Vec<u8>,
 }
 
-/// Microseconds since the program began.
+/// Microseconds since the program started.
 pub fn micros() -> u64 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     BEGAN.elapsed().as_micros() as u64
 }
 
 impl Line {
-    /// An upgraded connection; `path` says something to the floor only.
+    /// Opens a WebSocket. Only the minimal server interprets `path`.
     pub async fn open(peer: &Peer, path: &str) -> io::Result<Self> {
         let tcp = TcpStream::connect(&peer.address).await?;
         tcp.set_nodelay(true)?;
@@ -57,7 +57,7 @@ impl Line {
         }
     }
 
-    /// An authenticated connection to the node and its session, a new one or the one that it asks for.
+    /// Connects to the node, and returns the connection and its session, which is new or the given one.
     pub async fn connect(peer: &Peer, session: Option<&str>) -> io::Result<(Self, String)> {
         let mut line = Self::open(peer, "/v2/realtime").await?;
         let session = session.map_or(String::new(), |session| format!(r#","session":"{session}""#));
@@ -73,7 +73,7 @@ impl Line {
         self.write(&framed(FIN | TEXT, text.as_bytes())).await
     }
 
-    /// TLS keeps bytes that the socket did not take until it is flushed.
+    /// With TLS, data that the socket did not take stays in a buffer until it is flushed.
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.io.write_all(bytes).await?;
         self.io.flush().await
@@ -88,7 +88,7 @@ impl Line {
         }
     }
 
-    /// Hands on the texts that came whole, and answers a ping.
+    /// Passes on complete text frames, and answers pings.
     pub async fn texts(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let (mut done, mut pinged) = (0, None);
         while let Some((first, start, end)) = frame(&self.came[done..]) {
@@ -107,7 +107,7 @@ impl Line {
         }
     }
 
-    /// Reads on until the server closes: with which code.
+    /// Reads until the server closes, and returns the close code.
     pub async fn closed(mut self) -> io::Result<u16> {
         loop {
             while let Some((first, start, end)) = frame(&self.came) {
@@ -120,7 +120,7 @@ impl Line {
         }
     }
 
-    /// The next text, when one at a time comes.
+    /// Returns the next text frame, if frames arrive one at a time.
     pub async fn text(&mut self) -> io::Result<String> {
         loop {
             if let Some((first, start, end)) = frame(&self.came) {
@@ -136,7 +136,7 @@ impl Line {
     }
 }
 
-/// The first byte of a whole frame, and where its payload begins and ends.
+/// The first byte of a complete frame, and the range of its payload.
 fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (start, length) = match *bytes {
         [_, 126, a, b, ..] => (4, u16::from_be_bytes([a, b]).into()),
@@ -147,21 +147,21 @@ fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     (bytes.len() >= start + length).then_some((bytes[0], start, start + length))
 }
 
-/// What stands between this beginning and the next quote.
+/// The text between this prefix and the next quote.
 fn field<'a>(text: &'a str, begin: &str) -> Option<&'a str> {
     text.split_once(begin)?.1.split('"').next()
 }
 
-/// What the clients look at in a delivery.
+/// The fields of a delivery that clients use.
 pub struct Delivery<'a> {
     pub room: &'a [u8],
     pub offset: u64,
-    /// When it was to be published, in [`micros`].
+    /// When it was due to be published, in [`micros`].
     pub at: u64,
 }
 
 impl<'a> Delivery<'a> {
-    /// `None`: it is something else.
+    /// Returns `None` if the frame is not a delivery.
     pub fn read(text: &'a [u8]) -> Option<Self> {
         let rest = text.strip_prefix(br#"{"type":"message","room":""#)?;
         let (room, rest) = rest.split_at(rest.iter().position(|b| *b == b'"')?);

@@ -1,4 +1,4 @@
-//! A window of steady publishing: what it cost, how long messages took, and whether all came.
+//! A window of steady publishing: its cost, the latencies, and whether all messages arrived.
 
 use crate::{
     crowd::Crowd,
@@ -12,31 +12,32 @@ use switchyard_tests::report::{median, rounded};
 use tokio::time::{sleep, timeout};
 
 const WARM_UP: f64 = 0.7;
-/// Windows of a measurement, of which the median counts: on a shared machine one alone is off by a third at times.
+/// The number of windows per measurement, of which the median counts. On a shared machine, a single window
+/// can be off by a third.
 const ROUNDS: usize = 3;
 
-/// Rates are messages a second in all.
+/// The load: rates are messages per second in total.
 pub struct Steady<'a> {
     pub peer: &'a Peer,
     pub crowd: &'a Crowd,
     pub rate: f64,
-    /// Of each window.
+    /// The duration of each window.
     pub seconds: f64,
-    /// The room of the n-th message, and how many members should hear it.
+    /// The room of the n-th message, and how many members should receive it.
     pub next: &'a dyn Fn(u64) -> (String, u64),
 }
 
-/// What some windows took.
+/// The results of several windows.
 pub struct Window {
     pub messages: u64,
     pub heard: u64,
     pub seconds: f64,
-    /// Microseconds of the peer a delivery, and those below with it: the median of the windows.
+    /// Processor microseconds of the server per delivery. This and the following are medians of the windows.
     pub each: f64,
-    /// Milliseconds: half, and 99 of 100, were not later.
+    /// p50 and p99 of the latency, in milliseconds.
     pub p50: f64,
     pub p99: f64,
-    /// Messages that were refused, lost, repeated or out of order.
+    /// The number of messages that were refused, lost, duplicated or out of order.
     pub wrong: u64,
 }
 
@@ -67,7 +68,7 @@ impl Window {
     }
 }
 
-/// Where each room is, for the floor, which does not count.
+/// The offset of each room, for the minimal server, which does not count.
 pub struct Publisher<'a> {
     peer: &'a Peer,
     line: Line,
@@ -98,7 +99,7 @@ impl<'a> Publisher<'a> {
         self.line.send(&format!("{room} {text}")).await
     }
 
-    /// So many messages a second of so many bytes of data.
+    /// Publishes at a rate, with data of a given size.
     pub async fn flood(&mut self, room: &str, bytes: usize, rate: f64, seconds: f64) -> io::Result<()> {
         let data = "x".repeat(bytes);
         for _ in 0..(rate * seconds) as u64 {
@@ -127,7 +128,7 @@ impl<'a> Publisher<'a> {
         timeout(time, reading).await.unwrap_or(Ok(()))
     }
 
-    /// Publishes at this pace, and returns how many should be heard by how many.
+    /// Publishes at this rate, and returns the number of messages and of expected deliveries.
     pub async fn pace(
         &mut self,
         rate: f64,
@@ -144,7 +145,8 @@ impl<'a> Publisher<'a> {
                 self.rest(Duration::from_micros(due - now)).await?;
             }
             let now = micros();
-            // A timer's grain is not the server's; more than that is, since then this had to wait for it.
+            // The resolution of timers is not the server's fault. A longer delay is, because then this had to
+            // wait for the server.
             let at = if now < due + 2000 { now } else { due };
             let (room, members) = next(n);
             expected += members;
@@ -153,7 +155,7 @@ impl<'a> Publisher<'a> {
         Ok((count, expected))
     }
 
-    /// Until all publishes are answered, and how many were not, or not well.
+    /// Waits until all publishes are answered, and returns how many were unanswered or refused.
     pub async fn settle(&mut self) -> io::Result<u64> {
         for _ in 0..40 {
             if !self.peer.is_node() || self.answered + self.refused >= self.sent {
@@ -175,14 +177,14 @@ impl Steady<'_> {
             windows.push(self.window(&mut publisher).await?);
         }
         wrong += publisher.settle().await?;
-        // What should not come has a moment to come.
+        // Waits a moment for messages that should not arrive.
         sleep(Duration::from_millis(50)).await;
         wrong += self.crowd.take().messages;
         let all = Window::of(&windows);
         Ok(Window { wrong: all.wrong + wrong, ..all })
     }
 
-    /// One window, from the first message on.
+    /// Runs one window, from the first message on.
     pub async fn once(&self) -> io::Result<Window> {
         let mut publisher = Publisher::open(self.peer).await?;
         let window = self.window(&mut publisher).await?;
@@ -203,7 +205,7 @@ impl Steady<'_> {
     }
 }
 
-/// Milliseconds, for each share such as 0.99 the smallest time that so many are not above.
+/// The given quantiles of the times, such as 0.99, in milliseconds.
 pub fn shares<const N: usize>(mut micros: Vec<u32>, shares: [f64; N]) -> [f64; N] {
     micros.sort_unstable();
     shares.map(|share| {

@@ -1,5 +1,6 @@
-//! Measures one node on its memory store beside the least that a server could do for the same clients, everything on
-//! loopback. Prints Markdown; judges nothing but order and loss. `cargo xtask bench` builds and runs it.
+//! Benchmarks one node with a memory store, compared with a minimal server for the same clients, everything
+//! on loopback. Prints Markdown, and fails only if messages are lost or out of order. `cargo xtask bench`
+//! builds and runs it.
 
 mod connections;
 mod crowd;
@@ -22,16 +23,16 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
+    cpu_time,
     report::{self, Report, Section},
-    spent,
 };
 
 const USAGE: &str = "\
-bench-load [--json FILE] [--plot FILE] [--only SECTION]
+Usage: bench-load [--json FILE] [--plot FILE] [--only SECTION]
 
-  --json FILE      the figures of the report as JSON too
-  --plot FILE      an SVG of cost and latency over load, where fanout is measured
-  --only SECTION   connections, fanout, rooms, filters, recovery or crowded alone
+  --json FILE      also write the figures of the report to FILE, as JSON
+  --plot FILE      also draw cost and latency over load as an SVG; needs the section fanout
+  --only SECTION   run one section: connections, fanout, rooms, filters, recovery or crowded
 ";
 
 const SECTIONS: [&str; 6] = ["connections", "fanout", "rooms", "filters", "recovery", "crowded"];
@@ -53,12 +54,12 @@ async fn main() -> ExitCode {
                 only = Some(value.clone())
             }
             _ => {
-                eprint!("{USAGE}");
+                eprint!("bench-load: invalid option '{}'\n\n{USAGE}", option.join(" "));
                 return ExitCode::from(2);
             }
         }
     }
-    let cores = spent::cores();
+    let cores = cpu_time::cores();
     if peer::apart() {
         let (own, others) = (std::process::id().to_string(), format!("1-{}", cores - 1));
         Command::new("taskset").args(["-acp", &others, &own]).stdout(Stdio::null()).status().ok();
@@ -73,7 +74,7 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(cores: usize, only: Option<&str>, plot: Option<&Path>) -> io::Result<Report> {
-    let (began, before) = (Instant::now(), spent::by_others());
+    let (began, before) = (Instant::now(), cpu_time::by_others());
     let mut sections: Vec<Section> = vec![];
     for name in SECTIONS.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
         eprintln!("bench-load: {name} …");
@@ -93,7 +94,7 @@ async fn measure(cores: usize, only: Option<&str>, plot: Option<&Path>) -> io::R
         }
     }
     let (version, seconds) = (env!("CARGO_PKG_VERSION"), began.elapsed().as_secs());
-    let others = (spent::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
+    let others = (cpu_time::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
     let where_ = if peer::apart() {
         "node and floor on one core, clients on the others"
     } else {

@@ -1,5 +1,5 @@
-//! What is measured: a node, or the floor under it, each as a process of its own and, where there is more than one core, on the
-//! first of them.
+//! The server that is measured: a node or the minimal server, as a process of its own. If there are several
+//! cores, it runs on the first.
 
 use crate::line::{Line, micros};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, LazyLock},
     time::Duration,
 };
-use switchyard_tests::{Server, binary, spent};
+use switchyard_tests::{Server, binary, cpu_time};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::rustls::ClientConfig;
 
-/// Members are as many connections of one principal, in as many rooms as they like.
+/// One principal has all the connections, in any number of rooms.
 const CONFIG: &str = "\
 [server]
 listen = \"127.0.0.1:0\"
@@ -30,29 +30,29 @@ rooms = 100000
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Node,
-    /// With what waits for a flush, in milliseconds.
+    /// How long it collects messages before a flush, in milliseconds.
     Floor(Option<u64>),
 }
 
 pub struct Peer {
     pub kind: Kind,
     pub address: String,
-    /// How clients speak TLS to it.
+    /// The TLS configuration of clients.
     pub tls: Option<Arc<ClientConfig>>,
     id: u32,
-    /// Bytes of memory before the first connection.
+    /// Memory in bytes before the first connection.
     empty: usize,
     _child: Child,
     _folder: tempfile::TempDir,
     _lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// A member that is in, and how long that took.
+/// A member that has joined, and how long that took.
 pub struct Joined {
     pub line: Line,
-    /// Of a node.
+    /// The session on a node.
     pub session: String,
-    /// From the first packet until it was in its rooms, microseconds.
+    /// Microseconds from the first packet until it had joined its rooms.
     pub took: u64,
 }
 
@@ -65,7 +65,7 @@ impl Peer {
         Self::start(command, Kind::Floor(flush), folder, |line| line.to_owned()).await
     }
 
-    /// A node with this much more TOML.
+    /// Starts a node with additional TOML.
     pub async fn node(extra: &str) -> Self {
         Self::node_in(tempfile::tempdir().expect("a folder"), extra).await
     }
@@ -114,18 +114,18 @@ impl Peer {
         self.kind == Kind::Node
     }
 
-    /// Seconds of processor time so far.
+    /// Processor seconds so far.
     pub fn cpu(&self) -> f64 {
-        spent::precisely(self.id)
+        cpu_time::precisely(self.id)
     }
 
-    /// Bytes more than before the first connection, when it has come to rest.
+    /// Memory in bytes in addition to that before the first connection, once it is stable.
     pub async fn grown(&self) -> usize {
         sleep(Duration::from_millis(1500)).await;
         memory(self.id).saturating_sub(self.empty)
     }
 
-    /// A member of these rooms, each with or without a filter.
+    /// Connects a member of these rooms, each with or without a filter.
     pub async fn join(&self, rooms: &[String], filter: Option<&str>) -> io::Result<Joined> {
         let began = micros();
         let (mut line, session) = match self.kind {
@@ -161,7 +161,7 @@ fn wish(room: &str, filter: Option<&str>) -> String {
     }
 }
 
-/// Proportional set size: what is shared counts by share.
+/// The proportional set size, in which shared memory is divided among its users.
 fn memory(id: u32) -> usize {
     let text =
         fs::read_to_string(format!("/proc/{id}/smaps_rollup")).expect("Linux, and a process that runs");
@@ -169,11 +169,11 @@ fn memory(id: u32) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 
-/// Whether servers have a core of their own. Asked first before this program keeps to the others.
+/// Whether the server has a core of its own. Must be called before this program restricts itself to the other cores.
 pub fn apart() -> bool {
     static APART: LazyLock<bool> = LazyLock::new(|| {
         let there = std::process::Command::new("taskset").arg("--version").stdout(Stdio::null()).status();
-        spent::cores() > 1 && there.is_ok_and(|status| status.success())
+        cpu_time::cores() > 1 && there.is_ok_and(|status| status.success())
     });
     *APART
 }

@@ -1,4 +1,4 @@
-//! Cost and latency over load, as a picture.
+//! Plots cost and latency over load.
 
 use crate::fanout::Pair;
 use plotters::prelude::*;

@@ -1,4 +1,4 @@
-//! A storm: everybody lost the connection and comes back at once, each with its session and messages that it missed.
+//! A mass reconnect: all clients lose their connection and resume at once, each with messages that it missed.
 
 use crate::{
     crowd::{Crowd, Heard},
@@ -13,23 +13,23 @@ use switchyard_tests::report::{Section, figure, rounded};
 use tokio::time::timeout;
 
 const CLIENTS: usize = 10_000;
-const MISSED: u64 = 100;
-/// As many as a listener keeps waiting without losing any.
-const AT_ONCE: usize = 1000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const MISSED_MESSAGES: u64 = 100;
+/// As many as a listener can keep waiting without losing any.
+const MAX_WAITING: usize = 1000;
+const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 const ROOM: &str = "prices:eth";
-/// Those who never left, in a room of their own.
-const STEADY: &str = "prices:btc";
+/// The clients that stay connected, in a room of their own.
+const STEADY_ROOM: &str = "prices:btc";
 const STEADY_MEMBERS: usize = 100;
 const STEADY_RATE: f64 = 20.0;
 
-/// How the return of all went.
+/// The result of one mass reconnect.
 struct Storm {
     name: &'static str,
     seconds: f64,
-    /// Seconds of the peer.
+    /// Processor seconds of the server.
     cpu: f64,
-    /// Milliseconds from a client's first packet until it had all that it missed.
+    /// Milliseconds from a client's first packet until it had received everything that it missed.
     p50: f64,
     p99: f64,
     messages: u64,
@@ -37,7 +37,7 @@ struct Storm {
 }
 
 impl Storm {
-    /// `back` returns when a client has heard all.
+    /// `back` returns once a client has received everything.
     async fn of<F: Future<Output = io::Result<Heard>>>(
         name: &'static str,
         peer: &Peer,
@@ -49,19 +49,19 @@ impl Storm {
                 let back = back(n);
                 async move {
                     let began = micros();
-                    (timeout(PATIENCE, back).await, micros() - began)
+                    (timeout(RETURN_TIMEOUT, back).await, micros() - began)
                 }
             })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(MAX_WAITING);
         let (mut took, mut messages, mut wrong) = (vec![], 0, 0);
         while let Some((heard, time)) = returns.next().await {
             took.push(time as u32);
             match heard {
                 Ok(Ok(heard)) => {
                     messages += heard.messages;
-                    wrong += heard.wrong() + heard.messages.abs_diff(MISSED);
+                    wrong += heard.wrong() + heard.messages.abs_diff(MISSED_MESSAGES);
                 }
-                _ => wrong += MISSED,
+                _ => wrong += MISSED_MESSAGES,
             }
         }
         let seconds = (micros() - began) as f64 / 1e6;
@@ -86,7 +86,7 @@ impl Storm {
 pub async fn measure() -> io::Result<Section> {
     let floor = Peer::floor(None).await;
     let least = Storm::of("floor", &floor, |_| async {
-        let line = Line::open(&floor, &format!("/replay/{MISSED}")).await?;
+        let line = Line::open(&floor, &format!("/replay/{MISSED_MESSAGES}")).await?;
         heard(line).await.map(|(heard, _)| heard)
     })
     .await;
@@ -97,12 +97,12 @@ pub async fn measure() -> io::Result<Section> {
     let sessions: Vec<String> = crowd.joined.iter().map(|(_, session)| session.clone()).collect();
     let mut wrong = crowd.refused;
     crowd.lose();
-    let steady = Crowd::gather(&node, STEADY_MEMBERS, |_| (vec![STEADY.to_owned()], None)).await;
-    let next = |_| (STEADY.to_owned(), STEADY_MEMBERS as u64);
+    let steady = Crowd::gather(&node, STEADY_MEMBERS, |_| (vec![STEADY_ROOM.to_owned()], None)).await;
+    let next = |_| (STEADY_ROOM.to_owned(), STEADY_MEMBERS as u64);
     let steadily = |seconds| Steady { peer: &node, crowd: &steady, rate: STEADY_RATE, seconds, next: &next };
     let calm = steadily(2.0).once().await?;
     let mut publisher = Publisher::open(&node).await?;
-    for _ in 0..MISSED {
+    for _ in 0..MISSED_MESSAGES {
         publisher.publish(ROOM, micros()).await?;
     }
     wrong += publisher.settle().await?;
@@ -132,7 +132,7 @@ pub async fn measure() -> io::Result<Section> {
         name: "recovery",
         title: "A storm of returns",
         how: format!(
-            "{CLIENTS} clients of one room lose their connections, miss {MISSED} messages and come back, {AT_ONCE} at a time: \
+            "{CLIENTS} clients of one room lose their connections, miss {MISSED_MESSAGES} messages and come back, {MAX_WAITING} at a time: \
              upgrade, key, session, and all that they missed. The floor sends as much after the upgrade. Meanwhile \
              {STEADY_MEMBERS} others hear {STEADY_RATE} messages a second in another room."
         ),
@@ -163,10 +163,10 @@ pub async fn measure() -> io::Result<Section> {
     })
 }
 
-/// All that a client missed.
+/// Receives everything that a client missed.
 async fn heard(mut line: Line) -> io::Result<(Heard, Line)> {
     let mut heard = Heard::default();
-    while heard.messages < MISSED {
+    while heard.messages < MISSED_MESSAGES {
         line.fill().await?;
         let now = micros();
         line.texts(|text| heard.take(text, now, true)).await?;

@@ -1,4 +1,4 @@
-//! Many rooms: what a delivery costs when each message is for a few, and when there are ever more rooms.
+//! Many rooms: the cost of a delivery when each message has few receivers, and when there are more and more rooms.
 
 use crate::{
     crowd::Crowd,
@@ -13,11 +13,11 @@ use switchyard_tests::report::{Section, figure, rounded};
 const SECONDS: f64 = 1.5;
 const MEMBERS: usize = 10;
 
-/// Which rooms members like, and which are published to.
+/// How members, and messages, are distributed over the rooms.
 #[derive(Clone, Copy, PartialEq)]
 enum Choice {
     Uniform,
-    /// The n-th room is liked 1/n as much as the first; all are published to alike.
+    /// The n-th room has 1/n as many members as the first; messages are distributed evenly.
     Zipf,
     /// Each room has the same number of members.
     Even,
@@ -25,7 +25,7 @@ enum Choice {
     Governed,
 }
 
-/// Rooms, members, rooms of each, messages a second.
+/// Rooms, members, rooms per member, messages per second.
 const LOADS: [(Choice, usize, usize, usize, f64); 8] = [
     (Choice::Uniform, 1000, 1000, 10, 500.0),
     (Choice::Uniform, 1000, 1000, 10, 2000.0),
@@ -44,7 +44,7 @@ struct Pair {
     floor: Window,
 }
 
-/// Numbers that look random and are the same every time.
+/// Pseudo-random numbers that are the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -62,7 +62,7 @@ fn name(room: usize) -> String {
     format!("pool:{room}")
 }
 
-/// The rooms of each member, none twice.
+/// The rooms of each member, without duplicates.
 fn memberships(choice: Choice, rooms: usize, members: usize, each: usize) -> Vec<Vec<usize>> {
     let mut dice = Dice(7);
     let weights: Vec<f64> = (1..=rooms)

@@ -1,6 +1,7 @@
-//! What Redis is asked for, and keeps of, a client: as it connects, subscribes, acknowledges, is cut off, comes back and leaves.
+//! Measures the Redis commands and memory per client, while it connects, subscribes, acknowledges, loses its
+//! connection, resumes and leaves.
 
-use crate::asked::{self, Calls, info};
+use crate::redis_counters::{self, Calls, info};
 use serde_json::{Value, json};
 use std::time::Duration;
 use switchyard_tests::{
@@ -10,13 +11,13 @@ use switchyard_tests::{
 use tokio::time::sleep;
 
 const CLIENTS: usize = 200;
-/// After each step, until what nobody waits for is written.
-const WRITTEN: Duration = Duration::from_millis(700);
+/// The wait after each step, until background writes are done.
+const WRITE_WAIT: Duration = Duration::from_millis(700);
 const TIER: &str = "[session]\nttl = \"10m\"\n[tier.default]\nconnections = 5000";
-/// A room of each client's own, and one that all are in.
+/// A room of each client's own, and one for all clients.
 const ROOM: &str = "prices";
-/// What nodes ask at fixed times, whatever clients do.
-const TIMED: [&str; 7] = ["tick", "LPOP", "GET", "PING", "CLUSTER", "holders", "read"];
+/// The commands that nodes send periodically, whatever clients do.
+const PERIODIC_COMMANDS: [&str; 7] = ["tick", "LPOP", "GET", "PING", "CLUSTER", "holders", "read"];
 
 pub async fn measure() -> Section {
     let redis = Redis::start().await;
@@ -61,7 +62,7 @@ pub async fn measure() -> Section {
     let wrong = back.iter().filter(|client| client.connected["resumed"] != true).count() as u64;
     Section {
         name: "clients",
-        title: "What Redis is asked for a client",
+        title: "Redis commands per client",
         how: format!(
             "{CLIENTS} clients of one principal on one node, one after another; commands by the node's own metrics, without those that are \
              sent at fixed times; bytes by Redis' INFO memory, at the end of each step."
@@ -83,15 +84,18 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     async fn so_far(&mut self) -> Calls {
-        sleep(WRITTEN).await;
-        asked::asked(&[self.node]).await
+        sleep(WRITE_WAIT).await;
+        redis_counters::node_commands(&[self.node]).await
     }
 
     async fn step(&mut self, name: &str, before: Calls) -> Calls {
         let now = self.so_far().await;
-        let asked = asked::since(&before, now.clone());
-        let commands: u64 =
-            asked.iter().filter(|(name, _)| !TIMED.contains(&&***name)).map(|(_, count)| count).sum();
+        let sent = redis_counters::since(&before, now.clone());
+        let commands: u64 = sent
+            .iter()
+            .filter(|(name, _)| !PERIODIC_COMMANDS.contains(&&***name))
+            .map(|(_, count)| count)
+            .sum();
         let commands = commands as f64 / CLIENTS as f64;
         let memory: u64 = info(self.redis, "memory", "used_memory_dataset").await.parse().expect("a number");
         let last = self.figures.last().and_then(|step| step["memory"].as_u64());
@@ -99,7 +103,7 @@ impl Steps<'_> {
         let shown = bytes.map_or("".to_owned(), figure);
         self.rows.push(vec![name.to_owned(), figure(commands), shown]);
         self.figures
-            .push(json!({"step": name, "commands": rounded(commands), "memory": memory, "sent": asked}));
+            .push(json!({"step": name, "commands": rounded(commands), "memory": memory, "sent": sent}));
         now
     }
 }

@@ -1,22 +1,22 @@
-//! What Redis is asked for each message while members on two nodes acknowledge every one.
+//! Counts the Redis commands per message while members on two nodes acknowledge every message.
 
-use crate::asked::{self, Calls};
+use crate::redis_counters::{self, Calls};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use switchyard_tests::{
-    Client, Node, PATIENCE, Redis,
+    Client, EVENT_TIMEOUT, Node, Redis,
     report::{Section, figure, rounded},
 };
 use tokio::time::{sleep, sleep_until, timeout};
 
 const MEMBERS: [usize; 2] = [10, 1000];
 const MESSAGES: u64 = 50;
-/// Longer than a node lets acknowledgements gather, so that each message pays for its own.
-const APART: Duration = Duration::from_millis(200);
-const IDLE: Duration = Duration::from_secs(4);
-/// After the last message, until its acknowledgements are written.
-const WRITTEN: Duration = Duration::from_millis(500);
+/// Longer than a node collects acknowledgements, so that each message is acknowledged separately.
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(200);
+const IDLE_TIME: Duration = Duration::from_secs(4);
+/// The wait after the last message, until its acknowledgements are written.
+const WRITE_WAIT: Duration = Duration::from_millis(500);
 const ROOM: &str = "prices";
 const TIER: &str = "[tier.default]\nconnections = 5000";
 
@@ -33,14 +33,14 @@ pub async fn measure() -> Section {
     remarks.extend(runs.iter().map(Run::check));
     Section {
         name: "commands",
-        title: "What Redis is asked for a message",
+        title: "Redis commands per message",
         how: format!(
             "Half of the members are on each of two nodes and acknowledge each of {MESSAGES} messages, which are \
              published on one node every {} ms, so that no two share a command. Redis (INFO commandstats) counts what a \
              script calls like what a client sends, so what nodes send is told apart by their own metrics. Processor time \
              is that of INFO cpu, less that of {} s in which nobody published.",
-            APART.as_millis(),
-            IDLE.as_secs(),
+            MESSAGE_INTERVAL.as_millis(),
+            IDLE_TIME.as_secs(),
         ),
         columns: vec![
             "members",
@@ -64,11 +64,11 @@ pub async fn measure() -> Section {
 struct Run {
     members: usize,
     elapsed: f64,
-    /// What nodes asked, by their metrics.
-    asked: Calls,
-    /// What Redis counted, calls of scripts included.
+    /// The commands that nodes sent, according to their metrics.
+    node_calls: Calls,
+    /// The calls that Redis counted, including those from scripts.
     calls: Calls,
-    /// Seconds of Redis while messages were published, and a second without.
+    /// Processor seconds of Redis while messages were published, and in an idle second.
     cpu: f64,
     idle: f64,
     wrong: u64,
@@ -85,80 +85,82 @@ impl Run {
         let following: Vec<_> = clients.into_iter().map(|client| tokio::spawn(follow(client))).collect();
         let mut publisher = one.client().await;
 
-        let (began, before) = (Instant::now(), asked::redis_cpu(&redis).await);
-        sleep(IDLE).await;
-        let idle = (asked::redis_cpu(&redis).await - before) / began.elapsed().as_secs_f64();
+        let (began, before) = (Instant::now(), redis_counters::redis_cpu(&redis).await);
+        sleep(IDLE_TIME).await;
+        let idle = (redis_counters::redis_cpu(&redis).await - before) / began.elapsed().as_secs_f64();
 
         let nodes = [&one, &two];
-        let (calls, asked) = (asked::calls(&redis).await, asked::asked(&nodes).await);
-        let (began, before) = (Instant::now(), asked::redis_cpu(&redis).await);
+        let (calls, node_calls) =
+            (redis_counters::calls(&redis).await, redis_counters::node_commands(&nodes).await);
+        let (began, before) = (Instant::now(), redis_counters::redis_cpu(&redis).await);
         for n in 1..=MESSAGES {
-            sleep_until((began + APART * n as u32).into()).await;
+            sleep_until((began + MESSAGE_INTERVAL * n as u32).into()).await;
             publisher.publish(ROOM, json!(n)).await;
         }
         let (mut wrong, mut followed) = (0, vec![]);
         for member in following {
-            // One that panics has waited for a frame in vain, and said so.
+            // A client that panics has waited for a frame in vain, and reported it.
             let (client, missing) = member.await.map_or((None, MESSAGES), |(client, n)| (Some(client), n));
             wrong += missing;
             followed.push(client);
         }
-        sleep(WRITTEN).await;
-        let (elapsed, cpu) = (began.elapsed().as_secs_f64(), asked::redis_cpu(&redis).await - before);
-        let calls = asked::since(&calls, asked::calls(&redis).await);
-        let asked = asked::since(&asked, asked::asked(&nodes).await);
+        sleep(WRITE_WAIT).await;
+        let (elapsed, cpu) =
+            (began.elapsed().as_secs_f64(), redis_counters::redis_cpu(&redis).await - before);
+        let calls = redis_counters::since(&calls, redis_counters::calls(&redis).await);
+        let node_calls = redis_counters::since(&node_calls, redis_counters::node_commands(&nodes).await);
         let receipt = one.get(&format!("/v1/rooms/{ROOM}/messages/{MESSAGES}/receipt")).await;
         wrong += (members as u64).abs_diff(receipt["acknowledged"].as_u64().unwrap_or(0));
-        Self { members, elapsed, asked, calls, cpu, idle, wrong }
+        Self { members, elapsed, node_calls, calls, cpu, idle, wrong }
     }
 
-    fn asked(&self, name: &str) -> u64 {
-        self.asked.get(name).copied().unwrap_or(0)
+    fn calls_of(&self, name: &str) -> u64 {
+        self.node_calls.get(name).copied().unwrap_or(0)
     }
 
-    /// Scripts are called by their names in the metrics, other commands by theirs.
+    /// Scripts have their own names in the metrics, like other commands.
     fn sent(&self, scripts: bool) -> u64 {
         let is_script = |name: &str| name.starts_with(|c: char| c.is_ascii_lowercase());
-        self.asked.iter().filter(|(name, _)| is_script(name) == scripts).map(|(_, count)| count).sum()
+        self.node_calls.iter().filter(|(name, _)| is_script(name) == scripts).map(|(_, count)| count).sum()
     }
 
     fn counted(&self, name: &str) -> u64 {
         self.calls.get(name).copied().unwrap_or(0)
     }
 
-    /// That both counts tell the same.
+    /// Checks that both counts agree.
     fn check(&self) -> String {
         format!(
             "With {} members Redis counted {} EVALSHA, which only clients call, while the nodes sent {} publishes and {} \
              other scripts.",
             self.members,
             self.counted("evalsha"),
-            self.asked("publish"),
-            self.sent(true) - self.asked("publish"),
+            self.calls_of("publish"),
+            self.sent(true) - self.calls_of("publish"),
         )
     }
 
     fn publishes(&self) -> f64 {
-        self.asked("publish") as f64 / MESSAGES as f64
+        self.calls_of("publish") as f64 / MESSAGES as f64
     }
 
     fn acks(&self) -> f64 {
-        self.asked("ack") as f64 / MESSAGES as f64
+        self.calls_of("ack") as f64 / MESSAGES as f64
     }
 
     fn others(&self) -> f64 {
-        let all: u64 = self.asked.values().sum();
-        (all - self.asked("publish") - self.asked("ack")) as f64 / self.elapsed
+        let all: u64 = self.node_calls.values().sum();
+        (all - self.calls_of("publish") - self.calls_of("ack")) as f64 / self.elapsed
     }
 
-    /// Calls that no client sent; those of this program are INFO.
+    /// Calls that no client sent. This program itself sends INFO.
     fn inside(&self) -> f64 {
         let clients = ["evalsha", "eval", "info"].map(|name| self.counted(name));
         let sent = clients.iter().sum::<u64>() + self.sent(false);
         self.calls.values().sum::<u64>().saturating_sub(sent) as f64 / MESSAGES as f64
     }
 
-    /// Microseconds a message.
+    /// Microseconds per message.
     fn cpu(&self) -> f64 {
         (self.cpu - self.idle * self.elapsed) * 1e6 / MESSAGES as f64
     }
@@ -187,7 +189,7 @@ impl Run {
             "redis_cpu_us_a_delivery": rounded(self.cpu() / members),
             "other_commands_a_second": rounded(self.others()),
             "idle_redis_cpu_us_a_second": rounded(self.idle * 1e6),
-            "sent_by_nodes": self.asked,
+            "sent_by_nodes": self.node_calls,
             "counted_by_redis": self.calls,
             "wrong": self.wrong,
         })
@@ -200,7 +202,8 @@ async fn joined(node: &Node) -> Client {
     client
 }
 
-/// Acknowledges every message. Gives the client, whose session is to last, and how many were missing or not in order.
+/// Acknowledges every message. Returns the client, to keep its session, and how many messages were missing or
+/// out of order.
 async fn follow(mut client: Client) -> (Client, u64) {
     let mut right = 0;
     let following = async {
@@ -211,6 +214,6 @@ async fn follow(mut client: Client) -> (Client, u64) {
             client.send(json!({"type": "ack", "room": ROOM, "offset": n})).await;
         }
     };
-    timeout(IDLE + APART * MESSAGES as u32 + PATIENCE, following).await.ok();
+    timeout(IDLE_TIME + MESSAGE_INTERVAL * MESSAGES as u32 + EVENT_TIMEOUT, following).await.ok();
     (client, MESSAGES - right)
 }

@@ -1,4 +1,4 @@
-//! How long a message takes from when it was due to be published until a subscriber has it, on three ways.
+//! Measures the time from when a message is due until a subscriber has it, on three routes.
 
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use serde_json::{Value, json};
@@ -11,20 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Client, Node, PATIENCE, Redis,
+    Client, EVENT_TIMEOUT, Node, Redis,
     report::{self, Section, figure, rounded},
 };
 use tokio::{net::TcpStream, runtime::Handle, sync::mpsc, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 
-const APART: Duration = Duration::from_millis(5);
-/// Messages of a round: those that are not counted come first.
-const WARM_UP: u64 = 50;
-const COUNTED: u64 = 400;
-/// Each goes over all three ways, beginning with another one.
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(5);
+/// The messages of a round. Those for warming up come first and are not counted.
+const WARM_UP_MESSAGES: u64 = 50;
+const COUNTED_MESSAGES: u64 = 400;
+/// Each round uses all three routes, in a different order.
 const ROUNDS: usize = 9;
-/// How much earlier a sleep ends than the message is due, since it ends late; the rest is waited for wide awake.
-const AWAKE: Duration = Duration::from_micros(200);
+/// How much earlier than the message is due a sleep should end, because it ends late. The rest is busy waiting.
+const BUSY_WAIT: Duration = Duration::from_micros(200);
 const PERCENTS: [f64; 3] = [0.50, 0.95, 0.99];
 
 type Sink = SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>;
@@ -81,9 +81,9 @@ fn section(ways: &[Way]) -> Section {
         how: format!(
             "One publisher sends {} messages a second to a room with one subscriber, both in this process; a time counts \
              from when the message was due, not from when it was sent, until the subscriber has it. {ROUNDS} rounds of \
-             {COUNTED} messages on each way, after {WARM_UP} that are not counted, beginning with another way each \
+             {COUNTED_MESSAGES} messages on each way, after {WARM_UP_MESSAGES} that are not counted, beginning with another way each \
              round.",
-            Duration::from_secs(1).div_duration_f64(APART),
+            Duration::from_secs(1).div_duration_f64(MESSAGE_INTERVAL),
         ),
         columns: vec![
             "way",
@@ -102,7 +102,7 @@ fn section(ways: &[Way]) -> Section {
             figure(late[2]),
         )],
         figures: json!({
-            "messages_a_second": Duration::from_secs(1).div_duration_f64(APART),
+            "messages_a_second": Duration::from_secs(1).div_duration_f64(MESSAGE_INTERVAL),
             "rounds": ROUNDS,
             "publisher_late_us": {"p50": rounded(late[0]), "p99": rounded(late[2])},
             "ways": figures,
@@ -115,11 +115,11 @@ fn percentiles(times: impl Iterator<Item = Duration>) -> [f64; 3] {
     report::percentiles(PERCENTS, times)
 }
 
-/// From a publisher on a node to a subscriber on the same or another one.
+/// A route from a publisher on a node to a subscriber on the same or another node.
 struct Way {
     name: &'static str,
     room: &'static str,
-    /// Away while a round is on.
+    /// `None` while a round is running.
     sink: Option<Sink>,
     arrivals: mpsc::UnboundedReceiver<(Value, Instant)>,
     sent: u64,
@@ -168,18 +168,18 @@ impl Way {
         }
     }
 
-    /// One round.
+    /// Runs one round.
     async fn travel(&mut self) {
-        let (room, first, total) = (self.room, self.sent, WARM_UP + COUNTED);
+        let (room, first, total) = (self.room, self.sent, WARM_UP_MESSAGES + COUNTED_MESSAGES);
         let (mut sink, runtime) = (self.sink.take().expect("no other round is on"), Handle::current());
-        let start = Instant::now() + APART;
-        // A thread of its own, since the timers of the runtime are only as fine as a millisecond.
+        let start = Instant::now() + MESSAGE_INTERVAL;
+        // On its own thread, because the timers of the runtime have a resolution of a millisecond.
         let publishing = tokio::task::spawn_blocking(move || {
             let mut late = vec![];
             for n in 0..total {
                 let frame = json!({"type": "publish", "room": room, "data": first + n}).to_string();
-                let due = start + APART * n as u32;
-                thread::sleep((due - AWAKE).saturating_duration_since(Instant::now()));
+                let due = start + MESSAGE_INTERVAL * n as u32;
+                thread::sleep((due - BUSY_WAIT).saturating_duration_since(Instant::now()));
                 while Instant::now() < due {
                     std::hint::spin_loop();
                 }
@@ -190,20 +190,20 @@ impl Way {
         });
         let mut times = vec![];
         for n in 0..total {
-            let Ok(Some((frame, at))) = timeout(PATIENCE, self.arrivals.recv()).await else {
+            let Ok(Some((frame, at))) = timeout(EVENT_TIMEOUT, self.arrivals.recv()).await else {
                 self.lost += total - n;
                 break;
             };
-            // Nothing else was ever published to the room, so that its offsets are the numbers.
+            // Nothing else is published to the room, so its offsets are the numbers of the messages.
             let is_next = frame["data"] == first + n && frame["offset"] == first + n + 1;
             self.lost += u64::from(!is_next);
-            if n >= WARM_UP {
-                times.push(at.saturating_duration_since(start + APART * n as u32));
+            if n >= WARM_UP_MESSAGES {
+                times.push(at.saturating_duration_since(start + MESSAGE_INTERVAL * n as u32));
             }
         }
         let (sink, late) = publishing.await.expect("a publisher ends without a panic");
         self.sink = Some(sink);
-        self.late.extend(late.into_iter().skip(WARM_UP as usize));
+        self.late.extend(late.into_iter().skip(WARM_UP_MESSAGES as usize));
         self.rounds.push(times);
         self.sent += total;
     }
@@ -213,7 +213,7 @@ impl Way {
     }
 }
 
-/// A small frame does not wait for the acknowledgement of the one before.
+/// With TCP_NODELAY, a small frame does not wait for the acknowledgement of the previous one.
 pub fn at_once(client: &Client) {
     if let MaybeTlsStream::Plain(tcp) = client.socket.get_ref() {
         tcp.set_nodelay(true).ok();

@@ -1,11 +1,11 @@
-//! What one window of publishing took from whom. Knows nothing of how it is published.
+//! The cost of one window of publishing. Does not know how messages are published.
 
-use crate::asked;
+use crate::redis_counters;
 use serde_json::{Value, json};
 use std::time::Instant;
-use switchyard_tests::{Node, Redis, report::rounded, spent};
+use switchyard_tests::{Node, Redis, cpu_time, report::rounded};
 
-/// Publishes within a time, and seconds of processor time that they took.
+/// The number of publishes in a window, and the processor seconds that they took.
 pub struct Load {
     pub publishes: u64,
     pub seconds: f64,
@@ -20,7 +20,7 @@ impl Load {
         self.publishes as f64 / self.seconds
     }
 
-    /// Microseconds a publish.
+    /// Microseconds per publish.
     pub fn each(&self, cpu: f64) -> f64 {
         cpu * 1e6 / self.publishes as f64
     }
@@ -46,7 +46,7 @@ impl Load {
     }
 }
 
-/// What is counted when a window begins and when it ends.
+/// The counters, read when a window begins and when it ends.
 pub struct Mark {
     at: Instant,
     redis: f64,
@@ -58,15 +58,15 @@ pub struct Mark {
 impl Mark {
     pub async fn now(redis: &Redis, node: Option<&Node>) -> Self {
         let publishers = match node {
-            Some(_) => spent::cpu(std::process::id()),
-            None => spent::children(),
+            Some(_) => cpu_time::cpu(std::process::id()),
+            None => cpu_time::children(),
         };
         Self {
             at: Instant::now(),
-            redis: asked::redis_cpu(redis).await,
-            node: node.map_or(0.0, |node| spent::cpu(node.process.id())),
+            redis: redis_counters::redis_cpu(redis).await,
+            node: node.map_or(0.0, |node| cpu_time::cpu(node.process.id())),
             publishers,
-            machine: spent::machine(),
+            machine: cpu_time::machine(),
         }
     }
 

@@ -1,12 +1,12 @@
-//! Measures nodes that share one Redis, all on loopback: what Redis is asked, how long a message takes, how much goes
-//! through. Prints Markdown; judges nothing but order and loss. `cargo xtask bench nodes` builds and runs it.
+//! Benchmarks nodes that share one Redis, all on loopback: commands, latency and throughput. Prints Markdown,
+//! and fails only if messages are lost or out of order. `cargo xtask bench nodes` builds and runs it.
 
-mod asked;
 mod clients;
 mod commands;
 mod latency;
 mod load;
 mod overlap;
+mod redis_counters;
 mod throughput;
 
 use serde_json::json;
@@ -16,17 +16,16 @@ use std::{
     time::Instant,
 };
 use switchyard_tests::{
-    Redis,
+    Redis, cpu_time,
     report::{self, Report, Section},
-    spent,
 };
 use tokio::process::Command;
 
 const USAGE: &str = "\
-bench-nodes [--only SECTION] [--json FILE]
+Usage: bench-nodes [--only SECTION] [--json FILE]
 
-  --only SECTION   commands, clients, latency, overlap or throughput
-  --json FILE      the figures of the report as JSON too
+  --only SECTION   run one section: commands, clients, latency, overlap or throughput
+  --json FILE      also write the figures of the report to FILE, as JSON
 ";
 
 const SECTIONS: [&str; 5] = ["commands", "clients", "latency", "overlap", "throughput"];
@@ -40,14 +39,16 @@ async fn main() -> ExitCode {
             [name, path] if name == "--json" => file = Some(PathBuf::from(path)),
             [name, section] if name == "--only" && SECTIONS.contains(&&**section) => only = Some(&**section),
             _ => {
-                eprint!("{USAGE}");
+                eprint!("bench-nodes: invalid option '{}'\n\n{USAGE}", option.join(" "));
                 return ExitCode::from(2);
             }
         }
     }
     for program in ["redis-server", "redis-benchmark"] {
         if version(program).await.is_none() {
-            eprintln!("bench-nodes: there is no {program}; install it with: apt-get install redis-server");
+            eprintln!(
+                "bench-nodes: {program} is not installed; install it with: apt-get install redis-server"
+            );
             return ExitCode::FAILURE;
         }
     }
@@ -55,7 +56,7 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(only: Option<&str>) -> Report {
-    let (began, cores, before) = (Instant::now(), spent::cores(), spent::by_others());
+    let (began, cores, before) = (Instant::now(), cpu_time::cores(), cpu_time::by_others());
     let mut sections: Vec<Section> = vec![];
     for section in SECTIONS.into_iter().filter(|section| only.is_none_or(|only| only == *section)) {
         eprintln!("bench-nodes: {section} …");
@@ -67,10 +68,10 @@ async fn measure(only: Option<&str>) -> Report {
             _ => throughput::measure().await,
         });
     }
-    let redis = asked::info(&Redis::start().await, "server", "redis_version").await;
+    let redis = redis_counters::info(&Redis::start().await, "server", "redis_version").await;
     let benchmark = version("redis-benchmark").await.unwrap_or_default();
     let (version, seconds) = (env!("CARGO_PKG_VERSION"), began.elapsed().as_secs());
-    let others = (spent::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
+    let others = (cpu_time::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
     Report {
         title: "Nodes on one Redis".to_owned(),
         about: format!(
@@ -85,7 +86,7 @@ async fn measure(only: Option<&str>) -> Report {
     }
 }
 
-/// What a program answers to `--version`; `None` where it is not there.
+/// The output of a program's `--version`; `None` if it is not installed.
 async fn version(program: &str) -> Option<String> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await.ok()?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned())

@@ -1,4 +1,5 @@
-//! How fast one publisher is that does not wait for answers, over a WebSocket and over HTTP, and how long another waits beside it.
+//! Measures the throughput of a publisher that does not wait for answers, over a WebSocket and over HTTP, and
+//! the latency of another publisher meanwhile.
 
 use crate::{
     latency::at_once,
@@ -20,19 +21,19 @@ use switchyard_tests::{
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_tungstenite::tungstenite::Message;
 
-/// Publishes of the connection that are not answered yet, and how many of them are written at once.
-const IN_FLIGHT: usize = 256;
-const AT_ONCE: usize = 64;
-/// Messages of a list.
-const LIST: usize = 1000;
-const DATA: usize = 200;
+/// Maximum number of unanswered publishes, and how many of them are written at once.
+const MAX_UNANSWERED: usize = 256;
+const WRITE_BATCH: usize = 64;
+/// Messages per list.
+const LIST_MESSAGES: usize = 1000;
+const DATA_BYTES: usize = 200;
 const ROUNDS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(3);
-/// Between two messages of the other publisher.
-const APART: Duration = Duration::from_millis(5);
+/// The delay between two messages of the other publisher.
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(5);
 
-const WAYS: [(&str, &str); 3] = [
+const ROUTES: [(&str, &str); 3] = [
     ("nobody", "nobody"),
     ("socket", "a connection with 256 publishes in flight"),
     ("http", "lists of 1,000 over HTTP, one after the other"),
@@ -63,7 +64,7 @@ pub async fn measure() -> Section {
         let [p50, p99] = times(n);
         let load = |value: f64| if n == 0 { "–".to_owned() } else { figure(value) };
         vec![
-            WAYS[n].1.to_owned(),
+            ROUTES[n].1.to_owned(),
             load(of(n, Load::rate)),
             load(of(n, |load| load.each(load.redis))),
             load(of(n, |load| load.each(load.node))),
@@ -84,10 +85,10 @@ pub async fn measure() -> Section {
         name: "overlap",
         title: "A publisher that does not wait for answers",
         how: format!(
-            "Messages of {DATA} bytes to one room of one node in which nobody is, history as by default; beside it another \
+            "Messages of {DATA_BYTES} bytes to one room of one node in which nobody is, history as by default; beside it another \
              connection publishes to a room of its own every {} ms, and its time is that until it is answered. Medians of \
              {ROUNDS} rounds of {} s each way, in turn.",
-            APART.as_millis(),
+            MESSAGE_INTERVAL.as_millis(),
             WINDOW.as_secs(),
         ),
         columns: vec![
@@ -98,7 +99,7 @@ pub async fn measure() -> Section {
             "another's p50 µs",
             "another's p99 µs",
         ],
-        rows: (0..WAYS.len()).map(row).collect(),
+        rows: (0..ROUTES.len()).map(row).collect(),
         remarks: vec![],
         figures: json!({
             "nobody": figures(0), "socket": figures(1), "http": figures(2), "wrong": wrong,
@@ -112,7 +113,7 @@ async fn round(redis: &Redis, node: &Arc<Node>, way: usize, wrong: &Arc<AtomicU6
     let run =
         Run { node: node.clone(), stop: stop.clone(), answered: answered.clone(), wrong: wrong.clone() };
     let other = tokio::spawn(another(node.client().await, stop.clone(), wrong.clone()));
-    let publishing: Option<JoinHandle<()>> = match WAYS[way].0 {
+    let publishing: Option<JoinHandle<()>> = match ROUTES[way].0 {
         "socket" => Some(tokio::spawn(run.over_a_socket(node.client().await))),
         "http" => Some(tokio::spawn(run.over_http())),
         _ => None,
@@ -130,7 +131,7 @@ async fn round(redis: &Redis, node: &Arc<Node>, way: usize, wrong: &Arc<AtomicU6
     Round { load: before.until(&after, (last - first).max(1)), times }
 }
 
-/// Publishes now and then: how long each message took until it was answered.
+/// Publishes occasionally, and returns how long each message took to be answered.
 async fn another(mut client: Client, stop: Arc<AtomicBool>, wrong: Arc<AtomicU64>) -> Vec<Duration> {
     at_once(&client);
     let (began, mut times) = (Instant::now(), vec![]);
@@ -143,7 +144,7 @@ async fn another(mut client: Client, stop: Arc<AtomicBool>, wrong: Arc<AtomicU64
         if began.elapsed() > WARM_UP {
             times.push(sent.elapsed());
         }
-        sleep(APART).await;
+        sleep(MESSAGE_INTERVAL).await;
     }
     times
 }
@@ -163,15 +164,16 @@ impl Run {
     async fn over_a_socket(self, client: Client) {
         at_once(&client);
         let (mut sink, mut answers) = client.socket.split();
-        let frame = json!({"type": "publish", "room": "bench", "data": "x".repeat(DATA - 2)}).to_string();
+        let frame =
+            json!({"type": "publish", "room": "bench", "data": "x".repeat(DATA_BYTES - 2)}).to_string();
         let (mut waiting, mut newest) = (0, 0);
         loop {
-            if !self.stops() && waiting + AT_ONCE <= IN_FLIGHT {
-                for _ in 0..AT_ONCE {
+            if !self.stops() && waiting + WRITE_BATCH <= MAX_UNANSWERED {
+                for _ in 0..WRITE_BATCH {
                     sink.feed(Message::text(frame.clone())).await.expect("a live connection");
                 }
                 sink.flush().await.expect("a live connection");
-                waiting += AT_ONCE;
+                waiting += WRITE_BATCH;
                 continue;
             }
             if waiting == 0 {
@@ -188,24 +190,24 @@ impl Run {
     }
 
     async fn over_http(self) {
-        let message = json!({"room": "bench", "data": "x".repeat(DATA - 2)});
-        let list = Value::from(vec![message; LIST]).to_string();
+        let message = json!({"room": "bench", "data": "x".repeat(DATA_BYTES - 2)});
+        let list = Value::from(vec![message; LIST_MESSAGES]).to_string();
         let mut newest = 0;
         while !self.stops() {
             let (status, answer) = self.node.call("POST", "/v1/publish", &list).await;
             let offsets: Vec<u64> = answer.split("},{").filter_map(offset).collect();
             let is_right = status == 200
-                && offsets.len() == LIST
+                && offsets.len() == LIST_MESSAGES
                 && offsets[0] > newest
                 && offsets.is_sorted_by(|one, next| one < next);
             self.wrong.fetch_add(u64::from(!is_right), Ordering::Relaxed);
             newest = offsets.last().copied().unwrap_or_default();
-            self.answered.fetch_add(LIST as u64, Ordering::Relaxed);
+            self.answered.fetch_add(LIST_MESSAGES as u64, Ordering::Relaxed);
         }
     }
 }
 
-/// What an answer says, without reading all of it.
+/// Finds the result in an answer without parsing all of it.
 fn offset(answer: &str) -> Option<u64> {
     let (_, rest) = answer.split_once(r#""offset":"#)?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

@@ -1,5 +1,5 @@
-//! How many publishes one node gets through one Redis, beside what `redis-benchmark` gets through it with the same script
-//! and the same arguments.
+//! Measures how many messages per second one node can publish through one Redis, compared with
+//! `redis-benchmark` and the same script and arguments.
 
 use crate::{
     latency::at_once,
@@ -16,24 +16,23 @@ use std::{
     time::Duration,
 };
 use switchyard_tests::{
-    Client, Node, Redis,
+    Client, Node, Redis, cpu_time,
     report::{Section, figure, median, rounded},
-    spent,
 };
 use tokio::{process::Command, time::sleep};
 use tokio_tungstenite::tungstenite::Message;
 
 const CONNECTIONS: usize = 128;
-/// Publishes of a connection that are not answered yet.
-const IN_FLIGHT: usize = 4;
+/// Maximum number of unanswered publishes per connection.
+const MAX_UNANSWERED: usize = 4;
 const ROOMS: usize = 16;
-const DATA: usize = 200;
+const DATA_BYTES: usize = 200;
 const ROUNDS: usize = 3;
 const WARM_UP: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(4);
 const TIER: &str = "[tier.default]\nconnections = 5000";
 
-/// What the node runs.
+/// The script that the node runs.
 const SCRIPT: &str = concat!(
     include_str!("../../../../host/store/src/redis/lua/prelude.lua"),
     include_str!("../../../../host/store/src/redis/lua/publish.lua")
@@ -75,7 +74,7 @@ fn section(of_node: &[Load], of_redis: &[Load], wrong: u64) -> Section {
         name: "throughput",
         title: "Publishes a second through one Redis",
         how: format!(
-            "{CONNECTIONS} connections with {IN_FLIGHT} publishes of {DATA} bytes in flight each, to {ROOMS} rooms of one \
+            "{CONNECTIONS} connections with {MAX_UNANSWERED} publishes of {DATA_BYTES} bytes in flight each, to {ROOMS} rooms of one \
              node in which nobody is, history as by default; beside it redis-benchmark -c 50 -P 16 with the same script and \
              the arguments that the node was seen sending, to one room. The median of {ROUNDS} rounds of {} s each, one \
              after the other; processor time from INFO cpu and /proc, in cores that were busy.",
@@ -130,9 +129,9 @@ fn row(name: &str, loads: &[Load]) -> Vec<String> {
     ]
 }
 
-/// Which side had no more to give, as far as processor time tells.
+/// Which side was the bottleneck, according to processor time.
 fn bottleneck(loads: &[Load]) -> String {
-    let cores = spent::cores() as f64;
+    let cores = cpu_time::cores() as f64;
     let busy = of(loads, |load| load.cores(load.machine));
     let (redis, node) = (of(loads, |load| load.cores(load.redis)), of(loads, |load| load.cores(load.node)));
     let publishers = of(loads, |load| load.cores(load.publishers));
@@ -156,18 +155,19 @@ fn room(n: usize) -> String {
     format!("bench-{n}")
 }
 
-/// As long as it is to be, quotes included.
+/// A string of this length, including quotes.
 fn data() -> String {
-    "x".repeat(DATA - 2)
+    "x".repeat(DATA_BYTES - 2)
 }
 
-/// EVALSHA as a node sends it. Redis is asked what the node sent, so that the two cannot grow apart unseen.
+/// EVALSHA as a node sends it. The command is compared with what the node sent, so that the two cannot
+/// diverge unnoticed.
 async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sha = redis.command(&["SCRIPT", "LOAD", SCRIPT]).await;
     let mut command: Vec<String> = ["EVALSHA", &sha, "3"].map(str::to_owned).to_vec();
-    // KEYS room, log and acks; ARGV epoch of a new room, messages held, age, how long the room and an idempotency key are kept, channel,
-    // how long a room is kept that nobody needs, bytes held, deadline, name of the script, names of others; then the message, which has no
-    // key and needs no member.
+    // KEYS: room, log and acks. ARGV: epoch of a new room; maximum number and age of messages; how long the room and an
+    // idempotency key are kept; channel; how long an unused room is kept; maximum bytes; deadline; name of the script;
+    // names of others. Then the message, which has no key and needs no member.
     let body = format!("- \"{}\"", data());
     command.extend(["room", "log", "acks"].map(|key| format!("switchyard:{{alone}}:{key}")));
     command.extend(["0a1b2c3d", "1000", "600000", "87000000", "300000"].map(str::to_owned));
@@ -187,13 +187,13 @@ async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     const DEADLINE: usize = 14;
     const NAME: usize = 15;
     for (n, (ours, theirs)) in command.iter().zip(sent).enumerate() {
-        // What is long is cut off there.
+        // Redis truncates long arguments there.
         let theirs = theirs.split("... (").next().unwrap_or_default();
         let same = if n == 0 { ours.eq_ignore_ascii_case(theirs) } else { ours.starts_with(theirs) };
         let is_its_own = [EPOCH, DEADLINE, NAME].contains(&n);
         assert!(same || is_its_own, "the node publishes with other arguments: {sent:?}, not {command:?}");
     }
-    // The same, with a deadline that does not pass.
+    // The same arguments, with a deadline that does not expire.
     let endless = SCRIPT.replace("late(ARGV[9], clock)", "ARGV[9] == '1'");
     assert_ne!(endless, SCRIPT, "the script has a deadline");
     command[1] = redis.command(&["SCRIPT", "LOAD", &endless]).await;
@@ -212,16 +212,16 @@ async fn benchmark(redis: &Redis, command: &[String], count: u64) -> Load {
         .expect("redis-benchmark is installed");
     let after = Mark::now(redis, None).await;
     let text = String::from_utf8_lossy(&output.stdout);
-    // The command, which comes first, has quotes and commas of its own.
+    // The command, which comes first, contains quotes and commas.
     let rate =
         text.lines().last().and_then(|line| line.rsplit(',').nth(6)?.trim_matches('"').parse::<f64>().ok());
     let rate = rate.unwrap_or_else(|| panic!("no rate in what redis-benchmark says: {text}"));
     assert!(output.status.success() && !text.contains("Error"), "redis-benchmark: {text}");
-    // By its own clock, which leaves out how it starts and ends.
+    // According to its own clock, which excludes starting and stopping.
     Load { seconds: count as f64 / rate, ..before.until(&after, count) }
 }
 
-/// All of them at once for a window.
+/// Publishes on all connections at once for one window.
 async fn publish(redis: &Redis, node: &Node, publishers: Vec<Publisher>) -> (Load, Vec<Publisher>) {
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let publishing: Vec<_> = publishers
@@ -256,12 +256,12 @@ impl Publisher {
         Self { client, room: n, frame, published: 0, newest: 0, wrong: 0 }
     }
 
-    /// Until it is told to stop and everything is answered.
+    /// Runs until it is told to stop and everything is answered.
     async fn publish(mut self, stop: Arc<AtomicBool>, answered: Arc<AtomicU64>) -> Self {
-        for _ in 0..IN_FLIGHT {
+        for _ in 0..MAX_UNANSWERED {
             self.send().await;
         }
-        let mut waiting = IN_FLIGHT;
+        let mut waiting = MAX_UNANSWERED;
         while waiting > 0 {
             let answer = self.client.recv().await;
             match (&answer["type"], answer["offset"].as_u64()) {

@@ -1,5 +1,5 @@
-//! An HTTP server in this process that decides what the plugin decides, and one connection to it that is kept. No test of
-//! anything: what a plugin is beside.
+//! An HTTP server in this process that makes the same decisions as the plugin, and one persistent connection
+//! to it. It is the alternative to which plugins are compared.
 
 use axum::{Json, Router, routing::post};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// The server has a thread of its own, which ends with this process.
+    /// Starts the server on its own thread, which ends with this process.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -23,7 +23,7 @@ impl Decider {
         Self { stream: BufReader::new(connect(address)), body: vec![] }
     }
 
-    /// One round trip; the answer is JSON.
+    /// Makes one round trip, and returns the JSON answer.
     pub fn ask(&mut self, hook: &str, question: &Value) -> &[u8] {
         let question = question.to_string();
         let request = format!(
@@ -57,11 +57,11 @@ fn serve(listener: TcpListener) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime for it");
     let router = Router::new()
-        .route("/connect", post(async |Json(asked): Json<Value>| Json(connects(&asked))))
-        .route("/room", post(async |Json(asked): Json<Value>| Json(rooms(&asked))))
-        .route("/subscribe", post(async |Json(asked): Json<Value>| Json(subscribes(&asked))))
-        .route("/publish", post(async |Json(asked): Json<Value>| Json(publishes(&asked))))
-        .route("/deliver", post(async |Json(asked): Json<Value>| Json(delivers(&asked))));
+        .route("/connect", post(async |Json(request): Json<Value>| Json(connects(&request))))
+        .route("/room", post(async |Json(request): Json<Value>| Json(rooms(&request))))
+        .route("/subscribe", post(async |Json(request): Json<Value>| Json(subscribes(&request))))
+        .route("/publish", post(async |Json(request): Json<Value>| Json(publishes(&request))))
+        .route("/deliver", post(async |Json(request): Json<Value>| Json(delivers(&request))));
     runtime.block_on(async {
         use axum::serve::ListenerExt;
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
@@ -70,31 +70,32 @@ fn serve(listener: TcpListener) {
     });
 }
 
-fn connects(asked: &Value) -> Value {
-    json!({"ok": asked["principal"] != ""})
+fn connects(request: &Value) -> Value {
+    json!({"ok": request["principal"] != ""})
 }
 
-fn rooms(asked: &Value) -> Value {
-    json!({"canonical": asked["room"].as_str().map(str::to_ascii_lowercase)})
+fn rooms(request: &Value) -> Value {
+    json!({"canonical": request["room"].as_str().map(str::to_ascii_lowercase)})
 }
 
-fn subscribes(asked: &Value) -> Value {
-    match asked["filter"]["g"].as_u64() {
+fn subscribes(request: &Value) -> Value {
+    match request["filter"]["g"].as_u64() {
         Some(group) => json!({"filter": {"g": group}}),
         None => json!({"reject": "a filter is required"}),
     }
 }
 
-fn publishes(asked: &Value) -> Value {
-    json!({"pass": asked["data"]["n"].is_u64()})
+fn publishes(request: &Value) -> Value {
+    json!({"pass": request["data"]["n"].is_u64()})
 }
 
-/// The filters come along, since it keeps none; a server that kept them would have to be told of every change.
-fn delivers(asked: &Value) -> Value {
-    let (n, to) = (asked["data"]["n"].as_u64().unwrap_or(0), asked["data"]["to"].as_u64());
+/// Each request contains the filters, because the server keeps none. Otherwise it would have to be told of
+/// every change.
+fn delivers(request: &Value) -> Value {
+    let (n, to) = (request["data"]["n"].as_u64().unwrap_or(0), request["data"]["to"].as_u64());
     let passes = |filter: &Value| {
         let group = filter["g"].as_u64().unwrap_or(0);
         to.map_or((group + n + 1).is_multiple_of(2), |to| to == group)
     };
-    asked["filters"].as_array().into_iter().flatten().map(passes).collect()
+    request["filters"].as_array().into_iter().flatten().map(passes).collect()
 }

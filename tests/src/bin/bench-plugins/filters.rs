@@ -1,4 +1,4 @@
-//! What distinct filters in one room cost, from ten to as many as a plugin may hold.
+//! The cost of distinct filters in one room, from ten to the maximum of a plugin.
 
 use crate::{
     governed::{calls, node, stamp, status},
@@ -14,38 +14,37 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Client, Node, PATIENCE,
+    Client, EVENT_TIMEOUT, Node, cpu_time,
     report::{Section, figure, median, rounded},
-    spent,
 };
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 
 const SIZES: [usize; 5] = [0, 10, 100, 1000, 10_000];
-/// Members whose filters are all the same.
-const EQUAL: usize = 1000;
+/// The number of members with equal filters.
+const EQUAL_MEMBERS: usize = 1000;
 const ROOM: &str = "many";
-const IN_FLIGHT: usize = 8;
+const MAX_UNANSWERED: usize = 8;
 const WARM_UP: Duration = Duration::from_millis(250);
 const WINDOW: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 
 struct Run {
     name: String,
-    /// As the node counts them.
+    /// The number of filters according to the node.
     filters: u64,
     instances: u64,
     messages: u64,
-    /// Microseconds of the node for a message, and of its plugin in `deliver`.
+    /// Processor microseconds per message, of the node and of its plugin in `deliver`.
     cpu: f64,
     asked: f64,
-    /// Resident bytes, and what one of the last subscriptions took.
+    /// Resident memory in bytes, and the bytes per subscription of the last ones.
     memory: usize,
     each: Option<f64>,
     wrong: u64,
 }
 
-/// Seconds of the node, and of its plugin in `deliver`, for some messages.
+/// Processor seconds for some messages, of the node and of its plugin in `deliver`.
 struct Round {
     messages: u64,
     cpu: f64,
@@ -56,11 +55,11 @@ struct Round {
 pub async fn measure() -> Section {
     let mut equal = node(&[stamp(ROOM)]).await;
     let mut room = Crowd::new(&equal);
-    // Spelled in two ways.
+    // Written in two different ways.
     let spelled = |n: usize| if n.is_multiple_of(2) { r#"{"g":7}"# } else { r#"{ "g" : 7 }"# };
-    let each = room.grow(EQUAL, spelled).await;
-    let mut same = room.run(format!("{EQUAL}, all equal"), each, |_| None).await;
-    // However they are spelled, they are one.
+    let each = room.grow(EQUAL_MEMBERS, spelled).await;
+    let mut same = room.run(format!("{EQUAL_MEMBERS}, all equal"), each, |_| None).await;
+    // Equal filters count as one, however they are written.
     same.wrong += same.filters.abs_diff(1);
     equal.process.kill().await;
 
@@ -91,7 +90,7 @@ impl<'a> Crowd<'a> {
         Self { node, members: 0, heard: Arc::default(), strange: Arc::default() }
     }
 
-    /// To so many members; the resident bytes that each new subscription took, connections left out.
+    /// Grows to `count` members. Returns the resident bytes per new subscription, without the connections.
     async fn grow<T: AsRef<str>>(&mut self, size: usize, filter: impl Fn(usize) -> T) -> Option<f64> {
         let (first, node) = (self.members, self.node);
         let connecting = stream::iter(first..size).map(|_| node.client());
@@ -134,7 +133,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// As many messages as go through in a while, each to the group that `to` names, which is that of one member or of nobody.
+    /// Publishes as many messages as possible for a while. `to` names the group of each, which has one member
+    /// or none.
     async fn round(&self, to: impl Fn(u64) -> Option<u64>) -> Round {
         let mut publisher = self.node.client().await;
         at_once(&publisher);
@@ -143,7 +143,7 @@ impl<'a> Crowd<'a> {
         let (mut began, mut mark) = (Instant::now(), None);
         loop {
             let is_over = mark.is_some() && began.elapsed() >= WINDOW;
-            while waiting < IN_FLIGHT && !is_over {
+            while waiting < MAX_UNANSWERED && !is_over {
                 let group = to(n);
                 expected += u64::from(group.is_some());
                 let data = json!({"n": n, "to": group.unwrap_or(u64::MAX)});
@@ -160,7 +160,7 @@ impl<'a> Crowd<'a> {
                 began = Instant::now();
             }
         }
-        let (heard, end) = (|| self.heard.load(Relaxed) - heard, Instant::now() + PATIENCE);
+        let (heard, end) = (|| self.heard.load(Relaxed) - heard, Instant::now() + EVENT_TIMEOUT);
         while heard() < expected && Instant::now() < end {
             sleep(Duration::from_millis(10)).await;
         }
@@ -174,14 +174,14 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Seconds of processor time of the node, and of its plugin in `deliver`.
+    /// Processor seconds of the node, and of its plugin in `deliver`.
     async fn spent(&self) -> (f64, f64) {
         let shown = status(self.node, "stamp").await;
-        (spent::cpu(self.node.process.id()), calls(&shown, "deliver.matches").1 as f64 / 1e9)
+        (cpu_time::cpu(self.node.process.id()), calls(&shown, "deliver.matches").1 as f64 / 1e9)
     }
 }
 
-/// Each message that comes must be for this member's group.
+/// Each received message must be for this member's group.
 async fn listen(mut client: Client, group: usize, heard: Arc<AtomicU64>, strange: Arc<AtomicU64>) {
     while let Some(Ok(message)) = client.socket.next().await {
         let Message::Text(text) = message else { continue };
@@ -192,7 +192,7 @@ async fn listen(mut client: Client, group: usize, heard: Arc<AtomicU64>, strange
 }
 
 impl Run {
-    /// Nanoseconds of the node for each filter of a message beyond ten.
+    /// Processor nanoseconds of the node per message for each filter beyond ten.
     fn each_further(&self, ten: &Run) -> f64 {
         (self.cpu - ten.cpu) * 1e3 / (self.filters - ten.filters) as f64
     }
@@ -237,7 +237,7 @@ fn section(runs: &[Run]) -> Section {
         name: "filters",
         title: "Distinct filters in one room",
         how: format!(
-            "A room with a member for each filter, one publisher with {IN_FLIGHT} publishes in flight. Each message passes the filter \
+            "A room with a member for each filter, one publisher with {MAX_UNANSWERED} publishes in flight. Each message passes the filter \
              of one member, by turns, and where all are equal that of nobody, so that what is counted is the asking. Processor \
              time of the node is from /proc and holds publishing; that of deliver alone is by the node's own count. Both are \
              the median of {ROUNDS} rounds of {} s. Memory of a subscription is what the process grew by when members that \

@@ -1,4 +1,4 @@
-//! What one principal that floods a plugin costs another, which publishes through the same plugin.
+//! What a principal that floods a plugin costs another principal, which publishes through the same plugin.
 
 use crate::governed::{Plugin, node_with};
 use futures_util::future::join_all;
@@ -16,14 +16,14 @@ use switchyard_tests::{
 };
 use tokio::{task::JoinHandle, time::sleep};
 
-/// What the quiet one publishes, one after the other, and how long it waits in between.
+/// The number of messages of the quiet principal, and the delay between them.
 const MESSAGES: usize = 300;
-const APART: Duration = Duration::from_millis(5);
-/// Connections of the one that floods.
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(5);
+/// The number of connections of the flooding principal.
 const CLIENTS: usize = 4;
-/// Filters of one request, and messages that its history has.
+/// The number of filters per request, and of messages in the history.
 const FILTERS: usize = 90;
-const HELD: usize = 1000;
+const HISTORY_MESSAGES: usize = 1000;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Flood {
@@ -72,7 +72,7 @@ pub async fn measure() -> Section {
         how: format!(
             "One principal asks a plugin without a pause, over {CLIENTS} connections, each for the next when it has its answer. \
              Another publishes {MESSAGES} messages through the same plugin, {} ms apart: how long each took to be answered.",
-            APART.as_millis()
+            MESSAGE_INTERVAL.as_millis()
         ),
         columns: vec!["flood", "its requests", "publish p50 ms", "publish p99 ms", "p50 to nobody's"],
         rows,
@@ -84,7 +84,7 @@ pub async fn measure() -> Section {
 
 async fn fill(node: &Node) {
     let mut client = node.client().await;
-    for n in 0..HELD {
+    for n in 0..HISTORY_MESSAGES {
         client.publish("trades:held", trade(n)).await;
     }
 }
@@ -99,7 +99,7 @@ async fn publish(client: &mut Client, count: usize) -> Vec<Duration> {
         let began = Instant::now();
         client.publish("trades:quiet", trade(n)).await;
         times.push(began.elapsed());
-        sleep(APART).await;
+        sleep(MESSAGE_INTERVAL).await;
     }
     times
 }
@@ -141,7 +141,7 @@ impl Attack {
 
 fn request(flood: Flood, number: usize, n: usize) -> serde_json::Value {
     match flood {
-        Flood::History => json!({"type": "history", "room": "trades:held", "limit": HELD}),
+        Flood::History => json!({"type": "history", "room": "trades:held", "limit": HISTORY_MESSAGES}),
         Flood::Publishes => json!({"type": "publish", "room": "trades:flood", "data": trade(n)}),
         Flood::Subscribes | Flood::Nothing => {
             let filter = |room: usize| json!({"minSize": (n * FILTERS + room) as f64});

@@ -1,4 +1,4 @@
-//! What one question to a plugin costs, hook by hook, beside the same question to an HTTP server on the same machine.
+//! The cost of a call to each hook of a plugin, compared with the same request to an HTTP server on the same machine.
 
 use crate::decider::Decider;
 use serde_json::{Value, json};
@@ -18,13 +18,13 @@ const ROUNDS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(150);
 const FILTERS: usize = 64;
 const ROOM: &str = "governed:eth-usd";
-/// As long as a message of a feed is.
+/// As long as a typical message of a feed.
 const DATA: &str = r#"{"n":4711,"market":"ETH-USD","side":"BUY","price":"3150.25","size":"0.75","id":"8f14e45f-ceea-467f-a8b5-91c0c7e2ba7c","at":"2026-01-01T12:00:00.000Z","maker":"dydx1qqqq","taker":"dydx1pppp"}"#;
 
-/// A hook, asked both ways.
+/// A hook, called in both ways.
 struct Way {
     name: &'static str,
-    /// Microseconds a question, by round.
+    /// Microseconds per call, by round.
     plugin: Vec<f64>,
     http: Vec<f64>,
 }
@@ -43,7 +43,7 @@ pub fn measure() -> Section {
     section(&ways, wrong)
 }
 
-/// Microseconds that it takes, asked again and again.
+/// Calls it repeatedly, and returns the microseconds per call.
 fn each(mut ask: impl FnMut()) -> f64 {
     const BATCH: u32 = 16;
     let (began, mut count) = (Instant::now(), 0);
@@ -103,7 +103,7 @@ impl Bench {
             2 => {
                 let (who, filter) = (&self.from.principal, Some(r#"{ "g": 7 }"#));
                 let grant = self.governor.authorize(who, ROOM, filter, Counts::default());
-                // Another one holds it too, so that it is compiled once.
+                // A second instance holds the filter too, so that it is compiled only once.
                 self.governor.release(grant.expect("an answer").filter.expect("a filter"), &who.id);
             }
             3 => {
@@ -112,8 +112,8 @@ impl Bench {
             }
             _ => {
                 let ids = if hook == 4 { &self.ids[..1] } else { &self.ids[..] };
-                let asked = self.governor.matches(ROOM, "trade", data, ids, &mut self.bits);
-                asked.expect("an answer");
+                let result = self.governor.matches(ROOM, "trade", data, ids, &mut self.bits);
+                result.expect("an answer");
             }
         }
     }
@@ -124,7 +124,7 @@ impl Bench {
         assert!(!answer.is_null());
     }
 
-    /// Filters of which both do not say the same.
+    /// The number of filters on which the two disagree.
     fn differs(&mut self) -> u64 {
         self.plugin(5);
         let (name, question) = &self.questions[5];
@@ -158,7 +158,7 @@ fn section(ways: &[Way], wrong: u64) -> Section {
         name: "hooks",
         title: "What one question costs",
         how: format!(
-            "The same decision asked of the plugin as a shard asks it, and of an HTTP server (axum, a thread of this process) \
+            "The same decision made by the plugin, called as a shard calls it, and by an HTTP server (axum, a thread of this process) \
              over one connection that is kept, with JSON both ways, one round trip at a time. The median of {ROUNDS} rounds \
              of {} ms each, in turn; a message has {} bytes.",
             WINDOW.as_millis(),

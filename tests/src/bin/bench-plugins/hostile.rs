@@ -1,9 +1,9 @@
-//! What plugins that misbehave cost the rooms of others, and the process.
+//! What misbehaving plugins cost the rooms of other plugins, and the process.
 
 use crate::{
     governed::{Plugin, calls, node, stamp, status},
-    punctual::Punctual,
     steady::{Phase, Steady},
+    wakeups::Punctual,
 };
 use serde_json::{Value, json};
 use std::{
@@ -14,23 +14,22 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Client, Node,
+    Client, Node, cpu_time,
     report::{Section, figure, median, percentiles, rounded},
-    spent,
 };
 use tokio::{task::JoinHandle, time::sleep};
 
 const MEMBERS: usize = 20;
-const APART: Duration = Duration::from_millis(10);
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(10);
 const MESSAGES: usize = 400;
-/// Each on a node of its own, where nothing is in quarantine yet.
+/// Each round runs on a new node, where nothing is quarantined yet.
 const ROUNDS: usize = 3;
-/// Between an answer and the next request to a hostile room; the slow one gets none.
-const PAUSE: Duration = Duration::from_millis(50);
-const QUIET: Duration = Duration::from_secs(4);
-const LOOK: Duration = Duration::from_millis(200);
+/// The delay between an answer and the next request to a hostile room. The slow plugin gets no delay.
+const REQUEST_DELAY: Duration = Duration::from_millis(50);
+const QUIET_TIME: Duration = Duration::from_secs(4);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Those that fail or flood; each does so whenever it is asked.
+/// Plugins that fail or flood. Each does so in every call.
 const MISDEEDS: [(&str, &str); 13] = [
     ("loop", r#"{ publish = "loop" }"#),
     ("memory", r#"{ publish = "allocate" }"#),
@@ -46,16 +45,16 @@ const MISDEEDS: [(&str, &str); 13] = [
     ("metric-flood", r#"{ publish = "count" }"#),
     ("name-flood", r#"{ room = "huge" }"#),
 ];
-/// Takes half of its budget and never fails, so that nothing ever stops it.
+/// Uses half of its budget and never fails, so that nothing stops it.
 const SLOW: (&str, &str) = ("slow", r#"{ publish = "busy-5", subscribe = "busy-5" }"#);
 
-/// The others' rooms, and the load on them.
+/// The rooms of the other plugins, and the load on them.
 struct Others {
     governed: Steady,
     free: Steady,
 }
 
-/// What the others had, by round.
+/// The latencies of the other rooms, by round.
 struct Run {
     name: &'static str,
     rounds: Vec<Round>,
@@ -64,10 +63,10 @@ struct Run {
 struct Round {
     governed: Phase,
     free: Phase,
-    /// Of the process, at the most and in the end.
+    /// The memory of the process: its maximum, and at the end.
     memory: [usize; 2],
     cores: f64,
-    /// By how much this process was woken late meanwhile.
+    /// How late this process was woken meanwhile.
     late: Vec<Duration>,
 }
 
@@ -81,7 +80,7 @@ pub async fn measure() -> [Section; 2] {
     [section(&runs), done(&met)]
 }
 
-/// All on a new node. Gives the requests to each hostile plugin, and how the node shows it.
+/// Runs everything on a new node. Returns the number of requests to each hostile plugin, and the plugin's status.
 async fn round(runs: &mut [Run; 4]) -> Vec<(&'static str, u64, Value)> {
     let all = || MISDEEDS.iter().chain([&SLOW]);
     let rooms: Vec<String> = all().map(|(name, _)| format!("bad:{}", name.to_lowercase())).collect();
@@ -98,10 +97,10 @@ async fn round(runs: &mut [Run; 4]) -> Vec<(&'static str, u64, Value)> {
     let (bad, slow) = rooms.split_at(MISDEEDS.len());
     let [nobody, most, after, one] = runs;
     nobody.rounds.push(others.round(&node, MESSAGES).await);
-    let attack = Attack::start(&node, bad, PAUSE).await;
+    let attack = Attack::start(&node, bad, REQUEST_DELAY).await;
     most.rounds.push(others.round(&node, MESSAGES).await);
     let mut requests = attack.end().await;
-    sleep(QUIET).await;
+    sleep(QUIET_TIME).await;
     after.rounds.push(others.round(&node, MESSAGES).await);
     let attack = Attack::start(&node, slow, Duration::ZERO).await;
     one.rounds.push(others.round(&node, MESSAGES).await);
@@ -117,10 +116,13 @@ async fn round(runs: &mut [Run; 4]) -> Vec<(&'static str, u64, Value)> {
 
 impl Others {
     async fn round(&mut self, node: &Node, messages: usize) -> Round {
-        let (began, before) = (Instant::now(), spent::cpu(node.process.id()));
+        let (began, before) = (Instant::now(), cpu_time::cpu(node.process.id()));
         let (is_over, clock) = (AtomicBool::new(false), Punctual::start());
         let loading = async {
-            let both = tokio::join!(self.governed.travel(APART, messages), self.free.travel(APART, messages));
+            let both = tokio::join!(
+                self.governed.travel(MESSAGE_INTERVAL, messages),
+                self.free.travel(MESSAGE_INTERVAL, messages)
+            );
             is_over.store(true, Relaxed);
             both
         };
@@ -128,18 +130,18 @@ impl Others {
             let mut most = 0;
             while !is_over.load(Relaxed) {
                 most = most.max(node.process.memory());
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
             most
         };
         let ((governed, free), most) = tokio::join!(loading, looking);
-        let cores = (spent::cpu(node.process.id()) - before) / began.elapsed().as_secs_f64();
+        let cores = (cpu_time::cpu(node.process.id()) - before) / began.elapsed().as_secs_f64();
         let last = node.process.memory();
         Round { governed, free, memory: [most.max(last), last], cores, late: clock.stop() }
     }
 }
 
-/// Clients that ask hostile rooms again and again.
+/// Clients that send requests to hostile rooms all the time.
 struct Attack {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<u64>>,
@@ -150,7 +152,7 @@ impl Attack {
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = vec![];
         for room in rooms {
-            // A member with a filter, so that there is somebody to ask about.
+            // A member with a filter, so that the plugin has to evaluate one.
             let mut member = node.client().await;
             member.send(json!({"type": "subscribe", "rooms": [{"room": room, "filter": {"a": 1}}]})).await;
             let client = node.client().await;
@@ -159,7 +161,7 @@ impl Attack {
         Self { stop, clients }
     }
 
-    /// How many requests were made of each room.
+    /// The number of requests to each room.
     async fn end(self) -> Vec<u64> {
         self.stop.store(true, Relaxed);
         let mut requests = vec![];
@@ -170,7 +172,7 @@ impl Attack {
     }
 }
 
-/// Publishes, and joins with a filter that is new each time; what is answered does not matter.
+/// Publishes, and joins with a new filter each time. The answers do not matter.
 async fn ask(
     mut client: Client,
     member: Client,
@@ -204,7 +206,7 @@ impl Run {
         percentiles([0.50, 0.99], self.rounds.iter().flat_map(|round| of(round).times.iter().copied()))
     }
 
-    /// p99 to that of another run, by round.
+    /// The ratio of p99 to that of another run, by round.
     fn ratios(&self, first: &Run, of: impl Fn(&Round) -> &Phase) -> Vec<f64> {
         let both = self.rounds.iter().zip(&first.rounds);
         both.map(|(round, first)| of(round).latency()[1] / of(first).latency()[1]).collect()
@@ -214,7 +216,7 @@ impl Run {
         percentiles([0.99], self.rounds.iter().flat_map(|round| round.late.iter().copied()))[0]
     }
 
-    /// The most of all rounds: at most, and in the end.
+    /// The maximum of all rounds, of the maximum and of the end.
     fn memory(&self) -> [usize; 2] {
         [0, 1].map(|n| self.rounds.iter().map(|round| round.memory[n]).max().unwrap_or(0))
     }
@@ -272,15 +274,15 @@ fn section(runs: &[Run]) -> Section {
         title: "Plugins that misbehave",
         how: format!(
             "{} plugins that misbehave, each on a room of its own, whose client asks again {} ms after each answer, publishing and \
-             joining in turn; the slow one takes half of its budget and is asked again at once. Beside them {} messages a second \
+             joining in turn; the slow one takes half of its budget and is called again at once. Beside them {} messages a second \
              each to a governed and to an ungoverned room of {MEMBERS} members, whose times these are, from when a message was due \
              until a member had it. {ROUNDS} rounds, each on a new node: {} s of each row, after an attack {} s of silence. A thread of \
              this process that sleeps was woken late by as much as is said. Memory is what the process has resident.",
             MISDEEDS.len() + 1,
-            PAUSE.as_millis(),
-            1.0 / APART.as_secs_f64(),
-            (APART * MESSAGES as u32).as_secs(),
-            QUIET.as_secs(),
+            REQUEST_DELAY.as_millis(),
+            1.0 / MESSAGE_INTERVAL.as_secs_f64(),
+            (MESSAGE_INTERVAL * MESSAGES as u32).as_secs(),
+            QUIET_TIME.as_secs(),
         ),
         columns: vec![
             "who misbehaves",
@@ -305,7 +307,7 @@ fn section(runs: &[Run]) -> Section {
     }
 }
 
-/// What each of them did, and what was made of it.
+/// What each plugin did, and how the node reacted.
 fn done(met: &[(&str, u64, Value)]) -> Section {
     let starts = |status: &Value| calls(status, "lifecycle.init").0;
     let busy = |status: &Value| -> f64 {
@@ -335,7 +337,7 @@ fn done(met: &[(&str, u64, Value)]) -> Section {
         how: "By the node's own count, in the last of these rounds. Five failures within 10 s stop a plugin for a second, one more after that \
               for two, and so on; meanwhile requests are refused without asking it."
             .to_owned(),
-        columns: vec!["plugin", "requests", "failures", "instances started", "refused unasked", "seconds busy"],
+        columns: vec!["plugin", "requests", "failures", "instances started", "refused without a call", "seconds busy"],
         rows: met.iter().map(row).collect(),
         remarks: vec![],
         figures: met.iter().map(figures).collect(),

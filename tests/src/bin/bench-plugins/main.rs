@@ -1,5 +1,6 @@
-//! Measures what plugins cost and what they cannot cost others, on a real node, everything on loopback. Prints Markdown; judges
-//! nothing but verdicts, order and loss. `cargo xtask bench plugins` builds and runs it.
+//! Benchmarks plugins on a real node: their cost, and how well others are protected from them, everything on
+//! loopback. Prints Markdown, and fails only for wrong verdicts, loss or wrong order. `cargo xtask bench
+//! plugins` builds and runs it.
 
 mod decider;
 mod filters;
@@ -7,23 +8,23 @@ mod floods;
 mod governed;
 mod hooks;
 mod hostile;
-mod punctual;
 mod steady;
 mod swaps;
 mod tally;
+mod wakeups;
 
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 use switchyard_tests::{
+    cpu_time,
     report::{self, Report, Section},
-    spent,
 };
 
 const USAGE: &str = "\
-bench-plugins [--json FILE] [--only SECTION]
+Usage: bench-plugins [--json FILE] [--only SECTION]
 
-  --json FILE      the figures of the report as JSON too
-  --only SECTION   hooks, swaps, misdeeds, floods or filters alone
+  --json FILE      also write the figures of the report to FILE, as JSON
+  --only SECTION   run one section: hooks, swaps, misdeeds, floods or filters
 ";
 
 const SECTIONS: [&str; 5] = ["hooks", "swaps", "misdeeds", "floods", "filters"];
@@ -39,7 +40,7 @@ async fn main() -> ExitCode {
                 only = Some(value.clone())
             }
             _ => {
-                eprint!("{USAGE}");
+                eprint!("bench-plugins: invalid option '{}'\n\n{USAGE}", option.join(" "));
                 return ExitCode::from(2);
             }
         }
@@ -48,7 +49,7 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(only: Option<&str>) -> Report {
-    let (began, cores, before) = (Instant::now(), spent::cores(), spent::by_others());
+    let (began, cores, before) = (Instant::now(), cpu_time::cores(), cpu_time::by_others());
     let mut sections: Vec<Section> = vec![];
     for name in SECTIONS.into_iter().filter(|name| only.is_none_or(|only| only == *name)) {
         eprintln!("bench-plugins: {name} …");
@@ -64,8 +65,8 @@ async fn measure(only: Option<&str>) -> Report {
         }
     }
     let (version, seconds) = (env!("CARGO_PKG_VERSION"), began.elapsed().as_secs());
-    // The nodes have ended by now, so that they count as children of this process.
-    let others = (spent::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
+    // The nodes have ended by now, so they count as ended child processes of this process.
+    let others = (cpu_time::by_others() - before).max(0.0) / began.elapsed().as_secs_f64();
     Report {
         title: "Plugins".to_owned(),
         about: format!(

@@ -1,4 +1,4 @@
-//! A steady load on one room: a publisher that keeps its pace, and members that write down what reaches them.
+//! A steady load on one room: a publisher with a constant rate, and members that record what they receive.
 
 use crate::tally::{Heard, Tally};
 use futures_util::{StreamExt, stream};
@@ -10,13 +10,13 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, Node, PATIENCE, report::percentiles};
+use switchyard_tests::{Client, EVENT_TIMEOUT, Node, report::percentiles};
 use tokio::time::{sleep, sleep_until};
 use tokio_tungstenite::{MaybeTlsStream, tungstenite::Message};
 
 pub struct Steady {
     room: &'static str,
-    /// Whether its members have filters, each its own.
+    /// Whether each member has a filter of its own.
     governed: bool,
     publisher: Client,
     members: Vec<Arc<Mutex<Vec<Heard>>>>,
@@ -25,12 +25,12 @@ pub struct Steady {
     sent: u64,
 }
 
-/// What became of some messages.
+/// What happened to some messages.
 #[derive(Default)]
 pub struct Phase {
     pub tally: Tally,
     pub deliveries: u64,
-    /// From when a message was due until a member had it.
+    /// The latency, from when a message was due until a member had it.
     pub times: Vec<Duration>,
 }
 
@@ -68,7 +68,7 @@ impl Steady {
         Self { room, governed, publisher, members, deliveries, strange, sent: 0 }
     }
 
-    /// So many messages, one after the other at this pace, until they have arrived or their time is over.
+    /// Publishes messages at this rate, and waits until they have arrived or a timeout has passed.
     pub async fn travel(&mut self, apart: Duration, count: usize) -> Phase {
         let (first, start) = (self.sent, Instant::now() + apart);
         let (delivered, strange) = (self.deliveries.load(Relaxed), self.strange.load(Relaxed));
@@ -82,12 +82,12 @@ impl Steady {
             self.sent += 1;
         }
         let each = if self.governed { self.members.len() / 2 } else { self.members.len() };
-        let (expected, end) = ((count * each) as u64, Instant::now() + PATIENCE);
+        let (expected, end) = ((count * each) as u64, Instant::now() + EVENT_TIMEOUT);
         let deliveries = || self.deliveries.load(Relaxed) - delivered;
         while deliveries() < expected && Instant::now() < end {
             sleep(Duration::from_millis(20)).await;
         }
-        // What should not come has a moment to come.
+        // Waits a moment for messages that should not arrive.
         sleep(Duration::from_millis(100)).await;
         let heard: Vec<Vec<Heard>> =
             self.members.iter().map(|heard| std::mem::take(&mut *heard.lock().expect("no panic"))).collect();
@@ -117,11 +117,11 @@ async fn listen(
             _ => drop(strange.fetch_add(1, Relaxed)),
         }
     }
-    // A node that goes away ends all of them; one that goes on has closed this one.
+    // If the node has stopped, all connections have ended; otherwise it has closed this one.
     strange.fetch_add(1, Relaxed);
 }
 
-/// A small frame does not wait for the acknowledgement of the one before.
+/// With TCP_NODELAY, a small frame does not wait for the acknowledgement of the previous one.
 pub fn at_once(client: &Client) {
     if let MaybeTlsStream::Plain(tcp) = client.socket.get_ref() {
         tcp.set_nodelay(true).ok();

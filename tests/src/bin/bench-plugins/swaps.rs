@@ -1,9 +1,9 @@
-//! A plugin changed again and again under load, beside the same load with one version.
+//! Replaces a plugin repeatedly under load, and compares with the same load on a single version.
 
 use crate::{
     governed::{node, stamp},
-    punctual::Punctual,
     steady::{Phase, Steady},
+    wakeups::Punctual,
 };
 use serde_json::{Value, json};
 use std::{
@@ -11,27 +11,26 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Answer, KEY, Node, guest,
+    Answer, KEY, Node, cpu_time, guest,
     report::{Section, figure, percentiles, rounded},
-    spent,
 };
 use tokio::time::{MissedTickBehavior, interval};
 
 const MEMBERS: usize = 500;
 /// Each goes to half of the members.
-const APART: Duration = Duration::from_millis(50);
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(50);
 const MESSAGES: usize = 200;
 const ROUNDS: usize = 4;
-/// A little more than a thousand in all rounds.
-const SWAP_APART: Duration = Duration::from_millis(38);
+/// A little more than a thousand in all rounds together.
+const SWAP_INTERVAL: Duration = Duration::from_millis(38);
 
-/// How another version comes into charge.
+/// How another version is activated.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     None,
-    /// By sending one of two files, which are compiled already.
+    /// By uploading one of two files, which are compiled already.
     Kept,
-    /// By sending a file that the node has not seen, which is compiled.
+    /// By uploading a new file, which the node has to compile.
     New,
 }
 
@@ -43,7 +42,7 @@ struct Run {
     refused: u64,
     seconds: f64,
     cpu: f64,
-    /// By how much this process was woken late meanwhile.
+    /// How late this process was woken meanwhile.
     late: Vec<Duration>,
 }
 
@@ -51,9 +50,9 @@ pub async fn measure() -> Section {
     let mut node = node(&[stamp("governed")]).await;
     let versions = versions();
     let mut load = Steady::open(&node, "governed", MEMBERS, true).await;
-    // So that both are compiled; and what is not counted warms both sides up.
+    // Compiles both versions. The first messages warm up both sides and are not counted.
     let refused = u64::from(!swap(&node, &versions[1]).await);
-    load.travel(APART, MESSAGES / 10).await;
+    load.travel(MESSAGE_INTERVAL, MESSAGES / 10).await;
     let mut runs = [
         Run::new(Way::None, "none"),
         Run::new(Way::Kept, "a file that is compiled already"),
@@ -68,7 +67,7 @@ pub async fn measure() -> Section {
     section(&runs, refused)
 }
 
-/// Both files. They differ in one byte, which the plugin's verdicts depend on.
+/// The two files. They differ in one byte, on which the plugin's verdicts depend.
 fn versions() -> [Vec<u8>; 2] {
     let a = std::fs::read(guest("stamp")).expect("a guest");
     let places: Vec<usize> = (0..a.len()).filter(|at| a[*at..].starts_with(b"stamp=A")).collect();
@@ -78,7 +77,7 @@ fn versions() -> [Vec<u8>; 2] {
     [a, b]
 }
 
-/// Whether another version is in charge.
+/// Whether another version is active.
 async fn swap(node: &Node, file: &[u8]) -> bool {
     let path = "/v1/plugins/stamp";
     let (status, body) = Answer::called(&node.process.admin, "PUT", path, Some(KEY), file).await;
@@ -95,21 +94,21 @@ impl Run {
     }
 
     async fn round(&mut self, node: &Node, load: &mut Steady, versions: &[Vec<u8>; 2]) {
-        let (began, before) = (Instant::now(), spent::cpu(node.process.id()));
+        let (began, before) = (Instant::now(), cpu_time::cpu(node.process.id()));
         let (is_over, clock) = (AtomicBool::new(false), Punctual::start());
         let loading = async {
-            let phase = load.travel(APART, MESSAGES).await;
+            let phase = load.travel(MESSAGE_INTERVAL, MESSAGES).await;
             is_over.store(true, Relaxed);
             phase
         };
         let swapping = async {
-            let mut pace = interval(SWAP_APART);
+            let mut pace = interval(SWAP_INTERVAL);
             pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
             while self.way != Way::None && !is_over.load(Relaxed) {
-                // The last one that was put is B, so A is next.
+                // The last one that was uploaded is B, so A is next.
                 let mut next = versions[self.swaps.len() % 2].clone();
                 if self.way == Way::New {
-                    // A custom section, which makes it another file.
+                    // A custom section, which makes it a different file.
                     next.extend([0, 6, 1, b'n']);
                     next.extend((self.swaps.len() as u32).to_le_bytes());
                 }
@@ -127,15 +126,15 @@ impl Run {
         self.load.add(phase);
         self.late.extend(clock.stop());
         self.seconds += began.elapsed().as_secs_f64();
-        self.cpu += spent::cpu(node.process.id()) - before;
+        self.cpu += cpu_time::cpu(node.process.id()) - before;
     }
 
-    /// p50 and p99 of the call, in milliseconds.
+    /// p50 and p99 of the upload, in milliseconds.
     fn swap_times(&self) -> [f64; 2] {
         percentiles([0.50, 0.99], self.swaps.iter().copied()).map(|time| time / 1e3)
     }
 
-    /// p99 of this process' own lateness, in microseconds.
+    /// p99 of this process's own lateness, in microseconds.
     fn late(&self) -> f64 {
         percentiles([0.99], self.late.iter().copied())[0]
     }
@@ -193,9 +192,9 @@ fn section(runs: &[Run; 3], refused: u64) -> Section {
              compiles all {MEMBERS} filters on a new instance before it takes over. The last row sends files that have to be \
              compiled. Times are from when a message was due until a member had it; a \
              thread of this process that sleeps was woken late by as much as the last column says.",
-            1.0 / APART.as_secs_f64(),
-            (APART * MESSAGES as u32).as_secs(),
-            SWAP_APART.as_millis(),
+            1.0 / MESSAGE_INTERVAL.as_secs_f64(),
+            (MESSAGE_INTERVAL * MESSAGES as u32).as_secs(),
+            SWAP_INTERVAL.as_millis(),
         ),
         columns: vec![
             "swaps by",

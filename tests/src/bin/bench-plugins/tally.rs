@@ -1,9 +1,9 @@
-//! What reached whom, against what should have: each message of a governed room goes to the members that one version of the
-//! plugin names, whole; each of another room to all members.
+//! Compares what members received with what they should have: each message of a governed room reaches exactly
+//! the members that one version of the plugin selects, and each message of another room reaches all members.
 
 use std::time::Instant;
 
-/// A message as one member heard it.
+/// A message as one member received it.
 pub struct Heard {
     pub n: u64,
     pub offset: u64,
@@ -12,21 +12,21 @@ pub struct Heard {
 
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
-    /// Messages whose verdict was A's, and B's.
+    /// The number of messages with the verdict of version A, and of version B.
     pub a: u64,
     pub b: u64,
     pub lost: u64,
     pub repeated: u64,
     pub disordered: u64,
-    /// Deliveries to members that the version in charge of the message excludes, under a wrong offset, or of what was not
-    /// published.
+    /// Deliveries to members that the message's version excludes, with a wrong offset, or of something that
+    /// was not published.
     pub wrong: u64,
-    /// Frames that are no messages, and publishes that were not answered well.
+    /// Frames that are not messages, and publishes that failed.
     pub strange: u64,
 }
 
 impl Tally {
-    /// Of `count` messages with numbers from `first`. What each member heard is in the order of members.
+    /// Tallies `count` messages with numbers from `first`. `heard` has an entry for each member, in order.
     pub fn of(heard: &[Vec<Heard>], first: u64, count: usize, governed: bool) -> Self {
         let mut tally = Self::default();
         let mut got = vec![vec![false; heard.len()]; count];
@@ -37,7 +37,7 @@ impl Tally {
                 match place.map(|members| std::mem::replace(&mut members[member], true)) {
                     None => tally.wrong += 1,
                     Some(true) => tally.repeated += 1,
-                    // Nothing else was ever published to the room, so that its offsets are the numbers.
+                    // Nothing else is published to the room, so its offsets are the numbers of the messages.
                     Some(false) if one.offset != one.n + 1 => tally.wrong += 1,
                     Some(false) if one.offset <= newest => tally.disordered += 1,
                     Some(false) => {}
@@ -50,7 +50,7 @@ impl Tally {
                 tally.lost += members.iter().filter(|got| !**got).count() as u64;
                 continue;
             }
-            // A's stamp is odd, B's even, and a member's group is its number.
+            // The stamp of A is odd, that of B even, and the group of a member is its number.
             let side = |odd: bool| {
                 members
                     .iter()

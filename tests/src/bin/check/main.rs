@@ -9,10 +9,11 @@ use std::{
 };
 use switchyard_tests::check::{Options, Outcome, draw, run, shrink};
 
-const USAGE: &str = "check takes --seeds A..B, --for SECONDS, --steps N, --jobs N, --no-faults, --forget, --restart, --durable, --print, and \
-                     --shrink SECONDS";
+const USAGE: &str = "\
+Usage: check [--seeds A..B] [--for SECONDS] [--steps N] [--jobs N] [--no-faults] [--forget] [--restart] [--durable]
+             [--print] [--shrink SECONDS]";
 /// How many seconds to search for a shorter schedule for the first seed that fails, by default.
-const SHRINKING: u64 = 0;
+const DEFAULT_SHRINK_SECONDS: u64 = 0;
 
 struct Arguments {
     seeds: std::ops::Range<u64>,
@@ -23,43 +24,56 @@ struct Arguments {
     options: Options,
 }
 
-fn arguments() -> Option<Arguments> {
+/// The error is the option that is unknown or has an invalid value.
+fn parse_arguments() -> Result<Arguments, String> {
     let mut arguments = Arguments {
         seeds: 0..20,
         bound: None,
         jobs: 3,
-        shrink: Duration::from_secs(SHRINKING),
+        shrink: Duration::from_secs(DEFAULT_SHRINK_SECONDS),
         print: false,
         options: Options::default(),
     };
     let mut given = std::env::args().skip(1);
     while let Some(flag) = given.next() {
-        match flag.as_str() {
-            "--no-faults" => arguments.options.faults = false,
-            "--forget" => arguments.options.forget = true,
-            "--restart" => arguments.options.restart = true,
-            "--durable" => arguments.options.durable = true,
-            "--print" => arguments.print = true,
-            "--seeds" => {
-                let seeds = given.next()?;
-                let (from, to) = seeds.split_once("..")?;
-                arguments.seeds = from.parse().ok()?..to.parse().ok()?;
-            }
-            "--for" => arguments.bound = Some(Duration::from_secs(given.next()?.parse().ok()?)),
-            "--steps" => arguments.options.steps = given.next()?.parse().ok()?,
-            "--jobs" => arguments.jobs = given.next()?.parse().ok()?,
-            "--shrink" => arguments.shrink = Duration::from_secs(given.next()?.parse().ok()?),
-            _ => return None,
-        }
+        parse_option(&mut arguments, &flag, &mut given).ok_or(flag)?;
     }
-    Some(arguments)
+    Ok(arguments)
+}
+
+fn parse_option(
+    arguments: &mut Arguments,
+    flag: &str,
+    given: &mut impl Iterator<Item = String>,
+) -> Option<()> {
+    match flag {
+        "--no-faults" => arguments.options.faults = false,
+        "--forget" => arguments.options.forget = true,
+        "--restart" => arguments.options.restart = true,
+        "--durable" => arguments.options.durable = true,
+        "--print" => arguments.print = true,
+        "--seeds" => {
+            let seeds = given.next()?;
+            let (from, to) = seeds.split_once("..")?;
+            arguments.seeds = from.parse().ok()?..to.parse().ok()?;
+        }
+        "--for" => arguments.bound = Some(Duration::from_secs(given.next()?.parse().ok()?)),
+        "--steps" => arguments.options.steps = given.next()?.parse().ok()?,
+        "--jobs" => arguments.jobs = given.next()?.parse().ok()?,
+        "--shrink" => arguments.shrink = Duration::from_secs(given.next()?.parse().ok()?),
+        _ => return None,
+    }
+    Some(())
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Some(arguments) = arguments() else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
+    let arguments = match parse_arguments() {
+        Ok(arguments) => arguments,
+        Err(option) => {
+            eprintln!("check: invalid option or value: '{option}'\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
     };
     let Arguments { seeds, bound, jobs, options, .. } = arguments;
     let began = Instant::now();

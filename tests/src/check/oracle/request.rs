@@ -9,7 +9,7 @@ use crate::check::filter::Filter;
 use serde_json::Value;
 
 /// Errors that the server may return temporarily, without breaking a rule.
-const PASSING: [&str; 3] = ["store_unavailable", "overloaded", "rate_limited"];
+const TEMPORARY_ERRORS: [&str; 3] = ["store_unavailable", "overloaded", "rate_limited"];
 
 /// The rooms in a request, and what it requests for each.
 pub fn effects(request: &Value) -> Vec<(String, Seat)> {
@@ -37,7 +37,7 @@ impl Oracle<'_> {
             if here.seats.is_empty() {
                 (here.seats, here.possible) = ([Seat::Out].into(), [Seat::Out].into());
             }
-            here.asked.push(seat);
+            here.pending.push(seat);
         }
         let offsets = request["offsets"].as_object().into_iter().flatten();
         for (room, offset) in offsets.filter_map(|(room, offset)| Some((room, offset.as_u64()?))) {
@@ -54,22 +54,22 @@ impl Oracle<'_> {
 
     pub(super) fn answered(&mut self, id: u32, frame: &Value) {
         let code = text(&frame["error"], "code").to_owned();
-        if !code.is_empty() && !PASSING.contains(&&*code) {
+        if !code.is_empty() && !TEMPORARY_ERRORS.contains(&&*code) {
             self.broke("errors are in order", None, frame.to_string());
         }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let request = frame["id"].as_u64().and_then(|number| connection.requests.remove(&number));
         let Some(request) = request else { return };
         for (room, seat) in effects(&request) {
-            let asked = &mut connection.rooms.get_mut(&room).expect("asked for").asked;
-            asked.iter().position(|other| *other == seat).map(|at| asked.remove(at));
+            let pending = &mut connection.rooms.get_mut(&room).expect("requested").pending;
+            pending.iter().position(|other| *other == seat).map(|at| pending.remove(at));
         }
-        let asked = request["rooms"].as_array().cloned().unwrap_or_default();
+        let entries = request["rooms"].as_array().cloned().unwrap_or_default();
         let results = frame["results"].as_array().cloned().unwrap_or_default();
         for (n, (room, seat)) in effects(&request).into_iter().enumerate() {
             let result = results.get(n).unwrap_or(frame);
             match text(result, "status") {
-                "subscribed" => self.subscribed(id, &room, seat, &asked[n], result),
+                "subscribed" => self.subscribed(id, &room, seat, &entries[n], result),
                 "unsubscribed" => self.here(id, &room, |here, at| here.settle(at, seat)),
                 _ => self.refused(id, &room, seat, result),
             }
@@ -78,8 +78,8 @@ impl Oracle<'_> {
 
     fn here(&mut self, id: u32, room: &str, change: impl FnOnce(&mut super::Here, std::time::Duration)) {
         let now = self.now;
-        let connection = self.connections.get_mut(&id).expect("it asked");
-        change(connection.rooms.get_mut(room).expect("asked for"), now);
+        let connection = self.connections.get_mut(&id).expect("it sent a request");
+        change(connection.rooms.get_mut(room).expect("requested"), now);
     }
 
     /// The old state remains valid here, but perhaps not in the store.
@@ -89,7 +89,9 @@ impl Oracle<'_> {
         let is_in = connection.rooms[room].is_member();
         match code {
             "not_subscribed" if seat == Seat::Out && !is_in => {}
-            _ if PASSING.contains(&code) => self.here(id, room, |here, _| here.possible.extend([seat])),
+            _ if TEMPORARY_ERRORS.contains(&code) => {
+                self.here(id, room, |here, _| here.possible.extend([seat]))
+            }
             _ => {
                 let rule = "errors are in order";
                 self.broke(
@@ -101,14 +103,14 @@ impl Oracle<'_> {
         }
     }
 
-    fn subscribed(&mut self, id: u32, room: &str, seat: Seat, asked: &Value, result: &Value) {
+    fn subscribed(&mut self, id: u32, room: &str, seat: Seat, entry: &Value, result: &Value) {
         let (now, facts) = (self.now, self.facts);
         let (epoch, offset) = (text(result, "epoch"), result["offset"].as_u64().unwrap_or_default());
-        let since = asked["since"]["offset"].as_u64();
-        let is_other_epoch = text(&asked["since"], "epoch") != epoch;
+        let since = entry["since"]["offset"].as_u64();
+        let is_other_epoch = text(&entry["since"], "epoch") != epoch;
         let recovered = result["recovered"] == true;
-        let connection = self.connections.get_mut(&id).expect("it asked");
-        let here = connection.rooms.get_mut(room).expect("asked for");
+        let connection = self.connections.get_mut(&id).expect("it sent a request");
+        let here = connection.rooms.get_mut(room).expect("requested");
         let token = connection.token.clone().unwrap_or_default();
         let Some(session) = self.sessions.get_mut(&token) else { return };
         let view = session.rooms.entry(room.to_owned()).or_default();

@@ -19,7 +19,7 @@ pub struct Here {
     /// The possible states before each answer.
     pub changes: Vec<(Duration, BTreeSet<Seat>)>,
     /// The changes of unanswered requests.
-    pub asked: Vec<Seat>,
+    pub pending: Vec<Seat>,
     pub epoch: Option<String>,
     /// The last offset that was received, or after which messages begin.
     pub last: Option<u64>,
@@ -58,7 +58,7 @@ impl Here {
     pub fn found(&self, at: Duration) -> BTreeSet<Seat> {
         let mut found = self.possible.clone();
         found.extend(self.changes.iter().filter(|(answered, _)| *answered >= at).flat_map(|(_, was)| was));
-        found.extend(&self.asked);
+        found.extend(&self.pending);
         found
     }
 
@@ -82,7 +82,7 @@ impl View {
 
     fn filters(&self, here: &Here, offset: u64) -> impl Iterator<Item = Filter> {
         let earlier = self.earlier.iter().filter(move |(last, _)| *last >= offset).map(|(_, filter)| *filter);
-        let seats = here.seats.iter().chain(&here.asked);
+        let seats = here.seats.iter().chain(&here.pending);
         let now = seats.filter_map(|seat| match seat {
             Seat::In(filter) => Some(*filter),
             Seat::Out => None,

@@ -2,7 +2,7 @@
 //! loses its session has a successor.
 
 use super::{
-    FLUSHED, LEASE, Oracle, SLACK, Session, What,
+    ACK_RECORD_TIME, LEASE, Oracle, Session, TIME_TOLERANCE, What,
     room::{Here, Seat, View},
     text,
 };
@@ -20,15 +20,15 @@ impl Oracle<'_> {
         let connection = self.connections.entry(id).or_default();
         connection.name = text(frame, "connection").to_owned();
         (connection.token, connection.connected) = (Some(token.clone()), Some(now));
-        let asked = connection.asked.clone();
+        let requested = connection.requested_session.clone();
         if frame["resumed"] == true {
-            if asked.as_ref() != Some(&token) {
+            if requested.as_ref() != Some(&token) {
                 self.broke("a session is resumed by its token", None, frame.to_string());
             }
             return self.resumed(id, &token, frame["rooms"].as_array().map_or(&[][..], Vec::as_slice));
         }
-        if let Some(asked) = asked {
-            self.session_gone(id, &asked);
+        if let Some(requested) = requested {
+            self.session_gone(id, &requested);
         }
         let mut session = Session { connections: vec![id], ..Session::default() };
         let (log, principal) = (&self.facts.log, &self.transcript.principal);
@@ -61,7 +61,7 @@ impl Oracle<'_> {
                 let long = self.facts.faults.iter().filter(|fault| fault.to - fault.from >= LEASE);
                 long.into_iter().any(|fault| fault.touches(connection.node, connection.opened, end))
             });
-        if is_excused || (!is_open && away + SLACK >= self.facts.ttl) {
+        if is_excused || (!is_open && away + TIME_TOLERANCE >= self.facts.ttl) {
             return;
         }
         let what = match is_open {
@@ -81,7 +81,7 @@ impl Oracle<'_> {
         let others = || session.connections.iter().map(|id| &self.connections[id]);
         let newest = others().filter_map(|other| other.greeted).max().unwrap_or_default();
         let holders: Vec<_> =
-            others().filter(|other| other.greeted.unwrap_or_default() + SLACK >= newest).collect();
+            others().filter(|other| other.greeted.unwrap_or_default() + TIME_TOLERANCE >= newest).collect();
         let rooms: BTreeSet<&String> = holders.iter().flat_map(|holder| holder.rooms.keys()).collect();
         let seats = |room: &String| {
             let seats = holders.iter().map(|holder| match holder.rooms.get(room) {
@@ -195,10 +195,10 @@ impl Oracle<'_> {
             let connection = &self.connections[&ack.connection];
             let others = self.connections.iter().filter(|(other, _)| ![id, ack.connection].contains(other));
             let mut rivals = others.filter(|(_, other)| {
-                other.greeted > connection.greeted && other.greeted <= Some(ack.at + FLUSHED)
+                other.greeted > connection.greeted && other.greeted <= Some(ack.at + ACK_RECORD_TIME)
             });
             ack.was_sent
-                && ack.at + FLUSHED <= greeted
+                && ack.at + ACK_RECORD_TIME <= greeted
                 && rivals.next().is_none()
                 && !self.facts.faults.iter().any(|fault| fault.touches(connection.node, ack.at, greeted))
         });
@@ -210,8 +210,8 @@ impl Oracle<'_> {
         let connection = self.connections.get_mut(&id).expect("it was opened");
         connection.ended = Some(now);
         for here in connection.rooms.values_mut() {
-            let asked = std::mem::take(&mut here.asked);
-            here.possible.extend(asked);
+            let pending = std::mem::take(&mut here.pending);
+            here.possible.extend(pending);
         }
         connection.requests.clear();
         let was_deaf = self.transcript.entries.iter().any(|e| e.connection == id && e.what == What::Deaf);
@@ -241,11 +241,11 @@ impl Oracle<'_> {
     fn has_successor(&self, id: u32, closed: Duration) -> bool {
         let connection = &self.connections[&id];
         let mine = connection.greeted.unwrap_or_default();
-        let session = connection.token.as_ref().or(connection.asked.as_ref());
+        let session = connection.token.as_ref().or(connection.requested_session.as_ref());
         self.connections.iter().filter(|(other, _)| **other != id).any(|(_, other)| {
             let is_there = other.ended.is_none_or(|ended| ended >= mine)
                 && other.greeted.is_some_and(|greeted| greeted <= closed);
-            let asks = other.token.as_ref().or(other.asked.as_ref()) == session;
+            let asks = other.token.as_ref().or(other.requested_session.as_ref()) == session;
             asks && is_there && other.connected.is_none_or(|connected| connected >= mine)
         })
     }

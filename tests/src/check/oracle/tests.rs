@@ -37,7 +37,7 @@ impl Story {
     fn new() -> Self {
         let mut log = Log::default();
         for offset in 1..=9 {
-            let message = Message { number: offset, change: offset as u8, asked: Duration::ZERO };
+            let message = Message { number: offset, change: offset as u8, requested: Duration::ZERO };
             log.add("r", "e", offset, message);
         }
         let facts = Facts {
@@ -223,7 +223,7 @@ fn what_was_not_handled_comes_after_a_resume() {
 }
 
 #[test]
-fn of_two_that_resume_whoever_asked_last_holds_the_session() {
+fn the_connection_that_requested_last_holds_the_session() {
     let story = |pause: u64| {
         let mut story = Story::joined();
         story.hello(2, Some("s")).pass(pause).hello(3, Some("s")).back(3, room(3, true));

@@ -2,7 +2,7 @@
 
 use super::two;
 use serde_json::json;
-use switchyard_tests::{Live, Node, PATIENCE, Pattern, Proxy, Redis, eventually};
+use switchyard_tests::{EVENT_TIMEOUT, Live, Node, Pattern, Proxy, Redis, eventually};
 
 /// Acknowledges the third message of a room and waits until the server has processed that.
 async fn acknowledge(node: &Node, client: &Live, room: &str) {
@@ -47,7 +47,7 @@ async fn acknowledgements_that_arrive_during_a_takeover_are_kept() {
     };
     let (moved, ()) = tokio::join!(taking, arriving);
     is_acknowledged(&one, "prices").await;
-    assert_eq!(client.ended(PATIENCE).await.code, Some(4409));
+    assert_eq!(client.ended(EVENT_TIMEOUT).await.code, Some(4409));
     moved.cut();
     let back = Live::resume(&one.url, &token).await;
     back.settled().await;

@@ -4,7 +4,7 @@
 use super::{lose_notices, two};
 use serde_json::{Value, json};
 use std::time::Duration;
-use switchyard_tests::{Client, KEY, Live, Node, PATIENCE, Redis, eventually, eventually_within};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Live, Node, Redis, eventually, eventually_within};
 
 /// A session that moves while its node is stopped, without a notice to that node.
 async fn moved_unheard(redis: &Redis, to: &Node, client: &Live) -> Live {
@@ -32,7 +32,7 @@ async fn a_connection_that_lost_its_session_changes_no_members() {
     leaving.send(json!({"type": "unsubscribe", "rooms": ["prices"]}));
     one.process.signal("CONT").await;
     for client in [&joining, &leaving] {
-        assert_eq!(client.ended(PATIENCE).await.code, Some(4409));
+        assert_eq!(client.ended(EVENT_TIMEOUT).await.code, Some(4409));
     }
     // Sent to the node that wrote, so that it is read after the write.
     assert_eq!((one.members("prices").await, one.members("trades").await), (2, 0));
@@ -103,7 +103,7 @@ async fn restoring_an_older_redis_file_does_not_end_live_connections() {
     client.subscribe(json!(["prices"])).await;
     redis.command(&["SAVE"]).await;
     let moved = Live::resume(&other.url, &client.token()).await;
-    assert_eq!(client.ended(PATIENCE).await.code, Some(4409));
+    assert_eq!(client.ended(EVENT_TIMEOUT).await.code, Some(4409));
     moved.subscribe(json!(["since"])).await;
     redis.restart().await;
     assert_ne!(redis.command(&["DBSIZE"]).await, "0", "it has loaded the file");

@@ -9,7 +9,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use switchyard_tests::{KEY, Live, Node, PATIENCE, Raw, Redis, eventually_within};
+use switchyard_tests::{EVENT_TIMEOUT, KEY, Live, Node, Raw, Redis, eventually_within};
 
 /// Regression: restoring only added rooms, so a room that was left in that moment came back with the next
 /// resume.
@@ -24,7 +24,7 @@ async fn a_room_left_while_its_node_resumes_stays_left() {
     let asked = client.request(json!({"type": "unsubscribe", "rooms": ["left"]}));
     one.process.signal("CONT").await;
     let mut answer = client.answer(asked).await;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + EVENT_TIMEOUT;
     while answer["results"][0]["error"]["code"] == "store_unavailable" && Instant::now() < end {
         answer = client.ask(json!({"type": "unsubscribe", "rooms": ["left"]})).await;
     }

@@ -3,7 +3,7 @@
 use std::{fs, thread};
 
 /// Clock ticks per second in /proc, which is the same for every program.
-const TICKS: f64 = 100.0;
+const TICKS_PER_SECOND: f64 = 100.0;
 
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
@@ -35,7 +35,7 @@ fn times(process: u32) -> [f64; 4] {
     // The program's name comes first, in parentheses, and may contain anything.
     let (_, fields) = text.rsplit_once(')').expect("a name");
     let fields: Vec<_> = fields.split_whitespace().collect();
-    [11, 12, 13, 14].map(|n| fields[n].parse::<f64>().expect("a number") / TICKS)
+    [11, 12, 13, 14].map(|n| fields[n].parse::<f64>().expect("a number") / TICKS_PER_SECOND)
 }
 
 /// The processor time of everything on the machine.
@@ -44,7 +44,7 @@ pub fn machine() -> f64 {
     let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
     let times: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
     // The fields are user, nice, system, idle, iowait, irq and softirq.
-    [0, 1, 2, 5, 6].iter().filter_map(|n| times.get(*n)).sum::<f64>() / TICKS
+    [0, 1, 2, 5, 6].iter().filter_map(|n| times.get(*n)).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// The processor time of all other programs, except child processes of this one that have ended.

@@ -1,5 +1,5 @@
-//! How late this machine wakes a thread that asked to be woken: what a measurement cannot be finer than, and what tells a
-//! stall of the machine from one of the node.
+//! Measures how late this machine wakes a sleeping thread. It limits the precision of other measurements, and
+//! tells a stall of the machine from a stall of the node.
 
 use std::{
     sync::{
@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-const APART: Duration = Duration::from_millis(2);
+const SLEEP_TIME: Duration = Duration::from_millis(2);
 
-/// Sleeps and looks at the clock until it is stopped.
+/// Sleeps and reads the clock repeatedly until it is stopped.
 pub struct Punctual {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Duration>>,
@@ -25,8 +25,8 @@ impl Punctual {
         let thread = thread::spawn(move || {
             let mut late = vec![];
             while !stopped.load(Relaxed) {
-                let due = Instant::now() + APART;
-                thread::sleep(APART);
+                let due = Instant::now() + SLEEP_TIME;
+                thread::sleep(SLEEP_TIME);
                 late.push(due.elapsed());
             }
             late
@@ -34,7 +34,7 @@ impl Punctual {
         Self { stop, thread }
     }
 
-    /// By how much each sleep was longer than asked for.
+    /// How much longer each sleep was than requested.
     pub fn stop(self) -> Vec<Duration> {
         self.stop.store(true, Relaxed);
         self.thread.join().expect("a clock without a panic")

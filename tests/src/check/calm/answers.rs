@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Each client requests the members of each of its rooms.
 pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
@@ -26,17 +26,17 @@ pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
         let principal = actor.transcript().principal;
         living.rooms.keys().for_each(|room| rooms.entry(room).or_default().push(principal.clone()));
     }
-    let mut asked = vec![];
+    let mut requests = vec![];
     for (actor, living) in living() {
         // `*` contains everyone who is connected, which only operators may see.
         let rooms = living.rooms.keys().filter(|room| room.as_str() != "*");
-        asked.extend(rooms.map(|room| (actor, room.as_str(), actor.ask_members(room))));
+        requests.extend(rooms.map(|room| (actor, room.as_str(), actor.ask_members(room))));
     }
-    let (mut problems, end): (Vec<Problem>, _) = (vec![], Instant::now() + PATIENCE);
-    for (actor, room, id) in asked {
+    let (mut problems, end): (Vec<Problem>, _) = (vec![], Instant::now() + ANSWER_TIMEOUT);
+    for (actor, room, id) in requests {
         let mut answer = actor.answer(id);
         while answer.is_none() && Instant::now() < end {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             answer = actor.answer(id);
         }
         let told = answer.unwrap_or_default();
