@@ -18,7 +18,6 @@ mod pubsub;
 mod revision;
 mod rooms;
 mod scripts;
-mod server_time;
 mod session_id;
 mod sessions;
 mod site;

@@ -1,8 +1,63 @@
 //! What goes to Redis and comes back, as plain values.
 
 use crate::Unavailable;
-use fred::types::Value;
-use std::{sync::Arc, time::Duration};
+use fred::types::{Value, ValueKind};
+use std::{sync::Arc, time::Duration, vec};
+
+/// A reply of Redis in another form than expected. It names what kind of value came and not the value, which may be
+/// somebody's data.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(super) enum InvalidReply {
+    #[error("unexpected reply of Redis: expected {expected}, got {found}")]
+    Kind { expected: &'static str, found: ValueKind },
+    #[error("unexpected reply of Redis: it is too short")]
+    TooShort,
+    #[error("unexpected reply of Redis: unknown status")]
+    Status,
+    #[error("unexpected reply of Redis: a message in the log of a room is malformed")]
+    Message,
+}
+
+impl From<InvalidReply> for Unavailable {
+    fn from(error: InvalidReply) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The elements of a list, read one after the other.
+pub(super) struct Elements(vec::IntoIter<Value>);
+
+impl Elements {
+    pub(super) fn of(reply: Value) -> Result<Self, InvalidReply> {
+        Ok(Self(list(reply)?.into_iter()))
+    }
+
+    pub(super) fn next(&mut self) -> Result<Value, InvalidReply> {
+        self.0.next().ok_or(InvalidReply::TooShort)
+    }
+
+    pub(super) fn number(&mut self) -> Result<u64, InvalidReply> {
+        number(&self.next()?)
+    }
+
+    /// 1 is true.
+    pub(super) fn flag(&mut self) -> Result<bool, InvalidReply> {
+        Ok(self.number()? == 1)
+    }
+
+    pub(super) fn text(&mut self) -> Result<Arc<str>, InvalidReply> {
+        text(self.next()?)
+    }
+
+    pub(super) fn texts(&mut self) -> Result<Vec<Arc<str>>, InvalidReply> {
+        texts(self.next()?)
+    }
+
+    /// All that follow.
+    pub(super) fn rest(&mut self) -> Result<Vec<Arc<str>>, InvalidReply> {
+        self.0.by_ref().map(text).collect()
+    }
+}
 
 pub(super) fn integer(value: u64) -> Value {
     // As text, since a script is given text in any case, and no number of ours has more than 53 bits.
@@ -13,17 +68,17 @@ pub(super) fn millis(duration: Duration) -> Value {
     integer(duration.as_millis() as u64)
 }
 
-pub(super) fn list(value: Value) -> Result<Vec<Value>, Unavailable> {
+pub(super) fn list(value: Value) -> Result<Vec<Value>, InvalidReply> {
     match value {
         Value::Array(values) => Ok(values),
-        other => Err(unexpected(&other)),
+        other => Err(unexpected("a list", &other)),
     }
 }
 
 type Pair = (Arc<str>, Arc<str>);
 
 /// Fields and values of a hash.
-pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, Unavailable> {
+pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, InvalidReply> {
     let flat = match value {
         Value::Map(map) => map.inner().into_iter().flat_map(|(k, v)| [k.into(), v]).collect(),
         other => list(other)?,
@@ -32,35 +87,26 @@ pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, Unavailable> {
     Ok(texts.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
 }
 
-pub(super) fn texts(value: Value) -> Result<Vec<Arc<str>>, Unavailable> {
+pub(super) fn texts(value: Value) -> Result<Vec<Arc<str>>, InvalidReply> {
     list(value)?.into_iter().map(text).collect()
 }
 
-pub(super) fn text(value: Value) -> Result<Arc<str>, Unavailable> {
+pub(super) fn text(value: Value) -> Result<Arc<str>, InvalidReply> {
     match value.as_str() {
         Some(text) => Ok(text.as_ref().into()),
-        None => Err(unexpected(&value)),
+        None => Err(unexpected("a text", &value)),
     }
 }
 
-pub(super) fn number(value: &Value) -> Result<u64, Unavailable> {
+pub(super) fn number(value: &Value) -> Result<u64, InvalidReply> {
     let number = match value {
         Value::Integer(number) => u64::try_from(*number).ok(),
         Value::Double(number) => Some(*number as u64),
         other => other.as_str().and_then(|text| text.parse().ok()),
     };
-    number.ok_or_else(|| unexpected(value))
+    number.ok_or_else(|| unexpected("a number", value))
 }
 
-pub(super) fn nth(parts: &[Arc<str>], n: usize) -> Result<u64, Unavailable> {
-    parts.get(n).and_then(|part| part.parse().ok()).ok_or_else(too_short)
-}
-
-pub(super) fn too_short() -> Unavailable {
-    Unavailable("Redis answered less than was asked".to_owned())
-}
-
-/// Says what kind of value came and not the value, which may be somebody's data.
-pub(super) fn unexpected(value: &Value) -> Unavailable {
-    Unavailable(format!("Redis answered a {} where something else was expected", value.kind()))
+fn unexpected(expected: &'static str, found: &Value) -> InvalidReply {
+    InvalidReply::Kind { expected, found: found.kind() }
 }

@@ -30,8 +30,7 @@ use crate::{
         link::Link,
         names::Names,
         rooms::Rooms,
-        scripts,
-        server_time::server_time,
+        scripts::{clock::server_time, schedules},
     },
 };
 use std::{
@@ -137,12 +136,8 @@ impl Context {
     ) -> Result<(Vec<Arc<str>>, u64), Unavailable> {
         let now = self.cluster_time().await?;
         let claimed = now + claim.as_millis() as u64;
-        let arguments = vec![
-            answer::integer(now),
-            answer::integer(claimed),
-            answer::integer(most),
-            answer::integer(self.time.now() + PATIENCE.as_millis() as u64),
-        ];
-        Ok((answer::texts(self.link.run(&scripts::DUE, vec![list], arguments).await?)?, claimed))
+        let deadline = self.time.now() + PATIENCE.as_millis() as u64;
+        let claim = schedules::Claim { now, until: claimed, most, deadline };
+        Ok((schedules::claim_due(&self.link, list, &claim).await?, claimed))
     }
 }

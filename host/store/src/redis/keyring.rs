@@ -8,13 +8,12 @@ use crate::{
         link::{Link, Replication},
         names::Names,
         opening::{Waiting, open},
-        revision::{self, REVISION},
-        scripts,
+        revision::REVISION,
+        scripts::registries::{self, EntryWrite},
         site::Site,
     },
     registry::{Entries, Entry, REVOKED, Revision, merge},
 };
-use fred::types::Value;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use switchyard_process::vital::VitalTasks;
@@ -126,36 +125,33 @@ impl Keyring {
             expires: key.expires.map(|at| at.0),
         };
         let stored = serde_json::to_string(&stored).expect("plain data");
-        Ok(self.write(&key.digest, stored).await?.1)
+        Ok(self.write(&key.digest, Some(&stored)).await?.1)
     }
 
     /// Whether it was there, and which replicas know that it is not any more.
     pub async fn revoke(&self, digest: &Digest) -> Result<(bool, Replication), Unavailable> {
-        let (before, replication) = self.write(digest, String::new()).await?;
-        Ok((before == 1, replication))
+        self.write(digest, None).await
     }
 
-    async fn write(&self, digest: &Digest, content: String) -> Result<(u64, Replication), Unavailable> {
-        let entry = [digest.to_string().into(), "".into(), content.into()];
-        let arguments = self.arguments(entry);
-        let keys = vec![self.names.keys()];
-        let (before, replication) = self.link.run_replicated(&scripts::REGISTER, keys, arguments).await?;
-        Ok((answer::number(&before)?, replication))
+    /// Whether the key was there before.
+    async fn write(
+        &self,
+        digest: &Digest,
+        content: Option<&str>,
+    ) -> Result<(bool, Replication), Unavailable> {
+        let digest = digest.to_string();
+        let entry = EntryWrite { name: &digest, version: None, content };
+        registries::write_key_replicated(&self.link, &self.names, REVOKED + LONGER, entry).await
     }
 
     /// Writes what was lost, unless somebody else did.
     async fn offer(&self, missing: &Entries) -> Result<(), Unavailable> {
-        let entries = missing.iter().flat_map(|(name, entry)| {
-            let (version, content) = (entry.version(), entry.content().unwrap_or_default());
-            [Value::from(&**name), answer::integer(version), content.into()]
+        let entries = missing.iter().map(|(name, entry)| EntryWrite {
+            name,
+            version: Some(entry.version()),
+            content: entry.content(),
         });
-        let arguments = self.arguments(entries);
-        self.link.run(&scripts::REGISTER, vec![self.names.keys()], arguments).await.map(drop)
-    }
-
-    fn arguments(&self, entries: impl IntoIterator<Item = Value>) -> Vec<Value> {
-        let first = [revision::new_epoch().into(), answer::millis(REVOKED + LONGER)];
-        first.into_iter().chain(entries).collect()
+        registries::write_keys(&self.link, &self.names, REVOKED + LONGER, entries).await
     }
 }
 

@@ -10,15 +10,17 @@ mod call;
 mod cluster;
 mod connection;
 mod replication;
+mod script;
 mod sentinels;
 mod signals;
 
 pub use replication::Replication;
+pub(super) use script::Script;
 pub(super) use signals::{Signal, Signals};
 
 use crate::{
     PATIENCE, StoreMetrics, Unavailable,
-    redis::{scripts::Script, trouble::Trouble, url::RedisUrl},
+    redis::{trouble::Trouble, url::RedisUrl},
 };
 use call::{Call, Redirection};
 use cluster::Cluster;

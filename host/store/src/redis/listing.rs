@@ -6,7 +6,7 @@ use crate::{
     redis::{
         answer,
         context::{Context, lease_time::CLAIM},
-        scripts,
+        scripts::schedules,
     },
 };
 use fred::types::Value;
@@ -112,7 +112,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
         let (mut gone, mut later) = (vec![], vec![Value::from(names.checks()), "XX".into()]);
         for (room, left) in due.iter().zip(left) {
             match left {
-                Ok(Value::Integer(-2)) => gone.push(Value::from(&**room)),
+                Ok(Value::Integer(-2)) => gone.push(&**room),
                 Ok(Value::Integer(left)) => {
                     let left = u64::try_from(left).unwrap_or(u64::MAX).min(LONGEST.as_millis() as u64);
                     let gone = claimed - CLAIM.as_millis() as u64 + left + SLACK.as_millis() as u64;
@@ -126,8 +126,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
             link.command("ZADD", later).await?;
         }
         if !gone.is_empty() {
-            let arguments = [vec![answer::integer(claimed)], gone].concat();
-            link.run(&scripts::UNLIST, vec![names.rooms(), names.checks()], arguments).await?;
+            schedules::unlist_rooms(link, names, claimed, gone.into_iter()).await?;
         }
         if (due.len() as u64) < PIECE {
             return Ok(());

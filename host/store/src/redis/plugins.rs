@@ -6,12 +6,11 @@ use crate::{
         answer,
         link::Link,
         names::Names,
-        revision::{self, REVISION},
-        scripts,
+        revision::REVISION,
+        scripts::plugins::{self as scripts, Uploaded, VersionReply},
     },
 };
 use bytes::Bytes;
-use fred::types::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// A node that has said nothing for so long is not shown, and is forgotten after a while more.
@@ -20,10 +19,6 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// Code is written and read in pieces: leases, messages and probes go over the same connection, and none of them waits for more than one.
 const PIECE: usize = 1 << 20;
-/// Code on its way is forgotten so long after its last piece.
-const UPLOAD: Duration = Duration::from_secs(60);
-/// A script did not find the code that was put there for it.
-const LOST: u64 = 2;
 
 pub(super) struct Plugins<'a> {
     pub link: &'a Link,
@@ -67,24 +62,15 @@ impl Plugins<'_> {
     }
 
     pub(super) async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
-        let code = |sha256: &str| self.names.plugin_code(plugin, sha256);
-        let bytes = change.code.map_or(0, Bytes::len);
-        let put = self.put(&change.lineage.current, change.code.unwrap_or(&Bytes::new())).await?;
-        let mut keys = vec![self.names.plugins(), code(&change.lineage.current), put];
-        keys.extend(change.dropped.iter().map(|sha256| code(sha256)));
-        let lineage = serde_json::to_string(change.lineage).expect("plain data");
-        let generation = change.lineage.generation - 1;
-        let arguments = vec![
-            plugin.into(),
-            answer::integer(generation),
-            lineage.into(),
-            answer::integer(bytes as u64),
-            revision::new_epoch().into(),
-        ];
-        let changed = self.link.run(&scripts::RELEASE, keys, arguments).await?;
-        match answer::number(&changed)? {
-            LOST => Err(cut_off()),
-            changed => Ok(changed == 1),
+        let Change { lineage, code, dropped } = change;
+        if let Some(code) = code {
+            self.upload(&lineage.current, code).await?;
+        }
+        let size = code.map_or(0, Bytes::len);
+        match scripts::write_versions(self.link, self.names, plugin, lineage, size, dropped).await? {
+            VersionReply::Written => Ok(true),
+            VersionReply::Outdated => Ok(false),
+            VersionReply::MissingCode => Err(cut_off()),
         }
     }
 
@@ -101,7 +87,7 @@ impl Plugins<'_> {
             let key = self.names.plugin_code(plugin, &sha256);
             let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
             if answer::number(&is_there)? == 0 {
-                self.write_again(plugin, lineage, Some((key, &sha256, &bytes))).await?;
+                self.write_again(plugin, lineage, Some((&sha256, &bytes))).await?;
                 is_written = true;
             }
         }
@@ -115,36 +101,32 @@ impl Plugins<'_> {
         &self,
         plugin: &str,
         lineage: &Lineage,
-        code: Option<(String, &str, &Bytes)>,
+        code: Option<(&str, &Bytes)>,
     ) -> Result<(), Unavailable> {
-        let (mut keys, generation) = (vec![self.names.plugins()], answer::integer(lineage.generation));
-        let text = serde_json::to_string(lineage).expect("plain data");
-        let mut arguments = vec![plugin.into(), generation, text.into(), revision::new_epoch().into()];
-        if let Some((key, sha256, bytes)) = code {
-            keys.extend([key, self.put(sha256, bytes).await?]);
-            arguments.push(answer::integer(bytes.len() as u64));
+        let mut uploaded = None;
+        if let Some((sha256, code)) = code {
+            self.upload(sha256, code).await?;
+            uploaded = Some(Uploaded { sha256, size: code.len() });
         }
-        match answer::number(&self.link.run(&scripts::RESTORE, keys, arguments).await?)? {
-            LOST => Err(cut_off()),
-            _ => Ok(()),
+        match scripts::restore_versions(self.link, self.names, plugin, lineage, uploaded).await? {
+            VersionReply::MissingCode => Err(cut_off()),
+            VersionReply::Written | VersionReply::Outdated => Ok(()),
         }
     }
 
-    /// Puts code where a script finds it, for a while, and says where. Other nodes may put the same there: it takes the memory of one.
-    async fn put(&self, sha256: &str, code: &Bytes) -> Result<String, Unavailable> {
-        let (key, mut before) = (self.names.plugin_upload(sha256), 0);
+    /// Puts code where a script finds it, for a while. Other nodes may put the same there: it takes the memory of one.
+    async fn upload(&self, sha256: &str, code: &Bytes) -> Result<(), Unavailable> {
+        let mut before = 0;
         while before < code.len() {
-            let piece = Value::Bytes(code.slice(before..code.len().min(before + PIECE)));
-            let arguments = vec![answer::integer(before as u64), piece, answer::millis(UPLOAD)];
-            let put = self.link.run(&scripts::UPLOAD, vec![key.clone()], arguments).await?;
-            let there = answer::number(&put)? as usize;
+            let piece = code.slice(before..code.len().min(before + PIECE));
+            let there = scripts::upload(self.link, self.names, sha256, before, piece).await?;
             if there < before {
                 // Another node was done with it, or Redis has forgotten it: the script sees which.
                 break;
             }
             before = there;
         }
-        Ok(key)
+        Ok(())
     }
 
     /// Whoever asks compares what came with its digest: it may have been taken away in between.

@@ -7,14 +7,14 @@ use crate::{
         lifetimes::UNNEEDED,
         link::Link,
         names::Names,
-        scripts,
-        wire::{self, Page},
+        scripts::rooms::{self as scripts, LogRead},
+        wire::Page,
     },
 };
 use fred::types::Value;
 use futures_util::future::try_join_all;
 use std::{sync::Arc, time::Duration};
-use switchyard_process::memory::{MemoryAccount, MemoryKind};
+use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, unix_ms};
 
 #[derive(Clone)]
@@ -46,11 +46,6 @@ pub(super) fn is_older(epoch: &str, than: &str) -> bool {
 }
 
 impl Rooms {
-    /// Of what begins anew together.
-    pub(super) fn keys(&self, room: &str) -> Vec<String> {
-        vec![self.names.room(room), self.names.log(room), self.names.acks(room)]
-    }
-
     /// Messages after `after`, or from the oldest held where that is not known here. A room that is not there has an epoch that no other
     /// answer names.
     pub(super) async fn read(
@@ -79,55 +74,21 @@ impl Rooms {
         limit: PageLimit,
         keep: Duration,
     ) -> Result<Page, Unavailable> {
-        let age = self.retention.history.age;
-        let arguments = vec![
-            new_epoch("").into(),
-            after.map_or("", |after| &*after.epoch).into(),
-            answer::integer(after.map_or(0, |after| after.offset)),
-            answer::integer(limit.messages as u64),
-            answer::millis(age),
-            answer::millis(keep),
-            answer::integer(limit.bytes as u64),
-        ];
-        let keys = self.keys(room);
-        let mut parts = answer::list(self.link.run(&scripts::READ, keys, arguments).await?)?.into_iter();
-        let mut next = || parts.next().unwrap_or(Value::Null);
-        let newest = Position { epoch: answer::text(next())?, offset: answer::number(&next())? };
-        let (time, oldest) = (answer::number(&next())?, answer::number(&next())?);
-        let message = |value: Value| {
-            let heard =
-                value.as_bytes().and_then(|bytes| wire::read(room, bytes, &self.memory, MemoryKind::Replays));
-            heard.ok_or_else(|| answer::unexpected(&value))
-        };
-        let messages = answer::list(next())?.into_iter().map(message).collect::<Result<_, _>>()?;
-        Ok(Page { newest, time, oldest, messages })
+        let read = LogRead { after, limit, age: self.retention.history.age, keep, new_epoch: new_epoch("") };
+        scripts::read_log(&self.link, &self.names, &self.memory, room, read).await
     }
 
     /// Ends an epoch that cannot be trusted to go on. `seen` is the newest that this node knows of.
     pub(super) async fn renew(&self, room: &str, ended: &str, seen: &str) -> Result<(), Unavailable> {
-        let keys = self.keys(room);
-        self.link.run(&scripts::RENEW, keys, vec![ended.into(), new_epoch(seen).into()]).await.map(drop)
+        scripts::begin_epoch(&self.link, &self.names, room, ended, new_epoch(seen)).await
     }
 
     pub(super) async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
-        let keys = vec![self.names.members(room)];
-        let parts = self.link.run(&scripts::MEMBERS, keys, vec![answer::integer(most as u64)]).await?;
-        let mut parts = answer::list(parts)?.into_iter();
-        let mut next = || parts.next().unwrap_or(Value::Null);
-        let (count, more) = (answer::number(&next())? as usize, answer::number(&next())? == 1);
-        let principals = answer::list(next())?.into_iter().map(answer::text).collect::<Result<_, _>>()?;
-        Ok(Members { count, principals, more })
+        scripts::members(&self.link, &self.names, room, most).await
     }
 
     pub(super) async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
-        let keys = vec![self.names.room(room), self.names.acks(room)];
-        let parts = self.link.run(&scripts::RECEIPT, keys, vec![answer::integer(offset)]).await?;
-        if parts.is_null() {
-            return Ok(None);
-        }
-        let parts = answer::list(parts)?;
-        let number = |n: usize| answer::number(parts.get(n).unwrap_or(&Value::Null)).map(|n| n as usize);
-        Ok(Some(Receipt { members: number(0)?, acknowledged: number(1)? }))
+        scripts::receipt(&self.link, &self.names, room, offset).await
     }
 
     /// Rooms by name from `from` on, in the form of ZRANGEBYLEX. Those that are gone are taken from the list.
@@ -153,21 +114,7 @@ impl Rooms {
 
     /// `None`: the room is not there.
     pub(super) async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
-        let keys = vec![self.names.room(room), self.names.log(room), self.names.acks(room)];
-        let arguments = vec![answer::millis(self.retention.history.age)];
-        let parts = self.link.run(&scripts::SUMMARY, keys, arguments).await?;
-        if parts.is_null() {
-            return Ok(None);
-        }
-        let mut parts = answer::list(parts)?.into_iter();
-        let mut next = || parts.next().unwrap_or(Value::Null);
-        Ok(Some(RoomSummary {
-            room: room.into(),
-            epoch: answer::text(next())?,
-            offset: answer::number(&next())?,
-            members: answer::number(&next())? as usize,
-            messages: answer::number(&next())? as usize,
-        }))
+        scripts::summary(&self.link, &self.names, room, self.retention.history.age).await
     }
 }
 

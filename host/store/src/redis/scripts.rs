@@ -1,50 +1,28 @@
-//! What happens in Redis in one step. A script touches the keys of one hash tag only, so that it works on a Cluster.
+//! What Redis does in one step: one typed function for each Lua script. A function builds the script's keys and
+//! arguments and reads its reply, so that nobody else knows their order.
+//!
+//! A script touches keys of one hash tag only, so that it works on a Cluster.
 
-use std::sync::LazyLock;
-
-pub(crate) struct Script {
-    /// What it is called in metrics.
-    pub name: &'static str,
-    pub code: String,
-    pub sha1: String,
+/// Declares the script `../lua/NAME.lua`. Each begins with the prelude.
+macro_rules! script {
+    ($visibility:vis $constant:ident = $name:literal) => {
+        $visibility static $constant: std::sync::LazyLock<crate::redis::link::Script> =
+            std::sync::LazyLock::new(|| {
+                let code =
+                    concat!(include_str!("../lua/prelude.lua"), include_str!(concat!("../lua/", $name, ".lua")));
+                crate::redis::link::Script::new($name, code)
+            });
+    };
 }
 
-macro_rules! scripts {
-    ($($constant:ident = $name:literal;)*) => {$(
-        pub(crate) static $constant: LazyLock<Script> = LazyLock::new(|| {
-            let code = concat!(include_str!("lua/prelude.lua"), include_str!(concat!("lua/", $name, ".lua")));
-            Script { name: $name, code: code.to_owned(), sha1: fred::util::sha1_hash(code) }
-        });
-    )*};
-}
-
-scripts! {
-    PUBLISH = "publish";
-    READ = "read";
-    RENEW = "renew";
-    SUMMARY = "summary";
-    MEMBERS = "members";
-    RECEIPT = "receipt";
-    ENROL = "enrol";
-    ACK = "ack";
-    CLAIM = "claim";
-    TAKE = "take";
-    AMEND = "amend";
-    PUT = "put";
-    LETGO = "letgo";
-    ENDING = "ending";
-    BURY = "bury";
-    STRIKE = "strike";
-    DUE = "due";
-    UNLIST = "unlist";
-    HOLDERS = "holders";
-    NOTICE = "notice";
-    TIME = "time";
-    COUNT = "count";
-    PLACE = "place";
-    TICK = "tick";
-    UPLOAD = "upload";
-    RELEASE = "release";
-    RESTORE = "restore";
-    REGISTER = "register";
-}
+pub(super) mod clock;
+pub(super) mod connections;
+pub(super) mod leases;
+pub(super) mod memberships;
+pub(super) mod plugins;
+pub(super) mod publishing;
+pub(super) mod registries;
+pub(super) mod rooms;
+pub(super) mod schedules;
+pub(super) mod session_end;
+pub(super) mod sessions;

@@ -3,7 +3,6 @@
 
 mod claiming;
 mod leaving;
-pub(super) mod letting_go;
 pub(super) mod record;
 mod writing;
 
@@ -11,6 +10,7 @@ use crate::{
     ConnectionId, Event, Unavailable,
     redis::{
         context::{Context, estate::held_entry},
+        scripts::sessions::SessionKey,
         session_id::SessionId,
         sessions::record::Record,
     },
@@ -99,6 +99,10 @@ impl Session {
     /// Keeps it from being written or let go, if that is not happening now.
     pub(super) fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.writing.try_lock().ok().filter(|_| !self.is_over())
+    }
+
+    pub(super) fn key(&self) -> SessionKey<'_> {
+        SessionKey { principal: &self.principal, id: self.id }
     }
 
     pub(super) fn held_entry(&self) -> String {

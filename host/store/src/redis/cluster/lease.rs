@@ -5,10 +5,7 @@ use crate::{
     ConnectionId, Event, PATIENCE, Unavailable,
     redis::{
         answer,
-        cluster::{
-            patrol::Patrol,
-            reaper::{Reaper, listed},
-        },
+        cluster::{patrol::Patrol, reaper::Reaper},
         context::{
             Context,
             faults::Fault,
@@ -18,7 +15,7 @@ use crate::{
         listing::Listing,
         opening::claim_schema,
         pubsub::listener::Request,
-        scripts,
+        scripts::leases::{self, Tick, TickReply},
         sessions::Sessions,
     },
 };
@@ -216,44 +213,36 @@ impl Lease {
         node: &str,
         anew: Option<&str>,
     ) -> Result<Renewed, Unavailable> {
-        let names = &context.names;
         // Before the first answer Redis' clock is not known; nobody else waits for that one.
         let deadline = match context.time.now() {
             0 => u64::MAX >> 11,
             now => now + PATIENCE.as_millis() as u64,
         };
-        let keys = vec![names.leases(), names.dead(), names.ends(), names.clock()];
-        let arguments = vec![
-            node.into(),
-            answer::millis(LEASE),
-            answer::millis(CLAIM),
-            answer::integer(self.reaper.wanted()),
-            answer::integer(anew.is_some().into()),
-            anew.unwrap_or_default().into(),
-            answer::integer(deadline),
-            answer::integer(context.cluster.now()),
-        ];
+        let tick = Tick {
+            node,
+            lease: LEASE,
+            claim: CLAIM,
+            sessions: self.reaper.wanted(),
+            former: anew,
+            deadline,
+            cluster_time: context.cluster.now(),
+        };
         let (asked, began) = (unix_ms(), Instant::now());
-        let mut parts = answer::list(context.link.run(&scripts::TICK, keys, arguments).await?)?.into_iter();
-        let mut next = || parts.next().unwrap_or(fred::types::Value::Null);
+        let TickReply { time, cluster_time, held_until, nodes, dead, ends } =
+            leases::tick(&context.link, &context.names, tick).await?;
         let here = (asked + unix_ms()) / 2;
-        let exact = answer::number(&next())?;
-        context.time.heard(exact);
-        context.clock.store((exact / 1000) as i64 - here as i64, Ordering::Relaxed);
-        let time = answer::number(&next())?;
-        context.cluster.heard(time);
-        let held = answer::text(next())?;
-        let nodes = answer::number(&next())?;
-        let (dead, due) = (answer::texts(next())?, answer::texts(next())?);
-        let Ok(held) = held.parse::<u64>() else { return Ok(Renewed::Lost) };
+        context.time.heard(time);
+        context.clock.store((time / 1000) as i64 - here as i64, Ordering::Relaxed);
+        context.cluster.heard(cluster_time);
+        let Some(held) = held_until else { return Ok(Renewed::Lost) };
         let went_back = anew.is_none() && held < self.until;
-        self.until = time + LEASE.as_millis() as u64;
+        self.until = cluster_time + LEASE.as_millis() as u64;
         if anew.is_none_or(str::is_empty) {
             context.renewed.set(began);
         }
         context.metrics.nodes.set(nodes as i64);
         context.metrics.lease.set(1);
-        self.reaper.start(listed(&dead), listed(&due));
+        self.reaper.start(dead, ends);
         Ok(if went_back { Renewed::WentBack } else { Renewed::Held })
     }
 

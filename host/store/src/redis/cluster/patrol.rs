@@ -4,7 +4,7 @@
 use crate::{
     ConnectionId, Unavailable,
     redis::{
-        answer, scripts,
+        scripts::sessions::{HolderRecord, holders},
         sessions::{Session, Sessions},
     },
 };
@@ -90,10 +90,9 @@ async fn look_at(sessions: &Arc<Sessions>, some: &[Arc<Session>]) -> Result<(), 
         (record.generation, record.confirmed_number(), session.node())
     };
     let before: Vec<_> = some.iter().map(known).collect();
-    let keys =
-        some.iter().map(|session| sessions.context.names.session(&session.principal, session.id)).collect();
-    let holders = answer::texts(sessions.context.link.run(&scripts::HOLDERS, keys, vec![]).await?)?;
-    for ((session, before), holder) in some.iter().zip(before).zip(holders.chunks_exact(4)) {
+    let keys = some.iter().map(|session| session.key());
+    let holders = holders(&sessions.context.link, &sessions.context.names, keys).await?;
+    for ((session, before), holder) in some.iter().zip(before).zip(holders) {
         if session.record().generation == before.0 && !session.record().is_doubted() {
             compare(sessions, session, before, holder);
         }
@@ -102,15 +101,24 @@ async fn look_at(sessions: &Arc<Sessions>, some: &[Arc<Session>]) -> Result<(), 
 }
 
 /// What Redis says of who holds a session, and what this node knew of it when it asked.
-fn compare(sessions: &Sessions, session: &Arc<Session>, known: (u64, u64, Arc<String>), said: &[Arc<str>]) {
+fn compare(
+    sessions: &Sessions,
+    session: &Arc<Session>,
+    known: (u64, u64, Arc<String>),
+    holder: Option<HolderRecord>,
+) {
     let (generation, number, node) = known;
-    let (said_generation, said_number) = (said[0].parse().unwrap_or(0), said[1].parse().unwrap_or(0));
-    if said_generation > generation {
+    if holder.as_ref().is_some_and(|holder| holder.generation > generation) {
         return sessions.taken_over(session);
     }
-    let is_held = *said[2] == *session.connection.to_string() && *said[3] == **node;
     // Otherwise it is not there, or older, or was let go for this node.
-    if said_generation < generation || said_number < number || !is_held {
+    let is_ours = holder.is_some_and(|holder| {
+        holder.generation == generation
+            && holder.number >= number
+            && *holder.connection == *session.connection.to_string()
+            && *holder.node == **node
+    });
+    if !is_ours {
         sessions.doubt(session);
         sessions.context.connections.recount(&session.principal);
     }

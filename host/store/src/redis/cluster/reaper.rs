@@ -5,15 +5,15 @@ use crate::{
     ConnectionId, Unavailable,
     redis::{
         answer,
-        context::{
-            Context,
-            estate::{entry, strike},
-            lease_time::CLAIM,
-        },
+        context::{Context, estate::entry, lease_time::CLAIM},
         enrolment::{Enrolled, Enrolment},
-        scripts,
+        scripts::{
+            leases::Scored,
+            schedules,
+            session_end::{self, EndReply, LetGo, LettingGo},
+            sessions::SessionKey,
+        },
         session_id::SessionId,
-        sessions::letting_go::{LetGo, LettingGo, let_go},
         stored_rooms::Rooms,
     },
 };
@@ -34,11 +34,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// For how long a task is tried again: well below what it takes until another node is given it.
 const TRIES: Duration = Duration::from_secs(8);
 
-/// Nodes or sessions with their scores on the list that they are on.
-pub(crate) fn listed(parts: &[Arc<str>]) -> Vec<(Arc<str>, u64)> {
-    parts.chunks_exact(2).filter_map(|pair| Some((pair[0].clone(), pair[1].parse().ok()?))).collect()
-}
-
 pub(crate) struct Reaper {
     context: Arc<Context>,
     /// Held while sessions whose time is over are being removed.
@@ -52,7 +47,7 @@ impl Reaper {
 
     /// Sees to these nodes and sessions, beside everything else. Where it was given all sessions that it asked for, more may be due: it
     /// goes on until there are no more.
-    pub(crate) fn start(&self, dead: Vec<(Arc<str>, u64)>, due: Vec<(Arc<str>, u64)>) {
+    pub(crate) fn start(&self, dead: Scored, due: Scored) {
         for (node, score) in dead {
             tokio::spawn(see_to_node(self.context.clone(), node, score));
         }
@@ -94,7 +89,7 @@ async fn see_to_node(context: Arc<Context>, node: Arc<str>, score: u64) {
     }
 }
 
-async fn see_to_all_ends(context: &Context, mut due: Vec<(Arc<str>, u64)>) {
+async fn see_to_all_ends(context: &Context, mut due: Scored) {
     loop {
         let is_all = (due.len() as u64) < DUE;
         if !see_to_ends(context, due).await || is_all {
@@ -109,7 +104,7 @@ async fn see_to_all_ends(context: &Context, mut due: Vec<(Arc<str>, u64)>) {
 }
 
 /// `false`: some were not removed in time.
-async fn see_to_ends(context: &Context, mut due: Vec<(Arc<str>, u64)>) -> bool {
+async fn see_to_ends(context: &Context, mut due: Scored) -> bool {
     let until = Instant::now() + TRIES;
     loop {
         let ending = due.iter().map(|(entry, score)| end(context, entry, *score).boxed()).collect();
@@ -171,7 +166,7 @@ async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavai
     }
     link.command("DEL", vec![names.takeovers(node).into()]).await?;
     // It may have come back meanwhile, and what it had begun under this name is to be seen to once more.
-    strike(link, names.dead(), &[(node, score)]).await?;
+    schedules::remove(link, names.dead(), &[(node, score)]).await?;
     Ok(left)
 }
 
@@ -187,9 +182,9 @@ async fn clear(context: &Context, node: &str, text: &str) -> Result<(), Unavaila
         None => return Ok(()),
     };
     let asked = LettingGo { connection, dead: Some(node), ttl: retention.session, last: None };
-    if let LetGo::Done { time, generation, number, end, rooms } =
-        let_go(context, &principal, id, asked).await?
-    {
+    let key = SessionKey { principal: &principal, id };
+    let let_go = session_end::let_go(link, names, key, context.cluster_time().await?, asked).await?;
+    if let LetGo::Done { time, generation, number, end, rooms } = let_go {
         context.estate.ends(entry(&principal, id), end).await?;
         let written = Confirmed { principal: &principal, id, time, generation, number };
         written.enrol(context, &rooms?, true).await?;
@@ -248,27 +243,16 @@ async fn end(context: &Context, listed: &Arc<str>, score: u64) -> Result<(), Una
         return estate.strike(listed.to_string(), score).await;
     };
     let principal: Arc<str> = principal;
-    let key = names.session(&principal, id);
-    let parts = answer::texts(
-        link.run(&scripts::ENDING, vec![key.clone()], vec![answer::integer(context.cluster.now())]).await?,
-    )?;
-    match &*parts[0] {
+    let key = SessionKey { principal: &principal, id };
+    match session_end::end(link, names, key, context.cluster.now()).await? {
         // It was let go once more since, or was put on the list too early.
-        "later" => return estate.ends(listed.to_string(), answer::nth(&parts, 1)?).await,
-        "ended" => {
-            let [_, _, generation, number, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };
-            let ended = Confirmed {
-                principal: &principal,
-                id,
-                time: answer::nth(&parts, 1)?,
-                generation: answer::nth(&parts, 2)?,
-                number: answer::nth(&parts, 3)?,
-            };
-            ended.enrol(context, &Rooms::read(fields)?, false).await?;
-            let arguments = vec![Value::from(&**generation), Value::from(&**number)];
-            link.run(&scripts::BURY, vec![key], arguments).await?;
+        EndReply::Later { end } => return estate.ends(listed.to_string(), end).await,
+        EndReply::Ended { time, generation, number, rooms } => {
+            let ended = Confirmed { principal: &principal, id, time, generation, number };
+            ended.enrol(context, &rooms, false).await?;
+            session_end::delete(link, names, key, (generation, number)).await?;
         }
-        _ => {}
+        EndReply::Live => {}
     }
     estate.strike(listed.to_string(), score).await
 }

@@ -5,21 +5,20 @@ use crate::{
     counts::Counts,
     permit::ConnectionSlots,
     redis::{
-        answer,
         context::{
             clock::{Clock, DEADLINE},
             estate::Estate,
             lease_time::Renewal,
             node_name::NodeName,
         },
-        lifetimes::KEEP,
         link::Link,
         names::Names,
-        scripts,
-        server_time::server_time,
+        scripts::{
+            clock::server_time,
+            connections::{SlotReply, SlotRequest, acquire_slot, write_count},
+        },
     },
 };
-use fred::types::Value;
 use futures_util::future::try_join_all;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -37,8 +36,6 @@ const GATHER: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 64;
 /// After a count that could not be written: with what was waited for it, as long as it may be written late.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A script's answer: what was asked of it may be old.
-const LATE: i64 = -2;
 const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= DEADLINE.as_millis());
 
 pub(crate) struct Connections {
@@ -83,9 +80,9 @@ enum Outcome {
 }
 
 impl Asked {
-    /// What a script that takes the slot is told of it: the node's connections with this one, the most on all nodes, how long counts are kept.
-    pub(crate) fn arguments(&self) -> [Value; 3] {
-        [answer::integer(self.own.into()), answer::integer(self.most.into()), answer::millis(KEEP)]
+    /// What Redis is asked for.
+    pub(crate) fn request(&self) -> SlotRequest {
+        SlotRequest { own: self.own, most: self.most }
     }
 
     pub(crate) fn granted(mut self) -> Permit {
@@ -165,27 +162,24 @@ impl Connections {
         let began = Instant::now();
         let mut taken = self.ask_for_slot(&asked).await?;
         // What is late at once is so by a clock that was set.
-        if taken == Value::Integer(LATE) && began.elapsed() < PATIENCE {
+        if matches!(taken, SlotReply::Late) && began.elapsed() < PATIENCE {
             self.time.heard(server_time(&self.link, self.names.clock()).await?);
             taken = self.ask_for_slot(&asked).await?;
         }
         match taken {
-            Value::Integer(-1) => Ok(Ok(asked.granted())),
-            Value::Integer(LATE) => Err(late()),
-            taken => {
-                let count = answer::number(&taken)? as u32;
+            SlotReply::Acquired => Ok(Ok(asked.granted())),
+            SlotReply::Late => Err(late()),
+            SlotReply::Full(count) => {
                 asked.refused();
                 Ok(Err(count))
             }
         }
     }
 
-    async fn ask_for_slot(&self, asked: &Asked) -> Result<Value, Unavailable> {
+    async fn ask_for_slot(&self, asked: &Asked) -> Result<SlotReply, Unavailable> {
         let (deadline, node) = (self.deadline(), self.node.get());
         self.note(&node, &asked.principal).await?;
-        let mut arguments = vec![node.as_str().into(), answer::integer(deadline)];
-        arguments.extend(asked.arguments());
-        self.link.run(&scripts::PLACE, vec![self.names.connections(&asked.principal)], arguments).await
+        acquire_slot(&self.link, &self.names, &asked.principal, &node, deadline, asked.request()).await
     }
 
     /// All counts are written again.
@@ -276,14 +270,7 @@ impl Connections {
             self.note(&node, principal).await?;
         }
         let count = self.counts.of(principal);
-        let arguments = vec![
-            node.as_str().into(),
-            answer::integer(count.into()),
-            answer::millis(KEEP),
-            answer::integer(deadline),
-        ];
-        let keys = vec![self.names.connections(principal)];
-        if self.link.run(&scripts::COUNT, keys, arguments).await? == Value::Integer(LATE) {
+        if !write_count(&self.link, &self.names, principal, &node, count, deadline).await? {
             return Err(late());
         }
         if count == 0 {

@@ -3,7 +3,10 @@
 
 use crate::{
     ConnectionId, Unavailable,
-    redis::{answer, context::batcher::Batcher, link::Link, names::Names, scripts, session_id::SessionId},
+    redis::{
+        answer, context::batcher::Batcher, link::Link, names::Names, scripts::schedules,
+        session_id::SessionId,
+    },
 };
 use fred::types::Value;
 use futures_util::future::join_all;
@@ -57,7 +60,7 @@ impl Estate {
         let struck = Batcher::new(move |(), entries: Vec<(String, u64)>| {
             let (link, key) = (to.clone(), key.clone());
             async move {
-                strike(&link, key, &entries).await?;
+                schedules::remove(&link, key, &entries).await?;
                 Ok(vec![(); entries.len()])
             }
         });
@@ -115,15 +118,4 @@ pub(crate) fn entry(principal: &str, id: SessionId) -> String {
 /// As the estate of a node has it.
 pub(crate) fn held_entry(principal: &str, id: SessionId, connection: ConnectionId) -> String {
     format!("{principal} {id} {connection}")
-}
-
-/// Takes entries from a list, unless they have another score by now.
-pub(crate) async fn strike(
-    link: &Link,
-    list: String,
-    entries: &[(impl AsRef<str>, u64)],
-) -> Result<(), Unavailable> {
-    let arguments =
-        entries.iter().flat_map(|(entry, score)| [Value::from(entry.as_ref()), answer::integer(*score)]);
-    link.run(&scripts::STRIKE, vec![list], arguments.collect()).await.map(drop)
 }

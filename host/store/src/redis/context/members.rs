@@ -3,17 +3,15 @@
 use crate::{
     Retention, Unavailable,
     redis::{
-        answer,
-        context::{batcher::Batcher, clock::DEADLINE},
+        context::batcher::Batcher,
         enrolment::{Enrolled, Enrolment},
-        lifetimes::{KEEP, UNNEEDED},
+        lifetimes::KEEP,
         link::Link,
         names::Names,
-        scripts,
+        scripts::memberships,
         session_id::SessionId,
     },
 };
-use fred::types::Value;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
@@ -22,8 +20,6 @@ use std::{
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::sync::Notify;
 
-/// How long a removal is remembered: longer than a write can be late, and the clocks of a Cluster's servers apart.
-const REMEMBERED: Duration = Duration::from_secs(20);
 /// How long acknowledgements gather: so many members as acknowledge meanwhile are one command.
 const GATHER: Duration = Duration::from_millis(100);
 /// After acknowledgements that could not be written.
@@ -143,43 +139,13 @@ async fn enrol(
     room: RoomName,
     entries: Vec<Entry>,
 ) -> Result<Vec<(Enrolled, Arc<str>)>, Unavailable> {
-    let mut arguments = vec![answer::millis(keep), answer::millis(REMEMBERED), answer::millis(UNNEEDED)];
-    for Entry { principal, id, enrolment } in &entries {
-        let Enrolment { generation, number, confirmed, comes, .. } = enrolment;
-        let (epoch, offset) = comes.as_ref().map_or(("", 0), |position| (&*position.epoch, position.offset));
-        arguments.extend([
-            Value::from(&**principal),
-            id.to_string().into(),
-            answer::integer(*generation),
-            answer::integer(*number),
-            if comes.is_some() { "in" } else { "out" }.into(),
-            answer::integer(confirmed + DEADLINE.as_millis() as u64),
-            epoch.into(),
-            answer::integer(offset),
-        ]);
-    }
-    let keys = vec![
-        names.members(&room),
-        names.acks(&room),
-        names.fences(&room),
-        names.removals(&room),
-        names.room(&room),
-    ];
-    let parts = answer::texts(link.run(&scripts::ENROL, keys, arguments).await?)?;
-    let [epoch, answers @ ..] = &parts[..] else { return Err(answer::too_short()) };
-    if answers.len() != 2 * entries.len() {
-        return Err(answer::too_short());
-    }
-    let read = |pair: &[Arc<str>]| {
-        let number = pair[1].parse().unwrap_or(0);
-        let enrolled = match &*pair[0] {
-            "ok" => Enrolled::Ok(number),
-            "older" => Enrolled::Older(number),
-            _ => Enrolled::Late,
-        };
-        (enrolled, epoch.clone())
-    };
-    Ok(answers.chunks_exact(2).map(read).collect())
+    let members = entries.iter().map(|Entry { principal, id, enrolment }| memberships::MemberWrite {
+        principal,
+        id: *id,
+        enrolment,
+    });
+    let (epoch, enrolled) = memberships::write(&link, &names, keep, &room, members).await?;
+    Ok(enrolled.into_iter().map(|enrolled| (enrolled, epoch.clone())).collect())
 }
 
 /// Until nothing of the room waits.
@@ -223,12 +189,7 @@ impl AckWriter {
         }
         for (epoch, offsets) in epochs {
             for some in offsets.chunks(MOST) {
-                let mut arguments = vec![Value::from(epoch)];
-                for (id, offset) in some {
-                    arguments.extend([answer::integer(*offset), id.to_string().into()]);
-                }
-                let keys = vec![self.names.room(room), self.names.acks(room)];
-                self.link.run(&scripts::ACK, keys, arguments).await?;
+                memberships::acknowledge(&self.link, &self.names, room, epoch, some).await?;
             }
         }
         Ok(())

@@ -1,14 +1,11 @@
 //! Which replicas have a write, for whoever has to know that it outlives its server.
 
 use super::{
-    AGAIN, Call, Link, REPLICAS,
+    AGAIN, Call, Link, REPLICAS, Script,
     call::field,
     connection::{Connection, command},
 };
-use crate::{
-    Unavailable,
-    redis::{answer, scripts::Script},
-};
+use crate::{Unavailable, redis::answer};
 use fred::{
     error::Error,
     interfaces::ClientLike,

@@ -1,7 +1,7 @@
 //! Runs the store's scripts as Redis does: Lua 5.1, the same text, numbers and absent values converted as Redis converts them.
 
 use super::server::{Reply, Server};
-use crate::redis::scripts::Script;
+use crate::redis::link::Script;
 use fred::types;
 use mlua::{Function, Lua, Table, Value, Variadic};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};

@@ -1,6 +1,6 @@
 //! What nodes say to the model's Redis: each command waits until the schedule says what becomes of it and of its answer.
 
-use crate::{PATIENCE, Unavailable, redis::scripts::Script};
+use crate::{PATIENCE, Unavailable, redis::link::Script};
 use fred::types::Value;
 use std::{
     collections::BTreeSet,

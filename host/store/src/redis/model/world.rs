@@ -231,7 +231,7 @@ impl World {
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
         let epoch = self.new_epoch();
         let arguments = [&epoch, "", "0", "0", "60000", "86400000"].map(str::to_owned);
-        let ask = Ask::Script(&scripts::READ, keys.into(), arguments.into());
+        let ask = Ask::Script(&scripts::rooms::READ, keys.into(), arguments.into());
         if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
             self.fail(wrong);
         }
@@ -243,7 +243,7 @@ impl World {
     pub(super) fn renew(&mut self, room: &'static str) {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
-        let ask = Ask::Script(&scripts::RENEW, keys.into(), vec![ended, self.new_epoch()]);
+        let ask = Ask::Script(&scripts::rooms::RENEW, keys.into(), vec![ended, self.new_epoch()]);
         if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
             self.fail(wrong);
         }

@@ -5,17 +5,16 @@
 use crate::{
     Message, PATIENCE, Stored, Storing, Unavailable,
     redis::{
-        answer,
         context::{Context, clock::DEADLINE, holdings::Reserved},
-        lifetimes::{KEEP, UNNEEDED},
         listing::Listing,
         pubsub::unsure::Unsure,
         rooms::new_epoch,
-        scripts, wire,
+        scripts::publishing::{BatchMessage, PublishBatch, PublishReply, publish},
+        wire,
     },
 };
 use bytes::Bytes;
-use fred::types::{Value, config::Server};
+use fred::types::config::Server;
 use std::{
     collections::HashMap,
     mem,
@@ -29,7 +28,7 @@ use switchyard_process::{
     fair_queue::{FairQueue, TurnStep},
     memory::{MemoryCharge, MemoryKind},
 };
-use switchyard_protocol::{Position, room::RoomName};
+use switchyard_protocol::room::RoomName;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -279,13 +278,18 @@ impl Publishing {
         let context = &self.context;
         let mut deadline = context.time.now() + DEADLINE.as_millis() as u64;
         for _ in 0..ATTEMPTS {
-            let (keys, arguments) = asked(context, room, entries, deadline, script, unsure);
-            let said = context.link.run(&scripts::PUBLISH, keys, arguments).await?;
-            if said.is_array() {
-                return stored(said, entries.len());
-            }
-            // Nothing of it was done.
-            let time = answer::number(&said)?;
+            let batch =
+                PublishBatch { room, new_epoch: new_epoch(""), deadline, name: Unsure::name(script), unsure };
+            let messages = entries.iter().map(|entry| BatchMessage {
+                body: &entry.body,
+                once: entry.key.as_deref(),
+                needs_member: entry.needs_member,
+            });
+            let time =
+                match publish(&context.link, &context.names, &context.retention, batch, messages).await? {
+                    PublishReply::Done { stored, is_new } => return Ok((stored, is_new)),
+                    PublishReply::Late { time } => time,
+                };
             // A server of a Cluster may have a clock of its own.
             if !context.link.is_clustered() {
                 context.time.heard(time);
@@ -304,51 +308,4 @@ fn give(entries: Vec<Entry>, outcome: &Outcome) {
     for entry in entries {
         entry.waiter.send(outcome.clone()).ok();
     }
-}
-
-fn asked(
-    context: &Context,
-    room: &RoomName,
-    entries: &[Entry],
-    deadline: u64,
-    script: u64,
-    unsure: &str,
-) -> (Vec<String>, Vec<Value>) {
-    let (history, mut keys) = (&context.retention.history, context.rooms.keys(room));
-    let mut arguments = vec![
-        new_epoch("").into(),
-        answer::integer(history.messages as u64),
-        answer::millis(history.age),
-        answer::millis(KEEP + history.age),
-        answer::millis(context.retention.key),
-        context.names.live(room).into(),
-        answer::millis(UNNEEDED),
-        answer::integer(history.bytes as u64),
-        answer::integer(deadline),
-        Unsure::name(script).into(),
-        unsure.into(),
-    ];
-    let others = keys.len();
-    for entry in entries {
-        let place = entry.key.as_ref().map_or(0, |key| {
-            keys.push(key.clone());
-            keys.len() - others
-        });
-        let needs_member = answer::integer(entry.needs_member.into());
-        arguments.extend([Value::Bytes(entry.body.clone()), answer::integer(place as u64), needs_member]);
-    }
-    (keys, arguments)
-}
-
-/// What the script says of each message, and whether the room is new.
-fn stored(said: Value, count: usize) -> Result<(Vec<Option<Stored>>, bool), Unavailable> {
-    let mut parts = answer::list(said)?.into_iter();
-    let mut next = || parts.next().unwrap_or(Value::Null);
-    let (epoch, is_new) = (answer::text(next())?, answer::number(&next())? == 1);
-    let mut one = || {
-        let (offset, duplicate) = (answer::number(&next())?, answer::number(&next())? == 1);
-        let position = Position { epoch: epoch.clone(), offset };
-        Ok((offset > 0).then_some(Stored { position, duplicate }))
-    };
-    Ok(((0..count).map(|_| one()).collect::<Result<_, _>>()?, is_new))
 }

@@ -5,36 +5,32 @@ use super::{LONG_PAUSE, Leaving, PAUSE, Session, Sessions, late};
 use crate::{
     ConnectionId, Join, PATIENCE, Resume, Resumed, SessionToken, Unavailable,
     redis::{
-        answer,
         context::{
+            Context,
             clock::{DEADLINE, is_late, shift},
             connections::Asked,
             estate::{entry, held_entry},
         },
-        lifetimes::KEEP,
-        scripts,
-        server_time::server_time,
-        session_id::SessionId,
-        sessions::{
-            letting_go::LetGo,
-            record::{Change, Record},
+        scripts::{
+            clock::server_time,
+            leases::notify_takeover,
+            session_end::LetGo,
+            sessions::{
+                CreateReply, ResumeOutcome, ResumeReply, ResumeRequest, SessionHolder, SessionKey, create,
+                resume,
+            },
         },
+        session_id::SessionId,
+        sessions::record::{Change, Record},
         stored_rooms::Rooms,
     },
 };
-use fred::types::Value;
-use std::{
-    sync::{Arc, Mutex, atomic::AtomicBool},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 use switchyard_protocol::Position;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep},
 };
-
-/// How long a notice of a takeover is kept.
-const NOTICES: Duration = Duration::from_secs(60);
 
 /// A claim or a take that came to nothing, but may still be carried out.
 struct GivenUp {
@@ -50,6 +46,14 @@ struct GivenUp {
 }
 
 impl GivenUp {
+    fn key(&self) -> SessionKey<'_> {
+        SessionKey { principal: &self.principal, id: self.id }
+    }
+
+    fn holder(&self) -> SessionHolder<'_> {
+        SessionHolder { connection: self.connection, node: &self.node }
+    }
+
     /// Redis said that this was late, or asked for too early, when it showed this time. Where that was said in time, the clock was set,
     /// and it can be tried again.
     fn is_mended(&mut self, time: u64) -> bool {
@@ -159,26 +163,14 @@ impl Sessions {
         self.context.estate.add(&new.node, held_entry(&new.principal, new.id, new.connection)).await?;
         let mut record = Record::new(0, 0, Rooms::default());
         let fields = record.first_write(Change { join: joins, leave: vec![] });
-        let fields: Vec<Value> =
-            fields.into_iter().flat_map(|(room, place)| [room.as_str().into(), place.into()]).collect();
-        let key = self.context.names.session(&new.principal, new.id);
+        let Context { link, names, .. } = &*self.context;
         new.sent = true;
         let mut is_again = false;
         let time = loop {
-            let mut arguments = vec![
-                new.connection.to_string().into(),
-                new.node.as_str().into(),
-                answer::integer(new.deadline),
-                answer::millis(KEEP),
-            ];
-            arguments.extend(fields.iter().cloned());
-            let parts =
-                answer::texts(self.context.link.run(&scripts::CLAIM, vec![key.clone()], arguments).await?)?;
-            let time = answer::nth(&parts, 1)?;
-            match &*parts[0] {
-                "ok" => break time,
-                _ if !is_again && new.is_mended(time) => is_again = true,
-                _ => return Err(late()),
+            match create(link, names, new.key(), new.holder(), new.deadline, &fields).await? {
+                CreateReply::Created { time } => break time,
+                CreateReply::Late { time } if !is_again && new.is_mended(time) => is_again = true,
+                CreateReply::Late { .. } => return Err(late()),
             }
         };
         record.begin(time, time);
@@ -200,66 +192,62 @@ impl Sessions {
             }
         };
         tokio::try_join!(self.context.estate.add(&given_up.node, held), noted)?;
-        let mut keys = vec![self.context.names.session(&given_up.principal, given_up.id)];
+        let Context { link, names, .. } = &*self.context;
         let (mut when, mut lease) =
             (self.context.time.at(asked), self.context.time.at(self.context.renewed.end()));
-        if self.context.link.is_clustered() {
+        if link.is_clustered() {
             // Its server's own clock, by which it says when the session was taken last.
-            let time = server_time(&self.context.link, keys[0].clone()).await?;
+            let time = server_time(link, names.session(&given_up.principal, given_up.id)).await?;
             let heard = Instant::now();
             (when, lease) = (shift(time, heard, asked), shift(time, heard, self.context.renewed.end()));
             given_up.deadline = time / 1000 + DEADLINE.as_millis() as u64;
         }
-        keys.extend(slot.iter().map(|_| self.context.names.connections(&given_up.principal)));
         given_up.sent = true;
         let mut is_again = false;
-        let parts = loop {
+        let (time, generation, previous, previous_node, rooms) = loop {
             // A slot counts under the node's name, which others clear away only once.
             let deadline =
                 if slot.is_some() { given_up.deadline.min(lease / 1000) } else { given_up.deadline };
-            let mut arguments = vec![
-                given_up.connection.to_string().into(),
-                given_up.node.as_str().into(),
-                answer::integer(when),
-                answer::integer(deadline),
-                answer::millis(KEEP),
-                answer::integer(self.context.cluster.now()),
-            ];
-            arguments.extend(slot.iter().flat_map(Asked::arguments));
-            let parts = answer::texts(self.context.link.run(&scripts::TAKE, keys.clone(), arguments).await?)?;
-            let (time, heard) = (answer::nth(&parts, 1)?, Instant::now());
-            if !self.context.link.is_clustered() {
+            let request = ResumeRequest {
+                asked: when,
+                deadline,
+                cluster_time: self.context.cluster.now(),
+                slot: slot.as_ref().map(Asked::request),
+            };
+            let ResumeReply { time, outcome } =
+                resume(link, names, given_up.key(), given_up.holder(), request).await?;
+            let heard = Instant::now();
+            if !link.is_clustered() {
                 self.context.time.heard(time);
             }
-            match &*parts[0] {
-                "ok" => break parts,
-                "none" => return Ok(Resume::Gone(slot.map(Asked::granted))),
-                "full" => {
-                    let count = answer::nth(&parts, 2)? as u32;
+            match outcome {
+                ResumeOutcome::Resumed { generation, previous, previous_node, rooms } => {
+                    break (time / 1000, generation, previous, previous_node, rooms);
+                }
+                ResumeOutcome::Gone => return Ok(Resume::Gone(slot.map(Asked::granted))),
+                ResumeOutcome::Full(count) => {
                     slot.into_iter().for_each(Asked::refused);
                     return Ok(Resume::Full(count));
                 }
                 // Maybe only as far as this node knew what time it is: now it knows better.
-                "again" | "late" if !is_again && given_up.is_mended(time / 1000) => {
+                ResumeOutcome::TakenSince | ResumeOutcome::Late
+                    if !is_again && given_up.is_mended(time / 1000) =>
+                {
                     let at_least = shift(time, heard, asked);
                     lease = shift(time, heard, self.context.renewed.end());
                     // What it knew was worth nothing where the clock was set back.
                     (is_again, when) = (true, if when > time { at_least } else { when.max(at_least) })
                 }
-                "again" => return Ok(Resume::Again),
-                _ => return Err(late()),
+                ResumeOutcome::TakenSince => return Ok(Resume::Again),
+                ResumeOutcome::Late => return Err(late()),
             }
         };
         let permit = slot.map(Asked::granted);
-        let (time, generation) = (answer::nth(&parts, 1)? / 1000, answer::nth(&parts, 2)?);
-        let [_, _, _, previous, on, fields @ ..] = &parts[..] else { return Err(answer::too_short()) };
-        let record = Record::new(generation, time, Rooms::read(fields)?);
-        let session = self.hold(given_up, record);
-        let previous = ConnectionId::parse(previous);
+        let session = self.hold(given_up, Record::new(generation, time, rooms));
         let before = previous.and_then(|previous| self.of(previous));
         match (&before, previous) {
             (Some(before), _) => self.taken_over(before),
-            (None, Some(previous)) => self.notice(on, previous),
+            (None, Some(previous)) => self.notice(previous_node, previous),
             (None, None) => {}
         }
         self.enrol(&session).await?;
@@ -304,11 +292,10 @@ impl Sessions {
     }
 
     /// Tells another node that one of its connections is not needed any more. Should that get lost, its patrol finds out.
-    fn notice(self: &Arc<Self>, node: &str, connection: ConnectionId) {
-        let (sessions, key) = (self.clone(), self.context.names.takeovers(node));
+    fn notice(&self, node: Arc<str>, connection: ConnectionId) {
+        let context = self.context.clone();
         tokio::spawn(async move {
-            let arguments = vec![connection.to_string().into(), answer::millis(NOTICES)];
-            if let Err(error) = sessions.context.link.run(&scripts::NOTICE, vec![key], arguments).await {
+            if let Err(error) = notify_takeover(&context.link, &context.names, &node, connection).await {
                 tracing::debug!(%error, "a node was not told of a takeover");
             }
         });
@@ -326,7 +313,14 @@ impl Sessions {
             loop {
                 let let_go = {
                     let _turn = sessions.again.acquire().await.expect("it is never closed");
-                    sessions.ask_to_let_go(&principal, id, connection, Leaving::Detached, None).await
+                    sessions
+                        .ask_to_let_go(
+                            SessionKey { principal: &principal, id },
+                            connection,
+                            Leaving::Detached,
+                            None,
+                        )
+                        .await
                 };
                 let is_let_go = match let_go {
                     Ok(LetGo::Done { end, .. }) => {

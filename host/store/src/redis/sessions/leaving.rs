@@ -6,8 +6,10 @@ use crate::{
     redis::{
         context::estate::entry,
         enrolment::{Enrolled, Enrolment},
-        session_id::SessionId,
-        sessions::letting_go::{LetGo, LettingGo, let_go},
+        scripts::{
+            session_end::{LetGo, LettingGo, let_go},
+            sessions::SessionKey,
+        },
         stored_rooms::Field,
     },
 };
@@ -52,8 +54,7 @@ impl Sessions {
 
     pub(super) async fn ask_to_let_go(
         &self,
-        principal: &str,
-        id: SessionId,
+        session: SessionKey<'_>,
         connection: ConnectionId,
         how: Leaving,
         last: Option<(u64, u64, Vec<Field>)>,
@@ -64,7 +65,8 @@ impl Sessions {
         };
         let connection = connection.to_string();
         let asked = LettingGo { connection: &connection, dead: None, ttl, last };
-        let_go(&self.context, principal, id, asked).await
+        let context = &self.context;
+        let_go(&context.link, &context.names, session, context.cluster_time().await?, asked).await
     }
 }
 
@@ -96,8 +98,7 @@ async fn leave_once(
         let generation = record.generation;
         record.last_write().map(|(number, fields)| (generation, number, fields))
     };
-    let outcome =
-        sessions.ask_to_let_go(&session.principal, session.id, session.connection, how, last).await?;
+    let outcome = sessions.ask_to_let_go(session.key(), session.connection, how, last).await?;
     if let LetGo::Gone { time } = outcome {
         // Redis may have forgotten it after it was confirmed and before its members were written.
         let departures = session.record().departures(time);

@@ -9,6 +9,7 @@ use crate::{
     Join, Membership,
     redis::{
         enrolment::{Enrolled, Enrolment},
+        scripts::sessions::WriteReply,
         stored_rooms::{Field, LEFT, Place, Rooms},
     },
 };
@@ -122,12 +123,12 @@ impl Record {
     }
 
     /// What the answer to a write means. Only now does what it changed rule here.
-    pub(crate) fn answered(&mut self, write: &Write, change: Change, answer: Answer) -> Outcome {
+    pub(crate) fn answered(&mut self, write: &Write, change: Change, answer: WriteReply) -> Outcome {
         let (number, fields) = match write {
             Write::Amend { number, fields } | Write::Put { number, fields, .. } => (*number, fields),
         };
         match answer {
-            Answer::Ok { time, left } => {
+            WriteReply::Written { time, left } => {
                 // Who wrote the newer members is not in the record any more: this has to come after them.
                 if let Some(newer) = self.newer.take() {
                     (self.generation, self.number) = (newer + 1, 0);
@@ -162,12 +163,12 @@ impl Record {
                 }
                 Outcome::Confirmed
             }
-            Answer::Taken => Outcome::TakenOver,
-            Answer::Behind | Answer::Gone => {
+            WriteReply::Taken => Outcome::TakenOver,
+            WriteReply::Behind | WriteReply::Gone => {
                 self.doubt();
                 Outcome::Lost
             }
-            Answer::Late => Outcome::Late,
+            WriteReply::Late => Outcome::Late,
         }
     }
 

@@ -4,16 +4,13 @@ use super::{LONG_PAUSE, PAUSE, Session, Sessions, late};
 use crate::{
     ConnectionId, PATIENCE, SessionToken, Unavailable,
     redis::{
-        answer,
-        context::clock::DEADLINE,
+        context::{Context, clock::DEADLINE},
         enrolment::Enrolled,
-        lifetimes::KEEP,
-        scripts,
+        scripts::sessions::{SessionHolder, WholeWrite, amend, put},
         session_id::SessionId,
-        sessions::record::{Answer, Change, Outcome, Write},
+        sessions::record::{Change, Outcome, Write},
     },
 };
-use fred::types::Value;
 use futures_util::{FutureExt, future::join_all};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -80,31 +77,26 @@ impl Sessions {
             let mut record = session.record();
             (record.write(&change), record.generation)
         };
-        let keys = vec![self.context.names.session(&session.principal, session.id)];
-        let mut arguments: Vec<Value> = vec![session.connection.to_string().into()];
-        let (script, fields) = match &write {
+        let Context { link, names, .. } = &*self.context;
+        let reply = match &write {
             Write::Amend { number, fields } => {
-                arguments.extend([answer::integer(generation), answer::integer(*number)]);
-                (&scripts::AMEND, fields)
+                let number = (generation, *number);
+                amend(link, names, session.key(), session.connection, number, fields).await?
             }
             Write::Put { number, fields, anew } => {
-                let deadline = self.context.time.now() + DEADLINE.as_millis() as u64;
-                arguments.extend([
-                    session.node().as_str().into(),
-                    answer::integer(generation),
-                    answer::integer(*number),
-                    answer::integer(deadline),
-                    answer::integer((*anew).into()),
-                ]);
-                (&scripts::PUT, fields)
+                let node = session.node();
+                let holder = SessionHolder { connection: session.connection, node: &node };
+                let write = WholeWrite {
+                    generation,
+                    number: *number,
+                    deadline: self.context.time.now() + DEADLINE.as_millis() as u64,
+                    may_create: *anew,
+                    rooms: fields,
+                };
+                put(link, names, session.key(), holder, write).await?
             }
         };
-        arguments.push(answer::millis(KEEP));
-        arguments.extend(
-            fields.iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.as_str().into()]),
-        );
-        let answer = Answer::read(self.context.link.run(script, keys, arguments).await?)?;
-        let outcome = session.record().answered(&write, change, answer);
+        let outcome = session.record().answered(&write, change, reply);
         match outcome {
             Outcome::Confirmed => return Ok(Written::Confirmed),
             Outcome::TakenOver => self.taken_over(session),

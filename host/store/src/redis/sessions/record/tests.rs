@@ -17,8 +17,8 @@ fn leaves(name: &str) -> Change {
     Change { join: vec![], leave: vec![room(name)] }
 }
 
-fn ok(time: u64, left: &[&str]) -> Answer {
-    Answer::Ok { time, left: left.iter().map(|name| room(name)).collect() }
+fn ok(time: u64, left: &[&str]) -> WriteReply {
+    WriteReply::Written { time, left: left.iter().map(|name| room(name)).collect() }
 }
 
 fn fields(write: &Write) -> Vec<(&str, &str)> {
@@ -105,7 +105,7 @@ fn what_was_lost_is_written_anew_only_on_its_clients_word() {
     let mut record = in_a();
     let change = joins("b", None);
     let write = record.write(&change);
-    assert_eq!(record.answered(&write, change, Answer::Gone), Outcome::Lost);
+    assert_eq!(record.answered(&write, change, WriteReply::Gone), Outcome::Lost);
     assert!(record.is_doubted() && !record.wants_write() && !record.rooms.contains_key(&room("b")));
     record.vouch();
     assert!(record.is_vouched() && record.wants_write());

@@ -1,0 +1,69 @@
+//! The scripts that count the connections of a principal by node.
+
+use crate::{
+    Unavailable,
+    redis::{answer, lifetimes::KEEP, link::Link, names::Names},
+};
+use fred::types::Value;
+
+script!(PLACE = "place");
+script!(COUNT = "count");
+
+/// What both scripts answer after the deadline: then nothing was written.
+const LATE: i64 = -2;
+
+/// A connection of a principal that is counted where the limit allows it.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotRequest {
+    /// The connections of this node, this one among them.
+    pub own: u32,
+    /// The limit for all nodes together.
+    pub most: u32,
+}
+
+pub(crate) enum SlotReply {
+    Acquired,
+    /// The limit is reached, with so many connections on all nodes.
+    Full(u32),
+    /// The deadline had passed.
+    Late,
+}
+
+impl SlotRequest {
+    /// Arguments of the scripts that take a slot: the connections of the node, the limit, how long counts are kept.
+    pub(super) fn arguments(self) -> [Value; 3] {
+        [answer::integer(self.own.into()), answer::integer(self.most.into()), answer::millis(KEEP)]
+    }
+}
+
+/// Counts one more connection of a principal on `node`. The deadline is in milliseconds by Redis' clock.
+pub(crate) async fn acquire_slot(
+    link: &Link,
+    names: &Names,
+    principal: &str,
+    node: &str,
+    deadline: u64,
+    slot: SlotRequest,
+) -> Result<SlotReply, Unavailable> {
+    let arguments = [vec![node.into(), answer::integer(deadline)], slot.arguments().into()].concat();
+    match link.run(&PLACE, vec![names.connections(principal)], arguments).await? {
+        Value::Integer(-1) => Ok(SlotReply::Acquired),
+        Value::Integer(LATE) => Ok(SlotReply::Late),
+        taken => Ok(SlotReply::Full(answer::number(&taken)? as u32)),
+    }
+}
+
+/// Writes how many connections of a principal a node has. `false`: the deadline, in milliseconds by Redis' clock, had
+/// passed, and nothing was written.
+pub(crate) async fn write_count(
+    link: &Link,
+    names: &Names,
+    principal: &str,
+    node: &str,
+    count: u32,
+    deadline: u64,
+) -> Result<bool, Unavailable> {
+    let arguments =
+        vec![node.into(), answer::integer(count.into()), answer::millis(KEEP), answer::integer(deadline)];
+    Ok(link.run(&COUNT, vec![names.connections(principal)], arguments).await? != Value::Integer(LATE))
+}

@@ -1,0 +1,90 @@
+//! The scripts of nodes among each other: the lease of each, and notices of takeovers.
+
+use crate::{
+    ConnectionId, Unavailable,
+    redis::{
+        answer::{self, Elements},
+        link::Link,
+        names::Names,
+    },
+};
+use std::{sync::Arc, time::Duration};
+
+script!(TICK = "tick");
+script!(NOTICE = "notice");
+
+/// How long a notice of a takeover is kept.
+const NOTICE_TTL: Duration = Duration::from_secs(60);
+
+/// How a node renews its lease.
+pub(crate) struct Tick<'a> {
+    pub node: &'a str,
+    pub lease: Duration,
+    /// How long the node has what it is given to clear away, before another is given it.
+    pub claim: Duration,
+    /// At most so many sessions whose time is over.
+    pub sessions: u64,
+    /// A lease is taken where the node has none, in the place of a former name; `""`: there is no former name.
+    pub former: Option<&'a str>,
+    /// In milliseconds by Redis' clock. After it nobody hears the reply, and nothing is given out.
+    pub deadline: u64,
+    /// Cluster time in milliseconds, as far as the node knows it; 0: it does not.
+    pub cluster_time: u64,
+}
+
+/// Entries of a list with their scores.
+pub(crate) type Scored = Vec<(Arc<str>, u64)>;
+
+pub(crate) struct TickReply {
+    /// Redis' clock, in Unix microseconds.
+    pub time: u64,
+    /// In milliseconds.
+    pub cluster_time: u64,
+    /// Until when the lease was held, by cluster time. `None`: it was not, and nothing was done.
+    pub held_until: Option<u64>,
+    /// Nodes that hold a lease.
+    pub nodes: u64,
+    /// Dead nodes that this one is to clear away.
+    pub dead: Scored,
+    /// Sessions whose time is over, for this node to remove.
+    pub ends: Scored,
+}
+
+/// Renews the lease of a node, and hands it what others left undone.
+pub(crate) async fn tick(link: &Link, names: &Names, tick: Tick<'_>) -> Result<TickReply, Unavailable> {
+    let keys = vec![names.leases(), names.dead(), names.ends(), names.clock()];
+    let arguments = vec![
+        tick.node.into(),
+        answer::millis(tick.lease),
+        answer::millis(tick.claim),
+        answer::integer(tick.sessions),
+        answer::integer(tick.former.is_some().into()),
+        tick.former.unwrap_or_default().into(),
+        answer::integer(tick.deadline),
+        answer::integer(tick.cluster_time),
+    ];
+    let mut reply = Elements::of(link.run(&TICK, keys, arguments).await?)?;
+    Ok(TickReply {
+        time: reply.number()?,
+        cluster_time: reply.number()?,
+        held_until: reply.text()?.parse().ok(),
+        nodes: reply.number()?,
+        dead: scored(&reply.texts()?),
+        ends: scored(&reply.texts()?),
+    })
+}
+
+fn scored(parts: &[Arc<str>]) -> Scored {
+    parts.chunks_exact(2).filter_map(|pair| Some((pair[0].clone(), pair[1].parse().ok()?))).collect()
+}
+
+/// Tells a node that another node has taken over the session of one of its connections.
+pub(crate) async fn notify_takeover(
+    link: &Link,
+    names: &Names,
+    node: &str,
+    connection: ConnectionId,
+) -> Result<(), Unavailable> {
+    let arguments = vec![connection.to_string().into(), answer::millis(NOTICE_TTL)];
+    link.run(&NOTICE, vec![names.takeovers(node)], arguments).await.map(drop)
+}

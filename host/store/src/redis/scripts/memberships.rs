@@ -1,0 +1,91 @@
+//! The scripts of the members of a room: who joins and leaves it, and what each has acknowledged.
+
+use crate::{
+    Unavailable,
+    redis::{
+        answer::{self, Elements, InvalidReply},
+        context::clock::DEADLINE,
+        enrolment::{Enrolled, Enrolment},
+        lifetimes::UNNEEDED,
+        link::Link,
+        names::Names,
+        session_id::SessionId,
+    },
+};
+use fred::types::Value;
+use std::{sync::Arc, time::Duration};
+
+script!(ENROL = "enrol");
+script!(ACK = "ack");
+
+/// How long a removal is remembered: longer than a write can be late, and than the clocks of a Cluster's servers differ.
+const REMOVAL_TTL: Duration = Duration::from_secs(20);
+
+/// A member to be written or removed.
+pub(crate) struct MemberWrite<'a> {
+    pub principal: &'a str,
+    pub id: SessionId,
+    pub enrolment: &'a Enrolment,
+}
+
+/// Writes and removes members of a room, which keeps them for `keep`. Returns the room's epoch, and what became of
+/// each member in the order given.
+pub(crate) async fn write<'a>(
+    link: &Link,
+    names: &Names,
+    keep: Duration,
+    room: &str,
+    members: impl Iterator<Item = MemberWrite<'a>>,
+) -> Result<(Arc<str>, Vec<Enrolled>), Unavailable> {
+    let keys = vec![
+        names.members(room),
+        names.acks(room),
+        names.fences(room),
+        names.removals(room),
+        names.room(room),
+    ];
+    let mut arguments = vec![answer::millis(keep), answer::millis(REMOVAL_TTL), answer::millis(UNNEEDED)];
+    let mut count = 0;
+    for MemberWrite { principal, id, enrolment } in members {
+        let Enrolment { generation, number, confirmed, comes, .. } = enrolment;
+        let (epoch, offset) = comes.as_ref().map_or(("", 0), |position| (&*position.epoch, position.offset));
+        arguments.extend([
+            Value::from(principal),
+            id.to_string().into(),
+            answer::integer(*generation),
+            answer::integer(*number),
+            if comes.is_some() { "in" } else { "out" }.into(),
+            answer::integer(confirmed + DEADLINE.as_millis() as u64),
+            epoch.into(),
+            answer::integer(offset),
+        ]);
+        count += 1;
+    }
+    let mut reply = Elements::of(link.run(&ENROL, keys, arguments).await?)?;
+    let epoch = reply.text()?;
+    let read = |_| {
+        let (status, number) = (reply.text()?, reply.number()?);
+        Ok(match &*status {
+            "ok" => Enrolled::Ok(number),
+            "older" => Enrolled::Older(number),
+            _ => Enrolled::Late,
+        })
+    };
+    let written = (0..count).map(read).collect::<Result<_, InvalidReply>>()?;
+    Ok((epoch, written))
+}
+
+/// Writes the offsets of an epoch that members of a room have acknowledged.
+pub(crate) async fn acknowledge(
+    link: &Link,
+    names: &Names,
+    room: &str,
+    epoch: &str,
+    offsets: &[(SessionId, u64)],
+) -> Result<(), Unavailable> {
+    let mut arguments = vec![Value::from(epoch)];
+    for (id, offset) in offsets {
+        arguments.extend([answer::integer(*offset), id.to_string().into()]);
+    }
+    link.run(&ACK, vec![names.room(room), names.acks(room)], arguments).await.map(drop)
+}

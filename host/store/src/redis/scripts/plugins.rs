@@ -1,0 +1,99 @@
+//! The scripts that write the versions of plugins and their code. What the versions mean is in `plugins`.
+
+use crate::{
+    Lineage, Unavailable,
+    redis::{answer, link::Link, names::Names, revision},
+};
+use bytes::Bytes;
+use fred::types::Value;
+use std::time::Duration;
+
+script!(RELEASE = "release");
+script!(RESTORE = "restore");
+script!(UPLOAD = "upload");
+
+/// How long Redis keeps code that is being uploaded, after its last piece.
+const UPLOAD_TTL: Duration = Duration::from_secs(60);
+
+/// What the scripts reply when the uploaded code is not there, or not whole.
+const MISSING_CODE: u64 = 2;
+
+pub(crate) enum VersionReply {
+    Written,
+    /// Another change came before, and nothing was written.
+    Outdated,
+    /// Redis no longer has the uploaded code, and nothing was written.
+    MissingCode,
+}
+
+/// Code that was uploaded.
+pub(crate) struct Uploaded<'a> {
+    pub sha256: &'a str,
+    pub size: usize,
+}
+
+fn to_json(lineage: &Lineage) -> String {
+    serde_json::to_string(lineage).expect("plain data")
+}
+
+/// Appends a piece to the code that is being uploaded, if that has `before` bytes. Returns how many bytes there are
+/// now.
+pub(crate) async fn upload(
+    link: &Link,
+    names: &Names,
+    sha256: &str,
+    before: usize,
+    piece: Bytes,
+) -> Result<usize, Unavailable> {
+    let arguments = vec![answer::integer(before as u64), Value::Bytes(piece), answer::millis(UPLOAD_TTL)];
+    let size = link.run(&UPLOAD, vec![names.plugin_upload(sha256)], arguments).await?;
+    Ok(answer::number(&size)? as usize)
+}
+
+/// Writes the versions of a plugin, which must follow those that are there. `size` is that of the uploaded code of the
+/// active version, or 0 where none was uploaded; `dropped` are digests whose code is removed.
+pub(crate) async fn write_versions(
+    link: &Link,
+    names: &Names,
+    plugin: &str,
+    lineage: &Lineage,
+    size: usize,
+    dropped: &[String],
+) -> Result<VersionReply, Unavailable> {
+    let code = |sha256: &str| names.plugin_code(plugin, sha256);
+    let mut keys = vec![names.plugins(), code(&lineage.current), names.plugin_upload(&lineage.current)];
+    keys.extend(dropped.iter().map(|sha256| code(sha256)));
+    let arguments = vec![
+        plugin.into(),
+        answer::integer(lineage.generation - 1),
+        to_json(lineage).into(),
+        answer::integer(size as u64),
+        revision::new_epoch().into(),
+    ];
+    Ok(match answer::number(&link.run(&RELEASE, keys, arguments).await?)? {
+        MISSING_CODE => VersionReply::MissingCode,
+        1 => VersionReply::Written,
+        _ => VersionReply::Outdated,
+    })
+}
+
+/// Writes again the versions of a plugin where those that are there are older, and uploaded code where it is missing.
+pub(crate) async fn restore_versions(
+    link: &Link,
+    names: &Names,
+    plugin: &str,
+    lineage: &Lineage,
+    code: Option<Uploaded<'_>>,
+) -> Result<VersionReply, Unavailable> {
+    let (mut keys, generation) = (vec![names.plugins()], answer::integer(lineage.generation));
+    let mut arguments =
+        vec![plugin.into(), generation, to_json(lineage).into(), revision::new_epoch().into()];
+    if let Some(Uploaded { sha256, size }) = code {
+        keys.extend([names.plugin_code(plugin, sha256), names.plugin_upload(sha256)]);
+        arguments.push(answer::integer(size as u64));
+    }
+    Ok(match answer::number(&link.run(&RESTORE, keys, arguments).await?)? {
+        MISSING_CODE => VersionReply::MissingCode,
+        _ => VersionReply::Written,
+    })
+}

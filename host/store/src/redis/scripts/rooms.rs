@@ -1,0 +1,131 @@
+//! The scripts that read a room, and the one that begins it anew. The messages of a room are published in
+//! `scripts::publishing`, and its members written in `scripts::memberships`.
+
+use crate::{
+    Members, PageLimit, Receipt, RoomSummary, Unavailable,
+    redis::{
+        answer::{self, Elements, InvalidReply},
+        link::Link,
+        names::Names,
+        wire::{self, Page},
+    },
+};
+use std::{sync::Arc, time::Duration};
+use switchyard_process::memory::{MemoryAccount, MemoryKind};
+use switchyard_protocol::Position;
+
+// The model runs these two for its own rooms.
+script!(pub(in crate::redis) READ = "read");
+script!(pub(in crate::redis) RENEW = "renew");
+script!(SUMMARY = "summary");
+script!(MEMBERS = "members");
+script!(RECEIPT = "receipt");
+
+/// The keys of what begins anew together with a room.
+pub(super) fn keys(names: &Names, room: &str) -> Vec<String> {
+    vec![names.room(room), names.log(room), names.acks(room)]
+}
+
+/// Which piece of a room's log is read.
+pub(crate) struct LogRead<'a> {
+    /// The messages after this; those from the oldest on where this is `None` or of another epoch.
+    pub after: Option<&'a Position>,
+    pub limit: PageLimit,
+    /// How long messages are kept.
+    pub age: Duration,
+    /// For a node that listens to the room: how long the room is kept for it at least. Zero for others, for whom no room
+    /// is made where there is none.
+    pub keep: Duration,
+    /// The epoch of a room that is made, and the one that is answered where no room is.
+    pub new_epoch: String,
+}
+
+/// Reads a piece of a room's log. Memory for its messages is charged to `account`.
+pub(crate) async fn read_log(
+    link: &Link,
+    names: &Names,
+    account: &Arc<MemoryAccount>,
+    room: &Arc<str>,
+    LogRead { after, limit, age, keep, new_epoch }: LogRead<'_>,
+) -> Result<Page, Unavailable> {
+    let arguments = vec![
+        new_epoch.into(),
+        after.map_or("", |after| &*after.epoch).into(),
+        answer::integer(after.map_or(0, |after| after.offset)),
+        answer::integer(limit.messages as u64),
+        answer::millis(age),
+        answer::millis(keep),
+        answer::integer(limit.bytes as u64),
+    ];
+    let mut reply = Elements::of(link.run(&READ, keys(names, room), arguments).await?)?;
+    let newest = Position { epoch: reply.text()?, offset: reply.number()? };
+    let (time, oldest) = (reply.number()?, reply.number()?);
+    let read = |bytes: &[u8]| wire::read(room, bytes, account, MemoryKind::Replays);
+    let message = |value| {
+        let message = fred::types::Value::as_bytes(value).and_then(read);
+        message.ok_or(InvalidReply::Message)
+    };
+    let messages = answer::list(reply.next()?)?.iter().map(message).collect::<Result<_, _>>()?;
+    Ok(Page { newest, time, oldest, messages })
+}
+
+/// Begins a room anew with another epoch, if it still has the one that ended.
+pub(crate) async fn begin_epoch(
+    link: &Link,
+    names: &Names,
+    room: &str,
+    ended: &str,
+    begins: String,
+) -> Result<(), Unavailable> {
+    link.run(&RENEW, keys(names, room), vec![ended.into(), begins.into()]).await.map(drop)
+}
+
+/// `None`: the room is not there. Messages older than `age` are not counted.
+pub(crate) async fn summary(
+    link: &Link,
+    names: &Names,
+    room: &str,
+    age: Duration,
+) -> Result<Option<RoomSummary>, Unavailable> {
+    let reply = link.run(&SUMMARY, keys(names, room), vec![answer::millis(age)]).await?;
+    if reply.is_null() {
+        return Ok(None);
+    }
+    let mut reply = Elements::of(reply)?;
+    Ok(Some(RoomSummary {
+        room: room.into(),
+        epoch: reply.text()?,
+        offset: reply.number()?,
+        members: reply.number()? as usize,
+        messages: reply.number()? as usize,
+    }))
+}
+
+/// The members of a room, with the names of at most `most` principals.
+pub(crate) async fn members(
+    link: &Link,
+    names: &Names,
+    room: &str,
+    most: usize,
+) -> Result<Members, Unavailable> {
+    let reply = link.run(&MEMBERS, vec![names.members(room)], vec![answer::integer(most as u64)]).await?;
+    let mut reply = Elements::of(reply)?;
+    let (count, more) = (reply.number()? as usize, reply.flag()?);
+    Ok(Members { count, principals: reply.texts()?, more })
+}
+
+/// How many members have acknowledged an offset. `None`: the room has not given it.
+pub(crate) async fn receipt(
+    link: &Link,
+    names: &Names,
+    room: &str,
+    offset: u64,
+) -> Result<Option<Receipt>, Unavailable> {
+    let keys = vec![names.room(room), names.acks(room)];
+    let reply = link.run(&RECEIPT, keys, vec![answer::integer(offset)]).await?;
+    if reply.is_null() {
+        return Ok(None);
+    }
+    let mut reply = Elements::of(reply)?;
+    Ok(Some(Receipt { members: reply.number()? as usize, acknowledged: reply.number()? as usize }))
+}

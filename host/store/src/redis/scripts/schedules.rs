@@ -1,0 +1,57 @@
+//! The scripts of sorted sets whose entries are due at a time: sessions that end, dead nodes, rooms to be looked at.
+
+use crate::{
+    Unavailable,
+    redis::{answer, link::Link, names::Names},
+};
+use fred::types::Value;
+use std::sync::Arc;
+
+script!(DUE = "due");
+script!(STRIKE = "strike");
+script!(UNLIST = "unlist");
+
+/// Which entries a node claims.
+pub(crate) struct Claim {
+    /// Cluster time in milliseconds: entries with this score or a lower one are due.
+    pub now: u64,
+    /// The new score of what is claimed, after which another node is given it.
+    pub until: u64,
+    /// At most so many entries.
+    pub most: u64,
+    /// In milliseconds by Redis' clock. After it nobody hears the reply, and nothing is claimed.
+    pub deadline: u64,
+}
+
+/// Claims the entries of a list that are due.
+pub(crate) async fn claim_due(
+    link: &Link,
+    list: String,
+    claim: &Claim,
+) -> Result<Vec<Arc<str>>, Unavailable> {
+    let arguments = [claim.now, claim.until, claim.most, claim.deadline].map(answer::integer);
+    Ok(answer::texts(link.run(&DUE, vec![list], arguments.into()).await?)?)
+}
+
+/// Removes entries from a list, each unless its score has changed since.
+pub(crate) async fn remove(
+    link: &Link,
+    list: String,
+    entries: &[(impl AsRef<str>, u64)],
+) -> Result<(), Unavailable> {
+    let arguments =
+        entries.iter().flat_map(|(entry, score)| [Value::from(entry.as_ref()), answer::integer(*score)]);
+    link.run(&STRIKE, vec![list], arguments.collect()).await.map(drop)
+}
+
+/// Removes rooms that are gone from the list of rooms, each unless it was listed again since it was claimed with the
+/// score `claimed`.
+pub(crate) async fn unlist_rooms<'a>(
+    link: &Link,
+    names: &Names,
+    claimed: u64,
+    rooms: impl Iterator<Item = &'a str>,
+) -> Result<(), Unavailable> {
+    let arguments = [answer::integer(claimed)].into_iter().chain(rooms.map(Value::from)).collect();
+    link.run(&UNLIST, vec![names.rooms(), names.checks()], arguments).await.map(drop)
+}

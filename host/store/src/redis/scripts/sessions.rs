@@ -1,0 +1,264 @@
+//! The scripts that write the record of a session while a connection holds it: created, resumed and changed. How it ends
+//! is in `scripts::session_end`.
+
+use crate::{
+    ConnectionId, Unavailable,
+    redis::{
+        answer::{self, Elements, InvalidReply},
+        lifetimes::KEEP,
+        link::Link,
+        names::Names,
+        scripts::connections::SlotRequest,
+        session_id::SessionId,
+        stored_rooms::{Field, Rooms},
+    },
+};
+use fred::types::Value;
+use std::sync::Arc;
+use switchyard_protocol::room::RoomName;
+
+script!(CLAIM = "claim");
+script!(TAKE = "take");
+script!(AMEND = "amend");
+script!(PUT = "put");
+script!(HOLDERS = "holders");
+
+/// Which session a script is about.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionKey<'a> {
+    pub principal: &'a str,
+    pub id: SessionId,
+}
+
+impl SessionKey<'_> {
+    pub(super) fn name(self, names: &Names) -> String {
+        names.session(self.principal, self.id)
+    }
+}
+
+/// The connection that holds a session, or is about to, and the node of that connection.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionHolder<'a> {
+    pub connection: ConnectionId,
+    pub node: &'a str,
+}
+
+/// Rooms and their places, in turn.
+pub(super) fn fields(fields: &[Field]) -> impl Iterator<Item = Value> {
+    fields.iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.as_str().into()])
+}
+
+/// Times are in milliseconds by Redis' clock.
+pub(crate) enum CreateReply {
+    /// The time is the generation of the session, too.
+    Created { time: u64 },
+    /// The deadline had passed, and nothing was written.
+    Late { time: u64 },
+}
+
+/// Creates a session in these rooms. The deadline is in milliseconds by Redis' clock.
+pub(crate) async fn create(
+    link: &Link,
+    names: &Names,
+    session: SessionKey<'_>,
+    holder: SessionHolder<'_>,
+    deadline: u64,
+    rooms: &[Field],
+) -> Result<CreateReply, Unavailable> {
+    let mut arguments = vec![
+        holder.connection.to_string().into(),
+        holder.node.into(),
+        answer::integer(deadline),
+        answer::millis(KEEP),
+    ];
+    arguments.extend(fields(rooms));
+    let mut reply = Elements::of(link.run(&CLAIM, vec![session.name(names)], arguments).await?)?;
+    let (status, time) = (reply.text()?, reply.number()?);
+    Ok(match &*status {
+        "ok" => CreateReply::Created { time },
+        _ => CreateReply::Late { time },
+    })
+}
+
+/// How a connection resumes a session.
+pub(crate) struct ResumeRequest {
+    /// When the connection asked for it, in microseconds by the clock of the server that has the session.
+    pub asked: u64,
+    /// In milliseconds by the same clock.
+    pub deadline: u64,
+    /// In milliseconds.
+    pub cluster_time: u64,
+    /// The connection slot to be acquired together with the session.
+    pub slot: Option<SlotRequest>,
+}
+
+pub(crate) struct ResumeReply {
+    /// Redis' clock, in Unix microseconds.
+    pub time: u64,
+    pub outcome: ResumeOutcome,
+}
+
+pub(crate) enum ResumeOutcome {
+    /// The connection holds the session, and has its slot.
+    Resumed {
+        generation: u64,
+        /// The connection that held it.
+        previous: Option<ConnectionId>,
+        /// The node of that connection; `""` if there was none.
+        previous_node: Arc<str>,
+        rooms: Rooms,
+    },
+    /// There is no such session. The connection has its slot.
+    Gone,
+    /// The principal has so many connections, which is its limit. The session is as it was.
+    Full(u32),
+    /// Another connection, which asked later, has it.
+    TakenSince,
+    /// The deadline had passed, and nothing was written.
+    Late,
+}
+
+/// Hands a session to a connection, unless another one that asked later has it.
+pub(crate) async fn resume(
+    link: &Link,
+    names: &Names,
+    session: SessionKey<'_>,
+    holder: SessionHolder<'_>,
+    ResumeRequest { asked, deadline, cluster_time, slot }: ResumeRequest,
+) -> Result<ResumeReply, Unavailable> {
+    let mut keys = vec![session.name(names)];
+    keys.extend(slot.map(|_| names.connections(session.principal)));
+    let mut arguments = vec![
+        holder.connection.to_string().into(),
+        holder.node.into(),
+        answer::integer(asked),
+        answer::integer(deadline),
+        answer::millis(KEEP),
+        answer::integer(cluster_time),
+    ];
+    arguments.extend(slot.into_iter().flat_map(SlotRequest::arguments));
+    let mut reply = Elements::of(link.run(&TAKE, keys, arguments).await?)?;
+    let (status, time) = (reply.text()?, reply.number()?);
+    let outcome = match &*status {
+        "ok" => ResumeOutcome::Resumed {
+            generation: reply.number()?,
+            previous: ConnectionId::parse(&reply.text()?),
+            previous_node: reply.text()?,
+            rooms: Rooms::read(&reply.rest()?)?,
+        },
+        "none" => ResumeOutcome::Gone,
+        "full" => ResumeOutcome::Full(reply.number()? as u32),
+        "again" => ResumeOutcome::TakenSince,
+        _ => ResumeOutcome::Late,
+    };
+    Ok(ResumeReply { time, outcome })
+}
+
+/// What becomes of a write of a session.
+#[derive(Debug, PartialEq)]
+pub(crate) enum WriteReply {
+    /// Written at this time, in milliseconds by Redis' clock. The record named these rooms as well, which are left now.
+    Written { time: u64, left: Vec<RoomName> },
+    /// Another connection has the session.
+    Taken,
+    /// The record is not what this node left: Redis went back, or let the session go.
+    Behind,
+    /// There is no record.
+    Gone,
+    /// The deadline had passed, and nothing was written.
+    Late,
+}
+
+impl WriteReply {
+    fn read(reply: Value) -> Result<Self, Unavailable> {
+        let mut reply = Elements::of(reply)?;
+        Ok(match &*reply.text()? {
+            "ok" => {
+                let time = reply.number()?;
+                let left = reply.rest()?.iter().filter_map(|room| RoomName::parse(room).ok()).collect();
+                Self::Written { time, left }
+            }
+            "taken" => Self::Taken,
+            "behind" => Self::Behind,
+            "gone" => Self::Gone,
+            "late" => Self::Late,
+            _ => return Err(InvalidReply::Status.into()),
+        })
+    }
+}
+
+/// Changes some rooms of a session that a connection holds. The `number` of a write is higher than that of the one
+/// before in the same generation.
+pub(crate) async fn amend(
+    link: &Link,
+    names: &Names,
+    session: SessionKey<'_>,
+    connection: ConnectionId,
+    (generation, number): (u64, u64),
+    rooms: &[Field],
+) -> Result<WriteReply, Unavailable> {
+    let mut arguments = vec![
+        connection.to_string().into(),
+        answer::integer(generation),
+        answer::integer(number),
+        answer::millis(KEEP),
+    ];
+    arguments.extend(fields(rooms));
+    WriteReply::read(link.run(&AMEND, vec![session.name(names)], arguments).await?)
+}
+
+/// How a session is written as a whole.
+pub(crate) struct WholeWrite<'a> {
+    pub generation: u64,
+    pub number: u64,
+    /// In milliseconds by Redis' clock.
+    pub deadline: u64,
+    /// The record is made where it is not there.
+    pub may_create: bool,
+    pub rooms: &'a [Field],
+}
+
+/// Writes a session as a whole, as its connection holds it.
+pub(crate) async fn put(
+    link: &Link,
+    names: &Names,
+    session: SessionKey<'_>,
+    holder: SessionHolder<'_>,
+    write: WholeWrite<'_>,
+) -> Result<WriteReply, Unavailable> {
+    let mut arguments = vec![
+        holder.connection.to_string().into(),
+        holder.node.into(),
+        answer::integer(write.generation),
+        answer::integer(write.number),
+        answer::integer(write.deadline),
+        answer::integer(write.may_create.into()),
+        answer::millis(KEEP),
+    ];
+    arguments.extend(fields(write.rooms));
+    WriteReply::read(link.run(&PUT, vec![session.name(names)], arguments).await?)
+}
+
+/// Who holds a session, as its record says.
+pub(crate) struct HolderRecord {
+    pub generation: u64,
+    /// Of the last write.
+    pub number: u64,
+    pub connection: Arc<str>,
+    pub node: Arc<str>,
+}
+
+/// Who holds each of some sessions, which are all of one principal. `None`: there is no such session, or nobody holds it.
+pub(crate) async fn holders<'a>(
+    link: &Link,
+    names: &Names,
+    sessions: impl Iterator<Item = SessionKey<'a>>,
+) -> Result<Vec<Option<HolderRecord>>, Unavailable> {
+    let keys = sessions.map(|session| session.name(names)).collect();
+    let reply = answer::texts(link.run(&HOLDERS, keys, vec![]).await?)?;
+    let read = |parts: &[Arc<str>]| {
+        let (generation, number) = (parts[0].parse().ok()?, parts[1].parse().ok()?);
+        Some(HolderRecord { generation, number, connection: parts[2].clone(), node: parts[3].clone() })
+    };
+    Ok(reply.chunks_exact(4).map(read).collect())
+}
