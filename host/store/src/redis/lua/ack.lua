@@ -1,4 +1,5 @@
--- Notes what members have acknowledged. Only of members, never back, and nothing of another epoch.
+-- Writes what members have acknowledged. Ignores sessions that are not members, lower offsets and another
+-- epoch.
 -- KEYS room, acks
 -- ARGV epoch, then offset and session of each
 if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then

@@ -1,17 +1,17 @@
--- Changes the rooms of a session that this connection holds.
+-- Changes some rooms of a session that this connection holds.
 -- KEYS session
--- ARGV connection, generation, number of the write, ms the session is kept, then rooms and places; the place is 'left' for
--- a room that is left, and '' for one that was left and whose member is gone
--- Gives ok, taken, behind or gone, and the time
-local is = redis.call('HMGET', KEYS[1], 'gen', 'n', 'conn', 'until')
+-- ARGV connection, generation, number of the write, ms to keep the session, then rooms and places. The place
+-- is 'left' for a room that the session has left, and '' for one whose member is removed, too.
+-- Returns ok, taken, behind or gone, and the time.
+local record = redis.call('HMGET', KEYS[1], 'gen', 'n', 'conn', 'until')
 local time = int(now())
-if not is[1] then
+if not record[1] then
   return { 'gone', time }
 end
-if tonumber(is[1]) > tonumber(ARGV[2]) then
+if tonumber(record[1]) > tonumber(ARGV[2]) then
   return { 'taken', time }
 end
-if is[1] ~= ARGV[2] or is[3] ~= ARGV[1] or is[4] or tonumber(is[2]) >= tonumber(ARGV[3]) then
+if record[1] ~= ARGV[2] or record[3] ~= ARGV[1] or record[4] or tonumber(record[2]) >= tonumber(ARGV[3]) then
   return { 'behind', time }
 end
 redis.call('HSET', KEYS[1], 'n', ARGV[3])

@@ -1,7 +1,7 @@
--- Makes a session that a connection holds.
+-- Creates a session that a connection holds.
 -- KEYS session
--- ARGV connection, node, deadline, ms the session is kept, then rooms and places
--- Gives ok or late, and the time, which is its generation
+-- ARGV connection, node, deadline, ms to keep the session, then rooms and places
+-- Returns ok or late, and the time, which is the session's generation.
 local time = now()
 if late(ARGV[3], time) then
   return { 'late', int(time) }

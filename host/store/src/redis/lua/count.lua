@@ -1,7 +1,7 @@
 -- Writes how many connections of a principal a node has.
--- KEYS connections: a field a node
--- ARGV node, its connections, ms the counts are kept, deadline
--- Gives 1; -2 when what it says may be old
+-- KEYS connections: a hash with a field for each node
+-- ARGV node, its connections, ms to keep the counts, deadline
+-- Returns 1, or -2 after the deadline: the count may be outdated.
 if late(ARGV[4], now()) then
   return -2
 end

@@ -1,8 +1,9 @@
--- Gives a node what is due on a list, for a while: what it does not take from the list by then is given out again.
+-- Claims the entries of a list that are due. One that is not removed from the list before the claim ends is
+-- due again.
 -- KEYS list: a sorted set of entries by time
--- ARGV cluster time, until when what is given is this node's, entries at most, deadline by Redis' clock: beyond it the answer is not
--- heard, and nothing is given out
--- Gives entries
+-- ARGV cluster time, end of the claim, maximum of entries, deadline by Redis' clock: after it nobody hears
+-- the reply, and nothing is claimed
+-- Returns entries.
 if now() > tonumber(ARGV[4]) then
   return {}
 end

@@ -1,8 +1,10 @@
--- Brings members into a room and out of it, each if nothing newer is known of it.
+-- Adds and removes members of a room, each unless something newer is known of it.
 -- KEYS members, acks, fences, removals, room
--- ARGV ms these are kept, ms a removal is remembered, ms a room is kept that nobody needs, then for each its principal, session, generation, number of the write
--- that says so, in or out, deadline, and the epoch and offset that it has acknowledged
--- Gives the room's epoch, then for each ok and what it has acknowledged in that epoch, older and the newer generation, or late and 0
+-- ARGV ms to keep these, ms to remember a removal, ms to keep a room that nobody needs; then for each member
+-- its principal, session, generation, number of the write that says so, in or out, deadline, and the epoch
+-- and offset that it has acknowledged
+-- Returns the room's epoch, then for each member: ok and the offset that it has acknowledged in this epoch,
+-- older and the newer generation, or late and 0.
 local time, epoch = now(), redis.call('HGET', KEYS[5], 'epoch') or ''
 local answer = { epoch }
 for n = 4, #ARGV, 8 do
@@ -40,7 +42,7 @@ for n = 4, #ARGV, 8 do
   answer[#answer + 1] = status
   answer[#answer + 1] = int(acknowledged)
 end
--- Nothing that can still come late is older than this.
+-- Nothing older than this can still arrive late.
 local forgotten = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', int(time - ARGV[2]), 'LIMIT', 0, 1000)
 if #forgotten > 0 then
   redis.call('HDEL', KEYS[3], unpack(forgotten))
@@ -52,10 +54,10 @@ end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('PEXPIRE', KEYS[3], int(2 * ARGV[2]))
   redis.call('PEXPIRE', KEYS[4], int(2 * ARGV[2]))
-  -- Nobody is in the room: it goes with its messages. Who listens to it keeps it for longer.
-  local is = redis.call('HMGET', KEYS[5], 'offset', 'needed')
-  if is[2] or not is[1] then
-    redis.call('PEXPIRE', KEYS[5], int(math.max(tonumber(is[2] or '0') - time, 0) + ARGV[3]))
+  -- Nobody is in the room: it expires with its messages. A node that listens to it prolongs that.
+  local room = redis.call('HMGET', KEYS[5], 'offset', 'needed')
+  if room[2] or not room[1] then
+    redis.call('PEXPIRE', KEYS[5], int(math.max(tonumber(room[2] or '0') - time, 0) + ARGV[3]))
   end
 end
 return answer

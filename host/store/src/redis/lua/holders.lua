@@ -1,12 +1,13 @@
 -- Who holds each of some sessions of one principal.
 -- KEYS sessions
--- Gives for each its generation, the number of the last write, connection and node; '' for one that is not there or that nobody holds
+-- Returns for each its generation, the number of the last write, connection and node; four times '' if it
+-- does not exist or nobody holds it.
 local answer = {}
 for _, key in ipairs(KEYS) do
-  local is = redis.call('HMGET', key, 'gen', 'n', 'conn', 'node', 'until')
-  local held = is[1] and not is[5]
+  local record = redis.call('HMGET', key, 'gen', 'n', 'conn', 'node', 'until')
+  local held = record[1] and not record[5]
   for n = 1, 4 do
-    answer[#answer + 1] = held and is[n] or ''
+    answer[#answer + 1] = held and record[n] or ''
   end
 end
 return answer

@@ -1,7 +1,9 @@
+-- Lists members of a room.
 -- KEYS members
--- ARGV principals at most
--- Gives sessions, whether there are more principals, principals. An entry is PRINCIPAL and SESSION with a space, which is
--- less than any letter of a principal's name: the next principal is found by leaping over the sessions of this one.
+-- ARGV maximum of principals
+-- Returns the number of sessions, whether there are more principals, and principals. An entry is PRINCIPAL
+-- and SESSION with a space between them. The space sorts before any character of a principal's name, so the
+-- next principal is found by skipping the sessions of this one.
 local found, more, from = {}, 0, '-'
 while true do
   local entry = redis.call('ZRANGEBYLEX', KEYS[1], from, '+', 'LIMIT', 0, 1)[1]

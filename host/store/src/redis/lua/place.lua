@@ -1,7 +1,8 @@
--- Takes a place for a connection of a principal.
--- KEYS connections: a field a node
--- ARGV node, deadline, its connections with this one, most on all nodes, ms the counts are kept
--- Gives -1, or how many are taken when there is none left; -2 when nobody waits for it any more
+-- Acquires a slot for a connection of a principal.
+-- KEYS connections: a hash with a field for each node
+-- ARGV node, deadline, its connections including this one, maximum on all nodes, ms to keep the counts
+-- Returns -1; the number of connections if there is no slot left; or -2 after the deadline: nobody waits for
+-- the slot.
 if late(ARGV[2], now()) then
   return -2
 end

@@ -1,4 +1,5 @@
--- Begins every script. Offsets and times are doubles here, exact up to 2^53, and are written without an exponent.
+-- The start of every script. Offsets and times are doubles here, exact up to 2^53, and must be written without
+-- an exponent.
 local function int(n)
   return string.format('%.0f', n)
 end
@@ -12,15 +13,15 @@ local function now()
   return math.floor(micros() / 1000)
 end
 
--- Whether a write comes too late. Nobody gives one as long as this: where that is so, the clock was set back since its node heard of it,
--- and how long the write was on its way cannot be told.
+-- Whether a write arrives after its deadline. No node sets a deadline more than 5 s ahead: if one is, the clock
+-- was set back since the node heard of it, and nobody can tell how long the write was on its way.
 local function late(deadline, time)
   local left = tonumber(deadline) - time
   return left < 0 or left > 5000
 end
 
--- Drops the entries of a log, the oldest first, up to one that is to stay: gives that one, or nothing where none stays. An entry's id
--- is OFFSET-TIME.
+-- Drops entries of a log, the oldest first, up to the first one that stays. Returns that one, or nothing if none
+-- stays. The id of an entry is OFFSET-TIME.
 local function drop_until(log, stays)
   while true do
     local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 10)
@@ -40,14 +41,14 @@ local function drop_until(log, stays)
   end
 end
 
--- Drops the entries of a log from `oldest` and before.
+-- Drops the entries of a log up to the time `oldest`.
 local function trim(log, oldest)
   drop_until(log, function(entry)
     return tonumber(string.match(entry[1], '-(%d+)$')) > oldest
   end)
 end
 
--- Rooms and places of a session, behind what `answer` has.
+-- Appends the rooms and places of a session to `answer`.
 local function places(session, answer)
   local fields = redis.call('HGETALL', session)
   for n = 1, #fields, 2 do
@@ -59,8 +60,8 @@ local function places(session, answer)
   return answer
 end
 
--- Gives a session the rooms and places from an argument on, and no other: those that it does not name are left now, and are
--- put behind what `answer` has. Without a place a room goes.
+-- Gives a session the rooms and places in the arguments from number `from` on, and no others. Other rooms of the
+-- session are left now, and are appended to `answer`. A room without a place is removed.
 local function replace(session, from, answer)
   local named = {}
   for n = from, #ARGV, 2 do
@@ -81,8 +82,8 @@ local function replace(session, from, answer)
   return answer
 end
 
--- Takes a place for a connection of a principal on a node, which has `own` with it, as long as there are no more than `most` on all
--- nodes. Gives -1, or how many are taken.
+-- Acquires a slot for a connection of a principal on a node that has `own` connections including this one, if there
+-- are at most `most` on all nodes. Returns -1, or the number of connections if there is no slot.
 local function place(connections, node, own, most, keep)
   local others, is_own, before = 0, false, 0
   for n, value in ipairs(redis.call('HGETALL', connections)) do
@@ -102,7 +103,7 @@ local function place(connections, node, own, most, keep)
   return -1
 end
 
--- What was acknowledged was of another epoch.
+-- Resets what members have acknowledged, because it was in another epoch.
 local function unacknowledge(acks)
   if redis.call('EXISTS', acks) == 1 then
     local ttl = redis.call('PTTL', acks)
@@ -113,9 +114,8 @@ local function unacknowledge(acks)
   end
 end
 
-
--- Notes that a registry has changed, in a field beside its entries: the epoch in which it began, which is given for one that begins
--- now, and a number above `least` and above all before. Gives the number.
+-- Writes the revision of a registry that changes, in a field of its own: the epoch in which it began, which is
+-- `begins` for a new one, and a number higher than `least` and than all before. Returns the number.
 local function revise(registry, begins, least)
   local epoch, number = string.match(redis.call('HGET', registry, '/revision') or '', '^(%S+) (%d+)$')
   number = math.max(tonumber(number or '0'), least or 0, now() - 1) + 1

@@ -1,45 +1,48 @@
--- Gives messages of a room their offsets, in their order, keeps them and sends them to the nodes that watch; each once for its
--- idempotency key.
+-- Gives messages of a room their offsets in the order given, appends them to the log and sends them to the
+-- nodes that listen; each once for its idempotency key.
 -- KEYS room, log, acks, then idempotency keys
--- ARGV epoch of a new room, messages held, age, ms a room with members is kept, ms an idempotency key is, channel, ms a room is kept that
--- nobody needs, bytes held, deadline, name of this script, names of those before it that may still come, then of each message: all but
--- its head, the place of its key among those (0: it has none), whether it needs a member
--- Gives the time in microseconds if that is too late, and nothing is done. Otherwise epoch, whether the room is new, and of each message its
--- offset, which is 0 where it needs a member and there is none, and whether it is a duplicate
+-- ARGV epoch of a new room, maximum of messages and maximum age in the log, ms to keep a room with members,
+-- ms to keep an idempotency key, channel, ms to keep a room that nobody needs, maximum of bytes in the log,
+-- deadline, name of this call, names of earlier calls that may still arrive; then for each message: all but
+-- its head, the index of its key among the idempotency keys (0: it has none), whether it needs a member
+-- Returns the time in microseconds after the deadline, when nothing is done. Otherwise epoch, whether the
+-- room is new, and for each message its offset, which is 0 if it needs a member and there is none, and
+-- whether it is a duplicate.
 local BEFORE, FIELDS = 11, 3
--- For so long scripts are barred that may still come, in ms: none comes later.
+-- How long calls that may still arrive are barred, in ms: none arrives later.
 local BARRED = 15000
 
--- What all entries before one took.
+-- The size of all entries before one.
 local function before(entry)
   return tonumber(entry[2][4] or '0')
 end
 
 local exact = micros()
 local clock = math.floor(exact / 1000)
-local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended', 'needed', 'sum', 'base', 'barred')
-local barred = is[8]
--- It was given up, and what was asked for after it is there already.
+local room = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time', 'tended', 'needed', 'sum', 'base', 'barred')
+local barred = room[8]
+-- The node gave this call up, and a later call of it has been carried out already.
 local is_barred = barred and string.find(barred, ' ' .. ARGV[10] .. ' ', 1, true)
 if is_barred or late(ARGV[9], clock) then
   return int(exact)
 end
--- What is known of each key, which several may have: an offset, of this epoch. Of one that has ended nobody can get a message any more.
+-- The offset for which each key was used in this epoch. Several messages may have the same key. Messages of an
+-- epoch that has ended cannot be read any more.
 local known = {}
 for n = 4, #KEYS do
   local epoch, offset = string.match(redis.call('GET', KEYS[n]) or '', '^(%S+) (%d+)$')
-  known[KEYS[n]] = epoch and epoch == is[1] and offset
+  known[KEYS[n]] = epoch and epoch == room[1] and offset
 end
 
-local epoch, new = is[1], 0
-local count, keep_keys = tonumber(is[2] or '0'), false
--- A clock that is set back does not turn the order of a room's times.
-local last = is[3] or '0'
+local epoch, new = room[1], 0
+local count, keep_keys = tonumber(room[2] or '0'), false
+-- If the clock is set back, the times in a room do not go back.
+local last = room[3] or '0'
 local stamp = int(math.max(clock, tonumber(last)))
 local holds = ARGV[2] ~= '0'
--- Each entry says what all before it took, so that the first one tells what is held. `base` is that of the first one when it was
--- looked at last: it has only grown since.
-local sum, base, most = tonumber(is[6] or '0'), tonumber(is[7] or '0'), tonumber(ARGV[8])
+-- Each entry has the size of all entries before it, so that the first one tells how much is in the log. `base` is
+-- that of the first entry as it was read last: it has only grown since.
+local sum, base, most = tonumber(room[6] or '0'), tonumber(room[7] or '0'), tonumber(ARGV[8])
 local function hold(offset, message)
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], offset .. '-' .. stamp, 'm', message, 'b', int(sum))
   sum = sum + #message + 100
@@ -75,7 +78,7 @@ for at = BEFORE + 1, #ARGV, FIELDS do
       epoch, new = ARGV[1], 1
       redis.call('DEL', KEYS[1], KEYS[2])
       unacknowledge(KEYS[3])
-      count, last, stamp, sum, base, is = 0, '0', int(clock), 0, 0, {}
+      count, last, stamp, sum, base, room = 0, '0', int(clock), 0, 0, {}
     end
     count = count + 1
     offset, duplicate = int(count), 0
@@ -94,7 +97,7 @@ for at = BEFORE + 1, #ARGV, FIELDS do
   answer[#answer + 1] = duplicate
 end
 answer[1], answer[2] = epoch or '', new
--- Until when they are, then their names, each between spaces.
+-- Until when calls are barred, then their names, each between spaces.
 local ends = barred and tonumber(string.match(barred, '^%d+'))
 if epoch and ARGV[11] ~= '' then
   local names = ends and ends > clock and string.match(barred, ' .*') or ' '
@@ -106,16 +109,16 @@ if #messages == 0 then
   return answer
 end
 if not holds then
-  -- A node that holds more may have written: a log has no holes.
+  -- A node that keeps a log may have written before, and a log must not have holes.
   redis.call('DEL', KEYS[2])
 end
--- Until when its messages and keys need the room, whoever is in it.
-local tended, needed = tonumber(is[4] or '0'), tonumber(is[5] or '0')
+-- Until when its messages and keys need the room, even if nobody is in it.
+local tended, needed = tonumber(room[4] or '0'), tonumber(room[5] or '0')
 if clock < tended then
   needed = 0
 end
 local needs = clock + math.max(holds and ARGV[3] + 1000 or 0, keep_keys and tonumber(ARGV[5]) or 0)
--- What grows old is seen to once a second, and what is kept is kept for that much longer.
+-- Old messages are dropped once a second, so everything is kept for that much longer.
 if clock - tended >= math.min(1000, ARGV[3] / 2) or clock < tended or needs - needed >= 1000 then
   needed = math.max(needed, needs)
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', int(count), 'time', stamp, 'tended', int(clock), 'needed', int(needed),

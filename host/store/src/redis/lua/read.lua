@@ -1,11 +1,12 @@
--- Reads a piece of a room's log. Where there is no room, one is made for a node that listens to it, and for nobody else: others are given
--- an epoch that no room has.
+-- Reads a part of a room's log. If the room does not exist, it is created for a node that listens to it.
+-- Others get an epoch that no room has.
 -- KEYS room, log, acks
--- ARGV epoch of a new room, epoch and offset to read after ('' and 0: from the oldest), most messages, age, ms the room is kept at least for
--- the node that listens to it (0: it does not), most bytes of messages, which the first may exceed
--- Gives epoch, newest offset, its time, oldest offset held (newest + 1: none), messages
-local is = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time')
-local epoch, offset, time = is[1], tonumber(is[2] or '0'), is[3] or '0'
+-- ARGV epoch of a new room, epoch and offset to read after ('' and 0: from the oldest), maximum of messages,
+-- maximum age, ms to keep the room at least for a node that listens to it (0: it does not), maximum of bytes,
+-- which the first message may exceed
+-- Returns epoch, newest offset, its time, oldest offset in the log (newest + 1: none), messages.
+local room = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'time')
+local epoch, offset, time = room[1], tonumber(room[2] or '0'), room[3] or '0'
 if not epoch and ARGV[6] == '0' then
   return { ARGV[1], '0', '0', '1', {} }
 end
@@ -25,7 +26,7 @@ local from, after, messages = oldest, tonumber(ARGV[3]), {}
 if ARGV[2] == epoch and after <= offset then
   from = math.max(oldest, after + 1)
 end
--- In pieces that grow, so that little is read that is not given.
+-- In pieces that grow, so that little is read in vain.
 local most, bytes, piece, full = tonumber(ARGV[4]), tonumber(ARGV[7]), 1, false
 while not full and #messages < most do
   piece = math.min(piece * 2, most - #messages, 32)

@@ -1,8 +1,8 @@
--- Writes entries of a registry, each if nothing newer is known there.
--- KEYS registry: entries, and beside them its revision
--- ARGV epoch of a new registry, ms an entry that is gone is remembered, then for each entry its name, its version ('' for one that is
--- newer than all there are), and what it says, or '' where it is gone
--- Gives how many of them were there before and were not gone
+-- Writes entries of a registry, each unless a newer version of it is there.
+-- KEYS registry: entries, and its revision in a field of its own
+-- ARGV epoch of a new registry, ms to remember a revoked entry, then for each entry its name, its version
+-- ('': newer than all others), and its content ('': it is revoked)
+-- Returns how many of them existed and were not revoked.
 local newest, before = 0, 0
 for n = 3, #ARGV, 3 do
   newest = math.max(newest, tonumber(ARGV[n + 1]) or 0)

@@ -1,9 +1,10 @@
--- Puts another version of a plugin in charge, unless somebody else has done so since.
--- KEYS lineages, code that is held from now on, where that was put, then code that goes
--- ARGV plugin, the generation that is followed, the next lineage, bytes of the code that was put or 0, epoch of a new registry
--- Gives 1; 0 when another generation has followed already; 2 when the code that was put is not there
-local is = redis.call('HGET', KEYS[1], ARGV[1])
-local generation = is and cjson.decode(is).generation or 0
+-- Activates another version of a plugin, unless another change came first.
+-- KEYS lineages, the code that is kept from now on, where that was uploaded, then code to delete
+-- ARGV plugin, generation before this change, the new lineage, bytes of the uploaded code or 0, epoch of a
+-- new registry
+-- Returns 1; 0 if the generation is another one; 2 if the uploaded code is not there.
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+local generation = stored and cjson.decode(stored).generation or 0
 if int(generation) ~= ARGV[2] then
   redis.call('DEL', KEYS[3])
   return 0

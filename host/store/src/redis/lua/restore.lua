@@ -1,9 +1,10 @@
--- Writes the versions of a plugin again where what is there is older, and the code of one of them where that is missing.
--- KEYS lineages, then, where there is code, its key and where it was put
+-- Writes the versions of a plugin again if those that are there are older, and the code of one of them if it
+-- is missing.
+-- KEYS lineages; then, if there is code, its key and where it was uploaded
 -- ARGV plugin, generation, lineage, epoch of a new registry, bytes of the code
--- Gives 1; 2 when the code that was put is not there
-local is = redis.call('HGET', KEYS[1], ARGV[1])
-local generation = is and cjson.decode(is).generation or 0
+-- Returns 1; 2 if the uploaded code is not there.
+local stored = redis.call('HGET', KEYS[1], ARGV[1])
+local generation = stored and cjson.decode(stored).generation or 0
 if generation <= tonumber(ARGV[2]) then
   if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then
     if redis.call('STRLEN', KEYS[3]) ~= tonumber(ARGV[5]) then

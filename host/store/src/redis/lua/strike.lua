@@ -1,5 +1,5 @@
--- Takes sessions from the list of those that end, or nodes from that of the dead, each unless it was put there anew.
--- KEYS ends or dead
+-- Removes entries from a list, each unless its score has changed.
+-- KEYS list: a sorted set, of sessions that end or of dead nodes
 -- ARGV entry and score of each
 for n = 1, #ARGV, 2 do
   local score = redis.call('ZSCORE', KEYS[1], ARGV[n])

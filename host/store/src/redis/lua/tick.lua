@@ -1,9 +1,12 @@
--- Renews a node's lease, and gives it what others left undone. All of that is by cluster time, which each node brings along.
+-- Renews a node's lease, and hands it what other nodes left undone. All times are cluster time, which each
+-- node advances.
 -- KEYS leases, dead, ends, clock
--- ARGV node, ms of a lease, ms of a claim, sessions at most, whether the lease is taken anew, the name that is given up ('' for
--- none), deadline by Redis' clock: beyond it the answer is not heard, and nothing is given out, cluster time as the node knows it (0: not)
--- Gives Redis' time in microseconds, cluster time, until when the lease was held ('' where it is not: then nothing is done), live
--- nodes, then dead nodes to reap and sessions whose time is over, each followed by its score on its list
+-- ARGV node, ms of a lease, ms of a claim, maximum of sessions, whether to take a new lease, the former name
+-- of the node that it replaces ('': none), deadline by Redis' clock: after it nobody hears the reply, and
+-- nothing is claimed; cluster time as the node knows it (0: it does not)
+-- Returns Redis' time in microseconds, cluster time, until when the lease was held ('': it was not, and
+-- nothing is done), number of live nodes, then dead nodes and sessions whose time is over, for this node to
+-- clear away, each followed by its score on its list.
 local exact = micros()
 local time = math.max(tonumber(redis.call('HGET', KEYS[4], 'time') or '0'), tonumber(ARGV[8]))
 if time == 0 then
@@ -16,9 +19,9 @@ if not held and ARGV[5] ~= '1' then
 end
 redis.call('ZADD', KEYS[1], int(time + ARGV[2]), ARGV[1])
 if ARGV[6] ~= '' then
-  -- Its connections have until then to say that they live.
+  -- Its connections have until then to take their sessions back.
   redis.call('ZREM', KEYS[1], ARGV[6])
-  -- Who is at work on what it left does not take it from the list: more may have come since.
+  -- A node that is clearing it away now must not remove it from the list: more may have been left since.
   redis.call('ZADD', KEYS[2], int(time + ARGV[2]), ARGV[6])
 end
 for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(time))) do

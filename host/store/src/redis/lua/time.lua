@@ -1,3 +1,3 @@
--- KEYS any key of the server that is asked
--- Gives its clock, in microseconds
+-- Returns the clock of a server in microseconds.
+-- KEYS any key of that server
 return int(micros())

@@ -28,19 +28,19 @@ const MUTATIONS: [Mutation; 12] = [
     (
         "amend without a generation",
         &[
-            ("amend", "tonumber(is[1]) > tonumber(ARGV[2])", NEVER),
-            ("amend", "is[1] ~= ARGV[2] or is[3] ~= ARGV[1] or is[4] or", ""),
+            ("amend", "tonumber(record[1]) > tonumber(ARGV[2])", NEVER),
+            ("amend", "record[1] ~= ARGV[2] or record[3] ~= ARGV[1] or record[4] or", ""),
         ],
     ),
-    ("amend without a number", &[("amend", "or tonumber(is[2]) >= tonumber(ARGV[3])", "")]),
+    ("amend without a number", &[("amend", "or tonumber(record[2]) >= tonumber(ARGV[3])", "")]),
     ("take without a deadline", &[("take", "late(ARGV[4], time)", NEVER)]),
     ("take without an order", &[("take", "asked > exact or (asked < taken and taken <= exact)", NEVER)]),
-    ("take of what is over", &[("take", "or (is[5] and tonumber(is[5]) <= tonumber(ARGV[6]))", "")]),
+    ("take of what is over", &[("take", "or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6]))", "")]),
     ("claim without a deadline", &[("claim", "late(ARGV[3], time)", NEVER)]),
-    ("put without a generation", &[("put", "is[1] and tonumber(is[1]) > tonumber(ARGV[3])", NEVER)]),
-    ("put without a number", &[("put", "is[1] == ARGV[3] and tonumber(is[2]) >= tonumber(ARGV[4])", NEVER)]),
+    ("put without a generation", &[("put", "record[1] and tonumber(record[1]) > tonumber(ARGV[3])", NEVER)]),
+    ("put without a number", &[("put", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", NEVER)]),
     ("put that keeps rooms", &[("put", "replace(KEYS[1], 8, { 'ok', int(time) })", "{ 'ok', int(time) }")]),
-    ("let go by anybody", &[("letgo", "(ARGV[1] ~= '' and is[3] ~= ARGV[1]) or", "")]),
+    ("let go by anybody", &[("letgo", "(ARGV[1] ~= '' and record[3] ~= ARGV[1]) or", "")]),
 ];
 
 /// With a clock that is set now and then: what was by Redis' clock once.
