@@ -1,31 +1,35 @@
 //! What all parts of the store in Redis use: the connections, the clocks, this node's name, and what it counts. Knows nothing of
 //! sessions, of the lease or of what others leave behind.
 
+pub(super) mod acknowledgements;
 pub(super) mod batcher;
 pub(super) mod clock;
 pub(super) mod cluster_time;
 pub(super) mod connections;
 pub(super) mod estate;
 pub(super) mod faults;
-pub(super) mod holdings;
+pub(super) mod fullest_server;
 pub(super) mod lease_time;
 pub(super) mod members;
 pub(super) mod node_name;
+pub(super) mod usage;
 
 use crate::{
     Feed, PATIENCE, Retention, StoreMetrics, Unavailable,
     redis::{
         answer,
         context::{
+            acknowledgements::Acknowledgements,
             clock::{Clock, SAMPLES},
             cluster_time::ClusterTime,
             connections::Connections,
             estate::Estate,
             faults::Faults,
-            holdings::Holdings,
+            fullest_server::FullestServer,
             lease_time::Renewal,
             members::Members,
             node_name::NodeName,
+            usage::RedisUsage,
         },
         link::Link,
         names::Names,
@@ -52,8 +56,10 @@ pub(super) struct Context {
     pub retention: Retention,
     pub estate: Arc<Estate>,
     pub members: Members,
+    pub acknowledgements: Acknowledgements,
     pub connections: Arc<Connections>,
-    pub holdings: Arc<Holdings>,
+    pub usage: Arc<RedisUsage>,
+    pub fullest_server: Arc<FullestServer>,
     pub node: Arc<NodeName>,
     pub renewed: Arc<Renewal>,
     /// A Redis is another process than before.
@@ -82,11 +88,14 @@ impl Context {
         let node = Arc::new(NodeName::new());
         let (estate, time) = (Arc::new(Estate::new(&link, &names)), Arc::new(Clock::default()));
         let renewed = Arc::new(Renewal::default());
+        let fullest_server = Arc::new(FullestServer::default());
         Arc::new(Self {
             rooms: Rooms { link: link.clone(), names: names.clone(), retention, memory },
             members: Members::new(&link, &names, &retention),
+            acknowledgements: Acknowledgements::new(&link, &names),
             connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
-            holdings: Arc::new(Holdings::new(retention)),
+            usage: Arc::new(RedisUsage::new(retention, &fullest_server)),
+            fullest_server,
             link,
             names,
             retention,

@@ -193,7 +193,7 @@ impl Sessions {
             (record.acknowledge(room, position), record.wants_write())
         };
         if is_new {
-            self.context.members.acknowledge(session.id, room, position.clone());
+            self.context.acknowledgements.add(session.id, room, position.clone());
         }
         if wants_write {
             self.settle(&session);

@@ -14,7 +14,7 @@ use crate::{
         context::{
             Context,
             faults::Fault,
-            holdings::{Joining, MEMBERSHIP},
+            usage::{JoinReservation, MEMBERSHIP_SIZE},
         },
         keyring::{Keyring, Synced},
         listing::Listing,
@@ -107,7 +107,7 @@ impl Broker for Redis {
     }
 
     fn has_capacity_for(&self, share: &MemoryShare) -> bool {
-        self.context().holdings.has_room(share.principal())
+        self.context().usage.may_grow(share.principal())
     }
 }
 
@@ -129,7 +129,7 @@ impl SessionStore for Redis {
     ) -> Result<SessionToken, Unavailable> {
         let (count, bytes) = (joins.len(), size(&joins));
         let created = self.leased.sessions.create(principal, connection, joins).await?;
-        self.context().holdings.joined(connection, principal, count, bytes);
+        self.context().usage.joined(connection, principal, count, bytes);
         Ok(created)
     }
 
@@ -144,35 +144,35 @@ impl SessionStore for Redis {
         let resumed = self.leased.sessions.resume(token, principal, connection, asked, most).await?;
         if let Resume::Held(Resumed { rooms, .. }) = &resumed {
             let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
-            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP + filter(membership)).sum();
-            self.context().holdings.joined(connection, principal, rooms.len(), bytes);
+            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP_SIZE + filter(membership)).sum();
+            self.context().usage.joined(connection, principal, rooms.len(), bytes);
         }
         Ok(resumed)
     }
 
     fn detach(&self, hold: Hold) {
-        self.context().holdings.detached(hold.connection, self.context().retention.session);
+        self.context().usage.detached(hold.connection, self.context().retention.session);
         self.leased.sessions.let_go(hold.connection, Leaving::Detached);
     }
 
     fn end(&self, hold: Hold) {
-        self.context().holdings.detached(hold.connection, Duration::ZERO);
+        self.context().usage.detached(hold.connection, Duration::ZERO);
         self.leased.sessions.let_go(hold.connection, Leaving::Over);
     }
 
     async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
-        let (count, bytes, holdings) = (join.len(), size(&join), &self.context().holdings);
+        let (count, bytes, usage) = (join.len(), size(&join), &self.context().usage);
         let who = self.leased.sessions.of(hold.connection).map(|session| session.principal.clone());
-        let joining = who.map(|who| holdings.joining(hold.connection, &who, count, bytes)).transpose()?;
+        let joining = who.map(|who| usage.joining(hold.connection, &who, count, bytes)).transpose()?;
         self.leased.sessions.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await?;
-        joining.into_iter().for_each(Joining::done);
+        joining.into_iter().for_each(JoinReservation::done);
         Ok(())
     }
 
     async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
         let count = leave.len();
         self.leased.sessions.change(hold.token, hold.connection, Rooming { join: vec![], leave }).await?;
-        self.context().holdings.left(hold.connection, count);
+        self.context().usage.left(hold.connection, count);
         Ok(())
     }
 
@@ -296,7 +296,7 @@ impl RemoteStore for Redis {
     async fn close(&self) {
         let Leased { context, sessions, listing, .. } = &*self.leased;
         tokio::time::timeout(PATIENCE, self.publishing.idle()).await.ok();
-        tokio::join!(sessions.left(), context.members.written(), context.connections.written());
+        tokio::join!(sessions.left(), context.acknowledgements.written(), context.connections.written());
         listing.write().await;
         self.versions().unreport(&context.node.get()).await.ok();
         // Otherwise others find out when the lease runs out, and clear away what is left.
@@ -320,7 +320,7 @@ impl From<Arc<Redis>> for Store {
 
 /// What memberships take in Redis, about.
 fn size(joins: &[Join]) -> usize {
-    joins.iter().map(|join| MEMBERSHIP + join.membership.filter.as_deref().map_or(0, str::len)).sum()
+    joins.iter().map(|join| MEMBERSHIP_SIZE + join.membership.filter.as_deref().map_or(0, str::len)).sum()
 }
 
 /// A room of which only its position is left is not shown.

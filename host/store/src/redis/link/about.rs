@@ -1,7 +1,7 @@
 //! What a server says of itself.
 
 use super::{Call, Endpoint, Link, Servers, call::field};
-use crate::{Unavailable, redis::context::holdings::Fill};
+use crate::{Unavailable, redis::context::fullest_server::ServerMemory};
 use fred::types::config::Server;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl Link {
 
     /// How full a server is, of what it may use: where it has no limit of its own, of 60 % of its machine. One that makes room by
     /// itself is never full.
-    pub(crate) async fn fill(&self, server: &Server) -> Result<Fill, Unavailable> {
+    pub(crate) async fn memory(&self, server: &Server) -> Result<ServerMemory, Unavailable> {
         let said =
             self.timed("INFO", self.endpoint_at(server)?.commands.ask(&Call::info(&["memory"]))).await?;
         let number = |name| field(&said, name).and_then(|number| number.parse::<usize>().ok());
@@ -30,7 +30,7 @@ impl Link {
             true => number("maxmemory").filter(|bytes| *bytes > 0).or_else(machine),
             false => None,
         };
-        Ok(Fill { used, limit: limit.unwrap_or(usize::MAX) })
+        Ok(ServerMemory { used, limit: limit.unwrap_or(usize::MAX) })
     }
 
     fn endpoint_at(&self, server: &Server) -> Result<Arc<Endpoint>, Unavailable> {

@@ -5,9 +5,9 @@
 use crate::{
     Message, PATIENCE, Stored, Storing, Unavailable,
     redis::{
-        context::{Context, clock::DEADLINE, holdings::Reserved},
+        context::{Context, clock::DEADLINE, usage::ReservedBytes},
         listing::Listing,
-        pubsub::unsure::Unsure,
+        pubsub::unsure::UnsureScripts,
         rooms::new_epoch,
         scripts::publishing::{BatchMessage, PublishBatch, PublishReply, publish},
         wire,
@@ -57,7 +57,7 @@ struct Entry {
     came: Instant,
     waiter: oneshot::Sender<Outcome>,
     charge: MemoryCharge,
-    _reserved: Reserved,
+    _reserved: ReservedBytes,
 }
 
 /// The rooms of a server.
@@ -76,7 +76,7 @@ struct State {
     rooms: HashMap<RoomName, FairQueue<Entry>>,
     /// By server, where servers are told apart.
     lanes: HashMap<Option<Server>, Lane>,
-    unsure: Unsure,
+    unsure: UnsureScripts,
 }
 
 /// What goes into one script, and what waited for too long.
@@ -107,7 +107,7 @@ impl Publishing {
         let body = Bytes::from(wire::body(message.event, message.data));
         let context = &self.context;
         let entry = Entry {
-            _reserved: context.holdings.publishing(message.room, message.who, body.len()),
+            _reserved: context.usage.publishing(message.room, message.who, body.len()),
             key: message.once().map(|once| self.context.names.once(message.room, once)),
             needs_member: message.needs_member,
             came: Instant::now(),
@@ -230,12 +230,12 @@ impl Publishing {
     async fn send(&self, server: &Option<Server>, room: &RoomName, entries: Vec<Entry>) {
         let began = Instant::now();
         let script = self.scripts.fetch_add(1, Ordering::Relaxed);
-        let unsure = self.state().unsure.of(room, began);
+        let unsure = self.state().unsure.names_of(room, began);
         match self.carry_out(room, &entries, script, &unsure).await {
             Ok((stored, is_new)) => {
-                let mut state = self.state();
-                state.unsure.settle(room);
-                state.lanes.get_mut(server).into_iter().for_each(|lane| lane.answered = Instant::now());
+                let (mut state, now) = (self.state(), Instant::now());
+                state.unsure.settle(room, now);
+                state.lanes.get_mut(server).into_iter().for_each(|lane| lane.answered = now);
                 drop(state);
                 if is_new {
                     self.listing.add(room);
@@ -244,7 +244,7 @@ impl Publishing {
                     if stored.as_ref().is_some_and(|stored| !stored.duplicate) {
                         let key = entry.key.as_ref().map(String::len);
                         let (share, bytes) = (entry.charge.share(), entry.body.len());
-                        self.context.holdings.published(room, share, bytes, key);
+                        self.context.usage.published(room, share, bytes, key);
                     }
                     entry.waiter.send(Ok(stored)).ok();
                 }
@@ -278,8 +278,13 @@ impl Publishing {
         let context = &self.context;
         let mut deadline = context.time.now() + DEADLINE.as_millis() as u64;
         for _ in 0..ATTEMPTS {
-            let batch =
-                PublishBatch { room, new_epoch: new_epoch(""), deadline, name: Unsure::name(script), unsure };
+            let batch = PublishBatch {
+                room,
+                new_epoch: new_epoch(""),
+                deadline,
+                name: UnsureScripts::name(script),
+                unsure,
+            };
             let messages = entries.iter().map(|entry| BatchMessage {
                 body: &entry.body,
                 once: entry.key.as_deref(),

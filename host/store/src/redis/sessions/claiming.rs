@@ -258,7 +258,7 @@ impl Sessions {
         let rooms: Vec<_> =
             record.rooms.iter().map(|(room, place)| (room.clone(), place.joined.epoch.clone())).collect();
         for (room, epoch) in rooms {
-            if let Some(offset) = self.context.members.pending(session.id, &room, &epoch) {
+            if let Some(offset) = self.context.acknowledgements.unwritten(session.id, &room, &epoch) {
                 record.recall(&room, &Position { epoch, offset });
             }
         }

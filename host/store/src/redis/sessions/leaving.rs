@@ -28,7 +28,7 @@ impl Sessions {
     pub(crate) fn let_go(self: &Arc<Self>, connection: ConnectionId, how: Leaving) -> Option<()> {
         let session = self.held().remove(&connection)?;
         session.over.store(true, Ordering::Relaxed);
-        self.context.members.hurry(session.id, session.record().rooms.keys());
+        self.context.acknowledgements.hurry(session.id, session.record().rooms.keys());
         self.tasks.spawn(leave(self.clone(), session, how));
         Some(())
     }

@@ -125,7 +125,7 @@ impl Sessions {
                     if let (Enrolled::Ok(had), Some(_)) = (enrolled, &enrolment.comes)
                         && let Some(position) = record.acknowledged_beyond(&enrolment.room, had)
                     {
-                        self.context.members.acknowledge(session.id, &enrolment.room, position);
+                        self.context.acknowledgements.add(session.id, &enrolment.room, position);
                     }
                     if !matches!(enrolled, Enrolled::Ok(_)) {
                         failed = Some(late());
