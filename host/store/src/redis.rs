@@ -9,6 +9,7 @@ mod keyring;
 mod lifetimes;
 mod link;
 mod listing;
+mod log_entry;
 #[cfg(test)]
 pub(crate) mod model;
 mod names;
@@ -27,7 +28,6 @@ mod stored_rooms;
 mod tests;
 mod trouble;
 mod url;
-mod wire;
 
 pub use keyring::Keyring;
 pub use link::Replication;

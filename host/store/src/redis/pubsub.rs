@@ -1,9 +1,9 @@
-//! Messages of rooms by way of Redis: published in order, listened to, and read again where some were missed. Knows members only as
-//! somebody to be told that a room has forgotten them.
+//! Messages of rooms by way of Redis: published in order, received, and read from the log where some were missed. Of
+//! sessions it knows only that they are to be told when a room may have forgotten its members.
 
-pub(super) mod interest;
 pub(super) mod listener;
-pub(super) mod looks;
 pub(super) mod publishing;
-pub(super) mod rounds;
+pub(super) mod resync_queue;
+pub(super) mod room_subscription;
+pub(super) mod schedule;
 pub(super) mod unsure;

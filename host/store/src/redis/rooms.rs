@@ -8,7 +8,7 @@ use crate::{
         link::Link,
         names::Names,
         scripts::rooms::{self as scripts, LogRead},
-        wire::Page,
+        log_entry::LogPage,
     },
 };
 use fred::types::Value;
@@ -53,7 +53,7 @@ impl Rooms {
         room: &Arc<str>,
         after: Option<&Position>,
         limit: PageLimit,
-    ) -> Result<Page, Unavailable> {
+    ) -> Result<LogPage, Unavailable> {
         self.read_for(room, after, limit, Duration::ZERO).await
     }
 
@@ -63,7 +63,7 @@ impl Rooms {
         room: &Arc<str>,
         after: Option<&Position>,
         limit: PageLimit,
-    ) -> Result<Page, Unavailable> {
+    ) -> Result<LogPage, Unavailable> {
         self.read_for(room, after, limit, UNNEEDED).await
     }
 
@@ -73,7 +73,7 @@ impl Rooms {
         after: Option<&Position>,
         limit: PageLimit,
         keep: Duration,
-    ) -> Result<Page, Unavailable> {
+    ) -> Result<LogPage, Unavailable> {
         let read = LogRead { after, limit, age: self.retention.history.age, keep, new_epoch: new_epoch("") };
         scripts::read_log(&self.link, &self.names, &self.memory, room, read).await
     }

@@ -22,7 +22,7 @@ use crate::{
         opening::{Waiting, open},
         plugins::Plugins,
         pubsub::{
-            listener::{Listener, Request},
+            listener::{ListenerRequest, RoomListener},
             publishing::Publishing,
         },
         sessions::{Leaving, Sessions, record::Change as Rooming},
@@ -61,7 +61,7 @@ impl Redis {
         let context = Context::new(link, names, retention, metrics, feed, memory.clone());
         let (sessions, listing) = (Sessions::new(&context), Listing::new(&context));
         let (listener, requests) = mpsc::unbounded_channel();
-        let listens = Listener::new(&context, &sessions, &listing, listener.downgrade());
+        let listens = RoomListener::new(&context, &sessions, &listing, listener.downgrade());
         servers::watch(&context, connected, vitals).await;
         fullness::watch(&context, vitals);
         vitals.spawn("the listener of the Redis store", listens.run(requests, signals));
@@ -79,11 +79,11 @@ impl Redis {
 impl Broker for Redis {
     fn subscribe(&self, room: &RoomName) {
         self.leased.listing.add(room);
-        self.leased.listener.send(Request::Watch(room.clone())).ok();
+        self.leased.listener.send(ListenerRequest::Subscribe(room.clone())).ok();
     }
 
     fn unsubscribe(&self, room: &RoomName) {
-        self.leased.listener.send(Request::Unwatch(room.clone())).ok();
+        self.leased.listener.send(ListenerRequest::Unsubscribe(room.clone())).ok();
     }
 
     fn publish(&self, message: Message<'_>) -> Storing {
@@ -102,7 +102,7 @@ impl Broker for Redis {
             Reader::Other => self.context().rooms.read(&room.shared(), after, limit).await?,
         };
         let (more, whole) = (page.has_more(), after.is_none_or(|after| page.is_whole_after(after)));
-        let messages = page.messages.into_iter().map(|heard| heard.publication).collect();
+        let messages = page.entries.into_iter().map(|entry| entry.publication).collect();
         Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })
     }
 

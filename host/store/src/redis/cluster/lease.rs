@@ -14,7 +14,7 @@ use crate::{
         },
         listing::Listing,
         opening::claim_schema,
-        pubsub::listener::Request,
+        pubsub::listener::ListenerRequest,
         scripts::leases::{self, Tick, TickReply},
         sessions::Sessions,
     },
@@ -44,7 +44,7 @@ pub(crate) struct Leased {
     pub context: Arc<Context>,
     pub sessions: Arc<Sessions>,
     pub listing: Arc<Listing>,
-    pub listener: mpsc::UnboundedSender<Request>,
+    pub listener: mpsc::UnboundedSender<ListenerRequest>,
 }
 
 /// Takes a lease and holds it as long as the store is there.
@@ -126,7 +126,7 @@ impl Lease {
                     }
                     if !matches!(renewed, Renewed::Held) {
                         // Rooms may be gone as well, and nothing says so until somebody publishes.
-                        listener.send(Request::Look).ok();
+                        listener.send(ListenerRequest::Resync).ok();
                         self.claims = true;
                     }
                 }
@@ -157,7 +157,7 @@ impl Lease {
             }
             if self.listed.elapsed() > LIST {
                 self.listed = Instant::now();
-                listener.send(Request::List).ok();
+                listener.send(ListenerRequest::ListRooms).ok();
             }
             context.estate.sweep().await;
             listing.write().await;

@@ -1,20 +1,20 @@
-//! Listens to the rooms that somebody on this node is in, and sees to it that what is heard is all there is: after a
-//! reconnect, after a slot has moved, after messages were missed, and now and then without a reason.
+//! Receives the messages of the rooms that somebody on this node is in, and reads the log of a room where messages may be
+//! missing: after a reconnect, after a slot has moved, after a hole, and now and then without a reason.
 
 use crate::{
     Event, Feed, PATIENCE, PageLimit, StoreMetrics, Unavailable,
     redis::{
         context::Context,
-        link::{Signal, Signals},
+        link::{LinkEvent, LinkEvents},
         listing::Listing,
+        log_entry::{self, LogPage},
         pubsub::{
-            interest::{Interest, Next},
-            looks::{Looks, Turn},
-            rounds::Rounds,
+            resync_queue::{ResyncPermit, ResyncQueue},
+            room_subscription::{NextStep, RoomSubscription},
+            schedule::Schedule,
         },
         rooms::Rooms,
         sessions::Sessions,
-        wire::{self, Page},
     },
 };
 use fred::types::{Message, config::Server};
@@ -30,79 +30,88 @@ use switchyard_process::memory::MemoryKind;
 use switchyard_protocol::{room::RoomName, unix_ms};
 use tokio::{sync::mpsc, time::Instant};
 
-/// Read at once when messages were missed.
-const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
+/// How much of a log is read at a time.
+const PAGE_LIMIT: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 const TICK: Duration = Duration::from_millis(100);
-/// How often a Cluster is asked whether slots have changed hands. Their subscriptions end without a word.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a Cluster is asked whether slots have moved, which ends their subscriptions silently.
+const TOPOLOGY_INTERVAL: Duration = Duration::from_millis(500);
 
-pub(crate) enum Request {
-    Watch(RoomName),
-    Unwatch(RoomName),
-    Answer {
+pub(crate) enum ListenerRequest {
+    /// Somebody on this node is in the room.
+    Subscribe(RoomName),
+    /// Nobody is any more.
+    Unsubscribe(RoomName),
+    /// The log of a room was read.
+    Read {
         room: RoomName,
-        question: u64,
-        page: Result<Page, Unavailable>,
-        /// Which ends with this, where the room had to wait for one.
-        turn: Option<Turn>,
+        /// The number of the read.
+        read: u64,
+        page: Result<LogPage, Unavailable>,
+        /// Returned with this, where the room had to wait for one.
+        permit: Option<ResyncPermit>,
     },
-    /// Which topology a Cluster has.
+    /// The number of a Cluster's topology, which rises when slots move.
     Topology(u64),
-    /// All rooms are to be listed, should the list have been lost.
-    List,
-    /// Redis has lost data, maybe of rooms.
-    Look,
+    /// Lists all rooms again, in case the list was lost.
+    ListRooms,
+    /// Reads the logs of all rooms: Redis has lost data.
+    Resync,
 }
 
-pub(crate) struct Listener {
+pub(crate) struct RoomListener {
     rooms: Rooms,
     feed: Feed,
     metrics: StoreMetrics,
-    /// Milliseconds that Redis' clock is ahead of this node's.
-    clock: Arc<AtomicI64>,
-    /// Told of rooms that may have forgotten who is in them.
+    /// By how many milliseconds Redis' clock is ahead of this node's.
+    clock_offset: Arc<AtomicI64>,
+    /// Told of rooms that may have forgotten their members.
     sessions: Weak<Sessions>,
     listing: Weak<Listing>,
-    /// Weak: who asks keeps the listener, not the listener itself.
-    requests: mpsc::WeakUnboundedSender<Request>,
-    interests: HashMap<RoomName, Interest>,
-    asked: u64,
-    /// Rooms to be read again, because that failed or was too early, and whether to subscribe before.
+    /// Weak: the listener must not keep itself alive.
+    requests: mpsc::WeakUnboundedSender<ListenerRequest>,
+    subscriptions: HashMap<RoomName, RoomSubscription>,
+    /// Numbers subscriptions and reads.
+    last_number: u64,
+    /// Rooms to read with the next tick, because that failed or was too early, and whether to subscribe first.
     later: HashMap<RoomName, bool>,
-    /// Rooms that are read when it is their turn.
-    looks: Looks,
-    rounds: Rounds,
+    queue: ResyncQueue,
+    schedule: Schedule,
     topology: Option<u64>,
-    looked: Instant,
+    /// When the Cluster was asked for it.
+    topology_asked: Instant,
 }
 
-impl Listener {
+impl RoomListener {
     pub(crate) fn new(
         context: &Context,
         sessions: &Arc<Sessions>,
         listing: &Arc<Listing>,
-        requests: mpsc::WeakUnboundedSender<Request>,
+        requests: mpsc::WeakUnboundedSender<ListenerRequest>,
     ) -> Self {
         Self {
             rooms: context.rooms.clone(),
             feed: context.feed.clone(),
             metrics: context.metrics.clone(),
-            clock: context.clock.clone(),
+            clock_offset: context.clock.clone(),
             sessions: Arc::downgrade(sessions),
             listing: Arc::downgrade(listing),
             requests,
-            interests: HashMap::new(),
-            asked: 0,
+            subscriptions: HashMap::new(),
+            last_number: 0,
             later: HashMap::new(),
-            looks: Looks::default(),
-            rounds: Rounds::default(),
+            queue: ResyncQueue::default(),
+            schedule: Schedule::default(),
             topology: None,
-            looked: Instant::now(),
+            topology_asked: Instant::now(),
         }
     }
 
-    /// Ends with those who ask.
-    pub(crate) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>, mut signals: Signals) {
+    /// Runs until all senders of requests are gone.
+    pub(crate) async fn run(
+        mut self,
+        mut requests: mpsc::UnboundedReceiver<ListenerRequest>,
+        mut events: LinkEvents,
+    ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -111,14 +120,14 @@ impl Listener {
                     Some(request) => self.handle(request),
                     None => return,
                 },
-                signal = signals.next() => match signal {
-                    Some(Signal::Message(message)) => self.hear(message),
-                    Some(Signal::Missed(missed)) => {
-                        tracing::warn!(missed, "publications came faster than they were taken; reading the logs");
-                        self.restore(false, None);
+                event = events.next() => match event {
+                    Some(LinkEvent::Message(message)) => self.receive(message),
+                    Some(LinkEvent::Missed(missed)) => {
+                        tracing::warn!(missed, "messages arrived faster than they were read; reading the logs");
+                        self.resync_all(false, None);
                     }
-                    Some(Signal::Reconnected(server)) => self.restore(true, Some(server)),
-                    Some(Signal::Moved) => self.restore(true, None),
+                    Some(LinkEvent::Reconnected(server)) => self.resync_all(true, Some(server)),
+                    Some(LinkEvent::Moved) => self.resync_all(true, None),
                     None => return,
                 },
                 _ = ticks.tick() => self.tick(),
@@ -126,57 +135,62 @@ impl Listener {
         }
     }
 
-    fn handle(&mut self, request: Request) {
+    fn handle(&mut self, request: ListenerRequest) {
         match request {
-            Request::Watch(room) => {
-                if let Some(interest) = self.interests.get_mut(&room) {
-                    return interest.rewatch(&self.feed);
+            ListenerRequest::Subscribe(room) => {
+                if let Some(subscription) = self.subscriptions.get_mut(&room) {
+                    return subscription.resubscribe(&self.feed);
                 }
-                self.asked += 1;
-                self.interests.insert(room.clone(), Interest::new(room.clone(), self.asked));
-                self.rounds.patrol(room.clone(), self.asked);
-                self.ask(&room, true, None);
+                let number = self.next_number();
+                self.subscriptions.insert(room.clone(), RoomSubscription::new(room.clone(), number));
+                self.schedule.patrol(room.clone(), number);
+                self.read(&room, true, None);
             }
-            Request::Unwatch(room) => {
-                if let Some(interest) = self.interests.get_mut(&room) {
-                    interest.watched = false;
-                    self.rounds.linger(room);
+            ListenerRequest::Unsubscribe(room) => {
+                if let Some(subscription) = self.subscriptions.get_mut(&room) {
+                    subscription.is_needed = false;
+                    self.schedule.linger(room);
                 }
             }
-            Request::Answer { room, question, page, turn } => {
-                if let Some(turn) = turn {
-                    self.looks.ended(turn, page.is_ok(), Instant::now());
+            ListenerRequest::Read { room, read, page, permit } => {
+                if let Some(permit) = permit {
+                    self.queue.finished(permit, page.is_ok(), Instant::now());
                 }
-                if self.interests.get(&room).is_some_and(|interest| interest.question == question) {
-                    self.answered(room, page);
+                if self.subscriptions.get(&room).is_some_and(|subscription| subscription.read == read) {
+                    self.finish_read(room, page);
                 }
-                self.look();
+                self.read_queued();
             }
-            Request::List => {
+            ListenerRequest::ListRooms => {
                 if let Some(listing) = self.listing.upgrade() {
-                    self.interests.keys().for_each(|room| listing.add(room));
+                    self.subscriptions.keys().for_each(|room| listing.add(room));
                 }
             }
-            Request::Look => self.restore(false, None),
-            Request::Topology(topology) => {
+            ListenerRequest::Resync => self.resync_all(false, None),
+            ListenerRequest::Topology(topology) => {
                 if self.topology.replace(topology).is_some_and(|before| before != topology) {
-                    tracing::info!(rooms = self.interests.len(), "the Cluster has changed; subscribing anew");
-                    self.restore(true, None);
+                    tracing::info!(rooms = self.subscriptions.len(), "slots of the Cluster have moved; subscribing again");
+                    self.resync_all(true, None);
                 }
             }
         }
     }
 
-    fn answered(&mut self, room: RoomName, page: Result<Page, Unavailable>) {
-        let interest = self.interests.get_mut(&room).expect("seen by the caller");
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn finish_read(&mut self, room: RoomName, page: Result<LogPage, Unavailable>) {
+        let subscription = self.subscriptions.get_mut(&room).expect("seen by the caller");
         let page = match page {
             Ok(page) => page,
-            Err(error) if interest.is_opening() => {
-                tracing::debug!(room = &*room, %error, "cannot be listened to");
-                if interest.watched {
+            Err(error) if subscription.is_opening() => {
+                tracing::debug!(room = &*room, %error, "cannot subscribe to a room");
+                if subscription.is_needed {
                     (self.feed)(Event::SubscribeFailed { room: room.shared() });
                 }
-                self.interests.remove(&room);
+                self.subscriptions.remove(&room);
                 return self.rooms.link.unsubscribe(self.rooms.names.live(&room));
             }
             Err(_) => {
@@ -184,181 +198,178 @@ impl Listener {
                 return;
             }
         };
-        let (next, found) = interest.read(&page, &self.feed);
-        if found.missed > 0 {
-            tracing::debug!(room = &*room, missed = found.missed, "read what was missed");
+        let (next, result) = subscription.finish_read(&page, &self.feed);
+        if result.missed > 0 {
+            tracing::debug!(room = &*room, missed = result.missed, "read missed messages from the log");
             self.metrics.repairs.inc();
         }
-        if found.lost {
-            tracing::warn!(room = &*room, "messages were missed that are no longer held");
+        if result.is_lost {
+            tracing::warn!(room = &*room, "messages were missed that the log no longer has");
             self.metrics.losses.inc();
         }
-        if found.anew
+        if result.has_new_epoch
             && let (Some(sessions), Some(listing)) = (self.sessions.upgrade(), self.listing.upgrade())
         {
             listing.add(&room);
             sessions.has_forgotten(room.clone());
         }
         match next {
-            Next::Nothing => {}
-            // What was missed may have been missed because the subscription is gone.
-            Next::Read if found.missed > 0 => self.ask(&room, true, None),
-            // A log that does not get on is not read at the speed of its answers.
-            Next::Read | Next::ReadLater => {
+            NextStep::Nothing => {}
+            // They may have been missed because the subscription is gone.
+            NextStep::Read if result.missed > 0 => self.read(&room, true, None),
+            // If a log makes no progress, it is not read as fast as Redis answers.
+            NextStep::Read | NextStep::ReadLater => {
                 self.later.insert(room, false);
             }
-            Next::Renew => {
-                tracing::warn!(
-                    room = &*room,
-                    "Redis has forgotten messages of this room; it begins a new epoch"
-                );
+            NextStep::BeginEpoch => {
+                tracing::warn!(room = &*room, "Redis has lost messages of this room; starting a new epoch");
                 let (rooms, name, ended) = (self.rooms.clone(), room.clone(), page.newest.epoch);
-                let seen = self.interests[&room].position().epoch.clone();
-                self.spawn(&room, None, async move {
+                let seen = self.subscriptions[&room].position().epoch.clone();
+                self.spawn_read(&room, None, async move {
                     rooms.renew(&name, &ended, &seen).await?;
-                    rooms.follow(&name.shared(), None, PAGE).await
+                    rooms.follow(&name.shared(), None, PAGE_LIMIT).await
                 });
             }
         }
     }
 
-    fn hear(&mut self, message: Message) {
+    fn receive(&mut self, message: Message) {
         let Some(name) = self.rooms.names.room_of(&message.channel) else { return };
-        let Some(interest) = self.interests.get_mut(name) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(name) else { return };
         let bytes = message.value.as_bytes().unwrap_or_default();
-        let Some(heard) =
-            wire::read(&interest.room.shared(), bytes, &self.rooms.memory, MemoryKind::Outboxes)
+        let Some(entry) =
+            log_entry::decode(&subscription.room.shared(), bytes, &self.rooms.memory, MemoryKind::Outboxes)
         else {
-            return tracing::warn!(room = name, "what was published is no message of ours");
+            return tracing::warn!(room = name, "received a malformed message from Redis");
         };
-        let here = unix_ms() as i64 + self.clock.load(Ordering::Relaxed);
-        let lag = here - heard.publication.time as i64;
+        let now = unix_ms() as i64 + self.clock_offset.load(Ordering::Relaxed);
+        let lag = now - entry.publication.time as i64;
         self.metrics.lag.observe(lag.max(0) as f64 / 1000.0);
-        let room = interest.room.clone();
-        match interest.hear(heard, &self.feed) {
-            Next::Nothing => {}
-            Next::ReadLater => {
+        let room = subscription.room.clone();
+        match subscription.receive(entry, &self.feed) {
+            NextStep::Nothing => {}
+            NextStep::ReadLater => {
                 self.later.insert(room, false);
             }
-            Next::Read | Next::Renew => self.ask(&room, false, None),
+            NextStep::Read | NextStep::BeginEpoch => self.read(&room, false, None),
         }
     }
 
     fn tick(&mut self) {
         for (room, subscribe) in std::mem::take(&mut self.later) {
-            self.queue(room, subscribe);
+            self.enqueue(room, subscribe);
         }
         let now = Instant::now();
-        if now >= self.looked + LOOK {
-            self.looked = now;
-            self.look_at_topology();
+        if now >= self.topology_asked + TOPOLOGY_INTERVAL {
+            self.topology_asked = now;
+            self.ask_for_topology();
         }
-        while let Some(room) = self.rounds.lingered(now) {
-            if self.interests.get(&room).is_some_and(|interest| !interest.watched) {
-                self.interests.remove(&room);
+        while let Some(room) = self.schedule.next_lingered(now) {
+            if self.subscriptions.get(&room).is_some_and(|subscription| !subscription.is_needed) {
+                self.subscriptions.remove(&room);
                 self.rooms.link.unsubscribe(self.rooms.names.live(&room));
             }
         }
-        for (room, number) in self.rounds.due(now) {
-            // A room that was given up and taken up again meanwhile is on the round by its new number.
-            let Some(interest) = self.interests.get_mut(&room).filter(|interest| interest.number == number)
+        for (room, number) in self.schedule.take_due(now) {
+            // A newer subscription of the same room is scheduled by its own number.
+            let Some(subscription) =
+                self.subscriptions.get_mut(&room).filter(|subscription| subscription.number == number)
             else {
                 continue;
             };
-            self.rounds.patrol(room.clone(), number);
-            if interest.is_live() && !std::mem::take(&mut interest.active) {
-                self.queue(room, false);
+            self.schedule.patrol(room.clone(), number);
+            if subscription.is_live() && !std::mem::take(&mut subscription.is_active) {
+                self.enqueue(room, false);
             }
         }
-        self.look();
+        self.read_queued();
     }
 
-    fn look_at_topology(&self) {
+    fn ask_for_topology(&self) {
         let Some(requests) = self.requests.upgrade() else { return };
         let (link, known) = (self.rooms.link.clone(), self.topology);
         tokio::spawn(async move {
             if let Ok(Some(topology)) = link.topology(known).await {
-                requests.send(Request::Topology(topology)).ok();
+                requests.send(ListenerRequest::Topology(topology)).ok();
             }
         });
     }
 
-    /// The room is read when it is its turn.
-    fn queue(&mut self, room: RoomName, subscribe: bool) {
+    fn enqueue(&mut self, room: RoomName, subscribe: bool) {
         let server = self.server_of(&room);
-        self.looks.add(server, room, subscribe);
+        self.queue.add(server, room, subscribe);
     }
 
     fn server_of(&self, room: &str) -> Option<Server> {
         self.rooms.link.server_of(&self.rooms.names.live(room))
     }
 
-    /// Reads the rooms whose turn it is.
-    fn look(&mut self) {
+    /// Reads the logs of queued rooms, as far as that is allowed now.
+    fn read_queued(&mut self) {
         let now = Instant::now();
-        while let Some((room, subscribe, turn)) = self.looks.next(now) {
-            self.ask(&room, subscribe, Some(turn));
+        while let Some((room, subscribe, permit)) = self.queue.next(now) {
+            self.read(&room, subscribe, Some(permit));
         }
     }
 
-    /// Reads the log after what was heard, and subscribes before where that is in doubt.
-    fn ask(&mut self, room: &RoomName, subscribe: bool, turn: Option<Turn>) {
-        let Some(interest) = self.interests.get_mut(room) else { return };
-        interest.mend();
-        let looked = look(self.rooms.clone(), room.clone(), interest.after().cloned(), subscribe);
-        self.spawn(room, turn, looked);
+    /// Reads the log after the position of the room. Subscribes first if the subscription may be gone.
+    fn read(&mut self, room: &RoomName, subscribe: bool, permit: Option<ResyncPermit>) {
+        let Some(subscription) = self.subscriptions.get_mut(room) else { return };
+        subscription.start_resync();
+        let read = read_log(self.rooms.clone(), room.clone(), subscription.read_after().cloned(), subscribe);
+        self.spawn_read(room, permit, read);
     }
 
-    fn spawn(
+    fn spawn_read(
         &mut self,
         room: &RoomName,
-        turn: Option<Turn>,
-        looked: impl Future<Output = Result<Page, Unavailable>> + Send + 'static,
+        permit: Option<ResyncPermit>,
+        reading: impl Future<Output = Result<LogPage, Unavailable>> + Send + 'static,
     ) {
         let Some(requests) = self.requests.upgrade() else { return };
-        let Some(interest) = self.interests.get_mut(room) else { return };
-        self.asked += 1;
-        interest.question = self.asked;
-        let (room, question) = (room.clone(), interest.question);
+        let read = self.next_number();
+        let Some(subscription) = self.subscriptions.get_mut(room) else { return };
+        subscription.read = read;
+        let room = room.clone();
         tokio::spawn(async move {
-            let page = looked.await;
-            requests.send(Request::Answer { room, question, page, turn }).ok();
+            let page = reading.await;
+            requests.send(ListenerRequest::Read { room, read, page, permit }).ok();
         });
     }
 
-    /// Has all rooms read, or those of one server that was connected anew.
-    fn restore(&mut self, subscribe: bool, connected: Option<Server>) {
-        // A server that is told from no other has all rooms.
+    /// Reads the logs of all rooms, or those of one server that was connected again.
+    fn resync_all(&mut self, subscribe: bool, connected: Option<Server>) {
+        // Without a Cluster the one server has all rooms.
         let connected = connected.filter(|_| self.rooms.link.is_clustered());
-        let known = self.interests.iter().filter(|(_, interest)| !interest.is_opening());
+        let known = self.subscriptions.iter().filter(|(_, subscription)| !subscription.is_opening());
         let rooms = known.map(|(room, _)| (self.server_of(room), room.clone()));
         let rooms: Vec<_> = rooms.filter(|(server, _)| connected.is_none() || *server == connected).collect();
         if subscribe {
             let server = connected.as_ref().map(tracing::field::display);
-            tracing::info!(server, rooms = rooms.len(), "subscribing anew");
+            tracing::info!(server, rooms = rooms.len(), "subscribing again");
         }
         for (server, room) in rooms {
-            self.looks.add(server, room, subscribe);
+            self.queue.add(server, room, subscribe);
         }
-        self.looks.connected(&connected);
-        self.look();
+        self.queue.connected(&connected);
+        self.read_queued();
     }
 }
 
-async fn look(
+async fn read_log(
     rooms: Rooms,
     room: RoomName,
     after: Option<switchyard_protocol::Position>,
     subscribe: bool,
-) -> Result<Page, Unavailable> {
-    let looked = async {
+) -> Result<LogPage, Unavailable> {
+    let read = async {
         if subscribe {
             rooms.link.subscribe(rooms.names.live(&room)).await?;
         }
-        let limit = if after.is_some() { PAGE } else { PageLimit::NONE };
+        let limit = if after.is_some() { PAGE_LIMIT } else { PageLimit::NONE };
         rooms.follow(&room.shared(), after.as_ref(), limit).await
     };
-    // Also what waits in between is bounded, as somebody may wait for the room.
+    // A member may wait for both commands together.
     let late = || Unavailable("Redis does not answer".to_owned());
-    tokio::time::timeout(PATIENCE, looked).await.unwrap_or_else(|_| Err(late()))
+    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| Err(late()))
 }

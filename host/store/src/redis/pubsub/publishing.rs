@@ -7,10 +7,10 @@ use crate::{
     redis::{
         context::{Context, clock::DEADLINE, usage::ReservedBytes},
         listing::Listing,
+        log_entry,
         pubsub::unsure::UnsureScripts,
         rooms::new_epoch,
         scripts::publishing::{BatchMessage, PublishBatch, PublishReply, publish},
-        wire,
     },
 };
 use bytes::Bytes;
@@ -104,7 +104,7 @@ impl Publishing {
     /// Behind all that the principal published to the room before.
     pub(crate) fn publish(self: &Arc<Self>, message: Message<'_>) -> Storing {
         let (waiter, outcome) = oneshot::channel();
-        let body = Bytes::from(wire::body(message.event, message.data));
+        let body = Bytes::from(log_entry::encode_body(message.event, message.data));
         let context = &self.context;
         let entry = Entry {
             _reserved: context.usage.publishing(message.room, message.who, body.len()),

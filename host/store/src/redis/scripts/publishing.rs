@@ -31,7 +31,7 @@ pub(crate) struct PublishBatch<'a> {
 
 /// A message of a batch.
 pub(crate) struct BatchMessage<'a> {
-    /// What follows the head that Redis gives it; see [`crate::redis::wire`].
+    /// What follows the head that Redis gives it; see [`crate::redis::log_entry`].
     pub body: &'a Bytes,
     /// The key in Redis of its idempotency key.
     pub once: Option<&'a str>,

@@ -6,8 +6,8 @@ use crate::{
     redis::{
         answer::{self, Elements, InvalidReply},
         link::Link,
+        log_entry::{self, LogPage},
         names::Names,
-        wire::{self, Page},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -47,7 +47,7 @@ pub(crate) async fn read_log(
     account: &Arc<MemoryAccount>,
     room: &Arc<str>,
     LogRead { after, limit, age, keep, new_epoch }: LogRead<'_>,
-) -> Result<Page, Unavailable> {
+) -> Result<LogPage, Unavailable> {
     let arguments = vec![
         new_epoch.into(),
         after.map_or("", |after| &*after.epoch).into(),
@@ -60,13 +60,13 @@ pub(crate) async fn read_log(
     let mut reply = Elements::of(link.run(&READ, keys(names, room), arguments).await?)?;
     let newest = Position { epoch: reply.text()?, offset: reply.number()? };
     let (time, oldest) = (reply.number()?, reply.number()?);
-    let read = |bytes: &[u8]| wire::read(room, bytes, account, MemoryKind::Replays);
-    let message = |value| {
-        let message = fred::types::Value::as_bytes(value).and_then(read);
-        message.ok_or(InvalidReply::Message)
+    let decode = |bytes: &[u8]| log_entry::decode(room, bytes, account, MemoryKind::Replays);
+    let entry = |value| {
+        let entry = fred::types::Value::as_bytes(value).and_then(decode);
+        entry.ok_or(InvalidReply::Message)
     };
-    let messages = answer::list(reply.next()?)?.iter().map(message).collect::<Result<_, _>>()?;
-    Ok(Page { newest, time, oldest, messages })
+    let entries = answer::list(reply.next()?)?.iter().map(entry).collect::<Result<_, _>>()?;
+    Ok(LogPage { newest, time, oldest, entries })
 }
 
 /// Begins a room anew with another epoch, if it still has the one that ended.
