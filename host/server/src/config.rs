@@ -218,7 +218,7 @@ mod tests {
                 "[rooms]\nungoverned = \"ajar\"",
                 "s.toml:2: rooms.ungoverned: unknown variant `ajar`, expected `open` or `closed`",
             ),
-            ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url 'mongo://…' is not known"),
+            ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url: unknown scheme 'mongo://…'"),
             (
                 "[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []",
                 "s.toml:2: key.digest: a digest is 'sha256:'",

@@ -45,7 +45,7 @@ pub use message::{Message, Stored};
 pub use metrics::StoreMetrics;
 pub use permit::Permit;
 pub use plugin_registry::{Change, PluginRegistry, StoredPlugins};
-pub use redis::{Keyring, Redis, RedisUrl, Replication, Site};
+pub use redis::{Keyring, Redis, RedisUrl, RedisUrlError, Replication, Site};
 pub use registry::{Revision, StoredKeys};
 pub use remote::RemoteStore;
 pub use retention::{HistoryConfig, KEY_TTL, Retention};

@@ -33,4 +33,4 @@ pub use keyring::Keyring;
 pub use link::Replication;
 pub use site::Site;
 pub use store::Redis;
-pub use url::RedisUrl;
+pub use url::{RedisUrl, RedisUrlError};

@@ -4,19 +4,19 @@
 //! A client of fred routes a Cluster's commands in one task, which stops for all servers while one of them does not answer. So each
 //! server has clients of its own here, and a slot leads to a server.
 
-mod about;
 mod backoff;
 mod call;
 mod cluster;
 mod connection;
+mod events;
 mod replication;
 mod script;
 mod sentinels;
-mod signals;
+mod server_info;
 
+pub(super) use events::{LinkEvent, LinkEvents};
 pub use replication::Replication;
 pub(super) use script::Script;
-pub(super) use signals::{Signal, Signals};
 
 use crate::{
     PATIENCE, StoreMetrics, Unavailable,
@@ -78,10 +78,10 @@ impl Link {
         metrics: StoreMetrics,
         vitals: &VitalTasks,
         mut says: impl FnMut(&str),
-    ) -> Result<(Self, Signals, mpsc::UnboundedReceiver<Server>), String> {
+    ) -> Result<(Self, LinkEvents, mpsc::UnboundedReceiver<Server>), String> {
         let (config, closed) = (url.config()?, CancellationToken::new());
         let trouble = Arc::new(Trouble::new(url.secrets().clone()));
-        let (signals, publisher) = signals::channel();
+        let (events, sender) = events::channel();
         let (connected, connections) = mpsc::unbounded_channel();
         let server = config.server.clone();
         let (metric, token) = (metrics.clone(), closed.clone());
@@ -91,7 +91,7 @@ impl Link {
             vitals: vitals.clone(),
             trouble: trouble.clone(),
             closed: token,
-            signals: publisher,
+            events: sender,
             connected,
         });
         let servers = match server {
@@ -117,7 +117,7 @@ impl Link {
             says(&error);
             tokio::time::sleep(PAUSE).await;
         }
-        Ok((link, signals, connections))
+        Ok((link, events, connections))
     }
 
     /// Whether every server is connected; waits a while for it.
@@ -241,7 +241,7 @@ impl Link {
                 }
             }
             Some(Redirection::Ask(server)) => return cluster.temporary(&server).map(Some),
-            Some(Redirection::Again) => tokio::time::sleep(pause).await,
+            Some(Redirection::TryAgain) => tokio::time::sleep(pause).await,
             None => return Err(error),
         }
         Ok(None)
@@ -330,7 +330,7 @@ impl Link {
     /// Rises when slots of a Cluster change hands; `None` where there is no Cluster.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let Servers::Cluster(cluster) = &self.servers else { return Ok(None) };
-        let look = tokio::time::timeout(PATIENCE, cluster.look(known)).await;
+        let look = tokio::time::timeout(PATIENCE, cluster.topology(known)).await;
         look.unwrap_or_else(|_| Err(Unavailable("the Cluster does not say where its slots are".to_owned())))
     }
 

@@ -50,7 +50,7 @@ pub(super) async fn open<Says: Fn(&str)>(
     waiting: &mut Waiting<'_, Says>,
     metrics: StoreMetrics,
     vitals: &VitalTasks,
-) -> Result<(Link, link::Signals, mpsc::UnboundedReceiver<Server>), String> {
+) -> Result<(Link, link::LinkEvents, mpsc::UnboundedReceiver<Server>), String> {
     let url = &waiting.site.url;
     let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error)).await?;
     link.check_version().await?;

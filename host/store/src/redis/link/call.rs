@@ -1,21 +1,21 @@
-//! A command as it goes to a server, and what a server says of it.
+//! A command as it is sent to a server, and how a server of a Cluster redirects it.
 
 use super::connection::Connection;
 use fred::types::{Value, config::Server};
 
-/// One command as it goes to a server.
+/// A command as it is sent to a server.
 pub(super) struct Call {
     pub name: &'static str,
     pub arguments: Vec<Value>,
 }
 
 impl Call {
-    /// What a server says of itself.
+    /// Asks a server for some sections of `INFO`.
     pub(super) fn info(sections: &[&'static str]) -> Self {
         Self { name: "INFO", arguments: sections.iter().map(|section| Value::from(*section)).collect() }
     }
 
-    /// `text` is the script's digest, or all of it.
+    /// `text` is the digest of the script for `EVALSHA`, or its code for `EVAL`.
     pub(super) fn script(name: &'static str, text: &str, keys: Vec<String>, arguments: Vec<Value>) -> Self {
         let first = [Value::from(text), Value::from(keys.len() as i64)];
         let rest = keys.into_iter().map(Value::from).chain(arguments);
@@ -23,24 +23,24 @@ impl Call {
     }
 }
 
-/// A line of what `INFO` says.
-pub(super) fn field(said: &Value, name: &str) -> Option<String> {
-    let said = said.as_str()?;
-    said.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+/// A field of a reply to `INFO`.
+pub(super) fn field(info: &Value, name: &str) -> Option<String> {
+    let info = info.as_str()?;
+    info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
 }
 
-/// What a server of a Cluster says instead of carrying a command out.
+/// The answer of a server of a Cluster that does not carry a command out.
 pub(super) enum Redirection {
-    /// It is this server's from now on.
+    /// The slot belongs to this server now.
     Moved(Server),
-    /// The slot moves there, and what was asked for is there already.
+    /// The slot is moving to this server, which has the key already.
     Ask(Server),
-    /// Keys of a slot that moves are partly here and partly there.
-    Again,
+    /// The slot is moving, and only some of the keys have arrived.
+    TryAgain,
 }
 
 impl Redirection {
-    /// `by` is who said so: it may name itself by its port alone.
+    /// `by` is the connection that the error came from: a server may name itself by its port alone.
     pub(super) fn read(error: &str, by: &Connection) -> Option<Self> {
         let mut words = error.split(' ');
         let (kind, place) = (words.next()?, words.nth(1));
@@ -52,7 +52,7 @@ impl Redirection {
         match kind {
             "MOVED" => server().map(Self::Moved),
             "ASK" => server().map(Self::Ask),
-            "TRYAGAIN" => Some(Self::Again),
+            "TRYAGAIN" => Some(Self::TryAgain),
             _ => None,
         }
     }

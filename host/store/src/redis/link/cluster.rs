@@ -1,9 +1,9 @@
-//! The servers of a Cluster, and which of them has a slot. One that does not answer holds up only what is asked of it.
+//! The servers of a Cluster, and which of them has which slots. A server that does not answer delays only its own commands.
 
 use super::{
     Call,
     connection::{Common, Endpoint},
-    signals::Signal,
+    events::LinkEvent,
 };
 use crate::Unavailable;
 use arc_swap::ArcSwap;
@@ -25,59 +25,60 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long one server may take to say which has which slots.
-const SLOTS: Duration = Duration::from_millis(500);
-/// How long all of them are waited for when a node starts; those that are away then hold up only what is asked of them.
-const START: Duration = Duration::from_secs(2);
+/// How long a server may take to answer `CLUSTER SLOTS`.
+const SLOTS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a node that starts waits for the connections to all servers. Those that cannot be reached then delay only their
+/// own commands.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Cluster {
     common: Arc<Common>,
-    /// Where to ask when none of those that are known answers.
+    /// The servers in the configuration, which are asked when no other answers.
     seeds: Vec<Server>,
-    table: ArcSwap<Table>,
-    /// Held while it is looked which server has which slots.
-    turn: tokio::sync::Mutex<()>,
-    /// How often that was seen.
-    looks: AtomicU64,
-    /// Slots whose server others cannot reach.
+    table: ArcSwap<SlotTable>,
+    /// Held while the slots are looked up.
+    lookup: tokio::sync::Mutex<()>,
+    /// How often that was done.
+    lookups: AtomicU64,
+    /// Slots whose server cannot be reached by others.
     failing: AtomicU64,
-    /// Which server is asked next for what any of them knows.
+    /// Which server is the next to answer for all.
     next: AtomicUsize,
 }
 
 #[derive(Clone)]
-struct Table {
+struct SlotTable {
     routing: ClusterRouting,
     endpoints: HashMap<Server, Arc<Endpoint>>,
 }
 
-impl Table {
-    /// Which server has which slots.
+impl SlotTable {
+    /// First and last slot of each range, and the server that has it.
     fn slots(&self) -> Vec<(u16, u16, &Server)> {
         self.routing.slots().iter().map(|range| (range.start, range.end, &range.primary)).collect()
     }
 }
 
 impl Cluster {
-    /// Begins to connect to the servers that are configured.
+    /// Starts connecting to the servers in the configuration.
     pub(super) fn new(common: Arc<Common>, seeds: Vec<Server>) -> Result<Self, String> {
         let mut endpoints = HashMap::new();
         for server in &seeds {
             endpoints.insert(server.clone(), open(&common, server)?);
         }
-        let table = Table { routing: ClusterRouting::new(), endpoints };
+        let table = SlotTable { routing: ClusterRouting::new(), endpoints };
         Ok(Self {
             common,
             seeds,
             table: ArcSwap::from_pointee(table),
-            turn: tokio::sync::Mutex::default(),
-            looks: AtomicU64::new(0),
+            lookup: tokio::sync::Mutex::default(),
+            lookups: AtomicU64::new(0),
             failing: AtomicU64::new(0),
             next: AtomicUsize::new(0),
         })
     }
 
-    /// Waits until it is known which server has which slots, and a while for those servers; or why that is not known.
+    /// Waits until the slots are known, and a while for all servers that have some. The error says why they are not known.
     pub(super) async fn opened(&self) -> Result<(), String> {
         let endpoints: Vec<_> = self.table.load().endpoints.values().cloned().collect();
         let opened =
@@ -86,11 +87,11 @@ impl Cluster {
         self.refresh(None).await.map_err(|error| self.common.trouble.hidden(error.details()))?;
         let table = self.table.load_full();
         let all = futures_util::future::join_all(table.endpoints.values().map(|endpoint| endpoint.opened()));
-        timeout(START, all).await.ok();
+        timeout(START_TIMEOUT, all).await.ok();
         Ok(())
     }
 
-    /// Which server has which slots, to compare.
+    /// The same, to be compared later.
     pub(super) fn slots(&self) -> Vec<(u16, u16, Server)> {
         let table = self.table.load();
         table.slots().into_iter().map(|(from, to, server)| (from, to, server.clone())).collect()
@@ -117,12 +118,12 @@ impl Cluster {
         endpoint.ok_or_else(|| Error::new(ErrorKind::Cluster, "no server of the Cluster has this slot"))
     }
 
-    /// The same, by its address.
+    /// The address of the server that has the slot of a key or channel.
     pub(super) fn server_of(&self, key: &str) -> Option<Server> {
         self.table.load().routing.get_server(redis_keyslot(key.as_bytes())).cloned()
     }
 
-    /// A connected server, another one each time.
+    /// A connected server: the next one with each call.
     pub(super) fn any(&self) -> Result<Arc<Endpoint>, Unavailable> {
         let table = self.table.load();
         let mut servers: Vec<_> =
@@ -133,7 +134,7 @@ impl Cluster {
         found.ok_or_else(|| Unavailable("no server of the Cluster can be reached".to_owned()))
     }
 
-    /// A server that may have slots soon: until the next look, unless it has.
+    /// A server that may get slots. It is dropped with the next lookup if it has none by then.
     pub(super) fn temporary(&self, server: &Server) -> Result<Arc<Endpoint>, Error> {
         let wrong = |error| Error::new(ErrorKind::Cluster, error);
         if let Some(endpoint) = self.endpoint(server) {
@@ -141,24 +142,24 @@ impl Cluster {
         }
         let endpoint = open(&self.common, server).map_err(wrong)?;
         self.table.rcu(|table| {
-            let mut table = Table::clone(table);
+            let mut table = SlotTable::clone(table);
             table.endpoints.entry(server.clone()).or_insert_with(|| endpoint.clone());
             table
         });
         Ok(endpoint)
     }
 
-    /// Looks which server has which slots; `knows` is asked first. What somebody else looked up meanwhile is as good.
-    pub(super) async fn refresh(&self, knows: Option<&Server>) -> Result<(), Error> {
-        let before = self.looks.load(Ordering::Acquire);
-        let _turn = self.turn.lock().await;
-        if self.looks.load(Ordering::Acquire) != before {
+    /// Looks the slots up; `first` is asked first. Does nothing if somebody else does so at the same time.
+    pub(super) async fn refresh(&self, first: Option<&Server>) -> Result<(), Error> {
+        let before = self.lookups.load(Ordering::Acquire);
+        let _lookup = self.lookup.lock().await;
+        if self.lookups.load(Ordering::Acquire) != before {
             return Ok(());
         }
         let asked = Call { name: "CLUSTER", arguments: vec!["SLOTS".into()] };
         let mut last = None;
-        for (server, endpoint) in self.candidates(knows)? {
-            let answer = timeout(SLOTS, endpoint.commands.ask(&asked)).await;
+        for (server, endpoint) in self.candidates(first)? {
+            let answer = timeout(SLOTS_TIMEOUT, endpoint.commands.ask(&asked)).await;
             match answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Redis does not answer"))) {
                 Ok(slots) => match ClusterRouting::from_cluster_slots(slots, server.host.clone()) {
                     Ok(routing) if !routing.slots().is_empty() => return self.install(routing),
@@ -171,10 +172,10 @@ impl Cluster {
         Err(last.unwrap_or_else(|| Error::new(ErrorKind::Cluster, "no server of the Cluster can be reached")))
     }
 
-    /// Whom to ask, in this order. Where nobody is connected the configured servers are among them from now on.
-    fn candidates(&self, knows: Option<&Server>) -> Result<Vec<(Server, Arc<Endpoint>)>, Error> {
+    /// The servers to ask, in this order. If none is connected, the servers in the configuration are added.
+    fn candidates(&self, first: Option<&Server>) -> Result<Vec<(Server, Arc<Endpoint>)>, Error> {
         let mut candidates = vec![];
-        if let Some(server) = knows {
+        if let Some(server) = first {
             candidates.push((server.clone(), self.temporary(server)?));
         }
         candidates
@@ -187,7 +188,7 @@ impl Cluster {
         Ok(candidates)
     }
 
-    /// Connects to servers that are new, and gives up those that have no slots.
+    /// Connects to new servers, and drops those that have no slots any more.
     fn install(&self, routing: ClusterRouting) -> Result<(), Error> {
         let before = self.table.load_full();
         let mut endpoints = HashMap::new();
@@ -198,19 +199,19 @@ impl Cluster {
             };
             endpoints.insert(server, endpoint);
         }
-        let table = Table { routing, endpoints };
+        let table = SlotTable { routing, endpoints };
         let has_changed = table.slots() != before.slots();
         self.table.store(Arc::new(table));
-        self.looks.fetch_add(1, Ordering::Release);
+        self.lookups.fetch_add(1, Ordering::Release);
         if has_changed {
-            self.common.signals.send(Signal::Moved);
+            self.common.events.send(LinkEvent::Moved);
         }
         Ok(())
     }
 
-    /// Asks one of the servers how the Cluster is, and looks where the slots are if that may have changed. Gives a number that
-    /// rises when slots change hands.
-    pub(super) async fn look(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
+    /// Asks one of the servers for the state of the Cluster, and looks the slots up if they may have moved. Returns a number
+    /// that rises when slots move.
+    pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
         let unavailable = |error: Error| Unavailable(self.common.trouble.hidden(error.details()));
         let any = match self.any() {

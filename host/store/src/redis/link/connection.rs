@@ -1,10 +1,10 @@
-//! One connection to one server. It is made anew when it breaks, and when nothing comes over it any more: a stopped process and a
-//! network that swallows everything keep a connection open for as long as they like.
+//! A connection to a server, which reconnects when it breaks or becomes silent: with a stopped process or a network that
+//! drops all packets, a connection stays open for any time.
 
 use super::{
     Call,
     backoff::Backoff,
-    signals::{Publisher, Signal},
+    events::{EventSender, LinkEvent},
 };
 use crate::{PATIENCE, StoreMetrics, redis::trouble::Trouble};
 use arc_swap::ArcSwap;
@@ -31,35 +31,36 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// Between two attempts to reach a server.
-const RETRY: Duration = Duration::from_millis(200);
-/// What one attempt may take to connect, and then to greet, which takes four answers.
-const CONNECT: Duration = Duration::from_secs(2);
-const GREET: Duration = Duration::from_secs(4);
+/// Between two attempts to connect.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// How long an attempt may take to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it may take after that to set the connection up, which takes four replies.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a connection is probed.
-const PROBE: Duration = Duration::from_secs(1);
-/// A connection over which nothing came for so long, though it was probed, is made anew.
-const SILENCE: Duration = Duration::from_secs(3);
-/// A client that has not reached its server for so long makes room for another, which knows nothing of before.
-const UNREACHED: Duration = Duration::from_secs(10);
-/// Publications that may wait for the task that takes them; beyond, some are missed and read from the logs.
-const WAITING: usize = 8192;
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that has received nothing for so long, although it was probed, reconnects.
+const MAX_SILENCE: Duration = Duration::from_secs(3);
+/// A client that cannot connect for so long is replaced by a new one, which has no state.
+const MAX_UNREACHABLE: Duration = Duration::from_secs(10);
+/// Messages that may wait to be read. More are dropped, and read from the logs.
+const MAX_WAITING_MESSAGES: usize = 8192;
 
-/// What all connections of a link have in common.
+/// What all connections of a link share.
 pub(super) struct Common {
-    /// How Redis is spoken to, whichever server it is.
+    /// The configuration of the client library, for any server.
     pub config: Config,
     pub metrics: StoreMetrics,
     pub vitals: VitalTasks,
-    /// Why Redis does not do what it is asked.
+    /// Why Redis does not serve this node.
     pub trouble: Arc<Trouble>,
     pub closed: CancellationToken,
-    pub signals: Publisher,
+    pub events: EventSender,
     /// Told of each server that is connected for commands.
     pub connected: mpsc::UnboundedSender<Server>,
 }
 
-/// A server: its connection for commands, and the one for what is published there. Both end when this is dropped.
+/// The connections to a server: one for commands and one for subscriptions. Both close when this is dropped.
 pub(super) struct Endpoint {
     pub commands: Arc<Connection>,
     pub subscriber: Arc<Connection>,
@@ -67,7 +68,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Begins to connect.
+    /// Starts connecting.
     pub(super) fn open(common: &Arc<Common>, server: &ServerConfig) -> Result<Arc<Self>, String> {
         let closed = common.closed.child_token();
         let config = Config { server: server.clone(), ..common.config.clone() };
@@ -76,7 +77,7 @@ impl Endpoint {
         Ok(Arc::new(Self { commands, subscriber, closed }))
     }
 
-    /// Waits until both are connected; or why one is not.
+    /// Waits until both are connected. The error says why one cannot connect.
     pub(super) async fn opened(&self) -> Result<(), String> {
         self.commands.opened().await?;
         self.subscriber.opened().await
@@ -104,30 +105,30 @@ impl Drop for Endpoint {
 pub(super) enum Role {
     Commands,
     Subscriber,
-    /// It leads to a Sentinel.
+    /// To a Sentinel.
     Sentinel,
 }
 
 pub(super) struct Connection {
     common: Arc<Common>,
     role: Role,
-    /// How the server is spoken to, and which it is.
+    /// With the address of the server.
     config: ArcSwap<Config>,
     client: ArcSwap<Client>,
-    /// Answers and messages that came. While it rises the connection is not silent.
-    heard: Arc<AtomicU64>,
-    /// When to ask it again for what has a key.
+    /// Counts replies and messages. While it rises the connection is not silent.
+    received: Arc<AtomicU64>,
+    /// When to send commands with a key again.
     backoff: Backoff,
-    /// It said that it takes no writes.
+    /// The server has refused a write, because it is a replica.
     is_replica: AtomicBool,
-    /// It is to be made anew.
-    outdated: Notify,
-    /// Why there is no connection, as far as it is known. Sent whenever that may have changed.
+    /// Asks for another connection.
+    reconnect: Notify,
+    /// Why there is no connection, as far as that is known. Sent whenever it may have changed.
     state: watch::Sender<Option<String>>,
 }
 
 impl Connection {
-    /// Begins to connect.
+    /// Starts connecting.
     pub(super) fn open(
         common: &Arc<Common>,
         config: Config,
@@ -140,17 +141,17 @@ impl Connection {
             role,
             config: ArcSwap::from_pointee(config),
             client: ArcSwap::from_pointee(client),
-            heard: Arc::default(),
+            received: Arc::default(),
             backoff: Backoff::default(),
             is_replica: AtomicBool::new(false),
-            outdated: Notify::new(),
+            reconnect: Notify::new(),
             state: watch::Sender::new(None),
         });
         common.vitals.spawn("a connection to Redis", connection.clone().run(closed.clone()));
         Ok(connection)
     }
 
-    /// Of the server that it leads to.
+    /// The host of the server.
     pub(super) fn host(&self) -> Option<String> {
         Some(self.config.load().server.hosts().first()?.host.to_string())
     }
@@ -163,7 +164,7 @@ impl Connection {
         self.client.load().is_connected()
     }
 
-    /// Waits until it is connected; or why it is not.
+    /// Waits until it is connected. The error says why it cannot connect.
     async fn opened(&self) -> Result<(), String> {
         let mut state = self.state.subscribe();
         loop {
@@ -177,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// The client, when it is connected; waits a moment for one that is being connected anew.
+    /// The client, as soon as it is connected: waits a moment for one that reconnects.
     pub(super) async fn ready(&self) -> Result<Arc<Client>, Error> {
         let client = self.client();
         if client.is_connected() {
@@ -199,16 +200,16 @@ impl Connection {
         timeout(PATIENCE / 2, connected).await.map_err(late)
     }
 
-    /// Has a command carried out.
+    /// Sends a command and returns the reply.
     pub(super) async fn ask(&self, call: &Call) -> Result<Value, Error> {
         let client = self.ready().await?;
         let options = Options { fail_fast: true, ..Options::default() };
         let answer = client.with_options(&options).custom(command(call), call.arguments.clone()).await;
-        self.hears(&answer);
+        self.note_reply(&answer);
         answer
     }
 
-    /// The same for a command with a key, which a Cluster that is down refuses.
+    /// The same for a command with a key, which is refused while the Cluster is down.
     pub(super) async fn ask_for_key(&self, call: &Call) -> Result<Value, Error> {
         self.backoff.check()?;
         let answer = self.ask(call).await;
@@ -216,7 +217,7 @@ impl Connection {
         answer
     }
 
-    /// Has commands carried out with nothing in between, and gives the answer to each.
+    /// Sends commands with nothing in between, and returns the reply to each.
     pub(super) async fn ask_all(&self, calls: &[&Call]) -> Result<Vec<Result<Value, Error>>, Error> {
         let client = self.ready().await?;
         let pipeline = client.with_options(&Options { fail_fast: true, ..Options::default() }).pipeline();
@@ -224,83 +225,84 @@ impl Connection {
             pipeline.custom::<(), Value>(command(call), call.arguments.clone()).await?;
         }
         let answers = pipeline.try_all().await;
-        answers.iter().for_each(|answer| self.hears(answer));
+        answers.iter().for_each(|answer| self.note_reply(answer));
         Ok(answers)
     }
 
-    pub(super) fn hears(&self, answer: &Result<Value, Error>) {
+    /// Notes what a reply tells about the connection.
+    pub(super) fn note_reply(&self, answer: &Result<Value, Error>) {
         let is_answer =
             |error: &Error| !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::IO | ErrorKind::Canceled);
         if answer.as_ref().err().is_none_or(is_answer) {
-            self.heard.fetch_add(1, Ordering::Relaxed);
+            self.received.fetch_add(1, Ordering::Relaxed);
         }
         if answer.as_ref().is_err_and(|error| error.details().starts_with("READONLY")) {
             self.is_replica.store(true, Ordering::Relaxed);
         }
     }
 
-    /// From now on it leads to this server.
-    pub(super) fn lead_to(&self, server: &Server) {
+    /// Connects to this server from now on.
+    pub(super) fn move_to(&self, server: &Server) {
         let config = self.config.load();
         let before = config.server.hosts().first().cloned();
         if before.as_ref() != Some(server) {
             let before = before.map(|server| server.to_string());
-            tracing::warn!(before, %server, "Sentinels name another master");
+            tracing::warn!(before, %server, "the Sentinels name another master");
             let server = ServerConfig::Centralized { server: server.clone() };
             self.config.store(Arc::new(Config { server, ..Config::clone(&config) }));
-            self.outdated.notify_one();
+            self.reconnect.notify_one();
         }
     }
 
-    /// Keeps the connection until nobody needs it.
+    /// Keeps connected until `closed`.
     async fn run(self: Arc<Self>, closed: CancellationToken) {
         let mut is_first = true;
         loop {
             let client = self.client();
             if self.role == Role::Subscriber {
-                self.common.signals.add(client.message_rx(), self.heard.clone());
+                self.common.events.add(client.message_rx(), self.received.clone());
             }
             tokio::select! {
-                () = self.drive(&client, &mut is_first) => {}
-                () = self.silence(&client) => {}
-                () = self.outdated.notified() => {}
+                () = self.keep_connecting(&client, &mut is_first) => {}
+                () = self.probe(&client) => {}
+                () = self.reconnect.notified() => {}
                 () = closed.cancelled() => return,
             }
             match new_client(&self.config.load(), self.role) {
                 Ok(client) => self.client.store(Arc::new(client)),
-                Err(error) => tracing::error!(error = error.details(), "no other connection to Redis"),
+                Err(error) => tracing::error!(error = error.details(), "cannot create a client for Redis"),
             }
         }
     }
 
-    /// Connects, again and again where it fails or breaks, and tells of it.
-    async fn drive(&self, client: &Client, is_first: &mut bool) {
-        let (mut made, mut errors) = (client.reconnect_rx(), client.error_rx());
+    /// Connects whenever there is no connection, and reports each change.
+    async fn keep_connecting(&self, client: &Client, is_first: &mut bool) {
+        let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
         loop {
-            // The client connects anew by itself, but its first attempt may fail, and later its task may end with an error that it
-            // did not expect.
+            // The client reconnects by itself, but its first attempt may fail, and later its task may end with an unexpected
+            // error.
             let mut connecting = AbortOnDropHandle::new(client.connect());
             let ended = loop {
                 tokio::select! {
                     ended = &mut connecting => break ended,
-                    Ok(server) = made.recv() => {
-                        takes_commands(client).await;
+                    Ok(server) = connected.recv() => {
+                        wait_until_usable(client).await;
                         self.state.send_replace(None);
-                        self.is_made(server, std::mem::take(is_first));
+                        self.on_connected(server, std::mem::take(is_first));
                     }
-                    Ok((error, _)) = errors.recv() => self.is_away(error.details()),
+                    Ok((error, _)) = errors.recv() => self.on_error(error.details()),
                 }
             };
             match ended {
-                Ok(Err(error)) => self.is_away(error.details()),
-                Ok(Ok(())) => self.is_away("the connection ended"),
-                Err(error) => self.is_away(&error.to_string()),
+                Ok(Err(error)) => self.on_error(error.details()),
+                Ok(Ok(())) => self.on_error("the connection ended"),
+                Err(error) => self.on_error(&error.to_string()),
             }
-            sleep(RETRY).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 
-    fn is_away(&self, error: &str) {
+    fn on_error(&self, error: &str) {
         let error = self.common.trouble.hidden(error);
         if self.role != Role::Sentinel {
             self.common.trouble.unreachable(&error);
@@ -308,46 +310,46 @@ impl Connection {
         self.state.send_replace(Some(error));
     }
 
-    fn is_made(&self, server: Server, is_first: bool) {
+    fn on_connected(&self, server: Server, is_first: bool) {
         match self.role {
             Role::Sentinel => return,
             Role::Commands => drop(self.common.connected.send(server.clone())),
-            // Nothing was subscribed before the first.
+            // Before the first connection nothing was subscribed.
             Role::Subscriber if is_first => {}
-            Role::Subscriber => self.common.signals.send(Signal::Reconnected(server.clone())),
+            Role::Subscriber => self.common.events.send(LinkEvent::Reconnected(server.clone())),
         }
         if !is_first {
-            tracing::info!(%server, "connected to Redis anew");
+            tracing::info!(%server, "reconnected to Redis");
             self.common.metrics.reconnects.inc();
         }
     }
 
-    /// Returns when the connection is to be made anew, because nothing comes over it, the client does not get through, or the server
-    /// is a replica by now.
-    async fn silence(&self, client: &Client) {
-        let options = Options { fail_fast: true, timeout: Some(2 * SILENCE), ..Options::default() };
+    /// Returns when another connection is needed, because this one is silent, the client cannot connect, or the server has
+    /// become a replica.
+    async fn probe(&self, client: &Client) {
+        let options = Options { fail_fast: true, timeout: Some(2 * MAX_SILENCE), ..Options::default() };
         let began = Instant::now();
         let mut connected = began;
         loop {
-            sleep(PROBE).await;
+            sleep(PROBE_INTERVAL).await;
             if !client.is_connected() {
-                if connected.elapsed() > UNREACHED {
+                if connected.elapsed() > MAX_UNREACHABLE {
                     return;
                 }
                 continue;
             }
             connected = Instant::now();
-            // The name that it was reached by may lead to the master by now; it is not asked too often.
-            if self.is_replica.swap(false, Ordering::Relaxed) && began.elapsed() > SILENCE {
+            // Its host name may lead to the new master by now. Not too often, in case it does not.
+            if self.is_replica.swap(false, Ordering::Relaxed) && began.elapsed() > MAX_SILENCE {
                 return;
             }
-            let before = self.heard.load(Ordering::Relaxed);
+            let before = self.received.load(Ordering::Relaxed);
             let ping = client.with_options(&options);
-            if timeout(SILENCE, ping.ping::<Value>(None)).await.is_err()
-                && self.heard.load(Ordering::Relaxed) == before
+            if timeout(MAX_SILENCE, ping.ping::<Value>(None)).await.is_err()
+                && self.received.load(Ordering::Relaxed) == before
             {
                 let server = client.active_connections();
-                tracing::warn!(?server, "Redis has been silent for 3 s; connecting anew");
+                tracing::warn!(?server, "Redis has been silent for 3 s; reconnecting");
                 return;
             }
         }
@@ -355,7 +357,7 @@ impl Connection {
 }
 
 /// A client says that it is connected a moment before it takes commands.
-async fn takes_commands(client: &Client) {
+async fn wait_until_usable(client: &Client) {
     for _ in 0..100 {
         if client.is_connected() {
             return;
@@ -370,17 +372,17 @@ pub(super) fn command(call: &Call) -> CustomCommand {
 
 fn new_client(config: &Config, role: Role) -> Result<Client, Error> {
     let mut builder = Builder::from_config(config.clone());
-    builder.set_policy(ReconnectPolicy::new_constant(0, RETRY.as_millis() as u32));
+    builder.set_policy(ReconnectPolicy::new_constant(0, RETRY_DELAY.as_millis() as u32));
     builder.with_connection_config(|config| {
-        config.connection_timeout = CONNECT;
-        config.internal_command_timeout = GREET;
-        // A command that was written once is not written again.
+        config.connection_timeout = CONNECT_TIMEOUT;
+        config.internal_command_timeout = SETUP_TIMEOUT;
+        // A command is sent only once.
         config.max_command_attempts = 1;
         config.tcp.nodelay = Some(true);
     });
     builder.with_performance_config(|config| {
         config.default_command_timeout = PATIENCE;
-        config.broadcast_channel_capacity = if role == Role::Subscriber { WAITING } else { 32 };
+        config.broadcast_channel_capacity = if role == Role::Subscriber { MAX_WAITING_MESSAGES } else { 32 };
     });
     builder.build()
 }

@@ -94,7 +94,7 @@ impl Connection {
                 first.await
             }
         };
-        self.hears(&answer);
+        self.note_reply(&answer);
         Ok((answer?, second))
     }
 }

@@ -1,8 +1,8 @@
-//! Which server is the master, as Sentinels say: when a node starts, and every 2 s from then on. A master that was replaced may go on
-//! answering, and what it is told then is lost.
+//! Asks Sentinels which server is the master: when a node starts, and every 2 s from then on. A master that was replaced may
+//! still answer, and what is written to it then is lost.
 //!
-//! They are asked here and not by the client library, which takes the word of the first that it reaches, and asks no other when that
-//! one does not answer.
+//! The client library is not used for this: it believes the first Sentinel that it reaches, and asks no other if that one
+//! does not answer.
 
 use super::{
     Call,
@@ -20,9 +20,10 @@ use std::{
 };
 use tokio::time::{sleep, timeout};
 
-/// How often Sentinels are asked, and how long one may take to answer.
-const ASK: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(1);
+/// How often the Sentinels are asked.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How long a Sentinel may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Sentinels {
     all: Vec<Arc<Connection>>,
@@ -30,23 +31,23 @@ pub(super) struct Sentinels {
     name: String,
 }
 
-/// What Sentinels say.
+/// Which servers the Sentinels name as the master.
 struct Votes {
     /// How many name each server.
     masters: BTreeMap<Server, usize>,
-    /// Why there is no master, where none is named.
-    trouble: String,
+    /// Why no server is named, if none is.
+    error: String,
 }
 
 impl Votes {
-    /// The one that most of them name.
-    fn first(self) -> Result<(Server, usize), String> {
-        self.masters.into_iter().max_by_key(|(_, votes)| *votes).ok_or(self.trouble)
+    /// The server that most Sentinels name, and how many those are.
+    fn winner(self) -> Result<(Server, usize), String> {
+        self.masters.into_iter().max_by_key(|(_, votes)| *votes).ok_or(self.error)
     }
 }
 
 impl Sentinels {
-    /// Begins to connect to those that are configured; `None` where there are none.
+    /// Starts connecting to the Sentinels in the configuration; `None` where there are none.
     pub(super) fn open(common: &Arc<Common>) -> Result<Option<Self>, String> {
         let ServerConfig::Sentinel { hosts, service_name, username, password } = &common.config.server else {
             return Ok(None);
@@ -55,7 +56,7 @@ impl Sentinels {
             let config = Config {
                 server: ServerConfig::Centralized { server: server.clone() },
                 database: None,
-                // With which credentials go in parts, as they are.
+                // With RESP2, credentials are sent as they are, each with its length.
                 version: RespVersion::RESP2,
                 username: username.clone(),
                 password: password.clone(),
@@ -70,50 +71,50 @@ impl Sentinels {
     }
 
     async fn ask(&self) -> Votes {
-        let asked = self.all.iter().map(|sentinel| timeout(ANSWER, sentinel.ask(&self.call)));
-        let mut votes = Votes { masters: BTreeMap::new(), trouble: "no Sentinel answers".to_owned() };
+        let asked = self.all.iter().map(|sentinel| timeout(TIMEOUT, sentinel.ask(&self.call)));
+        let mut votes = Votes { masters: BTreeMap::new(), error: "no Sentinel answers".to_owned() };
         for answer in join_all(asked).await {
             match answer {
                 Ok(Ok(Value::Null)) => {
-                    votes.trouble =
-                        format!("Sentinels know no master '{}': see sentinelServiceName", self.name);
+                    votes.error =
+                        format!("the Sentinels know no master '{}'; check sentinelServiceName in store.url", self.name);
                 }
                 Ok(Ok(answer)) => {
                     if let Ok((host, port)) = answer.convert::<(String, u16)>() {
                         *votes.masters.entry(Server::new(host, port)).or_default() += 1;
                     }
                 }
-                Ok(Err(error)) => votes.trouble = format!("no Sentinel answers: {}", error.details()),
+                Ok(Err(error)) => votes.error = format!("no Sentinel answers: {}", error.details()),
                 Err(_) => {}
             }
         }
         votes
     }
 
-    /// The master that most of those name that answer.
+    /// The master that most Sentinels name of those that answer.
     pub(super) async fn master(&self) -> Result<Server, String> {
-        self.ask().await.first().map(|(master, _)| master)
+        self.ask().await.winner().map(|(master, _)| master)
     }
 
-    /// Asks for as long as the endpoint is there. A server that answers is left when more than half of the Sentinels that are configured name
-    /// another; one that does not, when most of those do that answer.
+    /// Asks again and again as long as the endpoint exists. If its server answers, it is replaced when more than half of all
+    /// configured Sentinels name another one; otherwise when most of those that answer do.
     pub(super) fn watch(self, common: &Arc<Common>, endpoint: &Arc<Endpoint>) {
         let (endpoint, closed) = (Arc::downgrade(endpoint), common.closed.clone());
         common.vitals.spawn("the task that asks Sentinels", async move {
-            closed.run_until_cancelled(self.look(endpoint)).await;
+            closed.run_until_cancelled(self.follow_master(endpoint)).await;
         });
     }
 
-    async fn look(&self, endpoint: Weak<Endpoint>) {
+    async fn follow_master(&self, endpoint: Weak<Endpoint>) {
         loop {
-            sleep(ASK).await;
-            let Ok((master, votes)) = self.ask().await.first() else { continue };
+            sleep(INTERVAL).await;
+            let Ok((master, votes)) = self.ask().await.winner() else { continue };
             let Some(endpoint) = endpoint.upgrade() else { return };
             if endpoint.is_connected() && 2 * votes <= self.all.len() {
                 continue;
             }
             for connection in [&endpoint.commands, &endpoint.subscriber] {
-                connection.lead_to(&master);
+                connection.move_to(&master);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a server says of itself.
+//! What a server reports of itself by `INFO`: which process it is, and how much memory it uses.
 
 use super::{Call, Endpoint, Link, Servers, call::field};
 use crate::{Unavailable, redis::context::fullest_server::ServerMemory};
@@ -6,24 +6,24 @@ use fred::types::config::Server;
 use std::sync::Arc;
 
 impl Link {
-    /// What a server is: another after each start, and after each promotion of a replica.
+    /// Identifies the process of a server and its data: changes with each start, and with each promotion of a replica.
     pub(crate) async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
         let call = Call::info(&["server", "replication"]);
         let said = self.timed("INFO", self.endpoint_at(server)?.commands.ask(&call)).await?;
         match (field(&said, "run_id"), field(&said, "master_replid")) {
             (Some(run), Some(replication)) => Ok(format!("{run} {replication}")),
-            _ => Err(Unavailable("Redis does not say which it is".to_owned())),
+            _ => Err(Unavailable("INFO of Redis has no run_id or master_replid".to_owned())),
         }
     }
 
-    /// How full a server is, of what it may use: where it has no limit of its own, of 60 % of its machine. One that makes room by
-    /// itself is never full.
+    /// The memory of a server. Without a limit of its own, the limit is 60 % of its machine. A server that evicts keys has
+    /// no limit, because it is never full.
     pub(crate) async fn memory(&self, server: &Server) -> Result<ServerMemory, Unavailable> {
         let said =
             self.timed("INFO", self.endpoint_at(server)?.commands.ask(&Call::info(&["memory"]))).await?;
         let number = |name| field(&said, name).and_then(|number| number.parse::<usize>().ok());
         let used =
-            number("used_memory").ok_or_else(|| Unavailable("Redis does not say what it uses".to_owned()))?;
+            number("used_memory").ok_or_else(|| Unavailable("INFO of Redis has no used_memory".to_owned()))?;
         let machine =
             || number("total_system_memory").filter(|bytes| *bytes > 0).map(|bytes| bytes / 100 * 60);
         let limit = match field(&said, "maxmemory_policy").is_none_or(|policy| policy == "noeviction") {
@@ -34,7 +34,7 @@ impl Link {
     }
 
     fn endpoint_at(&self, server: &Server) -> Result<Arc<Endpoint>, Unavailable> {
-        let gone = || Unavailable(format!("{server} is none of the Cluster's servers any more"));
+        let gone = || Unavailable(format!("{server} is no longer a server of the Cluster"));
         match &self.servers {
             Servers::Cluster(cluster) => cluster.endpoint(server).ok_or_else(gone),
             _ => self.any(),
