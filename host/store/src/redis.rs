@@ -16,6 +16,7 @@ mod names;
 mod opening;
 mod plugins;
 mod pubsub;
+mod redis_errors;
 mod revision;
 mod rooms;
 mod scripts;
@@ -26,7 +27,6 @@ mod store;
 mod stored_rooms;
 #[cfg(test)]
 mod tests;
-mod trouble;
 mod url;
 
 pub use keyring::Keyring;

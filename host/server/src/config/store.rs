@@ -34,9 +34,9 @@ impl TryFrom<toml::Value> for StoreUrl {
     fn try_from(url: toml::Value) -> Result<Self, String> {
         match url.as_str() {
             Some("memory") => Ok(Self::Memory),
-            Some(url) => RedisUrl::parse(url)
-                .map(|url| Self::Redis(Box::new(url)))
-                .map_err(|error| error.to_string()),
+            Some(url) => {
+                RedisUrl::parse(url).map(|url| Self::Redis(Box::new(url))).map_err(|error| error.to_string())
+            }
             None => Err(format!("store.url must be a string, but its type is {}", url.type_str())),
         }
     }

@@ -24,7 +24,7 @@ use crate::{
             cluster_time::ClusterTime,
             connections::Connections,
             estate::Estate,
-            faults::Faults,
+            faults::NodeFaults,
             fullest_server::FullestServer,
             lease_time::Renewal,
             members::Members,
@@ -64,7 +64,7 @@ pub(super) struct Context {
     pub renewed: Arc<Renewal>,
     /// A Redis is another process than before.
     pub has_changed: AtomicBool,
-    pub faults: Faults,
+    pub faults: NodeFaults,
     pub feed: Feed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
@@ -103,7 +103,7 @@ impl Context {
             node,
             renewed,
             has_changed: AtomicBool::new(false),
-            faults: Faults::default(),
+            faults: NodeFaults::default(),
             feed,
             metrics,
             time,

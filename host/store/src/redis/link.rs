@@ -1,8 +1,8 @@
-//! The connections to Redis: to each server one for commands and one for what is published. Knows scripts, slots and channels, no
-//! rooms.
+//! The connections to Redis: to each server one for commands and one for subscriptions. Knows scripts, slots and channels,
+//! but no rooms.
 //!
-//! A client of fred routes a Cluster's commands in one task, which stops for all servers while one of them does not answer. So each
-//! server has clients of its own here, and a slot leads to a server.
+//! fred, the client library, routes all commands of a Cluster in one task, which stops for all servers while one of them
+//! does not answer. So each server has clients of its own here, and this module finds the server that has a slot.
 
 mod backoff;
 mod call;
@@ -20,11 +20,14 @@ pub(super) use script::Script;
 
 use crate::{
     PATIENCE, StoreMetrics, Unavailable,
-    redis::{trouble::Trouble, url::RedisUrl},
+    redis::{
+        redis_errors::RedisErrors,
+        url::{RedisUrl, RedisUrlError},
+    },
 };
 use call::{Call, Redirection};
 use cluster::Cluster;
-use connection::{Common, Connection, Endpoint, Role};
+use connection::{ClientError, Common, Connection, Endpoint, NotConnected, Role};
 use fred::{
     error::Error,
     interfaces::{ClientLike, PubsubInterface},
@@ -44,43 +47,53 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Between two attempts of a node that starts.
-pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// Until a Cluster whose slots change hands is asked again.
-const AGAIN: Duration = Duration::from_millis(20);
-/// Twice as long each time, up to this.
-const LONGEST: Duration = Duration::from_millis(500);
-/// How long replicas are waited for, where somebody wants to know.
-const REPLICAS: Duration = Duration::from_secs(1);
+pub(super) const START_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Before a command is sent again because slots are moving. It doubles with each attempt, from the first to the second.
+const MIN_REDIRECT_DELAY: Duration = Duration::from_millis(20);
+const MAX_REDIRECT_DELAY: Duration = Duration::from_millis(500);
+/// How long a write waits for replicas to confirm it.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there can be no link, however long one waits.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error(transparent)]
+    Url(#[from] RedisUrlError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the store is Redis {0}; it must be Redis 7.0 or later, or Valkey")]
+    Version(String),
+}
 
 pub(super) struct Link {
     servers: Servers,
     metrics: StoreMetrics,
-    /// Nobody needs the connections any more.
+    /// Closes all connections.
     closed: CancellationToken,
-    /// Why Redis does not do what it is asked.
-    pub trouble: Arc<Trouble>,
+    /// Why Redis does not serve this node.
+    pub errors: Arc<RedisErrors>,
 }
 
 enum Servers {
-    /// One server, or whichever is the master now according to Sentinels.
+    /// One server: that of the URL, or the master that Sentinels name.
     Single(Arc<Endpoint>),
     Cluster(Cluster),
-    /// The model's Redis.
+    /// The Redis of the model.
     #[cfg(test)]
     Model(crate::redis::model::Wire),
 }
 
 impl Link {
-    /// Connects as soon as Redis is there; `says` is told what is in the way. The receiver is told of servers that are connected
-    /// for commands from then on.
+    /// Connects as soon as Redis can be reached, and calls `report` with each error until then. The receiver gets each server
+    /// whose connection for commands is established from then on.
     pub(super) async fn open(
         url: &RedisUrl,
         metrics: StoreMetrics,
         vitals: &VitalTasks,
-        mut says: impl FnMut(&str),
-    ) -> Result<(Self, LinkEvents, mpsc::UnboundedReceiver<Server>), String> {
+        mut report: impl FnMut(&str),
+    ) -> Result<(Self, LinkEvents, mpsc::UnboundedReceiver<Server>), LinkError> {
         let (config, closed) = (url.config()?, CancellationToken::new());
-        let trouble = Arc::new(Trouble::new(url.secrets().clone()));
+        let errors = Arc::new(RedisErrors::new(url.secrets().clone()));
         let (events, sender) = events::channel();
         let (connected, connections) = mpsc::unbounded_channel();
         let server = config.server.clone();
@@ -89,7 +102,7 @@ impl Link {
             config,
             metrics: metric,
             vitals: vitals.clone(),
-            trouble: trouble.clone(),
+            errors: errors.clone(),
             closed: token,
             events: sender,
             connected,
@@ -102,9 +115,9 @@ impl Link {
                     let server = loop {
                         match sentinels.master().boxed().await {
                             Ok(server) => break server,
-                            Err(error) => says(&common.trouble.hidden(&error)),
+                            Err(error) => report(&common.errors.hidden(&error.to_string())),
                         }
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(START_RETRY_DELAY).await;
                     };
                     let endpoint = Endpoint::open(&common, &ServerConfig::Centralized { server })?;
                     sentinels.watch(&common, &endpoint);
@@ -112,16 +125,16 @@ impl Link {
                 }
             }),
         };
-        let link = Self { servers, metrics, closed, trouble };
+        let link = Self { servers, metrics, closed, errors };
         while let Err(error) = link.opened().boxed().await {
-            says(&error);
-            tokio::time::sleep(PAUSE).await;
+            report(&error.to_string());
+            tokio::time::sleep(START_RETRY_DELAY).await;
         }
         Ok((link, events, connections))
     }
 
-    /// Whether every server is connected; waits a while for it.
-    async fn opened(&self) -> Result<(), String> {
+    /// Waits a while until every server is connected. The error says why one is not.
+    async fn opened(&self) -> Result<(), NotConnected> {
         match &self.servers {
             Servers::Single(endpoint) => endpoint.opened().await,
             Servers::Cluster(cluster) => cluster.opened().await,
@@ -130,14 +143,14 @@ impl Link {
         }
     }
 
-    /// One that leads to the model's Redis.
+    /// A link to the Redis of the model.
     #[cfg(test)]
     pub(super) fn modelled(metrics: StoreMetrics, wire: crate::redis::model::Wire) -> Self {
-        let (closed, trouble) = (CancellationToken::new(), Arc::default());
-        Self { servers: Servers::Model(wire), metrics, closed, trouble }
+        let (closed, errors) = (CancellationToken::new(), Arc::default());
+        Self { servers: Servers::Model(wire), metrics, closed, errors }
     }
 
-    /// Runs a script, whose keys are all of one tag.
+    /// Runs a script. All its keys must have the same hash tag.
     pub(super) async fn run(
         &self,
         script: &'static Script,
@@ -163,7 +176,7 @@ impl Link {
         .await
     }
 
-    /// One command, whose key comes first.
+    /// Runs a command whose first argument is its key.
     pub(super) async fn command(
         &self,
         name: &'static str,
@@ -178,7 +191,7 @@ impl Link {
         self.timed(name, self.carry_out(&key, Role::Commands, &call)).await
     }
 
-    /// Bounds what is asked of Redis and counts it. What is asked is boxed: it is much larger than whoever waits for it.
+    /// Limits the time of a command, and measures it. The future is boxed because it is much larger than its callers.
     async fn timed(
         &self,
         name: &'static str,
@@ -186,18 +199,18 @@ impl Link {
     ) -> Result<Value, Unavailable> {
         let began = Instant::now();
         let result = match tokio::time::timeout(PATIENCE, asked.boxed()).await {
-            Ok(result) => result.map_err(|error| Unavailable(self.trouble.hidden(error.details()))),
+            Ok(result) => result.map_err(|error| Unavailable(self.errors.hidden(error.details()))),
             Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
         };
         self.metrics.answered(name, began.elapsed(), result.is_ok());
-        self.trouble.answered(name, result.as_ref().err().map(|error| &*error.0));
+        self.errors.answered(name, result.as_ref().err().map(|error| &*error.0));
         result
     }
 
-    /// Has a command carried out where its key is, and again where a Cluster says that nothing was done because slots are changing
-    /// hands. A command that was cut off is not sent again: whether it was carried out is not known, and who asked decides.
+    /// Sends a command to the server that has its key, and again if a Cluster did nothing because slots are moving. A command
+    /// whose connection broke is not sent again: nobody knows whether it was carried out, so the caller must decide.
     async fn carry_out(&self, key: &str, role: Role, call: &Call) -> Result<Value, Error> {
-        let (mut target, mut pause) = (None::<Arc<Endpoint>>, AGAIN);
+        let (mut target, mut delay) = (None::<Arc<Endpoint>>, MIN_REDIRECT_DELAY);
         loop {
             let (endpoint, answer) = match target.take() {
                 None => {
@@ -214,21 +227,20 @@ impl Link {
             match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => {
-                    target = self.redirected(error, endpoint.connection(role), pause).await?;
-                    pause = (2 * pause).min(LONGEST);
+                    target = self.redirected(error, endpoint.connection(role), delay).await?;
+                    delay = (2 * delay).min(MAX_REDIRECT_DELAY);
                 }
             }
         }
     }
 
-    /// Does what a server of a Cluster says instead of carrying a command out, after which it can be asked for again; maybe of
-    /// another server, which is about to get the slot. Where nothing else is known than before, that is after a pause. Any other
-    /// error is one.
+    /// Follows a redirection, after which the command can be sent again: to the server that is returned, which is about to
+    /// get the slot, or else to the one that has it. Waits first if nothing has changed. Returns any other error.
     async fn redirected(
         &self,
         error: Error,
         by: &Connection,
-        pause: Duration,
+        delay: Duration,
     ) -> Result<Option<Arc<Endpoint>>, Error> {
         let Servers::Cluster(cluster) = &self.servers else { return Err(error) };
         match Redirection::read(error.details(), by) {
@@ -236,18 +248,18 @@ impl Link {
                 let before = cluster.slots();
                 cluster.refresh(Some(&server)).await?;
                 if cluster.slots() == before {
-                    // It does not show yet, or the servers do not agree.
-                    tokio::time::sleep(pause).await;
+                    // The slots have not moved yet, or the servers do not agree.
+                    tokio::time::sleep(delay).await;
                 }
             }
             Some(Redirection::Ask(server)) => return cluster.temporary(&server).map(Some),
-            Some(Redirection::TryAgain) => tokio::time::sleep(pause).await,
+            Some(Redirection::TryAgain) => tokio::time::sleep(delay).await,
             None => return Err(error),
         }
         Ok(None)
     }
 
-    /// The server that has a key or channel.
+    /// The connections to the server that has a key or channel.
     fn endpoint_of(&self, key: &str) -> Result<Arc<Endpoint>, Error> {
         match &self.servers {
             Servers::Single(endpoint) => Ok(endpoint.clone()),
@@ -257,7 +269,7 @@ impl Link {
         }
     }
 
-    /// Which server of a Cluster has a key or channel; `None` where servers are not told apart.
+    /// The server of a Cluster that has a key or channel; `None` without a Cluster.
     pub(super) fn server_of(&self, key: &str) -> Option<Server> {
         match &self.servers {
             Servers::Cluster(cluster) => cluster.server_of(key),
@@ -273,7 +285,7 @@ impl Link {
         matches!(self.servers, Servers::Cluster(_))
     }
 
-    /// The servers that commands go to.
+    /// All servers that receive commands.
     pub(super) fn servers(&self) -> Vec<Server> {
         match &self.servers {
             Servers::Single(endpoint) => endpoint.commands.client().active_connections(),
@@ -283,7 +295,7 @@ impl Link {
         }
     }
 
-    /// One that answers for all: the only one, or any of a Cluster.
+    /// A server that answers for all: the only one, or one of a Cluster.
     fn any(&self) -> Result<Arc<Endpoint>, Unavailable> {
         match &self.servers {
             Servers::Single(endpoint) => Ok(endpoint.clone()),
@@ -293,48 +305,45 @@ impl Link {
         }
     }
 
-    /// Sharded channels came with version 7.
-    pub(super) async fn check_version(&self) -> Result<(), String> {
+    /// Fails if Redis has no sharded channels, which came with version 7.
+    pub(super) async fn check_version(&self) -> Result<(), LinkError> {
         match self.any().ok().and_then(|endpoint| endpoint.commands.client().server_version()) {
-            Some(version) if version.major < 7 => {
-                Err(format!("the store is Redis {version}; it must be Redis 7.0 or later, or Valkey"))
-            }
+            Some(version) if version.major < 7 => Err(LinkError::Version(version.to_string())),
             _ => Ok(()),
         }
     }
 
+    /// Checks that Redis answers, and that a connection for subscriptions is established.
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
         let call = Call { name: "PING", arguments: vec![] };
         let mut endpoint = self.any()?;
         let mut answer = self.timed("PING", endpoint.commands.ask(&call)).await;
-        // Another server of a Cluster may answer where this one does not.
+        // Another server of a Cluster may answer.
         if answer.is_err() && self.is_clustered() {
             endpoint = self.any()?;
             answer = self.timed("PING", endpoint.commands.ask(&call)).await;
         }
         answer?;
-        let is_heard = match &self.servers {
+        let is_subscriber_connected = match &self.servers {
             Servers::Cluster(cluster) => {
                 cluster.endpoints().iter().any(|(_, endpoint)| endpoint.subscriber.is_connected())
             }
             _ => endpoint.subscriber.is_connected(),
         };
-        match is_heard {
+        match is_subscriber_connected {
             true => Ok(()),
-            false => {
-                Err(Unavailable(self.trouble.because("what is published cannot be heard: reconnecting")))
-            }
+            false => Err(Unavailable(self.errors.because("no connection for subscriptions"))),
         }
     }
 
-    /// Rises when slots of a Cluster change hands; `None` where there is no Cluster.
+    /// A number that rises when slots of a Cluster move; `None` without a Cluster.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let Servers::Cluster(cluster) = &self.servers else { return Ok(None) };
-        let look = tokio::time::timeout(PATIENCE, cluster.topology(known)).await;
-        look.unwrap_or_else(|_| Err(Unavailable("the Cluster does not say where its slots are".to_owned())))
+        let topology = tokio::time::timeout(PATIENCE, cluster.topology(known)).await;
+        topology.unwrap_or_else(|_| Err(Unavailable("the Cluster does not answer".to_owned())))
     }
 
-    /// How many slots of a Cluster have a server that others cannot reach, as one of them said last.
+    /// How many slots of a Cluster have a server that others cannot reach, as one of them reported last.
     pub(super) fn failing_slots(&self) -> u64 {
         match &self.servers {
             Servers::Cluster(cluster) => cluster.failing_slots(),
@@ -342,14 +351,14 @@ impl Link {
         }
     }
 
-    /// When this returns, what is published to the channel is heard.
+    /// Subscribes to a channel. All messages that are published after this returns are received.
     pub(super) async fn subscribe(&self, channel: String) -> Result<(), Unavailable> {
-        // One channel a command, so that each has one answer and they may follow one another.
+        // One channel for each command, so that each has one reply.
         let call = Call { name: "SSUBSCRIBE", arguments: vec![channel.as_str().into()] };
         self.timed("SSUBSCRIBE", self.carry_out(&channel, Role::Subscriber, &call)).await.map(drop)
     }
 
-    /// Goes before every `subscribe` that begins later. Nothing is lost when it fails: what is heard is ignored.
+    /// Is sent before any `subscribe` that is called later. It may fail: messages of the channel are ignored then.
     pub(super) fn unsubscribe(&self, channel: String) {
         let Ok(endpoint) = self.endpoint_of(&channel) else { return };
         let sent = endpoint.subscriber.client().sunsubscribe(channel).now_or_never();

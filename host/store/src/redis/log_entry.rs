@@ -89,7 +89,10 @@ mod tests {
             bytes.extend(encode_body(event, data));
             let LogEntry { publication: message, previous_time } =
                 decode(&"r".into(), &bytes, &account, MemoryKind::Replays).unwrap();
-            assert_eq!((message.event.as_deref(), message.data(), previous_time), (event, data, 1760000000000));
+            assert_eq!(
+                (message.event.as_deref(), message.data(), previous_time),
+                (event, data, 1760000000000)
+            );
             assert_eq!((&*message.epoch, message.offset, message.time), ("k3f9", 7, 1760000000001));
         }
         for bad in ["", "k 1 2 3 -", "k x 2 3 - 1", "k 1 2 3 9 ab", "k 1 2 3 1 é"] {

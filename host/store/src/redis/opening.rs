@@ -41,7 +41,7 @@ impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
 
     pub(super) async fn pauses(&mut self, error: &Unavailable) {
         self.says(&error.0);
-        tokio::time::sleep(link::PAUSE).await;
+        tokio::time::sleep(link::START_RETRY_DELAY).await;
     }
 }
 
@@ -52,8 +52,10 @@ pub(super) async fn open<Says: Fn(&str)>(
     vitals: &VitalTasks,
 ) -> Result<(Link, link::LinkEvents, mpsc::UnboundedReceiver<Server>), String> {
     let url = &waiting.site.url;
-    let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error)).await?;
-    link.check_version().await?;
+    let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error))
+        .await
+        .map_err(|error| error.to_string())?;
+    link.check_version().await.map_err(|error| error.to_string())?;
     let names = Names::of(waiting.site);
     let claimed = loop {
         match claim_schema(&link, &names).await {

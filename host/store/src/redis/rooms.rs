@@ -6,9 +6,9 @@ use crate::{
         answer,
         lifetimes::UNNEEDED,
         link::Link,
+        log_entry::LogPage,
         names::Names,
         scripts::rooms::{self as scripts, LogRead},
-        log_entry::LogPage,
     },
 };
 use fred::types::Value;

@@ -13,7 +13,7 @@ use crate::{
         },
         context::{
             Context,
-            faults::Fault,
+            faults::NodeFault,
             usage::{JoinReservation, MEMBERSHIP_SIZE},
         },
         keyring::{Keyring, Synced},
@@ -220,7 +220,7 @@ impl KeyRegistry for Redis {
     async fn read(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
         let keyring = Keyring::of(self.context().link.clone(), self.context().names.clone());
         let Some(Synced { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
-        self.context().faults.set(Fault::Keys, lost);
+        self.context().faults.set(NodeFault::Keys, lost);
         Ok(Some(keys))
     }
 }
@@ -267,14 +267,14 @@ impl RemoteStore for Redis {
     async fn check(&self) -> Result<Option<String>, Unavailable> {
         self.context().link.ping().await?;
         if self.context().metrics.lease.get() != 1 {
-            let why = self.context().link.trouble.lease().map_or(String::new(), |error| format!(": {error}"));
+            let why = self.context().link.errors.lease().map_or(String::new(), |error| format!(": {error}"));
             return Err(Unavailable(format!("this node could not renew its lease yet{why}")));
         }
         if let Some(reason) = self.context().faults.first() {
             return Err(Unavailable(reason));
         }
         // A server of a Cluster may refuse what others do.
-        match self.context().link.trouble.refusal() {
+        match self.context().link.errors.refusal() {
             Some(refusal) if self.context().link.is_clustered() => {
                 return Ok(Some(format!("a server of the Cluster refuses: {refusal}")));
             }

@@ -8,7 +8,7 @@ use crate::{
         cluster::{patrol::Patrol, reaper::Reaper},
         context::{
             Context,
-            faults::Fault,
+            faults::NodeFault,
             lease_time::{CLAIM, LEASE},
             node_name,
         },
@@ -120,7 +120,7 @@ impl Lease {
             let Leased { context, sessions, listing, listener } = &*leased;
             match self.renew(&leased).await {
                 Ok(renewed) => {
-                    context.link.trouble.renewed(None);
+                    context.link.errors.renewed(None);
                     if std::mem::take(&mut self.away) {
                         tracing::info!(node = %context.node.get(), "the store is back");
                     }
@@ -131,7 +131,7 @@ impl Lease {
                     }
                 }
                 Err(error) => {
-                    context.link.trouble.renewed(Some(&error.0));
+                    context.link.errors.renewed(Some(&error.0));
                     if !self.away {
                         tracing::warn!(%error, "connections stay, publishing is refused until it is back");
                     }
@@ -176,7 +176,7 @@ impl Lease {
         let Ok(claimed) = claim_schema(&context.link, &context.names).await else { return };
         self.claims = claimed.is_err();
         let foreign = claimed.err();
-        if context.faults.set(Fault::Schema, foreign.clone()) {
+        if context.faults.set(NodeFault::Schema, foreign.clone()) {
             tracing::error!("{}", foreign.unwrap_or_default());
         }
     }

@@ -1,22 +1,22 @@
-//! What keeps this node from being of use, though Redis answers. What Redis refuses is the link's affair.
+//! Why this node cannot serve clients although Redis answers. What Redis refuses is in `redis_errors`.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
-/// What keeps this node from being of use, though Redis answers.
+/// A reason why this node cannot serve clients although Redis answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
-    /// The keys in Redis are another version's, since it lost this version's.
+pub(crate) enum NodeFault {
+    /// Redis has keys of another schema: it lost those of this version, and another version has started since.
     Schema,
     /// Redis has lost API keys that this node knows.
     Keys,
 }
 
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<BTreeMap<Fault, String>>);
+pub(crate) struct NodeFaults(Mutex<BTreeMap<NodeFault, String>>);
 
-impl Faults {
-    /// Notes why, or that it is over. Gives whether it is new.
-    pub(crate) fn set(&self, fault: Fault, reason: Option<String>) -> bool {
+impl NodeFaults {
+    /// Sets a fault, or clears it with `None`. Returns whether it is new.
+    pub(crate) fn set(&self, fault: NodeFault, reason: Option<String>) -> bool {
         let mut faults = self.0.lock().expect("no code panics while it holds the faults");
         match reason {
             Some(reason) => faults.insert(fault, reason).is_none(),
@@ -27,6 +27,7 @@ impl Faults {
         }
     }
 
+    /// The reason that is reported.
     pub(crate) fn first(&self) -> Option<String> {
         self.0.lock().expect("no code panics while it holds the faults").values().next().cloned()
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Call,
-    connection::{Common, Endpoint},
+    connection::{ClientError, Common, Endpoint, NotConnected},
     events::LinkEvent,
 };
 use crate::Unavailable;
@@ -61,7 +61,7 @@ impl SlotTable {
 
 impl Cluster {
     /// Starts connecting to the servers in the configuration.
-    pub(super) fn new(common: Arc<Common>, seeds: Vec<Server>) -> Result<Self, String> {
+    pub(super) fn new(common: Arc<Common>, seeds: Vec<Server>) -> Result<Self, ClientError> {
         let mut endpoints = HashMap::new();
         for server in &seeds {
             endpoints.insert(server.clone(), open(&common, server)?);
@@ -79,12 +79,13 @@ impl Cluster {
     }
 
     /// Waits until the slots are known, and a while for all servers that have some. The error says why they are not known.
-    pub(super) async fn opened(&self) -> Result<(), String> {
+    pub(super) async fn opened(&self) -> Result<(), NotConnected> {
         let endpoints: Vec<_> = self.table.load().endpoints.values().cloned().collect();
         let opened =
             futures_util::future::select_ok(endpoints.iter().map(|endpoint| Box::pin(endpoint.opened())));
         opened.await?;
-        self.refresh(None).await.map_err(|error| self.common.trouble.hidden(error.details()))?;
+        let hidden = |error: Error| NotConnected(self.common.errors.hidden(error.details()));
+        self.refresh(None).await.map_err(hidden)?;
         let table = self.table.load_full();
         let all = futures_util::future::join_all(table.endpoints.values().map(|endpoint| endpoint.opened()));
         timeout(START_TIMEOUT, all).await.ok();
@@ -136,7 +137,7 @@ impl Cluster {
 
     /// A server that may get slots. It is dropped with the next lookup if it has none by then.
     pub(super) fn temporary(&self, server: &Server) -> Result<Arc<Endpoint>, Error> {
-        let wrong = |error| Error::new(ErrorKind::Cluster, error);
+        let wrong = |error: ClientError| Error::new(ErrorKind::Cluster, error.to_string());
         if let Some(endpoint) = self.endpoint(server) {
             return Ok(endpoint);
         }
@@ -195,7 +196,8 @@ impl Cluster {
         for server in routing.unique_primary_nodes() {
             let endpoint = match before.endpoints.get(&server) {
                 Some(endpoint) => endpoint.clone(),
-                None => open(&self.common, &server).map_err(|error| Error::new(ErrorKind::Cluster, error))?,
+                None => open(&self.common, &server)
+                    .map_err(|error| Error::new(ErrorKind::Cluster, error.to_string()))?,
             };
             endpoints.insert(server, endpoint);
         }
@@ -213,7 +215,7 @@ impl Cluster {
     /// that rises when slots move.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
-        let unavailable = |error: Error| Unavailable(self.common.trouble.hidden(error.details()));
+        let unavailable = |error: Error| Unavailable(self.common.errors.hidden(error.details()));
         let any = match self.any() {
             Ok(any) => any,
             Err(error) => {
@@ -240,6 +242,6 @@ impl Cluster {
     }
 }
 
-fn open(common: &Arc<Common>, server: &Server) -> Result<Arc<Endpoint>, String> {
+fn open(common: &Arc<Common>, server: &Server) -> Result<Arc<Endpoint>, ClientError> {
     Endpoint::open(common, &ServerConfig::Centralized { server: server.clone() })
 }

@@ -6,7 +6,7 @@ use super::{
     backoff::Backoff,
     events::{EventSender, LinkEvent},
 };
-use crate::{PATIENCE, StoreMetrics, redis::trouble::Trouble};
+use crate::{PATIENCE, StoreMetrics, redis::redis_errors::RedisErrors};
 use arc_swap::ArcSwap;
 use fred::{
     clients::Client,
@@ -46,6 +46,16 @@ const MAX_UNREACHABLE: Duration = Duration::from_secs(10);
 /// Messages that may wait to be read. More are dropped, and read from the logs.
 const MAX_WAITING_MESSAGES: usize = 8192;
 
+/// The client library does not accept a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create a Redis client: {0}")]
+pub(in crate::redis) struct ClientError(String);
+
+/// Why a server is not connected, as far as that is known.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotConnected(pub String);
+
 /// What all connections of a link share.
 pub(super) struct Common {
     /// The configuration of the client library, for any server.
@@ -53,7 +63,7 @@ pub(super) struct Common {
     pub metrics: StoreMetrics,
     pub vitals: VitalTasks,
     /// Why Redis does not serve this node.
-    pub trouble: Arc<Trouble>,
+    pub errors: Arc<RedisErrors>,
     pub closed: CancellationToken,
     pub events: EventSender,
     /// Told of each server that is connected for commands.
@@ -69,7 +79,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// Starts connecting.
-    pub(super) fn open(common: &Arc<Common>, server: &ServerConfig) -> Result<Arc<Self>, String> {
+    pub(super) fn open(common: &Arc<Common>, server: &ServerConfig) -> Result<Arc<Self>, ClientError> {
         let closed = common.closed.child_token();
         let config = Config { server: server.clone(), ..common.config.clone() };
         let open = |role| Connection::open(common, config.clone(), role, &closed);
@@ -78,7 +88,7 @@ impl Endpoint {
     }
 
     /// Waits until both are connected. The error says why one cannot connect.
-    pub(super) async fn opened(&self) -> Result<(), String> {
+    pub(super) async fn opened(&self) -> Result<(), NotConnected> {
         self.commands.opened().await?;
         self.subscriber.opened().await
     }
@@ -134,8 +144,9 @@ impl Connection {
         config: Config,
         role: Role,
         closed: &CancellationToken,
-    ) -> Result<Arc<Self>, String> {
-        let client = new_client(&config, role).map_err(|error| common.trouble.hidden(error.details()))?;
+    ) -> Result<Arc<Self>, ClientError> {
+        let client =
+            new_client(&config, role).map_err(|error| ClientError(common.errors.hidden(error.details())))?;
         let connection = Arc::new(Self {
             common: common.clone(),
             role,
@@ -165,16 +176,16 @@ impl Connection {
     }
 
     /// Waits until it is connected. The error says why it cannot connect.
-    async fn opened(&self) -> Result<(), String> {
+    async fn opened(&self) -> Result<(), NotConnected> {
         let mut state = self.state.subscribe();
         loop {
             if self.is_connected() {
                 return Ok(());
             }
             if let Some(error) = state.borrow_and_update().clone() {
-                return Err(error);
+                return Err(NotConnected(error));
             }
-            state.changed().await.map_err(|_| "the store is closed".to_owned())?;
+            state.changed().await.map_err(|_| NotConnected("the store is closed".to_owned()))?;
         }
     }
 
@@ -303,9 +314,9 @@ impl Connection {
     }
 
     fn on_error(&self, error: &str) {
-        let error = self.common.trouble.hidden(error);
+        let error = self.common.errors.hidden(error);
         if self.role != Role::Sentinel {
-            self.common.trouble.unreachable(&error);
+            self.common.errors.unreachable(&error);
         }
         self.state.send_replace(Some(error));
     }

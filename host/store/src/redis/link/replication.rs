@@ -1,7 +1,7 @@
-//! Which replicas have a write, for whoever has to know that it outlives its server.
+//! Runs a script and waits for replicas, for writes that must outlive their server.
 
 use super::{
-    AGAIN, Call, Link, REPLICAS, Script,
+    Call, Link, MIN_REDIRECT_DELAY, REPLICA_TIMEOUT, Script,
     call::field,
     connection::{Connection, command},
 };
@@ -16,20 +16,20 @@ use futures_util::{
     future::{BoxFuture, ready},
 };
 
-/// The answer to a command behind another.
-type Behind = BoxFuture<'static, Result<Value, Error>>;
+/// The reply to a command that was sent behind another.
+type SecondReply = BoxFuture<'static, Result<Value, Error>>;
 
-/// How far a write has come.
+/// How many replicas have a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Replication {
-    /// Replicas that were connected to the server.
+    /// Replicas of the server, when it was written.
     pub replicas: u64,
-    /// Those of them that said in time that they have it.
+    /// Those of them that have confirmed it in time.
     pub confirmed: u64,
 }
 
 impl Link {
-    /// Runs a script, and says which of the server's replicas have what was written; waits a moment for them.
+    /// Runs a script, and waits a moment until the replicas of its server have what it has written.
     pub(crate) async fn run_replicated(
         &self,
         script: &'static Script,
@@ -41,9 +41,11 @@ impl Link {
         let said = self.timed("INFO", async { self.endpoint_of(&key)?.commands.ask(&asked).await }).await?;
         let replicas = field(&said, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
         let call = Call::script("EVAL", &script.code, keys, arguments);
-        // Directly behind the script: it tells of what was written over the same connection before.
-        let wait =
-            Call { name: "WAIT", arguments: vec![answer::integer(replicas), answer::millis(REPLICAS)] };
+        // Directly behind the script, because WAIT is about all writes of the same connection before it.
+        let wait = Call {
+            name: "WAIT",
+            arguments: vec![answer::integer(replicas), answer::millis(REPLICA_TIMEOUT)],
+        };
         let mut confirmed = None;
         let written = async {
             loop {
@@ -53,17 +55,17 @@ impl Link {
                         confirmed = Some(waits);
                         return Ok(value);
                     }
-                    // A slot that is on its way is waited for.
+                    // If the slot is moving, this waits until it has arrived.
                     Err(error) => {
-                        if self.redirected(error, &endpoint.commands, AGAIN).await?.is_some() {
-                            tokio::time::sleep(AGAIN).await;
+                        if self.redirected(error, &endpoint.commands, MIN_REDIRECT_DELAY).await?.is_some() {
+                            tokio::time::sleep(MIN_REDIRECT_DELAY).await;
                         }
                     }
                 }
             }
         };
         let value = self.timed(script.name, written).await?;
-        // What is written is written, also where its server does not live to say who has it.
+        // The write succeeded, even if its server dies before it tells which replicas have it.
         let confirmed = match confirmed {
             Some(waits) => waits.await.ok(),
             None => None,
@@ -74,9 +76,9 @@ impl Link {
 }
 
 impl Connection {
-    /// Has a command carried out, and another directly behind it over the same connection. The second's answer may come much later
-    /// or, where the connection breaks, never.
-    async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, Behind), Error> {
+    /// Sends a command, and another directly behind it over the same connection. The reply to the second may come much later
+    /// or, if the connection breaks, never.
+    async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, SecondReply), Error> {
         let client = self.ready().await?;
         let send = |call: &Call| {
             let (command, arguments) = (command(call), call.arguments.clone());
@@ -88,7 +90,7 @@ impl Connection {
         let answer = tokio::select! {
             biased;
             answer = &mut first => answer,
-            // Only an error comes before what was asked first.
+            // Only an error can come before the reply to the first.
             answer = &mut second => {
                 second = ready(answer).boxed();
                 first.await

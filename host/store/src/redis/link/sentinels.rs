@@ -6,7 +6,7 @@
 
 use super::{
     Call,
-    connection::{Common, Connection, Endpoint, Role},
+    connection::{ClientError, Common, Connection, Endpoint, NotConnected, Role},
 };
 use fred::types::{
     RespVersion, Value,
@@ -41,14 +41,14 @@ struct Votes {
 
 impl Votes {
     /// The server that most Sentinels name, and how many those are.
-    fn winner(self) -> Result<(Server, usize), String> {
-        self.masters.into_iter().max_by_key(|(_, votes)| *votes).ok_or(self.error)
+    fn winner(self) -> Result<(Server, usize), NotConnected> {
+        self.masters.into_iter().max_by_key(|(_, votes)| *votes).ok_or(NotConnected(self.error))
     }
 }
 
 impl Sentinels {
     /// Starts connecting to the Sentinels in the configuration; `None` where there are none.
-    pub(super) fn open(common: &Arc<Common>) -> Result<Option<Self>, String> {
+    pub(super) fn open(common: &Arc<Common>) -> Result<Option<Self>, ClientError> {
         let ServerConfig::Sentinel { hosts, service_name, username, password } = &common.config.server else {
             return Ok(None);
         };
@@ -76,8 +76,10 @@ impl Sentinels {
         for answer in join_all(asked).await {
             match answer {
                 Ok(Ok(Value::Null)) => {
-                    votes.error =
-                        format!("the Sentinels know no master '{}'; check sentinelServiceName in store.url", self.name);
+                    votes.error = format!(
+                        "the Sentinels know no master '{}'; check sentinelServiceName in store.url",
+                        self.name
+                    );
                 }
                 Ok(Ok(answer)) => {
                     if let Ok((host, port)) = answer.convert::<(String, u16)>() {
@@ -92,7 +94,7 @@ impl Sentinels {
     }
 
     /// The master that most Sentinels name of those that answer.
-    pub(super) async fn master(&self) -> Result<Server, String> {
+    pub(super) async fn master(&self) -> Result<Server, NotConnected> {
         self.ask().await.winner().map(|(master, _)| master)
     }
 

@@ -22,8 +22,8 @@ impl Link {
         let said =
             self.timed("INFO", self.endpoint_at(server)?.commands.ask(&Call::info(&["memory"]))).await?;
         let number = |name| field(&said, name).and_then(|number| number.parse::<usize>().ok());
-        let used =
-            number("used_memory").ok_or_else(|| Unavailable("INFO of Redis has no used_memory".to_owned()))?;
+        let used = number("used_memory")
+            .ok_or_else(|| Unavailable("INFO of Redis has no used_memory".to_owned()))?;
         let machine =
             || number("total_system_memory").filter(|bytes| *bytes > 0).map(|bytes| bytes / 100 * 60);
         let limit = match field(&said, "maxmemory_policy").is_none_or(|policy| policy == "noeviction") {

@@ -38,7 +38,10 @@ const MUTATIONS: [Mutation; 12] = [
     ("take of what is over", &[("take", "or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6]))", "")]),
     ("claim without a deadline", &[("claim", "late(ARGV[3], time)", NEVER)]),
     ("put without a generation", &[("put", "record[1] and tonumber(record[1]) > tonumber(ARGV[3])", NEVER)]),
-    ("put without a number", &[("put", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", NEVER)]),
+    (
+        "put without a number",
+        &[("put", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", NEVER)],
+    ),
     ("put that keeps rooms", &[("put", "replace(KEYS[1], 8, { 'ok', int(time) })", "{ 'ok', int(time) }")]),
     ("let go by anybody", &[("letgo", "(ARGV[1] ~= '' and record[3] ~= ARGV[1]) or", "")]),
 ];

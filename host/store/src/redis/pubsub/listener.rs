@@ -169,7 +169,10 @@ impl RoomListener {
             ListenerRequest::Resync => self.resync_all(false, None),
             ListenerRequest::Topology(topology) => {
                 if self.topology.replace(topology).is_some_and(|before| before != topology) {
-                    tracing::info!(rooms = self.subscriptions.len(), "slots of the Cluster have moved; subscribing again");
+                    tracing::info!(
+                        rooms = self.subscriptions.len(),
+                        "slots of the Cluster have moved; subscribing again"
+                    );
                     self.resync_all(true, None);
                 }
             }

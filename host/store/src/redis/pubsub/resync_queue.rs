@@ -134,7 +134,10 @@ mod tests {
         let (of_bad, of_good): (Vec<_>, Vec<_>) =
             begun.into_iter().partition(|(.., permit)| permit.server.as_ref() == Some(&bad));
         assert_eq!((of_bad.len(), of_good.len()), (MAX_CONCURRENT_READS, MAX_CONCURRENT_READS));
-        assert!(of_good[0].1 && !of_good[1].1, "a room that is added twice is read once, and subscribed first");
+        assert!(
+            of_good[0].1 && !of_good[1].1,
+            "a room that is added twice is read once, and subscribed first"
+        );
         for (.., permit) in of_good {
             queue.finished(permit, true, Instant::now());
         }

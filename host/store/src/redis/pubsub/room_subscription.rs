@@ -225,8 +225,7 @@ impl RoomSubscription {
         if *epoch != self.position.epoch {
             return is_older(epoch, &self.position.epoch);
         }
-        let first =
-            page.entries.first().filter(|first| first.publication.offset == self.position.offset + 1);
+        let first = page.entries.first().filter(|first| first.publication.offset == self.position.offset + 1);
         *offset < self.position.offset
             || (*offset == self.position.offset && page.time != self.time)
             || first.is_some_and(|first| first.previous_time != self.time)

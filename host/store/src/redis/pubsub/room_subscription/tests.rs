@@ -41,7 +41,11 @@ fn open() -> Subscriber {
     });
     let subscription = RoomSubscription::new(RoomName::parse("r").unwrap(), 1);
     let mut subscriber = Subscriber { subscription, feed, told, keeps_up };
-    assert_eq!(subscriber.receive("a", 6), NextStep::Nothing, "buffered until the position of the room is known");
+    assert_eq!(
+        subscriber.receive("a", 6),
+        NextStep::Nothing,
+        "buffered until the position of the room is known"
+    );
     assert_eq!(subscriber.read(page("a", 1, 5, 0, 0)), (NextStep::Nothing, 0, false));
     assert_eq!(subscriber.told(), "from a5 a6");
     subscriber
