@@ -1,6 +1,6 @@
 //! The configuration of one plugin, `[[plugin]]`: its file, its rooms and its budget; and loading what it names.
 
-use super::{Budget, Engine, OnFailure, Plugin, SignatureError, Trust, contract};
+use super::{Budget, Engine, OnFailure, Plugin, SignatureError, Trust, contract, load::digest};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
@@ -204,6 +204,14 @@ impl PluginConfig {
         let name = self.name();
         // This comes first: no code of this process parses bytes that no trusted key has signed.
         let signed_by = self.trust.verify(name, bytes, signature)?;
+        if let Some(pin) = &self.sha256 {
+            let found = digest(bytes);
+            if !pin.eq_ignore_ascii_case(&found) {
+                let reason =
+                    format!("plugin '{name}' has the SHA-256 {found}, but the configuration pins {pin}");
+                return Err(reason.into());
+            }
+        }
         let config = serde_json::to_value(&self.config)
             .map_err(|error| format!("plugin '{name}': its config cannot be converted to JSON: {error}"))?;
         let BudgetConfig { call, memory, calls } = self.budget;
@@ -211,15 +219,7 @@ impl PluginConfig {
             Plugin::load(engine, name, bytes, &config, Budget { call, memory, calls }).map_err(|error| {
                 VersionError { is_retryable: error.is_retryable(), reason: error.to_string() }
             })?;
-        match &self.sha256 {
-            Some(pin) if !pin.eq_ignore_ascii_case(&plugin.info().sha256) => {
-                let found = &plugin.info().sha256;
-                let reason =
-                    format!("plugin '{name}' has the SHA-256 {found}, but the configuration pins {pin}");
-                Err(reason.into())
-            }
-            _ => Ok(plugin.signed_by(signed_by)),
-        }
+        Ok(plugin.signed_by(signed_by))
     }
 }
 
@@ -240,5 +240,23 @@ pub fn read_signature(file: &Path) -> Result<Option<String>, FileError> {
         Ok(text) => Ok(Some(text)),
         Err(FileError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_digest_is_checked_before_compiling() {
+        let mut config = PluginConfig::for_file("p".into(), "p.wasm".into(), vec![]);
+        config.sha256 = Some("00".into());
+        let engine = Engine::with_compiler_limits().unwrap();
+        let error = config.compile(&engine, b"not Wasm", None).err().unwrap().to_string();
+        let found = digest(b"not Wasm");
+        assert_eq!(error, format!("plugin 'p' has the SHA-256 {found}, but the configuration pins 00"));
+        config.sha256 = Some(found.to_uppercase());
+        let error = config.compile(&engine, b"not Wasm", None).err().unwrap().to_string();
+        assert!(!error.contains("pins"), "{error}");
     }
 }
