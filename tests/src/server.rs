@@ -4,7 +4,7 @@ use crate::{EVENT_TIMEOUT, KEY, READER};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use switchyard_process::vital::VitalTasks;
-use switchyard_server::{Admin, Listeners, Node, Source, config::Config};
+use switchyard_server::{AdminListener, ConfigSource, Listeners, Node, config::Config};
 use switchyard_store::key::Digest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -62,13 +62,13 @@ impl Server {
         let file = folder.path().join("switchyard.toml");
         std::fs::write(&file, text).expect("a file in it");
         let vitals = VitalTasks::default();
-        let source = Source::open(Some(file.clone()), &vitals).expect("signals");
+        let source = ConfigSource::open(Some(file.clone()), &vitals).expect("signals");
         // Read by the source that watches it, as a real node does. Otherwise an immediate change could go unnoticed.
         let path = file.clone();
-        let read = source.reader().wait(move || Config::load(Some(&path), &vec![])).await;
+        let read = source.reader().run_without_timeout(move || Config::load(Some(&path), &vec![])).await;
         let config = read.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
         let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (server, admin) = (listen().await, Admin::start(listen().await, vitals).expect("bound"));
+        let (server, admin) = (listen().await, AdminListener::start(listen().await, vitals).expect("bound"));
         let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
         let address = server.local_addr().expect("bound");
         let url = format!("{scheme}://{address}{}", config.server.path);

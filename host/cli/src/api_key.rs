@@ -5,7 +5,7 @@ use crate::output::note;
 use anyhow::{Context, bail};
 use std::{env::VarError, path::Path};
 use switchyard_process::file::read_input;
-use switchyard_server::config::is_open;
+use switchyard_server::config::is_world_readable;
 
 /// The environment variable with the API key.
 const VARIABLE: &str = "SWITCHYARD_KEY";
@@ -15,7 +15,7 @@ pub(crate) fn read_api_key(file: Option<&Path>) -> anyhow::Result<String> {
     let (key, source) = match file {
         Some(file) => {
             let name = file.display();
-            if is_open(file) {
+            if is_world_readable(file) {
                 note(format_args!(
                     "{name} contains a key, and every user of this machine can read it; run `chmod o= {name}`"
                 ));

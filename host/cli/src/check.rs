@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use switchyard_plugin::Engine;
 use switchyard_server::{
     Tls,
-    config::{Config, Text, environment, find, line},
+    config::{Config, ConfigFile, find_key, line_number, read_environment},
 };
 
 #[derive(Args)]
@@ -18,23 +18,23 @@ pub(crate) struct CheckArgs {
 
 pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
     // Reads the file once, because a pipe can be read only once.
-    let text = args.config.as_deref().map(Text::first).transpose().map_err(anyhow::Error::msg)?;
-    let config = environment().and_then(|environment| match &text {
-        Some(text) => text.config(&environment),
+    let file = args.config.as_deref().map(ConfigFile::open).transpose()?;
+    let config = read_environment().and_then(|environment| match &file {
+        Some(file) => file.parse(&environment),
         None => Config::load(None, &environment),
     });
-    let config = config.map_err(anyhow::Error::msg)?;
-    let text = text.as_ref().map_or("", Text::as_str);
+    let config = config?;
+    let text = file.as_ref().map_or("", ConfigFile::text);
     let at_line = |offset: usize, error: String| match &args.config {
-        Some(file) => format!("{}:{}: {error}", file.display(), line(text, offset)),
+        Some(file) => format!("{}:{}: {error}", file.display(), line_number(text, offset)),
         None => error,
     };
     let mut problems = vec![];
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
-        problems.push(at_line(find(text, "server", "tls").start, error));
+        problems.push(at_line(find_key(text, "server", "tls").start, error.to_string()));
     }
     if let Err(error) = config.cache.check() {
-        problems.push(at_line(find(text, "cache", "folder").start, error.to_string()));
+        problems.push(at_line(find_key(text, "cache", "folder").start, error.to_string()));
     }
     if !config.plugins.is_empty() {
         let engine = Engine::with_compiler_limits()?;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
     if !problems.is_empty() {
         return Err(Problems(problems).into());
     }
-    config.risks(args.config.as_deref()).iter().for_each(note);
+    config.warnings(args.config.as_deref()).iter().for_each(note);
     let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
     print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;
     Ok(())

@@ -10,7 +10,7 @@ use std::{path::PathBuf, time::Duration};
 use switchyard_process::unit::parse_duration;
 use switchyard_protocol::{room::is_valid_principal, unix_ms};
 use switchyard_server::{
-    config::{Config, environment},
+    config::{Config, read_environment},
     generate_key,
 };
 use switchyard_store::{
@@ -158,7 +158,8 @@ fn print_new(args: &KeyArgs, key: &str, config: &KeyConfig) -> Result<(), Output
 }
 
 fn load_config(file: Option<&PathBuf>) -> anyhow::Result<Config> {
-    let config = environment().and_then(|environment| Config::load(file.map(PathBuf::as_path), &environment));
+    let config =
+        read_environment().and_then(|environment| Config::load(file.map(PathBuf::as_path), &environment));
     config.map_err(anyhow::Error::msg)
 }
 

@@ -7,7 +7,9 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use switchyard_plugin::{Compiler, PluginConfig};
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::room::{RoomPattern, is_valid_principal};
-use switchyard_server::{Admin, Listeners, Node, Source, config::Config, generate_key, raise_file_limit};
+use switchyard_server::{
+    AdminListener, ConfigSource, Listeners, Node, config::Config, generate_key, raise_file_limit,
+};
 use switchyard_store::key::{Digest, KeyConfig, PrincipalName, Scope};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
@@ -29,20 +31,20 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     let vitals = VitalTasks::default();
-    let source = Source::open(args.config.clone(), &vitals).context("files cannot be watched")?;
+    let source = ConfigSource::open(args.config.clone(), &vitals).context("files cannot be watched")?;
     let (config, key) = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
         loaded = load(&source) => loaded?,
     };
-    config.risks(source.file()).iter().for_each(|risk| tracing::warn!("{risk}"));
+    config.warnings(source.file()).iter().for_each(|warning| tracing::warn!("{warning}"));
     raise_file_limit();
     let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
     let (listen, path) = (config.server.listen, config.server.path.clone());
     // Reserves the port for this node, but refuses connections until the node can answer them.
     let server = reserve(listen).with_context(|| cannot_listen("server.listen", listen))?;
     let admin = bind(config.admin.listen, "admin.listen").await?;
-    let admin = Admin::start(admin, vitals)?;
+    let admin = AdminListener::start(admin, vitals)?;
     let admin_url = format!("http://{}", admin.address);
     tracing::info!("starting; {admin_url}/readyz says what is waited for");
     let Some(node) = Node::start(config, source, &admin, &stop).await? else { return Ok(()) };
@@ -57,18 +59,18 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     // Not awaited, because the reader of standard output may be stopped and the pipe full.
     tokio::spawn(print(lines));
-    node.run(Listeners { server, admin }, stop).await
+    Ok(node.run(Listeners { server, admin }, stop).await?)
 }
 
 /// Loads the configuration. Without a file, also generates the key for this run. Reading the files may take forever.
-async fn load(source: &Source) -> anyhow::Result<(Config, Option<String>)> {
+async fn load(source: &ConfigSource) -> anyhow::Result<(Config, Option<String>)> {
     let mut config = source.load().await.map_err(anyhow::Error::msg)?;
     config.compiler = Compiler::ChildProcess;
     if source.file().is_some() {
         return Ok((config, None));
     }
-    config.plugins = source.reader().wait(find_plugins).await??;
-    config.share_trust();
+    config.plugins = source.reader().run_without_timeout(find_plugins).await??;
+    config.copy_trust_to_plugins();
     let key = add_temporary_key(&mut config);
     Ok((config, Some(key)))
 }

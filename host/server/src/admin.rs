@@ -1,21 +1,23 @@
-//! The operators' listener: publishing over HTTP, rooms, connections, plugins, health and metrics.
+//! The listener for operators, and its calls: publishing over HTTP, rooms, connections, plugins, health and
+//! metrics. Plain HTTP.
 
 mod api;
 mod body;
-mod callers;
-mod coming;
+mod call_limiter;
 mod connections;
 mod health;
 mod hosts;
+mod incoming_body;
 mod listener;
 mod messages;
 mod metrics;
-mod paced;
 mod plugins;
 mod rooms;
+mod status;
+mod timed_stream;
 
-pub use listener::Admin;
-pub(crate) use listener::Status;
+pub use listener::AdminListener;
+pub(crate) use status::Status;
 
 use crate::http;
 use api::Api;
@@ -31,10 +33,11 @@ use switchyard_process::unit;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
+    /// The address to listen on.
     #[serde(deserialize_with = "unit::address")]
     pub listen: SocketAddr,
-    /// Names by which it may be asked for, beside addresses and names of one part.
-    #[serde(deserialize_with = "hosts::names")]
+    /// Host names that requests may be sent to, in addition to IP addresses and names without a dot.
+    #[serde(deserialize_with = "hosts::deserialize_hosts")]
     pub hosts: Vec<String>,
 }
 
@@ -63,7 +66,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(async || api::openapi()))
-        .fallback(async || http::refuse(&api::not_found("nothing is here; /openapi.json lists what is")))
-        .method_not_allowed_fallback(async || http::refuse(&api::wrong_method()))
+        .fallback(async || http::refuse(&api::not_found("there is nothing at this path; see /openapi.json")))
+        .method_not_allowed_fallback(async || http::refuse(&api::method_not_allowed()))
         .with_state(api)
 }

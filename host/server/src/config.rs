@@ -1,28 +1,30 @@
-//! The configuration: one TOML file and what the environment overrides. Each module owns its part; here they are
-//! put together and checked against one another.
+//! The configuration of a node: one TOML file, with overrides from the environment. Each module defines its
+//! own section; here the sections are put together and checked against each other.
 
 mod check;
-mod mask;
+mod error;
+mod file;
+mod location;
 mod overrides;
-mod place;
-mod risks;
+mod redact;
 mod store;
-mod text;
+mod warnings;
 
-pub use overrides::{Environment, environment};
-pub use place::{find, line};
-pub use risks::is_open;
-pub use store::{StoreConfig, StoreUrl};
-pub use text::Text;
+pub use error::ConfigError;
+pub use file::ConfigFile;
+pub use location::{find_key, line_number};
+pub use overrides::{Environment, read_environment};
+pub use store::{KeyPrefix, StoreConfig, StoreUrl};
+pub use warnings::is_world_readable;
 
 use crate::{
     admin::AdminConfig, hub::Ungoverned, key::Tier, limits::LimitsConfig, listener::ServerConfig,
     session::SessionConfig,
 };
-use place::Place;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,26 +32,38 @@ use switchyard_plugin::{CacheConfig, Compiler, PluginConfig, Trust};
 use switchyard_process::memory::MemoryConfig;
 use switchyard_store::{HistoryConfig, key::KeyConfig};
 
+/// A whole configuration. Its keys are described in docs/operator.md; every section has defaults.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// `[server]`: the listener for clients.
     pub server: ServerConfig,
+    /// `[admin]`: the listener for operators.
     pub admin: AdminConfig,
+    /// `[store]`: where rooms and sessions are stored.
     pub store: StoreConfig,
+    /// `[rooms]`: what holds for all rooms.
     pub rooms: RoomsConfig,
+    /// `[session]`: limits and timeouts of one client.
     pub session: SessionConfig,
+    /// `[limits]`: what unauthenticated clients may take.
     pub limits: LimitsConfig,
+    /// `[memory]`: how much memory the node may use for clients.
     pub memory: MemoryConfig,
+    /// `[[key]]`: the API keys.
     #[serde(rename = "key")]
     pub keys: Vec<KeyConfig>,
+    /// `[tier.NAME]`: what keys of a tier allow, by the name of the tier.
     #[serde(rename = "tier")]
     pub tiers: HashMap<String, Tier>,
-    /// By precedence: the first whose rooms match governs.
+    /// `[[plugin]]`: the plugins. The first one whose rooms match governs a room.
     #[serde(rename = "plugin")]
     pub plugins: Vec<PluginConfig>,
+    /// `[signatures]`: who may sign plugins.
     pub signatures: Arc<Trust>,
+    /// `[cache]`: where compiled plugins are kept.
     pub cache: CacheConfig,
-    /// Nothing that can be configured: who runs the node says it.
+    /// Where plugins are compiled. Not a key of the file: the program that runs the node decides.
     #[serde(skip)]
     pub compiler: Compiler,
 }
@@ -58,50 +72,55 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoomsConfig {
+    /// Whether clients may join rooms that no plugin governs.
     pub ungoverned: Ungoverned,
+    /// How many messages of each room are kept, and for how long.
     pub history: HistoryConfig,
 }
 
 impl Config {
-    /// Reads a file, or the defaults without one. The error is a sentence with file and line, or with the variable.
-    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, String> {
+    /// Reads a file, or uses the defaults without one, and applies the overrides of the environment. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read, or if the file or a variable is invalid.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         match file {
-            Some(file) => Text::first(file).map_err(|error| error.to_string())?.config(environment),
-            None => Self::read("", Path::new("the defaults"), environment),
+            Some(file) => ConfigFile::open(file)?.parse(environment),
+            None => Self::parse("", Path::new("the defaults"), environment),
         }
     }
 
-    /// Every error of what a configuration says passes here, and shows no secret.
-    fn read(text: &str, file: &Path, environment: &Environment) -> Result<Self, String> {
-        Self::understand(text, file, environment).map_err(|error| mask::masked(&error))
-    }
-
-    fn understand(text: &str, file: &Path, environment: &Environment) -> Result<Self, String> {
-        let at = |span: Option<std::ops::Range<usize>>| match span {
-            Some(span) => format!("{}:{}", file.display(), line(text, span.start)),
+    /// Parses and checks a text. `file` is for error messages.
+    fn parse(text: &str, file: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        let locate = |span: Option<Range<usize>>| match span {
+            Some(span) => format!("{}:{}", file.display(), line_number(text, span.start)),
             None => file.display().to_string(),
         };
         let config: Self = toml::from_str(text).map_err(|error| {
-            let message = one_line(error.message());
-            let key = error.span().map(|span| place::key_at(text, span.start)).unwrap_or_default();
-            match key.is_empty() || message.contains(&key) {
-                true => format!("{}: {message}", at(error.span())),
-                false => format!("{}: {key}: {message}", at(error.span())),
+            let mut message = error::translate(error.message());
+            let key = error.span().map(|span| location::key_at(text, span.start)).unwrap_or_default();
+            // Many messages name the key already.
+            if !key.is_empty() && !message.contains(&key) {
+                message = format!("{key}: {message}");
             }
+            ConfigError::content(locate(error.span()), &message)
         })?;
-        config.check().map_err(|(place, message)| format!("{}: {message}", at(Some(place.find(text)))))?;
-        let mut config = overrides::lay_over(config, text, environment)?;
-        config.share_trust();
+        config
+            .check()
+            .map_err(|error| ConfigError::content(locate(Some(error.location.find(text))), &error.message))?;
+        let mut config = overrides::apply_overrides(config, text, environment)?;
+        config.copy_trust_to_plugins();
         Ok(config)
     }
 
-    /// Gives each plugin the keys that it is verified with.
-    pub fn share_trust(&mut self) {
+    /// Copies `[signatures]` into the configuration of each plugin. Necessary after `plugins` was changed.
+    pub fn copy_trust_to_plugins(&mut self) {
         self.plugins.iter_mut().for_each(|plugin| plugin.trust = self.signatures.clone());
     }
 
-    /// Paths in a file are relative to it.
-    fn resolve(&mut self, folder: &Path) {
+    /// Makes the paths, which are relative to the configuration file, relative to the working directory.
+    fn resolve_paths(&mut self, folder: &Path) {
         let mut files: Vec<&mut PathBuf> = self.plugins.iter_mut().map(|plugin| &mut plugin.file).collect();
         if let Some(tls) = &mut self.server.tls {
             files.extend([&mut tls.certificate, &mut tls.key]);
@@ -110,8 +129,8 @@ impl Config {
         files.into_iter().for_each(|file| *file = folder.join(&*file));
     }
 
-    /// The sections that differ and are only read when the process starts.
-    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+    /// The names of the sections that differ in `other` and take effect only after a restart.
+    pub(crate) fn sections_that_need_restart(&self, other: &Self) -> Vec<&'static str> {
         let pairs = [
             ("server", self.server == other.server),
             ("admin", self.admin == other.admin),
@@ -126,20 +145,16 @@ impl Config {
     }
 }
 
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Config::read(text, Path::new("s.toml"), &environment)
+        Config::parse(text, Path::new("s.toml"), &environment).map_err(|error| error.to_string())
     }
 
-    /// Everything that the operator's manual shows, at once.
+    /// Every key of the operator's manual.
     const WHOLE: &str = r#"
         [server]
         listen = "127.0.0.1:8080"
@@ -192,23 +207,23 @@ mod tests {
     "#;
 
     #[test]
-    fn every_documented_key_is_read_and_every_key_is_optional() {
-        let config = read(WHOLE, &[]).unwrap();
+    fn every_documented_key_is_parsed_and_every_key_is_optional() {
+        let config = parse(WHOLE, &[]).unwrap();
         assert_eq!(config.rooms.history.messages, 10);
         assert_eq!(config.keys[0].expires.unwrap().0, 1_798_761_600_000);
         assert_eq!(config.plugins[0].budget.memory, 16 << 20);
         assert!(config.plugins[0].trust.require, "each plugin has the keys of [signatures]");
-        assert_eq!(read("", &[]).unwrap(), Config::default());
+        assert_eq!(parse("", &[]).unwrap(), Config::default());
     }
 
     #[test]
-    fn a_wrong_key_value_or_name_is_shown_with_its_line() {
+    fn an_error_names_the_line_the_key_and_what_is_expected() {
         let digest = "0".repeat(64);
         for (text, expected) in [
             ("[server]\nlisten = \"here\"", "s.toml:2:"),
             (
                 "[server]\n\nlsten = \"127.0.0.1:1\"",
-                "s.toml:3: server: unknown field `lsten`, expected one of `listen`",
+                "s.toml:3: server: unknown key `lsten`, expected one of `listen`",
             ),
             (
                 "[session]\nttl = \"2 moons\"",
@@ -216,7 +231,7 @@ mod tests {
             ),
             (
                 "[rooms]\nungoverned = \"ajar\"",
-                "s.toml:2: rooms.ungoverned: unknown variant `ajar`, expected `open` or `closed`",
+                "s.toml:2: rooms.ungoverned: unknown value `ajar`, expected `open` or `closed`",
             ),
             ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url: unknown scheme 'mongo://…'"),
             (
@@ -227,7 +242,7 @@ mod tests {
                 &format!(
                     "[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"gold\""
                 ),
-                "s.toml:5: tier 'gold' is not configured; add [tier.gold]",
+                "s.toml:5: key.tier: tier 'gold' is not configured; add a section [tier.gold]",
             ),
             (
                 "[memory]\nlimit = \"0%\"",
@@ -238,7 +253,10 @@ mod tests {
                 "s.toml:2: rooms.history.bytes: invalid size 'a lot'; expected e.g.",
             ),
             ("x = [", "s.toml:1:"),
-            ("[limits]\nunauthenticated = 0", "s.toml:2: limits.unauthenticated: invalid value: integer `0`"),
+            (
+                "[limits]\nunauthenticated = 0",
+                "s.toml:2: limits.unauthenticated: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
             (
                 "[limits]\n\ntrusted = [\"10.0.0.1/8\"]",
                 "s.toml:3: limits.trusted: '10.0.0.1/8' has bits beyond its first 8",
@@ -253,18 +271,18 @@ mod tests {
             ),
             (
                 "[signatures]\nrequire = true",
-                "s.toml:2: signatures.require is true, but signatures.keys has none",
+                "s.toml:2: signatures.require is true, but signatures.keys is empty",
             ),
         ] {
-            let error = read(text, &[]).unwrap_err();
+            let error = parse(text, &[]).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");
         }
     }
 
     #[test]
-    fn no_error_shows_a_password_wherever_the_url_of_the_store_was_put() {
+    fn no_error_shows_a_password_wherever_the_url_of_the_store_is_put() {
         let url = "redis://:s3cret@h:1";
-        let places = [
+        let positions = [
             "store = U",
             "U = 1",
             "store.prefix = U",
@@ -295,30 +313,30 @@ mod tests {
             "store.url = U x",
             "U",
         ];
-        for place in places {
-            let text = place.replace('D', &"0".repeat(64)).replace('U', &format!("\"{url}\""));
-            if let Err(error) = read(&text, &[]) {
+        for position in positions {
+            let text = position.replace('D', &"0".repeat(64)).replace('U', &format!("\"{url}\""));
+            if let Err(error) = parse(&text, &[]) {
                 assert!(!error.contains("s3cret"), "{text}: {error}");
             }
         }
-        let error = read(&format!("store = \"{url}\""), &[]).unwrap_err();
-        assert_eq!(error, "s.toml:1: store: invalid type: string \"redis://…\", expected struct StoreConfig");
+        let error = parse(&format!("store = \"{url}\""), &[]).unwrap_err();
+        assert_eq!(error, "s.toml:1: store: invalid type: string \"redis://…\", expected a table");
         for name in ["STORE__PREFIX", "SERVER__LISTEN", "STORE__HOST", "SESSION__TTL", "ROOMS__HISTORY__AGE"]
         {
-            let error = read("", &[(&format!("SWITCHYARD_{name}"), url)]).unwrap_err();
+            let error = parse("", &[(&format!("SWITCHYARD_{name}"), url)]).unwrap_err();
             assert!(error.starts_with("SWITCHYARD_") && !error.contains("s3cret"), "{error}");
         }
         for error in [
-            read("[store]\nurl = 735273", &[]).unwrap_err(),
-            read("", &[("SWITCHYARD_STORE__URL", "735273")]).unwrap_err(),
+            parse("[store]\nurl = 735273", &[]).unwrap_err(),
+            parse("", &[("SWITCHYARD_STORE__URL", "735273")]).unwrap_err(),
         ] {
             assert!(error.ends_with("store.url must be a string, but its type is integer"), "{error}");
         }
     }
 
     #[test]
-    fn the_environment_overrides_and_a_wrong_variable_is_named() {
-        let config = read(
+    fn variables_override_the_file_and_errors_name_them() {
+        let config = parse(
             WHOLE,
             &[
                 ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:7000"),
@@ -329,9 +347,23 @@ mod tests {
         );
         let config = config.unwrap();
         assert_eq!((config.server.listen.port(), config.rooms.history.messages), (7000, 7));
-        let error = read("", &[("SWITCHYARD_SESSION__TTL", "soon")]).unwrap_err();
+        let error = parse("", &[("SWITCHYARD_SESSION__TTL", "soon")]).unwrap_err();
         assert!(error.starts_with("SWITCHYARD_SESSION__TTL: invalid duration 'soon'"), "{error}");
-        let error = read("", &[("SWITCHYARD_SERVER__PORT", "1")]).unwrap_err();
-        assert!(error.starts_with("SWITCHYARD_SERVER__PORT: unknown field `port`"), "{error}");
+        for (name, value, expected) in [
+            ("SERVER__PORT", "1", "unknown key `port`, expected one of `listen`"),
+            ("SESSION__TTL", "7", "invalid type: integer `7`, expected a string"),
+            ("SESSION__TTL", "2y", "session.ttl must be between 1ms and 1year, got 2years"),
+            ("SESSION__TTL__UNIT", "1", "'ttl' is not a section of the configuration"),
+            ("KEY__DIGEST", "1", "[[key]] is a list of tables, which can only be set in the file"),
+        ] {
+            let error =
+                parse("[session]\nttl = \"1m\"", &[(&format!("SWITCHYARD_{name}"), value)]).unwrap_err();
+            assert!(error.starts_with(&format!("SWITCHYARD_{name}: {expected}")), "{error}");
+        }
+        let two = [("SWITCHYARD_SESSION__MESSAGE", "\"100KiB\""), ("SWITCHYARD_SERVER__FRAME", "\"90KiB\"")];
+        let error = parse("", &two).unwrap_err();
+        let expected = "SWITCHYARD_SESSION__MESSAGE, SWITCHYARD_SERVER__FRAME: server.frame must be larger than \
+                        session.message (100KiB), got 90KiB";
+        assert_eq!(error, expected, "each would be valid by itself");
     }
 }

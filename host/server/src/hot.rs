@@ -1,5 +1,5 @@
-//! The functions that a message passes on its way, put up so that they can be called again and again: for the benchmark of
-//! each, and for the tests that hold what they may allocate. Not for anything else.
+//! The functions that every message passes through, exposed for benchmarks and for the tests that count their
+//! allocations. Nothing else uses this module.
 
 use crate::{
     hub::{
@@ -22,20 +22,21 @@ use switchyard_store::{
     Broker, ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, key::Digest,
 };
 
+/// The name of the room.
 pub const ROOM: &str = "prices:eth";
 const EPOCH: &str = "e";
-/// 200 bytes.
+/// The data of each message: 200 bytes.
 pub const DATA: &str = r#"{"pair":"ETH-USD","value":50,"side":"buy","price":"3150.25","size":"0.75","id":"8f14e45f-ceea-467f-a8b5-91c0c7e2ba7c","at":"2026-01-01T12:00:00.000Z","maker":"dydx1qqqqqqqqqq","taker":"dydx1pppppppppp"}"#;
 
-/// A message as it is encoded once, for everybody.
+/// Encodes a message, which happens once for all members.
 pub fn encode(offset: u64) -> Publication {
     Publication::new(ROOM.into(), EPOCH.into(), offset, 1_700_000_000_000, Some("trade"), DATA)
 }
 
-/// Takes everything and keeps nothing.
-struct Nowhere;
+/// A connection that accepts and discards everything.
+struct NullPipe;
 
-impl Pipe for Nowhere {
+impl Pipe for NullPipe {
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize> {
         Ok(bytes.iter().map(|bytes| bytes.len()).sum())
     }
@@ -68,7 +69,7 @@ pub(crate) fn connection(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
     })
 }
 
-/// A room, and what its messages take among its members.
+/// A room with members, to which messages are delivered.
 pub struct FanOut {
     room: Room,
     offset: u64,
@@ -77,22 +78,23 @@ pub struct FanOut {
 }
 
 impl FanOut {
+    /// A room with so many members.
     pub fn new(members: usize) -> Self {
         let start = Position { epoch: EPOCH.into(), offset: 0 };
         let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
         for _ in 0..members {
-            room.join(connection(Arc::new(Nowhere)), None, None, false);
+            room.join(connection(Arc::new(NullPipe)), None, None, false);
         }
         Self { room, offset: 0, flush: Vec::with_capacity(members), members: members as u64 }
     }
 
-    /// The next message, encoded.
+    /// Encodes the next message.
     pub fn message(&mut self) -> Arc<Publication> {
         self.offset += 1;
         Arc::new(encode(self.offset))
     }
 
-    /// Puts it into every outbox.
+    /// Puts a message into the outbox of every member.
     pub fn deliver(&mut self, message: &Arc<Publication>) {
         let bits = FilterResults::default();
         let verdicts = Verdicts { filters: &[], bits: Some(&bits) };
@@ -100,13 +102,13 @@ impl FanOut {
         assert_eq!(delivered.members, self.members);
     }
 
-    /// Writes what waits for each member.
+    /// Writes the outboxes of all members.
     pub fn flush(&mut self) {
         self.flush.drain(..).for_each(|connection| connection.outbox.flush());
     }
 }
 
-/// A room with a history, and a client that comes back to it.
+/// A room with a history, and a client that resumes its session.
 pub struct Recovery {
     store: Arc<Memory>,
     room: RoomName,
@@ -116,7 +118,7 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Within a tokio runtime.
+    /// A room with so many messages. Must be called within a Tokio runtime.
     pub fn new(messages: usize) -> Self {
         let retention = Retention {
             history: HistoryConfig { messages, ..HistoryConfig::default() },
@@ -142,11 +144,11 @@ impl Recovery {
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };
-        let outbox = Outbox::new(1 << 20, Arc::new(Nowhere), MemoryAccount::unlimited().unauthenticated());
+        let outbox = Outbox::new(1 << 20, Arc::new(NullPipe), MemoryAccount::unlimited().unauthenticated());
         Self { store, room, start, messages, outbox }
     }
 
-    /// Reads all of it and sends it.
+    /// Reads the whole history and sends it to the client.
     pub fn replay(&self) {
         let limit = PageLimit { messages: self.messages, bytes: usize::MAX };
         let page = self.store.history(&self.room, Some(&self.start), limit, Reader::Other).now_or_never();

@@ -1,4 +1,9 @@
-//! A node: rooms and their members, the sessions of clients, both listeners, the configuration, and how all of that is put together.
+//! A Switchyard node: rooms and their members, the sessions of clients, the listeners for clients and for
+//! operators, and the configuration. The command line is in another crate, and so are the store, plugins and
+//! the wire protocol.
+//!
+//! A program creates a [`ConfigSource`] and loads its [`Config`](config::Config), starts an
+//! [`AdminListener`], then a [`Node`], and runs it until it is told to stop.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 #![warn(unreachable_pub)]
@@ -20,8 +25,8 @@ mod session;
 mod socket;
 mod validity;
 
-pub use admin::Admin;
+pub use admin::AdminListener;
 pub use key::{DEFAULT_TIER, generate_key};
 pub use limits::raise_file_limit;
 pub use listener::Tls;
-pub use node::{Listeners, Node, Source};
+pub use node::{ConfigSource, FileReader, Listeners, Node, NodeError, ReadError};

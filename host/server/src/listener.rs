@@ -1,10 +1,9 @@
-//! Takes connections in: TLS, the HTTP upgrade within its time, the key that comes with it, and the way out when
-//! the node drains.
+//! The listener for clients: accepts connections, performs TLS and the WebSocket handshake within a time
+//! limit, and stops when the node drains. What happens on an open WebSocket is up to `socket`.
 
 mod handshake;
-mod opening;
+mod handshake_pool;
 mod origin;
-mod refusal;
 mod tls;
 mod upgrade;
 
@@ -15,10 +14,10 @@ use crate::{
     limits::{Limits, Unauthenticated},
     metrics::Limited,
     session::Services,
-    socket::{self, Stream, Wire},
+    socket::{self, Stream, Transport},
 };
-use opening::Opening;
-use origin::Origin;
+use handshake_pool::HandshakePool;
+use origin::AllowedOrigin;
 use serde::{Deserialize, Deserializer, de::Error};
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use switchyard_process::unit;
@@ -28,44 +27,51 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A whole upgrade, TLS included.
-const UPGRADE: Duration = Duration::from_secs(10);
+/// How long TLS and the upgrade may take together.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait after the system could not accept a connection.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How often such an error is logged, at most.
+const ACCEPT_ERROR_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
+    /// The address to listen on.
     #[serde(deserialize_with = "unit::address")]
     pub listen: SocketAddr,
-    /// Where the WebSocket is.
-    #[serde(deserialize_with = "path")]
+    /// The path of the WebSocket endpoint.
+    #[serde(deserialize_with = "deserialize_path")]
     pub path: String,
-    /// Bytes of a frame, and of a message of several frames.
+    /// Maximum size of a frame, and of a message of several frames, in bytes.
     #[serde(deserialize_with = "unit::size")]
     pub frame: usize,
+    /// The certificate; without one, the listener uses plain TCP.
     pub tls: Option<TlsConfig>,
-    /// How long a node that is told to stop serves on, while it says that it is not ready.
+    /// How long a node that was told to stop keeps serving while it reports that it is not ready.
     #[serde(deserialize_with = "unit::duration")]
     pub drain_delay: Duration,
-    /// Pages that browsers may connect from; absent: any.
-    pub origins: Option<Vec<Origin>>,
+    /// The origins of pages that may connect; `None` allows any.
+    pub origins: Option<Vec<AllowedOrigin>>,
 }
 
-/// A path that requests can have and that stands for itself alone.
-fn path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+/// A path without wildcards, parameters or escapes, which requests match exactly.
+fn deserialize_path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let path = String::deserialize(from)?;
-    let is_letter = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c);
-    let is_part = |part: &str| {
-        !part.is_empty()
-            && ![".", ".."].contains(&part)
-            && !part.starts_with(':')
-            && part.chars().all(is_letter)
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()+,;=:@".contains(c);
+    let is_segment = |segment: &str| {
+        !segment.is_empty()
+            && ![".", ".."].contains(&segment)
+            && !segment.starts_with(':')
+            && segment.chars().all(is_allowed)
     };
-    let parts = path.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-    match parts.is_some_and(|parts| path == "/" || parts.split('/').all(is_part)) {
+    let segments = path.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    match segments.is_some_and(|segments| path == "/" || segments.split('/').all(is_segment)) {
         true => Ok(path),
         false => Err(D::Error::custom(format!(
-            "server.path '{path}' is no path such as /v2/realtime: a /, then parts of letters, digits and -._~ with a / between"
+            "server.path: invalid path '{path}'; expected e.g. \"/v2/realtime\": a '/', then segments separated by '/'. A \
+             segment consists of letters, digits and -._~!$&'()+,;=:@, does not start with ':', and is not '.' or '..'"
         ))),
     }
 }
@@ -83,18 +89,18 @@ impl Default for ServerConfig {
     }
 }
 
-/// Everything that a connection needs from its server.
+/// What a handshake needs from the listener.
 #[derive(Clone)]
-struct Door {
+struct ServerContext {
     services: Services,
     config: Arc<ServerConfig>,
     draining: CancellationToken,
-    /// The tasks of the connections.
+    /// The tasks of all connections.
     tasks: TaskTracker,
-    opening: Arc<Opening>,
+    handshakes: Arc<HandshakePool>,
 }
 
-/// Serves WebSockets until `draining`, then returns when the last connection has ended.
+/// Serves clients until `draining`, and returns when the last connection has ended.
 pub(crate) async fn run(
     config: ServerConfig,
     listener: TcpListener,
@@ -104,26 +110,27 @@ pub(crate) async fn run(
     draining: CancellationToken,
 ) {
     let tasks = limits.clients.clone();
-    let opening = Arc::new(Opening::start(&services.hub.vitals));
-    let door = Door {
+    let handshakes = Arc::new(HandshakePool::start(&services.hub.vitals));
+    let context = ServerContext {
         services,
         config: Arc::new(config),
         draining: draining.clone(),
         tasks: tasks.clone(),
-        opening: opening.clone(),
+        handshakes: handshakes.clone(),
     };
-    let router = upgrade::router(door);
-    accept(listener, draining, &limits, &opening, |tcp, remote, peer| {
+    let router = upgrade::router(context);
+    accept(listener, draining, &limits, &handshakes, |tcp, remote, unauthenticated| {
         let (router, tls) = (router.clone(), tls.clone());
         async move {
-            let wire = Arc::new(match &tls {
-                None => Wire::plain(tcp),
-                Some(tls) => Wire::tls(tls.accept(tcp).await?),
+            let transport = Arc::new(match &tls {
+                None => Transport::plain(tcp),
+                Some(tls) => Transport::tls(tls.accept(tcp).await?),
             });
-            let served = upgrade::serve(Stream::new(wire.clone()), router, remote, peer).await;
-            // Nobody else has it, so it was answered and not upgraded.
-            if Arc::strong_count(&wire) == 1 {
-                socket::hang_up(&wire).await;
+            let stream = Stream::new(transport.clone());
+            let served = upgrade::serve(stream, router, remote, unauthenticated).await;
+            // An upgraded connection would hold another reference: this one got a plain answer.
+            if Arc::strong_count(&transport) == 1 {
+                socket::close_gracefully(&transport).await;
             }
             served
         }
@@ -133,23 +140,19 @@ pub(crate) async fn run(
     tasks.wait().await;
 }
 
-/// Between two attempts when the system gives no more connections, and between two lines of the log that say so.
-const PAUSE: Duration = Duration::from_millis(100);
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Accepts until `draining`; each connection's first exchange has [`UPGRADE`] to end, and no client who has not authenticated keeps
-/// others out.
+/// Accepts connections until `draining`. The handshake of each has [`HANDSHAKE_TIMEOUT`] to end, and clients
+/// that have not authenticated cannot keep others out.
 async fn accept<F, Served>(
     listener: TcpListener,
     draining: CancellationToken,
     limits: &Arc<Limits>,
-    opening: &Opening,
+    handshakes: &HandshakePool,
     serve: F,
 ) where
     F: Fn(TcpStream, SocketAddr, Arc<Unauthenticated>) -> Served,
     Served: Future<Output = std::io::Result<()>> + Send + 'static,
 {
-    let mut logged: Option<Instant> = None;
+    let mut last_logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -157,35 +160,64 @@ async fn accept<F, Served>(
         };
         match accepted {
             Ok((tcp, remote)) => {
-                // On `[::]` who comes by IPv4 has an address that begins with `::ffff:`.
+                // A listener on `[::]` sees IPv4 clients under addresses that begin with `::ffff:`.
                 let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                 let admitted = tokio::select! {
                     admitted = limits.admit(remote.ip()) => admitted,
                     () = draining.cancelled() => return,
                 };
-                // Closed at once: an answer would take longer, and more of what there is too little of.
-                let Some(peer) = admitted else { continue };
-                let peer = Arc::new(peer);
+                // Closed at once: an answer would occupy the scarce file for longer.
+                let Some(unauthenticated) = admitted else { continue };
+                let unauthenticated = Arc::new(unauthenticated);
                 tcp.set_nodelay(true).ok();
-                let served = serve(tcp, remote, peer.clone());
-                opening.run(limits.clients.track_future(async move {
-                    match peer.run(tokio::time::timeout(UPGRADE, served)).await {
+                let served = serve(tcp, remote, unauthenticated.clone());
+                handshakes.run(limits.clients.track_future(async move {
+                    match unauthenticated.run(tokio::time::timeout(HANDSHAKE_TIMEOUT, served)).await {
                         Some(Ok(Ok(()))) => {}
-                        Some(Ok(Err(error))) => tracing::debug!(%remote, %error, "no upgrade"),
-                        Some(Err(_)) => tracing::debug!(%remote, "an upgrade took longer than 10 s"),
-                        None => tracing::debug!(%remote, "one that said nothing made room for another"),
+                        Some(Ok(Err(error))) => tracing::debug!(%remote, %error, "handshake failed"),
+                        Some(Err(_)) => {
+                            tracing::debug!(%remote, "handshake took longer than {HANDSHAKE_TIMEOUT:?}");
+                        }
+                        None => {
+                            tracing::debug!(%remote, "closed during the handshake, to make room for another")
+                        }
                     }
                 }));
             }
             Err(error) => {
-                // Out of files, most likely: those that wait are taken when others have ended.
+                // Most likely no more files can be opened. Clients wait in the backlog until other
+                // connections end.
                 limits.limited(Limited::Files);
-                if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-                    logged = Some(Instant::now());
+                if last_logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_ERROR_LOG_INTERVAL) {
+                    last_logged = Some(Instant::now());
                     tracing::error!(%error, "cannot accept connections");
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_matched_exactly_or_invalid() {
+        let parse = |path: &str| {
+            toml::from_str::<ServerConfig>(&format!("path = \"{path}\"")).map(|config| config.path)
+        };
+        for path in ["/", "/v2/realtime", "/v2/realtime/", "/a-b._~", "/!$&'()+,;=:@", "/a:b"] {
+            assert_eq!(parse(path).unwrap(), path);
+        }
+        for path in
+            ["", "v2", "//", "/a//b", "/.", "/a/..", "/:a", "/{a}", "/*", "/a b", "/%20", "/a?b", "/a#b"]
+        {
+            let error = parse(path).unwrap_err().message().to_owned();
+            assert!(
+                error.starts_with(&format!("server.path: invalid path '{path}'; expected e.g.")),
+                "{error}"
+            );
         }
     }
 }

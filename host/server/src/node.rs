@@ -1,16 +1,18 @@
-//! One node, put together: store, hub, plugins, listeners; what changes while it runs; and how it stops.
+//! A node as a whole: starts its parts in order, runs them, and stops them. The parts themselves are in other
+//! modules.
 
-mod access;
-mod files;
+mod config_source;
 mod guard;
+mod key_enforcer;
 mod plugins;
 mod reload;
-mod source;
+mod watcher;
 
-pub use source::Source;
+pub use config_source::ConfigSource;
+pub use watcher::{FileReader, ReadError};
 
 use crate::{
-    admin::{Admin, Status},
+    admin::{AdminListener, Status},
     config::Config,
     hub::{Hub, HubConfig},
     limits::{Files, Limits},
@@ -18,123 +20,157 @@ use crate::{
     metrics::Metrics,
     session::Services,
 };
-use access::{Configured, all_keys};
 use arc_swap::ArcSwap;
-use files::Reader;
+use key_enforcer::{ConfiguredKeys, merge_keys};
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
+use switchyard_plugin::CacheError;
+use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Close, unix_ms};
 use switchyard_store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// What connections may take to end when the node stops; it is gone within 10 s.
-const DRAIN: Duration = Duration::from_secs(8);
-/// What the store may take afterwards to record the last of it.
-const RECORD: Duration = Duration::from_secs(1);
-/// Milliseconds over which clients of a stopping node are told to spread their return.
-const JITTER: u32 = 3000;
-/// Between two attempts to ask the store when a node starts.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How long connections may take to end when the node stops. Together with [`STORE_CLOSE_TIMEOUT`], the node
+/// stops within 10 s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long the store may take to write its last changes.
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Clients of a stopping node are told to reconnect after a random delay of up to so many milliseconds.
+const MAX_RECONNECT_DELAY_MS: u32 = 3000;
+/// The pause between two attempts to read keys from the store at the start.
+const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Where a node is reached: bound by the caller, so that a test may take any free port. Operators are served before the node is ready.
+/// The listeners of a node. The caller binds them, so that a test can use any free port. The one for
+/// operators serves before the node is ready.
 pub struct Listeners {
+    /// For clients.
     pub server: TcpListener,
-    pub admin: Admin,
+    /// For operators.
+    pub admin: AdminListener,
 }
 
-/// A node that is ready to be served.
+/// Why a node cannot start, or has stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A file that the configuration names is unusable.
+    #[error(transparent)]
+    File(#[from] UnusableFile),
+    /// A file that the configuration names could not be read in time.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The folder for compiled plugins is unusable.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The store rejects the configuration.
+    #[error("{0}")]
+    Store(String),
+    /// A vital task panicked.
+    #[error("{0}; the node has stopped because it cannot run without it")]
+    VitalTask(String),
+}
+
+/// A node that is ready to serve.
 pub struct Node {
     config: Config,
-    source: Source,
+    source: ConfigSource,
     services: Services,
-    /// The keys beside those of the configuration.
+    /// The keys in the store, in addition to those of the configuration.
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
     limits: Arc<Limits>,
-    /// It says that it is not ready.
+    /// The node reports that it is not ready.
     stopping: CancellationToken,
-    /// It takes nobody in any more.
+    /// The node accepts no more clients, and closes connections.
     draining: CancellationToken,
-    /// A plugin could not be loaded, and may be a moment later: there was no thread for it, or its file could not be read just then.
-    loads_later: bool,
+    /// A plugin could not be loaded for a temporary reason: no thread could be started, or its file could not
+    /// be read.
+    has_plugin_to_retry: bool,
 }
 
 impl Node {
-    /// Loads the certificate, waits for the store and puts plugins in charge. A plugin that fails closes its rooms; anything else that is
-    /// wrong is an error, and so is a failure of what it cannot live without. `None`: it was told to stop on the way.
+    /// Starts a node: loads the certificate, waits for the store, and activates the plugins. Returns `None`
+    /// if `stop` was cancelled before the node was ready.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file is unusable, or if a vital task panics. A plugin that cannot be loaded is not an
+    /// error, but its rooms are closed.
     pub async fn start(
         config: Config,
-        source: Source,
-        admin: &Admin,
+        source: ConfigSource,
+        admin: &AdminListener,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Option<Self>> {
-        // What there is of it when the start is given up.
-        let started = OnceLock::new();
-        let starting = Box::pin(Self::make(config, source, admin, &started));
+    ) -> Result<Option<Self>, NodeError> {
+        // Set as soon as there is something to close.
+        let hub = OnceLock::new();
+        let starting = Box::pin(Self::start_parts(config, source, admin, &hub));
         tokio::select! {
             biased;
             () = admin.vitals.failed() => {}
             () = stop.cancelled() => {}
-            made = starting => return made.map(Some),
+            started = starting => return started.map(Some),
         }
-        if let Some(hub) = started.get() {
-            close(hub).await;
+        if let Some(hub) = hub.get() {
+            close_store(hub).await;
         }
-        outcome(&admin.vitals).map(|()| None)
+        check_vitals(&admin.vitals).map(|()| None)
     }
 
-    async fn make(
+    async fn start_parts(
         config: Config,
-        source: Source,
-        admin: &Admin,
-        started: &OnceLock<Arc<Hub>>,
-    ) -> anyhow::Result<Self> {
-        admin.known_as(config.admin.hosts.clone());
-        admin.status.waits("waiting for the files that the configuration names");
-        // Before they are read, so that no change is missed.
-        if let Err(fault) = source.follow(&config).await {
-            tracing::error!("{fault}; the files that the configuration names are watched when it does");
+        source: ConfigSource,
+        admin: &AdminListener,
+        started_hub: &OnceLock<Arc<Hub>>,
+    ) -> Result<Self, NodeError> {
+        admin.set_hosts(config.admin.hosts.clone());
+        admin.status.set_waiting_for("waiting for the files that the configuration names");
+        // Before the files are read, so that no change is missed.
+        if let Err(error) = source.watch(&config).await {
+            tracing::error!("{error}; the files that the configuration names will be watched when it does");
         }
         let reader = source.certificate_reader();
         let tls = match config.server.tls.clone() {
-            Some(files) => Some(reader.run(|| Tls::open(files)).await?.map_err(anyhow::Error::msg)?),
+            Some(files) => Some(reader.run(|| Tls::open(files)).await??),
             None => None,
         };
         if let Some(tls) = &tls {
-            show(tls, &admin.status);
+            report_certificate(tls, &admin.status);
         }
-        admin.status.waits("waiting for the store");
+        admin.status.set_waiting_for("waiting for the store");
         let hub = start_hub(&config, &reader, admin).await?;
-        started.set(hub.clone()).ok();
-        let loads_later = hub.begin(|what| admin.status.waits(what)).await;
-        let stored = first_keys(&hub, admin).await;
-        let keys = all_keys(&Configured::of(&config), &stored.keys);
+        started_hub.set(hub.clone()).ok();
+        let has_plugin_to_retry = hub.begin(|what| admin.status.set_waiting_for(what)).await;
+        let stored = read_stored_keys(&hub, admin).await;
+        let keys = merge_keys(&ConfiguredKeys::of(&config), &stored.keys);
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
         let (stopping, draining) = Default::default();
-        // With the store's connections, which are there by now.
+        // After the store has opened its connections, which count.
         let limits = Limits::new(&config.limits, Files::of_process(), admin.metrics.clone());
-        Ok(Self { config, source, services, stored, tls, limits, stopping, draining, loads_later })
+        Ok(Self { config, source, services, stored, tls, limits, stopping, draining, has_plugin_to_retry })
     }
 
-    /// Operators are served everything from now on.
-    pub fn open(&self, admin: &Admin) {
+    /// Lets the listener for operators serve all calls from now on.
+    pub fn open(&self, admin: &AdminListener) {
         admin.open(self.services.clone(), self.limits.clone(), self.stopping.clone());
     }
 
-    /// The tasks that this node cannot live without; whoever adds another starts it there.
+    /// The vital tasks of this node, to which the caller may add more.
     pub fn vitals(&self) -> &VitalTasks {
         &self.services.hub.vitals
     }
 
-    /// Serves until `stop`, then drains: readiness fails, connections are told to come back elsewhere. An error: the node stopped by
-    /// itself, because it could not go on without what failed.
-    pub async fn run(self, listeners: Listeners, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Serves until `stop` is cancelled, and then drains: the node reports that it is not ready, and asks
+    /// clients to reconnect elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a vital task panics. The node has drained then, too.
+    pub async fn run(self, listeners: Listeners, stop: CancellationToken) -> Result<(), NodeError> {
         let Listeners { server: listener, admin } = listeners;
         self.open(&admin);
         let Self { config, services, tls, limits, stopping, draining, .. } = &self;
@@ -143,56 +179,61 @@ impl Node {
         let vitals = hub.vitals.clone();
         let (tls, limits) = (tls.clone(), limits.clone());
         let served = listener::run(server, listener, tls, services.clone(), limits, draining.clone());
-        let served = vitals.spawn("the clients' listener", served);
-        let watched = reload::watch(self, admin.status.clone(), host(admin.address));
+        let served = vitals.spawn("the listener for clients", served);
+        let reloading = reload::run(self, admin.status.clone(), admin_host(admin.address));
         tokio::select! {
-            () = vitals.run_forever("reading files again", watched) => {}
+            () = vitals.run_forever("reloading files", reloading) => {}
             () = vitals.failed() => {}
-            () = served_until(&stop, &stopping, delay) => {}
+            () = wait_for_stop(&stop, &stopping, delay) => {}
         }
         stopping.cancel();
         tracing::info!(connections = hub.connections.len(), "draining");
         draining.cancel();
-        hub.connections.close_all(|| Close::Draining(jitter()));
-        if tokio::time::timeout(DRAIN, served).await.is_err() {
+        hub.connections.close_all(|| Close::Draining(random_reconnect_delay_ms()));
+        if tokio::time::timeout(DRAIN_TIMEOUT, served).await.is_err() {
             tracing::warn!(connections = hub.connections.len(), "some connections did not end in time");
         }
-        close(&hub).await;
-        admin.end().await;
-        outcome(&vitals)
+        close_store(&hub).await;
+        admin.stop().await;
+        check_vitals(&vitals)
     }
 }
 
-/// Says when the certificate is good, and warns where that is not now.
-fn show(tls: &Tls, status: &Status) {
+/// Reports when the certificate is valid, with a warning if it is not valid now.
+fn report_certificate(tls: &Tls, status: &Status) {
     let certificate = tls.validity();
-    status.shows(certificate);
-    if let Some(wrong) = certificate.wrong((unix_ms() / 1000) as i64) {
-        tracing::warn!("{wrong}: clients refuse it until another takes its place");
+    status.set_certificate(certificate);
+    if let Some(problem) = certificate.problem((unix_ms() / 1000) as i64) {
+        tracing::warn!("{problem}: clients reject it until it is replaced");
     }
 }
 
-/// Until it is told to stop, and then as long as load balancers may take to see that it is not ready.
-async fn served_until(stop: &CancellationToken, stopping: &CancellationToken, delay: Duration) {
+/// Waits until the node is told to stop, and then for the time that load balancers need to notice that it is
+/// not ready.
+async fn wait_for_stop(stop: &CancellationToken, stopping: &CancellationToken, delay: Duration) {
     stop.cancelled().await;
     stopping.cancel();
     if !delay.is_zero() {
-        tracing::info!(?delay, "not ready from now on; it serves on for server.drain_delay");
+        tracing::info!(?delay, "not ready any more; still serving for server.drain_delay");
         tokio::time::sleep(delay).await;
     }
 }
 
-/// Of a node that has stopped.
-fn outcome(vitals: &VitalTasks) -> anyhow::Result<()> {
+/// The result of a node that has stopped.
+fn check_vitals(vitals: &VitalTasks) -> Result<(), NodeError> {
     match vitals.failure() {
         None => Ok(()),
-        Some(failure) => anyhow::bail!("{failure}; the node has stopped, as it cannot go on without it"),
+        Some(failure) => Err(NodeError::VitalTask(failure.to_owned())),
     }
 }
 
-async fn start_hub(config: &Config, reader: &Reader, admin: &Admin) -> anyhow::Result<Arc<Hub>> {
+async fn start_hub(
+    config: &Config,
+    reader: &FileReader,
+    admin: &AdminListener,
+) -> Result<Arc<Hub>, NodeError> {
     let cache = config.cache.clone();
-    let cache = reader.run(move || cache.open()).await?.map_err(anyhow::Error::msg)?;
+    let cache = reader.run(move || cache.open()).await??;
     let memory = MemoryAccount::new(config.memory.limit.bytes());
     let hub = HubConfig {
         plugins: config.plugins.clone(),
@@ -205,50 +246,54 @@ async fn start_hub(config: &Config, reader: &Reader, admin: &Admin) -> anyhow::R
     };
     let metrics: Metrics = admin.metrics.clone();
     let retention = Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
-    let (site, counted, status) = (config.store.site(), metrics.store.clone(), admin.status.clone());
+    let (site, store_metrics, status) = (config.store.site(), metrics.store.clone(), admin.status.clone());
     let vitals = admin.vitals.clone();
     let store = move |feed| async move {
-        let says = move |what: &str| status.waits(what);
-        Ok::<_, String>(match site {
+        let report = move |what: &str| status.set_waiting_for(what);
+        Ok::<_, NodeError>(match site {
             None => Store::from(Memory::new(retention, feed, &memory, &vitals)),
             Some(site) => {
-                Redis::connect(&site, retention, counted, feed, &memory, says, &vitals).await?.into()
+                let store =
+                    Redis::connect(&site, retention, store_metrics, feed, &memory, report, &vitals).await;
+                store.map_err(|error| NodeError::Store(error.to_string()))?.into()
             }
         })
     };
-    Hub::start(hub, metrics, store).await.map_err(anyhow::Error::msg)
+    Hub::start(hub, metrics, store).await
 }
 
-/// The keys that the store has, as soon as it says.
-async fn first_keys(hub: &Hub, admin: &Admin) -> StoredKeys {
+/// Reads the keys in the store, and tries again until that succeeds.
+async fn read_stored_keys(hub: &Hub, admin: &AdminListener) -> StoredKeys {
     let Some(keys) = &hub.store.keys else { return StoredKeys::default() };
     loop {
         match keys.read(&StoredKeys::default()).await {
             Ok(stored) => return stored.unwrap_or_default(),
             Err(error) => {
-                tracing::warn!(%error, "waiting for the store's keys");
-                admin.status.waits(format!("waiting for the store's keys: {error}"));
-                tokio::time::sleep(AGAIN).await;
+                tracing::warn!(%error, "waiting for the keys in the store");
+                admin.status.set_waiting_for(format!("waiting for the keys in the store: {error}"));
+                tokio::time::sleep(STORE_RETRY_DELAY).await;
             }
         }
     }
 }
 
-async fn close(hub: &Hub) {
+async fn close_store(hub: &Hub) {
     let Some(remote) = &hub.store.remote else { return };
-    if tokio::time::timeout(RECORD, remote.close()).await.is_err() {
-        tracing::warn!("the store does not answer; others find out that this node is gone");
+    if tokio::time::timeout(STORE_CLOSE_TIMEOUT, remote.close()).await.is_err() {
+        tracing::warn!(
+            "the store does not answer; other nodes will clean up after this one when its lease ends"
+        );
     }
 }
 
-/// Where operators find this node: the machine's name and the port of their listener.
-fn host(admin: SocketAddr) -> String {
+/// How operators reach this node: the name of the machine and the port of the listener.
+fn admin_host(admin: SocketAddr) -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", name.trim(), admin.port())
 }
 
-fn jitter() -> u32 {
-    getrandom::u32().unwrap_or(0) % JITTER
+fn random_reconnect_delay_ms() -> u32 {
+    getrandom::u32().unwrap_or(0) % MAX_RECONNECT_DELAY_MS
 }
 
 #[cfg(test)]
@@ -257,40 +302,43 @@ mod tests {
     use crate::listener::TlsConfig;
     use tokio::time::timeout;
 
-    /// A node whose start never ends: its store listens and answers nothing.
-    async fn waiting() -> (TcpListener, Config, Source, Admin) {
+    /// The parts of a node whose start never ends, because its store accepts connections and answers nothing.
+    async fn waiting_node() -> (TcpListener, Config, ConfigSource, AdminListener) {
         let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (silent, vitals) = (listen().await, VitalTasks::default());
         let url = format!("redis://{}", silent.local_addr().unwrap());
         let config = Config::load(None, &vec![("SWITCHYARD_STORE__URL".to_owned(), url)]).unwrap();
-        let source = Source::open(None, &vitals).unwrap();
-        (silent, config, source, Admin::start(listen().await, vitals).unwrap())
+        let source = ConfigSource::open(None, &vitals).unwrap();
+        (silent, config, source, AdminListener::start(listen().await, vitals).unwrap())
     }
 
     #[tokio::test]
-    async fn a_start_ends_with_what_it_cannot_live_without() {
-        let (_silent, config, source, admin) = waiting().await;
+    async fn a_failed_vital_task_ends_the_start() {
+        let (_silent, config, source, admin) = waiting_node().await;
         let stop = CancellationToken::new();
         admin.vitals.spawn("a task", async { panic!("on purpose") }).await.unwrap();
         let started = timeout(Duration::from_secs(10), Node::start(config, source, &admin, &stop)).await;
         let error = started.unwrap().err().expect("it is not ready").to_string();
-        assert_eq!(error, "a task panicked: on purpose; the node has stopped, as it cannot go on without it");
+        assert_eq!(
+            error,
+            "a task panicked: on purpose; the node has stopped because it cannot run without it"
+        );
     }
 
     #[tokio::test]
-    async fn a_start_that_waits_for_a_file_ends_when_it_is_told_to() {
-        let (_silent, mut config, source, admin) = waiting().await;
+    async fn a_start_that_waits_for_a_file_can_be_stopped() {
+        let (_silent, mut config, source, admin) = waiting_node().await;
         config.server.tls = Some(TlsConfig { certificate: "cert.pem".into(), key: "key.pem".into() });
         let (stop, reader) = (CancellationToken::new(), source.certificate_reader());
         let (end, ends) = std::sync::mpsc::channel::<()>();
-        // As a file system that does not answer.
-        let stuck = tokio::spawn(async move { reader.run(move || ends.recv().ok()).await });
+        // Blocks like a file system that does not answer.
+        let blocked = tokio::spawn(async move { reader.run(move || ends.recv().ok()).await });
         let starting = Node::start(config, source, &admin, &stop);
         tokio::pin!(starting);
         assert!(timeout(Duration::from_millis(100), &mut starting).await.is_err());
         stop.cancel();
         assert!(timeout(Duration::from_secs(10), starting).await.unwrap().unwrap().is_none());
         end.send(()).unwrap();
-        stuck.await.unwrap().unwrap();
+        blocked.await.unwrap().unwrap();
     }
 }

@@ -1,21 +1,21 @@
-//! One WebSocket: frames in and out, heartbeat, limits, and how it ends. Knows no rooms: text goes to the
-//! session, and what the outbox holds goes to the peer.
+//! One WebSocket: its frames, its heartbeat, and how it ends. Knows no rooms: text frames go to the
+//! session, and what is in the outbox goes to the peer.
 
-mod ending;
-mod greet;
+mod authenticate;
+mod closing;
 mod stream;
-mod wire;
+mod transport;
 
-pub(crate) use greet::{Peer, greet};
+pub(crate) use authenticate::{Peer, authenticate};
 pub(crate) use stream::Stream;
-pub(crate) use wire::Wire;
+pub(crate) use transport::Transport;
 
 use crate::{
     hub::Hub,
     outbox::Outbox,
     session::{ClientFrame, ClientSession, Heartbeat},
 };
-use ending::{LINGER, violation};
+use closing::{CLOSE_TIMEOUT, close_for_error};
 use futures_util::{FutureExt, StreamExt};
 use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use switchyard_protocol::{Close, Frame};
@@ -25,171 +25,175 @@ use tokio_tungstenite::{
     tungstenite::{self, Message},
 };
 
-pub(crate) type Socket = WebSocketStream<Stream>;
+pub(crate) type ServerSocket = WebSocketStream<Stream>;
 
-/// A connection whose client was let in. Boxed are the parts that are large, since a task keeps the room of whatever it hands
-/// on by value.
-pub(crate) struct Welcome {
-    socket: Box<Socket>,
+/// A socket whose client has authenticated. The large parts are boxed, because a task reserves space for
+/// every value that it passes on.
+pub(crate) struct AuthenticatedSocket {
+    socket: Box<ServerSocket>,
     session: Box<ClientSession>,
     heartbeat: Heartbeat,
     hub: Arc<Hub>,
 }
 
-/// A task that is woken so much too late was not the only one: the process was stopped, or the machine slept.
-const LATE: Duration = Duration::from_secs(1);
+/// If a task is woken so late, all tasks were: the process was stopped, or the machine was asleep.
+const STALL_THRESHOLD: Duration = Duration::from_secs(1);
 
-/// Ends a connection on which all is said, without costing the peer what it has not read yet.
-pub(crate) async fn hang_up(wire: &Wire) {
-    ending::end(wire, [], Instant::now() + LINGER).await;
+/// Closes a connection after its last answer, without costing the peer what it has not read yet.
+pub(crate) async fn close_gracefully(transport: &Transport) {
+    closing::close(transport, [], Instant::now() + CLOSE_TIMEOUT).await;
 }
 
-/// How a connection ends.
+/// Why a connection ends.
 enum End {
     /// The peer is gone, or the connection broke.
-    Gone,
+    Lost,
     /// The peer closed, with this code.
-    Closed(Option<u16>),
-    /// What came is not the protocol.
+    ClosedByPeer(Option<u16>),
+    /// The peer violated the protocol.
     Violation(Close),
+    /// The server closes.
     Close(Close),
 }
 
-impl Welcome {
+impl AuthenticatedSocket {
     /// Serves the connection until it ends.
     pub(crate) async fn serve(self) {
         let Self { mut socket, mut session, heartbeat, hub } = self;
         let connection = session.connection().clone();
         let outbox = &connection.outbox;
-        let wire = socket.get_ref().wire().clone();
+        let transport = socket.get_ref().transport().clone();
         let end = {
             let served = async {
                 tokio::select! {
                     biased;
-                    close = poll_fn(|cx| outbox.poll_send(cx)) => close.map_or(End::Gone, End::Close),
-                    end = read(&mut socket, &wire, &mut session) => end,
-                    end = beat(&wire, outbox, heartbeat) => end,
-                    end = overdue(outbox) => end,
+                    close = poll_fn(|cx| outbox.poll_send(cx)) => close.map_or(End::Lost, End::Close),
+                    end = read(&mut socket, &transport, &mut session) => end,
+                    end = run_heartbeat(&transport, outbox, heartbeat) => end,
+                    end = enforce_close_deadline(outbox) => end,
                 }
             };
-            // A panic is an error of ours; it costs this connection and its client is told.
+            // A panic is a bug of the server. It costs this connection only, and its client is told.
             AssertUnwindSafe(served).catch_unwind().await.unwrap_or(End::Close(Close::Internal))
         };
-        // Nothing more of what comes is read.
+        // Nothing is read from here on.
         drop(socket);
-        let end = Box::pin(finish(&wire, outbox, end)).await;
+        let end = Box::pin(finish_answers(&transport, outbox, end)).await;
         let rest = outbox.rest();
-        // Its session can be resumed from here on.
+        // The session can be resumed from here on.
         drop(session);
-        let (frame, until) = match end {
-            End::Gone => {
+        let (frame, deadline) = match end {
+            End::Lost => {
                 tracing::debug!(connection = %connection.id, "the peer is gone");
-                (None, Instant::now() + LINGER)
+                (None, Instant::now() + CLOSE_TIMEOUT)
             }
-            End::Closed(code) => {
-                tracing::debug!(connection = %connection.id, code, "the peer closed");
-                (Some(Frame::close(code, "")), Instant::now() + LINGER)
+            End::ClosedByPeer(code) => {
+                tracing::debug!(connection = %connection.id, code, "the peer closed the connection");
+                (Some(Frame::close(code, "")), Instant::now() + CLOSE_TIMEOUT)
             }
             End::Violation(close) | End::Close(close) => {
-                tracing::debug!(connection = %connection.id, code = close.code(), "closing");
+                tracing::debug!(connection = %connection.id, code = close.code(), "closing the connection");
                 hub.metrics.close(close);
-                (Some(Frame::close(Some(close.code()), &close.reason())), ending::cut_at(close))
+                (Some(Frame::close(Some(close.code()), &close.reason())), closing::deadline(close))
             }
         };
         drop(connection);
-        let left = [rest].into_iter().chain(frame.map(Frame::into_bytes));
-        Box::pin(ending::end(&wire, left, until)).await;
+        let rest = [rest].into_iter().chain(frame.map(Frame::into_bytes));
+        Box::pin(closing::close(&transport, rest, deadline)).await;
     }
 }
 
-/// What the peer asked for before it closed, broke the protocol or ended its stream is answered first.
-async fn finish(wire: &Wire, outbox: &Outbox, end: End) -> End {
+/// Sends the answers to requests that the peer made before it closed, violated the protocol or ended its
+/// stream.
+async fn finish_answers(transport: &Transport, outbox: &Outbox, end: End) -> End {
     if let End::Close(_) = end {
         return end;
     }
     outbox.finish();
     let sent = poll_fn(|cx| outbox.poll_send(cx));
     let discarded = async {
-        match ending::discard(wire).await {
+        match closing::discard(transport).await {
             Ok(()) => std::future::pending().await,
-            Err(_) => End::Gone,
+            Err(_) => End::Lost,
         }
     };
     let finished = async {
         tokio::select! {
             biased;
             close = sent => close.map(End::Close),
-            gone = discarded => Some(gone),
+            lost = discarded => Some(lost),
         }
     };
-    timeout(LINGER, finished).await.ok().flatten().unwrap_or(end)
+    timeout(CLOSE_TIMEOUT, finished).await.ok().flatten().unwrap_or(end)
 }
 
-/// What came over a socket.
-type Came = Option<tungstenite::Result<Message>>;
+/// What a socket yields: a message, an error, or `None` at the end of the stream.
+type Received = Option<tungstenite::Result<Message>>;
 
-/// Counts what came no more among what is on its way.
-fn note(socket: &mut Socket, came: &Came) {
-    match came {
-        Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => socket.get_mut().control(payload.len()),
-        Some(Ok(_)) => socket.get_mut().whole(),
+/// Subtracts a message that was received completely from the bytes of incomplete messages.
+fn count_received(socket: &mut ServerSocket, received: &Received) {
+    match received {
+        Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+            socket.get_mut().received_control_frame(payload.len());
+        }
+        Some(Ok(_)) => socket.get_mut().received_message(),
         Some(Err(_)) | None => {}
     }
 }
 
-async fn read(socket: &mut Socket, wire: &Wire, session: &mut ClientSession) -> End {
+async fn read(socket: &mut ServerSocket, transport: &Transport, session: &mut ClientSession) -> End {
     let end = loop {
-        let came = tokio::select! {
+        let received = tokio::select! {
             biased;
-            came = socket.next() => came,
-            told = session.next_answer() => {
-                deafly(wire, Box::pin(session.answer(told))).await;
+            received = socket.next() => received,
+            answer = session.next_answer() => {
+                without_reading(transport, Box::pin(session.answer(answer))).await;
                 continue;
             }
         };
-        note(socket, &came);
-        match came {
+        count_received(socket, &received);
+        match received {
             Some(Ok(Message::Text(text))) => {
-                session.note_frame(|| wire.last_emptied());
-                deafly(wire, Box::pin(session.handle(ClientFrame::Text(&text)))).await;
+                session.note_frame(|| transport.last_drained());
+                without_reading(transport, Box::pin(session.handle(ClientFrame::Text(&text)))).await;
             }
             Some(Ok(Message::Binary(_))) => {
-                deafly(wire, Box::pin(session.handle(ClientFrame::Binary))).await;
+                without_reading(transport, Box::pin(session.handle(ClientFrame::Binary))).await
             }
             Some(Ok(Message::Ping(payload))) => session.connection().outbox.pong(Frame::pong(&payload)),
             Some(Ok(Message::Pong(payload))) => session.pong(&payload),
-            Some(Ok(Message::Close(frame))) => break End::Closed(frame.map(|frame| frame.code.into())),
+            Some(Ok(Message::Close(frame))) => break End::ClosedByPeer(frame.map(|frame| frame.code.into())),
             Some(Ok(Message::Frame(_))) => {}
-            // Also where it said nothing more, and still reads.
-            Some(Err(error)) => break violation(error).map_or(End::Gone, End::Violation),
-            None => break End::Gone,
+            Some(Err(error)) => break close_for_error(error).map_or(End::Lost, End::Violation),
+            // The peer may have ended only its own direction, and still read.
+            None => break End::Lost,
         }
     };
-    // What it asked for before is answered, unless that takes too long.
-    Box::pin(timeout(LINGER, session.answer_in_flight())).await.ok();
+    // Requests that were made before are answered, unless that takes too long.
+    Box::pin(timeout(CLOSE_TIMEOUT, session.answer_in_flight())).await.ok();
     end
 }
 
-/// Carries out what came, while nothing more is read. It is boxed like the greeting.
-async fn deafly(wire: &Wire, work: impl Future<Output = ()> + Unpin) {
-    wire.set_deaf(true);
+/// Carries out a request while nothing is read from the socket.
+async fn without_reading(transport: &Transport, work: impl Future<Output = ()> + Unpin) {
+    transport.set_reading(false);
     work.await;
-    wire.set_deaf(false);
+    transport.set_reading(true);
 }
 
-/// Pings, and notices a peer from which nothing at all came for too long.
-async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
+/// Sends pings, and returns when nothing was received from the peer for too long.
+async fn run_heartbeat(transport: &Transport, outbox: &Outbox, heartbeat: Heartbeat) -> End {
     let mut ping_at = Instant::now() + heartbeat.interval;
     loop {
         let silence = heartbeat.silence();
-        let due = ping_at.min(wire.last_heard() + silence);
+        let due = ping_at.min(transport.last_received() + silence);
         sleep_until(due).await;
         let now = Instant::now();
-        if now >= due + LATE {
-            // It was this node that was away: what came meanwhile is not read yet.
-            wire.excuse();
+        if now >= due + STALL_THRESHOLD {
+            // It was this node that did not run. What was received in the meantime has not been read yet.
+            transport.reset_silence();
         }
-        if now >= wire.last_heard() + silence {
+        if now >= transport.last_received() + silence {
             return End::Close(Close::HeartbeatTimeout);
         }
         if now >= ping_at {
@@ -199,10 +203,10 @@ async fn beat(wire: &Wire, outbox: &Outbox, heartbeat: Heartbeat) -> End {
     }
 }
 
-/// A connection that is to end does so, even if its peer takes nothing of what is left for it.
-async fn overdue(outbox: &Outbox) -> End {
+/// Returns when the outbox was closed and its peer does not take what is left in it in time.
+async fn enforce_close_deadline(outbox: &Outbox) -> End {
     let close = outbox.closed().await;
-    tokio::time::sleep(LINGER).await;
+    tokio::time::sleep(CLOSE_TIMEOUT).await;
     End::Close(close)
 }
 
@@ -212,11 +216,11 @@ mod tests {
         size_of::<F>()
     }
 
-    /// What a connection's task ever awaits in place has its room there for as long as the connection lives: 10 KiB it was
-    /// before greeting, requests and end were boxed.
+    /// A task reserves space for every future that it awaits in place, for as long as the connection lives.
+    /// That was 10 KiB before authentication, requests and closing were boxed.
     #[test]
-    fn a_connection_waits_in_little_memory() {
-        let bytes = size(super::Welcome::serve);
+    fn the_future_of_a_connection_is_small() {
+        let bytes = size(super::AuthenticatedSocket::serve);
         assert!(bytes <= 1 << 10, "{bytes} bytes");
     }
 }

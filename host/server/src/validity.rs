@@ -1,20 +1,23 @@
-//! From when until when certificates are good: all that is read of them here, for rustls neither says nor minds.
+//! When a certificate is valid: the only part of it that is read here. rustls does not check it for its own
+//! certificate.
 
 use std::fmt;
 
-/// Unix seconds.
+/// The time in which a certificate is valid, in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Validity {
+pub(crate) struct Validity {
+    /// The first second.
     pub from: i64,
+    /// The second in which it expires.
     pub until: i64,
 }
 
 impl Validity {
-    /// Of a certificate in DER; `None` where it is none.
-    pub fn of(certificate: &[u8]) -> Option<Self> {
+    /// The validity of a certificate in DER; `None` if it is not a certificate.
+    pub(crate) fn of(certificate: &[u8]) -> Option<Self> {
         let certificate = Element::read(&mut &*certificate, SEQUENCE)?;
         let mut signed = Element::read(&mut &*certificate, SEQUENCE)?;
-        // The version, where it is not the first; serial number, algorithm, issuer.
+        // The version, unless it is 1; then serial number, algorithm and issuer.
         if signed.first() == Some(&VERSION) {
             Element::read(&mut signed, VERSION)?;
         }
@@ -22,16 +25,16 @@ impl Validity {
             Element::read(&mut signed, tag)?;
         }
         let mut validity = Element::read(&mut signed, SEQUENCE)?;
-        Some(Self { from: time(&mut validity)?, until: time(&mut validity)? })
+        Some(Self { from: read_time(&mut validity)?, until: read_time(&mut validity)? })
     }
 
-    /// While both are good.
-    pub fn and(self, other: Self) -> Self {
+    /// When both certificates are valid.
+    pub(crate) fn and(self, other: Self) -> Self {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
-    /// What is wrong with it at that time.
-    pub fn wrong(&self, now: i64) -> Option<String> {
+    /// Why the certificate is not valid at this time; `None` if it is.
+    pub(crate) fn problem(&self, now: i64) -> Option<String> {
         match now {
             now if now >= self.until => Some(format!("the certificate expired at {}", Time(self.until))),
             now if now < self.from => {
@@ -48,29 +51,32 @@ impl fmt::Display for Validity {
     }
 }
 
+/// A time in Unix seconds, displayed as `2027-01-01T00:00:00Z`.
 struct Time(i64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (year, month, day) = date(self.0.div_euclid(DAY));
-        let second = self.0.rem_euclid(DAY);
+        let (year, month, day) = date(self.0.div_euclid(SECONDS_PER_DAY));
+        let second = self.0.rem_euclid(SECONDS_PER_DAY);
         write!(f, "{year:04}-{month:02}-{day:02}T")?;
         write!(f, "{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
     }
 }
 
+// Tags of ASN.1 in DER.
 const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-const DAY: i64 = 86_400;
+const SECONDS_PER_DAY: i64 = 86_400;
 
+/// An element of DER: tag, length and content.
 struct Element;
 
 impl Element {
-    /// The content of the next element, which must have this tag.
+    /// Reads the next element, which must have this tag, and returns its content.
     fn read<'a>(from: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
         let (&found, rest) = from.split_first()?;
         let (&first, mut rest) = rest.split_first()?;
@@ -89,8 +95,8 @@ impl Element {
     }
 }
 
-/// `YYMMDDHHMMSSZ`, or the same with four digits of a year: what RFC 5280 allows (4.1.2.5).
-fn time(from: &mut &[u8]) -> Option<i64> {
+/// Reads a time: `YYMMDDHHMMSSZ`, or the same with a year of four digits (RFC 5280, section 4.1.2.5).
+fn read_time(from: &mut &[u8]) -> Option<i64> {
     let tag = *from.first()?;
     let text = Element::read(from, tag)?;
     let digits = text.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
@@ -110,26 +116,27 @@ fn time(from: &mut &[u8]) -> Option<i64> {
     let [month @ 1..=12, day @ 1..=31, hour @ 0..=23, minute @ 0..=59, second @ 0..=60] = parts[..] else {
         return None;
     };
-    Some(days(year, month, day) * DAY + hour * 3600 + minute * 60 + second)
+    Some(days_since_1970(year, month, day) * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second)
 }
 
-/// Days since 1970 of a date. Years begin in March here, so that the day that some have more is their last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
+/// The number of days from 1970-01-01 to a date. Counts years from March, so that a leap day is the last day
+/// of its year.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let before = year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     before + (153 * month + 2) / 5 + day - 1 - 719_468
 }
 
-/// The other way round: year, month and day.
+/// The inverse: year, month and day.
 fn date(days: i64) -> (i64, i64, i64) {
-    // A year may begin up to a year from where the average says.
+    // The average length of years is off by up to a year.
     let estimate = 1970 + days.div_euclid(365);
     let year = (estimate - days.abs() / 365 / 365 - 2..=estimate + 1)
         .rev()
-        .find(|year| self::days(*year, 1, 1) <= days);
+        .find(|year| days_since_1970(*year, 1, 1) <= days);
     let year = year.unwrap_or(estimate);
-    let month = (1..=12).rev().find(|month| self::days(year, *month, 1) <= days).unwrap_or(1);
-    (year, month, days - self::days(year, month, 1) + 1)
+    let month = (1..=12).rev().find(|month| days_since_1970(year, *month, 1) <= days).unwrap_or(1);
+    (year, month, days - days_since_1970(year, month, 1) + 1)
 }
 
 #[cfg(test)]
@@ -137,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_counted_and_shown() {
+    fn dates_are_read_and_displayed() {
         for (text, shown, at) in [
             ("700101000000Z", "1970-01-01T00:00:00Z", 0),
             ("491231235959Z", "2049-12-31T23:59:59Z", 2_524_607_999),
@@ -149,17 +156,17 @@ mod tests {
         ] {
             let tag = if text.len() == 13 { UTC_TIME } else { GENERALIZED_TIME };
             let der = [&[tag, text.len() as u8][..], text.as_bytes()].concat();
-            assert_eq!(time(&mut &der[..]), Some(at), "{text}");
+            assert_eq!(read_time(&mut &der[..]), Some(at), "{text}");
             assert_eq!(Time(at).to_string(), shown);
         }
         for bad in ["", "700101000000", "701301000000Z", "70010100000Z", "70010100000xZ"] {
             let der = [&[UTC_TIME, bad.len() as u8][..], bad.as_bytes()].concat();
-            assert_eq!(time(&mut &der[..]), None, "{bad}");
+            assert_eq!(read_time(&mut &der[..]), None, "{bad}");
         }
     }
 
     #[test]
-    fn what_is_no_certificate_is_not_understood() {
+    fn bytes_that_are_not_a_certificate_have_no_validity() {
         for bad in
             [&b""[..], b"\x30", b"\x30\x82", b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x30\x00", &[0x30; 100]]
         {

@@ -84,7 +84,7 @@ fn load(text: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("switchyard.toml");
     std::fs::write(&file, text).expect("a file in it");
-    Config::load(Some(Path::new(&file)), &vec![])
+    Config::load(Some(Path::new(&file)), &vec![]).map_err(|error| error.to_string())
 }
 
 #[test]

@@ -29,7 +29,7 @@ async fn refuses(node: &Node, why: &str) {
 
 async fn is_told(node: &Node, what: &str, why: &str) {
     eventually(why, async || {
-        let (reasons, begin) = (reasons(node).await, format!("{what} was not taken: "));
+        let (reasons, begin) = (reasons(node).await, format!("{what} was rejected: "));
         reasons.iter().any(|r| r.starts_with(&begin) && r.contains(why)).then_some(())
     })
     .await;
@@ -90,9 +90,9 @@ async fn removing_all_keys_takes_a_second_sighup() {
     let good = configuration(&node);
     let without = good.split("[[key]]").next().expect("what comes before keys").to_owned();
     replace(node.place(), &without);
-    refuses(&node, "it would take away 2 of 2 keys: if that is meant, send SIGHUP twice").await;
+    refuses(&node, "it would remove 2 of 2 keys: if that is meant, send SIGHUP twice").await;
     hangup(&node, "refused").await;
-    refuses(&node, "it would take away 2 of 2 keys: send SIGHUP once more").await;
+    refuses(&node, "it would remove 2 of 2 keys: send SIGHUP once more").await;
     // Another text needs its own confirmation.
     replace(node.place(), format!("{without}# cut off\n"));
     refuses(&node, "if that is meant, send SIGHUP twice").await;
@@ -103,7 +103,7 @@ async fn removing_all_keys_takes_a_second_sighup() {
     assert_eq!(client.closed().await.code, 4410);
     assert!(!Client::is_let_in(&node.url, READER).await);
     let log = node.log();
-    assert!(log.contains("it would take away 2 of 2 keys"), "{log}");
+    assert!(log.contains("it would remove 2 of 2 keys"), "{log}");
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn a_file_truncated_before_a_tier_revokes_no_key_in_the_store() {
     let cut = good.replace("[tier.gold]\nconnections = 7\n", "");
     assert_ne!(cut, good);
     replace(node.place(), &cut);
-    refuses(&node, "it would take away 1 of 1 keys in the store, since it lacks the tier 'gold': if that")
+    refuses(&node, "it would revoke 1 of 1 keys in the store, because it lacks the tier 'gold'; if this")
         .await;
     hangup(&node, "refused").await;
     client.settled().await;
@@ -199,7 +199,7 @@ async fn a_configuration_from_a_pipe_stays_until_the_end() {
     let node = Node::start_in(folder).await;
     writer.join().expect("it was read");
     let mut client = node.client().await;
-    assert!(node.log().contains("it is a pipe, and cannot be read again"), "{}", node.log());
+    assert!(node.log().contains("it is a pipe, which cannot be read again"), "{}", node.log());
     hangup(&node, "refused").await;
     refuses(&node, "found a pipe").await;
     client.settled().await;
@@ -218,7 +218,7 @@ async fn an_empty_certificate_changes_nothing_and_is_reported() {
     let server = Server::start_in(folder, &text).await;
     for (file, good) in [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())] {
         fs::write(server.folder().join(file), "").expect("an empty file");
-        shows(&server, Some("the certificate was not taken: ")).await;
+        shows(&server, Some("the certificate was rejected: ")).await;
         fs::write(server.folder().join(file), good).expect("a good file");
         shows(&server, None).await;
     }

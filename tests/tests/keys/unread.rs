@@ -76,7 +76,8 @@ async fn a_configuration_is_read_once_files_can_be_opened_again() {
     let text = fs::read_to_string(&file).expect("a configuration");
     limit(&node.process, 3).await;
     replace(&file, text + &Server::key("sk_new", "new", "[]", ""));
-    eventually("a refusal", async || node.log().contains("everything stays as it was").then_some(())).await;
+    eventually("a refusal", async || node.log().contains("all settings stay as they were").then_some(()))
+        .await;
     limit(&node.process, 1000).await;
     eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
 }

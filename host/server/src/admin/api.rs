@@ -1,8 +1,8 @@
-//! What the calls share: who is calling, how many entries, how answers look.
+//! What all calls share: their state, the caller, pages of lists, and errors.
 
 use super::{
     Status,
-    callers::{Call, Callers},
+    call_limiter::{CallLimiter, CallPermit},
 };
 use crate::{http, key::Key, limits::Limits, session::Services};
 use axum::{
@@ -21,61 +21,62 @@ use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::key::Scope;
 use tokio_util::sync::CancellationToken;
 
+/// The state of the HTTP API of a node that is ready.
 pub(super) struct Api {
     pub services: Services,
     pub limits: Arc<Limits>,
-    /// Bodies that are held.
+    /// The memory of request bodies.
     pub bodies: Arc<MemoryAccount>,
-    pub callers: Arc<Callers>,
-    /// The node was told to stop.
+    pub calls: Arc<CallLimiter>,
+    /// Cancelled when the node was told to stop.
     pub stopping: CancellationToken,
     pub status: Arc<Status>,
 }
 
-/// Who calls, for as long as the call is under way.
+/// The authenticated caller of a call in progress.
 pub(super) struct Caller {
     key: Arc<Key>,
     pub share: Arc<MemoryShare>,
-    _call: Call,
+    _permit: CallPermit,
 }
 
 impl FromRequestParts<Arc<Api>> for Caller {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
-        let Some(key) = http::presented(&parts.headers)? else {
-            return Err(
-                Refusal::new(ErrorCode::AuthRequired, "a key is needed: Authorization: Bearer KEY").into()
-            );
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
+        let Some(key) = http::presented_key(&parts.headers)? else {
+            let message = "a key is required: Authorization: Bearer KEY";
+            return Err(Refusal::new(ErrorCode::AuthRequired, message).into());
         };
         let key = api.services.keys.load().check(key)?;
-        let call = api.callers.begin(&key.principal)?;
+        let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
-        Ok(Self { key, share, _call: call })
+        Ok(Self { key, share, _permit: permit })
     }
 }
 
 impl Caller {
-    /// The caller's key, which must have the scope; `what` completes "may not …".
-    pub(super) fn with(&self, scope: Scope, what: &str) -> Result<&Key, Refusal> {
-        self.key.require(scope, what)?;
+    /// The caller's key, which must have this scope. `action` completes the error message "key 'a' may not
+    /// …".
+    pub(super) fn require(&self, scope: Scope, action: &str) -> Result<&Key, Refusal> {
+        self.key.require(scope, action)?;
         Ok(&self.key)
     }
 }
 
-/// A refusal on its way to becoming a response.
-pub(super) struct Failure(Refusal);
+/// A refusal that becomes the response to a call.
+pub(super) struct ApiError(Refusal);
 
-impl From<Refusal> for Failure {
+impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         Self(refusal)
     }
 }
 
-/// What axum's extractors refuse is told as everything else is.
-macro_rules! refused_by {
+/// Errors of axum's extractors have the same form as all other errors.
+macro_rules! invalid_request {
     ($($rejection:ty),*) => {$(
-        impl From<$rejection> for Failure {
+        impl From<$rejection> for ApiError {
             fn from(rejection: $rejection) -> Self {
                 Self(Refusal::invalid(rejection.body_text()))
             }
@@ -83,39 +84,45 @@ macro_rules! refused_by {
     )*};
 }
 
-refused_by!(QueryRejection, PathRejection);
+invalid_request!(QueryRejection, PathRejection);
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         http::refuse(&self.0)
     }
 }
 
-pub(super) type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type ApiResult<T> = Result<Json<T>, ApiError>;
 
 /// `?after=CURSOR&limit=N`
 #[derive(Deserialize)]
-pub(super) struct Paging {
+pub(super) struct PageQuery {
     #[serde(default)]
     pub after: String,
     limit: Option<usize>,
 }
 
-/// Entries of a page without `limit`, and the most with it.
-const PAGE: usize = 100;
-const LARGEST_PAGE: usize = 1000;
+/// Number of entries of a page without `limit`.
+const DEFAULT_PAGE_ENTRIES: usize = 100;
+/// Maximum of `limit`.
+const MAX_PAGE_ENTRIES: usize = 1000;
 
-impl Paging {
+impl PageQuery {
     pub(super) fn limit(&self) -> Result<usize, Refusal> {
-        match self.limit.unwrap_or(PAGE) {
-            limit @ 1..=LARGEST_PAGE => Ok(limit),
-            limit => Err(Refusal::invalid(format!("limit is {limit}, but would be 1 to {LARGEST_PAGE}"))),
-        }
+        check_limit(self.limit.unwrap_or(DEFAULT_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
     }
 }
 
-/// The cursor of the next page, when this one is full.
-pub(super) fn next<T>(page: &[T], limit: usize, cursor: impl Fn(&T) -> String) -> Option<String> {
+/// The limit of a list, which must be between 1 and `max`.
+pub(super) fn check_limit(limit: usize, max: usize) -> Result<usize, Refusal> {
+    match (1..=max).contains(&limit) {
+        true => Ok(limit),
+        false => Err(Refusal::invalid(format!("limit must be between 1 and {max}, got {limit}"))),
+    }
+}
+
+/// The cursor of the next page, if this one is full.
+pub(super) fn next_cursor<T>(page: &[T], limit: usize, cursor: impl Fn(&T) -> String) -> Option<String> {
     page.last().filter(|_| page.len() == limit).map(cursor)
 }
 
@@ -123,20 +130,20 @@ pub(super) fn not_found(message: impl Into<String>) -> Refusal {
     Refusal::new(ErrorCode::NotFound, message)
 }
 
-pub(super) fn wrong_method() -> Refusal {
-    Refusal::new(ErrorCode::MethodNotAllowed, "this path takes other methods; /openapi.json lists them")
+pub(super) fn method_not_allowed() -> Refusal {
+    Refusal::new(ErrorCode::MethodNotAllowed, "this path does not support this method; see /openapi.json")
 }
 
-/// JSON text that was made by hand.
-pub(super) fn raw(text: String) -> Response {
+/// A response of JSON text.
+pub(super) fn json_response(text: String) -> Response {
     ([(axum::http::header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-pub(super) fn json(value: impl Serialize) -> String {
+pub(super) fn to_json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("answers are plain data")
 }
 
-/// All calls, for machines.
+/// The machine-readable description of all calls.
 pub(super) fn openapi() -> Response {
-    raw(include_str!("openapi.json").to_owned())
+    json_response(include_str!("openapi.json").to_owned())
 }

@@ -1,6 +1,7 @@
-//! The body of a call: it is read when its caller may make the call, and not if it is too large, too slow, or one of too many.
+//! Reads the body of a call, after the caller was found to have permission for the call. Limits its size, its
+//! duration, and the memory of all bodies. Does not know what is in it.
 
-use super::api::{Api, Caller, Failure};
+use super::api::{Api, ApiError, Caller};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
@@ -13,58 +14,57 @@ use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, Memory
 use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::time::{Instant, timeout_at};
 
-/// Bytes of all bodies that are held at a time.
-pub(super) const ALL: usize = 256 << 20;
-/// How long a body may take, and how much longer for each so many of its bytes.
-const ALLOWANCE: Duration = Duration::from_secs(10);
-const PER_SECOND: f64 = 64.0 * 1024.0;
+/// Maximum size of all bodies that are held at one time, in bytes.
+pub(super) const MAX_TOTAL_BYTES: usize = 256 << 20;
+/// How long a body may take, in addition to one second for each [`MIN_BYTES_PER_SECOND`].
+const BASE_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_BYTES_PER_SECOND: f64 = 64.0 * 1024.0;
 
-/// A body that has not been read.
-pub(super) struct Unread {
-    /// What the head says of it.
-    length: Option<u64>,
+/// A body that has not been read yet.
+pub(super) struct UnreadBody {
+    content_length: Option<u64>,
     body: Body,
 }
 
-impl<S: Sync> FromRequest<S> for Unread {
+impl<S: Sync> FromRequest<S> for UnreadBody {
     type Rejection = Infallible;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
         let length = |headers: &HeaderMap| headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
-        Ok(Self { length: length(request.headers()), body: request.into_body() })
+        Ok(Self { content_length: length(request.headers()), body: request.into_body() })
     }
 }
 
-/// A body, and what is held for it.
-pub(super) struct Received {
+/// A whole body. Its memory is charged until it is dropped.
+pub(super) struct ReceivedBody {
     bytes: Bytes,
-    _held: Room,
+    _charge: BodyCharge,
 }
 
-/// What a body takes of what all bodies may, and of what the node may keep.
-struct Room {
-    of_bodies: MemoryCharge,
-    of_memory: MemoryCharge,
+/// The memory of a body, charged both to all bodies and to the node.
+struct BodyCharge {
+    bodies: MemoryCharge,
+    node: MemoryCharge,
 }
 
-impl Room {
+impl BodyCharge {
     fn new(bodies: &MemoryAccount, share: &Arc<MemoryShare>) -> Self {
-        let of_bodies = bodies.share(share.principal()).charge(MemoryKind::Bodies, 0);
-        Self { of_bodies, of_memory: share.charge(MemoryKind::Bodies, 0) }
+        let bodies = bodies.share(share.principal()).charge(MemoryKind::Bodies, 0);
+        Self { bodies, node: share.charge(MemoryKind::Bodies, 0) }
     }
 
-    /// `false`: there is no room for more of its principal.
+    /// Returns false, and charges nothing, if its principal may use no more memory.
     fn grow(&mut self, bytes: usize) -> bool {
-        let may_grow = self.of_bodies.share().may_grow() && self.of_memory.share().may_grow();
+        let may_grow = self.bodies.share().may_grow() && self.node.share().may_grow();
         if may_grow {
-            self.of_bodies.grow(bytes);
-            self.of_memory.grow(bytes);
+            self.bodies.grow(bytes);
+            self.node.grow(bytes);
         }
         may_grow
     }
 }
 
-impl Deref for Received {
+impl Deref for ReceivedBody {
     type Target = Bytes;
 
     fn deref(&self) -> &Bytes {
@@ -72,40 +72,49 @@ impl Deref for Received {
     }
 }
 
-impl Unread {
-    /// All of it, at most so many bytes, for which there has to be room among all bodies.
-    pub(super) async fn read(self, api: &Api, caller: &Caller, most: usize) -> Result<Received, Failure> {
-        self.read_into(Room::new(&api.bodies, &caller.share), most).await
+impl UnreadBody {
+    /// Reads all of it, at most so many bytes.
+    pub(super) async fn read(
+        self,
+        api: &Api,
+        caller: &Caller,
+        max_bytes: usize,
+    ) -> Result<ReceivedBody, ApiError> {
+        self.read_charged(BodyCharge::new(&api.bodies, &caller.share), max_bytes).await
     }
 
-    async fn read_into(self, mut room: Room, most: usize) -> Result<Received, Failure> {
-        let too_large = |is: &str| {
-            let message = format!("the body has {is} bytes, at most {most} are allowed");
-            Failure::from(Refusal::new(ErrorCode::MessageTooLarge, message))
+    async fn read_charged(self, mut charge: BodyCharge, max_bytes: usize) -> Result<ReceivedBody, ApiError> {
+        let too_large = |size: &str| {
+            let message = format!("the body has {size} bytes; at most {max_bytes} are allowed");
+            ApiError::from(Refusal::new(ErrorCode::MessageTooLarge, message))
         };
-        if let Some(length) = self.length.filter(|length| *length > most as u64) {
+        if let Some(length) = self.content_length.filter(|length| *length > max_bytes as u64) {
             return Err(too_large(&length.to_string()));
         }
-        let (mut bytes, began, mut body) = (BytesMut::new(), Instant::now(), self.body.into_data_stream());
+        let (mut bytes, start, mut body) = (BytesMut::new(), Instant::now(), self.body.into_data_stream());
         loop {
-            let deadline = began + ALLOWANCE + Duration::from_secs_f64(bytes.len() as f64 / PER_SECOND);
+            let deadline =
+                start + BASE_TIMEOUT + Duration::from_secs_f64(bytes.len() as f64 / MIN_BYTES_PER_SECOND);
             let Ok(part) = timeout_at(deadline, body.next()).await else {
-                let message =
-                    format!("the body came too slowly: {} bytes in {:?}", bytes.len(), began.elapsed());
+                let message = format!(
+                    "the body arrives too slowly: {} bytes in {} s; expected at least 64 KiB per second after the first 10 s",
+                    bytes.len(),
+                    start.elapsed().as_secs()
+                );
                 return Err(Refusal::invalid(message).into());
             };
             let Some(part) = part else { break };
             let part = part.map_err(|error| Refusal::invalid(format!("the body cannot be read: {error}")))?;
-            if bytes.len() + part.len() > most {
+            if bytes.len() + part.len() > max_bytes {
                 return Err(too_large(&format!("more than {}", bytes.len())));
             }
-            if !room.grow(part.len()) {
-                let message = "this node holds as much of this principal's bodies as it can; try again";
+            if !charge.grow(part.len()) {
+                let message = "the request bodies of this principal take too much memory; try again";
                 return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000).into());
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(Received { bytes: bytes.freeze(), _held: room })
+        Ok(ReceivedBody { bytes: bytes.freeze(), _charge: charge })
     }
 }
 
@@ -115,28 +124,31 @@ mod tests {
     use futures_util::stream;
     use std::io;
 
-    fn room(bodies: &MemoryAccount) -> Room {
-        Room::new(bodies, &MemoryAccount::unlimited().share(&"acme".into()))
+    fn charge(bodies: &MemoryAccount) -> BodyCharge {
+        BodyCharge::new(bodies, &MemoryAccount::unlimited().share(&"acme".into()))
     }
 
-    fn unread(parts: impl futures_util::Stream<Item = &'static str> + Send + 'static) -> Unread {
-        Unread { length: None, body: Body::from_stream(parts.map(Ok::<_, io::Error>)) }
+    fn unread(parts: impl futures_util::Stream<Item = &'static str> + Send + 'static) -> UnreadBody {
+        UnreadBody { content_length: None, body: Body::from_stream(parts.map(Ok::<_, io::Error>)) }
     }
 
-    async fn status(reading: impl Future<Output = Result<Received, Failure>>) -> u16 {
+    async fn status(reading: impl Future<Output = Result<ReceivedBody, ApiError>>) -> u16 {
         use axum::response::IntoResponse;
-        reading.await.err().map_or(200, |failure| failure.into_response().status().as_u16())
+        reading.await.err().map_or(200, |error| error.into_response().status().as_u16())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_ends_and_one_that_is_long_may_take_its_time() {
+    async fn a_slow_body_is_refused_and_a_long_one_may_take_longer() {
         let drips = stream::unfold((), async |()| {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Some(("x", ()))
         });
-        let began = Instant::now();
-        assert_eq!(status(unread(drips).read_into(room(&MemoryAccount::new(1 << 20)), 1 << 20)).await, 400);
-        assert!(began.elapsed() < ALLOWANCE * 2, "{:?}", began.elapsed());
+        let start = Instant::now();
+        assert_eq!(
+            status(unread(drips).read_charged(charge(&MemoryAccount::new(1 << 20)), 1 << 20)).await,
+            400
+        );
+        assert!(start.elapsed() < BASE_TIMEOUT * 2, "{:?}", start.elapsed());
 
         const PART: &str = match str::from_utf8(&[b'x'; 1 << 16]) {
             Ok(part) => part,
@@ -147,7 +159,7 @@ mod tests {
             (n < 60).then_some((PART, n + 1))
         });
         let read = unread(long)
-            .read_into(room(&MemoryAccount::new(64 << 20)), 64 << 20)
+            .read_charged(charge(&MemoryAccount::new(64 << 20)), 64 << 20)
             .await
             .ok()
             .expect("a slow body");
@@ -155,16 +167,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_bodies_together_have_a_bound_and_what_is_answered_makes_room() {
+    async fn the_memory_of_all_bodies_is_limited_and_is_released() {
         let bodies = MemoryAccount::new(1000);
         let read =
-            |most| unread(stream::iter(["x".repeat(400).leak() as &str])).read_into(room(&bodies), most);
+            |max| unread(stream::iter(["x".repeat(400).leak() as &str])).read_charged(charge(&bodies), max);
         let one = read(500).await.ok().expect("room for it");
         let two = read(500).await.ok().expect("room for it");
         assert_eq!(status(read(500)).await, 503);
-        let others = Room::new(&bodies, &MemoryAccount::unlimited().share(&"zed".into()));
+        let others = BodyCharge::new(&bodies, &MemoryAccount::unlimited().share(&"zed".into()));
         let body = unread(stream::iter(["x"]));
-        assert_eq!(status(body.read_into(others, 500)).await, 200, "there is room for others");
+        assert_eq!(status(body.read_charged(others, 500)).await, 200, "there is room for others");
         drop(one);
         assert_eq!(status(read(500)).await, 200);
         assert_eq!(status(read(300)).await, 413);

@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`.
+//! The calls `/livez` and `/readyz`.
 
 use super::api::Api;
 use crate::hub::{CONNECTION_BYTES, Condition};
@@ -7,8 +7,9 @@ use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long the store may take to answer a readiness check.
-const STORE: Duration = Duration::from_secs(2);
+const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The answer of `/livez`.
 pub(super) const LIVE: &str = "live\n";
 
 pub(super) async fn live() -> &'static str {
@@ -18,34 +19,35 @@ pub(super) async fn live() -> &'static str {
 #[derive(Serialize)]
 pub(super) struct Readiness {
     ready: bool,
-    /// Why not; or, of a node that is ready, what it cannot do, as no other can.
+    /// Why the node is not ready; or what a ready node cannot do, or what an operator should look at.
     reasons: Vec<String>,
-    /// Each plugin's state. A plugin that does not work closes its own rooms; the node stays ready for all others.
+    /// The state of each plugin. A plugin that does not work closes its own rooms only, so the node stays
+    /// ready.
     plugins: BTreeMap<String, Condition>,
 }
 
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
-    let (mut reasons, mut degraded, mut scarce) = (vec![], None, None);
+    let (mut reasons, mut degraded, mut pressure) = (vec![], None, None);
     if api.stopping.is_cancelled() {
         reasons.push("draining: this node is about to stop".to_owned());
     }
     reasons.extend(api.services.hub.vitals.failure().map(str::to_owned));
     let memory = &api.services.hub.memory;
-    // Nobody else would be let in.
+    // No new client would be admitted.
     if memory.total() + CONNECTION_BYTES >= memory.limit() {
         let (used, limit) = (memory.total(), memory.limit());
         reasons.push(format!(
-            "memory: {used} bytes are held and {limit} may be (memory.limit): new sessions, rooms and what would be kept are refused"
+            "memory: {used} of {limit} bytes (memory.limit) are used; new sessions, rooms and messages are refused"
         ));
     } else if memory.is_under_pressure() {
         let (used, limit) = (memory.total(), memory.limit());
-        scarce = Some(format!(
-            "memory: {used} bytes are held and {limit} may be (memory.limit): principals for whom most is held get no more"
+        pressure = Some(format!(
+            "memory: {used} of {limit} bytes (memory.limit) are used; principals that use most of it get no more"
         ));
     }
     if let Some(remote) = &api.services.hub.store.remote {
-        match tokio::time::timeout(STORE, remote.check()).await {
-            // All nodes would be taken out of service together, with what they can still do.
+        match tokio::time::timeout(STORE_CHECK_TIMEOUT, remote.check()).await {
+            // The same is true of every node. If they all were not ready, nothing would be served at all.
             Ok(Ok(part)) => degraded = part,
             Ok(Err(error)) => reasons.push(error.to_string()),
             Err(_) => reasons.push("the store did not answer within 2 s".to_owned()),
@@ -54,16 +56,16 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Read
     let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
     let ready = reasons.is_empty();
     reasons.extend(degraded);
-    reasons.extend(scarce);
-    // Elsewhere new clients may find a place, but those that are here are served.
+    reasons.extend(pressure);
+    // Other nodes may have room for new clients, but this one still serves its own.
     reasons.extend(api.limits.shortage());
-    reasons.extend(api.status.all_wrong());
+    reasons.extend(api.status.problems());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, plugins }))
 }
 
-/// Of a node that is on its way.
-pub(super) fn waiting(reason: String) -> (StatusCode, Json<Readiness>) {
+/// The answer of `/readyz` while a node is starting.
+pub(super) fn starting(reason: String) -> (StatusCode, Json<Readiness>) {
     let readiness = Readiness { ready: false, reasons: vec![reason], plugins: BTreeMap::new() };
     (StatusCode::SERVICE_UNAVAILABLE, Json(readiness))
 }

@@ -1,21 +1,21 @@
-//! The operators' listener, from a node's first moment to its last: while the node is on its way it says that it lives and what it waits for,
-//! and from then on it serves everything, without a moment in which nobody listens.
+//! The listener for operators. It serves from the first moment of a node to its last: while the node is
+//! starting, only its health and metrics, and then all calls. Does not know what the calls do.
 
 use super::{
+    Status,
     api::{self, Api},
     body,
-    callers::Callers,
-    coming::{AtWork, Coming},
-    health, hosts, metrics,
-    paced::Paced,
-    router,
+    call_limiter::CallLimiter,
+    health, hosts,
+    incoming_body::{BusyGuard, IncomingBody},
+    metrics, router,
+    timed_stream::TimedStream,
 };
 use crate::{
     http,
     limits::{Failures, Files, Full, Group, Limits, Slot, Slots},
     metrics::{Limited, Listener, Metrics},
     session::Services,
-    validity::Validity,
 };
 use axum::{
     Router,
@@ -25,14 +25,13 @@ use axum::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
-    collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
-use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
+use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -40,214 +39,167 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-/// How long the head of a request is awaited, also behind another one.
-const HEAD: Duration = Duration::from_secs(10);
-/// Bytes of a head, and of a body that are read at once.
-const READ_BUFFER: usize = 64 << 10;
-/// How long a connection that serves nobody is left alone when others wait.
-const GRACE: Duration = Duration::from_millis(100);
-/// Connections beyond those there may be, that have to go and are not gone yet; beyond it they are waited for.
-const OVERLAP: usize = 8;
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// After the system gave no connection.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long the head of a request is awaited, on a new connection or after the previous request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of the head of a request, and of the part of a body that is read at once, in bytes.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// How long a new connection is not closed to make room for another.
+const GRACE_PERIOD: Duration = Duration::from_millis(100);
+/// How many connections may exist beyond the limit, because they were told to end and have not yet.
+const MAX_ENDING_CONNECTIONS: usize = 8;
+/// How often it is checked whether they have ended.
+const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long to wait after the system could not accept a connection.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// When a call to a node that is starting may be tried again, in milliseconds.
+const STARTING_RETRY_AFTER_MS: u64 = 1000;
 
-/// The listener, serving until it is dropped or ended.
-pub struct Admin {
+/// The listener for operators. It serves until it is dropped or [`stop`](Self::stop)ped.
+pub struct AdminListener {
+    /// The address that it listens on.
     pub address: SocketAddr,
     pub(crate) status: Arc<Status>,
-    /// The node's own, of which the listener tells from the beginning.
+    /// The metrics of the node, which the listener serves from the start.
     pub(crate) metrics: Metrics,
-    /// The tasks that the node cannot live without, the listener's among them.
+    /// The vital tasks of the node, which include the listener.
     pub(crate) vitals: VitalTasks,
-    desk: Arc<Desk>,
-    ended: CancellationToken,
+    handler: Arc<RequestHandler>,
+    stopped: CancellationToken,
     task: JoinHandle<()>,
 }
 
-/// What a node says of itself beside what it can do at this moment.
-#[derive(Default)]
-pub(crate) struct Status(Mutex<Said>);
-
-#[derive(Default)]
-struct Said {
-    /// Until it is ready.
-    waits: String,
-    /// By what they are about: what was refused and stays as it was.
-    refused: BTreeMap<String, String>,
-    /// When the certificate is good.
-    certificate: Option<Validity>,
-}
-
-impl Status {
-    /// What a node that is on its way waits for.
-    pub(crate) fn waits(&self, what: impl Into<String>) {
-        self.said().waits = what.into();
-    }
-
-    /// Why this was not taken, or that the last one was. `what` is for people, such as "the certificate".
-    pub(crate) fn refused(&self, what: &str, why: Option<String>) {
-        let mut said = self.said();
-        match why {
-            Some(why) => said.refused.insert(what.to_owned(), why),
-            None => said.refused.remove(what),
-        };
-    }
-
-    /// The certificate that is shown from now on.
-    pub(crate) fn shows(&self, certificate: Validity) {
-        self.said().certificate = Some(certificate);
-    }
-
-    /// What of a node that is ready is not as it should be.
-    pub(super) fn all_wrong(&self) -> Vec<String> {
-        let said = self.said();
-        let refused = said.refused.iter().map(|(what, why)| format!("{what} was not taken: {why}"));
-        refused.chain(said.certificate.and_then(|certificate| certificate.wrong(unix_s()))).collect()
-    }
-
-    /// Seconds until the certificate expires.
-    pub(super) fn certificate_left(&self) -> Option<i64> {
-        self.said().certificate.map(|certificate| certificate.until - unix_s())
-    }
-
-    fn waiting(&self) -> String {
-        self.said().waits.clone()
-    }
-
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.0.lock().expect("no code panics while it holds the status")
-    }
-}
-
-fn unix_s() -> i64 {
-    (unix_ms() / 1000) as i64
-}
-
-/// What requests are answered with.
-struct Desk {
-    /// Once the node is ready.
+/// Admits connections, and answers their requests.
+struct RequestHandler {
+    /// Set when the node is ready.
     router: OnceLock<Router>,
-    /// By which names it may be asked for, as soon as the configuration says.
+    /// `admin.hosts`. Set when the configuration is known.
     hosts: OnceLock<Vec<String>>,
     status: Arc<Status>,
     metrics: Metrics,
     failures: Failures,
-    /// Connections at a time.
-    most: usize,
+    /// Maximum number of connections at a time.
+    max_connections: usize,
     slots: Arc<Slots>,
 }
 
-impl Admin {
-    /// Serves from now on.
+impl AdminListener {
+    /// Starts to serve the health and the metrics of a node that is starting. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address of the listener cannot be determined.
     pub fn start(listener: TcpListener, vitals: VitalTasks) -> io::Result<Self> {
         let (address, metrics) = (listener.local_addr()?, Metrics::default());
-        let (status, ended) = (Arc::new(Status::default()), CancellationToken::new());
-        status.waits("it is starting");
-        let most = Files::of_process().operators;
-        let desk = Arc::new(Desk {
+        let (status, stopped) = (Arc::new(Status::default()), CancellationToken::new());
+        status.set_waiting_for("starting");
+        let max_connections = Files::of_process().operators;
+        let handler = Arc::new(RequestHandler {
             router: OnceLock::new(),
             hosts: OnceLock::new(),
             status: status.clone(),
             metrics: metrics.clone(),
-            // Operators are slowed down, but never shut out.
+            // Without a rate: operators are slowed down, but never locked out.
             failures: Failures::new(None, Listener::Operators, metrics.clone()),
-            most,
-            slots: Slots::new(most, None, GRACE),
+            max_connections,
+            slots: Slots::new(max_connections, None, GRACE_PERIOD),
         });
-        let task = vitals.spawn("the operators' listener", accept(listener, desk.clone(), ended.clone()));
-        Ok(Self { address, status, metrics, vitals, desk, ended, task })
+        let accepting = accept(listener, handler.clone(), stopped.clone());
+        let task = vitals.spawn("the listener for operators", accepting);
+        Ok(Self { address, status, metrics, vitals, handler, stopped, task })
     }
 
-    /// It may also be asked for by these names.
-    pub(crate) fn known_as(&self, hosts: Vec<String>) {
-        self.desk.hosts.set(hosts).ok();
+    /// Accepts requests to these host names from now on.
+    pub(crate) fn set_hosts(&self, hosts: Vec<String>) {
+        self.handler.hosts.set(hosts).ok();
     }
 
-    /// Serves everything from now on; `stopping` shows in readiness.
+    /// Serves all calls from now on. The node is not ready any more once `stopping` is cancelled.
     pub(crate) fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
-        let (bodies, callers) = (MemoryAccount::new(body::ALL), Callers::new(self.desk.most));
-        let api = Api { services, limits, bodies, callers, stopping, status: self.status.clone() };
-        self.desk.router.set(router(Arc::new(api))).ok();
+        let bodies = MemoryAccount::new(body::MAX_TOTAL_BYTES);
+        let calls = CallLimiter::new(self.handler.max_connections);
+        let api = Api { services, limits, bodies, calls, stopping, status: self.status.clone() };
+        self.handler.router.set(router(Arc::new(api))).ok();
     }
 
-    pub(crate) async fn end(self) {
-        self.ended.cancel();
+    pub(crate) async fn stop(self) {
+        self.stopped.cancel();
         let mut this = self;
         (&mut this.task).await.ok();
     }
 }
 
-impl Drop for Admin {
+impl Drop for AdminListener {
     fn drop(&mut self) {
-        self.ended.cancel();
+        self.stopped.cancel();
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, ended: CancellationToken) {
+async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, stopped: CancellationToken) {
     let tasks = TaskTracker::new();
     loop {
-        // Those that made room have files until they are gone.
-        while tasks.len() >= desk.most + OVERLAP {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        // Connections that were told to end keep their files until they have.
+        while tasks.len() >= handler.max_connections + MAX_ENDING_CONNECTIONS {
+            tokio::time::sleep(ENDING_CHECK_INTERVAL).await;
         }
         let admitted = async {
             let (tcp, remote) = listener.accept().await?;
-            Ok::<_, io::Error>((tcp, remote, desk.admit(Group::of(remote.ip())).await))
+            Ok::<_, io::Error>((tcp, remote, handler.admit(Group::of(remote.ip())).await))
         };
         let admitted = tokio::select! {
             admitted = admitted => admitted,
-            () = ended.cancelled() => return,
+            () = stopped.cancelled() => return,
         };
         let Ok((tcp, remote, slot)) = admitted else {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             continue;
         };
-        let (desk, ended, slot) = (desk.clone(), ended.clone(), Arc::new(slot));
+        let (handler, stopped, slot) = (handler.clone(), stopped.clone(), Arc::new(slot));
         tasks.spawn(async move {
             tokio::select! {
-                _ = slot.run(desk.serve(tcp, remote, &slot)) => {}
-                () = ended.cancelled() => {}
+                _ = slot.run(handler.serve(tcp, remote, &slot)) => {}
+                () = stopped.cancelled() => {}
             }
         });
     }
 }
 
-impl Desk {
-    /// A place for a connection: whoever has been silent longest makes room, so that nobody can keep operators out.
+impl RequestHandler {
+    /// Acquires a slot for a connection. If none is free, the connection that has been idle longest is
+    /// closed, so that nobody can lock operators out.
     async fn admit(&self, group: Group) -> Slot {
         loop {
             let freed = self.slots.freed();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let until = match self.slots.take(group, true) {
+            let retry_at = match self.slots.take(group, true) {
                 Ok((slot, made_room)) => {
                     if made_room {
                         self.metrics.limited(Limited::Operators);
                     }
                     return slot;
                 }
-                Err(Full::Until(then)) => then,
-                Err(Full::Address) => unreachable!("addresses have no limit here"),
+                Err(Full::Until(retry_at)) => retry_at,
+                Err(Full::Address) => unreachable!("these slots have no limit for an address"),
             };
             tokio::select! {
                 () = freed => {}
-                () = tokio::time::sleep_until(until) => {}
+                () = tokio::time::sleep_until(retry_at) => {}
             }
         }
     }
 
     async fn serve(&self, tcp: TcpStream, remote: SocketAddr, slot: &Arc<Slot>) -> hyper::Result<()> {
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
-            // Nobody has to show a key for anything else.
+            // All other paths need no key.
             let is_call = request.uri().path().starts_with("/v1/");
             let (head, body) = request.into_parts();
-            let (body, at_work) = match is_call {
-                true => Coming::watch(body, slot),
-                false => (Body::new(body), AtWork::default()),
+            let (body, busy) = match is_call {
+                true => IncomingBody::watch(body, slot),
+                false => (Body::new(body), BusyGuard::default()),
             };
             let mut response = self.answer(Request::from_parts(head, body)).await?;
-            drop(at_work);
+            drop(busy);
             if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
                 response.extensions().get().copied()
             {
@@ -260,36 +212,37 @@ impl Desk {
         });
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_buf_size(READ_BUFFER)
-            .serve_connection(TokioIo::new(Paced::new(tcp)), service)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(READ_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(TimedStream::new(tcp)), service)
             .await
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response, std::convert::Infallible> {
         let known = self.hosts.get().map_or(&[][..], Vec::as_slice);
-        if let Some(host) = hosts::stranger(request.uri(), request.headers(), known) {
+        if let Some(host) = hosts::unknown_host(request.uri(), request.headers(), known) {
             let host = host.escape_debug();
             let message =
-                format!("'{host}' is no name of this node; where it is one, put it into admin.hosts");
+                format!("'{host}' is not a host name of this node; if it should be, add it to admin.hosts");
             return Ok(http::refuse(&Refusal::new(ErrorCode::Forbidden, message)));
         }
         match self.router.get() {
             Some(router) => router.clone().call(request).await,
-            None => Ok(self.answer_early(request.uri().path())),
+            None => Ok(self.answer_while_starting(request.uri().path())),
         }
     }
 
-    /// Of a node that is not ready yet.
-    fn answer_early(&self, path: &str) -> Response {
+    /// Answers for a node that is starting.
+    fn answer_while_starting(&self, path: &str) -> Response {
         match path {
             "/livez" => health::LIVE.into_response(),
-            "/readyz" => health::waiting(self.status.waiting()).into_response(),
-            "/metrics" => metrics::text(self.metrics.encode()),
+            "/readyz" => health::starting(self.status.waiting_for()).into_response(),
+            "/metrics" => metrics::response(self.metrics.encode()),
             "/openapi.json" => api::openapi(),
             _ => {
-                let message = format!("this node does not serve yet: {}", self.status.waiting());
-                http::refuse(&Refusal::retry(ErrorCode::StoreUnavailable, message, 1000))
+                let message = format!("this node is starting: {}", self.status.waiting_for());
+                let code = ErrorCode::StoreUnavailable;
+                http::refuse(&Refusal::retry(code, message, STARTING_RETRY_AFTER_MS))
             }
         }
     }

@@ -1,8 +1,8 @@
-//! `POST /v1/publish` and `/v1/broadcast`.
+//! The calls `POST /v1/publish` and `POST /v1/broadcast`.
 
 use super::{
-    api::{Api, Caller, Failure, json, raw},
-    body::Unread,
+    api::{Api, ApiError, Caller, json_response, to_json},
+    body::UnreadBody,
 };
 use crate::{
     hub::{Proposal, PublishPipeline, Published, Publisher},
@@ -22,92 +22,94 @@ use switchyard_protocol::{
 use switchyard_store::key::Scope;
 use tokio::task::coop::consume_budget;
 
-/// Messages of one list.
-const MOST: usize = 1000;
-/// Bytes around the data of one: room, event and key, all of them escaped.
-const FIELDS: usize = 4096;
+/// Maximum number of messages in a list.
+const MAX_LIST_MESSAGES: usize = 1000;
+/// Maximum size of everything in a message except its data, in bytes: room, event and key, with all
+/// characters escaped.
+const MAX_FIELDS_BYTES: usize = 4096;
 
-/// Bytes of a list, or of whatever else a body holds.
-pub(super) fn largest(api: &Api) -> usize {
-    MOST * (api.services.config.message + FIELDS)
+/// Maximum size of a body, in bytes: a list of the maximum number of messages. Also holds for plugins.
+pub(super) fn max_body_bytes(api: &Api) -> usize {
+    MAX_LIST_MESSAGES * (api.services.config.message + MAX_FIELDS_BYTES)
 }
 
-/// One message, or a list of which each succeeds or fails alone.
+/// Publishes one message, or a list of messages, each of which succeeds or fails on its own.
 pub(super) async fn publish(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    body: Unread,
-) -> Result<Response, Failure> {
-    // A key may have the scope for `*` alone: which one is needed is seen message by message.
-    let publish = caller.with(Scope::Publish, "publish");
-    let key = publish.or_else(|refusal| caller.with(Scope::Broadcast, "publish").map_err(|_| refusal))?;
-    let body = body.read(&api, &caller, largest(&api)).await?;
-    let body = text(&body)?;
-    if !body.trim_start().starts_with('[') {
-        let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
-        return Ok(raw(json(one(&api, &caller, key, parse_publish(message)?).await?)));
+    body: UnreadBody,
+) -> Result<Response, ApiError> {
+    // A key with the scope `broadcast` may publish to `*` only, which is checked for each message.
+    let publish = caller.require(Scope::Publish, "publish");
+    let key = publish.or_else(|refusal| caller.require(Scope::Broadcast, "publish").map_err(|_| refusal))?;
+    let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
+    let text = decode(&body)?;
+    if !text.trim_start().starts_with('[') {
+        let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
+        return Ok(json_response(to_json(publish_one(&api, &caller, key, parse_publish(message)?).await?)));
     }
-    let list: Vec<&RawValue> = serde_json::from_str(body).map_err(not_json)?;
-    if list.len() > MOST {
-        let message = format!("the list has {} messages, at most {MOST} are allowed", list.len());
+    let list: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
+    if list.len() > MAX_LIST_MESSAGES {
+        let message =
+            format!("the list has {} messages; at most {MAX_LIST_MESSAGES} are allowed", list.len());
         return Err(Refusal::invalid(message).into());
     }
     let (hub, mut publishes) = (&*api.services.hub, PublishPipeline::default());
-    let (mut answers, mut away) = (vec![], None);
-    let mut note = |((), published): ((), Published)| {
+    let (mut answers, mut unavailable) = (vec![], None);
+    let mut record = |((), published): ((), Published)| {
         let refusal = published.as_ref().err().filter(|refusal| refusal.code == ErrorCode::StoreUnavailable);
-        answers.push(answer(&published));
+        answers.push(to_answer(&published));
         refusal.cloned()
     };
     for message in list {
-        // A list of many is to hold up nobody else.
+        // A long list must not delay other tasks.
         consume_budget().await;
         let bytes = message.get().len();
-        // What comes behind a message that the store did not take would only wait as long.
-        let parsed = away.clone().map_or_else(|| parse_publish(message), Err);
-        match parsed.and_then(|message| allowed(&api, key, message, bytes)) {
+        // If the store is unavailable, the remaining messages would only wait for the same timeout.
+        let parsed = unavailable.clone().map_or_else(|| parse_publish(message), Err);
+        match parsed.and_then(|message| authorize(&api, key, message, bytes)) {
             Ok(proposal) => publishes.begin(hub, publisher(&api, &caller, key), proposal, ()),
             Err(refusal) => publishes.refuse(&caller.share, refusal, bytes, ()),
         }
         while publishes.is_full(&caller.share) {
-            away = away.or(publishes.next(hub).await.and_then(&mut note));
+            unavailable = unavailable.or(publishes.next(hub).await.and_then(&mut record));
         }
     }
     while let Some(published) = publishes.next(hub).await {
-        note(published);
+        record(published);
     }
-    Ok(raw(format!("[{}]", answers.join(","))))
+    Ok(json_response(format!("[{}]", answers.join(","))))
 }
 
-fn answer(published: &Published) -> String {
+fn to_answer(published: &Published) -> String {
     match published {
-        Ok(published) => json(published),
-        Err(refusal) => json(ErrorBody { error: refusal }),
+        Ok(published) => to_json(published),
+        Err(refusal) => to_json(ErrorBody { error: refusal }),
     }
 }
 
-/// The message without its room.
+/// Publishes a message to `*`. The message has no field `room`.
 pub(super) async fn broadcast(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    body: Unread,
-) -> Result<Response, Failure> {
-    let key = caller.with(Scope::Broadcast, "broadcast")?;
-    let body = body.read(&api, &caller, api.services.config.message + FIELDS).await?;
-    let body = text(&body)?;
-    let message: &RawValue = serde_json::from_str(body).map_err(not_json)?;
-    Ok(raw(json(one(&api, &caller, key, parse_publish_to(BROADCAST, message)?).await?)))
+    body: UnreadBody,
+) -> Result<Response, ApiError> {
+    let key = caller.require(Scope::Broadcast, "broadcast")?;
+    let body = body.read(&api, &caller, api.services.config.message + MAX_FIELDS_BYTES).await?;
+    let text = decode(&body)?;
+    let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
+    Ok(json_response(to_json(publish_one(&api, &caller, key, parse_publish_to(BROADCAST, message)?).await?)))
 }
 
 /// A message that the key may publish. `bytes` is the length of its request.
-fn allowed<'a>(api: &Api, key: &Key, message: Publish<'a>, bytes: usize) -> Result<Proposal<'a>, Refusal> {
+fn authorize<'a>(api: &Api, key: &Key, message: Publish<'a>, bytes: usize) -> Result<Proposal<'a>, Refusal> {
     let room = may_publish(&message, key, api.services.config.message)?;
     Ok(Proposal { room, message, bytes })
 }
 
-async fn one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> Published {
+async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> Published {
     let bytes = message.data.get().len();
-    let proposal = allowed(api, key, message, bytes)?;
+    let proposal = authorize(api, key, message, bytes)?;
     api.services.hub.publish(publisher(api, caller, key), proposal).await
 }
 
@@ -115,10 +117,10 @@ fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {
     Publisher { keys: api.services.keys.load_full(), share: &caller.share, tier: &key.tier }
 }
 
-fn text(body: &[u8]) -> Result<&str, Refusal> {
+fn decode(body: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(without_bom(body)).map_err(|_| Refusal::invalid("the body is not UTF-8"))
 }
 
 fn not_json(error: serde_json::Error) -> Refusal {
-    Refusal::invalid(format!("the body is not the JSON that is wanted: {error}"))
+    Refusal::invalid(format!("the body is not valid JSON: {error}"))
 }

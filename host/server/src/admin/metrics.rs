@@ -1,4 +1,4 @@
-//! `GET /metrics` in Prometheus' text format.
+//! The call `GET /metrics`, in the OpenMetrics text format. Counts nothing itself.
 
 mod guests;
 
@@ -14,47 +14,48 @@ use switchyard_process::memory::MemoryKind;
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Response {
     let mut text = api.services.hub.metrics.encode();
-    memory(&api, &mut text).expect("writing to a String");
-    certificate(&api, &mut text).expect("writing to a String");
-    plugins(&api, &mut text).expect("writing to a String");
+    write_memory(&api, &mut text).expect("writing to a String");
+    write_certificate(&api, &mut text).expect("writing to a String");
+    write_plugins(&api, &mut text).expect("writing to a String");
     guests::write(&api, &mut text).expect("writing to a String");
-    self::text(text)
+    response(text)
 }
 
-/// What was encoded, with its end mark.
-pub(super) fn text(mut text: String) -> Response {
+/// The response with these metrics and the end mark.
+pub(super) fn response(mut text: String) -> Response {
     text.push_str("# EOF\n");
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// What the node keeps, and how much it may.
-fn memory(api: &Api, text: &mut String) -> std::fmt::Result {
+/// How much memory the node uses for clients, and how much it may use.
+fn write_memory(api: &Api, text: &mut String) -> std::fmt::Result {
     let account = &api.services.hub.memory;
-    writeln!(text, "# HELP switchyard_memory_bytes What the node keeps in memory, by kind.")?;
+    writeln!(text, "# HELP switchyard_memory_bytes Memory that the node uses for clients, by kind.")?;
     writeln!(text, "# TYPE switchyard_memory_bytes gauge\n# UNIT switchyard_memory_bytes bytes")?;
     for kind in MemoryKind::ALL {
         writeln!(text, "switchyard_memory_bytes{{kind=\"{}\"}} {}", kind.as_str(), account.used(kind))?;
     }
-    writeln!(text, "# HELP switchyard_memory_limit_bytes How much that may be.")?;
+    writeln!(text, "# HELP switchyard_memory_limit_bytes Upper limit of that memory.")?;
     writeln!(text, "# TYPE switchyard_memory_limit_bytes gauge\n# UNIT switchyard_memory_limit_bytes bytes")?;
     writeln!(text, "switchyard_memory_limit_bytes {}", account.limit())
 }
 
-/// A node without a certificate says nothing of it.
-fn certificate(api: &Api, text: &mut String) -> std::fmt::Result {
+/// A node without a certificate shows no value.
+fn write_certificate(api: &Api, text: &mut String) -> std::fmt::Result {
     let name = "switchyard_certificate_expiry_seconds";
-    writeln!(text, "# HELP {name} Until the certificate expires, negative afterwards.")?;
+    writeln!(text, "# HELP {name} Time until the certificate expires, negative afterwards.")?;
     writeln!(text, "# TYPE {name} gauge\n# UNIT {name} seconds")?;
-    api.status.certificate_left().map_or(Ok(()), |left| writeln!(text, "{name} {left}"))
+    let expires_in = api.status.certificate_expires_in();
+    expires_in.map_or(Ok(()), |seconds| writeln!(text, "{name} {seconds}"))
 }
 
-/// Plugins keep their own counters, by version; they are read when asked for.
-fn plugins(api: &Api, text: &mut String) -> std::fmt::Result {
+/// The counters of plugins, which belong to the active version and are read when needed.
+fn write_plugins(api: &Api, text: &mut String) -> std::fmt::Result {
     let version = |ward: &Ward| {
         let plugin = ward.plugin()?;
         let (info, status) = (plugin.info(), plugin.stats().status());
-        let (version, digest) = (escaped(&info.version), &info.sha256[..12]);
+        let (version, digest) = (escape(&info.version), &info.sha256[..12]);
         Some((format!("plugin=\"{}\",version=\"{version}\",sha256=\"{digest}\"", info.name), status))
     };
     let versions: Vec<_> = api.services.hub.wards().iter().filter_map(version).collect();
@@ -87,7 +88,7 @@ fn plugins(api: &Api, text: &mut String) -> std::fmt::Result {
             }
         }
     }
-    states(api, text)
+    write_states(api, text)
 }
 
 const FAMILIES: [(&str, &str, &str); 9] = [
@@ -96,26 +97,30 @@ const FAMILIES: [(&str, &str, &str); 9] = [
     ("plugin_failures", "counter", "Calls that failed, by hook and kind"),
     ("plugin_refused", "counter", "Calls not made because of a quarantine"),
     ("plugin_instances", "counter", "Instances started"),
-    ("plugin_recycled", "counter", "Instances replaced because they had grown or served for long"),
-    ("plugin_filters_asked", "counter", "Questions whether a message passes a filter"),
-    ("plugin_filters_passed", "counter", "Those that were answered with yes"),
+    (
+        "plugin_recycled",
+        "counter",
+        "Instances replaced because they had grown too large or had served their number of calls",
+    ),
+    ("plugin_filters_asked", "counter", "Evaluations of a filter for a message"),
+    ("plugin_filters_passed", "counter", "Evaluations in which the message passed the filter"),
     ("plugin_filters", "gauge", "Distinct filters in use"),
 ];
 
-/// One of its states is 1 for each plugin.
-fn states(api: &Api, text: &mut String) -> std::fmt::Result {
+/// The state of each plugin: 1 for the current state, 0 for the others.
+fn write_states(api: &Api, text: &mut String) -> std::fmt::Result {
     let wards = || api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition()));
-    writeln!(text, "# HELP switchyard_plugin_state 1 for the state that a plugin is in.")?;
+    writeln!(text, "# HELP switchyard_plugin_state 1 for the current state of a plugin, 0 for the others.")?;
     writeln!(text, "# TYPE switchyard_plugin_state gauge")?;
     for (plugin, condition) in wards() {
         for state in Condition::ALL {
-            let is = u8::from(condition.name() == state);
-            writeln!(text, "switchyard_plugin_state{{plugin=\"{plugin}\",state=\"{state}\"}} {is}")?;
+            let value = u8::from(condition.name() == state);
+            writeln!(text, "switchyard_plugin_state{{plugin=\"{plugin}\",state=\"{state}\"}} {value}")?;
         }
     }
     writeln!(
         text,
-        "# HELP switchyard_plugin_active 1 while the plugin is asked, 0 while it is quarantined or failed."
+        "# HELP switchyard_plugin_active 1 while the plugin is called, 0 while it is loading, quarantined or failed."
     )?;
     writeln!(text, "# TYPE switchyard_plugin_active gauge")?;
     wards().try_for_each(|(plugin, condition)| {
@@ -124,7 +129,7 @@ fn states(api: &Api, text: &mut String) -> std::fmt::Result {
     })
 }
 
-/// A plugin chooses what it calls its version.
-fn escaped(text: &str) -> String {
+/// The value of a label: plugins choose the text of their version.
+fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,9 +1,9 @@
 //! `/v1/plugins…`: what governs which rooms, on which node and how it fares; other versions, and candidates.
 
 use super::{
-    api::{Answer, Api, Caller, Failure},
-    body::Unread,
-    messages::largest,
+    api::{Api, ApiError, ApiResult, Caller},
+    body::UnreadBody,
+    messages::max_body_bytes,
 };
 use crate::hub::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 use axum::{
@@ -44,15 +44,15 @@ struct OnNode {
     reported: Reported,
 }
 
-pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Answer<List> {
-    caller.with(Scope::Admin, "see plugins")?;
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> ApiResult<List> {
+    caller.require(Scope::Admin, "see plugins")?;
     let reports = reports(&api).await;
     let plugins = api.services.hub.wards().iter().map(|ward| listed(ward, &reports)).collect();
     Ok(Json(List { plugins }))
 }
 
-pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
-    caller.with(Scope::Admin, "see plugins")?;
+pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> ApiResult<Listed> {
+    caller.require(Scope::Admin, "see plugins")?;
     let ward = api.services.hub.ward(&name?.0)?;
     Ok(Json(listed(ward, &reports(&api).await)))
 }
@@ -66,12 +66,12 @@ pub(super) async fn put(
     caller: Caller,
     name: Name,
     headers: HeaderMap,
-    body: Unread,
-) -> Answer<Listed> {
-    let key = caller.with(Scope::Admin, "load plugins")?;
+    body: UnreadBody,
+) -> ApiResult<Listed> {
+    let key = caller.require(Scope::Admin, "load plugins")?;
     let origin =
         Origin { how: How::Load, by: Some(key.principal.to_string()), signature: signature(&headers) };
-    let body = body.read(&api, &caller, largest(&api)).await?;
+    let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let ward = api.services.hub.load_plugin(&name?.0, body.clone(), origin).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
 }
@@ -92,8 +92,8 @@ pub(super) async fn rollback(
     caller: Caller,
     name: Name,
     back: Result<Query<Back>, QueryRejection>,
-) -> Answer<Listed> {
-    let key = caller.with(Scope::Admin, "roll plugins back")?;
+) -> ApiResult<Listed> {
+    let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());
     let ward = api.services.hub.rollback(&name?.0, back?.0.to, by).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
@@ -105,17 +105,17 @@ pub(super) async fn shade(
     caller: Caller,
     name: Name,
     headers: HeaderMap,
-    body: Unread,
-) -> Answer<Listed> {
-    let key = caller.with(Scope::Admin, "start candidates")?;
-    let body = body.read(&api, &caller, largest(&api)).await?;
+    body: UnreadBody,
+) -> ApiResult<Listed> {
+    let key = caller.require(Scope::Admin, "start candidates")?;
+    let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let ward = api.services.hub.shade(&name?.0, body.clone(), signature(&headers)).await?;
     note(key.principal.as_ref(), ward, "candidate started");
     Ok(Json(listed(ward, &reports(&api).await)))
 }
 
-pub(super) async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
-    let key = caller.with(Scope::Admin, "drop candidates")?;
+pub(super) async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> ApiResult<Listed> {
+    let key = caller.require(Scope::Admin, "drop candidates")?;
     let ward = api.services.hub.unshade(&name?.0).await?;
     note(key.principal.as_ref(), ward, "candidate dropped");
     Ok(Json(listed(ward, &reports(&api).await)))
@@ -126,8 +126,8 @@ pub(super) async fn shadow(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: Name,
-) -> Result<Json<serde_json::Value>, Failure> {
-    caller.with(Scope::Admin, "see candidates")?;
+) -> Result<Json<serde_json::Value>, ApiError> {
+    caller.require(Scope::Admin, "see candidates")?;
     let Path(name) = name?;
     let shadow = api.services.hub.ward(&name)?.shown().shadow;
     let none = || super::api::not_found(format!("plugin '{name}' has no candidate on this node"));
@@ -135,8 +135,8 @@ pub(super) async fn shadow(
 }
 
 /// Puts the candidate in charge.
-pub(super) async fn promote(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Answer<Listed> {
-    let key = caller.with(Scope::Admin, "promote candidates")?;
+pub(super) async fn promote(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> ApiResult<Listed> {
+    let key = caller.require(Scope::Admin, "promote candidates")?;
     let ward = api.services.hub.promote(&name?.0, Some(&key.principal)).await?;
     Ok(Json(listed(ward, &reports(&api).await)))
 }

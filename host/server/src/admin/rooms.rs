@@ -1,6 +1,8 @@
-//! `GET /v1/rooms…`
+//! The calls `GET /v1/rooms…`.
 
-use super::api::{Answer, Api, Caller, Failure, Paging, next, not_found, raw};
+use super::api::{
+    Api, ApiError, ApiResult, Caller, PageQuery, check_limit, json_response, next_cursor, not_found,
+};
 use crate::hub::unavailable;
 use axum::{
     Json,
@@ -12,62 +14,65 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use switchyard_protocol::{Position, Refusal, reply, room::RoomName};
+use switchyard_protocol::{Position, Refusal, reply, request::MAX_HISTORY_MESSAGES, room::RoomName};
 use switchyard_store::{History, PageLimit, Reader, Receipt, RoomSummary, key::Scope};
 
-/// Of messages in one answer, unless the first alone has more.
-const HISTORY_BYTES: usize = 1 << 20;
+/// Maximum size of the messages in one answer, in bytes, unless the first one alone is larger.
+const MAX_HISTORY_BYTES: usize = 1 << 20;
+/// Number of messages in an answer without `limit`.
+const DEFAULT_HISTORY_MESSAGES: usize = 100;
 
 #[derive(Serialize)]
-pub(super) struct Room {
+pub(super) struct RoomView {
     #[serde(flatten)]
     summary: RoomSummary,
-    /// The plugin that decides; `null` for none.
+    /// The plugin that governs the room; `null` if none does.
     governor: Option<String>,
 }
 
 #[derive(Serialize)]
-pub(super) struct Rooms {
-    rooms: Vec<Room>,
+pub(super) struct RoomList {
+    rooms: Vec<RoomView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-fn shown(api: &Api, summary: RoomSummary) -> Room {
+fn view(api: &Api, summary: RoomSummary) -> RoomView {
     let name = RoomName::parse(&summary.room).ok();
     let governor = name.and_then(|name| api.services.hub.governor(&name).map(str::to_owned));
-    Room { summary, governor }
+    RoomView { summary, governor }
 }
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    paging: Result<Query<Paging>, QueryRejection>,
-) -> Answer<Rooms> {
-    caller.with(Scope::Admin, "see rooms")?;
-    let Query(paging) = paging?;
-    let limit = paging.limit()?;
-    let rooms = api.services.hub.store.rooms.list(&paging.after, limit).await.map_err(unavailable)?;
-    let next = next(&rooms, limit, |room| room.room.to_string());
-    Ok(Json(Rooms { rooms: rooms.into_iter().map(|room| shown(&api, room)).collect(), next }))
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> ApiResult<RoomList> {
+    caller.require(Scope::Admin, "see rooms")?;
+    let Query(query) = query?;
+    let limit = query.limit()?;
+    let rooms = api.services.hub.store.rooms.list(&query.after, limit).await.map_err(unavailable)?;
+    let next = next_cursor(&rooms, limit, |room| room.room.to_string());
+    let rooms = rooms.into_iter().map(|room| view(&api, room)).collect();
+    Ok(Json(RoomList { rooms, next }))
 }
 
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     room: Result<Path<String>, PathRejection>,
-) -> Answer<Room> {
-    caller.with(Scope::Admin, "see rooms")?;
+) -> ApiResult<RoomView> {
+    caller.require(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
     let summary = api.services.hub.store.rooms.summary(&room).await.map_err(unavailable)?;
-    let summary = summary.ok_or_else(|| unknown(&room))?;
-    Ok(Json(shown(&api, summary)))
+    let summary = summary.ok_or_else(|| unknown_room(&room))?;
+    Ok(Json(view(&api, summary)))
 }
 
 /// `?epoch=E&offset=N&limit=L`
 #[derive(Deserialize)]
-pub(super) struct Since {
+pub(super) struct HistoryQuery {
     epoch: Option<Arc<str>>,
     offset: Option<u64>,
     limit: Option<usize>,
@@ -77,37 +82,34 @@ pub(super) async fn history(
     State(api): State<Arc<Api>>,
     caller: Caller,
     room: Result<Path<String>, PathRejection>,
-    since: Result<Query<Since>, QueryRejection>,
-) -> Result<Response, Failure> {
-    let key = caller.with(Scope::Admin, "see rooms")?;
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let key = caller.require(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
-    let Query(Since { epoch, offset, limit }) = since?;
-    let limit = limit.unwrap_or(100);
-    if !(1..=switchyard_protocol::request::MAX_HISTORY_MESSAGES).contains(&limit) {
-        return Err(Refusal::invalid(format!("limit is {limit}, but would be 1 to 1000")).into());
-    }
+    let Query(HistoryQuery { epoch, offset, limit }) = query?;
+    let limit = check_limit(limit.unwrap_or(DEFAULT_HISTORY_MESSAGES), MAX_HISTORY_MESSAGES)?;
     let since = match (epoch, offset) {
         (Some(epoch), Some(offset)) => Some(Position { epoch, offset }),
         (None, None) => None,
-        _ => return Err(Refusal::invalid("epoch and offset come together").into()),
+        _ => return Err(Refusal::invalid("epoch and offset must be given together").into()),
     };
     if api.services.hub.store.rooms.summary(&room).await.map_err(unavailable)?.is_none() {
-        return Err(unknown(&room).into());
+        return Err(unknown_room(&room).into());
     }
-    let limit = PageLimit { messages: limit, bytes: HISTORY_BYTES };
+    let limit = PageLimit { messages: limit, bytes: MAX_HISTORY_BYTES };
     let history = api.services.hub.read(&key.principal, &room, since.as_ref(), limit, Reader::Other).await;
     let History { newest, messages, more, whole, .. } = history.map_err(unavailable)?;
     let (room, epoch, recovered) = (room.shared(), newest.epoch, since.map(|_| whole));
-    Ok(raw(reply::HistoryReply { room, epoch, messages, more, recovered }.body()))
+    Ok(json_response(reply::HistoryReply { room, epoch, messages, more, recovered }.body()))
 }
 
 pub(super) async fn receipt(
     State(api): State<Arc<Api>>,
     caller: Caller,
     path: Result<Path<(String, u64)>, PathRejection>,
-) -> Answer<Receipt> {
-    caller.with(Scope::Publish, "see receipts")?;
+) -> ApiResult<Receipt> {
+    caller.require(Scope::Publish, "see receipts")?;
     let Path((room, offset)) = path?;
     let room = RoomName::parse(&room)?;
     let receipt = api.services.hub.store.rooms.receipt(&room, offset).await.map_err(unavailable)?;
@@ -115,6 +117,6 @@ pub(super) async fn receipt(
     Ok(Json(receipt.ok_or_else(missing)?))
 }
 
-fn unknown(room: &RoomName) -> Refusal {
+fn unknown_room(room: &RoomName) -> Refusal {
     not_found(format!("room '{}' has no members and no messages", &**room))
 }

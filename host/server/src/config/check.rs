@@ -1,6 +1,7 @@
-//! What no value of a configuration shows alone: what does not go together, and what cannot be meant.
+//! Checks that need more than one value: bounds, names that refer to each other, and settings that exclude
+//! each other. The type of a single value checks itself when it is parsed.
 
-use super::{Config, Place};
+use super::{Config, location::Location};
 use std::{
     collections::{HashMap, HashSet},
     fmt::Display,
@@ -10,142 +11,178 @@ use std::{
 use switchyard_protocol::room::is_valid_principal;
 use switchyard_store::key::Digest;
 
-type Wrong = (Place, String);
+/// What is wrong, and where.
+pub(super) struct CheckError {
+    pub location: Location,
+    /// It names the key, what it is and what it must be.
+    pub message: String,
+}
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+impl CheckError {
+    fn new(location: Location, message: impl Into<String>) -> Self {
+        Self { location, message: message.into() }
+    }
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-/// As durations are written and shown.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// A year as `humantime` counts and prints it: 365.25 days.
 const YEAR: Duration = Duration::from_secs(31_557_600);
-const INSTANT: Duration = Duration::from_millis(1);
+/// The smallest `budget.memory`: one page of Wasm memory.
+const MIN_PLUGIN_MEMORY_BYTES: usize = 64 << 10;
+/// The smallest ratio of `session.outbox` to `session.message`.
+const MIN_MESSAGES_IN_OUTBOX: usize = 4;
 
-/// A value that must be within bounds.
+/// A value with a minimum and a maximum.
 struct Bounded<T> {
     section: &'static str,
-    /// Where it is written, and what it is called behind the section.
+    /// The key of the section, on whose line the error is reported.
     key: &'static str,
-    name: &'static str,
+    /// The key with the keys of its inline table, such as `heartbeat.interval`.
+    path: &'static str,
     value: T,
     bounds: [T; 2],
 }
 
 impl<T: PartialOrd + Copy> Bounded<T> {
-    fn check<D: Display>(&self, shown: impl Fn(T) -> D) -> Result<(), Wrong> {
-        let Self { section, key, name, value, bounds: [least, most] } = self;
-        if value >= least && value <= most {
+    fn check<D: Display>(&self, show: impl Fn(T) -> D) -> Result<(), CheckError> {
+        let Self { section, key, path, value, bounds: [min, max] } = self;
+        if value >= min && value <= max {
             return Ok(());
         }
-        let [value, least, most] = [*value, *least, *most].map(shown);
-        let message = format!("{section}.{name} is {value}, but must be {least} to {most}");
-        Err((Place::Key(section, key), message))
+        let [value, min, max] = [*value, *min, *max].map(show);
+        let message = format!("{section}.{path} must be between {min} and {max}, got {value}");
+        Err(CheckError::new(Location::Key(section, key), message))
     }
 }
 
-fn shown_size(bytes: usize) -> String {
+/// A size with the largest unit in which it is a whole number.
+fn show_size(bytes: usize) -> String {
     let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = unit.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
     unit.map_or(format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 
 impl Config {
-    /// What no part can see alone, with the place in the text.
-    pub(super) fn check(&self) -> Result<(), Wrong> {
+    /// Reports the first error.
+    pub(super) fn check(&self) -> Result<(), CheckError> {
         self.check_bounds()?;
         self.check_keys()?;
         self.check_plugins()?;
         if self.signatures.require && self.signatures.keys.is_empty() {
-            let message = "signatures.require is true, but signatures.keys has none, so that no plugin could be loaded: add what `switchyard plugin keygen` prints";
-            return Err((Place::Key("signatures", "require"), message.to_owned()));
+            let message = "signatures.require is true, but signatures.keys is empty, so no plugin could be loaded; add the \
+                           public key that `switchyard plugin keygen` prints";
+            return Err(CheckError::new(Location::Key("signatures", "require"), message));
         }
-        let outbox = self.session.outbox;
-        if outbox < 4 * self.session.message {
-            let message = "session.outbox must be at least four times session.message, or replays do not fit";
-            return Err((Place::Key("session", "outbox"), message.to_owned()));
+        let (message, outbox, frame) = (self.session.message, self.session.outbox, self.server.frame);
+        if outbox < MIN_MESSAGES_IN_OUTBOX * message {
+            let message = format!(
+                "session.outbox must be at least four times session.message ({}), got {}: replays would not fit",
+                show_size(message),
+                show_size(outbox)
+            );
+            return Err(CheckError::new(Location::Key("session", "outbox"), message));
         }
-        if self.session.message >= self.server.frame {
-            let message = "server.frame must be larger than session.message, which it carries";
-            return Err((Place::Key("server", "frame"), message.to_owned()));
+        if message >= frame {
+            let message = format!(
+                "server.frame must be larger than session.message ({}), got {}",
+                show_size(message),
+                show_size(frame)
+            );
+            return Err(CheckError::new(Location::Key("server", "frame"), message));
         }
-        let listen = (self.server.listen, self.admin.listen);
-        if listen.0.port() != 0 && listen.0 == listen.1 {
-            let message = format!("admin.listen is {}, which is server.listen: they are two", listen.1);
-            return Err((Place::Key("admin", "listen"), message));
+        let (clients, operators) = (self.server.listen, self.admin.listen);
+        if clients.port() != 0 && clients == operators {
+            let message = format!("admin.listen must differ from server.listen, got {operators} for both");
+            return Err(CheckError::new(Location::Key("admin", "listen"), message));
         }
         Ok(())
     }
 
-    fn check_bounds(&self) -> Result<(), Wrong> {
+    fn check_bounds(&self) -> Result<(), CheckError> {
         let session = &self.session;
-        let time = |section, key, name, value, bounds| Bounded { section, key, name, value, bounds };
+        let time = |section, key, path, value, bounds| Bounded { section, key, path, value, bounds };
         for bounded in [
-            time("session", "ttl", "ttl", session.ttl, [INSTANT, YEAR]),
-            time("session", "authenticate", "authenticate", session.authenticate, [INSTANT, DAY]),
-            time("session", "heartbeat", "heartbeat.interval", session.heartbeat.interval, [INSTANT, DAY]),
-            time("session", "heartbeat", "heartbeat.timeout", session.heartbeat.timeout, [INSTANT, DAY]),
+            time("session", "ttl", "ttl", session.ttl, [MILLISECOND, YEAR]),
+            time("session", "authenticate", "authenticate", session.authenticate, [MILLISECOND, DAY]),
+            time(
+                "session",
+                "heartbeat",
+                "heartbeat.interval",
+                session.heartbeat.interval,
+                [MILLISECOND, DAY],
+            ),
+            time("session", "heartbeat", "heartbeat.timeout", session.heartbeat.timeout, [MILLISECOND, DAY]),
             time("server", "drain_delay", "drain_delay", self.server.drain_delay, [Duration::ZERO, HOUR]),
-            time("rooms", "history", "history.age", self.rooms.history.age, [INSTANT, YEAR]),
+            time("rooms", "history", "history.age", self.rooms.history.age, [MILLISECOND, YEAR]),
         ] {
             bounded.check(humantime::format_duration)?;
         }
-        let size = |section, key, value, bounds| Bounded { section, key, name: key, value, bounds };
+        let size = |section, key, value, bounds| Bounded { section, key, path: key, value, bounds };
         for bounded in [
             size("session", "message", session.message, [1, 16 << 20]),
             size("session", "outbox", session.outbox, [1, 1 << 30]),
             size("server", "frame", self.server.frame, [1, 64 << 20]),
         ] {
-            bounded.check(shown_size)?;
+            bounded.check(show_size)?;
         }
         let (value, bounds) = (self.rooms.history.messages, [0, 10_000_000]);
-        let messages = Bounded { section: "rooms", key: "history", name: "history.messages", value, bounds };
+        let messages = Bounded { section: "rooms", key: "history", path: "history.messages", value, bounds };
         messages.check(|count| count)?;
         Ok(())
     }
 
-    fn check_keys(&self) -> Result<(), Wrong> {
-        let mut holders: HashMap<Digest, Arc<str>> = HashMap::new();
+    fn check_keys(&self) -> Result<(), CheckError> {
+        let mut owners: HashMap<Digest, Arc<str>> = HashMap::new();
         for (n, key) in self.keys.iter().enumerate() {
             if let Some(tier) = key.tier.as_ref().filter(|tier| !self.tiers.contains_key(tier.get_ref())) {
                 let name = tier.get_ref();
-                let message = format!("tier '{name}' is not configured; add [tier.{name}]");
-                return Err((Place::Span(tier.span()), message));
+                let message =
+                    format!("key.tier: tier '{name}' is not configured; add a section [tier.{name}]");
+                return Err(CheckError::new(Location::Span(tier.span()), message));
             }
             let principal = &key.principal.0;
-            if let Some(other) =
-                holders.insert(key.digest, principal.clone()).filter(|other| other != principal)
-            {
+            let owner = owners.insert(key.digest, principal.clone());
+            if let Some(owner) = owner.filter(|owner| owner != principal) {
                 let message = format!(
-                    "key.digest: '{other}' has the key with this digest already; a key is of one principal, so '{principal}' \
-                     needs another"
+                    "key.digest: this key already belongs to principal '{owner}'; generate another one for '{principal}'"
                 );
-                return Err((Place::Entry("key", n, "digest"), message));
+                return Err(CheckError::new(Location::Entry("key", n, "digest"), message));
             }
         }
         Ok(())
     }
 
-    fn check_plugins(&self) -> Result<(), Wrong> {
+    fn check_plugins(&self) -> Result<(), CheckError> {
         let mut names = HashSet::new();
         for plugin in &self.plugins {
             let name = plugin.name();
-            let wrong = |message| Err((Place::Span(plugin.name.span()), message));
+            let error = |message| Err(CheckError::new(Location::Span(plugin.name.span()), message));
             if !is_valid_principal(name) {
-                return wrong(format!("'{name}' is no plugin's name: 1 to 64 of A-Z a-z 0-9 . _ -"));
+                return error(format!(
+                    "plugin.name: invalid name '{name}'; expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
+                ));
             }
             if !names.insert(name) {
-                return wrong(format!("there are two plugins '{name}'; names are given once"));
+                return error(format!(
+                    "plugin.name: there are two plugins named '{name}'; give each its own name"
+                ));
             }
-            let (budget, minute) = (&plugin.budget, Duration::from_secs(60));
-            if budget.call < INSTANT || budget.call > minute {
+            let budget = &plugin.budget;
+            if budget.call < MILLISECOND || budget.call > MINUTE {
                 let call = humantime::format_duration(budget.call);
-                return wrong(format!("plugin '{name}': budget.call is {call}, but must be 1ms to 1m"));
+                return error(format!("plugin '{name}': budget.call must be between 1ms and 1m, got {call}"));
             }
-            if budget.memory < 64 << 10 {
-                let memory = shown_size(budget.memory);
-                return wrong(format!(
-                    "plugin '{name}': budget.memory is {memory}, but must be 64KiB to 4GiB"
+            if budget.memory < MIN_PLUGIN_MEMORY_BYTES {
+                let memory = show_size(budget.memory);
+                return error(format!(
+                    "plugin '{name}': budget.memory must be between 64KiB and 4GiB, got {memory}"
                 ));
             }
             if budget.calls == 0 {
-                return wrong(format!("plugin '{name}': budget.calls is 0, but must be at least 1"));
+                return error(format!("plugin '{name}': budget.calls must be at least 1, got 0"));
             }
         }
         Ok(())

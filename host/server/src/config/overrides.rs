@@ -1,68 +1,94 @@
-//! What the environment overrides.
+//! Environment variables that override keys of the file: `SWITCHYARD_SERVER__LISTEN` overrides
+//! `server.listen`.
 
-use super::{Config, one_line};
+use super::{Config, ConfigError, error::translate};
 use std::ffi::OsString;
 
-/// Variables of the environment, name and value.
+/// Environment variables, as names and values.
 pub type Environment = Vec<(String, String)>;
 
 const PREFIX: &str = "SWITCHYARD_";
+/// Separates the parts of a key. A variable without it does not belong to the configuration.
+const SEPARATOR: &str = "__";
+/// Keys that are lists of tables, which a single variable cannot describe.
+const LISTS_OF_TABLES: [&str; 2] = ["key", "plugin"];
 
-/// The process's own, as far as it overrides anything. The error names the variable that is no text.
-pub fn environment() -> Result<Environment, String> {
-    let text = |(name, value): (OsString, OsString)| {
+/// The variables of this process that override the configuration.
+///
+/// # Errors
+///
+/// Fails if the name or the value of one of them is not UTF-8.
+pub fn read_environment() -> Result<Environment, ConfigError> {
+    let decode = |(name, value): (OsString, OsString)| {
         let shown = name.to_string_lossy().into_owned();
-        path(&shown)?;
+        key_path(&shown)?;
         Some(match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => Ok((name, value)),
-            (Err(_), _) => Err(format!("{shown}: the name of this variable is not text in UTF-8")),
-            (_, Err(_)) => Err(format!("{shown}: its value is not text in UTF-8")),
+            (Err(_), _) => Err(ConfigError::variable(shown, "the name of this variable is not UTF-8")),
+            (_, Err(_)) => Err(ConfigError::variable(shown, "the value of this variable is not UTF-8")),
         })
     };
-    std::env::vars_os().filter_map(text).collect()
+    std::env::vars_os().filter_map(decode).collect()
 }
 
-/// The configuration of `text` with the variables over it. The error names the variable that is wrong.
-pub(super) fn lay_over(config: Config, text: &str, environment: &Environment) -> Result<Config, String> {
-    let overrides: Vec<_> =
-        environment.iter().filter_map(|(name, value)| Some((path(name)?, name, value))).collect();
+/// An override: the path of the key, and the name and value of the variable.
+type Override<'a> = (Vec<String>, &'a str, &'a str);
+
+/// Applies the variables to `config`, which was parsed from `text`.
+pub(super) fn apply_overrides(
+    config: Config,
+    text: &str,
+    environment: &Environment,
+) -> Result<Config, ConfigError> {
+    let overrides: Vec<Override> =
+        environment.iter().filter_map(|(name, value)| Some((key_path(name)?, &**name, &**value))).collect();
     if overrides.is_empty() {
         return Ok(config);
     }
-    let tree: toml::Table = toml::from_str(text).expect("it was read above");
-    let laid_over = |chosen: &[&(Vec<String>, &String, &String)]| {
-        let mut tree = tree.clone();
-        chosen.iter().try_for_each(|(path, _, value)| set(&mut tree, path, value))?;
-        let config: Config = toml::from_str(&tree.to_string()).map_err(|error| one_line(error.message()))?;
-        config.check().map_err(|(_, message)| message)?;
-        Ok::<_, String>(config)
-    };
-    let all: Vec<_> = overrides.iter().collect();
-    laid_over(&all).map_err(|error| {
-        // Which of them is wrong? One that is wrong alone, if there is one.
-        let alone = all.iter().find_map(|one| Some((one.1, laid_over(&[one]).err()?)));
-        let names = || all.iter().map(|one| one.1.as_str()).collect::<Vec<_>>().join(", ");
-        alone.map_or_else(|| format!("{}: {error}", names()), |(name, error)| format!("{name}: {error}"))
+    let file: toml::Table = toml::from_str(text).expect("the text was parsed before");
+    apply(&file, &overrides).map_err(|message| {
+        // Usually a single variable is invalid by itself; otherwise the error is about their combination.
+        let invalid_alone =
+            overrides.iter().find_map(|one| Some((one.1, apply(&file, std::slice::from_ref(one)).err()?)));
+        match invalid_alone {
+            Some((name, message)) => ConfigError::variable(name, &message),
+            None => {
+                let names: Vec<_> = overrides.iter().map(|(_, name, _)| *name).collect();
+                ConfigError::variable(names.join(", "), &message)
+            }
+        }
     })
 }
 
-/// `SWITCHYARD_SERVER__LISTEN` is server.listen. A name without `__` belongs to somebody else, such as the
-/// command line's key or what a container platform sets.
-fn path(name: &str) -> Option<Vec<String>> {
-    let rest = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__"))?;
-    Some(rest.split("__").map(str::to_lowercase).collect())
+/// The configuration of the file with these overrides. The error does not name the variables.
+fn apply(file: &toml::Table, overrides: &[Override]) -> Result<Config, String> {
+    let mut table = file.clone();
+    overrides.iter().try_for_each(|(path, _, value)| set(&mut table, path, value))?;
+    let config: Config = toml::from_str(&table.to_string()).map_err(|error| translate(error.message()))?;
+    config.check().map_err(|error| error.message)?;
+    Ok(config)
 }
 
-fn set(table: &mut toml::Table, path: &[String], value: &str) -> Result<(), String> {
-    let (last, sections) = path.split_last().expect("a path has parts");
-    let mut table = table;
+/// The key that a variable overrides, in its parts; `None` for a variable that has another purpose, such as
+/// the key of the command line or what a container platform sets.
+fn key_path(name: &str) -> Option<Vec<String>> {
+    let key = name.strip_prefix(PREFIX).filter(|key| key.contains(SEPARATOR))?;
+    Some(key.split(SEPARATOR).map(str::to_lowercase).collect())
+}
+
+fn set(file: &mut toml::Table, path: &[String], value: &str) -> Result<(), String> {
+    let (key, sections) = path.split_last().expect("a path has at least one part");
+    if let Some(list) = sections.first().filter(|section| LISTS_OF_TABLES.contains(&&***section)) {
+        return Err(format!("[[{list}]] is a list of tables, which can only be set in the file"));
+    }
+    let mut table = file;
     for section in sections {
         let entry = table.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
-        table = entry.as_table_mut().ok_or(format!("'{section}' is a list; set it in the file"))?;
+        table = entry.as_table_mut().ok_or(format!("'{section}' is not a section of the configuration"))?;
     }
-    // What reads as TOML is TOML; all else is a string.
+    // A value that is valid TOML is read as TOML, any other as a string.
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();
     let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| value.into());
-    table.insert(last.clone(), value);
+    table.insert(key.clone(), value);
     Ok(())
 }

@@ -1,49 +1,50 @@
-//! Where a page comes from, as browsers say it.
+//! `server.origins`: the pages that browsers may connect from.
 
 use serde::Deserialize;
 use url::Url;
 
-/// As browsers write it, so that it is compared as text: scheme and host in small letters, no path, and no port that the scheme
-/// has by itself.
+/// An origin in the form in which browsers send it, so that the two can be compared as text: scheme and host
+/// in lower case, without a path and without the default port of the scheme.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Origin(String);
+pub struct AllowedOrigin(String);
 
-impl Origin {
-    pub fn is(&self, header: &str) -> bool {
+impl AllowedOrigin {
+    /// Whether it is the origin in this header.
+    pub(super) fn matches(&self, header: &str) -> bool {
         self.0 == header
     }
 }
 
-impl TryFrom<String> for Origin {
+impl TryFrom<String> for AllowedOrigin {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = |why: &str| {
+        let invalid = |why: &str| {
             Err(format!(
-                "server.origins: no browser comes from '{text}', such as from \"https://app.example.org\": {why}"
+                "server.origins: invalid origin '{text}'; expected e.g. \"https://app.example.org\": {why}"
             ))
         };
         if text == "*" {
-            return wrong("leave server.origins out to let in all");
+            return invalid("to allow all origins, remove server.origins");
         }
-        // Of pages that are in a file or a sandbox.
+        // The origin of pages in files and sandboxes.
         if text == "null" {
             return Ok(Self(text));
         }
-        let Some((scheme, rest)) = text.split_once("://") else { return wrong("it has no scheme://") };
-        let Ok(url) = Url::parse(&text) else { return wrong("it is no URL") };
+        let Some((scheme, rest)) = text.split_once("://") else { return invalid("it has no scheme") };
+        let Ok(url) = Url::parse(&text) else { return invalid("it is not a URL") };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.is_empty()
             || rest.contains(['/', '?', '#', '@', '*', '\\'])
             || rest.contains(char::is_whitespace)
         {
-            return wrong("it must be scheme, host and port alone");
+            return invalid("it must consist of scheme, host and port only");
         }
         match url.scheme() {
-            "ws" | "wss" => wrong("pages are at http:// or https://"),
+            "ws" | "wss" => invalid("the scheme of a page is http or https"),
             "http" | "https" => Ok(Self(url.origin().ascii_serialization())),
-            // Such as of an application with a browser inside.
+            // For example the scheme of an app with an embedded browser.
             _ => Ok(Self(format!("{}://{}", scheme.to_lowercase(), rest.to_lowercase()))),
         }
     }
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_what_a_browser_sends_or_an_error() {
+    fn an_origin_has_the_form_that_browsers_send_or_is_invalid() {
         for (text, header) in [
             ("https://app.example.org", "https://app.example.org"),
             ("https://app.example.org/", "https://app.example.org"),
@@ -68,22 +69,22 @@ mod tests {
             ("chrome-extension://abcdef/", "chrome-extension://abcdef"),
             ("null", "null"),
         ] {
-            let origin = Origin::try_from(text.to_owned()).unwrap_or_else(|error| panic!("{error}"));
-            assert!(origin.is(header), "{text}: {origin:?}");
+            let origin = AllowedOrigin::try_from(text.to_owned()).unwrap_or_else(|error| panic!("{error}"));
+            assert!(origin.matches(header), "{text}: {origin:?}");
         }
         for (text, why) in [
-            ("*", "leave server.origins out"),
+            ("*", "remove server.origins"),
             ("app.example.org", "no scheme"),
-            ("https://*.example.org", "alone"),
-            ("https://app.example.org/page", "alone"),
-            ("https://app.example.org?x", "alone"),
-            ("https://user@app.example.org", "alone"),
-            ("wss://app.example.org", "http:// or https://"),
-            ("https://", "it is no URL"),
-            ("https://app.example.org:99999", "it is no URL"),
+            ("https://*.example.org", "only"),
+            ("https://app.example.org/page", "only"),
+            ("https://app.example.org?x", "only"),
+            ("https://user@app.example.org", "only"),
+            ("wss://app.example.org", "http or https"),
+            ("https://", "it is not a URL"),
+            ("https://app.example.org:99999", "it is not a URL"),
             ("", "no scheme"),
         ] {
-            let error = Origin::try_from(text.to_owned()).unwrap_err();
+            let error = AllowedOrigin::try_from(text.to_owned()).unwrap_err();
             assert!(error.starts_with("server.origins: ") && error.contains(why), "{text}: {error}");
         }
     }

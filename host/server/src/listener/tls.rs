@@ -1,9 +1,11 @@
-//! The certificate, reread when its files change.
+//! TLS for clients: the certificate of `[server] tls`, which can be replaced while the node runs. Does not
+//! notice when its files change.
 
 use crate::validity::Validity;
 use arc_swap::ArcSwap;
 use serde::Deserialize;
 use std::{
+    fmt::Display,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,78 +26,102 @@ use tokio_rustls::{
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// PEM: the certificate and those that lead to its root.
+    /// A PEM file with the certificate, followed by those that lead to its root.
     pub certificate: PathBuf,
-    /// PEM.
+    /// A PEM file with the private key of the certificate.
     pub key: PathBuf,
 }
 
-/// Bytes of a file of certificates or of a key.
-const LARGEST: u64 = 1 << 20;
+/// Maximum size of a PEM file, in bytes.
+const MAX_PEM_BYTES: u64 = 1 << 20;
 
+/// Accepts TLS connections with the current certificate.
 pub struct Tls {
-    shown: ArcSwap<Certificate>,
+    current: ArcSwap<Certificate>,
 }
 
 impl Tls {
-    /// The error says which file is wrong and why.
-    pub fn open(files: TlsConfig) -> Result<Arc<Self>, String> {
-        let read = Certificate::read(&files).map_err(|error| error.to_string())?;
-        Ok(Arc::new(Self { shown: ArcSwap::from_pointee(read) }))
+    /// Reads the certificate and its key. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Certificate::read`].
+    pub fn open(files: TlsConfig) -> Result<Arc<Self>, UnusableFile> {
+        Ok(Arc::new(Self { current: ArcSwap::from_pointee(Certificate::read(&files)?) }))
     }
 
-    /// New connections get this one; says whether it is another.
-    pub fn renew(&self, certificate: Certificate) -> bool {
+    /// Uses this certificate for new connections. Returns whether it differs from the previous one.
+    pub(crate) fn replace(&self, certificate: Certificate) -> bool {
         let chain = certificate.chain.clone();
-        self.shown.swap(Arc::new(certificate)).chain != chain
+        self.current.swap(Arc::new(certificate)).chain != chain
     }
 
-    /// When the certificate that is shown now is good.
-    pub fn validity(&self) -> Validity {
-        self.shown.load().validity
+    /// When the current certificate is valid.
+    pub(crate) fn validity(&self) -> Validity {
+        self.current.load().validity
     }
 
-    pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.shown.load().config.clone()).accept(tcp).await
+    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        TlsAcceptor::from(self.current.load().config.clone()).accept(tcp).await
     }
 }
 
-/// A certificate with its key, as it was read.
-pub struct Certificate {
+/// A certificate with its key.
+pub(crate) struct Certificate {
     config: Arc<ServerConfig>,
     chain: Vec<CertificateDer<'static>>,
-    /// Of all in the file: clients need each.
+    /// When all certificates of the chain are valid: clients need each of them.
     validity: Validity,
 }
 
 impl Certificate {
-    /// The error says which file is wrong and why.
-    pub fn read(files: &TlsConfig) -> Result<Self, UnusableFile> {
-        read(files)
+    /// Reads a certificate and its key. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a file cannot be read, if it is not PEM, or if the key does not match the certificate. The
+    /// message names the key of the configuration and the file.
+    pub(crate) fn read(files: &TlsConfig) -> Result<Self, UnusableFile> {
+        let certificate = PemFile { key: "server.tls.certificate", path: &files.certificate };
+        let key = PemFile { key: "server.tls.key", path: &files.key };
+        let chain = CertificateDer::pem_slice_iter(file::without_bom(&certificate.read()?))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| certificate.invalid(format_args!("expected a PEM certificate: {error}")))?;
+        if chain.is_empty() {
+            return Err(certificate.invalid("expected a PEM certificate, found none"));
+        }
+        let validity = chain.iter().map(|certificate| Validity::of(certificate));
+        let validity = validity.reduce(|all, one| all?.and(one?).into()).flatten();
+        let validity = validity.ok_or_else(|| {
+            certificate.invalid("expected a PEM certificate, found one that is not an X.509 certificate")
+        })?;
+        let private_key = PrivateKeyDer::from_pem_slice(file::without_bom(&key.read()?))
+            .map_err(|error| key.invalid(format_args!("expected a PEM private key: {error}")))?;
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring supports TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), private_key)
+            .map_err(|error| {
+                certificate.invalid(format_args!("the certificate does not match server.tls.key: {error}"))
+            })?;
+        Ok(Self { config: Arc::new(config), chain, validity })
     }
 }
 
-fn read(files: &TlsConfig) -> Result<Certificate, UnusableFile> {
-    let wrong = |file: &Path, why: &dyn std::fmt::Display| {
-        UnusableFile::Invalid(format!("{}: {why}", file.display()))
-    };
-    let text = |file: &Path| file::read(file, LARGEST).map_err(|why| UnusableFile::new(file.display(), &why));
-    let chain = CertificateDer::pem_slice_iter(file::without_bom(&text(&files.certificate)?))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(&files.certificate, &format!("no PEM certificate can be read: {error}")))?;
-    if chain.is_empty() {
-        return Err(wrong(&files.certificate, &"holds no PEM certificate"));
+/// One of the two files, and the key of the configuration that names it.
+struct PemFile<'a> {
+    key: &'static str,
+    path: &'a Path,
+}
+
+impl PemFile<'_> {
+    fn read(&self) -> Result<Vec<u8>, UnusableFile> {
+        let what = format_args!("{}: {}", self.key, self.path.display());
+        file::read(self.path, MAX_PEM_BYTES).map_err(|error| UnusableFile::new(what, &error))
     }
-    let validity = chain.iter().map(|certificate| Validity::of(certificate));
-    let validity = validity.reduce(|all, one| all?.and(one?).into()).flatten();
-    let validity = validity.ok_or_else(|| wrong(&files.certificate, &"holds what is no certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(file::without_bom(&text(&files.key)?))
-        .map_err(|error| wrong(&files.key, &format!("no PEM private key can be read: {error}")))?;
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_single_cert(chain.clone(), key)
-        .map_err(|error| wrong(&files.certificate, &format!("does not fit its key: {error}")))?;
-    Ok(Certificate { config: Arc::new(config), chain, validity })
+
+    fn invalid(&self, reason: impl Display) -> UnusableFile {
+        UnusableFile::Invalid(format!("{}: {}: {reason}", self.key, self.path.display()))
+    }
 }

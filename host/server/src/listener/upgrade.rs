@@ -1,15 +1,14 @@
-//! From an HTTP request to a WebSocket, or to an answer that says what would be right.
+//! Turns an HTTP request into a WebSocket, or answers what is wrong with it.
 
 use super::{
-    Door,
-    handshake::{self, Unfit},
-    refusal::seen_off,
+    ServerContext,
+    handshake::{self, HandshakeError},
 };
 use crate::{
     http,
     limits::Unauthenticated,
     session::{Client, Rejected},
-    socket::{self, Peer, Socket, Stream},
+    socket::{self, Peer, ServerSocket, Stream},
 };
 use axum::{
     Extension, Router,
@@ -27,79 +26,94 @@ use switchyard_protocol::{Close, ErrorCode, Refusal};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tower_service::Service;
 
-/// Bytes read from a socket at once. Most frames of clients are small, and each connection keeps such a buffer.
-const READ_BUFFER: usize = 2048;
-/// Bytes that the library may keep of what it writes: a control frame.
-const WRITE_BUFFER: usize = 127;
-/// Bytes of the head of an upgrade; also what one costs while it lasts.
-const HEAD: usize = 8192;
+/// Size of the read buffer that each connection keeps, in bytes. Most frames of clients are small.
+const READ_BUFFER_BYTES: usize = 2048;
+/// How much the WebSocket library may buffer of what it writes, in bytes: one control frame.
+const WRITE_BUFFER_BYTES: usize = 127;
+/// Maximum size of the head of an upgrade request, in bytes. A handshake needs as much memory.
+const MAX_HEAD_BYTES: usize = 8192;
 
+/// The connection that a request came on.
 #[derive(Clone)]
-struct Remote(SocketAddr, Arc<Unauthenticated>);
-
-pub(super) fn router(door: Door) -> Router {
-    let path = door.config.path.clone();
-    Router::new().route(&path, any(upgrade)).fallback(elsewhere).with_state(door)
+struct Accepted {
+    remote: SocketAddr,
+    unauthenticated: Arc<Unauthenticated>,
 }
 
-/// One request on a fresh connection; ends with the upgrade or with the answer.
+pub(super) fn router(context: ServerContext) -> Router {
+    let path = context.config.path.clone();
+    Router::new().route(&path, any(upgrade)).fallback(not_found).with_state(context)
+}
+
+/// Serves one request on a new connection. Returns after the upgrade or the answer.
 pub(super) async fn serve(
     stream: Stream,
     router: Router,
     remote: SocketAddr,
-    peer: Arc<Unauthenticated>,
+    unauthenticated: Arc<Unauthenticated>,
 ) -> io::Result<()> {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Remote(remote, peer.clone()));
-        let (mut router, peer) = (router.clone(), peer.clone());
+        let (mut router, unauthenticated) = (router.clone(), unauthenticated.clone());
+        request.extensions_mut().insert(Accepted { remote, unauthenticated: unauthenticated.clone() });
         async move {
-            let answered = router.call(request.map(Body::new)).await;
-            match answered {
-                Ok(response) => Ok(seen_off(&peer, response).await),
-                Err(never) => Err::<Response, std::convert::Infallible>(never),
-            }
+            let response = router.call(request.map(Body::new)).await?;
+            Ok::<_, std::convert::Infallible>(delay_refusal(&unauthenticated, response).await)
         }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .max_buf_size(HEAD)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await
         .map_err(io::Error::other)
 }
 
-async fn elsewhere(State(door): State<Door>) -> Response {
-    let message = format!("nothing is here; the WebSocket is at {}", door.config.path);
+/// Delays the answer if the key was rejected, depending on how many were before, and has the connection
+/// closed, so that each key costs a connection.
+async fn delay_refusal(unauthenticated: &Unauthenticated, mut response: Response) -> Response {
+    if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
+        response.extensions().get::<ErrorCode>().copied()
+    {
+        unauthenticated.refused(code).await;
+    }
+    if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn not_found(State(context): State<ServerContext>) -> Response {
+    let message = format!("there is nothing at this path; the WebSocket is at {}", context.config.path);
     http::refuse(&Refusal::new(ErrorCode::NotFound, message))
 }
 
 async fn upgrade(
-    State(door): State<Door>,
-    Extension(Remote(remote, unauthenticated)): Extension<Remote>,
+    State(context): State<ServerContext>,
+    Extension(Accepted { remote, unauthenticated }): Extension<Accepted>,
     mut request: Request<Body>,
 ) -> Response {
     let response = match handshake::accept(&request) {
         Ok(response) => response,
-        Err(why) => return unfit(&why),
+        Err(error) => return refuse_handshake(&error),
     };
     let Some(upgraded) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return unfit(&Unfit::Headers("this connection cannot be upgraded"));
+        return refuse_handshake(&HandshakeError::Header("this connection cannot be upgraded"));
     };
     let headers = request.headers();
     if let Some(refusal) = unauthenticated.refusal() {
         return http::refuse(&refusal);
     }
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
-    let rejected = forbidden_origin(&door, origin.as_deref());
-    let hub = &door.services.hub;
-    let presented = match http::presented(headers) {
+    let rejected = check_origin(&context, origin.as_deref());
+    let hub = &context.services.hub;
+    let presented = match http::presented_key(headers) {
         Ok(None) => None,
         Ok(Some(key)) => {
             let admitted = async {
-                let key = door.services.keys.load().check(key)?;
+                let key = context.services.keys.load().check(key)?;
                 unauthenticated.authenticated();
-                // Nothing is asked of the store for a page that is turned away.
+                // A page that is turned away takes no connection slot from the store.
                 if rejected.is_some() {
                     return Ok(None);
                 }
@@ -115,73 +129,77 @@ async fn upgrade(
     };
     let client = Client { remote, origin, since: tokio::time::Instant::now() };
     let peer = Peer { client, presented, rejected, unauthenticated: unauthenticated.clone() };
-    let Door { services, draining, tasks, config, opening } = door;
+    let ServerContext { services, draining, tasks, config, handshakes } = context;
     let serving = tasks.clone();
-    // Counted, so that draining waits for it.
-    opening.run(tasks.track_future(async move {
-        let greeted = async {
-            let socket = open(
+    // Tracked, so that draining waits for it.
+    handshakes.run(tasks.track_future(async move {
+        let authenticated = async {
+            let socket = open_socket(
                 upgraded.await.map_err(io::Error::other)?,
                 config.frame,
                 services.hub.memory.unauthenticated(),
             )
             .await?;
-            Ok::<_, io::Error>(socket::greet(Box::new(socket), peer, services, draining).await)
+            Ok::<_, io::Error>(socket::authenticate(Box::new(socket), peer, services, draining).await)
         };
-        match unauthenticated.run(greeted).await {
+        match unauthenticated.run(authenticated).await {
             Some(Ok(None)) => {}
-            Some(Ok(Some(welcome))) => drop(serving.spawn(welcome.serve())),
-            Some(Err(error)) => tracing::debug!(%remote, %error, "an upgrade was not finished"),
-            None => tracing::debug!(%remote, "one that did not connect made room for another"),
+            Some(Ok(Some(socket))) => drop(serving.spawn(socket.serve())),
+            Some(Err(error)) => tracing::debug!(%remote, %error, "upgrade failed"),
+            None => tracing::debug!(%remote, "closed before it authenticated, to make room for another"),
         }
     }));
     response
 }
 
-/// The WebSocket on the very stream that was accepted, so that others can write to it.
-async fn open(upgraded: Upgraded, frame: usize, strangers: &Arc<MemoryShare>) -> io::Result<Socket> {
+/// The WebSocket on the stream that was accepted, whose transport others write to directly.
+async fn open_socket(
+    upgraded: Upgraded,
+    max_frame: usize,
+    unauthenticated: &Arc<MemoryShare>,
+) -> io::Result<ServerSocket> {
     let parts = upgraded
         .downcast::<TokioIo<Stream>>()
-        .map_err(|_| io::Error::other("it is of another connection"))?;
+        .map_err(|_| io::Error::other("the upgraded stream has another type than the accepted one"))?;
     let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        // What it writes by itself is thrown away, frame by frame.
+        .read_buffer_size(READ_BUFFER_BYTES)
+        // What the library writes is discarded, so it need not be buffered.
         .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER)
-        .max_frame_size(Some(frame))
-        .max_message_size(Some(frame));
-    let (stream, read) = (parts.io.into_inner().only_read(strangers), parts.read_buf.to_vec());
-    Ok(Socket::from_partially_read(stream, read, Role::Server, Some(config)).await)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_frame_size(Some(max_frame))
+        .max_message_size(Some(max_frame));
+    let (stream, read) = (parts.io.into_inner().into_read_only(unauthenticated), parts.read_buf.to_vec());
+    Ok(ServerSocket::from_partially_read(stream, read, Role::Server, Some(config)).await)
 }
 
-/// An answer to a request that cannot become a WebSocket, which says what would.
-fn unfit(why: &Unfit) -> Response {
-    let code = match why {
-        Unfit::Method(_) => ErrorCode::MethodNotAllowed,
+fn refuse_handshake(error: &HandshakeError) -> Response {
+    let code = match error {
+        HandshakeError::Method(_) => ErrorCode::MethodNotAllowed,
         _ => ErrorCode::InvalidRequest,
     };
-    let message = format!("this is a WebSocket, upgrade with GET: {why}");
+    let message = format!("this is a WebSocket endpoint: {error}");
     let mut response = http::refuse(&Refusal::new(code, message));
     let headers = response.headers_mut();
-    match why {
-        Unfit::Method(_) => {
+    match error {
+        HandshakeError::Method(_) => {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
         }
-        Unfit::Version => {
+        HandshakeError::WebSocketVersion => {
             headers.insert(header::SEC_WEBSOCKET_VERSION, handshake::VERSION);
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
         }
-        Unfit::Http | Unfit::Headers(_) => {}
+        HandshakeError::HttpVersion(_) | HandshakeError::Header(_) => {}
     }
     response
 }
 
-/// Browsers do not show a page the answer to an upgrade, but they do show a close code.
-fn forbidden_origin(door: &Door, origin: Option<&str>) -> Option<Rejected> {
-    let (origin, allowed) = (origin?, door.config.origins.as_ref()?);
-    if allowed.iter().any(|allowed| allowed.is(origin)) {
+/// Why pages of this origin are turned away, after the upgrade: browsers show pages a close code, but not the
+/// answer to an upgrade.
+fn check_origin(context: &ServerContext, origin: Option<&str>) -> Option<Rejected> {
+    let (origin, allowed) = (origin?, context.config.origins.as_ref()?);
+    if allowed.iter().any(|allowed| allowed.matches(origin)) {
         return None;
     }
     let message = format!("pages from {} may not connect here", origin.escape_debug());

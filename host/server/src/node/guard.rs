@@ -1,81 +1,88 @@
-//! A configuration that takes away what nobody takes away by an ordinary change, such as all keys, is more likely a file that was cut off
-//! than what an operator wants. Only a second SIGHUP carries it out.
+//! Protects a running node from a truncated configuration. One that removes what no ordinary change removes,
+//! such as all keys, is applied only when an operator confirms it with a second SIGHUP.
 
 mod losses;
 
-pub(super) use losses::Held;
+pub(super) use losses::ProtectedSettings;
 
-/// What made the node read its configuration again.
+/// Why the node reads its configuration again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    Hangup,
-    /// A file has changed, which may have happened to it without anybody's will.
-    Files,
-    /// It could not be read a while ago.
-    Again,
+pub(crate) enum ReloadCause {
+    /// An operator sent SIGHUP.
+    Sighup,
+    /// A file has changed, perhaps unintentionally.
+    FileChange,
+    /// The file could not be read at the last attempt.
+    Retry,
 }
 
 #[derive(Default)]
 pub(super) struct Guard {
-    /// The text that an operator asked for by SIGHUP and that is to be asked for once more.
-    asked: Option<[u8; 32]>,
+    /// The digest of the text for which an operator has sent the first SIGHUP.
+    requested: Option<[u8; 32]>,
 }
 
 impl Guard {
-    /// Whether what has these losses may be taken. The error says what would be lost and how to go on.
-    pub(super) fn admit(&mut self, losses: &[String], text: [u8; 32], cause: Cause) -> Result<(), String> {
-        let is_asked = self.asked.take().is_some_and(|asked| asked == text);
-        if losses.is_empty() || (is_asked && cause == Cause::Hangup) {
+    /// Decides whether a text with this digest, which has these losses, is applied. The error says what would
+    /// be lost, and how to confirm it.
+    pub(super) fn check(
+        &mut self,
+        losses: &[String],
+        digest: [u8; 32],
+        cause: ReloadCause,
+    ) -> Result<(), String> {
+        let is_requested = self.requested.take().is_some_and(|requested| requested == digest);
+        if losses.is_empty() || (is_requested && cause == ReloadCause::Sighup) {
             return Ok(());
         }
-        // What was asked for stays asked for while the file says the same.
-        let is_asked = is_asked || cause == Cause::Hangup;
-        self.asked = is_asked.then_some(text);
-        let next = match is_asked {
-            true => "send SIGHUP once more to carry it out",
-            false => "if that is meant, send SIGHUP twice",
+        // The first SIGHUP counts as long as the file stays the same.
+        let is_requested = is_requested || cause == ReloadCause::Sighup;
+        self.requested = is_requested.then_some(digest);
+        let hint = match is_requested {
+            true => "to confirm, send SIGHUP once more",
+            false => "if this is intended, send SIGHUP twice",
         };
-        Err(format!("it would {}: {next}", losses.join(" and ")))
+        Err(format!("it would {}; {hint}", losses.join(" and ")))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Cause::*, *};
+    use super::{ReloadCause::*, *};
 
-    fn much() -> Vec<String> {
-        vec!["take away 3 of 3 keys".to_owned()]
+    fn losses() -> Vec<String> {
+        vec!["remove 3 of 3 keys".to_owned()]
     }
 
     #[test]
-    fn only_a_second_hangup_for_the_same_text_carries_it_out() {
-        // Each step: the text, what made it be read, and whether it is carried out.
-        let story = |steps: &[(u8, Cause, bool)]| {
+    fn only_a_second_sighup_for_the_same_text_applies_it() {
+        // Each step: the text, why it is read, and whether it is applied.
+        let check = |steps: &[(u8, ReloadCause, bool)]| {
             let mut guard = Guard::default();
-            for (n, (text, cause, goes)) in steps.iter().enumerate() {
-                let admitted = guard.admit(&much(), [*text; 32], *cause);
-                assert_eq!(admitted.is_ok(), *goes, "step {n} of {steps:?}: {admitted:?}");
+            for (n, (text, cause, is_applied)) in steps.iter().enumerate() {
+                let checked = guard.check(&losses(), [*text; 32], *cause);
+                assert_eq!(checked.is_ok(), *is_applied, "step {n} of {steps:?}: {checked:?}");
             }
         };
-        story(&[(1, Hangup, false), (1, Hangup, true), (1, Hangup, false)]);
-        story(&[(1, Files, false), (1, Files, false), (1, Hangup, false), (1, Hangup, true)]);
-        story(&[(1, Hangup, false), (1, Files, false), (1, Hangup, true)]);
-        story(&[(1, Hangup, false), (2, Hangup, false), (1, Hangup, false), (1, Hangup, true)]);
-        story(&[(1, Hangup, false), (2, Files, false), (1, Files, false), (1, Hangup, false)]);
+        check(&[(1, Sighup, false), (1, Sighup, true), (1, Sighup, false)]);
+        check(&[(1, FileChange, false), (1, FileChange, false), (1, Sighup, false), (1, Sighup, true)]);
+        check(&[(1, Sighup, false), (1, FileChange, false), (1, Sighup, true)]);
+        check(&[(1, Sighup, false), (2, Sighup, false), (1, Sighup, false), (1, Sighup, true)]);
+        check(&[(1, Sighup, false), (2, FileChange, false), (1, FileChange, false), (1, Sighup, false)]);
     }
 
     #[test]
-    fn a_good_text_between_two_hangups_makes_the_next_one_the_first() {
+    fn a_harmless_text_between_two_sighups_makes_the_next_one_the_first() {
         let mut guard = Guard::default();
-        assert!(guard.admit(&much(), [1; 32], Hangup).is_err());
-        assert!(guard.admit(&[], [2; 32], Files).is_ok());
-        let error = guard.admit(&much(), [1; 32], Hangup).unwrap_err();
-        assert_eq!(error, "it would take away 3 of 3 keys: send SIGHUP once more to carry it out");
-        let losses = [much(), vec!["trust none of 2 signers".to_owned()]].concat();
-        let error = Guard::default().admit(&losses, [1; 32], Files).unwrap_err();
+        assert!(guard.check(&losses(), [1; 32], Sighup).is_err());
+        assert!(guard.check(&[], [2; 32], FileChange).is_ok());
+        let error = guard.check(&losses(), [1; 32], Sighup).unwrap_err();
+        assert_eq!(error, "it would remove 3 of 3 keys; to confirm, send SIGHUP once more");
+        let losses = [losses(), vec!["remove all 2 keys of signatures.keys".to_owned()]].concat();
+        let error = Guard::default().check(&losses, [1; 32], FileChange).unwrap_err();
         assert_eq!(
             error,
-            "it would take away 3 of 3 keys and trust none of 2 signers: if that is meant, send SIGHUP twice"
+            "it would remove 3 of 3 keys and remove all 2 keys of signatures.keys; if this is intended, send SIGHUP twice"
         );
     }
 }

@@ -114,7 +114,7 @@ async fn keep(
             let message = &refusal.message;
             message.strip_prefix(&format!("{what}: ")).unwrap_or(message).to_owned()
         });
-        status.refused(&what, why);
+        status.set_rejected(&what, why);
         let code = read.as_ref().err().map(|refusal| refusal.code);
         reads = matches!(code, Some(ErrorCode::StoreUnavailable | ErrorCode::Overloaded));
         pause = if code == Some(ErrorCode::Overloaded) { AGAIN } else { ASK };

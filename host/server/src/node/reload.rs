@@ -1,14 +1,14 @@
-//! What changes while a node runs: keys, tiers, certificates and plugins, on SIGHUP and when their files change. The configuration is read
-//! here, and what it says handed to the tasks that act on it; none of them is waited for. A wrong file changes nothing; what needs a restart is
-//! said so.
+//! Reloads the configuration of a running node, on SIGHUP and when files change, and passes the new settings
+//! to the tasks that apply them: keys and tiers, the certificate, and plugins. Waits for none of these tasks.
+//! An invalid file changes nothing, and what takes effect only after a restart is logged.
 
 use super::{
     Node,
-    access::{Access, Change, Configured, Stored},
-    files::Reader,
-    guard::{Cause, Guard, Held},
+    config_source::ConfigSource,
+    guard::{Guard, ProtectedSettings, ReloadCause},
+    key_enforcer::{ConfiguredKeys, EnforcedStoredKeys, KeyChange, KeyEnforcer},
     plugins::{Plugins, in_force},
-    source::Source,
+    watcher::FileReader,
 };
 use crate::{
     admin::Status,
@@ -24,107 +24,117 @@ use switchyard_store::{KeyRegistry, StoredKeys};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often the store is asked for keys: a node obeys within a second.
-const ASK: Duration = Duration::from_millis(500);
+/// How often keys are read from the store. A change must take effect within a second.
+const KEY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Takes up changes for ever. `host` is where operators find this node.
-pub(super) async fn watch(node: Node, status: Arc<Status>, host: String) {
-    let Node { config, mut source, services, stored, tls, loads_later, .. } = node;
-    let (access, told) = mpsc::unbounded_channel();
-    let enforcer = Access::new(Configured::of(&config), stored.keys.clone(), &services);
-    let (held, certificate) = (enforcer.stored(), watch::Sender::new(None));
+/// Reloads files for ever. `host` is the address of the listener for operators.
+pub(super) async fn run(node: Node, status: Arc<Status>, host: String) {
+    let Node { config, mut source, services, stored, tls, has_plugin_to_retry, .. } = node;
+    let (key_changes, changes) = mpsc::unbounded_channel();
+    let enforcer = KeyEnforcer::new(ConfiguredKeys::of(&config), stored.keys.clone(), &services);
+    let (enforced, certificate) = (enforcer.stored(), watch::Sender::new(None));
     let vitals = &services.hub.vitals;
-    let mut tasks = vec![vitals.spawn("the task that holds everybody to their keys", enforcer.enforce(told))];
+    let mut tasks = vec![vitals.spawn("the task that enforces keys", enforcer.run(changes))];
     if let Some(keys) = &services.hub.store.keys {
-        tasks.push(vitals.spawn("the task that asks for keys", ask(keys.clone(), stored, access.clone())));
+        let polling = poll_keys(keys.clone(), stored, key_changes.clone());
+        tasks.push(vitals.spawn("the task that reads keys from the store", polling));
     }
     if let Some(tls) = tls {
-        let renewing = renew(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
-        tasks.push(vitals.spawn("the task that reads certificates", renewing));
+        let renewing =
+            renew_certificate(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
+        tasks.push(vitals.spawn("the task that reads the certificate", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = Plugins::start(&services.hub, &config.plugins, host, loads_later, &status);
+    let plugins = Plugins::start(&services.hub, &config.plugins, host, has_plugin_to_retry, &status);
     let metrics = services.hub.metrics.clone();
     let mut reloader = Reloader {
         config,
-        access,
+        key_changes,
         plugins,
         certificate,
         status,
         metrics,
-        stored: held,
+        stored: enforced,
         guard: Guard::default(),
-        is_unread: false,
+        retry: false,
     };
     loop {
-        let cause = source.changed(reloader.is_unread).await;
-        if cause == Cause::Hangup {
-            tracing::info!("SIGHUP: reading configuration, keys, certificate and plugins again");
+        let cause = source.changed(reloader.retry).await;
+        if cause == ReloadCause::Sighup {
+            tracing::info!("SIGHUP: reloading configuration, keys, certificate and plugins");
         }
         reloader.reload(&source, cause).await;
     }
 }
 
-/// Tells of keys that the store has anew, for ever.
-async fn ask(keys: Arc<dyn KeyRegistry>, mut known: StoredKeys, told: mpsc::UnboundedSender<Change>) {
+/// Reads keys from the store for ever, and sends them when they have changed.
+async fn poll_keys(
+    keys: Arc<dyn KeyRegistry>,
+    mut known: StoredKeys,
+    changes: mpsc::UnboundedSender<KeyChange>,
+) {
     loop {
-        tokio::time::sleep(ASK).await;
+        tokio::time::sleep(KEY_POLL_INTERVAL).await;
         match keys.read(&known).await {
             Ok(None) => known.read_at = unix_ms(),
             Ok(Some(stored)) => {
                 if stored.keys != known.keys {
-                    told.send(Change::Stored(stored.keys.clone())).ok();
+                    changes.send(KeyChange::Stored(stored.keys.clone())).ok();
                 }
                 known = stored;
             }
-            Err(error) => tracing::debug!(%error, "the store's keys stay as they were"),
+            Err(error) => {
+                tracing::debug!(%error, "keys cannot be read from the store; the previous ones stay valid")
+            }
         }
     }
 }
 
-/// Reads the certificate again each time it is told to, which may wait for its files, and until it can be read.
-async fn renew(
+/// Reads the certificate from each set of files that is sent. If the files cannot be read at the moment,
+/// tries again later.
+async fn renew_certificate(
     tls: Arc<Tls>,
-    reader: Reader,
-    mut told: watch::Receiver<Option<TlsConfig>>,
+    reader: FileReader,
+    mut requests: watch::Receiver<Option<TlsConfig>>,
     status: Arc<Status>,
 ) {
-    let mut is_unread = false;
+    let mut retry = false;
     loop {
-        let is_again = tokio::select! {
-            changed = told.changed() => {
+        let is_retry = tokio::select! {
+            changed = requests.changed() => {
                 let Ok(()) = changed else { return };
                 false
             }
-            () = tokio::time::sleep(AGAIN), if is_unread => true,
+            () = tokio::time::sleep(AGAIN), if retry => true,
         };
-        let Some(files) = told.borrow_and_update().clone() else { continue };
+        let Some(files) = requests.borrow_and_update().clone() else { continue };
         let read = reader.run(move || Certificate::read(&files)).await;
         let renewed =
-            read.unwrap_or_else(|fault| Err(fault.into())).map(|certificate| tls.renew(certificate));
-        is_unread = matches!(renewed, Err(UnusableFile::Temporary(_)));
+            read.unwrap_or_else(|error| Err(error.into())).map(|certificate| tls.replace(certificate));
+        retry = matches!(renewed, Err(UnusableFile::Temporary(_)));
         match &renewed {
             Ok(true) => {
                 tracing::info!("the certificate was read again; it is {}", tls.validity());
-                super::show(&tls, &status);
+                super::report_certificate(&tls, &status);
             }
             Ok(false) => {}
-            // What is tried again and again is said once.
-            Err(_) if is_unread && is_again => {}
+            // Logged at the first attempt only.
+            Err(_) if retry && is_retry => {}
             Err(error) => tracing::error!("{error}; the certificate stays as it was"),
         }
-        status.refused("the certificate", renewed.err().map(|error| error.to_string()));
+        status.set_rejected("the certificate", renewed.err().map(|error| error.to_string()));
     }
 }
 
 struct Reloader {
-    /// As it holds: what takes a restart is as the node began with it.
+    /// The settings in effect. Those that take effect after a restart are the ones from the start of the
+    /// node.
     config: Config,
     guard: Guard,
-    /// The configuration could not be read, and is tried again.
-    is_unread: bool,
-    stored: Stored,
-    access: mpsc::UnboundedSender<Change>,
+    /// The configuration could not be read at the last attempt, and will be read again.
+    retry: bool,
+    stored: EnforcedStoredKeys,
+    key_changes: mpsc::UnboundedSender<KeyChange>,
     plugins: Plugins,
     certificate: watch::Sender<Option<TlsConfig>>,
     status: Arc<Status>,
@@ -132,83 +142,83 @@ struct Reloader {
 }
 
 impl Reloader {
-    async fn reload(&mut self, source: &Source, cause: Cause) {
-        // Without a file the key and the plugins of this run stay.
+    async fn reload(&mut self, source: &ConfigSource, cause: ReloadCause) {
+        // Without a file, the generated key and the plugins that were found stay.
         let config = match source.file() {
             None => None,
             Some(file) => self.read(source, file.to_owned(), cause).await,
         };
-        // Nothing is known of other files then.
-        if cause == Cause::Again && config.is_none() {
+        // Nothing is known about other files in this case.
+        if cause == ReloadCause::Retry && config.is_none() {
             return;
         }
-        // Keys first, and nothing waits for what comes after.
+        // Keys first, so that they wait for nothing else.
         if let Some(config) = config {
-            self.take_keys(&config);
-            self.restart_what_must(&config);
-            self.take_plugins(config);
+            self.apply_keys(&config);
+            self.report_restart_needed(&config);
+            self.apply_plugins(config);
         }
-        // Before they are read, so that no change is missed.
-        if let Err(fault) = source.follow(&self.config).await {
-            tracing::error!("{fault}; the files that the configuration names are watched again when it does");
+        // Before the files are read, so that no change is missed.
+        if let Err(error) = source.watch(&self.config).await {
+            tracing::error!("{error}; the files that the configuration names will be watched when it does");
         }
-        // Also where their configuration is the same, for their files may have changed.
+        // Even if the settings are the same, because the files may have changed.
         self.plugins.configure(self.config.plugins.clone());
         self.certificate.send_replace(self.config.server.tls.clone());
     }
 
-    /// `None`: it is not taken, and everything in it stays as it was.
-    async fn read(&mut self, source: &Source, file: PathBuf, cause: Cause) -> Option<Config> {
+    /// Reads the configuration; `None` if it is rejected, so that all settings stay as they were.
+    async fn read(&mut self, source: &ConfigSource, file: PathBuf, cause: ReloadCause) -> Option<Config> {
         let shown = file.display().to_string();
         let reloaded = source.reload(file).await;
-        let was_unread =
-            std::mem::replace(&mut self.is_unread, matches!(reloaded, Err(UnusableFile::Temporary(_))));
+        let is_temporary = matches!(reloaded, Err(UnusableFile::Temporary(_)));
+        let was_temporary = std::mem::replace(&mut self.retry, is_temporary);
         let read = match reloaded {
-            Ok((config, text)) => {
-                let (before, after) = (Held::of(&self.config), Held::of(&config));
+            Ok((config, digest)) => {
+                let (before, after) = (ProtectedSettings::of(&self.config), ProtectedSettings::of(&config));
                 let losses = before.losses(&after, &self.stored.load(), unix_ms());
-                let admitted = self.guard.admit(&losses, text, cause);
-                admitted.map(|()| config).map_err(|why| format!("{shown}: {why}"))
+                let checked = self.guard.check(&losses, digest, cause);
+                checked.map(|()| config).map_err(|error| format!("{shown}: {error}"))
             }
             Err(error) => {
                 self.guard = Guard::default();
                 Err(error.to_string())
             }
         };
-        // What is tried again and again is said once.
-        if !(was_unread && self.is_unread && cause != Cause::Hangup) {
+        // Logged at the first attempt only, and when an operator asks.
+        if !(was_temporary && is_temporary && cause != ReloadCause::Sighup) {
             self.metrics.reload(read.is_ok());
             if let Err(error) = &read {
-                tracing::error!("{error}; everything stays as it was");
+                tracing::error!("{error}; all settings stay as they were");
             }
         }
-        self.status.refused("the configuration", read.as_ref().err().cloned());
+        self.status.set_rejected("the configuration", read.as_ref().err().cloned());
         read.ok()
     }
 
-    fn take_keys(&mut self, config: &Config) {
-        let configured = Configured::of(config);
-        if configured != Configured::of(&self.config) {
+    fn apply_keys(&mut self, config: &Config) {
+        let configured = ConfiguredKeys::of(config);
+        if configured != ConfiguredKeys::of(&self.config) {
             (self.config.keys, self.config.tiers) = (config.keys.clone(), config.tiers.clone());
-            self.access.send(Change::Configured(configured)).ok();
+            self.key_changes.send(KeyChange::Configured(configured)).ok();
         }
     }
 
-    fn take_plugins(&mut self, config: Config) {
+    fn apply_plugins(&mut self, config: Config) {
         let (plugins, later) = in_force(&self.config.plugins, &config);
         for what in later {
-            tracing::warn!("{what}, which takes a restart to take effect");
+            tracing::warn!("{what}, which takes effect after a restart");
         }
         (self.config.plugins, self.config.signatures) = (plugins, config.signatures);
     }
 
-    fn restart_what_must(&mut self, config: &Config) {
-        // The files of a certificate may move; whether there is one is the listener's affair.
+    fn report_restart_needed(&mut self, config: &Config) {
+        // The paths of the certificate may change. Whether TLS is used at all may not.
         if self.config.server.tls.is_some() && config.server.tls.is_some() {
             self.config.server.tls = config.server.tls.clone();
         }
-        for section in config.needs_restart(&self.config) {
-            tracing::warn!("[{section}] changed, which takes a restart to take effect");
+        for section in config.sections_that_need_restart(&self.config) {
+            tracing::warn!("[{section}] has changed, which takes effect after a restart");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What the HTTP and WebSocket libraries take for the connection's stream. After the upgrade the library only reads: what it would
-//! write of its own accord is thrown away, and everything that is sent comes from one place, so that no frame gets into
-//! the middle of another.
+//! The stream that the HTTP and WebSocket libraries read and write. After the upgrade it is read-only: what
+//! the library writes on its own is discarded, and everything that is sent comes from the outbox, so that no
+//! frame gets into the middle of another one. It also counts the bytes of messages that are still incomplete.
 
-use super::wire::Wire;
+use super::transport::Transport;
 use crate::outbox::Pipe;
 use std::{
     io::{self, IoSlice},
@@ -14,74 +14,76 @@ use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) struct Stream {
-    wire: Arc<Wire>,
-    /// Since the upgrade.
-    coming: Option<Coming>,
+    transport: Arc<Transport>,
+    /// Only after the upgrade.
+    incomplete: Option<IncompleteMessage>,
 }
 
-/// A message of which the end has not come yet.
-struct Coming {
+/// The bytes of a message whose end has not been received yet.
+struct IncompleteMessage {
     bytes: usize,
-    /// The library bounds those of a client that was let in.
-    most: usize,
-    counted: SteppedCharge,
+    /// More bytes are an error. For an authenticated client, the WebSocket library enforces the limit
+    /// instead.
+    max_bytes: usize,
+    charge: SteppedCharge,
     share: Arc<MemoryShare>,
 }
 
-/// Bytes of a message by which a client says who it is.
-pub(super) const FIRST: usize = 16 << 10;
-/// What a client's frame has beside its payload, where that is short.
-const HEADER: usize = 6;
+/// Maximum size of the first message, with which a client authenticates, in bytes.
+const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
+/// Size of the header of a client's frame with a short payload, in bytes: two bytes and the mask.
+const FRAME_HEADER_BYTES: usize = 6;
 
 impl Stream {
-    pub(crate) fn new(wire: Arc<Wire>) -> Self {
-        Self { wire, coming: None }
+    pub(crate) fn new(transport: Arc<Transport>) -> Self {
+        Self { transport, incomplete: None }
     }
 
-    pub(crate) fn wire(&self) -> &Arc<Wire> {
-        &self.wire
+    pub(crate) fn transport(&self) -> &Arc<Transport> {
+        &self.transport
     }
 
-    /// From now on what is written is thrown away, and what comes is counted until it is a whole message.
-    pub(crate) fn only_read(self, strangers: &Arc<MemoryShare>) -> Self {
-        let counted = SteppedCharge::new(strangers.charge(MemoryKind::Frames, 0));
-        let coming = Coming { bytes: 0, most: FIRST, counted, share: strangers.clone() };
-        Self { coming: Some(coming), ..self }
+    /// From now on, what is written is discarded, and what is read counts as an incomplete message.
+    pub(crate) fn into_read_only(self, unauthenticated: &Arc<MemoryShare>) -> Self {
+        let charge = SteppedCharge::new(unauthenticated.charge(MemoryKind::Frames, 0));
+        let share = unauthenticated.clone();
+        let incomplete = IncompleteMessage { bytes: 0, max_bytes: MAX_FIRST_MESSAGE_BYTES, charge, share };
+        Self { incomplete: Some(incomplete), ..self }
     }
 
-    /// It is let in: a principal answers for what comes.
-    pub(crate) fn move_to(&mut self, share: &Arc<MemoryShare>) {
-        if let Some(coming) = &mut self.coming {
-            coming.counted.move_to(share);
-            (coming.share, coming.most) = (share.clone(), usize::MAX);
+    /// The client has authenticated: its incomplete messages are charged to this share from now on.
+    pub(crate) fn charge_to(&mut self, share: &Arc<MemoryShare>) {
+        if let Some(incomplete) = &mut self.incomplete {
+            incomplete.charge.move_to(share);
+            (incomplete.share, incomplete.max_bytes) = (share.clone(), usize::MAX);
         }
     }
 
-    /// A message came whole.
-    pub(crate) fn whole(&mut self) {
-        self.took(usize::MAX);
+    /// A message was received completely.
+    pub(crate) fn received_message(&mut self) {
+        self.subtract(usize::MAX);
     }
 
-    /// A frame with a payload of so many bytes came that is no part of a message.
-    pub(crate) fn control(&mut self, payload: usize) {
-        self.took(payload + HEADER);
+    /// A control frame was received, which may be in the middle of a message. Its payload has so many bytes.
+    pub(crate) fn received_control_frame(&mut self, payload: usize) {
+        self.subtract(payload + FRAME_HEADER_BYTES);
     }
 
-    fn took(&mut self, bytes: usize) {
-        if let Some(coming) = &mut self.coming {
-            coming.bytes = coming.bytes.saturating_sub(bytes);
-            coming.counted.set(coming.bytes);
+    fn subtract(&mut self, bytes: usize) {
+        if let Some(incomplete) = &mut self.incomplete {
+            incomplete.bytes = incomplete.bytes.saturating_sub(bytes);
+            incomplete.charge.set(incomplete.bytes);
         }
     }
 }
 
-impl Coming {
-    fn grow(&mut self, bytes: usize) -> io::Result<()> {
+impl IncompleteMessage {
+    fn add(&mut self, bytes: usize) -> io::Result<()> {
         self.bytes += bytes;
-        if self.bytes > self.most {
+        if self.bytes > self.max_bytes {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        match self.counted.set(self.bytes) && !self.share.may_grow() {
+        match self.charge.set(self.bytes) && !self.share.may_grow() {
             true => Err(io::ErrorKind::OutOfMemory.into()),
             false => Ok(()),
         }
@@ -91,17 +93,17 @@ impl Coming {
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.wire.poll_read(cx, buf))?;
-        let came = buf.filled().len() - before;
-        Poll::Ready(self.coming.as_mut().map_or(Ok(()), |coming| coming.grow(came)))
+        ready!(self.transport.poll_read(cx, buf))?;
+        let received = buf.filled().len() - before;
+        Poll::Ready(self.incomplete.as_mut().map_or(Ok(()), |incomplete| incomplete.add(received)))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.coming {
+        match self.incomplete {
             Some(_) => Poll::Ready(Ok(bytes.len())),
-            None => self.wire.poll_write(cx, &[IoSlice::new(bytes)]),
+            None => self.transport.poll_write(cx, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -110,9 +112,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context,
         bytes: &[IoSlice],
     ) -> Poll<io::Result<usize>> {
-        match self.coming {
+        match self.incomplete {
             Some(_) => Poll::Ready(Ok(bytes.iter().map(|bytes| bytes.len()).sum())),
-            None => self.wire.poll_write(cx, bytes),
+            None => self.transport.poll_write(cx, bytes),
         }
     }
 
@@ -121,13 +123,13 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        match self.coming {
+        match self.incomplete {
             Some(_) => Poll::Ready(Ok(())),
-            None => self.wire.poll_flush(cx),
+            None => self.transport.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        self.wire.poll_shutdown(cx)
+        self.transport.poll_shutdown(cx)
     }
 }

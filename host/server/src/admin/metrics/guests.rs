@@ -1,5 +1,6 @@
-//! What plugins count themselves, as `switchyard_guest_NAME` with the plugin as label. They choose the names, and two may disagree
-//! about one; a collector that is strict would then refuse the whole scrape, so such a metric is left out.
+//! The metrics that plugins define, as `switchyard_guest_NAME` with the plugin as label. Plugins choose the
+//! names, so two plugins may use one name differently. A strict collector would reject the whole scrape, so
+//! such a metric is left out.
 
 use crate::admin::api::Api;
 use std::{
@@ -12,8 +13,8 @@ use switchyard_plugin::{HISTOGRAM_BOUNDS, MetricValue};
 struct Families {
     /// By name.
     shown: BTreeMap<String, Family>,
-    /// Every name that a family or one of its samples has.
-    taken: HashSet<String>,
+    /// The names of all families and their samples.
+    taken_names: HashSet<String>,
 }
 
 #[derive(Default)]
@@ -23,25 +24,26 @@ struct Family {
 }
 
 impl Families {
-    /// The first to name one says what it is. `false`: it does not go with what others have named.
+    /// Adds a metric. The first plugin with a name determines the type. Returns false for a metric that
+    /// conflicts with others.
     fn add(&mut self, plugin: &str, name: &str, reading: MetricValue) -> bool {
         let is_histogram = matches!(reading, MetricValue::Histogram { .. });
         if let Some(family) = self.shown.get_mut(name) {
-            let fits = family.is_histogram == is_histogram;
-            if fits {
+            let is_same_type = family.is_histogram == is_histogram;
+            if is_same_type {
                 family.readings.push((plugin.to_owned(), reading));
             }
-            return fits;
+            return is_same_type;
         }
         let suffixes: &[&str] = match is_histogram {
             true => &["", "_bucket", "_count", "_sum", "_created"],
             false => &["", "_total", "_created"],
         };
         let names: Vec<_> = suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect();
-        if names.iter().any(|name| self.taken.contains(name)) {
+        if names.iter().any(|name| self.taken_names.contains(name)) {
             return false;
         }
-        self.taken.extend(names);
+        self.taken_names.extend(names);
         let readings = vec![(plugin.to_owned(), reading)];
         self.shown.insert(name.to_owned(), Family { is_histogram, readings });
         true
@@ -50,7 +52,7 @@ impl Families {
 
 pub(super) fn write(api: &Api, text: &mut String) -> std::fmt::Result {
     let (mut families, mut left_out) = (Families::default(), vec![]);
-    // By precedence, so that a plugin that is put behind others changes nothing of theirs.
+    // In the order of the configuration, so that a plugin cannot hide metrics of those before it.
     for ward in api.services.hub.wards() {
         let Some(plugin) = ward.plugin() else { continue };
         let name = ward.name();
@@ -63,7 +65,7 @@ pub(super) fn write(api: &Api, text: &mut String) -> std::fmt::Result {
     }
     families.shown.iter().try_for_each(|(name, family)| family.write(name, text))?;
     let name = "switchyard_plugin_metrics_left_out";
-    writeln!(text, "# HELP {name} Metrics of a plugin that are not shown, as their names are taken.")?;
+    writeln!(text, "# HELP {name} Metrics of a plugin that are not shown, because their names conflict.")?;
     writeln!(text, "# TYPE {name} gauge")?;
     left_out.iter().try_for_each(|(plugin, count)| writeln!(text, "{name}{{plugin=\"{plugin}\"}} {count}"))
 }
@@ -71,7 +73,7 @@ pub(super) fn write(api: &Api, text: &mut String) -> std::fmt::Result {
 impl Family {
     fn write(&self, name: &str, text: &mut String) -> std::fmt::Result {
         let family = format!("switchyard_guest_{name}");
-        writeln!(text, "# HELP {family} Counted by a plugin.")?;
+        writeln!(text, "# HELP {family} Defined by a plugin.")?;
         writeln!(text, "# TYPE {family} {}", if self.is_histogram { "histogram" } else { "counter" })?;
         for (plugin, reading) in &self.readings {
             match reading {

@@ -1,32 +1,35 @@
-//! Where in a configuration something stands: of what is wrong, the line and the key.
+//! Where in the text of a configuration a value is: its line, and the name of its key. Looks at lines only,
+//! and does not parse TOML, which may be invalid.
 
 use std::ops::Range;
 
-/// Where something that is wrong stands.
-pub(super) enum Place {
+/// Where an error is.
+pub(super) enum Location {
+    /// A range of bytes of the text.
     Span(Range<usize>),
-    /// A key of a section.
+    /// A key of a section: `Key("server", "listen")`.
     Key(&'static str, &'static str),
-    /// A key of one of the tables of a list, counted from 0.
+    /// A key of one of the tables of a list, which are counted from 0: `Entry("plugin", 1, "name")`.
     Entry(&'static str, usize, &'static str),
 }
 
-impl Place {
+impl Location {
+    /// The range of bytes in `text`.
     pub(super) fn find(&self, text: &str) -> Range<usize> {
         match self {
-            Place::Span(span) => span.clone(),
-            Place::Key(section, key) => find(text, section, key),
-            Place::Entry(list, n, key) => {
+            Location::Span(span) => span.clone(),
+            Location::Key(section, key) => find_key(text, section, key),
+            Location::Entry(list, n, key) => {
                 let header = format!("[[{list}]]");
                 let mut headers = lines(text).filter(|(_, line)| line.trim() == header);
                 let Some((start, _)) = headers.nth(*n) else { return 0..0 };
-                let is_it = |(_, line): &(usize, &str)| {
+                let has_key = |(_, line): &(usize, &str)| {
                     line.split('=').next().is_some_and(|name| name.trim() == *key)
                 };
                 let found = lines(&text[start..])
                     .skip(1)
                     .take_while(|(_, line)| !line.trim().starts_with('['))
-                    .find(is_it);
+                    .find(has_key);
                 let at = start + found.map_or(0, |(at, _)| at);
                 at..at
             }
@@ -34,7 +37,7 @@ impl Place {
     }
 }
 
-/// Each line with where it starts.
+/// The lines of a text, each with the offset of its first byte.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut end = 0;
     text.split_inclusive('\n').map(move |line| {
@@ -43,17 +46,19 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Where a key is written, else its section, else the start.
-pub fn find(text: &str, section: &str, key: &str) -> Range<usize> {
-    let (mut here, mut found) = (String::new(), 0..0);
+/// The range of bytes of the line with this key; otherwise of the header of its section, otherwise the start
+/// of the text.
+pub fn find_key(text: &str, section: &str, key: &str) -> Range<usize> {
+    let (mut current_section, mut found) = (String::new(), 0..0);
     for (start, line) in lines(text) {
         let (end, name) = (start + line.len(), line.split('=').next().unwrap_or_default().trim());
         if let Some(header) = name.strip_prefix('[') {
-            here = header.trim_end_matches(']').trim().to_owned();
-            if here == section {
+            current_section = header.trim_end_matches(']').trim().to_owned();
+            if current_section == section {
                 found = start..end;
             }
-        } else if (here == section && name == key) || (here.is_empty() && name == format!("{section}.{key}"))
+        } else if (current_section == section && name == key)
+            || (current_section.is_empty() && name == format!("{section}.{key}"))
         {
             return start..end;
         }
@@ -61,20 +66,22 @@ pub fn find(text: &str, section: &str, key: &str) -> Range<usize> {
     found
 }
 
-pub fn line(text: &str, at: usize) -> usize {
-    text[..text.floor_char_boundary(at)].matches('\n').count() + 1
+/// The number of the line, from 1, that contains the byte at this offset.
+pub fn line_number(text: &str, offset: usize) -> usize {
+    text[..text.floor_char_boundary(offset)].matches('\n').count() + 1
 }
 
-/// What the value that stands there is called, such as `session.heartbeat.interval`; as far as its section and its line say.
-pub(super) fn key_at(text: &str, at: usize) -> String {
-    let at = text.floor_char_boundary(at);
-    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+/// The full name of the key whose value is at this offset, such as `session.heartbeat.interval`, as far as
+/// its section and its line tell.
+pub(super) fn key_at(text: &str, offset: usize) -> String {
+    let offset = text.floor_char_boundary(offset);
+    let start = text[..offset].rfind('\n').map_or(0, |end| end + 1);
     let header =
         text[..start].lines().map(str::trim).rfind(|line| line.starts_with('[') && line.ends_with(']'));
     let header = header.map_or("", |line| line.trim_matches(['[', ']', ' ']));
-    // Inline tables that are open there.
+    // The key of the line, and the keys of the inline tables that are open at the offset.
     let (mut path, mut name, mut quote) = (vec![header.to_owned()], String::new(), None);
-    for c in text[start..at].chars() {
+    for c in text[start..offset].chars() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
             (Some(_), _) => {}
@@ -96,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_called_by_its_section_and_its_line() {
+    fn the_name_of_a_key_has_its_section_and_its_inline_tables() {
         for (text, expected) in [
             ("[session]\nttl = \"|2 moons\"", "session.ttl"),
             ("session.ttl = |7", "session.ttl"),
@@ -114,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_a_list_is_found() {
+    fn a_key_in_a_list_of_tables_is_found() {
         let text = "[[key]]\ndigest = 1\n[[key]]\nprincipal = 2\ndigest = 3\n";
-        assert_eq!(line(text, Place::Entry("key", 1, "digest").find(text).start), 5);
-        assert_eq!(line(text, Place::Entry("key", 0, "tier").find(text).start), 1);
+        assert_eq!(line_number(text, Location::Entry("key", 1, "digest").find(text).start), 5);
+        assert_eq!(line_number(text, Location::Entry("key", 0, "tier").find(text).start), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! A connection's bytes, plain or TLS, as its reader and those who write to it share them, and when something last came.
+//! The bytes of a connection, plain or TLS, shared by its reader and everybody who writes to it; and when
+//! something was last received. Knows no frames.
 
 use crate::outbox::Pipe;
 use std::{
@@ -19,30 +20,31 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-pub(crate) struct Wire {
+pub(crate) struct Transport {
     io: Io,
-    /// When something last came, in milliseconds since the process began to count.
-    heard: AtomicU64,
-    /// When everything that had come was read, in the same terms.
-    emptied: AtomicU64,
-    /// Nobody reads, because a request is being answered: what came meanwhile is not known.
-    deaf: AtomicBool,
+    /// When something was last received, in milliseconds since [`CLOCK_START`].
+    received_at: AtomicU64,
+    /// When everything that was received had last been read, likewise.
+    drained_at: AtomicU64,
+    /// False while a request is carried out: then nobody reads, so it is unknown whether the peer is silent.
+    is_reading: AtomicBool,
 }
 
 enum Io {
     Plain(TcpStream),
-    /// Reading and writing change the same session.
+    /// Reading and writing both change the state of the TLS session.
     Tls(Box<Mutex<TlsStream<TcpStream>>>),
 }
 
-/// Bytes up to which frames are copied together for a write.
-const GATHERS: usize = 64 << 10;
-/// Bytes that are thrown away at once.
-const DISCARDS: usize = 8 << 10;
+/// Up to so many bytes, the frames of a write are copied into one buffer.
+const MAX_COPIED_BYTES: usize = 64 << 10;
+/// How many bytes are discarded at once.
+const DISCARD_BUFFER_BYTES: usize = 8 << 10;
 
-static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// From when times are counted.
+static CLOCK_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-impl Wire {
+impl Transport {
     pub(crate) fn plain(tcp: TcpStream) -> Self {
         Self::new(Io::Plain(tcp))
     }
@@ -52,58 +54,59 @@ impl Wire {
     }
 
     fn new(io: Io) -> Self {
-        let wire =
-            Self { io, heard: AtomicU64::new(0), emptied: AtomicU64::new(0), deaf: AtomicBool::new(false) };
-        wire.heard();
-        wire
+        let transport = Self {
+            io,
+            received_at: AtomicU64::new(0),
+            drained_at: AtomicU64::new(0),
+            is_reading: AtomicBool::new(true),
+        };
+        transport.reset_silence();
+        transport
     }
 
-    fn heard(&self) {
-        self.heard.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
+    /// The peer counts as silent from now on: any silence before does not count.
+    pub(crate) fn reset_silence(&self) {
+        self.received_at.store(CLOCK_START.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// The silence until now does not count.
-    pub(crate) fn excuse(&self) {
-        self.heard();
+    /// Says whether somebody reads from now on. While nobody does, the peer does not count as silent.
+    pub(crate) fn set_reading(&self, is_reading: bool) {
+        self.is_reading.store(is_reading, Ordering::Relaxed);
+        self.reset_silence();
     }
 
-    /// From now on nobody reads, or somebody does again. The silence of a peer that nobody listens to does not count.
-    pub(crate) fn set_deaf(&self, deaf: bool) {
-        self.deaf.store(deaf, Ordering::Relaxed);
-        self.heard();
-    }
-
-    pub(crate) fn last_heard(&self) -> Instant {
-        if self.deaf.load(Ordering::Relaxed) {
+    /// When something was last received; now, while nobody reads.
+    pub(crate) fn last_received(&self) -> Instant {
+        if !self.is_reading.load(Ordering::Relaxed) {
             return Instant::now();
         }
-        *BEGAN + Duration::from_millis(self.heard.load(Ordering::Relaxed))
+        *CLOCK_START + Duration::from_millis(self.received_at.load(Ordering::Relaxed))
     }
 
-    /// When all that had come was last read.
-    pub(crate) fn last_emptied(&self) -> Instant {
-        *BEGAN + Duration::from_millis(self.emptied.load(Ordering::Relaxed))
+    /// When everything that was received had last been read.
+    pub(crate) fn last_drained(&self) -> Instant {
+        *CLOCK_START + Duration::from_millis(self.drained_at.load(Ordering::Relaxed))
     }
 
-    fn emptied(&self) {
-        self.emptied.store(BEGAN.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn set_drained(&self) {
+        self.drained_at.store(CLOCK_START.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn poll_read(&self, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(self.poll_read_some(cx, buf))?;
         if buf.filled().len() > before {
-            self.heard();
+            self.reset_silence();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads something and throws it away: how many bytes. 0: the peer ended its stream.
+    /// Reads some bytes and discards them. Returns how many; 0 means that the peer ended its stream.
     pub(crate) fn poll_discard(&self, cx: &mut Context) -> Poll<io::Result<usize>> {
-        let mut bin = [0; DISCARDS];
-        let mut bin = ReadBuf::new(&mut bin);
-        ready!(self.poll_read_some(cx, &mut bin))?;
-        Poll::Ready(Ok(bin.filled().len()))
+        let mut buffer = [0; DISCARD_BUFFER_BYTES];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        ready!(self.poll_read_some(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     fn poll_read_some(&self, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
@@ -111,8 +114,9 @@ impl Wire {
             Io::Plain(tcp) => loop {
                 ready!(tcp.poll_read_ready(cx))?;
                 match tcp.try_read(buf.initialize_unfilled()) {
-                    // The system was asked; that nothing is known to have come would not say so.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.emptied(),
+                    // Only the system knows that nothing is left; that the socket is not known to be ready
+                    // proves nothing.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.set_drained(),
                     read => {
                         buf.advance(read?);
                         return Poll::Ready(Ok(()));
@@ -122,7 +126,7 @@ impl Wire {
             Io::Tls(stream) => {
                 let read = Pin::new(&mut *lock(stream)).poll_read(cx, buf);
                 if read.is_pending() {
-                    self.emptied();
+                    self.set_drained();
                 }
                 read
             }
@@ -137,11 +141,11 @@ impl Wire {
     }
 }
 
-impl Pipe for Wire {
+impl Pipe for Transport {
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize> {
         match &self.io {
             Io::Plain(tcp) => try_send(tcp, bytes),
-            // It may take bytes and keep them, so somebody has to come back and flush.
+            // TLS may buffer what is written, so somebody would have to flush it later.
             Io::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -168,24 +172,24 @@ impl Pipe for Wire {
 }
 
 thread_local! {
-    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
+    static COPY_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
 }
 
-/// Copying small frames together costs less than telling the kernel of each.
+/// Copies small frames into one buffer, which costs less than a vectored write.
 fn try_send(tcp: &TcpStream, bytes: &[IoSlice]) -> io::Result<usize> {
     if let [bytes] = bytes {
         return tcp.try_write(bytes);
     }
-    if bytes.iter().map(|bytes| bytes.len()).sum::<usize>() > GATHERS {
+    if bytes.iter().map(|bytes| bytes.len()).sum::<usize>() > MAX_COPIED_BYTES {
         return tcp.try_write_vectored(bytes);
     }
-    GATHERED.with_borrow_mut(|gathered| {
-        gathered.clear();
-        bytes.iter().for_each(|bytes| gathered.extend_from_slice(bytes));
-        tcp.try_write(gathered)
+    COPY_BUFFER.with_borrow_mut(|buffer| {
+        buffer.clear();
+        bytes.iter().for_each(|bytes| buffer.extend_from_slice(bytes));
+        tcp.try_write(buffer)
     })
 }
 
 fn lock(stream: &Mutex<TlsStream<TcpStream>>) -> MutexGuard<'_, TlsStream<TcpStream>> {
-    stream.lock().expect("no code panics while it holds a stream")
+    stream.lock().expect("no code panics while it holds the lock")
 }

@@ -1,0 +1,98 @@
+//! Why a configuration is rejected, in the words of its own language: TOML has keys, tables and lists.
+
+use super::redact::redact_urls;
+use switchyard_process::file::UnusableFile;
+
+/// Why a configuration is rejected. The message is one sentence that names the file and the line, or the
+/// environment variable. It never shows a password, wherever in the configuration it was put.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] UnusableFile),
+    /// The file contains something invalid.
+    #[error("{location}: {message}")]
+    Content {
+        /// The file and the line, such as `switchyard.toml:3`.
+        location: String,
+        /// What is wrong there. It names the key.
+        message: String,
+    },
+    /// An environment variable that overrides a key is invalid, or several of them are in combination.
+    #[error("{variables}: {message}")]
+    Variable {
+        /// The names of the variables, separated by commas.
+        variables: String,
+        /// What is wrong with their values.
+        message: String,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn content(location: String, message: &str) -> Self {
+        Self::Content { location, message: redact_urls(message) }
+    }
+
+    pub(super) fn variable(variables: impl Into<String>, message: &str) -> Self {
+        Self::Variable { variables: variables.into(), message: redact_urls(message) }
+    }
+}
+
+/// What serde and the TOML parser say, which know fields and types of Rust, and what an operator calls it.
+const TERMS: [(&str, &str); 13] = [
+    ("unknown field ", "unknown key "),
+    ("missing field ", "missing key "),
+    ("duplicate field ", "duplicate key "),
+    ("unknown variant ", "unknown value "),
+    ("invalid type: map", "invalid type: table"),
+    ("invalid type: sequence", "invalid type: list"),
+    ("expected a map", "expected a table"),
+    ("expected a sequence", "expected a list"),
+    ("expected a boolean", "expected true or false"),
+    ("expected a nonzero usize", "expected a whole number of at least 1"),
+    ("expected u32", "expected a whole number"),
+    ("expected u64", "expected a whole number"),
+    ("expected usize", "expected a whole number"),
+];
+
+/// The message of a parser as one line, with the terms of TOML.
+pub(super) fn translate(message: &str) -> String {
+    let mut message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (theirs, ours) in TERMS {
+        message = message.replacen(theirs, ours, 1);
+    }
+    let expected_struct = "expected struct ";
+    if let Some(at) = message.find(expected_struct) {
+        let name = &message[at + expected_struct.len()..];
+        let end = name.find(|c: char| !c.is_alphanumeric()).unwrap_or(name.len());
+        message.replace_range(at..at + expected_struct.len() + end, "expected a table");
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parser_messages_use_the_terms_of_toml() {
+        for (message, expected) in [
+            ("unknown field `a`,\n expected one of `b`, `c`", "unknown key `a`, expected one of `b`, `c`"),
+            (
+                "invalid type: integer `1`, expected struct StoreConfig",
+                "invalid type: integer `1`, expected a table",
+            ),
+            (
+                "invalid type: map, expected a sequence in `key`",
+                "invalid type: table, expected a list in `key`",
+            ),
+            (
+                "invalid value: integer `0`, expected a nonzero usize",
+                "invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            ("session.ttl: it is too long", "session.ttl: it is too long"),
+        ] {
+            assert_eq!(translate(message), expected);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Settings that are allowed but probably not intended.
+
+use super::{Config, StoreUrl};
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
+
+/// The mode bit that lets everybody read a file.
+const READABLE_BY_OTHERS: u32 = 0o004;
+
+impl Config {
+    /// Warnings for the operator, one sentence each. `file` is the file from which the configuration was
+    /// read. Examines files, so it blocks.
+    pub fn warnings(&self, file: Option<&Path>) -> Vec<String> {
+        let (server, admin) = (&self.server, self.admin.listen);
+        let mut warnings = vec![];
+        if is_public(server.listen) && server.tls.is_none() {
+            warnings.push(format!(
+                "server.listen is {}, which other machines can reach, and server.tls is not set, so keys and messages \
+                 travel in plain text: set server.tls, or make sure that only a proxy that terminates TLS can connect",
+                server.listen
+            ));
+        }
+        if is_public(admin) {
+            warnings.push(format!(
+                "admin.listen is {admin}, which other machines can reach; it is plain HTTP, and metrics and health need \
+                 no key: make sure that only operators can connect"
+            ));
+        }
+        if let Some(tls) = server.tls.as_ref().filter(|tls| is_world_readable(&tls.key)) {
+            warnings.push(readable("server.tls.key", &tls.key, "the private key of the certificate"));
+        }
+        let has_password = matches!(&self.store.url, StoreUrl::Redis(url) if url.has_password());
+        if let Some(file) = file.filter(|file| has_password && is_world_readable(file)) {
+            warnings.push(readable("the configuration", file, "a Redis password"));
+        }
+        warnings
+    }
+}
+
+fn is_public(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Whether a regular file can be read by every user of this machine. Blocks.
+pub fn is_world_readable(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|file| file.is_file() && file.mode() & READABLE_BY_OTHERS != 0)
+}
+
+fn readable(key: &str, file: &Path, secret: &str) -> String {
+    let file = file.display();
+    format!(
+        "{key}: every user of this machine can read {file}, which contains {secret}: run `chmod o= {file}`"
+    )
+}
