@@ -11,10 +11,12 @@ use std::{
 const CRATES: [&str; 6] = ["protocol", "process", "plugin", "store", "server", "cli"];
 
 /// The floors of `host/server`, from top to bottom. Modules in one line must not import each other.
-const FLOORS: [&[&str]; 13] = [
+const FLOORS: [&[&str]; 14] = [
     &["node"],
     &["config"],
     &["listener", "admin"],
+    // Above everything that serves clients, which must not depend on how versions are chosen.
+    &["rollout"],
     &["socket"],
     &["session"],
     // The functions of the hot path, exposed for benchmarks.

@@ -60,7 +60,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::show).put(plugins::put))
         .route("/v1/plugins/{name}/rollback", post(plugins::rollback))
-        .route("/v1/plugins/{name}/shadow", get(plugins::shadow).put(plugins::shade).delete(plugins::unshade))
+        .route(
+            "/v1/plugins/{name}/shadow",
+            get(plugins::shadow).put(plugins::start_shadow).delete(plugins::stop_shadow),
+        )
         .route("/v1/plugins/{name}/shadow/promote", post(plugins::promote))
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))

@@ -4,12 +4,12 @@
 mod allowances;
 mod catch_up;
 mod command;
+mod connect_authorizer;
 mod connections;
 mod entry;
 mod fair_semaphore;
 mod flush;
 mod grant;
-mod lobby;
 mod pings;
 mod places;
 mod policy;
@@ -23,8 +23,8 @@ pub(crate) mod room;
 mod routes;
 mod sessions;
 mod shard;
+mod slots;
 mod start;
-mod wards;
 
 pub(crate) use command::{AckError, JoinAnswer, JoinRequest, Joined, Offer, Recovery, Seat};
 pub(crate) use connections::{
@@ -34,28 +34,28 @@ pub(crate) use pings::Confirms;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishPipeline, Published};
 pub(crate) use replay::{Recovered, Replay, Turns};
+pub(crate) use slots::{CompiledVersion, SlotConfig};
 pub(crate) use start::HubConfig;
 pub(crate) use switchyard_store::Permit;
-pub(crate) use wards::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
 
 use crate::{key::Keys, metrics::Metrics};
 use allowances::Allowances;
 use command::{Command, Question, Queue, SeatId, Sieved, Sieving};
+use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
-use lobby::Lobby;
 use routes::Routes;
 use std::{
     sync::{Arc, atomic::AtomicUsize},
     time::Instant,
 };
-use switchyard_plugin::{Cache, Compiler, ConnectRequest, Engine, Limits};
+use switchyard_plugin::{ConnectRequest, Limits};
 use switchyard_process::{
     memory::{MemoryAccount, MemoryShare},
     vital::VitalTasks,
 };
 use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, reply, room::RoomName};
 use switchyard_store::{History, PageLimit, Reader, Store, Unavailable};
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::oneshot;
 
 /// Messages that may wait for one shard. A shard handles well over 100,000 a second, so only a plugin that is too slow for
 /// its rooms lets so many wait.
@@ -78,13 +78,8 @@ pub(crate) struct Hub {
     /// What this node cannot live without.
     pub vitals: VitalTasks,
     ungoverned: Ungoverned,
-    lobby: Lobby,
+    connect_authorizer: ConnectAuthorizer,
     allowances: Allowances,
-    /// Made when the first plugin is loaded.
-    engine: OnceCell<Engine>,
-    cache: Option<Arc<Cache>>,
-    compiler: Compiler,
-    wards: Vec<Ward>,
     routes: Arc<Routes>,
     /// Audience of histories.
     reads: FairSemaphore,
@@ -110,7 +105,7 @@ struct Handle {
 }
 
 /// What the system has no thread for now may be done later.
-fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
+pub(crate) fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal::retry(ErrorCode::Overloaded, format!("the thread {whose} cannot be started: {error}"), 1000)
 }
 
@@ -140,7 +135,7 @@ impl Hub {
 
     /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
     pub(crate) async fn admit(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
-        self.lobby.admit(connecting).await
+        self.connect_authorizer.authorize(connecting).await
     }
 
     /// Records for the connection's session that everything up to an offset is handled, if that was sent to the seat.
@@ -285,4 +280,9 @@ pub(crate) fn full(what: &str) -> Refusal {
 
 pub(crate) fn stopping() -> Refusal {
     Refusal::retry(ErrorCode::Overloaded, "this node is stopping; connect again", 1000)
+}
+
+/// The request conflicts with the state of a plugin.
+pub(crate) fn conflict(message: String) -> Refusal {
+    Refusal::new(ErrorCode::Conflict, message)
 }

@@ -21,6 +21,7 @@ mod listener;
 mod metrics;
 mod node;
 mod outbox;
+mod rollout;
 mod session;
 mod socket;
 mod validity;

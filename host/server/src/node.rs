@@ -14,10 +14,11 @@ pub use watcher::{FileReader, ReadError};
 use crate::{
     admin::{AdminListener, Status},
     config::Config,
-    hub::{Hub, HubConfig},
+    hub::{Hub, HubConfig, SlotConfig},
     limits::{Files, Limits},
     listener::{self, Tls},
     metrics::Metrics,
+    rollout::Rollout,
     session::Services,
 };
 use arc_swap::ArcSwap;
@@ -27,7 +28,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use switchyard_plugin::CacheError;
+use switchyard_plugin::{CacheError, PluginConfig};
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Close, unix_ms};
 use switchyard_store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys};
@@ -78,6 +79,7 @@ pub struct Node {
     config: Config,
     source: ConfigSource,
     services: Services,
+    rollout: Arc<Rollout>,
     /// The keys in the store, in addition to those of the configuration.
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
@@ -141,9 +143,12 @@ impl Node {
             report_certificate(tls, &admin.status);
         }
         admin.status.set_waiting_for("waiting for the store");
-        let hub = start_hub(&config, &reader, admin).await?;
+        let cache = config.cache.clone();
+        let cache = reader.run(move || cache.open()).await??;
+        let hub = start_hub(&config, admin).await?;
         started_hub.set(hub.clone()).ok();
-        let has_plugin_to_retry = hub.begin(|what| admin.status.set_waiting_for(what)).await;
+        let rollout = Rollout::new(hub.clone(), config.plugins.clone(), cache, config.compiler);
+        let has_plugin_to_retry = rollout.start(|what| admin.status.set_waiting_for(what)).await;
         let stored = read_stored_keys(&hub, admin).await;
         let keys = merge_keys(&ConfiguredKeys::of(&config), &stored.keys);
         let keys = Arc::new(ArcSwap::from_pointee(keys));
@@ -151,12 +156,24 @@ impl Node {
         let (stopping, draining) = Default::default();
         // After the store has opened its connections, which count.
         let limits = Limits::new(&config.limits, Files::of_process(), admin.metrics.clone());
-        Ok(Self { config, source, services, stored, tls, limits, stopping, draining, has_plugin_to_retry })
+        Ok(Self {
+            config,
+            source,
+            services,
+            rollout,
+            stored,
+            tls,
+            limits,
+            stopping,
+            draining,
+            has_plugin_to_retry,
+        })
     }
 
     /// Lets the listener for operators serve all calls from now on.
     pub fn open(&self, admin: &AdminListener) {
-        admin.open(self.services.clone(), self.limits.clone(), self.stopping.clone());
+        let (services, rollout) = (self.services.clone(), self.rollout.clone());
+        admin.open(services, rollout, self.limits.clone(), self.stopping.clone());
     }
 
     /// The vital tasks of this node, to which the caller may add more.
@@ -227,18 +244,12 @@ fn check_vitals(vitals: &VitalTasks) -> Result<(), NodeError> {
     }
 }
 
-async fn start_hub(
-    config: &Config,
-    reader: &FileReader,
-    admin: &AdminListener,
-) -> Result<Arc<Hub>, NodeError> {
-    let cache = config.cache.clone();
-    let cache = reader.run(move || cache.open()).await??;
+async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, NodeError> {
     let memory = MemoryAccount::new(config.memory.limit.bytes());
+    let slot =
+        |plugin: &PluginConfig| SlotConfig { name: plugin.name().to_owned(), rooms: plugin.rooms.clone() };
     let hub = HubConfig {
-        plugins: config.plugins.clone(),
-        cache,
-        compiler: config.compiler,
+        slots: config.plugins.iter().map(slot).collect(),
         ungoverned: config.rooms.ungoverned,
         message_bytes: config.session.message,
         memory: memory.clone(),

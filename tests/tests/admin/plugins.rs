@@ -155,7 +155,7 @@ async fn a_version_that_fails_on_probation_is_rolled_back() {
     assert_eq!(plugin["state"], "active");
     let withdrawn = &plugin["versions"][0];
     let reason = withdrawn["reason"].as_str().unwrap_or_else(|| panic!("{plugin}"));
-    assert!(withdrawn["state"] == "failed" && reason.contains("went back by itself"), "{reason}");
+    assert!(withdrawn["state"] == "failed" && reason.contains("was rolled back automatically"), "{reason}");
     assert!(reason.contains("misdeed.rs:"), "where it panicked: {reason}");
     // The filters moved to the previous version.
     let mut publisher = Client::connect(&server).await;

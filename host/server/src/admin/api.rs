@@ -4,7 +4,7 @@ use super::{
     Status,
     call_limiter::{CallLimiter, CallPermit},
 };
-use crate::{http, key::Key, limits::Limits, session::Services};
+use crate::{http, key::Key, limits::Limits, rollout::Rollout, session::Services};
 use axum::{
     Json,
     extract::{
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 /// The state of the HTTP API of a node that is ready.
 pub(super) struct Api {
     pub services: Services,
+    pub rollout: Arc<Rollout>,
     pub limits: Arc<Limits>,
     /// The memory of request bodies.
     pub bodies: Arc<MemoryAccount>,

@@ -1,7 +1,7 @@
 //! The calls `/livez` and `/readyz`.
 
 use super::api::Api;
-use crate::hub::{CONNECTION_BYTES, Condition};
+use crate::{hub::CONNECTION_BYTES, rollout::PluginState};
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -23,7 +23,7 @@ pub(super) struct Readiness {
     reasons: Vec<String>,
     /// The state of each plugin. A plugin that does not work closes its own rooms only, so the node stays
     /// ready.
-    plugins: BTreeMap<String, Condition>,
+    plugins: BTreeMap<String, PluginState>,
 }
 
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
@@ -53,7 +53,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Read
             Err(_) => reasons.push("the store did not answer within 2 s".to_owned()),
         }
     }
-    let plugins = api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition())).collect();
+    let plugins = api.rollout.slots().iter().map(|slot| (slot.name(), slot.plugin_state())).collect();
     let ready = reasons.is_empty();
     reasons.extend(degraded);
     reasons.extend(pressure);

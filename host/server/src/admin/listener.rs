@@ -15,6 +15,7 @@ use crate::{
     http,
     limits::{Failures, Files, Full, Group, Limits, Slot, Slots},
     metrics::{Limited, Listener, Metrics},
+    rollout::Rollout,
     session::Services,
 };
 use axum::{
@@ -115,10 +116,16 @@ impl AdminListener {
     }
 
     /// Serves all calls from now on. The node is not ready any more once `stopping` is cancelled.
-    pub(crate) fn open(&self, services: Services, limits: Arc<Limits>, stopping: CancellationToken) {
+    pub(crate) fn open(
+        &self,
+        services: Services,
+        rollout: Arc<Rollout>,
+        limits: Arc<Limits>,
+        stopping: CancellationToken,
+    ) {
         let bodies = MemoryAccount::new(body::MAX_TOTAL_BYTES);
         let calls = CallLimiter::new(self.handler.max_connections);
-        let api = Api { services, limits, bodies, calls, stopping, status: self.status.clone() };
+        let api = Api { services, rollout, limits, bodies, calls, stopping, status: self.status.clone() };
         self.handler.router.set(router(Arc::new(api))).ok();
     }
 

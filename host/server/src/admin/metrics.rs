@@ -3,7 +3,7 @@
 mod guests;
 
 use super::api::Api;
-use crate::hub::{Condition, Ward};
+use crate::rollout::{PluginSlot, PluginState};
 use axum::{
     extract::State,
     http::header,
@@ -52,13 +52,13 @@ fn write_certificate(api: &Api, text: &mut String) -> std::fmt::Result {
 
 /// The counters of plugins, which belong to the active version and are read when needed.
 fn write_plugins(api: &Api, text: &mut String) -> std::fmt::Result {
-    let version = |ward: &Ward| {
-        let plugin = ward.plugin()?;
+    let version = |slot: &Arc<PluginSlot>| {
+        let plugin = slot.plugin()?;
         let (info, status) = (plugin.info(), plugin.stats().status());
         let (version, digest) = (escape(&info.version), &info.sha256[..12]);
         Some((format!("plugin=\"{}\",version=\"{version}\",sha256=\"{digest}\"", info.name), status))
     };
-    let versions: Vec<_> = api.services.hub.wards().iter().filter_map(version).collect();
+    let versions: Vec<_> = api.rollout.slots().iter().filter_map(version).collect();
     for (family, kind, help) in FAMILIES {
         writeln!(text, "# HELP switchyard_{family} {help}.")?;
         writeln!(text, "# TYPE switchyard_{family} {kind}")?;
@@ -109,12 +109,12 @@ const FAMILIES: [(&str, &str, &str); 9] = [
 
 /// The state of each plugin: 1 for the current state, 0 for the others.
 fn write_states(api: &Api, text: &mut String) -> std::fmt::Result {
-    let wards = || api.services.hub.wards().iter().map(|ward| (ward.name(), ward.condition()));
+    let plugins = || api.rollout.slots().iter().map(|slot| (slot.name(), slot.plugin_state()));
     writeln!(text, "# HELP switchyard_plugin_state 1 for the current state of a plugin, 0 for the others.")?;
     writeln!(text, "# TYPE switchyard_plugin_state gauge")?;
-    for (plugin, condition) in wards() {
-        for state in Condition::ALL {
-            let value = u8::from(condition.name() == state);
+    for (plugin, current) in plugins() {
+        for state in PluginState::ALL {
+            let value = u8::from(current.name() == state);
             writeln!(text, "switchyard_plugin_state{{plugin=\"{plugin}\",state=\"{state}\"}} {value}")?;
         }
     }
@@ -123,8 +123,8 @@ fn write_states(api: &Api, text: &mut String) -> std::fmt::Result {
         "# HELP switchyard_plugin_active 1 while the plugin is called, 0 while it is loading, quarantined or failed."
     )?;
     writeln!(text, "# TYPE switchyard_plugin_active gauge")?;
-    wards().try_for_each(|(plugin, condition)| {
-        let active = u8::from(matches!(condition, Condition::Active | Condition::Probation { .. }));
+    plugins().try_for_each(|(plugin, state)| {
+        let active = u8::from(matches!(state, PluginState::Active | PluginState::Probation { .. }));
         writeln!(text, "switchyard_plugin_active{{plugin=\"{plugin}\"}} {active}")
     })
 }

@@ -5,7 +5,9 @@ use super::{
     body::UnreadBody,
     messages::max_body_bytes,
 };
-use crate::hub::{AUDIT, Condition, NodeReport, Origin, Reported, Shown, Ward};
+use crate::rollout::{
+    AUDIT_TARGET, Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
+};
 use axum::{
     Json,
     extract::{
@@ -28,8 +30,8 @@ pub(super) struct List {
 #[derive(Serialize)]
 pub(super) struct Listed {
     #[serde(flatten)]
-    shown: Shown,
-    /// Why nobody is in charge; its rooms are closed.
+    view: PluginView,
+    /// Why no version is active; the plugin's rooms are closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<String>,
     /// Which node runs what.
@@ -41,26 +43,26 @@ struct OnNode {
     node: Arc<str>,
     host: String,
     #[serde(flatten)]
-    reported: Reported,
+    report: PluginReport,
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> ApiResult<List> {
     caller.require(Scope::Admin, "see plugins")?;
     let reports = reports(&api).await;
-    let plugins = api.services.hub.wards().iter().map(|ward| listed(ward, &reports)).collect();
+    let plugins = api.rollout.slots().iter().map(|slot| listed(slot, &reports)).collect();
     Ok(Json(List { plugins }))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> ApiResult<Listed> {
     caller.require(Scope::Admin, "see plugins")?;
-    let ward = api.services.hub.ward(&name?.0)?;
-    Ok(Json(listed(ward, &reports(&api).await)))
+    let slot = api.rollout.slot(&name?.0)?;
+    Ok(Json(listed(slot, &reports(&api).await)))
 }
 
 /// Vouches for the Wasm of a body.
 const SIGNATURE: &str = "x-signature";
 
-/// Puts the Wasm of the body in charge.
+/// Deploys the Wasm of the body.
 pub(super) async fn put(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -69,11 +71,12 @@ pub(super) async fn put(
     body: UnreadBody,
 ) -> ApiResult<Listed> {
     let key = caller.require(Scope::Admin, "load plugins")?;
-    let origin =
-        Origin { how: How::Load, by: Some(key.principal.to_string()), signature: signature(&headers) };
+    let by = Some(key.principal.to_string());
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
-    let ward = api.services.hub.load_plugin(&name?.0, body.clone(), origin).await?;
-    Ok(Json(listed(ward, &reports(&api).await)))
+    let (code, signature) = (body.clone(), signature(&headers));
+    let deployment = Deployment { code, signature, source: How::Load, by };
+    let slot = api.rollout.load(&name?.0, deployment).await?;
+    Ok(Json(listed(slot, &reports(&api).await)))
 }
 
 fn signature(headers: &HeaderMap) -> Option<String> {
@@ -86,7 +89,7 @@ pub(super) struct Back {
     to: Option<String>,
 }
 
-/// Puts the version before this one in charge, or another of those that are kept.
+/// Activates the version before the active one, or another one that is kept.
 pub(super) async fn rollback(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -95,12 +98,12 @@ pub(super) async fn rollback(
 ) -> ApiResult<Listed> {
     let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());
-    let ward = api.services.hub.rollback(&name?.0, back?.0.to, by).await?;
-    Ok(Json(listed(ward, &reports(&api).await)))
+    let slot = api.rollout.rollback(&name?.0, back?.0.to, by).await?;
+    Ok(Json(listed(slot, &reports(&api).await)))
 }
 
 /// Starts the Wasm of the body as a candidate.
-pub(super) async fn shade(
+pub(super) async fn start_shadow(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: Name,
@@ -109,16 +112,20 @@ pub(super) async fn shade(
 ) -> ApiResult<Listed> {
     let key = caller.require(Scope::Admin, "start candidates")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
-    let ward = api.services.hub.shade(&name?.0, body.clone(), signature(&headers)).await?;
-    note(key.principal.as_ref(), ward, "candidate started");
-    Ok(Json(listed(ward, &reports(&api).await)))
+    let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature(&headers)).await?;
+    log_audit(&key.principal, slot, "candidate started");
+    Ok(Json(listed(slot, &reports(&api).await)))
 }
 
-pub(super) async fn unshade(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> ApiResult<Listed> {
+pub(super) async fn stop_shadow(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Name,
+) -> ApiResult<Listed> {
     let key = caller.require(Scope::Admin, "drop candidates")?;
-    let ward = api.services.hub.unshade(&name?.0).await?;
-    note(key.principal.as_ref(), ward, "candidate dropped");
-    Ok(Json(listed(ward, &reports(&api).await)))
+    let slot = api.rollout.stop_shadow(&name?.0).await?;
+    log_audit(&key.principal, slot, "candidate dropped");
+    Ok(Json(listed(slot, &reports(&api).await)))
 }
 
 /// How the candidate compares.
@@ -129,21 +136,21 @@ pub(super) async fn shadow(
 ) -> Result<Json<serde_json::Value>, ApiError> {
     caller.require(Scope::Admin, "see candidates")?;
     let Path(name) = name?;
-    let shadow = api.services.hub.ward(&name)?.shown().shadow;
+    let shadow = api.rollout.slot(&name)?.view().shadow;
     let none = || super::api::not_found(format!("plugin '{name}' has no candidate on this node"));
     Ok(Json(serde_json::to_value(shadow.ok_or_else(none)?).expect("plain data")))
 }
 
-/// Puts the candidate in charge.
+/// Deploys the candidate.
 pub(super) async fn promote(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> ApiResult<Listed> {
     let key = caller.require(Scope::Admin, "promote candidates")?;
-    let ward = api.services.hub.promote(&name?.0, Some(&key.principal)).await?;
-    Ok(Json(listed(ward, &reports(&api).await)))
+    let slot = api.rollout.promote(&name?.0, Some(key.principal.to_string())).await?;
+    Ok(Json(listed(slot, &reports(&api).await)))
 }
 
-/// Leaves a line for those who ask later who did it. Versions that come into charge leave theirs in the hub.
-fn note(by: &str, ward: &Ward, what: &str) {
-    tracing::info!(target: AUDIT, by, plugin = ward.name(), "{what}");
+/// Writes an audit line. Activations write theirs in `rollout`.
+fn log_audit(by: &str, slot: &PluginSlot, what: &str) {
+    tracing::info!(target: AUDIT_TARGET, by, plugin = slot.name(), "{what}");
 }
 
 /// Those of all nodes, as they last said; this node's are its own. Without a store there are none of others.
@@ -154,16 +161,16 @@ async fn reports(api: &Api) -> Vec<(Arc<str>, NodeReport)> {
     said.unwrap_or_default().into_iter().filter_map(read).collect()
 }
 
-fn listed(ward: &Ward, reports: &[(Arc<str>, NodeReport)]) -> Listed {
-    let shown = ward.shown();
-    let failed = match &shown.condition {
-        Condition::Failed { reason } => Some(reason.clone()),
+fn listed(slot: &PluginSlot, reports: &[(Arc<str>, NodeReport)]) -> Listed {
+    let view = slot.view();
+    let failed = match &view.state {
+        PluginState::Failed { reason } => Some(reason.clone()),
         _ => None,
     };
     let on_node = |(node, report): &(Arc<str>, NodeReport)| {
-        let reported = report.plugins.get(&shown.name)?.clone();
-        Some(OnNode { node: node.clone(), host: report.host.clone(), reported })
+        let (node, host) = (node.clone(), report.host.clone());
+        Some(OnNode { node, host, report: report.plugins.get(&view.name)?.clone() })
     };
     let nodes = reports.iter().filter_map(on_node).collect();
-    Listed { shown, failed, nodes }
+    Listed { view, failed, nodes }
 }

@@ -1,12 +1,12 @@
 //! What a shard is told to do, and the questions that it answers. Whoever asks may be gone when the answer is there.
 
 use super::{
-    Connection,
+    CompiledVersion, Connection,
     catch_up::Progress,
     publish_pipeline::{CheckedMessage, UncheckedMessage},
 };
 use std::{collections::VecDeque, sync::Arc};
-use switchyard_plugin::{FilterId, Mirror, OnFailure, Plugin, Principal};
+use switchyard_plugin::{FilterId, Mirror, Principal};
 use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{ConnectionId, Event};
 use tokio::sync::{mpsc, oneshot};
@@ -54,12 +54,11 @@ pub(crate) enum Command {
     },
     /// Activates another version of the plugin.
     Swap {
-        plugin: Arc<Plugin>,
-        on_failure: OnFailure,
+        version: CompiledVersion,
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// Starts or stops sending all calls and answers to a candidate.
-    Reflect(Option<Mirror>),
+    Mirror(Option<Mirror>),
     /// The gathered messages have been written to all members.
     Written,
     Store(Event),

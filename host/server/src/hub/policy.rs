@@ -1,12 +1,9 @@
 //! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
 //! plugin's refusals into the codes of the wire, by the hook that was asked.
 
-use super::{command::JoinRequest, refusals::wire_refusal};
+use super::{CompiledVersion, command::JoinRequest, conflict, refusals::wire_refusal};
 use serde::Deserialize;
-use std::sync::Arc;
-use switchyard_plugin::{
-    Counts, FilterId, Governor, Limits, Mirror, OnFailure, Plugin, PluginFunction, Principal,
-};
+use switchyard_plugin::{Counts, FilterId, Governor, Limits, Mirror, PluginFunction, Principal};
 use switchyard_protocol::{
     ErrorCode, Refusal,
     room::{RoomKind, RoomName},
@@ -118,14 +115,15 @@ impl Policy {
         }
     }
 
-    /// Puts a version of the plugin in charge.
-    pub(crate) fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), String> {
+    /// Activates a version of the plugin. After an error the version before is active.
+    pub(crate) fn swap(&mut self, version: CompiledVersion) -> Result<(), Refusal> {
+        let CompiledVersion { plugin, on_failure } = version;
         match self {
             Policy::Governed(governor) => {
-                governor.swap(plugin, on_failure).map_err(|error| error.to_string())?
+                governor.swap(plugin, on_failure).map_err(|error| conflict(error.to_string()))?
             }
             Policy::Failed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
-            Policy::Ungoverned(_) => return Err("these rooms have no plugin".to_owned()),
+            Policy::Ungoverned(_) => return Err(conflict("these rooms have no plugin".to_owned())),
         }
         Ok(())
     }
@@ -140,7 +138,7 @@ impl Policy {
         }
     }
 
-    pub(crate) fn reflect(&mut self, mirror: Option<Mirror>) {
+    pub(crate) fn mirror(&mut self, mirror: Option<Mirror>) {
         if let Policy::Governed(governor) = self {
             governor.set_mirror(mirror);
         }

@@ -1,7 +1,10 @@
 //! Which shard owns a room: that of the first plugin with a matching pattern, otherwise one of the shards for ungoverned
 //! rooms, by hash. Owns what publishers share with a plugin's shard.
 
-use super::recent_publishers::{Note, RecentPublishers};
+use super::{
+    SlotConfig,
+    recent_publishers::{Note, RecentPublishers},
+};
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
@@ -52,12 +55,12 @@ impl Governed {
 }
 
 impl Routes {
-    /// The shards of `governed` come first, then those for ungoverned rooms, `ungoverned` many. Messages to governed rooms
+    /// The shards of `slots` come first, then those for ungoverned rooms, `ungoverned` many. Messages to governed rooms
     /// must be checked until the shard says otherwise.
-    pub(super) fn new(governed: Vec<(String, Vec<RoomPattern>)>, ungoverned: usize) -> Self {
-        let governed = governed.into_iter().map(|(name, patterns)| Governed {
-            name,
-            patterns,
+    pub(super) fn new(slots: Vec<SlotConfig>, ungoverned: usize) -> Self {
+        let governed = slots.into_iter().map(|slot| Governed {
+            name: slot.name,
+            patterns: slot.rooms,
             publishers: RecentPublishers::default(),
             wants_publishes: AtomicBool::new(true),
         });
@@ -116,8 +119,8 @@ mod tests {
     #[test]
     fn the_first_matching_plugin_governs_and_reserved_rooms_have_none() {
         let pattern = |text: &str| vec![RoomPattern::try_from(text.to_owned()).unwrap()];
-        let governed = vec![("dydx".to_owned(), pattern("dydx:*")), ("rest".to_owned(), pattern("**"))];
-        let routes = Routes::new(governed, 2);
+        let slot = |name: &str, rooms| SlotConfig { name: name.to_owned(), rooms: pattern(rooms) };
+        let routes = Routes::new(vec![slot("dydx", "dydx:*"), slot("rest", "**")], 2);
         assert_eq!((routes.shard("dydx:a"), routes.shard("other")), (0, 1));
         assert!(routes.shard("*") >= 2 && routes.shard("@acme") >= 2);
         assert_eq!(routes.governor(&RoomName::parse("@acme").unwrap()), None);

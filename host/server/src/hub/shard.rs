@@ -16,7 +16,6 @@ use super::{
     room::{Delivered, Room, Taken, Verdicts},
     routes::Routes,
     store_is_away,
-    wards::conflict,
 };
 use crate::metrics::Metrics;
 use std::time::{Duration, Instant};
@@ -152,14 +151,14 @@ impl Shard {
                 Some(room) => room.settle(seat, upto, lost, reply),
                 None => drop(reply.send(Settled::Gone)),
             },
-            Command::Swap { plugin, on_failure, reply } => {
+            Command::Swap { version, reply } => {
                 self.quotas.ask_again(Instant::now());
-                let swapped = self.policy.swap(plugin, on_failure).map_err(conflict);
+                let swapped = self.policy.swap(version);
                 // Before anybody hears that it is active.
                 self.tell_publishers();
                 reply.send(swapped).ok();
             }
-            Command::Reflect(mirror) => self.policy.reflect(mirror),
+            Command::Mirror(mirror) => self.policy.mirror(mirror),
             Command::Written => self.flush.written(Instant::now()),
         }
     }

@@ -1,11 +1,11 @@
 //! Puts a hub together: its shards, each with its policy, and the store that feeds them.
 
 use super::{
-    BACKLOG, Connections, Handle, Hub, READS, Ward,
+    BACKLOG, Connections, Handle, Hub, READS, SlotConfig,
     command::Command,
+    connect_authorizer::ConnectAuthorizer,
     fair_semaphore::FairSemaphore,
     flush::Flush,
-    lobby::Lobby,
     no_thread,
     policy::{Policy, Ungoverned},
     routes::Routes,
@@ -21,19 +21,14 @@ use std::{
     },
     time::Instant,
 };
-use switchyard_plugin::{Cache, Compiler, PluginConfig};
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::Close;
 use switchyard_store::{Event, Feed, Store};
-use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 pub(crate) struct HubConfig {
-    /// By precedence. None is in charge of its rooms until [`Hub::begin`].
-    pub plugins: Vec<PluginConfig>,
-    /// Of compiled plugins.
-    pub cache: Option<Cache>,
-    /// Of plugins.
-    pub compiler: Compiler,
+    /// The slots for plugins. If the patterns of several match a room, the first one governs it.
+    pub slots: Vec<SlotConfig>,
     pub ungoverned: Ungoverned,
     /// Bytes of data that a message may have.
     pub message_bytes: usize,
@@ -55,14 +50,10 @@ impl Hub {
     {
         let (vitals, memory) = (config.vitals, config.memory);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let names = config.plugins.iter().map(|p| (p.name().to_owned(), p.rooms.clone())).collect();
-        let routes = Arc::new(Routes::new(names, cores));
-        let (mut wards, mut policies) = (vec![], vec![]);
-        for plugin in config.plugins {
-            let name = plugin.name().to_owned();
-            policies.push((Some(name.clone()), Policy::Failed { plugin: name }));
-            wards.push(Ward::new(plugin));
-        }
+        let closed =
+            |slot: &SlotConfig| (Some(slot.name.clone()), Policy::Failed { plugin: slot.name.clone() });
+        let mut policies: Vec<_> = config.slots.iter().map(closed).collect();
+        let routes = Arc::new(Routes::new(config.slots, cores));
         policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
 
         let (mut shards, mut receivers, mut feeds) = (vec![], vec![], vec![]);
@@ -104,13 +95,9 @@ impl Hub {
             metrics,
             memory,
             ungoverned,
-            lobby: Lobby::new(vitals.clone()),
+            connect_authorizer: ConnectAuthorizer::new(vitals.clone()),
             allowances: Default::default(),
             vitals,
-            engine: OnceCell::new(),
-            cache: config.cache.map(Arc::new),
-            compiler: config.compiler,
-            wards,
             routes,
             reads: FairSemaphore::new(READS),
             // Others find a core.
@@ -124,7 +111,7 @@ impl Hub {
 type Given = (Shard, mpsc::UnboundedReceiver<Command>, Option<Command>);
 
 /// Runs a plugin's shard on a thread of its own. While the system has none for it, its rooms are closed, which takes no thread, and
-/// each version that is to be in charge tries again.
+/// each version that is put into the slot tries again.
 fn governed(plugin: String, shard: Shard, commands: mpsc::UnboundedReceiver<Command>, vitals: &VitalTasks) {
     match thread(&plugin, vitals) {
         Ok(given) => drop(given.send((shard, commands, None))),
@@ -157,13 +144,13 @@ async fn closed(
     vitals: VitalTasks,
 ) {
     while let Some(command) = commands.recv().await {
-        let Command::Swap { plugin: version, on_failure, reply } = command else {
+        let Command::Swap { version, reply } = command else {
             shard.handle(command);
             continue;
         };
         match thread(&plugin, &vitals) {
             Ok(given) => {
-                let swap = Command::Swap { plugin: version, on_failure, reply };
+                let swap = Command::Swap { version, reply };
                 return drop(given.send((shard, commands, Some(swap))));
             }
             Err(error) => drop(reply.send(Err(no_thread(&format!("of plugin '{plugin}'"), error)))),

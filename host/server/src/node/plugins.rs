@@ -1,24 +1,31 @@
-//! The plugins of a running node: each follows its configuration and its file in a task of its own, and what other nodes put in charge in another,
-//! so that one that takes long to read or to compile delays no other, and nothing else.
+//! The plugins of a running node. For each, one task follows its configuration and its file, and another the
+//! versions that other nodes activate: a plugin that takes long to read or to compile delays nothing else.
 
-use crate::{admin::Status, blocking::AGAIN, config::Config, hub::Hub};
+use crate::{
+    admin::Status,
+    blocking::AGAIN,
+    config::Config,
+    rollout::{PluginSlot, Rollout},
+};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use switchyard_plugin::PluginConfig;
+use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::ErrorCode;
 use switchyard_store::{Revision, StoredPlugins};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often the store is asked for versions, and how soon what it did not answer is tried again: a node obeys within a second.
+/// How often the store is asked for versions, and how soon what it did not answer is tried again: a node
+/// obeys within a second.
 const ASK: Duration = Duration::from_millis(500);
 
 /// How often other nodes are told of this node's plugins when nothing changed.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// What other nodes put in charge, as the store said last.
+/// The versions that are active on all nodes, as the store last reported them.
 type Versions = watch::Receiver<Option<Arc<StoredPlugins>>>;
 
 pub(super) struct Plugins {
@@ -31,7 +38,8 @@ impl Plugins {
     /// Those of the configuration that the node began with. `host` is where operators find this node.
     /// Where one of them `loads_later`, all are read again soon.
     pub(super) fn start(
-        hub: &Arc<Hub>,
+        rollout: &Arc<Rollout>,
+        vitals: &VitalTasks,
         configs: &[PluginConfig],
         host: String,
         loads_later: bool,
@@ -39,14 +47,14 @@ impl Plugins {
     ) -> Self {
         let (told, versions) = watch::channel(None);
         let ask =
-            hub.vitals.spawn("the task that asks for versions of plugins", ask(hub.clone(), host, told));
+            vitals.spawn("the task that asks for versions of plugins", ask(rollout.clone(), host, told));
         let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(ask)]);
-        for (index, config) in configs.iter().enumerate() {
+        for (slot, config) in rollout.slots().iter().zip(configs) {
             let (sender, receiver) = watch::channel(config.clone());
-            let keep = keep(hub.clone(), index, receiver, loads_later, status.clone());
-            let keep = hub.vitals.spawn("the task that keeps a plugin", keep);
-            let follow = follow(hub.clone(), index, versions.clone());
-            let follow = hub.vitals.spawn("the task that follows a plugin", follow);
+            let keep = keep(rollout.clone(), slot.clone(), receiver, loads_later, status.clone());
+            let keep = vitals.spawn("the task that keeps a plugin", keep);
+            let follow = follow(rollout.clone(), slot.clone(), versions.clone());
+            let follow = vitals.spawn("the task that follows a plugin", follow);
             wanted.push(sender);
             tasks.extend([keep, follow].map(AbortOnDropHandle::new));
         }
@@ -61,8 +69,8 @@ impl Plugins {
     }
 }
 
-/// What a configuration makes of the plugins that run, and what of it takes a restart: their rooms and their order, and those that come or
-/// go. Whom it trusts also those hold to that it has no more.
+/// What a configuration makes of the plugins that run, and what of it takes a restart: their rooms and their
+/// order, and those that come or go. Whom it trusts also those hold to that it has no more.
 pub(super) fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
     let find = |plugins: &[PluginConfig], name: &str| plugins.iter().position(|plugin| plugin.name() == name);
     let mut later = vec![];
@@ -88,10 +96,11 @@ pub(super) fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<Plugin
     (holds, later)
 }
 
-/// Reads one plugin each time it is told to. What could not be read, or put in charge, at this moment is tried again.
+/// Reads one plugin each time it is told to. If it cannot be read or activated at this moment, that is tried
+/// again.
 async fn keep(
-    hub: Arc<Hub>,
-    index: usize,
+    rollout: Arc<Rollout>,
+    slot: Arc<PluginSlot>,
     mut wanted: watch::Receiver<PluginConfig>,
     loads_later: bool,
     status: Arc<Status>,
@@ -107,7 +116,7 @@ async fn keep(
         };
         let config = wanted.borrow_and_update().clone();
         let name = config.name().to_owned();
-        let read = hub.reread(index, config).await;
+        let read = rollout.reload(&slot, config).await;
         let what = format!("plugin '{name}'");
         let why = read.as_ref().err().map(|refusal| {
             // Many a message begins with whose it is.
@@ -126,8 +135,8 @@ async fn keep(
     }
 }
 
-/// Follows what others put in charge of one plugin, whatever becomes of its file here.
-async fn follow(hub: Arc<Hub>, index: usize, mut versions: Versions) {
+/// Follows the versions of one plugin that other nodes activate, whatever becomes of its file here.
+async fn follow(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versions: Versions) {
     let (mut is_behind, mut followed) = (false, None::<Revision>);
     loop {
         tokio::select! {
@@ -140,7 +149,7 @@ async fn follow(hub: Arc<Hub>, index: usize, mut versions: Versions) {
         let stored = versions.borrow_and_update().clone();
         let Some(stored) = stored else { continue };
         let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
-        let outcome = hub.follow_plugin(index, &stored, is_anew).await;
+        let outcome = rollout.follow(&slot, &stored, is_anew).await;
         is_behind = outcome.is_err();
         match outcome {
             Ok(()) => followed = Some(stored.revision.clone()),
@@ -149,11 +158,11 @@ async fn follow(hub: Arc<Hub>, index: usize, mut versions: Versions) {
     }
 }
 
-/// Asks which versions others put in charge, and tells others of this node's, for ever.
-async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredPlugins>>>) {
+/// Asks the store which versions are active on all nodes, and reports those of this node, forever.
+async fn ask(rollout: Arc<Rollout>, host: String, told: watch::Sender<Option<Arc<StoredPlugins>>>) {
     let (mut known, mut said, mut at) = (None::<Revision>, String::new(), Instant::now());
     loop {
-        match hub.store.plugins.read(known.as_ref()).await {
+        match rollout.registry().read(known.as_ref()).await {
             Ok(None) => {}
             Ok(Some(stored)) => {
                 known = Some(stored.revision.clone());
@@ -161,8 +170,8 @@ async fn ask(hub: Arc<Hub>, host: String, told: watch::Sender<Option<Arc<StoredP
             }
             Err(error) => tracing::debug!(%error, "plugins stay as they are"),
         }
-        let report = serde_json::to_string(&hub.report(&host)).expect("plain data");
-        if (report != said || at.elapsed() > REPORT) && hub.store.plugins.report(&report).await.is_ok() {
+        let report = serde_json::to_string(&rollout.report(&host)).expect("plain data");
+        if (report != said || at.elapsed() > REPORT) && rollout.registry().report(&report).await.is_ok() {
             (said, at) = (report, Instant::now());
         }
         tokio::time::sleep(ASK).await;

@@ -29,7 +29,7 @@ const KEY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reloads files for ever. `host` is the address of the listener for operators.
 pub(super) async fn run(node: Node, status: Arc<Status>, host: String) {
-    let Node { config, mut source, services, stored, tls, has_plugin_to_retry, .. } = node;
+    let Node { config, mut source, services, rollout, stored, tls, has_plugin_to_retry, .. } = node;
     let (key_changes, changes) = mpsc::unbounded_channel();
     let enforcer = KeyEnforcer::new(ConfiguredKeys::of(&config), stored.keys.clone(), &services);
     let (enforced, certificate) = (enforcer.stored(), watch::Sender::new(None));
@@ -45,7 +45,7 @@ pub(super) async fn run(node: Node, status: Arc<Status>, host: String) {
         tasks.push(vitals.spawn("the task that reads the certificate", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = Plugins::start(&services.hub, &config.plugins, host, has_plugin_to_retry, &status);
+    let plugins = Plugins::start(&rollout, vitals, &config.plugins, host, has_plugin_to_retry, &status);
     let metrics = services.hub.metrics.clone();
     let mut reloader = Reloader {
         config,

@@ -53,9 +53,9 @@ impl Families {
 pub(super) fn write(api: &Api, text: &mut String) -> std::fmt::Result {
     let (mut families, mut left_out) = (Families::default(), vec![]);
     // In the order of the configuration, so that a plugin cannot hide metrics of those before it.
-    for ward in api.services.hub.wards() {
-        let Some(plugin) = ward.plugin() else { continue };
-        let name = ward.name();
+    for slot in api.rollout.slots() {
+        let Some(plugin) = slot.plugin() else { continue };
+        let name = slot.name();
         let added = plugin
             .metrics()
             .into_iter()

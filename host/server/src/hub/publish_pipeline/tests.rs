@@ -2,12 +2,11 @@
 
 use super::*;
 use crate::{
-    hub::{HubConfig, recent_publishers},
+    hub::{HubConfig, SlotConfig, recent_publishers},
     metrics::Metrics,
 };
 use serde_json::value::RawValue;
 use std::time::Duration;
-use switchyard_plugin::{Compiler, PluginConfig};
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Publication, room::RoomPattern};
 use switchyard_store::{HistoryConfig, Memory, Retention, Store};
@@ -17,9 +16,7 @@ async fn hub() -> Arc<Hub> {
     let memory = MemoryAccount::unlimited();
     let rooms = vec![RoomPattern::try_from("g:*".to_owned()).unwrap()];
     let config = HubConfig {
-        plugins: vec![PluginConfig::for_file("g".into(), "g.wasm".into(), rooms)],
-        cache: None,
-        compiler: Compiler::InProcess,
+        slots: vec![SlotConfig { name: "g".into(), rooms }],
         ungoverned: Ungoverned::Open,
         message_bytes: 1000,
         memory: memory.clone(),

@@ -1,0 +1,159 @@
+//! Asks plugins whether a connection may be opened. Has a thread and plugin instances of its own, so that a
+//! plugin that is busy with its rooms does not keep clients from connecting.
+
+use super::{conflict, no_thread, refusals::wire_refusal, slots::CompiledVersion, stopping};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use switchyard_plugin::{ConnectRequest, Governor, Limits, Mirror, PluginFunction, SwapError};
+use switchyard_process::vital::VitalTasks;
+use switchyard_protocol::{ErrorCode, Refusal};
+use tokio::sync::{mpsc, oneshot};
+
+pub(super) struct ConnectAuthorizer {
+    /// The queue of the thread, which is started with the first version that has a connect hook.
+    requests: OnceLock<mpsc::UnboundedSender<AuthorizerRequest>>,
+    vitals: VitalTasks,
+    /// How many plugins have a connect hook.
+    governor_count: Arc<AtomicUsize>,
+}
+
+enum AuthorizerRequest {
+    Authorize(ConnectRequest, oneshot::Sender<Result<Limits, Refusal>>),
+    /// Activates a version in a slot, or none. The answer is the version that was active in it.
+    Swap(usize, Option<CompiledVersion>, oneshot::Sender<Result<Option<CompiledVersion>, SwapError>>),
+    Mirror(usize, Option<Mirror>),
+}
+
+/// The governors of the plugins that have a connect hook, by slot.
+#[derive(Default)]
+struct ConnectGovernors(BTreeMap<usize, (CompiledVersion, Governor)>);
+
+impl ConnectAuthorizer {
+    pub(super) fn new(vitals: VitalTasks) -> Self {
+        Self { requests: OnceLock::new(), vitals, governor_count: Arc::default() }
+    }
+
+    /// Starts the thread. It ends with the last sender.
+    fn start_thread(&self) -> io::Result<mpsc::UnboundedSender<AuthorizerRequest>> {
+        let (sender, mut requests) = mpsc::unbounded_channel();
+        let (mut governors, governor_count) = (ConnectGovernors::default(), self.governor_count.clone());
+        let serve = move || {
+            while let Some(request) = requests.blocking_recv() {
+                match request {
+                    // Nobody waits for the answer any more.
+                    AuthorizerRequest::Authorize(_, reply) if reply.is_closed() => {}
+                    AuthorizerRequest::Authorize(connect, reply) => {
+                        reply.send(governors.authorize(&connect)).ok();
+                    }
+                    AuthorizerRequest::Swap(slot, version, reply) => {
+                        let swapped = governors.swap(slot, version);
+                        governor_count.store(governors.0.len(), Ordering::Release);
+                        reply.send(swapped).ok();
+                    }
+                    AuthorizerRequest::Mirror(slot, mirror) => governors.mirror(slot, mirror),
+                }
+            }
+        };
+        self.vitals.spawn_thread("connect authorizer".into(), serve)?;
+        Ok(sender)
+    }
+
+    /// Asks all plugins that have a connect hook. The limits are the narrowest of their answers.
+    pub(super) async fn authorize(&self, connect: ConnectRequest) -> Result<Limits, Refusal> {
+        if self.governor_count.load(Ordering::Acquire) == 0 {
+            return Ok(Limits::default());
+        }
+        let Some(requests) = self.requests.get() else { return Ok(Limits::default()) };
+        let (reply, answer) = oneshot::channel();
+        requests.send(AuthorizerRequest::Authorize(connect, reply)).ok();
+        answer.await.unwrap_or_else(|_| {
+            Err(Refusal::new(ErrorCode::PluginFailed, "this node is stopping; connect again"))
+        })
+    }
+
+    /// Activates a version in a slot, or none, and returns the version that was asked before. A version
+    /// without a connect hook is not asked.
+    pub(super) async fn swap(
+        &self,
+        slot: usize,
+        version: Option<CompiledVersion>,
+    ) -> Result<Option<CompiledVersion>, Refusal> {
+        let version = version.filter(|version| version.plugin.info().hooks.connect);
+        let requests = match self.requests.get() {
+            Some(requests) => requests,
+            None if version.is_none() => return Ok(None),
+            None => {
+                let started =
+                    self.start_thread().map_err(|error| no_thread("that authorizes connections", error))?;
+                // If another plugin was faster, this thread ends at once.
+                self.requests.get_or_init(|| started)
+            }
+        };
+        let (reply, swapped) = oneshot::channel();
+        requests.send(AuthorizerRequest::Swap(slot, version, reply)).ok();
+        let swapped = swapped.await.map_err(|_| stopping())?;
+        swapped.map_err(|error| conflict(error.to_string()))
+    }
+
+    pub(super) fn mirror(&self, slot: usize, mirror: Option<Mirror>) {
+        if let Some(requests) = self.requests.get() {
+            requests.send(AuthorizerRequest::Mirror(slot, mirror)).ok();
+        }
+    }
+}
+
+impl ConnectGovernors {
+    fn swap(
+        &mut self,
+        slot: usize,
+        version: Option<CompiledVersion>,
+    ) -> Result<Option<CompiledVersion>, SwapError> {
+        let Some(version) = version else {
+            return Ok(self.0.remove(&slot).map(|(previous, _)| previous));
+        };
+        match self.0.get_mut(&slot) {
+            Some((active, governor)) => {
+                governor.swap(version.plugin.clone(), version.on_failure)?;
+                Ok(Some(std::mem::replace(active, version)))
+            }
+            None => {
+                let governor = Governor::for_connections(version.plugin.clone(), version.on_failure);
+                self.0.insert(slot, (version, governor));
+                Ok(None)
+            }
+        }
+    }
+
+    fn mirror(&mut self, slot: usize, mirror: Option<Mirror>) {
+        if let Some((_, governor)) = self.0.get_mut(&slot) {
+            governor.set_mirror(mirror);
+        }
+    }
+
+    fn authorize(&mut self, connect: &ConnectRequest) -> Result<Limits, Refusal> {
+        let mut narrowest = Limits::default();
+        for (_, governor) in self.0.values_mut() {
+            let limits = governor.connect(connect);
+            let limits = limits.map_err(|rejection| wire_refusal(PluginFunction::Connect, rejection))?;
+            narrowest.rooms = narrower(narrowest.rooms, limits.rooms);
+            narrowest.publishes_per_second =
+                narrower(narrowest.publishes_per_second, limits.publishes_per_second);
+            narrowest.message_bytes = narrower(narrowest.message_bytes, limits.message_bytes);
+        }
+        Ok(narrowest)
+    }
+}
+
+/// The narrower of two limits, each of which may be absent.
+fn narrower(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,97 @@
+//! Following the store: this node activates what other nodes have deployed or rolled back to.
+
+use super::{
+    Rollout, log_activation,
+    slot::{ActiveVersion, PluginSlot},
+};
+use crate::hub::unavailable;
+use std::sync::Arc;
+use switchyard_protocol::{ErrorCode, Refusal};
+use switchyard_store::{Lineage, StoredPlugins};
+
+impl Rollout {
+    /// Activates the version that is active on other nodes. If the store knows less than this node, it has
+    /// lost versions and possibly their code; the same holds if its registry `is_anew`. They are written
+    /// again. After an error, call this again.
+    pub(crate) async fn follow(
+        self: &Arc<Self>,
+        slot: &Arc<PluginSlot>,
+        stored: &StoredPlugins,
+        is_anew: bool,
+    ) -> Result<(), Refusal> {
+        let name = slot.name();
+        let mut history = stored.lineages.get(&name).cloned().unwrap_or_default();
+        let activating = slot.rollout_lock.lock().await;
+        let known = slot.state().history.clone();
+        if history.generation < known.generation {
+            // `stored` may have been read before this node's own last change.
+            history = self.registry().lineage(&name).await.map_err(unavailable)?;
+        }
+        let is_other = history.generation == known.generation && history.current != known.current;
+        if history.generation > known.generation || is_other {
+            drop(activating);
+            return self.follow_history(slot, history).await;
+        }
+        let has_lost = history.generation < known.generation;
+        if has_lost || (is_anew && known.generation > 0) {
+            self.restore(slot, &known).await.map_err(unavailable)?;
+        }
+        if has_lost {
+            tracing::warn!(
+                plugin = name,
+                "the store had lost versions of a plugin; this node has written them again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Activates the version that is active in `history`. If it cannot run here, that is reported, and the
+    /// active version stays.
+    pub(super) async fn follow_history(
+        self: &Arc<Self>,
+        slot: &Arc<PluginSlot>,
+        history: Lineage,
+    ) -> Result<(), Refusal> {
+        let (config, sha256) = (slot.config.load_full(), history.current.clone());
+        let known = slot.state().history.clone();
+        if slot.is_active(&sha256, &config) {
+            let _activating = slot.rollout_lock.lock().await;
+            let mut state = slot.state();
+            if state.history == known {
+                state.history = history;
+            }
+            return Ok(());
+        }
+        let _loading = slot.begin_loading(&sha256);
+        // A version to which others rolled back has proved itself; a new one is put on probation.
+        let is_new = history.versions.first().is_some_and(|newest| newest.sha256 == sha256);
+        let followed = async {
+            let plugin = self.load_stored(slot, &config, &sha256).await?;
+            let _activating = slot.rollout_lock.lock().await;
+            // During the compilation this node may have activated another version, which others follow.
+            if slot.state().history != known {
+                return Ok(None);
+            }
+            let version = ActiveVersion { plugin: plugin.clone(), config };
+            self.activate(slot, version, is_new).await?;
+            slot.state().history = history.clone();
+            Ok(Some(plugin))
+        };
+        let followed: Result<_, Refusal> = followed.await;
+        slot.finish_loading(&sha256, &followed);
+        match followed {
+            Ok(Some(plugin)) => log_activation(&plugin, "another node", None),
+            Ok(None) => return Ok(()),
+            // Either may be over in a moment.
+            Err(refusal) if matches!(refusal.code, ErrorCode::StoreUnavailable | ErrorCode::Overloaded) => {
+                return Err(refusal);
+            }
+            Err(refusal) => {
+                let (plugin, reason) = (slot.name(), refusal.message);
+                tracing::error!(%plugin, %sha256, "the version that other nodes run cannot run here: {reason}");
+            }
+        }
+        slot.state().history = history;
+        Ok(())
+    }
+}

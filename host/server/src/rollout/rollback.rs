@@ -1,0 +1,85 @@
+//! Rolling back: an earlier version is activated again, on all nodes.
+
+use super::{
+    Rollout, log_activation,
+    slot::{ActiveVersion, PluginSlot},
+};
+use crate::hub::{conflict, stopping, unavailable};
+use std::sync::Arc;
+use switchyard_protocol::Refusal;
+use switchyard_store::Change;
+
+impl Rollout {
+    /// Activates an earlier version on all nodes: the one that was loaded before the active one, or the one
+    /// whose SHA-256 begins with `to`. `by` is the principal who asks for it.
+    pub(crate) async fn rollback(
+        self: &Arc<Self>,
+        name: &str,
+        to: Option<String>,
+        by: Option<String>,
+    ) -> Result<&Arc<PluginSlot>, Refusal> {
+        let slot = self.slot(name)?;
+        let (rollout, of) = (self.clone(), slot.clone());
+        // On a task of its own: if the caller goes away, this must not stop halfway.
+        let rolled_back =
+            tokio::spawn(async move { rollout.roll_back(&of, to.as_deref(), by.as_deref()).await });
+        rolled_back.await.unwrap_or_else(|_| Err(stopping()))?;
+        Ok(slot)
+    }
+
+    async fn roll_back(
+        self: &Arc<Self>,
+        slot: &Arc<PluginSlot>,
+        to: Option<&str>,
+        by: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let name = &slot.name();
+        let history = self.registry().lineage(name).await.map_err(unavailable)?;
+        let target = match to {
+            None => history
+                .before()
+                .ok_or_else(|| format!("plugin '{name}' has no earlier version to go back to")),
+            Some(prefix) => history.find(prefix).ok_or_else(|| {
+                format!("plugin '{name}' has not exactly one version whose SHA-256 begins with '{prefix}'")
+            }),
+        };
+        let target = target.map_err(conflict)?.sha256.clone();
+        let config = slot.config.load_full();
+        let _loading = slot.begin_loading(&target);
+        let rolled_back = async {
+            // Usually it is still compiled.
+            let plugin = self.load_stored(slot, &config, &target).await?;
+            let _activating = slot.rollout_lock.lock().await;
+            let is_configured = Arc::ptr_eq(&config, &slot.config.load_full());
+            if self.registry().lineage(name).await.map_err(unavailable)? != history || !is_configured {
+                return Err(changed_meanwhile());
+            }
+            let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
+            let previous = self.activate(slot, version, false).await?;
+            let next = history.back_to(&target, None);
+            let change = Change { lineage: &next, code: None, dropped: &[] };
+            let changed = self.registry().change(name, change).await;
+            let refusal = match changed {
+                Ok(true) => {
+                    slot.state().history = next;
+                    log_activation(&plugin, "rollback", by);
+                    return Ok(());
+                }
+                Ok(false) => changed_meanwhile(),
+                Err(error) => unavailable(error),
+            };
+            self.revert(slot, previous).await;
+            Err(refusal)
+        };
+        let rolled_back = rolled_back.await;
+        slot.finish_loading(&target, &rolled_back);
+        rolled_back
+    }
+}
+
+fn changed_meanwhile() -> Refusal {
+    conflict(
+        "another version was activated at the same time; check which one is active before you roll back"
+            .to_owned(),
+    )
+}

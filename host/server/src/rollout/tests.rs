@@ -1,0 +1,397 @@
+//! Rollouts on nodes that share a registry, without sockets. Which version is active shows in the limits that it sets.
+
+mod guest;
+mod registry;
+
+use super::*;
+use crate::{
+    hub::{HubConfig, Proposal, Publisher, SlotConfig, Ungoverned},
+    metrics::Metrics,
+};
+use bytes::Bytes;
+use guest::{Connect, guest};
+use registry::{TestRegistry, memory_store};
+use serde_json::value::RawValue;
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+use switchyard_plugin::{ConnectRequest, Principal, digest};
+use switchyard_process::memory::MemoryAccount;
+use switchyard_protocol::{
+    request::Publish,
+    room::{RoomName, RoomPattern},
+};
+use switchyard_store::{How, Lineage, Store};
+use tokio::sync::Barrier;
+
+const NAME: &str = "p";
+
+/// A version that limits the rooms of a connection to `rooms`.
+fn version(rooms: u32) -> Bytes {
+    guest(&format!("0.{rooms}.0"), Connect::LimitRooms(rooms))
+}
+
+fn failing_version() -> Bytes {
+    guest("6.6.6", Connect::Panic)
+}
+
+struct TestNode {
+    rollout: Arc<Rollout>,
+    registry: Arc<TestRegistry>,
+    /// The folder of the plugin's file.
+    folder: tempfile::TempDir,
+}
+
+impl TestNode {
+    /// A node that has not loaded its plugin yet. Without `file`, the configured one is missing.
+    async fn new(registry: &Arc<TestRegistry>, file: Option<Bytes>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.wasm");
+        if let Some(code) = file {
+            std::fs::write(&path, code).unwrap();
+        }
+        let config = config(path);
+        let hub = HubConfig {
+            slots: vec![SlotConfig { name: NAME.to_owned(), rooms: config.rooms.clone() }],
+            ungoverned: Ungoverned::Open,
+            message_bytes: 1 << 16,
+            memory: MemoryAccount::unlimited(),
+            vitals: Default::default(),
+        };
+        let plugins = registry.clone();
+        let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });
+        let hub = Hub::start(hub, Metrics::default(), store).await.unwrap();
+        let rollout = Rollout::new(hub, vec![config], None, Compiler::InProcess);
+        Self { rollout, registry: registry.clone(), folder }
+    }
+
+    async fn started(registry: &Arc<TestRegistry>, file: Option<Bytes>) -> Self {
+        let node = Self::new(registry, file).await;
+        node.rollout.start(|_| ()).await;
+        node
+    }
+
+    fn slot(&self) -> &Arc<PluginSlot> {
+        self.rollout.slot(NAME).unwrap()
+    }
+
+    fn config(&self) -> PluginConfig {
+        config(self.folder.path().join("p.wasm"))
+    }
+
+    async fn load(&self, code: Bytes) -> Result<(), Refusal> {
+        let by = Some("acme".to_owned());
+        let deployment = Deployment { code, signature: None, source: How::Load, by };
+        self.rollout.load(NAME, deployment).await.map(drop)
+    }
+
+    /// Follows what the registry says now.
+    async fn follow(&self) -> Result<(), Refusal> {
+        let stored = self.registry.read(None).await.unwrap().expect("unknown so far");
+        self.rollout.follow(self.slot(), &stored, false).await
+    }
+
+    async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {
+        let principal = Principal { id: who.to_owned(), ..Principal::default() };
+        let remote = "127.0.0.1:1".to_owned();
+        let limits = self.rollout.hub.admit(ConnectRequest { principal, remote, origin: None }).await;
+        limits.map(|limits| limits.rooms)
+    }
+
+    /// The number of rooms to which the active version limits connections.
+    async fn limit(&self) -> Option<u32> {
+        self.connect("acme").await.unwrap()
+    }
+
+    async fn publish(&self) -> Result<(), Refusal> {
+        let share = self.rollout.hub.memory.share(&"acme".into());
+        let tier = "default".into();
+        let publisher = Publisher { keys: Default::default(), share: &share, tier: &tier };
+        let room = RoomName::parse("p:a").unwrap();
+        let data = RawValue::from_string("1".to_owned()).unwrap();
+        let message = Publish { room: "p:a".into(), event: None, data: &data, key: None };
+        let proposal = Proposal { room, message, bytes: 1 };
+        self.rollout.hub.publish(publisher, proposal).await.map(drop)
+    }
+
+    /// The states of the versions as operators see them, with how each came.
+    fn versions(&self) -> Vec<(String, String, serde_json::Value)> {
+        let view = serde_json::to_value(self.slot().view()).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let version = |v: &serde_json::Value| (text(&v["sha256"]), text(&v["state"]), v["how"].clone());
+        view["versions"].as_array().unwrap().iter().map(version).collect()
+    }
+}
+
+fn config(file: PathBuf) -> PluginConfig {
+    let rooms = vec![RoomPattern::try_from("p:*".to_owned()).unwrap()];
+    PluginConfig::for_file(NAME.to_owned(), file, rooms)
+}
+
+async fn history(registry: &TestRegistry) -> Lineage {
+    registry.lineage(NAME).await.unwrap()
+}
+
+/// Waits for what other tasks and threads do.
+async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !is().await {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_are_closed_until_a_stored_version_is_loaded_at_the_start() {
+    let registry = TestRegistry::new();
+    TestNode::started(&registry, Some(version(1))).await;
+    let node = TestNode::new(&registry, None).await;
+    let refusal = node.publish().await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::PluginFailed, "{}", refusal.message);
+    assert_eq!(node.slot().plugin_state(), PluginState::Loading);
+    let may_be_loadable_later = node.rollout.start(|_| ()).await;
+    assert!(!may_be_loadable_later, "the stored version replaces the missing file");
+    node.publish().await.unwrap();
+    assert_eq!(node.limit().await, Some(1));
+    assert_eq!(history(&registry).await.generation, 1, "it is not deployed a second time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_file_and_a_stored_version_rooms_stay_closed_until_one_is_loaded() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, None).await;
+    assert!(matches!(node.slot().plugin_state(), PluginState::Failed { .. }));
+    assert_eq!(node.publish().await.unwrap_err().code, ErrorCode::PluginFailed);
+    node.load(version(2)).await.unwrap();
+    node.publish().await.unwrap();
+    assert_eq!((node.limit().await, node.slot().plugin_state()), (Some(2), PluginState::Active));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_deployed_at_the_start_only_if_no_node_has_run_it() {
+    let registry = TestRegistry::new();
+    let one = TestNode::started(&registry, Some(version(1))).await;
+    one.load(version(2)).await.unwrap();
+    let returning = TestNode::started(&registry, Some(version(1))).await;
+    assert_eq!(returning.limit().await, Some(2));
+    let upgraded = TestNode::started(&registry, Some(version(3))).await;
+    assert_eq!(upgraded.limit().await, Some(3));
+    one.follow().await.unwrap();
+    assert_eq!(one.limit().await, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_deploy_at_the_same_time_end_in_one_version() {
+    let registry = TestRegistry::new();
+    let one = TestNode::started(&registry, Some(version(1))).await;
+    let two = TestNode::started(&registry, None).await;
+    // Both have read the same history when they change it.
+    *registry.changes_meet.lock().unwrap() = Some(Arc::new(Barrier::new(2)));
+    let (loaded_by_one, loaded_by_two) = tokio::join!(one.load(version(2)), two.load(version(3)));
+    loaded_by_one.unwrap();
+    loaded_by_two.unwrap();
+    let history = history(&registry).await;
+    assert_eq!(history.generation, 3, "neither change overwrote the other");
+    let stored: Vec<_> = history.versions.iter().map(|release| &release.sha256).collect();
+    assert!([2, 3].iter().all(|rooms| stored.contains(&&digest(&version(*rooms)))), "{stored:?}");
+    let winner = if history.current == digest(&version(2)) { 2 } else { 3 };
+    for node in [&one, &two] {
+        node.follow().await.unwrap();
+        assert_eq!(node.limit().await, Some(winner));
+        assert_eq!(node.slot().report().sha256, Some(history.current.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fails_on_probation_is_rolled_back_on_all_nodes() {
+    let registry = TestRegistry::new();
+    let one = TestNode::started(&registry, Some(version(1))).await;
+    let two = TestNode::started(&registry, None).await;
+    one.load(failing_version()).await.unwrap();
+    two.follow().await.unwrap();
+    assert!(matches!(one.slot().plugin_state(), PluginState::Probation { .. }));
+    for who in ["alice", "bob", "carol", "alice", "bob"] {
+        assert_eq!(one.connect(who).await.unwrap_err().code, ErrorCode::PluginFailed);
+    }
+    eventually("the rollback", async || history(&registry).await.current == digest(&version(1))).await;
+    assert_eq!(one.limit().await, Some(1));
+    two.follow().await.unwrap();
+    assert_eq!(two.limit().await, Some(1));
+    assert_eq!(one.slot().plugin_state(), PluginState::Active, "a rollback is not on probation");
+    let withdrawn = digest(&failing_version());
+    for node in [&one, &two] {
+        let versions = node.versions();
+        let state = versions.iter().find(|(sha256, ..)| *sha256 == withdrawn).map(|(_, state, _)| &**state);
+        assert_eq!(state, Some("failed"), "{versions:?}");
+    }
+    let refusal = one.rollout.rollback(NAME, None, None).await.err().unwrap();
+    assert_eq!(refusal.code, ErrorCode::Conflict, "a withdrawn version is not rolled back to");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_version_without_probation_stays_active() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    let config = PluginConfig { probation: Duration::ZERO, ..node.config() };
+    node.rollout.reload(node.slot(), config).await.unwrap();
+    node.load(failing_version()).await.unwrap();
+    assert_eq!(node.slot().plugin_state(), PluginState::Active);
+    for who in ["alice", "bob", "carol", "alice", "bob"] {
+        node.connect(who).await.unwrap_err();
+    }
+    assert!(matches!(node.slot().plugin_state(), PluginState::Quarantined { .. }));
+    assert_eq!(history(&registry).await.current, digest(&failing_version()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    let no_candidate = node.rollout.promote(NAME, None).await.err().unwrap();
+    assert_eq!(no_candidate.code, ErrorCode::Conflict);
+    node.rollout.start_shadow(NAME, version(2), None).await.unwrap();
+    assert_eq!(node.limit().await, Some(1), "the active version answers");
+    assert_eq!(history(&registry).await.generation, 1, "other nodes know nothing of it");
+    eventually("the comparison", async || {
+        let view = serde_json::to_value(node.slot().view()).unwrap();
+        view["shadow"]["hooks"]["connect"]["different"] == 1
+    })
+    .await;
+    node.rollout.promote(NAME, Some("acme".to_owned())).await.unwrap();
+    assert_eq!(node.limit().await, Some(2));
+    assert_eq!(node.versions()[0], (digest(&version(2)), "probation".to_owned(), "promotion".into()));
+    assert!(node.slot().view().shadow.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_candidate_sees_nothing_more() {
+    let node = TestNode::started(&TestRegistry::new(), Some(version(1))).await;
+    node.rollout.start_shadow(NAME, version(2), None).await.unwrap();
+    let plugin = node.slot().state().candidate.as_ref().unwrap().shadow.plugin().clone();
+    node.limit().await;
+    eventually("a call", async || plugin.stats().status().calls.contains_key("connect.authorize")).await;
+    let calls = || plugin.stats().status().calls["connect.authorize"].0;
+    assert_eq!(calls(), 1);
+    node.rollout.stop_shadow(NAME).await.unwrap();
+    node.limit().await;
+    // The candidate's thread keeps the plugin until it has ended.
+    eventually("the end of its thread", async || Arc::strong_count(&plugin) == 1).await;
+    assert_eq!(calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_compilation_never_replaces_a_newer_version() {
+    let registry = TestRegistry::new();
+    let one = TestNode::started(&registry, Some(version(1))).await;
+    let two = TestNode::started(&registry, None).await;
+    one.load(version(2)).await.unwrap();
+    registry.code_asked.forget_permits(usize::MAX >> 4);
+    let gate = registry.hold_code();
+    // Node two begins to follow, but its code takes long to arrive. Meanwhile an operator loads a newer version there.
+    let following = two.follow();
+    let loading = async {
+        registry.code_asked.acquire().await.unwrap().forget();
+        two.load(version(3)).await.unwrap();
+        gate.add_permits(1);
+    };
+    let (followed, ()) = tokio::join!(following, loading);
+    followed.unwrap();
+    assert_eq!(two.limit().await, Some(3));
+    assert_eq!(history(&registry).await.current, digest(&version(3)));
+    assert_eq!(two.slot().report().generation, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_another_version_overtakes_changes_nothing() {
+    let registry = TestRegistry::new();
+    let one = TestNode::started(&registry, Some(version(1))).await;
+    one.load(version(2)).await.unwrap();
+    // This node has never compiled version 1.
+    let two = TestNode::started(&registry, None).await;
+    registry.code_asked.forget_permits(usize::MAX >> 4);
+    let gate = registry.hold_code();
+    let rolling_back = two.rollout.rollback(NAME, None, None);
+    let loading = async {
+        registry.code_asked.acquire().await.unwrap().forget();
+        two.load(version(3)).await.unwrap();
+        gate.add_permits(1);
+    };
+    let (rolled_back, ()) = tokio::join!(rolling_back, loading);
+    assert_eq!(rolled_back.err().unwrap().code, ErrorCode::Conflict);
+    assert_eq!(two.limit().await, Some(3));
+    assert_eq!(history(&registry).await.current, digest(&version(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_activates_the_version_before_on_all_nodes() {
+    let registry = TestRegistry::new();
+    let one = TestNode::started(&registry, Some(version(1))).await;
+    one.load(version(2)).await.unwrap();
+    one.load(version(3)).await.unwrap();
+    let two = TestNode::started(&registry, None).await;
+    one.rollout.rollback(NAME, None, None).await.unwrap();
+    two.follow().await.unwrap();
+    assert_eq!((one.limit().await, two.limit().await), (Some(2), Some(2)));
+    one.rollout.rollback(NAME, None, None).await.unwrap();
+    assert_eq!(one.limit().await, Some(1), "a second rollback goes further back");
+    let unknown = one.rollout.rollback(NAME, Some("f00d".to_owned()), None).await.err().unwrap();
+    assert_eq!(unknown.code, ErrorCode::Conflict);
+    one.rollout.rollback(NAME, Some(digest(&version(3))), None).await.unwrap();
+    assert_eq!(one.limit().await, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_cannot_be_recorded_is_reverted() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    registry.refuses_changes.store(true, Relaxed);
+    let refusal = node.load(version(2)).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::StoreUnavailable);
+    assert_eq!((node.limit().await, history(&registry).await.generation), (Some(1), 1));
+    registry.refuses_changes.store(false, Relaxed);
+    node.load(version(2)).await.unwrap();
+    assert_eq!((node.limit().await, history(&registry).await.generation), (Some(2), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_does_not_load_changes_nothing() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    let refusal = node.load(Bytes::from_static(b"\0asm nothing")).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::InvalidRequest, "{}", refusal.message);
+    assert_eq!((node.limit().await, history(&registry).await.generation), (Some(1), 1));
+    assert_eq!(node.slot().plugin_state(), PluginState::Active);
+    let failed = &node.versions()[0];
+    assert_eq!(failed.1, "failed", "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_the_store_has_lost_is_restored_with_its_code() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    node.load(version(2)).await.unwrap();
+    let before = history(&registry).await;
+    registry.lose_all();
+    node.follow().await.unwrap();
+    assert_eq!(history(&registry).await, before);
+    let new = TestNode::started(&registry, None).await;
+    assert_eq!(new.limit().await, Some(2));
+    new.rollout.rollback(NAME, None, None).await.unwrap();
+    assert_eq!(new.limit().await, Some(1), "the code of the earlier version is there, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_deployed_and_an_unchanged_one_leaves_a_newer_version_active() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    node.load(version(2)).await.unwrap();
+    node.rollout.reload(node.slot(), node.config()).await.unwrap();
+    assert_eq!(node.limit().await, Some(2));
+    std::fs::write(&*node.config().file, version(3)).unwrap();
+    node.rollout.reload(node.slot(), node.config()).await.unwrap();
+    assert_eq!(node.limit().await, Some(3));
+    assert_eq!(node.versions()[0].2, "file");
+}

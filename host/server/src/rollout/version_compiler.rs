@@ -1,0 +1,64 @@
+//! Compiles versions beside the threads that serve rooms. Does not activate them.
+
+use super::slot::blocking_refusal;
+use crate::{blocking, hub::no_thread};
+use bytes::Bytes;
+use std::sync::Arc;
+use switchyard_plugin::{
+    Cache, Compilation, Compiler, Engine, EngineError, Plugin, PluginConfig, VersionError,
+};
+use switchyard_process::vital::VitalTasks;
+use switchyard_protocol::{ErrorCode, Refusal};
+use tokio::sync::OnceCell;
+
+/// How soon a compilation may be attempted again that could not run, in milliseconds.
+const RETRY_AFTER_MS: u64 = 1000;
+
+pub(super) struct VersionCompiler {
+    /// Started with the first compilation.
+    engine: OnceCell<Engine>,
+    vitals: VitalTasks,
+    cache: Option<Arc<Cache>>,
+    compiler: Compiler,
+}
+
+/// Cancels a compilation when nobody waits for it any more.
+struct CancelOnDrop(Compilation);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl VersionCompiler {
+    pub(super) fn new(vitals: VitalTasks, cache: Option<Cache>, compiler: Compiler) -> Self {
+        Self { engine: OnceCell::new(), vitals, cache: cache.map(Arc::new), compiler }
+    }
+
+    /// Verifies and compiles. Dropping the future cancels the compilation.
+    pub(super) async fn compile(
+        &self,
+        config: &Arc<PluginConfig>,
+        code: &Bytes,
+        signature: Option<&str>,
+    ) -> Result<Arc<Plugin>, Refusal> {
+        let start = async || Ok(Engine::start(&self.vitals, self.compiler)?.with_cache(self.cache.clone()));
+        let engine = self.engine.get_or_try_init(start).await.cloned().map_err(|error| match error {
+            EngineError::DeadlineThread(error) => no_thread("that enforces plugin deadlines", error),
+            error @ EngineError::Runtime(_) => Refusal::invalid(error.to_string()),
+        })?;
+        let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
+        let compilation = CancelOnDrop(Compilation::default());
+        let engine = engine.with_compilation(compilation.0.clone());
+        let compile = move || config.compile(&engine, &code, signature.as_deref());
+        match blocking::run("compiles a plugin", compile).await {
+            Ok(Ok(plugin)) => Ok(Arc::new(plugin)),
+            Ok(Err(VersionError { reason, is_retryable: true })) => {
+                Err(Refusal::retry(ErrorCode::Overloaded, reason, RETRY_AFTER_MS))
+            }
+            Ok(Err(VersionError { reason, .. })) => Err(Refusal::invalid(reason)),
+            Err(error) => Err(blocking_refusal("compiles a plugin", error)),
+        }
+    }
+}
