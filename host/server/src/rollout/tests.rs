@@ -1,33 +1,21 @@
 //! Rollouts on nodes that share a registry, without sockets. Which version is active shows in the limits that it sets.
 
 mod guest;
+mod node;
 mod registry;
 
 use super::*;
-use crate::{
-    hub::{HubConfig, Proposal, Publisher, SlotConfig, Ungoverned},
-    metrics::Metrics,
-};
 use bytes::Bytes;
 use guest::{Connect, guest};
-use registry::{TestRegistry, memory_store};
-use serde_json::value::RawValue;
+use node::{NAME, TestNode};
+use registry::TestRegistry;
 use std::{
-    convert::Infallible,
-    path::PathBuf,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
-use switchyard_plugin::{ConnectRequest, Principal, digest};
-use switchyard_process::memory::MemoryAccount;
-use switchyard_protocol::{
-    request::Publish,
-    room::{RoomName, RoomPattern},
-};
-use switchyard_store::{How, Lineage, Store};
+use switchyard_plugin::digest;
+use switchyard_store::Lineage;
 use tokio::sync::Barrier;
-
-const NAME: &str = "p";
 
 /// A version that limits the rooms of a connection to `rooms`.
 fn version(rooms: u32) -> Bytes {
@@ -36,99 +24,6 @@ fn version(rooms: u32) -> Bytes {
 
 fn failing_version() -> Bytes {
     guest("6.6.6", Connect::Panic)
-}
-
-struct TestNode {
-    rollout: Arc<Rollout>,
-    registry: Arc<TestRegistry>,
-    /// The folder of the plugin's file.
-    folder: tempfile::TempDir,
-}
-
-impl TestNode {
-    /// A node that has not loaded its plugin yet. Without `file`, the configured one is missing.
-    async fn new(registry: &Arc<TestRegistry>, file: Option<Bytes>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("p.wasm");
-        if let Some(code) = file {
-            std::fs::write(&path, code).unwrap();
-        }
-        let config = config(path);
-        let hub = HubConfig {
-            slots: vec![SlotConfig { name: NAME.to_owned(), rooms: config.rooms.clone() }],
-            ungoverned: Ungoverned::Open,
-            message_bytes: 1 << 16,
-            memory: MemoryAccount::unlimited(),
-            vitals: Default::default(),
-        };
-        let plugins = registry.clone();
-        let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });
-        let hub = Hub::start(hub, Metrics::default(), store).await.unwrap();
-        let rollout = Rollout::new(hub, vec![config], None, Compiler::InProcess);
-        Self { rollout, registry: registry.clone(), folder }
-    }
-
-    async fn started(registry: &Arc<TestRegistry>, file: Option<Bytes>) -> Self {
-        let node = Self::new(registry, file).await;
-        node.rollout.start(|_| ()).await;
-        node
-    }
-
-    fn slot(&self) -> &Arc<PluginSlot> {
-        self.rollout.slot(NAME).unwrap()
-    }
-
-    fn config(&self) -> PluginConfig {
-        config(self.folder.path().join("p.wasm"))
-    }
-
-    async fn load(&self, code: Bytes) -> Result<(), Refusal> {
-        let by = Some("acme".to_owned());
-        let deployment = Deployment { code, signature: None, source: How::Load, by };
-        self.rollout.load(NAME, deployment).await.map(drop)
-    }
-
-    /// Follows what the registry says now.
-    async fn follow(&self) -> Result<(), Refusal> {
-        let stored = self.registry.read(None).await.unwrap().expect("unknown so far");
-        self.rollout.follow(self.slot(), &stored, false).await
-    }
-
-    async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {
-        let principal = Principal { id: who.to_owned(), ..Principal::default() };
-        let remote = "127.0.0.1:1".to_owned();
-        let limits = self.rollout.hub.admit(ConnectRequest { principal, remote, origin: None }).await;
-        limits.map(|limits| limits.rooms)
-    }
-
-    /// The number of rooms to which the active version limits connections.
-    async fn limit(&self) -> Option<u32> {
-        self.connect("acme").await.unwrap()
-    }
-
-    async fn publish(&self) -> Result<(), Refusal> {
-        let share = self.rollout.hub.memory.share(&"acme".into());
-        let tier = "default".into();
-        let publisher = Publisher { keys: Default::default(), share: &share, tier: &tier };
-        let room = RoomName::parse("p:a").unwrap();
-        let data = RawValue::from_string("1".to_owned()).unwrap();
-        let message = Publish { room: "p:a".into(), event: None, data: &data, key: None };
-        let proposal = Proposal { room, message, bytes: 1 };
-        self.rollout.hub.publish(publisher, proposal).await.map(drop)
-    }
-
-    /// The states of the versions as operators see them, with how each came.
-    fn versions(&self) -> Vec<(String, String, serde_json::Value)> {
-        let view = serde_json::to_value(self.slot().view()).unwrap();
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let version = |v: &serde_json::Value| (text(&v["sha256"]), text(&v["state"]), v["how"].clone());
-        view["versions"].as_array().unwrap().iter().map(version).collect()
-    }
-}
-
-fn config(file: PathBuf) -> PluginConfig {
-    let rooms = vec![RoomPattern::try_from("p:*".to_owned()).unwrap()];
-    PluginConfig::for_file(NAME.to_owned(), file, rooms)
 }
 
 async fn history(registry: &TestRegistry) -> Lineage {

@@ -1,0 +1,117 @@
+//! A node without sockets: a hub and its rollout, with one plugin whose versions come from a registry that nodes share.
+
+use super::{
+    super::{Deployment, PluginSlot, Rollout},
+    registry::{TestRegistry, memory_store},
+};
+use crate::{
+    hub::{Hub, HubConfig, Proposal, Publisher, SlotConfig, Ungoverned},
+    metrics::Metrics,
+};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
+use switchyard_plugin::{Compiler, ConnectRequest, PluginConfig, Principal};
+use switchyard_process::memory::MemoryAccount;
+use switchyard_protocol::{
+    Refusal,
+    request::Publish,
+    room::{RoomName, RoomPattern},
+};
+use switchyard_store::{How, PluginRegistry, Store};
+
+/// The plugin's name in the configuration.
+pub(super) const NAME: &str = "p";
+
+pub(super) struct TestNode {
+    pub rollout: Arc<Rollout>,
+    registry: Arc<TestRegistry>,
+    /// The folder of the plugin's file.
+    folder: tempfile::TempDir,
+}
+
+impl TestNode {
+    /// A node that has not loaded its plugin yet. Without `file`, the configured one is missing.
+    pub(super) async fn new(registry: &Arc<TestRegistry>, file: Option<Bytes>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.wasm");
+        if let Some(code) = file {
+            std::fs::write(&path, code).unwrap();
+        }
+        let config = config(path);
+        let hub = HubConfig {
+            slots: vec![SlotConfig { name: NAME.to_owned(), rooms: config.rooms.clone() }],
+            ungoverned: Ungoverned::Open,
+            message_bytes: 1 << 16,
+            memory: MemoryAccount::unlimited(),
+            vitals: Default::default(),
+        };
+        let plugins = registry.clone();
+        let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });
+        let hub = Hub::start(hub, Metrics::default(), store).await.unwrap();
+        let rollout = Rollout::new(hub, vec![config], None, Compiler::InProcess);
+        Self { rollout, registry: registry.clone(), folder }
+    }
+
+    pub(super) async fn started(registry: &Arc<TestRegistry>, file: Option<Bytes>) -> Self {
+        let node = Self::new(registry, file).await;
+        node.rollout.start(|_| ()).await;
+        node
+    }
+
+    pub(super) fn slot(&self) -> &Arc<PluginSlot> {
+        self.rollout.slot(NAME).unwrap()
+    }
+
+    pub(super) fn config(&self) -> PluginConfig {
+        config(self.folder.path().join("p.wasm"))
+    }
+
+    pub(super) async fn load(&self, code: Bytes) -> Result<(), Refusal> {
+        let by = Some("acme".to_owned());
+        let deployment = Deployment { code, signature: None, source: How::Load, by };
+        self.rollout.load(NAME, deployment).await.map(drop)
+    }
+
+    /// Follows what the registry says now.
+    pub(super) async fn follow(&self) -> Result<(), Refusal> {
+        let stored = self.registry.read(None).await.unwrap().expect("unknown so far");
+        self.rollout.follow(self.slot(), &stored, false).await
+    }
+
+    pub(super) async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {
+        let principal = Principal { id: who.to_owned(), ..Principal::default() };
+        let remote = "127.0.0.1:1".to_owned();
+        let limits = self.rollout.hub.admit(ConnectRequest { principal, remote, origin: None }).await;
+        limits.map(|limits| limits.rooms)
+    }
+
+    /// The number of rooms to which the active version limits connections.
+    pub(super) async fn limit(&self) -> Option<u32> {
+        self.connect("acme").await.unwrap()
+    }
+
+    pub(super) async fn publish(&self) -> Result<(), Refusal> {
+        let share = self.rollout.hub.memory.share(&"acme".into());
+        let tier = "default".into();
+        let publisher = Publisher { keys: Default::default(), share: &share, tier: &tier };
+        let room = RoomName::parse("p:a").unwrap();
+        let data = RawValue::from_string("1".to_owned()).unwrap();
+        let message = Publish { room: "p:a".into(), event: None, data: &data, key: None };
+        let proposal = Proposal { room, message, bytes: 1 };
+        self.rollout.hub.publish(publisher, proposal).await.map(drop)
+    }
+
+    /// The states of the versions as operators see them, with how each came.
+    pub(super) fn versions(&self) -> Vec<(String, String, serde_json::Value)> {
+        let view = serde_json::to_value(self.slot().view()).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let version = |v: &serde_json::Value| (text(&v["sha256"]), text(&v["state"]), v["how"].clone());
+        view["versions"].as_array().unwrap().iter().map(version).collect()
+    }
+}
+
+fn config(file: PathBuf) -> PluginConfig {
+    let rooms = vec![RoomPattern::try_from("p:*".to_owned()).unwrap()];
+    PluginConfig::for_file(NAME.to_owned(), file, rooms)
+}
