@@ -236,7 +236,7 @@ mod tests {
             ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url: unknown scheme 'mongo://…'"),
             (
                 "[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []",
-                "s.toml:2: key.digest: a digest is 'sha256:'",
+                "s.toml:2: key.digest: invalid digest; expected 'sha256:'",
             ),
             (
                 &format!(

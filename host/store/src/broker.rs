@@ -1,32 +1,44 @@
-//! Messages of rooms: published, heard and read again. Knows no sessions and no members.
+//! The trait of a store's messages: publishing them, receiving them and reading them again. Knows no sessions and no members.
 
 use crate::{History, Message, PageLimit, Reader, Storing, Unavailable};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Position, room::RoomName};
 
-/// Orders the messages of each room, passes them on to this node and keeps the newest.
+/// Orders the messages of each room, delivers them to this node, and keeps the newest ones.
 ///
-/// What is passed on comes through the [`Feed`](crate::Feed) that the store was made with, as [`Event`](crate::Event)s.
+/// Messages are delivered as [`Event`](crate::Event)s, through the [`Feed`](crate::Feed) that the store was created with.
 #[async_trait::async_trait]
 pub trait Broker: Send + Sync {
-    /// From now on the room's messages come through the feed: after one `Subscribed`, or else one `SubscribeFailed` comes,
-    /// and then nothing. To subscribe to a room twice is the same as once, but `Subscribed` comes again.
+    /// Asks for the messages of a room. Returns at once.
+    ///
+    /// One [`Subscribed`](crate::Event::Subscribed) comes through the feed, and after it the messages; or one
+    /// [`SubscribeFailed`](crate::Event::SubscribeFailed), and after it nothing. To subscribe to a room again changes nothing,
+    /// except that another `Subscribed` comes.
     fn subscribe(&self, room: &RoomName);
 
-    /// The room's messages are not needed any more. Some may still come that were on their way.
+    /// Ends the delivery of a room's messages. Those that are already on their way may still be delivered.
     fn unsubscribe(&self, room: &RoomName);
 
-    /// Gives the message the next offset of its room and keeps it as long as [`Retention`](crate::Retention) says.
+    /// Gives the message the next offset of its room, and keeps it as long as [`Retention`](crate::Retention) says.
     ///
-    /// The order of messages of one principal in one room is settled when this returns: the one that was published first has
-    /// the smaller offset, whatever happens on their way. After an error the message may still be stored, but never behind
-    /// one that was published later; with an idempotency key it can be published again.
+    /// When this returns, before the result is awaited, the order of one principal's messages in one room is settled: what was
+    /// published first gets the smaller offset, whatever happens on the way. The message is stored even if the result is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// The awaited result fails if the store did not confirm the message. It may still be stored, but never after a message
+    /// that was published later. With an idempotency key it is safe to publish it again.
     fn publish(&self, message: Message<'_>) -> Storing;
 
-    /// The messages after `after`, or from the oldest held without it: at most as many as `limit` says.
+    /// Reads the messages after `after`, or without it from the oldest one: at most as many as `limit` allows.
     ///
-    /// An `after` of another epoch is answered from the oldest held, with `whole` false. For [`Reader::Other`] nothing is
-    /// made: a room that does not exist has no messages and an epoch that no other answer names.
+    /// If `after` is of another epoch than the room, the answer starts with the oldest message, and `whole` is false.
+    /// [`Reader`] says what happens if the room does not exist.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer in time.
     async fn history(
         &self,
         room: &RoomName,
@@ -35,7 +47,7 @@ pub trait Broker: Send + Sync {
         reader: Reader,
     ) -> Result<History, Unavailable>;
 
-    /// Whether the store may keep more for a principal than it does. Where it is nearly full, that is not so for those for whom
-    /// it keeps most. The memory store first drops what clients can be told that they missed.
+    /// Whether the store may keep more for the principal of this share. A store that is nearly full refuses principals for which
+    /// it keeps much. The memory store first evicts what clients can be told that they missed.
     fn has_capacity_for(&self, share: &MemoryShare) -> bool;
 }

@@ -1,17 +1,19 @@
-//! The name of a live connection. Knows neither its socket nor its session.
+//! The id of a live connection. Knows neither its socket nor its session.
 
 use crate::random::random;
 use std::fmt;
 
-/// Names a live connection on any node.
+/// Identifies a live connection among all connections of all nodes. Displayed as `c_` and 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub(crate) u64);
 
 impl ConnectionId {
+    /// A new id, drawn at random.
     pub fn random() -> Self {
         Self(u64::from_le_bytes(random()))
     }
 
+    /// Parses an id as it is displayed.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix("c_").filter(|hex| hex.len() == 16)?;
         u64::from_str_radix(hex, 16).ok().map(Self)

@@ -1,5 +1,6 @@
-//! What every store keeps, as one suite. Each check has a fresh store. Times are given in units, so that a store with a
-//! clock of its own need not be waited for as long as one whose clock is driven.
+//! The contract of a store, as a suite of tests that every store must pass. Each test gets a new store.
+//!
+//! Times are given in units. A store whose clock the test drives can have long ones, and one that is waited for short ones.
 
 mod epochs;
 mod history;
@@ -19,61 +20,63 @@ use std::{
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
 
-type Log = Arc<Mutex<Vec<Event>>>;
+type EventLog = Arc<Mutex<Vec<Event>>>;
 
+/// A new store under test, and what it has told its node.
 struct Subject {
     store: Store,
-    events: Log,
+    events: EventLog,
     unit: Duration,
 }
 
-/// In units.
-const SESSION: u32 = 20;
-const KEY: u32 = 30;
+/// How long a session can be resumed, in units.
+const SESSION_TTL: u32 = 20;
+/// How long an idempotency key is remembered, in units.
+const KEY_TTL: u32 = 30;
 
-/// Runs every check on stores that `make` makes.
+/// Runs every test on stores that `make` creates.
 pub(crate) async fn suite<F, Made>(unit: Duration, make: F)
 where
     F: Fn(Retention, Feed) -> Made,
     Made: Future<Output = Store>,
 {
     let subject_with = async |history: HistoryConfig| {
-        let events = Log::default();
+        let events = EventLog::default();
         let log = events.clone();
         let feed: Feed = Arc::new(move |event| {
             log.lock().unwrap().push(event);
             true
         });
-        let retention = Retention { history, session: unit * SESSION, key: unit * KEY };
+        let retention = Retention { history, session: unit * SESSION_TTL, key: unit * KEY_TTL };
         Subject { store: make(retention, feed).await, events, unit }
     };
     let subject = async |messages, age| {
         subject_with(HistoryConfig { messages, age: unit * age, ..HistoryConfig::default() }).await
     };
     let of_bytes = |messages, bytes| HistoryConfig { messages, age: unit * 600, bytes };
-    history::it_is_trimmed_by_bytes_and_has_no_hole(subject_with(of_bytes(100, 10_000)).await).await;
-    history::what_is_trimmed_by_count_takes_no_bytes(subject_with(of_bytes(5, 10_000)).await).await;
-    offsets_rise_and_a_room_subscribed_to_is_heard(subject(10, 600).await).await;
-    a_key_makes_a_retry_safe_for_its_principal_and_room(subject(10, 600).await).await;
-    order::what_overlaps_is_in_order(subject(10, 600).await).await;
+    history::history_is_trimmed_by_bytes_without_a_hole(subject_with(of_bytes(100, 10_000)).await).await;
+    history::messages_trimmed_by_count_take_no_bytes(subject_with(of_bytes(5, 10_000)).await).await;
+    offsets_rise_and_subscribers_receive_messages(subject(10, 600).await).await;
+    an_idempotency_key_applies_to_one_principal_and_room(subject(10, 600).await).await;
+    order::overlapping_publishes_keep_their_order(subject(10, 600).await).await;
     history_is_trimmed_by_count(subject(3, 600).await).await;
     a_page_is_bounded_by_bytes(subject(3, 600).await).await;
     history_is_trimmed_by_age(subject(10, 10).await).await;
     without_history_offsets_still_rise(subject(0, 600).await).await;
-    data_and_events_stay_as_they_were_written(subject(10, 600).await).await;
-    rooms::reading_makes_no_room(subject(10, 600).await).await;
-    rooms::what_needs_a_member_is_published_while_there_is_one(subject(10, 600).await).await;
-    sessions::a_session_comes_back_with_its_rooms(subject(10, 600).await).await;
-    sessions::a_session_is_its_principals_and_ends(subject(10, 600).await).await;
-    sessions::a_takeover_leaves_nothing_to_the_old_connection(subject(10, 600).await).await;
-    sessions::who_asked_before_a_takeover_does_not_take_it_back(subject(10, 600).await).await;
+    data_and_event_names_are_not_changed(subject(10, 600).await).await;
+    rooms::reading_creates_no_room(subject(10, 600).await).await;
+    rooms::a_message_that_needs_a_member_is_published_only_while_there_is_one(subject(10, 600).await).await;
+    sessions::a_resumed_session_has_its_rooms(subject(10, 600).await).await;
+    sessions::only_its_principal_can_resume_a_session_until_it_ends(subject(10, 600).await).await;
+    sessions::the_old_connection_can_do_nothing_after_a_takeover(subject(10, 600).await).await;
+    sessions::a_resume_asked_for_before_a_takeover_fails(subject(10, 600).await).await;
     receipts_count_sessions(subject(10, 600).await).await;
-    epochs::a_membership_moves_when_its_client_has_heard(subject(10, 600).await).await;
-    epochs::receipts_count_what_is_of_the_rooms_epoch(subject(10, 600).await).await;
-    connection_slots_are_taken_and_released(subject(10, 600).await).await;
-    sessions::a_session_comes_with_a_connection_slot_or_not_at_all(subject(10, 600).await).await;
-    plugins::of_two_changes_of_a_plugin_the_second_has_to_know_the_first(subject(10, 600).await).await;
-    plugins::what_was_lost_of_a_plugin_is_restored(subject(10, 600).await).await;
+    epochs::a_membership_moves_to_an_epoch_its_client_knows(subject(10, 600).await).await;
+    epochs::receipts_count_acknowledgements_of_the_current_epoch(subject(10, 600).await).await;
+    connection_slots_are_acquired_and_released(subject(10, 600).await).await;
+    sessions::a_session_is_resumed_with_a_connection_slot_or_not_at_all(subject(10, 600).await).await;
+    plugins::a_change_of_a_plugin_must_know_the_one_before(subject(10, 600).await).await;
+    plugins::lost_versions_of_a_plugin_are_restored(subject(10, 600).await).await;
 }
 
 /// A page of ten messages.
@@ -107,7 +110,7 @@ impl Subject {
         (history.messages.iter().map(|m| m.offset).collect(), history.more, history.whole)
     }
 
-    fn heard(&self) -> Vec<String> {
+    fn received(&self) -> Vec<String> {
         let show = |event: &Event| match event {
             Event::Subscribed { room, position } => format!("{room} from {}", position.offset),
             Event::Published(message) => format!("{} {} {}", message.room, message.offset, message.data()),
@@ -122,15 +125,15 @@ impl Subject {
         self.store.sessions.join(hold, vec![join]).await.unwrap();
     }
 
-    /// Waits until so many events came, which are these.
-    async fn hears(&self, expected: &[&str]) {
-        self.becomes(async || self.heard().len() >= expected.len()).await;
-        assert_eq!(self.heard(), expected);
+    /// Waits until as many events have come as are expected, and compares them.
+    async fn receives(&self, expected: &[&str]) {
+        self.eventually(async || self.received().len() >= expected.len()).await;
+        assert_eq!(self.received(), expected);
         self.events.lock().unwrap().clear();
     }
 
-    /// For what a store does when it can.
-    async fn becomes(&self, is_so: impl AsyncFn() -> bool) {
+    /// Waits for something that the store does later by itself.
+    async fn eventually(&self, is_so: impl AsyncFn() -> bool) {
         for _ in 0..200 {
             if is_so().await {
                 return;
@@ -151,16 +154,16 @@ impl Subject {
     async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> Hold {
         let connection = ConnectionId::random();
         let token = self.store.sessions.create(&principal.into(), connection, vec![]).await.unwrap();
-        let position = self.opened(name).await;
+        let position = self.position_on_joining(name).await;
         let hold = Hold { token, connection };
         self.join(hold, name, filter, &position).await;
         hold
     }
 
-    /// Where a room is, as for somebody who comes into it.
-    async fn opened(&self, name: &str) -> Position {
+    /// The room's position, as somebody sees it who joins.
+    async fn position_on_joining(&self, name: &str) -> Position {
         self.store.broker.subscribe(&room(name));
-        self.becomes(async || self.subscribed(name).is_some()).await;
+        self.eventually(async || self.subscribed(name).is_some()).await;
         self.store.broker.unsubscribe(&room(name));
         let position = self.subscribed(name).expect("seen above");
         self.events.lock().unwrap().clear();
@@ -174,7 +177,7 @@ impl Subject {
         })
     }
 
-    /// As somebody who asks now, which is a moment after whatever was before.
+    /// Resumes a session as a client that asks now, a moment after everything before.
     async fn resume(
         &self,
         token: SessionToken,
@@ -186,36 +189,36 @@ impl Subject {
         match self.store.sessions.resume(token, &principal.into(), connection, asked, None).await.unwrap() {
             Resume::Held(resumed) => Some(resumed),
             Resume::Gone(None) => None,
-            other => panic!("nobody else asked, and no slot was wanted: {other:?}"),
+            other => panic!("nobody else resumed it, and no slot was asked for: {other:?}"),
         }
     }
 }
 
-async fn offsets_rise_and_a_room_subscribed_to_is_heard(s: Subject) {
+async fn offsets_rise_and_subscribers_receive_messages(s: Subject) {
     let first = s.publish("a", "1").await;
     assert_eq!((first.position.offset, first.duplicate), (1, false));
     s.store.broker.subscribe(&room("a"));
-    s.hears(&["a from 1"]).await;
+    s.receives(&["a from 1"]).await;
     let second = s.publish("a", "{ }").await;
     assert_eq!((second.position.epoch.clone(), second.position.offset), (first.position.epoch, 2));
     s.publish("b", "0").await;
-    s.hears(&["a 2 { }"]).await;
+    s.receives(&["a 2 { }"]).await;
     s.store.broker.unsubscribe(&room("a"));
     s.publish("a", "3").await;
     s.store.broker.subscribe(&room("a"));
-    // Where the store is elsewhere, the third may still have been on its way.
+    // In a store outside of the process, the third may still have been on its way.
     let caught_up = [vec!["a from 3"], vec!["a from 2", "a 3 3"]];
-    s.becomes(async || caught_up.iter().any(|events| s.heard() == *events)).await;
+    s.eventually(async || caught_up.iter().any(|events| s.received() == *events)).await;
     assert_eq!(s.offsets("a", None, 10).await, (vec![1, 2, 3], false, true));
     assert_eq!(s.offsets("a", Some(&second.position), 10).await, (vec![3], false, true));
     assert_eq!(s.offsets("a", None, 2).await, (vec![1, 2], true, true));
     let ahead = Position { offset: 9, ..second.position.clone() };
-    assert!(!s.offsets("a", Some(&ahead), 10).await.2, "a position ahead of the newest is not known");
+    assert!(!s.offsets("a", Some(&ahead), 10).await.2, "a position ahead of the newest is unknown");
     let foreign = Position { epoch: "elsewhere".into(), offset: 2 };
     assert_eq!(s.offsets("a", Some(&foreign), 10).await, (vec![1, 2, 3], false, false));
 }
 
-async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
+async fn an_idempotency_key_applies_to_one_principal_and_room(s: Subject) {
     let publish = async |name: &str, principal: &str, data: &str| {
         let room = room(name);
         let message = Message {
@@ -230,13 +233,13 @@ async fn a_key_makes_a_retry_safe_for_its_principal_and_room(s: Subject) {
         (stored.position.offset, stored.duplicate)
     };
     s.store.broker.subscribe(&room("a"));
-    s.hears(&["a from 0"]).await;
+    s.receives(&["a from 0"]).await;
     assert_eq!(publish("a", "p", "1").await, (1, false));
     assert_eq!(publish("a", "p", "other data").await, (1, true));
     assert_eq!(publish("a", "q", "2").await, (2, false));
     assert_eq!(publish("b", "p", "1").await, (1, false));
-    s.hears(&["a 1 1", "a 2 2"]).await;
-    s.units(KEY).await;
+    s.receives(&["a 1 1", "a 2 2"]).await;
+    s.units(KEY_TTL).await;
     assert_eq!(publish("a", "p", "1").await, (3, false));
 }
 
@@ -250,7 +253,7 @@ async fn history_is_trimmed_by_count(s: Subject) {
     assert_eq!(s.offsets("a", Some(&positions[0]), 10).await, (vec![3, 4, 5], false, false));
 }
 
-/// Whatever else the room has: a page is as large as was asked, and one message where that is larger.
+/// Whatever else the room holds, a page is at most as large as was asked for, or has one larger message.
 async fn a_page_is_bounded_by_bytes(s: Subject) {
     let data = [10, 10, 3000, 10, 10, 900, 10].map(|length| format!("\"{}\"", "x".repeat(length)));
     let mut positions = vec![];
@@ -264,7 +267,7 @@ async fn a_page_is_bounded_by_bytes(s: Subject) {
         (history.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), history.more)
     };
     assert_eq!(page(4, 1 << 20).await, (vec![6, 7], false));
-    assert_eq!(page(4, 700).await, (vec![6], true), "the first is always given");
+    assert_eq!(page(4, 700).await, (vec![6], true), "the first is always included");
     assert_eq!(page(4, 0).await, (vec![6], true));
     assert_eq!(page(5, 700).await, (vec![7], false));
     let newest = s.store.broker.history(&room("bytes"), None, PageLimit::NONE, Reader::Other).await.unwrap();
@@ -284,18 +287,18 @@ async fn history_is_trimmed_by_age(s: Subject) {
 
 async fn without_history_offsets_still_rise(s: Subject) {
     s.store.broker.subscribe(&room("a"));
-    s.hears(&["a from 0"]).await;
+    s.receives(&["a from 0"]).await;
     let first = s.publish("a", "1").await.position;
     let second = s.publish("a", "2").await.position;
-    s.hears(&["a 1 1", "a 2 2"]).await;
+    s.receives(&["a 1 1", "a 2 2"]).await;
     assert_eq!(s.offsets("a", Some(&second), 10).await, (vec![], false, true));
     assert_eq!(s.offsets("a", Some(&first), 10).await, (vec![], false, false));
 }
 
-async fn data_and_events_stay_as_they_were_written(s: Subject) {
+async fn data_and_event_names_are_not_changed(s: Subject) {
     let room = room("a");
     s.store.broker.subscribe(&room);
-    s.becomes(async || !s.heard().is_empty()).await;
+    s.eventually(async || !s.received().is_empty()).await;
     let messages = [
         (None, "{\"b\" : 1.10,\t\"a\":[ \"\\u00e9 é\",1e3] }"),
         (Some(""), "null"),
@@ -308,7 +311,7 @@ async fn data_and_events_stay_as_they_were_written(s: Subject) {
             .await
             .unwrap();
     }
-    s.becomes(async || s.heard().len() == 4).await;
+    s.eventually(async || s.received().len() == 4).await;
     let heard: Vec<_> = s.events.lock().unwrap().drain(..).collect();
     let held = s.store.broker.history(&room, None, TEN, Reader::Other).await.unwrap().messages;
     for (n, (event, data)) in messages.into_iter().enumerate() {
@@ -329,7 +332,7 @@ async fn receipts_count_sessions(s: Subject) {
     assert_eq!(receipt().await, Some(Receipt { members: 3, acknowledged: 0 }));
     s.store.sessions.acknowledge(one, &room("a"), &position);
     s.store.sessions.acknowledge(two, &room("a"), &position);
-    s.becomes(async || receipt().await == Some(Receipt { members: 3, acknowledged: 2 })).await;
+    s.eventually(async || receipt().await == Some(Receipt { members: 3, acknowledged: 2 })).await;
     assert_eq!(s.store.rooms.receipt("a", position.offset + 1).await.unwrap(), None);
     let members = s.store.rooms.members("a", 1).await.unwrap();
     assert_eq!(members, Members { count: 3, principals: vec!["acme".into()], more: true });
@@ -339,18 +342,18 @@ async fn receipts_count_sessions(s: Subject) {
     assert_eq!(s.store.rooms.list("a", 10).await.unwrap(), []);
 }
 
-async fn connection_slots_are_taken_and_released(s: Subject) {
+async fn connection_slots_are_acquired_and_released(s: Subject) {
     let acme: Arc<str> = "acme".into();
     let take = async |most| s.store.sessions.acquire_connection_slot(&acme, most).await.unwrap();
     let (one, two) = (take(2).await.expect("a slot"), take(2).await.expect("another"));
     assert_eq!(take(2).await.err(), Some(2));
-    let more = take(u32::MAX).await.expect("a takeover is let in");
+    let more = take(u32::MAX).await.expect("a takeover needs no free slot");
     assert!(s.store.sessions.acquire_connection_slot(&"zed".into(), 1).await.unwrap().is_ok());
     drop(one);
     assert_eq!(take(2).await.err(), Some(2));
     drop(two);
     let two = take(2).await.expect("a slot");
     drop((two, more));
-    // What was refused or given back leaves nothing behind.
-    s.becomes(async || take(1).await.is_ok()).await;
+    // What was refused or released leaves nothing behind.
+    s.eventually(async || take(1).await.is_ok()).await;
 }

@@ -1,35 +1,43 @@
-//! What a store tells its node without being asked. Says nothing about how it finds out.
+//! What a store tells its node without being asked. Does not say how the store finds out.
 
 use crate::ConnectionId;
 use std::sync::Arc;
 use switchyard_protocol::{Position, Publication};
 
-/// What a store tells a node. For one room events come in order.
+/// What a store tells its node. The events of one room come in order.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// `Broker::subscribe` took effect: every message after `position` follows as `Published`.
+    /// [`Broker::subscribe`](crate::Broker::subscribe) succeeded: every message after `position` follows as
+    /// [`Published`](Self::Published).
     Subscribed {
+        /// The room's name.
         room: Arc<str>,
+        /// The room's newest position.
         position: Position,
     },
-    /// `Broker::subscribe` did not take effect in time: nothing follows until it is called again.
+    /// [`Broker::subscribe`](crate::Broker::subscribe) failed: nothing follows until it is called again.
     SubscribeFailed {
+        /// The room's name.
         room: Arc<str>,
     },
+    /// The next message of a room.
     Published(Arc<Publication>),
-    /// Messages up to `position` were lost to this node and are no longer held; what follows is after it. Its epoch may be
-    /// a new one.
+    /// This node missed the messages up to `position`, and the store no longer holds them. The messages after it follow.
     Lost {
+        /// The room's name.
         room: Arc<str>,
+        /// Where the room continues, maybe in a new epoch.
         position: Position,
     },
-    /// The session of a connection of this node is held by another connection, on another node.
+    /// A connection on another node has resumed the session of this connection.
     TakenOver(ConnectionId),
-    /// The store may not know any more that this connection holds its session. Its client is to be asked for a sign of life;
-    /// when that comes, [`RemoteStore::vouch`](crate::RemoteStore::vouch) takes the session back.
+    /// The store may no longer know that this connection holds its session. The node sends the client a ping. After the client
+    /// has answered, [`RemoteStore::vouch`](crate::RemoteStore::vouch) takes the session back.
     Probe(ConnectionId),
 }
 
-/// Where a store puts its events. It is called under the store's locks: it only enqueues. `false`: the event was taken, but
-/// more waits there than should; a store that can bring the room's messages later does so.
+/// Where a store puts its events.
+///
+/// It is called while the store holds locks, so it only enqueues the event. It always takes it, and returns `false` if too many
+/// events are waiting. A store that can deliver the room's messages later then does so.
 pub type Feed = Arc<dyn Fn(Event) -> bool + Send + Sync>;

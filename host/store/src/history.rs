@@ -1,40 +1,43 @@
-//! A page of a room's history: how much is asked for, and what comes.
+//! A page of a room's history: how much to read, and what was read.
 
 use std::sync::Arc;
 use switchyard_protocol::{Position, Publication};
 
-/// How much of a room's history is read at once.
+/// The largest page of history to read at once.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimit {
+    /// How many messages.
     pub messages: usize,
-    /// Of the messages as they are kept. The first is read also where it is larger.
+    /// The size of all messages together, as they are stored. If at least one message is asked for, the first one is read even
+    /// if it is larger.
     pub bytes: usize,
 }
 
 impl PageLimit {
-    /// No messages: only where the room is.
+    /// No messages, only the positions of the room.
     pub const NONE: Self = Self { messages: 0, bytes: 0 };
 }
 
-/// For whom a history is read.
+/// On whose behalf a history is read, which decides what happens if the room does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// Somebody in the room, which begins anew where the store has lost it: what is told of it holds.
+    /// A member, or somebody who joins. The room is created, so the epoch in the answer stays that of the room.
     Member,
-    /// Somebody else. A room that is not there is given an epoch that no other answer names.
+    /// Somebody else. Nothing is created: the answer has no messages, and an epoch that no other answer names.
     Other,
 }
 
-/// A piece of a room's history, oldest first.
+/// A page of a room's history.
 #[derive(Debug)]
 pub struct History {
-    /// The room's newest.
+    /// The position of the room's newest message.
     pub newest: Position,
-    /// Offset of the oldest message held; one beyond the newest when none is.
+    /// The offset of the oldest message that the store holds; one more than the newest offset if it holds none.
     pub oldest: u64,
+    /// The messages read, oldest first and without a hole.
     pub messages: Vec<Arc<Publication>>,
-    /// More is held after the last of these.
+    /// Whether the store holds messages after the last of these.
     pub more: bool,
-    /// Nothing after the asked position is missing from what is held.
+    /// Whether the store holds every message after the position that was asked for.
     pub whole: bool,
 }

@@ -1,4 +1,4 @@
-//! What is kept of an API key: its digest, whose it is, what it may do and until when. Never the key itself.
+//! What is stored about an API key: its digest, its principal, its tier and scopes, and when it expires. Never the key itself.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -9,33 +9,37 @@ use std::{
 };
 use switchyard_protocol::room::is_valid_principal;
 
-/// SHA-256 of a key's text.
+/// The SHA-256 of an API key's text. Displayed and parsed as `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest of an API key.
     pub fn of(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
+    /// The 32 bytes of the digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-impl TryFrom<String> for Digest {
-    type Error = String;
+/// A text that is not a digest. The error does not repeat it, because it may be a key.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("invalid digest; expected 'sha256:' and 64 hexadecimal digits, as printed by `switchyard key new`")]
+pub struct InvalidDigest;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || {
-            "a digest is 'sha256:' and 64 hexadecimal digits, as `switchyard key new` prints it".to_owned()
-        };
-        let hex =
-            text.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.is_ascii()).ok_or_else(wrong)?;
+impl TryFrom<String> for Digest {
+    type Error = InvalidDigest;
+
+    fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.is_ascii());
+        let hex = hex.ok_or(InvalidDigest)?;
         let mut digest = [0; 32];
         for (n, byte) in digest.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).map_err(|_| InvalidDigest)?;
         }
         Ok(Self(digest))
     }
@@ -54,16 +58,22 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// What an API key permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
+    /// Joining rooms and reading them.
     Subscribe,
+    /// Publishing to rooms.
     Publish,
+    /// Publishing to the room `*`, which every client is in.
     Broadcast,
+    /// The HTTP API for operators.
     Admin,
 }
 
 impl Scope {
+    /// The scope as it is written in a configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Scope::Subscribe => "subscribe",
@@ -73,48 +83,59 @@ impl Scope {
         }
     }
 
+    /// All scopes.
     pub const ALL: [Self; 4] = [Self::Subscribe, Self::Publish, Self::Broadcast, Self::Admin];
 }
 
-/// `[[key]]`
+/// An API key, as `[[key]]` of the configuration or as an entry of the store.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
+    /// The digest of the key's text.
     pub digest: Digest,
+    /// The principal that the key authenticates.
     pub principal: PrincipalName,
-    /// The name of a `[tier.…]`; without one the tier `default` holds.
+    /// The name of a `[tier.NAME]`. Without it, the tier is `default`.
     pub tier: Option<toml::Spanned<String>>,
+    /// What the key permits.
     pub scopes: Vec<Scope>,
+    /// When it stops being valid. Without it, never.
     pub expires: Option<Expiry>,
 }
 
+/// The name of a principal: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PrincipalName(pub Arc<str>);
 
-impl TryFrom<String> for PrincipalName {
-    type Error = String;
+/// A text that cannot be the name of a principal.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("invalid principal '{0}'; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -")]
+pub struct InvalidPrincipal(pub String);
 
-    fn try_from(name: String) -> Result<Self, String> {
+impl TryFrom<String> for PrincipalName {
+    type Error = InvalidPrincipal;
+
+    fn try_from(name: String) -> Result<Self, InvalidPrincipal> {
         match is_valid_principal(&name) {
             true => Ok(Self(name.into())),
-            false => Err(format!("'{name}' is no principal's name: 1 to 64 of A-Z a-z 0-9 . _ -")),
+            false => Err(InvalidPrincipal(name)),
         }
     }
 }
 
-/// A TOML date and time in UTC, as Unix milliseconds.
+/// When an API key expires, in Unix milliseconds. In a configuration, a TOML date and time in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "toml::value::Datetime")]
 pub struct Expiry(pub u64);
 
-/// The last moment that has a date of four digits for its year.
-const LAST: u64 = 253_402_300_799_999;
+/// The last millisecond of the year 9999, in Unix milliseconds.
+const LAST_DISPLAYABLE_MS: u64 = 253_402_300_799_999;
 
 impl fmt::Display for Expiry {
-    /// As a configuration has it. A store may hold times beyond any calendar.
+    /// As in a configuration, with seconds. A store can hold times that have no such date.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.0 > LAST {
+        if self.0 > LAST_DISPLAYABLE_MS {
             return f.write_str("after the year 9999");
         }
         let at = UNIX_EPOCH + std::time::Duration::from_millis(self.0);
@@ -122,12 +143,16 @@ impl fmt::Display for Expiry {
     }
 }
 
-impl TryFrom<toml::value::Datetime> for Expiry {
-    type Error = String;
+/// A TOML date and time that is not in UTC, or has no date or no time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("invalid time '{0}'; expected a date and time in UTC, e.g. 2027-01-01T00:00:00Z")]
+pub struct InvalidExpiry(toml::value::Datetime);
 
-    fn try_from(at: toml::value::Datetime) -> Result<Self, String> {
-        let wrong = |_| format!("'{at}' is no time in UTC, such as 2027-01-01T00:00:00Z");
-        let time: SystemTime = humantime::parse_rfc3339(&at.to_string()).map_err(wrong)?;
+impl TryFrom<toml::value::Datetime> for Expiry {
+    type Error = InvalidExpiry;
+
+    fn try_from(at: toml::value::Datetime) -> Result<Self, InvalidExpiry> {
+        let time: SystemTime = humantime::parse_rfc3339(&at.to_string()).map_err(|_| InvalidExpiry(at))?;
         Ok(Self(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)))
     }
 }
@@ -137,19 +162,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_time_can_be_shown() {
+    fn every_expiry_can_be_displayed() {
         let shown = |at| Expiry(at).to_string();
         assert_eq!(shown(1_798_761_600_000), "2027-01-01T00:00:00Z");
-        assert_eq!(shown(LAST), "9999-12-31T23:59:59Z");
-        for at in [LAST + 1, u64::MAX / 1000, u64::MAX] {
+        assert_eq!(shown(LAST_DISPLAYABLE_MS), "9999-12-31T23:59:59Z");
+        for at in [LAST_DISPLAYABLE_MS + 1, u64::MAX / 1000, u64::MAX] {
             assert_eq!(shown(at), "after the year 9999");
         }
     }
 
     #[test]
-    fn a_digest_reads_what_it_writes() {
+    fn a_digest_parses_what_it_displays() {
         let digest = Digest::of("x");
         assert_eq!(Digest::try_from(digest.to_string()).unwrap(), digest);
-        assert!(Digest::try_from("sha256:12".to_owned()).unwrap_err().contains("64 hexadecimal"));
+        assert!(Digest::try_from("sha256:12".to_owned()).unwrap_err().to_string().contains("64 hexadecimal"));
     }
 }

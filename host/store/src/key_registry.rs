@@ -1,13 +1,17 @@
-//! API keys that are kept in the store, beside those of the configuration. Does not check anybody's key.
+//! The trait of the API keys that a store keeps, in addition to those of the configuration. Authenticates nobody.
 
 use crate::{StoredKeys, Unavailable};
 
-/// Keys that hold on every node.
+/// API keys that are valid on every node.
 #[async_trait::async_trait]
 pub trait KeyRegistry: Send + Sync {
-    /// All keys, unless they are as `known`; then `None`.
+    /// Reads all keys. `None` if nothing has changed since `known` was read.
     ///
-    /// What is known and not there any more was lost by the store, and is written again; to revoke a key is to write that. Where
-    /// that fails, the answer has the lost keys all the same, and is tried again the next time.
+    /// The store has lost each key that is known but no longer there: a key is revoked by writing a revocation. Lost keys are
+    /// written again. If that fails, the answer contains them all the same, and the next call tries again.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer in time.
     async fn read(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable>;
 }

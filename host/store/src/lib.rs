@@ -1,14 +1,21 @@
-//! Order and memory: what was published where and in which order, which sessions are members of which rooms,
-//! and how far each has acknowledged. Says nothing about connections or who is allowed what.
+//! What Switchyard remembers: the messages of rooms and their order, sessions and their memberships, API keys and versions of
+//! plugins. Knows neither sockets nor permissions.
+//!
+//! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`], [`RoomDirectory`] and
+//! [`PluginRegistry`], and for a store outside of the process also [`KeyRegistry`] and [`RemoteStore`]. There are two stores:
+//! [`Memory`], for a single node, and [`Redis`], which several nodes share. Both pass the same suite of tests, `contract`.
+//!
+//! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go through the [`Feed`]
+//! that the store was created with.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 #![warn(unreachable_pub)]
 
 mod broker;
+mod connection_counts;
 mod connection_id;
 #[cfg(test)]
 mod contract;
-mod counts;
 mod event;
 mod history;
 pub mod key;

@@ -1,4 +1,4 @@
-//! A session's memberships of rooms. Knows nothing of the session itself.
+//! A session's memberships of rooms. Knows nothing about the session itself.
 
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
@@ -8,16 +8,18 @@ use switchyard_protocol::{Position, room::RoomName};
 pub struct Membership {
     /// The filter as the client wrote it.
     pub filter: Option<Arc<str>>,
-    /// Everything after it is to be replayed on resuming: what was acknowledged last, or where it joined.
+    /// The last acknowledged position, or the one at which the session joined. After a resume, everything behind it is
+    /// replayed.
     pub position: Position,
 }
 
-/// A room that a session becomes a member of, or in which its filter changes.
+/// A room that a session joins, or in which its filter changes.
 #[derive(Debug, Clone)]
 pub struct Join {
+    /// The room.
     pub room: RoomName,
-    /// For a member that is there already the position stays as it was, unless it was of another epoch.
+    /// The new membership. If the session is a member already, its position stays, unless it is of another epoch.
     pub membership: Membership,
-    /// What it has seen and acknowledged before says nothing any more: it is as if it had left.
+    /// Whether to forget what the session has acknowledged in the room, as if it had left.
     pub anew: bool,
 }

@@ -1,50 +1,68 @@
-//! The embedded store: everything in this process, gone with it. Rooms are spread over locks by name; a call
-//! takes the lock of a session before that of a room, never the other way.
+//! The embedded store: all data is in this process and is gone when it ends. Implements the traits of a store for a
+//! single node.
+//!
+//! Rooms are spread over [`STRIPES`] locks by the hash of their name. A call that needs both takes the lock of the sessions
+//! before that of a room, never the other way round. No lock is held across an await, and no lock is held for longer than a
+//! page of rooms takes ([`stripe::PAGE_ROOMS`], [`MAX_TRIMMED_PER_PAGE`]), however many rooms there are.
 
 mod broker;
-mod log;
+mod eviction;
+mod members;
 mod plugins;
-mod relief;
 mod room_directory;
+mod room_log;
 mod session_store;
 mod sessions;
+mod stripe;
 
-use crate::{Feed, Retention, SessionToken, Store, counts::Counts};
-use log::Log;
+use crate::{Feed, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
+use eviction::Eviction;
 use plugins::Plugins;
-use relief::Relief;
+use room_log::RoomLog;
 use sessions::Sessions;
 use std::{
-    collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
+use stripe::Stripe;
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
-/// Locks over which rooms are spread: well above the number of cores, so that two seldom meet.
+/// How many locks rooms are spread over: far more than there are cores, so that two rarely collide.
 const STRIPES: usize = 64;
-/// How often what has passed its age is dropped.
-const SWEEP: Duration = Duration::from_secs(1);
-/// A room that nobody is in, that holds nothing and was not used for so long is forgotten; its epoch ends.
-const IDLE: Duration = Duration::from_secs(30);
+/// How often expired messages, keys, rooms and sessions are removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a room without members, messages, keys and a subscription stays after its last use. Then it is forgotten, and its
+/// epoch ends.
+const IDLE_ROOM_TTL: Duration = Duration::from_secs(30);
+/// How many expired messages and keys a sweep removes before it releases the lock of their rooms, apart from those of the
+/// last room.
+const MAX_TRIMMED_PER_PAGE: usize = 1024;
+const POISONED: &str = "no code panics while it holds a lock of the store";
 
+/// The store in memory. Convert it to a [`Store`] to use it.
 pub struct Memory {
     retention: Retention,
     feed: Feed,
-    counts: Arc<Counts>,
+    connection_counts: Arc<ConnectionCounts>,
     hasher: RandomState,
-    rooms: Vec<Mutex<HashMap<Arc<str>, Log>>>,
+    stripes: Vec<Mutex<Stripe>>,
     sessions: Mutex<Sessions>,
     plugins: Mutex<Plugins>,
     account: Arc<MemoryAccount>,
-    relief: Relief,
+    eviction: Eviction,
 }
 
 impl Memory {
-    /// A store whose sweeping ends with it.
+    /// An empty store, which charges what it keeps to `account` and puts its events into `feed`.
+    ///
+    /// Spawns a task on `vitals` that removes what has expired, every second. The task ends after the store was dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
     pub fn new(
         retention: Retention,
         feed: Feed,
@@ -54,86 +72,110 @@ impl Memory {
         let store = Arc::new(Self {
             retention,
             feed,
-            counts: Arc::default(),
+            connection_counts: Arc::default(),
             hasher: RandomState::new(),
-            rooms: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             sessions: Mutex::new(Sessions::new(retention.session, account)),
             plugins: Mutex::default(),
             account: account.clone(),
-            relief: Relief::default(),
+            eviction: Eviction::default(),
         });
         let weak = Arc::downgrade(&store);
         vitals.spawn("the sweep of the memory store", async move {
-            let mut ticks = tokio::time::interval(SWEEP);
+            let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
             loop {
                 ticks.tick().await;
                 let Some(store) = weak.upgrade() else { return };
-                store.sweep();
-                store.relieve();
+                store.sweep().await;
+                store.evict();
             }
         });
         store
     }
 
-    fn sweep(&self) {
+    /// Removes what has expired. Lets other tasks run after each batch of sessions and each page of rooms.
+    async fn sweep(&self) {
         let now = Instant::now();
-        let expire = || self.sessions().expire(now);
-        for (token, rooms) in std::iter::from_fn(expire).flatten() {
-            rooms.iter().for_each(|room| self.forget(token, room));
+        loop {
+            let Some(expired) = self.sessions().expire(now) else { break };
+            for (token, rooms) in expired {
+                rooms.iter().for_each(|room| self.remove_member(token, room));
+            }
+            tokio::task::yield_now().await;
         }
-        for stripe in &self.rooms {
-            let mut rooms = stripe.lock().expect(HELD);
-            rooms.retain(|_, log| {
-                log.trim(&self.retention, now);
-                !log.is_idle(now, IDLE)
-            });
-            // What a flood of names took is given back when they are gone.
-            if rooms.len() < rooms.capacity() / 4 {
-                let most = 2 * rooms.len();
-                rooms.shrink_to(most);
+        for stripe in &self.stripes {
+            let mut after = None;
+            loop {
+                after = self.sweep_page(stripe, after.as_deref(), now);
+                if after.is_none() {
+                    break;
+                }
+                tokio::task::yield_now().await;
             }
         }
     }
 
+    /// Sweeps some rooms, from the one after `after`. Returns the last of them, or `None` at the end of the stripe.
+    fn sweep_page(&self, stripe: &Mutex<Stripe>, after: Option<&str>, now: Instant) -> Option<Arc<str>> {
+        let mut stripe = stripe.lock().expect(POISONED);
+        let page = stripe.page(after);
+        let is_last = page.len() < stripe::PAGE_ROOMS;
+        let mut trimmed = 0;
+        for name in &page {
+            let Some(log) = stripe.get_mut(name) else { continue };
+            trimmed += log.trim(&self.retention, now);
+            if log.is_idle(now, IDLE_ROOM_TTL) {
+                stripe.remove(name);
+            }
+            if trimmed >= MAX_TRIMMED_PER_PAGE {
+                return Some(name.clone());
+            }
+        }
+        if is_last {
+            stripe.shrink();
+            return None;
+        }
+        page.last().cloned()
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().expect(HELD)
+        self.sessions.lock().expect(POISONED)
     }
 
     fn plugins(&self) -> MutexGuard<'_, Plugins> {
-        self.plugins.lock().expect(HELD)
+        self.plugins.lock().expect(POISONED)
     }
 
-    fn stripe(&self, room: &str) -> MutexGuard<'_, HashMap<Arc<str>, Log>> {
+    fn stripe(&self, room: &str) -> MutexGuard<'_, Stripe> {
         let stripe = self.hasher.hash_one(room) as usize % STRIPES;
-        self.rooms[stripe].lock().expect(HELD)
+        self.stripes[stripe].lock().expect(POISONED)
     }
 
-    /// The room's log, made where there is none, trimmed.
-    fn with<T>(&self, room: &RoomName, act: impl FnOnce(&mut Log) -> T) -> T {
+    /// Calls `act` with the trimmed log of the room, under its lock. Creates the room if it does not exist.
+    fn with_room<T>(&self, room: &RoomName, act: impl FnOnce(&mut RoomLog) -> T) -> T {
         let now = Instant::now();
-        let mut rooms = self.stripe(room);
-        let log = match rooms.get_mut(room.as_str()) {
+        let mut stripe = self.stripe(room);
+        let log = match stripe.get_mut(room.as_str()) {
             Some(log) => log,
-            None => rooms.entry(room.shared()).or_insert_with(|| Log::new(room.shared(), now, &self.account)),
+            None => stripe.insert(RoomLog::new(room.shared(), now, &self.account)),
         };
         log.trim(&self.retention, now);
         act(log)
     }
 
-    fn existing<T>(&self, room: &str, act: impl FnOnce(&mut Log) -> T) -> Option<T> {
-        let mut rooms = self.stripe(room);
-        rooms.get_mut(room).map(|log| {
+    /// The same for a room that exists; otherwise `None`.
+    fn with_existing_room<T>(&self, room: &str, act: impl FnOnce(&mut RoomLog) -> T) -> Option<T> {
+        let mut stripe = self.stripe(room);
+        stripe.get_mut(room).map(|log| {
             log.trim(&self.retention, Instant::now());
             act(log)
         })
     }
 
-    fn forget(&self, token: SessionToken, room: &str) {
-        self.existing(room, |log| log.forget(token));
+    fn remove_member(&self, token: SessionToken, room: &str) {
+        self.with_existing_room(room, |log| log.remove_member(token));
     }
 }
-
-const HELD: &str = "no code panics while it holds the store";
 
 impl From<Arc<Memory>> for Store {
     fn from(memory: Arc<Memory>) -> Self {
@@ -149,87 +191,4 @@ impl From<Arc<Memory>> for Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Broker, ConnectionId, HistoryConfig, Hold, Join, KEY_TTL, Membership, Message, PageLimit, Reader,
-        RoomDirectory, SessionStore,
-    };
-
-    #[tokio::test(start_paused = true)]
-    async fn it_keeps_the_contract() {
-        crate::contract::suite(Duration::from_secs(1), |retention, feed| async move {
-            Store::from(Memory::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default()))
-        })
-        .await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_room_that_nobody_needs_is_forgotten() {
-        let retention =
-            Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store =
-            Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
-        let room = RoomName::parse("fleeting").unwrap();
-        store
-            .publish(Message {
-                room: &room,
-                event: None,
-                data: "1",
-                who: &"p".into(),
-                key: None,
-                needs_member: false,
-            })
-            .await
-            .unwrap();
-        tokio::time::sleep(Duration::from_secs(590)).await;
-        assert_eq!(store.list("", 10).await.unwrap().len(), 1);
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        assert_eq!(store.list("", 10).await.unwrap(), []);
-    }
-
-    /// Each such name stayed for ten minutes, and so did what was only read.
-    #[tokio::test(start_paused = true)]
-    async fn names_that_were_only_visited_are_gone_within_a_minute() {
-        let retention =
-            Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
-        let store =
-            Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
-        let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
-        for name in &names {
-            let (read, again) = (
-                store.history(name, None, PageLimit::NONE, Reader::Other).await,
-                store.history(name, None, PageLimit::NONE, Reader::Other).await,
-            );
-            let (read, again) = (read.unwrap(), again.unwrap());
-            assert!(read.messages.is_empty() && read.newest.offset == 0 && read.newest != again.newest);
-            store.members(name, 10).await.unwrap();
-            store.receipt(name, 1).await.unwrap();
-        }
-        assert_eq!(store.list("", 10).await.unwrap(), [], "reading makes no room");
-        let connection = ConnectionId::random();
-        let token = store.create(&"acme".into(), connection, vec![]).await.unwrap();
-        let hold = Hold { token, connection };
-        for name in &names {
-            store.subscribe(name);
-            let position = store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest;
-            let membership = Membership { filter: None, position: position.clone() };
-            store.join(hold, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
-            assert_eq!(
-                store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest,
-                position
-            );
-        }
-        // A member that may come back keeps its rooms, and nothing else does.
-        let (kept, left) = names.split_at(10);
-        store.leave(hold, left.to_vec()).await.unwrap();
-        store.detach(hold);
-        names.iter().for_each(|name| store.unsubscribe(name));
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(store.list("", 1000).await.unwrap().len(), kept.len());
-        tokio::time::sleep(Duration::from_secs(120)).await;
-        assert_eq!(store.list("", 10).await.unwrap(), []);
-        let places: usize = store.rooms.iter().map(|rooms| rooms.lock().unwrap().capacity()).sum();
-        assert!(places < 10 * STRIPES, "{places} places for no room");
-    }
-}
+mod tests;

@@ -1,33 +1,38 @@
-//! A message on its way into a room, and where it was stored. What is read back is a `Publication`.
+//! A message on its way into a room, and where it was stored. A message that was read back is a `Publication`.
 
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 
-/// What is to be published; `data` is JSON text.
+/// A message to publish.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
+    /// The room to publish it to.
     pub room: &'a RoomName,
+    /// The name of its event.
     pub event: Option<&'a str>,
+    /// Its data, as JSON text.
     pub data: &'a str,
     /// The principal that publishes it.
     pub who: &'a Arc<str>,
-    /// The same of a principal within [`Retention::key`] is the same message.
+    /// The idempotency key. Messages of one principal to one room with the same key are the same message, within
+    /// [`Retention::key`](crate::Retention::key).
     pub key: Option<&'a str>,
-    /// It is published only if the room has a member, connected or resumable.
+    /// Whether to publish it only if the room has a member, connected or resumable.
     pub needs_member: bool,
 }
 
 impl<'a> Message<'a> {
-    /// Principal and key.
-    pub fn once(&self) -> Option<(&'a str, &'a str)> {
+    /// The principal and the idempotency key, which together identify the message in its room.
+    pub(crate) fn once(&self) -> Option<(&'a str, &'a str)> {
         self.key.map(|key| (&**self.who, key))
     }
 }
 
-/// Where a message is in its room.
+/// Where a message was stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
+    /// Its position in the room.
     pub position: Position,
-    /// It was stored before, with the same idempotency key: the position is that of the first.
+    /// Whether it had been stored before, with the same idempotency key. The position is that of the first one.
     pub duplicate: bool,
 }

@@ -1,4 +1,4 @@
-//! What a node counts about a store that is elsewhere, in Prometheus' terms.
+//! The metrics of a store outside of this process. Only counts; who counts what is elsewhere.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -12,23 +12,28 @@ use prometheus_client::{
 };
 use std::time::Duration;
 
-/// What a node counts about a store that is elsewhere.
+/// The metrics of a store outside of this process. A clone counts in the same metrics.
 #[derive(Clone)]
 pub struct StoreMetrics {
     commands: Family<CommandLabel, Histogram>,
     failures: Family<CommandLabel, Counter>,
-    pub reconnects: Counter,
-    pub lag: Histogram,
-    /// Rooms in which publications were missed and read from the log.
-    pub repairs: Counter,
-    /// Rooms in which publications were missed and no longer held.
-    pub losses: Counter,
-    /// 1 while the node's lease is held.
-    pub lease: Gauge,
-    pub nodes: Gauge,
-    pub reaped: Counter,
-    /// Of the server that is fullest.
+    /// How often a connection to the store was opened again.
+    pub(crate) reconnects: Counter,
+    /// Seconds from a message's time until this node received it.
+    pub(crate) lag: Histogram,
+    /// How often missed messages of a room were read from its log.
+    pub(crate) repairs: Counter,
+    /// How often the missed messages of a room were no longer held.
+    pub(crate) losses: Counter,
+    /// 1 while this node holds its lease.
+    pub(crate) lease: Gauge,
+    /// How many nodes hold their lease.
+    pub(crate) nodes: Gauge,
+    /// How many dead nodes this one has cleaned up after.
+    pub(crate) reaped: Counter,
+    /// Bytes that the fullest server uses.
     memory: Gauge,
+    /// Bytes that this server may use.
     memory_limit: Gauge,
 }
 
@@ -37,18 +42,18 @@ pub(crate) struct CommandLabel {
     pub command: &'static str,
 }
 
-/// Seconds: a quarter of a millisecond to 4 s.
-fn times() -> Histogram {
+/// A histogram of seconds, with buckets from 0.25 ms to 4 s.
+fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.00025, 2.0, 15))
 }
 
 impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
-            commands: Family::new_with_constructor(times),
+            commands: Family::new_with_constructor(seconds),
             failures: Family::default(),
             reconnects: Counter::default(),
-            lag: times(),
+            lag: seconds(),
             repairs: Counter::default(),
             losses: Counter::default(),
             lease: Gauge::default(),
@@ -61,7 +66,7 @@ impl Default for StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Shows them in `registry`, under names that begin with `store_`.
+    /// Registers the metrics, under names that begin with `store_`.
     pub fn register(&self, registry: &mut Registry) {
         let Self {
             commands,
@@ -79,47 +84,49 @@ impl StoreMetrics {
         let unit = || Unit::Seconds;
         registry.register_with_unit(
             "store_command",
-            "Until the store answered, by command",
+            "Time until the store answered, by command",
             unit(),
             commands,
         );
         registry.register("store_failures", "Commands that the store did not answer, by command", failures);
-        registry.register("store_reconnects", "Times a connection to the store was made anew", reconnects);
+        registry.register("store_reconnects", "Times a connection to the store was opened again", reconnects);
         registry.register_with_unit(
             "store_lag",
-            "From a message's time until this node heard it",
+            "Time from a message's timestamp until this node received it",
             unit(),
             lag,
         );
-        registry.register("store_repairs", "Times missed messages were read from a room's log", repairs);
+        registry.register("store_repairs", "Times missed messages were read from the log of a room", repairs);
         registry.register("store_losses", "Times missed messages were no longer held", losses);
         registry.register("store_lease", "1 while this node's lease is held", lease);
         registry.register("store_nodes", "Nodes whose lease is held", nodes);
         registry.register(
             "store_reaped",
-            "Nodes that died or took another name, and were cleared away by this one",
+            "Nodes that died or took another name, and that this node cleaned up after",
             reaped,
         );
         registry.register_with_unit(
             "store_memory",
-            "What the store uses, of several servers the fullest",
+            "Memory that the store uses, of several servers the fullest",
             Unit::Bytes,
             memory,
         );
-        let limit = "What that server may use";
+        let limit = "Memory that this server may use";
         registry.register_with_unit("store_memory_limit", limit, Unit::Bytes, memory_limit);
     }
 
-    pub fn filled(&self, used: usize, limit: usize) {
+    /// Records how many bytes the fullest server uses and may use.
+    pub(crate) fn record_memory(&self, used: usize, limit: usize) {
         let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         self.memory.set(gauge(used));
         self.memory_limit.set(gauge(limit));
     }
 
-    pub fn answered(&self, command: &'static str, after: Duration, well: bool) {
+    /// Records a command: how long its answer took or, without `success`, that there was none.
+    pub(crate) fn record_command(&self, command: &'static str, duration: Duration, success: bool) {
         let label = CommandLabel { command };
-        match well {
-            true => self.commands.get_or_create(&label).observe(after.as_secs_f64()),
+        match success {
+            true => self.commands.get_or_create(&label).observe(duration.as_secs_f64()),
             false => drop(self.failures.get_or_create(&label).inc()),
         }
     }

@@ -7,7 +7,7 @@ pub(crate) trait ConnectionSlots: Send + Sync {
     fn release(self: Arc<Self>, principal: &Arc<str>);
 }
 
-/// A connection slot, released when this is dropped.
+/// One of a principal's connection slots. Dropping it releases the slot.
 pub struct Permit {
     principal: Arc<str>,
     slots: Arc<dyn ConnectionSlots>,

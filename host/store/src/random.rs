@@ -1,4 +1,4 @@
-//! Random bits, which the model of the tests draws itself.
+//! Random bits for ids, tokens and epochs. In tests, the model replaces them by its own.
 
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bits = [0; N];
@@ -6,6 +6,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     if crate::redis::model::draw(&mut bits) {
         return bits;
     }
-    getrandom::fill(&mut bits).expect("the system has entropy");
+    getrandom::fill(&mut bits).expect("the system provides random bits");
     bits
 }

@@ -1,18 +1,22 @@
-//! What only a store outside of this process has: it may be away, forget, and be shared with other nodes.
+//! The trait of what only a store outside of this process has: it can be unreachable, lose data, and be shared with other nodes.
 
 use crate::{Hold, Unavailable};
 
-/// The part of a store that the network makes necessary.
+/// A store that is reached over the network.
 #[async_trait::async_trait]
 pub trait RemoteStore: Send + Sync {
-    /// Makes a round trip. `Some` says what part of the store cannot be reached while the rest can; the error, why this
-    /// node is of no use.
+    /// Makes a round trip to the store, to learn whether this node can serve clients. `Some` if it can, but a part of the store
+    /// cannot be reached: which part, for operators.
+    ///
+    /// # Errors
+    ///
+    /// If this node cannot serve clients; the error is the reason.
     async fn check(&self) -> Result<Option<String>, Unavailable>;
 
-    /// The client of a connection was heard after [`Event::Probe`](crate::Event::Probe): takes its session back, unless another
-    /// connection has it by now.
+    /// Takes a session back after its client has answered the ping of an [`Event::Probe`](crate::Event::Probe), unless another
+    /// connection has resumed it by now.
     fn vouch(&self, hold: Hold);
 
-    /// Records what is not recorded yet, and tells other nodes that this one is gone. Ask the store nothing afterwards.
+    /// Writes what is not written yet, and tells the other nodes that this one is gone. The store must not be used afterwards.
     async fn close(&self);
 }

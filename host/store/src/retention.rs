@@ -1,31 +1,33 @@
-//! How much is kept and for how long. Says nothing about where.
+//! How much a store keeps, and for how long. Does not say where.
 
 use serde::Deserialize;
 use std::time::Duration;
 use switchyard_process::unit;
 
-/// How long an idempotency key is remembered.
+/// How long an idempotency key is remembered: 5 minutes.
 pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
 
-/// What is kept and for how long.
+/// How much a store keeps, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
+    /// How much of each room's history.
     pub history: HistoryConfig,
-    /// How long a session outlives its connection.
+    /// How long a session can be resumed after its connection ended.
     pub session: Duration,
     /// How long an idempotency key is remembered.
     pub key: Duration,
 }
 
-/// `[rooms] history`: a message is held until one of these is passed.
+/// `rooms.history`. A message is held until it exceeds one of these limits.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HistoryConfig {
-    /// Newest messages held a room; 0 holds none.
+    /// How many messages to hold per room. With 0, none is held.
     pub messages: usize,
+    /// How long to hold a message.
     #[serde(deserialize_with = "unit::duration")]
     pub age: Duration,
-    /// Of all messages held of a room, with what each takes beside its own.
+    /// How many bytes to hold per room, including what each message takes beside its own text.
     #[serde(deserialize_with = "unit::size")]
     pub bytes: usize,
 }

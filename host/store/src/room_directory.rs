@@ -1,52 +1,58 @@
-//! Which rooms there are and who is in them. Makes and changes none.
+//! The trait for looking at rooms: which exist, and who is in them. Creates and changes none.
 
 use crate::Unavailable;
 use std::sync::Arc;
 
-/// Looks at rooms, for operators and for clients that ask who is there. Asking for a room that does not exist makes none.
+/// Looks at rooms, for operators and for clients that ask who is there. To ask for a room that does not exist creates none.
+///
+/// Every call fails if the store does not answer in time.
 #[async_trait::async_trait]
 pub trait RoomDirectory: Send + Sync {
-    /// The room's members, with the names of at most `most` principals. A room that does not exist has none.
-    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable>;
+    /// The room's members, with the names of at most `max_principals` principals. A room that does not exist has no members.
+    async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable>;
 
-    /// How many members have acknowledged a message; `None` where the room has no such offset.
+    /// How many members have acknowledged the message with this offset. `None` if the room has no such message yet, or does not
+    /// exist.
     async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable>;
 
-    /// `None` where the room does not exist. On Redis, that is also so if nothing but its position is left.
+    /// A summary of the room. `None` if it does not exist or, in Redis, if only its position is left.
     async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable>;
 
-    /// Rooms whose names come after `after`, sorted by name, at most `limit`.
+    /// At most `limit` rooms with names greater than `after`, sorted by name.
     async fn list(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable>;
 }
 
 /// Who is in a room.
 #[derive(Debug, PartialEq)]
 pub struct Members {
-    /// Sessions, connected or resumable.
+    /// How many sessions are in the room, connected or resumable.
     pub count: usize,
-    /// Sorted; at most as many as asked.
+    /// Their principals, sorted, at most as many as were asked for.
     pub principals: Vec<Arc<str>>,
-    /// There are more principals.
+    /// Whether there are more principals.
     pub more: bool,
 }
 
-/// How far a message has come.
+/// How many members have acknowledged a message.
 #[derive(Debug, PartialEq, serde::Serialize)]
 pub struct Receipt {
-    /// Sessions in the room now.
+    /// How many sessions are in the room now.
     pub members: usize,
-    /// Those of them that have acknowledged the message, in the room's present epoch.
+    /// How many of them have acknowledged the message, in the room's current epoch.
     pub acknowledged: usize,
 }
 
 /// A room, as operators see it.
 #[derive(Debug, PartialEq, serde::Serialize)]
 pub struct RoomSummary {
+    /// The room's name.
     pub room: Arc<str>,
+    /// The room's epoch.
     pub epoch: Arc<str>,
-    /// Of the newest message; 0 before the first.
+    /// The offset of the newest message; 0 before the first one.
     pub offset: u64,
+    /// How many sessions are in the room, connected or resumable.
     pub members: usize,
-    /// Messages held.
+    /// How many messages the store holds.
     pub messages: usize,
 }

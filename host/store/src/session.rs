@@ -1,34 +1,41 @@
-//! Who holds a session, and what comes of asking for one. The rooms that it is in are memberships.
+//! Which connection holds a session, and what comes of asking for one. A session's rooms are in `membership`.
 
 use crate::{ConnectionId, Membership, Permit, SessionToken};
 use switchyard_protocol::room::RoomName;
 
-/// A session, and the connection that holds it, or held it until another took it: what it asks for then is refused.
+/// A session as seen from a connection that holds it or has held it. Once another connection has taken the session over, what
+/// this one asks for is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
+    /// Identifies the session.
     pub token: SessionToken,
+    /// The connection.
     pub connection: ConnectionId,
 }
 
-/// A session that was handed to a connection.
+/// A session that a connection has resumed.
 #[derive(Debug)]
 pub struct Resumed {
-    /// The connection that held the session, if it still lives.
+    /// The connection that held the session until now, if it had not ended.
     pub previous: Option<ConnectionId>,
-    /// By name.
+    /// The session's rooms, sorted by name.
     pub rooms: Vec<(RoomName, Membership)>,
-    /// The connection's slot, where one was asked for.
+    /// The connection slot, if one was asked for.
     pub permit: Option<Permit>,
 }
 
-/// What became of a wish to resume a session.
+/// What came of asking for a session.
 #[derive(Debug)]
 pub enum Resume {
+    /// The connection has the session.
     Held(Resumed),
-    /// The token is unknown, its session is over, or is another principal's. The slot that was asked for is for a new session.
+    /// The token is unknown, the session has ended, or it belongs to another principal. The connection slot that was asked for
+    /// can be used for a new session.
     Gone(Option<Permit>),
-    /// The principal has so many connections, and none of them holds the session.
+    /// The principal has no free connection slot, and none of its connections holds the session. The number is how many slots
+    /// are taken.
     Full(u32),
-    /// Another connection has taken the session since this one asked, or the store's clock was set back.
+    /// Another connection took the session after this one had asked for it, or the store's clock was set back. The client
+    /// should try again.
     Again,
 }

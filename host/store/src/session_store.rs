@@ -1,4 +1,4 @@
-//! Sessions: who holds each and which rooms it is in. Knows nothing of messages.
+//! The trait of a store's sessions: which connection holds each, and which rooms it is in. Knows no messages.
 
 use crate::{ConnectionId, Hold, Join, Permit, Resume, SessionToken, Unavailable};
 use std::sync::Arc;
@@ -7,20 +7,22 @@ use tokio::time::Instant;
 
 /// Keeps sessions while their connections come and go.
 ///
-/// Of all connections that ever held a session only the newest can change it. What another one asks for is an error where it
-/// is answered, and otherwise does nothing. What returns nothing is recorded as soon as the store can; nobody waits for it.
+/// Of all connections that ever held a session, only the newest one can change it. What another one asks for fails or, where a
+/// call returns nothing, has no effect. Calls that return nothing are recorded as soon as the store can, and nobody waits for
+/// them. The other calls fail if the store does not answer in time.
 #[async_trait::async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Takes one of the principal's connection slots, of which it has `most` on all nodes together. The inner error says
-    /// how many are taken. Dropping the permit releases the slot, and so does dropping this future.
+    /// Acquires one of the principal's connection slots, of which it has `most` on all nodes together. The inner error is how
+    /// many are taken. The slot is released when the permit is dropped, and also if this future is dropped.
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,
         most: u32,
     ) -> Result<Result<Permit, u32>, Unavailable>;
 
-    /// Makes a session that is in these rooms and held by the connection. After an error, or when nobody waits for the answer
-    /// any more, a session that was made all the same is detached.
+    /// Creates a session that is a member of these rooms and is held by the connection.
+    ///
+    /// If this fails, or its future is dropped, a session that was created nevertheless is detached.
     async fn create(
         &self,
         principal: &Arc<str>,
@@ -28,11 +30,14 @@ pub trait SessionStore: Send + Sync {
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable>;
 
-    /// Hands a session to a connection whose client was there since `asked`: whoever took it after that keeps it.
+    /// Hands a session to a connection. If another one has taken it since `asked`, when this connection's client appeared, that
+    /// one keeps it.
     ///
-    /// With `most` the connection slot is taken in the same step, as by [`acquire_connection_slot`](Self::acquire_connection_slot).
-    /// A session that another live connection holds needs no free slot, because that connection is about to release its own.
-    /// After an error, or when nobody waits for the answer any more, a session that was handed over all the same is detached.
+    /// With `most`, a connection slot is acquired in the same step, as by
+    /// [`acquire_connection_slot`](Self::acquire_connection_slot). If another live connection holds the session, no free slot is
+    /// needed, because that connection is about to release its own.
+    ///
+    /// If this fails, or its future is dropped, a session that was handed over nevertheless is detached.
     async fn resume(
         &self,
         token: SessionToken,
@@ -42,26 +47,26 @@ pub trait SessionStore: Send + Sync {
         most: Option<u32>,
     ) -> Result<Resume, Unavailable>;
 
-    /// The connection has ended: starts the session's time to live.
+    /// Starts the session's time to live, because its connection has ended.
     fn detach(&self, hold: Hold);
 
     /// Ends the session at once.
     fn end(&self, hold: Hold);
 
-    /// Makes the session a member of rooms, or changes its filters there: all of them or none.
+    /// Makes the session a member of rooms, or changes its filters there: in all of them or in none.
     ///
-    /// After an error the session is as it was, whatever the store was about to do. Only if this node ends meanwhile may whoever
-    /// resumes the session find it changed.
+    /// If this fails, the session stays as it was, whatever the store was about to do. A connection that resumes the session can
+    /// find the change only if this node dies before the store has confirmed the old state.
     async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable>;
 
-    /// Takes the session out of rooms. Rooms that it is not in are ignored. After an error the same holds as for
+    /// Takes the session out of rooms. Rooms that it is not in are ignored. A failure has the same effect as for
     /// [`join`](Self::join).
     async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable>;
 
-    /// The client has all messages up to a position, of whose epoch it was told. A membership of another epoch moves there.
-    /// Positions that lie behind an earlier one of the same epoch change nothing.
+    /// Records that the client has received all messages up to a position, whose epoch it knows. The membership moves to that
+    /// epoch. Positions that are behind an earlier one of the same epoch have no effect.
     fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position);
 
-    /// The client was told that the room goes on after a position: what was before is not replayed any more.
+    /// Records that the client knows that the room continues after a position: messages before it are no longer replayed.
     fn advance(&self, hold: Hold, room: &RoomName, position: &Position);
 }

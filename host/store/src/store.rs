@@ -1,19 +1,23 @@
-//! The parts of one store, put together. Each is a trait with a file of its own; where they are kept is theirs to know.
+//! A store as the sum of its parts, each of which is a trait in a file of its own. Does not know how they are implemented.
 
 use crate::{Broker, KeyRegistry, PluginRegistry, RemoteStore, RoomDirectory, SessionStore};
 use std::sync::Arc;
 
-/// One store, in memory or elsewhere. Clones are the same store.
+/// A store, in memory or elsewhere. A clone is the same store.
 ///
-/// What its parts are asked is answered within [`PATIENCE`](crate::PATIENCE), but for code of plugins, which is long.
+/// Every call is answered within [`PATIENCE`](crate::PATIENCE), except those that transfer the code of plugins.
 #[derive(Clone)]
 pub struct Store {
+    /// The messages of rooms.
     pub broker: Arc<dyn Broker>,
+    /// Sessions and their memberships.
     pub sessions: Arc<dyn SessionStore>,
+    /// Which rooms there are.
     pub rooms: Arc<dyn RoomDirectory>,
+    /// Versions of plugins.
     pub plugins: Arc<dyn PluginRegistry>,
-    /// Where the store keeps API keys.
+    /// API keys, if the store keeps any.
     pub keys: Option<Arc<dyn KeyRegistry>>,
-    /// Where the store is outside of this process.
+    /// What only a store outside of this process has.
     pub remote: Option<Arc<dyn RemoteStore>>,
 }

@@ -1,17 +1,17 @@
-//! The one error of a store, and how long it may take to come.
+//! The error of all calls of a store, and how long they may take.
 
 use std::time::Duration;
 
-/// How long an answer of a store may take; then it is an error.
+/// How long a store may take to answer. After that the call fails with [`Unavailable`].
 pub const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// The store did not do what it was asked, or cannot say whether it did.
+/// The store did not do what it was asked for, or cannot say whether it did. Holds the reason, for operators.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the store is not available: {0}")]
 pub struct Unavailable(pub String);
 
 impl Unavailable {
-    /// It answers, and has no memory for more.
+    /// Whether the store works, but has no memory for more data.
     pub fn is_full(&self) -> bool {
         self.0.starts_with("OOM")
     }

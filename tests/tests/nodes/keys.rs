@@ -64,7 +64,10 @@ async fn impossible_key_commands_are_reported() {
             &["add", "--principal", "a", "--scope", "publish", "--tier", "gold"],
             "--tier: 'gold' is not configured",
         ),
-        (&["add", "--principal", "a", "--scope", "publish", "--digest", "12"], "a digest is 'sha256:'"),
+        (
+            &["add", "--principal", "a", "--scope", "publish", "--digest", "12"],
+            "invalid digest; expected 'sha256:'",
+        ),
         (&["revoke", "sha256:00"], "the digests of 0 keys in the store begin with 'sha256:00'"),
     ] {
         let (good, told) = key(&node, arguments).await;

@@ -1,33 +1,33 @@
-//! In which epoch a session is a member of a room, and what it has acknowledged there.
+//! Tests of memberships and acknowledgements when a room begins a new epoch.
 
 use super::*;
 
-pub(super) async fn a_membership_moves_when_its_client_has_heard(s: Subject) {
+pub(super) async fn a_membership_moves_to_an_epoch_its_client_knows(s: Subject) {
     let joined = s.publish("a", "1").await.position;
     let mut hold = s.member("acme", "a", Some("{}")).await;
     let at = |epoch: &str, offset| Position { epoch: epoch.into(), offset };
-    let comes_back_at = async |hold: &mut Hold, position: Position| {
+    let resumes_at = async |hold: &mut Hold, position: Position| {
         hold.connection = ConnectionId::random();
         let resumed = s.resume(hold.token, "acme", hold.connection).await.unwrap();
         assert_eq!(resumed.rooms[0].1, Membership { filter: Some("{}".into()), position });
     };
     s.store.sessions.advance(hold, &room("a"), &Position { offset: 9, ..joined.clone() });
     s.store.sessions.advance(hold, &room("a"), &Position { offset: 8, ..joined.clone() });
-    comes_back_at(&mut hold, Position { offset: 9, ..joined.clone() }).await;
+    resumes_at(&mut hold, Position { offset: 9, ..joined.clone() }).await;
     s.store.sessions.acknowledge(hold, &room("a"), &Position { offset: 15, ..joined.clone() });
     s.store.sessions.advance(hold, &room("a"), &at("next", 2));
-    comes_back_at(&mut hold, at("next", 2)).await;
+    resumes_at(&mut hold, at("next", 2)).await;
     s.store.sessions.acknowledge(hold, &room("a"), &at("next", 4));
     s.store.sessions.acknowledge(hold, &room("a"), &at("next", 3));
-    comes_back_at(&mut hold, at("next", 4)).await;
+    resumes_at(&mut hold, at("next", 4)).await;
     s.store.sessions.acknowledge(hold, &room("a"), &at("last", 1));
-    comes_back_at(&mut hold, at("last", 1)).await;
+    resumes_at(&mut hold, at("last", 1)).await;
     s.store.sessions.advance(hold, &room("elsewhere"), &at("last", 1));
     s.store.sessions.acknowledge(hold, &room("elsewhere"), &at("last", 1));
-    assert_eq!(s.count("elsewhere").await, 0, "neither makes a member");
+    assert_eq!(s.count("elsewhere").await, 0, "neither creates a membership");
 }
 
-pub(super) async fn receipts_count_what_is_of_the_rooms_epoch(s: Subject) {
+pub(super) async fn receipts_count_acknowledgements_of_the_current_epoch(s: Subject) {
     let mut hold = s.member("acme", "a", None).await;
     let first = s.publish("a", "1").await.position;
     let second = s.publish("a", "2").await.position;
@@ -39,6 +39,6 @@ pub(super) async fn receipts_count_what_is_of_the_rooms_epoch(s: Subject) {
     assert_eq!(resumed.rooms[0].1.position, other);
     assert_eq!((acknowledged(1).await, acknowledged(2).await), (0, 0));
     s.store.sessions.acknowledge(hold, &room("a"), &first);
-    s.becomes(async || acknowledged(first.offset).await == 1).await;
+    s.eventually(async || acknowledged(first.offset).await == 1).await;
     assert_eq!(acknowledged(second.offset).await, 0);
 }

@@ -1,16 +1,16 @@
-//! How much of a room is held.
+//! Tests of how much of a room's history is held.
 
 use super::*;
 
 const ALL: PageLimit = PageLimit { messages: 1000, bytes: usize::MAX };
 
-/// JSON text of so many bytes.
+/// A JSON string of so many bytes.
 fn text(bytes: usize) -> String {
     format!("\"{}\"", "x".repeat(bytes - 2))
 }
 
 impl Subject {
-    /// The offsets held, which have no hole and end with the newest.
+    /// How many messages are held. Checks that their offsets have no hole and end with the newest.
     async fn held(&self) -> usize {
         let history = self.store.broker.history(&room("a"), None, ALL, Reader::Other).await.unwrap();
         let offsets: Vec<_> = history.messages.iter().map(|message| message.offset).collect();
@@ -26,12 +26,12 @@ impl Subject {
                 .whole
         };
         assert!(whole(first - 1).await);
-        assert!(first == 1 || !whole(first - 2).await, "what is gone is told");
+        assert!(first == 1 || !whole(first - 2).await, "a loss is reported");
         offsets.len()
     }
 }
 
-pub(super) async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
+pub(super) async fn history_is_trimmed_by_bytes_without_a_hole(s: Subject) {
     for n in 1..=60 {
         s.publish("a", &text(1000)).await;
         let held = s.held().await;
@@ -42,7 +42,7 @@ pub(super) async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
     }
     let held = s.held().await;
     assert!((20..=60).contains(&held), "{held}");
-    // None but itself could be held, and not even that.
+    // It leaves no space for others, and exceeds the limit itself.
     let large = s.publish("a", &text(12_000)).await.position;
     assert_eq!((large.offset, s.held().await), (121, 0));
     s.publish("a", &text(1000)).await;
@@ -50,9 +50,9 @@ pub(super) async fn it_is_trimmed_by_bytes_and_has_no_hole(s: Subject) {
     assert_eq!(s.offsets("a", Some(&large), 10).await, (vec![122], false, true));
 }
 
-pub(super) async fn what_is_trimmed_by_count_takes_no_bytes(s: Subject) {
+pub(super) async fn messages_trimmed_by_count_take_no_bytes(s: Subject) {
     for n in 1..=60 {
         s.publish("a", &text(1000)).await;
-        assert_eq!(s.held().await, 5.min(n), "five are within the bytes");
+        assert_eq!(s.held().await, 5.min(n), "five fit into the bytes");
     }
 }

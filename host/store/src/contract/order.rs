@@ -1,16 +1,15 @@
-//! Messages that are on their way together.
+//! Tests of the order of messages that are published without waiting for answers.
 
 use super::*;
 
-/// Nobody waits for an answer before the next message comes.
-pub(super) async fn what_overlaps_is_in_order(s: Subject) {
-    const MANY: u64 = 200;
+pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
+    const COUNT: u64 = 200;
     let (named, inbox, acme) = (room("a"), room("@acme"), Arc::<str>::from("acme"));
     s.store.broker.subscribe(&named);
-    s.hears(&["a from 0"]).await;
+    s.receives(&["a from 0"]).await;
     let (mut storing, mut expected, mut heard, mut newest) = (vec![], vec![], vec![], 0);
-    for n in 0..MANY {
-        // Each third is a message that came before, and each fifth needs somebody who is not there.
+    for n in 0..COUNT {
+        // Every third message is a duplicate, and every fifth needs a member that the room does not have.
         let (data, key) = (n.to_string(), (n % 3 == 0).then_some("again"));
         storing.push(s.store.broker.publish(Message {
             room: &named,
@@ -35,7 +34,7 @@ pub(super) async fn what_overlaps_is_in_order(s: Subject) {
             key: None,
             needs_member,
         }));
-        // In a room of its own: those that need nobody.
+        // In this room, only messages that need no member are published.
         let others = n - n / 5;
         expected.push((!needs_member).then_some((others, false)));
     }
@@ -43,5 +42,5 @@ pub(super) async fn what_overlaps_is_in_order(s: Subject) {
         let stored = storing.await.unwrap().map(|stored| (stored.position.offset, stored.duplicate));
         assert_eq!(stored, expected, "message {n}");
     }
-    s.becomes(async || s.heard() == heard).await;
+    s.eventually(async || s.received() == heard).await;
 }

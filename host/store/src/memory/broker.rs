@@ -1,6 +1,7 @@
-//! Publishing to rooms in memory and reading them. How a room keeps its messages is `log`'s affair.
+//! The memory store as a broker: publishing to rooms, and reading their history. How a room keeps its messages is in
+//! `room_log`.
 
-use super::{Log, Memory};
+use super::{Memory, RoomLog};
 use crate::{Broker, Event, History, Message, PageLimit, Reader, Stored, Storing, Unavailable};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Position, room::RoomName};
@@ -9,20 +10,20 @@ use tokio::time::Instant;
 #[async_trait::async_trait]
 impl Broker for Memory {
     fn subscribe(&self, room: &RoomName) {
-        self.with(room, |log| {
+        self.with_room(room, |log| {
             log.is_subscribed = true;
             (self.feed)(Event::Subscribed { room: log.name.clone(), position: log.newest() });
         });
     }
 
     fn unsubscribe(&self, room: &RoomName) {
-        self.existing(room, Log::unsubscribe);
+        self.with_existing_room(room, RoomLog::unsubscribe);
     }
 
     fn publish(&self, message: Message<'_>) -> Storing {
-        let publish = |log: &mut Log| {
+        let publish = |log: &mut RoomLog| {
             let now = Instant::now();
-            if let Some(offset) = message.once().and_then(|once| log.known(once, now)) {
+            if let Some(offset) = message.once().and_then(|once| log.find_duplicate(once, now)) {
                 return Some(Stored { position: log.position(offset), duplicate: true });
             }
             if message.needs_member && log.members.is_empty() {
@@ -31,17 +32,17 @@ impl Broker for Memory {
             let publication = log.append(&message, &self.retention, now);
             let position = log.position(publication.offset);
             if log.is_subscribed {
-                // Under the lock, so that the feed has the order of the offsets.
+                // Under the lock, so that the feed receives the messages in the order of their offsets.
                 (self.feed)(Event::Published(publication));
             }
             Some(Stored { position, duplicate: false })
         };
         let stored = match message.needs_member {
-            true => self.existing(message.room, publish).flatten(),
-            false => self.with(message.room, publish),
+            true => self.with_existing_room(message.room, publish).flatten(),
+            false => self.with_room(message.room, publish),
         };
         if self.account.is_under_pressure() {
-            self.relieve();
+            self.evict();
         }
         Storing::Done(Some(Ok(stored)))
     }
@@ -54,18 +55,19 @@ impl Broker for Memory {
         reader: Reader,
     ) -> Result<History, Unavailable> {
         let read = match reader {
-            Reader::Member => Some(self.with(room, |log| log.read(after, limit))),
-            Reader::Other => self.existing(room, |log| log.read(after, limit)),
+            Reader::Member => Some(self.with_room(room, |log| log.read(after, limit))),
+            Reader::Other => self.with_existing_room(room, |log| log.read(after, limit)),
         };
-        // Whoever only reads makes no room: the epoch of this one nobody else is told.
-        Ok(read.unwrap_or_else(|| Log::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
+        // Reading creates no room. No other answer will name the epoch of this temporary one.
+        Ok(read
+            .unwrap_or_else(|| RoomLog::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
     }
 
     fn has_capacity_for(&self, share: &MemoryShare) -> bool {
         if !self.account.is_under_pressure() {
             return true;
         }
-        self.relieve();
+        self.evict();
         share.may_grow()
     }
 }

@@ -1,4 +1,4 @@
-//! Versions of plugins, for a node that is alone.
+//! The memory store as a plugin registry: versions of plugins and their code, for a single node.
 
 use super::Memory;
 use crate::{Change, Lineage, PluginRegistry, Revision, StoredPlugins, Unavailable};
@@ -7,10 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 
 #[derive(Default)]
 pub(super) struct Plugins {
-    /// How often they were changed.
+    /// How many changes there were.
     changes: u64,
     lineages: HashMap<String, Lineage>,
-    /// By plugin and digest.
+    /// By plugin and SHA-256.
     codes: HashMap<(String, String), Bytes>,
     report: Option<String>,
 }
@@ -40,7 +40,7 @@ impl Plugins {
         true
     }
 
-    /// Takes a lineage that is newer than the one that is there, and code of one that is as new.
+    /// Takes a lineage that is newer than the one in the store, and the code of one that is at least as new.
     pub(super) fn restore(&mut self, plugin: &str, lineage: &Lineage, code: Vec<(String, Bytes)>) {
         let generation = self.lineages.get(plugin).map_or(0, |known| known.generation);
         if generation > lineage.generation {

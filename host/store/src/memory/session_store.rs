@@ -1,20 +1,20 @@
-//! Sessions in memory as others ask for them: each call takes the lock of the sessions and then those of their rooms.
+//! The memory store as a session store. Each call takes the lock of the sessions, and then those of their rooms.
 
-use super::{Memory, sessions::Taken};
+use super::{Memory, sessions::ResumeResult};
 use crate::{ConnectionId, Hold, Join, Permit, Resume, Resumed, SessionStore, SessionToken, Unavailable};
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
 
 fn taken_over() -> Unavailable {
-    Unavailable("the session is another connection's".to_owned())
+    Unavailable("another connection has taken over the session".to_owned())
 }
 
 impl Memory {
-    /// A connection slot, or how many are taken.
+    /// A connection slot. The error is how many are taken.
     fn acquire_slot(&self, principal: &Arc<str>, most: u32) -> Result<Permit, u32> {
-        let count = self.counts.add(principal);
-        let permit = Permit::new(principal.clone(), self.counts.clone());
+        let count = self.connection_counts.add(principal);
+        let permit = Permit::new(principal.clone(), self.connection_counts.clone());
         if count > most { Err(count - 1) } else { Ok(permit) }
     }
 }
@@ -49,19 +49,20 @@ impl SessionStore for Memory {
         most: Option<u32>,
     ) -> Result<Resume, Unavailable> {
         let mut sessions = self.sessions();
-        let is_taken_over = sessions.is_taken_over(token, principal);
-        let most = if is_taken_over { most.map(|_| u32::MAX) } else { most };
+        let has_holder = sessions.has_holder(token, principal);
+        // Its connection is about to release a slot.
+        let most = if has_holder { most.map(|_| u32::MAX) } else { most };
         let permit = match most.map(|most| self.acquire_slot(principal, most)).transpose() {
             Ok(permit) => permit,
             Err(count) => return Ok(Resume::Full(count)),
         };
         let (previous, names) = match sessions.resume(token, principal, connection, asked) {
-            Taken::Held(previous, names) => (previous, names),
-            Taken::Gone => return Ok(Resume::Gone(permit)),
-            Taken::Again => return Ok(Resume::Again),
+            ResumeResult::Resumed(previous, names) => (previous, names),
+            ResumeResult::NotFound => return Ok(Resume::Gone(permit)),
+            ResumeResult::Retry => return Ok(Resume::Again),
         };
         let membership = |room: RoomName| {
-            let membership = self.existing(&room, |log| log.members.get(token))??;
+            let membership = self.with_existing_room(&room, |log| log.members.get(token))??;
             Some((room, membership))
         };
         let rooms = names.into_iter().filter_map(membership).collect();
@@ -74,14 +75,14 @@ impl SessionStore for Memory {
 
     fn end(&self, hold: Hold) {
         let rooms = self.sessions().end(hold);
-        rooms.iter().for_each(|room| self.forget(hold.token, room));
+        rooms.iter().for_each(|room| self.remove_member(hold.token, room));
     }
 
     async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
         for Join { room, membership, anew } in joins {
-            let share = sessions.enter(hold, &room).ok_or_else(taken_over)?;
-            self.with(&room, |log| log.enter(hold.token, &share, membership, anew));
+            let share = sessions.add_room(hold, &room).ok_or_else(taken_over)?;
+            self.with_room(&room, |log| log.add_member(hold.token, &share, membership, anew));
         }
         Ok(())
     }
@@ -92,8 +93,8 @@ impl SessionStore for Memory {
             return Err(taken_over());
         }
         for room in rooms {
-            sessions.exit(hold, &room);
-            self.forget(hold.token, &room);
+            sessions.remove_room(hold, &room);
+            self.remove_member(hold.token, &room);
         }
         Ok(())
     }
@@ -101,14 +102,14 @@ impl SessionStore for Memory {
     fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
         let mut sessions = self.sessions();
         if sessions.is_held(hold) {
-            self.existing(room, |log| log.members.acknowledge(hold.token, position));
+            self.with_existing_room(room, |log| log.members.acknowledge(hold.token, position));
         }
     }
 
     fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
         let mut sessions = self.sessions();
         if sessions.is_held(hold) {
-            self.existing(room, |log| log.members.advance(hold.token, position));
+            self.with_existing_room(room, |log| log.members.advance(hold.token, position));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions in memory: who holds each and which rooms it is in.
+//! Sessions in memory: which connection holds each, and which rooms it is in. Knows no positions and no filters.
 
 use crate::{ConnectionId, Hold, SessionToken};
 use std::{
@@ -14,24 +14,24 @@ pub(super) struct Sessions {
     ttl: Duration,
     account: Arc<MemoryAccount>,
     all: HashMap<SessionToken, Session>,
-    /// Sessions without a connection, by the time they end; the time to live is the same for all. One that
-    /// was resumed meanwhile no longer has that end.
-    ends: VecDeque<(Instant, SessionToken)>,
+    /// When sessions without a connection expire. All live equally long, so this is in order. An entry whose time is no longer
+    /// that of its session is stale: the session was resumed.
+    expiries: VecDeque<(Instant, SessionToken)>,
 }
 
 struct Session {
     rooms: BTreeSet<RoomName>,
     holder: Holder,
-    /// When it was handed to a connection last.
+    /// When a connection last created or resumed it.
     taken: Instant,
-    /// Of its principal.
+    /// Charged to its principal.
     charge: MemoryCharge,
 }
 
-/// What one takes in memory, about, beside the rooms that it is in.
-const SESSION: usize = 400;
-/// Sessions that end at a time, until others have their turn.
-const AT_ONCE: usize = 256;
+/// Bytes of memory that a session takes without its rooms, roughly, as measured.
+const SESSION_BYTES: usize = 400;
+/// How many sessions expire before the lock is released.
+const MAX_EXPIRED_PER_CALL: usize = 256;
 
 impl Session {
     fn principal(&self) -> &str {
@@ -44,66 +44,67 @@ enum Holder {
     NobodyUntil(Instant),
 }
 
-pub(super) enum Taken {
-    /// The connection that held it, and its rooms.
-    Held(Option<ConnectionId>, Vec<RoomName>),
-    Gone,
-    Again,
+pub(super) enum ResumeResult {
+    /// The connection that held the session, and its rooms.
+    Resumed(Option<ConnectionId>, Vec<RoomName>),
+    NotFound,
+    /// Another connection took the session after this one had asked for it.
+    Retry,
 }
 
 impl Sessions {
     pub(super) fn new(ttl: Duration, account: &Arc<MemoryAccount>) -> Self {
-        Self { ttl, account: account.clone(), all: HashMap::new(), ends: VecDeque::new() }
+        Self { ttl, account: account.clone(), all: HashMap::new(), expiries: VecDeque::new() }
     }
 
     pub(super) fn create(&mut self, principal: &Arc<str>, connection: ConnectionId) -> SessionToken {
         let token = SessionToken::random();
         let holder = Holder::Connection(connection);
         let (taken, charge) =
-            (Instant::now(), self.account.share(principal).charge(MemoryKind::Sessions, SESSION));
+            (Instant::now(), self.account.share(principal).charge(MemoryKind::Sessions, SESSION_BYTES));
         let session = Session { rooms: BTreeSet::new(), holder, taken, charge };
         self.all.insert(token, session);
         token
     }
 
     /// Whether a connection holds the session.
-    pub(super) fn is_taken_over(&self, token: SessionToken, principal: &str) -> bool {
+    pub(super) fn has_holder(&self, token: SessionToken, principal: &str) -> bool {
         self.all.get(&token).is_some_and(|session| {
             *session.principal() == *principal && matches!(session.holder, Holder::Connection(_))
         })
     }
 
-    /// The connection that held it and its rooms.
+    /// Hands the session to a connection that asked for it at `asked`.
     pub(super) fn resume(
         &mut self,
         token: SessionToken,
         principal: &str,
         connection: ConnectionId,
         asked: Instant,
-    ) -> Taken {
+    ) -> ResumeResult {
         let session = self.all.get_mut(&token).filter(|session| *session.principal() == *principal);
-        let Some(session) = session else { return Taken::Gone };
+        let Some(session) = session else { return ResumeResult::NotFound };
         let previous = match session.holder {
             Holder::Connection(previous) => Some(previous),
-            Holder::NobodyUntil(end) if end <= Instant::now() => return Taken::Gone,
+            Holder::NobodyUntil(end) if end <= Instant::now() => return ResumeResult::NotFound,
             Holder::NobodyUntil(_) => None,
         };
         if asked < session.taken {
-            return Taken::Again;
+            return ResumeResult::Retry;
         }
         (session.holder, session.taken) = (Holder::Connection(connection), Instant::now());
-        Taken::Held(previous, session.rooms.iter().cloned().collect())
+        ResumeResult::Resumed(previous, session.rooms.iter().cloned().collect())
     }
 
     pub(super) fn detach(&mut self, hold: Hold, now: Instant) {
         let end = now + self.ttl;
         if let Some(session) = self.held(hold) {
             session.holder = Holder::NobodyUntil(end);
-            self.ends.push_back((end, hold.token));
+            self.expiries.push_back((end, hold.token));
         }
     }
 
-    /// Removes the session and gives its rooms.
+    /// Removes the session and returns its rooms.
     pub(super) fn end(&mut self, hold: Hold) -> BTreeSet<RoomName> {
         match self.held(hold) {
             Some(_) => self.all.remove(&hold.token).map(|session| session.rooms).unwrap_or_default(),
@@ -120,27 +121,28 @@ impl Sessions {
         self.held(hold).is_some()
     }
 
-    /// What the principal answers for, where the connection holds the session.
-    pub(super) fn enter(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<MemoryShare>> {
+    /// Adds a room and returns the share of the session's principal, or `None` if the connection does not hold the session.
+    pub(super) fn add_room(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<MemoryShare>> {
         let session = self.held(hold)?;
         session.rooms.insert(room.clone());
         Some(session.charge.share().clone())
     }
 
-    pub(super) fn exit(&mut self, hold: Hold, room: &str) {
+    pub(super) fn remove_room(&mut self, hold: Hold, room: &str) {
         if let Some(session) = self.held(hold) {
             session.rooms.remove(room);
         }
     }
 
-    /// Removes some of the sessions whose time has come and gives their rooms; `None`: there are none.
+    /// Removes at most [`MAX_EXPIRED_PER_CALL`] expired sessions and returns their rooms. `None` when no entry is left that has
+    /// expired.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Vec<(SessionToken, BTreeSet<RoomName>)>> {
         let mut expired = vec![];
-        self.ends.front().filter(|(end, _)| *end <= now)?;
-        for _ in 0..AT_ONCE {
-            let Some((end, token)) = self.ends.pop_front_if(|(end, _)| *end <= now) else { break };
-            let still = matches!(self.all.get(&token), Some(s) if matches!(s.holder, Holder::NobodyUntil(at) if at == end));
-            if still && let Some(session) = self.all.remove(&token) {
+        self.expiries.front().filter(|(end, _)| *end <= now)?;
+        for _ in 0..MAX_EXPIRED_PER_CALL {
+            let Some((end, token)) = self.expiries.pop_front_if(|(end, _)| *end <= now) else { break };
+            let has_expired = matches!(self.all.get(&token), Some(s) if matches!(s.holder, Holder::NobodyUntil(at) if at == end));
+            if has_expired && let Some(session) = self.all.remove(&token) {
                 expired.push((token, session.rooms));
             }
         }

@@ -12,7 +12,7 @@ use crate::{
         scripts::registries::{self, EntryWrite},
         site::Site,
     },
-    registry::{Entries, Entry, REVOKED, Revision, merge},
+    registry::{Entries, Entry, REVOCATION_TTL, Revision, merge},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -73,9 +73,9 @@ impl Keyring {
         let (mut revision, found) = self.read().await?;
         // By whichever clock is ahead, this node's or Redis': what the registry forgets now is not offered.
         let latest = found.values().map(Entry::version).fold(unix_ms(), u64::max);
-        let oldest = latest.saturating_sub(REVOKED.as_millis() as u64);
+        let oldest = latest.saturating_sub(REVOCATION_TTL.as_millis() as u64);
         // Who was away for so long may know keys of which nobody remembers that they were revoked.
-        let is_outdated = known.read_at < unix_ms().saturating_sub(REVOKED.as_millis() as u64)
+        let is_outdated = known.read_at < unix_ms().saturating_sub(REVOCATION_TTL.as_millis() as u64)
             && revision != Revision::none();
         let before = if is_outdated { &Entries::new() } else { &known.entries };
         let (entries, missing) = merge(before, found, oldest);
@@ -141,7 +141,7 @@ impl Keyring {
     ) -> Result<(bool, Replication), Unavailable> {
         let digest = digest.to_string();
         let entry = EntryWrite { name: &digest, version: None, content };
-        registries::write_key_replicated(&self.link, &self.names, REVOKED + LONGER, entry).await
+        registries::write_key_replicated(&self.link, &self.names, REVOCATION_TTL + LONGER, entry).await
     }
 
     /// Writes what was lost, unless somebody else did.
@@ -151,7 +151,7 @@ impl Keyring {
             version: Some(entry.version()),
             content: entry.content(),
         });
-        registries::write_keys(&self.link, &self.names, REVOKED + LONGER, entries).await
+        registries::write_keys(&self.link, &self.names, REVOCATION_TTL + LONGER, entries).await
     }
 }
 

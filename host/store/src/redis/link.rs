@@ -202,7 +202,7 @@ impl Link {
             Ok(result) => result.map_err(|error| Unavailable(self.errors.hidden(error.details()))),
             Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
         };
-        self.metrics.answered(name, began.elapsed(), result.is_ok());
+        self.metrics.record_command(name, began.elapsed(), result.is_ok());
         self.errors.answered(name, result.as_ref().err().map(|error| &*error.0));
         result
     }

@@ -10,7 +10,7 @@ use crate::{
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
     redis::{Keyring, Redis, RedisUrl, Replication, Site, context::lease_time::LEASE, names::Names},
-    registry::REVOKED,
+    registry::REVOCATION_TTL,
 };
 use std::{
     net::TcpListener,
@@ -235,7 +235,7 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     // Who was away for longer than it is remembered that a key was revoked does not bring it back.
     server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
     server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 2"]);
-    let long_ago = StoredKeys { read_at: known.read_at - REVOKED.as_millis() as u64 - 1000, ..known };
+    let long_ago = StoredKeys { read_at: known.read_at - REVOCATION_TTL.as_millis() as u64 - 1000, ..known };
     let now = KeyRegistry::read(&*one, &long_ago).await.unwrap().expect("what is there");
     assert_eq!((names(&now), listed().await), (vec!["d".into()], vec!["d".into()]));
 }

@@ -39,7 +39,7 @@ pub(crate) fn watch(context: &Arc<Context>, vitals: &VitalTasks) {
             let Some(fullest) = fullest else { continue };
             context.fullest_server.set(fullest);
             let ServerMemory { used, limit } = fullest;
-            context.metrics.filled(used, limit);
+            context.metrics.record_memory(used, limit);
             if memory::is_under_pressure(used, limit)
                 && warned.is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL)
             {

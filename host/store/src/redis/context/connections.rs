@@ -2,7 +2,7 @@
 
 use crate::{
     PATIENCE, Permit, Unavailable,
-    counts::Counts,
+    connection_counts::ConnectionCounts,
     permit::ConnectionSlots,
     redis::{
         context::{
@@ -45,7 +45,7 @@ pub(crate) struct Connections {
     estate: Arc<Estate>,
     time: Arc<Clock>,
     renewed: Arc<Renewal>,
-    counts: Counts,
+    counts: ConnectionCounts,
     state: Mutex<State>,
     at_once: Semaphore,
     /// Rung when nothing waits to be written.
@@ -132,7 +132,7 @@ impl Connections {
             estate: estate.clone(),
             time: time.clone(),
             renewed: renewed.clone(),
-            counts: Counts::default(),
+            counts: ConnectionCounts::default(),
             state: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
             written: Notify::new(),

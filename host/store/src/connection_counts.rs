@@ -1,4 +1,4 @@
-//! How many connections each principal has on this node.
+//! How many connections each principal has on this node. Knows no limits, and not which connections they are.
 
 use crate::permit::ConnectionSlots;
 use std::{
@@ -7,10 +7,10 @@ use std::{
 };
 
 #[derive(Default)]
-pub(crate) struct Counts(Mutex<HashMap<Arc<str>, u32>>);
+pub(crate) struct ConnectionCounts(Mutex<HashMap<Arc<str>, u32>>);
 
-impl Counts {
-    /// One more; how many that makes.
+impl ConnectionCounts {
+    /// Counts one more connection of the principal. Returns the new count.
     pub(crate) fn add(&self, principal: &Arc<str>) -> u32 {
         let mut counts = self.lock();
         let count = counts.entry(principal.clone()).or_default();
@@ -18,7 +18,7 @@ impl Counts {
         *count
     }
 
-    /// One less; how many are left.
+    /// Counts one connection less. Returns the new count.
     pub(crate) fn subtract(&self, principal: &str) -> u32 {
         let mut counts = self.lock();
         let Some(count) = counts.get_mut(principal) else { return 0 };
@@ -34,7 +34,7 @@ impl Counts {
         self.lock().get(principal).copied().unwrap_or(0)
     }
 
-    /// Those with a connection.
+    /// The principals that have a connection.
     pub(crate) fn principals(&self) -> Vec<Arc<str>> {
         self.lock().keys().cloned().collect()
     }
@@ -44,7 +44,7 @@ impl Counts {
     }
 }
 
-impl ConnectionSlots for Counts {
+impl ConnectionSlots for ConnectionCounts {
     fn release(self: Arc<Self>, principal: &Arc<str>) {
         self.subtract(principal);
     }

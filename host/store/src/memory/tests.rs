@@ -1,0 +1,79 @@
+use super::*;
+use crate::{
+    Broker, ConnectionId, HistoryConfig, Hold, Join, KEY_TTL, Membership, Message, PageLimit, Reader,
+    RoomDirectory, SessionStore,
+};
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_store_passes_the_contract() {
+    crate::contract::suite(Duration::from_secs(1), |retention, feed| async move {
+        Store::from(Memory::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default()))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_room_is_forgotten() {
+    let retention =
+        Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
+    let store =
+        Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
+    let room = RoomName::parse("fleeting").unwrap();
+    store
+        .publish(Message {
+            room: &room,
+            event: None,
+            data: "1",
+            who: &"p".into(),
+            key: None,
+            needs_member: false,
+        })
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(590)).await;
+    assert_eq!(store.list("", 10).await.unwrap().len(), 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(store.list("", 10).await.unwrap(), []);
+}
+
+/// Each such room stayed for ten minutes, even if it was only read.
+#[tokio::test(start_paused = true)]
+async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
+    let retention =
+        Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
+    let store =
+        Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
+    let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
+    for name in &names {
+        let (read, again) = (
+            store.history(name, None, PageLimit::NONE, Reader::Other).await,
+            store.history(name, None, PageLimit::NONE, Reader::Other).await,
+        );
+        let (read, again) = (read.unwrap(), again.unwrap());
+        assert!(read.messages.is_empty() && read.newest.offset == 0 && read.newest != again.newest);
+        store.members(name, 10).await.unwrap();
+        store.receipt(name, 1).await.unwrap();
+    }
+    assert_eq!(store.list("", 10).await.unwrap(), [], "reading creates no room");
+    let connection = ConnectionId::random();
+    let token = store.create(&"acme".into(), connection, vec![]).await.unwrap();
+    let hold = Hold { token, connection };
+    for name in &names {
+        store.subscribe(name);
+        let position = store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest;
+        let membership = Membership { filter: None, position: position.clone() };
+        store.join(hold, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
+        assert_eq!(store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest, position);
+    }
+    // A session that can be resumed keeps its rooms, and nothing else does.
+    let (kept, left) = names.split_at(10);
+    store.leave(hold, left.to_vec()).await.unwrap();
+    store.detach(hold);
+    names.iter().for_each(|name| store.unsubscribe(name));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(store.list("", 1000).await.unwrap().len(), kept.len());
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(store.list("", 10).await.unwrap(), []);
+    let capacity: usize = store.stripes.iter().map(|stripe| stripe.lock().unwrap().capacity()).sum();
+    assert!(capacity < 10 * STRIPES, "a capacity of {capacity} for no room");
+}
