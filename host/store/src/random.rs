@@ -3,7 +3,7 @@
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bits = [0; N];
     #[cfg(test)]
-    if crate::redis::model::draw(&mut bits) {
+    if crate::redis::model::fill_random(&mut bits) {
         return bits;
     }
     getrandom::fill(&mut bits).expect("the system provides random bits");

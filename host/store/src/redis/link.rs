@@ -80,7 +80,7 @@ enum Servers {
     Cluster(Cluster),
     /// The Redis of the model.
     #[cfg(test)]
-    Model(crate::redis::model::Wire),
+    Model(crate::redis::model::NetworkEnd),
 }
 
 impl Link {
@@ -145,9 +145,9 @@ impl Link {
 
     /// A link to the Redis of the model.
     #[cfg(test)]
-    pub(super) fn modelled(metrics: StoreMetrics, wire: crate::redis::model::Wire) -> Self {
+    pub(super) fn modelled(metrics: StoreMetrics, end: crate::redis::model::NetworkEnd) -> Self {
         let (closed, errors) = (CancellationToken::new(), Arc::default());
-        Self { servers: Servers::Model(wire), metrics, closed, errors }
+        Self { servers: Servers::Model(end), metrics, closed, errors }
     }
 
     /// Runs a script. All its keys must have the same hash tag.

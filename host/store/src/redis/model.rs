@@ -1,83 +1,92 @@
-//! A model of sessions in the store: nodes run as they are, with the real scripts in Lua 5.1 and a Redis in memory, while a schedule decides what
-//! becomes of each command and its answer, what clients do, which nodes die, and how time goes by. After each step it looks whether only who holds
-//! a session writes it, and whether what was told is what is held; in the calm after a schedule, whether everything is as it must be.
-//! docs/nodes.md says who owns a session at each moment.
+//! A model test of sessions in Redis. Several nodes run unchanged, with the real scripts in Lua 5.1, against a Redis in memory.
+//!
+//! A schedule of steps decides what happens to each command and its answer, what clients do, which nodes die, and how time
+//! passes. After each step, the model checks that only the holder of a session writes it, and that Redis has what clients were
+//! told. After the schedule, it waits until everything has settled and checks the state as a whole. docs/nodes.md says who owns
+//! a session at each moment.
+//!
+//! Schedules are random (`only_the_holder_writes…` below), all short ones (`exhaustive`), or written by hand (`scenarios`,
+//! `regressions`). `mutations` checks that the model notices when a part of a script is left out.
 
-mod calm;
+mod checker;
 mod client;
 mod delivery;
-mod dice;
-mod engine;
-mod every;
-mod found;
-mod hear;
-mod look;
+mod execution;
+mod exhaustive;
+mod fake_redis;
+mod invariants;
+mod model_event;
 mod mutations;
-mod play;
-mod server;
+mod network;
+mod quiescence;
+mod regressions;
+mod rng;
+mod scenario;
+mod scenarios;
+mod script_engine;
 mod step;
-mod stories;
-mod story;
-mod watch;
-mod wire;
 mod world;
 
-pub(crate) use dice::draw;
-pub(crate) use wire::Wire;
+pub(crate) use network::NetworkEnd;
+pub(crate) use rng::fill_random;
 
-use dice::Dice;
-use engine::Engine;
+use rng::Rng;
+use script_engine::ScriptEngine;
 use std::{
     panic,
     rc::Rc,
     sync::atomic::{AtomicUsize, Ordering},
 };
-use step::{Kind, Step};
+use step::{Faults, ModelStep};
 use world::World;
 
-/// Steps that nothing came of are counted from the first.
-struct Played {
-    wrong: Option<String>,
-    idle: Option<usize>,
-    story: Vec<String>,
+/// What came of a schedule.
+struct Playback {
+    failure: Option<String>,
+    first_idle_step: Option<usize>,
+    trace: Vec<String>,
 }
 
-/// Plays a schedule from the beginning.
-fn play(engine: &Rc<Engine>, schedule: &[Step], tells: bool) -> Played {
+/// Runs a schedule from the beginning, and records a trace if it is `traced`.
+fn play(engine: &Rc<ScriptEngine>, schedule: &[ModelStep], traced: bool) -> Playback {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    // All that can run runs before the model goes on.
+    // Every task that can run does so before the model continues.
     runtime.enable_time().start_paused(true).event_interval(1_000_000);
     runtime.build().expect("a runtime").block_on(async {
         let clustered = schedule.len() % 2 == 1;
-        let mut world = World::new(engine, clustered, tells).await;
+        let mut world = World::new(engine, clustered, traced).await;
         let mut idle = None;
         for (n, step) in schedule.iter().enumerate() {
             if !world.step(*step).await {
                 idle = idle.or(Some(n));
             }
-            if world.wrong.is_some() {
+            if world.failure.is_some() {
                 break;
             }
         }
-        if world.wrong.is_none() {
-            world.calm_down().await;
+        if world.failure.is_none() {
+            world.quiesce().await;
         }
-        if world.wrong.is_none() && schedule.len().is_multiple_of(4) {
-            world.empty().await;
+        if world.failure.is_none() && schedule.len().is_multiple_of(4) {
+            world.end_all_sessions().await;
         }
-        Played { wrong: world.wrong.take(), idle, story: world.story.take().unwrap_or_default() }
+        Playback {
+            failure: world.failure.take(),
+            first_idle_step: idle,
+            trace: world.trace_lines.take().unwrap_or_default(),
+        }
     })
 }
 
-/// Leaves out what is not needed for something to go wrong.
-fn shrink(engine: &Rc<Engine>, mut schedule: Vec<Step>) -> Vec<Step> {
+/// Removes the steps that are not needed for the failure.
+fn shrink(engine: &Rc<ScriptEngine>, mut schedule: Vec<ModelStep>) -> Vec<ModelStep> {
     let mut size = schedule.len() / 2;
     while size > 0 {
         let mut from = 0;
         while from < schedule.len() {
             let mut shorter = schedule.clone();
             shorter.drain(from..(from + size).min(schedule.len()));
-            match play(engine, &shorter, false).wrong {
+            match play(engine, &shorter, false).failure {
                 Some(_) => schedule = shorter,
                 None => from += size,
             }
@@ -87,30 +96,34 @@ fn shrink(engine: &Rc<Engine>, mut schedule: Vec<Step>) -> Vec<Step> {
     schedule
 }
 
-/// The first of these seeds whose schedule goes wrong.
-fn search(engine: &Rc<Engine>, seeds: impl IntoIterator<Item = u64>, kind: Kind) -> Option<(u64, Vec<Step>)> {
+/// The first of these seeds whose schedule fails, and that schedule.
+fn search(
+    engine: &Rc<ScriptEngine>,
+    seeds: impl IntoIterator<Item = u64>,
+    kind: Faults,
+) -> Option<(u64, Vec<ModelStep>)> {
     seeds.into_iter().find_map(|seed| {
-        let schedule = Step::schedule(&mut Dice(seed), kind);
-        play(engine, &schedule, false).wrong.map(|_| (seed, schedule))
+        let schedule = ModelStep::schedule(&mut Rng(seed), kind);
+        play(engine, &schedule, false).failure.map(|_| (seed, schedule))
     })
 }
 
-/// Fails with all that happened, if something goes wrong.
-fn report(engine: &Rc<Engine>, found: Option<(u64, Vec<Step>)>) {
+/// Panics with the trace of a failed schedule.
+fn report(engine: &Rc<ScriptEngine>, found: Option<(u64, Vec<ModelStep>)>) {
     let Some((seed, schedule)) = found else { return };
     let short = shrink(engine, schedule);
-    let Played { wrong, story, .. } = play(engine, &short, true);
-    panic!("seed {seed}: {}\n{short:?}\n{}", wrong.unwrap_or_default(), story.join("\n"));
+    let Playback { failure, trace, .. } = play(engine, &short, true);
+    panic!("seed {seed}: {}\n{short:?}\n{}", failure.unwrap_or_default(), trace.join("\n"));
 }
 
-/// Plays schedules of these seeds on all cores.
-fn play_random(seeds: std::ops::Range<u64>, kind: Kind) {
+/// Runs the schedules of these seeds on all cores.
+fn play_random(seeds: std::ops::Range<u64>, kind: Faults) {
     let (next, cores) = (AtomicUsize::new(0), std::thread::available_parallelism().map_or(1, usize::from));
     std::thread::scope(|threads| {
         let threads: Vec<_> = (0..cores)
             .map(|_| {
                 threads.spawn(|| {
-                    let engine = Rc::new(Engine::new(&[]));
+                    let engine = Rc::new(ScriptEngine::new(&[]));
                     let mine = std::iter::from_fn(|| {
                         let seed = seeds.start + next.fetch_add(1, Ordering::Relaxed) as u64;
                         (seed < seeds.end).then_some(seed)
@@ -127,26 +140,26 @@ fn play_random(seeds: std::ops::Range<u64>, kind: Kind) {
     });
 }
 
-/// How many, where nobody says another number in `SWITCHYARD_MODEL_SCHEDULES`.
-const SCHEDULES: u64 = 1500;
+/// How many random schedules to run, unless `SWITCHYARD_MODEL_SCHEDULES` says otherwise.
+const DEFAULT_SCHEDULES: u64 = 1500;
 
 fn schedules() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|count| count.parse().ok());
     let from = number("SWITCHYARD_MODEL_FROM").unwrap_or(0);
-    from..from + number("SWITCHYARD_MODEL_SCHEDULES").unwrap_or(SCHEDULES)
+    from..from + number("SWITCHYARD_MODEL_SCHEDULES").unwrap_or(DEFAULT_SCHEDULES)
 }
 
 #[test]
-fn only_the_holder_writes_and_what_was_told_is_held() {
-    play_random(schedules(), Kind::Kept);
+fn only_the_holder_writes_and_clients_are_told_the_truth() {
+    play_random(schedules(), Faults::None);
 }
 
 #[test]
-fn a_clock_that_is_set_ends_and_prolongs_nothing() {
-    play_random(schedules(), Kind::Stepped);
+fn setting_the_clock_of_redis_neither_ends_nor_prolongs_anything() {
+    play_random(schedules(), Faults::ClockSteps);
 }
 
 #[test]
-fn a_redis_that_loses_data_costs_nothing_that_lives() {
-    play_random(schedules(), Kind::Lost);
+fn live_sessions_survive_a_redis_that_loses_data() {
+    play_random(schedules(), Faults::DataLoss);
 }

@@ -1,6 +1,7 @@
-//! Clients, each with at most one connection at a time that it knows of, and what they were told.
+//! The clients of the model, and what they know about their sessions. A client uses one connection at a time; its node may not
+//! know that an earlier one is gone.
 
-use super::{step::ROOMS, wire::Process};
+use super::{network::ProcessId, step::ROOMS};
 use crate::{ConnectionId, SessionToken};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,91 +10,92 @@ use std::{
 use switchyard_protocol::Position;
 use tokio::{task::AbortHandle, time::Instant};
 
-/// A room as a client has it: `None`: it is not in it; otherwise with its filter.
-pub(super) type Seat = Option<Option<Arc<str>>>;
+/// `None` if a client is not in a room; otherwise its filter there.
+pub(super) type RoomState = Option<Option<Arc<str>>>;
 
-/// Rooms and filters.
-pub(super) type Seats = BTreeMap<&'static str, Option<Arc<str>>>;
+/// The rooms that a client is in, with its filters.
+pub(super) type RoomStates = BTreeMap<&'static str, Option<Arc<str>>>;
 
-pub(super) struct Client {
+pub(super) struct ModelClient {
     pub principal: Arc<str>,
     pub token: Option<SessionToken>,
-    /// Which connection it is on.
+    /// The index of the connection that it uses.
     pub current: Option<usize>,
-    /// What the session may hold of each room, as far as the client can know: more than one thing while a write was not answered,
-    /// or answered with an error.
-    pub may: BTreeMap<&'static str, BTreeSet<Seat>>,
-    /// The store lost data since all of that was told.
-    pub unsure: bool,
-    /// What it acknowledged in each room, and to which process.
-    pub acknowledged: BTreeMap<&'static str, (Position, Process)>,
-    /// Beyond this a session's position would hide what the client never had.
-    pub reach: BTreeSet<(&'static str, Arc<str>, u64)>,
+    /// What Redis may have for each room, as far as the client can know. More than one state is possible if a change was not
+    /// answered, or was answered with an error.
+    pub possible: BTreeMap<&'static str, BTreeSet<RoomState>>,
+    /// Redis has lost data since the client was told its rooms.
+    pub is_unsure: bool,
+    /// What it last acknowledged in each room, and to which process.
+    pub acknowledged: BTreeMap<&'static str, (Position, ProcessId)>,
+    /// Positions up to which the client has received everything. A session's position beyond them would hide messages.
+    pub known_positions: BTreeSet<(&'static str, Arc<str>, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum State {
-    /// What the client says was not read yet.
+    /// The node has not read the client's first request yet.
     Waiting,
     Opening,
     Open,
     Closed,
 }
 
-/// A change of a room that is not answered.
-pub(super) struct Change {
+/// A request to join or leave a room that has not been answered.
+pub(super) struct PendingChange {
     pub task: AbortHandle,
     pub room: &'static str,
-    pub seat: Seat,
+    pub seat: RoomState,
 }
 
-pub(super) struct Connection {
+pub(super) struct ModelConnection {
     pub id: ConnectionId,
     pub client: usize,
-    pub process: Process,
+    pub process: ProcessId,
     pub asked: Instant,
-    /// The session that it asks for, or has.
+    /// The session that it asks for or has.
     pub token: Option<SessionToken>,
     pub state: State,
-    pub opening: Option<AbortHandle>,
-    pub change: Option<Change>,
-    pub told: Seats,
+    pub connecting: Option<AbortHandle>,
+    pub change: Option<PendingChange>,
+    pub told: RoomStates,
     pub probed: bool,
-    /// It ended when nothing that its client asked for was unanswered.
+    /// It ended when all requests of its client had been answered.
     pub is_answered: bool,
 }
 
-impl Client {
+impl ModelClient {
     pub(super) fn new(n: usize) -> Self {
         Self {
             principal: format!("p{n}").into(),
             token: None,
             current: None,
-            may: BTreeMap::new(),
-            unsure: false,
+            possible: BTreeMap::new(),
+            is_unsure: false,
             acknowledged: BTreeMap::new(),
-            reach: BTreeSet::new(),
+            known_positions: BTreeSet::new(),
         }
     }
 
-    /// The session holds this and nothing else.
-    pub(super) fn knows(&mut self, seats: &Seats) {
-        self.may = ROOMS.iter().map(|room| (*room, BTreeSet::from([seats.get(room).cloned()]))).collect();
-        self.unsure = false;
+    /// From now on exactly these rooms are possible.
+    pub(super) fn set_known(&mut self, room_states: &RoomStates) {
+        self.possible =
+            ROOMS.iter().map(|room| (*room, BTreeSet::from([room_states.get(room).cloned()]))).collect();
+        self.is_unsure = false;
     }
 
-    /// A client that begins anew.
+    /// The client loses its session and starts again.
     pub(super) fn forget(&mut self) {
         *self = Self { principal: self.principal.clone(), current: self.current, ..Self::new(0) };
     }
 
-    /// Why a session cannot be in these rooms with these filters.
-    pub(super) fn compare(&self, seats: &Seats) -> Result<(), String> {
-        if self.unsure {
+    /// Checks that a session can be in these rooms with these filters.
+    pub(super) fn compare(&self, room_states: &RoomStates) -> Result<(), String> {
+        if self.is_unsure {
             return Ok(());
         }
-        for (room, may) in &self.may {
-            let is = seats.get(room).cloned();
+        for (room, may) in &self.possible {
+            let is = room_states.get(room).cloned();
             if !may.contains(&is) {
                 return Err(format!("room {room} is {is:?} in the session, and the client was told {may:?}"));
             }
@@ -101,12 +103,12 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn reaches(&mut self, room: &'static str, position: &Position) {
-        self.reach.insert((room, position.epoch.clone(), position.offset));
+    pub(super) fn record_position(&mut self, room: &'static str, position: &Position) {
+        self.known_positions.insert((room, position.epoch.clone(), position.offset));
     }
 
-    pub(super) fn reached(&self, room: &str, epoch: &str) -> Option<u64> {
-        let here = self.reach.iter().filter(|(name, of, _)| *name == room && **of == *epoch);
+    pub(super) fn furthest_position(&self, room: &str, epoch: &str) -> Option<u64> {
+        let here = self.known_positions.iter().filter(|(name, of, _)| *name == room && **of == *epoch);
         here.map(|(.., offset)| *offset).max()
     }
 }

@@ -1,9 +1,9 @@
-//! What becomes of commands on their way to Redis, and of what it answers.
+//! Delivers commands to Redis and answers to nodes, or loses them; and lets time pass.
 
 use super::{
-    client::{Connection, State},
-    watch::Known,
-    wire::{Ask, Message},
+    checker::ConnectionFacts,
+    client::{ModelConnection, State},
+    network::{InFlightCall, RedisCall},
     world::World,
 };
 use crate::{ConnectionId, Unavailable};
@@ -11,58 +11,62 @@ use fred::types;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// What becomes of a command.
+/// What happens to a command.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Fate {
+    /// It is executed and answered.
     Answered,
-    Unanswered,
-    /// The node gives up; it may be carried out later.
-    Cut,
+    /// It is executed, but the answer is lost.
+    AnswerLost,
+    /// The node gives up. The command may be executed later.
+    GivenUp,
 }
 
 impl World {
-    pub(super) fn find(&self, which: impl Fn(&Message) -> bool) -> Option<usize> {
-        let mail = self.network.mail();
-        mail.messages.iter().position(|message| mail.is_awaited(message) && which(message))
+    pub(super) fn find(&self, which: impl Fn(&InFlightCall) -> bool) -> Option<usize> {
+        let queue = self.network.calls();
+        queue.messages.iter().position(|message| queue.is_awaited(message) && which(message))
     }
 
-    /// The nth command that is awaited, or given up.
+    /// The nth command that a node waits for, or that a node has given up.
     pub(super) fn nth(&self, nth: usize, is_awaited: bool) -> Option<usize> {
-        let mail = self.network.mail();
-        let mut found = mail.messages.iter().enumerate();
-        let mut of_these = found.by_ref().filter(|(_, message)| mail.is_awaited(message) == is_awaited);
+        let queue = self.network.calls();
+        let mut found = queue.messages.iter().enumerate();
+        let mut of_these = found.by_ref().filter(|(_, message)| queue.is_awaited(message) == is_awaited);
         of_these.nth(nth).map(|(at, _)| at)
     }
 
     pub(super) fn deliver(&mut self, at: usize, fate: Fate) {
-        if fate == Fate::Cut {
-            let mut mail = self.network.mail();
+        if fate == Fate::GivenUp {
+            let mut queue = self.network.calls();
             let (answer, _) = tokio::sync::oneshot::channel();
-            let waits = std::mem::replace(&mut mail.messages[at].answer, answer);
-            let name = mail.messages[at].ask.name();
-            drop(mail);
+            let waits = std::mem::replace(&mut queue.messages[at].answer, answer);
+            let name = queue.messages[at].ask.name();
+            drop(queue);
             waits.send(Err(Unavailable("cut off".to_owned()))).ok();
-            self.tell(|| format!("  cut off: {name}"));
+            self.trace(|| format!("  cut off: {name}"));
             return;
         }
-        let Message { process, ask, sent, answer } = self.network.mail().messages.remove(at);
-        if let Ask::Command("SADD", arguments) = &ask
+        let InFlightCall { process, ask, sent, answer } = self.network.calls().messages.remove(at);
+        if let RedisCall::Command("SADD", arguments) = &ask
             && answer.is_closed()
         {
-            self.orphans.extend(arguments[1..].iter().cloned());
+            self.late_estate_entries.extend(arguments[1..].iter().cloned());
         }
-        let (value, wrong) = match self.carry_out(&ask, sent) {
+        let (value, wrong) = match self.execute(&ask, sent) {
             Ok(value) => (value, None),
             Err((value, wrong)) => (value, Some(wrong)),
         };
-        let is_usual = is_usual(&ask, &value);
-        self.tell(|| {
-            if is_usual {
+        let is_routine = is_routine(&ask, &value);
+        self.trace(|| {
+            if is_routine {
                 return String::new();
             }
             let what = match &ask {
-                Ask::Script(script, keys, arguments) => format!("{} {} {arguments:?}", script.name, keys[0]),
-                Ask::Command(name, arguments) => format!("{name} {arguments:?}"),
+                RedisCall::Script(script, keys, arguments) => {
+                    format!("{} {} {arguments:?}", script.name, keys[0])
+                }
+                RedisCall::Command(name, arguments) => format!("{name} {arguments:?}"),
             };
             let lost = if fate == Fate::Answered && !answer.is_closed() { "" } else { ", to nobody" };
             format!("  {process}: {what} -> {value:?}{lost}")
@@ -70,7 +74,7 @@ impl World {
         if let Some(wrong) = wrong {
             self.fail(wrong);
         }
-        self.let_go(&ask, &value);
+        self.expect_as_confirmed(&ask, &value);
         let answered = match fate {
             Fate::Answered => Ok(value),
             _ => Err(Unavailable("cut off".to_owned())),
@@ -78,9 +82,9 @@ impl World {
         answer.send(answered).ok();
     }
 
-    /// A session that its node let go is as its client knows it, where everything was answered.
-    fn let_go(&mut self, ask: &Ask, answer: &types::Value) {
-        let Ask::Script(script, _, arguments) = ask else { return };
+    /// After a node has released a session whose client had all answers, it has exactly the rooms that the client knows.
+    fn expect_as_confirmed(&mut self, ask: &RedisCall, answer: &types::Value) {
+        let RedisCall::Script(script, _, arguments) = ask else { return };
         let said = |parts: &[types::Value]| parts.first()?.as_string();
         let is_let_go = matches!(answer, types::Value::Array(parts) if said(parts).as_deref() == Some("ok"));
         if script.name != "letgo" || !arguments[1].is_empty() || !is_let_go || self.watch.lost_data {
@@ -88,16 +92,16 @@ impl World {
         }
         let id = ConnectionId::parse(&arguments[0]);
         let connection = self.connections.iter().find(|connection| Some(connection.id) == id);
-        if let Some(Connection { told, client, is_answered: true, token, .. }) = connection
+        if let Some(ModelConnection { told, client, is_answered: true, token, .. }) = connection
             && self.clients[*client].token == *token
         {
-            self.clients[*client].knows(told);
+            self.clients[*client].set_known(told);
         }
     }
 
-    pub(super) fn carry_out(
+    pub(super) fn execute(
         &mut self,
-        ask: &Ask,
+        ask: &RedisCall,
         sent: Instant,
     ) -> Result<types::Value, (types::Value, String)> {
         let (connections, clients) = (&self.connections, &self.clients);
@@ -106,13 +110,13 @@ impl World {
             let at = connections.iter().position(|connection| connection.id == id)?;
             let connection = &connections[at];
             let lives = connection.state == State::Open && clients[connection.client].current == Some(at);
-            Some(Known { asked: connection.asked, lives })
+            Some(ConnectionFacts { asked: connection.asked, lives })
         };
-        self.watch.carry_out(&self.engine, ask, sent, known)
+        self.watch.execute(&self.engine, ask, sent, known)
     }
 
-    /// Everything of these that is on its way arrives, and what follows from it.
-    pub(super) async fn flow(&mut self, which: impl Fn(&Self, &Message) -> bool) -> bool {
+    /// Delivers all of these commands, and those that follow from them. Returns whether there were any.
+    pub(super) async fn deliver_all(&mut self, which: impl Fn(&Self, &InFlightCall) -> bool) -> bool {
         let mut any = false;
         for _ in 0..400 {
             self.settle().await;
@@ -120,22 +124,26 @@ impl World {
             any = true;
             self.deliver(at, Fate::Answered);
         }
-        self.fail("it does not come to rest".to_owned());
+        self.fail("commands keep coming without end".to_owned());
         any
     }
 
-    /// Nothing keeps a command from Redis.
-    pub(super) fn comes_through(&self, message: &Message) -> bool {
+    /// Whether the node of a command reaches Redis.
+    pub(super) fn is_reachable(&self, message: &InFlightCall) -> bool {
         self.node(message.process).is_some_and(|node| !node.is_isolated)
     }
 
-    /// Time goes by, and of what is sent these arrive at once.
-    pub(super) async fn pass(&mut self, time: Duration, which: impl Fn(&Self, &Message) -> bool) {
+    /// Lets time pass, and delivers these of the commands that are sent meanwhile.
+    pub(super) async fn advance_time(
+        &mut self,
+        time: Duration,
+        which: impl Fn(&Self, &InFlightCall) -> bool,
+    ) {
         let end = Instant::now() + time;
         let network = self.network.clone();
         loop {
-            self.flow(&which).await;
-            if self.wrong.is_some() {
+            self.deliver_all(&which).await;
+            if self.failure.is_some() {
                 return;
             }
             tokio::select! {
@@ -148,11 +156,11 @@ impl World {
     }
 }
 
-/// What is so each second tells nothing.
-fn is_usual(ask: &Ask, answer: &types::Value) -> bool {
+/// Whether a command is not worth a line in the trace, because nodes send it every second.
+fn is_routine(ask: &RedisCall, answer: &types::Value) -> bool {
     let is_empty = |part: &types::Value| matches!(part, types::Value::Array(parts) if parts.is_empty());
     match (ask, answer) {
-        (Ask::Script(script, _, arguments), types::Value::Array(parts)) if script.name == "tick" => {
+        (RedisCall::Script(script, _, arguments), types::Value::Array(parts)) if script.name == "tick" => {
             arguments[4] == "0"
                 && parts[2].as_str().is_some_and(|held| !held.is_empty())
                 && parts[4..].iter().all(is_empty)

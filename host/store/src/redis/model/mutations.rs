@@ -1,20 +1,20 @@
-//! The model can fail: with a piece of a script left out, its schedules find something wrong.
+//! Checks that the model can fail: if a piece of a script is left out, some schedule finds a failure.
 
 use super::{
-    engine::{Engine, Patch},
+    script_engine::{Patch, ScriptEngine},
     search,
-    step::Kind,
+    step::Faults,
 };
 use std::rc::Rc;
 
-/// Seeds in which it must be found.
-const SEEDS: u64 = 2500;
+/// How many seeds are tried.
+const MAX_SEEDS: u64 = 2500;
 
 type Mutation = (&'static str, &'static [Patch]);
 
-const NEVER: &str = "false";
+const FALSE: &str = "false";
 
-/// With a clock that stays right.
+/// Mutations that are found while the clock of Redis is right.
 const MUTATIONS: [Mutation; 12] = [
     ("members without fences", &[("enrol", "elseif older then", "elseif false then")]),
     (
@@ -28,55 +28,58 @@ const MUTATIONS: [Mutation; 12] = [
     (
         "amend without a generation",
         &[
-            ("amend", "tonumber(record[1]) > tonumber(ARGV[2])", NEVER),
+            ("amend", "tonumber(record[1]) > tonumber(ARGV[2])", FALSE),
             ("amend", "record[1] ~= ARGV[2] or record[3] ~= ARGV[1] or record[4] or", ""),
         ],
     ),
     ("amend without a number", &[("amend", "or tonumber(record[2]) >= tonumber(ARGV[3])", "")]),
-    ("take without a deadline", &[("take", "late(ARGV[4], time)", NEVER)]),
-    ("take without an order", &[("take", "asked > exact or (asked < taken and taken <= exact)", NEVER)]),
-    ("take of what is over", &[("take", "or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6]))", "")]),
-    ("claim without a deadline", &[("claim", "late(ARGV[3], time)", NEVER)]),
-    ("put without a generation", &[("put", "record[1] and tonumber(record[1]) > tonumber(ARGV[3])", NEVER)]),
+    ("take without a deadline", &[("take", "late(ARGV[4], time)", FALSE)]),
+    ("take without an order", &[("take", "asked > exact or (asked < taken and taken <= exact)", FALSE)]),
+    (
+        "take of an ended session",
+        &[("take", "or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6]))", "")],
+    ),
+    ("claim without a deadline", &[("claim", "late(ARGV[3], time)", FALSE)]),
+    ("put without a generation", &[("put", "record[1] and tonumber(record[1]) > tonumber(ARGV[3])", FALSE)]),
     (
         "put without a number",
-        &[("put", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", NEVER)],
+        &[("put", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", FALSE)],
     ),
     ("put that keeps rooms", &[("put", "replace(KEYS[1], 8, { 'ok', int(time) })", "{ 'ok', int(time) }")]),
-    ("let go by anybody", &[("letgo", "(ARGV[1] ~= '' and record[3] ~= ARGV[1]) or", "")]),
+    ("release by anybody", &[("letgo", "(ARGV[1] ~= '' and record[3] ~= ARGV[1]) or", "")]),
 ];
 
-/// With a clock that is set now and then: what was by Redis' clock once.
-const BY_CLOCK: [Mutation; 4] = [
-    ("leases by Redis' clock", &[("tick", "if time == 0 then", "if true then")]),
-    ("sessions that end by Redis' clock", &[("letgo", "int(ARGV[3] + ARGV[4])", "int(time + ARGV[4])")]),
-    ("sessions that are over by Redis' clock", &[("take", "<= tonumber(ARGV[6])", "<= time")]),
-    ("claims of before a clock was set back", &[("claim", "or left > 5000", "")]),
+/// Mutations that are found when the clock of Redis is set: what once used that clock.
+const CLOCK_MUTATIONS: [Mutation; 4] = [
+    ("leases by the clock of Redis", &[("tick", "if time == 0 then", "if true then")]),
+    ("ends of sessions by the clock of Redis", &[("letgo", "int(ARGV[3] + ARGV[4])", "int(time + ARGV[4])")]),
+    ("ended sessions by the clock of Redis", &[("take", "<= tonumber(ARGV[6])", "<= time")]),
+    ("claims from before the clock was set back", &[("claim", "or left > 5000", "")]),
 ];
 
 #[test]
-fn each_piece_of_the_protocol_is_needed() {
-    is_each_needed(&MUTATIONS, Kind::Kept);
+fn each_part_of_the_protocol_is_needed() {
+    is_each_needed(&MUTATIONS, Faults::None);
 }
 
 #[test]
-fn nothing_may_go_by_redis_clock() {
-    is_each_needed(&BY_CLOCK, Kind::Stepped);
+fn the_clock_of_redis_must_not_be_used() {
+    is_each_needed(&CLOCK_MUTATIONS, Faults::ClockSteps);
 }
 
-fn is_each_needed(mutations: &'static [Mutation], kind: Kind) {
+fn is_each_needed(mutations: &'static [Mutation], kind: Faults) {
     let missed: Vec<_> = std::thread::scope(|threads| {
         let halves = mutations.chunks(mutations.len().div_ceil(2));
         let searches: Vec<_> = halves.map(|some| threads.spawn(move || missed(some, kind))).collect();
         searches.into_iter().flat_map(|search| search.join().expect("no panic")).collect()
     });
-    assert!(missed.is_empty(), "nothing is wrong with: {missed:?}");
+    assert!(missed.is_empty(), "no schedule fails with: {missed:?}");
 }
 
-fn missed(mutations: &'static [Mutation], kind: Kind) -> Vec<&'static str> {
+fn missed(mutations: &'static [Mutation], kind: Faults) -> Vec<&'static str> {
     let is_missed = |(_, patches): &&Mutation| {
-        let engine = Rc::new(Engine::new(patches));
-        let found = search(&engine, 0..SEEDS, kind);
+        let engine = Rc::new(ScriptEngine::new(patches));
+        let found = search(&engine, 0..MAX_SEEDS, kind);
         found.is_none()
     };
     mutations.iter().filter(is_missed).map(|(name, _)| *name).collect()

@@ -1,23 +1,23 @@
-//! What can happen, as a schedule has it. Numbers choose among what is there; a step that finds nothing to happen to does nothing,
-//! so that any step can be left out of a schedule.
+//! The steps that a schedule consists of, and how random schedules are composed. Numbers select among what is there. A step that
+//! finds nothing to act on does nothing, so any step can be left out of a schedule.
 
-use super::dice::Dice;
-use Step::*;
+use super::rng::Rng;
+use ModelStep::*;
 
 pub(super) type Nth = u8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Step {
-    /// A client connects to a node: the connection it had ends first, or nobody notices that the client is not there any more.
-    /// What it says may wait to be read.
-    Open {
+pub(super) enum ModelStep {
+    /// A client connects to a node. If the new connection `replaces` the one it had, that one ends first; otherwise its node does
+    /// not notice that the client is gone. The first request may stay unread.
+    Connect {
         client: Nth,
         node: Nth,
-        clean: bool,
-        waits: bool,
+        replaces: bool,
+        unread: bool,
     },
-    /// A node reads what a client that connected says.
-    Read(Nth),
+    /// A node reads the first request of a client.
+    ReadRequest(Nth),
     Join {
         client: Nth,
         room: Nth,
@@ -27,52 +27,52 @@ pub(super) enum Step {
         client: Nth,
         room: Nth,
     },
-    /// Something is published.
+    /// A message is published.
     Publish {
         room: Nth,
     },
-    /// All that was published is acknowledged.
+    /// The client acknowledges all messages.
     Ack {
         client: Nth,
         room: Nth,
     },
-    /// The client was told that the room goes on here.
+    /// The client was told the room's position.
     Advance {
         client: Nth,
         room: Nth,
     },
-    /// A client that was probed answers.
+    /// A client answers a ping.
     Pong {
         client: Nth,
     },
-    Hang {
+    Disconnect {
         client: Nth,
     },
-    /// The client is not there any more; its node does not know.
+    /// The client is gone, and its node does not know.
     Vanish {
         client: Nth,
     },
-    /// A node notices that a client is not there any more.
-    Notice(Nth),
+    /// A node notices that a client is gone.
+    NoticeGone(Nth),
     /// An operator ends the session.
-    End {
+    EndSession {
         client: Nth,
     },
 
-    /// A command is carried out and answered.
+    /// A command is executed and answered.
     Deliver(Nth),
-    /// It is carried out, the answer is lost.
-    Unanswered(Nth),
-    /// The node gives up; the command may be carried out later.
-    Cut(Nth),
-    /// One that was given up is carried out.
-    Late(Nth),
-    /// Everything that is on its way arrives.
-    Flow,
-    /// Milliseconds go by, and everything arrives.
-    Live(u16),
-    /// Milliseconds go by, and only leases are renewed.
-    Pass(u16),
+    /// A command is executed, and its answer is lost.
+    LoseAnswer(Nth),
+    /// A node gives up on a command, which may be executed later.
+    GiveUp(Nth),
+    /// A command that was given up is executed.
+    DeliverLate(Nth),
+    /// All commands are delivered.
+    DeliverAll,
+    /// So many milliseconds pass, and all commands are delivered.
+    Run(u16),
+    /// So many milliseconds pass, and only leases are renewed.
+    RunLeasesOnly(u16),
 
     Kill {
         node: Nth,
@@ -80,7 +80,7 @@ pub(super) enum Step {
     Start {
         node: Nth,
     },
-    /// Nothing comes through between a node and Redis.
+    /// A node loses its connection to Redis.
     Isolate {
         node: Nth,
     },
@@ -88,15 +88,15 @@ pub(super) enum Step {
         node: Nth,
     },
 
-    /// A room begins a new epoch.
-    Renew {
+    /// A room starts a new epoch.
+    NewEpoch {
         room: Nth,
     },
     Flush,
     Save,
-    /// Redis goes back to what was saved.
+    /// Redis goes back to the state that was saved.
     Restore,
-    /// The clock of Redis is set, to be wrong by so many seconds from now on.
+    /// The clock of Redis is set, and is wrong by so many seconds from now on.
     SetClock(i16),
 }
 
@@ -105,130 +105,132 @@ pub(super) const NODES: usize = 3;
 pub(super) const ROOMS: [&str; 2] = ["a", "b"];
 pub(super) const FILTERS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 
-/// What may happen in a schedule beside what always may.
+/// What Redis itself may do wrong in a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind {
-    /// Redis keeps its data and its clock.
-    Kept,
-    /// Its clock is set now and then, which is to make no difference.
-    Stepped,
-    /// It may be emptied or go back, too: then less is promised.
-    Lost,
+pub(super) enum Faults {
+    /// It keeps its data, and its clock is right.
+    None,
+    /// Its clock is set now and then, which must make no difference.
+    ClockSteps,
+    /// It may also be emptied or go back to an older state. Then less is promised.
+    DataLoss,
 }
 
-/// What a schedule may have, and how often.
+/// What a schedule may contain, each with a weight.
 const CHOICES: [(u64, Choice); 39] = [
-    (10, |dice| {
-        vec![Open { client: client(dice), node: node(dice), clean: dice.one_in(3), waits: dice.one_in(4) }]
+    (10, |rng| {
+        vec![Connect { client: client(rng), node: node(rng), replaces: rng.one_in(3), unread: rng.one_in(4) }]
     }),
-    (2, |dice| vec![Read(nth(dice))]),
-    (4, |dice| vec![change(dice)]),
-    (4, |dice| vec![change(dice), Flow]),
-    (2, |dice| vec![Publish { room: room(dice) }]),
-    (4, |dice| vec![Ack { client: client(dice), room: room(dice) }]),
-    (1, |dice| vec![Advance { client: client(dice), room: room(dice) }]),
-    (4, |dice| vec![Pong { client: client(dice) }]),
-    (2, |dice| vec![Hang { client: client(dice) }]),
-    (1, |dice| vec![Vanish { client: client(dice) }]),
-    (2, |dice| vec![Notice(nth(dice))]),
-    (2, |dice| vec![End { client: client(dice) }]),
-    (10, |dice| vec![Deliver(nth(dice))]),
-    (4, |dice| vec![Unanswered(nth(dice))]),
-    (4, |dice| vec![Cut(nth(dice))]),
-    (6, |dice| vec![Late(nth(dice))]),
-    (10, |_| vec![Flow]),
-    (4, |dice| vec![Live([1, 60, 150, 300, 1100, 2500][dice.below(6) as usize])]),
-    (2, |dice| vec![Live([12_000, 23_000][dice.below(2) as usize])]),
-    (6, |dice| vec![Pass([1, 60, 150, 300, 700, 1501][dice.below(6) as usize])]),
-    (2, |dice| vec![Pass([2001, 2500][dice.below(2) as usize])]),
-    (2, |dice| vec![Pass([12_000, 31_000][dice.below(2) as usize])]),
-    (1, |dice| vec![Kill { node: node(dice) }]),
-    (2, |dice| vec![Start { node: node(dice) }]),
-    (2, |dice| vec![Isolate { node: node(dice) }]),
-    (3, |dice| vec![Heal { node: node(dice) }]),
-    (1, |dice| vec![Renew { room: room(dice) }]),
-    // What is seldom put together by chance: a member, a record, a claim, or an acknowledgement that is on its way for long.
-    (2, |dice| vec![change(dice), Deliver(0), Cut(0), Flow]),
-    (2, |dice| vec![change(dice), Cut(0), Flow]),
-    (1, |dice| vec![change(dice), Cut(0), Cut(0), Live(300)]),
-    (1, |dice| {
+    (2, |rng| vec![ReadRequest(nth(rng))]),
+    (4, |rng| vec![change(rng)]),
+    (4, |rng| vec![change(rng), DeliverAll]),
+    (2, |rng| vec![Publish { room: room(rng) }]),
+    (4, |rng| vec![Ack { client: client(rng), room: room(rng) }]),
+    (1, |rng| vec![Advance { client: client(rng), room: room(rng) }]),
+    (4, |rng| vec![Pong { client: client(rng) }]),
+    (2, |rng| vec![Disconnect { client: client(rng) }]),
+    (1, |rng| vec![Vanish { client: client(rng) }]),
+    (2, |rng| vec![NoticeGone(nth(rng))]),
+    (2, |rng| vec![EndSession { client: client(rng) }]),
+    (10, |rng| vec![Deliver(nth(rng))]),
+    (4, |rng| vec![LoseAnswer(nth(rng))]),
+    (4, |rng| vec![GiveUp(nth(rng))]),
+    (6, |rng| vec![DeliverLate(nth(rng))]),
+    (10, |_| vec![DeliverAll]),
+    (4, |rng| vec![Run([1, 60, 150, 300, 1100, 2500][rng.below(6) as usize])]),
+    (2, |rng| vec![Run([12_000, 23_000][rng.below(2) as usize])]),
+    (6, |rng| vec![RunLeasesOnly([1, 60, 150, 300, 700, 1501][rng.below(6) as usize])]),
+    (2, |rng| vec![RunLeasesOnly([2001, 2500][rng.below(2) as usize])]),
+    (2, |rng| vec![RunLeasesOnly([12_000, 31_000][rng.below(2) as usize])]),
+    (1, |rng| vec![Kill { node: node(rng) }]),
+    (2, |rng| vec![Start { node: node(rng) }]),
+    (2, |rng| vec![Isolate { node: node(rng) }]),
+    (3, |rng| vec![Heal { node: node(rng) }]),
+    (1, |rng| vec![NewEpoch { room: room(rng) }]),
+    // Combinations that are rare by chance: the write of a member, record, claim or acknowledgement that is late.
+    (2, |rng| vec![change(rng), Deliver(0), GiveUp(0), DeliverAll]),
+    (2, |rng| vec![change(rng), GiveUp(0), DeliverAll]),
+    (1, |rng| vec![change(rng), GiveUp(0), GiveUp(0), Run(300)]),
+    (1, |rng| {
         vec![
-            Hang { client: 0 },
-            Flow,
-            Open { client: 0, node: node(dice), clean: true, waits: false },
+            Disconnect { client: 0 },
+            DeliverAll,
+            Connect { client: 0, node: node(rng), replaces: true, unread: false },
             Deliver(0),
-            Cut(0),
+            GiveUp(0),
         ]
     }),
-    (1, |dice| vec![Open { client: 1, node: node(dice), clean: true, waits: false }, Deliver(0), Cut(0)]),
-    (1, |dice| {
+    (1, |rng| {
+        vec![Connect { client: 1, node: node(rng), replaces: true, unread: false }, Deliver(0), GiveUp(0)]
+    }),
+    (1, |rng| {
         vec![
             Publish { room: 0 },
             Ack { client: 0, room: 0 },
-            Pass(150),
-            if dice.one_in(2) { Cut(0) } else { Flow },
+            RunLeasesOnly(150),
+            if rng.one_in(2) { GiveUp(0) } else { DeliverAll },
         ]
     }),
-    (2, |dice| vec![SetClock(offset(dice))]),
-    (2, |dice| vec![SetClock(offset(dice)), Live(2500)]),
+    (2, |rng| vec![SetClock(offset(rng))]),
+    (2, |rng| vec![SetClock(offset(rng)), Run(2500)]),
     (1, |_| vec![Flush]),
     (2, |_| vec![Save]),
-    (2, |_| vec![Save, Flow]),
+    (2, |_| vec![Save, DeliverAll]),
     (3, |_| vec![Restore]),
 ];
 
-/// The last of them are for [`Kind::Lost`], and those before for [`Kind::Stepped`].
-const LOSSES: usize = 4;
-const CLOCKS: usize = 2;
+/// So many choices at the end are only for [`Faults::DataLoss`].
+const DATA_LOSS_CHOICES: usize = 4;
+const CLOCK_STEP_CHOICES: usize = 2;
 
-type Choice = fn(&mut Dice) -> Vec<Step>;
+type Choice = fn(&mut Rng) -> Vec<ModelStep>;
 
-fn nth(dice: &mut Dice) -> Nth {
-    dice.below(4) as Nth
+fn nth(rng: &mut Rng) -> Nth {
+    rng.below(4) as Nth
 }
 
-/// One client does most of what is done, so that schedules are about something.
-fn client(dice: &mut Dice) -> Nth {
-    dice.one_in(6).into()
+/// One client does most of it, so that steps affect each other.
+fn client(rng: &mut Rng) -> Nth {
+    rng.one_in(6).into()
 }
 
-fn room(dice: &mut Dice) -> Nth {
-    dice.one_in(3).into()
+fn room(rng: &mut Rng) -> Nth {
+    rng.one_in(3).into()
 }
 
-/// How wrong a clock is.
-fn offset(dice: &mut Dice) -> i16 {
-    [0, 3600, -600, -3600][dice.below(4) as usize]
+/// How many seconds a clock is wrong.
+fn offset(rng: &mut Rng) -> i16 {
+    [0, 3600, -600, -3600][rng.below(4) as usize]
 }
 
-/// A room comes, gets another filter, or goes.
-fn change(dice: &mut Dice) -> Step {
-    let (client, room) = (client(dice), room(dice));
-    match dice.below(4) {
+/// A client joins a room, changes its filter there, or leaves it.
+fn change(rng: &mut Rng) -> ModelStep {
+    let (client, room) = (client(rng), room(rng));
+    match rng.below(4) {
         0..2 => Leave { client, room },
         filter => Join { client, room, filter: filter as Nth - 2 },
     }
 }
 
-fn node(dice: &mut Dice) -> Nth {
-    dice.below(NODES as u64) as Nth
+fn node(rng: &mut Rng) -> Nth {
+    rng.below(NODES as u64) as Nth
 }
 
-impl Step {
-    /// Each schedule has much of some things and nothing of others, so that some are about few things that meet often.
-    pub(super) fn schedule(dice: &mut Dice, kind: Kind) -> Vec<Self> {
-        let count = match kind {
-            Kind::Kept => CHOICES.len() - LOSSES - CLOCKS,
-            Kind::Stepped => CHOICES.len() - LOSSES,
-            Kind::Lost => CHOICES.len(),
+impl ModelStep {
+    /// A random schedule. Each has much of some steps and nothing of others, so that in some schedules a few things meet often.
+    pub(super) fn schedule(rng: &mut Rng, faults: Faults) -> Vec<Self> {
+        let count = match faults {
+            Faults::None => CHOICES.len() - DATA_LOSS_CHOICES - CLOCK_STEP_CHOICES,
+            Faults::ClockSteps => CHOICES.len() - DATA_LOSS_CHOICES,
+            Faults::DataLoss => CHOICES.len(),
         };
         let weigh =
-            |(weight, choice): &(u64, Choice)| (weight * [0, 1, 1, 4][dice.below(4) as usize], *choice);
+            |(weight, choice): &(u64, Choice)| (weight * [0, 1, 1, 4][rng.below(4) as usize], *choice);
         let choices: Vec<_> = CHOICES[..count].iter().map(weigh).collect();
         let total = choices.iter().map(|(weight, _)| weight).sum::<u64>().max(1);
-        let length = 10 + dice.below(30);
+        let length = 10 + rng.below(30);
         let random = |_| {
-            let mut at = dice.below(total);
+            let mut at = rng.below(total);
             let chosen = choices.iter().find(|(weight, _)| match at.checked_sub(*weight) {
                 Some(rest) => {
                     at = rest;
@@ -236,9 +238,9 @@ impl Step {
                 }
                 None => true,
             });
-            chosen.map_or(vec![Flow], |(_, choice)| choice(dice))
+            chosen.map_or(vec![DeliverAll], |(_, choice)| choice(rng))
         };
-        let begin = [Open { client: 0, node: 0, clean: true, waits: false }, Flow];
+        let begin = [Connect { client: 0, node: 0, replaces: true, unread: false }, DeliverAll];
         begin.into_iter().chain((0..length).flat_map(random)).collect()
     }
 }

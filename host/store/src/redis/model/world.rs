@@ -1,15 +1,15 @@
-//! Nodes of the real store, the model's Redis and network between them, and clients. What happens is decided from outside, one
-//! step after another.
+//! The state of the model: nodes with the real store, the model's Redis, the network between them, and clients. What happens is
+//! decided elsewhere, step by step.
 
 use super::{
-    client::{Client, Connection, State},
+    checker::Checker,
+    client::{ModelClient, ModelConnection, State},
     delivery::Fate,
-    dice,
-    engine::Engine,
-    server::Server,
+    fake_redis::FakeRedis,
+    network::{ModelNetwork, NetworkEnd, ProcessId, RedisCall},
+    rng,
+    script_engine::ScriptEngine,
     step::{CLIENTS, NODES, ROOMS},
-    watch::Watch,
-    wire::{Ask, Network, Process, Wire},
 };
 use crate::{
     Event, HistoryConfig, Hold, Resume, Retention, SessionStore, SessionToken, Unavailable,
@@ -38,54 +38,54 @@ use tokio::{sync::mpsc, time::Instant};
 /// How long a session can be resumed.
 pub(super) const TTL: Duration = Duration::from_secs(20);
 
-pub(super) struct Node {
-    pub process: Process,
+pub(super) struct ModelNode {
+    pub process: ProcessId,
     pub is_isolated: bool,
 }
 
-/// What happened in a node.
-pub(super) enum Told {
-    Event(Process, Event),
+/// Something that a node tells a client.
+pub(super) enum ModelEvent {
+    Event(ProcessId, Event),
     Created(usize, Result<SessionToken, Unavailable>),
     Resumed(usize, Result<Resume, Unavailable>),
     Changed(usize, Result<(), Unavailable>),
 }
 
 #[derive(Clone, Default)]
-pub(super) struct Ears(Arc<Mutex<VecDeque<Told>>>);
+pub(super) struct EventQueue(Arc<Mutex<VecDeque<ModelEvent>>>);
 
-impl Ears {
-    pub(super) fn push(&self, told: Told) {
+impl EventQueue {
+    pub(super) fn push(&self, told: ModelEvent) {
         self.0.lock().expect("nobody panics with it").push_back(told);
     }
 
-    fn pop(&self) -> Option<Told> {
+    fn pop(&self) -> Option<ModelEvent> {
         self.0.lock().expect("nobody panics with it").pop_front()
     }
 }
 
 pub(super) struct World {
-    pub engine: Rc<Engine>,
-    pub network: Arc<Network>,
-    pub ears: Ears,
-    /// Those that run.
-    pub nodes: [Option<Node>; NODES],
-    /// By process, also those that died.
+    pub engine: Rc<ScriptEngine>,
+    pub network: Arc<ModelNetwork>,
+    pub ears: EventQueue,
+    /// The nodes that are running.
+    pub nodes: [Option<ModelNode>; NODES],
+    /// The store of each process, including those that died.
     pub stores: Vec<Arc<Redis>>,
-    pub clients: Vec<Client>,
-    pub connections: Vec<Connection>,
-    pub watch: Watch,
-    pub saved: Option<Server>,
-    /// What was put into an estate by a command that came late.
-    pub orphans: BTreeSet<String>,
-    /// What was published in each room.
+    pub clients: Vec<ModelClient>,
+    pub connections: Vec<ModelConnection>,
+    pub watch: Checker,
+    pub saved: Option<FakeRedis>,
+    /// Entries that a late command added to what a node owns.
+    pub late_estate_entries: BTreeSet<String>,
+    /// The newest offset in each room.
     pub published: BTreeMap<&'static str, u64>,
-    /// Clients that are probed answer at once.
-    pub all_answer: bool,
+    /// Whether clients answer pings at once.
+    pub answers_probes: bool,
     clustered: bool,
-    pub wrong: Option<String>,
-    /// What happened, where that is asked for.
-    pub story: Option<Vec<String>>,
+    pub failure: Option<String>,
+    /// What happened, if the schedule is traced.
+    pub trace_lines: Option<Vec<String>>,
     metrics: crate::StoreMetrics,
     epochs: u64,
 }
@@ -95,26 +95,26 @@ thread_local! {
 }
 
 impl World {
-    /// With all nodes running.
-    pub(super) async fn new(engine: &Rc<Engine>, clustered: bool, tells: bool) -> Self {
-        dice::load(1);
-        *engine.server.borrow_mut() = Server::new();
+    /// A new model with all nodes running.
+    pub(super) async fn new(engine: &Rc<ScriptEngine>, clustered: bool, traced: bool) -> Self {
+        rng::seed_store(1);
+        *engine.server.borrow_mut() = FakeRedis::new();
         let mut world = Self {
             engine: engine.clone(),
             network: Arc::default(),
-            ears: Ears::default(),
+            ears: EventQueue::default(),
             nodes: Default::default(),
             stores: vec![],
-            clients: (0..CLIENTS).map(Client::new).collect(),
+            clients: (0..CLIENTS).map(ModelClient::new).collect(),
             connections: vec![],
-            watch: Watch::default(),
+            watch: Checker::default(),
             saved: None,
-            orphans: BTreeSet::new(),
+            late_estate_entries: BTreeSet::new(),
             published: BTreeMap::new(),
-            all_answer: false,
+            answers_probes: false,
             clustered,
-            wrong: None,
-            story: tells.then(Vec::new),
+            failure: None,
+            trace_lines: traced.then(Vec::new),
             metrics: METRICS.with(Clone::clone),
             epochs: 0,
         };
@@ -127,20 +127,20 @@ impl World {
         world
     }
 
-    pub(super) fn tell(&mut self, what: impl FnOnce() -> String) {
-        if let Some(story) = &mut self.story {
-            story.extend(Some(what()).filter(|line| !line.is_empty()));
+    pub(super) fn trace(&mut self, what: impl FnOnce() -> String) {
+        if let Some(lines) = &mut self.trace_lines {
+            lines.extend(Some(what()).filter(|line| !line.is_empty()));
         }
     }
 
     pub(super) fn fail(&mut self, why: String) {
-        self.tell(|| format!("WRONG: {why}"));
-        self.wrong.get_or_insert(why);
+        self.trace(|| format!("FAILED: {why}"));
+        self.failure.get_or_insert(why);
     }
 
     pub(super) async fn start(&mut self, node: usize) {
         let process = self.stores.len();
-        let wire = Wire { network: self.network.clone(), process, clustered: self.clustered };
+        let wire = NetworkEnd { network: self.network.clone(), process, clustered: self.clustered };
         let link = Link::modelled(self.metrics.clone(), wire);
         let retention = Retention {
             history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 },
@@ -149,7 +149,7 @@ impl World {
         };
         let (ears, network) = (self.ears.clone(), self.network.clone());
         let feed = Arc::new(move |event| {
-            ears.push(Told::Event(process, event));
+            ears.push(ModelEvent::Event(process, event));
             network.sent.notify_one();
             true
         });
@@ -166,7 +166,7 @@ impl World {
         let leased = Arc::new(Leased { context, sessions, listing, listener: mpsc::unbounded_channel().0 });
         let store = Arc::new(Redis { leased: leased.clone(), publishing });
         self.stores.push(store.clone());
-        self.nodes[node] = Some(Node { process, is_isolated: false });
+        self.nodes[node] = Some(ModelNode { process, is_isolated: false });
         let begins = tokio::spawn(async move { lease::hold(&leased, &Default::default()).await });
         while !begins.is_finished() {
             self.settle().await;
@@ -179,7 +179,7 @@ impl World {
 
     pub(super) fn kill(&mut self, node: usize) -> bool {
         let Some(node) = self.nodes[node].take() else { return false };
-        self.network.mail().kill(node.process);
+        self.network.calls().kill(node.process);
         for (at, connection) in self.connections.iter_mut().enumerate() {
             if connection.process == node.process {
                 connection.state = State::Closed;
@@ -195,16 +195,16 @@ impl World {
         std::mem::replace(&mut node.is_isolated, isolated) != isolated
     }
 
-    pub(super) fn leased(&self, process: Process) -> &Leased {
+    pub(super) fn leased(&self, process: ProcessId) -> &Leased {
         &self.stores[process].leased
     }
 
-    /// The node that a process is, if it runs.
-    pub(super) fn node(&self, process: Process) -> Option<&Node> {
+    /// The node of a process, if it is running.
+    pub(super) fn node(&self, process: ProcessId) -> Option<&ModelNode> {
         self.nodes.iter().flatten().find(|node| node.process == process)
     }
 
-    /// Until nothing happens by itself at this moment.
+    /// Lets tasks run and handles events until nothing is left to do at this moment. Then checks connections.
     pub(super) async fn settle(&mut self) {
         loop {
             tokio::task::yield_now().await;
@@ -212,16 +212,16 @@ impl World {
             let mut any = false;
             while let Some(told) = self.ears.pop() {
                 any = true;
-                self.hear(told).await;
+                self.handle_event(told).await;
             }
             if !any {
                 break;
             }
         }
-        self.look();
+        self.check_connections();
     }
 
-    /// Where a room is now. One that is not there begins.
+    /// The position of a room. Creates the room if it does not exist.
     pub(super) fn position(&mut self, room: &'static str) -> Position {
         let (key, known) = (format!("m:{{{room}}}:room"), self.published.get(room).copied().unwrap_or(0));
         let epoch = self.engine.server.borrow().hash(&key).and_then(|hash| hash.get("epoch")).cloned();
@@ -229,34 +229,34 @@ impl World {
             return Position { epoch: epoch.into(), offset: known };
         }
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
-        let epoch = self.new_epoch();
+        let epoch = self.next_epoch();
         let arguments = [&epoch, "", "0", "0", "60000", "86400000"].map(str::to_owned);
-        let ask = Ask::Script(&scripts::rooms::READ, keys.into(), arguments.into());
-        if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
+        let ask = RedisCall::Script(&scripts::rooms::READ, keys.into(), arguments.into());
+        if let Err((_, wrong)) = self.execute(&ask, Instant::now()) {
             self.fail(wrong);
         }
         self.published.insert(room, 0);
-        self.have_forgotten(room);
+        self.announce_new_epoch(room);
         Position { epoch: epoch.into(), offset: 0 }
     }
 
     pub(super) fn renew(&mut self, room: &'static str) {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
-        let ask = Ask::Script(&scripts::rooms::RENEW, keys.into(), vec![ended, self.new_epoch()]);
-        if let Err((_, wrong)) = self.carry_out(&ask, Instant::now()) {
+        let ask = RedisCall::Script(&scripts::rooms::RENEW, keys.into(), vec![ended, self.next_epoch()]);
+        if let Err((_, wrong)) = self.execute(&ask, Instant::now()) {
             self.fail(wrong);
         }
-        self.have_forgotten(room);
+        self.announce_new_epoch(room);
     }
 
-    fn new_epoch(&mut self) -> String {
+    fn next_epoch(&mut self) -> String {
         self.epochs += 1;
         format!("e{}", self.epochs)
     }
 
-    /// Nodes hear of a room's new epoch.
-    fn have_forgotten(&self, room: &str) {
+    /// Tells nodes that a room has a new epoch.
+    fn announce_new_epoch(&self, room: &str) {
         let room = RoomName::parse(room).expect("a name");
         for node in self.nodes.iter().flatten() {
             let (Leased { sessions, listing, .. }, room) = (self.leased(node.process), room.clone());
@@ -265,14 +265,14 @@ impl World {
         }
     }
 
-    /// The connection ends, as its node notices.
+    /// A connection ends, and its node notices. With `ends`, the session ends, too.
     pub(super) async fn close(&mut self, at: usize, ends: bool) {
         let is_running = self.node(self.connections[at].process).is_some();
         let connection = &mut self.connections[at];
         let before = std::mem::replace(&mut connection.state, State::Closed);
         connection.is_answered = before == State::Open && connection.change.is_none();
         for task in
-            connection.opening.take().into_iter().chain(connection.change.take().map(|change| change.task))
+            connection.connecting.take().into_iter().chain(connection.change.take().map(|change| change.task))
         {
             task.abort();
         }
@@ -284,7 +284,7 @@ impl World {
             return;
         }
         let (store, hold) = (self.stores[connection.process].clone(), connection.hold());
-        // What it waited for is dropped first.
+        // First, the futures that were aborted are dropped.
         tokio::task::yield_now().await;
         match ends {
             true => store.end(hold),
@@ -293,7 +293,7 @@ impl World {
     }
 }
 
-impl Connection {
+impl ModelConnection {
     pub(super) fn hold(&self) -> Hold {
         Hold { token: self.token.expect("an open connection has a session"), connection: self.id }
     }

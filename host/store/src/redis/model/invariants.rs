@@ -1,8 +1,8 @@
-//! What must be so at every moment, and what must be so in the calm, when everything that was begun has come to its end.
+//! The invariants that must hold at every moment, and those that must hold once everything has settled.
 
 use super::{
-    client::{Connection, Seats, State},
-    server::Kept,
+    client::{ModelConnection, RoomStates, State},
+    fake_redis::StoredValue,
     step::ROOMS,
     world::{TTL, World},
 };
@@ -21,20 +21,20 @@ use std::{
 };
 use switchyard_protocol::room::RoomName;
 
-/// Milliseconds that a node may be ahead of the cluster time that Redis has.
-const AHEAD: f64 = 2000.0;
+/// How many milliseconds a node's cluster time may be ahead of that in Redis.
+const MAX_AHEAD_MS: f64 = 2000.0;
 
 type Places = BTreeMap<RoomName, Place>;
 
-/// A record as Redis has it.
-struct Stored {
+/// The record of a session as Redis has it.
+struct StoredRecord {
     principal: String,
     id: String,
     fields: BTreeMap<String, String>,
     rooms: Rooms,
 }
 
-impl Stored {
+impl StoredRecord {
     fn read(key: &str, fields: &BTreeMap<String, String>) -> Option<Self> {
         let (principal, id) = key.strip_prefix("m:{@")?.split_once("}:session:")?;
         let pairs = fields.iter().filter_map(|(field, place)| Some((field.strip_prefix('/')?, place)));
@@ -53,40 +53,41 @@ impl Stored {
     }
 }
 
-/// Without what was acknowledged, which no record has.
+/// The same without acknowledgements, which records do not have.
 fn unacknowledged(places: &Places) -> Places {
     places.iter().map(|(room, place)| (room.clone(), Place { acknowledged: None, ..place.clone() })).collect()
 }
 
-fn seats(places: &Places) -> Seats {
+fn room_states(places: &Places) -> RoomStates {
     let name = |room: &RoomName| ROOMS.into_iter().find(|name| *name == &**room).expect("one of these");
     places.iter().map(|(room, place)| (name(room), place.filter.clone())).collect()
 }
 
 impl World {
-    fn stored(&self, session: &Session) -> Option<Stored> {
+    fn stored(&self, session: &Session) -> Option<StoredRecord> {
         let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
-        Stored::read(&key, self.engine.server.borrow().hash(&key)?)
+        StoredRecord::read(&key, self.engine.server.borrow().hash(&key)?)
     }
 
-    /// What was told to clients is what rules in their nodes, and, as far as that is confirmed, what Redis holds.
-    pub(super) fn look(&mut self) {
+    /// Checks that each node has for its clients what they were told, and that Redis has what it has confirmed.
+    pub(super) fn check_connections(&mut self) {
         for at in 0..self.connections.len() {
-            if let Err(wrong) = self.look_at(at) {
+            if let Err(wrong) = self.check_connection(at) {
                 self.fail(wrong);
             }
         }
     }
 
-    fn look_at(&mut self, at: usize) -> Result<(), String> {
-        let connection @ Connection { id, client, process, state, change, told, .. } = &self.connections[at];
+    fn check_connection(&mut self, at: usize) -> Result<(), String> {
+        let connection @ ModelConnection { id, client, process, state, change, told, .. } =
+            &self.connections[at];
         if *state != State::Open || self.node(*process).is_none() {
             return Ok(());
         }
         let session = self.leased(*process).sessions.of(*id);
         let Some(session) = session.filter(|session| !session.is_over()) else { return Ok(()) };
         let record = session.record();
-        if change.is_none() && seats(&record.rooms) != *told {
+        if change.is_none() && room_states(&record.rooms) != *told {
             return Err(format!("{id} has {:?}, and its client was told {told:?}", record.rooms));
         }
         let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
@@ -109,28 +110,28 @@ impl World {
             (self.clients[*client].current == Some(at), connection.told.clone(), change.is_some());
         drop(record);
         if is_current && !is_changing {
-            self.clients[*client].knows(&told);
+            self.clients[*client].set_known(&told);
         }
         Ok(())
     }
 
-    /// Whether the store is as it must be when nothing is under way.
-    pub(super) fn is_calm(&mut self) -> Result<(), String> {
+    /// Checks the state in Redis when nothing is in progress.
+    pub(super) fn check_quiescent(&mut self) -> Result<(), String> {
         let is_exact = !self.watch.lost_data;
         let server = self.engine.clone();
         let mut server = server.server.borrow_mut();
         let now = server.cluster_time();
         let (mut records, mut estates, mut sorted) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (key, kept) in server.kept() {
+        for (key, kept) in server.values() {
             match kept {
-                Kept::Hash(fields) => {
-                    if let Some(stored) = Stored::read(key, fields) {
+                StoredValue::Hash(fields) => {
+                    if let Some(stored) = StoredRecord::read(key, fields) {
                         records.insert(stored.entry(), stored);
                     }
                 }
-                Kept::Set(entries) => drop(estates.insert(key.to_owned(), entries.clone())),
-                Kept::Sorted(scores) => drop(sorted.insert(key.to_owned(), scores.clone())),
-                Kept::List(_) => {}
+                StoredValue::Set(entries) => drop(estates.insert(key.to_owned(), entries.clone())),
+                StoredValue::Sorted(scores) => drop(sorted.insert(key.to_owned(), scores.clone())),
+                StoredValue::List(_) => {}
             }
         }
         drop(server);
@@ -144,7 +145,7 @@ impl World {
                 let entry = entry(&session.principal, session.id);
                 let record = session.record();
                 let Some(stored) = records.get(&entry) else {
-                    return Err(format!("{entry} is held and not there"));
+                    return Err(format!("{entry} is held, but Redis does not have it"));
                 };
                 let is = [stored.is("gen"), stored.is("conn"), stored.is("node"), stored.is("until")];
                 let own =
@@ -165,10 +166,10 @@ impl World {
         }
         for (key, entries) in &expected {
             let estate = estates.remove(key).unwrap_or_default();
-            // What was put there by a command that came late is cleared away with the node.
-            let orphans = &self.orphans;
+            // An entry that was added by a late command is removed together with the node.
+            let late_estate_entries = &self.late_estate_entries;
             if !entries.is_subset(&estate)
-                || (is_exact && estate.difference(entries).any(|entry| !orphans.contains(entry)))
+                || (is_exact && estate.difference(entries).any(|entry| !late_estate_entries.contains(entry)))
             {
                 return Err(format!("{key} has {estate:?}, and should have {entries:?}"));
             }
@@ -180,11 +181,13 @@ impl World {
                 .flat_map(BTreeMap::keys)
                 .cloned()
                 .collect();
-            let is_in = |stored: &&Stored| stored.rooms.places.keys().any(|name| **name == *room);
-            let by_record: BTreeSet<_> = records.values().filter(is_in).map(Stored::entry).collect();
+            let is_in = |stored: &&StoredRecord| stored.rooms.places.keys().any(|name| **name == *room);
+            let by_record: BTreeSet<_> = records.values().filter(is_in).map(StoredRecord::entry).collect();
             let by_holder = by_record.intersection(&held).cloned().collect();
             if !members.is_superset(&by_holder) || (is_exact && members != by_record) {
-                return Err(format!("{room} has the members {members:?}, and by the records {by_record:?}"));
+                return Err(format!(
+                    "{room} has the members {members:?}, and according to the records {by_record:?}"
+                ));
             }
         }
         self.are_acknowledgements_kept(&records, &sorted)?;
@@ -196,30 +199,32 @@ impl World {
         let resumable: BTreeMap<_, _> = resumable
             .map(|(entry, stored)| (entry.clone(), stored.is("until").parse().unwrap_or(0.0)))
             .collect();
-        // Neither past, nor further away than it was when it was let go.
-        let is_in_time = |until: &f64| *until > now && *until <= now + TTL.as_millis() as f64 + AHEAD;
+        // Neither in the past, nor further away than when the session was released.
+        let is_in_time = |until: &f64| *until > now && *until <= now + TTL.as_millis() as f64 + MAX_AHEAD_MS;
         if ends != resumable || !resumable.values().all(is_in_time) {
-            return Err(format!("{ends:?} are to end at {now}, and by the records {resumable:?}"));
+            return Err(format!(
+                "at {now} these are listed to end: {ends:?}; according to the records: {resumable:?}"
+            ));
         }
         let leases = sorted.remove("m:{/nodes}:leases").unwrap_or_default();
-        if leases.values().any(|until| *until > now + LEASE.as_millis() as f64 + AHEAD) {
+        if leases.values().any(|until| *until > now + LEASE.as_millis() as f64 + MAX_AHEAD_MS) {
             return Err(format!("the leases are {leases:?} at {now}"));
         }
-        estates.retain(|_, entries| entries.iter().any(|entry| !self.orphans.contains(entry)));
+        estates.retain(|_, entries| entries.iter().any(|entry| !self.late_estate_entries.contains(entry)));
         let dead = sorted.remove("m:{/nodes}:dead").unwrap_or_default();
         match dead.is_empty() && estates.is_empty() {
             true => Ok(()),
-            false => Err(format!("the dead {dead:?} have left {estates:?}")),
+            false => Err(format!("the dead nodes {dead:?} still own {estates:?}")),
         }
     }
 
-    /// What clients acknowledged to nodes that live is not lost while they are members.
+    /// Checks that acknowledgements are kept which clients sent to nodes that are alive, while they are members.
     fn are_acknowledgements_kept(
         &self,
-        records: &BTreeMap<String, Stored>,
+        records: &BTreeMap<String, StoredRecord>,
         sorted: &BTreeMap<String, BTreeMap<String, f64>>,
     ) -> Result<(), String> {
-        for client in self.clients.iter().filter(|client| !client.unsure) {
+        for client in self.clients.iter().filter(|client| !client.is_unsure) {
             let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
                 let stored = records.get(&entry(&client.principal, id));

@@ -1,6 +1,8 @@
-//! Looks at each command as Redis carries it out: whether it may have been answered as it was.
+//! Checks each command as Redis executes it: whether Redis may answer it as it does.
 
-use super::{engine::Engine, server::Server, step::ROOMS, wire::Ask, world::TTL};
+use super::{
+    fake_redis::FakeRedis, network::RedisCall, script_engine::ScriptEngine, step::ROOMS, world::TTL,
+};
 use crate::redis::{
     answer::{self, list, number},
     context::lease_time::LEASE,
@@ -12,98 +14,98 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A session as the commands so far left it.
+/// What the commands so far have done with a session.
 #[derive(Default)]
-pub(super) struct Seen {
-    /// The connection that has it.
+pub(super) struct SessionTrace {
+    /// The connection that holds it.
     pub holder: Option<String>,
-    /// When it was taken last.
+    /// When it was last taken.
     taken: Option<Instant>,
-    /// Connections from which it was taken.
+    /// The connections from which it was taken.
     pub lost: BTreeSet<String>,
-    /// It was ended, or its time was.
+    /// It was ended, or has expired.
     over: bool,
-    /// Somebody has made it, and Redis has lost nothing since.
+    /// It was created, and Redis has lost nothing since.
     is_known: bool,
-    /// When it was let go, and until when it can be resumed at least.
+    /// If it was released: until when it can be resumed at least.
     until: Option<Instant>,
 }
 
-/// What each session has acknowledged in a room, and in which epoch.
-type Acks = (Option<String>, BTreeMap<String, f64>);
+/// The epoch of a room, and what each session has acknowledged in it.
+type RoomAcks = (Option<String>, BTreeMap<String, f64>);
 
 #[derive(Default)]
-pub(super) struct Watch {
-    /// By key.
-    sessions: BTreeMap<String, Seen>,
-    acks: BTreeMap<&'static str, Acks>,
-    /// When Redis' clock was set last.
+pub(super) struct Checker {
+    /// By key in Redis.
+    sessions: BTreeMap<String, SessionTrace>,
+    acks: BTreeMap<&'static str, RoomAcks>,
+    /// When the clock of Redis was last set.
     pub set: Option<Instant>,
-    /// When each node renewed its lease last.
+    /// When each node last renewed its lease.
     leases: BTreeMap<String, Instant>,
-    /// Cluster time when it began.
+    /// Cluster time at the start, and when that was.
     began: Option<(u64, Instant)>,
-    /// Redis lost something.
+    /// Whether Redis has lost data.
     pub lost_data: bool,
 }
 
-/// What is known of a connection beside the store.
-pub(super) struct Known {
+/// What the model knows about a connection without the store.
+pub(super) struct ConnectionFacts {
     pub asked: Instant,
-    /// Its client is on it.
+    /// Whether its client uses it.
     pub lives: bool,
 }
 
-/// Nodes may know cluster time by an answer that took so long, or longer.
-const SLOW: Duration = Duration::from_secs(4);
-/// Until the nodes have heard of a clock that was set.
-const TICKS: Duration = Duration::from_secs(3);
+/// How old the answer can be from which a node knows the cluster time.
+const MAX_CLUSTER_TIME_DELAY: Duration = Duration::from_secs(4);
+/// How long it takes until all nodes have noticed that the clock was set.
+const CLOCK_STEP_NOTICE_TIME: Duration = Duration::from_secs(3);
 
-impl Watch {
-    pub(super) fn seen(&self, key: &str) -> Option<&Seen> {
+impl Checker {
+    pub(super) fn seen(&self, key: &str) -> Option<&SessionTrace> {
         self.sessions.get(key)
     }
 
-    /// Redis lost something of what was written.
+    /// Redis has lost data: forget what sessions were like.
     pub(super) fn lost_data(&mut self) {
         self.lost_data = true;
         for seen in self.sessions.values_mut() {
-            *seen = Seen::default();
+            *seen = SessionTrace::default();
         }
         self.acks.clear();
     }
 
-    /// What is answered to a command. The error: it may not have been.
-    pub(super) fn carry_out(
+    /// Executes a command and returns the answer. The error also says why Redis must not answer so.
+    pub(super) fn execute(
         &mut self,
-        engine: &Engine,
-        ask: &Ask,
+        engine: &ScriptEngine,
+        ask: &RedisCall,
         sent: Instant,
-        known: impl Fn(&str) -> Option<Known>,
+        known: impl Fn(&str) -> Option<ConnectionFacts>,
     ) -> Result<Value, (Value, String)> {
         let (script, keys, arguments) = match ask {
-            Ask::Script(script, keys, arguments) => (script, keys, arguments),
-            Ask::Command(name, arguments) => {
+            RedisCall::Script(script, keys, arguments) => (script, keys, arguments),
+            RedisCall::Command(name, arguments) => {
                 let words: Vec<_> = [*name].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-                return Ok(super::engine::answered(engine.server.borrow_mut().call(&words)));
+                return Ok(super::script_engine::reply_value(engine.server.borrow_mut().call(&words)));
             }
         };
         let answer = engine.run(script, keys, arguments);
         let parts = answer::texts(answer.clone()).unwrap_or_default();
         let part = |n: usize| parts.get(n).map_or("", |part| &**part);
         let argument = |n: usize| arguments.get(n).map_or("", String::as_str);
-        let judged = match script.name {
+        let checked = match script.name {
             "claim" | "take" | "amend" | "put" | "letgo" | "ending"
                 if part(0) == "ok" || part(0) == "ended" =>
             {
                 let seen = self.sessions.entry(keys[0].clone()).or_default();
-                let may_be_late = self.set.map(|set| set + TICKS);
+                let may_be_late = self.set.map(|set| set + CLOCK_STEP_NOTICE_TIME);
                 let known = known(argument(0));
                 if script.name == "letgo" {
                     let by_its_node = argument(1).is_empty();
                     let lives = known.as_ref().is_some_and(|known| known.lives);
                     if by_its_node && lives {
-                        return Err((answer, "let go of a session whose connection lives".to_owned()));
+                        return Err((answer, "a session was released whose connection is alive".to_owned()));
                     }
                 }
                 let is_over = script.name == "ending" || (script.name == "letgo" && part(4) == "0");
@@ -113,23 +115,23 @@ impl Watch {
                 } else if script.name != "ending" {
                     (seen.is_known, seen.until) = (true, None);
                 }
-                seen.judge(script.name, argument(0), known, is_over, may_be_late)
+                seen.check(script.name, argument(0), known, is_over, may_be_late)
             }
-            "tick" => self.look_at_tick(argument(0), &answer),
+            "tick" => self.check_tick(argument(0), &answer),
             "enrol" | "ack" | "renew" => self.compare_acks(&engine.server.borrow()),
             _ => Ok(()),
         };
         let is_gone = || {
             let seen = self.sessions.get(&keys[0])?;
-            let now = Instant::now() + SLOW;
+            let now = Instant::now() + MAX_CLUSTER_TIME_DELAY;
             let can_be_resumed = seen.is_known && seen.until.is_none_or(|until| until > now);
-            can_be_resumed.then(|| "a session that can be resumed is gone".to_owned())
+            can_be_resumed.then(|| "a session is gone that can still be resumed".to_owned())
         };
-        let judged = match (script.name, part(0)) {
+        let checked = match (script.name, part(0)) {
             ("take", "none") => is_gone().map_or(Ok(()), Err),
-            _ => judged,
+            _ => checked,
         };
-        match judged {
+        match checked {
             Ok(()) => Ok(answer),
             Err(wrong) => {
                 Err((answer, format!("{} {keys:?} {arguments:?} -> {parts:?}: {wrong}", script.name)))
@@ -137,8 +139,8 @@ impl Watch {
         }
     }
 
-    /// A lease is lost only by whoever did not renew it, and cluster time does not run ahead of time.
-    fn look_at_tick(&mut self, node: &str, answer: &Value) -> Result<(), String> {
+    /// Checks that a node loses its lease only if it did not renew it, and that cluster time does not run fast.
+    fn check_tick(&mut self, node: &str, answer: &Value) -> Result<(), String> {
         let parts = list(answer.clone()).expect("an answer of many parts");
         let (now, time) = (Instant::now(), number(&parts[1]).expect("milliseconds"));
         let is_lost = parts[2].as_str().is_some_and(|held| held.is_empty());
@@ -151,16 +153,18 @@ impl Watch {
             return Ok(());
         }
         if time < first || Duration::from_millis(time - first) > now - began {
-            return Err(format!("cluster time began {:?} ago with {first} and is {time}", now - began));
+            return Err(format!("cluster time started {:?} ago at {first} and is {time} now", now - began));
         }
         match renewed.filter(|renewed| is_lost && renewed.elapsed() < LEASE) {
-            Some(renewed) => Err(format!("a node renewed its lease {:?} ago and lost it", renewed.elapsed())),
+            Some(renewed) => {
+                Err(format!("a node lost a lease that it had renewed {:?} ago", renewed.elapsed()))
+            }
             None => Ok(()),
         }
     }
 
-    /// Acknowledgements are those of members, and do not go back within an epoch.
-    fn compare_acks(&mut self, server: &Server) -> Result<(), String> {
+    /// Checks that only members have acknowledgements, and that these do not go back within an epoch.
+    fn compare_acks(&mut self, server: &FakeRedis) -> Result<(), String> {
         for room in ROOMS {
             let key = |rest| format!("m:{{{room}}}:{rest}");
             let epoch = server.hash(&key("room")).and_then(|hash| hash.get("epoch")).cloned();
@@ -169,7 +173,9 @@ impl Watch {
             let members: BTreeSet<_> =
                 members.keys().filter_map(|entry| Some(entry.split_once(' ')?.1)).collect();
             if members != acks.keys().map(String::as_str).collect() {
-                return Err(format!("members of {room}: {members:?}, and acknowledgements: {acks:?}"));
+                return Err(format!(
+                    "{room} has the members {members:?}, but these acknowledgements: {acks:?}"
+                ));
             }
             let now = (epoch, acks);
             if let Some(before) = self.acks.insert(room, now.clone()).filter(|before| before.0 == now.0) {
@@ -187,15 +193,15 @@ impl Watch {
     }
 }
 
-impl Seen {
-    /// Whether a command of a connection, or in its name, may have been answered well.
-    fn judge(
+impl SessionTrace {
+    /// Checks a command of a connection, or on its behalf, that succeeded.
+    fn check(
         &mut self,
         name: &str,
         connection: &str,
-        known: Option<Known>,
+        known: Option<ConnectionFacts>,
         is_over: bool,
-        set_back: Option<Instant>,
+        clock_set_at: Option<Instant>,
     ) -> Result<(), String> {
         let had_lost = self.lost.contains(connection);
         match name {
@@ -203,19 +209,22 @@ impl Seen {
             "take" => {
                 let asked = known.expect("the model made it").asked;
                 if self.over {
-                    return Err("a session that was over was taken".to_owned());
+                    return Err("a session was taken that had ended".to_owned());
                 }
                 let is_other = self.holder.as_deref() != Some(connection);
-                let is_in_doubt = set_back.is_some_and(|set_back| set_back > asked);
+                let is_in_doubt = clock_set_at.is_some_and(|clock_set_at| clock_set_at > asked);
                 if is_other && !is_in_doubt && self.taken.is_some_and(|taken| taken > asked) {
-                    return Err("it was taken from one that had taken it after this one asked".to_owned());
+                    return Err("it was taken from a connection that had taken it after this one had asked"
+                        .to_owned());
                 }
                 self.lost.extend(self.holder.replace(connection.to_owned()).filter(|_| is_other));
                 self.taken = Some(Instant::now());
             }
-            "amend" | "put" if had_lost => return Err("one that had lost the session wrote it".to_owned()),
+            "amend" | "put" if had_lost => {
+                return Err("a connection wrote a session that it had lost".to_owned());
+            }
             "put" => (self.holder, self.over) = (Some(connection.to_owned()), false),
-            "letgo" if had_lost => return Err("one that had lost the session let it go".to_owned()),
+            "letgo" if had_lost => return Err("a connection released a session that it had lost".to_owned()),
             _ => {}
         }
         if is_over {

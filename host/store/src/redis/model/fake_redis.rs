@@ -1,14 +1,15 @@
-//! The model's Redis: keys in memory, a clock that is driven, and the commands that the store uses. Another command is a panic.
+//! The model's Redis: keys in memory, a clock that the model sets, and the commands that the store uses. Any other command
+//! panics.
 
 use crate::redis::opening::SCHEMA;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 
-/// Unix milliseconds when a model begins.
-const BEGAN: u64 = 1_700_000_000_000;
+/// The time at which a model starts, in Unix milliseconds.
+const START_MS: u64 = 1_700_000_000_000;
 
 #[derive(Clone, Debug)]
-pub(super) enum Kept {
+pub(super) enum StoredValue {
     Hash(BTreeMap<String, String>),
     Sorted(BTreeMap<String, f64>),
     Set(BTreeSet<String>),
@@ -24,29 +25,29 @@ pub(super) enum Reply {
 }
 
 #[derive(Clone)]
-struct Entry {
-    kept: Kept,
-    /// By the driven clock, in milliseconds.
+struct FakeEntry {
+    kept: StoredValue,
+    /// In milliseconds, by the clock of the model.
     expires: Option<u64>,
 }
 
 #[derive(Clone)]
-pub(super) struct Server {
-    entries: BTreeMap<String, Entry>,
+pub(super) struct FakeRedis {
+    entries: BTreeMap<String, FakeEntry>,
     began: Instant,
-    /// How far the clock was set.
+    /// How far the clock was set forward or back, in milliseconds.
     set: i64,
 }
 
 type Texts<'a> = &'a [&'a str];
 
-/// The kept value of one kind; what is empty is not there.
-macro_rules! kept {
+/// The value of a key, which must be of this type. A key that does not exist is created, and removed if it stays empty.
+macro_rules! value_of {
     ($server:expr, $key:expr, $kind:ident) => {{
         let entry = $server.entries.entry($key.to_owned());
-        let new = || Entry { kept: Kept::$kind(Default::default()), expires: None };
+        let new = || FakeEntry { kept: StoredValue::$kind(Default::default()), expires: None };
         match &mut entry.or_insert_with(new).kept {
-            Kept::$kind(kept) => kept,
+            StoredValue::$kind(kept) => kept,
             other => panic!("{} is {other:?}", $key),
         }
     }};
@@ -60,7 +61,7 @@ fn number(text: &str) -> f64 {
     match text {
         "-inf" => f64::NEG_INFINITY,
         "+inf" => f64::INFINITY,
-        text => text.parse().unwrap_or_else(|_| panic!("'{text}' is no number")),
+        text => text.parse().unwrap_or_else(|_| panic!("invalid number '{text}'")),
     }
 }
 
@@ -72,21 +73,21 @@ fn maybe(found: Option<String>) -> Reply {
     found.map_or(Reply::Nil, Reply::Text)
 }
 
-impl Server {
+impl FakeRedis {
     pub(super) fn new() -> Self {
         Self { entries: BTreeMap::new(), began: Instant::now(), set: 0 }
     }
 
     pub(super) fn micros(&self) -> u64 {
         let since = self.began.elapsed().as_micros() as u64;
-        (BEGAN * 1000 + since).saturating_add_signed(self.set * 1000)
+        (START_MS * 1000 + since).saturating_add_signed(self.set * 1000)
     }
 
     pub(super) fn millis(&self) -> u64 {
         self.micros() / 1000
     }
 
-    /// From now on the clock is wrong by so many seconds.
+    /// Sets the clock, which is wrong by so many seconds from now on.
     pub(super) fn set_clock(&mut self, seconds: i16) {
         self.set = i64::from(seconds) * 1000;
     }
@@ -95,13 +96,13 @@ impl Server {
         self.entries.clear();
     }
 
-    /// As it was, but the clock goes on.
-    pub(super) fn restore(&mut self, saved: &Server) {
+    /// Goes back to a saved state. The clock continues.
+    pub(super) fn restore(&mut self, saved: &FakeRedis) {
         self.entries = saved.entries.clone();
     }
 
-    /// Everything that is there, for whoever looks at it from outside.
-    pub(super) fn kept(&mut self) -> impl Iterator<Item = (&str, &Kept)> {
+    /// All keys that have not expired, with their values.
+    pub(super) fn values(&mut self) -> impl Iterator<Item = (&str, &StoredValue)> {
         let now = self.millis();
         self.entries.retain(|_, entry| entry.expires.is_none_or(|expires| expires > now));
         self.entries.iter().map(|(key, entry)| (&**key, &entry.kept))
@@ -114,14 +115,14 @@ impl Server {
 
     pub(super) fn hash(&self, key: &str) -> Option<&BTreeMap<String, String>> {
         match &self.entries.get(key)?.kept {
-            Kept::Hash(hash) => Some(hash),
+            StoredValue::Hash(hash) => Some(hash),
             other => panic!("{key} is {other:?}"),
         }
     }
 
     pub(super) fn sorted(&self, key: &str) -> Option<&BTreeMap<String, f64>> {
         match &self.entries.get(key)?.kept {
-            Kept::Sorted(sorted) => Some(sorted),
+            StoredValue::Sorted(sorted) => Some(sorted),
             other => panic!("{key} is {other:?}"),
         }
     }
@@ -159,10 +160,10 @@ impl Server {
             name => self.on_other(name, key, rest),
         };
         let is_empty = self.entries.get(*key).is_some_and(|entry| match &entry.kept {
-            Kept::Hash(hash) => hash.is_empty(),
-            Kept::Sorted(sorted) => sorted.is_empty(),
-            Kept::Set(set) => set.is_empty(),
-            Kept::List(list) => list.is_empty(),
+            StoredValue::Hash(hash) => hash.is_empty(),
+            StoredValue::Sorted(sorted) => sorted.is_empty(),
+            StoredValue::Set(set) => set.is_empty(),
+            StoredValue::List(list) => list.is_empty(),
         });
         if is_empty {
             self.entries.remove(*key);
@@ -171,7 +172,7 @@ impl Server {
     }
 
     fn on_hash(&mut self, name: &str, key: &str, rest: Texts) -> Reply {
-        let hash = kept!(self, key, Hash);
+        let hash = value_of!(self, key, Hash);
         match name {
             "HGET" => maybe(hash.get(rest[0]).cloned()),
             "HMGET" => Reply::List(rest.iter().map(|field| maybe(hash.get(*field).cloned())).collect()),
@@ -182,12 +183,12 @@ impl Server {
                 let new = |pair: Texts| hash.insert(pair[0].to_owned(), pair[1].to_owned()).is_none();
                 integer(rest.chunks_exact(2).map(new).filter(|new| *new).count())
             }
-            name => panic!("the model knows no {name}"),
+            name => panic!("the model does not support {name}"),
         }
     }
 
     fn on_sorted(&mut self, name: &str, key: &str, rest: Texts) -> Reply {
-        let sorted = kept!(self, key, Sorted);
+        let sorted = value_of!(self, key, Sorted);
         match (name, rest) {
             ("ZCARD", []) => integer(sorted.len()),
             ("ZSCORE", [member]) => maybe(sorted.get(*member).map(f64::to_string)),
@@ -214,7 +215,7 @@ impl Server {
                 match limit {
                     [] => {}
                     ["LIMIT", "0", limit] => found.truncate(limit.parse().expect("a limit")),
-                    other => panic!("the model knows no {other:?}"),
+                    other => panic!("the model does not support {other:?}"),
                 }
                 texts(found.into_iter().map(|(member, _)| member.clone()))
             }
@@ -223,38 +224,39 @@ impl Server {
                 self.entries.get_mut(key).expect("it is there").expires = None;
                 Reply::Integer(0)
             }
-            (name, rest) => panic!("the model knows no {name} with {rest:?}"),
+            (name, rest) => panic!("the model does not support {name} with {rest:?}"),
         }
     }
 
     fn on_other(&mut self, name: &str, key: &str, rest: Texts) -> Reply {
         match (name, rest) {
             ("SADD", members) => {
-                let set = kept!(self, key, Set);
+                let set = value_of!(self, key, Set);
                 integer(members.iter().filter(|member| set.insert((**member).to_owned())).count())
             }
             ("SREM", members) => {
-                let set = kept!(self, key, Set);
+                let set = value_of!(self, key, Set);
                 integer(members.iter().filter(|member| set.remove(**member)).count())
             }
-            // All at once, which Redis does with small sets.
-            ("SSCAN", ["0", "COUNT", _]) => {
-                Reply::List(vec![Reply::Text("0".to_owned()), texts(kept!(self, key, Set).iter().cloned())])
-            }
+            // Redis returns small sets at once, too.
+            ("SSCAN", ["0", "COUNT", _]) => Reply::List(vec![
+                Reply::Text("0".to_owned()),
+                texts(value_of!(self, key, Set).iter().cloned()),
+            ]),
             ("RPUSH", [text]) => {
-                kept!(self, key, List).push_back((*text).to_owned());
+                value_of!(self, key, List).push_back((*text).to_owned());
                 Reply::Integer(1)
             }
-            ("LPOP", [_]) => match std::mem::take(kept!(self, key, List)) {
+            ("LPOP", [_]) => match std::mem::take(value_of!(self, key, List)) {
                 list if list.is_empty() => Reply::Nil,
                 list => texts(list),
             },
-            // Only of the schema, and all nodes here are of one version.
+            // Used for the schema only, and all nodes here have the same version.
             ("SET", [_, "NX"]) => Reply::Nil,
             ("GET", []) => Reply::Text(SCHEMA.to_owned()),
-            // Logs are empty here.
+            // Logs are empty in the model.
             ("XRANGE", _) if !self.entries.contains_key(key) => Reply::List(vec![]),
-            (name, rest) => panic!("the model knows no {name} with {rest:?}"),
+            (name, rest) => panic!("the model does not support {name} with {rest:?}"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What nodes say to the model's Redis: each command waits until the schedule says what becomes of it and of its answer.
+//! The network between nodes and the model's Redis: each command waits until the schedule decides what happens to it and to its
+//! answer.
 
 use crate::{PATIENCE, Unavailable, redis::link::Script};
 use fred::types::Value;
@@ -11,75 +12,75 @@ use tokio::{
     time::Instant,
 };
 
-/// A process of a node: each start is another.
-pub(super) type Process = usize;
+/// Identifies a process of a node. Each start of a node is another process.
+pub(super) type ProcessId = usize;
 
-pub(crate) enum Ask {
+pub(crate) enum RedisCall {
     Script(&'static Script, Vec<String>, Vec<String>),
     Command(&'static str, Vec<String>),
 }
 
-impl Ask {
+impl RedisCall {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Ask::Script(script, ..) => script.name,
-            Ask::Command(name, _) => name,
+            RedisCall::Script(script, ..) => script.name,
+            RedisCall::Command(name, _) => name,
         }
     }
 }
 
-pub(crate) struct Message {
-    pub process: Process,
-    pub ask: Ask,
+pub(crate) struct InFlightCall {
+    pub process: ProcessId,
+    pub ask: RedisCall,
     pub sent: Instant,
     pub answer: oneshot::Sender<Result<Value, Unavailable>>,
 }
 
 #[derive(Default)]
-pub(crate) struct Mail {
-    /// In the order in which they were sent.
-    pub messages: Vec<Message>,
-    dead: BTreeSet<Process>,
+pub(crate) struct CallQueue {
+    /// In the order in which nodes sent them.
+    pub messages: Vec<InFlightCall>,
+    dead: BTreeSet<ProcessId>,
 }
 
-impl Mail {
-    /// Somebody waits for its answer.
-    pub(crate) fn is_awaited(&self, message: &Message) -> bool {
+impl CallQueue {
+    /// Whether a node waits for the answer.
+    pub(crate) fn is_awaited(&self, message: &InFlightCall) -> bool {
         !message.answer.is_closed() && !self.dead.contains(&message.process)
     }
 
-    pub(crate) fn kill(&mut self, process: Process) {
+    pub(crate) fn kill(&mut self, process: ProcessId) {
         self.dead.insert(process);
     }
 }
 
 #[derive(Default)]
-pub(crate) struct Network {
-    mail: Mutex<Mail>,
+pub(crate) struct ModelNetwork {
+    calls: Mutex<CallQueue>,
     pub sent: Notify,
 }
 
-impl Network {
-    pub(crate) fn mail(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().expect("no code panics while it holds the messages")
+impl ModelNetwork {
+    pub(crate) fn calls(&self) -> MutexGuard<'_, CallQueue> {
+        self.calls.lock().expect("no code panics while it holds the messages")
     }
 }
 
-/// A node's end.
-pub(crate) struct Wire {
-    pub network: Arc<Network>,
-    pub process: Process,
+/// A node's end of the network.
+pub(crate) struct NetworkEnd {
+    pub network: Arc<ModelNetwork>,
+    pub process: ProcessId,
     pub clustered: bool,
 }
 
-impl Wire {
+impl NetworkEnd {
     pub(crate) async fn run(
         &self,
         script: &'static Script,
         keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
-        self.ask(Ask::Script(script, keys, texts(arguments))).await
+        self.ask(RedisCall::Script(script, keys, texts(arguments))).await
     }
 
     pub(crate) async fn command(
@@ -87,20 +88,25 @@ impl Wire {
         name: &'static str,
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
-        self.ask(Ask::Command(name, texts(arguments))).await
+        self.ask(RedisCall::Command(name, texts(arguments))).await
     }
 
     pub(crate) fn is_clustered(&self) -> bool {
         self.clustered
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Value, Unavailable> {
+    async fn ask(&self, ask: RedisCall) -> Result<Value, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let is_dead = {
-            let mut mail = self.network.mail();
-            let is_dead = mail.dead.contains(&self.process);
+            let mut queue = self.network.calls();
+            let is_dead = queue.dead.contains(&self.process);
             if !is_dead {
-                mail.messages.push(Message { process: self.process, ask, sent: Instant::now(), answer });
+                queue.messages.push(InFlightCall {
+                    process: self.process,
+                    ask,
+                    sent: Instant::now(),
+                    answer,
+                });
             }
             is_dead
         };

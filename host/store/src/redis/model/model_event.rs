@@ -1,42 +1,42 @@
-//! Lets clients hear what nodes say, and compares it with what they know.
+//! Gives clients the answers and events of nodes, and compares them with what the clients know.
 
 use super::{
     client::State,
     step::ROOMS,
-    world::{Told, World},
+    world::{ModelEvent, World},
 };
 use crate::{ConnectionId, Event, Membership, Resume, Resumed, SessionToken, Unavailable};
 use switchyard_protocol::{Position, room::RoomName};
 
 impl World {
-    pub(super) async fn hear(&mut self, told: Told) {
+    pub(super) async fn handle_event(&mut self, told: ModelEvent) {
         match told {
-            Told::Event(process, Event::Probe(id)) => {
+            ModelEvent::Event(process, Event::Probe(id)) => {
                 let Some(at) = self.find_connection(process, id) else { return };
                 self.connections[at].probed = true;
-                self.tell(|| format!("  {at}: probed"));
-                if self.all_answer && self.clients[self.connections[at].client].current == Some(at) {
+                self.trace(|| format!("  {at}: probed"));
+                if self.answers_probes && self.clients[self.connections[at].client].current == Some(at) {
                     self.vouch(at);
                 }
             }
-            Told::Event(process, Event::TakenOver(id)) => {
+            ModelEvent::Event(process, Event::TakenOver(id)) => {
                 let Some(at) = self.find_connection(process, id) else { return };
                 self.taken_over(at).await;
             }
-            Told::Event(..) => {}
-            Told::Created(at, created) => self.created(at, created).await,
-            Told::Resumed(at, Ok(Resume::Held(resumed))) => self.resumed(at, resumed).await,
-            Told::Resumed(at, Ok(Resume::Gone(_))) => {
+            ModelEvent::Event(..) => {}
+            ModelEvent::Created(at, created) => self.created(at, created).await,
+            ModelEvent::Resumed(at, Ok(Resume::Held(resumed))) => self.resumed(at, resumed).await,
+            ModelEvent::Resumed(at, Ok(Resume::Gone(_))) => {
                 let client = self.connections[at].client;
                 if self.clients[client].current == Some(at) {
                     self.clients[client].forget();
                 }
                 self.close(at, false).await;
             }
-            Told::Resumed(at, _) => self.close(at, false).await,
-            Told::Changed(at, done) => {
+            ModelEvent::Resumed(at, _) => self.close(at, false).await,
+            ModelEvent::Changed(at, done) => {
                 let Some(change) = self.connections[at].change.take() else { return };
-                self.tell(|| format!("  {at}: {} to be {:?}: {done:?}", change.room, change.seat));
+                self.trace(|| format!("  {at}: {} to be {:?}: {done:?}", change.room, change.seat));
                 if done.is_err() {
                     return;
                 }
@@ -47,13 +47,13 @@ impl World {
                 }
                 let client = &mut self.clients[connection.client];
                 if client.current == Some(at) {
-                    client.may.insert(change.room, [change.seat].into());
+                    client.possible.insert(change.room, [change.seat].into());
                 }
             }
         }
     }
 
-    /// Of a process that runs.
+    /// A connection that is not closed, of a process that runs.
     fn find_connection(&self, process: usize, id: ConnectionId) -> Option<usize> {
         self.node(process)?;
         self.connections
@@ -74,11 +74,11 @@ impl World {
         if client.current == Some(at) {
             client.forget();
             client.token = Some(token);
-            client.knows(&told);
+            client.set_known(&told);
             let position = self.position(ROOMS[0]);
-            self.clients[self.connections[at].client].reaches(ROOMS[0], &position);
+            self.clients[self.connections[at].client].record_position(ROOMS[0], &position);
         }
-        if self.all_answer {
+        if self.answers_probes {
             self.vouch(at);
         }
     }
@@ -87,9 +87,9 @@ impl World {
         if self.connections[at].state != State::Opening {
             return;
         }
-        self.tell(|| format!("  {at}: resumed {resumed:?}"));
+        self.trace(|| format!("  {at}: resumed {resumed:?}"));
         let before = resumed.previous.and_then(|id| self.find_connection(self.connections[at].process, id));
-        // What was acknowledged in an epoch that ended is worth nothing.
+        // Acknowledgements of an epoch that has ended do not count.
         let epochs = ROOMS.map(|room| (room, self.position(room).epoch));
         let connection = &mut self.connections[at];
         connection.state = State::Open;
@@ -102,10 +102,11 @@ impl World {
             let mut wrong = client.compare(&told).err();
             for (room, Membership { position, .. }) in rooms {
                 let name = name(room);
-                let reached = client.reached(name, &position.epoch);
+                let reached = client.furthest_position(name, &position.epoch);
                 if reached.is_some_and(|reached| position.offset > reached) {
-                    wrong =
-                        Some(format!("{position:?} of {name} is beyond {reached:?}, what the client had"));
+                    wrong = Some(format!(
+                        "{position:?} of {name} is beyond {reached:?}, up to which the client has everything"
+                    ));
                 }
                 if let Some((Position { epoch, offset }, to)) = client.acknowledged.get(name)
                     && *to == process
@@ -116,7 +117,7 @@ impl World {
                     wrong = Some(format!("{position:?} of {name}, and {offset} was acknowledged"));
                 }
             }
-            client.knows(&told);
+            client.set_known(&told);
             if let Some(wrong) = wrong {
                 self.fail(wrong);
             }
@@ -124,7 +125,7 @@ impl World {
         if let Some(before) = before.filter(|before| *before != at) {
             self.taken_over(before).await;
         }
-        if self.all_answer {
+        if self.answers_probes {
             self.vouch(at);
         }
     }
@@ -133,9 +134,9 @@ impl World {
         let connection = &self.connections[at];
         let is_only = self.clients[connection.client].current == Some(at);
         if is_only && self.watch.set.is_none() && !self.watch.lost_data {
-            self.fail("4409 to a client that is nowhere else".to_owned());
+            self.fail("closed with 4409, but the client is on no other connection".to_owned());
         }
-        self.tell(|| format!("  {at}: 4409"));
+        self.trace(|| format!("  {at}: 4409"));
         self.close(at, false).await;
     }
 }

@@ -1,31 +1,31 @@
-//! Runs the store's scripts as Redis does: Lua 5.1, the same text, numbers and absent values converted as Redis converts them.
+//! Runs the store's scripts as Redis does: in Lua 5.1, converting numbers and missing values in the same way.
 
-use super::server::{Reply, Server};
+use super::fake_redis::{FakeRedis, Reply};
 use crate::redis::link::Script;
 use fred::types;
 use mlua::{Function, Lua, Table, Value, Variadic};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
-/// What a mutation makes of a script: its name, a piece of its text, and what is there instead.
+/// A change of a script: its name, a piece of its text, and the replacement.
 pub(super) type Patch = (&'static str, &'static str, &'static str);
 
-pub(super) struct Engine {
+pub(super) struct ScriptEngine {
     lua: Lua,
     compiled: RefCell<BTreeMap<&'static str, Function>>,
     patches: Vec<Patch>,
-    pub server: Rc<RefCell<Server>>,
+    pub server: Rc<RefCell<FakeRedis>>,
 }
 
-impl Engine {
+impl ScriptEngine {
     pub(super) fn new(patches: &[Patch]) -> Self {
         let lua = Lua::new();
-        let server = Rc::new(RefCell::new(Server::new()));
+        let server = Rc::new(RefCell::new(FakeRedis::new()));
         let called = server.clone();
         let call = lua.create_function(move |lua, words: Variadic<Value>| {
-            let words: Vec<String> = words.iter().map(word).collect();
+            let words: Vec<String> = words.iter().map(argument).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let reply = called.borrow_mut().call(&words);
-            given(lua, reply)
+            to_lua(lua, reply)
         });
         let redis = lua.create_table().expect("a table");
         redis.set("call", call.expect("a function")).expect("a field");
@@ -40,7 +40,7 @@ impl Engine {
         globals.raw_set("KEYS", list(keys).expect("a table")).expect("a global");
         globals.raw_set("ARGV", list(arguments).expect("a table")).expect("a global");
         let result: Value = function.call(()).unwrap_or_else(|error| panic!("{}: {error}", script.name));
-        taken(&result)
+        from_lua(&result)
     }
 
     fn compile(&self, script: &Script) -> Function {
@@ -57,18 +57,18 @@ impl Engine {
     }
 }
 
-/// An argument of `redis.call`.
-fn word(value: &Value) -> String {
+/// Converts an argument of `redis.call`.
+fn argument(value: &Value) -> String {
     match value {
         Value::String(text) => text.to_str().expect("the model's texts are UTF-8").to_owned(),
         Value::Integer(number) => number.to_string(),
         Value::Number(number) => number.to_string(),
-        other => panic!("an argument is a {}", other.type_name()),
+        other => panic!("an argument has the type {}", other.type_name()),
     }
 }
 
-/// What `redis.call` gives.
-fn given(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
+/// Converts a reply to what `redis.call` returns.
+fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
     Ok(match reply {
         Reply::Nil => Value::Boolean(false),
         Reply::Integer(number) => Value::Number(number as f64),
@@ -76,15 +76,15 @@ fn given(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
         Reply::List(list) => {
             let table: Table = lua.create_table_with_capacity(list.len(), 0)?;
             for (n, reply) in list.into_iter().enumerate() {
-                table.raw_set(n + 1, given(lua, reply)?)?;
+                table.raw_set(n + 1, to_lua(lua, reply)?)?;
             }
             Value::Table(table)
         }
     })
 }
 
-/// What a script's caller gets.
-fn taken(value: &Value) -> types::Value {
+/// Converts what a script returns to what its caller gets.
+fn from_lua(value: &Value) -> types::Value {
     match value {
         Value::Nil | Value::Boolean(false) => types::Value::Null,
         Value::Boolean(true) => types::Value::Integer(1),
@@ -94,21 +94,21 @@ fn taken(value: &Value) -> types::Value {
             types::Value::from(text.to_str().expect("the model's texts are UTF-8").to_owned())
         }
         Value::Table(table) => {
-            // Redis stops at the first that is not there.
+            // Redis stops at the first nil.
             let items =
                 (1..).map(|n| table.raw_get::<Value>(n).expect("a table")).take_while(|item| !item.is_nil());
-            types::Value::Array(items.map(|item| taken(&item)).collect())
+            types::Value::Array(items.map(|item| from_lua(&item)).collect())
         }
-        other => panic!("a script gave a {}", other.type_name()),
+        other => panic!("a script returned a {}", other.type_name()),
     }
 }
 
-/// The same for a command that no script called.
-pub(super) fn answered(reply: Reply) -> types::Value {
+/// Converts the reply to a command that was not called by a script.
+pub(super) fn reply_value(reply: Reply) -> types::Value {
     match reply {
         Reply::Nil => types::Value::Null,
         Reply::Integer(number) => types::Value::Integer(number),
         Reply::Text(text) => types::Value::from(text),
-        Reply::List(list) => types::Value::Array(list.into_iter().map(answered).collect()),
+        Reply::List(list) => types::Value::Array(list.into_iter().map(reply_value).collect()),
     }
 }
