@@ -263,7 +263,7 @@ mod tests {
             ),
             (
                 "[limits.address]\nfailures = \"20/h\"",
-                "s.toml:2: limits.address.failures: '20/h' is not a rate; expected e.g.",
+                "s.toml:2: limits.address.failures: invalid rate '20/h'; expected e.g.",
             ),
             (
                 "[signatures]\nkeys = [\"ed25519:AAAA\"]",

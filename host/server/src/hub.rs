@@ -15,7 +15,6 @@ mod places;
 mod policy;
 mod publish_pipeline;
 mod quotas;
-mod rate;
 mod recent_publishers;
 mod refusals;
 mod replay;

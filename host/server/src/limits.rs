@@ -6,6 +6,7 @@ mod failures;
 mod files;
 mod rate;
 mod slots;
+mod token_bucket;
 
 pub(crate) use address::{Group, Network};
 pub(crate) use failures::Failures;
@@ -13,6 +14,7 @@ pub(crate) use files::Files;
 pub use files::raise_file_limit;
 pub(crate) use rate::Rate;
 pub(crate) use slots::{Busy, Full, Slot, Slots};
+pub(crate) use token_bucket::TokenBucket;
 
 use crate::metrics::{Limited, Listener, Metrics};
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! The limits of one publisher: bytes per message and messages per second. Does not know whose they are.
 
-use super::rate::Rate;
+use crate::limits::{Rate, TokenBucket};
 use std::time::Instant;
 use switchyard_plugin::Limits;
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -8,16 +8,16 @@ use switchyard_protocol::{ErrorCode, Refusal};
 #[derive(Default)]
 pub(super) struct Grant {
     message_bytes: Option<u32>,
-    rate: Option<Rate>,
+    bucket: Option<TokenBucket>,
 }
 
 impl Grant {
     /// Sets other limits. What was used of the old ones counts.
     pub(super) fn change(&mut self, limits: &Limits, now: Instant) {
         self.message_bytes = limits.message_bytes;
-        match (&mut self.rate, limits.publishes_per_second) {
-            (Some(rate), Some(most)) => rate.change(most),
-            (rate, most) => *rate = most.map(|most| Rate::new(most, now)),
+        match (&mut self.bucket, limits.publishes_per_second.map(Rate::per_second)) {
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate),
+            (bucket, rate) => *bucket = rate.map(|rate| TokenBucket::full(rate, now)),
         }
     }
 
@@ -33,7 +33,10 @@ impl Grant {
             let message = format!("data has {bytes} bytes, at most {most} are allowed here");
             return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
         }
-        let Some(rate) = &mut self.rate else { return Ok(()) };
-        rate.take(now).map_err(|after| Refusal::retry(ErrorCode::RateLimited, too_many(after), after))
+        let Some(bucket) = &mut self.bucket else { return Ok(()) };
+        bucket.take(now).map_err(|wait| {
+            let milliseconds = wait.as_nanos().div_ceil(1_000_000) as u64;
+            Refusal::retry(ErrorCode::RateLimited, too_many(milliseconds), milliseconds)
+        })
     }
 }

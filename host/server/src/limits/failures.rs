@@ -1,7 +1,7 @@
 //! Keys that were refused, by the address that presented them: counted, told in the log, and answered more slowly the more of them
 //! there are.
 
-use super::{Group, Rate, rate::Bucket};
+use super::{Group, Rate, TokenBucket};
 use crate::metrics::{Listener, Metrics};
 use std::{
     collections::HashMap,
@@ -45,7 +45,7 @@ struct State {
 
 struct Failed {
     /// Where there is a rate.
-    bucket: Option<Bucket>,
+    bucket: Option<TokenBucket>,
     /// Since it began anew.
     count: u32,
     last: Instant,
@@ -81,7 +81,7 @@ impl Failures {
 
     fn count(&self, group: Group, now: Instant) -> Outcome {
         let fresh = Failed {
-            bucket: self.rate.map(|rate| Bucket::full(rate, now)),
+            bucket: self.rate.map(|rate| TokenBucket::full(rate, now.into_std())),
             count: 0,
             last: now,
             logged: now,
@@ -89,7 +89,7 @@ impl Failures {
         };
         let mut state = self.state();
         let state = &mut *state;
-        let has_room = state.addresses.contains_key(&group) || state.make_room(self.rate, now);
+        let has_room = state.addresses.contains_key(&group) || state.make_room(now);
         let failed = match has_room {
             true => state.addresses.entry(group).or_insert(fresh),
             false => state.others.get_or_insert(fresh),
@@ -101,8 +101,8 @@ impl Failures {
         failed.count = failed.count.saturating_add(1);
         failed.last = now;
         failed.unlogged += 1;
-        if let (Some(bucket), Some(rate)) = (&mut failed.bucket, self.rate) {
-            bucket.take(rate, now);
+        if let Some(bucket) = &mut failed.bucket {
+            bucket.drain_one(now.into_std());
         }
         let told = (is_first || now - failed.logged >= LOG_INTERVAL).then(|| {
             failed.logged = now;
@@ -114,9 +114,8 @@ impl Failures {
 
     /// How long until an address may try again; `None`: it may.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
-        let rate = self.rate?;
         let mut state = self.state();
-        state.addresses.get_mut(&Group::of(address))?.bucket.as_mut()?.wait(rate, Instant::now())
+        state.addresses.get_mut(&Group::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,7 +125,7 @@ impl Failures {
 
 impl State {
     /// Whether there is room for one more: those that matter least any more go.
-    fn make_room(&mut self, rate: Option<Rate>, now: Instant) -> bool {
+    fn make_room(&mut self, now: Instant) -> bool {
         if self.addresses.len() < MOST_ADDRESSES {
             return true;
         }
@@ -135,9 +134,9 @@ impl State {
         }
         self.swept = Some(now);
         self.addresses.retain(|_, failed| {
-            let is_full = match (&mut failed.bucket, rate) {
-                (Some(bucket), Some(rate)) => bucket.is_full(rate, now),
-                _ => now - failed.last >= LOG_INTERVAL,
+            let is_full = match &mut failed.bucket {
+                Some(bucket) => bucket.is_full(now.into_std()),
+                None => now - failed.last >= LOG_INTERVAL,
             };
             !is_full
         });
