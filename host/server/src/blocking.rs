@@ -1,5 +1,5 @@
-//! Work that blocks, on a thread of its own. Tokio's pool panics, or never begins, where the system has no thread to give; here
-//! that is an error of the one thing that needed it.
+//! Blocking work, each on a thread of its own. If the system has no thread left, tokio's pool panics or never starts the work. Here
+//! it is an error that only the caller sees.
 
 use std::{io, sync::Arc, thread::Builder, time::Duration};
 use tokio::{
@@ -7,62 +7,62 @@ use tokio::{
     time::timeout,
 };
 
-/// Why work was not done.
+/// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BlockingError {
-    /// It may be done later.
-    #[error("no thread can be started: {0}")]
+    /// The work was not started. It may succeed later.
+    #[error("cannot start a thread: {0}")]
     NoThread(#[from] io::Error),
-    /// That was logged.
-    #[error("it panicked, which is a fault of the program")]
+    /// The panic was logged.
+    #[error("it panicked; this is a bug")]
     Panicked,
-    /// It may come to an end yet, and be done again then.
-    #[error("it does not come to an end: a file system does not answer")]
-    Endless,
+    /// The work may still finish, and can be tried again then.
+    #[error("timed out: a file system does not respond")]
+    TimedOut,
 }
 
-/// Does the work while others go on; it goes on when nobody awaits it any more. `name` is the thread's.
+/// Runs the work on a thread of this name. It runs to its end even if the returned future is dropped.
 pub(crate) async fn run<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, BlockingError> {
-    let (done, is_done) = oneshot::channel();
-    Builder::new().name(name.to_owned()).spawn(move || done.send(work()).ok())?;
-    is_done.await.map_err(|_| BlockingError::Panicked)
+    let (sender, result) = oneshot::channel();
+    Builder::new().name(name.to_owned()).spawn(move || sender.send(work()).ok())?;
+    result.await.map_err(|_| BlockingError::Panicked)
 }
 
-/// Work of which there is one at a time, so that what does not end takes one thread and not another with each attempt.
+/// Runs one piece of work at a time. So work that never ends occupies one thread, and not another one with each attempt.
 #[derive(Clone)]
-pub(crate) struct Lane(Arc<Semaphore>);
+pub(crate) struct SerialRunner(Arc<Semaphore>);
 
-impl Default for Lane {
+impl Default for SerialRunner {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
 }
 
-impl Lane {
-    /// Like [`run`], when the work before has ended and for so long at most.
+impl SerialRunner {
+    /// Like [`run`], once earlier work has ended. `limit` includes that wait.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         name: &str,
-        patience: Duration,
+        limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, BlockingError> {
-        let done = async {
-            let permit = self.0.clone().acquire_owned().await.expect("it is never closed");
+        let result = async {
+            let permit = self.0.clone().acquire_owned().await.expect("never closed");
             let work = move || {
                 let _permit = permit;
                 work()
             };
             run(name, work).await
         };
-        timeout(patience, done).await.unwrap_or(Err(BlockingError::Endless))
+        timeout(limit, result).await.unwrap_or(Err(BlockingError::TimedOut))
     }
 }
 
-/// Until work is tried again for which there was no thread.
-pub(crate) const AGAIN: Duration = Duration::from_secs(5);
+/// How long to wait before trying again to start a thread.
+pub(crate) const THREAD_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -70,25 +70,26 @@ mod tests {
     use std::sync::mpsc;
 
     #[tokio::test]
-    async fn work_gives_its_result_and_a_panic_is_an_error() {
+    async fn work_returns_its_result_and_a_panic_is_an_error() {
         assert_eq!(run("adds", || 1 + 1).await.unwrap(), 2);
         let panicked: Result<(), _> = run("panics", || panic!("on purpose")).await;
         assert!(matches!(panicked, Err(BlockingError::Panicked)));
     }
+
     #[tokio::test(start_paused = true)]
-    async fn work_that_does_not_end_is_an_error_and_takes_one_thread_however_often_it_is_tried() {
-        let (lane, patience) = (Lane::default(), Duration::from_secs(30));
-        let ((end, ends), (begun, begins)) = (mpsc::channel::<()>(), mpsc::channel());
-        let stuck = lane.run("waits", patience, move || ends.recv().ok());
-        assert!(matches!(stuck.await, Err(BlockingError::Endless)));
+    async fn work_that_never_ends_times_out_and_occupies_one_thread_however_often_it_is_tried() {
+        let (runner, limit) = (SerialRunner::default(), Duration::from_secs(30));
+        let ((end, ended), (start, started)) = (mpsc::channel::<()>(), mpsc::channel());
+        let stuck = runner.run("is stuck", limit, move || ended.recv().ok());
+        assert!(matches!(stuck.await, Err(BlockingError::TimedOut)));
         for _ in 0..3 {
-            let begun = begun.clone();
-            let again = lane.run("waits too", patience, move || begun.send(()).ok());
-            assert!(matches!(again.await, Err(BlockingError::Endless)));
+            let start = start.clone();
+            let next = runner.run("waits", limit, move || start.send(()).ok());
+            assert!(matches!(next.await, Err(BlockingError::TimedOut)));
         }
-        assert!(begins.try_recv().is_err(), "there is no other thread");
+        assert!(started.try_recv().is_err(), "there is no second thread");
         drop(end);
         tokio::time::resume();
-        assert_eq!(lane.run("adds", patience, || 1 + 1).await.unwrap(), 2);
+        assert_eq!(runner.run("adds", limit, || 1 + 1).await.unwrap(), 2);
     }
 }

@@ -259,7 +259,7 @@ mod tests {
             ),
             (
                 "[limits]\n\ntrusted = [\"10.0.0.1/8\"]",
-                "s.toml:3: limits.trusted: '10.0.0.1/8' has bits beyond its first 8",
+                "s.toml:3: limits.trusted: '10.0.0.1/8' has bits set after its first 8",
             ),
             (
                 "[limits.address]\nfailures = \"20/h\"",

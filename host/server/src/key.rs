@@ -1,4 +1,4 @@
-//! The keys that a node knows, with what their tiers allow. A key itself is seen only while it is checked.
+//! The API keys that a node accepts, and the limits of their tiers. Only the digests of keys are kept.
 
 use serde::Deserialize;
 use std::{
@@ -10,13 +10,13 @@ use subtle::ConstantTimeEq;
 use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
 use switchyard_store::key::{Digest, Expiry, KeyConfig, Scope};
 
-/// `[tier.NAME]`: what a principal with such a key may hold.
+/// `[tier.NAME]`: the limits of principals whose keys are of this tier.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tier {
-    /// Live connections of one principal on this node.
+    /// The most live connections of one principal. Counted across all nodes that share a store.
     pub connections: u32,
-    /// Rooms of one connection, `*` and the inbox not counted.
+    /// The most rooms of one connection. `*` and the inbox do not count.
     pub rooms: u32,
 }
 
@@ -26,9 +26,10 @@ impl Default for Tier {
     }
 }
 
+/// The tier of keys that name none.
 pub const DEFAULT_TIER: &str = "default";
 
-/// What a key was found to be.
+/// A configured key.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub digest: Digest,
@@ -36,14 +37,14 @@ pub(crate) struct Key {
     pub tier: Arc<str>,
     pub limits: Tier,
     scopes: Vec<Scope>,
-    /// Unix milliseconds.
+    /// Unix milliseconds. `None`: never.
     expires: Option<u64>,
 }
 
 impl Key {
-    /// Refuses what the key has no scope for; `what` completes "may not …".
+    /// Refuses if the key lacks a scope. `what` completes the message "key 'x' may not …".
     pub(crate) fn require(&self, scope: Scope, what: impl fmt::Display) -> Result<(), Refusal> {
-        if self.may(scope) {
+        if self.has_scope(scope) {
             return Ok(());
         }
         let message =
@@ -51,11 +52,11 @@ impl Key {
         Err(Refusal::new(ErrorCode::Forbidden, message))
     }
 
-    pub(crate) fn may(&self, scope: Scope) -> bool {
+    fn has_scope(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }
 
-    fn live(&self, now: u64) -> Result<(), Refusal> {
+    fn check_expiry(&self, now: u64) -> Result<(), Refusal> {
         match self.expires {
             Some(at) if at <= now => {
                 let at = Expiry(at);
@@ -66,7 +67,7 @@ impl Key {
     }
 }
 
-/// All keys. Looked up by the first bytes of the digest, compared whole in constant time.
+/// All configured keys. They are looked up by the first bytes of their digest, and the whole digest is compared in constant time.
 #[derive(Default)]
 pub(crate) struct Keys {
     by_prefix: HashMap<[u8; 8], Vec<Arc<Key>>>,
@@ -74,7 +75,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// Every tier that a key names must be in `tiers`, which the configuration's check sees to.
+    /// `tiers` must contain every tier that a key names. Checking the configuration makes sure of that.
     pub(crate) fn new(keys: &[KeyConfig], tiers: &HashMap<String, Tier>) -> Self {
         let mut all = Self::default();
         for config in keys {
@@ -97,32 +98,29 @@ impl Keys {
         self.by_prefix.entry(prefix).or_default().push(Arc::new(key));
     }
 
-    /// Whether a principal has a key, be it a good one or not.
-    pub(crate) fn name(&self, principal: &str) -> bool {
+    /// Whether a principal has a key, even an expired one.
+    pub(crate) fn has_principal(&self, principal: &str) -> bool {
         self.principals.contains(principal)
     }
 
-    /// The key that a client presented.
-    pub(crate) fn check(&self, key: &str) -> Result<Arc<Key>, Refusal> {
+    /// Finds the key that a client presented.
+    pub(crate) fn authenticate(&self, key: &str) -> Result<Arc<Key>, Refusal> {
         self.find(&Digest::of(key))
     }
 
-    /// What a known key is now: keys change while connections live.
+    /// Finds a key by its digest. It may have changed since a connection authenticated with it, or be gone.
     pub(crate) fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
         let same = |key: &&Arc<Key>| bool::from(key.digest.as_bytes().ct_eq(digest.as_bytes()));
         let found = self.by_prefix.get(&digest.as_bytes()[..8]).and_then(|keys| keys.iter().find(same));
         let Some(key) = found else {
-            return Err(Refusal::new(
-                ErrorCode::InvalidKey,
-                "the key is not known here; present one that is configured",
-            ));
+            return Err(Refusal::new(ErrorCode::InvalidKey, "unknown key; present a configured key"));
         };
-        key.live(unix_ms())?;
+        key.check_expiry(unix_ms())?;
         Ok(key.clone())
     }
 }
 
-/// A new key: 160 random bits, readable by its prefix.
+/// Generates a key: `sk_`, and 160 random bits in hexadecimal.
 pub fn generate_key() -> String {
     let mut bits = [0u8; 20];
     getrandom::fill(&mut bits).expect("the system has entropy");
@@ -146,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_known_by_its_digest_until_it_expires() {
-        let key = keys(None).check("secret").unwrap();
+    fn a_key_is_accepted_until_it_expires_and_only_for_its_scopes() {
+        let key = keys(None).authenticate("secret").unwrap();
         assert_eq!(&*key.principal, "acme");
         assert!(key.require(Scope::Publish, "publish").is_ok());
         let refusal = key.require(Scope::Admin, "see rooms").unwrap_err();
         assert!(refusal.message.contains("'acme' may not see rooms") && refusal.message.contains("admin"));
-        assert_eq!(keys(None).check("secreT").unwrap_err().code, ErrorCode::InvalidKey);
-        assert_eq!(keys(Some(unix_ms() - 1)).check("secret").unwrap_err().code, ErrorCode::ExpiredKey);
+        assert_eq!(keys(None).authenticate("secreT").unwrap_err().code, ErrorCode::InvalidKey);
+        assert_eq!(keys(Some(unix_ms() - 1)).authenticate("secret").unwrap_err().code, ErrorCode::ExpiredKey);
     }
 }

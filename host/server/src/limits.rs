@@ -1,4 +1,4 @@
-//! What strangers may take of a node: places for connections that have not authenticated, files, and wrong keys. Knows no
+//! What clients that have not authenticated may use of a node: connection slots, file descriptors and failed keys. Knows no
 //! listener and no socket.
 
 mod address;
@@ -8,15 +8,15 @@ mod rate;
 mod slots;
 mod token_bucket;
 
-pub(crate) use address::{Group, Network};
-pub(crate) use failures::Failures;
-pub(crate) use files::Files;
+pub(crate) use address::{AddressGroup, IpNetwork};
+pub(crate) use failures::KeyFailures;
+pub(crate) use files::FileBudget;
 pub use files::raise_file_limit;
 pub(crate) use rate::Rate;
-pub(crate) use slots::{Busy, Full, Slot, Slots};
+pub(crate) use slots::{EvictionGuard, NoSlot, Slot, Slots};
 pub(crate) use token_bucket::TokenBucket;
 
-use crate::metrics::{Limited, Listener, Metrics};
+use crate::metrics::{LimitKind, ListenerKind, Metrics};
 use serde::Deserialize;
 use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -27,19 +27,21 @@ use tokio_util::task::TaskTracker;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Proxies: many clients come from one of their addresses, so nothing is limited by it.
-    pub trusted: Vec<Network>,
-    /// Connections in all that have not authenticated yet.
+    /// Proxies. Many clients connect from one of their addresses, so no limit by address applies to them.
+    pub trusted: Vec<IpNetwork>,
+    /// How many connections of the node may be unauthenticated at a time.
     pub unauthenticated: NonZeroUsize,
+    /// Limits for a single address.
     pub address: AddressConfig,
 }
 
-/// `[limits.address]`: of an IPv4 address, or of an IPv6 /64.
+/// `[limits.address]`: limits for one IPv4 address, or for one IPv6 /64. `None` means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AddressConfig {
+    /// How many of its connections may be unauthenticated at a time.
     pub unauthenticated: Option<NonZeroUsize>,
-    /// Keys that are not good; beyond, connects are refused.
+    /// How often it may present an invalid key. Beyond that its upgrades are refused.
     pub failures: Option<Rate>,
 }
 
@@ -53,153 +55,153 @@ impl Default for LimitsConfig {
     }
 }
 
-/// The limits of a node's listener for clients.
-pub(crate) struct Limits {
-    trusted: Vec<Network>,
+/// The limits of the clients' listener.
+pub(crate) struct ClientLimits {
+    trusted: Vec<IpNetwork>,
     slots: Arc<Slots>,
-    failures: Failures,
-    pub files: Files,
-    /// The tasks of all clients' connections: as many as they have files.
+    failures: KeyFailures,
+    pub files: FileBudget,
+    /// One task for each client connection. Each holds one file descriptor.
     pub clients: TaskTracker,
     metrics: Metrics,
 }
 
-/// A client that means well is through within a few round trips.
-const GRACE: Duration = Duration::from_secs(1);
-/// Clients beyond the files that they may have: those that made room may not have gone yet. Beyond it they are waited for.
-const OVERLAP: usize = 16;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a connection is safe from eviction. A well-behaved client has authenticated by then: it needs only a few round trips.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+/// How many clients there may be beyond their share of files, because evicted ones have not closed yet. If there are more, new ones
+/// wait.
+const MAX_CLOSING_CLIENTS: usize = 16;
+/// How often a new client tries again while too many evicted ones are closing.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-impl Limits {
-    pub(crate) fn new(config: &LimitsConfig, files: Files, metrics: Metrics) -> Arc<Self> {
+impl ClientLimits {
+    pub(crate) fn new(config: &LimitsConfig, files: FileBudget, metrics: Metrics) -> Arc<Self> {
         let LimitsConfig { trusted, unauthenticated, address } = config;
-        let by_address = address.unauthenticated.map(NonZeroUsize::get);
+        let max_per_address = address.unauthenticated.map(NonZeroUsize::get);
         Arc::new(Self {
             trusted: trusted.clone(),
-            slots: Slots::new(unauthenticated.get(), by_address, GRACE),
-            failures: Failures::new(address.failures, Listener::Clients, metrics.clone()),
+            slots: Slots::new(unauthenticated.get(), max_per_address, EVICTION_GRACE),
+            failures: KeyFailures::new(address.failures, ListenerKind::Clients, metrics.clone()),
             files,
             clients: TaskTracker::new(),
             metrics,
         })
     }
 
-    /// A place for a connection that was just accepted, as soon as there is one: where there is none, the one of its address'
-    /// or another's that waits for its peer longest makes room. `None`: it is to be closed.
-    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Unauthenticated> {
-        let group = Group::of(address);
+    /// Waits for a slot for a connection that was just accepted. If all are taken, a connection that waits for its peer is
+    /// evicted. `None`: close the connection.
+    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<PendingConnection> {
+        let group = AddressGroup::of(address);
         let is_trusted = self.is_trusted(address);
         loop {
             let freed = self.slots.freed();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let wait = match self.room_in_files() {
-                Ok(()) => match self.slots.take(group, is_trusted) {
-                    Ok((slot, made_room)) => {
-                        if made_room {
-                            self.limited(Limited::Unauthenticated);
+            let retry_at = match self.reserve_file() {
+                Ok(()) => match self.slots.acquire(group, is_trusted) {
+                    Ok((slot, has_evicted)) => {
+                        if has_evicted {
+                            self.count_limited(LimitKind::Unauthenticated);
                         }
                         self.metrics.unauthenticated.inc();
-                        return Some(Unauthenticated { slot, address, limits: self.clone() });
+                        return Some(PendingConnection { slot, address, limits: self.clone() });
                     }
-                    Err(Full::Address) => {
-                        self.limited(Limited::AddressUnauthenticated);
+                    Err(NoSlot::AddressLimit) => {
+                        self.count_limited(LimitKind::AddressUnauthenticated);
                         return None;
                     }
-                    Err(Full::Until(then)) => then,
+                    Err(NoSlot::RetryAt(time)) => time,
                 },
                 Err(None) => {
-                    self.limited(Limited::Files);
+                    self.count_limited(LimitKind::Files);
                     return None;
                 }
-                Err(Some(then)) => then,
+                Err(Some(time)) => time,
             };
             tokio::select! {
                 () = freed => {}
-                () = sleep_until(wait) => {}
+                () = sleep_until(retry_at) => {}
             }
         }
     }
 
-    /// `Err`: when somebody may make room, if ever.
-    fn room_in_files(&self) -> Result<(), Option<Instant>> {
-        let (clients, most) = (self.clients.len(), self.files.clients);
-        if clients < most {
+    /// Makes sure that there is a file for one more client, if need be by evicting another. `Err`: when to try again, or `None` if
+    /// no client can be evicted because all have authenticated.
+    fn reserve_file(&self) -> Result<(), Option<Instant>> {
+        let (clients, max_clients) = (self.clients.len(), self.files.clients);
+        if clients < max_clients {
             return Ok(());
         }
-        if clients >= most.saturating_add(OVERLAP) {
-            return Err(Some(Instant::now() + LOOK_AGAIN));
+        if clients >= max_clients.saturating_add(MAX_CLOSING_CLIENTS) {
+            return Err(Some(Instant::now() + RETRY_INTERVAL));
         }
-        match self.slots.make_room() {
-            Ok(()) => {
-                self.limited(Limited::Files);
-                Ok(())
-            }
-            Err(then) => Err(then),
-        }
+        self.slots.evict_one()?;
+        self.count_limited(LimitKind::Files);
+        Ok(())
     }
 
-    pub(crate) fn limited(&self, limit: Limited) {
-        self.metrics.limited(limit);
+    pub(crate) fn count_limited(&self, limit: LimitKind) {
+        self.metrics.count_limited(limit);
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// What this node cannot do for want of files, where that is so.
+    /// Why this node can take no more clients, if it has run out of files.
     pub(crate) fn shortage(&self) -> Option<String> {
-        let Files { limit, clients, .. } = self.files;
+        let FileBudget { limit, clients, .. } = self.files;
         (self.clients.len() >= clients).then(|| {
-            let strangers = self.metrics.unauthenticated.get();
+            let unauthenticated = self.metrics.unauthenticated.get();
             format!(
-                "no files are left for more clients: they have {clients}, of {limit} that this process may open, and {strangers} of them have not authenticated; raise its limit of open files"
+                "no files are left for more clients: they have {clients} of {limit} that this process may open, and \
+                 {unauthenticated} of them have not authenticated; raise the limit of open files"
             )
         })
     }
 }
 
-/// A client's connection that has not authenticated yet, with its place, which it leaves when it has or when this is dropped.
-pub(crate) struct Unauthenticated {
+/// A client connection that has not authenticated yet. It gives its slot back once it has, or when this is dropped.
+pub(crate) struct PendingConnection {
     slot: Slot,
     pub address: IpAddr,
-    limits: Arc<Limits>,
+    limits: Arc<ClientLimits>,
 }
 
-impl Unauthenticated {
-    /// Does this for the connection; `None`: it had to make room for another.
+impl PendingConnection {
+    /// Runs `work` for the connection. `None`: the connection was evicted.
     pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         self.slot.run(work).await
     }
 
-    /// It has, or is gone.
-    pub(crate) fn authenticated(&self) {
-        if self.slot.leave() {
+    /// Gives the slot back, because the connection has authenticated.
+    pub(crate) fn release_slot(&self) {
+        if self.slot.release() {
             self.limits.metrics.unauthenticated.dec();
         }
     }
 
-    /// Why nobody from its address may try a key now.
+    /// Why nobody from this address may try a key now. `None`: they may.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         if self.limits.is_trusted(self.address) {
             return None;
         }
         let wait = self.limits.failures.wait(self.address)?;
-        self.limits.limited(Limited::AddressFailures);
+        self.limits.count_limited(LimitKind::AddressFailures);
         let message =
-            format!("too many keys from {} were not good; try again later", Group::of(self.address));
+            format!("too many invalid keys from {}; try again later", AddressGroup::of(self.address));
         Some(Refusal::retry(ErrorCode::RateLimited, message, wait.as_millis() as u64 + 1))
     }
 
-    /// Counts a key that was refused, and returns when its answer may be given.
-    pub(crate) async fn refused(&self, code: ErrorCode) {
+    /// Counts a refused key, and returns when the answer may be sent.
+    pub(crate) async fn key_refused(&self, code: ErrorCode) {
         let is_trusted = self.limits.is_trusted(self.address);
         self.limits.failures.refused(self.address, is_trusted, code).await;
     }
 }
 
-impl Drop for Unauthenticated {
+impl Drop for PendingConnection {
     fn drop(&mut self) {
-        self.authenticated();
+        self.release_slot();
     }
 }

@@ -11,8 +11,8 @@ pub use tls::Tls;
 pub(crate) use tls::{Certificate, TlsConfig};
 
 use crate::{
-    limits::{Limits, Unauthenticated},
-    metrics::Limited,
+    limits::{ClientLimits, PendingConnection},
+    metrics::LimitKind,
     session::Services,
     socket::{self, Stream, Transport},
 };
@@ -106,7 +106,7 @@ pub(crate) async fn run(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     services: Services,
-    limits: Arc<Limits>,
+    limits: Arc<ClientLimits>,
     draining: CancellationToken,
 ) {
     let tasks = limits.clients.clone();
@@ -145,11 +145,11 @@ pub(crate) async fn run(
 async fn accept<F, Served>(
     listener: TcpListener,
     draining: CancellationToken,
-    limits: &Arc<Limits>,
+    limits: &Arc<ClientLimits>,
     handshakes: &HandshakePool,
     serve: F,
 ) where
-    F: Fn(TcpStream, SocketAddr, Arc<Unauthenticated>) -> Served,
+    F: Fn(TcpStream, SocketAddr, Arc<PendingConnection>) -> Served,
     Served: Future<Output = std::io::Result<()>> + Send + 'static,
 {
     let mut last_logged: Option<Instant> = None;
@@ -187,7 +187,7 @@ async fn accept<F, Served>(
             Err(error) => {
                 // Most likely no more files can be opened. Clients wait in the backlog until other
                 // connections end.
-                limits.limited(Limited::Files);
+                limits.count_limited(LimitKind::Files);
                 if last_logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_ERROR_LOG_INTERVAL) {
                     last_logged = Some(Instant::now());
                     tracing::error!(%error, "cannot accept connections");

@@ -1,4 +1,4 @@
-//! What this node counts about itself, in Prometheus' terms.
+//! The metrics that this node exports to Prometheus. Those of plugins are in `admin/metrics`.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -10,7 +10,7 @@ use switchyard_process::log;
 use switchyard_protocol::{Close, ErrorCode};
 use switchyard_store::StoreMetrics;
 
-/// Counters that clones share.
+/// Clones share their counters.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
@@ -19,21 +19,21 @@ pub(crate) struct Metrics {
     pub closed: Family<CloseLabel, Counter>,
     pub errors: Family<ErrorLabel, Counter>,
     pub published: Counter,
-    /// Frames handed to outboxes.
+    /// Messages put into outboxes. Replayed messages do not count.
     pub deliveries: Counter,
     pub replayed: Counter,
     pub gaps: Counter,
     pub rooms: Gauge,
     reloads: Family<ReloadLabel, Counter>,
     pub unauthenticated: Gauge,
-    limited: Family<LimitedLabel, Counter>,
+    limited: Family<LimitLabel, Counter>,
     refused_keys: Family<ListenerLabel, Counter>,
     pub store: StoreMetrics,
 }
 
-/// What somebody was turned away by, or had to make room for.
+/// The limit because of which a connection or request was refused, or evicted to make room.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Limited {
+pub(crate) enum LimitKind {
     Unauthenticated,
     AddressUnauthenticated,
     AddressFailures,
@@ -41,7 +41,7 @@ pub(crate) enum Limited {
     Operators,
 }
 
-impl Limited {
+impl LimitKind {
     const ALL: [Self; 5] = [
         Self::Unauthenticated,
         Self::AddressUnauthenticated,
@@ -50,7 +50,7 @@ impl Limited {
         Self::Operators,
     ];
 
-    fn label(self) -> LimitedLabel {
+    fn label(self) -> LimitLabel {
         let limit = match self {
             Self::Unauthenticated => "unauthenticated",
             Self::AddressUnauthenticated => "address_unauthenticated",
@@ -58,23 +58,24 @@ impl Limited {
             Self::Files => "files",
             Self::Operators => "operators",
         };
-        LimitedLabel { limit, mode: "enforce" }
+        LimitLabel { limit, mode: "enforce" }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitedLabel {
+struct LimitLabel {
     limit: &'static str,
     mode: &'static str,
 }
 
+/// One of the node's two listeners, as a label.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Listener {
+pub(crate) enum ListenerKind {
     Clients,
     Operators,
 }
 
-impl Listener {
+impl ListenerKind {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Clients => "clients",
@@ -122,40 +123,43 @@ impl Default for Metrics {
             started,
         );
         let reloads: Family<ReloadLabel, Counter> =
-            register!("reloads", "Times the configuration was read again, by what became of it");
-        // Shown from the start, so that the first one is seen to rise.
+            register!("reloads", "Times the configuration was reloaded, by result");
+        // Export all series from the start, so that an alert sees the first increase.
         for result in ["applied", "refused"] {
             drop(reloads.get_or_create(&ReloadLabel { result }));
         }
-        let limited: Family<LimitedLabel, Counter> =
-            register!("limited", "Connections and requests that a limit turned away or ended, by limit");
-        Limited::ALL.iter().for_each(|limit| drop(limited.get_or_create(&limit.label())));
+        let limited: Family<LimitLabel, Counter> =
+            register!("limited", "Connections and requests that a limit refused or ended, by limit");
+        LimitKind::ALL.iter().for_each(|limit| drop(limited.get_or_create(&limit.label())));
         let refused_keys: Family<ListenerLabel, Counter> =
-            register!("keys_refused", "Keys that were presented and are not good, by listener");
-        for listener in [Listener::Clients, Listener::Operators] {
+            register!("keys_refused", "Invalid keys that were presented, by listener");
+        for listener in [ListenerKind::Clients, ListenerKind::Operators] {
             drop(refused_keys.get_or_create(&ListenerLabel { listener: listener.as_str() }));
         }
         registry.register(
             "log_lines_dropped",
-            "Log lines for which there was no room, or which could not be written",
+            "Log lines that were dropped because the queue was full or they could not be written",
             log::dropped_lines(),
         );
         let store = StoreMetrics::default();
         store.register(&mut registry);
         Self {
-            connections: register!("connections", "Authenticated connections that live now"),
+            connections: register!("connections", "Live authenticated connections"),
             opened: register!("connections_opened", "Connections that authenticated"),
             closed: register!("connections_closed", "Connections that the server closed, by close code"),
             errors: register!("errors", "Error answers to clients, by code"),
-            published: register!("messages_published", "Messages stored and handed to routing"),
-            deliveries: register!("deliveries", "Messages handed to connections, replays not counted"),
-            replayed: register!("messages_replayed", "Messages replayed to connections that came back"),
-            gaps: register!("gaps", "Times a connection was told that messages were lost to it"),
-            rooms: register!("rooms", "Rooms with a connected member on this node"),
+            published: register!(
+                "messages_published",
+                "Messages that were stored and passed on for delivery"
+            ),
+            deliveries: register!("deliveries", "Messages queued for connections, not counting replays"),
+            replayed: register!("messages_replayed", "Messages replayed to connections"),
+            gaps: register!("gaps", "Times a connection was told that it missed messages"),
+            rooms: register!("rooms", "Rooms with a member on this node"),
             reloads,
             unauthenticated: register!(
                 "unauthenticated_connections",
-                "Connections that live now and have not authenticated"
+                "Live connections that have not authenticated"
             ),
             limited,
             refused_keys,
@@ -166,28 +170,28 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn error(&self, code: ErrorCode) {
+    pub(crate) fn count_error(&self, code: ErrorCode) {
         self.errors.get_or_create(&ErrorLabel { code: code.as_str() }).inc();
     }
 
-    pub(crate) fn reload(&self, is_applied: bool) {
+    pub(crate) fn count_reload(&self, is_applied: bool) {
         let result = if is_applied { "applied" } else { "refused" };
         self.reloads.get_or_create(&ReloadLabel { result }).inc();
     }
 
-    pub(crate) fn limited(&self, limit: Limited) {
+    pub(crate) fn count_limited(&self, limit: LimitKind) {
         self.limited.get_or_create(&limit.label()).inc();
     }
 
-    pub(crate) fn key_refused(&self, listener: Listener) {
+    pub(crate) fn count_refused_key(&self, listener: ListenerKind) {
         self.refused_keys.get_or_create(&ListenerLabel { listener: listener.as_str() }).inc();
     }
 
-    pub(crate) fn close(&self, close: Close) {
+    pub(crate) fn count_close(&self, close: Close) {
         self.closed.get_or_create(&CloseLabel { code: close.code().into() }).inc();
     }
 
-    /// The text format, without its end mark.
+    /// The metrics in the OpenMetrics text format, without the final `# EOF`.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String");

@@ -15,7 +15,7 @@ use crate::{
     admin::{AdminListener, Status},
     config::Config,
     hub::{Hub, HubConfig, SlotConfig},
-    limits::{Files, Limits},
+    limits::{ClientLimits, FileBudget},
     listener::{self, Tls},
     metrics::Metrics,
     rollout::Rollout,
@@ -83,7 +83,7 @@ pub struct Node {
     /// The keys in the store, in addition to those of the configuration.
     stored: StoredKeys,
     tls: Option<Arc<Tls>>,
-    limits: Arc<Limits>,
+    limits: Arc<ClientLimits>,
     /// The node reports that it is not ready.
     stopping: CancellationToken,
     /// The node accepts no more clients, and closes connections.
@@ -155,7 +155,7 @@ impl Node {
         let services = Services { hub, keys, config: config.session };
         let (stopping, draining) = Default::default();
         // After the store has opened its connections, which count.
-        let limits = Limits::new(&config.limits, Files::of_process(), admin.metrics.clone());
+        let limits = ClientLimits::new(&config.limits, FileBudget::of_process(), admin.metrics.clone());
         Ok(Self {
             config,
             source,

@@ -93,7 +93,7 @@ impl AuthenticatedSocket {
             }
             End::Violation(close) | End::Close(close) => {
                 tracing::debug!(connection = %connection.id, code = close.code(), "closing the connection");
-                hub.metrics.close(close);
+                hub.metrics.count_close(close);
                 (Some(Frame::close(Some(close.code()), &close.reason())), closing::deadline(close))
             }
         };

@@ -4,7 +4,7 @@ use super::{
     Status,
     call_limiter::{CallLimiter, CallPermit},
 };
-use crate::{http, key::Key, limits::Limits, rollout::Rollout, session::Services};
+use crate::{http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services};
 use axum::{
     Json,
     extract::{
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Api {
     pub services: Services,
     pub rollout: Arc<Rollout>,
-    pub limits: Arc<Limits>,
+    pub limits: Arc<ClientLimits>,
     /// The memory of request bodies.
     pub bodies: Arc<MemoryAccount>,
     pub calls: Arc<CallLimiter>,
@@ -49,7 +49,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
             let message = "a key is required: Authorization: Bearer KEY";
             return Err(Refusal::new(ErrorCode::AuthRequired, message).into());
         };
-        let key = api.services.keys.load().check(key)?;
+        let key = api.services.keys.load().authenticate(key)?;
         let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
         Ok(Self { key, share, _permit: permit })

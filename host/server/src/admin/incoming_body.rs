@@ -2,7 +2,7 @@
 //! for the peer, and the connection may be closed to make room for another. After that the node works for the
 //! peer.
 
-use crate::limits::{Busy, Slot};
+use crate::limits::{EvictionGuard, Slot};
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, Incoming, SizeHint};
 use std::{
@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Keeps the connection from being closed; `None` while the body is being received.
-pub(super) type BusyGuard = Arc<Mutex<Option<Busy>>>;
+pub(super) type BusyGuard = Arc<Mutex<Option<EvictionGuard>>>;
 
 pub(super) struct IncomingBody {
     body: Incoming,

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     http,
-    limits::{Failures, Files, Full, Group, Limits, Slot, Slots},
-    metrics::{Limited, Listener, Metrics},
+    limits::{AddressGroup, ClientLimits, FileBudget, KeyFailures, NoSlot, Slot, Slots},
+    metrics::{LimitKind, ListenerKind, Metrics},
     rollout::Rollout,
     session::Services,
 };
@@ -77,7 +77,7 @@ struct RequestHandler {
     hosts: OnceLock<Vec<String>>,
     status: Arc<Status>,
     metrics: Metrics,
-    failures: Failures,
+    failures: KeyFailures,
     /// Maximum number of connections at a time.
     max_connections: usize,
     slots: Arc<Slots>,
@@ -94,14 +94,14 @@ impl AdminListener {
         let (address, metrics) = (listener.local_addr()?, Metrics::default());
         let (status, stopped) = (Arc::new(Status::default()), CancellationToken::new());
         status.set_waiting_for("starting");
-        let max_connections = Files::of_process().operators;
+        let max_connections = FileBudget::of_process().operators;
         let handler = Arc::new(RequestHandler {
             router: OnceLock::new(),
             hosts: OnceLock::new(),
             status: status.clone(),
             metrics: metrics.clone(),
             // Without a rate: operators are slowed down, but never locked out.
-            failures: Failures::new(None, Listener::Operators, metrics.clone()),
+            failures: KeyFailures::new(None, ListenerKind::Operators, metrics.clone()),
             max_connections,
             slots: Slots::new(max_connections, None, GRACE_PERIOD),
         });
@@ -120,7 +120,7 @@ impl AdminListener {
         &self,
         services: Services,
         rollout: Arc<Rollout>,
-        limits: Arc<Limits>,
+        limits: Arc<ClientLimits>,
         stopping: CancellationToken,
     ) {
         let bodies = MemoryAccount::new(body::MAX_TOTAL_BYTES);
@@ -151,7 +151,7 @@ async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, stopped: Ca
         }
         let admitted = async {
             let (tcp, remote) = listener.accept().await?;
-            Ok::<_, io::Error>((tcp, remote, handler.admit(Group::of(remote.ip())).await))
+            Ok::<_, io::Error>((tcp, remote, handler.admit(AddressGroup::of(remote.ip())).await))
         };
         let admitted = tokio::select! {
             admitted = admitted => admitted,
@@ -174,20 +174,20 @@ async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, stopped: Ca
 impl RequestHandler {
     /// Acquires a slot for a connection. If none is free, the connection that has been idle longest is
     /// closed, so that nobody can lock operators out.
-    async fn admit(&self, group: Group) -> Slot {
+    async fn admit(&self, group: AddressGroup) -> Slot {
         loop {
             let freed = self.slots.freed();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let retry_at = match self.slots.take(group, true) {
+            let retry_at = match self.slots.acquire(group, true) {
                 Ok((slot, made_room)) => {
                     if made_room {
-                        self.metrics.limited(Limited::Operators);
+                        self.metrics.count_limited(LimitKind::Operators);
                     }
                     return slot;
                 }
-                Err(Full::Until(retry_at)) => retry_at,
-                Err(Full::Address) => unreachable!("these slots have no limit for an address"),
+                Err(NoSlot::RetryAt(retry_at)) => retry_at,
+                Err(NoSlot::AddressLimit) => unreachable!("these slots have no limit for an address"),
             };
             tokio::select! {
                 () = freed => {}

@@ -309,7 +309,7 @@ impl Hub {
 
 /// Whether a room is an inbox that may exist only because of a session: no key has its principal.
 fn needs_member(keys: &Keys, room: &RoomName) -> bool {
-    room.inbox_of().is_some_and(|principal| !keys.name(principal))
+    room.inbox_of().is_some_and(|principal| !keys.has_principal(principal))
 }
 
 fn no_such_inbox(room: &RoomName) -> Refusal {

@@ -1,4 +1,4 @@
-//! Where peers come from: single addresses, the groups in which they are counted, and networks as a configuration names them.
+//! Where peers connect from: the groups in which addresses are counted, and networks as the configuration spells them.
 
 use serde::Deserialize;
 use std::{
@@ -6,11 +6,11 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-/// Whom an address is counted as: an IPv4 address, or an IPv6 /64, of which one customer has all.
+/// The addresses that count as one peer: a single IPv4 address, or an IPv6 /64, because one customer usually has all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Group(IpAddr);
+pub(crate) struct AddressGroup(IpAddr);
 
-impl Group {
+impl AddressGroup {
     pub(crate) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
@@ -19,7 +19,7 @@ impl Group {
     }
 }
 
-impl fmt::Display for Group {
+impl fmt::Display for AddressGroup {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.0 {
             IpAddr::V4(address) => write!(f, "{address}"),
@@ -28,62 +28,75 @@ impl fmt::Display for Group {
     }
 }
 
-/// "10.0.0.0/8", "2001:db8::/32", or one address.
+/// A network, such as "10.0.0.0/8" or "2001:db8::/32", or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Network {
+pub struct IpNetwork {
     address: IpAddr,
-    /// Bits that count.
-    bits: u8,
+    /// The length of the prefix in bits.
+    prefix: u8,
 }
 
-impl TryFrom<String> for Network {
-    type Error = String;
+/// A text that is not a network.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidNetwork {
+    /// It is not of the form "10.0.0.0/8", or its prefix is longer than an address.
+    #[error(r#"invalid network '{0}'; expected e.g. "10.0.0.0/8", "2001:db8::/32" or a single address"#)]
+    Syntax(String),
+    /// Bits are set after the prefix, so it may be a typing error.
+    #[error("'{text}' has bits set after its first {prefix}; the rest of a network's address is zero")]
+    HostBits {
+        /// The text.
+        text: String,
+        /// The length of the prefix in bits.
+        prefix: u8,
+    },
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "'{text}' is not a network; expected e.g. \"10.0.0.0/8\", \"2001:db8::/32\" or one address"
-            )
-        };
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| wrong())?)),
-            None => (text.as_str(), None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        if bits > most {
-            return Err(wrong());
-        }
-        let network = Self { address, bits };
-        if network.masked(address) != Some(network.bits_of(address)) {
-            return Err(format!("'{text}' has bits beyond its first {bits}; a network ends in zeros"));
+impl TryFrom<String> for IpNetwork {
+    type Error = InvalidNetwork;
+
+    fn try_from(text: String) -> Result<Self, InvalidNetwork> {
+        let Some(network) = Self::parse(&text) else { return Err(InvalidNetwork::Syntax(text)) };
+        if network.masked(network.address) != Some(bits(network.address)) {
+            return Err(InvalidNetwork::HostBits { text, prefix: network.prefix });
         }
         Ok(network)
     }
 }
 
-impl Network {
-    pub fn contains(&self, address: IpAddr) -> bool {
+impl IpNetwork {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix.parse().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let max_prefix = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(max_prefix);
+        (prefix <= max_prefix).then_some(Self { address, prefix })
+    }
+
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         let address = match self.address {
             IpAddr::V4(_) => address.to_canonical(),
             IpAddr::V6(_) => address,
         };
-        self.masked(address) == Some(self.bits_of(self.address))
+        self.masked(address) == Some(bits(self.address))
     }
 
-    fn bits_of(&self, address: IpAddr) -> u128 {
-        match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
-            IpAddr::V6(address) => address.to_bits(),
-        }
-    }
-
-    /// The bits that count of an address of the same family.
+    /// The first `prefix` bits of an address. `None`: it is of the other family.
     fn masked(&self, address: IpAddr) -> Option<u128> {
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
-        (self.address.is_ipv4() == address.is_ipv4()).then(|| self.bits_of(address) & mask)
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+        (self.address.is_ipv4() == address.is_ipv4()).then(|| bits(address) & mask)
+    }
+}
+
+/// The bits of an address, left-aligned.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
     }
 }
 
@@ -92,9 +105,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_contains_what_begins_as_it_does() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         let contains = |network: &str, address: &str| {
-            Network::try_from(network.to_owned()).unwrap().contains(address.parse().unwrap())
+            IpNetwork::try_from(network.to_owned()).unwrap().contains(address.parse().unwrap())
         };
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
@@ -108,13 +121,13 @@ mod tests {
             assert!(!contains(network, outside), "{outside} is not in {network}");
         }
         for wrong in ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.1/8", "example.org", "10.0.0.0/", "::/129"] {
-            assert!(Network::try_from(wrong.to_owned()).is_err(), "{wrong:?}");
+            assert!(IpNetwork::try_from(wrong.to_owned()).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
-    fn a_customer_is_one_address_or_one_64() {
-        let group = |address: &str| Group::of(address.parse().unwrap());
+    fn a_group_is_one_ipv4_address_or_one_ipv6_64() {
+        let group = |address: &str| AddressGroup::of(address.parse().unwrap());
         assert_eq!(group("2001:db8::1"), group("2001:db8::ffff:0:0:1"));
         assert_ne!(group("2001:db8::1"), group("2001:db8:0:1::1"));
         assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));

@@ -1,8 +1,7 @@
-//! Keys that were refused, by the address that presented them: counted, told in the log, and answered more slowly the more of them
-//! there are.
+//! Refused keys, by the address that presented them: counted, logged, and answered more slowly the more of them there are.
 
-use super::{Group, Rate, TokenBucket};
-use crate::metrics::{Listener, Metrics};
+use super::{AddressGroup, Rate, TokenBucket};
+use crate::metrics::{ListenerKind, Metrics};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -12,75 +11,75 @@ use std::{
 use switchyard_protocol::ErrorCode;
 use tokio::time::Instant;
 
-/// Between two lines of the log about one address.
+/// The least time between two log lines about one address.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// After which an address begins anew.
-const FORGET: Duration = Duration::from_secs(60);
-/// Answered at once: people mistype.
-const FREE: u32 = 5;
-/// What each one more delays the answer by.
-const STEP: Duration = Duration::from_millis(100);
-/// The most that an answer is delayed.
-const LONGEST: Duration = Duration::from_secs(1);
-/// Addresses that are remembered.
-const MOST_ADDRESSES: usize = 10_000;
-/// Between two attempts to make room among them.
-const SWEEP: Duration = Duration::from_secs(1);
+/// The time without a failure after which an address starts from zero.
+const RESET_AFTER: Duration = Duration::from_secs(60);
+/// How many failures are answered without a delay, because people mistype.
+const UNDELAYED_FAILURES: u32 = 5;
+/// How much each further failure delays its answer.
+const DELAY_STEP: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(1);
+const MAX_ADDRESSES: usize = 10_000;
+/// The least time between two attempts to make room for more addresses, because each looks at all of them.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(crate) struct Failures {
-    /// Beyond it connects are refused.
+/// The refused keys of one listener.
+pub(crate) struct KeyFailures {
+    /// Beyond it, upgrades are refused.
     rate: Option<Rate>,
-    listener: Listener,
+    listener: ListenerKind,
     metrics: Metrics,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    addresses: HashMap<Group, Failed>,
-    /// All that found no room there.
-    others: Option<Failed>,
+    addresses: HashMap<AddressGroup, AddressFailures>,
+    /// All addresses together for which there was no room in `addresses`.
+    others: Option<AddressFailures>,
     swept: Option<Instant>,
 }
 
-struct Failed {
-    /// Where there is a rate.
+struct AddressFailures {
+    /// Present if there is a rate.
     bucket: Option<TokenBucket>,
-    /// Since it began anew.
+    /// Failures since the last reset.
     count: u32,
     last: Instant,
     logged: Instant,
-    /// Since the log was told.
+    /// Failures since the last log line.
     unlogged: u64,
 }
 
-/// What becomes of a failure.
-struct Outcome {
+/// What follows from a failure.
+struct Consequence {
+    /// How long the answer waits.
     delay: Duration,
-    /// Failures that the log is to be told of.
-    told: Option<u64>,
+    /// How many failures to log now. `None`: log nothing.
+    to_log: Option<u64>,
 }
 
-impl Failures {
-    pub(crate) fn new(rate: Option<Rate>, listener: Listener, metrics: Metrics) -> Self {
+impl KeyFailures {
+    pub(crate) fn new(rate: Option<Rate>, listener: ListenerKind, metrics: Metrics) -> Self {
         Self { rate, listener, metrics, state: Mutex::default() }
     }
 
-    /// Counts one, and returns when it may be answered.
+    /// Counts a refused key, and returns when the answer may be sent.
     pub(crate) async fn refused(&self, address: IpAddr, is_trusted: bool, code: ErrorCode) {
-        self.metrics.key_refused(self.listener);
-        let group = Group::of(address);
-        let Outcome { delay, told } = self.count(group, Instant::now());
-        if let Some(failures) = told {
+        self.metrics.count_refused_key(self.listener);
+        let group = AddressGroup::of(address);
+        let Consequence { delay, to_log } = self.count(group, Instant::now());
+        if let Some(failures) = to_log {
             let (listener, code) = (self.listener.as_str(), code.as_str());
             tracing::warn!(address = %group, listener, code, failures, "keys were refused");
         }
-        // Clients behind a proxy do not wait for one another.
-        tokio::time::sleep(if is_trusted { delay.min(STEP) } else { delay }).await;
+        // One client must not slow down the others behind the same proxy.
+        tokio::time::sleep(if is_trusted { delay.min(DELAY_STEP) } else { delay }).await;
     }
 
-    fn count(&self, group: Group, now: Instant) -> Outcome {
-        let fresh = Failed {
+    fn count(&self, group: AddressGroup, now: Instant) -> Consequence {
+        let fresh = AddressFailures {
             bucket: self.rate.map(|rate| TokenBucket::full(rate, now.into_std())),
             count: 0,
             last: now,
@@ -90,32 +89,32 @@ impl Failures {
         let mut state = self.state();
         let state = &mut *state;
         let has_room = state.addresses.contains_key(&group) || state.make_room(now);
-        let failed = match has_room {
+        let failures = match has_room {
             true => state.addresses.entry(group).or_insert(fresh),
             false => state.others.get_or_insert(fresh),
         };
-        if now - failed.last >= FORGET {
-            failed.count = 0;
+        if now - failures.last >= RESET_AFTER {
+            failures.count = 0;
         }
-        let is_first = failed.count == 0 && failed.unlogged == 0;
-        failed.count = failed.count.saturating_add(1);
-        failed.last = now;
-        failed.unlogged += 1;
-        if let Some(bucket) = &mut failed.bucket {
+        let is_first = failures.count == 0 && failures.unlogged == 0;
+        failures.count = failures.count.saturating_add(1);
+        failures.last = now;
+        failures.unlogged += 1;
+        if let Some(bucket) = &mut failures.bucket {
             bucket.drain_one(now.into_std());
         }
-        let told = (is_first || now - failed.logged >= LOG_INTERVAL).then(|| {
-            failed.logged = now;
-            std::mem::take(&mut failed.unlogged)
+        let to_log = (is_first || now - failures.logged >= LOG_INTERVAL).then(|| {
+            failures.logged = now;
+            std::mem::take(&mut failures.unlogged)
         });
-        let delay = STEP.saturating_mul(failed.count.saturating_sub(FREE)).min(LONGEST);
-        Outcome { delay, told }
+        let delayed = failures.count.saturating_sub(UNDELAYED_FAILURES);
+        Consequence { delay: DELAY_STEP.saturating_mul(delayed).min(MAX_DELAY), to_log }
     }
 
-    /// How long until an address may try again; `None`: it may.
+    /// How long an address has to wait before it may try a key. `None`: it may now.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let mut state = self.state();
-        state.addresses.get_mut(&Group::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
+        state.addresses.get_mut(&AddressGroup::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,23 +123,21 @@ impl Failures {
 }
 
 impl State {
-    /// Whether there is room for one more: those that matter least any more go.
+    /// Whether there is room for one more address. If not, addresses are forgotten for which that changes nothing: their bucket is
+    /// full, or, without a rate, they would be logged again at once.
     fn make_room(&mut self, now: Instant) -> bool {
-        if self.addresses.len() < MOST_ADDRESSES {
+        if self.addresses.len() < MAX_ADDRESSES {
             return true;
         }
-        if self.swept.is_some_and(|swept| now - swept < SWEEP) {
+        if self.swept.is_some_and(|swept| now - swept < SWEEP_INTERVAL) {
             return false;
         }
         self.swept = Some(now);
-        self.addresses.retain(|_, failed| {
-            let is_full = match &mut failed.bucket {
-                Some(bucket) => bucket.is_full(now.into_std()),
-                None => now - failed.last >= LOG_INTERVAL,
-            };
-            !is_full
+        self.addresses.retain(|_, failures| match &mut failures.bucket {
+            Some(bucket) => !bucket.is_full(now.into_std()),
+            None => now - failures.last < LOG_INTERVAL,
         });
-        self.addresses.len() < MOST_ADDRESSES
+        self.addresses.len() < MAX_ADDRESSES
     }
 }
 
@@ -149,9 +146,9 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn failures(rate: Option<&str>) -> Failures {
+    fn failures(rate: Option<&str>) -> KeyFailures {
         let rate = rate.map(|rate| Rate::try_from(rate.to_owned()).unwrap());
-        Failures::new(rate, Listener::Clients, Metrics::default())
+        KeyFailures::new(rate, ListenerKind::Clients, Metrics::default())
     }
 
     fn address(n: u32) -> IpAddr {
@@ -159,49 +156,50 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_more_keys_fail_the_longer_each_takes_and_the_log_hears_of_it_now_and_then() {
+    async fn answers_slow_down_with_each_failure_and_only_some_failures_are_logged() {
         let failures = failures(None);
-        let group = Group::of(address(1));
-        let (mut told, mut waited) = (vec![], Duration::ZERO);
+        let group = AddressGroup::of(address(1));
+        let (mut logged, mut waited) = (vec![], Duration::ZERO);
         for _ in 0..40 {
-            let outcome = failures.count(group, Instant::now());
-            told.extend(outcome.told);
-            waited += outcome.delay;
-            tokio::time::sleep(outcome.delay).await;
+            let Consequence { delay, to_log } = failures.count(group, Instant::now());
+            logged.extend(to_log);
+            waited += delay;
+            tokio::time::sleep(delay).await;
         }
-        assert_eq!(told[0], 1, "the first one is told at once");
-        assert!((2..5).contains(&told.len()), "{told:?}");
+        assert_eq!(logged[0], 1, "the first failure is logged at once");
+        assert!((2..5).contains(&logged.len()), "{logged:?}");
         assert!(waited > Duration::from_secs(25), "{waited:?}");
-        assert_eq!(failures.count(Group::of(address(2)), Instant::now()).delay, Duration::ZERO, "another");
-        tokio::time::sleep(FORGET).await;
-        assert_eq!(failures.count(group, Instant::now()).delay, Duration::ZERO, "it began anew");
+        let other = failures.count(AddressGroup::of(address(2)), Instant::now());
+        assert_eq!(other.delay, Duration::ZERO, "another address");
+        tokio::time::sleep(RESET_AFTER).await;
+        assert_eq!(failures.count(group, Instant::now()).delay, Duration::ZERO, "it starts from zero");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beyond_its_rate_an_address_waits() {
+    async fn an_address_beyond_its_rate_waits() {
         let failures = failures(Some("3/m"));
         for _ in 0..3 {
             assert_eq!(failures.wait(address(1)), None);
-            failures.count(Group::of(address(1)), Instant::now());
+            failures.count(AddressGroup::of(address(1)), Instant::now());
         }
         assert_eq!(failures.wait(address(1)), Some(Duration::from_secs(20)));
-        assert_eq!(failures.wait(address(2)), None, "another is not concerned");
+        assert_eq!(failures.wait(address(2)), None, "another address has its own limit");
         tokio::time::sleep(Duration::from_millis(20_001)).await;
         assert_eq!(failures.wait(address(1)), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_million_addresses_take_the_room_of_ten_thousand_and_the_guilty_stay() {
+    async fn a_million_addresses_fit_into_a_bounded_table() {
         let failures = failures(Some("1/m"));
         for n in 0..1_000_000 {
-            failures.count(Group::of(address(n)), Instant::now());
+            failures.count(AddressGroup::of(address(n)), Instant::now());
             if n % 1000 == 0 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-        assert!(failures.state().addresses.len() <= MOST_ADDRESSES);
+        assert!(failures.state().addresses.len() <= MAX_ADDRESSES);
         tokio::time::sleep(Duration::from_secs(61)).await;
-        failures.count(Group::of(address(7_000_000)), Instant::now());
+        failures.count(AddressGroup::of(address(7_000_000)), Instant::now());
         assert!(failures.wait(address(7_000_000)).is_some(), "there is room again");
     }
 }

@@ -1,12 +1,13 @@
-//! A bounded number of places for connections that nobody vouches for. When there is none left, one that keeps the node waiting
-//! makes room for who comes: of those from the address that has most of them, the one that has been there longest.
+//! A bounded number of slots for connections that have not authenticated. If all are taken, one connection that waits for its peer
+//! is evicted: the oldest of the address that has the most.
 //!
-//! Turning away who comes would let anybody lock all others out by holding every place in silence. The longest there goes, and not
-//! just any, because a client that means well is through within a few round trips; and of the address that has most, so that
-//! whoever opens many displaces its own. Nobody has to go within its grace, nor while it is this node that is late: until then who
-//! comes waits, in the system's queue, so that a crowd that comes at once gets in as fast as the node can take it.
+//! If new connections were turned away instead, anybody could lock out all others by taking every slot and staying silent. The
+//! oldest is evicted because a well-behaved client has authenticated after a few round trips, and it is one of the address with the
+//! most because whoever opens many connections should displace its own. No connection is evicted within its grace period, or while
+//! it waits for this node. Until one can be evicted, new connections wait in the system's accept queue. So a crowd that connects
+//! at once gets in as fast as the node can serve it.
 
-use super::Group;
+use super::AddressGroup;
 use futures_util::task::AtomicWaker;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,15 +25,15 @@ use tokio::{
     time::Instant,
 };
 
-/// Until it is looked again where it is the node that is late.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Connections of an address that are looked at for one that can go.
-const LOOKED_AT: usize = 16;
+/// How long to wait before looking again for a connection to evict, if all of them wait for this node.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// How many connections of the largest group are considered for eviction.
+const MAX_CANDIDATES: usize = 16;
 
 pub(crate) struct Slots {
-    most: usize,
-    by_address: Option<usize>,
-    /// How long a connection is left alone, however many wait.
+    capacity: usize,
+    max_per_address: Option<usize>,
+    /// How long a connection is safe from eviction.
     grace: Duration,
     state: Mutex<State>,
     freed: Notify,
@@ -40,134 +41,140 @@ pub(crate) struct Slots {
 
 #[derive(Default)]
 struct State {
-    /// In all; rises with each place that is taken.
-    next: u64,
+    /// The number of the next occupant. Numbers rise, so the oldest occupant has the lowest.
+    next_number: u64,
     taken: usize,
-    /// Those that have been there longest come first.
-    groups: HashMap<Group, BTreeMap<u64, Arc<Entry>>>,
-    /// The groups by how many they have.
-    by_size: BTreeSet<(usize, Group)>,
+    groups: HashMap<AddressGroup, BTreeMap<u64, Arc<Occupant>>>,
+    /// The groups, ordered by how many slots they have.
+    by_size: BTreeSet<(usize, AddressGroup)>,
 }
 
-struct Entry {
+/// What is known of the connection that has a slot.
+struct Occupant {
     since: Instant,
-    /// What it is about at this moment, where it is about anything.
+    /// What the connection runs at the moment. `None` if it runs nothing.
     work: Mutex<Option<Arc<Work>>>,
-    /// It serves somebody: it may be slow, but it is not the peer who keeps it waiting.
+    /// How many guards say that it works for its peer. It may be slow then, but it does not wait for the peer.
     busy: Arc<AtomicUsize>,
-    dismissed: AtomicBool,
+    evicted: AtomicBool,
 }
 
-/// Why there is no place.
+/// Why there is no slot.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Full {
-    /// Its address has as many as it may have.
-    Address,
-    /// It is worth asking again then, at the latest.
-    Until(Instant),
+pub(crate) enum NoSlot {
+    /// The address has as many slots as it may have.
+    AddressLimit,
+    /// All slots are taken. Try again at this time, or earlier if one is freed.
+    RetryAt(Instant),
 }
 
 impl Slots {
-    pub(crate) fn new(most: usize, by_address: Option<usize>, grace: Duration) -> Arc<Self> {
-        Arc::new(Self { most, by_address, grace, state: Mutex::default(), freed: Notify::new() })
+    pub(crate) fn new(capacity: usize, max_per_address: Option<usize>, grace: Duration) -> Arc<Self> {
+        Arc::new(Self { capacity, max_per_address, grace, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// A place, and whether another had to go for it. The limit of an address does not hold for one that is trusted.
-    pub(crate) fn take(self: &Arc<Self>, group: Group, is_trusted: bool) -> Result<(Slot, bool), Full> {
+    /// Takes a slot. Also returns whether another connection was evicted for it. The limit for an address does not apply to one
+    /// that is trusted.
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        group: AddressGroup,
+        is_trusted: bool,
+    ) -> Result<(Slot, bool), NoSlot> {
         let mut state = self.state();
         let own = state.groups.get(&group).map_or(0, BTreeMap::len);
-        if !is_trusted && self.by_address.is_some_and(|most| own >= most) {
-            return Err(Full::Address);
+        if !is_trusted && self.max_per_address.is_some_and(|max| own >= max) {
+            return Err(NoSlot::AddressLimit);
         }
-        let is_full = state.taken >= self.most;
+        let is_full = state.taken >= self.capacity;
         if is_full {
-            state.make_room(self.grace).map_err(Full::Until)?;
+            state.evict_one(self.grace).map_err(NoSlot::RetryAt)?;
         }
         let busy = Arc::default();
-        let (number, entry) = state.add(group, &busy);
-        let place = Mutex::new(Some(Place { number, entry }));
-        Ok((Slot { group, place, busy, slots: self.clone() }, is_full))
+        let (number, occupant) = state.add(group, &busy);
+        let occupancy = Mutex::new(Some(Occupancy { number, occupant }));
+        Ok((Slot { group, occupancy, busy, slots: self.clone() }, is_full))
     }
 
-    /// One that keeps the node waiting goes; `Err`: when that may be so of one, or `None` where there are none at all.
-    pub(crate) fn make_room(&self) -> Result<(), Option<Instant>> {
+    /// Evicts a connection that waits for its peer. `Err`: when to try again, or `None` if no slot is taken.
+    pub(crate) fn evict_one(&self) -> Result<(), Option<Instant>> {
         let mut state = self.state();
         match state.taken {
             0 => Err(None),
-            _ => state.make_room(self.grace).map_err(Some),
+            _ => state.evict_one(self.grace).map_err(Some),
         }
     }
 
-    /// Returns when a place was left since this was made.
+    /// Completes once a connection gives its slot back after this call.
     pub(crate) fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the places")
+        self.state.lock().expect("no code panics while it holds the slots")
     }
 }
 
 impl State {
-    fn add(&mut self, group: Group, busy: &Arc<AtomicUsize>) -> (u64, Arc<Entry>) {
-        let number = self.next;
-        self.next += 1;
+    fn add(&mut self, group: AddressGroup, busy: &Arc<AtomicUsize>) -> (u64, Arc<Occupant>) {
+        let number = self.next_number;
+        self.next_number += 1;
         self.taken += 1;
-        let entry = Arc::new(Entry {
+        let occupant = Arc::new(Occupant {
             since: Instant::now(),
             work: Mutex::default(),
             busy: busy.clone(),
-            dismissed: AtomicBool::new(false),
+            evicted: AtomicBool::new(false),
         });
-        let entries = self.groups.entry(group).or_default();
-        self.by_size.remove(&(entries.len(), group));
-        entries.insert(number, entry.clone());
-        self.by_size.insert((entries.len(), group));
-        (number, entry)
+        let occupants = self.groups.entry(group).or_default();
+        self.by_size.remove(&(occupants.len(), group));
+        occupants.insert(number, occupant.clone());
+        self.by_size.insert((occupants.len(), group));
+        (number, occupant)
     }
 
-    fn remove(&mut self, group: Group, number: u64) -> Option<Arc<Entry>> {
-        let entries = self.groups.get_mut(&group)?;
-        let entry = entries.remove(&number)?;
-        self.by_size.remove(&(entries.len() + 1, group));
-        match entries.is_empty() {
+    fn remove(&mut self, group: AddressGroup, number: u64) -> Option<Arc<Occupant>> {
+        let occupants = self.groups.get_mut(&group)?;
+        let occupant = occupants.remove(&number)?;
+        self.by_size.remove(&(occupants.len() + 1, group));
+        match occupants.is_empty() {
             true => drop(self.groups.remove(&group)),
-            false => drop(self.by_size.insert((entries.len(), group))),
+            false => drop(self.by_size.insert((occupants.len(), group))),
         }
         self.taken -= 1;
-        Some(entry)
+        Some(occupant)
     }
 
-    fn make_room(&mut self, grace: Duration) -> Result<(), Instant> {
+    /// `Err`: when to try again.
+    fn evict_one(&mut self, grace: Duration) -> Result<(), Instant> {
         let now = Instant::now();
-        let mut again = now + LOOK_AGAIN;
-        let Some((_, group)) = self.by_size.last().copied() else { return Err(again) };
+        let mut retry_at = now + RETRY_INTERVAL;
+        let Some((_, largest)) = self.by_size.last().copied() else { return Err(retry_at) };
         let mut found = None;
-        for (number, entry) in self.groups[&group].iter().take(LOOKED_AT) {
-            if now < entry.since + grace {
-                // So are all behind it.
-                again = again.max(entry.since + grace);
+        for (number, occupant) in self.groups[&largest].iter().take(MAX_CANDIDATES) {
+            if now < occupant.since + grace {
+                // The following ones are younger still.
+                retry_at = retry_at.max(occupant.since + grace);
                 break;
             }
-            if entry.waits_for_peer() {
+            if occupant.waits_for_peer() {
                 found = Some(*number);
                 break;
             }
         }
-        let entry = found.and_then(|number| self.remove(group, number)).ok_or(again)?;
-        entry.dismiss();
+        let occupant = found.and_then(|number| self.remove(largest, number)).ok_or(retry_at)?;
+        occupant.evict();
         Ok(())
     }
 }
 
-impl Entry {
+impl Occupant {
     fn waits_for_peer(&self) -> bool {
         let is_idle = |work: &Arc<Work>| work.state.load(Ordering::Acquire) == IDLE;
         self.busy.load(Ordering::Acquire) == 0 && self.work().as_ref().is_some_and(is_idle)
     }
 
-    fn dismiss(&self) {
-        self.dismissed.store(true, Ordering::Release);
+    fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
         self.work().iter().for_each(|work| work.task.wake());
     }
 
@@ -176,96 +183,101 @@ impl Entry {
     }
 }
 
-/// A connection's place, left when this is dropped.
+/// A connection's slot. It is given back when this is dropped.
 pub(crate) struct Slot {
-    group: Group,
-    place: Mutex<Option<Place>>,
+    group: AddressGroup,
+    /// `None` once the slot was given back.
+    occupancy: Mutex<Option<Occupancy>>,
     busy: Arc<AtomicUsize>,
     slots: Arc<Slots>,
 }
 
-struct Place {
+struct Occupancy {
     number: u64,
-    entry: Arc<Entry>,
+    occupant: Arc<Occupant>,
 }
 
 impl Slot {
-    /// Does this for the connection, one thing at a time; `None`: it had to make room.
+    /// Runs `work` for the connection. Only one call may run at a time. `None`: the connection was evicted.
     pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut work = pin!(work);
         let own = Arc::new(Work::default());
         let waker = Waker::from(own.clone());
-        if let Some(place) = &*self.place() {
-            *place.entry.work() = Some(own.clone());
+        if let Some(occupancy) = &*self.occupancy() {
+            *occupancy.occupant.work() = Some(own.clone());
         }
         poll_fn(|cx| {
             own.task.register(cx.waker());
-            if self.place().as_ref().is_some_and(|place| place.entry.dismissed.load(Ordering::Acquire)) {
+            let is_evicted = |occupancy: &Occupancy| occupancy.occupant.evicted.load(Ordering::Acquire);
+            if self.occupancy().as_ref().is_some_and(is_evicted) {
                 return Poll::Ready(None);
             }
             own.state.store(RUNNING, Ordering::Release);
             let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
-            // Unless it was woken meanwhile.
-            let (was, is) = (Ordering::AcqRel, Ordering::Acquire);
-            own.state.compare_exchange(RUNNING, IDLE, was, is).ok();
+            // Fails if it was woken during the poll, and is not idle then.
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            own.state.compare_exchange(RUNNING, IDLE, success, failure).ok();
             polled.map(Some)
         })
         .await
     }
 
-    /// Somebody vouches for it now; whether it had a place until then.
-    pub(crate) fn leave(&self) -> bool {
-        let Some(Place { number, .. }) = self.place().take() else { return false };
+    /// Gives the slot back. Returns whether the connection still had it.
+    pub(crate) fn release(&self) -> bool {
+        let Some(Occupancy { number, .. }) = self.occupancy().take() else { return false };
         self.slots.state().remove(self.group, number);
         self.slots.freed.notify_waiters();
         true
     }
 
-    /// It is at work for its peer, until this is dropped; then it counts as one that has just come.
-    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
+    /// Marks the connection as working for its peer until the guard is dropped. Its grace period then starts again.
+    pub(crate) fn busy(self: &Arc<Self>) -> EvictionGuard {
         self.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(self.clone())
+        EvictionGuard(self.clone())
     }
 
-    fn place(&self) -> MutexGuard<'_, Option<Place>> {
-        self.place.lock().expect("no code panics while it holds a place")
+    fn occupancy(&self) -> MutexGuard<'_, Option<Occupancy>> {
+        self.occupancy.lock().expect("no code panics while it holds an occupancy")
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.leave();
+        self.release();
     }
 }
 
-pub(crate) struct Busy(Arc<Slot>);
+/// Keeps a connection from being evicted while it works for its peer.
+pub(crate) struct EvictionGuard(Arc<Slot>);
 
-impl Drop for Busy {
+impl Drop for EvictionGuard {
     fn drop(&mut self) {
         let Self(slot) = self;
         slot.busy.fetch_sub(1, Ordering::AcqRel);
-        let mut place = slot.place();
-        let Some(Place { number, entry }) = &mut *place else { return };
+        let mut occupancy = slot.occupancy();
+        let Some(Occupancy { number, occupant }) = &mut *occupancy else { return };
         let mut state = slot.slots.state();
-        // Not where it is to go already.
+        // It is gone from there if it was evicted before it was busy.
         if state.remove(slot.group, *number).is_some() {
-            let (new, renewed) = state.add(slot.group, &slot.busy);
-            *renewed.work() = entry.work().take();
-            (*number, *entry) = (new, renewed);
+            let (new_number, renewed) = state.add(slot.group, &slot.busy);
+            *renewed.work() = occupant.work().take();
+            (*number, *occupant) = (new_number, renewed);
         }
     }
 }
 
-/// What a connection is about, and whether that waits for the system or the system for it.
+/// The waker of what a connection runs. It knows whether that waits to be polled, or for something else to happen.
 #[derive(Default)]
 struct Work {
     state: AtomicU8,
     task: AtomicWaker,
 }
 
-/// What came has not been looked at yet.
+/// Woken, but not polled since: it waits for this node.
 const WOKEN: u8 = 0;
+/// Being polled.
 const RUNNING: u8 = 1;
+/// Polled, and not woken since: it waits for its peer.
 const IDLE: u8 = 2;
 
 impl Wake for Work {

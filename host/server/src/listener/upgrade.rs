@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     http,
-    limits::Unauthenticated,
+    limits::PendingConnection,
     session::{Client, Rejected},
     socket::{self, Peer, ServerSocket, Stream},
 };
@@ -37,7 +37,7 @@ const MAX_HEAD_BYTES: usize = 8192;
 #[derive(Clone)]
 struct Accepted {
     remote: SocketAddr,
-    unauthenticated: Arc<Unauthenticated>,
+    unauthenticated: Arc<PendingConnection>,
 }
 
 pub(super) fn router(context: ServerContext) -> Router {
@@ -50,7 +50,7 @@ pub(super) async fn serve(
     stream: Stream,
     router: Router,
     remote: SocketAddr,
-    unauthenticated: Arc<Unauthenticated>,
+    unauthenticated: Arc<PendingConnection>,
 ) -> io::Result<()> {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let (mut router, unauthenticated) = (router.clone(), unauthenticated.clone());
@@ -71,11 +71,11 @@ pub(super) async fn serve(
 
 /// Delays the answer if the key was rejected, depending on how many were before, and has the connection
 /// closed, so that each key costs a connection.
-async fn delay_refusal(unauthenticated: &Unauthenticated, mut response: Response) -> Response {
+async fn delay_refusal(unauthenticated: &PendingConnection, mut response: Response) -> Response {
     if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
         response.extensions().get::<ErrorCode>().copied()
     {
-        unauthenticated.refused(code).await;
+        unauthenticated.key_refused(code).await;
     }
     if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -111,8 +111,8 @@ async fn upgrade(
         Ok(None) => None,
         Ok(Some(key)) => {
             let admitted = async {
-                let key = context.services.keys.load().check(key)?;
-                unauthenticated.authenticated();
+                let key = context.services.keys.load().authenticate(key)?;
+                unauthenticated.release_slot();
                 // A page that is turned away takes no connection slot from the store.
                 if rejected.is_some() {
                     return Ok(None);

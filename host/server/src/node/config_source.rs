@@ -6,7 +6,7 @@ use super::{
     watcher::{FileReader, FileWatcher, ReadError},
 };
 use crate::{
-    blocking::AGAIN,
+    blocking::THREAD_RETRY_DELAY,
     config::{Config, ConfigError, ConfigFile, read_environment},
     listener::TlsConfig,
 };
@@ -141,7 +141,7 @@ impl ConfigSource {
         tokio::select! {
             _ = self.sighup.recv() => return ReloadCause::Sighup,
             () = self.watchers.changed() => {}
-            () = tokio::time::sleep(AGAIN), if retry => return ReloadCause::Retry,
+            () = tokio::time::sleep(THREAD_RETRY_DELAY), if retry => return ReloadCause::Retry,
         }
         let deadline = tokio::time::sleep(MAX_SETTLE_DELAY);
         tokio::pin!(deadline);

@@ -3,7 +3,7 @@
 
 use crate::{
     admin::Status,
-    blocking::AGAIN,
+    blocking::THREAD_RETRY_DELAY,
     config::Config,
     rollout::{PluginSlot, Rollout},
 };
@@ -105,7 +105,7 @@ async fn keep(
     loads_later: bool,
     status: Arc<Status>,
 ) {
-    let (mut reads, mut pause) = (loads_later, AGAIN);
+    let (mut reads, mut pause) = (loads_later, THREAD_RETRY_DELAY);
     loop {
         let is_again = tokio::select! {
             changed = wanted.changed() => {
@@ -126,7 +126,7 @@ async fn keep(
         status.set_rejected(&what, why);
         let code = read.as_ref().err().map(|refusal| refusal.code);
         reads = matches!(code, Some(ErrorCode::StoreUnavailable | ErrorCode::Overloaded));
-        pause = if code == Some(ErrorCode::Overloaded) { AGAIN } else { ASK };
+        pause = if code == Some(ErrorCode::Overloaded) { THREAD_RETRY_DELAY } else { ASK };
         if let Err(refusal) = read
             && !(reads && is_again)
         {
@@ -144,7 +144,7 @@ async fn follow(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versions: Vers
                 let Ok(()) = changed else { return };
             }
             // Much may be sent each time, and a thread is not there at once.
-            () = tokio::time::sleep(AGAIN), if is_behind => {}
+            () = tokio::time::sleep(THREAD_RETRY_DELAY), if is_behind => {}
         }
         let stored = versions.borrow_and_update().clone();
         let Some(stored) = stored else { continue };
@@ -153,7 +153,7 @@ async fn follow(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versions: Vers
         is_behind = outcome.is_err();
         match outcome {
             Ok(()) => followed = Some(stored.revision.clone()),
-            Err(refusal) => tracing::warn!("{}; trying again in {AGAIN:?}", refusal.message),
+            Err(refusal) => tracing::warn!("{}; trying again in {THREAD_RETRY_DELAY:?}", refusal.message),
         }
     }
 }

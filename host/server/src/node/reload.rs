@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     admin::Status,
-    blocking::AGAIN,
+    blocking::THREAD_RETRY_DELAY,
     config::Config,
     listener::{Certificate, Tls, TlsConfig},
     metrics::Metrics,
@@ -105,7 +105,7 @@ async fn renew_certificate(
                 let Ok(()) = changed else { return };
                 false
             }
-            () = tokio::time::sleep(AGAIN), if retry => true,
+            () = tokio::time::sleep(THREAD_RETRY_DELAY), if retry => true,
         };
         let Some(files) = requests.borrow_and_update().clone() else { continue };
         let read = reader.run(move || Certificate::read(&files)).await;
@@ -187,7 +187,7 @@ impl Reloader {
         };
         // Logged at the first attempt only, and when an operator asks.
         if !(was_temporary && is_temporary && cause != ReloadCause::Sighup) {
-            self.metrics.reload(read.is_ok());
+            self.metrics.count_reload(read.is_ok());
             if let Err(error) = &read {
                 tracing::error!("{error}; all settings stay as they were");
             }

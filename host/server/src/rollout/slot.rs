@@ -37,7 +37,7 @@ pub(crate) struct PluginSlot {
     /// Held while a version is deployed, compilation included. Requests wait in order, and the last one wins.
     pub(super) deploy_lock: tokio::sync::Mutex<()>,
     /// Reads the plugin's file. No lock is held meanwhile, because a file system may never answer.
-    reader: blocking::Lane,
+    reader: blocking::SerialRunner,
 }
 
 /// The file that was deployed last from the configured path. Another version may have been activated since.
@@ -184,9 +184,9 @@ impl PluginSlot {
                 UnusableFile::Temporary(why) => Refusal::new(ErrorCode::Overloaded, why),
                 UnusableFile::Invalid(why) => Refusal::invalid(why),
             }),
-            Err(BlockingError::Endless) => {
+            Err(BlockingError::TimedOut) => {
                 let (name, file) = (config.name(), config.file.display());
-                let why = format!("plugin '{name}': {file}: {}", BlockingError::Endless);
+                let why = format!("plugin '{name}': {file}: {}", BlockingError::TimedOut);
                 Err(Refusal::new(ErrorCode::Overloaded, why))
             }
             Err(error) => Err(blocking_refusal("reads a plugin", error)),
@@ -223,7 +223,7 @@ impl ActiveVersion {
 pub(super) fn blocking_refusal(work: &str, error: BlockingError) -> Refusal {
     match error {
         BlockingError::NoThread(error) => no_thread(&format!("that {work}"), error),
-        error @ BlockingError::Endless => Refusal::new(ErrorCode::Overloaded, error.to_string()),
+        error @ BlockingError::TimedOut => Refusal::new(ErrorCode::Overloaded, error.to_string()),
         BlockingError::Panicked => {
             Refusal::new(ErrorCode::Internal, format!("the thread that {work} panicked"))
         }

@@ -330,7 +330,7 @@ impl ClientSession {
     }
 
     async fn refuse(&self, id: Option<Id<'_>>, refusal: &Refusal) {
-        self.services.hub.metrics.error(refusal.code);
+        self.services.hub.metrics.count_error(refusal.code);
         self.send(reply::error(id, refusal)).await;
     }
 

@@ -52,7 +52,7 @@ impl UnauthenticatedSession {
         };
         let key = match (self.presented, api_key) {
             (Some(key), _) => keys.find(&key.digest),
-            (None, Ok(Some(key))) => keys.check(&key),
+            (None, Ok(Some(key))) => keys.authenticate(&key),
             (None, Ok(None)) => return Err(Self::expected_connect(id, "auth.apiKey is missing")),
             (None, Err(refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
         };
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_key_on_the_upgrade_makes_auth_in_the_frame_void() {
         let keys = keys();
-        let presented = keys.check("sk_1").ok();
+        let presented = keys.authenticate("sk_1").ok();
         let text = r#"{"type":"connect","auth":{"apiKey":"wrong"},"session":"forged"}"#;
         let authenticated = UnauthenticatedSession::new(presented).frame(text, &keys).ok().unwrap();
         assert_eq!(authenticated.session, None);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     hub::{Connection, Permit},
     key::Key,
-    limits::Unauthenticated,
+    limits::PendingConnection,
     outbox::Outbox,
     session::{Client, ClientSession, Rejected, Services, UnauthenticatedSession},
 };
@@ -30,7 +30,7 @@ pub(crate) struct Peer {
     /// upgrade.
     pub rejected: Option<Rejected>,
     /// The slot that the connection has until it authenticates.
-    pub unauthenticated: Arc<Unauthenticated>,
+    pub unauthenticated: Arc<PendingConnection>,
 }
 
 /// Awaits the first frame and authenticates the client; `None` if it was turned away. `draining` interrupts
@@ -88,15 +88,15 @@ pub(crate) async fn authenticate(
         }
         Err(Rejected { code, frame, close }) => {
             if let Some(code) = code {
-                hub.metrics.error(code);
+                hub.metrics.count_error(code);
             }
             if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) = code {
-                unauthenticated.refused(code).await;
+                unauthenticated.key_refused(code).await;
             }
             if !frame.is_empty() {
                 rest.push(Frame::from(frame).into_bytes());
             }
-            hub.metrics.close(close);
+            hub.metrics.count_close(close);
             rest.push(Frame::close(Some(close.code()), &close.reason()).into_bytes());
             closing::deadline(close)
         }
@@ -156,7 +156,7 @@ async fn open_session(
     text: &str,
     client: Client,
     presented: Option<(Arc<Key>, Permit)>,
-    unauthenticated: &Unauthenticated,
+    unauthenticated: &PendingConnection,
     outbox: Outbox,
     draining: &CancellationToken,
 ) -> Result<Box<ClientSession>, (Rejected, Bytes)> {
@@ -166,7 +166,7 @@ async fn open_session(
         Ok(authenticated) => authenticated,
         Err(rejected) => return Err((rejected, outbox.rest())),
     };
-    unauthenticated.authenticated();
+    unauthenticated.release_slot();
     let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
     let opened = tokio::select! {
         // Boxed: connections that have not authenticated do not reserve space for it.
