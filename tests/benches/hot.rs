@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use switchyard_tests::hot::{FanOut, Filters, Recovery, encode};
+use switchyard_tests::hot::{FanOut, Filters, HistoryReplay, encode};
 
 fn hot(criterion: &mut Criterion) {
     criterion.bench_function("encode", |bench| bench.iter(|| encode(black_box(4711))));
@@ -33,7 +33,7 @@ fn hot(criterion: &mut Criterion) {
     let _entered = runtime.enter();
     let mut group = criterion.benchmark_group("recover");
     for messages in [10, 1000] {
-        let recovery = Recovery::new(messages);
+        let recovery = HistoryReplay::new(messages);
         group.throughput(Throughput::Elements(messages as u64));
         group.bench_function(BenchmarkId::from_parameter(messages), |bench| bench.iter(|| recovery.replay()));
     }

@@ -2,7 +2,7 @@
 //! machine, so this protects the hot path.
 
 use allocation_counter::measure;
-use switchyard_tests::hot::{FanOut, Filters, Recovery, encode};
+use switchyard_tests::hot::{FanOut, Filters, HistoryReplay, encode};
 
 fn allocations(run: impl FnOnce()) -> u64 {
     measure(run).count_total
@@ -74,7 +74,7 @@ fn a_filter_takes_few_instructions() {
 
 #[tokio::test]
 async fn a_replay_copies_no_stored_messages() {
-    let recovery = Recovery::new(1000);
+    let recovery = HistoryReplay::new(1000);
     recovery.replay();
     let replayed = allocations(|| recovery.replay());
     assert!(replayed <= 20, "{replayed} allocations for 1,000 messages: the page, and the queue as it grows");

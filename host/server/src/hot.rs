@@ -1,12 +1,12 @@
-//! The functions that every message passes through, exposed for benchmarks and for the tests that count their
-//! allocations. Nothing else uses this module.
+//! The functions on the path of a message, set up so that they can be called repeatedly. Only for the benchmarks of these functions,
+//! and for the tests that limit what they may allocate.
 
 use crate::{
     hub::{
         Connection,
         room::{Room, Verdicts},
     },
-    outbox::{Outbox, Paced, Pipe},
+    outbox::{Outbox, PacedOutcome, Pipe},
 };
 use futures_util::FutureExt;
 use std::{
@@ -18,22 +18,20 @@ use std::{
 use switchyard_plugin::FilterResults;
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, Publication, room::RoomName};
-use switchyard_store::{
-    Broker, ConnectionId, HistoryConfig, Memory, Message, PageLimit, Reader, Retention, key::Digest,
-};
+use switchyard_store::{Broker, HistoryConfig, Memory, Message, PageLimit, Reader, Retention};
 
-/// The name of the room.
+/// The room of all messages here.
 pub const ROOM: &str = "prices:eth";
 const EPOCH: &str = "e";
-/// The data of each message: 200 bytes.
+/// The data of all messages here: 200 bytes.
 pub const DATA: &str = r#"{"pair":"ETH-USD","value":50,"side":"buy","price":"3150.25","size":"0.75","id":"8f14e45f-ceea-467f-a8b5-91c0c7e2ba7c","at":"2026-01-01T12:00:00.000Z","maker":"dydx1qqqqqqqqqq","taker":"dydx1pppppppppp"}"#;
 
-/// Encodes a message, which happens once for all members.
+/// Encodes a message, which is done once for all members.
 pub fn encode(offset: u64) -> Publication {
     Publication::new(ROOM.into(), EPOCH.into(), offset, 1_700_000_000_000, Some("trade"), DATA)
 }
 
-/// A connection that accepts and discards everything.
+/// Accepts everything and discards it.
 struct NullPipe;
 
 impl Pipe for NullPipe {
@@ -50,26 +48,7 @@ impl Pipe for NullPipe {
     }
 }
 
-/// A connection of the principal `acme` that writes to this pipe.
-pub(crate) fn connection(pipe: Arc<dyn Pipe>) -> Arc<Connection> {
-    let share = MemoryAccount::unlimited().share(&"acme".into());
-    Arc::new(Connection {
-        id: ConnectionId::random(),
-        session: Default::default(),
-        key: Digest::of("k"),
-        principal: "acme".into(),
-        remote: ([127, 0, 0, 1], 1).into(),
-        since: 0,
-        rooms: 0.into(),
-        ended: false.into(),
-        pings: Default::default(),
-        kept_back: 0.into(),
-        outbox: Outbox::new(1 << 20, pipe, &share),
-        share,
-    })
-}
-
-/// A room with members, to which messages are delivered.
+/// A room with live members, to measure the delivery of messages.
 pub struct FanOut {
     room: Room,
     offset: u64,
@@ -78,17 +57,17 @@ pub struct FanOut {
 }
 
 impl FanOut {
-    /// A room with so many members.
+    /// Makes a room with so many members, none of which has a filter.
     pub fn new(members: usize) -> Self {
         let start = Position { epoch: EPOCH.into(), offset: 0 };
         let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
         for _ in 0..members {
-            room.join(connection(Arc::new(NullPipe)), None, None, false);
+            room.join(Connection::detached(Arc::new(NullPipe)), None, None, false);
         }
         Self { room, offset: 0, flush: Vec::with_capacity(members), members: members as u64 }
     }
 
-    /// Encodes the next message.
+    /// Encodes the room's next message.
     pub fn message(&mut self) -> Arc<Publication> {
         self.offset += 1;
         Arc::new(encode(self.offset))
@@ -96,8 +75,8 @@ impl FanOut {
 
     /// Puts a message into the outbox of every member.
     pub fn deliver(&mut self, message: &Arc<Publication>) {
-        let bits = FilterResults::default();
-        let verdicts = Verdicts { filters: &[], bits: Some(&bits) };
+        let results = FilterResults::default();
+        let verdicts = Verdicts { filters: &[], results: Some(&results) };
         let delivered = self.room.deliver(message, &verdicts, &mut self.flush);
         assert_eq!(delivered.members, self.members);
     }
@@ -108,8 +87,8 @@ impl FanOut {
     }
 }
 
-/// A room with a history, and a client that resumes its session.
-pub struct Recovery {
+/// A room with a history, to measure its replay to a client that returns.
+pub struct HistoryReplay {
     store: Arc<Memory>,
     room: RoomName,
     start: Position,
@@ -117,8 +96,8 @@ pub struct Recovery {
     outbox: Outbox,
 }
 
-impl Recovery {
-    /// A room with so many messages. Must be called within a Tokio runtime.
+impl HistoryReplay {
+    /// Makes a room with so many messages in its history. Call it within a tokio runtime.
     pub fn new(messages: usize) -> Self {
         let retention = Retention {
             history: HistoryConfig { messages, ..HistoryConfig::default() },
@@ -139,8 +118,8 @@ impl Recovery {
                 key: None,
                 needs_member: false,
             };
-            let stored = store.publish(message).now_or_never().expect("at once");
-            stored.expect("memory is there").expect("it needs no member").position
+            let stored = store.publish(message).now_or_never().expect("memory needs no waiting");
+            stored.expect("memory does not fail").expect("it needs no member").position
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };
@@ -148,16 +127,16 @@ impl Recovery {
         Self { store, room, start, messages, outbox }
     }
 
-    /// Reads the whole history and sends it to the client.
+    /// Reads the whole history and sends it.
     pub fn replay(&self) {
         let limit = PageLimit { messages: self.messages, bytes: usize::MAX };
         let page = self.store.history(&self.room, Some(&self.start), limit, Reader::Other).now_or_never();
-        let page = page.expect("at once").expect("memory is there");
+        let page = page.expect("memory needs no waiting").expect("memory does not fail");
         assert_eq!((page.whole, page.messages.len()), (true, self.messages));
         for message in page.messages {
             let frame = message.frame().clone();
             let sent = self.outbox.push_paced(frame, Duration::from_secs(1), || true).now_or_never();
-            assert_eq!(sent, Some(Paced::Taken));
+            assert_eq!(sent, Some(PacedOutcome::Sent));
         }
         self.outbox.flush();
     }

@@ -11,7 +11,6 @@ mod fair_semaphore;
 mod flush;
 mod grant;
 mod pings;
-mod places;
 mod policy;
 mod publish_pipeline;
 mod quotas;
@@ -19,6 +18,7 @@ mod recent_publishers;
 mod refusals;
 mod replay;
 pub(crate) mod room;
+mod room_usage;
 mod routes;
 mod sessions;
 mod shard;
@@ -27,12 +27,12 @@ mod start;
 
 pub(crate) use command::{AckError, JoinAnswer, JoinRequest, Joined, Offer, Recovery, Seat};
 pub(crate) use connections::{
-    CONNECTION_BYTES, Connection, Connections, Registered, refused_by_key, too_many,
+    CONNECTION_BYTES, Connection, Connections, Registration, close_for_key, connection_limit_reached,
 };
-pub(crate) use pings::Confirms;
+pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishPipeline, Published};
-pub(crate) use replay::{Recovered, Replay, Turns};
+pub(crate) use replay::{Recovered, Replay, ReplayTurns};
 pub(crate) use slots::{CompiledVersion, SlotConfig};
 pub(crate) use start::HubConfig;
 pub(crate) use switchyard_store::Permit;

@@ -1,13 +1,11 @@
-//! What waits to be sent to one connection: frames in order, bounded by bytes, and how the connection is to end.
-//! Knows no socket but a pipe. Whoever has something for a connection may write it; the connection's own task is there for
-//! pipes that are full.
+//! What waits to be sent to one connection: frames in order, bounded by bytes, and how the connection is to end. Knows no
+//! socket, only a pipe. Any task may write to a connection; the connection's own task, the writer, writes when the pipe is full.
 
 mod ending;
 mod outcome;
-mod room;
+mod pacing;
 
-pub(crate) use outcome::Put;
-pub(crate) use room::Paced;
+pub(crate) use outcome::{PacedOutcome, PutOutcome};
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
@@ -23,215 +21,217 @@ use tokio::sync::Notify;
 
 /// Where the bytes go.
 pub(crate) trait Pipe: Send + Sync {
-    /// Writes what fits at once; `WouldBlock` where only the connection's task can.
+    /// Writes as much as fits at once. `WouldBlock`: nothing fits, or only the writer task may write.
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize>;
 
-    /// The same for the connection's task, which is woken when there is room.
+    /// The same for the writer task, which is woken once there is space.
     fn poll_write(&self, cx: &mut Context, bytes: &[IoSlice]) -> Poll<io::Result<usize>>;
 
-    /// Ready when nothing written is kept in the process.
+    /// Ready once nothing that was written is buffered in the process.
     fn poll_flush(&self, cx: &mut Context) -> Poll<io::Result<()>>;
 }
 
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// Bytes that may wait; one more frame beyond closes the connection.
+    /// The most bytes that may wait. A frame that would exceed it closes the connection.
     limit: usize,
-    /// The connection's task.
-    task: AtomicWaker,
-    /// Rung when there is as much room as somebody waits for, or when the outbox closes.
-    room: Notify,
-    /// Rung when the outbox closes.
+    /// Wakes the writer task.
+    writer: AtomicWaker,
+    /// Notified when there is as much space as somebody waits for, and when the outbox closes.
+    space: Notify,
+    /// Notified when the outbox closes.
     closing: Notify,
 }
 
 struct State {
-    /// `None` when the connection is over.
+    /// `None` once the connection is over.
     pipe: Option<Arc<dyn Pipe>>,
-    /// The rest of a frame of which some was written.
-    begun: Bytes,
-    /// The answer to the peer's last ping; it goes ahead of what waits, and so does the next.
+    /// The rest of a frame that was partly written.
+    partial: Bytes,
+    /// The answer to the peer's last ping. It is sent before the queue, and so is the next ping.
     pong: Option<Bytes>,
     ping: bool,
-    /// `None` is the place of a reply that is still being made: nothing behind it may overtake it.
+    /// `None` is reserved for a reply that is still being made. Nothing behind it may overtake it.
     queue: VecDeque<Option<Frame>>,
-    /// How many entries left the queue, so that a place is found again.
-    left: u64,
-    /// Bytes waiting.
+    /// How many entries have left the queue. It tells where in the queue a reservation is.
+    dequeued: u64,
+    /// How many bytes wait in `queue` and `partial`.
     bytes: usize,
-    /// The most of them that may be answers: those are this connection's alone, while a message counts where it is made.
-    own: usize,
-    counted: SteppedCharge,
-    /// The other ones, which the principal of the connection answers for: it is for it that they are kept.
-    claimed: SteppedCharge,
+    /// At most this many of them belong to this connection alone: its answers, and not messages, whose bytes are shared.
+    own_bytes: usize,
+    /// The memory of `own_bytes`.
+    charge: SteppedCharge,
+    /// The other bytes. Their memory is charged where a message is made; here they count only against the connection's principal,
+    /// because they are kept for it.
+    claim: SteppedCharge,
     close: Option<Close>,
-    /// Nothing new is taken; what waits is sent, and places are still filled.
+    /// No new frames are accepted. The queue is sent, and reservations may still be filled.
     finishing: bool,
-    /// Somebody waits until no more bytes than these wait.
-    paced: Option<usize>,
+    /// Notify `space` when no more than this many bytes wait.
+    notify_below: Option<usize>,
 }
 
-/// A place in the order of an outbox, to be filled once.
+/// A position in the order of an outbox that is reserved for one reply.
 #[must_use]
-pub(crate) struct Place(u64);
+pub(crate) struct Reservation(u64);
 
-/// The part of the limit from which on nothing waits to be gathered.
-const MUCH: usize = 16;
+/// If the outbox fills to `1/EARLY_WRITE_FRACTION` of its limit, the writer is woken at once instead of waiting for a flush.
+const EARLY_WRITE_FRACTION: usize = 16;
 
-/// Frames given to one write.
-const SLICES: usize = 64;
+/// The most frames in one vectored write.
+const MAX_SLICES: usize = 64;
 
-/// Places that a queue keeps when it is empty.
-const KEPT: usize = 16;
+/// How many frames an empty queue keeps capacity for.
+const IDLE_QUEUE_CAPACITY: usize = 16;
 
-/// A ping without a payload.
+/// A WebSocket ping without a payload.
 const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
     pub(crate) fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<MemoryShare>) -> Self {
         let state = State {
             pipe: Some(pipe),
-            begun: Bytes::new(),
+            partial: Bytes::new(),
             pong: None,
             ping: false,
             queue: VecDeque::new(),
-            left: 0,
+            dequeued: 0,
             bytes: 0,
-            own: 0,
-            counted: SteppedCharge::new(share.charge(MemoryKind::Outboxes, 0)),
-            claimed: SteppedCharge::new(share.claim(0)),
+            own_bytes: 0,
+            charge: SteppedCharge::new(share.charge(MemoryKind::Outboxes, 0)),
+            claim: SteppedCharge::new(share.claim(0)),
             close: None,
             finishing: false,
-            paced: None,
+            notify_below: None,
         };
         Self {
             state: Mutex::new(state),
             limit,
-            task: AtomicWaker::new(),
-            room: Notify::new(),
+            writer: AtomicWaker::new(),
+            space: Notify::new(),
             closing: Notify::new(),
         }
     }
 
-    /// Another principal answers for what waits from now on.
+    /// Charges another principal for what waits, from now on.
     pub(crate) fn move_to(&self, share: &Arc<MemoryShare>) {
         let mut state = self.lock();
-        state.counted.move_to(share);
-        state.claimed.move_to(share);
+        state.charge.move_to(share);
+        state.claim.move_to(share);
     }
 
-    /// Enqueues a frame, or, where the limit would be passed, closes as too slow. `false`: it was not taken.
+    /// Enqueues a frame of this connection alone, and wakes the writer. If the limit would be exceeded, closes the connection as
+    /// too slow. Returns whether the frame was accepted.
     pub(crate) fn push(&self, frame: Frame) -> bool {
-        let taken = self.enqueue(frame, true) != Put::Refused;
-        if taken {
-            // Also behind what waits for a flush: it is not to wait for that.
-            self.wake();
+        let is_accepted = self.enqueue(frame, true) != PutOutcome::Rejected;
+        if is_accepted {
+            // Even if other frames wait for a flush, this one must not wait for it.
+            self.wake_writer();
         }
-        taken
+        is_accepted
     }
 
-    /// The same without a word to the task: whoever calls flushes later.
-    pub(crate) fn put(&self, frame: Frame) -> Put {
+    /// Enqueues a shared frame without waking the writer. The caller has to flush later.
+    pub(crate) fn put(&self, frame: Frame) -> PutOutcome {
         self.enqueue(frame, false)
     }
 
-    fn enqueue(&self, frame: Frame, is_own: bool) -> Put {
+    fn enqueue(&self, frame: Frame, is_own: bool) -> PutOutcome {
         let mut state = self.lock();
         if state.is_closed() {
-            return Put::Refused;
+            return PutOutcome::Rejected;
         }
         if state.bytes + frame.len() > self.limit {
             drop(state);
             self.close(Close::Slow);
-            return Put::Refused;
+            return PutOutcome::Rejected;
         }
-        let (was_empty, before) = (state.is_empty(), state.bytes);
-        let is_too_much = match is_own {
+        let (was_empty, bytes_before) = (state.is_empty(), state.bytes);
+        let is_over_budget = match is_own {
             true => state.append_own(frame),
             false => state.append(frame),
         };
-        if is_too_much {
+        if is_over_budget {
             drop(state);
             self.close(Close::Slow);
-            return Put::Refused;
+            return PutOutcome::Rejected;
         }
-        let much = self.limit / MUCH;
-        let is_much = before < much && state.bytes >= much;
+        let threshold = self.limit / EARLY_WRITE_FRACTION;
+        let reaches_threshold = bytes_before < threshold && state.bytes >= threshold;
         drop(state);
         match was_empty {
-            true => return Put::First,
-            // What waits for others is not to bring anybody near the limit.
-            false if is_much => self.wake(),
+            true => return PutOutcome::First,
+            // Waiting for a flush must not bring a connection near its limit.
+            false if reaches_threshold => self.wake_writer(),
             false => {}
         }
-        Put::Behind
+        PutOutcome::Queued
     }
 
-    /// Tells the connection's task that something waits.
-    fn wake(&self) {
-        self.task.wake();
+    fn wake_writer(&self) {
+        self.writer.wake();
     }
 
-    /// Holds a place for a reply.
-    pub(crate) fn reserve(&self) -> Place {
+    /// Reserves the next position for a reply. Frames that are enqueued later are sent after it.
+    pub(crate) fn reserve(&self) -> Reservation {
         let mut state = self.lock();
         state.queue.push_back(None);
-        Place(state.left + state.queue.len() as u64 - 1)
+        Reservation(state.dequeued + state.queue.len() as u64 - 1)
     }
 
-    /// Fills a place; what waited behind it may go. An answer may be larger than the limit, but not wait beside
-    /// others then.
-    pub(crate) fn fill(&self, place: Place, frame: Frame) {
+    /// Puts a reply into its reserved position, so that it and what waits behind it can be sent. A reply may be larger than the
+    /// limit if nothing else waits; otherwise, one that exceeds the limit closes the connection as too slow.
+    pub(crate) fn fill(&self, reservation: Reservation, frame: Frame) {
         let mut state = self.lock();
         if state.close.is_some() || state.pipe.is_none() {
             return;
         }
-        if state.bytes > state.begun.len() && state.bytes + frame.len() > self.limit {
+        if state.bytes > state.partial.len() && state.bytes + frame.len() > self.limit {
             drop(state);
             return self.close(Close::Slow);
         }
         state.bytes += frame.len();
-        state.own += frame.len();
-        let is_too_much = state.count();
-        let index = (place.0 - state.left) as usize;
+        state.own_bytes += frame.len();
+        let is_over_budget = state.update_charges();
+        let index = (reservation.0 - state.dequeued) as usize;
         state.queue[index] = Some(frame);
         drop(state);
-        match is_too_much {
+        match is_over_budget {
             true => self.close(Close::Slow),
-            false => self.wake(),
+            false => self.wake_writer(),
         }
     }
 
-    /// Asks for a ping to be sent.
+    /// Sends a ping as soon as possible.
     pub(crate) fn ping(&self) {
         self.lock().ping = true;
-        self.wake();
+        self.wake_writer();
     }
 
-    /// Answers the peer's last ping. An earlier answer that still waits is not needed any more.
+    /// Answers the peer's last ping. Replaces an earlier pong that still waits, because the peer needs only the newest.
     pub(crate) fn pong(&self, frame: Frame) {
         self.lock().pong = Some(frame.into_bytes());
-        self.wake();
+        self.wake_writer();
     }
 
-    /// Writes what waits, as far as the pipe takes it at once; the task does the rest.
+    /// Writes what waits, as far as the pipe accepts it at once. The writer task does the rest.
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
         while state.is_ready() {
             match state.write(|pipe, bytes| pipe.try_write(bytes)) {
-                Ok(()) => self.make_room(&mut state),
+                Ok(()) => self.bytes_written(&mut state),
                 Err(_) => {
                     drop(state);
-                    return self.wake();
+                    return self.wake_writer();
                 }
             }
         }
     }
 
-    /// For the task: writes what waits, whenever there is something. Ready with the reason to end the connection for, or
-    /// with `None` when there is nothing more to send, or no pipe that takes it.
+    /// For the writer task: writes whenever something waits. Ready with the reason for which to close the connection, or with
+    /// `None` if there is nothing more to send or the pipe is broken.
     pub(crate) fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
-        self.task.register(cx.waker());
+        self.writer.register(cx.waker());
         let mut state = self.lock();
         loop {
             match state.close {
@@ -248,7 +248,7 @@ impl Outbox {
                     if ready!(pipe.poll_flush(cx)).is_err() {
                         return Poll::Ready(None);
                     }
-                    // Behind a reply that is still being made a close does not wait.
+                    // A close does not wait for a reply that is still being made.
                     return match state.close {
                         None if state.finishing && state.queue.is_empty() => Poll::Ready(None),
                         None => Poll::Pending,
@@ -257,20 +257,20 @@ impl Outbox {
                 }
             };
             match written {
-                Ok(()) => self.make_room(&mut state),
+                Ok(()) => self.bytes_written(&mut state),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(_) => return Poll::Ready(None),
             }
         }
     }
 
-    /// Bytes that may wait.
+    /// The most bytes that may wait.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Bytes that wait.
-    pub(crate) fn waiting(&self) -> usize {
+    /// How many bytes wait.
+    pub(crate) fn queued_bytes(&self) -> usize {
         self.lock().bytes
     }
 
@@ -280,57 +280,59 @@ impl Outbox {
 }
 
 impl State {
-    /// Brings what is counted to what waits. `true`: more than may be kept for its principal, of whom much is kept already.
-    fn count(&mut self) -> bool {
-        self.own = self.own.min(self.bytes);
-        let (own, others) = (self.counted.set(self.own), self.claimed.set(self.bytes - self.own));
-        (own || others) && !self.counted.may_grow()
+    /// Adjusts the memory charges to what waits. Returns whether that is more than may be kept: memory is short, and the principal
+    /// uses too much of it.
+    fn update_charges(&mut self) -> bool {
+        self.own_bytes = self.own_bytes.min(self.bytes);
+        let (own, shared) = (self.charge.set(self.own_bytes), self.claim.set(self.bytes - self.own_bytes));
+        (own || shared) && !self.charge.may_grow()
     }
 
     fn is_closed(&self) -> bool {
         self.close.is_some() || self.finishing || self.pipe.is_none()
     }
 
-    /// `true`: that is too much, see [`Self::count`].
+    /// Returns whether it is over budget, like [`Self::update_charges`].
     fn append(&mut self, frame: Frame) -> bool {
         self.bytes += frame.len();
         self.queue.push_back(Some(frame));
-        self.count()
+        self.update_charges()
     }
 
-    /// The same for what is this connection's alone.
+    /// The same for a frame that belongs to this connection alone.
     fn append_own(&mut self, frame: Frame) -> bool {
-        self.own += frame.len();
+        self.own_bytes += frame.len();
         self.append(frame)
     }
 
-    /// Another one than before once the peer took something of what waits.
+    /// Changes whenever the peer accepts some bytes of what waits.
     fn progress(&self) -> (u64, usize) {
-        (self.left, self.begun.len())
+        (self.dequeued, self.partial.len())
     }
 
-    /// Nothing waits that could be sent.
+    /// Whether neither a frame nor a reservation waits.
     fn is_empty(&self) -> bool {
-        self.begun.is_empty() && self.queue.is_empty()
+        self.partial.is_empty() && self.queue.is_empty()
     }
 
+    /// Whether something can be written now.
     fn is_ready(&self) -> bool {
-        !self.begun.is_empty()
+        !self.partial.is_empty()
             || self.pong.is_some()
             || self.ping
             || matches!(self.queue.front(), Some(Some(_)))
     }
 
-    /// Gives what may be sent to the pipe, in order, and forgets what it took.
+    /// Passes what can be written to the pipe, in order, and removes what the pipe accepted.
     fn write(&mut self, to: impl FnOnce(&dyn Pipe, &[IoSlice]) -> io::Result<usize>) -> io::Result<()> {
         let Some(pipe) = &self.pipe else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let ping = if self.ping { PING } else { &[] };
-        let ahead = [&self.begun[..], self.pong.as_deref().unwrap_or_default(), ping];
-        let ahead = ahead.into_iter().filter(|bytes| !bytes.is_empty());
-        let waiting = self.queue.iter().map_while(|frame| Some(&frame.as_ref()?.bytes()[..]));
-        let mut slices = [IoSlice::new(&[]); SLICES];
+        let first = [&self.partial[..], self.pong.as_deref().unwrap_or_default(), ping];
+        let first = first.into_iter().filter(|bytes| !bytes.is_empty());
+        let queued = self.queue.iter().map_while(|frame| Some(&frame.as_ref()?.bytes()[..]));
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut count = 0;
-        for (slice, bytes) in slices.iter_mut().zip(ahead.chain(waiting)) {
+        for (slice, bytes) in slices.iter_mut().zip(first.chain(queued)) {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
@@ -339,30 +341,30 @@ impl State {
             written => written,
         };
         while written > 0 {
-            if self.begun.is_empty() {
-                self.begun = self.next();
+            if self.partial.is_empty() {
+                self.partial = self.take_next();
             }
-            let part = written.min(self.begun.len());
-            self.begun.advance(part);
-            self.bytes -= part;
-            written -= part;
+            let taken = written.min(self.partial.len());
+            self.partial.advance(taken);
+            self.bytes -= taken;
+            written -= taken;
         }
         if self.queue.is_empty() {
-            self.queue.shrink_to(KEPT);
+            self.queue.shrink_to(IDLE_QUEUE_CAPACITY);
         }
         Ok(())
     }
 
-    /// What is written next, out of what is ready.
-    fn next(&mut self) -> Bytes {
-        let ahead =
+    /// Takes what is written next. Something must be ready.
+    fn take_next(&mut self) -> Bytes {
+        let first =
             self.pong.take().or_else(|| std::mem::take(&mut self.ping).then(|| Bytes::from_static(PING)));
-        if let Some(ahead) = ahead {
-            self.bytes += ahead.len();
-            return ahead;
+        if let Some(first) = first {
+            self.bytes += first.len();
+            return first;
         }
-        self.left += 1;
-        self.queue.pop_front().flatten().expect("no more is written than was there").into_bytes()
+        self.dequeued += 1;
+        self.queue.pop_front().flatten().expect("no more is written than was ready").into_bytes()
     }
 }
 

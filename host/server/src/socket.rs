@@ -79,7 +79,7 @@ impl AuthenticatedSocket {
         // Nothing is read from here on.
         drop(socket);
         let end = Box::pin(finish_answers(&transport, outbox, end)).await;
-        let rest = outbox.rest();
+        let rest = outbox.take_rest();
         // The session can be resumed from here on.
         drop(session);
         let (frame, deadline) = match end {

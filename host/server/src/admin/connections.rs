@@ -41,7 +41,7 @@ fn view(connection: &Arc<Connection>) -> ConnectionView {
         remote: connection.remote.to_string(),
         since: connection.since,
         rooms: connection.rooms.load(Ordering::Relaxed),
-        waiting: connection.outbox.waiting(),
+        waiting: connection.outbox.queued_bytes(),
     }
 }
 

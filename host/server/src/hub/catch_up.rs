@@ -1,87 +1,91 @@
-//! A member that is being brought up to date: how far it is, and what is kept back for it until then, within bounds.
+//! A member that catches up: how far it has got, and the live messages that are buffered for it meanwhile, within limits.
 
-use super::{Connection, command::Settled};
+use super::{Connection, command::CatchUpOutcome};
 use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};
 use switchyard_plugin::FilterId;
 use switchyard_protocol::{Position, Publication};
 use tokio::sync::oneshot;
 
-/// Messages kept back for one member that catches up. Beyond this, or beyond a quarter of its outbox for all rooms of a connection
-/// (so that it takes them all at once next to half an outbox of replay), the replay goes on from history instead.
-pub(super) const KEPT_BACK: usize = 256;
+/// The most messages that are buffered for one member of a room. In addition, the messages of all rooms of a connection take at
+/// most a quarter of its outbox limit, so that they fit into it together with the half that a replay fills. Beyond either limit, the
+/// replay reads them from history.
+pub(super) const MAX_BUFFERED_MESSAGES: usize = 256;
 
-/// How far a member has been brought. Its replay moves it on; its room looks at it, and stops the replay where the room
-/// itself has moved.
+/// The part of a connection's outbox limit that its buffered messages may take.
+const BUFFER_FRACTION: usize = 4;
+
+/// How far a member has got. Its replay advances it. Its room reads it, and pauses the replay when the room changes its epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Up to here the member has seen or lost everything.
-    at: Position,
+    /// The member has seen, or was told that it missed, everything up to here.
+    position: Position,
     replay: ReplayState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplayState {
     Running,
-    /// The room's epoch changed since the log was read: nothing more is sent until it was read again.
-    Doubtful,
-    /// The seat is gone, or another one took its place.
-    Over,
+    /// The room's epoch changed since the log was read. Nothing more is sent before it is read again.
+    EpochChanged,
+    /// The seat is gone, or was replaced by another one.
+    Stopped,
 }
 
 impl Progress {
-    pub(crate) fn new(at: Position) -> Self {
-        Self(Arc::new(Mutex::new(State { at, replay: ReplayState::Running })))
+    pub(crate) fn new(position: Position) -> Self {
+        Self(Arc::new(Mutex::new(State { position, replay: ReplayState::Running })))
     }
 
-    pub(crate) fn at(&self) -> Position {
-        self.lock().at.clone()
+    pub(crate) fn position(&self) -> Position {
+        self.lock().position.clone()
     }
 
-    pub(crate) fn set(&self, at: Position) {
-        self.lock().at = at;
+    pub(crate) fn set_position(&self, position: Position) {
+        self.lock().position = position;
     }
 
-    /// Notes that the member has everything up to an offset of its epoch. `false`: it is not to be sent now.
-    pub(crate) fn reach(&self, offset: u64) -> bool {
+    /// Advances to an offset of the same epoch, and returns `true`. Returns `false` and does nothing if the replay must not send
+    /// anything now.
+    pub(crate) fn advance_to(&self, offset: u64) -> bool {
         let mut state = self.lock();
-        let running = state.replay == ReplayState::Running;
-        if running {
-            state.at.offset = offset;
+        let is_running = state.replay == ReplayState::Running;
+        if is_running {
+            state.position.offset = offset;
         }
-        running
+        is_running
     }
 
-    /// Whether the replay has to read the log before it goes on; then it is taken to do so.
-    pub(crate) fn resolve_doubt(&self) -> bool {
+    /// Returns whether the room's epoch changed, so that the caller has to read the log. The replay may go on after that.
+    pub(crate) fn take_epoch_change(&self) -> bool {
         let mut state = self.lock();
-        let doubtful = state.replay == ReplayState::Doubtful;
-        if doubtful {
+        let has_changed = state.replay == ReplayState::EpochChanged;
+        if has_changed {
             state.replay = ReplayState::Running;
         }
-        doubtful
+        has_changed
     }
 
-    /// The room has moved to an epoch: whether that is the member's, only the log knows.
-    fn moved(&self, epoch: &str) {
+    /// The room changed its epoch. If that is not the member's, only the log knows which of the two is the current one.
+    fn epoch_changed(&self, epoch: &str) {
         let mut state = self.lock();
         state.replay = match state.replay {
-            ReplayState::Over => ReplayState::Over,
-            _ if *state.at.epoch == *epoch => ReplayState::Running,
-            _ => ReplayState::Doubtful,
+            ReplayState::Stopped => ReplayState::Stopped,
+            _ if *state.position.epoch == *epoch => ReplayState::Running,
+            _ => ReplayState::EpochChanged,
         };
     }
 
     /// From here on the replay sends nothing more.
-    pub(crate) fn end(&self) {
-        self.lock().replay = ReplayState::Over;
+    pub(crate) fn stop(&self) {
+        self.lock().replay = ReplayState::Stopped;
     }
 
     fn covers(&self, message: &Publication) -> bool {
-        let state = self.lock();
-        state.at.epoch == message.epoch && message.offset <= state.at.offset
+        let State { position, .. } = &*self.lock();
+        position.epoch == message.epoch && message.offset <= position.offset
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,120 +93,129 @@ impl Progress {
     }
 }
 
+/// A member that catches up.
 pub(super) struct CatchUp {
     pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
     pub progress: Progress,
-    /// Where the replay waits for the room to get as far as the member is.
-    pub waits: Option<oneshot::Sender<Settled>>,
-    /// What came to the room after this offset, in its present epoch, is kept back.
-    from: u64,
-    kept_back: Vec<Arc<Publication>>,
-    bytes: usize,
-    /// More came than is kept back; what is kept is useless.
-    overflowed: bool,
+    /// The replay that waits for the room to get as far as the member is.
+    pub waiting: Option<oneshot::Sender<CatchUpOutcome>>,
+    /// Messages of the room's current epoch after this offset are buffered.
+    buffered_after: u64,
+    buffered: Vec<Arc<Publication>>,
+    buffered_bytes: usize,
+    /// A message could not be buffered, so the buffer is of no use.
+    has_overflowed: bool,
 }
 
 impl CatchUp {
     pub(super) fn new(
         connection: Arc<Connection>,
         filter: Option<FilterId>,
-        from: u64,
+        buffered_after: u64,
         progress: Progress,
     ) -> Self {
-        let (waits, kept_back) = (None, vec![]);
-        Self { connection, filter, progress, waits, from, kept_back, bytes: 0, overflowed: false }
+        Self {
+            connection,
+            filter,
+            progress,
+            waiting: None,
+            buffered_after,
+            buffered: vec![],
+            buffered_bytes: 0,
+            has_overflowed: false,
+        }
     }
 
-    /// Keeps a message back, if it passes and the member has not seen it. One whose filter failed goes back to history,
-    /// where the filter is asked again.
-    pub(super) fn take(&mut self, message: &Arc<Publication>, passed: Option<bool>) {
+    /// Buffers a message, if it passes the filter and the member has not seen it. If the filter failed, the replay reads the
+    /// message from history, and the filter is evaluated again.
+    pub(super) fn buffer(&mut self, message: &Arc<Publication>, passed: Option<bool>) {
         match passed {
             Some(false) => {}
-            _ if self.overflowed || self.progress.covers(message) => {}
-            Some(true) if self.make_room_for(message) => self.kept_back.push(message.clone()),
+            _ if self.has_overflowed || self.progress.covers(message) => {}
+            Some(true) if self.reserve_space(message) => self.buffered.push(message.clone()),
             _ => {
-                self.restart(self.from);
-                self.overflowed = true;
+                self.restart(self.buffered_after);
+                self.has_overflowed = true;
             }
         }
     }
 
-    /// The room lost messages up to an offset, of a new epoch maybe.
-    pub(super) fn lose(&mut self, position: &Position) {
+    /// The room continues after this position, possibly in a new epoch.
+    pub(super) fn skip_to(&mut self, position: &Position) {
         self.restart(position.offset);
-        self.progress.moved(&position.epoch);
+        self.progress.epoch_changed(&position.epoch);
     }
 
-    /// From here on what comes after `from` is kept back.
-    fn restart(&mut self, from: u64) {
-        self.forget();
-        (self.from, self.overflowed) = (from, false);
+    /// Starts to buffer messages after an offset.
+    fn restart(&mut self, after: u64) {
+        self.clear();
+        (self.buffered_after, self.has_overflowed) = (after, false);
     }
 
-    /// Keeps nothing back any more.
-    fn forget(&mut self) {
-        self.connection.kept_back.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
-        self.kept_back = vec![];
+    fn clear(&mut self) {
+        let bytes = std::mem::take(&mut self.buffered_bytes);
+        self.connection.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.buffered = vec![];
     }
 
-    /// What a replay that has sent everything is to do, where the room is at `room`; `None`: wait for the room.
-    pub(super) fn settle(&mut self, room: &Position) -> Option<Settled> {
-        let at = self.progress.at();
-        if at.epoch != room.epoch {
-            return self.progress.resolve_doubt().then_some(Settled::Doubtful);
+    /// What a replay that has sent everything up to its progress does next, if the room is at `room`. `None`: it waits for the room.
+    pub(super) fn outcome(&mut self, room: &Position) -> Option<CatchUpOutcome> {
+        let member = self.progress.position();
+        if member.epoch != room.epoch {
+            return self.progress.take_epoch_change().then_some(CatchUpOutcome::EpochChanged);
         }
-        if at.offset > room.offset {
+        if member.offset > room.offset {
             return None;
         }
-        if self.has_all_after(at.offset, room) {
-            return Some(Settled::Live);
+        if self.has_all_after(member.offset, room) {
+            return Some(CatchUpOutcome::Live);
         }
         self.restart(room.offset);
-        Some(Settled::Behind { upto: room.clone() })
+        Some(CatchUpOutcome::Behind { upto: room.clone() })
     }
 
-    /// All that came to the room after an offset is kept back.
+    /// Whether every message of the room after an offset is in the buffer.
     fn has_all_after(&self, offset: u64, room: &Position) -> bool {
-        offset == room.offset || (!self.overflowed && offset >= self.from)
+        offset == room.offset || (!self.has_overflowed && offset >= self.buffered_after)
     }
 
-    /// Sends what is kept back and was not sent.
-    pub(super) fn hand_over(&self) {
-        for message in self.kept_back.iter().filter(|message| !self.progress.covers(message)) {
+    /// Sends the buffered messages that the replay has not sent.
+    pub(super) fn send_buffered(&self) {
+        for message in self.buffered.iter().filter(|message| !self.progress.covers(message)) {
             self.connection.outbox.push(message.frame().clone());
         }
     }
 
-    /// For a member that joins anew: hands over what is kept back, if all before it was sent; otherwise gives the
-    /// position after which it has to be replayed.
-    pub(super) fn hand_over_or_resume(self, room: &Position) -> Option<Position> {
-        let at = self.progress.at();
-        let is_here = at.epoch == room.epoch && at.offset <= room.offset;
-        if is_here && self.has_all_after(at.offset, room) {
-            self.hand_over();
+    /// For a member that joins again. Sends the buffered messages, if all messages before them were sent. Otherwise returns the
+    /// position after which a replay has to start.
+    pub(super) fn send_or_resume(self, room: &Position) -> Option<Position> {
+        let member = self.progress.position();
+        let is_within_room = member.epoch == room.epoch && member.offset <= room.offset;
+        if is_within_room && self.has_all_after(member.offset, room) {
+            self.send_buffered();
             return None;
         }
-        Some(at)
+        Some(member)
     }
 
-    /// `false`: there is none.
-    fn make_room_for(&mut self, message: &Publication) -> bool {
-        let (all, bytes) = (&self.connection.kept_back, message.frame().len());
-        let most = self.connection.outbox.limit() / 4;
-        let has_room = self.kept_back.len() < KEPT_BACK
-            && all
+    /// Returns `false` if there is no space for a message.
+    fn reserve_space(&mut self, message: &Publication) -> bool {
+        let (total, bytes) = (&self.connection.buffered_bytes, message.frame().len());
+        let limit = self.connection.outbox.limit() / BUFFER_FRACTION;
+        let has_space = self.buffered.len() < MAX_BUFFERED_MESSAGES
+            && total
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                    Some(now + bytes).filter(|sum| *sum <= most)
+                    Some(now + bytes).filter(|sum| *sum <= limit)
                 })
                 .is_ok();
-        self.bytes += if has_room { bytes } else { 0 };
-        has_room
+        self.buffered_bytes += if has_space { bytes } else { 0 };
+        has_space
     }
 }
 
 impl Drop for CatchUp {
     fn drop(&mut self) {
-        self.forget();
+        self.clear();
     }
 }

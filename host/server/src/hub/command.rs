@@ -45,12 +45,12 @@ pub(crate) enum Command {
     },
     /// A member has been sent everything up to `upto`, or is to be told that it is `lost`: take it live once the room is
     /// there, or say how to go on.
-    Settle {
+    FinishCatchUp {
         room: RoomName,
         seat: SeatId,
         upto: Position,
         lost: bool,
-        reply: oneshot::Sender<Settled>,
+        reply: oneshot::Sender<CatchUpOutcome>,
     },
     /// Activates another version of the plugin.
     Swap {
@@ -104,7 +104,7 @@ pub(crate) struct JoinRequest {
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,
     /// Keep back what comes until the member asks to settle: for one that may have to leave again without having heard anything.
-    pub keep_back: bool,
+    pub buffer: bool,
     /// If the connection is a member already, make an offer: nothing changes until it accepts.
     pub offer: bool,
 }
@@ -159,8 +159,8 @@ pub(crate) struct Joined {
     /// The newest position of the room at the moment of joining.
     pub position: Position,
     pub recovery: Recovery,
-    /// How far the member was brought, where messages are kept back until it settles.
-    pub behind: Option<Progress>,
+    /// How far the member has got, if it has to catch up. Messages are buffered for it until it has.
+    pub progress: Option<Progress>,
     /// Whether what is replayed has to be sieved.
     pub filtered: bool,
 }
@@ -201,14 +201,14 @@ impl Sieved {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
+pub(crate) enum CatchUpOutcome {
     Live,
-    /// More came than could be kept back: replay up to this position, in the epoch of the replay, and ask again.
+    /// The buffer overflowed: replay up to this position, in the epoch of the replay, and ask again.
     Behind {
         upto: Position,
     },
     /// The room changed its epoch: ask the log whether the member's is the one it has now.
-    Doubtful,
+    EpochChanged,
     /// The seat is gone.
     Gone,
 }

@@ -1,9 +1,9 @@
-//! The live connections of this node: found by id, within the limit of their principal, ended when their key is.
+//! The live connections of this node: finding them by id, and closing them when their key no longer allows them.
 
 use super::{Hub, pings::Pings, unavailable};
 use crate::{
     key::{Key, Keys},
-    outbox::Outbox,
+    outbox::{Outbox, Pipe},
 };
 use std::{
     collections::BTreeMap,
@@ -21,28 +21,29 @@ use switchyard_store::{
     key::{Digest, Scope},
 };
 
-/// An authenticated connection, as everybody but its own task sees it.
+/// What all tasks can see of an authenticated connection.
 pub(crate) struct Connection {
     pub id: ConnectionId,
-    /// Set before the client hears of it.
+    /// Set before the client is told about it.
     pub session: OnceLock<SessionToken>,
     pub key: Digest,
     pub principal: Arc<str>,
-    /// What the principal answers for of what the node keeps.
+    /// The memory that is kept for the principal.
     pub share: Arc<MemoryShare>,
     pub remote: SocketAddr,
-    /// Unix milliseconds.
+    /// When it connected, in Unix milliseconds.
     pub since: u64,
-    /// Rooms joined, `*` and the inbox not counted.
+    /// How many rooms it has joined. `*` and the inbox do not count.
     pub rooms: AtomicU32,
-    /// An operator ended it: its session does not outlive it.
+    /// Whether an operator ended it. Its session then ends with it.
     pub ended: AtomicBool,
     pub outbox: Outbox,
-    /// Bytes kept back in all rooms in which it catches up.
-    pub kept_back: AtomicUsize,
+    /// Bytes that are buffered for it in all rooms in which it catches up.
+    pub buffered_bytes: AtomicUsize,
     pub pings: Pings,
 }
 
+/// All authenticated connections of this node.
 #[derive(Default)]
 pub(crate) struct Connections {
     by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
@@ -50,19 +51,23 @@ pub(crate) struct Connections {
 
 const HELD: &str = "no code panics while it holds the connections";
 
+/// How many connections [`Connections::for_each`] copies at a time. Copying them takes some microseconds.
+const PAGE_SIZE: usize = 256;
+
 impl Hub {
-    /// A connection slot within the tier's limit, on all nodes together.
+    /// Takes a connection slot. The limit of the key's tier applies to all nodes together.
     pub(crate) async fn acquire_connection_slot(&self, key: &Key) -> Result<Permit, Refusal> {
-        let taken = self.store.sessions.acquire_connection_slot(&key.principal, key.limits.connections).await;
-        taken.map_err(unavailable)?.map_err(|count| too_many(key, count))
+        let permit =
+            self.store.sessions.acquire_connection_slot(&key.principal, key.limits.connections).await;
+        permit.map_err(unavailable)?.map_err(|count| connection_limit_reached(key, count))
     }
 }
 
-/// A principal that has so many connections gets no more.
-pub(crate) fn too_many(key: &Key, count: u32) -> Refusal {
-    let (principal, tier, most) = (&key.principal, &key.tier, key.limits.connections);
+/// Refuses a further connection to a principal that has `count` already.
+pub(crate) fn connection_limit_reached(key: &Key, count: u32) -> Refusal {
+    let (principal, tier, max) = (&key.principal, &key.tier, key.limits.connections);
     let message =
-        format!("principal '{principal}' has {count} connections, tier '{tier}' allows {most}; close one");
+        format!("principal '{principal}' has {count} connections, tier '{tier}' allows {max}; close one");
     Refusal::new(ErrorCode::ConnectionLimit, message)
 }
 
@@ -75,37 +80,47 @@ impl Connections {
         self.by_id.read().expect(HELD).len()
     }
 
-    /// At most `limit` connections after `after`, by id.
+    /// The next connections after `after` in the order of their ids, at most `limit`.
     pub(crate) fn page(&self, after: Option<ConnectionId>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let all = self.by_id.read().expect(HELD);
         all.range((from, Bound::Unbounded)).take(limit).map(|(_, connection)| connection.clone()).collect()
     }
 
-    /// Closes every connection, each with its own reason.
-    pub(crate) fn close_all(&self, mut reason: impl FnMut() -> Close) {
-        for connection in self.by_id.read().expect(HELD).values() {
-            connection.outbox.close(reason());
+    /// Visits every connection without holding the lock, so that no connection waits for a visit to all of them before it can come
+    /// or go. One that comes meanwhile may be visited or not.
+    fn for_each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
+        let mut last = None;
+        loop {
+            let page = self.page(last, PAGE_SIZE);
+            page.iter().for_each(&mut visit);
+            match page.last() {
+                Some(connection) => last = Some(connection.id),
+                None => return,
+            }
         }
     }
 
-    /// Closes those whose key is gone (4410) or has expired (4401), or may no longer hear the rooms that they are in (4600): those
-    /// come back without them.
-    pub(crate) fn recheck(&self, keys: &Keys) {
-        let refused = |connection: &Arc<Connection>| {
-            connection.hears_by(keys).err().map(|refusal| (connection.clone(), refusal))
-        };
-        // Told without the lock: whoever comes or leaves meanwhile is not held up.
-        let refused: Vec<_> = self.by_id.read().expect(HELD).values().filter_map(refused).collect();
-        for (connection, refusal) in refused {
-            connection.outbox.push(reply::error(None, &refusal).into());
-            connection.outbox.close(refused_by_key(&refusal));
-        }
+    /// Closes every connection, each with its own reason.
+    pub(crate) fn close_all(&self, mut reason: impl FnMut() -> Close) {
+        self.for_each(|connection| connection.outbox.close(reason()));
+    }
+
+    /// Closes the connections whose key was removed (4410) or has expired (4401). Also those whose key may no longer subscribe,
+    /// although they are in rooms (4600): their clients reconnect, and are in no rooms then. A connection that comes meanwhile has
+    /// to check its key itself.
+    pub(crate) fn recheck_keys(&self, keys: &Keys) {
+        self.for_each(|connection| {
+            if let Err(refusal) = connection.check_key(keys) {
+                connection.outbox.push(reply::error(None, &refusal).into());
+                connection.outbox.close(close_for_key(&refusal));
+            }
+        });
     }
 }
 
-/// How a connection ends whose key is good no more.
-pub(crate) fn refused_by_key(refusal: &Refusal) -> Close {
+/// The close code for a connection whose key was refused.
+pub(crate) fn close_for_key(refusal: &Refusal) -> Close {
     match refusal.code {
         ErrorCode::ExpiredKey => Close::Unauthorized,
         ErrorCode::Forbidden => Close::Draining(0),
@@ -113,18 +128,18 @@ pub(crate) fn refused_by_key(refusal: &Refusal) -> Close {
     }
 }
 
-/// A connection that is found by others, until this is dropped; then its session is resumable, or ended where an
-/// operator ended it.
-pub(crate) struct Registered {
+/// Lets others find a connection until this is dropped. After that its session can be resumed, unless an operator ended the
+/// connection: then the session ends, too.
+pub(crate) struct Registration {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
     _charge: MemoryCharge,
 }
 
-/// What a connection takes in memory that has nothing to do, about, in a room or two.
+/// The approximate memory of an idle connection in one or two rooms.
 pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 
-impl Registered {
+impl Registration {
     pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
         let charge = connection.share.charge(MemoryKind::Sessions, CONNECTION_BYTES);
         hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
@@ -133,7 +148,7 @@ impl Registered {
     }
 }
 
-impl Drop for Registered {
+impl Drop for Registration {
     fn drop(&mut self) {
         let Self { hub, connection, .. } = self;
         connection.outbox.end();
@@ -150,26 +165,27 @@ impl Drop for Registered {
 }
 
 impl Connection {
-    /// Whether it may stay as it is, by what its key is now.
-    pub(crate) fn hears_by(&self, keys: &Keys) -> Result<(), Refusal> {
+    /// Checks whether the key, as it is configured now, still allows this connection and its rooms.
+    pub(crate) fn check_key(&self, keys: &Keys) -> Result<(), Refusal> {
         let key = keys.find(&self.key)?;
         match self.rooms.load(Ordering::SeqCst) {
             0 => Ok(()),
-            _ => key.require(Scope::Subscribe, "hear its rooms any more"),
+            _ => key.require(Scope::Subscribe, "stay in its rooms"),
         }
     }
 
-    /// Asks the client for a sign of life.
+    /// Sends a ping whose answer confirms that the client is alive.
     pub(crate) fn probe(&self) {
         let nonce = self.pings.probe();
         self.outbox.push(Frame::ping(nonce));
     }
 
+    /// Names the connection and its session to the store.
     pub(crate) fn hold(&self) -> Hold {
         Hold { token: self.session(), connection: self.id }
     }
 
-    /// For what happens after it was authenticated.
+    /// The token of its session. Call it only after the connection was authenticated.
     pub(crate) fn session(&self) -> SessionToken {
         *self.session.get().expect("an authenticated connection has a session")
     }
@@ -188,27 +204,85 @@ impl Connection {
             rooms: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             outbox,
-            kept_back: AtomicUsize::new(0),
+            buffered_bytes: AtomicUsize::new(0),
             pings: Pings::default(),
         })
     }
 
-    /// Sends a gap that tells of another epoch than `before`, and a ping behind it: once that is answered, the client has
-    /// heard that the room goes on after `position`. `false`: it was not taken.
-    pub(crate) fn tell(&self, gap: Frame, room: &RoomName, before: &Arc<str>, position: &Position) -> bool {
-        // In this order: whoever answers a ping has read every gap whose nonce is not greater, whichever shard sent it.
+    /// A connection of the principal `acme` that writes to this pipe, without a session or a key. For tests and benchmarks.
+    pub(crate) fn detached(pipe: Arc<dyn Pipe>) -> Arc<Self> {
+        let share = MemoryAccount::unlimited().share(&"acme".into());
+        Arc::new(Self {
+            id: ConnectionId::random(),
+            session: OnceLock::new(),
+            key: Digest::of("k"),
+            principal: "acme".into(),
+            remote: ([127, 0, 0, 1], 1).into(),
+            since: 0,
+            rooms: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
+            outbox: Outbox::new(1 << 20, pipe, &share),
+            share,
+            buffered_bytes: AtomicUsize::new(0),
+            pings: Pings::default(),
+        })
+    }
+
+    /// Sends a gap to another epoch than `before`, and a ping after it. The answer to the ping confirms that the client knows that
+    /// the room continues after `position`. Returns whether the outbox accepted them.
+    pub(crate) fn push_epoch_gap(
+        &self,
+        gap: Frame,
+        room: &RoomName,
+        before: &Arc<str>,
+        position: &Position,
+    ) -> bool {
+        // The nonce is made after the gap is queued. So a client that answers a ping has read the gaps of all lower nonces, even if
+        // another shard sent them.
         if !self.outbox.push(gap) {
             return false;
         }
-        let nonce = self.pings.moved(room, before, position);
+        let nonce = self.pings.epoch_change(room, before, position);
         self.outbox.push(Frame::ping(nonce))
     }
 
-    /// The same behind an answer that said so of some rooms.
-    pub(crate) fn told<'a>(&self, moved: impl Iterator<Item = &'a (RoomName, Arc<str>, Position)>) {
-        let nonces = moved.map(|(room, before, position)| self.pings.moved(room, before, position));
+    /// Sends a ping after an answer that told the client about other epochs of some rooms. The items are like the arguments of
+    /// [`Self::push_epoch_gap`].
+    pub(crate) fn ping_after_answer<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a (RoomName, Arc<str>, Position)>,
+    ) {
+        let nonces = changes.map(|(room, before, position)| self.pings.epoch_change(room, before, position));
         if let Some(nonce) = nonces.last() {
             self.outbox.push(Frame::ping(nonce));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::tests::TestPipe;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_connection_is_visited_without_the_lock_although_others_come_and_go() {
+        let connections = Connections::default();
+        let add = |connection: &Arc<Connection>| {
+            let mut all = connections.by_id.try_write().expect("the lock is free during a visit");
+            all.insert(connection.id, connection.clone());
+        };
+        let new = || Connection::detached(TestPipe::new(0));
+        let before: Vec<_> = (0..3 * PAGE_SIZE + 1).map(|_| new()).collect();
+        before.iter().for_each(add);
+        let mut visited = BTreeSet::new();
+        connections.for_each(|connection| {
+            assert!(visited.insert(connection.id), "visited once");
+            if visited.len() % 2 == 0 {
+                connections.by_id.try_write().expect("the lock is free").remove(&connection.id);
+                add(&new());
+            }
+        });
+        assert!(before.iter().all(|connection| visited.contains(&connection.id)));
     }
 }

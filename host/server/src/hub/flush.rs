@@ -1,5 +1,5 @@
-//! When what waits for connections is written: at once while there is little to do, and together once it pays. The write is
-//! nearly all that a delivery costs, and one takes any number of frames.
+//! When the outboxes of a shard's members are written: at once under low load, and with a delay under high load. A write is nearly
+//! all that a delivery costs, and takes any number of frames, so a delay lets several deliveries share one write.
 
 use super::{Connection, command::Command};
 use std::{
@@ -11,116 +11,128 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::mpsc::WeakUnboundedSender, task::yield_now};
 
-/// How long frames wait for others once nothing is being written. Members of a room that is quieter than one message in this
-/// time would gain nothing.
-pub(super) const GATHER: Duration = Duration::from_millis(20);
+/// How long frames wait for others before they are written together. In a room with fewer messages than one in this time, waiting
+/// would save nothing.
+pub(super) const WRITE_COALESCE_DELAY: Duration = Duration::from_millis(20);
 
-/// Deliveries a second of one shard from which on it pays: a quarter of what a slow core can write one by one.
-const BUSY: f64 = 25_000.0;
+/// The load from which a shard delays writes, in deliveries per second: a quarter of the writes that a slow core can do.
+const COALESCE_MIN_DELIVERIES_PER_SECOND: f64 = 25_000.0;
 
-/// How often that is looked at.
-const WINDOW: Duration = Duration::from_millis(100);
+/// The period in which deliveries are counted.
+const LOAD_WINDOW: Duration = Duration::from_millis(100);
 
-/// Connections that are written for in one turn: less than a millisecond.
-const SHARE: usize = 64;
+/// How many connections are written before other tasks get their turn. Takes less than a millisecond.
+const WRITE_BATCH_SIZE: usize = 64;
 
-/// How often messages of a room come.
+/// How often a room has a message.
 #[derive(Default)]
-pub(crate) struct Pace {
+pub(crate) struct MessagePace {
     last: Option<Instant>,
-    /// Between two of them, on average of the last eight or so; zero where that is not known.
-    gap: Duration,
+    /// The moving average of the time between about the last eight messages.
+    interval: Duration,
 }
 
-impl Pace {
+impl MessagePace {
     pub(crate) fn message(&mut self, now: Instant) {
-        // A pause is soon noticed, a burst takes some messages.
-        let since = self.last.map_or(WINDOW, |last| (now - last).min(WINDOW));
-        self.gap = match self.last {
+        // With this limit, one pause has an effect on the average at once. A burst needs several messages.
+        let since = self.last.map_or(LOAD_WINDOW, |last| (now - last).min(LOAD_WINDOW));
+        self.interval = match self.last {
             None => since,
-            Some(_) => self.gap * 7 / 8 + since / 8,
+            Some(_) => self.interval * 7 / 8 + since / 8,
         };
         self.last = Some(now);
     }
 
-    fn is_quick(&self) -> bool {
-        self.last.is_some() && self.gap < GATHER
+    fn is_fast(&self) -> bool {
+        self.last.is_some() && self.interval < WRITE_COALESCE_DELAY
     }
 }
 
-/// The connections of a shard for which something waits.
-pub(super) struct Flush {
-    now: Vec<Arc<Connection>>,
-    gathering: Vec<Arc<Connection>>,
-    /// When it is time for those.
+/// The connections of a shard whose outbox has to be written.
+pub(super) struct FlushQueue {
+    immediate: Vec<Arc<Connection>>,
+    delayed: Vec<Arc<Connection>>,
+    /// When `delayed` has to be written.
     due: Option<Instant>,
-    /// Those that gathered last are still being written for.
-    writing: bool,
-    /// Since when deliveries are counted, and how many they are.
+    /// Whether tasks are still writing the last delayed connections.
+    is_writing: bool,
+    /// When the load window started, and the deliveries since then.
     window: (Instant, u64),
-    busy: bool,
+    is_busy: bool,
 }
 
-impl Flush {
+impl FlushQueue {
     pub(super) fn new(now: Instant) -> Self {
-        Self { now: vec![], gathering: vec![], due: None, writing: false, window: (now, 0), busy: false }
+        Self {
+            immediate: vec![],
+            delayed: vec![],
+            due: None,
+            is_writing: false,
+            window: (now, 0),
+            is_busy: false,
+        }
     }
 
-    /// Where connections go for which a message of a room is the first that waits.
-    pub(super) fn of(&mut self, pace: &Pace, now: Instant) -> &mut Vec<Arc<Connection>> {
-        if !self.busy || !pace.is_quick() {
-            return &mut self.now;
+    /// Where to add the connections whose first waiting frame is a message of a room with this pace.
+    pub(super) fn queue_for(&mut self, pace: &MessagePace, now: Instant) -> &mut Vec<Arc<Connection>> {
+        if !self.is_busy || !pace.is_fast() {
+            return &mut self.immediate;
         }
-        if !self.writing {
-            self.due.get_or_insert(now + GATHER);
+        if !self.is_writing {
+            self.due.get_or_insert(now + WRITE_COALESCE_DELAY);
         }
-        &mut self.gathering
+        &mut self.delayed
     }
 
-    pub(super) fn delivered(&mut self, count: u64, now: Instant) {
-        self.window.1 += count;
-        let since = now - self.window.0;
-        if since >= WINDOW {
-            self.busy = self.window.1 as f64 / since.as_secs_f64() >= BUSY;
+    /// Counts deliveries, to measure the load.
+    pub(super) fn count(&mut self, deliveries: u64, now: Instant) {
+        self.window.1 += deliveries;
+        let elapsed = now - self.window.0;
+        if elapsed >= LOAD_WINDOW {
+            let per_second = self.window.1 as f64 / elapsed.as_secs_f64();
+            self.is_busy = per_second >= COALESCE_MIN_DELIVERIES_PER_SECOND;
             self.window = (now, 0);
         }
     }
 
+    /// When [`Self::write`] has to be called next.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Writes for those who need not wait, and, when it is time, for those who did. `queue` is told when that is done.
+    /// Writes the immediate connections, and the delayed ones if they are due. When tasks have written the delayed ones, they send
+    /// [`Command::Written`] to `queue`.
     pub(super) fn write(&mut self, now: Instant, queue: &WeakUnboundedSender<Command>) {
-        write(&mut self.now, None);
+        write(&mut self.immediate, None);
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
-            self.writing = write(&mut self.gathering, Some(queue));
+            self.is_writing = write(&mut self.delayed, Some(queue));
         }
     }
 
-    /// Those that gathered were written for.
+    /// Call on [`Command::Written`].
     pub(super) fn written(&mut self, now: Instant) {
-        self.writing = false;
-        self.due = (!self.gathering.is_empty()).then(|| now + GATHER);
+        self.is_writing = false;
+        self.due = (!self.delayed.is_empty()).then(|| now + WRITE_COALESCE_DELAY);
     }
 }
 
-/// A few at once; many by a task a core, in turns: neither does a large room keep its shard, nor do its own next messages wait
-/// until all of its members have the last. Whether that goes on when this returns; then `queue` is told of its end.
+/// Writes a few connections at once. Leaves many to one task for each core, in batches, so that a large room does not block its
+/// shard, and a member that was written does not wait for the last one before it is sent the next message. Returns whether tasks
+/// were started. They send [`Command::Written`] to `queue` when they are done.
 fn write(connections: &mut Vec<Arc<Connection>>, queue: Option<&WeakUnboundedSender<Command>>) -> bool {
-    if connections.len() <= SHARE {
+    if connections.len() <= WRITE_BATCH_SIZE {
         connections.drain(..).for_each(|connection| connection.outbox.flush());
         return false;
     }
     let (connections, queue) = (std::mem::take(connections), queue.cloned());
-    let cores = Handle::current().metrics().num_workers().min(connections.len().div_ceil(SHARE));
-    let many = Arc::new(Many { connections, next: AtomicUsize::new(0), queue });
-    for _ in 0..cores {
-        let many = many.clone();
+    let tasks = Handle::current().metrics().num_workers().min(connections.len().div_ceil(WRITE_BATCH_SIZE));
+    let shared = Arc::new(SharedFlush { connections, next: AtomicUsize::new(0), queue });
+    for _ in 0..tasks {
+        let shared = shared.clone();
         tokio::spawn(async move {
-            while let Some(rest) = many.connections.get(many.next.fetch_add(SHARE, Ordering::Relaxed)..) {
-                rest.iter().take(SHARE).for_each(|connection| connection.outbox.flush());
+            while let Some(batch) = shared.take_batch() {
+                batch.iter().for_each(|connection| connection.outbox.flush());
                 yield_now().await;
             }
         });
@@ -128,15 +140,22 @@ fn write(connections: &mut Vec<Arc<Connection>>, queue: Option<&WeakUnboundedSen
     true
 }
 
-/// Connections that tasks share.
-struct Many {
+/// Connections that several tasks write.
+struct SharedFlush {
     connections: Vec<Arc<Connection>>,
-    /// The first that no task has taken.
+    /// The first one that no task has taken.
     next: AtomicUsize,
     queue: Option<WeakUnboundedSender<Command>>,
 }
 
-impl Drop for Many {
+impl SharedFlush {
+    fn take_batch(&self) -> Option<&[Arc<Connection>]> {
+        let rest = self.connections.get(self.next.fetch_add(WRITE_BATCH_SIZE, Ordering::Relaxed)..)?;
+        Some(&rest[..rest.len().min(WRITE_BATCH_SIZE)])
+    }
+}
+
+impl Drop for SharedFlush {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.as_ref().and_then(WeakUnboundedSender::upgrade) {
             queue.send(Command::Written).ok();
@@ -147,83 +166,84 @@ impl Drop for Many {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hot::connection, outbox::tests::Held};
+    use crate::outbox::tests::TestPipe;
     use tokio::sync::mpsc;
 
-    fn pace(now: &mut Instant, gap: Duration, messages: u32) -> Pace {
-        let mut pace = Pace::default();
+    fn pace(now: &mut Instant, interval: Duration, messages: u32) -> MessagePace {
+        let mut pace = MessagePace::default();
         for _ in 0..messages {
-            *now += gap;
+            *now += interval;
             pace.message(*now);
         }
         pace
     }
 
     #[test]
-    fn frames_gather_only_where_many_are_delivered_and_the_room_is_quick() {
+    fn writes_are_delayed_only_under_load_and_in_fast_rooms() {
         let mut now = Instant::now();
-        let (slow, quick) = (pace(&mut now, GATHER * 2, 50), pace(&mut now, GATHER / 2, 50));
-        let mut flush = Flush::new(now);
-        assert!(std::ptr::eq(flush.of(&quick, now), &flush.now), "little to do");
-        now += WINDOW;
-        flush.delivered(5_000, now);
-        assert!(std::ptr::eq(flush.of(&slow, now), &flush.now), "nothing to gain");
+        let (slow, fast) =
+            (pace(&mut now, WRITE_COALESCE_DELAY * 2, 50), pace(&mut now, WRITE_COALESCE_DELAY / 2, 50));
+        let mut flush = FlushQueue::new(now);
+        assert!(std::ptr::eq(flush.queue_for(&fast, now), &flush.immediate), "low load");
+        now += LOAD_WINDOW;
+        flush.count(5_000, now);
+        assert!(std::ptr::eq(flush.queue_for(&slow, now), &flush.immediate), "a slow room");
         assert_eq!(flush.due(), None);
-        assert!(std::ptr::eq(flush.of(&quick, now), &flush.gathering));
-        assert_eq!(flush.due(), Some(now + GATHER));
-        now += GATHER / 2;
-        flush.of(&quick, now);
-        assert_eq!(flush.due(), Some(now + GATHER / 2), "the first that waits decides");
-        now += GATHER / 2;
+        assert!(std::ptr::eq(flush.queue_for(&fast, now), &flush.delayed));
+        assert_eq!(flush.due(), Some(now + WRITE_COALESCE_DELAY));
+        now += WRITE_COALESCE_DELAY / 2;
+        flush.queue_for(&fast, now);
+        assert_eq!(flush.due(), Some(now + WRITE_COALESCE_DELAY / 2), "the first connection decides");
+        now += WRITE_COALESCE_DELAY / 2;
         flush.write(now, &mpsc::unbounded_channel().0.downgrade());
         assert_eq!(flush.due(), None);
-        now += WINDOW;
-        flush.delivered(100, now);
-        assert!(std::ptr::eq(flush.of(&quick, now), &flush.now), "calm again");
+        now += LOAD_WINDOW;
+        flush.count(100, now);
+        assert!(std::ptr::eq(flush.queue_for(&fast, now), &flush.immediate), "low load again");
     }
 
-    /// All members of a large room had a message before its next was looked at, and that one then waited as long again.
+    /// Once, a message to a large room was written to all members before the shard handled the next one.
     #[tokio::test]
-    async fn many_are_written_for_in_turns_and_what_gathers_meanwhile_waits_for_the_last() {
-        let (queue, mut told) = mpsc::unbounded_channel();
+    async fn many_connections_are_written_in_batches_and_new_ones_wait_for_the_last_batch() {
+        let (queue, mut commands) = mpsc::unbounded_channel();
         let (mut now, weak) = (Instant::now(), queue.downgrade());
-        let quick = pace(&mut now, GATHER / 2, 50);
-        let mut flush = Flush::new(now);
-        now += WINDOW;
-        flush.delivered(5_000, now);
-        let pipes: Vec<_> = (0..SHARE * 3).map(|_| Held::new(100)).collect();
+        let fast = pace(&mut now, WRITE_COALESCE_DELAY / 2, 50);
+        let mut flush = FlushQueue::new(now);
+        now += LOAD_WINDOW;
+        flush.count(5_000, now);
+        let pipes: Vec<_> = (0..WRITE_BATCH_SIZE * 3).map(|_| TestPipe::new(100)).collect();
         for pipe in &pipes {
-            let connection = self::connection(pipe.clone());
+            let connection = Connection::detached(pipe.clone());
             connection.outbox.put("hello".into());
-            flush.of(&quick, now).push(connection);
+            flush.queue_for(&fast, now).push(connection);
         }
-        now += GATHER;
+        now += WRITE_COALESCE_DELAY;
         flush.write(now, &weak);
         yield_now().await;
-        let written = || pipes.iter().filter(|pipe| !pipe.bytes().is_empty()).count();
-        assert_eq!(written(), SHARE, "others had their turn");
-        flush.of(&quick, now).push(connection(pipes[0].clone()));
-        assert_eq!(flush.due(), None, "the last is not written for");
-        assert!(matches!(told.recv().await, Some(Command::Written)));
-        assert_eq!(written(), SHARE * 2);
+        let written = || pipes.iter().filter(|pipe| !pipe.take_bytes().is_empty()).count();
+        assert_eq!(written(), WRITE_BATCH_SIZE, "other tasks get their turn");
+        flush.queue_for(&fast, now).push(Connection::detached(pipes[0].clone()));
+        assert_eq!(flush.due(), None, "the last batch is not written");
+        assert!(matches!(commands.recv().await, Some(Command::Written)));
+        assert_eq!(written(), WRITE_BATCH_SIZE * 2);
         flush.written(now);
-        assert_eq!(flush.due(), Some(now + GATHER));
+        assert_eq!(flush.due(), Some(now + WRITE_COALESCE_DELAY));
     }
 
     #[test]
-    fn a_pause_ends_gathering_and_a_burst_begins_it_soon() {
+    fn a_room_turns_slow_after_a_few_pauses_and_fast_during_a_burst() {
         let mut now = Instant::now();
-        let mut quick = pace(&mut now, GATHER / 4, 50);
-        assert!(quick.is_quick());
+        let mut fast = pace(&mut now, WRITE_COALESCE_DELAY / 4, 50);
+        assert!(fast.is_fast());
         for _ in 0..3 {
             now += Duration::from_secs(1);
-            quick.message(now);
+            fast.message(now);
         }
-        assert!(!quick.is_quick());
+        assert!(!fast.is_fast());
         for _ in 0..12 {
             now += Duration::from_millis(2);
-            quick.message(now);
+            fast.message(now);
         }
-        assert!(quick.is_quick());
+        assert!(fast.is_fast());
     }
 }

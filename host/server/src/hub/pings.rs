@@ -1,5 +1,5 @@
-//! Pings that a connection was sent behind what its client has to hear, and what each confirms: who answers one has read
-//! everything before it. The heartbeat's pings are not among them.
+//! Pings that confirm something: a client that answers one has read everything that was sent before it. The pings of the heartbeat
+//! are not among them.
 
 use std::sync::{
     Arc, Mutex,
@@ -8,115 +8,118 @@ use std::sync::{
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
 
-/// Costs a connection three words until it is first used.
+/// The confirming pings of one connection. Three words in size until one is sent, because most connections never need one.
 #[derive(Default)]
 pub(crate) struct Pings {
-    sent: Mutex<Option<Box<Sent>>>,
-    /// A sign of life is awaited.
-    probing: AtomicBool,
+    state: Mutex<Option<Box<SentPings>>>,
+    /// Whether the answer to a probe is awaited.
+    is_probing: AtomicBool,
 }
 
 #[derive(Default)]
-struct Sent {
-    /// The nonce of the last ping. Kept as long as the connection, so that a late answer confirms nothing newer.
-    last: u64,
-    /// One a room at most; nonces rise.
-    unanswered: Vec<(u64, Confirms)>,
-    /// When a sign of life was asked for last.
+struct SentPings {
+    /// The nonce of the last ping. It keeps rising for as long as the connection lives, so a late answer confirms nothing newer.
+    last_nonce: u64,
+    /// By rising nonce. At most one for each room, and one probe.
+    unanswered: Vec<(u64, Confirmation)>,
+    /// When the last probe was sent.
     probed: Option<Instant>,
 }
 
 /// What the answer to a ping confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Confirms {
-    /// The client has heard that a room goes on after `position`. `before` is the last epoch that it is known to have heard of.
-    Moved { room: RoomName, before: Arc<str>, position: Position },
-    /// The client lives, and is here.
-    Lives,
+pub(crate) enum Confirmation {
+    /// The client knows that a room continues after `position`. `before` is the last epoch that it is known to have heard of.
+    EpochChange { room: RoomName, before: Arc<str>, position: Position },
+    /// The client is alive, and this connection is the one that it uses.
+    Alive,
 }
 
-impl Confirms {
+impl Confirmation {
     fn is_about(&self, name: &RoomName) -> bool {
-        matches!(self, Self::Moved { room, .. } if room == name)
+        matches!(self, Self::EpochChange { room, .. } if room == name)
     }
 }
 
 const HELD: &str = "no code panics while it holds the pings";
 
 impl Pings {
-    /// The nonce of a ping that confirms that a room has moved to `position`.
-    pub(crate) fn moved(&self, room: &RoomName, before: &Arc<str>, position: &Position) -> u64 {
-        let mut sent = self.sent.lock().expect(HELD);
-        let sent = sent.get_or_insert_default();
-        // Unless an earlier move was heard of, the client still is where it was before that.
-        let earlier = sent.unanswered.iter().position(|(_, confirms)| confirms.is_about(room));
+    /// The nonce for a ping that confirms that a room continues after `position`.
+    pub(crate) fn epoch_change(&self, room: &RoomName, before: &Arc<str>, position: &Position) -> u64 {
+        let mut state = self.state.lock().expect(HELD);
+        let sent = state.get_or_insert_default();
+        // As long as an earlier change is not confirmed, the client may still be in the epoch before it.
+        let earlier = sent.unanswered.iter().position(|(_, confirmation)| confirmation.is_about(room));
         let before = match earlier.map(|n| sent.unanswered.remove(n)) {
-            Some((_, Confirms::Moved { before, .. })) => before,
+            Some((_, Confirmation::EpochChange { before, .. })) => before,
             _ => before.clone(),
         };
-        sent.last += 1;
-        let confirms = Confirms::Moved { room: room.clone(), before, position: position.clone() };
-        sent.unanswered.push((sent.last, confirms));
-        sent.last
+        sent.last_nonce += 1;
+        let confirmation =
+            Confirmation::EpochChange { room: room.clone(), before, position: position.clone() };
+        sent.unanswered.push((sent.last_nonce, confirmation));
+        sent.last_nonce
     }
 
-    /// The nonce of a ping that confirms that the client lives.
+    /// The nonce for a ping that confirms that the client is alive.
     pub(crate) fn probe(&self) -> u64 {
-        let mut sent = self.sent.lock().expect(HELD);
-        let sent = sent.get_or_insert_default();
-        sent.unanswered.retain(|(_, confirms)| *confirms != Confirms::Lives);
-        sent.last += 1;
-        sent.unanswered.push((sent.last, Confirms::Lives));
+        let mut state = self.state.lock().expect(HELD);
+        let sent = state.get_or_insert_default();
+        sent.unanswered.retain(|(_, confirmation)| *confirmation != Confirmation::Alive);
+        sent.last_nonce += 1;
+        sent.unanswered.push((sent.last_nonce, Confirmation::Alive));
         sent.probed = Some(Instant::now());
-        self.probing.store(true, Ordering::Release);
-        sent.last
+        self.is_probing.store(true, Ordering::Release);
+        sent.last_nonce
     }
 
-    /// Something came from a client whose socket was last seen empty at an instant. Where that was after a sign of life was asked
-    /// for, this is one, also from a client that answers no pings; once.
-    pub(crate) fn is_alive(&self, emptied: impl FnOnce() -> Instant) -> bool {
-        if !self.probing.load(Ordering::Acquire) {
+    /// Call when something is received. `emptied` returns when the socket was last read empty. If that was after the probe, the
+    /// client sent it after the probe, so it is alive. Then this returns `true`, once. It works with clients that answer no pings.
+    pub(crate) fn confirm_probe(&self, emptied: impl FnOnce() -> Instant) -> bool {
+        if !self.is_probing.load(Ordering::Acquire) {
             return false;
         }
-        let mut sent = self.sent.lock().expect(HELD);
-        let Some(sent) = &mut *sent else { return false };
-        let alive = sent.probed.is_some_and(|probed| emptied() > probed);
-        if alive {
-            sent.unanswered.retain(|(_, confirms)| *confirms != Confirms::Lives);
-            self.probing.store(false, Ordering::Release);
+        let mut state = self.state.lock().expect(HELD);
+        let Some(sent) = &mut *state else { return false };
+        let is_alive = sent.probed.is_some_and(|probed| emptied() > probed);
+        if is_alive {
+            sent.unanswered.retain(|(_, confirmation)| *confirmation != Confirmation::Alive);
+            self.is_probing.store(false, Ordering::Release);
         }
-        alive
+        is_alive
     }
 
-    /// What an answer confirms. A client may answer only the last of several pings.
-    pub(crate) fn answered(&self, nonce: u64) -> Vec<Confirms> {
-        let mut sent = self.sent.lock().expect(HELD);
-        let Some(sent) = &mut *sent else { return vec![] };
-        let count = sent.unanswered.partition_point(|(sent, _)| *sent <= nonce);
-        let confirmed: Vec<_> = sent.unanswered.drain(..count).map(|(_, confirms)| confirms).collect();
-        if confirmed.contains(&Confirms::Lives) {
-            self.probing.store(false, Ordering::Release);
+    /// What the answer to a ping confirms. It also answers all earlier pings, because a client may answer only the last of several.
+    pub(crate) fn answered(&self, nonce: u64) -> Vec<Confirmation> {
+        let mut state = self.state.lock().expect(HELD);
+        let Some(sent) = &mut *state else { return vec![] };
+        let count = sent.unanswered.partition_point(|(sent_nonce, _)| *sent_nonce <= nonce);
+        let confirmed: Vec<_> =
+            sent.unanswered.drain(..count).map(|(_, confirmation)| confirmation).collect();
+        if confirmed.contains(&Confirmation::Alive) {
+            self.is_probing.store(false, Ordering::Release);
         }
         confirmed
     }
 
-    /// The epoch of a room that the client last heard of for certain, where it is not known to have heard of the
-    /// present one.
-    pub(crate) fn unheard(&self, room: &RoomName) -> Option<Arc<str>> {
-        let sent = self.sent.lock().expect(HELD);
-        let mut unanswered = sent.iter().flat_map(|sent| &sent.unanswered);
-        unanswered.find_map(|(_, confirms)| match confirms {
-            Confirms::Moved { room: name, before, position } if name == room && *before != position.epoch => {
+    /// The last epoch of a room that the client is known to have heard of. `None`: that is the current one.
+    pub(crate) fn unconfirmed_epoch(&self, room: &RoomName) -> Option<Arc<str>> {
+        let state = self.state.lock().expect(HELD);
+        let mut unanswered = state.iter().flat_map(|sent| &sent.unanswered);
+        unanswered.find_map(|(_, confirmation)| match confirmation {
+            Confirmation::EpochChange { room: name, before, position }
+                if name == room && *before != position.epoch =>
+            {
                 Some(before.clone())
             }
             _ => None,
         })
     }
 
-    /// The client left the room, or is known to have heard of its epoch in another way.
+    /// The client left the room, or it is known in another way that it has heard of the room's epoch.
     pub(crate) fn forget(&self, room: &RoomName) {
-        if let Some(sent) = &mut *self.sent.lock().expect(HELD) {
-            sent.unanswered.retain(|(_, confirms)| !confirms.is_about(room));
+        if let Some(sent) = &mut *self.state.lock().expect(HELD) {
+            sent.unanswered.retain(|(_, confirmation)| !confirmation.is_about(room));
         }
     }
 }
@@ -129,34 +132,37 @@ mod tests {
     fn an_answer_confirms_what_was_sent_before_its_ping_and_nothing_newer() {
         let (pings, [a, b]) = (Pings::default(), ["a", "b"].map(|name| RoomName::parse(name).unwrap()));
         let at = |epoch: &str| Position { epoch: epoch.into(), offset: 3 };
-        assert_eq!((pings.unheard(&a), pings.answered(7)), (None, vec![]));
-        let first = pings.moved(&a, &"e".into(), &at("f"));
-        let second = pings.moved(&b, &"x".into(), &at("y"));
-        let third = pings.moved(&a, &"f".into(), &at("g"));
-        assert_eq!(pings.answered(first), [], "the room has moved on since");
-        assert_eq!(pings.unheard(&a).as_deref(), Some("e"), "as far as is known");
-        let moved =
-            |room, before: &str, to| Confirms::Moved { room, before: before.into(), position: at(to) };
-        assert_eq!(pings.answered(second), [moved(b, "x", "y")]);
-        assert_eq!(pings.answered(third), [moved(a.clone(), "e", "g")]);
-        assert_eq!((pings.unheard(&a), pings.answered(third)), (None, vec![]));
-        let fourth = pings.moved(&a, &"g".into(), &at("h"));
+        assert_eq!((pings.unconfirmed_epoch(&a), pings.answered(7)), (None, vec![]));
+        let first = pings.epoch_change(&a, &"e".into(), &at("f"));
+        let second = pings.epoch_change(&b, &"x".into(), &at("y"));
+        let third = pings.epoch_change(&a, &"f".into(), &at("g"));
+        assert_eq!(pings.answered(first), [], "the epoch changed again after it");
+        assert_eq!(pings.unconfirmed_epoch(&a).as_deref(), Some("e"), "nothing later is confirmed");
+        let change = |room, before: &str, to| Confirmation::EpochChange {
+            room,
+            before: before.into(),
+            position: at(to),
+        };
+        assert_eq!(pings.answered(second), [change(b, "x", "y")]);
+        assert_eq!(pings.answered(third), [change(a.clone(), "e", "g")]);
+        assert_eq!((pings.unconfirmed_epoch(&a), pings.answered(third)), (None, vec![]));
+        let fourth = pings.epoch_change(&a, &"g".into(), &at("h"));
         assert!(fourth > third);
         pings.forget(&a);
-        assert_eq!((pings.unheard(&a), pings.answered(fourth)), (None, vec![]));
+        assert_eq!((pings.unconfirmed_epoch(&a), pings.answered(fourth)), (None, vec![]));
         let (earlier, later) = (pings.probe(), pings.probe());
-        assert_eq!(pings.answered(earlier), [], "the later one was sent for a reason");
-        assert_eq!(pings.answered(later), [Confirms::Lives]);
+        assert_eq!(pings.answered(earlier), [], "only the later probe counts");
+        assert_eq!(pings.answered(later), [Confirmation::Alive]);
     }
 
     #[test]
-    fn what_comes_over_an_empty_socket_after_a_probe_is_a_sign_of_life() {
+    fn anything_that_arrives_on_an_empty_socket_after_a_probe_confirms_it() {
         let (pings, before) = (Pings::default(), Instant::now());
         let long_after = || before + std::time::Duration::from_secs(60);
-        assert!(!pings.is_alive(long_after), "nobody asked");
+        assert!(!pings.confirm_probe(long_after), "no probe was sent");
         let nonce = pings.probe();
-        assert!(!pings.is_alive(|| before), "it may have waited there since before");
-        assert!(pings.is_alive(long_after) && !pings.is_alive(long_after), "once");
+        assert!(!pings.confirm_probe(|| before), "it may have been sent before the probe");
+        assert!(pings.confirm_probe(long_after) && !pings.confirm_probe(long_after), "once");
         assert_eq!(pings.answered(nonce), []);
     }
 }

@@ -1,27 +1,28 @@
-//! Brings a member that missed something up to date: from the room's history, through the member's own filter, at
-//! the pace of its socket; then it goes live without a message skipped or repeated.
+//! Sends a member the messages that it missed: from the room's history, through its filter, as fast as its socket accepts them. Then
+//! the member goes live, without a message skipped or repeated.
 
 use super::{Connection, Hub, PAGE, catch_up::Progress, command::*};
-use crate::outbox::Paced;
+use crate::outbox::PacedOutcome;
 use std::{sync::Arc, time::Duration};
 use switchyard_protocol::{Close, Position, reply, room::RoomName};
 use switchyard_store::{History, PageLimit, Reader, Unavailable};
 use tokio::sync::{Semaphore, oneshot};
 
-/// The replays of one connection take turns: a page that is being sent is the only one that is held for it.
+/// Lets the replays of one connection take turns, so that only one page is in memory for it at a time.
 #[derive(Clone)]
-pub(crate) struct Turns {
-    one: Arc<Semaphore>,
-    patience: Duration,
+pub(crate) struct ReplayTurns {
+    turn: Arc<Semaphore>,
+    stall_timeout: Duration,
 }
 
-impl Turns {
-    /// A peer that takes nothing at all for as long as `patience` is too slow.
-    pub(crate) fn new(patience: Duration) -> Self {
-        Self { one: Arc::new(Semaphore::new(1)), patience }
+impl ReplayTurns {
+    /// A peer that reads nothing at all for `stall_timeout` is closed as too slow.
+    pub(crate) fn new(stall_timeout: Duration) -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)), stall_timeout }
     }
 }
 
+/// The replay of one room to one member.
 pub(crate) struct Replay {
     connection: Arc<Connection>,
     room: RoomName,
@@ -29,31 +30,32 @@ pub(crate) struct Replay {
     shard: usize,
     filtered: bool,
     progress: Progress,
-    /// How far to go before the room is asked to take the member live. Of the epoch of `progress`, unless it is `lost`.
-    upto: Position,
-    /// The member has to be told that everything up to there is lost.
+    /// Where the member should get to before the room is asked to take it live. Of the same epoch as `progress`, unless `lost`.
+    target: Position,
+    /// The messages up to `target` are lost, and the member has not been told yet.
     lost: bool,
 }
 
-/// What the log says of a position that a client came with.
+/// What the log says about the position from which a client wants to recover.
 pub(crate) struct Recovered {
-    /// All that followed it is held and will be replayed.
-    pub whole: bool,
-    /// Where the member is then: the newest of the log.
+    /// Whether the history still has every message after it.
+    pub is_complete: bool,
+    /// Where the member will be after the replay: the newest position of the log.
     pub position: Position,
 }
 
-/// How a page fared.
-enum Sent {
-    All,
-    /// The log has moved to another epoch, of which nothing is held up to here.
-    Moved(Position),
+/// What became of a page.
+enum PageOutcome {
+    /// It was sent. Go on.
+    Sent,
+    /// The log is in another epoch. Its history starts after this position.
+    EpochChanged(Position),
     /// The connection or the seat is gone.
     Over,
 }
 
 impl Replay {
-    /// Prepares for a member for which messages are kept back. Where it came with a position, the log is asked about it.
+    /// Prepares the replay to a member whose messages are buffered. If it recovers from a position, looks it up in the log.
     pub(crate) async fn prepare(
         hub: &Hub,
         connection: &Arc<Connection>,
@@ -67,156 +69,165 @@ impl Replay {
             shard: joined.seat.shard,
             filtered: joined.filtered,
             progress: progress.clone(),
-            upto: joined.position.clone(),
+            target: joined.position.clone(),
             lost: false,
         };
         let Recovery::After(_) = joined.recovery else { return Ok((replay, None)) };
-        let page = replay.look(hub).await?;
-        // The log was asked after the room, so it is behind only where it went back.
-        let is_behind =
+        let page = replay.read_log(hub).await?;
+        // The log was read after the room's position, so it is behind the room only if the store has lost messages.
+        let has_lost_messages =
             page.newest.epoch == joined.position.epoch && page.newest.offset < joined.position.offset;
-        if !is_behind {
-            replay.upto = page.newest.clone();
+        if !has_lost_messages {
+            replay.target = page.newest.clone();
         }
-        let recovered = Recovered { whole: page.whole, position: replay.upto.clone() };
+        let recovered = Recovered { is_complete: page.whole, position: replay.target.clone() };
         Ok((replay, Some(recovered)))
     }
 
-    /// Where the log is, and whether all after the member's position is held.
-    async fn look(&self, hub: &Hub) -> Result<History, Unavailable> {
-        let at = self.progress.at();
-        hub.store.broker.history(&self.room, Some(&at), PageLimit::NONE, Reader::Member).await
+    /// Reads the newest position of the log, and whether it has every message after the member's position. Reads no messages.
+    async fn read_log(&self, hub: &Hub) -> Result<History, Unavailable> {
+        let member = self.progress.position();
+        hub.store.broker.history(&self.room, Some(&member), PageLimit::NONE, Reader::Member).await
     }
 
     pub(crate) fn room(&self) -> &RoomName {
         &self.room
     }
 
-    /// What the member missed cannot be replayed. `told`: its answer says so; otherwise a gap does.
-    pub(crate) fn give_up(&mut self, told: bool) {
-        match told {
-            true => self.progress.set(self.upto.clone()),
+    /// Skips what the member missed, because the history does not have all of it. The member is told with a gap, unless the answer
+    /// to its request has told it already (`is_told`).
+    pub(crate) fn skip_missed(&mut self, is_told: bool) {
+        match is_told {
+            true => self.progress.set_position(self.target.clone()),
             false => self.lost = true,
         }
     }
 
-    pub(crate) async fn run(mut self, hub: &Hub, turns: &Turns) {
+    pub(crate) async fn run(mut self, hub: &Hub, turns: &ReplayTurns) {
         if let Err(error) = self.catch_up(hub, turns).await {
             tracing::warn!(connection = %self.connection.id, room = &*self.room, %error, "replay ended");
             self.connection.outbox.close(Close::Overloaded);
         }
     }
 
-    /// Each round sends something, or takes the member to where the room or the log is; so it ends with the log.
-    async fn catch_up(&mut self, hub: &Hub, turns: &Turns) -> Result<(), Unavailable> {
+    /// Each round sends messages, or moves the member to the position of the room or of the log. So it ends once it reaches the end
+    /// of the log.
+    async fn catch_up(&mut self, hub: &Hub, turns: &ReplayTurns) -> Result<(), Unavailable> {
         loop {
-            while !self.lost && self.progress.at().offset < self.upto.offset {
-                let _turn = turns.one.acquire().await.expect("never closed");
-                // Nothing is read for a peer that does not take what waits for it.
-                if !self.connection.outbox.half_free(turns.patience).await {
+            while !self.lost && self.progress.position().offset < self.target.offset {
+                let _turn = turns.turn.acquire().await.expect("never closed");
+                // Do not read a page for a peer that does not read what it was already sent.
+                if !self.connection.outbox.wait_until_half_free(turns.stall_timeout).await {
                     return Ok(());
                 }
-                let (connection, after) = (&self.connection, self.progress.at());
+                let (connection, after) = (&self.connection, self.progress.position());
                 let page =
                     hub.read(&connection.principal, &self.room, Some(&after), PAGE, Reader::Member).await?;
-                match self.send(hub, page, turns.patience).await? {
-                    Sent::All => {}
-                    Sent::Moved(to) => (self.upto, self.lost) = (to, true),
-                    Sent::Over => return Ok(()),
+                match self.send(hub, page, turns.stall_timeout).await? {
+                    PageOutcome::Sent => {}
+                    PageOutcome::EpochChanged(start) => (self.target, self.lost) = (start, true),
+                    PageOutcome::Over => return Ok(()),
                 }
             }
-            match self.settle(hub).await {
-                Settled::Behind { upto } => self.upto = upto,
-                Settled::Doubtful => {
-                    let page = self.look(hub).await?;
-                    match page.newest.epoch == self.upto.epoch {
-                        false => (self.upto, self.lost) = (before_oldest(&page), true),
-                        true if page.newest.offset > self.upto.offset => self.upto = page.newest,
+            match self.finish_catch_up(hub).await {
+                CatchUpOutcome::Behind { upto } => self.target = upto,
+                CatchUpOutcome::EpochChanged => {
+                    let page = self.read_log(hub).await?;
+                    match page.newest.epoch == self.target.epoch {
+                        false => (self.target, self.lost) = (before_oldest(&page), true),
+                        true if page.newest.offset > self.target.offset => self.target = page.newest,
                         true => {}
                     }
                 }
-                Settled::Live | Settled::Gone => return Ok(()),
+                CatchUpOutcome::Live | CatchUpOutcome::Gone => return Ok(()),
             }
         }
     }
 
-    async fn settle(&mut self, hub: &Hub) -> Settled {
-        let (reply, settled) = oneshot::channel();
-        let (room, seat, upto) = (self.room.clone(), self.seat, self.upto.clone());
+    /// Asks the room to take the member live.
+    async fn finish_catch_up(&mut self, hub: &Hub) -> CatchUpOutcome {
+        let (reply, outcome) = oneshot::channel();
+        let (room, seat, upto) = (self.room.clone(), self.seat, self.target.clone());
         let lost = std::mem::take(&mut self.lost);
         if lost {
             hub.metrics.gaps.inc();
         }
-        hub.shards[self.shard].queue.send(Command::Settle { room, seat, upto, lost, reply }).ok();
-        settled.await.unwrap_or(Settled::Gone)
+        hub.shards[self.shard].queue.send(Command::FinishCatchUp { room, seat, upto, lost, reply }).ok();
+        outcome.await.unwrap_or(CatchUpOutcome::Gone)
     }
 
-    async fn send(&mut self, hub: &Hub, page: History, patience: Duration) -> Result<Sent, Unavailable> {
-        let at = self.progress.at();
-        if page.newest.epoch != at.epoch {
-            return Ok(Sent::Moved(before_oldest(&page)));
+    /// Sends the messages of a page, as far as the target.
+    async fn send(
+        &mut self,
+        hub: &Hub,
+        page: History,
+        stall_timeout: Duration,
+    ) -> Result<PageOutcome, Unavailable> {
+        let member = self.progress.position();
+        if page.newest.epoch != member.epoch {
+            return Ok(PageOutcome::EpochChanged(before_oldest(&page)));
         }
-        if page.newest.offset < at.offset {
-            // Its offsets will stand for other messages; on resuming it is told so.
+        if page.newest.offset < member.offset {
+            // The store has lost messages, and will assign their offsets again. The client is told when it resumes.
             return Err(Unavailable("the log is behind what was sent".to_owned()));
         }
         if !page.whole {
             let next = page.messages.first().map_or(page.newest.offset + 1, |message| message.offset);
-            // What is beyond is kept back, or read later.
-            match self.gap(hub, next.min(self.upto.offset + 1), patience).await {
-                Paced::Taken => {}
+            // Messages after the target are buffered, or read later.
+            match self.send_gap(hub, next.min(self.target.offset + 1), stall_timeout).await {
+                PacedOutcome::Sent => {}
                 other => return Ok(self.interrupted(other)),
             }
         }
         let mut messages = page.messages;
-        messages.retain(|message| message.offset <= self.upto.offset);
-        let last = messages.last().map_or(self.upto.offset, |last| last.offset);
+        messages.retain(|message| message.offset <= self.target.offset);
+        let last = messages.last().map_or(self.target.offset, |last| last.offset);
         let sieved = match self.filtered {
             true => hub.sieve(self.shard, &self.room, self.seat, messages).await,
             false => Sieved { passed: messages, ..Sieved::default() },
         };
         for message in sieved.passed {
-            let (frame, reached) = (message.frame().clone(), || self.progress.reach(message.offset));
-            match self.connection.outbox.push_paced(frame, patience, reached).await {
-                Paced::Taken => {
+            let (frame, advances) = (message.frame().clone(), || self.progress.advance_to(message.offset));
+            match self.connection.outbox.push_paced(frame, stall_timeout, advances).await {
+                PacedOutcome::Sent => {
                     hub.metrics.replayed.inc();
                 }
                 other => return Ok(self.interrupted(other)),
             }
         }
         if sieved.failed || sieved.lost {
-            match self.gap(hub, last + 1, patience).await {
-                Paced::Taken => {}
+            match self.send_gap(hub, last + 1, stall_timeout).await {
+                PacedOutcome::Sent => {}
                 other => return Ok(self.interrupted(other)),
             }
         }
-        match self.progress.reach(last) {
-            true => Ok(Sent::All),
-            false => Ok(self.interrupted(Paced::Unwanted)),
+        match self.progress.advance_to(last) {
+            true => Ok(PageOutcome::Sent),
+            false => Ok(self.interrupted(PacedOutcome::Unwanted)),
         }
     }
 
-    /// Everything before `next` that was not sent is lost.
-    async fn gap(&self, hub: &Hub, next: u64, patience: Duration) -> Paced {
-        let gap = reply::gap(&self.room, &self.progress.at().epoch, next).into();
-        let reached = || self.progress.reach(next - 1);
-        let paced = self.connection.outbox.push_paced(gap, patience, reached).await;
-        if paced == Paced::Taken {
+    /// Tells the member that it has missed everything before `next` that it was not sent.
+    async fn send_gap(&self, hub: &Hub, next: u64, stall_timeout: Duration) -> PacedOutcome {
+        let gap = reply::gap(&self.room, &self.progress.position().epoch, next).into();
+        let advances = || self.progress.advance_to(next - 1);
+        let outcome = self.connection.outbox.push_paced(gap, stall_timeout, advances).await;
+        if outcome == PacedOutcome::Sent {
             hub.metrics.gaps.inc();
         }
-        paced
+        outcome
     }
 
-    /// Nothing more of a page is sent. Where the room has moved, the log is read again.
-    fn interrupted(&self, why: Paced) -> Sent {
-        match why == Paced::Unwanted && self.progress.resolve_doubt() {
-            true => Sent::All,
-            false => Sent::Over,
+    /// The rest of a page is not sent. If that is because the room's epoch changed, the replay goes on and reads the log again.
+    fn interrupted(&self, why: PacedOutcome) -> PageOutcome {
+        match why == PacedOutcome::Unwanted && self.progress.take_epoch_change() {
+            true => PageOutcome::Sent,
+            false => PageOutcome::Over,
         }
     }
 }
 
-/// Where a member goes on that knows nothing of the log.
+/// The position before the oldest message of the history.
 fn before_oldest(page: &History) -> Position {
     Position { epoch: page.newest.epoch.clone(), offset: page.oldest - 1 }
 }

@@ -1,4 +1,4 @@
-//! One room's members on this node, grouped by filter, and what a message does among them. No I/O and no clock.
+//! One room: its members on this node, grouped by filter, and the delivery of messages to them. No I/O and no clock.
 
 mod epoch;
 
@@ -6,9 +6,9 @@ use super::{
     Connection,
     catch_up::{CatchUp, Progress},
     command::*,
-    flush::Pace,
+    flush::MessagePace,
 };
-use crate::outbox::Put;
+use crate::outbox::PutOutcome;
 use std::{collections::HashMap, sync::Arc};
 use switchyard_plugin::{FilterId, FilterResults};
 use switchyard_protocol::{Position, Publication, reply, room::RoomName};
@@ -16,60 +16,71 @@ use switchyard_store::ConnectionId;
 
 pub(crate) struct Room {
     name: RoomName,
-    /// The newest message that was routed.
+    /// Of the newest message that was routed.
     position: Position,
-    /// Unfiltered members first, so that they are not looked for.
-    groups: Vec<Group>,
-    /// Where the group of a filter is.
-    places: HashMap<FilterId, usize>,
-    seats: HashMap<ConnectionId, Place>,
+    /// The live members. The first group has no filter; it is always there.
+    groups: Vec<FilterGroup>,
+    /// The index of each other group.
+    group_of: HashMap<FilterId, usize>,
+    seats: HashMap<ConnectionId, SeatEntry>,
     catching_up: HashMap<ConnectionId, CatchUp>,
     next_serial: u64,
-    pub pace: Pace,
+    pub pace: MessagePace,
 }
 
-struct Group {
+/// Live members with the same filter.
+struct FilterGroup {
     filter: Option<FilterId>,
     members: Vec<Arc<Connection>>,
 }
 
-/// Where a member is: in a group, or catching up (then `index` says nothing).
-struct Place {
+/// The seat of a member.
+struct SeatEntry {
     serial: u64,
     filter: Option<FilterId>,
+    /// Its index in the group of its filter. Meaningless while it catches up.
     index: usize,
 }
 
-/// What the filters of [`Room::filters`], in that order, say of a message. Where it is lost to the members behind one, or to
-/// all because there are no bits, they are told.
+/// The results of a message's filters.
 pub(crate) struct Verdicts<'a> {
+    /// As [`Room::filters`] returned them.
     pub filters: &'a [FilterId],
-    pub bits: Option<&'a FilterResults>,
+    /// In the order of `filters`. If a result is lost, or all are (`None`), the members with that filter are told of a gap.
+    pub results: Option<&'a FilterResults>,
 }
 
-/// A seat that was taken.
-pub(crate) struct Taken {
+/// What became of a connection that joined.
+pub(crate) struct NewSeat {
     pub seat: SeatId,
     pub recovery: Recovery,
-    /// How far the member was brought, where it has to catch up.
-    pub behind: Option<Progress>,
-    /// The filter of an earlier seat, to be given back.
-    pub freed: Option<FilterId>,
+    /// How far the member has got, if it has to catch up.
+    pub progress: Option<Progress>,
+    /// The filter of the connection's earlier seat. The caller has to release it.
+    pub released_filter: Option<FilterId>,
 }
 
-/// How a message fared.
+/// What became of a message, counted in live members.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivered {
+    /// Members that were sent the message.
     pub members: u64,
-    /// Members that were told of a gap because their filter could not be asked.
+    /// Members that were told of a gap because their filter failed.
     pub gaps: u64,
 }
 
 impl Room {
     pub(crate) fn new(name: RoomName, position: Position) -> Self {
-        let groups = vec![Group { filter: None, members: vec![] }];
-        let (places, seats, catching_up) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { name, position, groups, places, seats, catching_up, next_serial: 0, pace: Pace::default() }
+        Self {
+            name,
+            position,
+            groups: vec![FilterGroup { filter: None, members: vec![] }],
+            group_of: HashMap::new(),
+            seats: HashMap::new(),
+            catching_up: HashMap::new(),
+            next_serial: 0,
+            pace: MessagePace::default(),
+        }
     }
 
     pub(crate) fn position(&self) -> &Position {
@@ -84,133 +95,139 @@ impl Room {
         self.seats.is_empty()
     }
 
-    /// Seats a member, in the place of an earlier seat of the same connection. From
-    /// here on every message reaches it or is kept back for it. What the earlier seat owed it is not forgotten, unless it
-    /// says itself where it is.
+    /// Gives a connection a seat, which replaces an earlier seat of the same connection. From here on, every message is sent to it
+    /// or buffered for it. Messages that the earlier seat still had to send are sent as well, unless `since` says where the client
+    /// is. With `buffer`, or if it missed messages, the member starts by catching up.
     pub(crate) fn join(
         &mut self,
         connection: Arc<Connection>,
         filter: Option<FilterId>,
         since: Option<Position>,
-        keep_back: bool,
-    ) -> Taken {
+        buffer: bool,
+    ) -> NewSeat {
         let id = connection.id;
         if since.is_some() || !self.seats.contains_key(&id) {
-            // What it is told now is the answer to this.
+            // The answer to this request tells it the epoch.
             connection.pings.forget(&self.name);
         }
-        let (owed, freed) = match self.catching_up.remove(&id) {
+        let (replay_after, released_filter) = match self.catching_up.remove(&id) {
             Some(earlier) => {
-                earlier.progress.end();
-                let freed = self.seats.remove(&id).and_then(|place| place.filter);
-                let owed = since.is_none().then(|| earlier.hand_over_or_resume(&self.position));
-                (owed.flatten(), freed)
+                earlier.progress.stop();
+                let filter = self.seats.remove(&id).and_then(|entry| entry.filter);
+                let replay_after = since.is_none().then(|| earlier.send_or_resume(&self.position));
+                (replay_after.flatten(), filter)
             }
             None => (None, self.remove(id).and_then(|(_, filter)| filter)),
         };
-        let recovery = match since.or(owed) {
+        let recovery = match since.or(replay_after) {
             None => Recovery::NotAsked,
             Some(since) if since == self.position => Recovery::Complete,
             Some(since) => Recovery::After(since),
         };
         self.next_serial += 1;
         let serial = self.next_serial;
-        let behind = match &recovery {
+        let progress = match &recovery {
             Recovery::After(since) => Some(Progress::new(since.clone())),
-            _ => keep_back.then(|| Progress::new(self.position.clone())),
+            _ => buffer.then(|| Progress::new(self.position.clone())),
         };
-        match &behind {
+        match &progress {
             Some(progress) => {
                 let catch_up = CatchUp::new(connection, filter, self.position.offset, progress.clone());
                 self.catching_up.insert(id, catch_up);
-                self.seats.insert(id, Place { serial, filter, index: usize::MAX });
+                self.seats.insert(id, SeatEntry { serial, filter, index: usize::MAX });
             }
             None => self.go_live(connection, filter, serial),
         }
-        Taken { seat: SeatId { connection: id, serial }, recovery, behind, freed }
+        NewSeat { seat: SeatId { connection: id, serial }, recovery, progress, released_filter }
     }
 
     fn go_live(&mut self, connection: Arc<Connection>, filter: Option<FilterId>, serial: u64) {
         let group = match (self.group(filter), filter) {
             (Some(group), _) => group,
             (None, filter) => {
-                self.groups.push(Group { filter, members: vec![] });
+                self.groups.push(FilterGroup { filter, members: vec![] });
                 let group = self.groups.len() - 1;
-                self.places.extend(filter.map(|filter| (filter, group)));
+                self.group_of.extend(filter.map(|filter| (filter, group)));
                 group
             }
         };
         let index = self.groups[group].members.len();
-        self.seats.insert(connection.id, Place { serial, filter, index });
+        self.seats.insert(connection.id, SeatEntry { serial, filter, index });
         self.groups[group].members.push(connection);
     }
 
-    /// Whose seat it was and the filter to be given back; `None`: the seat is not there any more.
+    /// Removes a seat. Returns its connection, and the filter that the caller has to release. `None`: the seat was already gone.
     pub(crate) fn leave(&mut self, seat: SeatId) -> Option<(Arc<Connection>, Option<FilterId>)> {
-        let (connection, filter) = self.holds(seat).then(|| self.remove(seat.connection)).flatten()?;
+        let (connection, filter) = self.is_current(seat).then(|| self.remove(seat.connection)).flatten()?;
         connection.pings.forget(&self.name);
         Some((connection, filter))
     }
 
     fn remove(&mut self, id: ConnectionId) -> Option<(Arc<Connection>, Option<FilterId>)> {
-        let place = self.seats.remove(&id)?;
+        let SeatEntry { filter, index, .. } = self.seats.remove(&id)?;
         if let Some(catch_up) = self.catching_up.remove(&id) {
-            catch_up.progress.end();
-            return Some((catch_up.connection.clone(), place.filter));
+            catch_up.progress.stop();
+            return Some((catch_up.connection.clone(), filter));
         }
-        let group = self.group(place.filter)?;
+        let group = self.group(filter)?;
         let members = &mut self.groups[group].members;
-        let connection = members.swap_remove(place.index);
-        if let Some(moved) = members.get(place.index).map(|moved| moved.id) {
-            self.seats.get_mut(&moved).expect("members have seats").index = place.index;
-        } else if members.is_empty() && place.filter.is_some() {
+        let connection = members.swap_remove(index);
+        if let Some(moved) = members.get(index).map(|moved| moved.id) {
+            self.seats.get_mut(&moved).expect("members have seats").index = index;
+        } else if members.is_empty() && filter.is_some() {
             self.groups.swap_remove(group);
-            self.places.extend(self.groups.get(group).and_then(|moved| Some((moved.filter?, group))));
-            place.filter.map(|filter| self.places.remove(&filter));
+            self.group_of.extend(self.groups.get(group).and_then(|moved| Some((moved.filter?, group))));
+            filter.map(|filter| self.group_of.remove(&filter));
         }
-        Some((connection, place.filter))
+        Some((connection, filter))
     }
 
     fn group(&self, filter: Option<FilterId>) -> Option<usize> {
         match filter {
             None => Some(0),
-            Some(filter) => self.places.get(&filter).copied(),
+            Some(filter) => self.group_of.get(&filter).copied(),
         }
     }
 
     /// Whether a connection is a member.
-    pub(crate) fn has(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn has_member(&self, connection: ConnectionId) -> bool {
         self.seats.contains_key(&connection)
     }
 
-    pub(crate) fn holds(&self, seat: SeatId) -> bool {
-        self.seats.get(&seat.connection).is_some_and(|place| place.serial == seat.serial)
+    /// Whether a seat still exists, and was not replaced by a later one of the same connection.
+    fn is_current(&self, seat: SeatId) -> bool {
+        self.seat_entry(seat).is_some()
     }
 
-    /// The filter of a seat that is held, and whose seat it is.
+    fn seat_entry(&self, seat: SeatId) -> Option<&SeatEntry> {
+        self.seats.get(&seat.connection).filter(|entry| entry.serial == seat.serial)
+    }
+
+    /// The filter and the principal of a seat. `None`: the seat is gone.
     pub(crate) fn filter_of(&self, seat: SeatId) -> Option<(Option<FilterId>, Arc<str>)> {
-        let place = self.seats.get(&seat.connection).filter(|place| place.serial == seat.serial)?;
+        let entry = self.seat_entry(seat)?;
         let catching_up = self.catching_up.get(&seat.connection).map(|catch_up| &catch_up.connection);
-        let live = || self.groups[self.group(place.filter)?].members.get(place.index);
+        let live = || self.groups[self.group(entry.filter)?].members.get(entry.index);
         let connection = catching_up.or_else(live)?;
-        Some((place.filter, connection.principal.clone()))
+        Some((entry.filter, connection.principal.clone()))
     }
 
-    /// The filters that a message is to be asked of, each once: those of the groups, then, in order, those of which all
-    /// members are catching up.
+    /// The distinct filters to evaluate for a message: those of live groups first, then, sorted, those that only members use that
+    /// are catching up.
     pub(crate) fn filters(&self, into: &mut Vec<FilterId>) {
         into.clear();
         into.extend(self.groups.iter().filter_map(|group| group.filter));
         if !self.catching_up.is_empty() {
             let behind = self.catching_up.values().filter_map(|catch_up| catch_up.filter);
-            let mut behind: Vec<_> = behind.filter(|filter| !self.places.contains_key(filter)).collect();
+            let mut behind: Vec<_> = behind.filter(|filter| !self.group_of.contains_key(filter)).collect();
             behind.sort_unstable();
             behind.dedup();
             into.append(&mut behind);
         }
     }
 
-    /// Those for whom nothing waited before are put to `flush`, and not written for here.
+    /// Puts a message into the outboxes of live members, and buffers it for those that are catching up. Nothing is written here:
+    /// members whose outbox was empty are added to `flush`.
     pub(crate) fn deliver(
         &mut self,
         message: &Arc<Publication>,
@@ -223,15 +240,15 @@ impl Room {
         }
         self.position.offset = message.offset;
         let mut put = |member: &Arc<Connection>, frame| {
-            let put = member.outbox.put(frame);
-            if put == Put::First {
+            let outcome = member.outbox.put(frame);
+            if outcome == PutOutcome::First {
                 flush.push(member.clone());
             }
-            u64::from(put != Put::Refused)
+            u64::from(outcome != PutOutcome::Rejected)
         };
-        let mut answers = (0..).map(|n| verdicts.nth(n));
+        let mut group_verdicts = (0..).map(|n| verdicts.nth(n));
         for group in &self.groups {
-            match group.filter.map_or(Some(true), |_| answers.next().expect("endless")) {
+            match group.filter.map_or(Some(true), |_| group_verdicts.next().expect("endless")) {
                 Some(true) => {
                     for member in &group.members {
                         delivered.members += put(member, message.frame().clone());
@@ -246,26 +263,29 @@ impl Room {
                 }
             }
         }
-        let grouped = self.groups.len() - 1;
+        let group_filters = self.groups.len() - 1;
         for catch_up in self.catching_up.values_mut() {
-            let of = |filter: FilterId| match self.places.get(&filter) {
+            let verdict = |filter: FilterId| match self.group_of.get(&filter) {
                 Some(group) => verdicts.nth(group - 1),
-                None => verdicts.nth(grouped + verdicts.filters.get(grouped..)?.binary_search(&filter).ok()?),
+                None => {
+                    let others = verdicts.filters.get(group_filters..)?;
+                    verdicts.nth(group_filters + others.binary_search(&filter).ok()?)
+                }
             };
-            catch_up.take(message, catch_up.filter.map_or(Some(true), of));
+            catch_up.buffer(message, catch_up.filter.map_or(Some(true), verdict));
         }
         if !self.catching_up.is_empty() {
-            self.settle_waiting();
+            self.answer_waiting_replays();
         }
         delivered
     }
 }
 
 impl Verdicts<'_> {
-    /// Of the n-th filter; `None` where the plugin failed.
+    /// Whether the message passes the n-th filter. `None`: the plugin failed.
     fn nth(&self, n: usize) -> Option<bool> {
-        let bits = self.bits?;
-        (!bits.is_lost(n)).then(|| bits.passes(n))
+        let results = self.results?;
+        (!results.is_lost(n)).then(|| results.passes(n))
     }
 }
 

@@ -8,12 +8,12 @@ use super::{
     Connection,
     command::*,
     entry::{Entry, WaitingJoin},
-    flush::Flush,
+    flush::FlushQueue,
     full,
-    places::Places,
     policy::Policy,
     quotas::Quotas,
-    room::{Delivered, Room, Taken, Verdicts},
+    room::{Delivered, NewSeat, Room, Verdicts},
+    room_usage::RoomUsage,
     routes::Routes,
     store_is_away,
 };
@@ -52,12 +52,12 @@ pub(super) struct Shard {
     pub(super) message_bytes: usize,
     pub(super) rooms: HashMap<RoomName, Entry>,
     /// Kept in a governed shard, whose plugin is told.
-    pub(super) places: Places,
+    pub(super) room_usage: RoomUsage,
     /// Kept in a governed shard, of what its plugin allows publishers.
     pub(super) quotas: Quotas,
     /// Reused from message to message.
     pub(super) scratch: Scratch,
-    pub(super) flush: Flush,
+    pub(super) flush: FlushQueue,
 }
 
 #[derive(Default)]
@@ -72,7 +72,7 @@ struct Seating {
     connection: Arc<Connection>,
     filter: Option<FilterId>,
     since: Option<Position>,
-    keep_back: bool,
+    buffer: bool,
 }
 
 /// What it takes in memory that a connection is in a room, about, here and in its session.
@@ -124,7 +124,7 @@ impl Shard {
             Command::Store(Event::SubscribeFailed { room }) => self.close(&room),
             Command::Store(Event::Lost { room, position }) => {
                 if let Some(room) = self.room(&room) {
-                    let told = room.lose(position);
+                    let told = room.skip_to(position);
                     self.metrics.gaps.inc_by(told);
                 }
             }
@@ -132,7 +132,7 @@ impl Shard {
             Command::Question(question) => drop(self.answer(question, None)),
             Command::Accept { room, connection, filter, since, reply } => {
                 let who = connection.principal.clone();
-                let seated = Seating { room, connection, filter, since, keep_back: true };
+                let seated = Seating { room, connection, filter, since, buffer: true };
                 match self.take_seat(seated) {
                     Some(joined) => drop(reply.send(joined)),
                     None => self.policy.release(filter, &who),
@@ -147,9 +147,9 @@ impl Shard {
                 let position = self.room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
                 reply.send(position.unwrap_or(Err(AckError::Unsent))).ok();
             }
-            Command::Settle { room, seat, upto, lost, reply } => match self.room(&room) {
-                Some(room) => room.settle(seat, upto, lost, reply),
-                None => drop(reply.send(Settled::Gone)),
+            Command::FinishCatchUp { room, seat, upto, lost, reply } => match self.room(&room) {
+                Some(room) => room.finish_catch_up(seat, upto, lost, reply),
+                None => drop(reply.send(CatchUpOutcome::Gone)),
             },
             Command::Swap { version, reply } => {
                 self.quotas.ask_again(Instant::now());
@@ -184,10 +184,10 @@ impl Shard {
     }
 
     fn join(&mut self, request: JoinRequest, reply: oneshot::Sender<Result<JoinAnswer, Refusal>>) {
-        let (rooms, places, routes, index) = (&self.rooms, &self.places, &self.routes, self.index);
+        let (rooms, usage, routes, index) = (&self.rooms, &self.room_usage, &self.routes, self.index);
         let connection = &request.connection;
         let counts = |room: &RoomName| {
-            let (of_connection, of_principal) = places.beside(room, connection.id, &connection.principal);
+            let (of_connection, of_principal) = usage.other_rooms(room, connection.id, &connection.principal);
             let in_room = match rooms.get(room) {
                 Some(Entry::Open(room, _)) => room.len() as u32,
                 Some(Entry::Opening(waiting, _)) => waiting.len() as u32,
@@ -204,7 +204,7 @@ impl Shard {
             self.quotas.grant(who, &admission.room, &admission.limits, Instant::now());
         }
         if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
-            && self.room(&admission.room).is_some_and(|room| room.has(request.connection.id))
+            && self.room(&admission.room).is_some_and(|room| room.has_member(request.connection.id))
         {
             let offer =
                 Offer::new(admission.room, admission.filter, request.connection.principal.clone(), queue);
@@ -216,7 +216,7 @@ impl Shard {
             return drop(reply.send(Err(full("rooms"))));
         }
         if matches!(self.policy, Policy::Governed(_)) {
-            self.places.take(&admission.room, request.connection.id, &request.connection.principal);
+            self.room_usage.add(&admission.room, request.connection.id, &request.connection.principal);
         }
         let filter = admission.filter;
         let waiting = WaitingJoin { request: JoinRequest { room: admission.room, ..request }, filter, reply };
@@ -262,15 +262,15 @@ impl Shard {
         self.metrics.rooms.dec();
         for WaitingJoin { request, filter, reply, .. } in waiting {
             self.policy.release(filter, &request.connection.principal);
-            self.places.give_back(&name, request.connection.id, &request.connection.principal);
+            self.room_usage.remove(&name, request.connection.id, &request.connection.principal);
             reply.send(Err(store_is_away())).ok();
         }
     }
 
     fn seat(&mut self, waiting: WaitingJoin) {
         let WaitingJoin { request, filter, reply } = waiting;
-        let JoinRequest { room, connection, since, keep_back, .. } = request;
-        let seated = self.take_seat(Seating { room, connection, filter, since, keep_back });
+        let JoinRequest { room, connection, since, buffer, .. } = request;
+        let seated = self.take_seat(Seating { room, connection, filter, since, buffer });
         // Where nobody waits for the answer, dropping it gives up the seat.
         if let Some(joined) = seated {
             reply.send(Ok(JoinAnswer::Joined(joined))).ok();
@@ -279,16 +279,17 @@ impl Shard {
 
     /// Takes a seat in an open room.
     fn take_seat(&mut self, seating: Seating) -> Option<Joined> {
-        let Seating { room: name, connection, filter, since, keep_back } = seating;
+        let Seating { room: name, connection, filter, since, buffer } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
         let room = self.room(&name)?;
         let (who, share, before) = (connection.principal.clone(), connection.share.clone(), room.len());
-        let Taken { seat, recovery, behind, freed } = room.join(connection, filter, since, keep_back);
+        let NewSeat { seat, recovery, progress, released_filter } =
+            room.join(connection, filter, since, buffer);
         let (position, more) = (room.position().clone(), room.len() - before);
         share.add(MemoryKind::Sessions, more * SEAT);
-        self.policy.release(freed, &who);
+        self.policy.release(released_filter, &who);
         let seat = Seat::new(name, seat, index, queue);
-        Some(Joined { seat, position, recovery, behind, filtered: filter.is_some() })
+        Some(Joined { seat, position, recovery, progress, filtered: filter.is_some() })
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {
@@ -297,7 +298,7 @@ impl Shard {
         let is_empty = room.is_empty();
         connection.share.subtract(MemoryKind::Sessions, SEAT);
         self.policy.release(filter, &connection.principal);
-        self.places.give_back(name, seat.connection, &connection.principal);
+        self.room_usage.remove(name, seat.connection, &connection.principal);
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();
@@ -324,12 +325,12 @@ impl Shard {
             }
             _ => filters.is_empty().then_some(&*bits),
         };
-        let verdicts = Verdicts { filters, bits };
+        let verdicts = Verdicts { filters, results: bits };
         let now = Instant::now();
         room.pace.message(now);
-        let flush = self.flush.of(&room.pace, now);
+        let flush = self.flush.queue_for(&room.pace, now);
         let Delivered { members, gaps } = room.deliver(message, &verdicts, flush);
-        self.flush.delivered(members, now);
+        self.flush.count(members, now);
         self.metrics.deliveries.inc_by(members);
         self.metrics.gaps.inc_by(gaps);
     }

@@ -5,7 +5,7 @@ use super::{
     command::Command,
     connect_authorizer::ConnectAuthorizer,
     fair_semaphore::FairSemaphore,
-    flush::Flush,
+    flush::FlushQueue,
     no_thread,
     policy::{Policy, Ungoverned},
     routes::Routes,
@@ -78,10 +78,10 @@ impl Hub {
                 backlog: shards[index].backlog.clone(),
                 message_bytes: config.message_bytes,
                 rooms: HashMap::new(),
-                places: Default::default(),
+                room_usage: Default::default(),
                 quotas: Default::default(),
                 scratch: Default::default(),
-                flush: Flush::new(Instant::now()),
+                flush: FlushQueue::new(Instant::now()),
             };
             match plugin {
                 None => drop(vitals.spawn("the shard of rooms without a plugin", shard.run(receiver))),

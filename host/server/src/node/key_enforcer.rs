@@ -79,7 +79,7 @@ impl KeyEnforcer {
                     None => return,
                 },
             }
-            self.hub.connections.recheck(&self.keys.load());
+            self.hub.connections.recheck_keys(&self.keys.load());
         }
     }
 

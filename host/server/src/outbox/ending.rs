@@ -1,4 +1,4 @@
-//! How an outbox ends: asked to close, taking nothing more, or over.
+//! How an outbox ends: asked to close, finishing what waits, or over.
 
 use super::Outbox;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use switchyard_protocol::Close;
 
 impl Outbox {
-    /// Ends the connection once what waits is sent, or at once where the reason says so. The first reason stays.
+    /// Closes the connection once what waits is sent, or at once if the reason demands it. Only the first call has an effect.
     pub(crate) fn close(&self, close: Close) {
         let mut state = self.lock();
         if state.close.is_some() {
@@ -15,16 +15,16 @@ impl Outbox {
         state.close = Some(close);
         if close.discards_queued() {
             state.queue = VecDeque::new();
-            state.bytes = state.begun.len();
-            state.count();
+            state.bytes = state.partial.len();
+            state.update_charges();
         }
         drop(state);
-        self.wake();
-        self.room.notify_waiters();
+        self.wake_writer();
+        self.space.notify_waiters();
         self.closing.notify_waiters();
     }
 
-    /// Waits for the connection to be asked to end.
+    /// Waits until somebody calls [`Self::close`], and returns the reason.
     pub(crate) async fn closed(&self) -> Close {
         loop {
             let closing = self.closing.notified();
@@ -37,32 +37,32 @@ impl Outbox {
         }
     }
 
-    /// Takes nothing new any more. What waits is sent, also what takes a place that is held, and then there is nothing more to
-    /// send ([`Self::poll_send`]).
+    /// Accepts no new frames. Those that wait are sent, and so are replies whose position is reserved. After that,
+    /// [`Self::poll_send`] is ready with `None`.
     pub(crate) fn finish(&self) {
         self.lock().finishing = true;
-        self.wake();
-        self.room.notify_waiters();
+        self.wake_writer();
+        self.space.notify_waiters();
     }
 
-    /// The connection is over: nothing is sent any more.
+    /// Discards what waits, because the connection is over.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.pipe = None;
         (state.queue, state.bytes) = (VecDeque::new(), 0);
-        state.count();
-        self.room.notify_waiters();
+        state.update_charges();
+        self.space.notify_waiters();
     }
 
-    /// Ends it and gives what comes before anything else that is written to the pipe: the rest of a frame of which some was
-    /// written, and the answer to a ping.
-    pub(crate) fn rest(&self) -> Bytes {
+    /// Like [`Self::end`], but returns what must be written before any other frame: the rest of a frame that was partly written,
+    /// and the answer to a ping.
+    pub(crate) fn take_rest(&self) -> Bytes {
         self.end();
         let mut state = self.lock();
-        match (std::mem::take(&mut state.begun), state.pong.take()) {
-            (begun, None) => begun,
-            (begun, Some(pong)) if begun.is_empty() => pong,
-            (begun, Some(pong)) => Bytes::from([begun, pong].concat()),
+        match (std::mem::take(&mut state.partial), state.pong.take()) {
+            (partial, None) => partial,
+            (partial, Some(pong)) if partial.is_empty() => pong,
+            (partial, Some(pong)) => Bytes::from([partial, pong].concat()),
         }
     }
 }

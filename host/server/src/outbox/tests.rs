@@ -1,4 +1,4 @@
-//! What one connection is sent, over a pipe that takes as much as it is told to.
+//! What a connection is sent, over a pipe that accepts only as much as a test allows.
 
 use super::*;
 use std::{
@@ -9,26 +9,27 @@ use std::{
 };
 use switchyard_process::memory::MemoryAccount;
 
-/// Takes so many bytes and no more.
-pub(crate) struct Held(Mutex<(Vec<u8>, usize)>);
+/// Keeps what is written, and how many more bytes it accepts.
+pub(crate) struct TestPipe(Mutex<(Vec<u8>, usize)>);
 
-impl Held {
-    pub(crate) fn new(room: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new((vec![], room))))
+impl TestPipe {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new((vec![], capacity))))
     }
 
-    pub(crate) fn widen(&self, room: usize) {
-        self.0.lock().unwrap().1 += room;
+    /// Accepts so many bytes more. The caller then has to poll again.
+    pub(crate) fn allow(&self, bytes: usize) {
+        self.0.lock().unwrap().1 += bytes;
     }
 
-    /// What it took since it was asked last.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// Takes what was written since the last call.
+    pub(crate) fn take_bytes(&self) -> Vec<u8> {
         std::mem::take(&mut self.0.lock().unwrap().0)
     }
 
-    /// The same as texts of frames shorter than 126 bytes.
-    pub(crate) fn texts(&self) -> Vec<String> {
-        let (bytes, mut texts) = (self.bytes(), vec![]);
+    /// The same as the texts of frames, which must be shorter than 126 bytes.
+    pub(crate) fn take_texts(&self) -> Vec<String> {
+        let (bytes, mut texts) = (self.take_bytes(), vec![]);
         let mut rest = &bytes[..];
         while let [0x81, length, more @ ..] = rest {
             let (text, after) = more.split_at(*length as usize);
@@ -42,28 +43,28 @@ impl Held {
 
 impl Outbox {
     /// Takes the texts that wait.
-    pub(crate) fn drain(&self) -> Vec<String> {
+    pub(crate) fn take_texts(&self) -> Vec<String> {
         let frames = self.lock().queue.drain(..).flatten().collect::<Vec<_>>();
         let texts = frames.iter().filter(|frame| frame.bytes()[0] == 0x81);
         texts.map(|frame| frame.text().to_owned()).collect()
     }
 }
 
-impl Pipe for Held {
+impl Pipe for TestPipe {
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize> {
-        let (held, room) = &mut *self.0.lock().unwrap();
-        let before = held.len();
+        let (written, capacity) = &mut *self.0.lock().unwrap();
+        let before = written.len();
         for bytes in bytes {
-            held.extend_from_slice(&bytes[..bytes.len().min(*room)]);
-            *room -= bytes.len().min(*room);
+            let accepted = bytes.len().min(*capacity);
+            written.extend_from_slice(&bytes[..accepted]);
+            *capacity -= accepted;
         }
-        match held.len() - before {
+        match written.len() - before {
             0 => Err(io::ErrorKind::WouldBlock.into()),
-            taken => Ok(taken),
+            count => Ok(count),
         }
     }
 
-    /// Whoever widens it polls again.
     fn poll_write(&self, _: &mut Context, bytes: &[IoSlice]) -> Poll<io::Result<usize>> {
         match self.try_write(bytes) {
             Err(_) => Poll::Pending,
@@ -76,8 +77,8 @@ impl Pipe for Held {
     }
 }
 
-fn outbox(limit: usize, room: usize) -> (Outbox, Arc<Held>) {
-    let pipe = Held::new(room);
+fn outbox(limit: usize, capacity: usize) -> (Outbox, Arc<TestPipe>) {
+    let pipe = TestPipe::new(capacity);
     (Outbox::new(limit, pipe.clone(), MemoryAccount::unlimited().unauthenticated()), pipe)
 }
 
@@ -86,46 +87,46 @@ async fn poll(outbox: &Outbox) -> Poll<Option<Close>> {
 }
 
 #[test]
-fn a_reply_keeps_its_place() {
+fn a_reply_keeps_its_reserved_position() {
     let (outbox, pipe) = outbox(100, 1000);
     outbox.push("before".into());
-    let place = outbox.reserve();
+    let reservation = outbox.reserve();
     outbox.push("after".into());
     outbox.flush();
-    assert_eq!(pipe.texts(), ["before"]);
-    outbox.fill(place, "reply".into());
+    assert_eq!(pipe.take_texts(), ["before"]);
+    outbox.fill(reservation, "reply".into());
     outbox.flush();
-    assert_eq!(pipe.texts(), ["reply", "after"]);
+    assert_eq!(pipe.take_texts(), ["reply", "after"]);
 }
 
 #[tokio::test]
-async fn the_limit_holds_until_it_is_written_and_a_slow_peer_gets_no_half_frame() {
+async fn bytes_count_until_they_are_written_and_a_slow_peer_gets_no_partial_frame() {
     let (outbox, pipe) = outbox(14, 3);
     assert!(outbox.push("12345".into()));
     assert!(outbox.push("12345".into()));
     outbox.flush();
-    assert_eq!(outbox.waiting(), 11, "three bytes went");
+    assert_eq!(outbox.queued_bytes(), 11, "three bytes were written");
     assert!(!outbox.push("67".into()));
     assert_eq!(poll(&outbox).await, Poll::Ready(Some(Close::Slow)));
-    let mut frame = pipe.bytes();
-    frame.extend_from_slice(&outbox.rest());
-    assert_eq!(frame, *Frame::from("12345").bytes(), "and of what waited nothing else");
+    let mut frame = pipe.take_bytes();
+    frame.extend_from_slice(&outbox.take_rest());
+    assert_eq!(frame, *Frame::from("12345").bytes(), "and nothing else of what waited");
 }
 
 #[tokio::test]
-async fn what_waits_is_sent_before_a_polite_close() {
+async fn what_waits_is_sent_before_a_close_that_does_not_discard_it() {
     let (outbox, pipe) = outbox(100, 3);
     outbox.push("last".into());
     outbox.close(Close::Draining(5));
     assert!(!outbox.push("more".into()));
     assert_eq!(poll(&outbox).await, Poll::Pending);
-    pipe.widen(100);
+    pipe.allow(100);
     assert_eq!(poll(&outbox).await, Poll::Ready(Some(Close::Draining(5))));
-    assert_eq!(pipe.texts(), ["last"]);
+    assert_eq!(pipe.take_texts(), ["last"]);
 }
 
 #[test]
-fn pings_and_pongs_go_ahead_of_what_waits_but_not_into_a_frame() {
+fn pings_and_pongs_overtake_the_queue_but_not_a_partial_frame() {
     let (outbox, pipe) = outbox(100, 3);
     outbox.push("one".into());
     outbox.push("two".into());
@@ -133,31 +134,32 @@ fn pings_and_pongs_go_ahead_of_what_waits_but_not_into_a_frame() {
     outbox.ping();
     outbox.pong(Frame::pong(b"1"));
     outbox.pong(Frame::pong(b"2"));
-    pipe.widen(100);
+    pipe.allow(100);
     outbox.flush();
     let mut expected = Frame::from("one").bytes().to_vec();
     expected.extend([0x8a, 1, b'2', 0x89, 0]);
     expected.extend(Frame::from("two").bytes());
-    assert_eq!(pipe.bytes(), expected);
-    assert_eq!(outbox.waiting(), 0);
+    assert_eq!(pipe.take_bytes(), expected);
+    assert_eq!(outbox.queued_bytes(), 0);
 }
 
 #[tokio::test]
-async fn what_a_flush_leaves_is_for_the_task() {
+async fn the_writer_sends_what_a_flush_could_not_write() {
     let (outbox, pipe) = outbox(1000, 7);
-    let mut put = vec![];
+    let mut outcomes = vec![];
     for text in ["one", "two", "six"] {
-        put.push(outbox.put(text.into()));
+        outcomes.push(outbox.put(text.into()));
         outbox.flush();
     }
-    assert_eq!(put, [Put::First, Put::First, Put::Behind], "the second is cut");
-    pipe.widen(100);
+    let expected = [PutOutcome::First, PutOutcome::First, PutOutcome::Queued];
+    assert_eq!(outcomes, expected, "the second frame is partly written");
+    pipe.allow(100);
     assert_eq!(poll(&outbox).await, Poll::Pending);
-    assert_eq!(pipe.texts(), ["one", "two", "six"]);
+    assert_eq!(pipe.take_texts(), ["one", "two", "six"]);
 }
 
 #[tokio::test]
-async fn a_replay_waits_for_the_peer_and_is_never_too_slow() {
+async fn a_replay_waits_for_the_peer_and_never_makes_it_too_slow() {
     let (outbox, pipe) = outbox(100, 0);
     let outbox = Arc::new(outbox);
     let mut pushing = tokio::spawn({
@@ -165,56 +167,56 @@ async fn a_replay_waits_for_the_peer_and_is_never_too_slow() {
         async move {
             for _ in 0..50 {
                 let paced = outbox.push_paced("0123456789".into(), Duration::from_secs(1), || true);
-                assert_eq!(paced.await, Paced::Taken);
+                assert_eq!(paced.await, PacedOutcome::Sent);
             }
         }
     });
     let mut seen = 0;
     while seen < 50 {
-        // Until it waits for room, or is done.
+        // Lets the task run until it waits for space or is done.
         tokio::task::yield_now().await;
-        assert!((1..=50).contains(&outbox.waiting()), "{} bytes wait", outbox.waiting());
-        pipe.widen(1000);
+        assert!((1..=50).contains(&outbox.queued_bytes()), "{} bytes wait", outbox.queued_bytes());
+        pipe.allow(1000);
         assert_eq!(poll(&outbox).await, Poll::Pending);
-        seen += pipe.texts().len();
+        seen += pipe.take_texts().len();
     }
     (&mut pushing).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_was_asked_for_is_answered_before_the_end() {
+async fn a_finishing_outbox_still_sends_reserved_replies() {
     let (outbox, pipe) = outbox(100, 3);
     outbox.push("one".into());
-    let place = outbox.reserve();
+    let reservation = outbox.reserve();
     outbox.finish();
-    assert!(!outbox.push("delivery".into()), "nothing new is taken");
+    assert!(!outbox.push("delivery".into()), "nothing new is accepted");
     assert_eq!(poll(&outbox).await, Poll::Pending);
-    pipe.widen(100);
-    assert_eq!(poll(&outbox).await, Poll::Pending, "an answer is still being made");
-    outbox.fill(place, "answer".into());
+    pipe.allow(100);
+    assert_eq!(poll(&outbox).await, Poll::Pending, "a reply is still being made");
+    outbox.fill(reservation, "answer".into());
     assert_eq!(poll(&outbox).await, Poll::Ready(None));
-    assert_eq!(pipe.texts(), ["one", "answer"]);
+    assert_eq!(pipe.take_texts(), ["one", "answer"]);
 }
 
 #[test]
-fn what_is_left_begins_with_the_rest_of_a_frame() {
+fn the_rest_starts_with_a_partial_frame() {
     let (outbox, pipe) = outbox(100, 3);
     outbox.push("one".into());
     outbox.push("two".into());
     outbox.flush();
     outbox.pong(Frame::pong(b"1"));
-    let rest = outbox.rest();
-    let sent = [pipe.bytes(), rest.to_vec()].concat();
+    let rest = outbox.take_rest();
+    let sent = [pipe.take_bytes(), rest.to_vec()].concat();
     let (one, pong) = (Frame::from("one").into_bytes(), Frame::pong(b"1").into_bytes());
     assert_eq!(sent, [one, pong].concat());
-    assert_eq!((outbox.rest(), outbox.push("more".into())), (Bytes::new(), false));
+    assert_eq!((outbox.take_rest(), outbox.push("more".into())), (Bytes::new(), false));
 }
 
-/// How long a peer of these tests may take nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer of these tests may read nothing.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
-async fn answers_wait_for_a_peer_that_reads_however_slowly() {
+async fn answers_wait_for_a_peer_that_reads_slowly() {
     let (outbox, pipe) = outbox(100, 0);
     let outbox = Arc::new(outbox);
     let answering = tokio::spawn({
@@ -222,66 +224,66 @@ async fn answers_wait_for_a_peer_that_reads_however_slowly() {
         async move {
             for _ in 0..20 {
                 assert!(
-                    outbox.half_free(PATIENCE).await && outbox.answer("0123456789".into(), PATIENCE).await
+                    outbox.wait_until_half_free(STALL_TIMEOUT).await
+                        && outbox.answer("0123456789".into(), STALL_TIMEOUT).await
                 );
             }
         }
     });
     let mut seen = vec![];
     while seen.len() < 20 * Frame::from("0123456789").len() {
-        tokio::time::sleep(PATIENCE / 2).await;
-        assert!(outbox.waiting() <= 100, "{} bytes wait", outbox.waiting());
-        // Less than a frame each time.
-        pipe.widen(7);
+        tokio::time::sleep(STALL_TIMEOUT / 2).await;
+        assert!(outbox.queued_bytes() <= 100, "{} bytes wait", outbox.queued_bytes());
+        // Less than one frame each time.
+        pipe.allow(7);
         assert_eq!(poll(&outbox).await, Poll::Pending);
-        seen.extend(pipe.bytes());
+        seen.extend(pipe.take_bytes());
     }
     answering.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_do_not_wait_for_a_peer_that_takes_nothing() {
+async fn answers_do_not_wait_for_a_peer_that_reads_nothing() {
     let (outbox, _pipe) = outbox(20, 3);
-    assert!(outbox.answer("0123456789".into(), PATIENCE).await);
+    assert!(outbox.answer("0123456789".into(), STALL_TIMEOUT).await);
     assert_eq!(poll(&outbox).await, Poll::Pending);
-    let asked = tokio::time::Instant::now();
-    assert!(!outbox.answer("0123456789".into(), PATIENCE).await);
-    assert_eq!(asked.elapsed(), PATIENCE);
+    let start = tokio::time::Instant::now();
+    assert!(!outbox.answer("0123456789".into(), STALL_TIMEOUT).await);
+    assert_eq!(start.elapsed(), STALL_TIMEOUT);
     assert_eq!(poll(&outbox).await, Poll::Ready(Some(Close::Slow)));
 }
 
-/// One is never too long for a peer for which nothing waits.
 #[tokio::test(start_paused = true)]
-async fn an_answer_may_be_longer_than_the_limit_but_waits_alone() {
+async fn an_answer_longer_than_the_limit_waits_until_the_outbox_is_empty() {
     let (outbox, pipe) = outbox(20, 1000);
     outbox.push("before".into());
     let long = "0123456789".repeat(5);
-    let answering = outbox.answer(long.as_str().into(), PATIENCE);
-    let (taken, _) = tokio::join!(answering, async { outbox.flush() });
-    assert!(taken);
+    let answering = outbox.answer(long.as_str().into(), STALL_TIMEOUT);
+    let (is_sent, _) = tokio::join!(answering, async { outbox.flush() });
+    assert!(is_sent);
     outbox.flush();
-    assert_eq!(pipe.texts(), ["before", &long]);
+    assert_eq!(pipe.take_texts(), ["before", &long]);
 }
 
-struct Bell(AtomicUsize);
+struct CountingWaker(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[test]
-fn an_answer_does_not_wait_for_what_gathers() {
+fn a_pushed_frame_does_not_wait_for_a_flush() {
     let (outbox, pipe) = outbox(1000, 1000);
-    let bell = Arc::new(Bell(AtomicUsize::new(0)));
-    let waker = Waker::from(bell.clone());
+    let wakes = Arc::new(CountingWaker(AtomicUsize::new(0)));
+    let waker = Waker::from(wakes.clone());
     let mut task = Context::from_waker(&waker);
     assert_eq!(outbox.poll_send(&mut task), Poll::Pending);
-    assert_eq!(outbox.put("gathers".into()), Put::First);
-    assert_eq!(bell.0.load(Ordering::Relaxed), 0);
+    assert_eq!(outbox.put("delivery".into()), PutOutcome::First);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
     outbox.push("answer".into());
-    assert_eq!(bell.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     assert_eq!(outbox.poll_send(&mut task), Poll::Pending);
-    assert_eq!(pipe.texts(), ["gathers", "answer"]);
+    assert_eq!(pipe.take_texts(), ["delivery", "answer"]);
 }

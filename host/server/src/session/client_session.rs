@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     hub::{
-        self, AckError, Confirms, Connection, Hub, Permit, Policy, Proposal, PublishPipeline, Published,
-        Publisher, Registered, Turns,
+        self, AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishPipeline, Published,
+        Publisher, Registration, ReplayTurns,
     },
     key::{Key, Keys},
 };
@@ -66,9 +66,9 @@ pub(crate) struct ClientSession {
     state: SessionState,
     /// The tasks of running replays. They take turns, page by page.
     replays: HashMap<RoomName, JoinHandle<()>>,
-    turns: Option<Turns>,
+    turns: Option<ReplayTurns>,
     publishes: PublishPipeline<Option<Box<RawValue>>>,
-    _registered: Registered,
+    _registration: Registration,
     _permit: Permit,
 }
 
@@ -98,10 +98,10 @@ impl ClientSession {
             Rejected::new(id, &refusal, close)
         };
         // Before it holds a session, so that a connection that takes the session over finds this one and closes it.
-        let registered = Registered::new(hub.clone(), connection.clone());
+        let registration = Registration::new(hub.clone(), connection.clone());
         // From here on, the connection is closed if its key is removed or expires. That may have happened since the check.
         if let Err(refusal) = services.keys.load().find(&key.digest) {
-            return Err(Rejected::new(id, &refusal, hub::refused_by_key(&refusal)));
+            return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
         }
         // What is cheapest comes first: a principal with too many connections costs one step of the store and no call of
         // a plugin.
@@ -119,7 +119,7 @@ impl ClientSession {
                     resumed = Some(held);
                 }
                 Resume::Gone(acquired) => slot = acquired,
-                Resume::Full(count) => return Err(rejected(hub::too_many(&key, count))),
+                Resume::Full(count) => return Err(rejected(hub::connection_limit_reached(&key, count))),
                 Resume::Again => {
                     let message = "the session was resumed by another connection meanwhile; try again";
                     return Err(rejected(Refusal::retry(ErrorCode::StoreUnavailable, message, 1000)));
@@ -149,7 +149,7 @@ impl ClientSession {
             replays: HashMap::new(),
             turns: None,
             publishes: PublishPipeline::default(),
-            _registered: registered,
+            _registration: registration,
             _permit: permit,
         };
         let started = match resumed {
@@ -225,7 +225,7 @@ impl ClientSession {
 
     async fn history(&self, id: Option<Id<'_>>, room: &RoomName, since: Option<Position>, limit: usize) {
         // Nothing is read from the store for a client that does not read.
-        if !self.connection.outbox.half_free(self.max_silence()).await {
+        if !self.connection.outbox.wait_until_half_free(self.max_silence()).await {
             return;
         }
         let history = match self.state.seat(room) {
@@ -310,7 +310,7 @@ impl ClientSession {
 
     /// Notes that the client sent something. `emptied` is when the socket was last seen empty.
     pub(crate) fn note_frame(&self, emptied: impl FnOnce() -> tokio::time::Instant) {
-        if self.connection.pings.is_alive(emptied) {
+        if self.connection.pings.confirm_probe(emptied) {
             self.services.hub.confirm_alive(&self.connection);
         }
     }
@@ -321,10 +321,10 @@ impl ClientSession {
         let Ok(nonce) = payload.try_into().map(u64::from_be_bytes) else { return };
         for confirmed in self.connection.pings.answered(nonce) {
             match confirmed {
-                Confirms::Moved { room, position, .. } => {
+                Confirmation::EpochChange { room, position, .. } => {
                     self.services.hub.advance(&self.connection, &room, &position);
                 }
-                Confirms::Lives => self.services.hub.confirm_alive(&self.connection),
+                Confirmation::Alive => self.services.hub.confirm_alive(&self.connection),
             }
         }
     }

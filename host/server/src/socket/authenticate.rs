@@ -71,11 +71,11 @@ pub(crate) async fn authenticate(
             }
         }
         FirstFrame::Rejected(rejected) => {
-            rest.push(outbox.rest());
+            rest.push(outbox.take_rest());
             Err(rejected)
         }
         FirstFrame::Closed(code) => {
-            rest.push(outbox.rest());
+            rest.push(outbox.take_rest());
             Ok(code)
         }
         FirstFrame::Lost => return None,
@@ -164,7 +164,7 @@ async fn open_session(
     let keys = services.keys.load_full();
     let authenticated = match UnauthenticatedSession::new(key).frame(text, &keys) {
         Ok(authenticated) => authenticated,
-        Err(rejected) => return Err((rejected, outbox.rest())),
+        Err(rejected) => return Err((rejected, outbox.take_rest())),
     };
     unauthenticated.release_slot();
     let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
@@ -173,5 +173,5 @@ async fn open_session(
         opened = Box::pin(ClientSession::open(services, authenticated, client, permit, connection.clone())) => opened,
         () = draining.cancelled() => Err(Rejected::silent(Close::Draining(0))),
     };
-    opened.map(Box::new).map_err(|rejected| (rejected, connection.outbox.rest()))
+    opened.map(Box::new).map_err(|rejected| (rejected, connection.outbox.take_rest()))
 }

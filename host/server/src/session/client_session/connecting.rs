@@ -92,7 +92,7 @@ impl ClientSession {
         };
         let frame = self.connected(id, true, joins.iter_mut().map(&mut result).collect());
         self.connection.outbox.fill(reserved, frame.into());
-        self.connection.told(joins.iter().filter_map(PendingJoin::moved));
+        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::moved));
         self.start_replays(joins);
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use super::ClientSession;
 use crate::{
-    hub::{self, JoinAnswer, JoinRequest, Joined, Policy, Recovered, Recovery, Replay, Turns},
+    hub::{self, JoinAnswer, JoinRequest, Joined, Policy, Recovered, Recovery, Replay, ReplayTurns},
     session::pending_join::{Done, JoinState, JoinTerms, PendingJoin, Seated, clip, named_twice},
 };
 use futures_util::future::join_all;
@@ -58,7 +58,7 @@ impl ClientSession {
         self.count_rooms();
         let results = joins.iter_mut().map(|join| join.result(Some(reply::RoomStatus::Rejected))).collect();
         self.send(reply::encode("subscribed", id, reply::RoomResults { results })).await;
-        self.connection.told(joins.iter().filter_map(PendingJoin::moved));
+        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::moved));
         self.start_replays(joins);
     }
 
@@ -72,7 +72,7 @@ impl ClientSession {
             who: Policy::principal(&self.key.principal, &self.key.tier),
             filter: terms.filter.clone(),
             since: terms.since.clone(),
-            keep_back: is_provisional,
+            buffer: is_provisional,
             offer: is_provisional,
         });
         PendingJoin { name: join.name, state: JoinState::Asked(terms, answer) }
@@ -115,14 +115,14 @@ impl ClientSession {
     async fn prepare_recovery(&self, terms: JoinTerms, joined: Joined) -> Result<Seated, Refusal> {
         let mut recovered = (joined.recovery == Recovery::Complete).then_some(true);
         let (mut position, mut replay) = (joined.position.clone(), None);
-        if let Some(progress) = &joined.behind {
+        if let Some(progress) = &joined.progress {
             let prepared = Replay::prepare(&self.services.hub, &self.connection, &joined, progress).await;
             let (mut prepared, found) = prepared.map_err(hub::unavailable)?;
-            if let Some(Recovered { whole, position: at }) = found {
-                if !whole {
-                    prepared.give_up(terms.since.is_some());
+            if let Some(Recovered { is_complete, position: at }) = found {
+                if !is_complete {
+                    prepared.skip_missed(terms.since.is_some());
                 }
-                (recovered, position) = (Some(whole), at);
+                (recovered, position) = (Some(is_complete), at);
             }
             replay = Some(prepared);
         }
@@ -172,7 +172,7 @@ impl ClientSession {
         let replays: HashMap<_, _> = replays.map(|replay| (replay.room().clone(), replay)).collect();
         for (room, replay) in replays {
             let hub = self.services.hub.clone();
-            let turns = self.turns.get_or_insert_with(|| Turns::new(max_silence)).clone();
+            let turns = self.turns.get_or_insert_with(|| ReplayTurns::new(max_silence)).clone();
             self.replays.insert(room, tokio::spawn(async move { replay.run(&hub, &turns).await }));
         }
     }
@@ -222,11 +222,11 @@ impl ClientSession {
         // Sequentially consistent with changes of the keys: either whoever changes a key sees the rooms, or the new key is
         // seen here.
         self.connection.rooms.store(self.state.room_count() as u32, Ordering::SeqCst);
-        if let Err(refusal) = self.connection.hears_by(&self.services.keys.load())
+        if let Err(refusal) = self.connection.check_key(&self.services.keys.load())
             && refusal.code == ErrorCode::Forbidden
         {
             self.connection.outbox.push(reply::error(None, &refusal).into());
-            self.connection.outbox.close(hub::refused_by_key(&refusal));
+            self.connection.outbox.close(hub::close_for_key(&refusal));
         }
     }
 }

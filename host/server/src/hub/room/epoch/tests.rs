@@ -1,189 +1,201 @@
-//! What becomes of members where a room loses messages or goes on in another epoch.
+//! What members are told when a room loses messages or changes its epoch.
 
 use super::*;
 use crate::{
-    hub::{Confirms, catch_up::KEPT_BACK, room::tests::*},
-    outbox::tests::Held,
+    hub::{Confirmation, catch_up::MAX_BUFFERED_MESSAGES, room::tests::*},
+    outbox::tests::TestPipe,
 };
 
 #[test]
-fn what_is_lost_is_told_to_each_member_once_and_a_new_epoch_takes_over() {
+fn each_member_is_told_once_of_lost_messages_and_of_a_new_epoch() {
     let mut room = room();
     let (live, behind) = (connection(), connection());
     room.join(live.clone(), None, None, false);
-    let Taken { seat, .. } = room.join(behind.clone(), None, Some(at(9)), false);
-    assert_eq!(room.lose(at(14)), 1, "who catches up is told by the replay");
+    let NewSeat { seat, .. } = room.join(behind.clone(), None, Some(at(9)), false);
+    assert_eq!(room.skip_to(at(14)), 1, "the replay tells the other member");
     deliver(&mut room, &message(15), &ALL);
-    assert_eq!(waiting(&live), [-15, 15], "the first that still comes");
-    assert_eq!(settle(&mut room, seat, at(10)), Some(Settled::Behind { upto: at(15) }));
-    assert_eq!(room.lose(at(15)), 0, "what was routed is not lost");
-    assert_eq!(settle(&mut room, seat, at(15)), Some(Settled::Live));
+    assert_eq!(take_offsets(&live), [-15, 15], "the gap names the next offset");
+    assert_eq!(finish(&mut room, seat, at(10)), Some(CatchUpOutcome::Behind { upto: at(15) }));
+    assert_eq!(room.skip_to(at(15)), 0, "messages that were routed are not lost");
+    assert_eq!(finish(&mut room, seat, at(15)), Some(CatchUpOutcome::Live));
 
-    assert_eq!(room.lose(in_f(2)), 2);
-    assert_eq!((waiting(&live), waiting(&behind)), (vec![-3], vec![-3]));
+    assert_eq!(room.skip_to(in_f(2)), 2);
+    assert_eq!((take_offsets(&live), take_offsets(&behind)), (vec![-3], vec![-3]));
     deliver(&mut room, &message(16), &ALL);
-    assert_eq!(room.position(), &in_f(2), "of the old epoch nothing is routed");
+    assert_eq!(room.position(), &in_f(2), "messages of the old epoch are ignored");
 }
 
-/// A client resumed on a node that had slept: it was told that its position was impossible.
+/// Once, a client that resumed on a node that had been suspended was told that its position was impossible.
 #[test]
-fn a_member_that_is_ahead_of_the_room_waits_and_hears_nothing_again() {
+fn a_member_that_is_ahead_of_the_room_waits_and_gets_nothing_twice() {
     let mut room = room();
     let member = connection();
-    let Taken { seat, recovery, .. } = room.join(member.clone(), None, Some(at(13)), false);
+    let NewSeat { seat, recovery, .. } = room.join(member.clone(), None, Some(at(13)), false);
     assert_eq!(recovery, Recovery::After(at(13)), "only the log knows");
     deliver(&mut room, &message(11), &ALL);
-    let mut settled = ask(&mut room, seat, at(14), false);
+    let mut outcome = start_finish(&mut room, seat, at(14), false);
     for offset in 12..=14 {
-        assert!(settled.try_recv().is_err(), "the room is before {offset}");
+        assert!(outcome.try_recv().is_err(), "the room has not reached {offset}");
         deliver(&mut room, &message(offset), &ALL);
     }
-    assert_eq!(settled.try_recv(), Ok(Settled::Live));
+    assert_eq!(outcome.try_recv(), Ok(CatchUpOutcome::Live));
     deliver(&mut room, &message(15), &ALL);
-    assert_eq!(waiting(&member), [15]);
+    assert_eq!(take_offsets(&member), [15]);
 }
 
-/// The backlog of a node that was behind filled what is kept back for the member, which had all of it.
+/// Once, the backlog of a node that was behind filled the buffer of a member that had seen all of it.
 #[test]
-fn what_a_member_has_seen_takes_no_room_among_what_is_kept_back() {
+fn messages_that_a_member_has_seen_are_not_buffered() {
     let mut room = room();
     let member = connection();
-    let ahead = 10 + 2 * KEPT_BACK as u64;
-    let Taken { seat, .. } = room.join(member.clone(), None, Some(at(ahead)), false);
+    let ahead = 10 + 2 * MAX_BUFFERED_MESSAGES as u64;
+    let NewSeat { seat, .. } = room.join(member.clone(), None, Some(at(ahead)), false);
     for offset in 11..=ahead + 1 {
         deliver(&mut room, &message(offset), &ALL);
     }
-    assert_eq!(settle(&mut room, seat, at(ahead)), Some(Settled::Live));
-    assert_eq!(waiting(&member), [ahead as i64 + 1]);
+    assert_eq!(finish(&mut room, seat, at(ahead)), Some(CatchUpOutcome::Live));
+    assert_eq!(take_offsets(&member), [ahead as i64 + 1]);
 }
 
 #[test]
-fn a_member_of_an_epoch_that_the_room_has_not_heard_of_is_not_told_a_gap() {
-    for (lost_up_to, told) in [(2, vec![5]), (4, vec![5])] {
+fn a_member_of_an_epoch_that_the_room_reaches_later_is_told_no_gap() {
+    for (skipped_to, told) in [(2, vec![5]), (4, vec![5])] {
         let mut room = room();
         let (live, member) = (connection(), connection());
         room.join(live.clone(), None, None, false);
-        let Taken { seat, recovery, .. } = room.join(member.clone(), None, Some(in_f(3)), false);
+        let NewSeat { seat, recovery, .. } = room.join(member.clone(), None, Some(in_f(3)), false);
         assert_eq!(recovery, Recovery::After(in_f(3)));
         deliver(&mut room, &message(11), &ALL);
-        let mut settled = ask(&mut room, seat, in_f(4), false);
-        assert!(settled.try_recv().is_err(), "the room is in another epoch");
+        let mut outcome = start_finish(&mut room, seat, in_f(4), false);
+        assert!(outcome.try_recv().is_err(), "the room is in another epoch");
         deliver(&mut room, &message(12), &ALL);
-        assert_eq!(room.lose(in_f(lost_up_to)), 1, "the other is told");
-        for offset in lost_up_to + 1..=5 {
+        assert_eq!(room.skip_to(in_f(skipped_to)), 1, "the live member is told");
+        for offset in skipped_to + 1..=5 {
             deliver(&mut room, &message_at(in_f(offset)), &ALL);
         }
-        assert_eq!(settled.try_recv(), Ok(Settled::Live));
-        assert_eq!(waiting(&member), told);
-        assert_eq!(waiting(&live)[..3], [11, 12, -(lost_up_to as i64) - 1]);
+        assert_eq!(outcome.try_recv(), Ok(CatchUpOutcome::Live));
+        assert_eq!(take_offsets(&member), told);
+        assert_eq!(take_offsets(&live)[..3], [11, 12, -(skipped_to as i64) - 1]);
     }
 }
 
 #[test]
-fn who_waits_and_loses_something_is_sent_back_to_the_log() {
+fn a_waiting_replay_reads_the_log_again_when_the_room_skips_messages() {
     let mut room = room();
-    let Taken { seat, .. } = room.join(connection(), None, Some(in_f(3)), false);
-    let mut settled = ask(&mut room, seat, in_f(3), false);
-    room.lose(in_f(6));
-    assert_eq!(settled.try_recv(), Ok(Settled::Behind { upto: in_f(6) }));
-    let mut settled = ask(&mut room, seat, in_f(9), false);
-    room.lose(in_f(8));
-    assert!(settled.try_recv().is_err(), "of what it lacks nothing is lost");
-    room.lose(Position { epoch: "g".into(), offset: 0 });
-    assert_eq!(settled.try_recv(), Ok(Settled::Doubtful), "its epoch may be over, or yet to come");
+    let NewSeat { seat, .. } = room.join(connection(), None, Some(in_f(3)), false);
+    let mut outcome = start_finish(&mut room, seat, in_f(3), false);
+    room.skip_to(in_f(6));
+    assert_eq!(outcome.try_recv(), Ok(CatchUpOutcome::Behind { upto: in_f(6) }));
+    let mut outcome = start_finish(&mut room, seat, in_f(9), false);
+    room.skip_to(in_f(8));
+    assert!(outcome.try_recv().is_err(), "it has seen everything that was skipped");
+    room.skip_to(Position { epoch: "g".into(), offset: 0 });
+    assert_eq!(
+        outcome.try_recv(),
+        Ok(CatchUpOutcome::EpochChanged),
+        "its epoch may be over, or still to come"
+    );
 }
 
-/// Behind the gap old messages came, as if they were of the new epoch, and then a gap to the old one.
+/// Once, the gap was followed by old messages, as if they were of the new epoch, and by a gap to the old epoch.
 #[test]
-fn a_replay_stops_where_the_room_moves_and_its_member_is_told_once() {
+fn a_replay_stops_when_the_epoch_changes_and_its_member_is_told_once() {
     let mut room = room();
     let member = connection();
-    let Taken { seat, behind, .. } = room.join(member.clone(), None, Some(at(5)), false);
-    let replay = behind.expect("to be replayed");
-    assert!(replay.reach(6));
+    let NewSeat { seat, progress, .. } = room.join(member.clone(), None, Some(at(5)), false);
+    let replay = progress.expect("a replay");
+    assert!(replay.advance_to(6));
     deliver(&mut room, &message(11), &ALL);
-    assert_eq!(room.lose(in_f(2)), 0, "it is told where its replay stops");
-    assert!(!replay.reach(7), "nothing more of the old epoch is sent");
-    assert!(replay.resolve_doubt() && !replay.resolve_doubt());
+    assert_eq!(room.skip_to(in_f(2)), 0, "its replay tells it");
+    assert!(!replay.advance_to(7), "it sends nothing more of the old epoch");
+    assert!(replay.take_epoch_change() && !replay.take_epoch_change());
     deliver(&mut room, &message_at(in_f(3)), &ALL);
-    let mut settled = ask(&mut room, seat, in_f(2), true);
-    assert_eq!(settled.try_recv(), Ok(Settled::Live));
-    assert_eq!(waiting(&member), [-3, 3]);
+    let mut outcome = start_finish(&mut room, seat, in_f(2), true);
+    assert_eq!(outcome.try_recv(), Ok(CatchUpOutcome::Live));
+    assert_eq!(take_offsets(&member), [-3, 3]);
 }
 
 #[test]
-fn a_replay_that_knows_of_the_new_epoch_before_the_room_tells_of_it_once() {
+fn a_replay_that_reaches_the_new_epoch_before_the_room_tells_its_member_once() {
     let mut room = room();
     let member = connection();
-    let Taken { seat, .. } = room.join(member.clone(), None, Some(at(5)), false);
-    let mut settled = ask(&mut room, seat, in_f(2), true);
+    let NewSeat { seat, .. } = room.join(member.clone(), None, Some(at(5)), false);
+    let mut outcome = start_finish(&mut room, seat, in_f(2), true);
     deliver(&mut room, &message(11), &ALL);
-    assert!(settled.try_recv().is_err(), "the room is in the old epoch");
-    assert_eq!(room.lose(in_f(1)), 0);
+    assert!(outcome.try_recv().is_err(), "the room is in the old epoch");
+    assert_eq!(room.skip_to(in_f(1)), 0);
     for offset in 2..=3 {
         deliver(&mut room, &message_at(in_f(offset)), &ALL);
     }
-    assert_eq!(settled.try_recv(), Ok(Settled::Live));
-    assert_eq!(waiting(&member), [-3, 3]);
+    assert_eq!(outcome.try_recv(), Ok(CatchUpOutcome::Live));
+    assert_eq!(take_offsets(&member), [-3, 3]);
 }
 
-/// An acknowledgement of the old epoch counted in the new one, where it skipped what it never stood for.
+/// Once, an acknowledgement of the old epoch counted in the new one, and skipped messages that the client had not seen.
 #[test]
-fn an_acknowledgement_stands_for_its_own_epoch_and_for_what_was_sent() {
+fn an_acknowledgement_counts_in_its_own_epoch_and_only_for_what_was_sent() {
     let mut room = room();
     let member = connection();
-    let Taken { seat, .. } = room.join(member.clone(), None, None, false);
+    let NewSeat { seat, .. } = room.join(member.clone(), None, None, false);
     assert_eq!(room.acknowledge(seat, None, 10), Ok(at(10)));
     assert_eq!(room.acknowledge(seat, Some("e"), 11), Err(AckError::Unsent));
     assert_eq!(room.acknowledge(seat, Some("f"), 1), Err(AckError::OtherEpoch("e".into())));
 
-    room.lose(in_f(2));
+    room.skip_to(in_f(2));
     for offset in 3..=12 {
         deliver(&mut room, &message_at(in_f(offset)), &ALL);
     }
     assert_eq!(room.acknowledge(seat, Some("e"), 10), Err(AckError::OtherEpoch("f".into())));
     let unheard = Err(AckError::Unheard("f".into()));
-    assert_eq!(room.acknowledge(seat, None, 10), unheard, "it may be of the old epoch");
-    let moved = Confirms::Moved { room: room.name.clone(), before: "e".into(), position: in_f(2) };
-    assert_eq!(member.pings.answered(1), [moved]);
+    assert_eq!(room.acknowledge(seat, None, 10), unheard, "it may mean the old epoch");
+    let change = Confirmation::EpochChange { room: room.name.clone(), before: "e".into(), position: in_f(2) };
+    assert_eq!(member.pings.answered(1), [change]);
     assert_eq!(room.acknowledge(seat, None, 12), Ok(in_f(12)));
     assert_eq!(room.acknowledge(seat, None, 13), Err(AckError::Unsent));
 
-    room.lose(at(20));
-    assert_eq!(room.acknowledge(seat, Some("e"), 20), Ok(at(20)), "who names it has heard of it");
+    room.skip_to(at(20));
+    assert_eq!(
+        room.acknowledge(seat, Some("e"), 20),
+        Ok(at(20)),
+        "a client that names the epoch knows of it"
+    );
     assert_eq!((room.acknowledge(seat, None, 20), member.pings.answered(9)), (Ok(at(20)), vec![]));
 }
 
 #[test]
-fn who_catches_up_acknowledges_what_it_was_sent_before_or_is_sent_now() {
+fn a_member_that_catches_up_acknowledges_what_any_of_its_connections_was_sent() {
     let mut room = room();
-    let Taken { seat, behind, .. } = room.join(connection(), None, Some(at(7)), false);
-    assert!(behind.expect("to be replayed").reach(8));
+    let NewSeat { seat, progress, .. } = room.join(connection(), None, Some(at(7)), false);
+    assert!(progress.expect("a replay").advance_to(8));
     assert_eq!(room.acknowledge(seat, None, 8), Ok(at(8)));
-    assert_eq!(room.acknowledge(seat, None, 10), Ok(at(10)), "its earlier connection may have had that");
+    assert_eq!(
+        room.acknowledge(seat, None, 10),
+        Ok(at(10)),
+        "its earlier connection may have been sent that"
+    );
     assert_eq!(room.acknowledge(seat, None, 11), Err(AckError::Unsent));
-    let Taken { seat, .. } = room.join(connection(), None, Some(in_f(30)), false);
-    assert_eq!(room.acknowledge(seat, None, 30), Ok(in_f(30)), "it came with that");
+    let NewSeat { seat, .. } = room.join(connection(), None, Some(in_f(30)), false);
+    assert_eq!(room.acknowledge(seat, None, 30), Ok(in_f(30)), "it recovers from there");
     room.leave(seat);
     assert_eq!(room.acknowledge(seat, None, 30), Err(AckError::Unsent));
 }
 
 #[test]
-fn a_ping_follows_a_gap_to_another_epoch_and_no_other() {
-    let pipe = Held::new(1000);
-    let member = crate::hot::connection(pipe.clone());
+fn only_a_gap_to_another_epoch_is_followed_by_a_ping() {
+    let pipe = TestPipe::new(1000);
+    let member = Connection::detached(pipe.clone());
     let mut room = room();
-    let Taken { seat, .. } = room.join(member.clone(), None, None, false);
-    room.lose(at(14));
-    room.lose(in_f(2));
+    let NewSeat { seat, .. } = room.join(member.clone(), None, None, false);
+    room.skip_to(at(14));
+    room.skip_to(in_f(2));
     member.outbox.flush();
     let gaps = [reply::gap("r", "e", 15), reply::gap("r", "f", 3)].map(Frame::from);
     let frames = [gaps[0].bytes().to_vec(), gaps[1].bytes().to_vec(), Frame::ping(1).bytes().to_vec()];
-    assert_eq!(pipe.bytes(), frames.concat());
-    // Who joins again has not heard of it by that; who leaves has nothing to hear.
-    let Taken { seat: again, .. } = room.join(member.clone(), None, None, true);
-    assert_eq!(member.pings.unheard(&room.name).as_deref(), Some("e"));
+    assert_eq!(pipe.take_bytes(), frames.concat());
+    // Joining again confirms nothing. After leaving there is nothing to confirm.
+    let NewSeat { seat: again, .. } = room.join(member.clone(), None, None, true);
+    assert_eq!(member.pings.unconfirmed_epoch(&room.name).as_deref(), Some("e"));
     assert!(room.leave(seat).is_none());
     room.leave(again);
-    assert_eq!(member.pings.unheard(&room.name), None);
+    assert_eq!(member.pings.unconfirmed_epoch(&room.name), None);
 }
