@@ -26,18 +26,27 @@ apt-get install rustc-web cargo-web rust-web-src lld, and then, for each folder 
 
 /// Builds all guests and returns the folder with the modules.
 pub fn build() -> anyhow::Result<PathBuf> {
+    build_folders(&FOLDERS)
+}
+
+/// Builds the plugins that users get, without the guests that only tests use.
+pub fn build_bundled_plugins() -> anyhow::Result<PathBuf> {
+    build_folders(&FOLDERS[..1])
+}
+
+fn build_folders(folders: &[&str]) -> anyhow::Result<PathBuf> {
     ensure_target()?;
-    let names = guest_names(cargo::root())?;
+    let names = guest_names(cargo::root(), folders)?;
     let mut arguments = vec!["build", "--release", "--target", TARGET];
     names.iter().for_each(|name| arguments.extend(["-p", name]));
     cargo::run(&arguments)?;
     Ok(cargo::target().join(TARGET).join("release"))
 }
 
-fn guest_names(root: &Path) -> anyhow::Result<Vec<String>> {
+fn guest_names(root: &Path, folders: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut names = vec![];
-    for folder in FOLDERS {
-        let entries = fs::read_dir(root.join(folder)).with_context(|| folder.to_owned())?;
+    for folder in folders {
+        let entries = fs::read_dir(root.join(folder)).with_context(|| (*folder).to_owned())?;
         for entry in entries {
             let entry = entry?;
             if entry.path().join("Cargo.toml").is_file() {
@@ -71,7 +80,7 @@ fn is_installed() -> bool {
 mod tests {
     #[test]
     fn every_guest_is_found() {
-        let names = super::guest_names(crate::cargo::root()).unwrap();
+        let names = super::guest_names(crate::cargo::root(), &super::FOLDERS).unwrap();
         for name in ["hostile", "orderbook", "protocol-rooms", "threshold-filter"] {
             assert!(names.iter().any(|found| found == name), "{name} is not among {names:?}");
         }

@@ -109,8 +109,11 @@ fn demo(arguments: &[String]) -> anyhow::Result<()> {
             arguments.join(" ")
         );
     }
-    guests::build()?;
-    cargo::run(&["build", "--release", "-p", "switchyard", "-p", "switchyard-examples"])?;
+    guests::build_bundled_plugins()?;
+    // What the demo shows does not need optimized code, which takes minutes more to build.
+    let fast = targets::fast_build_options(cargo::root())?;
+    let build = ["build", "--release", "-p", "switchyard", "-p", "switchyard-examples"].into_iter();
+    cargo::run(&build.chain(fast.iter().map(String::as_str)).collect::<Vec<_>>())?;
     let demo = cargo::target().join("release/demo");
     let error = Command::new(&demo).args(arguments).exec();
     Err(error).with_context(|| format!("cannot start {}", demo.display()))

@@ -89,8 +89,18 @@ fn packages(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Options of cargo that build the packages of this workspace incrementally and with little optimization, and leave the
+/// dependencies as the release profile has them.
+pub fn fast_build_options(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut options = vec!["--config".to_owned(), "profile.release.incremental=true".to_owned()];
+    for package in package_names(root)? {
+        options.extend(["--config".to_owned(), format!("profile.release.package.{package}.opt-level=1")]);
+    }
+    Ok(options)
+}
+
 /// The names of all packages, as cargo's `-p` expects them.
-pub fn package_names(root: &Path) -> anyhow::Result<Vec<String>> {
+fn package_names(root: &Path) -> anyhow::Result<Vec<String>> {
     let name = |package: PathBuf| {
         let manifest = package.join("Cargo.toml");
         let text = fs::read_to_string(&manifest)?;

@@ -25,10 +25,7 @@ fn run_matching(name: &str, rest: &[String]) -> anyhow::Result<()> {
              name runs all tests"
         );
     }
-    let mut fast = vec!["--config".to_owned(), "profile.release.incremental=true".to_owned()];
-    for package in targets::package_names(cargo::root())? {
-        fast.extend(["--config".to_owned(), format!("profile.release.package.{package}.opt-level=1")]);
-    }
+    let fast = targets::fast_build_options(cargo::root())?;
     let (mut environment, mut missing) = (vec![], vec![]);
     if !targets.integration_tests.is_empty() {
         environment.push(("SWITCHYARD_GUESTS", guests::build()?));

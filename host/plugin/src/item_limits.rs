@@ -2,7 +2,6 @@
 //! is compiled, because a small file can keep a compiler busy for minutes and take gigabytes.
 
 use super::load::LoadErrorKind;
-use std::ops::Range;
 use wasmparser::{BinaryReaderError, FunctionBody, Parser, Payload};
 
 /// Maximum numbers, over all modules of a file, by [`ItemKind`]. The largest known plugins contain engines for JavaScript and
@@ -76,7 +75,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), LoadErrorKind> {
                 continue;
             }
             Payload::ElementSection(section) => {
-                counts.add(ItemKind::Elements, length(&section.range()))?;
+                counts.add(ItemKind::Elements, section.range().len())?;
                 continue;
             }
             _ => continue,
@@ -99,12 +98,8 @@ fn check_function(body: &FunctionBody<'_>) -> Result<(), LoadErrorKind> {
     for local in body.get_locals_reader().map_err(damaged)? {
         locals = locals.saturating_add(local.map_err(damaged)?.0 as usize);
     }
-    check_limit(ItemKind::FunctionBytes, length(&body.range()))?;
+    check_limit(ItemKind::FunctionBytes, body.range().len())?;
     check_limit(ItemKind::Locals, locals)
-}
-
-fn length(range: &Range<u64>) -> usize {
-    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }
 
 fn check_limit(item: ItemKind, count: usize) -> Result<(), LoadErrorKind> {

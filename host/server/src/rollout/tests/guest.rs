@@ -86,6 +86,6 @@ pub(super) fn guest(version: &str, connect: Connect) -> Bytes {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("plugin.wit", &format!("{CONTRACT}\n{WORLD}")).expect("the contract");
     let world = resolve.select_world(&[package], Some("tested")).expect("the world");
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).expect("metadata");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
     module.into()
 }
