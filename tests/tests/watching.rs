@@ -51,7 +51,7 @@ async fn changes(node: &Node, before: &Value) -> Value {
     })
     .await;
     assert!(loading < BOUND, "{loading:?}");
-    eventually("it is in charge", async || Some(version(node).await).filter(|now| now != before)).await
+    eventually("it is active", async || Some(version(node).await).filter(|now| now != before)).await
 }
 
 async fn takes(node: &Node, key: &str) {

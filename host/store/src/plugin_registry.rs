@@ -1,59 +1,61 @@
-//! The versions of plugins that all nodes are to run, and what each node says of its own. Runs and compiles nothing.
+//! Stores which versions of plugins all nodes run, their code, and what each node reports about its own plugins. Does
+//! not compile or run anything.
 
-use crate::{Lineage, Revision, Unavailable};
+use crate::{Revision, Unavailable, VersionHistory};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
 
-/// Keeps which version of each plugin is active, and the code of those that can be gone back to.
+/// Stores the version history of each plugin, and the code of the versions that can be rolled back to.
 ///
 /// A plugin is named as in the configuration, and a version by the SHA-256 of its code in hexadecimal. Whatever carries code
 /// takes longer than [`PATIENCE`](crate::PATIENCE), because it goes in pieces, each of which is answered within that time.
 #[async_trait::async_trait]
 pub trait PluginRegistry: Send + Sync {
-    /// The versions of all plugins, unless they are as `known`; then `None`.
+    /// The histories of all plugins. `None` if they have not changed since `known`.
     async fn read(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable>;
 
-    /// The versions of one plugin. Generation 0 where it was never loaded.
-    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable>;
+    /// The history of one plugin. Its generation is 0 if no version was ever loaded.
+    async fn history(&self, plugin: &str) -> Result<VersionHistory, Unavailable>;
 
-    /// Activates another version. `false`: another change came before, and nothing was done. After an error it may have been
-    /// done all the same; the lineage says so.
-    async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable>;
+    /// Activates another version. Returns `false` and does nothing if another change came first. After an error, the change
+    /// may have been made nevertheless; the history tells.
+    async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable>;
 
-    /// Writes again what the store has lost: the lineage, unless it has one that is as new, and the code, which is given by
-    /// digest, of versions that it has none of. Where the store has a newer lineage, nothing is written. Can be repeated after an
-    /// error.
+    /// Writes what the store has lost: the history, unless the stored one is as new, and the missing code of versions, by
+    /// SHA-256. Writes nothing if the stored history is newer. Can be repeated after an error.
     async fn restore(
         &self,
         plugin: &str,
-        lineage: &Lineage,
+        history: &VersionHistory,
         code: Vec<(String, Bytes)>,
     ) -> Result<(), Unavailable>;
 
-    /// The code of a version, as long as the lineage has it. Compare it with its digest: the store may take it away meanwhile.
+    /// The code of a version, if it is still stored. Callers must compare it with its SHA-256.
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable>;
 
-    /// What this node says of its plugins, for all to see, as JSON. It is to be said again every few seconds.
+    /// Stores this node's report about its plugins, as JSON. It expires unless it is repeated every few seconds.
     async fn report(&self, report: &str) -> Result<(), Unavailable>;
 
-    /// What each node says, with the node's name, sorted by it. Nodes that have been silent for a while are left out.
+    /// The names and reports of all nodes, sorted by name. Expired reports are left out.
     async fn reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable>;
 }
 
-/// The versions of all plugins, by name, and of which state that is.
+/// The histories of all plugins, and the revision of the registry that they belong to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPlugins {
+    /// The state of the registry.
     pub revision: Revision,
-    pub lineages: HashMap<String, Lineage>,
+    /// By the name of the plugin.
+    pub histories: HashMap<String, VersionHistory>,
 }
 
-/// Another version of a plugin is to be active.
+/// A change of a plugin's active version.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a> {
-    /// Follows the generation before it, or changes nothing.
-    pub lineage: &'a Lineage,
-    /// Of the active version, where it is not held already.
+pub struct HistoryChange<'a> {
+    /// The new history. It is stored only if its generation is one more than that of the stored history.
+    pub history: &'a VersionHistory,
+    /// The code of the active version, unless it is stored already.
     pub code: Option<&'a Bytes>,
-    /// Digests whose code is held no longer.
+    /// SHA-256 of the versions whose code is deleted.
     pub dropped: &'a [String],
 }

@@ -197,7 +197,7 @@ async fn a_shadow_candidate_gets_the_same_calls_and_its_answers_are_only_compare
     assert_eq!(sample["asked"]["data"]["change"], 1, "{sample}");
     let verdict = |of: &str| sample[of].as_object().expect("filters").values().next().cloned();
     assert_eq!((verdict("active"), verdict("candidate")), (Some(json!(false)), Some(json!(true))));
-    assert_eq!(version(&server.get("/v1/plugins").await), first, "it is in charge of nothing");
+    assert_eq!(version(&server.get("/v1/plugins").await), first, "it is not active");
 
     let (status, body) = server.call("POST", &format!("{shadow}/promote"), Some(KEY), "").await;
     assert_eq!(status, 200, "{body}");

@@ -74,7 +74,7 @@ fn importing(module: &str, name: &str) -> Vec<u8> {
 async fn untrusted_names_cannot_forge_log_lines_or_control_a_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let forged =
-        "2026-01-01T00:00:00.000000Z  INFO switchyard_server::hub: plugin p: version 1 is in charge by=root";
+        "2026-01-01T00:00:00.000000Z  INFO switchyard_server::hub: plugin p: version activated by=root";
     let name = format!("f\n{forged}\u{1b}[31m\u{202e}\u{85}");
     fs::write(folder.path().join("p.wasm"), importing("env", &name)).expect("a file");
     let plugin = "[[plugin]]\nname = \"p\"\nfile = \"p.wasm\"\nrooms = [\"p\"]\n";

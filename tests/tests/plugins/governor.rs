@@ -288,7 +288,7 @@ fn a_swap_moves_all_filters_or_fails() {
     let config = json!({ "protocols": ["a"], "chains": ["b"] });
     let error = governor.swap(load("protocol_rooms", &config), OnFailure::Deny).unwrap_err().to_string();
     assert!(error.contains("no deliver hook"), "{error}");
-    assert!(governor.stats().status().failures.is_empty(), "the one in charge has not failed");
+    assert!(governor.stats().status().failures.is_empty(), "the active version has not failed");
 
     governor.swap(load("hostile", &json!({ "matches": "refuse" })), OnFailure::Deny).unwrap();
     governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();

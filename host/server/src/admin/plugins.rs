@@ -18,7 +18,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use switchyard_store::{How, key::Scope};
+use switchyard_store::{ActivationSource, key::Scope};
 
 type Name = Result<Path<String>, PathRejection>;
 
@@ -74,7 +74,7 @@ pub(super) async fn put(
     let by = Some(key.principal.to_string());
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let (code, signature) = (body.clone(), signature(&headers));
-    let deployment = Deployment { code, signature, source: How::Load, by };
+    let deployment = Deployment { code, signature, source: ActivationSource::Load, by };
     let slot = api.rollout.load(&name?.0, deployment).await?;
     Ok(Json(listed(slot, &reports(&api).await)))
 }

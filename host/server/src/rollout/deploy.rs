@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use switchyard_plugin::{Plugin, PluginConfig, PluginFile, digest};
 use switchyard_protocol::{Refusal, unix_ms};
-use switchyard_store::{Change, How, Lineage, Release, Unavailable};
+use switchyard_store::{ActivationSource, HistoryChange, Release, Unavailable, VersionHistory};
 
 /// How long reading the file of a plugin may take.
 pub(super) const FILE_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,14 +21,14 @@ pub(super) const FILE_READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Deployment {
     pub code: Bytes,
     pub signature: Option<String>,
-    pub source: How,
+    pub source: ActivationSource,
     /// The principal who deploys it; nobody does if it is the configured file.
     pub by: Option<String>,
 }
 
 impl Deployment {
     pub(super) fn of_file(file: PluginFile) -> Self {
-        Self { code: file.code, signature: file.signature, source: How::File, by: None }
+        Self { code: file.code, signature: file.signature, source: ActivationSource::File, by: None }
     }
 }
 
@@ -126,13 +126,13 @@ impl Rollout {
         slot: &Arc<PluginSlot>,
         config: &Arc<PluginConfig>,
         deployment: Deployment,
-        seen: Option<Lineage>,
+        seen: Option<VersionHistory>,
     ) -> Result<(), Refusal> {
         let sha256 = digest(&deployment.code);
         let _loading = slot.begin_loading(&sha256);
         let (source, by) = (deployment.source, deployment.by.clone());
         let mut deployed = self.try_deploy(slot, config, &sha256, deployment, seen).await;
-        if let (Err(refusal), How::File) = (&mut deployed, source) {
+        if let (Err(refusal), ActivationSource::File) = (&mut deployed, source) {
             refusal.message += &format!(" ({})", config.file.display());
         }
         slot.finish_loading(&sha256, &deployed);
@@ -149,7 +149,7 @@ impl Rollout {
         config: &Arc<PluginConfig>,
         sha256: &str,
         deployment: Deployment,
-        seen: Option<Lineage>,
+        seen: Option<VersionHistory>,
     ) -> Result<(), Refusal> {
         let (name, signature) = (config.name(), deployment.signature.as_deref());
         // This comes before everything else, also for a version that is still compiled here.
@@ -159,7 +159,7 @@ impl Rollout {
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let has_same_signer = |plugin: &Arc<Plugin>| plugin.info().signed_by == signed_by;
         // Read before the compilation, which would be in vain if the store did not answer.
-        let history = self.registry().lineage(name).await.map_err(unavailable)?;
+        let history = self.registry().history(name).await.map_err(unavailable)?;
         if slot.is_active(sha256, config)
             && slot.plugin().is_some_and(|plugin| has_same_signer(&plugin))
             && history.current == sha256
@@ -186,11 +186,11 @@ impl Rollout {
         config: &Arc<PluginConfig>,
         plugin: Arc<Plugin>,
         deployment: Deployment,
-        seen: &Lineage,
+        seen: &VersionHistory,
     ) -> Result<(), Refusal> {
         let _activating = slot.rollout_lock.lock().await;
         // Ensures that the store answers, so that the activation rarely has to be reverted.
-        self.registry().lineage(config.name()).await.map_err(unavailable)?;
+        self.registry().history(config.name()).await.map_err(unavailable)?;
         let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
         let previous = self.activate(slot, version, true).await?;
         slot.config.store(config.clone());
@@ -223,20 +223,20 @@ impl Rollout {
         slot: &PluginSlot,
         plugin: &Plugin,
         deployment: &Deployment,
-        seen: &Lineage,
-    ) -> Result<Option<Lineage>, Unavailable> {
+        seen: &VersionHistory,
+    ) -> Result<Option<VersionHistory>, Unavailable> {
         let release = Release {
             sha256: plugin.info().sha256.clone(),
             version: plugin.info().version.clone(),
             signature: deployment.signature.clone(),
-            how: deployment.source,
+            source: deployment.source,
             by: deployment.by.clone(),
             at: unix_ms(),
             withdrawn: None,
         };
         let (name, known) = (&slot.name(), slot.state().history.clone());
         for _ in 0..MAX_CHANGE_ATTEMPTS {
-            let history = self.registry().lineage(name).await?;
+            let history = self.registry().history(name).await?;
             // If the store lost the history, its generations would start over, and other nodes would not
             // follow.
             if history.generation < known.generation {
@@ -245,14 +245,17 @@ impl Rollout {
             }
             let has_signature =
                 |stored: &Release| release.signature.is_none() || stored.signature == release.signature;
-            if history.current == release.sha256 && history.in_charge().is_some_and(has_signature) {
+            if history.current == release.sha256 && history.active().is_some_and(has_signature) {
                 return Ok(Some(history));
             }
-            if release.how == How::File && history != *seen && history.remembers(&release.sha256) {
+            if release.source == ActivationSource::File
+                && history != *seen
+                && history.has_seen(&release.sha256)
+            {
                 return Ok(None);
             }
-            let (next, dropped) = history.with(release.clone());
-            let change = Change { lineage: &next, code: Some(&deployment.code), dropped: &dropped };
+            let (next, dropped) = history.activate(release.clone());
+            let change = HistoryChange { history: &next, code: Some(&deployment.code), dropped: &dropped };
             if self.registry().change(name, change).await? {
                 return Ok(Some(next));
             }
@@ -275,7 +278,7 @@ impl Rollout {
                 .map_err(|error| conflict(error.to_string()))?;
             return Ok(plugin);
         }
-        let history = self.registry().lineage(name).await.map_err(unavailable)?;
+        let history = self.registry().history(name).await.map_err(unavailable)?;
         let signature = history.find(sha256).and_then(|release| release.signature.clone());
         let code = self.registry().code(name, sha256).await.map_err(unavailable)?;
         let gone = || {
@@ -321,7 +324,11 @@ impl Rollout {
 
     /// Writes the history to a store that has lost it, with the code of the versions that this node still
     /// has.
-    pub(super) async fn restore(&self, slot: &PluginSlot, history: &Lineage) -> Result<(), Unavailable> {
+    pub(super) async fn restore(
+        &self,
+        slot: &PluginSlot,
+        history: &VersionHistory,
+    ) -> Result<(), Unavailable> {
         let code = {
             let state = slot.state();
             let plugins = state.active.iter().chain(&state.earlier).map(|version| &version.plugin);

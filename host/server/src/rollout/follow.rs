@@ -7,7 +7,7 @@ use super::{
 use crate::hub::unavailable;
 use std::sync::Arc;
 use switchyard_protocol::{ErrorCode, Refusal};
-use switchyard_store::{Lineage, StoredPlugins};
+use switchyard_store::{StoredPlugins, VersionHistory};
 
 impl Rollout {
     /// Activates the version that is active on other nodes. If the store knows less than this node, it has
@@ -20,12 +20,12 @@ impl Rollout {
         is_anew: bool,
     ) -> Result<(), Refusal> {
         let name = slot.name();
-        let mut history = stored.lineages.get(&name).cloned().unwrap_or_default();
+        let mut history = stored.histories.get(&name).cloned().unwrap_or_default();
         let activating = slot.rollout_lock.lock().await;
         let known = slot.state().history.clone();
         if history.generation < known.generation {
             // `stored` may have been read before this node's own last change.
-            history = self.registry().lineage(&name).await.map_err(unavailable)?;
+            history = self.registry().history(&name).await.map_err(unavailable)?;
         }
         let is_other = history.generation == known.generation && history.current != known.current;
         if history.generation > known.generation || is_other {
@@ -50,7 +50,7 @@ impl Rollout {
     pub(super) async fn follow_history(
         self: &Arc<Self>,
         slot: &Arc<PluginSlot>,
-        history: Lineage,
+        history: VersionHistory,
     ) -> Result<(), Refusal> {
         let (config, sha256) = (slot.config.load_full(), history.current.clone());
         let known = slot.state().history.clone();

@@ -8,7 +8,7 @@ use super::{
 };
 use std::{sync::Arc, time::Instant};
 use switchyard_plugin::Plugin;
-use switchyard_store::{Change, Lineage, Unavailable};
+use switchyard_store::{HistoryChange, Unavailable, VersionHistory};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -86,13 +86,13 @@ impl Rollout {
         sha256: &str,
         back_to: &str,
         reason: &str,
-    ) -> Result<Option<Lineage>, Unavailable> {
-        let history = self.registry().lineage(name).await?;
+    ) -> Result<Option<VersionHistory>, Unavailable> {
+        let history = self.registry().history(name).await?;
         if history.current != sha256 || history.find(back_to).is_none() {
             return Ok(Some(history));
         }
-        let next = history.back_to(back_to, Some(reason));
-        let change = Change { lineage: &next, code: None, dropped: &[] };
+        let next = history.roll_back_to(back_to, Some(reason));
+        let change = HistoryChange { history: &next, code: None, dropped: &[] };
         Ok(self.registry().change(name, change).await?.then_some(next))
     }
 }

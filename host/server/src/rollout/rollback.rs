@@ -7,7 +7,7 @@ use super::{
 use crate::hub::{conflict, stopping, unavailable};
 use std::sync::Arc;
 use switchyard_protocol::Refusal;
-use switchyard_store::Change;
+use switchyard_store::HistoryChange;
 
 impl Rollout {
     /// Activates an earlier version on all nodes: the one that was loaded before the active one, or the one
@@ -34,10 +34,10 @@ impl Rollout {
         by: Option<&str>,
     ) -> Result<(), Refusal> {
         let name = &slot.name();
-        let history = self.registry().lineage(name).await.map_err(unavailable)?;
+        let history = self.registry().history(name).await.map_err(unavailable)?;
         let target = match to {
             None => history
-                .before()
+                .previous()
                 .ok_or_else(|| format!("plugin '{name}' has no earlier version to go back to")),
             Some(prefix) => history.find(prefix).ok_or_else(|| {
                 format!("plugin '{name}' has not exactly one version whose SHA-256 begins with '{prefix}'")
@@ -51,13 +51,13 @@ impl Rollout {
             let plugin = self.load_stored(slot, &config, &target).await?;
             let _activating = slot.rollout_lock.lock().await;
             let is_configured = Arc::ptr_eq(&config, &slot.config.load_full());
-            if self.registry().lineage(name).await.map_err(unavailable)? != history || !is_configured {
+            if self.registry().history(name).await.map_err(unavailable)? != history || !is_configured {
                 return Err(changed_meanwhile());
             }
             let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
             let previous = self.activate(slot, version, false).await?;
-            let next = history.back_to(&target, None);
-            let change = Change { lineage: &next, code: None, dropped: &[] };
+            let next = history.roll_back_to(&target, None);
+            let change = HistoryChange { history: &next, code: None, dropped: &[] };
             let changed = self.registry().change(name, change).await;
             let refusal = match changed {
                 Ok(true) => {

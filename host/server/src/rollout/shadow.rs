@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::Shadow;
 use switchyard_protocol::{Refusal, unix_ms};
-use switchyard_store::How;
+use switchyard_store::ActivationSource;
 
 impl Rollout {
     /// Starts a candidate, replacing the one before. It ends when another version is activated.
@@ -57,7 +57,7 @@ impl Rollout {
         let deployment = slot.state().candidate.as_ref().map(|candidate| Deployment {
             code: candidate.code.clone(),
             signature: candidate.signature.clone(),
-            source: How::Promotion,
+            source: ActivationSource::Promotion,
             by,
         });
         let deployment = deployment.ok_or_else(|| no_candidate(name))?;

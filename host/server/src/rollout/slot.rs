@@ -14,7 +14,7 @@ use std::{
 use switchyard_plugin::{Plugin, PluginConfig, PluginFile, Shadow, Trust};
 use switchyard_process::file::UnusableFile;
 use switchyard_protocol::{ErrorCode, Refusal};
-use switchyard_store::Lineage;
+use switchyard_store::VersionHistory;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many versions that were active before stay compiled, so that a rollback to them takes no time.
@@ -52,7 +52,7 @@ pub(super) struct SlotState {
     /// `None` if no version is active; the plugin's rooms are closed then.
     pub active: Option<ActiveVersion>,
     /// The version history as this node last read or wrote it.
-    pub history: Lineage,
+    pub history: VersionHistory,
     /// SHA-256 of a version that is being deployed.
     pub loading: Option<String>,
     /// The last version that could not be activated or was withdrawn.

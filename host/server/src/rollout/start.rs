@@ -57,12 +57,12 @@ impl Rollout {
         let read = slot.read_file(&config, timeout).await;
         let mut loaded = slot.reload_lock.lock().await;
         let _deploying = slot.deploy_lock.lock().await;
-        let history = self.registry().lineage(config.name()).await.map_err(unavailable)?;
+        let history = self.registry().history(config.name()).await.map_err(unavailable)?;
         let from_file = match read {
             Ok(file) => {
                 let sha256 = digest(&file.code);
                 loaded.identity = Some((sha256.clone(), file.signature.clone()));
-                if history.remembers(&sha256) && history.current != sha256 {
+                if history.has_seen(&sha256) && history.current != sha256 {
                     Ok(())
                 } else {
                     let deployment = Deployment::of_file(file);

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::digest;
-use switchyard_store::Lineage;
+use switchyard_store::VersionHistory;
 use tokio::sync::Barrier;
 
 /// A version that limits the rooms of a connection to `rooms`.
@@ -26,8 +26,8 @@ fn failing_version() -> Bytes {
     guest("6.6.6", Connect::Panic)
 }
 
-async fn history(registry: &TestRegistry) -> Lineage {
-    registry.lineage(NAME).await.unwrap()
+async fn history(registry: &TestRegistry) -> VersionHistory {
+    registry.history(NAME).await.unwrap()
 }
 
 /// Waits for what other tasks and threads do.

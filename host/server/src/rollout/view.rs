@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Instant};
 use switchyard_plugin::{ComparisonReport, PluginInfo, PluginStatus, State};
 use switchyard_protocol::{room::RoomPattern, unix_ms};
-use switchyard_store::How;
+use switchyard_store::ActivationSource;
 
 /// The state of one version, or of the plugin as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ pub(crate) struct VersionView {
     #[serde(flatten)]
     state: PluginState,
     #[serde(rename = "how", skip_serializing_if = "Option::is_none")]
-    source: Option<How>,
+    source: Option<ActivationSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     /// Unix milliseconds.
@@ -250,7 +250,7 @@ impl SlotState {
             sha256: release.sha256.clone(),
             version: Some(release.version.clone()),
             state: state(&release.sha256, release.withdrawn.as_ref()),
-            source: Some(release.how),
+            source: Some(release.source),
             by: release.by.clone(),
             at: Some(release.at),
         }));

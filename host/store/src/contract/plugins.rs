@@ -1,29 +1,29 @@
 //! Tests of the plugin registry: changes are made one after another, and lost versions are written again.
 
 use super::Subject;
-use crate::{Change, Lineage, lineage::tests::release};
+use crate::{HistoryChange, VersionHistory, version_history::tests::release};
 use bytes::Bytes;
 
 pub(super) async fn a_change_of_a_plugin_must_know_the_one_before(s: Subject) {
     let stored = s.store.plugins.read(None).await.unwrap().expect("not read before");
     assert!(
-        stored.lineages.is_empty() && s.store.plugins.read(Some(&stored.revision)).await.unwrap().is_none()
+        stored.histories.is_empty() && s.store.plugins.read(Some(&stored.revision)).await.unwrap().is_none()
     );
-    let change = async |lineage: &Lineage, code: Option<&Bytes>, dropped: &[String]| {
-        s.store.plugins.change("p", Change { lineage, code, dropped }).await.unwrap()
+    let change = async |history: &VersionHistory, code: Option<&Bytes>, dropped: &[String]| {
+        s.store.plugins.change("p", HistoryChange { history, code, dropped }).await.unwrap()
     };
     let code = async |sha256: &str| s.store.plugins.code("p", sha256).await.unwrap();
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-    let (one, _) = s.store.plugins.lineage("p").await.unwrap().with(release("a"));
-    let (other, _) = s.store.plugins.lineage("p").await.unwrap().with(release("b"));
+    let (one, _) = s.store.plugins.history("p").await.unwrap().activate(release("a"));
+    let (other, _) = s.store.plugins.history("p").await.unwrap().activate(release("b"));
     assert!(change(&one, Some(&bytes("\0asm a")), &[]).await);
     assert!(!change(&other, Some(&bytes("\0asm b")), &[]).await, "it does not know about the first");
     assert_eq!((code("a").await, code("b").await), (Some(bytes("\0asm a")), None));
-    let (other, _) = s.store.plugins.lineage("p").await.unwrap().with(release("b"));
+    let (other, _) = s.store.plugins.history("p").await.unwrap().activate(release("b"));
     assert!(change(&other, Some(&bytes("\0asm b")), &["a".to_owned()]).await);
     assert_eq!((code("a").await, code("b").await), (None, Some(bytes("\0asm b"))));
     let newer = s.store.plugins.read(Some(&stored.revision)).await.unwrap().expect("it changed");
-    assert_eq!(newer.lineages["p"], other);
+    assert_eq!(newer.histories["p"], other);
 
     s.store.plugins.report(r#"{"p":1}"#).await.unwrap();
     s.store.plugins.report(r#"{"p":2}"#).await.unwrap();
@@ -34,18 +34,18 @@ pub(super) async fn a_change_of_a_plugin_must_know_the_one_before(s: Subject) {
 pub(super) async fn lost_versions_of_a_plugin_are_restored(s: Subject) {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
     let code = async |sha256: &str| s.store.plugins.code("p", sha256).await.unwrap();
-    let restore = async |lineage: &Lineage, sha256: &str, text| {
-        s.store.plugins.restore("p", lineage, vec![(sha256.to_owned(), bytes(text))]).await.unwrap();
-        s.store.plugins.lineage("p").await.unwrap()
+    let restore = async |history: &VersionHistory, sha256: &str, text| {
+        s.store.plugins.restore("p", history, vec![(sha256.to_owned(), bytes(text))]).await.unwrap();
+        s.store.plugins.history("p").await.unwrap()
     };
-    let (one, _) = Lineage::default().with(release("a"));
-    let (two, _) = one.with(release("b"));
+    let (one, _) = VersionHistory::default().activate(release("a"));
+    let (two, _) = one.activate(release("b"));
     assert_eq!(restore(&one, "a", "\0asm a").await, one, "the store has none");
     let before = s.store.plugins.read(None).await.unwrap().expect("not read before").revision;
     assert_eq!(restore(&two, "b", "\0asm b").await, two, "the restored one is newer");
     assert_eq!((code("a").await, code("b").await), (Some(bytes("\0asm a")), Some(bytes("\0asm b"))));
     let stored = s.store.plugins.read(Some(&before)).await.unwrap().expect("it changed");
-    assert_eq!(stored.lineages["p"], two);
+    assert_eq!(stored.histories["p"], two);
     assert_eq!(restore(&one, "c", "\0asm c").await, two, "an older one is not taken");
     assert_eq!(code("c").await, None);
     assert_eq!(restore(&two, "c", "\0asm c").await, two);

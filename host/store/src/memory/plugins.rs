@@ -1,7 +1,7 @@
 //! The memory store as a plugin registry: versions of plugins and their code, for a single node.
 
 use super::Memory;
-use crate::{Change, Lineage, PluginRegistry, Revision, StoredPlugins, Unavailable};
+use crate::{HistoryChange, PluginRegistry, Revision, StoredPlugins, Unavailable, VersionHistory};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct Plugins {
     /// How many changes there were.
     changes: u64,
-    lineages: HashMap<String, Lineage>,
+    histories: HashMap<String, VersionHistory>,
     /// By plugin and SHA-256.
     codes: HashMap<(String, String), Bytes>,
     report: Option<String>,
@@ -18,39 +18,39 @@ pub(super) struct Plugins {
 impl Plugins {
     pub(super) fn newer(&self, known: Option<&Revision>) -> Option<StoredPlugins> {
         let revision = Revision(format!("memory {}", self.changes).into());
-        (Some(&revision) != known).then(|| StoredPlugins { revision, lineages: self.lineages.clone() })
+        (Some(&revision) != known).then(|| StoredPlugins { revision, histories: self.histories.clone() })
     }
 
-    pub(super) fn lineage(&self, plugin: &str) -> Lineage {
-        self.lineages.get(plugin).cloned().unwrap_or_default()
+    pub(super) fn history(&self, plugin: &str) -> VersionHistory {
+        self.histories.get(plugin).cloned().unwrap_or_default()
     }
 
-    pub(super) fn change(&mut self, plugin: &str, change: Change<'_>) -> bool {
-        let lineage = self.lineages.entry(plugin.to_owned()).or_default();
-        if lineage.generation + 1 != change.lineage.generation {
+    pub(super) fn change(&mut self, plugin: &str, change: HistoryChange<'_>) -> bool {
+        let history = self.histories.entry(plugin.to_owned()).or_default();
+        if history.generation + 1 != change.history.generation {
             return false;
         }
-        *lineage = change.lineage.clone();
+        *history = change.history.clone();
         let key = |sha256: &str| (plugin.to_owned(), sha256.to_owned());
         if let Some(code) = change.code {
-            self.codes.insert(key(&change.lineage.current), code.clone());
+            self.codes.insert(key(&change.history.current), code.clone());
         }
         change.dropped.iter().for_each(|sha256| drop(self.codes.remove(&key(sha256))));
         self.changes += 1;
         true
     }
 
-    /// Takes a lineage that is newer than the one in the store, and the code of one that is at least as new.
-    pub(super) fn restore(&mut self, plugin: &str, lineage: &Lineage, code: Vec<(String, Bytes)>) {
-        let generation = self.lineages.get(plugin).map_or(0, |known| known.generation);
-        if generation > lineage.generation {
+    /// Takes a history that is newer than the one in the store, and the code of one that is at least as new.
+    pub(super) fn restore(&mut self, plugin: &str, history: &VersionHistory, code: Vec<(String, Bytes)>) {
+        let generation = self.histories.get(plugin).map_or(0, |known| known.generation);
+        if generation > history.generation {
             return;
         }
         for (sha256, bytes) in code {
             self.codes.entry((plugin.to_owned(), sha256)).or_insert(bytes);
         }
-        if generation < lineage.generation {
-            self.lineages.insert(plugin.to_owned(), lineage.clone());
+        if generation < history.generation {
+            self.histories.insert(plugin.to_owned(), history.clone());
             self.changes += 1;
         }
     }
@@ -74,21 +74,21 @@ impl PluginRegistry for Memory {
         Ok(self.plugins().newer(known))
     }
 
-    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
-        Ok(self.plugins().lineage(plugin))
+    async fn history(&self, plugin: &str) -> Result<VersionHistory, Unavailable> {
+        Ok(self.plugins().history(plugin))
     }
 
-    async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+    async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable> {
         Ok(self.plugins().change(plugin, change))
     }
 
     async fn restore(
         &self,
         plugin: &str,
-        lineage: &Lineage,
+        history: &VersionHistory,
         code: Vec<(String, Bytes)>,
     ) -> Result<(), Unavailable> {
-        self.plugins().restore(plugin, lineage, code);
+        self.plugins().restore(plugin, history, code);
         Ok(())
     }
 

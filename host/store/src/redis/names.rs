@@ -142,7 +142,7 @@ impl Names {
         self.key("/keys", "all")
     }
 
-    /// Hash: by plugin, its versions and which is in charge, and their revision.
+    /// Hash: by plugin, its version history; and the revision of all of them.
     pub(super) fn plugins(&self) -> String {
         self.key("/plugins", "lineages")
     }

@@ -1,7 +1,7 @@
 //! Versions of plugins that all nodes run, and what each node says of them.
 
 use crate::{
-    Change, Lineage, Revision, StoredPlugins, Unavailable,
+    HistoryChange, Revision, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         answer,
         link::Link,
@@ -34,14 +34,14 @@ impl Plugins<'_> {
             return Ok(None);
         }
         let all = self.link.command("HGETALL", vec![self.names.plugins().into()]).await?;
-        let mut stored = StoredPlugins { revision: Revision::none(), lineages: HashMap::new() };
-        for (plugin, lineage) in answer::pairs(all)? {
+        let mut stored = StoredPlugins { revision: Revision::none(), histories: HashMap::new() };
+        for (plugin, history) in answer::pairs(all)? {
             if &*plugin == REVISION {
-                stored.revision = Revision(lineage);
+                stored.revision = Revision(history);
                 continue;
             }
-            match serde_json::from_str(&lineage) {
-                Ok(lineage) => drop(stored.lineages.insert(plugin.to_string(), lineage)),
+            match serde_json::from_str(&history) {
+                Ok(history) => drop(stored.histories.insert(plugin.to_string(), history)),
                 // Of a version to come; the others are good all the same.
                 Err(error) => {
                     tracing::error!(%plugin, %error, "a plugin's versions in the store cannot be read")
@@ -51,56 +51,56 @@ impl Plugins<'_> {
         Ok(Some(stored))
     }
 
-    pub(super) async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
-        let lineage = self.link.command("HGET", vec![self.names.plugins().into(), plugin.into()]).await?;
-        if lineage.is_null() {
-            return Ok(Lineage::default());
+    pub(super) async fn history(&self, plugin: &str) -> Result<VersionHistory, Unavailable> {
+        let history = self.link.command("HGET", vec![self.names.plugins().into(), plugin.into()]).await?;
+        if history.is_null() {
+            return Ok(VersionHistory::default());
         }
         let unreadable =
             |error| Unavailable(format!("the versions of plugin '{plugin}' cannot be read: {error}"));
-        serde_json::from_str(&answer::text(lineage)?).map_err(unreadable)
+        serde_json::from_str(&answer::text(history)?).map_err(unreadable)
     }
 
-    pub(super) async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
-        let Change { lineage, code, dropped } = change;
+    pub(super) async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable> {
+        let HistoryChange { history, code, dropped } = change;
         if let Some(code) = code {
-            self.upload(&lineage.current, code).await?;
+            self.upload(&history.current, code).await?;
         }
         let size = code.map_or(0, Bytes::len);
-        match scripts::write_versions(self.link, self.names, plugin, lineage, size, dropped).await? {
+        match scripts::write_versions(self.link, self.names, plugin, history, size, dropped).await? {
             VersionReply::Written => Ok(true),
             VersionReply::Outdated => Ok(false),
             VersionReply::MissingCode => Err(cut_off()),
         }
     }
 
-    /// The code of the version in charge comes first, and the lineage with it: others that read it find that code.
+    /// Writes the code of the active version first, together with the history, so that whoever reads the history finds it.
     pub(super) async fn restore(
         &self,
         plugin: &str,
-        lineage: &Lineage,
+        history: &VersionHistory,
         mut code: Vec<(String, Bytes)>,
     ) -> Result<(), Unavailable> {
-        code.sort_by_key(|(sha256, _)| *sha256 != lineage.current);
+        code.sort_by_key(|(sha256, _)| *sha256 != history.current);
         let mut is_written = false;
         for (sha256, bytes) in code {
             let key = self.names.plugin_code(plugin, &sha256);
             let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
             if answer::number(&is_there)? == 0 {
-                self.write_again(plugin, lineage, Some((&sha256, &bytes))).await?;
+                self.write_again(plugin, history, Some((&sha256, &bytes))).await?;
                 is_written = true;
             }
         }
         match is_written {
             true => Ok(()),
-            false => self.write_again(plugin, lineage, None).await,
+            false => self.write_again(plugin, history, None).await,
         }
     }
 
     async fn write_again(
         &self,
         plugin: &str,
-        lineage: &Lineage,
+        history: &VersionHistory,
         code: Option<(&str, &Bytes)>,
     ) -> Result<(), Unavailable> {
         let mut uploaded = None;
@@ -108,7 +108,7 @@ impl Plugins<'_> {
             self.upload(sha256, code).await?;
             uploaded = Some(Uploaded { sha256, size: code.len() });
         }
-        match scripts::restore_versions(self.link, self.names, plugin, lineage, uploaded).await? {
+        match scripts::restore_versions(self.link, self.names, plugin, history, uploaded).await? {
             VersionReply::MissingCode => Err(cut_off()),
             VersionReply::Written | VersionReply::Outdated => Ok(()),
         }

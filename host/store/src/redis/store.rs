@@ -1,10 +1,10 @@
 //! The parts of a store in Redis, put together, and what others ask of each of them.
 
 use crate::{
-    Broker, Change, ConnectionId, Feed, History, Hold, Join, KeyRegistry, Lineage, Members, Membership,
+    Broker, ConnectionId, Feed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
     Message, PATIENCE, PageLimit, Permit, PluginRegistry, Reader, Receipt, RemoteStore, Resume, Resumed,
     Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, Store, StoreMetrics,
-    StoredKeys, StoredPlugins, Storing, Unavailable,
+    StoredKeys, StoredPlugins, Storing, Unavailable, VersionHistory,
     redis::{
         cluster::{
             fullness,
@@ -231,21 +231,21 @@ impl PluginRegistry for Redis {
         self.versions().newer(known).await
     }
 
-    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
-        self.versions().lineage(plugin).await
+    async fn history(&self, plugin: &str) -> Result<VersionHistory, Unavailable> {
+        self.versions().history(plugin).await
     }
 
-    async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+    async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable> {
         self.versions().change(plugin, change).await
     }
 
     async fn restore(
         &self,
         plugin: &str,
-        lineage: &Lineage,
+        history: &VersionHistory,
         code: Vec<(String, Bytes)>,
     ) -> Result<(), Unavailable> {
-        self.versions().restore(plugin, lineage, code).await
+        self.versions().restore(plugin, history, code).await
     }
 
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {

@@ -18,7 +18,7 @@ use switchyard_protocol::{
     request::Publish,
     room::{RoomName, RoomPattern},
 };
-use switchyard_store::{How, PluginRegistry, Store};
+use switchyard_store::{ActivationSource, PluginRegistry, Store};
 
 /// The plugin's name in the configuration.
 pub(super) const NAME: &str = "p";
@@ -69,7 +69,7 @@ impl TestNode {
 
     pub(super) async fn load(&self, code: Bytes) -> Result<(), Refusal> {
         let by = Some("acme".to_owned());
-        let deployment = Deployment { code, signature: None, source: How::Load, by };
+        let deployment = Deployment { code, signature: None, source: ActivationSource::Load, by };
         self.rollout.load(NAME, deployment).await.map(drop)
     }
 

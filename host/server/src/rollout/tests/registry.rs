@@ -8,8 +8,8 @@ use std::sync::{
 };
 use switchyard_process::memory::MemoryAccount;
 use switchyard_store::{
-    Change, HistoryConfig, KEY_TTL, Lineage, Memory, PluginRegistry, Retention, Revision, Store,
-    StoredPlugins, Unavailable,
+    HistoryChange, HistoryConfig, KEY_TTL, Memory, PluginRegistry, Retention, Revision, Store, StoredPlugins,
+    Unavailable, VersionHistory,
 };
 use tokio::sync::{Barrier, Semaphore};
 
@@ -63,11 +63,11 @@ impl PluginRegistry for TestRegistry {
         self.inner().read(known).await
     }
 
-    async fn lineage(&self, plugin: &str) -> Result<Lineage, Unavailable> {
-        self.inner().lineage(plugin).await
+    async fn history(&self, plugin: &str) -> Result<VersionHistory, Unavailable> {
+        self.inner().history(plugin).await
     }
 
-    async fn change(&self, plugin: &str, change: Change<'_>) -> Result<bool, Unavailable> {
+    async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable> {
         if self.refuses_changes.load(Relaxed) {
             return Err(Unavailable("told to".to_owned()));
         }
@@ -82,10 +82,10 @@ impl PluginRegistry for TestRegistry {
     async fn restore(
         &self,
         plugin: &str,
-        lineage: &Lineage,
+        history: &VersionHistory,
         code: Vec<(String, Bytes)>,
     ) -> Result<(), Unavailable> {
-        self.inner().restore(plugin, lineage, code).await
+        self.inner().restore(plugin, history, code).await
     }
 
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {

@@ -1,6 +1,6 @@
 -- Activates another version of a plugin, unless another change came first.
--- KEYS lineages, the code that is kept from now on, where that was uploaded, then code to delete
--- ARGV plugin, generation before this change, the new lineage, bytes of the uploaded code or 0, epoch of a
+-- KEYS histories, the code that is kept from now on, where that was uploaded, then code to delete
+-- ARGV plugin, generation before this change, the new history, bytes of the uploaded code or 0, epoch of a
 -- new registry
 -- Returns 1; 0 if the generation is another one; 2 if the uploaded code is not there.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])

@@ -1,7 +1,7 @@
 -- Writes the versions of a plugin again if those that are there are older, and the code of one of them if it
 -- is missing.
--- KEYS lineages; then, if there is code, its key and where it was uploaded
--- ARGV plugin, generation, lineage, epoch of a new registry, bytes of the code
+-- KEYS histories; then, if there is code, its key and where it was uploaded
+-- ARGV plugin, generation, history, epoch of a new registry, bytes of the code
 -- Returns 1; 2 if the uploaded code is not there.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local generation = stored and cjson.decode(stored).generation or 0

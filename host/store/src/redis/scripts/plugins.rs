@@ -1,7 +1,7 @@
 //! The scripts that write the versions of plugins and their code. What the versions mean is in `plugins`.
 
 use crate::{
-    Lineage, Unavailable,
+    Unavailable, VersionHistory,
     redis::{answer, link::Link, names::Names, revision},
 };
 use bytes::Bytes;
@@ -32,8 +32,8 @@ pub(crate) struct Uploaded<'a> {
     pub size: usize,
 }
 
-fn to_json(lineage: &Lineage) -> String {
-    serde_json::to_string(lineage).expect("plain data")
+fn to_json(history: &VersionHistory) -> String {
+    serde_json::to_string(history).expect("plain data")
 }
 
 /// Appends a piece to the code that is being uploaded, if that has `before` bytes. Returns how many bytes there are
@@ -56,17 +56,17 @@ pub(crate) async fn write_versions(
     link: &Link,
     names: &Names,
     plugin: &str,
-    lineage: &Lineage,
+    history: &VersionHistory,
     size: usize,
     dropped: &[String],
 ) -> Result<VersionReply, Unavailable> {
     let code = |sha256: &str| names.plugin_code(plugin, sha256);
-    let mut keys = vec![names.plugins(), code(&lineage.current), names.plugin_upload(&lineage.current)];
+    let mut keys = vec![names.plugins(), code(&history.current), names.plugin_upload(&history.current)];
     keys.extend(dropped.iter().map(|sha256| code(sha256)));
     let arguments = vec![
         plugin.into(),
-        answer::integer(lineage.generation - 1),
-        to_json(lineage).into(),
+        answer::integer(history.generation - 1),
+        to_json(history).into(),
         answer::integer(size as u64),
         revision::new_epoch().into(),
     ];
@@ -82,12 +82,12 @@ pub(crate) async fn restore_versions(
     link: &Link,
     names: &Names,
     plugin: &str,
-    lineage: &Lineage,
+    history: &VersionHistory,
     code: Option<Uploaded<'_>>,
 ) -> Result<VersionReply, Unavailable> {
-    let (mut keys, generation) = (vec![names.plugins()], answer::integer(lineage.generation));
+    let (mut keys, generation) = (vec![names.plugins()], answer::integer(history.generation));
     let mut arguments =
-        vec![plugin.into(), generation, to_json(lineage).into(), revision::new_epoch().into()];
+        vec![plugin.into(), generation, to_json(history).into(), revision::new_epoch().into()];
     if let Some(Uploaded { sha256, size }) = code {
         keys.extend([names.plugin_code(plugin, sha256), names.plugin_upload(sha256)]);
         arguments.push(answer::integer(size as u64));

@@ -1,0 +1,185 @@
+//! The versions that were loaded of a plugin, and which one is active: what all nodes agree on. Holds no code.
+
+use serde::{Deserialize, Serialize};
+
+/// The most versions of a plugin whose code is stored, the active one included. An operator can roll back to these.
+pub(crate) const MAX_STORED_VERSIONS: usize = 5;
+
+/// The most digests that are remembered after their code was deleted. A file with one of them is not a new version.
+const MAX_REMEMBERED_DIGESTS: usize = 64;
+
+/// The versions of one plugin. It is stored and replaced as a whole, so the active version changes for all nodes in one step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VersionHistory {
+    /// Increases by 1 with each change. 0 if no version was ever loaded.
+    pub generation: u64,
+    /// SHA-256 of the active version, in hexadecimal. Empty if no version was ever loaded.
+    pub current: String,
+    /// The versions whose code is stored, from the one loaded last to the oldest.
+    pub versions: Vec<Release>,
+    /// SHA-256 of versions that were loaded before those, from the newest to the oldest.
+    pub earlier: Vec<String>,
+}
+
+/// One version of a plugin, as it was loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// SHA-256 of the code, in hexadecimal.
+    pub sha256: String,
+    /// The version number that the plugin reports, such as `0.1.0`.
+    pub version: String,
+    /// The signature of the code, if it was loaded with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// Where the version came from.
+    #[serde(rename = "how")]
+    pub source: ActivationSource,
+    /// The principal that loaded the version. `None` for a file of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When the version was loaded, in Unix milliseconds.
+    pub at: u64,
+    /// Why the version was rolled back automatically, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
+}
+
+/// Where a version came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationSource {
+    /// The plugin's file in the configuration of a node.
+    File,
+    /// An operator loaded it over HTTP.
+    Load,
+    /// It ran as a candidate and was promoted.
+    Promotion,
+}
+
+impl ActivationSource {
+    /// The name in JSON, logs and audit lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ActivationSource::File => "file",
+            ActivationSource::Load => "load",
+            ActivationSource::Promotion => "promotion",
+        }
+    }
+}
+
+impl VersionHistory {
+    /// Returns the next generation, in which `release` is active, and the digests of the versions whose code is no longer
+    /// to be stored.
+    pub fn activate(&self, release: Release) -> (Self, Vec<String>) {
+        let mut next = self.clone();
+        next.generation += 1;
+        next.current = release.sha256.clone();
+        next.versions.retain(|other| other.sha256 != release.sha256);
+        next.earlier.retain(|other| *other != release.sha256);
+        next.versions.insert(0, release);
+        let dropped = next.versions.split_off(next.versions.len().min(MAX_STORED_VERSIONS));
+        let dropped: Vec<_> = dropped.into_iter().map(|release| release.sha256).collect();
+        next.earlier.splice(0..0, dropped.iter().cloned());
+        next.earlier.truncate(MAX_REMEMBERED_DIGESTS);
+        (next, dropped)
+    }
+
+    /// Returns the next generation, in which the earlier version `sha256` is active again. With `withdrawn`, which says why
+    /// the active version failed, [`previous`](Self::previous) passes over that version from then on.
+    pub fn roll_back_to(&self, sha256: &str, withdrawn: Option<&str>) -> Self {
+        let mut next = self.clone();
+        next.generation += 1;
+        if let Some(reason) = withdrawn
+            && let Some(active) = next.versions.iter_mut().find(|release| release.sha256 == self.current)
+        {
+            active.withdrawn = Some(reason.to_owned());
+        }
+        next.current = sha256.to_owned();
+        next
+    }
+
+    /// The active version. `None` if no version was ever loaded.
+    pub fn active(&self) -> Option<&Release> {
+        self.find(&self.current)
+    }
+
+    /// The newest version that was loaded before the active one and was not rolled back automatically.
+    pub fn previous(&self) -> Option<&Release> {
+        let active = self.versions.iter().position(|release| release.sha256 == self.current)?;
+        self.versions[active + 1..].iter().find(|release| release.withdrawn.is_none())
+    }
+
+    /// The stored version whose SHA-256 starts with `digest`, if there is exactly one. An empty `digest` finds nothing.
+    pub fn find(&self, digest: &str) -> Option<&Release> {
+        let mut found = self.versions.iter().filter(|release| release.sha256.starts_with(digest));
+        found.next().filter(|_| found.next().is_none() && !digest.is_empty())
+    }
+
+    /// Whether this version was ever loaded, as far as that is remembered.
+    pub fn has_seen(&self, sha256: &str) -> bool {
+        self.versions.iter().any(|release| release.sha256 == sha256)
+            || self.earlier.iter().any(|one| one == sha256)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn release(sha256: &str) -> Release {
+        let (sha256, version) = (sha256.to_owned(), "0.1.0".to_owned());
+        Release {
+            sha256,
+            version,
+            signature: None,
+            source: ActivationSource::Load,
+            by: None,
+            at: 1,
+            withdrawn: None,
+        }
+    }
+
+    fn loaded(names: &[&str]) -> VersionHistory {
+        names.iter().fold(VersionHistory::default(), |history, name| history.activate(release(name)).0)
+    }
+
+    fn before(history: &VersionHistory) -> Option<&str> {
+        history.previous().map(|release| &*release.sha256)
+    }
+
+    #[test]
+    fn each_rollback_goes_one_version_further_back() {
+        let history = loaded(&["a", "b", "c"]);
+        assert_eq!((history.generation, before(&history)), (3, Some("b")));
+        let history = history.roll_back_to("b", None);
+        assert_eq!((history.generation, before(&history)), (4, Some("a")));
+        assert_eq!(before(&history.roll_back_to("a", None)), None);
+        assert_eq!(before(&history.activate(release("d")).0), Some("c"), "c is there still");
+    }
+
+    #[test]
+    fn a_rollback_passes_over_withdrawn_versions() {
+        let history = loaded(&["a", "b"]).roll_back_to("a", Some("it panicked")).activate(release("c")).0;
+        assert_eq!(before(&history), Some("a"));
+        assert_eq!(history.find("b").unwrap().withdrawn.as_deref(), Some("it panicked"));
+        // Loading it again gives it another chance.
+        assert_eq!(history.activate(release("b")).0.find("b").unwrap().withdrawn, None);
+    }
+
+    #[test]
+    fn the_newest_versions_are_stored_and_older_digests_are_remembered() {
+        let history = loaded(&["a", "b", "c", "d", "e"]);
+        let (history, dropped) = history.activate(release("f"));
+        assert_eq!((dropped, history.versions.len()), (vec!["a".to_owned()], MAX_STORED_VERSIONS));
+        assert!(history.has_seen("a") && history.find("a").is_none() && !history.has_seen("x"));
+        let (history, dropped) = history.activate(release("c"));
+        assert_eq!((dropped, history.active().unwrap().sha256.as_str()), (vec![], "c"));
+    }
+
+    #[test]
+    fn a_version_is_found_by_a_prefix_of_its_digest() {
+        let history = loaded(&["abc", "abd", "e"]);
+        assert_eq!(history.find("abd").map(|release| &*release.sha256), Some("abd"));
+        assert!(history.find("ab").is_none() && history.find("").is_none() && history.find("x").is_none());
+    }
+}
