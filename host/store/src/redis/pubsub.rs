@@ -2,6 +2,7 @@
 //! sessions it knows only that they are to be told when a room may have forgotten its members.
 
 pub(super) mod listener;
+pub(super) mod listener_request;
 pub(super) mod publishing;
 pub(super) mod resync_queue;
 pub(super) mod room_subscription;

@@ -21,10 +21,7 @@ use crate::{
         names::Names,
         opening::{Waiting, open},
         plugins::Plugins,
-        pubsub::{
-            listener::{ListenerRequest, RoomListener},
-            publishing::Publishing,
-        },
+        pubsub::{listener::RoomListener, listener_request::ListenerRequest, publishing::Publishing},
         sessions::{Leaving, Sessions, record::Change as Rooming},
         site::Site,
     },

@@ -14,7 +14,7 @@ use crate::{
         },
         listing::Listing,
         opening::claim_schema,
-        pubsub::listener::ListenerRequest,
+        pubsub::listener_request::ListenerRequest,
         scripts::leases::{self, Tick, TickReply},
         sessions::Sessions,
     },

@@ -9,6 +9,7 @@ use crate::{
         listing::Listing,
         log_entry::{self, LogPage},
         pubsub::{
+            listener_request::ListenerRequest,
             resync_queue::{ResyncPermit, ResyncQueue},
             room_subscription::{NextStep, RoomSubscription},
             schedule::Schedule,
@@ -35,28 +36,6 @@ const PAGE_LIMIT: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 const TICK: Duration = Duration::from_millis(100);
 /// How often a Cluster is asked whether slots have moved, which ends their subscriptions silently.
 const TOPOLOGY_INTERVAL: Duration = Duration::from_millis(500);
-
-pub(crate) enum ListenerRequest {
-    /// Somebody on this node is in the room.
-    Subscribe(RoomName),
-    /// Nobody is any more.
-    Unsubscribe(RoomName),
-    /// The log of a room was read.
-    Read {
-        room: RoomName,
-        /// The number of the read.
-        read: u64,
-        page: Result<LogPage, Unavailable>,
-        /// Returned with this, where the room had to wait for one.
-        permit: Option<ResyncPermit>,
-    },
-    /// The number of a Cluster's topology, which rises when slots move.
-    Topology(u64),
-    /// Lists all rooms again, in case the list was lost.
-    ListRooms,
-    /// Reads the logs of all rooms: Redis has lost data.
-    Resync,
-}
 
 pub(crate) struct RoomListener {
     rooms: Rooms,
