@@ -56,7 +56,7 @@ async fn a_full_disk_is_reported_once_and_a_closed_pipe_silently_ends() {
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert_eq!(
-            said, "switchyard: standard output: No space left on device (os error 28)\n",
+            said, "switchyard: cannot write to standard output: No space left on device (os error 28)\n",
             "{arguments:?}"
         );
         let output = printing_to(folder, arguments, closed()).await;

@@ -33,7 +33,7 @@ async fn an_expired_certificate_and_its_valid_replacement_are_reported() {
         line.expect("the series").parse::<f64>().expect("a number")
     };
     let expired = "the certificate expired at 2001-01-01T00:00:00Z";
-    assert!(log().contains(&format!("{expired}: clients refuse it")), "{}", log());
+    assert!(log().contains(&format!("{expired}: clients reject it")), "{}", log());
     let (status, body) = get("/readyz").await;
     assert!(status == 200 && body.contains(expired), "it stays ready and says so: {status} {body}");
     assert!(left().await < -86_400.0 * 365.0);

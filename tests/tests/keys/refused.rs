@@ -58,7 +58,7 @@ async fn an_empty_or_invalid_file_changes_nothing() {
     let mut client = node.client().await;
     let (file, good) = (node.place().join("switchyard.toml"), configuration(&node));
     fs::write(&file, "").expect("an empty file");
-    refuses(&node, "it is empty").await;
+    refuses(&node, "the file is empty").await;
     hangup(&node, "refused").await;
     replace(node.place(), "# everything is a comment\n\n");
     hangup(&node, "refused").await;
@@ -90,12 +90,12 @@ async fn removing_all_keys_takes_a_second_sighup() {
     let good = configuration(&node);
     let without = good.split("[[key]]").next().expect("what comes before keys").to_owned();
     replace(node.place(), &without);
-    refuses(&node, "it would remove 2 of 2 keys: if that is meant, send SIGHUP twice").await;
+    refuses(&node, "it would remove 2 of 2 keys; if this is intended, send SIGHUP twice").await;
     hangup(&node, "refused").await;
-    refuses(&node, "it would remove 2 of 2 keys: send SIGHUP once more").await;
+    refuses(&node, "it would remove 2 of 2 keys; to confirm, send SIGHUP once more").await;
     // Another text needs its own confirmation.
     replace(node.place(), format!("{without}# cut off\n"));
-    refuses(&node, "if that is meant, send SIGHUP twice").await;
+    refuses(&node, "if this is intended, send SIGHUP twice").await;
     hangup(&node, "refused").await;
     client.settled().await;
     assert!(Client::is_let_in(&node.url, READER).await);
@@ -115,7 +115,7 @@ async fn a_truncated_file_removes_at_most_half_of_the_keys() {
     let end = |n: usize| good.match_indices("[[key]]").nth(n).map_or(good.len(), |(at, _)| at);
     // One key of four remains, so three would be removed.
     replace(node.place(), &good[..end(1)]);
-    refuses(&node, "it would take away 3 of 4 keys").await;
+    refuses(&node, "it would remove 3 of 4 keys").await;
     client.settled().await;
     assert!(Client::is_let_in(&node.url, KEY).await);
     // Removing one key takes effect at once.
@@ -168,13 +168,13 @@ async fn a_truncated_file_weakens_neither_trust_nor_expiry() {
     let node = Node::start("memory", &more).await;
     let good = configuration(&node);
     replace(node.place(), good.split("[signatures]").next().expect("what comes before"));
-    refuses(&node, "it would trust none of 1 signers, and require no signatures").await;
+    refuses(&node, "it would remove all 1 keys of signatures.keys and turn off signatures.require").await;
     replace(node.place(), good.replace("require = true\n", ""));
-    refuses(&node, "it would require no signatures any more: if that is meant, send SIGHUP twice").await;
+    refuses(&node, "it would turn off signatures.require; if this is intended, send SIGHUP twice").await;
     let endless = good.replace(ends, "");
     assert_ne!(endless, good);
     replace(node.place(), &endless);
-    refuses(&node, "it would let 1 key that expires be good for ever").await;
+    refuses(&node, "it would remove the expiry of 1 key").await;
     hangup(&node, "refused").await;
     hangup(&node, "applied").await;
     is_content(&node).await;
@@ -286,7 +286,7 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
     assert_eq!(in_charge().await, good);
     replace(node.place(), text);
     hangup(&node, "refused").await;
-    refuses(&node, "it would no longer pin the SHA-256 of plugin 'thresholds'").await;
+    refuses(&node, "it would remove the sha256 of plugin 'thresholds'").await;
     hangup(&node, "applied").await;
     is_content(&node).await;
     assert_eq!(in_charge().await, good);
