@@ -144,7 +144,7 @@ async fn a_revocation_reports_its_replicas_and_is_rewritten_after_a_failover() {
     let (_, replica) = sentinel.pair().await;
     replica.pause().await;
     let (good, told) = key(&node, &["revoke", digest]).await;
-    assert!(good && told.contains("only 0 of 1 replicas confirmed it"), "{told}");
+    assert!(good && told.contains("only 0 of 1 replicas confirmed the change"), "{told}");
     eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(())).await;
     let old = sentinel.master().await;
     sentinel.kill_with(old).await;
@@ -193,7 +193,7 @@ async fn a_write_counts_even_if_its_replication_is_not_confirmed() {
         eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
         let rule = waits();
         let (good, told) = key(&node, &["revoke", digest]).await;
-        assert!(good && told.contains("only 0 of 1 replicas confirmed it"), "{told}");
+        assert!(good && told.contains("only 0 of 1 replicas confirmed the change"), "{told}");
         rule.release();
         eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(()))
             .await;
