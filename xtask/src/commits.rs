@@ -135,7 +135,7 @@ mod tests {
         repository.git(&["merge", "-q", "--no-ff", "-m", "Merge old", "old"]);
         assert_eq!(check(), Ok(2));
         repository.commit("Not good");
-        assert!(check().unwrap_err().starts_with("1 of 3 commits"));
+        assert!(check().unwrap_err().ends_with("rejected the subjects of 1 of 3 commits"));
         repository.git(&["update-ref", "refs/remotes/origin/main", "HEAD"]);
         assert_eq!(check(), Ok(0));
         repository.commit("docs: after origin/main");
