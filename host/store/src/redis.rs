@@ -4,12 +4,12 @@
 mod answer;
 mod cluster;
 mod context;
-mod enrolment;
 mod keyring;
 mod lifetimes;
 mod link;
 mod listing;
 mod log_entry;
+mod membership_change;
 #[cfg(test)]
 pub(crate) mod model;
 mod names;

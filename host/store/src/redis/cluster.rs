@@ -2,6 +2,6 @@
 
 pub(super) mod fullness;
 pub(super) mod lease;
-pub(super) mod patrol;
 pub(super) mod reaper;
 pub(super) mod servers;
+pub(super) mod session_audit;

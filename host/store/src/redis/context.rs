@@ -3,15 +3,15 @@
 
 pub(super) mod acknowledgements;
 pub(super) mod batcher;
-pub(super) mod clock;
-pub(super) mod cluster_time;
+pub(super) mod cluster_clock;
 pub(super) mod connections;
-pub(super) mod estate;
 pub(super) mod faults;
 pub(super) mod fullest_server;
-pub(super) mod lease_time;
-pub(super) mod members;
+pub(super) mod lease_expiry;
+pub(super) mod member_writer;
 pub(super) mod node_name;
+pub(super) mod owned_entries;
+pub(super) mod redis_clock;
 pub(super) mod usage;
 
 use crate::{
@@ -20,15 +20,15 @@ use crate::{
         answer,
         context::{
             acknowledgements::Acknowledgements,
-            clock::{Clock, SAMPLES},
-            cluster_time::ClusterTime,
-            connections::Connections,
-            estate::Estate,
+            cluster_clock::ClusterClock,
+            connections::ClusterConnectionCounts,
             faults::NodeFaults,
             fullest_server::FullestServer,
-            lease_time::Renewal,
-            members::Members,
+            lease_expiry::LeaseExpiry,
+            member_writer::MemberWriter,
             node_name::NodeName,
+            owned_entries::OwnedEntries,
+            redis_clock::{RedisClock, SAMPLES},
             usage::RedisUsage,
         },
         link::Link,
@@ -47,32 +47,32 @@ use std::{
 use switchyard_process::memory::MemoryAccount;
 
 /// In which a node that starts looks at Redis' clock.
-const LOOKS: Duration = Duration::from_secs(1);
+const CLOCK_SAMPLING_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Context {
     pub link: Arc<Link>,
     pub names: Names,
     pub rooms: Rooms,
     pub retention: Retention,
-    pub estate: Arc<Estate>,
-    pub members: Members,
+    pub owned: Arc<OwnedEntries>,
+    pub members: MemberWriter,
     pub acknowledgements: Acknowledgements,
-    pub connections: Arc<Connections>,
+    pub connections: Arc<ClusterConnectionCounts>,
     pub usage: Arc<RedisUsage>,
     pub fullest_server: Arc<FullestServer>,
     pub node: Arc<NodeName>,
-    pub renewed: Arc<Renewal>,
+    pub lease_expiry: Arc<LeaseExpiry>,
     /// A Redis is another process than before.
-    pub has_changed: AtomicBool,
+    pub server_replaced: AtomicBool,
     pub faults: NodeFaults,
     pub feed: Feed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
-    pub time: Arc<Clock>,
+    pub redis_clock: Arc<RedisClock>,
     /// What leases, claims and the ends of sessions are counted by.
-    pub cluster: ClusterTime,
+    pub cluster_clock: ClusterClock,
     /// Milliseconds that Redis' clock is ahead of this node's.
-    pub clock: Arc<AtomicI64>,
+    pub clock_offset_ms: Arc<AtomicI64>,
 }
 
 impl Context {
@@ -86,58 +86,66 @@ impl Context {
     ) -> Arc<Self> {
         let link = Arc::new(link);
         let node = Arc::new(NodeName::new());
-        let (estate, time) = (Arc::new(Estate::new(&link, &names)), Arc::new(Clock::default()));
-        let renewed = Arc::new(Renewal::default());
+        let (owned, redis_clock) =
+            (Arc::new(OwnedEntries::new(&link, &names)), Arc::new(RedisClock::default()));
+        let lease_expiry = Arc::new(LeaseExpiry::default());
         let fullest_server = Arc::new(FullestServer::default());
         Arc::new(Self {
             rooms: Rooms { link: link.clone(), names: names.clone(), retention, memory },
-            members: Members::new(&link, &names, &retention),
+            members: MemberWriter::new(&link, &names, &retention),
             acknowledgements: Acknowledgements::new(&link, &names),
-            connections: Connections::new(&link, &names, &node, &estate, &time, &renewed),
+            connections: ClusterConnectionCounts::new(
+                &link,
+                &names,
+                &node,
+                &owned,
+                &redis_clock,
+                &lease_expiry,
+            ),
             usage: Arc::new(RedisUsage::new(retention, &fullest_server)),
             fullest_server,
             link,
             names,
             retention,
-            estate,
+            owned,
             node,
-            renewed,
-            has_changed: AtomicBool::new(false),
+            lease_expiry,
+            server_replaced: AtomicBool::new(false),
             faults: NodeFaults::default(),
             feed,
             metrics,
-            time,
-            cluster: ClusterTime::default(),
-            clock: Arc::default(),
+            redis_clock,
+            cluster_clock: ClusterClock::default(),
+            clock_offset_ms: Arc::default(),
         })
     }
 
     /// Cluster time in milliseconds, asked for where this node has not heard of it lately.
     pub(super) async fn cluster_time(&self) -> Result<u64, Unavailable> {
-        if let Some(time) = self.cluster.recent() {
+        if let Some(time) = self.cluster_clock.recent() {
             return Ok(time);
         }
         let said = self.link.command("HGET", vec![self.names.clock().into(), "time".into()]).await?;
-        self.cluster.heard(if said.is_null() { 0 } else { answer::number(&said)? });
-        Ok(self.cluster.now())
+        self.cluster_clock.heard(if said.is_null() { 0 } else { answer::number(&said)? });
+        Ok(self.cluster_clock.now())
     }
 
     /// Asks for Redis' clock until it is known well enough for a client that comes back at once: the answer that came fastest says
     /// best.
-    pub(super) async fn look_at_clock(&self) {
+    pub(super) async fn sample_clock(&self) {
         let looked = async {
             for _ in 0..SAMPLES {
                 if let Ok(time) = server_time(&self.link, self.names.clock()).await {
-                    self.time.heard(time);
+                    self.redis_clock.heard(time);
                 }
             }
         };
         // A slow Redis is not made slower to come back to.
-        tokio::time::timeout(LOOKS, looked).await.ok();
+        tokio::time::timeout(CLOCK_SAMPLING_TIMEOUT, looked).await.ok();
     }
 
     /// Entries of a list that are due, and until when they are this node's by their new score.
-    pub(super) async fn due(
+    pub(super) async fn claim_due(
         &self,
         list: String,
         claim: Duration,
@@ -145,7 +153,7 @@ impl Context {
     ) -> Result<(Vec<Arc<str>>, u64), Unavailable> {
         let now = self.cluster_time().await?;
         let claimed = now + claim.as_millis() as u64;
-        let deadline = self.time.now() + PATIENCE.as_millis() as u64;
+        let deadline = self.redis_clock.now() + PATIENCE.as_millis() as u64;
         let claim = schedules::Claim { now, until: claimed, most, deadline };
         Ok((schedules::claim_due(&self.link, list, &claim).await?, claimed))
     }

@@ -5,7 +5,7 @@ use crate::{
     Unavailable,
     redis::{
         answer,
-        context::{Context, lease_time::CLAIM},
+        context::{Context, lease_expiry::CLAIM_DURATION},
         scripts::schedules,
     },
 };
@@ -57,7 +57,7 @@ impl Listing {
 
     /// Lists what is to be listed.
     pub(super) async fn write(&self) {
-        let Context { link, names, cluster, .. } = &*self.context;
+        let Context { link, names, cluster_clock, .. } = &*self.context;
         let listed = std::mem::take(&mut *self.rooms.lock().expect(HELD));
         if listed.is_empty() {
             return;
@@ -66,7 +66,7 @@ impl Listing {
             let entries = listed.iter().flat_map(move |room| [score.clone(), Value::from(&**room)]);
             [Value::from(key)].into_iter().chain(entries).collect()
         };
-        let first = answer::integer(cluster.now() + FIRST.as_millis() as u64);
+        let first = answer::integer(cluster_clock.now() + FIRST.as_millis() as u64);
         let written = async {
             link.command("ZADD", scored(names.checks(), first)).await?;
             link.command("ZADD", scored(names.rooms(), "0".into())).await
@@ -107,7 +107,7 @@ const HELD: &str = "no code panics while it holds the rooms";
 async fn check_all(context: &Context) -> Result<(), Unavailable> {
     let Context { link, names, .. } = context;
     loop {
-        let (due, claimed) = context.due(names.checks(), CLAIM, PIECE).await?;
+        let (due, claimed) = context.claim_due(names.checks(), CLAIM_DURATION, PIECE).await?;
         let left = join_all(due.iter().map(|room| link.command("PTTL", vec![names.room(room).into()]))).await;
         let (mut gone, mut later) = (vec![], vec![Value::from(names.checks()), "XX".into()]);
         for (room, left) in due.iter().zip(left) {
@@ -115,7 +115,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
                 Ok(Value::Integer(-2)) => gone.push(&**room),
                 Ok(Value::Integer(left)) => {
                     let left = u64::try_from(left).unwrap_or(u64::MAX).min(LONGEST.as_millis() as u64);
-                    let gone = claimed - CLAIM.as_millis() as u64 + left + SLACK.as_millis() as u64;
+                    let gone = claimed - CLAIM_DURATION.as_millis() as u64 + left + SLACK.as_millis() as u64;
                     later.extend([answer::integer(gone), Value::from(&**room)]);
                 }
                 // It is given out again, and keeps none of the others.

@@ -1,21 +1,21 @@
 //! The sessions that connections of this node hold. What is written of one is decided by its record; how it comes here, is written and
 //! goes is carried out beside this.
 
-mod claiming;
-mod leaving;
+mod acquiring;
 pub(super) mod record;
+mod releasing;
 mod writing;
 
 use crate::{
     ConnectionId, Event, Unavailable,
     redis::{
-        context::{Context, estate::held_entry},
+        context::{Context, owned_entries::held_entry},
         scripts::sessions::SessionKey,
         session_id::SessionId,
         sessions::record::Record,
     },
 };
-use leaving::leave;
+use releasing::leave;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     iter,
@@ -47,7 +47,7 @@ const MANY: usize = 256;
 const RECENT: Duration = Duration::from_secs(10);
 
 /// A session that a connection of this node holds, or held until somebody else took it.
-pub(super) struct Session {
+pub(super) struct HeldSession {
     pub principal: Arc<str>,
     pub id: SessionId,
     pub connection: ConnectionId,
@@ -63,17 +63,17 @@ pub(super) struct Session {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leaving {
+pub(super) enum ReleaseMode {
     /// It can be resumed.
-    Detached,
-    Over,
+    Detach,
+    End,
 }
 
-pub(super) struct Sessions {
+pub(super) struct RedisSessions {
     pub context: Arc<Context>,
-    held: Mutex<BTreeMap<ConnectionId, Arc<Session>>>,
+    held: Mutex<BTreeMap<ConnectionId, Arc<HeldSession>>>,
     /// Those that were let go a moment ago.
-    recent: Mutex<VecDeque<(Instant, Arc<Session>, Leaving)>>,
+    recent: Mutex<VecDeque<(Instant, Arc<HeldSession>, ReleaseMode)>>,
     /// Rooms whose members are to be written again.
     forgotten: Mutex<HashSet<RoomName>>,
     at_once: Semaphore,
@@ -83,12 +83,12 @@ pub(super) struct Sessions {
     tasks: TaskTracker,
 }
 
-impl Session {
+impl HeldSession {
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().expect("no code panics while it holds a record")
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
 
@@ -98,7 +98,7 @@ impl Session {
 
     /// Keeps it from being written or let go, if that is not happening now.
     pub(super) fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        self.writing.try_lock().ok().filter(|_| !self.is_over())
+        self.writing.try_lock().ok().filter(|_| !self.has_ended())
     }
 
     pub(super) fn key(&self) -> SessionKey<'_> {
@@ -110,7 +110,7 @@ impl Session {
     }
 }
 
-impl Sessions {
+impl RedisSessions {
     pub(super) fn new(context: &Arc<Context>) -> Arc<Self> {
         Arc::new(Self {
             context: context.clone(),
@@ -123,7 +123,7 @@ impl Sessions {
         })
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Session>>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<HeldSession>>> {
         self.held.lock().expect("no code panics while it holds the sessions")
     }
 
@@ -132,13 +132,13 @@ impl Sessions {
     }
 
     /// The sessions of so many connections after one. Keep it short: every join and acknowledgement takes the same lock.
-    pub(super) fn page(&self, after: Option<ConnectionId>, most: usize) -> Vec<Arc<Session>> {
+    pub(super) fn page(&self, after: Option<ConnectionId>, most: usize) -> Vec<Arc<HeldSession>> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.held().range((after, Bound::Unbounded)).take(most).map(|(_, session)| session.clone()).collect()
     }
 
     /// All sessions in pages, between which others have the lock. One that comes or goes meanwhile may be missing.
-    pub(super) fn pages(&self, most: usize) -> impl Iterator<Item = Vec<Arc<Session>>> {
+    pub(super) fn pages(&self, most: usize) -> impl Iterator<Item = Vec<Arc<HeldSession>>> {
         let mut after = None;
         iter::from_fn(move || {
             let page = self.page(after, most);
@@ -147,36 +147,36 @@ impl Sessions {
         })
     }
 
-    pub(super) fn of(&self, connection: ConnectionId) -> Option<Arc<Session>> {
+    pub(super) fn by_connection(&self, connection: ConnectionId) -> Option<Arc<HeldSession>> {
         self.held().get(&connection).cloned()
     }
 
     /// Waits until all that were let go are so in Redis.
-    pub(super) async fn left(&self) {
+    pub(super) async fn all_released(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-impl Sessions {
-    pub(super) fn taken_over(&self, session: &Session) {
+impl RedisSessions {
+    pub(super) fn taken_over(&self, session: &HeldSession) {
         session.over.store(true, Ordering::Relaxed);
         (self.context.feed)(Event::TakenOver(session.connection));
     }
 
     /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
-    pub(super) fn doubt(&self, session: &Session) {
+    pub(super) fn doubt(&self, session: &HeldSession) {
         session.record().doubt();
         self.probe(session);
     }
 
-    fn probe(&self, session: &Session) {
+    fn probe(&self, session: &HeldSession) {
         (self.context.feed)(Event::Probe(session.connection));
     }
 
     /// The client of a connection was heard after [`Event::Probe`].
-    pub(super) fn vouch(self: &Arc<Self>, connection: ConnectionId) {
-        let Some(session) = self.of(connection) else { return };
+    pub(super) fn reclaim(self: &Arc<Self>, connection: ConnectionId) {
+        let Some(session) = self.by_connection(connection) else { return };
         session.record().vouch();
         self.settle(&session);
     }
@@ -187,7 +187,9 @@ impl Sessions {
         room: &RoomName,
         position: &Position,
     ) {
-        let Some(session) = self.of(connection).filter(|session| !session.is_over()) else { return };
+        let Some(session) = self.by_connection(connection).filter(|session| !session.has_ended()) else {
+            return;
+        };
         let (is_new, wants_write) = {
             let mut record = session.record();
             (record.acknowledge(room, position), record.wants_write())
@@ -201,7 +203,9 @@ impl Sessions {
     }
 
     pub(super) fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
-        let Some(session) = self.of(connection).filter(|session| !session.is_over()) else { return };
+        let Some(session) = self.by_connection(connection).filter(|session| !session.has_ended()) else {
+            return;
+        };
         let moved = session.record().advance(room, position);
         if moved {
             self.settle(&session);
@@ -209,13 +213,13 @@ impl Sessions {
     }
 
     /// All sessions may have been lost, or let go.
-    pub(super) fn doubt_all(self: &Arc<Self>) {
+    pub(super) fn mark_all_uncertain(self: &Arc<Self>) {
         // One that comes meanwhile doubts itself where it began under the former name.
         self.pages(MANY).flatten().for_each(|session| session.record().doubt());
         let sessions = self.clone();
         tokio::spawn(async move {
             for some in sessions.pages(AT_ONCE) {
-                let doubted = some.iter().filter(|session| session.record().is_doubted());
+                let doubted = some.iter().filter(|session| session.record().is_uncertain());
                 doubted.for_each(|session| sessions.probe(session));
                 sleep(PROBE_PACE).await;
             }
@@ -239,7 +243,7 @@ impl Sessions {
     }
 
     /// A room goes on with another epoch: it may have forgotten who is in it.
-    pub(super) fn has_forgotten(self: &Arc<Self>, room: RoomName) {
+    pub(super) fn restore_members(self: &Arc<Self>, room: RoomName) {
         let mut forgotten = self.forgotten.lock().expect("no code panics while it holds them");
         forgotten.insert(room);
         // Where one has, others have.

@@ -22,7 +22,7 @@ use crate::{
         opening::{Waiting, open},
         plugins::Plugins,
         pubsub::{listener::RoomListener, listener_request::ListenerRequest, publishing::Publishing},
-        sessions::{Leaving, Sessions, record::Change as Rooming},
+        sessions::{RedisSessions, ReleaseMode, record::RoomChanges},
         site::Site,
     },
 };
@@ -56,7 +56,7 @@ impl Redis {
         let (link, signals, connected) = open(&mut waiting, metrics.clone(), vitals).await?;
         let names = Names::of(site);
         let context = Context::new(link, names, retention, metrics, feed, memory.clone());
-        let (sessions, listing) = (Sessions::new(&context), Listing::new(&context));
+        let (sessions, listing) = (RedisSessions::new(&context), Listing::new(&context));
         let (listener, requests) = mpsc::unbounded_channel();
         let listens = RoomListener::new(&context, &sessions, &listing, listener.downgrade());
         servers::watch(&context, connected, vitals).await;
@@ -64,10 +64,10 @@ impl Redis {
         vitals.spawn("the listener of the Redis store", listens.run(requests, signals));
         let publishing = Publishing::new(&context, &listing);
         let leased = Arc::new(Leased { context, sessions, listing, listener });
-        while let Err(error) = lease::hold(&leased, vitals).await {
+        while let Err(error) = lease::acquire(&leased, vitals).await {
             waiting.pauses(&error).await;
         }
-        leased.context.look_at_clock().await;
+        leased.context.sample_clock().await;
         Ok(Arc::new(Self { leased, publishing }))
     }
 }
@@ -149,26 +149,27 @@ impl SessionStore for Redis {
 
     fn detach(&self, hold: Hold) {
         self.context().usage.detached(hold.connection, self.context().retention.session);
-        self.leased.sessions.let_go(hold.connection, Leaving::Detached);
+        self.leased.sessions.release(hold.connection, ReleaseMode::Detach);
     }
 
     fn end(&self, hold: Hold) {
         self.context().usage.detached(hold.connection, Duration::ZERO);
-        self.leased.sessions.let_go(hold.connection, Leaving::Over);
+        self.leased.sessions.release(hold.connection, ReleaseMode::End);
     }
 
     async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
         let (count, bytes, usage) = (join.len(), size(&join), &self.context().usage);
-        let who = self.leased.sessions.of(hold.connection).map(|session| session.principal.clone());
+        let who =
+            self.leased.sessions.by_connection(hold.connection).map(|session| session.principal.clone());
         let joining = who.map(|who| usage.joining(hold.connection, &who, count, bytes)).transpose()?;
-        self.leased.sessions.change(hold.token, hold.connection, Rooming { join, leave: vec![] }).await?;
+        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join, leave: vec![] }).await?;
         joining.into_iter().for_each(JoinReservation::done);
         Ok(())
     }
 
     async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
         let count = leave.len();
-        self.leased.sessions.change(hold.token, hold.connection, Rooming { join: vec![], leave }).await?;
+        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join: vec![], leave }).await?;
         self.context().usage.left(hold.connection, count);
         Ok(())
     }
@@ -287,17 +288,21 @@ impl RemoteStore for Redis {
     }
 
     fn vouch(&self, hold: Hold) {
-        self.leased.sessions.vouch(hold.connection);
+        self.leased.sessions.reclaim(hold.connection);
     }
 
     async fn close(&self) {
         let Leased { context, sessions, listing, .. } = &*self.leased;
         tokio::time::timeout(PATIENCE, self.publishing.idle()).await.ok();
-        tokio::join!(sessions.left(), context.acknowledgements.written(), context.connections.written());
+        tokio::join!(
+            sessions.all_released(),
+            context.acknowledgements.written(),
+            context.connections.written()
+        );
         listing.write().await;
         self.versions().unreport(&context.node.get()).await.ok();
         // Otherwise others find out when the lease runs out, and clear away what is left.
-        lease::give_up(context).await;
+        lease::release(context).await;
         context.link.close();
     }
 }

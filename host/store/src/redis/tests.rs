@@ -9,7 +9,9 @@ use crate::{
     RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored, StoredKeys, Storing,
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
-    redis::{Keyring, Redis, RedisUrl, Replication, Site, context::lease_time::LEASE, names::Names},
+    redis::{
+        Keyring, Redis, RedisUrl, Replication, Site, context::lease_expiry::LEASE_DURATION, names::Names,
+    },
     registry::REVOCATION_TTL,
 };
 use std::{
@@ -260,7 +262,7 @@ async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
     one.close().await;
     let began = std::time::Instant::now();
     until("a session that can be resumed", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
-    assert!(began.elapsed() < LEASE / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() < LEASE_DURATION / 2, "{:?}", began.elapsed());
 }
 
 /// Whoever is told of a takeover is called by the task of the lease; of a room, by that of the listener.

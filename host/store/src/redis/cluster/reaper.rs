@@ -5,8 +5,8 @@ use crate::{
     ConnectionId, Unavailable,
     redis::{
         answer,
-        context::{Context, estate::entry, lease_time::CLAIM},
-        enrolment::{Enrolled, Enrolment},
+        context::{Context, lease_expiry::CLAIM_DURATION, owned_entries::session_entry},
+        membership_change::{MembershipChange, MembershipOutcome},
         scripts::{
             leases::Scored,
             schedules,
@@ -24,15 +24,15 @@ use switchyard_protocol::Position;
 use tokio::time::{Instant, sleep};
 
 /// Entries of an estate at a time.
-const PIECE: u64 = 200;
+const SCAN_COUNT: u64 = 200;
 /// Sessions whose time is over that a node is given at a time.
-const DUE: u64 = 500;
+const MAX_DUE_SESSIONS: u64 = 500;
 /// Sessions that are seen to at a time.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_TASKS: usize = 64;
 /// After a step that failed.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// For how long a task is tried again: well below what it takes until another node is given it.
-const TRIES: Duration = Duration::from_secs(8);
+const RETRY_WINDOW: Duration = Duration::from_secs(8);
 
 pub(crate) struct Reaper {
     context: Arc<Context>,
@@ -61,9 +61,9 @@ impl Reaper {
     }
 
     /// How many sessions this node is to be given: none while it is at work on others.
-    pub(crate) fn wanted(&self) -> u64 {
+    pub(crate) fn wanted_sessions(&self) -> u64 {
         match self.ending.try_lock() {
-            Ok(_) => DUE,
+            Ok(_) => MAX_DUE_SESSIONS,
             Err(_) => 0,
         }
     }
@@ -71,7 +71,7 @@ impl Reaper {
 
 /// Until another node is given the same task, it is tried again.
 async fn see_to_node(context: Arc<Context>, node: Arc<str>, score: u64) {
-    let until = Instant::now() + TRIES;
+    let until = Instant::now() + RETRY_WINDOW;
     loop {
         match reap(&context, &node, score).await {
             // A former name of a node that lives, whose estate Redis has forgotten.
@@ -84,18 +84,18 @@ async fn see_to_node(context: Arc<Context>, node: Arc<str>, score: u64) {
             Err(error) if Instant::now() > until => {
                 return tracing::warn!(%node, %error, "what a dead node left is cleared away later");
             }
-            Err(_) => sleep(PAUSE).await,
+            Err(_) => sleep(RETRY_DELAY).await,
         }
     }
 }
 
 async fn see_to_all_ends(context: &Context, mut due: Scored) {
     loop {
-        let is_all = (due.len() as u64) < DUE;
+        let is_all = (due.len() as u64) < MAX_DUE_SESSIONS;
         if !see_to_ends(context, due).await || is_all {
             return;
         }
-        due = match context.due(context.names.ends(), CLAIM, DUE).await {
+        due = match context.claim_due(context.names.ends(), CLAIM_DURATION, MAX_DUE_SESSIONS).await {
             Ok((more, claimed)) => more.into_iter().map(|entry| (entry, claimed)).collect(),
             // What is due is given out with the lease.
             Err(error) => return tracing::debug!(%error, "sessions whose time is over are removed later"),
@@ -105,7 +105,7 @@ async fn see_to_all_ends(context: &Context, mut due: Scored) {
 
 /// `false`: some were not removed in time.
 async fn see_to_ends(context: &Context, mut due: Scored) -> bool {
-    let until = Instant::now() + TRIES;
+    let until = Instant::now() + RETRY_WINDOW;
     loop {
         let ending = due.iter().map(|(entry, score)| end(context, entry, *score).boxed()).collect();
         let ended = all(ending).await;
@@ -114,24 +114,24 @@ async fn see_to_ends(context: &Context, mut due: Scored) -> bool {
         if due.is_empty() || Instant::now() > until {
             return due.is_empty();
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_DELAY).await;
     }
 }
 
 /// An entry of an estate.
-enum Left<'a> {
+enum OwnedEntry<'a> {
     Counted(&'a str),
-    Session { principal: Arc<str>, id: SessionId, connection: &'a str },
+    HeldSession { principal: Arc<str>, id: SessionId, connection: &'a str },
 }
 
-impl<'a> Left<'a> {
+impl<'a> OwnedEntry<'a> {
     fn read(entry: &'a str) -> Option<Self> {
         let mut parts = entry.split(' ');
         match (parts.next()?, parts.next(), parts.next()) {
             (principal, None, None) => Some(Self::Counted(principal)),
             (principal, Some(id), Some(connection)) => {
                 ConnectionId::parse(connection)?;
-                Some(Self::Session { principal: principal.into(), id: SessionId::parse(id)?, connection })
+                Some(Self::HeldSession { principal: principal.into(), id: SessionId::parse(id)?, connection })
             }
             _ => None,
         }
@@ -141,10 +141,11 @@ impl<'a> Left<'a> {
 /// Clears away what a dead node left: how much that was. What cannot be reached keeps nothing else from being cleared away.
 async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavailable> {
     let Context { link, names, .. } = context;
-    let estate: Value = names.estate(node).into();
+    let owned_key: Value = names.estate(node).into();
     let (mut left, mut failed, mut cursor) = (0, None, "0".to_owned());
     loop {
-        let piece = vec![estate.clone(), cursor.as_str().into(), "COUNT".into(), answer::integer(PIECE)];
+        let piece =
+            vec![owned_key.clone(), cursor.as_str().into(), "COUNT".into(), answer::integer(SCAN_COUNT)];
         let mut parts = answer::list(link.command("SSCAN", piece).await?)?.into_iter();
         let mut next = || parts.next().unwrap_or(Value::Null);
         cursor = answer::text(next())?.to_string();
@@ -154,7 +155,7 @@ async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavai
         let done = entries.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
         let done: Vec<Value> = done.map(|(entry, _)| Value::from(&**entry)).collect();
         if !done.is_empty() {
-            link.command("SREM", [vec![estate.clone()], done].concat()).await?;
+            link.command("SREM", [vec![owned_key.clone()], done].concat()).await?;
         }
         failed = outcomes.into_iter().find_map(Result::err).or(failed);
         if cursor == "0" {
@@ -173,9 +174,9 @@ async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavai
 /// Sees to one entry of a dead node's estate: lets the session go, and its members be as its record says.
 async fn clear(context: &Context, node: &str, text: &str) -> Result<(), Unavailable> {
     let Context { link, names, retention, .. } = context;
-    let (principal, id, connection) = match Left::read(text) {
-        Some(Left::Session { principal, id, connection }) => (principal, id, connection),
-        Some(Left::Counted(principal)) => {
+    let (principal, id, connection) = match OwnedEntry::read(text) {
+        Some(OwnedEntry::HeldSession { principal, id, connection }) => (principal, id, connection),
+        Some(OwnedEntry::Counted(principal)) => {
             link.command("HDEL", vec![names.connections(principal).into(), node.into()]).await?;
             return Ok(());
         }
@@ -185,15 +186,15 @@ async fn clear(context: &Context, node: &str, text: &str) -> Result<(), Unavaila
     let key = SessionKey { principal: &principal, id };
     let let_go = session_end::let_go(link, names, key, context.cluster_time().await?, asked).await?;
     if let LetGo::Done { time, generation, number, end, rooms } = let_go {
-        context.estate.ends(entry(&principal, id), end).await?;
-        let written = Confirmed { principal: &principal, id, time, generation, number };
+        context.owned.schedule_end(session_entry(&principal, id), end).await?;
+        let written = RecordSnapshot { principal: &principal, id, time, generation, number };
         written.enrol(context, &rooms?, true).await?;
     }
     Ok(())
 }
 
 /// A session as its record was at a moment.
-struct Confirmed<'a> {
+struct RecordSnapshot<'a> {
     principal: &'a Arc<str>,
     id: SessionId,
     time: u64,
@@ -201,14 +202,14 @@ struct Confirmed<'a> {
     number: u64,
 }
 
-impl Confirmed<'_> {
+impl RecordSnapshot<'_> {
     /// Writes its members as the record says, or removes them all. Where something newer was written, that holds.
     async fn enrol(&self, context: &Context, rooms: &Rooms, lives: bool) -> Result<(), Unavailable> {
         let come = rooms.places.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
         let go = rooms.left.iter().map(|room| (room, None));
-        let mut writes: Vec<Step> = vec![];
+        let mut writes: Vec<CleanupTask> = vec![];
         for (room, epoch) in come.chain(go) {
-            let enrolment = Enrolment {
+            let change = MembershipChange {
                 room: room.clone(),
                 generation: self.generation,
                 number: self.number,
@@ -216,8 +217,10 @@ impl Confirmed<'_> {
                 comes: epoch.filter(|_| lives).map(|epoch| Position { epoch, offset: 0 }),
             };
             let write = async move {
-                match context.members.enrol(self.principal, self.id, enrolment).await? {
-                    (Enrolled::Late, _) => Err(Unavailable("a member was written too late".to_owned())),
+                match context.members.enrol(self.principal, self.id, change).await? {
+                    (MembershipOutcome::Late, _) => {
+                        Err(Unavailable("a member was written too late".to_owned()))
+                    }
                     _ => Ok(()),
                 }
             };
@@ -227,32 +230,32 @@ impl Confirmed<'_> {
     }
 }
 
-type Step<'a> = BoxFuture<'a, Result<(), Unavailable>>;
+type CleanupTask<'a> = BoxFuture<'a, Result<(), Unavailable>>;
 
 /// Some at a time; one that fails keeps no other from being done.
-async fn all(steps: Vec<Step<'_>>) -> Vec<Result<(), Unavailable>> {
-    stream::iter(steps).buffered(AT_ONCE).collect().await
+async fn all(steps: Vec<CleanupTask<'_>>) -> Vec<Result<(), Unavailable>> {
+    stream::iter(steps).buffered(MAX_CONCURRENT_TASKS).collect().await
 }
 
 /// Ends a session whose time is over, unless it was resumed.
 async fn end(context: &Context, listed: &Arc<str>, score: u64) -> Result<(), Unavailable> {
-    let Context { link, names, estate, .. } = context;
+    let Context { link, names, owned, .. } = context;
     let Some((principal, id)) =
         listed.split_once(' ').and_then(|(p, id)| Some((p.into(), SessionId::parse(id)?)))
     else {
-        return estate.strike(listed.to_string(), score).await;
+        return owned.unschedule_end(listed.to_string(), score).await;
     };
     let principal: Arc<str> = principal;
     let key = SessionKey { principal: &principal, id };
-    match session_end::end(link, names, key, context.cluster.now()).await? {
+    match session_end::end(link, names, key, context.cluster_clock.now()).await? {
         // It was let go once more since, or was put on the list too early.
-        EndReply::Later { end } => return estate.ends(listed.to_string(), end).await,
+        EndReply::Later { end } => return owned.schedule_end(listed.to_string(), end).await,
         EndReply::Ended { time, generation, number, rooms } => {
-            let ended = Confirmed { principal: &principal, id, time, generation, number };
+            let ended = RecordSnapshot { principal: &principal, id, time, generation, number };
             ended.enrol(context, &rooms, false).await?;
             session_end::delete(link, names, key, (generation, number)).await?;
         }
         EndReply::Live => {}
     }
-    estate.strike(listed.to_string(), score).await
+    owned.unschedule_end(listed.to_string(), score).await
 }

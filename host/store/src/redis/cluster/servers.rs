@@ -12,12 +12,12 @@ use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
 /// After a server that did not say which it is.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Of the tasks.
 const NAME: &str = "the watch over Redis' processes";
 
 /// What each server called itself last: another after each start, and after each promotion of a replica.
-type Known = Arc<Mutex<HashMap<Server, String>>>;
+type ServerIds = Arc<Mutex<HashMap<Server, String>>>;
 
 /// Notes those that are there, and from then on tells whenever one is not what it was: all that this node has said is written is then
 /// written again.
@@ -26,7 +26,7 @@ pub(crate) async fn watch(
     mut connected: mpsc::UnboundedReceiver<Server>,
     vitals: &VitalTasks,
 ) {
-    let known = Known::default();
+    let known = ServerIds::default();
     for server in context.link.servers() {
         // One that does not answer is asked when it is connected the next time.
         if let Ok(id) = context.link.identity(&server).await {
@@ -43,7 +43,7 @@ pub(crate) async fn watch(
 }
 
 /// Asks a server that was connected anew until it says what it is.
-async fn look(context: std::sync::Weak<Context>, known: Known, server: Server) {
+async fn look(context: std::sync::Weak<Context>, known: ServerIds, server: Server) {
     loop {
         let Some(context) = context.upgrade() else { return };
         match context.link.identity(&server).await {
@@ -54,7 +54,7 @@ async fn look(context: std::sync::Weak<Context>, known: Known, server: Server) {
                     .insert(server.clone(), id.clone());
                 if before.as_ref() != Some(&id) {
                     tracing::info!(%server, "a Redis that is not what it was; writing again what this node holds");
-                    context.has_changed.store(true, Ordering::Relaxed);
+                    context.server_replaced.store(true, Ordering::Relaxed);
                 }
                 return;
             }
@@ -63,6 +63,6 @@ async fn look(context: std::sync::Weak<Context>, known: Known, server: Server) {
             Err(_) => {}
         }
         drop(context);
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }

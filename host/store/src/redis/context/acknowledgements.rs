@@ -42,9 +42,9 @@ impl Unwritten {
 
 /// Cheap to clone: all clones are one.
 #[derive(Clone)]
-pub(crate) struct Acknowledgements(Arc<Inner>);
+pub(crate) struct Acknowledgements(Arc<AckState>);
 
-struct Inner {
+struct AckState {
     link: Arc<Link>,
     names: Names,
     /// Each of these rooms has a task that writes it, and removes it when nothing is left.
@@ -56,7 +56,7 @@ struct Inner {
 impl Acknowledgements {
     pub(crate) fn new(link: &Arc<Link>, names: &Names) -> Self {
         let (link, names) = (link.clone(), names.clone());
-        Self(Arc::new(Inner { link, names, rooms: Mutex::default(), written: Notify::new() }))
+        Self(Arc::new(AckState { link, names, rooms: Mutex::default(), written: Notify::new() }))
     }
 
     /// Writes it soon.
@@ -141,7 +141,7 @@ impl Acknowledgements {
         for (id, position) in positions {
             epochs.entry(&position.epoch).or_default().push((*id, position.offset));
         }
-        let Inner { link, names, .. } = &*self.0;
+        let AckState { link, names, .. } = &*self.0;
         for (epoch, offsets) in epochs {
             for some in offsets.chunks(MAX_PER_COMMAND) {
                 memberships::acknowledge(link, names, room, epoch, some).await?;

@@ -13,36 +13,36 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Entries in one command.
-const MOST: usize = 250;
+const MAX_BATCH_ENTRIES: usize = 250;
 
 /// Writes entries of a key: an answer for each, in their order.
-type Send<K, E, A> =
-    Box<dyn Fn(K, Vec<E>) -> BoxFuture<'static, Result<Vec<A>, Unavailable>> + std::marker::Send + Sync>;
+type SendBatch<K, E, A> =
+    Box<dyn Fn(K, Vec<E>) -> BoxFuture<'static, Result<Vec<A>, Unavailable>> + Send + Sync>;
 
 type Waiter<A> = oneshot::Sender<Result<A, Unavailable>>;
 
 /// What gathered for each key whose writing is under way.
 type Queues<K, E, A> = HashMap<K, Vec<(E, Waiter<A>)>>;
 
-struct Inner<K, E, A> {
-    send: Send<K, E, A>,
+struct BatcherState<K, E, A> {
+    send: SendBatch<K, E, A>,
     queues: Mutex<Queues<K, E, A>>,
 }
 
-pub(crate) struct Batcher<K, E, A>(Arc<Inner<K, E, A>>);
+pub(crate) struct Batcher<K, E, A>(Arc<BatcherState<K, E, A>>);
 
 impl<K, E, A> Batcher<K, E, A>
 where
-    K: Clone + Eq + Hash + std::marker::Send + 'static,
-    E: std::marker::Send + 'static,
-    A: std::marker::Send + 'static,
+    K: Clone + Eq + Hash + Send + 'static,
+    E: Send + 'static,
+    A: Send + 'static,
 {
-    pub(crate) fn new<Sent>(send: impl Fn(K, Vec<E>) -> Sent + std::marker::Send + Sync + 'static) -> Self
+    pub(crate) fn new<Sent>(send: impl Fn(K, Vec<E>) -> Sent + Send + Sync + 'static) -> Self
     where
-        Sent: Future<Output = Result<Vec<A>, Unavailable>> + std::marker::Send + 'static,
+        Sent: Future<Output = Result<Vec<A>, Unavailable>> + Send + 'static,
     {
-        let send: Send<K, E, A> = Box::new(move |key, entries| Box::pin(send(key, entries)));
-        Self(Arc::new(Inner { send, queues: Mutex::default() }))
+        let send: SendBatch<K, E, A> = Box::new(move |key, entries| Box::pin(send(key, entries)));
+        Self(Arc::new(BatcherState { send, queues: Mutex::default() }))
     }
 
     /// Its entry is on its way, or will be, also if nobody waits for the answer any more.
@@ -61,13 +61,13 @@ where
     }
 }
 
-impl<K, E, A> Inner<K, E, A> {
+impl<K, E, A> BatcherState<K, E, A> {
     fn queues(&self) -> MutexGuard<'_, Queues<K, E, A>> {
         self.queues.lock().expect("no code panics while it holds the queues")
     }
 }
 
-async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<Inner<K, E, A>>, key: K) {
+async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<BatcherState<K, E, A>>, key: K) {
     loop {
         let batch = {
             let mut queues = inner.queues();
@@ -76,7 +76,7 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<Inner<K, E, A>>, key: K) {
                 queues.remove(&key);
                 return;
             }
-            let rest = queue.split_off(queue.len().min(MOST));
+            let rest = queue.split_off(queue.len().min(MAX_BATCH_ENTRIES));
             mem::replace(queue, rest)
         };
         let (entries, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();

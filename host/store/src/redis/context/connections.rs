@@ -6,10 +6,10 @@ use crate::{
     permit::ConnectionSlots,
     redis::{
         context::{
-            clock::{Clock, DEADLINE},
-            estate::Estate,
-            lease_time::Renewal,
+            lease_expiry::LeaseExpiry,
             node_name::NodeName,
+            owned_entries::OwnedEntries,
+            redis_clock::{RedisClock, WRITE_VALIDITY},
         },
         link::Link,
         names::Names,
@@ -36,15 +36,15 @@ const GATHER: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 64;
 /// After a count that could not be written: with what was waited for it, as long as it may be written late.
 const PAUSE: Duration = Duration::from_millis(500);
-const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= DEADLINE.as_millis());
+const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= WRITE_VALIDITY.as_millis());
 
-pub(crate) struct Connections {
+pub(crate) struct ClusterConnectionCounts {
     link: Arc<Link>,
     names: Names,
     node: Arc<NodeName>,
-    estate: Arc<Estate>,
-    time: Arc<Clock>,
-    renewed: Arc<Renewal>,
+    owned: Arc<OwnedEntries>,
+    redis_clock: Arc<RedisClock>,
+    lease_expiry: Arc<LeaseExpiry>,
     counts: ConnectionCounts,
     state: Mutex<State>,
     at_once: Semaphore,
@@ -56,82 +56,82 @@ pub(crate) struct Connections {
 struct State {
     /// Principals whose count is being written; whether it changed again meanwhile.
     writing: HashMap<Arc<str>, bool>,
-    /// Principals in the estate, under which of this node's names.
+    /// Principals in the owned, under which of this node's names.
     noted: HashSet<Arc<str>>,
     under: Arc<String>,
 }
 
 /// A connection that is counted before Redis was asked whether there is a slot for it. Whoever drops it has none.
-pub(crate) struct Asked {
-    connections: Arc<Connections>,
+pub(crate) struct SlotAttempt {
+    connections: Arc<ClusterConnectionCounts>,
     principal: Arc<str>,
     /// With this one, on this node.
     own: u32,
     most: u32,
-    outcome: Outcome,
+    outcome: SlotOutcome,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Outcome {
+enum SlotOutcome {
     /// The count may have been written.
     Unknown,
     Refused,
     Taken,
 }
 
-impl Asked {
+impl SlotAttempt {
     /// What Redis is asked for.
     pub(crate) fn request(&self) -> SlotRequest {
         SlotRequest { own: self.own, most: self.most }
     }
 
     pub(crate) fn granted(mut self) -> Permit {
-        self.outcome = Outcome::Taken;
+        self.outcome = SlotOutcome::Taken;
         Permit::new(self.principal.clone(), self.connections.clone())
     }
 
     /// Nothing was written.
     pub(crate) fn refused(mut self) {
-        self.outcome = Outcome::Refused;
+        self.outcome = SlotOutcome::Refused;
     }
 }
 
-impl Drop for Asked {
+impl Drop for SlotAttempt {
     fn drop(&mut self) {
         let Self { connections, principal, outcome, .. } = self;
-        if *outcome != Outcome::Taken {
+        if *outcome != SlotOutcome::Taken {
             connections.counts.subtract(principal);
         }
         // Counts cross one another on the way: what is so in the end is written afterwards.
-        if *outcome != Outcome::Refused {
+        if *outcome != SlotOutcome::Refused {
             connections.recount(principal);
         }
     }
 }
 
-impl ConnectionSlots for Connections {
+impl ConnectionSlots for ClusterConnectionCounts {
     fn release(self: Arc<Self>, principal: &Arc<str>) {
         self.counts.subtract(principal);
         self.recount(principal);
     }
 }
 
-impl Connections {
+impl ClusterConnectionCounts {
     pub(crate) fn new(
         link: &Arc<Link>,
         names: &Names,
         node: &Arc<NodeName>,
-        estate: &Arc<Estate>,
-        time: &Arc<Clock>,
-        renewed: &Arc<Renewal>,
+        owned: &Arc<OwnedEntries>,
+        redis_clock: &Arc<RedisClock>,
+        lease_expiry: &Arc<LeaseExpiry>,
     ) -> Arc<Self> {
         Arc::new(Self {
             link: link.clone(),
             names: names.clone(),
             node: node.clone(),
-            estate: estate.clone(),
-            time: time.clone(),
-            renewed: renewed.clone(),
+            owned: owned.clone(),
+            redis_clock: redis_clock.clone(),
+            lease_expiry: lease_expiry.clone(),
             counts: ConnectionCounts::default(),
             state: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
@@ -140,10 +140,10 @@ impl Connections {
     }
 
     /// Counts one more, which has no slot yet.
-    pub(crate) fn ask(self: &Arc<Self>, principal: &Arc<str>, most: u32) -> Asked {
+    pub(crate) fn ask(self: &Arc<Self>, principal: &Arc<str>, most: u32) -> SlotAttempt {
         let (connections, principal) = (self.clone(), principal.clone());
         let own = self.counts.add(&principal);
-        Asked { connections, principal, own, most, outcome: Outcome::Unknown }
+        SlotAttempt { connections, principal, own, most, outcome: SlotOutcome::Unknown }
     }
 
     /// A slot for one more. Whoever stops waiting has none.
@@ -163,7 +163,7 @@ impl Connections {
         let mut taken = self.ask_for_slot(&asked).await?;
         // What is late at once is so by a clock that was set.
         if matches!(taken, SlotReply::Late) && began.elapsed() < PATIENCE {
-            self.time.heard(server_time(&self.link, self.names.clock()).await?);
+            self.redis_clock.heard(server_time(&self.link, self.names.clock()).await?);
             taken = self.ask_for_slot(&asked).await?;
         }
         match taken {
@@ -176,7 +176,7 @@ impl Connections {
         }
     }
 
-    async fn ask_for_slot(&self, asked: &Asked) -> Result<SlotReply, Unavailable> {
+    async fn ask_for_slot(&self, asked: &SlotAttempt) -> Result<SlotReply, Unavailable> {
         let (deadline, node) = (self.deadline(), self.node.get());
         self.note(&node, &asked.principal).await?;
         acquire_slot(&self.link, &self.names, &asked.principal, &node, deadline, asked.request()).await
@@ -189,8 +189,8 @@ impl Connections {
     }
 
     /// This node goes on under another name, and the former one is on the list of the dead. A count may still arrive under that name
-    /// after its estate was lost or cleared away, so the principals are put there again, and the name is listed once more.
-    pub(crate) fn moved(self: &Arc<Self>, former: Arc<String>) {
+    /// after its owned was lost or cleared away, so the principals are put there again, and the name is listed once more.
+    pub(crate) fn node_renamed(self: &Arc<Self>, former: Arc<String>) {
         let mut principals: BTreeSet<_> = self.counts.principals().into_iter().collect();
         {
             let state = self.state();
@@ -203,9 +203,9 @@ impl Connections {
     }
 
     async fn leave(self: Arc<Self>, former: Arc<String>, principals: BTreeSet<Arc<str>>) {
-        tokio::time::sleep(DEADLINE).await;
+        tokio::time::sleep(WRITE_VALIDITY).await;
         loop {
-            let left = principals.iter().map(|principal| self.estate.add(&former, principal.to_string()));
+            let left = principals.iter().map(|principal| self.owned.add(&former, principal.to_string()));
             let listed = async {
                 try_join_all(left).await?;
                 let entry = vec![self.names.dead().into(), "0".into(), former.as_str().into()];
@@ -222,7 +222,7 @@ impl Connections {
     /// When a count must be written at the latest: before others may take this node for dead, because they clear its name away only
     /// once. Ask for it before the node's name.
     fn deadline(&self) -> u64 {
-        self.time.at(self.renewed.end().min(Instant::now() + DEADLINE)) / 1000
+        self.redis_clock.at(self.lease_expiry.end().min(Instant::now() + WRITE_VALIDITY)) / 1000
     }
 
     /// Writes the count of a principal, soon.
@@ -274,7 +274,7 @@ impl Connections {
             return Err(late());
         }
         if count == 0 {
-            self.estate.remove(&node, principal.to_string()).await?;
+            self.owned.remove(&node, principal.to_string()).await?;
             let mut state = self.state();
             state.noted.remove(principal);
             // One that came meanwhile took it for noted.
@@ -296,7 +296,7 @@ impl Connections {
                 return Ok(());
             }
         }
-        self.estate.add(node, principal.to_string()).await?;
+        self.owned.add(node, principal.to_string()).await?;
         let mut state = self.state();
         if state.under == *node {
             state.noted.insert(principal.clone());

@@ -39,7 +39,7 @@ pub(crate) struct RedisUsage {
 #[derive(Default)]
 struct UsageState {
     /// Rooms that were published to, by whom.
-    rooms: HashMap<(RoomName, Arc<str>), RoomUsage>,
+    rooms: HashMap<(RoomName, Arc<str>), StoredRoomUsage>,
     /// When each of them is looked at the next time, in seconds: it may be gone then.
     checks: BTreeSet<(u64, RoomName, Arc<str>)>,
     /// Sessions that have a connection here.
@@ -51,7 +51,7 @@ struct UsageState {
 }
 
 /// What a principal has published to a room.
-struct RoomUsage {
+struct StoredRoomUsage {
     /// What this node keeps of it.
     _charge: MemoryCharge,
     messages: usize,
@@ -60,7 +60,7 @@ struct RoomUsage {
     until: Instant,
 }
 
-impl RoomUsage {
+impl StoredRoomUsage {
     fn size(&self) -> usize {
         ROOM_SIZE + self.bytes
     }
@@ -172,7 +172,7 @@ impl RedisUsage {
             let new = || {
                 grown += ROOM_SIZE;
                 let charge = share.charge(MemoryKind::Rooms, ROOM_NOTE_SIZE + room.len());
-                RoomUsage { _charge: charge, messages: 0, bytes: 0, until: now }
+                StoredRoomUsage { _charge: charge, messages: 0, bytes: 0, until: now }
             };
             let known = state.rooms.entry((room.clone(), who.clone())).or_insert_with(new);
             let before = known.bytes;

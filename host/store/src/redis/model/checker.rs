@@ -5,7 +5,7 @@ use super::{
 };
 use crate::redis::{
     answer::{self, list, number},
-    context::lease_time::LEASE,
+    context::lease_expiry::LEASE_DURATION,
 };
 use fred::types::Value;
 use std::{
@@ -155,7 +155,7 @@ impl Checker {
         if time < first || Duration::from_millis(time - first) > now - began {
             return Err(format!("cluster time started {:?} ago at {first} and is {time} now", now - began));
         }
-        match renewed.filter(|renewed| is_lost && renewed.elapsed() < LEASE) {
+        match renewed.filter(|renewed| is_lost && renewed.elapsed() < LEASE_DURATION) {
             Some(renewed) => {
                 Err(format!("a node lost a lease that it had renewed {:?} ago", renewed.elapsed()))
             }

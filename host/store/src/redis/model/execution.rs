@@ -137,7 +137,7 @@ impl World {
                 self.lost_data();
                 // Nodes notice that Redis is another process.
                 for node in self.nodes.iter().flatten() {
-                    self.leased(node.process).context.has_changed.store(true, Ordering::Relaxed);
+                    self.leased(node.process).context.server_replaced.store(true, Ordering::Relaxed);
                 }
                 true
             }

@@ -8,11 +8,11 @@ use super::{
 };
 use crate::redis::{
     context::{
-        estate::{entry, held_entry},
-        lease_time::LEASE,
+        lease_expiry::LEASE_DURATION,
+        owned_entries::{held_entry, session_entry},
     },
     session_id::SessionId,
-    sessions::Session,
+    sessions::HeldSession,
     stored_rooms::{Place, Rooms},
 };
 use std::{
@@ -64,7 +64,7 @@ fn room_states(places: &Places) -> RoomStates {
 }
 
 impl World {
-    fn stored(&self, session: &Session) -> Option<StoredRecord> {
+    fn stored(&self, session: &HeldSession) -> Option<StoredRecord> {
         let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
         StoredRecord::read(&key, self.engine.server.borrow().hash(&key)?)
     }
@@ -84,8 +84,8 @@ impl World {
         if *state != State::Open || self.node(*process).is_none() {
             return Ok(());
         }
-        let session = self.leased(*process).sessions.of(*id);
-        let Some(session) = session.filter(|session| !session.is_over()) else { return Ok(()) };
+        let session = self.leased(*process).sessions.by_connection(*id);
+        let Some(session) = session.filter(|session| !session.has_ended()) else { return Ok(()) };
         let record = session.record();
         if change.is_none() && room_states(&record.rooms) != *told {
             return Err(format!("{id} has {:?}, and its client was told {told:?}", record.rooms));
@@ -93,7 +93,7 @@ impl World {
         let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
         let is_holder =
             self.watch.seen(&key).is_some_and(|seen| seen.holder.as_deref() == Some(&id.to_string()));
-        if !is_holder || record.is_doubted() || record.wants_write() {
+        if !is_holder || record.is_uncertain() || record.wants_write() {
             return Ok(());
         }
         let Some(stored) = self.stored(&session) else { return Ok(()) };
@@ -140,9 +140,10 @@ impl World {
             let leased = self.leased(node.process);
             let name = leased.context.node.get();
             expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
-            for session in leased.sessions.page(None, usize::MAX).iter().filter(|session| !session.is_over())
+            for session in
+                leased.sessions.page(None, usize::MAX).iter().filter(|session| !session.has_ended())
             {
-                let entry = entry(&session.principal, session.id);
+                let entry = session_entry(&session.principal, session.id);
                 let record = session.record();
                 let Some(stored) = records.get(&entry) else {
                     return Err(format!("{entry} is held, but Redis does not have it"));
@@ -207,7 +208,7 @@ impl World {
             ));
         }
         let leases = sorted.remove("m:{/nodes}:leases").unwrap_or_default();
-        if leases.values().any(|until| *until > now + LEASE.as_millis() as f64 + MAX_AHEAD_MS) {
+        if leases.values().any(|until| *until > now + LEASE_DURATION.as_millis() as f64 + MAX_AHEAD_MS) {
             return Err(format!("the leases are {leases:?} at {now}"));
         }
         estates.retain(|_, entries| entries.iter().any(|entry| !self.late_estate_entries.contains(entry)));
@@ -227,7 +228,7 @@ impl World {
         for client in self.clients.iter().filter(|client| !client.is_unsure) {
             let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
-                let stored = records.get(&entry(&client.principal, id));
+                let stored = records.get(&session_entry(&client.principal, id));
                 let place = stored.and_then(|stored| stored.rooms.places.get(*room));
                 let server = self.engine.server.borrow();
                 let epoch =

@@ -21,7 +21,7 @@ use crate::{
         names::Names,
         pubsub::publishing::Publishing,
         scripts,
-        sessions::Sessions,
+        sessions::RedisSessions,
         store::Redis,
     },
 };
@@ -161,13 +161,13 @@ impl World {
             feed,
             MemoryAccount::unlimited(),
         );
-        let (sessions, listing) = (Sessions::new(&context), Listing::new(&context));
+        let (sessions, listing) = (RedisSessions::new(&context), Listing::new(&context));
         let publishing = Publishing::new(&context, &listing);
         let leased = Arc::new(Leased { context, sessions, listing, listener: mpsc::unbounded_channel().0 });
         let store = Arc::new(Redis { leased: leased.clone(), publishing });
         self.stores.push(store.clone());
         self.nodes[node] = Some(ModelNode { process, is_isolated: false });
-        let begins = tokio::spawn(async move { lease::hold(&leased, &Default::default()).await });
+        let begins = tokio::spawn(async move { lease::acquire(&leased, &Default::default()).await });
         while !begins.is_finished() {
             self.settle().await;
             let first = self.find(|message| message.process == process && message.ask.name() == "tick");
@@ -261,7 +261,7 @@ impl World {
         for node in self.nodes.iter().flatten() {
             let (Leased { sessions, listing, .. }, room) = (self.leased(node.process), room.clone());
             listing.add(&room);
-            sessions.has_forgotten(room);
+            sessions.restore_members(room);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
             schedule::Schedule,
         },
         rooms::Rooms,
-        sessions::Sessions,
+        sessions::RedisSessions,
     },
 };
 use fred::types::{Message, config::Server};
@@ -44,7 +44,7 @@ pub(crate) struct RoomListener {
     /// By how many milliseconds Redis' clock is ahead of this node's.
     clock_offset: Arc<AtomicI64>,
     /// Told of rooms that may have forgotten their members.
-    sessions: Weak<Sessions>,
+    sessions: Weak<RedisSessions>,
     listing: Weak<Listing>,
     /// Weak: the listener must not keep itself alive.
     requests: mpsc::WeakUnboundedSender<ListenerRequest>,
@@ -63,7 +63,7 @@ pub(crate) struct RoomListener {
 impl RoomListener {
     pub(crate) fn new(
         context: &Context,
-        sessions: &Arc<Sessions>,
+        sessions: &Arc<RedisSessions>,
         listing: &Arc<Listing>,
         requests: mpsc::WeakUnboundedSender<ListenerRequest>,
     ) -> Self {
@@ -71,7 +71,7 @@ impl RoomListener {
             rooms: context.rooms.clone(),
             feed: context.feed.clone(),
             metrics: context.metrics.clone(),
-            clock_offset: context.clock.clone(),
+            clock_offset: context.clock_offset_ms.clone(),
             sessions: Arc::downgrade(sessions),
             listing: Arc::downgrade(listing),
             requests,
@@ -193,7 +193,7 @@ impl RoomListener {
             && let (Some(sessions), Some(listing)) = (self.sessions.upgrade(), self.listing.upgrade())
         {
             listing.add(&room);
-            sessions.has_forgotten(room.clone());
+            sessions.restore_members(room.clone());
         }
         match next {
             NextStep::Nothing => {}

@@ -5,7 +5,7 @@
 use crate::{
     Message, PATIENCE, Stored, Storing, Unavailable,
     redis::{
-        context::{Context, clock::DEADLINE, usage::ReservedBytes},
+        context::{Context, redis_clock::WRITE_VALIDITY, usage::ReservedBytes},
         listing::Listing,
         log_entry,
         pubsub::unsure::UnsureScripts,
@@ -276,7 +276,7 @@ impl Publishing {
         unsure: &str,
     ) -> Result<(Vec<Option<Stored>>, bool), Unavailable> {
         let context = &self.context;
-        let mut deadline = context.time.now() + DEADLINE.as_millis() as u64;
+        let mut deadline = context.redis_clock.now() + WRITE_VALIDITY.as_millis() as u64;
         for _ in 0..ATTEMPTS {
             let batch = PublishBatch {
                 room,
@@ -297,9 +297,9 @@ impl Publishing {
                 };
             // A server of a Cluster may have a clock of its own.
             if !context.link.is_clustered() {
-                context.time.heard(time);
+                context.redis_clock.heard(time);
             }
-            deadline = time / 1000 + DEADLINE.as_millis() as u64;
+            deadline = time / 1000 + WRITE_VALIDITY.as_millis() as u64;
         }
         Err(Unavailable("Redis' clock was set again and again".to_owned()))
     }

@@ -1,4 +1,4 @@
-//! The script that reads a server's clock. What a node makes of the time is in `context::clock`.
+//! The script that reads a server's clock. What a node makes of the time is in `context::redis_clock`.
 
 use crate::{
     Unavailable,

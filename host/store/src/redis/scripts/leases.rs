@@ -17,7 +17,7 @@ script!(NOTICE = "notice");
 const NOTICE_TTL: Duration = Duration::from_secs(60);
 
 /// How a node renews its lease.
-pub(crate) struct Tick<'a> {
+pub(crate) struct LeaseRenewal<'a> {
     pub node: &'a str,
     pub lease: Duration,
     /// How long the node has what it is given to clear away, before another is given it.
@@ -35,7 +35,7 @@ pub(crate) struct Tick<'a> {
 /// Entries of a list with their scores.
 pub(crate) type Scored = Vec<(Arc<str>, u64)>;
 
-pub(crate) struct TickReply {
+pub(crate) struct LeaseRenewalReply {
     /// Redis' clock, in Unix microseconds.
     pub time: u64,
     /// In milliseconds.
@@ -51,20 +51,24 @@ pub(crate) struct TickReply {
 }
 
 /// Renews the lease of a node, and hands it what others left undone.
-pub(crate) async fn tick(link: &Link, names: &Names, tick: Tick<'_>) -> Result<TickReply, Unavailable> {
+pub(crate) async fn renew(
+    link: &Link,
+    names: &Names,
+    renewal: LeaseRenewal<'_>,
+) -> Result<LeaseRenewalReply, Unavailable> {
     let keys = vec![names.leases(), names.dead(), names.ends(), names.clock()];
     let arguments = vec![
-        tick.node.into(),
-        answer::millis(tick.lease),
-        answer::millis(tick.claim),
-        answer::integer(tick.sessions),
-        answer::integer(tick.former.is_some().into()),
-        tick.former.unwrap_or_default().into(),
-        answer::integer(tick.deadline),
-        answer::integer(tick.cluster_time),
+        renewal.node.into(),
+        answer::millis(renewal.lease),
+        answer::millis(renewal.claim),
+        answer::integer(renewal.sessions),
+        answer::integer(renewal.former.is_some().into()),
+        renewal.former.unwrap_or_default().into(),
+        answer::integer(renewal.deadline),
+        answer::integer(renewal.cluster_time),
     ];
     let mut reply = Elements::of(link.run(&TICK, keys, arguments).await?)?;
-    Ok(TickReply {
+    Ok(LeaseRenewalReply {
         time: reply.number()?,
         cluster_time: reply.number()?,
         held_until: reply.text()?.parse().ok(),

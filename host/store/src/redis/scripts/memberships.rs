@@ -4,10 +4,10 @@ use crate::{
     Unavailable,
     redis::{
         answer::{self, Elements, InvalidReply},
-        context::clock::DEADLINE,
-        enrolment::{Enrolled, Enrolment},
+        context::redis_clock::WRITE_VALIDITY,
         lifetimes::UNNEEDED,
         link::Link,
+        membership_change::{MembershipChange, MembershipOutcome},
         names::Names,
         session_id::SessionId,
     },
@@ -25,7 +25,7 @@ const REMOVAL_TTL: Duration = Duration::from_secs(20);
 pub(crate) struct MemberWrite<'a> {
     pub principal: &'a str,
     pub id: SessionId,
-    pub enrolment: &'a Enrolment,
+    pub enrolment: &'a MembershipChange,
 }
 
 /// Writes and removes members of a room, which keeps them for `keep`. Returns the room's epoch, and what became of
@@ -36,7 +36,7 @@ pub(crate) async fn write<'a>(
     keep: Duration,
     room: &str,
     members: impl Iterator<Item = MemberWrite<'a>>,
-) -> Result<(Arc<str>, Vec<Enrolled>), Unavailable> {
+) -> Result<(Arc<str>, Vec<MembershipOutcome>), Unavailable> {
     let keys = vec![
         names.members(room),
         names.acks(room),
@@ -47,7 +47,7 @@ pub(crate) async fn write<'a>(
     let mut arguments = vec![answer::millis(keep), answer::millis(REMOVAL_TTL), answer::millis(UNNEEDED)];
     let mut count = 0;
     for MemberWrite { principal, id, enrolment } in members {
-        let Enrolment { generation, number, confirmed, comes, .. } = enrolment;
+        let MembershipChange { generation, number, confirmed, comes, .. } = enrolment;
         let (epoch, offset) = comes.as_ref().map_or(("", 0), |position| (&*position.epoch, position.offset));
         arguments.extend([
             Value::from(principal),
@@ -55,7 +55,7 @@ pub(crate) async fn write<'a>(
             answer::integer(*generation),
             answer::integer(*number),
             if comes.is_some() { "in" } else { "out" }.into(),
-            answer::integer(confirmed + DEADLINE.as_millis() as u64),
+            answer::integer(confirmed + WRITE_VALIDITY.as_millis() as u64),
             epoch.into(),
             answer::integer(offset),
         ]);
@@ -66,9 +66,9 @@ pub(crate) async fn write<'a>(
     let read = |_| {
         let (status, number) = (reply.text()?, reply.number()?);
         Ok(match &*status {
-            "ok" => Enrolled::Ok(number),
-            "older" => Enrolled::Older(number),
-            _ => Enrolled::Late,
+            "ok" => MembershipOutcome::Ok(number),
+            "older" => MembershipOutcome::Older(number),
+            _ => MembershipOutcome::Late,
         })
     };
     let written = (0..count).map(read).collect::<Result<_, InvalidReply>>()?;

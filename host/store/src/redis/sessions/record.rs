@@ -1,14 +1,14 @@
 //! One session as its connection's node holds it, and what of it Redis is known to hold: which write comes next, what its answer
 //! means, and which members follow from it. No I/O and no clock. docs/nodes.md says who owns a session at each moment.
 
-mod written;
+mod record_write;
 
-pub(crate) use written::*;
+pub(crate) use record_write::*;
 
 use crate::{
     Join, Membership,
     redis::{
-        enrolment::{Enrolled, Enrolment},
+        membership_change::{MembershipChange, MembershipOutcome},
         scripts::sessions::WriteReply,
         stored_rooms::{Field, LEFT, Place, Rooms},
     },
@@ -18,12 +18,12 @@ use switchyard_protocol::{Position, room::RoomName};
 
 /// Whether a session that was lost may be written anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    Held,
+enum Ownership {
+    Owned,
     /// Its client may be elsewhere by now: nothing is written before it was heard.
-    Doubted,
+    Uncertain,
     /// It was heard. What was written up to this number was begun before, maybe under a name that this node has no more.
-    Vouched(u64),
+    Reclaimable(u64),
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Record {
     confirmed: (u64, u64),
     /// A member was written in this newer generation. Either the record says so too, or Redis has lost that.
     newer: Option<u64>,
-    hold: Hold,
+    ownership: Ownership,
 }
 
 impl Record {
@@ -62,12 +62,12 @@ impl Record {
             doubtful: false,
             confirmed: (0, time),
             newer: None,
-            hold: Hold::Held,
+            ownership: Ownership::Owned,
         }
     }
 
     /// The rooms of a session that is being claimed.
-    pub(crate) fn first_write(&mut self, change: Change) -> Vec<Field> {
+    pub(crate) fn first_write(&mut self, change: RoomChanges) -> Vec<Field> {
         self.apply(change, 0);
         self.rooms.iter().map(|(room, place)| (room.clone(), place.written())).collect()
     }
@@ -78,8 +78,8 @@ impl Record {
     }
 
     /// The next write. Until its answer nothing else is written.
-    pub(crate) fn write(&mut self, change: &Change) -> Write {
-        let known = !self.doubtful && self.hold == Hold::Held;
+    pub(crate) fn write(&mut self, change: &RoomChanges) -> RecordWrite {
+        let known = !self.doubtful && self.ownership == Ownership::Owned;
         self.number += 1;
         self.doubtful = true;
         let number = self.number;
@@ -102,8 +102,8 @@ impl Record {
         fields.extend(change.leave.iter().map(left));
         let fields = fields.into_iter().collect();
         match known {
-            true => Write::Amend { number, fields },
-            false => Write::Put { number, fields, anew: self.is_vouched() },
+            true => RecordWrite::Amend { number, fields },
+            false => RecordWrite::Put { number, fields, anew: self.is_reclaimable() },
         }
     }
 
@@ -123,30 +123,38 @@ impl Record {
     }
 
     /// What the answer to a write means. Only now does what it changed rule here.
-    pub(crate) fn answered(&mut self, write: &Write, change: Change, answer: WriteReply) -> Outcome {
+    pub(crate) fn answered(
+        &mut self,
+        write: &RecordWrite,
+        change: RoomChanges,
+        answer: WriteReply,
+    ) -> WriteOutcome {
         let (number, fields) = match write {
-            Write::Amend { number, fields } | Write::Put { number, fields, .. } => (*number, fields),
+            RecordWrite::Amend { number, fields } | RecordWrite::Put { number, fields, .. } => {
+                (*number, fields)
+            }
         };
         match answer {
             WriteReply::Written { time, left } => {
                 // Who wrote the newer members is not in the record any more: this has to come after them.
                 if let Some(newer) = self.newer.take() {
                     (self.generation, self.number) = (newer + 1, 0);
-                    if self.is_vouched() {
-                        self.hold = Hold::Vouched(0);
+                    if self.is_reclaimable() {
+                        self.ownership = Ownership::Reclaimable(0);
                     }
                     self.unsettled.values_mut().for_each(|since| *since = 0);
-                    return Outcome::Late;
+                    return WriteOutcome::Retry;
                 }
                 self.confirmed = (number, time);
-                if let (Hold::Vouched(since), Write::Put { anew: true, .. }) = (self.hold, write)
+                if let (Ownership::Reclaimable(since), RecordWrite::Put { anew: true, .. }) =
+                    (self.ownership, write)
                     && number > since
                 {
-                    self.hold = Hold::Held;
+                    self.ownership = Ownership::Owned;
                     // Members that were written while it was doubted may have been cleared away since.
                     self.unsettle();
                 }
-                self.doubtful = self.hold != Hold::Held;
+                self.doubtful = self.ownership != Ownership::Owned;
                 for (room, _) in fields.iter().filter(|(_, place)| place.is_empty()) {
                     self.left.remove(room);
                 }
@@ -161,18 +169,18 @@ impl Record {
                     self.unsettled.insert(room.clone(), number);
                     self.left.insert(room, false);
                 }
-                Outcome::Confirmed
+                WriteOutcome::Confirmed
             }
-            WriteReply::Taken => Outcome::TakenOver,
+            WriteReply::Taken => WriteOutcome::TakenOver,
             WriteReply::Behind | WriteReply::Gone => {
                 self.doubt();
-                Outcome::Lost
+                WriteOutcome::Lost
             }
-            WriteReply::Late => Outcome::Late,
+            WriteReply::Late => WriteOutcome::Retry,
         }
     }
 
-    fn apply(&mut self, change: Change, number: u64) {
+    fn apply(&mut self, change: RoomChanges, number: u64) {
         for join in change.join {
             let place = self.place(&join);
             self.left.remove(&join.room);
@@ -191,23 +199,23 @@ impl Record {
 
     /// Redis may have another picture of the session, and the client may be elsewhere.
     pub(crate) fn doubt(&mut self) {
-        self.hold = Hold::Doubted;
+        self.ownership = Ownership::Uncertain;
         self.unsettle();
     }
 
     /// The client was heard: the session is its connection's as far as anybody can know.
     pub(crate) fn vouch(&mut self) {
-        if self.hold == Hold::Doubted {
-            self.hold = Hold::Vouched(self.number);
+        if self.ownership == Ownership::Uncertain {
+            self.ownership = Ownership::Reclaimable(self.number);
         }
     }
 
-    pub(crate) fn is_doubted(&self) -> bool {
-        self.hold == Hold::Doubted
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.ownership == Ownership::Uncertain
     }
 
-    pub(crate) fn is_vouched(&self) -> bool {
-        matches!(self.hold, Hold::Vouched(_))
+    pub(crate) fn is_reclaimable(&self) -> bool {
+        matches!(self.ownership, Ownership::Reclaimable(_))
     }
 
     /// Everything is written again.
@@ -240,17 +248,17 @@ impl Record {
 
     /// Something is to be written that nobody waits for, as far as that may be written now.
     pub(crate) fn wants_write(&self) -> bool {
-        !self.is_doubted() && (self.doubtful || !self.moved.is_empty())
+        !self.is_uncertain() && (self.doubtful || !self.moved.is_empty())
     }
 
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_synced(&self) -> bool {
         !self.doubtful && self.moved.is_empty() && self.unsettled.is_empty()
     }
 
     /// Members to be written, on the word of the last write that was answered well.
-    pub(crate) fn enrolments(&self) -> Vec<Enrolment> {
+    pub(crate) fn membership_changes(&self) -> Vec<MembershipChange> {
         let (number, confirmed) = self.confirmed;
-        let enrolment = |room: &RoomName| Enrolment {
+        let change = |room: &RoomName| MembershipChange {
             room: room.clone(),
             generation: self.generation,
             number,
@@ -260,12 +268,12 @@ impl Record {
                 Position { epoch: place.joined.epoch.clone(), offset }
             }),
         };
-        self.unsettled.keys().map(enrolment).collect()
+        self.unsettled.keys().map(change).collect()
     }
 
     /// Takes it out of all its rooms: Redis said at this time that there is no record of it.
-    pub(crate) fn departures(&self, time: u64) -> Vec<Enrolment> {
-        let departure = |room: &RoomName| Enrolment {
+    pub(crate) fn departures(&self, time: u64) -> Vec<MembershipChange> {
+        let departure = |room: &RoomName| MembershipChange {
             room: room.clone(),
             generation: self.generation,
             number: self.number,
@@ -276,18 +284,18 @@ impl Record {
     }
 
     /// What became of a member that was written; the room has this epoch.
-    pub(crate) fn enrolled(&mut self, enrolment: &Enrolment, enrolled: Enrolled, epoch: &str) {
-        let Enrolment { room, number, comes, .. } = enrolment;
+    pub(crate) fn enrolled(&mut self, change: &MembershipChange, enrolled: MembershipOutcome, epoch: &str) {
+        let MembershipChange { room, number, comes, .. } = change;
         let changed = self.unsettled.get(room).is_some_and(|since| since > number);
         match enrolled {
             // Before it is written again, the record is confirmed again.
-            Enrolled::Late => self.doubtful = true,
-            Enrolled::Older(newer) => {
+            MembershipOutcome::Late => self.doubtful = true,
+            MembershipOutcome::Older(newer) => {
                 self.newer = Some(newer).filter(|newer| *newer > self.generation);
                 self.doubtful = true;
             }
-            Enrolled::Ok(_) if changed => {}
-            Enrolled::Ok(acknowledged) => {
+            MembershipOutcome::Ok(_) if changed => {}
+            MembershipOutcome::Ok(acknowledged) => {
                 self.unsettled.remove(room);
                 if comes.is_some() && acknowledged > 0 {
                     self.recall(room, &Position { epoch: epoch.into(), offset: acknowledged });

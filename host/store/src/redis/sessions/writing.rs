@@ -1,14 +1,14 @@
 //! How a session is written while a connection holds it: one write at a time, answered when it is confirmed, and until then undone.
 
-use super::{LONG_PAUSE, PAUSE, Session, Sessions, late};
+use super::{HeldSession, LONG_PAUSE, PAUSE, RedisSessions, late};
 use crate::{
     ConnectionId, PATIENCE, SessionToken, Unavailable,
     redis::{
-        context::{Context, clock::DEADLINE},
-        enrolment::Enrolled,
+        context::{Context, redis_clock::WRITE_VALIDITY},
+        membership_change::MembershipOutcome,
         scripts::sessions::{SessionHolder, WholeWrite, amend, put},
         session_id::SessionId,
-        sessions::record::{Change, Outcome, Write},
+        sessions::record::{RecordWrite, RoomChanges, WriteOutcome},
     },
 };
 use futures_util::{FutureExt, future::join_all};
@@ -16,27 +16,27 @@ use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Sees, when it is dropped, to what of a session is not written.
-struct Unfinished<'a>(&'a Arc<Sessions>, &'a Arc<Session>);
+struct Unfinished<'a>(&'a Arc<RedisSessions>, &'a Arc<HeldSession>);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let Self(sessions, session) = self;
-        if !session.record().is_settled() {
+        if !session.record().is_synced() {
             sessions.settle(session);
         }
     }
 }
 
-impl Sessions {
+impl RedisSessions {
     /// Records what becomes of a session's rooms. After an error the old state rules, and is written until it is confirmed.
     pub(crate) async fn change(
         self: &Arc<Self>,
         token: SessionToken,
         connection: ConnectionId,
-        change: Change,
+        change: RoomChanges,
     ) -> Result<(), Unavailable> {
         let until = Instant::now() + PATIENCE;
-        let session = self.of(connection).filter(|session| session.id == SessionId::of(&token));
+        let session = self.by_connection(connection).filter(|session| session.id == SessionId::of(&token));
         let session = session.ok_or_else(|| Unavailable("the session is another connection's".to_owned()))?;
         let _unfinished = Unfinished(self, &session);
         timeout_at(until, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
@@ -45,13 +45,17 @@ impl Sessions {
         Ok(())
     }
 
-    async fn confirm(self: &Arc<Self>, session: &Arc<Session>, change: Change) -> Result<(), Unavailable> {
+    async fn confirm(
+        self: &Arc<Self>,
+        session: &Arc<HeldSession>,
+        change: RoomChanges,
+    ) -> Result<(), Unavailable> {
         let _writing = session.writing.lock().await;
-        if session.is_over() {
+        if session.has_ended() {
             // Should it not have heard of that.
             self.taken_over(session);
         }
-        if session.is_over() || self.context.renewed.is_past() || session.record().is_doubted() {
+        if session.has_ended() || self.context.lease_expiry.has_expired() || session.record().is_uncertain() {
             return Err(Unavailable("this node may not write of the session now".to_owned()));
         }
         match self.write(session, change).await? {
@@ -61,16 +65,20 @@ impl Sessions {
     }
 
     /// Puts a session that is taken back among what this node would leave behind by its present name.
-    async fn move_in(&self, session: &Session) -> Result<(), Unavailable> {
+    async fn move_in(&self, session: &HeldSession) -> Result<(), Unavailable> {
         let node = self.context.node.get();
         // Also where it is not known whether the entry is there, it is taken away from there in the end.
         *session.node.lock().expect("no code panics while it holds a name") = node.clone();
-        self.context.estate.add(&node, session.held_entry()).await
+        self.context.owned.add(&node, session.held_entry()).await
     }
 
     /// One write of a session, whose lock the caller holds.
-    async fn write(self: &Arc<Self>, session: &Arc<Session>, change: Change) -> Result<Written, Unavailable> {
-        if session.record().is_vouched() {
+    async fn write(
+        self: &Arc<Self>,
+        session: &Arc<HeldSession>,
+        change: RoomChanges,
+    ) -> Result<Written, Unavailable> {
+        if session.record().is_reclaimable() {
             self.move_in(session).await?;
         }
         let (write, generation) = {
@@ -79,17 +87,17 @@ impl Sessions {
         };
         let Context { link, names, .. } = &*self.context;
         let reply = match &write {
-            Write::Amend { number, fields } => {
+            RecordWrite::Amend { number, fields } => {
                 let number = (generation, *number);
                 amend(link, names, session.key(), session.connection, number, fields).await?
             }
-            Write::Put { number, fields, anew } => {
+            RecordWrite::Put { number, fields, anew } => {
                 let node = session.node();
                 let holder = SessionHolder { connection: session.connection, node: &node };
                 let write = WholeWrite {
                     generation,
                     number: *number,
-                    deadline: self.context.time.now() + DEADLINE.as_millis() as u64,
+                    deadline: self.context.redis_clock.now() + WRITE_VALIDITY.as_millis() as u64,
                     may_create: *anew,
                     rooms: fields,
                 };
@@ -98,42 +106,40 @@ impl Sessions {
         };
         let outcome = session.record().answered(&write, change, reply);
         match outcome {
-            Outcome::Confirmed => return Ok(Written::Confirmed),
-            Outcome::TakenOver => self.taken_over(session),
-            Outcome::Lost => self.probe(session),
-            Outcome::Late => {}
+            WriteOutcome::Confirmed => return Ok(Written::Confirmed),
+            WriteOutcome::TakenOver => self.taken_over(session),
+            WriteOutcome::Lost => self.probe(session),
+            WriteOutcome::Retry => {}
         }
         Ok(Written::Not)
     }
 
     /// Writes the members that are not known to be as the record says. An error: not all of them are now.
-    pub(super) async fn enrol(&self, session: &Arc<Session>) -> Result<(), Unavailable> {
-        let enrolments = session.record().enrolments();
-        let asked: Vec<_> = enrolments
+    pub(super) async fn enrol(&self, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
+        let changes = session.record().membership_changes();
+        let asked: Vec<_> = changes
             .iter()
-            .map(|enrolment| {
-                self.context.members.enrol(&session.principal, session.id, enrolment.clone()).boxed()
-            })
+            .map(|change| self.context.members.enrol(&session.principal, session.id, change.clone()).boxed())
             .collect();
         let mut failed = None;
-        for (enrolment, enrolled) in enrolments.iter().zip(join_all(asked).await) {
+        for (change, enrolled) in changes.iter().zip(join_all(asked).await) {
             let mut record = session.record();
             match enrolled {
                 Ok((enrolled, epoch)) => {
-                    record.enrolled(enrolment, enrolled, &epoch);
+                    record.enrolled(change, enrolled, &epoch);
                     // What was acknowledged meanwhile may have been told before there was a member.
-                    if let (Enrolled::Ok(had), Some(_)) = (enrolled, &enrolment.comes)
-                        && let Some(position) = record.acknowledged_beyond(&enrolment.room, had)
+                    if let (MembershipOutcome::Ok(had), Some(_)) = (enrolled, &change.comes)
+                        && let Some(position) = record.acknowledged_beyond(&change.room, had)
                     {
-                        self.context.acknowledgements.add(session.id, &enrolment.room, position);
+                        self.context.acknowledgements.add(session.id, &change.room, position);
                     }
-                    if !matches!(enrolled, Enrolled::Ok(_)) {
+                    if !matches!(enrolled, MembershipOutcome::Ok(_)) {
                         failed = Some(late());
                     }
                 }
                 Err(error) => {
                     // It may still be carried out: the next goes on the word of a later record.
-                    record.enrolled(enrolment, Enrolled::Late, "");
+                    record.enrolled(change, MembershipOutcome::Late, "");
                     failed = Some(error);
                 }
             }
@@ -142,7 +148,7 @@ impl Sessions {
     }
 
     /// Sees to what of a session is not written, until it is.
-    pub(crate) fn settle(self: &Arc<Self>, session: &Arc<Session>) {
+    pub(crate) fn settle(self: &Arc<Self>, session: &Arc<HeldSession>) {
         if !session.settling.swap(true, Ordering::AcqRel) {
             tokio::spawn(settle(self.clone(), session.clone()));
         }
@@ -154,7 +160,7 @@ enum Written {
     Not,
 }
 
-async fn settle(sessions: Arc<Sessions>, session: Arc<Session>) {
+async fn settle(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
     let (mut pause, mut turns) = (PAUSE, &sessions.at_once);
     loop {
         let settled = {
@@ -167,7 +173,7 @@ async fn settle(sessions: Arc<Sessions>, session: Arc<Session>) {
                 // What changed between the last look and this.
                 let rest = {
                     let record = session.record();
-                    !session.is_over() && !record.is_settled() && !record.is_doubted()
+                    !session.has_ended() && !record.is_synced() && !record.is_uncertain()
                 };
                 if !rest || session.settling.swap(true, Ordering::AcqRel) {
                     return;
@@ -185,22 +191,22 @@ async fn settle(sessions: Arc<Sessions>, session: Arc<Session>) {
 }
 
 /// `Ok`: nothing is left to be done, or it is not this task's any more.
-async fn settle_once(sessions: &Arc<Sessions>, session: &Arc<Session>) -> Result<(), Unavailable> {
+async fn settle_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
-    let (is_doubted, is_settled, wants_write) = {
+    let (is_doubted, is_synced, wants_write) = {
         let record = session.record();
-        (record.is_doubted(), record.is_settled(), record.wants_write())
+        (record.is_uncertain(), record.is_synced(), record.wants_write())
     };
-    if session.is_over() || is_doubted || is_settled {
+    if session.has_ended() || is_doubted || is_synced {
         return Ok(());
     }
-    if sessions.context.renewed.is_past() {
+    if sessions.context.lease_expiry.has_expired() {
         return Err(late());
     }
     if wants_write {
-        match sessions.write(session, Change::default()).await? {
+        match sessions.write(session, RoomChanges::default()).await? {
             Written::Confirmed => {}
-            Written::Not if session.is_over() || session.record().is_doubted() => return Ok(()),
+            Written::Not if session.has_ended() || session.record().is_uncertain() => return Ok(()),
             Written::Not => return Err(late()),
         }
     }

@@ -8,21 +8,21 @@ fn at(epoch: &str, offset: u64) -> Position {
     Position { epoch: epoch.into(), offset }
 }
 
-fn joins(name: &str, filter: Option<&str>) -> Change {
+fn joins(name: &str, filter: Option<&str>) -> RoomChanges {
     let membership = Membership { filter: filter.map(Into::into), position: at("e", 1) };
-    Change { join: vec![Join { room: room(name), membership, anew: false }], leave: vec![] }
+    RoomChanges { join: vec![Join { room: room(name), membership, anew: false }], leave: vec![] }
 }
 
-fn leaves(name: &str) -> Change {
-    Change { join: vec![], leave: vec![room(name)] }
+fn leaves(name: &str) -> RoomChanges {
+    RoomChanges { join: vec![], leave: vec![room(name)] }
 }
 
 fn ok(time: u64, left: &[&str]) -> WriteReply {
     WriteReply::Written { time, left: left.iter().map(|name| room(name)).collect() }
 }
 
-fn fields(write: &Write) -> Vec<(&str, &str)> {
-    let (Write::Amend { fields, .. } | Write::Put { fields, .. }) = write;
+fn fields(write: &RecordWrite) -> Vec<(&str, &str)> {
+    let (RecordWrite::Amend { fields, .. } | RecordWrite::Put { fields, .. }) = write;
     fields.iter().map(|(room, place)| (room.as_str(), place.as_str())).collect()
 }
 
@@ -33,17 +33,17 @@ fn in_a() -> Record {
     record
 }
 
-fn confirm(record: &mut Record, change: Change) {
+fn confirm(record: &mut Record, change: RoomChanges) {
     let write = record.write(&change);
-    assert_eq!(record.answered(&write, change, ok(1000, &[])), Outcome::Confirmed);
+    assert_eq!(record.answered(&write, change, ok(1000, &[])), WriteOutcome::Confirmed);
     settle(record);
 }
 
 fn settle(record: &mut Record) {
-    for enrolment in record.enrolments() {
-        record.enrolled(&enrolment, Enrolled::Ok(0), "e");
+    for change in record.membership_changes() {
+        record.enrolled(&change, MembershipOutcome::Ok(0), "e");
     }
-    assert!(record.is_settled());
+    assert!(record.is_synced());
 }
 
 #[test]
@@ -54,14 +54,14 @@ fn what_was_not_confirmed_does_not_rule_and_is_undone() {
     assert_eq!(record.rooms[&room("a")].filter, None);
     assert!(record.wants_write());
     // Whatever became of it, the next write says what is so.
-    let undone = record.write(&Change::default());
-    assert!(matches!(undone, Write::Put { number: 3, anew: false, .. }), "{undone:?}");
+    let undone = record.write(&RoomChanges::default());
+    assert!(matches!(undone, RecordWrite::Put { number: 3, anew: false, .. }), "{undone:?}");
     assert_eq!(fields(&undone), [("a", "e 1")]);
     // A room that the lost write had brought is left now.
-    assert_eq!(record.answered(&undone, Change::default(), ok(2000, &["b"])), Outcome::Confirmed);
-    let enrolments = record.enrolments();
-    assert_eq!((enrolments.len(), &enrolments[0].room, &enrolments[0].comes), (1, &room("b"), &None));
-    assert_eq!((enrolments[0].number, enrolments[0].confirmed), (3, 2000));
+    assert_eq!(record.answered(&undone, RoomChanges::default(), ok(2000, &["b"])), WriteOutcome::Confirmed);
+    let changes = record.membership_changes();
+    assert_eq!((changes.len(), &changes[0].room, &changes[0].comes), (1, &room("b"), &None));
+    assert_eq!((changes[0].number, changes[0].confirmed), (3, 2000));
     settle(&mut record);
     confirm(&mut record, change);
     assert!(record.rooms.is_empty());
@@ -74,12 +74,12 @@ fn a_room_that_was_left_is_named_until_its_member_is_gone() {
     let write = record.write(&change);
     assert_eq!(fields(&write), [("a", "left")]);
     record.answered(&write, change, ok(1000, &[]));
-    let gone = record.enrolments();
+    let gone = record.membership_changes();
     assert_eq!(gone[0].comes, None);
-    record.enrolled(&gone[0], Enrolled::Late, "e");
-    let again = record.write(&Change::default());
+    record.enrolled(&gone[0], MembershipOutcome::Late, "e");
+    let again = record.write(&RoomChanges::default());
     assert_eq!(fields(&again), [("a", "left")]);
-    record.answered(&again, Change::default(), ok(2000, &[]));
+    record.answered(&again, RoomChanges::default(), ok(2000, &[]));
     settle(&mut record);
     let next = record.write(&joins("b", None));
     assert_eq!(fields(&next), [("a", ""), ("b", "e 1")]);
@@ -91,12 +91,12 @@ fn a_member_that_was_settled_for_an_earlier_write_is_not_settled_for_a_later_one
     let leave = leaves("a");
     let write = record.write(&leave);
     record.answered(&write, leave, ok(1000, &[]));
-    let goes = record.enrolments();
+    let goes = record.membership_changes();
     let join = joins("a", None);
     let write = record.write(&join);
     record.answered(&write, join, ok(1100, &[]));
-    record.enrolled(&goes[0], Enrolled::Ok(0), "e");
-    let comes = record.enrolments();
+    record.enrolled(&goes[0], MembershipOutcome::Ok(0), "e");
+    let comes = record.membership_changes();
     assert_eq!((comes.len(), comes[0].comes.is_some(), comes[0].number), (1, true, 3));
 }
 
@@ -105,22 +105,22 @@ fn what_was_lost_is_written_anew_only_on_its_clients_word() {
     let mut record = in_a();
     let change = joins("b", None);
     let write = record.write(&change);
-    assert_eq!(record.answered(&write, change, WriteReply::Gone), Outcome::Lost);
-    assert!(record.is_doubted() && !record.wants_write() && !record.rooms.contains_key(&room("b")));
+    assert_eq!(record.answered(&write, change, WriteReply::Gone), WriteOutcome::Lost);
+    assert!(record.is_uncertain() && !record.wants_write() && !record.rooms.contains_key(&room("b")));
     record.vouch();
-    assert!(record.is_vouched() && record.wants_write());
-    let write = record.write(&Change::default());
-    assert!(matches!(write, Write::Put { anew: true, .. }), "{write:?}");
-    record.answered(&write, Change::default(), ok(3000, &[]));
-    assert_eq!(record.enrolments()[0].room, room("a"));
+    assert!(record.is_reclaimable() && record.wants_write());
+    let write = record.write(&RoomChanges::default());
+    assert!(matches!(write, RecordWrite::Put { anew: true, .. }), "{write:?}");
+    record.answered(&write, RoomChanges::default(), ok(3000, &[]));
+    assert_eq!(record.membership_changes()[0].room, room("a"));
     settle(&mut record);
     // A write that was under way says nothing of what happened since.
-    let write = record.write(&Change::default());
+    let write = record.write(&RoomChanges::default());
     record.doubt();
-    record.answered(&write, Change::default(), ok(3000, &[]));
-    assert!(record.is_doubted());
+    record.answered(&write, RoomChanges::default(), ok(3000, &[]));
+    assert!(record.is_uncertain());
     record.vouch();
-    assert!(record.is_vouched() && record.wants_write());
+    assert!(record.is_reclaimable() && record.wants_write());
 }
 
 #[test]
@@ -128,20 +128,20 @@ fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
     let mut record = in_a();
     let membership = |record: &Record| record.rooms[&room("a")].membership().position;
     assert!(record.acknowledge(&room("a"), &at("e", 5)) && !record.acknowledge(&room("a"), &at("e", 4)));
-    assert_eq!((membership(&record), record.is_settled()), (at("e", 5), true));
+    assert_eq!((membership(&record), record.is_synced()), (at("e", 5), true));
     record.recall(&room("a"), &at("other", 9));
     assert_eq!(membership(&record), at("e", 5));
     assert!(record.acknowledge(&room("a"), &at("f", 2)));
     assert_eq!(membership(&record), at("f", 2));
-    let write = record.write(&Change::default());
+    let write = record.write(&RoomChanges::default());
     assert_eq!(fields(&write), [("a", "f 2")]);
     assert!(record.advance(&room("a"), &at("g", 7)), "while that is written");
-    record.answered(&write, Change::default(), ok(1000, &[]));
-    assert!(record.wants_write() && !record.is_settled());
-    let write = record.write(&Change::default());
+    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    assert!(record.wants_write() && !record.is_synced());
+    let write = record.write(&RoomChanges::default());
     assert_eq!(fields(&write), [("a", "g 7")]);
-    record.answered(&write, Change::default(), ok(1000, &[]));
-    assert!(record.is_settled() && !record.advance(&room("a"), &at("g", 6)));
+    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    assert!(record.is_synced() && !record.advance(&room("a"), &at("g", 6)));
 }
 
 /// Redis lost the record of a connection that had taken the session, but not its member.
@@ -149,15 +149,15 @@ fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
 fn a_member_that_is_newer_than_the_record_is_outbid_once_the_record_is_confirmed() {
     let mut record = in_a();
     record.unsettle();
-    let write = record.write(&Change::default());
-    record.answered(&write, Change::default(), ok(1000, &[]));
-    record.enrolled(&record.enrolments()[0].clone(), Enrolled::Older(500), "e");
-    let write = record.write(&Change::default());
-    assert_eq!(record.answered(&write, Change::default(), ok(1000, &[])), Outcome::Late);
+    let write = record.write(&RoomChanges::default());
+    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    record.enrolled(&record.membership_changes()[0].clone(), MembershipOutcome::Older(500), "e");
+    let write = record.write(&RoomChanges::default());
+    assert_eq!(record.answered(&write, RoomChanges::default(), ok(1000, &[])), WriteOutcome::Retry);
     assert_eq!(record.generation, 501);
-    let write = record.write(&Change::default());
-    assert!(matches!(write, Write::Put { number: 1, .. }), "{write:?}");
-    record.answered(&write, Change::default(), ok(1000, &[]));
-    assert_eq!(record.enrolments()[0].generation, 501);
+    let write = record.write(&RoomChanges::default());
+    assert!(matches!(write, RecordWrite::Put { number: 1, .. }), "{write:?}");
+    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    assert_eq!(record.membership_changes()[0].generation, 501);
     settle(&mut record);
 }

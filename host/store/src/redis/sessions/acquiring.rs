@@ -1,15 +1,15 @@
 //! How a session comes to a connection of this node: it is claimed, or taken. One that nobody waits for any more is let go, and one that
 //! came to nothing is asked about until it cannot come about any more.
 
-use super::{LONG_PAUSE, Leaving, PAUSE, Session, Sessions, late};
+use super::{HeldSession, LONG_PAUSE, PAUSE, RedisSessions, ReleaseMode, late};
 use crate::{
     ConnectionId, Join, PATIENCE, Resume, Resumed, SessionToken, Unavailable,
     redis::{
         context::{
             Context,
-            clock::{DEADLINE, is_late, shift},
-            connections::Asked,
-            estate::{entry, held_entry},
+            connections::SlotAttempt,
+            owned_entries::{held_entry, session_entry},
+            redis_clock::{WRITE_VALIDITY, is_late, shift},
         },
         scripts::{
             clock::server_time,
@@ -21,7 +21,7 @@ use crate::{
             },
         },
         session_id::SessionId,
-        sessions::record::{Change, Record},
+        sessions::record::{Record, RoomChanges},
         stored_rooms::Rooms,
     },
 };
@@ -57,13 +57,13 @@ impl GivenUp {
     /// Redis said that this was late, or asked for too early, when it showed this time. Where that was said in time, the clock was set,
     /// and it can be tried again.
     fn is_mended(&mut self, time: u64) -> bool {
-        let left = DEADLINE.saturating_sub(self.began.elapsed());
+        let left = WRITE_VALIDITY.saturating_sub(self.began.elapsed());
         self.deadline = time + left.as_millis() as u64;
         self.began.elapsed() < PATIENCE
     }
 }
 
-impl Sessions {
+impl RedisSessions {
     /// Makes a session. One that nobody waits for any more is let go.
     pub(crate) async fn create(
         self: &Arc<Self>,
@@ -99,7 +99,7 @@ impl Sessions {
             match taken {
                 Ok(resume) if !is_held => {
                     let GivenUp { principal, id, connection, node, .. } = given_up;
-                    sessions.context.estate.forget(&node, held_entry(&principal, id, connection));
+                    sessions.context.owned.remove_later(&node, held_entry(&principal, id, connection));
                     Ok(resume)
                 }
                 taken => sessions.finished(taken, given_up),
@@ -118,12 +118,12 @@ impl Sessions {
         let (answer, answered) = oneshot::channel();
         let sessions = self.clone();
         // Under a name that others may be clearing away nothing begins.
-        if self.context.renewed.is_past() {
+        if self.context.lease_expiry.has_expired() {
             return Err(late());
         }
         self.tasks.spawn(async move {
             if answer.send(work.await).is_err() {
-                sessions.let_go(connection, Leaving::Detached);
+                sessions.release(connection, ReleaseMode::Detach);
             }
         });
         let mut answered = answered;
@@ -140,14 +140,15 @@ impl Sessions {
         result: Result<T, Unavailable>,
         given_up: GivenUp,
     ) -> Result<T, Unavailable> {
-        if result.is_err() && self.let_go(given_up.connection, Leaving::Detached).is_none() {
+        if result.is_err() && self.release(given_up.connection, ReleaseMode::Detach).is_none() {
             self.give_up(given_up);
         }
         result
     }
 
     fn giving_up(&self, principal: &Arc<str>, id: SessionId, connection: ConnectionId) -> GivenUp {
-        let (began, deadline) = (Instant::now(), self.context.time.now() + DEADLINE.as_millis() as u64);
+        let (began, deadline) =
+            (Instant::now(), self.context.redis_clock.now() + WRITE_VALIDITY.as_millis() as u64);
         GivenUp {
             principal: principal.clone(),
             id,
@@ -160,9 +161,9 @@ impl Sessions {
     }
 
     async fn claim(self: &Arc<Self>, new: &mut GivenUp, joins: Vec<Join>) -> Result<(), Unavailable> {
-        self.context.estate.add(&new.node, held_entry(&new.principal, new.id, new.connection)).await?;
+        self.context.owned.add(&new.node, held_entry(&new.principal, new.id, new.connection)).await?;
         let mut record = Record::new(0, 0, Rooms::default());
-        let fields = record.first_write(Change { join: joins, leave: vec![] });
+        let fields = record.first_write(RoomChanges { join: joins, leave: vec![] });
         let Context { link, names, .. } = &*self.context;
         new.sent = true;
         let mut is_again = false;
@@ -182,7 +183,7 @@ impl Sessions {
         self: &Arc<Self>,
         given_up: &mut GivenUp,
         asked: Instant,
-        slot: Option<Asked>,
+        slot: Option<SlotAttempt>,
     ) -> Result<Resume, Unavailable> {
         let held = held_entry(&given_up.principal, given_up.id, given_up.connection);
         let noted = async {
@@ -191,16 +192,18 @@ impl Sessions {
                 None => Ok(()),
             }
         };
-        tokio::try_join!(self.context.estate.add(&given_up.node, held), noted)?;
+        tokio::try_join!(self.context.owned.add(&given_up.node, held), noted)?;
         let Context { link, names, .. } = &*self.context;
-        let (mut when, mut lease) =
-            (self.context.time.at(asked), self.context.time.at(self.context.renewed.end()));
+        let (mut when, mut lease) = (
+            self.context.redis_clock.at(asked),
+            self.context.redis_clock.at(self.context.lease_expiry.end()),
+        );
         if link.is_clustered() {
             // Its server's own clock, by which it says when the session was taken last.
             let time = server_time(link, names.session(&given_up.principal, given_up.id)).await?;
             let heard = Instant::now();
-            (when, lease) = (shift(time, heard, asked), shift(time, heard, self.context.renewed.end()));
-            given_up.deadline = time / 1000 + DEADLINE.as_millis() as u64;
+            (when, lease) = (shift(time, heard, asked), shift(time, heard, self.context.lease_expiry.end()));
+            given_up.deadline = time / 1000 + WRITE_VALIDITY.as_millis() as u64;
         }
         given_up.sent = true;
         let mut is_again = false;
@@ -211,22 +214,22 @@ impl Sessions {
             let request = ResumeRequest {
                 asked: when,
                 deadline,
-                cluster_time: self.context.cluster.now(),
-                slot: slot.as_ref().map(Asked::request),
+                cluster_time: self.context.cluster_clock.now(),
+                slot: slot.as_ref().map(SlotAttempt::request),
             };
             let ResumeReply { time, outcome } =
                 resume(link, names, given_up.key(), given_up.holder(), request).await?;
             let heard = Instant::now();
             if !link.is_clustered() {
-                self.context.time.heard(time);
+                self.context.redis_clock.heard(time);
             }
             match outcome {
                 ResumeOutcome::Resumed { generation, previous, previous_node, rooms } => {
                     break (time / 1000, generation, previous, previous_node, rooms);
                 }
-                ResumeOutcome::Gone => return Ok(Resume::Gone(slot.map(Asked::granted))),
+                ResumeOutcome::Gone => return Ok(Resume::Gone(slot.map(SlotAttempt::granted))),
                 ResumeOutcome::Full(count) => {
-                    slot.into_iter().for_each(Asked::refused);
+                    slot.into_iter().for_each(SlotAttempt::refused);
                     return Ok(Resume::Full(count));
                 }
                 // Maybe only as far as this node knew what time it is: now it knows better.
@@ -234,7 +237,7 @@ impl Sessions {
                     if !is_again && given_up.is_mended(time / 1000) =>
                 {
                     let at_least = shift(time, heard, asked);
-                    lease = shift(time, heard, self.context.renewed.end());
+                    lease = shift(time, heard, self.context.lease_expiry.end());
                     // What it knew was worth nothing where the clock was set back.
                     (is_again, when) = (true, if when > time { at_least } else { when.max(at_least) })
                 }
@@ -242,9 +245,9 @@ impl Sessions {
                 ResumeOutcome::Late => return Err(late()),
             }
         };
-        let permit = slot.map(Asked::granted);
+        let permit = slot.map(SlotAttempt::granted);
         let session = self.hold(given_up, Record::new(generation, time, rooms));
-        let before = previous.and_then(|previous| self.of(previous));
+        let before = previous.and_then(|previous| self.by_connection(previous));
         match (&before, previous) {
             (Some(before), _) => self.taken_over(before),
             (None, Some(previous)) => self.notice(previous_node, previous),
@@ -263,17 +266,17 @@ impl Sessions {
             }
         }
         let rooms = record.rooms.iter().map(|(room, place)| (room.clone(), place.membership())).collect();
-        let is_settled = record.is_settled();
+        let is_synced = record.is_synced();
         drop(record);
-        if !is_settled {
+        if !is_synced {
             self.settle(&session);
         }
         Ok(Resume::Held(Resumed { previous, rooms, permit }))
     }
 
     /// From here on the session is this node's to see to.
-    fn hold(self: &Arc<Self>, given_up: &GivenUp, record: Record) -> Arc<Session> {
-        let session = Arc::new(Session {
+    fn hold(self: &Arc<Self>, given_up: &GivenUp, record: Record) -> Arc<HeldSession> {
+        let session = Arc::new(HeldSession {
             principal: given_up.principal.clone(),
             id: given_up.id,
             connection: given_up.connection,
@@ -305,7 +308,7 @@ impl Sessions {
     fn give_up(self: &Arc<Self>, given_up: GivenUp) {
         let GivenUp { principal, id, connection, node, began, deadline, sent } = given_up;
         if !sent {
-            return self.context.estate.forget(&node, held_entry(&principal, id, connection));
+            return self.context.owned.remove_later(&node, held_entry(&principal, id, connection));
         }
         let sessions = self.clone();
         self.tasks.spawn(async move {
@@ -317,22 +320,25 @@ impl Sessions {
                         .ask_to_let_go(
                             SessionKey { principal: &principal, id },
                             connection,
-                            Leaving::Detached,
+                            ReleaseMode::Detach,
                             None,
                         )
                         .await
                 };
                 let is_let_go = match let_go {
                     Ok(LetGo::Done { end, .. }) => {
-                        sessions.context.estate.ends(entry(&principal, id), end).await.is_ok()
+                        sessions.context.owned.schedule_end(session_entry(&principal, id), end).await.is_ok()
                     }
                     Ok(LetGo::Gone { time } | LetGo::Others { time }) => {
-                        began.elapsed() > DEADLINE && is_late(deadline, time)
+                        began.elapsed() > WRITE_VALIDITY && is_late(deadline, time)
                     }
                     Err(_) => false,
                 };
                 if is_let_go {
-                    return sessions.context.estate.forget(&node, held_entry(&principal, id, connection));
+                    return sessions
+                        .context
+                        .owned
+                        .remove_later(&node, held_entry(&principal, id, connection));
                 }
                 sleep(pause).await;
                 pause = (pause * 2).min(LONG_PAUSE);

@@ -5,9 +5,9 @@ use crate::{
     Retention, Unavailable,
     redis::{
         context::batcher::Batcher,
-        enrolment::{Enrolled, Enrolment},
         lifetimes::KEEP,
         link::Link,
+        membership_change::{MembershipChange, MembershipOutcome},
         names::Names,
         scripts::memberships,
         session_id::SessionId,
@@ -17,17 +17,17 @@ use std::{sync::Arc, time::Duration};
 use switchyard_protocol::room::RoomName;
 
 /// A member that is written, with whose it is.
-struct Entry {
+struct PendingMember {
     principal: Arc<str>,
     id: SessionId,
-    enrolment: Enrolment,
+    enrolment: MembershipChange,
 }
 
-pub(crate) struct Members {
-    enrolments: Batcher<RoomName, Entry, (Enrolled, Arc<str>)>,
+pub(crate) struct MemberWriter {
+    enrolments: Batcher<RoomName, PendingMember, (MembershipOutcome, Arc<str>)>,
 }
 
-impl Members {
+impl MemberWriter {
     pub(crate) fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
         let keep = KEEP + retention.history.age;
         let (to, called) = (link.clone(), names.clone());
@@ -41,9 +41,9 @@ impl Members {
         &self,
         principal: &Arc<str>,
         id: SessionId,
-        enrolment: Enrolment,
-    ) -> Result<(Enrolled, Arc<str>), Unavailable> {
-        let entry = Entry { principal: principal.clone(), id, enrolment };
+        enrolment: MembershipChange,
+    ) -> Result<(MembershipOutcome, Arc<str>), Unavailable> {
+        let entry = PendingMember { principal: principal.clone(), id, enrolment };
         self.enrolments.submit(entry.enrolment.room.clone(), entry).await
     }
 }
@@ -53,9 +53,9 @@ async fn enrol(
     names: Names,
     keep: Duration,
     room: RoomName,
-    entries: Vec<Entry>,
-) -> Result<Vec<(Enrolled, Arc<str>)>, Unavailable> {
-    let members = entries.iter().map(|Entry { principal, id, enrolment }| memberships::MemberWrite {
+    entries: Vec<PendingMember>,
+) -> Result<Vec<(MembershipOutcome, Arc<str>)>, Unavailable> {
+    let members = entries.iter().map(|PendingMember { principal, id, enrolment }| memberships::MemberWrite {
         principal,
         id: *id,
         enrolment,

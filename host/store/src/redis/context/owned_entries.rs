@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-pub(crate) struct Estate {
+pub(crate) struct OwnedEntries {
     /// By node.
     added: Batcher<Arc<String>, String, ()>,
     removed: Batcher<Arc<String>, String, ()>,
@@ -29,7 +29,7 @@ pub(crate) struct Estate {
 /// Strays that are remembered; beyond, some stay until the node stops.
 const MOST_STRAYS: usize = 100_000;
 
-impl Estate {
+impl OwnedEntries {
     pub(crate) fn new(link: &Arc<Link>, names: &Names) -> Self {
         let change = |command: &'static str| {
             let (link, names) = (link.clone(), names.clone());
@@ -77,7 +77,7 @@ impl Estate {
     }
 
     /// What came to nothing before Redis was told of it: its entry is removed when Redis answers again.
-    pub(crate) fn forget(&self, node: &Arc<String>, entry: String) {
+    pub(crate) fn remove_later(&self, node: &Arc<String>, entry: String) {
         let mut strays = self.strays();
         if strays.len() < MOST_STRAYS {
             strays.insert((node.clone(), entry));
@@ -85,7 +85,7 @@ impl Estate {
     }
 
     /// Removes what was to be forgotten. Whatever put it there was given up a while ago.
-    pub(crate) async fn sweep(&self) {
+    pub(crate) async fn remove_strays(&self) {
         let strays = std::mem::take(&mut *self.strays());
         let removals = strays.into_iter().map(async |(node, entry)| {
             let removed = self.remove(&node, entry.clone()).await;
@@ -100,18 +100,18 @@ impl Estate {
     }
 
     /// A session ends at a time, unless it is resumed.
-    pub(crate) async fn ends(&self, session: String, at: u64) -> Result<(), Unavailable> {
+    pub(crate) async fn schedule_end(&self, session: String, at: u64) -> Result<(), Unavailable> {
         self.ends.submit((), (session, at)).await
     }
 
     /// A session that was on the list with this score is seen to.
-    pub(crate) async fn strike(&self, session: String, score: u64) -> Result<(), Unavailable> {
+    pub(crate) async fn unschedule_end(&self, session: String, score: u64) -> Result<(), Unavailable> {
         self.struck.submit((), (session, score)).await
     }
 }
 
 /// As the list of those that end has it.
-pub(crate) fn entry(principal: &str, id: SessionId) -> String {
+pub(crate) fn session_entry(principal: &str, id: SessionId) -> String {
     format!("{principal} {id}")
 }
 

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 /// What a write may take, from the moment its client asked, until Redis does not carry it out any more. Longer than an answer
 /// is waited for.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
-const _: () = assert!(DEADLINE.as_millis() > PATIENCE.as_millis());
+pub(crate) const WRITE_VALIDITY: Duration = Duration::from_secs(2);
+const _: () = assert!(WRITE_VALIDITY.as_millis() > PATIENCE.as_millis());
 /// Nobody gives a write longer than this: one that would have longer is refused, as the clock was set back since its node heard of it.
 /// The scripts have the same number.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -22,9 +22,9 @@ const STEP: u64 = 250_000;
 
 /// What Redis said lately, in microseconds, and when that was heard.
 #[derive(Default)]
-pub(crate) struct Clock(Mutex<VecDeque<(u64, Instant)>>);
+pub(crate) struct RedisClock(Mutex<VecDeque<(u64, Instant)>>);
 
-impl Clock {
+impl RedisClock {
     /// Redis said that it was so late, in Unix microseconds, before now.
     pub(crate) fn heard(&self, time: u64) {
         let now = Instant::now();
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_never_ahead_and_follows_a_clock_that_is_set_back() {
-        let (clock, began) = (Clock::default(), Instant::now());
+        let (clock, began) = (RedisClock::default(), Instant::now());
         assert_eq!(clock.at(began), 0, "nothing was heard");
         clock.heard(10_000_000);
         assert_eq!(clock.at(began), 10_000_000);

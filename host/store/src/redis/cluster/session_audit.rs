@@ -5,7 +5,7 @@ use crate::{
     ConnectionId, Unavailable,
     redis::{
         scripts::sessions::{HolderRecord, holders},
-        sessions::{Session, Sessions},
+        sessions::{HeldSession, RedisSessions},
     },
 };
 use futures_util::{FutureExt, StreamExt, future::try_join_all, stream};
@@ -16,27 +16,27 @@ use std::{
 };
 
 /// In which each session is looked at once.
-const ROUND: Duration = Duration::from_secs(60);
+const ROUND_DURATION: Duration = Duration::from_secs(60);
 /// Sessions of one principal in one command.
-const MOST: usize = 100;
+const MAX_KEYS_PER_COMMAND: usize = 100;
 /// Commands on their way at a time.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_COMMANDS: usize = 16;
 
 /// How far this round has come.
 #[derive(Default)]
-pub(crate) struct Patrol {
+pub(crate) struct SessionAudit {
     /// The connection that was looked at last.
     last: Option<ConnectionId>,
     under_way: Arc<AtomicBool>,
 }
 
-impl Patrol {
+impl SessionAudit {
     /// Looks at some, if it is done with those before. To be called every `tick`.
-    pub(crate) fn look(&mut self, sessions: &Arc<Sessions>, tick: Duration) {
+    pub(crate) fn check_next(&mut self, sessions: &Arc<RedisSessions>, tick: Duration) {
         if self.under_way.load(Ordering::Acquire) {
             return;
         }
-        let ticks = (ROUND.as_millis() / tick.as_millis()) as usize;
+        let ticks = (ROUND_DURATION.as_millis() / tick.as_millis()) as usize;
         let pace = sessions.count().div_ceil(ticks);
         let mut some = sessions.page(self.last, pace);
         if some.is_empty() {
@@ -47,27 +47,27 @@ impl Patrol {
         self.under_way.store(true, Ordering::Release);
         let (sessions, under_way) = (sessions.clone(), self.under_way.clone());
         tokio::spawn(async move {
-            look(&sessions, some).await;
+            check(&sessions, some).await;
             under_way.store(false, Ordering::Release);
         });
     }
 }
 
-async fn look(sessions: &Arc<Sessions>, some: Vec<Arc<Session>>) {
-    let mut principals: BTreeMap<Arc<str>, Vec<Arc<Session>>> = BTreeMap::new();
+async fn check(sessions: &Arc<RedisSessions>, some: Vec<Arc<HeldSession>>) {
+    let mut principals: BTreeMap<Arc<str>, Vec<Arc<HeldSession>>> = BTreeMap::new();
     for session in some {
-        if session.is_over() {
+        if session.has_ended() {
             // Should its connection not have heard of that.
             sessions.taken_over(&session);
             continue;
         }
         principals.entry(session.principal.clone()).or_default().push(session);
     }
-    let pieces = principals.values().flat_map(|sessions| sessions.chunks(MOST));
-    let looks: Vec<_> = pieces.map(|some| look_at(sessions, some).boxed()).collect();
+    let pieces = principals.values().flat_map(|sessions| sessions.chunks(MAX_KEYS_PER_COMMAND));
+    let looks: Vec<_> = pieces.map(|some| check_principal(sessions, some).boxed()).collect();
     // A server that does not answer keeps nobody else from being looked at.
     for error in stream::iter(looks)
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(MAX_CONCURRENT_COMMANDS)
         .filter_map(async |seen| seen.err())
         .collect::<Vec<_>>()
         .await
@@ -77,15 +77,18 @@ async fn look(sessions: &Arc<Sessions>, some: Vec<Arc<Session>>) {
 }
 
 /// Looks at sessions of one principal.
-async fn look_at(sessions: &Arc<Sessions>, some: &[Arc<Session>]) -> Result<(), Unavailable> {
+async fn check_principal(
+    sessions: &Arc<RedisSessions>,
+    some: &[Arc<HeldSession>],
+) -> Result<(), Unavailable> {
     let node = sessions.context.node.get();
     // One that is let go meanwhile is taken out of the estate after this; one that is doubted is not this name's yet.
-    let own = some.iter().filter(|session| session.node() == node && !session.record().is_doubted());
+    let own = some.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
     let own: Vec<_> = own.filter_map(|session| Some((session.held_entry(), session.pause()?))).collect();
-    try_join_all(own.iter().map(|(entry, _)| sessions.context.estate.add(&node, entry.clone()).boxed()))
+    try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, entry.clone()).boxed()))
         .await?;
     drop(own);
-    let known = |session: &Arc<Session>| {
+    let known = |session: &Arc<HeldSession>| {
         let record = session.record();
         (record.generation, record.confirmed_number(), session.node())
     };
@@ -93,7 +96,7 @@ async fn look_at(sessions: &Arc<Sessions>, some: &[Arc<Session>]) -> Result<(), 
     let keys = some.iter().map(|session| session.key());
     let holders = holders(&sessions.context.link, &sessions.context.names, keys).await?;
     for ((session, before), holder) in some.iter().zip(before).zip(holders) {
-        if session.record().generation == before.0 && !session.record().is_doubted() {
+        if session.record().generation == before.0 && !session.record().is_uncertain() {
             compare(sessions, session, before, holder);
         }
     }
@@ -102,8 +105,8 @@ async fn look_at(sessions: &Arc<Sessions>, some: &[Arc<Session>]) -> Result<(), 
 
 /// What Redis says of who holds a session, and what this node knew of it when it asked.
 fn compare(
-    sessions: &Sessions,
-    session: &Arc<Session>,
+    sessions: &RedisSessions,
+    session: &Arc<HeldSession>,
     known: (u64, u64, Arc<String>),
     holder: Option<HolderRecord>,
 ) {

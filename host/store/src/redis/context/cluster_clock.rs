@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 /// What goes by between two answers counts up to this. Beyond it nobody may have reached Redis, and others need their time to come
 /// back before they are taken for dead.
-pub(crate) const MOST: Duration = Duration::from_secs(2);
+pub(crate) const MAX_UNHEARD: Duration = Duration::from_secs(2);
 
 /// What this node knows of it: never later than it is.
 #[derive(Default)]
-pub(crate) struct ClusterTime(Mutex<Option<Known>>);
+pub(crate) struct ClusterClock(Mutex<Option<Reading>>);
 
 #[derive(Clone, Copy)]
-struct Known {
+struct Reading {
     /// A time in milliseconds, and when it was that, or later. All since then counts.
     time: u64,
     since: Instant,
@@ -24,27 +24,27 @@ struct Known {
     heard: Instant,
 }
 
-impl Known {
+impl Reading {
     fn now(&self) -> u64 {
-        let until = Instant::now().min(self.heard + MOST);
+        let until = Instant::now().min(self.heard + MAX_UNHEARD);
         self.time + until.saturating_duration_since(self.since).as_millis() as u64
     }
 
     fn is_recent(&self) -> bool {
-        self.heard.elapsed() <= MOST
+        self.heard.elapsed() <= MAX_UNHEARD
     }
 }
 
-impl ClusterTime {
+impl ClusterClock {
     /// Redis said that it was so late.
     pub(crate) fn heard(&self, time: u64) {
         let heard = Instant::now();
         let mut known = self.known();
         *known = Some(match *known {
             // The answer that came fastest says best what time it is.
-            Some(known) if known.is_recent() && known.now() >= time => Known { heard, ..known },
-            Some(known) => Known { time: time.max(known.now()), since: heard, heard },
-            None => Known { time, since: heard, heard },
+            Some(known) if known.is_recent() && known.now() >= time => Reading { heard, ..known },
+            Some(known) => Reading { time: time.max(known.now()), since: heard, heard },
+            None => Reading { time, since: heard, heard },
         });
     }
 
@@ -55,10 +55,10 @@ impl ClusterTime {
 
     /// The same, if that was heard of lately.
     pub(crate) fn recent(&self) -> Option<u64> {
-        self.known().filter(Known::is_recent).map(|known| known.now())
+        self.known().filter(Reading::is_recent).map(|known| known.now())
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+    fn known(&self) -> MutexGuard<'_, Option<Reading>> {
         self.0.lock().expect("no code panics while it holds the time")
     }
 }
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_goes_on_with_this_nodes_clock_and_is_never_ahead() {
-        let time = ClusterTime::default();
+        let time = ClusterClock::default();
         assert_eq!((time.now(), time.recent()), (0, None), "nothing was heard");
         time.heard(5000);
         // A slow answer to what this node said itself does not set it back, however many there are.
@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_stands_still_while_redis_cannot_be_reached() {
-        let time = ClusterTime::default();
+        let time = ClusterClock::default();
         time.heard(5000);
         advance(60 * SECOND).await;
         assert_eq!((time.now(), time.recent()), (7000, None), "nobody may have reached Redis");
@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_redis_that_went_back_does_not_set_it_back() {
-        let time = ClusterTime::default();
+        let time = ClusterClock::default();
         time.heard(50_000);
         time.heard(100);
         assert_eq!(time.now(), 50_000);

@@ -1,11 +1,11 @@
 //! How a session is let go: its record first, then the list of those that end, then what of its members is not written.
 
-use super::{LONG_PAUSE, Leaving, PAUSE, RECENT, Session, Sessions, late};
+use super::{HeldSession, LONG_PAUSE, PAUSE, RECENT, RedisSessions, ReleaseMode, late};
 use crate::{
     ConnectionId, Unavailable,
     redis::{
-        context::estate::entry,
-        enrolment::{Enrolled, Enrolment},
+        context::owned_entries::session_entry,
+        membership_change::{MembershipChange, MembershipOutcome},
         scripts::{
             session_end::{LetGo, LettingGo, let_go},
             sessions::SessionKey,
@@ -23,9 +23,9 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-impl Sessions {
+impl RedisSessions {
     /// The connection has ended: its session can be resumed, or is over.
-    pub(crate) fn let_go(self: &Arc<Self>, connection: ConnectionId, how: Leaving) -> Option<()> {
+    pub(crate) fn release(self: &Arc<Self>, connection: ConnectionId, how: ReleaseMode) -> Option<()> {
         let session = self.held().remove(&connection)?;
         session.over.store(true, Ordering::Relaxed);
         self.context.acknowledgements.hurry(session.id, session.record().rooms.keys());
@@ -34,20 +34,20 @@ impl Sessions {
     }
 
     /// A member of a session that is let go.
-    async fn enrol_left(&self, session: &Session, enrolment: Enrolment) -> Result<(), Unavailable> {
-        match self.context.members.enrol(&session.principal, session.id, enrolment.clone()).await? {
-            (Enrolled::Late, _) => Err(late()),
+    async fn enrol_left(&self, session: &HeldSession, change: MembershipChange) -> Result<(), Unavailable> {
+        match self.context.members.enrol(&session.principal, session.id, change.clone()).await? {
+            (MembershipOutcome::Late, _) => Err(late()),
             (enrolled, epoch) => {
-                session.record().enrolled(&enrolment, enrolled, &epoch);
+                session.record().enrolled(&change, enrolled, &epoch);
                 Ok(())
             }
         }
     }
 
     /// A member of a session of which there is no record.
-    async fn depart(&self, session: &Session, departure: Enrolment) -> Result<(), Unavailable> {
+    async fn depart(&self, session: &HeldSession, departure: MembershipChange) -> Result<(), Unavailable> {
         match self.context.members.enrol(&session.principal, session.id, departure).await? {
-            (Enrolled::Late, _) => Err(late()),
+            (MembershipOutcome::Late, _) => Err(late()),
             _ => Ok(()),
         }
     }
@@ -56,12 +56,12 @@ impl Sessions {
         &self,
         session: SessionKey<'_>,
         connection: ConnectionId,
-        how: Leaving,
+        how: ReleaseMode,
         last: Option<(u64, u64, Vec<Field>)>,
     ) -> Result<LetGo, Unavailable> {
         let ttl = match how {
-            Leaving::Detached => self.context.retention.session,
-            Leaving::Over => Duration::ZERO,
+            ReleaseMode::Detach => self.context.retention.session,
+            ReleaseMode::End => Duration::ZERO,
         };
         let connection = connection.to_string();
         let asked = LettingGo { connection: &connection, dead: None, ttl, last };
@@ -71,7 +71,7 @@ impl Sessions {
 }
 
 /// Lets a session go, until Redis says that it is so.
-pub(super) async fn leave(sessions: Arc<Sessions>, session: Arc<Session>, how: Leaving) {
+pub(super) async fn leave(sessions: Arc<RedisSessions>, session: Arc<HeldSession>, how: ReleaseMode) {
     let (mut pause, mut left) = (PAUSE, leave_once(&sessions, &session, how).await);
     while let Err(error) = left {
         tracing::debug!(connection = %session.connection, %error, "a session is let go later");
@@ -88,9 +88,9 @@ pub(super) async fn leave(sessions: Arc<Sessions>, session: Arc<Session>, how: L
 }
 
 async fn leave_once(
-    sessions: &Arc<Sessions>,
-    session: &Arc<Session>,
-    how: Leaving,
+    sessions: &Arc<RedisSessions>,
+    session: &Arc<HeldSession>,
+    how: ReleaseMode,
 ) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
     let last = {
@@ -107,13 +107,13 @@ async fn leave_once(
         join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
     }
     if let LetGo::Done { time, number, end, .. } = outcome {
-        sessions.context.estate.ends(entry(&session.principal, session.id), end).await?;
+        sessions.context.owned.schedule_end(session_entry(&session.principal, session.id), end).await?;
         session.record().let_go(time, number);
         // Something newer than this is as good.
-        let enrolments = session.record().enrolments();
+        let changes = session.record().membership_changes();
         let writes: Vec<BoxFuture<Result<(), Unavailable>>> =
-            enrolments.into_iter().map(|enrolment| sessions.enrol_left(session, enrolment).boxed()).collect();
+            changes.into_iter().map(|change| sessions.enrol_left(session, change).boxed()).collect();
         join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
     }
-    sessions.context.estate.remove(&session.node(), session.held_entry()).await
+    sessions.context.owned.remove(&session.node(), session.held_entry()).await
 }
