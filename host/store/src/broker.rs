@@ -1,6 +1,6 @@
 //! The trait of a store's messages: publishing them, receiving them and reading them again. Knows no sessions and no members.
 
-use crate::{History, Message, PageLimit, Reader, Storing, Unavailable};
+use crate::{History, Message, PageLimit, PendingPublish, Reader, Unavailable};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Position, room::RoomName};
 
@@ -29,7 +29,7 @@ pub trait Broker: Send + Sync {
     ///
     /// The awaited result fails if the store did not confirm the message. It may still be stored, but never after a message
     /// that was published later. With an idempotency key it is safe to publish it again.
-    fn publish(&self, message: Message<'_>) -> Storing;
+    fn publish(&self, message: Message<'_>) -> PendingPublish;
 
     /// Reads the messages after `after`, or without it from the oldest one: at most as many as `limit` allows.
     ///

@@ -27,7 +27,7 @@ use switchyard_protocol::{
     request::Publish,
     room::{RoomKind, RoomName},
 };
-use switchyard_store::{Message, PageLimit, Reader, Storing};
+use switchyard_store::{Message, PageLimit, PendingPublish, Reader};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -89,7 +89,7 @@ enum Step {
     Checking(oneshot::Receiver<Result<CheckedMessage, Refusal>>, StoreParameters),
     /// It needs no check, but waits for earlier messages that do.
     Waiting(Option<CheckedMessage>, StoreParameters),
-    Storing(RoomName, Storing, Option<Note>),
+    Storing(RoomName, PendingPublish, Option<Note>),
     /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's newest offset.
     Discarded(RoomName, Option<AbortOnDropHandle<Published>>),
     Done(Option<Published>),

@@ -2,7 +2,7 @@
 //! `room_log`.
 
 use super::{Memory, RoomLog};
-use crate::{Broker, Event, History, Message, PageLimit, Reader, Stored, Storing, Unavailable};
+use crate::{Broker, Event, History, Message, PageLimit, PendingPublish, Reader, Stored, Unavailable};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ impl Broker for Memory {
         self.with_existing_room(room, RoomLog::unsubscribe);
     }
 
-    fn publish(&self, message: Message<'_>) -> Storing {
+    fn publish(&self, message: Message<'_>) -> PendingPublish {
         let publish = |log: &mut RoomLog| {
             let now = Instant::now();
             if let Some(offset) = message.once().and_then(|once| log.find_duplicate(once, now)) {
@@ -44,7 +44,7 @@ impl Broker for Memory {
         if self.account.is_under_pressure() {
             self.evict();
         }
-        Storing::Done(Some(Ok(stored)))
+        PendingPublish::Ready(Some(Ok(stored)))
     }
 
     async fn history(

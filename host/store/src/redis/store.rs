@@ -2,9 +2,9 @@
 
 use crate::{
     Broker, ConnectionId, Feed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
-    Message, PATIENCE, PageLimit, Permit, PluginRegistry, Reader, Receipt, RemoteStore, Resume, Resumed,
-    Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, Store, StoreMetrics,
-    StoredKeys, StoredPlugins, Storing, Unavailable, VersionHistory,
+    Message, PATIENCE, PageLimit, PendingPublish, Permit, PluginRegistry, Reader, Receipt, RemoteStore,
+    Resume, Resumed, Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, Store,
+    StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         cluster::{
             fullness,
@@ -83,7 +83,7 @@ impl Broker for Redis {
         self.leased.listener.send(ListenerRequest::Unsubscribe(room.clone())).ok();
     }
 
-    fn publish(&self, message: Message<'_>) -> Storing {
+    fn publish(&self, message: Message<'_>) -> PendingPublish {
         self.publishing.publish(message)
     }
 

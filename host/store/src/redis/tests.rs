@@ -5,8 +5,8 @@ mod offsets;
 mod turns;
 
 use crate::{
-    Broker, ConnectionId, Feed, HistoryConfig, Hold, Join, KEY_TTL, KeyRegistry, Membership, Message, Reader,
-    RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored, StoredKeys, Storing,
+    Broker, ConnectionId, Feed, HistoryConfig, Hold, Join, KEY_TTL, KeyRegistry, Membership, Message,
+    PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored, StoredKeys,
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
     redis::{

@@ -3,7 +3,8 @@
 //! principals take turns: in a room, and among rooms.
 
 use crate::{
-    Message, PATIENCE, Stored, Storing, Unavailable,
+    Message, PATIENCE, PendingPublish, Stored, Unavailable,
+    pending_publish::PublishResult,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY, usage::ReservedBytes},
         listing::Listing,
@@ -46,8 +47,6 @@ const OVERHEAD: usize = 256;
 /// How often a script is sent that Redis' clock found too late, as when it was set while the script was on its way.
 const ATTEMPTS: usize = 3;
 
-type Outcome = Result<Option<Stored>, Unavailable>;
-
 /// A message, as it waits.
 struct Entry {
     body: Bytes,
@@ -55,7 +54,7 @@ struct Entry {
     key: Option<String>,
     needs_member: bool,
     came: Instant,
-    waiter: oneshot::Sender<Outcome>,
+    waiter: oneshot::Sender<PublishResult>,
     charge: MemoryCharge,
     _reserved: ReservedBytes,
 }
@@ -102,7 +101,7 @@ impl Publishing {
     }
 
     /// Behind all that the principal published to the room before.
-    pub(crate) fn publish(self: &Arc<Self>, message: Message<'_>) -> Storing {
+    pub(crate) fn publish(self: &Arc<Self>, message: Message<'_>) -> PendingPublish {
         let (waiter, outcome) = oneshot::channel();
         let body = Bytes::from(log_entry::encode_body(message.event, message.data));
         let context = &self.context;
@@ -130,7 +129,7 @@ impl Publishing {
                 self.line_up(&mut state, message.room.clone());
             }
         }
-        Storing::UnderWay(outcome)
+        PendingPublish::Pending(outcome)
     }
 
     /// Returns when nothing waits any more.
@@ -309,7 +308,7 @@ fn silent() -> Unavailable {
     Unavailable("Redis does not answer".to_owned())
 }
 
-fn give(entries: Vec<Entry>, outcome: &Outcome) {
+fn give(entries: Vec<Entry>, outcome: &PublishResult) {
     for entry in entries {
         entry.waiter.send(outcome.clone()).ok();
     }
