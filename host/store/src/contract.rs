@@ -11,7 +11,7 @@ mod sessions;
 
 use crate::{
     ConnectionId, Event, Feed, HistoryConfig, Hold, Join, Members, Membership, Message, PageLimit, Reader,
-    Receipt, Resume, Resumed, Retention, SessionToken, Store, Stored,
+    Receipt, ResumeResult, ResumedSession, Retention, SessionToken, Store, Stored,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -183,12 +183,12 @@ impl Subject {
         token: SessionToken,
         principal: &str,
         connection: ConnectionId,
-    ) -> Option<Resumed> {
+    ) -> Option<ResumedSession> {
         self.units(1).await;
         let asked = Instant::now();
         match self.store.sessions.resume(token, &principal.into(), connection, asked, None).await.unwrap() {
-            Resume::Held(resumed) => Some(resumed),
-            Resume::Gone(None) => None,
+            ResumeResult::Resumed(resumed) => Some(resumed),
+            ResumeResult::NotFound(None) => None,
             other => panic!("nobody else resumed it, and no slot was asked for: {other:?}"),
         }
     }

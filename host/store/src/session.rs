@@ -1,10 +1,10 @@
-//! Which connection holds a session, and what comes of asking for one. A session's rooms are in `membership`.
+//! Which connection holds a session, and the result of resuming one. A session's rooms are in `membership`.
 
 use crate::{ConnectionId, Membership, Permit, SessionToken};
 use switchyard_protocol::room::RoomName;
 
-/// A session as seen from a connection that holds it or has held it. Once another connection has taken the session over, what
-/// this one asks for is refused.
+/// A session, as seen by a connection that holds it or has held it. Once another connection has taken the session over,
+/// requests with this hold are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// Identifies the session.
@@ -15,27 +15,27 @@ pub struct Hold {
 
 /// A session that a connection has resumed.
 #[derive(Debug)]
-pub struct Resumed {
+pub struct ResumedSession {
     /// The connection that held the session until now, if it had not ended.
     pub previous: Option<ConnectionId>,
     /// The session's rooms, sorted by name.
     pub rooms: Vec<(RoomName, Membership)>,
-    /// The connection slot, if one was asked for.
+    /// The connection slot, if one was requested.
     pub permit: Option<Permit>,
 }
 
-/// What came of asking for a session.
+/// The result of [`SessionStore::resume`](crate::SessionStore::resume).
 #[derive(Debug)]
-pub enum Resume {
-    /// The connection has the session.
-    Held(Resumed),
-    /// The token is unknown, the session has ended, or it belongs to another principal. The connection slot that was asked for
+pub enum ResumeResult {
+    /// The connection holds the session.
+    Resumed(ResumedSession),
+    /// The token is unknown, the session has ended, or it belongs to another principal. A connection slot that was requested
     /// can be used for a new session.
-    Gone(Option<Permit>),
-    /// The principal has no free connection slot, and none of its connections holds the session. The number is how many slots
-    /// are taken.
-    Full(u32),
-    /// Another connection took the session after this one had asked for it, or the store's clock was set back. The client
+    NotFound(Option<Permit>),
+    /// All of the principal's connection slots are taken, and none of its connections holds the session. The number is how
+    /// many slots are taken.
+    LimitReached(u32),
+    /// Another connection took the session after this one had requested it, or the store's clock was set back. The client
     /// should try again.
-    Again,
+    Retry,
 }

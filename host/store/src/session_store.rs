@@ -1,6 +1,6 @@
 //! The trait of a store's sessions: which connection holds each, and which rooms it is in. Knows no messages.
 
-use crate::{ConnectionId, Hold, Join, Permit, Resume, SessionToken, Unavailable};
+use crate::{ConnectionId, Hold, Join, Permit, ResumeResult, SessionToken, Unavailable};
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ pub trait SessionStore: Send + Sync {
         connection: ConnectionId,
         asked: Instant,
         most: Option<u32>,
-    ) -> Result<Resume, Unavailable>;
+    ) -> Result<ResumeResult, Unavailable>;
 
     /// Starts the session's time to live, because its connection has ended.
     fn detach(&self, hold: Hold);

@@ -3,7 +3,7 @@
 use super::{Connection, Hub, unavailable};
 use std::sync::Arc;
 use switchyard_protocol::{Position, Refusal, room::RoomName};
-use switchyard_store::{Join, Members, Resume, SessionToken};
+use switchyard_store::{Join, Members, ResumeResult, SessionToken};
 use tokio::time::Instant;
 
 impl Hub {
@@ -26,7 +26,7 @@ impl Hub {
         connection: &Connection,
         asked: Instant,
         most: Option<u32>,
-    ) -> Result<Resume, Refusal> {
+    ) -> Result<ResumeResult, Refusal> {
         let resumed =
             self.store.sessions.resume(token, &connection.principal, connection.id, asked, most).await;
         resumed.map_err(unavailable)

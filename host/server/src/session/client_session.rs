@@ -29,7 +29,7 @@ use std::{
 };
 use switchyard_plugin::ConnectRequest;
 use switchyard_protocol::{Close, ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
-use switchyard_store::{Members, PageLimit, Resume};
+use switchyard_store::{Members, PageLimit, ResumeResult};
 use tokio::task::JoinHandle;
 
 /// Principals that an answer to `members` lists at most.
@@ -110,7 +110,7 @@ impl ClientSession {
         if let Some(token) = session {
             let resume = hub.resume_session(token, &connection, client.since, max_connections).await;
             match resume.map_err(rejected)? {
-                Resume::Held(mut held) => {
+                ResumeResult::Resumed(mut held) => {
                     connection.session.set(token).expect("set once");
                     slot = held.permit.take();
                     if let Some(previous) = held.previous.and_then(|id| hub.connections.get(id)) {
@@ -118,9 +118,11 @@ impl ClientSession {
                     }
                     resumed = Some(held);
                 }
-                Resume::Gone(acquired) => slot = acquired,
-                Resume::Full(count) => return Err(rejected(hub::connection_limit_reached(&key, count))),
-                Resume::Again => {
+                ResumeResult::NotFound(acquired) => slot = acquired,
+                ResumeResult::LimitReached(count) => {
+                    return Err(rejected(hub::connection_limit_reached(&key, count)));
+                }
+                ResumeResult::Retry => {
                     let message = "the session was resumed by another connection meanwhile; try again";
                     return Err(rejected(Refusal::retry(ErrorCode::StoreUnavailable, message, 1000)));
                 }

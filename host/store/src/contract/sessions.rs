@@ -88,7 +88,7 @@ pub(super) async fn a_resume_asked_for_before_a_takeover_fails(s: Subject) {
     let new = ConnectionId::random();
     assert!(s.resume(hold.token, "acme", new).await.is_some());
     let late = s.store.sessions.resume(hold.token, &"acme".into(), ConnectionId::random(), asked, None).await;
-    assert!(matches!(late, Ok(Resume::Again)), "{late:?}");
+    assert!(matches!(late, Ok(ResumeResult::Retry)), "{late:?}");
     let position = s.position_on_joining("b").await;
     s.join(Hold { connection: new, ..hold }, "b", None, &position).await;
 }
@@ -105,7 +105,9 @@ pub(super) async fn a_session_is_resumed_with_a_connection_slot_or_not_at_all(s:
 
     // Another connection holds it and is about to go, so no free slot is needed.
     let second = Hold { connection: ConnectionId::random(), ..hold };
-    let Resume::Held(mut taken) = resume(hold.token, second.connection, 1).await else { panic!("held") };
+    let ResumeResult::Resumed(mut taken) = resume(hold.token, second.connection, 1).await else {
+        panic!("held")
+    };
     let slot = taken.permit.take().expect("a slot with it");
     assert_eq!(taken.previous, Some(hold.connection));
     drop(first);
@@ -116,20 +118,20 @@ pub(super) async fn a_session_is_resumed_with_a_connection_slot_or_not_at_all(s:
     s.units(1).await;
     let third = ConnectionId::random();
     let full = resume(hold.token, third, 1).await;
-    assert!(matches!(full, Resume::Full(1)), "{full:?}");
-    assert!(matches!(resume(SessionToken::random(), third, 1).await, Resume::Full(1)));
+    assert!(matches!(full, ResumeResult::LimitReached(1)), "{full:?}");
+    assert!(matches!(resume(SessionToken::random(), third, 1).await, ResumeResult::LimitReached(1)));
     assert_eq!(s.count("a").await, 1);
 
     // With a free slot it is resumed, and its connection has the slot.
     drop(slot);
-    let Resume::Held(mut back) = resume(hold.token, third, 1).await else { panic!("held") };
+    let ResumeResult::Resumed(mut back) = resume(hold.token, third, 1).await else { panic!("held") };
     assert_eq!((back.previous, back.rooms.len()), (None, 1));
     let slot = back.permit.take().expect("a slot with it");
     assert_eq!(take(1).await.err(), Some(1));
     drop(slot);
     // If the session is gone, the slot can be used for a new one.
     let gone = resume(SessionToken::random(), ConnectionId::random(), 1).await;
-    assert!(matches!(gone, Resume::Gone(Some(_))), "{gone:?}");
+    assert!(matches!(gone, ResumeResult::NotFound(Some(_))), "{gone:?}");
     assert_eq!(take(1).await.err(), Some(1));
     drop(gone);
     s.eventually(async || take(1).await.is_ok()).await;

@@ -1,7 +1,9 @@
 //! The memory store as a session store. Each call takes the lock of the sessions, and then those of their rooms.
 
-use super::{Memory, sessions::ResumeResult};
-use crate::{ConnectionId, Hold, Join, Permit, Resume, Resumed, SessionStore, SessionToken, Unavailable};
+use super::{Memory, sessions::ResumeError};
+use crate::{
+    ConnectionId, Hold, Join, Permit, ResumeResult, ResumedSession, SessionStore, SessionToken, Unavailable,
+};
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
@@ -47,26 +49,26 @@ impl SessionStore for Memory {
         connection: ConnectionId,
         asked: Instant,
         most: Option<u32>,
-    ) -> Result<Resume, Unavailable> {
+    ) -> Result<ResumeResult, Unavailable> {
         let mut sessions = self.sessions();
         let has_holder = sessions.has_holder(token, principal);
         // Its connection is about to release a slot.
         let most = if has_holder { most.map(|_| u32::MAX) } else { most };
         let permit = match most.map(|most| self.acquire_slot(principal, most)).transpose() {
             Ok(permit) => permit,
-            Err(count) => return Ok(Resume::Full(count)),
+            Err(count) => return Ok(ResumeResult::LimitReached(count)),
         };
         let (previous, names) = match sessions.resume(token, principal, connection, asked) {
-            ResumeResult::Resumed(previous, names) => (previous, names),
-            ResumeResult::NotFound => return Ok(Resume::Gone(permit)),
-            ResumeResult::Retry => return Ok(Resume::Again),
+            Ok(resumed) => resumed,
+            Err(ResumeError::NotFound) => return Ok(ResumeResult::NotFound(permit)),
+            Err(ResumeError::TakenSince) => return Ok(ResumeResult::Retry),
         };
         let membership = |room: RoomName| {
             let membership = self.with_existing_room(&room, |log| log.members.get(token))??;
             Some((room, membership))
         };
         let rooms = names.into_iter().filter_map(membership).collect();
-        Ok(Resume::Held(Resumed { previous, rooms, permit }))
+        Ok(ResumeResult::Resumed(ResumedSession { previous, rooms, permit }))
     }
 
     fn detach(&self, hold: Hold) {

@@ -44,12 +44,11 @@ enum Holder {
     NobodyUntil(Instant),
 }
 
-pub(super) enum ResumeResult {
-    /// The connection that held the session, and its rooms.
-    Resumed(Option<ConnectionId>, Vec<RoomName>),
+/// Why a connection does not get a session.
+pub(super) enum ResumeError {
     NotFound,
-    /// Another connection took the session after this one had asked for it.
-    Retry,
+    /// Another connection has taken the session since this one asked for it.
+    TakenSince,
 }
 
 impl Sessions {
@@ -74,26 +73,27 @@ impl Sessions {
         })
     }
 
-    /// Hands the session to a connection that asked for it at `asked`.
+    /// Hands the session to a connection that asked for it at `asked`. Returns the connection that held it until now, and
+    /// its rooms.
     pub(super) fn resume(
         &mut self,
         token: SessionToken,
         principal: &str,
         connection: ConnectionId,
         asked: Instant,
-    ) -> ResumeResult {
+    ) -> Result<(Option<ConnectionId>, Vec<RoomName>), ResumeError> {
         let session = self.all.get_mut(&token).filter(|session| *session.principal() == *principal);
-        let Some(session) = session else { return ResumeResult::NotFound };
+        let Some(session) = session else { return Err(ResumeError::NotFound) };
         let previous = match session.holder {
             Holder::Connection(previous) => Some(previous),
-            Holder::NobodyUntil(end) if end <= Instant::now() => return ResumeResult::NotFound,
+            Holder::NobodyUntil(end) if end <= Instant::now() => return Err(ResumeError::NotFound),
             Holder::NobodyUntil(_) => None,
         };
         if asked < session.taken {
-            return ResumeResult::Retry;
+            return Err(ResumeError::TakenSince);
         }
         (session.holder, session.taken) = (Holder::Connection(connection), Instant::now());
-        ResumeResult::Resumed(previous, session.rooms.iter().cloned().collect())
+        Ok((previous, session.rooms.iter().cloned().collect()))
     }
 
     pub(super) fn detach(&mut self, hold: Hold, now: Instant) {

@@ -3,8 +3,8 @@
 use crate::{
     Broker, ConnectionId, Feed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
     Message, PATIENCE, PageLimit, PendingPublish, Permit, PluginRegistry, Reader, Receipt, RemoteStore,
-    Resume, Resumed, Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, Store,
-    StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
+    ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
+    SessionToken, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         cluster::{
             fullness,
@@ -137,9 +137,9 @@ impl SessionStore for Redis {
         connection: ConnectionId,
         asked: Instant,
         most: Option<u32>,
-    ) -> Result<Resume, Unavailable> {
+    ) -> Result<ResumeResult, Unavailable> {
         let resumed = self.leased.sessions.resume(token, principal, connection, asked, most).await?;
-        if let Resume::Held(Resumed { rooms, .. }) = &resumed {
+        if let ResumeResult::Resumed(ResumedSession { rooms, .. }) = &resumed {
             let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
             let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP_SIZE + filter(membership)).sum();
             self.context().usage.joined(connection, principal, rooms.len(), bytes);

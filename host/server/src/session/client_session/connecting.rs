@@ -14,7 +14,7 @@ use switchyard_protocol::{
     ErrorCode, Id, Refusal, reply,
     room::{RoomKind, RoomName},
 };
-use switchyard_store::{Membership, Resumed, key::Scope};
+use switchyard_store::{Membership, ResumedSession, key::Scope};
 
 impl ClientSession {
     /// A new session.
@@ -45,7 +45,11 @@ impl ClientSession {
     }
 
     /// Resumes a session that this connection has just acquired.
-    pub(super) async fn resume(&mut self, id: Option<Id<'_>>, resumed: Resumed) -> Result<(), Refusal> {
+    pub(super) async fn resume(
+        &mut self,
+        id: Option<Id<'_>>,
+        resumed: ResumedSession,
+    ) -> Result<(), Refusal> {
         let reserved = self.connection.outbox.reserve();
         let mut asked = Vec::with_capacity(resumed.rooms.len());
         for (room, Membership { filter, position }) in resumed.rooms {

@@ -5,7 +5,7 @@ use super::{
     step::ROOMS,
     world::{ModelEvent, World},
 };
-use crate::{ConnectionId, Event, Membership, Resume, Resumed, SessionToken, Unavailable};
+use crate::{ConnectionId, Event, Membership, ResumeResult, ResumedSession, SessionToken, Unavailable};
 use switchyard_protocol::{Position, room::RoomName};
 
 impl World {
@@ -25,8 +25,8 @@ impl World {
             }
             ModelEvent::Event(..) => {}
             ModelEvent::Created(at, created) => self.created(at, created).await,
-            ModelEvent::Resumed(at, Ok(Resume::Held(resumed))) => self.resumed(at, resumed).await,
-            ModelEvent::Resumed(at, Ok(Resume::Gone(_))) => {
+            ModelEvent::Resumed(at, Ok(ResumeResult::Resumed(resumed))) => self.resumed(at, resumed).await,
+            ModelEvent::Resumed(at, Ok(ResumeResult::NotFound(_))) => {
                 let client = self.connections[at].client;
                 if self.clients[client].current == Some(at) {
                     self.clients[client].forget();
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    async fn resumed(&mut self, at: usize, resumed: Resumed) {
+    async fn resumed(&mut self, at: usize, resumed: ResumedSession) {
         if self.connections[at].state != State::Opening {
             return;
         }

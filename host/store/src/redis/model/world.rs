@@ -12,7 +12,7 @@ use super::{
     step::{CLIENTS, NODES, ROOMS},
 };
 use crate::{
-    Event, HistoryConfig, Hold, Resume, Retention, SessionStore, SessionToken, Unavailable,
+    Event, HistoryConfig, Hold, ResumeResult, Retention, SessionStore, SessionToken, Unavailable,
     redis::{
         cluster::lease::{self, Leased},
         context::Context,
@@ -47,7 +47,7 @@ pub(super) struct ModelNode {
 pub(super) enum ModelEvent {
     Event(ProcessId, Event),
     Created(usize, Result<SessionToken, Unavailable>),
-    Resumed(usize, Result<Resume, Unavailable>),
+    Resumed(usize, Result<ResumeResult, Unavailable>),
     Changed(usize, Result<(), Unavailable>),
 }
 

@@ -3,7 +3,7 @@
 
 use super::{HeldSession, LONG_PAUSE, PAUSE, RedisSessions, ReleaseMode, late};
 use crate::{
-    ConnectionId, Join, PATIENCE, Resume, Resumed, SessionToken, Unavailable,
+    ConnectionId, Join, PATIENCE, ResumeResult, ResumedSession, SessionToken, Unavailable,
     redis::{
         context::{
             Context,
@@ -89,13 +89,13 @@ impl RedisSessions {
         connection: ConnectionId,
         asked: Instant,
         most: Option<u32>,
-    ) -> Result<Resume, Unavailable> {
+    ) -> Result<ResumeResult, Unavailable> {
         let (sessions, principal) = (self.clone(), principal.clone());
         self.kept(connection, async move {
             let mut given_up = sessions.giving_up(&principal, SessionId::of(&token), connection);
             let slot = most.map(|most| sessions.context.connections.ask(&principal, most));
             let taken = sessions.take(&mut given_up, asked, slot).await;
-            let is_held = matches!(taken, Ok(Resume::Held(_)));
+            let is_held = matches!(taken, Ok(ResumeResult::Resumed(_)));
             match taken {
                 Ok(resume) if !is_held => {
                     let GivenUp { principal, id, connection, node, .. } = given_up;
@@ -184,7 +184,7 @@ impl RedisSessions {
         given_up: &mut GivenUp,
         asked: Instant,
         slot: Option<SlotAttempt>,
-    ) -> Result<Resume, Unavailable> {
+    ) -> Result<ResumeResult, Unavailable> {
         let held = held_entry(&given_up.principal, given_up.id, given_up.connection);
         let noted = async {
             match &slot {
@@ -227,10 +227,10 @@ impl RedisSessions {
                 ResumeOutcome::Resumed { generation, previous, previous_node, rooms } => {
                     break (time / 1000, generation, previous, previous_node, rooms);
                 }
-                ResumeOutcome::Gone => return Ok(Resume::Gone(slot.map(SlotAttempt::granted))),
+                ResumeOutcome::Gone => return Ok(ResumeResult::NotFound(slot.map(SlotAttempt::granted))),
                 ResumeOutcome::Full(count) => {
                     slot.into_iter().for_each(SlotAttempt::refused);
-                    return Ok(Resume::Full(count));
+                    return Ok(ResumeResult::LimitReached(count));
                 }
                 // Maybe only as far as this node knew what time it is: now it knows better.
                 ResumeOutcome::TakenSince | ResumeOutcome::Late
@@ -241,7 +241,7 @@ impl RedisSessions {
                     // What it knew was worth nothing where the clock was set back.
                     (is_again, when) = (true, if when > time { at_least } else { when.max(at_least) })
                 }
-                ResumeOutcome::TakenSince => return Ok(Resume::Again),
+                ResumeOutcome::TakenSince => return Ok(ResumeResult::Retry),
                 ResumeOutcome::Late => return Err(late()),
             }
         };
@@ -271,7 +271,7 @@ impl RedisSessions {
         if !is_synced {
             self.settle(&session);
         }
-        Ok(Resume::Held(Resumed { previous, rooms, permit }))
+        Ok(ResumeResult::Resumed(ResumedSession { previous, rooms, permit }))
     }
 
     /// From here on the session is this node's to see to.
