@@ -18,7 +18,7 @@ use std::{
 use switchyard_plugin::FilterResults;
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, Publication, room::RoomName};
-use switchyard_store::{Broker, HistoryConfig, Memory, Message, PageLimit, Reader, Retention};
+use switchyard_store::{Broker, HistoryConfig, MemoryStore, Message, PageLimit, Reader, Retention};
 
 /// The room of all messages here.
 pub const ROOM: &str = "prices:eth";
@@ -89,7 +89,7 @@ impl FanOut {
 
 /// A room with a history, to measure its replay to a client that returns.
 pub struct HistoryReplay {
-    store: Arc<Memory>,
+    store: Arc<MemoryStore>,
     room: RoomName,
     start: Position,
     messages: usize,
@@ -105,7 +105,7 @@ impl HistoryReplay {
             key: Duration::from_secs(60),
         };
         let store =
-            Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default());
+            MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
         store.subscribe(&room);
         let who = "acme".into();

@@ -31,7 +31,7 @@ use std::{
 use switchyard_plugin::{CacheError, PluginConfig};
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Close, unix_ms};
-use switchyard_store::{KEY_TTL, Memory, Redis, Retention, Store, StoredKeys};
+use switchyard_store::{KEY_TTL, MemoryStore, RedisStore, Retention, Store, StoredKeys};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -262,10 +262,11 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
     let store = move |feed| async move {
         let report = move |what: &str| status.set_waiting_for(what);
         Ok::<_, NodeError>(match site {
-            None => Store::from(Memory::new(retention, feed, &memory, &vitals)),
+            None => Store::from(MemoryStore::new(retention, feed, &memory, &vitals)),
             Some(site) => {
                 let store =
-                    Redis::connect(&site, retention, store_metrics, feed, &memory, report, &vitals).await;
+                    RedisStore::connect(&site, retention, store_metrics, feed, &memory, report, &vitals)
+                        .await;
                 store.map_err(|error| NodeError::Store(error.to_string()))?.into()
             }
         })

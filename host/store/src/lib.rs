@@ -3,7 +3,7 @@
 //!
 //! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`], [`RoomDirectory`] and
 //! [`PluginRegistry`], and for a store outside of the process also [`KeyRegistry`] and [`RemoteStore`]. There are two stores:
-//! [`Memory`], for a single node, and [`Redis`], which several nodes share. Both pass the same suite of tests, `contract`.
+//! [`MemoryStore`], for a single node, and [`RedisStore`], which several nodes share. Both pass the same suite of tests, `contract`.
 //!
 //! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go through the [`Feed`]
 //! that the store was created with.
@@ -46,13 +46,13 @@ pub use event::{Event, Feed};
 pub use history::{History, PageLimit, Reader};
 pub use key_registry::KeyRegistry;
 pub use membership::{Join, Membership};
-pub use memory::Memory;
+pub use memory::MemoryStore;
 pub use message::{Message, Stored};
 pub use metrics::StoreMetrics;
 pub use pending_publish::PendingPublish;
 pub use permit::Permit;
 pub use plugin_registry::{HistoryChange, PluginRegistry, StoredPlugins};
-pub use redis::{Keyring, Redis, RedisUrl, RedisUrlError, Replication, Site};
+pub use redis::{Keyring, RedisStore, RedisUrl, RedisUrlError, Replication, Site};
 pub use registry::{Revision, StoredKeys};
 pub use remote::RemoteStore;
 pub use retention::{HistoryConfig, KEY_TTL, Retention};

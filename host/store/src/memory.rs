@@ -43,7 +43,7 @@ const MAX_TRIMMED_PER_PAGE: usize = 1024;
 const POISONED: &str = "no code panics while it holds a lock of the store";
 
 /// The store in memory. Convert it to a [`Store`] to use it.
-pub struct Memory {
+pub struct MemoryStore {
     retention: Retention,
     feed: Feed,
     connection_counts: Arc<ConnectionCounts>,
@@ -55,7 +55,7 @@ pub struct Memory {
     eviction: Eviction,
 }
 
-impl Memory {
+impl MemoryStore {
     /// An empty store, which charges what it keeps to `account` and puts its events into `feed`.
     ///
     /// Spawns a task on `vitals` that removes what has expired, every second. The task ends after the store was dropped.
@@ -177,8 +177,8 @@ impl Memory {
     }
 }
 
-impl From<Arc<Memory>> for Store {
-    fn from(memory: Arc<Memory>) -> Self {
+impl From<Arc<MemoryStore>> for Store {
+    fn from(memory: Arc<MemoryStore>) -> Self {
         Self {
             broker: memory.clone(),
             sessions: memory.clone(),

@@ -32,5 +32,5 @@ mod url;
 pub use keyring::Keyring;
 pub use link::Replication;
 pub use site::Site;
-pub use store::Redis;
+pub use store::RedisStore;
 pub use url::{RedisUrl, RedisUrlError};

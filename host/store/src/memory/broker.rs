@@ -1,14 +1,14 @@
 //! The memory store as a broker: publishing to rooms, and reading their history. How a room keeps its messages is in
 //! `room_log`.
 
-use super::{Memory, RoomLog};
+use super::{MemoryStore, RoomLog};
 use crate::{Broker, Event, History, Message, PageLimit, PendingPublish, Reader, Stored, Unavailable};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
 
 #[async_trait::async_trait]
-impl Broker for Memory {
+impl Broker for MemoryStore {
     fn subscribe(&self, room: &RoomName) {
         self.with_room(room, |log| {
             log.is_subscribed = true;

@@ -5,7 +5,7 @@
 //! page of rooms, or one page of the keys of a room, at a time. So rooms may be used between the two walks. That only makes
 //! the pass inexact: the next one continues if it was not enough.
 
-use super::{Memory, POISONED, room_log::RoomLog, stripe::Stripe};
+use super::{MemoryStore, POISONED, room_log::RoomLog, stripe::Stripe};
 use crate::KEY_TTL;
 use std::{
     sync::{Arc, Mutex},
@@ -33,7 +33,7 @@ struct LastPass {
     warned: Option<Instant>,
 }
 
-impl Memory {
+impl MemoryStore {
     /// Evicts what can be missed, if the node is under memory pressure. Does nothing if another thread is at it.
     pub(super) fn evict(&self) {
         if !self.account.is_under_pressure() {

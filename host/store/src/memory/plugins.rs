@@ -1,6 +1,6 @@
 //! The memory store as a plugin registry: versions of plugins and their code, for a single node.
 
-use super::Memory;
+use super::MemoryStore;
 use crate::{HistoryChange, PluginRegistry, Revision, StoredPlugins, Unavailable, VersionHistory};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
@@ -69,7 +69,7 @@ impl Plugins {
 }
 
 #[async_trait::async_trait]
-impl PluginRegistry for Memory {
+impl PluginRegistry for MemoryStore {
     async fn read(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         Ok(self.plugins().newer(known))
     }

@@ -1,10 +1,10 @@
 //! The memory store as a room directory: lists, summaries, members and receipts.
 
-use super::{Memory, POISONED, RoomLog};
+use super::{MemoryStore, POISONED, RoomLog};
 use crate::{Members, Receipt, RoomDirectory, RoomSummary, Unavailable};
 
 #[async_trait::async_trait]
-impl RoomDirectory for Memory {
+impl RoomDirectory for MemoryStore {
     async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
         let members = self.with_existing_room(room, |log| log.members.list(most));
         Ok(members.unwrap_or(Members { count: 0, principals: vec![], more: false }))

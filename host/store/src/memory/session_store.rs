@@ -1,6 +1,6 @@
 //! The memory store as a session store. Each call takes the lock of the sessions, and then those of their rooms.
 
-use super::{Memory, sessions::ResumeError};
+use super::{MemoryStore, sessions::ResumeError};
 use crate::{
     ConnectionId, Hold, Join, Permit, ResumeResult, ResumedSession, SessionStore, SessionToken, Unavailable,
 };
@@ -12,7 +12,7 @@ fn taken_over() -> Unavailable {
     Unavailable("another connection has taken over the session".to_owned())
 }
 
-impl Memory {
+impl MemoryStore {
     /// A connection slot. The error is how many are taken.
     fn acquire_slot(&self, principal: &Arc<str>, most: u32) -> Result<Permit, u32> {
         let count = self.connection_counts.add(principal);
@@ -22,7 +22,7 @@ impl Memory {
 }
 
 #[async_trait::async_trait]
-impl SessionStore for Memory {
+impl SessionStore for MemoryStore {
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,

@@ -7,7 +7,7 @@ use crate::{
 #[tokio::test(start_paused = true)]
 async fn the_memory_store_passes_the_contract() {
     crate::contract::suite(Duration::from_secs(1), |retention, feed| async move {
-        Store::from(Memory::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default()))
+        Store::from(MemoryStore::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default()))
     })
     .await;
 }
@@ -17,7 +17,7 @@ async fn an_unused_room_is_forgotten() {
     let retention =
         Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
     let store =
-        Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
+        MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
     let room = RoomName::parse("fleeting").unwrap();
     store
         .publish(Message {
@@ -42,7 +42,7 @@ async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
     let retention =
         Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
     let store =
-        Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
+        MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
     let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();
     for name in &names {
         let (read, again) = (

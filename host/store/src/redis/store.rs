@@ -36,12 +36,12 @@ use switchyard_protocol::{Position, room::RoomName};
 use tokio::{sync::mpsc, time::Instant};
 
 /// A store in Redis, and this node's lease there.
-pub struct Redis {
+pub struct RedisStore {
     pub(super) leased: Arc<Leased>,
     pub(super) publishing: Arc<Publishing>,
 }
 
-impl Redis {
+impl RedisStore {
     /// Waits until Redis is there and answers, and says what is in the way. The error tells why these keys are not for this version.
     pub async fn connect(
         site: &Site,
@@ -73,7 +73,7 @@ impl Redis {
 }
 
 #[async_trait::async_trait]
-impl Broker for Redis {
+impl Broker for RedisStore {
     fn subscribe(&self, room: &RoomName) {
         self.leased.listing.add(room);
         self.leased.listener.send(ListenerRequest::Subscribe(room.clone())).ok();
@@ -109,7 +109,7 @@ impl Broker for Redis {
 }
 
 #[async_trait::async_trait]
-impl SessionStore for Redis {
+impl SessionStore for RedisStore {
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,
@@ -184,7 +184,7 @@ impl SessionStore for Redis {
 }
 
 #[async_trait::async_trait]
-impl RoomDirectory for Redis {
+impl RoomDirectory for RedisStore {
     async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
         self.context().rooms.members(room, most).await
     }
@@ -214,7 +214,7 @@ impl RoomDirectory for Redis {
 }
 
 #[async_trait::async_trait]
-impl KeyRegistry for Redis {
+impl KeyRegistry for RedisStore {
     async fn read(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
         let keyring = Keyring::of(self.context().link.clone(), self.context().names.clone());
         let Some(Synced { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
@@ -224,7 +224,7 @@ impl KeyRegistry for Redis {
 }
 
 #[async_trait::async_trait]
-impl PluginRegistry for Redis {
+impl PluginRegistry for RedisStore {
     async fn read(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         self.versions().newer(known).await
     }
@@ -261,7 +261,7 @@ impl PluginRegistry for Redis {
 }
 
 #[async_trait::async_trait]
-impl RemoteStore for Redis {
+impl RemoteStore for RedisStore {
     async fn check(&self) -> Result<Option<String>, Unavailable> {
         self.context().link.ping().await?;
         if self.context().metrics.lease.get() != 1 {
@@ -307,8 +307,8 @@ impl RemoteStore for Redis {
     }
 }
 
-impl From<Arc<Redis>> for Store {
-    fn from(redis: Arc<Redis>) -> Self {
+impl From<Arc<RedisStore>> for Store {
+    fn from(redis: Arc<RedisStore>) -> Self {
         Self {
             broker: redis.clone(),
             sessions: redis.clone(),
@@ -330,7 +330,7 @@ fn is_in_use(room: &RoomSummary) -> bool {
     room.members > 0 || room.messages > 0
 }
 
-impl Redis {
+impl RedisStore {
     fn context(&self) -> &Context {
         &self.leased.context
     }

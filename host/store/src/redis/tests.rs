@@ -10,7 +10,7 @@ use crate::{
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
     redis::{
-        Keyring, Redis, RedisUrl, Replication, Site, context::lease_expiry::LEASE_DURATION, names::Names,
+        Keyring, RedisStore, RedisUrl, Replication, Site, context::lease_expiry::LEASE_DURATION, names::Names,
     },
     registry::REVOCATION_TTL,
 };
@@ -149,7 +149,7 @@ fn retention() -> Retention {
     Retention { history, session: Duration::from_secs(120), key: KEY_TTL }
 }
 
-async fn connect(site: &Site) -> Result<Arc<Redis>, String> {
+async fn connect(site: &Site) -> Result<Arc<RedisStore>, String> {
     connect_with(site, retention(), Arc::new(|_| true), &VitalTasks::default()).await
 }
 
@@ -158,9 +158,9 @@ async fn connect_with(
     retention: Retention,
     feed: Feed,
     vitals: &VitalTasks,
-) -> Result<Arc<Redis>, String> {
+) -> Result<Arc<RedisStore>, String> {
     let metrics = crate::StoreMetrics::default();
-    Redis::connect(site, retention, metrics, feed, &MemoryAccount::unlimited(), |_| {}, vitals).await
+    RedisStore::connect(site, retention, metrics, feed, &MemoryAccount::unlimited(), |_| {}, vitals).await
 }
 
 /// `FLUSHALL` revoked every key. A second registry that was made then had the version of the first, and was taken for it.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use std::time::Duration;
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Publication, room::RoomPattern};
-use switchyard_store::{HistoryConfig, Memory, Retention, Store};
+use switchyard_store::{HistoryConfig, MemoryStore, Retention, Store};
 
 /// A hub with the store in memory, and a plugin for `g:*` that does not check messages.
 async fn hub() -> Arc<Hub> {
@@ -28,7 +28,7 @@ async fn hub() -> Arc<Hub> {
         key: Duration::from_secs(60),
     };
     let store = async move |feed| {
-        Ok::<_, ()>(Store::from(Memory::new(retention, feed, &memory, &VitalTasks::default())))
+        Ok::<_, ()>(Store::from(MemoryStore::new(retention, feed, &memory, &VitalTasks::default())))
     };
     let hub = Hub::start(config, Metrics::default(), store).await.unwrap();
     hub.routes.governed(0).unwrap().set_wants_publishes(false);

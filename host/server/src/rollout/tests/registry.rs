@@ -8,14 +8,14 @@ use std::sync::{
 };
 use switchyard_process::memory::MemoryAccount;
 use switchyard_store::{
-    HistoryChange, HistoryConfig, KEY_TTL, Memory, PluginRegistry, Retention, Revision, Store, StoredPlugins,
-    Unavailable, VersionHistory,
+    HistoryChange, HistoryConfig, KEY_TTL, MemoryStore, PluginRegistry, Retention, Revision, Store,
+    StoredPlugins, Unavailable, VersionHistory,
 };
 use tokio::sync::{Barrier, Semaphore};
 
 pub(super) fn memory_store() -> Store {
     let retention = Retention { history: HistoryConfig::default(), session: KEY_TTL, key: KEY_TTL };
-    Memory::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default()).into()
+    MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default()).into()
 }
 
 pub(super) struct TestRegistry {

@@ -9,18 +9,18 @@ use switchyard_protocol::{Position, room::RoomName};
 
 const LIMIT: usize = 1 << 20;
 
-fn store(messages: usize) -> (Arc<Memory>, Arc<MemoryAccount>) {
+fn store(messages: usize) -> (Arc<MemoryStore>, Arc<MemoryAccount>) {
     let account = MemoryAccount::new(LIMIT);
     let history = HistoryConfig { messages, ..HistoryConfig::default() };
     let retention = Retention { history, session: Duration::from_secs(120), key: KEY_TTL };
-    (Memory::new(retention, Arc::new(|_| true), &account, &VitalTasks::default()), account)
+    (MemoryStore::new(retention, Arc::new(|_| true), &account, &VitalTasks::default()), account)
 }
 
 fn room(n: u32) -> RoomName {
     RoomName::parse(&format!("room:{n}")).unwrap()
 }
 
-async fn publish(store: &Memory, n: u32, data: &str, key: Option<&str>) -> (Position, bool) {
+async fn publish(store: &MemoryStore, n: u32, data: &str, key: Option<&str>) -> (Position, bool) {
     let message = Message { room: &room(n), event: None, data, who: &"p".into(), key, needs_member: false };
     let stored = store.publish(message).await.unwrap().unwrap();
     (stored.position, stored.duplicate)
@@ -91,7 +91,7 @@ async fn a_room_with_more_keys_than_a_page_is_evicted_to_the_last_page() {
     let account = MemoryAccount::new(16 * LIMIT);
     let history = HistoryConfig { messages: 0, ..HistoryConfig::default() };
     let retention = Retention { history, session: Duration::from_secs(120), key: KEY_TTL };
-    let store = Memory::new(retention, Arc::new(|_| true), &account, &VitalTasks::default());
+    let store = MemoryStore::new(retention, Arc::new(|_| true), &account, &VitalTasks::default());
     let count = 3 * PAGE_ITEMS;
     for n in 0..count {
         publish(&store, 1, "1", Some(&format!("key {n}"))).await;

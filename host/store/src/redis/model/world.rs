@@ -22,7 +22,7 @@ use crate::{
         pubsub::publishing::Publishing,
         scripts,
         sessions::RedisSessions,
-        store::Redis,
+        store::RedisStore,
     },
 };
 use std::{
@@ -71,7 +71,7 @@ pub(super) struct World {
     /// The nodes that are running.
     pub nodes: [Option<ModelNode>; NODES],
     /// The store of each process, including those that died.
-    pub stores: Vec<Arc<Redis>>,
+    pub stores: Vec<Arc<RedisStore>>,
     pub clients: Vec<ModelClient>,
     pub connections: Vec<ModelConnection>,
     pub watch: Checker,
@@ -164,7 +164,7 @@ impl World {
         let (sessions, listing) = (RedisSessions::new(&context), Listing::new(&context));
         let publishing = Publishing::new(&context, &listing);
         let leased = Arc::new(Leased { context, sessions, listing, listener: mpsc::unbounded_channel().0 });
-        let store = Arc::new(Redis { leased: leased.clone(), publishing });
+        let store = Arc::new(RedisStore { leased: leased.clone(), publishing });
         self.stores.push(store.clone());
         self.nodes[node] = Some(ModelNode { process, is_isolated: false });
         let begins = tokio::spawn(async move { lease::acquire(&leased, &Default::default()).await });

@@ -12,8 +12,9 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
     let metrics = crate::StoreMetrics::default();
     let (counted, account, vitals) = (metrics.clone(), MemoryAccount::unlimited(), VitalTasks::default());
     let feed: Feed = Arc::new(|_| true);
-    let store =
-        Redis::connect(&server.site(), retention, counted, feed, &account, |_| {}, &vitals).await.unwrap();
+    let store = RedisStore::connect(&server.site(), retention, counted, feed, &account, |_| {}, &vitals)
+        .await
+        .unwrap();
     let principal: Arc<str> = "acme".into();
     for _ in 0..SESSIONS / 100 {
         join_all((0..100).map(async |_| {

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 const MANY: usize = 2000;
 
 /// Begins to publish for a principal.
-fn begin(store: &Redis, who: &str, room: &str) -> PendingPublish {
+fn begin(store: &RedisStore, who: &str, room: &str) -> PendingPublish {
     let room = RoomName::parse(room).unwrap();
     let message =
         Message { room: &room, event: None, data: "1", who: &who.into(), key: None, needs_member: false };
