@@ -101,8 +101,8 @@ impl HistoryReplay {
     pub fn new(messages: usize) -> Self {
         let retention = Retention {
             history: HistoryConfig { messages, ..HistoryConfig::default() },
-            session: Duration::from_secs(60),
-            key: Duration::from_secs(60),
+            session_ttl: Duration::from_secs(60),
+            idempotency_key_ttl: Duration::from_secs(60),
         };
         let store =
             MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default());

@@ -31,7 +31,7 @@ use std::{
 use switchyard_plugin::{CacheError, PluginConfig};
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Close, unix_ms};
-use switchyard_store::{KEY_TTL, MemoryStore, RedisStore, Retention, Store, StoredKeys};
+use switchyard_store::{IDEMPOTENCY_KEY_TTL, MemoryStore, RedisStore, Retention, Store, StoredKeys};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -256,7 +256,11 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
         vitals: admin.vitals.clone(),
     };
     let metrics: Metrics = admin.metrics.clone();
-    let retention = Retention { history: config.rooms.history, session: config.session.ttl, key: KEY_TTL };
+    let retention = Retention {
+        history: config.rooms.history,
+        session_ttl: config.session.ttl,
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
     let (site, store_metrics, status) = (config.store.site(), metrics.store.clone(), admin.status.clone());
     let vitals = admin.vitals.clone();
     let store = move |feed| async move {

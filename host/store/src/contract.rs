@@ -30,9 +30,9 @@ struct Subject {
 }
 
 /// How long a session can be resumed, in units.
-const SESSION_TTL: u32 = 20;
+const SESSION_TTL_UNITS: u32 = 20;
 /// How long an idempotency key is remembered, in units.
-const KEY_TTL: u32 = 30;
+const KEY_TTL_UNITS: u32 = 30;
 
 /// Runs every test on stores that `make` creates.
 pub(crate) async fn suite<F, Made>(unit: Duration, make: F)
@@ -47,7 +47,11 @@ where
             log.lock().unwrap().push(event);
             true
         });
-        let retention = Retention { history, session: unit * SESSION_TTL, key: unit * KEY_TTL };
+        let retention = Retention {
+            history,
+            session_ttl: unit * SESSION_TTL_UNITS,
+            idempotency_key_ttl: unit * KEY_TTL_UNITS,
+        };
         Subject { store: make(retention, feed).await, events, unit }
     };
     let subject = async |messages, age| {
@@ -239,7 +243,7 @@ async fn an_idempotency_key_applies_to_one_principal_and_room(s: Subject) {
     assert_eq!(publish("a", "q", "2").await, (2, false));
     assert_eq!(publish("b", "p", "1").await, (1, false));
     s.receives(&["a 1 1", "a 2 2"]).await;
-    s.units(KEY_TTL).await;
+    s.units(KEY_TTL_UNITS).await;
     assert_eq!(publish("a", "p", "1").await, (3, false));
 }
 

@@ -75,7 +75,7 @@ impl MemoryStore {
             connection_counts: Arc::default(),
             hasher: RandomState::new(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            sessions: Mutex::new(Sessions::new(retention.session, account)),
+            sessions: Mutex::new(Sessions::new(retention.session_ttl, account)),
             plugins: Mutex::default(),
             account: account.clone(),
             eviction: Eviction::default(),

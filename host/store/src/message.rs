@@ -15,7 +15,7 @@ pub struct Message<'a> {
     /// The principal that publishes it.
     pub who: &'a Arc<str>,
     /// The idempotency key. Messages of one principal to one room with the same key are the same message, within
-    /// [`Retention::key`](crate::Retention::key).
+    /// [`Retention::idempotency_key_ttl`](crate::Retention::idempotency_key_ttl).
     pub key: Option<&'a str>,
     /// Whether to publish it only if the room has a member, connected or resumable.
     pub needs_member: bool,

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 /// Stores the version history of each plugin, and the code of the versions that can be rolled back to.
 ///
 /// A plugin is named as in the configuration, and a version by the SHA-256 of its code in hexadecimal. Whatever carries code
-/// takes longer than [`PATIENCE`](crate::PATIENCE), because it goes in pieces, each of which is answered within that time.
+/// takes longer than [`RESPONSE_TIMEOUT`](crate::RESPONSE_TIMEOUT), because it goes in pieces, each of which is answered within that time.
 #[async_trait::async_trait]
 pub trait PluginRegistry: Send + Sync {
     /// The histories of all plugins. `None` if they have not changed since `known`.

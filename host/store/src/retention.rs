@@ -4,8 +4,8 @@ use serde::Deserialize;
 use std::time::Duration;
 use switchyard_process::unit;
 
-/// How long an idempotency key is remembered: 5 minutes.
-pub const KEY_TTL: Duration = Duration::from_secs(5 * 60);
+/// How long a node has its store remember an idempotency key: 5 minutes, as docs/protocol.md promises.
+pub const IDEMPOTENCY_KEY_TTL: Duration = Duration::from_secs(5 * 60);
 
 /// How much a store keeps, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -13,9 +13,9 @@ pub struct Retention {
     /// How much of each room's history.
     pub history: HistoryConfig,
     /// How long a session can be resumed after its connection ended.
-    pub session: Duration,
+    pub session_ttl: Duration,
     /// How long an idempotency key is remembered.
-    pub key: Duration,
+    pub idempotency_key_ttl: Duration,
 }
 
 /// `rooms.history`. A message is held until it exceeds one of these limits.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 /// A store, in memory or elsewhere. A clone is the same store.
 ///
-/// Every call is answered within [`PATIENCE`](crate::PATIENCE), except those that transfer the code of plugins.
+/// Every call is answered within [`RESPONSE_TIMEOUT`](crate::RESPONSE_TIMEOUT), except those that transfer the code of plugins.
 #[derive(Clone)]
 pub struct Store {
     /// The messages of rooms.

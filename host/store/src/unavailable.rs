@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long a store may take to answer. After that the call fails with [`Unavailable`].
-pub const PATIENCE: Duration = Duration::from_millis(1500);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The store did not do what it was asked for, or cannot say whether it did. Holds the reason, for operators.
 #[derive(Debug, Clone, thiserror::Error)]

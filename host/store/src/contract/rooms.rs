@@ -45,12 +45,12 @@ pub(super) async fn a_message_that_needs_a_member_is_published_only_while_there_
     assert_eq!(publish(Some("k")).await, Some((1, false)));
     s.store.sessions.detach(Hold { token, connection });
     assert_eq!(publish(None).await, Some((2, false)), "it can be resumed");
-    s.units(SESSION_TTL + 2).await;
+    s.units(SESSION_TTL_UNITS + 2).await;
     s.eventually(async || s.count("@acme").await == 0).await;
     assert_eq!(publish(None).await, None, "the session has ended");
     let again = publish(Some("k")).await;
     // A store with a clock of its own may have taken longer than the key is remembered.
-    if first.elapsed() < s.unit * KEY_TTL {
+    if first.elapsed() < s.unit * KEY_TTL_UNITS {
         assert_eq!(again, Some((1, true)), "it was published before");
     }
 }

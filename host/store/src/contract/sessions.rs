@@ -11,7 +11,7 @@ pub(super) async fn a_resumed_session_has_its_rooms(s: Subject) {
     s.store.sessions.leave(hold, vec![room("gone")]).await.unwrap();
     assert_eq!((s.count("a").await, s.count("gone").await), (1, 0));
     s.store.sessions.detach(hold);
-    s.units(SESSION_TTL / 2).await;
+    s.units(SESSION_TTL_UNITS / 2).await;
     assert_eq!(s.count("a").await, 1, "a resumable session is a member");
 
     hold.connection = ConnectionId::random();
@@ -49,7 +49,7 @@ pub(super) async fn only_its_principal_can_resume_a_session_until_it_ends(s: Sub
     assert!(s.resume(token, "zed", ConnectionId::random()).await.is_none());
     assert!(s.resume(SessionToken::random(), "acme", ConnectionId::random()).await.is_none());
     s.store.sessions.detach(hold);
-    s.units(SESSION_TTL + 2).await;
+    s.units(SESSION_TTL_UNITS + 2).await;
     s.eventually(async || s.count("a").await == 0).await;
     assert!(s.resume(token, "acme", connection).await.is_none());
 
@@ -73,7 +73,7 @@ pub(super) async fn the_old_connection_can_do_nothing_after_a_takeover(s: Subjec
     s.store.sessions.leave(old, vec![room("a")]).await.expect_err("it no longer holds the session");
     s.store.sessions.detach(old);
     s.store.sessions.end(old);
-    s.units(SESSION_TTL + 10).await;
+    s.units(SESSION_TTL_UNITS + 10).await;
     assert_eq!((s.count("a").await, s.count("b").await), (1, 0));
     s.store.sessions.join(new, join("b")).await.unwrap();
     assert_eq!(s.count("b").await, 1);

@@ -6,7 +6,7 @@
 //! the pass inexact: the next one continues if it was not enough.
 
 use super::{MemoryStore, POISONED, room_log::RoomLog, stripe::Stripe};
-use crate::KEY_TTL;
+use crate::IDEMPOTENCY_KEY_TTL;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -95,7 +95,8 @@ impl MemoryStore {
             return;
         }
         let level = self.account.eviction_level();
-        let interval = (self.retention.key.max(KEY_TTL) / KEY_BUCKETS as u32).max(Duration::from_millis(1));
+        let interval = (self.retention.idempotency_key_ttl.max(IDEMPOTENCY_KEY_TTL) / KEY_BUCKETS as u32)
+            .max(Duration::from_millis(1));
         let mut bytes = [0; KEY_BUCKETS + 1];
         self.for_each_key_page(|log, after| {
             let mut last = None;

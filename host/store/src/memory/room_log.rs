@@ -136,7 +136,8 @@ impl RoomLog {
             let key = scoped_key(key);
             let charge = share.charge(MemoryKind::Keys, IDEMPOTENCY_KEY_BYTES + key.len());
             self.offsets_by_key.insert(key.clone(), self.newest);
-            self.keys_by_offset.insert(self.newest, HeldKey { expires: now + config.key, key, charge });
+            self.keys_by_offset
+                .insert(self.newest, HeldKey { expires: now + config.idempotency_key_ttl, key, charge });
         }
         self.last_publisher = Some(share);
         publication

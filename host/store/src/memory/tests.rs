@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    Broker, ConnectionId, HistoryConfig, Hold, Join, KEY_TTL, Membership, Message, PageLimit, Reader,
-    RoomDirectory, SessionStore,
+    Broker, ConnectionId, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, Membership, Message, PageLimit,
+    Reader, RoomDirectory, SessionStore,
 };
 
 #[tokio::test(start_paused = true)]
@@ -14,8 +14,11 @@ async fn the_memory_store_passes_the_contract() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unused_room_is_forgotten() {
-    let retention =
-        Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
+    let retention = Retention {
+        history: HistoryConfig::default(),
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
     let store =
         MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
     let room = RoomName::parse("fleeting").unwrap();
@@ -39,8 +42,11 @@ async fn an_unused_room_is_forgotten() {
 /// Each such room stayed for ten minutes, even if it was only read.
 #[tokio::test(start_paused = true)]
 async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
-    let retention =
-        Retention { history: HistoryConfig::default(), session: Duration::from_secs(120), key: KEY_TTL };
+    let retention = Retention {
+        history: HistoryConfig::default(),
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
     let store =
         MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &VitalTasks::default());
     let names: Vec<_> = (0..1000).map(|n| RoomName::parse(&format!("visited:{n}")).unwrap()).collect();

@@ -15,7 +15,7 @@ pub(super) mod redis_clock;
 pub(super) mod usage;
 
 use crate::{
-    Feed, PATIENCE, Retention, StoreMetrics, Unavailable,
+    Feed, RESPONSE_TIMEOUT, Retention, StoreMetrics, Unavailable,
     redis::{
         answer,
         context::{
@@ -153,7 +153,7 @@ impl Context {
     ) -> Result<(Vec<Arc<str>>, u64), Unavailable> {
         let now = self.cluster_time().await?;
         let claimed = now + claim.as_millis() as u64;
-        let deadline = self.redis_clock.now() + PATIENCE.as_millis() as u64;
+        let deadline = self.redis_clock.now() + RESPONSE_TIMEOUT.as_millis() as u64;
         let claim = schedules::Claim { now, until: claimed, most, deadline };
         Ok((schedules::claim_due(&self.link, list, &claim).await?, claimed))
     }

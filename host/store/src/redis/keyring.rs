@@ -1,7 +1,7 @@
 //! API keys that are kept in Redis: good on every node, beside those of each node's file.
 
 use crate::{
-    PATIENCE, StoreMetrics, StoredKeys, Unavailable,
+    RESPONSE_TIMEOUT, StoreMetrics, StoredKeys, Unavailable,
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
     redis::{
         answer,
@@ -53,7 +53,7 @@ impl Keyring {
         let mut waiting = Waiting::new(site, |_: &str| {});
         let opened = open(&mut waiting, StoreMetrics::default(), &vitals);
         let late = |_| format!("the store {} does not answer", site.url);
-        let (link, ..) = tokio::time::timeout(PATIENCE * 4, opened).await.map_err(late)??;
+        let (link, ..) = tokio::time::timeout(RESPONSE_TIMEOUT * 4, opened).await.map_err(late)??;
         Ok(Self::of(Arc::new(link), Names::of(site)))
     }
 

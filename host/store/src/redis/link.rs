@@ -19,7 +19,7 @@ pub use replication::Replication;
 pub(super) use script::Script;
 
 use crate::{
-    PATIENCE, StoreMetrics, Unavailable,
+    RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
     redis::{
         redis_errors::RedisErrors,
         url::{RedisUrl, RedisUrlError},
@@ -198,7 +198,7 @@ impl Link {
         asked: impl Future<Output = Result<Value, Error>> + Send,
     ) -> Result<Value, Unavailable> {
         let began = Instant::now();
-        let result = match tokio::time::timeout(PATIENCE, asked.boxed()).await {
+        let result = match tokio::time::timeout(RESPONSE_TIMEOUT, asked.boxed()).await {
             Ok(result) => result.map_err(|error| Unavailable(self.errors.hidden(error.details()))),
             Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
         };
@@ -339,7 +339,7 @@ impl Link {
     /// A number that rises when slots of a Cluster move; `None` without a Cluster.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let Servers::Cluster(cluster) = &self.servers else { return Ok(None) };
-        let topology = tokio::time::timeout(PATIENCE, cluster.topology(known)).await;
+        let topology = tokio::time::timeout(RESPONSE_TIMEOUT, cluster.topology(known)).await;
         topology.unwrap_or_else(|_| Err(Unavailable("the Cluster does not answer".to_owned())))
     }
 

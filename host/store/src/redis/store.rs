@@ -2,8 +2,8 @@
 
 use crate::{
     Broker, ConnectionId, Feed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
-    Message, PATIENCE, PageLimit, PendingPublish, Permit, PluginRegistry, Reader, Receipt, RemoteStore,
-    ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
+    Message, PageLimit, PendingPublish, Permit, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt,
+    RemoteStore, ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
     SessionToken, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         cluster::{
@@ -148,7 +148,7 @@ impl SessionStore for RedisStore {
     }
 
     fn detach(&self, hold: Hold) {
-        self.context().usage.detached(hold.connection, self.context().retention.session);
+        self.context().usage.detached(hold.connection, self.context().retention.session_ttl);
         self.leased.sessions.release(hold.connection, ReleaseMode::Detach);
     }
 
@@ -293,7 +293,7 @@ impl RemoteStore for RedisStore {
 
     async fn close(&self) {
         let Leased { context, sessions, listing, .. } = &*self.leased;
-        tokio::time::timeout(PATIENCE, self.publishing.idle()).await.ok();
+        tokio::time::timeout(RESPONSE_TIMEOUT, self.publishing.idle()).await.ok();
         tokio::join!(
             sessions.all_released(),
             context.acknowledgements.written(),

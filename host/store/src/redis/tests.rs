@@ -5,8 +5,9 @@ mod offsets;
 mod turns;
 
 use crate::{
-    Broker, ConnectionId, Feed, HistoryConfig, Hold, Join, KEY_TTL, KeyRegistry, Membership, Message,
-    PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored, StoredKeys,
+    Broker, ConnectionId, Feed, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,
+    Message, PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored,
+    StoredKeys,
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
     redis::{
@@ -146,7 +147,7 @@ async fn a_cluster_keeps_the_contract() {
 
 fn retention() -> Retention {
     let history = HistoryConfig::default();
-    Retention { history, session: Duration::from_secs(120), key: KEY_TTL }
+    Retention { history, session_ttl: Duration::from_secs(120), idempotency_key_ttl: IDEMPOTENCY_KEY_TTL }
 }
 
 async fn connect(site: &Site) -> Result<Arc<RedisStore>, String> {

@@ -24,8 +24,8 @@ async fn hub() -> Arc<Hub> {
     };
     let retention = Retention {
         history: HistoryConfig::default(),
-        session: Duration::from_secs(60),
-        key: Duration::from_secs(60),
+        session_ttl: Duration::from_secs(60),
+        idempotency_key_ttl: Duration::from_secs(60),
     };
     let store = async move |feed| {
         Ok::<_, ()>(Store::from(MemoryStore::new(retention, feed, &memory, &VitalTasks::default())))

@@ -8,13 +8,17 @@ use std::sync::{
 };
 use switchyard_process::memory::MemoryAccount;
 use switchyard_store::{
-    HistoryChange, HistoryConfig, KEY_TTL, MemoryStore, PluginRegistry, Retention, Revision, Store,
-    StoredPlugins, Unavailable, VersionHistory,
+    HistoryChange, HistoryConfig, IDEMPOTENCY_KEY_TTL, MemoryStore, PluginRegistry, Retention, Revision,
+    Store, StoredPlugins, Unavailable, VersionHistory,
 };
 use tokio::sync::{Barrier, Semaphore};
 
 pub(super) fn memory_store() -> Store {
-    let retention = Retention { history: HistoryConfig::default(), session: KEY_TTL, key: KEY_TTL };
+    let retention = Retention {
+        history: HistoryConfig::default(),
+        session_ttl: IDEMPOTENCY_KEY_TTL,
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
     MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default()).into()
 }
 

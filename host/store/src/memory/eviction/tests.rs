@@ -12,7 +12,11 @@ const LIMIT: usize = 1 << 20;
 fn store(messages: usize) -> (Arc<MemoryStore>, Arc<MemoryAccount>) {
     let account = MemoryAccount::new(LIMIT);
     let history = HistoryConfig { messages, ..HistoryConfig::default() };
-    let retention = Retention { history, session: Duration::from_secs(120), key: KEY_TTL };
+    let retention = Retention {
+        history,
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
     (MemoryStore::new(retention, Arc::new(|_| true), &account, &VitalTasks::default()), account)
 }
 
@@ -66,7 +70,7 @@ async fn keys_that_expire_first_are_evicted_first() {
     assert!(publish(&store, 9_999 % 7, "1", Some("key 9999")).await.1, "the newest is kept");
     assert!(publish(&store, 9_000 % 7, "1", Some("key 9000")).await.1);
     assert!(!publish(&store, 3, "1", Some("key 3")).await.1, "the oldest is evicted");
-    tokio::time::sleep(KEY_TTL + Duration::from_secs(60)).await;
+    tokio::time::sleep(IDEMPOTENCY_KEY_TTL + Duration::from_secs(60)).await;
     assert_eq!(
         (account.used(MemoryKind::Keys), account.used(MemoryKind::Rooms)),
         (0, 0),
@@ -90,7 +94,11 @@ async fn a_principal_may_not_grow_when_nothing_is_left_to_evict() {
 async fn a_room_with_more_keys_than_a_page_is_evicted_to_the_last_page() {
     let account = MemoryAccount::new(16 * LIMIT);
     let history = HistoryConfig { messages: 0, ..HistoryConfig::default() };
-    let retention = Retention { history, session: Duration::from_secs(120), key: KEY_TTL };
+    let retention = Retention {
+        history,
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
     let store = MemoryStore::new(retention, Arc::new(|_| true), &account, &VitalTasks::default());
     let count = 3 * PAGE_ITEMS;
     for n in 0..count {

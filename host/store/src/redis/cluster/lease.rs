@@ -2,7 +2,7 @@
 //! dead to the others; if it lives all the same, it takes back what is its own under another name.
 
 use crate::{
-    ConnectionId, Event, PATIENCE, Unavailable,
+    ConnectionId, Event, RESPONSE_TIMEOUT, Unavailable,
     redis::{
         answer,
         cluster::{reaper::Reaper, session_audit::SessionAudit},
@@ -218,7 +218,7 @@ impl Lease {
         // Before the first answer Redis' clock is not known; nobody else waits for that one.
         let deadline = match context.redis_clock.now() {
             0 => u64::MAX >> 11,
-            now => now + PATIENCE.as_millis() as u64,
+            now => now + RESPONSE_TIMEOUT.as_millis() as u64,
         };
         let tick = LeaseRenewal {
             node,

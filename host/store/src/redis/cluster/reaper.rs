@@ -182,7 +182,7 @@ async fn clear(context: &Context, node: &str, text: &str) -> Result<(), Unavaila
         }
         None => return Ok(()),
     };
-    let asked = LettingGo { connection, dead: Some(node), ttl: retention.session, last: None };
+    let asked = LettingGo { connection, dead: Some(node), ttl: retention.session_ttl, last: None };
     let key = SessionKey { principal: &principal, id };
     let let_go = session_end::let_go(link, names, key, context.cluster_time().await?, asked).await?;
     if let LetGo::Done { time, generation, number, end, rooms } = let_go {

@@ -1,7 +1,7 @@
 //! How many connections each principal has, on this node and on all.
 
 use crate::{
-    PATIENCE, Permit, Unavailable,
+    Permit, RESPONSE_TIMEOUT, Unavailable,
     connection_counts::ConnectionCounts,
     permit::ConnectionSlots,
     redis::{
@@ -36,7 +36,7 @@ const GATHER: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 64;
 /// After a count that could not be written: with what was waited for it, as long as it may be written late.
 const PAUSE: Duration = Duration::from_millis(500);
-const _: () = assert!(PATIENCE.as_millis() + PAUSE.as_millis() >= WRITE_VALIDITY.as_millis());
+const _: () = assert!(RESPONSE_TIMEOUT.as_millis() + PAUSE.as_millis() >= WRITE_VALIDITY.as_millis());
 
 pub(crate) struct ClusterConnectionCounts {
     link: Arc<Link>,
@@ -162,7 +162,7 @@ impl ClusterConnectionCounts {
         let began = Instant::now();
         let mut taken = self.ask_for_slot(&asked).await?;
         // What is late at once is so by a clock that was set.
-        if matches!(taken, SlotReply::Late) && began.elapsed() < PATIENCE {
+        if matches!(taken, SlotReply::Late) && began.elapsed() < RESPONSE_TIMEOUT {
             self.redis_clock.heard(server_time(&self.link, self.names.clock()).await?);
             taken = self.ask_for_slot(&asked).await?;
         }

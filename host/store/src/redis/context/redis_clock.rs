@@ -1,6 +1,6 @@
 //! Redis' clock, as far as this node can be sure of it: never later than it really is.
 
-use crate::PATIENCE;
+use crate::RESPONSE_TIMEOUT;
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard},
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// What a write may take, from the moment its client asked, until Redis does not carry it out any more. Longer than an answer
 /// is waited for.
 pub(crate) const WRITE_VALIDITY: Duration = Duration::from_secs(2);
-const _: () = assert!(WRITE_VALIDITY.as_millis() > PATIENCE.as_millis());
+const _: () = assert!(WRITE_VALIDITY.as_millis() > RESPONSE_TIMEOUT.as_millis());
 /// Nobody gives a write longer than this: one that would have longer is refused, as the clock was set back since its node heard of it.
 /// The scripts have the same number.
 const LONGEST: Duration = Duration::from_secs(5);

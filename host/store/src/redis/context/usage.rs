@@ -198,7 +198,7 @@ impl RedisUsage {
         }
         if let Some(length) = key {
             grown += KEY_SIZE + length;
-            self.expires(who, KEY_SIZE + length, self.retention.key);
+            self.expires(who, KEY_SIZE + length, self.retention.idempotency_key_ttl);
         }
         self.server.added(grown);
     }
@@ -331,7 +331,10 @@ mod tests {
         let key = Duration::from_secs(300);
         let server = Arc::new(FullestServer::default());
         server.set(ServerMemory { used: 0, limit });
-        Arc::new(RedisUsage::new(Retention { history, session: SESSION_TTL, key }, &server))
+        Arc::new(RedisUsage::new(
+            Retention { history, session_ttl: SESSION_TTL, idempotency_key_ttl: key },
+            &server,
+        ))
     }
 
     fn room(n: usize) -> RoomName {

@@ -6,7 +6,7 @@ use super::{
     backoff::Backoff,
     events::{EventSender, LinkEvent},
 };
-use crate::{PATIENCE, StoreMetrics, redis::redis_errors::RedisErrors};
+use crate::{RESPONSE_TIMEOUT, StoreMetrics, redis::redis_errors::RedisErrors};
 use arc_swap::ArcSwap;
 use fred::{
     clients::Client,
@@ -208,7 +208,7 @@ impl Connection {
             let why = self.state.borrow().as_ref().map_or(String::new(), |error| format!(": {error}"));
             Error::new(ErrorKind::IO, format!("Redis cannot be reached{why}"))
         };
-        timeout(PATIENCE / 2, connected).await.map_err(late)
+        timeout(RESPONSE_TIMEOUT / 2, connected).await.map_err(late)
     }
 
     /// Sends a command and returns the reply.
@@ -392,7 +392,7 @@ fn new_client(config: &Config, role: Role) -> Result<Client, Error> {
         config.tcp.nodelay = Some(true);
     });
     builder.with_performance_config(|config| {
-        config.default_command_timeout = PATIENCE;
+        config.default_command_timeout = RESPONSE_TIMEOUT;
         config.broadcast_channel_capacity = if role == Role::Subscriber { MAX_WAITING_MESSAGES } else { 32 };
     });
     builder.build()

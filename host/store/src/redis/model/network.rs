@@ -1,7 +1,7 @@
 //! The network between nodes and the model's Redis: each command waits until the schedule decides what happens to it and to its
 //! answer.
 
-use crate::{PATIENCE, Unavailable, redis::link::Script};
+use crate::{RESPONSE_TIMEOUT, Unavailable, redis::link::Script};
 use fred::types::Value;
 use std::{
     collections::BTreeSet,
@@ -115,7 +115,7 @@ impl NetworkEnd {
         }
         self.network.sent.notify_one();
         let late = || Unavailable("Redis does not answer".to_owned());
-        tokio::time::timeout(PATIENCE, answered)
+        tokio::time::timeout(RESPONSE_TIMEOUT, answered)
             .await
             .ok()
             .and_then(Result::ok)

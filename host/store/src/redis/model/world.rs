@@ -144,8 +144,8 @@ impl World {
         let link = Link::modelled(self.metrics.clone(), wire);
         let retention = Retention {
             history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 },
-            session: TTL,
-            key: Duration::from_secs(60),
+            session_ttl: TTL,
+            idempotency_key_ttl: Duration::from_secs(60),
         };
         let (ears, network) = (self.ears.clone(), self.network.clone());
         let feed = Arc::new(move |event| {

@@ -2,7 +2,7 @@
 //! missing: after a reconnect, after a slot has moved, after a hole, and now and then without a reason.
 
 use crate::{
-    Event, Feed, PATIENCE, PageLimit, StoreMetrics, Unavailable,
+    Event, Feed, PageLimit, RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
     redis::{
         context::Context,
         link::{LinkEvent, LinkEvents},
@@ -353,5 +353,5 @@ async fn read_log(
     };
     // A member may wait for both commands together.
     let late = || Unavailable("Redis does not answer".to_owned());
-    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| Err(late()))
+    tokio::time::timeout(RESPONSE_TIMEOUT, read).await.unwrap_or_else(|_| Err(late()))
 }

@@ -3,7 +3,7 @@
 //! principals take turns: in a room, and among rooms.
 
 use crate::{
-    Message, PATIENCE, PendingPublish, Stored, Unavailable,
+    Message, PendingPublish, RESPONSE_TIMEOUT, Stored, Unavailable,
     pending_publish::PublishResult,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY, usage::ReservedBytes},
@@ -188,12 +188,13 @@ impl Publishing {
         let (mut batch, mut bytes, mut is_full) = (Batch::default(), 0, false);
         let mut state = self.state();
         // While it answers, those that wait have their turn.
-        let is_silent = state.lanes.get(server).is_none_or(|lane| lane.answered.elapsed() >= PATIENCE);
+        let is_silent =
+            state.lanes.get(server).is_none_or(|lane| lane.answered.elapsed() >= RESPONSE_TIMEOUT);
         let waiting = state.rooms.get_mut(room).expect("it is there until its task removes it");
         let most = (waiting.len() / 4).clamp(*MESSAGES.start(), *MESSAGES.end());
         while !is_full && !waiting.is_empty() {
             waiting.serve_next(|entry| {
-                if is_silent && entry.came.elapsed() >= PATIENCE {
+                if is_silent && entry.came.elapsed() >= RESPONSE_TIMEOUT {
                     batch.overdue.push(entry);
                     return TurnStep::Continue;
                 }
@@ -253,7 +254,7 @@ impl Publishing {
                 let mut state = self.state();
                 // It may be carried out all the same, but not behind what comes next.
                 state.unsure.note(room, script, began);
-                if began.elapsed() >= PATIENCE
+                if began.elapsed() >= RESPONSE_TIMEOUT
                     && let Some(waiting) = state.rooms.get_mut(room)
                 {
                     // It would only wait as long again.

@@ -65,7 +65,7 @@ pub(crate) async fn publish<'a>(
         answer::integer(history.messages as u64),
         answer::millis(history.age),
         answer::millis(KEEP + history.age),
-        answer::millis(retention.key),
+        answer::millis(retention.idempotency_key_ttl),
         names.live(room).into(),
         answer::millis(UNNEEDED),
         answer::integer(history.bytes as u64),

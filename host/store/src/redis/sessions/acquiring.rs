@@ -3,7 +3,7 @@
 
 use super::{HeldSession, LONG_PAUSE, PAUSE, RedisSessions, ReleaseMode, late};
 use crate::{
-    ConnectionId, Join, PATIENCE, ResumeResult, ResumedSession, SessionToken, Unavailable,
+    ConnectionId, Join, RESPONSE_TIMEOUT, ResumeResult, ResumedSession, SessionToken, Unavailable,
     redis::{
         context::{
             Context,
@@ -59,7 +59,7 @@ impl GivenUp {
     fn is_mended(&mut self, time: u64) -> bool {
         let left = WRITE_VALIDITY.saturating_sub(self.began.elapsed());
         self.deadline = time + left.as_millis() as u64;
-        self.began.elapsed() < PATIENCE
+        self.began.elapsed() < RESPONSE_TIMEOUT
     }
 }
 
@@ -127,7 +127,7 @@ impl RedisSessions {
             }
         });
         let mut answered = answered;
-        if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut answered).await {
+        if let Ok(answer) = tokio::time::timeout(RESPONSE_TIMEOUT, &mut answered).await {
             return answer.unwrap_or_else(|_| Err(late()));
         }
         // Either it has come at the last moment, or whoever sends it finds that nobody waits.

@@ -60,7 +60,7 @@ impl RedisSessions {
         last: Option<(u64, u64, Vec<Field>)>,
     ) -> Result<LetGo, Unavailable> {
         let ttl = match how {
-            ReleaseMode::Detach => self.context.retention.session,
+            ReleaseMode::Detach => self.context.retention.session_ttl,
             ReleaseMode::End => Duration::ZERO,
         };
         let connection = connection.to_string();

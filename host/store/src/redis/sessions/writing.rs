@@ -2,7 +2,7 @@
 
 use super::{HeldSession, LONG_PAUSE, PAUSE, RedisSessions, late};
 use crate::{
-    ConnectionId, PATIENCE, SessionToken, Unavailable,
+    ConnectionId, RESPONSE_TIMEOUT, SessionToken, Unavailable,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY},
         membership_change::MembershipOutcome,
@@ -35,7 +35,7 @@ impl RedisSessions {
         connection: ConnectionId,
         change: RoomChanges,
     ) -> Result<(), Unavailable> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + RESPONSE_TIMEOUT;
         let session = self.by_connection(connection).filter(|session| session.id == SessionId::of(&token));
         let session = session.ok_or_else(|| Unavailable("the session is another connection's".to_owned()))?;
         let _unfinished = Unfinished(self, &session);

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 async fn sessions_are_removed_as_fast_as_they_can_be() {
     const SESSIONS: usize = 2600;
     let server = Server::start(&[]);
-    let retention = Retention { session: Duration::from_secs(600), ..retention() };
+    let retention = Retention { session_ttl: Duration::from_secs(600), ..retention() };
     let metrics = crate::StoreMetrics::default();
     let (counted, account, vitals) = (metrics.clone(), MemoryAccount::unlimited(), VitalTasks::default());
     let feed: Feed = Arc::new(|_| true);
@@ -53,7 +53,7 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
 async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
     let server = Server::start(&[]);
     let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
-    let retention = Retention { session: Duration::from_secs(3), ..retention() };
+    let retention = Retention { session_ttl: Duration::from_secs(3), ..retention() };
     let site = Site { url, prefix: "s".into() };
     let store = connect_with(&site, retention, Arc::new(|_| true), &VitalTasks::default()).await.unwrap();
     let (principal, connection) = ("acme".into(), ConnectionId::random());
