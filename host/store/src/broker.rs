@@ -6,7 +6,7 @@ use switchyard_protocol::{Position, room::RoomName};
 
 /// Orders the messages of each room, delivers them to this node, and keeps the newest ones.
 ///
-/// Messages are delivered as [`Event`](crate::Event)s, through the [`Feed`](crate::Feed) that the store was created with.
+/// Messages are delivered as [`Event`](crate::Event)s, through the [`EventFeed`](crate::EventFeed) that the store was created with.
 #[async_trait::async_trait]
 pub trait Broker: Send + Sync {
     /// Asks for the messages of a room. Returns at once.

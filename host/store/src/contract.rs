@@ -10,8 +10,8 @@ mod rooms;
 mod sessions;
 
 use crate::{
-    ConnectionId, Event, Feed, HistoryConfig, Hold, Join, Members, Membership, Message, PageLimit, Reader,
-    Receipt, ResumeResult, ResumedSession, Retention, SessionToken, Store, Stored,
+    ConnectionId, Event, EventFeed, HistoryConfig, Hold, Join, Members, Membership, Message, PageLimit,
+    Reader, Receipt, ResumeResult, ResumedSession, Retention, SessionToken, Store, Stored,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -37,13 +37,13 @@ const KEY_TTL_UNITS: u32 = 30;
 /// Runs every test on stores that `make` creates.
 pub(crate) async fn suite<F, Made>(unit: Duration, make: F)
 where
-    F: Fn(Retention, Feed) -> Made,
+    F: Fn(Retention, EventFeed) -> Made,
     Made: Future<Output = Store>,
 {
     let subject_with = async |history: HistoryConfig| {
         let events = EventLog::default();
         let log = events.clone();
-        let feed: Feed = Arc::new(move |event| {
+        let feed: EventFeed = Arc::new(move |event| {
             log.lock().unwrap().push(event);
             true
         });

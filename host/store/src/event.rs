@@ -40,4 +40,4 @@ pub enum Event {
 ///
 /// It is called while the store holds locks, so it only enqueues the event. It always takes it, and returns `false` if too many
 /// events are waiting. A store that can deliver the room's messages later then does so.
-pub type Feed = Arc<dyn Fn(Event) -> bool + Send + Sync>;
+pub type EventFeed = Arc<dyn Fn(Event) -> bool + Send + Sync>;

@@ -5,7 +5,7 @@
 //! [`PluginRegistry`], and for a store outside of the process also [`KeyRegistry`] and [`RemoteStore`]. There are two stores:
 //! [`MemoryStore`], for a single node, and [`RedisStore`], which several nodes share. Both pass the same suite of tests, `contract`.
 //!
-//! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go through the [`Feed`]
+//! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go through the [`EventFeed`]
 //! that the store was created with.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
@@ -42,7 +42,7 @@ mod version_history;
 
 pub use broker::Broker;
 pub use connection_id::ConnectionId;
-pub use event::{Event, Feed};
+pub use event::{Event, EventFeed};
 pub use history::{History, PageLimit, Reader};
 pub use key_registry::KeyRegistry;
 pub use membership::{Join, Membership};

@@ -15,7 +15,7 @@ mod session_store;
 mod sessions;
 mod stripe;
 
-use crate::{Feed, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
+use crate::{EventFeed, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
 use eviction::Eviction;
 use plugins::Plugins;
 use room_log::RoomLog;
@@ -45,7 +45,7 @@ const POISONED: &str = "no code panics while it holds a lock of the store";
 /// The store in memory. Convert it to a [`Store`] to use it.
 pub struct MemoryStore {
     retention: Retention,
-    feed: Feed,
+    feed: EventFeed,
     connection_counts: Arc<ConnectionCounts>,
     hasher: RandomState,
     stripes: Vec<Mutex<Stripe>>,
@@ -65,7 +65,7 @@ impl MemoryStore {
     /// Outside of a Tokio runtime.
     pub fn new(
         retention: Retention,
-        feed: Feed,
+        feed: EventFeed,
         account: &Arc<MemoryAccount>,
         vitals: &VitalTasks,
     ) -> Arc<Self> {

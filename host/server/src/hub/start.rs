@@ -23,7 +23,7 @@ use std::{
 };
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::Close;
-use switchyard_store::{Event, Feed, Store};
+use switchyard_store::{Event, EventFeed, Store};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) struct HubConfig {
@@ -43,7 +43,7 @@ impl Hub {
     pub(crate) async fn start<E, Made>(
         config: HubConfig,
         metrics: Metrics,
-        store: impl FnOnce(Feed) -> Made,
+        store: impl FnOnce(EventFeed) -> Made,
     ) -> Result<Arc<Self>, E>
     where
         Made: Future<Output = Result<Store, E>>,
@@ -163,7 +163,7 @@ fn feed(
     routes: Arc<Routes>,
     connections: Arc<Connections>,
     shards: Vec<(mpsc::WeakUnboundedSender<Command>, Arc<AtomicUsize>)>,
-) -> Feed {
+) -> EventFeed {
     Arc::new(move |event| {
         let (room, messages) = match &event {
             Event::Published(message) => (&message.room, 1),

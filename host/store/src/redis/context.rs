@@ -15,7 +15,7 @@ pub(super) mod redis_clock;
 pub(super) mod usage;
 
 use crate::{
-    Feed, RESPONSE_TIMEOUT, Retention, StoreMetrics, Unavailable,
+    EventFeed, RESPONSE_TIMEOUT, Retention, StoreMetrics, Unavailable,
     redis::{
         answer,
         context::{
@@ -65,7 +65,7 @@ pub(super) struct Context {
     /// A Redis is another process than before.
     pub server_replaced: AtomicBool,
     pub faults: NodeFaults,
-    pub feed: Feed,
+    pub feed: EventFeed,
     pub metrics: StoreMetrics,
     /// Redis' clock, never later than it is.
     pub redis_clock: Arc<RedisClock>,
@@ -81,7 +81,7 @@ impl Context {
         names: Names,
         retention: Retention,
         metrics: StoreMetrics,
-        feed: Feed,
+        feed: EventFeed,
         memory: Arc<MemoryAccount>,
     ) -> Arc<Self> {
         let link = Arc::new(link);

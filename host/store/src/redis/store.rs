@@ -1,7 +1,7 @@
 //! The parts of a store in Redis, put together, and what others ask of each of them.
 
 use crate::{
-    Broker, ConnectionId, Feed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
+    Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
     Message, PageLimit, PendingPublish, Permit, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt,
     RemoteStore, ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
     SessionToken, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
@@ -47,7 +47,7 @@ impl RedisStore {
         site: &Site,
         retention: Retention,
         metrics: StoreMetrics,
-        feed: Feed,
+        feed: EventFeed,
         memory: &Arc<MemoryAccount>,
         status: impl Fn(&str) + Send + Sync,
         vitals: &VitalTasks,

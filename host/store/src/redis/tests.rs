@@ -5,7 +5,7 @@ mod offsets;
 mod turns;
 
 use crate::{
-    Broker, ConnectionId, Feed, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,
+    Broker, ConnectionId, EventFeed, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,
     Message, PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored,
     StoredKeys,
     contract::TEN,
@@ -157,7 +157,7 @@ async fn connect(site: &Site) -> Result<Arc<RedisStore>, String> {
 async fn connect_with(
     site: &Site,
     retention: Retention,
-    feed: Feed,
+    feed: EventFeed,
     vitals: &VitalTasks,
 ) -> Result<Arc<RedisStore>, String> {
     let metrics = crate::StoreMetrics::default();
@@ -274,7 +274,7 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     let site = Site { url: RedisUrl::parse(&url).unwrap(), prefix: "vital".to_owned() };
     let connect = async || {
         let vitals = VitalTasks::default();
-        let feed: Feed = Arc::new(|event| panic!("told of {event:?}"));
+        let feed: EventFeed = Arc::new(|event| panic!("told of {event:?}"));
         (connect_with(&site, retention(), feed, &vitals).await.unwrap(), vitals)
     };
     let (store, lease) = connect().await;

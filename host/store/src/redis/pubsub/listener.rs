@@ -2,7 +2,7 @@
 //! missing: after a reconnect, after a slot has moved, after a hole, and now and then without a reason.
 
 use crate::{
-    Event, Feed, PageLimit, RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
+    Event, EventFeed, PageLimit, RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
     redis::{
         context::Context,
         link::{LinkEvent, LinkEvents},
@@ -39,7 +39,7 @@ const TOPOLOGY_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct RoomListener {
     rooms: Rooms,
-    feed: Feed,
+    feed: EventFeed,
     metrics: StoreMetrics,
     /// By how many milliseconds Redis' clock is ahead of this node's.
     clock_offset: Arc<AtomicI64>,

@@ -2,7 +2,7 @@
 //! not. No I/O and no clock.
 
 use crate::{
-    Event, Feed,
+    Event, EventFeed,
     redis::{
         log_entry::{LogEntry, LogPage},
         rooms::is_older,
@@ -103,7 +103,7 @@ impl RoomSubscription {
     }
 
     /// Somebody is in the room again.
-    pub(crate) fn resubscribe(&mut self, feed: &Feed) {
+    pub(crate) fn resubscribe(&mut self, feed: &EventFeed) {
         self.is_needed = true;
         if !self.is_opening() {
             feed(Event::Subscribed { room: self.room.shared(), position: self.position.clone() });
@@ -119,7 +119,7 @@ impl RoomSubscription {
     }
 
     /// A message was received from the channel of the room.
-    pub(crate) fn receive(&mut self, entry: LogEntry, feed: &Feed) -> NextStep {
+    pub(crate) fn receive(&mut self, entry: LogEntry, feed: &EventFeed) -> NextStep {
         self.is_active = true;
         if !self.is_live() {
             match self.buffered.len() < MAX_BUFFERED_MESSAGES {
@@ -141,7 +141,7 @@ impl RoomSubscription {
     }
 
     /// Passes a message on if it follows the newest.
-    fn pass_on(&mut self, entry: &LogEntry, feed: &Feed) -> NextStep {
+    fn pass_on(&mut self, entry: &LogEntry, feed: &EventFeed) -> NextStep {
         let message = &entry.publication;
         if message.epoch != self.position.epoch {
             return NextStep::Read;
@@ -160,7 +160,7 @@ impl RoomSubscription {
     }
 
     /// The log was read after [`Self::read_after`].
-    pub(crate) fn finish_read(&mut self, page: &LogPage, feed: &Feed) -> (NextStep, ResyncResult) {
+    pub(crate) fn finish_read(&mut self, page: &LogPage, feed: &EventFeed) -> (NextStep, ResyncResult) {
         let mut result = ResyncResult::default();
         let ended = self.position.epoch.clone();
         if self.is_opening() {

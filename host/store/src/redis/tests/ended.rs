@@ -11,7 +11,7 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
     let retention = Retention { session_ttl: Duration::from_secs(600), ..retention() };
     let metrics = crate::StoreMetrics::default();
     let (counted, account, vitals) = (metrics.clone(), MemoryAccount::unlimited(), VitalTasks::default());
-    let feed: Feed = Arc::new(|_| true);
+    let feed: EventFeed = Arc::new(|_| true);
     let store = RedisStore::connect(&server.site(), retention, counted, feed, &account, |_| {}, &vitals)
         .await
         .unwrap();

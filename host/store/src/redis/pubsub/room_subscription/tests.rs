@@ -21,7 +21,7 @@ fn page(epoch: &str, oldest: u64, newest: u64, after: u64, limit: usize) -> LogP
 
 struct Subscriber {
     subscription: RoomSubscription,
-    feed: Feed,
+    feed: EventFeed,
     told: Arc<Mutex<Vec<String>>>,
     keeps_up: Arc<AtomicBool>,
 }
@@ -30,7 +30,7 @@ struct Subscriber {
 fn open() -> Subscriber {
     let (told, keeps_up) = (Arc::new(Mutex::new(vec![])), Arc::new(AtomicBool::new(true)));
     let (log, up) = (told.clone(), keeps_up.clone());
-    let feed: Feed = Arc::new(move |event| {
+    let feed: EventFeed = Arc::new(move |event| {
         log.lock().unwrap().push(match event {
             Event::Subscribed { position, .. } => format!("from {}{}", position.epoch, position.offset),
             Event::Published(message) => format!("{}{}", message.epoch, message.offset),
