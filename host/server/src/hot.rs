@@ -114,8 +114,8 @@ impl HistoryReplay {
                 room: &room,
                 event: Some("trade"),
                 data: DATA,
-                who: &who,
-                key: None,
+                principal: &who,
+                idempotency_key: None,
                 needs_member: false,
             };
             let stored = store.publish(message).now_or_never().expect("memory needs no waiting");

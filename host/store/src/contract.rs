@@ -99,8 +99,8 @@ impl Subject {
                 room: &room,
                 event: Some("e"),
                 data,
-                who: &"p".into(),
-                key: None,
+                principal: &"p".into(),
+                idempotency_key: None,
                 needs_member: false,
             })
             .await
@@ -229,8 +229,8 @@ async fn an_idempotency_key_applies_to_one_principal_and_room(s: Subject) {
             room: &room,
             event: None,
             data,
-            who: &principal.into(),
-            key: Some("k"),
+            principal: &principal.into(),
+            idempotency_key: Some("k"),
             needs_member: false,
         };
         let stored = s.store.broker.publish(message).await.unwrap().expect("stored");
@@ -311,7 +311,14 @@ async fn data_and_event_names_are_not_changed(s: Subject) {
     for (event, data) in messages {
         s.store
             .broker
-            .publish(Message { room: &room, event, data, who: &"p".into(), key: None, needs_member: false })
+            .publish(Message {
+                room: &room,
+                event,
+                data,
+                principal: &"p".into(),
+                idempotency_key: None,
+                needs_member: false,
+            })
             .await
             .unwrap();
     }

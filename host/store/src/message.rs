@@ -13,18 +13,18 @@ pub struct Message<'a> {
     /// Its data, as JSON text.
     pub data: &'a str,
     /// The principal that publishes it.
-    pub who: &'a Arc<str>,
-    /// The idempotency key. Messages of one principal to one room with the same key are the same message, within
+    pub principal: &'a Arc<str>,
+    /// Messages of one principal to one room with the same idempotency key are the same message, within
     /// [`Retention::idempotency_key_ttl`](crate::Retention::idempotency_key_ttl).
-    pub key: Option<&'a str>,
+    pub idempotency_key: Option<&'a str>,
     /// Whether to publish it only if the room has a member, connected or resumable.
     pub needs_member: bool,
 }
 
 impl<'a> Message<'a> {
     /// The principal and the idempotency key, which together identify the message in its room.
-    pub(crate) fn once(&self) -> Option<(&'a str, &'a str)> {
-        self.key.map(|key| (&**self.who, key))
+    pub(crate) fn scoped_key(&self) -> Option<(&'a str, &'a str)> {
+        self.idempotency_key.map(|key| (&**self.principal, key))
     }
 }
 

@@ -201,7 +201,14 @@ impl Step {
             let StoreParameters { share, key, keys, shard } = parameters;
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
             let who = share.principal();
-            let message = Message { room: &room, event, data: &data, who, key, needs_member };
+            let message = Message {
+                room: &room,
+                event,
+                data: &data,
+                principal: who,
+                idempotency_key: key,
+                needs_member,
+            };
             hub.store(message, share, *shard)
         });
         Poll::Ready(next.unwrap_or_else(Step::refused))
@@ -270,7 +277,11 @@ impl Hub {
         let needs_check = governed.is_some_and(Governed::wants_publishes);
         if !needs_check && !must_wait {
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(&keys, &room));
-            return self.store(Message { room: &room, event, data, who, key, needs_member }, share, shard);
+            return self.store(
+                Message { room: &room, event, data, principal: who, idempotency_key: key, needs_member },
+                share,
+                shard,
+            );
         }
         let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());

@@ -68,8 +68,8 @@ impl RecentPublishers {
         periods.advance(now);
         periods.next_serial += 1;
         let serial = periods.next_serial;
-        periods.current.push(message.who, Entry { serial, hash });
-        Note { shard, who: message.who.clone(), serial }
+        periods.current.push(message.principal, Entry { serial, hash });
+        Note { shard, who: message.principal.clone(), serial }
     }
 
     /// Forgets a message that is not delivered after all.
@@ -154,7 +154,14 @@ mod tests {
     fn note(publishers: &RecentPublishers, who: &str, data: &str, now: Instant) -> Note {
         let room = RoomName::parse("r").unwrap();
         let who = who.into();
-        let message = Message { room: &room, event: None, data, who: &who, key: None, needs_member: false };
+        let message = Message {
+            room: &room,
+            event: None,
+            data,
+            principal: &who,
+            idempotency_key: None,
+            needs_member: false,
+        };
         publishers.note(&message, 0, now)
     }
 

@@ -15,8 +15,8 @@ pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
             room: &named,
             event: None,
             data: &data,
-            who: &acme,
-            key,
+            principal: &acme,
+            idempotency_key: key,
             needs_member: false,
         }));
         let is_again = n % 3 == 0 && n > 0;
@@ -30,8 +30,8 @@ pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
             room: &inbox,
             event: None,
             data: &data,
-            who: &acme,
-            key: None,
+            principal: &acme,
+            idempotency_key: None,
             needs_member,
         }));
         // In this room, only messages that need no member are published.

@@ -24,8 +24,14 @@ pub(super) async fn reading_creates_no_room(s: Subject) {
 pub(super) async fn a_message_that_needs_a_member_is_published_only_while_there_is_one(s: Subject) {
     let (acme, inbox) = (Arc::<str>::from("acme"), room("@acme"));
     let publish = async |key| {
-        let message =
-            Message { room: &inbox, event: None, data: "1", who: &"zed".into(), key, needs_member: true };
+        let message = Message {
+            room: &inbox,
+            event: None,
+            data: "1",
+            principal: &"zed".into(),
+            idempotency_key: key,
+            needs_member: true,
+        };
         s.store
             .broker
             .publish(message)

@@ -23,7 +23,7 @@ impl Broker for MemoryStore {
     fn publish(&self, message: Message<'_>) -> PendingPublish {
         let publish = |log: &mut RoomLog| {
             let now = Instant::now();
-            if let Some(offset) = message.once().and_then(|once| log.find_duplicate(once, now)) {
+            if let Some(offset) = message.scoped_key().and_then(|key| log.find_duplicate(key, now)) {
                 return Some(Stored { position: log.position(offset), duplicate: true });
             }
             if message.needs_member && log.members.is_empty() {

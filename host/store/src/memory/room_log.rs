@@ -123,7 +123,7 @@ impl RoomLog {
         let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
         let charge = self.account.charge(MemoryKind::History, publication.size());
         let publication = Arc::new(publication.with_guard(charge));
-        let share = self.share(message.who);
+        let share = self.share(message.principal);
         if config.history.messages > 0 {
             self.history_bytes += publication.size();
             let claim = share.claim(publication.size());
@@ -132,7 +132,7 @@ impl RoomLog {
                 self.drop_oldest();
             }
         }
-        if let Some(key) = message.once() {
+        if let Some(key) = message.scoped_key() {
             let key = scoped_key(key);
             let charge = share.charge(MemoryKind::Keys, IDEMPOTENCY_KEY_BYTES + key.len());
             self.offsets_by_key.insert(key.clone(), self.newest);

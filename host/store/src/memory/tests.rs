@@ -27,8 +27,8 @@ async fn an_unused_room_is_forgotten() {
             room: &room,
             event: None,
             data: "1",
-            who: &"p".into(),
-            key: None,
+            principal: &"p".into(),
+            idempotency_key: None,
             needs_member: false,
         })
         .await

@@ -25,7 +25,14 @@ fn room(n: u32) -> RoomName {
 }
 
 async fn publish(store: &MemoryStore, n: u32, data: &str, key: Option<&str>) -> (Position, bool) {
-    let message = Message { room: &room(n), event: None, data, who: &"p".into(), key, needs_member: false };
+    let message = Message {
+        room: &room(n),
+        event: None,
+        data,
+        principal: &"p".into(),
+        idempotency_key: key,
+        needs_member: false,
+    };
     let stored = store.publish(message).await.unwrap().unwrap();
     (stored.position, stored.duplicate)
 }

@@ -106,8 +106,8 @@ impl Publishing {
         let body = Bytes::from(log_entry::encode_body(message.event, message.data));
         let context = &self.context;
         let entry = Entry {
-            _reserved: context.usage.publishing(message.room, message.who, body.len()),
-            key: message.once().map(|once| self.context.names.once(message.room, once)),
+            _reserved: context.usage.publishing(message.room, message.principal, body.len()),
+            key: message.scoped_key().map(|key| context.names.once(message.room, key)),
             needs_member: message.needs_member,
             came: Instant::now(),
             waiter,
@@ -115,16 +115,16 @@ impl Publishing {
                 .context
                 .rooms
                 .memory
-                .share(message.who)
+                .share(message.principal)
                 .charge(MemoryKind::Publishes, body.len() + OVERHEAD),
             body,
         };
         let mut state = self.state();
         match state.rooms.get_mut(message.room) {
-            Some(waiting) => waiting.push(message.who.clone(), entry),
+            Some(waiting) => waiting.push(message.principal.clone(), entry),
             None => {
                 let mut waiting = FairQueue::default();
-                waiting.push(message.who.clone(), entry);
+                waiting.push(message.principal.clone(), entry);
                 state.rooms.insert(message.room.clone(), waiting);
                 self.line_up(&mut state, message.room.clone());
             }

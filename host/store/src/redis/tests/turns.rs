@@ -8,8 +8,14 @@ const MANY: usize = 2000;
 /// Begins to publish for a principal.
 fn begin(store: &RedisStore, who: &str, room: &str) -> PendingPublish {
     let room = RoomName::parse(room).unwrap();
-    let message =
-        Message { room: &room, event: None, data: "1", who: &who.into(), key: None, needs_member: false };
+    let message = Message {
+        room: &room,
+        event: None,
+        data: "1",
+        principal: &who.into(),
+        idempotency_key: None,
+        needs_member: false,
+    };
     store.publish(message)
 }
 
