@@ -32,7 +32,7 @@ pub enum Event {
     /// A connection on another node has resumed the session of this connection.
     TakenOver(ConnectionId),
     /// The store may no longer know that this connection holds its session. The node sends the client a ping. After the client
-    /// has answered, [`RemoteStore::vouch`](crate::RemoteStore::vouch) takes the session back.
+    /// has answered, [`RemoteStore::confirm_alive`](crate::RemoteStore::confirm_alive) takes the session back.
     Probe(ConnectionId),
 }
 

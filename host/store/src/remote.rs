@@ -13,9 +13,9 @@ pub trait RemoteStore: Send + Sync {
     /// If this node cannot serve clients; the error is the reason.
     async fn check(&self) -> Result<Option<String>, Unavailable>;
 
-    /// Takes a session back after its client has answered the ping of an [`Event::Probe`](crate::Event::Probe), unless another
-    /// connection has resumed it by now.
-    fn vouch(&self, hold: Hold);
+    /// Records that the client of this connection has answered the ping of an [`Event::Probe`](crate::Event::Probe), and takes its
+    /// session back unless another connection has resumed it by now.
+    fn confirm_alive(&self, hold: Hold);
 
     /// Writes what is not written yet, and tells the other nodes that this one is gone. The store must not be used afterwards.
     async fn close(&self);

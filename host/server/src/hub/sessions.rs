@@ -64,7 +64,7 @@ impl Hub {
     /// Tells the store that the client of a connection is alive.
     pub(crate) fn confirm_alive(&self, connection: &Connection) {
         if let Some(remote) = &self.store.remote {
-            remote.vouch(connection.hold());
+            remote.confirm_alive(connection.hold());
         }
     }
 

@@ -287,7 +287,7 @@ impl RemoteStore for RedisStore {
         Ok(Some(self.context().link.failing_slots()).filter(|slots| *slots > 0).map(failing))
     }
 
-    fn vouch(&self, hold: Hold) {
+    fn confirm_alive(&self, hold: Hold) {
         self.leased.sessions.reclaim(hold.connection);
     }
 

@@ -63,7 +63,7 @@ impl World {
             }
             ModelStep::Pong { client } => {
                 let at = self.clients[client as usize].current.filter(|at| self.connections[*at].probed);
-                at.is_some_and(|at| self.vouch(at))
+                at.is_some_and(|at| self.confirm_alive(at))
             }
             ModelStep::Disconnect { client } => match self.clients[client as usize].current {
                 Some(at) => {
@@ -290,11 +290,11 @@ impl World {
     }
 
     /// The client answers a ping. If it has no session yet, its answer stays unread.
-    pub(super) fn vouch(&mut self, at: usize) -> bool {
+    pub(super) fn confirm_alive(&mut self, at: usize) -> bool {
         let connection = &mut self.connections[at];
         let is_open = connection.state == State::Open;
         if is_open && std::mem::take(&mut connection.probed) {
-            self.stores[connection.process].vouch(connection.hold());
+            self.stores[connection.process].confirm_alive(connection.hold());
         }
         is_open
     }

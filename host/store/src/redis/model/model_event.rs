@@ -16,7 +16,7 @@ impl World {
                 self.connections[at].probed = true;
                 self.trace(|| format!("  {at}: probed"));
                 if self.answers_probes && self.clients[self.connections[at].client].current == Some(at) {
-                    self.vouch(at);
+                    self.confirm_alive(at);
                 }
             }
             ModelEvent::Event(process, Event::TakenOver(id)) => {
@@ -79,7 +79,7 @@ impl World {
             self.clients[self.connections[at].client].record_position(ROOMS[0], &position);
         }
         if self.answers_probes {
-            self.vouch(at);
+            self.confirm_alive(at);
         }
     }
 
@@ -126,7 +126,7 @@ impl World {
             self.taken_over(before).await;
         }
         if self.answers_probes {
-            self.vouch(at);
+            self.confirm_alive(at);
         }
     }
 

@@ -29,7 +29,7 @@ impl World {
             match connection.state {
                 State::Waiting if is_current => drop(self.read(at)),
                 State::Open if is_current && connection.probed => {
-                    self.vouch(at);
+                    self.confirm_alive(at);
                 }
                 State::Closed => {}
                 _ if is_current => {}
