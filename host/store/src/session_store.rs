@@ -7,17 +7,17 @@ use tokio::time::Instant;
 
 /// Keeps sessions while their connections come and go.
 ///
-/// Of all connections that ever held a session, only the newest one can change it. What another one asks for fails or, where a
-/// call returns nothing, has no effect. Calls that return nothing are recorded as soon as the store can, and nobody waits for
-/// them. The other calls fail if the store does not answer in time.
+/// Of all connections that ever held a session, only the newest can change it. The calls of any other connection fail or, if
+/// they return nothing, have no effect. Calls that return nothing are recorded as soon as possible, and nobody waits for them.
+/// All other calls fail if the store does not answer in time.
 #[async_trait::async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Acquires one of the principal's connection slots, of which it has `most` on all nodes together. The inner error is how
-    /// many are taken. The slot is released when the permit is dropped, and also if this future is dropped.
+    /// Acquires one of the principal's connection slots, of which it has `limit` on all nodes together. The inner error is
+    /// how many are taken. The slot is released when the permit is dropped, or if this future is dropped.
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,
-        most: u32,
+        limit: u32,
     ) -> Result<Result<Permit, u32>, Unavailable>;
 
     /// Creates a session that is a member of these rooms and is held by the connection.
@@ -30,12 +30,12 @@ pub trait SessionStore: Send + Sync {
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable>;
 
-    /// Hands a session to a connection. If another one has taken it since `asked`, when this connection's client appeared, that
-    /// one keeps it.
+    /// Hands a session to a connection. `requested_at` is when this connection's client appeared. If another connection has
+    /// taken the session since then, it keeps the session.
     ///
-    /// With `most`, a connection slot is acquired in the same step, as by
-    /// [`acquire_connection_slot`](Self::acquire_connection_slot). If another live connection holds the session, no free slot is
-    /// needed, because that connection is about to release its own.
+    /// With `limit`, a connection slot is acquired in the same step, as by
+    /// [`acquire_connection_slot`](Self::acquire_connection_slot). If another live connection holds the session, no free slot
+    /// is needed, because that connection is about to release its own.
     ///
     /// If this fails, or its future is dropped, a session that was handed over nevertheless is detached.
     async fn resume(
@@ -43,8 +43,8 @@ pub trait SessionStore: Send + Sync {
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
-        asked: Instant,
-        most: Option<u32>,
+        requested_at: Instant,
+        limit: Option<u32>,
     ) -> Result<ResumeResult, Unavailable>;
 
     /// Starts the session's time to live, because its connection has ended.
@@ -55,16 +55,16 @@ pub trait SessionStore: Send + Sync {
 
     /// Makes the session a member of rooms, or changes its filters there: in all of them or in none.
     ///
-    /// If this fails, the session stays as it was, whatever the store was about to do. A connection that resumes the session can
-    /// find the change only if this node dies before the store has confirmed the old state.
+    /// If this fails, the session stays as it was, even if the store carries the change out later. A connection that resumes
+    /// the session can find the change only if this node dies before the store has confirmed the old state.
     async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable>;
 
-    /// Takes the session out of rooms. Rooms that it is not in are ignored. A failure has the same effect as for
+    /// Removes the session from rooms, and ignores rooms that it is not in. A failure has the same effect as for
     /// [`join`](Self::join).
     async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable>;
 
     /// Records that the client has received all messages up to a position, whose epoch it knows. The membership moves to that
-    /// epoch. Positions that are behind an earlier one of the same epoch have no effect.
+    /// epoch. Positions before an earlier one of the same epoch have no effect.
     fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position);
 
     /// Records that the client knows that the room continues after a position: messages before it are no longer replayed.

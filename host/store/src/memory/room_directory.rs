@@ -5,8 +5,8 @@ use crate::{Members, Receipt, RoomDirectory, RoomSummary, Unavailable};
 
 #[async_trait::async_trait]
 impl RoomDirectory for MemoryStore {
-    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
-        let members = self.with_existing_room(room, |log| log.members.list(most));
+    async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable> {
+        let members = self.with_existing_room(room, |log| log.members.list(max_principals));
         Ok(members.unwrap_or(Members { count: 0, principals: vec![], more: false }))
     }
 

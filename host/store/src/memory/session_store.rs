@@ -14,10 +14,10 @@ fn taken_over() -> Unavailable {
 
 impl MemoryStore {
     /// A connection slot. The error is how many are taken.
-    fn acquire_slot(&self, principal: &Arc<str>, most: u32) -> Result<Permit, u32> {
+    fn acquire_slot(&self, principal: &Arc<str>, limit: u32) -> Result<Permit, u32> {
         let count = self.connection_counts.add(principal);
         let permit = Permit::new(principal.clone(), self.connection_counts.clone());
-        if count > most { Err(count - 1) } else { Ok(permit) }
+        if count > limit { Err(count - 1) } else { Ok(permit) }
     }
 }
 
@@ -26,9 +26,9 @@ impl SessionStore for MemoryStore {
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,
-        most: u32,
+        limit: u32,
     ) -> Result<Result<Permit, u32>, Unavailable> {
-        Ok(self.acquire_slot(principal, most))
+        Ok(self.acquire_slot(principal, limit))
     }
 
     async fn create(
@@ -47,18 +47,18 @@ impl SessionStore for MemoryStore {
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
-        asked: Instant,
-        most: Option<u32>,
+        requested_at: Instant,
+        limit: Option<u32>,
     ) -> Result<ResumeResult, Unavailable> {
         let mut sessions = self.sessions();
         let has_holder = sessions.has_holder(token, principal);
         // Its connection is about to release a slot.
-        let most = if has_holder { most.map(|_| u32::MAX) } else { most };
-        let permit = match most.map(|most| self.acquire_slot(principal, most)).transpose() {
+        let limit = if has_holder { limit.map(|_| u32::MAX) } else { limit };
+        let permit = match limit.map(|limit| self.acquire_slot(principal, limit)).transpose() {
             Ok(permit) => permit,
             Err(count) => return Ok(ResumeResult::LimitReached(count)),
         };
-        let (previous, names) = match sessions.resume(token, principal, connection, asked) {
+        let (previous, names) = match sessions.resume(token, principal, connection, requested_at) {
             Ok(resumed) => resumed,
             Err(ResumeError::NotFound) => return Ok(ResumeResult::NotFound(permit)),
             Err(ResumeError::TakenSince) => return Ok(ResumeResult::Retry),

@@ -73,14 +73,14 @@ impl Sessions {
         })
     }
 
-    /// Hands the session to a connection that asked for it at `asked`. Returns the connection that held it until now, and
+    /// Hands the session to a connection that asked for it at `requested_at`. Returns the connection that held it until now, and
     /// its rooms.
     pub(super) fn resume(
         &mut self,
         token: SessionToken,
         principal: &str,
         connection: ConnectionId,
-        asked: Instant,
+        requested_at: Instant,
     ) -> Result<(Option<ConnectionId>, Vec<RoomName>), ResumeError> {
         let session = self.all.get_mut(&token).filter(|session| *session.principal() == *principal);
         let Some(session) = session else { return Err(ResumeError::NotFound) };
@@ -89,7 +89,7 @@ impl Sessions {
             Holder::NobodyUntil(end) if end <= Instant::now() => return Err(ResumeError::NotFound),
             Holder::NobodyUntil(_) => None,
         };
-        if asked < session.taken {
+        if requested_at < session.taken {
             return Err(ResumeError::TakenSince);
         }
         (session.holder, session.taken) = (Holder::Connection(connection), Instant::now());

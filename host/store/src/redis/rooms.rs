@@ -83,8 +83,8 @@ impl Rooms {
         scripts::begin_epoch(&self.link, &self.names, room, ended, new_epoch(seen)).await
     }
 
-    pub(super) async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
-        scripts::members(&self.link, &self.names, room, most).await
+    pub(super) async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable> {
+        scripts::members(&self.link, &self.names, room, max_principals).await
     }
 
     pub(super) async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {

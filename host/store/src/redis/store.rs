@@ -113,9 +113,9 @@ impl SessionStore for RedisStore {
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,
-        most: u32,
+        limit: u32,
     ) -> Result<Result<Permit, u32>, Unavailable> {
-        self.context().connections.acquire(principal, most).await
+        self.context().connections.acquire(principal, limit).await
     }
 
     async fn create(
@@ -135,10 +135,10 @@ impl SessionStore for RedisStore {
         token: SessionToken,
         principal: &Arc<str>,
         connection: ConnectionId,
-        asked: Instant,
-        most: Option<u32>,
+        requested_at: Instant,
+        limit: Option<u32>,
     ) -> Result<ResumeResult, Unavailable> {
-        let resumed = self.leased.sessions.resume(token, principal, connection, asked, most).await?;
+        let resumed = self.leased.sessions.resume(token, principal, connection, requested_at, limit).await?;
         if let ResumeResult::Resumed(ResumedSession { rooms, .. }) = &resumed {
             let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
             let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP_SIZE + filter(membership)).sum();
@@ -185,8 +185,8 @@ impl SessionStore for RedisStore {
 
 #[async_trait::async_trait]
 impl RoomDirectory for RedisStore {
-    async fn members(&self, room: &str, most: usize) -> Result<Members, Unavailable> {
-        self.context().rooms.members(room, most).await
+    async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable> {
+        self.context().rooms.members(room, max_principals).await
     }
 
     async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
