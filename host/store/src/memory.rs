@@ -17,9 +17,9 @@ mod stripe;
 
 use crate::{EventFeed, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
 use eviction::Eviction;
-use plugins::Plugins;
+use plugins::PluginTable;
 use room_log::RoomLog;
-use sessions::Sessions;
+use sessions::SessionTable;
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard},
@@ -49,8 +49,8 @@ pub struct MemoryStore {
     connection_counts: Arc<ConnectionCounts>,
     hasher: RandomState,
     stripes: Vec<Mutex<Stripe>>,
-    sessions: Mutex<Sessions>,
-    plugins: Mutex<Plugins>,
+    sessions: Mutex<SessionTable>,
+    plugins: Mutex<PluginTable>,
     account: Arc<MemoryAccount>,
     eviction: Eviction,
 }
@@ -75,7 +75,7 @@ impl MemoryStore {
             connection_counts: Arc::default(),
             hasher: RandomState::new(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            sessions: Mutex::new(Sessions::new(retention.session_ttl, account)),
+            sessions: Mutex::new(SessionTable::new(retention.session_ttl, account)),
             plugins: Mutex::default(),
             account: account.clone(),
             eviction: Eviction::default(),
@@ -138,11 +138,11 @@ impl MemoryStore {
         page.last().cloned()
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    fn sessions(&self) -> MutexGuard<'_, SessionTable> {
         self.sessions.lock().expect(POISONED)
     }
 
-    fn plugins(&self) -> MutexGuard<'_, Plugins> {
+    fn plugins(&self) -> MutexGuard<'_, PluginTable> {
         self.plugins.lock().expect(POISONED)
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
 
 #[derive(Default)]
-pub(super) struct Plugins {
+pub(super) struct PluginTable {
     /// How many changes there were.
     changes: u64,
     histories: HashMap<String, VersionHistory>,
@@ -15,7 +15,7 @@ pub(super) struct Plugins {
     report: Option<String>,
 }
 
-impl Plugins {
+impl PluginTable {
     pub(super) fn newer(&self, known: Option<&Revision>) -> Option<StoredPlugins> {
         let revision = Revision(format!("memory {}", self.changes).into());
         (Some(&revision) != known).then(|| StoredPlugins { revision, histories: self.histories.clone() })

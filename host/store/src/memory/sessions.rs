@@ -10,16 +10,16 @@ use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, Memory
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
-pub(super) struct Sessions {
+pub(super) struct SessionTable {
     ttl: Duration,
     account: Arc<MemoryAccount>,
-    all: HashMap<SessionToken, Session>,
+    all: HashMap<SessionToken, MemorySession>,
     /// When sessions without a connection expire. All live equally long, so this is in order. An entry whose time is no longer
     /// that of its session is stale: the session was resumed.
     expiries: VecDeque<(Instant, SessionToken)>,
 }
 
-struct Session {
+struct MemorySession {
     rooms: BTreeSet<RoomName>,
     holder: Holder,
     /// When a connection last created or resumed it.
@@ -33,7 +33,7 @@ const SESSION_BYTES: usize = 400;
 /// How many sessions expire before the lock is released.
 const MAX_EXPIRED_PER_CALL: usize = 256;
 
-impl Session {
+impl MemorySession {
     fn principal(&self) -> &str {
         self.charge.share().principal()
     }
@@ -51,7 +51,7 @@ pub(super) enum ResumeError {
     TakenSince,
 }
 
-impl Sessions {
+impl SessionTable {
     pub(super) fn new(ttl: Duration, account: &Arc<MemoryAccount>) -> Self {
         Self { ttl, account: account.clone(), all: HashMap::new(), expiries: VecDeque::new() }
     }
@@ -61,7 +61,7 @@ impl Sessions {
         let holder = Holder::Connection(connection);
         let (taken, charge) =
             (Instant::now(), self.account.share(principal).charge(MemoryKind::Sessions, SESSION_BYTES));
-        let session = Session { rooms: BTreeSet::new(), holder, taken, charge };
+        let session = MemorySession { rooms: BTreeSet::new(), holder, taken, charge };
         self.all.insert(token, session);
         token
     }
@@ -112,8 +112,8 @@ impl Sessions {
         }
     }
 
-    fn held(&mut self, hold: Hold) -> Option<&mut Session> {
-        let by = |session: &&mut Session| matches!(session.holder, Holder::Connection(id) if id == hold.connection);
+    fn held(&mut self, hold: Hold) -> Option<&mut MemorySession> {
+        let by = |session: &&mut MemorySession| matches!(session.holder, Holder::Connection(id) if id == hold.connection);
         self.all.get_mut(&hold.token).filter(by)
     }
 
