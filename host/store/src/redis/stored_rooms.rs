@@ -1,4 +1,5 @@
-//! The rooms of a session, as its record in Redis has them: as text, and read from text. Which of them rule is the record's affair.
+//! The rooms of a session, as the session's record in Redis holds them, and how they are written as text. Does not decide which
+//! of them are valid.
 
 use crate::{Membership, Unavailable};
 use std::{
@@ -7,25 +8,25 @@ use std::{
 };
 use switchyard_protocol::{Position, room::RoomName};
 
-/// A session's place in a room.
+/// A session's membership of a room.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct StoredMembership {
     pub filter: Option<Arc<str>>,
-    /// What was before it the client knows, or cannot have.
+    /// Where the session joined, or where it continues after a gap: the client knows that it cannot get earlier messages.
     pub joined: Position,
-    /// In the same epoch.
+    /// The highest acknowledged offset, in the epoch of `joined`.
     pub acknowledged: Option<u64>,
 }
 
-impl Place {
+impl StoredMembership {
     pub(crate) fn membership(&self) -> Membership {
         let Position { epoch, offset } = &self.joined;
         let offset = self.acknowledged.map_or(*offset, |acknowledged| acknowledged.max(*offset));
         Membership { filter: self.filter.clone(), position: Position { epoch: epoch.clone(), offset } }
     }
 
-    /// As the record has it: epoch, offset, and the filter where there is one.
-    pub(crate) fn written(&self) -> String {
+    /// The text in the record: epoch, offset and, if there is one, the filter.
+    pub(crate) fn encode(&self) -> String {
         let Position { epoch, offset } = &self.joined;
         match &self.filter {
             Some(filter) => format!("{epoch} {offset} {filter}"),
@@ -33,38 +34,42 @@ impl Place {
         }
     }
 
-    fn read(text: &str) -> Option<Self> {
+    fn decode(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ' ');
         let joined = Position { epoch: parts.next()?.into(), offset: parts.next()?.parse().ok()? };
         Some(Self { filter: parts.next().map(Into::into), joined, acknowledged: None })
     }
 }
 
-/// Instead of a place: the session left the room, and its member may still be there.
+/// Written in place of a membership: the session has left the room, but the room may still list it as a member.
 pub(crate) const LEFT: &str = "left";
 
-/// Rooms and places as a record has them.
+/// The rooms of a record.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Rooms {
-    pub places: BTreeMap<RoomName, Place>,
+pub(crate) struct StoredRooms {
+    pub memberships: BTreeMap<RoomName, StoredMembership>,
+    /// Rooms that the session has left, but that may still list it as a member.
     pub left: BTreeSet<RoomName>,
 }
 
-impl Rooms {
-    /// From rooms and places in turn.
-    pub(crate) fn read(fields: &[Arc<str>]) -> Result<Self, Unavailable> {
+impl StoredRooms {
+    /// Reads the fields of a record: names of rooms and memberships, alternating.
+    pub(crate) fn decode(fields: &[Arc<str>]) -> Result<Self, Unavailable> {
         let mut rooms = Self::default();
         for pair in fields.chunks_exact(2) {
-            let bad = || Unavailable("a session holds what is no room".to_owned());
-            let room = RoomName::parse(&pair[0]).map_err(|_| bad())?;
+            let invalid = || Unavailable("a session in Redis has an invalid room".to_owned());
+            let room = RoomName::parse(&pair[0]).map_err(|_| invalid())?;
             match &*pair[1] {
                 LEFT => drop(rooms.left.insert(room)),
-                place => drop(rooms.places.insert(room, Place::read(place).ok_or_else(bad)?)),
+                text => {
+                    let membership = StoredMembership::decode(text).ok_or_else(invalid)?;
+                    rooms.memberships.insert(room, membership);
+                }
             }
         }
         Ok(rooms)
     }
 }
 
-/// A room and its place, as arguments of a script.
-pub(crate) type Field = (RoomName, String);
+/// A room and the text of its membership, as arguments of a script.
+pub(crate) type RoomField = (RoomName, String);

@@ -14,7 +14,7 @@ use crate::{
             sessions::SessionKey,
         },
         session_id::SessionId,
-        stored_rooms::Rooms,
+        stored_rooms::StoredRooms,
     },
 };
 use fred::types::Value;
@@ -204,8 +204,8 @@ struct RecordSnapshot<'a> {
 
 impl RecordSnapshot<'_> {
     /// Writes its members as the record says, or removes them all. Where something newer was written, that holds.
-    async fn enrol(&self, context: &Context, rooms: &Rooms, lives: bool) -> Result<(), Unavailable> {
-        let come = rooms.places.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
+    async fn enrol(&self, context: &Context, rooms: &StoredRooms, lives: bool) -> Result<(), Unavailable> {
+        let come = rooms.memberships.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
         let go = rooms.left.iter().map(|room| (room, None));
         let mut writes: Vec<CleanupTask> = vec![];
         for (room, epoch) in come.chain(go) {

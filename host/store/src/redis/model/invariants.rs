@@ -13,7 +13,7 @@ use crate::redis::{
     },
     session_id::SessionId,
     sessions::HeldSession,
-    stored_rooms::{Place, Rooms},
+    stored_rooms::{StoredMembership, StoredRooms},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,14 +24,14 @@ use switchyard_protocol::room::RoomName;
 /// How many milliseconds a node's cluster time may be ahead of that in Redis.
 const MAX_AHEAD_MS: f64 = 2000.0;
 
-type Places = BTreeMap<RoomName, Place>;
+type Memberships = BTreeMap<RoomName, StoredMembership>;
 
 /// The record of a session as Redis has it.
 struct StoredRecord {
     principal: String,
     id: String,
     fields: BTreeMap<String, String>,
-    rooms: Rooms,
+    rooms: StoredRooms,
 }
 
 impl StoredRecord {
@@ -40,7 +40,7 @@ impl StoredRecord {
         let pairs = fields.iter().filter_map(|(field, place)| Some((field.strip_prefix('/')?, place)));
         let pairs: Vec<Arc<str>> =
             pairs.flat_map(|(room, place)| [room.into(), place.as_str().into()]).collect();
-        let rooms = Rooms::read(&pairs).expect("rooms and places");
+        let rooms = StoredRooms::decode(&pairs).expect("valid rooms");
         Some(Self { principal: principal.to_owned(), id: id.to_owned(), fields: fields.clone(), rooms })
     }
 
@@ -54,13 +54,16 @@ impl StoredRecord {
 }
 
 /// The same without acknowledgements, which records do not have.
-fn unacknowledged(places: &Places) -> Places {
-    places.iter().map(|(room, place)| (room.clone(), Place { acknowledged: None, ..place.clone() })).collect()
+fn unacknowledged(memberships: &Memberships) -> Memberships {
+    memberships
+        .iter()
+        .map(|(room, place)| (room.clone(), StoredMembership { acknowledged: None, ..place.clone() }))
+        .collect()
 }
 
-fn room_states(places: &Places) -> RoomStates {
+fn room_states(memberships: &Memberships) -> RoomStates {
     let name = |room: &RoomName| ROOMS.into_iter().find(|name| *name == &**room).expect("one of these");
-    places.iter().map(|(room, place)| (name(room), place.filter.clone())).collect()
+    memberships.iter().map(|(room, place)| (name(room), place.filter.clone())).collect()
 }
 
 impl World {
@@ -100,7 +103,7 @@ impl World {
         if stored.is("conn") != id.to_string() || stored.is("gen") != record.generation.to_string() {
             return Err(format!("{id} has the session, and Redis says {:?}", stored.fields));
         }
-        if stored.rooms.places != unacknowledged(&record.rooms) {
+        if stored.rooms.memberships != unacknowledged(&record.rooms) {
             return Err(format!(
                 "{id} was told that it is in {:?}; Redis has {:?}",
                 record.rooms, stored.fields
@@ -154,7 +157,7 @@ impl World {
                 if is != own {
                     return Err(format!("{entry} is held as {own:?}, and Redis says {is:?}"));
                 }
-                if stored.rooms.places != unacknowledged(&record.rooms) || record.wants_write() {
+                if stored.rooms.memberships != unacknowledged(&record.rooms) || record.wants_write() {
                     return Err(format!(
                         "{entry} is held in {:?}, and Redis says {:?}",
                         record.rooms, stored.fields
@@ -182,7 +185,7 @@ impl World {
                 .flat_map(BTreeMap::keys)
                 .cloned()
                 .collect();
-            let is_in = |stored: &&StoredRecord| stored.rooms.places.keys().any(|name| **name == *room);
+            let is_in = |stored: &&StoredRecord| stored.rooms.memberships.keys().any(|name| **name == *room);
             let by_record: BTreeSet<_> = records.values().filter(is_in).map(StoredRecord::entry).collect();
             let by_holder = by_record.intersection(&held).cloned().collect();
             if !members.is_superset(&by_holder) || (is_exact && members != by_record) {
@@ -229,7 +232,7 @@ impl World {
             let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
                 let stored = records.get(&session_entry(&client.principal, id));
-                let place = stored.and_then(|stored| stored.rooms.places.get(*room));
+                let place = stored.and_then(|stored| stored.rooms.memberships.get(*room));
                 let server = self.engine.server.borrow();
                 let epoch =
                     server.hash(&format!("m:{{{room}}}:room")).and_then(|hash| hash.get("epoch")).cloned();

@@ -9,7 +9,7 @@ use crate::{
         link::Link,
         names::Names,
         scripts::sessions::{SessionKey, fields},
-        stored_rooms::{Field, Rooms},
+        stored_rooms::{RoomField, StoredRooms},
     },
 };
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) struct LettingGo<'a> {
     /// How long it can be resumed.
     pub ttl: Duration,
     /// Generation, number and content of a last write.
-    pub last: Option<(u64, u64, Vec<Field>)>,
+    pub last: Option<(u64, u64, Vec<RoomField>)>,
 }
 
 /// What became of it, each with Redis' time in milliseconds.
@@ -38,7 +38,7 @@ pub(crate) enum LetGo {
         /// When it ends, by cluster time.
         end: u64,
         /// An error: the record holds an invalid room. It is let go all the same.
-        rooms: Result<Rooms, Unavailable>,
+        rooms: Result<StoredRooms, Unavailable>,
     },
     /// There is no record.
     Gone { time: u64 },
@@ -74,7 +74,7 @@ pub(crate) async fn let_go(
             generation: reply.number()?,
             number: reply.number()?,
             end: reply.number()?,
-            rooms: reply.rest().map_err(Unavailable::from).and_then(|fields| Rooms::read(&fields)),
+            rooms: reply.rest().map_err(Unavailable::from).and_then(|fields| StoredRooms::decode(&fields)),
         },
         "gone" => LetGo::Gone { time },
         _ => LetGo::Others { time },
@@ -93,7 +93,7 @@ pub(crate) enum EndReply {
         generation: u64,
         /// Of the last write.
         number: u64,
-        rooms: Rooms,
+        rooms: StoredRooms,
     },
 }
 
@@ -113,7 +113,7 @@ pub(crate) async fn end(
             time: reply.number()?,
             generation: reply.number()?,
             number: reply.number()?,
-            rooms: Rooms::read(&reply.rest()?)?,
+            rooms: StoredRooms::decode(&reply.rest()?)?,
         },
         _ => return Err(InvalidReply::Status.into()),
     })

@@ -10,7 +10,7 @@ use crate::{
         names::Names,
         scripts::connections::SlotRequest,
         session_id::SessionId,
-        stored_rooms::{Field, Rooms},
+        stored_rooms::{RoomField, StoredRooms},
     },
 };
 use fred::types::Value;
@@ -43,8 +43,8 @@ pub(crate) struct SessionHolder<'a> {
     pub node: &'a str,
 }
 
-/// Rooms and their places, in turn.
-pub(super) fn fields(fields: &[Field]) -> impl Iterator<Item = Value> {
+/// Rooms and their memberships, alternating.
+pub(super) fn fields(fields: &[RoomField]) -> impl Iterator<Item = Value> {
     fields.iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.as_str().into()])
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn create(
     session: SessionKey<'_>,
     holder: SessionHolder<'_>,
     deadline: u64,
-    rooms: &[Field],
+    rooms: &[RoomField],
 ) -> Result<CreateReply, Unavailable> {
     let mut arguments = vec![
         holder.connection.to_string().into(),
@@ -106,7 +106,7 @@ pub(crate) enum ResumeOutcome {
         previous: Option<ConnectionId>,
         /// The node of that connection; `""` if there was none.
         previous_node: Arc<str>,
-        rooms: Rooms,
+        rooms: StoredRooms,
     },
     /// There is no such session. The connection has its slot.
     Gone,
@@ -144,7 +144,7 @@ pub(crate) async fn resume(
             generation: reply.number()?,
             previous: ConnectionId::parse(&reply.text()?),
             previous_node: reply.text()?,
-            rooms: Rooms::read(&reply.rest()?)?,
+            rooms: StoredRooms::decode(&reply.rest()?)?,
         },
         "none" => ResumeOutcome::Gone,
         "full" => ResumeOutcome::Full(reply.number()? as u32),
@@ -195,7 +195,7 @@ pub(crate) async fn amend(
     session: SessionKey<'_>,
     connection: ConnectionId,
     (generation, number): (u64, u64),
-    rooms: &[Field],
+    rooms: &[RoomField],
 ) -> Result<WriteReply, Unavailable> {
     let mut arguments = vec![
         connection.to_string().into(),
@@ -215,7 +215,7 @@ pub(crate) struct WholeWrite<'a> {
     pub deadline: u64,
     /// The record is made where it is not there.
     pub may_create: bool,
-    pub rooms: &'a [Field],
+    pub rooms: &'a [RoomField],
 }
 
 /// Writes a session as a whole, as its connection holds it.

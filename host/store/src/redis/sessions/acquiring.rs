@@ -22,7 +22,7 @@ use crate::{
         },
         session_id::SessionId,
         sessions::record::{Record, RoomChanges},
-        stored_rooms::Rooms,
+        stored_rooms::StoredRooms,
     },
 };
 use std::sync::{Arc, Mutex, atomic::AtomicBool};
@@ -162,7 +162,7 @@ impl RedisSessions {
 
     async fn claim(self: &Arc<Self>, new: &mut GivenUp, joins: Vec<Join>) -> Result<(), Unavailable> {
         self.context.owned.add(&new.node, held_entry(&new.principal, new.id, new.connection)).await?;
-        let mut record = Record::new(0, 0, Rooms::default());
+        let mut record = Record::new(0, 0, StoredRooms::default());
         let fields = record.first_write(RoomChanges { join: joins, leave: vec![] });
         let Context { link, names, .. } = &*self.context;
         new.sent = true;

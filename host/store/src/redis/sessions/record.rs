@@ -10,7 +10,7 @@ use crate::{
     redis::{
         membership_change::{MembershipChange, MembershipOutcome},
         scripts::sessions::WriteReply,
-        stored_rooms::{Field, LEFT, Place, Rooms},
+        stored_rooms::{LEFT, RoomField, StoredMembership, StoredRooms},
     },
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -32,7 +32,7 @@ pub(crate) struct Record {
     /// Of the newest write.
     number: u64,
     /// What rules here, and what Redis is to hold.
-    pub rooms: BTreeMap<RoomName, Place>,
+    pub rooms: BTreeMap<RoomName, StoredMembership>,
     /// Rooms that were left and that the record still names; whether the member is gone.
     left: BTreeMap<RoomName, bool>,
     /// Rooms whose member may not be as the record says, with the write since which that is so.
@@ -50,12 +50,12 @@ pub(crate) struct Record {
 
 impl Record {
     /// A session that was claimed or taken at `time` with these rooms. All members are to be written.
-    pub(crate) fn new(generation: u64, time: u64, rooms: Rooms) -> Self {
-        let unsettled = rooms.places.keys().chain(&rooms.left).map(|room| (room.clone(), 0)).collect();
+    pub(crate) fn new(generation: u64, time: u64, rooms: StoredRooms) -> Self {
+        let unsettled = rooms.memberships.keys().chain(&rooms.left).map(|room| (room.clone(), 0)).collect();
         Self {
             generation,
             number: 0,
-            rooms: rooms.places,
+            rooms: rooms.memberships,
             left: rooms.left.into_iter().map(|room| (room, false)).collect(),
             unsettled,
             moved: BTreeSet::new(),
@@ -67,9 +67,9 @@ impl Record {
     }
 
     /// The rooms of a session that is being claimed.
-    pub(crate) fn first_write(&mut self, change: RoomChanges) -> Vec<Field> {
+    pub(crate) fn first_write(&mut self, change: RoomChanges) -> Vec<RoomField> {
         self.apply(change, 0);
-        self.rooms.iter().map(|(room, place)| (room.clone(), place.written())).collect()
+        self.rooms.iter().map(|(room, place)| (room.clone(), place.encode())).collect()
     }
 
     /// It was claimed.
@@ -89,14 +89,14 @@ impl Record {
             self.unsettled.insert(join.room.clone(), number);
         }
         let left = |room: &RoomName| (room.clone(), LEFT.to_owned());
-        let changed = change.join.iter().map(|join| (join.room.clone(), self.place(join).written()));
+        let changed = change.join.iter().map(|join| (join.room.clone(), self.place(join).encode()));
         let mut fields: BTreeMap<_, _> = self.left_fields(!known).collect();
         match known {
             true => {
                 let moved = self.moved.iter().filter_map(|room| self.rooms.get_key_value(room));
-                fields.extend(moved.map(|(room, place)| (room.clone(), place.written())));
+                fields.extend(moved.map(|(room, place)| (room.clone(), place.encode())));
             }
-            false => fields.extend(self.rooms.iter().map(|(room, place)| (room.clone(), place.written()))),
+            false => fields.extend(self.rooms.iter().map(|(room, place)| (room.clone(), place.encode()))),
         }
         fields.extend(changed);
         fields.extend(change.leave.iter().map(left));
@@ -108,17 +108,17 @@ impl Record {
     }
 
     /// Rooms that were left: those whose member is gone go from the record; the others too, where all is written.
-    fn left_fields(&self, all: bool) -> impl Iterator<Item = Field> {
+    fn left_fields(&self, all: bool) -> impl Iterator<Item = RoomField> {
         let left = self.left.iter().filter(move |(_, gone)| all || **gone);
         left.map(|(room, gone)| (room.clone(), if *gone { String::new() } else { LEFT.to_owned() }))
     }
 
     /// The place that a join leads to. A member that is there already keeps its position.
-    fn place(&self, join: &Join) -> Place {
+    fn place(&self, join: &Join) -> StoredMembership {
         let Membership { filter, position } = &join.membership;
         match self.rooms.get(&join.room) {
-            Some(place) if !join.anew => Place { filter: filter.clone(), ..place.clone() },
-            _ => Place { filter: filter.clone(), joined: position.clone(), acknowledged: None },
+            Some(place) if !join.anew => StoredMembership { filter: filter.clone(), ..place.clone() },
+            _ => StoredMembership { filter: filter.clone(), joined: position.clone(), acknowledged: None },
         }
     }
 
@@ -161,7 +161,7 @@ impl Record {
                 self.apply(change, number);
                 // What moved while it was written is written later.
                 self.moved.retain(|room| {
-                    let is = self.rooms.get(room).map(Place::written);
+                    let is = self.rooms.get(room).map(StoredMembership::encode);
                     is.is_some()
                         && !fields.iter().any(|(name, place)| name == room && Some(place) == is.as_ref())
                 });
@@ -359,12 +359,12 @@ impl Record {
     }
 
     /// For letting it go while a write is in doubt: the number, and everything.
-    pub(crate) fn last_write(&mut self) -> Option<(u64, Vec<Field>)> {
+    pub(crate) fn last_write(&mut self) -> Option<(u64, Vec<RoomField>)> {
         if !self.doubtful && self.moved.is_empty() {
             return None;
         }
         self.number += 1;
-        let places = self.rooms.iter().map(|(room, place)| (room.clone(), place.written()));
+        let places = self.rooms.iter().map(|(room, place)| (room.clone(), place.encode()));
         Some((self.number, self.left_fields(true).chain(places).collect()))
     }
 

@@ -10,7 +10,7 @@ use crate::{
             session_end::{LetGo, LettingGo, let_go},
             sessions::SessionKey,
         },
-        stored_rooms::Field,
+        stored_rooms::RoomField,
     },
 };
 use futures_util::{
@@ -57,7 +57,7 @@ impl RedisSessions {
         session: SessionKey<'_>,
         connection: ConnectionId,
         how: ReleaseMode,
-        last: Option<(u64, u64, Vec<Field>)>,
+        last: Option<(u64, u64, Vec<RoomField>)>,
     ) -> Result<LetGo, Unavailable> {
         let ttl = match how {
             ReleaseMode::Detach => self.context.retention.session_ttl,

@@ -1,6 +1,6 @@
 //! What of a session is written, and how that is answered.
 
-use crate::{Join, redis::stored_rooms::Field};
+use crate::{Join, redis::stored_rooms::RoomField};
 use switchyard_protocol::room::RoomName;
 
 /// What is to become of a session's rooms.
@@ -14,9 +14,9 @@ pub(crate) struct RoomChanges {
 #[derive(Debug, PartialEq)]
 pub(crate) enum RecordWrite {
     /// Of what changes, onto a record that is known.
-    Amend { number: u64, fields: Vec<Field> },
+    Amend { number: u64, fields: Vec<RoomField> },
     /// Of everything, because it is not known what Redis holds.
-    Put { number: u64, fields: Vec<Field>, anew: bool },
+    Put { number: u64, fields: Vec<RoomField>, anew: bool },
 }
 
 /// What an answer comes to.

@@ -28,7 +28,7 @@ fn fields(write: &RecordWrite) -> Vec<(&str, &str)> {
 
 /// In room `a`, and settled.
 fn in_a() -> Record {
-    let mut record = Record::new(100, 1000, Rooms::default());
+    let mut record = Record::new(100, 1000, StoredRooms::default());
     confirm(&mut record, joins("a", None));
     record
 }
