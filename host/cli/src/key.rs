@@ -170,7 +170,7 @@ async fn open_keyring(config: &Config) -> anyhow::Result<Keyring> {
              SWITCHYARD_STORE__URL, or add a [[key]] section to the configuration (see `switchyard key new`)"
         );
     };
-    Keyring::open(&site).await.map_err(anyhow::Error::msg)
+    Ok(Keyring::open(&site).await?)
 }
 
 async fn add(args: AddArgs) -> anyhow::Result<()> {

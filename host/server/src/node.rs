@@ -31,7 +31,9 @@ use std::{
 use switchyard_plugin::{CacheError, PluginConfig};
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Close, unix_ms};
-use switchyard_store::{IDEMPOTENCY_KEY_TTL, MemoryStore, RedisStore, Retention, Store, StoredKeys};
+use switchyard_store::{
+    IDEMPOTENCY_KEY_TTL, MemoryStore, OpenError, RedisStore, Retention, Store, StoredKeys,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -66,9 +68,9 @@ pub enum NodeError {
     /// The folder for compiled plugins is unusable.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The store rejects the configuration.
-    #[error("{0}")]
-    Store(String),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
     /// A vital task panicked.
     #[error("{0}; the node has stopped because it cannot run without it")]
     VitalTask(String),
@@ -271,7 +273,7 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
                 let store =
                     RedisStore::connect(&site, retention, store_metrics, feed, &memory, report, &vitals)
                         .await;
-                store.map_err(|error| NodeError::Store(error.to_string()))?.into()
+                store?.into()
             }
         })
     };

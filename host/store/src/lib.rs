@@ -52,7 +52,7 @@ pub use metrics::StoreMetrics;
 pub use pending_publish::PendingPublish;
 pub use permit::Permit;
 pub use plugin_registry::{HistoryChange, PluginRegistry, StoredPlugins};
-pub use redis::{Keyring, RedisStore, RedisUrl, RedisUrlError, Replication, Site};
+pub use redis::{Keyring, OpenError, RedisStore, RedisUrl, RedisUrlError, Replication, SchemaMismatch, Site};
 pub use registry::{Revision, StoredKeys};
 pub use remote::RemoteStore;
 pub use retention::{HistoryConfig, IDEMPOTENCY_KEY_TTL, Retention};

@@ -3,21 +3,22 @@
 
 mod answer;
 mod cluster;
+mod connecting;
 mod context;
 mod keyring;
 mod lifetimes;
 mod link;
-mod listing;
 mod log_entry;
 mod membership_change;
 #[cfg(test)]
 pub(crate) mod model;
 mod names;
-mod opening;
+mod open_error;
 mod plugins;
 mod pubsub;
 mod redis_errors;
 mod revision;
+mod room_index;
 mod rooms;
 mod scripts;
 mod session_id;
@@ -31,6 +32,7 @@ mod url;
 
 pub use keyring::Keyring;
 pub use link::Replication;
+pub use open_error::{OpenError, SchemaMismatch};
 pub use site::Site;
 pub use store::RedisStore;
 pub use url::{RedisUrl, RedisUrlError};

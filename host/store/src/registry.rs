@@ -29,9 +29,9 @@ impl Revision {
 
 /// An entry as it is stored: its version and, after a space, its content. The entry of a revoked key is only a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry(pub Arc<str>);
+pub struct RegistryEntry(pub Arc<str>);
 
-impl Entry {
+impl RegistryEntry {
     /// Its version: Unix milliseconds, or more. Each change has a greater version than those before.
     pub fn version(&self) -> u64 {
         self.0.split(' ').next().and_then(|version| version.parse().ok()).unwrap_or(0)
@@ -44,7 +44,7 @@ impl Entry {
 }
 
 /// Entries by name, as a registry holds them or as a node knows them.
-pub(crate) type Entries = BTreeMap<Arc<str>, Entry>;
+pub(crate) type Entries = BTreeMap<Arc<str>, RegistryEntry>;
 
 /// The API keys of the store, as a node knows them.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn entries(entries: &[(&str, &str)]) -> Entries {
-        entries.iter().map(|(name, text)| ((*name).into(), Entry((*text).into()))).collect()
+        entries.iter().map(|(name, text)| ((*name).into(), RegistryEntry((*text).into()))).collect()
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_entry_has_a_version_and_unless_it_was_revoked_content() {
-        let entry = |text: &str| Entry(text.into());
+        let entry = |text: &str| RegistryEntry(text.into());
         assert_eq!((entry("12 a b").version(), entry("12 a b").content()), (12, Some("a b")));
         assert_eq!((entry("12").version(), entry("12").content()), (12, None));
         assert_eq!(Revision("e 3".into()).epoch(), "e");

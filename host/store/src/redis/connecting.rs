@@ -1,4 +1,5 @@
-//! How a node or a command comes to its Redis: connects, says what is in the way, and sees whose keys are there.
+//! Connecting to Redis when a node or a command starts: waits for Redis, reports why that takes long, and checks that the keys
+//! there have the schema of this version.
 
 use crate::{
     StoreMetrics, Unavailable,
@@ -6,6 +7,7 @@ use crate::{
         answer,
         link::{self, Link},
         names::Names,
+        open_error::{OpenError, SchemaMismatch},
         site::Site,
     },
 };
@@ -13,70 +15,73 @@ use fred::types::config::Server;
 use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
-/// Of the keys. A node refuses to start on keys of another.
+/// The schema of the keys. A node does not start on keys of another schema.
 pub(super) const SCHEMA: &str = "3";
+/// After how many attempts with the same error that error is logged again.
+const ATTEMPTS_PER_WARNING: u32 = 10;
 
-/// Says what a node that starts waits for: each error once, and again now and then.
-pub(super) struct Waiting<'a, Says> {
+/// Reports why a node that starts cannot use its store yet. Logs each error once, and again every
+/// [`ATTEMPTS_PER_WARNING`] attempts.
+pub(super) struct StartupReporter<'a, Report> {
     site: &'a Site,
-    /// Is told each time.
-    status: Says,
-    said: String,
-    count: u32,
+    /// Called with each error, for `/readyz`.
+    report: Report,
+    last_error: String,
+    attempts: u32,
 }
 
-impl<'a, Says: Fn(&str)> Waiting<'a, Says> {
-    pub(super) fn new(site: &'a Site, status: Says) -> Self {
-        Self { site, status, said: String::new(), count: 0 }
+impl<'a, Report: Fn(&str)> StartupReporter<'a, Report> {
+    pub(super) fn new(site: &'a Site, report: Report) -> Self {
+        Self { site, report, last_error: String::new(), attempts: 0 }
     }
 
-    pub(super) fn says(&mut self, error: &str) {
+    pub(super) fn report(&mut self, error: &str) {
         let url = &self.site.url;
-        if error != self.said || self.count.is_multiple_of(10) {
+        if error != self.last_error || self.attempts.is_multiple_of(ATTEMPTS_PER_WARNING) {
             tracing::warn!(store = %url, error, "waiting for the store");
         }
-        (self.status)(&format!("waiting for the store {url}: {error}"));
-        (self.said, self.count) = (error.to_owned(), self.count + 1);
+        (self.report)(&format!("waiting for the store {url}: {error}"));
+        (self.last_error, self.attempts) = (error.to_owned(), self.attempts + 1);
     }
 
-    pub(super) async fn pauses(&mut self, error: &Unavailable) {
-        self.says(&error.0);
+    /// Reports the error, and waits until the next attempt is due.
+    pub(super) async fn report_and_wait(&mut self, error: &Unavailable) {
+        self.report(&error.0);
         tokio::time::sleep(link::START_RETRY_DELAY).await;
     }
 }
 
-/// Waits until Redis is there and answers, and compares the schema. The error tells why these keys are not for this version.
-pub(super) async fn open<Says: Fn(&str)>(
-    waiting: &mut Waiting<'_, Says>,
+/// Connects as soon as Redis answers, and checks the schema of its keys. The receiver gets each server whose connection for
+/// commands is established from then on.
+pub(super) async fn connect<Report: Fn(&str)>(
+    reporter: &mut StartupReporter<'_, Report>,
     metrics: StoreMetrics,
     vitals: &VitalTasks,
-) -> Result<(Link, link::LinkEvents, mpsc::UnboundedReceiver<Server>), String> {
-    let url = &waiting.site.url;
-    let (link, signals, connected) = Link::open(url, metrics, vitals, |error| waiting.says(error))
-        .await
-        .map_err(|error| error.to_string())?;
-    link.check_version().await.map_err(|error| error.to_string())?;
-    let names = Names::of(waiting.site);
+) -> Result<(Link, link::LinkEvents, mpsc::UnboundedReceiver<Server>), OpenError> {
+    let url = &reporter.site.url;
+    let (link, events, connected) = Link::open(url, metrics, vitals, |error| reporter.report(error)).await?;
+    link.check_version().await?;
+    let names = Names::of(reporter.site);
     let claimed = loop {
         match claim_schema(&link, &names).await {
             Ok(claimed) => break claimed,
-            Err(error) => waiting.pauses(&error).await,
+            Err(error) => reporter.report_and_wait(&error).await,
         }
     };
-    claimed.map_err(|error| format!("{url}: {error}"))?;
-    Ok((link, signals, connected))
+    claimed.map_err(|mismatch| OpenError::Schema { url: url.to_string(), mismatch })?;
+    Ok((link, events, connected))
 }
 
-/// Says which schema the keys follow where nobody has. The inner error tells why they are not for this version.
-pub(super) async fn claim_schema(link: &Link, names: &Names) -> Result<Result<(), String>, Unavailable> {
+/// Writes the schema of this version unless the keys already have one. The inner error is that they have another schema.
+pub(super) async fn claim_schema(
+    link: &Link,
+    names: &Names,
+) -> Result<Result<(), SchemaMismatch>, Unavailable> {
     let key = names.schema();
     link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
     let found = answer::text(link.command("GET", vec![key.as_str().into()]).await?)?;
     Ok(match &*found {
         SCHEMA => Ok(()),
-        found => Err(format!(
-            "{key} says that the keys are of schema {found}, this version has schema {SCHEMA}: run the version that they \
-             belong to, or choose another store.prefix"
-        )),
+        found => Err(SchemaMismatch { key, found: found.to_owned() }),
     })
 }

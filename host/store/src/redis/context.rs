@@ -33,7 +33,7 @@ use crate::{
         },
         link::Link,
         names::Names,
-        rooms::Rooms,
+        rooms::RedisRooms,
         scripts::{clock::server_time, schedules},
     },
 };
@@ -52,7 +52,7 @@ const CLOCK_SAMPLING_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Context {
     pub link: Arc<Link>,
     pub names: Names,
-    pub rooms: Rooms,
+    pub rooms: RedisRooms,
     pub retention: Retention,
     pub owned: Arc<OwnedEntries>,
     pub members: MemberWriter,
@@ -91,7 +91,7 @@ impl Context {
         let lease_expiry = Arc::new(LeaseExpiry::default());
         let fullest_server = Arc::new(FullestServer::default());
         Arc::new(Self {
-            rooms: Rooms { link: link.clone(), names: names.clone(), retention, memory },
+            rooms: RedisRooms { link: link.clone(), names: names.clone(), retention, memory },
             members: MemberWriter::new(&link, &names, &retention),
             acknowledgements: Acknowledgements::new(&link, &names),
             connections: ClusterConnectionCounts::new(

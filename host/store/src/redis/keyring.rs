@@ -1,35 +1,40 @@
-//! API keys that are kept in Redis: good on every node, beside those of each node's file.
+//! API keys in Redis, which are valid on every node, in addition to those of each node's configuration. Authenticates nobody.
 
 use crate::{
     RESPONSE_TIMEOUT, StoreMetrics, StoredKeys, Unavailable,
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
     redis::{
         answer,
+        connecting::{StartupReporter, connect},
         link::{Link, Replication},
         names::Names,
-        opening::{Waiting, open},
+        open_error::OpenError,
         revision::REVISION,
         scripts::registries::{self, EntryWrite},
         site::Site,
     },
-    registry::{Entries, Entry, REVOCATION_TTL, Revision, merge},
+    registry::{Entries, REVOCATION_TTL, RegistryEntry, Revision, merge},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::unix_ms;
 
-/// How much longer than nodes the registry remembers that a key was revoked, so that none offers again what it has just forgotten.
-const LONGER: Duration = Duration::from_secs(24 * 3600);
+/// How long a command waits until it is connected to Redis.
+const OPEN_TIMEOUT: Duration = RESPONSE_TIMEOUT.saturating_mul(4);
+/// How much longer the registry remembers a revocation than nodes do, so that no node restores a key right after the registry has
+/// forgotten its revocation.
+const REVOCATION_TTL_MARGIN: Duration = Duration::from_secs(24 * 3600);
 
+/// The API keys that are stored in Redis and are valid on every node, in addition to those of each node's configuration.
 pub struct Keyring {
     link: Arc<Link>,
     names: Names,
 }
 
-/// What is kept of a key, behind its digest.
+/// A key as it is stored under its digest, as JSON.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct KeyRecord {
     principal: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     tier: Option<String>,
@@ -39,21 +44,27 @@ struct Stored {
     expires: Option<u64>,
 }
 
-/// What a node knows after it has looked, and whether the registry lost some of it and could not be given it again.
-pub(super) struct Synced {
+/// The result of comparing what a node knows with the registry.
+pub(super) struct SyncedKeys {
     pub keys: StoredKeys,
+    /// That the registry lost keys and they could not be written again, for operators.
     pub lost: Option<String>,
 }
 
 impl Keyring {
-    /// For the command line, which has no node.
-    pub async fn open(site: &Site) -> Result<Self, String> {
-        // A task that panics is seen by the answer that does not come.
+    /// Connects to the keyring without a node, for commands.
+    ///
+    /// # Errors
+    ///
+    /// If the URL or the server cannot be used, the keys there belong to another version of Switchyard, or Redis does not
+    /// answer within 6 s.
+    pub async fn open(site: &Site) -> Result<Self, OpenError> {
+        // If one of the tasks panics, the connection fails, and that is reported.
         let vitals = VitalTasks::default();
-        let mut waiting = Waiting::new(site, |_: &str| {});
-        let opened = open(&mut waiting, StoreMetrics::default(), &vitals);
-        let late = |_| format!("the store {} does not answer", site.url);
-        let (link, ..) = tokio::time::timeout(RESPONSE_TIMEOUT * 4, opened).await.map_err(late)??;
+        let mut reporter = StartupReporter::new(site, |_: &str| {});
+        let connecting = connect(&mut reporter, StoreMetrics::default(), &vitals);
+        let timed_out = |_| OpenError::Timeout(site.url.to_string());
+        let (link, ..) = tokio::time::timeout(OPEN_TIMEOUT, connecting).await.map_err(timed_out)??;
         Ok(Self::of(Arc::new(link), Names::of(site)))
     }
 
@@ -61,41 +72,46 @@ impl Keyring {
         Self { link, names }
     }
 
-    /// Reads what has changed since `known`, and writes again what of it is not there any more. `None`: nothing changed.
-    pub(super) async fn sync(&self, known: &StoredKeys) -> Result<Option<Synced>, Unavailable> {
-        let asked = vec![self.names.keys().into(), REVISION.into()];
-        let revision = self.link.command("HGET", asked).await?;
+    /// Reads all keys, and writes those of `known` again that the registry has lost. `None` if nothing has changed since `known`
+    /// was read.
+    pub(super) async fn sync(&self, known: &StoredKeys) -> Result<Option<SyncedKeys>, Unavailable> {
+        let arguments = vec![self.names.keys().into(), REVISION.into()];
+        let revision = self.link.command("HGET", arguments).await?;
         let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
-        // Where there is no registry any more, what this node knows of it is lost there.
+        // If the registry is gone, it has lost all that this node knows.
         if revision == known.revision && (revision != Revision::none() || known.entries.is_empty()) {
             return Ok(None);
         }
         let (mut revision, found) = self.read().await?;
-        // By whichever clock is ahead, this node's or Redis': what the registry forgets now is not offered.
-        let latest = found.values().map(Entry::version).fold(unix_ms(), u64::max);
+        // Measured by this node's clock or Redis', whichever is ahead, so that a revocation is not restored just when the registry
+        // forgets it.
+        let latest = found.values().map(RegistryEntry::version).fold(unix_ms(), u64::max);
         let oldest = latest.saturating_sub(REVOCATION_TTL.as_millis() as u64);
-        // Who was away for so long may know keys of which nobody remembers that they were revoked.
+        // A node that was away for that long may know keys whose revocation nobody remembers any more.
         let is_outdated = known.read_at < unix_ms().saturating_sub(REVOCATION_TTL.as_millis() as u64)
             && revision != Revision::none();
-        let before = if is_outdated { &Entries::new() } else { &known.entries };
-        let (entries, missing) = merge(before, found, oldest);
+        let known = if is_outdated { &Entries::new() } else { &known.entries };
+        let (entries, missing) = merge(known, found, oldest);
         let mut lost = None;
         if !missing.is_empty() {
             let count = missing.len();
-            lost = self.offer(&missing).await.err().map(|error| {
-                format!("the store has lost {count} of its API keys; this node goes on with them, and could not write them again: {error}")
+            lost = self.restore(&missing).await.err().map(|error| {
+                format!(
+                    "the store has lost {count} of its API keys; this node still accepts them, but could not write them \
+                     again: {error}"
+                )
             });
             if lost.is_some() {
-                // It is tried again.
+                // So that the next call tries again.
                 revision = Revision::none();
             } else {
                 tracing::warn!(count, "the store had lost API keys; this node has written them again");
             }
         }
-        let keys = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
-        // What was written has changed the revision, so that this node looks once more.
+        let keys = entries.iter().filter_map(|(digest, entry)| decode_entry(digest, entry)).collect();
+        // If keys were written, the revision has changed, and the next call reads all keys once more.
         let keys = StoredKeys { revision, entries, keys, read_at: unix_ms() };
-        Ok(Some(Synced { keys, lost }))
+        Ok(Some(SyncedKeys { keys, lost }))
     }
 
     async fn read(&self) -> Result<(Revision, Entries), Unavailable> {
@@ -104,36 +120,51 @@ impl Keyring {
         for (name, text) in answer::pairs(all)? {
             match &*name {
                 REVISION => revision = Revision(text),
-                _ => drop(entries.insert(name, Entry(text))),
+                _ => drop(entries.insert(name, RegistryEntry(text))),
             }
         }
         Ok((revision, entries))
     }
 
+    /// All keys that are not revoked, sorted by principal.
+    ///
+    /// # Errors
+    ///
+    /// If Redis does not answer in time.
     pub async fn list(&self) -> Result<Vec<KeyConfig>, Unavailable> {
         let (_, entries) = self.read().await?;
-        let mut keys: Vec<_> = entries.iter().filter_map(|(digest, entry)| key(digest, entry)).collect();
+        let mut keys: Vec<_> =
+            entries.iter().filter_map(|(digest, entry)| decode_entry(digest, entry)).collect();
         keys.sort_by_key(|key| (key.principal.0.clone(), key.digest.to_string()));
         Ok(keys)
     }
 
+    /// Adds a key, or replaces the one with the same digest. Returns how many replicas have confirmed it within 1 s.
+    ///
+    /// # Errors
+    ///
+    /// If Redis does not answer in time. The key may have been added nevertheless.
     pub async fn add(&self, key: &KeyConfig) -> Result<Replication, Unavailable> {
-        let stored = Stored {
+        let record = KeyRecord {
             principal: key.principal.0.to_string(),
             tier: key.tier.as_ref().map(|tier| tier.get_ref().clone()),
             scopes: key.scopes.clone(),
             expires: key.expires.map(|at| at.0),
         };
-        let stored = serde_json::to_string(&stored).expect("plain data");
-        Ok(self.write(&key.digest, Some(&stored)).await?.1)
+        let record = serde_json::to_string(&record).expect("a record is plain data");
+        Ok(self.write(&key.digest, Some(&record)).await?.1)
     }
 
-    /// Whether it was there, and which replicas know that it is not any more.
+    /// Revokes a key. Returns whether it was in the store, and how many replicas have confirmed the revocation within 1 s.
+    ///
+    /// # Errors
+    ///
+    /// If Redis does not answer in time. The key may have been revoked nevertheless.
     pub async fn revoke(&self, digest: &Digest) -> Result<(bool, Replication), Unavailable> {
         self.write(digest, None).await
     }
 
-    /// Whether the key was there before.
+    /// Writes a key or, without `content`, its revocation. Returns whether the key was there before.
     async fn write(
         &self,
         digest: &Digest,
@@ -141,32 +172,38 @@ impl Keyring {
     ) -> Result<(bool, Replication), Unavailable> {
         let digest = digest.to_string();
         let entry = EntryWrite { name: &digest, version: None, content };
-        registries::write_key_replicated(&self.link, &self.names, REVOCATION_TTL + LONGER, entry).await
+        registries::write_key_replicated(
+            &self.link,
+            &self.names,
+            REVOCATION_TTL + REVOCATION_TTL_MARGIN,
+            entry,
+        )
+        .await
     }
 
-    /// Writes what was lost, unless somebody else did.
-    async fn offer(&self, missing: &Entries) -> Result<(), Unavailable> {
+    /// Writes lost entries again, unless another node has.
+    async fn restore(&self, missing: &Entries) -> Result<(), Unavailable> {
         let entries = missing.iter().map(|(name, entry)| EntryWrite {
             name,
             version: Some(entry.version()),
             content: entry.content(),
         });
-        registries::write_keys(&self.link, &self.names, REVOCATION_TTL + LONGER, entries).await
+        registries::write_keys(&self.link, &self.names, REVOCATION_TTL + REVOCATION_TTL_MARGIN, entries).await
     }
 }
 
-/// `None` also for one that cannot be read, which is of a version to come; the others are good all the same.
-fn key(digest: &str, entry: &Entry) -> Option<KeyConfig> {
+/// The key of an entry. `None` if it is revoked, or cannot be read because a later version wrote it; other keys stay valid.
+fn decode_entry(digest: &str, entry: &RegistryEntry) -> Option<KeyConfig> {
     let content = entry.content()?;
-    let key = read(digest, content);
+    let key = decode_key(digest, content);
     if key.is_none() {
-        tracing::error!(%digest, "a key in the store cannot be read");
+        tracing::error!(%digest, "cannot read a key in the store; a later version may have written it");
     }
     key
 }
 
-fn read(digest: &str, stored: &str) -> Option<KeyConfig> {
-    let Stored { principal, tier, scopes, expires } = serde_json::from_str(stored).ok()?;
+fn decode_key(digest: &str, record: &str) -> Option<KeyConfig> {
+    let KeyRecord { principal, tier, scopes, expires } = serde_json::from_str(record).ok()?;
     Some(KeyConfig {
         digest: Digest::try_from(digest.to_owned()).ok()?,
         principal: PrincipalName::try_from(principal).ok()?,

@@ -20,14 +20,11 @@ pub(super) use script::Script;
 
 use crate::{
     RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
-    redis::{
-        redis_errors::RedisErrors,
-        url::{RedisUrl, RedisUrlError},
-    },
+    redis::{open_error::OpenError, redis_errors::RedisErrors, url::RedisUrl},
 };
 use call::{Call, Redirection};
 use cluster::Cluster;
-use connection::{ClientError, Common, Connection, Endpoint, NotConnected, Role};
+use connection::{Common, Endpoint, NotConnected, RedisConnection, Role};
 use fred::{
     error::Error,
     interfaces::{ClientLike, PubsubInterface},
@@ -53,17 +50,6 @@ const MIN_REDIRECT_DELAY: Duration = Duration::from_millis(20);
 const MAX_REDIRECT_DELAY: Duration = Duration::from_millis(500);
 /// How long a write waits for replicas to confirm it.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Why there can be no link, however long one waits.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
-    #[error(transparent)]
-    Url(#[from] RedisUrlError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error("the store is Redis {0}; it must be Redis 7.0 or later, or Valkey")]
-    Version(String),
-}
 
 pub(super) struct Link {
     servers: Servers,
@@ -91,7 +77,7 @@ impl Link {
         metrics: StoreMetrics,
         vitals: &VitalTasks,
         mut report: impl FnMut(&str),
-    ) -> Result<(Self, LinkEvents, mpsc::UnboundedReceiver<Server>), LinkError> {
+    ) -> Result<(Self, LinkEvents, mpsc::UnboundedReceiver<Server>), OpenError> {
         let (config, closed) = (url.config()?, CancellationToken::new());
         let errors = Arc::new(RedisErrors::new(url.secrets().clone()));
         let (events, sender) = events::channel();
@@ -115,7 +101,7 @@ impl Link {
                     let server = loop {
                         match sentinels.master().boxed().await {
                             Ok(server) => break server,
-                            Err(error) => report(&common.errors.hidden(&error.to_string())),
+                            Err(error) => report(&common.errors.redact(&error.to_string())),
                         }
                         tokio::time::sleep(START_RETRY_DELAY).await;
                     };
@@ -199,7 +185,7 @@ impl Link {
     ) -> Result<Value, Unavailable> {
         let began = Instant::now();
         let result = match tokio::time::timeout(RESPONSE_TIMEOUT, asked.boxed()).await {
-            Ok(result) => result.map_err(|error| Unavailable(self.errors.hidden(error.details()))),
+            Ok(result) => result.map_err(|error| Unavailable(self.errors.redact(error.details()))),
             Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
         };
         self.metrics.record_command(name, began.elapsed(), result.is_ok());
@@ -239,7 +225,7 @@ impl Link {
     async fn redirected(
         &self,
         error: Error,
-        by: &Connection,
+        by: &RedisConnection,
         delay: Duration,
     ) -> Result<Option<Arc<Endpoint>>, Error> {
         let Servers::Cluster(cluster) = &self.servers else { return Err(error) };
@@ -306,9 +292,9 @@ impl Link {
     }
 
     /// Fails if Redis has no sharded channels, which came with version 7.
-    pub(super) async fn check_version(&self) -> Result<(), LinkError> {
+    pub(super) async fn check_version(&self) -> Result<(), OpenError> {
         match self.any().ok().and_then(|endpoint| endpoint.commands.client().server_version()) {
-            Some(version) if version.major < 7 => Err(LinkError::Version(version.to_string())),
+            Some(version) if version.major < 7 => Err(OpenError::Version(version.to_string())),
             _ => Ok(()),
         }
     }

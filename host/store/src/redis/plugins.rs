@@ -20,12 +20,12 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 /// Code is written and read in pieces: leases, messages and probes go over the same connection, and none of them waits for more than one.
 const PIECE: usize = 1 << 20;
 
-pub(super) struct Plugins<'a> {
+pub(super) struct PluginVersions<'a> {
     pub link: &'a Link,
     pub names: &'a Names,
 }
 
-impl Plugins<'_> {
+impl PluginVersions<'_> {
     pub(super) async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         let asked = vec![self.names.plugins().into(), REVISION.into()];
         let revision = self.link.command("HGET", asked).await?;

@@ -3,8 +3,8 @@
 
 pub(super) mod listener;
 pub(super) mod listener_request;
-pub(super) mod publishing;
+pub(super) mod publish_queue;
 pub(super) mod resync_queue;
 pub(super) mod room_subscription;
 pub(super) mod schedule;
-pub(super) mod unsure;
+pub(super) mod unconfirmed_scripts;

@@ -56,13 +56,13 @@ impl RedisErrors {
     }
 
     /// An error without secrets.
-    pub(super) fn hidden(&self, error: &str) -> String {
-        self.secrets.hidden(error)
+    pub(super) fn redact(&self, error: &str) -> String {
+        self.secrets.redact(error)
     }
 
     /// An attempt to connect failed.
     pub(super) fn unreachable(&self, error: &str) {
-        self.connection.store(Some(Arc::new(self.hidden(error))));
+        self.connection.store(Some(Arc::new(self.redact(error))));
     }
 
     /// Appends to a text why the last attempt to connect failed, if one did.

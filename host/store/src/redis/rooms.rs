@@ -18,7 +18,7 @@ use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, unix_ms};
 
 #[derive(Clone)]
-pub(super) struct Rooms {
+pub(super) struct RedisRooms {
     pub link: Arc<Link>,
     pub names: Names,
     pub retention: Retention,
@@ -45,7 +45,7 @@ pub(super) fn is_older(epoch: &str, than: &str) -> bool {
     epoch_number(epoch).zip(epoch_number(than)).is_some_and(|(epoch, than)| epoch < than)
 }
 
-impl Rooms {
+impl RedisRooms {
     /// Messages after `after`, or from the oldest held where that is not known here. A room that is not there has an epoch that no other
     /// answer names.
     pub(super) async fn read(
@@ -91,7 +91,7 @@ impl Rooms {
         scripts::receipt(&self.link, &self.names, room, offset).await
     }
 
-    /// Rooms by name from `from` on, in the form of ZRANGEBYLEX. Those that are gone are taken from the list.
+    /// RedisRooms by name from `from` on, in the form of ZRANGEBYLEX. Those that are gone are taken from the list.
     pub(super) async fn page(
         &self,
         from: &str,

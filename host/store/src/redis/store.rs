@@ -11,17 +11,18 @@ use crate::{
             lease::{self, Leased},
             servers,
         },
+        connecting::{StartupReporter, connect},
         context::{
             Context,
             faults::NodeFault,
             usage::{JoinReservation, MEMBERSHIP_SIZE},
         },
-        keyring::{Keyring, Synced},
-        listing::Listing,
+        keyring::{Keyring, SyncedKeys},
         names::Names,
-        opening::{Waiting, open},
-        plugins::Plugins,
-        pubsub::{listener::RoomListener, listener_request::ListenerRequest, publishing::Publishing},
+        open_error::OpenError,
+        plugins::PluginVersions,
+        pubsub::{listener::PubsubListener, listener_request::ListenerRequest, publish_queue::PublishQueue},
+        room_index::RoomIndex,
         sessions::{RedisSessions, ReleaseMode, record::RoomChanges},
         site::Site,
     },
@@ -38,44 +39,51 @@ use tokio::{sync::mpsc, time::Instant};
 /// A store in Redis, and this node's lease there.
 pub struct RedisStore {
     pub(super) leased: Arc<Leased>,
-    pub(super) publishing: Arc<Publishing>,
+    pub(super) publish_queue: Arc<PublishQueue>,
 }
 
 impl RedisStore {
-    /// Waits until Redis is there and answers, and says what is in the way. The error tells why these keys are not for this version.
+    /// Connects as soon as Redis answers, and acquires this node's lease. Until then, `report` is called with each error, and
+    /// each error is logged.
+    ///
+    /// What the node keeps for the store is charged to `memory`, and its long-running tasks are spawned on `vitals`.
+    ///
+    /// # Errors
+    ///
+    /// If the URL or the server cannot be used, or the keys there belong to another version of Switchyard.
     pub async fn connect(
         site: &Site,
         retention: Retention,
         metrics: StoreMetrics,
         feed: EventFeed,
         memory: &Arc<MemoryAccount>,
-        status: impl Fn(&str) + Send + Sync,
+        report: impl Fn(&str) + Send + Sync,
         vitals: &VitalTasks,
-    ) -> Result<Arc<Self>, String> {
-        let mut waiting = Waiting::new(site, status);
-        let (link, signals, connected) = open(&mut waiting, metrics.clone(), vitals).await?;
+    ) -> Result<Arc<Self>, OpenError> {
+        let mut reporter = StartupReporter::new(site, report);
+        let (link, events, connected) = connect(&mut reporter, metrics.clone(), vitals).await?;
         let names = Names::of(site);
         let context = Context::new(link, names, retention, metrics, feed, memory.clone());
-        let (sessions, listing) = (RedisSessions::new(&context), Listing::new(&context));
+        let (sessions, room_index) = (RedisSessions::new(&context), RoomIndex::new(&context));
         let (listener, requests) = mpsc::unbounded_channel();
-        let listens = RoomListener::new(&context, &sessions, &listing, listener.downgrade());
+        let listener_task = PubsubListener::new(&context, &sessions, &room_index, listener.downgrade());
         servers::watch(&context, connected, vitals).await;
         fullness::watch(&context, vitals);
-        vitals.spawn("the listener of the Redis store", listens.run(requests, signals));
-        let publishing = Publishing::new(&context, &listing);
-        let leased = Arc::new(Leased { context, sessions, listing, listener });
+        vitals.spawn("the listener of the Redis store", listener_task.run(requests, events));
+        let publish_queue = PublishQueue::new(&context, &room_index);
+        let leased = Arc::new(Leased { context, sessions, room_index, listener });
         while let Err(error) = lease::acquire(&leased, vitals).await {
-            waiting.pauses(&error).await;
+            reporter.report_and_wait(&error).await;
         }
         leased.context.sample_clock().await;
-        Ok(Arc::new(Self { leased, publishing }))
+        Ok(Arc::new(Self { leased, publish_queue }))
     }
 }
 
 #[async_trait::async_trait]
 impl Broker for RedisStore {
     fn subscribe(&self, room: &RoomName) {
-        self.leased.listing.add(room);
+        self.leased.room_index.add(room);
         self.leased.listener.send(ListenerRequest::Subscribe(room.clone())).ok();
     }
 
@@ -84,7 +92,7 @@ impl Broker for RedisStore {
     }
 
     fn publish(&self, message: Message<'_>) -> PendingPublish {
-        self.publishing.publish(message)
+        self.publish_queue.publish(message)
     }
 
     async fn history(
@@ -217,7 +225,7 @@ impl RoomDirectory for RedisStore {
 impl KeyRegistry for RedisStore {
     async fn read(&self, known: &StoredKeys) -> Result<Option<StoredKeys>, Unavailable> {
         let keyring = Keyring::of(self.context().link.clone(), self.context().names.clone());
-        let Some(Synced { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
+        let Some(SyncedKeys { keys, lost }) = keyring.sync(known).await? else { return Ok(None) };
         self.context().faults.set(NodeFault::Keys, lost);
         Ok(Some(keys))
     }
@@ -292,14 +300,14 @@ impl RemoteStore for RedisStore {
     }
 
     async fn close(&self) {
-        let Leased { context, sessions, listing, .. } = &*self.leased;
-        tokio::time::timeout(RESPONSE_TIMEOUT, self.publishing.idle()).await.ok();
+        let Leased { context, sessions, room_index, .. } = &*self.leased;
+        tokio::time::timeout(RESPONSE_TIMEOUT, self.publish_queue.wait_until_idle()).await.ok();
         tokio::join!(
             sessions.all_released(),
             context.acknowledgements.written(),
             context.connections.written()
         );
-        listing.write().await;
+        room_index.write().await;
         self.versions().unreport(&context.node.get()).await.ok();
         // Otherwise others find out when the lease runs out, and clear away what is left.
         lease::release(context).await;
@@ -335,7 +343,7 @@ impl RedisStore {
         &self.leased.context
     }
 
-    fn versions(&self) -> Plugins<'_> {
-        Plugins { link: &self.context().link, names: &self.context().names }
+    fn versions(&self) -> PluginVersions<'_> {
+        PluginVersions { link: &self.context().link, names: &self.context().names }
     }
 }

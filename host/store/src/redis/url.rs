@@ -22,7 +22,7 @@ pub struct RedisUrl {
 
 /// Texts that are removed from errors of others.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secrets(Vec<String>);
+pub(super) struct Secrets(Vec<String>);
 
 const SCHEMES: [&str; 6] =
     ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
@@ -203,8 +203,8 @@ impl RedisUrl {
         self.password.is_some() || self.sentinel_password.is_some()
     }
 
-    /// What must not be shown.
-    pub fn secrets(&self) -> &Secrets {
+    /// What errors of others must not show.
+    pub(super) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 }
@@ -229,8 +229,8 @@ impl Secrets {
         }
     }
 
-    /// The text without secrets. An old Redis repeats commands that it does not know, such as the one with the password.
-    pub fn hidden(&self, text: &str) -> String {
+    /// The text with secrets removed. An old Redis repeats commands that it does not know, such as the one with the password.
+    pub(super) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
     }
 }
@@ -272,7 +272,7 @@ mod tests {
             assert_eq!((url.to_string(), format!("{url:?}")), (shown.to_owned(), shown.to_owned()));
         }
         let url = RedisUrl::parse("redis://:a%20secret@x").unwrap();
-        let repeated = url.secrets().hidden(&format!(
+        let repeated = url.secrets().redact(&format!(
             "unknown command HELLO 3 AUTH default {} a secret a%20secret",
             word(b"a secret")
         ));

@@ -6,15 +6,15 @@ use crate::{
     redis::{
         answer,
         cluster::{reaper::Reaper, session_audit::SessionAudit},
+        connecting::claim_schema,
         context::{
             Context,
             faults::NodeFault,
             lease_expiry::{CLAIM_DURATION, LEASE_DURATION},
             node_name,
         },
-        listing::Listing,
-        opening::claim_schema,
         pubsub::listener_request::ListenerRequest,
+        room_index::RoomIndex,
         scripts::leases::{self, LeaseRenewal, LeaseRenewalReply},
         sessions::RedisSessions,
     },
@@ -43,7 +43,7 @@ const REWRITE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 pub(crate) struct Leased {
     pub context: Arc<Context>,
     pub sessions: Arc<RedisSessions>,
-    pub listing: Arc<Listing>,
+    pub room_index: Arc<RoomIndex>,
     pub listener: mpsc::UnboundedSender<ListenerRequest>,
 }
 
@@ -117,7 +117,7 @@ impl Lease {
         loop {
             ticks.tick().await;
             let Some(leased) = leased.upgrade() else { return };
-            let Leased { context, sessions, listing, listener } = &*leased;
+            let Leased { context, sessions, room_index, listener } = &*leased;
             match self.renew_or_rejoin(&leased).await {
                 Ok(renewed) => {
                     context.link.errors.renewed(None);
@@ -133,7 +133,7 @@ impl Lease {
                 Err(error) => {
                     context.link.errors.renewed(Some(&error.0));
                     if !self.is_unreachable {
-                        tracing::warn!(%error, "connections stay, publishing is refused until it is back");
+                        tracing::warn!(%error, "connections stay, publish_queue is refused until it is back");
                     }
                     self.is_unreachable = true;
                     if context.lease_expiry.has_expired() {
@@ -148,7 +148,7 @@ impl Lease {
             self.audit.check_next(sessions, RENEWAL_INTERVAL);
             if self.pruned.elapsed() > PRUNE_INTERVAL {
                 self.pruned = Instant::now();
-                listing.prune(PRUNE_INTERVAL);
+                room_index.prune(PRUNE_INTERVAL);
             }
             if self.rewritten.elapsed() > REWRITE_INTERVAL {
                 self.rewritten = Instant::now();
@@ -160,10 +160,10 @@ impl Lease {
                 listener.send(ListenerRequest::ListRooms).ok();
             }
             context.owned.remove_strays().await;
-            listing.write().await;
+            room_index.write().await;
             if self.checked.elapsed() > ROOM_CHECK_INTERVAL {
                 self.checked = Instant::now();
-                listing.check();
+                room_index.check();
             }
             if self.must_claim_schema {
                 self.claim(context).await;
@@ -175,7 +175,7 @@ impl Lease {
     async fn claim(&mut self, context: &Context) {
         let Ok(claimed) = claim_schema(&context.link, &context.names).await else { return };
         self.must_claim_schema = claimed.is_err();
-        let foreign = claimed.err();
+        let foreign = claimed.err().map(|mismatch| mismatch.to_string());
         if context.faults.set(NodeFault::Schema, foreign.clone()) {
             tracing::error!("{}", foreign.unwrap_or_default());
         }

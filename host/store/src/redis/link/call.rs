@@ -1,6 +1,6 @@
 //! A command as it is sent to a server, and how a server of a Cluster redirects it.
 
-use super::connection::Connection;
+use super::connection::RedisConnection;
 use fred::types::{Value, config::Server};
 
 /// A command as it is sent to a server.
@@ -41,7 +41,7 @@ pub(super) enum Redirection {
 
 impl Redirection {
     /// `by` is the connection that the error came from: a server may name itself by its port alone.
-    pub(super) fn read(error: &str, by: &Connection) -> Option<Self> {
+    pub(super) fn read(error: &str, by: &RedisConnection) -> Option<Self> {
         let mut words = error.split(' ');
         let (kind, place) = (words.next()?, words.nth(1));
         let server = || {

@@ -84,8 +84,8 @@ impl Cluster {
         let opened =
             futures_util::future::select_ok(endpoints.iter().map(|endpoint| Box::pin(endpoint.opened())));
         opened.await?;
-        let hidden = |error: Error| NotConnected(self.common.errors.hidden(error.details()));
-        self.refresh(None).await.map_err(hidden)?;
+        let not_connected = |error: Error| NotConnected(self.common.errors.redact(error.details()));
+        self.refresh(None).await.map_err(not_connected)?;
         let table = self.table.load_full();
         let all = futures_util::future::join_all(table.endpoints.values().map(|endpoint| endpoint.opened()));
         timeout(START_TIMEOUT, all).await.ok();
@@ -215,7 +215,7 @@ impl Cluster {
     /// that rises when slots move.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
-        let unavailable = |error: Error| Unavailable(self.common.errors.hidden(error.details()));
+        let unavailable = |error: Error| Unavailable(self.common.errors.redact(error.details()));
         let any = match self.any() {
             Ok(any) => any,
             Err(error) => {

@@ -6,7 +6,10 @@ use super::{
     backoff::Backoff,
     events::{EventSender, LinkEvent},
 };
-use crate::{RESPONSE_TIMEOUT, StoreMetrics, redis::redis_errors::RedisErrors};
+use crate::{
+    RESPONSE_TIMEOUT, StoreMetrics,
+    redis::{open_error::OpenError, redis_errors::RedisErrors},
+};
 use arc_swap::ArcSwap;
 use fred::{
     clients::Client,
@@ -46,10 +49,16 @@ const MAX_UNREACHABLE: Duration = Duration::from_secs(10);
 /// Messages that may wait to be read. More are dropped, and read from the logs.
 const MAX_WAITING_MESSAGES: usize = 8192;
 
-/// The client library does not accept a configuration.
+/// The client library does not accept a configuration. Holds its error.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot create a Redis client: {0}")]
-pub(in crate::redis) struct ClientError(String);
+pub(super) struct ClientError(String);
+
+impl From<ClientError> for OpenError {
+    fn from(ClientError(error): ClientError) -> Self {
+        Self::Client(error)
+    }
+}
 
 /// Why a server is not connected, as far as that is known.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -72,8 +81,8 @@ pub(super) struct Common {
 
 /// The connections to a server: one for commands and one for subscriptions. Both close when this is dropped.
 pub(super) struct Endpoint {
-    pub commands: Arc<Connection>,
-    pub subscriber: Arc<Connection>,
+    pub commands: Arc<RedisConnection>,
+    pub subscriber: Arc<RedisConnection>,
     closed: CancellationToken,
 }
 
@@ -82,7 +91,7 @@ impl Endpoint {
     pub(super) fn open(common: &Arc<Common>, server: &ServerConfig) -> Result<Arc<Self>, ClientError> {
         let closed = common.closed.child_token();
         let config = Config { server: server.clone(), ..common.config.clone() };
-        let open = |role| Connection::open(common, config.clone(), role, &closed);
+        let open = |role| RedisConnection::open(common, config.clone(), role, &closed);
         let (commands, subscriber) = (open(Role::Commands)?, open(Role::Subscriber)?);
         Ok(Arc::new(Self { commands, subscriber, closed }))
     }
@@ -97,7 +106,7 @@ impl Endpoint {
         self.commands.is_connected() && self.subscriber.is_connected()
     }
 
-    pub(super) fn connection(&self, role: Role) -> &Connection {
+    pub(super) fn connection(&self, role: Role) -> &RedisConnection {
         match role {
             Role::Subscriber => &self.subscriber,
             _ => &self.commands,
@@ -119,7 +128,7 @@ pub(super) enum Role {
     Sentinel,
 }
 
-pub(super) struct Connection {
+pub(super) struct RedisConnection {
     common: Arc<Common>,
     role: Role,
     /// With the address of the server.
@@ -137,7 +146,7 @@ pub(super) struct Connection {
     state: watch::Sender<Option<String>>,
 }
 
-impl Connection {
+impl RedisConnection {
     /// Starts connecting.
     pub(super) fn open(
         common: &Arc<Common>,
@@ -146,7 +155,7 @@ impl Connection {
         closed: &CancellationToken,
     ) -> Result<Arc<Self>, ClientError> {
         let client =
-            new_client(&config, role).map_err(|error| ClientError(common.errors.hidden(error.details())))?;
+            new_client(&config, role).map_err(|error| ClientError(common.errors.redact(error.details())))?;
         let connection = Arc::new(Self {
             common: common.clone(),
             role,
@@ -314,7 +323,7 @@ impl Connection {
     }
 
     fn on_error(&self, error: &str) {
-        let error = self.common.errors.hidden(error);
+        let error = self.common.errors.redact(error);
         if self.role != Role::Sentinel {
             self.common.errors.unreachable(&error);
         }

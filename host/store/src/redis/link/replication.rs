@@ -3,7 +3,7 @@
 use super::{
     Call, Link, MIN_REDIRECT_DELAY, REPLICA_TIMEOUT, Script,
     call::field,
-    connection::{Connection, command},
+    connection::{RedisConnection, command},
 };
 use crate::{Unavailable, redis::answer};
 use fred::{
@@ -75,7 +75,7 @@ impl Link {
     }
 }
 
-impl Connection {
+impl RedisConnection {
     /// Sends a command, and another directly behind it over the same connection. The reply to the second may come much later
     /// or, if the connection breaks, never.
     async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, SecondReply), Error> {

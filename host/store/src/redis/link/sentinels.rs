@@ -6,7 +6,7 @@
 
 use super::{
     Call,
-    connection::{ClientError, Common, Connection, Endpoint, NotConnected, Role},
+    connection::{ClientError, Common, Endpoint, NotConnected, RedisConnection, Role},
 };
 use fred::types::{
     RespVersion, Value,
@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Sentinels {
-    all: Vec<Arc<Connection>>,
+    all: Vec<Arc<RedisConnection>>,
     call: Call,
     name: String,
 }
@@ -62,7 +62,7 @@ impl Sentinels {
                 password: password.clone(),
                 ..common.config.clone()
             };
-            Connection::open(common, config, Role::Sentinel, &common.closed)
+            RedisConnection::open(common, config, Role::Sentinel, &common.closed)
         };
         let all = hosts.iter().map(open).collect::<Result<_, _>>()?;
         let name = service_name.clone();

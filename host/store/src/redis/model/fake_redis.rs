@@ -1,7 +1,7 @@
 //! The model's Redis: keys in memory, a clock that the model sets, and the commands that the store uses. Any other command
 //! panics.
 
-use crate::redis::opening::SCHEMA;
+use crate::redis::connecting::SCHEMA;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 

@@ -17,9 +17,9 @@ use crate::{
         cluster::lease::{self, Leased},
         context::Context,
         link::Link,
-        listing::Listing,
         names::Names,
-        pubsub::publishing::Publishing,
+        pubsub::publish_queue::PublishQueue,
+        room_index::RoomIndex,
         scripts,
         sessions::RedisSessions,
         store::RedisStore,
@@ -161,10 +161,11 @@ impl World {
             feed,
             MemoryAccount::unlimited(),
         );
-        let (sessions, listing) = (RedisSessions::new(&context), Listing::new(&context));
-        let publishing = Publishing::new(&context, &listing);
-        let leased = Arc::new(Leased { context, sessions, listing, listener: mpsc::unbounded_channel().0 });
-        let store = Arc::new(RedisStore { leased: leased.clone(), publishing });
+        let (sessions, room_index) = (RedisSessions::new(&context), RoomIndex::new(&context));
+        let publish_queue = PublishQueue::new(&context, &room_index);
+        let leased =
+            Arc::new(Leased { context, sessions, room_index, listener: mpsc::unbounded_channel().0 });
+        let store = Arc::new(RedisStore { leased: leased.clone(), publish_queue });
         self.stores.push(store.clone());
         self.nodes[node] = Some(ModelNode { process, is_isolated: false });
         let begins = tokio::spawn(async move { lease::acquire(&leased, &Default::default()).await });
@@ -259,8 +260,8 @@ impl World {
     fn announce_new_epoch(&self, room: &str) {
         let room = RoomName::parse(room).expect("a name");
         for node in self.nodes.iter().flatten() {
-            let (Leased { sessions, listing, .. }, room) = (self.leased(node.process), room.clone());
-            listing.add(&room);
+            let (Leased { sessions, room_index, .. }, room) = (self.leased(node.process), room.clone());
+            room_index.add(&room);
             sessions.restore_members(room);
         }
     }

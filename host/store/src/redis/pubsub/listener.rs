@@ -6,7 +6,6 @@ use crate::{
     redis::{
         context::Context,
         link::{LinkEvent, LinkEvents},
-        listing::Listing,
         log_entry::{self, LogPage},
         pubsub::{
             listener_request::ListenerRequest,
@@ -14,7 +13,8 @@ use crate::{
             room_subscription::{NextStep, RoomSubscription},
             schedule::Schedule,
         },
-        rooms::Rooms,
+        room_index::RoomIndex,
+        rooms::RedisRooms,
         sessions::RedisSessions,
     },
 };
@@ -37,21 +37,21 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often a Cluster is asked whether slots have moved, which ends their subscriptions silently.
 const TOPOLOGY_INTERVAL: Duration = Duration::from_millis(500);
 
-pub(crate) struct RoomListener {
-    rooms: Rooms,
+pub(crate) struct PubsubListener {
+    rooms: RedisRooms,
     feed: EventFeed,
     metrics: StoreMetrics,
     /// By how many milliseconds Redis' clock is ahead of this node's.
     clock_offset: Arc<AtomicI64>,
     /// Told of rooms that may have forgotten their members.
     sessions: Weak<RedisSessions>,
-    listing: Weak<Listing>,
+    room_index: Weak<RoomIndex>,
     /// Weak: the listener must not keep itself alive.
     requests: mpsc::WeakUnboundedSender<ListenerRequest>,
     subscriptions: HashMap<RoomName, RoomSubscription>,
     /// Numbers subscriptions and reads.
     last_number: u64,
-    /// Rooms to read with the next tick, because that failed or was too early, and whether to subscribe first.
+    /// RedisRooms to read with the next tick, because that failed or was too early, and whether to subscribe first.
     later: HashMap<RoomName, bool>,
     queue: ResyncQueue,
     schedule: Schedule,
@@ -60,11 +60,11 @@ pub(crate) struct RoomListener {
     topology_asked: Instant,
 }
 
-impl RoomListener {
+impl PubsubListener {
     pub(crate) fn new(
         context: &Context,
         sessions: &Arc<RedisSessions>,
-        listing: &Arc<Listing>,
+        room_index: &Arc<RoomIndex>,
         requests: mpsc::WeakUnboundedSender<ListenerRequest>,
     ) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl RoomListener {
             metrics: context.metrics.clone(),
             clock_offset: context.clock_offset_ms.clone(),
             sessions: Arc::downgrade(sessions),
-            listing: Arc::downgrade(listing),
+            room_index: Arc::downgrade(room_index),
             requests,
             subscriptions: HashMap::new(),
             last_number: 0,
@@ -141,8 +141,8 @@ impl RoomListener {
                 self.read_queued();
             }
             ListenerRequest::ListRooms => {
-                if let Some(listing) = self.listing.upgrade() {
-                    self.subscriptions.keys().for_each(|room| listing.add(room));
+                if let Some(room_index) = self.room_index.upgrade() {
+                    self.subscriptions.keys().for_each(|room| room_index.add(room));
                 }
             }
             ListenerRequest::Resync => self.resync_all(false, None),
@@ -190,9 +190,9 @@ impl RoomListener {
             self.metrics.losses.inc();
         }
         if result.has_new_epoch
-            && let (Some(sessions), Some(listing)) = (self.sessions.upgrade(), self.listing.upgrade())
+            && let (Some(sessions), Some(room_index)) = (self.sessions.upgrade(), self.room_index.upgrade())
         {
-            listing.add(&room);
+            room_index.add(&room);
             sessions.restore_members(room.clone());
         }
         match next {
@@ -339,7 +339,7 @@ impl RoomListener {
 }
 
 async fn read_log(
-    rooms: Rooms,
+    rooms: RedisRooms,
     room: RoomName,
     after: Option<switchyard_protocol::Position>,
     subscribe: bool,

@@ -1,15 +1,15 @@
-//! Publishes to rooms. Of a room there is one script on its way at a time, and what comes meanwhile goes together in the next: so the
-//! order is that in which it came, whatever a command goes through on its way. Rooms share what a server is asked at once, and
-//! principals take turns: in a room, and among rooms.
+//! Messages that wait to be published to Redis. Each room has at most one script under way, and the messages that arrive
+//! meanwhile are batched for the next one. So messages keep their order, whatever happens to a command on the way. Each server
+//! runs a limited number of scripts at a time, and principals take turns, both within a room and among rooms.
 
 use crate::{
     Message, PendingPublish, RESPONSE_TIMEOUT, Stored, Unavailable,
     pending_publish::PublishResult,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY, usage::ReservedBytes},
-        listing::Listing,
         log_entry,
-        pubsub::unsure::UnsureScripts,
+        pubsub::unconfirmed_scripts::UnconfirmedScripts,
+        room_index::RoomIndex,
         rooms::new_epoch,
         scripts::publishing::{BatchMessage, PublishBatch, PublishReply, publish},
     },
@@ -35,282 +35,280 @@ use tokio::{
     time::Instant,
 };
 
-/// Messages of one script, which are a quarter of those that wait: others wait while Redis carries it out, and a room in which much waits
-/// needs larger ones.
-const MESSAGES: RangeInclusive<usize> = 16..=64;
-/// Of them.
-const MAX_BYTES: usize = 256 << 10;
-/// Scripts that a server is asked at once: whatever else it is asked waits behind no more.
-const MAX_SCRIPTS: usize = 32;
-/// What a message takes while it waits, beside its own bytes.
-const OVERHEAD: usize = 256;
-/// How often a script is sent that Redis' clock found too late, as when it was set while the script was on its way.
-const ATTEMPTS: usize = 3;
+/// How many messages one script publishes: a quarter of those that wait in the room, within these limits. Small batches delay
+/// other commands less; a room with many waiting messages needs larger ones.
+const BATCH_MESSAGES: RangeInclusive<usize> = 16..=64;
+/// The largest size of the messages in one script. A single message may be larger.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+/// How many scripts run at a time on each server. Any other command waits behind at most this many.
+const MAX_SCRIPTS_PER_SERVER: usize = 32;
+/// Bytes of memory that a waiting message takes beside its own text, roughly.
+const QUEUED_MESSAGE_BYTES: usize = 256;
+/// How often a script is sent that missed its deadline, for example because Redis' clock was set meanwhile.
+const MAX_ATTEMPTS: usize = 3;
 
-/// A message, as it waits.
-struct Entry {
+/// A message that waits.
+struct QueuedMessage {
     body: Bytes,
-    /// Where Redis has its idempotency key.
+    /// The key in Redis of its idempotency key.
     key: Option<String>,
     needs_member: bool,
-    came: Instant,
-    waiter: oneshot::Sender<PublishResult>,
+    queued_at: Instant,
+    result: oneshot::Sender<PublishResult>,
     charge: MemoryCharge,
     _reserved: ReservedBytes,
 }
 
-/// The rooms of a server.
-struct Lane {
-    /// On their way.
+/// The scripts of one server, and the rooms that wait for one.
+struct ServerQueue {
+    /// How many scripts are under way.
     scripts: usize,
-    /// When it last carried one out.
-    answered: Instant,
-    /// Those that have none on its way, by whoever's message is next in them.
+    /// When the server last carried out a script.
+    last_success: Instant,
+    /// Rooms with messages and no script under way, by the principal of the room's next message.
     ready: FairQueue<RoomName>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What waits in each room that has a script on its way, or is ready for one.
-    rooms: HashMap<RoomName, FairQueue<Entry>>,
-    /// By server, where servers are told apart.
-    lanes: HashMap<Option<Server>, Lane>,
-    unsure: UnsureScripts,
+    /// The waiting messages of each room that has a script under way or is ready for one.
+    rooms: HashMap<RoomName, FairQueue<QueuedMessage>>,
+    /// By server of a Cluster; `None` without a Cluster.
+    servers: HashMap<Option<Server>, ServerQueue>,
+    unconfirmed: UnconfirmedScripts,
 }
 
-/// What goes into one script, and what waited for too long.
+/// The messages for one script, and those that waited for too long.
 #[derive(Default)]
 struct Batch {
-    entries: Vec<Entry>,
-    overdue: Vec<Entry>,
+    messages: Vec<QueuedMessage>,
+    expired: Vec<QueuedMessage>,
 }
 
-pub(crate) struct Publishing {
+pub(crate) struct PublishQueue {
     context: Arc<Context>,
-    listing: Arc<Listing>,
+    room_index: Arc<RoomIndex>,
     state: Mutex<State>,
-    scripts: AtomicU64,
-    /// Told when nothing waits.
-    done: Notify,
+    /// Numbers scripts.
+    next_script: AtomicU64,
+    /// Notified when no message waits.
+    idle: Notify,
 }
 
-impl Publishing {
-    pub(crate) fn new(context: &Arc<Context>, listing: &Arc<Listing>) -> Arc<Self> {
-        let (state, scripts, done) = Default::default();
-        Arc::new(Self { context: context.clone(), listing: listing.clone(), state, scripts, done })
+impl PublishQueue {
+    pub(crate) fn new(context: &Arc<Context>, room_index: &Arc<RoomIndex>) -> Arc<Self> {
+        let (state, next_script, idle) = Default::default();
+        Arc::new(Self { context: context.clone(), room_index: room_index.clone(), state, next_script, idle })
     }
 
-    /// Behind all that the principal published to the room before.
+    /// Queues a message after all earlier ones of its principal in the room.
     pub(crate) fn publish(self: &Arc<Self>, message: Message<'_>) -> PendingPublish {
-        let (waiter, outcome) = oneshot::channel();
+        let (result, pending) = oneshot::channel();
         let body = Bytes::from(log_entry::encode_body(message.event, message.data));
         let context = &self.context;
-        let entry = Entry {
+        let queued = QueuedMessage {
             _reserved: context.usage.publishing(message.room, message.principal, body.len()),
             key: message.scoped_key().map(|key| context.names.once(message.room, key)),
             needs_member: message.needs_member,
-            came: Instant::now(),
-            waiter,
+            queued_at: Instant::now(),
+            result,
             charge: self
                 .context
                 .rooms
                 .memory
                 .share(message.principal)
-                .charge(MemoryKind::Publishes, body.len() + OVERHEAD),
+                .charge(MemoryKind::Publishes, body.len() + QUEUED_MESSAGE_BYTES),
             body,
         };
         let mut state = self.state();
         match state.rooms.get_mut(message.room) {
-            Some(waiting) => waiting.push(message.principal.clone(), entry),
+            Some(waiting) => waiting.push(message.principal.clone(), queued),
             None => {
                 let mut waiting = FairQueue::default();
-                waiting.push(message.principal.clone(), entry);
+                waiting.push(message.principal.clone(), queued);
                 state.rooms.insert(message.room.clone(), waiting);
-                self.line_up(&mut state, message.room.clone());
+                self.enqueue_room(&mut state, message.room.clone());
             }
         }
-        PendingPublish::Pending(outcome)
+        PendingPublish::Pending(pending)
     }
 
-    /// Returns when nothing waits any more.
-    pub(crate) async fn idle(&self) {
-        let done = self.done.notified();
-        tokio::pin!(done);
-        done.as_mut().enable();
+    /// Waits until no message waits any more.
+    pub(crate) async fn wait_until_idle(&self) {
+        let idle = self.idle.notified();
+        tokio::pin!(idle);
+        idle.as_mut().enable();
         if !self.state().rooms.is_empty() {
-            done.await;
+            idle.await;
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds what is published")
+        self.state.lock().expect("no code panics while it holds the queue")
     }
 
-    /// A script of the room is sent when it is its turn.
-    fn line_up(self: &Arc<Self>, state: &mut State, room: RoomName) {
+    /// Has a script of the room sent when it is its turn. The room must have waiting messages.
+    fn enqueue_room(self: &Arc<Self>, state: &mut State, room: RoomName) {
         let server = self.context.link.server_of(&self.context.names.room(&room));
-        let who = state
-            .rooms
-            .get(&room)
-            .and_then(FairQueue::next_principal)
-            .cloned()
-            .expect("something waits there");
-        let lane = || Lane { scripts: 0, answered: Instant::now(), ready: FairQueue::default() };
-        state.lanes.entry(server.clone()).or_insert_with(lane).ready.push(who, room);
-        self.start(state, &server);
+        let next = state.rooms.get(&room).and_then(FairQueue::next_principal).cloned();
+        let principal = next.expect("a message waits in the room");
+        let new = || ServerQueue { scripts: 0, last_success: Instant::now(), ready: FairQueue::default() };
+        state.servers.entry(server.clone()).or_insert_with(new).ready.push(principal, room);
+        self.start_scripts(state, &server);
     }
 
-    /// Begins with rooms that are ready, as long as the server is not asked enough.
-    fn start(self: &Arc<Self>, state: &mut State, server: &Option<Server>) {
-        let Some(lane) = state.lanes.get_mut(server) else { return };
-        while lane.scripts < MAX_SCRIPTS && !lane.ready.is_empty() {
-            lane.scripts += 1;
-            lane.ready.serve_next(|room| {
+    /// Starts scripts for rooms that are ready, as many as the server may run.
+    fn start_scripts(self: &Arc<Self>, state: &mut State, server: &Option<Server>) {
+        let Some(queue) = state.servers.get_mut(server) else { return };
+        while queue.scripts < MAX_SCRIPTS_PER_SERVER && !queue.ready.is_empty() {
+            queue.scripts += 1;
+            queue.ready.serve_next(|room| {
                 tokio::spawn(self.clone().run(server.clone(), room));
                 TurnStep::End
             });
         }
-        if lane.scripts == 0 {
-            state.lanes.remove(server);
+        if queue.scripts == 0 {
+            state.servers.remove(server);
         }
     }
 
     async fn run(self: Arc<Self>, server: Option<Server>, room: RoomName) {
-        let Batch { entries, overdue } = self.batch(&server, &room);
-        give(overdue, &Err(silent()));
-        if !entries.is_empty() {
-            self.send(&server, &room, entries).await;
+        let Batch { messages, expired } = self.take_batch(&server, &room);
+        answer_all(expired, &Err(no_answer()));
+        if !messages.is_empty() {
+            self.send(&server, &room, messages).await;
         }
         self.finish(&server, room);
     }
 
-    fn batch(&self, server: &Option<Server>, room: &RoomName) -> Batch {
+    fn take_batch(&self, server: &Option<Server>, room: &RoomName) -> Batch {
         let (mut batch, mut bytes, mut is_full) = (Batch::default(), 0, false);
         let mut state = self.state();
-        // While it answers, those that wait have their turn.
+        // As long as the server answers, waiting messages get their turn, however long they have waited.
         let is_silent =
-            state.lanes.get(server).is_none_or(|lane| lane.answered.elapsed() >= RESPONSE_TIMEOUT);
-        let waiting = state.rooms.get_mut(room).expect("it is there until its task removes it");
-        let most = (waiting.len() / 4).clamp(*MESSAGES.start(), *MESSAGES.end());
+            state.servers.get(server).is_none_or(|queue| queue.last_success.elapsed() >= RESPONSE_TIMEOUT);
+        let waiting = state.rooms.get_mut(room).expect("only this task removes the room");
+        let max_messages = (waiting.len() / 4).clamp(*BATCH_MESSAGES.start(), *BATCH_MESSAGES.end());
         while !is_full && !waiting.is_empty() {
-            waiting.serve_next(|entry| {
-                if is_silent && entry.came.elapsed() >= RESPONSE_TIMEOUT {
-                    batch.overdue.push(entry);
+            waiting.serve_next(|message| {
+                if is_silent && message.queued_at.elapsed() >= RESPONSE_TIMEOUT {
+                    batch.expired.push(message);
                     return TurnStep::Continue;
                 }
-                let is_first = batch.entries.is_empty();
-                if !is_first && bytes + entry.body.len() > MAX_BYTES {
+                let is_first = batch.messages.is_empty();
+                if !is_first && bytes + message.body.len() > MAX_BATCH_BYTES {
                     is_full = true;
-                    return TurnStep::EndWithRest(entry);
+                    return TurnStep::EndWithRest(message);
                 }
-                bytes += entry.body.len();
-                batch.entries.push(entry);
-                is_full = batch.entries.len() == most;
+                bytes += message.body.len();
+                batch.messages.push(message);
+                is_full = batch.messages.len() == max_messages;
                 TurnStep::End
             });
         }
         batch
     }
 
-    /// What came for the room meanwhile is next, when it is its turn.
+    /// Ends the turn of a room. Messages that arrived meanwhile wait for its next turn.
     fn finish(self: &Arc<Self>, server: &Option<Server>, room: RoomName) {
         let mut state = self.state();
-        state.lanes.get_mut(server).expect("it is there while it has scripts").scripts -= 1;
+        state.servers.get_mut(server).expect("a server with a script has an entry").scripts -= 1;
         match state.rooms.get(&room).is_some_and(|waiting| !waiting.is_empty()) {
-            // Maybe on another server by now.
-            true => self.line_up(&mut state, room),
+            // The room may be on another server by now.
+            true => self.enqueue_room(&mut state, room),
             false => drop(state.rooms.remove(&room)),
         }
-        self.start(&mut state, server);
+        self.start_scripts(&mut state, server);
         if state.rooms.is_empty() {
-            self.done.notify_waiters();
+            self.idle.notify_waiters();
         }
     }
 
-    async fn send(&self, server: &Option<Server>, room: &RoomName, entries: Vec<Entry>) {
+    async fn send(&self, server: &Option<Server>, room: &RoomName, messages: Vec<QueuedMessage>) {
         let began = Instant::now();
-        let script = self.scripts.fetch_add(1, Ordering::Relaxed);
-        let unsure = self.state().unsure.names_of(room, began);
-        match self.carry_out(room, &entries, script, &unsure).await {
+        let script = self.next_script.fetch_add(1, Ordering::Relaxed);
+        let unconfirmed = self.state().unconfirmed.names_of(room, began);
+        match self.run_script(room, &messages, script, &unconfirmed).await {
             Ok((stored, is_new)) => {
                 let (mut state, now) = (self.state(), Instant::now());
-                state.unsure.settle(room, now);
-                state.lanes.get_mut(server).into_iter().for_each(|lane| lane.answered = now);
+                state.unconfirmed.settle(room, now);
+                state.servers.get_mut(server).into_iter().for_each(|queue| queue.last_success = now);
                 drop(state);
                 if is_new {
-                    self.listing.add(room);
+                    self.room_index.add(room);
                 }
-                for (entry, stored) in entries.into_iter().zip(stored) {
+                for (message, stored) in messages.into_iter().zip(stored) {
                     if stored.as_ref().is_some_and(|stored| !stored.duplicate) {
-                        let key = entry.key.as_ref().map(String::len);
-                        let (share, bytes) = (entry.charge.share(), entry.body.len());
+                        let key = message.key.as_ref().map(String::len);
+                        let (share, bytes) = (message.charge.share(), message.body.len());
                         self.context.usage.published(room, share, bytes, key);
                     }
-                    entry.waiter.send(Ok(stored)).ok();
+                    message.result.send(Ok(stored)).ok();
                 }
             }
             Err(error) => {
-                let mut gathered = vec![];
+                let mut waiting = vec![];
                 let mut state = self.state();
-                // It may be carried out all the same, but not behind what comes next.
-                state.unsure.note(room, script, began);
+                // The script may still be carried out, but not after the next one.
+                state.unconfirmed.note(room, script, began);
                 if began.elapsed() >= RESPONSE_TIMEOUT
-                    && let Some(waiting) = state.rooms.get_mut(room)
+                    && let Some(queue) = state.rooms.get_mut(room)
                 {
-                    // It would only wait as long again.
-                    gathered = mem::take(waiting).into_items().collect();
+                    // These would only wait as long again.
+                    waiting = mem::take(queue).into_items().collect();
                 }
                 drop(state);
                 let error = Err(error);
-                give(entries, &error);
-                give(gathered, &error);
+                answer_all(messages, &error);
+                answer_all(waiting, &error);
             }
         }
     }
 
-    async fn carry_out(
+    /// Returns where each message was stored, and whether the room is new.
+    async fn run_script(
         &self,
         room: &RoomName,
-        entries: &[Entry],
+        messages: &[QueuedMessage],
         script: u64,
-        unsure: &str,
+        unconfirmed: &str,
     ) -> Result<(Vec<Option<Stored>>, bool), Unavailable> {
         let context = &self.context;
         let mut deadline = context.redis_clock.now() + WRITE_VALIDITY.as_millis() as u64;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let batch = PublishBatch {
                 room,
                 new_epoch: new_epoch(""),
                 deadline,
-                name: UnsureScripts::name(script),
-                unsure,
+                name: UnconfirmedScripts::name(script),
+                unsure: unconfirmed,
             };
-            let messages = entries.iter().map(|entry| BatchMessage {
-                body: &entry.body,
-                once: entry.key.as_deref(),
-                needs_member: entry.needs_member,
+            let messages = messages.iter().map(|message| BatchMessage {
+                body: &message.body,
+                once: message.key.as_deref(),
+                needs_member: message.needs_member,
             });
             let time =
                 match publish(&context.link, &context.names, &context.retention, batch, messages).await? {
                     PublishReply::Done { stored, is_new } => return Ok((stored, is_new)),
                     PublishReply::Late { time } => time,
                 };
-            // A server of a Cluster may have a clock of its own.
+            // Each server of a Cluster has a clock of its own.
             if !context.link.is_clustered() {
                 context.redis_clock.heard(time);
             }
             deadline = time / 1000 + WRITE_VALIDITY.as_millis() as u64;
         }
-        Err(Unavailable("Redis' clock was set again and again".to_owned()))
+        Err(Unavailable("Redis' clock is set again and again".to_owned()))
     }
 }
 
-fn silent() -> Unavailable {
+fn no_answer() -> Unavailable {
     Unavailable("Redis does not answer".to_owned())
 }
 
-fn give(entries: Vec<Entry>, outcome: &PublishResult) {
-    for entry in entries {
-        entry.waiter.send(outcome.clone()).ok();
+fn answer_all(messages: Vec<QueuedMessage>, result: &PublishResult) {
+    for message in messages {
+        message.result.send(result.clone()).ok();
     }
 }
