@@ -14,7 +14,7 @@ use crate::{
     signals::StopSignals,
 };
 use anyhow::{Context, bail};
-use feed::{Feed, FeedItem, FeedMessage};
+use feed::{FeedItem, FeedMessage, FeedReceiver};
 use pace::{Pacer, Speed};
 use progress::{ProgressLine, grouped};
 use serde_json::value::RawValue;
@@ -130,7 +130,7 @@ struct FeedPublisher {
 
 impl FeedPublisher {
     /// Publishes the whole feed and waits for all answers.
-    async fn publish(&mut self, client: &mut WireClient, mut feed: Feed) -> anyhow::Result<()> {
+    async fn publish(&mut self, client: &mut WireClient, mut feed: FeedReceiver) -> anyhow::Result<()> {
         let (mut next, mut at_end) = (None, false);
         while !(at_end && next.is_none() && self.window.is_empty()) {
             let due = next.as_ref().map_or_else(Instant::now, |(due, _)| *due);

@@ -48,12 +48,13 @@ pub fn dropped_lines() -> Counter {
 /// A handle to the queue of the log. Clones share the queue.
 #[derive(Clone)]
 pub struct Log {
-    queue: SyncSender<Entry>,
+    queue: SyncSender<LogItem>,
     queued_bytes: Arc<AtomicUsize>,
     limiter: CallsiteLimiter,
 }
 
-enum Entry {
+/// What the queue of the log contains.
+enum LogItem {
     Line(Vec<u8>),
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
@@ -66,10 +67,10 @@ impl Log {
     ///
     /// If the system cannot start a thread.
     pub fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
-        let (queue, entries) = sync_channel(MAX_QUEUED_LINES);
+        let (queue, items) = sync_channel(MAX_QUEUED_LINES);
         let log = Self { queue, queued_bytes: Arc::default(), limiter: CallsiteLimiter::default() };
         let (queued_bytes, limiter) = (log.queued_bytes.clone(), log.limiter.clone());
-        let run = move || write_entries(to, &entries, &queued_bytes, &limiter);
+        let run = move || write_items(to, &items, &queued_bytes, &limiter);
         thread::Builder::new().name("log".into()).spawn(run)?;
         Ok(log)
     }
@@ -93,7 +94,7 @@ impl Log {
     fn enqueue(&self, line: Vec<u8>) {
         let length = line.len();
         let fits = self.queued_bytes.fetch_add(length, Ordering::Relaxed) + length <= MAX_QUEUED_BYTES;
-        if !fits || self.queue.try_send(Entry::Line(line)).is_err() {
+        if !fits || self.queue.try_send(LogItem::Line(line)).is_err() {
             self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
             DROPPED_LINES.inc();
         }
@@ -112,12 +113,12 @@ impl Log {
     pub fn flush(&self) {
         let end = Instant::now() + FLUSH_TIMEOUT;
         let (done, is_done) = sync_channel(1);
-        let mut entry = Entry::Flush(done);
-        while let Err(TrySendError::Full(full)) = self.queue.try_send(entry) {
+        let mut item = LogItem::Flush(done);
+        while let Err(TrySendError::Full(full)) = self.queue.try_send(item) {
             if Instant::now() > end {
                 return;
             }
-            entry = full;
+            item = full;
             thread::sleep(Duration::from_millis(10));
         }
         is_done.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
@@ -155,9 +156,9 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
 
-fn write_entries(
+fn write_items(
     mut to: impl Write,
-    entries: &Receiver<Entry>,
+    items: &Receiver<LogItem>,
     queued_bytes: &AtomicUsize,
     limiter: &CallsiteLimiter,
 ) {
@@ -179,30 +180,30 @@ fn write_entries(
                 );
             }
         }
-        let entry = match report {
-            Some(at) => entries.recv_timeout(at.saturating_duration_since(now)),
-            None => entries.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        let item = match report {
+            Some(at) => items.recv_timeout(at.saturating_duration_since(now)),
+            None => items.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        match entry {
+        match item {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(entry) => {
+            Ok(item) => {
                 report = report.or_else(|| Some(Instant::now() + REPORT_INTERVAL));
-                write_entry(&mut to, entry, queued_bytes);
+                write_item(&mut to, item, queued_bytes);
             }
         }
     }
 }
 
-fn write_entry(to: &mut impl Write, entry: Entry, queued_bytes: &AtomicUsize) {
-    match entry {
-        Entry::Line(line) => {
+fn write_item(to: &mut impl Write, item: LogItem, queued_bytes: &AtomicUsize) {
+    match item {
+        LogItem::Line(line) => {
             if to.write_all(&line).and_then(|()| to.flush()).is_err() {
                 DROPPED_LINES.inc();
             }
             queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
         }
-        Entry::Flush(done) => drop(done.try_send(())),
+        LogItem::Flush(done) => drop(done.try_send(())),
     }
 }
 

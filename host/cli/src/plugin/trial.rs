@@ -3,7 +3,7 @@
 
 use super::budget::BudgetArgs;
 use crate::publish::{
-    feed::{self, Feed, FeedItem, FeedMessage},
+    feed::{self, FeedItem, FeedMessage, FeedReceiver},
     pace::Speed,
 };
 use anyhow::{Context, bail};
@@ -59,7 +59,7 @@ pub(crate) struct TrialArgs {
 }
 
 impl TrialArgs {
-    pub(super) fn feed(&self) -> anyhow::Result<Feed> {
+    pub(super) fn feed(&self) -> anyhow::Result<FeedReceiver> {
         if let Some(file) = &self.from {
             return Ok(feed::open(file, self.room.clone(), self.event.clone(), Speed::Max)?.0);
         }
@@ -75,7 +75,7 @@ impl TrialArgs {
 }
 
 /// Returns the next message of a feed. An invalid line is an error.
-pub(super) async fn next_message(feed: &mut Feed) -> anyhow::Result<Option<FeedMessage>> {
+pub(super) async fn next_message(feed: &mut FeedReceiver) -> anyhow::Result<Option<FeedMessage>> {
     match feed.recv().await {
         None => Ok(None),
         Some(FeedItem::Message(message)) => Ok(Some(message)),

@@ -38,10 +38,10 @@ pub(crate) enum FeedItem {
     Unreadable(String),
 }
 
-pub(crate) type Feed = mpsc::Receiver<FeedItem>;
+pub(crate) type FeedReceiver = mpsc::Receiver<FeedItem>;
 
 /// A feed of one message.
-pub(crate) fn single(message: FeedMessage) -> Feed {
+pub(crate) fn single(message: FeedMessage) -> FeedReceiver {
     let (sender, feed) = mpsc::channel(1);
     sender.try_send(FeedItem::Message(message)).expect("the channel is empty");
     feed
@@ -54,7 +54,7 @@ pub(crate) fn open(
     room: Option<String>,
     event: Option<String>,
     speed: Speed,
-) -> anyhow::Result<(Feed, Option<u64>)> {
+) -> anyhow::Result<(FeedReceiver, Option<u64>)> {
     let (reader, total): (Box<dyn Read + Send>, _) = match file.to_str() {
         Some("-") => (Box::new(io::stdin()), None),
         _ => {

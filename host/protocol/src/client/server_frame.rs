@@ -3,7 +3,7 @@
 use super::{RequestId, ServerError};
 use crate::{
     reply::{Connected, MembersReply, Pong, Published, RoomResults},
-    request::fields::object,
+    request::fields::{JsonString, object},
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -45,7 +45,7 @@ pub struct Delivery<'a> {
     /// Rises from message to message in one room and epoch.
     pub offset: u64,
     /// The kind of message, if the publisher named one.
-    #[serde(borrow, default, deserialize_with = "text")]
+    #[serde(borrow, default, deserialize_with = "optional_string")]
     pub event: Option<Cow<'a, str>>,
     /// When the server stored the message, in Unix milliseconds.
     pub time: u64,
@@ -98,11 +98,11 @@ struct FrameFields<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     id: Option<RequestId>,
-    #[serde(borrow, default, deserialize_with = "text")]
+    #[serde(borrow, default, deserialize_with = "optional_string")]
     room: Option<Cow<'a, str>>,
     epoch: Option<Arc<str>>,
     offset: Option<u64>,
-    #[serde(borrow, default, deserialize_with = "text")]
+    #[serde(borrow, default, deserialize_with = "optional_string")]
     event: Option<Cow<'a, str>>,
     time: Option<u64>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -201,11 +201,9 @@ fn required<T>(value: Option<T>, name: &str) -> serde_json::Result<T> {
     value.ok_or_else(missing)
 }
 
-/// An optional text, borrowed where it has no escapes; `serde` would copy it.
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    Ok(Option::<Text>::deserialize(from)?.map(|text| text.0))
+/// An optional string, borrowed where it has no escapes.
+fn optional_string<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    Ok(Option::<JsonString>::deserialize(from)?.map(|text| text.0))
 }
 
 /// `null` is data, unlike a missing field.

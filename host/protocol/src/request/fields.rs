@@ -18,6 +18,10 @@ pub(super) struct PositionFields<'a> {
     pub(super) offset: &'a RawValue,
 }
 
+/// A JSON string, borrowed where it has no escapes. A `Cow<str>` alone would always be a copy.
+#[derive(Deserialize)]
+pub(crate) struct JsonString<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+
 /// Parses an object. A derived struct alone would also accept an array of its fields.
 pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
     match text.trim_ascii_start().starts_with('{') {
@@ -31,9 +35,7 @@ pub(super) fn required<'a>(raw: Option<&'a RawValue>, name: &str) -> Result<&'a 
 }
 
 pub(super) fn string<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refusal> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    match serde_json::from_str::<Text>(raw.get()) {
+    match serde_json::from_str::<JsonString>(raw.get()) {
         Ok(text) => Ok(text.0),
         Err(_) => Err(invalid(name, raw, "a string")),
     }
