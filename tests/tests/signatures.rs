@@ -172,7 +172,7 @@ async fn a_removed_signer_is_not_trusted_even_if_a_plugin_is_removed_too() {
         .await;
         assert!(put(name, &good).await.contains("is not WebAssembly"));
     }
-    for what in ["plugin 'goes' is not configured any more", "plugin 'new' is new"] {
+    for what in ["plugin 'goes' was removed", "plugin 'new' was added"] {
         assert!(
             node.log().contains(&format!("{what}, which takes effect after a restart")),
             "{what}: {}",

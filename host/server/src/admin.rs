@@ -58,7 +58,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/connections", get(connections::list))
         .route("/v1/connections/{id}", get(connections::show).delete(connections::end))
         .route("/v1/plugins", get(plugins::list))
-        .route("/v1/plugins/{name}", get(plugins::show).put(plugins::put))
+        .route("/v1/plugins/{name}", get(plugins::show).put(plugins::load))
         .route("/v1/plugins/{name}/rollback", post(plugins::rollback))
         .route(
             "/v1/plugins/{name}/shadow",

@@ -155,9 +155,9 @@ mod tests {
     const START: u64 = 1_000_000;
 
     /// A system clock that advances with Tokio's paused clock, and can be set.
-    struct Clock(Instant, AtomicU64);
+    struct TestClock(Instant, AtomicU64);
 
-    impl Clock {
+    impl TestClock {
         fn new() -> Self {
             Self(Instant::now(), AtomicU64::new(START))
         }
@@ -177,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_expiration_is_reported_once_and_never_early() {
-        let (clock, mut expirations) = (Clock::new(), expirations(&[5000, 300, 300, 90_000_000]));
+        let (clock, mut expirations) = (TestClock::new(), expirations(&[5000, 300, 300, 90_000_000]));
         for expected in [300, 5000, 90_000_000] {
             expirations.next(|| clock.now()).await;
             assert_eq!(clock.now(), START + expected);
@@ -188,7 +188,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn expirations_of_the_past_are_reported_at_once() {
-        let (clock, mut expirations) = (Clock::new(), expirations(&[300, 400]));
+        let (clock, mut expirations) = (TestClock::new(), expirations(&[300, 400]));
         assert!(timeout(Duration::from_millis(100), expirations.next(|| clock.now())).await.is_err());
         // The task was busy with something else.
         tokio::time::advance(Duration::from_secs(60)).await;
@@ -199,7 +199,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_of_the_clock_is_noticed_within_a_second() {
-        let (clock, mut expirations) = (Clock::new(), expirations(&[3_600_000]));
+        let (clock, mut expirations) = (TestClock::new(), expirations(&[3_600_000]));
         assert!(timeout(Duration::from_secs(5), expirations.next(|| clock.now())).await.is_err());
         clock.set(START + 4_000_000);
         let start = Instant::now();
@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_changes_does_not_delay_an_expiration() {
-        let (clock, mut expirations) = (Clock::new(), expirations(&[2000]));
+        let (clock, mut expirations) = (TestClock::new(), expirations(&[2000]));
         let mut changes = 0;
         loop {
             tokio::select! {

@@ -1,5 +1,6 @@
-//! The plugins of a running node. For each, one task follows its configuration and its file, and another the
-//! versions that other nodes activate: a plugin that takes long to read or to compile delays nothing else.
+//! The tasks that keep the plugins of a running node up to date. Each plugin has one task that follows its configuration
+//! and its file, and another that follows the versions that other nodes activate. So a plugin that is slow to read or to
+//! compile delays nothing else.
 
 use crate::{
     admin::Status,
@@ -18,139 +19,143 @@ use switchyard_store::{Revision, StoredPlugins};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often the store is asked for versions, and how soon what it did not answer is tried again: a node
-/// obeys within a second.
-const ASK: Duration = Duration::from_millis(500);
+/// How often versions are read from the store, and how soon a request that the store did not answer is repeated. A node
+/// must follow the others within a second.
+const STORE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often other nodes are told of this node's plugins when nothing changed.
-const REPORT: Duration = Duration::from_secs(5);
+/// How often this node reports its plugins to other nodes if nothing has changed.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The versions that are active on all nodes, as the store last reported them.
-type Versions = watch::Receiver<Option<Arc<StoredPlugins>>>;
+/// Receives the versions that are active on all nodes, as they were last read from the store.
+type StoredVersions = watch::Receiver<Option<Arc<StoredPlugins>>>;
 
-pub(super) struct Plugins {
-    /// What each is to be, by precedence.
-    wanted: Vec<watch::Sender<PluginConfig>>,
+/// The tasks of all plugins. They end when this is dropped.
+pub(super) struct PluginTasks {
+    /// Sends each plugin its configuration, in the order of the slots.
+    configs: Vec<watch::Sender<PluginConfig>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-impl Plugins {
-    /// Those of the configuration that the node began with. `host` is where operators find this node.
-    /// Where one of them `loads_later`, all are read again soon.
+impl PluginTasks {
+    /// Starts the tasks with the configuration from the start of the node. `host` is the address of the listener for
+    /// operators. With `must_retry`, all plugins are read again soon, because one could not be loaded yet.
     pub(super) fn start(
         rollout: &Arc<Rollout>,
         vitals: &VitalTasks,
         configs: &[PluginConfig],
         host: String,
-        loads_later: bool,
+        must_retry: bool,
         status: &Arc<Status>,
     ) -> Self {
-        let (told, versions) = watch::channel(None);
-        let ask =
-            vitals.spawn("the task that asks for versions of plugins", ask(rollout.clone(), host, told));
-        let (mut wanted, mut tasks) = (vec![], vec![AbortOnDropHandle::new(ask)]);
+        let (sender, versions) = watch::channel(None);
+        let polling = poll_versions(rollout.clone(), host, sender);
+        let polling = vitals.spawn("the task that reads plugin versions from the store", polling);
+        let (mut senders, mut tasks) = (vec![], vec![AbortOnDropHandle::new(polling)]);
         for (slot, config) in rollout.slots().iter().zip(configs) {
             let (sender, receiver) = watch::channel(config.clone());
-            let keep = keep(rollout.clone(), slot.clone(), receiver, loads_later, status.clone());
-            let keep = vitals.spawn("the task that keeps a plugin", keep);
-            let follow = follow(rollout.clone(), slot.clone(), versions.clone());
-            let follow = vitals.spawn("the task that follows a plugin", follow);
-            wanted.push(sender);
-            tasks.extend([keep, follow].map(AbortOnDropHandle::new));
+            let reloading =
+                reload_plugin(rollout.clone(), slot.clone(), receiver, must_retry, status.clone());
+            let reloading = vitals.spawn("the task that reloads a plugin", reloading);
+            let following = follow_versions(rollout.clone(), slot.clone(), versions.clone());
+            let following = vitals.spawn("the task that follows the versions of a plugin", following);
+            senders.push(sender);
+            tasks.extend([reloading, following].map(AbortOnDropHandle::new));
         }
-        Self { wanted, _tasks: tasks }
+        Self { configs: senders, _tasks: tasks }
     }
 
-    /// Has all of them read again, with these configurations.
-    pub(super) fn configure(&self, configs: Vec<PluginConfig>) {
-        for (wanted, config) in self.wanted.iter().zip(configs) {
-            wanted.send_replace(config);
+    /// Reloads all plugins, with these configurations.
+    pub(super) fn reload(&self, configs: Vec<PluginConfig>) {
+        for (sender, config) in self.configs.iter().zip(configs) {
+            sender.send_replace(config);
         }
     }
 }
 
-/// What a configuration makes of the plugins that run, and what of it takes a restart: their rooms and their
-/// order, and those that come or go. Whom it trusts also those hold to that it has no more.
-pub(super) fn in_force(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
+/// Applies a new configuration to the plugins that are running. Returns their new configurations, and a description of each
+/// change that takes effect only after a restart: other rooms, another order, and plugins that were added or removed. A
+/// plugin that was removed keeps running until then, with the new trusted keys.
+pub(super) fn apply_config(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
     let find = |plugins: &[PluginConfig], name: &str| plugins.iter().position(|plugin| plugin.name() == name);
-    let mut later = vec![];
-    let holds = |plugin: &PluginConfig| {
+    let mut after_restart = vec![];
+    let apply = |plugin: &PluginConfig| {
         let name = plugin.name();
         let Some(at) = find(&config.plugins, name) else {
-            later.push(format!("plugin '{name}' is not configured any more"));
+            after_restart.push(format!("plugin '{name}' was removed"));
             return PluginConfig { trust: config.signatures.clone(), ..plugin.clone() };
         };
-        let wanted = config.plugins[at].clone();
-        if wanted.rooms != plugin.rooms {
-            later.push(format!("plugin '{name}' is to govern other rooms"));
+        let new = config.plugins[at].clone();
+        if new.rooms != plugin.rooms {
+            after_restart.push(format!("the rooms of plugin '{name}' have changed"));
         }
-        PluginConfig { rooms: plugin.rooms.clone(), ..wanted }
+        PluginConfig { rooms: plugin.rooms.clone(), ..new }
     };
-    let holds = running.iter().map(holds).collect();
-    let new = config.plugins.iter().filter(|plugin| find(running, plugin.name()).is_none());
-    later.extend(new.map(|plugin| format!("plugin '{}' is new", plugin.name())));
-    let places = running.iter().filter_map(|plugin| find(&config.plugins, plugin.name()));
-    if !places.is_sorted() {
-        later.push("the plugins are in another order".to_owned());
+    let applied = running.iter().map(apply).collect();
+    let added = config.plugins.iter().filter(|plugin| find(running, plugin.name()).is_none());
+    after_restart.extend(added.map(|plugin| format!("plugin '{}' was added", plugin.name())));
+    let positions = running.iter().filter_map(|plugin| find(&config.plugins, plugin.name()));
+    if !positions.is_sorted() {
+        after_restart.push("the order of the plugins has changed".to_owned());
     }
-    (holds, later)
+    (applied, after_restart)
 }
 
-/// Reads one plugin each time it is told to. If it cannot be read or activated at this moment, that is tried
-/// again.
-async fn keep(
+/// Reloads one plugin with each configuration that is sent. If it cannot be read or activated at the moment, tries again
+/// later.
+async fn reload_plugin(
     rollout: Arc<Rollout>,
     slot: Arc<PluginSlot>,
-    mut wanted: watch::Receiver<PluginConfig>,
-    loads_later: bool,
+    mut configs: watch::Receiver<PluginConfig>,
+    must_retry: bool,
     status: Arc<Status>,
 ) {
-    let (mut reads, mut pause) = (loads_later, THREAD_RETRY_DELAY);
+    let (mut must_retry, mut delay) = (must_retry, THREAD_RETRY_DELAY);
     loop {
-        let is_again = tokio::select! {
-            changed = wanted.changed() => {
+        let is_retry = tokio::select! {
+            changed = configs.changed() => {
                 let Ok(()) = changed else { return };
                 false
             }
-            () = tokio::time::sleep(pause), if reads => true,
+            () = tokio::time::sleep(delay), if must_retry => true,
         };
-        let config = wanted.borrow_and_update().clone();
+        let config = configs.borrow_and_update().clone();
         let name = config.name().to_owned();
-        let read = rollout.reload(&slot, config).await;
+        let reloaded = rollout.reload(&slot, config).await;
         let what = format!("plugin '{name}'");
-        let why = read.as_ref().err().map(|refusal| {
-            // Many a message begins with whose it is.
+        let reason = reloaded.as_ref().err().map(|refusal| {
+            // Many messages name the plugin already.
             let message = &refusal.message;
             message.strip_prefix(&format!("{what}: ")).unwrap_or(message).to_owned()
         });
-        status.set_rejected(&what, why);
-        let code = read.as_ref().err().map(|refusal| refusal.code);
-        reads = matches!(code, Some(ErrorCode::StoreUnavailable | ErrorCode::Overloaded));
-        pause = if code == Some(ErrorCode::Overloaded) { THREAD_RETRY_DELAY } else { ASK };
-        if let Err(refusal) = read
-            && !(reads && is_again)
+        status.set_rejected(&what, reason);
+        let code = reloaded.as_ref().err().map(|refusal| refusal.code);
+        must_retry = matches!(code, Some(ErrorCode::StoreUnavailable | ErrorCode::Overloaded));
+        delay = if code == Some(ErrorCode::Overloaded) { THREAD_RETRY_DELAY } else { STORE_POLL_INTERVAL };
+        // Logged at the first attempt only.
+        if let Err(refusal) = reloaded
+            && !(must_retry && is_retry)
         {
             tracing::error!("{}; plugin '{name}' stays as it was", refusal.message);
         }
     }
 }
 
-/// Follows the versions of one plugin that other nodes activate, whatever becomes of its file here.
-async fn follow(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versions: Versions) {
-    let (mut is_behind, mut followed) = (false, None::<Revision>);
+/// Activates the versions of one plugin that other nodes activate, whether or not its file can be read here.
+async fn follow_versions(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versions: StoredVersions) {
+    let (mut must_retry, mut followed) = (false, None::<Revision>);
     loop {
         tokio::select! {
             changed = versions.changed() => {
                 let Ok(()) = changed else { return };
             }
-            // Much may be sent each time, and a thread is not there at once.
-            () = tokio::time::sleep(THREAD_RETRY_DELAY), if is_behind => {}
+            // Not sooner: each attempt may read much from the store, and the system may lack threads for a while.
+            () = tokio::time::sleep(THREAD_RETRY_DELAY), if must_retry => {}
         }
         let stored = versions.borrow_and_update().clone();
         let Some(stored) = stored else { continue };
         let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
         let outcome = rollout.follow(&slot, &stored, is_anew).await;
-        is_behind = outcome.is_err();
+        must_retry = outcome.is_err();
         match outcome {
             Ok(()) => followed = Some(stored.revision.clone()),
             Err(refusal) => tracing::warn!("{}; trying again in {THREAD_RETRY_DELAY:?}", refusal.message),
@@ -158,23 +163,31 @@ async fn follow(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versions: Vers
     }
 }
 
-/// Asks the store which versions are active on all nodes, and reports those of this node, forever.
-async fn ask(rollout: Arc<Rollout>, host: String, told: watch::Sender<Option<Arc<StoredPlugins>>>) {
-    let (mut known, mut said, mut at) = (None::<Revision>, String::new(), Instant::now());
+/// Reads from the store which versions are active on all nodes, and reports those of this node, for ever.
+async fn poll_versions(
+    rollout: Arc<Rollout>,
+    host: String,
+    versions: watch::Sender<Option<Arc<StoredPlugins>>>,
+) {
+    let (mut known, mut last_report, mut reported_at) = (None::<Revision>, String::new(), Instant::now());
     loop {
         match rollout.registry().read(known.as_ref()).await {
             Ok(None) => {}
             Ok(Some(stored)) => {
                 known = Some(stored.revision.clone());
-                told.send_replace(Some(Arc::new(stored)));
+                versions.send_replace(Some(Arc::new(stored)));
             }
-            Err(error) => tracing::debug!(%error, "plugins stay as they are"),
+            Err(error) => {
+                tracing::debug!(%error, "plugin versions cannot be read from the store; the active ones stay")
+            }
         }
         let report = serde_json::to_string(&rollout.report(&host)).expect("plain data");
-        if (report != said || at.elapsed() > REPORT) && rollout.registry().report(&report).await.is_ok() {
-            (said, at) = (report, Instant::now());
+        if (report != last_report || reported_at.elapsed() > REPORT_INTERVAL)
+            && rollout.registry().report(&report).await.is_ok()
+        {
+            (last_report, reported_at) = (report, Instant::now());
         }
-        tokio::time::sleep(ASK).await;
+        tokio::time::sleep(STORE_POLL_INTERVAL).await;
     }
 }
 
@@ -194,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_restart_keeps_no_pin_and_no_trust_from_holding() {
+    fn pinned_digests_and_trusted_keys_apply_even_if_other_changes_need_a_restart() {
         let running = config(&[plugin("a", "a", ""), plugin("b", "b", ""), plugin("c", "c", "")].concat());
         let wanted = [
             plugin("new", "n", ""),
@@ -202,24 +215,24 @@ mod tests {
             plugin("a", "a", "sha256 = \"11\"\nconfig = { depth = 5 }\n"),
             "[signatures]\nkeys = [\"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]\n".to_owned(),
         ];
-        let (plugins, later) = in_force(&running.plugins, &config(&wanted.concat()));
-        let holds =
+        let (plugins, after_restart) = apply_config(&running.plugins, &config(&wanted.concat()));
+        let pin =
             |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.sha256.clone().unwrap_or_default());
-        let held: Vec<_> = plugins.iter().map(holds).collect();
-        assert_eq!(held, [("a", "11"), ("b", "00"), ("c", "")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let pins: Vec<_> = plugins.iter().map(pin).collect();
+        assert_eq!(pins, [("a", "11"), ("b", "00"), ("c", "")].map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert!(plugins.iter().zip(&running.plugins).all(|(now, before)| now.rooms == before.rooms));
-        assert!(plugins.iter().all(|plugin| plugin.trust.keys.len() == 1), "also the one that is gone");
+        assert!(plugins.iter().all(|plugin| plugin.trust.keys.len() == 1), "even the removed one");
         assert_eq!(plugins[0].config["depth"].as_integer(), Some(5));
         assert_eq!(
-            later,
+            after_restart,
             [
-                "plugin 'b' is to govern other rooms",
-                "plugin 'c' is not configured any more",
-                "plugin 'new' is new",
-                "the plugins are in another order"
+                "the rooms of plugin 'b' have changed",
+                "plugin 'c' was removed",
+                "plugin 'new' was added",
+                "the order of the plugins has changed"
             ]
         );
-        let (same, nothing) = in_force(&running.plugins, &running);
+        let (same, nothing) = apply_config(&running.plugins, &running);
         assert!(same == running.plugins && nothing.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use super::{
     config_source::ConfigSource,
     guard::{Guard, ProtectedSettings, ReloadCause},
     key_enforcer::{ConfiguredKeys, EnforcedStoredKeys, KeyChange, KeyEnforcer},
-    plugins::{Plugins, in_force},
+    plugins::{PluginTasks, apply_config},
     watcher::FileReader,
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) async fn run(node: Node, status: Arc<Status>, host: String) {
         tasks.push(vitals.spawn("the task that reads the certificate", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = Plugins::start(&rollout, vitals, &config.plugins, host, has_plugin_to_retry, &status);
+    let plugins = PluginTasks::start(&rollout, vitals, &config.plugins, host, has_plugin_to_retry, &status);
     let metrics = services.hub.metrics.clone();
     let mut reloader = Reloader {
         config,
@@ -135,7 +135,7 @@ struct Reloader {
     retry: bool,
     stored: EnforcedStoredKeys,
     key_changes: mpsc::UnboundedSender<KeyChange>,
-    plugins: Plugins,
+    plugins: PluginTasks,
     certificate: watch::Sender<Option<TlsConfig>>,
     status: Arc<Status>,
     metrics: Metrics,
@@ -163,7 +163,7 @@ impl Reloader {
             tracing::error!("{error}; the files that the configuration names will be watched when it does");
         }
         // Even if the settings are the same, because the files may have changed.
-        self.plugins.configure(self.config.plugins.clone());
+        self.plugins.reload(self.config.plugins.clone());
         self.certificate.send_replace(self.config.server.tls.clone());
     }
 
@@ -205,9 +205,9 @@ impl Reloader {
     }
 
     fn apply_plugins(&mut self, config: Config) {
-        let (plugins, later) = in_force(&self.config.plugins, &config);
-        for what in later {
-            tracing::warn!("{what}, which takes effect after a restart");
+        let (plugins, after_restart) = apply_config(&self.config.plugins, &config);
+        for change in after_restart {
+            tracing::warn!("{change}, which takes effect after a restart");
         }
         (self.config.plugins, self.config.signatures) = (plugins, config.signatures);
     }
