@@ -1,12 +1,11 @@
-//! The hub finds a room's shard and is the only way to it: for joining, publishing and reading history. Knows no frames
-//! and no sockets.
+//! The entry point to rooms: finds the shard of a room, and joins, publishes and reads history through it. Knows no
+//! frames and no sockets.
 
 mod allowances;
 mod catch_up;
 mod command;
 mod connect_authorizer;
 mod connections;
-mod entry;
 mod fair_semaphore;
 mod flush;
 mod grant;
@@ -18,6 +17,7 @@ mod recent_publishers;
 mod refusals;
 mod replay;
 pub(crate) mod room;
+mod room_entry;
 mod room_usage;
 mod routes;
 mod sessions;
@@ -31,7 +31,7 @@ pub(crate) use connections::{
 };
 pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
-pub(crate) use publish_pipeline::{Proposal, PublishPipeline, Published};
+pub(crate) use publish_pipeline::{Proposal, PublishPipeline, PublishResult};
 pub(crate) use replay::{Recovered, Replay, ReplayTurns};
 pub(crate) use slots::{CompiledVersion, SlotConfig};
 pub(crate) use start::HubConfig;
@@ -39,7 +39,7 @@ pub(crate) use switchyard_store::Permit;
 
 use crate::{key::Keys, metrics::Metrics};
 use allowances::Allowances;
-use command::{Command, Question, Queue, SeatId, Sieved, Sieving};
+use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, ShardCommand, ShardQueue};
 use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
 use routes::Routes;
@@ -56,56 +56,64 @@ use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, reply, room
 use switchyard_store::{History, PageLimit, Reader, Store, Unavailable};
 use tokio::sync::oneshot;
 
-/// Messages that may wait for one shard. A shard handles well over 100,000 a second, so only a plugin that is too slow for
-/// its rooms lets so many wait.
-const BACKLOG: usize = 4096;
+/// Maximum number of messages that wait for one shard. A shard handles well over 100,000 a second, so the limit is
+/// reached only if a plugin is too slow for its rooms.
+const MAX_SHARD_BACKLOG: usize = 4096;
 
-/// Audience of all principals at a time. With pages of 256 KiB that is a megabyte, which a publish waits for at most.
-const READS: usize = 4;
-/// A request that names more rooms than this waits until it is its principal's turn.
-const FEW: usize = 32;
+/// Maximum number of history pages that are read at a time, for all principals together. With pages of 256 KiB this is
+/// 1 MiB, the most that a publish has to wait for.
+const MAX_CONCURRENT_HISTORY_READS: usize = 4;
+/// Maximum number of rooms in a request that runs at once. A request with more rooms waits for its principal's turn.
+const MAX_UNQUEUED_ROOMS: usize = 32;
 
-/// Read of a room's history at once, to be sent to a member.
-const PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
+/// The page size for reading history that is sent to a member.
+const HISTORY_PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 
+/// The rooms of this node, and what they share.
 pub(crate) struct Hub {
     pub store: Store,
     pub connections: Arc<Connections>,
     pub metrics: Metrics,
-    /// What this node keeps, and how much it may.
+    /// How much memory this node uses and may use for clients.
     pub memory: Arc<MemoryAccount>,
-    /// What this node cannot live without.
+    /// The tasks whose failure stops the node.
     pub vitals: VitalTasks,
     ungoverned: Ungoverned,
     connect_authorizer: ConnectAuthorizer,
     allowances: Allowances,
     routes: Arc<Routes>,
-    /// Audience of histories.
-    reads: FairSemaphore,
-    /// Requests that name many rooms.
-    lists: FairSemaphore,
-    shards: Vec<Handle>,
+    /// Limits concurrent reads of history.
+    history_reads: FairSemaphore,
+    /// Limits concurrent requests that name many rooms.
+    long_requests: FairSemaphore,
+    shards: Vec<ShardHandle>,
 }
 
-/// A shard's answer to a join.
-pub(crate) type Answer = oneshot::Receiver<Result<JoinAnswer, Refusal>>;
+/// Receives a shard's answer to a join.
+pub(crate) type JoinReceiver = oneshot::Receiver<Result<JoinAnswer, Refusal>>;
 
-/// On whose behalf a message is published.
+/// The principal on whose behalf a message is published.
 pub(crate) struct Publisher<'a> {
-    /// All keys: an inbox exists if its principal has one.
+    /// All valid keys. An inbox exists if its principal has a key.
     pub keys: Arc<Keys>,
     pub share: &'a Arc<MemoryShare>,
     pub tier: &'a Arc<str>,
 }
 
-struct Handle {
-    queue: Queue,
+/// How the hub reaches a shard.
+struct ShardHandle {
+    queue: ShardQueue,
+    /// Number of messages that wait for the shard.
     backlog: Arc<AtomicUsize>,
 }
 
-/// What the system has no thread for now may be done later.
-pub(crate) fn no_thread(whose: &str, error: impl std::fmt::Display) -> Refusal {
-    Refusal::retry(ErrorCode::Overloaded, format!("the thread {whose} cannot be started: {error}"), 1000)
+/// The refusal if the system cannot start a thread. `purpose` follows "the thread".
+pub(crate) fn cannot_start_thread(purpose: &str, error: impl std::fmt::Display) -> Refusal {
+    Refusal::retry(
+        ErrorCode::Overloaded,
+        format!("the thread {purpose} cannot be started: {error}; try again later"),
+        1000,
+    )
 }
 
 impl Hub {
@@ -114,30 +122,31 @@ impl Hub {
         self.routes.governor(room)
     }
 
-    /// Asks for a seat in a room. When this returns, the question is in the shard's queue.
-    pub(crate) fn join(&self, request: JoinRequest) -> Answer {
+    /// Requests a seat in a room. When this returns, the request is in the shard's queue.
+    pub(crate) fn join(&self, request: JoinRequest) -> JoinReceiver {
         let (reply, joined) = oneshot::channel();
         let shard = &self.shards[self.routes.shard(&request.room)];
-        shard.queue.send(Command::Question(Question::Join { request, reply })).ok();
+        shard.queue.send(ShardCommand::Request(PolicyRequest::Join { request, reply })).ok();
         joined
     }
 
-    /// Whether this node and the store may keep more for a principal.
+    /// Whether this node and the store have memory for more data of a principal.
     pub(crate) fn may_grow(&self, share: &MemoryShare) -> bool {
         self.store.broker.has_capacity_for(share) && share.may_grow()
     }
 
-    /// Sets the limits that plugins gave to a principal's newest connection.
-    pub(crate) fn allow(&self, who: &Arc<str>, limits: &Limits) {
+    /// Sets the limits that plugins gave to the latest connection of a principal.
+    pub(crate) fn set_principal_limits(&self, who: &Arc<str>, limits: &Limits) {
         self.allowances.grant(who, limits, Instant::now());
     }
 
-    /// Asks the plugins that want to be asked of every connection; what they narrow holds together.
-    pub(crate) async fn admit(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
+    /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their limits.
+    pub(crate) async fn authorize_connect(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
         self.connect_authorizer.authorize(connecting).await
     }
 
-    /// Records for the connection's session that everything up to an offset is handled, if that was sent to the seat.
+    /// Records in the session that the client has handled all messages up to an offset. Fails if they were not sent to the
+    /// seat.
     pub(crate) async fn acknowledge(
         &self,
         connection: &Connection,
@@ -147,29 +156,35 @@ impl Hub {
     ) -> Result<(), AckError> {
         let (reply, answer) = oneshot::channel();
         let (room, id) = (seat.room.clone(), seat.id);
-        let command = Command::Acknowledge { room, seat: id, epoch, offset, reply };
+        let command = ShardCommand::Acknowledge { room, seat: id, epoch, offset, reply };
         self.shards[seat.shard].queue.send(command).ok();
         let position = answer.await.unwrap_or(Err(AckError::Unsent))?;
         self.store.sessions.acknowledge(connection.hold(), &seat.room, &position);
         Ok(())
     }
 
-    async fn sieve(
+    /// Asks the shard which of these messages pass the filter of a seat.
+    async fn filter_history(
         &self,
         shard: usize,
         room: &RoomName,
         seat: SeatId,
         messages: Vec<Arc<Publication>>,
-    ) -> Sieved {
-        let (reply, sieved) = oneshot::channel();
-        let sieving =
-            Sieving { room: room.clone(), seat, messages: messages.into(), sieved: Sieved::default(), reply };
-        self.shards[shard].queue.send(Command::Question(Question::Sieve(sieving))).ok();
-        sieved.await.unwrap_or_else(|_| Sieved::failed())
+    ) -> FilteredHistory {
+        let (reply, filtered) = oneshot::channel();
+        let request = HistoryFilterRequest {
+            room: room.clone(),
+            seat,
+            messages: messages.into(),
+            filtered: FilteredHistory::default(),
+            reply,
+        };
+        self.shards[shard].queue.send(ShardCommand::Request(PolicyRequest::FilterHistory(request))).ok();
+        filtered.await.unwrap_or_else(|_| FilteredHistory::failed())
     }
 
-    /// A page of history as the member may see it. If its filter excludes messages, more are read, so that a page is short
-    /// only at the end of the history.
+    /// Reads a page of history, without the messages that the member's filter excludes. More are read in their place, so a
+    /// page is short only at the end of the history.
     pub(crate) async fn history(
         &self,
         principal: &Arc<str>,
@@ -178,7 +193,7 @@ impl Hub {
         limit: PageLimit,
     ) -> Result<reply::HistoryReply, Refusal> {
         let is_governed = self.routes.governor(&seat.room).is_some();
-        let page = if is_governed { PAGE } else { limit };
+        let page = if is_governed { HISTORY_PAGE } else { limit };
         let (mut seen, mut bytes, mut after, mut recovered) = (vec![], 0, since.cloned(), None);
         loop {
             let history = self
@@ -189,7 +204,7 @@ impl Hub {
             recovered = recovered.or(since.map(|_| whole));
             let last = messages.last().map(|message| message.offset).filter(|_| is_governed && more);
             let (messages, lost) = match is_governed {
-                true => self.visible(seat, messages).await?,
+                true => self.filter_for_member(seat, messages).await?,
                 false => (messages, false),
             };
             if lost {
@@ -215,34 +230,34 @@ impl Hub {
         }
     }
 
-    /// The messages that pass the member's filter, and whether some are lost because the plugin failed.
-    async fn visible(
+    /// Returns the messages that pass the member's filter, and whether some are lost because the plugin failed.
+    async fn filter_for_member(
         &self,
         seat: &Seat,
         messages: Vec<Arc<Publication>>,
     ) -> Result<(Vec<Arc<Publication>>, bool), Refusal> {
-        let sieved = self.sieve(seat.shard, &seat.room, seat.id, messages).await;
-        if sieved.failed {
+        let filtered = self.filter_history(seat.shard, &seat.room, seat.id, messages).await;
+        if filtered.failed {
             let message =
                 format!("the filter of room '{}' could not be evaluated; try again later", &*seat.room);
             return Err(Refusal::new(ErrorCode::PluginFailed, message));
         }
-        Ok((sieved.passed, sieved.lost))
+        Ok((filtered.passed, filtered.lost))
     }
 
-    /// Waits until the principal may continue with a request that names so many rooms.
-    pub(crate) async fn turn_of_list<'a>(
+    /// Waits until the principal may continue with a request that names this many rooms. Only a long request gets a permit.
+    pub(crate) async fn acquire_long_request<'a>(
         &'a self,
         principal: &'a Arc<str>,
         rooms: usize,
     ) -> Option<FairPermit<'a>> {
-        match rooms > FEW {
-            true => Some(self.lists.acquire(principal).await),
+        match rooms > MAX_UNQUEUED_ROOMS {
+            true => Some(self.long_requests.acquire(principal).await),
             false => None,
         }
     }
 
-    /// Reads a page of a room's history when it is the principal's turn.
+    /// Waits for the principal's turn, and reads a page of a room's history.
     pub(crate) async fn read(
         &self,
         principal: &Arc<str>,
@@ -251,37 +266,39 @@ impl Hub {
         limit: PageLimit,
         reader: Reader,
     ) -> Result<History, Unavailable> {
-        let _turn = self.reads.acquire(principal).await;
+        let _permit = self.history_reads.acquire(principal).await;
         self.store.broker.history(room, after, limit, reader).await
     }
 }
 
-/// The refusal that a client gets if the store fails.
+/// The refusal for an error of the store.
 pub(crate) fn unavailable(error: Unavailable) -> Refusal {
     tracing::debug!(%error, "the store did not answer");
     if error.is_full() {
         return Refusal::retry(ErrorCode::Overloaded, "the store has no memory left; try again later", 1000);
     }
-    store_is_away()
+    store_unavailable()
 }
 
-pub(crate) fn store_is_away() -> Refusal {
+/// The refusal if the store does not answer.
+pub(crate) fn store_unavailable() -> Refusal {
     Refusal::retry(ErrorCode::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 
-/// The node or the store keeps nearly as much as it may, and of that so much for the principal that it keeps no more for it.
-pub(crate) fn full(what: &str) -> Refusal {
+/// The refusal if memory is short and the principal uses much of it. `what` is what it asked for, such as `messages`.
+pub(crate) fn memory_exhausted(what: &str) -> Refusal {
     let message = format!(
-        "memory is short, and much of it holds what is this principal's: no new {what} of it are taken; try again later"
+        "memory is short and this principal uses much of it: no new {what} are accepted; try again later"
     );
     Refusal::retry(ErrorCode::Overloaded, message, 1000)
 }
 
+/// The refusal for requests to a node that is stopping.
 pub(crate) fn stopping() -> Refusal {
     Refusal::retry(ErrorCode::Overloaded, "this node is stopping; connect again", 1000)
 }
 
-/// The request conflicts with the state of a plugin.
+/// The refusal of a request that conflicts with the state of a plugin.
 pub(crate) fn conflict(message: String) -> Refusal {
     Refusal::new(ErrorCode::Conflict, message)
 }

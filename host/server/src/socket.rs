@@ -128,10 +128,10 @@ async fn finish_answers(transport: &Transport, outbox: &Outbox, end: End) -> End
 }
 
 /// What a socket yields: a message, an error, or `None` at the end of the stream.
-type Received = Option<tungstenite::Result<Message>>;
+type ReadResult = Option<tungstenite::Result<Message>>;
 
 /// Subtracts a message that was received completely from the bytes of incomplete messages.
-fn count_received(socket: &mut ServerSocket, received: &Received) {
+fn count_read(socket: &mut ServerSocket, received: &ReadResult) {
     match received {
         Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
             socket.get_mut().received_control_frame(payload.len());
@@ -151,7 +151,7 @@ async fn read(socket: &mut ServerSocket, transport: &Transport, session: &mut Cl
                 continue;
             }
         };
-        count_received(socket, &received);
+        count_read(socket, &received);
         match received {
             Some(Ok(Message::Text(text))) => {
                 session.note_frame(|| transport.last_drained());

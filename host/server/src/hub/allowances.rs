@@ -10,11 +10,12 @@ use std::{
 use switchyard_plugin::Limits;
 use switchyard_protocol::Refusal;
 
-/// Principals that are remembered. If there are more, those that published longest ago are forgotten.
+/// Maximum number of principals that are remembered. Beyond it, those that published longest ago are forgotten.
 const MAX_PRINCIPALS: usize = 65_536;
-/// How many are forgotten at a time, so that finding them costs each new principal little.
-const FORGOTTEN_AT_ONCE: usize = MAX_PRINCIPALS / 8;
+/// How many are forgotten at a time, so that the cost of finding them is spread over many new principals.
+const PRINCIPALS_EVICTED_AT_ONCE: usize = MAX_PRINCIPALS / 8;
 
+/// The limits of all principals that have any.
 #[derive(Default)]
 pub(super) struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);
 
@@ -24,7 +25,7 @@ struct Allowance {
 }
 
 impl Allowances {
-    /// Sets the limits of a principal. Those of its latest connection apply to all of them.
+    /// Sets the limits of a principal. The limits of its latest connection apply to all its connections.
     pub(super) fn grant(&self, who: &Arc<str>, limits: &Limits, now: Instant) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let limited = limits.publishes_per_second.is_some() || limits.message_bytes.is_some();
@@ -33,7 +34,7 @@ impl Allowances {
                 return;
             }
             if all.len() >= MAX_PRINCIPALS {
-                forget_oldest(&mut all);
+                evict_oldest(&mut all);
             }
         }
         let allowance = all.entry(who.clone()).or_insert(Allowance { grant: Grant::default(), used: now });
@@ -41,7 +42,7 @@ impl Allowances {
         allowance.grant.change(limits, now);
     }
 
-    /// Counts one message of so many bytes, or refuses it.
+    /// Counts one message of this size, or refuses it.
     pub(super) fn take(&self, who: &str, bytes: usize, now: Instant) -> Result<(), Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(allowance) = all.get_mut(who) else { return Ok(()) };
@@ -52,9 +53,9 @@ impl Allowances {
     }
 }
 
-fn forget_oldest(all: &mut HashMap<Arc<str>, Allowance>) {
+fn evict_oldest(all: &mut HashMap<Arc<str>, Allowance>) {
     let mut used: Vec<_> = all.values().map(|allowance| allowance.used).collect();
-    let (_, newest_forgotten, _) = used.select_nth_unstable(FORGOTTEN_AT_ONCE);
+    let (_, newest_forgotten, _) = used.select_nth_unstable(PRINCIPALS_EVICTED_AT_ONCE);
     let newest_forgotten = *newest_forgotten;
     all.retain(|_, allowance| allowance.used > newest_forgotten);
 }
@@ -84,7 +85,7 @@ mod tests {
         {
             let all = allowances.0.lock().unwrap();
             assert!(
-                (MAX_PRINCIPALS - FORGOTTEN_AT_ONCE..=MAX_PRINCIPALS).contains(&all.len()),
+                (MAX_PRINCIPALS - PRINCIPALS_EVICTED_AT_ONCE..=MAX_PRINCIPALS).contains(&all.len()),
                 "{}",
                 all.len()
             );

@@ -1,4 +1,4 @@
-//! A member that catches up: how far it has got, and the live messages that are buffered for it meanwhile, within limits.
+//! A member that is catching up: how far it has got, and the live messages that are buffered for it meanwhile, within limits.
 
 use super::{Connection, command::CatchUpOutcome};
 use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};
@@ -6,9 +6,9 @@ use switchyard_plugin::FilterId;
 use switchyard_protocol::{Position, Publication};
 use tokio::sync::oneshot;
 
-/// The most messages that are buffered for one member of a room. In addition, the messages of all rooms of a connection take at
-/// most a quarter of its outbox limit, so that they fit into it together with the half that a replay fills. Beyond either limit, the
-/// replay reads them from history.
+/// Maximum number of messages that are buffered for one member of a room. In addition, the buffered messages of all rooms
+/// of a connection take at most a quarter of its outbox limit, so that they fit into it together with the half that a
+/// replay fills. Beyond either limit, the replay reads them from history.
 pub(super) const MAX_BUFFERED_MESSAGES: usize = 256;
 
 /// The part of a connection's outbox limit that its buffered messages may take.
@@ -93,7 +93,7 @@ impl Progress {
     }
 }
 
-/// A member that catches up.
+/// A member that is catching up.
 pub(super) struct CatchUp {
     pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
@@ -104,7 +104,7 @@ pub(super) struct CatchUp {
     buffered_after: u64,
     buffered: Vec<Arc<Publication>>,
     buffered_bytes: usize,
-    /// A message could not be buffered, so the buffer is of no use.
+    /// A message could not be buffered, so the buffer is incomplete and useless.
     has_overflowed: bool,
 }
 
@@ -159,7 +159,8 @@ impl CatchUp {
         self.buffered = vec![];
     }
 
-    /// What a replay that has sent everything up to its progress does next, if the room is at `room`. `None`: it waits for the room.
+    /// What a replay does next that has sent everything up to its progress. `room` is the position of the room. `None`: it
+    /// waits for the room.
     pub(super) fn outcome(&mut self, room: &Position) -> Option<CatchUpOutcome> {
         let member = self.progress.position();
         if member.epoch != room.epoch {

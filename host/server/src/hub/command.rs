@@ -1,4 +1,4 @@
-//! What a shard is told to do, and the questions that it answers. Whoever asks may be gone when the answer is there.
+//! The commands of a shard, and its replies. The receiver of a reply may be gone by the time it is sent.
 
 use super::{
     CompiledVersion, Connection,
@@ -11,10 +11,13 @@ use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{ConnectionId, Event};
 use tokio::sync::{mpsc, oneshot};
 
-pub(super) type Queue = mpsc::UnboundedSender<Command>;
+/// The queue of a shard.
+pub(super) type ShardQueue = mpsc::UnboundedSender<ShardCommand>;
 
-pub(crate) enum Command {
-    Question(Question),
+/// A command to a shard.
+pub(crate) enum ShardCommand {
+    /// Needs a decision of the shard's policy.
+    Request(PolicyRequest),
     /// A member accepts an offer.
     Accept {
         room: RoomName,
@@ -26,7 +29,7 @@ pub(crate) enum Command {
     /// A member does not accept an offer.
     Decline {
         filter: FilterId,
-        /// The principal that would have held it.
+        /// The principal to which the filter was granted.
         who: Arc<str>,
     },
     Leave {
@@ -34,7 +37,7 @@ pub(crate) enum Command {
         seat: SeatId,
         reply: Option<oneshot::Sender<()>>,
     },
-    /// A member has handled all messages up to an offset. The answer is the position to record.
+    /// A member has handled all messages up to an offset. The reply is the position to record.
     Acknowledge {
         room: RoomName,
         seat: SeatId,
@@ -43,8 +46,8 @@ pub(crate) enum Command {
         offset: u64,
         reply: oneshot::Sender<Result<Position, AckError>>,
     },
-    /// A member has been sent everything up to `upto`, or is to be told that it is `lost`: take it live once the room is
-    /// there, or say how to go on.
+    /// A replay has sent its member everything up to `upto`; or, if `lost`, the member must be told that it missed these
+    /// messages. The member goes live once the room has reached this position. Otherwise the reply says how to continue.
     FinishCatchUp {
         room: RoomName,
         seat: SeatId,
@@ -57,34 +60,36 @@ pub(crate) enum Command {
         version: CompiledVersion,
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
-    /// Starts or stops sending all calls and answers to a candidate.
+    /// Starts or stops copying all calls and answers to a candidate.
     Mirror(Option<Mirror>),
-    /// The gathered messages have been written to all members.
+    /// Tasks have written the delayed connections of the flush queue.
     Written,
+    /// An event of the store.
     Store(Event),
 }
 
-/// What may take a call to the plugin to answer. In a governed shard, principals take turns.
-pub(crate) enum Question {
+/// A request that may call the plugin. In a governed shard, principals take turns with these.
+pub(crate) enum PolicyRequest {
     Join {
         request: JoinRequest,
         reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     },
-    /// Whether a message may be published, and where.
+    /// Asks whether a message may be published, and to which room.
     Check {
         message: UncheckedMessage,
         reply: oneshot::Sender<Result<CheckedMessage, Refusal>>,
     },
-    Sieve(Sieving),
+    /// Asks which messages of the history pass a member's filter.
+    FilterHistory(HistoryFilterRequest),
 }
 
-impl Question {
-    /// Nobody waits for the answer any more.
+impl PolicyRequest {
+    /// Whether nobody waits for the reply any more.
     pub(super) fn is_abandoned(&self) -> bool {
         match self {
             Self::Join { reply, .. } => reply.is_closed(),
             Self::Check { reply, .. } => reply.is_closed(),
-            Self::Sieve(sieving) => sieving.reply.is_closed(),
+            Self::FilterHistory(request) => request.reply.is_closed(),
         }
     }
 }
@@ -96,6 +101,7 @@ pub(crate) struct SeatId {
     pub serial: u64,
 }
 
+/// A request of a connection for a seat in a room.
 pub(crate) struct JoinRequest {
     pub room: RoomName,
     pub connection: Arc<Connection>,
@@ -103,13 +109,14 @@ pub(crate) struct JoinRequest {
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,
-    /// Keep back what comes until the member asks to settle: for one that may have to leave again without having heard anything.
+    /// Buffer messages until the member finishes catching up. Set if the member may still have to leave without having been
+    /// sent anything.
     pub buffer: bool,
-    /// If the connection is a member already, make an offer: nothing changes until it accepts.
+    /// If the connection is a member already, reply with an offer: nothing changes until it is accepted.
     pub offer: bool,
 }
 
-/// The answer to a join.
+/// The reply to a [`JoinRequest`].
 #[derive(Debug)]
 pub(crate) enum JoinAnswer {
     Joined(Joined),
@@ -122,16 +129,16 @@ pub(crate) struct Offer {
     pub room: RoomName,
     filter: Option<FilterId>,
     who: Arc<str>,
-    queue: Option<Queue>,
+    queue: Option<ShardQueue>,
 }
 
 impl Offer {
-    pub(crate) fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: Queue) -> Self {
+    pub(crate) fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: ShardQueue) -> Self {
         Self { room, filter, who, queue: Some(queue) }
     }
 
-    /// Accepts the offer. From here on, messages are buffered until the member asks to finish catching up, so that it can
-    /// tell the client first. `None` if the node is stopping.
+    /// Accepts the offer. From here on, messages are buffered until the member finishes catching up, so that the client can
+    /// be told first. `None` if the node is stopping.
     pub(crate) async fn accept(
         mut self,
         connection: Arc<Connection>,
@@ -140,7 +147,7 @@ impl Offer {
         let queue = self.queue.take()?;
         let (reply, joined) = oneshot::channel();
         let (room, filter) = (self.room.clone(), self.filter.take());
-        queue.send(Command::Accept { room, connection, filter, since, reply }).ok()?;
+        queue.send(ShardCommand::Accept { room, connection, filter, since, reply }).ok()?;
         joined.await.ok()
     }
 }
@@ -148,80 +155,85 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         if let (Some(queue), Some(filter)) = (self.queue.take(), self.filter.take()) {
-            queue.send(Command::Decline { filter, who: self.who.clone() }).ok();
+            queue.send(ShardCommand::Decline { filter, who: self.who.clone() }).ok();
         }
     }
 }
 
+/// A seat that was taken.
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub seat: Seat,
-    /// The newest position of the room at the moment of joining.
+    /// The newest position of the room when the seat was taken.
     pub position: Position,
     pub recovery: Recovery,
-    /// How far the member has got, if it has to catch up. Messages are buffered for it until it has.
+    /// How far the member has got, if it has to catch up. Messages are buffered for it meanwhile.
     pub progress: Option<Progress>,
-    /// Whether what is replayed has to be sieved.
+    /// Whether replayed messages have to be filtered.
     pub filtered: bool,
 }
 
+/// What a member has missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recovery {
+    /// The client did not ask to recover from a position.
     NotAsked,
     /// The member has missed nothing.
     Complete,
-    /// What came after this position must be replayed, if the log still has it. The position may be ahead of the room on this
-    /// node, or of an epoch that this node does not know yet.
+    /// The messages after this position must be replayed, if the log still has them. The position may be ahead of the room
+    /// on this node, or of an epoch that this node does not know yet.
     After(Position),
 }
 
-/// Messages of a room's history, of which the member may see those that pass its filter.
-pub(crate) struct Sieving {
+/// Asks which messages of a room's history pass the filter of a member.
+pub(crate) struct HistoryFilterRequest {
     pub room: RoomName,
     pub seat: SeatId,
+    /// The messages that have not been evaluated yet.
     pub messages: VecDeque<Arc<Publication>>,
-    /// The result for the messages that have been evaluated already.
-    pub sieved: Sieved,
-    pub reply: oneshot::Sender<Sieved>,
+    /// The result for the messages that have been evaluated.
+    pub filtered: FilteredHistory,
+    pub reply: oneshot::Sender<FilteredHistory>,
 }
 
+/// The reply to a [`HistoryFilterRequest`].
 #[derive(Default)]
-pub(crate) struct Sieved {
+pub(crate) struct FilteredHistory {
     pub passed: Vec<Arc<Publication>>,
     /// The plugin failed for some messages, which are lost to the member.
     pub lost: bool,
-    /// There is no seat or no plugin, so nothing could be evaluated.
+    /// Nothing could be evaluated, because the seat is gone or no plugin is active.
     pub failed: bool,
 }
 
-impl Sieved {
+impl FilteredHistory {
     pub(crate) fn failed() -> Self {
         Self { failed: true, ..Self::default() }
     }
 }
 
+/// The reply to [`ShardCommand::FinishCatchUp`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CatchUpOutcome {
+    /// The member is live.
     Live,
     /// The buffer overflowed: replay up to this position, in the epoch of the replay, and ask again.
-    Behind {
-        upto: Position,
-    },
-    /// The room changed its epoch: ask the log whether the member's is the one it has now.
+    Behind { upto: Position },
+    /// The room changed its epoch: ask the log whether the member's epoch is the current one.
     EpochChanged,
     /// The seat is gone.
     Gone,
 }
 
-/// Why an acknowledgement is wrong.
+/// Why an acknowledgement is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AckError {
     /// The message was not sent yet, or the member has left.
     Unsent,
-    /// It names an epoch other than the last one that the member was told, which is this.
+    /// It names another epoch than this one, the last that the member was told.
     OtherEpoch(Arc<str>),
     /// It names no epoch, and the member may not know yet that the room is in this one.
-    Unheard(Arc<str>),
+    UnconfirmedEpoch(Arc<str>),
 }
 
 /// A connection's membership in a room. Dropping it leaves the room.
@@ -230,19 +242,19 @@ pub(crate) struct Seat {
     pub room: RoomName,
     pub id: SeatId,
     pub(super) shard: usize,
-    queue: Option<Queue>,
+    queue: Option<ShardQueue>,
 }
 
 impl Seat {
-    pub(crate) fn new(room: RoomName, id: SeatId, shard: usize, queue: Queue) -> Self {
+    pub(crate) fn new(room: RoomName, id: SeatId, shard: usize, queue: ShardQueue) -> Self {
         Self { room, id, shard, queue: Some(queue) }
     }
 
-    /// Leaves the room. When this returns, the room enqueues nothing more. A replay must be stopped before.
+    /// Leaves the room. When this returns, the room enqueues nothing more. The caller must have stopped any replay.
     pub(crate) async fn leave(mut self) {
         let Some(queue) = self.queue.take() else { return };
         let (reply, left) = oneshot::channel();
-        let command = Command::Leave { room: self.room.clone(), seat: self.id, reply: Some(reply) };
+        let command = ShardCommand::Leave { room: self.room.clone(), seat: self.id, reply: Some(reply) };
         if queue.send(command).is_ok() {
             left.await.ok();
         }
@@ -252,7 +264,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.take() {
-            queue.send(Command::Leave { room: self.room.clone(), seat: self.id, reply: None }).ok();
+            queue.send(ShardCommand::Leave { room: self.room.clone(), seat: self.id, reply: None }).ok();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Asks plugins whether a connection may be opened. Has a thread and plugin instances of its own, so that a
 //! plugin that is busy with its rooms does not keep clients from connecting.
 
-use super::{conflict, no_thread, refusals::wire_refusal, slots::CompiledVersion, stopping};
+use super::{cannot_start_thread, conflict, refusals::wire_refusal, slots::CompiledVersion, stopping};
 use std::{
     collections::BTreeMap,
     io,
@@ -56,7 +56,7 @@ impl ConnectAuthorizer {
                         governor_count.store(governors.0.len(), Ordering::Release);
                         reply.send(swapped).ok();
                     }
-                    AuthorizerRequest::Mirror(slot, mirror) => governors.mirror(slot, mirror),
+                    AuthorizerRequest::Mirror(slot, mirror) => governors.set_mirror(slot, mirror),
                 }
             }
         };
@@ -89,8 +89,9 @@ impl ConnectAuthorizer {
             Some(requests) => requests,
             None if version.is_none() => return Ok(None),
             None => {
-                let started =
-                    self.start_thread().map_err(|error| no_thread("that authorizes connections", error))?;
+                let started = self
+                    .start_thread()
+                    .map_err(|error| cannot_start_thread("that authorizes connections", error))?;
                 // If another plugin was faster, this thread ends at once.
                 self.requests.get_or_init(|| started)
             }
@@ -101,7 +102,7 @@ impl ConnectAuthorizer {
         swapped.map_err(|error| conflict(error.to_string()))
     }
 
-    pub(super) fn mirror(&self, slot: usize, mirror: Option<Mirror>) {
+    pub(super) fn set_mirror(&self, slot: usize, mirror: Option<Mirror>) {
         if let Some(requests) = self.requests.get() {
             requests.send(AuthorizerRequest::Mirror(slot, mirror)).ok();
         }
@@ -130,7 +131,7 @@ impl ConnectGovernors {
         }
     }
 
-    fn mirror(&mut self, slot: usize, mirror: Option<Mirror>) {
+    fn set_mirror(&mut self, slot: usize, mirror: Option<Mirror>) {
         if let Some((_, governor)) = self.0.get_mut(&slot) {
             governor.set_mirror(mirror);
         }

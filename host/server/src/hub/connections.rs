@@ -21,14 +21,14 @@ use switchyard_store::{
     key::{Digest, Scope},
 };
 
-/// What all tasks can see of an authenticated connection.
+/// An authenticated connection, as all tasks see it.
 pub(crate) struct Connection {
     pub id: ConnectionId,
     /// Set before the client is told about it.
     pub session: OnceLock<SessionToken>,
     pub key: Digest,
     pub principal: Arc<str>,
-    /// The memory that is kept for the principal.
+    /// The principal's share of the memory account.
     pub share: Arc<MemoryShare>,
     pub remote: SocketAddr,
     /// When it connected, in Unix milliseconds.
@@ -49,9 +49,9 @@ pub(crate) struct Connections {
     by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
 }
 
-const HELD: &str = "no code panics while it holds the connections";
+const NOT_POISONED: &str = "no code panics while it holds the lock";
 
-/// How many connections [`Connections::for_each`] copies at a time. Copying them takes some microseconds.
+/// How many connections [`Connections::for_each`] copies at a time. Copying them takes a few microseconds.
 const PAGE_SIZE: usize = 256;
 
 impl Hub {
@@ -73,22 +73,22 @@ pub(crate) fn connection_limit_reached(key: &Key, count: u32) -> Refusal {
 
 impl Connections {
     pub(crate) fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
-        self.by_id.read().expect(HELD).get(&id).cloned()
+        self.by_id.read().expect(NOT_POISONED).get(&id).cloned()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_id.read().expect(HELD).len()
+        self.by_id.read().expect(NOT_POISONED).len()
     }
 
     /// The next connections after `after` in the order of their ids, at most `limit`.
     pub(crate) fn page(&self, after: Option<ConnectionId>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let all = self.by_id.read().expect(HELD);
+        let all = self.by_id.read().expect(NOT_POISONED);
         all.range((from, Bound::Unbounded)).take(limit).map(|(_, connection)| connection.clone()).collect()
     }
 
-    /// Visits every connection without holding the lock, so that no connection waits for a visit to all of them before it can come
-    /// or go. One that comes meanwhile may be visited or not.
+    /// Calls `visit` for every connection without holding the lock, so that connections can be added and removed meanwhile.
+    /// One that is added meanwhile may be visited or not.
     fn for_each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
         let mut last = None;
         loop {
@@ -106,9 +106,9 @@ impl Connections {
         self.for_each(|connection| connection.outbox.close(reason()));
     }
 
-    /// Closes the connections whose key was removed (4410) or has expired (4401). Also those whose key may no longer subscribe,
-    /// although they are in rooms (4600): their clients reconnect, and are in no rooms then. A connection that comes meanwhile has
-    /// to check its key itself.
+    /// Closes the connections whose key was removed (4410) or has expired (4401). Also closes those that are in rooms although
+    /// their key may no longer subscribe (4600); when their clients reconnect, they are in no rooms. A connection that is added
+    /// meanwhile has to check its key itself.
     pub(crate) fn recheck_keys(&self, keys: &Keys) {
         self.for_each(|connection| {
             if let Err(refusal) = connection.check_key(keys) {
@@ -128,8 +128,8 @@ pub(crate) fn close_for_key(refusal: &Refusal) -> Close {
     }
 }
 
-/// Lets others find a connection until this is dropped. After that its session can be resumed, unless an operator ended the
-/// connection: then the session ends, too.
+/// Keeps a connection in [`Connections`] until this is dropped. Its session can then be resumed, unless an operator ended
+/// the connection, which ends its session as well.
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
@@ -142,7 +142,7 @@ pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 impl Registration {
     pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
         let charge = connection.share.charge(MemoryKind::Sessions, CONNECTION_BYTES);
-        hub.connections.by_id.write().expect(HELD).insert(connection.id, connection.clone());
+        hub.connections.by_id.write().expect(NOT_POISONED).insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
         Self { hub, connection, _charge: charge }
     }
@@ -152,7 +152,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Self { hub, connection, .. } = self;
         connection.outbox.end();
-        hub.connections.by_id.write().expect(HELD).remove(&connection.id);
+        hub.connections.by_id.write().expect(NOT_POISONED).remove(&connection.id);
         hub.metrics.connections.dec();
         if connection.session.get().is_none() {
             return;
@@ -180,7 +180,7 @@ impl Connection {
         self.outbox.push(Frame::ping(nonce));
     }
 
-    /// Names the connection and its session to the store.
+    /// Identifies the connection and its session to the store.
     pub(crate) fn hold(&self) -> Hold {
         Hold { token: self.session(), connection: self.id }
     }

@@ -1,4 +1,4 @@
-//! A semaphore for work that takes long, which principals acquire in turn. A principal holds one permit at a time.
+//! A semaphore for slow work that principals acquire in turn. A principal holds at most one permit at a time.
 
 use std::{
     collections::HashMap,
@@ -6,49 +6,51 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// A semaphore that serves principals in turn.
 pub(super) struct FairSemaphore {
-    all: Arc<Semaphore>,
-    /// Principals that hold a permit or wait for one. Each waits once in the common queue, so that they take turns.
-    principals: Mutex<HashMap<Arc<str>, Queue>>,
+    shared: Arc<Semaphore>,
+    /// Principals that hold a permit or wait for one. Each waits only once for the shared semaphore, so they take turns.
+    principals: Mutex<HashMap<Arc<str>, PrincipalQueue>>,
 }
 
-struct Queue {
-    /// How many hold the permit or wait for it.
-    count: usize,
-    turn: Arc<Semaphore>,
+struct PrincipalQueue {
+    /// How many requests hold the principal's permit or wait for it.
+    requests: usize,
+    /// Has the one permit of the principal.
+    own: Arc<Semaphore>,
 }
 
-/// Allows one piece of work. Dropping it gives the permit to the next principal.
+/// Allows one piece of work. Dropping it passes the permit to the next principal.
 pub(crate) struct FairPermit<'a> {
-    of: &'a FairSemaphore,
+    semaphore: &'a FairSemaphore,
     principal: &'a Arc<str>,
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
 impl FairSemaphore {
-    /// With so many permits for all principals together.
-    pub(super) fn new(at_once: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(at_once)), principals: Mutex::default() }
+    /// Creates a semaphore with this many permits for all principals together.
+    pub(super) fn new(permits: usize) -> Self {
+        Self { shared: Arc::new(Semaphore::new(permits)), principals: Mutex::default() }
     }
 
     /// Waits until it is the principal's turn.
     pub(super) async fn acquire<'a>(&'a self, principal: &'a Arc<str>) -> FairPermit<'a> {
         let own = {
             let mut principals = self.lock();
-            let new = || Queue { count: 0, turn: Arc::new(Semaphore::new(1)) };
+            let new = || PrincipalQueue { requests: 0, own: Arc::new(Semaphore::new(1)) };
             let queue = principals.entry(principal.clone()).or_insert_with(new);
-            queue.count += 1;
-            queue.turn.clone()
+            queue.requests += 1;
+            queue.own.clone()
         };
-        // From here on, dropping it leaves the queue, also while it waits.
-        let mut turn = FairPermit { of: self, principal, permits: None };
+        // From here on, dropping it leaves the queue, even while it waits.
+        let mut permit = FairPermit { semaphore: self, principal, permits: None };
         let own = own.acquire_owned().await.expect("never closed");
-        let of_all = self.all.clone().acquire_owned().await.expect("never closed");
-        turn.permits = Some((of_all, own));
-        turn
+        let shared = self.shared.clone().acquire_owned().await.expect("never closed");
+        permit.permits = Some((shared, own));
+        permit
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Queue>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, PrincipalQueue>> {
         self.principals.lock().expect("no code panics while it holds the queues")
     }
 }
@@ -56,10 +58,10 @@ impl FairSemaphore {
 impl Drop for FairPermit<'_> {
     fn drop(&mut self) {
         self.permits = None;
-        let mut principals = self.of.lock();
-        let queue = principals.get_mut(self.principal).expect("counted when it came");
-        queue.count -= 1;
-        if queue.count == 0 {
+        let mut principals = self.semaphore.lock();
+        let queue = principals.get_mut(self.principal).expect("counted when it was acquired");
+        queue.requests -= 1;
+        if queue.requests == 0 {
             principals.remove(self.principal);
         }
     }
@@ -86,6 +88,6 @@ mod tests {
         assert!(greedy[1].as_mut().now_or_never().is_none());
         assert!(last.as_mut().now_or_never().is_some());
         drop((greedy, others, last));
-        assert!(reads.lock().is_empty(), "nothing is kept of who reads no more");
+        assert!(reads.lock().is_empty(), "principals that read nothing take no memory");
     }
 }

@@ -1,7 +1,7 @@
 //! When the outboxes of a shard's members are written: at once under low load, and with a delay under high load. A write is nearly
 //! all that a delivery costs, and takes any number of frames, so a delay lets several deliveries share one write.
 
-use super::{Connection, command::Command};
+use super::{Connection, command::ShardCommand};
 use std::{
     sync::{
         Arc,
@@ -101,8 +101,8 @@ impl FlushQueue {
     }
 
     /// Writes the immediate connections, and the delayed ones if they are due. When tasks have written the delayed ones, they send
-    /// [`Command::Written`] to `queue`.
-    pub(super) fn write(&mut self, now: Instant, queue: &WeakUnboundedSender<Command>) {
+    /// [`ShardCommand::Written`] to `queue`.
+    pub(super) fn write(&mut self, now: Instant, queue: &WeakUnboundedSender<ShardCommand>) {
         write(&mut self.immediate, None);
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
@@ -110,7 +110,7 @@ impl FlushQueue {
         }
     }
 
-    /// Call on [`Command::Written`].
+    /// Call on [`ShardCommand::Written`].
     pub(super) fn written(&mut self, now: Instant) {
         self.is_writing = false;
         self.due = (!self.delayed.is_empty()).then(|| now + WRITE_COALESCE_DELAY);
@@ -119,8 +119,8 @@ impl FlushQueue {
 
 /// Writes a few connections at once. Leaves many to one task for each core, in batches, so that a large room does not block its
 /// shard, and a member that was written does not wait for the last one before it is sent the next message. Returns whether tasks
-/// were started. They send [`Command::Written`] to `queue` when they are done.
-fn write(connections: &mut Vec<Arc<Connection>>, queue: Option<&WeakUnboundedSender<Command>>) -> bool {
+/// were started. They send [`ShardCommand::Written`] to `queue` when they are done.
+fn write(connections: &mut Vec<Arc<Connection>>, queue: Option<&WeakUnboundedSender<ShardCommand>>) -> bool {
     if connections.len() <= WRITE_BATCH_SIZE {
         connections.drain(..).for_each(|connection| connection.outbox.flush());
         return false;
@@ -145,7 +145,7 @@ struct SharedFlush {
     connections: Vec<Arc<Connection>>,
     /// The first one that no task has taken.
     next: AtomicUsize,
-    queue: Option<WeakUnboundedSender<Command>>,
+    queue: Option<WeakUnboundedSender<ShardCommand>>,
 }
 
 impl SharedFlush {
@@ -158,7 +158,7 @@ impl SharedFlush {
 impl Drop for SharedFlush {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.as_ref().and_then(WeakUnboundedSender::upgrade) {
-            queue.send(Command::Written).ok();
+            queue.send(ShardCommand::Written).ok();
         }
     }
 }
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(written(), WRITE_BATCH_SIZE, "other tasks get their turn");
         flush.queue_for(&fast, now).push(Connection::detached(pipes[0].clone()));
         assert_eq!(flush.due(), None, "the last batch is not written");
-        assert!(matches!(commands.recv().await, Some(Command::Written)));
+        assert!(matches!(commands.recv().await, Some(ShardCommand::Written)));
         assert_eq!(written(), WRITE_BATCH_SIZE * 2);
         flush.written(now);
         assert_eq!(flush.due(), Some(now + WRITE_COALESCE_DELAY));

@@ -5,6 +5,7 @@ use std::time::Instant;
 use switchyard_plugin::Limits;
 use switchyard_protocol::{ErrorCode, Refusal};
 
+/// The limits of one publisher, and how much of them is used.
 #[derive(Default)]
 pub(super) struct Grant {
     message_bytes: Option<u32>,
@@ -12,7 +13,7 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// Sets other limits. What was used of the old ones counts.
+    /// Changes the limits. What was used under the old ones still counts.
     pub(super) fn change(&mut self, limits: &Limits, now: Instant) {
         self.message_bytes = limits.message_bytes;
         match (&mut self.bucket, limits.publishes_per_second.map(Rate::per_second)) {
@@ -21,16 +22,16 @@ impl Grant {
         }
     }
 
-    /// Counts one message of so many bytes, or refuses it. `too_many` makes the message for a publisher that must wait for
-    /// so many milliseconds.
+    /// Counts one message of this size, or refuses it. `too_many` makes the error message; its argument is how long the
+    /// publisher has to wait, in milliseconds.
     pub(super) fn take(
         &mut self,
         bytes: usize,
         now: Instant,
         too_many: impl FnOnce(u64) -> String,
     ) -> Result<(), Refusal> {
-        if let Some(most) = self.message_bytes.filter(|most| bytes > *most as usize) {
-            let message = format!("data has {bytes} bytes, at most {most} are allowed here");
+        if let Some(max) = self.message_bytes.filter(|max| bytes > *max as usize) {
+            let message = format!("data has {bytes} bytes; at most {max} are allowed here");
             return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
         }
         let Some(bucket) = &mut self.bucket else { return Ok(()) };

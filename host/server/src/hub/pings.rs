@@ -1,5 +1,5 @@
-//! Pings that confirm something: a client that answers one has read everything that was sent before it. The pings of the heartbeat
-//! are not among them.
+//! Pings that confirm something: a client that answers one has read everything that was sent before it. Does not send the
+//! pings of the heartbeat.
 
 use std::sync::{
     Arc, Mutex,
@@ -41,12 +41,12 @@ impl Confirmation {
     }
 }
 
-const HELD: &str = "no code panics while it holds the pings";
+const NOT_POISONED: &str = "no code panics while it holds the lock";
 
 impl Pings {
-    /// The nonce for a ping that confirms that a room continues after `position`.
+    /// The nonce for a ping whose answer confirms that the client knows that a room continues after `position`.
     pub(crate) fn epoch_change(&self, room: &RoomName, before: &Arc<str>, position: &Position) -> u64 {
-        let mut state = self.state.lock().expect(HELD);
+        let mut state = self.state.lock().expect(NOT_POISONED);
         let sent = state.get_or_insert_default();
         // As long as an earlier change is not confirmed, the client may still be in the epoch before it.
         let earlier = sent.unanswered.iter().position(|(_, confirmation)| confirmation.is_about(room));
@@ -61,9 +61,9 @@ impl Pings {
         sent.last_nonce
     }
 
-    /// The nonce for a ping that confirms that the client is alive.
+    /// The nonce for a ping whose answer confirms that the client is alive.
     pub(crate) fn probe(&self) -> u64 {
-        let mut state = self.state.lock().expect(HELD);
+        let mut state = self.state.lock().expect(NOT_POISONED);
         let sent = state.get_or_insert_default();
         sent.unanswered.retain(|(_, confirmation)| *confirmation != Confirmation::Alive);
         sent.last_nonce += 1;
@@ -73,13 +73,14 @@ impl Pings {
         sent.last_nonce
     }
 
-    /// Call when something is received. `emptied` returns when the socket was last read empty. If that was after the probe, the
-    /// client sent it after the probe, so it is alive. Then this returns `true`, once. It works with clients that answer no pings.
+    /// Call this when something is received. `emptied` returns when the socket was last read until it was empty. If that was
+    /// after the probe, the client sent something after the probe, so it is alive. This then returns `true`, once. It works
+    /// even with clients that do not answer pings.
     pub(crate) fn confirm_probe(&self, emptied: impl FnOnce() -> Instant) -> bool {
         if !self.is_probing.load(Ordering::Acquire) {
             return false;
         }
-        let mut state = self.state.lock().expect(HELD);
+        let mut state = self.state.lock().expect(NOT_POISONED);
         let Some(sent) = &mut *state else { return false };
         let is_alive = sent.probed.is_some_and(|probed| emptied() > probed);
         if is_alive {
@@ -89,9 +90,10 @@ impl Pings {
         is_alive
     }
 
-    /// What the answer to a ping confirms. It also answers all earlier pings, because a client may answer only the last of several.
+    /// What the answer to a ping confirms. It answers all earlier pings as well, because a client may answer only the last of
+    /// several.
     pub(crate) fn answered(&self, nonce: u64) -> Vec<Confirmation> {
-        let mut state = self.state.lock().expect(HELD);
+        let mut state = self.state.lock().expect(NOT_POISONED);
         let Some(sent) = &mut *state else { return vec![] };
         let count = sent.unanswered.partition_point(|(sent_nonce, _)| *sent_nonce <= nonce);
         let confirmed: Vec<_> =
@@ -102,9 +104,9 @@ impl Pings {
         confirmed
     }
 
-    /// The last epoch of a room that the client is known to have heard of. `None`: that is the current one.
+    /// The last epoch of a room that the client is known to have heard of. `None` if that is the current one.
     pub(crate) fn unconfirmed_epoch(&self, room: &RoomName) -> Option<Arc<str>> {
-        let state = self.state.lock().expect(HELD);
+        let state = self.state.lock().expect(NOT_POISONED);
         let mut unanswered = state.iter().flat_map(|sent| &sent.unanswered);
         unanswered.find_map(|(_, confirmation)| match confirmation {
             Confirmation::EpochChange { room: name, before, position }
@@ -116,9 +118,9 @@ impl Pings {
         })
     }
 
-    /// The client left the room, or it is known in another way that it has heard of the room's epoch.
+    /// Call this when the client has left the room, or is known in another way to have heard of the room's epoch.
     pub(crate) fn forget(&self, room: &RoomName) {
-        if let Some(sent) = &mut *self.state.lock().expect(HELD) {
+        if let Some(sent) = &mut *self.state.lock().expect(NOT_POISONED) {
             sent.unanswered.retain(|(_, confirmation)| !confirmation.is_about(room));
         }
     }

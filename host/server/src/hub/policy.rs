@@ -1,5 +1,5 @@
-//! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or a plugin's. Turns a
-//! plugin's refusals into the codes of the wire, by the hook that was asked.
+//! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or that of a plugin. Does not know
+//! members.
 
 use super::{CompiledVersion, command::JoinRequest, conflict, refusals::wire_refusal};
 use serde::Deserialize;
@@ -9,40 +9,45 @@ use switchyard_protocol::{
     room::{RoomKind, RoomName},
 };
 
-/// `[rooms] ungoverned`
+/// `rooms.ungoverned`: who may use rooms without a plugin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ungoverned {
+    /// Every client, as far as its key allows it.
     #[default]
     Open,
+    /// Nobody.
     Closed,
 }
 
+/// Who may do what in the rooms of a shard.
 pub(crate) enum Policy {
+    /// The rooms have no plugin.
     Ungoverned(Ungoverned),
+    /// A plugin decides.
     Governed(Box<Governor>),
-    /// Its plugin is not loaded: the rooms are closed until a version is.
-    Failed {
-        plugin: String,
-    },
+    /// No version of the plugin is active, so the rooms are closed.
+    Failed { plugin: String },
 }
 
-/// A room that may be joined, by the name that the plugin gave it.
+/// Permission to join a room.
 pub(crate) struct Admission {
+    /// The canonical name of the room.
     pub room: RoomName,
-    /// A reference that the member holds.
+    /// The filter of the member. Whoever holds it has to release it.
     pub filter: Option<FilterId>,
     pub limits: Limits,
 }
 
-/// A room without a plugin where those are closed.
-pub(super) fn closed(room: &RoomName) -> Refusal {
-    let message = format!("room '{}' has no plugin, and rooms without one are closed here", &**room);
+/// The refusal for a room without a plugin if such rooms are closed.
+pub(super) fn ungoverned_closed(room: &RoomName) -> Refusal {
+    let message =
+        format!("room '{}' has no plugin, and rooms without a plugin are closed on this node", &**room);
     Refusal::new(ErrorCode::RoomRejected, message)
 }
 
 impl Policy {
-    /// `governs`: whether a canonical name still belongs to this shard's plugin.
+    /// Decides whether a connection may join a room. `governs` says whether this shard's plugin governs a canonical name.
     pub(crate) fn admit(
         &mut self,
         request: &JoinRequest,
@@ -55,7 +60,7 @@ impl Policy {
         let room = self.resolve(&request.who.id, &request.room, governs)?;
         let Policy::Governed(governor) = self else {
             if request.filter.is_some() {
-                let message = format!("no plugin governs room '{}', so it takes no filter", &*room);
+                let message = format!("room '{}' has no plugin, so it supports no filters", &*room);
                 return Err(Refusal::new(ErrorCode::FilterInvalid, message));
             }
             return Ok(Admission { room, filter: None, limits: Limits::default() });
@@ -64,18 +69,20 @@ impl Policy {
         let (who, filter) = (&request.who, request.filter.as_deref());
         let grant = governor.authorize(who, &room, filter, counts);
         let grant = grant.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-        if let Some(most) = grant.limits.rooms
-            && counts.of_connection >= most
+        if let Some(max) = grant.limits.rooms
+            && counts.of_connection >= max
         {
             self.release(grant.filter, &who.id);
-            let message =
-                format!("room '{}': its plugin allows {most} of its rooms a connection; leave one", &*room);
+            let message = format!(
+                "room '{}': its plugin allows {max} of its rooms per connection; leave one first",
+                &*room
+            );
             return Err(Refusal::new(ErrorCode::RoomLimit, message));
         }
         Ok(Admission { room, filter: grant.filter, limits: grant.limits })
     }
 
-    /// The canonical name of a room that exists for this policy.
+    /// The canonical name of a room, or a refusal if the room does not exist or is closed.
     pub(super) fn resolve(
         &mut self,
         who: &str,
@@ -85,14 +92,14 @@ impl Policy {
         let governor = match self {
             Policy::Governed(governor) => governor,
             Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
-            Policy::Ungoverned(Ungoverned::Closed) => return Err(closed(room)),
+            Policy::Ungoverned(Ungoverned::Closed) => return Err(ungoverned_closed(room)),
             Policy::Failed { plugin } => {
                 let message =
                     format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
                 return Err(Refusal::new(ErrorCode::PluginFailed, message));
             }
         };
-        // Whatever hooks it has: without it, nothing of this room may happen.
+        // Even for a plugin without hooks: if it is quarantined, its rooms may be closed.
         governor.open_rooms().map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
         let canonical = governor.validate(who, room);
         let canonical = canonical.map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
@@ -101,21 +108,23 @@ impl Policy {
             Ok(name) if name == *room || (name.kind() == RoomKind::Ordinary && governs(&name)) => Ok(name),
             _ => {
                 let plugin = governor.name();
-                let message =
-                    format!("plugin '{plugin}' named room '{}' as a room that it does not govern", &**room);
+                let message = format!(
+                    "plugin '{plugin}' gave room '{}' the name of a room that it does not govern",
+                    &**room
+                );
                 Err(Refusal::new(ErrorCode::PluginFailed, message))
             }
         }
     }
 
-    /// Gives up what `who` holds.
+    /// Releases a filter that `who` holds.
     pub(crate) fn release(&mut self, filter: Option<FilterId>, who: &str) {
         if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
             governor.release(filter, who);
         }
     }
 
-    /// Activates a version of the plugin. After an error the version before is active.
+    /// Activates a version of the plugin. After an error, the previous version is still active.
     pub(crate) fn swap(&mut self, version: CompiledVersion) -> Result<(), Refusal> {
         let CompiledVersion { plugin, on_failure } = version;
         match self {
@@ -128,8 +137,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether a message may only be published after it was asked here: its plugin has a hook for that, or no version is active, or
-    /// it is quarantined.
+    /// Whether messages must be checked before they are stored: the plugin has a publish hook, no version is active, or the
+    /// plugin is quarantined.
     pub(super) fn wants_publishes(&self) -> bool {
         match self {
             Policy::Ungoverned(_) => false,
@@ -138,13 +147,13 @@ impl Policy {
         }
     }
 
-    pub(crate) fn mirror(&mut self, mirror: Option<Mirror>) {
+    pub(crate) fn set_mirror(&mut self, mirror: Option<Mirror>) {
         if let Policy::Governed(governor) = self {
             governor.set_mirror(mirror);
         }
     }
 
-    /// Who a plugin is told is asking.
+    /// The principal as plugins see it.
     pub(crate) fn principal(id: &str, tier: &str) -> Principal {
         Principal { id: id.to_owned(), tier: tier.to_owned(), tags: vec![] }
     }

@@ -1,11 +1,11 @@
-//! Messages on their way into rooms: first the plugin checks them, then the store keeps them. Messages of one publisher
-//! overlap. Each step takes them in the order in which they came, so that is their order in each room and the order of
+//! Messages that are being published: first the plugin checks them, then the store keeps them. Messages of one publisher
+//! overlap. Each step handles them in the order of the requests, so they have the same order in each room, and so have
 //! their answers. Knows no frames.
 
 use super::{
-    BACKLOG, Hub, Publisher, Ungoverned,
-    command::{Command, Question},
-    full, policy,
+    Hub, MAX_SHARD_BACKLOG, Publisher, Ungoverned,
+    command::{PolicyRequest, ShardCommand},
+    memory_exhausted, policy,
     recent_publishers::Note,
     routes::{Governed, Route},
     stopping, unavailable,
@@ -31,23 +31,24 @@ use switchyard_store::{Message, PageLimit, PendingPublish, Reader};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Messages of one publisher that may be in flight. Beyond this, one must be answered before another is taken. Fewer
-/// keep a plugin and the store busy.
+/// Maximum number of messages of one publisher in flight. Beyond it, one must be answered before another may begin. It is
+/// more than enough to keep a plugin and the store busy.
 const MAX_IN_FLIGHT: usize = 64;
 /// The same limit for the bytes of their requests.
 const MAX_IN_FLIGHT_BYTES: usize = 256 << 10;
-/// Memory that a message in flight takes beside its request, in bytes.
+/// Memory of a message in flight in addition to its request, in bytes.
 const IN_FLIGHT_OVERHEAD: usize = 256;
-/// Capacity that an empty pipeline keeps, in messages.
+/// Maximum capacity of an empty pipeline, in messages.
 const RETAINED_CAPACITY: usize = 8;
 
-pub(crate) type Published = Result<reply::Published, Refusal>;
+/// The answer to a publish.
+pub(crate) type PublishResult = Result<reply::Published, Refusal>;
 
-/// A request to publish, from a client that may publish to this room.
+/// A message to publish, from a client that may publish to this room.
 pub(crate) struct Proposal<'a> {
     pub room: RoomName,
     pub message: Publish<'a>,
-    /// Length of the whole request.
+    /// Length of the whole request, in bytes.
     pub bytes: usize,
 }
 
@@ -73,7 +74,7 @@ pub(crate) struct CheckedMessage {
     pub charge: MemoryCharge,
 }
 
-/// What the plugin does not need to check a message, but the store needs to keep it.
+/// What the store needs in addition to a checked message.
 struct StoreParameters {
     share: Arc<MemoryShare>,
     /// The idempotency key.
@@ -84,22 +85,22 @@ struct StoreParameters {
 }
 
 /// How far a message has come.
-enum Step {
+enum PublishStep {
     /// The plugin checks it.
     Checking(oneshot::Receiver<Result<CheckedMessage, Refusal>>, StoreParameters),
     /// It needs no check, but waits for earlier messages that do.
     Waiting(Option<CheckedMessage>, StoreParameters),
     Storing(RoomName, PendingPublish, Option<Note>),
     /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's newest offset.
-    Discarded(RoomName, Option<AbortOnDropHandle<Published>>),
-    Done(Option<Published>),
+    Discarded(RoomName, Option<AbortOnDropHandle<PublishResult>>),
+    Done(Option<PublishResult>),
 }
 
 /// A message whose request has not been answered.
 struct InFlight<T> {
     tag: T,
     bytes: usize,
-    step: Step,
+    step: PublishStep,
 }
 
 /// The messages of one publisher that are in flight. `T` comes back with each answer.
@@ -124,17 +125,17 @@ impl<T> PublishPipeline<T> {
         !self.messages.is_empty() && (!has_room || !share.may_grow())
     }
 
-    /// Begins to publish a message. When this returns, its place in the order of all messages is settled.
+    /// Begins to publish a message. When this returns, its place in the order of messages is fixed.
     pub(crate) fn begin(&mut self, hub: &Hub, publisher: Publisher<'_>, proposal: Proposal<'_>, tag: T) {
         let (bytes, share) = (proposal.bytes, publisher.share);
         let must_wait = self.checked < self.messages.len();
         let step = hub.propose(publisher, proposal, must_wait);
-        self.push(share, InFlight { tag, bytes, step: step.unwrap_or_else(Step::refused) });
+        self.push(share, InFlight { tag, bytes, step: step.unwrap_or_else(PublishStep::refused) });
     }
 
-    /// Adds a request that is refused already. It is answered when those before it are. `bytes` is its length.
+    /// Adds a request that was refused, so that it is answered in order. `bytes` is its length.
     pub(crate) fn refuse(&mut self, share: &Arc<MemoryShare>, refusal: Refusal, bytes: usize, tag: T) {
-        self.push(share, InFlight { tag, bytes, step: Step::refused(refusal) });
+        self.push(share, InFlight { tag, bytes, step: PublishStep::refused(refusal) });
     }
 
     fn push(&mut self, share: &Arc<MemoryShare>, message: InFlight<T>) {
@@ -146,24 +147,25 @@ impl<T> PublishPipeline<T> {
     }
 
     fn skip_checked(&mut self) {
-        let is_unchecked =
-            |message: &InFlight<T>| matches!(message.step, Step::Checking(..) | Step::Waiting(..));
+        let is_unchecked = |message: &InFlight<T>| {
+            matches!(message.step, PublishStep::Checking(..) | PublishStep::Waiting(..))
+        };
         while self.messages.get(self.checked).is_some_and(|message| !is_unchecked(message)) {
             self.checked += 1;
         }
     }
 
     /// The next answer, in the order of the requests, or `None` if nothing is in flight. Cancel-safe.
-    pub(crate) async fn next(&mut self, hub: &Hub) -> Option<(T, Published)> {
+    pub(crate) async fn next(&mut self, hub: &Hub) -> Option<(T, PublishResult)> {
         poll_fn(|cx| self.poll_next(hub, cx)).await
     }
 
-    /// The next answer, if it is there already.
-    pub(crate) fn next_ready(&mut self, hub: &Hub) -> Option<(T, Published)> {
+    /// The next answer, if it is ready.
+    pub(crate) fn next_ready(&mut self, hub: &Hub) -> Option<(T, PublishResult)> {
         self.next(hub).now_or_never().flatten()
     }
 
-    fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, Published)>> {
+    fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, PublishResult)>> {
         while let Some(message) = self.messages.get_mut(self.checked) {
             let Poll::Ready(next) = message.step.poll_checked(hub, cx) else { break };
             message.step = next;
@@ -181,23 +183,27 @@ impl<T> PublishPipeline<T> {
     }
 }
 
-impl Step {
+impl PublishStep {
     fn refused(refusal: Refusal) -> Self {
         Self::Done(Some(Err(refusal)))
     }
 
-    /// Hands a message to the store once its plugin has checked it. Ready with the next step.
-    fn poll_checked(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Step> {
+    /// Passes a message to the store once its plugin has checked it. Ready with the next step.
+    fn poll_checked(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<PublishStep> {
         let (message, parameters) = match self {
-            Step::Checking(answer, parameters) => {
+            PublishStep::Checking(answer, parameters) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
                 (answer.unwrap_or_else(|_| Err(stopping())), parameters)
             }
-            Step::Waiting(message, parameters) => (Ok(message.take().expect("polled once")), parameters),
-            Step::Storing(..) | Step::Discarded(..) | Step::Done(_) => return Poll::Pending,
+            PublishStep::Waiting(message, parameters) => {
+                (Ok(message.take().expect("polled once")), parameters)
+            }
+            PublishStep::Storing(..) | PublishStep::Discarded(..) | PublishStep::Done(_) => {
+                return Poll::Pending;
+            }
         };
         let next = message.and_then(|CheckedMessage { room, event, data, charge: _charge }| {
-            let Some(data) = data else { return Ok(Step::Discarded(room, None)) };
+            let Some(data) = data else { return Ok(PublishStep::Discarded(room, None)) };
             let StoreParameters { share, key, keys, shard } = parameters;
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
             let who = share.principal();
@@ -211,18 +217,18 @@ impl Step {
             };
             hub.store(message, share, *shard)
         });
-        Poll::Ready(next.unwrap_or_else(Step::refused))
+        Poll::Ready(next.unwrap_or_else(PublishStep::refused))
     }
 
-    fn poll_published(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Published> {
+    fn poll_published(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<PublishResult> {
         match self {
-            Step::Checking(..) | Step::Waiting(..) => Poll::Pending,
-            Step::Discarded(room, newest) => {
+            PublishStep::Checking(..) | PublishStep::Waiting(..) => Poll::Pending,
+            PublishStep::Discarded(room, newest) => {
                 let newest = newest.get_or_insert_with(|| hub.newest(room.clone()));
                 Pin::new(newest).poll(cx).map(|newest| newest.unwrap_or_else(|_| Err(stopping())))
             }
-            Step::Done(published) => Poll::Ready(published.take().expect("polled once")),
-            Step::Storing(room, storing, note) => {
+            PublishStep::Done(published) => Poll::Ready(published.take().expect("polled once")),
+            PublishStep::Storing(room, storing, note) => {
                 let stored = ready!(Pin::new(storing).poll(cx));
                 let is_delivered = matches!(&stored, Ok(Some(stored)) if !stored.duplicate);
                 if let Some(note) = note
@@ -247,32 +253,35 @@ impl Step {
 impl Hub {
     /// Publishes one message, and waits for the answer. An inbox takes a message if its principal has a key, or a session,
     /// connected or resumable.
-    pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> Published {
+    pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> PublishResult {
         let mut pipeline = PublishPipeline::default();
         pipeline.begin(self, publisher, proposal, ());
         let ((), published) = pipeline.next(self).await.expect("one message is in flight");
         published
     }
 
-    /// Hands a message to the shard of its room to be checked, or to the store if no check is needed. `must_wait`: earlier
-    /// messages are being checked.
+    /// Passes a message to the shard of its room to be checked, or to the store if no check is needed. `must_wait` if
+    /// earlier messages are still being checked.
     fn propose(
         &self,
         publisher: Publisher<'_>,
         proposal: Proposal<'_>,
         must_wait: bool,
-    ) -> Result<Step, Refusal> {
+    ) -> Result<PublishStep, Refusal> {
         let Publisher { keys, share, tier } = publisher;
         let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
         let (who, data) = (share.principal(), data.get());
         self.allowances.take(who, data.len(), Instant::now())?;
         let Route { shard, governed } = self.routes.find(&room);
-        if self.shards[shard].backlog.load(Ordering::Relaxed) >= BACKLOG {
-            let message = format!("room '{}' has {BACKLOG} messages waiting to be routed; slow down", &*room);
+        if self.shards[shard].backlog.load(Ordering::Relaxed) >= MAX_SHARD_BACKLOG {
+            let message = format!(
+                "room '{}' has {MAX_SHARD_BACKLOG} messages waiting to be delivered; slow down",
+                &*room
+            );
             return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000));
         }
         if governed.is_none() && self.ungoverned == Ungoverned::Closed && room.kind() == RoomKind::Ordinary {
-            return Err(policy::closed(&room));
+            return Err(policy::ungoverned_closed(&room));
         }
         let needs_check = governed.is_some_and(Governed::wants_publishes);
         if !needs_check && !must_wait {
@@ -288,26 +297,26 @@ impl Hub {
         let parameters = StoreParameters { share: share.clone(), key: key.map(Cow::into_owned), keys, shard };
         if !needs_check {
             let message = CheckedMessage { room, event, data: Some(data), charge };
-            return Ok(Step::Waiting(Some(message), parameters));
+            return Ok(PublishStep::Waiting(Some(message), parameters));
         }
         let (reply, checked) = oneshot::channel();
         let message = UncheckedMessage { room, who: who.clone(), tier: tier.clone(), event, data, charge };
-        self.shards[shard].queue.send(Command::Question(Question::Check { message, reply })).ok();
-        Ok(Step::Checking(checked, parameters))
+        self.shards[shard].queue.send(ShardCommand::Request(PolicyRequest::Check { message, reply })).ok();
+        Ok(PublishStep::Checking(checked, parameters))
     }
 
-    /// Hands a message to the store. `shard` is that of its room.
-    fn store(&self, message: Message<'_>, share: &MemoryShare, shard: usize) -> Result<Step, Refusal> {
+    /// Passes a message to the store. `shard` is the shard of its room.
+    fn store(&self, message: Message<'_>, share: &MemoryShare, shard: usize) -> Result<PublishStep, Refusal> {
         if !self.store.broker.has_capacity_for(share) {
-            return Err(full("messages"));
+            return Err(memory_exhausted("messages"));
         }
-        // Before the store has the message: it may be delivered before the store answers.
+        // Before the message is passed to the store, because it may be delivered before the store answers.
         let note = self.routes.note(shard, &message);
-        Ok(Step::Storing(message.room.clone(), self.store.broker.publish(message), note))
+        Ok(PublishStep::Storing(message.room.clone(), self.store.broker.publish(message), note))
     }
 
     /// The answer to a message that the plugin discarded.
-    fn newest(&self, room: RoomName) -> AbortOnDropHandle<Published> {
+    fn newest(&self, room: RoomName) -> AbortOnDropHandle<PublishResult> {
         let broker = self.store.broker.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             let history = broker.history(&room, None, PageLimit::NONE, Reader::Other).await;

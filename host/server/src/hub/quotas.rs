@@ -68,7 +68,7 @@ impl Quotas {
     }
 
     /// Makes the next publish ask the plugin again, because another version may answer differently. Counts stay.
-    pub(crate) fn ask_again(&mut self, now: Instant) {
+    pub(crate) fn expire_answers(&mut self, now: Instant) {
         let long_ago = now.checked_sub(ANSWER_TTL).unwrap_or(now);
         self.quotas.values_mut().filter_map(|quota| quota.asked.as_mut()).for_each(|at| *at = long_ago);
     }
@@ -146,10 +146,10 @@ mod tests {
         quotas.answer(&who, &room, &ONE, now);
         assert!(quotas.knows(&who, &room, now) && !quotas.knows(&who, &room, now + ANSWER_TTL));
         let later = now + ANSWER_TTL / 2;
-        quotas.ask_again(later);
+        quotas.expire_answers(later);
         assert!(!quotas.knows(&who, &room, later));
         quotas.grant(&who, &room, &ONE, later);
-        quotas.ask_again(later);
+        quotas.expire_answers(later);
         assert!(quotas.knows(&who, &room, later + 10 * ANSWER_TTL));
     }
 

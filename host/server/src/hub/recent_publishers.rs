@@ -14,7 +14,7 @@ use switchyard_store::Message;
 /// How long messages are remembered at least, and half of how long at most. A shard delivers its backlog well within this.
 const PERIOD: Duration = Duration::from_secs(30);
 /// Messages that are remembered of one principal in a period: as many as may wait for a shard.
-pub(super) const MAX_MESSAGES_PER_PRINCIPAL: usize = super::BACKLOG;
+pub(super) const MAX_MESSAGES_PER_PRINCIPAL: usize = super::MAX_SHARD_BACKLOG;
 /// Messages of all principals that are remembered in a period. Two periods take at most 2 MiB: 16 bytes for each message,
 /// and as much for spare capacity.
 const MAX_MESSAGES: usize = 32_768;
@@ -41,13 +41,13 @@ struct Periods {
 
 #[derive(Default)]
 struct Period {
-    by_principal: HashMap<Arc<str>, VecDeque<Entry>>,
+    by_principal: HashMap<Arc<str>, VecDeque<NotedMessage>>,
     len: usize,
 }
 
 /// A message: when it came, in order, and the hash of what it says.
 #[derive(Clone, Copy)]
-struct Entry {
+struct NotedMessage {
     serial: u64,
     hash: u64,
 }
@@ -68,7 +68,7 @@ impl RecentPublishers {
         periods.advance(now);
         periods.next_serial += 1;
         let serial = periods.next_serial;
-        periods.current.push(message.principal, Entry { serial, hash });
+        periods.current.push(message.principal, NotedMessage { serial, hash });
         Note { shard, who: message.principal.clone(), serial }
     }
 
@@ -109,7 +109,7 @@ impl Periods {
 }
 
 impl Period {
-    fn push(&mut self, who: &Arc<str>, entry: Entry) {
+    fn push(&mut self, who: &Arc<str>, entry: NotedMessage) {
         let free = MAX_MESSAGES - self.len;
         let entries = match self.by_principal.get_mut(who) {
             Some(entries) => entries,

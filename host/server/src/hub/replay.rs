@@ -1,7 +1,7 @@
 //! Sends a member the messages that it missed: from the room's history, through its filter, as fast as its socket accepts them. Then
 //! the member goes live, without a message skipped or repeated.
 
-use super::{Connection, Hub, PAGE, catch_up::Progress, command::*};
+use super::{Connection, HISTORY_PAGE, Hub, catch_up::Progress, command::*};
 use crate::outbox::PacedOutcome;
 use std::{sync::Arc, time::Duration};
 use switchyard_protocol::{Close, Position, reply, room::RoomName};
@@ -121,8 +121,9 @@ impl Replay {
                     return Ok(());
                 }
                 let (connection, after) = (&self.connection, self.progress.position());
-                let page =
-                    hub.read(&connection.principal, &self.room, Some(&after), PAGE, Reader::Member).await?;
+                let page = hub
+                    .read(&connection.principal, &self.room, Some(&after), HISTORY_PAGE, Reader::Member)
+                    .await?;
                 match self.send(hub, page, turns.stall_timeout).await? {
                     PageOutcome::Sent => {}
                     PageOutcome::EpochChanged(start) => (self.target, self.lost) = (start, true),
@@ -152,7 +153,7 @@ impl Replay {
         if lost {
             hub.metrics.gaps.inc();
         }
-        hub.shards[self.shard].queue.send(Command::FinishCatchUp { room, seat, upto, lost, reply }).ok();
+        hub.shards[self.shard].queue.send(ShardCommand::FinishCatchUp { room, seat, upto, lost, reply }).ok();
         outcome.await.unwrap_or(CatchUpOutcome::Gone)
     }
 
@@ -182,11 +183,11 @@ impl Replay {
         let mut messages = page.messages;
         messages.retain(|message| message.offset <= self.target.offset);
         let last = messages.last().map_or(self.target.offset, |last| last.offset);
-        let sieved = match self.filtered {
-            true => hub.sieve(self.shard, &self.room, self.seat, messages).await,
-            false => Sieved { passed: messages, ..Sieved::default() },
+        let filtered = match self.filtered {
+            true => hub.filter_history(self.shard, &self.room, self.seat, messages).await,
+            false => FilteredHistory { passed: messages, ..FilteredHistory::default() },
         };
-        for message in sieved.passed {
+        for message in filtered.passed {
             let (frame, advances) = (message.frame().clone(), || self.progress.advance_to(message.offset));
             match self.connection.outbox.push_paced(frame, stall_timeout, advances).await {
                 PacedOutcome::Sent => {
@@ -195,7 +196,7 @@ impl Replay {
                 other => return Ok(self.interrupted(other)),
             }
         }
-        if sieved.failed || sieved.lost {
+        if filtered.failed || filtered.lost {
             match self.send_gap(hub, last + 1, stall_timeout).await {
                 PacedOutcome::Sent => {}
                 other => return Ok(self.interrupted(other)),

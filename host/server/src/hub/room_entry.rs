@@ -1,4 +1,4 @@
-//! A room of a shard, open or about to be. What happens in a room is in `room.rs`.
+//! A room of a shard, open or about to be opened. What happens in an open room is in `room.rs`.
 
 use super::{Connection, command::*, room::Room};
 use switchyard_plugin::FilterId;
@@ -6,10 +6,11 @@ use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::Refusal;
 use tokio::sync::oneshot;
 
-/// A room with the memory that it accounts for, or the joins that wait until the store has said at which position it is.
-pub(super) enum Entry {
+/// A room in a shard, with its memory.
+pub(super) enum RoomEntry {
+    /// The store has not said yet at which position the room is. Meanwhile, joins wait.
     Opening(Vec<WaitingJoin>, MemoryCharge),
-    Open(Box<Room>, #[expect(dead_code, reason = "it counts until it is dropped")] MemoryCharge),
+    Open(Box<Room>, #[expect(dead_code, reason = "it is charged until it is dropped")] MemoryCharge),
 }
 
 /// A join that the policy has admitted.
@@ -20,7 +21,7 @@ pub(super) struct WaitingJoin {
 }
 
 impl WaitingJoin {
-    /// Whether it is a join of this connection, which still waits for the answer.
+    /// Whether it is a join of this connection that still waits for the reply.
     pub(super) fn is_of(&self, connection: &Connection) -> bool {
         self.request.connection.id == connection.id && !self.reply.is_closed()
     }

@@ -1,5 +1,5 @@
-//! A shard owns its rooms: only it touches them, so they need no lock, and a room's order is the shard's. It
-//! never waits, neither for a socket nor for the store.
+//! A shard owns its rooms. Only its task touches them, so they need no lock, and the order of a room is the order of
+//! the shard's queue. It waits neither for a socket nor for the store.
 
 mod check;
 mod governed;
@@ -7,15 +7,15 @@ mod governed;
 use super::{
     Connection,
     command::*,
-    entry::{Entry, WaitingJoin},
     flush::FlushQueue,
-    full,
+    memory_exhausted,
     policy::Policy,
     quotas::Quotas,
     room::{Delivered, NewSeat, Room, Verdicts},
+    room_entry::{RoomEntry, WaitingJoin},
     room_usage::RoomUsage,
     routes::Routes,
-    store_is_away,
+    store_unavailable,
 };
 use crate::metrics::Metrics;
 use std::time::{Duration, Instant};
@@ -35,39 +35,41 @@ use tokio::{
     time::timeout_at,
 };
 
-/// Commands taken at once: enough to share a wake-up, few enough to stay fair.
-const BATCH: usize = 64;
+/// How many commands are taken from the queue at once: enough to share a wake-up, few enough to stay fair to other tasks.
+const COMMAND_BATCH_SIZE: usize = 64;
 
+/// The rooms of one plugin, or some of the rooms without a plugin.
 pub(super) struct Shard {
     pub(super) index: usize,
-    /// Weak: who sits in a room keeps its shard, not the shard itself.
-    pub(super) queue: mpsc::WeakUnboundedSender<Command>,
+    /// The shard's own queue. Weak, so that the shard ends when neither the hub nor a seat uses it any more.
+    pub(super) queue: mpsc::WeakUnboundedSender<ShardCommand>,
     pub(super) policy: Policy,
     pub(super) routes: Arc<Routes>,
     pub(super) store: Store,
     pub(super) metrics: Metrics,
-    /// Messages on their way to this shard.
+    /// Number of messages that wait for this shard.
     pub(super) backlog: Arc<AtomicUsize>,
-    /// Bytes of data that a message may have.
+    /// Maximum size of the data of a message, in bytes.
     pub(super) message_bytes: usize,
-    pub(super) rooms: HashMap<RoomName, Entry>,
-    /// Kept in a governed shard, whose plugin is told.
+    pub(super) rooms: HashMap<RoomName, RoomEntry>,
+    /// For the counts that a plugin is told. Unused in ungoverned shards.
     pub(super) room_usage: RoomUsage,
-    /// Kept in a governed shard, of what its plugin allows publishers.
+    /// What the plugin allows publishers. Unused in ungoverned shards.
     pub(super) quotas: Quotas,
-    /// Reused from message to message.
+    /// Reused for each message.
     pub(super) scratch: Scratch,
     pub(super) flush: FlushQueue,
 }
 
+/// Buffers for the evaluation of filters.
 #[derive(Default)]
 pub(super) struct Scratch {
     filters: Vec<FilterId>,
-    bits: FilterResults,
+    results: FilterResults,
 }
 
-/// Who takes a seat, and how.
-struct Seating {
+/// A request for a seat in an open room, which the policy has admitted.
+struct SeatRequest {
     room: RoomName,
     connection: Arc<Connection>,
     filter: Option<FilterId>,
@@ -75,28 +77,30 @@ struct Seating {
     buffer: bool,
 }
 
-/// What it takes in memory that a connection is in a room, about, here and in its session.
-const SEAT: usize = 500;
+/// The approximate memory of a membership, in the room and in the session.
+const SEAT_BYTES: usize = 500;
 
-/// What a room takes in memory beside its members, about, in its shard and in what listens to it.
-fn size(room: &RoomName) -> usize {
+/// The approximate memory of a room without its members, in the shard and in the store's subscription.
+fn room_bytes(room: &RoomName) -> usize {
     1024 + room.len()
 }
 
 impl Shard {
-    pub(super) async fn run(self, commands: mpsc::UnboundedReceiver<Command>) {
+    pub(super) async fn run(self, commands: mpsc::UnboundedReceiver<ShardCommand>) {
         match self.policy {
             Policy::Ungoverned(_) => self.run_in_order(commands).await,
             Policy::Governed(_) | Policy::Failed { .. } => self.run_in_turns(commands).await,
         }
     }
 
-    async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut batch = Vec::with_capacity(BATCH);
+    async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<ShardCommand>) {
+        let mut batch = Vec::with_capacity(COMMAND_BATCH_SIZE);
         loop {
             let taken = match self.flush.due() {
-                None => Some(commands.recv_many(&mut batch, BATCH).await),
-                Some(due) => timeout_at(due.into(), commands.recv_many(&mut batch, BATCH)).await.ok(),
+                None => Some(commands.recv_many(&mut batch, COMMAND_BATCH_SIZE).await),
+                Some(due) => {
+                    timeout_at(due.into(), commands.recv_many(&mut batch, COMMAND_BATCH_SIZE)).await.ok()
+                }
             };
             if taken == Some(0) {
                 return;
@@ -107,78 +111,81 @@ impl Shard {
         }
     }
 
-    /// Tells publishers whether this shard has to be asked before a message is stored.
-    fn tell_publishers(&self) {
+    /// Tells publishers whether this shard must check messages before they are stored.
+    fn update_publishers(&self) {
         if let Some(governed) = self.routes.governed(self.index) {
             governed.set_wants_publishes(self.policy.wants_publishes());
         }
     }
 
-    pub(super) fn handle(&mut self, command: Command) {
+    pub(super) fn handle(&mut self, command: ShardCommand) {
         match command {
-            Command::Store(Event::Published(message)) => {
+            ShardCommand::Store(Event::Published(message)) => {
                 self.backlog.fetch_sub(1, Ordering::Relaxed);
                 self.deliver(&message);
             }
-            Command::Store(Event::Subscribed { room, position }) => self.open(&room, position),
-            Command::Store(Event::SubscribeFailed { room }) => self.close(&room),
-            Command::Store(Event::Lost { room, position }) => {
-                if let Some(room) = self.room(&room) {
+            ShardCommand::Store(Event::Subscribed { room, position }) => self.open(&room, position),
+            ShardCommand::Store(Event::SubscribeFailed { room }) => self.refuse_waiting(&room),
+            ShardCommand::Store(Event::Lost { room, position }) => {
+                if let Some(room) = self.open_room(&room) {
                     let told = room.skip_to(position);
                     self.metrics.gaps.inc_by(told);
                 }
             }
-            Command::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
-            Command::Question(question) => drop(self.answer(question, None)),
-            Command::Accept { room, connection, filter, since, reply } => {
+            ShardCommand::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
+            ShardCommand::Request(request) => drop(self.answer(request, None)),
+            ShardCommand::Accept { room, connection, filter, since, reply } => {
                 let who = connection.principal.clone();
-                let seated = Seating { room, connection, filter, since, buffer: true };
+                let seated = SeatRequest { room, connection, filter, since, buffer: true };
                 match self.take_seat(seated) {
                     Some(joined) => drop(reply.send(joined)),
                     None => self.policy.release(filter, &who),
                 }
             }
-            Command::Decline { filter, who } => self.policy.release(Some(filter), &who),
-            Command::Leave { room, seat, reply } => {
+            ShardCommand::Decline { filter, who } => self.policy.release(Some(filter), &who),
+            ShardCommand::Leave { room, seat, reply } => {
                 self.leave(&room, seat);
                 reply.map(|reply| reply.send(()));
             }
-            Command::Acknowledge { room, seat, epoch, offset, reply } => {
-                let position = self.room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
+            ShardCommand::Acknowledge { room, seat, epoch, offset, reply } => {
+                let position =
+                    self.open_room(&room).map(|room| room.acknowledge(seat, epoch.as_deref(), offset));
                 reply.send(position.unwrap_or(Err(AckError::Unsent))).ok();
             }
-            Command::FinishCatchUp { room, seat, upto, lost, reply } => match self.room(&room) {
+            ShardCommand::FinishCatchUp { room, seat, upto, lost, reply } => match self.open_room(&room) {
                 Some(room) => room.finish_catch_up(seat, upto, lost, reply),
                 None => drop(reply.send(CatchUpOutcome::Gone)),
             },
-            Command::Swap { version, reply } => {
-                self.quotas.ask_again(Instant::now());
+            ShardCommand::Swap { version, reply } => {
+                self.quotas.expire_answers(Instant::now());
                 let swapped = self.policy.swap(version);
-                // Before anybody hears that it is active.
-                self.tell_publishers();
+                // Before anybody is told that the version is active.
+                self.update_publishers();
                 reply.send(swapped).ok();
             }
-            Command::Mirror(mirror) => self.policy.mirror(mirror),
-            Command::Written => self.flush.written(Instant::now()),
+            ShardCommand::Mirror(mirror) => self.policy.set_mirror(mirror),
+            ShardCommand::Written => self.flush.written(Instant::now()),
         }
     }
 
-    /// Answers a question, or a part of it until some time: then the rest of it is returned.
-    fn answer(&mut self, question: Question, until: Option<Instant>) -> Option<Question> {
-        if question.is_abandoned() {
+    /// Answers a request. If that takes longer than `until`, returns the rest of the request.
+    fn answer(&mut self, request: PolicyRequest, until: Option<Instant>) -> Option<PolicyRequest> {
+        if request.is_abandoned() {
             return None;
         }
-        match question {
-            Question::Join { request, reply } => self.join(request, reply),
-            Question::Check { message, reply } => drop(reply.send(self.check(message))),
-            Question::Sieve(sieving) => return self.sieve(sieving, until).map(Question::Sieve),
+        match request {
+            PolicyRequest::Join { request, reply } => self.join(request, reply),
+            PolicyRequest::Check { message, reply } => drop(reply.send(self.check(message))),
+            PolicyRequest::FilterHistory(request) => {
+                return self.filter_history(request, until).map(PolicyRequest::FilterHistory);
+            }
         }
         None
     }
 
-    fn room(&mut self, room: &str) -> Option<&mut Room> {
+    fn open_room(&mut self, room: &str) -> Option<&mut Room> {
         match self.rooms.get_mut(room) {
-            Some(Entry::Open(room, _)) => Some(room),
+            Some(RoomEntry::Open(room, _)) => Some(room),
             _ => None,
         }
     }
@@ -189,8 +196,8 @@ impl Shard {
         let counts = |room: &RoomName| {
             let (of_connection, of_principal) = usage.other_rooms(room, connection.id, &connection.principal);
             let in_room = match rooms.get(room) {
-                Some(Entry::Open(room, _)) => room.len() as u32,
-                Some(Entry::Opening(waiting, _)) => waiting.len() as u32,
+                Some(RoomEntry::Open(room, _)) => room.len() as u32,
+                Some(RoomEntry::Opening(waiting, _)) => waiting.len() as u32,
                 None => 0,
             };
             Counts { of_connection, of_principal, in_room }
@@ -204,7 +211,7 @@ impl Shard {
             self.quotas.grant(who, &admission.room, &admission.limits, Instant::now());
         }
         if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
-            && self.room(&admission.room).is_some_and(|room| room.has_member(request.connection.id))
+            && self.open_room(&admission.room).is_some_and(|room| room.has_member(request.connection.id))
         {
             let offer =
                 Offer::new(admission.room, admission.filter, request.connection.principal.clone(), queue);
@@ -213,7 +220,7 @@ impl Shard {
         let share = &request.connection.share;
         if !self.store.broker.has_capacity_for(share) || !share.may_grow() {
             self.policy.release(admission.filter, &request.connection.principal);
-            return drop(reply.send(Err(full("rooms"))));
+            return drop(reply.send(Err(memory_exhausted("rooms"))));
         }
         if matches!(self.policy, Policy::Governed(_)) {
             self.room_usage.add(&admission.room, request.connection.id, &request.connection.principal);
@@ -221,9 +228,9 @@ impl Shard {
         let filter = admission.filter;
         let waiting = WaitingJoin { request: JoinRequest { room: admission.room, ..request }, filter, reply };
         match self.rooms.get_mut(&waiting.request.room) {
-            Some(Entry::Open(..)) => self.seat(waiting),
-            // By another name that the plugin knows it by; the seat of the first is on its way.
-            Some(Entry::Opening(others, _))
+            Some(RoomEntry::Open(..)) => self.complete_join(waiting),
+            // The connection is joining the room under another name of it.
+            Some(RoomEntry::Opening(others, _))
                 if matches!(self.policy, Policy::Governed(_))
                     && others.iter().any(|other| other.is_of(&waiting.request.connection)) =>
             {
@@ -231,79 +238,80 @@ impl Shard {
                 let message = format!("this connection is joining room '{}' already", &*waiting.request.room);
                 waiting.reply.send(Err(Refusal::invalid(message))).ok();
             }
-            Some(Entry::Opening(others, _)) => others.push(waiting),
+            Some(RoomEntry::Opening(others, _)) => others.push(waiting),
             None => {
                 let room = waiting.request.room.clone();
-                let charge = waiting.request.connection.share.charge(MemoryKind::Rooms, size(&room));
-                self.rooms.insert(room.clone(), Entry::Opening(vec![waiting], charge));
+                let charge = waiting.request.connection.share.charge(MemoryKind::Rooms, room_bytes(&room));
+                self.rooms.insert(room.clone(), RoomEntry::Opening(vec![waiting], charge));
                 self.metrics.rooms.inc();
                 self.store.broker.subscribe(&room);
             }
         }
     }
 
-    /// The store begins to tell of a room, or begins anew.
+    /// The store has subscribed to a room, or has done so again.
     fn open(&mut self, name: &str, position: Position) {
         let Some((name, entry)) = self.rooms.remove_entry(name) else { return };
         let (waiting, charge) = match entry {
-            Entry::Opening(waiting, charge) => (waiting, charge),
-            Entry::Open(..) => return drop(self.rooms.insert(name, entry)),
+            RoomEntry::Opening(waiting, charge) => (waiting, charge),
+            RoomEntry::Open(..) => return drop(self.rooms.insert(name, entry)),
         };
-        self.rooms.insert(name.clone(), Entry::Open(Box::new(Room::new(name, position)), charge));
-        waiting.into_iter().for_each(|waiting| self.seat(waiting));
+        self.rooms.insert(name.clone(), RoomEntry::Open(Box::new(Room::new(name, position)), charge));
+        waiting.into_iter().for_each(|waiting| self.complete_join(waiting));
     }
 
-    /// The store cannot tell of a room: who waits for it is refused.
-    fn close(&mut self, name: &str) {
-        if !matches!(self.rooms.get(name), Some(Entry::Opening(..))) {
+    /// The store cannot subscribe to a room: refuses the joins that wait for it.
+    fn refuse_waiting(&mut self, name: &str) {
+        if !matches!(self.rooms.get(name), Some(RoomEntry::Opening(..))) {
             return;
         }
-        let Some((name, Entry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
+        let Some((name, RoomEntry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
         for WaitingJoin { request, filter, reply, .. } in waiting {
             self.policy.release(filter, &request.connection.principal);
             self.room_usage.remove(&name, request.connection.id, &request.connection.principal);
-            reply.send(Err(store_is_away())).ok();
+            reply.send(Err(store_unavailable())).ok();
         }
     }
 
-    fn seat(&mut self, waiting: WaitingJoin) {
+    /// Completes a join in an open room.
+    fn complete_join(&mut self, waiting: WaitingJoin) {
         let WaitingJoin { request, filter, reply } = waiting;
         let JoinRequest { room, connection, since, buffer, .. } = request;
-        let seated = self.take_seat(Seating { room, connection, filter, since, buffer });
-        // Where nobody waits for the answer, dropping it gives up the seat.
+        let seated = self.take_seat(SeatRequest { room, connection, filter, since, buffer });
+        // If nobody waits for the reply any more, dropping it leaves the room.
         if let Some(joined) = seated {
             reply.send(Ok(JoinAnswer::Joined(joined))).ok();
         }
     }
 
-    /// Takes a seat in an open room.
-    fn take_seat(&mut self, seating: Seating) -> Option<Joined> {
-        let Seating { room: name, connection, filter, since, buffer } = seating;
+    /// Takes a seat in an open room. `None` if the room is not open, or the node is stopping.
+    fn take_seat(&mut self, seating: SeatRequest) -> Option<Joined> {
+        let SeatRequest { room: name, connection, filter, since, buffer } = seating;
         let (index, queue) = (self.index, self.queue.upgrade()?);
-        let room = self.room(&name)?;
+        let room = self.open_room(&name)?;
         let (who, share, before) = (connection.principal.clone(), connection.share.clone(), room.len());
         let NewSeat { seat, recovery, progress, released_filter } =
             room.join(connection, filter, since, buffer);
-        let (position, more) = (room.position().clone(), room.len() - before);
-        share.add(MemoryKind::Sessions, more * SEAT);
+        let (position, new_members) = (room.position().clone(), room.len() - before);
+        share.add(MemoryKind::Sessions, new_members * SEAT_BYTES);
         self.policy.release(released_filter, &who);
         let seat = Seat::new(name, seat, index, queue);
         Some(Joined { seat, position, recovery, progress, filtered: filter.is_some() })
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {
-        let Some(room) = self.room(name) else { return };
+        let Some(room) = self.open_room(name) else { return };
         let Some((connection, filter)) = room.leave(seat) else { return };
         let is_empty = room.is_empty();
-        connection.share.subtract(MemoryKind::Sessions, SEAT);
+        connection.share.subtract(MemoryKind::Sessions, SEAT_BYTES);
         self.policy.release(filter, &connection.principal);
         self.room_usage.remove(name, seat.connection, &connection.principal);
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();
             self.store.broker.unsubscribe(name);
-            // What a flood of names took is given back when they are gone.
+            // Frees the memory that a flood of room names has taken.
             if self.rooms.capacity() > 1024 && self.rooms.len() < self.rooms.capacity() / 4 {
                 self.rooms.shrink_to(2 * self.rooms.len());
             }
@@ -311,21 +319,21 @@ impl Shard {
     }
 
     fn deliver(&mut self, message: &Arc<Publication>) {
-        let Some(Entry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
-        let Scratch { filters, bits } = &mut self.scratch;
+        let Some(RoomEntry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
+        let Scratch { filters, results } = &mut self.scratch;
         room.filters(filters);
         let publisher = || self.routes.publisher(self.index, message);
-        let bits = match &mut self.policy {
+        let results = match &mut self.policy {
             Policy::Governed(governor) if !filters.is_empty() => {
                 let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());
                 let audience = Audience::Members(&publisher);
-                // A failure is logged there, and the results say who does not get the message.
-                governor.filter(&message.room, event, data, filters, audience, bits).ok();
-                Some(&*bits)
+                // The governor logs a failure, and the results say for which filters.
+                governor.filter(&message.room, event, data, filters, audience, results).ok();
+                Some(&*results)
             }
-            _ => filters.is_empty().then_some(&*bits),
+            _ => filters.is_empty().then_some(&*results),
         };
-        let verdicts = Verdicts { filters, results: bits };
+        let verdicts = Verdicts { filters, results };
         let now = Instant::now();
         room.pace.message(now);
         let flush = self.flush.queue_for(&room.pace, now);
@@ -335,30 +343,35 @@ impl Shard {
         self.metrics.gaps.inc_by(gaps);
     }
 
-    /// Looks through messages until some time, and answers once it has been through all of them; otherwise gives what is left.
-    fn sieve(&mut self, mut sieving: Sieving, until: Option<Instant>) -> Option<Sieving> {
-        let filter = self.room(&sieving.room).and_then(|room| room.filter_of(sieving.seat));
+    /// Evaluates a member's filter for messages of the history, and replies when all are evaluated. If that takes longer than
+    /// `until`, returns the rest of the request.
+    fn filter_history(
+        &mut self,
+        mut request: HistoryFilterRequest,
+        until: Option<Instant>,
+    ) -> Option<HistoryFilterRequest> {
+        let filter = self.open_room(&request.room).and_then(|room| room.filter_of(request.seat));
         match (filter, &mut self.policy) {
-            (Some((None, _)), _) => sieving.sieved.passed.extend(sieving.messages.drain(..)),
+            (Some((None, _)), _) => request.filtered.passed.extend(request.messages.drain(..)),
             (Some((Some(filter), who)), Policy::Governed(governor)) => {
-                while let Some(message) = sieving.messages.pop_front() {
+                while let Some(message) = request.messages.pop_front() {
                     let (event, data) =
                         (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());
-                    let (bits, audience) = (&mut self.scratch.bits, Audience::HistoryReader(&who));
-                    governor.filter(&message.room, event, data, &[filter], audience, bits).ok();
-                    sieving.sieved.lost |= bits.is_lost(0);
-                    if bits.passes(0) {
-                        sieving.sieved.passed.push(message);
+                    let (results, audience) = (&mut self.scratch.results, Audience::HistoryReader(&who));
+                    governor.filter(&message.room, event, data, &[filter], audience, results).ok();
+                    request.filtered.lost |= results.is_lost(0);
+                    if results.passes(0) {
+                        request.filtered.passed.push(message);
                     }
-                    if !sieving.messages.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
-                        return Some(sieving);
+                    if !request.messages.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
+                        return Some(request);
                     }
                 }
             }
-            // The seat is gone, or there is no plugin that could evaluate its filter.
-            _ => sieving.sieved = Sieved::failed(),
+            // The seat is gone, or no plugin is active that could evaluate its filter.
+            _ => request.filtered = FilteredHistory::failed(),
         }
-        sieving.reply.send(sieving.sieved).ok();
+        request.reply.send(request.filtered).ok();
         None
     }
 }

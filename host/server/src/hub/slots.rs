@@ -1,7 +1,7 @@
-//! The hub's slots for plugins, and the verbs that change what is in one: [`Hub::swap`] and [`Hub::mirror`].
+//! The hub's slots for plugins, and the verbs that change what is in one: [`Hub::swap`] and [`Hub::set_mirror`].
 //! Which version that is is decided elsewhere, in `rollout`.
 
-use super::{Hub, command::Command, stopping};
+use super::{Hub, command::ShardCommand, stopping};
 use std::sync::Arc;
 use switchyard_plugin::{Mirror, OnFailure, Plugin};
 use switchyard_protocol::{Refusal, room::RoomPattern};
@@ -28,7 +28,7 @@ impl Hub {
     pub(crate) async fn swap(&self, slot: usize, version: CompiledVersion) -> Result<(), Refusal> {
         let previous = self.connect_authorizer.swap(slot, Some(version.clone())).await?;
         let (reply, swapped) = oneshot::channel();
-        self.shards[slot].queue.send(Command::Swap { version, reply }).ok();
+        self.shards[slot].queue.send(ShardCommand::Swap { version, reply }).ok();
         let swapped = swapped.await.unwrap_or_else(|_| Err(stopping()));
         if swapped.is_err() {
             self.connect_authorizer.swap(slot, previous).await.ok();
@@ -37,8 +37,8 @@ impl Hub {
     }
 
     /// Copies all calls in a slot to a candidate, or stops with `None`.
-    pub(crate) fn mirror(&self, slot: usize, mirror: Option<Mirror>) {
-        self.connect_authorizer.mirror(slot, mirror.clone());
-        self.shards[slot].queue.send(Command::Mirror(mirror)).ok();
+    pub(crate) fn set_mirror(&self, slot: usize, mirror: Option<Mirror>) {
+        self.connect_authorizer.set_mirror(slot, mirror.clone());
+        self.shards[slot].queue.send(ShardCommand::Mirror(mirror)).ok();
     }
 }

@@ -1,12 +1,12 @@
-//! Puts a hub together: its shards, each with its policy, and the store that feeds them.
+//! Starts a hub: its shards, each with its policy, and the store that feeds them.
 
 use super::{
-    BACKLOG, Connections, Handle, Hub, READS, SlotConfig,
-    command::Command,
+    Connections, Hub, MAX_CONCURRENT_HISTORY_READS, MAX_SHARD_BACKLOG, ShardHandle, SlotConfig,
+    cannot_start_thread,
+    command::ShardCommand,
     connect_authorizer::ConnectAuthorizer,
     fair_semaphore::FairSemaphore,
     flush::FlushQueue,
-    no_thread,
     policy::{Policy, Ungoverned},
     routes::Routes,
     shard::Shard,
@@ -26,27 +26,28 @@ use switchyard_protocol::Close;
 use switchyard_store::{Event, EventFeed, Store};
 use tokio::sync::{mpsc, oneshot};
 
+/// What a hub is made of.
 pub(crate) struct HubConfig {
     /// The slots for plugins. If the patterns of several match a room, the first one governs it.
     pub slots: Vec<SlotConfig>,
     pub ungoverned: Ungoverned,
-    /// Bytes of data that a message may have.
+    /// Maximum size of the data of a message, in bytes.
     pub message_bytes: usize,
     pub memory: Arc<MemoryAccount>,
-    /// Told of shards that panic.
+    /// The vital tasks of the node, which include the shards.
     pub vitals: VitalTasks,
 }
 
 impl Hub {
-    /// Starts the shards: a thread for each plugin, so that a slow one delays only its own rooms, and a task a core
-    /// for all other rooms. They end with the hub. `store` makes the store that feeds them, or says why it cannot.
-    pub(crate) async fn start<E, Made>(
+    /// Starts the shards: one thread for each plugin, so that a slow plugin delays only its own rooms, and one task per core
+    /// for all other rooms. They end with the hub. `store` creates the store that feeds them.
+    pub(crate) async fn start<E, StoreFuture>(
         config: HubConfig,
         metrics: Metrics,
-        store: impl FnOnce(EventFeed) -> Made,
+        store: impl FnOnce(EventFeed) -> StoreFuture,
     ) -> Result<Arc<Self>, E>
     where
-        Made: Future<Output = Result<Store, E>>,
+        StoreFuture: Future<Output = Result<Store, E>>,
     {
         let (vitals, memory) = (config.vitals, config.memory);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -61,12 +62,12 @@ impl Hub {
             let (queue, receiver) = mpsc::unbounded_channel();
             let backlog = Arc::new(AtomicUsize::new(0));
             feeds.push((queue.downgrade(), backlog.clone()));
-            shards.push(Handle { queue, backlog });
+            shards.push(ShardHandle { queue, backlog });
             receivers.push(receiver);
         }
         let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
         let connections = Arc::new(Connections::default());
-        let store = store(feed(routes.clone(), connections.clone(), feeds)).await?;
+        let store = store(feed_shards(routes.clone(), connections.clone(), feeds)).await?;
         for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
             let shard = Shard {
                 index,
@@ -85,7 +86,7 @@ impl Hub {
             };
             match plugin {
                 None => drop(vitals.spawn("the shard of rooms without a plugin", shard.run(receiver))),
-                Some(plugin) => governed(plugin, shard, receiver, &vitals),
+                Some(plugin) => start_governed(plugin, shard, receiver, &vitals),
             }
         }
         let ungoverned = config.ungoverned;
@@ -99,70 +100,76 @@ impl Hub {
             allowances: Default::default(),
             vitals,
             routes,
-            reads: FairSemaphore::new(READS),
-            // Others find a core.
-            lists: FairSemaphore::new((cores / 2).max(1)),
+            history_reads: FairSemaphore::new(MAX_CONCURRENT_HISTORY_READS),
+            // Leaves cores for other requests.
+            long_requests: FairSemaphore::new((cores / 2).max(1)),
             shards,
         }))
     }
 }
 
-/// A shard, its queue, and the command that is to be carried out first.
-type Given = (Shard, mpsc::UnboundedReceiver<Command>, Option<Command>);
+/// A shard, its queue, and the command that it handles first.
+type ShardHandoff = (Shard, mpsc::UnboundedReceiver<ShardCommand>, Option<ShardCommand>);
 
-/// Runs a plugin's shard on a thread of its own. While the system has none for it, its rooms are closed, which takes no thread, and
-/// each version that is put into the slot tries again.
-fn governed(plugin: String, shard: Shard, commands: mpsc::UnboundedReceiver<Command>, vitals: &VitalTasks) {
-    match thread(&plugin, vitals) {
-        Ok(given) => drop(given.send((shard, commands, None))),
+/// Starts a plugin's shard on a thread of its own. If the system cannot start one, the rooms of the plugin are closed, which
+/// takes no thread, and each version that is put into the slot tries to start it again.
+fn start_governed(
+    plugin: String,
+    shard: Shard,
+    commands: mpsc::UnboundedReceiver<ShardCommand>,
+    vitals: &VitalTasks,
+) {
+    match start_thread(&plugin, vitals) {
+        Ok(thread) => drop(thread.send((shard, commands, None))),
         Err(error) => {
             tracing::error!(plugin, %error, "no thread can be started for a plugin; its rooms are closed");
-            let closed = closed(plugin, shard, commands, vitals.clone());
+            let closed = run_without_thread(plugin, shard, commands, vitals.clone());
             vitals.spawn("the shard of a plugin without a thread", closed);
         }
     }
 }
 
-/// A thread that waits for its shard: one that cannot be started takes no shard along.
-fn thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender<Given>> {
-    let (given, is_given) = oneshot::channel::<Given>();
+/// Starts a thread that waits for its shard. The shard is sent only then, so that it is not lost if no thread can be started.
+fn start_thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender<ShardHandoff>> {
+    let (sender, receiver) = oneshot::channel::<ShardHandoff>();
     let runtime = tokio::runtime::Handle::current();
     let run = async move {
-        if let Ok((mut shard, commands, first)) = is_given.await {
+        if let Ok((mut shard, commands, first)) = receiver.await {
             first.into_iter().for_each(|command| shard.handle(command));
             shard.run(commands).await;
         }
     };
     vitals.spawn_thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
-    Ok(given)
+    Ok(sender)
 }
 
-async fn closed(
+/// Runs a plugin's shard with closed rooms until a version is put into its slot and a thread can be started.
+async fn run_without_thread(
     plugin: String,
     mut shard: Shard,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut commands: mpsc::UnboundedReceiver<ShardCommand>,
     vitals: VitalTasks,
 ) {
     while let Some(command) = commands.recv().await {
-        let Command::Swap { version, reply } = command else {
+        let ShardCommand::Swap { version, reply } = command else {
             shard.handle(command);
             continue;
         };
-        match thread(&plugin, &vitals) {
-            Ok(given) => {
-                let swap = Command::Swap { version, reply };
-                return drop(given.send((shard, commands, Some(swap))));
+        match start_thread(&plugin, &vitals) {
+            Ok(thread) => {
+                let swap = ShardCommand::Swap { version, reply };
+                return drop(thread.send((shard, commands, Some(swap))));
             }
-            Err(error) => drop(reply.send(Err(no_thread(&format!("of plugin '{plugin}'"), error)))),
+            Err(error) => drop(reply.send(Err(cannot_start_thread(&format!("of plugin '{plugin}'"), error)))),
         }
     }
 }
 
-/// Hands what a store tells to the shard of the room, as far as the shard keeps up.
-fn feed(
+/// Passes events of the store to the shard of the room. The feed returns false if that shard does not keep up.
+fn feed_shards(
     routes: Arc<Routes>,
     connections: Arc<Connections>,
-    shards: Vec<(mpsc::WeakUnboundedSender<Command>, Arc<AtomicUsize>)>,
+    shards: Vec<(mpsc::WeakUnboundedSender<ShardCommand>, Arc<AtomicUsize>)>,
 ) -> EventFeed {
     Arc::new(move |event| {
         let (room, messages) = match &event {
@@ -186,8 +193,8 @@ fn feed(
         let (queue, backlog) = &shards[routes.shard(room)];
         let waiting = backlog.fetch_add(messages, Ordering::Relaxed);
         if let Some(queue) = queue.upgrade() {
-            queue.send(Command::Store(event)).ok();
+            queue.send(ShardCommand::Store(event)).ok();
         }
-        waiting < BACKLOG
+        waiting < MAX_SHARD_BACKLOG
     })
 }

@@ -6,7 +6,7 @@ use super::{
     deploy::Deployment,
     slot::{Candidate, PluginSlot},
 };
-use crate::hub::{conflict, no_thread};
+use crate::hub::{cannot_start_thread, conflict};
 use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::Shadow;
@@ -31,8 +31,8 @@ impl Rollout {
         let config = slot.config.load_full();
         let plugin = self.compiler.compile(&config, &code, signature.as_deref()).await?;
         let _activating = slot.rollout_lock.lock().await;
-        let shadow = Shadow::start(plugin).map_err(|error| no_thread("of a candidate", error))?;
-        self.hub.mirror(slot.index, Some(shadow.mirror()));
+        let shadow = Shadow::start(plugin).map_err(|error| cannot_start_thread("of a candidate", error))?;
+        self.hub.set_mirror(slot.index, Some(shadow.mirror()));
         slot.state().candidate = Some(Candidate { shadow, code, signature, since: unix_ms() });
         Ok(slot)
     }
@@ -42,7 +42,7 @@ impl Rollout {
         let slot = self.slot(name)?;
         let _activating = slot.rollout_lock.lock().await;
         slot.state().candidate.take().ok_or_else(|| no_candidate(name))?;
-        self.hub.mirror(slot.index, None);
+        self.hub.set_mirror(slot.index, None);
         Ok(slot)
     }
 

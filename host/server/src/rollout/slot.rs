@@ -3,7 +3,7 @@
 use super::view::{FailedVersion, PluginState};
 use crate::{
     blocking::{self, BlockingError},
-    hub::{CompiledVersion, no_thread},
+    hub::{CompiledVersion, cannot_start_thread},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -222,7 +222,7 @@ impl ActiveVersion {
 /// may be done later.
 pub(super) fn blocking_refusal(work: &str, error: BlockingError) -> Refusal {
     match error {
-        BlockingError::NoThread(error) => no_thread(&format!("that {work}"), error),
+        BlockingError::NoThread(error) => cannot_start_thread(&format!("that {work}"), error),
         error @ BlockingError::TimedOut => Refusal::new(ErrorCode::Overloaded, error.to_string()),
         BlockingError::Panicked => {
             Refusal::new(ErrorCode::Internal, format!("the thread that {work} panicked"))

@@ -1,7 +1,7 @@
 //! Compiles versions beside the threads that serve rooms. Does not activate them.
 
 use super::slot::blocking_refusal;
-use crate::{blocking, hub::no_thread};
+use crate::{blocking, hub::cannot_start_thread};
 use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::{
@@ -45,7 +45,9 @@ impl VersionCompiler {
     ) -> Result<Arc<Plugin>, Refusal> {
         let start = async || Ok(Engine::start(&self.vitals, self.compiler)?.with_cache(self.cache.clone()));
         let engine = self.engine.get_or_try_init(start).await.cloned().map_err(|error| match error {
-            EngineError::DeadlineThread(error) => no_thread("that enforces plugin deadlines", error),
+            EngineError::DeadlineThread(error) => {
+                cannot_start_thread("that enforces plugin deadlines", error)
+            }
             error @ EngineError::Runtime(_) => Refusal::invalid(error.to_string()),
         })?;
         let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     hub::{
-        self, AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishPipeline, Published,
-        Publisher, Registration, ReplayTurns,
+        self, AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishPipeline,
+        PublishResult, Publisher, Registration, ReplayTurns,
     },
     key::{Key, Keys},
 };
@@ -73,7 +73,7 @@ pub(crate) struct ClientSession {
 }
 
 /// The result of a request to publish, and the request's id.
-pub(super) type PublishAnswer = (Option<Box<RawValue>>, Published);
+pub(super) type PublishAnswer = (Option<Box<RawValue>>, PublishResult);
 
 impl ClientSession {
     /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the connection slot if
@@ -133,7 +133,7 @@ impl ClientSession {
             None => hub.acquire_connection_slot(&key).await.map_err(rejected)?,
         };
         let limits = hub
-            .admit(ConnectRequest {
+            .authorize_connect(ConnectRequest {
                 principal: Policy::principal(&key.principal, &key.tier),
                 remote: client.remote.to_string(),
                 origin: client.origin,
@@ -141,7 +141,7 @@ impl ClientSession {
             .await
             .map_err(rejected)?;
         let state = SessionState::new(&key, &limits, services.config.message);
-        hub.allow(&key.principal, &limits);
+        hub.set_principal_limits(&key.principal, &limits);
         hub.metrics.opened.inc();
         let mut session = Self {
             services,
@@ -299,7 +299,7 @@ impl ClientSession {
                         epoch.unwrap_or_default().chars().take(MAX_ECHOED_EPOCH_CHARS).collect();
                     Some(format!("{} is of epoch '{named}', the room is in epoch '{now}' now", what()))
                 }
-                Err(AckError::Unheard(now)) => Some(format!(
+                Err(AckError::UnconfirmedEpoch(now)) => Some(format!(
                     "{} may be of an epoch that ended: the room is in epoch '{now}' now; name the epoch",
                     what()
                 )),

@@ -28,7 +28,7 @@ pub(super) struct PendingJoin {
 pub(super) enum JoinState {
     Requested(JoinTerms),
     /// The room's shard has been asked.
-    Asked(JoinTerms, hub::Answer),
+    Asked(JoinTerms, hub::JoinReceiver),
     /// The connection is in the room already. The change is not recorded yet.
     Offered(JoinTerms, Offer),
     /// The connection has a new seat. It is not recorded yet, and the client has not been told.

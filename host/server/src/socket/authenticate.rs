@@ -4,7 +4,7 @@
 use super::{
     AuthenticatedSocket, ServerSocket,
     closing::{self, CLOSE_TIMEOUT, close_for_error},
-    count_received,
+    count_read,
 };
 use crate::{
     hub::{Connection, Permit},
@@ -124,7 +124,7 @@ async fn await_first_frame(socket: &mut ServerSocket, outbox: &Outbox, limit: Du
     let first = async {
         loop {
             let received = socket.next().await;
-            count_received(socket, &received);
+            count_read(socket, &received);
             match received {
                 Some(Ok(Message::Text(text))) => return FirstFrame::Text(text),
                 Some(Ok(Message::Binary(_))) => return FirstFrame::Rejected(UnauthenticatedSession::binary()),

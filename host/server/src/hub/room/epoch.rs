@@ -111,7 +111,7 @@ impl Room {
             Some(epoch) if *epoch != *sent.epoch => return Err(AckError::OtherEpoch(sent.epoch)),
             // The client may not have known of the new epoch. If it did, its answer to the ping would have arrived first.
             None if connection.pings.unconfirmed_epoch(&self.name).is_some() => {
-                return Err(AckError::Unheard(sent.epoch));
+                return Err(AckError::UnconfirmedEpoch(sent.epoch));
             }
             _ if offset > sent.offset => return Err(AckError::Unsent),
             Some(_) => connection.pings.forget(&self.name),

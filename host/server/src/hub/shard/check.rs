@@ -1,5 +1,5 @@
-//! Asking a plugin whether a message may be published: its quota first, then the plugin. Storing the message is the
-//! publisher's task.
+//! Checks whether a message may be published: first the publisher's quota, then the plugin. Does not store the message;
+//! the publisher does.
 
 use super::*;
 use crate::hub::{
@@ -10,8 +10,8 @@ use switchyard_plugin::{PluginFunction, Verdict};
 use switchyard_protocol::ErrorCode;
 
 impl Shard {
-    /// Whether a message may be published, to which room and with which data. The limits that the plugin gives to members
-    /// apply to everybody who publishes.
+    /// Decides whether a message may be published, to which room and with which data. The limits that the plugin gives to
+    /// members apply to all publishers.
     pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
         let UncheckedMessage { room, who, tier, event, data, mut charge } = message;
         let (routes, index) = (&self.routes, self.index);
@@ -23,8 +23,8 @@ impl Shard {
             let now = Instant::now();
             if !self.quotas.knows(&who, &room, now) {
                 let in_room = match self.rooms.get(&room) {
-                    Some(Entry::Open(room, _)) => room.len() as u32,
-                    Some(Entry::Opening(..)) | None => 0,
+                    Some(RoomEntry::Open(room, _)) => room.len() as u32,
+                    Some(RoomEntry::Opening(..)) | None => 0,
                 };
                 // The publisher is treated as a member that is in no other room.
                 let counts = Counts { in_room, ..Counts::default() };
@@ -58,14 +58,14 @@ fn valid_replacement(
         Ok(data) if data.len() <= max_bytes => Ok(data),
         Ok(data) => {
             let message = format!(
-                "plugin '{plugin}' replaced the data by {} bytes; at most {max_bytes} are allowed here",
+                "plugin '{plugin}' replaced the data with {} bytes; at most {max_bytes} are allowed here",
                 data.len()
             );
             Err(Refusal::new(ErrorCode::MessageTooLarge, message))
         }
         Err(_) => {
             let message = format!(
-                "plugin '{plugin}' replaced a message of room '{}' by data that is not UTF-8",
+                "plugin '{plugin}' replaced a message of room '{}' with data that is not valid UTF-8",
                 &**room
             );
             Err(Refusal::new(ErrorCode::PluginFailed, message))

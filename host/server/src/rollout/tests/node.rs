@@ -82,7 +82,8 @@ impl TestNode {
     pub(super) async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {
         let principal = Principal { id: who.to_owned(), ..Principal::default() };
         let remote = "127.0.0.1:1".to_owned();
-        let limits = self.rollout.hub.admit(ConnectRequest { principal, remote, origin: None }).await;
+        let limits =
+            self.rollout.hub.authorize_connect(ConnectRequest { principal, remote, origin: None }).await;
         limits.map(|limits| limits.rooms)
     }
 

@@ -20,7 +20,7 @@ impl ClientSession {
     /// A new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
         if !self.services.hub.may_grow(&self.connection.share) {
-            return Err(hub::full("sessions"));
+            return Err(hub::memory_exhausted("sessions"));
         }
         let reserved = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.state.inbox.clone()];

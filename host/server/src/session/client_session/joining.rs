@@ -34,7 +34,7 @@ pub(super) enum AnswerKind {
 impl ClientSession {
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, joins: Vec<PendingJoin>) {
         let began = Instant::now();
-        let turn = self.services.hub.turn_of_list(&self.connection.principal, joins.len()).await;
+        let turn = self.services.hub.acquire_long_request(&self.connection.principal, joins.len()).await;
         // All questions are sent before the first answer is awaited.
         let mut asked = Vec::with_capacity(joins.len());
         for (n, join) in joins.into_iter().enumerate() {
@@ -91,7 +91,7 @@ impl ClientSession {
             }
         };
         let state = match until {
-            Some(until) => timeout_at(until, seated).await.unwrap_or_else(|_| Err(hub::store_is_away())),
+            Some(until) => timeout_at(until, seated).await.unwrap_or_else(|_| Err(hub::store_unavailable())),
             None => seated.await,
         };
         PendingJoin { name: join.name, state: state.unwrap_or_else(JoinState::Refused) }
@@ -101,7 +101,7 @@ impl ClientSession {
     async fn record(&self, mut joins: Vec<PendingJoin>, until: Instant) -> Vec<PendingJoin> {
         let records = joins.iter().filter_map(PendingJoin::record).collect();
         let recorded = timeout_at(until, self.services.hub.record_joins(&self.connection, records)).await;
-        if let Err(refusal) = recorded.unwrap_or_else(|_| Err(hub::store_is_away())) {
+        if let Err(refusal) = recorded.unwrap_or_else(|_| Err(hub::store_unavailable())) {
             let mut withdrawn = Vec::with_capacity(joins.len());
             for join in joins {
                 withdrawn.push(join.withdraw(&refusal).await);

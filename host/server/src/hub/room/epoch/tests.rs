@@ -146,7 +146,7 @@ fn an_acknowledgement_counts_in_its_own_epoch_and_only_for_what_was_sent() {
         deliver(&mut room, &message_at(in_f(offset)), &ALL);
     }
     assert_eq!(room.acknowledge(seat, Some("e"), 10), Err(AckError::OtherEpoch("f".into())));
-    let unheard = Err(AckError::Unheard("f".into()));
+    let unheard = Err(AckError::UnconfirmedEpoch("f".into()));
     assert_eq!(room.acknowledge(seat, None, 10), unheard, "it may mean the old epoch");
     let change = Confirmation::EpochChange { room: room.name.clone(), before: "e".into(), position: in_f(2) };
     assert_eq!(member.pings.answered(1), [change]);
