@@ -14,7 +14,7 @@ pub use error::ConfigError;
 pub use file::ConfigFile;
 pub use location::{find_key, line_number};
 pub use overrides::{Environment, read_environment};
-pub use store::{KeyPrefix, StoreConfig, StoreUrl};
+pub use store::{InvalidKeyPrefix, InvalidStoreUrl, KeyPrefix, StoreConfig, StoreUrl};
 pub use warnings::is_world_readable;
 
 use crate::{

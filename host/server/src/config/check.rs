@@ -11,10 +11,10 @@ use std::{
 use switchyard_protocol::room::is_valid_principal;
 use switchyard_store::key::Digest;
 
-/// What is wrong, and where.
+/// Why a configuration is invalid, and where.
 pub(super) struct CheckError {
     pub location: Location,
-    /// It names the key, what it is and what it must be.
+    /// Names the key, its value and what would be valid.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! Why a configuration is rejected, in the words of its own language: TOML has keys, tables and lists.
+//! Why a configuration is rejected, in the terms of TOML: keys, tables and lists.
 
 use super::redact::redact_urls;
 use switchyard_process::file::UnusableFile;
@@ -38,7 +38,7 @@ impl ConfigError {
     }
 }
 
-/// What serde and the TOML parser say, which know fields and types of Rust, and what an operator calls it.
+/// Terms of Rust in the messages of serde and the TOML parser, and the terms that operators know.
 const TERMS: [(&str, &str); 13] = [
     ("unknown field ", "unknown key "),
     ("missing field ", "missing key "),

@@ -25,7 +25,7 @@ impl ConfigFile {
     ///
     /// # Errors
     ///
-    /// Fails if the file cannot be read, has more than 16 MiB, or is not UTF-8.
+    /// Fails if the file cannot be read, has more than 16 MiB, or is not valid UTF-8.
     pub fn open(path: &Path) -> Result<Self, UnusableFile> {
         let special_kind = fs::metadata(path).ok().and_then(|found| file::special_kind(found.file_type()));
         if special_kind.is_none() {

@@ -17,15 +17,15 @@ const LISTS_OF_TABLES: [&str; 2] = ["key", "plugin"];
 ///
 /// # Errors
 ///
-/// Fails if the name or the value of one of them is not UTF-8.
+/// Fails if the name or the value of one of them is not valid UTF-8.
 pub fn read_environment() -> Result<Environment, ConfigError> {
     let decode = |(name, value): (OsString, OsString)| {
         let shown = name.to_string_lossy().into_owned();
         key_path(&shown)?;
         Some(match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => Ok((name, value)),
-            (Err(_), _) => Err(ConfigError::variable(shown, "the name of this variable is not UTF-8")),
-            (_, Err(_)) => Err(ConfigError::variable(shown, "the value of this variable is not UTF-8")),
+            (Err(_), _) => Err(ConfigError::variable(shown, "the name of this variable is not valid UTF-8")),
+            (_, Err(_)) => Err(ConfigError::variable(shown, "the value of this variable is not valid UTF-8")),
         })
     };
     std::env::vars_os().filter_map(decode).collect()
@@ -46,26 +46,39 @@ pub(super) fn apply_overrides(
         return Ok(config);
     }
     let file: toml::Table = toml::from_str(text).expect("the text was parsed before");
-    apply(&file, &overrides).map_err(|message| {
+    apply(&file, &overrides).map_err(|error| {
         // Usually a single variable is invalid by itself; otherwise the error is about their combination.
         let invalid_alone =
             overrides.iter().find_map(|one| Some((one.1, apply(&file, std::slice::from_ref(one)).err()?)));
         match invalid_alone {
-            Some((name, message)) => ConfigError::variable(name, &message),
+            Some((name, error)) => ConfigError::variable(name, &error.to_string()),
             None => {
                 let names: Vec<_> = overrides.iter().map(|(_, name, _)| *name).collect();
-                ConfigError::variable(names.join(", "), &message)
+                ConfigError::variable(names.join(", "), &error.to_string())
             }
         }
     })
 }
 
-/// The configuration of the file with these overrides. The error does not name the variables.
-fn apply(file: &toml::Table, overrides: &[Override]) -> Result<Config, String> {
+/// Why an override cannot be applied. The message does not name the variable.
+#[derive(Debug, thiserror::Error)]
+enum OverrideError {
+    #[error("[[{0}]] is a list of tables, which can only be set in the file")]
+    ListOfTables(String),
+    #[error("'{0}' is not a section of the configuration")]
+    NotASection(String),
+    /// The parser or a check rejects the value, with this message.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// The configuration of the file with these overrides.
+fn apply(file: &toml::Table, overrides: &[Override]) -> Result<Config, OverrideError> {
     let mut table = file.clone();
     overrides.iter().try_for_each(|(path, _, value)| set(&mut table, path, value))?;
-    let config: Config = toml::from_str(&table.to_string()).map_err(|error| translate(error.message()))?;
-    config.check().map_err(|error| error.message)?;
+    let parsed = toml::from_str::<Config>(&table.to_string());
+    let config = parsed.map_err(|error| OverrideError::Invalid(translate(error.message())))?;
+    config.check().map_err(|error| OverrideError::Invalid(error.message))?;
     Ok(config)
 }
 
@@ -76,15 +89,15 @@ fn key_path(name: &str) -> Option<Vec<String>> {
     Some(key.split(SEPARATOR).map(str::to_lowercase).collect())
 }
 
-fn set(file: &mut toml::Table, path: &[String], value: &str) -> Result<(), String> {
+fn set(file: &mut toml::Table, path: &[String], value: &str) -> Result<(), OverrideError> {
     let (key, sections) = path.split_last().expect("a path has at least one part");
     if let Some(list) = sections.first().filter(|section| LISTS_OF_TABLES.contains(&&***section)) {
-        return Err(format!("[[{list}]] is a list of tables, which can only be set in the file"));
+        return Err(OverrideError::ListOfTables(list.clone()));
     }
     let mut table = file;
     for section in sections {
         let entry = table.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
-        table = entry.as_table_mut().ok_or(format!("'{section}' is not a section of the configuration"))?;
+        table = entry.as_table_mut().ok_or_else(|| OverrideError::NotASection(section.clone()))?;
     }
     // A value that is valid TOML is read as TOML, any other as a string.
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use switchyard_protocol::room::is_valid_principal;
-use switchyard_store::{RedisUrl, Site};
+use switchyard_store::{RedisUrl, RedisUrlError, Site};
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -30,17 +30,25 @@ pub enum StoreUrl {
     Redis(Box<RedisUrl>),
 }
 
-impl TryFrom<toml::Value> for StoreUrl {
-    type Error = String;
+/// Why a value of `store.url` is invalid. The message does not show the value, which may be nothing but a password.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidStoreUrl {
+    /// It is not a string, but a value of this type of TOML.
+    #[error("store.url must be a string, but its type is {0}")]
+    Type(&'static str),
+    /// It is neither `memory` nor a valid URL of Redis.
+    #[error(transparent)]
+    Redis(#[from] RedisUrlError),
+}
 
-    /// The error does not show the value, which may be nothing but a password.
-    fn try_from(url: toml::Value) -> Result<Self, String> {
+impl TryFrom<toml::Value> for StoreUrl {
+    type Error = InvalidStoreUrl;
+
+    fn try_from(url: toml::Value) -> Result<Self, InvalidStoreUrl> {
         match url.as_str() {
             Some("memory") => Ok(Self::Memory),
-            Some(url) => {
-                RedisUrl::parse(url).map(|url| Self::Redis(Box::new(url))).map_err(|error| error.to_string())
-            }
-            None => Err(format!("store.url must be a string, but its type is {}", url.type_str())),
+            Some(url) => Ok(Self::Redis(Box::new(RedisUrl::parse(url)?))),
+            None => Err(InvalidStoreUrl::Type(url.type_str())),
         }
     }
 }
@@ -50,15 +58,18 @@ impl TryFrom<toml::Value> for StoreUrl {
 #[serde(try_from = "String")]
 pub struct KeyPrefix(pub String);
 
-impl TryFrom<String> for KeyPrefix {
-    type Error = String;
+/// A value of `store.prefix` that is not a prefix.
+#[derive(Debug, thiserror::Error)]
+#[error("store.prefix: invalid prefix '{0}'; expected 1 to 64 characters of A-Z a-z 0-9 . _ -")]
+pub struct InvalidKeyPrefix(String);
 
-    fn try_from(prefix: String) -> Result<Self, String> {
+impl TryFrom<String> for KeyPrefix {
+    type Error = InvalidKeyPrefix;
+
+    fn try_from(prefix: String) -> Result<Self, InvalidKeyPrefix> {
         match is_valid_principal(&prefix) {
             true => Ok(Self(prefix)),
-            false => Err(format!(
-                "store.prefix: invalid prefix '{prefix}'; expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
-            )),
+            false => Err(InvalidKeyPrefix(prefix)),
         }
     }
 }

@@ -16,15 +16,19 @@ impl AllowedOrigin {
     }
 }
 
-impl TryFrom<String> for AllowedOrigin {
-    type Error = String;
+/// A value in `server.origins` that is not an origin.
+#[derive(Debug, thiserror::Error)]
+#[error(r#"server.origins: invalid origin '{text}'; expected e.g. "https://app.example.org": {reason}"#)]
+pub struct InvalidOrigin {
+    text: String,
+    reason: &'static str,
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
-        let invalid = |why: &str| {
-            Err(format!(
-                "server.origins: invalid origin '{text}'; expected e.g. \"https://app.example.org\": {why}"
-            ))
-        };
+impl TryFrom<String> for AllowedOrigin {
+    type Error = InvalidOrigin;
+
+    fn try_from(text: String) -> Result<Self, InvalidOrigin> {
+        let invalid = |reason| Err(InvalidOrigin { text: text.clone(), reason });
         if text == "*" {
             return invalid("to allow all origins, remove server.origins");
         }

@@ -16,6 +16,17 @@ pub(crate) enum ReloadCause {
     Retry,
 }
 
+/// A configuration that is not applied until an operator confirms it.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("it would {losses}; {hint}")]
+pub(super) struct UnconfirmedLoss {
+    /// What would be lost, such as "remove all 3 keys".
+    losses: String,
+    /// How to confirm it.
+    hint: &'static str,
+}
+
+/// Decides whether a configuration needs confirmation.
 #[derive(Default)]
 pub(super) struct Guard {
     /// The digest of the text for which an operator has sent the first SIGHUP.
@@ -23,14 +34,17 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Decides whether a text with this digest, which has these losses, is applied. The error says what would
-    /// be lost, and how to confirm it.
+    /// Decides whether a text with this digest, which has these losses, is applied.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an operator has to confirm it.
     pub(super) fn check(
         &mut self,
         losses: &[String],
         digest: [u8; 32],
         cause: ReloadCause,
-    ) -> Result<(), String> {
+    ) -> Result<(), UnconfirmedLoss> {
         let is_requested = self.requested.take().is_some_and(|requested| requested == digest);
         if losses.is_empty() || (is_requested && cause == ReloadCause::Sighup) {
             return Ok(());
@@ -42,7 +56,7 @@ impl Guard {
             true => "to confirm, send SIGHUP once more",
             false => "if this is intended, send SIGHUP twice",
         };
-        Err(format!("it would {}; {hint}", losses.join(" and ")))
+        Err(UnconfirmedLoss { losses: losses.join(" and "), hint })
     }
 }
 
@@ -51,7 +65,7 @@ mod tests {
     use super::{ReloadCause::*, *};
 
     fn losses() -> Vec<String> {
-        vec!["remove 3 of 3 keys".to_owned()]
+        vec!["remove all 3 keys".to_owned()]
     }
 
     #[test]
@@ -76,13 +90,13 @@ mod tests {
         let mut guard = Guard::default();
         assert!(guard.check(&losses(), [1; 32], Sighup).is_err());
         assert!(guard.check(&[], [2; 32], FileChange).is_ok());
-        let error = guard.check(&losses(), [1; 32], Sighup).unwrap_err();
-        assert_eq!(error, "it would remove 3 of 3 keys; to confirm, send SIGHUP once more");
+        let error = guard.check(&losses(), [1; 32], Sighup).unwrap_err().to_string();
+        assert_eq!(error, "it would remove all 3 keys; to confirm, send SIGHUP once more");
         let losses = [losses(), vec!["remove all 2 keys of signatures.keys".to_owned()]].concat();
-        let error = Guard::default().check(&losses, [1; 32], FileChange).unwrap_err();
+        let error = Guard::default().check(&losses, [1; 32], FileChange).unwrap_err().to_string();
         assert_eq!(
             error,
-            "it would remove 3 of 3 keys and remove all 2 keys of signatures.keys; if this is intended, send SIGHUP twice"
+            "it would remove all 3 keys and remove all 2 keys of signatures.keys; if this is intended, send SIGHUP twice"
         );
     }
 }
