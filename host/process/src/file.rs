@@ -76,8 +76,8 @@ pub enum FileError {
     /// It changed during each of several attempts.
     #[error("the file keeps changing while it is read")]
     Changing,
-    /// It is not UTF-8.
-    #[error("the file is not text in UTF-8")]
+    /// It is not valid UTF-8.
+    #[error("the file is not valid UTF-8")]
     NotUtf8,
 }
 
@@ -161,7 +161,7 @@ fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 ///
-/// Those of [`read`], and if the content is not UTF-8.
+/// Those of [`read`], and if the content is not valid UTF-8.
 pub fn read_text(path: &Path, max_bytes: u64) -> Result<String, FileError> {
     decode_utf8(read(path, max_bytes)?)
 }
@@ -170,7 +170,7 @@ pub fn read_text(path: &Path, max_bytes: u64) -> Result<String, FileError> {
 ///
 /// # Errors
 ///
-/// If the bytes are not UTF-8.
+/// If the bytes are not valid UTF-8.
 pub fn decode_utf8(bytes: Vec<u8>) -> Result<String, FileError> {
     String::from_utf8(without_bom(&bytes).to_vec()).map_err(|_| FileError::NotUtf8)
 }
@@ -198,7 +198,7 @@ pub fn without_bom(bytes: &[u8]) -> &[u8] {
 ///
 /// # Errors
 ///
-/// If it cannot be read or is not UTF-8.
+/// If it cannot be read or is not valid UTF-8.
 pub fn read_input(path: &Path) -> Result<String, FileError> {
     decode_utf8(fs::read(path)?)
 }

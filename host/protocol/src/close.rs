@@ -34,7 +34,7 @@ pub enum Close {
     Draining(u32),
     /// 1002: the peer does not follow the WebSocket protocol.
     ProtocolError,
-    /// 1007: a text frame is not UTF-8.
+    /// 1007: a text frame is not valid UTF-8.
     NotUtf8,
     /// 1009: a frame is larger than the server accepts.
     FrameTooLarge,
@@ -67,7 +67,7 @@ impl Close {
         match self {
             Close::Draining(delay) => return delay.to_string(),
             Close::ProtocolError => "not a valid WebSocket frame",
-            Close::NotUtf8 => "a text frame is not UTF-8",
+            Close::NotUtf8 => "a text frame is not valid UTF-8",
             Close::FrameTooLarge => {
                 "a frame is larger than server.frame allows, or than 16 KiB before connect"
             }

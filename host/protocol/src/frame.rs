@@ -65,7 +65,7 @@ impl Frame {
     ///
     /// # Panics
     ///
-    /// If this is a close, ping or pong frame whose payload is not UTF-8.
+    /// If this is a close, ping or pong frame whose payload is not valid UTF-8.
     pub fn text(&self) -> &str {
         let header = match self.0[1] {
             126 => 4,

@@ -89,13 +89,13 @@ async fn a_variable_that_is_not_utf8_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         stderr(&output),
-        "switchyard: SWITCHYARD_STORE__PREFIX: the value of this variable is not UTF-8\n"
+        "switchyard: SWITCHYARD_STORE__PREFIX: the value of this variable is not valid UTF-8\n"
     );
     let output = ended(&["listen", "--url", "ws://127.0.0.1:1/", "prices"], "SWITCHYARD_KEY").await;
     assert!(stderr(&output).contains("SWITCHYARD_KEY: not valid UTF-8"), "{}", stderr(&output));
     let output = ended(&["check"], "RUST_LOG").await;
     assert!(
-        output.status.success() && stderr(&output).contains("RUST_LOG is not text in UTF-8"),
+        output.status.success() && stderr(&output).contains("RUST_LOG is not valid UTF-8"),
         "{}",
         stderr(&output)
     );

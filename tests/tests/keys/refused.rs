@@ -90,9 +90,9 @@ async fn removing_all_keys_takes_a_second_sighup() {
     let good = configuration(&node);
     let without = good.split("[[key]]").next().expect("what comes before keys").to_owned();
     replace(node.place(), &without);
-    refuses(&node, "it would remove 2 of 2 keys; if this is intended, send SIGHUP twice").await;
+    refuses(&node, "it would remove all 2 keys; if this is intended, send SIGHUP twice").await;
     hangup(&node, "refused").await;
-    refuses(&node, "it would remove 2 of 2 keys; to confirm, send SIGHUP once more").await;
+    refuses(&node, "it would remove all 2 keys; to confirm, send SIGHUP once more").await;
     // Another text needs its own confirmation.
     replace(node.place(), format!("{without}# cut off\n"));
     refuses(&node, "if this is intended, send SIGHUP twice").await;
@@ -103,7 +103,7 @@ async fn removing_all_keys_takes_a_second_sighup() {
     assert_eq!(client.closed().await.code, 4410);
     assert!(!Client::is_let_in(&node.url, READER).await);
     let log = node.log();
-    assert!(log.contains("it would remove 2 of 2 keys"), "{log}");
+    assert!(log.contains("it would remove all 2 keys"), "{log}");
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn a_file_truncated_before_a_tier_revokes_no_key_in_the_store() {
     let cut = good.replace("[tier.gold]\nconnections = 7\n", "");
     assert_ne!(cut, good);
     replace(node.place(), &cut);
-    refuses(&node, "it would revoke 1 of 1 keys in the store, because it lacks the tier 'gold'; if this")
+    refuses(&node, "it would revoke the only key in the store, because it lacks the tier 'gold'; if this")
         .await;
     hangup(&node, "refused").await;
     client.settled().await;
@@ -168,7 +168,7 @@ async fn a_truncated_file_weakens_neither_trust_nor_expiry() {
     let node = Node::start("memory", &more).await;
     let good = configuration(&node);
     replace(node.place(), good.split("[signatures]").next().expect("what comes before"));
-    refuses(&node, "it would remove all 1 keys of signatures.keys and turn off signatures.require").await;
+    refuses(&node, "it would remove the only key of signatures.keys and turn off signatures.require").await;
     replace(node.place(), good.replace("require = true\n", ""));
     refuses(&node, "it would turn off signatures.require; if this is intended, send SIGHUP twice").await;
     let endless = good.replace(ends, "");

@@ -16,7 +16,7 @@ pub(super) fn filter_of(text: Option<&OsStr>) -> (EnvFilter, Option<String>) {
     let (chosen, mut problem) = match text.to_str() {
         Some(text) if !text.trim().is_empty() => (text, None),
         Some(_) => (DEFAULT, None),
-        None => (DEFAULT, Some("RUST_LOG is not text in UTF-8".to_owned())),
+        None => (DEFAULT, Some("RUST_LOG is not valid UTF-8".to_owned())),
     };
     let filter =
         directives(chosen).and_then(|all| EnvFilter::try_new(all).map_err(|error| error.to_string()));

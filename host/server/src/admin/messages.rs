@@ -118,7 +118,7 @@ fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {
 }
 
 fn decode(body: &[u8]) -> Result<&str, Refusal> {
-    std::str::from_utf8(without_bom(body)).map_err(|_| Refusal::invalid("the body is not UTF-8"))
+    std::str::from_utf8(without_bom(body)).map_err(|_| Refusal::invalid("the body is not valid UTF-8"))
 }
 
 fn not_json(error: serde_json::Error) -> Refusal {

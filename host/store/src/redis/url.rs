@@ -67,8 +67,8 @@ pub enum RedisUrlError {
     /// It has parameters for Sentinels without a scheme for Sentinels.
     #[error("invalid store.url: parameters that begin with sentinel need redis-sentinel://")]
     SentinelParameter,
-    /// The parameter of this name is not UTF-8.
-    #[error("invalid store.url: {0} is not UTF-8")]
+    /// The parameter of this name is not valid UTF-8.
+    #[error("invalid store.url: {0} is not valid UTF-8")]
     NotUtf8(&'static str),
     /// It has a parameter of another name.
     #[error(
@@ -305,7 +305,7 @@ mod tests {
             ("redis-sentinel://x?sentinelServiceName=&sentinelPassword=secret", "sentinelServiceName="),
             (
                 "redis-sentinel://x?sentinelServiceName=main&sentinelPassword=%ffsecret",
-                "sentinelPassword is not UTF-8",
+                "sentinelPassword is not valid UTF-8",
             ),
             ("redis-cluster://x?node=user:secret@x:1", "node= must be HOST:PORT"),
             ("redis://x/?db=3", "a database is written as a path, as in /3"),

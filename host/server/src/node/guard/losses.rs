@@ -35,7 +35,8 @@ impl<'a> ProtectedSettings<'a> {
         let before = valid_digests(self.configured.keys.iter(), now);
         let remaining = after.valid_keys(stored, now);
         let (all, lost) = (before.len(), before.difference(&remaining).count());
-        (lost > 0 && (lost == all || 2 * lost > all)).then(|| format!("remove {lost} of {all} keys"))
+        let is_loss = lost > 0 && (lost == all || 2 * lost > all);
+        is_loss.then(|| format!("remove {}", count_keys(lost, all)))
     }
 
     /// Any key in the store: such keys are revoked in the store, not by removing their tier from the
@@ -53,7 +54,9 @@ impl<'a> ProtectedSettings<'a> {
         let tiers: BTreeSet<_> = lost.iter().filter_map(|key| key.tier.as_ref()).collect();
         let tiers: Vec<_> = tiers.iter().map(|tier| format!("'{}'", tier.get_ref())).collect();
         Some(format!(
-            "revoke {lost_keys} of {all} keys in the store, because it lacks the tier {}",
+            "revoke {} in the store, because it lacks the {} {}",
+            count_keys(lost_keys, all),
+            if tiers.len() == 1 { "tier" } else { "tiers" },
             tiers.join(" and ")
         ))
     }
@@ -75,14 +78,13 @@ impl<'a> ProtectedSettings<'a> {
         let (before, after) = (self.trust, after.trust);
         let is_weakened = before.require && !after.require;
         let lost = (!before.keys.is_empty() && after.keys.is_empty()).then_some(before.keys.len());
-        match (is_weakened, lost) {
-            (true, Some(lost)) => {
-                Some(format!("remove all {lost} keys of signatures.keys and turn off signatures.require"))
-            }
-            (true, None) => Some("turn off signatures.require".to_owned()),
-            (false, Some(lost)) => Some(format!("remove all {lost} keys of signatures.keys")),
-            (false, None) => None,
-        }
+        let removed = lost.map(|lost| match lost {
+            1 => "remove the only key of signatures.keys".to_owned(),
+            lost => format!("remove all {lost} keys of signatures.keys"),
+        });
+        let weakened = is_weakened.then(|| "turn off signatures.require".to_owned());
+        let losses: Vec<_> = removed.into_iter().chain(weakened).collect();
+        (!losses.is_empty()).then(|| losses.join(" and "))
     }
 
     /// The pinned digest of any plugin that stays.
@@ -93,12 +95,22 @@ impl<'a> ProtectedSettings<'a> {
         };
         let (before, after) = (pinned(self.plugins, true), pinned(after.plugins, false));
         let lost: Vec<_> = before.intersection(&after).cloned().collect();
-        (!lost.is_empty()).then(|| format!("remove the sha256 of plugin {}", lost.join(" and ")))
+        let plugins = if lost.len() == 1 { "plugin" } else { "plugins" };
+        (!lost.is_empty()).then(|| format!("remove the sha256 of {plugins} {}", lost.join(" and ")))
     }
 
     fn valid_keys(&self, stored: &[KeyConfig], now: u64) -> HashSet<Digest> {
         let stored = stored.iter().filter(|key| self.configured.has_tier_of(key));
         valid_digests(self.configured.keys.iter().chain(stored), now)
+    }
+}
+
+/// The number of lost keys, such as "2 of 3 keys".
+fn count_keys(lost: usize, all: usize) -> String {
+    match all {
+        1 => "the only key".to_owned(),
+        all if lost == all => format!("all {all} keys"),
+        all => format!("{lost} of {all} keys"),
     }
 }
 
@@ -156,10 +168,10 @@ mod tests {
             ("", "", ""),
             ("", "ab", ""),
             ("a", "a", ""),
-            ("a", "", "remove 1 of 1 keys"),
-            ("a", "b", "remove 1 of 1 keys"),
+            ("a", "", "remove the only key"),
+            ("a", "b", "remove the only key"),
             ("ab", "a", ""),
-            ("ab", "", "remove 2 of 2 keys"),
+            ("ab", "", "remove all 2 keys"),
             ("abc", "ab", ""),
             ("abc", "a", "remove 2 of 3 keys"),
             ("abcd", "abx", ""),
@@ -169,17 +181,17 @@ mod tests {
             assert_eq!(losses(&keys(before), &keys(after), ""), loss, "{before} {after}");
         }
         assert_eq!(losses(&keys("ab"), "", &keys("ab")), "", "they are in the store");
-        assert_eq!(losses(&keys("ab"), "", &keys("cdefgh")), "remove 2 of 2 keys");
+        assert_eq!(losses(&keys("ab"), "", &keys("cdefgh")), "remove all 2 keys");
     }
 
     #[test]
     fn expired_keys_do_not_count() {
         let old = ["x", "y", "z"].map(|name| key(name, PAST)).concat();
-        assert_eq!(losses(&format!("{}{old}", keys("ab")), &old, ""), "remove 2 of 2 keys");
+        assert_eq!(losses(&format!("{}{old}", keys("ab")), &old, ""), "remove all 2 keys");
         assert_eq!(losses(&format!("{}{old}", keys("ab")), &keys("ab"), ""), "");
         assert_eq!(
             losses(&keys("a"), &key("a", PAST), ""),
-            "remove 1 of 1 keys",
+            "remove the only key",
             "an expiry in the past revokes it"
         );
     }
@@ -205,7 +217,7 @@ mod tests {
             (
                 "[tier.gold]\n[tier.iron]",
                 "",
-                "revoke 2 of 3 keys in the store, because it lacks the tier 'gold' and 'iron'",
+                "revoke 2 of 3 keys in the store, because it lacks the tiers 'gold' and 'iron'",
             ),
             ("", "[tier.gold]", ""),
             ("[tier.none]", "", ""),
