@@ -320,7 +320,7 @@ async fn an_acknowledgement_applies_only_to_its_epoch() {
     let answer = client.ask(ended).await;
     assert_eq!(answer["error"]["code"], "invalid_request", "{answer}");
     let expected = format!(
-        "offset 3 of room 'prices' is of epoch 'ended', the room is in epoch '{}' now",
+        "offset 3 of room 'prices' belongs to epoch 'ended', but the room is now in epoch '{}'",
         epoch.as_str().unwrap()
     );
     assert_eq!(answer["error"]["message"], expected.as_str());

@@ -14,9 +14,9 @@ use switchyard_store::key::{Digest, Expiry, KeyConfig, Scope};
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tier {
-    /// The most live connections of one principal. Counted across all nodes that share a store.
+    /// Maximum number of live connections of one principal, on all nodes that share a store.
     pub connections: u32,
-    /// The most rooms of one connection. `*` and the inbox do not count.
+    /// Maximum number of rooms of one connection. `*` and the inbox do not count.
     pub rooms: u32,
 }
 
@@ -26,7 +26,7 @@ impl Default for Tier {
     }
 }
 
-/// The tier of keys that name none.
+/// The tier of keys that do not name one.
 pub const DEFAULT_TIER: &str = "default";
 
 /// A configured key.

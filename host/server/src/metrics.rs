@@ -10,7 +10,7 @@ use switchyard_process::log;
 use switchyard_protocol::{Close, ErrorCode};
 use switchyard_store::StoreMetrics;
 
-/// Clones share their counters.
+/// The metrics of a node. Clones share their counters.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,

@@ -1,5 +1,6 @@
-//! What waits to be sent to one connection: frames in order, bounded by bytes, and how the connection is to end. Knows no
-//! socket, only a pipe. Any task may write to a connection; the connection's own task, the writer, writes when the pipe is full.
+//! The frames that wait to be sent to one connection, in order and bounded by bytes, and how the connection ends. Knows no
+//! socket, only a pipe. Any task may write to a connection. When the pipe is full, the connection's own task, the writer,
+//! writes the rest.
 
 mod ending;
 mod outcome;
@@ -19,7 +20,7 @@ use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
 use switchyard_protocol::{Close, Frame};
 use tokio::sync::Notify;
 
-/// Where the bytes go.
+/// Where an outbox writes.
 pub(crate) trait Pipe: Send + Sync {
     /// Writes as much as fits at once. `WouldBlock`: nothing fits, or only the writer task may write.
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize>;
@@ -31,13 +32,14 @@ pub(crate) trait Pipe: Send + Sync {
     fn poll_flush(&self, cx: &mut Context) -> Poll<io::Result<()>>;
 }
 
+/// The outgoing frames of a connection.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// The most bytes that may wait. A frame that would exceed it closes the connection.
+    /// Maximum number of bytes that wait. A frame that would exceed it closes the connection.
     limit: usize,
     /// Wakes the writer task.
     writer: AtomicWaker,
-    /// Notified when there is as much space as somebody waits for, and when the outbox closes.
+    /// Notified when there is as much space as a task waits for, and when the outbox closes.
     space: Notify,
     /// Notified when the outbox closes.
     closing: Notify,
@@ -51,7 +53,7 @@ struct State {
     /// The answer to the peer's last ping. It is sent before the queue, and so is the next ping.
     pong: Option<Bytes>,
     ping: bool,
-    /// `None` is reserved for a reply that is still being made. Nothing behind it may overtake it.
+    /// `None` is reserved for a reply that is not ready. Frames behind it do not overtake it.
     queue: VecDeque<Option<Frame>>,
     /// How many entries have left the queue. It tells where in the queue a reservation is.
     dequeued: u64,
@@ -61,13 +63,13 @@ struct State {
     own_bytes: usize,
     /// The memory of `own_bytes`.
     charge: SteppedCharge,
-    /// The other bytes. Their memory is charged where a message is made; here they count only against the connection's principal,
-    /// because they are kept for it.
+    /// The other bytes. Their memory is charged where a message is made. Here they count only against the connection's
+    /// principal, because they are kept for it.
     claim: SteppedCharge,
     close: Option<Close>,
     /// No new frames are accepted. The queue is sent, and reservations may still be filled.
     finishing: bool,
-    /// Notify `space` when no more than this many bytes wait.
+    /// `space` is notified when no more than this many bytes wait.
     notify_below: Option<usize>,
 }
 
@@ -78,10 +80,10 @@ pub(crate) struct Reservation(u64);
 /// If the outbox fills to `1/EARLY_WRITE_FRACTION` of its limit, the writer is woken at once instead of waiting for a flush.
 const EARLY_WRITE_FRACTION: usize = 16;
 
-/// The most frames in one vectored write.
+/// Maximum number of frames in one vectored write.
 const MAX_SLICES: usize = 64;
 
-/// How many frames an empty queue keeps capacity for.
+/// Maximum capacity of an empty queue, in frames.
 const IDLE_QUEUE_CAPACITY: usize = 16;
 
 /// A WebSocket ping without a payload.
@@ -113,7 +115,7 @@ impl Outbox {
         }
     }
 
-    /// Charges another principal for what waits, from now on.
+    /// From now on, charges another principal for the memory of the outbox.
     pub(crate) fn move_to(&self, share: &Arc<MemoryShare>) {
         let mut state = self.lock();
         state.charge.move_to(share);
@@ -161,7 +163,7 @@ impl Outbox {
         drop(state);
         match was_empty {
             true => return PutOutcome::First,
-            // Waiting for a flush must not bring a connection near its limit.
+            // An outbox that waits for a flush must not come near its limit.
             false if reaches_threshold => self.wake_writer(),
             false => {}
         }
@@ -228,8 +230,8 @@ impl Outbox {
         }
     }
 
-    /// For the writer task: writes whenever something waits. Ready with the reason for which to close the connection, or with
-    /// `None` if there is nothing more to send or the pipe is broken.
+    /// For the writer task: writes whatever waits. Ready with the reason for closing the connection, or with `None` if there
+    /// is nothing more to send or the pipe is broken.
     pub(crate) fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
         self.writer.register(cx.waker());
         let mut state = self.lock();
@@ -264,7 +266,7 @@ impl Outbox {
         }
     }
 
-    /// The most bytes that may wait.
+    /// The maximum number of bytes that wait.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -275,13 +277,13 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds an outbox")
+        self.state.lock().expect("no code panics while it holds the lock")
     }
 }
 
 impl State {
-    /// Adjusts the memory charges to what waits. Returns whether that is more than may be kept: memory is short, and the principal
-    /// uses too much of it.
+    /// Adjusts the memory charges to what waits. Returns whether this is over budget: memory is short, and the principal uses
+    /// too much of it.
     fn update_charges(&mut self) -> bool {
         self.own_bytes = self.own_bytes.min(self.bytes);
         let (own, shared) = (self.charge.set(self.own_bytes), self.claim.set(self.bytes - self.own_bytes));

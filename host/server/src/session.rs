@@ -1,4 +1,4 @@
-//! One client's session. The core is a state machine without I/O: a request goes in, a decision comes out.
+//! One client's session. Its core is a state machine without I/O that turns each request into a decision.
 //! `UnauthenticatedSession` and `SessionState` are different types, so that only `connect` exists before authentication.
 //! `ClientSession` carries the decisions out. Knows no sockets.
 
@@ -22,18 +22,20 @@ pub struct SessionConfig {
     /// How long a session without a connection can be resumed.
     #[serde(deserialize_with = "unit::duration")]
     pub ttl: Duration,
-    /// Bytes that may wait for one connection. If there are more, it is closed with 4508.
+    /// Maximum number of bytes that wait for one connection. Beyond it, the connection is closed with 4508.
     #[serde(deserialize_with = "unit::size")]
     pub outbox: usize,
-    /// Bytes that the data of a message may have.
+    /// Maximum size of the data of a message, in bytes.
     #[serde(deserialize_with = "unit::size")]
     pub message: usize,
     /// How long a client may take to send its first frame, from the end of the upgrade.
     #[serde(deserialize_with = "unit::duration")]
     pub authenticate: Duration,
+    /// How the server notices peers that are gone.
     pub heartbeat: Heartbeat,
 }
 
+/// `session.heartbeat`
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {

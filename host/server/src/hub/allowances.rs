@@ -48,7 +48,7 @@ impl Allowances {
         let Some(allowance) = all.get_mut(who) else { return Ok(()) };
         allowance.used = now;
         let too_many =
-            |after| format!("principal '{who}' publishes too many messages a second; wait {after} ms");
+            |after| format!("principal '{who}' publishes too many messages per second; wait {after} ms");
         allowance.grant.take(bytes, now, too_many)
     }
 }

@@ -89,7 +89,7 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no code panics while it holds a progress")
+        self.0.lock().expect("no code panics while it holds the lock")
     }
 }
 

@@ -64,7 +64,7 @@ impl ConnectAuthorizer {
         Ok(sender)
     }
 
-    /// Asks all plugins that have a connect hook. The limits are the narrowest of their answers.
+    /// Asks all plugins that have a connect hook. Returns the narrowest of their limits.
     pub(super) async fn authorize(&self, connect: ConnectRequest) -> Result<Limits, Refusal> {
         if self.governor_count.load(Ordering::Acquire) == 0 {
             return Ok(Limits::default());
@@ -77,8 +77,8 @@ impl ConnectAuthorizer {
         })
     }
 
-    /// Activates a version in a slot, or none, and returns the version that was asked before. A version
-    /// without a connect hook is not asked.
+    /// Activates a version in a slot, or none, and returns the version that was active before. A version without a
+    /// connect hook counts as none.
     pub(super) async fn swap(
         &self,
         slot: usize,

@@ -51,7 +51,7 @@ impl FairSemaphore {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, PrincipalQueue>> {
-        self.principals.lock().expect("no code panics while it holds the queues")
+        self.principals.lock().expect("no code panics while it holds the lock")
     }
 }
 

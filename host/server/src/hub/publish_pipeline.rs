@@ -7,7 +7,7 @@ use super::{
     command::{PolicyRequest, ShardCommand},
     memory_exhausted, policy,
     recent_publishers::Note,
-    routes::{Governed, Route},
+    routes::{GovernedRooms, Route},
     stopping, unavailable,
 };
 use crate::key::Keys;
@@ -283,7 +283,7 @@ impl Hub {
         if governed.is_none() && self.ungoverned == Ungoverned::Closed && room.kind() == RoomKind::Ordinary {
             return Err(policy::ungoverned_closed(&room));
         }
-        let needs_check = governed.is_some_and(Governed::wants_publishes);
+        let needs_check = governed.is_some_and(GovernedRooms::wants_publishes);
         if !needs_check && !must_wait {
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(&keys, &room));
             return self.store(

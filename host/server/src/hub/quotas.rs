@@ -11,16 +11,17 @@ use std::{
 use switchyard_plugin::Limits;
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomName};
 
-/// Quotas that are kept for one plugin, which is about 1 MB.
+/// Maximum number of quotas of one plugin. They take about 1 MB.
 const MAX_QUOTAS: usize = 8192;
 
-/// How long limits are valid that the plugin was asked for because of a publish. Those of a member are valid until it joins
-/// again.
+/// How long limits are valid for which the plugin was asked because of a publish. Those of a member are valid until it
+/// joins again.
 const ANSWER_TTL: Duration = Duration::from_secs(60);
 
-/// After this time a token bucket is full again, so nobody gains anything when it is forgotten.
+/// After this time, a token bucket is full again. Forgetting it then changes nothing.
 const REFILL_TIME: Duration = Duration::from_secs(1);
 
+/// The quotas of all publishers in the rooms of one plugin.
 #[derive(Default)]
 pub(crate) struct Quotas {
     quotas: HashMap<(Arc<str>, RoomName), Quota>,
@@ -35,22 +36,34 @@ struct Quota {
 
 impl Quotas {
     /// Sets the limits of a member.
-    pub(crate) fn grant(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
+    pub(crate) fn set_member_limits(
+        &mut self,
+        who: &Arc<str>,
+        room: &RoomName,
+        limits: &Limits,
+        now: Instant,
+    ) {
         self.set(who, room, limits, None, now);
     }
 
     /// Sets the limits of a publisher that may not be a member.
-    pub(crate) fn answer(&mut self, who: &Arc<str>, room: &RoomName, limits: &Limits, now: Instant) {
+    pub(crate) fn set_publisher_limits(
+        &mut self,
+        who: &Arc<str>,
+        room: &RoomName,
+        limits: &Limits,
+        now: Instant,
+    ) {
         self.set(who, room, limits, Some(now), now);
     }
 
     /// Whether the limits are known, so that the plugin need not be asked.
-    pub(crate) fn knows(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
+    pub(crate) fn are_known(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
         let quota = self.quotas.get(&(who.clone(), room.clone()));
         quota.is_some_and(|quota| quota.asked.is_none_or(|at| now.duration_since(at) < ANSWER_TTL))
     }
 
-    /// Counts one message of so many bytes, or refuses it.
+    /// Counts one message of this size, or refuses it.
     pub(crate) fn take(
         &mut self,
         who: &Arc<str>,
@@ -59,15 +72,16 @@ impl Quotas {
         now: Instant,
     ) -> Result<(), Refusal> {
         let Some(quota) = self.quotas.get_mut(&(who.clone(), room.clone())) else {
-            let message = format!("too many rooms are published to at once; room '{}' has to wait", &**room);
+            let message =
+                format!("too many rooms are being published to; wait before you publish to '{}'", &**room);
             return Err(Refusal::retry(ErrorCode::RateLimited, message, REFILL_TIME.as_millis() as u64));
         };
         quota.used = now;
-        let too_many = |after| format!("too many messages a second to '{}'; wait {after} ms", &**room);
+        let too_many = |after| format!("too many messages per second to '{}'; wait {after} ms", &**room);
         quota.grant.take(bytes, now, too_many)
     }
 
-    /// Makes the next publish ask the plugin again, because another version may answer differently. Counts stay.
+    /// Makes the next publish ask the plugin again, because another version may answer differently. Keeps the counts.
     pub(crate) fn expire_answers(&mut self, now: Instant) {
         let long_ago = now.checked_sub(ANSWER_TTL).unwrap_or(now);
         self.quotas.values_mut().filter_map(|quota| quota.asked.as_mut()).for_each(|at| *at = long_ago);
@@ -90,7 +104,8 @@ impl Quotas {
         quota.grant.change(limits, now);
     }
 
-    /// Whether another quota can be kept. The principal that has most makes room for others, and gets no more itself.
+    /// Whether there is space for another quota. If the table is full, the principal with the most quotas loses its oldest
+    /// one to other principals, and gets no more itself.
     fn make_room(&mut self, who: &Arc<str>, now: Instant) -> bool {
         if self.quotas.len() < MAX_QUOTAS {
             return true;
@@ -129,9 +144,9 @@ mod tests {
     fn joining_again_does_not_refill_a_bucket() {
         let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
         for n in 0..10 {
-            quotas.grant(&who, &room, &ONE, now);
+            quotas.set_member_limits(&who, &room, &ONE, now);
             assert_eq!(code(quotas.take(&who, &room, 4, now)), (n > 0).then_some(ErrorCode::RateLimited));
-            quotas.answer(&who, &room, &ONE, now);
+            quotas.set_publisher_limits(&who, &room, &ONE, now);
             assert_eq!(code(quotas.take(&who, &room, 4, now)), Some(ErrorCode::RateLimited));
         }
         let later = now + Duration::from_secs(1);
@@ -142,33 +157,33 @@ mod tests {
     #[test]
     fn a_plugin_is_asked_again_after_a_while_and_when_its_version_changes() {
         let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
-        assert!(!quotas.knows(&who, &room, now));
-        quotas.answer(&who, &room, &ONE, now);
-        assert!(quotas.knows(&who, &room, now) && !quotas.knows(&who, &room, now + ANSWER_TTL));
+        assert!(!quotas.are_known(&who, &room, now));
+        quotas.set_publisher_limits(&who, &room, &ONE, now);
+        assert!(quotas.are_known(&who, &room, now) && !quotas.are_known(&who, &room, now + ANSWER_TTL));
         let later = now + ANSWER_TTL / 2;
         quotas.expire_answers(later);
-        assert!(!quotas.knows(&who, &room, later));
-        quotas.grant(&who, &room, &ONE, later);
+        assert!(!quotas.are_known(&who, &room, later));
+        quotas.set_member_limits(&who, &room, &ONE, later);
         quotas.expire_answers(later);
-        assert!(quotas.knows(&who, &room, later + 10 * ANSWER_TTL));
+        assert!(quotas.are_known(&who, &room, later + 10 * ANSWER_TTL));
     }
 
     #[test]
-    fn the_table_is_bounded_and_whoever_fills_it_gets_no_more() {
+    fn the_table_is_bounded_and_a_principal_that_fills_it_gets_no_more() {
         let (mut quotas, now, mallory) = (Quotas::default(), Instant::now(), "mallory".into());
         for n in 0..MAX_QUOTAS + 10 {
             let room = room(&n.to_string());
-            quotas.answer(&mallory, &room, &ONE, now);
+            quotas.set_publisher_limits(&mallory, &room, &ONE, now);
             let expected = (n >= MAX_QUOTAS).then_some(ErrorCode::RateLimited);
             assert_eq!(code(quotas.take(&mallory, &room, 1, now)), expected, "{n}");
         }
         let acme = "acme".into();
-        quotas.answer(&acme, &room("a"), &ONE, now);
+        quotas.set_publisher_limits(&acme, &room("a"), &ONE, now);
         assert_eq!(code(quotas.take(&acme, &room("a"), 1, now)), None);
         assert_eq!(quotas.quotas.len(), MAX_QUOTAS);
         // Buckets that are full again are forgotten.
         let later = now + REFILL_TIME;
-        quotas.answer(&mallory, &room("more"), &ONE, later);
+        quotas.set_publisher_limits(&mallory, &room("more"), &ONE, later);
         assert_eq!(quotas.quotas.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Who published which message lately on this node, so that a message that makes a plugin fail leads back to its
+//! Who recently published which message on this node, so that a message that makes a plugin fail can be traced to its
 //! publisher. A delivery does not name the publisher, because it may come from another node.
 
 use std::{
@@ -11,19 +11,20 @@ use std::{
 use switchyard_protocol::Publication;
 use switchyard_store::Message;
 
-/// How long messages are remembered at least, and half of how long at most. A shard delivers its backlog well within this.
+/// The minimum time for which messages are remembered; the maximum is twice as long. A shard delivers its backlog well within
+/// this time.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Messages that are remembered of one principal in a period: as many as may wait for a shard.
+/// Maximum number of messages of one principal that are remembered in a period: as many as may wait for a shard.
 pub(super) const MAX_MESSAGES_PER_PRINCIPAL: usize = super::MAX_SHARD_BACKLOG;
-/// Messages of all principals that are remembered in a period. Two periods take at most 2 MiB: 16 bytes for each message,
-/// and as much for spare capacity.
+/// Maximum number of messages of all principals that are remembered in a period. Two periods take at most 2 MiB: 16 bytes
+/// for each message, and as much again for spare capacity.
 const MAX_MESSAGES: usize = 32_768;
 
 /// The latest publishers in the rooms of one plugin.
 ///
-/// A principal never displaces what is remembered of others. Once it has as many messages as there is space left, each new
-/// one replaces its own oldest. So one that floods leaves space for others, and the sum is at most [`MAX_MESSAGES`] in
-/// each of two periods.
+/// A principal never displaces messages of others. Once it has as many messages as there is space left, each new one
+/// replaces its own oldest. So a principal that floods a room leaves space for others, and the total is at most
+/// [`MAX_MESSAGES`] in each of two periods.
 #[derive(Default)]
 pub(super) struct RecentPublishers {
     periods: Mutex<Periods>,
@@ -45,14 +46,14 @@ struct Period {
     len: usize,
 }
 
-/// A message: when it came, in order, and the hash of what it says.
+/// A message that was noted: its place in the order of all messages, and the hash of its content.
 #[derive(Clone, Copy)]
 struct NotedMessage {
     serial: u64,
     hash: u64,
 }
 
-/// A message that was noted, so that the note can be withdrawn.
+/// Identifies a message that was noted, so that the note can be withdrawn.
 pub(super) struct Note {
     /// The shard of the message's room.
     pub shard: usize,
@@ -81,7 +82,7 @@ impl RecentPublishers {
         }
     }
 
-    /// Who published this message, or the latest one that says the same.
+    /// Who published this message, or the latest one with the same content.
     pub(super) fn find(&self, message: &Publication) -> Option<Arc<str>> {
         let hash = self.hash(&message.room, message.event.as_deref(), message.data());
         let periods = self.lock();
@@ -89,7 +90,7 @@ impl RecentPublishers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Periods> {
-        self.periods.lock().expect("no code panics while it holds this lock")
+        self.periods.lock().expect("no code panics while it holds the lock")
     }
 
     fn hash(&self, room: &str, event: Option<&str>, data: &str) -> u64 {

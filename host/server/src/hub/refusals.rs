@@ -1,4 +1,4 @@
-//! Translates rejections by plugins into error codes of the wire protocol. Nothing else does.
+//! Translates rejections by plugins into error codes of the wire protocol. Decides nothing itself.
 
 use switchyard_plugin::{PluginFunction, RejectionCode};
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -6,15 +6,15 @@ use switchyard_protocol::{ErrorCode, Refusal};
 /// `retryAfter` for a publisher that a plugin limits, in milliseconds.
 const PUBLISH_RETRY_MS: u64 = 1000;
 
-/// The refusal that the client gets if a plugin's `hook` rejects something. The text is the plugin's.
-pub(super) fn wire_refusal(hook: PluginFunction, refusal: switchyard_plugin::Rejection) -> Refusal {
+/// The refusal for the client if a `hook` of a plugin rejects something. The text is the plugin's.
+pub(super) fn wire_refusal(hook: PluginFunction, rejection: switchyard_plugin::Rejection) -> Refusal {
     use RejectionCode::{Denied, Failed, Invalid, Limit, TooLarge};
-    let code = match (hook, refusal.code) {
+    let code = match (hook, rejection.code) {
         (_, Failed) => ErrorCode::PluginFailed,
         (PluginFunction::Connect, Limit) => ErrorCode::ConnectionLimit,
         (PluginFunction::Connect, Denied | Invalid | TooLarge) => ErrorCode::Forbidden,
         (PluginFunction::Publish, Limit) => {
-            return Refusal::retry(ErrorCode::RateLimited, refusal.message, PUBLISH_RETRY_MS);
+            return Refusal::retry(ErrorCode::RateLimited, rejection.message, PUBLISH_RETRY_MS);
         }
         (PluginFunction::Publish, TooLarge) => ErrorCode::MessageTooLarge,
         (PluginFunction::Publish, Denied | Invalid) => ErrorCode::MessageRejected,
@@ -23,7 +23,7 @@ pub(super) fn wire_refusal(hook: PluginFunction, refusal: switchyard_plugin::Rej
         (PluginFunction::Room, Invalid | TooLarge) => ErrorCode::RoomInvalid,
         (_, Invalid | TooLarge) => ErrorCode::FilterInvalid,
     };
-    Refusal::new(code, refusal.message)
+    Refusal::new(code, rejection.message)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Sends a member the messages that it missed: from the room's history, through its filter, as fast as its socket accepts them. Then
-//! the member goes live, without a message skipped or repeated.
+//! Sends a member the messages that it missed, from the room's history and through its filter, as fast as its socket accepts
+//! them. Then the member goes live. No message is skipped or repeated. Does not buffer live messages.
 
 use super::{Connection, HISTORY_PAGE, Hub, catch_up::Progress, command::*};
 use crate::outbox::PacedOutcome;
@@ -16,7 +16,7 @@ pub(crate) struct ReplayTurns {
 }
 
 impl ReplayTurns {
-    /// A peer that reads nothing at all for `stall_timeout` is closed as too slow.
+    /// The connection of a peer that reads nothing at all for `stall_timeout` is closed as too slow.
     pub(crate) fn new(stall_timeout: Duration) -> Self {
         Self { turn: Arc::new(Semaphore::new(1)), stall_timeout }
     }
@@ -30,7 +30,8 @@ pub(crate) struct Replay {
     shard: usize,
     filtered: bool,
     progress: Progress,
-    /// Where the member should get to before the room is asked to take it live. Of the same epoch as `progress`, unless `lost`.
+    /// The position that the member has to reach before the room can take it live. It has the same epoch as `progress`, unless
+    /// `lost`.
     target: Position,
     /// The messages up to `target` are lost, and the member has not been told yet.
     lost: bool,
@@ -44,9 +45,9 @@ pub(crate) struct Recovered {
     pub position: Position,
 }
 
-/// What became of a page.
+/// The outcome of sending a page.
 enum PageOutcome {
-    /// It was sent. Go on.
+    /// It was sent, or the log has to be read again.
     Sent,
     /// The log is in another epoch. Its history starts after this position.
     EpochChanged(Position),
@@ -55,7 +56,8 @@ enum PageOutcome {
 }
 
 impl Replay {
-    /// Prepares the replay to a member whose messages are buffered. If it recovers from a position, looks it up in the log.
+    /// Prepares the replay to a member whose live messages are being buffered. If the member recovers from a position, looks up
+    /// in the log whether that is possible.
     pub(crate) async fn prepare(
         hub: &Hub,
         connection: &Arc<Connection>,
@@ -110,8 +112,8 @@ impl Replay {
         }
     }
 
-    /// Each round sends messages, or moves the member to the position of the room or of the log. So it ends once it reaches the end
-    /// of the log.
+    /// Each round sends messages, or moves the member to the position of the room or of the log. So it ends when the member has
+    /// reached the end of the log.
     async fn catch_up(&mut self, hub: &Hub, turns: &ReplayTurns) -> Result<(), Unavailable> {
         loop {
             while !self.lost && self.progress.position().offset < self.target.offset {

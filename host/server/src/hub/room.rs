@@ -1,4 +1,4 @@
-//! One room: its members on this node, grouped by filter, and the delivery of messages to them. No I/O and no clock.
+//! One room: its members on this node, grouped by filter, and the delivery of messages to them. Has no I/O and no clock.
 
 mod epoch;
 
@@ -14,9 +14,10 @@ use switchyard_plugin::{FilterId, FilterResults};
 use switchyard_protocol::{Position, Publication, reply, room::RoomName};
 use switchyard_store::ConnectionId;
 
+/// A room on this node.
 pub(crate) struct Room {
     name: RoomName,
-    /// Of the newest message that was routed.
+    /// The position of the newest message that was delivered.
     position: Position,
     /// The live members. The first group has no filter; it is always there.
     groups: Vec<FilterGroup>,
@@ -50,7 +51,7 @@ pub(crate) struct Verdicts<'a> {
     pub results: Option<&'a FilterResults>,
 }
 
-/// What became of a connection that joined.
+/// The result of joining a room.
 pub(crate) struct NewSeat {
     pub seat: SeatId,
     pub recovery: Recovery,
@@ -60,7 +61,7 @@ pub(crate) struct NewSeat {
     pub released_filter: Option<FilterId>,
 }
 
-/// What became of a message, counted in live members.
+/// The outcome of delivering a message to the live members.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivered {
     /// Members that were sent the message.
@@ -212,8 +213,8 @@ impl Room {
         Some((entry.filter, connection.principal.clone()))
     }
 
-    /// The distinct filters to evaluate for a message: those of live groups first, then, sorted, those that only members use that
-    /// are catching up.
+    /// The distinct filters to evaluate for a message: first those of the live groups, then, sorted, those that are used only by
+    /// members that are catching up.
     pub(crate) fn filters(&self, into: &mut Vec<FilterId>) {
         into.clear();
         into.extend(self.groups.iter().filter_map(|group| group.filter));

@@ -7,7 +7,7 @@ use std::{
 use switchyard_protocol::room::RoomName;
 use switchyard_store::ConnectionId;
 
-/// A room counts from the moment it is granted.
+/// The rooms in use. A room counts as soon as it is granted.
 #[derive(Default)]
 pub(super) struct RoomUsage {
     by_connection: HashMap<ConnectionId, BTreeSet<RoomName>>,
@@ -15,7 +15,7 @@ pub(super) struct RoomUsage {
 }
 
 impl RoomUsage {
-    /// How many other rooms the connection uses, and how many other ones all connections of its principal.
+    /// How many rooms other than this one the connection uses, and how many all connections of its principal use together.
     pub(super) fn other_rooms(
         &self,
         room: &RoomName,

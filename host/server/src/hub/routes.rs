@@ -1,5 +1,5 @@
-//! Which shard owns a room: that of the first plugin with a matching pattern, otherwise one of the shards for ungoverned
-//! rooms, by hash. Owns what publishers share with a plugin's shard.
+//! Which shard owns a room: that of the first plugin with a matching pattern, or else one of the shards for ungoverned
+//! rooms, by hash. Owns what publishers share with a plugin's shard, but not the shards.
 
 use super::{
     SlotConfig,
@@ -19,15 +19,16 @@ use switchyard_protocol::{
 };
 use switchyard_store::Message;
 
+/// The rooms of all shards.
 pub(super) struct Routes {
     /// The plugins in the order of the configuration. The index is that of the shard.
-    governed: Vec<Governed>,
+    governed: Vec<GovernedRooms>,
     ungoverned: usize,
     hasher: RandomState,
 }
 
 /// The rooms of a plugin, as publishers see them.
-pub(super) struct Governed {
+pub(super) struct GovernedRooms {
     pub name: String,
     patterns: Vec<RoomPattern>,
     publishers: RecentPublishers,
@@ -39,10 +40,10 @@ pub(super) struct Governed {
 #[derive(Clone, Copy)]
 pub(super) struct Route<'a> {
     pub shard: usize,
-    pub governed: Option<&'a Governed>,
+    pub governed: Option<&'a GovernedRooms>,
 }
 
-impl Governed {
+impl GovernedRooms {
     pub(super) fn wants_publishes(&self) -> bool {
         self.wants_publishes.load(Ordering::Acquire)
     }
@@ -58,7 +59,7 @@ impl Routes {
     /// The shards of `slots` come first, then those for ungoverned rooms, `ungoverned` many. Messages to governed rooms
     /// must be checked until the shard says otherwise.
     pub(super) fn new(slots: Vec<SlotConfig>, ungoverned: usize) -> Self {
-        let governed = slots.into_iter().map(|slot| Governed {
+        let governed = slots.into_iter().map(|slot| GovernedRooms {
             name: slot.name,
             patterns: slot.rooms,
             publishers: RecentPublishers::default(),
@@ -69,7 +70,8 @@ impl Routes {
 
     /// The room `*` and inboxes are never governed.
     pub(super) fn find(&self, room: &str) -> Route<'_> {
-        let governs = |governed: &Governed| governed.patterns.iter().any(|pattern| pattern.matches(room));
+        let governs =
+            |governed: &GovernedRooms| governed.patterns.iter().any(|pattern| pattern.matches(room));
         let governed = match room.starts_with(['*', '@']) {
             true => None,
             false => self.governed.iter().position(governs),
@@ -88,11 +90,12 @@ impl Routes {
     }
 
     /// The plugin of a shard, if it has one.
-    pub(super) fn governed(&self, shard: usize) -> Option<&Governed> {
+    pub(super) fn governed(&self, shard: usize) -> Option<&GovernedRooms> {
         self.governed.get(shard)
     }
 
-    /// Notes who publishes a message that is about to be stored, if a plugin governs its room. `shard` is that of the room.
+    /// Notes who publishes a message that is about to be stored, if a plugin governs its room. `shard` is the shard of the
+    /// room.
     pub(super) fn note(&self, shard: usize, message: &Message<'_>) -> Option<Note> {
         self.governed.get(shard).map(|governed| governed.publishers.note(message, shard, Instant::now()))
     }
@@ -102,7 +105,7 @@ impl Routes {
         self.governed[note.shard].publishers.withdraw(note);
     }
 
-    /// Who published a message in a room of this shard, if it was lately and on this node.
+    /// Who published a message in a room of this shard, if it was published recently and on this node.
     pub(super) fn publisher(&self, shard: usize, message: &Publication) -> Option<Arc<str>> {
         self.governed.get(shard)?.publishers.find(message)
     }

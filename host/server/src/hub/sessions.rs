@@ -1,4 +1,4 @@
-//! Recording sessions in the store, and translating its errors for the client. Owns no session.
+//! Records sessions in the store, and translates its errors for the client. Owns no session.
 
 use super::{Connection, Hub, unavailable};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Hub {
         resumed.map_err(unavailable)
     }
 
-    /// Records that the session is in these rooms. If that fails, it is only in those that it was in before.
+    /// Records that the session is in these rooms. If that fails, it is only in the rooms that it was in before.
     pub(crate) async fn record_joins(
         &self,
         connection: &Connection,

@@ -208,7 +208,7 @@ impl Shard {
         };
         if matches!(self.policy, Policy::Governed(_)) {
             let who = &request.connection.principal;
-            self.quotas.grant(who, &admission.room, &admission.limits, Instant::now());
+            self.quotas.set_member_limits(who, &admission.room, &admission.limits, Instant::now());
         }
         if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
             && self.open_room(&admission.room).is_some_and(|room| room.has_member(request.connection.id))

@@ -1,5 +1,5 @@
-//! The hub's slots for plugins, and the verbs that change what is in one: [`Hub::swap`] and [`Hub::set_mirror`].
-//! Which version that is is decided elsewhere, in `rollout`.
+//! The hub's slots for plugins, and how their content changes: [`Hub::swap`] and [`Hub::set_mirror`]. `rollout` decides
+//! which version is in a slot.
 
 use super::{Hub, command::ShardCommand, stopping};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) struct SlotConfig {
     pub rooms: Vec<RoomPattern>,
 }
 
-/// A compiled version of a plugin, and what a failed call of it is treated as.
+/// A compiled version of a plugin, and what happens if a call of it fails.
 #[derive(Clone)]
 pub(crate) struct CompiledVersion {
     pub plugin: Arc<Plugin>,

@@ -1,4 +1,4 @@
-//! Where peers connect from: the groups in which addresses are counted, and networks as the configuration spells them.
+//! Addresses of peers: the groups in which they are counted, and networks as written in the configuration.
 
 use serde::Deserialize;
 use std::{

@@ -11,17 +11,17 @@ use std::{
 use switchyard_protocol::ErrorCode;
 use tokio::time::Instant;
 
-/// The least time between two log lines about one address.
+/// Minimum time between two log lines about one address.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The time without a failure after which an address starts from zero.
 const RESET_AFTER: Duration = Duration::from_secs(60);
-/// How many failures are answered without a delay, because people mistype.
+/// How many failures are answered without a delay, because people make typing errors.
 const UNDELAYED_FAILURES: u32 = 5;
 /// How much each further failure delays its answer.
 const DELAY_STEP: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 const MAX_ADDRESSES: usize = 10_000;
-/// The least time between two attempts to make room for more addresses, because each looks at all of them.
+/// Minimum time between two attempts to make room for more addresses, because each attempt looks at all of them.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The refused keys of one listener.
@@ -52,8 +52,8 @@ struct AddressFailures {
     unlogged: u64,
 }
 
-/// What follows from a failure.
-struct Consequence {
+/// How to react to a failure.
+struct FailureResponse {
     /// How long the answer waits.
     delay: Duration,
     /// How many failures to log now. `None`: log nothing.
@@ -69,7 +69,7 @@ impl KeyFailures {
     pub(crate) async fn refused(&self, address: IpAddr, is_trusted: bool, code: ErrorCode) {
         self.metrics.count_refused_key(self.listener);
         let group = AddressGroup::of(address);
-        let Consequence { delay, to_log } = self.count(group, Instant::now());
+        let FailureResponse { delay, to_log } = self.count(group, Instant::now());
         if let Some(failures) = to_log {
             let (listener, code) = (self.listener.as_str(), code.as_str());
             tracing::warn!(address = %group, listener, code, failures, "keys were refused");
@@ -78,7 +78,7 @@ impl KeyFailures {
         tokio::time::sleep(if is_trusted { delay.min(DELAY_STEP) } else { delay }).await;
     }
 
-    fn count(&self, group: AddressGroup, now: Instant) -> Consequence {
+    fn count(&self, group: AddressGroup, now: Instant) -> FailureResponse {
         let fresh = AddressFailures {
             bucket: self.rate.map(|rate| TokenBucket::full(rate, now.into_std())),
             count: 0,
@@ -108,17 +108,17 @@ impl KeyFailures {
             std::mem::take(&mut failures.unlogged)
         });
         let delayed = failures.count.saturating_sub(UNDELAYED_FAILURES);
-        Consequence { delay: DELAY_STEP.saturating_mul(delayed).min(MAX_DELAY), to_log }
+        FailureResponse { delay: DELAY_STEP.saturating_mul(delayed).min(MAX_DELAY), to_log }
     }
 
-    /// How long an address has to wait before it may try a key. `None`: it may now.
+    /// How long an address has to wait before it may try a key. `None`: not at all.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let mut state = self.state();
         state.addresses.get_mut(&AddressGroup::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it counts failures")
+        self.state.lock().expect("no code panics while it holds the lock")
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         let group = AddressGroup::of(address(1));
         let (mut logged, mut waited) = (vec![], Duration::ZERO);
         for _ in 0..40 {
-            let Consequence { delay, to_log } = failures.count(group, Instant::now());
+            let FailureResponse { delay, to_log } = failures.count(group, Instant::now());
             logged.extend(to_log);
             waited += delay;
             tokio::time::sleep(delay).await;

@@ -1,4 +1,4 @@
-//! How many files this process may open, and how they are divided: each connection is one.
+//! How many files this process may open, and how they are divided among connections. Each connection is a file.
 
 use rlimit::Resource;
 
@@ -13,14 +13,13 @@ pub(crate) struct FileBudget {
     pub operators: usize,
 }
 
-/// The most files that are reserved for operators' connections.
+/// Maximum number of files that are reserved for operators' connections.
 const MAX_OPERATOR_FILES: usize = 512;
-/// The most files that are reserved for the store's connections and for regular files. More are never needed, however high the
-/// limit is.
+/// Maximum number of files that are reserved for the store's connections and for regular files. More are never needed.
 const MAX_SPARE_FILES: usize = 64;
 
 impl FileBudget {
-    /// Divides the files of this process. Those that are open now are taken off first.
+    /// Divides the files of this process, except those that are open now.
     pub(crate) fn of_process() -> Self {
         let limit = Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);

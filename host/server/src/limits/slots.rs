@@ -30,6 +30,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// How many connections of the largest group are considered for eviction.
 const MAX_CANDIDATES: usize = 16;
 
+/// The slots of one listener.
 pub(crate) struct Slots {
     capacity: usize,
     max_per_address: Option<usize>,
@@ -41,7 +42,7 @@ pub(crate) struct Slots {
 
 #[derive(Default)]
 struct State {
-    /// The number of the next occupant. Numbers rise, so the oldest occupant has the lowest.
+    /// The number of the next occupant. The oldest occupant has the lowest number.
     next_number: u64,
     taken: usize,
     groups: HashMap<AddressGroup, BTreeMap<u64, Arc<Occupant>>>,
@@ -49,7 +50,7 @@ struct State {
     by_size: BTreeSet<(usize, AddressGroup)>,
 }
 
-/// What is known of the connection that has a slot.
+/// The connection that has a slot.
 struct Occupant {
     since: Instant,
     /// What the connection runs at the moment. `None` if it runs nothing.
@@ -62,7 +63,7 @@ struct Occupant {
 /// Why there is no slot.
 #[derive(Debug, PartialEq)]
 pub(crate) enum NoSlot {
-    /// The address has as many slots as it may have.
+    /// The address has reached its limit.
     AddressLimit,
     /// All slots are taken. Try again at this time, or earlier if one is freed.
     RetryAt(Instant),
@@ -73,8 +74,8 @@ impl Slots {
         Arc::new(Self { capacity, max_per_address, grace, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Takes a slot. Also returns whether another connection was evicted for it. The limit for an address does not apply to one
-    /// that is trusted.
+    /// Takes a slot. Also returns whether another connection was evicted for it. The limit per address does not apply to a
+    /// trusted address.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         group: AddressGroup,
@@ -110,7 +111,7 @@ impl Slots {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the slots")
+        self.state.lock().expect("no code panics while it holds the lock")
     }
 }
 
@@ -179,7 +180,7 @@ impl Occupant {
     }
 
     fn work(&self) -> MutexGuard<'_, Option<Arc<Work>>> {
-        self.work.lock().expect("no code panics while it holds the work")
+        self.work.lock().expect("no code panics while it holds the lock")
     }
 }
 
@@ -237,7 +238,7 @@ impl Slot {
     }
 
     fn occupancy(&self) -> MutexGuard<'_, Option<Occupancy>> {
-        self.occupancy.lock().expect("no code panics while it holds an occupancy")
+        self.occupancy.lock().expect("no code panics while it holds the lock")
     }
 }
 

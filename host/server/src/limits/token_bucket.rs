@@ -1,9 +1,9 @@
-//! A token bucket: time fills it at a rate, and what happens takes tokens out of it.
+//! A token bucket. It is refilled at a rate, and each event takes a token out of it. Does not know what the events are.
 
 use super::Rate;
 use std::time::{Duration, Instant};
 
-/// How long a caller waits before it tries a bucket again that is never filled.
+/// How long callers wait before they try a bucket again that is never refilled.
 const RETRY_WITHOUT_TOKENS: Duration = Duration::from_secs(60);
 
 /// Holds at most the tokens of one period of its rate.

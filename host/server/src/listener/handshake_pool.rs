@@ -10,10 +10,10 @@ use std::{
 use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
-/// After so many steps, which take a millisecond or less, a task yields to others.
+/// After this many steps, which take at most about a millisecond, a task yields to others.
 const STEPS_PER_TURN: usize = 16;
 
-/// The tasks end when this is dropped and all handshakes have ended.
+/// The tasks that run handshakes. They end when this is dropped and all handshakes have ended.
 pub(super) struct HandshakePool {
     queues: Vec<mpsc::UnboundedSender<BoxFuture<'static, ()>>>,
     next: AtomicUsize,

@@ -1,4 +1,4 @@
-//! How an outbox ends: asked to close, finishing what waits, or over.
+//! How an outbox ends: it closes, finishes what waits, or is discarded. Sends no close frame.
 
 use super::Outbox;
 use bytes::Bytes;

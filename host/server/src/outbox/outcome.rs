@@ -1,21 +1,22 @@
-//! What became of a frame that was put into an outbox.
+//! The outcome of putting a frame into an outbox.
 
-/// What became of a frame that was enqueued at once.
+/// The outcome of enqueueing a frame at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PutOutcome {
     /// The outbox is closed, or was closed because the frame did not fit.
     Rejected,
     /// The frame is alone in the outbox, so somebody has to flush it.
     First,
-    /// The frame is behind others. Whoever put the first one flushes them all.
+    /// The frame is behind others. The task that put the first one flushes them all.
     Queued,
 }
 
-/// What became of a frame that waited for space.
+/// The outcome of enqueueing a frame once there is space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PacedOutcome {
+    /// The frame was enqueued.
     Sent,
-    /// Once there was space, the caller no longer wanted to send it.
+    /// When there was space, the caller no longer wanted to send the frame.
     Unwanted,
     /// The outbox closed.
     Closed,

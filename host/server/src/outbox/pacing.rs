@@ -1,4 +1,5 @@
-//! Waiting for space in an outbox. Replays and answers wait instead of closing a slow connection, as long as it reads at all.
+//! Waiting for space in an outbox. Replays and answers wait instead of closing a slow connection, as long as its peer reads
+//! anything at all.
 
 use super::{Outbox, PacedOutcome, State};
 use std::{sync::MutexGuard, task::Poll, time::Duration};
@@ -89,7 +90,7 @@ impl Outbox {
         }
     }
 
-    /// Pending: `space` is notified once it is worth trying again.
+    /// `Pending` if there is no space. Then `space` is notified when there may be.
     fn try_space(&self, size: usize, max: usize) -> Poll<Option<MutexGuard<'_, State>>> {
         let mut state = self.lock();
         if state.is_closed() {
@@ -102,7 +103,7 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Call after bytes were written. Notifies those who wait for space. One that needs more than there is waits again.
+    /// Call this after bytes were written. Notifies tasks that wait for space. A task that needs more space waits again.
     pub(super) fn bytes_written(&self, state: &mut State) {
         state.update_charges();
         if state.notify_below.is_some_and(|max| state.bytes <= max) {

@@ -1,6 +1,6 @@
 //! Deploying a version: verify, compile, activate on this node, and record in the store, from which other
-//! nodes follow. A version that cannot be activated changes nothing. What else activates versions is beside:
-//! `rollback.rs`, `follow.rs`, `start.rs`.
+//! nodes follow. A version that cannot be activated changes nothing. Other ways to activate a version are in
+//! `rollback.rs`, `follow.rs` and `start.rs`.
 
 use super::{
     AUDIT_TARGET, MAX_CHANGE_ATTEMPTS, Rollout, log_activation,
@@ -22,7 +22,7 @@ pub(crate) struct Deployment {
     pub code: Bytes,
     pub signature: Option<String>,
     pub source: ActivationSource,
-    /// The principal who deploys it; nobody does if it is the configured file.
+    /// The principal who deploys it. `None` for the configured file.
     pub by: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl Rollout {
     }
 
     /// Applies a plugin's configuration and deploys its file, if either has changed. If the file cannot be
-    /// read, that is an error, but the configuration is applied all the same.
+    /// read, that is an error, but the configuration is applied nevertheless.
     pub(crate) async fn reload(
         self: &Arc<Self>,
         slot: &Arc<PluginSlot>,
@@ -260,7 +260,7 @@ impl Rollout {
                 return Ok(Some(next));
             }
         }
-        Err(Unavailable(format!("versions of plugin '{name}' are changed again and again")))
+        Err(Unavailable(format!("the versions of plugin '{name}' keep changing")))
     }
 
     /// A version that was deployed before: still compiled here, or compiled from the code in the store.
@@ -283,7 +283,7 @@ impl Rollout {
         let code = self.registry().code(name, sha256).await.map_err(unavailable)?;
         let gone = || {
             conflict(format!(
-                "the code of version {sha256} of plugin '{name}' is not held any more: load it again"
+                "the code of version {sha256} of plugin '{name}' is not stored any more: load it again"
             ))
         };
         let code = code.filter(|code| digest(code) == sha256).ok_or_else(gone)?;

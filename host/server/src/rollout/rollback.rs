@@ -38,9 +38,11 @@ impl Rollout {
         let target = match to {
             None => history
                 .previous()
-                .ok_or_else(|| format!("plugin '{name}' has no earlier version to go back to")),
+                .ok_or_else(|| format!("plugin '{name}' has no earlier version to roll back to")),
             Some(prefix) => history.find(prefix).ok_or_else(|| {
-                format!("plugin '{name}' has not exactly one version whose SHA-256 begins with '{prefix}'")
+                format!(
+                    "plugin '{name}' does not have exactly one version whose SHA-256 begins with '{prefix}'"
+                )
             }),
         };
         let target = target.map_err(conflict)?.sha256.clone();

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// How many versions that were active before stay compiled, so that a rollback to them takes no time.
 const MAX_EARLIER_VERSIONS: usize = 2;
 
-const NEVER_POISONED: &str = "no code panics while it holds the state of a slot";
+const NOT_POISONED: &str = "no code panics while it holds the lock";
 
 /// A plugin and its versions on this node.
 pub(crate) struct PluginSlot {
@@ -129,7 +129,7 @@ impl PluginSlot {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
-        self.state.lock().expect(NEVER_POISONED)
+        self.state.lock().expect(NOT_POISONED)
     }
 
     pub(super) fn begin_loading<'a>(&'a self, sha256: &'a str) -> LoadingGuard<'a> {
@@ -218,8 +218,7 @@ impl ActiveVersion {
     }
 }
 
-/// The refusal for work on a thread of its own that was not done. Where the thread or its end was missing, it
-/// may be done later.
+/// The refusal if work on a thread of its own failed. `overloaded` if it may succeed later.
 pub(super) fn blocking_refusal(work: &str, error: BlockingError) -> Refusal {
     match error {
         BlockingError::NoThread(error) => cannot_start_thread(&format!("that {work}"), error),

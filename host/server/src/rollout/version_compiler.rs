@@ -1,4 +1,4 @@
-//! Compiles versions beside the threads that serve rooms. Does not activate them.
+//! Compiles versions on threads of their own. Does not activate them.
 
 use super::slot::blocking_refusal;
 use crate::{blocking, hub::cannot_start_thread};
@@ -11,7 +11,7 @@ use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::sync::OnceCell;
 
-/// How soon a compilation may be attempted again that could not run, in milliseconds.
+/// When a compilation that could not run may be tried again, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1000;
 
 pub(super) struct VersionCompiler {

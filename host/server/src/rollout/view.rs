@@ -1,4 +1,4 @@
-//! What operators and other nodes are shown of a plugin.
+//! What operators and other nodes see of a plugin. Changes nothing.
 
 use super::slot::{Candidate, PluginSlot, SlotState};
 use serde::{Deserialize, Serialize};

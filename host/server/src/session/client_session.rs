@@ -1,6 +1,6 @@
-//! A client's session: carries out what its requests ask of the hub, and puts the answers into the connection's outbox.
-//! Requests are handled one at a time, in order. Only messages overlap, and replays run in tasks of their own. What a
-//! client may do is decided in `state.rs`.
+//! A client's session: carries out its requests, and puts the answers into the connection's outbox. Requests are handled
+//! one at a time, in order. Only messages overlap, and replays run in tasks of their own. Does not decide what a client may
+//! do: `state.rs` does.
 
 mod connecting;
 mod joining;
@@ -32,9 +32,9 @@ use switchyard_protocol::{Close, ErrorCode, Id, Position, Refusal, reply, reques
 use switchyard_store::{Members, PageLimit, ResumeResult};
 use tokio::task::JoinHandle;
 
-/// Principals that an answer to `members` lists at most.
+/// Maximum number of principals that an answer to `members` lists.
 const MAX_LISTED_PRINCIPALS: usize = 100;
-/// Characters of a client's epoch that an error repeats at most.
+/// Maximum number of characters of a client's epoch that an error repeats.
 const MAX_ECHOED_EPOCH_CHARS: usize = 40;
 
 /// What all sessions of a node share.
@@ -45,13 +45,13 @@ pub(crate) struct Services {
     pub config: SessionConfig,
 }
 
-/// A data frame as it came over the socket.
+/// A data frame from a client.
 pub(crate) enum ClientFrame<'a> {
     Text(&'a str),
     Binary,
 }
 
-/// Where a client comes from.
+/// What is known about a client before it authenticates.
 pub(crate) struct Client {
     pub remote: SocketAddr,
     pub origin: Option<String>,
@@ -59,6 +59,7 @@ pub(crate) struct Client {
     pub since: tokio::time::Instant,
 }
 
+/// The session of an authenticated client.
 pub(crate) struct ClientSession {
     services: Services,
     key: Arc<Key>,
@@ -103,8 +104,8 @@ impl ClientSession {
         if let Err(refusal) = services.keys.load().find(&key.digest) {
             return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
         }
-        // What is cheapest comes first: a principal with too many connections costs one step of the store and no call of
-        // a plugin.
+        // The cheapest check comes first: a principal with too many connections costs one call of the store and no call
+        // of a plugin.
         let max_connections = permit.is_none().then_some(key.limits.connections);
         let (mut resumed, mut slot) = (None, None);
         if let Some(token) = session {
@@ -166,7 +167,7 @@ impl ClientSession {
         &self.connection
     }
 
-    /// Handles a frame: finds out what it asks for and whether this client may do it, and carries that out.
+    /// Handles a frame: parses the request, decides whether this client may make it, and carries it out.
     pub(crate) async fn handle(&mut self, frame: ClientFrame<'_>) {
         let (hub, keys) = (self.services.hub.clone(), self.services.keys.load_full());
         let (decision, bytes) = match frame {
@@ -184,7 +185,7 @@ impl ClientSession {
                 (decision, text.len())
             }
             ClientFrame::Binary => {
-                let refusal = Refusal::new(ErrorCode::BadFrame, "a frame must be text, this one is binary");
+                let refusal = Refusal::new(ErrorCode::BadFrame, "a frame must be text, got a binary frame");
                 (self.state.bad_frame(None, refusal, Instant::now()), 0)
             }
         };
@@ -235,7 +236,7 @@ impl ClientSession {
                 let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
                 self.services.hub.history(&self.key.principal, seat, since.as_ref(), limit).await
             }
-            None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left meanwhile")),
+            None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left in the meantime")),
         };
         match history {
             Ok(history) => self.send(history.encode(id)).await,
@@ -280,7 +281,7 @@ impl ClientSession {
         }
     }
 
-    /// Records acknowledgements. Answers only if one is wrong and the request has an id.
+    /// Records acknowledgements. Sends an error only if one is wrong and the request has an id.
     async fn acknowledge(&mut self, id: Option<Id<'_>>, acks: Vec<Acknowledged>) {
         let mut wrong = None;
         for Acknowledged { room, epoch, offset } in acks {
@@ -297,10 +298,13 @@ impl ClientSession {
                 Err(AckError::OtherEpoch(now)) => {
                     let named: String =
                         epoch.unwrap_or_default().chars().take(MAX_ECHOED_EPOCH_CHARS).collect();
-                    Some(format!("{} is of epoch '{named}', the room is in epoch '{now}' now", what()))
+                    Some(format!(
+                        "{} belongs to epoch '{named}', but the room is now in epoch '{now}'",
+                        what()
+                    ))
                 }
                 Err(AckError::UnconfirmedEpoch(now)) => Some(format!(
-                    "{} may be of an epoch that ended: the room is in epoch '{now}' now; name the epoch",
+                    "{} may belong to an earlier epoch: the room is now in epoch '{now}'; name the epoch",
                     what()
                 )),
             };

@@ -14,17 +14,18 @@ pub(super) struct JoinTerms {
     pub room: RoomName,
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
-    /// The client has everything up to this position; the rest is to be replayed.
+    /// The client has everything up to this position. What follows has to be replayed.
     pub since: Option<Position>,
 }
 
+/// A room that a client wants to join.
 pub(super) struct PendingJoin {
     /// The name that the client used, cut to the longest valid length.
     pub name: String,
     pub state: JoinState,
 }
 
-/// How far a join has come.
+/// The progress of a join.
 pub(super) enum JoinState {
     Requested(JoinTerms),
     /// The room's shard has been asked.
@@ -113,7 +114,7 @@ impl PendingJoin {
         }
     }
 
-    /// Gives the seat up because the join could not be recorded. Buffered messages are dropped.
+    /// Leaves the room, because the join could not be recorded. Buffered messages are dropped.
     pub(super) async fn withdraw(self, refusal: &Refusal) -> Self {
         let state = match self.state {
             JoinState::Seated(seated) => {

@@ -1,4 +1,5 @@
-//! What an authenticated client may do, and the rooms that it is in. Decides, without I/O; `client_session.rs` acts.
+//! What an authenticated client may do, and the rooms that it is in. Decides without I/O. `client_session.rs` carries the
+//! decisions out.
 
 use super::{
     client_session::rejected,
@@ -22,7 +23,7 @@ use switchyard_protocol::{
 };
 use switchyard_store::key::{Digest, Scope};
 
-/// So many frames that are not requests, within [`BAD_FRAME_PERIOD`], close a connection.
+/// This many frames that are not requests, within [`BAD_FRAME_PERIOD`], close a connection.
 const MAX_BAD_FRAMES: usize = 10;
 const BAD_FRAME_PERIOD: Duration = Duration::from_secs(60);
 
@@ -38,7 +39,7 @@ pub(super) struct SessionState {
     bad: Vec<Instant>,
 }
 
-/// What is to be done for a request.
+/// How to carry out a request.
 pub(super) enum Decision<'a> {
     Reply(String),
     Refuse(Option<Id<'a>>, Refusal),
@@ -53,7 +54,7 @@ pub(super) enum Decision<'a> {
 }
 
 impl Decision<'_> {
-    /// Whether this may be done while messages are in flight. Otherwise their requests are answered first.
+    /// Whether this may be carried out while messages are in flight. Otherwise, their requests are answered first.
     pub(super) fn overlaps(&self) -> bool {
         match self {
             Self::Publish { .. } | Self::Refuse(..) | Self::Nothing => true,
@@ -79,7 +80,7 @@ impl SessionState {
             key: key.digest,
             inbox: RoomName::inbox(&key.principal),
             rooms_limit: limits.rooms.map_or(key.limits.rooms, |rooms| rooms.min(key.limits.rooms)),
-            message_bytes: narrowed(message_bytes, limits),
+            message_bytes: narrow_message_bytes(message_bytes, limits),
             rooms: HashMap::new(),
             aliases: HashMap::new(),
             bad: vec![],
@@ -105,7 +106,7 @@ impl SessionState {
         }
     }
 
-    /// What is to be done for a request, or why this client may not make it.
+    /// Decides how to carry out a request, or why this client may not make it.
     pub(super) fn decide<'a>(
         &self,
         id: Option<Id<'a>>,
@@ -211,10 +212,10 @@ impl SessionState {
         self.rooms.contains_key(canonical).then(|| canonical.clone())
     }
 
-    /// Keeps a seat, and gives up an earlier one in the same room.
+    /// Keeps a seat. It replaces an earlier one in the same room.
     pub(super) fn hold(&mut self, requested: &RoomName, seat: Seat) {
         let room = seat.room.clone();
-        // A client that uses many names for its rooms is playing games: names beyond the limit are not remembered.
+        // No client needs many names for its rooms, so names beyond the limit are not remembered.
         if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {
             self.aliases.insert(requested.clone(), room.clone());
         }
@@ -244,18 +245,19 @@ pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) ->
         RoomKind::Inbox | RoomKind::Ordinary => Scope::Publish,
     };
     key.require(scope, format_args!("publish to '{}'", &*room))?;
-    fits(publish, message_bytes)?;
+    check_size(publish, message_bytes)?;
     Ok(room)
 }
 
-fn fits(publish: &Publish, most: usize) -> Result<(), Refusal> {
-    if publish.data.get().len() <= most {
+fn check_size(publish: &Publish, max: usize) -> Result<(), Refusal> {
+    let bytes = publish.data.get().len();
+    if bytes <= max {
         return Ok(());
     }
-    let message = format!("data has {} bytes, at most {most} are allowed here", publish.data.get().len());
+    let message = format!("data has {bytes} bytes; at most {max} are allowed here");
     Err(Refusal::new(ErrorCode::MessageTooLarge, message))
 }
 
-fn narrowed(message_bytes: usize, limits: &Limits) -> usize {
-    limits.message_bytes.map_or(message_bytes, |most| message_bytes.min(most as usize))
+fn narrow_message_bytes(message_bytes: usize, limits: &Limits) -> usize {
+    limits.message_bytes.map_or(message_bytes, |max| message_bytes.min(max as usize))
 }

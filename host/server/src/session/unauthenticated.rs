@@ -19,7 +19,7 @@ pub(crate) struct Authenticated<'a> {
     pub session: Option<SessionToken>,
 }
 
-/// Why a client is rejected, as it is told before the connection closes.
+/// Why a client is rejected, and what it is sent before the connection closes.
 #[derive(Debug)]
 pub(crate) struct Rejected {
     pub code: Option<ErrorCode>,
@@ -69,7 +69,7 @@ impl UnauthenticatedSession {
     }
 
     pub(crate) fn timeout(millis: u128) -> Rejected {
-        let message = format!("no connect came within {millis} ms");
+        let message = format!("no connect was received within {millis} ms");
         Rejected::new(None, &Refusal::new(ErrorCode::AuthTimeout, message), Close::ConnectTimeout)
     }
 
@@ -94,14 +94,14 @@ mod tests {
 
     fn rejected(text: &str) -> (String, u16) {
         let Err(rejected) = UnauthenticatedSession::new(None).frame(text, &keys()) else {
-            panic!("{text} was let in")
+            panic!("{text} was accepted")
         };
         let value: serde_json::Value = serde_json::from_str(&rejected.frame).unwrap();
         (value["error"]["code"].as_str().unwrap().to_owned(), rejected.close.code())
     }
 
     #[test]
-    fn only_connect_with_a_good_key_comes_in() {
+    fn only_connect_with_a_valid_key_is_accepted() {
         let keys = keys();
         let token = SessionToken::random();
         let text = format!(
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_on_the_upgrade_makes_auth_in_the_frame_void() {
+    fn a_key_in_the_upgrade_overrides_the_key_in_the_frame() {
         let keys = keys();
         let presented = keys.authenticate("sk_1").ok();
         let text = r#"{"type":"connect","auth":{"apiKey":"wrong"},"session":"forged"}"#;

@@ -24,7 +24,7 @@ pub(crate) struct Transport {
     io: Io,
     /// When something was last received, in milliseconds since [`CLOCK_START`].
     received_at: AtomicU64,
-    /// When everything that was received had last been read, likewise.
+    /// When everything that was received had last been read, in the same unit.
     drained_at: AtomicU64,
     /// False while a request is carried out: then nobody reads, so it is unknown whether the peer is silent.
     is_reading: AtomicBool,
@@ -36,12 +36,12 @@ enum Io {
     Tls(Box<Mutex<TlsStream<TcpStream>>>),
 }
 
-/// Up to so many bytes, the frames of a write are copied into one buffer.
+/// Up to this many bytes, the frames of a write are copied into one buffer.
 const MAX_COPIED_BYTES: usize = 64 << 10;
 /// How many bytes are discarded at once.
 const DISCARD_BUFFER_BYTES: usize = 8 << 10;
 
-/// From when times are counted.
+/// The time from which times are counted.
 static CLOCK_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl Transport {
@@ -114,8 +114,8 @@ impl Transport {
             Io::Plain(tcp) => loop {
                 ready!(tcp.poll_read_ready(cx))?;
                 match tcp.try_read(buf.initialize_unfilled()) {
-                    // Only the system knows that nothing is left; that the socket is not known to be ready
-                    // proves nothing.
+                    // Only the system knows that nothing is left. That the runtime does not consider the socket
+                    // readable proves nothing.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.set_drained(),
                     read => {
                         buf.advance(read?);

@@ -1,5 +1,5 @@
-//! How a room's position changes other than by delivery: lost messages and new epochs. Also what depends on that: when members
-//! that catch up go live, and which position an acknowledgement means.
+//! How a room's position changes other than by delivery: through lost messages and new epochs. Also what depends on that: when
+//! members that are catching up go live, and which position an acknowledgement means. Does not deliver messages.
 
 use super::*;
 use switchyard_protocol::Frame;
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 impl Room {
     /// Continues after `position`, because the messages up to there are lost, and tells live members with a gap. Returns how many
-    /// were told. A member that catches up is told by its replay, which asks the log what the member has missed.
+    /// were told. A member that is catching up is told by its replay, which asks the log what the member has missed.
     pub(crate) fn skip_to(&mut self, position: Position) -> u64 {
         let is_new_epoch = position.epoch != self.position.epoch;
         if !is_new_epoch && position.offset <= self.position.offset {

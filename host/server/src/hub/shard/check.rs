@@ -21,7 +21,7 @@ impl Shard {
         };
         if governor.plugin().info().hooks.subscribe {
             let now = Instant::now();
-            if !self.quotas.knows(&who, &room, now) {
+            if !self.quotas.are_known(&who, &room, now) {
                 let in_room = match self.rooms.get(&room) {
                     Some(RoomEntry::Open(room, _)) => room.len() as u32,
                     Some(RoomEntry::Opening(..)) | None => 0,
@@ -30,7 +30,7 @@ impl Shard {
                 let counts = Counts { in_room, ..Counts::default() };
                 let limits = governor.limits(&Policy::principal(&who, &tier), &room, counts);
                 let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-                self.quotas.answer(&who, &room, &limits, now);
+                self.quotas.set_publisher_limits(&who, &room, &limits, now);
             }
             self.quotas.take(&who, &room, data.len(), now)?;
         }

@@ -1,5 +1,5 @@
-//! The answer to `connect`: starts a new session, or resumes one with all its rooms. If that fails, the session stays as
-//! it was.
+//! Handles `connect`: starts a new session, or resumes one with all its rooms. If that fails, the session stays as it was.
+//! Does not authenticate.
 
 use super::{ClientSession, joining::AnswerKind};
 use crate::{
@@ -17,7 +17,7 @@ use switchyard_protocol::{
 use switchyard_store::{Membership, ResumedSession, key::Scope};
 
 impl ClientSession {
-    /// A new session.
+    /// Starts a new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
         if !self.services.hub.may_grow(&self.connection.share) {
             return Err(hub::memory_exhausted("sessions"));

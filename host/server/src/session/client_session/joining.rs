@@ -1,5 +1,5 @@
-//! Joining and leaving rooms: on connecting, subscribing and unsubscribing. The client is told what the store has
-//! recorded. Until then, a change has no effect on this node.
+//! Joins and leaves rooms: on connecting, subscribing and unsubscribing. The client is told only what the store has
+//! recorded. Until it has, a change has no effect on this node. Does not decide who may join.
 
 use super::ClientSession;
 use crate::{
@@ -20,7 +20,7 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(2000);
 /// Rooms that are not granted within this time are rejected, which leaves time to record the others.
 const GRANT_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// Rooms of a long list that are handled before other tasks of the core have their turn.
+/// How many rooms of a long list are handled before other tasks of the core get their turn.
 const ROOMS_PER_SLICE: usize = 32;
 
 /// Which answer lists the rooms.
@@ -35,7 +35,7 @@ impl ClientSession {
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, joins: Vec<PendingJoin>) {
         let began = Instant::now();
         let turn = self.services.hub.acquire_long_request(&self.connection.principal, joins.len()).await;
-        // All questions are sent before the first answer is awaited.
+        // All requests are sent before the first answer is awaited.
         let mut asked = Vec::with_capacity(joins.len());
         for (n, join) in joins.into_iter().enumerate() {
             yield_between_slices(n).await;
@@ -144,7 +144,7 @@ impl ClientSession {
             }
             state => return Some(PendingJoin { name, state }),
         };
-        // The connection may be in the room already, maybe under another name.
+        // The connection may be in the room already, perhaps under another name.
         self.stop_replay(seated.room()).await;
         let moved = seated.moved();
         let Seated { terms, joined, replay, position, recovered } = seated;
