@@ -57,7 +57,7 @@ pub struct FanOut {
 }
 
 impl FanOut {
-    /// Makes a room with so many members, none of which has a filter.
+    /// Creates a room with this many members, none of which has a filter.
     pub fn new(members: usize) -> Self {
         let start = Position { epoch: EPOCH.into(), offset: 0 };
         let mut room = Room::new(RoomName::parse(ROOM).expect("a name"), start);
@@ -97,7 +97,7 @@ pub struct HistoryReplay {
 }
 
 impl HistoryReplay {
-    /// Makes a room with so many messages in its history. Call it within a tokio runtime.
+    /// Creates a room with this many messages in its history. Must be called within a Tokio runtime.
     pub fn new(messages: usize) -> Self {
         let retention = Retention {
             history: HistoryConfig { messages, ..HistoryConfig::default() },

@@ -6,7 +6,7 @@
 //! [`AdminListener`], then a [`Node`], and runs it until it is told to stop.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
-#![warn(unreachable_pub)]
+#![warn(missing_docs, unreachable_pub)]
 
 mod admin;
 mod blocking;

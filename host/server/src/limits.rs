@@ -181,7 +181,7 @@ impl PendingConnection {
         }
     }
 
-    /// Why nobody from this address may try a key now. `None`: they may.
+    /// Why clients at this address may not try a key now. `None`: they may.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         if self.limits.is_trusted(self.address) {
             return None;

@@ -1,5 +1,5 @@
 //! The listener for clients: accepts connections, performs TLS and the WebSocket handshake within a time
-//! limit, and stops when the node drains. What happens on an open WebSocket is up to `socket`.
+//! limit, and stops when the node drains. Does not know what happens on an open WebSocket: `socket` does.
 
 mod handshake;
 mod handshake_pool;

@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the store may take to write its last changes.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Clients of a stopping node are told to reconnect after a random delay of up to so many milliseconds.
+/// Clients of a stopping node are told to reconnect after a random delay of at most this many milliseconds.
 const MAX_RECONNECT_DELAY_MS: u32 = 3000;
 /// The pause between two attempts to read keys from the store at the start.
 const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);

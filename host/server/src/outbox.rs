@@ -181,7 +181,7 @@ impl Outbox {
         Reservation(state.dequeued + state.queue.len() as u64 - 1)
     }
 
-    /// Puts a reply into its reserved position, so that it and what waits behind it can be sent. A reply may be larger than the
+    /// Puts a reply into its reserved position, so that it and the frames behind it can be sent. A reply may be larger than the
     /// limit if nothing else waits; otherwise, one that exceeds the limit closes the connection as too slow.
     pub(crate) fn fill(&self, reservation: Reservation, frame: Frame) {
         let mut state = self.lock();
@@ -216,7 +216,7 @@ impl Outbox {
         self.wake_writer();
     }
 
-    /// Writes what waits, as far as the pipe accepts it at once. The writer task does the rest.
+    /// Writes as much as the pipe accepts at once. The writer task does the rest.
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
         while state.is_ready() {
@@ -282,7 +282,7 @@ impl Outbox {
 }
 
 impl State {
-    /// Adjusts the memory charges to what waits. Returns whether this is over budget: memory is short, and the principal uses
+    /// Adjusts the memory charges to the frames that wait. Returns whether this is over budget: memory is short, and the principal uses
     /// too much of it.
     fn update_charges(&mut self) -> bool {
         self.own_bytes = self.own_bytes.min(self.bytes);
@@ -307,7 +307,7 @@ impl State {
         self.append(frame)
     }
 
-    /// Changes whenever the peer accepts some bytes of what waits.
+    /// Changes whenever the peer accepts some bytes.
     fn progress(&self) -> (u64, usize) {
         (self.dequeued, self.partial.len())
     }

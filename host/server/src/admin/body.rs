@@ -73,7 +73,7 @@ impl Deref for ReceivedBody {
 }
 
 impl UnreadBody {
-    /// Reads all of it, at most so many bytes.
+    /// Reads the whole body, which may have at most `max_bytes`.
     pub(super) async fn read(
         self,
         api: &Api,

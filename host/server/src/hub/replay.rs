@@ -221,7 +221,7 @@ impl Replay {
         outcome
     }
 
-    /// The rest of a page is not sent. If that is because the room's epoch changed, the replay goes on and reads the log again.
+    /// The outcome if the rest of a page is not sent. If the room's epoch changed, the replay continues and reads the log again.
     fn interrupted(&self, why: PacedOutcome) -> PageOutcome {
         match why == PacedOutcome::Unwanted && self.progress.take_epoch_change() {
             true => PageOutcome::Sent,

@@ -1,9 +1,9 @@
 //! A bounded number of slots for connections that have not authenticated. If all are taken, one connection that waits for its peer
 //! is evicted: the oldest of the address that has the most.
 //!
-//! If new connections were turned away instead, anybody could lock out all others by taking every slot and staying silent. The
+//! If new connections were refused instead, anybody could lock out all others by taking every slot and staying silent. The
 //! oldest is evicted because a well-behaved client has authenticated after a few round trips, and it is one of the address with the
-//! most because whoever opens many connections should displace its own. No connection is evicted within its grace period, or while
+//! most because a client that opens many connections should displace its own. No connection is evicted within its grace period, or while
 //! it waits for this node. Until one can be evicted, new connections wait in the system's accept queue. So a crowd that connects
 //! at once gets in as fast as the node can serve it.
 

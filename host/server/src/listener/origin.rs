@@ -89,6 +89,7 @@ mod tests {
             ("", "no scheme"),
         ] {
             let error = AllowedOrigin::try_from(text.to_owned()).unwrap_err();
+            let error = error.to_string();
             assert!(error.starts_with("server.origins: ") && error.contains(why), "{text}: {error}");
         }
     }

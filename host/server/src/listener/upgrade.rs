@@ -113,7 +113,7 @@ async fn upgrade(
             let admitted = async {
                 let key = context.services.keys.load().authenticate(key)?;
                 unauthenticated.release_slot();
-                // A page that is turned away takes no connection slot from the store.
+                // A page that is rejected takes no connection slot from the store.
                 if rejected.is_some() {
                     return Ok(None);
                 }
@@ -195,7 +195,7 @@ fn refuse_handshake(error: &HandshakeError) -> Response {
     response
 }
 
-/// Why pages of this origin are turned away, after the upgrade: browsers show pages a close code, but not the
+/// Why pages of this origin are rejected, after the upgrade: browsers show pages a close code, but not the
 /// answer to an upgrade.
 fn check_origin(context: &ServerContext, origin: Option<&str>) -> Option<Rejected> {
     let (origin, allowed) = (origin?, context.config.origins.as_ref()?);

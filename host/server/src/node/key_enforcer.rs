@@ -139,7 +139,7 @@ impl Expirations {
         self.times.iter().any(|time| before < *time && *time <= now)
     }
 
-    /// The time until the next expiration, or until the clock is to be read again.
+    /// The time until the next expiration, or until the clock has to be read again.
     fn sleep_time(&self, now: u64) -> Duration {
         let next = self.times.iter().filter(|time| **time > now).map(|time| time - now).min();
         next.map_or(CLOCK_CHECK_INTERVAL, |left| CLOCK_CHECK_INTERVAL.min(Duration::from_millis(left)))

@@ -1,9 +1,9 @@
 //! Notices when files that the node uses have changed: at once if the system reports it, and within seconds
-//! in any case. What is in the files does not matter here.
+//! in any case. Does not know what is in the files.
 //!
 //! A thread compares the state of each file regularly, because the system does not report everything: not if
 //! a directory is a symbolic link, appears later, is renamed, or is on another machine. If a file system does
-//! not answer, only this thread waits for it, and whoever reads files on it.
+//! not answer, only this thread waits for it, and callers that read files on it.
 
 mod events;
 mod file_states;

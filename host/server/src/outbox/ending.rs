@@ -1,4 +1,4 @@
-//! How an outbox ends: it closes, finishes what waits, or is discarded. Sends no close frame.
+//! How an outbox ends: it closes, sends the rest of its queue, or is discarded. Sends no close frame.
 
 use super::Outbox;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use switchyard_protocol::Close;
 
 impl Outbox {
-    /// Closes the connection once what waits is sent, or at once if the reason demands it. Only the first call has an effect.
+    /// Closes the connection once the queue is sent, or at once if the reason demands it. Only the first call has an effect.
     pub(crate) fn close(&self, close: Close) {
         let mut state = self.lock();
         if state.close.is_some() {
@@ -24,7 +24,7 @@ impl Outbox {
         self.closing.notify_waiters();
     }
 
-    /// Waits until somebody calls [`Self::close`], and returns the reason.
+    /// Waits until [`Self::close`] is called, and returns the reason.
     pub(crate) async fn closed(&self) -> Close {
         loop {
             let closing = self.closing.notified();
@@ -45,7 +45,7 @@ impl Outbox {
         self.space.notify_waiters();
     }
 
-    /// Discards what waits, because the connection is over.
+    /// Discards the queue, because the connection is over.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.pipe = None;

@@ -5,7 +5,7 @@
 pub(crate) enum PutOutcome {
     /// The outbox is closed, or was closed because the frame did not fit.
     Rejected,
-    /// The frame is alone in the outbox, so somebody has to flush it.
+    /// The frame is alone in the outbox, so the caller has to flush it.
     First,
     /// The frame is behind others. The task that put the first one flushes them all.
     Queued,

@@ -1,4 +1,4 @@
-//! What a connection is sent, over a pipe that accepts only as much as a test allows.
+//! What a connection is sent, over a pipe that accepts only as many bytes as a test allows.
 
 use super::*;
 use std::{
@@ -17,7 +17,7 @@ impl TestPipe {
         Arc::new(Self(Mutex::new((vec![], capacity))))
     }
 
-    /// Accepts so many bytes more. The caller then has to poll again.
+    /// Accepts this many more bytes. The caller then has to poll again.
     pub(crate) fn allow(&self, bytes: usize) {
         self.0.lock().unwrap().1 += bytes;
     }

@@ -16,7 +16,7 @@ use switchyard_store::{ActivationSource, HistoryChange, Release, Unavailable, Ve
 /// How long reading the file of a plugin may take.
 pub(super) const FILE_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A version that is to be deployed.
+/// A version to deploy.
 #[derive(Clone)]
 pub(crate) struct Deployment {
     pub code: Bytes,
@@ -158,7 +158,7 @@ impl Rollout {
             .verify(name, &deployment.code, signature)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         let has_same_signer = |plugin: &Arc<Plugin>| plugin.info().signed_by == signed_by;
-        // Read before the compilation, which would be in vain if the store did not answer.
+        // Read before the compilation, which would be wasted if the store did not answer.
         let history = self.registry().history(name).await.map_err(unavailable)?;
         if slot.is_active(sha256, config)
             && slot.plugin().is_some_and(|plugin| has_same_signer(&plugin))

@@ -82,7 +82,7 @@ impl Rollout {
         match followed {
             Ok(Some(plugin)) => log_activation(&plugin, "another node", None),
             Ok(None) => return Ok(()),
-            // Either may be over in a moment.
+            // Both may be temporary.
             Err(refusal) if matches!(refusal.code, ErrorCode::StoreUnavailable | ErrorCode::Overloaded) => {
                 return Err(refusal);
             }

@@ -1,5 +1,4 @@
-//! Authentication of a new WebSocket: awaits `connect`, and opens the session of the client or turns it
-//! away. Does not know which keys are valid.
+//! Authentication of a new WebSocket: awaits `connect`, and opens the session of the client or rejects it. Does not know which keys are valid.
 
 use super::{
     AuthenticatedSocket, ServerSocket,
@@ -26,14 +25,14 @@ pub(crate) struct Peer {
     pub client: Client,
     /// The key that the upgrade request contained, and the connection slot that was acquired for it.
     pub presented: Option<(Arc<Key>, Permit)>,
-    /// Why the client is turned away after the upgrade: browsers show close codes, but not the answer to an
+    /// Why the client is rejected after the upgrade: browsers show close codes, but not the answer to an
     /// upgrade.
     pub rejected: Option<Rejected>,
     /// The slot that the connection has until it authenticates.
     pub unauthenticated: Arc<PendingConnection>,
 }
 
-/// Awaits the first frame and authenticates the client; `None` if it was turned away. `draining` interrupts
+/// Awaits the first frame and authenticates the client; `None` if it was rejected. `draining` interrupts
 /// this. Afterwards the connection can be closed through its outbox.
 pub(crate) async fn authenticate(
     mut socket: Box<ServerSocket>,
@@ -111,7 +110,7 @@ const READ_DELAY: Duration = Duration::from_millis(100);
 /// The first frame of a client, or what happened instead.
 enum FirstFrame {
     Text(Utf8Bytes),
-    /// It is not text, was not received in time, or does not matter because the client is turned away anyway.
+    /// It is not text, was not received in time, or does not matter because the client is rejected anyway.
     Rejected(Rejected),
     /// The peer closed, with this code.
     Closed(Option<u16>),

@@ -145,7 +145,7 @@ impl Pipe for Transport {
     fn try_write(&self, bytes: &[IoSlice]) -> io::Result<usize> {
         match &self.io {
             Io::Plain(tcp) => try_send(tcp, bytes),
-            // TLS may buffer what is written, so somebody would have to flush it later.
+            // TLS may buffer what is written, so it would have to be flushed later.
             Io::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }

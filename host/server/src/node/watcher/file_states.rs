@@ -40,7 +40,7 @@ impl FileState {
         self.checked != self.reported
     }
 
-    /// Compares the current state. Returns whether the file is to be read: it has changed, and nobody seems
+    /// Compares the current state. Returns whether the file has to be read: it has changed, and no process seems
     /// to be writing to it.
     fn check(&mut self, current: Option<FileStamp>, now: Instant) -> bool {
         let is_settled = current == self.checked;
@@ -84,7 +84,7 @@ impl FileStates {
         self.0 = files.into_iter().map(known).collect();
     }
 
-    /// Applies an event of a file. Returns whether the file is to be read.
+    /// Applies an event of a file. Returns whether the file has to be read.
     pub(super) fn apply(
         &mut self,
         path: &Path,
@@ -100,7 +100,7 @@ impl FileStates {
         event == FileEvent::Complete
     }
 
-    /// Compares all files without waiting until they settle. Returns whether at least one is to be read.
+    /// Compares all files without waiting until they settle. Returns whether at least one has to be read.
     pub(super) fn recheck_all(&mut self, stamp: impl Fn(&Path) -> Option<FileStamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
@@ -111,7 +111,7 @@ impl FileStates {
         is_due
     }
 
-    /// Compares all files. Returns whether at least one is to be read.
+    /// Compares all files. Returns whether at least one has to be read.
     pub(super) fn check(&mut self, now: Instant, stamp: impl Fn(&Path) -> Option<FileStamp>) -> bool {
         let mut is_due = false;
         for (path, file) in &mut self.0 {
@@ -120,7 +120,7 @@ impl FileStates {
         is_due
     }
 
-    /// Whether a file has changed and was not reported yet, so that it is to be checked again soon.
+    /// Whether a file has changed and was not reported yet, so that it has to be checked again soon.
     pub(super) fn has_unsettled(&self) -> bool {
         self.0.values().any(|file| file.has_changed() && file.written.is_none())
     }

@@ -22,7 +22,7 @@ const ARGUMENTS: u32 = 4096;
 /// What a guest's connect hook does.
 #[derive(Clone, Copy)]
 pub(super) enum Connect {
-    /// It allows a connection so many rooms.
+    /// It allows a connection this many rooms.
     LimitRooms(u32),
     Panic,
 }

@@ -219,7 +219,7 @@ impl ClientSession {
     }
 
     pub(super) fn count_rooms(&self) {
-        // Sequentially consistent with changes of the keys: either whoever changes a key sees the rooms, or the new key is
+        // Sequentially consistent with changes of the keys: either the task that changes a key sees the rooms, or the new key is
         // seen here.
         self.connection.rooms.store(self.state.room_count() as u32, Ordering::SeqCst);
         if let Err(refusal) = self.connection.check_key(&self.services.keys.load())
