@@ -1,5 +1,5 @@
-//! Blocking work, each on a thread of its own. If the system has no thread left, tokio's pool panics or never starts the work. Here
-//! it is an error that only the caller sees.
+//! Blocking work, each on a thread of its own. If the system has no thread left, tokio's pool panics or never
+//! starts the work. Here it is an error that only the caller sees.
 
 use std::{io, sync::Arc, thread::Builder, time::Duration};
 use tokio::{
@@ -31,7 +31,8 @@ pub(crate) async fn run<T: Send + 'static>(
     result.await.map_err(|_| BlockingError::Panicked)
 }
 
-/// Runs one piece of work at a time. So work that never ends occupies one thread, and not another one with each attempt.
+/// Runs one piece of work at a time. So work that never ends occupies one thread, and not another one with
+/// each attempt.
 #[derive(Clone)]
 pub(crate) struct SerialRunner(Arc<Semaphore>);
 

@@ -1,5 +1,5 @@
-//! The functions on the path of a message, set up so that they can be called repeatedly. Only for the benchmarks of these functions,
-//! and for the tests that limit what they may allocate.
+//! The functions on the path of a message, set up so that they can be called repeatedly. Only for the
+//! benchmarks of these functions, and for the tests that limit what they may allocate.
 
 use crate::{
     hub::{

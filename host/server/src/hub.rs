@@ -1,5 +1,5 @@
-//! The entry point to rooms: finds the shard of a room, and joins, publishes and reads history through it. Knows no
-//! frames and no sockets.
+//! The entry point to rooms: finds the shard of a room, and joins, publishes and reads history through it.
+//! Knows no frames and no sockets.
 
 mod allowances;
 mod catch_up;
@@ -56,14 +56,15 @@ use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, reply, room
 use switchyard_store::{History, PageLimit, Reader, Store, Unavailable};
 use tokio::sync::oneshot;
 
-/// Maximum number of messages that wait for one shard. A shard handles well over 100,000 a second, so the limit is
-/// reached only if a plugin is too slow for its rooms.
+/// Maximum number of messages that wait for one shard. A shard handles well over 100,000 a second, so the
+/// limit is reached only if a plugin is too slow for its rooms.
 const MAX_SHARD_BACKLOG: usize = 4096;
 
-/// Maximum number of history pages that are read at a time, for all principals together. With pages of 256 KiB this is
-/// 1 MiB, the most that a publish has to wait for.
+/// Maximum number of history pages that are read at a time, for all principals together. With pages of 256
+/// KiB this is 1 MiB, the most that a publish has to wait for.
 const MAX_CONCURRENT_HISTORY_READS: usize = 4;
-/// Maximum number of rooms in a request that runs at once. A request with more rooms waits for its principal's turn.
+/// Maximum number of rooms in a request that runs at once. A request with more rooms waits for its
+/// principal's turn.
 const MAX_UNQUEUED_ROOMS: usize = 32;
 
 /// The page size for reading history that is sent to a member.
@@ -140,13 +141,14 @@ impl Hub {
         self.allowances.grant(who, limits, Instant::now());
     }
 
-    /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their limits.
+    /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their
+    /// limits.
     pub(crate) async fn authorize_connect(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
         self.connect_authorizer.authorize(connecting).await
     }
 
-    /// Records in the session that the client has handled all messages up to an offset. Fails if they were not sent to the
-    /// seat.
+    /// Records in the session that the client has handled all messages up to an offset. Fails if they were
+    /// not sent to the seat.
     pub(crate) async fn acknowledge(
         &self,
         connection: &Connection,
@@ -183,8 +185,8 @@ impl Hub {
         filtered.await.unwrap_or_else(|_| FilteredHistory::failed())
     }
 
-    /// Reads a page of history, without the messages that the member's filter excludes. More are read in their place, so a
-    /// page is short only at the end of the history.
+    /// Reads a page of history, without the messages that the member's filter excludes. More are read in
+    /// their place, so a page is short only at the end of the history.
     pub(crate) async fn history(
         &self,
         principal: &Arc<str>,
@@ -245,7 +247,8 @@ impl Hub {
         Ok((filtered.passed, filtered.lost))
     }
 
-    /// Waits until the principal may continue with a request that names this many rooms. Only a long request gets a permit.
+    /// Waits until the principal may continue with a request that names this many rooms. Only a long request
+    /// gets a permit.
     pub(crate) async fn acquire_long_request<'a>(
         &'a self,
         principal: &'a Arc<str>,
@@ -285,7 +288,8 @@ pub(crate) fn store_unavailable() -> Refusal {
     Refusal::retry(ErrorCode::StoreUnavailable, "the store does not answer; try again", 1000)
 }
 
-/// The refusal if memory is short and the principal uses much of it. `what` is what it asked for, such as `messages`.
+/// The refusal if memory is short and the principal uses much of it. `what` is what it asked for, such as
+/// `messages`.
 pub(crate) fn memory_exhausted(what: &str) -> Refusal {
     let message = format!(
         "memory is short and this principal uses much of it: no new {what} are accepted; try again later"

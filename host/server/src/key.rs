@@ -67,7 +67,8 @@ impl Key {
     }
 }
 
-/// All configured keys. They are looked up by the first bytes of their digest, and the whole digest is compared in constant time.
+/// All configured keys. They are looked up by the first bytes of their digest, and the whole digest is
+/// compared in constant time.
 #[derive(Default)]
 pub(crate) struct Keys {
     by_prefix: HashMap<[u8; 8], Vec<Arc<Key>>>,

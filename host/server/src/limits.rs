@@ -1,5 +1,5 @@
-//! What clients that have not authenticated may use of a node: connection slots, file descriptors and failed keys. Knows no
-//! listener and no socket.
+//! What clients that have not authenticated may use of a node: connection slots, file descriptors and failed
+//! keys. Knows no listener and no socket.
 
 mod address;
 mod failures;
@@ -66,10 +66,11 @@ pub(crate) struct ClientLimits {
     metrics: Metrics,
 }
 
-/// How long a connection is safe from eviction. A well-behaved client has authenticated by then: it needs only a few round trips.
+/// How long a connection is safe from eviction. A well-behaved client has authenticated by then: it needs
+/// only a few round trips.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
-/// How many clients there may be beyond their share of files, because evicted ones have not closed yet. If there are more, new ones
-/// wait.
+/// How many clients there may be beyond their share of files, because evicted ones have not closed yet. If
+/// there are more, new ones wait.
 const MAX_CLOSING_CLIENTS: usize = 16;
 /// How often a new client tries again while too many evicted ones are closing.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -88,8 +89,8 @@ impl ClientLimits {
         })
     }
 
-    /// Waits for a slot for a connection that was just accepted. If all are taken, a connection that waits for its peer is
-    /// evicted. `None`: close the connection.
+    /// Waits for a slot for a connection that was just accepted. If all are taken, a connection that waits
+    /// for its peer is evicted. `None`: close the connection.
     pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<PendingConnection> {
         let group = AddressGroup::of(address);
         let is_trusted = self.is_trusted(address);
@@ -125,8 +126,8 @@ impl ClientLimits {
         }
     }
 
-    /// Makes sure that there is a file for one more client, if need be by evicting another. `Err`: when to try again, or `None` if
-    /// no client can be evicted because all have authenticated.
+    /// Makes sure that there is a file for one more client, if need be by evicting another. `Err`: when to
+    /// try again, or `None` if no client can be evicted because all have authenticated.
     fn reserve_file(&self) -> Result<(), Option<Instant>> {
         let (clients, max_clients) = (self.clients.len(), self.files.clients);
         if clients < max_clients {
@@ -161,7 +162,8 @@ impl ClientLimits {
     }
 }
 
-/// A client connection that has not authenticated yet. It gives its slot back once it has, or when this is dropped.
+/// A client connection that has not authenticated yet. It gives its slot back once it has, or when this is
+/// dropped.
 pub(crate) struct PendingConnection {
     slot: Slot,
     pub address: IpAddr,

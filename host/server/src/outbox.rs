@@ -1,6 +1,6 @@
-//! The frames that wait to be sent to one connection, in order and bounded by bytes, and how the connection ends. Knows no
-//! socket, only a pipe. Any task may write to a connection. When the pipe is full, the connection's own task, the writer,
-//! writes the rest.
+//! The frames that wait to be sent to one connection, in order and bounded by bytes, and how the connection
+//! ends. Knows no socket, only a pipe. Any task may write to a connection. When the pipe is full, the
+//! connection's own task, the writer, writes the rest.
 
 mod ending;
 mod outcome;
@@ -59,12 +59,13 @@ struct State {
     dequeued: u64,
     /// How many bytes wait in `queue` and `partial`.
     bytes: usize,
-    /// At most this many of them belong to this connection alone: its answers, and not messages, whose bytes are shared.
+    /// At most this many of them belong to this connection alone: its answers, and not messages, whose bytes
+    /// are shared.
     own_bytes: usize,
     /// The memory of `own_bytes`.
     charge: SteppedCharge,
-    /// The other bytes. Their memory is charged where a message is made. Here they count only against the connection's
-    /// principal, because they are kept for it.
+    /// The other bytes. Their memory is charged where a message is made. Here they count only against the
+    /// connection's principal, because they are kept for it.
     claim: SteppedCharge,
     close: Option<Close>,
     /// No new frames are accepted. The queue is sent, and reservations may still be filled.
@@ -77,7 +78,8 @@ struct State {
 #[must_use]
 pub(crate) struct Reservation(u64);
 
-/// If the outbox fills to `1/EARLY_WRITE_FRACTION` of its limit, the writer is woken at once instead of waiting for a flush.
+/// If the outbox fills to `1/EARLY_WRITE_FRACTION` of its limit, the writer is woken at once instead of
+/// waiting for a flush.
 const EARLY_WRITE_FRACTION: usize = 16;
 
 /// Maximum number of frames in one vectored write.
@@ -122,8 +124,8 @@ impl Outbox {
         state.claim.move_to(share);
     }
 
-    /// Enqueues a frame of this connection alone, and wakes the writer. If the limit would be exceeded, closes the connection as
-    /// too slow. Returns whether the frame was accepted.
+    /// Enqueues a frame of this connection alone, and wakes the writer. If the limit would be exceeded,
+    /// closes the connection as too slow. Returns whether the frame was accepted.
     pub(crate) fn push(&self, frame: Frame) -> bool {
         let is_accepted = self.enqueue(frame, true) != PutOutcome::Rejected;
         if is_accepted {
@@ -181,8 +183,9 @@ impl Outbox {
         Reservation(state.dequeued + state.queue.len() as u64 - 1)
     }
 
-    /// Puts a reply into its reserved position, so that it and the frames behind it can be sent. A reply may be larger than the
-    /// limit if nothing else waits; otherwise, one that exceeds the limit closes the connection as too slow.
+    /// Puts a reply into its reserved position, so that it and the frames behind it can be sent. A reply may
+    /// be larger than the limit if nothing else waits; otherwise, one that exceeds the limit closes the
+    /// connection as too slow.
     pub(crate) fn fill(&self, reservation: Reservation, frame: Frame) {
         let mut state = self.lock();
         if state.close.is_some() || state.pipe.is_none() {
@@ -210,7 +213,8 @@ impl Outbox {
         self.wake_writer();
     }
 
-    /// Answers the peer's last ping. Replaces an earlier pong that still waits, because the peer needs only the newest.
+    /// Answers the peer's last ping. Replaces an earlier pong that still waits, because the peer needs only
+    /// the newest.
     pub(crate) fn pong(&self, frame: Frame) {
         self.lock().pong = Some(frame.into_bytes());
         self.wake_writer();
@@ -230,8 +234,8 @@ impl Outbox {
         }
     }
 
-    /// For the writer task: writes whatever waits. Ready with the reason for closing the connection, or with `None` if there
-    /// is nothing more to send or the pipe is broken.
+    /// For the writer task: writes whatever waits. Ready with the reason for closing the connection, or with
+    /// `None` if there is nothing more to send or the pipe is broken.
     pub(crate) fn poll_send(&self, cx: &mut Context) -> Poll<Option<Close>> {
         self.writer.register(cx.waker());
         let mut state = self.lock();
@@ -282,8 +286,8 @@ impl Outbox {
 }
 
 impl State {
-    /// Adjusts the memory charges to the frames that wait. Returns whether this is over budget: memory is short, and the principal uses
-    /// too much of it.
+    /// Adjusts the memory charges to the frames that wait. Returns whether this is over budget: memory is
+    /// short, and the principal uses too much of it.
     fn update_charges(&mut self) -> bool {
         self.own_bytes = self.own_bytes.min(self.bytes);
         let (own, shared) = (self.charge.set(self.own_bytes), self.claim.set(self.bytes - self.own_bytes));

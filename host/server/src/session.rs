@@ -1,6 +1,6 @@
 //! One client's session. Its core is a state machine without I/O that turns each request into a decision.
-//! `UnauthenticatedSession` and `SessionState` are different types, so that only `connect` exists before authentication.
-//! `ClientSession` carries the decisions out. Knows no sockets.
+//! `UnauthenticatedSession` and `SessionState` are different types, so that only `connect` exists before
+//! authentication. `ClientSession` carries the decisions out. Knows no sockets.
 
 mod client_session;
 mod pending_join;

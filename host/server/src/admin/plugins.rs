@@ -1,4 +1,5 @@
-//! The calls `/v1/plugins…`: the plugins and their versions on all nodes, loading, rolling back, and candidates.
+//! The calls `/v1/plugins…`: the plugins and their versions on all nodes, loading, rolling back, and
+//! candidates.
 
 use super::{
     api::{Api, ApiError, ApiResult, Caller},
@@ -162,7 +163,8 @@ fn log_audit(by: &str, slot: &PluginSlot, what: &str) {
     tracing::info!(target: AUDIT_TARGET, by, plugin = slot.name(), "{what}");
 }
 
-/// The latest reports of all nodes. The memory store has only those of this node. Empty if the store does not answer.
+/// The latest reports of all nodes. The memory store has only those of this node. Empty if the store does not
+/// answer.
 async fn read_reports(api: &Api) -> Vec<(Arc<str>, NodeReport)> {
     let stored = api.services.hub.store.plugins.reports().await;
     let stored = stored.inspect_err(|error| tracing::debug!(%error, "cannot read the reports of nodes"));

@@ -30,7 +30,8 @@ pub enum StoreUrl {
     Redis(Box<RedisUrl>),
 }
 
-/// Why a value of `store.url` is invalid. The message does not show the value, which may be nothing but a password.
+/// Why a value of `store.url` is invalid. The message does not show the value, which may be nothing but a
+/// password.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidStoreUrl {
     /// It is not a string, but a value of this type of TOML.

@@ -1,4 +1,5 @@
-//! A member that is catching up: how far it has got, and the live messages that are buffered for it meanwhile, within limits.
+//! A member that is catching up: how far it has got, and the live messages that are buffered for it
+//! meanwhile, within limits.
 
 use super::{Connection, command::CatchUpOutcome};
 use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};
@@ -6,15 +7,16 @@ use switchyard_plugin::FilterId;
 use switchyard_protocol::{Position, Publication};
 use tokio::sync::oneshot;
 
-/// Maximum number of messages that are buffered for one member of a room. In addition, the buffered messages of all rooms
-/// of a connection take at most a quarter of its outbox limit, so that they fit into it together with the half that a
-/// replay fills. Beyond either limit, the replay reads them from history.
+/// Maximum number of messages that are buffered for one member of a room. In addition, the buffered messages
+/// of all rooms of a connection take at most a quarter of its outbox limit, so that they fit into it together
+/// with the half that a replay fills. Beyond either limit, the replay reads them from history.
 pub(super) const MAX_BUFFERED_MESSAGES: usize = 256;
 
 /// The part of a connection's outbox limit that its buffered messages may take.
 const BUFFER_FRACTION: usize = 4;
 
-/// How far a member has got. Its replay advances it. Its room reads it, and pauses the replay when the room changes its epoch.
+/// How far a member has got. Its replay advances it. Its room reads it, and pauses the replay when the room
+/// changes its epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress(Arc<Mutex<State>>);
 
@@ -47,8 +49,8 @@ impl Progress {
         self.lock().position = position;
     }
 
-    /// Advances to an offset of the same epoch, and returns `true`. Returns `false` and does nothing if the replay must not send
-    /// anything now.
+    /// Advances to an offset of the same epoch, and returns `true`. Returns `false` and does nothing if the
+    /// replay must not send anything now.
     pub(crate) fn advance_to(&self, offset: u64) -> bool {
         let mut state = self.lock();
         let is_running = state.replay == ReplayState::Running;
@@ -58,7 +60,8 @@ impl Progress {
         is_running
     }
 
-    /// Returns whether the room's epoch changed, so that the caller has to read the log. The replay may go on after that.
+    /// Returns whether the room's epoch changed, so that the caller has to read the log. The replay may go on
+    /// after that.
     pub(crate) fn take_epoch_change(&self) -> bool {
         let mut state = self.lock();
         let has_changed = state.replay == ReplayState::EpochChanged;
@@ -68,7 +71,8 @@ impl Progress {
         has_changed
     }
 
-    /// The room changed its epoch. If that is not the member's, only the log knows which of the two is the current one.
+    /// The room changed its epoch. If that is not the member's, only the log knows which of the two is the
+    /// current one.
     fn epoch_changed(&self, epoch: &str) {
         let mut state = self.lock();
         state.replay = match state.replay {
@@ -127,8 +131,8 @@ impl CatchUp {
         }
     }
 
-    /// Buffers a message, if it passes the filter and the member has not seen it. If the filter failed, the replay reads the
-    /// message from history, and the filter is evaluated again.
+    /// Buffers a message, if it passes the filter and the member has not seen it. If the filter failed, the
+    /// replay reads the message from history, and the filter is evaluated again.
     pub(super) fn buffer(&mut self, message: &Arc<Publication>, passed: Option<bool>) {
         match passed {
             Some(false) => {}
@@ -159,8 +163,8 @@ impl CatchUp {
         self.buffered = vec![];
     }
 
-    /// What a replay does next that has sent everything up to its progress. `room` is the position of the room. `None`: it
-    /// waits for the room.
+    /// What a replay does next that has sent everything up to its progress. `room` is the position of the
+    /// room. `None`: it waits for the room.
     pub(super) fn outcome(&mut self, room: &Position) -> Option<CatchUpOutcome> {
         let member = self.progress.position();
         if member.epoch != room.epoch {
@@ -188,8 +192,8 @@ impl CatchUp {
         }
     }
 
-    /// For a member that joins again. Sends the buffered messages, if all messages before them were sent. Otherwise returns the
-    /// position after which a replay has to start.
+    /// For a member that joins again. Sends the buffered messages, if all messages before them were sent.
+    /// Otherwise returns the position after which a replay has to start.
     pub(super) fn send_or_resume(self, room: &Position) -> Option<Position> {
         let member = self.progress.position();
         let is_within_room = member.epoch == room.epoch && member.offset <= room.offset;

@@ -46,8 +46,9 @@ pub(crate) enum ShardCommand {
         offset: u64,
         reply: oneshot::Sender<Result<Position, AckError>>,
     },
-    /// A replay has sent its member everything up to `upto`; or, if `lost`, the member must be told that it missed these
-    /// messages. The member goes live once the room has reached this position. Otherwise the reply says how to continue.
+    /// A replay has sent its member everything up to `upto`; or, if `lost`, the member must be told that it
+    /// missed these messages. The member goes live once the room has reached this position. Otherwise the
+    /// reply says how to continue.
     FinishCatchUp {
         room: RoomName,
         seat: SeatId,
@@ -94,7 +95,8 @@ impl PolicyRequest {
     }
 }
 
-/// Identifies a connection's membership in a room. A later membership of the same connection has another number.
+/// Identifies a connection's membership in a room. A later membership of the same connection has another
+/// number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SeatId {
     pub connection: ConnectionId,
@@ -109,8 +111,8 @@ pub(crate) struct JoinRequest {
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,
-    /// Buffer messages until the member finishes catching up. Set if the member may still have to leave without having been
-    /// sent anything.
+    /// Buffer messages until the member finishes catching up. Set if the member may still have to leave
+    /// without having been sent anything.
     pub buffer: bool,
     /// If the connection is a member already, reply with an offer: nothing changes until it is accepted.
     pub offer: bool,
@@ -137,8 +139,8 @@ impl Offer {
         Self { room, filter, who, queue: Some(queue) }
     }
 
-    /// Accepts the offer. From here on, messages are buffered until the member finishes catching up, so that the client can
-    /// be told first. `None` if the node is stopping.
+    /// Accepts the offer. From here on, messages are buffered until the member finishes catching up, so that
+    /// the client can be told first. `None` if the node is stopping.
     pub(crate) async fn accept(
         mut self,
         connection: Arc<Connection>,
@@ -180,8 +182,8 @@ pub(crate) enum Recovery {
     NotAsked,
     /// The member has missed nothing.
     Complete,
-    /// The messages after this position must be replayed, if the log still has them. The position may be ahead of the room
-    /// on this node, or of an epoch that this node does not know yet.
+    /// The messages after this position must be replayed, if the log still has them. The position may be
+    /// ahead of the room on this node, or of an epoch that this node does not know yet.
     After(Position),
 }
 
@@ -250,7 +252,8 @@ impl Seat {
         Self { room, id, shard, queue: Some(queue) }
     }
 
-    /// Leaves the room. When this returns, the room enqueues nothing more. The caller must have stopped any replay.
+    /// Leaves the room. When this returns, the room enqueues nothing more. The caller must have stopped any
+    /// replay.
     pub(crate) async fn leave(mut self) {
         let Some(queue) = self.queue.take() else { return };
         let (reply, left) = oneshot::channel();

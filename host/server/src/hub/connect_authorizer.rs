@@ -77,8 +77,8 @@ impl ConnectAuthorizer {
         })
     }
 
-    /// Activates a version in a slot, or none, and returns the version that was active before. A version without a
-    /// connect hook counts as none.
+    /// Activates a version in a slot, or none, and returns the version that was active before. A version
+    /// without a connect hook counts as none.
     pub(super) async fn swap(
         &self,
         slot: usize,

@@ -1,4 +1,5 @@
-//! The live connections of this node: finding them by id, and closing them when their key no longer allows them.
+//! The live connections of this node: finding them by id, and closing them when their key no longer allows
+//! them.
 
 use super::{Hub, pings::Pings, unavailable};
 use crate::{
@@ -87,8 +88,8 @@ impl Connections {
         all.range((from, Bound::Unbounded)).take(limit).map(|(_, connection)| connection.clone()).collect()
     }
 
-    /// Calls `visit` for every connection without holding the lock, so that connections can be added and removed meanwhile.
-    /// One that is added meanwhile may be visited or not.
+    /// Calls `visit` for every connection without holding the lock, so that connections can be added and
+    /// removed meanwhile. One that is added meanwhile may be visited or not.
     fn for_each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
         let mut last = None;
         loop {
@@ -106,9 +107,9 @@ impl Connections {
         self.for_each(|connection| connection.outbox.close(reason()));
     }
 
-    /// Closes the connections whose key was removed (4410) or has expired (4401). Also closes those that are in rooms although
-    /// their key may no longer subscribe (4600); when their clients reconnect, they are in no rooms. A connection that is added
-    /// meanwhile has to check its key itself.
+    /// Closes the connections whose key was removed (4410) or has expired (4401). Also closes those that are
+    /// in rooms although their key may no longer subscribe (4600); when their clients reconnect, they are in
+    /// no rooms. A connection that is added meanwhile has to check its key itself.
     pub(crate) fn recheck_keys(&self, keys: &Keys) {
         self.for_each(|connection| {
             if let Err(refusal) = connection.check_key(keys) {
@@ -128,8 +129,8 @@ pub(crate) fn close_for_key(refusal: &Refusal) -> Close {
     }
 }
 
-/// Keeps a connection in [`Connections`] until this is dropped. Its session can then be resumed, unless an operator ended
-/// the connection, which ends its session as well.
+/// Keeps a connection in [`Connections`] until this is dropped. Its session can then be resumed, unless an
+/// operator ended the connection, which ends its session as well.
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
@@ -209,7 +210,8 @@ impl Connection {
         })
     }
 
-    /// A connection of the principal `acme` that writes to this pipe, without a session or a key. For tests and benchmarks.
+    /// A connection of the principal `acme` that writes to this pipe, without a session or a key. For tests
+    /// and benchmarks.
     pub(crate) fn detached(pipe: Arc<dyn Pipe>) -> Arc<Self> {
         let share = MemoryAccount::unlimited().share(&"acme".into());
         Arc::new(Self {
@@ -228,8 +230,8 @@ impl Connection {
         })
     }
 
-    /// Sends a gap to another epoch than `before`, and a ping after it. The answer to the ping confirms that the client knows that
-    /// the room continues after `position`. Returns whether the outbox accepted them.
+    /// Sends a gap to another epoch than `before`, and a ping after it. The answer to the ping confirms that
+    /// the client knows that the room continues after `position`. Returns whether the outbox accepted them.
     pub(crate) fn push_epoch_gap(
         &self,
         gap: Frame,
@@ -237,8 +239,8 @@ impl Connection {
         before: &Arc<str>,
         position: &Position,
     ) -> bool {
-        // The nonce is made after the gap is queued. So a client that answers a ping has read the gaps of all lower nonces, even if
-        // another shard sent them.
+        // The nonce is made after the gap is queued. So a client that answers a ping has read the gaps of all
+        // lower nonces, even if another shard sent them.
         if !self.outbox.push(gap) {
             return false;
         }
@@ -246,8 +248,8 @@ impl Connection {
         self.outbox.push(Frame::ping(nonce))
     }
 
-    /// Sends a ping after an answer that told the client about other epochs of some rooms. The items are like the arguments of
-    /// [`Self::push_epoch_gap`].
+    /// Sends a ping after an answer that told the client about other epochs of some rooms. The items are like
+    /// the arguments of [`Self::push_epoch_gap`].
     pub(crate) fn ping_after_answer<'a>(
         &self,
         changes: impl Iterator<Item = &'a (RoomName, Arc<str>, Position)>,

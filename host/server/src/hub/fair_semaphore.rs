@@ -9,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A semaphore that serves principals in turn.
 pub(super) struct FairSemaphore {
     shared: Arc<Semaphore>,
-    /// Principals that hold a permit or wait for one. Each waits only once for the shared semaphore, so they take turns.
+    /// Principals that hold a permit or wait for one. Each waits only once for the shared semaphore, so they
+    /// take turns.
     principals: Mutex<HashMap<Arc<str>, PrincipalQueue>>,
 }
 

@@ -1,5 +1,6 @@
-//! When the outboxes of a shard's members are written: at once under low load, and with a delay under high load. A write is nearly
-//! all that a delivery costs, and takes any number of frames, so a delay lets several deliveries share one write.
+//! When the outboxes of a shard's members are written: at once under low load, and with a delay under high
+//! load. A write is nearly all that a delivery costs, and takes any number of frames, so a delay lets several
+//! deliveries share one write.
 
 use super::{Connection, command::ShardCommand};
 use std::{
@@ -11,11 +12,12 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::mpsc::WeakUnboundedSender, task::yield_now};
 
-/// How long frames wait for others before they are written together. In a room with fewer messages than one in this time, waiting
-/// would save nothing.
+/// How long frames wait for others before they are written together. In a room with fewer messages than one
+/// in this time, waiting would save nothing.
 pub(super) const WRITE_COALESCE_DELAY: Duration = Duration::from_millis(20);
 
-/// The load from which a shard delays writes, in deliveries per second: a quarter of the writes that a slow core can do.
+/// The load from which a shard delays writes, in deliveries per second: a quarter of the writes that a slow
+/// core can do.
 const COALESCE_MIN_DELIVERIES_PER_SECOND: f64 = 25_000.0;
 
 /// The period in which deliveries are counted.
@@ -100,8 +102,8 @@ impl FlushQueue {
         self.due
     }
 
-    /// Writes the immediate connections, and the delayed ones if they are due. When tasks have written the delayed ones, they send
-    /// [`ShardCommand::Written`] to `queue`.
+    /// Writes the immediate connections, and the delayed ones if they are due. When tasks have written the
+    /// delayed ones, they send [`ShardCommand::Written`] to `queue`.
     pub(super) fn write(&mut self, now: Instant, queue: &WeakUnboundedSender<ShardCommand>) {
         write(&mut self.immediate, None);
         if self.due.is_some_and(|due| due <= now) {
@@ -117,9 +119,10 @@ impl FlushQueue {
     }
 }
 
-/// Writes a few connections at once. Leaves many to one task for each core, in batches, so that a large room does not block its
-/// shard, and a member that was written does not wait for the last one before it is sent the next message. Returns whether tasks
-/// were started. They send [`ShardCommand::Written`] to `queue` when they are done.
+/// Writes a few connections at once. Leaves many to one task for each core, in batches, so that a large room
+/// does not block its shard, and a member that was written does not wait for the last one before it is sent
+/// the next message. Returns whether tasks were started. They send [`ShardCommand::Written`] to `queue` when
+/// they are done.
 fn write(connections: &mut Vec<Arc<Connection>>, queue: Option<&WeakUnboundedSender<ShardCommand>>) -> bool {
     if connections.len() <= WRITE_BATCH_SIZE {
         connections.drain(..).for_each(|connection| connection.outbox.flush());

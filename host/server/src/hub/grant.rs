@@ -22,8 +22,8 @@ impl Grant {
         }
     }
 
-    /// Counts one message of this size, or refuses it. `too_many` makes the error message; its argument is how long the
-    /// publisher has to wait, in milliseconds.
+    /// Counts one message of this size, or refuses it. `too_many` makes the error message; its argument is
+    /// how long the publisher has to wait, in milliseconds.
     pub(super) fn take(
         &mut self,
         bytes: usize,

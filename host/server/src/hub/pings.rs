@@ -1,5 +1,5 @@
-//! Pings that confirm something: a client that answers one has read everything that was sent before it. Does not send the
-//! pings of the heartbeat.
+//! Pings that confirm something: a client that answers one has read everything that was sent before it. Does
+//! not send the pings of the heartbeat.
 
 use std::sync::{
     Arc, Mutex,
@@ -8,7 +8,8 @@ use std::sync::{
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
 
-/// The confirming pings of one connection. Three words in size until one is sent, because most connections never need one.
+/// The confirming pings of one connection. Three words in size until one is sent, because most connections
+/// never need one.
 #[derive(Default)]
 pub(crate) struct Pings {
     state: Mutex<Option<Box<SentPings>>>,
@@ -18,7 +19,8 @@ pub(crate) struct Pings {
 
 #[derive(Default)]
 struct SentPings {
-    /// The nonce of the last ping. It keeps rising for as long as the connection lives, so a late answer confirms nothing newer.
+    /// The nonce of the last ping. It keeps rising for as long as the connection lives, so a late answer
+    /// confirms nothing newer.
     last_nonce: u64,
     /// By rising nonce. At most one for each room, and one probe.
     unanswered: Vec<(u64, Confirmation)>,
@@ -29,7 +31,8 @@ struct SentPings {
 /// What the answer to a ping confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Confirmation {
-    /// The client knows that a room continues after `position`. `before` is the last epoch that it is known to have heard of.
+    /// The client knows that a room continues after `position`. `before` is the last epoch that it is known
+    /// to have heard of.
     EpochChange { room: RoomName, before: Arc<str>, position: Position },
     /// The client is alive, and this connection is the one that it uses.
     Alive,
@@ -73,9 +76,9 @@ impl Pings {
         sent.last_nonce
     }
 
-    /// Call this when something is received. `emptied` returns when the socket was last read until it was empty. If that was
-    /// after the probe, the client sent something after the probe, so it is alive. This then returns `true`, once. It works
-    /// even with clients that do not answer pings.
+    /// Call this when something is received. `emptied` returns when the socket was last read until it was
+    /// empty. If that was after the probe, the client sent something after the probe, so it is alive. This
+    /// then returns `true`, once. It works even with clients that do not answer pings.
     pub(crate) fn confirm_probe(&self, emptied: impl FnOnce() -> Instant) -> bool {
         if !self.is_probing.load(Ordering::Acquire) {
             return false;
@@ -90,8 +93,8 @@ impl Pings {
         is_alive
     }
 
-    /// What the answer to a ping confirms. It answers all earlier pings as well, because a client may answer only the last of
-    /// several.
+    /// What the answer to a ping confirms. It answers all earlier pings as well, because a client may answer
+    /// only the last of several.
     pub(crate) fn answered(&self, nonce: u64) -> Vec<Confirmation> {
         let mut state = self.state.lock().expect(NOT_POISONED);
         let Some(sent) = &mut *state else { return vec![] };
@@ -118,7 +121,8 @@ impl Pings {
         })
     }
 
-    /// Call this when the client has left the room, or is known in another way to have heard of the room's epoch.
+    /// Call this when the client has left the room, or is known in another way to have heard of the room's
+    /// epoch.
     pub(crate) fn forget(&self, room: &RoomName) {
         if let Some(sent) = &mut *self.state.lock().expect(NOT_POISONED) {
             sent.unanswered.retain(|(_, confirmation)| !confirmation.is_about(room));

@@ -1,5 +1,5 @@
-//! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or that of a plugin. Does not know
-//! members.
+//! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or that of a plugin.
+//! Does not know members.
 
 use super::{CompiledVersion, command::JoinRequest, conflict, refusals::wire_refusal};
 use serde::Deserialize;
@@ -47,7 +47,8 @@ pub(super) fn ungoverned_closed(room: &RoomName) -> Refusal {
 }
 
 impl Policy {
-    /// Decides whether a connection may join a room. `governs` says whether this shard's plugin governs a canonical name.
+    /// Decides whether a connection may join a room. `governs` says whether this shard's plugin governs a
+    /// canonical name.
     pub(crate) fn admit(
         &mut self,
         request: &JoinRequest,
@@ -137,8 +138,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether messages must be checked before they are stored: the plugin has a publish hook, no version is active, or the
-    /// plugin is quarantined.
+    /// Whether messages must be checked before they are stored: the plugin has a publish hook, no version is
+    /// active, or the plugin is quarantined.
     pub(super) fn wants_publishes(&self) -> bool {
         match self {
             Policy::Ungoverned(_) => false,

@@ -1,6 +1,6 @@
-//! Messages that are being published: first the plugin checks them, then the store keeps them. Messages of one publisher
-//! overlap. Each step handles them in the order of the requests, so they have the same order in each room, and so have
-//! their answers. Knows no frames.
+//! Messages that are being published: first the plugin checks them, then the store keeps them. Messages of
+//! one publisher overlap. Each step handles them in the order of the requests, so they have the same order in
+//! each room, and so have their answers. Knows no frames.
 
 use super::{
     Hub, MAX_SHARD_BACKLOG, Publisher, Ungoverned,
@@ -31,8 +31,8 @@ use switchyard_store::{Message, PageLimit, PendingPublish, Reader};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Maximum number of messages of one publisher in flight. Beyond it, one must be answered before another may begin. It is
-/// more than enough to keep a plugin and the store busy.
+/// Maximum number of messages of one publisher in flight. Beyond it, one must be answered before another may
+/// begin. It is more than enough to keep a plugin and the store busy.
 const MAX_IN_FLIGHT: usize = 64;
 /// The same limit for the bytes of their requests.
 const MAX_IN_FLIGHT_BYTES: usize = 256 << 10;
@@ -91,7 +91,8 @@ enum PublishStep {
     /// It needs no check, but waits for earlier messages that do.
     Waiting(Option<CheckedMessage>, StoreParameters),
     Storing(RoomName, PendingPublish, Option<Note>),
-    /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's newest offset.
+    /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's
+    /// newest offset.
     Discarded(RoomName, Option<AbortOnDropHandle<PublishResult>>),
     Done(Option<PublishResult>),
 }
@@ -119,7 +120,8 @@ impl<T> Default for PublishPipeline<T> {
 }
 
 impl<T> PublishPipeline<T> {
-    /// Whether a message must be answered before another one may begin. If memory is short, messages do not overlap.
+    /// Whether a message must be answered before another one may begin. If memory is short, messages do not
+    /// overlap.
     pub(crate) fn is_full(&self, share: &MemoryShare) -> bool {
         let has_room = self.messages.len() < MAX_IN_FLIGHT && self.bytes < MAX_IN_FLIGHT_BYTES;
         !self.messages.is_empty() && (!has_room || !share.may_grow())
@@ -251,8 +253,8 @@ impl PublishStep {
 }
 
 impl Hub {
-    /// Publishes one message, and waits for the answer. An inbox takes a message if its principal has a key, or a session,
-    /// connected or resumable.
+    /// Publishes one message, and waits for the answer. An inbox takes a message if its principal has a key,
+    /// or a session, connected or resumable.
     pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> PublishResult {
         let mut pipeline = PublishPipeline::default();
         pipeline.begin(self, publisher, proposal, ());
@@ -260,8 +262,8 @@ impl Hub {
         published
     }
 
-    /// Passes a message to the shard of its room to be checked, or to the store if no check is needed. `must_wait` if
-    /// earlier messages are still being checked.
+    /// Passes a message to the shard of its room to be checked, or to the store if no check is needed.
+    /// `must_wait` if earlier messages are still being checked.
     fn propose(
         &self,
         publisher: Publisher<'_>,

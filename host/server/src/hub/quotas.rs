@@ -1,6 +1,6 @@
-//! The limits that a plugin gives to publishers: messages per second, and bytes per message. Kept per principal and room
-//! for the whole node, so that they apply to members and others, to all connections and to HTTP, and also after leaving,
-//! joining and connecting again.
+//! The limits that a plugin gives to publishers: messages per second, and bytes per message. Kept per
+//! principal and room for the whole node, so that they apply to members and others, to all connections and to
+//! HTTP, and also after leaving, joining and connecting again.
 
 use super::grant::Grant;
 use std::{
@@ -14,8 +14,8 @@ use switchyard_protocol::{ErrorCode, Refusal, room::RoomName};
 /// Maximum number of quotas of one plugin. They take about 1 MB.
 const MAX_QUOTAS: usize = 8192;
 
-/// How long limits are valid for which the plugin was asked because of a publish. Those of a member are valid until it
-/// joins again.
+/// How long limits are valid for which the plugin was asked because of a publish. Those of a member are valid
+/// until it joins again.
 const ANSWER_TTL: Duration = Duration::from_secs(60);
 
 /// After this time, a token bucket is full again. Forgetting it then changes nothing.
@@ -81,7 +81,8 @@ impl Quotas {
         quota.grant.take(bytes, now, too_many)
     }
 
-    /// Makes the next publish ask the plugin again, because another version may answer differently. Keeps the counts.
+    /// Makes the next publish ask the plugin again, because another version may answer differently. Keeps the
+    /// counts.
     pub(crate) fn expire_answers(&mut self, now: Instant) {
         let long_ago = now.checked_sub(ANSWER_TTL).unwrap_or(now);
         self.quotas.values_mut().filter_map(|quota| quota.asked.as_mut()).for_each(|at| *at = long_ago);
@@ -104,8 +105,8 @@ impl Quotas {
         quota.grant.change(limits, now);
     }
 
-    /// Whether there is space for another quota. If the table is full, the principal with the most quotas loses its oldest
-    /// one to other principals, and gets no more itself.
+    /// Whether there is space for another quota. If the table is full, the principal with the most quotas
+    /// loses its oldest one to other principals, and gets no more itself.
     fn make_room(&mut self, who: &Arc<str>, now: Instant) -> bool {
         if self.quotas.len() < MAX_QUOTAS {
             return true;

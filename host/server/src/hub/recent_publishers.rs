@@ -1,5 +1,5 @@
-//! Who recently published which message on this node, so that a message that makes a plugin fail can be traced to its
-//! publisher. A delivery does not name the publisher, because it may come from another node.
+//! Who recently published which message on this node, so that a message that makes a plugin fail can be
+//! traced to its publisher. A delivery does not name the publisher, because it may come from another node.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,20 +11,21 @@ use std::{
 use switchyard_protocol::Publication;
 use switchyard_store::Message;
 
-/// The minimum time for which messages are remembered; the maximum is twice as long. A shard delivers its backlog well within
-/// this time.
+/// The minimum time for which messages are remembered; the maximum is twice as long. A shard delivers its
+/// backlog well within this time.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Maximum number of messages of one principal that are remembered in a period: as many as may wait for a shard.
+/// Maximum number of messages of one principal that are remembered in a period: as many as may wait for a
+/// shard.
 pub(super) const MAX_MESSAGES_PER_PRINCIPAL: usize = super::MAX_SHARD_BACKLOG;
-/// Maximum number of messages of all principals that are remembered in a period. Two periods take at most 2 MiB: 16 bytes
-/// for each message, and as much again for spare capacity.
+/// Maximum number of messages of all principals that are remembered in a period. Two periods take at most 2
+/// MiB: 16 bytes for each message, and as much again for spare capacity.
 const MAX_MESSAGES: usize = 32_768;
 
 /// The latest publishers in the rooms of one plugin.
 ///
-/// A principal never displaces messages of others. Once it has as many messages as there is space left, each new one
-/// replaces its own oldest. So a principal that floods a room leaves space for others, and the total is at most
-/// [`MAX_MESSAGES`] in each of two periods.
+/// A principal never displaces messages of others. Once it has as many messages as there is space left, each
+/// new one replaces its own oldest. So a principal that floods a room leaves space for others, and the total
+/// is at most [`MAX_MESSAGES`] in each of two periods.
 #[derive(Default)]
 pub(super) struct RecentPublishers {
     periods: Mutex<Periods>,

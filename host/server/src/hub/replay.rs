@@ -1,5 +1,6 @@
-//! Sends a member the messages that it missed, from the room's history and through its filter, as fast as its socket accepts
-//! them. Then the member goes live. No message is skipped or repeated. Does not buffer live messages.
+//! Sends a member the messages that it missed, from the room's history and through its filter, as fast as its
+//! socket accepts them. Then the member goes live. No message is skipped or repeated. Does not buffer live
+//! messages.
 
 use super::{Connection, HISTORY_PAGE, Hub, catch_up::Progress, command::*};
 use crate::outbox::PacedOutcome;
@@ -30,8 +31,8 @@ pub(crate) struct Replay {
     shard: usize,
     filtered: bool,
     progress: Progress,
-    /// The position that the member has to reach before the room can take it live. It has the same epoch as `progress`, unless
-    /// `lost`.
+    /// The position that the member has to reach before the room can take it live. It has the same epoch as
+    /// `progress`, unless `lost`.
     target: Position,
     /// The messages up to `target` are lost, and the member has not been told yet.
     lost: bool,
@@ -56,8 +57,8 @@ enum PageOutcome {
 }
 
 impl Replay {
-    /// Prepares the replay to a member whose live messages are being buffered. If the member recovers from a position, looks up
-    /// in the log whether that is possible.
+    /// Prepares the replay to a member whose live messages are being buffered. If the member recovers from a
+    /// position, looks up in the log whether that is possible.
     pub(crate) async fn prepare(
         hub: &Hub,
         connection: &Arc<Connection>,
@@ -76,7 +77,8 @@ impl Replay {
         };
         let Recovery::After(_) = joined.recovery else { return Ok((replay, None)) };
         let page = replay.read_log(hub).await?;
-        // The log was read after the room's position, so it is behind the room only if the store has lost messages.
+        // The log was read after the room's position, so it is behind the room only if the store has lost
+        // messages.
         let has_lost_messages =
             page.newest.epoch == joined.position.epoch && page.newest.offset < joined.position.offset;
         if !has_lost_messages {
@@ -86,7 +88,8 @@ impl Replay {
         Ok((replay, Some(recovered)))
     }
 
-    /// Reads the newest position of the log, and whether it has every message after the member's position. Reads no messages.
+    /// Reads the newest position of the log, and whether it has every message after the member's position.
+    /// Reads no messages.
     async fn read_log(&self, hub: &Hub) -> Result<History, Unavailable> {
         let member = self.progress.position();
         hub.store.broker.history(&self.room, Some(&member), PageLimit::NONE, Reader::Member).await
@@ -96,8 +99,8 @@ impl Replay {
         &self.room
     }
 
-    /// Skips what the member missed, because the history does not have all of it. The member is told with a gap, unless the answer
-    /// to its request has told it already (`is_told`).
+    /// Skips what the member missed, because the history does not have all of it. The member is told with a
+    /// gap, unless the answer to its request has told it already (`is_told`).
     pub(crate) fn skip_missed(&mut self, is_told: bool) {
         match is_told {
             true => self.progress.set_position(self.target.clone()),
@@ -112,8 +115,8 @@ impl Replay {
         }
     }
 
-    /// Each round sends messages, or moves the member to the position of the room or of the log. So it ends when the member has
-    /// reached the end of the log.
+    /// Each round sends messages, or moves the member to the position of the room or of the log. So it ends
+    /// when the member has reached the end of the log.
     async fn catch_up(&mut self, hub: &Hub, turns: &ReplayTurns) -> Result<(), Unavailable> {
         loop {
             while !self.lost && self.progress.position().offset < self.target.offset {
@@ -171,7 +174,8 @@ impl Replay {
             return Ok(PageOutcome::EpochChanged(before_oldest(&page)));
         }
         if page.newest.offset < member.offset {
-            // The store has lost messages, and will assign their offsets again. The client is told when it resumes.
+            // The store has lost messages, and will assign their offsets again. The client is told when it
+            // resumes.
             return Err(Unavailable("the log is behind what was sent".to_owned()));
         }
         if !page.whole {
@@ -221,7 +225,8 @@ impl Replay {
         outcome
     }
 
-    /// The outcome if the rest of a page is not sent. If the room's epoch changed, the replay continues and reads the log again.
+    /// The outcome if the rest of a page is not sent. If the room's epoch changed, the replay continues and
+    /// reads the log again.
     fn interrupted(&self, why: PacedOutcome) -> PageOutcome {
         match why == PacedOutcome::Unwanted && self.progress.take_epoch_change() {
             true => PageOutcome::Sent,

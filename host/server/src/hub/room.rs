@@ -1,4 +1,5 @@
-//! One room: its members on this node, grouped by filter, and the delivery of messages to them. Has no I/O and no clock.
+//! One room: its members on this node, grouped by filter, and the delivery of messages to them. Has no I/O
+//! and no clock.
 
 mod epoch;
 
@@ -47,7 +48,8 @@ struct SeatEntry {
 pub(crate) struct Verdicts<'a> {
     /// As [`Room::filters`] returned them.
     pub filters: &'a [FilterId],
-    /// In the order of `filters`. If a result is lost, or all are (`None`), the members with that filter are told of a gap.
+    /// In the order of `filters`. If a result is lost, or all are (`None`), the members with that filter are
+    /// told of a gap.
     pub results: Option<&'a FilterResults>,
 }
 
@@ -96,9 +98,10 @@ impl Room {
         self.seats.is_empty()
     }
 
-    /// Gives a connection a seat, which replaces an earlier seat of the same connection. From here on, every message is sent to it
-    /// or buffered for it. Messages that the earlier seat still had to send are sent as well, unless `since` says where the client
-    /// is. With `buffer`, or if it missed messages, the member starts by catching up.
+    /// Gives a connection a seat, which replaces an earlier seat of the same connection. From here on, every
+    /// message is sent to it or buffered for it. Messages that the earlier seat still had to send are sent as
+    /// well, unless `since` says where the client is. With `buffer`, or if it missed messages, the member
+    /// starts by catching up.
     pub(crate) fn join(
         &mut self,
         connection: Arc<Connection>,
@@ -157,7 +160,8 @@ impl Room {
         self.groups[group].members.push(connection);
     }
 
-    /// Removes a seat. Returns its connection, and the filter that the caller has to release. `None`: the seat was already gone.
+    /// Removes a seat. Returns its connection, and the filter that the caller has to release. `None`: the
+    /// seat was already gone.
     pub(crate) fn leave(&mut self, seat: SeatId) -> Option<(Arc<Connection>, Option<FilterId>)> {
         let (connection, filter) = self.is_current(seat).then(|| self.remove(seat.connection)).flatten()?;
         connection.pings.forget(&self.name);
@@ -213,8 +217,8 @@ impl Room {
         Some((entry.filter, connection.principal.clone()))
     }
 
-    /// The distinct filters to evaluate for a message: first those of the live groups, then, sorted, those that are used only by
-    /// members that are catching up.
+    /// The distinct filters to evaluate for a message: first those of the live groups, then, sorted, those
+    /// that are used only by members that are catching up.
     pub(crate) fn filters(&self, into: &mut Vec<FilterId>) {
         into.clear();
         into.extend(self.groups.iter().filter_map(|group| group.filter));
@@ -227,8 +231,8 @@ impl Room {
         }
     }
 
-    /// Puts a message into the outboxes of live members, and buffers it for those that are catching up. Nothing is written here:
-    /// members whose outbox was empty are added to `flush`.
+    /// Puts a message into the outboxes of live members, and buffers it for those that are catching up.
+    /// Nothing is written here: members whose outbox was empty are added to `flush`.
     pub(crate) fn deliver(
         &mut self,
         message: &Arc<Publication>,

@@ -15,7 +15,8 @@ pub(super) struct RoomUsage {
 }
 
 impl RoomUsage {
-    /// How many rooms other than this one the connection uses, and how many all connections of its principal use together.
+    /// How many rooms other than this one the connection uses, and how many all connections of its principal
+    /// use together.
     pub(super) fn other_rooms(
         &self,
         room: &RoomName,

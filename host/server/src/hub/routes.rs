@@ -1,5 +1,5 @@
-//! Which shard owns a room: that of the first plugin with a matching pattern, or else one of the shards for ungoverned
-//! rooms, by hash. Owns what publishers share with a plugin's shard, but not the shards.
+//! Which shard owns a room: that of the first plugin with a matching pattern, or else one of the shards for
+//! ungoverned rooms, by hash. Owns what publishers share with a plugin's shard, but not the shards.
 
 use super::{
     SlotConfig,
@@ -32,7 +32,8 @@ pub(super) struct GovernedRooms {
     pub name: String,
     patterns: Vec<RoomPattern>,
     publishers: RecentPublishers,
-    /// Whether the plugin's shard must check messages before they are stored. Set by the shard between two commands.
+    /// Whether the plugin's shard must check messages before they are stored. Set by the shard between two
+    /// commands.
     wants_publishes: AtomicBool,
 }
 
@@ -56,8 +57,8 @@ impl GovernedRooms {
 }
 
 impl Routes {
-    /// The shards of `slots` come first, then those for ungoverned rooms, `ungoverned` many. Messages to governed rooms
-    /// must be checked until the shard says otherwise.
+    /// The shards of `slots` come first, then those for ungoverned rooms, `ungoverned` many. Messages to
+    /// governed rooms must be checked until the shard says otherwise.
     pub(super) fn new(slots: Vec<SlotConfig>, ungoverned: usize) -> Self {
         let governed = slots.into_iter().map(|slot| GovernedRooms {
             name: slot.name,
@@ -94,8 +95,8 @@ impl Routes {
         self.governed.get(shard)
     }
 
-    /// Notes who publishes a message that is about to be stored, if a plugin governs its room. `shard` is the shard of the
-    /// room.
+    /// Notes who publishes a message that is about to be stored, if a plugin governs its room. `shard` is the
+    /// shard of the room.
     pub(super) fn note(&self, shard: usize, message: &Message<'_>) -> Option<Note> {
         self.governed.get(shard).map(|governed| governed.publishers.note(message, shard, Instant::now()))
     }

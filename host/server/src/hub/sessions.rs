@@ -18,8 +18,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Hands a session to a connection whose client connected at `asked`. With `most`, the principal's limit, a connection
-    /// slot is acquired in the same step.
+    /// Hands a session to a connection whose client connected at `asked`. With `most`, the principal's limit,
+    /// a connection slot is acquired in the same step.
     pub(crate) async fn resume_session(
         &self,
         token: SessionToken,
@@ -32,7 +32,8 @@ impl Hub {
         resumed.map_err(unavailable)
     }
 
-    /// Records that the session is in these rooms. If that fails, it is only in the rooms that it was in before.
+    /// Records that the session is in these rooms. If that fails, it is only in the rooms that it was in
+    /// before.
     pub(crate) async fn record_joins(
         &self,
         connection: &Connection,

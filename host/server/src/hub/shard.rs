@@ -1,5 +1,5 @@
-//! A shard owns its rooms. Only its task touches them, so they need no lock, and the order of a room is the order of
-//! the shard's queue. It waits neither for a socket nor for the store.
+//! A shard owns its rooms. Only its task touches them, so they need no lock, and the order of a room is the
+//! order of the shard's queue. It waits neither for a socket nor for the store.
 
 mod check;
 mod governed;
@@ -35,7 +35,8 @@ use tokio::{
     time::timeout_at,
 };
 
-/// How many commands are taken from the queue at once: enough to share a wake-up, few enough to stay fair to other tasks.
+/// How many commands are taken from the queue at once: enough to share a wake-up, few enough to stay fair to
+/// other tasks.
 const COMMAND_BATCH_SIZE: usize = 64;
 
 /// The rooms of one plugin, or some of the rooms without a plugin.
@@ -343,8 +344,8 @@ impl Shard {
         self.metrics.gaps.inc_by(gaps);
     }
 
-    /// Evaluates a member's filter for messages of the history, and replies when all are evaluated. If that takes longer than
-    /// `until`, returns the rest of the request.
+    /// Evaluates a member's filter for messages of the history, and replies when all are evaluated. If that
+    /// takes longer than `until`, returns the rest of the request.
     fn filter_history(
         &mut self,
         mut request: HistoryFilterRequest,

@@ -1,5 +1,5 @@
-//! The hub's slots for plugins, and how their content changes: [`Hub::swap`] and [`Hub::set_mirror`]. `rollout` decides
-//! which version is in a slot.
+//! The hub's slots for plugins, and how their content changes: [`Hub::swap`] and [`Hub::set_mirror`].
+//! `rollout` decides which version is in a slot.
 
 use super::{Hub, command::ShardCommand, stopping};
 use std::sync::Arc;

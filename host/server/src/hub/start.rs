@@ -39,8 +39,9 @@ pub(crate) struct HubConfig {
 }
 
 impl Hub {
-    /// Starts the shards: one thread for each plugin, so that a slow plugin delays only its own rooms, and one task per core
-    /// for all other rooms. They end with the hub. `store` creates the store that feeds them.
+    /// Starts the shards: one thread for each plugin, so that a slow plugin delays only its own rooms, and
+    /// one task per core for all other rooms. They end with the hub. `store` creates the store that feeds
+    /// them.
     pub(crate) async fn start<E, StoreFuture>(
         config: HubConfig,
         metrics: Metrics,
@@ -111,8 +112,8 @@ impl Hub {
 /// A shard, its queue, and the command that it handles first.
 type ShardHandoff = (Shard, mpsc::UnboundedReceiver<ShardCommand>, Option<ShardCommand>);
 
-/// Starts a plugin's shard on a thread of its own. If the system cannot start one, the rooms of the plugin are closed, which
-/// takes no thread, and each version that is put into the slot tries to start it again.
+/// Starts a plugin's shard on a thread of its own. If the system cannot start one, the rooms of the plugin
+/// are closed, which takes no thread, and each version that is put into the slot tries to start it again.
 fn start_governed(
     plugin: String,
     shard: Shard,
@@ -129,7 +130,8 @@ fn start_governed(
     }
 }
 
-/// Starts a thread that waits for its shard. The shard is sent only then, so that it is not lost if no thread can be started.
+/// Starts a thread that waits for its shard. The shard is sent only then, so that it is not lost if no thread
+/// can be started.
 fn start_thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender<ShardHandoff>> {
     let (sender, receiver) = oneshot::channel::<ShardHandoff>();
     let runtime = tokio::runtime::Handle::current();

@@ -6,7 +6,8 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-/// The addresses that count as one peer: a single IPv4 address, or an IPv6 /64, because one customer usually has all of it.
+/// The addresses that count as one peer: a single IPv4 address, or an IPv6 /64, because one customer usually
+/// has all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct AddressGroup(IpAddr);
 

@@ -1,4 +1,5 @@
-//! Refused keys, by the address that presented them: counted, logged, and answered more slowly the more of them there are.
+//! Refused keys, by the address that presented them: counted, logged, and answered more slowly the more of
+//! them there are.
 
 use super::{AddressGroup, Rate, TokenBucket};
 use crate::metrics::{ListenerKind, Metrics};
@@ -21,7 +22,8 @@ const UNDELAYED_FAILURES: u32 = 5;
 const DELAY_STEP: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 const MAX_ADDRESSES: usize = 10_000;
-/// Minimum time between two attempts to make room for more addresses, because each attempt looks at all of them.
+/// Minimum time between two attempts to make room for more addresses, because each attempt looks at all of
+/// them.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The refused keys of one listener.
@@ -123,8 +125,8 @@ impl KeyFailures {
 }
 
 impl State {
-    /// Whether there is room for one more address. If not, addresses are forgotten for which that changes nothing: their bucket is
-    /// full, or, without a rate, they would be logged again at once.
+    /// Whether there is room for one more address. If not, addresses are forgotten for which that changes
+    /// nothing: their bucket is full, or, without a rate, they would be logged again at once.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.addresses.len() < MAX_ADDRESSES {
             return true;

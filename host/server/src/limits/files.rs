@@ -2,7 +2,8 @@
 
 use rlimit::Resource;
 
-/// How the open files of a process are divided. Clients get what operators, the store and regular files do not need.
+/// How the open files of a process are divided. Clients get what operators, the store and regular files do
+/// not need.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FileBudget {
     /// How many files the process may open.
@@ -15,7 +16,8 @@ pub(crate) struct FileBudget {
 
 /// Maximum number of files that are reserved for operators' connections.
 const MAX_OPERATOR_FILES: usize = 512;
-/// Maximum number of files that are reserved for the store's connections and for regular files. More are never needed.
+/// Maximum number of files that are reserved for the store's connections and for regular files. More are
+/// never needed.
 const MAX_SPARE_FILES: usize = 64;
 
 impl FileBudget {
@@ -34,8 +36,8 @@ impl FileBudget {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit. Each connection is a file, and many systems start processes with a soft
-/// limit of only 1,024. Logs a warning if that fails.
+/// Raises the soft limit of open files to the hard limit. Each connection is a file, and many systems start
+/// processes with a soft limit of only 1,024. Logs a warning if that fails.
 pub fn raise_file_limit() {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => tracing::debug!(limit, "open files"),

@@ -1,11 +1,12 @@
-//! A bounded number of slots for connections that have not authenticated. If all are taken, one connection that waits for its peer
-//! is evicted: the oldest of the address that has the most.
+//! A bounded number of slots for connections that have not authenticated. If all are taken, one connection
+//! that waits for its peer is evicted: the oldest of the address that has the most.
 //!
-//! If new connections were refused instead, anybody could lock out all others by taking every slot and staying silent. The
-//! oldest is evicted because a well-behaved client has authenticated after a few round trips, and it is one of the address with the
-//! most because a client that opens many connections should displace its own. No connection is evicted within its grace period, or while
-//! it waits for this node. Until one can be evicted, new connections wait in the system's accept queue. So a crowd that connects
-//! at once gets in as fast as the node can serve it.
+//! If new connections were refused instead, anybody could lock out all others by taking every slot and
+//! staying silent. The oldest is evicted because a well-behaved client has authenticated after a few round
+//! trips, and it is one of the address with the most because a client that opens many connections should
+//! displace its own. No connection is evicted within its grace period, or while it waits for this node. Until
+//! one can be evicted, new connections wait in the system's accept queue. So a crowd that connects at once
+//! gets in as fast as the node can serve it.
 
 use super::AddressGroup;
 use futures_util::task::AtomicWaker;
@@ -74,8 +75,8 @@ impl Slots {
         Arc::new(Self { capacity, max_per_address, grace, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Takes a slot. Also returns whether another connection was evicted for it. The limit per address does not apply to a
-    /// trusted address.
+    /// Takes a slot. Also returns whether another connection was evicted for it. The limit per address does
+    /// not apply to a trusted address.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         group: AddressGroup,
@@ -231,7 +232,8 @@ impl Slot {
         true
     }
 
-    /// Marks the connection as working for its peer until the guard is dropped. Its grace period then starts again.
+    /// Marks the connection as working for its peer until the guard is dropped. Its grace period then starts
+    /// again.
     pub(crate) fn busy(self: &Arc<Self>) -> EvictionGuard {
         self.busy.fetch_add(1, Ordering::AcqRel);
         EvictionGuard(self.clone())
@@ -267,7 +269,8 @@ impl Drop for EvictionGuard {
     }
 }
 
-/// The waker of what a connection runs. It knows whether that waits to be polled, or for something else to happen.
+/// The waker of what a connection runs. It knows whether that waits to be polled, or for something else to
+/// happen.
 #[derive(Default)]
 struct Work {
     state: AtomicU8,

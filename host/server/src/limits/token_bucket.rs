@@ -1,4 +1,5 @@
-//! A token bucket. It is refilled at a rate, and each event takes a token out of it. Does not know what the events are.
+//! A token bucket. It is refilled at a rate, and each event takes a token out of it. Does not know what the
+//! events are.
 
 use super::Rate;
 use std::time::{Duration, Instant};

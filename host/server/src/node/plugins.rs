@@ -1,6 +1,6 @@
-//! The tasks that keep the plugins of a running node up to date. Each plugin has one task that follows its configuration
-//! and its file, and another that follows the versions that other nodes activate. So a plugin that is slow to read or to
-//! compile delays nothing else.
+//! The tasks that keep the plugins of a running node up to date. Each plugin has one task that follows its
+//! configuration and its file, and another that follows the versions that other nodes activate. So a plugin
+//! that is slow to read or to compile delays nothing else.
 
 use crate::{
     admin::Status,
@@ -19,8 +19,8 @@ use switchyard_store::{Revision, StoredPlugins};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often versions are read from the store, and how soon a request that the store did not answer is repeated. A node
-/// must follow the others within a second.
+/// How often versions are read from the store, and how soon a request that the store did not answer is
+/// repeated. A node must follow the others within a second.
 const STORE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often this node reports its plugins to other nodes if nothing has changed.
@@ -37,8 +37,9 @@ pub(super) struct PluginTasks {
 }
 
 impl PluginTasks {
-    /// Starts the tasks with the configuration from the start of the node. `host` is the address of the listener for
-    /// operators. With `must_retry`, all plugins are read again soon, because one could not be loaded yet.
+    /// Starts the tasks with the configuration from the start of the node. `host` is the address of the
+    /// listener for operators. With `must_retry`, all plugins are read again soon, because one could not be
+    /// loaded yet.
     pub(super) fn start(
         rollout: &Arc<Rollout>,
         vitals: &VitalTasks,
@@ -72,9 +73,9 @@ impl PluginTasks {
     }
 }
 
-/// Applies a new configuration to the plugins that are running. Returns their new configurations, and a description of each
-/// change that takes effect only after a restart: other rooms, another order, and plugins that were added or removed. A
-/// plugin that was removed keeps running until then, with the new trusted keys.
+/// Applies a new configuration to the plugins that are running. Returns their new configurations, and a
+/// description of each change that takes effect only after a restart: other rooms, another order, and plugins
+/// that were added or removed. A plugin that was removed keeps running until then, with the new trusted keys.
 pub(super) fn apply_config(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
     let find = |plugins: &[PluginConfig], name: &str| plugins.iter().position(|plugin| plugin.name() == name);
     let mut after_restart = vec![];
@@ -100,8 +101,8 @@ pub(super) fn apply_config(running: &[PluginConfig], config: &Config) -> (Vec<Pl
     (applied, after_restart)
 }
 
-/// Reloads one plugin with each configuration that is sent. If it cannot be read or activated at the moment, tries again
-/// later.
+/// Reloads one plugin with each configuration that is sent. If it cannot be read or activated at the moment,
+/// tries again later.
 async fn reload_plugin(
     rollout: Arc<Rollout>,
     slot: Arc<PluginSlot>,
@@ -148,7 +149,8 @@ async fn follow_versions(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versi
             changed = versions.changed() => {
                 let Ok(()) = changed else { return };
             }
-            // Not sooner: each attempt may read much from the store, and the system may lack threads for a while.
+            // Not sooner: each attempt may read much from the store, and the system may lack threads for a
+            // while.
             () = tokio::time::sleep(THREAD_RETRY_DELAY), if must_retry => {}
         }
         let stored = versions.borrow_and_update().clone();

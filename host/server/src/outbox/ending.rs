@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use switchyard_protocol::Close;
 
 impl Outbox {
-    /// Closes the connection once the queue is sent, or at once if the reason demands it. Only the first call has an effect.
+    /// Closes the connection once the queue is sent, or at once if the reason demands it. Only the first call
+    /// has an effect.
     pub(crate) fn close(&self, close: Close) {
         let mut state = self.lock();
         if state.close.is_some() {
@@ -37,8 +38,8 @@ impl Outbox {
         }
     }
 
-    /// Accepts no new frames. Those that wait are sent, and so are replies whose position is reserved. After that,
-    /// [`Self::poll_send`] is ready with `None`.
+    /// Accepts no new frames. Those that wait are sent, and so are replies whose position is reserved. After
+    /// that, [`Self::poll_send`] is ready with `None`.
     pub(crate) fn finish(&self) {
         self.lock().finishing = true;
         self.wake_writer();
@@ -54,8 +55,8 @@ impl Outbox {
         self.space.notify_waiters();
     }
 
-    /// Like [`Self::end`], but returns what must be written before any other frame: the rest of a frame that was partly written,
-    /// and the answer to a ping.
+    /// Like [`Self::end`], but returns what must be written before any other frame: the rest of a frame that
+    /// was partly written, and the answer to a ping.
     pub(crate) fn take_rest(&self) -> Bytes {
         self.end();
         let mut state = self.lock();

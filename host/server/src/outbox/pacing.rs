@@ -1,5 +1,5 @@
-//! Waiting for space in an outbox. Replays and answers wait instead of closing a slow connection, as long as its peer reads
-//! anything at all.
+//! Waiting for space in an outbox. Replays and answers wait instead of closing a slow connection, as long as
+//! its peer reads anything at all.
 
 use super::{Outbox, PacedOutcome, State};
 use std::{sync::MutexGuard, task::Poll, time::Duration};
@@ -7,9 +7,10 @@ use switchyard_protocol::{Close, Frame};
 use tokio::time::timeout;
 
 impl Outbox {
-    /// For replays: enqueues a shared frame once half of the limit is free, so that live messages have the other half. At that
-    /// moment `is_wanted` is called, and the frame is dropped if it returns `false`. Other tasks see its effects and the frame as
-    /// one step. A peer that reads nothing at all for `stall_timeout` is closed as too slow.
+    /// For replays: enqueues a shared frame once half of the limit is free, so that live messages have the
+    /// other half. At that moment `is_wanted` is called, and the frame is dropped if it returns `false`.
+    /// Other tasks see its effects and the frame as one step. A peer that reads nothing at all for
+    /// `stall_timeout` is closed as too slow.
     pub(crate) async fn push_paced(
         &self,
         frame: Frame,
@@ -32,8 +33,8 @@ impl Outbox {
         PacedOutcome::Sent
     }
 
-    /// Enqueues the answer to a request once there is space for it. Returns `false` if the outbox is closed, or was closed because
-    /// the peer read nothing at all for `stall_timeout`.
+    /// Enqueues the answer to a request once there is space for it. Returns `false` if the outbox is closed,
+    /// or was closed because the peer read nothing at all for `stall_timeout`.
     pub(crate) async fn answer(&self, frame: Frame, stall_timeout: Duration) -> bool {
         {
             let space = self.wait_for_space(frame.len(), self.limit, stall_timeout).await;
@@ -48,14 +49,14 @@ impl Outbox {
         true
     }
 
-    /// Waits until half of the limit is free. Call this before a request whose answer may be long. Returns `false` in the same
-    /// cases as [`Self::answer`].
+    /// Waits until half of the limit is free. Call this before a request whose answer may be long. Returns
+    /// `false` in the same cases as [`Self::answer`].
     pub(crate) async fn wait_until_half_free(&self, stall_timeout: Duration) -> bool {
         self.wait_for_space(0, self.limit / 2, stall_timeout).await.is_some()
     }
 
-    /// Waits until nothing else waits, or until `size` more bytes make no more than `max` in total. `None`: the outbox closed, or
-    /// was closed because the peer read nothing at all for `stall_timeout`.
+    /// Waits until nothing else waits, or until `size` more bytes make no more than `max` in total. `None`:
+    /// the outbox closed, or was closed because the peer read nothing at all for `stall_timeout`.
     async fn wait_for_space(
         &self,
         size: usize,
@@ -103,7 +104,8 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Call this after bytes were written. Notifies tasks that wait for space. A task that needs more space waits again.
+    /// Call this after bytes were written. Notifies tasks that wait for space. A task that needs more space
+    /// waits again.
     pub(super) fn bytes_written(&self, state: &mut State) {
         state.update_charges();
         if state.notify_below.is_some_and(|max| state.bytes <= max) {

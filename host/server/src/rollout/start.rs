@@ -1,5 +1,5 @@
-//! Which version a node starts with: that of its file if no node has run it yet, or else the one that is active on
-//! all nodes. Does not decide what happens after the start.
+//! Which version a node starts with: that of its file if no node has run it yet, or else the one that is
+//! active on all nodes. Does not decide what happens after the start.
 
 use super::{
     Rollout,

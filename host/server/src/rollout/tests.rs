@@ -1,4 +1,5 @@
-//! Rollouts on nodes that share a registry, without sockets. Which version is active shows in the limits that it sets.
+//! Rollouts on nodes that share a registry, without sockets. Which version is active shows in the limits that
+//! it sets.
 
 mod guest;
 mod node;
@@ -185,7 +186,8 @@ async fn a_late_compilation_never_replaces_a_newer_version() {
     one.load(version(2)).await.unwrap();
     registry.code_asked.forget_permits(usize::MAX >> 4);
     let gate = registry.hold_code();
-    // Node two begins to follow, but its code takes long to arrive. Meanwhile an operator loads a newer version there.
+    // Node two begins to follow, but its code takes long to arrive. Meanwhile an operator loads a newer
+    // version there.
     let following = two.follow();
     let loading = async {
         registry.code_asked.acquire().await.unwrap().forget();

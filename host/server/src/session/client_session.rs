@@ -1,6 +1,6 @@
-//! A client's session: carries out its requests, and puts the answers into the connection's outbox. Requests are handled
-//! one at a time, in order. Only messages overlap, and replays run in tasks of their own. Does not decide what a client may
-//! do: `state.rs` does.
+//! A client's session: carries out its requests, and puts the answers into the connection's outbox. Requests
+//! are handled one at a time, in order. Only messages overlap, and replays run in tasks of their own. Does
+//! not decide what a client may do: `state.rs` does.
 
 mod connecting;
 mod joining;
@@ -77,8 +77,9 @@ pub(crate) struct ClientSession {
 pub(super) type PublishAnswer = (Option<Box<RawValue>>, PublishResult);
 
 impl ClientSession {
-    /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the connection slot if
-    /// it was acquired on upgrading, because the key came with the upgrade. `connection` is new.
+    /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the
+    /// connection slot if it was acquired on upgrading, because the key came with the upgrade. `connection`
+    /// is new.
     pub(crate) async fn open(
         services: Services,
         authenticated: Authenticated<'_>,
@@ -98,14 +99,16 @@ impl ClientSession {
             };
             Rejected::new(id, &refusal, close)
         };
-        // Before it holds a session, so that a connection that takes the session over finds this one and closes it.
+        // Before it holds a session, so that a connection that takes the session over finds this one and
+        // closes it.
         let registration = Registration::new(hub.clone(), connection.clone());
-        // From here on, the connection is closed if its key is removed or expires. That may have happened since the check.
+        // From here on, the connection is closed if its key is removed or expires. That may have happened
+        // since the check.
         if let Err(refusal) = services.keys.load().find(&key.digest) {
             return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
         }
-        // The cheapest check comes first: a principal with too many connections costs one call of the store and no call
-        // of a plugin.
+        // The cheapest check comes first: a principal with too many connections costs one call of the store
+        // and no call of a plugin.
         let max_connections = permit.is_none().then_some(key.limits.connections);
         let (mut resumed, mut slot) = (None, None);
         if let Some(token) = session {
@@ -260,7 +263,8 @@ impl ClientSession {
         }
     }
 
-    /// Sends the answers that are ready. If no further message may be in flight, waits for answers until one may.
+    /// Sends the answers that are ready. If no further message may be in flight, waits for answers until one
+    /// may.
     async fn answer_ready(&mut self) {
         let hub = self.services.hub.clone();
         loop {
@@ -340,7 +344,8 @@ impl ClientSession {
         self.send(reply::error(id, refusal)).await;
     }
 
-    /// Waits until there is space for an answer, as long as the client keeps reading. Later requests wait behind it.
+    /// Waits until there is space for an answer, as long as the client keeps reading. Later requests wait
+    /// behind it.
     async fn send(&self, frame: String) {
         self.connection.outbox.answer(frame.into(), self.max_silence()).await;
     }

@@ -1,5 +1,5 @@
-//! One room that is being joined, from the entry of the request to the result for the client. Results have the order of
-//! the entries. Decides nothing and does no I/O: `ClientSession` moves it from state to state.
+//! One room that is being joined, from the entry of the request to the result for the client. Results have
+//! the order of the entries. Decides nothing and does no I/O: `ClientSession` moves it from state to state.
 
 use crate::hub::{self, Joined, Offer, Replay};
 use std::{mem, sync::Arc};
@@ -167,7 +167,8 @@ pub(super) fn clip(name: &str) -> &str {
     &name[..end]
 }
 
-/// The refusal of an entry for a room that another entry of the request names: it is not clear which one applies.
+/// The refusal of an entry for a room that another entry of the request names: it is not clear which one
+/// applies.
 pub(super) fn named_twice(room: &RoomName) -> Refusal {
     Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
 }

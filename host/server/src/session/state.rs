@@ -1,5 +1,5 @@
-//! What an authenticated client may do, and the rooms that it is in. Decides without I/O. `client_session.rs` carries the
-//! decisions out.
+//! What an authenticated client may do, and the rooms that it is in. Decides without I/O. `client_session.rs`
+//! carries the decisions out.
 
 use super::{
     client_session::rejected,
@@ -54,7 +54,8 @@ pub(super) enum Decision<'a> {
 }
 
 impl Decision<'_> {
-    /// Whether this may be carried out while messages are in flight. Otherwise, their requests are answered first.
+    /// Whether this may be carried out while messages are in flight. Otherwise, their requests are answered
+    /// first.
     pub(super) fn overlaps(&self) -> bool {
         match self {
             Self::Publish { .. } | Self::Refuse(..) | Self::Nothing => true,

@@ -1,4 +1,5 @@
-//! A connection before authentication: the only request is `connect`. Does not decide whether a session may start.
+//! A connection before authentication: the only request is `connect`. Does not decide whether a session may
+//! start.
 
 use crate::key::{Key, Keys};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Authentication of a new WebSocket: awaits `connect`, and opens the session of the client or rejects it. Does not know which keys are valid.
+//! Authentication of a new WebSocket: awaits `connect`, and opens the session of the client or rejects it.
+//! Does not know which keys are valid.
 
 use super::{
     AuthenticatedSocket, ServerSocket,

@@ -64,7 +64,8 @@ impl Stream {
         self.subtract(usize::MAX);
     }
 
-    /// A control frame was received, possibly in the middle of a message. `payload` is the size of its payload in bytes.
+    /// A control frame was received, possibly in the middle of a message. `payload` is the size of its
+    /// payload in bytes.
     pub(crate) fn received_control_frame(&mut self, payload: usize) {
         self.subtract(payload + FRAME_HEADER_BYTES);
     }

@@ -117,7 +117,8 @@ async fn the_number_and_the_bytes_of_messages_in_flight_are_limited() {
     assert!(pipeline.is_full(&acme.share));
 }
 
-/// Regression: 8,192 messages of all principals were remembered, and each duplicate and each refused message counted.
+/// Regression: 8,192 messages of all principals were remembered, and each duplicate and each refused message
+/// counted.
 #[tokio::test]
 async fn messages_that_are_not_delivered_displace_no_publisher() {
     let hub = hub().await;

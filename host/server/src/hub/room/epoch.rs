@@ -1,13 +1,15 @@
-//! How a room's position changes other than by delivery: through lost messages and new epochs. Also what depends on that: when
-//! members that are catching up go live, and which position an acknowledgement means. Does not deliver messages.
+//! How a room's position changes other than by delivery: through lost messages and new epochs. Also what
+//! depends on that: when members that are catching up go live, and which position an acknowledgement means.
+//! Does not deliver messages.
 
 use super::*;
 use switchyard_protocol::Frame;
 use tokio::sync::oneshot;
 
 impl Room {
-    /// Continues after `position`, because the messages up to there are lost, and tells live members with a gap. Returns how many
-    /// were told. A member that is catching up is told by its replay, which asks the log what the member has missed.
+    /// Continues after `position`, because the messages up to there are lost, and tells live members with a
+    /// gap. Returns how many were told. A member that is catching up is told by its replay, which asks the
+    /// log what the member has missed.
     pub(crate) fn skip_to(&mut self, position: Position) -> u64 {
         let is_new_epoch = position.epoch != self.position.epoch;
         if !is_new_epoch && position.offset <= self.position.offset {
@@ -27,8 +29,8 @@ impl Room {
         told
     }
 
-    /// A replay has sent its member everything up to `upto`. If `lost`, the messages up to there are lost instead, and the member
-    /// is told here. The reply waits if the room itself is not there yet.
+    /// A replay has sent its member everything up to `upto`. If `lost`, the messages up to there are lost
+    /// instead, and the member is told here. The reply waits if the room itself is not there yet.
     pub(crate) fn finish_catch_up(
         &mut self,
         seat: SeatId,
@@ -84,8 +86,8 @@ impl Room {
         self.go_live(catch_up.connection.clone(), catch_up.filter, serial);
     }
 
-    /// The position that a member acknowledges with an offset. The offset is of the epoch that the member names, or else of the one
-    /// that it was told last, and must not be beyond what the member was sent.
+    /// The position that a member acknowledges with an offset. The offset is of the epoch that the member
+    /// names, or else of the one that it was told last, and must not be beyond what the member was sent.
     pub(crate) fn acknowledge(
         &self,
         seat: SeatId,
@@ -109,7 +111,8 @@ impl Room {
         };
         match epoch {
             Some(epoch) if *epoch != *sent.epoch => return Err(AckError::OtherEpoch(sent.epoch)),
-            // The client may not have known of the new epoch. If it did, its answer to the ping would have arrived first.
+            // The client may not have known of the new epoch. If it did, its answer to the ping would have
+            // arrived first.
             None if connection.pings.unconfirmed_epoch(&self.name).is_some() => {
                 return Err(AckError::UnconfirmedEpoch(sent.epoch));
             }

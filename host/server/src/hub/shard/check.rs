@@ -1,5 +1,5 @@
-//! Checks whether a message may be published: first the publisher's quota, then the plugin. Does not store the message;
-//! the publisher does.
+//! Checks whether a message may be published: first the publisher's quota, then the plugin. Does not store
+//! the message; the publisher does.
 
 use super::*;
 use crate::hub::{
@@ -10,8 +10,8 @@ use switchyard_plugin::{PluginFunction, Verdict};
 use switchyard_protocol::ErrorCode;
 
 impl Shard {
-    /// Decides whether a message may be published, to which room and with which data. The limits that the plugin gives to
-    /// members apply to all publishers.
+    /// Decides whether a message may be published, to which room and with which data. The limits that the
+    /// plugin gives to members apply to all publishers.
     pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
         let UncheckedMessage { room, who, tier, event, data, mut charge } = message;
         let (routes, index) = (&self.routes, self.index);

@@ -1,17 +1,18 @@
-//! How a plugin's shard shares its thread. Deliveries and commands that need no call of the plugin are handled at once and
-//! in order. For requests that may call the plugin, principals take turns of limited length. A call cannot be
-//! interrupted, so a principal whose calls are slow pauses after each one while others use the plugin. So the others find
-//! it idle most of the time.
+//! How a plugin's shard shares its thread. Deliveries and commands that need no call of the plugin are
+//! handled at once and in order. For requests that may call the plugin, principals take turns of limited
+//! length. A call cannot be interrupted, so a principal whose calls are slow pauses after each one while
+//! others use the plugin. So the others find it idle most of the time.
 
 use super::*;
 use std::collections::VecDeque;
 use switchyard_process::fair_queue::{FairQueue, TurnStep};
 
-/// The length of a principal's turn, and of the deliveries between two turns. A call that has begun is completed.
+/// The length of a principal's turn, and of the deliveries between two turns. A call that has begun is
+/// completed.
 const TURN_DURATION: Duration = Duration::from_micros(250);
 
-/// After a turn that was too long, its principal pauses for this many times its length, so that it has the thread for at
-/// most a third of the time.
+/// After a turn that was too long, its principal pauses for this many times its length, so that it has the
+/// thread for at most a third of the time.
 const PAUSE_FACTOR: u32 = 2;
 /// A principal uses the plugin if it has had a turn within this time.
 const USE_PERIOD: Duration = Duration::from_secs(1);

@@ -40,8 +40,8 @@ impl FileState {
         self.checked != self.reported
     }
 
-    /// Compares the current state. Returns whether the file has to be read: it has changed, and no process seems
-    /// to be writing to it.
+    /// Compares the current state. Returns whether the file has to be read: it has changed, and no process
+    /// seems to be writing to it.
     fn check(&mut self, current: Option<FileStamp>, now: Instant) -> bool {
         let is_settled = current == self.checked;
         if !is_same_file(current, self.checked) {

@@ -1,4 +1,5 @@
-//! A node without sockets: a hub and its rollout, with one plugin whose versions come from a registry that nodes share.
+//! A node without sockets: a hub and its rollout, with one plugin whose versions come from a registry that
+//! nodes share.
 
 use super::{
     super::{Deployment, PluginSlot, Rollout},

@@ -1,5 +1,5 @@
-//! Handles `connect`: starts a new session, or resumes one with all its rooms. If that fails, the session stays as it was.
-//! Does not authenticate.
+//! Handles `connect`: starts a new session, or resumes one with all its rooms. If that fails, the session
+//! stays as it was. Does not authenticate.
 
 use super::{ClientSession, joining::AnswerKind};
 use crate::{
@@ -78,7 +78,8 @@ impl ClientSession {
                 JoinState::Refused(refusal) => match refusal.code {
                     // A temporary error must not cost the session a room.
                     ErrorCode::StoreUnavailable | ErrorCode::Overloaded => return Err(refusal.clone()),
-                    // The plugin may work again later: the session keeps the room, and the next resume tries again.
+                    // The plugin may work again later: the session keeps the room, and the next resume tries
+                    // again.
                     ErrorCode::PluginFailed | ErrorCode::Internal => {}
                     _ => left.push(room.clone()),
                 },

@@ -1,5 +1,5 @@
-//! Joins and leaves rooms: on connecting, subscribing and unsubscribing. The client is told only what the store has
-//! recorded. Until it has, a change has no effect on this node. Does not decide who may join.
+//! Joins and leaves rooms: on connecting, subscribing and unsubscribing. The client is told only what the
+//! store has recorded. Until it has, a change has no effect on this node. Does not decide who may join.
 
 use super::ClientSession;
 use crate::{
@@ -62,8 +62,9 @@ impl ClientSession {
         self.start_replays(joins);
     }
 
-    /// Asks the room's shard for a seat. If the join `is_provisional`, it may still fail to be recorded: no message is
-    /// delivered before the client is told, and if the connection is in the room already, nothing changes yet.
+    /// Asks the room's shard for a seat. If the join `is_provisional`, it may still fail to be recorded: no
+    /// message is delivered before the client is told, and if the connection is in the room already, nothing
+    /// changes yet.
     pub(super) fn request_join(&self, join: PendingJoin, is_provisional: bool) -> PendingJoin {
         let JoinState::Requested(terms) = join.state else { return join };
         let answer = self.services.hub.join(JoinRequest {
@@ -131,8 +132,8 @@ impl ClientSession {
         Ok(Seated { terms, joined, replay, position, recovered })
     }
 
-    /// Takes over a seat that was recorded: from here on, the connection is in the room. `None` if the log cannot be read
-    /// or the node is stopping.
+    /// Takes over a seat that was recorded: from here on, the connection is in the room. `None` if the log
+    /// cannot be read or the node is stopping.
     pub(super) async fn complete_join(&mut self, join: PendingJoin, kind: AnswerKind) -> Option<PendingJoin> {
         let PendingJoin { name, state } = join;
         let seated = match state {
@@ -219,8 +220,8 @@ impl ClientSession {
     }
 
     pub(super) fn count_rooms(&self) {
-        // Sequentially consistent with changes of the keys: either the task that changes a key sees the rooms, or the new key is
-        // seen here.
+        // Sequentially consistent with changes of the keys: either the task that changes a key sees the
+        // rooms, or the new key is seen here.
         self.connection.rooms.store(self.state.room_count() as u32, Ordering::SeqCst);
         if let Err(refusal) = self.connection.check_key(&self.services.keys.load())
             && refusal.code == ErrorCode::Forbidden
@@ -238,7 +239,8 @@ async fn yield_between_slices(nth: usize) {
     }
 }
 
-/// Refuses entries whose canonical room is that of an earlier entry. If the room was not open yet, its shard has done so.
+/// Refuses entries whose canonical room is that of an earlier entry. If the room was not open yet, its shard
+/// has done so.
 fn refuse_duplicates(joins: &mut [PendingJoin]) {
     let mut rooms = HashSet::new();
     for join in joins {

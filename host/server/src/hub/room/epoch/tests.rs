@@ -131,7 +131,8 @@ fn a_replay_that_reaches_the_new_epoch_before_the_room_tells_its_member_once() {
     assert_eq!(take_offsets(&member), [-3, 3]);
 }
 
-/// Once, an acknowledgement of the old epoch counted in the new one, and skipped messages that the client had not seen.
+/// Once, an acknowledgement of the old epoch counted in the new one, and skipped messages that the client had
+/// not seen.
 #[test]
 fn an_acknowledgement_counts_in_its_own_epoch_and_only_for_what_was_sent() {
     let mut room = room();
