@@ -13,7 +13,6 @@ use super::{
 use serde_json::{Value, json};
 use state::State;
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -41,19 +40,8 @@ pub struct Actor(Arc<Shared>);
 impl Actor {
     /// Starts a client, which connects to any node.
     pub fn start(name: String, principal: &str, key: &str, urls: Urls, began: Instant, seed: u64) -> Self {
-        let state = State {
-            transcript: Transcript { client: name, principal: principal.to_owned(), entries: vec![] },
-            random: Random::new(seed),
-            open: BTreeMap::new(),
-            token: None,
-            connections: 0,
-            requests: 0,
-            rooms: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            is_away: false,
-            is_coming: false,
-            is_done: false,
-        };
+        let transcript = Transcript { client: name, principal: principal.to_owned(), entries: vec![] };
+        let state = State::new(transcript, Random::new(seed));
         let actor = Self(Arc::new(Shared { key: key.to_owned(), urls, began, state: Mutex::new(state) }));
         actor.0.clone().come_back();
         actor

@@ -14,7 +14,7 @@ pub struct State {
     pub requests: u64,
     /// The filters of the rooms that it is in or wants to join.
     pub rooms: BTreeMap<String, Filter>,
-    /// The epoch and the last offset that it has handled.
+    /// The epoch and the last offset that it has handled, 0 if it does not know any.
     pub positions: BTreeMap<String, (String, u64)>,
     /// It reconnects only when it is told to.
     pub is_away: bool,
@@ -23,12 +23,28 @@ pub struct State {
 }
 
 impl State {
+    pub(super) fn new(transcript: Transcript, random: Random) -> Self {
+        Self {
+            transcript,
+            random,
+            open: BTreeMap::new(),
+            token: None,
+            connections: 0,
+            requests: 0,
+            rooms: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            is_away: false,
+            is_coming: false,
+            is_done: false,
+        }
+    }
+
     pub(super) fn entry(&self, room: &str, filter: Filter, since: bool) -> Value {
         let mut entry = json!({"room": room});
         if let Some(filter) = filter.json() {
             entry["filter"] = filter;
         }
-        if let Some((epoch, offset)) = self.positions.get(room).filter(|_| since) {
+        if let Some((epoch, offset)) = self.positions.get(room).filter(|(_, offset)| since && *offset > 0) {
             entry["since"] = json!({"epoch": epoch, "offset": offset});
         }
         entry
@@ -44,8 +60,8 @@ impl State {
     }
 
     pub(super) fn acknowledge(&mut self) {
-        let offsets: BTreeMap<_, _> =
-            self.positions.iter().map(|(room, (_, offset))| (room.clone(), *offset)).collect();
+        let handled = self.positions.iter().filter(|(_, (_, offset))| *offset > 0);
+        let offsets: BTreeMap<_, _> = handled.map(|(room, (_, offset))| (room.clone(), *offset)).collect();
         if let Some(open) = self.open.values().rev().find(|open| open.name.is_some()) {
             open.orders.send(Order::Send(json!({"type": "ack", "offsets": offsets}))).ok();
         }
@@ -83,14 +99,17 @@ impl State {
         self.positions.retain(|room, _| is_told(room));
         for entry in &told {
             let room = entry["room"].as_str().unwrap_or_default();
-            let position = position(entry, "offset");
+            let (epoch, newest) = position(entry, "offset");
             if !room.starts_with(['*', '@']) {
                 let filter = entry.get("filter").map(Filter::read);
                 let known = self.rooms.get(room).copied().unwrap_or(Filter::NONE);
                 self.rooms.insert(room.to_owned(), filter.unwrap_or(known));
             }
-            if entry["recovered"] != true || !self.positions.contains_key(room) {
-                self.positions.insert(room.to_owned(), position);
+            // Replays up to the newest offset follow: it is not handled yet.
+            if entry["recovered"] != true {
+                self.positions.insert(room.to_owned(), (epoch, newest));
+            } else if !self.positions.contains_key(room) {
+                self.positions.insert(room.to_owned(), (epoch, 0));
             }
         }
     }
@@ -145,4 +164,33 @@ impl State {
 
 fn position(frame: &Value, offset: &str) -> (String, u64) {
     (frame["epoch"].as_str().unwrap_or_default().to_owned(), frame[offset].as_u64().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    /// A client that acknowledged the newest offset of a recovered room at once lost the replays that had not
+    /// arrived when its connection broke, and the server was blamed for it.
+    #[test]
+    fn a_client_acknowledges_only_what_it_has_handled() {
+        let (orders, mut sent) = mpsc::unbounded_channel();
+        let mut state = State::new(Transcript::default(), Random::new(1));
+        state.open.insert(1, Open { orders, node: 0, name: None, session: None });
+        let rooms = json!([{"room": "*", "epoch": "e", "offset": 9, "recovered": true},
+            {"room": "@ann", "epoch": "e", "offset": 5, "recovered": false}]);
+        state.received(
+            1,
+            &json!({"type": "connected", "connection": "c", "session": "s", "resumed": true, "rooms": rooms}),
+        );
+        let mut acknowledged = |state: &mut State| {
+            state.acknowledge();
+            let Ok(Order::Send(frame)) = sent.try_recv() else { panic!("nothing was sent") };
+            frame["offsets"].clone()
+        };
+        assert_eq!(acknowledged(&mut state), json!({"@ann": 5}));
+        state.received(1, &json!({"type": "message", "room": "*", "offset": 4}));
+        assert_eq!(acknowledged(&mut state), json!({"*": 4, "@ann": 5}));
+    }
 }
