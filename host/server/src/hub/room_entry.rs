@@ -1,9 +1,10 @@
 //! A room of a shard, open or about to be opened. What happens in an open room is in `room.rs`.
 
 use super::{Connection, command::*, room::Room};
+use std::sync::Arc;
 use switchyard_plugin::FilterId;
 use switchyard_process::memory::MemoryCharge;
-use switchyard_protocol::Refusal;
+use switchyard_protocol::{Position, Refusal, room::RoomName};
 use tokio::sync::oneshot;
 
 /// A room in a shard, with its memory.
@@ -13,10 +14,18 @@ pub(super) enum RoomEntry {
     Open(Box<Room>, #[expect(dead_code, reason = "it is charged until it is dropped")] MemoryCharge),
 }
 
-/// A join that the policy has admitted.
-pub(super) struct WaitingJoin {
-    pub request: JoinRequest,
+/// A request for a seat in an open room, which the policy has admitted.
+pub(super) struct SeatRequest {
+    pub room: RoomName,
+    pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
+    pub since: Option<Position>,
+    pub buffer: bool,
+}
+
+/// A join that waits until the room is open.
+pub(super) struct WaitingJoin {
+    pub request: SeatRequest,
     pub reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
 }
 

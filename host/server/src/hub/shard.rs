@@ -5,14 +5,13 @@ mod check;
 mod governed;
 
 use super::{
-    Connection,
     command::*,
     flush::FlushQueue,
     memory_exhausted,
     policy::Policy,
     quotas::Quotas,
     room::{Delivered, NewSeat, Room, Verdicts},
-    room_entry::{RoomEntry, WaitingJoin},
+    room_entry::{RoomEntry, SeatRequest, WaitingJoin},
     room_usage::RoomUsage,
     routes::Routes,
     store_unavailable,
@@ -67,15 +66,6 @@ pub(super) struct Shard {
 pub(super) struct Scratch {
     filters: Vec<FilterId>,
     results: FilterResults,
-}
-
-/// A request for a seat in an open room, which the policy has admitted.
-struct SeatRequest {
-    room: RoomName,
-    connection: Arc<Connection>,
-    filter: Option<FilterId>,
-    since: Option<Position>,
-    buffer: bool,
 }
 
 /// The approximate memory of a membership, in the room and in the session.
@@ -136,12 +126,8 @@ impl Shard {
             ShardCommand::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
             ShardCommand::Request(request) => drop(self.answer(request, None)),
             ShardCommand::Accept { room, connection, filter, since, reply } => {
-                let who = connection.principal.clone();
-                let seated = SeatRequest { room, connection, filter, since, buffer: true };
-                match self.take_seat(seated) {
-                    Some(joined) => drop(reply.send(joined)),
-                    None => self.policy.release(filter, &who),
-                }
+                let request = SeatRequest { room, connection, filter, since, buffer: true };
+                self.take_seat(request, |joined| drop(reply.send(joined)));
             }
             ShardCommand::Decline { filter, who } => self.policy.release(Some(filter), &who),
             ShardCommand::Leave { room, seat, reply } => {
@@ -226,24 +212,28 @@ impl Shard {
         if matches!(self.policy, Policy::Governed(_)) {
             self.room_usage.add(&admission.room, request.connection.id, &request.connection.principal);
         }
-        let filter = admission.filter;
-        let waiting = WaitingJoin { request: JoinRequest { room: admission.room, ..request }, filter, reply };
-        match self.rooms.get_mut(&waiting.request.room) {
-            Some(RoomEntry::Open(..)) => self.complete_join(waiting),
+        let JoinRequest { connection, since, buffer, .. } = request;
+        let request =
+            SeatRequest { room: admission.room, connection, filter: admission.filter, since, buffer };
+        match self.rooms.get_mut(&request.room) {
+            Some(RoomEntry::Open(..)) => {
+                self.take_seat(request, |joined| drop(reply.send(Ok(JoinAnswer::Joined(joined)))))
+            }
             // The connection is joining the room under another name of it.
             Some(RoomEntry::Opening(others, _))
                 if matches!(self.policy, Policy::Governed(_))
-                    && others.iter().any(|other| other.is_of(&waiting.request.connection)) =>
+                    && others.iter().any(|other| other.is_of(&request.connection)) =>
             {
-                self.policy.release(waiting.filter, &waiting.request.connection.principal);
-                let message = format!("this connection is joining room '{}' already", &*waiting.request.room);
-                waiting.reply.send(Err(Refusal::invalid(message))).ok();
+                self.policy.release(request.filter, &request.connection.principal);
+                let message = format!("this connection is joining room '{}' already", &*request.room);
+                reply.send(Err(Refusal::invalid(message))).ok();
             }
-            Some(RoomEntry::Opening(others, _)) => others.push(waiting),
+            Some(RoomEntry::Opening(others, _)) => others.push(WaitingJoin { request, reply }),
             None => {
-                let room = waiting.request.room.clone();
-                let charge = waiting.request.connection.share.charge(MemoryKind::Rooms, room_bytes(&room));
-                self.rooms.insert(room.clone(), RoomEntry::Opening(vec![waiting], charge));
+                let room = request.room.clone();
+                let charge = request.connection.share.charge(MemoryKind::Rooms, room_bytes(&room));
+                let waiting = vec![WaitingJoin { request, reply }];
+                self.rooms.insert(room.clone(), RoomEntry::Opening(waiting, charge));
                 self.metrics.rooms.inc();
                 self.store.broker.subscribe(&room);
             }
@@ -258,7 +248,9 @@ impl Shard {
             RoomEntry::Open(..) => return drop(self.rooms.insert(name, entry)),
         };
         self.rooms.insert(name.clone(), RoomEntry::Open(Box::new(Room::new(name, position)), charge));
-        waiting.into_iter().for_each(|waiting| self.complete_join(waiting));
+        for WaitingJoin { request, reply } in waiting {
+            self.take_seat(request, |joined| drop(reply.send(Ok(JoinAnswer::Joined(joined)))));
+        }
     }
 
     /// The store cannot subscribe to a room: refuses the joins that wait for it.
@@ -268,37 +260,29 @@ impl Shard {
         }
         let Some((name, RoomEntry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
         self.metrics.rooms.dec();
-        for WaitingJoin { request, filter, reply, .. } in waiting {
-            self.policy.release(filter, &request.connection.principal);
-            self.room_usage.remove(&name, request.connection.id, &request.connection.principal);
+        for WaitingJoin { request: SeatRequest { connection, filter, .. }, reply } in waiting {
+            self.policy.release(filter, &connection.principal);
+            self.room_usage.remove(&name, connection.id, &connection.principal);
             reply.send(Err(store_unavailable())).ok();
         }
     }
 
-    /// Completes a join in an open room.
-    fn complete_join(&mut self, waiting: WaitingJoin) {
-        let WaitingJoin { request, filter, reply } = waiting;
-        let JoinRequest { room, connection, since, buffer, .. } = request;
-        let seated = self.take_seat(SeatRequest { room, connection, filter, since, buffer });
-        // If nobody waits for the reply any more, dropping it leaves the room.
-        if let Some(joined) = seated {
-            reply.send(Ok(JoinAnswer::Joined(joined))).ok();
-        }
-    }
-
-    /// Takes a seat in an open room. `None` if the room is not open, or the node is stopping.
-    fn take_seat(&mut self, seating: SeatRequest) -> Option<Joined> {
-        let SeatRequest { room: name, connection, filter, since, buffer } = seating;
-        let (index, queue) = (self.index, self.queue.upgrade()?);
-        let room = self.open_room(&name)?;
-        let (who, share, before) = (connection.principal.clone(), connection.share.clone(), room.len());
+    /// Takes a seat in an open room, and replies. If nobody waits for the reply any more, dropping it leaves the room.
+    fn take_seat(&mut self, request: SeatRequest, reply: impl FnOnce(Joined)) {
+        let SeatRequest { room: name, connection, filter, since, buffer } = request;
+        let (who, share) = (connection.principal.clone(), connection.share.clone());
+        let (index, queue) = (self.index, self.queue.upgrade());
+        let (Some(room), Some(queue)) = (self.open_room(&name), queue) else {
+            return self.policy.release(filter, &who);
+        };
+        let before = room.len();
         let NewSeat { seat, recovery, progress, released_filter } =
             room.join(connection, filter, since, buffer);
         let (position, new_members) = (room.position().clone(), room.len() - before);
         share.add(MemoryKind::Sessions, new_members * SEAT_BYTES);
         self.policy.release(released_filter, &who);
         let seat = Seat::new(name, seat, index, queue);
-        Some(Joined { seat, position, recovery, progress, filtered: filter.is_some() })
+        reply(Joined { seat, position, recovery, progress, filtered: filter.is_some() });
     }
 
     fn leave(&mut self, name: &RoomName, seat: SeatId) {
