@@ -123,7 +123,12 @@ impl HistoryReplay {
         };
         (1..messages).for_each(|_| drop(publish()));
         let start = Position { offset: 0, ..publish() };
-        let outbox = Outbox::new(1 << 20, Arc::new(NullPipe), MemoryAccount::unlimited().unauthenticated());
+        let outbox = Outbox::new(
+            1 << 20,
+            Duration::from_secs(10),
+            Arc::new(NullPipe),
+            MemoryAccount::unlimited().unauthenticated(),
+        );
         Self { store, room, start, messages, outbox }
     }
 
@@ -135,7 +140,7 @@ impl HistoryReplay {
         assert_eq!((page.whole, page.messages.len()), (true, self.messages));
         for message in page.messages {
             let frame = message.frame().clone();
-            let sent = self.outbox.push_paced(frame, Duration::from_secs(1), || true).now_or_never();
+            let sent = self.outbox.push_paced(frame, || true).now_or_never();
             assert_eq!(sent, Some(PacedOutcome::Sent));
         }
         self.outbox.flush();

@@ -15,6 +15,7 @@ use std::{
     io::{self, IoSlice},
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
 use switchyard_protocol::{Close, Frame};
@@ -37,6 +38,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Maximum number of bytes that wait. A frame that would exceed it closes the connection.
     limit: usize,
+    /// A peer that reads nothing at all for this long, while somebody waits for space, is closed as too slow.
+    stall_timeout: Duration,
     /// Wakes the writer task.
     writer: AtomicWaker,
     /// Notified when there is as much space as a task waits for, and when the outbox closes.
@@ -92,7 +95,12 @@ const IDLE_QUEUE_CAPACITY: usize = 16;
 const PING: &[u8] = &[0x89, 0];
 
 impl Outbox {
-    pub(crate) fn new(limit: usize, pipe: Arc<dyn Pipe>, share: &Arc<MemoryShare>) -> Self {
+    pub(crate) fn new(
+        limit: usize,
+        stall_timeout: Duration,
+        pipe: Arc<dyn Pipe>,
+        share: &Arc<MemoryShare>,
+    ) -> Self {
         let state = State {
             pipe: Some(pipe),
             partial: Bytes::new(),
@@ -111,6 +119,7 @@ impl Outbox {
         Self {
             state: Mutex::new(state),
             limit,
+            stall_timeout,
             writer: AtomicWaker::new(),
             space: Notify::new(),
             closing: Notify::new(),

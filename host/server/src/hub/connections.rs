@@ -223,7 +223,7 @@ impl Connection {
             since: 0,
             rooms: AtomicU32::new(0),
             ended: AtomicBool::new(false),
-            outbox: Outbox::new(1 << 20, pipe, &share),
+            outbox: Outbox::new(1 << 20, std::time::Duration::from_secs(10), pipe, &share),
             share,
             buffered_bytes: AtomicUsize::new(0),
             pings: Pings::default(),

@@ -4,22 +4,18 @@
 
 use super::{Connection, HISTORY_PAGE, Hub, catch_up::Progress, command::*};
 use crate::outbox::PacedOutcome;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use switchyard_protocol::{Close, Position, reply, room::RoomName};
 use switchyard_store::{History, PageLimit, Reader, Unavailable};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Lets the replays of one connection take turns, so that only one page is in memory for it at a time.
 #[derive(Clone)]
-pub(crate) struct ReplayTurns {
-    turn: Arc<Semaphore>,
-    stall_timeout: Duration,
-}
+pub(crate) struct ReplayTurns(Arc<Semaphore>);
 
 impl ReplayTurns {
-    /// The connection of a peer that reads nothing at all for `stall_timeout` is closed as too slow.
-    pub(crate) fn new(stall_timeout: Duration) -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), stall_timeout }
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
     }
 }
 
@@ -120,16 +116,16 @@ impl Replay {
     async fn catch_up(&mut self, hub: &Hub, turns: &ReplayTurns) -> Result<(), Unavailable> {
         loop {
             while !self.lost && self.progress.position().offset < self.target.offset {
-                let _turn = turns.turn.acquire().await.expect("never closed");
+                let _turn = turns.0.acquire().await.expect("never closed");
                 // Do not read a page for a peer that does not read what it was already sent.
-                if !self.connection.outbox.wait_until_half_free(turns.stall_timeout).await {
+                if !self.connection.outbox.wait_until_half_free().await {
                     return Ok(());
                 }
                 let (connection, after) = (&self.connection, self.progress.position());
                 let page = hub
                     .read(&connection.principal, &self.room, Some(&after), HISTORY_PAGE, Reader::Member)
                     .await?;
-                match self.send(hub, page, turns.stall_timeout).await? {
+                match self.send(hub, page).await? {
                     PageOutcome::Sent => {}
                     PageOutcome::EpochChanged(start) => (self.target, self.lost) = (start, true),
                     PageOutcome::Over => return Ok(()),
@@ -163,12 +159,7 @@ impl Replay {
     }
 
     /// Sends the messages of a page, as far as the target.
-    async fn send(
-        &mut self,
-        hub: &Hub,
-        page: History,
-        stall_timeout: Duration,
-    ) -> Result<PageOutcome, Unavailable> {
+    async fn send(&mut self, hub: &Hub, page: History) -> Result<PageOutcome, Unavailable> {
         let member = self.progress.position();
         if page.newest.epoch != member.epoch {
             return Ok(PageOutcome::EpochChanged(before_oldest(&page)));
@@ -181,7 +172,7 @@ impl Replay {
         if !page.whole {
             let next = page.messages.first().map_or(page.newest.offset + 1, |message| message.offset);
             // Messages after the target are buffered, or read later.
-            match self.send_gap(hub, next.min(self.target.offset + 1), stall_timeout).await {
+            match self.send_gap(hub, next.min(self.target.offset + 1)).await {
                 PacedOutcome::Sent => {}
                 other => return Ok(self.interrupted(other)),
             }
@@ -195,7 +186,7 @@ impl Replay {
         };
         for message in filtered.passed {
             let (frame, advances) = (message.frame().clone(), || self.progress.advance_to(message.offset));
-            match self.connection.outbox.push_paced(frame, stall_timeout, advances).await {
+            match self.connection.outbox.push_paced(frame, advances).await {
                 PacedOutcome::Sent => {
                     hub.metrics.replayed.inc();
                 }
@@ -203,7 +194,7 @@ impl Replay {
             }
         }
         if filtered.failed || filtered.lost {
-            match self.send_gap(hub, last + 1, stall_timeout).await {
+            match self.send_gap(hub, last + 1).await {
                 PacedOutcome::Sent => {}
                 other => return Ok(self.interrupted(other)),
             }
@@ -215,10 +206,10 @@ impl Replay {
     }
 
     /// Tells the member that it has missed everything before `next` that it was not sent.
-    async fn send_gap(&self, hub: &Hub, next: u64, stall_timeout: Duration) -> PacedOutcome {
+    async fn send_gap(&self, hub: &Hub, next: u64) -> PacedOutcome {
         let gap = reply::gap(&self.room, &self.progress.position().epoch, next).into();
         let advances = || self.progress.advance_to(next - 1);
-        let outcome = self.connection.outbox.push_paced(gap, stall_timeout, advances).await;
+        let outcome = self.connection.outbox.push_paced(gap, advances).await;
         if outcome == PacedOutcome::Sent {
             hub.metrics.gaps.inc();
         }

@@ -2,23 +2,17 @@
 //! its peer reads anything at all.
 
 use super::{Outbox, PacedOutcome, State};
-use std::{sync::MutexGuard, task::Poll, time::Duration};
+use std::{sync::MutexGuard, task::Poll};
 use switchyard_protocol::{Close, Frame};
 use tokio::time::timeout;
 
 impl Outbox {
     /// For replays: enqueues a shared frame once half of the limit is free, so that live messages have the
     /// other half. At that moment `is_wanted` is called, and the frame is dropped if it returns `false`.
-    /// Other tasks see its effects and the frame as one step. A peer that reads nothing at all for
-    /// `stall_timeout` is closed as too slow.
-    pub(crate) async fn push_paced(
-        &self,
-        frame: Frame,
-        stall_timeout: Duration,
-        is_wanted: impl Fn() -> bool,
-    ) -> PacedOutcome {
+    /// Other tasks see its effects and the frame as one step.
+    pub(crate) async fn push_paced(&self, frame: Frame, is_wanted: impl Fn() -> bool) -> PacedOutcome {
         {
-            let space = self.wait_for_space(frame.len(), self.limit / 2, stall_timeout).await;
+            let space = self.wait_for_space(frame.len(), self.limit / 2).await;
             let Some(mut state) = space else { return PacedOutcome::Closed };
             if !is_wanted() {
                 return PacedOutcome::Unwanted;
@@ -33,42 +27,33 @@ impl Outbox {
         PacedOutcome::Sent
     }
 
-    /// Enqueues the answer to a request once there is space for it. Returns `false` if the outbox is closed,
-    /// or was closed because the peer read nothing at all for `stall_timeout`.
-    pub(crate) async fn answer(&self, frame: Frame, stall_timeout: Duration) -> bool {
-        {
-            let space = self.wait_for_space(frame.len(), self.limit, stall_timeout).await;
-            let Some(mut state) = space else { return false };
-            if state.append_own(frame) {
-                drop(state);
-                self.close(Close::Slow);
-                return false;
-            }
+    /// Enqueues the answer to a request once there is space for it. It is dropped if the outbox closes before
+    /// that, for example because the peer stalls.
+    pub(crate) async fn answer(&self, frame: Frame) {
+        let Some(mut state) = self.wait_for_space(frame.len(), self.limit).await else { return };
+        let is_over_budget = state.append_own(frame);
+        drop(state);
+        match is_over_budget {
+            true => self.close(Close::Slow),
+            false => self.wake_writer(),
         }
-        self.wake_writer();
-        true
     }
 
     /// Waits until half of the limit is free. Call this before a request whose answer may be long. Returns
-    /// `false` in the same cases as [`Self::answer`].
-    pub(crate) async fn wait_until_half_free(&self, stall_timeout: Duration) -> bool {
-        self.wait_for_space(0, self.limit / 2, stall_timeout).await.is_some()
+    /// `false` if the outbox closes before that.
+    pub(crate) async fn wait_until_half_free(&self) -> bool {
+        self.wait_for_space(0, self.limit / 2).await.is_some()
     }
 
     /// Waits until nothing else waits, or until `size` more bytes make no more than `max` in total. `None`:
-    /// the outbox closed, or was closed because the peer read nothing at all for `stall_timeout`.
-    async fn wait_for_space(
-        &self,
-        size: usize,
-        max: usize,
-        stall_timeout: Duration,
-    ) -> Option<MutexGuard<'_, State>> {
+    /// the outbox closed, or was closed because the peer stalled.
+    async fn wait_for_space(&self, size: usize, max: usize) -> Option<MutexGuard<'_, State>> {
         if let Poll::Ready(state) = self.try_space(size, max) {
             return state;
         }
         loop {
             let before = self.lock().progress();
-            if let Ok(state) = timeout(stall_timeout, self.space(size, max)).await {
+            if let Ok(state) = timeout(self.stall_timeout, self.space(size, max)).await {
                 return state;
             }
             if self.lock().progress() == before {

@@ -21,12 +21,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 use switchyard_plugin::ConnectRequest;
 use switchyard_protocol::{Close, ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
 use switchyard_store::{Members, PageLimit, ResumeResult};
@@ -196,14 +191,14 @@ impl ClientSession {
             self.answer_in_flight().await;
         }
         match decision {
-            Decision::Reply(frame) => self.send(frame).await,
+            Decision::Reply(frame) => self.connection.outbox.answer(frame.into()).await,
             Decision::Nothing => {}
             Decision::Refuse(id, refusal) => {
                 self.publishes.refuse(&self.connection.share, refusal, bytes, id.map(ToOwned::to_owned));
                 self.answer_ready().await;
             }
             Decision::Close(frame, close) => {
-                self.send(frame).await;
+                self.connection.outbox.answer(frame.into()).await;
                 self.connection.outbox.close(close);
             }
             Decision::Subscribe { id, joins } => self.subscribe(id, joins).await,
@@ -220,7 +215,7 @@ impl ClientSession {
                 match hub.members(&room, MAX_LISTED_PRINCIPALS).await {
                     Ok(Members { count, principals, more }) => {
                         let members = reply::MembersReply { room, count, principals, more };
-                        self.send(reply::encode("members", id, members)).await;
+                        self.connection.outbox.answer(reply::encode("members", id, members).into()).await;
                     }
                     Err(refusal) => self.refuse(id, &refusal).await,
                 }
@@ -231,7 +226,7 @@ impl ClientSession {
 
     async fn history(&self, id: Option<Id<'_>>, room: &RoomName, since: Option<Position>, limit: usize) {
         // Nothing is read from the store for a client that does not read.
-        if !self.connection.outbox.wait_until_half_free(self.max_silence()).await {
+        if !self.connection.outbox.wait_until_half_free().await {
             return;
         }
         let history = match self.state.seat(room) {
@@ -242,7 +237,7 @@ impl ClientSession {
             None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left in the meantime")),
         };
         match history {
-            Ok(history) => self.send(history.encode(id)).await,
+            Ok(history) => self.connection.outbox.answer(history.encode(id).into()).await,
             Err(refusal) => self.refuse(id, &refusal).await,
         }
     }
@@ -258,7 +253,12 @@ impl ClientSession {
     /// Sends the answer to a request to publish.
     pub(crate) async fn answer(&mut self, (id, published): PublishAnswer) {
         match published {
-            Ok(published) => self.send(reply::encode("published", id.as_deref(), published)).await,
+            Ok(published) => {
+                self.connection
+                    .outbox
+                    .answer(reply::encode("published", id.as_deref(), published).into())
+                    .await
+            }
             Err(refusal) => self.refuse(id.as_deref(), &refusal).await,
         }
     }
@@ -341,17 +341,6 @@ impl ClientSession {
 
     async fn refuse(&self, id: Option<Id<'_>>, refusal: &Refusal) {
         self.services.hub.metrics.count_error(refusal.code);
-        self.send(reply::error(id, refusal)).await;
-    }
-
-    /// Waits until there is space for an answer, as long as the client keeps reading. Later requests wait
-    /// behind it.
-    async fn send(&self, frame: String) {
-        self.connection.outbox.answer(frame.into(), self.max_silence()).await;
-    }
-
-    /// How long a client may go without reading anything while an answer waits.
-    fn max_silence(&self) -> Duration {
-        self.services.config.heartbeat.silence()
+        self.connection.outbox.answer(reply::error(id, refusal).into()).await;
     }
 }

@@ -44,7 +44,12 @@ pub(crate) async fn authenticate(
     let Peer { client, presented, rejected, unauthenticated } = peer;
     let (hub, heartbeat) = (services.hub.clone(), services.config.heartbeat);
     let transport = socket.get_ref().transport().clone();
-    let outbox = Outbox::new(services.config.outbox, transport.clone(), hub.memory.unauthenticated());
+    let outbox = Outbox::new(
+        services.config.outbox,
+        heartbeat.silence(),
+        transport.clone(),
+        hub.memory.unauthenticated(),
+    );
     let first = match rejected {
         Some(rejected) => FirstFrame::Rejected(rejected),
         None => tokio::select! {

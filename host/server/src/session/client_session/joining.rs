@@ -57,7 +57,10 @@ impl ClientSession {
         }
         self.count_rooms();
         let results = joins.iter_mut().map(|join| join.result(Some(reply::RoomStatus::Rejected))).collect();
-        self.send(reply::encode("subscribed", id, reply::RoomResults { results })).await;
+        self.connection
+            .outbox
+            .answer(reply::encode("subscribed", id, reply::RoomResults { results }).into())
+            .await;
         self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::moved));
         self.start_replays(joins);
     }
@@ -167,13 +170,12 @@ impl ClientSession {
     /// Starts the replays. They run in tasks of their own and end with the outbox.
     pub(super) fn start_replays(&mut self, joins: Vec<PendingJoin>) {
         self.replays.retain(|_, running| !running.is_finished());
-        let max_silence = self.max_silence();
         let replays = joins.into_iter().filter_map(PendingJoin::into_replay);
         // If a room was joined under two names, the later seat is the valid one.
         let replays: HashMap<_, _> = replays.map(|replay| (replay.room().clone(), replay)).collect();
         for (room, replay) in replays {
             let hub = self.services.hub.clone();
-            let turns = self.turns.get_or_insert_with(|| ReplayTurns::new(max_silence)).clone();
+            let turns = self.turns.get_or_insert_with(ReplayTurns::new).clone();
             self.replays.insert(room, tokio::spawn(async move { replay.run(&hub, &turns).await }));
         }
     }
@@ -204,7 +206,10 @@ impl ClientSession {
             });
         }
         self.count_rooms();
-        self.send(reply::encode("unsubscribed", id, reply::RoomResults { results })).await;
+        self.connection
+            .outbox
+            .answer(reply::encode("unsubscribed", id, reply::RoomResults { results }).into())
+            .await;
     }
 
     /// Leaves a room, once that is recorded.
