@@ -149,7 +149,7 @@ async fn a_node_whose_log_is_gone_keeps_its_lease() {
     redis.pause().await;
     eventually("a lease that was not renewed", async || {
         let (_, metrics) = one.call("GET", "/metrics", "").await;
-        metrics.contains(r#"switchyard_store_failures_total{command="tick"}"#).then_some(())
+        metrics.contains(r#"switchyard_store_failures_total{command="renew_lease"}"#).then_some(())
     })
     .await;
     redis.resume().await;

@@ -6,8 +6,8 @@ use switchyard_tests::{Client, KEY, Node, Proxy, Redis, eventually, guest};
 
 /// Commands that a node sends to Redis by itself, whoever connects.
 const OWN: [&str; 11] = [
-    "script tick",
-    "script holders",
+    "script renew_lease",
+    "script session_holders",
     "PING",
     "script time",
     "LPOP",
@@ -127,13 +127,17 @@ async fn a_node_with_all_allowed_connections_rejects_without_redis() {
     let mut client = node.client().await;
     client.settled().await;
     // Counts are written with a short delay.
-    eventually("the count", async || asked(&proxy).contains_key("script count").then_some(())).await;
+    eventually("the count", async || asked(&proxy).contains_key("script write_count").then_some(())).await;
     let before = asked(&proxy);
     for _ in 0..20 {
         assert_eq!(refused(&node.url, None).await, "connection_limit");
     }
     let mut cost = since(&before, asked(&proxy));
-    cost.retain(|name, _| ["place", "take", "claim", "count"].iter().any(|script| name.ends_with(script)));
+    cost.retain(|name, _| {
+        ["acquire_slot", "resume_session", "create_session", "write_count"]
+            .iter()
+            .any(|script| name.ends_with(script))
+    });
     assert_eq!(cost, BTreeMap::new());
 }
 

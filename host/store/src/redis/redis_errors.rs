@@ -134,7 +134,7 @@ mod tests {
         errors.answered("publish", Some("Redis does not answer"));
         assert_eq!(errors.refusal(), None, "a timeout is not a refusal");
         errors.answered("publish", Some("OOM command not allowed"));
-        errors.answered("tick", None);
+        errors.answered("renew_lease", None);
         assert_eq!(errors.refusal().as_deref(), Some("publish: OOM command not allowed"));
         errors.answered("SSUBSCRIBE", Some("NOPERM this user"));
         errors.renewed(None);

@@ -17,7 +17,8 @@ const TIER: &str = "[session]\nttl = \"10m\"\n[tier.default]\nconnections = 5000
 /// A room of each client's own, and one for all clients.
 const ROOM: &str = "prices";
 /// The commands that nodes send periodically, whatever clients do.
-const PERIODIC_COMMANDS: [&str; 7] = ["tick", "LPOP", "GET", "PING", "CLUSTER", "holders", "read"];
+const PERIODIC_COMMANDS: [&str; 7] =
+    ["renew_lease", "LPOP", "GET", "PING", "CLUSTER", "session_holders", "read"];
 
 pub async fn measure() -> Section {
     let redis = Redis::start().await;

@@ -98,7 +98,7 @@ async fn a_slot_acquired_under_a_lost_name_is_released() {
     let _first = Live::connect(&node.url).await;
     is_counted(&redis, "acme", 1).await;
     redis.command(&["FLUSHALL"]).await;
-    let unheard = proxy.hold_answer(Pattern::script("tick"));
+    let unheard = proxy.hold_answer(Pattern::script("renew_lease"));
     unheard.matched().await;
     let (_, second) = tokio::join!(
         async {
@@ -136,7 +136,7 @@ async fn a_node_that_dies_after_a_suspension_leaves_no_count() {
     is_counted(&redis, "acme", 1).await;
     sleeps_beyond_its_lease(&one, &other).await;
     is_counted(&redis, "acme", 0).await;
-    let unheard = proxy.hold_answer(Pattern::script("tick"));
+    let unheard = proxy.hold_answer(Pattern::script("renew_lease"));
     one.process.signal("CONT").await;
     unheard.matched().await;
     let refused = Live::try_connect(&one.url, json!({"auth": {"apiKey": KEY}})).await.err();

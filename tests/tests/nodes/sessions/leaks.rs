@@ -130,7 +130,7 @@ async fn a_member_without_a_session_is_removed_with_its_client() {
     let node = Node::start(&proxy.url(), "").await;
     let client = Live::connect(&node.url).await;
     client.settled().await;
-    let late = proxy.hold(Pattern::script("enrol"));
+    let late = proxy.hold(Pattern::script("write_members"));
     client.request(json!({"type": "subscribe", "rooms": ["prices"]}));
     late.matched().await;
     redis.command(&["FLUSHALL"]).await;

@@ -83,8 +83,8 @@ local function replace(session, from, answer)
 end
 
 -- Acquires a slot for a connection of a principal on a node that has `own` connections including this one, if there
--- are at most `most` on all nodes. Returns -1, or the number of connections if there is no slot.
-local function place(connections, node, own, most, keep)
+-- are at most `max_connections` on all nodes. Returns -1, or the number of connections if there is no slot.
+local function acquire_slot(connections, node, own, max_connections, keep)
   local others, is_own, before = 0, false, 0
   for n, value in ipairs(redis.call('HGETALL', connections)) do
     if n % 2 == 1 then
@@ -95,7 +95,7 @@ local function place(connections, node, own, most, keep)
       others = others + value
     end
   end
-  if others + own > tonumber(most) then
+  if others + own > tonumber(max_connections) then
     return others + own - 1
   end
   redis.call('HSET', connections, node, int(math.max(own, before)))

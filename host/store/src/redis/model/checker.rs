@@ -95,30 +95,32 @@ impl Checker {
         let part = |n: usize| parts.get(n).map_or("", |part| &**part);
         let argument = |n: usize| arguments.get(n).map_or("", String::as_str);
         let checked = match script.name {
-            "claim" | "take" | "amend" | "put" | "letgo" | "ending"
+            "create_session" | "resume_session" | "update_session" | "replace_session"
+            | "release_session" | "expire_session"
                 if part(0) == "ok" || part(0) == "ended" =>
             {
                 let seen = self.sessions.entry(keys[0].clone()).or_default();
                 let may_be_late = self.set.map(|set| set + CLOCK_STEP_NOTICE_TIME);
                 let known = known(argument(0));
-                if script.name == "letgo" {
+                if script.name == "release_session" {
                     let by_its_node = argument(1).is_empty();
                     let lives = known.as_ref().is_some_and(|known| known.lives);
                     if by_its_node && lives {
                         return Err((answer, "a session was released whose connection is alive".to_owned()));
                     }
                 }
-                let is_over = script.name == "ending" || (script.name == "letgo" && part(4) == "0");
-                if script.name == "letgo" {
+                let is_over =
+                    script.name == "expire_session" || (script.name == "release_session" && part(4) == "0");
+                if script.name == "release_session" {
                     let ttl = if argument(3) == "0" { Duration::ZERO } else { TTL };
                     seen.until = seen.until.or(Some(sent + ttl));
-                } else if script.name != "ending" {
+                } else if script.name != "expire_session" {
                     (seen.is_known, seen.until) = (true, None);
                 }
                 seen.check(script.name, argument(0), known, is_over, may_be_late)
             }
-            "tick" => self.check_tick(argument(0), &answer),
-            "enrol" | "ack" | "renew" => self.compare_acks(&engine.server.borrow()),
+            "renew_lease" => self.check_lease_renewal(argument(0), &answer),
+            "write_members" | "acknowledge" | "begin_epoch" => self.compare_acks(&engine.server.borrow()),
             _ => Ok(()),
         };
         let is_gone = || {
@@ -128,7 +130,7 @@ impl Checker {
             can_be_resumed.then(|| "a session is gone that can still be resumed".to_owned())
         };
         let checked = match (script.name, part(0)) {
-            ("take", "none") => is_gone().map_or(Ok(()), Err),
+            ("resume_session", "none") => is_gone().map_or(Ok(()), Err),
             _ => checked,
         };
         match checked {
@@ -140,7 +142,7 @@ impl Checker {
     }
 
     /// Checks that a node loses its lease only if it did not renew it, and that cluster time does not run fast.
-    fn check_tick(&mut self, node: &str, answer: &Value) -> Result<(), String> {
+    fn check_lease_renewal(&mut self, node: &str, answer: &Value) -> Result<(), String> {
         let parts = list(answer.clone()).expect("an answer of many parts");
         let (now, time) = (Instant::now(), number(&parts[1]).expect("milliseconds"));
         let is_lost = parts[2].as_str().is_some_and(|held| held.is_empty());
@@ -205,8 +207,8 @@ impl SessionTrace {
     ) -> Result<(), String> {
         let had_lost = self.lost.contains(connection);
         match name {
-            "claim" => self.holder = Some(connection.to_owned()),
-            "take" => {
+            "create_session" => self.holder = Some(connection.to_owned()),
+            "resume_session" => {
                 let asked = known.expect("the model made it").asked;
                 if self.over {
                     return Err("a session was taken that had ended".to_owned());
@@ -220,11 +222,13 @@ impl SessionTrace {
                 self.lost.extend(self.holder.replace(connection.to_owned()).filter(|_| is_other));
                 self.taken = Some(Instant::now());
             }
-            "amend" | "put" if had_lost => {
+            "update_session" | "replace_session" if had_lost => {
                 return Err("a connection wrote a session that it had lost".to_owned());
             }
-            "put" => (self.holder, self.over) = (Some(connection.to_owned()), false),
-            "letgo" if had_lost => return Err("a connection released a session that it had lost".to_owned()),
+            "replace_session" => (self.holder, self.over) = (Some(connection.to_owned()), false),
+            "release_session" if had_lost => {
+                return Err("a connection released a session that it had lost".to_owned());
+            }
             _ => {}
         }
         if is_over {

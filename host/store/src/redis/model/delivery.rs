@@ -87,7 +87,8 @@ impl World {
         let RedisCall::Script(script, _, arguments) = ask else { return };
         let said = |parts: &[types::Value]| parts.first()?.as_string();
         let is_let_go = matches!(answer, types::Value::Array(parts) if said(parts).as_deref() == Some("ok"));
-        if script.name != "letgo" || !arguments[1].is_empty() || !is_let_go || self.watch.lost_data {
+        if script.name != "release_session" || !arguments[1].is_empty() || !is_let_go || self.watch.lost_data
+        {
             return;
         }
         let id = ConnectionId::parse(&arguments[0]);
@@ -160,7 +161,9 @@ impl World {
 fn is_routine(ask: &RedisCall, answer: &types::Value) -> bool {
     let is_empty = |part: &types::Value| matches!(part, types::Value::Array(parts) if parts.is_empty());
     match (ask, answer) {
-        (RedisCall::Script(script, _, arguments), types::Value::Array(parts)) if script.name == "tick" => {
+        (RedisCall::Script(script, _, arguments), types::Value::Array(parts))
+            if script.name == "renew_lease" =>
+        {
             arguments[4] == "0"
                 && parts[2].as_str().is_some_and(|held| !held.is_empty())
                 && parts[4..].iter().all(is_empty)
@@ -169,9 +172,9 @@ fn is_routine(ask: &RedisCall, answer: &types::Value) -> bool {
             (ask.name(), answer),
             ("LPOP", types::Value::Null)
                 | ("HGET", _)
-                | ("due", _)
+                | ("claim_due", _)
                 | ("SADD", types::Value::Integer(0))
-                | ("holders", _)
+                | ("session_holders", _)
         ),
     }
 }

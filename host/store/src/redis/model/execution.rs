@@ -23,7 +23,7 @@ const ONE_MILLISECOND: Duration = Duration::from_millis(1);
 const MIN_CLOCK_STEP_INTERVAL: Duration = Duration::from_millis(2500);
 
 fn is_lease_renewal(world: &World, message: &InFlightCall) -> bool {
-    matches!(message.ask.name(), "tick" | "LPOP") && world.is_reachable(message)
+    matches!(message.ask.name(), "renew_lease" | "LPOP") && world.is_reachable(message)
 }
 
 pub(super) fn room(name: &str) -> RoomName {

@@ -16,45 +16,57 @@ const FALSE: &str = "false";
 
 /// Mutations that are found while the clock of Redis is right.
 const MUTATIONS: [Mutation; 12] = [
-    ("members without fences", &[("enrol", "elseif older then", "elseif false then")]),
+    ("members without fences", &[("write_members", "elseif older then", "elseif false then")]),
     (
         "members fenced by generation only",
         &[(
-            "enrol",
+            "write_members",
             "or (newest == gen and (w > number or (w == number and removed ~= '' and not goes)))",
             "",
         )],
     ),
     (
-        "amend without a generation",
+        "an update without a generation",
         &[
-            ("amend", "tonumber(record[1]) > tonumber(ARGV[2])", FALSE),
-            ("amend", "record[1] ~= ARGV[2] or record[3] ~= ARGV[1] or record[4] or", ""),
+            ("update_session", "tonumber(record[1]) > tonumber(ARGV[2])", FALSE),
+            ("update_session", "record[1] ~= ARGV[2] or record[3] ~= ARGV[1] or record[4] or", ""),
         ],
     ),
-    ("amend without a number", &[("amend", "or tonumber(record[2]) >= tonumber(ARGV[3])", "")]),
-    ("take without a deadline", &[("take", "late(ARGV[4], time)", FALSE)]),
-    ("take without an order", &[("take", "asked > exact or (asked < taken and taken <= exact)", FALSE)]),
+    ("an update without a number", &[("update_session", "or tonumber(record[2]) >= tonumber(ARGV[3])", "")]),
+    ("a resume without a deadline", &[("resume_session", "late(ARGV[4], time)", FALSE)]),
     (
-        "take of an ended session",
-        &[("take", "or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6]))", "")],
+        "a resume without an order",
+        &[("resume_session", "asked > exact or (asked < taken and taken <= exact)", FALSE)],
     ),
-    ("claim without a deadline", &[("claim", "late(ARGV[3], time)", FALSE)]),
-    ("put without a generation", &[("put", "record[1] and tonumber(record[1]) > tonumber(ARGV[3])", FALSE)]),
     (
-        "put without a number",
-        &[("put", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", FALSE)],
+        "a resume of an ended session",
+        &[("resume_session", "or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6]))", "")],
     ),
-    ("put that keeps rooms", &[("put", "replace(KEYS[1], 8, { 'ok', int(time) })", "{ 'ok', int(time) }")]),
-    ("release by anybody", &[("letgo", "(ARGV[1] ~= '' and record[3] ~= ARGV[1]) or", "")]),
+    ("a creation without a deadline", &[("create_session", "late(ARGV[3], time)", FALSE)]),
+    (
+        "a replacement without a generation",
+        &[("replace_session", "record[1] and tonumber(record[1]) > tonumber(ARGV[3])", FALSE)],
+    ),
+    (
+        "a replacement without a number",
+        &[("replace_session", "record[1] == ARGV[3] and tonumber(record[2]) >= tonumber(ARGV[4])", FALSE)],
+    ),
+    (
+        "a replacement that keeps rooms",
+        &[("replace_session", "replace(KEYS[1], 8, { 'ok', int(time) })", "{ 'ok', int(time) }")],
+    ),
+    ("a release by anybody", &[("release_session", "(ARGV[1] ~= '' and record[3] ~= ARGV[1]) or", "")]),
 ];
 
 /// Mutations that are found when the clock of Redis is set: what once used that clock.
 const CLOCK_MUTATIONS: [Mutation; 4] = [
-    ("leases by the clock of Redis", &[("tick", "if time == 0 then", "if true then")]),
-    ("ends of sessions by the clock of Redis", &[("letgo", "int(ARGV[3] + ARGV[4])", "int(time + ARGV[4])")]),
-    ("ended sessions by the clock of Redis", &[("take", "<= tonumber(ARGV[6])", "<= time")]),
-    ("claims from before the clock was set back", &[("claim", "or left > 5000", "")]),
+    ("leases by the clock of Redis", &[("renew_lease", "if time == 0 then", "if true then")]),
+    (
+        "ends of sessions by the clock of Redis",
+        &[("release_session", "int(ARGV[3] + ARGV[4])", "int(time + ARGV[4])")],
+    ),
+    ("ended sessions by the clock of Redis", &[("resume_session", "<= tonumber(ARGV[6])", "<= time")]),
+    ("creations from before the clock was set back", &[("create_session", "or left > 5000", "")]),
 ];
 
 #[test]

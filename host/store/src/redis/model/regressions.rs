@@ -38,7 +38,7 @@ fn an_unanswered_join_leaves_no_member() {
         world.step(DeliverAll).await;
         world.step(Join { client: 0, room: 0, filter: 1 }).await;
         world.step(Isolate { node: 0 }).await;
-        world.deliver_one("amend", Fate::AnswerLost).await;
+        world.deliver_one("update_session", Fate::AnswerLost).await;
         world.step(Run(13_000)).await;
         assert_eq!(world.member_count("a"), 1, "because the record has it");
         world.step(Vanish { client: 0 }).await;
@@ -64,7 +64,7 @@ fn a_name_given_up_during_its_cleanup_is_cleaned_up_again() {
         world.step(RunLeasesOnly(1200)).await;
         world.deliver_one("SSCAN", Fate::Answered).await;
         world.deliver_one("SADD", Fate::Answered).await;
-        world.deliver_one("claim", Fate::Answered).await;
+        world.deliver_one("create_session", Fate::Answered).await;
         world.deliver_all(|_, message| message.process == 0).await;
         world.step(Heal { node: 0 }).await;
         world.step(Run(1000)).await;
@@ -105,8 +105,8 @@ fn a_node_that_missed_a_clock_step_takes_no_session_from_a_later_client() {
         world.connect(2).await;
         world.step(Run(300)).await;
         world.deliver_one("SADD", Fate::Answered).await;
-        world.deliver_one("take", Fate::Answered).await;
-        world.deliver_one("take", Fate::Answered).await;
+        world.deliver_one("resume_session", Fate::Answered).await;
+        world.deliver_one("resume_session", Fate::Answered).await;
         world.step(Heal { node: 1 }).await;
         world.step(DeliverAll).await;
         world.step(Run(3000)).await;
@@ -128,7 +128,7 @@ fn a_session_taken_back_twice_ends_up_under_its_nodes_current_name() {
         world.step(RunLeasesOnly(1100)).await;
         world.step(Pong { client: 0 }).await;
         // The patrol, which would notice, has run too early.
-        world.deliver_one("holders", Fate::GivenUp).await;
-        world.deliver_one("put", Fate::Answered).await;
+        world.deliver_one("session_holders", Fate::GivenUp).await;
+        world.deliver_one("replace_session", Fate::Answered).await;
     });
 }

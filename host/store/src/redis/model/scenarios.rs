@@ -30,10 +30,10 @@ fn a_resume_that_runs_after_it_was_given_up_is_released() {
         world.step(DeliverAll).await;
         world.step(Connect { client: 0, node: 1, replaces: false, unread: false }).await;
         world.deliver_one("SADD", Fate::Answered).await;
-        world.deliver_one("take", Fate::GivenUp).await;
+        world.deliver_one("resume_session", Fate::GivenUp).await;
         assert_eq!(world.client_place(), None);
-        world.deliver_one("letgo", Fate::Answered).await;
-        world.deliver_late("take").await;
+        world.deliver_one("release_session", Fate::Answered).await;
+        world.deliver_late("resume_session").await;
         world.step(Run(5000)).await;
         world.step(Run(20_000)).await;
         assert_eq!((world.session_count(), world.member_count("a")), (0, 0), "nobody holds it");
@@ -44,10 +44,10 @@ fn a_resume_that_runs_after_it_was_given_up_is_released() {
 fn a_lost_unsubscribe_changes_nothing_when_it_runs_late() {
     scenario(async |world| {
         world.step(Leave { client: 0, room: 0 }).await;
-        world.deliver_one("amend", Fate::GivenUp).await;
+        world.deliver_one("update_session", Fate::GivenUp).await;
         world.step(Disconnect { client: 0 }).await;
         world.step(DeliverAll).await;
-        world.deliver_late("amend").await;
+        world.deliver_late("update_session").await;
         world.connect(1).await;
         assert_eq!(world.client_place(), Some((1, vec!["a"])), "the client was told store_unavailable");
     });
@@ -57,16 +57,16 @@ fn a_lost_unsubscribe_changes_nothing_when_it_runs_late() {
 fn a_late_member_write_does_not_undo_a_newer_one() {
     scenario(async |world| {
         world.step(Join { client: 0, room: 1, filter: 0 }).await;
-        world.deliver_one("amend", Fate::Answered).await;
-        world.deliver_one("enrol", Fate::GivenUp).await;
+        world.deliver_one("update_session", Fate::Answered).await;
+        world.deliver_one("write_members", Fate::GivenUp).await;
         world.step(DeliverAll).await;
         world.step(Leave { client: 0, room: 1 }).await;
         world.step(DeliverAll).await;
-        world.deliver_late("enrol").await;
+        world.deliver_late("write_members").await;
         assert_eq!(world.member_count("b"), 0);
         world.step(Join { client: 0, room: 1, filter: 0 }).await;
-        world.deliver_one("amend", Fate::Answered).await;
-        world.deliver_one("enrol", Fate::Answered).await;
+        world.deliver_one("update_session", Fate::Answered).await;
+        world.deliver_one("write_members", Fate::Answered).await;
         assert_eq!(world.member_count("b"), 1);
     });
 }
@@ -75,7 +75,7 @@ fn a_late_member_write_does_not_undo_a_newer_one() {
 fn the_member_of_a_room_that_was_left_is_removed_even_if_the_node_dies_first() {
     scenario(async |world| {
         world.step(Leave { client: 0, room: 0 }).await;
-        world.deliver_one("amend", Fate::Answered).await;
+        world.deliver_one("update_session", Fate::Answered).await;
         assert_eq!(world.member_count("a"), 1);
         world.step(Kill { node: 0 }).await;
         world.step(Run(15_000)).await;
@@ -89,15 +89,15 @@ fn the_member_of_a_room_that_was_left_is_removed_even_if_the_node_dies_first() {
 fn a_node_that_wakes_up_adds_no_member_of_a_session_that_ended_elsewhere() {
     scenario(async |world| {
         world.step(Join { client: 0, room: 1, filter: 0 }).await;
-        world.deliver_one("amend", Fate::Answered).await;
+        world.deliver_one("update_session", Fate::Answered).await;
         world.step(Isolate { node: 0 }).await;
-        world.deliver_one("enrol", Fate::GivenUp).await;
+        world.deliver_one("write_members", Fate::GivenUp).await;
         world.connect(1).await;
         assert_eq!(world.client_place(), Some((1, vec!["a", "b"])));
         world.step(EndSession { client: 0 }).await;
         world.step(Run(1500)).await;
         assert_eq!(world.session_count(), 0);
-        world.deliver_late("enrol").await;
+        world.deliver_late("write_members").await;
         world.step(Heal { node: 0 }).await;
         world.step(Run(60_000)).await;
         assert_eq!((world.session_count(), world.member_count("a"), world.member_count("b")), (0, 0, 0));
@@ -109,12 +109,14 @@ fn a_session_is_cleaned_up_though_its_node_came_back_and_died_during_the_cleanup
     scenario(async |world| {
         world.step(Isolate { node: 0 }).await;
         world.step(RunLeasesOnly(11_100)).await;
-        world.deliver_all_but(&["letgo"]).await;
-        assert!(world.in_flight().contains(&"letgo"), "{:?}", world.in_flight());
+        world.deliver_all_but(&["release_session"]).await;
+        assert!(world.in_flight().contains(&"release_session"), "{:?}", world.in_flight());
         world.step(Heal { node: 0 }).await;
-        world.advance_time(Duration::from_millis(1000), |_, message| message.ask.name() != "letgo").await;
+        world
+            .advance_time(Duration::from_millis(1000), |_, message| message.ask.name() != "release_session")
+            .await;
         world.step(Pong { client: 0 }).await;
-        world.deliver_all_but(&["letgo"]).await;
+        world.deliver_all_but(&["release_session"]).await;
         world.step(Kill { node: 0 }).await;
         world.step(DeliverAll).await;
         world.step(Run(15_000)).await;
@@ -135,9 +137,9 @@ fn a_session_that_was_held_when_its_end_was_checked_still_ends() {
         // Its earlier end comes up while it is released again.
         world.step(RunLeasesOnly(2200)).await;
         world.step(Disconnect { client: 0 }).await;
-        world.deliver_one("ending", Fate::Answered).await;
-        world.deliver_all_but(&["strike"]).await;
-        world.deliver_one("strike", Fate::Answered).await;
+        world.deliver_one("expire_session", Fate::Answered).await;
+        world.deliver_all_but(&["unschedule"]).await;
+        world.deliver_one("unschedule", Fate::Answered).await;
         assert_eq!(world.session_count(), 1);
         world.step(Run(22_000)).await;
         assert_eq!((world.session_count(), world.member_count("a")), (0, 0));
@@ -148,7 +150,7 @@ fn a_session_that_was_held_when_its_end_was_checked_still_ends() {
 fn an_ended_session_stays_ended_when_the_clock_is_set_back() {
     scenario(async |world| {
         world.step(EndSession { client: 0 }).await;
-        world.deliver_one("letgo", Fate::Answered).await;
+        world.deliver_one("release_session", Fate::Answered).await;
         world.step(SetClock(-3600)).await;
         world.step(DeliverAll).await;
         world.connect(1).await;
@@ -171,8 +173,8 @@ fn a_session_claimed_under_a_name_that_was_cleaned_up_moves_to_the_new_one() {
         world.step(Connect { client: 0, node: 0, replaces: false, unread: false }).await;
         world.step(Run(200)).await;
         world.deliver_one("SADD", Fate::Answered).await;
-        world.deliver_one("claim", Fate::Answered).await;
-        world.deliver_one("enrol", Fate::Answered).await;
+        world.deliver_one("create_session", Fate::Answered).await;
+        world.deliver_one("write_members", Fate::Answered).await;
         assert_eq!(world.client_place(), Some((0, vec!["a"])));
         world.step(Heal { node: 0 }).await;
         world.step(Run(2000)).await;
@@ -237,7 +239,7 @@ fn a_connection_whose_session_was_taken_ends_even_if_its_node_is_not_told() {
     scenario(async |world| {
         world.step(Connect { client: 0, node: 1, replaces: false, unread: false }).await;
         world.deliver_one("SADD", Fate::Answered).await;
-        world.deliver_one("take", Fate::Answered).await;
+        world.deliver_one("resume_session", Fate::Answered).await;
         world.step(Kill { node: 1 }).await;
         assert_eq!(world.connections[0].state, State::Open);
         world.step(Run(61_000)).await;

@@ -171,7 +171,8 @@ impl World {
         let begins = tokio::spawn(async move { lease::acquire(&leased, &Default::default()).await });
         while !begins.is_finished() {
             self.settle().await;
-            let first = self.find(|message| message.process == process && message.ask.name() == "tick");
+            let first =
+                self.find(|message| message.process == process && message.ask.name() == "renew_lease");
             let Some(first) = first else { continue };
             self.deliver(first, Fate::Answered);
         }
@@ -244,7 +245,8 @@ impl World {
     pub(super) fn renew(&mut self, room: &'static str) {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
-        let ask = RedisCall::Script(&scripts::rooms::RENEW, keys.into(), vec![ended, self.next_epoch()]);
+        let ask =
+            RedisCall::Script(&scripts::rooms::BEGIN_EPOCH, keys.into(), vec![ended, self.next_epoch()]);
         if let Err((_, wrong)) = self.execute(&ask, Instant::now()) {
             self.fail(wrong);
         }

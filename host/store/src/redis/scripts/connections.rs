@@ -6,8 +6,8 @@ use crate::{
 };
 use fred::types::Value;
 
-script!(PLACE = "place");
-script!(COUNT = "count");
+script!(ACQUIRE_SLOT = "acquire_slot");
+script!(WRITE_COUNT = "write_count");
 
 /// What both scripts answer after the deadline: then nothing was written.
 const LATE: i64 = -2;
@@ -46,7 +46,7 @@ pub(crate) async fn acquire_slot(
     slot: SlotRequest,
 ) -> Result<SlotReply, Unavailable> {
     let arguments = [vec![node.into(), answer::integer(deadline)], slot.arguments().into()].concat();
-    match link.run(&PLACE, vec![names.connections(principal)], arguments).await? {
+    match link.run(&ACQUIRE_SLOT, vec![names.connections(principal)], arguments).await? {
         Value::Integer(-1) => Ok(SlotReply::Acquired),
         Value::Integer(LATE) => Ok(SlotReply::Late),
         taken => Ok(SlotReply::Full(answer::number(&taken)? as u32)),
@@ -65,5 +65,5 @@ pub(crate) async fn write_count(
 ) -> Result<bool, Unavailable> {
     let arguments =
         vec![node.into(), answer::integer(count.into()), answer::millis(KEEP), answer::integer(deadline)];
-    Ok(link.run(&COUNT, vec![names.connections(principal)], arguments).await? != Value::Integer(LATE))
+    Ok(link.run(&WRITE_COUNT, vec![names.connections(principal)], arguments).await? != Value::Integer(LATE))
 }

@@ -10,8 +10,8 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-script!(TICK = "tick");
-script!(NOTICE = "notice");
+script!(RENEW_LEASE = "renew_lease");
+script!(NOTIFY_TAKEOVER = "notify_takeover");
 
 /// How long a notice of a takeover is kept.
 const NOTICE_TTL: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ pub(crate) async fn renew(
         answer::integer(renewal.deadline),
         answer::integer(renewal.cluster_time),
     ];
-    let mut reply = Elements::of(link.run(&TICK, keys, arguments).await?)?;
+    let mut reply = Elements::of(link.run(&RENEW_LEASE, keys, arguments).await?)?;
     Ok(LeaseRenewalReply {
         time: reply.number()?,
         cluster_time: reply.number()?,
@@ -90,5 +90,5 @@ pub(crate) async fn notify_takeover(
     connection: ConnectionId,
 ) -> Result<(), Unavailable> {
     let arguments = vec![connection.to_string().into(), answer::millis(NOTICE_TTL)];
-    link.run(&NOTICE, vec![names.takeovers(node)], arguments).await.map(drop)
+    link.run(&NOTIFY_TAKEOVER, vec![names.takeovers(node)], arguments).await.map(drop)
 }

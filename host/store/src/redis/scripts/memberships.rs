@@ -15,8 +15,8 @@ use crate::{
 use fred::types::Value;
 use std::{sync::Arc, time::Duration};
 
-script!(ENROL = "enrol");
-script!(ACK = "ack");
+script!(WRITE_MEMBERS = "write_members");
+script!(ACKNOWLEDGE = "acknowledge");
 
 /// How long a removal is remembered: longer than a write can be late, and than the clocks of a Cluster's servers differ.
 const REMOVAL_TTL: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ pub(crate) async fn write<'a>(
         ]);
         count += 1;
     }
-    let mut reply = Elements::of(link.run(&ENROL, keys, arguments).await?)?;
+    let mut reply = Elements::of(link.run(&WRITE_MEMBERS, keys, arguments).await?)?;
     let epoch = reply.text()?;
     let read = |_| {
         let (status, number) = (reply.text()?, reply.number()?);
@@ -87,5 +87,5 @@ pub(crate) async fn acknowledge(
     for (id, offset) in offsets {
         arguments.extend([answer::integer(*offset), id.to_string().into()]);
     }
-    link.run(&ACK, vec![names.room(room), names.acks(room)], arguments).await.map(drop)
+    link.run(&ACKNOWLEDGE, vec![names.room(room), names.acks(room)], arguments).await.map(drop)
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use fred::types::Value;
 use std::time::Duration;
 
-script!(RELEASE = "release");
-script!(RESTORE = "restore");
-script!(UPLOAD = "upload");
+script!(ACTIVATE_VERSION = "activate_version");
+script!(RESTORE_VERSIONS = "restore_versions");
+script!(UPLOAD_CODE = "upload_code");
 
 /// How long Redis keeps code that is being uploaded, after its last piece.
 const UPLOAD_TTL: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ pub(crate) async fn upload(
     piece: Bytes,
 ) -> Result<usize, Unavailable> {
     let arguments = vec![answer::integer(before as u64), Value::Bytes(piece), answer::millis(UPLOAD_TTL)];
-    let size = link.run(&UPLOAD, vec![names.plugin_upload(sha256)], arguments).await?;
+    let size = link.run(&UPLOAD_CODE, vec![names.plugin_upload(sha256)], arguments).await?;
     Ok(answer::number(&size)? as usize)
 }
 
@@ -70,7 +70,7 @@ pub(crate) async fn write_versions(
         answer::integer(size as u64),
         revision::new_epoch().into(),
     ];
-    Ok(match answer::number(&link.run(&RELEASE, keys, arguments).await?)? {
+    Ok(match answer::number(&link.run(&ACTIVATE_VERSION, keys, arguments).await?)? {
         MISSING_CODE => VersionReply::MissingCode,
         1 => VersionReply::Written,
         _ => VersionReply::Outdated,
@@ -92,7 +92,7 @@ pub(crate) async fn restore_versions(
         keys.extend([names.plugin_code(plugin, sha256), names.plugin_upload(sha256)]);
         arguments.push(answer::integer(size as u64));
     }
-    Ok(match answer::number(&link.run(&RESTORE, keys, arguments).await?)? {
+    Ok(match answer::number(&link.run(&RESTORE_VERSIONS, keys, arguments).await?)? {
         MISSING_CODE => VersionReply::MissingCode,
         _ => VersionReply::Written,
     })

@@ -16,7 +16,7 @@ use switchyard_protocol::Position;
 
 // The model runs these two for its own rooms.
 script!(pub(in crate::redis) READ = "read");
-script!(pub(in crate::redis) RENEW = "renew");
+script!(pub(in crate::redis) BEGIN_EPOCH = "begin_epoch");
 script!(SUMMARY = "summary");
 script!(MEMBERS = "members");
 script!(RECEIPT = "receipt");
@@ -77,7 +77,7 @@ pub(crate) async fn begin_epoch(
     ended: &str,
     begins: String,
 ) -> Result<(), Unavailable> {
-    link.run(&RENEW, keys(names, room), vec![ended.into(), begins.into()]).await.map(drop)
+    link.run(&BEGIN_EPOCH, keys(names, room), vec![ended.into(), begins.into()]).await.map(drop)
 }
 
 /// `None`: the room is not there. Messages older than `age` are not counted.

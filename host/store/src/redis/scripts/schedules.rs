@@ -7,9 +7,9 @@ use crate::{
 use fred::types::Value;
 use std::sync::Arc;
 
-script!(DUE = "due");
-script!(STRIKE = "strike");
-script!(UNLIST = "unlist");
+script!(CLAIM_DUE = "claim_due");
+script!(UNSCHEDULE = "unschedule");
+script!(UNLIST_ROOMS = "unlist_rooms");
 
 /// Which entries a node claims.
 pub(crate) struct Claim {
@@ -30,7 +30,7 @@ pub(crate) async fn claim_due(
     claim: &Claim,
 ) -> Result<Vec<Arc<str>>, Unavailable> {
     let arguments = [claim.now, claim.until, claim.most, claim.deadline].map(answer::integer);
-    Ok(answer::texts(link.run(&DUE, vec![list], arguments.into()).await?)?)
+    Ok(answer::texts(link.run(&CLAIM_DUE, vec![list], arguments.into()).await?)?)
 }
 
 /// Removes entries from a list, each unless its score has changed since.
@@ -41,7 +41,7 @@ pub(crate) async fn remove(
 ) -> Result<(), Unavailable> {
     let arguments =
         entries.iter().flat_map(|(entry, score)| [Value::from(entry.as_ref()), answer::integer(*score)]);
-    link.run(&STRIKE, vec![list], arguments.collect()).await.map(drop)
+    link.run(&UNSCHEDULE, vec![list], arguments.collect()).await.map(drop)
 }
 
 /// Removes rooms that are gone from the list of rooms, each unless it was listed again since it was claimed with the
@@ -53,5 +53,5 @@ pub(crate) async fn unlist_rooms<'a>(
     rooms: impl Iterator<Item = &'a str>,
 ) -> Result<(), Unavailable> {
     let arguments = [answer::integer(claimed)].into_iter().chain(rooms.map(Value::from)).collect();
-    link.run(&UNLIST, vec![names.rooms(), names.checks()], arguments).await.map(drop)
+    link.run(&UNLIST_ROOMS, vec![names.rooms(), names.checks()], arguments).await.map(drop)
 }

@@ -14,9 +14,9 @@ use crate::{
 };
 use std::time::Duration;
 
-script!(LETGO = "letgo");
-script!(ENDING = "ending");
-script!(BURY = "bury");
+script!(RELEASE_SESSION = "release_session");
+script!(EXPIRE_SESSION = "expire_session");
+script!(DELETE_SESSION = "delete_session");
 
 /// Whose session it must be, and what becomes of it.
 pub(crate) struct LettingGo<'a> {
@@ -66,7 +66,7 @@ pub(crate) async fn let_go(
         arguments.extend([answer::integer(*generation), answer::integer(*number)]);
         arguments.extend(fields(rooms));
     }
-    let mut reply = Elements::of(link.run(&LETGO, vec![session.name(names)], arguments).await?)?;
+    let mut reply = Elements::of(link.run(&RELEASE_SESSION, vec![session.name(names)], arguments).await?)?;
     let (status, time) = (reply.text()?, reply.number()?);
     Ok(match &*status {
         "ok" => LetGo::Done {
@@ -104,7 +104,8 @@ pub(crate) async fn end(
     session: SessionKey<'_>,
     cluster_time: u64,
 ) -> Result<EndReply, Unavailable> {
-    let reply = link.run(&ENDING, vec![session.name(names)], vec![answer::integer(cluster_time)]).await?;
+    let reply =
+        link.run(&EXPIRE_SESSION, vec![session.name(names)], vec![answer::integer(cluster_time)]).await?;
     let mut reply = Elements::of(reply)?;
     Ok(match &*reply.text()? {
         "live" => EndReply::Live,
@@ -127,5 +128,5 @@ pub(crate) async fn delete(
     (generation, number): (u64, u64),
 ) -> Result<(), Unavailable> {
     let arguments = vec![answer::integer(generation), answer::integer(number)];
-    link.run(&BURY, vec![session.name(names)], arguments).await.map(drop)
+    link.run(&DELETE_SESSION, vec![session.name(names)], arguments).await.map(drop)
 }

@@ -17,11 +17,11 @@ use fred::types::Value;
 use std::sync::Arc;
 use switchyard_protocol::room::RoomName;
 
-script!(CLAIM = "claim");
-script!(TAKE = "take");
-script!(AMEND = "amend");
-script!(PUT = "put");
-script!(HOLDERS = "holders");
+script!(CREATE_SESSION = "create_session");
+script!(RESUME_SESSION = "resume_session");
+script!(UPDATE_SESSION = "update_session");
+script!(REPLACE_SESSION = "replace_session");
+script!(SESSION_HOLDERS = "session_holders");
 
 /// Which session a script is about.
 #[derive(Clone, Copy)]
@@ -72,7 +72,7 @@ pub(crate) async fn create(
         answer::millis(KEEP),
     ];
     arguments.extend(fields(rooms));
-    let mut reply = Elements::of(link.run(&CLAIM, vec![session.name(names)], arguments).await?)?;
+    let mut reply = Elements::of(link.run(&CREATE_SESSION, vec![session.name(names)], arguments).await?)?;
     let (status, time) = (reply.text()?, reply.number()?);
     Ok(match &*status {
         "ok" => CreateReply::Created { time },
@@ -137,7 +137,7 @@ pub(crate) async fn resume(
         answer::integer(cluster_time),
     ];
     arguments.extend(slot.into_iter().flat_map(SlotRequest::arguments));
-    let mut reply = Elements::of(link.run(&TAKE, keys, arguments).await?)?;
+    let mut reply = Elements::of(link.run(&RESUME_SESSION, keys, arguments).await?)?;
     let (status, time) = (reply.text()?, reply.number()?);
     let outcome = match &*status {
         "ok" => ResumeOutcome::Resumed {
@@ -204,7 +204,7 @@ pub(crate) async fn amend(
         answer::millis(KEEP),
     ];
     arguments.extend(fields(rooms));
-    WriteReply::read(link.run(&AMEND, vec![session.name(names)], arguments).await?)
+    WriteReply::read(link.run(&UPDATE_SESSION, vec![session.name(names)], arguments).await?)
 }
 
 /// How a session is written as a whole.
@@ -236,7 +236,7 @@ pub(crate) async fn put(
         answer::millis(KEEP),
     ];
     arguments.extend(fields(write.rooms));
-    WriteReply::read(link.run(&PUT, vec![session.name(names)], arguments).await?)
+    WriteReply::read(link.run(&REPLACE_SESSION, vec![session.name(names)], arguments).await?)
 }
 
 /// Who holds a session, as its record says.
@@ -255,7 +255,7 @@ pub(crate) async fn holders<'a>(
     sessions: impl Iterator<Item = SessionKey<'a>>,
 ) -> Result<Vec<Option<HolderRecord>>, Unavailable> {
     let keys = sessions.map(|session| session.name(names)).collect();
-    let reply = answer::texts(link.run(&HOLDERS, keys, vec![]).await?)?;
+    let reply = answer::texts(link.run(&SESSION_HOLDERS, keys, vec![]).await?)?;
     let read = |parts: &[Arc<str>]| {
         let (generation, number) = (parts[0].parse().ok()?, parts[1].parse().ok()?);
         Some(HolderRecord { generation, number, connection: parts[2].clone(), node: parts[3].clone() })

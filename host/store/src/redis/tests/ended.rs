@@ -41,7 +41,7 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     let given = |line: &str| {
-        line.strip_prefix("switchyard_store_command_seconds_count{command=\"due\"} ")?.parse().ok()
+        line.strip_prefix("switchyard_store_command_seconds_count{command=\"claim_due\"} ")?.parse().ok()
     };
     let given: usize = text.lines().find_map(given).expect("what is due was asked for");
     assert!(given >= SESSIONS / 500, "it did not go on without the lease: {given}");

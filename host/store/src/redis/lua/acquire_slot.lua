@@ -6,4 +6,4 @@
 if late(ARGV[2], now()) then
   return -2
 end
-return place(KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5])
+return acquire_slot(KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5])

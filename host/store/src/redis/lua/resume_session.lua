@@ -13,23 +13,23 @@ local time = math.floor(exact / 1000)
 if late(ARGV[4], time) then
   return { 'late', int(exact) }
 end
-local taken_places = -1
-local function takes_place(most)
+local slot = -1
+local function gets_slot(max_connections)
   if KEYS[2] then
-    taken_places = place(KEYS[2], ARGV[2], ARGV[7], most, ARGV[9])
+    slot = acquire_slot(KEYS[2], ARGV[2], ARGV[7], max_connections, ARGV[9])
   end
-  return taken_places < 0
+  return slot < 0
 end
 if not record[1] or (record[5] and tonumber(record[5]) <= tonumber(ARGV[6])) then
-  return takes_place(ARGV[8]) and { 'none', int(exact) } or { 'full', int(exact), int(taken_places) }
+  return gets_slot(ARGV[8]) and { 'none', int(exact) } or { 'full', int(exact), int(slot) }
 end
 local taken = tonumber(record[4] or '0')
 if asked > exact or (asked < taken and taken <= exact) then
   return { 'again', int(exact) }
 end
 local held = not record[5]
-if not takes_place(held and 2 ^ 53 or ARGV[8]) then
-  return { 'full', int(exact), int(taken_places) }
+if not gets_slot(held and 2 ^ 53 or ARGV[8]) then
+  return { 'full', int(exact), int(slot) }
 end
 local gen = math.max(record[1] + 1, time)
 redis.call('HSET', KEYS[1], 'gen', int(gen), 'n', '0', 'conn', ARGV[1], 'node', ARGV[2], 'taken', int(exact))
