@@ -28,7 +28,7 @@ use crate::{
             member_writer::MemberWriter,
             node_name::NodeName,
             owned_entries::OwnedEntries,
-            redis_clock::{RedisClock, SAMPLES},
+            redis_clock::{MAX_SAMPLES, RedisClock},
             usage::RedisUsage,
         },
         link::Link,
@@ -126,7 +126,7 @@ impl Context {
             return Ok(time);
         }
         let said = self.link.command("HGET", vec![self.names.clock().into(), "time".into()]).await?;
-        self.cluster_clock.heard(if said.is_null() { 0 } else { answer::number(&said)? });
+        self.cluster_clock.observe(if said.is_null() { 0 } else { answer::number(&said)? });
         Ok(self.cluster_clock.now())
     }
 
@@ -134,9 +134,9 @@ impl Context {
     /// best.
     pub(super) async fn sample_clock(&self) {
         let looked = async {
-            for _ in 0..SAMPLES {
+            for _ in 0..MAX_SAMPLES {
                 if let Ok(time) = server_time(&self.link, self.names.clock()).await {
-                    self.redis_clock.heard(time);
+                    self.redis_clock.observe(time);
                 }
             }
         };
@@ -149,12 +149,12 @@ impl Context {
         &self,
         list: String,
         claim: Duration,
-        most: u64,
+        max_entries: u64,
     ) -> Result<(Vec<Arc<str>>, u64), Unavailable> {
         let now = self.cluster_time().await?;
         let claimed = now + claim.as_millis() as u64;
-        let deadline = self.redis_clock.now() + RESPONSE_TIMEOUT.as_millis() as u64;
-        let claim = schedules::Claim { now, until: claimed, most, deadline };
+        let deadline = self.redis_clock.now_ms() + RESPONSE_TIMEOUT.as_millis() as u64;
+        let claim = schedules::Claim { now, until: claimed, max_entries, deadline };
         Ok((schedules::claim_due(&self.link, list, &claim).await?, claimed))
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         sessions::record::Record,
     },
 };
-use releasing::leave;
+use releasing::release;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     iter,
@@ -34,17 +34,17 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 /// After a write that nobody waits for and that failed.
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// The longest that it becomes, when more of them fail.
-const LONG_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Sessions that are written at a time without anybody waiting for it: when all are to be written, clients are not to notice.
-const AT_ONCE: usize = 64;
+const MAX_BACKGROUND_WRITES: usize = 64;
 /// Between pings to so many connections: 10,000 take a second and a half.
-const PROBE_PACE: Duration = Duration::from_millis(10);
+const PROBE_PAGE_INTERVAL: Duration = Duration::from_millis(10);
 /// Sessions that are looked at before others have their turn.
-const MANY: usize = 256;
+const PAGE_SIZE: usize = 256;
 /// A session that was let go is remembered for so long, should Redis turn out to have forgotten it.
-const RECENT: Duration = Duration::from_secs(10);
+const RECENT_RELEASE_TTL: Duration = Duration::from_secs(10);
 
 /// A session that a connection of this node holds, or held until somebody else took it.
 pub(super) struct HeldSession {
@@ -57,9 +57,9 @@ pub(super) struct HeldSession {
     /// Held while a write is under way: there is one at a time.
     writing: tokio::sync::Mutex<()>,
     /// A task sees to what is not written yet.
-    settling: AtomicBool,
+    is_syncing: AtomicBool,
     /// The connection has ended, or the session is another's.
-    over: AtomicBool,
+    ended: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +73,12 @@ pub(super) struct RedisSessions {
     pub context: Arc<Context>,
     held: Mutex<BTreeMap<ConnectionId, Arc<HeldSession>>>,
     /// Those that were let go a moment ago.
-    recent: Mutex<VecDeque<(Instant, Arc<HeldSession>, ReleaseMode)>>,
+    recently_released: Mutex<VecDeque<(Instant, Arc<HeldSession>, ReleaseMode)>>,
     /// Rooms whose members are to be written again.
-    forgotten: Mutex<HashSet<RoomName>>,
-    at_once: Semaphore,
+    rooms_to_restore: Mutex<HashSet<RoomName>>,
+    background_writes: Semaphore,
     /// The same for those that failed before: what cannot be reached does not hold up what can.
-    again: Semaphore,
+    retries: Semaphore,
     /// Letting go, and giving up what came late.
     tasks: TaskTracker,
 }
@@ -89,7 +89,7 @@ impl HeldSession {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.ended.load(Ordering::Relaxed)
     }
 
     pub(super) fn node(&self) -> Arc<String> {
@@ -97,7 +97,7 @@ impl HeldSession {
     }
 
     /// Keeps it from being written or let go, if that is not happening now.
-    pub(super) fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) fn try_lock_writes(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.writing.try_lock().ok().filter(|_| !self.has_ended())
     }
 
@@ -115,10 +115,10 @@ impl RedisSessions {
         Arc::new(Self {
             context: context.clone(),
             held: Mutex::default(),
-            recent: Mutex::default(),
-            forgotten: Mutex::default(),
-            at_once: Semaphore::new(AT_ONCE),
-            again: Semaphore::new(AT_ONCE),
+            recently_released: Mutex::default(),
+            rooms_to_restore: Mutex::default(),
+            background_writes: Semaphore::new(MAX_BACKGROUND_WRITES),
+            retries: Semaphore::new(MAX_BACKGROUND_WRITES),
             tasks: TaskTracker::new(),
         })
     }
@@ -132,16 +132,16 @@ impl RedisSessions {
     }
 
     /// The sessions of so many connections after one. Keep it short: every join and acknowledgement takes the same lock.
-    pub(super) fn page(&self, after: Option<ConnectionId>, most: usize) -> Vec<Arc<HeldSession>> {
+    pub(super) fn page(&self, after: Option<ConnectionId>, max: usize) -> Vec<Arc<HeldSession>> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.held().range((after, Bound::Unbounded)).take(most).map(|(_, session)| session.clone()).collect()
+        self.held().range((after, Bound::Unbounded)).take(max).map(|(_, session)| session.clone()).collect()
     }
 
     /// All sessions in pages, between which others have the lock. One that comes or goes meanwhile may be missing.
-    pub(super) fn pages(&self, most: usize) -> impl Iterator<Item = Vec<Arc<HeldSession>>> {
+    pub(super) fn pages(&self, max: usize) -> impl Iterator<Item = Vec<Arc<HeldSession>>> {
         let mut after = None;
         iter::from_fn(move || {
-            let page = self.page(after, most);
+            let page = self.page(after, max);
             after = Some(page.last()?.connection);
             Some(page)
         })
@@ -159,14 +159,14 @@ impl RedisSessions {
 }
 
 impl RedisSessions {
-    pub(super) fn taken_over(&self, session: &HeldSession) {
-        session.over.store(true, Ordering::Relaxed);
+    pub(super) fn report_takeover(&self, session: &HeldSession) {
+        session.ended.store(true, Ordering::Relaxed);
         (self.context.feed)(Event::TakenOver(session.connection));
     }
 
     /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
-    pub(super) fn doubt(&self, session: &HeldSession) {
-        session.record().doubt();
+    pub(super) fn mark_uncertain(&self, session: &HeldSession) {
+        session.record().mark_uncertain();
         self.probe(session);
     }
 
@@ -177,8 +177,8 @@ impl RedisSessions {
     /// The client of a connection was heard after [`Event::Probe`].
     pub(super) fn reclaim(self: &Arc<Self>, connection: ConnectionId) {
         let Some(session) = self.by_connection(connection) else { return };
-        session.record().vouch();
-        self.settle(&session);
+        session.record().allow_reclaim();
+        self.start_sync(&session);
     }
 
     pub(super) fn acknowledge(
@@ -198,7 +198,7 @@ impl RedisSessions {
             self.context.acknowledgements.add(session.id, room, position.clone());
         }
         if wants_write {
-            self.settle(&session);
+            self.start_sync(&session);
         }
     }
 
@@ -206,58 +206,58 @@ impl RedisSessions {
         let Some(session) = self.by_connection(connection).filter(|session| !session.has_ended()) else {
             return;
         };
-        let moved = session.record().advance(room, position);
-        if moved {
-            self.settle(&session);
+        let has_moved = session.record().advance(room, position);
+        if has_moved {
+            self.start_sync(&session);
         }
     }
 
     /// All sessions may have been lost, or let go.
     pub(super) fn mark_all_uncertain(self: &Arc<Self>) {
         // One that comes meanwhile doubts itself where it began under the former name.
-        self.pages(MANY).flatten().for_each(|session| session.record().doubt());
+        self.pages(PAGE_SIZE).flatten().for_each(|session| session.record().mark_uncertain());
         let sessions = self.clone();
         tokio::spawn(async move {
-            for some in sessions.pages(AT_ONCE) {
+            for some in sessions.pages(MAX_BACKGROUND_WRITES) {
                 let doubted = some.iter().filter(|session| session.record().is_uncertain());
                 doubted.for_each(|session| sessions.probe(session));
-                sleep(PROBE_PACE).await;
+                sleep(PROBE_PAGE_INTERVAL).await;
             }
         });
         let recent: Vec<_> =
-            self.recent.lock().expect("no code panics while it holds them").drain(..).collect();
-        for (at, session, how) in recent {
-            if at.elapsed() < RECENT {
-                session.record().unsettle();
-                self.tasks.spawn(leave(self.clone(), session, how));
+            self.recently_released.lock().expect("no code panics while it holds them").drain(..).collect();
+        for (at, session, mode) in recent {
+            if at.elapsed() < RECENT_RELEASE_TTL {
+                session.record().mark_unsynced();
+                self.tasks.spawn(release(self.clone(), session, mode));
             }
         }
     }
 
     /// Everything is written again, so that nothing in use ends with its time to live.
     pub(super) fn rewrite_all(self: &Arc<Self>) {
-        for session in self.pages(MANY).flatten() {
-            session.record().unsettle();
-            self.settle(&session);
+        for session in self.pages(PAGE_SIZE).flatten() {
+            session.record().mark_unsynced();
+            self.start_sync(&session);
         }
     }
 
     /// A room goes on with another epoch: it may have forgotten who is in it.
     pub(super) fn restore_members(self: &Arc<Self>, room: RoomName) {
-        let mut forgotten = self.forgotten.lock().expect("no code panics while it holds them");
+        let mut forgotten = self.rooms_to_restore.lock().expect("no code panics while it holds them");
         forgotten.insert(room);
         // Where one has, others have.
         if forgotten.len() == 1 {
             let sessions = self.clone();
             tokio::spawn(async move {
-                sleep(PAUSE).await;
-                let forgotten = &sessions.forgotten;
+                sleep(RETRY_DELAY).await;
+                let forgotten = &sessions.rooms_to_restore;
                 let rooms =
                     std::mem::take(&mut *forgotten.lock().expect("no code panics while it holds them"));
-                for some in sessions.pages(MANY) {
+                for some in sessions.pages(PAGE_SIZE) {
                     for session in some {
-                        if session.record().unsettle_rooms(&rooms) {
-                            sessions.settle(&session);
+                        if session.record().mark_rooms_unsynced(&rooms) {
+                            sessions.start_sync(&session);
                         }
                     }
                     tokio::task::yield_now().await;

@@ -166,13 +166,13 @@ impl Lease {
                 room_index.check();
             }
             if self.must_claim_schema {
-                self.claim(context).await;
+                self.try_create(context).await;
             }
         }
     }
 
     /// Where Redis has forgotten everything, another version may have begun to keep its own there.
-    async fn claim(&mut self, context: &Context) {
+    async fn try_create(&mut self, context: &Context) {
         let Ok(claimed) = claim_schema(&context.link, &context.names).await else { return };
         self.must_claim_schema = claimed.is_err();
         let foreign = claimed.err().map(|mismatch| mismatch.to_string());
@@ -216,7 +216,7 @@ impl Lease {
         anew: Option<&str>,
     ) -> Result<LeaseStatus, Unavailable> {
         // Before the first answer Redis' clock is not known; nobody else waits for that one.
-        let deadline = match context.redis_clock.now() {
+        let deadline = match context.redis_clock.now_ms() {
             0 => u64::MAX >> 11,
             now => now + RESPONSE_TIMEOUT.as_millis() as u64,
         };
@@ -233,9 +233,9 @@ impl Lease {
         let LeaseRenewalReply { time, cluster_time, held_until, nodes, dead, ends } =
             leases::renew(&context.link, &context.names, tick).await?;
         let here = (asked + unix_ms()) / 2;
-        context.redis_clock.heard(time);
+        context.redis_clock.observe(time);
         context.clock_offset_ms.store((time / 1000) as i64 - here as i64, Ordering::Relaxed);
-        context.cluster_clock.heard(cluster_time);
+        context.cluster_clock.observe(cluster_time);
         let Some(held) = held_until else { return Ok(LeaseStatus::Lost) };
         let went_back = anew.is_none() && held < self.held_until;
         self.held_until = cluster_time + LEASE_DURATION.as_millis() as u64;

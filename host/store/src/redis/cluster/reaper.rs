@@ -10,7 +10,7 @@ use crate::{
         scripts::{
             leases::Scored,
             schedules,
-            session_end::{self, EndReply, LetGo, LettingGo},
+            session_end::{self, EndReply, ReleaseReply, ReleaseRequest},
             sessions::SessionKey,
         },
         session_id::SessionId,
@@ -182,13 +182,14 @@ async fn clear(context: &Context, node: &str, text: &str) -> Result<(), Unavaila
         }
         None => return Ok(()),
     };
-    let asked = LettingGo { connection, dead: Some(node), ttl: retention.session_ttl, last: None };
+    let asked =
+        ReleaseRequest { connection, dead_node: Some(node), ttl: retention.session_ttl, final_write: None };
     let key = SessionKey { principal: &principal, id };
-    let let_go = session_end::let_go(link, names, key, context.cluster_time().await?, asked).await?;
-    if let LetGo::Done { time, generation, number, end, rooms } = let_go {
+    let let_go = session_end::release(link, names, key, context.cluster_time().await?, asked).await?;
+    if let ReleaseReply::Released { time, generation, number, end, rooms } = let_go {
         context.owned.schedule_end(session_entry(&principal, id), end).await?;
         let written = RecordSnapshot { principal: &principal, id, time, generation, number };
-        written.enrol(context, &rooms?, true).await?;
+        written.write_members(context, &rooms?, true).await?;
     }
     Ok(())
 }
@@ -204,7 +205,7 @@ struct RecordSnapshot<'a> {
 
 impl RecordSnapshot<'_> {
     /// Writes its members as the record says, or removes them all. Where something newer was written, that holds.
-    async fn enrol(&self, context: &Context, rooms: &StoredRooms, lives: bool) -> Result<(), Unavailable> {
+    async fn write_members(&self, context: &Context, rooms: &StoredRooms, lives: bool) -> Result<(), Unavailable> {
         let come = rooms.memberships.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
         let go = rooms.left.iter().map(|room| (room, None));
         let mut writes: Vec<CleanupTask> = vec![];
@@ -213,11 +214,11 @@ impl RecordSnapshot<'_> {
                 room: room.clone(),
                 generation: self.generation,
                 number: self.number,
-                confirmed: self.time,
-                comes: epoch.filter(|_| lives).map(|epoch| Position { epoch, offset: 0 }),
+                confirmed_at: self.time,
+                joins: epoch.filter(|_| lives).map(|epoch| Position { epoch, offset: 0 }),
             };
             let write = async move {
-                match context.members.enrol(self.principal, self.id, change).await? {
+                match context.members.write(self.principal, self.id, change).await? {
                     (MembershipOutcome::Late, _) => {
                         Err(Unavailable("a member was written too late".to_owned()))
                     }
@@ -252,7 +253,7 @@ async fn end(context: &Context, listed: &Arc<str>, score: u64) -> Result<(), Una
         EndReply::Later { end } => return owned.schedule_end(listed.to_string(), end).await,
         EndReply::Ended { time, generation, number, rooms } => {
             let ended = RecordSnapshot { principal: &principal, id, time, generation, number };
-            ended.enrol(context, &rooms, false).await?;
+            ended.write_members(context, &rooms, false).await?;
             session_end::delete(link, names, key, (generation, number)).await?;
         }
         EndReply::Live => {}

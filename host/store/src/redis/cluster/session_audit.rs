@@ -58,7 +58,7 @@ async fn check(sessions: &Arc<RedisSessions>, some: Vec<Arc<HeldSession>>) {
     for session in some {
         if session.has_ended() {
             // Should its connection not have heard of that.
-            sessions.taken_over(&session);
+            sessions.report_takeover(&session);
             continue;
         }
         principals.entry(session.principal.clone()).or_default().push(session);
@@ -84,7 +84,8 @@ async fn check_principal(
     let node = sessions.context.node.get();
     // One that is let go meanwhile is taken out of the estate after this; one that is doubted is not this name's yet.
     let own = some.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
-    let own: Vec<_> = own.filter_map(|session| Some((session.held_entry(), session.pause()?))).collect();
+    let own: Vec<_> =
+        own.filter_map(|session| Some((session.held_entry(), session.try_lock_writes()?))).collect();
     try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, entry.clone()).boxed()))
         .await?;
     drop(own);
@@ -112,7 +113,7 @@ fn compare(
 ) {
     let (generation, number, node) = known;
     if holder.as_ref().is_some_and(|holder| holder.generation > generation) {
-        return sessions.taken_over(session);
+        return sessions.report_takeover(session);
     }
     // Otherwise it is not there, or older, or was let go for this node.
     let is_ours = holder.is_some_and(|holder| {
@@ -122,7 +123,7 @@ fn compare(
             && *holder.node == **node
     });
     if !is_ours {
-        sessions.doubt(session);
+        sessions.mark_uncertain(session);
         sessions.context.connections.recount(&session.principal);
     }
 }

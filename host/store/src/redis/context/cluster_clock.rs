@@ -21,30 +21,30 @@ struct Reading {
     time: u64,
     since: Instant,
     /// When Redis said last what time it is.
-    heard: Instant,
+    heard_at: Instant,
 }
 
 impl Reading {
     fn now(&self) -> u64 {
-        let until = Instant::now().min(self.heard + MAX_UNHEARD);
+        let until = Instant::now().min(self.heard_at + MAX_UNHEARD);
         self.time + until.saturating_duration_since(self.since).as_millis() as u64
     }
 
     fn is_recent(&self) -> bool {
-        self.heard.elapsed() <= MAX_UNHEARD
+        self.heard_at.elapsed() <= MAX_UNHEARD
     }
 }
 
 impl ClusterClock {
     /// Redis said that it was so late.
-    pub(crate) fn heard(&self, time: u64) {
-        let heard = Instant::now();
+    pub(crate) fn observe(&self, time: u64) {
+        let heard_at = Instant::now();
         let mut known = self.known();
         *known = Some(match *known {
             // The answer that came fastest says best what time it is.
-            Some(known) if known.is_recent() && known.now() >= time => Reading { heard, ..known },
-            Some(known) => Reading { time: time.max(known.now()), since: heard, heard },
-            None => Reading { time, since: heard, heard },
+            Some(known) if known.is_recent() && known.now() >= time => Reading { heard_at, ..known },
+            Some(known) => Reading { time: time.max(known.now()), since: heard_at, heard_at },
+            None => Reading { time, since: heard_at, heard_at },
         });
     }
 
@@ -74,15 +74,15 @@ mod tests {
     async fn it_goes_on_with_this_nodes_clock_and_is_never_ahead() {
         let time = ClusterClock::default();
         assert_eq!((time.now(), time.recent()), (0, None), "nothing was heard");
-        time.heard(5000);
+        time.observe(5000);
         // A slow answer to what this node said itself does not set it back, however many there are.
         for n in 1..=100 {
             advance(SECOND).await;
             assert_eq!((time.now(), time.recent()), (5000 + n * 1000, Some(5000 + n * 1000)));
-            time.heard(5000 + n * 1000 - 300);
+            time.observe(5000 + n * 1000 - 300);
         }
         // Another node knows better.
-        time.heard(200_000);
+        time.observe(200_000);
         advance(SECOND).await;
         assert_eq!(time.now(), 201_000);
     }
@@ -90,26 +90,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_stands_still_while_redis_cannot_be_reached() {
         let time = ClusterClock::default();
-        time.heard(5000);
+        time.observe(5000);
         advance(60 * SECOND).await;
         assert_eq!((time.now(), time.recent()), (7000, None), "nobody may have reached Redis");
-        time.heard(7000);
+        time.observe(7000);
         advance(SECOND).await;
         assert_eq!(time.now(), 8000);
         advance(60 * SECOND).await;
         // Others went on meanwhile.
-        time.heard(68_000);
+        time.observe(68_000);
         assert_eq!(time.now(), 68_000);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_redis_that_went_back_does_not_set_it_back() {
         let time = ClusterClock::default();
-        time.heard(50_000);
-        time.heard(100);
+        time.observe(50_000);
+        time.observe(100);
         assert_eq!(time.now(), 50_000);
         advance(60 * SECOND).await;
-        time.heard(100);
+        time.observe(100);
         assert_eq!((time.now(), time.recent()), (52_000, Some(52_000)));
     }
 }

@@ -163,7 +163,7 @@ impl ClusterConnectionCounts {
         let mut taken = self.ask_for_slot(&asked).await?;
         // What is late at once is so by a clock that was set.
         if matches!(taken, SlotReply::Late) && began.elapsed() < RESPONSE_TIMEOUT {
-            self.redis_clock.heard(server_time(&self.link, self.names.clock()).await?);
+            self.redis_clock.observe(server_time(&self.link, self.names.clock()).await?);
             taken = self.ask_for_slot(&asked).await?;
         }
         match taken {
@@ -222,7 +222,7 @@ impl ClusterConnectionCounts {
     /// When a count must be written at the latest: before others may take this node for dead, because they clear its name away only
     /// once. Ask for it before the node's name.
     fn deadline(&self) -> u64 {
-        self.redis_clock.at(self.lease_expiry.end().min(Instant::now() + WRITE_VALIDITY)) / 1000
+        self.redis_clock.micros_at(self.lease_expiry.end().min(Instant::now() + WRITE_VALIDITY)) / 1000
     }
 
     /// Writes the count of a principal, soon.

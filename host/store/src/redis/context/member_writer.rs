@@ -20,46 +20,46 @@ use switchyard_protocol::room::RoomName;
 struct PendingMember {
     principal: Arc<str>,
     id: SessionId,
-    enrolment: MembershipChange,
+    change: MembershipChange,
 }
 
 pub(crate) struct MemberWriter {
-    enrolments: Batcher<RoomName, PendingMember, (MembershipOutcome, Arc<str>)>,
+    changes: Batcher<RoomName, PendingMember, (MembershipOutcome, Arc<str>)>,
 }
 
 impl MemberWriter {
     pub(crate) fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
         let keep = KEEP + retention.history.age;
         let (to, called) = (link.clone(), names.clone());
-        let enrolments =
-            Batcher::new(move |room, entries| enrol(to.clone(), called.clone(), keep, room, entries));
-        Self { enrolments }
+        let changes =
+            Batcher::new(move |room, entries| write_batch(to.clone(), called.clone(), keep, room, entries));
+        Self { changes }
     }
 
     /// Writes a member, or removes it: also the epoch that its room has.
-    pub(crate) async fn enrol(
+    pub(crate) async fn write(
         &self,
         principal: &Arc<str>,
         id: SessionId,
-        enrolment: MembershipChange,
+        change: MembershipChange,
     ) -> Result<(MembershipOutcome, Arc<str>), Unavailable> {
-        let entry = PendingMember { principal: principal.clone(), id, enrolment };
-        self.enrolments.submit(entry.enrolment.room.clone(), entry).await
+        let entry = PendingMember { principal: principal.clone(), id, change };
+        self.changes.submit(entry.change.room.clone(), entry).await
     }
 }
 
-async fn enrol(
+async fn write_batch(
     link: Arc<Link>,
     names: Names,
     keep: Duration,
     room: RoomName,
     entries: Vec<PendingMember>,
 ) -> Result<Vec<(MembershipOutcome, Arc<str>)>, Unavailable> {
-    let members = entries.iter().map(|PendingMember { principal, id, enrolment }| memberships::MemberWrite {
+    let members = entries.iter().map(|PendingMember { principal, id, change }| memberships::MemberWrite {
         principal,
         id: *id,
-        enrolment,
+        change,
     });
-    let (epoch, enrolled) = memberships::write(&link, &names, keep, &room, members).await?;
-    Ok(enrolled.into_iter().map(|enrolled| (enrolled, epoch.clone())).collect())
+    let (epoch, outcome) = memberships::write(&link, &names, keep, &room, members).await?;
+    Ok(outcome.into_iter().map(|outcome| (outcome, epoch.clone())).collect())
 }

@@ -274,7 +274,7 @@ impl PublishQueue {
         unconfirmed: &str,
     ) -> Result<(Vec<Option<Stored>>, bool), Unavailable> {
         let context = &self.context;
-        let mut deadline = context.redis_clock.now() + WRITE_VALIDITY.as_millis() as u64;
+        let mut deadline = context.redis_clock.now_ms() + WRITE_VALIDITY.as_millis() as u64;
         for _ in 0..MAX_ATTEMPTS {
             let batch = PublishBatch {
                 room,
@@ -295,7 +295,7 @@ impl PublishQueue {
                 };
             // Each server of a Cluster has a clock of its own.
             if !context.link.is_clustered() {
-                context.redis_clock.heard(time);
+                context.redis_clock.observe(time);
             }
             deadline = time / 1000 + WRITE_VALIDITY.as_millis() as u64;
         }

@@ -25,7 +25,7 @@ const REMOVAL_TTL: Duration = Duration::from_secs(20);
 pub(crate) struct MemberWrite<'a> {
     pub principal: &'a str,
     pub id: SessionId,
-    pub enrolment: &'a MembershipChange,
+    pub change: &'a MembershipChange,
 }
 
 /// Writes and removes members of a room, which keeps them for `keep`. Returns the room's epoch, and what became of
@@ -46,16 +46,16 @@ pub(crate) async fn write<'a>(
     ];
     let mut arguments = vec![answer::millis(keep), answer::millis(REMOVAL_TTL), answer::millis(UNNEEDED)];
     let mut count = 0;
-    for MemberWrite { principal, id, enrolment } in members {
-        let MembershipChange { generation, number, confirmed, comes, .. } = enrolment;
-        let (epoch, offset) = comes.as_ref().map_or(("", 0), |position| (&*position.epoch, position.offset));
+    for MemberWrite { principal, id, change } in members {
+        let MembershipChange { generation, number, confirmed_at, joins, .. } = change;
+        let (epoch, offset) = joins.as_ref().map_or(("", 0), |position| (&*position.epoch, position.offset));
         arguments.extend([
             Value::from(principal),
             id.to_string().into(),
             answer::integer(*generation),
             answer::integer(*number),
-            if comes.is_some() { "in" } else { "out" }.into(),
-            answer::integer(confirmed + WRITE_VALIDITY.as_millis() as u64),
+            if joins.is_some() { "in" } else { "out" }.into(),
+            answer::integer(confirmed_at + WRITE_VALIDITY.as_millis() as u64),
             epoch.into(),
             answer::integer(offset),
         ]);
@@ -66,8 +66,8 @@ pub(crate) async fn write<'a>(
     let read = |_| {
         let (status, number) = (reply.text()?, reply.number()?);
         Ok(match &*status {
-            "ok" => MembershipOutcome::Ok(number),
-            "older" => MembershipOutcome::Older(number),
+            "ok" => MembershipOutcome::Applied(number),
+            "older" => MembershipOutcome::Superseded(number),
             _ => MembershipOutcome::Late,
         })
     };

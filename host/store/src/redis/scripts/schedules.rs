@@ -18,7 +18,7 @@ pub(crate) struct Claim {
     /// The new score of what is claimed, after which another node is given it.
     pub until: u64,
     /// At most so many entries.
-    pub most: u64,
+    pub max_entries: u64,
     /// In milliseconds by Redis' clock. After it nobody hears the reply, and nothing is claimed.
     pub deadline: u64,
 }
@@ -29,7 +29,7 @@ pub(crate) async fn claim_due(
     list: String,
     claim: &Claim,
 ) -> Result<Vec<Arc<str>>, Unavailable> {
-    let arguments = [claim.now, claim.until, claim.most, claim.deadline].map(answer::integer);
+    let arguments = [claim.now, claim.until, claim.max_entries, claim.deadline].map(answer::integer);
     Ok(answer::texts(link.run(&CLAIM_DUE, vec![list], arguments.into()).await?)?)
 }
 

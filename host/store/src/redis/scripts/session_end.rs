@@ -19,19 +19,19 @@ script!(EXPIRE_SESSION = "expire_session");
 script!(DELETE_SESSION = "delete_session");
 
 /// Whose session it must be, and what becomes of it.
-pub(crate) struct LettingGo<'a> {
+pub(crate) struct ReleaseRequest<'a> {
     pub connection: &'a str,
     /// The dead node whose session it must be as well; then the reply has the session's rooms.
-    pub dead: Option<&'a str>,
+    pub dead_node: Option<&'a str>,
     /// How long it can be resumed.
     pub ttl: Duration,
     /// Generation, number and content of a last write.
-    pub last: Option<(u64, u64, Vec<RoomField>)>,
+    pub final_write: Option<(u64, u64, Vec<RoomField>)>,
 }
 
 /// What became of it, each with Redis' time in milliseconds.
-pub(crate) enum LetGo {
-    Done {
+pub(crate) enum ReleaseReply {
+    Released {
         time: u64,
         generation: u64,
         number: u64,
@@ -41,43 +41,43 @@ pub(crate) enum LetGo {
         rooms: Result<StoredRooms, Unavailable>,
     },
     /// There is no record.
-    Gone { time: u64 },
+    NotFound { time: u64 },
     /// Somebody else holds it.
-    Others { time: u64 },
+    HeldByOther { time: u64 },
 }
 
 /// Starts the time to live of a session. `cluster_time` is in milliseconds.
-pub(crate) async fn let_go(
+pub(crate) async fn release(
     link: &Link,
     names: &Names,
     session: SessionKey<'_>,
     cluster_time: u64,
-    asked: LettingGo<'_>,
-) -> Result<LetGo, Unavailable> {
+    request: ReleaseRequest<'_>,
+) -> Result<ReleaseReply, Unavailable> {
     let mut arguments = vec![
-        asked.connection.into(),
-        asked.dead.unwrap_or_default().into(),
+        request.connection.into(),
+        request.dead_node.unwrap_or_default().into(),
         answer::integer(cluster_time),
-        answer::millis(asked.ttl),
+        answer::millis(request.ttl),
         answer::millis(KEEP),
-        answer::integer(asked.dead.is_some().into()),
+        answer::integer(request.dead_node.is_some().into()),
     ];
-    if let Some((generation, number, rooms)) = &asked.last {
+    if let Some((generation, number, rooms)) = &request.final_write {
         arguments.extend([answer::integer(*generation), answer::integer(*number)]);
         arguments.extend(fields(rooms));
     }
     let mut reply = Elements::of(link.run(&RELEASE_SESSION, vec![session.name(names)], arguments).await?)?;
     let (status, time) = (reply.text()?, reply.number()?);
     Ok(match &*status {
-        "ok" => LetGo::Done {
+        "ok" => ReleaseReply::Released {
             time,
             generation: reply.number()?,
             number: reply.number()?,
             end: reply.number()?,
             rooms: reply.rest().map_err(Unavailable::from).and_then(|fields| StoredRooms::decode(&fields)),
         },
-        "gone" => LetGo::Gone { time },
-        _ => LetGo::Others { time },
+        "gone" => ReleaseReply::NotFound { time },
+        _ => ReleaseReply::HeldByOther { time },
     })
 }
 

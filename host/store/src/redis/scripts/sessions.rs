@@ -82,8 +82,8 @@ pub(crate) async fn create(
 
 /// How a connection resumes a session.
 pub(crate) struct ResumeRequest {
-    /// When the connection asked for it, in microseconds by the clock of the server that has the session.
-    pub asked: u64,
+    /// When the connection requested_at for it, in microseconds by the clock of the server that has the session.
+    pub requested_at: u64,
     /// In milliseconds by the same clock.
     pub deadline: u64,
     /// In milliseconds.
@@ -112,26 +112,26 @@ pub(crate) enum ResumeOutcome {
     Gone,
     /// The principal has so many connections, which is its limit. The session is as it was.
     Full(u32),
-    /// Another connection, which asked later, has it.
+    /// Another connection, which requested_at later, has it.
     TakenSince,
     /// The deadline had passed, and nothing was written.
     Late,
 }
 
-/// Hands a session to a connection, unless another one that asked later has it.
+/// Hands a session to a connection, unless another one that requested_at later has it.
 pub(crate) async fn resume(
     link: &Link,
     names: &Names,
     session: SessionKey<'_>,
     holder: SessionHolder<'_>,
-    ResumeRequest { asked, deadline, cluster_time, slot }: ResumeRequest,
+    ResumeRequest { requested_at, deadline, cluster_time, slot }: ResumeRequest,
 ) -> Result<ResumeReply, Unavailable> {
     let mut keys = vec![session.name(names)];
     keys.extend(slot.map(|_| names.connections(session.principal)));
     let mut arguments = vec![
         holder.connection.to_string().into(),
         holder.node.into(),
-        answer::integer(asked),
+        answer::integer(requested_at),
         answer::integer(deadline),
         answer::millis(KEEP),
         answer::integer(cluster_time),
@@ -189,7 +189,7 @@ impl WriteReply {
 
 /// Changes some rooms of a session that a connection holds. The `number` of a write is higher than that of the one
 /// before in the same generation.
-pub(crate) async fn amend(
+pub(crate) async fn update(
     link: &Link,
     names: &Names,
     session: SessionKey<'_>,
@@ -219,7 +219,7 @@ pub(crate) struct WholeWrite<'a> {
 }
 
 /// Writes a session as a whole, as its connection holds it.
-pub(crate) async fn put(
+pub(crate) async fn replace(
     link: &Link,
     names: &Names,
     session: SessionKey<'_>,

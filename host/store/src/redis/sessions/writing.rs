@@ -1,12 +1,12 @@
 //! How a session is written while a connection holds it: one write at a time, answered when it is confirmed, and until then undone.
 
-use super::{HeldSession, LONG_PAUSE, PAUSE, RedisSessions, late};
+use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, late};
 use crate::{
     ConnectionId, RESPONSE_TIMEOUT, SessionToken, Unavailable,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY},
         membership_change::MembershipOutcome,
-        scripts::sessions::{SessionHolder, WholeWrite, amend, put},
+        scripts::sessions::{SessionHolder, WholeWrite, replace, update},
         session_id::SessionId,
         sessions::record::{RecordWrite, RoomChanges, WriteOutcome},
     },
@@ -22,7 +22,7 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let Self(sessions, session) = self;
         if !session.record().is_synced() {
-            sessions.settle(session);
+            sessions.start_sync(session);
         }
     }
 }
@@ -41,7 +41,7 @@ impl RedisSessions {
         let _unfinished = Unfinished(self, &session);
         timeout_at(until, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
         // It is recorded. Members follow, with whoever waits or without.
-        timeout_at(until, self.enrol(&session)).await.ok();
+        timeout_at(until, self.write_members(&session)).await.ok();
         Ok(())
     }
 
@@ -53,7 +53,7 @@ impl RedisSessions {
         let _writing = session.writing.lock().await;
         if session.has_ended() {
             // Should it not have heard of that.
-            self.taken_over(session);
+            self.report_takeover(session);
         }
         if session.has_ended() || self.context.lease_expiry.has_expired() || session.record().is_uncertain() {
             return Err(Unavailable("this node may not write of the session now".to_owned()));
@@ -65,7 +65,7 @@ impl RedisSessions {
     }
 
     /// Puts a session that is taken back among what this node would leave behind by its present name.
-    async fn move_in(&self, session: &HeldSession) -> Result<(), Unavailable> {
+    async fn list_under_current_name(&self, session: &HeldSession) -> Result<(), Unavailable> {
         let node = self.context.node.get();
         // Also where it is not known whether the entry is there, it is taken away from there in the end.
         *session.node.lock().expect("no code panics while it holds a name") = node.clone();
@@ -79,7 +79,7 @@ impl RedisSessions {
         change: RoomChanges,
     ) -> Result<Written, Unavailable> {
         if session.record().is_reclaimable() {
-            self.move_in(session).await?;
+            self.list_under_current_name(session).await?;
         }
         let (write, generation) = {
             let mut record = session.record();
@@ -87,27 +87,27 @@ impl RedisSessions {
         };
         let Context { link, names, .. } = &*self.context;
         let reply = match &write {
-            RecordWrite::Amend { number, fields } => {
+            RecordWrite::Update { number, fields } => {
                 let number = (generation, *number);
-                amend(link, names, session.key(), session.connection, number, fields).await?
+                update(link, names, session.key(), session.connection, number, fields).await?
             }
-            RecordWrite::Put { number, fields, anew } => {
+            RecordWrite::Replace { number, fields, may_create } => {
                 let node = session.node();
                 let holder = SessionHolder { connection: session.connection, node: &node };
                 let write = WholeWrite {
                     generation,
                     number: *number,
-                    deadline: self.context.redis_clock.now() + WRITE_VALIDITY.as_millis() as u64,
-                    may_create: *anew,
+                    deadline: self.context.redis_clock.now_ms() + WRITE_VALIDITY.as_millis() as u64,
+                    may_create: *may_create,
                     rooms: fields,
                 };
-                put(link, names, session.key(), holder, write).await?
+                replace(link, names, session.key(), holder, write).await?
             }
         };
-        let outcome = session.record().answered(&write, change, reply);
+        let outcome = session.record().apply_reply(&write, change, reply);
         match outcome {
             WriteOutcome::Confirmed => return Ok(Written::Confirmed),
-            WriteOutcome::TakenOver => self.taken_over(session),
+            WriteOutcome::TakenOver => self.report_takeover(session),
             WriteOutcome::Lost => self.probe(session),
             WriteOutcome::Retry => {}
         }
@@ -115,31 +115,31 @@ impl RedisSessions {
     }
 
     /// Writes the members that are not known to be as the record says. An error: not all of them are now.
-    pub(super) async fn enrol(&self, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
+    pub(super) async fn write_members(&self, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
         let changes = session.record().membership_changes();
-        let asked: Vec<_> = changes
+        let writes: Vec<_> = changes
             .iter()
-            .map(|change| self.context.members.enrol(&session.principal, session.id, change.clone()).boxed())
+            .map(|change| self.context.members.write(&session.principal, session.id, change.clone()).boxed())
             .collect();
         let mut failed = None;
-        for (change, enrolled) in changes.iter().zip(join_all(asked).await) {
+        for (change, enrolled) in changes.iter().zip(join_all(writes).await) {
             let mut record = session.record();
             match enrolled {
                 Ok((enrolled, epoch)) => {
-                    record.enrolled(change, enrolled, &epoch);
+                    record.membership_written(change, enrolled, &epoch);
                     // What was acknowledged meanwhile may have been told before there was a member.
-                    if let (MembershipOutcome::Ok(had), Some(_)) = (enrolled, &change.comes)
+                    if let (MembershipOutcome::Applied(had), Some(_)) = (enrolled, &change.joins)
                         && let Some(position) = record.acknowledged_beyond(&change.room, had)
                     {
                         self.context.acknowledgements.add(session.id, &change.room, position);
                     }
-                    if !matches!(enrolled, MembershipOutcome::Ok(_)) {
+                    if !matches!(enrolled, MembershipOutcome::Applied(_)) {
                         failed = Some(late());
                     }
                 }
                 Err(error) => {
                     // It may still be carried out: the next goes on the word of a later record.
-                    record.enrolled(change, MembershipOutcome::Late, "");
+                    record.membership_written(change, MembershipOutcome::Late, "");
                     failed = Some(error);
                 }
             }
@@ -148,9 +148,9 @@ impl RedisSessions {
     }
 
     /// Sees to what of a session is not written, until it is.
-    pub(crate) fn settle(self: &Arc<Self>, session: &Arc<HeldSession>) {
-        if !session.settling.swap(true, Ordering::AcqRel) {
-            tokio::spawn(settle(self.clone(), session.clone()));
+    pub(crate) fn start_sync(self: &Arc<Self>, session: &Arc<HeldSession>) {
+        if !session.is_syncing.swap(true, Ordering::AcqRel) {
+            tokio::spawn(start_sync(self.clone(), session.clone()));
         }
     }
 }
@@ -160,38 +160,38 @@ enum Written {
     Not,
 }
 
-async fn settle(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
-    let (mut pause, mut turns) = (PAUSE, &sessions.at_once);
+async fn start_sync(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
+    let (mut pause, mut turns) = (RETRY_DELAY, &sessions.background_writes);
     loop {
         let settled = {
             let _turn = turns.acquire().await.expect("it is never closed");
-            settle_once(&sessions, &session).await
+            sync_once(&sessions, &session).await
         };
         match settled {
             Ok(()) => {
-                session.settling.store(false, Ordering::Release);
+                session.is_syncing.store(false, Ordering::Release);
                 // What changed between the last look and this.
                 let rest = {
                     let record = session.record();
                     !session.has_ended() && !record.is_synced() && !record.is_uncertain()
                 };
-                if !rest || session.settling.swap(true, Ordering::AcqRel) {
+                if !rest || session.is_syncing.swap(true, Ordering::AcqRel) {
                     return;
                 }
             }
 
             Err(error) => {
                 tracing::debug!(connection = %session.connection, %error, "a session is written later");
-                turns = &sessions.again;
+                turns = &sessions.retries;
             }
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONG_PAUSE);
+        pause = (pause * 2).min(MAX_RETRY_DELAY);
     }
 }
 
 /// `Ok`: nothing is left to be done, or it is not this task's any more.
-async fn settle_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
+async fn sync_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
     let (is_doubted, is_synced, wants_write) = {
         let record = session.record();
@@ -210,5 +210,5 @@ async fn settle_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) 
             Written::Not => return Err(late()),
         }
     }
-    sessions.enrol(session).await
+    sessions.write_members(session).await
 }

@@ -22,7 +22,7 @@ fn ok(time: u64, left: &[&str]) -> WriteReply {
 }
 
 fn fields(write: &RecordWrite) -> Vec<(&str, &str)> {
-    let (RecordWrite::Amend { fields, .. } | RecordWrite::Put { fields, .. }) = write;
+    let (RecordWrite::Update { fields, .. } | RecordWrite::Replace { fields, .. }) = write;
     fields.iter().map(|(room, place)| (room.as_str(), place.as_str())).collect()
 }
 
@@ -35,13 +35,13 @@ fn in_a() -> Record {
 
 fn confirm(record: &mut Record, change: RoomChanges) {
     let write = record.write(&change);
-    assert_eq!(record.answered(&write, change, ok(1000, &[])), WriteOutcome::Confirmed);
+    assert_eq!(record.apply_reply(&write, change, ok(1000, &[])), WriteOutcome::Confirmed);
     settle(record);
 }
 
 fn settle(record: &mut Record) {
     for change in record.membership_changes() {
-        record.enrolled(&change, MembershipOutcome::Ok(0), "e");
+        record.membership_written(&change, MembershipOutcome::Applied(0), "e");
     }
     assert!(record.is_synced());
 }
@@ -55,13 +55,16 @@ fn what_was_not_confirmed_does_not_rule_and_is_undone() {
     assert!(record.wants_write());
     // Whatever became of it, the next write says what is so.
     let undone = record.write(&RoomChanges::default());
-    assert!(matches!(undone, RecordWrite::Put { number: 3, anew: false, .. }), "{undone:?}");
+    assert!(matches!(undone, RecordWrite::Replace { number: 3, may_create: false, .. }), "{undone:?}");
     assert_eq!(fields(&undone), [("a", "e 1")]);
     // A room that the lost write had brought is left now.
-    assert_eq!(record.answered(&undone, RoomChanges::default(), ok(2000, &["b"])), WriteOutcome::Confirmed);
+    assert_eq!(
+        record.apply_reply(&undone, RoomChanges::default(), ok(2000, &["b"])),
+        WriteOutcome::Confirmed
+    );
     let changes = record.membership_changes();
-    assert_eq!((changes.len(), &changes[0].room, &changes[0].comes), (1, &room("b"), &None));
-    assert_eq!((changes[0].number, changes[0].confirmed), (3, 2000));
+    assert_eq!((changes.len(), &changes[0].room, &changes[0].joins), (1, &room("b"), &None));
+    assert_eq!((changes[0].number, changes[0].confirmed_at), (3, 2000));
     settle(&mut record);
     confirm(&mut record, change);
     assert!(record.rooms.is_empty());
@@ -73,13 +76,13 @@ fn a_room_that_was_left_is_named_until_its_member_is_gone() {
     let change = leaves("a");
     let write = record.write(&change);
     assert_eq!(fields(&write), [("a", "left")]);
-    record.answered(&write, change, ok(1000, &[]));
+    record.apply_reply(&write, change, ok(1000, &[]));
     let gone = record.membership_changes();
-    assert_eq!(gone[0].comes, None);
-    record.enrolled(&gone[0], MembershipOutcome::Late, "e");
+    assert_eq!(gone[0].joins, None);
+    record.membership_written(&gone[0], MembershipOutcome::Late, "e");
     let again = record.write(&RoomChanges::default());
     assert_eq!(fields(&again), [("a", "left")]);
-    record.answered(&again, RoomChanges::default(), ok(2000, &[]));
+    record.apply_reply(&again, RoomChanges::default(), ok(2000, &[]));
     settle(&mut record);
     let next = record.write(&joins("b", None));
     assert_eq!(fields(&next), [("a", ""), ("b", "e 1")]);
@@ -90,14 +93,14 @@ fn a_member_that_was_settled_for_an_earlier_write_is_not_settled_for_a_later_one
     let mut record = in_a();
     let leave = leaves("a");
     let write = record.write(&leave);
-    record.answered(&write, leave, ok(1000, &[]));
+    record.apply_reply(&write, leave, ok(1000, &[]));
     let goes = record.membership_changes();
     let join = joins("a", None);
     let write = record.write(&join);
-    record.answered(&write, join, ok(1100, &[]));
-    record.enrolled(&goes[0], MembershipOutcome::Ok(0), "e");
-    let comes = record.membership_changes();
-    assert_eq!((comes.len(), comes[0].comes.is_some(), comes[0].number), (1, true, 3));
+    record.apply_reply(&write, join, ok(1100, &[]));
+    record.membership_written(&goes[0], MembershipOutcome::Applied(0), "e");
+    let joins = record.membership_changes();
+    assert_eq!((joins.len(), joins[0].joins.is_some(), joins[0].number), (1, true, 3));
 }
 
 #[test]
@@ -105,21 +108,21 @@ fn what_was_lost_is_written_anew_only_on_its_clients_word() {
     let mut record = in_a();
     let change = joins("b", None);
     let write = record.write(&change);
-    assert_eq!(record.answered(&write, change, WriteReply::Gone), WriteOutcome::Lost);
+    assert_eq!(record.apply_reply(&write, change, WriteReply::Gone), WriteOutcome::Lost);
     assert!(record.is_uncertain() && !record.wants_write() && !record.rooms.contains_key(&room("b")));
-    record.vouch();
+    record.allow_reclaim();
     assert!(record.is_reclaimable() && record.wants_write());
     let write = record.write(&RoomChanges::default());
-    assert!(matches!(write, RecordWrite::Put { anew: true, .. }), "{write:?}");
-    record.answered(&write, RoomChanges::default(), ok(3000, &[]));
+    assert!(matches!(write, RecordWrite::Replace { may_create: true, .. }), "{write:?}");
+    record.apply_reply(&write, RoomChanges::default(), ok(3000, &[]));
     assert_eq!(record.membership_changes()[0].room, room("a"));
     settle(&mut record);
     // A write that was under way says nothing of what happened since.
     let write = record.write(&RoomChanges::default());
-    record.doubt();
-    record.answered(&write, RoomChanges::default(), ok(3000, &[]));
+    record.mark_uncertain();
+    record.apply_reply(&write, RoomChanges::default(), ok(3000, &[]));
     assert!(record.is_uncertain());
-    record.vouch();
+    record.allow_reclaim();
     assert!(record.is_reclaimable() && record.wants_write());
 }
 
@@ -129,18 +132,18 @@ fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
     let membership = |record: &Record| record.rooms[&room("a")].membership().position;
     assert!(record.acknowledge(&room("a"), &at("e", 5)) && !record.acknowledge(&room("a"), &at("e", 4)));
     assert_eq!((membership(&record), record.is_synced()), (at("e", 5), true));
-    record.recall(&room("a"), &at("other", 9));
+    record.restore_acknowledged(&room("a"), &at("other", 9));
     assert_eq!(membership(&record), at("e", 5));
     assert!(record.acknowledge(&room("a"), &at("f", 2)));
     assert_eq!(membership(&record), at("f", 2));
     let write = record.write(&RoomChanges::default());
     assert_eq!(fields(&write), [("a", "f 2")]);
     assert!(record.advance(&room("a"), &at("g", 7)), "while that is written");
-    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    record.apply_reply(&write, RoomChanges::default(), ok(1000, &[]));
     assert!(record.wants_write() && !record.is_synced());
     let write = record.write(&RoomChanges::default());
     assert_eq!(fields(&write), [("a", "g 7")]);
-    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    record.apply_reply(&write, RoomChanges::default(), ok(1000, &[]));
     assert!(record.is_synced() && !record.advance(&room("a"), &at("g", 6)));
 }
 
@@ -148,16 +151,20 @@ fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
 #[test]
 fn a_member_that_is_newer_than_the_record_is_outbid_once_the_record_is_confirmed() {
     let mut record = in_a();
-    record.unsettle();
+    record.mark_unsynced();
     let write = record.write(&RoomChanges::default());
-    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
-    record.enrolled(&record.membership_changes()[0].clone(), MembershipOutcome::Older(500), "e");
+    record.apply_reply(&write, RoomChanges::default(), ok(1000, &[]));
+    record.membership_written(
+        &record.membership_changes()[0].clone(),
+        MembershipOutcome::Superseded(500),
+        "e",
+    );
     let write = record.write(&RoomChanges::default());
-    assert_eq!(record.answered(&write, RoomChanges::default(), ok(1000, &[])), WriteOutcome::Retry);
+    assert_eq!(record.apply_reply(&write, RoomChanges::default(), ok(1000, &[])), WriteOutcome::Retry);
     assert_eq!(record.generation, 501);
     let write = record.write(&RoomChanges::default());
-    assert!(matches!(write, RecordWrite::Put { number: 1, .. }), "{write:?}");
-    record.answered(&write, RoomChanges::default(), ok(1000, &[]));
+    assert!(matches!(write, RecordWrite::Replace { number: 1, .. }), "{write:?}");
+    record.apply_reply(&write, RoomChanges::default(), ok(1000, &[]));
     assert_eq!(record.membership_changes()[0].generation, 501);
     settle(&mut record);
 }
