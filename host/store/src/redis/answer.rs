@@ -1,10 +1,10 @@
-//! What goes to Redis and comes back, as plain values.
+//! Converts arguments of Redis commands and their replies from and to plain values.
 
 use crate::Unavailable;
 use fred::types::{Value, ValueKind};
 use std::{sync::Arc, time::Duration, vec};
 
-/// A reply of Redis in another form than expected. It names what kind of value came and not the value, which may be
+/// A reply that does not have the expected form. Names the kind of the value but not the value, which may be
 /// somebody's data.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(super) enum InvalidReply {
@@ -24,7 +24,7 @@ impl From<InvalidReply> for Unavailable {
     }
 }
 
-/// The elements of a list, read one after the other.
+/// The elements of a list, read one after another.
 pub(super) struct Elements(vec::IntoIter<Value>);
 
 impl Elements {
@@ -40,7 +40,7 @@ impl Elements {
         number(&self.next()?)
     }
 
-    /// 1 is true.
+    /// A number that is 1 if true.
     pub(super) fn flag(&mut self) -> Result<bool, InvalidReply> {
         Ok(self.number()? == 1)
     }
@@ -53,14 +53,14 @@ impl Elements {
         texts(self.next()?)
     }
 
-    /// All that follow.
+    /// All remaining elements.
     pub(super) fn rest(&mut self) -> Result<Vec<Arc<str>>, InvalidReply> {
         self.0.by_ref().map(text).collect()
     }
 }
 
 pub(super) fn integer(value: u64) -> Value {
-    // As text, since a script is given text in any case, and no number of ours has more than 53 bits.
+    // As text, because scripts receive all arguments as text. No number here needs more than 53 bits.
     Value::from(value.to_string())
 }
 
@@ -77,7 +77,7 @@ pub(super) fn list(value: Value) -> Result<Vec<Value>, InvalidReply> {
 
 type Pair = (Arc<str>, Arc<str>);
 
-/// Fields and values of a hash.
+/// The fields and values of a hash.
 pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, InvalidReply> {
     let flat = match value {
         Value::Map(map) => map.inner().into_iter().flat_map(|(k, v)| [k.into(), v]).collect(),

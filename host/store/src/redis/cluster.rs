@@ -1,4 +1,5 @@
-//! This node among others: its lease, what others left undone, and which servers there are. Nothing below knows it.
+//! This node as one of several: its lease, cleaning up after other nodes, and watching the servers of Redis.
+//! Modules outside of this one do not depend on it, except for the store that starts it.
 
 pub(super) mod fullness;
 pub(super) mod lease;

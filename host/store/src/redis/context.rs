@@ -1,5 +1,5 @@
-//! What all parts of the store in Redis use: the connections, the clocks, this node's name, and what it counts. Knows nothing of
-//! sessions, of the lease or of what others leave behind.
+//! What all parts of the Redis store share: connections to Redis, clocks, this node's name, and counts. Knows
+//! nothing about sessions, the lease, or what other nodes have left behind.
 
 pub(super) mod acknowledgements;
 pub(super) mod batcher;
@@ -46,7 +46,7 @@ use std::{
 };
 use switchyard_process::memory::MemoryAccount;
 
-/// In which a node that starts looks at Redis' clock.
+/// How long a starting node may take to sample Redis' clock.
 const CLOCK_SAMPLING_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Context {
@@ -62,16 +62,16 @@ pub(super) struct Context {
     pub fullest_server: Arc<FullestServer>,
     pub node: Arc<NodeName>,
     pub lease_expiry: Arc<LeaseExpiry>,
-    /// A Redis is another process than before.
+    /// A Redis process has been replaced or restarted since the lease was last renewed.
     pub server_replaced: AtomicBool,
     pub faults: NodeFaults,
     pub feed: EventFeed,
     pub metrics: StoreMetrics,
-    /// Redis' clock, never later than it is.
+    /// A lower bound of Redis' clock.
     pub redis_clock: Arc<RedisClock>,
-    /// What leases, claims and the ends of sessions are counted by.
+    /// The clock of leases, claims and the ends of sessions.
     pub cluster_clock: ClusterClock,
-    /// Milliseconds that Redis' clock is ahead of this node's.
+    /// How many milliseconds Redis' clock is ahead of this node's.
     pub clock_offset_ms: Arc<AtomicI64>,
 }
 
@@ -120,7 +120,7 @@ impl Context {
         })
     }
 
-    /// Cluster time in milliseconds, asked for where this node has not heard of it lately.
+    /// Cluster time in milliseconds. Asks Redis if this node has not heard it recently.
     pub(super) async fn cluster_time(&self) -> Result<u64, Unavailable> {
         if let Some(time) = self.cluster_clock.recent() {
             return Ok(time);
@@ -130,8 +130,8 @@ impl Context {
         Ok(self.cluster_clock.now())
     }
 
-    /// Asks for Redis' clock until it is known well enough for a client that comes back at once: the answer that came fastest says
-    /// best.
+    /// Samples Redis' clock. The fastest reply gives the best estimate, which is needed to order this node's
+    /// first resumes among those of other nodes.
     pub(super) async fn sample_clock(&self) {
         let looked = async {
             for _ in 0..MAX_SAMPLES {
@@ -140,11 +140,12 @@ impl Context {
                 }
             }
         };
-        // A slow Redis is not made slower to come back to.
+        // Do not hold up the start when Redis is slow.
         tokio::time::timeout(CLOCK_SAMPLING_TIMEOUT, looked).await.ok();
     }
 
-    /// Entries of a list that are due, and until when they are this node's by their new score.
+    /// Claims entries of a list that are due. Returns them and their new score, until which they are reserved for
+    /// this node.
     pub(super) async fn claim_due(
         &self,
         list: String,

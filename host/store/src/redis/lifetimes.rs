@@ -1,10 +1,11 @@
-//! How long keys live in Redis that nobody touches. What is kept for its own time says so where it is written.
+//! How long Redis keeps keys that nobody uses. Lifetimes that are configured are set where those keys are
+//! written.
 
 use std::time::Duration;
 
-/// How long a room, a membership or a session is kept that nobody touches. What is in use is written again within a quarter
-/// of it.
+/// How long an unused room, membership or session is kept. Nodes rewrite what is in use after a quarter of this
+/// time.
 pub(super) const KEEP: Duration = Duration::from_secs(24 * 3600);
-/// How long a room is kept that has no messages, no key to remember and nobody in it. Nodes that listen to a room look at it every
-/// 5 s, and so keep it.
+/// How long a room is kept that has no messages, no idempotency keys and no members. A node that listens to a
+/// room checks it every 5 s, which keeps it alive.
 pub(super) const UNNEEDED: Duration = Duration::from_secs(45);

@@ -1,10 +1,10 @@
-//! The name of a session in Redis. Knows nothing of what is kept under it.
+//! The name of a session in Redis. Knows nothing about what is stored under it.
 
 use crate::SessionToken;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// What a session is called in Redis: a digest of its token, which is never seen there.
+/// A digest of the session's token. Redis never sees the token itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId([u8; 16]);
 

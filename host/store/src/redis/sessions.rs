@@ -1,5 +1,5 @@
-//! The sessions that connections of this node hold. What is written of one is decided by its record; how it comes here, is written and
-//! goes is carried out beside this.
+//! The sessions that connections of this node hold, and when each of them must be written. What is written is
+//! decided by its `record`; the modules below create, resume, write and release sessions.
 
 mod acquiring;
 pub(super) mod record;
@@ -33,59 +33,69 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// After a write that nobody waits for and that failed.
+/// The delay before a failed background write or release is tried again.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// The longest that it becomes, when more of them fail.
+/// The limit of that delay, which doubles with each failure.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
-/// Sessions that are written at a time without anybody waiting for it: when all are to be written, clients are not to notice.
+/// How many sessions are written in the background at a time. When all sessions must be written, this leaves
+/// Redis enough room for requests of clients.
 const MAX_BACKGROUND_WRITES: usize = 64;
-/// Between pings to so many connections: 10,000 take a second and a half.
+/// The delay between pages of probes. With a page of 64 sessions, probing 10,000 connections takes 1.5 s.
 const PROBE_PAGE_INTERVAL: Duration = Duration::from_millis(10);
-/// Sessions that are looked at before others have their turn.
+/// How many sessions are probed at a time.
+const PROBE_PAGE_SIZE: usize = 64;
+/// How long rooms that may have lost their members are collected before the members are written again.
+const RESTORE_DELAY: Duration = Duration::from_millis(200);
+/// How many sessions are visited before the lock is released or other tasks run.
 const PAGE_SIZE: usize = 256;
-/// A session that was let go is remembered for so long, should Redis turn out to have forgotten it.
+/// How long a released session is remembered, in case Redis turns out to have lost its release.
 const RECENT_RELEASE_TTL: Duration = Duration::from_secs(10);
 
-/// A session that a connection of this node holds, or held until somebody else took it.
+/// A session that a connection of this node holds, or held until another connection took it.
 pub(super) struct HeldSession {
     pub principal: Arc<str>,
     pub id: SessionId,
     pub connection: ConnectionId,
     record: Mutex<Record>,
-    /// The name of this node in whose estate it is.
+    /// The name of this node whose set of owned entries contains the session.
     node: Mutex<Arc<String>>,
-    /// Held while a write is under way: there is one at a time.
+    /// Held during a write, because a session has at most one write in flight.
     writing: tokio::sync::Mutex<()>,
-    /// A task sees to what is not written yet.
+    /// A task is writing what Redis does not have yet.
     is_syncing: AtomicBool,
-    /// The connection has ended, or the session is another's.
+    /// The connection has ended, or another one has taken the session.
     ended: AtomicBool,
 }
 
+/// What a released session is released for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReleaseMode {
-    /// It can be resumed.
+    /// The session can be resumed until its time to live is over.
     Detach,
+    /// The session ends now.
     End,
 }
 
+/// The sessions of this node, by connection.
 pub(super) struct RedisSessions {
     pub context: Arc<Context>,
     held: Mutex<BTreeMap<ConnectionId, Arc<HeldSession>>>,
-    /// Those that were let go a moment ago.
+    /// Sessions that were released less than [`RECENT_RELEASE_TTL`] ago.
     recently_released: Mutex<VecDeque<(Instant, Arc<HeldSession>, ReleaseMode)>>,
-    /// Rooms whose members are to be written again.
+    /// Rooms whose members must be written again.
     rooms_to_restore: Mutex<HashSet<RoomName>>,
+    /// Limits background writes.
     background_writes: Semaphore,
-    /// The same for those that failed before: what cannot be reached does not hold up what can.
+    /// Limits background writes and releases that have failed before, so that what cannot be reached does not
+    /// hold up what can.
     retries: Semaphore,
-    /// Letting go, and giving up what came late.
+    /// Tasks that must end before the store closes: creating, resuming and releasing sessions.
     tasks: TaskTracker,
 }
 
 impl HeldSession {
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().expect("no code panics while it holds a record")
+        self.record.lock().expect("no code panics while it holds the lock")
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -93,10 +103,10 @@ impl HeldSession {
     }
 
     pub(super) fn node(&self) -> Arc<String> {
-        self.node.lock().expect("no code panics while it holds a name").clone()
+        self.node.lock().expect("no code panics while it holds the lock").clone()
     }
 
-    /// Keeps it from being written or let go, if that is not happening now.
+    /// Keeps the session from being written or released. `None` if it is being written now, or has ended.
     pub(super) fn try_lock_writes(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.writing.try_lock().ok().filter(|_| !self.has_ended())
     }
@@ -124,20 +134,22 @@ impl RedisSessions {
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<HeldSession>>> {
-        self.held.lock().expect("no code panics while it holds the sessions")
+        self.held.lock().expect("no code panics while it holds the lock")
     }
 
     pub(super) fn count(&self) -> usize {
         self.held().len()
     }
 
-    /// The sessions of so many connections after one. Keep it short: every join and acknowledgement takes the same lock.
+    /// The sessions of at most `max` connections after `after`. Use small pages: joins and acknowledgements need
+    /// the same lock.
     pub(super) fn page(&self, after: Option<ConnectionId>, max: usize) -> Vec<Arc<HeldSession>> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.held().range((after, Bound::Unbounded)).take(max).map(|(_, session)| session.clone()).collect()
     }
 
-    /// All sessions in pages, between which others have the lock. One that comes or goes meanwhile may be missing.
+    /// All sessions in pages. The lock is released between pages, so sessions that come or go meanwhile may be
+    /// missing.
     pub(super) fn pages(&self, max: usize) -> impl Iterator<Item = Vec<Arc<HeldSession>>> {
         let mut after = None;
         iter::from_fn(move || {
@@ -151,7 +163,7 @@ impl RedisSessions {
         self.held().get(&connection).cloned()
     }
 
-    /// Waits until all that were let go are so in Redis.
+    /// Waits until all releases are done in Redis.
     pub(super) async fn all_released(&self) {
         self.tasks.close();
         self.tasks.wait().await;
@@ -159,12 +171,13 @@ impl RedisSessions {
 }
 
 impl RedisSessions {
+    /// Tells the node that another connection has the session.
     pub(super) fn report_takeover(&self, session: &HeldSession) {
         session.ended.store(true, Ordering::Relaxed);
         (self.context.feed)(Event::TakenOver(session.connection));
     }
 
-    /// Redis may not have the session as this node holds it: it is taken back as soon as its client was heard.
+    /// Redis may not have the session as this node holds it. It is written again once its client answers a ping.
     pub(super) fn mark_uncertain(&self, session: &HeldSession) {
         session.record().mark_uncertain();
         self.probe(session);
@@ -174,13 +187,14 @@ impl RedisSessions {
         (self.context.feed)(Event::Probe(session.connection));
     }
 
-    /// The client of a connection was heard after [`Event::Probe`].
+    /// The client of a connection has answered after [`Event::Probe`].
     pub(super) fn reclaim(self: &Arc<Self>, connection: ConnectionId) {
         let Some(session) = self.by_connection(connection) else { return };
         session.record().allow_reclaim();
         self.start_sync(&session);
     }
 
+    /// Notes the position up to which the client has acknowledged the messages of a room.
     pub(super) fn acknowledge(
         self: &Arc<Self>,
         connection: ConnectionId,
@@ -202,6 +216,7 @@ impl RedisSessions {
         }
     }
 
+    /// Notes that the client continues in a room after `position`.
     pub(super) fn advance(self: &Arc<Self>, connection: ConnectionId, room: &RoomName, position: &Position) {
         let Some(session) = self.by_connection(connection).filter(|session| !session.has_ended()) else {
             return;
@@ -212,29 +227,33 @@ impl RedisSessions {
         }
     }
 
-    /// All sessions may have been lost, or let go.
+    /// All sessions may be lost or released in Redis.
     pub(super) fn mark_all_uncertain(self: &Arc<Self>) {
-        // One that comes meanwhile doubts itself where it began under the former name.
+        // A session that is inserted meanwhile under the former name is marked by `insert`.
         self.pages(PAGE_SIZE).flatten().for_each(|session| session.record().mark_uncertain());
         let sessions = self.clone();
         tokio::spawn(async move {
-            for some in sessions.pages(MAX_BACKGROUND_WRITES) {
-                let doubted = some.iter().filter(|session| session.record().is_uncertain());
-                doubted.for_each(|session| sessions.probe(session));
+            for page in sessions.pages(PROBE_PAGE_SIZE) {
+                let uncertain = page.iter().filter(|session| session.record().is_uncertain());
+                uncertain.for_each(|session| sessions.probe(session));
                 sleep(PROBE_PAGE_INTERVAL).await;
             }
         });
-        let recent: Vec<_> =
-            self.recently_released.lock().expect("no code panics while it holds them").drain(..).collect();
-        for (at, session, mode) in recent {
-            if at.elapsed() < RECENT_RELEASE_TTL {
+        let recent: Vec<_> = self
+            .recently_released
+            .lock()
+            .expect("no code panics while it holds the lock")
+            .drain(..)
+            .collect();
+        for (released_at, session, mode) in recent {
+            if released_at.elapsed() < RECENT_RELEASE_TTL {
                 session.record().mark_unsynced();
                 self.tasks.spawn(release(self.clone(), session, mode));
             }
         }
     }
 
-    /// Everything is written again, so that nothing in use ends with its time to live.
+    /// Writes everything again, so that the keys of what is in use do not expire.
     pub(super) fn rewrite_all(self: &Arc<Self>) {
         for session in self.pages(PAGE_SIZE).flatten() {
             session.record().mark_unsynced();
@@ -242,20 +261,20 @@ impl RedisSessions {
         }
     }
 
-    /// A room goes on with another epoch: it may have forgotten who is in it.
+    /// A room has a new epoch, and may have lost its members.
     pub(super) fn restore_members(self: &Arc<Self>, room: RoomName) {
-        let mut forgotten = self.rooms_to_restore.lock().expect("no code panics while it holds them");
-        forgotten.insert(room);
-        // Where one has, others have.
-        if forgotten.len() == 1 {
+        let mut pending = self.rooms_to_restore.lock().expect("no code panics while it holds the lock");
+        pending.insert(room);
+        // If one room has lost its members, others probably have, too. Wait briefly and restore them in one pass.
+        if pending.len() == 1 {
             let sessions = self.clone();
             tokio::spawn(async move {
-                sleep(RETRY_DELAY).await;
-                let forgotten = &sessions.rooms_to_restore;
+                sleep(RESTORE_DELAY).await;
+                let pending = &sessions.rooms_to_restore;
                 let rooms =
-                    std::mem::take(&mut *forgotten.lock().expect("no code panics while it holds them"));
-                for some in sessions.pages(PAGE_SIZE) {
-                    for session in some {
+                    std::mem::take(&mut *pending.lock().expect("no code panics while it holds the lock"));
+                for page in sessions.pages(PAGE_SIZE) {
+                    for session in page {
                         if session.record().mark_rooms_unsynced(&rooms) {
                             sessions.start_sync(&session);
                         }
@@ -268,5 +287,5 @@ impl RedisSessions {
 }
 
 fn late() -> Unavailable {
-    Unavailable("Redis does not answer in time".to_owned())
+    Unavailable("Redis did not answer in time".to_owned())
 }

@@ -1,11 +1,11 @@
-//! Which keys of which Redis are a store's own. Connects to nothing.
+//! Which Redis a store uses, and which keys there are its own. Connects to nothing.
 
 use crate::redis::url::RedisUrl;
 
-/// Where the store is.
+/// The Redis server or deployment, and the store's part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Site {
     pub url: RedisUrl,
-    /// Of all keys.
+    /// The start of all keys.
     pub prefix: String,
 }

@@ -1,19 +1,18 @@
-//! Asks the servers now and then how much memory they use. What follows from that for principals is in
-//! `context::usage`.
+//! Asks the servers periodically how much memory they use. `context::usage` decides what follows for principals.
 
 use crate::redis::context::{Context, fullest_server::ServerMemory};
 use std::{sync::Arc, time::Duration};
 use switchyard_process::{memory, vital::VitalTasks};
 use tokio::time::Instant;
 
-/// How often the servers are asked. What this node adds in between it counts itself.
+/// How often the servers are asked. In between, this node counts what it adds itself.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Before they are asked at once, because this node alone has added much.
+/// The delay before they are asked early, because this node alone has added a lot.
 const GROWTH_DELAY: Duration = Duration::from_millis(50);
-/// How often it is logged at most that little memory is left.
+/// The minimum time between two warnings that Redis is nearly full.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Watches the memory of the servers from now on.
+/// Starts watching the memory of the servers.
 pub(crate) fn watch(context: &Arc<Context>, vitals: &VitalTasks) {
     let context = Arc::downgrade(context);
     vitals.spawn("the watch over Redis' memory", async move {
@@ -30,7 +29,7 @@ pub(crate) fn watch(context: &Arc<Context>, vitals: &VitalTasks) {
             context.fullest_server.begin_to_ask();
             let mut fullest = None::<ServerMemory>;
             for server in context.link.servers() {
-                // One that does not answer is asked again later; what was known of it stays.
+                // A server that does not answer is asked again next time. Its last report stays in use.
                 let Ok(memory) = context.link.memory(&server).await else { continue };
                 if fullest.is_none_or(|fullest| memory.fill() > fullest.fill()) {
                     fullest = Some(memory);

@@ -1,5 +1,6 @@
-//! This node's lease: renewed each second, and with it comes what other nodes left undone. A node whose lease has run out is
-//! dead to the others; if it lives all the same, it takes back what is its own under another name.
+//! This node's lease, which is renewed every second. Each renewal also returns what other nodes have left behind.
+//! When the lease has expired, other nodes consider this one dead; if it is alive, it continues under another
+//! name and takes its sessions back.
 
 use crate::{
     ConnectionId, Event, RESPONSE_TIMEOUT, Unavailable,
@@ -28,18 +29,20 @@ use switchyard_protocol::unix_ms;
 use tokio::{sync::mpsc, time::Instant};
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
-/// For how long a node looks for notices under a name that it had: by then its sessions have its new one, or are compared.
+/// How long a node reads notices that are addressed to a former name. By then its sessions are known under the
+/// new name, or have been audited.
 const FORMER_NAME_TTL: Duration = Duration::from_secs(20);
-/// How often a node sees to the list of rooms, if no other has.
+/// How often one of the nodes removes rooms that are gone from the list of rooms.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-/// How often rooms that may be gone are looked at.
+/// How often rooms are checked that may be gone.
 const ROOM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the rooms that somebody here is in are listed again, should the list have been lost.
+/// How often the rooms with members on this node are added to the list of rooms again, in case Redis lost the
+/// list.
 const ROOM_LISTING_INTERVAL: Duration = Duration::from_secs(60);
-/// How often everything is written again, so that nothing in use ends with its time to live.
+/// How often everything is written again, so that the keys of what is in use do not expire.
 const REWRITE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 
-/// What of a store ends with its lease.
+/// The parts of the store that the lease's task uses.
 pub(crate) struct Leased {
     pub context: Arc<Context>,
     pub sessions: Arc<RedisSessions>,
@@ -47,7 +50,7 @@ pub(crate) struct Leased {
     pub listener: mpsc::UnboundedSender<ListenerRequest>,
 }
 
-/// Takes a lease and holds it as long as the store is there.
+/// Acquires the lease, and starts the task that renews it until the store is dropped.
 pub(crate) async fn acquire(leased: &Arc<Leased>, vitals: &VitalTasks) -> Result<(), Unavailable> {
     let now = Instant::now();
     let mut lease = Lease {
@@ -69,18 +72,19 @@ pub(crate) async fn acquire(leased: &Arc<Leased>, vitals: &VitalTasks) -> Result
     Ok(())
 }
 
-/// Other nodes need not wait until it runs out. What was not let go in time is theirs to clear away.
+/// Releases the lease, so that other nodes need not wait for it to expire. They clean up what this node could not
+/// release in time.
 pub(crate) async fn release(context: &Context) {
     let (link, names, node) = (&context.link, &context.names, context.node.get());
-    let given = async {
+    let release = async {
         let left = link.command("SCARD", vec![names.estate(&node).into()]).await?;
         if answer::number(&left)? > 0 {
             link.command("ZADD", vec![names.dead().into(), "0".into(), node.as_str().into()]).await?;
         }
         link.command("ZREM", vec![names.leases().into(), node.as_str().into()]).await
     };
-    if let Err(error) = given.await {
-        tracing::debug!(%error, "the lease runs out by itself");
+    if let Err(error) = release.await {
+        tracing::debug!(%error, "could not release the lease; it will expire");
     }
 }
 
@@ -89,24 +93,24 @@ struct Lease {
     pruned: Instant,
     checked: Instant,
     listed: Instant,
-    /// The last attempt failed, and that was said.
+    /// The last renewal failed, and this has been logged.
     is_unreachable: bool,
-    /// Until when it is held, by cluster time, as Redis said last.
+    /// Until when Redis has last said that the lease is held, in cluster time.
     held_until: u64,
-    /// Names of this node that ran out, and when.
+    /// Former names of this node, and when each of them was given up.
     former_names: Vec<(Arc<String>, Instant)>,
-    /// The schema may be lost, and is to be claimed again.
+    /// Redis may have lost the schema, so it must be claimed again.
     must_claim_schema: bool,
     audit: SessionAudit,
     reaper: Reaper,
 }
 
-/// Whether a lease is still what it was.
+/// The outcome of a renewal.
 enum LeaseStatus {
     Held,
-    /// Redis knows an older one than it gave.
+    /// Redis has an earlier end of the lease than it reported before, so it has gone back to an older state.
     RolledBack,
-    /// Others took this node for dead, or Redis has forgotten it.
+    /// Other nodes consider this node dead, or Redis has lost the lease.
     Lost,
 }
 
@@ -125,7 +129,8 @@ impl Lease {
                         tracing::info!(node = %context.node.get(), "the store is back");
                     }
                     if !matches!(renewed, LeaseStatus::Held) {
-                        // Rooms may be gone as well, and nothing says so until somebody publishes.
+                        // Rooms may be lost as well. Without this, that would be noticed only at the next
+                        // publish.
                         listener.send(ListenerRequest::Resync).ok();
                         self.must_claim_schema = true;
                     }
@@ -133,7 +138,7 @@ impl Lease {
                 Err(error) => {
                     context.link.errors.renewed(Some(&error.0));
                     if !self.is_unreachable {
-                        tracing::warn!(%error, "connections stay, publish_queue is refused until it is back");
+                        tracing::warn!(%error, "cannot reach the store; connections stay open, publishing fails until it is back");
                     }
                     self.is_unreachable = true;
                     if context.lease_expiry.has_expired() {
@@ -143,7 +148,7 @@ impl Lease {
                 }
             }
             if let Err(error) = self.read_takeover_notices(context).await {
-                tracing::debug!(%error, "takeovers are seen to later");
+                tracing::debug!(%error, "could not read takeover notices; trying again");
             }
             self.audit.check_next(sessions, RENEWAL_INTERVAL);
             if self.pruned.elapsed() > PRUNE_INTERVAL {
@@ -166,13 +171,13 @@ impl Lease {
                 room_index.check();
             }
             if self.must_claim_schema {
-                self.try_create(context).await;
+                self.reclaim_schema(context).await;
             }
         }
     }
 
-    /// Where Redis has forgotten everything, another version may have begun to keep its own there.
-    async fn try_create(&mut self, context: &Context) {
+    /// If Redis has lost everything, a node of another version may have started to use it.
+    async fn reclaim_schema(&mut self, context: &Context) {
         let Ok(claimed) = claim_schema(&context.link, &context.names).await else { return };
         self.must_claim_schema = claimed.is_err();
         let foreign = claimed.err().map(|mismatch| mismatch.to_string());
@@ -192,30 +197,32 @@ impl Lease {
             LeaseStatus::Held => return Ok(renewed),
             LeaseStatus::RolledBack => {
                 tracing::warn!(
-                    "Redis may have gone back; writing again what this node knows under another name"
+                    "Redis may have gone back to an older state; writing everything again under another name"
                 );
             }
             LeaseStatus::Lost => {
-                tracing::warn!("the lease ran out; taking everything back under another name")
+                tracing::warn!("the lease expired; taking all sessions back under another name")
             }
         }
-        // Another change may come meanwhile.
+        // Another server may be replaced meanwhile.
         let has_changed = context.server_replaced.swap(false, Ordering::Relaxed);
-        let came_back = self.rejoin(leased, node).await;
-        if came_back.is_err() {
+        let rejoined = self.rejoin(leased, node).await;
+        if rejoined.is_err() {
             context.server_replaced.fetch_or(has_changed, Ordering::Relaxed);
         }
-        came_back.map(|()| renewed)
+        rejoined.map(|()| renewed)
     }
 
-    /// Renews the lease, or takes one anew, in the place of a former name where there is one.
+    /// Renews the lease, or takes a new one, which replaces that of the former name if there is one (`""`: there
+    /// is none).
     async fn renew(
         &mut self,
         context: &Context,
         node: &str,
-        anew: Option<&str>,
+        new_lease: Option<&str>,
     ) -> Result<LeaseStatus, Unavailable> {
-        // Before the first answer Redis' clock is not known; nobody else waits for that one.
+        // The first request has no deadline, because Redis' clock is not known yet. The node waits for its reply
+        // however long it takes.
         let deadline = match context.redis_clock.now_ms() {
             0 => u64::MAX >> 11,
             now => now + RESPONSE_TIMEOUT.as_millis() as u64,
@@ -225,21 +232,21 @@ impl Lease {
             lease: LEASE_DURATION,
             claim: CLAIM_DURATION,
             sessions: self.reaper.wanted_sessions(),
-            former: anew,
+            former: new_lease,
             deadline,
             cluster_time: context.cluster_clock.now(),
         };
-        let (asked, began) = (unix_ms(), Instant::now());
+        let (requested_at, began) = (unix_ms(), Instant::now());
         let LeaseRenewalReply { time, cluster_time, held_until, nodes, dead, ends } =
             leases::renew(&context.link, &context.names, tick).await?;
-        let here = (asked + unix_ms()) / 2;
+        let local_time = (requested_at + unix_ms()) / 2;
         context.redis_clock.observe(time);
-        context.clock_offset_ms.store((time / 1000) as i64 - here as i64, Ordering::Relaxed);
+        context.clock_offset_ms.store((time / 1000) as i64 - local_time as i64, Ordering::Relaxed);
         context.cluster_clock.observe(cluster_time);
         let Some(held) = held_until else { return Ok(LeaseStatus::Lost) };
-        let went_back = anew.is_none() && held < self.held_until;
+        let went_back = new_lease.is_none() && held < self.held_until;
         self.held_until = cluster_time + LEASE_DURATION.as_millis() as u64;
-        if anew.is_none_or(str::is_empty) {
+        if new_lease.is_none_or(str::is_empty) {
             context.lease_expiry.set(began);
         }
         context.metrics.nodes.set(nodes as i64);
@@ -248,15 +255,16 @@ impl Lease {
         Ok(if went_back { LeaseStatus::RolledBack } else { LeaseStatus::Held })
     }
 
-    /// What others may be clearing away goes under the old name. So does what an older state of Redis has of sessions that this node
-    /// does not hold any more: the former name is cleared away.
+    /// Continues under another name, because other nodes may be cleaning up the old one. This also cleans up
+    /// sessions that an older state of Redis has under the old name and that this node no longer holds.
     async fn rejoin(&mut self, leased: &Leased, former: Arc<String>) -> Result<(), Unavailable> {
         let (context, name) = (&leased.context, node_name::random_name());
-        tracing::info!(node = %former, now = name, "this node has another name");
+        tracing::info!(node = %former, now = name, "this node has a new name");
         let began = Instant::now();
         self.renew(context, &name, Some(&former)).await?;
         context.node.set(name);
-        // Only now: nothing is written under the former name by the lease of this one.
+        // Only now that the name is set: nothing may be written under the former name on the strength of the new
+        // lease.
         context.lease_expiry.set(began);
         leased.sessions.mark_all_uncertain();
         context.connections.node_renamed(former.clone());
@@ -264,7 +272,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Connections whose sessions others took over.
+    /// Reads which connections have lost their session to another node.
     async fn read_takeover_notices(&mut self, context: &Context) -> Result<(), Unavailable> {
         self.former_names.retain(|(_, since)| since.elapsed() < FORMER_NAME_TTL);
         let node = context.node.get();

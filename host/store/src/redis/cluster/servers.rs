@@ -1,5 +1,5 @@
-//! Which Redis processes this node talks to. One that is not what it was may lack what this node was answered: a replica that took
-//! over, or one that was started again from a file.
+//! Which Redis processes this node is connected to. A process that is not the same as before, such as a promoted
+//! replica or one that was restarted from a file, may lack writes that were confirmed to this node.
 
 use crate::redis::context::Context;
 use fred::types::config::Server;
@@ -11,16 +11,16 @@ use std::{
 use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
-/// After a server that did not say which it is.
+/// The delay before a server that did not answer is asked again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Of the tasks.
+/// The name of the tasks.
 const NAME: &str = "the watch over Redis' processes";
 
-/// What each server called itself last: another after each start, and after each promotion of a replica.
+/// The run ID and role history of each server, which changes with each start and each promotion of a replica.
 type ServerIds = Arc<Mutex<HashMap<Server, String>>>;
 
-/// Notes those that are there, and from then on tells whenever one is not what it was: all that this node has said is written is then
-/// written again.
+/// Records the identity of each server. When one has changed, the lease's task is told, and this node writes
+/// everything again.
 pub(crate) async fn watch(
     context: &Arc<Context>,
     mut connected: mpsc::UnboundedReceiver<Server>,
@@ -28,37 +28,37 @@ pub(crate) async fn watch(
 ) {
     let known = ServerIds::default();
     for server in context.link.servers() {
-        // One that does not answer is asked when it is connected the next time.
+        // A server that does not answer is asked when it connects next.
         if let Ok(id) = context.link.identity(&server).await {
-            known.lock().expect("no code panics while it holds them").insert(server, id);
+            known.lock().expect("no code panics while it holds the lock").insert(server, id);
         }
     }
     let context = Arc::downgrade(context);
-    let looks = vitals.clone();
+    let tasks = vitals.clone();
     vitals.spawn(NAME, async move {
         while let Some(server) = connected.recv().await {
-            looks.spawn(NAME, look(context.clone(), known.clone(), server));
+            tasks.spawn(NAME, identify(context.clone(), known.clone(), server));
         }
     });
 }
 
-/// Asks a server that was connected anew until it says what it is.
-async fn look(context: std::sync::Weak<Context>, known: ServerIds, server: Server) {
+/// Asks a server that has connected for its identity, until it answers.
+async fn identify(context: std::sync::Weak<Context>, known: ServerIds, server: Server) {
     loop {
         let Some(context) = context.upgrade() else { return };
         match context.link.identity(&server).await {
             Ok(id) => {
                 let before = known
                     .lock()
-                    .expect("no code panics while it holds them")
+                    .expect("no code panics while it holds the lock")
                     .insert(server.clone(), id.clone());
                 if before.as_ref() != Some(&id) {
-                    tracing::info!(%server, "a Redis that is not what it was; writing again what this node holds");
+                    tracing::info!(%server, "a Redis server was restarted or replaced; writing everything again");
                     context.server_replaced.store(true, Ordering::Relaxed);
                 }
                 return;
             }
-            // It is gone again, or connected anew; then it comes up again.
+            // It has disconnected. When it connects again, it is asked again.
             Err(_) if !context.link.servers().contains(&server) => return,
             Err(_) => {}
         }

@@ -1,5 +1,5 @@
-//! Looks now and then whether the sessions that this node holds are its own in Redis, in case nobody said that they are not: a notice
-//! of a takeover may get lost, and a server of a Cluster may come back empty.
+//! Checks periodically that Redis agrees with the sessions that this node holds. A takeover notice may get lost,
+//! and a server of a Cluster may come back empty.
 
 use crate::{
     ConnectionId, Unavailable,
@@ -15,75 +15,76 @@ use std::{
     time::Duration,
 };
 
-/// In which each session is looked at once.
+/// How long it takes to check each session once.
 const ROUND_DURATION: Duration = Duration::from_secs(60);
-/// Sessions of one principal in one command.
+/// How many sessions one command checks, all of one principal.
 const MAX_KEYS_PER_COMMAND: usize = 100;
-/// Commands on their way at a time.
+/// How many commands are in flight at a time.
 const MAX_CONCURRENT_COMMANDS: usize = 16;
 
-/// How far this round has come.
+/// The position in the current round.
 #[derive(Default)]
 pub(crate) struct SessionAudit {
-    /// The connection that was looked at last.
+    /// The connection that was checked last.
     last: Option<ConnectionId>,
-    under_way: Arc<AtomicBool>,
+    is_running: Arc<AtomicBool>,
 }
 
 impl SessionAudit {
-    /// Looks at some, if it is done with those before. To be called every `tick`.
+    /// Checks the next sessions, unless the previous ones are still being checked. Call it once per `tick`.
     pub(crate) fn check_next(&mut self, sessions: &Arc<RedisSessions>, tick: Duration) {
-        if self.under_way.load(Ordering::Acquire) {
+        if self.is_running.load(Ordering::Acquire) {
             return;
         }
         let ticks = (ROUND_DURATION.as_millis() / tick.as_millis()) as usize;
-        let pace = sessions.count().div_ceil(ticks);
-        let mut some = sessions.page(self.last, pace);
-        if some.is_empty() {
-            some = sessions.page(None, pace);
+        let count = sessions.count().div_ceil(ticks);
+        let mut page = sessions.page(self.last, count);
+        if page.is_empty() {
+            page = sessions.page(None, count);
         }
-        let Some(last) = some.last() else { return };
+        let Some(last) = page.last() else { return };
         self.last = Some(last.connection);
-        self.under_way.store(true, Ordering::Release);
-        let (sessions, under_way) = (sessions.clone(), self.under_way.clone());
+        self.is_running.store(true, Ordering::Release);
+        let (sessions, is_running) = (sessions.clone(), self.is_running.clone());
         tokio::spawn(async move {
-            check(&sessions, some).await;
-            under_way.store(false, Ordering::Release);
+            check(&sessions, page).await;
+            is_running.store(false, Ordering::Release);
         });
     }
 }
 
-async fn check(sessions: &Arc<RedisSessions>, some: Vec<Arc<HeldSession>>) {
+async fn check(sessions: &Arc<RedisSessions>, page: Vec<Arc<HeldSession>>) {
     let mut principals: BTreeMap<Arc<str>, Vec<Arc<HeldSession>>> = BTreeMap::new();
-    for session in some {
+    for session in page {
         if session.has_ended() {
-            // Should its connection not have heard of that.
+            // The connection may not have been told that its session was taken over.
             sessions.report_takeover(&session);
             continue;
         }
         principals.entry(session.principal.clone()).or_default().push(session);
     }
-    let pieces = principals.values().flat_map(|sessions| sessions.chunks(MAX_KEYS_PER_COMMAND));
-    let looks: Vec<_> = pieces.map(|some| check_principal(sessions, some).boxed()).collect();
-    // A server that does not answer keeps nobody else from being looked at.
-    for error in stream::iter(looks)
+    let chunks = principals.values().flat_map(|sessions| sessions.chunks(MAX_KEYS_PER_COMMAND));
+    let checks: Vec<_> = chunks.map(|chunk| check_principal(sessions, chunk).boxed()).collect();
+    // A server that does not answer must not hold up the others.
+    for error in stream::iter(checks)
         .buffer_unordered(MAX_CONCURRENT_COMMANDS)
-        .filter_map(async |seen| seen.err())
+        .filter_map(async |checked| checked.err())
         .collect::<Vec<_>>()
         .await
     {
-        tracing::debug!(%error, "some sessions are looked at in the next round");
+        tracing::debug!(%error, "could not check some sessions; trying again in the next round");
     }
 }
 
-/// Looks at sessions of one principal.
+/// Checks sessions of one principal.
 async fn check_principal(
     sessions: &Arc<RedisSessions>,
-    some: &[Arc<HeldSession>],
+    held: &[Arc<HeldSession>],
 ) -> Result<(), Unavailable> {
     let node = sessions.context.node.get();
-    // One that is let go meanwhile is taken out of the estate after this; one that is doubted is not this name's yet.
-    let own = some.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
+    // Lock their writes: a session that is released meanwhile would otherwise leave its entry behind. One whose
+    // ownership is uncertain is not listed under this name yet.
+    let own = held.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
     let own: Vec<_> =
         own.filter_map(|session| Some((session.held_entry(), session.try_lock_writes()?))).collect();
     try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, entry.clone()).boxed()))
@@ -93,10 +94,10 @@ async fn check_principal(
         let record = session.record();
         (record.generation, record.confirmed_number(), session.node())
     };
-    let before: Vec<_> = some.iter().map(known).collect();
-    let keys = some.iter().map(|session| session.key());
+    let before: Vec<_> = held.iter().map(known).collect();
+    let keys = held.iter().map(|session| session.key());
     let holders = holders(&sessions.context.link, &sessions.context.names, keys).await?;
-    for ((session, before), holder) in some.iter().zip(before).zip(holders) {
+    for ((session, before), holder) in held.iter().zip(before).zip(holders) {
         if session.record().generation == before.0 && !session.record().is_uncertain() {
             compare(sessions, session, before, holder);
         }
@@ -104,7 +105,7 @@ async fn check_principal(
     Ok(())
 }
 
-/// What Redis says of who holds a session, and what this node knew of it when it asked.
+/// Compares what Redis says about a session with what this node knew when it asked.
 fn compare(
     sessions: &RedisSessions,
     session: &Arc<HeldSession>,
@@ -115,7 +116,8 @@ fn compare(
     if holder.as_ref().is_some_and(|holder| holder.generation > generation) {
         return sessions.report_takeover(session);
     }
-    // Otherwise it is not there, or older, or was let go for this node.
+    // Otherwise Redis has lost the session, has an older state, or another node released it on this node's
+    // behalf.
     let is_ours = holder.is_some_and(|holder| {
         holder.generation == generation
             && holder.number >= number
@@ -124,6 +126,6 @@ fn compare(
     });
     if !is_ours {
         sessions.mark_uncertain(session);
-        sessions.context.connections.recount(&session.principal);
+        sessions.context.connections.schedule_write(&session.principal);
     }
 }

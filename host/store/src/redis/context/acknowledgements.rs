@@ -1,5 +1,5 @@
-//! What members of rooms have acknowledged: gathered for a moment and written to Redis. The members themselves are in
-//! `members`.
+//! What members of rooms have acknowledged: collected briefly, then written to Redis. The members themselves are
+//! written by `member_writer`.
 
 use crate::{
     Unavailable,
@@ -14,23 +14,23 @@ use std::{
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::sync::Notify;
 
-/// How long acknowledgements of a room gather, to be written by one command.
+/// How long acknowledgements of a room are collected before one command writes them.
 const GATHER_DELAY: Duration = Duration::from_millis(100);
-/// After acknowledgements that could not be written.
+/// The delay before acknowledgements that could not be written are tried again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Acknowledgements in one command.
+/// How many acknowledgements one command may have.
 const MAX_PER_COMMAND: usize = 500;
 
 /// The newest position that each session has acknowledged in a room.
 type Positions = HashMap<SessionId, Position>;
 
-/// What is not written yet of a room.
+/// The acknowledgements of a room that are not written yet.
 #[derive(Default)]
 struct Unwritten {
     gathered: Positions,
-    /// What is being written: a part of its own, so that nobody goes through it under the lock.
+    /// What is being written. Kept apart from `gathered`, so that it can be read without the lock.
     writing: Option<Arc<Positions>>,
-    /// Has the room's task write at once.
+    /// Makes the room's task write at once.
     hurry: Arc<Notify>,
 }
 
@@ -40,16 +40,16 @@ impl Unwritten {
     }
 }
 
-/// Cheap to clone: all clones are one.
+/// Cheap to clone; all clones share one state.
 #[derive(Clone)]
 pub(crate) struct Acknowledgements(Arc<AckState>);
 
 struct AckState {
     link: Arc<Link>,
     names: Names,
-    /// Each of these rooms has a task that writes it, and removes it when nothing is left.
+    /// Each of these rooms has a task that writes its acknowledgements, and removes the room when none are left.
     rooms: Mutex<HashMap<RoomName, Unwritten>>,
-    /// Notified when nothing is left of any room.
+    /// Notified when no room has any left.
     written: Notify,
 }
 
@@ -59,13 +59,15 @@ impl Acknowledgements {
         Self(Arc::new(AckState { link, names, rooms: Mutex::default(), written: Notify::new() }))
     }
 
-    /// Writes it soon.
+    /// Queues an acknowledgement to be written.
     pub(crate) fn add(&self, id: SessionId, room: &RoomName, position: Position) {
         let mut rooms = self.rooms();
         let is_first = !rooms.contains_key(room);
         let gathered = &mut rooms.entry(room.clone()).or_default().gathered;
         match gathered.get_mut(&id) {
-            Some(known) if known.epoch == position.epoch => known.offset = known.offset.max(position.offset),
+            Some(newest) if newest.epoch == position.epoch => {
+                newest.offset = newest.offset.max(position.offset)
+            }
             _ => drop(gathered.insert(id, position)),
         }
         drop(rooms);
@@ -74,14 +76,14 @@ impl Acknowledgements {
         }
     }
 
-    /// What a session has acknowledged in a room and epoch, where that is not written yet.
+    /// What a session has acknowledged in a room and epoch, if that is not written yet.
     pub(crate) fn unwritten(&self, id: SessionId, room: &RoomName, epoch: &str) -> Option<u64> {
         let rooms = self.rooms();
         let positions = rooms.get(room)?.parts().filter_map(|positions| positions.get(&id));
         positions.filter(|position| *position.epoch == *epoch).map(|position| position.offset).max()
     }
 
-    /// Writes at once what a session has acknowledged in these rooms: it may be resumed on another node.
+    /// Writes at once what a session has acknowledged in these rooms, because it may be resumed on another node.
     pub(crate) fn hurry<'a>(&self, id: SessionId, rooms: impl Iterator<Item = &'a RoomName>) {
         let unwritten = self.rooms();
         for room in rooms.filter_map(|room| unwritten.get(room)) {
@@ -104,15 +106,15 @@ impl Acknowledgements {
         }
     }
 
-    /// Writes what is acknowledged in a room until nothing is left.
+    /// Writes the acknowledgements of a room until none are left.
     async fn write_room(self, room: RoomName) {
-        const THERE: &str = "the room is there until this task removes it";
+        const PRESENT: &str = "only this task removes the room";
         loop {
-            let hurry = self.rooms().get(&room).expect(THERE).hurry.clone();
+            let hurry = self.rooms().get(&room).expect(PRESENT).hurry.clone();
             tokio::time::timeout(GATHER_DELAY, hurry.notified()).await.ok();
             let writing = {
                 let mut rooms = self.rooms();
-                let unwritten = rooms.get_mut(&room).expect(THERE);
+                let unwritten = rooms.get_mut(&room).expect(PRESENT);
                 // What could not be written comes first.
                 if unwritten.writing.is_none() && !unwritten.gathered.is_empty() {
                     unwritten.writing = Some(Arc::new(mem::take(&mut unwritten.gathered)));
@@ -127,9 +129,9 @@ impl Acknowledgements {
                 writing
             };
             match self.write(&room, &writing).await {
-                Ok(()) => drop(self.rooms().get_mut(&room).expect(THERE).writing.take()),
+                Ok(()) => drop(self.rooms().get_mut(&room).expect(PRESENT).writing.take()),
                 Err(error) => {
-                    tracing::debug!(room = &*room, %error, "acknowledgements are written later");
+                    tracing::debug!(room = &*room, %error, "could not write acknowledgements; trying again");
                     tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
@@ -143,14 +145,14 @@ impl Acknowledgements {
         }
         let AckState { link, names, .. } = &*self.0;
         for (epoch, offsets) in epochs {
-            for some in offsets.chunks(MAX_PER_COMMAND) {
-                memberships::acknowledge(link, names, room, epoch, some).await?;
+            for chunk in offsets.chunks(MAX_PER_COMMAND) {
+                memberships::acknowledge(link, names, room, epoch, chunk).await?;
             }
         }
         Ok(())
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<RoomName, Unwritten>> {
-        self.0.rooms.lock().expect("no code panics while it holds the acknowledgements")
+        self.0.rooms.lock().expect("no code panics while it holds the lock")
     }
 }

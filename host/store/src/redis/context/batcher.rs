@@ -1,5 +1,5 @@
-//! Gathers what is written to one key while the command before it is on its way, so that many who want the same are one command,
-//! and a key that cannot be reached holds up only what is for it.
+//! Batches writes to one key while the previous command for that key is in flight. Concurrent requests for a key
+//! become one command, and a key that cannot be reached delays no other key.
 
 use crate::Unavailable;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -12,16 +12,16 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Entries in one command.
+/// How many entries one command may have.
 const MAX_BATCH_ENTRIES: usize = 250;
 
-/// Writes entries of a key: an answer for each, in their order.
+/// Writes entries of a key. Returns one answer per entry, in their order.
 type SendBatch<K, E, A> =
     Box<dyn Fn(K, Vec<E>) -> BoxFuture<'static, Result<Vec<A>, Unavailable>> + Send + Sync>;
 
 type Waiter<A> = oneshot::Sender<Result<A, Unavailable>>;
 
-/// What gathered for each key whose writing is under way.
+/// What is waiting for the command in flight, by key.
 type Queues<K, E, A> = HashMap<K, Vec<(E, Waiter<A>)>>;
 
 struct BatcherState<K, E, A> {
@@ -45,7 +45,7 @@ where
         Self(Arc::new(BatcherState { send, queues: Mutex::default() }))
     }
 
-    /// Its entry is on its way, or will be, also if nobody waits for the answer any more.
+    /// Writes an entry, even if the caller stops waiting for the answer.
     pub(crate) async fn submit(&self, key: K, entry: E) -> Result<A, Unavailable> {
         let (waiter, answer) = oneshot::channel();
         let is_first = {
@@ -63,7 +63,7 @@ where
 
 impl<K, E, A> BatcherState<K, E, A> {
     fn queues(&self) -> MutexGuard<'_, Queues<K, E, A>> {
-        self.queues.lock().expect("no code panics while it holds the queues")
+        self.queues.lock().expect("no code panics while it holds the lock")
     }
 }
 
@@ -71,7 +71,7 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<BatcherState<K, E, A>>, key:
     loop {
         let batch = {
             let mut queues = inner.queues();
-            let queue = queues.get_mut(&key).expect("it is there until this task removes it");
+            let queue = queues.get_mut(&key).expect("only this task removes the queue");
             if queue.is_empty() {
                 queues.remove(&key);
                 return;
@@ -80,20 +80,21 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<BatcherState<K, E, A>>, key:
             mem::replace(queue, rest)
         };
         let (entries, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        // A panic is an error of these entries: this task ends well, or the key would wait for it for ever.
+        // A panic is an error of these entries only. This task must go on, or later entries of the key would wait
+        // forever.
         let (sender, sent_to) = (inner.clone(), key.clone());
-        let sent = async move { (sender.send)(sent_to, entries).await };
-        let sent = AssertUnwindSafe(sent).catch_unwind().await;
-        match sent.unwrap_or_else(|_| Err(Unavailable("what writes it panicked".to_owned()))) {
+        let sending = async move { (sender.send)(sent_to, entries).await };
+        let sent = AssertUnwindSafe(sending).catch_unwind().await;
+        match sent.unwrap_or_else(|_| Err(Unavailable("a task of the store panicked".to_owned()))) {
             Ok(answers) => {
                 for (waiter, answer) in waiters.into_iter().zip(answers) {
                     waiter.send(Ok(answer)).ok();
                 }
             }
             Err(error) => {
-                // What gathered meanwhile would only wait as long again.
-                let gathered = inner.queues().get_mut(&key).map(mem::take).unwrap_or_default();
-                for waiter in waiters.into_iter().chain(gathered.into_iter().map(|(_, waiter)| waiter)) {
+                // Fail what is waiting, too. It would only wait just as long for the same error.
+                let waiting = inner.queues().get_mut(&key).map(mem::take).unwrap_or_default();
+                for waiter in waiters.into_iter().chain(waiting.into_iter().map(|(_, waiter)| waiter)) {
                     waiter.send(Err(error.clone())).ok();
                 }
             }
@@ -107,18 +108,18 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test]
-    async fn a_panic_is_an_error_of_what_was_written_and_of_nothing_that_comes_after() {
+    async fn a_panic_fails_only_the_entries_of_its_batch() {
         let batcher = Batcher::new(|_: &str, entries: Vec<u32>| {
             assert_ne!(entries, [1], "on purpose");
             async { Ok(entries) }
         });
         let panicked = batcher.submit("a", 1).await.map_err(|error| error.0);
-        assert_eq!(panicked, Err("what writes it panicked".into()));
+        assert_eq!(panicked, Err("a task of the store panicked".into()));
         assert_eq!(batcher.submit("a", 2).await.unwrap(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_gathers_is_one_command_and_keys_do_not_wait_for_one_another() {
+    async fn waiting_entries_become_one_command_and_keys_are_independent() {
         let sent = Arc::new(Mutex::new(vec![]));
         let log = sent.clone();
         let batcher = Batcher::new(move |key: &str, entries: Vec<u32>| {

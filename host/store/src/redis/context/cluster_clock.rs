@@ -1,5 +1,6 @@
-//! Cluster time: the clock that leases, claims and the ends of sessions are counted by. All nodes keep it together, in Redis, and no
-//! clock of Redis' moves it. It goes on only while nodes reach Redis, and never faster than their own monotonic clocks.
+//! Cluster time: the clock of leases, claims and the ends of sessions. All nodes advance it together, in Redis,
+//! by their own monotonic clocks, so setting the clock of Redis does not change it. It advances only while some
+//! node reaches Redis, and never faster than real time.
 
 use std::{
     sync::{Mutex, MutexGuard},
@@ -7,20 +8,20 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// What goes by between two answers counts up to this. Beyond it nobody may have reached Redis, and others need their time to come
-/// back before they are taken for dead.
+/// How far this node advances the clock without a reply of Redis. After that, possibly no node reaches Redis, and
+/// all of them must have time to return before they are considered dead.
 pub(crate) const MAX_UNHEARD: Duration = Duration::from_secs(2);
 
-/// What this node knows of it: never later than it is.
+/// What this node knows about cluster time. Never ahead of the real one.
 #[derive(Default)]
 pub(crate) struct ClusterClock(Mutex<Option<Reading>>);
 
 #[derive(Clone, Copy)]
 struct Reading {
-    /// A time in milliseconds, and when it was that, or later. All since then counts.
+    /// A cluster time in milliseconds, and an instant at which it was that or later.
     time: u64,
     since: Instant,
-    /// When Redis said last what time it is.
+    /// When Redis last reported cluster time.
     heard_at: Instant,
 }
 
@@ -36,30 +37,31 @@ impl Reading {
 }
 
 impl ClusterClock {
-    /// Redis said that it was so late.
+    /// Redis has reported this cluster time.
     pub(crate) fn observe(&self, time: u64) {
         let heard_at = Instant::now();
         let mut known = self.known();
         *known = Some(match *known {
-            // The answer that came fastest says best what time it is.
+            // The reply is older than the estimate, so it only shows that Redis was reached. The fastest reply
+            // gives the best estimate.
             Some(known) if known.is_recent() && known.now() >= time => Reading { heard_at, ..known },
             Some(known) => Reading { time: time.max(known.now()), since: heard_at, heard_at },
             None => Reading { time, since: heard_at, heard_at },
         });
     }
 
-    /// What time it is, as far as this node can be sure; 0 before it has heard of any.
+    /// A lower bound of cluster time in milliseconds, or 0 if this node has never heard it.
     pub(crate) fn now(&self) -> u64 {
         self.known().map_or(0, |known| known.now())
     }
 
-    /// The same, if that was heard of lately.
+    /// The same, if Redis has reported the time recently.
     pub(crate) fn recent(&self) -> Option<u64> {
         self.known().filter(Reading::is_recent).map(|known| known.now())
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Reading>> {
-        self.0.lock().expect("no code panics while it holds the time")
+        self.0.lock().expect("no code panics while it holds the lock")
     }
 }
 
@@ -71,11 +73,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn it_goes_on_with_this_nodes_clock_and_is_never_ahead() {
+    async fn it_advances_with_this_nodes_clock_and_is_never_ahead() {
         let time = ClusterClock::default();
-        assert_eq!((time.now(), time.recent()), (0, None), "nothing was heard");
+        assert_eq!((time.now(), time.recent()), (0, None), "no reply yet");
         time.observe(5000);
-        // A slow answer to what this node said itself does not set it back, however many there are.
+        // A slow reply to this node's own report does not set the clock back, however many there are.
         for n in 1..=100 {
             advance(SECOND).await;
             assert_eq!((time.now(), time.recent()), (5000 + n * 1000, Some(5000 + n * 1000)));
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_stands_still_while_redis_cannot_be_reached() {
+    async fn it_stops_while_redis_cannot_be_reached() {
         let time = ClusterClock::default();
         time.observe(5000);
         advance(60 * SECOND).await;
@@ -97,13 +99,13 @@ mod tests {
         advance(SECOND).await;
         assert_eq!(time.now(), 8000);
         advance(60 * SECOND).await;
-        // Others went on meanwhile.
+        // Other nodes have advanced it meanwhile.
         time.observe(68_000);
         assert_eq!(time.now(), 68_000);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_redis_that_went_back_does_not_set_it_back() {
+    async fn a_redis_that_goes_back_does_not_set_it_back() {
         let time = ClusterClock::default();
         time.observe(50_000);
         time.observe(100);

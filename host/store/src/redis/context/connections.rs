@@ -1,4 +1,4 @@
-//! How many connections each principal has, on this node and on all.
+//! How many connections each principal has, on this node and on all nodes.
 
 use crate::{
     Permit, RESPONSE_TIMEOUT, Unavailable,
@@ -30,13 +30,14 @@ use tokio::{
     time::Instant,
 };
 
-/// How long changes of a count gather.
-const GATHER: Duration = Duration::from_millis(100);
-/// Counts that are written at a time.
-const AT_ONCE: usize = 64;
-/// After a count that could not be written: with what was waited for it, as long as it may be written late.
-const PAUSE: Duration = Duration::from_millis(500);
-const _: () = assert!(RESPONSE_TIMEOUT.as_millis() + PAUSE.as_millis() >= WRITE_VALIDITY.as_millis());
+/// How long changes of a count are collected before it is written.
+const COALESCE_DELAY: Duration = Duration::from_millis(100);
+/// How many counts are written at a time.
+const MAX_CONCURRENT_WRITES: usize = 64;
+/// The delay before a count that could not be written is tried again. Together with the time that its caller
+/// waited, it is as long as a write stays valid, so the next write cannot be overtaken by this one.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+const _: () = assert!(RESPONSE_TIMEOUT.as_millis() + RETRY_DELAY.as_millis() >= WRITE_VALIDITY.as_millis());
 
 pub(crate) struct ClusterConnectionCounts {
     link: Arc<Link>,
@@ -47,50 +48,52 @@ pub(crate) struct ClusterConnectionCounts {
     lease_expiry: Arc<LeaseExpiry>,
     counts: ConnectionCounts,
     state: Mutex<State>,
-    at_once: Semaphore,
-    /// Rung when nothing waits to be written.
+    write_permits: Semaphore,
+    /// Notified when no count is waiting to be written.
     written: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Principals whose count is being written; whether it changed again meanwhile.
+    /// The principals whose count is being written, and whether it has changed since the write began.
     writing: HashMap<Arc<str>, bool>,
-    /// Principals in the owned, under which of this node's names.
-    noted: HashSet<Arc<str>>,
-    under: Arc<String>,
+    /// The principals that are in this node's set of owned entries, and the node name they are listed under.
+    listed: HashSet<Arc<str>>,
+    listed_under: Arc<String>,
 }
 
-/// A connection that is counted before Redis was asked whether there is a slot for it. Whoever drops it has none.
+/// A connection that is counted on this node before Redis has decided whether there is a slot for it. If this is
+/// dropped, the connection is no longer counted.
 pub(crate) struct SlotAttempt {
     connections: Arc<ClusterConnectionCounts>,
     principal: Arc<str>,
-    /// With this one, on this node.
+    /// The principal's connections on this node, this one among them.
     own: u32,
-    most: u32,
+    max_connections: u32,
     outcome: SlotOutcome,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum SlotOutcome {
-    /// The count may have been written.
+    /// Redis may have written the count.
     Unknown,
     Refused,
-    Taken,
+    Granted,
 }
 
 impl SlotAttempt {
-    /// What Redis is asked for.
+    /// The request to Redis.
     pub(crate) fn request(&self) -> SlotRequest {
-        SlotRequest { own: self.own, most: self.most }
+        SlotRequest { own: self.own, max_connections: self.max_connections }
     }
 
+    /// The connection has its slot, which the permit releases.
     pub(crate) fn granted(mut self) -> Permit {
-        self.outcome = SlotOutcome::Taken;
+        self.outcome = SlotOutcome::Granted;
         Permit::new(self.principal.clone(), self.connections.clone())
     }
 
-    /// Nothing was written.
+    /// Redis has refused the connection, and written nothing.
     pub(crate) fn refused(mut self) {
         self.outcome = SlotOutcome::Refused;
     }
@@ -99,12 +102,12 @@ impl SlotAttempt {
 impl Drop for SlotAttempt {
     fn drop(&mut self) {
         let Self { connections, principal, outcome, .. } = self;
-        if *outcome != SlotOutcome::Taken {
+        if *outcome != SlotOutcome::Granted {
             connections.counts.subtract(principal);
         }
-        // Counts cross one another on the way: what is so in the end is written afterwards.
+        // Writes of the count may overtake each other, so write the final count once more.
         if *outcome != SlotOutcome::Refused {
-            connections.recount(principal);
+            connections.schedule_write(principal);
         }
     }
 }
@@ -112,7 +115,7 @@ impl Drop for SlotAttempt {
 impl ConnectionSlots for ClusterConnectionCounts {
     fn release(self: Arc<Self>, principal: &Arc<str>) {
         self.counts.subtract(principal);
-        self.recount(principal);
+        self.schedule_write(principal);
     }
 }
 
@@ -134,102 +137,106 @@ impl ClusterConnectionCounts {
             lease_expiry: lease_expiry.clone(),
             counts: ConnectionCounts::default(),
             state: Mutex::default(),
-            at_once: Semaphore::new(AT_ONCE),
+            write_permits: Semaphore::new(MAX_CONCURRENT_WRITES),
             written: Notify::new(),
         })
     }
 
-    /// Counts one more, which has no slot yet.
-    pub(crate) fn ask(self: &Arc<Self>, principal: &Arc<str>, most: u32) -> SlotAttempt {
+    /// Counts a connection that has no slot yet.
+    pub(crate) fn attempt(self: &Arc<Self>, principal: &Arc<str>, max_connections: u32) -> SlotAttempt {
         let (connections, principal) = (self.clone(), principal.clone());
         let own = self.counts.add(&principal);
-        SlotAttempt { connections, principal, own, most, outcome: SlotOutcome::Unknown }
+        SlotAttempt { connections, principal, own, max_connections, outcome: SlotOutcome::Unknown }
     }
 
-    /// A slot for one more. Whoever stops waiting has none.
+    /// Acquires a slot for a connection. If the caller stops waiting, it has none.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         principal: &Arc<str>,
-        most: u32,
+        max_connections: u32,
     ) -> Result<Result<Permit, u32>, Unavailable> {
-        let asked = self.ask(principal, most);
-        // Those of this node alone are too many, whatever others have.
-        if asked.own > most {
-            let others = asked.own - 1;
-            asked.refused();
+        let attempt = self.attempt(principal, max_connections);
+        // This node alone has reached the limit, whatever other nodes have.
+        if attempt.own > max_connections {
+            let others = attempt.own - 1;
+            attempt.refused();
             return Ok(Err(others));
         }
         let began = Instant::now();
-        let mut taken = self.ask_for_slot(&asked).await?;
-        // What is late at once is so by a clock that was set.
-        if matches!(taken, SlotReply::Late) && began.elapsed() < RESPONSE_TIMEOUT {
+        let mut reply = self.request_slot(&attempt).await?;
+        // A refusal as too late that arrives quickly means that the clock was set, so learn the time and try
+        // again.
+        if matches!(reply, SlotReply::Late) && began.elapsed() < RESPONSE_TIMEOUT {
             self.redis_clock.observe(server_time(&self.link, self.names.clock()).await?);
-            taken = self.ask_for_slot(&asked).await?;
+            reply = self.request_slot(&attempt).await?;
         }
-        match taken {
-            SlotReply::Acquired => Ok(Ok(asked.granted())),
+        match reply {
+            SlotReply::Acquired => Ok(Ok(attempt.granted())),
             SlotReply::Late => Err(late()),
             SlotReply::Full(count) => {
-                asked.refused();
+                attempt.refused();
                 Ok(Err(count))
             }
         }
     }
 
-    async fn ask_for_slot(&self, asked: &SlotAttempt) -> Result<SlotReply, Unavailable> {
+    async fn request_slot(&self, attempt: &SlotAttempt) -> Result<SlotReply, Unavailable> {
         let (deadline, node) = (self.deadline(), self.node.get());
-        self.note(&node, &asked.principal).await?;
-        acquire_slot(&self.link, &self.names, &asked.principal, &node, deadline, asked.request()).await
+        self.list(&node, &attempt.principal).await?;
+        acquire_slot(&self.link, &self.names, &attempt.principal, &node, deadline, attempt.request()).await
     }
 
-    /// All counts are written again.
+    /// Writes all counts again.
     pub(crate) fn rewrite(self: &Arc<Self>) {
-        self.state().noted.clear();
-        self.counts.principals().iter().for_each(|principal| self.recount(principal));
+        self.state().listed.clear();
+        self.counts.principals().iter().for_each(|principal| self.schedule_write(principal));
     }
 
-    /// This node goes on under another name, and the former one is on the list of the dead. A count may still arrive under that name
-    /// after its owned was lost or cleared away, so the principals are put there again, and the name is listed once more.
+    /// This node continues under another name, and its former name is on the list of dead nodes. A count may
+    /// still be written under the former name after what that name owned was removed. So the principals are
+    /// listed under it again, and so is the name itself.
     pub(crate) fn node_renamed(self: &Arc<Self>, former: Arc<String>) {
         let mut principals: BTreeSet<_> = self.counts.principals().into_iter().collect();
         {
             let state = self.state();
-            principals.extend(state.noted.iter().chain(state.writing.keys()).cloned());
+            principals.extend(state.listed.iter().chain(state.writing.keys()).cloned());
         }
         self.rewrite();
         if !principals.is_empty() {
-            tokio::spawn(self.clone().leave(former, principals));
+            tokio::spawn(self.clone().relist_former(former, principals));
         }
     }
 
-    async fn leave(self: Arc<Self>, former: Arc<String>, principals: BTreeSet<Arc<str>>) {
+    async fn relist_former(self: Arc<Self>, former: Arc<String>, principals: BTreeSet<Arc<str>>) {
         tokio::time::sleep(WRITE_VALIDITY).await;
         loop {
-            let left = principals.iter().map(|principal| self.owned.add(&former, principal.to_string()));
-            let listed = async {
-                try_join_all(left).await?;
+            let entries = principals.iter().map(|principal| self.owned.add(&former, principal.to_string()));
+            let relisted = async {
+                try_join_all(entries).await?;
                 let entry = vec![self.names.dead().into(), "0".into(), former.as_str().into()];
                 self.link.command("ZADD", entry).await
             };
-            match listed.await {
+            match relisted.await {
                 Ok(_) => return,
-                Err(error) => tracing::debug!(%error, "what was counted under a former name is left later"),
+                Err(error) => {
+                    tracing::debug!(%error, "could not list the connections of a former name; trying again")
+                }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 
-    /// When a count must be written at the latest: before others may take this node for dead, because they clear its name away only
-    /// once. Ask for it before the node's name.
+    /// The deadline for writing a count: before other nodes may consider this node dead, because they remove its
+    /// counts only once. Read it before the node's name.
     fn deadline(&self) -> u64 {
         self.redis_clock.micros_at(self.lease_expiry.end().min(Instant::now() + WRITE_VALIDITY)) / 1000
     }
 
-    /// Writes the count of a principal, soon.
-    pub(crate) fn recount(self: &Arc<Self>, principal: &Arc<str>) {
+    /// Starts writing the count of a principal.
+    pub(crate) fn schedule_write(self: &Arc<Self>, principal: &Arc<str>) {
         let mut state = self.state();
-        if let Some(again) = state.writing.get_mut(principal) {
-            *again = true;
+        if let Some(has_changed) = state.writing.get_mut(principal) {
+            *has_changed = true;
             return;
         }
         state.writing.insert(principal.clone(), false);
@@ -238,12 +245,12 @@ impl ClusterConnectionCounts {
     }
 
     async fn write(self: Arc<Self>, principal: Arc<str>) {
-        let mut pause = GATHER;
+        let mut delay = COALESCE_DELAY;
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(delay).await;
             self.state().writing.insert(principal.clone(), false);
             let written = {
-                let _turn = self.at_once.acquire().await.expect("it is never closed");
+                let _permit = self.write_permits.acquire().await.expect("the semaphore is never closed");
                 self.write_once(&principal).await
             };
             let mut state = self.state();
@@ -255,10 +262,10 @@ impl ClusterConnectionCounts {
                     }
                     return;
                 }
-                Ok(()) => pause = GATHER,
+                Ok(()) => delay = COALESCE_DELAY,
                 Err(error) => {
-                    tracing::debug!(%error, "a number of connections is written later");
-                    pause = PAUSE;
+                    tracing::debug!(%error, "could not write a count of connections; trying again");
+                    delay = RETRY_DELAY;
                 }
             }
         }
@@ -267,7 +274,7 @@ impl ClusterConnectionCounts {
     async fn write_once(&self, principal: &Arc<str>) -> Result<(), Unavailable> {
         let (deadline, node) = (self.deadline(), self.node.get());
         if self.counts.of(principal) > 0 {
-            self.note(&node, principal).await?;
+            self.list(&node, principal).await?;
         }
         let count = self.counts.of(principal);
         if !write_count(&self.link, &self.names, principal, &node, count, deadline).await? {
@@ -276,8 +283,8 @@ impl ClusterConnectionCounts {
         if count == 0 {
             self.owned.remove(&node, principal.to_string()).await?;
             let mut state = self.state();
-            state.noted.remove(principal);
-            // One that came meanwhile took it for noted.
+            state.listed.remove(principal);
+            // A connection that was counted meanwhile still took the principal for listed.
             if self.counts.of(principal) > 0 {
                 state.writing.insert(principal.clone(), true);
             }
@@ -285,21 +292,21 @@ impl ClusterConnectionCounts {
         Ok(())
     }
 
-    /// Puts a principal among what this node would leave behind.
-    pub(crate) async fn note(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
+    /// Adds a principal to what the node owns, so that its count is removed if the node dies.
+    pub(crate) async fn list(&self, node: &Arc<String>, principal: &Arc<str>) -> Result<(), Unavailable> {
         {
             let mut state = self.state();
-            if state.under != *node {
-                (state.under, state.noted) = (node.clone(), HashSet::new());
+            if state.listed_under != *node {
+                (state.listed_under, state.listed) = (node.clone(), HashSet::new());
             }
-            if state.noted.contains(principal) {
+            if state.listed.contains(principal) {
                 return Ok(());
             }
         }
         self.owned.add(node, principal.to_string()).await?;
         let mut state = self.state();
-        if state.under == *node {
-            state.noted.insert(principal.clone());
+        if state.listed_under == *node {
+            state.listed.insert(principal.clone());
         }
         Ok(())
     }
@@ -318,10 +325,10 @@ impl ClusterConnectionCounts {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the counts")
+        self.state.lock().expect("no code panics while it holds the lock")
     }
 }
 
 fn late() -> Unavailable {
-    Unavailable("Redis does not answer in time".to_owned())
+    Unavailable("Redis did not answer in time".to_owned())
 }

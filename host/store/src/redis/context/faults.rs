@@ -1,11 +1,13 @@
-//! Why this node cannot serve clients although Redis answers. What Redis refuses is in `redis_errors`.
+//! Reasons why this node cannot serve clients although Redis answers. What Redis itself refuses is in
+//! `redis_errors`.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
 /// A reason why this node cannot serve clients although Redis answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum NodeFault {
-    /// Redis has keys of another schema: it lost those of this version, and another version has started since.
+    /// Redis has keys of another schema: it lost those of this version, and a node of another version has started
+    /// since.
     Schema,
     /// Redis has lost API keys that this node knows.
     Keys,
@@ -27,7 +29,7 @@ impl NodeFaults {
         }
     }
 
-    /// The reason that is reported.
+    /// The most important reason, which is reported.
     pub(crate) fn first(&self) -> Option<String> {
         self.0.lock().expect("no code panics while it holds the faults").values().next().cloned()
     }

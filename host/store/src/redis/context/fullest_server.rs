@@ -1,10 +1,11 @@
-//! How full the servers of Redis are: the memory of the fullest, and what this node has added since the servers were asked.
-//! Who asks them is in `cluster::fullness`; what each principal uses is in `usage`.
+//! How full the fullest server of Redis is, including what this node has written since the servers were last
+//! asked. `cluster::fullness` asks them; `usage` knows what each principal uses.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
-/// The servers are asked at once where this node alone has added this part of the limit since: others may have as well.
+/// If this node alone adds this fraction of the limit, the servers are asked at once, because other nodes may be
+/// adding as much.
 const LARGE_GROWTH_DIVISOR: usize = 50;
 
 /// The memory of a server, in bytes.
@@ -22,13 +23,13 @@ impl ServerMemory {
     }
 }
 
-/// What is known of the server that is fullest.
+/// The server with the least memory left.
 pub(crate) struct FullestServer {
     used: AtomicUsize,
     limit: AtomicUsize,
-    /// What this node has added since it asked.
+    /// What this node has added since the servers were last asked.
     added: AtomicUsize,
-    /// What is on its way there.
+    /// What is on its way to Redis.
     reserved: AtomicUsize,
     has_grown: Notify,
 }
@@ -41,29 +42,29 @@ impl Default for FullestServer {
 }
 
 impl FullestServer {
-    /// What is used, with what is on its way there.
+    /// The used memory, including what is on its way.
     pub(crate) fn memory(&self) -> ServerMemory {
         let used = self.used.load(Ordering::Relaxed) + self.reserved.load(Ordering::Relaxed);
         ServerMemory { used, limit: self.limit.load(Ordering::Relaxed) }
     }
 
-    /// The servers were asked.
+    /// Sets what the servers have reported.
     pub(crate) fn set(&self, ServerMemory { used, limit }: ServerMemory) {
         self.used.store(used, Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The servers are about to be asked: what is added from now on may be missing in their answers.
+    /// The servers are about to be asked. What is added from now on may be missing from their replies.
     pub(crate) fn begin_to_ask(&self) {
         self.added.store(0, Ordering::Relaxed);
     }
 
-    /// Waits until this node alone has added much since the servers were asked.
+    /// Waits until this node alone has added a lot since the servers were last asked.
     pub(crate) async fn has_grown(&self) {
         self.has_grown.notified().await;
     }
 
-    /// Something was stored.
+    /// Counts stored bytes.
     pub(crate) fn added(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         let added = self.added.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -72,7 +73,7 @@ impl FullestServer {
         }
     }
 
-    /// Something is on its way, until it is released.
+    /// Counts bytes that are on their way, until they are released.
     pub(crate) fn reserve(&self, bytes: usize) {
         self.reserved.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,14 +1,15 @@
-//! How long a node's lease lasts and when it ends. Renews none.
+//! How long a node's lease lasts and when it ends. Does not renew it.
 
 use std::{sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
-/// A node that was not heard of for so long is dead.
+/// A node that has not renewed its lease for this long is dead.
 pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(10);
-/// What was begun on what a node left is done by another if it is not done by then.
+/// How long a node may take to clean up what it has claimed, before another node is given it.
 pub(crate) const CLAIM_DURATION: Duration = Duration::from_secs(15);
 
-/// When the lease was last asked for and given.
+/// When the lease was last renewed. This is when the request was made, not when it was answered, so the lease
+/// does not end later than other nodes think.
 pub(crate) struct LeaseExpiry(Mutex<Instant>);
 
 impl Default for LeaseExpiry {
@@ -18,16 +19,16 @@ impl Default for LeaseExpiry {
 }
 
 impl LeaseExpiry {
-    pub(crate) fn set(&self, asked: Instant) {
-        *self.0.lock().expect("no code panics while it holds the time") = asked;
+    pub(crate) fn set(&self, requested_at: Instant) {
+        *self.0.lock().expect("no code panics while it holds the lock") = requested_at;
     }
 
-    /// Until when others surely do not take this node for dead.
+    /// Until when other nodes certainly consider this node alive.
     pub(crate) fn end(&self) -> Instant {
-        *self.0.lock().expect("no code panics while it holds the time") + LEASE_DURATION
+        *self.0.lock().expect("no code panics while it holds the lock") + LEASE_DURATION
     }
 
-    /// By this node's own clock others may have taken it for dead.
+    /// By this node's clock, other nodes may consider it dead.
     pub(crate) fn has_expired(&self) -> bool {
         Instant::now() > self.end()
     }

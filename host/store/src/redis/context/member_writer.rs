@@ -1,5 +1,5 @@
-//! The members of rooms as Redis has them: they follow the records of sessions. What they have acknowledged is in
-//! `acknowledgements`.
+//! Writes the members of rooms, which follow the records of sessions. What members have acknowledged is written
+//! by `acknowledgements`.
 
 use crate::{
     Retention, Unavailable,
@@ -16,7 +16,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use switchyard_protocol::room::RoomName;
 
-/// A member that is written, with whose it is.
+/// A member that waits to be written.
 struct PendingMember {
     principal: Arc<str>,
     id: SessionId,
@@ -36,7 +36,7 @@ impl MemberWriter {
         Self { changes }
     }
 
-    /// Writes a member, or removes it: also the epoch that its room has.
+    /// Writes or removes a member. Returns the outcome, and the epoch of the room.
     pub(crate) async fn write(
         &self,
         principal: &Arc<str>,

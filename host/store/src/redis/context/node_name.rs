@@ -1,4 +1,4 @@
-//! The name of this node, as others see it. One that was taken for dead comes back under another.
+//! The name of this node as other nodes see it. A node that was considered dead continues under another name.
 
 use crate::random::random;
 use arc_swap::ArcSwap;

@@ -1,5 +1,5 @@
-//! What this node would leave behind, and the list of sessions that end: written before what they are about, so that whatever
-//! becomes of this node, another finds it.
+//! What this node owns in Redis, and the schedule of sessions that end. Entries are written before what they
+//! describe, so that another node can clean up whatever happens to this one.
 
 use crate::{
     ConnectionId, Unavailable,
@@ -17,17 +17,17 @@ use std::{
 
 pub(crate) struct OwnedEntries {
     /// By node.
-    added: Batcher<Arc<String>, String, ()>,
-    removed: Batcher<Arc<String>, String, ()>,
-    /// With the times at which they end.
-    ends: Batcher<(), (String, u64), ()>,
-    struck: Batcher<(), (String, u64), ()>,
-    /// Entries of nothing that may be there all the same.
+    additions: Batcher<Arc<String>, String, ()>,
+    removals: Batcher<Arc<String>, String, ()>,
+    /// With the times when the sessions end.
+    scheduled_ends: Batcher<(), (String, u64), ()>,
+    unscheduled_ends: Batcher<(), (String, u64), ()>,
+    /// Entries for something that was never created, which may be in the set nevertheless.
     strays: Mutex<HashSet<(Arc<String>, String)>>,
 }
 
-/// Strays that are remembered; beyond, some stay until the node stops.
-const MOST_STRAYS: usize = 100_000;
+/// How many strays are remembered. Any more stay in the set until the node stops.
+const MAX_STRAYS: usize = 100_000;
 
 impl OwnedEntries {
     pub(crate) fn new(link: &Arc<Link>, names: &Names) -> Self {
@@ -45,7 +45,7 @@ impl OwnedEntries {
             })
         };
         let (to, key) = (link.clone(), names.ends());
-        let ends = Batcher::new(move |(), entries: Vec<(String, u64)>| {
+        let scheduled_ends = Batcher::new(move |(), entries: Vec<(String, u64)>| {
             let (link, key) = (to.clone(), key.clone());
             async move {
                 let mut arguments = vec![Value::from(key)];
@@ -57,34 +57,40 @@ impl OwnedEntries {
             }
         });
         let (to, key) = (link.clone(), names.ends());
-        let struck = Batcher::new(move |(), entries: Vec<(String, u64)>| {
+        let unscheduled_ends = Batcher::new(move |(), entries: Vec<(String, u64)>| {
             let (link, key) = (to.clone(), key.clone());
             async move {
                 schedules::remove(&link, key, &entries).await?;
                 Ok(vec![(); entries.len()])
             }
         });
-        Self { added: change("SADD"), removed: change("SREM"), ends, struck, strays: Mutex::default() }
+        Self {
+            additions: change("SADD"),
+            removals: change("SREM"),
+            scheduled_ends,
+            unscheduled_ends,
+            strays: Mutex::default(),
+        }
     }
 
-    /// A principal, or a session with the connection that holds it.
+    /// Adds a principal, or a session with the connection that holds it.
     pub(crate) async fn add(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
-        self.added.submit(node.clone(), entry).await
+        self.additions.submit(node.clone(), entry).await
     }
 
     pub(crate) async fn remove(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
-        self.removed.submit(node.clone(), entry).await
+        self.removals.submit(node.clone(), entry).await
     }
 
-    /// What came to nothing before Redis was told of it: its entry is removed when Redis answers again.
+    /// Removes an entry later, because its session came to nothing. Used where Redis may not be reachable now.
     pub(crate) fn remove_later(&self, node: &Arc<String>, entry: String) {
         let mut strays = self.strays();
-        if strays.len() < MOST_STRAYS {
+        if strays.len() < MAX_STRAYS {
             strays.insert((node.clone(), entry));
         }
     }
 
-    /// Removes what was to be forgotten. Whatever put it there was given up a while ago.
+    /// Removes the strays. The attempts that added them have been given up long enough ago.
     pub(crate) async fn remove_strays(&self) {
         let strays = std::mem::take(&mut *self.strays());
         let removals = strays.into_iter().map(async |(node, entry)| {
@@ -96,26 +102,26 @@ impl OwnedEntries {
     }
 
     fn strays(&self) -> MutexGuard<'_, HashSet<(Arc<String>, String)>> {
-        self.strays.lock().expect("no code panics while it holds them")
+        self.strays.lock().expect("no code panics while it holds the lock")
     }
 
-    /// A session ends at a time, unless it is resumed.
+    /// Schedules the end of a session, at which it is deleted unless it has been resumed.
     pub(crate) async fn schedule_end(&self, session: String, at: u64) -> Result<(), Unavailable> {
-        self.ends.submit((), (session, at)).await
+        self.scheduled_ends.submit((), (session, at)).await
     }
 
-    /// A session that was on the list with this score is seen to.
+    /// Removes a session from the schedule, unless its score there has changed.
     pub(crate) async fn unschedule_end(&self, session: String, score: u64) -> Result<(), Unavailable> {
-        self.struck.submit((), (session, score)).await
+        self.unscheduled_ends.submit((), (session, score)).await
     }
 }
 
-/// As the list of those that end has it.
+/// The name of a session in the schedule.
 pub(crate) fn session_entry(principal: &str, id: SessionId) -> String {
     format!("{principal} {id}")
 }
 
-/// As the estate of a node has it.
+/// The name of a held session in the set of a node.
 pub(crate) fn held_entry(principal: &str, id: SessionId, connection: ConnectionId) -> String {
     format!("{principal} {id} {connection}")
 }

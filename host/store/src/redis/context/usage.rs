@@ -1,6 +1,6 @@
-//! About how much memory of Redis each principal uses, as far as it was written by this node. Redis does not know
-//! principals: where little memory is left, it is the nodes that refuse more to those who use much. How much is left is
-//! in `fullest_server`.
+//! How much memory of Redis each principal uses, approximately and as far as this node wrote it. Redis knows no
+//! principals, so when it is nearly full, each node refuses writes of the principals that use the most. How full
+//! it is is in `fullest_server`.
 
 use crate::{
     ConnectionId, Retention, Unavailable,
@@ -15,18 +15,18 @@ use switchyard_process::memory::{self, MemoryCharge, MemoryKind, MemoryShare};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
-/// About how many bytes each of these takes in Redis beside its texts, measured with version 7.
+/// How many bytes each of these takes in Redis, not counting its texts. Measured with version 7.
 const ROOM_SIZE: usize = 4700;
 const MESSAGE_SIZE: usize = 100;
 const KEY_SIZE: usize = 200;
-/// Of a room that nobody else needs.
+/// A membership of a room that has no other members, in bytes.
 pub(crate) const MEMBERSHIP_SIZE: usize = 1800;
 /// How long Redis keeps a room that was left.
 const LEFT_ROOM_TTL: Duration = Duration::from_secs(60);
-/// Bytes that this node keeps of a room.
+/// How many bytes this node needs to track a room.
 const ROOM_NOTE_SIZE: usize = 200;
 
-/// Entries that are forgotten at a time: every publish takes the same lock.
+/// How many entries a sweep removes before it releases the lock, which every publish needs.
 const MAX_SWEPT: usize = 256;
 
 pub(crate) struct RedisUsage {
@@ -38,21 +38,21 @@ pub(crate) struct RedisUsage {
 
 #[derive(Default)]
 struct UsageState {
-    /// Rooms that were published to, by whom.
+    /// Rooms with messages, by the principal that published them.
     rooms: HashMap<(RoomName, Arc<str>), StoredRoomUsage>,
-    /// When each of them is looked at the next time, in seconds: it may be gone then.
+    /// When each of these rooms is checked next, in seconds. It may be gone by then.
     checks: BTreeSet<(u64, RoomName, Arc<str>)>,
     /// Sessions that have a connection here.
     sessions: HashMap<ConnectionId, SessionUsage>,
-    /// Bytes that expire, by the second and the principal.
+    /// Bytes that expire, by second and principal.
     expiring: BTreeMap<(u64, Arc<str>), usize>,
-    /// All of the above, by principal.
+    /// The sums of all of the above, by principal.
     sums: HashMap<Arc<str>, usize>,
 }
 
 /// What a principal has published to a room.
 struct StoredRoomUsage {
-    /// What this node keeps of it.
+    /// The memory of this node for tracking the room.
     _charge: MemoryCharge,
     messages: usize,
     bytes: usize,
@@ -87,7 +87,7 @@ impl Drop for ReservedBytes {
     }
 }
 
-/// Rooms that a session is about to be in. If this is dropped, they are no longer counted.
+/// Rooms that a session is about to join. They are no longer counted when this is dropped.
 pub(crate) struct JoinReservation<'a> {
     usage: &'a RedisUsage,
     connection: ConnectionId,
@@ -95,7 +95,7 @@ pub(crate) struct JoinReservation<'a> {
 }
 
 impl JoinReservation<'_> {
-    /// The session is in the rooms: they stay counted.
+    /// The session has joined the rooms, so they stay counted.
     pub(crate) fn done(mut self) {
         self.rooms = 0;
     }
@@ -132,7 +132,7 @@ impl RedisUsage {
         Self { retention, server: server.clone(), began: Instant::now(), state: Mutex::default() }
     }
 
-    /// Whether Redis may store more for a principal.
+    /// Whether a principal may store more in Redis.
     pub(crate) fn may_grow(&self, who: &Arc<str>) -> bool {
         let ServerMemory { used, limit } = self.server.memory();
         !memory::is_under_pressure(used, limit) || {
@@ -141,7 +141,7 @@ impl RedisUsage {
         }
     }
 
-    /// Counts a message of so many bytes while it is on its way to Redis.
+    /// Counts a message of this many bytes while it is on its way to Redis.
     pub(crate) fn publishing(
         self: &Arc<Self>,
         room: &RoomName,
@@ -156,7 +156,8 @@ impl RedisUsage {
         ReservedBytes { who: who.clone(), bytes, usage: self.clone() }
     }
 
-    /// A message of so many bytes was stored. `key` is the length of the name of its idempotency key in Redis.
+    /// Counts a stored message of this many bytes. `key` is the length of the Redis key that remembers its
+    /// idempotency key.
     pub(crate) fn published(
         &self,
         room: &RoomName,
@@ -180,7 +181,7 @@ impl RedisUsage {
             if history.messages > 0 {
                 (known.messages, known.bytes) = (known.messages + 1, known.bytes + bytes + MESSAGE_SIZE);
                 if known.messages > history.messages {
-                    // The oldest goes. It is taken to be of average size.
+                    // The oldest message is dropped. Its size is taken to be the average.
                     known.bytes -= known.bytes / known.messages;
                     known.messages = history.messages;
                 }
@@ -203,7 +204,8 @@ impl RedisUsage {
         self.server.added(grown);
     }
 
-    /// A session is about to be in so many more rooms, which take so many bytes. An error: the principal uses too much.
+    /// Counts rooms that a session is about to join, with their size in bytes. An error: Redis is nearly full,
+    /// and the principal uses much of it.
     pub(crate) fn joining(
         &self,
         connection: ConnectionId,
@@ -220,7 +222,7 @@ impl RedisUsage {
         Ok(JoinReservation { usage: self, connection, rooms })
     }
 
-    /// A session is in so many more rooms.
+    /// Counts rooms that a session has joined.
     pub(crate) fn joined(&self, connection: ConnectionId, who: &Arc<str>, rooms: usize, bytes: usize) {
         {
             let mut state = self.state();
@@ -232,12 +234,12 @@ impl RedisUsage {
         self.server.added(bytes);
     }
 
-    /// A session has left so many rooms.
+    /// Stops counting rooms that a session has left, once Redis has deleted them.
     pub(crate) fn left(&self, connection: ConnectionId, rooms: usize) {
         let (who, bytes) = {
             let mut state = self.state();
             let Some(session) = state.sessions.get_mut(&connection) else { return };
-            // They are taken to be of average size.
+            // Their size is taken to be the average.
             let bytes = session.bytes * rooms.min(session.rooms) / session.rooms.max(1);
             (session.rooms, session.bytes) = (session.rooms.saturating_sub(rooms), session.bytes - bytes);
             let who = session.who.clone();
@@ -247,7 +249,7 @@ impl RedisUsage {
         self.expires(&who, bytes, LEFT_ROOM_TTL);
     }
 
-    /// The connection of a session has ended. The session itself lives for `ttl`.
+    /// The connection of a session has ended. The session lives for another `ttl`.
     pub(crate) fn detached(&self, connection: ConnectionId, ttl: Duration) {
         let SessionUsage { who, bytes, .. } = {
             let mut state = self.state();
@@ -258,7 +260,7 @@ impl RedisUsage {
         self.expires(&who, bytes, ttl + LEFT_ROOM_TTL);
     }
 
-    /// Counts bytes for so long.
+    /// Counts bytes until `ttl` is over.
     fn expires(&self, who: &Arc<str>, bytes: usize, ttl: Duration) {
         let second = self.second(Instant::now() + ttl);
         let mut state = self.state();
@@ -266,22 +268,22 @@ impl RedisUsage {
         *state.expiring.entry((second, who.clone())).or_default() += bytes;
     }
 
-    /// The first full second after an instant, counted from when this began.
+    /// The first full second after an instant, counted from when this value was created.
     fn second(&self, instant: Instant) -> u64 {
         instant.saturating_duration_since(self.began).as_secs() + 1
     }
 
-    /// Stops counting what is gone from Redis by now.
+    /// Stops counting what Redis has deleted by now.
     pub(crate) fn sweep(&self) {
         while self.sweep_some() {}
         let mut state = self.state();
         if state.rooms.len() < state.rooms.capacity() / 4 {
-            let most = 2 * state.rooms.len();
-            state.rooms.shrink_to(most);
+            let capacity = 2 * state.rooms.len();
+            state.rooms.shrink_to(capacity);
         }
     }
 
-    /// The same for some of it. Returns whether there may be more.
+    /// Removes some of it. Returns whether there may be more.
     fn sweep_some(&self) -> bool {
         let (now, second) = (Instant::now(), self.began.elapsed().as_secs());
         let mut state = self.state();
@@ -313,7 +315,7 @@ impl RedisUsage {
     }
 
     fn state(&self) -> MutexGuard<'_, UsageState> {
-        self.state.lock().expect("no code panics while it holds the usage")
+        self.state.lock().expect("no code panics while it holds the lock")
     }
 }
 
@@ -343,7 +345,7 @@ mod tests {
 
     /// One key filled Redis with fresh rooms at 63 MB/s, until nobody could publish.
     #[tokio::test(start_paused = true)]
-    async fn a_principal_that_uses_much_of_redis_is_refused_and_others_are_not() {
+    async fn a_principal_that_uses_much_of_redis_is_refused_while_others_are_not() {
         let (usage, account) = (usage(10_000_000), MemoryAccount::unlimited());
         let [mallory, acme] = ["mallory", "acme"].map(|name| account.share(&name.into()));
         let mut n = 0;
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_expires_is_not_counted_for_ever() {
+    async fn expired_data_is_no_longer_counted() {
         let (usage, account) = (usage(usize::MAX), MemoryAccount::unlimited());
         let [feed, other] = ["feed", "other"].map(|name| account.share(&name.into()));
         let sum = |share: &MemoryShare| usage.state().sums.get(share.principal()).copied().unwrap_or(0);

@@ -18,7 +18,7 @@ pub(crate) struct SlotRequest {
     /// The connections of this node, this one among them.
     pub own: u32,
     /// The limit for all nodes together.
-    pub most: u32,
+    pub max_connections: u32,
 }
 
 pub(crate) enum SlotReply {
@@ -32,7 +32,7 @@ pub(crate) enum SlotReply {
 impl SlotRequest {
     /// Arguments of the scripts that take a slot: the connections of the node, the limit, how long counts are kept.
     pub(super) fn arguments(self) -> [Value; 3] {
-        [answer::integer(self.own.into()), answer::integer(self.most.into()), answer::millis(KEEP)]
+        [answer::integer(self.own.into()), answer::integer(self.max_connections.into()), answer::millis(KEEP)]
     }
 }
 

@@ -1,5 +1,6 @@
-//! How a session comes to a connection of this node: it is claimed, or taken. One that nobody waits for any more is let go, and one that
-//! came to nothing is requested_at about until it cannot come about any more.
+//! How a connection of this node gets its session: by creating or resuming one. If nobody waits for the session
+//! any more, it is released. An attempt whose outcome is unknown is followed up until Redis can no longer execute
+//! it.
 
 use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, ReleaseMode, late};
 use crate::{
@@ -32,16 +33,17 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// A claim or a take that came to nothing, but may still be carried out.
+/// An attempt to create or resume a session, which Redis may execute even after this node has given up on it.
 struct AcquireAttempt {
     principal: Arc<str>,
     id: SessionId,
     connection: ConnectionId,
     node: Arc<String>,
+    /// The name of this node when the attempt began.
     began: Instant,
-    /// By Redis' clock.
+    /// When Redis refuses the attempt, in milliseconds by Redis' clock.
     deadline: u64,
-    /// Redis was told of it.
+    /// The attempt was sent to Redis, so it may be executed.
     was_sent: bool,
 }
 
@@ -54,8 +56,9 @@ impl AcquireAttempt {
         SessionHolder { connection: self.connection, node: &self.node }
     }
 
-    /// Redis said that this was late, or requested_at for too early, request_time it showed this time. Where that was said in time, the clock was set,
-    /// and it can be tried again.
+    /// Redis has refused the attempt as too late, or as from the future, and its clock shows `time`. Extends the
+    /// deadline by that clock. Returns whether to try again: a refusal that arrives quickly means that the clock
+    /// was set, not that Redis was slow.
     fn refresh_deadline(&mut self, time: u64) -> bool {
         let left = WRITE_VALIDITY.saturating_sub(self.began.elapsed());
         self.deadline = time + left.as_millis() as u64;
@@ -64,7 +67,7 @@ impl AcquireAttempt {
 }
 
 impl RedisSessions {
-    /// Makes a session. One that nobody waits for any more is let go.
+    /// Creates a session. If the caller stops waiting, the session is released.
     pub(crate) async fn create(
         self: &Arc<Self>,
         principal: &Arc<str>,
@@ -74,14 +77,15 @@ impl RedisSessions {
         let (sessions, principal, token) = (self.clone(), principal.clone(), SessionToken::random());
         self.run_to_completion(connection, async move {
             let mut attempt = sessions.begin_attempt(&principal, SessionId::of(&token), connection);
-            let claimed = sessions.try_create(&mut attempt, joins).await;
-            sessions.finish(claimed.map(|()| Some(token)), attempt)
+            let created = sessions.try_create(&mut attempt, joins).await;
+            sessions.finish(created.map(|()| Some(token)), attempt)
         })
         .await?
         .ok_or_else(late)
     }
 
-    /// Hands a session to a connection that requested_at for it at an instant, and takes a connection slot for it where there may be so many.
+    /// Resumes a session for a connection that asked for it at `requested_at`. With `max_connections`, acquires a
+    /// connection slot of the principal in the same step.
     pub(crate) async fn resume(
         self: &Arc<Self>,
         token: SessionToken,
@@ -94,48 +98,48 @@ impl RedisSessions {
         self.run_to_completion(connection, async move {
             let mut attempt = sessions.begin_attempt(&principal, SessionId::of(&token), connection);
             let slot = max_connections
-                .map(|max_connections| sessions.context.connections.ask(&principal, max_connections));
-            let taken = sessions.try_resume(&mut attempt, requested_at, slot).await;
-            let is_held = matches!(taken, Ok(ResumeResult::Resumed(_)));
-            match taken {
+                .map(|max_connections| sessions.context.connections.attempt(&principal, max_connections));
+            let resumed = sessions.try_resume(&mut attempt, requested_at, slot).await;
+            let is_held = matches!(resumed, Ok(ResumeResult::Resumed(_)));
+            match resumed {
                 Ok(resume) if !is_held => {
                     let AcquireAttempt { principal, id, connection, node, .. } = attempt;
                     sessions.context.owned.remove_later(&node, held_entry(&principal, id, connection));
                     Ok(resume)
                 }
-                taken => sessions.finish(taken, attempt),
+                result => sessions.finish(result, attempt),
             }
         })
         .await
     }
 
-    /// Carries out to the end what may come late, also where nobody waits for it any more: then the connection's session is let
-    /// go.
+    /// Runs `work` to its end even if the caller stops waiting, and then releases the connection's session.
     async fn run_to_completion<T: Send + 'static>(
         self: &Arc<Self>,
         connection: ConnectionId,
         work: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, mut receiver) = oneshot::channel();
         let sessions = self.clone();
-        // Under a name that others may be clearing away nothing begins.
+        // Once the lease has expired, other nodes may be removing what this name owns. Start nothing new under
+        // it.
         if self.context.lease_expiry.has_expired() {
             return Err(late());
         }
         self.tasks.spawn(async move {
-            if answer.send(work.await).is_err() {
+            if sender.send(work.await).is_err() {
                 sessions.release(connection, ReleaseMode::Detach);
             }
         });
-        let mut answered = answered;
-        if let Ok(answer) = tokio::time::timeout(RESPONSE_TIMEOUT, &mut answered).await {
-            return answer.unwrap_or_else(|_| Err(late()));
+        if let Ok(result) = tokio::time::timeout(RESPONSE_TIMEOUT, &mut receiver).await {
+            return result.unwrap_or_else(|_| Err(late()));
         }
-        // Either it has come at the last moment, or whoever sends it finds that nobody waits.
-        answered.close();
-        answered.try_recv().unwrap_or_else(|_| Err(late()))
+        // Either the result has arrived at the last moment, or the task finds that nobody receives it.
+        receiver.close();
+        receiver.try_recv().unwrap_or_else(|_| Err(late()))
     }
 
+    /// Returns the result. After an error, releases the session, or whatever the attempt may still lead to.
     fn finish<T>(
         self: &Arc<Self>,
         result: Result<T, Unavailable>,
@@ -194,23 +198,23 @@ impl RedisSessions {
         slot: Option<SlotAttempt>,
     ) -> Result<ResumeResult, Unavailable> {
         let held = held_entry(&attempt.principal, attempt.id, attempt.connection);
-        let noted = async {
+        let listed = async {
             match &slot {
-                Some(_) => self.context.connections.note(&attempt.node, &attempt.principal).await,
+                Some(_) => self.context.connections.list(&attempt.node, &attempt.principal).await,
                 None => Ok(()),
             }
         };
-        tokio::try_join!(self.context.owned.add(&attempt.node, held), noted)?;
+        tokio::try_join!(self.context.owned.add(&attempt.node, held), listed)?;
         let Context { link, names, .. } = &*self.context;
-        let (mut request_time, mut lease) = (
+        let (mut request_time, mut lease_end) = (
             self.context.redis_clock.micros_at(requested_at),
             self.context.redis_clock.micros_at(self.context.lease_expiry.end()),
         );
         if link.is_clustered() {
-            // Its server's own clock, by which it says request_time the session was taken last.
+            // The server of the session has a clock of its own, which says when the session was last taken.
             let time = server_time(link, names.session(&attempt.principal, attempt.id)).await?;
             let heard_at = Instant::now();
-            (request_time, lease) = (
+            (request_time, lease_end) = (
                 extrapolate(time, heard_at, requested_at),
                 extrapolate(time, heard_at, self.context.lease_expiry.end()),
             );
@@ -219,8 +223,10 @@ impl RedisSessions {
         attempt.was_sent = true;
         let mut is_retry = false;
         let (time, generation, previous, previous_node, rooms) = loop {
-            // A slot counts under the node's name, which others clear away only once.
-            let deadline = if slot.is_some() { attempt.deadline.min(lease / 1000) } else { attempt.deadline };
+            // A slot is counted under this node's name. Once others may have removed that name's counts, nobody
+            // would remove this one.
+            let deadline =
+                if slot.is_some() { attempt.deadline.min(lease_end / 1000) } else { attempt.deadline };
             let request = ResumeRequest {
                 requested_at: request_time,
                 deadline,
@@ -242,13 +248,14 @@ impl RedisSessions {
                     slot.into_iter().for_each(SlotAttempt::refused);
                     return Ok(ResumeResult::LimitReached(count));
                 }
-                // Maybe only as far as this node knew what time it is: now it knows better.
+                // The refusal may only be due to what this node knew about the time. The reply has just corrected
+                // that.
                 ResumeOutcome::TakenSince | ResumeOutcome::Late
                     if !is_retry && attempt.refresh_deadline(time / 1000) =>
                 {
                     let at_least = extrapolate(time, heard_at, requested_at);
-                    lease = extrapolate(time, heard_at, self.context.lease_expiry.end());
-                    // What it knew was worth nothing where the clock was set back.
+                    lease_end = extrapolate(time, heard_at, self.context.lease_expiry.end());
+                    // If the clock was set back, the earlier estimate is worthless.
                     (is_retry, request_time) =
                         (true, if request_time > time { at_least } else { request_time.max(at_least) })
                 }
@@ -258,16 +265,16 @@ impl RedisSessions {
         };
         let permit = slot.map(SlotAttempt::granted);
         let session = self.insert(attempt, Record::new(generation, time, rooms));
-        let before = previous.and_then(|previous| self.by_connection(previous));
-        match (&before, previous) {
-            (Some(before), _) => self.report_takeover(before),
+        let previous_session = previous.and_then(|previous| self.by_connection(previous));
+        match (&previous_session, previous) {
+            (Some(session), _) => self.report_takeover(session),
             (None, Some(previous)) => self.notify_previous(previous_node, previous),
             (None, None) => {}
         }
         self.write_members(&session).await?;
         let mut record = session.record();
-        if let Some(before) = &before {
-            record.inherit_from(&before.record());
+        if let Some(previous) = &previous_session {
+            record.inherit_from(&previous.record());
         }
         let rooms: Vec<_> =
             record.rooms.iter().map(|(room, place)| (room.clone(), place.joined.epoch.clone())).collect();
@@ -285,7 +292,7 @@ impl RedisSessions {
         Ok(ResumeResult::Resumed(ResumedSession { previous, rooms, permit }))
     }
 
-    /// From here on the session is this node's to see to.
+    /// From now on, this node is responsible for the session.
     fn insert(self: &Arc<Self>, attempt: &AcquireAttempt, record: Record) -> Arc<HeldSession> {
         let session = Arc::new(HeldSession {
             principal: attempt.principal.clone(),
@@ -298,24 +305,25 @@ impl RedisSessions {
             ended: AtomicBool::new(false),
         });
         self.held().insert(attempt.connection, session.clone());
-        // Meanwhile this node may have been taken for dead, and have come back under another name.
+        // This node may have lost its lease meanwhile, and continued under another name.
         if *self.context.node.get() != *attempt.node {
             self.mark_uncertain(&session);
         }
         session
     }
 
-    /// Tells another node that one of its connections is not needed any more. Should that get lost, its patrol finds out.
+    /// Tells another node that one of its connections has lost its session. If the notice is lost, that node's
+    /// audit of sessions finds out.
     fn notify_previous(&self, node: Arc<str>, connection: ConnectionId) {
         let context = self.context.clone();
         tokio::spawn(async move {
             if let Err(error) = notify_takeover(&context.link, &context.names, &node, connection).await {
-                tracing::debug!(%error, "a node was not told of a takeover");
+                tracing::debug!(%error, "could not notify a node of a takeover");
             }
         });
     }
 
-    /// What may still be carried out is waited for, and let go.
+    /// Releases whatever the attempt leads to, and stops when Redis can no longer execute it.
     fn abandon(self: &Arc<Self>, attempt: AcquireAttempt) {
         let AcquireAttempt { principal, id, connection, node, began, deadline, was_sent } = attempt;
         if !was_sent {
@@ -323,10 +331,10 @@ impl RedisSessions {
         }
         let sessions = self.clone();
         self.tasks.spawn(async move {
-            let mut pause = RETRY_DELAY;
+            let mut delay = RETRY_DELAY;
             loop {
-                let let_go = {
-                    let _turn = sessions.retries.acquire().await.expect("it is never closed");
+                let reply = {
+                    let _permit = sessions.retries.acquire().await.expect("the semaphore is never closed");
                     sessions
                         .request_release(
                             SessionKey { principal: &principal, id },
@@ -336,7 +344,7 @@ impl RedisSessions {
                         )
                         .await
                 };
-                let is_let_go = match let_go {
+                let is_done = match reply {
                     Ok(ReleaseReply::Released { end, .. }) => {
                         sessions.context.owned.schedule_end(session_entry(&principal, id), end).await.is_ok()
                     }
@@ -345,14 +353,14 @@ impl RedisSessions {
                     }
                     Err(_) => false,
                 };
-                if is_let_go {
+                if is_done {
                     return sessions
                         .context
                         .owned
                         .remove_later(&node, held_entry(&principal, id, connection));
                 }
-                sleep(pause).await;
-                pause = (pause * 2).min(MAX_RETRY_DELAY);
+                sleep(delay).await;
+                delay = (delay * 2).min(MAX_RETRY_DELAY);
             }
         });
     }

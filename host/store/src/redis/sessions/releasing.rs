@@ -1,4 +1,5 @@
-//! How a session is let go: its record first, then the list of those that end, then what of its members is not written.
+//! How a session is released: first its record is changed, then its end is scheduled, then its members are
+//! written.
 
 use super::{
     HeldSession, MAX_RETRY_DELAY, RECENT_RELEASE_TTL, RETRY_DELAY, RedisSessions, ReleaseMode, late,
@@ -26,7 +27,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 impl RedisSessions {
-    /// The connection has ended: its session can be resumed, or is over.
+    /// Releases the session of a connection that has ended. `None` if it has no session.
     pub(crate) fn release(self: &Arc<Self>, connection: ConnectionId, mode: ReleaseMode) -> Option<()> {
         let session = self.held().remove(&connection)?;
         session.ended.store(true, Ordering::Relaxed);
@@ -35,29 +36,30 @@ impl RedisSessions {
         Some(())
     }
 
-    /// A member of a session that is let go.
+    /// Writes a member of a session that was released.
     async fn write_member(&self, session: &HeldSession, change: MembershipChange) -> Result<(), Unavailable> {
         match self.context.members.write(&session.principal, session.id, change.clone()).await? {
             (MembershipOutcome::Late, _) => Err(late()),
-            (enrolled, epoch) => {
-                session.record().membership_written(&change, enrolled, &epoch);
+            (outcome, epoch) => {
+                session.record().membership_written(&change, outcome, &epoch);
                 Ok(())
             }
         }
     }
 
-    /// A member of a session of which there is no record.
+    /// Removes a member of a session that has no record.
     async fn remove_member(
         &self,
         session: &HeldSession,
-        departure: MembershipChange,
+        removal: MembershipChange,
     ) -> Result<(), Unavailable> {
-        match self.context.members.write(&session.principal, session.id, departure).await? {
+        match self.context.members.write(&session.principal, session.id, removal).await? {
             (MembershipOutcome::Late, _) => Err(late()),
             _ => Ok(()),
         }
     }
 
+    /// Asks Redis to release a session, if `connection` still holds it.
     pub(super) async fn request_release(
         &self,
         session: SessionKey<'_>,
@@ -77,17 +79,17 @@ impl RedisSessions {
     }
 }
 
-/// Lets a session go, until Redis says that it is so.
+/// Releases a session, and retries until Redis confirms it.
 pub(super) async fn release(sessions: Arc<RedisSessions>, session: Arc<HeldSession>, mode: ReleaseMode) {
-    let (mut pause, mut left) = (RETRY_DELAY, release_once(&sessions, &session, mode).await);
-    while let Err(error) = left {
-        tracing::debug!(connection = %session.connection, %error, "a session is let go later");
-        sleep(pause).await;
-        pause = (pause * 2).min(MAX_RETRY_DELAY);
-        let _turn = sessions.retries.acquire().await.expect("it is never closed");
-        left = release_once(&sessions, &session, mode).await;
+    let (mut delay, mut result) = (RETRY_DELAY, release_once(&sessions, &session, mode).await);
+    while let Err(error) = result {
+        tracing::debug!(connection = %session.connection, %error, "could not release a session; trying again");
+        sleep(delay).await;
+        delay = (delay * 2).min(MAX_RETRY_DELAY);
+        let _permit = sessions.retries.acquire().await.expect("the semaphore is never closed");
+        result = release_once(&sessions, &session, mode).await;
     }
-    let mut recent = sessions.recently_released.lock().expect("no code panics while it holds them");
+    let mut recent = sessions.recently_released.lock().expect("no code panics while it holds the lock");
     while recent.front().is_some_and(|(at, ..)| at.elapsed() >= RECENT_RELEASE_TTL) {
         recent.pop_front();
     }
@@ -100,25 +102,23 @@ async fn release_once(
     mode: ReleaseMode,
 ) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
-    let last = {
+    let final_write = {
         let mut record = session.record();
         let generation = record.generation;
         record.final_write().map(|(number, fields)| (generation, number, fields))
     };
-    let outcome = sessions.request_release(session.key(), session.connection, mode, last).await?;
-    if let ReleaseReply::NotFound { time } = outcome {
-        // Redis may have forgotten it after it was confirmed and before its members were written.
-        let departures = session.record().removals(time);
-        let writes: Vec<BoxFuture<Result<(), Unavailable>>> = departures
-            .into_iter()
-            .map(|departure| sessions.remove_member(session, departure).boxed())
-            .collect();
+    let reply = sessions.request_release(session.key(), session.connection, mode, final_write).await?;
+    if let ReleaseReply::NotFound { time } = reply {
+        // Redis may have lost the record after confirming it and before the members were written.
+        let removals = session.record().removals(time);
+        let writes: Vec<BoxFuture<Result<(), Unavailable>>> =
+            removals.into_iter().map(|removal| sessions.remove_member(session, removal).boxed()).collect();
         join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
     }
-    if let ReleaseReply::Released { time, number, end, .. } = outcome {
+    if let ReleaseReply::Released { time, number, end, .. } = reply {
         sessions.context.owned.schedule_end(session_entry(&session.principal, session.id), end).await?;
         session.record().released(time, number);
-        // Something newer than this is as good.
+        // A newer write of the member is just as good.
         let changes = session.record().membership_changes();
         let writes: Vec<BoxFuture<Result<(), Unavailable>>> =
             changes.into_iter().map(|change| sessions.write_member(session, change).boxed()).collect();

@@ -1,4 +1,5 @@
-//! How a session is written while a connection holds it: one write at a time, answered when it is confirmed, and until then undone.
+//! How a session is written while a connection holds it: one write at a time. A change takes effect when its
+//! write is confirmed. If that fails, the old state is written again.
 
 use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, late};
 use crate::{
@@ -15,10 +16,10 @@ use futures_util::{FutureExt, future::join_all};
 use std::sync::{Arc, atomic::Ordering};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Sees, when it is dropped, to what of a session is not written.
-struct Unfinished<'a>(&'a Arc<RedisSessions>, &'a Arc<HeldSession>);
+/// Starts writing what Redis does not have yet when it is dropped, even if the caller stops waiting.
+struct SyncOnDrop<'a>(&'a Arc<RedisSessions>, &'a Arc<HeldSession>);
 
-impl Drop for Unfinished<'_> {
+impl Drop for SyncOnDrop<'_> {
     fn drop(&mut self) {
         let Self(sessions, session) = self;
         if !session.record().is_synced() {
@@ -28,20 +29,21 @@ impl Drop for Unfinished<'_> {
 }
 
 impl RedisSessions {
-    /// Records what becomes of a session's rooms. After an error the old state rules, and is written until it is confirmed.
+    /// Records that a session joins or leaves rooms. After an error the old state applies, and is written until
+    /// Redis confirms it.
     pub(crate) async fn change(
         self: &Arc<Self>,
         token: SessionToken,
         connection: ConnectionId,
         change: RoomChanges,
     ) -> Result<(), Unavailable> {
-        let until = Instant::now() + RESPONSE_TIMEOUT;
+        let deadline = Instant::now() + RESPONSE_TIMEOUT;
         let session = self.by_connection(connection).filter(|session| session.id == SessionId::of(&token));
-        let session = session.ok_or_else(|| Unavailable("the session is another connection's".to_owned()))?;
-        let _unfinished = Unfinished(self, &session);
-        timeout_at(until, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
-        // It is recorded. Members follow, with whoever waits or without.
-        timeout_at(until, self.write_members(&session)).await.ok();
+        let session = session.ok_or_else(|| Unavailable("another connection has the session".to_owned()))?;
+        let _sync = SyncOnDrop(self, &session);
+        timeout_at(deadline, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
+        // The change is recorded. Members are written in the background if this takes too long.
+        timeout_at(deadline, self.write_members(&session)).await.ok();
         Ok(())
     }
 
@@ -52,32 +54,35 @@ impl RedisSessions {
     ) -> Result<(), Unavailable> {
         let _writing = session.writing.lock().await;
         if session.has_ended() {
-            // Should it not have heard of that.
+            // The connection may not have been told that its session was taken over.
             self.report_takeover(session);
         }
         if session.has_ended() || self.context.lease_expiry.has_expired() || session.record().is_uncertain() {
-            return Err(Unavailable("this node may not write of the session now".to_owned()));
+            return Err(Unavailable(
+                "this node may not write the session until it has confirmed that it still owns it".to_owned(),
+            ));
         }
         match self.write(session, change).await? {
-            Written::Confirmed => Ok(()),
-            Written::Not => Err(Unavailable("the session is not as it was left".to_owned())),
+            WriteOutcome::Confirmed => Ok(()),
+            _ => Err(Unavailable("Redis has another state of the session than this node".to_owned())),
         }
     }
 
-    /// Puts a session that is taken back among what this node would leave behind by its present name.
+    /// Adds a session that this node reclaims to what its current name owns.
     async fn list_under_current_name(&self, session: &HeldSession) -> Result<(), Unavailable> {
         let node = self.context.node.get();
-        // Also where it is not known whether the entry is there, it is taken away from there in the end.
-        *session.node.lock().expect("no code panics while it holds a name") = node.clone();
+        // Set the name first: even if adding the entry fails with an unknown outcome, a release will remove it
+        // from there.
+        *session.node.lock().expect("no code panics while it holds the lock") = node.clone();
         self.context.owned.add(&node, session.held_entry()).await
     }
 
-    /// One write of a session, whose lock the caller holds.
+    /// Writes a session once. The caller holds its write lock.
     async fn write(
         self: &Arc<Self>,
         session: &Arc<HeldSession>,
         change: RoomChanges,
-    ) -> Result<Written, Unavailable> {
+    ) -> Result<WriteOutcome, Unavailable> {
         if session.record().is_reclaimable() {
             self.list_under_current_name(session).await?;
         }
@@ -106,15 +111,14 @@ impl RedisSessions {
         };
         let outcome = session.record().apply_reply(&write, change, reply);
         match outcome {
-            WriteOutcome::Confirmed => return Ok(Written::Confirmed),
             WriteOutcome::TakenOver => self.report_takeover(session),
             WriteOutcome::Lost => self.probe(session),
-            WriteOutcome::Retry => {}
+            WriteOutcome::Confirmed | WriteOutcome::Retry => {}
         }
-        Ok(Written::Not)
+        Ok(outcome)
     }
 
-    /// Writes the members that are not known to be as the record says. An error: not all of them are now.
+    /// Writes the members that may differ from the record. Repermits an error unless all of them now agree with it.
     pub(super) async fn write_members(&self, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
         let changes = session.record().membership_changes();
         let writes: Vec<_> = changes
@@ -122,23 +126,24 @@ impl RedisSessions {
             .map(|change| self.context.members.write(&session.principal, session.id, change.clone()).boxed())
             .collect();
         let mut failed = None;
-        for (change, enrolled) in changes.iter().zip(join_all(writes).await) {
+        for (change, result) in changes.iter().zip(join_all(writes).await) {
             let mut record = session.record();
-            match enrolled {
-                Ok((enrolled, epoch)) => {
-                    record.membership_written(change, enrolled, &epoch);
-                    // What was acknowledged meanwhile may have been told before there was a member.
-                    if let (MembershipOutcome::Applied(had), Some(_)) = (enrolled, &change.joins)
-                        && let Some(position) = record.acknowledged_beyond(&change.room, had)
+            match result {
+                Ok((outcome, epoch)) => {
+                    record.membership_written(change, outcome, &epoch);
+                    // Redis ignores acknowledgements of sessions that are not members yet, so send them again.
+                    if let (MembershipOutcome::Applied(stored), Some(_)) = (outcome, &change.joins)
+                        && let Some(position) = record.acknowledged_beyond(&change.room, stored)
                     {
                         self.context.acknowledgements.add(session.id, &change.room, position);
                     }
-                    if !matches!(enrolled, MembershipOutcome::Applied(_)) {
+                    if !matches!(outcome, MembershipOutcome::Applied(_)) {
                         failed = Some(late());
                     }
                 }
                 Err(error) => {
-                    // It may still be carried out: the next goes on the word of a later record.
+                    // The write may still be executed. The next one comes from a later confirmation of the
+                    // record, and so supersedes it.
                     record.membership_written(change, MembershipOutcome::Late, "");
                     failed = Some(error);
                 }
@@ -147,57 +152,51 @@ impl RedisSessions {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Sees to what of a session is not written, until it is.
+    /// Writes in the background what Redis does not have of a session yet, until it does.
     pub(crate) fn start_sync(self: &Arc<Self>, session: &Arc<HeldSession>) {
         if !session.is_syncing.swap(true, Ordering::AcqRel) {
-            tokio::spawn(start_sync(self.clone(), session.clone()));
+            tokio::spawn(sync(self.clone(), session.clone()));
         }
     }
 }
 
-enum Written {
-    Confirmed,
-    Not,
-}
-
-async fn start_sync(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
-    let (mut pause, mut turns) = (RETRY_DELAY, &sessions.background_writes);
+async fn sync(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
+    let (mut delay, mut permits) = (RETRY_DELAY, &sessions.background_writes);
     loop {
-        let settled = {
-            let _turn = turns.acquire().await.expect("it is never closed");
+        let result = {
+            let _permit = permits.acquire().await.expect("the semaphore is never closed");
             sync_once(&sessions, &session).await
         };
-        match settled {
+        match result {
             Ok(()) => {
                 session.is_syncing.store(false, Ordering::Release);
-                // What changed between the last look and this.
-                let rest = {
+                // Something may have changed since this task last looked.
+                let is_unfinished = {
                     let record = session.record();
                     !session.has_ended() && !record.is_synced() && !record.is_uncertain()
                 };
-                if !rest || session.is_syncing.swap(true, Ordering::AcqRel) {
+                if !is_unfinished || session.is_syncing.swap(true, Ordering::AcqRel) {
                     return;
                 }
             }
-
             Err(error) => {
-                tracing::debug!(connection = %session.connection, %error, "a session is written later");
-                turns = &sessions.retries;
+                tracing::debug!(connection = %session.connection, %error, "could not write a session; trying again");
+                permits = &sessions.retries;
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(MAX_RETRY_DELAY);
+        sleep(delay).await;
+        delay = (delay * 2).min(MAX_RETRY_DELAY);
     }
 }
 
-/// `Ok`: nothing is left to be done, or it is not this task's any more.
+/// Repermits `Ok` if everything is written, or if this task must not write it any more.
 async fn sync_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
-    let (is_doubted, is_synced, wants_write) = {
+    let (is_uncertain, is_synced, wants_write) = {
         let record = session.record();
         (record.is_uncertain(), record.is_synced(), record.wants_write())
     };
-    if session.has_ended() || is_doubted || is_synced {
+    if session.has_ended() || is_uncertain || is_synced {
         return Ok(());
     }
     if sessions.context.lease_expiry.has_expired() {
@@ -205,9 +204,9 @@ async fn sync_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) ->
     }
     if wants_write {
         match sessions.write(session, RoomChanges::default()).await? {
-            Written::Confirmed => {}
-            Written::Not if session.has_ended() || session.record().is_uncertain() => return Ok(()),
-            Written::Not => return Err(late()),
+            WriteOutcome::Confirmed => {}
+            _ if session.has_ended() || session.record().is_uncertain() => return Ok(()),
+            _ => return Err(late()),
         }
     }
     sessions.write_members(session).await
