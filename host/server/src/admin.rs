@@ -1,5 +1,5 @@
 //! The listener for operators, and its calls: publishing over HTTP, rooms, connections, plugins, health and
-//! metrics. Plain HTTP.
+//! metrics. Speaks plain HTTP, without TLS.
 
 mod api;
 mod body;

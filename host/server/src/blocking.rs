@@ -1,5 +1,5 @@
-//! Blocking work, each on a thread of its own. If the system has no thread left, tokio's pool panics or never
-//! starts the work. Here it is an error that only the caller sees.
+//! Blocking work, each piece on a thread of its own. If the system has no thread left, Tokio's pool panics or
+//! never starts the work. Here it is an error that only the caller sees.
 
 use std::{io, sync::Arc, thread::Builder, time::Duration};
 use tokio::{

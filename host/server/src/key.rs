@@ -1,4 +1,5 @@
-//! The API keys that a node accepts, and the limits of their tiers. Only the digests of keys are kept.
+//! The API keys that a node accepts, and the limits of their tiers. Keeps only the digests of keys, not the
+//! keys.
 
 use serde::Deserialize;
 use std::{

@@ -1,4 +1,5 @@
-//! The metrics that this node exports to Prometheus. Those of plugins are in `admin/metrics`.
+//! The metrics that this node exports to Prometheus. Does not count anything itself; those of plugins are in
+//! `admin/metrics`.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},

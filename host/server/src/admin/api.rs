@@ -1,4 +1,4 @@
-//! What all calls share: their state, the caller, pages of lists, and errors.
+//! What all calls share: their state, the caller, pages of lists, and errors. Contains no calls.
 
 use super::{
     Status,

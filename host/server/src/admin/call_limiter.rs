@@ -1,4 +1,5 @@
-//! How many authenticated calls may be in progress at a time, in total and for each principal.
+//! How many authenticated calls may be in progress at a time, in total and for each principal. Does not know
+//! what they do.
 
 use std::{
     collections::HashMap,

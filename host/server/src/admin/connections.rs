@@ -1,4 +1,4 @@
-//! The calls `/v1/connections…`.
+//! The calls `/v1/connections…`. Sees only the connections of this node.
 
 use super::api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found};
 use crate::hub::Connection;

@@ -1,4 +1,4 @@
-//! The calls `/livez` and `/readyz`.
+//! The calls `/livez` and `/readyz`. Does not check plugins and files itself.
 
 use super::api::Api;
 use crate::{hub::CONNECTION_BYTES, rollout::PluginState};

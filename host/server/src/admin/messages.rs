@@ -1,11 +1,11 @@
-//! The calls `POST /v1/publish` and `POST /v1/broadcast`.
+//! The calls `POST /v1/publish` and `POST /v1/broadcast`. Does not know how a message is stored.
 
 use super::{
     api::{Api, ApiError, Caller, json_response, to_json},
     body::UnreadBody,
 };
 use crate::{
-    hub::{Proposal, PublishPipeline, PublishResult, Publisher},
+    hub::{Proposal, PublishPipeline, PublishReply, Publisher},
     key::Key,
     session::may_publish,
 };
@@ -56,7 +56,7 @@ pub(super) async fn publish(
     }
     let (hub, mut publishes) = (&*api.services.hub, PublishPipeline::default());
     let (mut answers, mut unavailable) = (vec![], None);
-    let mut record = |((), published): ((), PublishResult)| {
+    let mut record = |((), published): ((), PublishReply)| {
         let refusal = published.as_ref().err().filter(|refusal| refusal.code == ErrorCode::StoreUnavailable);
         answers.push(to_answer(&published));
         refusal.cloned()
@@ -81,7 +81,7 @@ pub(super) async fn publish(
     Ok(json_response(format!("[{}]", answers.join(","))))
 }
 
-fn to_answer(published: &PublishResult) -> String {
+fn to_answer(published: &PublishReply) -> String {
     match published {
         Ok(published) => to_json(published),
         Err(refusal) => to_json(ErrorBody { error: refusal }),
@@ -107,7 +107,7 @@ fn authorize<'a>(api: &Api, key: &Key, message: Publish<'a>, bytes: usize) -> Re
     Ok(Proposal { room, message, bytes })
 }
 
-async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> PublishResult {
+async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> PublishReply {
     let bytes = message.data.get().len();
     let proposal = authorize(api, key, message, bytes)?;
     api.services.hub.publish(publisher(api, caller, key), proposal).await

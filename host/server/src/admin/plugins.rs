@@ -1,5 +1,5 @@
 //! The calls `/v1/plugins…`: the plugins and their versions on all nodes, loading, rolling back, and
-//! candidates.
+//! candidates. Does not decide which version is active: `rollout` does.
 
 use super::{
     api::{Api, ApiError, ApiResult, Caller},

@@ -1,4 +1,4 @@
-//! The calls `GET /v1/rooms…`.
+//! The calls `GET /v1/rooms…`. Changes no room.
 
 use super::api::{
     Api, ApiError, ApiResult, Caller, PageQuery, check_limit, json_response, next_cursor, not_found,

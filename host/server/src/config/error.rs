@@ -1,4 +1,4 @@
-//! Why a configuration is rejected, in the terms of TOML: keys, tables and lists.
+//! Why a configuration is rejected, in the terms of TOML: keys, tables and lists. Checks nothing.
 
 use super::redact::redact_urls;
 use switchyard_process::file::UnusableFile;

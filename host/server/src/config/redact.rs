@@ -1,5 +1,5 @@
 //! Removes passwords from error messages: a value that is shown may be a URL with a password, in the wrong
-//! place.
+//! place. Does not know which key the value belongs to.
 
 use std::ops::Range;
 

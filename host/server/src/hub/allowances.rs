@@ -1,5 +1,6 @@
 //! The limits that plugins give to a principal when it connects, for all rooms together. Kept per principal,
-//! so that they apply to all its connections and to HTTP, and also after connecting again.
+//! so that they apply to all its connections and to HTTP, and also after connecting again. Does not ask
+//! plugins.
 
 use super::grant::Grant;
 use std::{

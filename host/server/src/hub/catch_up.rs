@@ -1,5 +1,5 @@
 //! A member that is catching up: how far it has got, and the live messages that are buffered for it
-//! meanwhile, within limits.
+//! meanwhile, within limits. Does not read history.
 
 use super::{Connection, command::CatchUpOutcome};
 use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};

@@ -1,5 +1,5 @@
 //! The live connections of this node: finding them by id, and closing them when their key no longer allows
-//! them.
+//! them. Does not accept connections.
 
 use super::{Hub, pings::Pings, unavailable};
 use crate::{

@@ -1,4 +1,5 @@
 //! A semaphore for slow work that principals acquire in turn. A principal holds at most one permit at a time.
+//! Does not know the work.
 
 use std::{
     collections::HashMap,

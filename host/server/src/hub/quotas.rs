@@ -1,6 +1,6 @@
 //! The limits that a plugin gives to publishers: messages per second, and bytes per message. Kept per
 //! principal and room for the whole node, so that they apply to members and others, to all connections and to
-//! HTTP, and also after leaving, joining and connecting again.
+//! HTTP, and also after leaving, joining and connecting again. Does not ask the plugin.
 
 use super::grant::Grant;
 use std::{

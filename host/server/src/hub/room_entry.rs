@@ -1,4 +1,5 @@
-//! A room of a shard, open or about to be opened. What happens in an open room is in `room.rs`.
+//! A room of a shard, open or about to be opened. Does not deliver: what happens in an open room is in
+//! `room.rs`.
 
 use super::{Connection, command::*, room::Room};
 use std::sync::Arc;

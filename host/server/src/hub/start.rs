@@ -1,4 +1,4 @@
-//! Starts a hub: its shards, each with its policy, and the store that feeds them.
+//! Starts a hub: its shards, each with its policy, and the store that feeds them. Does not activate plugins.
 
 use super::{
     Connections, Hub, MAX_CONCURRENT_HISTORY_READS, MAX_SHARD_BACKLOG, ShardHandle, SlotConfig,

@@ -1,4 +1,5 @@
 //! Addresses of peers: the groups in which they are counted, and networks as written in the configuration.
+//! Counts nothing.
 
 use serde::Deserialize;
 use std::{

@@ -1,5 +1,5 @@
 //! Refused keys, by the address that presented them: counted, logged, and answered more slowly the more of
-//! them there are.
+//! them there are. Does not know the keys.
 
 use super::{AddressGroup, Rate, TokenBucket};
 use crate::metrics::{ListenerKind, Metrics};

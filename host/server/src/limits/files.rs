@@ -1,4 +1,5 @@
-//! How many files this process may open, and how they are divided among connections. Each connection is a file.
+//! How many files this process may open, and how they are divided among connections. Each connection is a
+//! file. Does not open or close any.
 
 use rlimit::Resource;
 

@@ -1,4 +1,4 @@
-//! How often something may happen, as a configuration spells it: "100/s", "20/m".
+//! How often something may happen, as written in the configuration: "100/s", "20/m". Does not count.
 
 use serde::Deserialize;
 use std::time::Duration;

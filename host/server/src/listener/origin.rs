@@ -1,4 +1,4 @@
-//! `server.origins`: the pages that browsers may connect from.
+//! `server.origins`: the pages that browsers may connect from. Does not restrict clients other than browsers.
 
 use serde::Deserialize;
 use url::Url;

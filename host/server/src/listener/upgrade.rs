@@ -1,4 +1,4 @@
-//! Turns an HTTP request into a WebSocket, or answers what is wrong with it.
+//! Turns an HTTP request into a WebSocket, or answers what is wrong with it. Does not read the WebSocket.
 
 use super::{
     ServerContext,

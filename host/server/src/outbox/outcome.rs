@@ -1,4 +1,4 @@
-//! The outcome of putting a frame into an outbox.
+//! The outcome of putting a frame into an outbox. Decides nothing.
 
 /// The outcome of enqueueing a frame at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Following the store: this node activates what other nodes have deployed or rolled back to.
+//! Following the store: this node activates what other nodes have deployed or rolled back to. Changes no
+//! history.
 
 use super::{
     Rollout, log_activation,

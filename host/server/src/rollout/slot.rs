@@ -1,4 +1,5 @@
-//! One plugin of a node: its configuration, its versions here, and the locks under which those change.
+//! One plugin of a node: its configuration, its versions here, and the locks under which those change. Does
+//! not decide which version is active.
 
 use super::view::{FailedVersion, PluginState};
 use crate::{

@@ -1,5 +1,5 @@
 //! The thread of a [`FileWatcher`](super::FileWatcher): receives events of the system, compares file states,
-//! and runs what reads files.
+//! and runs functions that read files. Does not decide when a file has settled.
 
 use super::{
     events::report,
