@@ -1,4 +1,5 @@
-//! The trait of a store's messages: publishing them, receiving them and reading them again. Knows no sessions and no members.
+//! The trait of a store's messages: publishing them, receiving them and reading them again. Knows no sessions
+//! and no members.
 
 use crate::{History, Message, PageLimit, PendingPublish, Reader, Unavailable};
 use switchyard_process::memory::MemoryShare;
@@ -6,35 +7,38 @@ use switchyard_protocol::{Position, room::RoomName};
 
 /// Orders the messages of each room, delivers them to this node, and keeps the newest ones.
 ///
-/// Messages are delivered as [`Event`](crate::Event)s, through the [`EventFeed`](crate::EventFeed) that the store was created with.
+/// Messages are delivered as [`Event`](crate::Event)s, through the [`EventFeed`](crate::EventFeed) that the
+/// store was created with.
 #[async_trait::async_trait]
 pub trait Broker: Send + Sync {
     /// Asks for the messages of a room. Returns at once.
     ///
     /// One [`Subscribed`](crate::Event::Subscribed) comes through the feed, and after it the messages; or one
-    /// [`SubscribeFailed`](crate::Event::SubscribeFailed), and after it nothing. To subscribe to a room again changes nothing,
-    /// except that another `Subscribed` comes.
+    /// [`SubscribeFailed`](crate::Event::SubscribeFailed), and after it nothing. To subscribe to a room again
+    /// changes nothing, except that another `Subscribed` comes.
     fn subscribe(&self, room: &RoomName);
 
     /// Ends the delivery of a room's messages. Those that are already on their way may still be delivered.
     fn unsubscribe(&self, room: &RoomName);
 
-    /// Gives the message the next offset of its room, and keeps it as long as [`Retention`](crate::Retention) says.
+    /// Gives the message the next offset of its room, and keeps it as long as [`Retention`](crate::Retention)
+    /// says.
     ///
-    /// When this returns, before the result is awaited, the order of one principal's messages in one room is settled: what was
-    /// published first gets the smaller offset, whatever happens on the way. The message is stored even if the result is
-    /// dropped.
+    /// When this returns, before the result is awaited, the order of one principal's messages in one room is
+    /// settled: what was published first gets the smaller offset, whatever happens on the way. The message is
+    /// stored even if the result is dropped.
     ///
     /// # Errors
     ///
-    /// The awaited result fails if the store did not confirm the message. It may still be stored, but never after a message
-    /// that was published later. With an idempotency key it is safe to publish it again.
+    /// The awaited result fails if the store did not confirm the message. It may still be stored, but never
+    /// after a message that was published later. With an idempotency key it is safe to publish it again.
     fn publish(&self, message: Message<'_>) -> PendingPublish;
 
-    /// Reads the messages after `after`, or without it from the oldest one: at most as many as `limit` allows.
+    /// Reads the messages after `after`, or without it from the oldest one: at most as many as `limit`
+    /// allows.
     ///
-    /// If `after` is of another epoch than the room, the answer starts with the oldest message, and `whole` is false.
-    /// [`Reader`] says what happens if the room does not exist.
+    /// If `after` is of another epoch than the room, the answer starts with the oldest message, and `whole`
+    /// is false. [`Reader`] says what happens if the room does not exist.
     ///
     /// # Errors
     ///
@@ -47,7 +51,8 @@ pub trait Broker: Send + Sync {
         reader: Reader,
     ) -> Result<History, Unavailable>;
 
-    /// Whether the store may keep more for the principal of this share. A store that is nearly full refuses principals for which
-    /// it keeps much. The memory store first evicts what clients can be told that they missed.
+    /// Whether the store may keep more for the principal of this share. A store that is nearly full refuses
+    /// principals for which it keeps much. The memory store first evicts what clients can be told that they
+    /// missed.
     fn has_capacity_for(&self, share: &MemoryShare) -> bool;
 }

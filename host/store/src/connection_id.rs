@@ -3,7 +3,8 @@
 use crate::random::random;
 use std::fmt;
 
-/// Identifies a live connection among all connections of all nodes. Displayed as `c_` and 16 hexadecimal digits.
+/// Identifies a live connection among all connections of all nodes. Displayed as `c_` and 16 hexadecimal
+/// digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub(crate) u64);
 

@@ -1,6 +1,7 @@
 //! The contract of a store, as a suite of tests that every store must pass. Each test gets a new store.
 //!
-//! Times are given in units. A store whose clock the test drives can have long ones, and one that is waited for short ones.
+//! Times are given in units. A store whose clock the test drives can have long ones, and one that is waited
+//! for short ones.
 
 mod epochs;
 mod history;

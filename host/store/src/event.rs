@@ -22,7 +22,8 @@ pub enum Event {
     },
     /// The next message of a room.
     Published(Arc<Publication>),
-    /// This node missed the messages up to `position`, and the store no longer holds them. The messages after it follow.
+    /// This node missed the messages up to `position`, and the store no longer holds them. The messages after
+    /// it follow.
     Lost {
         /// The room's name.
         room: Arc<str>,
@@ -31,13 +32,14 @@ pub enum Event {
     },
     /// A connection on another node has resumed the session of this connection.
     TakenOver(ConnectionId),
-    /// The store may no longer know that this connection holds its session. The node sends the client a ping. After the client
-    /// has answered, [`RemoteStore::confirm_alive`](crate::RemoteStore::confirm_alive) takes the session back.
+    /// The store may no longer know that this connection holds its session. The node sends the client a ping.
+    /// After the client has answered, [`RemoteStore::confirm_alive`](crate::RemoteStore::confirm_alive) takes
+    /// the session back.
     Probe(ConnectionId),
 }
 
 /// Where a store puts its events.
 ///
-/// It is called while the store holds locks, so it only enqueues the event. It always takes it, and returns `false` if too many
-/// events are waiting. A store that can deliver the room's messages later then does so.
+/// It is called while the store holds locks, so it only enqueues the event. It always takes it, and returns
+/// `false` if too many events are waiting. A store that can deliver the room's messages later then does so.
 pub type EventFeed = Arc<dyn Fn(Event) -> bool + Send + Sync>;

@@ -8,8 +8,8 @@ use switchyard_protocol::{Position, Publication};
 pub struct PageLimit {
     /// How many messages.
     pub messages: usize,
-    /// The size of all messages together, as they are stored. If at least one message is asked for, the first one is read even
-    /// if it is larger.
+    /// The size of all messages together, as they are stored. If at least one message is asked for, the first
+    /// one is read even if it is larger.
     pub bytes: usize,
 }
 
@@ -21,9 +21,11 @@ impl PageLimit {
 /// On whose behalf a history is read, which decides what happens if the room does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// A member, or somebody who joins. The room is created, so the epoch in the answer stays that of the room.
+    /// A member, or somebody who joins. The room is created, so the epoch in the answer stays that of the
+    /// room.
     Member,
-    /// Somebody else. Nothing is created: the answer has no messages, and an epoch that no other answer names.
+    /// Somebody else. Nothing is created: the answer has no messages, and an epoch that no other answer
+    /// names.
     Other,
 }
 
@@ -32,7 +34,8 @@ pub enum Reader {
 pub struct History {
     /// The position of the room's newest message.
     pub newest: Position,
-    /// The offset of the oldest message that the store holds; one more than the newest offset if it holds none.
+    /// The offset of the oldest message that the store holds; one more than the newest offset if it holds
+    /// none.
     pub oldest: u64,
     /// The messages read, oldest first and without a hole.
     pub messages: Vec<Arc<Publication>>,

@@ -1,4 +1,5 @@
-//! What is stored about an API key: its digest, its principal, its tier and scopes, and when it expires. Never the key itself.
+//! What is stored about an API key: its digest, its principal, its tier and scopes, and when it expires.
+//! Never the key itself.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

@@ -1,4 +1,5 @@
-//! The trait of the API keys that a store keeps, in addition to those of the configuration. Authenticates nobody.
+//! The trait of the API keys that a store keeps, in addition to those of the configuration. Authenticates
+//! nobody.
 
 use crate::{StoredKeys, Unavailable};
 
@@ -7,8 +8,9 @@ use crate::{StoredKeys, Unavailable};
 pub trait KeyRegistry: Send + Sync {
     /// Reads all keys. `None` if nothing has changed since `known` was read.
     ///
-    /// The store has lost each key that is known but no longer there: a key is revoked by writing a revocation. Lost keys are
-    /// written again. If that fails, the answer contains them all the same, and the next call tries again.
+    /// The store has lost each key that is known but no longer there: a key is revoked by writing a
+    /// revocation. Lost keys are written again. If that fails, the answer contains them all the same, and the
+    /// next call tries again.
     ///
     /// # Errors
     ///

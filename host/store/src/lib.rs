@@ -1,12 +1,13 @@
-//! What Switchyard remembers: the messages of rooms and their order, sessions and their memberships, API keys and versions of
-//! plugins. Knows neither sockets nor permissions.
+//! What Switchyard remembers: the messages of rooms and their order, sessions and their memberships, API keys
+//! and versions of plugins. Knows neither sockets nor permissions.
 //!
-//! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`], [`RoomDirectory`] and
-//! [`PluginRegistry`], and for a store outside of the process also [`KeyRegistry`] and [`RemoteStore`]. There are two stores:
-//! [`MemoryStore`], for a single node, and [`RedisStore`], which several nodes share. Both pass the same suite of tests, `contract`.
+//! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`],
+//! [`RoomDirectory`] and [`PluginRegistry`], and for a store outside of the process also [`KeyRegistry`] and
+//! [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
+//! several nodes share. Both pass the same suite of tests, `contract`.
 //!
-//! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go through the [`EventFeed`]
-//! that the store was created with.
+//! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go
+//! through the [`EventFeed`] that the store was created with.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 #![warn(unreachable_pub)]

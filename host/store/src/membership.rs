@@ -8,8 +8,8 @@ use switchyard_protocol::{Position, room::RoomName};
 pub struct Membership {
     /// The filter as the client wrote it.
     pub filter: Option<Arc<str>>,
-    /// The last acknowledged position, or the one at which the session joined. After a resume, everything behind it is
-    /// replayed.
+    /// The last acknowledged position, or the one at which the session joined. After a resume, everything
+    /// behind it is replayed.
     pub position: Position,
 }
 
@@ -18,7 +18,8 @@ pub struct Membership {
 pub struct Join {
     /// The room.
     pub room: RoomName,
-    /// The new membership. If the session is a member already, its position stays, unless it is of another epoch.
+    /// The new membership. If the session is a member already, its position stays, unless it is of another
+    /// epoch.
     pub membership: Membership,
     /// Whether to forget what the session has acknowledged in the room, as if it had left.
     pub anew: bool,

@@ -1,9 +1,10 @@
-//! The embedded store: all data is in this process and is gone when it ends. Implements the traits of a store for a
-//! single node.
+//! The embedded store: all data is in this process and is gone when it ends. Implements the traits of a store
+//! for a single node.
 //!
-//! Rooms are spread over [`STRIPES`] locks by the hash of their name. A call that needs both takes the lock of the sessions
-//! before that of a room, never the other way round. No lock is held across an await, and no lock is held for longer than a
-//! page of rooms takes ([`stripe::PAGE_ROOMS`], [`MAX_TRIMMED_PER_PAGE`]), however many rooms there are.
+//! Rooms are spread over [`STRIPES`] locks by the hash of their name. A call that needs both takes the lock
+//! of the sessions before that of a room, never the other way round. No lock is held across an await, and no
+//! lock is held for longer than a page of rooms takes ([`stripe::PAGE_ROOMS`], [`MAX_TRIMMED_PER_PAGE`]),
+//! however many rooms there are.
 
 mod broker;
 mod eviction;
@@ -34,11 +35,11 @@ use tokio::time::Instant;
 const STRIPES: usize = 64;
 /// How often expired messages, keys, rooms and sessions are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a room without members, messages, keys and a subscription stays after its last use. Then it is forgotten, and its
-/// epoch ends.
+/// How long a room without members, messages, keys and a subscription stays after its last use. Then it is
+/// forgotten, and its epoch ends.
 const IDLE_ROOM_TTL: Duration = Duration::from_secs(30);
-/// How many expired messages and keys a sweep removes before it releases the lock of their rooms, apart from those of the
-/// last room.
+/// How many expired messages and keys a sweep removes before it releases the lock of their rooms, apart from
+/// those of the last room.
 const MAX_TRIMMED_PER_PAGE: usize = 1024;
 const POISONED: &str = "no code panics while it holds a lock of the store";
 
@@ -58,7 +59,8 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// An empty store, which charges what it keeps to `account` and puts its events into `feed`.
     ///
-    /// Spawns a task on `vitals` that removes what has expired, every second. The task ends after the store was dropped.
+    /// Spawns a task on `vitals` that removes what has expired, every second. The task ends after the store
+    /// was dropped.
     ///
     /// # Panics
     ///
@@ -115,7 +117,8 @@ impl MemoryStore {
         }
     }
 
-    /// Sweeps some rooms, from the one after `after`. Returns the last of them, or `None` at the end of the stripe.
+    /// Sweeps some rooms, from the one after `after`. Returns the last of them, or `None` at the end of the
+    /// stripe.
     fn sweep_page(&self, stripe: &Mutex<Stripe>, after: Option<&str>, now: Instant) -> Option<Arc<str>> {
         let mut stripe = stripe.lock().expect(POISONED);
         let page = stripe.page(after);

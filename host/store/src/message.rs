@@ -1,4 +1,5 @@
-//! A message on its way into a room, and where it was stored. A message that was read back is a `Publication`.
+//! A message on its way into a room, and where it was stored. A message that was read back is a
+//! `Publication`.
 
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
@@ -33,6 +34,7 @@ impl<'a> Message<'a> {
 pub struct Stored {
     /// Its position in the room.
     pub position: Position,
-    /// Whether it had been stored before, with the same idempotency key. The position is that of the first one.
+    /// Whether it had been stored before, with the same idempotency key. The position is that of the first
+    /// one.
     pub duplicate: bool,
 }

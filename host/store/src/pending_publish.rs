@@ -1,4 +1,5 @@
-//! A message that was handed to a store and is not confirmed yet. Knows nothing of how the store publishes it.
+//! A message that was handed to a store and is not confirmed yet. Knows nothing of how the store publishes
+//! it.
 
 use super::{Stored, Unavailable};
 use std::{
@@ -12,7 +13,8 @@ pub(crate) type PublishResult = Result<Option<Stored>, Unavailable>;
 
 /// The result of [`Broker::publish`](crate::Broker::publish), as a future.
 ///
-/// The message is stored even if this is dropped. The output is `None` if the message needs a member and the room has none.
+/// The message is stored even if this is dropped. The output is `None` if the message needs a member and the
+/// room has none.
 pub enum PendingPublish {
     /// The result is known. It is `None` once it was taken.
     Ready(Option<Result<Option<Stored>, Unavailable>>),

@@ -1,5 +1,5 @@
-//! Stores which versions of plugins all nodes run, their code, and what each node reports about its own plugins. Does
-//! not compile or run anything.
+//! Stores which versions of plugins all nodes run, their code, and what each node reports about its own
+//! plugins. Does not compile or run anything.
 
 use crate::{Revision, Unavailable, VersionHistory};
 use bytes::Bytes;
@@ -7,8 +7,9 @@ use std::{collections::HashMap, sync::Arc};
 
 /// Stores the version history of each plugin, and the code of the versions that can be rolled back to.
 ///
-/// A plugin is named as in the configuration, and a version by the SHA-256 of its code in hexadecimal. Whatever carries code
-/// takes longer than [`RESPONSE_TIMEOUT`](crate::RESPONSE_TIMEOUT), because it goes in pieces, each of which is answered within that time.
+/// A plugin is named as in the configuration, and a version by the SHA-256 of its code in hexadecimal.
+/// Whatever carries code takes longer than [`RESPONSE_TIMEOUT`](crate::RESPONSE_TIMEOUT), because it goes in
+/// pieces, each of which is answered within that time.
 #[async_trait::async_trait]
 pub trait PluginRegistry: Send + Sync {
     /// The histories of all plugins. `None` if they have not changed since `known`.
@@ -17,12 +18,12 @@ pub trait PluginRegistry: Send + Sync {
     /// The history of one plugin. Its generation is 0 if no version was ever loaded.
     async fn history(&self, plugin: &str) -> Result<VersionHistory, Unavailable>;
 
-    /// Activates another version. Returns `false` and does nothing if another change came first. After an error, the change
-    /// may have been made nevertheless; the history tells.
+    /// Activates another version. Returns `false` and does nothing if another change came first. After an
+    /// error, the change may have been made nevertheless; the history tells.
     async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable>;
 
-    /// Writes what the store has lost: the history, unless the stored one is as new, and the missing code of versions, by
-    /// SHA-256. Writes nothing if the stored history is newer. Can be repeated after an error.
+    /// Writes what the store has lost: the history, unless the stored one is as new, and the missing code of
+    /// versions, by SHA-256. Writes nothing if the stored history is newer. Can be repeated after an error.
     async fn restore(
         &self,
         plugin: &str,
@@ -33,7 +34,8 @@ pub trait PluginRegistry: Send + Sync {
     /// The code of a version, if it is still stored. Callers must compare it with its SHA-256.
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable>;
 
-    /// Stores this node's report about its plugins, as JSON. It expires unless it is repeated every few seconds.
+    /// Stores this node's report about its plugins, as JSON. It expires unless it is repeated every few
+    /// seconds.
     async fn report(&self, report: &str) -> Result<(), Unavailable>;
 
     /// The names and reports of all nodes, sorted by name. Expired reports are left out.

@@ -1,5 +1,5 @@
-//! Many nodes on one Redis or Valkey: standalone, behind Sentinels, or a Cluster. Nothing outside of here knows of it.
-//! What its keys are and how long each lives is in docs/nodes.md.
+//! Many nodes on one Redis or Valkey: standalone, behind Sentinels, or a Cluster. Nothing outside of here
+//! knows of it. What its keys are and how long each lives is in docs/nodes.md.
 
 mod answer;
 mod cluster;

@@ -1,17 +1,18 @@
-//! Entries that all nodes must know, and that nodes write again if the store loses them: API keys and versions of plugins. Only
-//! knows their versions, not what they say.
+//! Entries that all nodes must know, and that nodes write again if the store loses them: API keys and
+//! versions of plugins. Only knows their versions, not what they say.
 //!
-//! Entries are never removed, only replaced by newer ones; a revocation is an entry, too. So if the store lacks an entry that a
-//! node has read, the store has lost it.
+//! Entries are never removed, only replaced by newer ones; a revocation is an entry, too. So if the store
+//! lacks an entry that a node has read, the store has lost it.
 
 use crate::key::KeyConfig;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// How long the revocation of a key is remembered. A node that has not read the registry for longer forgets what it knew.
+/// How long the revocation of a key is remembered. A node that has not read the registry for longer forgets
+/// what it knew.
 pub(crate) const REVOCATION_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Identifies the state of a registry: an epoch and, after a space, a number. It changes whenever an entry changes or is lost. A
-/// registry that starts empty again has another epoch.
+/// Identifies the state of a registry: an epoch and, after a space, a number. It changes whenever an entry
+/// changes or is lost. A registry that starts empty again has another epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision(pub Arc<str>);
 
@@ -27,7 +28,8 @@ impl Revision {
     }
 }
 
-/// An entry as it is stored: its version and, after a space, its content. The entry of a revoked key is only a version.
+/// An entry as it is stored: its version and, after a space, its content. The entry of a revoked key is only
+/// a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryEntry(pub Arc<str>);
 
@@ -65,9 +67,9 @@ impl Default for StoredKeys {
     }
 }
 
-/// Merges the entries that a node knows with those that it has just found in the registry. Returns all of them, each in its newest
-/// version, and those that the registry has lost. Revocations that are not newer than the version `oldest` do not count as
-/// lost, because a registry forgets them.
+/// Merges the entries that a node knows with those that it has just found in the registry. Returns all of
+/// them, each in its newest version, and those that the registry has lost. Revocations that are not newer
+/// than the version `oldest` do not count as lost, because a registry forgets them.
 pub(crate) fn merge(known: &Entries, found: Entries, oldest: u64) -> (Entries, Entries) {
     let mut lost = Entries::new();
     for (name, entry) in known {

@@ -3,16 +3,18 @@
 use crate::Unavailable;
 use std::sync::Arc;
 
-/// Looks at rooms, for operators and for clients that ask who is there. To ask for a room that does not exist creates none.
+/// Looks at rooms, for operators and for clients that ask who is there. To ask for a room that does not exist
+/// creates none.
 ///
 /// Every call fails if the store does not answer in time.
 #[async_trait::async_trait]
 pub trait RoomDirectory: Send + Sync {
-    /// The room's members, with the names of at most `max_principals` principals. A room that does not exist has no members.
+    /// The room's members, with the names of at most `max_principals` principals. A room that does not exist
+    /// has no members.
     async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable>;
 
-    /// How many members have acknowledged the message with this offset. `None` if the room has no such message yet, or does not
-    /// exist.
+    /// How many members have acknowledged the message with this offset. `None` if the room has no such
+    /// message yet, or does not exist.
     async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable>;
 
     /// A summary of the room. `None` if it does not exist or, in Redis, if only its position is left.

@@ -3,8 +3,8 @@
 use crate::{ConnectionId, Membership, Permit, SessionToken};
 use switchyard_protocol::room::RoomName;
 
-/// A session, as seen by a connection that holds it or has held it. Once another connection has taken the session over,
-/// requests with this hold are refused.
+/// A session, as seen by a connection that holds it or has held it. Once another connection has taken the
+/// session over, requests with this hold are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// Identifies the session.
@@ -29,13 +29,13 @@ pub struct ResumedSession {
 pub enum ResumeResult {
     /// The connection holds the session.
     Resumed(ResumedSession),
-    /// The token is unknown, the session has ended, or it belongs to another principal. A connection slot that was requested
-    /// can be used for a new session.
+    /// The token is unknown, the session has ended, or it belongs to another principal. A connection slot
+    /// that was requested can be used for a new session.
     NotFound(Option<Permit>),
-    /// All of the principal's connection slots are taken, and none of its connections holds the session. The number is how
-    /// many slots are taken.
+    /// All of the principal's connection slots are taken, and none of its connections holds the session. The
+    /// number is how many slots are taken.
     LimitReached(u32),
-    /// Another connection took the session after this one had requested it, or the store's clock was set back. The client
-    /// should try again.
+    /// Another connection took the session after this one had requested it, or the store's clock was set
+    /// back. The client should try again.
     Retry,
 }

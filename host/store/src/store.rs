@@ -1,11 +1,13 @@
-//! A store as the sum of its parts, each of which is a trait in a file of its own. Does not know how they are implemented.
+//! A store as the sum of its parts, each of which is a trait in a file of its own. Does not know how they are
+//! implemented.
 
 use crate::{Broker, KeyRegistry, PluginRegistry, RemoteStore, RoomDirectory, SessionStore};
 use std::sync::Arc;
 
 /// A store, in memory or elsewhere. A clone is the same store.
 ///
-/// Every call is answered within [`RESPONSE_TIMEOUT`](crate::RESPONSE_TIMEOUT), except those that transfer the code of plugins.
+/// Every call is answered within [`RESPONSE_TIMEOUT`](crate::RESPONSE_TIMEOUT), except those that transfer
+/// the code of plugins.
 #[derive(Clone)]
 pub struct Store {
     /// The messages of rooms.

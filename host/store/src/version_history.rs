@@ -1,14 +1,18 @@
-//! The versions that were loaded of a plugin, and which one is active: what all nodes agree on. Holds no code.
+//! The versions that were loaded of a plugin, and which one is active: what all nodes agree on. Holds no
+//! code.
 
 use serde::{Deserialize, Serialize};
 
-/// The most versions of a plugin whose code is stored, the active one included. An operator can roll back to these.
+/// The most versions of a plugin whose code is stored, the active one included. An operator can roll back to
+/// these.
 pub(crate) const MAX_STORED_VERSIONS: usize = 5;
 
-/// The most digests that are remembered after their code was deleted. A file with one of them is not a new version.
+/// The most digests that are remembered after their code was deleted. A file with one of them is not a new
+/// version.
 const MAX_REMEMBERED_DIGESTS: usize = 64;
 
-/// The versions of one plugin. It is stored and replaced as a whole, so the active version changes for all nodes in one step.
+/// The versions of one plugin. It is stored and replaced as a whole, so the active version changes for all
+/// nodes in one step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VersionHistory {
     /// Increases by 1 with each change. 0 if no version was ever loaded.
@@ -68,8 +72,8 @@ impl ActivationSource {
 }
 
 impl VersionHistory {
-    /// Returns the next generation, in which `release` is active, and the digests of the versions whose code is no longer
-    /// to be stored.
+    /// Returns the next generation, in which `release` is active, and the digests of the versions whose code
+    /// is no longer to be stored.
     pub fn activate(&self, release: Release) -> (Self, Vec<String>) {
         let mut next = self.clone();
         next.generation += 1;
@@ -84,8 +88,9 @@ impl VersionHistory {
         (next, dropped)
     }
 
-    /// Returns the next generation, in which the earlier version `sha256` is active again. With `withdrawn`, which says why
-    /// the active version failed, [`previous`](Self::previous) passes over that version from then on.
+    /// Returns the next generation, in which the earlier version `sha256` is active again. With `withdrawn`,
+    /// which says why the active version failed, [`previous`](Self::previous) passes over that version from
+    /// then on.
     pub fn roll_back_to(&self, sha256: &str, withdrawn: Option<&str>) -> Self {
         let mut next = self.clone();
         next.generation += 1;
@@ -109,7 +114,8 @@ impl VersionHistory {
         self.versions[active + 1..].iter().find(|release| release.withdrawn.is_none())
     }
 
-    /// The stored version whose SHA-256 starts with `digest`, if there is exactly one. An empty `digest` finds nothing.
+    /// The stored version whose SHA-256 starts with `digest`, if there is exactly one. An empty `digest`
+    /// finds nothing.
     pub fn find(&self, digest: &str) -> Option<&Release> {
         let mut found = self.versions.iter().filter(|release| release.sha256.starts_with(digest));
         found.next().filter(|_| found.next().is_none() && !digest.is_empty())

@@ -1,5 +1,5 @@
-//! The memory store as a broker: publishing to rooms, and reading their history. How a room keeps its messages is in
-//! `room_log`.
+//! The memory store as a broker: publishing to rooms, and reading their history. How a room keeps its
+//! messages is in `room_log`.
 
 use super::{MemoryStore, RoomLog};
 use crate::{Broker, Event, History, Message, PageLimit, PendingPublish, Reader, Stored, Unavailable};

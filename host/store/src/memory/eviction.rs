@@ -1,9 +1,10 @@
-//! What the memory store evicts while the node is under memory pressure: of the principals that use most, the histories of the
-//! rooms that were idle for longest, and then the idempotency keys that expire first. Nothing else is evicted.
+//! What the memory store evicts while the node is under memory pressure: of the principals that use most, the
+//! histories of the rooms that were idle for longest, and then the idempotency keys that expire first.
+//! Nothing else is evicted.
 //!
-//! Each pass walks all rooms twice: once to find out how much must go, once to drop it. It holds the lock of a stripe for one
-//! page of rooms, or one page of the keys of a room, at a time. So rooms may be used between the two walks. That only makes
-//! the pass inexact: the next one continues if it was not enough.
+//! Each pass walks all rooms twice: once to find out how much must go, once to drop it. It holds the lock of
+//! a stripe for one page of rooms, or one page of the keys of a room, at a time. So rooms may be used between
+//! the two walks. That only makes the pass inexact: the next one continues if it was not enough.
 
 use super::{MemoryStore, POISONED, room_log::RoomLog, stripe::Stripe};
 use crate::IDEMPOTENCY_KEY_TTL;
@@ -15,10 +16,11 @@ use tokio::time::Instant;
 
 /// How long eviction pauses after a pass that did not free enough.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// How many intervals of equal length the lifetime of an idempotency key is divided into, to find those that expire first.
+/// How many intervals of equal length the lifetime of an idempotency key is divided into, to find those that
+/// expire first.
 const KEY_BUCKETS: usize = 300;
-/// How many messages, or idempotency keys, are visited or dropped before the lock of their room is released, apart from the
-/// history of the last room.
+/// How many messages, or idempotency keys, are visited or dropped before the lock of their room is released,
+/// apart from the history of the last room.
 const PAGE_ITEMS: usize = 1024;
 /// The shortest time between two warnings that something is evicted.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,7 +36,8 @@ struct LastPass {
 }
 
 impl MemoryStore {
-    /// Evicts what can be missed, if the node is under memory pressure. Does nothing if another thread is at it.
+    /// Evicts what can be missed, if the node is under memory pressure. Does nothing if another thread is at
+    /// it.
     pub(super) fn evict(&self) {
         if !self.account.is_under_pressure() {
             return;
@@ -53,8 +56,8 @@ impl MemoryStore {
             }
             self.evict_histories();
             self.evict_keys();
-            // A pass that freed enough may be followed by another one at once, because each frees a fixed part of the limit,
-            // however fast memory fills up again.
+            // A pass that freed enough may be followed by another one at once, because each frees a fixed
+            // part of the limit, however fast memory fills up again.
             last.failed = self.account.is_under_pressure().then(Instant::now);
         }
     }
@@ -115,8 +118,8 @@ impl MemoryStore {
         self.for_each_key_page(|log, after| log.drop_keys(after, PAGE_ITEMS, end, level));
     }
 
-    /// Visits all rooms in pages, each under the lock of its stripe. `visit` gets the names of a page and returns how many of
-    /// them it has visited, which is at least one; the next page starts after those.
+    /// Visits all rooms in pages, each under the lock of its stripe. `visit` gets the names of a page and
+    /// returns how many of them it has visited, which is at least one; the next page starts after those.
     fn for_each_page(&self, mut visit: impl FnMut(&mut Stripe, &[Arc<str>]) -> usize) {
         for stripe in &self.stripes {
             let mut after = None;
@@ -132,8 +135,9 @@ impl MemoryStore {
         }
     }
 
-    /// Visits the idempotency keys of all rooms in pages, each under the lock of its room. `visit` gets the offset after which
-    /// the page starts, and returns that of the last key that it has visited, or `None` at the end of the room.
+    /// Visits the idempotency keys of all rooms in pages, each under the lock of its room. `visit` gets the
+    /// offset after which the page starts, and returns that of the last key that it has visited, or `None` at
+    /// the end of the room.
     fn for_each_key_page(&self, mut visit: impl FnMut(&mut RoomLog, u64) -> Option<u64>) {
         for stripe in &self.stripes {
             let lock = || stripe.lock().expect(POISONED);
@@ -153,7 +157,8 @@ impl MemoryStore {
     }
 }
 
-/// Of items in order, the time of the first at which they have reached `excess` bytes together, or else of the last one.
+/// Of items in order, the time of the first at which they have reached `excess` bytes together, or else of
+/// the last one.
 fn reaching(excess: usize, items: impl IntoIterator<Item = (Instant, usize)>) -> Option<Instant> {
     let (mut sum, mut last) = (0, None);
     for (at, bytes) in items {

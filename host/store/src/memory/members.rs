@@ -1,4 +1,5 @@
-//! The members of a room in memory: sessions, with the filter of each and how far it has acknowledged. Knows no messages.
+//! The members of a room in memory: sessions, with the filter of each and how far it has acknowledged. Knows
+//! no messages.
 
 use crate::{Members, Membership, Receipt, SessionToken};
 use std::{

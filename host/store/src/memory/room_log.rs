@@ -1,4 +1,5 @@
-//! One room in memory: its messages, its idempotency keys and its members. Does not know the store's other rooms.
+//! One room in memory: its messages, its idempotency keys and its members. Does not know the store's other
+//! rooms.
 
 use super::members::MemberTable;
 use crate::{History, Membership, Message, PageLimit, Retention, RoomSummary, SessionToken, random::random};
@@ -49,7 +50,8 @@ pub(super) struct RoomLog {
     history_bytes: usize,
     /// The offset of the message that each idempotency key was first used for.
     offsets_by_key: HashMap<ScopedKey, u64>,
-    /// The same keys by that offset. All keys live equally long, so the order is also that in which they expire.
+    /// The same keys by that offset. All keys live equally long, so the order is also that in which they
+    /// expire.
     keys_by_offset: BTreeMap<u64, HeldKey>,
     pub members: MemberTable,
     /// Whether the node wants the room's publications.
@@ -199,7 +201,8 @@ impl RoomLog {
         self.last_used = Instant::now();
     }
 
-    /// Makes a session a member, or changes its filter. With `anew`, what it acknowledged before is forgotten.
+    /// Makes a session a member, or changes its filter. With `anew`, what it acknowledged before is
+    /// forgotten.
     pub(super) fn add_member(
         &mut self,
         token: SessionToken,
@@ -236,8 +239,8 @@ impl RoomLog {
         std::mem::take(&mut self.history).len()
     }
 
-    /// At most `count` idempotency keys with offsets greater than `after`, in the order in which they expire: the offset of
-    /// each, when it expires, its bytes, and how many bytes its principal uses.
+    /// At most `count` idempotency keys with offsets greater than `after`, in the order in which they expire:
+    /// the offset of each, when it expires, its bytes, and how many bytes its principal uses.
     pub(super) fn keys_after(&self, after: u64, count: usize) -> impl Iterator<Item = KeyUse> {
         let keys = self.keys_by_offset.range((Bound::Excluded(after), Bound::Unbounded));
         keys.take(count).map(|(offset, held)| KeyUse {
@@ -248,8 +251,9 @@ impl RoomLog {
         })
     }
 
-    /// Forgets those of at most `count` idempotency keys with offsets greater than `after` that expire by `end`, and whose
-    /// principals use more than `level` bytes. Returns the offset of the last one that it has looked at.
+    /// Forgets those of at most `count` idempotency keys with offsets greater than `after` that expire by
+    /// `end`, and whose principals use more than `level` bytes. Returns the offset of the last one that it
+    /// has looked at.
     pub(super) fn drop_keys(&mut self, after: u64, count: usize, end: Instant, level: usize) -> Option<u64> {
         let keys = self.keys_after(after, count).take_while(|key| key.expires <= end);
         let offsets: Vec<_> = keys.map(|key| key.offset).collect();

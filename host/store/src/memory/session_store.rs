@@ -1,4 +1,5 @@
-//! The memory store as a session store. Each call takes the lock of the sessions, and then those of their rooms.
+//! The memory store as a session store. Each call takes the lock of the sessions, and then those of their
+//! rooms.
 
 use super::{MemoryStore, sessions::ResumeError};
 use crate::{

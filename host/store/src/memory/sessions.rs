@@ -1,4 +1,5 @@
-//! Sessions in memory: which connection holds each, and which rooms it is in. Knows no positions and no filters.
+//! Sessions in memory: which connection holds each, and which rooms it is in. Knows no positions and no
+//! filters.
 
 use crate::{ConnectionId, Hold, SessionToken};
 use std::{
@@ -14,8 +15,8 @@ pub(super) struct SessionTable {
     ttl: Duration,
     account: Arc<MemoryAccount>,
     all: HashMap<SessionToken, MemorySession>,
-    /// When sessions without a connection expire. All live equally long, so this is in order. An entry whose time is no longer
-    /// that of its session is stale: the session was resumed.
+    /// When sessions without a connection expire. All live equally long, so this is in order. An entry whose
+    /// time is no longer that of its session is stale: the session was resumed.
     expiries: VecDeque<(Instant, SessionToken)>,
 }
 
@@ -73,8 +74,8 @@ impl SessionTable {
         })
     }
 
-    /// Hands the session to a connection that asked for it at `requested_at`. Returns the connection that held it until now, and
-    /// its rooms.
+    /// Hands the session to a connection that asked for it at `requested_at`. Returns the connection that
+    /// held it until now, and its rooms.
     pub(super) fn resume(
         &mut self,
         token: SessionToken,
@@ -121,7 +122,8 @@ impl SessionTable {
         self.held(hold).is_some()
     }
 
-    /// Adds a room and returns the share of the session's principal, or `None` if the connection does not hold the session.
+    /// Adds a room and returns the share of the session's principal, or `None` if the connection does not
+    /// hold the session.
     pub(super) fn add_room(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<MemoryShare>> {
         let session = self.held(hold)?;
         session.rooms.insert(room.clone());
@@ -134,8 +136,8 @@ impl SessionTable {
         }
     }
 
-    /// Removes at most [`MAX_EXPIRED_PER_CALL`] expired sessions and returns their rooms. `None` when no entry is left that has
-    /// expired.
+    /// Removes at most [`MAX_EXPIRED_PER_CALL`] expired sessions and returns their rooms. `None` when no
+    /// entry is left that has expired.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Vec<(SessionToken, BTreeSet<RoomName>)>> {
         let mut expired = vec![];
         self.expiries.front().filter(|(end, _)| *end <= now)?;

@@ -1,5 +1,5 @@
-//! One stripe of the memory store's rooms: those that share a lock. Knows which rooms there are, by name and in order, but not
-//! when one may be forgotten.
+//! One stripe of the memory store's rooms: those that share a lock. Knows which rooms there are, by name and
+//! in order, but not when one may be forgotten.
 
 use super::room_log::RoomLog;
 use std::{
@@ -14,7 +14,8 @@ pub(super) const PAGE_ROOMS: usize = 256;
 #[derive(Default)]
 pub(super) struct Stripe {
     logs: HashMap<Arc<str>, RoomLog>,
-    /// The same names in order, so that a walk over all rooms can release the lock and continue after the last name.
+    /// The same names in order, so that a walk over all rooms can release the lock and continue after the
+    /// last name.
     names: BTreeSet<Arc<str>>,
 }
 
@@ -39,8 +40,8 @@ impl Stripe {
         self.names.remove(room);
     }
 
-    /// The rooms with names greater than `after`, or all without it, in the order of their names. Takes time only for those
-    /// that the caller consumes.
+    /// The rooms with names greater than `after`, or all without it, in the order of their names. Takes time
+    /// only for those that the caller consumes.
     pub(super) fn after(&self, after: Option<&str>) -> impl Iterator<Item = &RoomLog> {
         let bound = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.names.range::<str, _>((bound, Bound::Unbounded)).map(|name| &self.logs[name])
@@ -51,8 +52,8 @@ impl Stripe {
         self.after(after).take(PAGE_ROOMS).map(|log| log.name.clone()).collect()
     }
 
-    /// Gives back memory that many rooms took which are gone. Moves all rooms that are left, but at most once for each time
-    /// that three quarters of the rooms have gone.
+    /// Gives back memory that many rooms took which are gone. Moves all rooms that are left, but at most once
+    /// for each time that three quarters of the rooms have gone.
     pub(super) fn shrink(&mut self) {
         if self.logs.len() < self.logs.capacity() / 4 {
             self.logs.shrink_to(2 * self.logs.len());

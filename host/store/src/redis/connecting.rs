@@ -1,5 +1,5 @@
-//! Connecting to Redis when a node or a command starts: waits for Redis, reports why that takes long, and checks that the keys
-//! there have the schema of this version.
+//! Connecting to Redis when a node or a command starts: waits for Redis, reports why that takes long, and
+//! checks that the keys there have the schema of this version.
 
 use crate::{
     StoreMetrics, Unavailable,
@@ -51,8 +51,8 @@ impl<'a, Report: Fn(&str)> StartupReporter<'a, Report> {
     }
 }
 
-/// Connects as soon as Redis answers, and checks the schema of its keys. The receiver gets each server whose connection for
-/// commands is established from then on.
+/// Connects as soon as Redis answers, and checks the schema of its keys. The receiver gets each server whose
+/// connection for commands is established from then on.
 pub(super) async fn connect<Report: Fn(&str)>(
     reporter: &mut StartupReporter<'_, Report>,
     metrics: StoreMetrics,
@@ -72,7 +72,8 @@ pub(super) async fn connect<Report: Fn(&str)>(
     Ok((link, events, connected))
 }
 
-/// Writes the schema of this version unless the keys already have one. The inner error is that they have another schema.
+/// Writes the schema of this version unless the keys already have one. The inner error is that they have
+/// another schema.
 pub(super) async fn claim_schema(
     link: &Link,
     names: &Names,

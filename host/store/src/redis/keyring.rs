@@ -1,4 +1,5 @@
-//! API keys in Redis, which are valid on every node, in addition to those of each node's configuration. Authenticates nobody.
+//! API keys in Redis, which are valid on every node, in addition to those of each node's configuration.
+//! Authenticates nobody.
 
 use crate::{
     RESPONSE_TIMEOUT, StoreMetrics, StoredKeys, Unavailable,
@@ -22,11 +23,12 @@ use switchyard_protocol::unix_ms;
 
 /// How long a command waits until it is connected to Redis.
 const OPEN_TIMEOUT: Duration = RESPONSE_TIMEOUT.saturating_mul(4);
-/// How much longer the registry remembers a revocation than nodes do, so that no node restores a key right after the registry has
-/// forgotten its revocation.
+/// How much longer the registry remembers a revocation than nodes do, so that no node restores a key right
+/// after the registry has forgotten its revocation.
 const REVOCATION_TTL_MARGIN: Duration = Duration::from_secs(24 * 3600);
 
-/// The API keys that are stored in Redis and are valid on every node, in addition to those of each node's configuration.
+/// The API keys that are stored in Redis and are valid on every node, in addition to those of each node's
+/// configuration.
 pub struct Keyring {
     link: Arc<Link>,
     names: Names,
@@ -56,8 +58,8 @@ impl Keyring {
     ///
     /// # Errors
     ///
-    /// If the URL or the server cannot be used, the keys there belong to another version of Switchyard, or Redis does not
-    /// answer within 6 s.
+    /// If the URL or the server cannot be used, the keys there belong to another version of Switchyard, or
+    /// Redis does not answer within 6 s.
     pub async fn open(site: &Site) -> Result<Self, OpenError> {
         // If one of the tasks panics, the connection fails, and that is reported.
         let vitals = VitalTasks::default();
@@ -72,8 +74,8 @@ impl Keyring {
         Self { link, names }
     }
 
-    /// Reads all keys, and writes those of `known` again that the registry has lost. `None` if nothing has changed since `known`
-    /// was read.
+    /// Reads all keys, and writes those of `known` again that the registry has lost. `None` if nothing has
+    /// changed since `known` was read.
     pub(super) async fn sync(&self, known: &StoredKeys) -> Result<Option<SyncedKeys>, Unavailable> {
         let arguments = vec![self.names.keys().into(), REVISION.into()];
         let revision = self.link.command("HGET", arguments).await?;
@@ -83,8 +85,8 @@ impl Keyring {
             return Ok(None);
         }
         let (mut revision, found) = self.read().await?;
-        // Measured by this node's clock or Redis', whichever is ahead, so that a revocation is not restored just when the registry
-        // forgets it.
+        // Measured by this node's clock or Redis', whichever is ahead, so that a revocation is not restored
+        // just when the registry forgets it.
         let latest = found.values().map(RegistryEntry::version).fold(unix_ms(), u64::max);
         let oldest = latest.saturating_sub(REVOCATION_TTL.as_millis() as u64);
         // A node that was away for that long may know keys whose revocation nobody remembers any more.
@@ -139,7 +141,8 @@ impl Keyring {
         Ok(keys)
     }
 
-    /// Adds a key, or replaces the one with the same digest. Returns how many replicas have confirmed it within 1 s.
+    /// Adds a key, or replaces the one with the same digest. Returns how many replicas have confirmed it
+    /// within 1 s.
     ///
     /// # Errors
     ///
@@ -155,7 +158,8 @@ impl Keyring {
         Ok(self.write(&key.digest, Some(&record)).await?.1)
     }
 
-    /// Revokes a key. Returns whether it was in the store, and how many replicas have confirmed the revocation within 1 s.
+    /// Revokes a key. Returns whether it was in the store, and how many replicas have confirmed the
+    /// revocation within 1 s.
     ///
     /// # Errors
     ///
@@ -192,7 +196,8 @@ impl Keyring {
     }
 }
 
-/// The key of an entry. `None` if it is revoked, or cannot be read because a later version wrote it; other keys stay valid.
+/// The key of an entry. `None` if it is revoked, or cannot be read because a later version wrote it; other
+/// keys stay valid.
 fn decode_entry(digest: &str, entry: &RegistryEntry) -> Option<KeyConfig> {
     let content = entry.content()?;
     let key = decode_key(digest, content);

@@ -1,8 +1,9 @@
-//! The connections to Redis: to each server one for commands and one for subscriptions. Knows scripts, slots and channels,
-//! but no rooms.
+//! The connections to Redis: to each server one for commands and one for subscriptions. Knows scripts, slots
+//! and channels, but no rooms.
 //!
-//! fred, the client library, routes all commands of a Cluster in one task, which stops for all servers while one of them
-//! does not answer. So each server has clients of its own here, and this module finds the server that has a slot.
+//! fred, the client library, routes all commands of a Cluster in one task, which stops for all servers while
+//! one of them does not answer. So each server has clients of its own here, and this module finds the server
+//! that has a slot.
 
 mod backoff;
 mod call;
@@ -45,7 +46,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two attempts of a node that starts.
 pub(super) const START_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Before a command is sent again because slots are moving. It doubles with each attempt, from the first to the second.
+/// Before a command is sent again because slots are moving. It doubles with each attempt, from the first to
+/// the second.
 const MIN_REDIRECT_DELAY: Duration = Duration::from_millis(20);
 const MAX_REDIRECT_DELAY: Duration = Duration::from_millis(500);
 /// How long a write waits for replicas to confirm it.
@@ -70,8 +72,8 @@ enum Servers {
 }
 
 impl Link {
-    /// Connects as soon as Redis can be reached, and calls `report` with each error until then. The receiver gets each server
-    /// whose connection for commands is established from then on.
+    /// Connects as soon as Redis can be reached, and calls `report` with each error until then. The receiver
+    /// gets each server whose connection for commands is established from then on.
     pub(super) async fn open(
         url: &RedisUrl,
         metrics: StoreMetrics,
@@ -177,7 +179,8 @@ impl Link {
         self.timed(name, self.carry_out(&key, Role::Commands, &call)).await
     }
 
-    /// Limits the time of a command, and measures it. The future is boxed because it is much larger than its callers.
+    /// Limits the time of a command, and measures it. The future is boxed because it is much larger than its
+    /// callers.
     async fn timed(
         &self,
         name: &'static str,
@@ -193,8 +196,9 @@ impl Link {
         result
     }
 
-    /// Sends a command to the server that has its key, and again if a Cluster did nothing because slots are moving. A command
-    /// whose connection broke is not sent again: nobody knows whether it was carried out, so the caller must decide.
+    /// Sends a command to the server that has its key, and again if a Cluster did nothing because slots are
+    /// moving. A command whose connection broke is not sent again: nobody knows whether it was carried out,
+    /// so the caller must decide.
     async fn carry_out(&self, key: &str, role: Role, call: &Call) -> Result<Value, Error> {
         let (mut target, mut delay) = (None::<Arc<Endpoint>>, MIN_REDIRECT_DELAY);
         loop {
@@ -220,8 +224,9 @@ impl Link {
         }
     }
 
-    /// Follows a redirection, after which the command can be sent again: to the server that is returned, which is about to
-    /// get the slot, or else to the one that has it. Waits first if nothing has changed. Returns any other error.
+    /// Follows a redirection, after which the command can be sent again: to the server that is returned,
+    /// which is about to get the slot, or else to the one that has it. Waits first if nothing has changed.
+    /// Returns any other error.
     async fn redirected(
         &self,
         error: Error,
@@ -344,7 +349,8 @@ impl Link {
         self.timed("SSUBSCRIBE", self.carry_out(&channel, Role::Subscriber, &call)).await.map(drop)
     }
 
-    /// Is sent before any `subscribe` that is called later. It may fail: messages of the channel are ignored then.
+    /// Is sent before any `subscribe` that is called later. It may fail: messages of the channel are ignored
+    /// then.
     pub(super) fn unsubscribe(&self, channel: String) {
         let Ok(endpoint) = self.endpoint_of(&channel) else { return };
         let sent = endpoint.subscriber.client().sunsubscribe(channel).now_or_never();

@@ -1,12 +1,13 @@
-//! A message in the form that Redis has in the log of a room and on its channel: `EPOCH OFFSET TIME PREVIOUS LENGTH `, then
-//! the event, which has LENGTH bytes, then the data. PREVIOUS is the time of the message before it in the room. Without an
-//! event LENGTH is `-`.
+//! The format of a message in the log of a room and on its channel: `EPOCH OFFSET TIME PREVIOUS LENGTH `,
+//! then the event, which has LENGTH bytes, then the data. PREVIOUS is the time of the message before it in
+//! the room. Without an event, LENGTH is `-`.
 
 use std::sync::Arc;
 use switchyard_process::memory::{MemoryAccount, MemoryKind};
 use switchyard_protocol::{Position, Publication};
 
-/// The part that the node knows when it publishes a message: from LENGTH on. The script adds what is before it.
+/// The part of the format that a node knows when it publishes a message: from LENGTH on. The script adds what
+/// comes before.
 pub(super) fn encode_body(event: Option<&str>, data: &str) -> Vec<u8> {
     match event {
         Some(event) => [event.len().to_string().as_str(), " ", event, data].concat().into_bytes(),
@@ -22,8 +23,8 @@ pub(super) struct LogEntry {
     pub previous_time: u64,
 }
 
-/// `None`: the bytes do not have this form. Memory for the message is charged to `account` as of this kind, for as long as
-/// the message is in use.
+/// Decodes a message. `None` if the bytes do not have this format. The message is charged to `account` with
+/// this kind until it is dropped.
 pub(super) fn decode(
     room: &Arc<str>,
     bytes: &[u8],
@@ -49,7 +50,7 @@ pub(super) fn decode(
     Some(LogEntry { publication: Arc::new(publication.with_guard(charge)), previous_time })
 }
 
-/// A part of the log of a room.
+/// A page of the log of a room.
 #[derive(Debug)]
 pub(super) struct LogPage {
     /// The position of the room.

@@ -1,12 +1,14 @@
-//! A model test of sessions in Redis. Several nodes run unchanged, with the real scripts in Lua 5.1, against a Redis in memory.
+//! A model test of sessions in Redis. Several nodes run unchanged, with the real scripts in Lua 5.1, against
+//! a Redis in memory.
 //!
-//! A schedule of steps decides what happens to each command and its answer, what clients do, which nodes die, and how time
-//! passes. After each step, the model checks that only the holder of a session writes it, and that Redis has what clients were
-//! told. After the schedule, it waits until everything has settled and checks the state as a whole. docs/nodes.md says who owns
-//! a session at each moment.
+//! A schedule of steps decides what happens to each command and its answer, what clients do, which nodes die,
+//! and how time passes. After each step, the model checks that only the holder of a session writes it, and
+//! that Redis has what clients were told. After the schedule, it waits until everything has settled and
+//! checks the state as a whole. docs/nodes.md says who owns a session at each moment.
 //!
-//! Schedules are random (`only_the_holder_writes…` below), all short ones (`exhaustive`), or written by hand (`scenarios`,
-//! `regressions`). `mutations` checks that the model notices when a part of a script is left out.
+//! Schedules are random (`only_the_holder_writes…` below), all short ones (`exhaustive`), or written by hand
+//! (`scenarios`, `regressions`). `mutations` checks that the model notices when a part of a script is left
+//! out.
 
 mod checker;
 mod client;

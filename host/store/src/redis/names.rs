@@ -1,17 +1,18 @@
-//! How keys and channels are called. Each begins with the configured prefix, and what belongs together has one hash tag:
-//! a room's keys that of the room, a principal's sessions that of its inbox. Tags that begin with a slash can be no room's.
+//! The names of keys and channels in Redis. Each begins with the configured prefix. Keys that belong together
+//! have the same hash tag: all keys of a room that of the room, and all sessions of a principal that of its
+//! inbox. Tags that begin with a slash belong to no room.
 
 use crate::redis::{session_id::SessionId, site::Site};
 
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
-    /// How the names of channels end. Keys are of a database, and channels of the whole server.
+    /// The end of each channel name. It contains the database, because channels belong to the whole server.
     live: String,
 }
 
 impl Names {
-    /// Those of the first database.
+    /// The names for the first database.
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), live: "live".to_owned() }
     }
@@ -28,17 +29,17 @@ impl Names {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
     }
 
-    /// String: which version of this scheme the keys follow.
+    /// String: the schema that the keys follow.
     pub(super) fn schema(&self) -> String {
         format!("{}:schema", self.prefix)
     }
 
-    /// Hash: epoch, newest offset and its time.
+    /// Hash: the epoch, the newest offset and the time of that message.
     pub(super) fn room(&self, room: &str) -> String {
         self.key(room, "room")
     }
 
-    /// Stream: what is held of a room's messages.
+    /// Stream: the messages that are held.
     pub(super) fn log(&self, room: &str) -> String {
         self.key(room, "log")
     }
@@ -53,17 +54,18 @@ impl Names {
         self.key(room, "members")
     }
 
-    /// Hash: by session, which write of it said last that it is in the room or was, and then when it was removed.
+    /// Hash: by session, the last write that added or removed it as a member and, after a removal, when that
+    /// was.
     pub(super) fn fences(&self, room: &str) -> String {
         self.key(room, "fences")
     }
 
-    /// Sorted set: when sessions were removed from the room, as long as that is remembered.
+    /// Sorted set: when sessions were removed from the room, for as long as that is remembered.
     pub(super) fn removals(&self, room: &str) -> String {
         self.key(room, "removals")
     }
 
-    /// Sorted set: what each member has acknowledged in the room's epoch.
+    /// Sorted set: the highest offset that each member has acknowledged in the room's epoch.
     pub(super) fn acks(&self, room: &str) -> String {
         self.key(room, "acks")
     }
@@ -78,7 +80,7 @@ impl Names {
         channel.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix(&*self.live)?.strip_suffix("}:")
     }
 
-    /// Hash: who holds a session, its rooms with position and filter.
+    /// Hash: the record of a session: its holder, and its rooms with positions and filters.
     pub(super) fn session(&self, principal: &str, id: SessionId) -> String {
         self.session_by_id(principal, &id.to_string())
     }
@@ -87,37 +89,38 @@ impl Names {
         self.key(&format!("@{principal}"), &format!("session:{id}"))
     }
 
-    /// Hash: connections of a principal, by node.
+    /// Hash: how many connections a principal has, by node.
     pub(super) fn connections(&self, principal: &str) -> String {
         self.key(&format!("@{principal}"), "connections")
     }
 
-    /// Sorted set: until when each node lives if it is not heard of again. All of these are by cluster time.
+    /// Sorted set: when the lease of each node expires. This and the following times are in cluster time.
     pub(super) fn leases(&self) -> String {
         self.key("/nodes", "leases")
     }
 
-    /// Sorted set: nodes that died, and until when somebody is at work on what they left.
+    /// Sorted set: dead nodes, and until when another node has claimed the cleanup.
     pub(super) fn dead(&self) -> String {
         self.key("/nodes", "dead")
     }
 
-    /// Sorted set: when the sessions without a connection end.
+    /// Sorted set: when each session without a connection ends.
     pub(super) fn ends(&self) -> String {
         self.key("/nodes", "ends")
     }
 
-    /// Hash: cluster time, as the node that was heard last has brought it on.
+    /// Hash: the cluster time, as the last node to renew its lease advanced it.
     pub(super) fn clock(&self) -> String {
         self.key("/nodes", "clock")
     }
 
-    /// Set: what a node would leave behind: principals with connections, and sessions with the connections that hold them.
+    /// Set: what must be cleaned up when a node dies: principals with connections, and sessions with the
+    /// connections that hold them.
     pub(super) fn estate(&self, node: &str) -> String {
         self.key(&format!("/node-{node}"), "estate")
     }
 
-    /// List: connections of a node whose sessions others took over.
+    /// List: connections of a node whose sessions were taken over by connections of other nodes.
     pub(super) fn takeovers(&self, node: &str) -> String {
         self.key(&format!("/node-{node}"), "takeovers")
     }
@@ -127,17 +130,17 @@ impl Names {
         self.key("/rooms", "names")
     }
 
-    /// Sorted set: when each of them is looked at the next time, by cluster time, in case it is gone.
+    /// Sorted set: when each room is next checked, in cluster time, in case it has expired.
     pub(super) fn checks(&self) -> String {
         self.key("/rooms", "checks")
     }
 
-    /// String: which node has seen to that list last.
+    /// String: the node that last checked the whole list.
     pub(super) fn pruned(&self) -> String {
         self.key("/rooms", "pruned")
     }
 
-    /// Hash: the API keys that are kept here, by digest, and their revision.
+    /// Hash: the API keys in Redis, by digest, and their revision.
     pub(super) fn keys(&self) -> String {
         self.key("/keys", "all")
     }
@@ -152,12 +155,12 @@ impl Names {
         self.key("/plugins", &format!("code:{plugin}:{sha256}"))
     }
 
-    /// String: code that is on its way.
+    /// String: the code of a version that is being uploaded.
     pub(super) fn plugin_upload(&self, sha256: &str) -> String {
         self.key("/plugins", &format!("upload:{sha256}"))
     }
 
-    /// Hash: by node, what it says of its plugins and when it said so.
+    /// Hash: by node, the report about its plugins and when it was written.
     pub(super) fn plugins_nodes(&self) -> String {
         self.key("/plugins", "nodes")
     }
@@ -190,7 +193,7 @@ mod tests {
             let names = of(url);
             assert_eq!(names.live("a:b"), channel, "{url}");
             assert_eq!(names.room_of(channel), Some("a:b"));
-            assert_eq!(names.room("a:b"), "sy:{a:b}:room", "a database has its own keys as it is");
+            assert_eq!(names.room("a:b"), "sy:{a:b}:room", "keys are separate for each database anyway");
         }
         assert_eq!(of("redis://x/3").room_of("sy:{a}:live"), None);
         assert_eq!(of("redis://x/3").room_of("sy:{a}:live:13"), None);

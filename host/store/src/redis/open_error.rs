@@ -1,4 +1,5 @@
-//! Why a store in Redis cannot be opened. What may be over later is not here: a node that starts waits for it.
+//! Why a store in Redis cannot be opened. What may be over later is not here: a node that starts waits for
+//! it.
 
 use crate::redis::{connecting::SCHEMA, url::RedisUrlError};
 
@@ -22,7 +23,8 @@ pub enum OpenError {
         /// What was found there.
         mismatch: SchemaMismatch,
     },
-    /// Redis did not answer in time. Holds `store.url` without credentials. Only commands give up; a node waits.
+    /// Redis did not answer in time. Holds `store.url` without credentials. Only commands give up; a node
+    /// waits.
     #[error("the store {0} does not answer")]
     Timeout(String),
 }

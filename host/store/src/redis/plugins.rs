@@ -1,4 +1,5 @@
-//! Versions of plugins that all nodes run, and what each node says of them.
+//! The plugin registry in Redis: version histories, code, and the reports of nodes. Does not compile or run
+//! anything.
 
 use crate::{
     HistoryChange, Revision, StoredPlugins, Unavailable, VersionHistory,
@@ -13,12 +14,15 @@ use crate::{
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// A node that has said nothing for so long is not shown, and is forgotten after a while more.
-const SILENT: Duration = Duration::from_secs(15);
-const FORGOTTEN: Duration = Duration::from_secs(120);
+/// How long the report of a node is shown.
+const REPORT_TTL: Duration = Duration::from_secs(15);
+/// How long the report of a node is stored. It differs from [`REPORT_TTL`] so that nodes whose times differ
+/// do not delete each other's reports.
+const REPORT_DELETION_AGE: Duration = Duration::from_secs(120);
 
-/// Code is written and read in pieces: leases, messages and probes go over the same connection, and none of them waits for more than one.
-const PIECE: usize = 1 << 20;
+/// The size of the pieces in which code is written and read. Leases, messages and probes use the same
+/// connection, and wait for at most one piece.
+const CODE_PIECE_BYTES: usize = 1 << 20;
 
 pub(super) struct PluginVersions<'a> {
     pub link: &'a Link,
@@ -27,8 +31,8 @@ pub(super) struct PluginVersions<'a> {
 
 impl PluginVersions<'_> {
     pub(super) async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
-        let asked = vec![self.names.plugins().into(), REVISION.into()];
-        let revision = self.link.command("HGET", asked).await?;
+        let arguments = vec![self.names.plugins().into(), REVISION.into()];
+        let revision = self.link.command("HGET", arguments).await?;
         let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
         if Some(&revision) == known {
             return Ok(None);
@@ -42,9 +46,9 @@ impl PluginVersions<'_> {
             }
             match serde_json::from_str(&history) {
                 Ok(history) => drop(stored.histories.insert(plugin.to_string(), history)),
-                // Of a version to come; the others are good all the same.
+                // A later version of Switchyard may have written it. The other plugins are not affected.
                 Err(error) => {
-                    tracing::error!(%plugin, %error, "a plugin's versions in the store cannot be read")
+                    tracing::error!(%plugin, %error, "cannot read the versions of a plugin in the store")
                 }
             }
         }
@@ -56,8 +60,9 @@ impl PluginVersions<'_> {
         if history.is_null() {
             return Ok(VersionHistory::default());
         }
-        let unreadable =
-            |error| Unavailable(format!("the versions of plugin '{plugin}' cannot be read: {error}"));
+        let unreadable = |error| {
+            Unavailable(format!("cannot read the versions of plugin '{plugin}' in the store: {error}"))
+        };
         serde_json::from_str(&answer::text(history)?).map_err(unreadable)
     }
 
@@ -70,11 +75,12 @@ impl PluginVersions<'_> {
         match scripts::write_versions(self.link, self.names, plugin, history, size, dropped).await? {
             VersionReply::Written => Ok(true),
             VersionReply::Outdated => Ok(false),
-            VersionReply::MissingCode => Err(cut_off()),
+            VersionReply::MissingCode => Err(code_lost()),
         }
     }
 
-    /// Writes the code of the active version first, together with the history, so that whoever reads the history finds it.
+    /// Writes the code of the active version first, together with the history, so that a node that reads the
+    /// history finds it.
     pub(super) async fn restore(
         &self,
         plugin: &str,
@@ -87,17 +93,17 @@ impl PluginVersions<'_> {
             let key = self.names.plugin_code(plugin, &sha256);
             let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
             if answer::number(&is_there)? == 0 {
-                self.write_again(plugin, history, Some((&sha256, &bytes))).await?;
+                self.write_missing(plugin, history, Some((&sha256, &bytes))).await?;
                 is_written = true;
             }
         }
         match is_written {
             true => Ok(()),
-            false => self.write_again(plugin, history, None).await,
+            false => self.write_missing(plugin, history, None).await,
         }
     }
 
-    async fn write_again(
+    async fn write_missing(
         &self,
         plugin: &str,
         history: &VersionHistory,
@@ -109,19 +115,20 @@ impl PluginVersions<'_> {
             uploaded = Some(Uploaded { sha256, size: code.len() });
         }
         match scripts::restore_versions(self.link, self.names, plugin, history, uploaded).await? {
-            VersionReply::MissingCode => Err(cut_off()),
+            VersionReply::MissingCode => Err(code_lost()),
             VersionReply::Written | VersionReply::Outdated => Ok(()),
         }
     }
 
-    /// Puts code where a script finds it, for a while. Other nodes may put the same there: it takes the memory of one.
+    /// Uploads code for a script to store. It expires unless it is stored soon. Nodes that upload the same
+    /// code share one upload.
     async fn upload(&self, sha256: &str, code: &Bytes) -> Result<(), Unavailable> {
         let mut before = 0;
         while before < code.len() {
-            let piece = code.slice(before..code.len().min(before + PIECE));
+            let piece = code.slice(before..code.len().min(before + CODE_PIECE_BYTES));
             let there = scripts::upload(self.link, self.names, sha256, before, piece).await?;
             if there < before {
-                // Another node was done with it, or Redis has forgotten it: the script sees which.
+                // Another node has stored it, or Redis has lost it. The script that follows finds out.
                 break;
             }
             before = there;
@@ -129,40 +136,42 @@ impl PluginVersions<'_> {
         Ok(())
     }
 
-    /// Whoever asks compares what came with its digest: it may have been taken away in between.
+    /// Callers must compare the code with its digest, because the code may have been deleted between two
+    /// pieces.
     pub(super) async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
         let (key, mut code) = (self.names.plugin_code(plugin, sha256), Vec::new());
         loop {
-            let (from, to) = (code.len() as u64, (code.len() + PIECE - 1) as u64);
-            let asked = vec![key.as_str().into(), answer::integer(from), answer::integer(to)];
-            let piece = self.link.command("GETRANGE", asked).await?.into_owned_bytes().unwrap_or_default();
+            let (from, to) = (code.len() as u64, (code.len() + CODE_PIECE_BYTES - 1) as u64);
+            let arguments = vec![key.as_str().into(), answer::integer(from), answer::integer(to)];
+            let piece =
+                self.link.command("GETRANGE", arguments).await?.into_owned_bytes().unwrap_or_default();
             code.extend_from_slice(&piece);
-            if piece.len() < PIECE {
+            if piece.len() < CODE_PIECE_BYTES {
                 return Ok(Some(Bytes::from(code)).filter(|code| !code.is_empty()));
             }
         }
     }
 
     pub(super) async fn report(&self, node: &str, now: u64, report: &str) -> Result<(), Unavailable> {
-        let said = format!("{now} {report}");
-        let arguments = vec![self.names.plugins_nodes().into(), node.into(), said.into()];
+        let value = format!("{now} {report}");
+        let arguments = vec![self.names.plugins_nodes().into(), node.into(), value.into()];
         self.link.command("HSET", arguments).await.map(drop)
     }
 
-    pub(super) async fn unreport(&self, node: &str) -> Result<(), Unavailable> {
+    pub(super) async fn delete_report(&self, node: &str) -> Result<(), Unavailable> {
         self.link.command("HDEL", vec![self.names.plugins_nodes().into(), node.into()]).await.map(drop)
     }
 
     pub(super) async fn reports(&self, now: u64) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
         let all = self.link.command("HGETALL", vec![self.names.plugins_nodes().into()]).await?;
         let mut reports = vec![];
-        for (node, said) in answer::pairs(all)? {
-            let (at, report) = said.split_once(' ').unwrap_or_default();
+        for (node, value) in answer::pairs(all)? {
+            let (at, report) = value.split_once(' ').unwrap_or_default();
             let age = Duration::from_millis(now.saturating_sub(at.parse().unwrap_or_default()));
-            if age < SILENT {
+            if age < REPORT_TTL {
                 reports.push((node, report.to_owned()));
-            } else if age > FORGOTTEN {
-                self.unreport(&node).await?;
+            } else if age > REPORT_DELETION_AGE {
+                self.delete_report(&node).await?;
             }
         }
         reports.sort();
@@ -170,6 +179,6 @@ impl PluginVersions<'_> {
     }
 }
 
-fn cut_off() -> Unavailable {
-    Unavailable("Redis has forgotten the code of a plugin while it was being written".to_owned())
+fn code_lost() -> Unavailable {
+    Unavailable("Redis lost the code of a plugin while it was being written".to_owned())
 }

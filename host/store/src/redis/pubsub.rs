@@ -1,5 +1,5 @@
-//! Messages of rooms by way of Redis: published in order, received, and read from the log where some were missed. Of
-//! sessions it knows only that they are to be told when a room may have forgotten its members.
+//! The messages of rooms in Redis: publishing them in order, receiving them, and reading missed ones from the
+//! log. Knows nothing about sessions, except that they need to know when a room may have lost its members.
 
 pub(super) mod listener;
 pub(super) mod listener_request;

@@ -1,5 +1,6 @@
-//! Why Redis does not serve this node, in the words of Redis: for `/readyz`, and for errors that would otherwise only say
-//! that it cannot be reached. What is wrong although Redis serves it is in `context::faults`.
+//! Why Redis does not serve this node, in the words of Redis: for `/readyz`, and for errors that would
+//! otherwise only say that it cannot be reached. What is wrong although Redis serves it is in
+//! `context::faults`.
 
 use crate::redis::url::Secrets;
 use arc_swap::ArcSwapOption;
@@ -16,7 +17,8 @@ use tokio::time::Instant;
 /// How long a refusal is reported: the command may never be sent again.
 const REFUSAL_TTL: Duration = Duration::from_secs(10);
 
-/// The beginnings of errors with which Redis refuses a command only because of its state, its settings or the user.
+/// The beginnings of errors with which Redis refuses a command only because of its state, its settings or the
+/// user.
 const REFUSALS: [&str; 11] = [
     "OOM",
     "READONLY",
@@ -92,7 +94,8 @@ impl RedisErrors {
         }
     }
 
-    /// The lease was renewed, or could not be. It is a write: if it succeeds, Redis does not refuse all writes any more.
+    /// The lease was renewed, or could not be. It is a write: if it succeeds, Redis does not refuse all
+    /// writes any more.
     pub(super) fn renewed(&self, error: Option<&str>) {
         if error.is_none() && self.refused_count.load(Ordering::Relaxed) > 0 {
             let mut refused = self.refused.lock().expect(HELD);
@@ -109,7 +112,8 @@ impl RedisErrors {
         self.lease.load_full()
     }
 
-    /// The error of a command that Redis refuses now. All commands are refused alike, because all nodes have the same user.
+    /// The error of a command that Redis refuses now. All commands are refused alike, because all nodes have
+    /// the same user.
     pub(super) fn refusal(&self) -> Option<String> {
         if let Some(error) = self.lease().filter(|error| is_refusal(error)) {
             return Some(error.to_string());

@@ -1,5 +1,6 @@
-//! The index of all rooms in Redis: adds rooms, and removes those that no longer exist. Each room has a time at which it may
-//! have expired and is checked; if it still exists then, it gets a later one. From time to time a node checks the whole index.
+//! The index of all rooms in Redis: adds rooms, and removes those that no longer exist. Each room has a time
+//! at which it may have expired and is checked; if it still exists then, it gets a later one. From time to
+//! time a node checks the whole index.
 
 use crate::{
     Unavailable,
@@ -89,7 +90,8 @@ impl RoomIndex {
         });
     }
 
-    /// Checks the whole index and removes rooms that no longer exist, unless another node did so less than half of `interval` ago.
+    /// Checks the whole index and removes rooms that no longer exist, unless another node did so less than
+    /// half of `interval` ago.
     pub(super) fn prune(&self, interval: Duration) {
         let context = self.context.clone();
         tokio::spawn(async move {

@@ -1,4 +1,5 @@
-//! What is asked of the keys of one room: its messages, its members, how far they have acknowledged.
+//! Reads the keys of rooms in Redis: their messages, members and acknowledgements. Publishing is in
+//! `pubsub::publish_queue`.
 
 use crate::{
     Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable,
@@ -25,19 +26,20 @@ pub(super) struct RedisRooms {
     pub memory: Arc<MemoryAccount>,
 }
 
-/// Digits of the number that an epoch begins with.
-const NUMBER: usize = 8;
+/// How many hexadecimal digits the number at the beginning of an epoch has.
+const EPOCH_NUMBER_DIGITS: usize = 8;
 
-/// An epoch begins with a number that rises, so that one which ended and comes back, as with an older file, is known for it: the
-/// second in which it began, or one more than that of `seen`. Then it is random.
+/// Returns a new epoch. It begins with a number that is greater than that of `seen`, usually the time in
+/// seconds, so that an epoch that ended can be recognized if it comes back, for example from an old file of
+/// Redis. The rest is random.
 pub(super) fn new_epoch(seen: &str) -> String {
     let number = (unix_ms() / 1000).max(epoch_number(seen).map_or(0, |seen| seen + 1));
     let random = u32::from_le_bytes(crate::random::random()) >> 8;
-    format!("{number:0NUMBER$x}{random:06x}")
+    format!("{number:0EPOCH_NUMBER_DIGITS$x}{random:06x}")
 }
 
 fn epoch_number(epoch: &str) -> Option<u64> {
-    u64::from_str_radix(epoch.get(..NUMBER)?, 16).ok()
+    u64::from_str_radix(epoch.get(..EPOCH_NUMBER_DIGITS)?, 16).ok()
 }
 
 /// Whether the first epoch began before the second.
@@ -46,8 +48,8 @@ pub(super) fn is_older(epoch: &str, than: &str) -> bool {
 }
 
 impl RedisRooms {
-    /// Messages after `after`, or from the oldest held where that is not known here. A room that is not there has an epoch that no other
-    /// answer names.
+    /// Reads messages after `after`, or from the oldest one if `after` is not in this epoch. If the room does
+    /// not exist, the page is empty, and has an epoch that no other answer names.
     pub(super) async fn read(
         &self,
         room: &Arc<str>,
@@ -57,7 +59,7 @@ impl RedisRooms {
         self.read_for(room, after, limit, Duration::ZERO).await
     }
 
-    /// The same for who listens to the room or is in it: it is made where it is not there.
+    /// The same for a subscriber or a member. Creates the room if it does not exist.
     pub(super) async fn follow(
         &self,
         room: &Arc<str>,
@@ -78,8 +80,9 @@ impl RedisRooms {
         scripts::read_log(&self.link, &self.names, &self.memory, room, read).await
     }
 
-    /// Ends an epoch that cannot be trusted to go on. `seen` is the newest that this node knows of.
-    pub(super) async fn renew(&self, room: &str, ended: &str, seen: &str) -> Result<(), Unavailable> {
+    /// Begins a new epoch, because `ended` has lost messages. `seen` is the newest epoch that this node
+    /// knows.
+    pub(super) async fn begin_epoch(&self, room: &str, ended: &str, seen: &str) -> Result<(), Unavailable> {
         scripts::begin_epoch(&self.link, &self.names, room, ended, new_epoch(seen)).await
     }
 
@@ -91,7 +94,8 @@ impl RedisRooms {
         scripts::receipt(&self.link, &self.names, room, offset).await
     }
 
-    /// RedisRooms by name from `from` on, in the form of ZRANGEBYLEX. Those that are gone are taken from the list.
+    /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Rooms that no
+    /// longer exist have no summary, and are removed from the index.
     pub(super) async fn page(
         &self,
         from: &str,
@@ -112,7 +116,7 @@ impl RedisRooms {
         Ok(page)
     }
 
-    /// `None`: the room is not there.
+    /// `None` if the room does not exist.
     pub(super) async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
         scripts::summary(&self.link, &self.names, room, self.retention.history.age).await
     }
@@ -123,11 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn epochs_rise_and_one_that_comes_back_is_known_for_it() {
+    fn epochs_rise_and_one_that_comes_back_is_recognized() {
         let first = new_epoch("");
         let second = new_epoch(&first);
         assert!(is_older(&first, &second) && !is_older(&second, &first) && !is_older(&first, &first));
-        assert_ne!(new_epoch(""), first, "also within a second");
-        assert!(!is_older("k3f9", &second) && !is_older("", &second), "of no number nothing is known");
+        assert_ne!(new_epoch(""), first, "even within a second");
+        assert!(
+            !is_older("k3f9", &second) && !is_older("", &second),
+            "epochs without a number are not compared"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The parts of a store in Redis, put together, and what others ask of each of them.
+//! The store in Redis: assembles its parts, and passes each call to the part that answers it.
 
 use crate::{
     Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
@@ -36,17 +36,18 @@ use switchyard_process::{
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::{sync::mpsc, time::Instant};
 
-/// A store in Redis, and this node's lease there.
+/// The store in Redis, and this node's lease there. Convert it to a [`Store`] to use it.
 pub struct RedisStore {
     pub(super) leased: Arc<Leased>,
     pub(super) publish_queue: Arc<PublishQueue>,
 }
 
 impl RedisStore {
-    /// Connects as soon as Redis answers, and acquires this node's lease. Until then, `report` is called with each error, and
-    /// each error is logged.
+    /// Connects as soon as Redis answers, and acquires this node's lease. Until then, `report` is called with
+    /// each error, and each error is logged.
     ///
-    /// What the node keeps for the store is charged to `memory`, and its long-running tasks are spawned on `vitals`.
+    /// What the node keeps for the store is charged to `memory`, and its long-running tasks are spawned on
+    /// `vitals`.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl SessionStore for RedisStore {
         connection: ConnectionId,
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
-        let (count, bytes) = (joins.len(), size(&joins));
+        let (count, bytes) = (joins.len(), membership_bytes(&joins));
         let created = self.leased.sessions.create(principal, connection, joins).await?;
         self.context().usage.joined(connection, principal, count, bytes);
         Ok(created)
@@ -166,7 +167,7 @@ impl SessionStore for RedisStore {
     }
 
     async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
-        let (count, bytes, usage) = (join.len(), size(&join), &self.context().usage);
+        let (count, bytes, usage) = (join.len(), membership_bytes(&join), &self.context().usage);
         let who =
             self.leased.sessions.by_connection(hold.connection).map(|session| session.principal.clone());
         let joining = who.map(|who| usage.joining(hold.connection, &who, count, bytes)).transpose()?;
@@ -274,22 +275,22 @@ impl RemoteStore for RedisStore {
         self.context().link.ping().await?;
         if self.context().metrics.lease.get() != 1 {
             let why = self.context().link.errors.lease().map_or(String::new(), |error| format!(": {error}"));
-            return Err(Unavailable(format!("this node could not renew its lease yet{why}")));
+            return Err(Unavailable(format!("this node has not renewed its lease yet{why}")));
         }
         if let Some(reason) = self.context().faults.first() {
             return Err(Unavailable(reason));
         }
-        // A server of a Cluster may refuse what others do.
+        // One server of a Cluster may refuse what other servers do.
         match self.context().link.errors.refusal() {
             Some(refusal) if self.context().link.is_clustered() => {
-                return Ok(Some(format!("a server of the Cluster refuses: {refusal}")));
+                return Ok(Some(format!("a server of the Cluster rejects commands: {refusal}")));
             }
-            Some(refusal) => return Err(Unavailable(format!("Redis refuses: {refusal}"))),
+            Some(refusal) => return Err(Unavailable(format!("Redis rejects commands: {refusal}"))),
             None => {}
         }
         let failing = |slots| {
             format!(
-                "{slots} slots of the Cluster cannot be reached: rooms and sessions that are there are refused"
+                "{slots} slots of the Cluster cannot be reached; their rooms and sessions are not available"
             )
         };
         Ok(Some(self.context().link.failing_slots()).filter(|slots| *slots > 0).map(failing))
@@ -308,8 +309,8 @@ impl RemoteStore for RedisStore {
             context.connections.written()
         );
         room_index.write().await;
-        self.versions().unreport(&context.node.get()).await.ok();
-        // Otherwise others find out when the lease runs out, and clear away what is left.
+        self.versions().delete_report(&context.node.get()).await.ok();
+        // Otherwise, the other nodes notice only when the lease expires.
         lease::release(context).await;
         context.link.close();
     }
@@ -328,12 +329,12 @@ impl From<Arc<RedisStore>> for Store {
     }
 }
 
-/// What memberships take in Redis, about.
-fn size(joins: &[Join]) -> usize {
+/// How many bytes memberships take in Redis, roughly.
+fn membership_bytes(joins: &[Join]) -> usize {
     joins.iter().map(|join| MEMBERSHIP_SIZE + join.membership.filter.as_deref().map_or(0, str::len)).sum()
 }
 
-/// A room of which only its position is left is not shown.
+/// Whether the room has more than its position. Other rooms are not shown.
 fn is_in_use(room: &RoomSummary) -> bool {
     room.members > 0 || room.messages > 0
 }

@@ -1,5 +1,5 @@
-//! The rooms of a session, as the session's record in Redis holds them, and how they are written as text. Does not decide which
-//! of them are valid.
+//! The rooms of a session, as the session's record in Redis holds them, and how they are written as text.
+//! Does not decide which of them are valid.
 
 use crate::{Membership, Unavailable};
 use std::{
@@ -12,7 +12,8 @@ use switchyard_protocol::{Position, room::RoomName};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StoredMembership {
     pub filter: Option<Arc<str>>,
-    /// Where the session joined, or where it continues after a gap: the client knows that it cannot get earlier messages.
+    /// Where the session joined, or where it continues after a gap: the client knows that it cannot get
+    /// earlier messages.
     pub joined: Position,
     /// The highest acknowledged offset, in the epoch of `joined`.
     pub acknowledged: Option<u64>,
@@ -41,7 +42,8 @@ impl StoredMembership {
     }
 }
 
-/// Written in place of a membership: the session has left the room, but the room may still list it as a member.
+/// Written in place of a membership: the session has left the room, but the room may still list it as a
+/// member.
 pub(crate) const LEFT: &str = "left";
 
 /// The rooms of a record.

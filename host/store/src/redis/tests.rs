@@ -1,4 +1,5 @@
-//! The contract on real servers. `redis-server` must be there; `cargo xtask test` installs it where it can.
+//! Tests on real servers, the contract among them. They need `redis-server`; `cargo xtask test` installs it
+//! where it can.
 
 mod ended;
 mod offsets;
@@ -80,7 +81,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// Each store has keys of its own on the same server.
-async fn keeps_the_contract(url: &str) {
+async fn passes_the_contract(url: &str) {
     let stores = AtomicU32::new(0);
     crate::contract::suite(Duration::from_millis(100), |retention, feed| {
         let prefix = format!("store{}", stores.fetch_add(1, Ordering::Relaxed));
@@ -91,19 +92,19 @@ async fn keeps_the_contract(url: &str) {
 }
 
 #[tokio::test]
-async fn a_standalone_server_keeps_the_contract() {
+async fn the_store_passes_the_contract_on_a_standalone_server() {
     let server = Server::start(&[]);
-    keeps_the_contract(&format!("redis://127.0.0.1:{}/0", server.port)).await;
-    let kept = server.ask(&[
+    passes_the_contract(&format!("redis://127.0.0.1:{}/0", server.port)).await;
+    let immortal = server.ask(&[
         "EVAL",
         "local bad = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
         if redis.call('PTTL', key) < 0 then bad[#bad + 1] = key end end return bad",
         "0",
     ]);
-    // What has no time to live is one key each of a whole store or of a version of a plugin, of which five are kept, and what a
-    // node leaves is cleared away by others.
+    // Only keys whose number is bounded may have no time to live: one per store or per stored version of a
+    // plugin, and those of a node, which other nodes delete when it dies.
     let lasting = [":schema", "{/nodes}", "{/rooms}", "{/plugins}", "}:estate"];
-    let other: Vec<_> = kept
+    let other: Vec<_> = immortal
         .lines()
         .filter(|key| !key.is_empty() && !lasting.iter().any(|name| key.contains(name)))
         .collect();
@@ -111,7 +112,7 @@ async fn a_standalone_server_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn a_cluster_keeps_the_contract() {
+async fn the_store_passes_the_contract_on_a_cluster() {
     let nodes: Vec<_> = (0..3)
         .map(|_| {
             let bus = free_port().to_string();
@@ -143,7 +144,8 @@ async fn a_cluster_keeps_the_contract() {
         until("a cluster", complete).await;
     }
     let [a, b, c] = [0, 1, 2].map(|n: usize| nodes[n].port);
-    keeps_the_contract(&format!("redis-cluster://127.0.0.1:{a}?node=127.0.0.1:{b}&node=127.0.0.1:{c}")).await;
+    passes_the_contract(&format!("redis-cluster://127.0.0.1:{a}?node=127.0.0.1:{b}&node=127.0.0.1:{c}"))
+        .await;
 }
 
 fn retention() -> Retention {
@@ -165,9 +167,10 @@ async fn connect_with(
     RedisStore::connect(site, retention, metrics, feed, &MemoryAccount::unlimited(), |_| {}, vitals).await
 }
 
-/// `FLUSHALL` revoked every key. A second registry that was made then had the version of the first, and was taken for it.
+/// Regression: `FLUSHALL` revoked every key. A new registry then had the same version as the lost one, and
+/// was mistaken for it.
 #[tokio::test]
-async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were_revoked_stay_so() {
+async fn lost_keys_are_restored_and_revoked_keys_stay_revoked() {
     let server = Server::start(&[]);
     let site = server.site();
     let (one, two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
@@ -192,7 +195,7 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
         assert_eq!(keyring.add(&key(name)).await.unwrap(), Replication::default());
     }
     assert!(keyring.revoke(&key("b").digest).await.unwrap().0);
-    assert!(!keyring.revoke(&key("b").digest).await.unwrap().0, "it is gone already");
+    assert!(!keyring.revoke(&key("b").digest).await.unwrap().0, "it was revoked before");
     let known = KeyRegistry::read(&*one, &StoredKeys::default()).await.unwrap().expect("three keys");
     let behind = KeyRegistry::read(&*two, &StoredKeys::default()).await.unwrap().expect("three keys");
     assert_eq!((names(&known), names(&behind)), (vec!["a".into(), "c".into()], vec!["a".into(), "c".into()]));
@@ -203,7 +206,7 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
 
     server.ask(&["FLUSHALL"]);
     keyring.add(&key("d")).await.unwrap();
-    // One that has not heard of the last revocation comes first.
+    // The node that does not know the last revocation reads first.
     let first = KeyRegistry::read(&*two, &behind).await.unwrap().expect("a key more");
     assert_eq!(names(&first), ["a", "c", "d"]);
     let second = KeyRegistry::read(&*one, &known).await.unwrap().expect("a key more");
@@ -211,9 +214,9 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     let third = KeyRegistry::read(&*two, &first).await.unwrap().expect("a key less");
     assert_eq!((names(&third), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
     let fourth = KeyRegistry::read(&*one, &second).await.unwrap().expect("what it wrote itself");
-    assert!(KeyRegistry::read(&*one, &fourth).await.unwrap().is_none(), "all is calm again");
+    assert!(KeyRegistry::read(&*one, &fourth).await.unwrap().is_none(), "nothing changes any more");
 
-    // Nothing is there at all, and nothing can be written: it is kept, and said.
+    // The registry is empty and cannot be written: the node keeps what it knows, and reports that.
     server.ask(&["FLUSHALL"]);
     server.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     assert_eq!(names(&KeyRegistry::read(&*one, &fourth).await.unwrap().expect("what is known")), ["a", "d"]);
@@ -224,7 +227,7 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     assert_eq!(listed().await, ["a", "d"]);
     until("ready", || server.ask(&["HLEN", "s:{/keys}:all"]) == "5").await;
 
-    // The same where something is there: it is offered until it is written.
+    // The registry is not empty: the node tries again until the lost key is written.
     let known = KeyRegistry::read(&*one, &StoredKeys::default()).await.unwrap().expect("what is there");
     server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
     server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 1"]);
@@ -234,9 +237,9 @@ async fn keys_that_the_store_lost_are_kept_and_written_again_and_those_that_were
     server.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     let known = KeyRegistry::read(&*one, &known).await.unwrap().expect("what was written");
     assert_eq!((names(&known), listed().await), (vec!["a".into(), "d".into()], vec!["a".into(), "d".into()]));
-    one.check().await.expect("it is over");
+    one.check().await.expect("the outage is over");
 
-    // Who was away for longer than it is remembered that a key was revoked does not bring it back.
+    // A node that was away for longer than revocations are remembered does not restore a revoked key.
     server.ask(&["HDEL", "s:{/keys}:all", &key("a").digest.to_string()]);
     server.ask(&["HSET", "s:{/keys}:all", "/revision", "other 2"]);
     let long_ago = StoredKeys { read_at: known.read_at - REVOCATION_TTL.as_millis() as u64 - 1000, ..known };
@@ -250,13 +253,13 @@ async fn keys_of_another_schema_are_refused() {
     let site = server.site();
     drop(connect(&site).await.unwrap());
     server.ask(&["SET", "s:schema", "99"]);
-    let error = connect(&site).await.err().expect("it is not ours");
+    let error = connect(&site).await.err().expect("another schema");
     assert!(error.to_string().contains("of schema 99"), "{error}");
 }
 
-/// Connections that did not end in time: nobody waits for the lease to run out.
+/// A node that stops cleans up after connections that did not end in time, before its lease expires.
 #[tokio::test]
-async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
+async fn a_node_that_stops_releases_the_sessions_of_its_connections() {
     let server = Server::start(&[]);
     let site = server.site();
     let (one, _two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
@@ -267,15 +270,15 @@ async fn what_a_node_could_not_let_go_is_cleared_away_when_it_stops() {
     assert!(began.elapsed() < LEASE_DURATION / 2, "{:?}", began.elapsed());
 }
 
-/// Whoever is told of a takeover is called by the task of the lease; of a room, by that of the listener.
+/// The feed is called by the task of the lease for takeovers, and by that of the listener for rooms.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
+async fn a_panic_in_a_vital_task_is_a_failure_of_the_node() {
     let server = Server::start(&[]);
     let url = format!("redis://127.0.0.1:{}/0", server.port);
     let site = Site { url: RedisUrl::parse(&url).unwrap(), prefix: "vital".to_owned() };
     let connect = async || {
         let vitals = VitalTasks::default();
-        let feed: EventFeed = Arc::new(|event| panic!("told of {event:?}"));
+        let feed: EventFeed = Arc::new(|event| panic!("received {event:?}"));
         (connect_with(&site, retention(), feed, &vitals).await.unwrap(), vitals)
     };
     let (store, lease) = connect().await;
@@ -284,7 +287,7 @@ async fn a_panic_in_a_task_that_runs_for_ever_is_a_failure_of_the_node() {
     server.ask(&["RPUSH", &Names::new("vital").takeovers(&node), &ConnectionId(7).to_string()]);
     until("a failure of the lease", || lease.failure().is_some()).await;
     assert!(
-        lease.failure().unwrap().starts_with("the lease panicked: told of TakenOver"),
+        lease.failure().unwrap().starts_with("the lease panicked: received TakenOver"),
         "{:?}",
         lease.failure()
     );

@@ -209,8 +209,8 @@ impl RedisUrl {
     }
 }
 
-/// The client library sends `HELLO 3 AUTH user password` as one line, as a person would type it. A text that is not a single
-/// word there is put in quotes, where Redis reads `\x` and two digits as a byte.
+/// The client library sends `HELLO 3 AUTH user password` as one line, as a person would type it. A text that
+/// is not a single word there is put in quotes, where Redis reads `\x` and two digits as a byte.
 fn word(bytes: &[u8]) -> String {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"'\\".contains(byte);
     if bytes.iter().all(is_plain) {
@@ -229,7 +229,8 @@ impl Secrets {
         }
     }
 
-    /// The text with secrets removed. An old Redis repeats commands that it does not know, such as the one with the password.
+    /// The text with secrets removed. An old Redis repeats commands that it does not know, such as the one
+    /// with the password.
     pub(super) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
     }

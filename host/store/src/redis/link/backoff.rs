@@ -1,5 +1,6 @@
-//! When a server that has answered `CLUSTERDOWN` is asked again. The client library closes a connection with each such
-//! answer, and fails all other commands on it. So commands with a key are not sent to that server for a while, which grows.
+//! When a server that has answered `CLUSTERDOWN` is asked again. The client library closes a connection with
+//! each such answer, and fails all other commands on it. So commands with a key are not sent to that server
+//! for a while, which grows.
 
 use arc_swap::ArcSwapOption;
 use fred::error::{Error, ErrorKind};

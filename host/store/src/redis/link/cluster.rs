@@ -1,4 +1,5 @@
-//! The servers of a Cluster, and which of them has which slots. A server that does not answer delays only its own commands.
+//! The servers of a Cluster, and which of them has which slots. A server that does not answer delays only its
+//! own commands.
 
 use super::{
     Call,
@@ -27,8 +28,8 @@ use tokio::time::timeout;
 
 /// How long a server may take to answer `CLUSTER SLOTS`.
 const SLOTS_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a node that starts waits for the connections to all servers. Those that cannot be reached then delay only their
-/// own commands.
+/// How long a node that starts waits for the connections to all servers. Those that cannot be reached then
+/// delay only their own commands.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Cluster {
@@ -78,7 +79,8 @@ impl Cluster {
         })
     }
 
-    /// Waits until the slots are known, and a while for all servers that have some. The error says why they are not known.
+    /// Waits until the slots are known, and a while for all servers that have some. The error says why they
+    /// are not known.
     pub(super) async fn opened(&self) -> Result<(), NotConnected> {
         let endpoints: Vec<_> = self.table.load().endpoints.values().cloned().collect();
         let opened =
@@ -211,8 +213,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks one of the servers for the state of the Cluster, and looks the slots up if they may have moved. Returns a number
-    /// that rises when slots move.
+    /// Asks one of the servers for the state of the Cluster, and looks the slots up if they may have moved.
+    /// Returns a number that rises when slots move.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
         let unavailable = |error: Error| Unavailable(self.common.errors.redact(error.details()));

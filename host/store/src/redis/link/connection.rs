@@ -1,5 +1,5 @@
-//! A connection to a server, which reconnects when it breaks or becomes silent: with a stopped process or a network that
-//! drops all packets, a connection stays open for any time.
+//! A connection to a server, which reconnects when it breaks or becomes silent: with a stopped process or a
+//! network that drops all packets, a connection stays open for any time.
 
 use super::{
     Call,
@@ -299,8 +299,8 @@ impl RedisConnection {
     async fn keep_connecting(&self, client: &Client, is_first: &mut bool) {
         let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
         loop {
-            // The client reconnects by itself, but its first attempt may fail, and later its task may end with an unexpected
-            // error.
+            // The client reconnects by itself, but its first attempt may fail, and later its task may end
+            // with an unexpected error.
             let mut connecting = AbortOnDropHandle::new(client.connect());
             let ended = loop {
                 tokio::select! {
@@ -344,8 +344,8 @@ impl RedisConnection {
         }
     }
 
-    /// Returns when another connection is needed, because this one is silent, the client cannot connect, or the server has
-    /// become a replica.
+    /// Returns when another connection is needed, because this one is silent, the client cannot connect, or
+    /// the server has become a replica.
     async fn probe(&self, client: &Client) {
         let options = Options { fail_fast: true, timeout: Some(2 * MAX_SILENCE), ..Options::default() };
         let began = Instant::now();

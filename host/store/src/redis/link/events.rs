@@ -1,5 +1,5 @@
-//! What a link reports by itself: the messages of all servers in one place, and what becomes of the connections that carry
-//! them.
+//! What a link reports by itself: the messages of all servers in one place, and what becomes of the
+//! connections that carry them.
 
 use fred::types::{Message, config::Server};
 use futures_util::{

@@ -76,8 +76,8 @@ impl Link {
 }
 
 impl RedisConnection {
-    /// Sends a command, and another directly behind it over the same connection. The reply to the second may come much later
-    /// or, if the connection breaks, never.
+    /// Sends a command, and another directly behind it over the same connection. The reply to the second may
+    /// come much later or, if the connection breaks, never.
     async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, SecondReply), Error> {
         let client = self.ready().await?;
         let send = |call: &Call| {

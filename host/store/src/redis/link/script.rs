@@ -1,4 +1,5 @@
-//! A Lua script as a server runs it. Which scripts there are, and what they do, is in [`crate::redis::scripts`].
+//! A Lua script as a server runs it. Which scripts there are, and what they do, is in
+//! [`crate::redis::scripts`].
 
 pub(crate) struct Script {
     /// Its name in metrics.

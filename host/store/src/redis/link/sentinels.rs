@@ -1,8 +1,8 @@
-//! Asks Sentinels which server is the master: when a node starts, and every 2 s from then on. A master that was replaced may
-//! still answer, and what is written to it then is lost.
+//! Asks Sentinels which server is the master: when a node starts, and every 2 s from then on. A master that
+//! was replaced may still answer, and what is written to it then is lost.
 //!
-//! The client library is not used for this: it believes the first Sentinel that it reaches, and asks no other if that one
-//! does not answer.
+//! The client library is not used for this: it believes the first Sentinel that it reaches, and asks no other
+//! if that one does not answer.
 
 use super::{
     Call,
@@ -98,8 +98,8 @@ impl Sentinels {
         self.ask().await.winner().map(|(master, _)| master)
     }
 
-    /// Asks again and again as long as the endpoint exists. If its server answers, it is replaced when more than half of all
-    /// configured Sentinels name another one; otherwise when most of those that answer do.
+    /// Asks again and again as long as the endpoint exists. If its server answers, it is replaced when more
+    /// than half of all configured Sentinels name another one; otherwise when most of those that answer do.
     pub(super) fn watch(self, common: &Arc<Common>, endpoint: &Arc<Endpoint>) {
         let (endpoint, closed) = (Arc::downgrade(endpoint), common.closed.clone());
         common.vitals.spawn("the task that asks Sentinels", async move {

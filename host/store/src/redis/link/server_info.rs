@@ -6,7 +6,8 @@ use fred::types::config::Server;
 use std::sync::Arc;
 
 impl Link {
-    /// Identifies the process of a server and its data: changes with each start, and with each promotion of a replica.
+    /// Identifies the process of a server and its data: changes with each start, and with each promotion of a
+    /// replica.
     pub(crate) async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
         let call = Call::info(&["server", "replication"]);
         let said = self.timed("INFO", self.endpoint_at(server)?.commands.ask(&call)).await?;
@@ -16,8 +17,8 @@ impl Link {
         }
     }
 
-    /// The memory of a server. Without a limit of its own, the limit is 60 % of its machine. A server that evicts keys has
-    /// no limit, because it is never full.
+    /// The memory of a server. Without a limit of its own, the limit is 60 % of its machine. A server that
+    /// evicts keys has no limit, because it is never full.
     pub(crate) async fn memory(&self, server: &Server) -> Result<ServerMemory, Unavailable> {
         let said =
             self.timed("INFO", self.endpoint_at(server)?.commands.ask(&Call::info(&["memory"]))).await?;

@@ -141,7 +141,8 @@ impl Checker {
         }
     }
 
-    /// Checks that a node loses its lease only if it did not renew it, and that cluster time does not run fast.
+    /// Checks that a node loses its lease only if it did not renew it, and that cluster time does not run
+    /// fast.
     fn check_lease_renewal(&mut self, node: &str, answer: &Value) -> Result<(), String> {
         let parts = list(answer.clone()).expect("an answer of many parts");
         let (now, time) = (Instant::now(), number(&parts[1]).expect("milliseconds"));

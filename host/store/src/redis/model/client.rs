@@ -1,5 +1,5 @@
-//! The clients of the model, and what they know about their sessions. A client uses one connection at a time; its node may not
-//! know that an earlier one is gone.
+//! The clients of the model, and what they know about their sessions. A client uses one connection at a time;
+//! its node may not know that an earlier one is gone.
 
 use super::{network::ProcessId, step::ROOMS};
 use crate::{ConnectionId, SessionToken};
@@ -21,14 +21,15 @@ pub(super) struct ModelClient {
     pub token: Option<SessionToken>,
     /// The index of the connection that it uses.
     pub current: Option<usize>,
-    /// What Redis may have for each room, as far as the client can know. More than one state is possible if a change was not
-    /// answered, or was answered with an error.
+    /// What Redis may have for each room, as far as the client can know. More than one state is possible if a
+    /// change was not answered, or was answered with an error.
     pub possible: BTreeMap<&'static str, BTreeSet<RoomState>>,
     /// Redis has lost data since the client was told its rooms.
     pub is_unsure: bool,
     /// What it last acknowledged in each room, and to which process.
     pub acknowledged: BTreeMap<&'static str, (Position, ProcessId)>,
-    /// Positions up to which the client has received everything. A session's position beyond them would hide messages.
+    /// Positions up to which the client has received everything. A session's position beyond them would hide
+    /// messages.
     pub known_positions: BTreeSet<(&'static str, Arc<str>, u64)>,
 }
 

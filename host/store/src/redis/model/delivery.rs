@@ -82,7 +82,8 @@ impl World {
         answer.send(answered).ok();
     }
 
-    /// After a node has released a session whose client had all answers, it has exactly the rooms that the client knows.
+    /// After a node has released a session whose client had all answers, it has exactly the rooms that the
+    /// client knows.
     fn expect_as_confirmed(&mut self, ask: &RedisCall, answer: &types::Value) {
         let RedisCall::Script(script, _, arguments) = ask else { return };
         let said = |parts: &[types::Value]| parts.first()?.as_string();

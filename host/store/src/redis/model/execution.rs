@@ -271,7 +271,8 @@ impl World {
         true
     }
 
-    /// Acknowledges everything that was published, or only tells the node that the client knows the room's position.
+    /// Acknowledges everything that was published, or only tells the node that the client knows the room's
+    /// position.
     fn acknowledge(&mut self, client: usize, name: &'static str, advances: bool) -> bool {
         let at = self.opened(client).filter(|at| self.connections[*at].told.contains_key(name));
         let Some(at) = at.filter(|at| self.connections[*at].change.is_none()) else { return false };

@@ -1,5 +1,5 @@
-//! Runs all short schedules of some steps, after a client has connected. Schedules that only differ after a step without an
-//! effect are skipped.
+//! Runs all short schedules of some steps, after a client has connected. Schedules that only differ after a
+//! step without an effect are skipped.
 
 use super::{
     play, report,

@@ -1,5 +1,5 @@
-//! The model's Redis: keys in memory, a clock that the model sets, and the commands that the store uses. Any other command
-//! panics.
+//! The model's Redis: keys in memory, a clock that the model sets, and the commands that the store uses. Any
+//! other command panics.
 
 use crate::redis::connecting::SCHEMA;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -41,7 +41,8 @@ pub(super) struct FakeRedis {
 
 type Texts<'a> = &'a [&'a str];
 
-/// The value of a key, which must be of this type. A key that does not exist is created, and removed if it stays empty.
+/// The value of a key, which must be of this type. A key that does not exist is created, and removed if it
+/// stays empty.
 macro_rules! value_of {
     ($server:expr, $key:expr, $kind:ident) => {{
         let entry = $server.entries.entry($key.to_owned());

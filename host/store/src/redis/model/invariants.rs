@@ -72,7 +72,8 @@ impl World {
         StoredRecord::read(&key, self.engine.server.borrow().hash(&key)?)
     }
 
-    /// Checks that each node has for its clients what they were told, and that Redis has what it has confirmed.
+    /// Checks that each node has for its clients what they were told, and that Redis has what it has
+    /// confirmed.
     pub(super) fn check_connections(&mut self) {
         for at in 0..self.connections.len() {
             if let Err(wrong) = self.check_connection(at) {
@@ -222,7 +223,8 @@ impl World {
         }
     }
 
-    /// Checks that acknowledgements are kept which clients sent to nodes that are alive, while they are members.
+    /// Checks that acknowledgements are kept which clients sent to nodes that are alive, while they are
+    /// members.
     fn are_acknowledgements_kept(
         &self,
         records: &BTreeMap<String, StoredRecord>,

@@ -1,5 +1,5 @@
-//! The network between nodes and the model's Redis: each command waits until the schedule decides what happens to it and to its
-//! answer.
+//! The network between nodes and the model's Redis: each command waits until the schedule decides what
+//! happens to it and to its answer.
 
 use crate::{RESPONSE_TIMEOUT, Unavailable, redis::link::Script};
 use fred::types::Value;

@@ -1,12 +1,13 @@
-//! What happens after a schedule: nodes reach Redis again, they notice clients that are gone, and everything gets time to settle.
+//! What happens after a schedule: nodes reach Redis again, they notice clients that are gone, and everything
+//! gets time to settle.
 
 use super::{client::State, world::World};
 use std::time::Duration;
 
 /// How far time advances between two checks.
 const QUIESCENCE_STEP: Duration = Duration::from_secs(4);
-/// After how many steps the state must be right: enough for a lease and a session to expire, an interrupted cleanup to be
-/// repeated, and the patrol to compare all sessions.
+/// After how many steps the state must be right: enough for a lease and a session to expire, an interrupted
+/// cleanup to be repeated, and the patrol to compare all sessions.
 const MAX_QUIESCENCE_STEPS: usize = 32;
 
 impl World {

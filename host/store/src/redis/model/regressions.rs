@@ -15,8 +15,8 @@ fn a_failed_resume_leaves_no_owned_entry() {
     });
 }
 
-/// The patrol added a session that was not taken back yet to what the new name owns, and its end removed it from what the old
-/// name owned.
+/// The patrol added a session that was not taken back yet to what the new name owns, and its end removed it
+/// from what the old name owned.
 #[test]
 fn a_session_whose_client_never_answers_leaves_no_owned_entry() {
     scenario(async |world| {
@@ -29,8 +29,8 @@ fn a_session_whose_client_never_answers_leaves_no_owned_entry() {
     });
 }
 
-/// A room was left, and the next join of it was not answered. The room was removed from the record although a reaper had added its
-/// member, which then stayed for a day.
+/// A room was left, and the next join of it was not answered. The room was removed from the record although a
+/// reaper had added its member, which then stayed for a day.
 #[test]
 fn an_unanswered_join_leaves_no_member() {
     scenario(async |world| {
@@ -50,8 +50,8 @@ fn an_unanswered_join_leaves_no_member() {
     });
 }
 
-/// After cleaning up, a reaper removed a node from the list of dead nodes. Meanwhile the node had come back, started something under
-/// its old name, and put that name on the list again: nobody ever cleaned it up.
+/// After cleaning up, a reaper removed a node from the list of dead nodes. Meanwhile the node had come back,
+/// started something under its old name, and put that name on the list again: nobody ever cleaned it up.
 #[test]
 fn a_name_given_up_during_its_cleanup_is_cleaned_up_again() {
     scenario(async |world| {
@@ -71,8 +71,8 @@ fn a_name_given_up_during_its_cleanup_is_cleaned_up_again() {
     });
 }
 
-/// A member was being written when its session came into doubt, and counted as settled. Then other nodes ended the session, and its
-/// node took it back without that member.
+/// A member was being written when its session came into doubt, and counted as settled. Then other nodes
+/// ended the session, and its node took it back without that member.
 #[test]
 fn a_session_taken_back_has_all_its_members() {
     scenario(async |world| {
@@ -81,7 +81,8 @@ fn a_session_taken_back_has_all_its_members() {
         world.clients[0].forget();
         world.step(Flush).await;
         world.connect(0).await;
-        // The room's new epoch makes the node write its members again. Meanwhile the node learns that it has lost its lease.
+        // The room's new epoch makes the node write its members again. Meanwhile the node learns that it has
+        // lost its lease.
         world.step(RunLeasesOnly(1450)).await;
         world.step(DeliverAll).await;
         world.step(Run(35_000)).await;
@@ -92,8 +93,8 @@ fn a_session_taken_back_has_all_its_members() {
     });
 }
 
-/// A node did not know yet that the clock of Redis had been set back. Its second attempt counted as if its client had just come, and
-/// took the session from a client that had come later.
+/// A node did not know yet that the clock of Redis had been set back. Its second attempt counted as if its
+/// client had just come, and took the session from a client that had come later.
 #[test]
 fn a_node_that_missed_a_clock_step_takes_no_session_from_a_later_client() {
     scenario(async |world| {
@@ -114,8 +115,9 @@ fn a_node_that_missed_a_clock_step_takes_no_session_from_a_later_client() {
     });
 }
 
-/// Redis lost everything a second time while a session was being taken back. A write that had started under the old name counted as
-/// the one that followed the client's answer, and the session stayed with the old name.
+/// Redis lost everything a second time while a session was being taken back. A write that had started under
+/// the old name counted as the one that followed the client's answer, and the session stayed with the old
+/// name.
 #[test]
 fn a_session_taken_back_twice_ends_up_under_its_nodes_current_name() {
     scenario(async |world| {

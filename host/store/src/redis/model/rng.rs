@@ -1,4 +1,5 @@
-//! Random numbers from a seed, for the model and for the store that runs in it. So a seed always gives the same schedule.
+//! Random numbers from a seed, for the model and for the store that runs in it. So a seed always gives the
+//! same schedule.
 
 use std::cell::RefCell;
 

@@ -1,5 +1,5 @@
-//! Scenarios: a client with a session, and what happens to it command by command. In the end, everything must settle in a right
-//! state.
+//! Scenarios: a client with a session, and what happens to it command by command. In the end, everything must
+//! settle in a right state.
 
 use super::{
     client::State, delivery::Fate, network::InFlightCall, script_engine::ScriptEngine, step::ModelStep::*,
@@ -7,7 +7,8 @@ use super::{
 };
 use std::rc::Rc;
 
-/// Runs a scenario. The client is on the first node, with a session in room `a`. Panics if an invariant is violated.
+/// Runs a scenario. The client is on the first node, with a session in room `a`. Panics if an invariant is
+/// violated.
 pub(super) fn scenario(happens: impl AsyncFnOnce(&mut World)) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time().start_paused(true).event_interval(1_000_000);

@@ -1,5 +1,5 @@
-//! The steps that a schedule consists of, and how random schedules are composed. Numbers select among what is there. A step that
-//! finds nothing to act on does nothing, so any step can be left out of a schedule.
+//! The steps that a schedule consists of, and how random schedules are composed. Numbers select among what is
+//! there. A step that finds nothing to act on does nothing, so any step can be left out of a schedule.
 
 use super::rng::Rng;
 use ModelStep::*;
@@ -8,8 +8,8 @@ pub(super) type Nth = u8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum ModelStep {
-    /// A client connects to a node. If the new connection `replaces` the one it had, that one ends first; otherwise its node does
-    /// not notice that the client is gone. The first request may stay unread.
+    /// A client connects to a node. If the new connection `replaces` the one it had, that one ends first;
+    /// otherwise its node does not notice that the client is gone. The first request may stay unread.
     Connect {
         client: Nth,
         node: Nth,
@@ -147,7 +147,8 @@ const CHOICES: [(u64, Choice); 39] = [
     (2, |rng| vec![Isolate { node: node(rng) }]),
     (3, |rng| vec![Heal { node: node(rng) }]),
     (1, |rng| vec![NewEpoch { room: room(rng) }]),
-    // Combinations that are rare by chance: the write of a member, record, claim or acknowledgement that is late.
+    // Combinations that are rare by chance: the write of a member, record, claim or acknowledgement that is
+    // late.
     (2, |rng| vec![change(rng), Deliver(0), GiveUp(0), DeliverAll]),
     (2, |rng| vec![change(rng), GiveUp(0), DeliverAll]),
     (1, |rng| vec![change(rng), GiveUp(0), GiveUp(0), Run(300)]),
@@ -217,7 +218,8 @@ fn node(rng: &mut Rng) -> Nth {
 }
 
 impl ModelStep {
-    /// A random schedule. Each has much of some steps and nothing of others, so that in some schedules a few things meet often.
+    /// A random schedule. Each has much of some steps and nothing of others, so that in some schedules a few
+    /// things meet often.
     pub(super) fn schedule(rng: &mut Rng, faults: Faults) -> Vec<Self> {
         let count = match faults {
             Faults::None => CHOICES.len() - DATA_LOSS_CHOICES - CLOCK_STEP_CHOICES,

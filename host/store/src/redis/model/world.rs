@@ -1,5 +1,5 @@
-//! The state of the model: nodes with the real store, the model's Redis, the network between them, and clients. What happens is
-//! decided elsewhere, step by step.
+//! The state of the model: nodes with the real store, the model's Redis, the network between them, and
+//! clients. What happens is decided elsewhere, step by step.
 
 use super::{
     checker::Checker,

@@ -1,5 +1,6 @@
-//! Receives the messages of the rooms that somebody on this node is in, and reads the log of a room where messages may be
-//! missing: after a reconnect, after a slot has moved, after a hole, and now and then without a reason.
+//! Receives the messages of all rooms that have members on this node. Reads the log of a room when messages
+//! may be missing: after a reconnect, after its slot has moved, after a hole, and regularly in case a
+//! subscription was lost unnoticed.
 
 use crate::{
     Event, EventFeed, PageLimit, RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
@@ -33,7 +34,8 @@ use tokio::{sync::mpsc, time::Instant};
 
 /// How much of a log is read at a time.
 const PAGE_LIMIT: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
-const TICK: Duration = Duration::from_millis(100);
+/// How often due and failed reads are started.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a Cluster is asked whether slots have moved, which ends their subscriptions silently.
 const TOPOLOGY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -43,21 +45,21 @@ pub(crate) struct PubsubListener {
     metrics: StoreMetrics,
     /// By how many milliseconds Redis' clock is ahead of this node's.
     clock_offset: Arc<AtomicI64>,
-    /// Told of rooms that may have forgotten their members.
+    /// Notified of rooms that may have lost their members.
     sessions: Weak<RedisSessions>,
     room_index: Weak<RoomIndex>,
-    /// Weak: the listener must not keep itself alive.
+    /// Weak, so that the listener does not keep itself alive.
     requests: mpsc::WeakUnboundedSender<ListenerRequest>,
     subscriptions: HashMap<RoomName, RoomSubscription>,
     /// Numbers subscriptions and reads.
     last_number: u64,
-    /// RedisRooms to read with the next tick, because that failed or was too early, and whether to subscribe first.
+    /// Rooms to read with the next tick, because reading failed or must wait, and whether to subscribe first.
     later: HashMap<RoomName, bool>,
     queue: ResyncQueue,
     schedule: Schedule,
     topology: Option<u64>,
-    /// When the Cluster was asked for it.
-    topology_asked: Instant,
+    /// When the topology was last requested.
+    topology_requested: Instant,
 }
 
 impl PubsubListener {
@@ -81,17 +83,17 @@ impl PubsubListener {
             queue: ResyncQueue::default(),
             schedule: Schedule::default(),
             topology: None,
-            topology_asked: Instant::now(),
+            topology_requested: Instant::now(),
         }
     }
 
-    /// Runs until all senders of requests are gone.
+    /// Runs until all request senders are dropped.
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::UnboundedReceiver<ListenerRequest>,
         mut events: LinkEvents,
     ) {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(TICK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -164,7 +166,7 @@ impl PubsubListener {
     }
 
     fn finish_read(&mut self, room: RoomName, page: Result<LogPage, Unavailable>) {
-        let subscription = self.subscriptions.get_mut(&room).expect("seen by the caller");
+        let subscription = self.subscriptions.get_mut(&room).expect("the caller has checked");
         let page = match page {
             Ok(page) => page,
             Err(error) if subscription.is_opening() => {
@@ -186,7 +188,7 @@ impl PubsubListener {
             self.metrics.repairs.inc();
         }
         if result.is_lost {
-            tracing::warn!(room = &*room, "messages were missed that the log no longer has");
+            tracing::warn!(room = &*room, "missed messages are no longer in the log");
             self.metrics.losses.inc();
         }
         if result.has_new_epoch
@@ -197,9 +199,9 @@ impl PubsubListener {
         }
         match next {
             NextStep::Nothing => {}
-            // They may have been missed because the subscription is gone.
+            // The messages may have been missed because the subscription is gone.
             NextStep::Read if result.missed > 0 => self.read(&room, true, None),
-            // If a log makes no progress, it is not read as fast as Redis answers.
+            // Reading a log without progress must not be repeated as fast as Redis answers.
             NextStep::Read | NextStep::ReadLater => {
                 self.later.insert(room, false);
             }
@@ -208,7 +210,7 @@ impl PubsubListener {
                 let (rooms, name, ended) = (self.rooms.clone(), room.clone(), page.newest.epoch);
                 let seen = self.subscriptions[&room].position().epoch.clone();
                 self.spawn_read(&room, None, async move {
-                    rooms.renew(&name, &ended, &seen).await?;
+                    rooms.begin_epoch(&name, &ended, &seen).await?;
                     rooms.follow(&name.shared(), None, PAGE_LIMIT).await
                 });
             }
@@ -242,9 +244,9 @@ impl PubsubListener {
             self.enqueue(room, subscribe);
         }
         let now = Instant::now();
-        if now >= self.topology_asked + TOPOLOGY_INTERVAL {
-            self.topology_asked = now;
-            self.ask_for_topology();
+        if now >= self.topology_requested + TOPOLOGY_INTERVAL {
+            self.topology_requested = now;
+            self.request_topology();
         }
         while let Some(room) = self.schedule.next_lingered(now) {
             if self.subscriptions.get(&room).is_some_and(|subscription| !subscription.is_needed) {
@@ -253,7 +255,7 @@ impl PubsubListener {
             }
         }
         for (room, number) in self.schedule.take_due(now) {
-            // A newer subscription of the same room is scheduled by its own number.
+            // A newer subscription to the same room has its own entry in the schedule.
             let Some(subscription) =
                 self.subscriptions.get_mut(&room).filter(|subscription| subscription.number == number)
             else {
@@ -267,7 +269,7 @@ impl PubsubListener {
         self.read_queued();
     }
 
-    fn ask_for_topology(&self) {
+    fn request_topology(&self) {
         let Some(requests) = self.requests.upgrade() else { return };
         let (link, known) = (self.rooms.link.clone(), self.topology);
         tokio::spawn(async move {
@@ -286,7 +288,7 @@ impl PubsubListener {
         self.rooms.link.server_of(&self.rooms.names.live(room))
     }
 
-    /// Reads the logs of queued rooms, as far as that is allowed now.
+    /// Reads the logs of queued rooms, as many as the queue allows now.
     fn read_queued(&mut self) {
         let now = Instant::now();
         while let Some((room, subscribe, permit)) = self.queue.next(now) {
@@ -319,9 +321,9 @@ impl PubsubListener {
         });
     }
 
-    /// Reads the logs of all rooms, or those of one server that was connected again.
+    /// Reads the logs of all rooms, or of the rooms on one server that was reconnected.
     fn resync_all(&mut self, subscribe: bool, connected: Option<Server>) {
-        // Without a Cluster the one server has all rooms.
+        // Without a Cluster, one server has all rooms.
         let connected = connected.filter(|_| self.rooms.link.is_clustered());
         let known = self.subscriptions.iter().filter(|(_, subscription)| !subscription.is_opening());
         let rooms = known.map(|(room, _)| (self.server_of(room), room.clone()));
@@ -351,7 +353,7 @@ async fn read_log(
         let limit = if after.is_some() { PAGE_LIMIT } else { PageLimit::NONE };
         rooms.follow(&room.shared(), after.as_ref(), limit).await
     };
-    // A member may wait for both commands together.
-    let late = || Unavailable("Redis does not answer".to_owned());
-    tokio::time::timeout(RESPONSE_TIMEOUT, read).await.unwrap_or_else(|_| Err(late()))
+    // A client may wait for both commands together.
+    let timed_out = || Unavailable("Redis does not answer".to_owned());
+    tokio::time::timeout(RESPONSE_TIMEOUT, read).await.unwrap_or_else(|_| Err(timed_out()))
 }

@@ -1,4 +1,4 @@
-//! What the rest of the store asks of the task that receives messages, and what was read for it.
+//! Requests to the task that receives messages, and the results of its own reads.
 
 use crate::{
     Unavailable,
@@ -6,11 +6,11 @@ use crate::{
 };
 use switchyard_protocol::room::RoomName;
 
-/// A request to the room listener.
+/// A message to the pubsub listener.
 pub(crate) enum ListenerRequest {
-    /// Somebody on this node is in the room.
+    /// The room has members on this node.
     Subscribe(RoomName),
-    /// Nobody is any more.
+    /// The room no longer has members on this node.
     Unsubscribe(RoomName),
     /// The log of a room was read.
     Read {
@@ -18,13 +18,13 @@ pub(crate) enum ListenerRequest {
         /// The number of the read.
         read: u64,
         page: Result<LogPage, Unavailable>,
-        /// Returned with this, where the room had to wait for one.
+        /// The permit of the resync queue, if the room was queued.
         permit: Option<ResyncPermit>,
     },
-    /// The number of a Cluster's topology, which rises when slots move.
+    /// The current number of a Cluster's topology, which rises when slots move.
     Topology(u64),
-    /// Lists all rooms again, in case the list was lost.
+    /// Adds all rooms to the room index again, in case the index was lost.
     ListRooms,
-    /// Reads the logs of all rooms: Redis has lost data.
+    /// Reads the logs of all rooms, because Redis may have lost data.
     Resync,
 }

@@ -1,6 +1,7 @@
-//! Messages that wait to be published to Redis. Each room has at most one script under way, and the messages that arrive
-//! meanwhile are batched for the next one. So messages keep their order, whatever happens to a command on the way. Each server
-//! runs a limited number of scripts at a time, and principals take turns, both within a room and among rooms.
+//! Messages that wait to be published to Redis. Each room has at most one script under way, and the messages
+//! that arrive meanwhile are batched for the next one. So messages keep their order, whatever happens to a
+//! command on the way. Each server runs a limited number of scripts at a time, and principals take turns,
+//! both within a room and among rooms.
 
 use crate::{
     Message, PendingPublish, RESPONSE_TIMEOUT, Stored, Unavailable,
@@ -35,8 +36,8 @@ use tokio::{
     time::Instant,
 };
 
-/// How many messages one script publishes: a quarter of those that wait in the room, within these limits. Small batches delay
-/// other commands less; a room with many waiting messages needs larger ones.
+/// How many messages one script publishes: a quarter of those that wait in the room, within these limits.
+/// Small batches delay other commands less; a room with many waiting messages needs larger ones.
 const BATCH_MESSAGES: RangeInclusive<usize> = 16..=64;
 /// The largest size of the messages in one script. A single message may be larger.
 const MAX_BATCH_BYTES: usize = 256 << 10;

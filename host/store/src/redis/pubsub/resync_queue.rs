@@ -1,6 +1,7 @@
-//! Rooms whose logs are to be read: of each server some at a time, and of a server that fails one at a time, with a delay
-//! that grows. So the load on a server that is starting or unreachable does not grow with the number of its rooms, and
-//! these do not delay the rooms of other servers. No I/O.
+//! A queue of rooms whose logs must be read. Each server is asked for a limited number of rooms at a time,
+//! and a failing server for one at a time, with a growing delay. So the load on a server that is starting or
+//! unreachable does not grow with the number of its rooms, and its rooms do not delay those of other servers.
+//! No I/O.
 
 use fred::types::config::Server;
 use std::{
@@ -14,13 +15,13 @@ use tokio::{
     time::Instant,
 };
 
-/// Rooms that are read at a time of each server.
+/// How many rooms of one server are read at a time.
 const MAX_CONCURRENT_READS: usize = 64;
-/// The delay after a room that could not be read. It doubles with each, from the first to the second.
+/// The delay after a read that failed. It doubles with each failure, from the first value up to the second.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// By server; `None` where there is one server only.
+/// By server of a Cluster; `None` without a Cluster.
 #[derive(Default)]
 pub(crate) struct ResyncQueue(HashMap<Option<Server>, ServerQueue>);
 
@@ -30,11 +31,11 @@ struct ServerQueue {
     waiting: HashMap<RoomName, bool>,
     permits: Arc<Semaphore>,
     retry_delay: Duration,
-    /// No room is read before.
+    /// No room is read before this time.
     retry_at: Instant,
 }
 
-/// Allows to read a room, until this is dropped.
+/// Permission to read a room, until it is dropped.
 pub(crate) struct ResyncPermit {
     server: Option<Server>,
     _permit: OwnedSemaphorePermit,
@@ -83,7 +84,7 @@ impl ResyncQueue {
         }
     }
 
-    /// The server is connected: its rooms need not wait for the delay.
+    /// Ends the delay of a server, because it is connected again.
     pub(crate) fn connected(&mut self, server: &Option<Server>) {
         if let Some(queue) = self.0.get_mut(server) {
             queue.reset_delay();
@@ -98,7 +99,7 @@ impl ResyncQueue {
         })
     }
 
-    /// A room was read, or could not be.
+    /// Records that a room was read, or that reading it failed.
     pub(crate) fn finished(&mut self, permit: ResyncPermit, was_read: bool, now: Instant) {
         let Some(queue) = self.0.get_mut(&permit.server) else { return };
         if was_read {
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_fails_is_asked_rarely_and_others_go_on() {
+    async fn a_failing_server_is_tried_rarely_and_does_not_delay_others() {
         let (mut queue, bad, good) = (ResyncQueue::default(), Server::new("bad", 1), Server::new("good", 1));
         (0..1000).for_each(|n| queue.add(Some(bad.clone()), room(n), true));
         (1000..1100).for_each(|n| queue.add(Some(good.clone()), room(n), false));
@@ -134,10 +135,7 @@ mod tests {
         let (of_bad, of_good): (Vec<_>, Vec<_>) =
             begun.into_iter().partition(|(.., permit)| permit.server.as_ref() == Some(&bad));
         assert_eq!((of_bad.len(), of_good.len()), (MAX_CONCURRENT_READS, MAX_CONCURRENT_READS));
-        assert!(
-            of_good[0].1 && !of_good[1].1,
-            "a room that is added twice is read once, and subscribed first"
-        );
+        assert!(of_good[0].1 && !of_good[1].1, "a room that was added twice is read once, after subscribing");
         for (.., permit) in of_good {
             queue.finished(permit, true, Instant::now());
         }

@@ -1,5 +1,5 @@
-//! One room that this node is subscribed to: whether everything that was published has been received, and what to do if
-//! not. No I/O and no clock.
+//! The subscription to one room: detects missed messages by comparing what was received with the log, and
+//! decides what to do next. No I/O and no clock.
 
 use crate::{
     Event, EventFeed,
@@ -11,27 +11,29 @@ use crate::{
 use std::collections::VecDeque;
 use switchyard_protocol::{Position, room::RoomName};
 
-/// Messages that are buffered while the log is read. Those beyond are read from the log, too.
+/// How many messages are buffered while the log is read. Any more are read from the log as well.
 const MAX_BUFFERED_MESSAGES: usize = 256;
 
 pub(crate) struct RoomSubscription {
     pub room: RoomName,
-    /// Differs between subscriptions, also of the same room.
+    /// Unique for each subscription, even of the same room.
     pub number: u64,
-    /// The last read of the log. Results of earlier ones are ignored.
+    /// The number of the last read of the log. Results of earlier reads are ignored.
     pub read: u64,
-    /// Somebody is in the room. When nobody is, the subscription lingers for a moment.
+    /// Whether the room has members on this node. If not, the subscription lingers for a moment.
     pub is_needed: bool,
-    /// Something was received since the last patrol.
+    /// Whether a message was received since the last patrol.
     pub is_active: bool,
     phase: Phase,
-    /// Of the newest message that was passed on, and its time.
+    /// The position of the newest message that was passed on.
     position: Position,
+    /// The time of that message.
     time: u64,
     buffered: VecDeque<LogEntry>,
-    /// How many of those were received before the log was read: the result has them, or the log lacks them.
+    /// How many of them were received before the log was read, so that they are in what was read unless the
+    /// log lacks them.
     buffered_before_read: usize,
-    /// More was received than is buffered.
+    /// Whether messages were dropped because the buffer was full.
     has_overflowed: bool,
 }
 
@@ -44,26 +46,26 @@ enum Phase {
     Resyncing,
 }
 
-/// What is to be done for a subscription.
+/// What the listener must do next for a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextStep {
     Nothing,
     /// Read the log after the position.
     Read,
-    /// The same, but later: the receivers of its messages are busy.
+    /// The same, but later, because the receiver of the messages is busy.
     ReadLater,
-    /// Begin another epoch of the room: this one went back.
+    /// Begin another epoch of the room, because this one lost messages that were already seen.
     BeginEpoch,
 }
 
-/// What reading the log has shown.
+/// What reading the log revealed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResyncResult {
-    /// Messages that had been missed, and were passed on now.
+    /// How many missed messages were passed on.
     pub missed: usize,
-    /// Messages were missed that the log no longer has.
+    /// Whether missed messages are no longer in the log.
     pub is_lost: bool,
-    /// The room has another epoch.
+    /// Whether the room has another epoch.
     pub has_new_epoch: bool,
 }
 
@@ -102,7 +104,7 @@ impl RoomSubscription {
         &self.position
     }
 
-    /// Somebody is in the room again.
+    /// The room has members on this node again.
     pub(crate) fn resubscribe(&mut self, feed: &EventFeed) {
         self.is_needed = true;
         if !self.is_opening() {
@@ -110,7 +112,7 @@ impl RoomSubscription {
         }
     }
 
-    /// The log is about to be read. What is received until then is buffered.
+    /// The log is about to be read. Messages that are received until then are buffered.
     pub(crate) fn start_resync(&mut self) {
         if self.is_live() {
             self.phase = Phase::Resyncing;
@@ -131,7 +133,7 @@ impl RoomSubscription {
         let next = self.pass_on(&entry, feed);
         match next {
             NextStep::Nothing | NextStep::ReadLater => {}
-            // The log has it as well, unless the room has no history.
+            // The log has this message too, unless the room keeps no history.
             NextStep::Read | NextStep::BeginEpoch => self.buffered.push_back(entry),
         }
         if next != NextStep::Nothing {
@@ -140,7 +142,7 @@ impl RoomSubscription {
         next
     }
 
-    /// Passes a message on if it follows the newest.
+    /// Passes a message on if it directly follows the newest one.
     fn pass_on(&mut self, entry: &LogEntry, feed: &EventFeed) -> NextStep {
         let message = &entry.publication;
         if message.epoch != self.position.epoch {
@@ -200,13 +202,14 @@ impl RoomSubscription {
                 continue;
             }
             match self.pass_on(&entry, feed) {
-                // Of an epoch that began and ended unseen, or of a server that is no longer the master.
+                // It belongs to an epoch that began and ended unseen, or comes from a server that is no
+                // longer the master.
                 NextStep::Read if was_before_read => {}
                 NextStep::Read | NextStep::BeginEpoch => {
                     self.buffered.push_front(entry);
                     return (NextStep::Read, result);
                 }
-                // It was passed on.
+                // This message was passed on.
                 NextStep::ReadLater => return (NextStep::ReadLater, result),
                 NextStep::Nothing => {}
             }
@@ -218,8 +221,8 @@ impl RoomSubscription {
         (NextStep::Nothing, result)
     }
 
-    /// Redis has forgotten messages that this node has seen, as a replica may that takes over. Their offsets now belong to
-    /// other messages.
+    /// Whether Redis has lost messages that this node has seen, as a replica that takes over may have. Their
+    /// offsets now belong to other messages.
     fn went_back(&self, page: &LogPage) -> bool {
         let Position { epoch, offset } = &page.newest;
         if *epoch != self.position.epoch {

@@ -1,16 +1,16 @@
-//! When which room is due: rooms that nobody is in any more to be unsubscribed, and all others to be compared with their
-//! logs now and then.
+//! When rooms are due: those without members on this node to be unsubscribed, and all others to be compared
+//! with their logs. No I/O.
 
 use std::{collections::VecDeque, time::Duration};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
-/// The log of a room is read when nothing was received for so long: the subscription may be gone.
+/// How long a room may be silent before its log is read, in case the subscription was lost.
 const PATROL_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a room stays subscribed that nobody is in any more, in case somebody comes back.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a room without members on this node stays subscribed, in case somebody joins again.
+const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(2);
 
-/// Each queue is in the order of time.
+/// Both queues are in the order of their times.
 #[derive(Default)]
 pub(crate) struct Schedule {
     lingering: VecDeque<(Instant, RoomName)>,
@@ -19,12 +19,12 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Nobody is in the room any more.
+    /// Schedules the end of a subscription, because the room has no more members on this node.
     pub(crate) fn linger(&mut self, room: RoomName) {
-        self.lingering.push_back((Instant::now() + LINGER, room));
+        self.lingering.push_back((Instant::now() + UNSUBSCRIBE_DELAY, room));
     }
 
-    /// A room that has lingered for long enough.
+    /// Takes a room whose delay is over.
     pub(crate) fn next_lingered(&mut self, now: Instant) -> Option<RoomName> {
         self.lingering.pop_front_if(|(at, _)| *at <= now).map(|(_, room)| room)
     }

@@ -1,5 +1,5 @@
-//! Scripts without an answer: Redis may have carried them out, or may still do so. The next script of the same room names
-//! them, and from then on Redis refuses them. So none is carried out after a later one.
+//! Scripts without an answer: Redis may have carried them out, or may still do so. The next script of the
+//! same room names them, and from then on Redis refuses them. So none is carried out after a later one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 /// How long after it was sent a script can still be carried out, whatever clocks show.
 const MAX_SCRIPT_DELAY: Duration = Duration::from_secs(10);
-/// How many scripts of a room are remembered, the newest ones. A room that reaches this within the delay has a server that
-/// does not answer, so most of its scripts were never sent.
+/// How many scripts of a room are remembered, the newest ones. A room that reaches this within the delay has
+/// a server that does not answer, so most of its scripts were never sent.
 const MAX_SCRIPTS_PER_ROOM: usize = 64;
-/// How many scripts are forgotten at a time. Few, because every publish takes the same lock; more than one, so that
-/// all are forgotten in the end.
+/// How many scripts are forgotten at a time. Few, because every publish takes the same lock; more than one,
+/// so that all are forgotten in the end.
 const MAX_FORGOTTEN_PER_CALL: usize = 4;
 
 /// Random for each process, so that no two nodes give a script the same name.
@@ -26,7 +26,8 @@ static PROCESS_ID: LazyLock<String> =
 pub(crate) struct UnconfirmedScripts {
     /// The scripts of each room and when they were sent, the newest last.
     rooms: HashMap<RoomName, VecDeque<(u64, Instant)>>,
-    /// The room of each noted script, the newest last, until the script is forgotten, even if the room was settled since.
+    /// The room of each noted script, the newest last, until the script is forgotten, even if the room was
+    /// settled since.
     noted: VecDeque<(Instant, RoomName)>,
 }
 

@@ -1,11 +1,12 @@
-//! Sessions whose time is over: many at once, and one that was listed too early.
+//! Sessions that expire: many at once, and one whose expiry was recorded too early.
 
 use super::*;
 use futures_util::future::join_all;
 
-/// A node was given 500 of them a second, however fast it removed them, while one client made more than that.
+/// Regression: a node got at most 500 expired sessions a second, however fast it deleted them, and one client
+/// could create more.
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_removed_as_fast_as_they_can_be() {
+async fn expired_sessions_are_deleted_as_fast_as_possible() {
     const SESSIONS: usize = 2600;
     let server = Server::start(&[]);
     let retention = Retention { session_ttl: Duration::from_secs(600), ..retention() };
@@ -27,7 +28,7 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
         .await;
     }
     until("sessions that end", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == SESSIONS.to_string()).await;
-    // All at once.
+    // Let all of them expire at once.
     let overdue = "for _, session in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do \
         redis.call('ZADD', KEYS[1], 1, session) redis.call('HSET', 's:{@acme}:session:' .. session:match(' (.*)'), 'until', 1) end";
     server.ask(&["EVAL", overdue, "1", "s:{/nodes}:ends"]);
@@ -40,17 +41,20 @@ async fn sessions_are_removed_as_fast_as_they_can_be() {
     metrics.register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let given = |line: &str| {
+    let count = |line: &str| {
         line.strip_prefix("switchyard_store_command_seconds_count{command=\"claim_due\"} ")?.parse().ok()
     };
-    let given: usize = text.lines().find_map(given).expect("what is due was asked for");
-    assert!(given >= SESSIONS / 500, "it did not go on without the lease: {given}");
+    let requests: usize = text.lines().find_map(count).expect("due sessions were requested");
+    assert!(
+        requests >= SESSIONS / 500,
+        "more are requested before the next renewal of the lease: {requests}"
+    );
 }
 
-/// A node's clock was a moment ahead: its sessions came up for ending before they ended, were taken for resumed, and stayed
-/// for a day.
+/// Regression: if a node's clock was slightly ahead, its sessions were due before they had expired, were
+/// mistaken for resumed ones, and stayed for a day.
 #[tokio::test]
-async fn a_session_that_comes_up_for_ending_too_early_ends_later() {
+async fn a_session_that_is_due_too_early_expires_later() {
     let server = Server::start(&[]);
     let url = RedisUrl::parse(&format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let retention = Retention { session_ttl: Duration::from_secs(3), ..retention() };

@@ -1,4 +1,4 @@
-//! What a room's messages are counted by.
+//! Offsets and idempotency keys of a room.
 
 use super::*;
 
@@ -31,7 +31,8 @@ async fn offsets_are_exact_up_to_53_bits() {
     assert!(store.receipt("far", most).await.unwrap().is_some());
 }
 
-/// The key outlived its room's epoch, and the answer was `duplicate` for a message that nobody could get any more.
+/// Regression: a key outlived its room's epoch, and the answer was `duplicate` for a message that nobody
+/// could read any more.
 #[tokio::test]
 async fn an_idempotency_key_ends_with_the_epoch_of_its_room() {
     let server = Server::start(&[]);

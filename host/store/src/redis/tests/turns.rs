@@ -1,11 +1,11 @@
-//! Whose messages wait for whose.
+//! Publishing is fair: a principal with few messages does not wait for one with many.
 
 use super::*;
 use futures_util::FutureExt;
 
-const MANY: usize = 2000;
+const FLOOD_MESSAGES: usize = 2000;
 
-/// Begins to publish for a principal.
+/// Starts publishing a message of a principal.
 fn begin(store: &RedisStore, who: &str, room: &str) -> PendingPublish {
     let room = RoomName::parse(room).unwrap();
     let message = Message {
@@ -19,33 +19,35 @@ fn begin(store: &RedisStore, who: &str, room: &str) -> PendingPublish {
     store.publish(message)
 }
 
-/// All that somebody publishes to a room was in front of what others publish there, however much it was.
+/// Regression: all messages of one principal in a room, however many, came before those of others.
 #[tokio::test]
-async fn who_publishes_little_to_a_room_does_not_wait_for_who_publishes_much() {
+async fn principals_take_turns_within_a_room() {
     let server = Server::start(&[]);
     let store = connect(&server.site()).await.unwrap();
-    let flood: Vec<_> = (0..MANY).map(|_| begin(&store, "mallory", "a")).collect();
+    let flood: Vec<_> = (0..FLOOD_MESSAGES).map(|_| begin(&store, "mallory", "a")).collect();
     let offset = begin(&store, "acme", "a").await.unwrap().unwrap().position.offset;
-    assert!(offset <= 3, "behind the first, which is on its way, and one more: {offset}");
+    assert!(offset <= 3, "at most two messages of the other principal come first: {offset}");
     let mut newest = 0;
     for message in flood {
         let stored = message.await.unwrap().unwrap().position.offset;
-        assert!(stored > newest, "its own come in order");
+        assert!(stored > newest, "the messages of one principal keep their order");
         newest = stored;
     }
-    assert_eq!(newest as usize, MANY + 1);
+    assert_eq!(newest as usize, FLOOD_MESSAGES + 1);
 }
 
-/// Each room had a script of its own on its way at once, and whatever else Redis was asked waited behind them all.
+/// Regression: each room had a script of its own under way at the same time, and all other commands waited
+/// behind them.
 #[tokio::test]
-async fn who_publishes_to_one_room_does_not_wait_for_who_publishes_to_many() {
+async fn principals_take_turns_among_rooms() {
     let server = Server::start(&[]);
     let store = connect(&server.site()).await.unwrap();
-    let mut flood: Vec<_> = (0..MANY).map(|n| begin(&store, "mallory", &format!("room-{n}"))).collect();
+    let mut flood: Vec<_> =
+        (0..FLOOD_MESSAGES).map(|n| begin(&store, "mallory", &format!("room-{n}"))).collect();
     begin(&store, "acme", "a").await.unwrap().unwrap();
     flood.retain_mut(|message| message.now_or_never().is_none());
-    let done = MANY - flood.len();
-    assert!(done <= 100, "{done} of {MANY} came before it");
+    let done = FLOOD_MESSAGES - flood.len();
+    assert!(done <= 100, "{done} of {FLOOD_MESSAGES} messages came first");
     for message in flood {
         message.await.unwrap().unwrap();
     }

@@ -126,8 +126,9 @@ fn another_epoch_is_a_loss_and_continues_with_its_log() {
     assert_eq!(subscriber.receive("b", 4), NextStep::Nothing);
 }
 
-/// Redis was emptied, and the room began twice before this node read it. A message of the first beginning is not in the
-/// log and follows nothing there. Once, waiting for it kept the node reading a thousand times a second.
+/// Redis was emptied, and the room began twice before this node read it. A message of the first beginning is
+/// not in the log and follows nothing there. Once, waiting for it kept the node reading a thousand times a
+/// second.
 #[test]
 fn a_message_that_the_log_lacks_is_not_waited_for() {
     for (epoch, offset) in [("b", 1), ("a", 9)] {
@@ -145,7 +146,8 @@ fn a_message_that_the_log_lacks_is_not_waited_for() {
         assert_eq!(subscriber.receive("c", 3), NextStep::Nothing);
         assert_eq!(subscriber.told(), "lost c0 c1 c2 c3");
     }
-    // The same in an epoch that continues: a replica took over that lacks a message which was not passed on yet.
+    // The same in an epoch that continues: a replica took over that lacks a message which was not passed on
+    // yet.
     let mut subscriber = open();
     assert_eq!(subscriber.receive("a", 9), NextStep::Read);
     subscriber.subscription.start_resync();
