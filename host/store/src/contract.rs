@@ -165,7 +165,7 @@ impl Subject {
         hold
     }
 
-    /// The room's position, as somebody sees it who joins.
+    /// The room's position, as a client that joins sees it.
     async fn position_on_joining(&self, name: &str) -> Position {
         self.store.broker.subscribe(&room(name));
         self.eventually(async || self.subscribed(name).is_some()).await;

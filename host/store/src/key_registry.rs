@@ -9,7 +9,7 @@ pub trait KeyRegistry: Send + Sync {
     /// Reads all keys. `None` if nothing has changed since `known` was read.
     ///
     /// The store has lost each key that is known but no longer there: a key is revoked by writing a
-    /// revocation. Lost keys are written again. If that fails, the answer contains them all the same, and the
+    /// revocation. Lost keys are written again. If that fails, the answer contains them nevertheless, and the
     /// next call tries again.
     ///
     /// # Errors

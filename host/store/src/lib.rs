@@ -10,7 +10,7 @@
 //! through the [`EventFeed`] that the store was created with.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
-#![warn(unreachable_pub)]
+#![warn(missing_docs, unreachable_pub)]
 
 mod broker;
 mod connection_counts;

@@ -8,8 +8,8 @@ use switchyard_protocol::{Position, room::RoomName};
 pub struct Membership {
     /// The filter as the client wrote it.
     pub filter: Option<Arc<str>>,
-    /// The last acknowledged position, or the one at which the session joined. After a resume, everything
-    /// behind it is replayed.
+    /// The last acknowledged position, or the one at which the session joined. After a resume, all later
+    /// messages are replayed.
     pub position: Position,
 }
 

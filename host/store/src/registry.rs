@@ -31,16 +31,16 @@ impl Revision {
 /// An entry as it is stored: its version and, after a space, its content. The entry of a revoked key is only
 /// a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistryEntry(pub Arc<str>);
+pub(crate) struct RegistryEntry(pub Arc<str>);
 
 impl RegistryEntry {
     /// Its version: Unix milliseconds, or more. Each change has a greater version than those before.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.0.split(' ').next().and_then(|version| version.parse().ok()).unwrap_or(0)
     }
 
     /// Its content, or `None` if it was revoked.
-    pub fn content(&self) -> Option<&str> {
+    pub(crate) fn content(&self) -> Option<&str> {
         self.0.split_once(' ').map(|(_, content)| content)
     }
 }
@@ -54,7 +54,7 @@ pub struct StoredKeys {
     /// The state of the registry in which they were read.
     pub revision: Revision,
     /// All entries by digest, including those of revoked keys.
-    pub entries: Entries,
+    pub(crate) entries: Entries,
     /// The keys of those entries that are not revoked.
     pub keys: Vec<KeyConfig>,
     /// When they were last read, or the store said that nothing had changed, in Unix milliseconds.

@@ -160,7 +160,7 @@ pub(crate) mod tests {
         let history = history.roll_back_to("b", None);
         assert_eq!((history.generation, before(&history)), (4, Some("a")));
         assert_eq!(before(&history.roll_back_to("a", None)), None);
-        assert_eq!(before(&history.activate(release("d")).0), Some("c"), "c is there still");
+        assert_eq!(before(&history.activate(release("d")).0), Some("c"), "c is still there");
     }
 
     #[test]

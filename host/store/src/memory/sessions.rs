@@ -48,7 +48,7 @@ enum Holder {
 /// Why a connection does not get a session.
 pub(super) enum ResumeError {
     NotFound,
-    /// Another connection has taken the session since this one asked for it.
+    /// Another connection has taken the session since this one requested it.
     TakenSince,
 }
 
@@ -74,7 +74,7 @@ impl SessionTable {
         })
     }
 
-    /// Hands the session to a connection that asked for it at `requested_at`. Returns the connection that
+    /// Hands the session to a connection that requested it at `requested_at`. Returns the connection that
     /// held it until now, and its rooms.
     pub(super) fn resume(
         &mut self,

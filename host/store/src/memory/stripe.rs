@@ -52,7 +52,7 @@ impl Stripe {
         self.after(after).take(PAGE_ROOMS).map(|log| log.name.clone()).collect()
     }
 
-    /// Gives back memory that many rooms took which are gone. Moves all rooms that are left, but at most once
+    /// Frees the memory of rooms that no longer exist. Moves all rooms that are left, but at most once
     /// for each time that three quarters of the rooms have gone.
     pub(super) fn shrink(&mut self) {
         if self.logs.len() < self.logs.capacity() / 4 {

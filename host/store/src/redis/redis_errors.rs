@@ -46,7 +46,7 @@ pub(super) struct RedisErrors {
     refused_count: AtomicUsize,
 }
 
-const HELD: &str = "no code panics while it holds the refusals";
+const POISONED: &str = "no code panics while it holds the refusals";
 
 fn is_refusal(error: &str) -> bool {
     REFUSALS.iter().any(|refusal| error.starts_with(refusal))
@@ -76,7 +76,7 @@ impl RedisErrors {
     pub(super) fn answered(&self, command: &'static str, error: Option<&str>) {
         match error {
             Some(error) if is_refusal(error) => {
-                let mut refused = self.refused.lock().expect(HELD);
+                let mut refused = self.refused.lock().expect(POISONED);
                 refused.insert(command, (error.to_owned(), Instant::now()));
                 self.refused_count.store(refused.len(), Ordering::Relaxed);
             }
@@ -86,7 +86,7 @@ impl RedisErrors {
                     self.connection.store(None);
                 }
                 if self.refused_count.load(Ordering::Relaxed) > 0 {
-                    let mut refused = self.refused.lock().expect(HELD);
+                    let mut refused = self.refused.lock().expect(POISONED);
                     refused.remove(command);
                     self.refused_count.store(refused.len(), Ordering::Relaxed);
                 }
@@ -98,7 +98,7 @@ impl RedisErrors {
     /// writes any more.
     pub(super) fn renewed(&self, error: Option<&str>) {
         if error.is_none() && self.refused_count.load(Ordering::Relaxed) > 0 {
-            let mut refused = self.refused.lock().expect(HELD);
+            let mut refused = self.refused.lock().expect(POISONED);
             refused.retain(|_, (error, _)| ["NOPERM", "ERR"].iter().any(|kind| error.starts_with(kind)));
             self.refused_count.store(refused.len(), Ordering::Relaxed);
         }
@@ -121,7 +121,7 @@ impl RedisErrors {
         if self.refused_count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let refused = self.refused.lock().expect(HELD);
+        let refused = self.refused.lock().expect(POISONED);
         let mut recent: Vec<_> = refused.iter().filter(|(_, (_, at))| at.elapsed() < REFUSAL_TTL).collect();
         recent.sort_by_key(|(command, _)| **command);
         recent.first().map(|(command, (error, _))| format!("{command}: {error}"))

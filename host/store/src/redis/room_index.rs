@@ -56,7 +56,7 @@ impl RoomIndex {
         }
     }
 
-    /// Adds the rooms that wait for it.
+    /// Adds the pending rooms now.
     pub(super) async fn write(&self) {
         let Context { link, names, cluster_clock, .. } = &*self.context;
         let rooms = std::mem::take(&mut *self.pending.lock().expect(POISONED));

@@ -152,7 +152,7 @@ impl Cluster {
         Ok(endpoint)
     }
 
-    /// Looks the slots up; `first` is asked first. Does nothing if somebody else does so at the same time.
+    /// Looks the slots up; `first` is asked first. Does nothing if another task does so at the same time.
     pub(super) async fn refresh(&self, first: Option<&Server>) -> Result<(), Error> {
         let before = self.lookups.load(Ordering::Acquire);
         let _lookup = self.lookup.lock().await;

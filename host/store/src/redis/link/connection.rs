@@ -359,7 +359,7 @@ impl RedisConnection {
                 continue;
             }
             connected = Instant::now();
-            // Its host name may lead to the new master by now. Not too often, in case it does not.
+            // The host name may lead to the new master by now. It is not tried too often, in case it does not.
             if self.is_replica.swap(false, Ordering::Relaxed) && began.elapsed() > MAX_SILENCE {
                 return;
             }

@@ -16,15 +16,15 @@ use futures_util::{
     future::{BoxFuture, ready},
 };
 
-/// The reply to a command that was sent behind another.
+/// The reply to a command that was sent right after another one.
 type SecondReply = BoxFuture<'static, Result<Value, Error>>;
 
-/// How many replicas have a write.
+/// How many replicas of a server have confirmed a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Replication {
-    /// Replicas of the server, when it was written.
+    /// How many replicas the server had at the time of the write.
     pub replicas: u64,
-    /// Those of them that have confirmed it in time.
+    /// How many of them confirmed it within 1 s.
     pub confirmed: u64,
 }
 

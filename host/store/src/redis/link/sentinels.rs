@@ -21,9 +21,9 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 /// How often the Sentinels are asked.
-const INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a Sentinel may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Sentinels {
     all: Vec<Arc<RedisConnection>>,
@@ -71,7 +71,7 @@ impl Sentinels {
     }
 
     async fn ask(&self) -> Votes {
-        let asked = self.all.iter().map(|sentinel| timeout(TIMEOUT, sentinel.ask(&self.call)));
+        let asked = self.all.iter().map(|sentinel| timeout(REPLY_TIMEOUT, sentinel.ask(&self.call)));
         let mut votes = Votes { masters: BTreeMap::new(), error: "no Sentinel answers".to_owned() };
         for answer in join_all(asked).await {
             match answer {
@@ -93,7 +93,7 @@ impl Sentinels {
         votes
     }
 
-    /// The master that most Sentinels name of those that answer.
+    /// The master that most of the answering Sentinels name.
     pub(super) async fn master(&self) -> Result<Server, NotConnected> {
         self.ask().await.winner().map(|(master, _)| master)
     }
@@ -109,7 +109,7 @@ impl Sentinels {
 
     async fn follow_master(&self, endpoint: Weak<Endpoint>) {
         loop {
-            sleep(INTERVAL).await;
+            sleep(POLL_INTERVAL).await;
             let Ok((master, votes)) = self.ask().await.winner() else { continue };
             let Some(endpoint) = endpoint.upgrade() else { return };
             if endpoint.is_connected() && 2 * votes <= self.all.len() {

@@ -1,7 +1,7 @@
 //! Checks each command as Redis executes it: whether Redis may answer it as it does.
 
 use super::{
-    fake_redis::FakeRedis, network::RedisCall, script_engine::ScriptEngine, step::ROOMS, world::TTL,
+    fake_redis::FakeRedis, network::RedisCall, script_engine::ScriptEngine, step::ROOMS, world::SESSION_TTL,
 };
 use crate::redis::{
     answer::{self, list, number},
@@ -112,7 +112,7 @@ impl Checker {
                 let is_over =
                     script.name == "expire_session" || (script.name == "release_session" && part(4) == "0");
                 if script.name == "release_session" {
-                    let ttl = if argument(3) == "0" { Duration::ZERO } else { TTL };
+                    let ttl = if argument(3) == "0" { Duration::ZERO } else { SESSION_TTL };
                     seen.until = seen.until.or(Some(sent + ttl));
                 } else if script.name != "expire_session" {
                     (seen.is_known, seen.until) = (true, None);

@@ -4,7 +4,7 @@ use super::{
     client::{ModelConnection, RoomStates, State},
     fake_redis::StoredValue,
     step::ROOMS,
-    world::{TTL, World},
+    world::{SESSION_TTL, World},
 };
 use crate::redis::{
     context::{
@@ -205,7 +205,8 @@ impl World {
             .map(|(entry, stored)| (entry.clone(), stored.is("until").parse().unwrap_or(0.0)))
             .collect();
         // Neither in the past, nor further away than when the session was released.
-        let is_in_time = |until: &f64| *until > now && *until <= now + TTL.as_millis() as f64 + MAX_AHEAD_MS;
+        let is_in_time =
+            |until: &f64| *until > now && *until <= now + SESSION_TTL.as_millis() as f64 + MAX_AHEAD_MS;
         if ends != resumable || !resumable.values().all(is_in_time) {
             return Err(format!(
                 "at {now} these are listed to end: {ends:?}; according to the records: {resumable:?}"

@@ -61,7 +61,7 @@ impl World {
                 self.close(at, false).await;
             }
         }
-        self.advance_time(super::world::TTL, Self::is_reachable).await;
+        self.advance_time(super::world::SESSION_TTL, Self::is_reachable).await;
         self.quiesce().await;
         let mut server = self.engine.server.borrow_mut();
         let left: Vec<_> =

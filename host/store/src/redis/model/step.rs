@@ -110,7 +110,7 @@ pub(super) const FILTERS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 pub(super) enum Faults {
     /// It keeps its data, and its clock is right.
     None,
-    /// Its clock is set now and then, which must make no difference.
+    /// Its clock is set from time to time, which must make no difference.
     ClockSteps,
     /// It may also be emptied or go back to an older state. Then less is promised.
     DataLoss,

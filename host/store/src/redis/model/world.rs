@@ -36,7 +36,7 @@ use switchyard_protocol::{Position, room::RoomName};
 use tokio::{sync::mpsc, time::Instant};
 
 /// How long a session can be resumed.
-pub(super) const TTL: Duration = Duration::from_secs(20);
+pub(super) const SESSION_TTL: Duration = Duration::from_secs(20);
 
 pub(super) struct ModelNode {
     pub process: ProcessId,
@@ -144,7 +144,7 @@ impl World {
         let link = Link::modelled(self.metrics.clone(), wire);
         let retention = Retention {
             history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 },
-            session_ttl: TTL,
+            session_ttl: SESSION_TTL,
             idempotency_key_ttl: Duration::from_secs(60),
         };
         let (ears, network) = (self.ears.clone(), self.network.clone());

@@ -5,7 +5,7 @@
 
 use crate::{
     Message, PendingPublish, RESPONSE_TIMEOUT, Stored, Unavailable,
-    pending_publish::PublishResult,
+    pending_publish::PublishOutcome,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY, usage::ReservedBytes},
         log_entry,
@@ -55,13 +55,13 @@ struct QueuedMessage {
     key: Option<String>,
     needs_member: bool,
     queued_at: Instant,
-    result: oneshot::Sender<PublishResult>,
+    result: oneshot::Sender<PublishOutcome>,
     charge: MemoryCharge,
     _reserved: ReservedBytes,
 }
 
 /// The scripts of one server, and the rooms that wait for one.
-struct ServerQueue {
+struct ServerScripts {
     /// How many scripts are under way.
     scripts: usize,
     /// When the server last carried out a script.
@@ -75,7 +75,7 @@ struct State {
     /// The waiting messages of each room that has a script under way or is ready for one.
     rooms: HashMap<RoomName, FairQueue<QueuedMessage>>,
     /// By server of a Cluster; `None` without a Cluster.
-    servers: HashMap<Option<Server>, ServerQueue>,
+    servers: HashMap<Option<Server>, ServerScripts>,
     unconfirmed: UnconfirmedScripts,
 }
 
@@ -153,7 +153,7 @@ impl PublishQueue {
         let server = self.context.link.server_of(&self.context.names.room(&room));
         let next = state.rooms.get(&room).and_then(FairQueue::next_principal).cloned();
         let principal = next.expect("a message waits in the room");
-        let new = || ServerQueue { scripts: 0, last_success: Instant::now(), ready: FairQueue::default() };
+        let new = || ServerScripts { scripts: 0, last_success: Instant::now(), ready: FairQueue::default() };
         state.servers.entry(server.clone()).or_insert_with(new).ready.push(principal, room);
         self.start_scripts(state, &server);
     }
@@ -308,7 +308,7 @@ fn no_answer() -> Unavailable {
     Unavailable("Redis does not answer".to_owned())
 }
 
-fn answer_all(messages: Vec<QueuedMessage>, result: &PublishResult) {
+fn answer_all(messages: Vec<QueuedMessage>, result: &PublishOutcome) {
     for message in messages {
         message.result.send(result.clone()).ok();
     }

@@ -22,14 +22,14 @@ fn page(epoch: &str, oldest: u64, newest: u64, after: u64, limit: usize) -> LogP
 struct Subscriber {
     subscription: RoomSubscription,
     feed: EventFeed,
-    told: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
     keeps_up: Arc<AtomicBool>,
 }
 
-/// Open at offset 5 of epoch `a`.
+/// A subscription that is live at offset 5 of epoch `a`.
 fn open() -> Subscriber {
-    let (told, keeps_up) = (Arc::new(Mutex::new(vec![])), Arc::new(AtomicBool::new(true)));
-    let (log, up) = (told.clone(), keeps_up.clone());
+    let (received, keeps_up) = (Arc::new(Mutex::new(vec![])), Arc::new(AtomicBool::new(true)));
+    let (log, up) = (received.clone(), keeps_up.clone());
     let feed: EventFeed = Arc::new(move |event| {
         log.lock().unwrap().push(match event {
             Event::Subscribed { position, .. } => format!("from {}{}", position.epoch, position.offset),
@@ -40,14 +40,14 @@ fn open() -> Subscriber {
         up.load(Ordering::Relaxed)
     });
     let subscription = RoomSubscription::new(RoomName::parse("r").unwrap(), 1);
-    let mut subscriber = Subscriber { subscription, feed, told, keeps_up };
+    let mut subscriber = Subscriber { subscription, feed, received, keeps_up };
     assert_eq!(
         subscriber.receive("a", 6),
         NextStep::Nothing,
         "buffered until the position of the room is known"
     );
     assert_eq!(subscriber.read(page("a", 1, 5, 0, 0)), (NextStep::Nothing, 0, false));
-    assert_eq!(subscriber.told(), "from a5 a6");
+    assert_eq!(subscriber.received(), "from a5 a6");
     subscriber
 }
 
@@ -61,8 +61,8 @@ impl Subscriber {
         (next, result.missed, result.is_lost)
     }
 
-    fn told(&self) -> String {
-        self.told.lock().unwrap().drain(..).collect::<Vec<_>>().join(" ")
+    fn received(&self) -> String {
+        self.received.lock().unwrap().drain(..).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -72,11 +72,11 @@ fn the_next_message_is_passed_on_and_repeats_are_not() {
     for offset in [7, 7, 6, 8] {
         assert_eq!(subscriber.receive("a", offset), NextStep::Nothing);
     }
-    assert_eq!(subscriber.told(), "a7 a8");
+    assert_eq!(subscriber.received(), "a7 a8");
     subscriber.subscription.is_needed = false;
     subscriber.receive("a", 9);
     subscriber.subscription.resubscribe(&subscriber.feed);
-    assert_eq!(subscriber.told(), "from a9", "messages are not passed on while nobody is in the room");
+    assert_eq!(subscriber.received(), "from a9", "messages are not passed on while nobody is in the room");
 }
 
 #[test]
@@ -84,10 +84,10 @@ fn a_hole_is_filled_from_the_log_in_order_and_page_by_page() {
     let mut subscriber = open();
     assert_eq!(subscriber.receive("a", 9), NextStep::Read);
     assert_eq!(subscriber.receive("a", 10), NextStep::Nothing);
-    assert_eq!(subscriber.told(), "");
+    assert_eq!(subscriber.received(), "");
     assert_eq!(subscriber.read(page("a", 1, 10, 6, 1)), (NextStep::Read, 1, false));
     assert_eq!(subscriber.read(page("a", 1, 8, 7, 9)), (NextStep::Nothing, 1, false));
-    assert_eq!(subscriber.told(), "a7 a8 a9 a10");
+    assert_eq!(subscriber.received(), "a7 a8 a9 a10");
     assert!(subscriber.subscription.is_live());
 }
 
@@ -96,12 +96,12 @@ fn messages_that_the_log_no_longer_has_are_reported_as_lost() {
     let mut subscriber = open();
     assert_eq!(subscriber.receive("a", 12), NextStep::Read);
     assert_eq!(subscriber.read(page("a", 10, 12, 6, 9)), (NextStep::Nothing, 3, true));
-    assert_eq!(subscriber.told(), "lost a9 a10 a11 a12");
+    assert_eq!(subscriber.received(), "lost a9 a10 a11 a12");
     // A room without history.
     assert_eq!(subscriber.receive("a", 20), NextStep::Read);
     assert_eq!(subscriber.read(page("a", 21, 20, 12, 9)), (NextStep::Nothing, 0, true));
     assert_eq!(subscriber.receive("a", 21), NextStep::Nothing);
-    assert_eq!(subscriber.told(), "lost a20 a21");
+    assert_eq!(subscriber.received(), "lost a20 a21");
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn messages_beyond_the_buffer_are_read_from_the_log() {
     }
     assert_eq!(subscriber.read(page("a", 1, 7, 6, 256)), (NextStep::Read, 1, false));
     assert_eq!(subscriber.read(page("a", 1, 400, 262, 256)), (NextStep::Nothing, 138, false));
-    let told = subscriber.told();
-    assert!(told.split(' ').eq((7..=400).map(|offset| format!("a{offset}"))), "{told}");
+    let received = subscriber.received();
+    assert!(received.split(' ').eq((7..=400).map(|offset| format!("a{offset}"))), "{received}");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn another_epoch_is_a_loss_and_continues_with_its_log() {
     let mut subscriber = open();
     assert_eq!(subscriber.receive("b", 3), NextStep::Read);
     assert_eq!(subscriber.read(page("b", 2, 3, 0, 9)), (NextStep::Nothing, 2, true));
-    assert_eq!(subscriber.told(), "lost b1 b2 b3");
+    assert_eq!(subscriber.received(), "lost b1 b2 b3");
     assert_eq!(subscriber.receive("b", 4), NextStep::Nothing);
 }
 
@@ -144,7 +144,7 @@ fn a_message_that_the_log_lacks_is_not_waited_for() {
         }
         assert!(subscriber.subscription.is_live());
         assert_eq!(subscriber.receive("c", 3), NextStep::Nothing);
-        assert_eq!(subscriber.told(), "lost c0 c1 c2 c3");
+        assert_eq!(subscriber.received(), "lost c0 c1 c2 c3");
     }
     // The same in an epoch that continues: a replica took over that lacks a message which was not passed on
     // yet.
@@ -153,7 +153,7 @@ fn a_message_that_the_log_lacks_is_not_waited_for() {
     subscriber.subscription.start_resync();
     assert_eq!(subscriber.read(page("a", 1, 7, 6, 9)), (NextStep::Nothing, 1, false));
     assert_eq!(subscriber.receive("a", 8), NextStep::Nothing);
-    assert_eq!(subscriber.told(), "a7 a8");
+    assert_eq!(subscriber.received(), "a7 a8");
 }
 
 /// A replica took over that lacks messages.
@@ -174,7 +174,7 @@ fn offsets_that_go_back_end_the_epoch() {
     more.entries[0] = other;
     assert_eq!(subscriber.read(more).0, NextStep::BeginEpoch, "more messages, but another sixth one");
     assert_eq!(subscriber.read(page("b", 8, 7, 0, 9)), (NextStep::Nothing, 0, true));
-    assert_eq!(subscriber.told(), "lost b7");
+    assert_eq!(subscriber.received(), "lost b7");
 }
 
 #[test]
@@ -186,5 +186,5 @@ fn the_log_is_read_later_for_a_busy_shard() {
     assert_eq!(subscriber.read(page("a", 1, 9, 7, 9)), (NextStep::ReadLater, 1, false));
     subscriber.keeps_up.store(true, Ordering::Relaxed);
     assert_eq!(subscriber.read(page("a", 1, 9, 8, 9)), (NextStep::Nothing, 1, false));
-    assert_eq!(subscriber.told(), "a7 a8 a9");
+    assert_eq!(subscriber.received(), "a7 a8 a9");
 }
