@@ -22,6 +22,7 @@ use crate::{
 use futures_util::future::try_join_all;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    mem,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -189,18 +190,20 @@ impl ClusterConnectionCounts {
     /// Writes all counts again.
     pub(crate) fn rewrite(self: &Arc<Self>) {
         self.state().listed.clear();
-        self.counts.principals().iter().for_each(|principal| self.schedule_write(principal));
+        self.counts.principals().for_each(|principal| self.schedule_write(&principal));
     }
 
     /// This node continues under another name, and its former name is on the list of dead nodes. A count may
     /// still be written under the former name after what that name owned was removed. So the principals are
     /// listed under it again, and so is the name itself.
     pub(crate) fn node_renamed(self: &Arc<Self>, former: Arc<String>) {
-        let mut principals: BTreeSet<_> = self.counts.principals().into_iter().collect();
-        {
-            let state = self.state();
-            principals.extend(state.listed.iter().chain(state.writing.keys()).cloned());
-        }
+        let mut principals: BTreeSet<_> = self.counts.principals().collect();
+        // Under the new name, none of them is listed.
+        let (listed, writing) = {
+            let mut state = self.state();
+            (mem::take(&mut state.listed), state.writing.keys().cloned().collect::<Vec<_>>())
+        };
+        principals.extend(listed.into_iter().chain(writing));
         self.rewrite();
         if !principals.is_empty() {
             tokio::spawn(self.clone().relist_former(former, principals));
