@@ -12,7 +12,8 @@ mod sessions;
 
 use crate::{
     ConnectionId, Event, EventFeed, HistoryConfig, Hold, Join, Members, Membership, Message, PageLimit,
-    Reader, Receipt, ResumeResult, ResumedSession, Retention, SessionToken, Store, Stored,
+    Permit, Reader, Receipt, ResumeResult, ResumedSession, Retention, SessionToken, SlotResult, Store,
+    Stored,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -180,6 +181,14 @@ impl Subject {
             Event::Subscribed { room, position } if **room == *name => Some(position.clone()),
             _ => None,
         })
+    }
+
+    /// A connection slot. The error is how many connections the principal has.
+    async fn acquire_slot(&self, principal: &Arc<str>, limit: u32) -> Result<Permit, u32> {
+        match self.store.sessions.acquire_connection_slot(principal, limit).await.unwrap() {
+            SlotResult::Acquired(permit) => Ok(permit),
+            SlotResult::LimitReached(count) => Err(count),
+        }
     }
 
     /// Resumes a session as a client that asks now, a moment after everything before.
@@ -356,11 +365,11 @@ async fn receipts_count_sessions(s: Subject) {
 
 async fn connection_slots_are_acquired_and_released(s: Subject) {
     let acme: Arc<str> = "acme".into();
-    let take = async |most| s.store.sessions.acquire_connection_slot(&acme, most).await.unwrap();
+    let take = async |limit| s.acquire_slot(&acme, limit).await;
     let (one, two) = (take(2).await.expect("a slot"), take(2).await.expect("another"));
     assert_eq!(take(2).await.err(), Some(2));
     let more = take(u32::MAX).await.expect("a takeover needs no free slot");
-    assert!(s.store.sessions.acquire_connection_slot(&"zed".into(), 1).await.unwrap().is_ok());
+    assert!(s.acquire_slot(&"zed".into(), 1).await.is_ok());
     drop(one);
     assert_eq!(take(2).await.err(), Some(2));
     drop(two);

@@ -24,6 +24,15 @@ pub struct ResumedSession {
     pub permit: Option<Permit>,
 }
 
+/// The result of [`SessionStore::acquire_connection_slot`](crate::SessionStore::acquire_connection_slot).
+#[derive(Debug)]
+pub enum SlotResult {
+    /// The slot is released when the permit is dropped.
+    Acquired(Permit),
+    /// The principal has as many connections as it may have. The number is how many it has.
+    LimitReached(u32),
+}
+
 /// The result of [`SessionStore::resume`](crate::SessionStore::resume).
 #[derive(Debug)]
 pub enum ResumeResult {

@@ -1,6 +1,6 @@
 //! The trait of a store's sessions: which connection holds each, and which rooms it is in. Knows no messages.
 
-use crate::{ConnectionId, Hold, Join, Permit, ResumeResult, SessionToken, Unavailable};
+use crate::{ConnectionId, Hold, Join, ResumeResult, SessionToken, SlotResult, Unavailable};
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
@@ -12,14 +12,13 @@ use tokio::time::Instant;
 /// as possible, and nobody waits for them. All other calls fail if the store does not answer in time.
 #[async_trait::async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Acquires one of the principal's connection slots, of which it has `limit` on all nodes together. The
-    /// inner error is how many are taken. The slot is released when the permit is dropped, or if this future
-    /// is dropped.
+    /// Acquires one of the principal's connection slots, of which it has `limit` on all nodes together. The slot
+    /// is released when the permit is dropped, or if this future is dropped.
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,
         limit: u32,
-    ) -> Result<Result<Permit, u32>, Unavailable>;
+    ) -> Result<SlotResult, Unavailable>;
 
     /// Creates a session that is a member of these rooms and is held by the connection.
     ///

@@ -18,7 +18,7 @@ use std::{
 use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
 use switchyard_protocol::{Close, ErrorCode, Frame, Position, Refusal, reply, room::RoomName, unix_ms};
 use switchyard_store::{
-    ConnectionId, Hold, Permit, SessionToken,
+    ConnectionId, Hold, Permit, SessionToken, SlotResult,
     key::{Digest, Scope},
 };
 
@@ -58,9 +58,12 @@ const PAGE_SIZE: usize = 256;
 impl Hub {
     /// Takes a connection slot. The limit of the key's tier applies to all nodes together.
     pub(crate) async fn acquire_connection_slot(&self, key: &Key) -> Result<Permit, Refusal> {
-        let permit =
+        let result =
             self.store.sessions.acquire_connection_slot(&key.principal, key.limits.connections).await;
-        permit.map_err(unavailable)?.map_err(|count| connection_limit_reached(key, count))
+        match result.map_err(unavailable)? {
+            SlotResult::Acquired(permit) => Ok(permit),
+            SlotResult::LimitReached(count) => Err(connection_limit_reached(key, count)),
+        }
     }
 }
 

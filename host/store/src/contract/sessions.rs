@@ -99,7 +99,7 @@ pub(super) async fn a_session_is_resumed_with_a_connection_slot_or_not_at_all(s:
         s.units(1).await;
         s.store.sessions.resume(token, &acme, connection, Instant::now(), Some(most)).await.unwrap()
     };
-    let take = async |most| s.store.sessions.acquire_connection_slot(&acme, most).await.unwrap();
+    let take = async |limit| s.acquire_slot(&acme, limit).await;
     let hold = s.member("acme", "a", None).await;
     let first = take(1).await.expect("the only slot");
 

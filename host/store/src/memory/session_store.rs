@@ -3,7 +3,8 @@
 
 use super::{MemoryStore, sessions::ResumeError};
 use crate::{
-    ConnectionId, Hold, Join, Permit, ResumeResult, ResumedSession, SessionStore, SessionToken, Unavailable,
+    ConnectionId, Hold, Join, Permit, ResumeResult, ResumedSession, SessionStore, SessionToken, SlotResult,
+    Unavailable,
 };
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
@@ -14,11 +15,10 @@ fn taken_over() -> Unavailable {
 }
 
 impl MemoryStore {
-    /// A connection slot. The error is how many are taken.
-    fn acquire_slot(&self, principal: &Arc<str>, limit: u32) -> Result<Permit, u32> {
+    fn acquire_slot(&self, principal: &Arc<str>, limit: u32) -> SlotResult {
         let count = self.connection_counts.add(principal);
         let permit = Permit::new(principal.clone(), self.connection_counts.clone());
-        if count > limit { Err(count - 1) } else { Ok(permit) }
+        if count > limit { SlotResult::LimitReached(count - 1) } else { SlotResult::Acquired(permit) }
     }
 }
 
@@ -28,7 +28,7 @@ impl SessionStore for MemoryStore {
         &self,
         principal: &Arc<str>,
         limit: u32,
-    ) -> Result<Result<Permit, u32>, Unavailable> {
+    ) -> Result<SlotResult, Unavailable> {
         Ok(self.acquire_slot(principal, limit))
     }
 
@@ -55,9 +55,10 @@ impl SessionStore for MemoryStore {
         let has_holder = sessions.has_holder(token, principal);
         // Its connection is about to release a slot.
         let limit = if has_holder { limit.map(|_| u32::MAX) } else { limit };
-        let permit = match limit.map(|limit| self.acquire_slot(principal, limit)).transpose() {
-            Ok(permit) => permit,
-            Err(count) => return Ok(ResumeResult::LimitReached(count)),
+        let permit = match limit.map(|limit| self.acquire_slot(principal, limit)) {
+            None => None,
+            Some(SlotResult::Acquired(permit)) => Some(permit),
+            Some(SlotResult::LimitReached(count)) => return Ok(ResumeResult::LimitReached(count)),
         };
         let (previous, names) = match sessions.resume(token, principal, connection, requested_at) {
             Ok(resumed) => resumed,

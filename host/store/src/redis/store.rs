@@ -2,9 +2,9 @@
 
 use crate::{
     Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
-    Message, PageLimit, PendingPublish, Permit, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt,
-    RemoteStore, ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
-    SessionToken, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
+    Message, PageLimit, PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore,
+    ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
+    SessionToken, SlotResult, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         cluster::{
             fullness,
@@ -123,7 +123,7 @@ impl SessionStore for RedisStore {
         &self,
         principal: &Arc<str>,
         limit: u32,
-    ) -> Result<Result<Permit, u32>, Unavailable> {
+    ) -> Result<SlotResult, Unavailable> {
         self.context().connections.acquire(principal, limit).await
     }
 

@@ -1,7 +1,7 @@
 //! How many connections each principal has, on this node and on all nodes.
 
 use crate::{
-    Permit, RESPONSE_TIMEOUT, Unavailable,
+    Permit, RESPONSE_TIMEOUT, SlotResult, Unavailable,
     connection_counts::ConnectionCounts,
     permit::ConnectionSlots,
     redis::{
@@ -155,13 +155,13 @@ impl ClusterConnectionCounts {
         self: &Arc<Self>,
         principal: &Arc<str>,
         max_connections: u32,
-    ) -> Result<Result<Permit, u32>, Unavailable> {
+    ) -> Result<SlotResult, Unavailable> {
         let attempt = self.attempt(principal, max_connections);
         // This node alone has reached the limit, whatever other nodes have.
         if attempt.own > max_connections {
             let others = attempt.own - 1;
             attempt.refused();
-            return Ok(Err(others));
+            return Ok(SlotResult::LimitReached(others));
         }
         let began = Instant::now();
         let mut reply = self.request_slot(&attempt).await?;
@@ -172,11 +172,11 @@ impl ClusterConnectionCounts {
             reply = self.request_slot(&attempt).await?;
         }
         match reply {
-            SlotReply::Acquired => Ok(Ok(attempt.granted())),
+            SlotReply::Acquired => Ok(SlotResult::Acquired(attempt.granted())),
             SlotReply::Late => Err(late()),
             SlotReply::Full(count) => {
                 attempt.refused();
-                Ok(Err(count))
+                Ok(SlotResult::LimitReached(count))
             }
         }
     }
