@@ -12,25 +12,25 @@ script!(WRITE_COUNT = "write_count");
 /// What both scripts answer after the deadline: then nothing was written.
 const LATE: i64 = -2;
 
-/// A connection of a principal that is counted where the limit allows it.
+/// Acquires a slot for a connection, if the principal's limit allows it.
 #[derive(Clone, Copy)]
 pub(crate) struct SlotRequest {
     /// The connections of this node, this one among them.
     pub own: u32,
-    /// The limit for all nodes together.
+    /// The limit on all nodes together.
     pub max_connections: u32,
 }
 
 pub(crate) enum SlotReply {
     Acquired,
-    /// The limit is reached, with so many connections on all nodes.
+    /// The limit is reached. The number is the principal's connections on all nodes.
     Full(u32),
     /// The deadline had passed.
     Late,
 }
 
 impl SlotRequest {
-    /// Arguments of the scripts that take a slot: the connections of the node, the limit, how long counts are kept.
+    /// The arguments of scripts that acquire a slot: connections of the node, limit, how long counts are kept.
     pub(super) fn arguments(self) -> [Value; 3] {
         [answer::integer(self.own.into()), answer::integer(self.max_connections.into()), answer::millis(KEEP)]
     }

@@ -1,4 +1,4 @@
-//! The scripts of nodes among each other: the lease of each, and notices of takeovers.
+//! The scripts by which nodes know of each other: leases, and notices of takeovers.
 
 use crate::{
     ConnectionId, Unavailable,
@@ -20,15 +20,15 @@ const NOTICE_TTL: Duration = Duration::from_secs(60);
 pub(crate) struct LeaseRenewal<'a> {
     pub node: &'a str,
     pub lease: Duration,
-    /// How long the node has what it is given to clear away, before another is given it.
+    /// How long the node has to clean up what it is given, before another node is given it.
     pub claim: Duration,
-    /// At most so many sessions whose time is over.
+    /// The maximum number of expired sessions to be given.
     pub sessions: u64,
-    /// A lease is taken where the node has none, in the place of a former name; `""`: there is no former name.
+    /// Takes a new lease if the node has none, which replaces that of its former name (`""`: there is none).
     pub former: Option<&'a str>,
-    /// In milliseconds by Redis' clock. After it nobody hears the reply, and nothing is given out.
+    /// In milliseconds by Redis' clock. After it nobody receives the reply, so nothing is given out.
     pub deadline: u64,
-    /// Cluster time in milliseconds, as far as the node knows it; 0: it does not.
+    /// Cluster time in milliseconds, or 0 if the node does not know it.
     pub cluster_time: u64,
 }
 
@@ -40,17 +40,17 @@ pub(crate) struct LeaseRenewalReply {
     pub time: u64,
     /// In milliseconds.
     pub cluster_time: u64,
-    /// Until when the lease was held, by cluster time. `None`: it was not, and nothing was done.
+    /// Until when the lease was held, in cluster time. `None`: it was not held, and nothing was done.
     pub held_until: Option<u64>,
-    /// Nodes that hold a lease.
+    /// The number of nodes that hold a lease.
     pub nodes: u64,
-    /// Dead nodes that this one is to clear away.
+    /// Dead nodes that this node must clean up.
     pub dead: Scored,
-    /// Sessions whose time is over, for this node to remove.
+    /// Sessions with an expired time to live that this node must delete.
     pub ends: Scored,
 }
 
-/// Renews the lease of a node, and hands it what others left undone.
+/// Renews the lease of a node, and gives it what other nodes have left behind.
 pub(crate) async fn renew(
     link: &Link,
     names: &Names,

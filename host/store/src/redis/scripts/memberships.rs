@@ -1,4 +1,4 @@
-//! The scripts of the members of a room: who joins and leaves it, and what each has acknowledged.
+//! The scripts for the members of a room: who joins and leaves it, and what each has acknowledged.
 
 use crate::{
     Unavailable,
@@ -18,7 +18,8 @@ use std::{sync::Arc, time::Duration};
 script!(WRITE_MEMBERS = "write_members");
 script!(ACKNOWLEDGE = "acknowledge");
 
-/// How long a removal is remembered: longer than a write can be late, and than the clocks of a Cluster's servers differ.
+/// How long a removal is remembered. Longer than a write can be late, and than the clocks of a Cluster's servers
+/// differ.
 const REMOVAL_TTL: Duration = Duration::from_secs(20);
 
 /// A member to be written or removed.
@@ -28,8 +29,8 @@ pub(crate) struct MemberWrite<'a> {
     pub change: &'a MembershipChange,
 }
 
-/// Writes and removes members of a room, which keeps them for `keep`. Returns the room's epoch, and what became of
-/// each member in the order given.
+/// Writes and removes members of a room, which keeps them for `keep`. Returns the room's epoch, and the outcome
+/// for each member in the given order.
 pub(crate) async fn write<'a>(
     link: &Link,
     names: &Names,

@@ -1,4 +1,4 @@
-//! The scripts of sorted sets whose entries are due at a time: sessions that end, dead nodes, rooms to be looked at.
+//! The scripts for sorted sets of what is due at some time: sessions that end, dead nodes, rooms to be checked.
 
 use crate::{
     Unavailable,
@@ -15,11 +15,11 @@ script!(UNLIST_ROOMS = "unlist_rooms");
 pub(crate) struct Claim {
     /// Cluster time in milliseconds: entries with this score or a lower one are due.
     pub now: u64,
-    /// The new score of what is claimed, after which another node is given it.
+    /// The new score of claimed entries, after which another node is given them.
     pub until: u64,
-    /// At most so many entries.
+    /// The maximum number of entries.
     pub max_entries: u64,
-    /// In milliseconds by Redis' clock. After it nobody hears the reply, and nothing is claimed.
+    /// In milliseconds by Redis' clock. After it nobody receives the reply, so nothing is claimed.
     pub deadline: u64,
 }
 

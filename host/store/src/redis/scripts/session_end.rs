@@ -1,5 +1,5 @@
-//! The scripts that end a session: its time to live starts when its connection ends, and when that is over the session is
-//! removed.
+//! The scripts that end a session. Its time to live starts when its connection ends. When that is over, the
+//! session is deleted.
 
 use crate::{
     Unavailable,
@@ -18,31 +18,31 @@ script!(RELEASE_SESSION = "release_session");
 script!(EXPIRE_SESSION = "expire_session");
 script!(DELETE_SESSION = "delete_session");
 
-/// Whose session it must be, and what becomes of it.
+/// Who must hold the session, and how it is released.
 pub(crate) struct ReleaseRequest<'a> {
     pub connection: &'a str,
-    /// The dead node whose session it must be as well; then the reply has the session's rooms.
+    /// A dead node that must hold the session as well. Then the reply contains the session's rooms.
     pub dead_node: Option<&'a str>,
-    /// How long it can be resumed.
+    /// How long the session can be resumed.
     pub ttl: Duration,
-    /// Generation, number and content of a last write.
+    /// Generation, number and fields of a last write, if the outcome of an earlier one is unknown.
     pub final_write: Option<(u64, u64, Vec<RoomField>)>,
 }
 
-/// What became of it, each with Redis' time in milliseconds.
+/// The outcome of a release, each with the time in milliseconds by Redis' clock.
 pub(crate) enum ReleaseReply {
     Released {
         time: u64,
         generation: u64,
         number: u64,
-        /// When it ends, by cluster time.
+        /// When the session ends, in cluster time.
         end: u64,
-        /// An error: the record holds an invalid room. It is let go all the same.
+        /// An error: the record has an invalid room. The session is released nevertheless.
         rooms: Result<StoredRooms, Unavailable>,
     },
     /// There is no record.
     NotFound { time: u64 },
-    /// Somebody else holds it.
+    /// Another connection holds the session.
     HeldByOther { time: u64 },
 }
 
@@ -82,22 +82,22 @@ pub(crate) async fn release(
 }
 
 pub(crate) enum EndReply {
-    /// Somebody holds it, or it is not there.
+    /// A connection holds the session, or it does not exist.
     Live,
-    /// It ends at this cluster time.
+    /// The session ends at this cluster time.
     Later { end: u64 },
-    /// It is over from now on, and was in these rooms.
+    /// The session has ended now. It was in these rooms.
     Ended {
         /// In milliseconds by Redis' clock.
         time: u64,
         generation: u64,
-        /// Of the last write.
+        /// The number of the last write.
         number: u64,
         rooms: StoredRooms,
     },
 }
 
-/// Ends a session whose time is over by `cluster_time`, which is in milliseconds. Its record stays.
+/// Ends a session whose time to live is over at `cluster_time`, in milliseconds. Its record stays.
 pub(crate) async fn end(
     link: &Link,
     names: &Names,
@@ -120,7 +120,7 @@ pub(crate) async fn end(
     })
 }
 
-/// Deletes the record of a session that has ended, if nobody wrote to it since.
+/// Deletes the record of a session that has ended, if nobody has written to it since.
 pub(crate) async fn delete(
     link: &Link,
     names: &Names,

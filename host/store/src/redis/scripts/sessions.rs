@@ -1,5 +1,5 @@
-//! The scripts that write the record of a session while a connection holds it: created, resumed and changed. How it ends
-//! is in `scripts::session_end`.
+//! The scripts that write a session's record while a connection holds it: to create, resume and change it. How a
+//! session ends is in `scripts::session_end`.
 
 use crate::{
     ConnectionId, Unavailable,
@@ -36,7 +36,7 @@ impl SessionKey<'_> {
     }
 }
 
-/// The connection that holds a session, or is about to, and the node of that connection.
+/// The connection that holds a session or is about to, and the node of that connection.
 #[derive(Clone, Copy)]
 pub(crate) struct SessionHolder<'a> {
     pub connection: ConnectionId,
@@ -50,7 +50,7 @@ pub(super) fn fields(fields: &[RoomField]) -> impl Iterator<Item = Value> {
 
 /// Times are in milliseconds by Redis' clock.
 pub(crate) enum CreateReply {
-    /// The time is the generation of the session, too.
+    /// The time is also the generation of the session.
     Created { time: u64 },
     /// The deadline had passed, and nothing was written.
     Late { time: u64 },
@@ -82,11 +82,11 @@ pub(crate) async fn create(
 
 /// How a connection resumes a session.
 pub(crate) struct ResumeRequest {
-    /// When the connection requested_at for it, in microseconds by the clock of the server that has the session.
+    /// When the connection asked for the session, in microseconds by the clock of the server that has it.
     pub requested_at: u64,
     /// In milliseconds by the same clock.
     pub deadline: u64,
-    /// In milliseconds.
+    /// Cluster time in milliseconds.
     pub cluster_time: u64,
     /// The connection slot to be acquired together with the session.
     pub slot: Option<SlotRequest>,
@@ -110,15 +110,15 @@ pub(crate) enum ResumeOutcome {
     },
     /// There is no such session. The connection has its slot.
     Gone,
-    /// The principal has so many connections, which is its limit. The session is as it was.
+    /// The principal has reached its limit with this many connections. The session is unchanged.
     Full(u32),
-    /// Another connection, which requested_at later, has it.
+    /// Another connection, which asked later, has the session.
     TakenSince,
     /// The deadline had passed, and nothing was written.
     Late,
 }
 
-/// Hands a session to a connection, unless another one that requested_at later has it.
+/// Hands a session to a connection, unless another connection that asked later has it.
 pub(crate) async fn resume(
     link: &Link,
     names: &Names,
@@ -154,14 +154,16 @@ pub(crate) async fn resume(
     Ok(ResumeReply { time, outcome })
 }
 
-/// What becomes of a write of a session.
+/// The outcome of a write of a session.
 #[derive(Debug, PartialEq)]
 pub(crate) enum WriteReply {
-    /// Written at this time, in milliseconds by Redis' clock. The record named these rooms as well, which are left now.
+    /// Written at this time, in milliseconds by Redis' clock. The record also named these rooms, which are left
+    /// now.
     Written { time: u64, left: Vec<RoomName> },
     /// Another connection has the session.
     Taken,
-    /// The record is not what this node left: Redis went back, or let the session go.
+    /// The record is not what this node left: Redis has gone back to an older state, or another node released the
+    /// session.
     Behind,
     /// There is no record.
     Gone,
@@ -187,8 +189,8 @@ impl WriteReply {
     }
 }
 
-/// Changes some rooms of a session that a connection holds. The `number` of a write is higher than that of the one
-/// before in the same generation.
+/// Changes some rooms of a session that a connection holds. Each write has a higher `number` than the previous
+/// one in the same generation.
 pub(crate) async fn update(
     link: &Link,
     names: &Names,
@@ -207,13 +209,13 @@ pub(crate) async fn update(
     WriteReply::read(link.run(&UPDATE_SESSION, vec![session.name(names)], arguments).await?)
 }
 
-/// How a session is written as a whole.
+/// A write of a whole session.
 pub(crate) struct WholeWrite<'a> {
     pub generation: u64,
     pub number: u64,
     /// In milliseconds by Redis' clock.
     pub deadline: u64,
-    /// The record is made where it is not there.
+    /// Creates the record if it does not exist.
     pub may_create: bool,
     pub rooms: &'a [RoomField],
 }
@@ -239,16 +241,17 @@ pub(crate) async fn replace(
     WriteReply::read(link.run(&REPLACE_SESSION, vec![session.name(names)], arguments).await?)
 }
 
-/// Who holds a session, as its record says.
+/// Who holds a session according to its record.
 pub(crate) struct HolderRecord {
     pub generation: u64,
-    /// Of the last write.
+    /// The number of the last write.
     pub number: u64,
     pub connection: Arc<str>,
     pub node: Arc<str>,
 }
 
-/// Who holds each of some sessions, which are all of one principal. `None`: there is no such session, or nobody holds it.
+/// Who holds each of these sessions, which all belong to one principal. `None`: the session does not exist, or
+/// nobody holds it.
 pub(crate) async fn holders<'a>(
     link: &Link,
     names: &Names,

@@ -26,7 +26,7 @@ fn fields(write: &RecordWrite) -> Vec<(&str, &str)> {
     fields.iter().map(|(room, place)| (room.as_str(), place.as_str())).collect()
 }
 
-/// In room `a`, and settled.
+/// A session in room `a`, with nothing left to write.
 fn in_a() -> Record {
     let mut record = Record::new(100, 1000, StoredRooms::default());
     confirm(&mut record, joins("a", None));
@@ -36,10 +36,10 @@ fn in_a() -> Record {
 fn confirm(record: &mut Record, change: RoomChanges) {
     let write = record.write(&change);
     assert_eq!(record.apply_reply(&write, change, ok(1000, &[])), WriteOutcome::Confirmed);
-    settle(record);
+    sync(record);
 }
 
-fn settle(record: &mut Record) {
+fn sync(record: &mut Record) {
     for change in record.membership_changes() {
         record.membership_written(&change, MembershipOutcome::Applied(0), "e");
     }
@@ -47,17 +47,17 @@ fn settle(record: &mut Record) {
 }
 
 #[test]
-fn what_was_not_confirmed_does_not_rule_and_is_undone() {
+fn an_unconfirmed_change_has_no_effect_and_is_undone() {
     let mut record = in_a();
     let (lost, change) = (record.write(&joins("a", Some("{}"))), leaves("a"));
     assert_eq!(fields(&lost), [("a", "e 1 {}")]);
     assert_eq!(record.rooms[&room("a")].filter, None);
     assert!(record.wants_write());
-    // Whatever became of it, the next write says what is so.
+    // Whatever its outcome, the next write contains the confirmed state.
     let undone = record.write(&RoomChanges::default());
     assert!(matches!(undone, RecordWrite::Replace { number: 3, may_create: false, .. }), "{undone:?}");
     assert_eq!(fields(&undone), [("a", "e 1")]);
-    // A room that the lost write had brought is left now.
+    // A room that only the lost write had joined is left now.
     assert_eq!(
         record.apply_reply(&undone, RoomChanges::default(), ok(2000, &["b"])),
         WriteOutcome::Confirmed
@@ -65,13 +65,13 @@ fn what_was_not_confirmed_does_not_rule_and_is_undone() {
     let changes = record.membership_changes();
     assert_eq!((changes.len(), &changes[0].room, &changes[0].joins), (1, &room("b"), &None));
     assert_eq!((changes[0].number, changes[0].confirmed_at), (3, 2000));
-    settle(&mut record);
+    sync(&mut record);
     confirm(&mut record, change);
     assert!(record.rooms.is_empty());
 }
 
 #[test]
-fn a_room_that_was_left_is_named_until_its_member_is_gone() {
+fn a_room_that_was_left_stays_in_the_record_until_its_member_is_removed() {
     let mut record = in_a();
     let change = leaves("a");
     let write = record.write(&change);
@@ -83,13 +83,13 @@ fn a_room_that_was_left_is_named_until_its_member_is_gone() {
     let again = record.write(&RoomChanges::default());
     assert_eq!(fields(&again), [("a", "left")]);
     record.apply_reply(&again, RoomChanges::default(), ok(2000, &[]));
-    settle(&mut record);
+    sync(&mut record);
     let next = record.write(&joins("b", None));
     assert_eq!(fields(&next), [("a", ""), ("b", "e 1")]);
 }
 
 #[test]
-fn a_member_that_was_settled_for_an_earlier_write_is_not_settled_for_a_later_one() {
+fn a_member_written_for_an_earlier_write_is_still_written_for_a_later_one() {
     let mut record = in_a();
     let leave = leaves("a");
     let write = record.write(&leave);
@@ -104,7 +104,7 @@ fn a_member_that_was_settled_for_an_earlier_write_is_not_settled_for_a_later_one
 }
 
 #[test]
-fn what_was_lost_is_written_anew_only_on_its_clients_word() {
+fn a_lost_session_is_created_again_only_after_its_client_answers() {
     let mut record = in_a();
     let change = joins("b", None);
     let write = record.write(&change);
@@ -116,8 +116,8 @@ fn what_was_lost_is_written_anew_only_on_its_clients_word() {
     assert!(matches!(write, RecordWrite::Replace { may_create: true, .. }), "{write:?}");
     record.apply_reply(&write, RoomChanges::default(), ok(3000, &[]));
     assert_eq!(record.membership_changes()[0].room, room("a"));
-    settle(&mut record);
-    // A write that was under way says nothing of what happened since.
+    sync(&mut record);
+    // A write that was in flight proves nothing about what happened since.
     let write = record.write(&RoomChanges::default());
     record.mark_uncertain();
     record.apply_reply(&write, RoomChanges::default(), ok(3000, &[]));
@@ -127,7 +127,7 @@ fn what_was_lost_is_written_anew_only_on_its_clients_word() {
 }
 
 #[test]
-fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
+fn acknowledgements_rise_within_an_epoch_and_follow_a_new_one() {
     let mut record = in_a();
     let membership = |record: &Record| record.rooms[&room("a")].membership().position;
     assert!(record.acknowledge(&room("a"), &at("e", 5)) && !record.acknowledge(&room("a"), &at("e", 4)));
@@ -149,7 +149,7 @@ fn acknowledgements_rise_within_an_epoch_and_move_with_it() {
 
 /// Redis lost the record of a connection that had taken the session, but not its member.
 #[test]
-fn a_member_that_is_newer_than_the_record_is_outbid_once_the_record_is_confirmed() {
+fn a_member_newer_than_the_record_is_outbid_once_the_record_is_confirmed() {
     let mut record = in_a();
     record.mark_unsynced();
     let write = record.write(&RoomChanges::default());
@@ -166,5 +166,5 @@ fn a_member_that_is_newer_than_the_record_is_outbid_once_the_record_is_confirmed
     assert!(matches!(write, RecordWrite::Replace { number: 1, .. }), "{write:?}");
     record.apply_reply(&write, RoomChanges::default(), ok(1000, &[]));
     assert_eq!(record.membership_changes()[0].generation, 501);
-    settle(&mut record);
+    sync(&mut record);
 }
