@@ -203,7 +203,7 @@ impl Subject {
         match self.store.sessions.resume(token, &principal.into(), connection, asked, None).await.unwrap() {
             ResumeResult::Resumed(resumed) => Some(resumed),
             ResumeResult::NotFound(None) => None,
-            other => panic!("nobody else resumed it, and no slot was asked for: {other:?}"),
+            other => panic!("nobody else resumed it, and no slot was requested: {other:?}"),
         }
     }
 }
@@ -267,7 +267,7 @@ async fn history_is_trimmed_by_count(s: Subject) {
     assert_eq!(s.offsets("a", Some(&positions[0]), 10).await, (vec![3, 4, 5], false, false));
 }
 
-/// Whatever else the room holds, a page is at most as large as was asked for, or has one larger message.
+/// Whatever else the room holds, a page is at most as large as was requested, or has one larger message.
 async fn a_page_is_bounded_by_bytes(s: Subject) {
     let data = [10, 10, 3000, 10, 10, 900, 10].map(|length| format!("\"{}\"", "x".repeat(length)));
     let mut positions = vec![];

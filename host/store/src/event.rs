@@ -1,4 +1,4 @@
-//! What a store tells its node without being asked. Does not say how the store finds out.
+//! The events that a store reports to its node. Does not say how the store finds out.
 
 use crate::ConnectionId;
 use std::sync::Arc;

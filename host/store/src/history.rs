@@ -8,7 +8,7 @@ use switchyard_protocol::{Position, Publication};
 pub struct PageLimit {
     /// How many messages.
     pub messages: usize,
-    /// The size of all messages together, as they are stored. If at least one message is asked for, the first
+    /// The size of all messages together, as they are stored. If at least one message is requested, the first
     /// one is read even if it is larger.
     pub bytes: usize,
 }
@@ -41,6 +41,6 @@ pub struct History {
     pub messages: Vec<Arc<Publication>>,
     /// Whether the store holds messages after the last of these.
     pub more: bool,
-    /// Whether the store holds every message after the position that was asked for.
+    /// Whether the store holds every message after the requested position.
     pub whole: bool,
 }

@@ -6,8 +6,8 @@
 //! [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
 //! several nodes share. Both pass the same suite of tests, `contract`.
 //!
-//! What a store tells its node without being asked, such as the messages of rooms, are [`Event`]s. They go
-//! through the [`EventFeed`] that the store was created with.
+//! A store reports to its node with [`Event`]s, for example the messages of rooms. They go through the
+//! [`EventFeed`] that the store was created with.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 #![warn(missing_docs, unreachable_pub)]

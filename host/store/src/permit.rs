@@ -7,8 +7,8 @@ pub(crate) trait ConnectionSlots: Send + Sync {
     fn release(self: Arc<Self>, principal: &Arc<str>);
 }
 
-/// One of a principal's connection slots, of which it has a limited number on all nodes together. Dropping the permit releases
-/// the slot.
+/// One of a principal's connection slots, of which it has a limited number on all nodes together. Dropping
+/// the permit releases the slot.
 pub struct Permit {
     principal: Arc<str>,
     slots: Arc<dyn ConnectionSlots>,

@@ -3,7 +3,7 @@
 use crate::Unavailable;
 use std::sync::Arc;
 
-/// Looks at rooms, for operators and for clients that ask who is there. To ask for a room that does not exist
+/// Looks at rooms, for operators and for clients that ask who is there. Looking at a room that does not exist
 /// creates none.
 ///
 /// Every call fails if the store does not answer in time.
@@ -29,7 +29,7 @@ pub trait RoomDirectory: Send + Sync {
 pub struct Members {
     /// How many sessions are in the room, connected or resumable.
     pub count: usize,
-    /// Their principals, sorted, at most as many as were asked for.
+    /// Their principals, sorted, at most as many as were requested.
     pub principals: Vec<Arc<str>>,
     /// Whether there are more principals.
     pub more: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How long a store may take to answer. After that the call fails with [`Unavailable`].
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The store did not do what it was asked for, or cannot say whether it did. Holds the reason, for operators.
+/// A call of the store failed, or it is unknown whether it succeeded. Holds the reason, for operators.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the store is not available: {0}")]
 pub struct Unavailable(pub String);

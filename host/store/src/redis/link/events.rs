@@ -47,7 +47,7 @@ pub(super) fn channel() -> (LinkEvents, EventSender) {
 }
 
 impl LinkEvents {
-    /// `None`: the link is gone.
+    /// `None` after the link was dropped.
     pub(crate) async fn next(&mut self) -> Option<LinkEvent> {
         loop {
             tokio::select! {
