@@ -1,4 +1,4 @@
-//! A plugin that misbehaves on demand, for tests of the host. A test requests a [`Mode`] in one of four
+//! A plugin that misbehaves on demand, for tests of the host. A test requests a `Mode` in one of four
 //! places:
 //!
 //! - the configuration, for every call of a hook: `{"publish": "loop", "matches": "short", "init": "panic"}`.
