@@ -31,7 +31,7 @@ pub(crate) use connections::{
 };
 pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
-pub(crate) use publish_pipeline::{Proposal, PublishPipeline, PublishReply};
+pub(crate) use publish_pipeline::{Proposal, PublishOutcome, PublishPipeline};
 pub(crate) use replay::{Recovered, Replay, ReplayTurns};
 pub(crate) use slots::{CompiledVersion, SlotConfig};
 pub(crate) use start::HubConfig;

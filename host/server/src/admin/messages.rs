@@ -5,7 +5,7 @@ use super::{
     body::UnreadBody,
 };
 use crate::{
-    hub::{Proposal, PublishPipeline, PublishReply, Publisher},
+    hub::{Proposal, PublishOutcome, PublishPipeline, Publisher},
     key::Key,
     session::may_publish,
 };
@@ -56,7 +56,7 @@ pub(super) async fn publish(
     }
     let (hub, mut publishes) = (&*api.services.hub, PublishPipeline::default());
     let (mut answers, mut unavailable) = (vec![], None);
-    let mut record = |((), published): ((), PublishReply)| {
+    let mut record = |((), published): ((), PublishOutcome)| {
         let refusal = published.as_ref().err().filter(|refusal| refusal.code == ErrorCode::StoreUnavailable);
         answers.push(to_answer(&published));
         refusal.cloned()
@@ -81,7 +81,7 @@ pub(super) async fn publish(
     Ok(json_response(format!("[{}]", answers.join(","))))
 }
 
-fn to_answer(published: &PublishReply) -> String {
+fn to_answer(published: &PublishOutcome) -> String {
     match published {
         Ok(published) => to_json(published),
         Err(refusal) => to_json(ErrorBody { error: refusal }),
@@ -107,7 +107,7 @@ fn authorize<'a>(api: &Api, key: &Key, message: Publish<'a>, bytes: usize) -> Re
     Ok(Proposal { room, message, bytes })
 }
 
-async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> PublishReply {
+async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> PublishOutcome {
     let bytes = message.data.get().len();
     let proposal = authorize(api, key, message, bytes)?;
     api.services.hub.publish(publisher(api, caller, key), proposal).await

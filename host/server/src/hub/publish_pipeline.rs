@@ -42,7 +42,7 @@ const IN_FLIGHT_OVERHEAD: usize = 256;
 const RETAINED_CAPACITY: usize = 8;
 
 /// The answer to a publish.
-pub(crate) type PublishReply = Result<reply::Published, Refusal>;
+pub(crate) type PublishOutcome = Result<reply::Published, Refusal>;
 
 /// A message to publish, from a client that may publish to this room.
 pub(crate) struct Proposal<'a> {
@@ -93,8 +93,8 @@ enum PublishStep {
     Storing(RoomName, PendingPublish, Option<Note>),
     /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's
     /// newest offset.
-    Discarded(RoomName, Option<AbortOnDropHandle<PublishReply>>),
-    Done(Option<PublishReply>),
+    Discarded(RoomName, Option<AbortOnDropHandle<PublishOutcome>>),
+    Done(Option<PublishOutcome>),
 }
 
 /// A message whose request has not been answered.
@@ -158,16 +158,16 @@ impl<T> PublishPipeline<T> {
     }
 
     /// The next answer, in the order of the requests, or `None` if nothing is in flight. Cancel-safe.
-    pub(crate) async fn next(&mut self, hub: &Hub) -> Option<(T, PublishReply)> {
+    pub(crate) async fn next(&mut self, hub: &Hub) -> Option<(T, PublishOutcome)> {
         poll_fn(|cx| self.poll_next(hub, cx)).await
     }
 
     /// The next answer, if it is ready.
-    pub(crate) fn next_ready(&mut self, hub: &Hub) -> Option<(T, PublishReply)> {
+    pub(crate) fn next_ready(&mut self, hub: &Hub) -> Option<(T, PublishOutcome)> {
         self.next(hub).now_or_never().flatten()
     }
 
-    fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, PublishReply)>> {
+    fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, PublishOutcome)>> {
         while let Some(message) = self.messages.get_mut(self.checked) {
             let Poll::Ready(next) = message.step.poll_checked(hub, cx) else { break };
             message.step = next;
@@ -222,7 +222,7 @@ impl PublishStep {
         Poll::Ready(next.unwrap_or_else(PublishStep::refused))
     }
 
-    fn poll_published(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<PublishReply> {
+    fn poll_published(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<PublishOutcome> {
         match self {
             PublishStep::Checking(..) | PublishStep::Waiting(..) => Poll::Pending,
             PublishStep::Discarded(room, newest) => {
@@ -255,7 +255,7 @@ impl PublishStep {
 impl Hub {
     /// Publishes one message, and waits for the answer. An inbox takes a message if its principal has a key,
     /// or a session, connected or resumable.
-    pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> PublishReply {
+    pub(crate) async fn publish(&self, publisher: Publisher<'_>, proposal: Proposal<'_>) -> PublishOutcome {
         let mut pipeline = PublishPipeline::default();
         pipeline.begin(self, publisher, proposal, ());
         let ((), published) = pipeline.next(self).await.expect("one message is in flight");
@@ -318,7 +318,7 @@ impl Hub {
     }
 
     /// The answer to a message that the plugin discarded.
-    fn newest(&self, room: RoomName) -> AbortOnDropHandle<PublishReply> {
+    fn newest(&self, room: RoomName) -> AbortOnDropHandle<PublishOutcome> {
         let broker = self.store.broker.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             let history = broker.history(&room, None, PageLimit::NONE, Reader::Other).await;

@@ -13,7 +13,7 @@ use switchyard_store::Message;
 
 /// The minimum time for which messages are remembered; the maximum is twice as long. A shard delivers its
 /// backlog well within this time.
-const PERIOD: Duration = Duration::from_secs(30);
+const RETENTION_PERIOD: Duration = Duration::from_secs(30);
 /// Maximum number of messages of one principal that are remembered in a period: as many as may wait for a
 /// shard.
 pub(super) const MAX_MESSAGES_PER_PRINCIPAL: usize = super::MAX_SHARD_BACKLOG;
@@ -102,9 +102,9 @@ impl RecentPublishers {
 impl Periods {
     fn advance(&mut self, now: Instant) {
         let age = now.duration_since(*self.began.get_or_insert(now));
-        if age >= PERIOD {
+        if age >= RETENTION_PERIOD {
             let ended = mem::take(&mut self.current);
-            self.previous = if age < 2 * PERIOD { ended } else { Period::default() };
+            self.previous = if age < 2 * RETENTION_PERIOD { ended } else { Period::default() };
             self.began = Some(now);
         }
     }
@@ -218,14 +218,14 @@ mod tests {
         let (publishers, now) = (RecentPublishers::default(), Instant::now());
         note(&publishers, "acme", "1", now);
         let old = note(&publishers, "acme", "2", now);
-        note(&publishers, "zed", "3", now + PERIOD);
+        note(&publishers, "zed", "3", now + RETENTION_PERIOD);
         assert_eq!(found(&publishers, "1").as_deref(), Some("acme"));
         publishers.withdraw(&old);
         assert_eq!(found(&publishers, "2"), None);
-        note(&publishers, "zed", "4", now + 2 * PERIOD);
+        note(&publishers, "zed", "4", now + 2 * RETENTION_PERIOD);
         assert_eq!(found(&publishers, "1"), None);
         assert_eq!(found(&publishers, "3").as_deref(), Some("zed"));
-        note(&publishers, "zed", "5", now + 9 * PERIOD);
+        note(&publishers, "zed", "5", now + 9 * RETENTION_PERIOD);
         assert_eq!((found(&publishers, "4"), publishers.lock().previous.len), (None, 0));
     }
 }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     hub::{
-        self, AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishPipeline,
-        PublishReply, Publisher, Registration, ReplayTurns,
+        self, AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishOutcome,
+        PublishPipeline, Publisher, Registration, ReplayTurns,
     },
     key::{Key, Keys},
 };
@@ -69,7 +69,7 @@ pub(crate) struct ClientSession {
 }
 
 /// The result of a request to publish, and the request's id.
-pub(super) type PublishAnswer = (Option<Box<RawValue>>, PublishReply);
+pub(super) type PublishAnswer = (Option<Box<RawValue>>, PublishOutcome);
 
 impl ClientSession {
     /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the

@@ -50,7 +50,7 @@ impl Source {
         Publisher { keys: Arc::default(), share: &self.share, tier: &self.tier }
     }
 
-    async fn publish(&self, hub: &Hub, room: &str, data: &str, key: Option<&str>) -> PublishReply {
+    async fn publish(&self, hub: &Hub, room: &str, data: &str, key: Option<&str>) -> PublishOutcome {
         let data = RawValue::from_string(data.to_owned()).unwrap();
         hub.publish(self.publisher(), proposal(room, &data, key)).await
     }
