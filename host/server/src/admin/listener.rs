@@ -55,7 +55,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// When a call to a node that is starting may be tried again, in milliseconds.
 const STARTING_RETRY_AFTER_MS: u64 = 1000;
 
-/// The listener for operators. It serves until it is dropped or [`stop`](Self::stop)ped.
+/// The listener for operators. It serves until it is dropped, or until the node that runs with it has stopped.
 pub struct AdminListener {
     /// The address that it listens on.
     pub address: SocketAddr,

@@ -45,7 +45,8 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// As for [`Certificate::read`].
+    /// Fails if a file cannot be read, if it is not PEM, or if the key does not match the certificate. The message
+    /// names the key of the configuration and the file.
     pub fn open(files: TlsConfig) -> Result<Arc<Self>, UnusableFile> {
         Ok(Arc::new(Self { current: ArcSwap::from_pointee(Certificate::read(&files)?) }))
     }
