@@ -76,14 +76,14 @@ pub async fn measure() -> io::Result<Section> {
         name: "crowded",
         title: "Everything at once",
         how: format!(
-            "{MEMBERS} members of {ROOMS} rooms, {RATE} messages a second, while {NEWCOMERS} others connect. At the node, and not at \
-             the floor, {RECONNECTING_CLIENTS} clients keep losing their connection and resume, and one is sent {FLOOD_RATE} messages a \
-             second of {FLOOD_BYTES} bytes and reads none."
+            "{MEMBERS} members of {ROOMS} rooms, {RATE} messages a second, while {NEWCOMERS} other clients \
+             connect. Only at the node, {RECONNECTING_CLIENTS} clients also keep losing their connection and \
+             resume, and one is sent {FLOOD_RATE} messages of {FLOOD_BYTES} bytes a second and reads none."
         ),
         columns: vec![
             "",
             "deliveries a second",
-            "CPU µs a delivery, all included",
+            "CPU µs per delivery, everything included",
             "p50 ms",
             "p99 ms",
             "connecting, p50 ms",
@@ -92,8 +92,8 @@ pub async fn measure() -> io::Result<Section> {
         ],
         rows: vec![row("floor", &least, [floor_p50, floor_p95]), row("node", &window, [node_p50, node_p95])],
         remarks: vec![format!(
-            "{returns} connections were lost and resumed; of the {recovered} messages that they were to hear, {unrecovered} were \
-             missing. The one who never read was closed with {slow}."
+            "{returns} connections were lost and resumed. Of the {recovered} messages due to them, {unrecovered} \
+             were missing. The client that never read was closed with {slow}."
         )],
         figures: json!({
             "floor": least.figures(), "node": window.figures(),

@@ -67,15 +67,15 @@ pub async fn measure() -> io::Result<(Vec<Section>, Vec<Pair>)> {
         sizes.push(Pair::measure(members, rate, false, 4.0).await?);
     }
     let how = format!(
-        "One room, a publisher, and members that only listen. Messages have 200 bytes of data; latency is from when a message \
-         was due until a member had read it. The floor writes each message at once, or, where it says so, lets messages wait \
-         {FLUSH_DELAY_MS} ms and writes all that is waiting."
+        "One room, one publisher, and members that only listen. Messages have 200 bytes of data. Latency is the \
+         time from when a message was due until a member has read it. The floor writes each message at once or, \
+         in rows that say so, lets messages wait {FLUSH_DELAY_MS} ms and then writes everything that is waiting."
     );
     let sections = vec![
-        section("fanout", "One room, as messages become more frequent", how, &loads),
+        section("fanout", "One room, by message rate", how, &loads),
         section(
             "sizes",
-            "One room, as members become more",
+            "One room, by number of members",
             "The same at 8,000 deliveries a second, whatever the size of the room.".to_owned(),
             &sizes,
         ),

@@ -103,8 +103,8 @@ async fn measure(cores: usize, only: Option<&str>, plot: Option<&Path>) -> io::R
     Ok(Report {
         title: "One node under load".to_owned(),
         about: format!(
-            "Switchyard {version}, {cores} cores, everything on loopback: {where_}. The whole run took {seconds} s, in which \
-             programs that have nothing to do with it kept {others:.1} cores busy."
+            "Switchyard {version}, {cores} cores, everything on loopback: {where_}. The whole run took {seconds} \
+             s, during which unrelated programs kept {others:.1} cores busy."
         ),
         facts: json!({
             "switchyard": version, "cores": cores, "apart": peer::apart(), "seconds": seconds,

@@ -130,25 +130,27 @@ pub async fn measure() -> io::Result<Section> {
     };
     Ok(Section {
         name: "recovery",
-        title: "A storm of returns",
+        title: "Reconnect storm",
         how: format!(
-            "{CLIENTS} clients of one room lose their connections, miss {MISSED_MESSAGES} messages and come back, {MAX_WAITING} at a time: \
-             upgrade, key, session, and all that they missed. The floor sends as much after the upgrade. Meanwhile \
-             {STEADY_MEMBERS} others hear {STEADY_RATE} messages a second in another room."
+            "{CLIENTS} clients of one room lose their connections, miss {MISSED_MESSAGES} messages and \
+             reconnect, {MAX_WAITING} at a time: upgrade, key, session, and everything they missed. The floor \
+             sends the same amount after the upgrade. Meanwhile, {STEADY_MEMBERS} other clients receive \
+             {STEADY_RATE} messages a second in another room."
         ),
         columns: vec![
             "",
             "all back after, s",
             "CPU µs a client",
             "CPU µs a message",
-            "a client, p50 ms",
+            "reconnecting, p50 ms",
             "p99 ms",
             "messages",
             "lost, repeated, out of order",
         ],
         rows: vec![least.row(), storm.row()],
         remarks: vec![format!(
-            "The others: p50 {} ms and p99 {} ms in the storm, {} and {} before; lost, repeated or out of order {}.",
+            "The other clients: p50 {} ms and p99 {} ms during the storm, {} and {} before it; lost, repeated or \
+             out of order: {}.",
             figure(meanwhile.p50),
             figure(meanwhile.p99),
             figure(calm.p50),

@@ -165,8 +165,8 @@ pub async fn measure() -> io::Result<Section> {
     Ok(Section {
         name: "rooms",
         title: "Many rooms",
-        how: "Each message goes to a room chosen at random, the same ones for node and floor; a publish is part of the cost of \
-              its few deliveries."
+        how: "Each message goes to a room chosen at random, in the same sequence for node and floor. The cost of \
+              a publish is included in the cost of its few deliveries."
             .to_owned(),
         columns: vec![
             "",

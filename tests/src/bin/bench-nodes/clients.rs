@@ -65,10 +65,11 @@ pub async fn measure() -> Section {
         name: "clients",
         title: "Redis commands per client",
         how: format!(
-            "{CLIENTS} clients of one principal on one node, one after another; commands by the node's own metrics, without those that are \
-             sent at fixed times; bytes by Redis' INFO memory, at the end of each step."
+            "{CLIENTS} clients of one principal on one node, one after another. Commands are counted by the \
+             node's own metrics, without those sent at fixed intervals. Bytes are from Redis' INFO memory, at \
+             the end of each step."
         ),
-        columns: vec!["step", "commands a client", "bytes a client, since the step before"],
+        columns: vec!["step", "commands per client", "bytes per client, since the previous step"],
         rows: steps.rows,
         remarks: vec![],
         figures: steps.figures.into(),

@@ -36,9 +36,10 @@ pub async fn measure() -> Section {
         title: "Redis commands per message",
         how: format!(
             "Half of the members are on each of two nodes and acknowledge each of {MESSAGES} messages, which are \
-             published on one node every {} ms, so that no two share a command. Redis (INFO commandstats) counts what a \
-             script calls like what a client sends, so what nodes send is told apart by their own metrics. Processor time \
-             is that of INFO cpu, less that of {} s in which nobody published.",
+             published on one node every {} ms, so that no two share a command. Redis (INFO commandstats) counts \
+             commands called by scripts like those sent by clients, so the commands sent by nodes are told apart \
+             by the nodes' own metrics. Processor time is from INFO cpu, less that of {} s in which nothing was \
+             published.",
             MESSAGE_INTERVAL.as_millis(),
             IDLE_TIME.as_secs(),
         ),

@@ -79,25 +79,25 @@ fn section(ways: &[Way]) -> Section {
         name: "latency",
         title: "From publishing to delivery",
         how: format!(
-            "One publisher sends {} messages a second to a room with one subscriber, both in this process; a time counts \
-             from when the message was due, not from when it was sent, until the subscriber has it. {ROUNDS} rounds of \
-             {COUNTED_MESSAGES} messages on each way, after {WARM_UP_MESSAGES} that are not counted, beginning with another way each \
-             round.",
+            "One publisher sends {} messages a second to a room with one subscriber, both in this process. Times \
+             run from when a message was due, not from when it was sent, until the subscriber has it. {ROUNDS} \
+             rounds of {COUNTED_MESSAGES} messages over each path, after {WARM_UP_MESSAGES} that are not \
+             counted; each round begins with another path.",
             Duration::from_secs(1).div_duration_f64(MESSAGE_INTERVAL),
         ),
         columns: vec![
-            "way",
+            "path",
             "p50 µs",
             "p95 µs",
             "p99 µs",
-            "p50 to the first",
-            "p95 to the first",
-            "p99 to the first",
+            "p50, ratio to the first",
+            "p95, ratio to the first",
+            "p99, ratio to the first",
             "p50 to the first, by round",
         ],
         rows,
         remarks: vec![format!(
-            "The publisher itself was late by {} µs (p50) and {} µs (p99), which is in all of these times.",
+            "The publisher itself was late by {} µs (p50) and {} µs (p99); all of these times include that.",
             figure(late[0]),
             figure(late[2]),
         )],

@@ -75,8 +75,8 @@ async fn measure(only: Option<&str>) -> Report {
     Report {
         title: "Nodes on one Redis".to_owned(),
         about: format!(
-            "Switchyard {version}, Redis {redis}, {benchmark}, {cores} cores, everything on loopback. The whole run took \
-             {seconds} s, in which programs that have nothing to do with it kept {others:.1} cores busy."
+            "Switchyard {version}, Redis {redis}, {benchmark}, {cores} cores, everything on loopback. The whole \
+             run took {seconds} s, during which unrelated programs kept {others:.1} cores busy."
         ),
         facts: json!({
             "switchyard": version, "redis": redis, "redis_benchmark": benchmark, "cores": cores, "seconds": seconds,

@@ -85,19 +85,20 @@ pub async fn measure() -> Section {
         name: "overlap",
         title: "A publisher that does not wait for answers",
         how: format!(
-            "Messages of {DATA_BYTES} bytes to one room of one node in which nobody is, history as by default; beside it another \
-             connection publishes to a room of its own every {} ms, and its time is that until it is answered. Medians of \
-             {ROUNDS} rounds of {} s each way, in turn.",
+            "Messages of {DATA_BYTES} bytes are published to one room of one node, without members and with the \
+             default history. Meanwhile, another connection publishes to a room of its own every {} ms and \
+             measures the time until it is answered. Medians of {ROUNDS} rounds of {} s for each publisher, in \
+             turn.",
             MESSAGE_INTERVAL.as_millis(),
             WINDOW.as_secs(),
         ),
         columns: vec![
-            "who publishes",
+            "publisher",
             "publishes a second",
             "Redis CPU µs a publish",
             "node CPU µs a publish",
-            "another's p50 µs",
-            "another's p99 µs",
+            "other connection, p50 µs",
+            "other connection, p99 µs",
         ],
         rows: (0..ROUTES.len()).map(row).collect(),
         remarks: vec![],

@@ -74,10 +74,11 @@ fn section(of_node: &[Load], of_redis: &[Load], wrong: u64) -> Section {
         name: "throughput",
         title: "Publishes a second through one Redis",
         how: format!(
-            "{CONNECTIONS} connections with {MAX_UNANSWERED} publishes of {DATA_BYTES} bytes in flight each, to {ROOMS} rooms of one \
-             node in which nobody is, history as by default; beside it redis-benchmark -c 50 -P 16 with the same script and \
-             the arguments that the node was seen sending, to one room. The median of {ROUNDS} rounds of {} s each, one \
-             after the other; processor time from INFO cpu and /proc, in cores that were busy.",
+            "{CONNECTIONS} connections, each with {MAX_UNANSWERED} publishes of {DATA_BYTES} bytes in flight, to \
+             {ROOMS} rooms of one node, without members and with the default history. For comparison, \
+             redis-benchmark -c 50 -P 16 calls the same script with the arguments that the node was seen \
+             sending, for one room. Medians of {ROUNDS} rounds of {} s each, in turn; processor time from INFO \
+             cpu and /proc, as the number of busy cores.",
             WINDOW.as_secs(),
         ),
         columns: vec![
@@ -93,7 +94,7 @@ fn section(of_node: &[Load], of_redis: &[Load], wrong: u64) -> Section {
         ],
         rows: rows.iter().map(|(name, loads)| row(name, loads)).collect(),
         remarks: vec![
-            format!("The node reaches {:.2} of what redis-benchmark reaches.", median(ratios.clone())),
+            format!("The node achieves {:.2} of the throughput of redis-benchmark.", median(ratios.clone())),
             bottleneck(of_node),
         ],
         figures: json!({

@@ -237,11 +237,11 @@ fn section(runs: &[Run]) -> Section {
         name: "filters",
         title: "Distinct filters in one room",
         how: format!(
-            "A room with a member for each filter, one publisher with {MAX_UNANSWERED} publishes in flight. Each message passes the filter \
-             of one member, by turns, and where all are equal that of nobody, so that what is counted is the asking. Processor \
-             time of the node is from /proc and holds publishing; that of deliver alone is by the node's own count. Both are \
-             the median of {ROUNDS} rounds of {} s. Memory of a subscription is what the process grew by when members that \
-             were connected already joined.",
+            "A room with one member for each filter, and one publisher with {MAX_UNANSWERED} publishes in \
+             flight. Each message passes the filter of one member, in turn, or of none if all filters are equal, \
+             so that the cost is that of evaluating filters. The node's processor time is from /proc and \
+             includes publishing; the time of deliver alone is counted by the node. Both are medians of {ROUNDS} \
+             rounds of {} s. Memory per subscription is the growth of the process while connected members join.",
             WINDOW.as_secs(),
         ),
         columns: vec![
@@ -250,7 +250,7 @@ fn section(runs: &[Run]) -> Section {
             "instances started",
             "messages",
             "node CPU µs a message",
-            "to that of 10",
+            "ratio to 10",
             "deliver µs a message",
             "node CPU ns each further filter",
             "deliver ns a filter",

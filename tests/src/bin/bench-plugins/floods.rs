@@ -70,11 +70,12 @@ pub async fn measure() -> Section {
         name: "floods",
         title: "One principal floods",
         how: format!(
-            "One principal asks a plugin without a pause, over {CLIENTS} connections, each for the next when it has its answer. \
-             Another publishes {MESSAGES} messages through the same plugin, {} ms apart: how long each took to be answered.",
+            "One principal calls a plugin without pause over {CLIENTS} connections, each of which sends its next \
+             request when the last one is answered. Another principal publishes {MESSAGES} messages through the \
+             same plugin, {} ms apart; the times are until each is answered.",
             MESSAGE_INTERVAL.as_millis()
         ),
-        columns: vec!["flood", "its requests", "publish p50 ms", "publish p99 ms", "p50 to nobody's"],
+        columns: vec!["flood", "its requests", "publish p50 ms", "publish p99 ms", "p50, ratio to no flood"],
         rows,
         remarks: vec![],
         figures: figures.into(),

@@ -156,11 +156,11 @@ fn section(ways: &[Way], wrong: u64) -> Section {
     };
     Section {
         name: "hooks",
-        title: "What one question costs",
+        title: "What one call costs",
         how: format!(
-            "The same decision made by the plugin, called as a shard calls it, and by an HTTP server (axum, a thread of this process) \
-             over one connection that is kept, with JSON both ways, one round trip at a time. The median of {ROUNDS} rounds \
-             of {} ms each, in turn; a message has {} bytes.",
+            "The same decision made by the plugin, called as a shard calls it, and by an HTTP server (axum, a \
+             thread of this process) over one connection that is kept open, with JSON both ways, one round trip \
+             at a time. Medians of {ROUNDS} rounds of {} ms each, in turn; a message has {} bytes.",
             WINDOW.as_millis(),
             DATA.len(),
         ),

@@ -270,14 +270,16 @@ fn free(round: &Round) -> &Phase {
 fn section(runs: &[Run]) -> Section {
     let first = &runs[0];
     Section {
-        name: "misdeeds",
+        name: "hostile",
         title: "Plugins that misbehave",
         how: format!(
-            "{} plugins that misbehave, each on a room of its own, whose client asks again {} ms after each answer, publishing and \
-             joining in turn; the slow one takes half of its budget and is called again at once. Beside them {} messages a second \
-             each to a governed and to an ungoverned room of {MEMBERS} members, whose times these are, from when a message was due \
-             until a member had it. {ROUNDS} rounds, each on a new node: {} s of each row, after an attack {} s of silence. A thread of \
-             this process that sleeps was woken late by as much as is said. Memory is what the process has resident.",
+            "{} plugins that misbehave, each with a room of its own, whose client sends its next request {} ms \
+             after each answer, publishing and joining in turn; the slow plugin uses half of its budget and is \
+             called again at once. Meanwhile, {} messages a second go to each of a governed and an ungoverned \
+             room of {MEMBERS} members; the times are those of these messages, from when one was due until a \
+             member has it. {ROUNDS} rounds, each on a new node: {} s for each row, with {} s of silence after \
+             an attack. A sleeping thread of this process was woken late by the time given. Memory is the \
+             resident size of the process.",
             MISDEEDS.len() + 1,
             REQUEST_DELAY.as_millis(),
             1.0 / MESSAGE_INTERVAL.as_secs_f64(),
@@ -285,8 +287,8 @@ fn section(runs: &[Run]) -> Section {
             QUIET_TIME.as_secs(),
         ),
         columns: vec![
-            "who misbehaves",
-            "others' faults",
+            "plugin",
+            "faults of other plugins",
             "governed p50 ms",
             "governed p99 ms",
             "p99 to the first",
@@ -332,10 +334,11 @@ fn done(met: &[(&str, u64, Value)]) -> Section {
         })
     };
     Section {
-        name: "misdeeds_done",
-        title: "What was made of that",
-        how: "By the node's own count, in the last of these rounds. Five failures within 10 s stop a plugin for a second, one more after that \
-              for two, and so on; meanwhile requests are refused without asking it."
+        name: "hostile_reactions",
+        title: "How the node reacted",
+        how: "As counted by the node in the last of these rounds. Five failures within 10 s stop a plugin for a \
+              second, another one after that for two, and so on; meanwhile requests are refused without calling \
+              it."
             .to_owned(),
         columns: vec!["plugin", "requests", "failures", "instances started", "refused without a call", "seconds busy"],
         rows: met.iter().map(row).collect(),

@@ -24,10 +24,10 @@ const USAGE: &str = "\
 Usage: bench-plugins [--json FILE] [--only SECTION]
 
   --json FILE      also write the figures of the report to FILE, as JSON
-  --only SECTION   run one section: hooks, swaps, misdeeds, floods or filters
+  --only SECTION   run one section: hooks, swaps, hostile, floods or filters
 ";
 
-const SECTIONS: [&str; 5] = ["hooks", "swaps", "misdeeds", "floods", "filters"];
+const SECTIONS: [&str; 5] = ["hooks", "swaps", "hostile", "floods", "filters"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -60,7 +60,7 @@ async fn measure(only: Option<&str>) -> Report {
             }
             "swaps" => sections.push(swaps::measure().await),
             "floods" => sections.push(floods::measure().await),
-            "misdeeds" => sections.extend(hostile::measure().await),
+            "hostile" => sections.extend(hostile::measure().await),
             _ => sections.push(filters::measure().await),
         }
     }
@@ -70,8 +70,9 @@ async fn measure(only: Option<&str>) -> Report {
     Report {
         title: "Plugins".to_owned(),
         about: format!(
-            "Switchyard {version}, {cores} cores, which the node shares with its clients, everything on loopback. The whole \
-             run took {seconds} s, in which programs that have nothing to do with it kept {others:.1} cores busy."
+            "Switchyard {version}, {cores} cores, which the node shares with its clients, everything on \
+             loopback. The whole run took {seconds} s, during which unrelated programs kept {others:.1} cores \
+             busy."
         ),
         facts: json!({
             "switchyard": version, "cores": cores, "seconds": seconds, "other_programs_cores": report::rounded(others),

@@ -186,18 +186,18 @@ fn section(runs: &[Run; 3], refused: u64) -> Section {
         name: "swaps",
         title: "Changing a plugin under load",
         how: format!(
-            "{} messages a second to a governed room of {MEMBERS} members, each with a filter of its own; a version of the \
-             plugin lets a message through to every second member, and which these are tells the version, so that a message \
-             decided by both would show. {ROUNDS} rounds of {} s without and with swaps in turn, one each {} ms; a swap \
-             compiles all {MEMBERS} filters on a new instance before it takes over. The last row sends files that have to be \
-             compiled. Times are from when a message was due until a member had it; a \
-             thread of this process that sleeps was woken late by as much as the last column says.",
+            "{} messages a second to a governed room of {MEMBERS} members, each with a filter of its own. Each \
+             version of the plugin passes a message to another half of the members, so a message decided by two \
+             versions would show. {ROUNDS} rounds of {} s, without and with swaps in turn, one swap every {} ms; \
+             a swap compiles all {MEMBERS} filters on a new instance before it becomes active. The last row \
+             uploads files that must be compiled. Times run from when a message was due until a member has it. A \
+             sleeping thread of this process was woken late by the time in the last column.",
             1.0 / MESSAGE_INTERVAL.as_secs_f64(),
             (MESSAGE_INTERVAL * MESSAGES as u32).as_secs(),
             SWAP_INTERVAL.as_millis(),
         ),
         columns: vec![
-            "swaps by",
+            "swapped by",
             "swaps",
             "deliveries a second",
             "messages of A / of B",
