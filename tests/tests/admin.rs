@@ -195,3 +195,36 @@ async fn every_error_is_the_error_object() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// A call that ignored a misspelt parameter would do something else than it was asked for: `?two=` instead of `?to=`
+/// rolled a plugin back to another version.
+#[tokio::test]
+async fn unknown_and_invalid_parameters_are_named() {
+    let server = Server::start("").await;
+    Client::connect(&server).await.publish("prices", json!(1)).await;
+    for (method, path, body, text) in [
+        ("GET", "/v1/rooms?limt=5", "", "unknown field `limt`"),
+        ("GET", "/v1/rooms?limit=many", "", "limit: expected an integer that is not negative, got 'many'"),
+        ("GET", "/v1/rooms/prices/history?ofset=1", "", "unknown field `ofset`"),
+        (
+            "GET",
+            "/v1/rooms/prices?limit=1",
+            "",
+            "GET /v1/rooms/{room} has no query parameters, got 'limit=1'",
+        ),
+        (
+            "GET",
+            "/v1/rooms/prices/messages/x/receipt",
+            "",
+            "offset: expected an integer that is not negative, got 'x'",
+        ),
+        ("POST", "/v1/plugins/prices/rollback?two=ab", "", "unknown field `two`"),
+        ("POST", "/v1/plugins/prices/shadow/promote?to=ab", "", "has no query parameters, got 'to=ab'"),
+        ("POST", "/v1/broadcast", r#"{"room":"prices","data":1}"#, "takes no room, got \"prices\""),
+    ] {
+        let (status, answer) = server.call(method, path, Some(KEY), body).await;
+        let error: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains(text), "{method} {path}: {status} {answer}");
+    }
+}

@@ -12,6 +12,7 @@ mod listener;
 mod messages;
 mod metrics;
 mod plugins;
+mod query;
 mod rooms;
 mod status;
 mod timed_stream;

@@ -115,7 +115,10 @@ impl Keys {
         let same = |key: &&Arc<Key>| bool::from(key.digest.as_bytes().ct_eq(digest.as_bytes()));
         let found = self.by_prefix.get(&digest.as_bytes()[..8]).and_then(|keys| keys.iter().find(same));
         let Some(key) = found else {
-            return Err(Refusal::new(ErrorCode::InvalidKey, "unknown key; present a configured key"));
+            return Err(Refusal::new(
+                ErrorCode::InvalidKey,
+                "unknown API key; check it, or ask the operator of the server for one",
+            ));
         };
         key.check_expiry(unix_ms())?;
         Ok(key.clone())

@@ -114,11 +114,14 @@ impl VersionHistory {
         self.versions[active + 1..].iter().find(|release| release.withdrawn.is_none())
     }
 
-    /// The stored version whose SHA-256 starts with `digest`, if there is exactly one. An empty `digest`
-    /// finds nothing.
-    pub fn find(&self, digest: &str) -> Option<&Release> {
-        let mut found = self.versions.iter().filter(|release| release.sha256.starts_with(digest));
-        found.next().filter(|_| found.next().is_none() && !digest.is_empty())
+    /// The stored version with this SHA-256.
+    pub fn find(&self, sha256: &str) -> Option<&Release> {
+        self.versions.iter().find(|release| release.sha256 == sha256)
+    }
+
+    /// The stored versions whose SHA-256 starts with `digest`.
+    pub fn find_by_prefix(&self, digest: &str) -> Vec<&Release> {
+        self.versions.iter().filter(|release| release.sha256.starts_with(digest)).collect()
     }
 
     /// Whether this version was ever loaded, as far as that is remembered.
@@ -167,9 +170,9 @@ pub(crate) mod tests {
     fn a_rollback_passes_over_withdrawn_versions() {
         let history = loaded(&["a", "b"]).roll_back_to("a", Some("it panicked")).activate(release("c")).0;
         assert_eq!(before(&history), Some("a"));
-        assert_eq!(history.find("b").unwrap().withdrawn.as_deref(), Some("it panicked"));
+        assert_eq!(history.find_by_prefix("b")[0].withdrawn.as_deref(), Some("it panicked"));
         // Loading it again gives it another chance.
-        assert_eq!(history.activate(release("b")).0.find("b").unwrap().withdrawn, None);
+        assert_eq!(history.activate(release("b")).0.find_by_prefix("b")[0].withdrawn, None);
     }
 
     #[test]
@@ -177,7 +180,7 @@ pub(crate) mod tests {
         let history = loaded(&["a", "b", "c", "d", "e"]);
         let (history, dropped) = history.activate(release("f"));
         assert_eq!((dropped, history.versions.len()), (vec!["a".to_owned()], MAX_STORED_VERSIONS));
-        assert!(history.has_seen("a") && history.find("a").is_none() && !history.has_seen("x"));
+        assert!(history.has_seen("a") && history.find_by_prefix("a").is_empty() && !history.has_seen("x"));
         let (history, dropped) = history.activate(release("c"));
         assert_eq!((dropped, history.active().unwrap().sha256.as_str()), (vec![], "c"));
     }
@@ -185,7 +188,10 @@ pub(crate) mod tests {
     #[test]
     fn a_version_is_found_by_a_prefix_of_its_digest() {
         let history = loaded(&["abc", "abd", "e"]);
-        assert_eq!(history.find("abd").map(|release| &*release.sha256), Some("abd"));
-        assert!(history.find("ab").is_none() && history.find("").is_none() && history.find("x").is_none());
+        let found = |prefix| {
+            history.find_by_prefix(prefix).iter().map(|release| &*release.sha256).collect::<Vec<_>>()
+        };
+        assert_eq!(found("abd"), ["abd"]);
+        assert_eq!((found("ab").len(), found("x").len()), (2, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     MAX_EVENT_BYTES, MAX_KEY_BYTES, RequestFields,
-    fields::{object, required, string},
+    fields::{clip, object, required, string},
     room,
 };
 use crate::{
@@ -44,13 +44,18 @@ pub fn parse_publish(raw: &RawValue) -> Result<Publish<'_>, Refusal> {
     }
 }
 
-/// Parses a message of an HTTP request that names no room, because the path does.
+/// Parses a message of an HTTP request that must not name a room, because the path does.
 ///
 /// # Errors
 ///
 /// Those of [`parse_publish`].
 pub fn parse_publish_to<'a>(room: &'static str, raw: &'a RawValue) -> Result<Publish<'a>, Refusal> {
-    match object(raw.get()) {
+    match object::<RequestFields>(raw.get()) {
+        Ok(RequestFields { room: Some(named), .. }) => {
+            let message =
+                format!("this call publishes to '{room}' and takes no room, got {}", clip(named.get()));
+            Err(Refusal::invalid(message))
+        }
         Ok(fields) => publish(&fields, Cow::Borrowed(room)),
         Err(_) => Err(Refusal::invalid(r#"a message must be an object {"event","data","key"}"#)),
     }

@@ -3,14 +3,12 @@
 use super::{
     Status,
     call_limiter::{CallLimiter, CallPermit},
+    query,
 };
 use crate::{http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services};
 use axum::{
     Json,
-    extract::{
-        FromRequestParts,
-        rejection::{PathRejection, QueryRejection},
-    },
+    extract::{FromRequestParts, rejection::PathRejection},
     http::request::Parts,
     response::{IntoResponse, Response},
 };
@@ -50,6 +48,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
             return Err(Refusal::new(ErrorCode::AuthRequired, message).into());
         };
         let key = api.services.keys.load().authenticate(key)?;
+        query::check_no_query(parts)?;
         let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
         Ok(Self { key, share, _permit: permit })
@@ -74,18 +73,11 @@ impl From<Refusal> for ApiError {
     }
 }
 
-/// Errors of axum's extractors have the same form as all other errors.
-macro_rules! invalid_request {
-    ($($rejection:ty),*) => {$(
-        impl From<$rejection> for ApiError {
-            fn from(rejection: $rejection) -> Self {
-                Self(Refusal::invalid(rejection.body_text()))
-            }
-        }
-    )*};
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self(Refusal::invalid(rejection.body_text()))
+    }
 }
-
-invalid_request!(QueryRejection, PathRejection);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -97,10 +89,12 @@ pub(super) type ApiResult<T> = Result<Json<T>, ApiError>;
 
 /// `?after=CURSOR&limit=N`
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
     #[serde(default)]
     pub after: String,
-    limit: Option<usize>,
+    #[serde(default, deserialize_with = "query::number")]
+    limit: Option<u64>,
 }
 
 /// Number of entries of a page without `limit`.
@@ -110,14 +104,14 @@ const MAX_PAGE_ENTRIES: usize = 1000;
 
 impl PageQuery {
     pub(super) fn limit(&self) -> Result<usize, Refusal> {
-        check_limit(self.limit.unwrap_or(DEFAULT_PAGE_ENTRIES), MAX_PAGE_ENTRIES)
+        check_limit(self.limit.unwrap_or(DEFAULT_PAGE_ENTRIES as u64), MAX_PAGE_ENTRIES)
     }
 }
 
 /// The limit of a list, which must be between 1 and `max`.
-pub(super) fn check_limit(limit: usize, max: usize) -> Result<usize, Refusal> {
-    match (1..=max).contains(&limit) {
-        true => Ok(limit),
+pub(super) fn check_limit(limit: u64, max: usize) -> Result<usize, Refusal> {
+    match (1..=max as u64).contains(&limit) {
+        true => Ok(limit as usize),
         false => Err(Refusal::invalid(format!("limit must be between 1 and {max}, got {limit}"))),
     }
 }

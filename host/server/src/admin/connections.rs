@@ -1,13 +1,13 @@
 //! The calls `/v1/connections…`. Sees only the connections of this node.
 
-use super::api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found};
+use super::{
+    api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found},
+    query::Query,
+};
 use crate::hub::Connection;
 use axum::{
     Json,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
+    extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
 };
 use serde::Serialize;
@@ -48,7 +48,7 @@ fn view(connection: &Arc<Connection>) -> ConnectionView {
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    query: Result<Query<PageQuery>, QueryRejection>,
+    query: Result<Query<PageQuery>, ApiError>,
 ) -> ApiResult<ConnectionList> {
     caller.require(Scope::Admin, "see connections")?;
     let Query(query) = query?;

@@ -5,16 +5,14 @@ use super::{
     api::{Api, ApiError, ApiResult, Caller},
     body::UnreadBody,
     messages::max_body_bytes,
+    query::Query,
 };
 use crate::rollout::{
     AUDIT_TARGET, Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
 };
 use axum::{
     Json,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
+    extract::{Path, State, rejection::PathRejection},
     http::HeaderMap,
 };
 use serde::{Deserialize, Serialize};
@@ -90,6 +88,7 @@ fn signature(headers: &HeaderMap) -> Option<String> {
 
 /// `?to=SHA256`
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RollbackQuery {
     /// The start of the SHA-256 of the version.
     to: Option<String>,
@@ -100,7 +99,7 @@ pub(super) async fn rollback(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: NamePath,
-    query: Result<Query<RollbackQuery>, QueryRejection>,
+    query: Result<Query<RollbackQuery>, ApiError>,
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());

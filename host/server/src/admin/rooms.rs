@@ -1,15 +1,13 @@
 //! The calls `GET /v1/rooms…`. Changes no room.
 
-use super::api::{
-    Api, ApiError, ApiResult, Caller, PageQuery, check_limit, json_response, next_cursor, not_found,
+use super::{
+    api::{Api, ApiError, ApiResult, Caller, PageQuery, check_limit, json_response, next_cursor, not_found},
+    query::{self, Query},
 };
 use crate::hub::unavailable;
 use axum::{
     Json,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
+    extract::{Path, State, rejection::PathRejection},
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -46,7 +44,7 @@ fn view(api: &Api, summary: RoomSummary) -> RoomView {
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    query: Result<Query<PageQuery>, QueryRejection>,
+    query: Result<Query<PageQuery>, ApiError>,
 ) -> ApiResult<RoomList> {
     caller.require(Scope::Admin, "see rooms")?;
     let Query(query) = query?;
@@ -72,23 +70,26 @@ pub(super) async fn show(
 
 /// `?epoch=E&offset=N&limit=L`
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct HistoryQuery {
     epoch: Option<Arc<str>>,
+    #[serde(default, deserialize_with = "query::number")]
     offset: Option<u64>,
-    limit: Option<usize>,
+    #[serde(default, deserialize_with = "query::number")]
+    limit: Option<u64>,
 }
 
 pub(super) async fn history(
     State(api): State<Arc<Api>>,
     caller: Caller,
     room: Result<Path<String>, PathRejection>,
-    query: Result<Query<HistoryQuery>, QueryRejection>,
+    query: Result<Query<HistoryQuery>, ApiError>,
 ) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
     let Query(HistoryQuery { epoch, offset, limit }) = query?;
-    let limit = check_limit(limit.unwrap_or(DEFAULT_HISTORY_MESSAGES), MAX_HISTORY_MESSAGES)?;
+    let limit = check_limit(limit.unwrap_or(DEFAULT_HISTORY_MESSAGES as u64), MAX_HISTORY_MESSAGES)?;
     let since = match (epoch, offset) {
         (Some(epoch), Some(offset)) => Some(Position { epoch, offset }),
         (None, None) => None,
@@ -107,11 +108,13 @@ pub(super) async fn history(
 pub(super) async fn receipt(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    path: Result<Path<(String, u64)>, PathRejection>,
+    path: Result<Path<(String, String)>, PathRejection>,
 ) -> ApiResult<Receipt> {
     caller.require(Scope::Publish, "see receipts")?;
     let Path((room, offset)) = path?;
     let room = RoomName::parse(&room)?;
+    let offset =
+        query::parse_number(&offset).map_err(|reason| Refusal::invalid(format!("offset: {reason}")))?;
     let receipt = api.services.hub.store.rooms.receipt(&room, offset).await.map_err(unavailable)?;
     let missing = || not_found(format!("room '{}' has no message {offset}", &*room));
     Ok(Json(receipt.ok_or_else(missing)?))

@@ -39,11 +39,13 @@ impl Rollout {
             None => history
                 .previous()
                 .ok_or_else(|| format!("plugin '{name}' has no earlier version to roll back to")),
-            Some(prefix) => history.find(prefix).ok_or_else(|| {
-                format!(
-                    "plugin '{name}' does not have exactly one version whose SHA-256 begins with '{prefix}'"
-                )
-            }),
+            Some(prefix) => match history.find_by_prefix(prefix)[..] {
+                [release] => Ok(release),
+                [] => Err(format!("plugin '{name}' has no version whose SHA-256 begins with '{prefix}'")),
+                [..] => Err(format!(
+                    "plugin '{name}' has several versions whose SHA-256 begins with '{prefix}'; give more digits"
+                )),
+            },
         };
         let target = target.map_err(conflict)?.sha256.clone();
         let config = slot.config.load_full();

@@ -161,7 +161,10 @@ impl SessionState {
             }
             let SubscribeOptions { filter, since } = terms?;
             if room.kind() != RoomKind::Ordinary {
-                let message = format!("room '{}' is joined automatically; do not subscribe to it", &*room);
+                let message = match self.resolve(&room) {
+                    Some(_) => format!("room '{}' is joined automatically; do not subscribe to it", &*room),
+                    None => format!("room '{}' is the inbox of another principal", &*room),
+                };
                 return Err(Refusal::new(ErrorCode::Forbidden, message));
             }
             let limit = self.rooms_limit as usize;
@@ -181,9 +184,12 @@ impl SessionState {
 
     fn leaving(&self, name: &str) -> Result<RoomName, Box<reply::RoomResult>> {
         let room = RoomName::parse(name).and_then(|room| match room.kind() {
-            RoomKind::Ordinary => self.joined(name, "unsubscribe"),
+            RoomKind::Ordinary => self.joined(name, "unsubscribe from"),
             _ => {
-                let message = format!("room '{name}' is joined automatically and cannot be left");
+                let message = match self.resolve(&room) {
+                    Some(_) => format!("room '{name}' is joined automatically and cannot be left"),
+                    None => format!("room '{name}' is the inbox of another principal"),
+                };
                 Err(Refusal::new(ErrorCode::Forbidden, message))
             }
         });
@@ -197,12 +203,13 @@ impl SessionState {
         acks.into_iter().map(joined).collect()
     }
 
-    /// The canonical name of a room that this connection must be in. `what` says what only members may do.
-    fn joined(&self, name: &str, what: &str) -> Result<RoomName, Refusal> {
+    /// The canonical name of a room that this connection must be in. `action` completes the
+    /// error message "cannot … room 'a'".
+    fn joined(&self, name: &str, action: &str) -> Result<RoomName, Refusal> {
         RoomName::parse(name)?;
         let known = RoomName::parse(name).ok().and_then(|room| self.resolve(&room));
         known.ok_or_else(|| {
-            let message = format!("only members may {what} room '{name}'; subscribe to it first");
+            let message = format!("cannot {action} room '{name}': you are not subscribed to it");
             Refusal::new(ErrorCode::NotSubscribed, message)
         })
     }
