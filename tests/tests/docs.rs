@@ -158,3 +158,62 @@ fn heading(line: &str) -> Option<String> {
     let plain = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     Some(plain.map(|c| if c == ' ' { '-' } else { c }).collect())
 }
+
+/// A path such as `plugin/governor.rs` is in the folder `src` of that crate, and without a crate in `server`.
+#[test]
+fn every_source_file_that_a_document_names_exists() {
+    let mut missing = vec![];
+    for name in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = document(name);
+        let quoted = text.split('`').skip(1).step_by(2);
+        for path in quoted.filter(|path| path.ends_with(".rs") || path.ends_with(".lua")) {
+            let (first, rest) = path.split_once('/').unwrap_or(("", path));
+            let host = root().join("host");
+            let places = [
+                root().join(path),
+                host.join(first).join("src").join(rest),
+                host.join("server/src").join(path),
+            ];
+            if !places.iter().any(|place| place.is_file()) {
+                missing.push(format!("{name}: {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The functions through which a message and a subscription pass, in the tables of ARCHITECTURE.md.
+#[test]
+fn every_function_of_the_walks_exists() {
+    let text = document("ARCHITECTURE.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit());
+    let functions: Vec<_> =
+        rows.filter_map(|row| row.split('`').nth(1).filter(|name| name.contains("::"))).collect();
+    assert!(functions.len() > 40, "{functions:?}");
+    let mut sources = vec![];
+    read_sources(&root().join("host"), &mut sources);
+    let is_defined = |function: &&&str| {
+        let (owner, name) = function.rsplit_once("::").expect("seen above");
+        let definition = format!("fn {name}");
+        sources.iter().any(|(path, source)| {
+            let is_of_type =
+                source.contains(&format!(" {owner} {{")) || source.contains(&format!(" {owner}<"));
+            let is_of_module = path.ends_with(&format!("{owner}.rs")) || path.contains(&format!("/{owner}/"));
+            (is_of_type || is_of_module) && source.contains(&definition)
+        })
+    };
+    let missing: Vec<_> = functions.iter().filter(|function| !is_defined(function)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn read_sources(folder: &std::path::Path, sources: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_sources(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = std::fs::read_to_string(&path).expect("a source file");
+            sources.push((path.display().to_string(), source));
+        }
+    }
+}
