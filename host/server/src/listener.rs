@@ -70,7 +70,7 @@ fn deserialize_path<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Err
     match segments.is_some_and(|segments| path == "/" || segments.split('/').all(is_segment)) {
         true => Ok(path),
         false => Err(D::Error::custom(format!(
-            "server.path: invalid path '{path}'; expected e.g. \"/v2/realtime\": a '/', then segments separated by '/'. A \
+            "server.path: invalid path '{path}'; expected something like \"/v2/realtime\": a '/', then segments separated by '/'. A \
              segment consists of letters, digits and -._~!$&'()+,;=:@, does not start with ':', and is not '.' or '..'"
         ))),
     }
@@ -215,7 +215,7 @@ mod tests {
         {
             let error = parse(path).unwrap_err().message().to_owned();
             assert!(
-                error.starts_with(&format!("server.path: invalid path '{path}'; expected e.g.")),
+                error.starts_with(&format!("server.path: invalid path '{path}'; expected something like")),
                 "{error}"
             );
         }

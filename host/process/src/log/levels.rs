@@ -25,7 +25,7 @@ pub(super) fn filter_of(text: Option<&OsStr>) -> (EnvFilter, Option<String>) {
         EnvFilter::new(directives(DEFAULT).expect("the default is valid"))
     });
     let problem = problem.map(|problem| {
-        format!(r#"{problem}; expected e.g. "warn" or "switchyard=debug"; using the default "{DEFAULT}""#)
+        format!(r#"{problem}; expected something like "warn" or "switchyard=debug"; using the default "{DEFAULT}""#)
     });
     (filter, problem)
 }
@@ -81,7 +81,7 @@ mod tests {
             assert_eq!(filter.to_string(), default);
             let problem = problem.expect("a message");
             assert!(
-                problem.starts_with("RUST_LOG") && problem.contains("expected e.g. \"warn\""),
+                problem.starts_with("RUST_LOG") && problem.contains("expected something like \"warn\""),
                 "{problem}"
             );
         }

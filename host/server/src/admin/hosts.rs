@@ -12,7 +12,7 @@ pub(super) fn deserialize_hosts<'de, D: Deserializer<'de>>(from: D) -> Result<Ve
     let name = |name: String| match name.parse::<Authority>() {
         Ok(host) if host.host() == name && !name.contains(['*', '@']) => Ok(name.to_lowercase()),
         _ => Err(D::Error::custom(format!(
-            "admin.hosts: invalid host name '{name}'; expected e.g. \"node1.example.org\", without a port"
+            "admin.hosts: invalid host name '{name}'; expected something like \"node1.example.org\", without a port"
         ))),
     };
     names.into_iter().map(name).collect()

@@ -43,7 +43,9 @@ pub struct IpNetwork {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidNetwork {
     /// It is not of the form "10.0.0.0/8", or its prefix is longer than an address.
-    #[error(r#"invalid network '{0}'; expected e.g. "10.0.0.0/8", "2001:db8::/32" or a single address"#)]
+    #[error(
+        r#"invalid network '{0}'; expected something like "10.0.0.0/8", "2001:db8::/32" or a single address"#
+    )]
     Syntax(String),
     /// Bits are set after the prefix, so it may be a typing error.
     #[error("'{text}' has bits set after its first {prefix}; the rest of a network's address is zero")]

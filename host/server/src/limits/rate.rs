@@ -14,7 +14,7 @@ pub struct Rate {
 
 /// A text that is not a rate.
 #[derive(Debug, thiserror::Error)]
-#[error(r#"invalid rate '{0}'; expected e.g. "100/s" or "20/m""#)]
+#[error(r#"invalid rate '{0}'; expected something like "100/s" or "20/m""#)]
 pub struct InvalidRate(String);
 
 impl Rate {

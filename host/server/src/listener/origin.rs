@@ -18,7 +18,9 @@ impl AllowedOrigin {
 
 /// A value in `server.origins` that is not an origin.
 #[derive(Debug, thiserror::Error)]
-#[error(r#"server.origins: invalid origin '{text}'; expected e.g. "https://app.example.org": {reason}"#)]
+#[error(
+    r#"server.origins: invalid origin '{text}'; expected something like "https://app.example.org": {reason}"#
+)]
 pub struct InvalidOrigin {
     text: String,
     reason: &'static str,
