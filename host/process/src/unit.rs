@@ -1,8 +1,11 @@
 //! Durations, sizes and addresses as the configuration and the command line spell them: "25s", "10m", "64KiB". Knows
 //! no key of the configuration.
 
-use serde::{Deserialize, Deserializer, de::Error};
-use std::{net::SocketAddr, time::Duration};
+use serde::{
+    Deserializer,
+    de::{Error, Visitor},
+};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 /// The longest duration that is accepted anywhere. Adding it to any time, or counting it in any unit, cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -13,7 +16,7 @@ const MAX_SIZE_BYTES: u64 = 4 << 30;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDuration {
     /// It is not of the form "250ms", "25s" or "1h 30m".
-    #[error(r#"invalid duration '{0}'; expected e.g. "250ms", "25s", "10m""#)]
+    #[error(r#"invalid duration '{0}'; expected something like "250ms", "25s", "10m""#)]
     Syntax(String),
     /// It uses `M`, which stands for months, and most people who write it mean minutes.
     #[error(
@@ -47,25 +50,54 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
 
 /// Reads a duration, as [`parse_duration`] does. For `#[serde(deserialize_with = …)]`.
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
+    parse_duration(&string(from, r#"a duration such as "5s""#)?).map_err(D::Error::custom)
 }
 
 /// Reads a size of at most 4 GiB, such as "64KiB" or "1MiB" (1024-based) or "64kB" (1000-based), in bytes. For
 /// `#[serde(deserialize_with = …)]`.
 pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
-    let text = String::deserialize(from)?;
+    let text = string(from, r#"a size such as "64KiB""#)?;
     match text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()) {
         Ok(size) if size <= MAX_SIZE_BYTES => Ok(size as usize),
         Ok(_) => Err(D::Error::custom(format!("'{text}' is too large: at most 4GiB"))),
-        Err(_) => Err(D::Error::custom(format!(r#"invalid size '{text}'; expected e.g. "64KiB", "1MiB""#))),
+        Err(_) => Err(D::Error::custom(format!(
+            r#"invalid size '{text}'; expected something like "64KiB", "1MiB""#
+        ))),
     }
 }
 
 /// Reads an IP address with a port, to listen on. For `#[serde(deserialize_with = …)]`.
 pub fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(from)?;
-    let invalid = || D::Error::custom(format!(r#"invalid address '{text}'; expected e.g. "127.0.0.1:8080""#));
-    text.parse().map_err(|_| invalid())
+    let text = string(from, r#"an address such as "127.0.0.1:8080""#)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            r#"invalid address '{text}'; expected an IP address, not a host name, and a port, such as "127.0.0.1:8080""#
+        ))
+    })
+}
+
+/// Reads a string. If the value has another type, the error says that `expected` was expected, such as `a duration
+/// such as "5s"`.
+///
+/// # Errors
+///
+/// If the value is not a string.
+pub fn string<'de, D: Deserializer<'de>>(from: D, expected: &'static str) -> Result<String, D::Error> {
+    struct StringVisitor(&'static str);
+
+    impl Visitor<'_> for StringVisitor {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+
+    from.deserialize_str(StringVisitor(expected))
 }
 
 #[cfg(test)]
@@ -84,12 +116,46 @@ mod tests {
             ("500000000y", "too long"),
             ("99999999999999999999y", "too long"),
             ("18446744073709551615s", "too long"),
-            ("10", "invalid duration '10'; expected e.g. \"250ms\", \"25s\", \"10m\""),
+            ("10", "invalid duration '10'; expected something like \"250ms\", \"25s\", \"10m\""),
             ("-1s", "invalid duration '-1s'"),
             ("soon", "invalid duration 'soon'"),
         ] {
             let error = parse_duration(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_told_what_it_should_be() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(default)]
+        struct Values {
+            #[serde(deserialize_with = "duration")]
+            duration: Duration,
+            #[serde(deserialize_with = "size")]
+            size: usize,
+            #[serde(deserialize_with = "address")]
+            address: SocketAddr,
+        }
+        impl Default for Values {
+            fn default() -> Self {
+                Self { duration: Duration::ZERO, size: 0, address: ([127, 0, 0, 1], 1).into() }
+            }
+        }
+        let values: Values =
+            toml::from_str("duration = \"5s\"\nsize = \"1KiB\"\naddress = \"[::1]:80\"").unwrap();
+        assert_eq!((values.duration, values.size, values.address.port()), (Duration::from_secs(5), 1024, 80));
+        for (text, expected) in [
+            ("duration = 5", r#"invalid type: integer `5`, expected a duration such as "5s""#),
+            ("size = 5", r#"invalid type: integer `5`, expected a size such as "64KiB""#),
+            ("address = 5", r#"invalid type: integer `5`, expected an address such as "127.0.0.1:8080""#),
+            (
+                "address = \"localhost:8080\"",
+                "invalid address 'localhost:8080'; expected an IP address, not a host name, and a port, such as ",
+            ),
+        ] {
+            let error = toml::from_str::<Values>(text).unwrap_err();
+            assert!(error.message().starts_with(expected), "{text}: {error}");
         }
     }
 }

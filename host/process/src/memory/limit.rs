@@ -1,6 +1,7 @@
 //! How much memory the node may keep, as configured. Does not count what it keeps.
 
 use super::available::available_bytes;
+use crate::unit;
 use serde::{Deserialize, Deserializer, de::Error};
 
 /// The section `[memory]` of the configuration.
@@ -31,9 +32,9 @@ impl Default for MemoryLimit {
 
 impl<'de> Deserialize<'de> for MemoryLimit {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
+        let text = unit::string(from, r#"a limit such as "60%" or "2GiB""#)?;
         let invalid = || {
-            let expected = r#"at least 1MiB, e.g. "2GiB", or 1% to 100% of the available memory"#;
+            let expected = r#"at least 1MiB, such as "2GiB", or 1% to 100% of the available memory"#;
             D::Error::custom(format!("invalid limit '{text}'; expected {expected}"))
         };
         if let Some(percent) = text.strip_suffix('%') {

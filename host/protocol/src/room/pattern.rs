@@ -11,27 +11,33 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String")]
 pub struct RoomPattern(String);
 
-/// A text that is not a [`RoomPattern`].
+/// Why a text is not a [`RoomPattern`]. Holds the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid room pattern '{pattern}'; expected a room name in which '*' ends a part or '**' ends the pattern"
-)]
-pub struct InvalidRoomPattern {
-    /// The text.
-    pub pattern: String,
+pub enum InvalidRoomPattern {
+    /// It is the name of an inbox, which no plugin governs.
+    #[error("invalid room pattern '{0}'; a plugin cannot govern inboxes")]
+    Inbox(String),
+    /// It is not a room name with `*` or `**` in the right place.
+    #[error(
+        "invalid room pattern '{0}'; expected a room name in which '*' ends a part or '**' ends the pattern"
+    )]
+    Syntax(String),
 }
 
 impl TryFrom<String> for RoomPattern {
     type Error = InvalidRoomPattern;
 
     fn try_from(text: String) -> Result<Self, InvalidRoomPattern> {
+        if text.starts_with('@') {
+            return Err(InvalidRoomPattern::Inbox(text));
+        }
         let open = text.strip_suffix("**").unwrap_or(&text);
         for (n, part) in open.split(':').enumerate() {
             let last_is_open = open.len() < text.len() && n == open.matches(':').count();
             let literal = part.strip_suffix('*').unwrap_or(part);
             let is_ambiguous = last_is_open && part.ends_with('*');
             if is_ambiguous || !literal.chars().all(is_name_char) || (part.is_empty() && !last_is_open) {
-                return Err(InvalidRoomPattern { pattern: text });
+                return Err(InvalidRoomPattern::Syntax(text));
             }
         }
         Ok(Self(text))
@@ -77,5 +83,7 @@ mod tests {
         for bad in ["", "a::b", "a*b", "**:a", "a:", "a b", "***"] {
             assert!(RoomPattern::try_from(bad.to_owned()).is_err(), "{bad}");
         }
+        let error = RoomPattern::try_from("@acme".to_owned()).unwrap_err().to_string();
+        assert_eq!(error, "invalid room pattern '@acme'; a plugin cannot govern inboxes");
     }
 }
