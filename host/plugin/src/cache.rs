@@ -100,7 +100,7 @@ pub enum CacheError {
         user: u32,
     },
     /// It cannot be created or written to.
-    #[error("{0}")]
+    #[error(transparent)]
     Unwritable(#[from] io::Error),
 }
 

@@ -65,7 +65,7 @@ impl From<&Metadata> for FileStamp {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system reports an error.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// It is not a regular file but, for example, `a folder`.
     #[error("expected a regular file, found {0}")]
