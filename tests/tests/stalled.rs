@@ -32,7 +32,8 @@ async fn stalled() -> Option<(Node, Stall)> {
     if !Stall::is_possible().await {
         return None;
     }
-    let more: String = ["one", "two", "three"].map(|key| Server::key(key, key, "[]", "")).concat();
+    let more: String =
+        ["one", "two", "three"].map(|key| Server::key(key, key, r#"["subscribe"]"#, "")).concat();
     let plugin = "[[plugin]]\nname = \"thresholds\"\nfile = \"far/plugin.wasm\"\nrooms = [\"tvl\"]\n";
     let folder = Node::folder("memory", &(more + plugin));
     let far = folder.path().join("far");
@@ -108,7 +109,7 @@ async fn a_plugin_that_moves_off_a_stalled_file_system_is_watched() {
     let near = node.place().join("near.wasm");
     fs::write(&near, "no Wasm").expect("a file");
     let text = configuration(&node).replace("far/plugin.wasm", "near.wasm");
-    reconfigure(&node, text + &Server::key("sk_new", "new", "[]", ""));
+    reconfigure(&node, text + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
     eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
     // The node could not watch the new file, and does so as soon as the file system answers.
     eventually("a word", async || node.log().contains("a file system does not answer").then_some(())).await;

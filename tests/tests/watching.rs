@@ -65,7 +65,7 @@ async fn a_missing_folder_does_not_prevent_watching_others() {
     let node = Node::start("memory", &plugin("later/plugin.wasm")).await;
     assert_eq!(version(&node).await, "failed");
     let file = node.place().join("switchyard.toml");
-    replace(&file, configuration(&node) + &Server::key("sk_new", "new", "[]", ""));
+    replace(&file, configuration(&node) + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
     takes(&node, "sk_new").await;
     fs::create_dir(node.place().join("later")).expect("a folder");
     fs::write(node.place().join("later/plugin.wasm"), code(1)).expect("a file");
@@ -124,7 +124,7 @@ async fn the_target_of_a_link_is_watched() {
     fs::rename(&file, &real).expect("one step");
     symlink("real/s.toml", &file).expect("a link");
     let node = Node::start_in(folder).await;
-    let more = |n: u8| configuration(&node) + &Server::key(&format!("sk_{n}"), "new", "[]", "");
+    let more = |n: u8| configuration(&node) + &Server::key(&format!("sk_{n}"), "new", r#"["subscribe"]"#, "");
     fs::write(&real, more(1)).expect("a file, in place");
     takes(&node, "sk_1").await;
     replace(&real, more(2));

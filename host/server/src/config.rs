@@ -98,16 +98,16 @@ impl Config {
             None => file.display().to_string(),
         };
         let config: Self = toml::from_str(text).map_err(|error| {
-            let mut message = error::translate(error.message());
-            let key = error.span().map(|span| location::key_at(text, span.start)).unwrap_or_default();
+            let (key, mut message) = error::describe(text, &error);
             // Many messages name the key already.
             if !key.is_empty() && !message.contains(&key) {
                 message = format!("{key}: {message}");
             }
             ConfigError::content(locate(error.span()), &message)
         })?;
+        let written = |name: &str| check::find_written(&toml::from_str(text).ok()?, name);
         config
-            .check()
+            .check(&written)
             .map_err(|error| ConfigError::content(locate(Some(error.location.find(text))), &error.message))?;
         let mut config = overrides::apply_overrides(config, text, environment)?;
         config.copy_trust_to_plugins();
@@ -194,7 +194,7 @@ mod tests {
         [[plugin]]
         name = "dydx"
         file = "dydx.wasm"
-        sha256 = "00"
+        sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
         rooms = ["dydx:*", "trades"]
         config = { max_depth = 50 }
         on_failure = "deny"
@@ -216,6 +216,22 @@ mod tests {
         assert_eq!(parse("", &[]).unwrap(), Config::default());
     }
 
+    fn one_key(digest: &str) -> String {
+        format!("[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = [\"publish\"]\n")
+    }
+
+    #[test]
+    fn an_expired_key_is_a_warning() {
+        let key = one_key(&"0".repeat(64));
+        let expired = parse(&format!("{key}expires = 2020-01-01T00:00:00Z\n"), &[]).unwrap();
+        let expected = "key.expires: a key of principal 'a' expired at 2020-01-01T00:00:00Z: remove its [[key]] section, or \
+                        set a later time";
+        assert_eq!(expired.warnings(None), [expected]);
+        assert!(
+            parse(&format!("{key}expires = 2999-01-01T00:00:00Z\n"), &[]).unwrap().warnings(None).is_empty()
+        );
+    }
+
     #[test]
     fn an_error_names_the_line_the_key_and_what_is_expected() {
         let digest = "0".repeat(64);
@@ -227,7 +243,7 @@ mod tests {
             ),
             (
                 "[session]\nttl = \"2 moons\"",
-                "s.toml:2: session.ttl: invalid duration '2 moons'; expected e.g.",
+                "s.toml:2: session.ttl: invalid duration '2 moons'; expected something like",
             ),
             (
                 "[rooms]\nungoverned = \"ajar\"",
@@ -250,7 +266,7 @@ mod tests {
             ),
             (
                 "[rooms]\nhistory = { bytes = \"a lot\" }",
-                "s.toml:2: rooms.history.bytes: invalid size 'a lot'; expected e.g.",
+                "s.toml:2: rooms.history.bytes: invalid size 'a lot'; expected something like",
             ),
             ("x = [", "s.toml:1:"),
             (
@@ -263,11 +279,79 @@ mod tests {
             ),
             (
                 "[limits.address]\nfailures = \"20/h\"",
-                "s.toml:2: limits.address.failures: invalid rate '20/h'; expected e.g.",
+                "s.toml:2: limits.address.failures: invalid rate '20/h'; expected something like",
             ),
             (
                 "[signatures]\nkeys = [\"ed25519:AAAA\"]",
                 "s.toml:2: signatures.keys: a trusted key must be 'ed25519:' and 32 bytes",
+            ),
+            ("[session]\nttl = \"1000d\"", "s.toml:2: session.ttl must be between 1ms and 1year, got 1000d"),
+            (
+                "session = { heartbeat = { interval = \"48h\" } }",
+                "s.toml:1: session.heartbeat.interval must be between 1ms and 1day, got 48h",
+            ),
+            (
+                "[server]\ndrain_delay = 5",
+                "s.toml:2: server.drain_delay: invalid type: integer `5`, expected a duration such as \"5s\"",
+            ),
+            (
+                "[server]\nframe = 5",
+                "s.toml:2: server.frame: invalid type: integer `5`, expected a size such as \"64KiB\"",
+            ),
+            (
+                "[memory]\nlimit = 5",
+                "s.toml:2: memory.limit: invalid type: integer `5`, expected a limit such as \"60%\" or",
+            ),
+            (
+                "[server]\nlisten = \"localhost:8080\"",
+                "s.toml:2: server.listen: invalid address 'localhost:8080'; expected an IP address, not a host name,",
+            ),
+            ("[server]\n[[key]]\nprincipal = \"a\"", "s.toml:2: key.digest is missing"),
+            ("[server]\ntls = { certificate = \"cert.pem\" }", "s.toml:2: server.tls.key is missing"),
+            ("[server]\n[plugin]\nname = \"a\"", "s.toml:2: plugin: write [[plugin]], not [plugin]"),
+            ("[key]\nprincipal = \"a\"", "s.toml:1: key: write [[key]], not [key]"),
+            ("[[server]]\nframe = \"1KiB\"", "s.toml:1: server: write [server], not [[server]]"),
+            (
+                "[tier]\nconnections = 5",
+                "s.toml:2: tier: write [tier.NAME], such as [tier.default], not [tier]",
+            ),
+            (
+                "[[tier]]\nrooms = 5",
+                "s.toml:1: tier: write [tier.NAME], such as [tier.default], not [[tier]]",
+            ),
+            ("[sever]\nframe = \"1KiB\"", "s.toml:1: unknown key `sever`, expected one of"),
+            ("[cache]\nfolder = \"\"", "s.toml:2: cache.folder is empty; name a directory"),
+            (
+                "[tier.pro]\nrooms = 0",
+                "s.toml:2: tier.pro.rooms: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            (
+                "[tier.pro]\nconnections = 0",
+                "s.toml:2: tier.pro.connections: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            (
+                &format!("[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []"),
+                "s.toml:4: key.scopes is empty; list at least one of subscribe,",
+            ),
+            (
+                &[one_key(&digest), one_key(&digest)].concat(),
+                "s.toml:6: key.digest: this key of principal 'a' is listed twice; remove one of the two [[key]] sections",
+            ),
+            (
+                "[[plugin]]\nname = \"p\"\nfile = \"p\"\nrooms = []",
+                "s.toml:4: plugin.rooms is empty; list at least one pattern such as \"prices\"",
+            ),
+            (
+                "[[plugin]]\nname = \"p\"\nfile = \"p\"\nrooms = [\"@acme\"]",
+                "s.toml:4: plugin.rooms: invalid room pattern '@acme'; a plugin cannot govern inboxes",
+            ),
+            (
+                "[[plugin]]\nname = \"p\"\nfile = \"p\"\nrooms = [\"p\"]\nsha256 = \"00\"",
+                "s.toml:5: plugin.sha256: invalid digest '00'; expected 64 hexadecimal digits",
+            ),
+            (
+                "[[plugin]]\nname = \"p\"\nfile = \"p\"\nrooms = [\"p\"]\nbudget = { call = \"70s\" }",
+                "s.toml:2: plugin 'p': budget.call must be between 1ms and 1m, got 70s",
             ),
             (
                 "[signatures]\nrequire = true",
@@ -351,8 +435,8 @@ mod tests {
         assert!(error.starts_with("SWITCHYARD_SESSION__TTL: invalid duration 'soon'"), "{error}");
         for (name, value, expected) in [
             ("SERVER__PORT", "1", "unknown key `port`, expected one of `listen`"),
-            ("SESSION__TTL", "7", "invalid type: integer `7`, expected a string"),
-            ("SESSION__TTL", "2y", "session.ttl must be between 1ms and 1year, got 2years"),
+            ("SESSION__TTL", "7", "invalid type: integer `7`, expected a duration such as \"5s\""),
+            ("SESSION__TTL", "2y", "session.ttl must be between 1ms and 1year, got 2y"),
             ("SESSION__TTL__UNIT", "1", "'ttl' is not a section of the configuration"),
             ("KEY__DIGEST", "1", "[[key]] is a list of tables, which can only be set in the file"),
         ] {

@@ -20,7 +20,7 @@ async fn a_valid_configuration_passes() {
     let text = format!(
         "{}\n[tier.pro]\nconnections = 25\nrooms = 100\n{}{}{}",
         Server::keys(),
-        Server::key("sk_pro", "pro", "[]", "tier = \"pro\"\nexpires = 2027-01-01T00:00:00Z"),
+        Server::key("sk_pro", "pro", r#"["subscribe"]"#, "tier = \"pro\"\nexpires = 2027-01-01T00:00:00Z"),
         plugin(
             "dydx",
             Path::new("orderbook.wasm"),
@@ -45,8 +45,9 @@ async fn errors_are_reported_with_their_line() {
     fs::write(folder.join("cut.wasm"), &fs::read(guest("orderbook")).expect("a guest")[..9000])
         .expect("a file");
     let good = guest("orderbook");
-    let key =
-        |line: &str| format!("\n\n[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a\"\nscopes = []\n{line}");
+    let key = |line: &str| {
+        format!("\n\n[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a\"\nscopes = [\"publish\"]\n{line}")
+    };
     let cases = [
         // What is wrong, the first and last possible line, and what the report must contain.
         ("\n[server]\nlsten = \"127.0.0.1:0\"".to_owned(), 3..=3, "`listen`"),
@@ -72,6 +73,16 @@ async fn errors_are_reported_with_their_line() {
         ),
         (format!("[[key]]\ndigest = \"{DIGEST}\"\nscopes = []"), 1..=3, "principal"),
         ("[tier.pro]\nconnections = \"many\"".into(), 2..=2, "expected"),
+        (
+            format!("[[key]]\ndigest = \"{DIGEST}\"\nprincipal = \"a\"\nscopes = []"),
+            4..=4,
+            "key.scopes is empty",
+        ),
+        (key("") + &key(""), 10..=10, "key.digest: this key of principal 'a' is listed twice"),
+        ("[tier.pro]\nrooms = 0".into(), 2..=2, "at least 1"),
+        ("[tier.pro]\nconnections = 0".into(), 2..=2, "at least 1"),
+        ("[cache]\nfolder = \"\"".into(), 2..=2, "cache.folder is empty"),
+        ("\n[plugin]\nname = \"x\"".into(), 2..=2, "write [[plugin]], not [plugin]"),
         // Errors that only the whole configuration shows.
         ("\n[server]\npath = \"socket\"".into(), 2..=3, "/v2/realtime"),
         ("\n\n[session]\nmessage = \"1MiB\"".into(), 3..=4, "session.outbox"),
@@ -102,7 +113,7 @@ async fn errors_are_reported_with_their_line() {
             2..=2,
             "session.ttl: '500000000y' is too long: at most 100 years",
         ),
-        ("[session]\nttl = \"2y\"".into(), 2..=2, "session.ttl must be between 1ms and 1year, got 2years"),
+        ("[session]\nttl = \"2y\"".into(), 2..=2, "session.ttl must be between 1ms and 1year, got 2y"),
         ("[session]\nttl = \"0s\"".into(), 2..=2, "session.ttl must be between 1ms and 1year, got 0s"),
         (
             "[session]\nauthenticate = \"0s\"".into(),
@@ -147,6 +158,9 @@ async fn errors_are_reported_with_their_line() {
         (plugin("x", &good, "on_failure = \"ignore\""), 5..=5, "`deny`"),
         (plugin("x", &good, "") + &plugin("x", &good, ""), 6..=7, "two plugins"),
         (plugin("x", &good, "").replace("x:*", "x:*y"), 4..=4, "x:*y"),
+        (plugin("x", &good, "").replace("x:*", "@x"), 4..=4, "a plugin cannot govern inboxes"),
+        (plugin("x", &good, "").replace("\"x:*\"", ""), 4..=4, "plugin.rooms is empty"),
+        (plugin("x", &good, "sha256 = \"00\""), 5..=5, "expected 64 hexadecimal digits"),
     ];
     let mut wrong = vec![];
     for (text, lines, names) in cases {

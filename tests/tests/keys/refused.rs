@@ -75,7 +75,7 @@ async fn an_empty_or_invalid_file_changes_nothing() {
     hangup(&node, "refused").await;
     client.settled().await;
     assert!(Client::is_let_in(&node.url, READER).await);
-    replace(node.place(), good + &Server::key("sk_new", "new", "[]", ""));
+    replace(node.place(), good + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
     eventually("the next good file", async || Client::is_let_in(&node.url, "sk_new").await.then_some(()))
         .await;
     is_content(&node).await;
@@ -108,7 +108,7 @@ async fn removing_all_keys_takes_a_second_sighup() {
 
 #[tokio::test]
 async fn a_truncated_file_removes_at_most_half_of_the_keys() {
-    let more: String = ["one", "two"].map(|name| Server::key(name, name, "[]", "")).concat();
+    let more: String = ["one", "two"].map(|name| Server::key(name, name, r#"["subscribe"]"#, "")).concat();
     let node = Node::start("memory", &more).await;
     let mut client = Client::connect_at(&node.url, serde_json::json!({"auth": {"apiKey": "two"}})).await;
     let good = configuration(&node);
@@ -163,7 +163,7 @@ async fn a_truncated_file_weakens_neither_trust_nor_expiry() {
     let ends = "expires = 2099-01-01T00:00:00Z\n";
     let more = format!(
         "{}[signatures]\nkeys = [\"{signer}\"]\nrequire = true\n",
-        Server::key("sk_ends", "ends", "[]", ends)
+        Server::key("sk_ends", "ends", r#"["subscribe"]"#, ends)
     );
     let node = Node::start("memory", &more).await;
     let good = configuration(&node);
@@ -277,12 +277,12 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
     fs::write(&file, &module).expect("a file");
     is_content(&node).await;
     // A configuration that the plugin rejects counts as an error of the plugin.
-    let text = configuration(&node);
+    let (text, other) = (configuration(&node), "0".repeat(64));
     replace(
         node.place(),
-        text.replace("name = \"thresholds\"\n", "name = \"thresholds\"\nsha256 = \"00\"\n"),
+        text.replace("name = \"thresholds\"\n", &format!("name = \"thresholds\"\nsha256 = \"{other}\"\n")),
     );
-    is_told(&node, "plugin 'thresholds'", "the configuration pins 00").await;
+    is_told(&node, "plugin 'thresholds'", &format!("the configuration pins {other}")).await;
     assert_eq!(in_charge().await, good);
     replace(node.place(), text);
     hangup(&node, "refused").await;

@@ -75,7 +75,7 @@ async fn a_configuration_is_read_once_files_can_be_opened_again() {
     let file = node.place().join("switchyard.toml");
     let text = fs::read_to_string(&file).expect("a configuration");
     limit(&node.process, 3).await;
-    replace(&file, text + &Server::key("sk_new", "new", "[]", ""));
+    replace(&file, text + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
     eventually("a refusal", async || node.log().contains("all settings stay as they were").then_some(()))
         .await;
     limit(&node.process, 1000).await;

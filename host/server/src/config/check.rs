@@ -32,8 +32,25 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(31_557_600);
 /// The smallest `budget.memory`: one page of Wasm memory.
 const MIN_PLUGIN_MEMORY_BYTES: usize = 64 << 10;
+/// The length of a SHA-256 in hexadecimal.
+const DIGEST_LENGTH: usize = 64;
 /// The smallest ratio of `session.outbox` to `session.message`.
 const MIN_MESSAGES_IN_OUTBOX: usize = 4;
+
+/// Returns a string as it was written in the configuration, by the full name of its key, such as `session.ttl`. In a
+/// list, a number is the name: `plugin.0.budget.call`. `None` for a value that is not a string, or a default.
+pub(super) type Written<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Looks up what [`Written`] returns.
+pub(super) fn find_written(table: &toml::Table, name: &str) -> Option<String> {
+    let mut names = name.split('.');
+    let first = table.get(names.next()?)?;
+    let found = names.try_fold(first, |value, name| match value {
+        toml::Value::Array(list) => list.get(name.parse::<usize>().ok()?),
+        value => value.get(name),
+    })?;
+    found.as_str().map(str::to_owned)
+}
 
 /// A value with a minimum and a maximum.
 struct Bounded<T> {
@@ -47,12 +64,13 @@ struct Bounded<T> {
 }
 
 impl<T: PartialOrd + Copy> Bounded<T> {
-    fn check<D: Display>(&self, show: impl Fn(T) -> D) -> Result<(), CheckError> {
+    fn check<D: Display>(&self, written: &Written, show: impl Fn(T) -> D) -> Result<(), CheckError> {
         let Self { section, key, path, value, bounds: [min, max] } = self;
         if value >= min && value <= max {
             return Ok(());
         }
-        let [value, min, max] = [*value, *min, *max].map(show);
+        let [shown, min, max] = [*value, *min, *max].map(show);
+        let value = written(&format!("{section}.{path}")).unwrap_or_else(|| shown.to_string());
         let message = format!("{section}.{path} must be between {min} and {max}, got {value}");
         Err(CheckError::new(Location::Key(section, key), message))
     }
@@ -67,10 +85,15 @@ fn show_size(bytes: usize) -> String {
 
 impl Config {
     /// Reports the first error.
-    pub(super) fn check(&self) -> Result<(), CheckError> {
-        self.check_bounds()?;
+    pub(super) fn check(&self, written: &Written) -> Result<(), CheckError> {
+        self.check_bounds(written)?;
         self.check_keys()?;
-        self.check_plugins()?;
+        self.check_plugins(written)?;
+        if self.cache.folder.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            let message =
+                "cache.folder is empty; name a directory, or remove the key to keep no compiled plugins";
+            return Err(CheckError::new(Location::Key("cache", "folder"), message));
+        }
         if self.signatures.require && self.signatures.keys.is_empty() {
             let message = "signatures.require is true, but signatures.keys is empty, so no plugin could be loaded; add the \
                            public key that `switchyard plugin keygen` prints";
@@ -101,7 +124,7 @@ impl Config {
         Ok(())
     }
 
-    fn check_bounds(&self) -> Result<(), CheckError> {
+    fn check_bounds(&self, written: &Written) -> Result<(), CheckError> {
         let session = &self.session;
         let time = |section, key, path, value, bounds| Bounded { section, key, path, value, bounds };
         for bounded in [
@@ -118,7 +141,7 @@ impl Config {
             time("server", "drain_delay", "drain_delay", self.server.drain_delay, [Duration::ZERO, HOUR]),
             time("rooms", "history", "history.age", self.rooms.history.age, [MILLISECOND, YEAR]),
         ] {
-            bounded.check(humantime::format_duration)?;
+            bounded.check(written, humantime::format_duration)?;
         }
         let size = |section, key, value, bounds| Bounded { section, key, path: key, value, bounds };
         for bounded in [
@@ -126,11 +149,11 @@ impl Config {
             size("session", "outbox", session.outbox, [1, 1 << 30]),
             size("server", "frame", self.server.frame, [1, 64 << 20]),
         ] {
-            bounded.check(show_size)?;
+            bounded.check(written, show_size)?;
         }
         let (value, bounds) = (self.rooms.history.messages, [0, 10_000_000]);
         let messages = Bounded { section: "rooms", key: "history", path: "history.messages", value, bounds };
-        messages.check(|count| count)?;
+        messages.check(written, |count| count)?;
         Ok(())
     }
 
@@ -143,21 +166,30 @@ impl Config {
                     format!("key.tier: tier '{name}' is not configured; add a section [tier.{name}]");
                 return Err(CheckError::new(Location::Span(tier.span()), message));
             }
+            if key.scopes.is_empty() {
+                let message =
+                    "key.scopes is empty; list at least one of subscribe, publish, broadcast, admin";
+                return Err(CheckError::new(Location::Entry("key", n, "scopes"), message));
+            }
             let principal = &key.principal.0;
-            let owner = owners.insert(key.digest, principal.clone());
-            if let Some(owner) = owner.filter(|owner| owner != principal) {
-                let message = format!(
-                    "key.digest: this key already belongs to principal '{owner}'; generate another one for '{principal}'"
-                );
+            if let Some(owner) = owners.insert(key.digest, principal.clone()) {
+                let message = match owner == *principal {
+                    true => format!(
+                        "key.digest: this key of principal '{owner}' is listed twice; remove one of the two [[key]] sections"
+                    ),
+                    false => format!(
+                        "key.digest: this key already belongs to principal '{owner}'; generate another one for '{principal}'"
+                    ),
+                };
                 return Err(CheckError::new(Location::Entry("key", n, "digest"), message));
             }
         }
         Ok(())
     }
 
-    fn check_plugins(&self) -> Result<(), CheckError> {
+    fn check_plugins(&self, written: &Written) -> Result<(), CheckError> {
         let mut names = HashSet::new();
-        for plugin in &self.plugins {
+        for (n, plugin) in self.plugins.iter().enumerate() {
             let name = plugin.name();
             let error = |message| Err(CheckError::new(Location::Span(plugin.name.span()), message));
             if !is_valid_principal(name) {
@@ -170,13 +202,28 @@ impl Config {
                     "plugin.name: there are two plugins named '{name}'; give each its own name"
                 ));
             }
+            if plugin.rooms.is_empty() {
+                let message =
+                    "plugin.rooms is empty; list at least one pattern such as \"prices\" or \"prices:*\"";
+                return Err(CheckError::new(Location::Entry("plugin", n, "rooms"), message));
+            }
+            let is_digest =
+                |text: &str| text.len() == DIGEST_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if let Some(sha256) = plugin.sha256.as_ref().filter(|sha256| !is_digest(sha256)) {
+                let message = format!(
+                    "plugin.sha256: invalid digest '{sha256}'; expected {DIGEST_LENGTH} hexadecimal digits"
+                );
+                return Err(CheckError::new(Location::Entry("plugin", n, "sha256"), message));
+            }
             let budget = &plugin.budget;
+            let written = |key: &str| written(&format!("plugin.{n}.budget.{key}"));
             if budget.call < MILLISECOND || budget.call > MINUTE {
-                let call = humantime::format_duration(budget.call);
+                let call =
+                    written("call").unwrap_or_else(|| humantime::format_duration(budget.call).to_string());
                 return error(format!("plugin '{name}': budget.call must be between 1ms and 1m, got {call}"));
             }
             if budget.memory < MIN_PLUGIN_MEMORY_BYTES {
-                let memory = show_size(budget.memory);
+                let memory = written("memory").unwrap_or_else(|| show_size(budget.memory));
                 return error(format!(
                     "plugin '{name}': budget.memory must be between 64KiB and 4GiB, got {memory}"
                 ));

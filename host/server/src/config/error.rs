@@ -1,6 +1,6 @@
 //! Why a configuration is rejected, in the terms of TOML: keys, tables and lists. Checks nothing.
 
-use super::redact::redact_urls;
+use super::{location, redact::redact_urls};
 use switchyard_process::file::UnusableFile;
 
 /// Why a configuration is rejected. The message is one sentence that names the file and the line, or the
@@ -39,7 +39,7 @@ impl ConfigError {
 }
 
 /// Terms of Rust in the messages of serde and the TOML parser, and the terms that operators know.
-const TERMS: [(&str, &str); 13] = [
+const TERMS: [(&str, &str); 14] = [
     ("unknown field ", "unknown key "),
     ("missing field ", "missing key "),
     ("duplicate field ", "duplicate key "),
@@ -49,14 +49,43 @@ const TERMS: [(&str, &str); 13] = [
     ("expected a map", "expected a table"),
     ("expected a sequence", "expected a list"),
     ("expected a boolean", "expected true or false"),
+    ("expected a nonzero u32", "expected a whole number of at least 1"),
     ("expected a nonzero usize", "expected a whole number of at least 1"),
     ("expected u32", "expected a whole number"),
     ("expected u64", "expected a whole number"),
     ("expected usize", "expected a whole number"),
 ];
 
+/// Keys that are lists of tables.
+pub(super) const LISTS_OF_TABLES: [&str; 2] = ["key", "plugin"];
+
+/// The name of the key at which the parser stopped, as far as it can be told, and what is wrong there.
+pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) {
+    let message = translate(error.message());
+    let Some(span) = error.span() else { return (String::new(), message) };
+    let key = location::key_at(text, span.start);
+    let missing = message.strip_prefix("missing key `").and_then(|rest| rest.strip_suffix('`'));
+    if let Some(missing) = missing.filter(|_| !key.is_empty()) {
+        return (String::new(), format!("{key}.{missing} is missing"));
+    }
+    let header = location::header_at(text, span.start).unwrap_or_default();
+    let is_tier = key == "tier" || (header == "[tier]" && !key.is_empty());
+    let wrong_brackets = match message.as_str() {
+        message if message.starts_with("invalid type: table, expected a list") => {
+            LISTS_OF_TABLES.contains(&&*key).then(|| format!("{key}: write [[{key}]], not [{key}]"))
+        }
+        message if !message.ends_with("expected a table") => None,
+        _ if is_tier => Some(format!("tier: write [tier.NAME], such as [tier.default], not {header}")),
+        _ => (header == format!("[[{key}]]")).then(|| format!("{key}: write [{key}], not [[{key}]]")),
+    };
+    match wrong_brackets {
+        Some(message) => (String::new(), message),
+        None => (key, message),
+    }
+}
+
 /// The message of a parser as one line, with the terms of TOML.
-pub(super) fn translate(message: &str) -> String {
+fn translate(message: &str) -> String {
     let mut message = message.split_whitespace().collect::<Vec<_>>().join(" ");
     for (theirs, ours) in TERMS {
         message = message.replacen(theirs, ours, 1);

@@ -71,14 +71,31 @@ pub fn line_number(text: &str, offset: usize) -> usize {
     text[..text.floor_char_boundary(offset)].matches('\n').count() + 1
 }
 
+/// The header of the section that contains this offset, with its brackets. The offset may be in the header itself.
+pub(super) fn header_at(text: &str, offset: usize) -> Option<&str> {
+    let end =
+        text[line_start(text, offset)..].find('\n').map_or(text.len(), |end| line_start(text, offset) + end);
+    text[..end].lines().rfind(|line| is_header(line)).map(str::trim)
+}
+
+fn is_header(line: &str) -> bool {
+    line.trim().starts_with('[') && line.trim().ends_with(']')
+}
+
+/// The offset of the first byte of the line that contains this offset.
+fn line_start(text: &str, offset: usize) -> usize {
+    text[..text.floor_char_boundary(offset)].rfind('\n').map_or(0, |end| end + 1)
+}
+
 /// The full name of the key whose value is at this offset, such as `session.heartbeat.interval`, as far as
 /// its section and its line tell.
 pub(super) fn key_at(text: &str, offset: usize) -> String {
     let offset = text.floor_char_boundary(offset);
-    let start = text[..offset].rfind('\n').map_or(0, |end| end + 1);
-    let header =
-        text[..start].lines().map(str::trim).rfind(|line| line.starts_with('[') && line.ends_with(']'));
-    let header = header.map_or("", |line| line.trim_matches(['[', ']', ' ']));
+    let start = line_start(text, offset);
+    let header = header_at(text, offset).map_or("", |line| line.trim_matches(['[', ']', ' ']));
+    if is_header(text[start..].lines().next().unwrap_or_default()) {
+        return header.to_owned();
+    }
     // The key of the line, and the keys of the inline tables that are open at the offset.
     let (mut path, mut name, mut quote) = (vec![header.to_owned()], String::new(), None);
     for c in text[start..offset].chars() {

@@ -1,7 +1,10 @@
 //! Environment variables that override keys of the file: `SWITCHYARD_SERVER__LISTEN` overrides
 //! `server.listen`.
 
-use super::{Config, ConfigError, error::translate};
+use super::{
+    Config, ConfigError, check,
+    error::{LISTS_OF_TABLES, describe},
+};
 use std::ffi::OsString;
 
 /// Environment variables, as names and values.
@@ -10,8 +13,6 @@ pub type Environment = Vec<(String, String)>;
 const PREFIX: &str = "SWITCHYARD_";
 /// Separates the parts of a key. A variable without it does not belong to the configuration.
 const SEPARATOR: &str = "__";
-/// Keys that are lists of tables, which a single variable cannot describe.
-const LISTS_OF_TABLES: [&str; 2] = ["key", "plugin"];
 
 /// The variables of this process that override the configuration.
 ///
@@ -76,9 +77,11 @@ enum OverrideError {
 fn apply(file: &toml::Table, overrides: &[Override]) -> Result<Config, OverrideError> {
     let mut table = file.clone();
     overrides.iter().try_for_each(|(path, _, value)| set(&mut table, path, value))?;
-    let parsed = toml::from_str::<Config>(&table.to_string());
-    let config = parsed.map_err(|error| OverrideError::Invalid(translate(error.message())))?;
-    config.check().map_err(|error| OverrideError::Invalid(error.message))?;
+    let text = table.to_string();
+    let config: Config =
+        toml::from_str(&text).map_err(|error| OverrideError::Invalid(describe(&text, &error).1))?;
+    let written = |name: &str| check::find_written(&table, name);
+    config.check(&written).map_err(|error| OverrideError::Invalid(error.message))?;
     Ok(config)
 }
 
@@ -91,6 +94,7 @@ fn key_path(name: &str) -> Option<Vec<String>> {
 
 fn set(file: &mut toml::Table, path: &[String], value: &str) -> Result<(), OverrideError> {
     let (key, sections) = path.split_last().expect("a path has at least one part");
+    // A single variable cannot describe these.
     if let Some(list) = sections.first().filter(|section| LISTS_OF_TABLES.contains(&&***section)) {
         return Err(OverrideError::ListOfTables(list.clone()));
     }

