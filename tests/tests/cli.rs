@@ -57,6 +57,39 @@ async fn key_new_prints_the_key_and_its_configuration() {
     }
 }
 
+#[tokio::test]
+async fn invalid_arguments_exit_with_status_2() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guest = switchyard_tests::guest("threshold_filter");
+    let guest = guest.to_str().expect("text");
+    let (url, new) = ("ws://127.0.0.1:1/", ["key", "new", "--scope", "publish", "--principal"]);
+    for (arguments, says) in [
+        (&[&new[..], &["a b"]].concat()[..], "1 to 64 of A-Z a-z 0-9"),
+        (&[&new[..], &["a", "--tier", ""]].concat(), "expected the name of a tier"),
+        (&[&new[..], &["a", "--expires", "tomorrow"]].concat(), "expected something like 90d"),
+        (
+            &["key", "add", "--principal", "a", "--scope", "publish", "--digest", "sk_1"],
+            "--digest: invalid digest; expected 'sha256:' and 64 hexadecimal digits",
+        ),
+        (&["key", "revoke", "sk_1"], "DIGEST: expected hexadecimal digits"),
+        (&["listen", "--url", url, "a", "b", "--since", "x:1"], "--since is a position in a single room"),
+        (&["listen", "--url", url, "a", "--count", "0"], "must be at least 1"),
+        (&["publish", "--url", url, "--room", "a", "hello"], "for an object or '\"a\"' for a string"),
+        (&["plugin", "check", guest, "--config", "oops"], "invalid JSON"),
+        (&["plugin", "run", guest, "--room", "a", "--filter", "[]", "1"], "expected a JSON object"),
+        (&["plugin", "run", guest, "--room", "a", "{"], "invalid JSON"),
+        (&["plugin", "new", "A b"], "such as my-rooms"),
+    ] {
+        let output = run(folder.path(), arguments, &[]).await;
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(says), "{arguments:?}: {error}");
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+    let digest = run(folder.path(), &["key", "revoke", "sk_1"], &[]).await;
+    assert!(!stderr(&digest).contains("sk_1"), "it may be a key");
+}
+
 /// Exits with a status other than 0, says why on stderr and prints nothing to stdout.
 async fn fails(folder: &Path, arguments: &[&str], says: &str) -> String {
     let output = run(folder, arguments, &[]).await;

@@ -45,6 +45,11 @@ fn parse_url(text: &str) -> Result<Uri, String> {
     }
 }
 
+/// Whether this answer comes from a listener for clients, which has no path but that of its WebSocket.
+fn is_client_listener(status: u16, message: &str) -> bool {
+    status == 404 && message.contains("the WebSocket is at ")
+}
+
 /// A call of the admin API.
 pub(crate) struct AdminCall<'a> {
     pub(crate) method: &'a str,
@@ -86,6 +91,10 @@ impl AdminClient {
             return Ok(answer);
         }
         match answer["error"]["message"].as_str() {
+            Some(message) if is_client_listener(status, message) => bail!(
+                "--admin http://{}: {message}; --admin must be the URL of the admin listener (admin.listen)",
+                self.authority
+            ),
             Some(message) => bail!("{message}"),
             None => bail!(
                 "--admin http://{}: unexpected answer with status {status}; is this an admin listener?",

@@ -1,6 +1,9 @@
 //! `switchyard check`: reports every problem of a configuration, not only the first.
 
-use crate::output::{Problems, note, print_line};
+use crate::{
+    count::counted,
+    output::{Problems, note, print_line},
+};
 use clap::Args;
 use std::path::PathBuf;
 use switchyard_plugin::Engine;
@@ -49,6 +52,8 @@ pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
     }
     config.warnings(args.config.as_deref()).iter().for_each(note);
     let name = args.config.map_or("the defaults".into(), |file| file.display().to_string());
-    print_line!("{name}: good, with {} keys and {} plugins", config.keys.len(), config.plugins.len())?;
+    let keys = counted(config.keys.len() as u64, "key");
+    let plugins = counted(config.plugins.len() as u64, "plugin");
+    print_line!("{name}: good, with {keys} and {plugins}")?;
     Ok(())
 }

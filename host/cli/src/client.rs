@@ -9,7 +9,10 @@ mod tls;
 pub use connect_args::ConnectArgs;
 pub use loss::ConnectionLoss;
 
-use crate::{api_key::read_api_key, output::note};
+use crate::{
+    api_key::read_api_key,
+    output::{InvalidArguments, note},
+};
 use anyhow::{anyhow, bail};
 use backoff::ReconnectBackoff;
 use futures_util::{SinkExt, StreamExt};
@@ -72,7 +75,8 @@ impl WireClient {
         let key = read_api_key(args.key_file.as_deref())?;
         let connector = match &args.ca {
             Some(_) if !args.url.starts_with("wss:") => {
-                bail!("--ca needs a wss:// URL, but --url is {}", without_credentials(&args.url))
+                let url = without_credentials(&args.url);
+                return Err(InvalidArguments(format!("--ca needs a wss:// URL, but --url is {url}")).into());
             }
             Some(file) => Some(Connector::Rustls(tls::trusting_only(file)?)),
             None => {
@@ -183,7 +187,7 @@ impl WireClient {
             Ok(Err(tungstenite::Error::Http(response))) => {
                 return Err(ConnectionLoss::upgrade_refused(&response));
             }
-            Ok(Err(error)) => return Err(ConnectionLoss::broken("cannot connect", error)),
+            Ok(Err(error)) => return Err(ConnectionLoss::cannot_connect(error)),
         };
         let request = ClientRequest::Connect { api_key: Some(&self.key), session: self.session.as_deref() };
         let request = request.encode(Some(0.into()));

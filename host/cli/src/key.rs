@@ -1,14 +1,17 @@
 //! `switchyard key`: creates API keys, and manages those in the store that all nodes share.
 
-use crate::output::{OutputError, print_line};
+use crate::{
+    count::counted,
+    output::{InvalidArguments, OutputError, print_line},
+};
 use anyhow::{Context, bail};
 use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use std::{path::PathBuf, time::Duration};
-use switchyard_process::unit::parse_duration;
-use switchyard_protocol::{room::is_valid_principal, unix_ms};
+use switchyard_process::unit::{InvalidDuration, parse_duration};
+use switchyard_protocol::unix_ms;
 use switchyard_server::{
     config::{Config, read_environment},
     generate_key,
@@ -33,13 +36,13 @@ pub(crate) enum KeyCommand {
 #[derive(Args)]
 pub(crate) struct KeyArgs {
     /// The name of the user or service that gets the key: 1 to 64 of A-Z a-z 0-9 . _ -
-    #[arg(long, value_name = "NAME")]
-    principal: String,
+    #[arg(long, value_name = "NAME", value_parser = parse_principal)]
+    principal: PrincipalName,
     /// What the key allows; several scopes are separated by commas
     #[arg(long, value_delimiter = ',', required = true, value_parser = scope_parser())]
     scope: Vec<Scope>,
     /// The tier whose limits apply, as configured in [tier.NAME] [default: default]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_tier)]
     tier: Option<String>,
     /// How long the key is valid, such as 90d [default: forever]
     #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
@@ -91,7 +94,7 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     match command {
         KeyCommand::New(args) => {
             let key = generate_key();
-            let config = key_config(&args, Digest::of(&key))?;
+            let config = key_config(&args, Digest::of(&key));
             Ok(print_new(&args, &key, &config)?)
         }
         KeyCommand::Add(args) => add(args).await,
@@ -101,24 +104,36 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
 }
 
 /// The key as a configuration describes it.
-fn key_config(args: &KeyArgs, digest: Digest) -> anyhow::Result<KeyConfig> {
-    if !is_valid_principal(&args.principal) {
-        bail!("--principal: invalid name '{}'; expected 1 to 64 of A-Z a-z 0-9 . _ -", args.principal);
-    }
-    Ok(KeyConfig {
+fn key_config(args: &KeyArgs, digest: Digest) -> KeyConfig {
+    KeyConfig {
         digest,
-        principal: PrincipalName(args.principal.as_str().into()),
+        principal: args.principal.clone(),
         tier: args.tier.clone().map(|tier| toml::Spanned::new(0..0, tier)),
         scopes: args.scope.clone(),
         // In whole seconds, as a configuration writes it.
         expires: args.expires.map(|age| Expiry((unix_ms() + age.as_millis() as u64) / 1000 * 1000)),
-    })
+    }
+}
+
+fn parse_principal(text: &str) -> Result<PrincipalName, String> {
+    PrincipalName::try_from(text.to_owned()).map_err(|_| "expected 1 to 64 of A-Z a-z 0-9 . _ -".to_owned())
+}
+
+fn parse_tier(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("expected the name of a tier, as configured in [tier.NAME]".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 fn parse_lifetime(text: &str) -> Result<Duration, String> {
-    match parse_duration(text).map_err(|error| error.to_string())? {
-        lifetime if lifetime < Duration::from_secs(1) => Err("expected at least 1s, e.g. 90d".to_owned()),
-        lifetime => Ok(lifetime),
+    match parse_duration(text) {
+        Ok(lifetime) if lifetime < Duration::from_secs(1) => {
+            Err("expected at least 1s; a usual value is 90d".to_owned())
+        }
+        Ok(lifetime) => Ok(lifetime),
+        Err(InvalidDuration::Syntax(_)) => Err("expected something like 90d, 12h or 2y".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -145,9 +160,9 @@ fn print_new(args: &KeyArgs, key: &str, config: &KeyConfig) -> Result<(), Output
     print_line!("")?;
     print_line!("[[key]]")?;
     print_line!("digest = \"{}\"", config.digest)?;
-    print_line!("principal = \"{}\"", args.principal)?;
+    print_line!("principal = \"{}\"", config.principal.0)?;
     if let Some(tier) = &args.tier {
-        print_line!("tier = \"{tier}\"")?;
+        print_line!("tier = {}", toml::Value::from(tier.as_str()))?;
     }
     let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
     print_line!("scopes = [{}]", scopes.join(", "))?;
@@ -174,19 +189,22 @@ async fn open_keyring(config: &Config) -> anyhow::Result<Keyring> {
 }
 
 async fn add(args: AddArgs) -> anyhow::Result<()> {
+    // Not a parser of clap, because clap would show the text, which may be a key.
+    let given = args.digest.map(Digest::try_from).transpose();
+    let given = given.map_err(|error| InvalidArguments(format!("--digest: {error}")))?;
     let config = load_config(args.config.as_ref())?;
     if let Some(tier) = args.key.tier.as_ref().filter(|tier| !config.tiers.contains_key(*tier)) {
         bail!("--tier: '{tier}' is not configured; add [tier.{tier}] to the configuration of every node");
     }
-    let (key, digest) = match args.digest {
-        Some(digest) => (None, Digest::try_from(digest).map_err(anyhow::Error::msg).context("--digest")?),
+    let (key, digest) = match given {
+        Some(digest) => (None, digest),
         None => {
             let key = generate_key();
             let digest = Digest::of(&key);
             (Some(key), digest)
         }
     };
-    let new = key_config(&args.key, digest)?;
+    let new = key_config(&args.key, digest);
     let keyring = open_keyring(&config).await?;
     let replication = match keyring.add(&new).await {
         Ok(replication) => replication,
@@ -262,11 +280,15 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
 }
 
 async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
+    let digits = args.digest.strip_prefix("sha256:").unwrap_or(&args.digest);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        // The text is not shown, because it may be a key.
+        let message =
+            "DIGEST: expected hexadecimal digits, as `switchyard key list` prints them after 'sha256:'";
+        return Err(InvalidArguments(message.to_owned()).into());
+    }
+    let wanted = format!("sha256:{}", digits.to_ascii_lowercase());
     let keyring = open_keyring(&load_config(args.config.as_ref())?).await?;
-    let wanted = match args.digest.strip_prefix("sha256:") {
-        Some(_) => args.digest.clone(),
-        None => format!("sha256:{}", args.digest),
-    };
     // A complete digest is revoked even if the store does not have the key: the store may have lost its keys, and nodes are
     // about to write them again.
     if let Ok(digest) = Digest::try_from(wanted.clone()) {
@@ -276,16 +298,16 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
         report_replication(replication)?;
         return Ok(());
     }
-    if !wanted.bytes().next_back().is_some_and(|last| last.is_ascii_hexdigit()) {
-        bail!("every digest begins with '{}'; add some of the digits after it", args.digest);
-    }
     let keys = keyring.list().await.context("cannot list the keys in the store")?;
     let matching: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
     let [key] = matching[..] else {
         bail!(
-            "the digests of {} keys in the store begin with '{}', but it must be exactly one; see `switchyard key list`",
-            matching.len(),
-            args.digest
+            "'{}' is the beginning of {}, but it must be that of exactly one; see `switchyard key list`",
+            args.digest,
+            match matching.len() {
+                0 => "no digest in the store".to_owned(),
+                several => format!("{several} digests in the store"),
+            }
         );
     };
     let (_, replication) = revoke_digest(&keyring, &key.digest).await?;
@@ -309,7 +331,25 @@ fn report_replication(Replication { replicas, confirmed }: Replication) -> Resul
              nodes write the change again; if no node is running, check with `switchyard key list`"
         );
     } else if replicas > 0 {
-        print_line!("{confirmed} of {replicas} replicas have the change")?;
+        let have = if replicas == 1 { "has" } else { "have" };
+        print_line!("{confirmed} of {} {have} the change", counted(replicas, "replica"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_checked_when_they_are_parsed() {
+        assert_eq!(&*parse_principal("acme").unwrap().0, "acme");
+        assert_eq!(parse_principal("a b").unwrap_err(), "expected 1 to 64 of A-Z a-z 0-9 . _ -");
+        assert_eq!(parse_tier("pro").unwrap(), "pro");
+        assert!(parse_tier("").unwrap_err().contains("[tier.NAME]"));
+        assert_eq!(parse_lifetime("90d").unwrap(), Duration::from_secs(90 * 24 * 3600));
+        assert_eq!(parse_lifetime("tomorrow").unwrap_err(), "expected something like 90d, 12h or 2y");
+        assert!(parse_lifetime("1ms").unwrap_err().contains("at least 1s"));
+        assert!(parse_lifetime("10M").unwrap_err().contains("10months"));
+    }
 }

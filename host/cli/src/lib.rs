@@ -9,6 +9,8 @@ mod admin_client;
 mod api_key;
 mod check;
 pub mod client;
+mod count;
+mod json_argument;
 mod key;
 mod listen;
 mod output;

@@ -6,7 +6,8 @@ mod received;
 
 use crate::{
     client::{ConnectArgs, ConnectionLoss, WireClient},
-    output::{OutputError, note},
+    json_argument::parse_filter,
+    output::{InvalidArguments, OutputError, note},
     signals::StopSignals,
 };
 use anyhow::bail;
@@ -39,20 +40,18 @@ pub(crate) struct ListenArgs {
     #[arg(long, value_name = "EPOCH:OFFSET", value_parser = parse_position)]
     since: Option<Position>,
     /// Exit after this many messages
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     count: Option<u64>,
     /// Print each message as JSON, exactly as it was received, one per line
     #[arg(long)]
     json: bool,
 }
 
-fn parse_filter(text: &str) -> Result<Box<RawValue>, String> {
-    match serde_json::from_str::<Box<RawValue>>(text) {
-        Ok(filter) if filter.get().starts_with('{') => Ok(filter),
-        Ok(_) => Err(r#"expected a JSON object such as {"minChange":0.05}"#.to_owned()),
-        Err(error) => {
-            Err(format!(r#"invalid JSON: {error}; expected an object such as {{"minChange":0.05}}"#))
-        }
+fn parse_count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("expected a whole number of at least 1".to_owned()),
     }
 }
 
@@ -66,7 +65,9 @@ fn parse_position(text: &str) -> Result<Position, String> {
 
 pub(crate) async fn run(args: ListenArgs) -> anyhow::Result<()> {
     if args.since.is_some() && args.rooms.len() > 1 {
-        bail!("--since is a position in a single room, but {} rooms are given", args.rooms.len());
+        let message =
+            format!("--since is a position in a single room, but {} rooms are given", args.rooms.len());
+        return Err(InvalidArguments(message).into());
     }
     let mut signals = StopSignals::catch()?;
     let (mut client, connected) = tokio::select! {
@@ -270,13 +271,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_and_filters_are_validated() {
+    fn positions_and_counts_are_validated() {
         assert_eq!(parse_position("k3f9:17").unwrap(), Position { epoch: "k3f9".into(), offset: 17 });
         for bad in ["17", ":17", "k3f9:", "k3f9:-1", ""] {
             assert!(parse_position(bad).unwrap_err().contains("k3f9:17"), "{bad}");
         }
-        assert_eq!(parse_filter(r#" {"a" : 1} "#).unwrap().get(), r#"{"a" : 1}"#);
-        assert!(parse_filter("[1]").unwrap_err().contains("expected a JSON object"));
-        assert!(parse_filter("{a:1}").unwrap_err().contains("invalid JSON"));
+        assert_eq!(parse_count("7"), Ok(7));
+        assert_eq!(parse_count("0").unwrap_err(), "must be at least 1");
+        assert!(parse_count("-1").unwrap_err().contains("a whole number of at least 1"));
     }
 }

@@ -27,6 +27,12 @@ impl OutputError {
 #[error("{}", .0.join("; "))]
 pub(crate) struct Problems(pub(crate) Vec<String>);
 
+/// The arguments are invalid in combination, or one of them is in a way that must not be shown. The program exits with
+/// status 2, as it does when clap rejects an argument.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct InvalidArguments(pub(crate) String);
+
 /// Writes a line of the result.
 pub(crate) fn write_result_line(text: impl fmt::Display) -> Result<(), OutputError> {
     let mut stdout = io::stdout().lock();

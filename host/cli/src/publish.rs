@@ -10,13 +10,15 @@ mod window;
 
 use crate::{
     client::{ConnectArgs, ConnectionLoss, WireClient},
+    count::{counted, grouped},
+    json_argument::parse_data,
     output::note,
     signals::StopSignals,
 };
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use feed::{FeedItem, FeedMessage, FeedReceiver};
 use pace::{Pacer, Speed};
-use progress::{ProgressLine, grouped};
+use progress::ProgressLine;
 use serde_json::value::RawValue;
 use std::{io::Read, path::PathBuf, time::Duration};
 use switchyard_protocol::{
@@ -48,8 +50,8 @@ pub(crate) struct PublishArgs {
     #[arg(long, value_name = "KEY", conflicts_with = "from")]
     idempotency_key: Option<String>,
     /// The message: any JSON value, or - to read it from standard input
-    #[arg(required_unless_present = "from", allow_negative_numbers = true)]
-    data: Option<String>,
+    #[arg(required_unless_present = "from", allow_negative_numbers = true, value_parser = MessageData::parse)]
+    data: Option<MessageData>,
     /// A file with one message per line, {"time":ms,"room":"…","event":"…","data":…}, or - for standard input
     #[arg(long, value_name = "FILE.ndjson", conflicts_with = "data")]
     from: Option<PathBuf>,
@@ -97,23 +99,43 @@ pub(crate) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     match tally.failed() {
         0 => Ok(()),
         1 if args.from.is_none() => bail!("{}", tally.first_failure().unwrap_or("the message was refused")),
-        failed => bail!("{} of {} messages were not published", grouped(failed), grouped(tally.all())),
+        failed => {
+            let were = if failed == 1 { "was" } else { "were" };
+            bail!("{} of {} {were} not published", grouped(failed), counted(tally.all(), "message"))
+        }
+    }
+}
+
+/// The message on the command line.
+#[derive(Clone, Debug)]
+enum MessageData {
+    Json(Box<RawValue>),
+    Stdin,
+}
+
+impl MessageData {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "-" => Ok(Self::Stdin),
+            text => parse_data(text).map(Self::Json),
+        }
+    }
+
+    fn read(&self) -> anyhow::Result<Box<RawValue>> {
+        match self {
+            Self::Json(data) => Ok(data.clone()),
+            Self::Stdin => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+                let text = text.trim_start_matches('\u{feff}');
+                parse_data(text).map_err(|error| anyhow!("standard input: {error}"))
+            }
+        }
     }
 }
 
 fn single_message(args: &PublishArgs) -> anyhow::Result<FeedMessage> {
-    let mut text = args.data.clone().unwrap_or_default();
-    if text == "-" {
-        text.clear();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-        text = text.trim_start_matches('\u{feff}').to_owned();
-    }
-    let data: Box<RawValue> = match serde_json::from_str(&text) {
-        Ok(data) => data,
-        Err(error) => bail!(
-            r#"DATA: invalid JSON: {error}; expected e.g. '{{"a":1}}' for an object or '"a"' for a text"#
-        ),
-    };
+    let data = args.data.as_ref().expect("clap requires it without --from").read()?;
     let room = args.room.clone().expect("clap requires it");
     Ok(FeedMessage { line: None, time: None, room, event: args.event.clone(), data })
 }
@@ -178,9 +200,9 @@ impl FeedPublisher {
     fn schedule(&mut self, item: FeedItem) -> anyhow::Result<Option<(Instant, FeedMessage)>> {
         let message = match item {
             FeedItem::Message(message) => message,
-            FeedItem::InvalidLine(line, reason) => {
+            FeedItem::InvalidLine(invalid) => {
                 self.progress.clear();
-                self.tally.invalid_line(line, reason)?;
+                self.tally.invalid_line(invalid)?;
                 return Ok(None);
             }
             FeedItem::Unreadable(error) => bail!("{error}"),

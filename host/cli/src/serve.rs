@@ -46,14 +46,14 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let admin = bind(config.admin.listen, "admin.listen").await?;
     let admin = AdminListener::start(admin, vitals)?;
     let admin_url = format!("http://{}", admin.address);
-    tracing::info!("starting; {admin_url}/readyz says what is waited for");
+    tracing::info!("starting; {admin_url}/readyz shows what the node is waiting for");
     let Some(node) = Node::start(config, source, &admin, &stop).await? else { return Ok(()) };
     let server = server.listen(ACCEPT_BACKLOG).with_context(|| cannot_listen("server.listen", listen))?;
     // Before the addresses are printed, so that whoever reads them can use every call.
     node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
     let mut lines = vec![format!("clients    {url}"), format!("operators  {admin_url}")];
-    lines.extend(key.as_ref().map(|key| format!("key        {key}   (good for this run)")));
+    lines.extend(key.as_ref().map(|key| format!("key        {key}   (valid for this run only)")));
     if args.json {
         lines = vec![serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string()];
     }

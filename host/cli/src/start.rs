@@ -3,7 +3,7 @@
 
 use crate::{
     Cli,
-    output::{OutputError, Problems, note},
+    output::{InvalidArguments, OutputError, Problems, note},
 };
 use anyhow::Context;
 use clap::Parser;
@@ -17,6 +17,9 @@ use std::{
 use switchyard_plugin::{COMPILE_COMMAND, compile_for_parent};
 use switchyard_process::log::{Log, panic_message};
 use tokio::runtime::{Builder, Runtime};
+
+/// The exit status for invalid arguments, which clap uses as well.
+const INVALID_ARGUMENTS_STATUS: u8 = 2;
 
 /// The program `switchyard`: parses the arguments, runs the command and returns the exit status.
 pub fn main() -> ExitCode {
@@ -50,7 +53,10 @@ pub fn main() -> ExitCode {
             } else if !error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed_pipe) {
                 log.write_message(format_args!("{error:#}"));
             }
-            ExitCode::FAILURE
+            match error.is::<InvalidArguments>() {
+                true => ExitCode::from(INVALID_ARGUMENTS_STATUS),
+                false => ExitCode::FAILURE,
+            }
         }
     };
     log.flush();

@@ -152,6 +152,22 @@ async fn errors_are_one_sentence() {
     fails(folder, &["publish", "--url", &server.url, "--room", "prices", "1"], "SWITCHYARD_KEY").await;
     fails(folder, &["listen", "--url", "http://127.0.0.1:1/", "prices"], "ws://").await;
     fails(folder, &["publish", "--url", &server.url, "--from", "gone.ndjson"], "").await;
+    let no_key = ["publish", "--url", &server.url, "--room", "prices", "--key-file", "gone.key", "1"];
+    let error = fails(folder, &no_key, "--key-file gone.key: No such file or directory (os error 2)").await;
+    assert_eq!(error.matches("os error").count(), 1, "{error}");
+
+    let secure = server.url.replace("ws://", "wss://");
+    let listen = run(folder, &["listen", "--url", &secure, "prices"], &[("SWITCHYARD_KEY", KEY)]).await;
+    let error = stderr(&listen);
+    assert_eq!(error, format!("switchyard: {secure}: the server does not use TLS here; try ws://\n"));
+
+    fs::write(folder.join("bad.ndjson"), "{\"room\":\"prices\",\"data\":1}\n{\"room\":oops}\n")
+        .expect("a file");
+    let feed = ["publish", "--url", &server.url, "--from", "bad.ndjson", "--speed", "max"];
+    let error = stderr(&run(folder, &feed, &[("SWITCHYARD_KEY", KEY)]).await);
+    assert!(error.contains("switchyard: line 2, column 9: expected value; expected {"), "{error}");
+    assert!(error.contains(", 1 invalid line\n"), "{error}");
+    assert!(error.ends_with("switchyard: 1 of 2 messages was not published\n"), "{error}");
 }
 
 /// Sends SIGTERM, as when a container is stopped.

@@ -47,6 +47,11 @@ async fn an_operator_lists_loads_and_rolls_back_versions() {
     let nowhere = ["plugin", "list", "--admin", "http://127.0.0.1:1"];
     let told = stderr(&run(server.folder(), &nowhere, &[("SWITCHYARD_KEY", KEY)]).await);
     assert!(told.contains("127.0.0.1:1") && told.contains("refused"), "{told}");
+    let client_listener = server.url.replace("ws://", "http://").replace("/v2/realtime", "");
+    let list = ["plugin", "list", "--admin", &client_listener];
+    let told = stderr(&run(server.folder(), &list, &[("SWITCHYARD_KEY", KEY)]).await);
+    assert!(told.contains(&format!("{client_listener}: there is nothing at this path")), "{told}");
+    assert!(told.contains("--admin must be the URL of the admin listener"), "{told}");
 }
 
 /// What `run` prints for each message, as JSON.
@@ -94,15 +99,30 @@ async fn an_author_sees_verdicts_on_messages_and_their_costs() {
     let deliver = table.as_array().expect("rows").iter().find(|row| row["hook"] == "deliver").expect("a row");
     assert!(deliver["calls"].as_u64() > Some(10) && deliver["p50"].as_u64() > Some(0), "{table}");
     for (arguments, expected) in [
-        (&["plugin", "run", &*thresholds, "--room", "a", "{"][..], "DATA: invalid JSON"),
-        (
-            &["plugin", "run", &thresholds, "--room", "a", "--filter", "[]", "1"],
-            "--filter: not a JSON object",
-        ),
+        (&["plugin", "run", &*thresholds, "--room", "a", "{"][..], "invalid JSON"),
+        (&["plugin", "run", &thresholds, "--room", "a", "--filter", "[]", "1"], "expected a JSON object"),
         (&["plugin", "run", "gone.wasm", "--room", "a", "1"], "gone.wasm: No such file"),
     ] {
         super::fails(folder.path(), arguments, expected).await;
     }
+}
+
+#[tokio::test]
+async fn a_rejected_filter_is_an_error() {
+    let file = guest("threshold_filter").display().to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let filters = ["--filter", r#"{"minChange":1}"#, "--filter", r#"{"floor":4}"#];
+    let message = ["--room", "tvl", r#"{"change":2}"#];
+    for (command, more) in [("run", &[][..]), ("bench", &["--for", "50ms"])] {
+        let arguments = [&["plugin", command, &file][..], &filters, more, &message].concat();
+        let output = run(folder.path(), &arguments, &[]).await;
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {error}");
+        assert!(error.starts_with("switchyard: filter 2 is rejected: "), "{command}: {error}");
+        assert!(error.contains("floor"), "{command}: {error}");
+    }
+    std::fs::write(folder.path().join("empty"), "\n").expect("a feed");
+    super::fails(folder.path(), &["plugin", "bench", &file, "--from", "empty"], "there is no message").await;
 }
 
 #[tokio::test]
@@ -147,6 +167,6 @@ async fn plugin_new_overwrites_nothing() {
     let made = run(folder.path(), &["plugin", "new", "my-prices"], &[]).await;
     assert!(made.status.success(), "{}", stderr(&made));
     super::fails(folder.path(), &["plugin", "new", "my-prices"], "my-prices already exists").await;
-    super::fails(folder.path(), &["plugin", "new", "My Prices"], "invalid crate name").await;
+    super::fails(folder.path(), &["plugin", "new", "My Prices"], "such as my-rooms").await;
     super::fails(folder.path(), &["plugin", "new", "x", "--sdk", "."], "no Cargo.toml there").await;
 }

@@ -1,8 +1,9 @@
 //! How a connection was lost, and what the wire protocol tells a client to do then.
 
 use super::backoff::random_fraction;
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 use switchyard_protocol::client::parse_http_error;
+use tokio_rustls::rustls::{self, InvalidMessage};
 use tokio_tungstenite::tungstenite::{self, http::Response, protocol::CloseFrame};
 
 /// A draining node asks for a delay of milliseconds. A longer one than this is taken for a mistake.
@@ -58,6 +59,14 @@ impl ConnectionLoss {
         }
     }
 
+    pub(super) fn cannot_connect(error: tungstenite::Error) -> Self {
+        let is_plain = matches!(&error, tungstenite::Error::Io(error) if is_not_tls(error));
+        match is_plain {
+            true => Self::Permanent("the server does not use TLS here; try ws://".to_owned()),
+            false => Self::broken("cannot connect", error),
+        }
+    }
+
     /// Adds the error frame that came before the close.
     pub(super) fn with_error(mut self, text: Option<String>) -> Self {
         if let Self::Closed { error, .. } = &mut self {
@@ -96,6 +105,12 @@ impl ConnectionLoss {
             },
         }
     }
+}
+
+/// Whether something that is not TLS answered a TLS handshake.
+fn is_not_tls(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)))
 }
 
 impl std::error::Error for ConnectionLoss {}

@@ -1,7 +1,7 @@
 //! `switchyard plugin check`: loads a plugin as a node would, and prints what it is.
 
 use super::budget::BudgetArgs;
-use crate::output::print_line;
+use crate::{json_argument::parse_config, output::print_line};
 use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ pub(crate) struct PluginCheckArgs {
     /// The plugin: a WebAssembly core module or a component
     file: PathBuf,
     /// The configuration to pass to the plugin
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    config: String,
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = parse_config)]
+    config: serde_json::Value,
     #[command(flatten)]
     budget: BudgetArgs,
     /// Print JSON, for programs
@@ -22,11 +22,10 @@ pub(crate) struct PluginCheckArgs {
 }
 
 pub(super) fn run(args: PluginCheckArgs) -> anyhow::Result<()> {
-    let config = serde_json::from_str(&args.config).context("--config: invalid JSON")?;
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let plugin =
-        Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &config, args.budget.budget())?;
+        Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &args.config, args.budget.budget())?;
     let info = plugin.info();
     if args.json {
         print_line!("{}", serde_json::to_string(info)?)?;

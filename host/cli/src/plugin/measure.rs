@@ -2,9 +2,11 @@
 
 use super::trial::{Instructions, Trial, TrialArgs, TrialOutcome, next_message};
 use crate::{
+    count::{counted, grouped},
     output::{OutputError, note, print_line, write_stderr_line},
     publish::feed::FeedMessage,
 };
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 use std::{
@@ -41,9 +43,12 @@ pub(super) async fn run(args: TrialArgs) -> anyhow::Result<()> {
         }
         add_instructions(&mut all, spent);
     }
+    fail_if_a_filter_is_rejected(&trial)?;
     if !args.json {
+        let pass = if messages == 1 { "passes" } else { "pass" };
         for (n, count) in passed.iter().enumerate() {
-            note(format_args!("filter {}: {count} of {messages} messages pass", n + 1));
+            let (count, messages) = (grouped(*count), counted(messages, "message"));
+            note(format_args!("filter {}: {count} of {messages} {pass}", n + 1));
         }
         table(&trial.times, &all).iter().for_each(write_stderr_line);
     }
@@ -57,12 +62,16 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     while let Some(message) = next_message(&mut feed).await? {
         messages.push(message);
     }
+    if messages.is_empty() {
+        bail!("--from: there is no message to measure");
+    }
     // Counting is exact but slow, so it is done only once, on an instance of its own.
     let (mut counting, mut all) = (Trial::counting(&args.trial)?, Instructions::new());
     messages.iter().for_each(|message| add_instructions(&mut all, counting.count_instructions(message)));
     drop(counting);
     // The first round fills caches and is not measured.
     messages.iter().for_each(|message| drop(trial.process(message)));
+    fail_if_a_filter_is_rejected(&trial)?;
     trial.times.clear();
     let end = Instant::now() + args.time;
     'measuring: loop {
@@ -78,6 +87,13 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         false => table(&trial.times, &all).iter().try_for_each(|line| print_line!("{line}"))?,
     }
     Ok(())
+}
+
+fn fail_if_a_filter_is_rejected(trial: &Trial) -> anyhow::Result<()> {
+    match trial.rejected_filter() {
+        Some((n, rejection)) => bail!("filter {n} is rejected: {}", rejection.message),
+        None => Ok(()),
+    }
 }
 
 fn add_instructions(all: &mut Instructions, spent: Instructions) {

@@ -11,6 +11,7 @@ use std::{
 #[derive(Args)]
 pub(crate) struct NewArgs {
     /// The name of the crate and its folder: a letter, then lowercase letters, digits and -
+    #[arg(value_parser = parse_name)]
     name: String,
     /// Use the SDK in this folder instead of the one on GitHub
     #[arg(long, value_name = "FOLDER")]
@@ -21,19 +22,27 @@ pub(crate) struct NewArgs {
 const PLUGIN_SOURCE: &str = include_str!("../../../../sdk/tests/first_plugin.rs");
 const PUBLISHED_SDK: &str = "git = \"https://github.com/switchyard-rs/switchyard\"";
 
+const MAX_NAME_LENGTH: usize = 64;
+
 /// A small stack, so that memory starts at two pages, and no debug sections. Function names stay, for readable traps.
 const CARGO_CONFIG: &str = "[target.wasm32-unknown-unknown]\n\
                      rustflags = [\"-C\", \"link-arg=-zstack-size=65536\", \"-C\", \"strip=debuginfo\"]\n";
 
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_valid = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(is_allowed)
+        && text.len() <= MAX_NAME_LENGTH;
+    match is_valid {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "expected a letter, then lowercase letters, digits and -, at most {MAX_NAME_LENGTH} in all, such as my-rooms"
+        )),
+    }
+}
+
 pub(super) fn run(args: NewArgs) -> anyhow::Result<()> {
     let name = &args.name;
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(is_allowed) || name.len() > 64
-    {
-        bail!(
-            "NAME: invalid crate name '{name}'; expected lowercase letters, digits and - after a letter, e.g. my-rooms"
-        );
-    }
     let sdk = match &args.sdk {
         None => PUBLISHED_SDK.to_owned(),
         Some(folder) => {

@@ -2,9 +2,12 @@
 //! instructions of each call.
 
 use super::budget::BudgetArgs;
-use crate::publish::{
-    feed::{self, FeedItem, FeedMessage, FeedReceiver},
-    pace::Speed,
+use crate::{
+    json_argument::{parse_config, parse_data, parse_filter},
+    publish::{
+        feed::{self, FeedItem, FeedMessage, FeedReceiver},
+        pace::Speed,
+    },
 };
 use anyhow::{Context, bail};
 use clap::Args;
@@ -28,8 +31,8 @@ pub(crate) struct TrialArgs {
     /// The plugin: a WebAssembly core module or a component
     file: PathBuf,
     /// The configuration to pass to the plugin
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    config: String,
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = parse_config)]
+    config: serde_json::Value,
     #[command(flatten)]
     budget: BudgetArgs,
     /// The room of the message; with --from, the room of lines that have none
@@ -45,11 +48,11 @@ pub(crate) struct TrialArgs {
     #[arg(long, default_value = "default")]
     tier: String,
     /// A filter of a subscriber; can be repeated
-    #[arg(long = "filter", value_name = "JSON")]
-    filters: Vec<String>,
+    #[arg(long = "filter", value_name = "JSON", value_parser = parse_filter)]
+    filters: Vec<Box<RawValue>>,
     /// The message: any JSON value
-    #[arg(required_unless_present = "from", allow_negative_numbers = true)]
-    data: Option<String>,
+    #[arg(required_unless_present = "from", allow_negative_numbers = true, value_parser = parse_data)]
+    data: Option<Box<RawValue>>,
     /// A file with one message per line, {"time":ms,"room":"…","event":"…","data":…}, or - for standard input
     #[arg(long, value_name = "FILE.ndjson", conflicts_with = "data")]
     from: Option<PathBuf>,
@@ -63,8 +66,7 @@ impl TrialArgs {
         if let Some(file) = &self.from {
             return Ok(feed::open(file, self.room.clone(), self.event.clone(), Speed::Max)?.0);
         }
-        let data = self.data.as_deref().unwrap_or_default();
-        let data: Box<RawValue> = serde_json::from_str(data).context("DATA: invalid JSON")?;
+        let data = self.data.clone().expect("clap requires it without --from");
         let room = self.room.clone().expect("clap requires it");
         Ok(feed::single(FeedMessage { line: None, time: None, room, event: self.event.clone(), data }))
     }
@@ -79,7 +81,7 @@ pub(super) async fn next_message(feed: &mut FeedReceiver) -> anyhow::Result<Opti
     match feed.recv().await {
         None => Ok(None),
         Some(FeedItem::Message(message)) => Ok(Some(message)),
-        Some(FeedItem::InvalidLine(line, reason)) => bail!("line {line}: {reason}"),
+        Some(FeedItem::InvalidLine(invalid)) => bail!("{invalid}"),
         Some(FeedItem::Unreadable(error)) => bail!("{error}"),
     }
 }
@@ -122,18 +124,13 @@ impl Trial {
     }
 
     fn load(args: &TrialArgs, engine: &Engine, budget: Budget) -> anyhow::Result<Self> {
-        let config = serde_json::from_str(&args.config).context("--config: invalid JSON")?;
-        for filter in &args.filters {
-            let filter: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(filter);
-            filter.context("--filter: not a JSON object")?;
-        }
         let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
         let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
-        let plugin = Plugin::load(engine, &name, &bytes, &config, budget)?;
+        let plugin = Plugin::load(engine, &name, &bytes, &args.config, budget)?;
         Ok(Self {
             governor: Governor::new(Arc::new(plugin), OnFailure::Deny),
             principal: Principal { id: args.who.clone(), tier: args.tier.clone(), tags: vec![] },
-            filters: args.filters.clone(),
+            filters: args.filters.iter().map(|filter| filter.get().to_owned()).collect(),
             granted: HashMap::new(),
             times: BTreeMap::new(),
             spent: BTreeMap::new(),
@@ -191,6 +188,15 @@ impl Trial {
         };
         let passes = stored.map(|data| self.deliver(&room, event, &data)).unwrap_or_default();
         TrialOutcome { room: Ok(room), verdict, passes }
+    }
+
+    /// The first filter that the plugin rejected in every room so far, counted from 1, and why.
+    pub(super) fn rejected_filter(&self) -> Option<(usize, &Rejection)> {
+        (0..self.filters.len()).find_map(|n| {
+            let mut grants = self.granted.values().map(|grants| &grants[n]);
+            let rejection = grants.next()?.as_ref().err()?;
+            grants.all(Result::is_err).then_some((n + 1, rejection))
+        })
     }
 
     /// Evaluates all filters on a message. Subscribes with them first, once per room.

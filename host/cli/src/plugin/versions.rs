@@ -3,6 +3,7 @@
 
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
+    count::counted,
     output::{OutputError, note, print_line},
 };
 use anyhow::{Context, bail};
@@ -142,7 +143,9 @@ pub(super) async fn diff(args: NameArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(skipped) = shadow["skipped"].as_u64().filter(|skipped| *skipped > 0) {
-        note(format_args!("{skipped} calls were skipped, because the candidate is too slow for the traffic"));
+        let were = if skipped == 1 { "was" } else { "were" };
+        let calls = counted(skipped, "call");
+        note(format_args!("{calls} {were} skipped, because the candidate is too slow for the traffic"));
     }
     if let Some(failure) = shadow["status"]["last_failure"].as_str() {
         note(format_args!("the candidate's last failure: {failure}"));

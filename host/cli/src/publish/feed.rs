@@ -5,6 +5,7 @@ use anyhow::Context;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::{
+    fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
@@ -32,10 +33,30 @@ pub(crate) struct FeedMessage {
 #[derive(Debug)]
 pub(crate) enum FeedItem {
     Message(FeedMessage),
-    /// The number of a line, and what is wrong with it.
-    InvalidLine(u64, String),
+    InvalidLine(InvalidLine),
     /// The rest of the feed cannot be read.
     Unreadable(String),
+}
+
+/// A line that is not a message.
+#[derive(Debug)]
+pub(crate) struct InvalidLine {
+    /// Its number, from 1.
+    pub line: u64,
+    /// Where in the line it stops being valid JSON, in bytes from 1. `None` if another thing is wrong.
+    pub column: Option<usize>,
+    /// What is wrong, and what a valid line looks like.
+    pub reason: String,
+}
+
+impl fmt::Display for InvalidLine {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "line {}", self.line)?;
+        if let Some(column) = self.column {
+            write!(f, ", column {column}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
 }
 
 pub(crate) type FeedReceiver = mpsc::Receiver<FeedItem>;
@@ -77,7 +98,7 @@ pub(crate) fn open(
                     match parse(&text, number, room.as_deref(), event.as_deref(), speed) {
                         None => continue,
                         Some(Ok(message)) => FeedItem::Message(message),
-                        Some(Err(reason)) => FeedItem::InvalidLine(number, reason),
+                        Some(Err(invalid)) => FeedItem::InvalidLine(invalid),
                     }
                 }
                 Err(error) => FeedItem::Unreadable(format!("--from {name}: after line {number}: {error}")),
@@ -134,25 +155,33 @@ fn deserialize_present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de
     <&RawValue>::deserialize(from).map(Some)
 }
 
-/// Returns `None` for an empty line. The error says what a valid line looks like.
+/// Returns `None` for an empty line.
 fn parse(
     text: &[u8],
     number: u64,
     room: Option<&str>,
     event: Option<&str>,
     speed: Speed,
-) -> Option<Result<FeedMessage, String>> {
-    let text = if number == 1 { without_bom(text) } else { text };
-    if text.trim_ascii().is_empty() {
+) -> Option<Result<FeedMessage, InvalidLine>> {
+    // The line end is not part of the text, so that no error is about the line after it.
+    let text = if number == 1 { without_bom(text) } else { text }.trim_ascii_end();
+    if text.is_empty() {
         return None;
     }
     let expected = r#"expected {"time":ms,"room":"…","event":"…","data":…}"#;
+    let invalid = |column: Option<usize>, problem: &str| {
+        Some(Err(InvalidLine { line: number, column, reason: format!("{problem}; {expected}") }))
+    };
     let line: FeedLine = match serde_json::from_slice(text) {
         Ok(line) if text.trim_ascii_start().starts_with(b"{") => line,
-        Ok(_) => return Some(Err(format!("not a JSON object; {expected}"))),
-        Err(error) => return Some(Err(format!("{error}; {expected}"))),
+        Ok(_) => return invalid(None, "not a JSON object"),
+        Err(error) => {
+            let text = error.to_string();
+            let position = format!(" at line {} column {}", error.line(), error.column());
+            return invalid(Some(error.column()), text.strip_suffix(&position).unwrap_or(&text));
+        }
     };
-    let missing = |field: &str| Some(Err(format!("'{field}' is missing; {expected}")));
+    let missing = |field: &str| invalid(None, &format!("'{field}' is missing"));
     if line.time.is_none() && speed != Speed::Max {
         return missing("time");
     }
@@ -166,7 +195,7 @@ fn parse(
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<Result<FeedMessage, String>> {
+    fn read(text: &str) -> Option<Result<FeedMessage, InvalidLine>> {
         parse(text.as_bytes(), 7, None, None, Speed::Times(1.0))
     }
 
@@ -184,14 +213,16 @@ mod tests {
     #[test]
     fn errors_say_what_a_valid_line_looks_like() {
         for (text, part) in [
-            ("{", "EOF"),
+            ("{", "line 7, column 1: EOF"),
+            ("{\"time\":5,\"room\":oops}\r\n", "line 7, column 18: expected value; expected {"),
             ("[5,\"a\",\"e\",1]", "not a JSON object"),
             (r#"{"room":"a","data":1}"#, "'time' is missing"),
             (r#"{"time":1,"data":1}"#, "'room' is missing"),
             (r#"{"time":1,"room":"a"}"#, "'data' is missing"),
             (r#"{"time":"1","room":"a","data":1}"#, "expected u64"),
         ] {
-            let error = read(text).unwrap().unwrap_err();
+            let error = read(text).unwrap().unwrap_err().to_string();
+            assert!(error.starts_with("line 7") && !error.contains("at line"), "{text}: {error}");
             assert!(error.contains(part) && error.contains(r#"expected {"time":ms"#), "{text}: {error}");
         }
         let without_time = br#"{"data":1}"#;

@@ -1,7 +1,10 @@
 //! Shows the progress of a long feed on standard error.
 
 use super::tally::Tally;
-use crate::output::{replace_stderr_line, write_stderr_line};
+use crate::{
+    count::grouped,
+    output::{replace_stderr_line, write_stderr_line},
+};
 use std::{
     io::{IsTerminal, stderr},
     time::Duration,
@@ -70,19 +73,6 @@ fn format_progress(tally: &Tally, total: Option<u64>, elapsed: Duration) -> Stri
     text
 }
 
-/// Formats 1234567 as 1,234,567.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +85,5 @@ mod tests {
         assert_eq!(format_progress(&tally, Some(1_000_000), took), "12,000 of 1,000,000 published, 1,200/s");
         tally.refused = 3;
         assert_eq!(format_progress(&tally, None, took), "12,000 published, 1,200/s, 3 refused");
-        assert_eq!(["0", "999", "1,000"], [0, 999, 1000].map(grouped).each_ref().map(String::as_str));
     }
 }

@@ -1,7 +1,10 @@
 //! Counts what became of each message, and reports it.
 
-use super::progress::grouped;
-use crate::output::{note, print_line};
+use super::feed::InvalidLine;
+use crate::{
+    count::{counted, grouped},
+    output::{note, print_line},
+};
 use serde_json::{Value, json};
 use std::{collections::HashSet, time::Duration};
 use switchyard_protocol::{client::ServerError, reply::Published};
@@ -62,26 +65,37 @@ impl Tally {
             Some(_) => format!("{room}: {refusal}"),
             None => refusal.to_string(),
         };
-        self.report_failure(line, text, answer)
+        self.report_failure(line.map(|line| format!("line {line}: {text}")), text, answer)
     }
 
-    pub(super) fn invalid_line(&mut self, line: u64, reason: String) -> anyhow::Result<()> {
+    pub(super) fn invalid_line(&mut self, invalid: InvalidLine) -> anyhow::Result<()> {
         self.invalid_lines += 1;
-        let answer = json!({"line": line, "error": {"code": "invalid_line", "message": reason}});
-        self.report_failure(Some(line), reason, answer)
+        let text = invalid.to_string();
+        let InvalidLine { line, column, reason } = invalid;
+        let mut answer = json!({"line": line, "error": {"code": "invalid_line", "message": reason}});
+        if let Some(column) = column {
+            answer["column"] = column.into();
+        }
+        self.report_failure(Some(text), reason, answer)
     }
 
-    fn report_failure(&mut self, line: Option<u64>, text: String, mut answer: Value) -> anyhow::Result<()> {
+    /// `located` is the text with the line that it is about, if the message is from a feed.
+    fn report_failure(
+        &mut self,
+        located: Option<String>,
+        text: String,
+        mut answer: Value,
+    ) -> anyhow::Result<()> {
         if self.json {
-            if line.is_none() {
+            if located.is_none() {
                 answer.as_object_mut().expect("it is an object").remove("line");
             }
             print_line!("{answer}")?;
-        } else if let Some(line) = line {
+        } else if let Some(located) = located {
             match self.failed() {
-                failed if failed < MAX_PRINTED_FAILURES => note(format_args!("line {line}: {text}")),
+                failed if failed < MAX_PRINTED_FAILURES => note(located),
                 MAX_PRINTED_FAILURES => {
-                    note(format_args!("line {line}: {text} (further failures are only counted)"));
+                    note(format_args!("{located} (further failures are only counted)"));
                 }
                 _ => {}
             }
@@ -104,12 +118,12 @@ impl Tally {
     }
 
     pub(super) fn summary(&self, took: Duration, unanswered: usize) -> String {
-        let messages = pluralized(self.published, "message");
-        let rooms = pluralized(self.rooms.len() as u64, "room");
+        let messages = counted(self.published, "message");
+        let rooms = counted(self.rooms.len() as u64, "room");
         let mut text = format!("published {messages} to {rooms} in {:.1} s", took.as_secs_f64());
         for (count, what) in [
             (self.refused, "refused"),
-            (self.invalid_lines, "invalid lines"),
+            (self.invalid_lines, if self.invalid_lines == 1 { "invalid line" } else { "invalid lines" }),
             (self.duplicates, "published before"),
             (unanswered as u64, "unanswered"),
         ] {
@@ -121,10 +135,6 @@ impl Tally {
     }
 }
 
-fn pluralized(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +144,8 @@ mod tests {
         let mut tally = Tally { published: 1234, rooms: HashSet::from(["a".into()]), ..Tally::default() };
         let took = Duration::from_millis(1500);
         assert_eq!(tally.summary(took, 0), "published 1,234 messages to 1 room in 1.5 s");
+        tally.invalid_lines = 1;
+        assert!(tally.summary(took, 0).ends_with(" in 1.5 s, 1 invalid line"));
         tally.invalid_lines = 2;
         assert!(tally.summary(took, 3).ends_with(", 2 invalid lines, 3 unanswered"));
         assert_eq!((tally.failed(), tally.all()), (2, 1236));
