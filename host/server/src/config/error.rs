@@ -74,8 +74,11 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
         message if message.starts_with("invalid type: table, expected a list") => {
             LISTS_OF_TABLES.contains(&&*key).then(|| format!("{key}: write [[{key}]], not [{key}]"))
         }
-        message if !message.ends_with("expected a table") => None,
-        _ if is_tier => Some(format!("tier: write [tier.NAME], such as [tier.default], not {header}")),
+        message if message.ends_with("expected a table") && is_tier => {
+            Some(format!("tier: write [tier.NAME], such as [tier.default], not {header}"))
+        }
+        // The parser takes the tables of a list for the fields of the section, so its message misleads.
+        _ if LISTS_OF_TABLES.contains(&&*key) => None,
         _ => (header == format!("[[{key}]]")).then(|| format!("{key}: write [{key}], not [[{key}]]")),
     };
     match wrong_brackets {
