@@ -1,5 +1,5 @@
 //! Entries that all nodes must know, and that nodes write again if the store loses them: API keys and
-//! versions of plugins. Only knows their versions, not what they say.
+//! versions of plugins. Compares entries by version only.
 //!
 //! Entries are never removed, only replaced by newer ones; a revocation is an entry, too. So if the store
 //! lacks an entry that a node has read, the store has lost it.

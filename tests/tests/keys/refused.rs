@@ -92,7 +92,7 @@ async fn removing_all_keys_takes_a_second_sighup() {
     replace(node.place(), &without);
     refuses(&node, "it would remove all 2 keys; if this is intended, send SIGHUP twice").await;
     hangup(&node, "refused").await;
-    refuses(&node, "it would remove all 2 keys; to confirm, send SIGHUP once more").await;
+    refuses(&node, "it would remove all 2 keys; to confirm, send SIGHUP again").await;
     // Another text needs its own confirmation.
     replace(node.place(), format!("{without}# cut off\n"));
     refuses(&node, "if this is intended, send SIGHUP twice").await;

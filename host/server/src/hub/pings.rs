@@ -32,7 +32,7 @@ struct SentPings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Confirmation {
     /// The client knows that a room continues after `position`. `before` is the last epoch that it is known
-    /// to have heard of.
+    /// to know.
     EpochChange { room: RoomName, before: Arc<str>, position: Position },
     /// The client is alive, and this connection is the one that it uses.
     Alive,
@@ -107,7 +107,7 @@ impl Pings {
         confirmed
     }
 
-    /// The last epoch of a room that the client is known to have heard of. `None` if that is the current one.
+    /// The last epoch of a room that the client is known to know. `None` if that is the current one.
     pub(crate) fn unconfirmed_epoch(&self, room: &RoomName) -> Option<Arc<str>> {
         let state = self.state.lock().expect(NOT_POISONED);
         let mut unanswered = state.iter().flat_map(|sent| &sent.unanswered);
@@ -121,7 +121,7 @@ impl Pings {
         })
     }
 
-    /// Call this when the client has left the room, or is known in another way to have heard of the room's
+    /// Call this when the client has left the room, or is known in another way to have received the room's
     /// epoch.
     pub(crate) fn forget(&self, room: &RoomName) {
         if let Some(sent) = &mut *self.state.lock().expect(NOT_POISONED) {

@@ -53,7 +53,7 @@ impl Guard {
         let is_requested = is_requested || cause == ReloadCause::Sighup;
         self.requested = is_requested.then_some(digest);
         let hint = match is_requested {
-            true => "to confirm, send SIGHUP once more",
+            true => "to confirm, send SIGHUP again",
             false => "if this is intended, send SIGHUP twice",
         };
         Err(UnconfirmedLoss { losses: losses.join(" and "), hint })
@@ -91,7 +91,7 @@ mod tests {
         assert!(guard.check(&losses(), [1; 32], Sighup).is_err());
         assert!(guard.check(&[], [2; 32], FileChange).is_ok());
         let error = guard.check(&losses(), [1; 32], Sighup).unwrap_err().to_string();
-        assert_eq!(error, "it would remove all 3 keys; to confirm, send SIGHUP once more");
+        assert_eq!(error, "it would remove all 3 keys; to confirm, send SIGHUP again");
         let losses = [losses(), vec!["remove all 2 keys of signatures.keys".to_owned()]].concat();
         let error = Guard::default().check(&losses, [1; 32], FileChange).unwrap_err().to_string();
         assert_eq!(

@@ -150,7 +150,7 @@ impl SessionState {
         })
     }
 
-    /// Each room is refused or accepted by itself. Rooms beyond the limit are refused here already.
+    /// Each room is accepted or refused separately. Rooms beyond the limit are refused here.
     fn pending_joins(&self, rooms: Vec<request::RequestedRoom<'_>>) -> Vec<PendingJoin> {
         let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
         let mut terms = |name: &str, terms: Result<SubscribeOptions<'_>, Refusal>| {

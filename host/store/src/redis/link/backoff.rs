@@ -22,7 +22,7 @@ struct Down {
 }
 
 impl Backoff {
-    /// The error of the server, while it is not to be asked.
+    /// The error of the server, while commands must not be sent to it.
     pub(super) fn check(&self) -> Result<(), Error> {
         match &*self.0.load() {
             Some(down) if Instant::now() < down.until => {

@@ -94,7 +94,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The same, to be compared later.
+    /// The slot ranges and their servers, for comparison.
     pub(super) fn slots(&self) -> Vec<(u16, u16, Server)> {
         let table = self.table.load();
         table.slots().into_iter().map(|(from, to, server)| (from, to, server.clone())).collect()

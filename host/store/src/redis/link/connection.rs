@@ -1,5 +1,5 @@
 //! A connection to a server, which reconnects when it breaks or becomes silent: with a stopped process or a
-//! network that drops all packets, a connection stays open for any time.
+//! network that drops all packets, a dead connection can stay open indefinitely.
 
 use super::{
     Call,

@@ -14,7 +14,7 @@ local function now()
 end
 
 -- Whether a write arrives after its deadline. No node sets a deadline more than 5 s ahead: if one is, the clock
--- was set back since the node heard of it, and nobody can tell how long the write was on its way.
+-- was set back since the node read it, and nobody can tell how long the write was on its way.
 local function late(deadline, time)
   local left = tonumber(deadline) - time
   return left < 0 or left > 5000

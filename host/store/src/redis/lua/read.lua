@@ -26,7 +26,7 @@ local from, after, messages = oldest, tonumber(ARGV[3]), {}
 if ARGV[2] == epoch and after <= offset then
   from = math.max(oldest, after + 1)
 end
--- In pieces that grow, so that little is read in vain.
+-- In growing chunks, to avoid reading more than is returned.
 local most, bytes, piece, full = tonumber(ARGV[4]), tonumber(ARGV[7]), 1, false
 while not full and #messages < most do
   piece = math.min(piece * 2, most - #messages, 32)

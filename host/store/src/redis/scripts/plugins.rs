@@ -50,8 +50,8 @@ pub(crate) async fn upload(
     Ok(answer::number(&size)? as usize)
 }
 
-/// Writes the versions of a plugin, which must follow those that are there. `size` is that of the uploaded code of the
-/// active version, or 0 where none was uploaded; `dropped` are digests whose code is removed.
+/// Writes the versions of a plugin, which must directly succeed the stored ones. `size` is that of the uploaded code of the
+/// active version, or 0 if none was uploaded; `dropped` are digests whose code is removed.
 pub(crate) async fn write_versions(
     link: &Link,
     names: &Names,
@@ -77,7 +77,7 @@ pub(crate) async fn write_versions(
     })
 }
 
-/// Writes again the versions of a plugin where those that are there are older, and uploaded code where it is missing.
+/// Restores a plugin's versions if the stored ones are older, and its code if it is missing.
 pub(crate) async fn restore_versions(
     link: &Link,
     names: &Names,

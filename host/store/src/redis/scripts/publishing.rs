@@ -1,4 +1,4 @@
-//! The script that publishes messages to a room. In which order and when is the caller's affair.
+//! The script that publishes messages to a room. The caller decides when, and in which order.
 
 use crate::{
     Retention, Stored, Unavailable,
@@ -16,10 +16,10 @@ use switchyard_protocol::Position;
 
 script!(PUBLISH = "publish");
 
-/// How messages of a room are published together.
+/// A batch of messages for one room.
 pub(crate) struct PublishBatch<'a> {
     pub room: &'a str,
-    /// The epoch of the room, where it begins with this.
+    /// The epoch of the room, if this batch creates it.
     pub new_epoch: String,
     /// In milliseconds by Redis' clock: nothing is published after it.
     pub deadline: u64,

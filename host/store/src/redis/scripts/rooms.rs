@@ -1,4 +1,4 @@
-//! The scripts that read a room, and the one that begins it anew. The messages of a room are published in
+//! The scripts that read a room, and the one that starts a new epoch. The messages of a room are published in
 //! `scripts::publishing`, and its members written in `scripts::memberships`.
 
 use crate::{
@@ -21,12 +21,12 @@ script!(SUMMARY = "summary");
 script!(MEMBERS = "members");
 script!(RECEIPT = "receipt");
 
-/// The keys of what begins anew together with a room.
+/// The keys that a new epoch resets.
 pub(super) fn keys(names: &Names, room: &str) -> Vec<String> {
     vec![names.room(room), names.log(room), names.acks(room)]
 }
 
-/// Which piece of a room's log is read.
+/// Which part of a room's log to read.
 pub(crate) struct LogRead<'a> {
     /// The messages after this; those from the oldest on where this is `None` or of another epoch.
     pub after: Option<&'a Position>,
@@ -69,7 +69,7 @@ pub(crate) async fn read_log(
     Ok(LogPage { newest, time, oldest, entries })
 }
 
-/// Begins a room anew with another epoch, if it still has the one that ended.
+/// Starts a new epoch, if it still has the one that ended.
 pub(crate) async fn begin_epoch(
     link: &Link,
     names: &Names,
@@ -80,7 +80,7 @@ pub(crate) async fn begin_epoch(
     link.run(&BEGIN_EPOCH, keys(names, room), vec![ended.into(), begins.into()]).await.map(drop)
 }
 
-/// `None`: the room is not there. Messages older than `age` are not counted.
+/// `None`: the room does not exist. Messages older than `age` are not counted.
 pub(crate) async fn summary(
     link: &Link,
     names: &Names,
@@ -114,7 +114,7 @@ pub(crate) async fn members(
     Ok(Members { count, principals: reply.texts()?, more })
 }
 
-/// How many members have acknowledged an offset. `None`: the room has not given it.
+/// How many members have acknowledged an offset. `None`: the offset was never assigned.
 pub(crate) async fn receipt(
     link: &Link,
     names: &Names,

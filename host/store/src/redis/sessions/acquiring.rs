@@ -38,8 +38,8 @@ struct AcquireAttempt {
     principal: Arc<str>,
     id: SessionId,
     connection: ConnectionId,
-    node: Arc<String>,
     /// The name of this node when the attempt began.
+    node: Arc<String>,
     began: Instant,
     /// When Redis refuses the attempt, in milliseconds by Redis' clock.
     deadline: u64,

@@ -118,7 +118,7 @@ impl RedisSessions {
         Ok(outcome)
     }
 
-    /// Writes the members that may differ from the record. Repermits an error unless all of them now agree with it.
+    /// Writes the members that may differ from the record. Returns an error unless all of them now agree with it.
     pub(super) async fn write_members(&self, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
         let changes = session.record().membership_changes();
         let writes: Vec<_> = changes
@@ -189,7 +189,7 @@ async fn sync(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
     }
 }
 
-/// Repermits `Ok` if everything is written, or if this task must not write it any more.
+/// Returns `Ok` if everything is written, or if this task must not write it any more.
 async fn sync_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
     let _writing = session.writing.lock().await;
     let (is_uncertain, is_synced, wants_write) = {
