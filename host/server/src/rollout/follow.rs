@@ -92,7 +92,11 @@ impl Rollout {
                 tracing::error!(%plugin, %sha256, "the version that other nodes run cannot run here: {reason}");
             }
         }
-        slot.state().history = history;
+        // An operator may have activated another version during the compilation.
+        let mut state = slot.state();
+        if state.history == known {
+            state.history = history;
+        }
         Ok(())
     }
 }
