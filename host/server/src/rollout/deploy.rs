@@ -71,20 +71,20 @@ impl Rollout {
                 deployed?;
             }
             (Err(refusal), false) => {
-                slot.config.store(config);
+                slot.store_config(&config);
                 return Err(refusal);
             }
             (read, true) => {
                 self.restart(slot, &config).await?;
                 // A version that another node deployed runs here even if this node's file is missing.
                 if let Err(refusal) = read {
-                    slot.config.store(config);
+                    slot.store_config(&config);
                     return Err(refusal);
                 }
             }
             (Ok(_), false) => {}
         }
-        slot.config.store(config);
+        slot.store_config(&config);
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Rollout {
                 // Another version may have been activated during the compilation.
                 if outdated().is_some_and(|active| active == sha256) {
                     self.activate(slot, ActiveVersion { plugin, config: config.clone() }, true).await?;
-                    slot.config.store(config.clone());
+                    slot.store_config(config);
                 }
                 Ok(())
             };
@@ -193,7 +193,7 @@ impl Rollout {
         self.registry().history(config.name()).await.map_err(unavailable)?;
         let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
         let previous = self.activate(slot, version, true).await?;
-        slot.config.store(config.clone());
+        slot.store_config(config);
         match self.record(slot, &plugin, &deployment, seen).await {
             Ok(Some(history)) => slot.state().history = history,
             // The version that is active on other nodes is followed next.
@@ -299,6 +299,20 @@ impl Rollout {
         version: ActiveVersion,
         on_probation: bool,
     ) -> Result<Option<ActiveVersion>, Refusal> {
+        // The trusted keys may have changed since the version was verified, which is before its compilation.
+        let trust = slot.config.load().trust.clone();
+        trust
+            .admit(&slot.name(), version.plugin.info().signed_by.as_deref())
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
+        self.activate_admitted(slot, version, on_probation).await
+    }
+
+    async fn activate_admitted(
+        self: &Arc<Self>,
+        slot: &Arc<PluginSlot>,
+        version: ActiveVersion,
+        on_probation: bool,
+    ) -> Result<Option<ActiveVersion>, Refusal> {
         let previous = slot.state().active.clone();
         // From before the activation, so that no quarantine is missed.
         let quarantines = version.plugin.stats().watch_quarantines();
@@ -313,7 +327,7 @@ impl Rollout {
     /// new one stays.
     pub(super) async fn revert(self: &Arc<Self>, slot: &Arc<PluginSlot>, previous: Option<ActiveVersion>) {
         let Some(previous) = previous else { return };
-        if let Err(error) = self.activate(slot, previous, false).await {
+        if let Err(error) = self.activate_admitted(slot, previous, false).await {
             tracing::error!(
                 plugin = slot.name(),
                 error = error.message,

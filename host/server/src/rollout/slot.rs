@@ -164,12 +164,22 @@ impl PluginSlot {
         if before.trust == *trust {
             return;
         }
-        self.config.store(Arc::new(PluginConfig { trust: trust.clone(), ..PluginConfig::clone(&before) }));
+        self.config
+            .rcu(|config| Arc::new(PluginConfig { trust: trust.clone(), ..PluginConfig::clone(config) }));
         let info = self.plugin().map(|plugin| plugin.info().clone());
         let admitted = info.map(|info| trust.admit(&info.name, info.signed_by.as_deref()));
         if let Some(Err(error)) = admitted {
             tracing::error!("{error}; it stays active until another version replaces it");
         }
+    }
+
+    /// Records the configuration in effect, with the keys that are trusted now: they may have changed since
+    /// `config` was read.
+    pub(super) fn store_config(&self, config: &Arc<PluginConfig>) {
+        self.config.rcu(|current| match current.trust == config.trust {
+            true => config.clone(),
+            false => Arc::new(PluginConfig { trust: current.trust.clone(), ..PluginConfig::clone(config) }),
+        });
     }
 
     /// Reads the plugin's file and its signature. If they cannot be read at this moment, or not within

@@ -14,7 +14,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
-use switchyard_plugin::digest;
+use switchyard_plugin::{Trust, digest};
 use switchyard_store::VersionHistory;
 use tokio::sync::Barrier;
 
@@ -199,6 +199,25 @@ async fn a_late_compilation_never_replaces_a_newer_version() {
     assert_eq!(two.limit().await, Some(3));
     assert_eq!(history(&registry).await.current, digest(&version(3)));
     assert_eq!(two.slot().report().generation, 3);
+}
+
+/// Regression: a version that was verified before a key was revoked was activated after that, and brought the old
+/// keys back with its configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_during_a_deployment_stops_it_and_stays_in_effect() {
+    let registry = TestRegistry::new();
+    let node = TestNode::started(&registry, Some(version(1))).await;
+    let slot = node.slot();
+    let activating = slot.rollout_lock.lock().await;
+    let revoking = async {
+        eventually("it is compiled", async || slot.plugin_state() == PluginState::Loading).await;
+        slot.set_trust(&Arc::new(Trust { keys: vec![], require: true }));
+        drop(activating);
+    };
+    let (loaded, ()) = tokio::join!(node.load(version(2)), revoking);
+    assert_eq!(loaded.err().unwrap().code, ErrorCode::InvalidRequest);
+    assert_eq!(node.limit().await, Some(1));
+    assert!(slot.config.load().trust.require, "the revocation is undone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
