@@ -23,7 +23,7 @@ impl ServerMemory {
     }
 }
 
-/// The server with the least memory left.
+/// The server of whose memory the largest part is used.
 pub(crate) struct FullestServer {
     used: AtomicUsize,
     limit: AtomicUsize,
@@ -48,9 +48,9 @@ impl FullestServer {
         ServerMemory { used, limit: self.limit.load(Ordering::Relaxed) }
     }
 
-    /// Sets what the servers have reported.
+    /// Sets what the servers have reported. What this node has added since they were asked may be missing from it.
     pub(crate) fn set(&self, ServerMemory { used, limit }: ServerMemory) {
-        self.used.store(used, Ordering::Relaxed);
+        self.used.store(used + self.added.load(Ordering::Relaxed), Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
     }
 
@@ -80,5 +80,24 @@ impl FullestServer {
 
     pub(crate) fn release(&self, bytes: usize) {
         self.reserved.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: what was written while the servers were asked was forgotten until they were asked again.
+    #[test]
+    fn what_is_added_while_the_servers_are_asked_counts() {
+        let server = FullestServer::default();
+        server.added(10);
+        server.begin_to_ask();
+        server.added(5);
+        server.set(ServerMemory { used: 100, limit: 1000 });
+        assert_eq!(server.memory().used, 105);
+        server.begin_to_ask();
+        server.set(ServerMemory { used: 105, limit: 1000 });
+        assert_eq!(server.memory().used, 105);
     }
 }

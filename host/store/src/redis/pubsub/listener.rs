@@ -203,7 +203,7 @@ impl PubsubListener {
             NextStep::Read if result.missed > 0 => self.read(&room, true, None),
             // Reading a log without progress must not be repeated as fast as Redis answers.
             NextStep::Read | NextStep::ReadLater => {
-                self.later.insert(room, false);
+                self.later.entry(room).or_insert(false);
             }
             NextStep::BeginEpoch => {
                 tracing::warn!(room = &*room, "Redis has lost messages of this room; starting a new epoch");
@@ -233,7 +233,7 @@ impl PubsubListener {
         match subscription.receive(entry, &self.feed) {
             NextStep::Nothing => {}
             NextStep::ReadLater => {
-                self.later.insert(room, false);
+                self.later.entry(room).or_insert(false);
             }
             NextStep::Read | NextStep::BeginEpoch => self.read(&room, false, None),
         }
