@@ -12,7 +12,7 @@ use std::{
 };
 use switchyard_plugin::{ConnectRequest, Governor, Limits, Mirror, PluginFunction, SwapError};
 use switchyard_process::vital::VitalTasks;
-use switchyard_protocol::{ErrorCode, Refusal};
+use switchyard_protocol::Refusal;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) struct ConnectAuthorizer {
@@ -72,9 +72,7 @@ impl ConnectAuthorizer {
         let Some(requests) = self.requests.get() else { return Ok(Limits::default()) };
         let (reply, answer) = oneshot::channel();
         requests.send(AuthorizerRequest::Authorize(connect, reply)).ok();
-        answer.await.unwrap_or_else(|_| {
-            Err(Refusal::new(ErrorCode::PluginFailed, "this node is stopping; connect again"))
-        })
+        answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Activates a version in a slot, or none, and returns the version that was active before. A version

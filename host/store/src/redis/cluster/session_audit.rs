@@ -30,6 +30,15 @@ pub(crate) struct SessionAudit {
     is_running: Arc<AtomicBool>,
 }
 
+/// Ends with the task that checks sessions, even if that panics.
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 impl SessionAudit {
     /// Checks the next sessions, unless the previous ones are still being checked. Call it once per `tick`.
     pub(crate) fn check_next(&mut self, sessions: &Arc<RedisSessions>, tick: Duration) {
@@ -45,10 +54,10 @@ impl SessionAudit {
         let Some(last) = page.last() else { return };
         self.last = Some(last.connection);
         self.is_running.store(true, Ordering::Release);
-        let (sessions, is_running) = (sessions.clone(), self.is_running.clone());
+        let (sessions, running) = (sessions.clone(), Running(self.is_running.clone()));
         tokio::spawn(async move {
+            let _running = running;
             check(&sessions, page).await;
-            is_running.store(false, Ordering::Release);
         });
     }
 }

@@ -2,7 +2,7 @@
 //! any more, it is released. An attempt whose outcome is unknown is followed up until Redis can no longer execute
 //! it.
 
-use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, ReleaseMode, late};
+use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, ReleaseMode, late, lease_expired};
 use crate::{
     ConnectionId, Join, RESPONSE_TIMEOUT, ResumeResult, ResumedSession, SessionToken, Unavailable,
     redis::{
@@ -124,7 +124,7 @@ impl RedisSessions {
         // Once the lease has expired, other nodes may be removing what this name owns. Start nothing new under
         // it.
         if self.context.lease_expiry.has_expired() {
-            return Err(late());
+            return Err(lease_expired());
         }
         self.tasks.spawn(async move {
             if sender.send(work.await).is_err() {

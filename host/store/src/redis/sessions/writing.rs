@@ -1,7 +1,7 @@
 //! How a session is written while a connection holds it: one write at a time. A change takes effect when its
 //! write is confirmed. If that fails, the old state is written again.
 
-use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, late};
+use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, late, lease_expired};
 use crate::{
     ConnectionId, RESPONSE_TIMEOUT, SessionToken, Unavailable,
     redis::{
@@ -200,7 +200,7 @@ async fn sync_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) ->
         return Ok(());
     }
     if sessions.context.lease_expiry.has_expired() {
-        return Err(late());
+        return Err(lease_expired());
     }
     if wants_write {
         match sessions.write(session, RoomChanges::default()).await? {
