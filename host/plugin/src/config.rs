@@ -165,10 +165,10 @@ impl PluginConfig {
 
     fn signature(&self) -> Result<Option<String>, UnusableFile> {
         let file = signature_file(&self.file);
-        read_signature(&file).map_err(|error| self.not_taken(&file, &error))
+        read_signature(&file).map_err(|error| self.unreadable_file(&file, &error))
     }
 
-    fn not_taken(&self, file: &Path, error: &FileError) -> UnusableFile {
+    fn unreadable_file(&self, file: &Path, error: &FileError) -> UnusableFile {
         UnusableFile::new(format_args!("plugin '{}': {}", self.name(), file.display()), error)
     }
 
@@ -179,7 +179,7 @@ impl PluginConfig {
     /// Fails if one of them cannot be read. A missing signature file is not an error.
     pub fn read(&self) -> Result<PluginFile, UnusableFile> {
         let code = file::read(&self.file, contract::MAX_FILE_BYTES as u64);
-        let code = code.map_err(|error| self.not_taken(&self.file, &error))?;
+        let code = code.map_err(|error| self.unreadable_file(&self.file, &error))?;
         Ok(PluginFile { code: code.into(), signature: self.signature()? })
     }
 

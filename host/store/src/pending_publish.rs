@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Where the message was stored; `None` if it needs a member and the room has none.
-pub(crate) type PublishOutcome = Result<Option<Stored>, Unavailable>;
+pub(crate) type PublishResult = Result<Option<Stored>, Unavailable>;
 
 /// The result of [`Broker::publish`](crate::Broker::publish), as a future.
 ///
@@ -23,9 +23,9 @@ pub enum PendingPublish {
 }
 
 impl Future for PendingPublish {
-    type Output = PublishOutcome;
+    type Output = PublishResult;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PublishOutcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PublishResult> {
         match &mut *self {
             Self::Ready(result) => Poll::Ready(result.take().expect("not polled after it was ready")),
             Self::Pending(result) => {

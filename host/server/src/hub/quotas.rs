@@ -30,7 +30,7 @@ pub(crate) struct Quotas {
 struct Quota {
     grant: Grant,
     /// When the plugin was asked because of a publish. `None` if the limits are those of a member.
-    asked: Option<Instant>,
+    queried_at: Option<Instant>,
     used: Instant,
 }
 
@@ -60,7 +60,7 @@ impl Quotas {
     /// Whether the limits are known, so that the plugin need not be asked.
     pub(crate) fn are_known(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
         let quota = self.quotas.get(&(who.clone(), room.clone()));
-        quota.is_some_and(|quota| quota.asked.is_none_or(|at| now.duration_since(at) < ANSWER_TTL))
+        quota.is_some_and(|quota| quota.queried_at.is_none_or(|at| now.duration_since(at) < ANSWER_TTL))
     }
 
     /// Counts one message of this size, or refuses it.
@@ -85,7 +85,7 @@ impl Quotas {
     /// counts.
     pub(crate) fn expire_answers(&mut self, now: Instant) {
         let long_ago = now.checked_sub(ANSWER_TTL).unwrap_or(now);
-        self.quotas.values_mut().filter_map(|quota| quota.asked.as_mut()).for_each(|at| *at = long_ago);
+        self.quotas.values_mut().filter_map(|quota| quota.queried_at.as_mut()).for_each(|at| *at = long_ago);
     }
 
     fn set(
@@ -93,15 +93,16 @@ impl Quotas {
         who: &Arc<str>,
         room: &RoomName,
         limits: &Limits,
-        asked: Option<Instant>,
+        queried_at: Option<Instant>,
         now: Instant,
     ) {
         let key = (who.clone(), room.clone());
         if !self.quotas.contains_key(&key) && !self.make_room(who, now) {
             return;
         }
-        let quota = self.quotas.entry(key).or_insert(Quota { grant: Grant::default(), asked, used: now });
-        (quota.asked, quota.used) = (asked, now);
+        let quota =
+            self.quotas.entry(key).or_insert(Quota { grant: Grant::default(), queried_at, used: now });
+        (quota.queried_at, quota.used) = (queried_at, now);
         quota.grant.change(limits, now);
     }
 

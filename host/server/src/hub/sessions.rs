@@ -18,17 +18,17 @@ impl Hub {
         Ok(())
     }
 
-    /// Hands a session to a connection whose client connected at `asked`. With `most`, the principal's limit,
-    /// a connection slot is acquired in the same step.
+    /// Hands a session to a connection whose client connected at `requested_at`. With `max_connections`, the
+    /// principal's limit, a connection slot is acquired in the same step.
     pub(crate) async fn resume_session(
         &self,
         token: SessionToken,
         connection: &Connection,
-        asked: Instant,
-        most: Option<u32>,
+        requested_at: Instant,
+        max_connections: Option<u32>,
     ) -> Result<ResumeResult, Refusal> {
-        let resumed =
-            self.store.sessions.resume(token, &connection.principal, connection.id, asked, most).await;
+        let (sessions, principal) = (&self.store.sessions, &connection.principal);
+        let resumed = sessions.resume(token, principal, connection.id, requested_at, max_connections).await;
         resumed.map_err(unavailable)
     }
 
@@ -69,8 +69,8 @@ impl Hub {
         }
     }
 
-    /// The room's members, with at most `most` principals by name.
-    pub(crate) async fn members(&self, room: &Arc<str>, most: usize) -> Result<Members, Refusal> {
-        self.store.rooms.members(room, most).await.map_err(unavailable)
+    /// The room's members, with at most `max_principals` principals by name.
+    pub(crate) async fn members(&self, room: &Arc<str>, max_principals: usize) -> Result<Members, Refusal> {
+        self.store.rooms.members(room, max_principals).await.map_err(unavailable)
     }
 }

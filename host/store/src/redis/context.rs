@@ -120,7 +120,7 @@ impl Context {
         })
     }
 
-    /// Cluster time in milliseconds. Asks Redis if this node has not heard it recently.
+    /// Cluster time in milliseconds. Asks Redis if this node has no recent reading.
     pub(super) async fn cluster_time(&self) -> Result<u64, Unavailable> {
         if let Some(time) = self.cluster_clock.recent() {
             return Ok(time);

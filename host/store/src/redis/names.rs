@@ -116,7 +116,7 @@ impl Names {
 
     /// Set: what must be cleaned up when a node dies: principals with connections, and sessions with the
     /// connections that hold them.
-    pub(super) fn estate(&self, node: &str) -> String {
+    pub(super) fn owned(&self, node: &str) -> String {
         self.key(&format!("/node-{node}"), "estate")
     }
 

@@ -5,7 +5,7 @@ use crate::{
     Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable,
     redis::{
         answer,
-        lifetimes::UNNEEDED,
+        lifetimes::EMPTY_ROOM_TTL,
         link::Link,
         log_entry::LogPage,
         names::Names,
@@ -66,7 +66,7 @@ impl RedisRooms {
         after: Option<&Position>,
         limit: PageLimit,
     ) -> Result<LogPage, Unavailable> {
-        self.read_for(room, after, limit, UNNEEDED).await
+        self.read_for(room, after, limit, EMPTY_ROOM_TTL).await
     }
 
     async fn read_for(

@@ -15,7 +15,7 @@ use crate::{
         context::{
             Context,
             faults::NodeFault,
-            usage::{JoinReservation, MEMBERSHIP_SIZE},
+            usage::{JoinReservation, MEMBERSHIP_BYTES},
         },
         keyring::{Keyring, SyncedKeys},
         names::Names,
@@ -150,7 +150,7 @@ impl SessionStore for RedisStore {
         let resumed = self.leased.sessions.resume(token, principal, connection, requested_at, limit).await?;
         if let ResumeResult::Resumed(ResumedSession { rooms, .. }) = &resumed {
             let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
-            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP_SIZE + filter(membership)).sum();
+            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP_BYTES + filter(membership)).sum();
             self.context().usage.joined(connection, principal, rooms.len(), bytes);
         }
         Ok(resumed)
@@ -331,7 +331,7 @@ impl From<Arc<RedisStore>> for Store {
 
 /// How many bytes memberships take in Redis, roughly.
 fn membership_bytes(joins: &[Join]) -> usize {
-    joins.iter().map(|join| MEMBERSHIP_SIZE + join.membership.filter.as_deref().map_or(0, str::len)).sum()
+    joins.iter().map(|join| MEMBERSHIP_BYTES + join.membership.filter.as_deref().map_or(0, str::len)).sum()
 }
 
 /// Whether the room has more than its position. Other rooms are not shown.

@@ -77,7 +77,7 @@ pub(crate) async fn acquire(leased: &Arc<Leased>, vitals: &VitalTasks) -> Result
 pub(crate) async fn release(context: &Context) {
     let (link, names, node) = (&context.link, &context.names, context.node.get());
     let release = async {
-        let left = link.command("SCARD", vec![names.estate(&node).into()]).await?;
+        let left = link.command("SCARD", vec![names.owned(&node).into()]).await?;
         if answer::number(&left)? > 0 {
             link.command("ZADD", vec![names.dead().into(), "0".into(), node.as_str().into()]).await?;
         }

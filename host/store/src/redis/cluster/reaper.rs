@@ -145,7 +145,7 @@ impl<'a> OwnedEntry<'a> {
 /// not hold up the others.
 async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavailable> {
     let Context { link, names, .. } = context;
-    let owned_key: Value = names.estate(node).into();
+    let owned_key: Value = names.owned(node).into();
     let (mut left, mut failed, mut cursor) = (0, None, "0".to_owned());
     loop {
         let scan =

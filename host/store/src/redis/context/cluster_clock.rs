@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// How far this node advances the clock without a reply of Redis. After that, possibly no node reaches Redis, and
 /// all of them must have time to return before they are considered dead.
-pub(crate) const MAX_UNHEARD: Duration = Duration::from_secs(2);
+pub(crate) const MAX_EXTRAPOLATION: Duration = Duration::from_secs(2);
 
 /// What this node knows about cluster time. Never ahead of the real one.
 #[derive(Default)]
@@ -22,35 +22,35 @@ struct Reading {
     time: u64,
     since: Instant,
     /// When Redis last reported cluster time.
-    heard_at: Instant,
+    observed_at: Instant,
 }
 
 impl Reading {
     fn now(&self) -> u64 {
-        let until = Instant::now().min(self.heard_at + MAX_UNHEARD);
+        let until = Instant::now().min(self.observed_at + MAX_EXTRAPOLATION);
         self.time + until.saturating_duration_since(self.since).as_millis() as u64
     }
 
     fn is_recent(&self) -> bool {
-        self.heard_at.elapsed() <= MAX_UNHEARD
+        self.observed_at.elapsed() <= MAX_EXTRAPOLATION
     }
 }
 
 impl ClusterClock {
     /// Redis has reported this cluster time.
     pub(crate) fn observe(&self, time: u64) {
-        let heard_at = Instant::now();
+        let observed_at = Instant::now();
         let mut known = self.known();
         *known = Some(match *known {
             // The reply is older than the estimate, so it only shows that Redis was reached. The fastest reply
             // gives the best estimate.
-            Some(known) if known.is_recent() && known.now() >= time => Reading { heard_at, ..known },
-            Some(known) => Reading { time: time.max(known.now()), since: heard_at, heard_at },
-            None => Reading { time, since: heard_at, heard_at },
+            Some(known) if known.is_recent() && known.now() >= time => Reading { observed_at, ..known },
+            Some(known) => Reading { time: time.max(known.now()), since: observed_at, observed_at },
+            None => Reading { time, since: observed_at, observed_at },
         });
     }
 
-    /// A lower bound of cluster time in milliseconds, or 0 if this node has never heard it.
+    /// A lower bound of cluster time in milliseconds, or 0 if this node has never read it.
     pub(crate) fn now(&self) -> u64 {
         self.known().map_or(0, |known| known.now())
     }

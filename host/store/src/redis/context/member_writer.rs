@@ -5,7 +5,7 @@ use crate::{
     Retention, Unavailable,
     redis::{
         context::batcher::Batcher,
-        lifetimes::KEEP,
+        lifetimes::IN_USE_TTL,
         link::Link,
         membership_change::{MembershipChange, MembershipOutcome},
         names::Names,
@@ -29,7 +29,7 @@ pub(crate) struct MemberWriter {
 
 impl MemberWriter {
     pub(crate) fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
-        let keep = KEEP + retention.history.age;
+        let keep = IN_USE_TTL + retention.history.age;
         let (to, called) = (link.clone(), names.clone());
         let changes =
             Batcher::new(move |room, entries| write_batch(to.clone(), called.clone(), keep, room, entries));

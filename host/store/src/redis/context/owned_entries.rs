@@ -34,7 +34,7 @@ impl OwnedEntries {
         let change = |command: &'static str| {
             let (link, names) = (link.clone(), names.clone());
             Batcher::new(move |node: Arc<String>, entries: Vec<String>| {
-                let (link, key) = (link.clone(), names.estate(&node));
+                let (link, key) = (link.clone(), names.owned(&node));
                 async move {
                     let count = entries.len();
                     let arguments =

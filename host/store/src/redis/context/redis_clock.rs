@@ -29,10 +29,9 @@ impl RedisClock {
     pub(crate) fn observe(&self, time: u64) {
         let now = Instant::now();
         let mut samples = self.samples();
-        if samples
-            .iter()
-            .any(|(time_then, heard)| extrapolate(*time_then, *heard, now) > time + CLOCK_STEP_MICROS)
-        {
+        if samples.iter().any(|(time_then, observed_at)| {
+            extrapolate(*time_then, *observed_at, now) > time + CLOCK_STEP_MICROS
+        }) {
             samples.clear();
         }
         if samples.len() == MAX_SAMPLES {
@@ -43,7 +42,11 @@ impl RedisClock {
 
     /// A lower bound of what Redis' clock shows at `instant`, which may be in the past, in microseconds.
     pub(crate) fn micros_at(&self, instant: Instant) -> u64 {
-        self.samples().iter().map(|(time, heard)| extrapolate(*time, *heard, instant)).max().unwrap_or(0)
+        self.samples()
+            .iter()
+            .map(|(time, observed_at)| extrapolate(*time, *observed_at, instant))
+            .max()
+            .unwrap_or(0)
     }
 
     /// A lower bound of what Redis' clock shows now, in milliseconds.
@@ -61,11 +64,11 @@ pub(crate) fn is_late(deadline: u64, time: u64) -> bool {
     time > deadline || deadline - time > MAX_DEADLINE_AHEAD.as_millis() as u64
 }
 
-/// What a clock shows at `instant`, in microseconds, if it showed `time` at `heard` or earlier.
-pub(crate) fn extrapolate(time: u64, heard: Instant, instant: Instant) -> u64 {
-    match instant.checked_duration_since(heard) {
+/// What a clock shows at `instant`, in microseconds, if it showed `time` at `observed_at` or earlier.
+pub(crate) fn extrapolate(time: u64, observed_at: Instant, instant: Instant) -> u64 {
+    match instant.checked_duration_since(observed_at) {
         Some(since) => time + since.as_micros() as u64,
-        None => time.saturating_sub((heard - instant).as_micros() as u64 + 1),
+        None => time.saturating_sub((observed_at - instant).as_micros() as u64 + 1),
     }
 }
 

@@ -16,15 +16,15 @@ use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
 /// How many bytes each of these takes in Redis, not counting its texts. Measured with version 7.
-const ROOM_SIZE: usize = 4700;
-const MESSAGE_SIZE: usize = 100;
-const KEY_SIZE: usize = 200;
+const ROOM_BYTES: usize = 4700;
+const MESSAGE_BYTES: usize = 100;
+const KEY_BYTES: usize = 200;
 /// A membership of a room that has no other members, in bytes.
-pub(crate) const MEMBERSHIP_SIZE: usize = 1800;
+pub(crate) const MEMBERSHIP_BYTES: usize = 1800;
 /// How long Redis keeps a room that was left.
 const LEFT_ROOM_TTL: Duration = Duration::from_secs(60);
 /// How many bytes this node needs to track a room.
-const ROOM_NOTE_SIZE: usize = 200;
+const ROOM_NOTE_BYTES: usize = 200;
 
 /// How many entries a sweep removes before it releases the lock, which every publish needs.
 const MAX_SWEPT: usize = 256;
@@ -62,7 +62,7 @@ struct StoredRoomUsage {
 
 impl StoredRoomUsage {
     fn size(&self) -> usize {
-        ROOM_SIZE + self.bytes
+        ROOM_BYTES + self.bytes
     }
 }
 
@@ -150,7 +150,7 @@ impl RedisUsage {
     ) -> ReservedBytes {
         let mut state = self.state();
         let is_known = state.rooms.contains_key(&(room.clone(), who.clone()));
-        let bytes = bytes + if is_known { MESSAGE_SIZE } else { ROOM_SIZE };
+        let bytes = bytes + if is_known { MESSAGE_BYTES } else { ROOM_BYTES };
         state.add(who, bytes);
         self.server.reserve(bytes);
         ReservedBytes { who: who.clone(), bytes, usage: self.clone() }
@@ -171,15 +171,15 @@ impl RedisUsage {
         {
             let mut state = self.state();
             let new = || {
-                grown += ROOM_SIZE;
-                let charge = share.charge(MemoryKind::Rooms, ROOM_NOTE_SIZE + room.len());
+                grown += ROOM_BYTES;
+                let charge = share.charge(MemoryKind::Rooms, ROOM_NOTE_BYTES + room.len());
                 StoredRoomUsage { _charge: charge, messages: 0, bytes: 0, until: now }
             };
             let known = state.rooms.entry((room.clone(), who.clone())).or_insert_with(new);
             let before = known.bytes;
             known.until = now + history.age;
             if history.messages > 0 {
-                (known.messages, known.bytes) = (known.messages + 1, known.bytes + bytes + MESSAGE_SIZE);
+                (known.messages, known.bytes) = (known.messages + 1, known.bytes + bytes + MESSAGE_BYTES);
                 if known.messages > history.messages {
                     // The oldest message is dropped. Its size is taken to be the average.
                     known.bytes -= known.bytes / known.messages;
@@ -198,8 +198,8 @@ impl RedisUsage {
             state.subtract(who, shrunk);
         }
         if let Some(length) = key {
-            grown += KEY_SIZE + length;
-            self.expires(who, KEY_SIZE + length, self.retention.idempotency_key_ttl);
+            grown += KEY_BYTES + length;
+            self.expires(who, KEY_BYTES + length, self.retention.idempotency_key_ttl);
         }
         self.server.added(grown);
     }
@@ -357,7 +357,7 @@ mod tests {
         assert!(usage.server.memory().used < 8_100_000, "{:?}", usage.server.memory());
         assert!(usage.may_grow(acme.principal()));
         assert!(
-            account.used(MemoryKind::Rooms) > n * ROOM_NOTE_SIZE,
+            account.used(MemoryKind::Rooms) > n * ROOM_NOTE_BYTES,
             "what this node keeps of the rooms is counted"
         );
         tokio::time::advance(Duration::from_secs(601)).await;
@@ -374,13 +374,13 @@ mod tests {
         for _ in 0..1000 {
             usage.published(&room(1), &feed, 1000, None);
         }
-        assert_eq!(sum(&feed), ROOM_SIZE + 10 * 1100, "a room keeps only its newest messages");
+        assert_eq!(sum(&feed), ROOM_BYTES + 10 * 1100, "a room keeps only its newest messages");
         usage.published(&room(1), &other, 1000, Some(20));
-        let others = ROOM_SIZE + 1100;
-        assert_eq!(sum(&other), others + KEY_SIZE + 20, "each principal is charged for its own messages");
+        let others = ROOM_BYTES + 1100;
+        assert_eq!(sum(&other), others + KEY_BYTES + 20, "each principal is charged for its own messages");
         tokio::time::advance(Duration::from_secs(400)).await;
         usage.published(&room(1), &other, 0, None);
-        let others = others + MESSAGE_SIZE;
+        let others = others + MESSAGE_BYTES;
         let (connection, who) = (ConnectionId::random(), feed.principal());
         let before = sum(&feed);
         usage.joining(connection, who, 10, 10_000).unwrap().done();
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(sum(&feed), before + 5_000);
         usage.detached(connection, SESSION_TTL);
         let reserved = usage.publishing(&room(2), who, 100);
-        assert_eq!((sum(&feed), usage.server.memory().used > 0), (before + 5_000 + 100 + ROOM_SIZE, true));
+        assert_eq!((sum(&feed), usage.server.memory().used > 0), (before + 5_000 + 100 + ROOM_BYTES, true));
         drop(reserved);
         tokio::time::advance(SESSION_TTL + LEFT_ROOM_TTL + Duration::from_secs(2)).await;
         usage.sweep();

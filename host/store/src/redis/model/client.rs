@@ -25,7 +25,7 @@ pub(super) struct ModelClient {
     /// change was not answered, or was answered with an error.
     pub possible: BTreeMap<&'static str, BTreeSet<RoomState>>,
     /// Redis has lost data since the client was told its rooms.
-    pub is_unsure: bool,
+    pub is_uncertain: bool,
     /// What it last acknowledged in each room, and to which process.
     pub acknowledged: BTreeMap<&'static str, (Position, ProcessId)>,
     /// Positions up to which the client has received everything. A session's position beyond them would hide
@@ -72,7 +72,7 @@ impl ModelClient {
             token: None,
             current: None,
             possible: BTreeMap::new(),
-            is_unsure: false,
+            is_uncertain: false,
             acknowledged: BTreeMap::new(),
             known_positions: BTreeSet::new(),
         }
@@ -82,7 +82,7 @@ impl ModelClient {
     pub(super) fn set_known(&mut self, room_states: &RoomStates) {
         self.possible =
             ROOMS.iter().map(|room| (*room, BTreeSet::from([room_states.get(room).cloned()]))).collect();
-        self.is_unsure = false;
+        self.is_uncertain = false;
     }
 
     /// The client loses its session and starts again.
@@ -92,7 +92,7 @@ impl ModelClient {
 
     /// Checks that a session can be in these rooms with these filters.
     pub(super) fn compare(&self, room_states: &RoomStates) -> Result<(), String> {
-        if self.is_unsure {
+        if self.is_uncertain {
             return Ok(());
         }
         for (room, may) in &self.possible {

@@ -51,7 +51,7 @@ impl World {
         if let RedisCall::Command("SADD", arguments) = &ask
             && answer.is_closed()
         {
-            self.late_estate_entries.extend(arguments[1..].iter().cloned());
+            self.late_owned_entries.extend(arguments[1..].iter().cloned());
         }
         let (value, wrong) = match self.execute(&ask, sent) {
             Ok(value) => (value, None),

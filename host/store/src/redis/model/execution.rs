@@ -159,7 +159,7 @@ impl World {
     fn lost_data(&mut self) {
         Checker::lost_data(&mut self.watch);
         for client in &mut self.clients {
-            client.is_unsure = true;
+            client.is_uncertain = true;
             client.acknowledged.clear();
         }
     }

@@ -125,7 +125,7 @@ impl World {
         let server = self.engine.clone();
         let mut server = server.server.borrow_mut();
         let now = server.cluster_time();
-        let (mut records, mut estates, mut sorted) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut records, mut owned_sets, mut sorted) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (key, kept) in server.values() {
             match kept {
                 StoredValue::Hash(fields) => {
@@ -133,7 +133,7 @@ impl World {
                         records.insert(stored.entry(), stored);
                     }
                 }
-                StoredValue::Set(entries) => drop(estates.insert(key.to_owned(), entries.clone())),
+                StoredValue::Set(entries) => drop(owned_sets.insert(key.to_owned(), entries.clone())),
                 StoredValue::Sorted(scores) => drop(sorted.insert(key.to_owned(), scores.clone())),
                 StoredValue::List(_) => {}
             }
@@ -164,19 +164,19 @@ impl World {
                         record.rooms, stored.fields
                     ));
                 }
-                let estate = expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
-                estate.insert(held_entry(&session.principal, session.id, session.connection));
+                let owned = expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
+                owned.insert(held_entry(&session.principal, session.id, session.connection));
                 held.insert(entry);
             }
         }
         for (key, entries) in &expected {
-            let estate = estates.remove(key).unwrap_or_default();
+            let owned = owned_sets.remove(key).unwrap_or_default();
             // An entry that was added by a late command is removed together with the node.
-            let late_estate_entries = &self.late_estate_entries;
-            if !entries.is_subset(&estate)
-                || (is_exact && estate.difference(entries).any(|entry| !late_estate_entries.contains(entry)))
+            let late_owned_entries = &self.late_owned_entries;
+            if !entries.is_subset(&owned)
+                || (is_exact && owned.difference(entries).any(|entry| !late_owned_entries.contains(entry)))
             {
-                return Err(format!("{key} has {estate:?}, and should have {entries:?}"));
+                return Err(format!("{key} has {owned:?}, and should have {entries:?}"));
             }
         }
         for room in ROOMS {
@@ -216,11 +216,11 @@ impl World {
         if leases.values().any(|until| *until > now + LEASE_DURATION.as_millis() as f64 + MAX_AHEAD_MS) {
             return Err(format!("the leases are {leases:?} at {now}"));
         }
-        estates.retain(|_, entries| entries.iter().any(|entry| !self.late_estate_entries.contains(entry)));
+        owned_sets.retain(|_, entries| entries.iter().any(|entry| !self.late_owned_entries.contains(entry)));
         let dead = sorted.remove("m:{/nodes}:dead").unwrap_or_default();
-        match dead.is_empty() && estates.is_empty() {
+        match dead.is_empty() && owned_sets.is_empty() {
             true => Ok(()),
-            false => Err(format!("the dead nodes {dead:?} still own {estates:?}")),
+            false => Err(format!("the dead nodes {dead:?} still own {owned_sets:?}")),
         }
     }
 
@@ -231,7 +231,7 @@ impl World {
         records: &BTreeMap<String, StoredRecord>,
         sorted: &BTreeMap<String, BTreeMap<String, f64>>,
     ) -> Result<(), String> {
-        for client in self.clients.iter().filter(|client| !client.is_unsure) {
+        for client in self.clients.iter().filter(|client| !client.is_uncertain) {
             let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
                 let stored = records.get(&session_entry(&client.principal, id));

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// How far time advances between two checks.
 const QUIESCENCE_STEP: Duration = Duration::from_secs(4);
 /// After how many steps the state must be right: enough for a lease and a session to expire, an interrupted
-/// cleanup to be repeated, and the patrol to compare all sessions.
+/// cleanup to be repeated, and the session audit to compare all sessions.
 const MAX_QUIESCENCE_STEPS: usize = 32;
 
 impl World {

@@ -15,7 +15,7 @@ fn a_failed_resume_leaves_no_owned_entry() {
     });
 }
 
-/// The patrol added a session that was not taken back yet to what the new name owns, and its end removed it
+/// The session audit added a session that was not taken back yet to what the new name owns, and its end removed it
 /// from what the old name owned.
 #[test]
 fn a_session_whose_client_never_answers_leaves_no_owned_entry() {
@@ -129,7 +129,7 @@ fn a_session_taken_back_twice_ends_up_under_its_nodes_current_name() {
         world.step(Flush).await;
         world.step(RunLeasesOnly(1100)).await;
         world.step(Pong { client: 0 }).await;
-        // The patrol, which would notice, has run too early.
+        // The session audit, which would notice, has run too early.
         world.deliver_one("session_holders", Fate::GivenUp).await;
         world.deliver_one("replace_session", Fate::Answered).await;
     });

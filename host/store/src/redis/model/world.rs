@@ -77,7 +77,7 @@ pub(super) struct World {
     pub watch: Checker,
     pub saved: Option<FakeRedis>,
     /// Entries that a late command added to what a node owns.
-    pub late_estate_entries: BTreeSet<String>,
+    pub late_owned_entries: BTreeSet<String>,
     /// The newest offset in each room.
     pub published: BTreeMap<&'static str, u64>,
     /// Whether clients answer pings at once.
@@ -109,7 +109,7 @@ impl World {
             connections: vec![],
             watch: Checker::default(),
             saved: None,
-            late_estate_entries: BTreeSet::new(),
+            late_owned_entries: BTreeSet::new(),
             published: BTreeMap::new(),
             answers_probes: false,
             clustered,

@@ -124,13 +124,13 @@ impl PubsubListener {
                 }
                 let number = self.next_number();
                 self.subscriptions.insert(room.clone(), RoomSubscription::new(room.clone(), number));
-                self.schedule.patrol(room.clone(), number);
+                self.schedule.schedule_check(room.clone(), number);
                 self.read(&room, true, None);
             }
             ListenerRequest::Unsubscribe(room) => {
                 if let Some(subscription) = self.subscriptions.get_mut(&room) {
                     subscription.is_needed = false;
-                    self.schedule.linger(room);
+                    self.schedule.schedule_unsubscribe(room);
                 }
             }
             ListenerRequest::Read { room, read, page, permit } => {
@@ -248,7 +248,7 @@ impl PubsubListener {
             self.topology_requested = now;
             self.request_topology();
         }
-        while let Some(room) = self.schedule.next_lingered(now) {
+        while let Some(room) = self.schedule.next_unsubscribe(now) {
             if self.subscriptions.get(&room).is_some_and(|subscription| !subscription.is_needed) {
                 self.subscriptions.remove(&room);
                 self.rooms.link.unsubscribe(self.rooms.names.live(&room));
@@ -261,7 +261,7 @@ impl PubsubListener {
             else {
                 continue;
             };
-            self.schedule.patrol(room.clone(), number);
+            self.schedule.schedule_check(room.clone(), number);
             if subscription.is_live() && !std::mem::take(&mut subscription.is_active) {
                 self.enqueue(room, false);
             }

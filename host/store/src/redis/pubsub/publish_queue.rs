@@ -5,7 +5,7 @@
 
 use crate::{
     Message, PendingPublish, RESPONSE_TIMEOUT, Stored, Unavailable,
-    pending_publish::PublishOutcome,
+    pending_publish::PublishResult,
     redis::{
         context::{Context, redis_clock::WRITE_VALIDITY, usage::ReservedBytes},
         log_entry,
@@ -55,7 +55,7 @@ struct QueuedMessage {
     key: Option<String>,
     needs_member: bool,
     queued_at: Instant,
-    result: oneshot::Sender<PublishOutcome>,
+    result: oneshot::Sender<PublishResult>,
     charge: MemoryCharge,
     _reserved: ReservedBytes,
 }
@@ -232,7 +232,7 @@ impl PublishQueue {
         match self.run_script(room, &messages, script, &unconfirmed).await {
             Ok((stored, is_new)) => {
                 let (mut state, now) = (self.state(), Instant::now());
-                state.unconfirmed.settle(room, now);
+                state.unconfirmed.confirm(room, now);
                 state.servers.get_mut(server).into_iter().for_each(|queue| queue.last_success = now);
                 drop(state);
                 if is_new {
@@ -282,7 +282,7 @@ impl PublishQueue {
                 new_epoch: new_epoch(""),
                 deadline,
                 name: UnconfirmedScripts::name(script),
-                unsure: unconfirmed,
+                unconfirmed,
             };
             let messages = messages.iter().map(|message| BatchMessage {
                 body: &message.body,
@@ -308,7 +308,7 @@ fn no_answer() -> Unavailable {
     Unavailable("Redis does not answer".to_owned())
 }
 
-fn answer_all(messages: Vec<QueuedMessage>, result: &PublishOutcome) {
+fn answer_all(messages: Vec<QueuedMessage>, result: &PublishResult) {
     for message in messages {
         message.result.send(result.clone()).ok();
     }

@@ -22,7 +22,7 @@ pub(crate) struct RoomSubscription {
     pub read: u64,
     /// Whether the room has members on this node. If not, the subscription lingers for a moment.
     pub is_needed: bool,
-    /// Whether a message was received since the last patrol.
+    /// Whether a message was received since the last check.
     pub is_active: bool,
     phase: Phase,
     /// The position of the newest message that was passed on.

@@ -6,37 +6,37 @@ use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
 /// How long a room may be silent before its log is read, in case the subscription was lost.
-const PATROL_INTERVAL: Duration = Duration::from_secs(5);
+const SILENCE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a room without members on this node stays subscribed, in case somebody joins again.
 const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(2);
 
 /// Both queues are in the order of their times.
 #[derive(Default)]
 pub(crate) struct Schedule {
-    lingering: VecDeque<(Instant, RoomName)>,
+    unsubscribes: VecDeque<(Instant, RoomName)>,
     /// With the number of the subscription.
-    patrol: VecDeque<(Instant, RoomName, u64)>,
+    checks: VecDeque<(Instant, RoomName, u64)>,
 }
 
 impl Schedule {
     /// Schedules the end of a subscription, because the room has no more members on this node.
-    pub(crate) fn linger(&mut self, room: RoomName) {
-        self.lingering.push_back((Instant::now() + UNSUBSCRIBE_DELAY, room));
+    pub(crate) fn schedule_unsubscribe(&mut self, room: RoomName) {
+        self.unsubscribes.push_back((Instant::now() + UNSUBSCRIBE_DELAY, room));
     }
 
     /// Takes a room whose delay is over.
-    pub(crate) fn next_lingered(&mut self, now: Instant) -> Option<RoomName> {
-        self.lingering.pop_front_if(|(at, _)| *at <= now).map(|(_, room)| room)
+    pub(crate) fn next_unsubscribe(&mut self, now: Instant) -> Option<RoomName> {
+        self.unsubscribes.pop_front_if(|(at, _)| *at <= now).map(|(_, room)| room)
     }
 
-    /// Schedules the next patrol of the room.
-    pub(crate) fn patrol(&mut self, room: RoomName, number: u64) {
-        self.patrol.push_back((Instant::now() + PATROL_INTERVAL, room, number));
+    /// Schedules the next check of the room.
+    pub(crate) fn schedule_check(&mut self, room: RoomName, number: u64) {
+        self.checks.push_back((Instant::now() + SILENCE_CHECK_INTERVAL, room, number));
     }
 
-    /// Takes the rooms that are due for a patrol.
+    /// Takes the rooms that are due for a check.
     pub(crate) fn take_due(&mut self, now: Instant) -> Vec<(RoomName, u64)> {
-        let due = self.patrol.partition_point(|(at, ..)| *at <= now);
-        self.patrol.drain(..due).map(|(_, room, number)| (room, number)).collect()
+        let due = self.checks.partition_point(|(at, ..)| *at <= now);
+        self.checks.drain(..due).map(|(_, room, number)| (room, number)).collect()
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct UnconfirmedScripts {
     /// The scripts of each room and when they were sent, the newest last.
     rooms: HashMap<RoomName, VecDeque<(u64, Instant)>>,
     /// The room of each noted script, the newest last, until the script is forgotten, even if the room was
-    /// settled since.
+    /// confirmed since.
     noted: VecDeque<(Instant, RoomName)>,
 }
 
@@ -56,7 +56,7 @@ impl UnconfirmedScripts {
     }
 
     /// Forgets the scripts of a room, because Redis knows the names of all of them.
-    pub(crate) fn settle(&mut self, room: &RoomName, now: Instant) {
+    pub(crate) fn confirm(&mut self, room: &RoomName, now: Instant) {
         self.rooms.remove(room);
         self.forget_some(now);
     }
@@ -93,7 +93,7 @@ mod tests {
         };
         assert_eq!(unconfirmed.names_of(&a, now), named(&[1, 2]));
         assert_eq!(unconfirmed.names_of(&a, now + MAX_SCRIPT_DELAY), named(&[2]));
-        unconfirmed.settle(&a, now);
+        unconfirmed.confirm(&a, now);
         assert_eq!(
             (unconfirmed.names_of(&a, now), unconfirmed.names_of(&b, now)),
             (String::new(), named(&[3]))
@@ -124,10 +124,10 @@ mod tests {
             "r:0 and r:1 have a newer script"
         );
         for _ in 0..1000 / MAX_FORGOTTEN_PER_CALL {
-            unconfirmed.settle(&rooms[999], now + MAX_SCRIPT_DELAY);
+            unconfirmed.confirm(&rooms[999], now + MAX_SCRIPT_DELAY);
         }
         assert_eq!((unconfirmed.rooms.len(), unconfirmed.noted.len()), (2, 2));
-        unconfirmed.settle(&rooms[999], now + 2 * MAX_SCRIPT_DELAY);
+        unconfirmed.confirm(&rooms[999], now + 2 * MAX_SCRIPT_DELAY);
         assert_eq!((unconfirmed.rooms.len(), unconfirmed.noted.len()), (0, 0));
     }
 }

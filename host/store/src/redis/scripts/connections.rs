@@ -2,7 +2,7 @@
 
 use crate::{
     Unavailable,
-    redis::{answer, lifetimes::KEEP, link::Link, names::Names},
+    redis::{answer, lifetimes::IN_USE_TTL, link::Link, names::Names},
 };
 use fred::types::Value;
 
@@ -32,7 +32,11 @@ pub(crate) enum SlotReply {
 impl SlotRequest {
     /// The arguments of scripts that acquire a slot: connections of the node, limit, how long counts are kept.
     pub(super) fn arguments(self) -> [Value; 3] {
-        [answer::integer(self.own.into()), answer::integer(self.max_connections.into()), answer::millis(KEEP)]
+        [
+            answer::integer(self.own.into()),
+            answer::integer(self.max_connections.into()),
+            answer::millis(IN_USE_TTL),
+        ]
     }
 }
 
@@ -63,7 +67,11 @@ pub(crate) async fn write_count(
     count: u32,
     deadline: u64,
 ) -> Result<bool, Unavailable> {
-    let arguments =
-        vec![node.into(), answer::integer(count.into()), answer::millis(KEEP), answer::integer(deadline)];
+    let arguments = vec![
+        node.into(),
+        answer::integer(count.into()),
+        answer::millis(IN_USE_TTL),
+        answer::integer(deadline),
+    ];
     Ok(link.run(&WRITE_COUNT, vec![names.connections(principal)], arguments).await? != Value::Integer(LATE))
 }

@@ -5,7 +5,7 @@ use crate::{
     redis::{
         answer::{self, Elements, InvalidReply},
         context::redis_clock::WRITE_VALIDITY,
-        lifetimes::UNNEEDED,
+        lifetimes::EMPTY_ROOM_TTL,
         link::Link,
         membership_change::{MembershipChange, MembershipOutcome},
         names::Names,
@@ -45,7 +45,8 @@ pub(crate) async fn write<'a>(
         names.removals(room),
         names.room(room),
     ];
-    let mut arguments = vec![answer::millis(keep), answer::millis(REMOVAL_TTL), answer::millis(UNNEEDED)];
+    let mut arguments =
+        vec![answer::millis(keep), answer::millis(REMOVAL_TTL), answer::millis(EMPTY_ROOM_TTL)];
     let mut count = 0;
     for MemberWrite { principal, id, change } in members {
         let MembershipChange { generation, number, confirmed_at, joins, .. } = change;

@@ -4,7 +4,7 @@ use crate::{
     Retention, Stored, Unavailable,
     redis::{
         answer::{self, Elements, InvalidReply},
-        lifetimes::{KEEP, UNNEEDED},
+        lifetimes::{EMPTY_ROOM_TTL, IN_USE_TTL},
         link::Link,
         names::Names,
         scripts::rooms,
@@ -26,7 +26,7 @@ pub(crate) struct PublishBatch<'a> {
     /// The name of this batch.
     pub name: String,
     /// The names of the batches before it whose outcome is unknown, each behind a space. They are refused from now on.
-    pub unsure: &'a str,
+    pub unconfirmed: &'a str,
 }
 
 /// A message of a batch.
@@ -58,20 +58,20 @@ pub(crate) async fn publish<'a>(
     batch: PublishBatch<'_>,
     messages: impl ExactSizeIterator<Item = BatchMessage<'a>>,
 ) -> Result<PublishReply, Unavailable> {
-    let PublishBatch { room, new_epoch, deadline, name, unsure } = batch;
+    let PublishBatch { room, new_epoch, deadline, name, unconfirmed } = batch;
     let (history, count, mut keys) = (&retention.history, messages.len(), rooms::keys(names, room));
     let mut arguments = vec![
         new_epoch.into(),
         answer::integer(history.messages as u64),
         answer::millis(history.age),
-        answer::millis(KEEP + history.age),
+        answer::millis(IN_USE_TTL + history.age),
         answer::millis(retention.idempotency_key_ttl),
         names.live(room).into(),
-        answer::millis(UNNEEDED),
+        answer::millis(EMPTY_ROOM_TTL),
         answer::integer(history.bytes as u64),
         answer::integer(deadline),
         name.into(),
-        unsure.into(),
+        unconfirmed.into(),
     ];
     let others = keys.len();
     for BatchMessage { body, once, needs_member } in messages {

@@ -5,7 +5,7 @@ use crate::{
     Unavailable,
     redis::{
         answer::{self, Elements, InvalidReply},
-        lifetimes::KEEP,
+        lifetimes::IN_USE_TTL,
         link::Link,
         names::Names,
         scripts::sessions::{SessionKey, fields},
@@ -59,7 +59,7 @@ pub(crate) async fn release(
         request.dead_node.unwrap_or_default().into(),
         answer::integer(cluster_time),
         answer::millis(request.ttl),
-        answer::millis(KEEP),
+        answer::millis(IN_USE_TTL),
         answer::integer(request.dead_node.is_some().into()),
     ];
     if let Some((generation, number, rooms)) = &request.final_write {

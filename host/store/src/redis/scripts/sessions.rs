@@ -5,7 +5,7 @@ use crate::{
     ConnectionId, Unavailable,
     redis::{
         answer::{self, Elements, InvalidReply},
-        lifetimes::KEEP,
+        lifetimes::IN_USE_TTL,
         link::Link,
         names::Names,
         scripts::connections::SlotRequest,
@@ -69,7 +69,7 @@ pub(crate) async fn create(
         holder.connection.to_string().into(),
         holder.node.into(),
         answer::integer(deadline),
-        answer::millis(KEEP),
+        answer::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(rooms));
     let mut reply = Elements::of(link.run(&CREATE_SESSION, vec![session.name(names)], arguments).await?)?;
@@ -133,7 +133,7 @@ pub(crate) async fn resume(
         holder.node.into(),
         answer::integer(requested_at),
         answer::integer(deadline),
-        answer::millis(KEEP),
+        answer::millis(IN_USE_TTL),
         answer::integer(cluster_time),
     ];
     arguments.extend(slot.into_iter().flat_map(SlotRequest::arguments));
@@ -203,7 +203,7 @@ pub(crate) async fn update(
         connection.to_string().into(),
         answer::integer(generation),
         answer::integer(number),
-        answer::millis(KEEP),
+        answer::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(rooms));
     WriteReply::read(link.run(&UPDATE_SESSION, vec![session.name(names)], arguments).await?)
@@ -235,7 +235,7 @@ pub(crate) async fn replace(
         answer::integer(write.number),
         answer::integer(write.deadline),
         answer::integer(write.may_create.into()),
-        answer::millis(KEEP),
+        answer::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(write.rooms));
     WriteReply::read(link.run(&REPLACE_SESSION, vec![session.name(names)], arguments).await?)
