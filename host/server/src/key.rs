@@ -1,11 +1,10 @@
 //! The API keys that a node accepts, and the limits of their tiers. Keeps only the digests of keys, not the
 //! keys.
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    num::NonZeroU32,
     sync::Arc,
 };
 use subtle::ConstantTimeEq;
@@ -16,16 +15,10 @@ use switchyard_store::key::{Digest, Expiry, KeyConfig, Scope};
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tier {
-    /// Maximum number of live connections of one principal, on all nodes that share a store. Not 0.
-    #[serde(deserialize_with = "at_least_one")]
+    /// Maximum number of live connections of one principal, on all nodes that share a store.
     pub connections: u32,
-    /// Maximum number of rooms of one connection. `*` and the inbox do not count. Not 0.
-    #[serde(deserialize_with = "at_least_one")]
+    /// Maximum number of rooms of one connection. `*` and the inbox do not count.
     pub rooms: u32,
-}
-
-fn at_least_one<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    NonZeroU32::deserialize(from).map(NonZeroU32::get)
 }
 
 impl Default for Tier {

@@ -166,11 +166,6 @@ impl Config {
                     format!("key.tier: tier '{name}' is not configured; add a section [tier.{name}]");
                 return Err(CheckError::new(Location::Span(tier.span()), message));
             }
-            if key.scopes.is_empty() {
-                let message =
-                    "key.scopes is empty; list at least one of subscribe, publish, broadcast, admin";
-                return Err(CheckError::new(Location::Entry("key", n, "scopes"), message));
-            }
             let principal = &key.principal.0;
             if let Some(owner) = owners.insert(key.digest, principal.clone()) {
                 let message = match owner == *principal {
@@ -201,11 +196,6 @@ impl Config {
                 return error(format!(
                     "plugin.name: there are two plugins named '{name}'; give each its own name"
                 ));
-            }
-            if plugin.rooms.is_empty() {
-                let message =
-                    "plugin.rooms is empty; list at least one pattern such as \"prices\" or \"prices:*\"";
-                return Err(CheckError::new(Location::Entry("plugin", n, "rooms"), message));
             }
             let is_digest =
                 |text: &str| text.len() == DIGEST_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -39,7 +39,7 @@ impl ConfigError {
 }
 
 /// Terms of Rust in the messages of serde and the TOML parser, and the terms that operators know.
-const TERMS: [(&str, &str); 14] = [
+const TERMS: [(&str, &str); 13] = [
     ("unknown field ", "unknown key "),
     ("missing field ", "missing key "),
     ("duplicate field ", "duplicate key "),
@@ -49,7 +49,6 @@ const TERMS: [(&str, &str); 14] = [
     ("expected a map", "expected a table"),
     ("expected a sequence", "expected a list"),
     ("expected a boolean", "expected true or false"),
-    ("expected a nonzero u32", "expected a whole number of at least 1"),
     ("expected a nonzero usize", "expected a whole number of at least 1"),
     ("expected u32", "expected a whole number"),
     ("expected u64", "expected a whole number"),
