@@ -73,6 +73,7 @@ where
     rooms::reading_creates_no_room(subject(10, 600).await).await;
     rooms::a_message_that_needs_a_member_is_published_only_while_there_is_one(subject(10, 600).await).await;
     sessions::a_resumed_session_has_its_rooms(subject(10, 600).await).await;
+    sessions::a_join_keeps_the_position_of_a_member_and_gives_one_to_others(subject(10, 600).await).await;
     sessions::only_its_principal_can_resume_a_session_until_it_ends(subject(10, 600).await).await;
     sessions::the_old_connection_can_do_nothing_after_a_takeover(subject(10, 600).await).await;
     sessions::a_resume_asked_for_before_a_takeover_fails(subject(10, 600).await).await;

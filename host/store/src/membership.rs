@@ -18,8 +18,8 @@ pub struct Membership {
 pub struct Join {
     /// The room.
     pub room: RoomName,
-    /// The new membership. If the session is a member already, its position stays, unless it is of another
-    /// epoch.
+    /// The new membership. If the session is a member already, its position stays, unless the
+    /// join is `anew`.
     pub membership: Membership,
     /// Whether to forget what the session has acknowledged in the room, as if it had left.
     pub anew: bool,

@@ -129,14 +129,22 @@ pub(crate) enum JoinAnswer {
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub room: RoomName,
+    /// The room's newest position when the offer was made.
+    pub position: Position,
     filter: Option<FilterId>,
     who: Arc<str>,
     queue: Option<ShardQueue>,
 }
 
 impl Offer {
-    pub(crate) fn new(room: RoomName, filter: Option<FilterId>, who: Arc<str>, queue: ShardQueue) -> Self {
-        Self { room, filter, who, queue: Some(queue) }
+    pub(crate) fn new(
+        room: RoomName,
+        position: Position,
+        filter: Option<FilterId>,
+        who: Arc<str>,
+        queue: ShardQueue,
+    ) -> Self {
+        Self { room, position, filter, who, queue: Some(queue) }
     }
 
     /// Accepts the offer. From here on, messages are buffered until the member finishes catching up, so that

@@ -198,10 +198,11 @@ impl Shard {
             self.quotas.set_member_limits(who, &admission.room, &admission.limits, Instant::now());
         }
         if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
-            && self.open_room(&admission.room).is_some_and(|room| room.has_member(request.connection.id))
+            && let Some(room) = self.open_room(&admission.room)
+            && room.has_member(request.connection.id)
         {
-            let offer =
-                Offer::new(admission.room, admission.filter, request.connection.principal.clone(), queue);
+            let (position, who) = (room.position().clone(), request.connection.principal.clone());
+            let offer = Offer::new(admission.room, position, admission.filter, who, queue);
             return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
         }
         let share = &request.connection.share;

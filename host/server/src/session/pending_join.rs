@@ -34,7 +34,8 @@ pub(super) enum JoinState {
     Offered(JoinTerms, Offer),
     /// The connection has a new seat. It is not recorded yet, and the client has not been told.
     Seated(Box<Seated>),
-    Refused(Refusal),
+    /// With the canonical name of the room, if the shard had named it before the join was refused.
+    Refused(Refusal, Option<RoomName>),
     /// The connection is in the room. What remains is to tell the client.
     Done(Box<Done>),
 }
@@ -84,14 +85,15 @@ impl PendingJoin {
 
     /// An entry that is refused without asking the shard.
     pub(super) fn refused(name: &str, refusal: Refusal) -> Self {
-        Self { name: clip(name).to_owned(), state: JoinState::Refused(refusal) }
+        Self { name: clip(name).to_owned(), state: JoinState::Refused(refusal, None) }
     }
 
-    /// The canonical name of the room, once the shard has answered.
+    /// The canonical name of the room, once the shard has answered. A join that is refused later keeps it.
     pub(super) fn room(&self) -> Option<&RoomName> {
         match &self.state {
             JoinState::Seated(seated) => Some(seated.room()),
             JoinState::Offered(_, offer) => Some(&offer.room),
+            JoinState::Refused(_, room) => room.as_ref(),
             _ => None,
         }
     }
@@ -103,10 +105,10 @@ impl PendingJoin {
                 Some(Join { room: seated.room().clone(), membership: seated.membership(), anew: true })
             }
             JoinState::Offered(terms, offer) => {
-                // Without a new position the member keeps the recorded one.
-                let position = terms.since.clone();
-                let anew = position.is_some();
-                let position = position.unwrap_or_else(|| Position { epoch: "".into(), offset: 0 });
+                // Without a new position the member keeps the recorded one. If the store has none, the member
+                // joins at the room's position.
+                let anew = terms.since.is_some();
+                let position = terms.since.as_ref().unwrap_or(&offer.position).clone();
                 let membership = Membership { filter: terms.filter.clone(), position };
                 Some(Join { room: offer.room.clone(), membership, anew })
             }
@@ -116,12 +118,13 @@ impl PendingJoin {
 
     /// Leaves the room, because the join could not be recorded. Buffered messages are dropped.
     pub(super) async fn withdraw(self, refusal: &Refusal) -> Self {
+        let room = self.room().cloned();
         let state = match self.state {
             JoinState::Seated(seated) => {
                 seated.joined.seat.leave().await;
-                JoinState::Refused(refusal.clone())
+                JoinState::Refused(refusal.clone(), room)
             }
-            JoinState::Offered(..) => JoinState::Refused(refusal.clone()),
+            JoinState::Offered(..) => JoinState::Refused(refusal.clone(), room),
             state => state,
         };
         Self { name: self.name, state }
@@ -129,7 +132,7 @@ impl PendingJoin {
 
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         match &self.state {
-            JoinState::Refused(refusal) => Some(refusal),
+            JoinState::Refused(refusal, _) => Some(refusal),
             _ => None,
         }
     }
@@ -141,7 +144,9 @@ impl PendingJoin {
                 let nothing = reply::RoomResult::new(done.result.room.clone());
                 mem::replace(&mut done.result, nothing)
             }
-            JoinState::Refused(refusal) => reply::RoomResult::refused(&self.name, rejected, refusal.clone()),
+            JoinState::Refused(refusal, _) => {
+                reply::RoomResult::refused(&self.name, rejected, refusal.clone())
+            }
             _ => unreachable!("the join was answered"),
         }
     }
@@ -171,4 +176,31 @@ pub(super) fn clip(name: &str) -> &str {
 /// applies.
 pub(super) fn named_twice(room: &RoomName) -> Refusal {
     Refusal::invalid(format!("another entry of this request is for room '{}'; name it once", &**room))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    fn position(epoch: &str, offset: u64) -> Position {
+        Position { epoch: epoch.into(), offset }
+    }
+
+    /// The store may have lost the membership that the offer is for. A position without an epoch would then
+    /// make the next resume report messages as lost that are stored.
+    #[test]
+    fn an_accepted_offer_is_recorded_at_a_position_of_the_room() {
+        let room = RoomName::parse("prices").unwrap();
+        let recorded = |since: Option<Position>| {
+            let offer =
+                Offer::new(room.clone(), position("e1", 7), None, "acme".into(), mpsc::unbounded_channel().0);
+            let terms = JoinTerms { room: room.clone(), filter: None, since };
+            let join = PendingJoin { name: room.to_string(), state: JoinState::Offered(terms, offer) };
+            let Join { membership, anew, .. } = join.record().expect("it was granted");
+            (membership.position, anew)
+        };
+        assert_eq!(recorded(None), (position("e1", 7), false));
+        assert_eq!(recorded(Some(position("e1", 3))), (position("e1", 3), true));
+    }
 }

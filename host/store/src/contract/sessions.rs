@@ -43,6 +43,25 @@ pub(super) async fn a_resumed_session_has_its_rooms(s: Subject) {
     s.store.sessions.detach(hold);
 }
 
+/// Changing a filter offers the room's position, which counts only if there is no membership to keep: it may be
+/// gone, or was never written.
+pub(super) async fn a_join_keeps_the_position_of_a_member_and_gives_one_to_others(s: Subject) {
+    let joined = s.publish("a", "1").await.position;
+    let mut hold = s.member("acme", "a", None).await;
+    let newer = s.publish("a", "2").await.position;
+    let resumed_at = async |hold: &mut Hold| {
+        hold.connection = ConnectionId::random();
+        s.resume(hold.token, "acme", hold.connection).await.unwrap().rooms[0].1.position.clone()
+    };
+    s.join(hold, "a", Some("{}"), &newer).await;
+    assert_eq!(resumed_at(&mut hold).await, joined, "the member keeps its position");
+    s.join(hold, "a", Some("{}"), &Position { epoch: "other".into(), offset: 1 }).await;
+    assert_eq!(resumed_at(&mut hold).await, joined, "in its epoch, too");
+    s.store.sessions.leave(hold, vec![room("a")]).await.unwrap();
+    s.join(hold, "a", Some("{}"), &newer).await;
+    assert_eq!(resumed_at(&mut hold).await, newer, "there is nothing to keep");
+}
+
 pub(super) async fn only_its_principal_can_resume_a_session_until_it_ends(s: Subject) {
     let hold = s.member("acme", "a", None).await;
     let Hold { token, connection } = hold;

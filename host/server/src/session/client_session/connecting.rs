@@ -75,7 +75,7 @@ impl ClientSession {
                     renamed.extend(join.record());
                     left.push(room.clone());
                 }
-                JoinState::Refused(refusal) => match refusal.code {
+                JoinState::Refused(refusal, _) => match refusal.code {
                     // A temporary error must not cost the session a room.
                     ErrorCode::StoreUnavailable | ErrorCode::Overloaded => return Err(refusal.clone()),
                     // The plugin may work again later: the session keeps the room, and the next resume tries

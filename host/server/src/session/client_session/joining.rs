@@ -85,20 +85,19 @@ impl ClientSession {
     /// Waits for the shard's answer, and for the log if the room was joined with a position.
     pub(super) async fn await_join(&self, join: PendingJoin, until: Option<Instant>) -> PendingJoin {
         let JoinState::Asked(terms, answer) = join.state else { return join };
-        let seated = async {
-            match answer.await.unwrap_or_else(|_| Err(hub::stopping()))? {
-                JoinAnswer::Offered(offer) => Ok(JoinState::Offered(terms, offer)),
-                JoinAnswer::Joined(joined) => self
-                    .prepare_recovery(terms, joined)
-                    .await
-                    .map(|seated| JoinState::Seated(Box::new(seated))),
+        let answered = within(until, async { answer.await.unwrap_or_else(|_| Err(hub::stopping())) }).await;
+        let state = match answered {
+            Ok(JoinAnswer::Offered(offer)) => JoinState::Offered(terms, offer),
+            Ok(JoinAnswer::Joined(joined)) => {
+                let room = joined.seat.room.clone();
+                match within(until, self.prepare_recovery(terms, joined)).await {
+                    Ok(seated) => JoinState::Seated(Box::new(seated)),
+                    Err(refusal) => JoinState::Refused(refusal, Some(room)),
+                }
             }
+            Err(refusal) => JoinState::Refused(refusal, None),
         };
-        let state = match until {
-            Some(until) => timeout_at(until, seated).await.unwrap_or_else(|_| Err(hub::store_unavailable())),
-            None => seated.await,
-        };
-        PendingJoin { name: join.name, state: state.unwrap_or_else(JoinState::Refused) }
+        PendingJoin { name: join.name, state }
     }
 
     /// Records all rooms that were granted. If that fails, they are all refused.
@@ -237,6 +236,17 @@ impl ClientSession {
     }
 }
 
+/// Waits for a step of a join until a point in time, if there is one.
+async fn within<T>(
+    until: Option<Instant>,
+    step: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    match until {
+        Some(until) => timeout_at(until, step).await.unwrap_or_else(|_| Err(hub::store_unavailable())),
+        None => step.await,
+    }
+}
+
 /// Lets other tasks run between the slices of a long list.
 async fn yield_between_slices(nth: usize) {
     if nth % ROOMS_PER_SLICE == ROOMS_PER_SLICE - 1 {
@@ -244,15 +254,16 @@ async fn yield_between_slices(nth: usize) {
     }
 }
 
-/// Refuses entries whose canonical room is that of an earlier entry. If the room was not open yet, its shard
-/// has done so.
+/// Refuses entries whose canonical room is that of an earlier entry, even if the earlier one was refused: its
+/// seat may have been the reason for the offer to the later one. If the room was not open yet, its shard has
+/// done so.
 fn refuse_duplicates(joins: &mut [PendingJoin]) {
     let mut rooms = HashSet::new();
     for join in joins {
         let Some(room) = join.room().cloned() else { continue };
         let is_first = rooms.insert(room.clone());
         if !is_first && matches!(join.state, JoinState::Offered(..)) {
-            join.state = JoinState::Refused(named_twice(&room));
+            join.state = JoinState::Refused(named_twice(&room), Some(room));
         }
     }
 }
@@ -260,4 +271,29 @@ fn refuse_duplicates(joins: &mut [PendingJoin]) {
 /// The result for a room where nothing changes.
 pub(in crate::session) fn rejected(room: &str, refusal: Refusal) -> reply::RoomResult {
     reply::RoomResult::refused(clip(room), Some(reply::RoomStatus::Rejected), refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{hub::Offer, session::pending_join::JoinTerms};
+    use switchyard_protocol::Position;
+    use tokio::sync::mpsc;
+
+    /// The log could not be read in time for the first entry. Its seat is gone, so the offer to the second
+    /// entry has no seat that it could change.
+    #[test]
+    fn an_entry_that_failed_after_its_room_was_known_still_counts_as_the_first() {
+        let room = RoomName::parse("curve:ethereum").unwrap();
+        let failed = JoinState::Refused(hub::store_unavailable(), Some(room.clone()));
+        let (queue, _commands) = mpsc::unbounded_channel();
+        let position = Position { epoch: "e".into(), offset: 3 };
+        let offer = Offer::new(room.clone(), position, None, "acme".into(), queue);
+        let terms = JoinTerms { room: room.clone(), filter: None, since: None };
+        let mut joins = [("CURVE:ethereum", failed), ("curve:ethereum", JoinState::Offered(terms, offer))]
+            .map(|(name, state)| PendingJoin { name: name.to_owned(), state });
+        refuse_duplicates(&mut joins);
+        let codes = joins.each_ref().map(|join| join.refusal().map(|refusal| refusal.code));
+        assert_eq!(codes, [Some(ErrorCode::StoreUnavailable), Some(ErrorCode::InvalidRequest)]);
+    }
 }
