@@ -19,7 +19,16 @@ use crate::{
 use handshake_pool::HandshakePool;
 use origin::AllowedOrigin;
 use serde::{Deserialize, Deserializer, de::Error};
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use switchyard_process::unit;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -29,6 +38,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long TLS and the upgrade may take together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// When the node drains, how long a client may still take to complete its request.
+const DRAIN_HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long to wait after the system could not accept a connection.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How often such an error is logged, at most.
@@ -119,15 +130,19 @@ pub(crate) async fn run(
         handshakes: handshakes.clone(),
     };
     let router = upgrade::router(context);
-    accept(listener, draining, &limits, &handshakes, |tcp, remote, unauthenticated| {
-        let (router, tls) = (router.clone(), tls.clone());
+    accept(listener, draining.clone(), &limits, &handshakes, |tcp, remote, unauthenticated| {
+        let (router, tls, draining) = (router.clone(), tls.clone(), draining.clone());
         async move {
+            let is_answering = Arc::new(AtomicBool::new(false));
             let transport = Arc::new(match &tls {
                 None => Transport::plain(tcp),
-                Some(tls) => Transport::tls(tls.accept(tcp).await?),
+                Some(tls) => {
+                    Transport::tls(unless_draining(&draining, &is_answering, tls.accept(tcp)).await??)
+                }
             });
             let stream = Stream::new(transport.clone());
-            let served = upgrade::serve(stream, router, remote, unauthenticated).await;
+            let served = upgrade::serve(stream, router, remote, unauthenticated, is_answering.clone());
+            let served = unless_draining(&draining, &is_answering, served).await?;
             // An upgraded connection would hold another reference: this one got a plain answer.
             if Arc::strong_count(&transport) == 1 {
                 socket::close_gracefully(&transport).await;
@@ -140,6 +155,29 @@ pub(crate) async fn run(
     tasks.wait().await;
 }
 
+/// Runs a part of a handshake. Once `draining`, a client that has not completed its request does not delay the
+/// end of the node. A request that is being answered is not interrupted.
+async fn unless_draining<T>(
+    draining: &CancellationToken,
+    is_answering: &AtomicBool,
+    part: impl Future<Output = T>,
+) -> io::Result<T> {
+    let given_up = async {
+        draining.cancelled().await;
+        loop {
+            tokio::time::sleep(DRAIN_HANDSHAKE_TIMEOUT).await;
+            if !is_answering.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        done = part => Ok(done),
+        () = given_up => Err(io::Error::other("the node is draining")),
+    }
+}
+
 /// Accepts connections until `draining`. The handshake of each has [`HANDSHAKE_TIMEOUT`] to end, and clients
 /// that have not authenticated cannot keep others out.
 async fn accept<F, Served>(
@@ -150,7 +188,7 @@ async fn accept<F, Served>(
     serve: F,
 ) where
     F: Fn(TcpStream, SocketAddr, Arc<PendingConnection>) -> Served,
-    Served: Future<Output = std::io::Result<()>> + Send + 'static,
+    Served: Future<Output = io::Result<()>> + Send + 'static,
 {
     let mut last_logged: Option<Instant> = None;
     loop {
@@ -201,6 +239,20 @@ async fn accept<F, Served>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn draining_ends_a_handshake_whose_request_is_not_complete() {
+        let (draining, is_answering) = (CancellationToken::new(), AtomicBool::new(true));
+        let handshake = unless_draining(&draining, &is_answering, std::future::pending::<()>());
+        tokio::pin!(handshake);
+        let wait = Duration::from_secs(5);
+        assert!(tokio::time::timeout(wait, &mut handshake).await.is_err(), "the node serves");
+        draining.cancel();
+        assert!(tokio::time::timeout(wait, &mut handshake).await.is_err(), "its request is being answered");
+        is_answering.store(false, Ordering::Relaxed);
+        let ended = tokio::time::timeout(Duration::from_millis(500), handshake).await.expect("at once");
+        assert!(ended.is_err());
+    }
 
     #[test]
     fn a_path_is_matched_exactly_or_invalid() {

@@ -196,7 +196,7 @@ impl Node {
         let (stopping, delay) = (stopping.clone(), config.server.drain_delay);
         let (hub, server, draining) = (services.hub.clone(), config.server.clone(), draining.clone());
         let vitals = hub.vitals.clone();
-        let (tls, limits) = (tls.clone(), limits.clone());
+        let (tls, limits, clients) = (tls.clone(), limits.clone(), limits.clients.clone());
         let served = listener::run(server, listener, tls, services.clone(), limits, draining.clone());
         let served = vitals.spawn("the listener for clients", served);
         let reloading = reload::run(self, admin.status.clone(), admin_host(admin.address));
@@ -210,7 +210,9 @@ impl Node {
         draining.cancel();
         hub.connections.close_all(|| Close::Draining(random_reconnect_delay_ms()));
         if tokio::time::timeout(DRAIN_TIMEOUT, served).await.is_err() {
-            tracing::warn!(connections = hub.connections.len(), "some connections did not end in time");
+            // Those that have not authenticated, or are being closed, are in no session any more.
+            let (connections, sessions) = (clients.len(), hub.connections.len());
+            tracing::warn!(connections, sessions, "some connections did not end in time; dropping them");
         }
         close_store(&hub).await;
         admin.stop().await;

@@ -71,6 +71,21 @@ async fn draining_takes_at_most_ten_seconds_with_unresponsive_clients() {
     drop((stuck, half, silent, ungreeted, unanswering));
 }
 
+/// Health checks of load balancers open connections and send nothing.
+#[tokio::test]
+async fn connections_without_a_complete_request_do_not_delay_the_end() {
+    let server = Server::start("").await;
+    let silent = Raw::tcp(server.address()).await;
+    let mut half = Raw::tcp(server.address()).await;
+    half.bytes(b"GET /v2/realtime HTTP/1.1\r\nHost: ").await;
+    // The node has accepted both, because it accepts in order.
+    Client::connect(&server).await.settled().await;
+    let started = Instant::now();
+    server.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    drop((silent, half));
+}
+
 /// What was published before the end is delivered before the close.
 #[tokio::test]
 async fn waiting_messages_are_sent_before_the_close() {
