@@ -2,7 +2,8 @@
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use switchyard_tests::{Answer, Client, KEY, READER, Raw, Server, eventually};
+use std::time::Duration;
+use switchyard_tests::{Answer, Client, KEY, READER, Raw, Server, eventually, eventually_within};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -130,4 +131,18 @@ async fn an_upgrade_that_never_connects_releases_its_slot() {
     drop(raw);
     let connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
     eventually("a free place", || try_connect(&server, connect.clone())).await;
+}
+
+/// The peer has been told why, and takes its time to close. Meanwhile it counts no more, like a connection that
+/// was authenticated.
+#[tokio::test]
+async fn an_upgrade_that_was_closed_does_not_count_until_its_peer_closes() {
+    let configuration = "[tier.default]\nconnections = 1\n[session]\nauthenticate = \"300ms\"";
+    let server = Server::start(configuration).await;
+    let (_, mut raw) = Raw::upgrade(&server, &format!("X-API-Key: {KEY}\r\n")).await;
+    assert_eq!(raw.json().await["error"]["code"], "auth_timeout");
+    let connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
+    // The server waits for 3 s until the peer closes.
+    eventually_within(Duration::from_secs(2), "a free slot", || try_connect(&server, connect.clone())).await;
+    drop(raw);
 }

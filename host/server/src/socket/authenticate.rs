@@ -75,11 +75,14 @@ pub(crate) async fn authenticate(
                 }
             }
         }
+        // The principal gets the connection slot back before the peer has closed, as in `serve`.
         FirstFrame::Rejected(rejected) => {
+            drop(presented);
             rest.push(outbox.take_rest());
             Err(rejected)
         }
         FirstFrame::Closed(code) => {
+            drop(presented);
             rest.push(outbox.take_rest());
             Ok(code)
         }
