@@ -38,10 +38,8 @@ pub struct Publish<'a> {
 /// [`ErrorCode::InvalidRequest`] if it is not an object or a field is missing or wrong, [`ErrorCode::BadFrame`] if
 /// `data` is not portable JSON.
 pub fn parse_publish(raw: &RawValue) -> Result<Publish<'_>, Refusal> {
-    match object(raw.get()) {
-        Ok(fields) => publish(&fields, room(&fields)?),
-        Err(_) => Err(Refusal::invalid(r#"a message must be an object {"room","event","data","key"}"#)),
-    }
+    let fields = message_fields(raw, r#"{"room","event","data","key"}"#)?;
+    publish(&fields, room(&fields)?)
 }
 
 /// Parses a message of an HTTP request that must not name a room, because the path does.
@@ -50,15 +48,21 @@ pub fn parse_publish(raw: &RawValue) -> Result<Publish<'_>, Refusal> {
 ///
 /// Those of [`parse_publish`].
 pub fn parse_publish_to<'a>(room: &'static str, raw: &'a RawValue) -> Result<Publish<'a>, Refusal> {
-    match object::<RequestFields>(raw.get()) {
-        Ok(RequestFields { room: Some(named), .. }) => {
-            let message =
-                format!("this call publishes to '{room}' and takes no room, got {}", clip(named.get()));
-            Err(Refusal::invalid(message))
-        }
-        Ok(fields) => publish(&fields, Cow::Borrowed(room)),
-        Err(_) => Err(Refusal::invalid(r#"a message must be an object {"event","data","key"}"#)),
+    let fields = message_fields(raw, r#"{"event","data","key"}"#)?;
+    if let Some(named) = fields.room {
+        let message = format!("this call publishes to '{room}' and takes no room, got {}", clip(named.get()));
+        return Err(Refusal::invalid(message));
     }
+    publish(&fields, Cow::Borrowed(room))
+}
+
+/// The fields of a message, which must be an object like `expected`.
+fn message_fields<'a>(raw: &'a RawValue, expected: &str) -> Result<RequestFields<'a>, Refusal> {
+    object(raw.get()).map_err(|error| match raw.get().starts_with('{') {
+        // The value is valid JSON, so a field is given twice. The error names it, and no data.
+        true => Refusal::invalid(format!("invalid message: {error}")),
+        false => Refusal::invalid(format!("a message must be an object {expected}")),
+    })
 }
 
 pub(super) fn publish<'a>(fields: &RequestFields<'a>, room: Cow<'a, str>) -> Result<Publish<'a>, Refusal> {
@@ -90,4 +94,24 @@ fn bounded_string<'a>(
         return Err(Refusal::invalid(message));
     }
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_given_twice_is_named_without_the_data() {
+        let refused = |text: &str| {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            [parse_publish(raw), parse_publish_to("*", raw)].map(|parsed| parsed.unwrap_err().message)
+        };
+        for message in refused(r#" {"room":"a","data":"secret","data":2}"#) {
+            assert!(message.starts_with("invalid message: duplicate field `data`"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+        for message in refused(r#"["a"]"#) {
+            assert!(message.starts_with("a message must be an object {"), "{message}");
+        }
+    }
 }
