@@ -210,7 +210,7 @@ async fn a_revocation_during_a_deployment_stops_it_and_stays_in_effect() {
     let slot = node.slot();
     let activating = slot.rollout_lock.lock().await;
     let revoking = async {
-        eventually("it is compiled", async || slot.plugin_state() == PluginState::Loading).await;
+        eventually("it is being loaded", async || slot.state().loading.is_some()).await;
         slot.set_trust(&Arc::new(Trust { keys: vec![], require: true }));
         drop(activating);
     };
