@@ -38,7 +38,7 @@ async fn an_operator_lists_loads_and_rolls_back_versions() {
         (KEY, &["load", "dydx", "half.wasm"], "plugin 'dydx' is damaged or truncated"),
         (KEY, &["rollback", "gone"], "plugin 'gone' has no earlier version"),
         (READER, &["list"], "key 'zed' may not see plugins: it lacks the scope 'admin'"),
-        ("sk_none", &["list"], "unknown key"),
+        ("sk_none", &["list"], "unknown API key"),
     ] {
         let output = plugin(&server, key, arguments).await;
         let told = stderr(&output);

@@ -56,3 +56,55 @@ pub(super) async fn messages_trimmed_by_count_take_no_bytes(s: Subject) {
         assert_eq!(s.held().await, 5.min(n), "five fit into the bytes");
     }
 }
+
+pub(super) async fn history_is_trimmed_by_count(s: Subject) {
+    let mut positions = vec![];
+    for n in 1..=5 {
+        positions.push(s.publish("a", &n.to_string()).await.position);
+    }
+    assert_eq!(s.offsets("a", None, 10).await, (vec![3, 4, 5], false, true));
+    assert_eq!(s.offsets("a", Some(&positions[1]), 10).await, (vec![3, 4, 5], false, true));
+    assert_eq!(s.offsets("a", Some(&positions[0]), 10).await, (vec![3, 4, 5], false, false));
+}
+
+/// Whatever else the room holds, a page is at most as large as was requested, or has one larger message.
+pub(super) async fn a_page_is_bounded_by_bytes(s: Subject) {
+    let data = [10, 10, 3000, 10, 10, 900, 10].map(|length| format!("\"{}\"", "x".repeat(length)));
+    let mut positions = vec![];
+    for data in &data {
+        positions.push(s.publish("bytes", data).await.position);
+    }
+    let page = async |after: usize, bytes: usize| {
+        let (room, limit) = (room("bytes"), PageLimit { messages: 10, bytes });
+        let history =
+            s.store.broker.history(&room, Some(&positions[after]), limit, Reader::Other).await.unwrap();
+        (history.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), history.more)
+    };
+    assert_eq!(page(4, 1 << 20).await, (vec![6, 7], false));
+    assert_eq!(page(4, 700).await, (vec![6], true), "the first is always included");
+    assert_eq!(page(4, 0).await, (vec![6], true));
+    assert_eq!(page(5, 700).await, (vec![7], false));
+    let newest = s.store.broker.history(&room("bytes"), None, PageLimit::NONE, Reader::Other).await.unwrap();
+    assert_eq!((newest.newest, newest.oldest, newest.messages.len()), (positions[6].clone(), 5, 0));
+}
+
+pub(super) async fn history_is_trimmed_by_age(s: Subject) {
+    let first = s.publish("a", "1").await.position;
+    s.units(6).await;
+    s.publish("a", "2").await;
+    s.units(6).await;
+    assert_eq!(s.offsets("a", None, 10).await, (vec![2], false, true));
+    s.units(6).await;
+    assert_eq!(s.offsets("a", Some(&first), 10).await, (vec![], false, false));
+    assert_eq!(s.publish("a", "3").await.position, Position { offset: 3, ..first });
+}
+
+pub(super) async fn without_history_offsets_still_rise(s: Subject) {
+    s.store.broker.subscribe(&room("a"));
+    s.receives(&["a from 0"]).await;
+    let first = s.publish("a", "1").await.position;
+    let second = s.publish("a", "2").await.position;
+    s.receives(&["a 1 1", "a 2 2"]).await;
+    assert_eq!(s.offsets("a", Some(&second), 10).await, (vec![], false, true));
+    assert_eq!(s.offsets("a", Some(&first), 10).await, (vec![], false, false));
+}

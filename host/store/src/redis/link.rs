@@ -9,6 +9,7 @@ mod backoff;
 mod call;
 mod cluster;
 mod connection;
+mod endpoint;
 mod events;
 mod replication;
 mod script;
@@ -25,7 +26,8 @@ use crate::{
 };
 use call::{Call, Redirection};
 use cluster::Cluster;
-use connection::{Common, Endpoint, NotConnected, RedisConnection, Role};
+use connection::{Common, NotConnected, RedisConnection, Role};
+use endpoint::Endpoint;
 use fred::{
     error::Error,
     interfaces::{ClientLike, PubsubInterface},

@@ -3,7 +3,8 @@
 
 use super::{
     Call,
-    connection::{ClientError, Common, Endpoint, NotConnected},
+    connection::{ClientError, Common, NotConnected},
+    endpoint::Endpoint,
     events::LinkEvent,
 };
 use crate::Unavailable;

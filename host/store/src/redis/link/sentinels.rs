@@ -6,7 +6,8 @@
 
 use super::{
     Call,
-    connection::{ClientError, Common, Endpoint, NotConnected, RedisConnection, Role},
+    connection::{ClientError, Common, NotConnected, RedisConnection, Role},
+    endpoint::Endpoint,
 };
 use fred::types::{
     RespVersion, Value,
