@@ -124,7 +124,7 @@ async fn a_node_declared_dead_restores_its_sessions() {
         client.settled().await;
         assert!(woken.elapsed() < NOTICED, "no session that is held");
     }
-    assert!(one.log().contains("taking everything back under another name"), "{}", one.log());
+    assert!(one.log().contains("taking all sessions back under another name"), "{}", one.log());
     client.send(json!({"type": "ack", "room": "prices", "offset": 20})).await;
     client.settled().await;
     assert_eq!(two.members("prices").await, 1);
