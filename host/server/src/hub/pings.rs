@@ -31,8 +31,8 @@ struct SentPings {
 /// What the answer to a ping confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Confirmation {
-    /// The client knows that a room continues after `position`. `before` is the last epoch that it is known
-    /// to know.
+    /// The client knows that a room continues after `position`. `before` is the last epoch that it
+    /// has certainly received.
     EpochChange { room: RoomName, before: Arc<str>, position: Position },
     /// The client is alive, and this connection is the one that it uses.
     Alive,
@@ -107,7 +107,7 @@ impl Pings {
         confirmed
     }
 
-    /// The last epoch of a room that the client is known to know. `None` if that is the current one.
+    /// The last epoch of a room that the client has certainly received. `None` if that is the current one.
     pub(crate) fn unconfirmed_epoch(&self, room: &RoomName) -> Option<Arc<str>> {
         let state = self.state.lock().expect(NOT_POISONED);
         let mut unanswered = state.iter().flat_map(|sent| &sent.unanswered);
