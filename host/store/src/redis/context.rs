@@ -91,7 +91,7 @@ impl Context {
         let lease_expiry = Arc::new(LeaseExpiry::default());
         let fullest_server = Arc::new(FullestServer::default());
         Arc::new(Self {
-            rooms: RedisRooms { link: link.clone(), names: names.clone(), retention, memory },
+            rooms: RedisRooms { link: link.clone(), names: names.clone(), retention, memory: memory.clone() },
             members: MemberWriter::new(&link, &names, &retention),
             acknowledgements: Acknowledgements::new(&link, &names),
             connections: ClusterConnectionCounts::new(
@@ -102,7 +102,7 @@ impl Context {
                 &redis_clock,
                 &lease_expiry,
             ),
-            usage: Arc::new(RedisUsage::new(retention, &fullest_server)),
+            usage: Arc::new(RedisUsage::new(retention, &fullest_server, &memory)),
             fullest_server,
             link,
             names,

@@ -1,9 +1,8 @@
 //! The store in Redis: assembles its parts, and passes each call to the part that answers it.
 
 use crate::{
-    Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Membership,
-    Message, PageLimit, PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore,
-    ResumeResult, ResumedSession, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
+    Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Message, PageLimit, PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore,
+    ResumeResult, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
     SessionToken, SlotResult, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         cluster::{
@@ -12,11 +11,7 @@ use crate::{
             servers,
         },
         connecting::{StartupReporter, connect},
-        context::{
-            Context,
-            faults::NodeFault,
-            usage::{JoinReservation, MEMBERSHIP_BYTES},
-        },
+        context::{Context, faults::NodeFault},
         keyring::{Keyring, SyncedKeys},
         names::Names,
         open_error::OpenError,
@@ -28,7 +23,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use switchyard_process::{
     memory::{MemoryAccount, MemoryShare},
     vital::VitalTasks,
@@ -133,10 +128,7 @@ impl SessionStore for RedisStore {
         connection: ConnectionId,
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
-        let (count, bytes) = (joins.len(), membership_bytes(&joins));
-        let created = self.leased.sessions.create(principal, connection, joins).await?;
-        self.context().usage.joined(connection, principal, count, bytes);
-        Ok(created)
+        self.leased.sessions.create(principal, connection, joins).await
     }
 
     async fn resume(
@@ -147,40 +139,23 @@ impl SessionStore for RedisStore {
         requested_at: Instant,
         limit: Option<u32>,
     ) -> Result<ResumeResult, Unavailable> {
-        let resumed = self.leased.sessions.resume(token, principal, connection, requested_at, limit).await?;
-        if let ResumeResult::Resumed(ResumedSession { rooms, .. }) = &resumed {
-            let filter = |membership: &Membership| membership.filter.as_deref().map_or(0, str::len);
-            let bytes = rooms.iter().map(|(_, membership)| MEMBERSHIP_BYTES + filter(membership)).sum();
-            self.context().usage.joined(connection, principal, rooms.len(), bytes);
-        }
-        Ok(resumed)
+        self.leased.sessions.resume(token, principal, connection, requested_at, limit).await
     }
 
     fn detach(&self, hold: Hold) {
-        self.context().usage.detached(hold.connection, self.context().retention.session_ttl);
         self.leased.sessions.release(hold.connection, ReleaseMode::Detach);
     }
 
     fn end(&self, hold: Hold) {
-        self.context().usage.detached(hold.connection, Duration::ZERO);
         self.leased.sessions.release(hold.connection, ReleaseMode::End);
     }
 
     async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
-        let (count, bytes, usage) = (join.len(), membership_bytes(&join), &self.context().usage);
-        let who =
-            self.leased.sessions.by_connection(hold.connection).map(|session| session.principal.clone());
-        let joining = who.map(|who| usage.joining(hold.connection, &who, count, bytes)).transpose()?;
-        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join, leave: vec![] }).await?;
-        joining.into_iter().for_each(JoinReservation::done);
-        Ok(())
+        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join, leave: vec![] }).await
     }
 
     async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
-        let count = leave.len();
-        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join: vec![], leave }).await?;
-        self.context().usage.left(hold.connection, count);
-        Ok(())
+        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join: vec![], leave }).await
     }
 
     fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
@@ -327,11 +302,6 @@ impl From<Arc<RedisStore>> for Store {
             remote: Some(redis),
         }
     }
-}
-
-/// How many bytes memberships take in Redis, roughly.
-fn membership_bytes(joins: &[Join]) -> usize {
-    joins.iter().map(|join| MEMBERSHIP_BYTES + join.membership.filter.as_deref().map_or(0, str::len)).sum()
 }
 
 /// Whether the room has more than its position. Other rooms are not shown.

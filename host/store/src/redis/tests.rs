@@ -4,6 +4,7 @@
 mod ended;
 mod offsets;
 mod turns;
+mod usage;
 
 use crate::{
     Broker, ConnectionId, EventFeed, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,

@@ -2,16 +2,25 @@
 //! principals, so when it is nearly full, each node refuses writes of the principals that use the most. How full
 //! it is is in `fullest_server`.
 
+mod sessions;
+mod sums;
+
 use crate::{
     ConnectionId, Retention, Unavailable,
-    redis::context::fullest_server::{FullestServer, ServerMemory},
+    redis::{
+        context::fullest_server::{FullestServer, ServerMemory},
+        session_id::SessionId,
+        stored_rooms::RoomsSize,
+    },
 };
+use sessions::SessionUsages;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use switchyard_process::memory::{self, MemoryCharge, MemoryKind, MemoryShare};
+use sums::UsageSums;
+use switchyard_process::memory::{self, MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
@@ -19,8 +28,6 @@ use tokio::time::Instant;
 const ROOM_BYTES: usize = 4700;
 const MESSAGE_BYTES: usize = 100;
 const KEY_BYTES: usize = 200;
-/// A membership of a room that has no other members, in bytes.
-pub(crate) const MEMBERSHIP_BYTES: usize = 1800;
 /// How long Redis keeps a room that was left.
 const LEFT_ROOM_TTL: Duration = Duration::from_secs(60);
 /// How many bytes this node needs to track a room.
@@ -32,6 +39,8 @@ const MAX_SWEPT: usize = 256;
 pub(crate) struct RedisUsage {
     retention: Retention,
     server: Arc<FullestServer>,
+    /// The memory of this node.
+    account: Arc<MemoryAccount>,
     began: Instant,
     state: Mutex<UsageState>,
 }
@@ -42,12 +51,9 @@ struct UsageState {
     rooms: HashMap<(RoomName, Arc<str>), StoredRoomUsage>,
     /// When each of these rooms is checked next, in seconds. It may be gone by then.
     checks: BTreeSet<(u64, RoomName, Arc<str>)>,
-    /// Sessions that have a connection here.
-    sessions: HashMap<ConnectionId, SessionUsage>,
-    /// Bytes that expire, by second and principal.
-    expiring: BTreeMap<(u64, Arc<str>), usize>,
-    /// The sums of all of the above, by principal.
-    sums: HashMap<Arc<str>, usize>,
+    sessions: SessionUsages,
+    /// The sums of all of the above.
+    sums: UsageSums,
 }
 
 /// What a principal has published to a room.
@@ -66,13 +72,6 @@ impl StoredRoomUsage {
     }
 }
 
-/// The rooms that a session is in.
-struct SessionUsage {
-    who: Arc<str>,
-    rooms: usize,
-    bytes: usize,
-}
-
 /// Bytes that are on their way to Redis, until this is dropped.
 pub(crate) struct ReservedBytes {
     who: Arc<str>,
@@ -83,60 +82,25 @@ pub(crate) struct ReservedBytes {
 impl Drop for ReservedBytes {
     fn drop(&mut self) {
         self.usage.server.release(self.bytes);
-        self.usage.state().subtract(&self.who, self.bytes);
-    }
-}
-
-/// Rooms that a session is about to join. They are no longer counted when this is dropped.
-pub(crate) struct JoinReservation<'a> {
-    usage: &'a RedisUsage,
-    connection: ConnectionId,
-    rooms: usize,
-}
-
-impl JoinReservation<'_> {
-    /// The session has joined the rooms, so they stay counted.
-    pub(crate) fn done(mut self) {
-        self.rooms = 0;
-    }
-}
-
-impl Drop for JoinReservation<'_> {
-    fn drop(&mut self) {
-        if self.rooms > 0 {
-            self.usage.left(self.connection, self.rooms);
-        }
-    }
-}
-
-impl UsageState {
-    fn add(&mut self, who: &Arc<str>, bytes: usize) {
-        match self.sums.get_mut(who) {
-            Some(sum) => *sum += bytes,
-            None => drop(self.sums.insert(who.clone(), bytes)),
-        }
-    }
-
-    fn subtract(&mut self, who: &Arc<str>, bytes: usize) {
-        let Some(sum) = self.sums.get_mut(who) else { return };
-        debug_assert!(*sum >= bytes, "more is subtracted than was added");
-        *sum = sum.saturating_sub(bytes);
-        if *sum == 0 {
-            self.sums.remove(who);
-        }
+        self.usage.state().sums.subtract(&self.who, self.bytes);
     }
 }
 
 impl RedisUsage {
-    pub(crate) fn new(retention: Retention, server: &Arc<FullestServer>) -> Self {
-        Self { retention, server: server.clone(), began: Instant::now(), state: Mutex::default() }
+    pub(crate) fn new(
+        retention: Retention,
+        server: &Arc<FullestServer>,
+        account: &Arc<MemoryAccount>,
+    ) -> Self {
+        let (server, account) = (server.clone(), account.clone());
+        Self { retention, server, account, began: Instant::now(), state: Mutex::default() }
     }
 
     /// Whether a principal may store more in Redis.
     pub(crate) fn may_grow(&self, who: &Arc<str>) -> bool {
         let ServerMemory { used, limit } = self.server.memory();
         !memory::is_under_pressure(used, limit) || {
-            let own = self.state().sums.get(who).copied().unwrap_or(0);
+            let own = self.state().sums.of(who);
             memory::may_grow(own, used, limit)
         }
     }
@@ -148,10 +112,12 @@ impl RedisUsage {
         who: &Arc<str>,
         bytes: usize,
     ) -> ReservedBytes {
-        let mut state = self.state();
-        let is_known = state.rooms.contains_key(&(room.clone(), who.clone()));
-        let bytes = bytes + if is_known { MESSAGE_BYTES } else { ROOM_BYTES };
-        state.add(who, bytes);
+        let is_known = self.state().rooms.contains_key(&(room.clone(), who.clone()));
+        self.reserve(who, bytes + if is_known { MESSAGE_BYTES } else { ROOM_BYTES })
+    }
+
+    fn reserve(self: &Arc<Self>, who: &Arc<str>, bytes: usize) -> ReservedBytes {
+        self.state().sums.add(who, bytes);
         self.server.reserve(bytes);
         ReservedBytes { who: who.clone(), bytes, usage: self.clone() }
     }
@@ -194,78 +160,71 @@ impl RedisUsage {
             }
             let shrunk = before.saturating_sub(after);
             grown += after.saturating_sub(before);
-            state.add(who, grown);
-            state.subtract(who, shrunk);
+            state.sums.add(who, grown);
+            state.sums.subtract(who, shrunk);
         }
         if let Some(length) = key {
             grown += KEY_BYTES + length;
-            self.expires(who, KEY_BYTES + length, self.retention.idempotency_key_ttl);
+            let expires = self.second(now + self.retention.idempotency_key_ttl);
+            self.state().sums.add_until(who, KEY_BYTES + length, expires);
         }
         self.server.added(grown);
     }
 
-    /// Counts rooms that a session is about to join, with their size in bytes. An error: Redis is nearly full,
+    /// Counts memberships of this many bytes while they are on their way to Redis. An error: Redis is nearly full,
     /// and the principal uses much of it.
     pub(crate) fn joining(
-        &self,
-        connection: ConnectionId,
+        self: &Arc<Self>,
         who: &Arc<str>,
-        rooms: usize,
         bytes: usize,
-    ) -> Result<JoinReservation<'_>, Unavailable> {
-        if !self.may_grow(who) {
-            return Err(Unavailable(
+    ) -> Result<ReservedBytes, Unavailable> {
+        match bytes == 0 || self.may_grow(who) {
+            true => Ok(self.reserve(who, bytes)),
+            false => Err(Unavailable(
                 "OOM: Redis is nearly full, and this principal uses much of it".to_owned(),
-            ));
+            )),
         }
-        self.joined(connection, who, rooms, bytes);
-        Ok(JoinReservation { usage: self, connection, rooms })
     }
 
-    /// Counts rooms that a session has joined.
-    pub(crate) fn joined(&self, connection: ConnectionId, who: &Arc<str>, rooms: usize, bytes: usize) {
-        {
-            let mut state = self.state();
-            state.add(who, bytes);
-            let new = || SessionUsage { who: who.clone(), rooms: 0, bytes: 0 };
-            let session = state.sessions.entry(connection).or_insert_with(new);
-            (session.rooms, session.bytes) = (session.rooms + rooms, session.bytes + bytes);
-        }
-        self.server.added(bytes);
+    /// Counts the memberships of a session that a connection has created.
+    pub(crate) fn created(
+        &self,
+        principal: &Arc<str>,
+        id: SessionId,
+        connection: ConnectionId,
+        size: RoomsSize,
+    ) {
+        self.resumed(principal, id, connection, size);
+        self.server.added(size.bytes());
     }
 
-    /// Stops counting rooms that a session has left, once Redis has deleted them.
-    pub(crate) fn left(&self, connection: ConnectionId, rooms: usize) {
-        let (who, bytes) = {
-            let mut state = self.state();
-            let Some(session) = state.sessions.get_mut(&connection) else { return };
-            // Their size is taken to be the average.
-            let bytes = session.bytes * rooms.min(session.rooms) / session.rooms.max(1);
-            (session.rooms, session.bytes) = (session.rooms.saturating_sub(rooms), session.bytes - bytes);
-            let who = session.who.clone();
-            state.subtract(&who, bytes);
-            (who, bytes)
+    /// Counts the memberships of a session that a connection has resumed. Redis has had them before.
+    pub(crate) fn resumed(
+        &self,
+        principal: &Arc<str>,
+        id: SessionId,
+        connection: ConnectionId,
+        size: RoomsSize,
+    ) {
+        let share = self.account.share(principal);
+        let UsageState { sessions, sums, .. } = &mut *self.state();
+        sessions.attach(id, connection, &share, size, sums);
+    }
+
+    /// Redis has confirmed that the memberships of a session have this size now.
+    pub(crate) fn resized(&self, id: SessionId, connection: ConnectionId, size: RoomsSize) {
+        let left_until = self.second(Instant::now() + LEFT_ROOM_TTL);
+        let added = {
+            let UsageState { sessions, sums, .. } = &mut *self.state();
+            sessions.resize(id, connection, size, left_until, sums)
         };
-        self.expires(&who, bytes, LEFT_ROOM_TTL);
+        self.server.added(added);
     }
 
     /// The connection of a session has ended. The session lives for another `ttl`.
-    pub(crate) fn detached(&self, connection: ConnectionId, ttl: Duration) {
-        let SessionUsage { who, bytes, .. } = {
-            let mut state = self.state();
-            let Some(session) = state.sessions.remove(&connection) else { return };
-            state.subtract(&session.who, session.bytes);
-            session
-        };
-        self.expires(&who, bytes, ttl + LEFT_ROOM_TTL);
-    }
-
-    /// Counts bytes until `ttl` is over.
-    fn expires(&self, who: &Arc<str>, bytes: usize, ttl: Duration) {
-        let second = self.second(Instant::now() + ttl);
-        let mut state = self.state();
-        state.add(who, bytes);
-        *state.expiring.entry((second, who.clone())).or_default() += bytes;
+    pub(crate) fn detached(&self, id: SessionId, connection: ConnectionId, ttl: Duration) {
+        let end = self.second(Instant::now() + ttl + LEFT_ROOM_TTL);
+        self.state().sessions.detach(id, connection, end);
     }
 
     /// The first full second after an instant, counted from when this value was created.
@@ -281,20 +240,16 @@ impl RedisUsage {
             let capacity = 2 * state.rooms.len();
             state.rooms.shrink_to(capacity);
         }
+        state.sessions.shrink();
     }
 
     /// Removes some of it. Returns whether there may be more.
     fn sweep_some(&self) -> bool {
         let (now, second) = (Instant::now(), self.began.elapsed().as_secs());
         let mut state = self.state();
-        let mut seen = 0;
-        while seen < MAX_SWEPT
-            && let Some(first) = state.expiring.first_entry().filter(|first| first.key().0 <= second)
-        {
-            let ((_, who), bytes) = first.remove_entry();
-            state.subtract(&who, bytes);
-            seen += 1;
-        }
+        let UsageState { sessions, sums, .. } = &mut *state;
+        let mut seen = sums.expire(second, MAX_SWEPT);
+        seen += sessions.expire(second, MAX_SWEPT - seen, sums);
         while seen < MAX_SWEPT && state.checks.first().is_some_and(|(at, ..)| *at <= second) {
             let (_, room, who) = state.checks.pop_first().expect("seen above");
             let key = (room, who);
@@ -306,12 +261,18 @@ impl RedisUsage {
                 }
                 _ => {
                     if let Some(room) = state.rooms.remove(&key) {
-                        state.subtract(&key.1, room.size());
+                        state.sums.subtract(&key.1, room.size());
                     }
                 }
             }
         }
         seen == MAX_SWEPT
+    }
+
+    /// How many bytes a principal uses.
+    #[cfg(test)]
+    pub(crate) fn used_by(&self, principal: &str) -> usize {
+        self.state().sums.of(principal)
     }
 
     fn state(&self) -> MutexGuard<'_, UsageState> {
@@ -322,12 +283,11 @@ impl RedisUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::HistoryConfig;
-    use switchyard_process::memory::MemoryAccount;
+    use crate::{HistoryConfig, SessionToken, redis::stored_rooms::MEMBERSHIP_BYTES};
 
     const SESSION_TTL: Duration = Duration::from_secs(120);
 
-    fn usage(limit: usize) -> Arc<RedisUsage> {
+    fn usage(limit: usize, account: &Arc<MemoryAccount>) -> Arc<RedisUsage> {
         let history =
             HistoryConfig { messages: 10, age: Duration::from_secs(600), ..HistoryConfig::default() };
         let key = Duration::from_secs(300);
@@ -336,6 +296,7 @@ mod tests {
         Arc::new(RedisUsage::new(
             Retention { history, session_ttl: SESSION_TTL, idempotency_key_ttl: key },
             &server,
+            account,
         ))
     }
 
@@ -346,7 +307,8 @@ mod tests {
     /// One key filled Redis with fresh rooms at 63 MB/s, until nobody could publish.
     #[tokio::test(start_paused = true)]
     async fn a_principal_that_uses_much_of_redis_is_refused_while_others_are_not() {
-        let (usage, account) = (usage(10_000_000), MemoryAccount::unlimited());
+        let account = MemoryAccount::unlimited();
+        let usage = usage(10_000_000, &account);
         let [mallory, acme] = ["mallory", "acme"].map(|name| account.share(&name.into()));
         let mut n = 0;
         while usage.may_grow(mallory.principal()) {
@@ -363,14 +325,15 @@ mod tests {
         tokio::time::advance(Duration::from_secs(601)).await;
         usage.sweep();
         assert!(usage.may_grow(mallory.principal()));
-        assert_eq!((account.total(), usage.state().sums.len()), (0, 0));
+        assert_eq!((account.total(), usage.state().sums.is_empty()), (0, true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn expired_data_is_no_longer_counted() {
-        let (usage, account) = (usage(usize::MAX), MemoryAccount::unlimited());
+        let account = MemoryAccount::unlimited();
+        let usage = usage(usize::MAX, &account);
         let [feed, other] = ["feed", "other"].map(|name| account.share(&name.into()));
-        let sum = |share: &MemoryShare| usage.state().sums.get(share.principal()).copied().unwrap_or(0);
+        let sum = |share: &MemoryShare| usage.used_by(share.principal());
         for _ in 0..1000 {
             usage.published(&room(1), &feed, 1000, None);
         }
@@ -382,22 +345,52 @@ mod tests {
         usage.published(&room(1), &other, 0, None);
         let others = others + MESSAGE_BYTES;
         let (connection, who) = (ConnectionId::random(), feed.principal());
+        let id = SessionId::of(&SessionToken::random());
         let before = sum(&feed);
-        usage.joining(connection, who, 10, 10_000).unwrap().done();
+        // A join counts while it is on its way, and is no longer counted when nobody waits for it any more.
+        let joining = usage.joining(who, 10_000).unwrap();
         assert_eq!(sum(&feed), before + 10_000);
-        // A join that nobody waits for any more is not counted.
-        drop(usage.joining(connection, who, 10, 10_000).unwrap());
-        usage.left(connection, 5);
+        drop(joining);
+        let size = |rooms, filter_bytes| RoomsSize { rooms, filter_bytes };
+        usage.created(who, id, connection, size(10, 100));
+        assert_eq!(sum(&feed), before + 10 * MEMBERSHIP_BYTES + 100);
+        usage.resized(id, connection, size(5, 50));
+        assert_eq!(sum(&feed), before + 10 * MEMBERSHIP_BYTES + 50, "Redis keeps rooms that were left for a while");
         tokio::time::advance(LEFT_ROOM_TTL + Duration::from_secs(2)).await;
         usage.sweep();
-        assert_eq!(sum(&feed), before + 5_000);
-        usage.detached(connection, SESSION_TTL);
+        let session = 5 * MEMBERSHIP_BYTES + 50;
+        assert_eq!(sum(&feed), before + session);
+        usage.detached(id, connection, SESSION_TTL);
         let reserved = usage.publishing(&room(2), who, 100);
-        assert_eq!((sum(&feed), usage.server.memory().used > 0), (before + 5_000 + 100 + ROOM_BYTES, true));
+        assert_eq!((sum(&feed), usage.server.memory().used > 0), (before + session + 100 + ROOM_BYTES, true));
         drop(reserved);
         tokio::time::advance(SESSION_TTL + LEFT_ROOM_TTL + Duration::from_secs(2)).await;
         usage.sweep();
-        assert_eq!((sum(&feed), usage.state().sessions.len()), (0, 0));
+        assert_eq!((sum(&feed), usage.state().sessions.is_empty()), (0, true));
         assert_eq!(sum(&other), others);
+    }
+
+    /// Regression: each resume counted the session once more.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_counts_once_however_often_it_is_resumed() {
+        let account = MemoryAccount::unlimited();
+        let (usage, acme) = (usage(usize::MAX, &account), "acme".into());
+        let [first, second] = [ConnectionId::random(), ConnectionId::random()];
+        let id = SessionId::of(&SessionToken::random());
+        let size = RoomsSize { rooms: 3, filter_bytes: 10 };
+        usage.created(&acme, id, first, size);
+        usage.detached(id, first, SESSION_TTL);
+        usage.resumed(&acme, id, second, size);
+        assert_eq!(usage.used_by(&acme), size.bytes());
+        // The first connection has lost the session, and changes nothing any more.
+        usage.resized(id, first, RoomsSize::default());
+        usage.detached(id, first, SESSION_TTL);
+        tokio::time::advance(SESSION_TTL + LEFT_ROOM_TTL + Duration::from_secs(2)).await;
+        usage.sweep();
+        assert_eq!(usage.used_by(&acme), size.bytes());
+        usage.detached(id, second, Duration::ZERO);
+        tokio::time::advance(LEFT_ROOM_TTL + Duration::from_secs(2)).await;
+        usage.sweep();
+        assert_eq!((usage.used_by(&acme), account.total()), (0, 0));
     }
 }

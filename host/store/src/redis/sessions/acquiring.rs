@@ -187,6 +187,8 @@ impl RedisSessions {
             }
         };
         record.created(time, time);
+        let AcquireAttempt { principal, id, connection, .. } = &*attempt;
+        self.context.usage.created(principal, *id, *connection, record.size());
         let session = self.insert(attempt, record);
         self.write_members(&session).await
     }
@@ -264,7 +266,10 @@ impl RedisSessions {
             }
         };
         let permit = slot.map(SlotAttempt::granted);
-        let session = self.insert(attempt, Record::new(generation, time, rooms));
+        let record = Record::new(generation, time, rooms);
+        let AcquireAttempt { principal, id, connection, .. } = &*attempt;
+        self.context.usage.resumed(principal, *id, *connection, record.size());
+        let session = self.insert(attempt, record);
         let previous_session = previous.and_then(|previous| self.by_connection(previous));
         match (&previous_session, previous) {
             (Some(session), _) => self.report_takeover(session),

@@ -11,7 +11,9 @@ use crate::{
     redis::{
         membership_change::{MembershipChange, MembershipOutcome},
         scripts::sessions::WriteReply,
-        stored_rooms::{LEFT, RoomField, StoredMembership, StoredRooms},
+        stored_rooms::{
+            LEFT, MEMBERSHIP_BYTES, RoomField, RoomsSize, StoredMembership, StoredRooms, filter_bytes,
+        },
     },
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -242,6 +244,22 @@ impl Record {
         self.unsynced.extend(forgotten.into_iter().map(|room| (room, self.number)));
         self.needs_full_write |= any;
         any
+    }
+
+    /// How much the memberships take in Redis.
+    pub(crate) fn size(&self) -> RoomsSize {
+        RoomsSize::of(&self.rooms)
+    }
+
+    /// How many bytes these joins add to the memberships.
+    pub(crate) fn growth(&self, joins: &[Join]) -> usize {
+        // If a room is named more than once, the last join applies.
+        let joined: BTreeMap<_, _> = joins.iter().map(|join| (&join.room, &join.membership.filter)).collect();
+        let growth = joined.into_iter().map(|(room, filter)| match self.rooms.get(room) {
+            Some(known) => filter_bytes(filter).saturating_sub(filter_bytes(&known.filter)),
+            None => MEMBERSHIP_BYTES + filter_bytes(filter),
+        });
+        growth.sum()
     }
 
     /// The number of the last confirmed write.

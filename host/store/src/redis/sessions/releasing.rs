@@ -31,9 +31,18 @@ impl RedisSessions {
     pub(crate) fn release(self: &Arc<Self>, connection: ConnectionId, mode: ReleaseMode) -> Option<()> {
         let session = self.held().remove(&connection)?;
         session.ended.store(true, Ordering::Relaxed);
+        self.context.usage.detached(session.id, connection, self.remaining_ttl(mode));
         self.context.acknowledgements.hurry(session.id, session.record().rooms.keys());
         self.tasks.spawn(release(self.clone(), session, mode));
         Some(())
+    }
+
+    /// How long a session can be resumed after its release.
+    fn remaining_ttl(&self, mode: ReleaseMode) -> Duration {
+        match mode {
+            ReleaseMode::Detach => self.context.retention.session_ttl,
+            ReleaseMode::End => Duration::ZERO,
+        }
     }
 
     /// Writes a member of a session that was released.
@@ -67,11 +76,7 @@ impl RedisSessions {
         mode: ReleaseMode,
         final_write: Option<(u64, u64, Vec<RoomField>)>,
     ) -> Result<ReleaseReply, Unavailable> {
-        let ttl = match mode {
-            ReleaseMode::Detach => self.context.retention.session_ttl,
-            ReleaseMode::End => Duration::ZERO,
-        };
-        let connection = connection.to_string();
+        let (connection, ttl) = (connection.to_string(), self.remaining_ttl(mode));
         let request = ReleaseRequest { connection: &connection, dead_node: None, ttl, final_write };
         let context = &self.context;
         session_end::release(&context.link, &context.names, session, context.cluster_time().await?, request)

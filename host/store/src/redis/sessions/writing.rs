@@ -40,6 +40,8 @@ impl RedisSessions {
         let deadline = Instant::now() + RESPONSE_TIMEOUT;
         let session = self.by_connection(connection).filter(|session| session.id == SessionId::of(&token));
         let session = session.ok_or_else(|| Unavailable("another connection has the session".to_owned()))?;
+        let growth = session.record().growth(&change.join);
+        let _reserved = self.context.usage.joining(&session.principal, growth)?;
         let _sync = SyncOnDrop(self, &session);
         timeout_at(deadline, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
         // The change is recorded. Members are written in the background if this takes too long.
@@ -109,7 +111,14 @@ impl RedisSessions {
                 replace(link, names, session.key(), holder, write).await?
             }
         };
-        let outcome = session.record().apply_reply(&write, change, reply);
+        let outcome = {
+            let mut record = session.record();
+            let outcome = record.apply_reply(&write, change, reply);
+            if outcome == WriteOutcome::Confirmed {
+                self.context.usage.resized(session.id, session.connection, record.size());
+            }
+            outcome
+        };
         match outcome {
             WriteOutcome::TakenOver => self.report_takeover(session),
             WriteOutcome::Lost => self.probe(session),
