@@ -3,7 +3,7 @@
 //! time a node checks the whole index.
 
 use crate::{
-    Unavailable,
+    RoomSummary, Unavailable,
     redis::{
         answer,
         context::{Context, lease_expiry::CLAIM_DURATION},
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 use fred::types::Value;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
@@ -23,12 +23,24 @@ use switchyard_protocol::room::RoomName;
 const WRITE_DELAY: Duration = Duration::from_millis(100);
 /// When a room is first checked after it was added. Rooms with members are added again before.
 const FIRST_CHECK_DELAY: Duration = Duration::from_secs(60);
+/// How long after a room was listed it may still be about to be created, because a node lists a room when it asks
+/// for its messages.
+const CREATION_WINDOW: Duration = Duration::from_secs(5);
 /// The longest time between two checks of a room.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long after its expected expiry a room is checked again.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(1);
 /// How many rooms are checked at a time.
 const PAGE_ROOMS: u64 = 200;
+
+/// A room of the index.
+pub(super) struct IndexedRoom {
+    pub name: Arc<str>,
+    /// When it is checked next, in cluster time.
+    check: Option<u64>,
+    /// `None` if the room did not exist after `check` was read.
+    pub summary: Option<RoomSummary>,
+}
 
 pub(super) struct RoomIndex {
     context: Arc<Context>,
@@ -78,6 +90,14 @@ impl RoomIndex {
         }
     }
 
+    /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Removes those that no
+    /// longer exist from the index.
+    pub(super) async fn page(&self, from: &str, limit: u64) -> Result<Vec<IndexedRoom>, Unavailable> {
+        let page = read_page(&self.context, from, limit).await?;
+        unlist_gone(&self.context, &page).await?;
+        Ok(page)
+    }
+
     /// Checks the rooms that may have expired, unless a check is under way.
     pub(super) fn check(&self) {
         let Ok(permit) = self.checking.clone().try_lock_owned() else { return };
@@ -116,7 +136,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
         let (mut gone, mut later) = (vec![], vec![Value::from(names.checks()), "XX".into()]);
         for (room, ttl) in due.iter().zip(ttls) {
             match ttl {
-                Ok(Value::Integer(-2)) => gone.push(&**room),
+                Ok(Value::Integer(-2)) => gone.push((&**room, Some(claimed))),
                 Ok(Value::Integer(ttl)) => {
                     // Without a time to live, PTTL is negative.
                     let ttl =
@@ -133,7 +153,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
             link.command("ZADD", later).await?;
         }
         if !gone.is_empty() {
-            schedules::unlist_rooms(link, names, claimed, gone.into_iter()).await?;
+            schedules::unlist_rooms(link, names, &gone).await?;
         }
         if (due.len() as u64) < PAGE_ROOMS {
             return Ok(());
@@ -141,7 +161,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
     }
 }
 
-async fn prune_rooms(context: &Context, interval: Duration) -> Result<usize, Unavailable> {
+async fn prune_rooms(context: &Context, interval: Duration) -> Result<u64, Unavailable> {
     let Context { link, names, node, .. } = context;
     let node = node.get().as_str().into();
     let lock = vec![names.pruned().into(), node, "NX".into(), "PX".into(), answer::millis(interval / 2)];
@@ -150,9 +170,39 @@ async fn prune_rooms(context: &Context, interval: Duration) -> Result<usize, Una
     }
     let (mut removed, mut from) = (0, "-".to_owned());
     loop {
-        let page = context.rooms.page(&from, PAGE_ROOMS).await?;
-        let Some((last, _)) = page.last() else { return Ok(removed) };
-        from = format!("({last}");
-        removed += page.iter().filter(|(_, summary)| summary.is_none()).count();
+        let page = read_page(context, &from, PAGE_ROOMS).await?;
+        let Some(last) = page.last() else { return Ok(removed) };
+        from = format!("({}", last.name);
+        removed += unlist_gone(context, &page).await?;
+    }
+}
+
+/// At most `limit` rooms by name, starting at `from`. Changes nothing.
+pub(super) async fn read_page(context: &Context, from: &str, limit: u64) -> Result<Vec<IndexedRoom>, Unavailable> {
+    let Context { link, names, rooms, .. } = context;
+    let limit = ["LIMIT".into(), "0".into(), answer::integer(limit)];
+    let command = [names.rooms().into(), from.into(), "+".into()].into_iter().chain(limit).collect();
+    let listed = answer::texts(link.command("ZRANGEBYLEX", command).await?)?;
+    if listed.is_empty() {
+        return Ok(vec![]);
+    }
+    // Read before the summaries: if a room has the same time afterwards, nobody has listed it since.
+    let command = [names.checks().into()].into_iter().chain(listed.iter().map(|room| Value::from(&**room)));
+    let checks = answer::list(link.command("ZMSCORE", command.collect()).await?)?;
+    let summaries = try_join_all(listed.iter().map(|room| rooms.summary(room))).await?;
+    let known = listed.into_iter().zip(checks).zip(summaries);
+    let room = |((name, check), summary)| IndexedRoom { name, check: answer::number(&check).ok(), summary };
+    Ok(known.map(room).collect())
+}
+
+/// Removes rooms that do not exist from the index, unless they were listed again. Returns how many were removed.
+pub(super) async fn unlist_gone(context: &Context, page: &[IndexedRoom]) -> Result<u64, Unavailable> {
+    let Context { link, names, cluster_clock, .. } = context;
+    let recent = cluster_clock.now() + (FIRST_CHECK_DELAY - CREATION_WINDOW).as_millis() as u64;
+    let gone = page.iter().filter(|room| room.summary.is_none() && room.check.is_none_or(|at| at <= recent));
+    let gone: Vec<_> = gone.map(|room| (&*room.name, room.check)).collect();
+    match gone.is_empty() {
+        true => Ok(0),
+        false => schedules::unlist_rooms(link, names, &gone).await,
     }
 }

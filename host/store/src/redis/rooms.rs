@@ -4,7 +4,6 @@
 use crate::{
     Members, PageLimit, Receipt, Retention, RoomSummary, Unavailable,
     redis::{
-        answer,
         lifetimes::EMPTY_ROOM_TTL,
         link::Link,
         log_entry::LogPage,
@@ -12,8 +11,6 @@ use crate::{
         scripts::rooms::{self as scripts, LogRead},
     },
 };
-use fred::types::Value;
-use futures_util::future::try_join_all;
 use std::{sync::Arc, time::Duration};
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{Position, unix_ms};
@@ -92,28 +89,6 @@ impl RedisRooms {
 
     pub(super) async fn receipt(&self, room: &str, offset: u64) -> Result<Option<Receipt>, Unavailable> {
         scripts::receipt(&self.link, &self.names, room, offset).await
-    }
-
-    /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Rooms that no
-    /// longer exist have no summary, and are removed from the index.
-    pub(super) async fn page(
-        &self,
-        from: &str,
-        limit: u64,
-    ) -> Result<Vec<(Arc<str>, Option<RoomSummary>)>, Unavailable> {
-        let key: Value = self.names.rooms().into();
-        let limit = ["LIMIT".into(), "0".into(), answer::integer(limit)];
-        let command = [key.clone(), from.into(), "+".into()].into_iter().chain(limit).collect();
-        let listed = answer::list(self.link.command("ZRANGEBYLEX", command).await?)?;
-        let listed: Vec<_> = listed.into_iter().map(answer::text).collect::<Result<_, _>>()?;
-        let summaries = try_join_all(listed.iter().map(|room| self.summary(room))).await?;
-        let page: Vec<_> = listed.into_iter().zip(summaries).collect();
-        let gone = page.iter().filter(|(_, summary)| summary.is_none());
-        let gone: Vec<_> = gone.map(|(room, _)| Value::from(&**room)).collect();
-        if !gone.is_empty() {
-            self.link.command("ZREM", [vec![key], gone].concat()).await?;
-        }
-        Ok(page)
     }
 
     /// `None` if the room does not exist.

@@ -188,10 +188,10 @@ impl RoomDirectory for RedisStore {
             from = format!("({after}");
         }
         while found.len() < limit {
-            let page = self.context().rooms.page(&from, (limit - found.len()) as u64).await?;
-            let Some((last, _)) = page.last() else { break };
-            from = format!("({last}");
-            found.extend(page.into_iter().filter_map(|(_, summary)| summary).filter(is_in_use));
+            let page = self.leased.room_index.page(&from, (limit - found.len()) as u64).await?;
+            let Some(last) = page.last() else { break };
+            from = format!("({}", last.name);
+            found.extend(page.into_iter().filter_map(|room| room.summary).filter(is_in_use));
         }
         Ok(found)
     }

@@ -3,6 +3,7 @@
 
 mod ended;
 mod offsets;
+mod room_index;
 mod turns;
 mod usage;
 

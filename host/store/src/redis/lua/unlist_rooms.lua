@@ -1,11 +1,15 @@
--- Removes rooms that are gone from the list of rooms, each unless it was listed again since it was claimed.
+-- Removes rooms that are gone from the list of rooms, each unless it was listed again since that was found out:
+-- listing a room sets the time of its next check.
 -- KEYS names, checks
--- ARGV the score that the claim gave them, then rooms
-for n = 2, #ARGV do
+-- ARGV for each room its name, and the time of its next check as it was found ('': it had none)
+-- Returns how many were removed.
+local removed = 0
+for n = 1, #ARGV, 2 do
   local score = redis.call('ZSCORE', KEYS[2], ARGV[n])
-  if score and int(score) == ARGV[1] then
+  if (score and int(score) or '') == ARGV[n + 1] then
     redis.call('ZREM', KEYS[1], ARGV[n])
     redis.call('ZREM', KEYS[2], ARGV[n])
+    removed = removed + 1
   end
 end
-return 1
+return removed

@@ -44,14 +44,18 @@ pub(crate) async fn remove(
     link.run(&UNSCHEDULE, vec![list], arguments.collect()).await.map(drop)
 }
 
-/// Removes rooms that are gone from the list of rooms, each unless it was listed again since it was claimed with the
-/// score `claimed`.
-pub(crate) async fn unlist_rooms<'a>(
+/// A room that does not exist, and the time of its next check as it was found, if it had one.
+pub(crate) type GoneRoom<'a> = (&'a str, Option<u64>);
+
+/// Removes rooms that are gone from the list of rooms, each unless it was listed again since. Returns how many were
+/// removed.
+pub(crate) async fn unlist_rooms(
     link: &Link,
     names: &Names,
-    claimed: u64,
-    rooms: impl Iterator<Item = &'a str>,
-) -> Result<(), Unavailable> {
-    let arguments = [answer::integer(claimed)].into_iter().chain(rooms.map(Value::from)).collect();
-    link.run(&UNLIST_ROOMS, vec![names.rooms(), names.checks()], arguments).await.map(drop)
+    rooms: &[GoneRoom<'_>],
+) -> Result<u64, Unavailable> {
+    let score = |check: Option<u64>| check.map_or_else(|| "".into(), answer::integer);
+    let arguments = rooms.iter().flat_map(|(room, check)| [Value::from(*room), score(*check)]).collect();
+    let removed = link.run(&UNLIST_ROOMS, vec![names.rooms(), names.checks()], arguments).await?;
+    Ok(answer::number(&removed)?)
 }
