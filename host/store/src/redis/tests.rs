@@ -4,6 +4,7 @@
 mod ended;
 mod offsets;
 mod room_index;
+mod syncing;
 mod turns;
 mod usage;
 

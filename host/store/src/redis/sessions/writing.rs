@@ -28,6 +28,23 @@ impl Drop for SyncOnDrop<'_> {
     }
 }
 
+/// The right to write a session in the background, which one task has at a time. When this is dropped, even by a
+/// panic, another task may have it.
+struct SyncPermit(Arc<HeldSession>);
+
+impl SyncPermit {
+    /// `None` if another task has the permit.
+    fn acquire(session: &Arc<HeldSession>) -> Option<Self> {
+        (!session.is_syncing.swap(true, Ordering::AcqRel)).then(|| Self(session.clone()))
+    }
+}
+
+impl Drop for SyncPermit {
+    fn drop(&mut self) {
+        self.0.is_syncing.store(false, Ordering::Release);
+    }
+}
+
 impl RedisSessions {
     /// Records that a session joins or leaves rooms. After an error the old state applies, and is written until
     /// Redis confirms it.
@@ -163,14 +180,15 @@ impl RedisSessions {
 
     /// Writes in the background what Redis does not have of a session yet, until it does.
     pub(crate) fn start_sync(self: &Arc<Self>, session: &Arc<HeldSession>) {
-        if !session.is_syncing.swap(true, Ordering::AcqRel) {
-            tokio::spawn(sync(self.clone(), session.clone()));
+        if let Some(permit) = SyncPermit::acquire(session) {
+            tokio::spawn(sync(self.clone(), permit));
         }
     }
 }
 
-async fn sync(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
+async fn sync(sessions: Arc<RedisSessions>, mut syncing: SyncPermit) {
     let (mut delay, mut permits) = (RETRY_DELAY, &sessions.background_writes);
+    let session = syncing.0.clone();
     loop {
         let result = {
             let _permit = permits.acquire().await.expect("the semaphore is never closed");
@@ -178,14 +196,15 @@ async fn sync(sessions: Arc<RedisSessions>, session: Arc<HeldSession>) {
         };
         match result {
             Ok(()) => {
-                session.is_syncing.store(false, Ordering::Release);
+                drop(syncing);
                 // Something may have changed since this task last looked.
                 let is_unfinished = {
                     let record = session.record();
                     !session.has_ended() && !record.is_synced() && !record.is_uncertain()
                 };
-                if !is_unfinished || session.is_syncing.swap(true, Ordering::AcqRel) {
-                    return;
+                match is_unfinished.then(|| SyncPermit::acquire(&session)).flatten() {
+                    Some(again) => syncing = again,
+                    None => return,
                 }
             }
             Err(error) => {
