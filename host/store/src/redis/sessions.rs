@@ -61,6 +61,9 @@ pub(super) struct HeldSession {
     node: Mutex<Arc<String>>,
     /// Held during a write, because a session has at most one write in flight.
     writing: tokio::sync::Mutex<()>,
+    /// Held while the session is added to what this node owns, or removed from there, so that it is not added after
+    /// it was removed. Writes of the session do not need it.
+    listing: tokio::sync::Mutex<()>,
     /// A task is writing what Redis does not have yet.
     is_syncing: AtomicBool,
     /// The connection has ended, or another one has taken the session.
@@ -106,9 +109,10 @@ impl HeldSession {
         self.node.lock().expect("no code panics while it holds the lock").clone()
     }
 
-    /// Keeps the session from being written or released. `None` if it is being written now, or has ended.
-    pub(super) fn try_lock_writes(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        self.writing.try_lock().ok().filter(|_| !self.has_ended())
+    /// Keeps the session from being removed from what this node owns. `None` if it is being removed now, or has
+    /// ended.
+    pub(super) fn try_lock_listing(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.listing.try_lock().ok().filter(|_| !self.has_ended())
     }
 
     pub(super) fn key(&self) -> SessionKey<'_> {

@@ -91,11 +91,12 @@ async fn check_principal(
     held: &[Arc<HeldSession>],
 ) -> Result<(), Unavailable> {
     let node = sessions.context.node.get();
-    // Lock their writes: a session that is released meanwhile would otherwise leave its entry behind. One whose
+    // Add the entries again, in case Redis has lost them. A session that is released meanwhile must remove its entry
+    // after that, or the entry would stay. So the last step of a release waits; nothing else does. A session whose
     // ownership is uncertain is not listed under this name yet.
     let own = held.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
     let own: Vec<_> =
-        own.filter_map(|session| Some((session.held_entry(), session.try_lock_writes()?))).collect();
+        own.filter_map(|session| Some((session.held_entry(), session.try_lock_listing()?))).collect();
     try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, entry.clone()).boxed()))
         .await?;
     drop(own);

@@ -134,3 +134,27 @@ fn a_session_taken_back_twice_ends_up_under_its_nodes_current_name() {
         world.deliver_one("replace_session", Fate::Answered).await;
     });
 }
+
+/// The session audit kept up to a hundred sessions from being written, until a server had answered that may not even
+/// have been theirs.
+#[test]
+fn a_session_is_written_while_it_is_audited() {
+    scenario(async |world| {
+        world.advance_time(Duration::from_millis(1100), |_, message| message.ask.name() != "SADD").await;
+        assert!(world.in_flight().contains(&"SADD"), "of the audit: {:?}", world.in_flight());
+        world.step(Join { client: 0, room: 1, filter: 0 }).await;
+        world.deliver_one("update_session", Fate::Answered).await;
+    });
+}
+
+#[test]
+fn a_session_that_is_released_while_it_is_audited_leaves_no_owned_entry() {
+    scenario(async |world| {
+        world.advance_time(Duration::from_millis(1100), |_, message| message.ask.name() != "SADD").await;
+        world.step(Disconnect { client: 0 }).await;
+        world.deliver_all_but(&["SADD"]).await;
+        assert!(world.in_flight().contains(&"SADD") && !world.in_flight().contains(&"SREM"));
+        world.deliver_one("SADD", Fate::Answered).await;
+        world.deliver_one("SREM", Fate::Answered).await;
+    });
+}

@@ -306,6 +306,7 @@ impl RedisSessions {
             record: Mutex::new(record),
             node: Mutex::new(attempt.node.clone()),
             writing: tokio::sync::Mutex::default(),
+            listing: tokio::sync::Mutex::default(),
             is_syncing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });

@@ -129,5 +129,6 @@ async fn release_once(
             changes.into_iter().map(|change| sessions.write_member(session, change).boxed()).collect();
         join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
     }
+    let _listing = session.listing.lock().await;
     sessions.context.owned.remove(&session.node(), session.held_entry()).await
 }
