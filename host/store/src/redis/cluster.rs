@@ -6,3 +6,4 @@ pub(super) mod lease;
 pub(super) mod reaper;
 pub(super) mod servers;
 pub(super) mod session_audit;
+mod upkeep;

@@ -3,14 +3,15 @@
 //! name and takes its sessions back.
 
 use crate::{
-    ConnectionId, Event, RESPONSE_TIMEOUT, Unavailable,
+    RESPONSE_TIMEOUT, Unavailable,
     redis::{
         answer,
-        cluster::{reaper::Reaper, session_audit::SessionAudit},
-        connecting::claim_schema,
+        cluster::{
+            reaper::Reaper,
+            upkeep::{Renewal, Upkeep},
+        },
         context::{
             Context,
-            faults::NodeFault,
             lease_expiry::{CLAIM_DURATION, LEASE_DURATION},
             node_name,
         },
@@ -28,19 +29,9 @@ use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::unix_ms;
 use tokio::{sync::mpsc, time::Instant};
 
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a node reads notices that are addressed to a former name. By then its sessions are known under the
-/// new name, or have been audited.
-const FORMER_NAME_TTL: Duration = Duration::from_secs(20);
-/// How often one of the nodes removes rooms that are gone from the list of rooms.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-/// How often rooms are checked that may be gone.
-const ROOM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the rooms with members on this node are added to the list of rooms again, in case Redis lost the
-/// list.
-const ROOM_LISTING_INTERVAL: Duration = Duration::from_secs(60);
-/// How often everything is written again, so that the keys of what is in use do not expire.
-const REWRITE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+/// How often the lease is renewed. A renewal takes two requests at most, so the lease does not expire as long as Redis
+/// answers them in time.
+pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts of the store that the lease's task uses.
 pub(crate) struct Leased {
@@ -52,23 +43,15 @@ pub(crate) struct Leased {
 
 /// Acquires the lease, and starts the task that renews it until the store is dropped.
 pub(crate) async fn acquire(leased: &Arc<Leased>, vitals: &VitalTasks) -> Result<(), Unavailable> {
-    let now = Instant::now();
-    let mut lease = Lease {
-        rewritten: now,
-        pruned: now,
-        checked: now,
-        listed: now,
-        is_unreachable: false,
-        held_until: 0,
-        former_names: Vec::new(),
-        must_claim_schema: false,
-        audit: SessionAudit::default(),
-        reaper: Reaper::new(&leased.context),
-    };
+    let (renewals, renewed) = mpsc::unbounded_channel();
+    let mut lease =
+        Lease { is_unreachable: false, held_until: 0, renewals, reaper: Reaper::new(&leased.context) };
     let node = leased.context.node.get();
     lease.renew(&leased.context, &node, Some("")).await?;
     let leased = Arc::downgrade(leased);
-    vitals.spawn("the lease", async move { lease.run(leased).await });
+    vitals.spawn("the lease", async move {
+        tokio::join!(lease.run(leased.clone()), Upkeep::new().run(leased, renewed));
+    });
     Ok(())
 }
 
@@ -89,19 +72,12 @@ pub(crate) async fn release(context: &Context) {
 }
 
 struct Lease {
-    rewritten: Instant,
-    pruned: Instant,
-    checked: Instant,
-    listed: Instant,
     /// The last renewal failed, and this has been logged.
     is_unreachable: bool,
     /// Until when Redis has last said that the lease is held, in cluster time.
     held_until: u64,
-    /// Former names of this node, and when each of them was given up.
-    former_names: Vec<(Arc<String>, Instant)>,
-    /// Redis may have lost the schema, so it must be claimed again.
-    must_claim_schema: bool,
-    audit: SessionAudit,
+    /// Told of each renewal.
+    renewals: mpsc::UnboundedSender<Renewal>,
     reaper: Reaper,
 }
 
@@ -115,25 +91,25 @@ enum LeaseStatus {
 }
 
 impl Lease {
-    async fn run(&mut self, leased: Weak<Leased>) {
+    async fn run(mut self, leased: Weak<Leased>) {
         let mut ticks = tokio::time::interval(RENEWAL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let Some(leased) = leased.upgrade() else { return };
-            let Leased { context, sessions, room_index, listener } = &*leased;
+            let Leased { context, listener, .. } = &*leased;
             match self.renew_or_rejoin(&leased).await {
-                Ok(renewed) => {
+                Ok(renewal) => {
                     context.link.errors.renewed(None);
                     if std::mem::take(&mut self.is_unreachable) {
                         tracing::info!(node = %context.node.get(), "the store is back");
                     }
-                    if !matches!(renewed, LeaseStatus::Held) {
+                    if renewal.former_name.is_some() {
                         // Rooms may be lost as well. Without this, that would be noticed only at the next
                         // publish.
                         listener.send(ListenerRequest::Resync).ok();
-                        self.must_claim_schema = true;
                     }
+                    self.renewals.send(renewal).ok();
                 }
                 Err(error) => {
                     context.link.errors.renewed(Some(&error.0));
@@ -144,49 +120,12 @@ impl Lease {
                     if context.lease_expiry.has_expired() {
                         context.metrics.lease.set(0);
                     }
-                    continue;
                 }
             }
-            if let Err(error) = self.read_takeover_notices(context).await {
-                tracing::debug!(%error, "could not read takeover notices; trying again");
-            }
-            self.audit.check_next(sessions, RENEWAL_INTERVAL);
-            if self.pruned.elapsed() > PRUNE_INTERVAL {
-                self.pruned = Instant::now();
-                room_index.prune(PRUNE_INTERVAL);
-            }
-            if self.rewritten.elapsed() > REWRITE_INTERVAL {
-                self.rewritten = Instant::now();
-                sessions.rewrite_all();
-                context.connections.rewrite();
-            }
-            if self.listed.elapsed() > ROOM_LISTING_INTERVAL {
-                self.listed = Instant::now();
-                listener.send(ListenerRequest::ListRooms).ok();
-            }
-            context.owned.remove_strays().await;
-            room_index.write().await;
-            if self.checked.elapsed() > ROOM_CHECK_INTERVAL {
-                self.checked = Instant::now();
-                room_index.check();
-            }
-            if self.must_claim_schema {
-                self.reclaim_schema(context).await;
-            }
         }
     }
 
-    /// If Redis has lost everything, a node of another version may have started to use it.
-    async fn reclaim_schema(&mut self, context: &Context) {
-        let Ok(claimed) = claim_schema(&context.link, &context.names).await else { return };
-        self.must_claim_schema = claimed.is_err();
-        let foreign = claimed.err().map(|mismatch| mismatch.to_string());
-        if context.faults.set(NodeFault::Schema, foreign.clone()) {
-            tracing::error!("{}", foreign.unwrap_or_default());
-        }
-    }
-
-    async fn renew_or_rejoin(&mut self, leased: &Leased) -> Result<LeaseStatus, Unavailable> {
+    async fn renew_or_rejoin(&mut self, leased: &Leased) -> Result<Renewal, Unavailable> {
         let context = &leased.context;
         let node = context.node.get();
         let renewed = match self.renew(context, &node, None).await? {
@@ -194,7 +133,7 @@ impl Lease {
             renewed => renewed,
         };
         match renewed {
-            LeaseStatus::Held => return Ok(renewed),
+            LeaseStatus::Held => return Ok(Renewal { former_name: None }),
             LeaseStatus::RolledBack => {
                 tracing::warn!(
                     "Redis may have gone back to an older state; writing everything again under another name"
@@ -206,11 +145,11 @@ impl Lease {
         }
         // Another server may be replaced meanwhile.
         let has_changed = context.server_replaced.swap(false, Ordering::Relaxed);
-        let rejoined = self.rejoin(leased, node).await;
+        let rejoined = self.rejoin(leased, node.clone()).await;
         if rejoined.is_err() {
             context.server_replaced.fetch_or(has_changed, Ordering::Relaxed);
         }
-        rejoined.map(|()| renewed)
+        rejoined.map(|()| Renewal { former_name: Some(node) })
     }
 
     /// Renews the lease, or takes a new one, which replaces that of the former name if there is one (`""`: there
@@ -267,26 +206,7 @@ impl Lease {
         // lease.
         context.lease_expiry.set(began);
         leased.sessions.mark_all_uncertain();
-        context.connections.node_renamed(former.clone());
-        self.former_names.push((former, Instant::now()));
-        Ok(())
-    }
-
-    /// Reads which connections have lost their session to another node.
-    async fn read_takeover_notices(&mut self, context: &Context) -> Result<(), Unavailable> {
-        self.former_names.retain(|(_, since)| since.elapsed() < FORMER_NAME_TTL);
-        let node = context.node.get();
-        for name in self.former_names.iter().map(|(name, _)| name).chain([&node]) {
-            let command = vec![context.names.takeovers(name).into(), "1000".into()];
-            // A former name may be on a server that does not answer.
-            let Ok(notices) = context.link.command("LPOP", command).await else { continue };
-            let notices = if notices.is_null() { vec![] } else { answer::texts(notices)? };
-            for connection in notices {
-                if let Some(connection) = ConnectionId::parse(&connection) {
-                    (context.feed)(Event::TakenOver(connection));
-                }
-            }
-        }
+        context.connections.node_renamed(former);
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Bugs that random schedules found in the store, each as a test of its own.
 
-use super::{delivery::Fate, scenario::scenario, step::ModelStep::*};
-use std::time::Duration;
+use super::{
+    delivery::Fate, network::InFlightCall, scenario::scenario, step::ModelStep::*, world::World,
+};
+use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 /// The entry of a failed resume stayed in the node's set of owned sessions if removing it failed once.
 #[test]
@@ -156,5 +158,23 @@ fn a_session_that_is_released_while_it_is_audited_leaves_no_owned_entry() {
         assert!(world.in_flight().contains(&"SADD") && !world.in_flight().contains(&"SREM"));
         world.deliver_one("SADD", Fate::Answered).await;
         world.deliver_one("SREM", Fate::Answered).await;
+    });
+}
+
+/// Between two renewals of the lease came one step after another, each of which could wait for an answer until its
+/// timeout. If Redis was slow, the lease expired.
+#[test]
+fn the_lease_is_renewed_every_second_whatever_else_is_not_answered() {
+    scenario(async |world| {
+        let renewals = RefCell::new(BTreeSet::new());
+        let which = |_: &World, message: &InFlightCall| {
+            let is_renewal = message.ask.name() == "renew_lease";
+            if is_renewal && message.process == 0 {
+                renewals.borrow_mut().insert(message.sent);
+            }
+            is_renewal
+        };
+        world.advance_time(Duration::from_millis(10_500), which).await;
+        assert_eq!(renewals.borrow().len(), 10, "{renewals:?}");
     });
 }
