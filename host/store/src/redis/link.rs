@@ -8,6 +8,7 @@
 mod backoff;
 mod call;
 mod cluster;
+mod cluster_epoch;
 mod connection;
 mod endpoint;
 mod events;
@@ -329,7 +330,7 @@ impl Link {
         }
     }
 
-    /// A number that rises when slots of a Cluster move; `None` without a Cluster.
+    /// The newest epoch of a Cluster, which rises when slots move; `None` without a Cluster.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let Servers::Cluster(cluster) = &self.servers else { return Ok(None) };
         let topology = tokio::time::timeout(RESPONSE_TIMEOUT, cluster.topology(known)).await;

@@ -1,6 +1,7 @@
 //! Tests on real servers, the contract among them. They need `redis-server`; `cargo xtask test` installs it
 //! where it can.
 
+mod cluster;
 mod ended;
 mod offsets;
 mod room_index;
@@ -114,19 +115,14 @@ async fn the_store_passes_the_contract_on_a_standalone_server() {
     assert!(other.is_empty(), "without a time to live: {other:?}");
 }
 
-#[tokio::test]
-async fn the_store_passes_the_contract_on_a_cluster() {
+/// Starts a Cluster of three servers.
+async fn start_cluster(arguments: &[&str]) -> Vec<Server> {
     let nodes: Vec<_> = (0..3)
         .map(|_| {
             let bus = free_port().to_string();
-            Server::start(&[
-                "--cluster-enabled",
-                "yes",
-                "--cluster-port",
-                &bus,
-                "--cluster-node-timeout",
-                "2000",
-            ])
+            let cluster =
+                ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"];
+            Server::start(&[&cluster, arguments].concat())
         })
         .collect();
     for (n, node) in nodes.iter().enumerate() {
@@ -146,9 +142,18 @@ async fn the_store_passes_the_contract_on_a_cluster() {
         };
         until("a cluster", complete).await;
     }
+    nodes
+}
+
+/// The URL of a Cluster.
+fn cluster_url(nodes: &[Server]) -> String {
     let [a, b, c] = [0, 1, 2].map(|n: usize| nodes[n].port);
-    passes_the_contract(&format!("redis-cluster://127.0.0.1:{a}?node=127.0.0.1:{b}&node=127.0.0.1:{c}"))
-        .await;
+    format!("redis-cluster://127.0.0.1:{a}?node=127.0.0.1:{b}&node=127.0.0.1:{c}")
+}
+
+#[tokio::test]
+async fn the_store_passes_the_contract_on_a_cluster() {
+    passes_the_contract(&cluster_url(&start_cluster(&[]).await)).await;
 }
 
 fn retention() -> Retention {

@@ -23,7 +23,7 @@ impl Call {
     }
 }
 
-/// A field of a reply to `INFO`.
+/// A field of a reply to `INFO` or `CLUSTER INFO`.
 pub(super) fn field(info: &Value, name: &str) -> Option<String> {
     let info = info.as_str()?;
     info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))

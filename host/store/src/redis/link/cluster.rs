@@ -3,6 +3,8 @@
 
 use super::{
     Call,
+    call::field,
+    cluster_epoch::ClusterEpoch,
     connection::{ClientError, Common, NotConnected},
     endpoint::Endpoint,
     events::LinkEvent,
@@ -12,6 +14,7 @@ use arc_swap::ArcSwap;
 use fred::{
     error::{Error, ErrorKind},
     types::{
+        Value,
         cluster::ClusterRouting,
         config::{Server, ServerConfig},
     },
@@ -27,7 +30,7 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long a server may take to answer `CLUSTER SLOTS`.
+/// How long a server may take to answer `CLUSTER INFO` and `CLUSTER SLOTS`.
 const SLOTS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a node that starts waits for the connections to all servers. Those that cannot be reached then
 /// delay only their own commands.
@@ -38,6 +41,7 @@ pub(super) struct Cluster {
     /// The servers in the configuration, which are asked when no other answers.
     seeds: Vec<Server>,
     table: ArcSwap<SlotTable>,
+    epoch: ClusterEpoch,
     /// Held while the slots are looked up.
     lookup: tokio::sync::Mutex<()>,
     /// How often that was done.
@@ -73,6 +77,7 @@ impl Cluster {
             common,
             seeds,
             table: ArcSwap::from_pointee(table),
+            epoch: ClusterEpoch::default(),
             lookup: tokio::sync::Mutex::default(),
             lookups: AtomicU64::new(0),
             failing: AtomicU64::new(0),
@@ -153,27 +158,39 @@ impl Cluster {
         Ok(endpoint)
     }
 
-    /// Looks the slots up; `first` is asked first. Does nothing if another task does so at the same time.
+    /// Looks the slots up; `first` is asked first. Ignores servers that do not know of the latest change. Does
+    /// nothing if another task does so at the same time.
     pub(super) async fn refresh(&self, first: Option<&Server>) -> Result<(), Error> {
         let before = self.lookups.load(Ordering::Acquire);
         let _lookup = self.lookup.lock().await;
         if self.lookups.load(Ordering::Acquire) != before {
             return Ok(());
         }
-        let asked = Call { name: "CLUSTER", arguments: vec!["SLOTS".into()] };
         let mut last = None;
         for (server, endpoint) in self.candidates(first)? {
-            let answer = timeout(SLOTS_TIMEOUT, endpoint.commands.ask(&asked)).await;
-            match answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Redis does not answer"))) {
-                Ok(slots) => match ClusterRouting::from_cluster_slots(slots, server.host.clone()) {
-                    Ok(routing) if !routing.slots().is_empty() => return self.install(routing),
-                    Ok(_) => last = Some(Error::new(ErrorKind::Cluster, "the Cluster has no slots yet")),
-                    Err(error) => last = Some(error),
-                },
+            let routing = timeout(SLOTS_TIMEOUT, self.read_routing(&server, &endpoint)).await;
+            match routing.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Redis does not answer"))) {
+                Ok(routing) => return self.install(routing),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| Error::new(ErrorKind::Cluster, "no server of the Cluster can be reached")))
+    }
+
+    /// The slots as a server knows them.
+    async fn read_routing(&self, server: &Server, endpoint: &Endpoint) -> Result<ClusterRouting, Error> {
+        let [info, slots] = ["INFO", "SLOTS"].map(|name| Call { name: "CLUSTER", arguments: vec![name.into()] });
+        let mut replies = endpoint.commands.ask_all(&[&info, &slots]).await?.into_iter();
+        let mut next = || replies.next().unwrap_or(Ok(Value::Null));
+        let (info, slots) = (next()?, next()?);
+        if epoch_in(&info).is_some_and(|epoch| !self.epoch.observe(epoch)) {
+            return Err(Error::new(ErrorKind::Cluster, "the slots that the server knows are outdated"));
+        }
+        let routing = ClusterRouting::from_cluster_slots(slots, server.host.clone())?;
+        match routing.slots().is_empty() {
+            true => Err(Error::new(ErrorKind::Cluster, "the Cluster has no slots yet")),
+            false => Ok(routing),
+        }
     }
 
     /// The servers to ask, in this order. If none is connected, the servers in the configuration are added.
@@ -215,7 +232,7 @@ impl Cluster {
     }
 
     /// Asks one of the servers for the state of the Cluster, and looks the slots up if they may have moved.
-    /// Returns a number that rises when slots move.
+    /// Returns the newest epoch, which rises when slots move.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
         let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
         let unavailable = |error: Error| Unavailable(self.common.errors.redact(error.details()));
@@ -226,23 +243,29 @@ impl Cluster {
                 return Err(error);
             }
         };
-        let info = any.commands.ask(&asked).await.map_err(unavailable)?.into_string().unwrap_or_default();
-        let number = |name: &str| -> Option<u64> {
-            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
-        };
-        let failing = number("cluster_slots_pfail").unwrap_or(0) + number("cluster_slots_fail").unwrap_or(0);
+        let info = any.commands.ask(&asked).await.map_err(unavailable)?;
+        let slots = |name| field(&info, name).and_then(|slots| slots.parse().ok()).unwrap_or(0);
+        let failing: u64 = slots("cluster_slots_pfail") + slots("cluster_slots_fail");
         self.failing.store(failing, Ordering::Relaxed);
-        let epoch = number("cluster_current_epoch");
+        if let Some(epoch) = epoch_in(&info) {
+            self.epoch.observe(epoch);
+        }
+        let newest = self.epoch.newest();
         let is_whole = self.endpoints().iter().all(|(_, endpoint)| endpoint.is_connected());
-        if epoch != known || failing > 0 || !is_whole {
+        if newest != known || failing > 0 || !is_whole {
             self.refresh(None).await.map_err(unavailable)?;
         }
-        Ok(epoch)
+        Ok(newest)
     }
 
     pub(super) fn failing_slots(&self) -> u64 {
         self.failing.load(Ordering::Relaxed)
     }
+}
+
+/// The epoch in a reply to `CLUSTER INFO`.
+fn epoch_in(info: &Value) -> Option<u64> {
+    field(info, "cluster_current_epoch")?.parse().ok()
 }
 
 fn open(common: &Arc<Common>, server: &Server) -> Result<Arc<Endpoint>, ClientError> {

@@ -21,7 +21,7 @@ pub(crate) enum ListenerRequest {
         /// The permit of the resync queue, if the room was queued.
         permit: Option<ResyncPermit>,
     },
-    /// The current number of a Cluster's topology, which rises when slots move.
+    /// The newest epoch of a Cluster, which rises when slots move.
     Topology(u64),
     /// Adds all rooms to the room index again, in case the index was lost.
     ListRooms,
