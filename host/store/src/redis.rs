@@ -28,6 +28,7 @@ mod store;
 mod stored_rooms;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod url;
 
 pub use keyring::Keyring;

@@ -23,7 +23,7 @@ pub(super) use script::Script;
 
 use crate::{
     RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
-    redis::{open_error::OpenError, redis_errors::RedisErrors, url::RedisUrl},
+    redis::{open_error::OpenError, redis_errors::RedisErrors, timeouts::no_answer, url::RedisUrl},
 };
 use call::{Call, Redirection};
 use cluster::Cluster;
@@ -192,7 +192,7 @@ impl Link {
         let began = Instant::now();
         let result = match tokio::time::timeout(RESPONSE_TIMEOUT, asked.boxed()).await {
             Ok(result) => result.map_err(|error| Unavailable(self.errors.redact(error.details()))),
-            Err(_) => Err(Unavailable("Redis does not answer".to_owned())),
+            Err(_) => Err(no_answer()),
         };
         self.metrics.record_command(name, began.elapsed(), result.is_ok());
         self.errors.answered(name, result.as_ref().err().map(|error| &*error.0));

@@ -131,11 +131,12 @@ impl RedisErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::timeouts::NO_ANSWER;
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_reported_until_it_is_over_or_long_ago() {
         let errors = RedisErrors::default();
-        errors.answered("publish", Some("Redis does not answer"));
+        errors.answered("publish", Some(NO_ANSWER));
         assert_eq!(errors.refusal(), None, "a timeout is not a refusal");
         errors.answered("publish", Some("OOM command not allowed"));
         errors.answered("renew_lease", None);

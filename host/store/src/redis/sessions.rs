@@ -290,10 +290,6 @@ impl RedisSessions {
     }
 }
 
-fn late() -> Unavailable {
-    Unavailable("Redis did not answer in time".to_owned())
-}
-
 fn lease_expired() -> Unavailable {
     Unavailable("the lease of this node has expired".to_owned())
 }

@@ -17,6 +17,7 @@ use crate::{
             clock::server_time,
             connections::{SlotReply, SlotRequest, acquire_slot, write_count},
         },
+        timeouts::too_late,
     },
 };
 use futures_util::future::try_join_all;
@@ -173,7 +174,7 @@ impl ClusterConnectionCounts {
         }
         match reply {
             SlotReply::Acquired => Ok(SlotResult::Acquired(attempt.granted())),
-            SlotReply::Late => Err(late()),
+            SlotReply::Late => Err(too_late()),
             SlotReply::Full(count) => {
                 attempt.refused();
                 Ok(SlotResult::LimitReached(count))
@@ -281,7 +282,7 @@ impl ClusterConnectionCounts {
         }
         let count = self.counts.of(principal);
         if !write_count(&self.link, &self.names, principal, &node, count, deadline).await? {
-            return Err(late());
+            return Err(too_late());
         }
         if count == 0 {
             self.owned.remove(&node, principal.to_string()).await?;
@@ -330,8 +331,4 @@ impl ClusterConnectionCounts {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the lock")
     }
-}
-
-fn late() -> Unavailable {
-    Unavailable("Redis did not answer in time".to_owned())
 }

@@ -9,7 +9,7 @@ use super::{
     endpoint::Endpoint,
     events::LinkEvent,
 };
-use crate::Unavailable;
+use crate::{Unavailable, redis::timeouts::NO_ANSWER};
 use arc_swap::ArcSwap;
 use fred::{
     error::{Error, ErrorKind},
@@ -169,7 +169,7 @@ impl Cluster {
         let mut last = None;
         for (server, endpoint) in self.candidates(first)? {
             let routing = timeout(SLOTS_TIMEOUT, self.read_routing(&server, &endpoint)).await;
-            match routing.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Redis does not answer"))) {
+            match routing.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, NO_ANSWER))) {
                 Ok(routing) => return self.install(routing),
                 Err(error) => last = Some(error),
             }

@@ -1,7 +1,7 @@
 //! The network between nodes and the model's Redis: each command waits until the schedule decides what
 //! happens to it and to its answer.
 
-use crate::{RESPONSE_TIMEOUT, Unavailable, redis::link::Script};
+use crate::{RESPONSE_TIMEOUT, Unavailable, redis::{link::Script, timeouts::no_answer}};
 use fred::types::Value;
 use std::{
     collections::BTreeSet,
@@ -114,12 +114,11 @@ impl NetworkEnd {
             return std::future::pending().await;
         }
         self.network.sent.notify_one();
-        let late = || Unavailable("Redis does not answer".to_owned());
         tokio::time::timeout(RESPONSE_TIMEOUT, answered)
             .await
             .ok()
             .and_then(Result::ok)
-            .unwrap_or_else(|| Err(late()))
+            .unwrap_or_else(|| Err(no_answer()))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         room_index::RoomIndex,
         rooms::RedisRooms,
         sessions::RedisSessions,
+        timeouts::no_answer,
     },
 };
 use fred::types::{Message, config::Server};
@@ -354,6 +355,5 @@ async fn read_log(
         rooms.follow(&room.shared(), after.as_ref(), limit).await
     };
     // A client may wait for both commands together.
-    let timed_out = || Unavailable("Redis does not answer".to_owned());
-    tokio::time::timeout(RESPONSE_TIMEOUT, read).await.unwrap_or_else(|_| Err(timed_out()))
+    tokio::time::timeout(RESPONSE_TIMEOUT, read).await.unwrap_or_else(|_| Err(no_answer()))
 }

@@ -13,6 +13,7 @@ use crate::{
         room_index::RoomIndex,
         rooms::new_epoch,
         scripts::publishing::{BatchMessage, PublishBatch, PublishReply, publish},
+        timeouts::no_answer,
     },
 };
 use bytes::Bytes;
@@ -302,10 +303,6 @@ impl PublishQueue {
         }
         Err(Unavailable("Redis' clock is set again and again".to_owned()))
     }
-}
-
-fn no_answer() -> Unavailable {
-    Unavailable("Redis does not answer".to_owned())
 }
 
 fn answer_all(messages: Vec<QueuedMessage>, result: &PublishResult) {

@@ -2,7 +2,7 @@
 //! any more, it is released. An attempt whose outcome is unknown is followed up until Redis can no longer execute
 //! it.
 
-use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, ReleaseMode, late, lease_expired};
+use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, ReleaseMode, lease_expired};
 use crate::{
     ConnectionId, Join, RESPONSE_TIMEOUT, ResumeResult, ResumedSession, SessionToken, Unavailable,
     redis::{
@@ -24,6 +24,7 @@ use crate::{
         session_id::SessionId,
         sessions::record::{Record, RoomChanges},
         stored_rooms::StoredRooms,
+        timeouts::too_late,
     },
 };
 use std::sync::{Arc, Mutex, atomic::AtomicBool};
@@ -81,7 +82,7 @@ impl RedisSessions {
             sessions.finish(created.map(|()| Some(token)), attempt)
         })
         .await?
-        .ok_or_else(late)
+        .ok_or_else(too_late)
     }
 
     /// Resumes a session for a connection that asked for it at `requested_at`. With `max_connections`, acquires a
@@ -132,11 +133,11 @@ impl RedisSessions {
             }
         });
         if let Ok(result) = tokio::time::timeout(RESPONSE_TIMEOUT, &mut receiver).await {
-            return result.unwrap_or_else(|_| Err(late()));
+            return result.unwrap_or_else(|_| Err(too_late()));
         }
         // Either the result has arrived at the last moment, or the task finds that nobody receives it.
         receiver.close();
-        receiver.try_recv().unwrap_or_else(|_| Err(late()))
+        receiver.try_recv().unwrap_or_else(|_| Err(too_late()))
     }
 
     /// Returns the result. After an error, releases the session, or whatever the attempt may still lead to.
@@ -183,7 +184,7 @@ impl RedisSessions {
             match create(link, names, attempt.key(), attempt.holder(), attempt.deadline, &fields).await? {
                 CreateReply::Created { time } => break time,
                 CreateReply::Late { time } if !is_retry && attempt.refresh_deadline(time) => is_retry = true,
-                CreateReply::Late { .. } => return Err(late()),
+                CreateReply::Late { .. } => return Err(too_late()),
             }
         };
         record.created(time, time);
@@ -262,7 +263,7 @@ impl RedisSessions {
                         (true, if request_time > time { at_least } else { request_time.max(at_least) })
                 }
                 ResumeOutcome::TakenSince => return Ok(ResumeResult::Retry),
-                ResumeOutcome::Late => return Err(late()),
+                ResumeOutcome::Late => return Err(too_late()),
             }
         };
         let permit = slot.map(SlotAttempt::granted);

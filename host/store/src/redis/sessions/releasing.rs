@@ -1,9 +1,7 @@
 //! How a session is released: first its record is changed, then its end is scheduled, then its members are
 //! written.
 
-use super::{
-    HeldSession, MAX_RETRY_DELAY, RECENT_RELEASE_TTL, RETRY_DELAY, RedisSessions, ReleaseMode, late,
-};
+use super::{HeldSession, MAX_RETRY_DELAY, RECENT_RELEASE_TTL, RETRY_DELAY, RedisSessions, ReleaseMode};
 use crate::{
     ConnectionId, Unavailable,
     redis::{
@@ -14,6 +12,7 @@ use crate::{
             sessions::SessionKey,
         },
         stored_rooms::RoomField,
+        timeouts::too_late,
     },
 };
 use futures_util::{
@@ -48,7 +47,7 @@ impl RedisSessions {
     /// Writes a member of a session that was released.
     async fn write_member(&self, session: &HeldSession, change: MembershipChange) -> Result<(), Unavailable> {
         match self.context.members.write(&session.principal, session.id, change.clone()).await? {
-            (MembershipOutcome::Late, _) => Err(late()),
+            (MembershipOutcome::Late, _) => Err(too_late()),
             (outcome, epoch) => {
                 session.record().membership_written(&change, outcome, &epoch);
                 Ok(())
@@ -63,7 +62,7 @@ impl RedisSessions {
         removal: MembershipChange,
     ) -> Result<(), Unavailable> {
         match self.context.members.write(&session.principal, session.id, removal).await? {
-            (MembershipOutcome::Late, _) => Err(late()),
+            (MembershipOutcome::Late, _) => Err(too_late()),
             _ => Ok(()),
         }
     }

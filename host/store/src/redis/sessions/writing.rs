@@ -1,7 +1,7 @@
 //! How a session is written while a connection holds it: one write at a time. A change takes effect when its
 //! write is confirmed. If that fails, the old state is written again.
 
-use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, late, lease_expired};
+use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, lease_expired};
 use crate::{
     ConnectionId, RESPONSE_TIMEOUT, SessionToken, Unavailable,
     redis::{
@@ -10,6 +10,7 @@ use crate::{
         scripts::sessions::{SessionHolder, WholeWrite, replace, update},
         session_id::SessionId,
         sessions::record::{RecordWrite, RoomChanges, WriteOutcome},
+        timeouts::too_late,
     },
 };
 use futures_util::{FutureExt, future::join_all};
@@ -60,7 +61,7 @@ impl RedisSessions {
         let growth = session.record().growth(&change.join);
         let _reserved = self.context.usage.joining(&session.principal, growth)?;
         let _sync = SyncOnDrop(self, &session);
-        timeout_at(deadline, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(late()))?;
+        timeout_at(deadline, self.confirm(&session, change)).await.unwrap_or_else(|_| Err(too_late()))?;
         // The change is recorded. Members are written in the background if this takes too long.
         timeout_at(deadline, self.write_members(&session)).await.ok();
         Ok(())
@@ -164,7 +165,7 @@ impl RedisSessions {
                         self.context.acknowledgements.add(session.id, &change.room, position);
                     }
                     if !matches!(outcome, MembershipOutcome::Applied(_)) {
-                        failed = Some(late());
+                        failed = Some(too_late());
                     }
                 }
                 Err(error) => {
@@ -234,7 +235,7 @@ async fn sync_once(sessions: &Arc<RedisSessions>, session: &Arc<HeldSession>) ->
         match sessions.write(session, RoomChanges::default()).await? {
             WriteOutcome::Confirmed => {}
             _ if session.has_ended() || session.record().is_uncertain() => return Ok(()),
-            _ => return Err(late()),
+            _ => return Err(too_late()),
         }
     }
     sessions.write_members(session).await
