@@ -2,7 +2,7 @@
 //! otherwise only say that it cannot be reached. What is wrong although Redis serves it is in
 //! `context::faults`.
 
-use crate::redis::url::Secrets;
+use crate::{redis::url::Secrets, unavailable::OUT_OF_MEMORY};
 use arc_swap::ArcSwapOption;
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ const REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// The beginnings of errors with which Redis refuses a command only because of its state, its settings or the
 /// user.
 const REFUSALS: [&str; 11] = [
-    "OOM",
+    OUT_OF_MEMORY,
     "READONLY",
     "MISCONF",
     "NOREPLICAS",

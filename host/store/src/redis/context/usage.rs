@@ -180,9 +180,7 @@ impl RedisUsage {
     ) -> Result<ReservedBytes, Unavailable> {
         match bytes == 0 || self.may_grow(who) {
             true => Ok(self.reserve(who, bytes)),
-            false => Err(Unavailable(
-                "OOM: Redis is nearly full, and this principal uses much of it".to_owned(),
-            )),
+            false => Err(Unavailable::full("Redis is nearly full, and this principal uses much of it")),
         }
     }
 
