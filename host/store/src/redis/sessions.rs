@@ -9,9 +9,10 @@ mod writing;
 use crate::{
     ConnectionId, Event, Unavailable,
     redis::{
-        context::{Context, owned_entries::held_entry},
-        scripts::sessions::SessionKey,
+        context::Context,
+        owned_entry::OwnedEntry,
         session_id::SessionId,
+        session_key::SessionKey,
         sessions::record::Record,
     },
 };
@@ -119,8 +120,9 @@ impl HeldSession {
         SessionKey { principal: &self.principal, id: self.id }
     }
 
-    pub(super) fn held_entry(&self) -> String {
-        held_entry(&self.principal, self.id, self.connection)
+    /// Its entry in the set of what its node owns.
+    pub(super) fn owned_entry(&self) -> OwnedEntry<'_> {
+        OwnedEntry::Session { key: self.key(), connection: self.connection }
     }
 }
 

@@ -3,18 +3,18 @@
 //! one stopped.
 
 use crate::{
-    ConnectionId, Unavailable,
+    Unavailable,
     redis::{
         answer,
-        context::{Context, lease_expiry::CLAIM_DURATION, owned_entries::session_entry},
+        context::{Context, lease_expiry::CLAIM_DURATION},
         membership_change::{MembershipChange, MembershipOutcome},
+        owned_entry::OwnedEntry,
         scripts::{
             leases::Scored,
             schedules,
             session_end::{self, EndReply, ReleaseReply, ReleaseRequest},
-            sessions::SessionKey,
         },
-        session_id::SessionId,
+        session_key::SessionKey,
         stored_rooms::StoredRooms,
     },
 };
@@ -121,26 +121,6 @@ async fn end_expired(context: &Context, mut due: Scored) -> bool {
     }
 }
 
-/// An entry in the set of what a node owns.
-enum OwnedEntry<'a> {
-    Connections(&'a str),
-    Session { principal: Arc<str>, id: SessionId, connection: &'a str },
-}
-
-impl<'a> OwnedEntry<'a> {
-    fn read(entry: &'a str) -> Option<Self> {
-        let mut parts = entry.split(' ');
-        match (parts.next()?, parts.next(), parts.next()) {
-            (principal, None, None) => Some(Self::Connections(principal)),
-            (principal, Some(id), Some(connection)) => {
-                ConnectionId::parse(connection)?;
-                Some(Self::Session { principal: principal.into(), id: SessionId::parse(id)?, connection })
-            }
-            _ => None,
-        }
-    }
-}
-
 /// Cleans up what a dead node has left. Returns the number of entries. An entry that cannot be cleaned up does
 /// not hold up the others.
 async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavailable> {
@@ -181,9 +161,9 @@ async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavai
 /// record has them.
 async fn reap_entry(context: &Context, node: &str, text: &str) -> Result<(), Unavailable> {
     let Context { link, names, retention, .. } = context;
-    let (principal, id, connection) = match OwnedEntry::read(text) {
-        Some(OwnedEntry::Session { principal, id, connection }) => (principal, id, connection),
-        Some(OwnedEntry::Connections(principal)) => {
+    let (key, connection) = match OwnedEntry::parse(text) {
+        Some(OwnedEntry::Session { key, connection }) => (key, connection),
+        Some(OwnedEntry::ConnectionCount { principal }) => {
             link.command("HDEL", vec![names.connections(principal).into(), node.into()]).await?;
             return Ok(());
         }
@@ -191,11 +171,10 @@ async fn reap_entry(context: &Context, node: &str, text: &str) -> Result<(), Una
     };
     let request =
         ReleaseRequest { connection, dead_node: Some(node), ttl: retention.session_ttl, final_write: None };
-    let key = SessionKey { principal: &principal, id };
     let reply = session_end::release(link, names, key, context.cluster_time().await?, request).await?;
     if let ReleaseReply::Released { time, generation, number, end, rooms } = reply {
-        context.owned.schedule_end(session_entry(&principal, id), end).await?;
-        let written = RecordSnapshot { principal: &principal, id, time, generation, number };
+        context.owned.schedule_end(key, end).await?;
+        let written = RecordSnapshot { key, time, generation, number };
         written.write_members(context, &rooms?, true).await?;
     }
     Ok(())
@@ -203,8 +182,7 @@ async fn reap_entry(context: &Context, node: &str, text: &str) -> Result<(), Una
 
 /// What a session's record contained at a moment.
 struct RecordSnapshot<'a> {
-    principal: &'a Arc<str>,
-    id: SessionId,
+    key: SessionKey<'a>,
     time: u64,
     generation: u64,
     number: u64,
@@ -221,6 +199,7 @@ impl RecordSnapshot<'_> {
     ) -> Result<(), Unavailable> {
         let come = rooms.memberships.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
         let go = rooms.left.iter().map(|room| (room, None));
+        let principal: Arc<str> = self.key.principal.into();
         let mut writes: Vec<CleanupTask> = vec![];
         for (room, epoch) in come.chain(go) {
             let change = MembershipChange {
@@ -230,8 +209,9 @@ impl RecordSnapshot<'_> {
                 confirmed_at: self.time,
                 joins: epoch.filter(|_| lives).map(|epoch| Position { epoch, offset: 0 }),
             };
+            let principal = &principal;
             let write = async move {
-                match context.members.write(self.principal, self.id, change).await? {
+                match context.members.write(principal, self.key.id, change).await? {
                     (MembershipOutcome::Late, _) => {
                         Err(Unavailable("a member was not written in time".to_owned()))
                     }
@@ -254,18 +234,14 @@ async fn run_all(steps: Vec<CleanupTask<'_>>) -> Vec<Result<(), Unavailable>> {
 /// Ends a session whose time to live is over, unless it has been resumed.
 async fn end_session(context: &Context, listed: &Arc<str>, score: u64) -> Result<(), Unavailable> {
     let Context { link, names, owned, .. } = context;
-    let Some((principal, id)) =
-        listed.split_once(' ').and_then(|(p, id)| Some((p.into(), SessionId::parse(id)?)))
-    else {
+    let Some(key) = SessionKey::parse(listed) else {
         return owned.unschedule_end(listed.to_string(), score).await;
     };
-    let principal: Arc<str> = principal;
-    let key = SessionKey { principal: &principal, id };
     match session_end::end(link, names, key, context.cluster_clock.now()).await? {
         // The session was released again since, or was scheduled too early.
-        EndReply::Later { end } => return owned.schedule_end(listed.to_string(), end).await,
+        EndReply::Later { end } => return owned.schedule_end(key, end).await,
         EndReply::Ended { time, generation, number, rooms } => {
-            let ended = RecordSnapshot { principal: &principal, id, time, generation, number };
+            let ended = RecordSnapshot { key, time, generation, number };
             ended.write_members(context, &rooms, false).await?;
             session_end::delete(link, names, key, (generation, number)).await?;
         }

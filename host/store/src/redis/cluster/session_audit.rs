@@ -96,8 +96,8 @@ async fn check_principal(
     // ownership is uncertain is not listed under this name yet.
     let own = held.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
     let own: Vec<_> =
-        own.filter_map(|session| Some((session.held_entry(), session.try_lock_listing()?))).collect();
-    try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, entry.clone()).boxed()))
+        own.filter_map(|session| Some((session.owned_entry(), session.try_lock_listing()?))).collect();
+    try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, *entry).boxed()))
         .await?;
     drop(own);
     let known = |session: &Arc<HeldSession>| {

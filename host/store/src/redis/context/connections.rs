@@ -13,6 +13,7 @@ use crate::{
         },
         link::Link,
         names::Names,
+        owned_entry::OwnedEntry,
         scripts::{
             clock::server_time,
             connections::{SlotReply, SlotRequest, acquire_slot, write_count},
@@ -214,7 +215,7 @@ impl ClusterConnectionCounts {
     async fn relist_former(self: Arc<Self>, former: Arc<String>, principals: BTreeSet<Arc<str>>) {
         tokio::time::sleep(WRITE_VALIDITY).await;
         loop {
-            let entries = principals.iter().map(|principal| self.owned.add(&former, principal.to_string()));
+            let entries = principals.iter().map(|principal| self.owned.add(&former, OwnedEntry::ConnectionCount { principal }));
             let relisted = async {
                 try_join_all(entries).await?;
                 let entry = vec![self.names.dead().into(), "0".into(), former.as_str().into()];
@@ -285,7 +286,7 @@ impl ClusterConnectionCounts {
             return Err(too_late());
         }
         if count == 0 {
-            self.owned.remove(&node, principal.to_string()).await?;
+            self.owned.remove(&node, OwnedEntry::ConnectionCount { principal }).await?;
             let mut state = self.state();
             state.listed.remove(principal);
             // A connection that was counted meanwhile still took the principal for listed.
@@ -307,7 +308,7 @@ impl ClusterConnectionCounts {
                 return Ok(());
             }
         }
-        self.owned.add(node, principal.to_string()).await?;
+        self.owned.add(node, OwnedEntry::ConnectionCount { principal }).await?;
         let mut state = self.state();
         if state.listed_under == *node {
             state.listed.insert(principal.clone());

@@ -2,10 +2,10 @@
 //! describe, so that another node can clean up whatever happens to this one.
 
 use crate::{
-    ConnectionId, Unavailable,
+    Unavailable,
     redis::{
-        answer, context::batcher::Batcher, link::Link, names::Names, scripts::schedules,
-        session_id::SessionId,
+        answer, context::batcher::Batcher, link::Link, names::Names, owned_entry::OwnedEntry,
+        scripts::schedules, session_key::SessionKey,
     },
 };
 use fred::types::Value;
@@ -73,20 +73,19 @@ impl OwnedEntries {
         }
     }
 
-    /// Adds a principal, or a session with the connection that holds it.
-    pub(crate) async fn add(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
-        self.additions.submit(node.clone(), entry).await
+    pub(crate) async fn add(&self, node: &Arc<String>, entry: OwnedEntry<'_>) -> Result<(), Unavailable> {
+        self.additions.submit(node.clone(), entry.to_string()).await
     }
 
-    pub(crate) async fn remove(&self, node: &Arc<String>, entry: String) -> Result<(), Unavailable> {
-        self.removals.submit(node.clone(), entry).await
+    pub(crate) async fn remove(&self, node: &Arc<String>, entry: OwnedEntry<'_>) -> Result<(), Unavailable> {
+        self.removals.submit(node.clone(), entry.to_string()).await
     }
 
     /// Removes an entry later, because its session came to nothing. Used where Redis may not be reachable now.
-    pub(crate) fn remove_later(&self, node: &Arc<String>, entry: String) {
+    pub(crate) fn remove_later(&self, node: &Arc<String>, entry: OwnedEntry<'_>) {
         let mut strays = self.strays();
         if strays.len() < MAX_STRAYS {
-            strays.insert((node.clone(), entry));
+            strays.insert((node.clone(), entry.to_string()));
         }
     }
 
@@ -94,7 +93,7 @@ impl OwnedEntries {
     pub(crate) async fn remove_strays(&self) {
         let strays = std::mem::take(&mut *self.strays());
         let removals = strays.into_iter().map(async |(node, entry)| {
-            let removed = self.remove(&node, entry.clone()).await;
+            let removed = self.removals.submit(node.clone(), entry.clone()).await;
             removed.is_err().then_some((node, entry))
         });
         let left: Vec<_> = join_all(removals).await.into_iter().flatten().collect();
@@ -106,22 +105,12 @@ impl OwnedEntries {
     }
 
     /// Schedules the end of a session, at which it is deleted unless it has been resumed.
-    pub(crate) async fn schedule_end(&self, session: String, at: u64) -> Result<(), Unavailable> {
-        self.scheduled_ends.submit((), (session, at)).await
+    pub(crate) async fn schedule_end(&self, session: SessionKey<'_>, at: u64) -> Result<(), Unavailable> {
+        self.scheduled_ends.submit((), (session.to_string(), at)).await
     }
 
-    /// Removes a session from the schedule, unless its score there has changed.
-    pub(crate) async fn unschedule_end(&self, session: String, score: u64) -> Result<(), Unavailable> {
-        self.unscheduled_ends.submit((), (session, score)).await
+    /// Removes an entry from the schedule, unless its score there has changed.
+    pub(crate) async fn unschedule_end(&self, entry: String, score: u64) -> Result<(), Unavailable> {
+        self.unscheduled_ends.submit((), (entry, score)).await
     }
-}
-
-/// The name of a session in the schedule.
-pub(crate) fn session_entry(principal: &str, id: SessionId) -> String {
-    format!("{principal} {id}")
-}
-
-/// The name of a held session in the set of a node.
-pub(crate) fn held_entry(principal: &str, id: SessionId, connection: ConnectionId) -> String {
-    format!("{principal} {id} {connection}")
 }

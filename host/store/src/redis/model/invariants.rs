@@ -7,11 +7,9 @@ use super::{
     world::{SESSION_TTL, World},
 };
 use crate::redis::{
-    context::{
-        lease_expiry::LEASE_DURATION,
-        owned_entries::{held_entry, session_entry},
-    },
+    context::lease_expiry::LEASE_DURATION,
     session_id::SessionId,
+    session_key::SessionKey,
     sessions::HeldSession,
     stored_rooms::{StoredMembership, StoredRooms},
 };
@@ -147,7 +145,7 @@ impl World {
             for session in
                 leased.sessions.page(None, usize::MAX).iter().filter(|session| !session.has_ended())
             {
-                let entry = session_entry(&session.principal, session.id);
+                let entry = session.key().to_string();
                 let record = session.record();
                 let Some(stored) = records.get(&entry) else {
                     return Err(format!("{entry} is held, but Redis does not have it"));
@@ -165,7 +163,7 @@ impl World {
                     ));
                 }
                 let owned = expected.entry(format!("m:{{/node-{name}}}:estate")).or_default();
-                owned.insert(held_entry(&session.principal, session.id, session.connection));
+                owned.insert(session.owned_entry().to_string());
                 held.insert(entry);
             }
         }
@@ -234,7 +232,7 @@ impl World {
         for client in self.clients.iter().filter(|client| !client.is_uncertain) {
             let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
-                let stored = records.get(&session_entry(&client.principal, id));
+                let stored = records.get(&SessionKey { principal: &client.principal, id }.to_string());
                 let place = stored.and_then(|stored| stored.rooms.memberships.get(*room));
                 let server = self.engine.server.borrow();
                 let epoch =

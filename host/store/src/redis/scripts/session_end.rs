@@ -2,13 +2,14 @@
 //! session is deleted.
 
 use crate::{
-    Unavailable,
+    ConnectionId, Unavailable,
     redis::{
         answer::{self, Elements, InvalidReply},
         lifetimes::IN_USE_TTL,
         link::Link,
         names::Names,
-        scripts::sessions::{SessionKey, fields},
+        scripts::sessions::fields,
+        session_key::SessionKey,
         stored_rooms::{RoomField, StoredRooms},
     },
 };
@@ -20,7 +21,7 @@ script!(DELETE_SESSION = "delete_session");
 
 /// Who must hold the session, and how it is released.
 pub(crate) struct ReleaseRequest<'a> {
-    pub connection: &'a str,
+    pub connection: ConnectionId,
     /// A dead node that must hold the session as well. Then the reply contains the session's rooms.
     pub dead_node: Option<&'a str>,
     /// How long the session can be resumed.
@@ -55,7 +56,7 @@ pub(crate) async fn release(
     request: ReleaseRequest<'_>,
 ) -> Result<ReleaseReply, Unavailable> {
     let mut arguments = vec![
-        request.connection.into(),
+        request.connection.to_string().into(),
         request.dead_node.unwrap_or_default().into(),
         answer::integer(cluster_time),
         answer::millis(request.ttl),
@@ -66,7 +67,7 @@ pub(crate) async fn release(
         arguments.extend([answer::integer(*generation), answer::integer(*number)]);
         arguments.extend(fields(rooms));
     }
-    let mut reply = Elements::of(link.run(&RELEASE_SESSION, vec![session.name(names)], arguments).await?)?;
+    let mut reply = Elements::of(link.run(&RELEASE_SESSION, vec![session.record(names)], arguments).await?)?;
     let (status, time) = (reply.text()?, reply.number()?);
     Ok(match &*status {
         "ok" => ReleaseReply::Released {
@@ -105,7 +106,7 @@ pub(crate) async fn end(
     cluster_time: u64,
 ) -> Result<EndReply, Unavailable> {
     let reply =
-        link.run(&EXPIRE_SESSION, vec![session.name(names)], vec![answer::integer(cluster_time)]).await?;
+        link.run(&EXPIRE_SESSION, vec![session.record(names)], vec![answer::integer(cluster_time)]).await?;
     let mut reply = Elements::of(reply)?;
     Ok(match &*reply.text()? {
         "live" => EndReply::Live,
@@ -128,5 +129,5 @@ pub(crate) async fn delete(
     (generation, number): (u64, u64),
 ) -> Result<(), Unavailable> {
     let arguments = vec![answer::integer(generation), answer::integer(number)];
-    link.run(&DELETE_SESSION, vec![session.name(names)], arguments).await.map(drop)
+    link.run(&DELETE_SESSION, vec![session.record(names)], arguments).await.map(drop)
 }

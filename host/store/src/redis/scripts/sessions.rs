@@ -9,7 +9,7 @@ use crate::{
         link::Link,
         names::Names,
         scripts::connections::SlotRequest,
-        session_id::SessionId,
+        session_key::SessionKey,
         stored_rooms::{RoomField, StoredRooms},
     },
 };
@@ -22,19 +22,6 @@ script!(RESUME_SESSION = "resume_session");
 script!(UPDATE_SESSION = "update_session");
 script!(REPLACE_SESSION = "replace_session");
 script!(SESSION_HOLDERS = "session_holders");
-
-/// Which session a script is about.
-#[derive(Clone, Copy)]
-pub(crate) struct SessionKey<'a> {
-    pub principal: &'a str,
-    pub id: SessionId,
-}
-
-impl SessionKey<'_> {
-    pub(super) fn name(self, names: &Names) -> String {
-        names.session(self.principal, self.id)
-    }
-}
 
 /// The connection that holds a session or is about to, and the node of that connection.
 #[derive(Clone, Copy)]
@@ -72,7 +59,7 @@ pub(crate) async fn create(
         answer::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(rooms));
-    let mut reply = Elements::of(link.run(&CREATE_SESSION, vec![session.name(names)], arguments).await?)?;
+    let mut reply = Elements::of(link.run(&CREATE_SESSION, vec![session.record(names)], arguments).await?)?;
     let (status, time) = (reply.text()?, reply.number()?);
     Ok(match &*status {
         "ok" => CreateReply::Created { time },
@@ -126,7 +113,7 @@ pub(crate) async fn resume(
     holder: SessionHolder<'_>,
     ResumeRequest { requested_at, deadline, cluster_time, slot }: ResumeRequest,
 ) -> Result<ResumeReply, Unavailable> {
-    let mut keys = vec![session.name(names)];
+    let mut keys = vec![session.record(names)];
     keys.extend(slot.map(|_| names.connections(session.principal)));
     let mut arguments = vec![
         holder.connection.to_string().into(),
@@ -206,7 +193,7 @@ pub(crate) async fn update(
         answer::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(rooms));
-    WriteReply::read(link.run(&UPDATE_SESSION, vec![session.name(names)], arguments).await?)
+    WriteReply::read(link.run(&UPDATE_SESSION, vec![session.record(names)], arguments).await?)
 }
 
 /// A write of a whole session.
@@ -238,7 +225,7 @@ pub(crate) async fn replace(
         answer::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(write.rooms));
-    WriteReply::read(link.run(&REPLACE_SESSION, vec![session.name(names)], arguments).await?)
+    WriteReply::read(link.run(&REPLACE_SESSION, vec![session.record(names)], arguments).await?)
 }
 
 /// Who holds a session according to its record.
@@ -257,7 +244,7 @@ pub(crate) async fn holders<'a>(
     names: &Names,
     sessions: impl Iterator<Item = SessionKey<'a>>,
 ) -> Result<Vec<Option<HolderRecord>>, Unavailable> {
-    let keys = sessions.map(|session| session.name(names)).collect();
+    let keys = sessions.map(|session| session.record(names)).collect();
     let reply = answer::texts(link.run(&SESSION_HOLDERS, keys, vec![]).await?)?;
     let read = |parts: &[Arc<str>]| {
         let (generation, number) = (parts[0].parse().ok()?, parts[1].parse().ok()?);

@@ -9,19 +9,19 @@ use crate::{
         context::{
             Context,
             connections::SlotAttempt,
-            owned_entries::{held_entry, session_entry},
             redis_clock::{WRITE_VALIDITY, extrapolate, is_late},
         },
+        owned_entry::OwnedEntry,
         scripts::{
             clock::server_time,
             leases::notify_takeover,
             session_end::ReleaseReply,
             sessions::{
-                CreateReply, ResumeOutcome, ResumeReply, ResumeRequest, SessionHolder, SessionKey, create,
-                resume,
+                CreateReply, ResumeOutcome, ResumeReply, ResumeRequest, SessionHolder, create, resume,
             },
         },
         session_id::SessionId,
+        session_key::SessionKey,
         sessions::record::{Record, RoomChanges},
         stored_rooms::StoredRooms,
         timeouts::too_late,
@@ -51,6 +51,10 @@ struct AcquireAttempt {
 impl AcquireAttempt {
     fn key(&self) -> SessionKey<'_> {
         SessionKey { principal: &self.principal, id: self.id }
+    }
+
+    fn owned_entry(&self) -> OwnedEntry<'_> {
+        OwnedEntry::Session { key: self.key(), connection: self.connection }
     }
 
     fn holder(&self) -> SessionHolder<'_> {
@@ -104,8 +108,7 @@ impl RedisSessions {
             let is_held = matches!(resumed, Ok(ResumeResult::Resumed(_)));
             match resumed {
                 Ok(resume) if !is_held => {
-                    let AcquireAttempt { principal, id, connection, node, .. } = attempt;
-                    sessions.context.owned.remove_later(&node, held_entry(&principal, id, connection));
+                    sessions.context.owned.remove_later(&attempt.node, attempt.owned_entry());
                     Ok(resume)
                 }
                 result => sessions.finish(result, attempt),
@@ -171,10 +174,7 @@ impl RedisSessions {
         attempt: &mut AcquireAttempt,
         joins: Vec<Join>,
     ) -> Result<(), Unavailable> {
-        self.context
-            .owned
-            .add(&attempt.node, held_entry(&attempt.principal, attempt.id, attempt.connection))
-            .await?;
+        self.context.owned.add(&attempt.node, attempt.owned_entry()).await?;
         let mut record = Record::new(0, 0, StoredRooms::default());
         let fields = record.first_write(RoomChanges { join: joins, leave: vec![] });
         let Context { link, names, .. } = &*self.context;
@@ -200,14 +200,13 @@ impl RedisSessions {
         requested_at: Instant,
         slot: Option<SlotAttempt>,
     ) -> Result<ResumeResult, Unavailable> {
-        let held = held_entry(&attempt.principal, attempt.id, attempt.connection);
         let listed = async {
             match &slot {
                 Some(_) => self.context.connections.list(&attempt.node, &attempt.principal).await,
                 None => Ok(()),
             }
         };
-        tokio::try_join!(self.context.owned.add(&attempt.node, held), listed)?;
+        tokio::try_join!(self.context.owned.add(&attempt.node, attempt.owned_entry()), listed)?;
         let Context { link, names, .. } = &*self.context;
         let (mut request_time, mut lease_end) = (
             self.context.redis_clock.micros_at(requested_at),
@@ -332,39 +331,29 @@ impl RedisSessions {
 
     /// Releases whatever the attempt leads to, and stops when Redis can no longer execute it.
     fn abandon(self: &Arc<Self>, attempt: AcquireAttempt) {
-        let AcquireAttempt { principal, id, connection, node, began, deadline, was_sent } = attempt;
-        if !was_sent {
-            return self.context.owned.remove_later(&node, held_entry(&principal, id, connection));
+        if !attempt.was_sent {
+            return self.context.owned.remove_later(&attempt.node, attempt.owned_entry());
         }
         let sessions = self.clone();
         self.tasks.spawn(async move {
-            let mut delay = RETRY_DELAY;
+            let (owned, mut delay) = (&sessions.context.owned, RETRY_DELAY);
             loop {
                 let reply = {
                     let _permit = sessions.retries.acquire().await.expect("the semaphore is never closed");
-                    sessions
-                        .request_release(
-                            SessionKey { principal: &principal, id },
-                            connection,
-                            ReleaseMode::Detach,
-                            None,
-                        )
-                        .await
+                    let (key, connection) = (attempt.key(), attempt.connection);
+                    sessions.request_release(key, connection, ReleaseMode::Detach, None).await
                 };
                 let is_done = match reply {
                     Ok(ReleaseReply::Released { end, .. }) => {
-                        sessions.context.owned.schedule_end(session_entry(&principal, id), end).await.is_ok()
+                        owned.schedule_end(attempt.key(), end).await.is_ok()
                     }
                     Ok(ReleaseReply::NotFound { time } | ReleaseReply::HeldByOther { time }) => {
-                        began.elapsed() > WRITE_VALIDITY && is_late(deadline, time)
+                        attempt.began.elapsed() > WRITE_VALIDITY && is_late(attempt.deadline, time)
                     }
                     Err(_) => false,
                 };
                 if is_done {
-                    return sessions
-                        .context
-                        .owned
-                        .remove_later(&node, held_entry(&principal, id, connection));
+                    return owned.remove_later(&attempt.node, attempt.owned_entry());
                 }
                 sleep(delay).await;
                 delay = (delay * 2).min(MAX_RETRY_DELAY);

@@ -5,12 +5,9 @@ use super::{HeldSession, MAX_RETRY_DELAY, RECENT_RELEASE_TTL, RETRY_DELAY, Redis
 use crate::{
     ConnectionId, Unavailable,
     redis::{
-        context::owned_entries::session_entry,
         membership_change::{MembershipChange, MembershipOutcome},
-        scripts::{
-            session_end::{self, ReleaseReply, ReleaseRequest},
-            sessions::SessionKey,
-        },
+        scripts::session_end::{self, ReleaseReply, ReleaseRequest},
+        session_key::SessionKey,
         stored_rooms::RoomField,
         timeouts::too_late,
     },
@@ -75,8 +72,8 @@ impl RedisSessions {
         mode: ReleaseMode,
         final_write: Option<(u64, u64, Vec<RoomField>)>,
     ) -> Result<ReleaseReply, Unavailable> {
-        let (connection, ttl) = (connection.to_string(), self.remaining_ttl(mode));
-        let request = ReleaseRequest { connection: &connection, dead_node: None, ttl, final_write };
+        let ttl = self.remaining_ttl(mode);
+        let request = ReleaseRequest { connection, dead_node: None, ttl, final_write };
         let context = &self.context;
         session_end::release(&context.link, &context.names, session, context.cluster_time().await?, request)
             .await
@@ -120,7 +117,7 @@ async fn release_once(
         join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
     }
     if let ReleaseReply::Released { time, number, end, .. } = reply {
-        sessions.context.owned.schedule_end(session_entry(&session.principal, session.id), end).await?;
+        sessions.context.owned.schedule_end(session.key(), end).await?;
         session.record().released(time, number);
         // A newer write of the member is just as good.
         let changes = session.record().membership_changes();
@@ -129,5 +126,5 @@ async fn release_once(
         join_all(writes).await.into_iter().collect::<Result<(), _>>()?;
     }
     let _listing = session.listing.lock().await;
-    sessions.context.owned.remove(&session.node(), session.held_entry()).await
+    sessions.context.owned.remove(&session.node(), session.owned_entry()).await
 }

@@ -94,7 +94,7 @@ impl RedisSessions {
         // Set the name first: even if adding the entry fails with an unknown outcome, a release will remove it
         // from there.
         *session.node.lock().expect("no code panics while it holds the lock") = node.clone();
-        self.context.owned.add(&node, session.held_entry()).await
+        self.context.owned.add(&node, session.owned_entry()).await
     }
 
     /// Writes a session once. The caller holds its write lock.
