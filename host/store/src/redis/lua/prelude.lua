@@ -122,3 +122,29 @@ local function revise(registry, begins, least)
   redis.call('HSET', registry, '/revision', (epoch or begins) .. ' ' .. int(number))
   return number
 end
+
+-- The generation of the stored versions of a plugin, which is 0 if there are none.
+local function stored_generation(histories, plugin)
+  local stored = redis.call('HGET', histories, plugin)
+  return stored and cjson.decode(stored).generation or 0
+end
+
+-- Keeps the code of a plugin that was uploaded, unless it is there already. Returns whether it is there: an upload
+-- that has not this many bytes is not complete.
+local function keep_code(code, upload, bytes)
+  if redis.call('EXISTS', code) == 1 then
+    return true
+  end
+  if redis.call('STRLEN', upload) ~= tonumber(bytes) then
+    return false
+  end
+  redis.call('RENAME', upload, code)
+  redis.call('PERSIST', code)
+  return true
+end
+
+-- Writes the versions of a plugin. `begins` is the epoch of a new registry.
+local function write_history(histories, plugin, history, begins)
+  redis.call('HSET', histories, plugin, history)
+  revise(histories, begins)
+end
