@@ -2,6 +2,7 @@
 //! principals, so when it is nearly full, each node refuses writes of the principals that use the most. How full
 //! it is is in `fullest_server`.
 
+mod rooms;
 mod sessions;
 mod sums;
 
@@ -13,26 +14,21 @@ use crate::{
         stored_rooms::RoomsSize,
     },
 };
+use rooms::{MESSAGE_BYTES, ROOM_BYTES, RoomUsages};
 use sessions::SessionUsages;
 use std::{
-    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use sums::UsageSums;
-use switchyard_process::memory::{self, MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
+use switchyard_process::memory::{self, MemoryAccount, MemoryShare};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
-/// How many bytes each of these takes in Redis, not counting its texts. Measured with version 7.
-const ROOM_BYTES: usize = 4700;
-const MESSAGE_BYTES: usize = 100;
+/// How many bytes an idempotency key takes in Redis without its text. Measured with version 7.
 const KEY_BYTES: usize = 200;
 /// How long Redis keeps a room that was left.
 const LEFT_ROOM_TTL: Duration = Duration::from_secs(60);
-/// How many bytes this node needs to track a room.
-const ROOM_NOTE_BYTES: usize = 200;
-
 /// How many entries a sweep removes before it releases the lock, which every publish needs.
 const MAX_SWEPT: usize = 256;
 
@@ -47,34 +43,15 @@ pub(crate) struct RedisUsage {
 
 #[derive(Default)]
 struct UsageState {
-    /// Rooms with messages, by the principal that published them.
-    rooms: HashMap<(RoomName, Arc<str>), StoredRoomUsage>,
-    /// When each of these rooms is checked next, in seconds. It may be gone by then.
-    checks: BTreeSet<(u64, RoomName, Arc<str>)>,
+    rooms: RoomUsages,
     sessions: SessionUsages,
-    /// The sums of all of the above.
+    /// The sums of both, of idempotency keys, and of what is on its way.
     sums: UsageSums,
-}
-
-/// What a principal has published to a room.
-struct StoredRoomUsage {
-    /// The memory of this node for tracking the room.
-    _charge: MemoryCharge,
-    messages: usize,
-    bytes: usize,
-    /// When the newest message expires.
-    until: Instant,
-}
-
-impl StoredRoomUsage {
-    fn size(&self) -> usize {
-        ROOM_BYTES + self.bytes
-    }
 }
 
 /// Bytes that are on their way to Redis, until this is dropped.
 pub(crate) struct ReservedBytes {
-    who: Arc<str>,
+    principal: Arc<str>,
     bytes: usize,
     usage: Arc<RedisUsage>,
 }
@@ -82,7 +59,7 @@ pub(crate) struct ReservedBytes {
 impl Drop for ReservedBytes {
     fn drop(&mut self) {
         self.usage.server.release(self.bytes);
-        self.usage.state().sums.subtract(&self.who, self.bytes);
+        self.usage.state().sums.subtract(&self.principal, self.bytes);
     }
 }
 
@@ -97,10 +74,10 @@ impl RedisUsage {
     }
 
     /// Whether a principal may store more in Redis.
-    pub(crate) fn may_grow(&self, who: &Arc<str>) -> bool {
+    pub(crate) fn may_grow(&self, principal: &Arc<str>) -> bool {
         let ServerMemory { used, limit } = self.server.memory();
         !memory::is_under_pressure(used, limit) || {
-            let own = self.state().sums.of(who);
+            let own = self.state().sums.of(principal);
             memory::may_grow(own, used, limit)
         }
     }
@@ -109,17 +86,17 @@ impl RedisUsage {
     pub(crate) fn publishing(
         self: &Arc<Self>,
         room: &RoomName,
-        who: &Arc<str>,
+        principal: &Arc<str>,
         bytes: usize,
     ) -> ReservedBytes {
-        let is_known = self.state().rooms.contains_key(&(room.clone(), who.clone()));
-        self.reserve(who, bytes + if is_known { MESSAGE_BYTES } else { ROOM_BYTES })
+        let is_known = self.state().rooms.contains(room, principal);
+        self.reserve(principal, bytes + if is_known { MESSAGE_BYTES } else { ROOM_BYTES })
     }
 
-    fn reserve(self: &Arc<Self>, who: &Arc<str>, bytes: usize) -> ReservedBytes {
-        self.state().sums.add(who, bytes);
+    fn reserve(self: &Arc<Self>, principal: &Arc<str>, bytes: usize) -> ReservedBytes {
+        self.state().sums.add(principal, bytes);
         self.server.reserve(bytes);
-        ReservedBytes { who: who.clone(), bytes, usage: self.clone() }
+        ReservedBytes { principal: principal.clone(), bytes, usage: self.clone() }
     }
 
     /// Counts a stored message of this many bytes. `key` is the length of the Redis key that remembers its
@@ -131,55 +108,28 @@ impl RedisUsage {
         bytes: usize,
         key: Option<usize>,
     ) {
-        let (now, history) = (Instant::now(), &self.retention.history);
-        let who = share.principal();
-        let mut grown = 0;
-        {
-            let mut state = self.state();
-            let new = || {
-                grown += ROOM_BYTES;
-                let charge = share.charge(MemoryKind::Rooms, ROOM_NOTE_BYTES + room.len());
-                StoredRoomUsage { _charge: charge, messages: 0, bytes: 0, until: now }
-            };
-            let known = state.rooms.entry((room.clone(), who.clone())).or_insert_with(new);
-            let before = known.bytes;
-            known.until = now + history.age;
-            if history.messages > 0 {
-                (known.messages, known.bytes) = (known.messages + 1, known.bytes + bytes + MESSAGE_BYTES);
-                if known.messages > history.messages {
-                    // The oldest message is dropped. Its size is taken to be the average.
-                    known.bytes -= known.bytes / known.messages;
-                    known.messages = history.messages;
-                }
-                known.bytes = known.bytes.min(history.bytes);
+        let Retention { history, idempotency_key_ttl, .. } = &self.retention;
+        let until = |ttl: Duration| self.second(Instant::now() + ttl);
+        let mut added = {
+            let UsageState { rooms, sums, .. } = &mut *self.state();
+            if let Some(length) = key {
+                sums.add_until(share.principal(), KEY_BYTES + length, until(*idempotency_key_ttl));
             }
-            let after = known.bytes;
-            if grown > 0 {
-                let check = self.second(now + history.age);
-                state.checks.insert((check, room.clone(), who.clone()));
-            }
-            let shrunk = before.saturating_sub(after);
-            grown += after.saturating_sub(before);
-            state.sums.add(who, grown);
-            state.sums.subtract(who, shrunk);
-        }
-        if let Some(length) = key {
-            grown += KEY_BYTES + length;
-            let expires = self.second(now + self.retention.idempotency_key_ttl);
-            self.state().sums.add_until(who, KEY_BYTES + length, expires);
-        }
-        self.server.added(grown);
+            rooms.add_message(room, share, bytes, until(history.age), history, sums)
+        };
+        added += key.map_or(0, |length| KEY_BYTES + length);
+        self.server.added(added);
     }
 
     /// Counts memberships of this many bytes while they are on their way to Redis. An error: Redis is nearly full,
     /// and the principal uses much of it.
     pub(crate) fn joining(
         self: &Arc<Self>,
-        who: &Arc<str>,
+        principal: &Arc<str>,
         bytes: usize,
     ) -> Result<ReservedBytes, Unavailable> {
-        match bytes == 0 || self.may_grow(who) {
-            true => Ok(self.reserve(who, bytes)),
+        match bytes == 0 || self.may_grow(principal) {
+            true => Ok(self.reserve(principal, bytes)),
             false => Err(Unavailable::full("Redis is nearly full, and this principal uses much of it")),
         }
     }
@@ -234,36 +184,17 @@ impl RedisUsage {
     pub(crate) fn sweep(&self) {
         while self.sweep_some() {}
         let mut state = self.state();
-        if state.rooms.len() < state.rooms.capacity() / 4 {
-            let capacity = 2 * state.rooms.len();
-            state.rooms.shrink_to(capacity);
-        }
+        state.rooms.shrink();
         state.sessions.shrink();
     }
 
     /// Removes some of it. Returns whether there may be more.
     fn sweep_some(&self) -> bool {
-        let (now, second) = (Instant::now(), self.began.elapsed().as_secs());
-        let mut state = self.state();
-        let UsageState { sessions, sums, .. } = &mut *state;
+        let second = self.began.elapsed().as_secs();
+        let UsageState { rooms, sessions, sums } = &mut *self.state();
         let mut seen = sums.expire(second, MAX_SWEPT);
         seen += sessions.expire(second, MAX_SWEPT - seen, sums);
-        while seen < MAX_SWEPT && state.checks.first().is_some_and(|(at, ..)| *at <= second) {
-            let (_, room, who) = state.checks.pop_first().expect("seen above");
-            let key = (room, who);
-            seen += 1;
-            match state.rooms.get(&key).map(|room| room.until) {
-                Some(until) if until > now => {
-                    let (room, who) = key;
-                    state.checks.insert((self.second(until), room, who));
-                }
-                _ => {
-                    if let Some(room) = state.rooms.remove(&key) {
-                        state.sums.subtract(&key.1, room.size());
-                    }
-                }
-            }
-        }
+        seen += rooms.expire(second, MAX_SWEPT - seen, sums);
         seen == MAX_SWEPT
     }
 
@@ -280,8 +211,9 @@ impl RedisUsage {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{rooms::ROOM_NOTE_BYTES, *};
     use crate::{HistoryConfig, SessionToken, redis::stored_rooms::MEMBERSHIP_BYTES};
+    use switchyard_process::memory::MemoryKind;
 
     const SESSION_TTL: Duration = Duration::from_secs(120);
 
