@@ -20,7 +20,7 @@ pub(crate) struct StoredMembership {
 }
 
 impl StoredMembership {
-    pub(crate) fn membership(&self) -> Membership {
+    pub(crate) fn to_membership(&self) -> Membership {
         let Position { epoch, offset } = &self.joined;
         let offset = self.acknowledged.map_or(*offset, |acknowledged| acknowledged.max(*offset));
         Membership { filter: self.filter.clone(), position: Position { epoch: epoch.clone(), offset } }

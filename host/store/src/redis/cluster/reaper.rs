@@ -197,7 +197,7 @@ impl RecordSnapshot<'_> {
         rooms: &StoredRooms,
         lives: bool,
     ) -> Result<(), Unavailable> {
-        let come = rooms.memberships.iter().map(|(room, place)| (room, Some(place.joined.epoch.clone())));
+        let come = rooms.memberships.iter().map(|(room, stored)| (room, Some(stored.joined.epoch.clone())));
         let go = rooms.left.iter().map(|room| (room, None));
         let principal: Arc<str> = self.key.principal.into();
         let mut writes: Vec<CleanupTask> = vec![];

@@ -43,9 +43,9 @@ impl Redirection {
     /// `by` is the connection that the error came from: a server may name itself by its port alone.
     pub(super) fn read(error: &str, by: &RedisConnection) -> Option<Self> {
         let mut words = error.split(' ');
-        let (kind, place) = (words.next()?, words.nth(1));
+        let (kind, address) = (words.next()?, words.nth(1));
         let server = || {
-            let (host, port) = place?.rsplit_once(':')?;
+            let (host, port) = address?.rsplit_once(':')?;
             let host = if host.is_empty() { by.host()? } else { host.to_owned() };
             Some(Server::new(host, port.parse().ok()?))
         };

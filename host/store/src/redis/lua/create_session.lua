@@ -1,6 +1,6 @@
 -- Creates a session that a connection holds.
 -- KEYS session
--- ARGV connection, node, deadline, ms to keep the session, then rooms and places
+-- ARGV connection, node, deadline, ms to keep the session, then rooms and memberships
 -- Returns ok or late, and the time, which is the session's generation.
 local time = now()
 if late(ARGV[3], time) then

@@ -2,7 +2,7 @@
 -- KEYS session
 -- ARGV cluster time
 -- Returns live if a connection holds it or it does not exist; later and when it ends; or ended, the time,
--- generation, number of the last write, then rooms and places.
+-- generation, number of the last write, then rooms and memberships.
 local record = redis.call('HMGET', KEYS[1], 'gen', 'n', 'until')
 if not record[1] or not record[3] then
   return { 'live' }
@@ -12,4 +12,4 @@ if tonumber(record[3]) > tonumber(ARGV[1]) then
   return { 'later', record[3] }
 end
 redis.call('HSET', KEYS[1], 'until', '0')
-return places(KEYS[1], { 'ended', int(now()), record[1], record[2] })
+return append_memberships(KEYS[1], { 'ended', int(now()), record[1], record[2] })

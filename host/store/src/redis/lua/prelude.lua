@@ -48,8 +48,8 @@ local function trim(log, oldest)
   end)
 end
 
--- Appends the rooms and places of a session to `answer`.
-local function places(session, answer)
+-- Appends the rooms and memberships of a session to `answer`.
+local function append_memberships(session, answer)
   local fields = redis.call('HGETALL', session)
   for n = 1, #fields, 2 do
     if string.sub(fields[n], 1, 1) == '/' then
@@ -60,8 +60,8 @@ local function places(session, answer)
   return answer
 end
 
--- Gives a session the rooms and places in the arguments from number `from` on, and no others. Other rooms of the
--- session are left now, and are appended to `answer`. A room without a place is removed.
+-- Gives a session the rooms and memberships in the arguments from number `from` on, and no others. Other rooms of the
+-- session are left now, and are appended to `answer`. A room without a membership is removed.
 local function replace(session, from, answer)
   local named = {}
   for n = from, #ARGV, 2 do

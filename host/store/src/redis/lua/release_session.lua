@@ -2,9 +2,9 @@
 -- KEYS session
 -- ARGV connection and node that must hold it ('': any), cluster time, ms until it ends, ms to keep it,
 -- whether to return its rooms; then, where the outcome of a write is unknown, its generation and number,
--- rooms and places
+-- rooms and memberships
 -- Returns no or gone, and the time; or ok, the time, generation, number of the last write, and when it ends
--- by cluster time, then rooms and places.
+-- by cluster time, then rooms and memberships.
 local record = redis.call('HMGET', KEYS[1], 'gen', 'n', 'conn', 'node', 'until')
 local time = now()
 if not record[1] then
@@ -27,6 +27,6 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local answer = { 'ok', int(time), gen, number, ends }
 if ARGV[6] == '1' and tonumber(ends) > tonumber(ARGV[3]) then
-  places(KEYS[1], answer)
+  append_memberships(KEYS[1], answer)
 end
 return answer

@@ -1,7 +1,7 @@
 -- Writes a session as a whole, as its connection holds it.
 -- KEYS session
 -- ARGV connection, node, generation, number of the write, deadline, whether to create it if it does not
--- exist, ms to keep the session, then rooms and places
+-- exist, ms to keep the session, then rooms and memberships
 -- Returns ok, taken, behind, gone or late, and the time; with ok also the rooms that are not among these,
 -- which are left now.
 local record = redis.call('HMGET', KEYS[1], 'gen', 'n')

@@ -5,7 +5,7 @@
 -- ARGV connection, node, when it asked in microseconds, deadline, ms to keep the session, cluster time; then
 -- for the slot the node's connections including this one, maximum on all nodes, ms to keep the counts
 -- Returns ok, none, again, full or late, and the time in microseconds; with ok the generation, the connection
--- that held the session and the node of that one, then rooms and places; with full the number of connections.
+-- that held the session and the node of that one, then rooms and memberships; with full the number of connections.
 -- With ok and none the slot is acquired; otherwise nothing has changed.
 local record = redis.call('HMGET', KEYS[1], 'gen', 'conn', 'node', 'taken', 'until')
 local exact, asked = micros(), tonumber(ARGV[3])
@@ -36,4 +36,4 @@ redis.call('HSET', KEYS[1], 'gen', int(gen), 'n', '0', 'conn', ARGV[1], 'node', 
 redis.call('HDEL', KEYS[1], 'until')
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local answer = { 'ok', int(exact), int(gen), held and record[2] or '', held and record[3] or '' }
-return places(KEYS[1], answer)
+return append_memberships(KEYS[1], answer)

@@ -1,7 +1,7 @@
 -- Changes some rooms of a session that this connection holds.
 -- KEYS session
--- ARGV connection, generation, number of the write, ms to keep the session, then rooms and places. The place
--- is 'left' for a room that the session has left, and '' for one whose member is removed, too.
+-- ARGV connection, generation, number of the write, ms to keep the session, then rooms and memberships. The
+-- membership is 'left' for a room that the session has left, and '' for one whose member is removed, too.
 -- Returns ok, taken, behind or gone, and the time.
 local record = redis.call('HMGET', KEYS[1], 'gen', 'n', 'conn', 'until')
 local time = int(now())

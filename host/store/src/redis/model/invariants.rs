@@ -35,9 +35,9 @@ struct StoredRecord {
 impl StoredRecord {
     fn read(key: &str, fields: &BTreeMap<String, String>) -> Option<Self> {
         let (principal, id) = key.strip_prefix("m:{@")?.split_once("}:session:")?;
-        let pairs = fields.iter().filter_map(|(field, place)| Some((field.strip_prefix('/')?, place)));
+        let pairs = fields.iter().filter_map(|(field, text)| Some((field.strip_prefix('/')?, text)));
         let pairs: Vec<Arc<str>> =
-            pairs.flat_map(|(room, place)| [room.into(), place.as_str().into()]).collect();
+            pairs.flat_map(|(room, text)| [room.into(), text.as_str().into()]).collect();
         let rooms = StoredRooms::decode(&pairs).expect("valid rooms");
         Some(Self { principal: principal.to_owned(), id: id.to_owned(), fields: fields.clone(), rooms })
     }
@@ -55,13 +55,13 @@ impl StoredRecord {
 fn unacknowledged(memberships: &Memberships) -> Memberships {
     memberships
         .iter()
-        .map(|(room, place)| (room.clone(), StoredMembership { acknowledged: None, ..place.clone() }))
+        .map(|(room, membership)| (room.clone(), StoredMembership { acknowledged: None, ..membership.clone() }))
         .collect()
 }
 
 fn room_states(memberships: &Memberships) -> RoomStates {
     let name = |room: &RoomName| ROOMS.into_iter().find(|name| *name == &**room).expect("one of these");
-    memberships.iter().map(|(room, place)| (name(room), place.filter.clone())).collect()
+    memberships.iter().map(|(room, membership)| (name(room), membership.filter.clone())).collect()
 }
 
 impl World {
@@ -233,11 +233,11 @@ impl World {
             let Some(id) = client.token.map(|token| SessionId::of(&token)) else { continue };
             for (room, (position, process)) in &client.acknowledged {
                 let stored = records.get(&SessionKey { principal: &client.principal, id }.to_string());
-                let place = stored.and_then(|stored| stored.rooms.memberships.get(*room));
+                let membership = stored.and_then(|stored| stored.rooms.memberships.get(*room));
                 let server = self.engine.server.borrow();
                 let epoch =
                     server.hash(&format!("m:{{{room}}}:room")).and_then(|hash| hash.get("epoch")).cloned();
-                if place.is_none()
+                if membership.is_none()
                     || epoch.as_deref() != Some(&*position.epoch)
                     || self.node(*process).is_none()
                 {

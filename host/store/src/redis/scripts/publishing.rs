@@ -75,12 +75,12 @@ pub(crate) async fn publish<'a>(
     ];
     let others = keys.len();
     for BatchMessage { body, once, needs_member } in messages {
-        let place = once.map_or(0, |once| {
+        let index = once.map_or(0, |once| {
             keys.push(once.to_owned());
             keys.len() - others
         });
         let needs_member = answer::integer(needs_member.into());
-        arguments.extend([Value::Bytes(body.clone()), answer::integer(place as u64), needs_member]);
+        arguments.extend([Value::Bytes(body.clone()), answer::integer(index as u64), needs_member]);
     }
     let reply = link.run(&PUBLISH, keys, arguments).await?;
     if !reply.is_array() {

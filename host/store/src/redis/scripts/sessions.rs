@@ -32,7 +32,7 @@ pub(crate) struct SessionHolder<'a> {
 
 /// Rooms and their memberships, alternating.
 pub(super) fn fields(fields: &[RoomField]) -> impl Iterator<Item = Value> {
-    fields.iter().flat_map(|(room, place)| [Value::from(room.as_str()), place.as_str().into()])
+    fields.iter().flat_map(|(room, text)| [Value::from(room.as_str()), text.as_str().into()])
 }
 
 /// Times are in milliseconds by Redis' clock.

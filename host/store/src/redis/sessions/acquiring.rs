@@ -282,13 +282,13 @@ impl RedisSessions {
             record.inherit_from(&previous.record());
         }
         let rooms: Vec<_> =
-            record.rooms.iter().map(|(room, place)| (room.clone(), place.joined.epoch.clone())).collect();
+            record.rooms.iter().map(|(room, stored)| (room.clone(), stored.joined.epoch.clone())).collect();
         for (room, epoch) in rooms {
             if let Some(offset) = self.context.acknowledgements.unwritten(session.id, &room, &epoch) {
                 record.restore_acknowledged(&room, &Position { epoch, offset });
             }
         }
-        let rooms = record.rooms.iter().map(|(room, place)| (room.clone(), place.membership())).collect();
+        let rooms = record.rooms.iter().map(|(room, stored)| (room.clone(), stored.to_membership())).collect();
         let is_synced = record.is_synced();
         drop(record);
         if !is_synced {

@@ -1,34 +1,24 @@
 //! One session as the node of its connection holds it, and how much of it Redis is known to hold. Decides which
-//! write comes next, what a reply means, and which members of rooms must change. Does no I/O and reads no clock.
-//! docs/nodes.md says which node owns a session at each moment.
+//! write comes next, and what a reply means. Does no I/O and reads no clock.
 
+mod members;
+mod ownership;
+mod positions;
 mod record_write;
+mod size;
 
 pub(crate) use record_write::*;
 
 use crate::{
     Join, Membership,
     redis::{
-        membership_change::{MembershipChange, MembershipOutcome},
         scripts::sessions::WriteReply,
-        stored_rooms::{
-            LEFT, MEMBERSHIP_BYTES, RoomField, RoomsSize, StoredMembership, StoredRooms, filter_bytes,
-        },
+        stored_rooms::{LEFT, RoomField, StoredMembership, StoredRooms},
     },
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use switchyard_protocol::{Position, room::RoomName};
-
-/// Whether this node may write the session, even if Redis has lost it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ownership {
-    Owned,
-    /// The client may be connected to another node by now. Nothing is written until it answers a ping.
-    Uncertain,
-    /// The client has answered, so this node may create the record again. Writes up to this number started before
-    /// the answer, possibly under an earlier name of this node, and do not count.
-    Reclaimable(u64),
-}
+use ownership::Ownership;
+use std::collections::{BTreeMap, BTreeSet};
+use switchyard_protocol::room::RoomName;
 
 /// The state of a session, and of its last write.
 #[derive(Debug)]
@@ -43,7 +33,7 @@ pub(crate) struct Record {
     left: BTreeMap<RoomName, bool>,
     /// Rooms whose stored member may differ from the record, with the number of the write that caused this.
     unsynced: BTreeMap<RoomName, u64>,
-    /// Rooms whose place has changed and is not written yet. No request waits for these writes.
+    /// Rooms whose membership has changed and is not written yet. No request waits for these writes.
     unwritten: BTreeSet<RoomName>,
     /// The outcome of the last write is unknown, so the next one must contain all rooms.
     needs_full_write: bool,
@@ -77,7 +67,7 @@ impl Record {
     /// The fields of a new session that joins these rooms.
     pub(crate) fn first_write(&mut self, change: RoomChanges) -> Vec<RoomField> {
         self.apply(change, 0);
-        self.rooms.iter().map(|(room, place)| (room.clone(), place.encode())).collect()
+        self.rooms.iter().map(|(room, membership)| (room.clone(), membership.encode())).collect()
     }
 
     /// Redis has created the session.
@@ -98,14 +88,14 @@ impl Record {
             self.unsynced.insert(join.room.clone(), number);
         }
         let left = |room: &RoomName| (room.clone(), LEFT.to_owned());
-        let changed = change.join.iter().map(|join| (join.room.clone(), self.place_after(join).encode()));
+        let changed = change.join.iter().map(|join| (join.room.clone(), self.membership_after(join).encode()));
         let mut fields: BTreeMap<_, _> = self.left_fields(!is_known).collect();
         match is_known {
             true => {
                 let unwritten = self.unwritten.iter().filter_map(|room| self.rooms.get_key_value(room));
-                fields.extend(unwritten.map(|(room, place)| (room.clone(), place.encode())));
+                fields.extend(unwritten.map(|(room, membership)| (room.clone(), membership.encode())));
             }
-            false => fields.extend(self.rooms.iter().map(|(room, place)| (room.clone(), place.encode()))),
+            false => fields.extend(self.rooms.iter().map(|(room, membership)| (room.clone(), membership.encode()))),
         }
         fields.extend(changed);
         fields.extend(change.leave.iter().map(left));
@@ -123,11 +113,11 @@ impl Record {
         left.map(|(room, gone)| (room.clone(), if *gone { String::new() } else { LEFT.to_owned() }))
     }
 
-    /// The place after a join. A session that is in the room already keeps its position.
-    fn place_after(&self, join: &Join) -> StoredMembership {
+    /// The membership after a join. A session that is in the room already keeps its position.
+    fn membership_after(&self, join: &Join) -> StoredMembership {
         let Membership { filter, position } = &join.membership;
         match self.rooms.get(&join.room) {
-            Some(place) if !join.anew => StoredMembership { filter: filter.clone(), ..place.clone() },
+            Some(known) if !join.anew => StoredMembership { filter: filter.clone(), ..known.clone() },
             _ => StoredMembership { filter: filter.clone(), joined: position.clone(), acknowledged: None },
         }
     }
@@ -137,14 +127,14 @@ impl Record {
         &mut self,
         write: &RecordWrite,
         change: RoomChanges,
-        answer: WriteReply,
+        reply: WriteReply,
     ) -> WriteOutcome {
         let (number, fields) = match write {
             RecordWrite::Update { number, fields } | RecordWrite::Replace { number, fields, .. } => {
                 (*number, fields)
             }
         };
-        match answer {
+        match reply {
             WriteReply::Written { time, left } => {
                 // The record of the connection that wrote the newer member is lost. Outbid its generation, or the
                 // member could not be changed.
@@ -166,15 +156,15 @@ impl Record {
                     self.mark_unsynced();
                 }
                 self.needs_full_write = self.ownership != Ownership::Owned;
-                for (room, _) in fields.iter().filter(|(_, place)| place.is_empty()) {
+                for (room, _) in fields.iter().filter(|(_, text)| text.is_empty()) {
                     self.left.remove(room);
                 }
                 self.apply(change, number);
-                // Keep the places that changed while the write was in flight.
+                // Keep the memberships that changed while the write was in flight.
                 self.unwritten.retain(|room| {
-                    let is = self.rooms.get(room).map(StoredMembership::encode);
-                    is.is_some()
-                        && !fields.iter().any(|(name, place)| name == room && Some(place) == is.as_ref())
+                    let current = self.rooms.get(room).map(StoredMembership::encode);
+                    current.is_some()
+                        && !fields.iter().any(|(name, text)| name == room && Some(text) == current.as_ref())
                 });
                 for room in left.into_iter().filter(|room| !self.rooms.contains_key(room)) {
                     self.unsynced.insert(room.clone(), number);
@@ -193,9 +183,9 @@ impl Record {
 
     fn apply(&mut self, change: RoomChanges, number: u64) {
         for join in change.join {
-            let place = self.place_after(&join);
+            let membership = self.membership_after(&join);
             self.left.remove(&join.room);
-            if self.rooms.insert(join.room.clone(), place).is_none() || join.anew {
+            if self.rooms.insert(join.room.clone(), membership).is_none() || join.anew {
                 self.unsynced.insert(join.room, number);
             }
         }
@@ -208,70 +198,9 @@ impl Record {
         }
     }
 
-    /// Redis may hold something else than this node, and the client may be connected to another node.
-    pub(crate) fn mark_uncertain(&mut self) {
-        self.ownership = Ownership::Uncertain;
-        self.mark_unsynced();
-    }
-
-    /// The client has answered, so as far as anybody can tell, the session belongs to this connection.
-    pub(crate) fn allow_reclaim(&mut self) {
-        if self.ownership == Ownership::Uncertain {
-            self.ownership = Ownership::Reclaimable(self.number);
-        }
-    }
-
-    pub(crate) fn is_uncertain(&self) -> bool {
-        self.ownership == Ownership::Uncertain
-    }
-
-    pub(crate) fn is_reclaimable(&self) -> bool {
-        matches!(self.ownership, Ownership::Reclaimable(_))
-    }
-
-    /// Has the record and all members written again.
-    pub(crate) fn mark_unsynced(&mut self) {
-        let rooms = self.rooms.keys().chain(self.left.keys());
-        self.unsynced = rooms.map(|room| (room.clone(), self.number)).collect();
-        self.needs_full_write = true;
-    }
-
-    /// Has the members in these rooms written again, because Redis may have lost them. Returns whether there are
-    /// any.
-    pub(crate) fn mark_rooms_unsynced(&mut self, rooms: &HashSet<RoomName>) -> bool {
-        let forgotten: Vec<_> = self.rooms.keys().filter(|room| rooms.contains(*room)).cloned().collect();
-        let any = !forgotten.is_empty();
-        self.unsynced.extend(forgotten.into_iter().map(|room| (room, self.number)));
-        self.needs_full_write |= any;
-        any
-    }
-
-    /// How much the memberships take in Redis.
-    pub(crate) fn size(&self) -> RoomsSize {
-        RoomsSize::of(&self.rooms)
-    }
-
-    /// How many bytes these joins add to the memberships.
-    pub(crate) fn growth(&self, joins: &[Join]) -> usize {
-        // If a room is named more than once, the last join applies.
-        let joined: BTreeMap<_, _> = joins.iter().map(|join| (&join.room, &join.membership.filter)).collect();
-        let growth = joined.into_iter().map(|(room, filter)| match self.rooms.get(room) {
-            Some(known) => filter_bytes(filter).saturating_sub(filter_bytes(&known.filter)),
-            None => MEMBERSHIP_BYTES + filter_bytes(filter),
-        });
-        growth.sum()
-    }
-
     /// The number of the last confirmed write.
     pub(crate) fn confirmed_number(&self) -> u64 {
         self.confirmed.0
-    }
-
-    /// The acknowledged position, if it is beyond `offset`, which Redis has.
-    pub(crate) fn acknowledged_beyond(&self, room: &RoomName, offset: u64) -> Option<Position> {
-        let place = self.rooms.get(room)?;
-        let acknowledged = place.acknowledged.filter(|acknowledged| *acknowledged > offset)?;
-        Some(Position { epoch: place.joined.epoch.clone(), offset: acknowledged })
     }
 
     /// Whether the record needs a write that no request waits for, and may be written now.
@@ -283,122 +212,14 @@ impl Record {
         !self.needs_full_write && self.unwritten.is_empty() && self.unsynced.is_empty()
     }
 
-    /// The members to be written, as the last confirmed write has them.
-    pub(crate) fn membership_changes(&self) -> Vec<MembershipChange> {
-        let (number, confirmed_at) = self.confirmed;
-        let change = |room: &RoomName| MembershipChange {
-            room: room.clone(),
-            generation: self.generation,
-            number,
-            confirmed_at,
-            joins: self.rooms.get(room).map(|place| {
-                let offset = place.acknowledged.unwrap_or(0);
-                Position { epoch: place.joined.epoch.clone(), offset }
-            }),
-        };
-        self.unsynced.keys().map(change).collect()
-    }
-
-    /// Removes the session from all of its rooms, because Redis had no record of it at `time`.
-    pub(crate) fn removals(&self, time: u64) -> Vec<MembershipChange> {
-        let departure = |room: &RoomName| MembershipChange {
-            room: room.clone(),
-            generation: self.generation,
-            number: self.number,
-            confirmed_at: time,
-            joins: None,
-        };
-        self.rooms.keys().chain(self.left.keys()).map(departure).collect()
-    }
-
-    /// Applies the outcome of writing a member. `epoch` is the current epoch of the room.
-    pub(crate) fn membership_written(
-        &mut self,
-        change: &MembershipChange,
-        outcome: MembershipOutcome,
-        epoch: &str,
-    ) {
-        let MembershipChange { room, number, joins, .. } = change;
-        let changed = self.unsynced.get(room).is_some_and(|since| since > number);
-        match outcome {
-            // The record is confirmed again first, because that gives the member a new deadline.
-            MembershipOutcome::Late => self.needs_full_write = true,
-            MembershipOutcome::Superseded(newer) => {
-                self.newer_generation = Some(newer).filter(|newer| *newer > self.generation);
-                self.needs_full_write = true;
-            }
-            MembershipOutcome::Applied(_) if changed => {}
-            MembershipOutcome::Applied(acknowledged) => {
-                self.unsynced.remove(room);
-                if joins.is_some() && acknowledged > 0 {
-                    self.restore_acknowledged(room, &Position { epoch: epoch.into(), offset: acknowledged });
-                }
-                if joins.is_none()
-                    && let Some(gone) = self.left.get_mut(room)
-                {
-                    *gone = true;
-                }
-            }
-        }
-    }
-
-    /// Returns whether the position is new. The client knows its epoch.
-    pub(crate) fn acknowledge(&mut self, room: &RoomName, position: &Position) -> bool {
-        let Some(place) = self.rooms.get_mut(room) else { return false };
-        if place.joined.epoch != position.epoch {
-            (place.joined, place.acknowledged) = (position.clone(), None);
-            self.unwritten.insert(room.clone());
-        }
-        let is_new = place.acknowledged < Some(position.offset);
-        if is_new {
-            place.acknowledged = Some(position.offset);
-        }
-        is_new
-    }
-
-    /// Adopts what Redis, or an earlier connection on this node, has as acknowledged.
-    pub(crate) fn restore_acknowledged(&mut self, room: &RoomName, position: &Position) {
-        if let Some(place) = self.rooms.get_mut(room)
-            && place.joined.epoch == position.epoch
-        {
-            place.acknowledged = place.acknowledged.max(Some(position.offset));
-        }
-    }
-
-    /// Adopts what the previous connection of the session, on this node, had not written yet.
-    pub(crate) fn inherit_from(&mut self, before: &Record) {
-        for (room, place) in &before.rooms {
-            if before.unwritten.contains(room) {
-                self.advance(room, &place.joined);
-            }
-            if let Some(offset) = place.acknowledged {
-                self.restore_acknowledged(room, &Position { epoch: place.joined.epoch.clone(), offset });
-            }
-        }
-    }
-
-    /// The client was told that the room continues after `position`. Returns whether that must be written.
-    pub(crate) fn advance(&mut self, room: &RoomName, position: &Position) -> bool {
-        let Some(place) = self.rooms.get_mut(room) else { return false };
-        if place.joined.epoch == position.epoch && place.joined.offset >= position.offset {
-            return false;
-        }
-        if place.joined.epoch != position.epoch {
-            place.acknowledged = None;
-        }
-        place.joined = position.clone();
-        self.unwritten.insert(room.clone());
-        true
-    }
-
     /// The number and all fields to write when the session is released, if Redis may not have the current state.
     pub(crate) fn final_write(&mut self) -> Option<(u64, Vec<RoomField>)> {
         if !self.needs_full_write && self.unwritten.is_empty() {
             return None;
         }
         self.number += 1;
-        let places = self.rooms.iter().map(|(room, place)| (room.clone(), place.encode()));
-        Some((self.number, self.left_fields(true).chain(places).collect()))
+        let memberships = self.rooms.iter().map(|(room, membership)| (room.clone(), membership.encode()));
+        Some((self.number, self.left_fields(true).chain(memberships).collect()))
     }
 
     /// The session was released at `time`, after the write with this number.

@@ -23,7 +23,7 @@ fn ok(time: u64, left: &[&str]) -> WriteReply {
 
 fn fields(write: &RecordWrite) -> Vec<(&str, &str)> {
     let (RecordWrite::Update { fields, .. } | RecordWrite::Replace { fields, .. }) = write;
-    fields.iter().map(|(room, place)| (room.as_str(), place.as_str())).collect()
+    fields.iter().map(|(room, text)| (room.as_str(), text.as_str())).collect()
 }
 
 /// A session in room `a`, with nothing left to write.
