@@ -1,7 +1,7 @@
 //! Many nodes on one Redis or Valkey: standalone, behind Sentinels, or a Cluster. Nothing outside of here
 //! knows of it. What its keys are and how long each lives is in docs/nodes.md.
 
-mod answer;
+mod arguments;
 mod cluster;
 mod connecting;
 mod context;
@@ -18,6 +18,7 @@ mod owned_entry;
 mod plugins;
 mod pubsub;
 mod redis_errors;
+mod replies;
 mod revision;
 mod room_index;
 mod rooms;

@@ -4,10 +4,10 @@
 use crate::{
     StoreMetrics, Unavailable,
     redis::{
-        answer,
         link::{self, Link},
         names::Names,
         open_error::{OpenError, SchemaMismatch},
+        replies,
         site::Site,
     },
 };
@@ -80,7 +80,7 @@ pub(super) async fn claim_schema(
 ) -> Result<Result<(), SchemaMismatch>, Unavailable> {
     let key = names.schema();
     link.command("SET", vec![key.as_str().into(), SCHEMA.into(), "NX".into()]).await?;
-    let found = answer::text(link.command("GET", vec![key.as_str().into()]).await?)?;
+    let found = replies::text(link.command("GET", vec![key.as_str().into()]).await?)?;
     Ok(match &*found {
         SCHEMA => Ok(()),
         found => Err(SchemaMismatch { key, found: found.to_owned() }),

@@ -17,7 +17,6 @@ pub(super) mod usage;
 use crate::{
     EventFeed, RESPONSE_TIMEOUT, Retention, StoreMetrics, Unavailable,
     redis::{
-        answer,
         context::{
             acknowledgements::Acknowledgements,
             cluster_clock::ClusterClock,
@@ -33,6 +32,7 @@ use crate::{
         },
         link::Link,
         names::Names,
+        replies,
         rooms::RedisRooms,
         scripts::{clock::server_time, schedules},
     },
@@ -126,7 +126,7 @@ impl Context {
             return Ok(time);
         }
         let said = self.link.command("HGET", vec![self.names.clock().into(), "time".into()]).await?;
-        self.cluster_clock.observe(if said.is_null() { 0 } else { answer::number(&said)? });
+        self.cluster_clock.observe(if said.is_null() { 0 } else { replies::number(&said)? });
         Ok(self.cluster_clock.now())
     }
 

@@ -5,11 +5,11 @@ use crate::{
     RESPONSE_TIMEOUT, StoreMetrics, StoredKeys, Unavailable,
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
     redis::{
-        answer,
         connecting::{StartupReporter, connect},
         link::{Link, Replication},
         names::Names,
         open_error::OpenError,
+        replies,
         revision::REVISION,
         scripts::registries::{self, EntryWrite},
         site::Site,
@@ -79,7 +79,7 @@ impl Keyring {
     pub(super) async fn sync(&self, known: &StoredKeys) -> Result<Option<SyncedKeys>, Unavailable> {
         let arguments = vec![self.names.keys().into(), REVISION.into()];
         let revision = self.link.command("HGET", arguments).await?;
-        let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
+        let revision = if revision.is_null() { Revision::none() } else { Revision(replies::text(revision)?) };
         // If the registry is gone, it has lost all that this node knows.
         if revision == known.revision && (revision != Revision::none() || known.entries.is_empty()) {
             return Ok(None);
@@ -119,7 +119,7 @@ impl Keyring {
     async fn read(&self) -> Result<(Revision, Entries), Unavailable> {
         let all = self.link.command("HGETALL", vec![self.names.keys().into()]).await?;
         let (mut revision, mut entries) = (Revision::none(), Entries::new());
-        for (name, text) in answer::pairs(all)? {
+        for (name, text) in replies::pairs(all)? {
             match &*name {
                 REVISION => revision = Revision(text),
                 _ => drop(entries.insert(name, RegistryEntry(text))),

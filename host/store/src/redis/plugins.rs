@@ -4,9 +4,10 @@
 use crate::{
     HistoryChange, Revision, StoredPlugins, Unavailable, VersionHistory,
     redis::{
-        answer,
+        arguments,
         link::Link,
         names::Names,
+        replies,
         revision::REVISION,
         scripts::plugins::{self as scripts, Uploaded, VersionReply},
     },
@@ -33,13 +34,13 @@ impl PluginVersions<'_> {
     pub(super) async fn newer(&self, known: Option<&Revision>) -> Result<Option<StoredPlugins>, Unavailable> {
         let arguments = vec![self.names.plugins().into(), REVISION.into()];
         let revision = self.link.command("HGET", arguments).await?;
-        let revision = if revision.is_null() { Revision::none() } else { Revision(answer::text(revision)?) };
+        let revision = if revision.is_null() { Revision::none() } else { Revision(replies::text(revision)?) };
         if Some(&revision) == known {
             return Ok(None);
         }
         let all = self.link.command("HGETALL", vec![self.names.plugins().into()]).await?;
         let mut stored = StoredPlugins { revision: Revision::none(), histories: HashMap::new() };
-        for (plugin, history) in answer::pairs(all)? {
+        for (plugin, history) in replies::pairs(all)? {
             if &*plugin == REVISION {
                 stored.revision = Revision(history);
                 continue;
@@ -63,7 +64,7 @@ impl PluginVersions<'_> {
         let unreadable = |error| {
             Unavailable(format!("cannot read the versions of plugin '{plugin}' in the store: {error}"))
         };
-        serde_json::from_str(&answer::text(history)?).map_err(unreadable)
+        serde_json::from_str(&replies::text(history)?).map_err(unreadable)
     }
 
     pub(super) async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable> {
@@ -92,7 +93,7 @@ impl PluginVersions<'_> {
         for (sha256, bytes) in code {
             let key = self.names.plugin_code(plugin, &sha256);
             let is_there = self.link.command("EXISTS", vec![key.as_str().into()]).await?;
-            if answer::number(&is_there)? == 0 {
+            if replies::number(&is_there)? == 0 {
                 self.write_missing(plugin, history, Some((&sha256, &bytes))).await?;
                 is_written = true;
             }
@@ -142,7 +143,7 @@ impl PluginVersions<'_> {
         let (key, mut code) = (self.names.plugin_code(plugin, sha256), Vec::new());
         loop {
             let (from, to) = (code.len() as u64, (code.len() + CODE_PIECE_BYTES - 1) as u64);
-            let arguments = vec![key.as_str().into(), answer::integer(from), answer::integer(to)];
+            let arguments = vec![key.as_str().into(), arguments::integer(from), arguments::integer(to)];
             let piece =
                 self.link.command("GETRANGE", arguments).await?.into_owned_bytes().unwrap_or_default();
             code.extend_from_slice(&piece);
@@ -165,7 +166,7 @@ impl PluginVersions<'_> {
     pub(super) async fn reports(&self, now: u64) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
         let all = self.link.command("HGETALL", vec![self.names.plugins_nodes().into()]).await?;
         let mut reports = vec![];
-        for (node, value) in answer::pairs(all)? {
+        for (node, value) in replies::pairs(all)? {
             let (at, report) = value.split_once(' ').unwrap_or_default();
             let age = Duration::from_millis(now.saturating_sub(at.parse().unwrap_or_default()));
             if age < REPORT_TTL {

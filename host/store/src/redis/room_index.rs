@@ -5,8 +5,9 @@
 use crate::{
     RoomSummary, Unavailable,
     redis::{
-        answer,
+        arguments,
         context::{Context, lease_expiry::CLAIM_DURATION},
+        replies,
         scripts::schedules,
     },
 };
@@ -79,7 +80,7 @@ impl RoomIndex {
             let entries = rooms.iter().flat_map(move |room| [score.clone(), Value::from(&**room)]);
             [Value::from(key)].into_iter().chain(entries).collect()
         };
-        let first = answer::integer(cluster_clock.now() + FIRST_CHECK_DELAY.as_millis() as u64);
+        let first = arguments::integer(cluster_clock.now() + FIRST_CHECK_DELAY.as_millis() as u64);
         let written = async {
             link.command("ZADD", scored(names.checks(), first)).await?;
             link.command("ZADD", scored(names.rooms(), "0".into())).await
@@ -143,7 +144,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
                         u64::try_from(ttl).unwrap_or(u64::MAX).min(MAX_CHECK_INTERVAL.as_millis() as u64);
                     let next =
                         claimed - CLAIM_DURATION.as_millis() as u64 + ttl + EXPIRY_MARGIN.as_millis() as u64;
-                    later.extend([answer::integer(next), Value::from(&**room)]);
+                    later.extend([arguments::integer(next), Value::from(&**room)]);
                 }
                 // This room is claimed again later, and does not delay the others.
                 _ => {}
@@ -164,7 +165,7 @@ async fn check_all(context: &Context) -> Result<(), Unavailable> {
 async fn prune_rooms(context: &Context, interval: Duration) -> Result<u64, Unavailable> {
     let Context { link, names, node, .. } = context;
     let node = node.get().as_str().into();
-    let lock = vec![names.pruned().into(), node, "NX".into(), "PX".into(), answer::millis(interval / 2)];
+    let lock = vec![names.pruned().into(), node, "NX".into(), "PX".into(), arguments::millis(interval / 2)];
     if link.command("SET", lock).await?.is_null() {
         return Ok(0);
     }
@@ -178,20 +179,24 @@ async fn prune_rooms(context: &Context, interval: Duration) -> Result<u64, Unava
 }
 
 /// At most `limit` rooms by name, starting at `from`. Changes nothing.
-pub(super) async fn read_page(context: &Context, from: &str, limit: u64) -> Result<Vec<IndexedRoom>, Unavailable> {
+pub(super) async fn read_page(
+    context: &Context,
+    from: &str,
+    limit: u64,
+) -> Result<Vec<IndexedRoom>, Unavailable> {
     let Context { link, names, rooms, .. } = context;
-    let limit = ["LIMIT".into(), "0".into(), answer::integer(limit)];
+    let limit = ["LIMIT".into(), "0".into(), arguments::integer(limit)];
     let command = [names.rooms().into(), from.into(), "+".into()].into_iter().chain(limit).collect();
-    let listed = answer::texts(link.command("ZRANGEBYLEX", command).await?)?;
+    let listed = replies::texts(link.command("ZRANGEBYLEX", command).await?)?;
     if listed.is_empty() {
         return Ok(vec![]);
     }
     // Read before the summaries: if a room has the same time afterwards, nobody has listed it since.
     let command = [names.checks().into()].into_iter().chain(listed.iter().map(|room| Value::from(&**room)));
-    let checks = answer::list(link.command("ZMSCORE", command.collect()).await?)?;
+    let checks = replies::list(link.command("ZMSCORE", command.collect()).await?)?;
     let summaries = try_join_all(listed.iter().map(|room| rooms.summary(room))).await?;
     let known = listed.into_iter().zip(checks).zip(summaries);
-    let room = |((name, check), summary)| IndexedRoom { name, check: answer::number(&check).ok(), summary };
+    let room = |((name, check), summary)| IndexedRoom { name, check: replies::number(&check).ok(), summary };
     Ok(known.map(room).collect())
 }
 

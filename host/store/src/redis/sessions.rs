@@ -9,10 +9,7 @@ mod writing;
 use crate::{
     ConnectionId, Event, Unavailable,
     redis::{
-        context::Context,
-        owned_entry::OwnedEntry,
-        session_id::SessionId,
-        session_key::SessionKey,
+        context::Context, owned_entry::OwnedEntry, session_id::SessionId, session_key::SessionKey,
         sessions::record::Record,
     },
 };

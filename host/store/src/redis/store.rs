@@ -1,9 +1,10 @@
 //! The store in Redis: assembles its parts, and passes each call to the part that answers it.
 
 use crate::{
-    Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Message, PageLimit, PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore,
-    ResumeResult, Retention, Revision, RoomDirectory, RoomSummary, SessionStore,
-    SessionToken, SlotResult, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
+    Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Message,
+    PageLimit, PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore, ResumeResult,
+    Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, SlotResult, Store,
+    StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         cluster::{
             fullness,

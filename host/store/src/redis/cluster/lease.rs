@@ -5,7 +5,6 @@
 use crate::{
     RESPONSE_TIMEOUT, Unavailable,
     redis::{
-        answer,
         cluster::{
             reaper::Reaper,
             upkeep::{Renewal, Upkeep},
@@ -16,6 +15,7 @@ use crate::{
             node_name,
         },
         pubsub::listener_request::ListenerRequest,
+        replies,
         room_index::RoomIndex,
         scripts::leases::{self, LeaseRenewal, LeaseRenewalReply},
         sessions::RedisSessions,
@@ -61,7 +61,7 @@ pub(crate) async fn release(context: &Context) {
     let (link, names, node) = (&context.link, &context.names, context.node.get());
     let release = async {
         let left = link.command("SCARD", vec![names.owned(&node).into()]).await?;
-        if answer::number(&left)? > 0 {
+        if replies::number(&left)? > 0 {
             link.command("ZADD", vec![names.dead().into(), "0".into(), node.as_str().into()]).await?;
         }
         link.command("ZREM", vec![names.leases().into(), node.as_str().into()]).await

@@ -5,10 +5,11 @@
 use crate::{
     Unavailable,
     redis::{
-        answer,
+        arguments,
         context::{Context, lease_expiry::CLAIM_DURATION},
         membership_change::{MembershipChange, MembershipOutcome},
         owned_entry::OwnedEntry,
+        replies,
         scripts::{
             leases::Scored,
             schedules,
@@ -129,11 +130,11 @@ async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavai
     let (mut left, mut failed, mut cursor) = (0, None, "0".to_owned());
     loop {
         let scan =
-            vec![owned_key.clone(), cursor.as_str().into(), "COUNT".into(), answer::integer(SCAN_COUNT)];
-        let mut parts = answer::list(link.command("SSCAN", scan).await?)?.into_iter();
+            vec![owned_key.clone(), cursor.as_str().into(), "COUNT".into(), arguments::integer(SCAN_COUNT)];
+        let mut parts = replies::list(link.command("SSCAN", scan).await?)?.into_iter();
         let mut next = || parts.next().unwrap_or(Value::Null);
-        cursor = answer::text(next())?.to_string();
-        let entries = answer::texts(next())?;
+        cursor = replies::text(next())?.to_string();
+        let entries = replies::texts(next())?;
         left += entries.len();
         let outcomes =
             run_all(entries.iter().map(|entry| reap_entry(context, node, entry).boxed()).collect()).await;

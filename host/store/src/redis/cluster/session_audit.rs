@@ -97,8 +97,7 @@ async fn check_principal(
     let own = held.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
     let own: Vec<_> =
         own.filter_map(|session| Some((session.owned_entry(), session.try_lock_listing()?))).collect();
-    try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, *entry).boxed()))
-        .await?;
+    try_join_all(own.iter().map(|(entry, _)| sessions.context.owned.add(&node, *entry).boxed())).await?;
     drop(own);
     let known = |session: &Arc<HeldSession>| {
         let record = session.record();

@@ -4,7 +4,6 @@
 use crate::{
     ConnectionId, Event, Unavailable,
     redis::{
-        answer,
         cluster::{
             lease::{Leased, RENEWAL_INTERVAL},
             session_audit::SessionAudit,
@@ -12,6 +11,7 @@ use crate::{
         connecting::claim_schema,
         context::{Context, faults::NodeFault},
         pubsub::listener_request::ListenerRequest,
+        replies,
     },
 };
 use futures_util::future::join_all;
@@ -134,7 +134,7 @@ fn is_due(last: &mut Instant, interval: Duration) -> bool {
 async fn read_takeover_notices(context: &Context, name: &str) -> Result<(), Unavailable> {
     let command = vec![context.names.takeovers(name).into(), "1000".into()];
     let notices = context.link.command("LPOP", command).await?;
-    let notices = if notices.is_null() { vec![] } else { answer::texts(notices)? };
+    let notices = if notices.is_null() { vec![] } else { replies::texts(notices)? };
     for connection in notices.iter().filter_map(|connection| ConnectionId::parse(connection)) {
         (context.feed)(Event::TakenOver(connection));
     }

@@ -215,7 +215,9 @@ impl ClusterConnectionCounts {
     async fn relist_former(self: Arc<Self>, former: Arc<String>, principals: BTreeSet<Arc<str>>) {
         tokio::time::sleep(WRITE_VALIDITY).await;
         loop {
-            let entries = principals.iter().map(|principal| self.owned.add(&former, OwnedEntry::ConnectionCount { principal }));
+            let entries = principals
+                .iter()
+                .map(|principal| self.owned.add(&former, OwnedEntry::ConnectionCount { principal }));
             let relisted = async {
                 try_join_all(entries).await?;
                 let entry = vec![self.names.dead().into(), "0".into(), former.as_str().into()];

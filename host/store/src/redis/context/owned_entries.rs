@@ -4,7 +4,7 @@
 use crate::{
     Unavailable,
     redis::{
-        answer, context::batcher::Batcher, link::Link, names::Names, owned_entry::OwnedEntry,
+        arguments, context::batcher::Batcher, link::Link, names::Names, owned_entry::OwnedEntry,
         scripts::schedules, session_key::SessionKey,
     },
 };
@@ -50,7 +50,7 @@ impl OwnedEntries {
             async move {
                 let mut arguments = vec![Value::from(key)];
                 for (entry, end) in &entries {
-                    arguments.extend([answer::integer(*end), Value::from(entry.as_str())]);
+                    arguments.extend([arguments::integer(*end), Value::from(entry.as_str())]);
                 }
                 link.command("ZADD", arguments).await?;
                 Ok(vec![(); entries.len()])

@@ -285,7 +285,11 @@ mod tests {
         usage.created(who, id, connection, size(10, 100));
         assert_eq!(sum(&feed), before + 10 * MEMBERSHIP_BYTES + 100);
         usage.resized(id, connection, size(5, 50));
-        assert_eq!(sum(&feed), before + 10 * MEMBERSHIP_BYTES + 50, "Redis keeps rooms that were left for a while");
+        assert_eq!(
+            sum(&feed),
+            before + 10 * MEMBERSHIP_BYTES + 50,
+            "Redis keeps rooms that were left for a while"
+        );
         tokio::time::advance(LEFT_ROOM_TTL + Duration::from_secs(2)).await;
         usage.sweep();
         let session = 5 * MEMBERSHIP_BYTES + 50;

@@ -179,7 +179,8 @@ impl Cluster {
 
     /// The slots as a server knows them.
     async fn read_routing(&self, server: &Server, endpoint: &Endpoint) -> Result<ClusterRouting, Error> {
-        let [info, slots] = ["INFO", "SLOTS"].map(|name| Call { name: "CLUSTER", arguments: vec![name.into()] });
+        let [info, slots] =
+            ["INFO", "SLOTS"].map(|name| Call { name: "CLUSTER", arguments: vec![name.into()] });
         let mut replies = endpoint.commands.ask_all(&[&info, &slots]).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Null));
         let (info, slots) = (next()?, next()?);

@@ -5,7 +5,10 @@ use super::{
     call::field,
     connection::{RedisConnection, command},
 };
-use crate::{Unavailable, redis::answer};
+use crate::{
+    Unavailable,
+    redis::{arguments, replies},
+};
 use fred::{
     error::Error,
     interfaces::ClientLike,
@@ -44,7 +47,7 @@ impl Link {
         // Directly behind the script, because WAIT is about all writes of the same connection before it.
         let wait = Call {
             name: "WAIT",
-            arguments: vec![answer::integer(replicas), answer::millis(REPLICA_TIMEOUT)],
+            arguments: vec![arguments::integer(replicas), arguments::millis(REPLICA_TIMEOUT)],
         };
         let mut confirmed = None;
         let written = async {
@@ -70,7 +73,7 @@ impl Link {
             Some(waits) => waits.await.ok(),
             None => None,
         };
-        let confirmed = confirmed.and_then(|said| answer::number(&said).ok()).unwrap_or(0);
+        let confirmed = confirmed.and_then(|said| replies::number(&said).ok()).unwrap_or(0);
         Ok((value, Replication { replicas, confirmed }))
     }
 }

@@ -4,8 +4,8 @@ use super::{
     fake_redis::FakeRedis, network::RedisCall, script_engine::ScriptEngine, step::ROOMS, world::SESSION_TTL,
 };
 use crate::redis::{
-    answer::{self, list, number},
     context::lease_expiry::LEASE_DURATION,
+    replies::{self, list, number},
 };
 use fred::types::Value;
 use std::{
@@ -91,7 +91,7 @@ impl Checker {
             }
         };
         let answer = engine.run(script, keys, arguments);
-        let parts = answer::texts(answer.clone()).unwrap_or_default();
+        let parts = replies::texts(answer.clone()).unwrap_or_default();
         let part = |n: usize| parts.get(n).map_or("", |part| &**part);
         let argument = |n: usize| arguments.get(n).map_or("", String::as_str);
         let checked = match script.name {

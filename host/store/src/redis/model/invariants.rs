@@ -55,7 +55,9 @@ impl StoredRecord {
 fn unacknowledged(memberships: &Memberships) -> Memberships {
     memberships
         .iter()
-        .map(|(room, membership)| (room.clone(), StoredMembership { acknowledged: None, ..membership.clone() }))
+        .map(|(room, membership)| {
+            (room.clone(), StoredMembership { acknowledged: None, ..membership.clone() })
+        })
         .collect()
 }
 

@@ -1,7 +1,10 @@
 //! The network between nodes and the model's Redis: each command waits until the schedule decides what
 //! happens to it and to its answer.
 
-use crate::{RESPONSE_TIMEOUT, Unavailable, redis::{link::Script, timeouts::no_answer}};
+use crate::{
+    RESPONSE_TIMEOUT, Unavailable,
+    redis::{link::Script, timeouts::no_answer},
+};
 use fred::types::Value;
 use std::{
     collections::BTreeSet,

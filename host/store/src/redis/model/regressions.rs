@@ -1,8 +1,6 @@
 //! Bugs that random schedules found in the store, each as a test of its own.
 
-use super::{
-    delivery::Fate, network::InFlightCall, scenario::scenario, step::ModelStep::*, world::World,
-};
+use super::{delivery::Fate, network::InFlightCall, scenario::scenario, step::ModelStep::*, world::World};
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 /// The entry of a failed resume stayed in the node's set of owned sessions if removing it failed once.

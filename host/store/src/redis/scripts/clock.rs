@@ -2,12 +2,12 @@
 
 use crate::{
     Unavailable,
-    redis::{answer, link::Link},
+    redis::{link::Link, replies},
 };
 
 script!(TIME = "time");
 
 /// The clock of the server that has `key`, in Unix microseconds.
 pub(crate) async fn server_time(link: &Link, key: String) -> Result<u64, Unavailable> {
-    Ok(answer::number(&link.run(&TIME, vec![key], vec![]).await?)?)
+    Ok(replies::number(&link.run(&TIME, vec![key], vec![]).await?)?)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Unavailable,
-    redis::{answer, lifetimes::IN_USE_TTL, link::Link, names::Names},
+    redis::{arguments, lifetimes::IN_USE_TTL, link::Link, names::Names, replies},
 };
 use fred::types::Value;
 
@@ -33,9 +33,9 @@ impl SlotRequest {
     /// The arguments of scripts that acquire a slot: connections of the node, limit, how long counts are kept.
     pub(super) fn arguments(self) -> [Value; 3] {
         [
-            answer::integer(self.own.into()),
-            answer::integer(self.max_connections.into()),
-            answer::millis(IN_USE_TTL),
+            arguments::integer(self.own.into()),
+            arguments::integer(self.max_connections.into()),
+            arguments::millis(IN_USE_TTL),
         ]
     }
 }
@@ -49,11 +49,11 @@ pub(crate) async fn acquire_slot(
     deadline: u64,
     slot: SlotRequest,
 ) -> Result<SlotReply, Unavailable> {
-    let arguments = [vec![node.into(), answer::integer(deadline)], slot.arguments().into()].concat();
+    let arguments = [vec![node.into(), arguments::integer(deadline)], slot.arguments().into()].concat();
     match link.run(&ACQUIRE_SLOT, vec![names.connections(principal)], arguments).await? {
         Value::Integer(-1) => Ok(SlotReply::Acquired),
         Value::Integer(LATE) => Ok(SlotReply::Late),
-        taken => Ok(SlotReply::Full(answer::number(&taken)? as u32)),
+        taken => Ok(SlotReply::Full(replies::number(&taken)? as u32)),
     }
 }
 
@@ -69,9 +69,9 @@ pub(crate) async fn write_count(
 ) -> Result<bool, Unavailable> {
     let arguments = vec![
         node.into(),
-        answer::integer(count.into()),
-        answer::millis(IN_USE_TTL),
-        answer::integer(deadline),
+        arguments::integer(count.into()),
+        arguments::millis(IN_USE_TTL),
+        arguments::integer(deadline),
     ];
     Ok(link.run(&WRITE_COUNT, vec![names.connections(principal)], arguments).await? != Value::Integer(LATE))
 }

@@ -2,11 +2,7 @@
 
 use crate::{
     ConnectionId, Unavailable,
-    redis::{
-        answer::{self, Elements},
-        link::Link,
-        names::Names,
-    },
+    redis::{arguments, link::Link, names::Names, replies::Elements},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -59,13 +55,13 @@ pub(crate) async fn renew(
     let keys = vec![names.leases(), names.dead(), names.ends(), names.clock()];
     let arguments = vec![
         renewal.node.into(),
-        answer::millis(renewal.lease),
-        answer::millis(renewal.claim),
-        answer::integer(renewal.sessions),
-        answer::integer(renewal.former.is_some().into()),
+        arguments::millis(renewal.lease),
+        arguments::millis(renewal.claim),
+        arguments::integer(renewal.sessions),
+        arguments::integer(renewal.former.is_some().into()),
         renewal.former.unwrap_or_default().into(),
-        answer::integer(renewal.deadline),
-        answer::integer(renewal.cluster_time),
+        arguments::integer(renewal.deadline),
+        arguments::integer(renewal.cluster_time),
     ];
     let mut reply = Elements::of(link.run(&RENEW_LEASE, keys, arguments).await?)?;
     Ok(LeaseRenewalReply {
@@ -89,6 +85,6 @@ pub(crate) async fn notify_takeover(
     node: &str,
     connection: ConnectionId,
 ) -> Result<(), Unavailable> {
-    let arguments = vec![connection.to_string().into(), answer::millis(NOTICE_TTL)];
+    let arguments = vec![connection.to_string().into(), arguments::millis(NOTICE_TTL)];
     link.run(&NOTIFY_TAKEOVER, vec![names.takeovers(node)], arguments).await.map(drop)
 }

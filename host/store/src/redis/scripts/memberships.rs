@@ -3,12 +3,13 @@
 use crate::{
     Unavailable,
     redis::{
-        answer::{self, Elements, InvalidReply},
+        arguments,
         context::redis_clock::WRITE_VALIDITY,
         lifetimes::EMPTY_ROOM_TTL,
         link::Link,
         membership_change::{MembershipChange, MembershipOutcome},
         names::Names,
+        replies::{Elements, InvalidReply},
         session_id::SessionId,
     },
 };
@@ -46,7 +47,7 @@ pub(crate) async fn write<'a>(
         names.room(room),
     ];
     let mut arguments =
-        vec![answer::millis(keep), answer::millis(REMOVAL_TTL), answer::millis(EMPTY_ROOM_TTL)];
+        vec![arguments::millis(keep), arguments::millis(REMOVAL_TTL), arguments::millis(EMPTY_ROOM_TTL)];
     let mut count = 0;
     for MemberWrite { principal, id, change } in members {
         let MembershipChange { generation, number, confirmed_at, joins, .. } = change;
@@ -54,12 +55,12 @@ pub(crate) async fn write<'a>(
         arguments.extend([
             Value::from(principal),
             id.to_string().into(),
-            answer::integer(*generation),
-            answer::integer(*number),
+            arguments::integer(*generation),
+            arguments::integer(*number),
             if joins.is_some() { "in" } else { "out" }.into(),
-            answer::integer(confirmed_at + WRITE_VALIDITY.as_millis() as u64),
+            arguments::integer(confirmed_at + WRITE_VALIDITY.as_millis() as u64),
             epoch.into(),
-            answer::integer(offset),
+            arguments::integer(offset),
         ]);
         count += 1;
     }
@@ -87,7 +88,7 @@ pub(crate) async fn acknowledge(
 ) -> Result<(), Unavailable> {
     let mut arguments = vec![Value::from(epoch)];
     for (id, offset) in offsets {
-        arguments.extend([answer::integer(*offset), id.to_string().into()]);
+        arguments.extend([arguments::integer(*offset), id.to_string().into()]);
     }
     link.run(&ACKNOWLEDGE, vec![names.room(room), names.acks(room)], arguments).await.map(drop)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Unavailable, VersionHistory,
-    redis::{answer, link::Link, names::Names, revision},
+    redis::{arguments, link::Link, names::Names, replies, revision},
 };
 use bytes::Bytes;
 use fred::types::Value;
@@ -45,9 +45,10 @@ pub(crate) async fn upload(
     before: usize,
     piece: Bytes,
 ) -> Result<usize, Unavailable> {
-    let arguments = vec![answer::integer(before as u64), Value::Bytes(piece), answer::millis(UPLOAD_TTL)];
+    let arguments =
+        vec![arguments::integer(before as u64), Value::Bytes(piece), arguments::millis(UPLOAD_TTL)];
     let size = link.run(&UPLOAD_CODE, vec![names.plugin_upload(sha256)], arguments).await?;
-    Ok(answer::number(&size)? as usize)
+    Ok(replies::number(&size)? as usize)
 }
 
 /// Writes the versions of a plugin, which must directly succeed the stored ones. `size` is that of the uploaded code of the
@@ -65,12 +66,12 @@ pub(crate) async fn write_versions(
     keys.extend(dropped.iter().map(|sha256| code(sha256)));
     let arguments = vec![
         plugin.into(),
-        answer::integer(history.generation - 1),
+        arguments::integer(history.generation - 1),
         to_json(history).into(),
-        answer::integer(size as u64),
+        arguments::integer(size as u64),
         revision::new_epoch().into(),
     ];
-    Ok(match answer::number(&link.run(&ACTIVATE_VERSION, keys, arguments).await?)? {
+    Ok(match replies::number(&link.run(&ACTIVATE_VERSION, keys, arguments).await?)? {
         MISSING_CODE => VersionReply::MissingCode,
         1 => VersionReply::Written,
         _ => VersionReply::Outdated,
@@ -85,14 +86,14 @@ pub(crate) async fn restore_versions(
     history: &VersionHistory,
     code: Option<Uploaded<'_>>,
 ) -> Result<VersionReply, Unavailable> {
-    let (mut keys, generation) = (vec![names.plugins()], answer::integer(history.generation));
+    let (mut keys, generation) = (vec![names.plugins()], arguments::integer(history.generation));
     let mut arguments =
         vec![plugin.into(), generation, to_json(history).into(), revision::new_epoch().into()];
     if let Some(Uploaded { sha256, size }) = code {
         keys.extend([names.plugin_code(plugin, sha256), names.plugin_upload(sha256)]);
-        arguments.push(answer::integer(size as u64));
+        arguments.push(arguments::integer(size as u64));
     }
-    Ok(match answer::number(&link.run(&RESTORE_VERSIONS, keys, arguments).await?)? {
+    Ok(match replies::number(&link.run(&RESTORE_VERSIONS, keys, arguments).await?)? {
         MISSING_CODE => VersionReply::MissingCode,
         _ => VersionReply::Written,
     })

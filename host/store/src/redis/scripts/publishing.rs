@@ -3,10 +3,11 @@
 use crate::{
     Retention, Stored, Unavailable,
     redis::{
-        answer::{self, Elements, InvalidReply},
+        arguments,
         lifetimes::{EMPTY_ROOM_TTL, IN_USE_TTL},
         link::Link,
         names::Names,
+        replies::{self, Elements, InvalidReply},
         scripts::rooms,
     },
 };
@@ -62,14 +63,14 @@ pub(crate) async fn publish<'a>(
     let (history, count, mut keys) = (&retention.history, messages.len(), rooms::keys(names, room));
     let mut arguments = vec![
         new_epoch.into(),
-        answer::integer(history.messages as u64),
-        answer::millis(history.age),
-        answer::millis(IN_USE_TTL + history.age),
-        answer::millis(retention.idempotency_key_ttl),
+        arguments::integer(history.messages as u64),
+        arguments::millis(history.age),
+        arguments::millis(IN_USE_TTL + history.age),
+        arguments::millis(retention.idempotency_key_ttl),
         names.live(room).into(),
-        answer::millis(EMPTY_ROOM_TTL),
-        answer::integer(history.bytes as u64),
-        answer::integer(deadline),
+        arguments::millis(EMPTY_ROOM_TTL),
+        arguments::integer(history.bytes as u64),
+        arguments::integer(deadline),
         name.into(),
         unconfirmed.into(),
     ];
@@ -79,12 +80,12 @@ pub(crate) async fn publish<'a>(
             keys.push(once.to_owned());
             keys.len() - others
         });
-        let needs_member = answer::integer(needs_member.into());
-        arguments.extend([Value::Bytes(body.clone()), answer::integer(index as u64), needs_member]);
+        let needs_member = arguments::integer(needs_member.into());
+        arguments.extend([Value::Bytes(body.clone()), arguments::integer(index as u64), needs_member]);
     }
     let reply = link.run(&PUBLISH, keys, arguments).await?;
     if !reply.is_array() {
-        return Ok(PublishReply::Late { time: answer::number(&reply)? });
+        return Ok(PublishReply::Late { time: replies::number(&reply)? });
     }
     let mut reply = Elements::of(reply)?;
     let (epoch, is_new) = (reply.text()?, reply.flag()?);

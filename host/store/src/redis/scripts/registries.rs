@@ -3,10 +3,10 @@
 use crate::{
     Unavailable,
     redis::{
-        answer,
+        arguments,
         link::{Link, Replication},
         names::Names,
-        revision,
+        replies, revision,
     },
 };
 use fred::types::Value;
@@ -25,10 +25,10 @@ pub(crate) struct EntryWrite<'a> {
 
 fn arguments<'a>(forget_after: Duration, entries: impl IntoIterator<Item = EntryWrite<'a>>) -> Vec<Value> {
     let entries = entries.into_iter().flat_map(|EntryWrite { name, version, content }| {
-        let version = version.map_or_else(|| "".into(), answer::integer);
+        let version = version.map_or_else(|| "".into(), arguments::integer);
         [Value::from(name), version, content.unwrap_or_default().into()]
     });
-    [revision::new_epoch().into(), answer::millis(forget_after)].into_iter().chain(entries).collect()
+    [revision::new_epoch().into(), arguments::millis(forget_after)].into_iter().chain(entries).collect()
 }
 
 /// Writes entries of the registry of API keys. It forgets revoked entries after `forget_after`.
@@ -51,5 +51,5 @@ pub(crate) async fn write_key_replicated(
 ) -> Result<(bool, Replication), Unavailable> {
     let arguments = arguments(forget_after, [entry]);
     let (before, replication) = link.run_replicated(&REGISTER, vec![names.keys()], arguments).await?;
-    Ok((answer::number(&before)? == 1, replication))
+    Ok((replies::number(&before)? == 1, replication))
 }

@@ -4,10 +4,11 @@
 use crate::{
     Members, PageLimit, Receipt, RoomSummary, Unavailable,
     redis::{
-        answer::{self, Elements, InvalidReply},
+        arguments,
         link::Link,
         log_entry::{self, LogPage},
         names::Names,
+        replies::{self, Elements, InvalidReply},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -51,11 +52,11 @@ pub(crate) async fn read_log(
     let arguments = vec![
         new_epoch.into(),
         after.map_or("", |after| &*after.epoch).into(),
-        answer::integer(after.map_or(0, |after| after.offset)),
-        answer::integer(limit.messages as u64),
-        answer::millis(age),
-        answer::millis(keep),
-        answer::integer(limit.bytes as u64),
+        arguments::integer(after.map_or(0, |after| after.offset)),
+        arguments::integer(limit.messages as u64),
+        arguments::millis(age),
+        arguments::millis(keep),
+        arguments::integer(limit.bytes as u64),
     ];
     let mut reply = Elements::of(link.run(&READ, keys(names, room), arguments).await?)?;
     let newest = Position { epoch: reply.text()?, offset: reply.number()? };
@@ -65,7 +66,7 @@ pub(crate) async fn read_log(
         let entry = fred::types::Value::as_bytes(value).and_then(decode);
         entry.ok_or(InvalidReply::Message)
     };
-    let entries = answer::list(reply.next()?)?.iter().map(entry).collect::<Result<_, _>>()?;
+    let entries = replies::list(reply.next()?)?.iter().map(entry).collect::<Result<_, _>>()?;
     Ok(LogPage { newest, time, oldest, entries })
 }
 
@@ -87,7 +88,7 @@ pub(crate) async fn summary(
     room: &str,
     age: Duration,
 ) -> Result<Option<RoomSummary>, Unavailable> {
-    let reply = link.run(&SUMMARY, keys(names, room), vec![answer::millis(age)]).await?;
+    let reply = link.run(&SUMMARY, keys(names, room), vec![arguments::millis(age)]).await?;
     if reply.is_null() {
         return Ok(None);
     }
@@ -108,7 +109,7 @@ pub(crate) async fn members(
     room: &str,
     most: usize,
 ) -> Result<Members, Unavailable> {
-    let reply = link.run(&MEMBERS, vec![names.members(room)], vec![answer::integer(most as u64)]).await?;
+    let reply = link.run(&MEMBERS, vec![names.members(room)], vec![arguments::integer(most as u64)]).await?;
     let mut reply = Elements::of(reply)?;
     let (count, more) = (reply.number()? as usize, reply.flag()?);
     Ok(Members { count, principals: reply.texts()?, more })
@@ -122,7 +123,7 @@ pub(crate) async fn receipt(
     offset: u64,
 ) -> Result<Option<Receipt>, Unavailable> {
     let keys = vec![names.room(room), names.acks(room)];
-    let reply = link.run(&RECEIPT, keys, vec![answer::integer(offset)]).await?;
+    let reply = link.run(&RECEIPT, keys, vec![arguments::integer(offset)]).await?;
     if reply.is_null() {
         return Ok(None);
     }

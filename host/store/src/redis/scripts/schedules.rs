@@ -2,7 +2,7 @@
 
 use crate::{
     Unavailable,
-    redis::{answer, link::Link, names::Names},
+    redis::{arguments, link::Link, names::Names, replies},
 };
 use fred::types::Value;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub(crate) async fn claim_due(
     list: String,
     claim: &Claim,
 ) -> Result<Vec<Arc<str>>, Unavailable> {
-    let arguments = [claim.now, claim.until, claim.max_entries, claim.deadline].map(answer::integer);
-    Ok(answer::texts(link.run(&CLAIM_DUE, vec![list], arguments.into()).await?)?)
+    let arguments = [claim.now, claim.until, claim.max_entries, claim.deadline].map(arguments::integer);
+    Ok(replies::texts(link.run(&CLAIM_DUE, vec![list], arguments.into()).await?)?)
 }
 
 /// Removes entries from a list, each unless its score has changed since.
@@ -40,7 +40,7 @@ pub(crate) async fn remove(
     entries: &[(impl AsRef<str>, u64)],
 ) -> Result<(), Unavailable> {
     let arguments =
-        entries.iter().flat_map(|(entry, score)| [Value::from(entry.as_ref()), answer::integer(*score)]);
+        entries.iter().flat_map(|(entry, score)| [Value::from(entry.as_ref()), arguments::integer(*score)]);
     link.run(&UNSCHEDULE, vec![list], arguments.collect()).await.map(drop)
 }
 
@@ -54,8 +54,8 @@ pub(crate) async fn unlist_rooms(
     names: &Names,
     rooms: &[GoneRoom<'_>],
 ) -> Result<u64, Unavailable> {
-    let score = |check: Option<u64>| check.map_or_else(|| "".into(), answer::integer);
+    let score = |check: Option<u64>| check.map_or_else(|| "".into(), arguments::integer);
     let arguments = rooms.iter().flat_map(|(room, check)| [Value::from(*room), score(*check)]).collect();
     let removed = link.run(&UNLIST_ROOMS, vec![names.rooms(), names.checks()], arguments).await?;
-    Ok(answer::number(&removed)?)
+    Ok(replies::number(&removed)?)
 }

@@ -4,10 +4,11 @@
 use crate::{
     ConnectionId, Unavailable,
     redis::{
-        answer::{self, Elements, InvalidReply},
+        arguments,
         lifetimes::IN_USE_TTL,
         link::Link,
         names::Names,
+        replies::{Elements, InvalidReply},
         scripts::sessions::fields,
         session_key::SessionKey,
         stored_rooms::{RoomField, StoredRooms},
@@ -58,13 +59,13 @@ pub(crate) async fn release(
     let mut arguments = vec![
         request.connection.to_string().into(),
         request.dead_node.unwrap_or_default().into(),
-        answer::integer(cluster_time),
-        answer::millis(request.ttl),
-        answer::millis(IN_USE_TTL),
-        answer::integer(request.dead_node.is_some().into()),
+        arguments::integer(cluster_time),
+        arguments::millis(request.ttl),
+        arguments::millis(IN_USE_TTL),
+        arguments::integer(request.dead_node.is_some().into()),
     ];
     if let Some((generation, number, rooms)) = &request.final_write {
-        arguments.extend([answer::integer(*generation), answer::integer(*number)]);
+        arguments.extend([arguments::integer(*generation), arguments::integer(*number)]);
         arguments.extend(fields(rooms));
     }
     let mut reply = Elements::of(link.run(&RELEASE_SESSION, vec![session.record(names)], arguments).await?)?;
@@ -105,8 +106,9 @@ pub(crate) async fn end(
     session: SessionKey<'_>,
     cluster_time: u64,
 ) -> Result<EndReply, Unavailable> {
-    let reply =
-        link.run(&EXPIRE_SESSION, vec![session.record(names)], vec![answer::integer(cluster_time)]).await?;
+    let reply = link
+        .run(&EXPIRE_SESSION, vec![session.record(names)], vec![arguments::integer(cluster_time)])
+        .await?;
     let mut reply = Elements::of(reply)?;
     Ok(match &*reply.text()? {
         "live" => EndReply::Live,
@@ -128,6 +130,6 @@ pub(crate) async fn delete(
     session: SessionKey<'_>,
     (generation, number): (u64, u64),
 ) -> Result<(), Unavailable> {
-    let arguments = vec![answer::integer(generation), answer::integer(number)];
+    let arguments = vec![arguments::integer(generation), arguments::integer(number)];
     link.run(&DELETE_SESSION, vec![session.record(names)], arguments).await.map(drop)
 }

@@ -4,10 +4,11 @@
 use crate::{
     ConnectionId, Unavailable,
     redis::{
-        answer::{self, Elements, InvalidReply},
+        arguments,
         lifetimes::IN_USE_TTL,
         link::Link,
         names::Names,
+        replies::{self, Elements, InvalidReply},
         scripts::connections::SlotRequest,
         session_key::SessionKey,
         stored_rooms::{RoomField, StoredRooms},
@@ -55,8 +56,8 @@ pub(crate) async fn create(
     let mut arguments = vec![
         holder.connection.to_string().into(),
         holder.node.into(),
-        answer::integer(deadline),
-        answer::millis(IN_USE_TTL),
+        arguments::integer(deadline),
+        arguments::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(rooms));
     let mut reply = Elements::of(link.run(&CREATE_SESSION, vec![session.record(names)], arguments).await?)?;
@@ -118,10 +119,10 @@ pub(crate) async fn resume(
     let mut arguments = vec![
         holder.connection.to_string().into(),
         holder.node.into(),
-        answer::integer(requested_at),
-        answer::integer(deadline),
-        answer::millis(IN_USE_TTL),
-        answer::integer(cluster_time),
+        arguments::integer(requested_at),
+        arguments::integer(deadline),
+        arguments::millis(IN_USE_TTL),
+        arguments::integer(cluster_time),
     ];
     arguments.extend(slot.into_iter().flat_map(SlotRequest::arguments));
     let mut reply = Elements::of(link.run(&RESUME_SESSION, keys, arguments).await?)?;
@@ -188,9 +189,9 @@ pub(crate) async fn update(
 ) -> Result<WriteReply, Unavailable> {
     let mut arguments = vec![
         connection.to_string().into(),
-        answer::integer(generation),
-        answer::integer(number),
-        answer::millis(IN_USE_TTL),
+        arguments::integer(generation),
+        arguments::integer(number),
+        arguments::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(rooms));
     WriteReply::read(link.run(&UPDATE_SESSION, vec![session.record(names)], arguments).await?)
@@ -218,11 +219,11 @@ pub(crate) async fn replace(
     let mut arguments = vec![
         holder.connection.to_string().into(),
         holder.node.into(),
-        answer::integer(write.generation),
-        answer::integer(write.number),
-        answer::integer(write.deadline),
-        answer::integer(write.may_create.into()),
-        answer::millis(IN_USE_TTL),
+        arguments::integer(write.generation),
+        arguments::integer(write.number),
+        arguments::integer(write.deadline),
+        arguments::integer(write.may_create.into()),
+        arguments::millis(IN_USE_TTL),
     ];
     arguments.extend(fields(write.rooms));
     WriteReply::read(link.run(&REPLACE_SESSION, vec![session.record(names)], arguments).await?)
@@ -245,7 +246,7 @@ pub(crate) async fn holders<'a>(
     sessions: impl Iterator<Item = SessionKey<'a>>,
 ) -> Result<Vec<Option<HolderRecord>>, Unavailable> {
     let keys = sessions.map(|session| session.record(names)).collect();
-    let reply = answer::texts(link.run(&SESSION_HOLDERS, keys, vec![]).await?)?;
+    let reply = replies::texts(link.run(&SESSION_HOLDERS, keys, vec![]).await?)?;
     let read = |parts: &[Arc<str>]| {
         let (generation, number) = (parts[0].parse().ok()?, parts[1].parse().ok()?);
         Some(HolderRecord { generation, number, connection: parts[2].clone(), node: parts[3].clone() })

@@ -288,7 +288,8 @@ impl RedisSessions {
                 record.restore_acknowledged(&room, &Position { epoch, offset });
             }
         }
-        let rooms = record.rooms.iter().map(|(room, stored)| (room.clone(), stored.to_membership())).collect();
+        let rooms =
+            record.rooms.iter().map(|(room, stored)| (room.clone(), stored.to_membership())).collect();
         let is_synced = record.is_synced();
         drop(record);
         if !is_synced {

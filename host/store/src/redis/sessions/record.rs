@@ -88,14 +88,17 @@ impl Record {
             self.unsynced.insert(join.room.clone(), number);
         }
         let left = |room: &RoomName| (room.clone(), LEFT.to_owned());
-        let changed = change.join.iter().map(|join| (join.room.clone(), self.membership_after(join).encode()));
+        let changed =
+            change.join.iter().map(|join| (join.room.clone(), self.membership_after(join).encode()));
         let mut fields: BTreeMap<_, _> = self.left_fields(!is_known).collect();
         match is_known {
             true => {
                 let unwritten = self.unwritten.iter().filter_map(|room| self.rooms.get_key_value(room));
                 fields.extend(unwritten.map(|(room, membership)| (room.clone(), membership.encode())));
             }
-            false => fields.extend(self.rooms.iter().map(|(room, membership)| (room.clone(), membership.encode()))),
+            false => {
+                fields.extend(self.rooms.iter().map(|(room, membership)| (room.clone(), membership.encode())))
+            }
         }
         fields.extend(changed);
         fields.extend(change.leave.iter().map(left));

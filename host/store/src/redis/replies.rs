@@ -1,8 +1,8 @@
-//! Converts arguments of Redis commands and their replies from and to plain values.
+//! Converts replies of Redis to plain values. What commands are sent with is in `arguments`.
 
 use crate::Unavailable;
 use fred::types::{Value, ValueKind};
-use std::{sync::Arc, time::Duration, vec};
+use std::{sync::Arc, vec};
 
 /// A reply that does not have the expected form. Names the kind of the value but not the value, which may be
 /// somebody's data.
@@ -57,15 +57,6 @@ impl Elements {
     pub(super) fn rest(&mut self) -> Result<Vec<Arc<str>>, InvalidReply> {
         self.0.by_ref().map(text).collect()
     }
-}
-
-pub(super) fn integer(value: u64) -> Value {
-    // As text, because scripts receive all arguments as text. No number here needs more than 53 bits.
-    Value::from(value.to_string())
-}
-
-pub(super) fn millis(duration: Duration) -> Value {
-    integer(duration.as_millis() as u64)
 }
 
 pub(super) fn list(value: Value) -> Result<Vec<Value>, InvalidReply> {
