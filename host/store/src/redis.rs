@@ -2,7 +2,6 @@
 //! knows of it. What its keys are and how long each lives is in docs/nodes.md.
 
 mod arguments;
-mod cluster;
 mod connecting;
 mod context;
 mod keyring;
@@ -13,6 +12,7 @@ mod membership_change;
 #[cfg(test)]
 pub(crate) mod model;
 mod names;
+mod nodes;
 mod open_error;
 mod owned_entry;
 mod plugins;

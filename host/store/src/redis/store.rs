@@ -6,15 +6,15 @@ use crate::{
     Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, SlotResult, Store,
     StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
-        cluster::{
-            fullness,
-            lease::{self, Leased},
-            servers,
-        },
         connecting::{StartupReporter, connect},
         context::{Context, faults::NodeFault},
         keyring::{Keyring, SyncedKeys},
         names::Names,
+        nodes::{
+            fullness,
+            lease::{self, Leased},
+            servers,
+        },
         open_error::OpenError,
         plugins::PluginVersions,
         pubsub::{listener::PubsubListener, listener_request::ListenerRequest, publish_queue::PublishQueue},

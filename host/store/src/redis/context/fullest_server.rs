@@ -1,5 +1,5 @@
 //! How full the fullest server of Redis is, including what this node has written since the servers were last
-//! asked. `cluster::fullness` asks them; `usage` knows what each principal uses.
+//! asked. `nodes::fullness` asks them; `usage` knows what each principal uses.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;

@@ -14,10 +14,10 @@ use super::{
 use crate::{
     Event, HistoryConfig, Hold, ResumeResult, Retention, SessionStore, SessionToken, Unavailable,
     redis::{
-        cluster::lease::{self, Leased},
         context::Context,
         link::Link,
         names::Names,
+        nodes::lease::{self, Leased},
         pubsub::publish_queue::PublishQueue,
         room_index::RoomIndex,
         scripts,

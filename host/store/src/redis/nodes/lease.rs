@@ -5,14 +5,14 @@
 use crate::{
     RESPONSE_TIMEOUT, Unavailable,
     redis::{
-        cluster::{
-            reaper::Reaper,
-            upkeep::{Renewal, Upkeep},
-        },
         context::{
             Context,
             lease_expiry::{CLAIM_DURATION, LEASE_DURATION},
             node_name,
+        },
+        nodes::{
+            reaper::Reaper,
+            upkeep::{Renewal, Upkeep},
         },
         pubsub::listener_request::ListenerRequest,
         replies,

@@ -4,12 +4,12 @@
 use crate::{
     ConnectionId, Event, Unavailable,
     redis::{
-        cluster::{
+        connecting::claim_schema,
+        context::{Context, faults::NodeFault},
+        nodes::{
             lease::{Leased, RENEWAL_INTERVAL},
             session_audit::SessionAudit,
         },
-        connecting::claim_schema,
-        context::{Context, faults::NodeFault},
         pubsub::listener_request::ListenerRequest,
         replies,
     },
