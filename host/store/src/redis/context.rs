@@ -125,15 +125,15 @@ impl Context {
         if let Some(time) = self.cluster_clock.recent() {
             return Ok(time);
         }
-        let said = self.link.command("HGET", vec![self.names.clock().into(), "time".into()]).await?;
-        self.cluster_clock.observe(if said.is_null() { 0 } else { replies::number(&said)? });
+        let time = self.link.command("HGET", vec![self.names.clock().into(), "time".into()]).await?;
+        self.cluster_clock.observe(if time.is_null() { 0 } else { replies::number(&time)? });
         Ok(self.cluster_clock.now())
     }
 
     /// Samples Redis' clock. The fastest reply gives the best estimate, which is needed to order this node's
     /// first resumes among those of other nodes.
     pub(super) async fn sample_clock(&self) {
-        let looked = async {
+        let sampling = async {
             for _ in 0..MAX_SAMPLES {
                 if let Ok(time) = server_time(&self.link, self.names.clock()).await {
                     self.redis_clock.observe(time);
@@ -141,7 +141,7 @@ impl Context {
             }
         };
         // Do not hold up the start when Redis is slow.
-        tokio::time::timeout(CLOCK_SAMPLING_TIMEOUT, looked).await.ok();
+        tokio::time::timeout(CLOCK_SAMPLING_TIMEOUT, sampling).await.ok();
     }
 
     /// Claims entries of a list that are due. Returns them and their new score, until which they are reserved for

@@ -149,8 +149,8 @@ impl Link {
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
         #[cfg(test)]
-        if let Servers::Model(wire) = &self.servers {
-            return wire.run(script, keys, arguments).await;
+        if let Servers::Model(end) = &self.servers {
+            return end.run(script, keys, arguments).await;
         }
         let key = keys.first().cloned().unwrap_or_default();
         let mut call = Call::script("EVALSHA", &script.sha1, keys, arguments);
@@ -174,8 +174,8 @@ impl Link {
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
         #[cfg(test)]
-        if let Servers::Model(wire) = &self.servers {
-            return wire.command(name, arguments).await;
+        if let Servers::Model(end) = &self.servers {
+            return end.command(name, arguments).await;
         }
         let key = arguments.first().and_then(Value::as_string).unwrap_or_default();
         let call = Call { name, arguments };
@@ -187,10 +187,10 @@ impl Link {
     async fn timed(
         &self,
         name: &'static str,
-        asked: impl Future<Output = Result<Value, Error>> + Send,
+        work: impl Future<Output = Result<Value, Error>> + Send,
     ) -> Result<Value, Unavailable> {
         let began = Instant::now();
-        let result = match tokio::time::timeout(RESPONSE_TIMEOUT, asked.boxed()).await {
+        let result = match tokio::time::timeout(RESPONSE_TIMEOUT, work.boxed()).await {
             Ok(result) => result.map_err(|error| Unavailable(self.errors.redact(error.details()))),
             Err(_) => Err(no_answer()),
         };
@@ -208,12 +208,12 @@ impl Link {
             let (endpoint, answer) = match target.take() {
                 None => {
                     let endpoint = self.endpoint_of(key)?;
-                    let answer = endpoint.connection(role).ask_for_key(call).await;
+                    let answer = endpoint.connection(role).send_for_key(call).await;
                     (endpoint, answer)
                 }
                 Some(endpoint) => {
                     let asking = Call { name: "ASKING", arguments: vec![] };
-                    let mut answers = endpoint.connection(role).ask_all(&[&asking, call]).await?;
+                    let mut answers = endpoint.connection(role).send_all(&[&asking, call]).await?;
                     (endpoint, answers.pop().unwrap_or(Ok(Value::Null)))
                 }
             };
@@ -273,8 +273,8 @@ impl Link {
 
     pub(super) fn is_clustered(&self) -> bool {
         #[cfg(test)]
-        if let Servers::Model(wire) = &self.servers {
-            return wire.is_clustered();
+        if let Servers::Model(end) = &self.servers {
+            return end.is_clustered();
         }
         matches!(self.servers, Servers::Cluster(_))
     }
@@ -311,11 +311,11 @@ impl Link {
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
         let call = Call { name: "PING", arguments: vec![] };
         let mut endpoint = self.any()?;
-        let mut answer = self.timed("PING", endpoint.commands.ask(&call)).await;
+        let mut answer = self.timed("PING", endpoint.commands.send(&call)).await;
         // Another server of a Cluster may answer.
         if answer.is_err() && self.is_clustered() {
             endpoint = self.any()?;
-            answer = self.timed("PING", endpoint.commands.ask(&call)).await;
+            answer = self.timed("PING", endpoint.commands.send(&call)).await;
         }
         answer?;
         let is_subscriber_connected = match &self.servers {

@@ -58,21 +58,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_is_down_is_asked_ever_more_rarely_until_it_answers() {
         let (backoff, down) = (Backoff::default(), Error::new(ErrorKind::Cluster, "CLUSTERDOWN it is"));
-        let asked_within = async |span: Duration| {
-            let (end, mut asked) = (Instant::now() + span, 0);
+        let count_within = async |span: Duration| {
+            let (end, mut count) = (Instant::now() + span, 0);
             while Instant::now() < end {
                 if backoff.check().is_ok() {
-                    asked += 1;
+                    count += 1;
                     // Two at the same time count as one.
                     backoff.answered(Some(&down));
                     backoff.answered(Some(&down));
                 }
                 advance(Duration::from_millis(10)).await;
             }
-            asked
+            count
         };
-        assert_eq!(asked_within(Duration::from_millis(1750)).await, 3);
-        assert_eq!(asked_within(Duration::from_secs(60)).await, 30);
+        assert_eq!(count_within(Duration::from_millis(1750)).await, 3);
+        assert_eq!(count_within(Duration::from_secs(60)).await, 30);
         advance(MAX_DELAY).await;
         assert!(backoff.check().is_ok());
         backoff.answered(Some(&Error::new(ErrorKind::Timeout, "late")));
@@ -80,6 +80,6 @@ mod tests {
         assert!(backoff.check().is_ok());
         backoff.answered(Some(&Error::new(ErrorKind::Unknown, "ERR of the command's own")));
         assert!(backoff.check().is_ok());
-        assert_eq!(asked_within(Duration::from_millis(1750)).await, 3, "from the beginning");
+        assert_eq!(count_within(Duration::from_millis(1750)).await, 3, "from the beginning");
     }
 }

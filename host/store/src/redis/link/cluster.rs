@@ -181,7 +181,7 @@ impl Cluster {
     async fn read_routing(&self, server: &Server, endpoint: &Endpoint) -> Result<ClusterRouting, Error> {
         let [info, slots] =
             ["INFO", "SLOTS"].map(|name| Call { name: "CLUSTER", arguments: vec![name.into()] });
-        let mut replies = endpoint.commands.ask_all(&[&info, &slots]).await?.into_iter();
+        let mut replies = endpoint.commands.send_all(&[&info, &slots]).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Null));
         let (info, slots) = (next()?, next()?);
         if epoch_in(&info).is_some_and(|epoch| !self.epoch.observe(epoch)) {
@@ -235,7 +235,7 @@ impl Cluster {
     /// Asks one of the servers for the state of the Cluster, and looks the slots up if they may have moved.
     /// Returns the newest epoch, which rises when slots move.
     pub(super) async fn topology(&self, known: Option<u64>) -> Result<Option<u64>, Unavailable> {
-        let asked = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
+        let call = Call { name: "CLUSTER", arguments: vec!["INFO".into()] };
         let unavailable = |error: Error| Unavailable(self.common.errors.redact(error.details()));
         let any = match self.any() {
             Ok(any) => any,
@@ -244,7 +244,7 @@ impl Cluster {
                 return Err(error);
             }
         };
-        let info = any.commands.ask(&asked).await.map_err(unavailable)?;
+        let info = any.commands.send(&call).await.map_err(unavailable)?;
         let slots = |name| field(&info, name).and_then(|slots| slots.parse().ok()).unwrap_or(0);
         let failing: u64 = slots("cluster_slots_pfail") + slots("cluster_slots_fail");
         self.failing.store(failing, Ordering::Relaxed);

@@ -180,7 +180,7 @@ impl RedisConnection {
     }
 
     /// Sends a command and returns the reply.
-    pub(super) async fn ask(&self, call: &Call) -> Result<Value, Error> {
+    pub(super) async fn send(&self, call: &Call) -> Result<Value, Error> {
         let client = self.ready().await?;
         let options = Options { fail_fast: true, ..Options::default() };
         let answer = client.with_options(&options).custom(command(call), call.arguments.clone()).await;
@@ -189,15 +189,15 @@ impl RedisConnection {
     }
 
     /// The same for a command with a key, which is refused while the Cluster is down.
-    pub(super) async fn ask_for_key(&self, call: &Call) -> Result<Value, Error> {
+    pub(super) async fn send_for_key(&self, call: &Call) -> Result<Value, Error> {
         self.backoff.check()?;
-        let answer = self.ask(call).await;
+        let answer = self.send(call).await;
         self.backoff.answered(answer.as_ref().err());
         answer
     }
 
     /// Sends commands with nothing in between, and returns the reply to each.
-    pub(super) async fn ask_all(&self, calls: &[&Call]) -> Result<Vec<Result<Value, Error>>, Error> {
+    pub(super) async fn send_all(&self, calls: &[&Call]) -> Result<Vec<Result<Value, Error>>, Error> {
         let client = self.ready().await?;
         let pipeline = client.with_options(&Options { fail_fast: true, ..Options::default() }).pipeline();
         for call in calls {

@@ -40,9 +40,9 @@ impl Link {
         arguments: Vec<Value>,
     ) -> Result<(Value, Replication), Unavailable> {
         let key = keys.first().cloned().unwrap_or_default();
-        let asked = Call::info(&["replication"]);
-        let said = self.timed("INFO", async { self.endpoint_of(&key)?.commands.ask(&asked).await }).await?;
-        let replicas = field(&said, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
+        let info = Call::info(&["replication"]);
+        let info = self.timed("INFO", async { self.endpoint_of(&key)?.commands.send(&info).await }).await?;
+        let replicas = field(&info, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0);
         let call = Call::script("EVAL", &script.code, keys, arguments);
         // Directly behind the script, because WAIT is about all writes of the same connection before it.
         let wait = Call {
@@ -53,9 +53,9 @@ impl Link {
         let written = async {
             loop {
                 let endpoint = self.endpoint_of(&key)?;
-                match endpoint.commands.ask_before(&call, &wait).await {
-                    Ok((value, waits)) => {
-                        confirmed = Some(waits);
+                match endpoint.commands.send_before(&call, &wait).await {
+                    Ok((value, second_reply)) => {
+                        confirmed = Some(second_reply);
                         return Ok(value);
                     }
                     // If the slot is moving, this waits until it has arrived.
@@ -70,10 +70,10 @@ impl Link {
         let value = self.timed(script.name, written).await?;
         // The write succeeded, even if its server dies before it tells which replicas have it.
         let confirmed = match confirmed {
-            Some(waits) => waits.await.ok(),
+            Some(second_reply) => second_reply.await.ok(),
             None => None,
         };
-        let confirmed = confirmed.and_then(|said| replies::number(&said).ok()).unwrap_or(0);
+        let confirmed = confirmed.and_then(|reply| replies::number(&reply).ok()).unwrap_or(0);
         Ok((value, Replication { replicas, confirmed }))
     }
 }
@@ -81,14 +81,14 @@ impl Link {
 impl RedisConnection {
     /// Sends a command, and another directly behind it over the same connection. The reply to the second may
     /// come much later or, if the connection breaks, never.
-    async fn ask_before(&self, call: &Call, then: &Call) -> Result<(Value, SecondReply), Error> {
+    async fn send_before(&self, call: &Call, then: &Call) -> Result<(Value, SecondReply), Error> {
         let client = self.ready().await?;
-        let send = |call: &Call| {
+        let start = |call: &Call| {
             let (command, arguments) = (command(call), call.arguments.clone());
             let client = client.with_options(&Options { fail_fast: true, ..Options::default() });
             async move { client.custom::<Value, Value>(command, arguments).await }.boxed()
         };
-        let (mut first, mut second) = (send(call), send(then));
+        let (mut first, mut second) = (start(call), start(then));
         // Each is sent when it is polled for the first time.
         let answer = tokio::select! {
             biased;

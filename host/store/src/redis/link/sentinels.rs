@@ -71,19 +71,19 @@ impl Sentinels {
         Ok(Some(Self { all, call: Call { name: "SENTINEL", arguments }, name }))
     }
 
-    async fn ask(&self) -> Votes {
-        let asked = self.all.iter().map(|sentinel| timeout(REPLY_TIMEOUT, sentinel.ask(&self.call)));
+    async fn count_votes(&self) -> Votes {
+        let replies = self.all.iter().map(|sentinel| timeout(REPLY_TIMEOUT, sentinel.send(&self.call)));
         let mut votes = Votes { masters: BTreeMap::new(), error: "no Sentinel answers".to_owned() };
-        for answer in join_all(asked).await {
-            match answer {
+        for reply in join_all(replies).await {
+            match reply {
                 Ok(Ok(Value::Null)) => {
                     votes.error = format!(
                         "the Sentinels know no master '{}'; check sentinelServiceName in store.url",
                         self.name
                     );
                 }
-                Ok(Ok(answer)) => {
-                    if let Ok((host, port)) = answer.convert::<(String, u16)>() {
+                Ok(Ok(address)) => {
+                    if let Ok((host, port)) = address.convert::<(String, u16)>() {
                         *votes.masters.entry(Server::new(host, port)).or_default() += 1;
                     }
                 }
@@ -96,7 +96,7 @@ impl Sentinels {
 
     /// The master that most of the answering Sentinels name.
     pub(super) async fn master(&self) -> Result<Server, NotConnected> {
-        self.ask().await.winner().map(|(master, _)| master)
+        self.count_votes().await.winner().map(|(master, _)| master)
     }
 
     /// Asks again and again as long as the endpoint exists. If its server answers, it is replaced when more
@@ -111,7 +111,7 @@ impl Sentinels {
     async fn follow_master(&self, endpoint: Weak<Endpoint>) {
         loop {
             sleep(POLL_INTERVAL).await;
-            let Ok((master, votes)) = self.ask().await.winner() else { continue };
+            let Ok((master, votes)) = self.count_votes().await.winner() else { continue };
             let Some(endpoint) = endpoint.upgrade() else { return };
             if endpoint.is_connected() && 2 * votes <= self.all.len() {
                 continue;

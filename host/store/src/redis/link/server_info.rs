@@ -10,8 +10,8 @@ impl Link {
     /// replica.
     pub(crate) async fn identity(&self, server: &Server) -> Result<String, Unavailable> {
         let call = Call::info(&["server", "replication"]);
-        let said = self.timed("INFO", self.endpoint_at(server)?.commands.ask(&call)).await?;
-        match (field(&said, "run_id"), field(&said, "master_replid")) {
+        let info = self.timed("INFO", self.endpoint_at(server)?.commands.send(&call)).await?;
+        match (field(&info, "run_id"), field(&info, "master_replid")) {
             (Some(run), Some(replication)) => Ok(format!("{run} {replication}")),
             _ => Err(Unavailable("INFO of Redis has no run_id or master_replid".to_owned())),
         }
@@ -20,14 +20,14 @@ impl Link {
     /// The memory of a server. Without a limit of its own, the limit is 60 % of its machine. A server that
     /// evicts keys has no limit, because it is never full.
     pub(crate) async fn memory(&self, server: &Server) -> Result<ServerMemory, Unavailable> {
-        let said =
-            self.timed("INFO", self.endpoint_at(server)?.commands.ask(&Call::info(&["memory"]))).await?;
-        let number = |name| field(&said, name).and_then(|number| number.parse::<usize>().ok());
+        let info =
+            self.timed("INFO", self.endpoint_at(server)?.commands.send(&Call::info(&["memory"]))).await?;
+        let number = |name| field(&info, name).and_then(|number| number.parse::<usize>().ok());
         let used = number("used_memory")
             .ok_or_else(|| Unavailable("INFO of Redis has no used_memory".to_owned()))?;
         let machine =
             || number("total_system_memory").filter(|bytes| *bytes > 0).map(|bytes| bytes / 100 * 60);
-        let limit = match field(&said, "maxmemory_policy").is_none_or(|policy| policy == "noeviction") {
+        let limit = match field(&info, "maxmemory_policy").is_none_or(|policy| policy == "noeviction") {
             true => number("maxmemory").filter(|bytes| *bytes > 0).or_else(machine),
             false => None,
         };

@@ -51,7 +51,7 @@ pub(super) struct Checker {
 
 /// What the model knows about a connection without the store.
 pub(super) struct ConnectionFacts {
-    pub asked: Instant,
+    pub requested_at: Instant,
     /// Whether its client uses it.
     pub lives: bool,
 }
@@ -79,11 +79,11 @@ impl Checker {
     pub(super) fn execute(
         &mut self,
         engine: &ScriptEngine,
-        ask: &RedisCall,
+        call: &RedisCall,
         sent: Instant,
         known: impl Fn(&str) -> Option<ConnectionFacts>,
     ) -> Result<Value, (Value, String)> {
-        let (script, keys, arguments) = match ask {
+        let (script, keys, arguments) = match call {
             RedisCall::Script(script, keys, arguments) => (script, keys, arguments),
             RedisCall::Command(name, arguments) => {
                 let words: Vec<_> = [*name].into_iter().chain(arguments.iter().map(String::as_str)).collect();
@@ -210,13 +210,13 @@ impl SessionTrace {
         match name {
             "create_session" => self.holder = Some(connection.to_owned()),
             "resume_session" => {
-                let asked = known.expect("the model made it").asked;
+                let requested_at = known.expect("the model made it").requested_at;
                 if self.over {
                     return Err("a session was taken that had ended".to_owned());
                 }
                 let is_other = self.holder.as_deref() != Some(connection);
-                let is_in_doubt = clock_set_at.is_some_and(|clock_set_at| clock_set_at > asked);
-                if is_other && !is_in_doubt && self.taken.is_some_and(|taken| taken > asked) {
+                let is_in_doubt = clock_set_at.is_some_and(|clock_set_at| clock_set_at > requested_at);
+                if is_other && !is_in_doubt && self.taken.is_some_and(|taken| taken > requested_at) {
                     return Err("it was taken from a connection that had taken it after this one had asked"
                         .to_owned());
                 }

@@ -53,7 +53,7 @@ pub(super) struct ModelConnection {
     pub id: ConnectionId,
     pub client: usize,
     pub process: ProcessId,
-    pub asked: Instant,
+    pub requested_at: Instant,
     /// The session that it asks for or has.
     pub token: Option<SessionToken>,
     pub state: State,

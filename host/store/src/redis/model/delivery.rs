@@ -40,29 +40,29 @@ impl World {
         if fate == Fate::GivenUp {
             let mut queue = self.network.calls();
             let (answer, _) = tokio::sync::oneshot::channel();
-            let waits = std::mem::replace(&mut queue.messages[at].answer, answer);
-            let name = queue.messages[at].ask.name();
+            let waiter = std::mem::replace(&mut queue.messages[at].answer, answer);
+            let name = queue.messages[at].call.name();
             drop(queue);
-            waits.send(Err(Unavailable("cut off".to_owned()))).ok();
+            waiter.send(Err(Unavailable("cut off".to_owned()))).ok();
             self.trace(|| format!("  cut off: {name}"));
             return;
         }
-        let InFlightCall { process, ask, sent, answer } = self.network.calls().messages.remove(at);
-        if let RedisCall::Command("SADD", arguments) = &ask
+        let InFlightCall { process, call, sent, answer } = self.network.calls().messages.remove(at);
+        if let RedisCall::Command("SADD", arguments) = &call
             && answer.is_closed()
         {
             self.late_owned_entries.extend(arguments[1..].iter().cloned());
         }
-        let (value, wrong) = match self.execute(&ask, sent) {
+        let (value, wrong) = match self.execute(&call, sent) {
             Ok(value) => (value, None),
             Err((value, wrong)) => (value, Some(wrong)),
         };
-        let is_routine = is_routine(&ask, &value);
+        let is_routine = is_routine(&call, &value);
         self.trace(|| {
             if is_routine {
                 return String::new();
             }
-            let what = match &ask {
+            let what = match &call {
                 RedisCall::Script(script, keys, arguments) => {
                     format!("{} {} {arguments:?}", script.name, keys[0])
                 }
@@ -74,7 +74,7 @@ impl World {
         if let Some(wrong) = wrong {
             self.fail(wrong);
         }
-        self.expect_as_confirmed(&ask, &value);
+        self.expect_as_confirmed(&call, &value);
         let answered = match fate {
             Fate::Answered => Ok(value),
             _ => Err(Unavailable("cut off".to_owned())),
@@ -84,11 +84,15 @@ impl World {
 
     /// After a node has released a session whose client had all answers, it has exactly the rooms that the
     /// client knows.
-    fn expect_as_confirmed(&mut self, ask: &RedisCall, answer: &types::Value) {
-        let RedisCall::Script(script, _, arguments) = ask else { return };
-        let said = |parts: &[types::Value]| parts.first()?.as_string();
-        let is_let_go = matches!(answer, types::Value::Array(parts) if said(parts).as_deref() == Some("ok"));
-        if script.name != "release_session" || !arguments[1].is_empty() || !is_let_go || self.watch.lost_data
+    fn expect_as_confirmed(&mut self, call: &RedisCall, answer: &types::Value) {
+        let RedisCall::Script(script, _, arguments) = call else { return };
+        let status = |parts: &[types::Value]| parts.first()?.as_string();
+        let is_let_go =
+            matches!(answer, types::Value::Array(parts) if status(parts).as_deref() == Some("ok"));
+        if script.name != "release_session"
+            || !arguments[1].is_empty()
+            || !is_let_go
+            || self.checker.lost_data
         {
             return;
         }
@@ -103,7 +107,7 @@ impl World {
 
     pub(super) fn execute(
         &mut self,
-        ask: &RedisCall,
+        call: &RedisCall,
         sent: Instant,
     ) -> Result<types::Value, (types::Value, String)> {
         let (connections, clients) = (&self.connections, &self.clients);
@@ -112,9 +116,9 @@ impl World {
             let at = connections.iter().position(|connection| connection.id == id)?;
             let connection = &connections[at];
             let lives = connection.state == State::Open && clients[connection.client].current == Some(at);
-            Some(ConnectionFacts { asked: connection.asked, lives })
+            Some(ConnectionFacts { requested_at: connection.requested_at, lives })
         };
-        self.watch.execute(&self.engine, ask, sent, known)
+        self.checker.execute(&self.engine, call, sent, known)
     }
 
     /// Delivers all of these commands, and those that follow from them. Returns whether there were any.
@@ -159,9 +163,9 @@ impl World {
 }
 
 /// Whether a command is not worth a line in the trace, because nodes send it every second.
-fn is_routine(ask: &RedisCall, answer: &types::Value) -> bool {
+fn is_routine(call: &RedisCall, answer: &types::Value) -> bool {
     let is_empty = |part: &types::Value| matches!(part, types::Value::Array(parts) if parts.is_empty());
-    match (ask, answer) {
+    match (call, answer) {
         (RedisCall::Script(script, _, arguments), types::Value::Array(parts))
             if script.name == "renew_lease" =>
         {
@@ -170,7 +174,7 @@ fn is_routine(ask: &RedisCall, answer: &types::Value) -> bool {
                 && parts[4..].iter().all(is_empty)
         }
         _ => matches!(
-            (ask.name(), answer),
+            (call.name(), answer),
             ("LPOP", types::Value::Null)
                 | ("HGET", _)
                 | ("claim_due", _)

@@ -23,7 +23,7 @@ const ONE_MILLISECOND: Duration = Duration::from_millis(1);
 const MIN_CLOCK_STEP_INTERVAL: Duration = Duration::from_millis(2500);
 
 fn is_lease_renewal(world: &World, message: &InFlightCall) -> bool {
-    matches!(message.ask.name(), "renew_lease" | "LPOP") && world.is_reachable(message)
+    matches!(message.call.name(), "renew_lease" | "LPOP") && world.is_reachable(message)
 }
 
 pub(super) fn room(name: &str) -> RoomName {
@@ -142,7 +142,7 @@ impl World {
                 true
             }
             ModelStep::SetClock(seconds) => {
-                if let Some(before) = self.watch.set {
+                if let Some(before) = self.checker.set {
                     self.advance_time(
                         MIN_CLOCK_STEP_INTERVAL.saturating_sub(before.elapsed()),
                         is_lease_renewal,
@@ -150,14 +150,14 @@ impl World {
                     .await;
                 }
                 self.engine.server.borrow_mut().set_clock(seconds);
-                self.watch.set = Some(Instant::now());
+                self.checker.set = Some(Instant::now());
                 true
             }
         }
     }
 
     fn lost_data(&mut self) {
-        Checker::lost_data(&mut self.watch);
+        Checker::lost_data(&mut self.checker);
         for client in &mut self.clients {
             client.is_uncertain = true;
             client.acknowledged.clear();
@@ -190,7 +190,7 @@ impl World {
             id,
             client,
             process,
-            asked: Instant::now(),
+            requested_at: Instant::now(),
             token: self.clients[client].token,
             state: State::Waiting,
             connecting: None,
@@ -209,22 +209,22 @@ impl World {
 
     pub(super) fn read(&mut self, at: usize) -> bool {
         let connection = &self.connections[at];
-        let (id, asked, principal) =
-            (connection.id, connection.asked, self.clients[connection.client].principal.clone());
-        if asked.elapsed() > CONNECT_TIMEOUT {
+        let (id, requested_at, principal) =
+            (connection.id, connection.requested_at, self.clients[connection.client].principal.clone());
+        if requested_at.elapsed() > CONNECT_TIMEOUT {
             self.connections[at].state = State::Closed;
             let client = &mut self.clients[self.connections[at].client];
             client.current = client.current.filter(|current| *current != at);
             return true;
         }
-        let (store, ears, network) =
-            (self.stores[connection.process].clone(), self.ears.clone(), self.network.clone());
+        let (store, events, network) =
+            (self.stores[connection.process].clone(), self.events.clone(), self.network.clone());
         let token = connection.token;
         let position = self.position(ROOMS[0]);
         let task = tokio::spawn(async move {
-            let told = match token {
+            let event = match token {
                 Some(token) => {
-                    ModelEvent::Resumed(at, store.resume(token, &principal, id, asked, None).await)
+                    ModelEvent::Resumed(at, store.resume(token, &principal, id, requested_at, None).await)
                 }
                 None => {
                     let membership = Membership { filter: None, position };
@@ -232,7 +232,7 @@ impl World {
                     ModelEvent::Created(at, store.create(&principal, id, vec![join]).await)
                 }
             };
-            ears.push(told);
+            events.push(event);
             network.sent.notify_one();
         });
         let connection = &mut self.connections[at];
@@ -248,7 +248,7 @@ impl World {
         let position = self.position(name);
         let connection = &mut self.connections[at];
         let (store, hold) = (self.stores[connection.process].clone(), connection.hold());
-        let (ears, network) = (self.ears.clone(), self.network.clone());
+        let (events, network) = (self.events.clone(), self.network.clone());
         let (anew, filter) = (!connection.told.contains_key(name), seat.clone());
         let client = &mut self.clients[client];
         client.possible.entry(name).or_default().insert(seat.clone());
@@ -264,7 +264,7 @@ impl World {
                 }
                 None => store.leave(hold, vec![room(name)]).await,
             };
-            ears.push(ModelEvent::Changed(at, done));
+            events.push(ModelEvent::Changed(at, done));
             network.sent.notify_one();
         });
         connection.change = Some(PendingChange { task: task.abort_handle(), room: name, seat });

@@ -96,7 +96,7 @@ impl World {
         }
         let key = format!("m:{{@{}}}:session:{}", session.principal, session.id);
         let is_holder =
-            self.watch.seen(&key).is_some_and(|seen| seen.holder.as_deref() == Some(&id.to_string()));
+            self.checker.seen(&key).is_some_and(|seen| seen.holder.as_deref() == Some(&id.to_string()));
         if !is_holder || record.is_uncertain() || record.wants_write() {
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl World {
 
     /// Checks the state in Redis when nothing is in progress.
     pub(super) fn check_quiescent(&mut self) -> Result<(), String> {
-        let is_exact = !self.watch.lost_data;
+        let is_exact = !self.checker.lost_data;
         let server = self.engine.clone();
         let mut server = server.server.borrow_mut();
         let now = server.cluster_time();

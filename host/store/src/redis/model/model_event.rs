@@ -9,8 +9,8 @@ use crate::{ConnectionId, Event, Membership, ResumeResult, ResumedSession, Sessi
 use switchyard_protocol::{Position, room::RoomName};
 
 impl World {
-    pub(super) async fn handle_event(&mut self, told: ModelEvent) {
-        match told {
+    pub(super) async fn handle_event(&mut self, event: ModelEvent) {
+        match event {
             ModelEvent::Event(process, Event::Probe(id)) => {
                 let Some(at) = self.find_connection(process, id) else { return };
                 self.connections[at].probed = true;
@@ -133,7 +133,7 @@ impl World {
     async fn taken_over(&mut self, at: usize) {
         let connection = &self.connections[at];
         let is_only = self.clients[connection.client].current == Some(at);
-        if is_only && self.watch.set.is_none() && !self.watch.lost_data {
+        if is_only && self.checker.set.is_none() && !self.checker.lost_data {
             self.fail("closed with 4409, but the client is on no other connection".to_owned());
         }
         self.trace(|| format!("  {at}: 4409"));

@@ -34,7 +34,7 @@ impl RedisCall {
 
 pub(crate) struct InFlightCall {
     pub process: ProcessId,
-    pub ask: RedisCall,
+    pub call: RedisCall,
     pub sent: Instant,
     pub answer: oneshot::Sender<Result<Value, Unavailable>>,
 }
@@ -83,7 +83,7 @@ impl NetworkEnd {
         keys: Vec<String>,
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
-        self.ask(RedisCall::Script(script, keys, texts(arguments))).await
+        self.send(RedisCall::Script(script, keys, texts(arguments))).await
     }
 
     pub(crate) async fn command(
@@ -91,14 +91,14 @@ impl NetworkEnd {
         name: &'static str,
         arguments: Vec<Value>,
     ) -> Result<Value, Unavailable> {
-        self.ask(RedisCall::Command(name, texts(arguments))).await
+        self.send(RedisCall::Command(name, texts(arguments))).await
     }
 
     pub(crate) fn is_clustered(&self) -> bool {
         self.clustered
     }
 
-    async fn ask(&self, ask: RedisCall) -> Result<Value, Unavailable> {
+    async fn send(&self, call: RedisCall) -> Result<Value, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let is_dead = {
             let mut queue = self.network.calls();
@@ -106,7 +106,7 @@ impl NetworkEnd {
             if !is_dead {
                 queue.messages.push(InFlightCall {
                     process: self.process,
-                    ask,
+                    call,
                     sent: Instant::now(),
                     answer,
                 });

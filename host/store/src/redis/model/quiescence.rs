@@ -67,7 +67,7 @@ impl World {
         let left: Vec<_> =
             server.values().map(|(key, _)| key.to_owned()).filter(|key| is_of_sessions(key)).collect();
         drop(server);
-        if !self.watch.lost_data && !left.is_empty() {
+        if !self.checker.lost_data && !left.is_empty() {
             self.fail(format!("left after all clients had gone: {left:?}"));
         }
     }

@@ -10,7 +10,7 @@ fn a_failed_resume_leaves_no_owned_entry() {
         world.step(EndSession { client: 0 }).await;
         world.step(DeliverAll).await;
         world.step(Connect { client: 0, node: 1, replaces: true, unread: false }).await;
-        world.advance_time(Duration::from_millis(2300), |_, message| message.ask.name() != "SREM").await;
+        world.advance_time(Duration::from_millis(2300), |_, message| message.call.name() != "SREM").await;
         world.deliver_one("SREM", Fate::GivenUp).await;
     });
 }
@@ -140,7 +140,7 @@ fn a_session_taken_back_twice_ends_up_under_its_nodes_current_name() {
 #[test]
 fn a_session_is_written_while_it_is_audited() {
     scenario(async |world| {
-        world.advance_time(Duration::from_millis(1100), |_, message| message.ask.name() != "SADD").await;
+        world.advance_time(Duration::from_millis(1100), |_, message| message.call.name() != "SADD").await;
         assert!(world.in_flight().contains(&"SADD"), "of the audit: {:?}", world.in_flight());
         world.step(Join { client: 0, room: 1, filter: 0 }).await;
         world.deliver_one("update_session", Fate::Answered).await;
@@ -150,7 +150,7 @@ fn a_session_is_written_while_it_is_audited() {
 #[test]
 fn a_session_that_is_released_while_it_is_audited_leaves_no_owned_entry() {
     scenario(async |world| {
-        world.advance_time(Duration::from_millis(1100), |_, message| message.ask.name() != "SADD").await;
+        world.advance_time(Duration::from_millis(1100), |_, message| message.call.name() != "SADD").await;
         world.step(Disconnect { client: 0 }).await;
         world.deliver_all_but(&["SADD"]).await;
         assert!(world.in_flight().contains(&"SADD") && !world.in_flight().contains(&"SREM"));
@@ -166,7 +166,7 @@ fn the_lease_is_renewed_every_second_whatever_else_is_not_answered() {
     scenario(async |world| {
         let renewals = RefCell::new(BTreeSet::new());
         let which = |_: &World, message: &InFlightCall| {
-            let is_renewal = message.ask.name() == "renew_lease";
+            let is_renewal = message.call.name() == "renew_lease";
             if is_renewal && message.process == 0 {
                 renewals.borrow_mut().insert(message.sent);
             }

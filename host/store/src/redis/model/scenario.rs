@@ -33,7 +33,7 @@ impl World {
 
     /// Delivers the first command with this name that a node waits for.
     pub(super) async fn deliver_one(&mut self, name: &str, fate: Fate) {
-        let at = self.find(|message| message.ask.name() == name);
+        let at = self.find(|message| message.call.name() == name);
         self.deliver(
             at.unwrap_or_else(|| panic!("no {name} is in flight, only {:?}", self.in_flight())),
             fate,
@@ -45,7 +45,7 @@ impl World {
     pub(super) async fn deliver_late(&mut self, name: &str) {
         let at = {
             let queue = self.network.calls();
-            let is_late = |message: &InFlightCall| !queue.is_awaited(message) && message.ask.name() == name;
+            let is_late = |message: &InFlightCall| !queue.is_awaited(message) && message.call.name() == name;
             queue.messages.iter().position(is_late)
         };
         self.deliver(at.unwrap_or_else(|| panic!("no {name} was given up")), Fate::Answered);
@@ -55,13 +55,13 @@ impl World {
     /// Delivers all commands of nodes that reach Redis, except these.
     pub(super) async fn deliver_all_but(&mut self, names: &[&str]) {
         self.deliver_all(|world, message| {
-            world.is_reachable(message) && !names.contains(&message.ask.name())
+            world.is_reachable(message) && !names.contains(&message.call.name())
         })
         .await;
     }
 
     pub(super) fn in_flight(&self) -> Vec<&'static str> {
-        self.network.calls().messages.iter().map(|message| message.ask.name()).collect()
+        self.network.calls().messages.iter().map(|message| message.call.name()).collect()
     }
 
     /// The process that the client is connected to, and the rooms that it is in.

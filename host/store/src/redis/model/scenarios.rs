@@ -113,7 +113,7 @@ fn a_session_is_cleaned_up_though_its_node_came_back_and_died_during_the_cleanup
         assert!(world.in_flight().contains(&"release_session"), "{:?}", world.in_flight());
         world.step(Heal { node: 0 }).await;
         world
-            .advance_time(Duration::from_millis(1000), |_, message| message.ask.name() != "release_session")
+            .advance_time(Duration::from_millis(1000), |_, message| message.call.name() != "release_session")
             .await;
         world.step(Pong { client: 0 }).await;
         world.deliver_all_but(&["release_session"]).await;

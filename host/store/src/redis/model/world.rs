@@ -55,8 +55,8 @@ pub(super) enum ModelEvent {
 pub(super) struct EventQueue(Arc<Mutex<VecDeque<ModelEvent>>>);
 
 impl EventQueue {
-    pub(super) fn push(&self, told: ModelEvent) {
-        self.0.lock().expect("nobody panics with it").push_back(told);
+    pub(super) fn push(&self, event: ModelEvent) {
+        self.0.lock().expect("nobody panics with it").push_back(event);
     }
 
     fn pop(&self) -> Option<ModelEvent> {
@@ -67,14 +67,14 @@ impl EventQueue {
 pub(super) struct World {
     pub engine: Rc<ScriptEngine>,
     pub network: Arc<ModelNetwork>,
-    pub ears: EventQueue,
+    pub events: EventQueue,
     /// The nodes that are running.
     pub nodes: [Option<ModelNode>; NODES],
     /// The store of each process, including those that died.
     pub stores: Vec<Arc<RedisStore>>,
     pub clients: Vec<ModelClient>,
     pub connections: Vec<ModelConnection>,
-    pub watch: Checker,
+    pub checker: Checker,
     pub saved: Option<FakeRedis>,
     /// Entries that a late command added to what a node owns.
     pub late_owned_entries: BTreeSet<String>,
@@ -102,12 +102,12 @@ impl World {
         let mut world = Self {
             engine: engine.clone(),
             network: Arc::default(),
-            ears: EventQueue::default(),
+            events: EventQueue::default(),
             nodes: Default::default(),
             stores: vec![],
             clients: (0..CLIENTS).map(ModelClient::new).collect(),
             connections: vec![],
-            watch: Checker::default(),
+            checker: Checker::default(),
             saved: None,
             late_owned_entries: BTreeSet::new(),
             published: BTreeMap::new(),
@@ -140,16 +140,16 @@ impl World {
 
     pub(super) async fn start(&mut self, node: usize) {
         let process = self.stores.len();
-        let wire = NetworkEnd { network: self.network.clone(), process, clustered: self.clustered };
-        let link = Link::modelled(self.metrics.clone(), wire);
+        let end = NetworkEnd { network: self.network.clone(), process, clustered: self.clustered };
+        let link = Link::modelled(self.metrics.clone(), end);
         let retention = Retention {
             history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 },
             session_ttl: SESSION_TTL,
             idempotency_key_ttl: Duration::from_secs(60),
         };
-        let (ears, network) = (self.ears.clone(), self.network.clone());
+        let (events, network) = (self.events.clone(), self.network.clone());
         let feed = Arc::new(move |event| {
-            ears.push(ModelEvent::Event(process, event));
+            events.push(ModelEvent::Event(process, event));
             network.sent.notify_one();
             true
         });
@@ -172,7 +172,7 @@ impl World {
         while !begins.is_finished() {
             self.settle().await;
             let first =
-                self.find(|message| message.process == process && message.ask.name() == "renew_lease");
+                self.find(|message| message.process == process && message.call.name() == "renew_lease");
             let Some(first) = first else { continue };
             self.deliver(first, Fate::Answered);
         }
@@ -212,9 +212,9 @@ impl World {
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             let mut any = false;
-            while let Some(told) = self.ears.pop() {
+            while let Some(event) = self.events.pop() {
                 any = true;
-                self.handle_event(told).await;
+                self.handle_event(event).await;
             }
             if !any {
                 break;
@@ -233,8 +233,8 @@ impl World {
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
         let epoch = self.next_epoch();
         let arguments = [&epoch, "", "0", "0", "60000", "86400000"].map(str::to_owned);
-        let ask = RedisCall::Script(&scripts::rooms::READ, keys.into(), arguments.into());
-        if let Err((_, wrong)) = self.execute(&ask, Instant::now()) {
+        let call = RedisCall::Script(&scripts::rooms::READ, keys.into(), arguments.into());
+        if let Err((_, wrong)) = self.execute(&call, Instant::now()) {
             self.fail(wrong);
         }
         self.published.insert(room, 0);
@@ -245,9 +245,9 @@ impl World {
     pub(super) fn renew(&mut self, room: &'static str) {
         let ended = self.position(room).epoch.to_string();
         let keys = ["room", "log", "acks"].map(|rest| format!("m:{{{room}}}:{rest}"));
-        let ask =
+        let call =
             RedisCall::Script(&scripts::rooms::BEGIN_EPOCH, keys.into(), vec![ended, self.next_epoch()]);
-        if let Err((_, wrong)) = self.execute(&ask, Instant::now()) {
+        if let Err((_, wrong)) = self.execute(&call, Instant::now()) {
             self.fail(wrong);
         }
         self.announce_new_epoch(room);

@@ -148,14 +148,14 @@ mod tests {
             }
         };
         fail(&mut queue, of_bad);
-        let mut asked = 0;
+        let mut started = 0;
         for _ in 0..600 {
             advance(Duration::from_millis(100)).await;
             let begun = begin(&mut queue);
-            asked += begun.len();
+            started += begun.len();
             fail(&mut queue, begun);
         }
-        assert!((58..=66).contains(&asked), "{asked} in a minute");
+        assert!((58..=66).contains(&started), "{started} in a minute");
         advance(MAX_RETRY_DELAY).await;
         let (.., permit) = queue.next(Instant::now()).expect("one");
         assert!(queue.next(Instant::now()).is_none(), "no other room before that one is read");
