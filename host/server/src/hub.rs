@@ -161,7 +161,7 @@ impl Hub {
         let command = ShardCommand::Acknowledge { room, seat: id, epoch, offset, reply };
         self.shards[seat.shard].queue.send(command).ok();
         let position = answer.await.unwrap_or(Err(AckError::Unsent))?;
-        self.store.sessions.acknowledge(connection.hold(), &seat.room, &position);
+        self.store.sessions.acknowledge(connection.session_handle(), &seat.room, &position);
         Ok(())
     }
 

@@ -11,8 +11,8 @@ mod rooms;
 mod sessions;
 
 use crate::{
-    ConnectionId, Event, EventFeed, HistoryConfig, Hold, Join, Members, Membership, Message, PageLimit,
-    Permit, Reader, Receipt, ResumeResult, ResumedSession, Retention, SessionToken, SlotResult, Store,
+    ConnectionId, Event, EventFeed, HistoryConfig, Join, Members, Membership, Message, PageLimit, Permit,
+    Reader, Receipt, ResumeResult, ResumedSession, Retention, SessionHandle, SessionToken, SlotResult, Store,
     Stored,
 };
 use std::{
@@ -126,10 +126,10 @@ impl Subject {
         self.events.lock().unwrap().iter().map(show).collect()
     }
 
-    async fn join(&self, hold: Hold, name: &str, filter: Option<&str>, position: &Position) {
+    async fn join(&self, handle: SessionHandle, name: &str, filter: Option<&str>, position: &Position) {
         let membership = Membership { filter: filter.map(Into::into), position: position.clone() };
         let join = Join { room: room(name), membership, anew: false };
-        self.store.sessions.join(hold, vec![join]).await.unwrap();
+        self.store.sessions.join(handle, vec![join]).await.unwrap();
     }
 
     /// Waits until as many events have come as are expected, and compares them.
@@ -158,13 +158,13 @@ impl Subject {
         tokio::time::sleep(self.unit * count).await;
     }
 
-    async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> Hold {
+    async fn member(&self, principal: &str, name: &str, filter: Option<&str>) -> SessionHandle {
         let connection = ConnectionId::random();
         let token = self.store.sessions.create(&principal.into(), connection, vec![]).await.unwrap();
         let position = self.position_on_joining(name).await;
-        let hold = Hold { token, connection };
-        self.join(hold, name, filter, &position).await;
-        hold
+        let handle = SessionHandle { token, connection };
+        self.join(handle, name, filter, &position).await;
+        handle
     }
 
     /// The room's position, as a client that joins sees it.

@@ -1,7 +1,7 @@
 //! The trait of what only a store outside of this process has: it can be unreachable, lose data, and be
 //! shared with other nodes.
 
-use crate::{Hold, Unavailable};
+use crate::{SessionHandle, Unavailable};
 
 /// A store that is reached over the network.
 #[async_trait::async_trait]
@@ -17,7 +17,7 @@ pub trait RemoteStore: Send + Sync {
     /// Records that the client of this connection has answered the ping of an
     /// [`Event::Probe`](crate::Event::Probe), and takes its session back unless another connection has
     /// resumed it by now.
-    fn confirm_alive(&self, hold: Hold);
+    fn confirm_alive(&self, handle: SessionHandle);
 
     /// Writes what is not written yet, and tells the other nodes that this one is gone. The store must not be
     /// used afterwards.

@@ -4,9 +4,9 @@ use crate::{ConnectionId, Membership, Permit, SessionToken};
 use switchyard_protocol::room::RoomName;
 
 /// A session, as seen by a connection that holds it or has held it. Once another connection has taken the
-/// session over, requests with this hold are refused.
+/// session over, requests with this handle are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
+pub struct SessionHandle {
     /// Identifies the session.
     pub token: SessionToken,
     /// The connection.

@@ -1,6 +1,6 @@
 //! The trait of a store's sessions: which connection holds each, and which rooms it is in. Knows no messages.
 
-use crate::{ConnectionId, Hold, Join, ResumeResult, SessionToken, SlotResult, Unavailable};
+use crate::{ConnectionId, Join, ResumeResult, SessionHandle, SessionToken, SlotResult, Unavailable};
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
@@ -48,27 +48,27 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<ResumeResult, Unavailable>;
 
     /// Starts the session's time to live, because its connection has ended.
-    fn detach(&self, hold: Hold);
+    fn detach(&self, handle: SessionHandle);
 
     /// Ends the session at once.
-    fn end(&self, hold: Hold);
+    fn end(&self, handle: SessionHandle);
 
     /// Makes the session a member of rooms, or changes its filters there: in all of them or in none.
     ///
     /// If this fails, the session stays as it was, even if the store carries the change out later. A
     /// connection that resumes the session can find the change only if this node dies before the store has
     /// confirmed the old state.
-    async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable>;
+    async fn join(&self, handle: SessionHandle, joins: Vec<Join>) -> Result<(), Unavailable>;
 
     /// Removes the session from rooms, and ignores rooms that it is not in. A failure has the same effect as
     /// for [`join`](Self::join).
-    async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable>;
+    async fn leave(&self, handle: SessionHandle, rooms: Vec<RoomName>) -> Result<(), Unavailable>;
 
     /// Records that the client has received all messages up to a position, whose epoch it knows. The
     /// membership moves to that epoch. Positions before an earlier one of the same epoch have no effect.
-    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position);
+    fn acknowledge(&self, handle: SessionHandle, room: &RoomName, position: &Position);
 
     /// Records that the client knows that the room continues after a position: messages before it are no
     /// longer replayed.
-    fn advance(&self, hold: Hold, room: &RoomName, position: &Position);
+    fn advance(&self, handle: SessionHandle, room: &RoomName, position: &Position);
 }

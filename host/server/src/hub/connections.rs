@@ -18,7 +18,7 @@ use std::{
 use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
 use switchyard_protocol::{Close, ErrorCode, Frame, Position, Refusal, reply, room::RoomName, unix_ms};
 use switchyard_store::{
-    ConnectionId, Hold, Permit, SessionToken, SlotResult,
+    ConnectionId, Permit, SessionHandle, SessionToken, SlotResult,
     key::{Digest, Scope},
 };
 
@@ -162,8 +162,8 @@ impl Drop for Registration {
             return;
         }
         match connection.ended.load(Ordering::Relaxed) {
-            true => hub.store.sessions.end(connection.hold()),
-            false => hub.store.sessions.detach(connection.hold()),
+            true => hub.store.sessions.end(connection.session_handle()),
+            false => hub.store.sessions.detach(connection.session_handle()),
         }
     }
 }
@@ -185,8 +185,8 @@ impl Connection {
     }
 
     /// Identifies the connection and its session to the store.
-    pub(crate) fn hold(&self) -> Hold {
-        Hold { token: self.session(), connection: self.id }
+    pub(crate) fn session_handle(&self) -> SessionHandle {
+        SessionHandle { token: self.session(), connection: self.id }
     }
 
     /// The token of its session. Call it only after the connection was authenticated.

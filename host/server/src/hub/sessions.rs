@@ -42,7 +42,7 @@ impl Hub {
         if joins.is_empty() {
             return Ok(());
         }
-        self.store.sessions.join(connection.hold(), joins).await.map_err(unavailable)
+        self.store.sessions.join(connection.session_handle(), joins).await.map_err(unavailable)
     }
 
     /// Records that the session has left these rooms. If that fails, it is still in all of them.
@@ -54,18 +54,18 @@ impl Hub {
         if rooms.is_empty() {
             return Ok(());
         }
-        self.store.sessions.leave(connection.hold(), rooms).await.map_err(unavailable)
+        self.store.sessions.leave(connection.session_handle(), rooms).await.map_err(unavailable)
     }
 
     /// Records that the client has been told that a room continues after a position.
     pub(crate) fn advance(&self, connection: &Connection, room: &RoomName, position: &Position) {
-        self.store.sessions.advance(connection.hold(), room, position);
+        self.store.sessions.advance(connection.session_handle(), room, position);
     }
 
     /// Tells the store that the client of a connection is alive.
     pub(crate) fn confirm_alive(&self, connection: &Connection) {
         if let Some(remote) = &self.store.remote {
-            remote.confirm_alive(connection.hold());
+            remote.confirm_alive(connection.session_handle());
         }
     }
 

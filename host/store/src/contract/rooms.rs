@@ -49,7 +49,7 @@ pub(super) async fn a_message_that_needs_a_member_is_published_only_while_there_
     let token = s.store.sessions.create(&acme, connection, joins).await.unwrap();
     let first = Instant::now();
     assert_eq!(publish(Some("k")).await, Some((1, false)));
-    s.store.sessions.detach(Hold { token, connection });
+    s.store.sessions.detach(SessionHandle { token, connection });
     assert_eq!(publish(None).await, Some((2, false)), "it can be resumed");
     s.units(SESSION_TTL_UNITS + 2).await;
     s.eventually(async || s.count("@acme").await == 0).await;

@@ -3,8 +3,8 @@
 
 use super::{MemoryStore, sessions::ResumeError};
 use crate::{
-    ConnectionId, Hold, Join, Permit, ResumeResult, ResumedSession, SessionStore, SessionToken, SlotResult,
-    Unavailable,
+    ConnectionId, Join, Permit, ResumeResult, ResumedSession, SessionHandle, SessionStore, SessionToken,
+    SlotResult, Unavailable,
 };
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
@@ -39,7 +39,7 @@ impl SessionStore for MemoryStore {
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
         let token = self.sessions().create(principal, connection);
-        self.join(Hold { token, connection }, joins).await?;
+        self.join(SessionHandle { token, connection }, joins).await?;
         Ok(token)
     }
 
@@ -73,47 +73,47 @@ impl SessionStore for MemoryStore {
         Ok(ResumeResult::Resumed(ResumedSession { previous, rooms, permit }))
     }
 
-    fn detach(&self, hold: Hold) {
-        self.sessions().detach(hold, Instant::now());
+    fn detach(&self, handle: SessionHandle) {
+        self.sessions().detach(handle, Instant::now());
     }
 
-    fn end(&self, hold: Hold) {
-        let rooms = self.sessions().end(hold);
-        rooms.iter().for_each(|room| self.remove_member(hold.token, room));
+    fn end(&self, handle: SessionHandle) {
+        let rooms = self.sessions().end(handle);
+        rooms.iter().for_each(|room| self.remove_member(handle.token, room));
     }
 
-    async fn join(&self, hold: Hold, joins: Vec<Join>) -> Result<(), Unavailable> {
+    async fn join(&self, handle: SessionHandle, joins: Vec<Join>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
         for Join { room, membership, anew } in joins {
-            let share = sessions.add_room(hold, &room).ok_or_else(taken_over)?;
-            self.with_room(&room, |log| log.add_member(hold.token, &share, membership, anew));
+            let share = sessions.add_room(handle, &room).ok_or_else(taken_over)?;
+            self.with_room(&room, |log| log.add_member(handle.token, &share, membership, anew));
         }
         Ok(())
     }
 
-    async fn leave(&self, hold: Hold, rooms: Vec<RoomName>) -> Result<(), Unavailable> {
+    async fn leave(&self, handle: SessionHandle, rooms: Vec<RoomName>) -> Result<(), Unavailable> {
         let mut sessions = self.sessions();
-        if !sessions.is_held(hold) {
+        if !sessions.is_held(handle) {
             return Err(taken_over());
         }
         for room in rooms {
-            sessions.remove_room(hold, &room);
-            self.remove_member(hold.token, &room);
+            sessions.remove_room(handle, &room);
+            self.remove_member(handle.token, &room);
         }
         Ok(())
     }
 
-    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
+    fn acknowledge(&self, handle: SessionHandle, room: &RoomName, position: &Position) {
         let mut sessions = self.sessions();
-        if sessions.is_held(hold) {
-            self.with_existing_room(room, |log| log.members.acknowledge(hold.token, position));
+        if sessions.is_held(handle) {
+            self.with_existing_room(room, |log| log.members.acknowledge(handle.token, position));
         }
     }
 
-    fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
+    fn advance(&self, handle: SessionHandle, room: &RoomName, position: &Position) {
         let mut sessions = self.sessions();
-        if sessions.is_held(hold) {
-            self.with_existing_room(room, |log| log.members.advance(hold.token, position));
+        if sessions.is_held(handle) {
+            self.with_existing_room(room, |log| log.members.advance(handle.token, position));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sessions in memory: which connection holds each, and which rooms it is in. Knows no positions and no
 //! filters.
 
-use crate::{ConnectionId, Hold, SessionToken};
+use crate::{ConnectionId, SessionHandle, SessionToken};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
@@ -97,41 +97,41 @@ impl SessionTable {
         Ok((previous, session.rooms.iter().cloned().collect()))
     }
 
-    pub(super) fn detach(&mut self, hold: Hold, now: Instant) {
+    pub(super) fn detach(&mut self, handle: SessionHandle, now: Instant) {
         let end = now + self.ttl;
-        if let Some(session) = self.held(hold) {
+        if let Some(session) = self.held_by(handle) {
             session.holder = Holder::NobodyUntil(end);
-            self.expiries.push_back((end, hold.token));
+            self.expiries.push_back((end, handle.token));
         }
     }
 
     /// Removes the session and returns its rooms.
-    pub(super) fn end(&mut self, hold: Hold) -> BTreeSet<RoomName> {
-        match self.held(hold) {
-            Some(_) => self.all.remove(&hold.token).map(|session| session.rooms).unwrap_or_default(),
+    pub(super) fn end(&mut self, handle: SessionHandle) -> BTreeSet<RoomName> {
+        match self.held_by(handle) {
+            Some(_) => self.all.remove(&handle.token).map(|session| session.rooms).unwrap_or_default(),
             None => BTreeSet::new(),
         }
     }
 
-    fn held(&mut self, hold: Hold) -> Option<&mut MemorySession> {
-        let by = |session: &&mut MemorySession| matches!(session.holder, Holder::Connection(id) if id == hold.connection);
-        self.all.get_mut(&hold.token).filter(by)
+    fn held_by(&mut self, handle: SessionHandle) -> Option<&mut MemorySession> {
+        let by = |session: &&mut MemorySession| matches!(session.holder, Holder::Connection(id) if id == handle.connection);
+        self.all.get_mut(&handle.token).filter(by)
     }
 
-    pub(super) fn is_held(&mut self, hold: Hold) -> bool {
-        self.held(hold).is_some()
+    pub(super) fn is_held(&mut self, handle: SessionHandle) -> bool {
+        self.held_by(handle).is_some()
     }
 
     /// Adds a room and returns the share of the session's principal, or `None` if the connection does not
     /// hold the session.
-    pub(super) fn add_room(&mut self, hold: Hold, room: &RoomName) -> Option<Arc<MemoryShare>> {
-        let session = self.held(hold)?;
+    pub(super) fn add_room(&mut self, handle: SessionHandle, room: &RoomName) -> Option<Arc<MemoryShare>> {
+        let session = self.held_by(handle)?;
         session.rooms.insert(room.clone());
         Some(session.charge.share().clone())
     }
 
-    pub(super) fn remove_room(&mut self, hold: Hold, room: &str) {
-        if let Some(session) = self.held(hold) {
+    pub(super) fn remove_room(&mut self, handle: SessionHandle, room: &str) {
+        if let Some(session) = self.held_by(handle) {
             session.rooms.remove(room);
         }
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    Broker, ConnectionId, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, Membership, Message, PageLimit,
-    Reader, RoomDirectory, SessionStore,
+    Broker, ConnectionId, HistoryConfig, IDEMPOTENCY_KEY_TTL, Join, Membership, Message, PageLimit, Reader,
+    RoomDirectory, SessionHandle, SessionStore,
 };
 
 #[tokio::test(start_paused = true)]
@@ -63,18 +63,18 @@ async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
     assert_eq!(store.list("", 10).await.unwrap(), [], "reading creates no room");
     let connection = ConnectionId::random();
     let token = store.create(&"acme".into(), connection, vec![]).await.unwrap();
-    let hold = Hold { token, connection };
+    let handle = SessionHandle { token, connection };
     for name in &names {
         store.subscribe(name);
         let position = store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest;
         let membership = Membership { filter: None, position: position.clone() };
-        store.join(hold, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
+        store.join(handle, vec![Join { room: name.clone(), membership, anew: true }]).await.unwrap();
         assert_eq!(store.history(name, None, PageLimit::NONE, Reader::Other).await.unwrap().newest, position);
     }
     // A session that can be resumed keeps its rooms, and nothing else does.
     let (kept, left) = names.split_at(10);
-    store.leave(hold, left.to_vec()).await.unwrap();
-    store.detach(hold);
+    store.leave(handle, left.to_vec()).await.unwrap();
+    store.detach(handle);
     names.iter().for_each(|name| store.unsubscribe(name));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(store.list("", 1000).await.unwrap().len(), kept.len());

@@ -1,9 +1,9 @@
 //! The store in Redis: assembles its parts, and passes each call to the part that answers it.
 
 use crate::{
-    Broker, ConnectionId, EventFeed, History, HistoryChange, Hold, Join, KeyRegistry, Members, Message,
-    PageLimit, PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore, ResumeResult,
-    Retention, Revision, RoomDirectory, RoomSummary, SessionStore, SessionToken, SlotResult, Store,
+    Broker, ConnectionId, EventFeed, History, HistoryChange, Join, KeyRegistry, Members, Message, PageLimit,
+    PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore, ResumeResult, Retention,
+    Revision, RoomDirectory, RoomSummary, SessionHandle, SessionStore, SessionToken, SlotResult, Store,
     StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         connecting::{StartupReporter, connect},
@@ -143,28 +143,34 @@ impl SessionStore for RedisStore {
         self.leased.sessions.resume(token, principal, connection, requested_at, limit).await
     }
 
-    fn detach(&self, hold: Hold) {
-        self.leased.sessions.release(hold.connection, ReleaseMode::Detach);
+    fn detach(&self, handle: SessionHandle) {
+        self.leased.sessions.release(handle.connection, ReleaseMode::Detach);
     }
 
-    fn end(&self, hold: Hold) {
-        self.leased.sessions.release(hold.connection, ReleaseMode::End);
+    fn end(&self, handle: SessionHandle) {
+        self.leased.sessions.release(handle.connection, ReleaseMode::End);
     }
 
-    async fn join(&self, hold: Hold, join: Vec<Join>) -> Result<(), Unavailable> {
-        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join, leave: vec![] }).await
+    async fn join(&self, handle: SessionHandle, join: Vec<Join>) -> Result<(), Unavailable> {
+        self.leased
+            .sessions
+            .change(handle.token, handle.connection, RoomChanges { join, leave: vec![] })
+            .await
     }
 
-    async fn leave(&self, hold: Hold, leave: Vec<RoomName>) -> Result<(), Unavailable> {
-        self.leased.sessions.change(hold.token, hold.connection, RoomChanges { join: vec![], leave }).await
+    async fn leave(&self, handle: SessionHandle, leave: Vec<RoomName>) -> Result<(), Unavailable> {
+        self.leased
+            .sessions
+            .change(handle.token, handle.connection, RoomChanges { join: vec![], leave })
+            .await
     }
 
-    fn acknowledge(&self, hold: Hold, room: &RoomName, position: &Position) {
-        self.leased.sessions.acknowledge(hold.connection, room, position);
+    fn acknowledge(&self, handle: SessionHandle, room: &RoomName, position: &Position) {
+        self.leased.sessions.acknowledge(handle.connection, room, position);
     }
 
-    fn advance(&self, hold: Hold, room: &RoomName, position: &Position) {
-        self.leased.sessions.advance(hold.connection, room, position);
+    fn advance(&self, handle: SessionHandle, room: &RoomName, position: &Position) {
+        self.leased.sessions.advance(handle.connection, room, position);
     }
 }
 
@@ -272,8 +278,8 @@ impl RemoteStore for RedisStore {
         Ok(Some(self.context().link.failing_slots()).filter(|slots| *slots > 0).map(failing))
     }
 
-    fn confirm_alive(&self, hold: Hold) {
-        self.leased.sessions.reclaim(hold.connection);
+    fn confirm_alive(&self, handle: SessionHandle) {
+        self.leased.sessions.reclaim(handle.connection);
     }
 
     async fn close(&self) {

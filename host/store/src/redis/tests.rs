@@ -10,9 +10,9 @@ mod turns;
 mod usage;
 
 use crate::{
-    Broker, ConnectionId, EventFeed, HistoryConfig, Hold, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,
-    Message, PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionStore, Store, Stored,
-    StoredKeys,
+    Broker, ConnectionId, EventFeed, HistoryConfig, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,
+    Message, PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionHandle, SessionStore,
+    Store, Stored, StoredKeys,
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
     redis::{

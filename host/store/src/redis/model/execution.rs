@@ -247,7 +247,7 @@ impl World {
         };
         let position = self.position(name);
         let connection = &mut self.connections[at];
-        let (store, hold) = (self.stores[connection.process].clone(), connection.hold());
+        let (store, handle) = (self.stores[connection.process].clone(), connection.session_handle());
         let (events, network) = (self.events.clone(), self.network.clone());
         let (anew, filter) = (!connection.told.contains_key(name), seat.clone());
         let client = &mut self.clients[client];
@@ -260,9 +260,9 @@ impl World {
             let done = match filter {
                 Some(filter) => {
                     let membership = Membership { filter, position };
-                    store.join(hold, vec![Join { room: room(name), membership, anew }]).await
+                    store.join(handle, vec![Join { room: room(name), membership, anew }]).await
                 }
-                None => store.leave(hold, vec![room(name)]).await,
+                None => store.leave(handle, vec![room(name)]).await,
             };
             events.push(ModelEvent::Changed(at, done));
             network.sent.notify_one();
@@ -281,9 +281,9 @@ impl World {
         let (store, process) = (self.stores[connection.process].clone(), connection.process);
         self.clients[client].record_position(name, &position);
         match advances {
-            true => store.advance(connection.hold(), &room(name), &position),
+            true => store.advance(connection.session_handle(), &room(name), &position),
             false => {
-                store.acknowledge(connection.hold(), &room(name), &position);
+                store.acknowledge(connection.session_handle(), &room(name), &position);
                 self.clients[client].acknowledged.insert(name, (position, process));
             }
         }
@@ -295,7 +295,7 @@ impl World {
         let connection = &mut self.connections[at];
         let is_open = connection.state == State::Open;
         if is_open && std::mem::take(&mut connection.probed) {
-            self.stores[connection.process].confirm_alive(connection.hold());
+            self.stores[connection.process].confirm_alive(connection.session_handle());
         }
         is_open
     }

@@ -12,7 +12,7 @@ use super::{
     step::{CLIENTS, NODES, ROOMS},
 };
 use crate::{
-    Event, HistoryConfig, Hold, ResumeResult, Retention, SessionStore, SessionToken, Unavailable,
+    Event, HistoryConfig, ResumeResult, Retention, SessionHandle, SessionStore, SessionToken, Unavailable,
     redis::{
         context::Context,
         link::Link,
@@ -286,18 +286,18 @@ impl World {
         if before != State::Open || !is_running {
             return;
         }
-        let (store, hold) = (self.stores[connection.process].clone(), connection.hold());
+        let (store, handle) = (self.stores[connection.process].clone(), connection.session_handle());
         // First, the futures that were aborted are dropped.
         tokio::task::yield_now().await;
         match ends {
-            true => store.end(hold),
-            false => store.detach(hold),
+            true => store.end(handle),
+            false => store.detach(handle),
         }
     }
 }
 
 impl ModelConnection {
-    pub(super) fn hold(&self) -> Hold {
-        Hold { token: self.token.expect("an open connection has a session"), connection: self.id }
+    pub(super) fn handle(&self) -> SessionHandle {
+        SessionHandle { token: self.token.expect("an open connection has a session"), connection: self.id }
     }
 }

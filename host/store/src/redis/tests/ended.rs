@@ -23,7 +23,7 @@ async fn expired_sessions_are_deleted_as_fast_as_possible() {
             let membership = Membership { filter: None, position };
             let join = Join { room: RoomName::broadcast(), membership, anew: true };
             let token = store.create(&principal, connection, vec![join]).await.unwrap();
-            store.detach(Hold { token, connection });
+            store.detach(SessionHandle { token, connection });
         }))
         .await;
     }
@@ -65,7 +65,7 @@ async fn a_session_that_is_due_too_early_expires_later() {
     let membership = Membership { filter: None, position };
     let join = Join { room: RoomName::parse("a").unwrap(), membership, anew: false };
     let token = store.create(&principal, connection, vec![join]).await.unwrap();
-    store.detach(Hold { token, connection });
+    store.detach(SessionHandle { token, connection });
     until("a detached session", || server.ask(&["ZCARD", "s:{/nodes}:ends"]) == "1").await;
     let entry = server.ask(&["ZRANGE", "s:{/nodes}:ends", "0", "0"]);
     server.ask(&["ZADD", "s:{/nodes}:ends", "1", &entry]);

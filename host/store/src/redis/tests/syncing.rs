@@ -19,15 +19,15 @@ async fn a_session_is_written_again_after_the_task_that_wrote_it_panicked() {
     let membership = Membership { filter: None, position: position.clone() };
     let (connection, join) = (ConnectionId::random(), Join { room: room.clone(), membership, anew: false });
     let token = store.create(&"acme".into(), connection, vec![join]).await.unwrap();
-    let (hold, record) = (Hold { token, connection }, server.ask(&["KEYS", "s:*session*"]));
+    let (handle, record) = (SessionHandle { token, connection }, server.ask(&["KEYS", "s:*session*"]));
 
     // Redis loses the session. The task that writes it notices, and panics when it reports this.
     server.ask(&["DEL", &record]);
-    store.advance(hold, &room, &Position { offset: 5, ..position });
+    store.advance(handle, &room, &Position { offset: 5, ..position });
     until("a panic", || has_panicked.load(Ordering::Relaxed)).await;
     until("a session", || {
         // Its client answers the ping.
-        store.confirm_alive(hold);
+        store.confirm_alive(handle);
         server.ask(&["EXISTS", &record]) == "1"
     })
     .await;

@@ -21,16 +21,16 @@ async fn exactly_what_a_session_has_in_redis_is_counted() {
 
     let token = store.create(&acme, connection, vec![join("a", "1234"), join("b", "12")]).await.unwrap();
     assert_eq!(counted(), 2 * MEMBERSHIP_BYTES + 6);
-    let hold = Hold { token, connection };
-    store.join(hold, vec![join("a", "1234")]).await.unwrap();
+    let handle = SessionHandle { token, connection };
+    store.join(handle, vec![join("a", "1234")]).await.unwrap();
     assert_eq!(counted(), 2 * MEMBERSHIP_BYTES + 6, "it is in the room already");
-    store.join(hold, vec![join("a", "1"), join("a", "12345678")]).await.unwrap();
+    store.join(handle, vec![join("a", "1"), join("a", "12345678")]).await.unwrap();
     assert_eq!(counted(), 2 * MEMBERSHIP_BYTES + 10, "a longer filter");
-    store.join(hold, vec![join("a", "1"), join("c", "")]).await.unwrap();
+    store.join(handle, vec![join("a", "1"), join("c", "")]).await.unwrap();
     assert_eq!(counted(), 3 * MEMBERSHIP_BYTES + 3, "a shorter filter, and a new room");
 
     let leave = |rooms: &[&str]| rooms.iter().map(|room| RoomName::parse(room).unwrap()).collect();
-    store.leave(hold, leave(&["a", "a", "elsewhere"])).await.unwrap();
+    store.leave(handle, leave(&["a", "a", "elsewhere"])).await.unwrap();
     // Redis keeps a room that was left for a while, but not its filter.
     assert_eq!(counted(), 3 * MEMBERSHIP_BYTES + 2);
 
@@ -38,7 +38,7 @@ async fn exactly_what_a_session_has_in_redis_is_counted() {
     let resumed = store.resume(token, &acme, next, Instant::now(), None).await.unwrap();
     assert!(matches!(resumed, ResumeResult::Resumed(_)), "{resumed:?}");
     assert_eq!(counted(), 3 * MEMBERSHIP_BYTES + 2, "the same session");
-    store.detach(hold);
-    store.leave(Hold { token, connection: next }, leave(&["b"])).await.unwrap();
+    store.detach(handle);
+    store.leave(SessionHandle { token, connection: next }, leave(&["b"])).await.unwrap();
     assert_eq!(counted(), 3 * MEMBERSHIP_BYTES, "the new connection has the session");
 }
