@@ -39,8 +39,8 @@ impl ConnectionCounts {
         self.lock().get(principal).copied().unwrap_or(0)
     }
 
-    /// The principals that have a connection, in the order of their names. The lock is released between pages, because
-    /// each new connection needs it. A principal that comes or goes meanwhile may be missing.
+    /// The principals that have a connection, in the order of their names. The lock is released between
+    /// pages, because each new connection needs it. A principal that comes or goes meanwhile may be missing.
     pub(crate) fn principals(&self) -> impl Iterator<Item = Arc<str>> {
         let mut last: Option<Arc<str>> = None;
         let pages = iter::from_fn(move || {

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 /// as possible, and nobody waits for them. All other calls fail if the store does not answer in time.
 #[async_trait::async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Acquires one of the principal's connection slots, of which it has `limit` on all nodes together. The slot
-    /// is released when the permit is dropped, or if this future is dropped.
+    /// Acquires one of the principal's connection slots, of which it has `limit` on all nodes together. The
+    /// slot is released when the permit is dropped, or if this future is dropped.
     async fn acquire_connection_slot(
         &self,
         principal: &Arc<str>,

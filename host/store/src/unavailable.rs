@@ -10,8 +10,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
 #[error("the store is not available: {0}")]
 pub struct Unavailable(pub String);
 
-/// The start of the error of a store that has no memory for more data. It is the one of Redis, which identifies its
-/// errors only by their first word.
+/// The start of the error of a store that has no memory for more data. It is the one of Redis, which
+/// identifies its errors only by their first word.
 pub(crate) const OUT_OF_MEMORY: &str = "OOM";
 
 impl Unavailable {

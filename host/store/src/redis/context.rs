@@ -144,8 +144,8 @@ impl Context {
         tokio::time::timeout(CLOCK_SAMPLING_TIMEOUT, sampling).await.ok();
     }
 
-    /// Claims entries of a list that are due. Returns them and their new score, until which they are reserved for
-    /// this node.
+    /// Claims entries of a list that are due. Returns them and their new score, until which they are reserved
+    /// for this node.
     pub(super) async fn claim_due(
         &self,
         list: String,

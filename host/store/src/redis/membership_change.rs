@@ -8,8 +8,8 @@ pub(crate) struct MembershipChange {
     pub room: RoomName,
     pub generation: u64,
     pub number: u64,
-    /// When the session's record was confirmed, in milliseconds by Redis' clock. The change may be executed until
-    /// [`crate::redis::context::redis_clock::WRITE_VALIDITY`] later.
+    /// When the session's record was confirmed, in milliseconds by Redis' clock. The change may be executed
+    /// until [`crate::redis::context::redis_clock::WRITE_VALIDITY`] later.
     pub confirmed_at: u64,
     /// The position that the member has acknowledged. `None` removes the member.
     pub joins: Option<Position>,

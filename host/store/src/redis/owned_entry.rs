@@ -1,5 +1,5 @@
-//! An entry in the set of what a node owns, which others clean up if the node dies, and its text in Redis. Does not
-//! read or write the set.
+//! An entry in the set of what a node owns, which others clean up if the node dies, and its text in Redis.
+//! Does not read or write the set.
 
 use crate::{ConnectionId, redis::session_key::SessionKey};
 use std::fmt;

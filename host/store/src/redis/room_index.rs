@@ -24,8 +24,8 @@ use switchyard_protocol::room::RoomName;
 const WRITE_DELAY: Duration = Duration::from_millis(100);
 /// When a room is first checked after it was added. Rooms with members are added again before.
 const FIRST_CHECK_DELAY: Duration = Duration::from_secs(60);
-/// How long after a room was listed it may still be about to be created, because a node lists a room when it asks
-/// for its messages.
+/// How long after a room was listed it may still be about to be created, because a node lists a room when it
+/// asks for its messages.
 const CREATION_WINDOW: Duration = Duration::from_secs(5);
 /// The longest time between two checks of a room.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
@@ -91,8 +91,8 @@ impl RoomIndex {
         }
     }
 
-    /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Removes those that no
-    /// longer exist from the index.
+    /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Removes those that
+    /// no longer exist from the index.
     pub(super) async fn page(&self, from: &str, limit: u64) -> Result<Vec<IndexedRoom>, Unavailable> {
         let page = read_page(&self.context, from, limit).await?;
         unlist_gone(&self.context, &page).await?;
@@ -200,7 +200,8 @@ pub(super) async fn read_page(
     Ok(known.map(room).collect())
 }
 
-/// Removes rooms that do not exist from the index, unless they were listed again. Returns how many were removed.
+/// Removes rooms that do not exist from the index, unless they were listed again. Returns how many were
+/// removed.
 pub(super) async fn unlist_gone(context: &Context, page: &[IndexedRoom]) -> Result<u64, Unavailable> {
     let Context { link, names, cluster_clock, .. } = context;
     let recent = cluster_clock.now() + (FIRST_CHECK_DELAY - CREATION_WINDOW).as_millis() as u64;

@@ -1,5 +1,5 @@
-//! Which session: the principal that it belongs to and its ID, as keys and lists in Redis name it. Knows nothing about
-//! what is stored.
+//! Which session: the principal that it belongs to and its ID, as keys and lists in Redis name it. Knows
+//! nothing about what is stored.
 
 use crate::redis::{names::Names, session_id::SessionId};
 use std::fmt;

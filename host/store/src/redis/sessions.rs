@@ -59,8 +59,8 @@ pub(super) struct HeldSession {
     node: Mutex<Arc<String>>,
     /// Held during a write, because a session has at most one write in flight.
     writing: tokio::sync::Mutex<()>,
-    /// Held while the session is added to what this node owns, or removed from there, so that it is not added after
-    /// it was removed. Writes of the session do not need it.
+    /// Held while the session is added to what this node owns, or removed from there, so that it is not added
+    /// after it was removed. Writes of the session do not need it.
     listing: tokio::sync::Mutex<()>,
     /// A task is writing what Redis does not have yet.
     is_syncing: AtomicBool,
@@ -144,8 +144,8 @@ impl RedisSessions {
         self.held().len()
     }
 
-    /// The sessions of at most `max` connections after `after`. Use small pages: joins and acknowledgements need
-    /// the same lock.
+    /// The sessions of at most `max` connections after `after`. Use small pages: joins and acknowledgements
+    /// need the same lock.
     pub(super) fn page(&self, after: Option<ConnectionId>, max: usize) -> Vec<Arc<HeldSession>> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.held().range((after, Bound::Unbounded)).take(max).map(|(_, session)| session.clone()).collect()
@@ -180,7 +180,8 @@ impl RedisSessions {
         (self.context.feed)(Event::TakenOver(session.connection));
     }
 
-    /// Redis may not have the session as this node holds it. It is written again once its client answers a ping.
+    /// Redis may not have the session as this node holds it. It is written again once its client answers a
+    /// ping.
     pub(super) fn mark_uncertain(&self, session: &HeldSession) {
         session.record().mark_uncertain();
         self.probe(session);
@@ -268,7 +269,8 @@ impl RedisSessions {
     pub(super) fn restore_members(self: &Arc<Self>, room: RoomName) {
         let mut pending = self.rooms_to_restore.lock().expect("no code panics while it holds the lock");
         pending.insert(room);
-        // If one room has lost its members, others probably have, too. Wait briefly and restore them in one pass.
+        // If one room has lost its members, others probably have, too. Wait briefly and restore them in one
+        // pass.
         if pending.len() == 1 {
             let sessions = self.clone();
             tokio::spawn(async move {

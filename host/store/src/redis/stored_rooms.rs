@@ -46,8 +46,8 @@ impl StoredMembership {
 /// member.
 pub(crate) const LEFT: &str = "left";
 
-/// How many bytes a membership takes in Redis without its filter, if the room has no other members. Measured with
-/// version 7.
+/// How many bytes a membership takes in Redis without its filter, if the room has no other members. Measured
+/// with version 7.
 pub(crate) const MEMBERSHIP_BYTES: usize = 1800;
 
 /// How much the memberships of a session take in Redis.

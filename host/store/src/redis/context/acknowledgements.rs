@@ -1,5 +1,5 @@
-//! What members of rooms have acknowledged: collected briefly, then written to Redis. The members themselves are
-//! written by `member_writer`.
+//! What members of rooms have acknowledged: collected briefly, then written to Redis. The members themselves
+//! are written by `member_writer`.
 
 use crate::{
     Unavailable,
@@ -47,7 +47,8 @@ pub(crate) struct Acknowledgements(Arc<AckState>);
 struct AckState {
     link: Arc<Link>,
     names: Names,
-    /// Each of these rooms has a task that writes its acknowledgements, and removes the room when none are left.
+    /// Each of these rooms has a task that writes its acknowledgements, and removes the room when none are
+    /// left.
     rooms: Mutex<HashMap<RoomName, Unwritten>>,
     /// Notified when no room has any left.
     written: Notify,
@@ -83,7 +84,8 @@ impl Acknowledgements {
         positions.filter(|position| *position.epoch == *epoch).map(|position| position.offset).max()
     }
 
-    /// Writes at once what a session has acknowledged in these rooms, because it may be resumed on another node.
+    /// Writes at once what a session has acknowledged in these rooms, because it may be resumed on another
+    /// node.
     pub(crate) fn hurry<'a>(&self, id: SessionId, rooms: impl Iterator<Item = &'a RoomName>) {
         let unwritten = self.rooms();
         for room in rooms.filter_map(|room| unwritten.get(room)) {

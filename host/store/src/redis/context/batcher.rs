@@ -1,5 +1,5 @@
-//! Batches writes to one key while the previous command for that key is in flight. Concurrent requests for a key
-//! become one command, and a key that cannot be reached delays no other key.
+//! Batches writes to one key while the previous command for that key is in flight. Concurrent requests for a
+//! key become one command, and a key that cannot be reached delays no other key.
 
 use crate::Unavailable;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -80,8 +80,8 @@ async fn run<K: Clone + Eq + Hash, E, A>(inner: Arc<BatcherState<K, E, A>>, key:
             mem::replace(queue, rest)
         };
         let (entries, waiters): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        // A panic is an error of these entries only. This task must go on, or later entries of the key would wait
-        // forever.
+        // A panic is an error of these entries only. This task must go on, or later entries of the key would
+        // wait forever.
         let (sender, sent_to) = (inner.clone(), key.clone());
         let sending = async move { (sender.send)(sent_to, entries).await };
         let sent = AssertUnwindSafe(sending).catch_unwind().await;

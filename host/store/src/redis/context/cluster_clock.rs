@@ -8,8 +8,8 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How far this node advances the clock without a reply of Redis. After that, possibly no node reaches Redis, and
-/// all of them must have time to return before they are considered dead.
+/// How far this node advances the clock without a reply of Redis. After that, possibly no node reaches Redis,
+/// and all of them must have time to return before they are considered dead.
 pub(crate) const MAX_EXTRAPOLATION: Duration = Duration::from_secs(2);
 
 /// What this node knows about cluster time. Never ahead of the real one.

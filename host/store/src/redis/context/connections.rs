@@ -65,8 +65,8 @@ struct State {
     listed_under: Arc<String>,
 }
 
-/// A connection that is counted on this node before Redis has decided whether there is a slot for it. If this is
-/// dropped, the connection is no longer counted.
+/// A connection that is counted on this node before Redis has decided whether there is a slot for it. If this
+/// is dropped, the connection is no longer counted.
 pub(crate) struct SlotAttempt {
     connections: Arc<ClusterConnectionCounts>,
     principal: Arc<str>,
@@ -233,8 +233,8 @@ impl ClusterConnectionCounts {
         }
     }
 
-    /// The deadline for writing a count: before other nodes may consider this node dead, because they remove its
-    /// counts only once. Read it before the node's name.
+    /// The deadline for writing a count: before other nodes may consider this node dead, because they remove
+    /// its counts only once. Read it before the node's name.
     fn deadline(&self) -> u64 {
         self.redis_clock.micros_at(self.lease_expiry.end().min(Instant::now() + WRITE_VALIDITY)) / 1000
     }

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Mutex};
 /// A reason why this node cannot serve clients although Redis answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum NodeFault {
-    /// Redis has keys of another schema: it lost those of this version, and a node of another version has started
-    /// since.
+    /// Redis has keys of another schema: it lost those of this version, and a node of another version has
+    /// started since.
     Schema,
     /// Redis has lost API keys that this node knows.
     Keys,

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
-/// If this node alone adds this fraction of the limit, the servers are asked at once, because other nodes may be
-/// adding as much.
+/// If this node alone adds this fraction of the limit, the servers are asked at once, because other nodes may
+/// be adding as much.
 const LARGE_GROWTH_DIVISOR: usize = 50;
 
 /// The memory of a server, in bytes.
@@ -48,7 +48,8 @@ impl FullestServer {
         ServerMemory { used, limit: self.limit.load(Ordering::Relaxed) }
     }
 
-    /// Sets what the servers have reported. What this node has added since they were asked may be missing from it.
+    /// Sets what the servers have reported. What this node has added since they were asked may be missing
+    /// from it.
     pub(crate) fn set(&self, ServerMemory { used, limit }: ServerMemory) {
         self.used.store(used + self.added.load(Ordering::Relaxed), Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);

@@ -17,7 +17,8 @@ const _: () = assert!(WRITE_VALIDITY.as_millis() > RESPONSE_TIMEOUT.as_millis())
 const MAX_DEADLINE_AHEAD: Duration = Duration::from_secs(5);
 /// How many replies are remembered. The one that was fastest gives the best bound.
 pub(crate) const MAX_SAMPLES: usize = 16;
-/// A reply that is behind the estimate by more than this, in microseconds, was not slow: the clock was set back.
+/// A reply that is behind the estimate by more than this, in microseconds, was not slow: the clock was set
+/// back.
 const CLOCK_STEP_MICROS: u64 = 250_000;
 
 /// The times that Redis has reported recently, in microseconds, and when each was received.

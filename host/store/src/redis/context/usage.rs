@@ -1,6 +1,6 @@
-//! How much memory of Redis each principal uses, approximately and as far as this node wrote it. Redis knows no
-//! principals, so when it is nearly full, each node refuses writes of the principals that use the most. How full
-//! it is is in `fullest_server`.
+//! How much memory of Redis each principal uses, approximately and as far as this node wrote it. Redis knows
+//! no principals, so when it is nearly full, each node refuses writes of the principals that use the most.
+//! How full it is is in `fullest_server`.
 
 mod rooms;
 mod sessions;
@@ -121,8 +121,8 @@ impl RedisUsage {
         self.server.added(added);
     }
 
-    /// Counts memberships of this many bytes while they are on their way to Redis. An error: Redis is nearly full,
-    /// and the principal uses much of it.
+    /// Counts memberships of this many bytes while they are on their way to Redis. An error: Redis is nearly
+    /// full, and the principal uses much of it.
     pub(crate) fn joining(
         self: &Arc<Self>,
         principal: &Arc<str>,

@@ -1,5 +1,6 @@
-//! The newest epoch that a server of a Cluster has reported. It rises with each change of the Cluster. A server that
-//! does not know of the latest change yet reports an older one, and its table of slots is outdated as well.
+//! The newest epoch that a server of a Cluster has reported. It rises with each change of the Cluster. A
+//! server that does not know of the latest change yet reports an older one, and its table of slots is
+//! outdated as well.
 
 use std::{
     sync::{Mutex, MutexGuard},

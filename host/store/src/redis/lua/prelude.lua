@@ -20,8 +20,8 @@ local function late(deadline, time)
   return left < 0 or left > 5000
 end
 
--- Drops entries of a log, the oldest first, up to the first one that stays. Returns that one, or nothing if none
--- stays. The id of an entry is OFFSET-TIME.
+-- Drops entries of a log, the oldest first, up to the first one that stays. Returns that one, or nothing if
+-- none stays. The id of an entry is OFFSET-TIME.
 local function drop_until(log, stays)
   while true do
     local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 10)
@@ -60,8 +60,8 @@ local function append_memberships(session, answer)
   return answer
 end
 
--- Gives a session the rooms and memberships in the arguments from number `from` on, and no others. Other rooms of the
--- session are left now, and are appended to `answer`. A room without a membership is removed.
+-- Gives a session the rooms and memberships in the arguments from number `from` on, and no others. Other
+-- rooms of the session are left now, and are appended to `answer`. A room without a membership is removed.
 local function replace(session, from, answer)
   local named = {}
   for n = from, #ARGV, 2 do
@@ -82,8 +82,9 @@ local function replace(session, from, answer)
   return answer
 end
 
--- Acquires a slot for a connection of a principal on a node that has `own` connections including this one, if there
--- are at most `max_connections` on all nodes. Returns -1, or the number of connections if there is no slot.
+-- Acquires a slot for a connection of a principal on a node that has `own` connections including this one, if
+-- there are at most `max_connections` on all nodes. Returns -1, or the number of connections if there is no
+-- slot.
 local function acquire_slot(connections, node, own, max_connections, keep)
   local others, is_own, before = 0, false, 0
   for n, value in ipairs(redis.call('HGETALL', connections)) do
@@ -129,8 +130,8 @@ local function stored_generation(histories, plugin)
   return stored and cjson.decode(stored).generation or 0
 end
 
--- Keeps the code of a plugin that was uploaded, unless it is there already. Returns whether it is there: an upload
--- that has not this many bytes is not complete.
+-- Keeps the code of a plugin that was uploaded, unless it is there already. Returns whether it is there: an
+-- upload that has not this many bytes is not complete.
 local function keep_code(code, upload, bytes)
   if redis.call('EXISTS', code) == 1 then
     return true

@@ -40,10 +40,10 @@ local count, keep_keys = tonumber(room[2] or '0'), false
 local last = room[3] or '0'
 local stamp = int(math.max(clock, tonumber(last)))
 local holds = ARGV[2] ~= '0'
--- Each entry has the size of all entries before it, so that the first one tells how much is in the log. `base` is
--- that of the first entry as it was read last: it has only grown since.
+-- Each entry has the size of all entries before it, so that the first one tells how much is in the log.
+-- `base` is that of the first entry as it was read last: it has only grown since.
 local sum, base, most = tonumber(room[6] or '0'), tonumber(room[7] or '0'), tonumber(ARGV[8])
-local function hold(offset, message)
+local function append(offset, message)
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], offset .. '-' .. stamp, 'm', message, 'b', int(sum))
   sum = sum + #message + 100
   if sum - base > most then
@@ -85,7 +85,7 @@ for at = BEFORE + 1, #ARGV, FIELDS do
     local message = epoch .. ' ' .. offset .. ' ' .. stamp .. ' ' .. last .. ' ' .. ARGV[at]
     last = stamp
     if holds then
-      hold(offset, message)
+      append(offset, message)
     end
     if key then
       redis.call('SET', key, epoch .. ' ' .. offset, 'PX', ARGV[5])

@@ -5,8 +5,8 @@
 -- ARGV connection, node, when it asked in microseconds, deadline, ms to keep the session, cluster time; then
 -- for the slot the node's connections including this one, maximum on all nodes, ms to keep the counts
 -- Returns ok, none, again, full or late, and the time in microseconds; with ok the generation, the connection
--- that held the session and the node of that one, then rooms and memberships; with full the number of connections.
--- With ok and none the slot is acquired; otherwise nothing has changed.
+-- that held the session and the node of that one, then rooms and memberships; with full the number of
+-- connections. With ok and none the slot is acquired; otherwise nothing has changed.
 local record = redis.call('HMGET', KEYS[1], 'gen', 'conn', 'node', 'taken', 'until')
 local exact, asked = micros(), tonumber(ARGV[3])
 local time = math.floor(exact / 1000)

@@ -15,8 +15,8 @@ fn a_failed_resume_leaves_no_owned_entry() {
     });
 }
 
-/// The session audit added a session that was not taken back yet to what the new name owns, and its end removed it
-/// from what the old name owned.
+/// The session audit added a session that was not taken back yet to what the new name owns, and its end
+/// removed it from what the old name owned.
 #[test]
 fn a_session_whose_client_never_answers_leaves_no_owned_entry() {
     scenario(async |world| {
@@ -135,8 +135,8 @@ fn a_session_taken_back_twice_ends_up_under_its_nodes_current_name() {
     });
 }
 
-/// The session audit kept up to a hundred sessions from being written, until a server had answered that may not even
-/// have been theirs.
+/// The session audit kept up to a hundred sessions from being written, until a server had answered that may
+/// not even have been theirs.
 #[test]
 fn a_session_is_written_while_it_is_audited() {
     scenario(async |world| {
@@ -159,8 +159,8 @@ fn a_session_that_is_released_while_it_is_audited_leaves_no_owned_entry() {
     });
 }
 
-/// Between two renewals of the lease came one step after another, each of which could wait for an answer until its
-/// timeout. If Redis was slow, the lease expired.
+/// Between two renewals of the lease came one step after another, each of which could wait for an answer
+/// until its timeout. If Redis was slow, the lease expired.
 #[test]
 fn the_lease_is_renewed_every_second_whatever_else_is_not_answered() {
     scenario(async |world| {

@@ -1,4 +1,5 @@
-//! Asks the servers periodically how much memory they use. `context::usage` decides what follows for principals.
+//! Asks the servers periodically how much memory they use. `context::usage` decides what follows for
+//! principals.
 
 use crate::redis::context::{Context, fullest_server::ServerMemory};
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
-//! This node's lease, which is renewed every second. Each renewal also returns what other nodes have left behind.
-//! When the lease has expired, other nodes consider this one dead; if it is alive, it continues under another
-//! name and takes its sessions back.
+//! This node's lease, which is renewed every second. Each renewal also returns what other nodes have left
+//! behind. When the lease has expired, other nodes consider this one dead; if it is alive, it continues under
+//! another name and takes its sessions back.
 
 use crate::{
     RESPONSE_TIMEOUT, Unavailable,
@@ -29,8 +29,8 @@ use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::unix_ms;
 use tokio::{sync::mpsc, time::Instant};
 
-/// How often the lease is renewed. A renewal takes two requests at most, so the lease does not expire as long as Redis
-/// answers them in time.
+/// How often the lease is renewed. A renewal takes two requests at most, so the lease does not expire as long
+/// as Redis answers them in time.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts of the store that the lease's task uses.
@@ -55,8 +55,8 @@ pub(crate) async fn acquire(leased: &Arc<Leased>, vitals: &VitalTasks) -> Result
     Ok(())
 }
 
-/// Releases the lease, so that other nodes need not wait for it to expire. They clean up what this node could not
-/// release in time.
+/// Releases the lease, so that other nodes need not wait for it to expire. They clean up what this node could
+/// not release in time.
 pub(crate) async fn release(context: &Context) {
     let (link, names, node) = (&context.link, &context.names, context.node.get());
     let release = async {
@@ -152,16 +152,16 @@ impl Lease {
         rejoined.map(|()| Renewal { former_name: Some(node) })
     }
 
-    /// Renews the lease, or takes a new one, which replaces that of the former name if there is one (`""`: there
-    /// is none).
+    /// Renews the lease, or takes a new one, which replaces that of the former name if there is one (`""`:
+    /// there is none).
     async fn renew(
         &mut self,
         context: &Context,
         node: &str,
         new_lease: Option<&str>,
     ) -> Result<LeaseStatus, Unavailable> {
-        // The first request has no deadline, because Redis' clock is not known yet. The node waits for its reply
-        // however long it takes.
+        // The first request has no deadline, because Redis' clock is not known yet. The node waits for its
+        // reply however long it takes.
         let deadline = match context.redis_clock.now_ms() {
             0 => u64::MAX >> 11,
             now => now + RESPONSE_TIMEOUT.as_millis() as u64,
@@ -202,8 +202,8 @@ impl Lease {
         let began = Instant::now();
         self.renew(context, &name, Some(&former)).await?;
         context.node.set(name);
-        // Only now that the name is set: nothing may be written under the former name on the strength of the new
-        // lease.
+        // Only now that the name is set: nothing may be written under the former name on the strength of the
+        // new lease.
         context.lease_expiry.set(began);
         leased.sessions.mark_all_uncertain();
         context.connections.node_renamed(former);

@@ -1,6 +1,6 @@
 //! Cleans up what nobody owns any more: what dead nodes have left behind, and sessions whose time to live is
-//! over. Each task is given to one node at a time. All steps can be repeated, so another node can continue where
-//! one stopped.
+//! over. Each task is given to one node at a time. All steps can be repeated, so another node can continue
+//! where one stopped.
 
 use crate::{
     Unavailable,
@@ -152,8 +152,8 @@ async fn reap(context: &Context, node: &str, score: u64) -> Result<usize, Unavai
         return Err(error);
     }
     link.command("DEL", vec![names.takeovers(node).into()]).await?;
-    // The name stays on the list if it was put there again meanwhile: the node came back, and what it had started
-    // under this name must be cleaned up, too.
+    // The name stays on the list if it was put there again meanwhile: the node came back, and what it had
+    // started under this name must be cleaned up, too.
     schedules::remove(link, names.dead(), &[(node, score)]).await?;
     Ok(left)
 }

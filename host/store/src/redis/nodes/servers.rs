@@ -1,5 +1,5 @@
-//! Which Redis processes this node is connected to. A process that is not the same as before, such as a promoted
-//! replica or one that was restarted from a file, may lack writes that were confirmed to this node.
+//! Which Redis processes this node is connected to. A process that is not the same as before, such as a
+//! promoted replica or one that was restarted from a file, may lack writes that were confirmed to this node.
 
 use crate::redis::context::Context;
 use fred::types::config::Server;

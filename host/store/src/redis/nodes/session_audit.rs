@@ -1,5 +1,5 @@
-//! Checks periodically that Redis agrees with the sessions that this node holds. A takeover notice may get lost,
-//! and a server of a Cluster may come back empty.
+//! Checks periodically that Redis agrees with the sessions that this node holds. A takeover notice may get
+//! lost, and a server of a Cluster may come back empty.
 
 use crate::{
     ConnectionId, Unavailable,
@@ -91,9 +91,9 @@ async fn check_principal(
     held: &[Arc<HeldSession>],
 ) -> Result<(), Unavailable> {
     let node = sessions.context.node.get();
-    // Add the entries again, in case Redis has lost them. A session that is released meanwhile must remove its entry
-    // after that, or the entry would stay. So the last step of a release waits; nothing else does. A session whose
-    // ownership is uncertain is not listed under this name yet.
+    // Add the entries again, in case Redis has lost them. A session that is released meanwhile must remove
+    // its entry after that, or the entry would stay. So the last step of a release waits; nothing else does.
+    // A session whose ownership is uncertain is not listed under this name yet.
     let own = held.iter().filter(|session| session.node() == node && !session.record().is_uncertain());
     let own: Vec<_> =
         own.filter_map(|session| Some((session.owned_entry(), session.try_lock_listing()?))).collect();

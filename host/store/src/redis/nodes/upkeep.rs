@@ -1,5 +1,5 @@
-//! What a node does in Redis about every second while it holds its lease: reads notices, and writes or checks again
-//! what may be missing. Runs beside the renewal of the lease, which never waits for it.
+//! What a node does in Redis about every second while it holds its lease: reads notices, and writes or checks
+//! again what may be missing. Runs beside the renewal of the lease, which never waits for it.
 
 use crate::{
     ConnectionId, Event, Unavailable,
@@ -141,8 +141,8 @@ async fn read_takeover_notices(context: &Context, name: &str) -> Result<(), Unav
     Ok(())
 }
 
-/// If Redis has lost everything, a node of another version may have started to use it. Returns whether the keys have
-/// the schema of this version.
+/// If Redis has lost everything, a node of another version may have started to use it. Returns whether the
+/// keys have the schema of this version.
 async fn reclaim_schema(context: &Context) -> bool {
     let Ok(claimed) = claim_schema(&context.link, &context.names).await else { return false };
     let is_claimed = claimed.is_ok();

@@ -57,8 +57,8 @@ pub(crate) async fn acquire_slot(
     }
 }
 
-/// Writes how many connections of a principal a node has. `false`: the deadline, in milliseconds by Redis' clock, had
-/// passed, and nothing was written.
+/// Writes how many connections of a principal a node has. `false`: the deadline, in milliseconds by Redis'
+/// clock, had passed, and nothing was written.
 pub(crate) async fn write_count(
     link: &Link,
     names: &Names,

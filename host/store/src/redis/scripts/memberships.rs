@@ -19,8 +19,8 @@ use std::{sync::Arc, time::Duration};
 script!(WRITE_MEMBERS = "write_members");
 script!(ACKNOWLEDGE = "acknowledge");
 
-/// How long a removal is remembered. Longer than a write can be late, and than the clocks of a Cluster's servers
-/// differ.
+/// How long a removal is remembered. Longer than a write can be late, and than the clocks of a Cluster's
+/// servers differ.
 const REMOVAL_TTL: Duration = Duration::from_secs(20);
 
 /// A member to be written or removed.

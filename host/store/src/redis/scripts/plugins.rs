@@ -36,8 +36,8 @@ fn to_json(history: &VersionHistory) -> String {
     serde_json::to_string(history).expect("plain data")
 }
 
-/// Appends a piece to the code that is being uploaded, if that has `before` bytes. Returns how many bytes there are
-/// now.
+/// Appends a piece to the code that is being uploaded, if that has `before` bytes. Returns how many bytes
+/// there are now.
 pub(crate) async fn upload(
     link: &Link,
     names: &Names,
@@ -51,8 +51,9 @@ pub(crate) async fn upload(
     Ok(replies::number(&size)? as usize)
 }
 
-/// Writes the versions of a plugin, which must directly succeed the stored ones. `size` is that of the uploaded code of the
-/// active version, or 0 if none was uploaded; `dropped` are digests whose code is removed.
+/// Writes the versions of a plugin, which must directly succeed the stored ones. `size` is that of the
+/// uploaded code of the active version, or 0 if none was uploaded; `dropped` are digests whose code is
+/// removed.
 pub(crate) async fn write_versions(
     link: &Link,
     names: &Names,

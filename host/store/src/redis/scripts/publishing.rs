@@ -26,7 +26,8 @@ pub(crate) struct PublishBatch<'a> {
     pub deadline: u64,
     /// The name of this batch.
     pub name: String,
-    /// The names of the batches before it whose outcome is unknown, each behind a space. They are refused from now on.
+    /// The names of the batches before it whose outcome is unknown, each behind a space. They are refused
+    /// from now on.
     pub unconfirmed: &'a str,
 }
 

@@ -41,8 +41,8 @@ pub(crate) async fn write_keys<'a>(
     link.run(&REGISTER, vec![names.keys()], arguments(forget_after, entries)).await.map(drop)
 }
 
-/// Writes one entry of the registry of API keys, and waits a moment for the replicas. Returns whether the entry was
-/// there before, and not revoked.
+/// Writes one entry of the registry of API keys, and waits a moment for the replicas. Returns whether the
+/// entry was there before, and not revoked.
 pub(crate) async fn write_key_replicated(
     link: &Link,
     names: &Names,

@@ -34,8 +34,8 @@ pub(crate) struct LogRead<'a> {
     pub limit: PageLimit,
     /// How long messages are kept.
     pub age: Duration,
-    /// For a node that listens to the room: how long the room is kept for it at least. Zero for others, for whom no room
-    /// is made where there is none.
+    /// For a node that listens to the room: how long the room is kept for it at least. Zero for others, for
+    /// whom no room is made where there is none.
     pub keep: Duration,
     /// The epoch of a room that is made, and the one that is answered where no room is.
     pub new_epoch: String,

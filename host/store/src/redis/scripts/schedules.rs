@@ -47,8 +47,8 @@ pub(crate) async fn remove(
 /// A room that does not exist, and the time of its next check as it was found, if it had one.
 pub(crate) type GoneRoom<'a> = (&'a str, Option<u64>);
 
-/// Removes rooms that are gone from the list of rooms, each unless it was listed again since. Returns how many were
-/// removed.
+/// Removes rooms that are gone from the list of rooms, each unless it was listed again since. Returns how
+/// many were removed.
 pub(crate) async fn unlist_rooms(
     link: &Link,
     names: &Names,

@@ -1,5 +1,5 @@
-//! The scripts that write a session's record while a connection holds it: to create, resume and change it. How a
-//! session ends is in `scripts::session_end`.
+//! The scripts that write a session's record while a connection holds it: to create, resume and change it.
+//! How a session ends is in `scripts::session_end`.
 
 use crate::{
     ConnectionId, Unavailable,
@@ -150,8 +150,8 @@ pub(crate) enum WriteReply {
     Written { time: u64, left: Vec<RoomName> },
     /// Another connection has the session.
     Taken,
-    /// The record is not what this node left: Redis has gone back to an older state, or another node released the
-    /// session.
+    /// The record is not what this node left: Redis has gone back to an older state, or another node released
+    /// the session.
     Behind,
     /// There is no record.
     Gone,

@@ -1,6 +1,6 @@
-//! How a connection of this node gets its session: by creating or resuming one. If nobody waits for the session
-//! any more, it is released. An attempt whose outcome is unknown is followed up until Redis can no longer execute
-//! it.
+//! How a connection of this node gets its session: by creating or resuming one. If nobody waits for the
+//! session any more, it is released. An attempt whose outcome is unknown is followed up until Redis can no
+//! longer execute it.
 
 use super::{HeldSession, MAX_RETRY_DELAY, RETRY_DELAY, RedisSessions, ReleaseMode, lease_expired};
 use crate::{
@@ -61,9 +61,9 @@ impl AcquireAttempt {
         SessionHolder { connection: self.connection, node: &self.node }
     }
 
-    /// Redis has refused the attempt as too late, or as from the future, and its clock shows `time`. Extends the
-    /// deadline by that clock. Returns whether to try again: a refusal that arrives quickly means that the clock
-    /// was set, not that Redis was slow.
+    /// Redis has refused the attempt as too late, or as from the future, and its clock shows `time`. Extends
+    /// the deadline by that clock. Returns whether to try again: a refusal that arrives quickly means that
+    /// the clock was set, not that Redis was slow.
     fn refresh_deadline(&mut self, time: u64) -> bool {
         let left = WRITE_VALIDITY.saturating_sub(self.began.elapsed());
         self.deadline = time + left.as_millis() as u64;
@@ -89,8 +89,8 @@ impl RedisSessions {
         .ok_or_else(too_late)
     }
 
-    /// Resumes a session for a connection that asked for it at `requested_at`. With `max_connections`, acquires a
-    /// connection slot of the principal in the same step.
+    /// Resumes a session for a connection that asked for it at `requested_at`. With `max_connections`,
+    /// acquires a connection slot of the principal in the same step.
     pub(crate) async fn resume(
         self: &Arc<Self>,
         token: SessionToken,
@@ -250,8 +250,8 @@ impl RedisSessions {
                     slot.into_iter().for_each(SlotAttempt::refused);
                     return Ok(ResumeResult::LimitReached(count));
                 }
-                // The refusal may only be due to what this node knew about the time. The reply has just corrected
-                // that.
+                // The refusal may only be due to what this node knew about the time. The reply has just
+                // corrected that.
                 ResumeOutcome::TakenSince | ResumeOutcome::Late
                     if !is_retry && attempt.refresh_deadline(time / 1000) =>
                 {

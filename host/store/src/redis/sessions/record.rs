@@ -28,8 +28,8 @@ pub(crate) struct Record {
     number: u64,
     /// The confirmed state. It applies to the connection, and Redis must end up with it.
     pub rooms: BTreeMap<RoomName, StoredMembership>,
-    /// Rooms that the session has left but the stored record still names. `true` once the member is removed from
-    /// the room, so that the next write can drop the field.
+    /// Rooms that the session has left but the stored record still names. `true` once the member is removed
+    /// from the room, so that the next write can drop the field.
     left: BTreeMap<RoomName, bool>,
     /// Rooms whose stored member may differ from the record, with the number of the write that caused this.
     unsynced: BTreeMap<RoomName, u64>,
@@ -139,8 +139,8 @@ impl Record {
         };
         match reply {
             WriteReply::Written { time, left } => {
-                // The record of the connection that wrote the newer member is lost. Outbid its generation, or the
-                // member could not be changed.
+                // The record of the connection that wrote the newer member is lost. Outbid its generation, or
+                // the member could not be changed.
                 if let Some(newer) = self.newer_generation.take() {
                     (self.generation, self.number) = (newer + 1, 0);
                     if self.is_reclaimable() {
@@ -215,7 +215,8 @@ impl Record {
         !self.needs_full_write && self.unwritten.is_empty() && self.unsynced.is_empty()
     }
 
-    /// The number and all fields to write when the session is released, if Redis may not have the current state.
+    /// The number and all fields to write when the session is released, if Redis may not have the current
+    /// state.
     pub(crate) fn final_write(&mut self) -> Option<(u64, Vec<RoomField>)> {
         if !self.needs_full_write && self.unwritten.is_empty() {
             return None;

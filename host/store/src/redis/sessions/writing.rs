@@ -29,8 +29,8 @@ impl Drop for SyncOnDrop<'_> {
     }
 }
 
-/// The right to write a session in the background, which one task has at a time. When this is dropped, even by a
-/// panic, another task may have it.
+/// The right to write a session in the background, which one task has at a time. When this is dropped, even
+/// by a panic, another task may have it.
 struct SyncPermit(Arc<HeldSession>);
 
 impl SyncPermit {
@@ -145,7 +145,8 @@ impl RedisSessions {
         Ok(outcome)
     }
 
-    /// Writes the members that may differ from the record. Returns an error unless all of them now agree with it.
+    /// Writes the members that may differ from the record. Returns an error unless all of them now agree with
+    /// it.
     pub(super) async fn write_members(&self, session: &Arc<HeldSession>) -> Result<(), Unavailable> {
         let changes = session.record().membership_changes();
         let writes: Vec<_> = changes

@@ -12,8 +12,8 @@ fn count(metrics: &crate::StoreMetrics, command: &str) -> u64 {
     text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
 }
 
-/// Regression: servers that reported different epochs looked like slots that moved again and again. All rooms were
-/// subscribed to again each time, and the table of slots could be that of the server that was behind.
+/// Regression: servers that reported different epochs looked like slots that moved again and again. All rooms
+/// were subscribed to again each time, and the table of slots could be that of the server that was behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_know_of_the_latest_change_is_ignored() {
     let nodes = start_cluster(&["--cluster-require-full-coverage", "no"]).await;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::redis::room_index::{IndexedRoom, read_page, unlist_gone};
 
-/// Regression: a node that found a room to be gone removed it from the list, although another node had created and
-/// listed it a moment later.
+/// Regression: a node that found a room to be gone removed it from the list, although another node had
+/// created and listed it a moment later.
 #[tokio::test]
 async fn a_room_that_was_just_created_stays_on_the_list() {
     let server = Server::start(&[]);

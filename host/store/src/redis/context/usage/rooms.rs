@@ -76,8 +76,8 @@ impl RoomUsages {
         grown
     }
 
-    /// Stops counting rooms whose messages have expired by a second, and checks at most `max`. Returns how many were
-    /// checked.
+    /// Stops counting rooms whose messages have expired by a second, and checks at most `max`. Returns how
+    /// many were checked.
     pub(super) fn expire(&mut self, second: u64, max: usize, sums: &mut UsageSums) -> usize {
         let mut checked = 0;
         while checked < max && self.checks.first().is_some_and(|(at, ..)| *at <= second) {

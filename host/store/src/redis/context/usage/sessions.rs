@@ -1,5 +1,6 @@
-//! How much the memberships of sessions take in Redis: of sessions with a connection on this node, and of those
-//! whose connection here has ended, until Redis deletes them. A session counts once, however often it is resumed.
+//! How much the memberships of sessions take in Redis: of sessions with a connection on this node, and of
+//! those whose connection here has ended, until Redis deletes them. A session counts once, however often it
+//! is resumed.
 
 use super::sums::UsageSums;
 use crate::{
@@ -48,8 +49,8 @@ impl SessionUsages {
         self.sessions.insert(id, SessionUsage { connection, size, end: None, charge });
     }
 
-    /// The memberships of a session have changed. Redis keeps rooms that were left until the second `left_until`;
-    /// filters are replaced at once. Returns how many bytes were added.
+    /// The memberships of a session have changed. Redis keeps rooms that were left until the second
+    /// `left_until`; filters are replaced at once. Returns how many bytes were added.
     pub(super) fn resize(
         &mut self,
         id: SessionId,

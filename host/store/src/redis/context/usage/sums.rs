@@ -1,4 +1,5 @@
-//! Bytes in Redis by principal, including those that Redis deletes at a known time. Does not know what is stored.
+//! Bytes in Redis by principal, including those that Redis deletes at a known time. Does not know what is
+//! stored.
 
 use std::{
     collections::{BTreeMap, HashMap},

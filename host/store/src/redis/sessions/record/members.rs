@@ -13,8 +13,8 @@ impl Record {
         self.needs_full_write = true;
     }
 
-    /// Has the members in these rooms written again, because Redis may have lost them. Returns whether there are
-    /// any.
+    /// Has the members in these rooms written again, because Redis may have lost them. Returns whether there
+    /// are any.
     pub(crate) fn mark_rooms_unsynced(&mut self, rooms: &HashSet<RoomName>) -> bool {
         let forgotten: Vec<_> = self.rooms.keys().filter(|room| rooms.contains(*room)).cloned().collect();
         let any = !forgotten.is_empty();

@@ -1,5 +1,5 @@
-//! Whether the node of a connection may still write its session. docs/nodes.md says which node owns a session at each
-//! moment.
+//! Whether the node of a connection may still write its session. docs/nodes.md says which node owns a session
+//! at each moment.
 
 use super::Record;
 
@@ -9,8 +9,8 @@ pub(super) enum Ownership {
     Owned,
     /// The client may be connected to another node by now. Nothing is written until it answers a ping.
     Uncertain,
-    /// The client has answered, so this node may create the record again. Writes up to this number started before
-    /// the answer, possibly under an earlier name of this node, and do not count.
+    /// The client has answered, so this node may create the record again. Writes up to this number started
+    /// before the answer, possibly under an earlier name of this node, and do not count.
     Reclaimable(u64),
 }
 

@@ -25,7 +25,8 @@ pub(crate) enum WriteOutcome {
     Confirmed,
     /// Another connection has the session.
     TakenOver,
-    /// Redis does not have the session as this node left it. It may be written again only after its client answers.
+    /// Redis does not have the session as this node left it. It may be written again only after its client
+    /// answers.
     Lost,
     /// The write came too late, or was superseded. It must be repeated.
     Retry,
