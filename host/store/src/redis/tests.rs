@@ -12,7 +12,7 @@ mod usage;
 use crate::{
     Broker, ConnectionId, EventFeed, HistoryConfig, IDEMPOTENCY_KEY_TTL, Join, KeyRegistry, Membership,
     Message, PendingPublish, Reader, RemoteStore, Retention, RoomDirectory, SessionHandle, SessionStore,
-    Store, Stored, StoredKeys,
+    Store, StoreMetrics, Stored, StoredKeys,
     contract::TEN,
     key::{Digest, KeyConfig, PrincipalName},
     redis::{
@@ -154,6 +154,16 @@ fn cluster_url(nodes: &[Server]) -> String {
 #[tokio::test]
 async fn the_store_passes_the_contract_on_a_cluster() {
     passes_the_contract(&cluster_url(&start_cluster(&[]).await)).await;
+}
+
+/// How often a command was sent, according to the metrics.
+fn count(metrics: &StoreMetrics, command: &str) -> u64 {
+    let mut registry = prometheus_client::registry::Registry::default();
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let line = format!("store_command_seconds_count{{command=\"{command}\"}} ");
+    text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
 }
 
 fn retention() -> Retention {

@@ -2,16 +2,6 @@
 
 use super::*;
 
-/// How often a command was sent, according to the metrics.
-fn count(metrics: &crate::StoreMetrics, command: &str) -> u64 {
-    let mut registry = prometheus_client::registry::Registry::default();
-    metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let line = format!("store_command_seconds_count{{command=\"{command}\"}} ");
-    text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
-}
-
 /// Regression: servers that reported different epochs looked like slots that moved again and again. All rooms
 /// were subscribed to again each time, and the table of slots could be that of the server that was behind.
 #[tokio::test(flavor = "multi_thread")]

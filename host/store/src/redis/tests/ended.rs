@@ -37,14 +37,7 @@ async fn expired_sessions_are_deleted_as_fast_as_possible() {
         (server.ask(&["KEYS", "s:*session*"]), server.ask(&["ZCARD", "s:{*}:members"])),
         ("".into(), "0".into())
     );
-    let mut registry = prometheus_client::registry::Registry::with_prefix("switchyard");
-    metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let count = |line: &str| {
-        line.strip_prefix("switchyard_store_command_seconds_count{command=\"claim_due\"} ")?.parse().ok()
-    };
-    let requests: usize = text.lines().find_map(count).expect("due sessions were requested");
+    let requests = count(&metrics, "claim_due") as usize;
     assert!(
         requests >= SESSIONS / 500,
         "more are requested before the next renewal of the lease: {requests}"
