@@ -3,6 +3,8 @@ use crate::{
     Broker, ConnectionId, HistoryConfig, IDEMPOTENCY_KEY_TTL, Join, Membership, Message, PageLimit, Reader,
     RoomDirectory, SessionHandle, SessionStore,
 };
+use switchyard_process::memory::MemoryKind;
+use switchyard_protocol::Position;
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_store_passes_the_contract() {
@@ -82,4 +84,32 @@ async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
     assert_eq!(store.list("", 10).await.unwrap(), []);
     let capacity: usize = store.stripes.iter().map(|stripe| stripe.lock().unwrap().capacity()).sum();
     assert!(capacity < 10 * STRIPES, "a capacity of {capacity} for no room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_membership_is_charged_once_with_its_current_filter() {
+    let retention = Retention {
+        history: HistoryConfig::default(),
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
+    let account = MemoryAccount::unlimited();
+    let store = MemoryStore::new(retention, Arc::new(|_| true), &account, &VitalTasks::default());
+    let connection = ConnectionId::random();
+    let token = store.create(&"acme".into(), connection, vec![]).await.unwrap();
+    let handle = SessionHandle { token, connection };
+    let (room, session) = (RoomName::parse("a").unwrap(), account.used(MemoryKind::Sessions));
+    let charged_after_join = async |filter: &str| {
+        let position = Position { epoch: "e".into(), offset: 0 };
+        let membership = Membership { filter: Some(filter.into()), position };
+        store.join(handle, vec![Join { room: room.clone(), membership, anew: false }]).await.unwrap();
+        account.used(MemoryKind::Sessions)
+    };
+    let first = charged_after_join("1234").await;
+    assert!(first > session);
+    assert_eq!(charged_after_join("1234").await, first);
+    assert_eq!(charged_after_join("123456").await, first + 2);
+    assert_eq!(charged_after_join("1").await, first - 3);
+    store.leave(handle, vec![room.clone(), room.clone()]).await.unwrap();
+    assert_eq!(account.used(MemoryKind::Sessions), session);
 }

@@ -23,7 +23,10 @@ pub(crate) struct EntryWrite<'a> {
     pub content: Option<&'a str>,
 }
 
-fn arguments<'a>(forget_after: Duration, entries: impl IntoIterator<Item = EntryWrite<'a>>) -> Vec<Value> {
+fn register_arguments<'a>(
+    forget_after: Duration,
+    entries: impl IntoIterator<Item = EntryWrite<'a>>,
+) -> Vec<Value> {
     let entries = entries.into_iter().flat_map(|EntryWrite { name, version, content }| {
         let version = version.map_or_else(|| "".into(), arguments::integer);
         [Value::from(name), version, content.unwrap_or_default().into()]
@@ -38,7 +41,7 @@ pub(crate) async fn write_keys<'a>(
     forget_after: Duration,
     entries: impl IntoIterator<Item = EntryWrite<'a>>,
 ) -> Result<(), Unavailable> {
-    link.run(&REGISTER, vec![names.keys()], arguments(forget_after, entries)).await.map(drop)
+    link.run(&REGISTER, vec![names.keys()], register_arguments(forget_after, entries)).await.map(drop)
 }
 
 /// Writes one entry of the registry of API keys, and waits a moment for the replicas. Returns whether the
@@ -49,7 +52,7 @@ pub(crate) async fn write_key_replicated(
     forget_after: Duration,
     entry: EntryWrite<'_>,
 ) -> Result<(bool, Replication), Unavailable> {
-    let arguments = arguments(forget_after, [entry]);
+    let arguments = register_arguments(forget_after, [entry]);
     let (before, replication) = link.run_replicated(&REGISTER, vec![names.keys()], arguments).await?;
     Ok((replies::number(&before)? == 1, replication))
 }
