@@ -30,9 +30,9 @@ pub(crate) struct MemberWriter {
 impl MemberWriter {
     pub(crate) fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
         let keep = IN_USE_TTL + retention.history.age;
-        let (to, called) = (link.clone(), names.clone());
+        let (link, names) = (link.clone(), names.clone());
         let changes =
-            Batcher::new(move |room, entries| write_batch(to.clone(), called.clone(), keep, room, entries));
+            Batcher::new(move |room, entries| write_batch(link.clone(), names.clone(), keep, room, entries));
         Self { changes }
     }
 

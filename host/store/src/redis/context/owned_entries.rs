@@ -44,9 +44,9 @@ impl OwnedEntries {
                 }
             })
         };
-        let (to, key) = (link.clone(), names.ends());
+        let (ends_link, key) = (link.clone(), names.ends());
         let scheduled_ends = Batcher::new(move |(), entries: Vec<(String, u64)>| {
-            let (link, key) = (to.clone(), key.clone());
+            let (link, key) = (ends_link.clone(), key.clone());
             async move {
                 let mut arguments = vec![Value::from(key)];
                 for (entry, end) in &entries {
@@ -56,9 +56,9 @@ impl OwnedEntries {
                 Ok(vec![(); entries.len()])
             }
         });
-        let (to, key) = (link.clone(), names.ends());
+        let (ends_link, key) = (link.clone(), names.ends());
         let unscheduled_ends = Batcher::new(move |(), entries: Vec<(String, u64)>| {
-            let (link, key) = (to.clone(), key.clone());
+            let (link, key) = (ends_link.clone(), key.clone());
             async move {
                 schedules::remove(&link, key, &entries).await?;
                 Ok(vec![(); entries.len()])

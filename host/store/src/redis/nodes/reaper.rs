@@ -17,6 +17,7 @@ use crate::{
         },
         session_key::SessionKey,
         stored_rooms::StoredRooms,
+        timeouts::too_late,
     },
 };
 use fred::types::Value;
@@ -198,11 +199,12 @@ impl RecordSnapshot<'_> {
         rooms: &StoredRooms,
         lives: bool,
     ) -> Result<(), Unavailable> {
-        let come = rooms.memberships.iter().map(|(room, stored)| (room, Some(stored.joined.epoch.clone())));
-        let go = rooms.left.iter().map(|room| (room, None));
+        let members =
+            rooms.memberships.iter().map(|(room, stored)| (room, Some(stored.joined.epoch.clone())));
+        let left = rooms.left.iter().map(|room| (room, None));
         let principal: Arc<str> = self.key.principal.into();
         let mut writes: Vec<CleanupTask> = vec![];
-        for (room, epoch) in come.chain(go) {
+        for (room, epoch) in members.chain(left) {
             let change = MembershipChange {
                 room: room.clone(),
                 generation: self.generation,
@@ -213,9 +215,7 @@ impl RecordSnapshot<'_> {
             let principal = &principal;
             let write = async move {
                 match context.members.write(principal, self.key.id, change).await? {
-                    (MembershipOutcome::Late, _) => {
-                        Err(Unavailable("a member was not written in time".to_owned()))
-                    }
+                    (MembershipOutcome::Late, _) => Err(too_late()),
                     _ => Ok(()),
                 }
             };
