@@ -297,7 +297,7 @@ impl World {
 }
 
 impl ModelConnection {
-    pub(super) fn handle(&self) -> SessionHandle {
+    pub(super) fn session_handle(&self) -> SessionHandle {
         SessionHandle { token: self.token.expect("an open connection has a session"), connection: self.id }
     }
 }

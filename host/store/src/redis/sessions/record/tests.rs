@@ -1,4 +1,6 @@
 use super::*;
+use crate::redis::membership_change::MembershipOutcome;
+use switchyard_protocol::Position;
 
 fn room(name: &str) -> RoomName {
     RoomName::parse(name).unwrap()
@@ -129,7 +131,7 @@ fn a_lost_session_is_created_again_only_after_its_client_answers() {
 #[test]
 fn acknowledgements_rise_within_an_epoch_and_follow_a_new_one() {
     let mut record = in_a();
-    let membership = |record: &Record| record.rooms[&room("a")].membership().position;
+    let membership = |record: &Record| record.rooms[&room("a")].to_membership().position;
     assert!(record.acknowledge(&room("a"), &at("e", 5)) && !record.acknowledge(&room("a"), &at("e", 4)));
     assert_eq!((membership(&record), record.is_synced()), (at("e", 5), true));
     record.restore_acknowledged(&room("a"), &at("other", 9));
