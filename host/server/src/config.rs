@@ -7,6 +7,7 @@ mod file;
 mod location;
 mod overrides;
 mod redact;
+mod shape;
 mod store;
 mod warnings;
 
@@ -348,6 +349,102 @@ mod tests {
     }
 
     #[test]
+    fn an_error_about_a_type_names_the_key_and_the_value_and_gives_an_example() {
+        let key = |rest: &str| format!("[[key]]\n{rest}\n");
+        let plugin = |rest: &str| format!("[[plugin]]\n{rest}\n");
+        for (text, expected) in [
+            (
+                "limits.address.failures = 20",
+                "limits.address.failures: integer `20`, a rate such as \"20/m\"",
+            ),
+            ("limits.address = 20", "limits.address: integer `20`, a table such as { unauthenticated = 64,"),
+            (
+                "limits.address.unauthenticated = \"64\"",
+                "limits.address.unauthenticated: string \"64\", a whole number",
+            ),
+            (
+                "limits.trusted = \"10.0.0.0/8\"",
+                "limits.trusted: string \"10.0.0.0/8\", a list of addresses and networks",
+            ),
+            (
+                "limits.trusted = [\n  \"10.0.0.0/8\",\n  8,\n]",
+                "limits.trusted: integer `8`, a list of addresses and networks",
+            ),
+            (
+                "limits.unauthenticated = \"many\"",
+                "limits.unauthenticated: string \"many\", a whole number such as 1000",
+            ),
+            ("server.path = 1", "server.path: integer `1`, a path such as \"/v2/realtime\""),
+            (
+                "server.tls = true",
+                "server.tls: boolean `true`, a table such as { certificate = \"cert.pem\",",
+            ),
+            (
+                "server.tls = { certificate = 1 }",
+                "server.tls.certificate: integer `1`, the path of a PEM file",
+            ),
+            (
+                "server.origins = \"https://a\"",
+                "server.origins: string \"https://a\", a list of origins such as",
+            ),
+            ("server.origins = [1]", "server.origins: integer `1`, a list of origins such as"),
+            ("admin.hosts = \"a\"", "admin.hosts: string \"a\", a list of host names such as"),
+            ("store.prefix = 1", "store.prefix: integer `1`, a string such as \"switchyard\""),
+            ("rooms.ungoverned = true", "rooms.ungoverned: boolean `true`, \"open\" or \"closed\""),
+            ("rooms.history = 1000", "rooms.history: integer `1000`, a table such as { messages = 1000,"),
+            (
+                "rooms.history.messages = \"1k\"",
+                "rooms.history.messages: string \"1k\", a whole number such as 1000",
+            ),
+            (
+                "session.heartbeat = \"25s\"",
+                "session.heartbeat: string \"25s\", a table such as { interval = \"25s\",",
+            ),
+            ("tier.pro.rooms = \"all\"", "tier.pro.rooms: string \"all\", a whole number such as 100"),
+            ("tier.pro.rooms = 1.5", "tier.pro.rooms: floating point `1.5`, a whole number such as 100"),
+            (&key("digest = 1"), "key.digest: integer `1`, a string: 'sha256:' and 64 hexadecimal digits"),
+            (&key("principal = 1"), "key.principal: integer `1`, a name such as \"acme\""),
+            (&key("tier = 1"), "key.tier: integer `1`, the name of a tier"),
+            (&key("scopes = \"publish\""), "key.scopes: string \"publish\", a list of scopes such as"),
+            (&key("scopes = [1]"), "key.scopes: integer `1`, a list of scopes such as"),
+            (
+                &key("expires = \"2027-01-01\""),
+                "key.expires: string \"2027-01-01\", a time in UTC without quotation marks",
+            ),
+            (&plugin("name = 1"), "plugin.name: integer `1`, a name such as \"dydx\""),
+            (&plugin("file = 1"), "plugin.file: integer `1`, the path of a WebAssembly file"),
+            (&plugin("sha256 = 1"), "plugin.sha256: integer `1`, a string of 64 hexadecimal digits"),
+            (&plugin("rooms = \"a\""), "plugin.rooms: string \"a\", a list of room patterns such as"),
+            (&plugin("config = 1"), "plugin.config: integer `1`, a table such as { max_depth = 50 }"),
+            (&plugin("on_failure = 1"), "plugin.on_failure: integer `1`, \"deny\" or \"allow\""),
+            (
+                &plugin("budget = \"10ms\""),
+                "plugin.budget: string \"10ms\", a table such as { call = \"10ms\",",
+            ),
+            (&plugin("budget.calls = \"1\""), "plugin.budget.calls: string \"1\", a whole number such as"),
+            (
+                "signatures.keys = \"ed25519:x\"",
+                "signatures.keys: string \"ed25519:x\", a list of public keys",
+            ),
+            ("signatures.require = \"yes\"", "signatures.require: string \"yes\", true or false"),
+            ("cache.folder = 1", "cache.folder: integer `1`, the path of a directory, such as \"cache\""),
+        ] {
+            let error = parse(text, &[]).unwrap_err();
+            let (_, error) = error.split_once(": ").unwrap();
+            let error = error.replace("invalid type: ", "").replace(", expected ", ", ");
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+        let error = parse("", &[("SWITCHYARD_LIMITS__ADDRESS__FAILURES", "20")]).unwrap_err();
+        assert!(error.ends_with("expected a rate such as \"20/m\" or \"5/s\""), "{error}");
+        let missing = "server.tls = { certificate = \"cert.pem\" }";
+        let error = parse(missing, &[]).unwrap_err();
+        assert_eq!(
+            error,
+            "s.toml:1: server.tls.key is missing; expected the path of a PEM file, such as \"key.pem\""
+        );
+    }
+
+    #[test]
     fn no_error_shows_a_password_wherever_the_url_of_the_store_is_put() {
         let url = "redis://:s3cret@h:1";
         let positions = [
@@ -398,7 +495,8 @@ mod tests {
             parse("[store]\nurl = 735273", &[]).unwrap_err(),
             parse("", &[("SWITCHYARD_STORE__URL", "735273")]).unwrap_err(),
         ] {
-            assert!(error.ends_with("store.url must be a string, but its type is integer"), "{error}");
+            assert!(error.contains("store.url must be a string such as \"memory\""), "{error}");
+            assert!(error.ends_with("but its type is integer"), "{error}");
         }
     }
 

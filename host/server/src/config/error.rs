@@ -1,6 +1,6 @@
 //! Why a configuration is rejected, in the terms of TOML: keys, tables and lists. Checks nothing.
 
-use super::{location, redact::redact_urls};
+use super::{location, redact::redact_urls, shape::expected_shape};
 use switchyard_process::file::UnusableFile;
 
 /// Why a configuration is rejected. The message is one sentence that names the file and the line, or the
@@ -39,7 +39,7 @@ impl ConfigError {
 }
 
 /// Terms of Rust in the messages of serde and the TOML parser, and the terms that operators know.
-const TERMS: [(&str, &str); 13] = [
+const TERMS: [(&str, &str); 14] = [
     ("unknown field ", "unknown key "),
     ("missing field ", "missing key "),
     ("duplicate field ", "duplicate key "),
@@ -50,9 +50,10 @@ const TERMS: [(&str, &str); 13] = [
     ("expected a sequence", "expected a list"),
     ("expected a boolean", "expected true or false"),
     ("expected a nonzero usize", "expected a whole number of at least 1"),
-    ("expected u32", "expected a whole number"),
+    ("expected u32", "expected a whole number of at most 4294967295"),
     ("expected u64", "expected a whole number"),
     ("expected usize", "expected a whole number"),
+    ("expected path string", "expected a path"),
 ];
 
 /// Keys that are lists of tables.
@@ -65,7 +66,9 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
     let key = location::key_at(text, span.start);
     let missing = message.strip_prefix("missing key `").and_then(|rest| rest.strip_suffix('`'));
     if let Some(missing) = missing.filter(|_| !key.is_empty()) {
-        return (String::new(), format!("{key}.{missing} is missing"));
+        let key = format!("{key}.{missing}");
+        let hint = expected_shape(&key).map(|shape| format!("; expected {shape}"));
+        return (String::new(), format!("{key} is missing{}", hint.unwrap_or_default()));
     }
     let header = location::header_at(text, span.start).unwrap_or_default();
     let is_tier = key == "tier" || (header == "[tier]" && !key.is_empty());
@@ -82,7 +85,19 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
     };
     match wrong_brackets {
         Some(message) => (String::new(), message),
-        None => (key, message),
+        None => {
+            let message = with_shape(&key, message);
+            (key, message)
+        }
+    }
+}
+
+/// The message about a value of the wrong type, with what the value of this key must be and an example.
+fn with_shape(key: &str, message: String) -> String {
+    let Some(shape) = expected_shape(key) else { return message };
+    match message.rsplit_once(", expected ").filter(|_| message.starts_with("invalid type: ")) {
+        Some((given, _)) => format!("{given}, expected {shape}"),
+        None => message,
     }
 }
 

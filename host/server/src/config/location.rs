@@ -1,5 +1,5 @@
-//! Where in the text of a configuration a value is: its line, and the name of its key. Looks at lines only,
-//! and does not parse TOML, which may be invalid.
+//! Where in the text of a configuration a value is: its line, and the name of its key. Looks at lines,
+//! brackets and quotation marks only, and does not parse TOML, which may be invalid.
 
 use std::ops::Range;
 
@@ -73,44 +73,68 @@ pub fn line_number(text: &str, offset: usize) -> usize {
 
 /// The header of the section that contains this offset, with its brackets. The offset may be in the header itself.
 pub(super) fn header_at(text: &str, offset: usize) -> Option<&str> {
-    let end =
-        text[line_start(text, offset)..].find('\n').map_or(text.len(), |end| line_start(text, offset) + end);
-    text[..end].lines().rfind(|line| is_header(line)).map(str::trim)
+    section_at(text, offset).map(|(_, header)| header.trim())
+}
+
+/// The line of the header of the section that contains this offset, and the offset of that line.
+fn section_at(text: &str, offset: usize) -> Option<(usize, &str)> {
+    lines(text).take_while(|(start, _)| *start <= offset).filter(|(_, line)| is_header(line)).last()
 }
 
 fn is_header(line: &str) -> bool {
     line.trim().starts_with('[') && line.trim().ends_with(']')
 }
 
-/// The offset of the first byte of the line that contains this offset.
-fn line_start(text: &str, offset: usize) -> usize {
-    text[..text.floor_char_boundary(offset)].rfind('\n').map_or(0, |end| end + 1)
-}
-
 /// The full name of the key whose value is at this offset, such as `session.heartbeat.interval`, as far as
-/// its section and its line tell.
+/// its section and the text after the section's header tell. In a header, the name of the section.
 pub(super) fn key_at(text: &str, offset: usize) -> String {
     let offset = text.floor_char_boundary(offset);
-    let start = line_start(text, offset);
-    let header = header_at(text, offset).map_or("", |line| line.trim_matches(['[', ']', ' ']));
-    if is_header(text[start..].lines().next().unwrap_or_default()) {
-        return header.to_owned();
+    let (start, header) = section_at(text, offset).unwrap_or_default();
+    let section = header.trim().trim_matches(['[', ']', ' ']);
+    if offset < start + header.len() {
+        return section.to_owned();
     }
-    // The key of the line, and the keys of the inline tables that are open at the offset.
-    let (mut path, mut name, mut quote) = (vec![header.to_owned()], String::new(), None);
-    for c in text[start..offset].chars() {
+    // The key of the statement, and the keys of the inline tables that are open at the offset.
+    let (mut path, mut name) = (vec![], String::new());
+    // The brackets that are open, each with the length of the path before it.
+    let mut open = vec![];
+    let (mut quote, mut is_comment) = (None, false);
+    let mut chars = text[start + header.len()..offset].chars();
+    while let Some(c) = chars.next() {
         match (quote, c) {
-            (Some(open), c) if c == open => quote = None,
+            (_, '\n') => {
+                (quote, is_comment) = (None, false);
+                name.clear();
+                if open.is_empty() {
+                    path.clear();
+                }
+            }
+            (Some('"'), '\\') => drop(chars.next()),
+            (Some(mark), c) if c == mark => quote = None,
             (Some(_), _) => {}
+            (None, _) if is_comment => {}
+            (None, '#') => is_comment = true,
             (None, '"' | '\'') => quote = Some(c),
             (None, '=') => path.push(std::mem::take(&mut name)),
-            (None, '{' | '[' | ']') => name.clear(),
-            (None, ',') => drop((path.pop(), name.clear())),
-            (None, '}') => drop((path.pop(), name.clear())),
+            (None, '{' | '[') => {
+                open.push((c, path.len()));
+                name.clear();
+            }
+            (None, '}' | ']') => {
+                path.truncate(open.pop().map_or(0, |(_, length)| length));
+                name.clear();
+            }
+            (None, ',') => {
+                if let Some(('{', length)) = open.last() {
+                    path.truncate(*length);
+                }
+                name.clear();
+            }
             (None, c) if c.is_whitespace() => {}
             (None, c) => name.push(c),
         }
     }
+    path.insert(0, section.to_owned());
     path.retain(|part| !part.is_empty());
     path.join(".")
 }
@@ -131,6 +155,13 @@ mod tests {
             ("[tier.pro]\nrooms = |\"x\"", "tier.pro.rooms"),
             ("x = |[", "x"),
             ("|x", ""),
+            ("[key]\n|digest = 1", "key"),
+            ("[[|key]]\ndigest = 1", "key"),
+            ("[[key]]\nscopes = [\"a\", |1]", "key.scopes"),
+            ("[[key]]\nscopes = [\n  \"a\", # a, b = [c]\n  |1,\n]", "key.scopes"),
+            ("[limits]\ntrusted = [\n  \"a\",\n]\nunauthenticated = |\"x\"", "limits.unauthenticated"),
+            ("a = { b = {}, c = { d = 1 }, e = |1 }", "a.e"),
+            ("[server]\npath = \"a\\\"=\"\nframe = |1", "server.frame"),
         ] {
             let at = text.find('|').unwrap();
             assert_eq!(key_at(&text.replace('|', ""), at), expected, "{text}");

@@ -35,7 +35,9 @@ pub enum StoreUrl {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidStoreUrl {
     /// It is not a string, but a value of this type of TOML.
-    #[error("store.url must be a string, but its type is {0}")]
+    #[error(
+        r#"store.url must be a string such as "memory" or "redis://127.0.0.1:6379", but its type is {0}"#
+    )]
     Type(&'static str),
     /// It is neither `memory` nor a valid URL of Redis.
     #[error(transparent)]
