@@ -3,7 +3,7 @@
 mod deadlines;
 mod expiry;
 mod refused;
-mod tls;
+pub mod tls;
 mod unread;
 
 use serde_json::json;

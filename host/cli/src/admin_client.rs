@@ -41,6 +41,9 @@ pub(crate) struct AdminArgs {
 fn parse_url(text: &str) -> Result<Uri, String> {
     match text.parse::<Uri>() {
         Ok(url) if url.scheme_str() == Some("http") && url.authority().is_some() => Ok(url),
+        Ok(url) if url.scheme_str() == Some("https") => {
+            Err("the admin listener does not use TLS; write http://, not https://".to_owned())
+        }
         _ => Err("expected the URL of an admin listener such as http://127.0.0.1:9090".to_owned()),
     }
 }
@@ -117,7 +120,14 @@ impl AdminClient {
         if let Some(signature) = call.signature {
             request = request.header("X-Signature", signature);
         }
-        let response = sender.send_request(request.body(Body::from(call.body))?).await?;
+        let response = sender.send_request(request.body(Body::from(call.body))?).await;
+        let response = match response {
+            Err(error) if error.is_parse() => bail!(
+                "the answer is not HTTP, so this is probably a port with TLS; --admin must be the URL of the admin \
+                 listener (admin.listen), which does not use TLS"
+            ),
+            response => response?,
+        };
         let status = response.status().as_u16();
         let bytes = to_bytes(Body::new(response.into_body()), MAX_RESPONSE_BYTES).await?;
         connection.abort();

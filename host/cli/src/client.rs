@@ -187,7 +187,9 @@ impl WireClient {
             Ok(Err(tungstenite::Error::Http(response))) => {
                 return Err(ConnectionLoss::upgrade_refused(&response));
             }
-            Ok(Err(error)) => return Err(ConnectionLoss::cannot_connect(error)),
+            Ok(Err(error)) => {
+                return Err(ConnectionLoss::cannot_connect(error, self.url.starts_with("wss:")));
+            }
         };
         let request = ClientRequest::Connect { api_key: Some(&self.key), session: self.session.as_deref() };
         let request = request.encode(Some(0.into()));

@@ -1,6 +1,10 @@
 //! HTTP as both listeners use it: how a request presents its key, and how a refusal is answered. Knows no
 //! paths.
 
+mod scheme_hint;
+
+pub(crate) use scheme_hint::{SchemeHint, is_not_http};
+
 use axum::{
     Extension,
     http::{HeaderMap, StatusCode, header},

@@ -11,6 +11,7 @@ pub use tls::Tls;
 pub(crate) use tls::{Certificate, TlsConfig};
 
 use crate::{
+    http::{SchemeHint, is_not_http},
     limits::{ClientLimits, PendingConnection},
     metrics::LimitKind,
     session::Services,
@@ -44,6 +45,13 @@ const DRAIN_HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(400);
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How often such an error is logged, at most.
 const ACCEPT_ERROR_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Logged when a client uses `ws://` and the listener has TLS.
+const PLAIN_CLIENT: &str =
+    "a client did not use TLS: server.tls is set, so clients must use wss://, not ws://";
+/// Logged when a client uses `wss://` and the listener has no TLS.
+const TLS_CLIENT: &str = "a client sent something other than HTTP, probably TLS: server.tls is not set, so clients \
+                          must use ws://, not wss://";
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -130,14 +138,20 @@ pub(crate) async fn run(
         handshakes: handshakes.clone(),
     };
     let router = upgrade::router(context);
+    let scheme_hint = Arc::new(SchemeHint::new(if tls.is_some() { PLAIN_CLIENT } else { TLS_CLIENT }));
     accept(listener, draining.clone(), &limits, &handshakes, |tcp, remote, unauthenticated| {
         let (router, tls, draining) = (router.clone(), tls.clone(), draining.clone());
+        let scheme_hint = scheme_hint.clone();
         async move {
             let is_answering = Arc::new(AtomicBool::new(false));
             let transport = Arc::new(match &tls {
                 None => Transport::plain(tcp),
                 Some(tls) => {
-                    Transport::tls(unless_draining(&draining, &is_answering, tls.accept(tcp)).await??)
+                    let accepted = unless_draining(&draining, &is_answering, tls.accept(tcp)).await?;
+                    if accepted.as_ref().is_err_and(tls::is_not_tls) {
+                        scheme_hint.log(remote);
+                    }
+                    Transport::tls(accepted?)
                 }
             });
             let stream = Stream::new(transport.clone());
@@ -147,7 +161,10 @@ pub(crate) async fn run(
             if Arc::strong_count(&transport) == 1 {
                 socket::close_gracefully(&transport).await;
             }
-            served
+            if tls.is_none() && served.as_ref().is_err_and(is_not_http) {
+                scheme_hint.log(remote);
+            }
+            served.map_err(io::Error::other)
         }
     })
     .await;

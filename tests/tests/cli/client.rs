@@ -1,13 +1,15 @@
 //! `switchyard publish` and `switchyard listen` against a node.
 
-use super::{fails, stderr, stdout};
+use super::{fails, serve::PORTS, stderr, stdout};
+use crate::keys::tls;
 use serde_json::{Value, json};
 use std::{
     fs,
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, READER, Server, binary, eventually, guest, run};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Process, READER, Server, binary, eventually, guest, run};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -168,6 +170,53 @@ async fn errors_are_one_sentence() {
     assert!(error.contains("switchyard: line 2, column 9: expected value; expected {"), "{error}");
     assert!(error.contains(", 1 invalid line\n"), "{error}");
     assert!(error.ends_with("switchyard: 1 of 2 messages was not published\n"), "{error}");
+}
+
+/// A wrong scheme is the most frequent mistake with TLS. The client is told, and the operator once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_scheme_is_explained_to_the_client_and_in_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (with_tls, without_tls) = (folder.path().join("tls"), folder.path().join("plain"));
+    [&with_tls, &without_tls].map(|folder| fs::create_dir(folder).expect("a folder"));
+    tls::write(&with_tls, &tls::certificate());
+    let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }\n[admin]";
+    fs::write(with_tls.join("s.toml"), PORTS.replace("[admin]", tls) + &Server::keys()).expect("a file");
+    fs::write(without_tls.join("s.toml"), PORTS.to_owned() + &Server::keys()).expect("a file");
+    let secure = Process::serve(&with_tls, &["--config", "s.toml"], &[]).await;
+    let plain = Process::serve(&without_tls, &["--config", "s.toml"], &[]).await;
+    let run = async |arguments: &[&str]| {
+        let output = run(folder.path(), arguments, &[("SWITCHYARD_KEY", KEY)]).await;
+        assert!(!output.status.success(), "{arguments:?}: {}", stdout(&output));
+        stderr(&output)
+    };
+
+    let url = secure.url.replace("wss://", "ws://");
+    let expected = format!(
+        "switchyard: {url}: the server does not answer in HTTP here, so it probably uses TLS; try wss://\n"
+    );
+    assert_eq!(run(&["listen", "--url", &url, "prices"]).await, expected);
+    assert_eq!(run(&["publish", "--url", &url, "--room", "prices", "1"]).await, expected);
+    let admin = format!("http://{}", secure.address());
+    let error = run(&["plugin", "list", "--admin", &admin]).await;
+    assert!(error.starts_with(&format!("switchyard: --admin {admin}: the answer is not HTTP")), "{error}");
+    assert!(error.contains("the admin listener (admin.listen), which does not use TLS"), "{error}");
+    let error = run(&["plugin", "list", "--admin", "https://127.0.0.1:9090"]).await;
+    assert!(error.contains("the admin listener does not use TLS; write http://, not https://"), "{error}");
+
+    let url = plain.url.replace("ws://", "wss://");
+    assert!(run(&["listen", "--url", &url, "prices"]).await.ends_with("try ws://\n"));
+    let url = plain.admin.replace("http://", "wss://");
+    assert!(run(&["listen", "--url", &url, "prices"]).await.ends_with("try ws://\n"));
+
+    let lines_in_log = async |folder: &Path, text: &str| {
+        let log = || fs::read_to_string(folder.join("stderr")).expect("a log");
+        eventually("a line in the log", async || log().contains(text).then_some(())).await;
+        log().matches(text).count()
+    };
+    // There were three such clients.
+    assert_eq!(lines_in_log(&with_tls, "clients must use wss://, not ws://").await, 1);
+    assert_eq!(lines_in_log(&without_tls, "clients must use ws://, not wss://").await, 1);
+    assert_eq!(lines_in_log(&without_tls, "use http://, not https://").await, 1);
 }
 
 /// Sends SIGTERM, as when a container is stopped.

@@ -1,6 +1,7 @@
 //! What clients, publishers and plugin authors can write to logs and terminals: only text.
 
 use super::{serve::PORTS, stdout};
+use crate::keys::tls;
 use serde_json::json;
 use std::{fs, process::Stdio};
 use switchyard_tests::{Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, command, eventually, run};
@@ -26,9 +27,7 @@ fn hello(name: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn tls_hellos_with_invalid_names_do_not_fill_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
-    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+    tls::write(folder.path(), &tls::certificate());
     let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }\n[admin]";
     let text = format!("{}{}", PORTS.replace("[admin]", tls), Server::keys());
     fs::write(folder.path().join("s.toml"), text).expect("a file");

@@ -4,7 +4,7 @@ use super::backoff::random_fraction;
 use std::{fmt, io, time::Duration};
 use switchyard_protocol::client::parse_http_error;
 use tokio_rustls::rustls::{self, InvalidMessage};
-use tokio_tungstenite::tungstenite::{self, http::Response, protocol::CloseFrame};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError, http::Response, protocol::CloseFrame};
 
 /// A draining node asks for a delay of milliseconds. A longer one than this is taken for a mistake.
 const MAX_DRAIN_DELAY: Duration = Duration::from_secs(60);
@@ -59,11 +59,16 @@ impl ConnectionLoss {
         }
     }
 
-    pub(super) fn cannot_connect(error: tungstenite::Error) -> Self {
-        let is_plain = matches!(&error, tungstenite::Error::Io(error) if is_not_tls(error));
-        match is_plain {
-            true => Self::Permanent("the server does not use TLS here; try ws://".to_owned()),
-            false => Self::broken("cannot connect", error),
+    /// The upgrade failed. `has_tls`: the scheme of the URL is `wss`.
+    pub(super) fn cannot_connect(error: tungstenite::Error, has_tls: bool) -> Self {
+        match &error {
+            tungstenite::Error::Io(error) if is_not_tls(error) => {
+                Self::Permanent("the server does not use TLS here; try ws://".to_owned())
+            }
+            tungstenite::Error::Protocol(ProtocolError::HttparseError(_)) if !has_tls => Self::Permanent(
+                "the server does not answer in HTTP here, so it probably uses TLS; try wss://".to_owned(),
+            ),
+            _ => Self::broken("cannot connect", error),
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     timed_stream::TimedStream,
 };
 use crate::{
-    http,
+    http::{self, SchemeHint, is_not_http},
     limits::{AddressGroup, ClientLimits, FileBudget, KeyFailures, NoSlot, Slot, Slots},
     metrics::{LimitKind, ListenerKind, Metrics},
     rollout::Rollout,
@@ -54,6 +54,9 @@ const ENDING_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// When a call to a node that is starting may be tried again, in milliseconds.
 const STARTING_RETRY_AFTER_MS: u64 = 1000;
+/// Logged when a client uses `https://`.
+const TLS_CLIENT: &str =
+    "a client of admin.listen sent something other than HTTP, probably TLS: use http://, not https://";
 
 /// The listener for operators. It serves until it is dropped, or until the node that runs with it has stopped.
 pub struct AdminListener {
@@ -81,6 +84,7 @@ struct RequestHandler {
     /// Maximum number of connections at a time.
     max_connections: usize,
     slots: Arc<Slots>,
+    scheme_hint: SchemeHint,
 }
 
 impl AdminListener {
@@ -104,6 +108,7 @@ impl AdminListener {
             failures: KeyFailures::new(None, ListenerKind::Operators, metrics.clone()),
             max_connections,
             slots: Slots::new(max_connections, None, GRACE_PERIOD),
+            scheme_hint: SchemeHint::new(TLS_CLIENT),
         });
         let accepting = accept(listener, handler.clone(), stopped.clone());
         let task = vitals.spawn("the listener for operators", accepting);
@@ -217,12 +222,16 @@ impl RequestHandler {
             }
             Ok::<_, std::convert::Infallible>(response)
         });
-        hyper::server::conn::http1::Builder::new()
+        let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(READ_BUFFER_BYTES)
             .serve_connection(TokioIo::new(TimedStream::new(tcp)), service)
-            .await
+            .await;
+        if served.as_ref().is_err_and(is_not_http) {
+            self.scheme_hint.log(remote);
+        }
+        served
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response, std::convert::Infallible> {

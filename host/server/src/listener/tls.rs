@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig,
+        self, InvalidMessage, ServerConfig,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
@@ -65,6 +65,12 @@ impl Tls {
     pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.current.load().config.clone()).accept(tcp).await
     }
+}
+
+/// Whether a TLS handshake failed because the client sent something other than TLS.
+pub(super) fn is_not_tls(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)))
 }
 
 /// A certificate with its key.

@@ -60,7 +60,7 @@ pub(super) async fn serve(
     remote: SocketAddr,
     unauthenticated: Arc<PendingConnection>,
     is_answering: Arc<AtomicBool>,
-) -> io::Result<()> {
+) -> hyper::Result<()> {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let (mut router, unauthenticated) = (router.clone(), unauthenticated.clone());
         let is_answering = is_answering.clone();
@@ -80,7 +80,6 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await
-        .map_err(io::Error::other)
 }
 
 /// Delays the answer if the key was rejected, depending on how many were before, and has the connection
