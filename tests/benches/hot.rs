@@ -1,4 +1,5 @@
-//! What a message costs in each function that it passes: `cargo bench -p switchyard-tests`, after `cargo xtask guests`.
+//! What a message costs in each function that it passes: `cargo bench -p switchyard-tests`, after `cargo
+//! xtask guests`.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;

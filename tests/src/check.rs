@@ -3,7 +3,6 @@
 //! work.
 
 mod actor;
-mod calm;
 mod connection;
 mod filter;
 mod http;
@@ -12,6 +11,7 @@ mod log;
 mod oracle;
 mod publisher;
 mod random;
+mod recovery;
 mod run;
 mod schedule;
 mod shrink;

@@ -42,7 +42,7 @@ impl Client {
 
     /// Connects to a URL with these fields in `connect`.
     pub async fn connect_at(url: &str, fields: Value) -> Self {
-        Self::open(url).await.greet(fields).await
+        Self::open(url).await.authenticate(fields).await
     }
 
     /// Opens a new session with this key.
@@ -51,7 +51,7 @@ impl Client {
     }
 
     /// Sends `connect` with these fields, which must be accepted.
-    pub async fn greet(mut self, mut fields: Value) -> Self {
+    pub async fn authenticate(mut self, mut fields: Value) -> Self {
         fields["type"] = "connect".into();
         self.send(fields).await;
         self.connected = self.expect("connected").await;
@@ -59,7 +59,7 @@ impl Client {
     }
 
     /// Sends `frame` as the first frame, which must be rejected. Returns the error code and the close code.
-    pub async fn turned_away(url: &str, frame: Value) -> (String, u16) {
+    pub async fn rejected_connect(url: &str, frame: Value) -> (String, u16) {
         let mut client = Self::open(url).await;
         let code = client.refused(frame).await;
         (code, client.closed().await.code)
@@ -67,7 +67,7 @@ impl Client {
 
     /// Whether a key is accepted now. With a key that is revoked at this moment, the connection may close
     /// without an error.
-    pub async fn is_let_in(url: &str, key: &str) -> bool {
+    pub async fn is_accepted(url: &str, key: &str) -> bool {
         let mut client = Self::open(url).await;
         client.send(json!({"type": "connect", "auth": {"apiKey": key}})).await;
         match timeout(EVENT_TIMEOUT, client.socket.next()).await.expect("a frame in time") {
@@ -118,7 +118,7 @@ impl Client {
     }
 
     /// Receives the next frame, which must be an error, and returns its code.
-    pub async fn refusal(&mut self) -> String {
+    pub async fn error_code(&mut self) -> String {
         let error = self.expect("error").await;
         error["error"]["code"].as_str().unwrap_or_else(|| panic!("{error}")).to_owned()
     }
@@ -153,14 +153,14 @@ impl Client {
     }
 
     /// Makes a round trip, so that all earlier frames of the server have been received.
-    pub async fn settled(&mut self) {
-        assert_eq!(self.ask(json!({"type": "ping", "id": "settled"})).await["type"], "pong");
+    pub async fn round_trip(&mut self) {
+        assert_eq!(self.ask(json!({"type": "ping", "id": "round_trip"})).await["type"], "pong");
     }
 
     /// Makes a round trip and drops all frames before the answer.
-    pub async fn drained(&mut self) {
-        self.send(json!({"type": "ping", "id": "drained"})).await;
-        while self.recv().await["id"] != "drained" {}
+    pub async fn drain_frames(&mut self) {
+        self.send(json!({"type": "ping", "id": "drain"})).await;
+        while self.recv().await["id"] != "drain" {}
     }
 
     /// Reads until the server closes the connection.

@@ -14,7 +14,7 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 /// What a follower has received.
 #[derive(Debug, Default, Clone)]
-pub struct Seen {
+pub struct Received {
     /// By room and offset, without duplicates.
     pub messages: BTreeMap<(String, u64), Value>,
     /// The offsets of each room, in the order in which they first arrived.
@@ -29,7 +29,7 @@ pub struct Seen {
 }
 
 pub struct Follower {
-    seen: Arc<Mutex<Seen>>,
+    received: Arc<Mutex<Received>>,
     task: JoinHandle<()>,
 }
 
@@ -37,33 +37,33 @@ impl Follower {
     /// Starts a follower of a room, and returns once it is a member. When a connection ends, it continues at
     /// the next URL.
     pub async fn start(urls: Vec<String>, room: &str) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let received = Arc::new(Mutex::new(Received::default()));
         let (joined, is_in) = tokio::sync::oneshot::channel();
-        let task = tokio::spawn(follow(urls, room.to_owned(), seen.clone(), joined));
+        let task = tokio::spawn(follow(urls, room.to_owned(), received.clone(), joined));
         timeout(EVENT_TIMEOUT, is_in).await.expect("a subscription in time").expect("a subscription");
-        Self { seen, task }
+        Self { received, task }
     }
 
-    pub fn seen(&self) -> Seen {
-        self.seen.lock().expect("no panic").clone()
+    pub fn received(&self) -> Received {
+        self.received.lock().expect("no panic").clone()
     }
 
     /// Waits until it has received `count` messages of the room, or panics with what it has.
     pub async fn has(&self, room: &str, count: usize, max_wait: Duration) {
         let end = std::time::Instant::now() + max_wait;
         loop {
-            let so_far = self.seen.lock().expect("no panic").order.get(room).map_or(0, Vec::len);
+            let so_far = self.received.lock().expect("no panic").order.get(room).map_or(0, Vec::len);
             if so_far >= count {
                 return;
             }
             if std::time::Instant::now() >= end {
-                let seen = self.seen();
-                let offsets = seen.order.get(room).cloned().unwrap_or_default();
+                let received = self.received();
+                let offsets = received.order.get(room).cloned().unwrap_or_default();
                 let missing = (1..=count as u64).find(|offset| !offsets.contains(offset));
                 panic!(
-                    "saw {so_far} of {count} messages; the first that is missing is {missing:?}; losses {:?}; \
+                    "received {so_far} of {count} messages; the first that is missing is {missing:?}; losses {:?}; \
                      wrong {:?}; closes {:?}; {} connections",
-                    seen.losses, seen.wrong, seen.closes, seen.connections
+                    received.losses, received.wrong, received.closes, received.connections
                 );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -80,7 +80,7 @@ impl Drop for Follower {
 async fn follow(
     urls: Vec<String>,
     room: String,
-    seen: Arc<Mutex<Seen>>,
+    received: Arc<Mutex<Received>>,
     joined: tokio::sync::oneshot::Sender<()>,
 ) {
     let (mut session, mut joined, mut n) = (None::<String>, Some(joined), 0);
@@ -91,24 +91,24 @@ async fn follow(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let mut hello = json!({"type": "connect", "auth": {"apiKey": KEY}});
+        let mut connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
         if let Some(session) = &session {
-            hello["session"] = session.as_str().into();
+            connect["session"] = session.as_str().into();
         }
-        if socket.send(Message::text(hello.to_string())).await.is_err() {
+        if socket.send(Message::text(connect.to_string())).await.is_err() {
             continue;
         }
         while let Some(Ok(message)) = socket.next().await {
             let text = match message {
                 Message::Text(text) => text,
                 Message::Close(Some(frame)) => {
-                    seen.lock().expect("no panic").closes.push(frame.code.into());
+                    received.lock().expect("no panic").closes.push(frame.code.into());
                     continue;
                 }
                 _ => continue,
             };
             let frame: Value = serde_json::from_str(&text).expect("JSON");
-            let reply = seen.lock().expect("no panic").take(&frame, &room, &mut session);
+            let reply = received.lock().expect("no panic").handle(&frame, &room, &mut session);
             if frame["type"] == "subscribed" {
                 joined.take().map(|joined| joined.send(()));
             }
@@ -121,9 +121,9 @@ async fn follow(
     }
 }
 
-impl Seen {
+impl Received {
     /// Handles a frame, and returns the frame to answer it with.
-    fn take(&mut self, frame: &Value, wanted: &str, session: &mut Option<String>) -> Option<Value> {
+    fn handle(&mut self, frame: &Value, wanted: &str, session: &mut Option<String>) -> Option<Value> {
         match frame["type"].as_str().unwrap_or_default() {
             "connected" => {
                 self.connections += 1;

@@ -1,9 +1,11 @@
-//! What the tests share: nodes on free ports, clients of the wire protocol that trust nothing, and Redis processes.
+//! What the tests share: nodes on free ports, clients of the wire protocol that trust nothing, and Redis
+//! processes.
 
 pub mod check;
 mod client;
 pub mod cpu_time;
 pub mod exposition;
+mod files;
 mod follower;
 mod guests;
 pub mod hot;
@@ -18,11 +20,12 @@ mod server;
 mod stall;
 
 pub use client::{Client, Closed};
+pub use files::{Certificate, replace_file};
 pub use follower::{Follower, Seen};
 pub use guests::{binary, guest, language_guest, plugin};
 pub use live::{End, Live};
 pub use node::Node;
-pub use process::{Process, Starting, command, run};
+pub use process::{Process, Starting, command, next_line, run, signal};
 pub use proxy::{Pattern, Proxy, Rule};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
 pub use redis::{Cluster, Redis, Sentinel};

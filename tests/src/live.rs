@@ -22,14 +22,14 @@ pub struct Live {
     /// The `connected` frame.
     pub connected: Value,
     requests: mpsc::UnboundedSender<Value>,
-    heard: watch::Receiver<Heard>,
+    received: watch::Receiver<Received>,
     next_id: AtomicU64,
     task: JoinHandle<()>,
 }
 
 /// The frames so far.
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     frames: Vec<Value>,
     end: Option<End>,
 }
@@ -52,7 +52,7 @@ impl Live {
 
     /// Connects with these fields in `connect`, which must be accepted.
     pub async fn connect_with(url: &str, fields: Value) -> Self {
-        Self::try_connect(url, fields).await.unwrap_or_else(|refused| panic!("not let in: {refused}"))
+        Self::try_connect(url, fields).await.unwrap_or_else(|refused| panic!("rejected: {refused}"))
     }
 
     /// Connects with these fields in `connect`. The error is the answer that rejects it.
@@ -60,10 +60,10 @@ impl Live {
         let (socket, _) =
             timeout(EVENT_TIMEOUT, connect_async(url)).await.expect("in time").expect("an upgrade");
         fields["type"] = "connect".into();
-        let mut client = Self::over(socket);
+        let mut client = Self::start(socket);
         client.send(fields);
         let first = |frame: &Value| frame["type"] == "connected" || frame["type"] == "error";
-        let answer = client.sees("an answer to connect", first).await;
+        let answer = client.wait_for_frame("an answer to connect", first).await;
         match answer["type"] == "connected" {
             true => {
                 client.connected = answer;
@@ -73,11 +73,11 @@ impl Live {
         }
     }
 
-    fn over(socket: Socket) -> Self {
+    fn start(socket: Socket) -> Self {
         let (requests, receiver) = mpsc::unbounded_channel();
-        let (said, heard) = watch::channel(Heard::default());
-        let task = tokio::spawn(converse(socket, receiver, said));
-        Self { connected: Value::Null, requests, heard, next_id: AtomicU64::new(0), task }
+        let (updates, received) = watch::channel(Received::default());
+        let task = tokio::spawn(run_connection(socket, receiver, updates));
+        Self { connected: Value::Null, requests, received, next_id: AtomicU64::new(0), task }
     }
 
     pub fn token(&self) -> String {
@@ -102,7 +102,7 @@ impl Live {
     }
 
     pub async fn answer(&self, id: u64) -> Value {
-        self.sees(&format!("an answer to request {id}"), |frame| frame["id"] == id).await
+        self.wait_for_frame(&format!("an answer to request {id}"), |frame| frame["id"] == id).await
     }
 
     pub async fn ask(&self, frame: Value) -> Value {
@@ -118,31 +118,31 @@ impl Live {
     }
 
     /// Makes a round trip, so that all earlier frames of the server have been received.
-    pub async fn settled(&self) {
+    pub async fn round_trip(&self) {
         assert_eq!(self.ask(json!({"type": "ping"})).await["type"], "pong");
     }
 
     /// Waits for a frame that satisfies the condition. Frames that have arrived already count.
-    pub async fn sees(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        let mut heard = self.heard.clone();
+    pub async fn wait_for_frame(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        let mut received = self.received.clone();
         let found = timeout(
             EVENT_TIMEOUT,
-            heard.wait_for(|heard| heard.end.is_some() || heard.frames.iter().any(&is_it)),
+            received.wait_for(|received| received.end.is_some() || received.frames.iter().any(&matches)),
         );
-        let heard = found.await.unwrap_or_else(|_| panic!("{what} did not come: {:?}", self.frames()));
-        let heard = heard.expect("a task that tells");
-        let frame = heard.frames.iter().find(|frame| is_it(frame));
-        let end = heard.end;
+        let received = found.await.unwrap_or_else(|_| panic!("{what} did not come: {:?}", self.frames()));
+        let received = received.expect("the task runs");
+        let frame = received.frames.iter().find(|frame| matches(frame));
+        let end = received.end;
         frame
             .cloned()
-            .unwrap_or_else(|| panic!("the end came before {what}: {end:?} after {}", json!(heard.frames)))
+            .unwrap_or_else(|| panic!("the end came before {what}: {end:?} after {}", json!(received.frames)))
     }
 
     /// Waits for the message with this offset in a room.
     pub async fn message(&self, room: &str, offset: u64) -> Value {
-        let is_it =
+        let matches =
             |frame: &Value| frame["type"] == "message" && frame["room"] == room && frame["offset"] == offset;
-        self.sees(&format!("message {offset} of {room}"), is_it).await
+        self.wait_for_frame(&format!("message {offset} of {room}"), matches).await
     }
 
     /// The offsets of a room's messages, in the order of arrival.
@@ -153,20 +153,20 @@ impl Live {
     }
 
     pub fn frames(&self) -> Vec<Value> {
-        self.heard.borrow().frames.clone()
+        self.received.borrow().frames.clone()
     }
 
     /// How the connection ended, if it did.
     pub fn end(&self) -> Option<End> {
-        self.heard.borrow().end
+        self.received.borrow().end
     }
 
     /// Waits for the end of the connection.
     pub async fn ended(&self, max_wait: Duration) -> End {
-        let mut heard = self.heard.clone();
-        let ended = timeout(max_wait, heard.wait_for(|heard| heard.end.is_some()));
+        let mut received = self.received.clone();
+        let ended = timeout(max_wait, received.wait_for(|received| received.end.is_some()));
         let ended = ended.await.unwrap_or_else(|_| panic!("no end within {max_wait:?}"));
-        ended.expect("a task that tells").end.expect("waited for")
+        ended.expect("the task runs").end.expect("waited for")
     }
 
     /// Cuts the connection without a close frame, as a bad network does.
@@ -181,14 +181,14 @@ impl Drop for Live {
     }
 }
 
-async fn converse(
+async fn run_connection(
     mut socket: Socket,
     mut requests: mpsc::UnboundedReceiver<Value>,
-    said: watch::Sender<Heard>,
+    updates: watch::Sender<Received>,
 ) {
     let mut code = None;
     loop {
-        let came = tokio::select! {
+        let message = tokio::select! {
             frame = requests.recv() => {
                 let Some(frame) = frame else { return };
                 match socket.send(Message::text(frame.to_string())).await {
@@ -196,19 +196,19 @@ async fn converse(
                     Err(_) => break,
                 }
             }
-            came = socket.next() => came,
+            message = socket.next() => message,
         };
-        match came {
+        match message {
             Some(Ok(Message::Text(text))) => {
                 let frame = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-                said.send_modify(|heard| heard.frames.push(frame));
+                updates.send_modify(|received| received.frames.push(frame));
             }
             Some(Ok(Message::Close(frame))) => code = frame.map(|frame| frame.code.into()),
             Some(Ok(_)) => {}
             Some(Err(_)) | None => break,
         }
     }
-    said.send_modify(|heard| heard.end = Some(End { code }));
+    updates.send_modify(|received| received.end = Some(End { code }));
     // The test may still send requests, which are not answered any more.
     while requests.recv().await.is_some() {}
 }

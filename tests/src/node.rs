@@ -57,7 +57,7 @@ impl Node {
     }
 
     /// The folder with its configuration.
-    pub fn place(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 

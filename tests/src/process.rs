@@ -27,12 +27,17 @@ pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]
     timeout(EVENT_TIMEOUT, output).await.expect("an end in time").expect("a process")
 }
 
+/// Waits for the next line that a process prints. `None`: it has closed its output.
+pub async fn next_line(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
+    timeout(EVENT_TIMEOUT, lines.next_line()).await.expect("a line in time").expect("text")
+}
+
 /// A process that serves.
 pub struct Process {
     pub url: String,
     pub admin: String,
     /// The JSON that it printed when it began to serve.
-    pub told: Value,
+    pub startup: Value,
     child: Child,
 }
 
@@ -79,30 +84,29 @@ impl Starting {
     }
 
     /// Waits until the process serves.
-    pub async fn serves(self) -> Process {
+    pub async fn until_serving(self) -> Process {
         let log = self.log.clone();
         let said = || std::fs::read_to_string(log).unwrap_or_default();
-        self.try_serves().await.unwrap_or_else(|_| panic!("it ended: {}", said()))
+        self.try_until_serving().await.unwrap_or_else(|_| panic!("it ended: {}", said()))
     }
 
     /// Waits until the process serves. The error is the exit status.
-    async fn try_serves(mut self) -> Result<Process, ExitStatus> {
-        let line =
-            timeout(EVENT_TIMEOUT, self.lines.next_line()).await.expect("a line in time").expect("text");
-        let Some(line) = line else {
+    async fn try_until_serving(mut self) -> Result<Process, ExitStatus> {
+        let Some(line) = next_line(&mut self.lines).await else {
             return Err(timeout(EVENT_TIMEOUT, self.child.wait())
                 .await
                 .expect("an end in time")
                 .expect("a status"));
         };
-        let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let startup: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let text =
-            |name: &str| told[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned();
-        Ok(Process { url: text("url"), admin: text("admin"), told, child: self.child })
+            |name: &str| startup[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned();
+        Ok(Process { url: text("url"), admin: text("admin"), startup, child: self.child })
     }
 }
 
-async fn signal(child: &Child, name: &str) {
+/// Sends a signal to a process by its name, such as `TERM`.
+pub async fn signal(child: &Child, name: &str) {
     let id = child.id().expect("it runs");
     let sent = Command::new("kill").args(["-s", name, &id.to_string()]).status().await;
     assert!(sent.expect("kill is there").success());
@@ -111,7 +115,7 @@ async fn signal(child: &Child, name: &str) {
 impl Process {
     /// Starts `serve --json` in a folder with more arguments, and waits until it serves.
     pub async fn serve(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Starting::serve(folder, arguments, environment).serves().await
+        Starting::serve(folder, arguments, environment).until_serving().await
     }
 
     /// Like [`Process::serve`], with a command that `change` may modify. By default the log is discarded.
@@ -130,7 +134,7 @@ impl Process {
 
     /// Starts a command that serves. The error is the exit status.
     pub async fn started(command: Command) -> Result<Self, ExitStatus> {
-        Starting::spawn(command, PathBuf::new()).try_serves().await
+        Starting::spawn(command, PathBuf::new()).try_until_serving().await
     }
 
     pub fn id(&self) -> u32 {

@@ -12,7 +12,7 @@ pub use rule::{Pattern, Rule};
 
 use crate::Redis;
 use resp::Command;
-use rule::{Fate, Rules};
+use rule::{Action, Rules};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
@@ -111,7 +111,8 @@ impl Proxy {
         self.shared.flowing.send_replace(false);
     }
 
-    /// Passes nothing on open connections any more, in either direction. They stay open, and new connections work.
+    /// Passes nothing on open connections any more, in either direction. They stay open, and new connections
+    /// work.
     pub fn silence(&self) {
         let mut audible = self.shared.audible.lock().expect("no panic");
         std::mem::take(&mut *audible).cancel();
@@ -130,36 +131,37 @@ impl Proxy {
     /// Holds requests: each waits, with everything after it on its connection. It is executed when the rule
     /// is released, even if its sender has disconnected.
     pub fn hold(&self, pattern: Pattern) -> Rule {
-        self.shared.rules.add(pattern, Fate::Hold)
+        self.shared.rules.add(pattern, Action::Hold)
     }
 
     /// Delays requests: each is executed when the rule is released, but everything after it at once. Because
     /// answers come in the order of requests, the later answers wait for this one.
-    pub fn detain(&self, pattern: Pattern) -> Rule {
-        self.shared.rules.add(pattern, Fate::Detain)
+    pub fn delay(&self, pattern: Pattern) -> Rule {
+        self.shared.rules.add(pattern, Action::Delay)
     }
 
     /// Executes requests, but holds each answer and those after it until the rule is released.
     pub fn hold_answer(&self, pattern: Pattern) -> Rule {
-        self.shared.rules.add(pattern, Fate::HoldAnswer)
+        self.shared.rules.add(pattern, Action::HoldAnswer)
     }
 
     /// Executes requests, but closes the connection instead of answering.
     pub fn lose_answer(&self, pattern: Pattern) -> Rule {
-        self.shared.rules.add(pattern, Fate::LoseAnswer)
+        self.shared.rules.add(pattern, Action::LoseAnswer)
     }
 
     /// Closes the connection instead of executing the request.
     pub fn drop_request(&self, pattern: Pattern) -> Rule {
-        self.shared.rules.add(pattern, Fate::Drop)
+        self.shared.rules.add(pattern, Action::Drop)
     }
 
     /// Answers with an error instead of executing the request.
     pub fn fail(&self, pattern: Pattern) -> Rule {
-        self.shared.rules.add(pattern, Fate::Fail)
+        self.shared.rules.add(pattern, Action::Fail)
     }
 
-    /// The number of commands that were passed to Redis so far, by name. The host's scripts count as `script NAME`.
+    /// The number of commands that were passed to Redis so far, by name. The host's scripts count as `script
+    /// NAME`.
     pub fn passed(&self) -> BTreeMap<String, u64> {
         self.shared.passed.lock().expect("no panic").clone()
     }
@@ -200,7 +202,7 @@ impl Shared {
     }
 
     /// What happens to a command, and the rule that decides it.
-    fn judge(&self, command: &Command) -> Option<(Fate, CancellationToken)> {
+    fn judge(&self, command: &Command) -> Option<(Action, CancellationToken)> {
         self.rules.judge(command, self.script(command))
     }
 }
@@ -225,7 +227,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Loads the host's scripts into Redis and returns their digests, so that the host never has to send their code.
+/// Loads the host's scripts into Redis and returns their digests, so that the host never has to send their
+/// code.
 async fn scripts(redis: &Redis) -> HashMap<Vec<u8>, String> {
     let read = |file: &Path| fs::read_to_string(file).unwrap_or_default();
     let prelude = read(&Path::new(SCRIPTS_FOLDER).join("prelude.lua"));

@@ -118,7 +118,8 @@ impl Redis {
             .map_err(|_| format!("no reply within {EVENT_TIMEOUT:?}"))?
     }
 
-    /// Waits until everything is on disk. While its disk is slow, Redis delays writing what it has acknowledged.
+    /// Waits until everything is on disk. While its disk is slow, Redis delays writing what it has
+    /// acknowledged.
     pub async fn written(&self) {
         let signs = ["\r\naof_enabled:1\r\n", "\r\naof_buffer_length:0\r\n"];
         says(self, "all written to its file", &["INFO", "persistence"], &signs).await;

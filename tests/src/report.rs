@@ -32,7 +32,7 @@ impl Report {
     }
 
     /// Prints the report, and writes its figures to a file. The program fails if anything was lost.
-    pub fn hand_over(&self, program: &str, file: Option<&Path>) -> ExitCode {
+    pub fn finish(&self, program: &str, file: Option<&Path>) -> ExitCode {
         print!("{self}");
         if let Some(file) = file
             && let Err(error) = std::fs::write(file, self.json())

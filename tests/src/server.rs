@@ -1,6 +1,6 @@
 //! A node in the test's own process, on free loopback ports.
 
-use crate::{EVENT_TIMEOUT, KEY, READER};
+use crate::{EVENT_TIMEOUT, KEY, READER, replace_file};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use switchyard_process::vital::VitalTasks;
@@ -29,7 +29,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a node with the keys of this crate and `extra` TOML, which must not begin inside a `[[key]]` section.
+    /// Starts a node with the keys of this crate and `extra` TOML, which must not begin inside a `[[key]]`
+    /// section.
     pub async fn start(extra: &str) -> Self {
         Self::start_with(&format!("{}\n{extra}", Self::keys())).await
     }
@@ -63,7 +64,8 @@ impl Server {
         std::fs::write(&file, text).expect("a file in it");
         let vitals = VitalTasks::default();
         let source = ConfigSource::open(Some(file.clone()), &vitals).expect("signals");
-        // Read by the source that watches it, as a real node does. Otherwise an immediate change could go unnoticed.
+        // Read by the source that watches it, as a real node does. Otherwise an immediate change could go
+        // unnoticed.
         let path = file.clone();
         let read = source.reader().run_without_timeout(move || Config::load(Some(&path), &vec![])).await;
         let config = read.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
@@ -140,9 +142,7 @@ impl Server {
 
     /// Replaces the configuration file atomically, as an editor does.
     pub fn reconfigure(&self, text: &str) {
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, text).expect("a file beside the configuration");
-        std::fs::rename(new, &self.file).expect("one step");
+        replace_file(&self.file, text);
     }
 
     pub fn folder(&self) -> &Path {

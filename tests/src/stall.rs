@@ -1,6 +1,6 @@
 //! A file system that does not answer, as a network file system may. Every access waits until it answers again.
 
-use crate::{EVENT_TIMEOUT, Process, eventually_within};
+use crate::{EVENT_TIMEOUT, Process, eventually_within, next_line};
 use std::{fs, path::Path, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -47,7 +47,7 @@ impl Stall {
             .spawn()
             .expect("nsenter is there");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = timeout(EVENT_TIMEOUT, lines.next_line()).await.expect("a line in time").expect("text");
+        let line = next_line(&mut lines).await;
         assert_eq!(line.as_deref(), Some("mounted"));
         Self(child)
     }

@@ -95,7 +95,7 @@ async fn receipts_count_members_and_acknowledgements() {
     member.send(json!({"type": "ack", "room": "prices", "offset": 1})).await;
     member.expect("message").await;
     member.expect("message").await;
-    member.settled().await;
+    member.round_trip().await;
     for (offset, acknowledged) in [(1, 1), (2, 0)] {
         let receipt = server.get(&format!("/v1/rooms/prices/messages/{offset}/receipt")).await;
         assert_eq!(receipt, json!({"members": 1, "acknowledged": acknowledged}));
@@ -196,8 +196,8 @@ async fn every_error_is_the_error_object() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A call that ignored a misspelt parameter would do something else than it was asked for: `?two=` instead of `?to=`
-/// rolled a plugin back to another version.
+/// A call that ignored a misspelt parameter would do something else than it was asked for: `?two=` instead of
+/// `?to=` rolled a plugin back to another version.
 #[tokio::test]
 async fn unknown_and_invalid_parameters_are_named() {
     let server = Server::start("").await;

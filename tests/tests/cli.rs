@@ -8,7 +8,7 @@ mod output;
 mod plugin;
 mod serve;
 mod sign;
-mod strangers;
+mod untrusted_text;
 
 use std::{path::Path, process::Output};
 use switchyard_tests::{binary, run};

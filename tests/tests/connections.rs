@@ -6,5 +6,5 @@ mod floods;
 mod heartbeat;
 mod limits;
 mod slow;
-mod strangers;
+mod unauthenticated;
 mod violations;

@@ -42,9 +42,9 @@ fn feed() -> Vec<(String, String)> {
 
 /// What a listener received: by room, offset and data, while offsets increase.
 #[derive(Default)]
-struct Heard(HashMap<String, Vec<(u64, String)>>);
+struct ReceivedMessages(HashMap<String, Vec<(u64, String)>>);
 
-impl Heard {
+impl ReceivedMessages {
     /// Records a delivery and drops duplicates.
     fn take(&mut self, text: &str) {
         let frame: Value = serde_json::from_str(text).unwrap();
@@ -65,18 +65,18 @@ impl Heard {
     }
 }
 
-async fn listen(server: &Server, rooms: Vec<String>, expected: usize, cuts: usize) -> Heard {
+async fn listen(server: &Server, rooms: Vec<String>, expected: usize, cuts: usize) -> ReceivedMessages {
     let mut client = Client::connect(server).await;
     client.subscribe(json!(rooms)).await;
-    let (mut heard, mut cut) = (Heard::default(), 0);
-    while heard.count() < expected {
-        heard.take(&client.text().await);
-        if heard.count() % 16 == 0 {
+    let (mut received, mut cut) = (ReceivedMessages::default(), 0);
+    while received.count() < expected {
+        received.take(&client.text().await);
+        if received.count() % 16 == 0 {
             let offsets: HashMap<_, _> =
-                heard.0.iter().map(|(room, seen)| (room, seen.last().unwrap().0)).collect();
+                received.0.iter().map(|(room, seen)| (room, seen.last().unwrap().0)).collect();
             client.send(json!({"type": "ack", "offsets": offsets})).await;
         }
-        if cut < cuts && heard.count() >= (cut + 1) * expected / (cuts + 1) {
+        if cut < cuts && received.count() >= (cut + 1) * expected / (cuts + 1) {
             cut += 1;
             let token = client.token();
             client.cut();
@@ -88,7 +88,7 @@ async fn listen(server: &Server, rooms: Vec<String>, expected: usize, cuts: usiz
         }
     }
     assert_eq!(cut, cuts);
-    heard
+    received
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn every_listener_receives_everything_in_order_byte_for_byte() {
         assert_eq!(publisher.recv().await["id"], n);
     }
     while let Some(listened) = listeners.join_next().await {
-        let (heard, wanted) = listened.unwrap();
-        assert!(heard.0 == wanted, "a listener heard something else");
+        let (received, wanted) = listened.unwrap();
+        assert!(received.0 == wanted, "a listener received something else");
     }
 }

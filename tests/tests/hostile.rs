@@ -35,7 +35,7 @@ async fn others_go_on(client: &mut Client) {
         .ask(json!({"type": "publish", "room": "dydx:eth-usd", "event": "orderbook", "data": data}))
         .await;
     assert_eq!(published["type"], "published", "{published}");
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]
@@ -90,7 +90,8 @@ async fn a_plugin_that_fails_repeatedly_is_quarantined_and_others_are_not() {
     others_go_on(&mut client).await;
 }
 
-/// Without a hook for publishing its rooms stayed open for publishers while nobody could be asked who may read what they publish.
+/// Without a hook for publishing its rooms stayed open for publishers while nobody could be asked who may
+/// read what they publish.
 #[tokio::test]
 async fn a_quarantined_plugin_refuses_publishes_whatever_hooks_it_has() {
     let plugin = |name: &str, more: &str| {
@@ -110,8 +111,8 @@ async fn a_quarantined_plugin_refuses_publishes_whatever_hooks_it_has() {
     for key in MORE_KEYS {
         publishers.push(Client::connect_as(&server, key).await);
     }
-    // Each message is stored without a call, and its publisher answers for the failure. A pause may end before it is seen on a
-    // busy machine; two more failures start a longer one.
+    // Each message is stored without a call, and its publisher answers for the failure. A pause may end
+    // before it is seen on a busy machine; two more failures start a longer one.
     let mut refusals = vec![];
     for n in 0..30 {
         let publisher = &mut publishers[n % MORE_KEYS.len()];

@@ -2,9 +2,9 @@
 
 mod deadlines;
 mod expiry;
-mod refused;
-pub mod tls;
-mod unread;
+mod invalid_files;
+mod tls;
+mod unreadable_files;
 
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ const SOME: &str = r#"["subscribe", "publish"]"#;
 
 async fn becomes(server: &Server, key: &str, good: bool) {
     let what = format!("{key} being {}", if good { "good" } else { "bad" });
-    eventually(&what, async || (Client::is_let_in(&server.url, key).await == good).then_some(())).await;
+    eventually(&what, async || (Client::is_accepted(&server.url, key).await == good).then_some(())).await;
 }
 
 #[tokio::test]
@@ -32,9 +32,9 @@ async fn a_revoked_key_closes_its_connections_within_about_a_second() {
         assert_eq!(closed.code, 4410, "{closed:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-    stays.settled().await;
+    stays.round_trip().await;
     let connect = json!({"type": "connect", "auth": {"apiKey": "sk_bad"}});
-    assert_eq!(Client::turned_away(&server.url, connect).await, ("invalid_key".into(), 4401));
+    assert_eq!(Client::rejected_connect(&server.url, connect).await, ("invalid_key".into(), 4401));
     // The session belongs to the principal, so another of its keys can resume it.
     let resume = json!({"auth": {"apiKey": "sk_other"}, "session": revoked[0].token()});
     assert_eq!(Client::connect_with(&server, resume).await.connected["resumed"], true);
@@ -55,8 +55,8 @@ async fn a_key_that_expires_closes_its_connections() {
     assert_eq!(client.closed().await.code, 4401);
     assert!(at.elapsed().expect("it is past") < Duration::from_secs(2));
     let connect = json!({"type": "connect", "auth": {"apiKey": "sk_short"}});
-    assert_eq!(Client::turned_away(&server.url, connect).await, ("expired_key".into(), 4401));
-    stays.settled().await;
+    assert_eq!(Client::rejected_connect(&server.url, connect).await, ("expired_key".into(), 4401));
+    stays.round_trip().await;
 }
 
 #[tokio::test]
@@ -96,16 +96,16 @@ async fn an_invalid_file_changes_nothing_and_the_next_valid_one_applies() {
         server.reconfigure(&wrong);
         // Nothing reports that a file was rejected. By now the node has read it many times.
         tokio::time::sleep(Duration::from_millis(700)).await;
-        assert!(!Client::is_let_in(&server.url, "sk_new").await, "{wrong}");
-        client.settled().await;
-        assert!(Client::is_let_in(&server.url, READER).await);
+        assert!(!Client::is_accepted(&server.url, "sk_new").await, "{wrong}");
+        client.round_trip().await;
+        assert!(Client::is_accepted(&server.url, READER).await);
     }
     std::fs::remove_file(&server.file).expect("a file");
     tokio::time::sleep(Duration::from_millis(700)).await;
-    client.settled().await;
+    client.round_trip().await;
     server.reconfigure(&(Server::keys() + &new));
     becomes(&server, "sk_new", true).await;
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn a_key_that_may_no_longer_subscribe_receives_nothing_from_its_rooms() {
     client.subscribe(json!(["prices"])).await;
     let mut outside = Client::connect_as(&server, "sk_less").await;
     server.reconfigure(&of(r#"["publish"]"#));
-    assert_eq!(client.refusal().await, "forbidden");
+    assert_eq!(client.error_code().await, "forbidden");
     assert_eq!(client.closed().await.code, 4600);
     let resume = json!({"auth": {"apiKey": "sk_less"}, "session": client.token()});
     let mut back = Client::connect_with(&server, resume).await;

@@ -81,7 +81,7 @@ async fn filters(language: &str) {
     ] {
         assert_eq!(before(member, marked).await, expected);
     }
-    none.settled().await;
+    none.round_trip().await;
 
     // More filters than fit into one word of answers.
     let mut many = vec![];

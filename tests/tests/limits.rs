@@ -114,7 +114,7 @@ async fn a_node_without_threads_serves_and_loads_plugins_later() {
     .await;
     assert!(!place.log().contains("panicked"), "{}", place.log());
     // Everything that needs no thread was done, and all clients are served.
-    eventually("the new key", async || Client::is_let_in(&process.url, "sk_new").await.then_some(())).await;
+    eventually("the new key", async || Client::is_accepted(&process.url, "sk_new").await.then_some(())).await;
     for room in ["prices", "dydx:eth"] {
         publisher.publish(room, json!({"price": 1})).await;
         listener.expect("message").await;

@@ -108,7 +108,7 @@ async fn a_principal_with_much_memory_gets_no_more_and_others_do() {
     assert_eq!(bob.publish("bob:1", json!(1)).await["offset"], 1);
     // As soon as some of its clients disconnect, it may connect again.
     clients.truncate(20);
-    eventually("room again", async || Client::is_let_in(&server.url, KEY).await.then_some(())).await;
+    eventually("room again", async || Client::is_accepted(&server.url, KEY).await.then_some(())).await;
     assert_eq!(one.ask(publish).await["type"], "published");
 }
 
@@ -129,7 +129,7 @@ async fn a_full_node_on_redis_keeps_delivering() {
     let token = one.token();
     one.cut();
     clients.truncate(50);
-    eventually("a new client again", async || Client::is_let_in(&node.url, KEY).await.then_some(())).await;
+    eventually("a new client again", async || Client::is_accepted(&node.url, KEY).await.then_some(())).await;
     assert_eq!(node.resume(&token).await.connected["resumed"], true);
 }
 

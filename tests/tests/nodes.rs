@@ -1,6 +1,5 @@
 //! Several nodes on one Redis, all as real processes.
 
-mod calm;
 mod clocks;
 mod databases;
 mod death;
@@ -9,18 +8,19 @@ mod growth;
 mod keys;
 mod load;
 mod loading;
+mod one_system;
 mod order;
 mod outage;
 mod passwords;
 mod permission;
 mod plugins;
-mod reading;
-mod refusals;
+mod redis_errors;
+mod redis_reads;
+mod resources;
 mod sessions;
 mod silence;
+mod startup;
 mod topology;
-mod waiting;
-mod whole;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

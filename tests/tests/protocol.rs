@@ -1,8 +1,8 @@
 //! The wire protocol, in detail.
 
+mod connect;
 mod filters;
 mod frames;
-mod greeting;
 mod live;
 mod publishing;
 mod rooms;

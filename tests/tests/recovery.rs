@@ -32,7 +32,7 @@ async fn a_lost_connection_resumes_after_its_last_acknowledgement() {
     }
     assert_eq!(offsets(&take(&mut client, 3).await), [1, 2, 3]);
     client.send(json!({"type": "ack", "room": "prices", "offset": 2})).await;
-    client.settled().await;
+    client.round_trip().await;
     let token = client.token();
     client.cut();
     publisher.publish("prices", json!(4)).await;
@@ -71,7 +71,7 @@ async fn a_takeover_ends_the_old_connection_and_moves_its_rooms() {
     assert_eq!(closed.code, 4409, "{}", closed.reason);
     publisher.publish("prices", json!(1)).await;
     assert_eq!(offsets(&take(&mut new, 1).await), [1]);
-    new.settled().await;
+    new.round_trip().await;
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn tokens_of_others_and_unknown_tokens_are_ignored() {
     }
     let mut own = Client::resume(&server, &token).await;
     assert_eq!(own.connected["resumed"], true);
-    own.settled().await;
+    own.round_trip().await;
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn lost_messages_are_reported_instead_of_a_partial_replay() {
     assert_eq!(room(&client.connected, "calm")["recovered"], true);
     let calm = client.expect("message").await;
     assert_eq!((&calm["room"], &calm["offset"]), (&json!("calm"), &json!(1)));
-    client.settled().await;
+    client.round_trip().await;
     // From here on it receives what is published, and the lost messages are not reported a second time.
     publisher.publish("prices", json!(6)).await;
     assert_eq!(offsets(&take(&mut client, 1).await), [6]);
@@ -143,7 +143,7 @@ async fn since_joins_without_a_gap() {
     }
     let answer = client.subscribe(since(&epoch, 4)).await;
     assert_eq!(answer["results"][0]["recovered"], true);
-    client.settled().await;
+    client.round_trip().await;
 }
 
 /// A replay of a few thousand messages as in [`large`] is longer than sockets and outbox buffer.
@@ -188,7 +188,7 @@ async fn leaving_a_room_ends_its_replay() {
     assert_eq!(client.expect("subscribed").await["results"][0]["recovered"], true);
     // Some may have been in flight before.
     while client.recv().await["type"] != "unsubscribed" {}
-    client.settled().await;
+    client.round_trip().await;
     client.subscribe(json!(["prices"])).await;
     publisher.publish("prices", json!(5001)).await;
     assert_eq!(offsets(&take(&mut client, 1).await), [5001]);
@@ -221,7 +221,7 @@ async fn a_rejected_filter_does_not_affect_the_replay() {
             }
         }
     }
-    client.settled().await;
+    client.round_trip().await;
 }
 
 /// Regression: a room that was named a second time was live at once, ahead of the replay for the first name.
@@ -253,7 +253,7 @@ async fn a_room_with_two_names_is_replayed_once() {
             ),
         }
     }
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]
@@ -292,7 +292,7 @@ async fn receipts_follow_acknowledgements() {
         assert_eq!(one.refused(request).await, expected);
     }
     one.send(json!({"type": "ack", "id": 2, "offsets": {"prices": 1}})).await;
-    one.settled().await;
+    one.round_trip().await;
     let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
     assert_eq!(receipt, json!({"members": 2, "acknowledged": 1}));
     two.cut();
@@ -326,17 +326,17 @@ async fn an_acknowledgement_applies_only_to_its_epoch() {
     assert_eq!(answer["error"]["message"], expected.as_str());
     let several = json!({"prices": {"epoch": "ended", "offset": 2}, "calm": 0});
     client.send(json!({"type": "ack", "offsets": several})).await;
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!(acknowledged(1).await, 0);
 
     client.send(json!({"type": "ack", "room": "prices", "epoch": epoch, "offset": 1})).await;
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!((acknowledged(1).await, acknowledged(2).await), (json!(1), json!(0)));
     let several = json!({"prices": {"epoch": epoch, "offset": 2}, "calm": 0});
     client.send(json!({"type": "ack", "id": 2, "offsets": several})).await;
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!((acknowledged(2).await, acknowledged(3).await), (json!(1), json!(0)));
     client.send(json!({"type": "ack", "room": "prices", "offset": 3})).await;
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!(acknowledged(3).await, 1);
 }

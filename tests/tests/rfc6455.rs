@@ -28,9 +28,7 @@ struct Node {
 impl Node {
     async fn start(tls: bool, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (certificate, key) = &*line::CERTIFICATE;
-        fs::write(folder.path().join("cert.pem"), certificate).expect("a file");
-        fs::write(folder.path().join("key.pem"), key).expect("a file");
+        line::CERTIFICATE.write_to(folder.path());
         let tls = match tls {
             true => "tls = { certificate = \"cert.pem\", key = \"key.pem\" }\n",
             false => "",

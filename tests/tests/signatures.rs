@@ -160,10 +160,10 @@ async fn a_removed_signer_is_not_trusted_even_if_a_plugin_is_removed_too() {
     };
     assert!(put("stays", &bad).await.contains("is not WebAssembly"), "it is trusted at first");
 
-    let file = node.place().join("switchyard.toml");
+    let file = node.folder().join("switchyard.toml");
     let text = fs::read_to_string(&file).expect("a configuration");
     let next = text.replace(&both, &trusts(&[&good])).replace(&plugin("goes"), "");
-    write(node.place(), "switchyard.toml", next + &plugin("new"));
+    write(node.folder(), "switchyard.toml", next + &plugin("new"));
     // The removed plugin continues until a restart.
     for name in ["stays", "goes"] {
         eventually("a refusal", async || {

@@ -7,24 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Client, EVENT_TIMEOUT, Node, READER, Server, Stall, eventually, eventually_within, guest,
+    Client, EVENT_TIMEOUT, Node, READER, Server, Stall, eventually, eventually_within, guest, replace_file,
 };
 
 const PATH: &str = "/v1/plugins/thresholds";
 
 fn configuration(node: &Node) -> String {
-    fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
-}
-
-/// Replaces a file atomically.
-fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
-    let new = file.with_extension("new");
-    fs::write(&new, bytes).expect("a file");
-    fs::rename(new, file).expect("one step");
+    fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration")
 }
 
 fn reconfigure(node: &Node, text: impl AsRef<[u8]>) {
-    replace(&node.place().join("switchyard.toml"), text);
+    replace_file(&node.folder().join("switchyard.toml"), text);
 }
 
 /// A node with an invalid plugin file, on a file system that stops answering.
@@ -72,9 +65,9 @@ async fn keys_are_revoked_although_a_plugins_file_system_does_not_answer() {
         assert_eq!(client.closed().await.code, 4410);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
-    assert!(Client::is_let_in(&node.url, READER).await);
+    assert!(Client::is_accepted(&node.url, READER).await);
     // Nothing is lost when it answers again.
-    replace(&node.place().join("far/plugin.wasm"), cut());
+    replace_file(&node.folder().join("far/plugin.wasm"), cut());
     stall.end().await;
     reads_it(&node).await;
 }
@@ -106,14 +99,14 @@ async fn operators_are_answered_although_a_plugin_file_cannot_be_read() {
 #[tokio::test]
 async fn a_plugin_that_moves_off_a_stalled_file_system_is_watched() {
     let Some((node, stall)) = stalled().await else { return };
-    let near = node.place().join("near.wasm");
+    let near = node.folder().join("near.wasm");
     fs::write(&near, "no Wasm").expect("a file");
     let text = configuration(&node).replace("far/plugin.wasm", "near.wasm");
     reconfigure(&node, text + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
-    eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
+    eventually("the new key", async || Client::is_accepted(&node.url, "sk_new").await.then_some(())).await;
     // The node could not watch the new file, and does so as soon as the file system answers.
     eventually("a word", async || node.log().contains("a file system does not answer").then_some(())).await;
     stall.end().await;
-    replace(&near, cut());
+    replace_file(&near, cut());
     reads_it(&node).await;
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, Node, Server, eventually, guest};
+use switchyard_tests::{Client, Node, Server, eventually, guest, replace_file};
 
 const PATH: &str = "/v1/plugins/thresholds";
 const BOUND: Duration = Duration::from_secs(5);
@@ -23,14 +23,8 @@ fn code(n: u8) -> Vec<u8> {
     module
 }
 
-fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
-    let new = file.with_extension("new");
-    fs::write(&new, bytes).expect("a file");
-    fs::rename(new, file).expect("one step");
-}
-
 fn configuration(node: &Node) -> String {
-    fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
+    fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration")
 }
 
 /// The active version, or the plugin's state if there is none.
@@ -56,7 +50,7 @@ async fn changes(node: &Node, before: &Value) -> Value {
 
 async fn takes(node: &Node, key: &str) {
     let began = Instant::now();
-    eventually(key, async || Client::is_let_in(&node.url, key).await.then_some(())).await;
+    eventually(key, async || Client::is_accepted(&node.url, key).await.then_some(())).await;
     assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
 }
 
@@ -64,13 +58,13 @@ async fn takes(node: &Node, key: &str) {
 async fn a_missing_folder_does_not_prevent_watching_others() {
     let node = Node::start("memory", &plugin("later/plugin.wasm")).await;
     assert_eq!(version(&node).await, "failed");
-    let file = node.place().join("switchyard.toml");
-    replace(&file, configuration(&node) + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
+    let file = node.folder().join("switchyard.toml");
+    replace_file(&file, configuration(&node) + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
     takes(&node, "sk_new").await;
-    fs::create_dir(node.place().join("later")).expect("a folder");
-    fs::write(node.place().join("later/plugin.wasm"), code(1)).expect("a file");
+    fs::create_dir(node.folder().join("later")).expect("a folder");
+    fs::write(node.folder().join("later/plugin.wasm"), code(1)).expect("a file");
     let first = changes(&node, &"failed".into()).await;
-    replace(&node.place().join("later/plugin.wasm"), code(2));
+    replace_file(&node.folder().join("later/plugin.wasm"), code(2));
     changes(&node, &first).await;
 }
 
@@ -80,23 +74,23 @@ async fn a_plugin_that_moves_is_watched_at_its_new_path() {
     fs::write(folder.path().join("plugin.wasm"), code(1)).expect("a file");
     let node = Node::start_in(folder).await;
     let first = version(&node).await;
-    let elsewhere = node.place().join("elsewhere");
+    let elsewhere = node.folder().join("elsewhere");
     fs::create_dir(&elsewhere).expect("a folder");
     fs::write(elsewhere.join("other.wasm"), code(2)).expect("a file");
-    replace(
-        &node.place().join("switchyard.toml"),
+    replace_file(
+        &node.folder().join("switchyard.toml"),
         configuration(&node).replace("plugin.wasm", "elsewhere/other.wasm"),
     );
     let second = changes(&node, &first).await;
-    replace(&elsewhere.join("other.wasm"), code(3));
+    replace_file(&elsewhere.join("other.wasm"), code(3));
     let third = changes(&node, &second).await;
     // Its folder is renamed, and another takes its place.
-    fs::create_dir(node.place().join("next")).expect("a folder");
-    fs::write(node.place().join("next/other.wasm"), code(4)).expect("a file");
-    fs::rename(&elsewhere, node.place().join("before")).expect("one step");
-    fs::rename(node.place().join("next"), &elsewhere).expect("one step");
+    fs::create_dir(node.folder().join("next")).expect("a folder");
+    fs::write(node.folder().join("next/other.wasm"), code(4)).expect("a file");
+    fs::rename(&elsewhere, node.folder().join("before")).expect("one step");
+    fs::rename(node.folder().join("next"), &elsewhere).expect("one step");
     let fourth = changes(&node, &third).await;
-    replace(&elsewhere.join("other.wasm"), code(5));
+    replace_file(&elsewhere.join("other.wasm"), code(5));
     changes(&node, &fourth).await;
 }
 
@@ -111,8 +105,8 @@ async fn a_changed_link_target_is_a_change() {
     symlink("releases/1", folder.path().join("current")).expect("a link");
     let node = Node::start_in(folder).await;
     let first = version(&node).await;
-    symlink("releases/2", node.place().join("new")).expect("a link");
-    fs::rename(node.place().join("new"), node.place().join("current")).expect("one step");
+    symlink("releases/2", node.folder().join("new")).expect("a link");
+    fs::rename(node.folder().join("new"), node.folder().join("current")).expect("one step");
     changes(&node, &first).await;
 }
 
@@ -127,6 +121,6 @@ async fn the_target_of_a_link_is_watched() {
     let more = |n: u8| configuration(&node) + &Server::key(&format!("sk_{n}"), "new", r#"["subscribe"]"#, "");
     fs::write(&real, more(1)).expect("a file, in place");
     takes(&node, "sk_1").await;
-    replace(&real, more(2));
+    replace_file(&real, more(2));
     takes(&node, "sk_2").await;
 }

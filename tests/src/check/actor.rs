@@ -4,10 +4,10 @@
 mod state;
 
 use super::{
-    connection::{self, Order},
+    connection::{self, Command},
     filter::Filter,
     random::Random,
-    transcript::{Entry, Transcript, What},
+    transcript::{Entry, Event, Transcript},
     world::Urls,
 };
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub struct Shared {
 }
 
 struct Open {
-    orders: mpsc::UnboundedSender<Order>,
+    commands: mpsc::UnboundedSender<Command>,
     node: usize,
     /// The connection's id in the admin API, once it is accepted.
     name: Option<String>,
@@ -43,7 +43,7 @@ impl Actor {
         let transcript = Transcript { client: name, principal: principal.to_owned(), entries: vec![] };
         let state = State::new(transcript, Random::new(seed));
         let actor = Self(Arc::new(Shared { key: key.to_owned(), urls, began, state: Mutex::new(state) }));
-        actor.0.clone().come_back();
+        actor.0.clone().reconnect_later();
         actor
     }
 
@@ -62,7 +62,8 @@ impl Actor {
         state.request(json!({"type": "subscribe", "rooms": [entry]}));
     }
 
-    /// Repeats the subscriptions over every connection, so that connections that have lost the session notice it.
+    /// Repeats the subscriptions over every connection, so that connections that have lost the session notice
+    /// it.
     pub fn confirm(&self) {
         let mut state = self.state();
         let rooms: Vec<_> = state.rooms.clone().into_iter().collect();
@@ -73,7 +74,7 @@ impl Actor {
             let request = json!({"type": "subscribe", "id": state.requests, "rooms": entries});
             let open = &state.open[&id];
             if open.name.is_some() {
-                open.orders.send(Order::Send(request)).ok();
+                open.commands.send(Command::Send(request)).ok();
             }
         }
     }
@@ -97,26 +98,26 @@ impl Actor {
     /// The answer to a request, if it has arrived.
     pub fn answer(&self, id: u64) -> Option<Value> {
         let state = self.state();
-        let mut received = state.transcript.entries.iter().rev().filter_map(|entry| match &entry.what {
-            What::Received(frame) if frame["id"] == id => Some(frame.clone()),
+        let mut received = state.transcript.entries.iter().rev().filter_map(|entry| match &entry.event {
+            Event::Received(frame) if frame["id"] == id => Some(frame.clone()),
             _ => None,
         });
         received.next()
     }
 
-    pub fn deafen(&self) {
-        self.state().order(|| Order::Deafen);
+    pub fn stop_reading(&self) {
+        self.state().command(|| Command::StopReading);
     }
 
-    pub fn hear(&self) {
-        self.state().order(|| Order::Hear);
+    pub fn resume_reading(&self) {
+        self.state().command(|| Command::ResumeReading);
     }
 
     /// Breaks its connections. It reconnects later.
     pub fn cut(&self, node: usize, away: Duration) {
         let mut state = self.state();
         state.is_away = true;
-        state.order(|| Order::Cut);
+        state.command(|| Command::Cut);
         let shared = self.0.clone();
         tokio::spawn(async move {
             tokio::time::sleep(away).await;
@@ -137,7 +138,7 @@ impl Actor {
         let (id, name, node) = (*id, open.name.clone()?, open.node);
         state.token = None;
         let at = self.0.began.elapsed();
-        state.transcript.entries.push(Entry { at, connection: id, what: What::Ended });
+        state.transcript.entries.push(Entry { at, connection: id, event: Event::Ended });
         Some((name, node))
     }
 
@@ -151,29 +152,34 @@ impl Actor {
     pub fn stop(&self) {
         let mut state = self.state();
         state.is_done = true;
-        state.order(|| Order::Cut);
+        state.command(|| Command::Cut);
     }
 }
 
 impl Shared {
     /// Records an event and reacts to it.
-    pub fn take(self: &Arc<Self>, id: u32, what: What) {
+    pub fn take(self: &Arc<Self>, id: u32, event: Event) {
         let mut state = self.state.lock().expect("no panic");
-        state.transcript.entries.push(Entry { at: self.began.elapsed(), connection: id, what: what.clone() });
-        match what {
-            What::Received(frame) => state.received(id, &frame),
-            What::Sent(frame) if frame["type"] == "subscribe" => {
+        state.transcript.entries.push(Entry {
+            at: self.began.elapsed(),
+            connection: id,
+            event: event.clone(),
+        });
+        match event {
+            Event::Received(frame) => state.received(id, &frame),
+            Event::Sent(frame) if frame["type"] == "subscribe" => {
                 for entry in frame["rooms"].as_array().into_iter().flatten() {
                     let room = entry["room"].as_str().unwrap_or_default().to_owned();
                     state.rooms.insert(room, Filter::read(&entry["filter"]));
                 }
             }
-            What::Closed(_) | What::Cut => {
+            Event::Closed(_) | Event::Cut => {
                 state.open.remove(&id);
-                let comes = state.open.is_empty() && !state.is_away && !state.is_coming && !state.is_done;
+                let should_reconnect =
+                    state.open.is_empty() && !state.is_away && !state.is_reconnecting && !state.is_done;
                 drop(state);
-                if comes {
-                    self.clone().come_back();
+                if should_reconnect {
+                    self.clone().reconnect_later();
                 }
             }
             _ => {}
@@ -181,14 +187,14 @@ impl Shared {
     }
 
     /// Reconnects to any running node after a moment.
-    fn come_back(self: Arc<Self>) {
+    fn reconnect_later(self: Arc<Self>) {
         let mut state = self.state.lock().expect("no panic");
-        state.is_coming = true;
+        state.is_reconnecting = true;
         let (pause, first) = (state.random.between(5, 200), state.random.below(3));
         drop(state);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            self.state.lock().expect("no panic").is_coming = false;
+            self.state.lock().expect("no panic").is_reconnecting = false;
             self.open(first);
         });
     }
@@ -196,8 +202,8 @@ impl Shared {
     /// Connects to a node, or to the next one that runs.
     fn open(self: &Arc<Self>, node: usize) {
         let urls = self.urls.lock().expect("no panic").clone();
-        let there = (0..urls.len()).map(|n| (node + n) % urls.len()).find(|node| urls[*node].is_some());
-        let Some(node) = there else { return self.clone().come_back() };
+        let running = (0..urls.len()).map(|n| (node + n) % urls.len()).find(|node| urls[*node].is_some());
+        let Some(node) = running else { return self.clone().reconnect_later() };
         let url = urls[node].clone().expect("seen above");
         let mut state = self.state.lock().expect("no panic");
         if state.is_done || state.is_away {
@@ -205,15 +211,15 @@ impl Shared {
         }
         state.connections += 1;
         let id = state.connections;
-        let mut hello = json!({"type": "connect", "auth": {"apiKey": self.key}});
+        let mut connect = json!({"type": "connect", "auth": {"apiKey": self.key}});
         if let Some(token) = &state.token {
-            hello["session"] = token.as_str().into();
+            connect["session"] = token.as_str().into();
         }
-        let (orders, taken) = mpsc::unbounded_channel();
-        state.open.insert(id, Open { orders, node, name: None, session: None });
+        let (commands, receiver) = mpsc::unbounded_channel();
+        state.open.insert(id, Open { commands, node, name: None, session: None });
         let at = self.began.elapsed();
-        state.transcript.entries.push(Entry { at, connection: id, what: What::Opened(node) });
+        state.transcript.entries.push(Entry { at, connection: id, event: Event::Opened(node) });
         drop(state);
-        tokio::spawn(connection::run(self.clone(), id, url, hello, taken));
+        tokio::spawn(connection::run(self.clone(), id, url, connect, receiver));
     }
 }

@@ -1,6 +1,6 @@
 //! One connection of a client. Records each frame that is sent or received. Decides nothing.
 
-use super::{actor::Shared, transcript::What};
+use super::{actor::Shared, transcript::Event};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
@@ -13,10 +13,10 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 /// After this time, a client considers a node dead that has not accepted it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 
-pub enum Order {
+pub enum Command {
     Send(Value),
-    Deafen,
-    Hear,
+    StopReading,
+    ResumeReading,
     Cut,
 }
 
@@ -25,53 +25,53 @@ pub async fn run(
     client: Arc<Shared>,
     id: u32,
     url: String,
-    hello: Value,
-    mut orders: mpsc::UnboundedReceiver<Order>,
+    connect: Value,
+    mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let end = Instant::now() + CONNECT_TIMEOUT;
     let mut socket = match timeout_at(end, connect_async(url)).await {
         Ok(Ok((socket, _))) => socket,
-        Ok(Err(_)) => return client.take(id, What::Closed(None)),
-        Err(_) => return client.take(id, What::Cut),
+        Ok(Err(_)) => return client.take(id, Event::Closed(None)),
+        Err(_) => return client.take(id, Event::Cut),
     };
-    client.take(id, What::Sent(hello.clone()));
-    if socket.send(Message::text(hello.to_string())).await.is_err() {
-        return client.take(id, What::Closed(None));
+    client.take(id, Event::Sent(connect.clone()));
+    if socket.send(Message::text(connect.to_string())).await.is_err() {
+        return client.take(id, Event::Closed(None));
     }
     let (mut is_in, mut reads) = (false, true);
     loop {
         tokio::select! {
             biased;
-            order = orders.recv() => match order {
-                Some(Order::Send(frame)) => {
-                    client.take(id, What::Sent(frame.clone()));
+            command = commands.recv() => match command {
+                Some(Command::Send(frame)) => {
+                    client.take(id, Event::Sent(frame.clone()));
                     if socket.send(Message::text(frame.to_string())).await.is_err() {
-                        return client.take(id, What::Closed(None));
+                        return client.take(id, Event::Closed(None));
                     }
                 }
-                Some(Order::Deafen) => {
+                Some(Command::StopReading) => {
                     reads = false;
-                    client.take(id, What::Deaf);
+                    client.take(id, Event::StoppedReading);
                 }
-                Some(Order::Hear) => {
+                Some(Command::ResumeReading) => {
                     reads = true;
-                    client.take(id, What::Hears);
+                    client.take(id, Event::ResumedReading);
                 }
-                Some(Order::Cut) | None => return client.take(id, What::Cut),
+                Some(Command::Cut) | None => return client.take(id, Event::Cut),
             },
             message = socket.next(), if reads => match message {
                 Some(Ok(Message::Text(text))) => {
                     let frame: Value = serde_json::from_str(&text).expect("JSON");
                     is_in |= frame["type"] == "connected";
-                    client.take(id, What::Received(frame));
+                    client.take(id, Event::Received(frame));
                 }
                 Some(Ok(Message::Close(frame))) => {
-                    return client.take(id, What::Closed(frame.map(|frame| frame.code.into())));
+                    return client.take(id, Event::Closed(frame.map(|frame| frame.code.into())));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return client.take(id, What::Closed(None)),
+                Some(Err(_)) | None => return client.take(id, Event::Closed(None)),
             },
-            () = tokio::time::sleep_until(end), if !is_in && reads => return client.take(id, What::Cut),
+            () = tokio::time::sleep_until(end), if !is_in && reads => return client.take(id, Event::Cut),
         }
     }
 }

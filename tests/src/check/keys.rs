@@ -12,10 +12,10 @@ pub struct Keys {
     pub members: BTreeMap<String, usize>,
     /// The number of connections of each principal.
     pub connections: BTreeMap<String, u64>,
-    /// The sessions in the estates of nodes.
-    pub estates: usize,
-    /// The names of nodes with an estate.
-    pub estate_nodes: BTreeSet<String>,
+    /// The number of sessions that nodes own.
+    pub owned_entries: usize,
+    /// The names of nodes that own something.
+    pub owner_nodes: BTreeSet<String>,
     pub leases: usize,
     pub dead: usize,
     pub ends: usize,
@@ -57,8 +57,8 @@ pub async fn read(redis: &Redis) -> Keys {
             keys.connections.insert(tag(&key).trim_start_matches('@').to_owned(), count);
         } else if key.ends_with("}:estate") {
             let entries = list(redis, &["SMEMBERS", &key]).await;
-            keys.estates += entries.iter().filter(|entry| entry.contains(' ')).count();
-            keys.estate_nodes.insert(tag(&key).to_owned());
+            keys.owned_entries += entries.iter().filter(|entry| entry.contains(' ')).count();
+            keys.owner_nodes.insert(tag(&key).to_owned());
         }
     }
     let nodes = |name: &str| format!("{PREFIX}:{{/nodes}}:{name}");

@@ -12,9 +12,9 @@ pub use room::Seat;
 
 use super::{
     log::Log,
-    transcript::{Fault, Transcript, What},
+    transcript::{Event, Fault, Transcript},
 };
-use room::{Here, View};
+use room::{ConnectionRoom, SessionRoom};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ pub struct Facts {
     /// The maximum number of messages in a room's history.
     pub history: u64,
     /// Redis has lost data.
-    pub forgot: bool,
+    pub lost_data: bool,
     /// `connected.rooms` shows filters.
     pub shows_filters: bool,
 }
@@ -66,7 +66,7 @@ impl fmt::Display for Violation {
 
 /// The verdict on a client: the violations, and its expected state at the end.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Living {
+pub struct LiveConnection {
     pub token: String,
     pub connection: String,
     pub node: usize,
@@ -89,7 +89,7 @@ pub struct Member {
 pub struct Verdict {
     pub violations: Vec<Violation>,
     /// The open and accepted connections.
-    pub living: Vec<Living>,
+    pub live: Vec<LiveConnection>,
 }
 
 /// One connection of the client.
@@ -106,26 +106,28 @@ struct Connection {
     connected: Option<Duration>,
     ended: Option<Duration>,
     /// When it last stopped reading, and when it continued.
-    deaf: Option<(Duration, Option<Duration>)>,
+    not_reading: Option<(Duration, Option<Duration>)>,
     requests: BTreeMap<u64, Value>,
-    rooms: BTreeMap<String, Here>,
+    rooms: BTreeMap<String, ConnectionRoom>,
 }
 
 impl Connection {
     /// The earliest time at which it may have ended. What a client finds when it reads again may have
     /// happened at any time before.
-    fn over(&self) -> Option<Duration> {
+    fn earliest_end(&self) -> Option<Duration> {
         let ended = self.ended?;
-        let deaf = self.deaf.filter(|(_, heard)| heard.is_none_or(|heard| ended <= heard + TIME_TOLERANCE));
-        Some(deaf.map_or(ended, |(since, _)| since))
+        let not_reading = self
+            .not_reading
+            .filter(|(_, resumed)| resumed.is_none_or(|resumed| ended <= resumed + TIME_TOLERANCE));
+        Some(not_reading.map_or(ended, |(since, _)| since))
     }
 }
 
 #[derive(Default)]
 struct Session {
     connections: Vec<u32>,
-    rooms: BTreeMap<String, View>,
-    is_over: bool,
+    rooms: BTreeMap<String, SessionRoom>,
+    is_ended: bool,
 }
 
 pub struct Oracle<'a> {
@@ -135,51 +137,53 @@ pub struct Oracle<'a> {
     sessions: BTreeMap<String, Session>,
     violations: Vec<Violation>,
     /// The connections that were closed with 4409, and when.
-    sent_away: Vec<(u32, Duration)>,
+    taken_over: Vec<(u32, Duration)>,
     now: Duration,
 }
 
-pub fn judge(transcript: &Transcript, facts: &Facts) -> Verdict {
+pub fn check_transcript(transcript: &Transcript, facts: &Facts) -> Verdict {
     let mut oracle = Oracle {
         facts,
         transcript,
         connections: BTreeMap::new(),
         sessions: BTreeMap::new(),
         violations: vec![],
-        sent_away: vec![],
+        taken_over: vec![],
         now: Duration::ZERO,
     };
     for entry in &transcript.entries {
         oracle.now = entry.at;
-        oracle.take(entry.connection, &entry.what);
+        oracle.take(entry.connection, &entry.event);
     }
-    oracle.successors();
-    let living = oracle.living();
-    Verdict { violations: oracle.violations, living }
+    oracle.check_successors();
+    let live = oracle.live();
+    Verdict { violations: oracle.violations, live }
 }
 
 impl Oracle<'_> {
-    fn take(&mut self, id: u32, what: &What) {
+    fn take(&mut self, id: u32, event: &Event) {
         let now = self.now;
         let connection = self.connections.entry(id).or_default();
-        match what {
-            What::Opened(node) => (connection.node, connection.opened) = (*node, now),
-            What::Sent(frame) if frame["type"] == "connect" => {
+        match event {
+            Event::Opened(node) => (connection.node, connection.opened) = (*node, now),
+            Event::Sent(frame) if frame["type"] == "connect" => {
                 connection.greeted = Some(now);
                 connection.requested_session = frame["session"].as_str().map(str::to_owned);
             }
-            What::Sent(frame) => self.sent(id, frame),
-            What::Received(frame) => match frame["type"].as_str().unwrap_or_default() {
+            Event::Sent(frame) => self.sent(id, frame),
+            Event::Received(frame) => match frame["type"].as_str().unwrap_or_default() {
                 "connected" => self.connected(id, frame),
                 "message" => self.message(id, frame),
                 "gap" => self.gap(id, frame),
                 _ => self.answered(id, frame),
             },
-            What::Closed(code) => self.ended(id, *code),
-            What::Cut => self.ended(id, None),
-            What::Deaf => connection.deaf = Some((now, None)),
-            What::Hears => connection.deaf = connection.deaf.map(|(since, _)| (since, Some(now))),
-            What::Ended => self.session(id).into_iter().for_each(|session| session.is_over = true),
+            Event::Closed(code) => self.ended(id, *code),
+            Event::Cut => self.ended(id, None),
+            Event::StoppedReading => connection.not_reading = Some((now, None)),
+            Event::ResumedReading => {
+                connection.not_reading = connection.not_reading.map(|(since, _)| (since, Some(now)))
+            }
+            Event::Ended => self.session(id).into_iter().for_each(|session| session.is_ended = true),
         }
     }
 
@@ -188,24 +192,24 @@ impl Oracle<'_> {
         self.sessions.get_mut(&token)
     }
 
-    fn broke(&mut self, rule: &'static str, room: Option<&str>, text: String) {
+    fn report(&mut self, rule: &'static str, room: Option<&str>, text: String) {
         let room = room.map(str::to_owned);
         let client = self.transcript.client.clone();
         self.violations.push(Violation { rule, client, room, at: self.now, text });
     }
 
     /// The open connections, with their rooms.
-    fn living(&self) -> Vec<Living> {
+    fn live(&self) -> Vec<LiveConnection> {
         let open = self.connections.values().filter(|one| one.connected.is_some() && one.ended.is_none());
-        let living = open.filter_map(|connection| {
+        let live = open.filter_map(|connection| {
             let token = connection.token.clone()?;
             let session = self.sessions.get(&token)?;
-            let member = |(name, here): (&String, &Here)| {
+            let member = |(name, here): (&String, &ConnectionRoom)| {
                 let view = session.rooms.get(name)?;
                 let is_in = here.seats.iter().any(|seat| matches!(seat, Seat::In(_)));
                 is_in.then(|| (name.clone(), self.member(name, here, view)))
             };
-            Some(Living {
+            Some(LiveConnection {
                 rooms: connection.rooms.iter().filter_map(member).collect(),
                 token,
                 connection: connection.name.clone(),
@@ -213,16 +217,19 @@ impl Oracle<'_> {
                 waiting: connection.requests.len(),
             })
         });
-        living.collect()
+        live.collect()
     }
 
-    fn member(&self, name: &str, here: &Here, view: &View) -> Member {
+    fn member(&self, name: &str, here: &ConnectionRoom, view: &SessionRoom) -> Member {
         let epoch = view.epoch.clone();
         let covered = view.covered.unwrap_or(0);
         let missing = epoch.as_deref().filter(|_| view.covered.is_some()).and_then(|epoch| {
             let from = here.last.unwrap_or(0).max(covered);
             let later = self.facts.log.between(name, epoch, from, u64::MAX);
-            later.into_iter().find(|(offset, message)| view.must(here, *offset, message.change)).map(|m| m.0)
+            later
+                .into_iter()
+                .find(|(offset, message)| view.must_deliver(here, *offset, message.change))
+                .map(|m| m.0)
         });
         let acknowledged = view.acks.iter().map(|ack| ack.offset).max().unwrap_or(0);
         Member { seats: here.seats.clone(), epoch, covered, missing, acknowledged }

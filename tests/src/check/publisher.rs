@@ -115,9 +115,9 @@ impl Publisher {
     async fn try_ask(&mut self, message: &Value, number: u64) -> Option<Value> {
         if self.socket.is_none() {
             let (mut socket, _) = connect_async(self.any(&self.shared.urls.clone())?).await.ok()?;
-            let hello = json!({"type": "connect", "id": "hello", "auth": {"apiKey": self.shared.key}});
-            socket.send(tungstenite::Message::text(hello.to_string())).await.ok()?;
-            answer(&mut socket, &json!("hello")).await?;
+            let connect = json!({"type": "connect", "id": "connect", "auth": {"apiKey": self.shared.key}});
+            socket.send(tungstenite::Message::text(connect.to_string())).await.ok()?;
+            answer(&mut socket, &json!("connect")).await?;
             self.socket = Some(socket);
         }
         let socket = self.socket.as_mut()?;

@@ -2,11 +2,11 @@
 
 use super::{
     actor::Actor,
-    calm,
     filter::Filter,
     log::Log,
     oracle::{Facts, Violation},
     publisher::{self, PublisherShared},
+    recovery,
     schedule::{CLIENTS, Options, ROOMS},
     step::{Act, Step},
     transcript::Transcript,
@@ -67,12 +67,12 @@ pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
         perform(&mut world, &actors, &step.act).await;
     }
     world.heal().await;
-    actors.iter().for_each(Actor::hear);
+    actors.iter().for_each(Actor::resume_reading);
     shared.stop.cancel();
     let mut violations = vec![];
     for publisher in publishers {
         if timeout(Duration::from_secs(20), publisher).await.is_err() {
-            violations.push(of_all("publishing goes on", &world, "a message is not answered".to_owned()));
+            violations.push(of_all("publishing continues", &world, "a message is not answered".to_owned()));
         }
     }
     let facts = || Facts {
@@ -80,15 +80,15 @@ pub async fn run(seed: u64, steps: &[Step], options: &Options) -> Outcome {
         faults: world.faults(),
         ttl: TTL,
         history: HISTORY,
-        forgot: options.loses(),
+        lost_data: options.may_lose_data(),
         shows_filters,
     };
-    let (facts, found) = calm::settle(&world, &actors, facts).await;
+    let (facts, found) = recovery::wait_until_recovered(&world, &actors, facts).await;
     violations.extend(found);
-    let conflicts = facts.log.conflicts.iter().filter(|_| !options.loses());
-    violations.extend(conflicts.map(|text| of_all("what was published is there once", &world, text.clone())));
+    let conflicts = facts.log.conflicts.iter().filter(|_| !options.may_lose_data());
+    violations.extend(conflicts.map(|text| of_all("each message is stored once", &world, text.clone())));
     let wrong = shared.wrong.lock().expect("no panic").clone();
-    violations.extend(wrong.into_iter().map(|text| of_all("errors are in order", &world, text)));
+    violations.extend(wrong.into_iter().map(|text| of_all("no unexpected errors", &world, text)));
     let transcripts = actors.iter().map(Actor::transcript).collect();
     actors.iter().for_each(Actor::stop);
     Outcome {
@@ -114,10 +114,10 @@ async fn all_connected(actors: &[Actor]) {
 /// Whether `connected.rooms` shows filters.
 async fn shows_filters(world: &World) -> bool {
     let url = world.urls.lock().expect("no panic")[0].clone().expect("a node");
-    let hello = json!({"auth": {"apiKey": KEYS[4].0}});
-    let mut client = Client::connect_at(&url, hello.clone()).await;
+    let connect = json!({"auth": {"apiKey": KEYS[4].0}});
+    let mut client = Client::connect_at(&url, connect.clone()).await;
     client.subscribe(json!([{"room": "tvl-0", "filter": {"minChange": 0.5}}])).await;
-    let mut again = hello;
+    let mut again = connect;
     again["session"] = client.token().into();
     client.cut();
     let client = Client::connect_at(&url, again).await;
@@ -131,14 +131,14 @@ async fn perform(world: &mut World, actors: &[Actor], act: &Act) {
         }
         Act::Unsubscribe { client, room } => actors[client].unsubscribe(ROOMS[room]),
         Act::Ack { client } => actors[client].acknowledge(),
-        Act::Deafen { client } => actors[client].deafen(),
-        Act::Hear { client } => actors[client].hear(),
+        Act::StopReading { client } => actors[client].stop_reading(),
+        Act::ResumeReading { client } => actors[client].resume_reading(),
         Act::Cut { client, node, away } => actors[client].cut(node, Duration::from_millis(away)),
-        Act::Takeover { client, node, asking } => {
+        Act::Takeover { client, node, with_request } => {
             actors[client].resume(node);
-            if asking && client % 2 == 0 {
+            if with_request && client % 2 == 0 {
                 actors[client].subscribe(ROOMS[(client + node) % ROOMS.len()], Filter::NONE, false);
-            } else if asking {
+            } else if with_request {
                 actors[client].unsubscribe(ROOMS[(client + node) % ROOMS.len()]);
             }
         }
@@ -153,12 +153,12 @@ async fn perform(world: &mut World, actors: &[Actor], act: &Act) {
         Act::Term { node } => world.term(node).await,
         Act::Start { node } => world.launch(node).await,
         Act::Stop { node } => world.stop(node).await,
-        Act::Continue { node } => world.go_on(node).await,
+        Act::Continue { node } => world.resume(node).await,
         Act::CutRedis { node } => world.cut(node),
         Act::Refuse { node } => world.refuse(node),
         Act::Swallow { node } => world.swallow(node),
         Act::Restore { node } => world.restore(node),
-        Act::Rule { node, kind, fate, times } => world.rule(node, kind, fate, times),
+        Act::Rule { node, kind, action, times } => world.rule(node, kind, action, times),
         Act::Release { node } => world.release(node),
         Act::Pause { millis } => world.pause(millis).await,
         Act::Flush => drop(world.redis.try_command(&["FLUSHALL"]).await),
@@ -182,19 +182,19 @@ impl Outcome {
 impl fmt::Display for Outcome {
     /// Prints each broken rule once, with the transcripts of the clients that it concerns.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (mut told, seconds) = (BTreeSet::new(), self.took.as_secs_f64());
+        let (mut printed, seconds) = (BTreeSet::new(), self.took.as_secs_f64());
         writeln!(f, "seed {}: {} published, {seconds:.1} s", self.seed, self.published)?;
         for violation in &self.violations {
             writeln!(f, "  {violation}")?;
-            if !told.insert(violation.rule) {
+            if !printed.insert(violation.rule) {
                 continue;
             }
             if let Some(client) = self.transcripts.iter().find(|one| one.client == violation.client) {
-                f.write_str(&client.story(violation.room.as_deref(), violation.at, MAX_LINES))?;
+                f.write_str(&client.format_excerpt(violation.room.as_deref(), violation.at, MAX_LINES))?;
             } else if let Some(room) = &violation.room {
                 for client in self.transcripts.iter().filter(|one| one.mentions(room)) {
                     writeln!(f, "    {}", client.client)?;
-                    f.write_str(&client.story(Some(room), violation.at, MAX_LINES_OF_MANY))?;
+                    f.write_str(&client.format_excerpt(Some(room), violation.at, MAX_LINES_OF_MANY))?;
                 }
             }
         }

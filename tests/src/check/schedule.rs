@@ -5,7 +5,7 @@ mod scene;
 use super::{
     filter::Filter,
     random::Random,
-    step::{Act, Fate, Kind, Step},
+    step::{Act, Action, Kind, Step},
 };
 
 pub const NODES: usize = 3;
@@ -35,7 +35,7 @@ impl Default for Options {
 
 impl Options {
     /// Whether Redis may lose something.
-    pub fn loses(&self) -> bool {
+    pub fn may_lose_data(&self) -> bool {
         self.forget || (self.restart && !self.durable)
     }
 }
@@ -44,14 +44,14 @@ impl Options {
 struct NodeState {
     dead: bool,
     stopped: bool,
-    apart: bool,
-    ruled: bool,
+    disconnected: bool,
+    has_rules: bool,
 }
 
 struct Drawing {
     random: Random,
     nodes: [NodeState; NODES],
-    deaf: [bool; CLIENTS],
+    not_reading: [bool; CLIENTS],
     /// Whether nodes may die, or stop for longer than their lease.
     is_deadly: bool,
 }
@@ -59,7 +59,7 @@ struct Drawing {
 pub fn draw(seed: u64, options: &Options) -> Vec<Step> {
     let mut random = Random::new(seed);
     let is_deadly = random.chance(35);
-    let mut drawing = Drawing { random, nodes: Default::default(), deaf: [false; CLIENTS], is_deadly };
+    let mut drawing = Drawing { random, nodes: Default::default(), not_reading: [false; CLIENTS], is_deadly };
     let mut steps: Vec<Step> = vec![];
     for client in 0..CLIENTS {
         let act = drawing.subscribe(client);
@@ -128,17 +128,17 @@ impl Drawing {
                 };
                 Act::Cut { client, node, away }
             }
-            46..52 => Act::Takeover { client, node, asking: self.random.chance(50) },
+            46..52 => Act::Takeover { client, node, with_request: self.random.chance(50) },
             52..55 => Act::Twice { client, nodes: [node, self.random.below(NODES)] },
             55 => Act::End { client },
             56 => Act::Abandon { client, node },
-            _ if self.deaf[client] => {
-                self.deaf[client] = false;
-                Act::Hear { client }
+            _ if self.not_reading[client] => {
+                self.not_reading[client] = false;
+                Act::ResumeReading { client }
             }
             _ => {
-                self.deaf[client] = true;
-                Act::Deafen { client }
+                self.not_reading[client] = true;
+                Act::StopReading { client }
             }
         }
     }
@@ -154,17 +154,17 @@ impl Drawing {
             state.stopped = false;
             return Act::Continue { node };
         }
-        if state.apart {
-            state.apart = false;
+        if state.disconnected {
+            state.disconnected = false;
             return Act::Restore { node };
         }
-        if state.ruled && self.random.chance(70) {
-            state.ruled = false;
+        if state.has_rules && self.random.chance(70) {
+            state.has_rules = false;
             return Act::Release { node };
         }
         match self.random.below(if self.is_deadly { 22 } else { 19 }) {
             0..9 => {
-                state.ruled = true;
+                state.has_rules = true;
                 let kinds = [
                     Kind::Session,
                     Kind::Session,
@@ -175,24 +175,24 @@ impl Drawing {
                     Kind::Notices,
                 ];
                 let kind = self.random.pick(&kinds);
-                let fates = [
-                    Fate::Hold,
-                    Fate::Detain,
-                    Fate::HoldAnswer,
-                    Fate::LoseAnswer,
-                    Fate::LoseAnswer,
-                    Fate::Drop,
-                    Fate::Fail,
+                let actions = [
+                    Action::Hold,
+                    Action::Delay,
+                    Action::HoldAnswer,
+                    Action::LoseAnswer,
+                    Action::LoseAnswer,
+                    Action::Drop,
+                    Action::Fail,
                 ];
-                Act::Rule { node, kind, fate: self.random.pick(&fates), times: self.random.between(1, 4) }
+                Act::Rule { node, kind, action: self.random.pick(&actions), times: self.random.between(1, 4) }
             }
             9..12 => Act::CutRedis { node },
             12..14 => {
-                state.apart = true;
+                state.disconnected = true;
                 Act::Refuse { node }
             }
             14..16 => {
-                state.apart = true;
+                state.disconnected = true;
                 Act::Swallow { node }
             }
             16..19 => {

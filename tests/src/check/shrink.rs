@@ -1,4 +1,5 @@
-//! Searches for a shorter schedule that breaks the same rule. Processes are not deterministic, so it may find none.
+//! Searches for a shorter schedule that breaks the same rule. Processes are not deterministic, so it may find
+//! none.
 
 use super::{run, schedule::Options, step::Step};
 use std::time::{Duration, Instant};

@@ -23,9 +23,9 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Action {
     Hold,
-    Detain,
+    Delay,
     HoldAnswer,
     LoseAnswer,
     Drop,
@@ -48,10 +48,10 @@ pub enum Act {
         client: usize,
     },
     /// The client neither reads nor answers pings.
-    Deafen {
+    StopReading {
         client: usize,
     },
-    Hear {
+    ResumeReading {
         client: usize,
     },
     /// The connection breaks; the client reconnects to a node after some milliseconds.
@@ -64,7 +64,7 @@ pub enum Act {
     Takeover {
         client: usize,
         node: usize,
-        asking: bool,
+        with_request: bool,
     },
     /// Two connections resume at the same time.
     Twice {
@@ -113,7 +113,7 @@ pub enum Act {
     Rule {
         node: usize,
         kind: Kind,
-        fate: Fate,
+        action: Action,
         times: u64,
     },
     /// Ends the rules of a node.

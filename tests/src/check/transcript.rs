@@ -8,11 +8,11 @@ pub struct Entry {
     /// The time since the run began.
     pub at: Duration,
     pub connection: u32,
-    pub what: What,
+    pub event: Event,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum Event {
     /// The client began to connect to this node.
     Opened(usize),
     Sent(Value),
@@ -22,8 +22,8 @@ pub enum What {
     /// The client broke the connection without a close frame.
     Cut,
     /// The client stops reading, or continues to read.
-    Deaf,
-    Hears,
+    StoppedReading,
+    ResumedReading,
     /// An operator ended the connection and its session.
     Ended,
 }
@@ -48,14 +48,14 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub fn touches(&self, node: usize, from: Duration, to: Duration) -> bool {
+    pub fn overlaps(&self, node: usize, from: Duration, to: Duration) -> bool {
         self.node.is_none_or(|other| other == node) && self.from <= to && self.to + RECOVERY_TIME >= from
     }
 }
 
 impl Transcript {
     /// Formats the last `lines` entries about connections and about a room, up to a second after a time.
-    pub fn story(&self, room: Option<&str>, until: Duration, most: usize) -> String {
+    pub fn format_excerpt(&self, room: Option<&str>, until: Duration, most: usize) -> String {
         let until = until + Duration::from_secs(1);
         let mut lines: Vec<String> = vec![];
         // Consecutive deliveries are one line.
@@ -67,8 +67,8 @@ impl Transcript {
             }
         };
         for entry in self.entries.iter().filter(|entry| entry.at <= until) {
-            let frame = match &entry.what {
-                What::Sent(frame) | What::Received(frame) => Some(frame),
+            let frame = match &entry.event {
+                Event::Sent(frame) | Event::Received(frame) => Some(frame),
                 _ => None,
             };
             let kind = frame.map_or("", |frame| frame["type"].as_str().unwrap_or(""));
@@ -101,7 +101,7 @@ impl Transcript {
             if was_ack && is_ack {
                 lines.pop();
             }
-            lines.push(entry.brief(room));
+            lines.push(entry.format_line(room));
         }
         close(&mut run, &mut lines);
         let left_out = lines.len().saturating_sub(most);
@@ -118,15 +118,15 @@ impl Transcript {
         let asks = |frame: &Value| {
             frame["type"] == "subscribe" && frame.to_string().contains(&format!("\"{room}\""))
         };
-        self.entries.iter().any(|entry| matches!(&entry.what, What::Sent(frame) if asks(frame)))
+        self.entries.iter().any(|entry| matches!(&entry.event, Event::Sent(frame) if asks(frame)))
     }
 }
 
 impl Entry {
     /// Formats an entry as one line. Of a list of rooms, only the given one is shown.
-    fn brief(&self, room: Option<&str>) -> String {
+    fn format_line(&self, room: Option<&str>) -> String {
         let mut entry = self.clone();
-        if let (What::Sent(frame) | What::Received(frame), Some(room)) = (&mut entry.what, room) {
+        if let (Event::Sent(frame) | Event::Received(frame), Some(room)) = (&mut entry.event, room) {
             for list in ["rooms", "results"] {
                 if let Some(list) = frame[list].as_array_mut() {
                     list.retain(|one| one == room || one["room"] == room);
@@ -149,16 +149,16 @@ impl Entry {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:9.3} connection {} ", self.at.as_secs_f64(), self.connection)?;
-        match &self.what {
-            What::Opened(node) => write!(f, "opened to node {node}"),
-            What::Sent(frame) => write!(f, "-> {frame}"),
-            What::Received(frame) => write!(f, "<- {frame}"),
-            What::Closed(Some(code)) => write!(f, "!! close {code}"),
-            What::Closed(None) => f.write_str("!! broken"),
-            What::Cut => f.write_str("!! cut"),
-            What::Deaf => f.write_str("!! stops reading"),
-            What::Hears => f.write_str("!! reads again"),
-            What::Ended => f.write_str("!! an operator ends it"),
+        match &self.event {
+            Event::Opened(node) => write!(f, "opened to node {node}"),
+            Event::Sent(frame) => write!(f, "-> {frame}"),
+            Event::Received(frame) => write!(f, "<- {frame}"),
+            Event::Closed(Some(code)) => write!(f, "!! close {code}"),
+            Event::Closed(None) => f.write_str("!! broken"),
+            Event::Cut => f.write_str("!! cut"),
+            Event::StoppedReading => f.write_str("!! stops reading"),
+            Event::ResumedReading => f.write_str("!! reads again"),
+            Event::Ended => f.write_str("!! an operator ends it"),
         }
     }
 }

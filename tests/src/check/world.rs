@@ -3,7 +3,7 @@
 use super::{
     http,
     schedule::{NODES, Options},
-    step::{Fate, Kind},
+    step::{Action, Kind},
     transcript::Fault,
 };
 use crate::{KEY, Node, Pattern, Proxy, Redis, Rule, Server, plugin};
@@ -79,13 +79,13 @@ impl World {
         self.faults.iter().map(|fault| Fault { to: fault.to.min(now), ..*fault }).collect()
     }
 
-    fn begin(&mut self, node: usize) {
+    fn begin_fault(&mut self, node: usize) {
         let from = self.began.elapsed();
         self.faults.push(Fault { node: Some(node), from, to: Duration::MAX });
     }
 
     /// Ends everything that disturbs the node.
-    fn end(&mut self, node: usize) {
+    fn end_faults(&mut self, node: usize) {
         let now = self.began.elapsed();
         let open = self.faults.iter_mut().filter(|fault| fault.node == Some(node) && fault.to > now);
         open.for_each(|fault| fault.to = now);
@@ -93,7 +93,7 @@ impl World {
 
     pub async fn kill(&mut self, node: usize) {
         let Some(mut process) = self.nodes[node].take() else { return };
-        self.begin(node);
+        self.begin_fault(node);
         self.publish_urls();
         process.process.kill().await;
         self.stopped[node] = false;
@@ -101,10 +101,10 @@ impl World {
 
     pub async fn term(&mut self, node: usize) {
         if self.stopped[node] {
-            self.go_on(node).await;
+            self.resume(node).await;
         }
         let Some(mut process) = self.nodes[node].take() else { return };
-        self.begin(node);
+        self.begin_fault(node);
         self.publish_urls();
         process.process.signal("TERM").await;
         // Not awaited, because that would delay all other steps.
@@ -121,21 +121,21 @@ impl World {
         self.release(node);
         self.nodes[node] = Some(Node::start(&self.proxies[node].url(), &extra()).await);
         self.publish_urls();
-        self.end(node);
+        self.end_faults(node);
     }
 
     pub async fn stop(&mut self, node: usize) {
         let Some(process) = &self.nodes[node] else { return };
         process.process.signal("STOP").await;
         self.stopped[node] = true;
-        self.begin(node);
+        self.begin_fault(node);
     }
 
-    pub async fn go_on(&mut self, node: usize) {
+    pub async fn resume(&mut self, node: usize) {
         let Some(process) = self.nodes[node].as_ref().filter(|_| self.stopped[node]) else { return };
         process.process.signal("CONT").await;
         self.stopped[node] = false;
-        self.end(node);
+        self.end_faults(node);
     }
 
     pub fn cut(&mut self, node: usize) {
@@ -145,12 +145,12 @@ impl World {
     }
 
     pub fn refuse(&mut self, node: usize) {
-        self.begin(node);
+        self.begin_fault(node);
         self.proxies[node].refuse();
     }
 
     pub fn swallow(&mut self, node: usize) {
-        self.begin(node);
+        self.begin_fault(node);
         self.proxies[node].swallow();
     }
 
@@ -158,12 +158,12 @@ impl World {
         self.proxies[node].accept();
         self.proxies[node].pass();
         if self.nodes[node].is_some() && !self.stopped[node] && self.rules[node].is_empty() {
-            self.end(node);
+            self.end_faults(node);
         }
     }
 
-    pub fn rule(&mut self, node: usize, kind: Kind, fate: Fate, times: u64) {
-        self.begin(node);
+    pub fn rule(&mut self, node: usize, kind: Kind, action: Action, times: u64) {
+        self.begin_fault(node);
         let proxy = &self.proxies[node];
         let pattern = match kind {
             Kind::Session => Pattern::command("EVALSHA").containing(":session:"),
@@ -174,13 +174,13 @@ impl World {
             Kind::Notices => Pattern::command("RPUSH"),
         }
         .times(times);
-        self.rules[node].push(match fate {
-            Fate::Hold => proxy.hold(pattern),
-            Fate::Detain => proxy.detain(pattern),
-            Fate::HoldAnswer => proxy.hold_answer(pattern),
-            Fate::LoseAnswer => proxy.lose_answer(pattern),
-            Fate::Drop => proxy.drop_request(pattern),
-            Fate::Fail => proxy.fail(pattern),
+        self.rules[node].push(match action {
+            Action::Hold => proxy.hold(pattern),
+            Action::Delay => proxy.delay(pattern),
+            Action::HoldAnswer => proxy.hold_answer(pattern),
+            Action::LoseAnswer => proxy.lose_answer(pattern),
+            Action::Drop => proxy.drop_request(pattern),
+            Action::Fail => proxy.fail(pattern),
         });
     }
 
@@ -191,7 +191,7 @@ impl World {
 
     fn restore_faults(&mut self, node: usize) {
         if self.nodes[node].is_some() && !self.stopped[node] {
-            self.end(node);
+            self.end_faults(node);
         }
     }
 
@@ -212,9 +212,9 @@ impl World {
         for node in 0..NODES {
             self.restore(node);
             self.release(node);
-            self.go_on(node).await;
+            self.resume(node).await;
             self.launch(node).await;
-            self.end(node);
+            self.end_faults(node);
         }
     }
 

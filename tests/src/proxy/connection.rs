@@ -4,7 +4,7 @@
 use super::{
     Shared,
     resp::{self, Command, Values},
-    rule::Fate,
+    rule::Action,
 };
 use std::{
     collections::VecDeque,
@@ -77,7 +77,8 @@ impl Replies {
 
 type Sent = mpsc::UnboundedSender<(u64, Command)>;
 
-/// Runs until Redis or a rule closes the connection. What a client sent is executed even if it has disconnected.
+/// Runs until Redis or a rule closes the connection. What a client sent is executed even if it has
+/// disconnected.
 pub async fn serve(mut client: TcpStream, mut upstream: TcpStream, shared: &Shared) {
     let silent = shared.audible.lock().expect("no panic").clone();
     client.set_nodelay(true).ok();
@@ -121,26 +122,26 @@ async fn requests(
         let missing = command.replies();
         match shared.judge(&command) {
             None => drop(sent.send((push(missing, &[], End::Given), command))),
-            Some((Fate::Hold, released)) => {
+            Some((Action::Hold, released)) => {
                 released.cancelled().await;
                 sent.send((push(missing, &[], End::Given), command)).ok();
             }
-            Some((Fate::Detain, released)) => {
+            Some((Action::Delay, released)) => {
                 let (id, sent) = (push(missing, &[], End::Given), sent.clone());
                 detained.spawn(async move {
                     released.cancelled().await;
                     sent.send((id, command)).ok();
                 });
             }
-            Some((Fate::HoldAnswer, released)) => {
+            Some((Action::HoldAnswer, released)) => {
                 sent.send((push(missing, &[], End::GivenAfter(released)), command)).ok();
             }
-            Some((Fate::LoseAnswer, _)) => drop(sent.send((push(missing, &[], End::Closes), command))),
-            Some((Fate::Drop, _)) => {
+            Some((Action::LoseAnswer, _)) => drop(sent.send((push(missing, &[], End::Closes), command))),
+            Some((Action::Drop, _)) => {
                 push(0, &[], End::Closes);
                 break;
             }
-            Some((Fate::Fail, _)) => drop(push(0, b"-ERR made up\r\n", End::Given)),
+            Some((Action::Fail, _)) => drop(push(0, b"-ERR made up\r\n", End::Given)),
         }
     }
     drop(sent);

@@ -53,9 +53,9 @@ impl Pattern {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Action {
     Hold,
-    Detain,
+    Delay,
     HoldAnswer,
     LoseAnswer,
     Drop,
@@ -68,7 +68,7 @@ pub struct Rule(Arc<State>);
 
 struct State {
     pattern: Pattern,
-    fate: Fate,
+    action: Action,
     matched: watch::Sender<u64>,
     released: CancellationToken,
 }
@@ -105,21 +105,21 @@ impl Drop for Rule {
 pub struct Rules(Mutex<Vec<Arc<State>>>);
 
 impl Rules {
-    pub fn add(&self, pattern: Pattern, fate: Fate) -> Rule {
+    pub fn add(&self, pattern: Pattern, action: Action) -> Rule {
         let state =
-            State { pattern, fate, matched: watch::Sender::new(0), released: CancellationToken::new() };
+            State { pattern, action, matched: watch::Sender::new(0), released: CancellationToken::new() };
         let state = Arc::new(state);
         self.0.lock().expect("no panic").push(state.clone());
         Rule(state)
     }
 
     /// The first rule that matches a command decides what happens to it, and until when.
-    pub fn judge(&self, command: &Command, script: Option<&str>) -> Option<(Fate, CancellationToken)> {
+    pub fn judge(&self, command: &Command, script: Option<&str>) -> Option<(Action, CancellationToken)> {
         let mut rules = self.0.lock().expect("no panic");
         rules.retain(|rule| !rule.released.is_cancelled());
         let is_left = |rule: &State| rule.pattern.times.is_none_or(|times| *rule.matched.borrow() < times);
         let rule = rules.iter().find(|rule| is_left(rule) && rule.pattern.matches(command, script))?;
         rule.matched.send_modify(|count| *count += 1);
-        Some((rule.fate, rule.released.clone()))
+        Some((rule.action, rule.released.clone()))
     }
 }

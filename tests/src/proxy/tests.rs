@@ -45,8 +45,8 @@ impl Peer {
     /// Checks that nothing arrives within the time of a round trip to Redis.
     async fn hears_nothing(&mut self, redis: &Redis) {
         redis.command(&["PING"]).await;
-        let heard = timeout(std::time::Duration::from_millis(20), self.replies.next()).await;
-        assert!(heard.is_err(), "{:?}", heard.unwrap());
+        let reply = timeout(std::time::Duration::from_millis(20), self.replies.next()).await;
+        assert!(reply.is_err(), "{:?}", reply.unwrap());
     }
 }
 
@@ -115,7 +115,7 @@ async fn a_held_request_waits_with_all_behind_it_and_is_carried_out_though_its_c
 #[tokio::test]
 async fn a_detained_request_is_carried_out_late_and_those_behind_it_on_time() {
     let (redis, proxy, mut peer) = start().await;
-    let detained = proxy.detain(Pattern::command("SET").containing("a"));
+    let detained = proxy.delay(Pattern::command("SET").containing("a"));
     for command in ["SET a late", "INCR b", "APPEND a -early"] {
         peer.send(command).await;
     }

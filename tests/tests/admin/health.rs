@@ -45,7 +45,7 @@ async fn metrics_are_prometheus_text_and_count_events() {
     Client::connect(&server).await.publish("tvl", json!({"change": 2})).await;
     client.expect("message").await;
     client.refused(json!({"type": "publish", "room": "a b", "data": 1})).await;
-    Client::turned_away(&server.url, json!({"type": "ping"})).await;
+    Client::rejected_connect(&server.url, json!({"type": "ping"})).await;
     let address = server.admin.strip_prefix("http://").expect("HTTP");
     let answer = Answer::of(address, "GET", "/metrics", "", b"").await;
     assert_eq!(answer.status, 200);

@@ -1,7 +1,6 @@
 //! `switchyard publish` and `switchyard listen` against a node.
 
 use super::{fails, serve::PORTS, stderr, stdout};
-use crate::keys::tls;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -9,7 +8,10 @@ use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
-use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Process, READER, Server, binary, eventually, guest, run};
+use switchyard_tests::{
+    Certificate, Client, EVENT_TIMEOUT, KEY, Process, READER, Server, binary, eventually, guest, next_line,
+    run, signal,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -45,7 +47,7 @@ async fn listener(server: &Server, room: &str, others: &[&str]) -> (Child, Lines
 async fn one_message_is_published_and_received() {
     let server = Server::start("").await;
     let folder = tempfile::tempdir().expect("a folder");
-    let (_listening, mut heard) = listener(&server, "other", &["prices"]).await;
+    let (_listening, mut printed) = listener(&server, "other", &["prices"]).await;
     let mut member = Client::connect(&server).await;
     member.subscribe(json!(["prices"])).await;
     fs::write(folder.path().join("key"), format!("{KEY}\n")).expect("a file");
@@ -63,11 +65,7 @@ async fn one_message_is_published_and_received() {
     ];
     let output = run(folder.path(), &arguments, &[]).await;
     assert!(output.status.success(), "{}", stderr(&output));
-    let line = tokio::time::timeout(EVENT_TIMEOUT, heard.next_line())
-        .await
-        .expect("in time")
-        .expect("text")
-        .expect("a line");
+    let line = next_line(&mut printed).await.expect("a line");
     let message: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(
         (&message["room"], &message["event"], &message["offset"]),
@@ -114,17 +112,13 @@ async fn listening_filters_and_continues_after_a_lost_connection() {
         guest("threshold_filter").display()
     );
     let server = Server::start(&plugin).await;
-    let (_listening, mut heard) = listener(&server, "tvl", &["--filter", r#"{"minChange":5}"#]).await;
+    let (_listening, mut printed) = listener(&server, "tvl", &["--filter", r#"{"minChange":5}"#]).await;
     let mut publisher = Client::connect(&server).await;
     for change in [1, 5, 2, 6] {
         publisher.publish("tvl", json!({"change": change})).await;
     }
     for change in [5, 6] {
-        let line = tokio::time::timeout(EVENT_TIMEOUT, heard.next_line())
-            .await
-            .expect("in time")
-            .expect("text")
-            .expect("a line");
+        let line = next_line(&mut printed).await.expect("a line");
         let message: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(message["data"]["change"], change);
     }
@@ -178,9 +172,9 @@ async fn a_wrong_scheme_is_explained_to_the_client_and_in_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let (with_tls, without_tls) = (folder.path().join("tls"), folder.path().join("plain"));
     [&with_tls, &without_tls].map(|folder| fs::create_dir(folder).expect("a folder"));
-    tls::write(&with_tls, &tls::certificate());
-    let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }\n[admin]";
-    fs::write(with_tls.join("s.toml"), PORTS.replace("[admin]", tls) + &Server::keys()).expect("a file");
+    Certificate::generate().write_to(&with_tls);
+    let tls = format!("{}\n[admin]", Certificate::CONFIG);
+    fs::write(with_tls.join("s.toml"), PORTS.replace("[admin]", &tls) + &Server::keys()).expect("a file");
     fs::write(without_tls.join("s.toml"), PORTS.to_owned() + &Server::keys()).expect("a file");
     let secure = Process::serve(&with_tls, &["--config", "s.toml"], &[]).await;
     let plain = Process::serve(&without_tls, &["--config", "s.toml"], &[]).await;
@@ -222,20 +216,16 @@ async fn a_wrong_scheme_is_explained_to_the_client_and_in_the_log() {
 /// Sends SIGTERM, as when a container is stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listening_acknowledges_the_last_message_when_stopped() {
-    for signal in ["TERM", "INT"] {
+    for name in ["TERM", "INT"] {
         let server = Server::start("").await;
-        let (mut listening, mut heard) = listener(&server, "prices", &[]).await;
+        let (mut listening, mut printed) = listener(&server, "prices", &[]).await;
         let mut publisher = Client::connect(&server).await;
         publisher.publish("prices", json!(1)).await;
-        let line =
-            tokio::time::timeout(EVENT_TIMEOUT, heard.next_line()).await.expect("in time").expect("text");
-        assert!(line.is_some());
-        let id = listening.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-s", signal, &id]).status().await;
-        assert!(sent.expect("kill is there").success());
+        assert!(next_line(&mut printed).await.is_some());
+        signal(&listening, name).await;
         let ended =
             tokio::time::timeout(EVENT_TIMEOUT, listening.wait()).await.expect("in time").expect("a status");
-        assert_eq!(ended.code(), Some(0), "{signal}: {ended}");
+        assert_eq!(ended.code(), Some(0), "{name}: {ended}");
         eventually("an acknowledgement", async || {
             let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
             (receipt["acknowledged"] == 1).then_some(())
@@ -254,16 +244,10 @@ async fn a_stopped_feed_reports_what_happened_to_its_messages() {
     let arguments = ["publish", "--url", &server.url, "--from", "feed", "--json"];
     let mut command = switchyard_tests::command(folder.path(), &arguments, &[("SWITCHYARD_KEY", KEY)]);
     let mut publishing = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
-    let mut said = BufReader::new(publishing.stdout.take().expect("piped")).lines();
-    let line = tokio::time::timeout(EVENT_TIMEOUT, said.next_line())
-        .await
-        .expect("in time")
-        .expect("text")
-        .expect("a line");
+    let mut printed = BufReader::new(publishing.stdout.take().expect("piped")).lines();
+    let line = next_line(&mut printed).await.expect("a line");
     assert!(line.contains(r#""offset":1"#), "{line}");
-    let id = publishing.id().expect("it runs").to_string();
-    let sent = Command::new("kill").args(["-s", "TERM", &id]).status().await;
-    assert!(sent.expect("kill is there").success());
+    signal(&publishing, "TERM").await;
     let output = tokio::time::timeout(EVENT_TIMEOUT, publishing.wait_with_output())
         .await
         .expect("in time")

@@ -9,7 +9,9 @@ use std::{
     path::Path,
     process::Stdio,
 };
-use switchyard_tests::{Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, command, guest, run};
+use switchyard_tests::{
+    Answer, Certificate, Client, EVENT_TIMEOUT, KEY, Process, Server, command, guest, run,
+};
 use tokio::time::timeout;
 
 const MARK: &str = "\u{feff}";
@@ -24,9 +26,9 @@ async fn a_byte_order_mark_is_ignored() {
     let write = |name: &str, text: &str| {
         fs::write(folder.path().join(name), format!("{MARK}{text}")).expect("a file")
     };
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
-    write("cert.pem", &made.cert.pem());
-    write("key.pem", &made.signing_key.serialize_pem());
+    let generated = Certificate::generate();
+    write("cert.pem", &generated.certificate);
+    write("key.pem", &generated.key);
     let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }\n[admin]";
     write("s.toml", &format!("{}{}", PORTS.replace("[admin]", tls), Server::keys()));
     write("key", &format!("{KEY}\r\n"));
@@ -66,7 +68,7 @@ async fn a_file_that_is_not_a_plugin_does_not_prevent_a_start() {
     }
     let ports = [("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:0"), ("SWITCHYARD_ADMIN__LISTEN", "127.0.0.1:0")];
     let process = Process::serve(folder.path(), &[], &ports).await;
-    let key = process.told["key"].as_str().expect("a key").to_owned();
+    let key = process.startup["key"].as_str().expect("a key").to_owned();
     let (_, plugins) = Answer::called(&process.admin, "GET", "/v1/plugins", Some(&key), "").await;
     assert!(plugins.contains("\"orderbook\"") && !plugins.contains("(1)"), "{plugins}");
     assert!(log(folder.path()).contains("orderbook (1).wasm is not loaded"), "{}", log(folder.path()));
@@ -113,9 +115,7 @@ async fn an_invalid_log_level_is_reported_and_the_default_applies() {
 #[tokio::test]
 async fn probable_mistakes_are_warnings_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
-    fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
-    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+    Certificate::generate().write_to(folder.path());
     let open = |name: &str, mode| {
         fs::set_permissions(folder.path().join(name), Permissions::from_mode(mode)).expect("a mode")
     };

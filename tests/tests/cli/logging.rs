@@ -44,7 +44,7 @@ impl Logging {
         fs::write(self.file(), format!("{PORTS}{}{new}", Server::keys())).expect("a file");
         self.process.signal("HUP").await;
         let url = self.process.url.clone();
-        eventually("the new key", async || Client::is_let_in(&url, "sk_new").await.then_some(())).await;
+        eventually("the new key", async || Client::is_accepted(&url, "sk_new").await.then_some(())).await;
         for n in 0..20 {
             self.clients[0].publish("prices", json!(n)).await;
             assert_eq!(self.clients[1].expect("message").await["data"], n);

@@ -25,8 +25,12 @@ async fn a_node_serves_reloads_and_stops_without_loss() {
     let all = r#"["subscribe", "publish"]"#;
     fs::write(&file, format!("{PORTS}{}", Server::keys())).expect("a file");
     let mut process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
-    assert_eq!(process.told.get("key").filter(|key| !key.is_null()), None, "no key but the configured ones");
-    let mut client = Client::open(&*process.url).await.greet(connect(KEY)).await;
+    assert_eq!(
+        process.startup.get("key").filter(|key| !key.is_null()),
+        None,
+        "no key but the configured ones"
+    );
+    let mut client = Client::open(&*process.url).await.authenticate(connect(KEY)).await;
     client.subscribe(json!(["prices"])).await;
     assert_eq!(ready(&process).await.status, 200);
 
@@ -69,8 +73,8 @@ async fn without_a_configuration_a_node_creates_a_key_and_finds_plugins() {
     ];
     let mut process = Process::serve(folder.path(), &[], &environment).await;
     assert!(process.url.ends_with("/elsewhere"), "{}", process.url);
-    let key = process.told["key"].as_str().expect("a key").to_owned();
-    let mut client = Client::open(&*process.url).await.greet(connect(&key)).await;
+    let key = process.startup["key"].as_str().expect("a key").to_owned();
+    let mut client = Client::open(&*process.url).await.authenticate(connect(&key)).await;
     let answer = client
         .ask(json!({"type": "subscribe", "rooms": ["dydx:eth", {"room": "dydx:btc", "filter": {}}]}))
         .await;
@@ -86,7 +90,7 @@ async fn without_a_configuration_a_node_creates_a_key_and_finds_plugins() {
     client.ask(json!({"type": "unsubscribe", "rooms": ["dydx:btc"]})).await;
     eventually("the new version", async || {
         let url = process.url.clone();
-        let mut client = Client::open(&*url).await.greet(connect(&key)).await;
+        let mut client = Client::open(&*url).await.authenticate(connect(&key)).await;
         let answer = client
             .ask(json!({"type": "subscribe", "rooms": [{"room": "dydx:btc", "filter": {"minChange": 1}}]}))
             .await;
@@ -109,7 +113,7 @@ async fn the_environment_overrides_the_file() {
         ("SWITCHYARD_ROOMS__UNGOVERNED", "closed"),
     ];
     let process = Process::serve(folder.path(), &["--config", "s.toml"], &environment).await;
-    let mut client = Client::open(&*process.url).await.greet(connect(KEY)).await;
+    let mut client = Client::open(&*process.url).await.authenticate(connect(KEY)).await;
     assert_eq!(client.connected["limits"]["messageBytes"], 2048);
     assert_eq!(client.connected["heartbeat"], json!({"interval": 7000, "timeout": 10_000}));
     let answer = client.ask(json!({"type": "subscribe", "rooms": ["a"]})).await;
@@ -124,7 +128,7 @@ async fn a_node_starts_with_a_plugin_that_fails() {
     let plugin = "[[plugin]]\nname = \"text\"\nfile = \"text.wasm\"\nrooms = [\"text:*\"]\n";
     fs::write(folder.path().join("s.toml"), format!("{PORTS}{}{plugin}", Server::keys())).expect("a file");
     let process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
-    let mut client = Client::open(&*process.url).await.greet(connect(KEY)).await;
+    let mut client = Client::open(&*process.url).await.authenticate(connect(KEY)).await;
     let answer = client.ask(json!({"type": "subscribe", "rooms": ["text:a", "open"]})).await;
     assert_eq!(answer["results"][0]["error"]["code"], "plugin_failed", "{answer}");
     assert_eq!(answer["results"][1]["status"], "subscribed");
@@ -133,7 +137,7 @@ async fn a_node_starts_with_a_plugin_that_fails() {
     fs::copy(switchyard_tests::guest("orderbook"), folder.path().join("text.wasm")).expect("a copy");
     eventually("a plugin that works", async || {
         let url = process.url.clone();
-        let mut client = Client::open(&*url).await.greet(connect(KEY)).await;
+        let mut client = Client::open(&*url).await.authenticate(connect(KEY)).await;
         let answer = client.ask(json!({"type": "subscribe", "rooms": ["text:a"]})).await;
         (answer["results"][0]["status"] == "subscribed").then_some(())
     })
@@ -163,7 +167,7 @@ async fn a_start_that_waits_for_its_configuration_can_be_stopped() {
     let starting = Starting::serve(folder.path(), &["--config", "s.toml"], &[]);
     let text = format!("{PORTS}{}", Server::keys());
     let writer = std::thread::spawn(move || fs::write(pipe, text).expect("somebody reads it"));
-    let process = starting.serves().await;
+    let process = starting.until_serving().await;
     writer.join().expect("it was read");
-    Client::open(&*process.url).await.greet(connect(KEY)).await.settled().await;
+    Client::open(&*process.url).await.authenticate(connect(KEY)).await.round_trip().await;
 }

@@ -79,7 +79,7 @@ async fn connections_without_a_complete_request_do_not_delay_the_end() {
     let mut half = Raw::tcp(server.address()).await;
     half.bytes(b"GET /v2/realtime HTTP/1.1\r\nHost: ").await;
     // The node has accepted both, because it accepts in order.
-    Client::connect(&server).await.settled().await;
+    Client::connect(&server).await.round_trip().await;
     let started = Instant::now();
     server.stop().await;
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());

@@ -32,7 +32,7 @@ async fn a_slow_upgrade_is_cut_off_and_delays_nobody() {
         }));
     }
     let started = Instant::now();
-    Client::connect(&server).await.settled().await;
+    Client::connect(&server).await.round_trip().await;
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     for drip in drips {
         let took = drip.await.expect("cut off");
@@ -94,7 +94,7 @@ async fn two_thousand_garbage_connections_leave_nothing_behind() {
     std::fs::write(folder.path().join("s.toml"), configuration).expect("a file");
     let mut process = Process::serve(folder.path(), &["--config", "s.toml"], &[("RUST_LOG", "warn")]).await;
     let connect = || json!({"auth": {"apiKey": KEY}});
-    let mut member = Client::open(&*process.url).await.greet(connect()).await;
+    let mut member = Client::open(&*process.url).await.authenticate(connect()).await;
     member.subscribe(json!(["prices"])).await;
     let flood = async |rounds: std::ops::Range<u64>| {
         for round in rounds {
@@ -107,7 +107,7 @@ async fn two_thousand_garbage_connections_leave_nothing_behind() {
     let before = process.memory();
     flood(4..24).await;
     let started = Instant::now();
-    let mut fresh = Client::open(&*process.url).await.greet(connect()).await;
+    let mut fresh = Client::open(&*process.url).await.authenticate(connect()).await;
     fresh.publish("prices", json!("still here")).await;
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     assert_eq!(member.expect("message").await["data"], "still here");

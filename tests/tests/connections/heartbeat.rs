@@ -82,7 +82,7 @@ async fn a_client_whose_library_answers_pings_stays() {
     let mut client = Client::connect(&server).await;
     let reading = tokio::time::timeout(Duration::from_secs(2), client.text()).await;
     assert!(reading.is_err(), "nothing but pings: {reading:?}");
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]

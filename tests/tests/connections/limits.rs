@@ -29,7 +29,7 @@ async fn a_tier_limits_the_connections_of_a_principal() {
     assert_eq!(first.connected["principal"], json!({"id": "acme", "tier": "pair"}));
     let second = Client::connect_as(&server, "sk_b").await;
     for key in ["sk_a", "sk_b"] {
-        let refused = Client::turned_away(&server.url, connect(key)).await;
+        let refused = Client::rejected_connect(&server.url, connect(key)).await;
         assert_eq!(refused, ("connection_limit".into(), 4429), "the keys of a principal share the limit");
         let answer = Answer::of(
             server.address(),
@@ -42,7 +42,7 @@ async fn a_tier_limits_the_connections_of_a_principal() {
         let body: Value = serde_json::from_str(&answer.body).expect("the error object");
         assert_eq!((answer.status, &body["error"]["code"]), (429, &json!("connection_limit")));
     }
-    Client::connect_as(&server, "sk_z").await.settled().await;
+    Client::connect_as(&server, "sk_z").await.round_trip().await;
 
     // A takeover does not count twice, however often it happens.
     let mut token = first.token();
@@ -53,12 +53,15 @@ async fn a_tier_limits_the_connections_of_a_principal() {
         assert_eq!(held.closed().await.code, 4409);
         (token, held) = (new.token(), new);
     }
-    assert_eq!(Client::turned_away(&server.url, connect("sk_a")).await.0, "connection_limit");
+    assert_eq!(Client::rejected_connect(&server.url, connect("sk_a")).await.0, "connection_limit");
     // A connection that was rejected keeps its session.
     drop(held);
     let mut third = eventually("a free place", || try_connect(&server, connect("sk_a"))).await;
     let resume = json!({"type": "connect", "auth": {"apiKey": "sk_a"}, "session": token});
-    assert_eq!(Client::turned_away(&server.url, resume.clone()).await, ("connection_limit".into(), 4429));
+    assert_eq!(
+        Client::rejected_connect(&server.url, resume.clone()).await,
+        ("connection_limit".into(), 4429)
+    );
     third.socket.close(None).await.ok();
     while third.socket.next().await.is_some_and(|frame| frame.is_ok()) {}
     let again = eventually("a free place", || try_connect(&server, resume.clone())).await;
@@ -89,9 +92,9 @@ async fn a_page_of_another_origin_is_closed_with_4403() {
         request
     };
     let mut good =
-        Client::open(from("https://good.example")).await.greet(json!({"auth": {"apiKey": KEY}})).await;
-    good.settled().await;
-    Client::connect(&server).await.settled().await;
+        Client::open(from("https://good.example")).await.authenticate(json!({"auth": {"apiKey": KEY}})).await;
+    good.round_trip().await;
+    Client::connect(&server).await.round_trip().await;
     for origin in ["https://evil.example", "https://good.example.evil", "http://good.example", "null"] {
         let mut evil = Client::open(from(origin)).await;
         let connect = json!({"type": "connect", "auth": {"apiKey": KEY}}).to_string();

@@ -75,7 +75,7 @@ async fn answers_that_nobody_reads_are_bounded() {
     })
     .await;
     assert_eq!(greedy.closed().await.code, 4508);
-    Client::connect(&server).await.settled().await;
+    Client::connect(&server).await.round_trip().await;
 }
 
 /// A short request may ask for a long answer, again and again.
@@ -105,6 +105,6 @@ async fn long_answers_that_nobody_reads_take_no_memory() {
     })
     .await;
     asking.abort();
-    let connected = Client::open(&*process.url).await.greet(json!({"auth": {"apiKey": KEY}})).await;
+    let connected = Client::open(&*process.url).await.authenticate(json!({"auth": {"apiKey": KEY}})).await;
     assert_eq!(connected.connected["resumed"], false);
 }

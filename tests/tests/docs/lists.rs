@@ -198,7 +198,7 @@ async fn every_redis_key_is_explained_and_expires_as_documented() {
     lost.cut();
     client.ask(json!({"type": "publish", "room": "prices", "data": 1, "key": "k"})).await;
     let arguments = ["key", "add", "--principal", "a", "--scope", "publish", "--config", "switchyard.toml"];
-    assert!(run(node.place(), &arguments, &[]).await.status.success());
+    assert!(run(node.folder(), &arguments, &[]).await.status.success());
     let text = document("docs/nodes.md");
     let mut explained = first_cells(&text, "## The keys of Redis");
     // Temporary keys, which may be absent.

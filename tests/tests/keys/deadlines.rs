@@ -14,7 +14,7 @@ const PATH: &str = "/v1/plugins/slow";
 const PLUGIN: &str = "[[plugin]]\nname = \"slow\"\nfile = \"plugin.wasm\"\nrooms = [\"slow\"]\n\
     config = { init = \"loop\" }\nbudget = { call = \"2s\" }\n";
 
-fn place(folder: &Path, file: &str, bytes: impl AsRef<[u8]>) {
+fn folder(folder: &Path, file: &str, bytes: impl AsRef<[u8]>) {
     fs::write(folder.join("new"), bytes).expect("a file");
     fs::rename(folder.join("new"), folder.join(file)).expect("one step");
 }
@@ -25,13 +25,13 @@ async fn node() -> Node {
 
 /// The same configuration, with more keys before the plugin.
 fn configure(node: &Node, keys: &str) {
-    let text = fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration");
+    let text = fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration");
     let (before, _) = text.split_once("[[key]]").expect("keys");
-    place(node.place(), "switchyard.toml", format!("{before}{}{keys}{PLUGIN}", Server::keys()));
+    place(node.folder(), "switchyard.toml", format!("{before}{}{keys}{PLUGIN}", Server::keys()));
 }
 
 async fn enters(node: &Node, key: &str) -> Client {
-    eventually(key, async || Client::is_let_in(&node.url, key).await.then_some(())).await;
+    eventually(key, async || Client::is_accepted(&node.url, key).await.then_some(())).await;
     Client::connect_at(&node.url, json!({"auth": {"apiKey": key}})).await
 }
 
@@ -51,7 +51,7 @@ async fn a_plugin_that_loads_slowly_keeps_no_key_alive() {
     configure(&node, &(expiring("sk_short", at) + &revoked));
     let (mut expires, mut is_revoked) = (enters(&node, "sk_short").await, enters(&node, "sk_bad").await);
     let mut stays = Client::connect_at(&node.url, json!({"auth": {"apiKey": KEY}})).await;
-    place(node.place(), "plugin.wasm", fs::read(guest("hostile")).expect("a guest"));
+    place(node.folder(), "plugin.wasm", fs::read(guest("hostile")).expect("a guest"));
     eventually("a plugin that is being loaded", async || is_loading(&node).await.then_some(())).await;
 
     assert_eq!(expires.expect("error").await["error"]["code"], "expired_key");
@@ -62,8 +62,8 @@ async fn a_plugin_that_loads_slowly_keeps_no_key_alive() {
     configure(&node, &Server::key("sk_new", "new", SOME, ""));
     assert_eq!(is_revoked.closed().await.code, 4410);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    enters(&node, "sk_new").await.settled().await;
-    stays.settled().await;
+    enters(&node, "sk_new").await.round_trip().await;
+    stays.round_trip().await;
     assert!(is_loading(&node).await, "all of that was while the plugin was being loaded");
 }
 
@@ -105,8 +105,8 @@ async fn a_key_revoked_while_its_client_connects_admits_nobody() {
     let node = Node::start_in(folder).await;
     let mut client = Client::open(&*node.url).await;
     client.send(json!({"type": "connect", "auth": {"apiKey": "sk_bad"}})).await;
-    let text = fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration");
+    let text = fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration");
     let without = text.replace(&Server::key("sk_bad", "bad", SOME, ""), "");
-    place(node.place(), "switchyard.toml", without);
+    place(node.folder(), "switchyard.toml", without);
     assert_eq!(client.closed().await.code, 4410, "{}", node.log());
 }

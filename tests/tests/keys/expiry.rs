@@ -1,22 +1,22 @@
 //! A certificate that is not valid now, or not for long.
 
-use super::tls::write;
 use std::fs;
-use switchyard_tests::{Answer, Process, Server, eventually};
+use switchyard_tests::{Answer, Certificate, Process, Server, eventually};
 
 /// A certificate for `localhost` that is valid between two years.
-fn certificate(from: i32, until: i32) -> (String, String) {
+fn certificate(from: i32, until: i32) -> Certificate {
     let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
     parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
     parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
     let key = rcgen::KeyPair::generate().expect("a key");
-    (parameters.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+    let certificate = parameters.self_signed(&key).expect("a certificate").pem();
+    Certificate { certificate, key: key.serialize_pem() }
 }
 
 #[tokio::test]
 async fn an_expired_certificate_and_its_valid_replacement_are_reported() {
     let folder = tempfile::tempdir().expect("a folder");
-    write(folder.path(), &certificate(2000, 2001));
+    certificate(2000, 2001).write_to(folder.path());
     let text = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n{}",
@@ -38,7 +38,7 @@ async fn an_expired_certificate_and_its_valid_replacement_are_reported() {
     assert!(status == 200 && body.contains(expired), "it stays ready and says so: {status} {body}");
     assert!(left().await < -86_400.0 * 365.0);
 
-    write(folder.path(), &certificate(2000, 4000));
+    certificate(2000, 4000).write_to(folder.path());
     eventually("a good certificate", async || {
         (!get("/readyz").await.1.contains("the certificate")).then_some(())
     })
@@ -50,7 +50,7 @@ async fn an_expired_certificate_and_its_valid_replacement_are_reported() {
     process.signal("HUP").await;
     eventually("SIGHUP", async || log().contains("SIGHUP").then_some(())).await;
 
-    write(folder.path(), &certificate(3000, 3001));
+    certificate(3000, 3001).write_to(folder.path());
     let early = "the certificate is not valid before 3000-01-01T00:00:00Z";
     eventually("one that is not good yet", async || get("/readyz").await.1.contains(early).then_some(()))
         .await;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use std::{path::Path, sync::Arc, time::Duration};
-use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Server, eventually};
+use switchyard_tests::{Certificate, Client, EVENT_TIMEOUT, KEY, Server, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -13,17 +13,6 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
-
-/// A certificate for `localhost` and its key, as PEM.
-pub fn certificate() -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    (made.cert.pem(), made.signing_key.serialize_pem())
-}
-
-pub fn write(folder: &Path, (certificate, key): &(String, String)) {
-    std::fs::write(folder.join("cert.pem"), certificate).expect("a file");
-    std::fs::write(folder.join("key.pem"), key).expect("a file");
-}
 
 fn trusting(certificate: &str) -> Connector {
     let mut roots = RootCertStore::empty();
@@ -46,66 +35,81 @@ pub async fn connect_to(url: &str, certificate: &str, key: &str) -> Option<Clien
     let upgrade = connect_async_tls_with_config(url, None, false, Some(trusting(certificate)));
     let (socket, _) = tokio::time::timeout(EVENT_TIMEOUT, upgrade).await.expect("an answer in time").ok()?;
     let client = Client { socket, connected: json!(null) };
-    Some(client.greet(json!({"auth": {"apiKey": key}})).await)
+    Some(client.authenticate(json!({"auth": {"apiKey": key}})).await)
 }
 
 #[tokio::test]
 async fn wss_reloads_its_certificate_and_drops_nobody() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (first, second) = (certificate(), certificate());
-    write(folder.path(), &first);
+    let (first, second) = (Certificate::generate(), Certificate::generate());
+    first.write_to(folder.path());
     let configuration =
         format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
     let server = Server::start_in(folder, &configuration).await;
     assert!(server.url.starts_with("wss://"), "{}", server.url);
-    let mut client = connect(&server, &first.0).await.expect("a trusted server");
+    let mut client = connect(&server, &first.certificate).await.expect("a trusted server");
     client.subscribe(json!(["prices"])).await;
     client.publish("elsewhere", json!("x".repeat(60_000))).await;
-    assert!(connect(&server, &second.0).await.is_none(), "the tests see which certificate is shown");
+    assert!(
+        connect(&server, &second.certificate).await.is_none(),
+        "the tests see which certificate is shown"
+    );
 
-    write(server.folder(), &second);
-    eventually("the second certificate", async || connect(&server, &second.0).await).await.settled().await;
-    client.settled().await;
+    second.write_to(server.folder());
+    eventually("the second certificate", async || connect(&server, &second.certificate).await)
+        .await
+        .round_trip()
+        .await;
+    client.round_trip().await;
 
     // A key that does not match the certificate, or a file without a certificate, changes nothing.
-    std::fs::write(server.folder().join("key.pem"), &first.1).expect("a file");
+    std::fs::write(server.folder().join("key.pem"), &first.key).expect("a file");
     tokio::time::sleep(Duration::from_millis(700)).await;
-    connect(&server, &second.0).await.expect("the second still").settled().await;
+    connect(&server, &second.certificate).await.expect("the second still").round_trip().await;
     std::fs::write(server.folder().join("cert.pem"), "nonsense").expect("a file");
     tokio::time::sleep(Duration::from_millis(700)).await;
-    connect(&server, &second.0).await.expect("the second still").settled().await;
-    write(server.folder(), &first);
-    eventually("the first certificate", async || connect(&server, &first.0).await).await.settled().await;
-    client.settled().await;
+    connect(&server, &second.certificate).await.expect("the second still").round_trip().await;
+    first.write_to(server.folder());
+    eventually("the first certificate", async || connect(&server, &first.certificate).await)
+        .await
+        .round_trip()
+        .await;
+    client.round_trip().await;
 }
 
 /// A different path, and then different content at that path.
 #[tokio::test]
 async fn the_path_of_a_certificate_may_change() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (first, second, third) = (certificate(), certificate(), certificate());
-    write(folder.path(), &first);
+    let (first, second, third) = (Certificate::generate(), Certificate::generate(), Certificate::generate());
+    first.write_to(folder.path());
     let configuration =
         format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
     let server = Server::start_in(folder, &configuration).await;
-    connect(&server, &first.0).await.expect("a trusted server").settled().await;
+    connect(&server, &first.certificate).await.expect("a trusted server").round_trip().await;
     let elsewhere = server.folder().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("a folder");
-    write(&elsewhere, &second);
+    second.write_to(&elsewhere);
     let moved =
         configuration.replace("cert.pem", "elsewhere/cert.pem").replace("key.pem", "elsewhere/key.pem");
     server.reconfigure(&moved);
-    eventually("the second certificate", async || connect(&server, &second.0).await).await.settled().await;
-    write(&elsewhere, &third);
-    eventually("the third certificate", async || connect(&server, &third.0).await).await.settled().await;
+    eventually("the second certificate", async || connect(&server, &second.certificate).await)
+        .await
+        .round_trip()
+        .await;
+    third.write_to(&elsewhere);
+    eventually("the third certificate", async || connect(&server, &third.certificate).await)
+        .await
+        .round_trip()
+        .await;
 }
 
 /// A client that does not speak TLS, or stops during the handshake, is cut off and delays nobody.
 #[tokio::test]
 async fn a_tls_port_accepts_only_tls() {
     let folder = tempfile::tempdir().expect("a folder");
-    let pair = certificate();
-    write(folder.path(), &pair);
+    let pair = Certificate::generate();
+    pair.write_to(folder.path());
     let configuration =
         format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
     let server = Server::start_in(folder, &configuration).await;
@@ -117,7 +121,7 @@ async fn a_tls_port_accepts_only_tls() {
     let read = plain.read_to_end(&mut answer);
     tokio::time::timeout(Duration::from_secs(2), read).await.expect("cut off at once").ok();
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
-    connect(&server, &pair.0).await.expect("a trusted server").settled().await;
+    connect(&server, &pair.certificate).await.expect("a trusted server").round_trip().await;
     let end = stuck.read_u8();
     tokio::time::timeout(Duration::from_millis(11_500), end).await.expect("cut off in time").ok();
 }

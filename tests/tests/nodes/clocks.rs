@@ -80,12 +80,12 @@ async fn a_dead_node_is_cleared_away(step: impl AsyncFnOnce(&Redis)) {
     eventually_within(ENDED, "one member", async || (two.members("prices").await == 1).then_some(())).await;
     eventually("one connection that is counted", async || (counted(&redis).await == 1).then_some(())).await;
     // The limit has a free slot again, and the connection that stayed is where it was.
-    two.client().await.settled().await;
-    stays.settled().await;
+    two.client().await.round_trip().await;
+    stays.round_trip().await;
     assert_eq!(names(&redis).await.len(), 1);
     let mut late = two.resume(&lost.token()).await;
     assert_eq!(late.connected["resumed"], false);
-    late.settled().await;
+    late.round_trip().await;
 }
 
 /// Regression: for an hour, dead sessions were members and counted.
@@ -119,7 +119,7 @@ async fn a_session_released_before_the_clock_is_set_forward_can_be_resumed() {
     assert_eq!(two.members("prices").await, 1);
     let mut back = two.resume(&token).await;
     assert_eq!(back.connected["resumed"], true);
-    back.settled().await;
+    back.round_trip().await;
 }
 
 /// A session is waiting to be resumed while the clock is set. It ends when its time to live is over, not
@@ -141,7 +141,7 @@ async fn a_session_ends_in_time(before: i64, after: i64) {
     waiting(&redis, 0).await;
     let mut late = two.resume(&token).await;
     assert_eq!(late.connected["resumed"], false);
-    late.settled().await;
+    late.round_trip().await;
 }
 
 #[tokio::test]

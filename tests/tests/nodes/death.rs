@@ -52,7 +52,7 @@ async fn clients_of_a_killed_node_resume_on_another_and_miss_nothing() {
     assert_eq!(two.members("prices").await, 13, "the one that was lost can still come back");
     let mut back = three.resume(&lost.token()).await;
     assert_eq!(back.connected["resumed"], true);
-    back.drained().await;
+    back.drain_frames().await;
 }
 
 #[tokio::test]
@@ -74,12 +74,12 @@ async fn a_dead_nodes_sessions_end_in_time_and_counts_are_corrected() {
     let members = stays.ask(json!({"type": "members", "room": "prices"})).await;
     assert_eq!(members["count"], 1);
     // Its connections no longer count against the principal.
-    two.client().await.settled().await;
+    two.client().await.round_trip().await;
     eventually("one connection", async || (two.metric("switchyard_connections").await == 1.0).then_some(()))
         .await;
     let mut new = two.resume(&lost.token()).await;
     assert_eq!(new.connected["resumed"], false);
-    new.settled().await;
+    new.round_trip().await;
 }
 
 /// Stopped for longer than its lease, as on a machine that was suspended.
@@ -121,18 +121,18 @@ async fn a_node_declared_dead_restores_its_sessions() {
     };
     // The client answers pings when it reads.
     while !is_held().await {
-        client.settled().await;
+        client.round_trip().await;
         assert!(woken.elapsed() < NOTICED, "no session that is held");
     }
     assert!(one.log().contains("taking all sessions back under another name"), "{}", one.log());
     client.send(json!({"type": "ack", "room": "prices", "offset": 20})).await;
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!(two.members("prices").await, 1);
     let token = client.token();
     client.cut();
     let mut back = two.resume(&token).await;
     assert_eq!(back.connected["resumed"], true);
-    back.drained().await;
+    back.drain_frames().await;
 }
 
 /// The lease task logs while Redis is away, and nothing can read the node's log.

@@ -71,7 +71,7 @@ async fn a_client_ahead_of_its_node_is_recovered_without_duplicates() {
     assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(true), &json!(5)), "{joined}");
     let joined = since(&mut impossible, &epoch, 9).await;
     assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(false), &json!(5)), "{joined}");
-    watching.settled().await;
+    watching.round_trip().await;
 
     deaf.release();
     publish(&one, "prices", json!(6)).await;
@@ -80,7 +80,7 @@ async fn a_client_ahead_of_its_node_is_recovered_without_duplicates() {
         hears(client, 6..=6).await;
     }
     for client in [&mut watching, &mut client, &mut known, &mut impossible] {
-        client.settled().await;
+        client.round_trip().await;
     }
 }
 
@@ -115,7 +115,7 @@ async fn a_client_of_a_node_that_was_just_suspended_is_recovered() {
     publish(&one, "prices", json!(1001)).await;
     hears(&mut client, 1001..=1001).await;
     hears(&mut watching, 1001..=1001).await;
-    client.settled().await;
+    client.round_trip().await;
 }
 
 /// More messages than sockets and outbox buffer, so that their replay waits for the client to read.
@@ -229,7 +229,7 @@ async fn a_client_that_missed_a_new_epoch_is_told_on_resuming() {
     let resumed = room(&client.connected["rooms"], "prices");
     assert_eq!((&resumed["recovered"], &resumed["offset"]), (&json!(false), &json!(5)), "{resumed}");
     let epoch = resumed["epoch"].as_str().expect("an epoch").to_owned();
-    client.settled().await;
+    client.round_trip().await;
     // From here on it uses the new epoch, like the live member.
     eventually("sessions of the new epoch", async || {
         let keys = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;
@@ -266,7 +266,7 @@ async fn a_client_that_missed_a_total_loss_is_told_on_resuming() {
     let began = Instant::now();
     // The node restores it as soon as it answers a ping, for which it has to read.
     while two.get("/v1/rooms/prices/messages/5/receipt").await["acknowledged"] != 1 {
-        live.drained().await;
+        live.drain_frames().await;
         assert!(began.elapsed() < EVENT_TIMEOUT, "no acknowledgement");
     }
     let client = two.resume(token.as_str().expect("a token")).await;
@@ -301,7 +301,7 @@ async fn a_client_in_a_new_epoch_starts_without_acknowledgements() {
     let late = json!({"type": "ack", "id": 1, "room": "prices", "epoch": old, "offset": 3});
     assert_eq!(client.refused(late).await, "invalid_request");
     // By now it has answered the ping behind the gap. Its session says so once that is recorded.
-    client.settled().await;
+    client.round_trip().await;
     let epoch = new.as_str().expect("an epoch");
     eventually("a session of the new epoch", async || {
         let keys = redis.command(&["KEYS", "switchyard:{@acme}:session:*"]).await;

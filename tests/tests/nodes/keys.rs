@@ -8,7 +8,7 @@ use switchyard_tests::{
 
 async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
     let arguments = [&["key"], arguments, &["--config", "switchyard.toml"]].concat();
-    let output = run(node.place(), &arguments, &[]).await;
+    let output = run(node.folder(), &arguments, &[]).await;
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).expect("text"))
 }
@@ -26,7 +26,7 @@ async fn every_node_applies_key_changes_within_a_second() {
     let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
     let began = Instant::now();
     for node in [&one, &two] {
-        eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+        eventually("a key", async || Client::is_accepted(&node.url, secret).await.then_some(())).await;
     }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let mut client = Client::connect_at(&two.url, json!({"auth": {"apiKey": secret}})).await;
@@ -35,7 +35,7 @@ async fn every_node_applies_key_changes_within_a_second() {
     assert_eq!(client.refused(json!({"type": "publish", "room": "a", "data": 1})).await, "forbidden");
     // A node that starts later knows the key immediately.
     let three = Node::start(&redis.url(), tier).await;
-    assert!(Client::is_let_in(&three.url, secret).await);
+    assert!(Client::is_accepted(&three.url, secret).await);
 
     let (_, listed) = key(&one, &["list"]).await;
     assert!(listed.contains(digest) && listed.contains("neo  small  subscribe  never"), "{listed}");
@@ -49,7 +49,7 @@ async fn every_node_applies_key_changes_within_a_second() {
     assert_eq!(client.closed().await.code, 4410);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     for node in [&one, &two, &three] {
-        eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(()))
+        eventually("a revoked key", async || (!Client::is_accepted(&node.url, secret).await).then_some(()))
             .await;
     }
 }
@@ -102,7 +102,7 @@ async fn a_store_that_lost_its_keys_disconnects_nobody() {
         (made["key"].as_str().unwrap().to_owned(), made["digest"].as_str().unwrap().to_owned())
     };
     let lets_in = async |node: &Node, secret: &str| {
-        eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+        eventually("a key", async || Client::is_accepted(&node.url, secret).await.then_some(())).await;
     };
     let (first, first_digest) = add("neo").await;
     for node in [&one, &two] {
@@ -113,7 +113,7 @@ async fn a_store_that_lost_its_keys_disconnects_nobody() {
     let (second, second_digest) = add("trinity").await;
     for node in [&one, &two] {
         lets_in(node, &second).await;
-        assert!(Client::is_let_in(&node.url, &first).await, "it was revoked by nobody");
+        assert!(Client::is_accepted(&node.url, &first).await, "it was revoked by nobody");
     }
     eventually("both keys in the store", async || {
         let (_, listed) = key(&one, &["list"]).await;
@@ -121,7 +121,7 @@ async fn a_store_that_lost_its_keys_disconnects_nobody() {
     })
     .await;
     let three = Node::start(&redis.url(), "").await;
-    assert!(Client::is_let_in(&three.url, &first).await && Client::is_let_in(&three.url, &second).await);
+    assert!(Client::is_accepted(&three.url, &first).await && Client::is_accepted(&three.url, &second).await);
     for node in [&one, &two, &three] {
         eventually("ready", async || node.is_ready().await.then_some(())).await;
     }
@@ -142,13 +142,13 @@ async fn a_revocation_reports_its_replicas_and_is_rewritten_after_a_failover() {
     let made: Value = serde_json::from_str(&made).expect("JSON");
     assert_eq!(made["replication"], json!({"replicas": 1, "confirmed": 1}));
     let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
-    eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+    eventually("a key", async || Client::is_accepted(&node.url, secret).await.then_some(())).await;
     // While stopped, it confirms nothing. When it continues, it is promoted without the revocation.
     let (_, replica) = sentinel.pair().await;
     replica.pause().await;
     let (good, told) = key(&node, &["revoke", digest]).await;
     assert!(good && told.contains("only 0 of 1 replicas confirmed the change"), "{told}");
-    eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(())).await;
+    eventually("a revoked key", async || (!Client::is_accepted(&node.url, secret).await).then_some(())).await;
     let old = sentinel.master().await;
     sentinel.kill_with(old).await;
     sentinel.servers.iter().find(|server| server.port() != old).expect("a replica").resume().await;
@@ -158,7 +158,7 @@ async fn a_revocation_reports_its_replicas_and_is_rewritten_after_a_failover() {
         (!listed.contains(digest)).then_some(())
     })
     .await;
-    assert!(!Client::is_let_in(&node.url, secret).await);
+    assert!(!Client::is_accepted(&node.url, secret).await);
 }
 
 /// A master with one replica, behind a proxy, and a node that uses it.
@@ -193,12 +193,12 @@ async fn a_write_counts_even_if_its_replication_is_not_confirmed() {
         assert_eq!(made["replication"], json!({"replicas": 1, "confirmed": 0}));
         rule.release();
         let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
-        eventually("a key", async || Client::is_let_in(&node.url, secret).await.then_some(())).await;
+        eventually("a key", async || Client::is_accepted(&node.url, secret).await.then_some(())).await;
         let rule = waits();
         let (good, told) = key(&node, &["revoke", digest]).await;
         assert!(good && told.contains("only 0 of 1 replicas confirmed the change"), "{told}");
         rule.release();
-        eventually("a revoked key", async || (!Client::is_let_in(&node.url, secret).await).then_some(()))
+        eventually("a revoked key", async || (!Client::is_accepted(&node.url, secret).await).then_some(()))
             .await;
     }
 }

@@ -196,7 +196,7 @@ async fn a_late_message_is_not_stored_after_later_ones() {
     let publish = |n: u64| json!({"type": "publish", "room": "prices", "data": n});
     client.publish("prices", json!(1)).await;
     let before = proxy.passed()["script publish"];
-    let late = proxy.detain(Pattern::script("publish").times(1));
+    let late = proxy.delay(Pattern::script("publish").times(1));
     client.send(publish(2)).await;
     late.matched().await;
     let answer = client.recv().await;

@@ -65,7 +65,7 @@ async fn a_restart_of_redis_loses_no_answered_message() {
     assert!(status == 503 && body.contains("store_unavailable"), "{status} {body}");
     assert!(began.elapsed() < BOUND * 2, "{:?}", began.elapsed());
     let connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
-    assert_eq!(Client::turned_away(&one.url, connect).await, ("store_unavailable".into(), 4503));
+    assert_eq!(Client::rejected_connect(&one.url, connect).await, ("store_unavailable".into(), 4503));
 
     redis.restart().await;
     let so_far = followers[0].seen().order["prices"].len();
@@ -113,7 +113,7 @@ async fn a_redis_that_lost_its_data_is_reported_as_a_gap() {
     let began = Instant::now();
     // They answer pings when they read.
     while sessions().await.lines().count() < 2 {
-        tokio::join!(client.drained(), publisher.drained());
+        tokio::join!(client.drain_frames(), publisher.drain_frames());
         assert!(began.elapsed() < BOUND * 4, "no sessions");
     }
     eventually("members", async || (two.members("prices").await == 1).then_some(())).await;
@@ -128,7 +128,7 @@ async fn a_redis_that_lost_its_data_is_reported_as_a_gap() {
     assert_eq!(back.connected["resumed"], true);
     let rooms = back.connected["rooms"].as_array().unwrap();
     assert!(rooms.iter().all(|room| room["recovered"] == true), "{rooms:?}");
-    back.settled().await;
+    back.round_trip().await;
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn a_node_started_before_redis_waits_and_reports_it() {
     redis.restart().await;
     let process = starting.await.expect("a node");
     let connect = json!({"auth": {"apiKey": KEY}});
-    Client::connect_at(&process.url, connect).await.settled().await;
+    Client::connect_at(&process.url, connect).await.round_trip().await;
 }
 
 /// Redis disconnects a subscriber that is too slow. The node then reads what it missed.

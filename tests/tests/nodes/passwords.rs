@@ -23,7 +23,7 @@ async fn connections(redis: &Redis, user: &str) -> usize {
     clients.lines().filter(|line| line.contains(&format!(" user={user} "))).count()
 }
 
-async fn serves(node: &Node) {
+async fn until_serving(node: &Node) {
     let (mut client, mut publisher) = (node.client().await, node.client().await);
     client.subscribe(json!(["prices"])).await;
     publisher.publish("prices", json!(1)).await;
@@ -60,7 +60,7 @@ async fn any_user_and_password_works_on_one_server() {
     redis.command(&["CONFIG", "SET", "requirepass", "two words"]).await;
     let list = ["key", "list"];
     let url = format!("redis://:two%20words@127.0.0.1:{}", redis.port());
-    let listed = run(node.place(), &list, &[("SWITCHYARD_STORE__URL", &url)]).await;
+    let listed = run(node.folder(), &list, &[("SWITCHYARD_STORE__URL", &url)]).await;
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
 }
 

@@ -50,7 +50,7 @@ fn connect(session: Option<&str>) -> Value {
 
 /// The error code with which a `connect` is rejected.
 async fn refused(url: &str, session: Option<&str>) -> String {
-    Client::turned_away(url, connect(session)).await.0
+    Client::rejected_connect(url, connect(session)).await.0
 }
 
 /// A client, if the node accepts it.
@@ -112,7 +112,7 @@ async fn a_principal_at_its_limit_costs_one_redis_command_and_no_plugin_call() {
     // A session that has a connection is accepted, whatever the limit.
     let mut taking = other.resume(&held[0].token()).await;
     assert_eq!(taking.connected["resumed"], true, "{}", taking.connected);
-    taking.settled().await;
+    taking.round_trip().await;
     drop((taking, held));
     // The session that was rejected is unchanged.
     let back = eventually("a free place", async || let_in(&other.url, Some(&token)).await).await;
@@ -125,7 +125,7 @@ async fn a_node_with_all_allowed_connections_rejects_without_redis() {
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "[tier.default]\nconnections = 1\n").await;
     let mut client = node.client().await;
-    client.settled().await;
+    client.round_trip().await;
     // Counts are written with a short delay.
     eventually("the count", async || asked(&proxy).contains_key("script write_count").then_some(())).await;
     let before = asked(&proxy);

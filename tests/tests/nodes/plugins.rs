@@ -48,7 +48,7 @@ async fn runs(node: &Node, sha256: &str) -> Value {
     .await
 }
 
-fn place(folder: &Path, file: &str, code: &[u8]) {
+fn folder(folder: &Path, file: &str, code: &[u8]) {
     fs::write(folder.join("new"), code).expect("a file");
     fs::rename(folder.join("new"), folder.join(file)).expect("one step");
 }
@@ -92,7 +92,7 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
         runs(node, &third).await;
     }
     // A changed file is loaded like any other version, and a rollback applies to all nodes.
-    place(two.place(), "plugin.wasm", &code(3));
+    place(two.folder(), "plugin.wasm", &code(3));
     let fourth =
         eventually("the file", async || Some(digest(&two.get(PATH).await)).filter(|d| *d != third)).await;
     runs(&three, &fourth).await;
@@ -122,9 +122,9 @@ async fn a_node_that_cannot_run_a_version_reports_it_and_keeps_the_old_one() {
         plugin["versions"].as_array().unwrap().iter().find(|version| version["sha256"] == second.as_str());
     assert_eq!(failed.expect("known")["state"], "failed", "{plugin}");
     // The command line waits for all nodes and reports those that do not follow.
-    fs::write(one.place().join("three.wasm"), code(3)).expect("a file");
+    fs::write(one.folder().join("three.wasm"), code(3)).expect("a file");
     let load = ["plugin", "load", "thresholds", "three.wasm", "--admin", &one.process.admin];
-    let output = switchyard_tests::run(one.place(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
+    let output = switchyard_tests::run(one.folder(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         !output.status.success()

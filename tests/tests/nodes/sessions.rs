@@ -2,15 +2,15 @@
 //! which clients were told something wrong, or not told something.
 
 mod acknowledgements;
+mod confirmed_changes;
 mod failover;
-mod forgotten;
 mod leaks;
+mod lost_data;
 mod resuming;
 mod shards;
-mod stopped;
+mod suspended_nodes;
 mod takeover;
-mod told;
-mod waking;
+mod unresponsive_redis;
 
 use std::time::Duration;
 use switchyard_tests::{Node, Redis, eventually, eventually_within};

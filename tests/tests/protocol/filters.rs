@@ -40,7 +40,7 @@ async fn a_filter_applies_to_live_messages_replay_and_history() {
     changes(&mut publisher, 1..11).await;
     assert_eq!(offsets(&mut client, 3).await, [6, 8, 10]);
     assert!(offsets(&mut everything, 10).await.into_iter().eq(1..=10));
-    client.settled().await;
+    client.round_trip().await;
 
     let history = client.ask(json!({"type": "history", "room": "tvl_changes"})).await;
     assert_eq!((held(&history), &history["more"]), (vec![6, 8, 10], &json!(false)));
@@ -54,7 +54,7 @@ async fn a_filter_applies_to_live_messages_replay_and_history() {
 
     // The session keeps the filter.
     client.send(json!({"type": "ack", "room": "tvl_changes", "offset": 8})).await;
-    client.settled().await;
+    client.round_trip().await;
     let token = client.token();
     client.cut();
     changes(&mut publisher, 11..15).await;
@@ -62,7 +62,7 @@ async fn a_filter_applies_to_live_messages_replay_and_history() {
     assert_eq!(offsets(&mut client, 3).await, [10, 12, 14]);
     changes(&mut publisher, 15..17).await;
     assert_eq!(offsets(&mut client, 1).await, [16]);
-    client.settled().await;
+    client.round_trip().await;
 
     // And so does joining with `since`.
     let mut late = Client::connect(&server).await;
@@ -70,7 +70,7 @@ async fn a_filter_applies_to_live_messages_replay_and_history() {
     wish["since"] = json!({"epoch": epoch, "offset": 0});
     assert_eq!(late.subscribe(json!([wish])).await["results"][0]["recovered"], true);
     assert_eq!(offsets(&mut late, 6).await, [6, 8, 10, 12, 14, 16]);
-    late.settled().await;
+    late.round_trip().await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn subscribing_again_replaces_the_filter_unless_it_is_rejected() {
     }
     changes(&mut publisher, 4..7).await;
     assert_eq!(offsets(&mut client, 2).await, [2, 3], "the filter that was good holds");
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!(client.ask(wish(json!({"minChange": 100}))).await["results"][0]["status"], "subscribed");
     changes(&mut publisher, 9..11).await;
     assert_eq!(offsets(&mut client, 1).await, [5]);
@@ -97,7 +97,7 @@ async fn subscribing_again_replaces_the_filter_unless_it_is_rejected() {
     assert_eq!(offsets(&mut client, 1).await, [6], "no filter any more");
     client.ask(wish(json!({"chains": []}))).await;
     changes(&mut publisher, 20..22).await;
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn plugins_choose_room_names_and_results_echo_the_requested_name() {
     let answer = client.ask(json!({"type": "unsubscribe", "rooms": ["Uniswap-V3:Ethereum"]})).await;
     assert_eq!(answer["results"][0]["status"], "unsubscribed", "{answer}");
     publisher.publish("uniswap-v3:ethereum", json!(2)).await;
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn a_plugin_cuts_and_rejects_messages() {
     let body = json!({"room": "dydx:eth-usd", "event": "orderbook", "data": wrong["data"]}).to_string();
     let refused = server.refused("POST", "/v1/publish", Some(KEY), &body).await;
     assert_eq!(refused, (422, "message_rejected".into()));
-    client.settled().await;
+    client.round_trip().await;
 }
 
 /// A plugin that cannot be loaded closes its own rooms and no others.

@@ -76,7 +76,7 @@ async fn a_frame_must_be_one_json_object() {
         client.send_text(bad).await;
         let answer = client.recv().await;
         assert_eq!(answer["error"]["code"], "bad_frame", "{bad:?}: {answer}");
-        client.settled().await;
+        client.round_trip().await;
     }
     let mut client = Client::connect(&server).await;
     let join = json!({"type": "subscribe", "rooms": [{"room": "a", "since": ["epoch", 1]}]});
@@ -97,7 +97,7 @@ async fn ten_bad_frames_close_and_nine_do_not() {
         }
         assert_eq!(client.expect("error").await["error"]["code"], "bad_frame");
         if n == 9 {
-            client.settled().await;
+            client.round_trip().await;
         }
     }
     assert_eq!(client.closed().await.code, 4400);

@@ -54,7 +54,7 @@ async fn every_message_between_subscribed_and_leaving_arrives_and_no_other() {
             assert_eq!(frame["offset"], next, "{frame}");
             next += 1;
         }
-        client.settled().await;
+        client.round_trip().await;
         last = Some((result["epoch"].clone(), next - 1));
     }
     stop.cancel();
@@ -95,7 +95,7 @@ async fn subscribing_again_neither_skips_nor_repeats() {
         assert_eq!(client.expect("message").await["offset"], next);
         next += 1;
     }
-    client.settled().await;
+    client.round_trip().await;
 }
 
 /// Requests of one connection are answered in order, however many are in progress.

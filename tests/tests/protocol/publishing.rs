@@ -186,7 +186,7 @@ async fn an_idempotency_key_makes_retries_safe_over_websocket_and_http() {
     for expected in ["first", "of another principal", "in another room", "by http"] {
         assert_eq!(member.expect("message").await["data"], expected);
     }
-    member.settled().await;
+    member.round_trip().await;
 }
 
 /// JSON that is valid by its grammar, but that no strict parser accepts.

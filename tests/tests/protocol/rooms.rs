@@ -284,7 +284,7 @@ async fn invalid_acknowledgements_change_nothing_and_are_answered_only_with_an_i
         json!({"type": "ack"}),
     ] {
         client.send(ack.clone()).await;
-        client.settled().await;
+        client.round_trip().await;
         ack["id"] = 9.into();
         let answer = client.ask(ack.clone()).await;
         assert_eq!(
@@ -296,7 +296,7 @@ async fn invalid_acknowledgements_change_nothing_and_are_answered_only_with_an_i
     let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
     assert_eq!(receipt, json!({"members": 1, "acknowledged": 0}));
     client.send(json!({"type": "ack", "id": 1, "room": "prices", "offset": 1})).await;
-    client.settled().await;
+    client.round_trip().await;
     let receipt = server.get("/v1/rooms/prices/messages/1/receipt").await;
     assert_eq!(receipt, json!({"members": 1, "acknowledged": 1}));
 }
@@ -323,5 +323,5 @@ async fn an_answer_is_not_much_longer_than_its_request() {
     let long = "a".repeat(100_000);
     let answer = client.ask(json!({"type": "subscribe", "rooms": [long]})).await;
     assert_eq!(answer["results"][0]["room"], "a".repeat(128), "as far as a name may be");
-    client.settled().await;
+    client.round_trip().await;
 }

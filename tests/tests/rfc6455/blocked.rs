@@ -173,6 +173,11 @@ async fn unread_pings_take_no_memory() {
         }
         let grown = node.process.memory().saturating_sub(before);
         assert!(grown < 8 << 20, "{} MiB wait for one that does not read", grown >> 20);
-        Client::open(&*node.url).await.greet(json!({"auth": {"apiKey": KEY}})).await.settled().await;
+        Client::open(&*node.url)
+            .await
+            .authenticate(json!({"auth": {"apiKey": KEY}}))
+            .await
+            .round_trip()
+            .await;
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{Arc, LazyLock},
 };
-use switchyard_tests::{CLOSE, FIN, KEY, PING, PONG, TEXT};
+use switchyard_tests::{CLOSE, Certificate, FIN, KEY, PING, PONG, TEXT};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -19,15 +19,12 @@ use tokio_rustls::{
     },
 };
 
-/// A certificate for `localhost` and its key, as PEM.
-pub static CERTIFICATE: LazyLock<(String, String)> = LazyLock::new(|| {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    (made.cert.pem(), made.signing_key.serialize_pem())
-});
+/// The certificate of all nodes with TLS.
+pub static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(Certificate::generate);
 
 static TRUSTING: LazyLock<TlsConnector> = LazyLock::new(|| {
     let mut roots = RootCertStore::empty();
-    let certificate = CertificateDer::from_pem_slice(CERTIFICATE.0.as_bytes()).expect("PEM");
+    let certificate = CertificateDer::from_pem_slice(CERTIFICATE.certificate.as_bytes()).expect("PEM");
     roots.add(certificate).expect("a certificate");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -1,5 +1,5 @@
-//! A plugin with the hook `deliver` alone, which panics when a message says so. Nothing needs to be asked of it before a message is
-//! stored, until it is quarantined.
+//! A plugin with the hook `deliver` alone, which panics when a message says so. Nothing needs to be asked of
+//! it before a message is stored, until it is quarantined.
 
 use serde::{Deserialize, Serialize};
 use switchyard_sdk::{Deliver, Message, NoConfig, Plugin};

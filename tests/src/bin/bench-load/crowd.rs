@@ -17,36 +17,36 @@ const MAX_OPENING: usize = 64;
 
 /// What a member has received since the last report.
 #[derive(Default)]
-pub struct Heard {
+pub struct Received {
     /// The last offset of each room.
     last: HashMap<Vec<u8>, u64>,
     pub messages: u64,
     /// Latencies in microseconds, from when a message was due.
     pub late: Vec<u32>,
     /// Offsets that were duplicates or out of order.
-    pub disordered: u64,
+    pub out_of_order: u64,
     /// Offsets that are missing, if all are expected.
     pub missing: u64,
     /// Frames that are not messages.
-    pub strange: u64,
+    pub unexpected: u64,
     pub ended: bool,
 }
 
-impl Heard {
+impl Received {
     pub fn last(&self, room: &str) -> Option<u64> {
         self.last.get(room.as_bytes()).copied()
     }
 
     /// Records a message. `now` is in microseconds. With `whole`, all offsets are expected.
-    pub fn take(&mut self, text: &[u8], now: u64, whole: bool) {
+    pub fn record(&mut self, text: &[u8], now: u64, whole: bool) {
         let Some(Delivery { room, offset, at }) = Delivery::read(text) else {
-            self.strange += 1;
+            self.unexpected += 1;
             return;
         };
         match self.last.get_mut(room) {
             Some(last) => {
                 match offset {
-                    _ if offset <= *last => self.disordered += 1,
+                    _ if offset <= *last => self.out_of_order += 1,
                     _ if whole => self.missing += offset - *last - 1,
                     _ => {}
                 }
@@ -59,12 +59,12 @@ impl Heard {
     }
 
     pub fn wrong(&self) -> u64 {
-        self.disordered + self.missing + self.strange + u64::from(self.ended)
+        self.out_of_order + self.missing + self.unexpected + u64::from(self.ended)
     }
 }
 
 pub struct Crowd {
-    members: Vec<(Arc<Mutex<Heard>>, JoinHandle<()>)>,
+    members: Vec<(Arc<Mutex<Received>>, JoinHandle<()>)>,
     /// For each member, how many microseconds it took to join, and its session.
     pub joined: Vec<(u64, String)>,
     /// The number of members that could not join.
@@ -76,10 +76,10 @@ impl Crowd {
     pub async fn gather(
         peer: &Peer,
         count: usize,
-        wish: impl Fn(usize) -> (Vec<String>, Option<String>),
+        choose_rooms: impl Fn(usize) -> (Vec<String>, Option<String>),
     ) -> Self {
         let joining = stream::iter(0..count).map(|n| {
-            let (rooms, filter) = wish(n);
+            let (rooms, filter) = choose_rooms(n);
             async move { (peer.join(&rooms, filter.as_deref()).await, filter.is_none()) }
         });
         let mut crowd = Self { members: vec![], joined: vec![], refused: 0 };
@@ -91,7 +91,7 @@ impl Crowd {
                     crowd.seat(line, whole);
                 }
                 Err(error) => {
-                    eprintln!("bench-load: a member was not let in: {error}");
+                    eprintln!("bench-load: a member could not join: {error}");
                     crowd.refused += 1;
                 }
             }
@@ -100,31 +100,31 @@ impl Crowd {
     }
 
     fn seat(&mut self, line: Line, whole: bool) {
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        self.members.push((heard.clone(), tokio::spawn(listen(line, heard, whole))));
+        let received = Arc::new(Mutex::new(Received::default()));
+        self.members.push((received.clone(), tokio::spawn(listen(line, received, whole))));
     }
 
     /// What all members have received since the last report.
-    pub fn take(&self) -> Heard {
-        let mut all = Heard::default();
-        for (heard, _) in &self.members {
-            let heard = &mut *lock(heard);
-            all.messages += std::mem::take(&mut heard.messages);
-            all.late.append(&mut heard.late);
-            all.disordered += std::mem::take(&mut heard.disordered);
-            all.missing += std::mem::take(&mut heard.missing);
-            all.strange += std::mem::take(&mut heard.strange);
-            all.ended |= heard.ended;
+    pub fn take(&self) -> Received {
+        let mut all = Received::default();
+        for (received, _) in &self.members {
+            let received = &mut *lock(received);
+            all.messages += std::mem::take(&mut received.messages);
+            all.late.append(&mut received.late);
+            all.out_of_order += std::mem::take(&mut received.out_of_order);
+            all.missing += std::mem::take(&mut received.missing);
+            all.unexpected += std::mem::take(&mut received.unexpected);
+            all.ended |= received.ended;
         }
         all
     }
 
     pub fn messages(&self) -> u64 {
-        self.members.iter().map(|(heard, _)| lock(heard).messages).sum()
+        self.members.iter().map(|(received, _)| lock(received).messages).sum()
     }
 
     /// Waits until they have received `count` messages, or receive no more.
-    pub async fn hears(&self, messages: u64) {
+    pub async fn wait_for_messages(&self, messages: u64) {
         let (mut before, mut quiet) = (self.messages(), 0);
         while before < messages && quiet < 20 {
             sleep(Duration::from_millis(50)).await;
@@ -148,17 +148,17 @@ impl Drop for Crowd {
     }
 }
 
-fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
-    heard.lock().expect("no panic")
+fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
+    received.lock().expect("no panic")
 }
 
-async fn listen(mut line: Line, heard: Arc<Mutex<Heard>>, whole: bool) {
+async fn listen(mut line: Line, received: Arc<Mutex<Received>>, whole: bool) {
     while line.fill().await.is_ok() {
         let now = micros();
-        let took = line.texts(|text| lock(&heard).take(text, now, whole)).await;
+        let took = line.texts(|text| lock(&received).record(text, now, whole)).await;
         if took.is_err() {
             break;
         }
     }
-    lock(&heard).ended = true;
+    lock(&received).ended = true;
 }

@@ -2,7 +2,7 @@
 //! repeatedly, and one that never reads.
 
 use crate::{
-    crowd::{Crowd, Heard},
+    crowd::{Crowd, Received},
     line::{Line, micros},
     load::{Publisher, Steady, Window, shares},
     peer::Peer,
@@ -41,7 +41,7 @@ pub async fn measure() -> io::Result<Section> {
     let crowd = Crowd::gather(&node, MEMBERS, member).await;
     wrong += crowd.refused;
     let busy = Cell::new(true);
-    let (window, [node_p50, node_p95], restless, slow) = tokio::join!(
+    let (window, [node_p50, node_p95], reconnecting, slow) = tokio::join!(
         async {
             let window = steady(&node, &crowd).await;
             busy.set(false);
@@ -49,16 +49,17 @@ pub async fn measure() -> io::Result<Section> {
         },
         newcomers(&node),
         async {
-            let all = (0..RECONNECTING_CLIENTS).map(|n| restless(&node, n, &busy));
+            let all = (0..RECONNECTING_CLIENTS).map(|n| reconnecting(&node, n, &busy));
             futures_util::future::try_join_all(all).await
         },
         flooded(&node),
     );
-    let (window, restless, slow) = (window?, restless?, slow?);
-    let returns: u64 = restless.iter().map(|(returns, _)| returns).sum();
-    let recovered: u64 = restless.iter().map(|(_, heard)| heard.messages).sum();
+    let (window, reconnecting, slow) = (window?, reconnecting?, slow?);
+    let returns: u64 = reconnecting.iter().map(|(returns, _)| returns).sum();
+    let recovered: u64 = reconnecting.iter().map(|(_, received)| received.messages).sum();
     // Only clients that reconnect may receive duplicates.
-    let unrecovered: u64 = restless.iter().map(|(_, heard)| heard.missing + heard.strange).sum();
+    let unrecovered: u64 =
+        reconnecting.iter().map(|(_, received)| received.missing + received.unexpected).sum();
     wrong += window.wrong + least.wrong + unrecovered + u64::from(slow != 4508);
     let row = |name: &str, window: &Window, [p50, p95]: [f64; 2]| {
         vec![
@@ -136,8 +137,8 @@ async fn newcomers(peer: &Peer) -> [f64; 2] {
 
 /// Connects and disconnects during the load, then receives the rest. Returns how often it reconnected, and
 /// what it received.
-async fn restless(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, Heard)> {
-    let mut heard = Heard::default();
+async fn reconnecting(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, Received)> {
+    let mut received = Received::default();
     let joined = node.join(&[room(n)], None).await?;
     let (mut line, session, mut returns) = (joined.line, joined.session, 0);
     loop {
@@ -145,16 +146,16 @@ async fn restless(node: &Peer, n: usize, busy: &Cell<bool>) -> io::Result<(u64, 
         let listening = async {
             loop {
                 line.fill().await?;
-                line.texts(|text| heard.take(text, micros(), true)).await?;
+                line.texts(|text| received.record(text, micros(), true)).await?;
             }
         };
         if let Ok(end) = timeout(CONNECTED_TIME, listening).await {
             return end;
         }
         if !goes_on {
-            return Ok((returns, heard));
+            return Ok((returns, received));
         }
-        if let Some(offset) = heard.last(&room(n)) {
+        if let Some(offset) = received.last(&room(n)) {
             line.send(&format!(r#"{{"type":"ack","room":"{}","offset":{offset}}}"#, room(n))).await?;
         }
         drop(line);

@@ -27,13 +27,13 @@ impl Run {
     /// The number of distinct filters, or 0. Each message passes half of them.
     async fn of(name: &str, governed: bool, filters: usize) -> io::Result<Self> {
         let peer = Peer::node(&if governed { table(ROOM) } else { String::new() }).await;
-        let wish = |n: usize| {
+        let choose_rooms = |n: usize| {
             let filter = n
                 .checked_rem(filters)
                 .map(|n| format!(r#"{{"minValue":{}}}"#, 100.0 * (n + 1) as f64 / filters as f64));
             (vec![ROOM.to_owned()], filter)
         };
-        let crowd = Crowd::gather(&peer, MEMBERS, wish).await;
+        let crowd = Crowd::gather(&peer, MEMBERS, choose_rooms).await;
         let each = if filters == 0 { MEMBERS } else { MEMBERS / 2 };
         let next = |_| (ROOM.to_owned(), each as u64);
         let rate = DELIVERIES / each as f64;

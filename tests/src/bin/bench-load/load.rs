@@ -30,7 +30,7 @@ pub struct Steady<'a> {
 /// The results of several windows.
 pub struct Window {
     pub messages: u64,
-    pub heard: u64,
+    pub received: u64,
     pub seconds: f64,
     /// Processor microseconds of the server per delivery. This and the following are medians of the windows.
     pub each: f64,
@@ -43,12 +43,12 @@ pub struct Window {
 
 impl Window {
     pub fn deliveries(&self) -> f64 {
-        self.heard as f64 / self.seconds
+        self.received as f64 / self.seconds
     }
 
     pub fn figures(&self) -> Value {
         json!({
-            "messages": self.messages, "deliveries": self.heard, "deliveries_a_second": rounded(self.deliveries()),
+            "messages": self.messages, "deliveries": self.received, "deliveries_a_second": rounded(self.deliveries()),
             "cpu_us_a_delivery": rounded(self.each), "p50_ms": rounded(self.p50), "p99_ms": rounded(self.p99),
             "wrong": self.wrong,
         })
@@ -58,7 +58,7 @@ impl Window {
         let middle = |value: &dyn Fn(&Window) -> f64| median(windows.iter().map(value).collect());
         Self {
             messages: windows.iter().map(|window| window.messages).sum(),
-            heard: windows.iter().map(|window| window.heard).sum(),
+            received: windows.iter().map(|window| window.received).sum(),
             seconds: windows.iter().map(|window| window.seconds).sum(),
             each: middle(&|window| window.each),
             p50: middle(&|window| window.p50),
@@ -156,7 +156,7 @@ impl<'a> Publisher<'a> {
     }
 
     /// Waits until all publishes are answered, and returns how many were unanswered or refused.
-    pub async fn settle(&mut self) -> io::Result<u64> {
+    pub async fn await_answers(&mut self) -> io::Result<u64> {
         for _ in 0..40 {
             if !self.peer.is_node() || self.answered + self.refused >= self.sent {
                 break;
@@ -171,12 +171,12 @@ impl Steady<'_> {
     pub async fn measure(&self) -> io::Result<Window> {
         let mut publisher = Publisher::open(self.peer).await?;
         let (_, expected) = publisher.pace(self.rate, WARM_UP, self.next).await?;
-        self.crowd.hears(expected).await;
+        self.crowd.wait_for_messages(expected).await;
         let (mut windows, mut wrong) = (vec![], self.crowd.take().wrong());
         for _ in 0..ROUNDS {
             windows.push(self.window(&mut publisher).await?);
         }
-        wrong += publisher.settle().await?;
+        wrong += publisher.await_answers().await?;
         // Waits a moment for messages that should not arrive.
         sleep(Duration::from_millis(50)).await;
         wrong += self.crowd.take().messages;
@@ -188,20 +188,20 @@ impl Steady<'_> {
     pub async fn once(&self) -> io::Result<Window> {
         let mut publisher = Publisher::open(self.peer).await?;
         let window = self.window(&mut publisher).await?;
-        Ok(Window { wrong: window.wrong + publisher.settle().await?, ..window })
+        Ok(Window { wrong: window.wrong + publisher.await_answers().await?, ..window })
     }
 
     async fn window(&self, publisher: &mut Publisher<'_>) -> io::Result<Window> {
         let (cpu, began) = (self.peer.cpu(), micros());
         let (messages, expected) = publisher.pace(self.rate, self.seconds, self.next).await?;
         let seconds = (micros() - began) as f64 / 1e6;
-        self.crowd.hears(expected).await;
+        self.crowd.wait_for_messages(expected).await;
         let cpu = self.peer.cpu() - cpu;
-        let heard = self.crowd.take();
-        let wrong = heard.wrong() + expected.abs_diff(heard.messages);
-        let each = cpu * 1e6 / heard.messages as f64;
-        let [p50, p99] = shares(heard.late, [0.50, 0.99]);
-        Ok(Window { messages, heard: heard.messages, seconds, each, p50, p99, wrong })
+        let received = self.crowd.take();
+        let wrong = received.wrong() + expected.abs_diff(received.messages);
+        let each = cpu * 1e6 / received.messages as f64;
+        let [p50, p99] = shares(received.late, [0.50, 0.99]);
+        Ok(Window { messages, received: received.messages, seconds, each, p50, p99, wrong })
     }
 }
 

@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
         Command::new("taskset").args(["-acp", &others, &own]).stdout(Stdio::null()).status().ok();
     }
     match measure(cores, only.as_deref(), plot.as_deref()).await {
-        Ok(report) => report.hand_over("bench-load", file.as_deref()),
+        Ok(report) => report.finish("bench-load", file.as_deref()),
         Err(error) => {
             eprintln!("bench-load: {error}");
             ExitCode::FAILURE

@@ -77,8 +77,8 @@ impl Peer {
         command.args(["serve", "--json", "--config"]).arg(file);
         command.stderr(fs::File::create(folder.path().join("stderr")).expect("a file for what it logs"));
         Self::start(command, Kind::Node, folder, |line| {
-            let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            told["url"].as_str().and_then(|url| url.split('/').nth(2)).expect("a URL").to_owned()
+            let startup: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            startup["url"].as_str().and_then(|url| url.split('/').nth(2)).expect("a URL").to_owned()
         })
         .await
     }
@@ -134,7 +134,7 @@ impl Peer {
         };
         if self.is_node() {
             for some in rooms.chunks(50) {
-                let wishes: Vec<_> = some.iter().map(|room| wish(room, filter)).collect();
+                let wishes: Vec<_> = some.iter().map(|room| choose_rooms(room, filter)).collect();
                 line.send(&format!(r#"{{"type":"subscribe","id":1,"rooms":[{}]}}"#, wishes.join(",")))
                     .await?;
                 let answer = line.text().await?;
@@ -154,7 +154,7 @@ impl Peer {
     }
 }
 
-fn wish(room: &str, filter: Option<&str>) -> String {
+fn choose_rooms(room: &str, filter: Option<&str>) -> String {
     match filter {
         None => format!(r#""{room}""#),
         Some(filter) => format!(r#"{{"room":"{room}","filter":{filter}}}"#),
@@ -169,7 +169,8 @@ fn memory(id: u32) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 
-/// Whether the server has a core of its own. Must be called before this program restricts itself to the other cores.
+/// Whether the server has a core of its own. Must be called before this program restricts itself to the other
+/// cores.
 pub fn apart() -> bool {
     static APART: LazyLock<bool> = LazyLock::new(|| {
         let there = std::process::Command::new("taskset").arg("--version").stdout(Stdio::null()).status();

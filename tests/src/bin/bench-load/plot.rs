@@ -26,7 +26,7 @@ pub fn draw(file: &Path, members: usize, pairs: &[Pair]) -> Result<(), Box<dyn s
     ];
     use SeriesLabelPosition::{UpperLeft, UpperRight};
     chart(&halves[0], "processor time, µs a delivery", UpperRight, &costs)?;
-    chart(&halves[1], "from due to heard, ms", UpperLeft, &latencies)?;
+    chart(&halves[1], "from due to received, ms", UpperLeft, &latencies)?;
     root.present()?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A mass reconnect: all clients lose their connection and resume at once, each with messages that it missed.
 
 use crate::{
-    crowd::{Crowd, Heard},
+    crowd::{Crowd, Received},
     line::{Line, micros},
     load::{Publisher, Steady, shares},
     peer::Peer,
@@ -38,7 +38,7 @@ struct Storm {
 
 impl Storm {
     /// `back` returns once a client has received everything.
-    async fn of<F: Future<Output = io::Result<Heard>>>(
+    async fn of<F: Future<Output = io::Result<Received>>>(
         name: &'static str,
         peer: &Peer,
         back: impl Fn(usize) -> F,
@@ -54,12 +54,12 @@ impl Storm {
             })
             .buffer_unordered(MAX_WAITING);
         let (mut took, mut messages, mut wrong) = (vec![], 0, 0);
-        while let Some((heard, time)) = returns.next().await {
+        while let Some((received, time)) = returns.next().await {
             took.push(time as u32);
-            match heard {
-                Ok(Ok(heard)) => {
-                    messages += heard.messages;
-                    wrong += heard.wrong() + heard.messages.abs_diff(MISSED_MESSAGES);
+            match received {
+                Ok(Ok(received)) => {
+                    messages += received.messages;
+                    wrong += received.wrong() + received.messages.abs_diff(MISSED_MESSAGES);
                 }
                 _ => wrong += MISSED_MESSAGES,
             }
@@ -87,7 +87,7 @@ pub async fn measure() -> io::Result<Section> {
     let floor = Peer::floor(None).await;
     let least = Storm::of("floor", &floor, |_| async {
         let line = Line::open(&floor, &format!("/replay/{MISSED_MESSAGES}")).await?;
-        heard(line).await.map(|(heard, _)| heard)
+        receive_missed(line).await.map(|(received, _)| received)
     })
     .await;
     drop(floor);
@@ -100,27 +100,27 @@ pub async fn measure() -> io::Result<Section> {
     let steady = Crowd::gather(&node, STEADY_MEMBERS, |_| (vec![STEADY_ROOM.to_owned()], None)).await;
     let next = |_| (STEADY_ROOM.to_owned(), STEADY_MEMBERS as u64);
     let steadily = |seconds| Steady { peer: &node, crowd: &steady, rate: STEADY_RATE, seconds, next: &next };
-    let calm = steadily(2.0).once().await?;
+    let undisturbed = steadily(2.0).once().await?;
     let mut publisher = Publisher::open(&node).await?;
     for _ in 0..MISSED_MESSAGES {
         publisher.publish(ROOM, micros()).await?;
     }
-    wrong += publisher.settle().await?;
+    wrong += publisher.await_answers().await?;
     let storm = Storm::of("node", &node, |n| {
         let session = &sessions[n];
         let node = &node;
         async move {
             let (line, now) = Line::connect(node, Some(session)).await?;
-            let (heard, _) = heard(line).await?;
+            let (received, _) = receive_missed(line).await?;
             match now == *session {
-                true => Ok(heard),
+                true => Ok(received),
                 false => Err(io::Error::other("another session")),
             }
         }
     });
     let (storm, meanwhile) = tokio::join!(storm, async { steadily(1.0).once().await });
     let meanwhile = meanwhile?;
-    wrong += calm.wrong + meanwhile.wrong + least.wrong + storm.wrong;
+    wrong += undisturbed.wrong + meanwhile.wrong + least.wrong + storm.wrong;
     let figures = |storm: &Storm| {
         json!({
             "seconds": rounded(storm.seconds), "cpu_us_a_client": rounded(storm.cpu * 1e6 / CLIENTS as f64),
@@ -153,25 +153,25 @@ pub async fn measure() -> io::Result<Section> {
              out of order: {}.",
             figure(meanwhile.p50),
             figure(meanwhile.p99),
-            figure(calm.p50),
-            figure(calm.p99),
-            calm.wrong + meanwhile.wrong,
+            figure(undisturbed.p50),
+            figure(undisturbed.p99),
+            undisturbed.wrong + meanwhile.wrong,
         )],
         figures: json!({
             "floor": figures(&least), "node": figures(&storm),
-            "others_before": calm.figures(), "others_meanwhile": meanwhile.figures(),
+            "others_before": undisturbed.figures(), "others_meanwhile": meanwhile.figures(),
         }),
         wrong,
     })
 }
 
 /// Receives everything that a client missed.
-async fn heard(mut line: Line) -> io::Result<(Heard, Line)> {
-    let mut heard = Heard::default();
-    while heard.messages < MISSED_MESSAGES {
+async fn receive_missed(mut line: Line) -> io::Result<(Received, Line)> {
+    let mut received = Received::default();
+    while received.messages < MISSED_MESSAGES {
         line.fill().await?;
         let now = micros();
-        line.texts(|text| heard.take(text, now, true)).await?;
+        line.texts(|text| received.record(text, now, true)).await?;
     }
-    Ok((heard, line))
+    Ok((received, line))
 }

@@ -1,4 +1,5 @@
-//! Many rooms: the cost of a delivery when each message has few receivers, and when there are more and more rooms.
+//! Many rooms: the cost of a delivery when each message has few receivers, and when there are more and more
+//! rooms.
 
 use crate::{
     crowd::Crowd,

@@ -45,7 +45,7 @@ pub async fn measure() -> Section {
     let mut resumed = vec![];
     for mut client in clients {
         client.send(json!({"type": "ack", "room": ROOM, "offset": 1})).await;
-        client.settled().await;
+        client.round_trip().await;
         resumed.push(client);
     }
     before = steps.step("acknowledge", before).await;

@@ -52,7 +52,7 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    measure(only).await.hand_over("bench-nodes", file.as_deref())
+    measure(only).await.finish("bench-nodes", file.as_deref())
 }
 
 async fn measure(only: Option<&str>) -> Report {

@@ -166,9 +166,9 @@ fn data() -> String {
 async fn command(redis: &Redis, node: &Node) -> Vec<String> {
     let sha = redis.command(&["SCRIPT", "LOAD", SCRIPT]).await;
     let mut command: Vec<String> = ["EVALSHA", &sha, "3"].map(str::to_owned).to_vec();
-    // KEYS: room, log and acks. ARGV: epoch of a new room; maximum number and age of messages; how long the room and an
-    // idempotency key are kept; channel; how long an unused room is kept; maximum bytes; deadline; name of the script;
-    // names of others. Then the message, which has no key and needs no member.
+    // KEYS: room, log and acks. ARGV: epoch of a new room; maximum number and age of messages; how long the
+    // room and an idempotency key are kept; channel; how long an unused room is kept; maximum bytes;
+    // deadline; name of the script; names of others. Then the message, which has no key and needs no member.
     let body = format!("- \"{}\"", data());
     command.extend(["room", "log", "acks"].map(|key| format!("switchyard:{{alone}}:{key}")));
     command.extend(["0a1b2c3d", "1000", "600000", "87000000", "300000"].map(str::to_owned));

@@ -81,13 +81,13 @@ pub async fn measure() -> Section {
 struct Crowd<'a> {
     node: &'a Node,
     members: usize,
-    heard: Arc<AtomicU64>,
-    strange: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+    unexpected: Arc<AtomicU64>,
 }
 
 impl<'a> Crowd<'a> {
     fn new(node: &'a Node) -> Self {
-        Self { node, members: 0, heard: Arc::default(), strange: Arc::default() }
+        Self { node, members: 0, received: Arc::default(), unexpected: Arc::default() }
     }
 
     /// Grows to `count` members. Returns the resident bytes per new subscription, without the connections.
@@ -104,7 +104,7 @@ impl<'a> Crowd<'a> {
         let clients: Vec<Client> = joining.buffered(16).collect().await;
         let took = node.process.memory().saturating_sub(before);
         for (client, n) in clients.into_iter().zip(first..) {
-            tokio::spawn(listen(client, n, self.heard.clone(), self.strange.clone()));
+            tokio::spawn(listen(client, n, self.received.clone(), self.unexpected.clone()));
         }
         self.members = size;
         (size > first).then(|| took as f64 / (size - first) as f64)
@@ -137,8 +137,8 @@ impl<'a> Crowd<'a> {
     /// or none.
     async fn round(&self, to: impl Fn(u64) -> Option<u64>) -> Round {
         let mut publisher = self.node.client().await;
-        at_once(&publisher);
-        let (heard, strange) = (self.heard.load(Relaxed), self.strange.load(Relaxed));
+        set_nodelay(&publisher);
+        let (received, unexpected) = (self.received.load(Relaxed), self.unexpected.load(Relaxed));
         let (mut n, mut waiting, mut refused, mut expected) = (0, 0, 0, 0);
         let (mut began, mut mark) = (Instant::now(), None);
         loop {
@@ -160,8 +160,8 @@ impl<'a> Crowd<'a> {
                 began = Instant::now();
             }
         }
-        let (heard, end) = (|| self.heard.load(Relaxed) - heard, Instant::now() + EVENT_TIMEOUT);
-        while heard() < expected && Instant::now() < end {
+        let (received, end) = (|| self.received.load(Relaxed) - received, Instant::now() + EVENT_TIMEOUT);
+        while received() < expected && Instant::now() < end {
             sleep(Duration::from_millis(10)).await;
         }
         let (first, (cpu, asked)) = mark.expect("a window");
@@ -170,7 +170,7 @@ impl<'a> Crowd<'a> {
             messages: n - first,
             cpu: cpu_now - cpu,
             asked: asked_now - asked,
-            wrong: refused + expected.abs_diff(heard()) + self.strange.load(Relaxed) - strange,
+            wrong: refused + expected.abs_diff(received()) + self.unexpected.load(Relaxed) - unexpected,
         }
     }
 
@@ -182,11 +182,11 @@ impl<'a> Crowd<'a> {
 }
 
 /// Each received message must be for this member's group.
-async fn listen(mut client: Client, group: usize, heard: Arc<AtomicU64>, strange: Arc<AtomicU64>) {
+async fn listen(mut client: Client, group: usize, received: Arc<AtomicU64>, unexpected: Arc<AtomicU64>) {
     while let Some(Ok(message)) = client.socket.next().await {
         let Message::Text(text) = message else { continue };
         let frame: Value = serde_json::from_str(&text).unwrap_or_default();
-        let count = if frame["data"]["to"] == group { &heard } else { &strange };
+        let count = if frame["data"]["to"] == group { &received } else { &unexpected };
         count.fetch_add(1, Relaxed);
     }
 }

@@ -1,4 +1,5 @@
-//! The cost of a call to each hook of a plugin, compared with the same request to an HTTP server on the same machine.
+//! The cost of a call to each hook of a plugin, compared with the same request to an HTTP server on the same
+//! machine.
 
 use crate::decider::Decider;
 use serde_json::{Value, json};

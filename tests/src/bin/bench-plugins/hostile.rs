@@ -80,7 +80,8 @@ pub async fn measure() -> [Section; 2] {
     [section(&runs), done(&met)]
 }
 
-/// Runs everything on a new node. Returns the number of requests to each hostile plugin, and the plugin's status.
+/// Runs everything on a new node. Returns the number of requests to each hostile plugin, and the plugin's
+/// status.
 async fn round(runs: &mut [Run; 4]) -> Vec<(&'static str, u64, Value)> {
     let all = || MISDEEDS.iter().chain([&SLOW]);
     let rooms: Vec<String> = all().map(|(name, _)| format!("bad:{}", name.to_lowercase())).collect();
@@ -120,8 +121,8 @@ impl Others {
         let (is_over, clock) = (AtomicBool::new(false), Punctual::start());
         let loading = async {
             let both = tokio::join!(
-                self.governed.travel(MESSAGE_INTERVAL, messages),
-                self.free.travel(MESSAGE_INTERVAL, messages)
+                self.governed.publish(MESSAGE_INTERVAL, messages),
+                self.free.publish(MESSAGE_INTERVAL, messages)
             );
             is_over.store(true, Relaxed);
             both

@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
             }
         }
     }
-    measure(only.as_deref()).await.hand_over("bench-plugins", file.as_deref())
+    measure(only.as_deref()).await.finish("bench-plugins", file.as_deref())
 }
 
 async fn measure(only: Option<&str>) -> Report {

@@ -1,6 +1,6 @@
 //! A steady load on one room: a publisher with a constant rate, and members that record what they receive.
 
-use crate::tally::{Heard, Tally};
+use crate::tally::{Delivery, Tally};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use std::{
@@ -19,9 +19,9 @@ pub struct Steady {
     /// Whether each member has a filter of its own.
     governed: bool,
     publisher: Client,
-    members: Vec<Arc<Mutex<Vec<Heard>>>>,
+    members: Vec<Arc<Mutex<Vec<Delivery>>>>,
     deliveries: Arc<AtomicU64>,
-    strange: Arc<AtomicU64>,
+    unexpected: Arc<AtomicU64>,
     sent: u64,
 }
 
@@ -50,28 +50,28 @@ impl Phase {
 impl Steady {
     pub async fn open(node: &Node, room: &'static str, members: usize, governed: bool) -> Self {
         let publisher = node.client().await;
-        at_once(&publisher);
-        let (deliveries, strange) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        set_nodelay(&publisher);
+        let (deliveries, unexpected) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let joining = stream::iter(0..members).map(async |n| {
             let mut client = node.client().await;
-            let wish = if governed { json!({"room": room, "filter": {"g": n}}) } else { json!(room) };
-            client.subscribe(json!([wish])).await;
+            let entry = if governed { json!({"room": room, "filter": {"g": n}}) } else { json!(room) };
+            client.subscribe(json!([entry])).await;
             client
         });
         let clients: Vec<Client> = joining.buffered(16).collect().await;
         let mut members = vec![];
         for client in clients {
-            let heard = Arc::new(Mutex::new(vec![]));
-            tokio::spawn(listen(client, heard.clone(), deliveries.clone(), strange.clone()));
-            members.push(heard);
+            let received = Arc::new(Mutex::new(vec![]));
+            tokio::spawn(listen(client, received.clone(), deliveries.clone(), unexpected.clone()));
+            members.push(received);
         }
-        Self { room, governed, publisher, members, deliveries, strange, sent: 0 }
+        Self { room, governed, publisher, members, deliveries, unexpected, sent: 0 }
     }
 
     /// Publishes messages at this rate, and waits until they have arrived or a timeout has passed.
-    pub async fn travel(&mut self, apart: Duration, count: usize) -> Phase {
+    pub async fn publish(&mut self, apart: Duration, count: usize) -> Phase {
         let (first, start) = (self.sent, Instant::now() + apart);
-        let (delivered, strange) = (self.deliveries.load(Relaxed), self.strange.load(Relaxed));
+        let (delivered, unexpected) = (self.deliveries.load(Relaxed), self.unexpected.load(Relaxed));
         let mut refused = 0;
         for n in 0..count as u32 {
             sleep_until((start + apart * n).into()).await;
@@ -89,21 +89,25 @@ impl Steady {
         }
         // Waits a moment for messages that should not arrive.
         sleep(Duration::from_millis(100)).await;
-        let heard: Vec<Vec<Heard>> =
-            self.members.iter().map(|heard| std::mem::take(&mut *heard.lock().expect("no panic"))).collect();
-        let mut tally = Tally::of(&heard, first, count, self.governed);
-        tally.strange = refused + self.strange.load(Relaxed) - strange;
+        let received: Vec<Vec<Delivery>> = self
+            .members
+            .iter()
+            .map(|received| std::mem::take(&mut *received.lock().expect("no panic")))
+            .collect();
+        let mut tally = Tally::of(&received, first, count, self.governed);
+        tally.unexpected = refused + self.unexpected.load(Relaxed) - unexpected;
         let due = |n: u64| start + apart * n.saturating_sub(first) as u32;
-        let times = heard.iter().flatten().map(|one| one.at.saturating_duration_since(due(one.n))).collect();
+        let times =
+            received.iter().flatten().map(|one| one.at.saturating_duration_since(due(one.n))).collect();
         Phase { tally, deliveries: deliveries(), times }
     }
 }
 
 async fn listen(
     mut client: Client,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    received: Arc<Mutex<Vec<Delivery>>>,
     deliveries: Arc<AtomicU64>,
-    strange: Arc<AtomicU64>,
+    unexpected: Arc<AtomicU64>,
 ) {
     while let Some(Ok(message)) = client.socket.next().await {
         let at = Instant::now();
@@ -111,18 +115,18 @@ async fn listen(
         let frame: Value = serde_json::from_str(&text).unwrap_or_default();
         match (frame["data"]["n"].as_u64(), frame["offset"].as_u64()) {
             (Some(n), Some(offset)) if frame["type"] == "message" => {
-                heard.lock().expect("no panic").push(Heard { n, offset, at });
+                received.lock().expect("no panic").push(Delivery { n, offset, at });
                 deliveries.fetch_add(1, Relaxed);
             }
-            _ => drop(strange.fetch_add(1, Relaxed)),
+            _ => drop(unexpected.fetch_add(1, Relaxed)),
         }
     }
     // If the node has stopped, all connections have ended; otherwise it has closed this one.
-    strange.fetch_add(1, Relaxed);
+    unexpected.fetch_add(1, Relaxed);
 }
 
 /// With TCP_NODELAY, a small frame does not wait for the acknowledgement of the previous one.
-pub fn at_once(client: &Client) {
+pub fn set_nodelay(client: &Client) {
     if let MaybeTlsStream::Plain(tcp) = client.socket.get_ref() {
         tcp.set_nodelay(true).ok();
     }

@@ -52,7 +52,7 @@ pub async fn measure() -> Section {
     let mut load = Steady::open(&node, "governed", MEMBERS, true).await;
     // Compiles both versions. The first messages warm up both sides and are not counted.
     let refused = u64::from(!swap(&node, &versions[1]).await);
-    load.travel(MESSAGE_INTERVAL, MESSAGES / 10).await;
+    load.publish(MESSAGE_INTERVAL, MESSAGES / 10).await;
     let mut runs = [
         Run::new(Way::None, "none"),
         Run::new(Way::Kept, "a file that is compiled already"),
@@ -97,7 +97,7 @@ impl Run {
         let (began, before) = (Instant::now(), cpu_time::cpu(node.process.id()));
         let (is_over, clock) = (AtomicBool::new(false), Punctual::start());
         let loading = async {
-            let phase = load.travel(MESSAGE_INTERVAL, MESSAGES).await;
+            let phase = load.publish(MESSAGE_INTERVAL, MESSAGES).await;
             is_over.store(true, Relaxed);
             phase
         };
@@ -151,7 +151,7 @@ impl Run {
         row.push(figure(self.load.deliveries as f64 / self.seconds));
         row.push(format!("{} / {}", tally.a, tally.b));
         let faults =
-            [tally.lost, tally.repeated, tally.disordered, tally.wrong, tally.strange + self.refused];
+            [tally.lost, tally.repeated, tally.out_of_order, tally.wrong, tally.unexpected + self.refused];
         row.push(faults.map(|count| count.to_string()).join(" / "));
         row.extend(times.map(|time| figure(time / 1e3)));
         row.extend(ratios);
@@ -169,8 +169,8 @@ impl Run {
             "deliveries": self.load.deliveries,
             "deliveries_a_second": rounded(self.load.deliveries as f64 / self.seconds),
             "messages_by_a": tally.a, "messages_by_b": tally.b,
-            "lost": tally.lost, "repeated": tally.repeated, "disordered": tally.disordered,
-            "wrong_verdicts": tally.wrong, "errors": tally.strange, "swaps_refused": self.refused,
+            "lost": tally.lost, "repeated": tally.repeated, "out_of_order": tally.out_of_order,
+            "wrong_verdicts": tally.wrong, "errors": tally.unexpected, "swaps_refused": self.refused,
             "p50_us": rounded(times[0]), "p99_us": rounded(times[1]),
             "ratio_p50": rounded(times[0] / first.load.latency()[0]),
             "ratio_p99": rounded(times[1] / first.load.latency()[1]),

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 /// A message as one member received it.
-pub struct Heard {
+pub struct Delivery {
     pub n: u64,
     pub offset: u64,
     pub at: Instant,
@@ -17,29 +17,29 @@ pub struct Tally {
     pub b: u64,
     pub lost: u64,
     pub repeated: u64,
-    pub disordered: u64,
+    pub out_of_order: u64,
     /// Deliveries to members that the message's version excludes, with a wrong offset, or of something that
     /// was not published.
     pub wrong: u64,
     /// Frames that are not messages, and publishes that failed.
-    pub strange: u64,
+    pub unexpected: u64,
 }
 
 impl Tally {
-    /// Tallies `count` messages with numbers from `first`. `heard` has an entry for each member, in order.
-    pub fn of(heard: &[Vec<Heard>], first: u64, count: usize, governed: bool) -> Self {
+    /// Tallies `count` messages with numbers from `first`. `received` has an entry for each member, in order.
+    pub fn of(received: &[Vec<Delivery>], first: u64, count: usize, governed: bool) -> Self {
         let mut tally = Self::default();
-        let mut got = vec![vec![false; heard.len()]; count];
-        for (member, heard) in heard.iter().enumerate() {
+        let mut got = vec![vec![false; received.len()]; count];
+        for (member, received) in received.iter().enumerate() {
             let mut newest = 0;
-            for one in heard {
+            for one in received {
                 let place = one.n.checked_sub(first).and_then(|n| got.get_mut(n as usize));
                 match place.map(|members| std::mem::replace(&mut members[member], true)) {
                     None => tally.wrong += 1,
                     Some(true) => tally.repeated += 1,
                     // Nothing else is published to the room, so its offsets are the numbers of the messages.
                     Some(false) if one.offset != one.n + 1 => tally.wrong += 1,
-                    Some(false) if one.offset <= newest => tally.disordered += 1,
+                    Some(false) if one.offset <= newest => tally.out_of_order += 1,
                     Some(false) => {}
                 }
                 newest = newest.max(one.offset);
@@ -58,9 +58,9 @@ impl Tally {
                     .filter(move |(_, group)| ((group + n) % 2 == 1) == odd)
                     .map(|(got, _)| *got)
             };
-            let heard = |odd| side(odd).filter(|got| *got).count();
-            let by_a = heard(true) >= heard(false);
-            tally.wrong += heard(!by_a) as u64;
+            let received = |odd| side(odd).filter(|got| *got).count();
+            let by_a = received(true) >= received(false);
+            tally.wrong += received(!by_a) as u64;
             tally.lost += side(by_a).filter(|got| !got).count() as u64;
             *(if by_a { &mut tally.a } else { &mut tally.b }) += 1;
         }
@@ -72,12 +72,12 @@ impl Tally {
         self.b += other.b;
         self.lost += other.lost;
         self.repeated += other.repeated;
-        self.disordered += other.disordered;
+        self.out_of_order += other.out_of_order;
         self.wrong += other.wrong;
-        self.strange += other.strange;
+        self.unexpected += other.unexpected;
     }
 
     pub fn faults(&self) -> u64 {
-        self.lost + self.repeated + self.disordered + self.wrong + self.strange
+        self.lost + self.repeated + self.out_of_order + self.wrong + self.unexpected
     }
 }

@@ -91,7 +91,7 @@ async fn main() -> ExitCode {
         done += 1;
         if outcome.violations.is_empty() {
             println!(
-                "seed {}: in order, {} published, {:.1} s",
+                "seed {}: no violations, {} published, {:.1} s",
                 outcome.seed,
                 outcome.published,
                 outcome.took.as_secs_f64()

@@ -1,6 +1,6 @@
 //! What a client knows about its rooms and positions, and how it reacts to frames.
 
-use super::{Open, Order};
+use super::{Command, Open};
 use crate::check::{filter::Filter, random::Random, transcript::Transcript};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub struct State {
     pub positions: BTreeMap<String, (String, u64)>,
     /// It reconnects only when it is told to.
     pub is_away: bool,
-    pub is_coming: bool,
+    pub is_reconnecting: bool,
     pub is_done: bool,
 }
 
@@ -34,7 +34,7 @@ impl State {
             rooms: BTreeMap::new(),
             positions: BTreeMap::new(),
             is_away: false,
-            is_coming: false,
+            is_reconnecting: false,
             is_done: false,
         }
     }
@@ -55,7 +55,7 @@ impl State {
         self.requests += 1;
         request["id"] = self.requests.into();
         if let Some(open) = self.open.values().rev().find(|open| open.name.is_some()) {
-            open.orders.send(Order::Send(request)).ok();
+            open.commands.send(Command::Send(request)).ok();
         }
     }
 
@@ -63,12 +63,12 @@ impl State {
         let handled = self.positions.iter().filter(|(_, (_, offset))| *offset > 0);
         let offsets: BTreeMap<_, _> = handled.map(|(room, (_, offset))| (room.clone(), *offset)).collect();
         if let Some(open) = self.open.values().rev().find(|open| open.name.is_some()) {
-            open.orders.send(Order::Send(json!({"type": "ack", "offsets": offsets}))).ok();
+            open.commands.send(Command::Send(json!({"type": "ack", "offsets": offsets}))).ok();
         }
     }
 
-    pub(super) fn order(&self, order: impl Fn() -> Order) {
-        self.open.values().for_each(|open| drop(open.orders.send(order())));
+    pub(super) fn command(&self, command: impl Fn() -> Command) {
+        self.open.values().for_each(|open| drop(open.commands.send(command())));
     }
 
     pub(super) fn connected(&mut self, id: u32, frame: &Value) {
@@ -80,7 +80,7 @@ impl State {
         // Two connections without a session each got a new one, but the client needs only one.
         for other in self.open.values().filter(|other| other.session.is_some() && other.session != self.token)
         {
-            other.orders.send(Order::Cut).ok();
+            other.commands.send(Command::Cut).ok();
         }
         if was_lost {
             let rooms = std::mem::take(&mut self.rooms);
@@ -93,11 +93,11 @@ impl State {
             self.rooms = rooms;
             return;
         }
-        let told = frame["rooms"].as_array().cloned().unwrap_or_default();
-        let is_told = |room: &String| told.iter().any(|entry| entry["room"] == room.as_str());
-        self.rooms.retain(|room, _| is_told(room));
-        self.positions.retain(|room, _| is_told(room));
-        for entry in &told {
+        let connected = frame["rooms"].as_array().cloned().unwrap_or_default();
+        let is_restored = |room: &String| connected.iter().any(|entry| entry["room"] == room.as_str());
+        self.rooms.retain(|room, _| is_restored(room));
+        self.positions.retain(|room, _| is_restored(room));
+        for entry in &connected {
             let room = entry["room"].as_str().unwrap_or_default();
             let (epoch, newest) = position(entry, "offset");
             if !room.starts_with(['*', '@']) {
@@ -175,9 +175,9 @@ mod tests {
     /// arrived when its connection broke, and the server was blamed for it.
     #[test]
     fn a_client_acknowledges_only_what_it_has_handled() {
-        let (orders, mut sent) = mpsc::unbounded_channel();
+        let (commands, mut sent) = mpsc::unbounded_channel();
         let mut state = State::new(Transcript::default(), Random::new(1));
-        state.open.insert(1, Open { orders, node: 0, name: None, session: None });
+        state.open.insert(1, Open { commands, node: 0, name: None, session: None });
         let rooms = json!([{"room": "*", "epoch": "e", "offset": 9, "recovered": true},
             {"room": "@ann", "epoch": "e", "offset": 5, "recovered": false}]);
         state.received(
@@ -186,7 +186,7 @@ mod tests {
         );
         let mut acknowledged = |state: &mut State| {
             state.acknowledge();
-            let Ok(Order::Send(frame)) = sent.try_recv() else { panic!("nothing was sent") };
+            let Ok(Command::Send(frame)) = sent.try_recv() else { panic!("nothing was sent") };
             frame["offsets"].clone()
         };
         assert_eq!(acknowledged(&mut state), json!({"@ann": 5}));

@@ -13,18 +13,18 @@ impl Oracle<'_> {
         let session = connection.token.as_ref().and_then(|token| self.sessions.get_mut(token));
         let here = connection.rooms.get_mut(name).filter(|here| here.is_member());
         let (Some(session), Some(here)) = (session, here) else {
-            let what = format!("message {offset} came to one who is not in the room");
-            return self.broke("nothing of a room that was left or refused", Some(name), what);
+            let what = format!("message {offset} came to a client that is not in the room");
+            return self.report("no messages from rooms that were left or refused", Some(name), what);
         };
         let Some(view) = session.rooms.get_mut(name) else { return };
         if here.last.is_some_and(|last| last >= offset) {
             let last = here.last.unwrap_or_default();
-            broken.push(("offsets rise", format!("{offset} came after {last}")));
+            broken.push(("offsets increase", format!("{offset} came after {last}")));
         }
-        if offset <= here.sure {
-            let what = format!("{offset} came again, though {} was acknowledged", here.sure);
-            broken.push(("nothing acknowledged comes again", what));
-            here.sure = 0;
+        if offset <= here.recorded_ack {
+            let what = format!("{offset} came again, though {} was acknowledged", here.recorded_ack);
+            broken.push(("no acknowledged message is repeated", what));
+            here.recorded_ack = 0;
         }
         if let Some(epoch) = here.epoch.clone().filter(|_| here.epoch == view.epoch)
             && let Some(covered) = view.covered
@@ -33,28 +33,28 @@ impl Oracle<'_> {
                 Some(message) if frame["data"]["n"] != message.number => {
                     let what =
                         format!("{offset} is message {}, and came as {}", message.number, frame["data"]);
-                    broken.push(("what was published is delivered", what));
+                    broken.push(("messages arrive as published", what));
                 }
-                Some(message) if !view.may(here, offset, message.change) => {
+                Some(message) if !view.may_deliver(here, offset, message.change) => {
                     let what = format!("{offset} with 0.{} does not pass {:?}", message.change, here.seats);
-                    broken.push(("a filter excludes", what));
+                    broken.push(("filters are applied", what));
                 }
                 _ => {}
             }
             let from = here.last.unwrap_or(covered);
             let skipped = facts.log.between(name, &epoch, from, offset);
-            let withheld: Vec<_> = skipped
-                .filter(|(offset, message)| view.must(here, *offset, message.change))
+            let missing: Vec<_> = skipped
+                .filter(|(offset, message)| view.must_deliver(here, *offset, message.change))
                 .map(|(offset, _)| offset)
                 .collect();
-            if !withheld.is_empty() {
-                let what = format!("{offset} came after {from}, without {withheld:?}");
-                broken.push(("nothing is withheld", what));
+            if !missing.is_empty() {
+                let what = format!("{offset} came after {from}, without {missing:?}");
+                broken.push(("no message is skipped", what));
             }
             view.cover(offset);
         }
         here.last = here.last.max(Some(offset));
-        broken.into_iter().for_each(|(rule, what)| self.broke(rule, Some(name), what));
+        broken.into_iter().for_each(|(rule, what)| self.report(rule, Some(name), what));
     }
 
     pub(super) fn gap(&mut self, id: u32, frame: &Value) {
@@ -65,8 +65,8 @@ impl Oracle<'_> {
         let session = connection.token.as_ref().and_then(|token| self.sessions.get_mut(token));
         let here = connection.rooms.get_mut(name).filter(|here| here.is_member());
         let (Some(session), Some(here)) = (session, here) else {
-            let what = "a gap came to one who is not in the room".to_owned();
-            return self.broke("nothing of a room that was left or refused", Some(name), what);
+            let what = "a gap came to a client that is not in the room".to_owned();
+            return self.report("no messages from rooms that were left or refused", Some(name), what);
         };
         let Some(view) = session.rooms.get_mut(name) else { return };
         let went_back = here.epoch.as_deref() == Some(epoch) && here.last > Some(last);
@@ -76,23 +76,23 @@ impl Oracle<'_> {
         if view.epoch.as_deref() == Some(epoch) {
             view.cover(last);
         } else {
-            *view = super::room::View::join(epoch, last);
+            *view = super::room::SessionRoom::join(epoch, last);
         }
-        if is_new && !self.facts.forgot {
-            let what = format!("a gap to epoch {epoch}, though Redis forgot nothing");
-            self.broke("a loss is told only where something is gone", Some(name), what);
+        if is_new && !self.facts.lost_data {
+            let what = format!("a gap to epoch {epoch}, though Redis lost nothing");
+            self.report("a loss is reported only if messages are gone", Some(name), what);
         } else if went_back {
             let what = format!("a gap that ends before {}, which had come", last + 1);
-            self.broke("offsets rise", Some(name), what);
+            self.report("offsets increase", Some(name), what);
         } else if nothing_gone {
             let what = format!("a gap up to {last}, which is still held");
-            self.broke("a loss is told only where something is gone", Some(name), what);
+            self.report("a loss is reported only if messages are gone", Some(name), what);
         }
     }
 
     /// Whether a message may have been dropped from the history by the end.
     pub(super) fn is_gone(&self, room: &str, epoch: &str, offset: u64) -> bool {
         let newest = self.facts.log.newest(room, epoch);
-        self.facts.forgot || offset + self.facts.history <= newest
+        self.facts.lost_data || offset + self.facts.history <= newest
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Oracle,
-    room::{Ack, Seat, View},
+    room::{Ack, Seat, SessionRoom},
     text,
 };
 use crate::check::filter::Filter;
@@ -55,7 +55,7 @@ impl Oracle<'_> {
     pub(super) fn answered(&mut self, id: u32, frame: &Value) {
         let code = text(&frame["error"], "code").to_owned();
         if !code.is_empty() && !TEMPORARY_ERRORS.contains(&&*code) {
-            self.broke("errors are in order", None, frame.to_string());
+            self.report("no unexpected errors", None, frame.to_string());
         }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let request = frame["id"].as_u64().and_then(|number| connection.requests.remove(&number));
@@ -70,13 +70,18 @@ impl Oracle<'_> {
             let result = results.get(n).unwrap_or(frame);
             match text(result, "status") {
                 "subscribed" => self.subscribed(id, &room, seat, &entries[n], result),
-                "unsubscribed" => self.here(id, &room, |here, at| here.settle(at, seat)),
+                "unsubscribed" => self.update_room(id, &room, |here, at| here.set_seat(at, seat)),
                 _ => self.refused(id, &room, seat, result),
             }
         }
     }
 
-    fn here(&mut self, id: u32, room: &str, change: impl FnOnce(&mut super::Here, std::time::Duration)) {
+    fn update_room(
+        &mut self,
+        id: u32,
+        room: &str,
+        change: impl FnOnce(&mut super::ConnectionRoom, std::time::Duration),
+    ) {
         let now = self.now;
         let connection = self.connections.get_mut(&id).expect("it sent a request");
         change(connection.rooms.get_mut(room).expect("requested"), now);
@@ -90,14 +95,14 @@ impl Oracle<'_> {
         match code {
             "not_subscribed" if seat == Seat::Out && !is_in => {}
             _ if TEMPORARY_ERRORS.contains(&code) => {
-                self.here(id, room, |here, _| here.possible.extend([seat]))
+                self.update_room(id, room, |here, _| here.possible.extend([seat]))
             }
             _ => {
-                let rule = "errors are in order";
-                self.broke(
+                let rule = "no unexpected errors";
+                self.report(
                     rule,
                     Some(room),
-                    format!("{result} to one whose place is {}", if is_in { "in" } else { "out" }),
+                    format!("{result} to a client that is {} the room", if is_in { "in" } else { "outside" }),
                 );
             }
         }
@@ -123,15 +128,15 @@ impl Oracle<'_> {
             });
             view.earlier.extend(filters);
         } else {
-            *view = View::join(epoch, offset);
+            *view = SessionRoom::join(epoch, offset);
             here.last = None;
         }
         here.epoch = Some(epoch.to_owned());
-        here.settle(now, seat);
+        here.set_seat(now, seat);
         if let Some(since) = since {
             let start = if recovered { since } else { offset };
             here.last = Some(start);
-            here.sure = 0;
+            here.recorded_ack = 0;
             view.base = view.base.min(start);
             if goes_on {
                 view.cover(start);
@@ -139,18 +144,18 @@ impl Oracle<'_> {
                 view.covered = Some(start);
             }
         }
-        if (is_new_epoch || (since.is_some() && is_other_epoch)) && !facts.forgot {
-            let what = format!("{result} names another epoch, though Redis forgot nothing");
-            self.broke("a loss is told only where something is gone", Some(room), what);
+        if (is_new_epoch || (since.is_some() && is_other_epoch)) && !facts.lost_data {
+            let what = format!("{result} names another epoch, though Redis lost nothing");
+            self.report("a loss is reported only if messages are gone", Some(room), what);
         } else if let Some(since) = since
             && !recovered
             && !self.is_gone(room, epoch, since + 1)
         {
             let what = format!("{result}, though what came after {since} is held");
-            self.broke("a loss is told only where something is gone", Some(room), what);
+            self.report("a loss is reported only if messages are gone", Some(room), what);
         }
         if recovered && is_other_epoch {
-            self.broke("a new epoch is told as a loss", Some(room), result.to_string());
+            self.report("a new epoch is reported as a loss", Some(room), result.to_string());
         }
     }
 }

@@ -11,7 +11,7 @@ pub enum Seat {
 
 /// A room on one connection.
 #[derive(Clone, Debug, Default)]
-pub struct Here {
+pub struct ConnectionRoom {
     /// The possible states here: one, unless the client was never told which.
     pub seats: BTreeSet<Seat>,
     /// The states that a later connection may find.
@@ -24,12 +24,12 @@ pub struct Here {
     /// The last offset that was received, or after which messages begin.
     pub last: Option<u64>,
     /// The offset that was acknowledged, and certainly recorded, before this connection.
-    pub sure: u64,
+    pub recorded_ack: u64,
 }
 
 /// A room in a session, over all its connections.
 #[derive(Clone, Debug, Default)]
-pub struct View {
+pub struct SessionRoom {
     pub epoch: Option<String>,
     /// Everything up to here was delivered or reported as lost; `None` if this is unknown.
     pub covered: Option<u64>,
@@ -49,7 +49,7 @@ pub struct Ack {
     pub was_sent: bool,
 }
 
-impl Here {
+impl ConnectionRoom {
     pub fn is_member(&self) -> bool {
         self.seats.iter().any(|seat| matches!(seat, Seat::In(_)))
     }
@@ -63,14 +63,14 @@ impl Here {
     }
 
     /// An answer determines the state, here and in the store.
-    pub fn settle(&mut self, at: Duration, seat: Seat) {
+    pub fn set_seat(&mut self, at: Duration, seat: Seat) {
         self.changes.push((at, self.found(Duration::MAX)));
         self.seats = [seat].into();
         self.possible = [seat].into();
     }
 }
 
-impl View {
+impl SessionRoom {
     /// A membership that begins after a position.
     pub fn join(epoch: &str, offset: u64) -> Self {
         Self { epoch: Some(epoch.to_owned()), covered: Some(offset), base: offset, ..Self::default() }
@@ -80,7 +80,7 @@ impl View {
         self.covered = self.covered.map(|covered| covered.max(offset));
     }
 
-    fn filters(&self, here: &Here, offset: u64) -> impl Iterator<Item = Filter> {
+    fn filters(&self, here: &ConnectionRoom, offset: u64) -> impl Iterator<Item = Filter> {
         let earlier = self.earlier.iter().filter(move |(last, _)| *last >= offset).map(|(_, filter)| *filter);
         let seats = here.seats.iter().chain(&here.pending);
         let now = seats.filter_map(|seat| match seat {
@@ -91,12 +91,12 @@ impl View {
     }
 
     /// Whether a message must be delivered, whichever of the filters applied.
-    pub fn must(&self, here: &Here, offset: u64, change: u8) -> bool {
+    pub fn must_deliver(&self, here: &ConnectionRoom, offset: u64, change: u8) -> bool {
         here.is_member() && self.filters(here, offset).all(|filter| filter.passes(change))
     }
 
     /// Whether it may be delivered.
-    pub fn may(&self, here: &Here, offset: u64, change: u8) -> bool {
+    pub fn may_deliver(&self, here: &ConnectionRoom, offset: u64, change: u8) -> bool {
         self.filters(here, offset).any(|filter| filter.passes(change))
     }
 }

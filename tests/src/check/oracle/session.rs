@@ -2,8 +2,8 @@
 //! loses its session has a successor.
 
 use super::{
-    ACK_RECORD_TIME, LEASE, Oracle, Session, TIME_TOLERANCE, What,
-    room::{Here, Seat, View},
+    ACK_RECORD_TIME, Event, LEASE, Oracle, Session, TIME_TOLERANCE,
+    room::{ConnectionRoom, Seat, SessionRoom},
     text,
 };
 use crate::check::filter::Filter;
@@ -23,54 +23,55 @@ impl Oracle<'_> {
         let requested = connection.requested_session.clone();
         if frame["resumed"] == true {
             if requested.as_ref() != Some(&token) {
-                self.broke("a session is resumed by its token", None, frame.to_string());
+                self.report("a session is resumed by its token", None, frame.to_string());
             }
             return self.resumed(id, &token, frame["rooms"].as_array().map_or(&[][..], Vec::as_slice));
         }
         if let Some(requested) = requested {
-            self.session_gone(id, &requested);
+            self.check_session_loss(id, &requested);
         }
         let mut session = Session { connections: vec![id], ..Session::default() };
         let (log, principal) = (&self.facts.log, &self.transcript.principal);
         let connection = self.connections.get_mut(&id).expect("made above");
         for room in ["*".to_owned(), format!("@{principal}")] {
             // Its position is unknown, but everything that is published from now on is delivered.
-            let epoch = log.only_epoch(&room).filter(|_| !self.facts.forgot);
-            let view = epoch.map(|epoch| View::join(epoch, log.before(&room, epoch, now)));
+            let epoch = log.only_epoch(&room).filter(|_| !self.facts.lost_data);
+            let view = epoch.map(|epoch| SessionRoom::join(epoch, log.before(&room, epoch, now)));
             let seats = BTreeSet::from([Seat::In(Filter::NONE)]);
             let epoch = epoch.map(str::to_owned);
-            let here = Here { possible: seats.clone(), seats, epoch, ..Here::default() };
+            let here = ConnectionRoom { possible: seats.clone(), seats, epoch, ..ConnectionRoom::default() };
             connection.rooms.insert(room.clone(), here);
             session.rooms.insert(room, view.unwrap_or_default());
         }
         self.sessions.insert(token, session);
     }
 
-    fn session_gone(&mut self, id: u32, token: &str) {
+    fn check_session_loss(&mut self, id: u32, token: &str) {
         let Some(session) = self.sessions.get(token) else { return };
         let connections = || session.connections.iter().map(|id| &self.connections[id]);
-        // Of several connections, the one that was accepted last has the session. The others have yet to be told.
+        // Of several connections, the one that was accepted last has the session. The others have yet to be
+        // told.
         let holder = connections().max_by_key(|connection| connection.greeted);
         let is_open = holder.is_some_and(|connection| connection.ended.is_none());
-        let last = holder.and_then(|one| one.over()).unwrap_or_default();
+        let last = holder.and_then(|one| one.earliest_end()).unwrap_or_default();
         let away = self.now.saturating_sub(last);
-        let is_excused = self.facts.forgot
-            || session.is_over
+        let is_excused = self.facts.lost_data
+            || session.is_ended
             || connections().any(|connection| {
                 let end = connection.ended.unwrap_or(self.now);
                 let long = self.facts.faults.iter().filter(|fault| fault.to - fault.from >= LEASE);
-                long.into_iter().any(|fault| fault.touches(connection.node, connection.opened, end))
+                long.into_iter().any(|fault| fault.overlaps(connection.node, connection.opened, end))
             });
         if is_excused || (!is_open && away + TIME_TOLERANCE >= self.facts.ttl) {
             return;
         }
         let what = match is_open {
-            true => format!("connection {id} was told a new session, while another holds the old one"),
+            true => format!("connection {id} got a new session, while another holds the old one"),
             false => {
-                format!("connection {id} was told a new session, {} ms after the old one", away.as_millis())
+                format!("connection {id} got a new session, {} ms after the old one", away.as_millis())
             }
         };
-        self.broke("a session lives as long as it should", None, what);
+        self.report("a session lives until its TTL", None, what);
     }
 
     fn resumed(&mut self, id: u32, token: &str, told: &[Value]) {
@@ -108,7 +109,7 @@ impl Oracle<'_> {
                         broken.push(("a room that was left stays left", name, entry.to_string()));
                     } else if self.facts.shows_filters && !possible.contains(&shown) {
                         broken.push((
-                            "the filter that was told rules",
+                            "the reported filter applies",
                             name,
                             format!("{entry}, not {possible:?}"),
                         ));
@@ -116,9 +117,9 @@ impl Oracle<'_> {
                     if self.facts.shows_filters || inside.is_empty() { [shown].into() } else { inside }
                 }
                 None => {
-                    if !possible.contains(&Seat::Out) && !self.facts.forgot {
+                    if !possible.contains(&Seat::Out) && !self.facts.lost_data {
                         let what = entry.map_or_else(|| "it is not there".to_owned(), Value::to_string);
-                        broken.push(("a room that was joined stays", name, what));
+                        broken.push(("a room that was joined stays joined", name, what));
                     }
                     out.clone()
                 }
@@ -126,12 +127,12 @@ impl Oracle<'_> {
             rooms.insert(name.to_owned(), (seats, possible.clone(), entry));
         }
         for (rule, room, what) in broken {
-            self.broke(rule, Some(room), what);
+            self.report(rule, Some(room), what);
         }
         for (name, (seats, possible, entry)) in rooms {
-            let mut here = Here { possible: seats.clone(), seats, ..Here::default() };
+            let mut here = ConnectionRoom { possible: seats.clone(), seats, ..ConnectionRoom::default() };
             if let Some(entry) = entry.filter(|_| here.is_member()) {
-                self.found(id, token, &name, &mut here, &possible, entry);
+                self.restored_room(id, token, &name, &mut here, &possible, entry);
             }
             self.connections.get_mut(&id).expect("it came").rooms.insert(name, here);
         }
@@ -139,21 +140,21 @@ impl Oracle<'_> {
     }
 
     /// A room in `connected`.
-    fn found(
+    fn restored_room(
         &mut self,
         id: u32,
         token: &str,
         name: &str,
-        here: &mut Here,
+        here: &mut ConnectionRoom,
         possible: &BTreeSet<Seat>,
         entry: &Value,
     ) {
         let (epoch, offset) = (text(entry, "epoch"), entry["offset"].as_u64().unwrap_or_default());
-        let sure = self.surely_acknowledged(id, token, name);
+        let recorded_ack = self.recorded_acknowledgement(id, token, name);
         let session = self.sessions.get_mut(token).expect("it was resumed");
         let view = session.rooms.entry(name.to_owned()).or_default();
         let is_other = view.epoch.as_deref().is_some_and(|before| before != epoch);
-        let low = view.base.max(sure);
+        let low = view.base.max(recorded_ack);
         here.epoch = Some(epoch.to_owned());
         let other = possible.iter().filter(|seat| !here.seats.contains(seat));
         view.earlier.extend(other.filter_map(|seat| match seat {
@@ -163,35 +164,35 @@ impl Oracle<'_> {
         if entry["recovered"] == true {
             if view.epoch.is_none() || possible.contains(&Seat::Out) {
                 // The beginning of the membership is unknown. Everything from now on must be delivered.
-                *view = View { base: 0, ..View::join(epoch, offset) };
+                *view = SessionRoom { base: 0, ..SessionRoom::join(epoch, offset) };
                 return;
             }
             if is_other {
-                *view = View::join(epoch, offset);
-                return self.broke("a new epoch is told as a loss", Some(name), entry.to_string());
+                *view = SessionRoom::join(epoch, offset);
+                return self.report("a new epoch is reported as a loss", Some(name), entry.to_string());
             }
-            here.sure = sure;
+            here.recorded_ack = recorded_ack;
             return;
         }
         here.last = Some(offset);
         if is_other || view.epoch.is_none() {
-            *view = View::join(epoch, offset);
+            *view = SessionRoom::join(epoch, offset);
         } else {
             view.cover(offset);
             view.base = view.base.max(offset);
         }
-        if !self.facts.forgot && (is_other || !self.is_gone(name, epoch, low + 1)) {
+        if !self.facts.lost_data && (is_other || !self.is_gone(name, epoch, low + 1)) {
             let what = format!("{entry}, though what came after {low} is held");
-            self.broke("a loss is told only where something is gone", Some(name), what);
+            self.report("a loss is reported only if messages are gone", Some(name), what);
         }
     }
 
     /// The offset that was acknowledged long enough before the connection, without disturbance, that it must
     /// be recorded.
-    fn surely_acknowledged(&self, id: u32, token: &str, room: &str) -> u64 {
+    fn recorded_acknowledgement(&self, id: u32, token: &str, room: &str) -> u64 {
         let Some(view) = self.sessions[token].rooms.get(room) else { return 0 };
         let greeted = self.connections[&id].greeted.unwrap_or_default();
-        let sure = view.acks.iter().filter(|ack| {
+        let recorded_ack = view.acks.iter().filter(|ack| {
             let connection = &self.connections[&ack.connection];
             let others = self.connections.iter().filter(|(other, _)| ![id, ack.connection].contains(other));
             let mut rivals = others.filter(|(_, other)| {
@@ -200,9 +201,9 @@ impl Oracle<'_> {
             ack.was_sent
                 && ack.at + ACK_RECORD_TIME <= greeted
                 && rivals.next().is_none()
-                && !self.facts.faults.iter().any(|fault| fault.touches(connection.node, ack.at, greeted))
+                && !self.facts.faults.iter().any(|fault| fault.overlaps(connection.node, ack.at, greeted))
         });
-        sure.map(|ack| ack.offset).max().unwrap_or(0)
+        recorded_ack.map(|ack| ack.offset).max().unwrap_or(0)
     }
 
     pub(super) fn ended(&mut self, id: u32, code: Option<u16>) {
@@ -214,24 +215,27 @@ impl Oracle<'_> {
             here.possible.extend(pending);
         }
         connection.requests.clear();
-        let was_deaf = self.transcript.entries.iter().any(|e| e.connection == id && e.what == What::Deaf);
+        let had_stopped_reading =
+            self.transcript.entries.iter().any(|e| e.connection == id && e.event == Event::StoppedReading);
         match code {
             None | Some(1000 | 1001 | 1006 | 4503 | 4508 | 4600) => {}
-            Some(4504) if was_deaf => {}
-            Some(4403) if self.session(id).is_some_and(|session| session.is_over) => {}
+            Some(4504) if had_stopped_reading => {}
+            Some(4403) if self.session(id).is_some_and(|session| session.is_ended) => {}
             // Decided at the end, when everything is known.
-            Some(4409) => self.sent_away.push((id, now)),
-            Some(code) => self.broke("closes are in order", None, format!("connection {id} closed {code}")),
+            Some(4409) => self.taken_over.push((id, now)),
+            Some(code) => {
+                self.report("no unexpected close codes", None, format!("connection {id} closed {code}"))
+            }
         }
     }
 
     /// Each connection that was closed with 4409 has a successor.
-    pub(super) fn successors(&mut self) {
-        for (id, at) in std::mem::take(&mut self.sent_away) {
+    pub(super) fn check_successors(&mut self) {
+        for (id, at) in std::mem::take(&mut self.taken_over) {
             if !self.has_successor(id, at) {
                 self.now = at;
                 let what = format!("connection {id} closed 4409, though no other one took the session later");
-                self.broke("4409 only when somebody else is let in", None, what);
+                self.report("4409 only after a takeover", None, what);
             }
         }
     }

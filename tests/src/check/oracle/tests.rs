@@ -1,39 +1,39 @@
 //! Tests each rule with made-up transcripts: one that keeps the rule, and one that breaks it.
 
-use super::{Facts, judge};
+use super::{Facts, check_transcript};
 use crate::check::{
     log::{Log, Message},
-    transcript::{Entry, Fault, Transcript, What},
+    transcript::{Entry, Event, Fault, Transcript},
 };
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const WITHHELD: &str = "nothing is withheld";
-const STRAY: &str = "nothing of a room that was left or refused";
-const AGAIN: &str = "nothing acknowledged comes again";
-const ORDER: &str = "offsets rise";
-const EXCLUDED: &str = "a filter excludes";
-const OTHER: &str = "what was published is delivered";
-const FALSE_LOSS: &str = "a loss is told only where something is gone";
-const SILENT: &str = "a new epoch is told as a loss";
+const SKIPPED: &str = "no message is skipped";
+const NOT_A_MEMBER: &str = "no messages from rooms that were left or refused";
+const REPEATED: &str = "no acknowledged message is repeated";
+const OUT_OF_ORDER: &str = "offsets increase";
+const FILTERED: &str = "filters are applied";
+const ALTERED: &str = "messages arrive as published";
+const FALSE_LOSS: &str = "a loss is reported only if messages are gone";
+const UNREPORTED_EPOCH: &str = "a new epoch is reported as a loss";
 const LEFT: &str = "a room that was left stays left";
-const JOINED: &str = "a room that was joined stays";
-const FILTER: &str = "the filter that was told rules";
-const LIVES: &str = "a session lives as long as it should";
-const AWAY: &str = "4409 only when somebody else is let in";
-const ERRORS: &str = "errors are in order";
-const CLOSES: &str = "closes are in order";
+const NOT_RESTORED: &str = "a room that was joined stays joined";
+const WRONG_FILTER: &str = "the reported filter applies";
+const TOO_SHORT: &str = "a session lives until its TTL";
+const NO_TAKEOVER: &str = "4409 only after a takeover";
+const UNEXPECTED_ERROR: &str = "no unexpected errors";
+const UNEXPECTED_CLOSE: &str = "no unexpected close codes";
 
 /// The transcript of a client, in steps of 10 ms. The room `r` has messages 1 to 9 in epoch `e`; the message
 /// at offset n has a change of n tenths.
-struct Story {
+struct Scenario {
     transcript: Transcript,
     facts: Facts,
     at: u64,
     requests: u64,
 }
 
-impl Story {
+impl Scenario {
     fn new() -> Self {
         let mut log = Log::default();
         for offset in 1..=9 {
@@ -45,7 +45,7 @@ impl Story {
             faults: vec![],
             ttl: Duration::from_secs(3),
             history: 100,
-            forgot: false,
+            lost_data: false,
             shows_filters: true,
         };
         let transcript = Transcript { client: "client".into(), principal: "acme".into(), entries: vec![] };
@@ -54,14 +54,14 @@ impl Story {
 
     /// Connects on connection 1, and joins `r` after offset 3.
     fn joined() -> Self {
-        let mut story = Self::new();
-        story.fresh(1, "s").subscribe(1, json!({"room": "r"})).told(1, joined(3));
-        story
+        let mut scenario = Self::new();
+        scenario.fresh(1, "s").subscribe(1, json!({"room": "r"})).receive(1, joined(3));
+        scenario
     }
 
-    fn what(&mut self, connection: u32, what: What) -> &mut Self {
+    fn event(&mut self, connection: u32, event: Event) -> &mut Self {
         self.at += 10;
-        self.transcript.entries.push(Entry { at: Duration::from_millis(self.at), connection, what });
+        self.transcript.entries.push(Entry { at: Duration::from_millis(self.at), connection, event });
         self
     }
 
@@ -71,39 +71,42 @@ impl Story {
     }
 
     fn sent(&mut self, connection: u32, frame: Value) -> &mut Self {
-        self.what(connection, What::Sent(frame))
+        self.event(connection, Event::Sent(frame))
     }
 
-    fn told(&mut self, connection: u32, mut frame: Value) -> &mut Self {
+    fn receive(&mut self, connection: u32, mut frame: Value) -> &mut Self {
         if frame.get("results").is_some() || frame["type"] == "error" {
             frame["id"] = self.requests.into();
         }
-        self.what(connection, What::Received(frame))
+        self.event(connection, Event::Received(frame))
     }
 
-    fn hello(&mut self, connection: u32, session: Option<&str>) -> &mut Self {
-        let mut hello = json!({"type": "connect"});
+    fn connect(&mut self, connection: u32, session: Option<&str>) -> &mut Self {
+        let mut connect = json!({"type": "connect"});
         if let Some(session) = session {
-            hello["session"] = session.into();
+            connect["session"] = session.into();
         }
-        self.what(connection, What::Opened(0)).sent(connection, hello)
+        self.event(connection, Event::Opened(0)).sent(connection, connect)
     }
 
     fn fresh(&mut self, connection: u32, session: &str) -> &mut Self {
-        self.hello(connection, None);
-        self.told(connection, json!({"type": "connected", "session": session, "resumed": false, "rooms": []}))
+        self.connect(connection, None);
+        self.receive(
+            connection,
+            json!({"type": "connected", "session": session, "resumed": false, "rooms": []}),
+        )
     }
 
     /// The rooms other than `*` and the inbox.
     fn resume(&mut self, connection: u32, rooms: Value) -> &mut Self {
-        self.hello(connection, Some("s")).back(connection, rooms)
+        self.connect(connection, Some("s")).resumed(connection, rooms)
     }
 
-    fn back(&mut self, connection: u32, rooms: Value) -> &mut Self {
+    fn resumed(&mut self, connection: u32, rooms: Value) -> &mut Self {
         let entry = |room: &str| json!({"room": room, "epoch": "e", "offset": 0, "recovered": true});
         let mut all = vec![entry("*"), entry("@acme")];
         all.extend(rooms.as_array().cloned().unwrap_or_default());
-        self.told(connection, json!({"type": "connected", "session": "s", "resumed": true, "rooms": all}))
+        self.receive(connection, json!({"type": "connected", "session": "s", "resumed": true, "rooms": all}))
     }
 
     fn subscribe(&mut self, connection: u32, entry: Value) -> &mut Self {
@@ -125,29 +128,29 @@ impl Story {
     fn messages(&mut self, connection: u32, offsets: impl IntoIterator<Item = u64>) -> &mut Self {
         for offset in offsets {
             let message = json!({"type": "message", "room": "r", "offset": offset, "data": {"n": offset}});
-            self.told(connection, message);
+            self.receive(connection, message);
         }
         self
     }
 
     fn cut(&mut self, connection: u32) -> &mut Self {
-        self.what(connection, What::Cut)
+        self.event(connection, Event::Cut)
     }
 
     fn closed(&mut self, connection: u32, code: u16) -> &mut Self {
-        self.what(connection, What::Closed(Some(code)))
+        self.event(connection, Event::Closed(Some(code)))
     }
 
     /// Checks that exactly these rules were broken.
     #[track_caller]
     fn breaks(&self, rules: &[&str]) {
-        let verdict = judge(&self.transcript, &self.facts);
+        let verdict = check_transcript(&self.transcript, &self.facts);
         let broken: Vec<_> = verdict.violations.iter().map(|violation| violation.rule).collect();
         assert_eq!(broken, rules, "{:#?}", verdict.violations);
     }
 
     fn missing(&self) -> Option<u64> {
-        judge(&self.transcript, &self.facts).living[0].rooms["r"].missing
+        check_transcript(&self.transcript, &self.facts).live[0].rooms["r"].missing
     }
 }
 
@@ -176,91 +179,98 @@ fn filtered(offset: u64, least: f64) -> Value {
 
 #[test]
 fn messages_come_in_order_and_without_holes() {
-    Story::joined().messages(1, 4..=9).breaks(&[]);
-    Story::joined().messages(1, [4, 6]).breaks(&[WITHHELD]);
-    Story::joined().messages(1, [5]).breaks(&[WITHHELD]);
-    Story::joined().messages(1, [4, 5, 5]).breaks(&[ORDER]);
-    let mut other = Story::joined();
-    other.told(1, json!({"type": "message", "room": "r", "offset": 4, "data": {"n": 77}})).breaks(&[OTHER]);
-    assert_eq!(Story::joined().messages(1, 4..=9).missing(), None);
-    assert_eq!(Story::joined().messages(1, 4..=7).missing(), Some(8));
+    Scenario::joined().messages(1, 4..=9).breaks(&[]);
+    Scenario::joined().messages(1, [4, 6]).breaks(&[SKIPPED]);
+    Scenario::joined().messages(1, [5]).breaks(&[SKIPPED]);
+    Scenario::joined().messages(1, [4, 5, 5]).breaks(&[OUT_OF_ORDER]);
+    let mut other = Scenario::joined();
+    other
+        .receive(1, json!({"type": "message", "room": "r", "offset": 4, "data": {"n": 77}}))
+        .breaks(&[ALTERED]);
+    assert_eq!(Scenario::joined().messages(1, 4..=9).missing(), None);
+    assert_eq!(Scenario::joined().messages(1, 4..=7).missing(), Some(8));
 }
 
 #[test]
 fn a_filter_makes_holes_and_holds() {
-    let story = |offsets: &[u64]| {
-        let mut story = Story::new();
-        story.fresh(1, "s").subscribe(1, json!({"room": "r", "filter": {"minChange": 0.6}}));
-        story.told(1, joined(0)).messages(1, offsets.iter().copied());
-        story
+    let scenario = |offsets: &[u64]| {
+        let mut scenario = Scenario::new();
+        scenario.fresh(1, "s").subscribe(1, json!({"room": "r", "filter": {"minChange": 0.6}}));
+        scenario.receive(1, joined(0)).messages(1, offsets.iter().copied());
+        scenario
     };
-    story(&[6, 7]).breaks(&[]);
-    story(&[6, 8]).breaks(&[WITHHELD]);
-    story(&[5, 6]).breaks(&[EXCLUDED]);
+    scenario(&[6, 7]).breaks(&[]);
+    scenario(&[6, 8]).breaks(&[SKIPPED]);
+    scenario(&[5, 6]).breaks(&[FILTERED]);
     // A changed filter applies from the offset in its answer.
     let changed = |offsets: &[u64]| {
-        let mut story = story(&[]);
-        story.subscribe(1, json!({"room": "r", "filter": {"minChange": 0.2}})).told(1, joined(3));
-        story.messages(1, offsets.iter().copied());
-        story
+        let mut scenario = scenario(&[]);
+        scenario.subscribe(1, json!({"room": "r", "filter": {"minChange": 0.2}})).receive(1, joined(3));
+        scenario.messages(1, offsets.iter().copied());
+        scenario
     };
     changed(&[4, 5, 6]).breaks(&[]);
-    changed(&[5, 6]).breaks(&[WITHHELD]);
+    changed(&[5, 6]).breaks(&[SKIPPED]);
     changed(&[2, 3, 4]).breaks(&[]);
 }
 
 #[test]
 fn what_was_not_handled_comes_after_a_resume() {
-    let story = || {
-        let mut story = Story::joined();
-        story.messages(1, [4, 5]).cut(1).resume(2, room(9, true));
-        story
+    let scenario = || {
+        let mut scenario = Scenario::joined();
+        scenario.messages(1, [4, 5]).cut(1).resume(2, room(9, true));
+        scenario
     };
-    story().messages(2, 4..=9).breaks(&[]);
-    story().messages(2, 6..=9).breaks(&[]);
-    story().messages(2, 7..=9).breaks(&[WITHHELD]);
-    assert_eq!(story().missing(), Some(6));
+    scenario().messages(2, 4..=9).breaks(&[]);
+    scenario().messages(2, 6..=9).breaks(&[]);
+    scenario().messages(2, 7..=9).breaks(&[SKIPPED]);
+    assert_eq!(scenario().missing(), Some(6));
 }
 
 #[test]
 fn the_connection_that_requested_last_holds_the_session() {
-    let story = |pause: u64| {
-        let mut story = Story::joined();
-        story.hello(2, Some("s")).pass(pause).hello(3, Some("s")).back(3, room(3, true));
-        story.subscribe(3, json!({"room": "r", "filter": {"minChange": 0.6}})).told(3, joined(3));
+    let scenario = |pause: u64| {
+        let mut scenario = Scenario::joined();
+        scenario.connect(2, Some("s")).pass(pause).connect(3, Some("s")).resumed(3, room(3, true));
+        scenario.subscribe(3, json!({"room": "r", "filter": {"minChange": 0.6}})).receive(3, joined(3));
         // It requested earlier, and was accepted and closed since; only the answer was late.
-        story.back(2, room(3, true)).pass(1000).cut(3);
-        story
+        scenario.resumed(2, room(3, true)).pass(1000).cut(3);
+        scenario
     };
-    story(500).resume(4, filtered(3, 0.6)).breaks(&[]);
-    story(500).resume(4, room(3, true)).breaks(&[FILTER]);
-    story(0).resume(4, room(3, true)).breaks(&[]);
+    scenario(500).resume(4, filtered(3, 0.6)).breaks(&[]);
+    scenario(500).resume(4, room(3, true)).breaks(&[WRONG_FILTER]);
+    scenario(0).resume(4, room(3, true)).breaks(&[]);
 }
 
 #[test]
 fn who_does_not_read_cannot_say_when_a_connection_ended() {
-    let story = |reads: u64| {
-        let mut story = Story::joined();
-        story.what(1, What::Deaf).pass(4000).what(1, What::Hears).pass(reads).closed(1, 4600);
-        story.hello(2, Some("s"));
-        story.told(2, json!({"type": "connected", "session": "t", "resumed": false, "rooms": []}));
-        story
+    let scenario = |reads: u64| {
+        let mut scenario = Scenario::joined();
+        scenario
+            .event(1, Event::StoppedReading)
+            .pass(4000)
+            .event(1, Event::ResumedReading)
+            .pass(reads)
+            .closed(1, 4600);
+        scenario.connect(2, Some("s"));
+        scenario.receive(2, json!({"type": "connected", "session": "t", "resumed": false, "rooms": []}));
+        scenario
     };
-    story(0).breaks(&[]);
-    story(1000).breaks(&[LIVES]);
+    scenario(0).breaks(&[]);
+    scenario(1000).breaks(&[TOO_SHORT]);
 }
 
 #[test]
 fn what_was_acknowledged_in_time_does_not_come_again() {
-    let story = |pause: u64| {
-        let mut story = Story::joined();
-        story.messages(1, [4, 5]).ack(1, 5).pass(pause).cut(1).resume(2, room(9, true));
-        story
+    let scenario = |pause: u64| {
+        let mut scenario = Scenario::joined();
+        scenario.messages(1, [4, 5]).ack(1, 5).pass(pause).cut(1).resume(2, room(9, true));
+        scenario
     };
-    story(2000).messages(2, [6, 7]).breaks(&[]);
-    story(2000).messages(2, [5, 6]).breaks(&[AGAIN]);
-    story(100).messages(2, [5, 6]).breaks(&[]);
-    let mut killed = story(2000);
+    scenario(2000).messages(2, [6, 7]).breaks(&[]);
+    scenario(2000).messages(2, [5, 6]).breaks(&[REPEATED]);
+    scenario(100).messages(2, [5, 6]).breaks(&[]);
+    let mut killed = scenario(2000);
     killed.messages(2, [5, 6]);
     let (from, to) = (Duration::from_millis(1500), Duration::from_millis(1600));
     killed.facts.faults.push(Fault { node: Some(0), from, to });
@@ -269,86 +279,86 @@ fn what_was_acknowledged_in_time_does_not_come_again() {
 
 #[test]
 fn nothing_comes_of_a_room_that_was_left_or_refused() {
-    Story::joined().unsubscribe(1).messages(1, [4]).told(1, left()).breaks(&[]);
-    Story::joined().unsubscribe(1).told(1, left()).messages(1, [4]).breaks(&[STRAY]);
-    let mut refused = Story::new();
+    Scenario::joined().unsubscribe(1).messages(1, [4]).receive(1, left()).breaks(&[]);
+    Scenario::joined().unsubscribe(1).receive(1, left()).messages(1, [4]).breaks(&[NOT_A_MEMBER]);
+    let mut refused = Scenario::new();
     refused.fresh(1, "s").subscribe(1, json!({"room": "r"}));
-    refused.told(1, rejected("subscribed", "store_unavailable")).breaks(&[]);
-    refused.messages(1, [4]).breaks(&[STRAY]);
-    let mut early = Story::new();
-    early.fresh(1, "s").subscribe(1, json!({"room": "r"})).messages(1, [4]).breaks(&[STRAY]);
+    refused.receive(1, rejected("subscribed", "store_unavailable")).breaks(&[]);
+    refused.messages(1, [4]).breaks(&[NOT_A_MEMBER]);
+    let mut early = Scenario::new();
+    early.fresh(1, "s").subscribe(1, json!({"room": "r"})).messages(1, [4]).breaks(&[NOT_A_MEMBER]);
     // The old state remains valid.
-    let mut stays = Story::joined();
-    stays.unsubscribe(1).told(1, rejected("unsubscribed", "store_unavailable")).messages(1, [4, 6]);
-    stays.breaks(&[WITHHELD]);
+    let mut stays = Scenario::joined();
+    stays.unsubscribe(1).receive(1, rejected("unsubscribed", "store_unavailable")).messages(1, [4, 6]);
+    stays.breaks(&[SKIPPED]);
 }
 
 #[test]
 fn rooms_are_found_again_as_they_were_told() {
     let none = json!([]);
-    Story::joined().cut(1).resume(2, none.clone()).breaks(&[JOINED]);
-    let mut gone = Story::joined();
-    gone.unsubscribe(1).told(1, left()).cut(1).resume(2, room(9, true)).breaks(&[LEFT]);
+    Scenario::joined().cut(1).resume(2, none.clone()).breaks(&[NOT_RESTORED]);
+    let mut gone = Scenario::joined();
+    gone.unsubscribe(1).receive(1, left()).cut(1).resume(2, room(9, true)).breaks(&[LEFT]);
     // Without an answer, or after `store_unavailable`, both states are possible.
     for rooms in [none.clone(), room(9, true)] {
-        Story::joined().unsubscribe(1).cut(1).resume(2, rooms.clone()).breaks(&[]);
-        let mut failed = Story::joined();
-        failed.unsubscribe(1).told(1, rejected("unsubscribed", "store_unavailable"));
+        Scenario::joined().unsubscribe(1).cut(1).resume(2, rooms.clone()).breaks(&[]);
+        let mut failed = Scenario::joined();
+        failed.unsubscribe(1).receive(1, rejected("unsubscribed", "store_unavailable"));
         failed.cut(1).resume(2, rooms).breaks(&[]);
     }
     let error = json!([{"room": "r", "recovered": false, "error": {"code": "store_unavailable"}}]);
-    Story::joined().cut(1).resume(2, error).breaks(&[JOINED]);
+    Scenario::joined().cut(1).resume(2, error).breaks(&[NOT_RESTORED]);
     // An answer that came after the request of the other connection does not decide for either.
-    let mut crossed = Story::joined();
-    crossed.unsubscribe(1).hello(2, Some("s")).told(1, left()).back(2, room(3, true)).breaks(&[]);
-    let mut told = Story::joined();
-    told.unsubscribe(1).told(1, left()).hello(2, Some("s")).back(2, room(3, true)).breaks(&[LEFT]);
+    let mut crossed = Scenario::joined();
+    crossed.unsubscribe(1).connect(2, Some("s")).receive(1, left()).resumed(2, room(3, true)).breaks(&[]);
+    let mut told = Scenario::joined();
+    told.unsubscribe(1).receive(1, left()).connect(2, Some("s")).resumed(2, room(3, true)).breaks(&[LEFT]);
 }
 
 #[test]
 fn the_filter_that_was_told_rules_after_a_resume() {
-    let story = |answered: bool| {
-        let mut story = Story::joined();
-        story.subscribe(1, json!({"room": "r", "filter": {"minChange": 0.6}}));
+    let scenario = |answered: bool| {
+        let mut scenario = Scenario::joined();
+        scenario.subscribe(1, json!({"room": "r", "filter": {"minChange": 0.6}}));
         if answered {
-            story.told(1, joined(3));
+            scenario.receive(1, joined(3));
         }
-        story.cut(1);
-        story
+        scenario.cut(1);
+        scenario
     };
-    story(true).resume(2, filtered(9, 0.6)).messages(2, 6..=9).breaks(&[]);
-    story(true).resume(2, room(9, true)).breaks(&[FILTER]);
-    story(true).resume(2, filtered(9, 0.8)).breaks(&[FILTER]);
-    story(false).resume(2, filtered(9, 0.6)).breaks(&[]);
-    story(false).resume(2, room(9, true)).messages(2, 4..=9).breaks(&[]);
+    scenario(true).resume(2, filtered(9, 0.6)).messages(2, 6..=9).breaks(&[]);
+    scenario(true).resume(2, room(9, true)).breaks(&[WRONG_FILTER]);
+    scenario(true).resume(2, filtered(9, 0.8)).breaks(&[WRONG_FILTER]);
+    scenario(false).resume(2, filtered(9, 0.6)).breaks(&[]);
+    scenario(false).resume(2, room(9, true)).messages(2, 4..=9).breaks(&[]);
     // If filters are not shown, the messages reveal them.
-    let mut hidden = story(true);
+    let mut hidden = scenario(true);
     hidden.facts.shows_filters = false;
-    hidden.resume(2, room(9, true)).messages(2, 4..=5).breaks(&[EXCLUDED, EXCLUDED]);
+    hidden.resume(2, room(9, true)).messages(2, 4..=5).breaks(&[FILTERED, FILTERED]);
 }
 
 #[test]
 fn a_loss_is_told_where_something_is_gone_and_only_there() {
-    Story::joined().cut(1).resume(2, room(9, false)).breaks(&[FALSE_LOSS]);
+    Scenario::joined().cut(1).resume(2, room(9, false)).breaks(&[FALSE_LOSS]);
     let gap = |epoch: &str| json!({"type": "gap", "room": "r", "epoch": epoch, "offset": 7});
-    Story::joined().told(1, gap("e")).messages(1, 7..=9).breaks(&[FALSE_LOSS]);
-    Story::joined().told(1, gap("f")).breaks(&[FALSE_LOSS]);
+    Scenario::joined().receive(1, gap("e")).messages(1, 7..=9).breaks(&[FALSE_LOSS]);
+    Scenario::joined().receive(1, gap("f")).breaks(&[FALSE_LOSS]);
     let since = json!({"room": "r", "since": {"epoch": "e", "offset": 2}});
     let mut refused = joined(3);
     refused["results"][0]["recovered"] = false.into();
-    Story::new().fresh(1, "s").subscribe(1, since.clone()).told(1, refused).breaks(&[FALSE_LOSS]);
+    Scenario::new().fresh(1, "s").subscribe(1, since.clone()).receive(1, refused).breaks(&[FALSE_LOSS]);
     // Here two messages are stored.
-    let mut short = Story::joined();
+    let mut short = Scenario::joined();
     short.facts.history = 2;
-    short.told(1, gap("e")).messages(1, 7..=9).cut(1).resume(2, room(9, true)).breaks(&[]);
-    let mut late = Story::joined();
+    short.receive(1, gap("e")).messages(1, 7..=9).cut(1).resume(2, room(9, true)).breaks(&[]);
+    let mut late = Scenario::joined();
     late.facts.history = 2;
     late.cut(1).resume(2, room(9, false)).breaks(&[]);
     assert_eq!(late.missing(), None);
     let mut told = joined(3);
     told["results"][0]["recovered"] = true.into();
-    let mut replayed = Story::new();
-    replayed.fresh(1, "s").subscribe(1, since).told(1, told);
+    let mut replayed = Scenario::new();
+    replayed.fresh(1, "s").subscribe(1, since).receive(1, told);
     replayed.messages(1, 3..=9).breaks(&[]);
     assert_eq!(replayed.missing(), None);
 }
@@ -356,53 +366,68 @@ fn a_loss_is_told_where_something_is_gone_and_only_there() {
 #[test]
 fn a_new_epoch_is_told_as_a_loss() {
     let other = |recovered: bool| json!([{"room": "r", "epoch": "f", "offset": 1, "recovered": recovered}]);
-    let story = || {
-        let mut story = Story::joined();
-        story.facts.forgot = true;
-        story.messages(1, [4]).cut(1);
-        story
+    let scenario = || {
+        let mut scenario = Scenario::joined();
+        scenario.facts.lost_data = true;
+        scenario.messages(1, [4]).cut(1);
+        scenario
     };
-    story().resume(2, other(false)).breaks(&[]);
-    story().resume(2, other(true)).breaks(&[SILENT]);
+    scenario().resume(2, other(false)).breaks(&[]);
+    scenario().resume(2, other(true)).breaks(&[UNREPORTED_EPOCH]);
 }
 
 #[test]
 fn a_session_lives_for_its_time_and_no_shorter() {
     let new = || json!({"type": "connected", "session": "t", "resumed": false, "rooms": []});
-    Story::joined().cut(1).pass(3000).hello(2, Some("s")).told(2, new()).breaks(&[]);
-    Story::joined().cut(1).pass(1000).hello(2, Some("s")).told(2, new()).breaks(&[LIVES]);
-    Story::joined().pass(9000).hello(2, Some("s")).told(2, new()).breaks(&[LIVES]);
-    let mut ended = Story::joined();
-    ended.what(1, What::Ended).closed(1, 4403).hello(2, Some("s")).told(2, new()).breaks(&[]);
-    let mut stopped = Story::joined();
+    Scenario::joined().cut(1).pass(3000).connect(2, Some("s")).receive(2, new()).breaks(&[]);
+    Scenario::joined().cut(1).pass(1000).connect(2, Some("s")).receive(2, new()).breaks(&[TOO_SHORT]);
+    Scenario::joined().pass(9000).connect(2, Some("s")).receive(2, new()).breaks(&[TOO_SHORT]);
+    let mut ended = Scenario::joined();
+    ended.event(1, Event::Ended).closed(1, 4403).connect(2, Some("s")).receive(2, new()).breaks(&[]);
+    let mut stopped = Scenario::joined();
     stopped.facts.faults.push(Fault { node: Some(0), from: Duration::ZERO, to: Duration::from_secs(9) });
-    stopped.pass(9000).hello(2, Some("s")).told(2, new()).breaks(&[]);
+    stopped.pass(9000).connect(2, Some("s")).receive(2, new()).breaks(&[]);
 }
 
 #[test]
 fn whoever_is_sent_away_has_a_successor() {
-    let mut taken = Story::joined();
-    taken.hello(2, Some("s")).closed(1, 4409).back(2, room(3, true)).breaks(&[]);
-    Story::joined().closed(1, 4409).breaks(&[AWAY]);
+    let mut taken = Scenario::joined();
+    taken.connect(2, Some("s")).closed(1, 4409).resumed(2, room(3, true)).breaks(&[]);
+    Scenario::joined().closed(1, 4409).breaks(&[NO_TAKEOVER]);
     // A connection that was given up before this one connected must not take the session.
-    let mut late = Story::joined();
-    late.cut(1).hello(2, Some("s")).closed(2, 4503).resume(3, room(3, true)).closed(3, 4409).breaks(&[AWAY]);
-    Story::joined().closed(1, 4409).resume(2, room(3, true)).breaks(&[AWAY]);
+    let mut late = Scenario::joined();
+    late.cut(1)
+        .connect(2, Some("s"))
+        .closed(2, 4503)
+        .resume(3, room(3, true))
+        .closed(3, 4409)
+        .breaks(&[NO_TAKEOVER]);
+    Scenario::joined().closed(1, 4409).resume(2, room(3, true)).breaks(&[NO_TAKEOVER]);
     // At the same time, either may be the later one.
-    let mut both = Story::joined();
-    both.cut(1).hello(2, Some("s")).hello(3, Some("s")).back(2, room(3, true)).back(3, room(3, true));
+    let mut both = Scenario::joined();
+    both.cut(1)
+        .connect(2, Some("s"))
+        .connect(3, Some("s"))
+        .resumed(2, room(3, true))
+        .resumed(3, room(3, true));
     both.closed(3, 4409).breaks(&[]);
 }
 
 #[test]
 fn errors_and_closes_are_those_that_a_failure_explains() {
     let error = |code: &str| json!({"type": "error", "error": {"code": code}});
-    Story::joined().subscribe(1, json!("r")).told(1, error("store_unavailable")).breaks(&[]);
-    Story::joined().subscribe(1, json!("r")).told(1, error("internal")).breaks(&[ERRORS, ERRORS]);
-    Story::joined().unsubscribe(1).told(1, rejected("unsubscribed", "not_subscribed")).breaks(&[ERRORS]);
-    Story::joined().closed(1, 4503).breaks(&[]);
-    Story::joined().closed(1, 4500).breaks(&[CLOSES]);
-    Story::joined().closed(1, 4504).breaks(&[CLOSES]);
-    Story::joined().what(1, What::Deaf).closed(1, 4504).breaks(&[]);
-    Story::joined().closed(1, 4403).breaks(&[CLOSES]);
+    Scenario::joined().subscribe(1, json!("r")).receive(1, error("store_unavailable")).breaks(&[]);
+    Scenario::joined()
+        .subscribe(1, json!("r"))
+        .receive(1, error("internal"))
+        .breaks(&[UNEXPECTED_ERROR, UNEXPECTED_ERROR]);
+    Scenario::joined()
+        .unsubscribe(1)
+        .receive(1, rejected("unsubscribed", "not_subscribed"))
+        .breaks(&[UNEXPECTED_ERROR]);
+    Scenario::joined().closed(1, 4503).breaks(&[]);
+    Scenario::joined().closed(1, 4500).breaks(&[UNEXPECTED_CLOSE]);
+    Scenario::joined().closed(1, 4504).breaks(&[UNEXPECTED_CLOSE]);
+    Scenario::joined().event(1, Event::StoppedReading).closed(1, 4504).breaks(&[]);
+    Scenario::joined().closed(1, 4403).breaks(&[UNEXPECTED_CLOSE]);
 }

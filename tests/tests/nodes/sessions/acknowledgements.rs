@@ -11,7 +11,7 @@ async fn acknowledge(node: &Node, client: &Live, room: &str) {
     }
     client.message(room, 3).await;
     client.send(json!({"type": "ack", "room": room, "offset": 3}));
-    client.settled().await;
+    client.round_trip().await;
 }
 
 async fn is_acknowledged(node: &Node, room: &str) {
@@ -37,7 +37,7 @@ async fn acknowledgements_that_arrive_during_a_takeover_are_kept() {
     acknowledge(&one, &client, "prices").await;
     let taking = async {
         let moved = Live::resume(&other.url, &token).await;
-        moved.settled().await;
+        moved.round_trip().await;
         moved
     };
     let arriving = async {
@@ -50,7 +50,7 @@ async fn acknowledgements_that_arrive_during_a_takeover_are_kept() {
     assert_eq!(client.ended(EVENT_TIMEOUT).await.code, Some(4409));
     moved.cut();
     let back = Live::resume(&one.url, &token).await;
-    back.settled().await;
+    back.round_trip().await;
     assert_eq!(back.offsets("prices"), [0_u64; 0], "acknowledged before, and again");
     is_acknowledged(&other, "prices").await;
 }
@@ -69,7 +69,7 @@ async fn acknowledgements_just_before_a_resume_on_the_same_node_count_at_once() 
             before.take();
         }
         let back = Live::resume(&node.url, &token).await;
-        back.settled().await;
+        back.round_trip().await;
         assert_eq!(back.offsets(room), [0_u64; 0], "{room}: acknowledged before, and again");
         is_acknowledged(&other, room).await;
     }

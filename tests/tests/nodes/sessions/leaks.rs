@@ -129,7 +129,7 @@ async fn a_member_without_a_session_is_removed_with_its_client() {
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "").await;
     let client = Live::connect(&node.url).await;
-    client.settled().await;
+    client.round_trip().await;
     let late = proxy.hold(Pattern::script("write_members"));
     client.request(json!({"type": "subscribe", "rooms": ["prices"]}));
     late.matched().await;

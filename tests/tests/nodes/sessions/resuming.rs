@@ -37,7 +37,7 @@ impl Rig {
         }
         client.message(room, 3).await;
         client.send(json!({"type": "ack", "room": room, "offset": 1}));
-        client.settled().await;
+        client.round_trip().await;
         // What was acknowledged in the last tenth of a second before a resume on another node may be
         // delivered again.
         let path = format!("/v1/rooms/{room}/messages/1/receipt");
@@ -69,7 +69,7 @@ impl Rig {
         self.publish("*", json!("to all")).await;
         self.publish(&inbox, json!("to one")).await;
         for data in ["to all", "to one"] {
-            back.sees(data, |frame| frame["data"] == data).await;
+            back.wait_for_frame(data, |frame| frame["data"] == data).await;
         }
         self.other.has_members(room, 1).await;
     }

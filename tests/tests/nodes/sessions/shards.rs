@@ -117,7 +117,7 @@ async fn a_shard_that_does_not_answer_affects_only_what_is_on_it() {
         (answer["results"][0]["status"] == "subscribed" && node.is_ready().await).then_some(())
     })
     .await;
-    staying.settled().await;
+    staying.round_trip().await;
 }
 
 /// A shard returns empty. The list of nodes is on another shard, so no lease was lost. Regression: nobody

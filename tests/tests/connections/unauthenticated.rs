@@ -104,7 +104,7 @@ async fn silent_connections_on_every_file_lock_nobody_out() {
     assert_eq!(status, 200);
     assert!(limited(&process.admin, "files").await > 0);
     assert!(limited(&process.admin, "operators").await > 0);
-    member.settled().await;
+    member.round_trip().await;
     let log = std::fs::read_to_string(folder.path().join("stderr")).expect("a log");
     assert!(!log.contains("cannot accept"), "{log}");
 }
@@ -128,7 +128,7 @@ async fn clients_beyond_the_file_limit_are_rejected_and_operators_see_why() {
     let (status, _) = Answer::called(&process.admin, "GET", "/v1/connections", Some(KEY), "").await;
     assert_eq!(status, 200);
     assert!(limited(&process.admin, "files").await > 0);
-    clients[0].settled().await;
+    clients[0].round_trip().await;
     drop(clients.pop());
     eventually("a free file", || try_connect(&process.url)).await;
 }
@@ -149,7 +149,7 @@ async fn a_crowd_beyond_the_handshake_slots_gets_in_as_silent_clients_are_droppe
     for _ in 0..8 {
         upgraded.push(Raw::open(&server).await);
     }
-    Client::connect(&server).await.settled().await;
+    Client::connect(&server).await.round_trip().await;
     assert!(is_ended(&mut upgraded[0].tcp).await);
 }
 
@@ -163,7 +163,7 @@ async fn an_address_has_limited_handshake_slots_unless_it_is_trusted() {
     }
     assert!(is_ended(&mut from(2, server.address()).await).await, "one too many");
     assert!(limited(&server.admin, "address_unauthenticated").await > 0);
-    Client::connect(&server).await.settled().await;
+    Client::connect(&server).await.round_trip().await;
     drop(held.pop());
     eventually("a free place", async || {
         let mut tcp = from(2, server.address()).await;
@@ -230,7 +230,7 @@ async fn invalid_keys_are_counted_delayed_and_end_the_connection() {
     let told: Vec<_> = log.lines().filter(|line| line.contains("keys were refused")).collect();
     assert!((2..6).contains(&told.len()), "{log}");
     assert!(told.iter().all(|line| line.contains("127.0.0.1") && !line.contains("sk_")), "{log}");
-    Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await.settled().await;
+    Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await.round_trip().await;
 }
 
 #[tokio::test]

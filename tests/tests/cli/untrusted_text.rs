@@ -1,10 +1,11 @@
 //! What clients, publishers and plugin authors can write to logs and terminals: only text.
 
 use super::{serve::PORTS, stdout};
-use crate::keys::tls;
 use serde_json::json;
 use std::{fs, process::Stdio};
-use switchyard_tests::{Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, command, eventually, run};
+use switchyard_tests::{
+    Answer, Certificate, Client, EVENT_TIMEOUT, KEY, Process, Server, command, eventually, next_line, run,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -27,7 +28,7 @@ fn hello(name: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn tls_hellos_with_invalid_names_do_not_fill_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
-    tls::write(folder.path(), &tls::certificate());
+    Certificate::generate().write_to(folder.path());
     let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }\n[admin]";
     let text = format!("{}{}", PORTS.replace("[admin]", tls), Server::keys());
     fs::write(folder.path().join("s.toml"), text).expect("a file");
@@ -114,12 +115,11 @@ async fn untrusted_names_cannot_forge_log_lines_or_control_a_terminal() {
         let mut client = Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await;
         client.publish(room, data.clone()).await;
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line =
-            timeout(EVENT_TIMEOUT, lines.next_line()).await.expect("in time").expect("text").expect("a line");
+        let line = next_line(&mut lines).await.expect("a line");
         is_clean("`listen`", &line);
         if more == ["--json"] {
-            let heard: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-            assert_eq!(heard["data"], data, "a program reads what was published");
+            let received: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!(received["data"], data, "a program reads what was published");
         }
         timeout(EVENT_TIMEOUT, child.wait()).await.expect("an end in time").expect("a status");
     }

@@ -2,16 +2,17 @@
 
 use serde_json::Value;
 use std::{fs, path::Path};
-use switchyard_tests::{Answer, Client, KEY, Node, READER, Redis, Server, eventually, run};
+use switchyard_tests::{
+    Answer, Certificate, Client, KEY, Node, READER, Redis, Server, eventually, replace_file, run,
+};
 
 fn configuration(node: &Node) -> String {
-    fs::read_to_string(node.place().join("switchyard.toml")).expect("a configuration")
+    fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration")
 }
 
-/// Replaces a file atomically.
-fn replace(folder: &Path, text: impl AsRef<[u8]>) {
-    fs::write(folder.join("new"), text).expect("a file");
-    fs::rename(folder.join("new"), folder.join("switchyard.toml")).expect("one step");
+/// Replaces the configuration of a node.
+fn reconfigure(node: &Node, text: impl AsRef<[u8]>) {
+    replace_file(&node.folder().join("switchyard.toml"), text);
 }
 
 async fn reasons(node: &Node) -> Vec<String> {
@@ -56,11 +57,11 @@ async fn hangup(node: &Node, result: &str) {
 async fn an_empty_or_invalid_file_changes_nothing() {
     let node = Node::start("memory", "").await;
     let mut client = node.client().await;
-    let (file, good) = (node.place().join("switchyard.toml"), configuration(&node));
+    let (file, good) = (node.folder().join("switchyard.toml"), configuration(&node));
     fs::write(&file, "").expect("an empty file");
     refuses(&node, "the file is empty").await;
     hangup(&node, "refused").await;
-    replace(node.place(), "# everything is a comment\n\n");
+    reconfigure(&node, "# everything is a comment\n\n");
     hangup(&node, "refused").await;
     fs::remove_file(&file).expect("gone");
     refuses(&node, "No such file").await;
@@ -73,14 +74,14 @@ async fn an_empty_or_invalid_file_changes_nothing() {
     // Again and again, because nothing confirms it.
     hangup(&node, "refused").await;
     hangup(&node, "refused").await;
-    client.settled().await;
-    assert!(Client::is_let_in(&node.url, READER).await);
-    replace(node.place(), good + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
-    eventually("the next good file", async || Client::is_let_in(&node.url, "sk_new").await.then_some(()))
+    client.round_trip().await;
+    assert!(Client::is_accepted(&node.url, READER).await);
+    reconfigure(&node, good + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
+    eventually("the next good file", async || Client::is_accepted(&node.url, "sk_new").await.then_some(()))
         .await;
     is_content(&node).await;
     assert!(reloads(&node, "applied").await > 0);
-    client.settled().await;
+    client.round_trip().await;
 }
 
 #[tokio::test]
@@ -89,19 +90,19 @@ async fn removing_all_keys_takes_a_second_sighup() {
     let mut client = node.client().await;
     let good = configuration(&node);
     let without = good.split("[[key]]").next().expect("what comes before keys").to_owned();
-    replace(node.place(), &without);
+    reconfigure(&node, &without);
     refuses(&node, "it would remove all 2 keys; if this is intended, send SIGHUP twice").await;
     hangup(&node, "refused").await;
     refuses(&node, "it would remove all 2 keys; to confirm, send SIGHUP again").await;
     // Another text needs its own confirmation.
-    replace(node.place(), format!("{without}# cut off\n"));
+    reconfigure(&node, format!("{without}# cut off\n"));
     refuses(&node, "if this is intended, send SIGHUP twice").await;
     hangup(&node, "refused").await;
-    client.settled().await;
-    assert!(Client::is_let_in(&node.url, READER).await);
+    client.round_trip().await;
+    assert!(Client::is_accepted(&node.url, READER).await);
     hangup(&node, "applied").await;
     assert_eq!(client.closed().await.code, 4410);
-    assert!(!Client::is_let_in(&node.url, READER).await);
+    assert!(!Client::is_accepted(&node.url, READER).await);
     let log = node.log();
     assert!(log.contains("it would remove all 2 keys"), "{log}");
 }
@@ -114,12 +115,12 @@ async fn a_truncated_file_removes_at_most_half_of_the_keys() {
     let good = configuration(&node);
     let end = |n: usize| good.match_indices("[[key]]").nth(n).map_or(good.len(), |(at, _)| at);
     // One key of four remains, so three would be removed.
-    replace(node.place(), &good[..end(1)]);
+    reconfigure(&node, &good[..end(1)]);
     refuses(&node, "it would remove 3 of 4 keys").await;
-    client.settled().await;
-    assert!(Client::is_let_in(&node.url, KEY).await);
+    client.round_trip().await;
+    assert!(Client::is_accepted(&node.url, KEY).await);
     // Removing one key takes effect at once.
-    replace(node.place(), &good[..end(3)]);
+    reconfigure(&node, &good[..end(3)]);
     assert_eq!(client.closed().await.code, 4410);
     is_content(&node).await;
 }
@@ -131,29 +132,29 @@ async fn a_file_truncated_before_a_tier_revokes_no_key_in_the_store() {
     let node = Node::start(&redis.url(), "[tier.gold]\nconnections = 7\n").await;
     let add = ["key", "add", "--principal", "neo", "--scope", "subscribe", "--tier", "gold", "--json"];
     let arguments = [&add[..], &["--config", "switchyard.toml"]].concat();
-    let added = run(node.place(), &arguments, &[]).await;
+    let added = run(node.folder(), &arguments, &[]).await;
     assert!(added.status.success(), "{added:?}");
     let made: Value = serde_json::from_slice(&added.stdout).expect("JSON");
     let key = made["key"].as_str().unwrap_or_else(|| panic!("{made}"));
-    eventually("the key", async || Client::is_let_in(&node.url, key).await.then_some(())).await;
+    eventually("the key", async || Client::is_accepted(&node.url, key).await.then_some(())).await;
     let mut client = Client::connect_at(&node.url, serde_json::json!({"auth": {"apiKey": key}})).await;
     let good = configuration(&node);
     let cut = good.replace("[tier.gold]\nconnections = 7\n", "");
     assert_ne!(cut, good);
-    replace(node.place(), &cut);
+    reconfigure(&node, &cut);
     refuses(&node, "it would revoke the only key in the store, because it lacks the tier 'gold'; if this")
         .await;
     hangup(&node, "refused").await;
-    client.settled().await;
-    assert!(Client::is_let_in(&node.url, key).await);
-    replace(node.place(), &good);
+    client.round_trip().await;
+    assert!(Client::is_accepted(&node.url, key).await);
+    reconfigure(&node, &good);
     is_content(&node).await;
-    replace(node.place(), &cut);
+    reconfigure(&node, &cut);
     refuses(&node, "send SIGHUP twice").await;
     hangup(&node, "refused").await;
     hangup(&node, "applied").await;
     assert_eq!(client.closed().await.code, 4410);
-    assert!(Client::is_let_in(&node.url, KEY).await, "the others stay");
+    assert!(Client::is_accepted(&node.url, KEY).await, "the others stay");
 }
 
 /// Changes that weaken a node need confirmation, as those that remove keys do.
@@ -167,20 +168,20 @@ async fn a_truncated_file_weakens_neither_trust_nor_expiry() {
     );
     let node = Node::start("memory", &more).await;
     let good = configuration(&node);
-    replace(node.place(), good.split("[signatures]").next().expect("what comes before"));
+    reconfigure(&node, good.split("[signatures]").next().expect("what comes before"));
     refuses(&node, "it would remove the only key of signatures.keys and turn off signatures.require").await;
-    replace(node.place(), good.replace("require = true\n", ""));
+    reconfigure(&node, good.replace("require = true\n", ""));
     refuses(&node, "it would turn off signatures.require; if this is intended, send SIGHUP twice").await;
     let endless = good.replace(ends, "");
     assert_ne!(endless, good);
-    replace(node.place(), &endless);
+    reconfigure(&node, &endless);
     refuses(&node, "it would remove the expiry of 1 key").await;
     hangup(&node, "refused").await;
     hangup(&node, "applied").await;
     is_content(&node).await;
     // It is active from now on and needs no further confirmation.
     hangup(&node, "applied").await;
-    assert!(Client::is_let_in(&node.url, "sk_ends").await);
+    assert!(Client::is_accepted(&node.url, "sk_ends").await);
 }
 
 /// A pipe can be read only once, so it cannot be confirmed.
@@ -202,21 +203,20 @@ async fn a_configuration_from_a_pipe_stays_until_the_end() {
     assert!(node.log().contains("it is a pipe, which cannot be read again"), "{}", node.log());
     hangup(&node, "refused").await;
     refuses(&node, "found a pipe").await;
-    client.settled().await;
-    assert!(Client::is_let_in(&node.url, READER).await);
+    client.round_trip().await;
+    assert!(Client::is_accepted(&node.url, READER).await);
 }
 
 /// In a node's folder, with `wss`: what an empty certificate or an empty plugin signature changes.
 #[tokio::test]
 async fn an_empty_certificate_changes_nothing_and_is_reported() {
     let folder = tempfile::tempdir().expect("a folder");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
-    fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).expect("a file");
+    let generated = Certificate::generate();
+    generated.write_to(folder.path());
     let text =
         format!("{}\n[server]\ntls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}", Server::keys());
     let server = Server::start_in(folder, &text).await;
-    for (file, good) in [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())] {
+    for (file, good) in [("cert.pem", &generated.certificate), ("key.pem", &generated.key)] {
         fs::write(server.folder().join(file), "").expect("an empty file");
         shows(&server, Some("the certificate was rejected: ")).await;
         fs::write(server.folder().join(file), good).expect("a good file");
@@ -262,15 +262,15 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
         ("plugin.wasm", &module[..module.len() / 2], "its signature matches no key"),
         ("plugin.wasm.sig", b"", "its signature is malformed"),
     ] {
-        let (whole, log) = (fs::read(node.place().join(file)).expect("a file"), node.log().len());
-        fs::write(node.place().join(file), bytes).expect("a file");
+        let (whole, log) = (fs::read(node.folder().join(file)).expect("a file"), node.log().len());
+        fs::write(node.folder().join(file), bytes).expect("a file");
         eventually(told, async || node.log()[log..].contains(told).then_some(())).await;
         is_told(&node, "plugin 'thresholds'", told).await;
         assert_eq!(in_charge().await, good, "{file} with {} bytes", bytes.len());
-        fs::write(node.place().join(file), whole).expect("a file");
+        fs::write(node.folder().join(file), whole).expect("a file");
         is_content(&node).await;
     }
-    let file = node.place().join("plugin.wasm");
+    let file = node.folder().join("plugin.wasm");
     fs::remove_file(&file).expect("gone");
     is_told(&node, "plugin 'thresholds'", "No such file").await;
     assert_eq!(in_charge().await, good);
@@ -279,12 +279,12 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
     // A configuration that the plugin rejects counts as an error of the plugin.
     let (text, other) = (configuration(&node), "0".repeat(64));
     replace(
-        node.place(),
+        node.folder(),
         text.replace("name = \"thresholds\"\n", &format!("name = \"thresholds\"\nsha256 = \"{other}\"\n")),
     );
     is_told(&node, "plugin 'thresholds'", &format!("the configuration pins {other}")).await;
     assert_eq!(in_charge().await, good);
-    replace(node.place(), text);
+    reconfigure(&node, text);
     hangup(&node, "refused").await;
     refuses(&node, "it would remove the sha256 of plugin 'thresholds'").await;
     hangup(&node, "applied").await;

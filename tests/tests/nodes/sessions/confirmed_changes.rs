@@ -58,7 +58,7 @@ impl Rig {
             self.publish("filtered", json!({"change": change})).await;
         }
         self.client.message("filtered", 2).await;
-        self.client.settled().await;
+        self.client.round_trip().await;
         let told = (self.client.offsets("filtered"), self.client.offsets("new"));
         assert_eq!(told, (vec![2], vec![]), "the old filter, and nothing of a room that was refused");
     }
@@ -153,7 +153,7 @@ async fn a_rejected_room_delivers_nothing() {
     assert_eq!(answer["results"][0]["error"]["code"], "store_unavailable", "{answer}");
     rig.publish("new", json!("after the answer")).await;
     rig.witness.message("new", 2).await;
-    rig.client.settled().await;
+    rig.client.round_trip().await;
     assert_eq!(rig.client.offsets("new"), [0_u64; 0], "{:?}", rig.client.frames());
     away.release();
     // The room was not joined, so the client can join it.

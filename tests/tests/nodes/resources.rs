@@ -53,7 +53,7 @@ async fn a_nodes_resources_return_to_their_previous_level() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(&redis).await;
     let node = Node::start(&proxy.url(), "").await;
-    let file = node.place().join("switchyard.toml");
+    let file = node.folder().join("switchyard.toml");
     let configuration = fs::read_to_string(&file).expect("its configuration");
     let mut followers = vec![];
     for _ in 0..10 {

@@ -1,12 +1,12 @@
 //! Checks that everything recovers by itself once nothing is disturbed any more: what operators, Redis and
-//! clients see must be exactly the living sessions.
+//! clients see must be exactly the live sessions.
 
 mod answers;
 
 use super::{
     actor::Actor,
     http, keys,
-    oracle::{self, Facts, Living, Verdict, Violation},
+    oracle::{self, Facts, LiveConnection, Verdict, Violation},
     schedule::NODES,
     world::World,
 };
@@ -32,13 +32,17 @@ const IDLE_MEASURE_SECONDS: u64 = 2;
 type Problem = (&'static str, Option<String>, Option<String>, String);
 
 /// Waits until there are no problems, and returns those that remain.
-pub async fn settle(world: &World, actors: &[Actor], facts: impl Fn() -> Facts) -> (Facts, Vec<Violation>) {
+pub async fn wait_until_recovered(
+    world: &World,
+    actors: &[Actor],
+    facts: impl Fn() -> Facts,
+) -> (Facts, Vec<Violation>) {
     let (end, mut round) = (Instant::now() + RECOVERY_TIMEOUT, 0);
     loop {
         round += 1;
         let facts = facts();
         let verdicts: Vec<_> =
-            actors.iter().map(|actor| oracle::judge(&actor.transcript(), &facts)).collect();
+            actors.iter().map(|actor| oracle::check_transcript(&actor.transcript(), &facts)).collect();
         let mut problems = clients(actors, &verdicts);
         if problems.is_empty() {
             problems = others(world, actors, &verdicts, &facts).await;
@@ -79,19 +83,19 @@ fn clients(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = vec![];
     for (actor, verdict) in actors.iter().zip(verdicts) {
         let client = Some(actor.transcript().client);
-        let [living] = &verdict.living[..] else {
-            let what = format!("{} connections of it are open", verdict.living.len());
+        let [live] = &verdict.live[..] else {
+            let what = format!("{} connections of it are open", verdict.live.len());
             problems.push(("each client is connected once", client, None, what));
             continue;
         };
-        if living.waiting > 0 {
-            let what = format!("{} requests of {} have no answer", living.waiting, living.connection);
+        if live.waiting > 0 {
+            let what = format!("{} requests of {} have no answer", live.waiting, live.connection);
             problems.push(("requests are answered", client.clone(), None, what));
         }
-        for (room, member) in &living.rooms {
+        for (room, member) in &live.rooms {
             if let Some(missing) = member.missing {
                 let what = format!("{missing} never came, after {}", member.covered);
-                problems.push(("everything comes in the end", client.clone(), Some(room.clone()), what));
+                problems.push(("every message arrives eventually", client.clone(), Some(room.clone()), what));
             }
         }
     }
@@ -99,11 +103,11 @@ fn clients(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
 }
 
 async fn others(world: &World, actors: &[Actor], verdicts: &[Verdict], facts: &Facts) -> Vec<Problem> {
-    let living: Vec<&Living> = verdicts.iter().flat_map(|verdict| &verdict.living).collect();
+    let live: Vec<&LiveConnection> = verdicts.iter().flat_map(|verdict| &verdict.live).collect();
     let mut problems: Vec<Problem> = vec![];
     let mut members: BTreeMap<&str, Vec<&oracle::Member>> = BTreeMap::new();
-    for living in &living {
-        living.rooms.iter().for_each(|(room, member)| members.entry(room).or_default().push(member));
+    for live in &live {
+        live.rooms.iter().for_each(|(room, member)| members.entry(room).or_default().push(member));
     }
     let admins: Vec<_> = world.admins.lock().expect("no panic").iter().flatten().cloned().collect();
     for (node, url) in admins.iter().enumerate() {
@@ -114,18 +118,18 @@ async fn others(world: &World, actors: &[Actor], verdicts: &[Verdict], facts: &F
         let names = page["connections"].as_array().into_iter().flatten();
         let found: BTreeSet<_> = names.filter_map(|one| one["id"].as_str().map(str::to_owned)).collect();
         let expected: BTreeSet<_> =
-            living.iter().filter(|one| one.node == node).map(|one| one.connection.clone()).collect();
+            live.iter().filter(|one| one.node == node).map(|one| one.connection.clone()).collect();
         if found != expected {
             let (more, less) = (found.difference(&expected).count(), expected.difference(&found).count());
             let what =
                 format!("node {node} has {} connections, {more} of nobody, {less} missing", found.len());
-            problems.push(("connections are those of the living", None, None, what));
+            problems.push(("connections are the live ones", None, None, what));
         }
         for (room, expected) in &members {
             problems.extend(room_seen(url, node, room, expected, facts).await);
         }
     }
-    problems.extend(stored(world, actors, &living).await);
+    problems.extend(stored(world, actors, &live).await);
     problems
 }
 
@@ -140,11 +144,11 @@ async fn room_seen(
     let mut problems: Vec<Problem> = vec![];
     let Some(seen) = http::get(url, &format!("/v1/rooms/{room}"), KEY).await else {
         let what = format!("node {node} knows no such room");
-        return vec![("members are the living", None, Some(room.to_owned()), what)];
+        return vec![("members are the live connections", None, Some(room.to_owned()), what)];
     };
     if seen["members"] != members.len() {
         let what = format!("node {node} counts {} members, {} live", seen["members"], members.len());
-        problems.push(("members are the living", None, Some(room.to_owned()), what));
+        problems.push(("members are the live connections", None, Some(room.to_owned()), what));
     }
     let epoch = seen["epoch"].as_str().unwrap_or_default();
     let newest = facts.log.newest(room, epoch);
@@ -163,14 +167,14 @@ async fn room_seen(
                 "of {newest} node {node} says {receipt}, where {} live and {expected} have acknowledged",
                 members.len()
             );
-            problems.push(("receipts are those of the living", None, Some(room.to_owned()), what));
+            problems.push(("receipts count the live members", None, Some(room.to_owned()), what));
         }
     }
     problems
 }
 
-/// Compares the contents of Redis with the living sessions.
-async fn stored(world: &World, actors: &[Actor], living: &[&Living]) -> Vec<Problem> {
+/// Compares the contents of Redis with the live sessions.
+async fn stored(world: &World, actors: &[Actor], live: &[&LiveConnection]) -> Vec<Problem> {
     let keys = keys::read(&world.redis).await;
     let mut problems: Vec<Problem> = vec![];
     let mut expect = |rule: &'static str, found: String, expected: String| {
@@ -181,19 +185,19 @@ async fn stored(world: &World, actors: &[Actor], living: &[&Living]) -> Vec<Prob
     let held = keys.sessions.values().flatten().count();
     let sessions = |all: usize, held: usize| format!("{all} sessions, {held} of them held");
     expect(
-        "sessions are those of the living",
+        "sessions are those of live connections",
         sessions(keys.sessions.len(), held),
-        sessions(living.len(), living.len()),
+        sessions(live.len(), live.len()),
     );
-    let entries = |count: usize| format!("{count} sessions in estates");
-    expect("estates are those of the living", entries(keys.estates), entries(living.len()));
+    let entries = |count: usize| format!("{count} owned sessions");
+    expect("owned entries are those of live sessions", entries(keys.owned_entries), entries(live.len()));
     let nodes = |leases: usize, dead: usize| format!("{leases} leases and {dead} nodes to be cleared away");
-    expect("leases are those of the living", nodes(keys.leases, keys.dead), nodes(NODES, 0));
-    expect("nothing waits for its end", format!("{} ends", keys.ends), "0 ends".to_owned());
+    expect("leases are those of running nodes", nodes(keys.leases, keys.dead), nodes(NODES, 0));
+    expect("no session waits for its end", format!("{} ends", keys.ends), "0 ends".to_owned());
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
     actors.iter().for_each(|actor| *expected.entry(actor.transcript().principal).or_default() += 1);
     let found: BTreeMap<_, _> = keys.connections.into_iter().filter(|(_, count)| *count > 0).collect();
-    expect("counts are those of the living", format!("{found:?}"), format!("{expected:?}"));
+    expect("connection counts match the live connections", format!("{found:?}"), format!("{expected:?}"));
     problems
 }
 
@@ -204,6 +208,6 @@ async fn rate(world: &World) -> Vec<Problem> {
     let rate = (keys::commands(&world.redis).await - before) / IDLE_MEASURE_SECONDS;
     match rate {
         0..=MAX_IDLE_COMMANDS_PER_SECOND => vec![],
-        _ => vec![("Redis rests when clients do", None, None, format!("{rate} commands a second"))],
+        _ => vec![("nodes are idle when clients are", None, None, format!("{rate} commands a second"))],
     }
 }

@@ -44,7 +44,7 @@ async fn a_key_on_the_upgrade_is_enough_and_auth_is_ignored() {
             json!({"auth": {"apiKey": 7}}),
             json!({"auth": "nonsense"}),
         ] {
-            let client = Client::open(with_header(&server, name, value)).await.greet(frame).await;
+            let client = Client::open(with_header(&server, name, value)).await.authenticate(frame).await;
             assert_eq!(client.connected["principal"]["id"], "acme");
         }
     }
@@ -52,7 +52,7 @@ async fn a_key_on_the_upgrade_is_enough_and_auth_is_ignored() {
     let client = Client::connect(&server).await;
     let resumed = Client::open(with_header(&server, "authorization", &bearer))
         .await
-        .greet(json!({"session": client.token()}))
+        .authenticate(json!({"session": client.token()}))
         .await;
     assert_eq!(resumed.connected["resumed"], true);
     // The key on the upgrade does not replace `connect`.
@@ -103,7 +103,7 @@ async fn anything_but_a_valid_connect_is_closed_with_4401() {
         (connect(json!({"apiKey": "sk_old"})), "expired_key"),
     ] {
         let text = frame.to_string();
-        assert_eq!(Client::turned_away(&server.url, frame).await, (code.to_owned(), 4401), "{text}");
+        assert_eq!(Client::rejected_connect(&server.url, frame).await, (code.to_owned(), 4401), "{text}");
     }
     let mut client = Client::open(&*server.url).await;
     let answer = client.ask(connect(json!({"apiKey": "sk_unknown"}))).await;
@@ -122,7 +122,10 @@ async fn anything_but_a_valid_connect_is_closed_with_4401() {
 async fn a_key_in_the_url_is_ignored() {
     let server = Server::start("").await;
     let url = format!("{}?apiKey={KEY}&key={KEY}&token={KEY}", server.url);
-    assert_eq!(Client::turned_away(&url, json!({"type": "connect"})).await, ("auth_required".into(), 4401));
+    assert_eq!(
+        Client::rejected_connect(&url, json!({"type": "connect"})).await,
+        ("auth_required".into(), 4401)
+    );
 }
 
 #[tokio::test]
@@ -171,7 +174,7 @@ async fn a_second_connect_is_an_invalid_request_and_harmless() {
 async fn a_request_that_is_not_an_upgrade_is_told_what_to_send() {
     let server = Server::start("[server]\npath = \"/socket\"").await;
     assert!(server.url.ends_with("/socket"));
-    Client::connect(&server).await.settled().await;
+    Client::connect(&server).await.round_trip().await;
     for (method, path, status) in [("GET", "/", 404), ("GET", "/v2/realtime", 404), ("POST", "/socket", 405)]
     {
         let answer = Answer::of(server.address(), method, path, "", b"").await;

@@ -109,7 +109,7 @@ async fn a_node_that_was_suspended_does_not_consider_its_clients_silent() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     node.process.signal("CONT").await;
     for client in &clients {
-        client.settled().await;
+        client.round_trip().await;
         assert_eq!(client.end(), None, "connections stay");
     }
 }

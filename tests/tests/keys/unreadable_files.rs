@@ -5,7 +5,8 @@ use super::tls;
 use serde_json::json;
 use std::{fs, path::Path, time::Duration};
 use switchyard_tests::{
-    Answer, Client, EVENT_TIMEOUT, Node, Process, Server, eventually, eventually_within, guest,
+    Answer, Certificate, Client, EVENT_TIMEOUT, Node, Process, Server, eventually, eventually_within, guest,
+    replace_file,
 };
 use tokio::process::Command;
 
@@ -19,13 +20,6 @@ async fn limit(process: &Process, files: u32) {
     assert!(command.status().await.expect("prlimit is there").success());
 }
 
-/// Replaces a file atomically.
-fn replace(file: &Path, bytes: impl AsRef<[u8]>) {
-    let new = file.with_extension("new");
-    fs::write(&new, bytes).expect("a file");
-    fs::rename(new, file).expect("one step");
-}
-
 #[tokio::test]
 async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -33,8 +27,8 @@ async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
     fs::create_dir(place.join("plugins")).expect("a folder");
     let file = place.join("plugins/dydx.wasm");
     fs::write(&file, "no Wasm").expect("a file");
-    let (first, second) = (tls::certificate(), tls::certificate());
-    tls::write(place, &first);
+    let (first, second) = (Certificate::generate(), Certificate::generate());
+    first.write_to(place);
     // Without a changed configuration, which would make the node reload everything.
     let environment = [
         ("SWITCHYARD_SERVER__LISTEN", "127.0.0.1:0"),
@@ -43,14 +37,14 @@ async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
         ("SWITCHYARD_SERVER__TLS__KEY", "key.pem"),
     ];
     let process = Process::serve(place, &[], &environment).await;
-    let key = process.told["key"].as_str().expect("a key");
-    tls::connect_to(&process.url, &first.0, key).await.expect("a trusted server");
+    let key = process.startup["key"].as_str().expect("a key");
+    tls::connect_to(&process.url, &first.certificate, key).await.expect("a trusted server");
     let log = || fs::read_to_string(place.join("stderr")).expect("a log");
 
     limit(&process, 3).await;
-    replace(&file, fs::read(guest("orderbook")).expect("a guest"));
-    replace(&place.join("key.pem"), &second.1);
-    replace(&place.join("cert.pem"), &second.0);
+    replace_file(&file, fs::read(guest("orderbook")).expect("a guest"));
+    replace_file(&place.join("key.pem"), &second.key);
+    replace_file(&place.join("cert.pem"), &second.certificate);
     process.signal("HUP").await;
     for what in ["; the certificate stays as it was", "; plugin 'dydx' stays as it was"] {
         let said = |log: String| log.lines().any(|line| line.contains("os error 24") && line.contains(what));
@@ -59,7 +53,7 @@ async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
     limit(&process, 1000).await;
     // Without any further signal.
     eventually_within(2 * EVENT_TIMEOUT, "the second certificate", async || {
-        tls::connect_to(&process.url, &second.0, key).await
+        tls::connect_to(&process.url, &second.certificate, key).await
     })
     .await;
     eventually_within(6 * EVENT_TIMEOUT, "a version", async || {
@@ -72,14 +66,14 @@ async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
 #[tokio::test]
 async fn a_configuration_is_read_once_files_can_be_opened_again() {
     let node = Node::start("memory", "").await;
-    let file = node.place().join("switchyard.toml");
+    let file = node.folder().join("switchyard.toml");
     let text = fs::read_to_string(&file).expect("a configuration");
     limit(&node.process, 3).await;
-    replace(&file, text + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
+    replace_file(&file, text + &Server::key("sk_new", "new", r#"["subscribe"]"#, ""));
     eventually("a refusal", async || node.log().contains("all settings stay as they were").then_some(()))
         .await;
     limit(&node.process, 1000).await;
-    eventually("the new key", async || Client::is_let_in(&node.url, "sk_new").await.then_some(())).await;
+    eventually("the new key", async || Client::is_accepted(&node.url, "sk_new").await.then_some(())).await;
 }
 
 /// A pipe can be read only once. Retrying gives nothing new, so the node must not reload and compile what the
@@ -107,5 +101,5 @@ async fn an_unreadable_configuration_is_tried_once_per_sighup() {
     tokio::time::sleep(2 * AGAIN).await;
     assert_eq!(tried(), settled, "{}", node.log());
     let mut client = Client::connect_at(&node.url, json!({"auth": {"apiKey": switchyard_tests::KEY}})).await;
-    client.settled().await;
+    client.round_trip().await;
 }

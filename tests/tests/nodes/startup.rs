@@ -36,7 +36,7 @@ async fn ends_at_once(mut starting: Starting) {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
-async fn serves(process: &Process) {
+async fn until_serving(process: &Process) {
     let mut client = Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await;
     client.publish("prices", json!(1)).await;
     assert_eq!(get(&process.admin, "/readyz").await.0, 200);
@@ -79,7 +79,7 @@ async fn a_node_without_redis_says_what_it_waits_for_and_stops_on_request() {
             assert_eq!(status, 503, "{body}");
         }
     };
-    let (_, _, process) = tokio::join!(asked, redis.restart(), starting.serves());
+    let (_, _, process) = tokio::join!(asked, redis.restart(), starting.until_serving());
     assert_eq!(process.admin, admin);
     serves(&process).await;
 }
@@ -101,7 +101,7 @@ async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
     let still = tokio::time::timeout(Duration::from_secs(4), starting.child.wait()).await;
     assert!(still.is_err(), "it ended: {}", starting.log());
     redis.resume().await;
-    serves(&starting.serves().await).await;
+    serves(&starting.until_serving().await).await;
 }
 
 /// A port that is in use is reported at once. The node's own listener accepts no client before the node can
@@ -126,7 +126,7 @@ async fn clients_are_rejected_until_the_node_serves() {
     let refused = TcpStream::connect(&address).await.expect_err("nobody listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     redis.restart().await;
-    let process = starting.serves().await;
+    let process = starting.until_serving().await;
     assert_eq!(process.address(), address);
     serves(&process).await;
 }

@@ -40,7 +40,7 @@ async fn all_hear(node: &Node, clients: &[Live], data: &str) {
         node.call("POST", "/v1/publish", &json!({"room": "prices", "data": data}).to_string()).await;
     assert_eq!(status, 200, "{body}");
     for client in clients {
-        client.sees(data, |frame| frame["data"] == data).await;
+        client.wait_for_frame(data, |frame| frame["data"] == data).await;
     }
 }
 

@@ -20,16 +20,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Each client requests the members of each of its rooms.
 pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
-    let living = || actors.iter().zip(verdicts.iter().flat_map(|verdict| &verdict.living));
+    let live = || actors.iter().zip(verdicts.iter().flat_map(|verdict| &verdict.live));
     let mut rooms: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (actor, living) in living() {
+    for (actor, live) in live() {
         let principal = actor.transcript().principal;
-        living.rooms.keys().for_each(|room| rooms.entry(room).or_default().push(principal.clone()));
+        live.rooms.keys().for_each(|room| rooms.entry(room).or_default().push(principal.clone()));
     }
     let mut requests = vec![];
-    for (actor, living) in living() {
+    for (actor, live) in live() {
         // `*` contains everyone who is connected, which only operators may see.
-        let rooms = living.rooms.keys().filter(|room| room.as_str() != "*");
+        let rooms = live.rooms.keys().filter(|room| room.as_str() != "*");
         requests.extend(rooms.map(|room| (actor, room.as_str(), actor.ask_members(room))));
     }
     let (mut problems, end): (Vec<Problem>, _) = (vec![], Instant::now() + ANSWER_TIMEOUT);
@@ -39,14 +39,14 @@ pub async fn members(actors: &[Actor], verdicts: &[Verdict]) -> Vec<Problem> {
             tokio::time::sleep(POLL_INTERVAL).await;
             answer = actor.answer(id);
         }
-        let told = answer.unwrap_or_default();
+        let answer = answer.unwrap_or_default();
         let principals: BTreeSet<&str> = rooms[room].iter().map(String::as_str).collect();
         let found: BTreeSet<&str> =
-            told["principals"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
-        if told["count"] != rooms[room].len() || found != principals {
-            let what = format!("told {told}, where {:?} live", rooms[room]);
+            answer["principals"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+        if answer["count"] != rooms[room].len() || found != principals {
+            let what = format!("the answer is {answer}, but the members are {:?}", rooms[room]);
             problems.push((
-                "members are the living",
+                "members are the live connections",
                 Some(actor.transcript().client),
                 Some(room.to_owned()),
                 what,
@@ -67,7 +67,7 @@ pub async fn history(world: &World, facts: &Facts) -> Vec<Problem> {
             continue;
         };
         // What Redis has lost belonged to another epoch.
-        if page["epoch"] != epoch || page["more"] == true || facts.forgot {
+        if page["epoch"] != epoch || page["more"] == true || facts.lost_data {
             continue;
         }
         let held: BTreeMap<u64, u64> = page["messages"]
@@ -82,7 +82,7 @@ pub async fn history(world: &World, facts: &Facts) -> Vec<Problem> {
             let lost: Vec<_> = published.iter().filter(|(offset, n)| held.get(offset) != Some(n)).collect();
             let more: Vec<_> = held.iter().filter(|(offset, n)| published.get(offset) != Some(n)).collect();
             let what = format!("not held: {lost:?}; held and never answered: {more:?}");
-            problems.push(("what was published is held", None, Some(room.to_owned()), what));
+            problems.push(("published messages are kept", None, Some(room.to_owned()), what));
         }
     }
     problems

@@ -63,7 +63,7 @@ async fn a_client_that_pongs_stays_connected_while_its_requests_wait_for_redis()
         client.ask(json!({"type": "subscribe", "rooms": ["e"]})).await;
     }
     redis.resume().await;
-    client.settled().await;
+    client.round_trip().await;
     assert_eq!(client.end(), None, "connections stay");
     eventually("a subscription", async || {
         let answer = client.ask(json!({"type": "subscribe", "rooms": ["e"]})).await;

@@ -39,7 +39,7 @@ async fn messages_reach_every_node_in_order_and_filters_apply_there() {
         for offset in expected {
             assert_eq!(client.expect("message").await["offset"], offset);
         }
-        client.settled().await;
+        client.round_trip().await;
     }
     // All principals, and one principal, wherever they are connected.
     a.send(json!({"type": "publish", "room": "*", "data": "all"})).await;
@@ -105,7 +105,7 @@ async fn a_session_resumes_on_another_node_and_can_be_taken_over_from_there() {
         client.expect("message").await;
     }
     client.send(json!({"type": "ack", "room": "prices", "offset": 2})).await;
-    client.settled().await;
+    client.round_trip().await;
     eventually("an acknowledgement", async || {
         let receipt = two.get("/v1/rooms/prices/messages/2/receipt").await;
         (receipt["acknowledged"] == 1).then_some(())
@@ -146,7 +146,7 @@ async fn a_tiers_connection_limit_applies_across_all_nodes() {
     let third = two.client().await;
     let connect = json!({"type": "connect", "auth": {"apiKey": KEY}});
     for node in [&one, &two] {
-        let turned = Client::turned_away(&node.url, connect.clone()).await;
+        let turned = Client::rejected_connect(&node.url, connect.clone()).await;
         assert_eq!(turned, ("connection_limit".into(), 4429));
     }
     // A takeover does not count twice.
@@ -190,5 +190,5 @@ async fn a_redis_with_another_schema_version_prevents_a_start() {
     // With another prefix, the node starts on the same Redis.
     let environment = [("SWITCHYARD_STORE__PREFIX", "mine")];
     let node = Process::serve(folder.path(), &["--config", "switchyard.toml"], &environment).await;
-    Client::connect_at(&node.url, json!({"auth": {"apiKey": KEY}})).await.settled().await;
+    Client::connect_at(&node.url, json!({"auth": {"apiKey": KEY}})).await.round_trip().await;
 }
