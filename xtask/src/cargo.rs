@@ -29,8 +29,8 @@ pub fn run(arguments: &[&str]) -> anyhow::Result<()> {
 pub fn run_with(arguments: &[&str], environment: &[(&str, &Path)]) -> anyhow::Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // `cargo run` describes this package in them. Build scripts read them, so that ring, and whatever uses it, would be
-    // compiled again each time that cargo is called by hand and through xtask in turns.
+    // `cargo run` describes this package in them. Build scripts read them, so that ring, and whatever uses
+    // it, would be compiled again each time that cargo is called by hand and through xtask in turns.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

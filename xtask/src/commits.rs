@@ -1,5 +1,5 @@
-//! Checks the subjects of commits that exist already, with the hook that git runs for new ones. The rule itself is in
-//! that hook.
+//! Checks the subjects of commits that exist already, with the hook that git runs for new ones. The rule
+//! itself is in that hook.
 
 use crate::cargo;
 use anyhow::{Context, bail};
@@ -11,8 +11,8 @@ use std::{
 
 const HOOK: &str = ".githooks/commit-msg";
 
-/// Checks the commits in `range`. The default is the commits of HEAD that are not on `origin/main`, or, where there is
-/// no `origin/main`, those since the hook was added.
+/// Checks the commits in `range`. The default is the commits of HEAD that are not on `origin/main`, or, where
+/// there is no `origin/main`, those since the hook was added.
 pub fn check(range: Option<&str>) -> anyhow::Result<()> {
     let range = range.map(|range| vec![range.to_owned()]);
     println!("{} commits checked; all subjects follow the rule", check_in(cargo::root(), range)?);
@@ -47,7 +47,8 @@ fn default_range(root: &Path) -> anyhow::Result<Option<Vec<String>>> {
         return Ok(Some(vec![format!("{}..HEAD", base.trim())]));
     }
     let added = git(root, &["log", "--no-show-signature", "--diff-filter=A", "--format=%H", "--", HOOK])?;
-    // Branches that are older than the hook do not descend from the commit that added it, even when merged later.
+    // Branches that are older than the hook do not descend from the commit that added it, even when merged
+    // later.
     Ok(added.lines().last().map(|first| vec!["--ancestry-path".into(), format!("{first}..HEAD")]))
 }
 
@@ -57,7 +58,8 @@ fn git(root: &Path, arguments: &[&str]) -> anyhow::Result<String> {
     for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
         command.env_remove(variable);
     }
-    let output = command.args(arguments).current_dir(root).output().context("cannot start git")?;
+    let output =
+        command.args(arguments).current_dir(root).output().context("cannot start git; is it installed?")?;
     if !output.status.success() {
         bail!("git {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim_end());
     }

@@ -46,7 +46,7 @@ fn build_folders(folders: &[&str]) -> anyhow::Result<PathBuf> {
 fn guest_names(root: &Path, folders: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut names = vec![];
     for folder in folders {
-        let entries = fs::read_dir(root.join(folder)).with_context(|| (*folder).to_owned())?;
+        let entries = fs::read_dir(root.join(folder)).with_context(|| format!("cannot read {folder}"))?;
         for entry in entries {
             let entry = entry?;
             if entry.path().join("Cargo.toml").is_file() {

@@ -14,7 +14,8 @@ const CONTRACT: &str = "sdk/wit/plugin.wit";
 /// This file, because a change of the build steps must rebuild the components too.
 const BUILD_STEPS: &str = "xtask/src/languages.rs";
 
-/// Folders that the package managers make inside a copy of an example. They are kept from one build to the next.
+/// Folders that the package managers make inside a copy of an example. They are kept from one build to the
+/// next.
 const INSTALLED_FOLDERS: [&str; 2] = ["node_modules", "venv"];
 
 const COMPONENTIZE_PY: &str = "venv/bin/componentize-py";
@@ -100,8 +101,8 @@ impl Language {
         cargo::root().join(format!("examples/{}-filter", self.name()))
     }
 
-    /// Installs the build tools into the copy, unless they are there and their list has not changed. Fails if the
-    /// package registry cannot be reached.
+    /// Installs the build tools into the copy, unless they are there and their list has not changed. Fails if
+    /// the package registry cannot be reached.
     fn install_tools(self, copy: &Path) -> anyhow::Result<()> {
         let source = self.source();
         match self {
@@ -180,37 +181,41 @@ fn build(languages: &[Language]) -> anyhow::Result<Built> {
             continue;
         }
         language.compile(&copy, &output)?;
-        fs::rename(copy.join(&output), &component).with_context(|| component.display().to_string())?;
+        fs::rename(copy.join(&output), &component)
+            .with_context(|| format!("cannot replace {}", component.display()))?;
     }
     Ok(Built { folder, missing })
 }
 
 /// Makes `copy` an up-to-date copy of `source` with the contract added. Installed tools stay.
 fn refresh(source: &Path, copy: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(copy)?;
-    for entry in fs::read_dir(copy)? {
+    let cannot_copy = || format!("cannot copy {} to {}", source.display(), copy.display());
+    fs::create_dir_all(copy).with_context(cannot_copy)?;
+    for entry in fs::read_dir(copy).with_context(cannot_copy)? {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
             true if INSTALLED_FOLDERS.iter().any(|installed| entry.file_name() == *installed) => {}
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
+            true => fs::remove_dir_all(entry.path()).with_context(cannot_copy)?,
+            false => fs::remove_file(entry.path()).with_context(cannot_copy)?,
         }
     }
     let mut inputs = vec![];
     source_files(source, &mut inputs)?;
     for input in inputs {
         let to = copy.join(input.strip_prefix(source)?);
-        fs::create_dir_all(to.parent().expect("within the copy"))?;
-        fs::copy(&input, to)?;
+        fs::create_dir_all(to.parent().expect("within the copy")).with_context(cannot_copy)?;
+        fs::copy(&input, to).with_context(cannot_copy)?;
     }
-    fs::create_dir_all(copy.join("wit/deps"))?;
-    fs::copy(cargo::root().join(CONTRACT), copy.join("wit/deps/plugin.wit"))?;
+    fs::create_dir_all(copy.join("wit/deps")).with_context(cannot_copy)?;
+    let contract = cargo::root().join(CONTRACT);
+    fs::copy(contract, copy.join("wit/deps/plugin.wit"))
+        .with_context(|| format!("cannot copy {CONTRACT}"))?;
     Ok(())
 }
 
 /// The source files of an example, without anything that its author installed or built there by hand.
 fn source_files(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
         let is_generated =

@@ -1,5 +1,5 @@
-//! The development commands of this repository: `cargo xtask COMMAND`. Each command has a module of its own; this file
-//! only parses the command's name.
+//! The development commands of this repository: `cargo xtask COMMAND`. Each command has a module of its own;
+//! this file only parses the command's name.
 
 mod bench;
 mod cargo;
@@ -94,8 +94,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds everything and replaces this process with the demo, a program in `examples`, so that Ctrl-C, signals and the
-/// exit status are the demo's own.
+/// Builds everything and replaces this process with the demo, a program in `examples`, so that Ctrl-C,
+/// signals and the exit status are the demo's own.
 fn demo(arguments: &[String]) -> anyhow::Result<()> {
     // Checked here as well, before minutes of building.
     let is_valid = |option: &[String]| match option {

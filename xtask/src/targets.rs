@@ -1,5 +1,5 @@
-//! Finds the build targets that contain the tests of a given name, by reading the sources, so that running a few
-//! tests builds only what they need.
+//! Finds the build targets that contain the tests of a given name, by reading the sources, so that running a
+//! few tests builds only what they need.
 
 use anyhow::Context;
 use std::{
@@ -50,7 +50,7 @@ impl Targets {
         let folder = package.join("src");
         let has_lib = folder.join("lib.rs").is_file();
         for file in source_files(&folder)? {
-            if has_matching_test(&folder, &file, &fs::read_to_string(&file)?, name)? {
+            if has_matching_test(&folder, &file, &read(&file)?, name)? {
                 let inside = file.strip_prefix(&folder)?;
                 let is_bin = inside.starts_with("bin") || inside == Path::new("main.rs") || !has_lib;
                 *(if is_bin { &mut self.bins } else { &mut self.libs }) = true;
@@ -60,7 +60,7 @@ impl Targets {
         // The tests over sockets are one program, because each program would link the whole host.
         let is_suite = folder.join("suite.rs").is_file();
         for file in source_files(&folder)? {
-            let text = fs::read_to_string(&file)?;
+            let text = read(&file)?;
             if has_matching_test(&folder, &file, &text, name)? {
                 let first = file.strip_prefix(&folder)?.components().next().context("a file")?;
                 let own = Path::new(&first).file_stem().context("a name")?.to_string_lossy().into_owned();
@@ -79,7 +79,9 @@ fn packages(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
         match pattern.strip_suffix("/*") {
             None => found.push(root.join(pattern)),
             Some(folder) => {
-                for entry in fs::read_dir(root.join(folder)).with_context(|| folder.to_owned())? {
+                for entry in
+                    fs::read_dir(root.join(folder)).with_context(|| format!("cannot read {folder}"))?
+                {
                     found.push(entry?.path());
                 }
             }
@@ -89,8 +91,8 @@ fn packages(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Options of cargo that build the packages of this workspace incrementally and with little optimization, and leave the
-/// dependencies as the release profile has them.
+/// Options of cargo that build the packages of this workspace incrementally and with little optimization, and
+/// leave the dependencies as the release profile has them.
 pub fn fast_build_options(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut options = vec!["--config".to_owned(), "profile.release.incremental=true".to_owned()];
     for package in package_names(root)? {
@@ -103,17 +105,21 @@ pub fn fast_build_options(root: &Path) -> anyhow::Result<Vec<String>> {
 fn package_names(root: &Path) -> anyhow::Result<Vec<String>> {
     let name = |package: PathBuf| {
         let manifest = package.join("Cargo.toml");
-        let text = fs::read_to_string(&manifest)?;
+        let text = read(&manifest)?;
         let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
         Ok(name.with_context(|| format!("{}: no line 'name = \"…\"'", manifest.display()))?.to_owned())
     };
     packages(root)?.into_iter().map(name).collect()
 }
 
+fn read(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
 fn source_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = vec![];
     if folder.is_dir() {
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
             let path = entry?.path();
             match path.is_dir() {
                 true => found.extend(source_files(&path)?),

@@ -1,4 +1,5 @@
-//! Runs all checks and tests with the release profile, or only the tests of a given name, built as fast as possible.
+//! Runs all checks and tests with the release profile, or only the tests of a given name, built as fast as
+//! possible.
 
 use crate::{
     cargo, guests, languages,
@@ -6,8 +7,8 @@ use crate::{
     tools,
 };
 
-/// Runs the tests that contain the first argument in their path, or all of them if it is an option or missing. The
-/// other arguments are passed on to `cargo test`.
+/// Runs the tests that contain the first argument in their path, or all of them if it is an option or
+/// missing. The other arguments are passed on to `cargo test`.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     match arguments.split_first() {
         Some((name, rest)) if !name.starts_with('-') => run_matching(name, rest),
@@ -78,7 +79,8 @@ fn run_all(rest: &[String]) -> anyhow::Result<()> {
     result
 }
 
-/// The arguments for cargo. Tests that cannot run are skipped by name, so that the test harness reports them too.
+/// The arguments for cargo. Tests that cannot run are skipped by name, so that the test harness reports them
+/// too.
 fn test_arguments(rest: &[String], skipped: &[String]) -> Vec<String> {
     let mut arguments = ["test", "--release", "--workspace"].map(str::to_owned).to_vec();
     arguments.extend_from_slice(rest);

@@ -7,8 +7,8 @@ pub fn install_command(packages: &[&str]) -> String {
     format!("apt-get install --no-install-recommends {}", packages.join(" "))
 }
 
-/// Tries to install Debian packages, as root or with sudo where that needs no password. The caller checks whether
-/// it helped.
+/// Tries to install Debian packages, as root or with sudo where that needs no password. The caller checks
+/// whether it helped.
 pub fn try_install(packages: &[&str]) {
     let install = [&["apt-get", "install", "--yes", "--no-install-recommends"], packages].concat();
     for command in [&["apt-get", "update", "--quiet"], &install[..]] {
