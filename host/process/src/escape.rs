@@ -1,9 +1,10 @@
-//! Text of others on its way to a terminal or into a log. What would move the cursor, begin another line or change the
-//! direction of text is written as an escape instead. Does not write anything itself.
+//! Escaping of untrusted text on its way to a terminal or a log. Characters that would move the cursor, begin
+//! another line or change the direction of text become escapes. Does not write anything itself.
 
 use std::fmt::{self, Write};
 
-/// Control characters (C0, DEL, C1), the two line separators of Unicode, and the marks that set the direction of text.
+/// Control characters (C0, DEL, C1), the two line separators of Unicode, and the marks that set the direction
+/// of text.
 fn is_escaped(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -11,7 +12,8 @@ fn is_escaped(c: char) -> bool {
 
 /// Displays a value with control characters and the like as JSON escapes, such as `\n` and `\u001b`.
 ///
-/// JSON text on one line, without tabs between its tokens, keeps its meaning: it has such characters only in strings.
+/// JSON text on one line, without tabs between its tokens, keeps its meaning: it has such characters only in
+/// strings.
 pub struct Escaped<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {

@@ -1,13 +1,13 @@
-//! A queue in which principals take turns, so that one that asks for much delays itself and hardly anybody else. Owns
-//! what waits, not the time that a turn may take.
+//! A queue in which principals take turns, so that a principal with many items delays itself and hardly
+//! anybody else. Owns the items, not the time that a turn may take.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
-/// Items that wait, in one queue for each principal. Principals are served in turn, each for as long as the caller
-/// decides.
+/// Waiting items, in one queue for each principal. Principals are served in turn, each for as long as the
+/// caller decides.
 pub struct FairQueue<T> {
     items: HashMap<Arc<str>, VecDeque<T>>,
     /// Principals in the order of their turns. Each one that has items is here once.
@@ -27,7 +27,7 @@ impl<T> FairQueue<T> {
         self.items.into_values().flatten()
     }
 
-    /// Whether nothing waits.
+    /// Whether no items are waiting.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
@@ -58,14 +58,14 @@ impl<T> FairQueue<T> {
         self.items.insert(principal, VecDeque::from([item]));
     }
 
-    /// Serves the principal whose turn is next, and returns it: `serve` gets one item after the other until it ends the
-    /// turn or no items are left. If items are left, the principal is then the last in turn.
+    /// Serves the principal whose turn is next, and returns it: `serve` gets one item after the other until
+    /// it ends the turn or no items are left. If items are left, the principal is then the last in turn.
     pub fn serve_next(&mut self, serve: impl FnMut(T) -> TurnStep<T>) -> Option<Arc<str>> {
         self.serve_next_where(|_| true, serve)
     }
 
-    /// Like [`serve_next`](Self::serve_next), but passes over principals that are not `eligible`. They keep their
-    /// place.
+    /// Like [`serve_next`](Self::serve_next), but passes over principals that are not `eligible`. They keep
+    /// their place.
     pub fn serve_next_where(
         &mut self,
         eligible: impl Fn(&Arc<str>) -> bool,
@@ -94,13 +94,13 @@ impl<T> FairQueue<T> {
     }
 }
 
-/// How a turn goes on after an item.
+/// How a turn continues after an item.
 pub enum TurnStep<T> {
-    /// The item is done; the turn goes on with the next one.
+    /// The item is done; the turn continues with the next one.
     Continue,
     /// The item is done, and the turn is over.
     End,
-    /// The turn is over, and this is left of the item. The principal's next turn begins with it.
+    /// The turn is over, and this is the rest of the item. The principal's next turn begins with it.
     EndWithRest(T),
 }
 

@@ -1,5 +1,5 @@
-//! Reading files that others may write meanwhile: how to notice that a file has changed, and how to read one whole. Does
-//! not watch files.
+//! Reading files that others may be writing: how to notice that a file has changed, and how to read a
+//! consistent state of it. Does not watch files.
 
 use std::{
     fmt,
@@ -10,11 +10,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How often a file is read that changes while it is read.
+/// How often a file that changes while it is read is read again.
 const MAX_ATTEMPTS: u32 = 10;
 /// The pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// The times of files are no finer than this, so two states of a file within it may look the same.
+/// The resolution of file times. Two states of a file within it may look the same.
 const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 
 /// One state of the file at a path. If two are equal, nobody has written to the file or replaced it in between.
@@ -30,7 +30,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// The state of the file at a path, behind links; `None` if there is no file or it cannot be examined.
+    /// The state of the file at a path, following links; `None` if there is no file or it cannot be examined.
     pub fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().as_ref().map(Self::from)
     }
@@ -95,8 +95,8 @@ impl FileError {
 /// Why the content of a file cannot be used. The message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum UnusableFile {
-    /// The file could not be read, and may be readable later although nobody changes it: the process has too many open
-    /// files, or a disk does not answer.
+    /// The file could not be read, and may be readable later although nobody changes it: the process has too
+    /// many open files, or a disk does not answer.
     #[error("{0}")]
     Temporary(String),
     /// The file is invalid until somebody changes it.
@@ -115,8 +115,8 @@ impl UnusableFile {
     }
 }
 
-/// Reads a regular file, behind links too, as it was at one moment. Blocks: up to half a second for a file that keeps
-/// changing, and for as long as the file system does.
+/// Reads a regular file as it was at one moment, following links. Blocks: up to half a second for a file that
+/// keeps changing, and for as long as the file system does not answer.
 ///
 /// # Errors
 ///
@@ -133,7 +133,7 @@ pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     Err(FileError::Changing)
 }
 
-/// `None` if the file changed meanwhile.
+/// `None` if the file changed while it was read.
 fn read_unchanged(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, FileError> {
     // Checked before it is opened, because opening a device may have an effect.
     must_be_regular(&fs::metadata(path)?)?;
@@ -152,7 +152,7 @@ fn read_unchanged(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, FileEr
     Ok(is_unchanged.then_some(bytes))
 }
 
-/// Opens a file without waiting: a pipe, which may be there by now, would wait for somebody who writes to it.
+/// Opens a file without blocking: if a pipe has replaced it, opening would wait for a writer.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
@@ -194,7 +194,7 @@ pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// Reads what a person gives to a command, in a file or through a pipe, without its byte order mark.
+/// Reads the input of a command, from a file or a pipe, without its byte order mark.
 ///
 /// # Errors
 ///

@@ -1,12 +1,12 @@
-//! What all parts of a Switchyard process share, and what knows none of them: the memory account, the tasks that a
-//! node cannot live without, the log, reading files, and the durations and sizes of the configuration.
+//! What all parts of a Switchyard process share, and which knows none of them: the memory account, the tasks
+//! that a node cannot live without, the log, reading files, and the durations and sizes of the configuration.
 //!
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`memory`] | how much memory the process keeps for whom, and how much it may keep |
 //! | [`vital`] | tasks and threads whose panic stops the node |
 //! | [`log`] | the queue and the thread that write the log |
-//! | [`escape`] | how text of others is shown on a terminal or in a log |
+//! | [`escape`] | how untrusted text is shown on a terminal or in a log |
 //! | [`file`](mod@file) | how a file is read whole while others write it |
 //! | [`unit`](mod@unit) | durations, sizes and addresses as the configuration spells them |
 //! | [`fair_queue`] | a queue in which principals take turns |

@@ -1,8 +1,8 @@
 //! The log: a bounded queue, which a thread writes to standard error. Decides nothing about what is logged.
 //!
-//! Logging never blocks and never panics, whatever happens to standard error. A line is dropped and counted if the queue
-//! is full, if it cannot be written, or if its callsite logs too often (`rate_limit.rs`). Lines have a maximum length and
-//! cannot forge other lines (`fields.rs`).
+//! Logging never blocks and never panics, whatever happens to standard error. A line is dropped and counted
+//! if the queue is full, if it cannot be written, or if its callsite logs too often (`rate_limit.rs`). Lines
+//! have a maximum length and cannot forge other lines (`fields.rs`).
 
 mod fields;
 mod levels;
@@ -39,8 +39,8 @@ const MAX_BACKTRACE_BYTES: usize = 64 << 10;
 /// Of the whole process, as the log is.
 static DROPPED_LINES: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// The counter of log lines that were dropped: the queue was full, they could not be written, or their callsite logs too
-/// often.
+/// The counter of log lines that were dropped: the queue was full, they could not be written, or their
+/// callsite logs too often.
 pub fn dropped_lines() -> Counter {
     DROPPED_LINES.clone()
 }
@@ -109,7 +109,8 @@ impl Log {
         self.enqueue((line + "\n").into_bytes());
     }
 
-    /// Waits until everything logged so far is written, but for one second at most: standard error may block forever.
+    /// Waits until everything logged so far is written, but for one second at most: standard error may block
+    /// forever.
     pub fn flush(&self) {
         let end = Instant::now() + FLUSH_TIMEOUT;
         let (done, is_done) = sync_channel(1);
@@ -124,7 +125,8 @@ impl Log {
         is_done.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
     }
 
-    /// Logs panics from now on, instead of writing them to standard error, which could block the thread that panics.
+    /// Logs panics from now on, instead of writing them to standard error, which could block the thread that
+    /// panics.
     pub fn install_panic_hook(&self) {
         let log = self.clone();
         std::panic::set_hook(Box::new(move |panic| log.panicked(panic)));
@@ -162,8 +164,8 @@ fn write_items(
     queued_bytes: &AtomicUsize,
     limiter: &CallsiteLimiter,
 ) {
-    // When to report suppressed lines next. Any line sets it: a callsite whose lines are suppressed has logged some
-    // shortly before.
+    // When to report suppressed lines next. Any line sets it: a callsite whose lines are suppressed has
+    // logged some shortly before.
     let mut report: Option<Instant> = None;
     loop {
         let now = Instant::now();
@@ -273,7 +275,7 @@ mod tests {
             dropped_lines().get() - so_far >= 5
                 && log.queued_bytes.load(Ordering::Relaxed) <= MAX_QUEUED_BYTES
         );
-        // A line that cannot be written is dropped, and the thread goes on.
+        // A line that cannot be written is dropped, and the thread continues.
         let so_far = dropped_lines().get();
         drop(open);
         log.enqueue(b"nobody reads this\n".to_vec());

@@ -1,8 +1,8 @@
-//! The memory account: how many bytes this node keeps for others, by kind and by principal, and how many it may keep.
-//! It only counts. Whoever wants to keep something asks first, and charges it.
+//! The memory account: how many bytes this node keeps for clients, by kind and by principal, and how many it
+//! may keep. It only counts. Code that wants to keep something checks first, and charges it.
 //!
-//! Everything that a client can make grow is charged here. When the node keeps 80 % of its limit, it is under pressure:
-//! what can be missed is evicted, and principals that use much get nothing more.
+//! Everything that a client can make grow is charged here. When the node keeps 80 % of its limit, it is under
+//! pressure: what can be spared is evicted, and principals that use much get nothing more.
 
 mod available;
 mod limit;
@@ -32,11 +32,11 @@ pub enum MemoryKind {
     Sessions,
     /// Rooms, without their messages and members.
     Rooms,
-    /// What waits to be sent to connections: answers, and messages that are not in the history of this node.
+    /// What is queued for connections: answers, and messages that are not in the history of this node.
     Outboxes,
-    /// Messages that were read from another store, until they are sent.
+    /// Messages that were read from an external store, until they are sent.
     Replays,
-    /// Messages that wait for a plugin, or to be stored in another store.
+    /// Messages that wait for a plugin, or to be stored in an external store.
     Publishes,
     /// Frames of clients that have not arrived completely.
     Frames,
@@ -78,12 +78,12 @@ impl MemoryKind {
 const PRESSURE_PERCENT: usize = 80;
 /// The percentage of the limit down to which the node then evicts.
 const EVICTION_TARGET_PERCENT: usize = 75;
-/// Under pressure, a principal may use so many times what is still free. So one principal alone reaches 80 % of the limit,
-/// two reach 44 % each, and n of them 4 in 4n + 1 parts. However many there are and whatever they do, something is left for
-/// a principal that uses little.
+/// Under pressure, a principal may use this many times what is still free. So one principal alone reaches 80
+/// % of the limit, two reach 44 % each, and n of them 4 in 4n + 1 parts. However many there are and whatever
+/// they do, something is left for a principal that uses little.
 const MAX_MULTIPLE_OF_FREE: usize = 4;
 
-/// Whether a node that uses so many bytes of its limit is under pressure.
+/// Whether a node that uses `used` bytes of its `limit` is under pressure.
 pub fn is_under_pressure(used: usize, limit: usize) -> bool {
     used >= limit / 100 * PRESSURE_PERCENT
 }
@@ -97,20 +97,20 @@ pub fn may_grow(own: usize, used: usize, limit: usize) -> bool {
 
 /// The memory account of a node.
 pub struct MemoryAccount {
-    books: Arc<Books>,
-    /// Of what no principal is charged for.
+    ledger: Arc<Ledger>,
+    /// Bytes that are charged to no principal.
     unattributed: Arc<MemoryShare>,
     unauthenticated: Arc<MemoryShare>,
 }
 
 /// The counts, which shares also refer to.
-struct Books {
+struct Ledger {
     limit: usize,
     used: [AtomicUsize; MemoryKind::ALL.len()],
     shares: Mutex<HashMap<Arc<str>, Weak<MemoryShare>>>,
 }
 
-impl Books {
+impl Ledger {
     fn used(&self, kind: MemoryKind) -> usize {
         self.used[kind as usize].load(Ordering::Relaxed)
     }
@@ -127,9 +127,9 @@ impl Books {
 impl MemoryAccount {
     /// An account with a limit in bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        let books = Arc::new(Books { limit, used: Default::default(), shares: Mutex::default() });
-        let share = |name: &str| Arc::new(MemoryShare::new(name.into(), books.clone()));
-        Arc::new(Self { unattributed: share(""), unauthenticated: share(""), books })
+        let ledger = Arc::new(Ledger { limit, used: Default::default(), shares: Mutex::default() });
+        let share = |name: &str| Arc::new(MemoryShare::new(name.into(), ledger.clone()));
+        Arc::new(Self { unattributed: share(""), unauthenticated: share(""), ledger })
     }
 
     /// An account without a limit.
@@ -139,17 +139,17 @@ impl MemoryAccount {
 
     /// The limit, in bytes.
     pub fn limit(&self) -> usize {
-        self.books.limit
+        self.ledger.limit
     }
 
     /// How many bytes of one kind the node keeps.
     pub fn used(&self, kind: MemoryKind) -> usize {
-        self.books.used(kind)
+        self.ledger.used(kind)
     }
 
     /// How many bytes the node keeps.
     pub fn total(&self) -> usize {
-        self.books.total()
+        self.ledger.total()
     }
 
     /// Whether nothing more may be kept.
@@ -157,7 +157,7 @@ impl MemoryAccount {
         self.total() >= self.limit()
     }
 
-    /// Whether what can be missed must be evicted: the node keeps 80 % of its limit.
+    /// Whether something must be evicted: the node keeps 80 % of its limit or more.
     pub fn is_under_pressure(&self) -> bool {
         is_under_pressure(self.total(), self.limit())
     }
@@ -169,11 +169,11 @@ impl MemoryAccount {
 
     /// The share of a principal. While anybody refers to it, all calls return the same one.
     pub fn share(&self, principal: &Arc<str>) -> Arc<MemoryShare> {
-        let mut shares = self.books.shares();
+        let mut shares = self.ledger.shares();
         if let Some(share) = shares.get(principal).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(MemoryShare::new(principal.clone(), self.books.clone()));
+        let share = Arc::new(MemoryShare::new(principal.clone(), self.ledger.clone()));
         shares.insert(principal.clone(), Arc::downgrade(&share));
         share
     }
@@ -186,7 +186,7 @@ impl MemoryAccount {
     /// The number of bytes that eviction leaves to each principal: what principals use beyond it adds up to the
     /// [`excess`](Self::excess).
     pub fn eviction_level(&self) -> usize {
-        let shares: Vec<_> = self.books.shares().values().filter_map(Weak::upgrade).collect();
+        let shares: Vec<_> = self.ledger.shares().values().filter_map(Weak::upgrade).collect();
         let used = shares.iter().map(|share| share.used());
         let mut levels: Vec<_> = used.chain([self.unauthenticated.used(), 0]).collect();
         levels.sort_unstable_by(|a, b| b.cmp(a));
@@ -202,7 +202,7 @@ impl MemoryAccount {
         0
     }
 
-    /// Charges what belongs to no principal.
+    /// Charges bytes that belong to no principal.
     pub fn charge(&self, kind: MemoryKind, bytes: usize) -> MemoryCharge {
         self.unattributed.charge(kind, bytes)
     }
@@ -272,7 +272,7 @@ mod tests {
         let charge = account.share(&name).charge(MemoryKind::Keys, 10);
         assert_eq!(account.share(&name).used(), 10);
         drop(charge);
-        assert!(account.books.shares().is_empty());
+        assert!(account.ledger.shares().is_empty());
         assert_eq!(account.share(&name).used(), 0);
     }
 }

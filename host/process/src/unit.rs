@@ -1,5 +1,5 @@
-//! Durations, sizes and addresses as the configuration and the command line spell them: "25s", "10m", "64KiB". Knows
-//! no key of the configuration.
+//! Durations, sizes and addresses as the configuration and the command line spell them: "25s", "10m",
+//! "64KiB". Knows no key of the configuration.
 
 use serde::{
     Deserializer,
@@ -7,7 +7,8 @@ use serde::{
 };
 use std::{fmt, net::SocketAddr, time::Duration};
 
-/// The longest duration that is accepted anywhere. Adding it to any time, or counting it in any unit, cannot overflow.
+/// The longest duration that is accepted anywhere. Adding it to any time, or converting it to any unit,
+/// cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The largest size that is accepted anywhere: all the memory that Wasm can address.
 const MAX_SIZE_BYTES: u64 = 4 << 30;
@@ -76,8 +77,8 @@ pub fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Erro
     })
 }
 
-/// Reads a string. If the value has another type, the error says that `expected` was expected, such as `a duration
-/// such as "5s"`.
+/// Reads a string. If the value has another type, the error says that `expected` was expected, such as `a
+/// duration such as "5s"`.
 ///
 /// # Errors
 ///

@@ -1,5 +1,6 @@
-//! Tasks and threads that a node cannot live without. If one panics, the node would look alive and do half of its
-//! work. So the first such panic is recorded here, and the node stops in order. Does not restart anything.
+//! Tasks and threads that a node cannot live without. If one panicked, the node would look alive and do only
+//! half of its work. So the first such panic is recorded here, and the node stops in order. Does not restart
+//! anything.
 
 use crate::log::panic_message;
 use futures_util::FutureExt;
@@ -53,7 +54,7 @@ impl VitalTasks {
         Ok(thread.thread().clone())
     }
 
-    /// Runs what must neither panic nor end, in the task of the caller. Returns when it did.
+    /// Runs work that must neither panic nor end, in the caller's task. Returns if it does.
     pub async fn run_forever(&self, name: &str, work: impl Future<Output = ()>) {
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(()) => self.fail(format!("{name} ended")),
@@ -72,7 +73,7 @@ impl VitalTasks {
         self.0.failed.cancel();
     }
 
-    /// The first failure, such as `the lease panicked: …`; `None` as long as all is well.
+    /// The first failure, such as `the lease panicked: …`; `None` if there was none.
     pub fn failure(&self) -> Option<&str> {
         self.0.failure.get().map(String::as_str)
     }

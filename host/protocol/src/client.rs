@@ -1,5 +1,5 @@
-//! The client's side of the wire: the requests that a client sends, and a reader for what the server sends. Owns no
-//! connection: any WebSocket library carries the texts.
+//! The client's side of the wire: the requests that a client sends, and a reader for what the server sends.
+//! Owns no connection: any WebSocket library carries the texts.
 //!
 //! ```
 //! use switchyard_protocol::client::{ClientRequest, ServerFrame, SubscribeEntry, parse};

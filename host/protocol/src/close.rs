@@ -2,9 +2,9 @@
 
 /// Why the server closes a connection.
 ///
-/// The first two digits of the [code](Close::code) tell a client what to do. 44xx: do not come back until something
-/// has changed. 45xx: come back with backoff. 46xx: come back without backoff. After 45xx and 46xx the session can be
-/// resumed.
+/// The first two digits of the [code](Close::code) tell a client what to do. 44xx: do not come back until
+/// something has changed. 45xx: come back with backoff. 46xx: come back without backoff. After 45xx and 46xx
+/// the session can be resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// 4400: the client sent ten bad frames within a minute.
@@ -29,8 +29,8 @@ pub enum Close {
     HeartbeatTimeout,
     /// 4508: the client does not read fast enough.
     Slow,
-    /// 4600: the node is stopping. The reason is the number of milliseconds, with jitter, that the client should wait
-    /// before it comes back.
+    /// 4600: the node is stopping. The reason is the number of milliseconds, with jitter, that the client
+    /// should wait before it comes back.
     Draining(u32),
     /// 1002: the peer does not follow the WebSocket protocol.
     ProtocolError,
@@ -61,8 +61,8 @@ impl Close {
         }
     }
 
-    /// The reason in the close frame: a sentence for people, or the number of milliseconds of [`Close::Draining`].
-    /// At most 123 bytes, which is all that a close frame can hold.
+    /// The reason in the close frame: a sentence for people, or the number of milliseconds of
+    /// [`Close::Draining`]. At most 123 bytes, which is all that a close frame can hold.
     pub fn reason(self) -> String {
         match self {
             Close::Draining(delay) => return delay.to_string(),
@@ -86,7 +86,8 @@ impl Close {
         .to_owned()
     }
 
-    /// Whether the server discards what is still queued for the client, instead of sending it before the close frame.
+    /// Whether the server discards what is still queued for the client, instead of sending it before the
+    /// close frame.
     pub fn discards_queued(self) -> bool {
         matches!(self, Close::Slow | Close::HeartbeatTimeout | Close::TakenOver)
     }

@@ -107,8 +107,8 @@ impl<'de> Deserialize<'de> for ErrorCode {
 pub struct Refusal {
     /// For programs.
     pub code: ErrorCode,
-    /// For people: what is wrong with which input, and what would be right. Never contains a key, a token or message
-    /// data.
+    /// For people: what is wrong with which input, and what would be right. Never contains a key, a token or
+    /// message data.
     pub message: String,
     /// Milliseconds after which a retry makes sense.
     #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
@@ -126,7 +126,7 @@ impl Refusal {
         Self::new(ErrorCode::InvalidRequest, message)
     }
 
-    /// A refusal of a request that the client may repeat after so many milliseconds.
+    /// A refusal of a request that the client may repeat after this many milliseconds.
     pub fn retry(code: ErrorCode, message: impl Into<String>, after_ms: u64) -> Self {
         Self { code, message: message.into(), retry_after: Some(after_ms) }
     }

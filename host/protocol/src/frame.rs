@@ -14,7 +14,8 @@ const MAX_HEADER_BYTES: usize = 10;
 pub struct Frame(Bytes);
 
 impl Frame {
-    /// A text frame of what `fill` appends to the string that it is given. `capacity` is about how many bytes that is.
+    /// A text frame of what `fill` appends to the string that it is given. `capacity` is about how many bytes
+    /// that is.
     pub fn build(capacity: usize, fill: impl FnOnce(&mut String)) -> Self {
         let mut text = String::with_capacity(MAX_HEADER_BYTES + capacity);
         // Space for the header, whose length depends on that of the text.
@@ -33,7 +34,8 @@ impl Frame {
         Self(Bytes::from(bytes).slice(spare..))
     }
 
-    /// The same frame, which keeps `guard` until its last clone is dropped, for example to account for its memory.
+    /// The same frame, which keeps `guard` until its last clone is dropped, for example to account for its
+    /// memory.
     pub fn with_guard(self, guard: impl Send + 'static) -> Self {
         Self(Bytes::from_owner(Guarded { bytes: self.0, _guard: guard }))
     }

@@ -1,13 +1,13 @@
 //! Portable JSON: JSON that every common parser accepts.
 //!
-//! The grammar of JSON allows more, which the server does not pass on to subscribers and plugins: nesting without a
-//! limit, halves of surrogate pairs, which are no characters, and numbers that no double can hold.
+//! The grammar of JSON allows more, which the server does not pass on to subscribers and plugins: nesting
+//! without a limit, halves of surrogate pairs, which are not characters, and numbers that no double can hold.
 
-/// The most levels of objects and arrays inside one another, in `data` and in filters. It is serde_json's default
-/// limit, and other parsers have similar ones.
+/// The most levels of objects and arrays inside one another, in `data` and in filters. It is serde_json's
+/// default limit, and other parsers have similar ones.
 pub const MAX_DEPTH: usize = 128;
 
-/// An integer of at most so many digits fits a double, whatever its digits are.
+/// An integer of at most this many digits fits a double.
 const MAX_SAFE_DIGITS: usize = 308;
 
 /// Why valid JSON is not portable. The message follows the name of a field: `data has …`.
@@ -17,7 +17,7 @@ pub enum NotPortable {
     #[error("is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
     /// A string contains one half of a surrogate pair, such as `\ud800`.
-    #[error("has half of a surrogate pair; write both halves, e.g. \\ud83d\\ude00")]
+    #[error("has half of a surrogate pair; write both halves, as in \\ud83d\\ude00")]
     LoneSurrogate,
     /// A number is larger than a double can hold.
     #[error("has a number beyond 1.8e308, which most languages cannot represent; write it as a string")]

@@ -1,11 +1,11 @@
-//! The wire protocol of Switchyard, version 1: the frames that a client and a server exchange, their encoding, and
-//! the names, codes and limits in them. It owns no connection and keeps no state.
+//! The wire protocol of Switchyard, version 1: the frames that a client and a server exchange, their
+//! encoding, and the names, codes and limits in them. It owns no connection and keeps no state.
 //!
 //! # The protocol in short
 //!
-//! A client opens a WebSocket and sends requests. The server answers them in order, and in between delivers the
-//! messages of the rooms that the client is in. Each frame is one JSON object in one text message. Its field `type`
-//! names the kind of frame:
+//! A client opens a WebSocket and sends requests. The server answers them in order, and in between delivers
+//! the messages of the rooms that the client is in. Each frame is one JSON object in one text message. Its
+//! field `type` names the kind of frame:
 //!
 //! | the client sends | the server answers | to |
 //! | --- | --- | --- |
@@ -18,12 +18,12 @@
 //! | `history` | `history` | read stored messages of a room |
 //! | `ping` | `pong` | check that the connection is alive |
 //!
-//! The server answers `error` to a request that it refuses. Without being asked it sends `message`, a delivery; and
-//! `gap`, which says that messages were lost to this connection.
+//! The server answers `error` to a request that it refuses. Without being asked it sends `message`, a
+//! delivery; and `gap`, which says that messages were lost to this connection.
 //!
-//! A request may carry an `id`, a string or a number, which the answer repeats. Offsets are integers from 0 to
-//! 2^53 - 1, times are Unix milliseconds, durations are milliseconds and sizes are bytes. Both sides ignore fields
-//! that they do not know, and a client ignores frames whose `type` it does not know.
+//! A request may carry an `id`, a string or a number, which the answer repeats. Offsets are integers from 0
+//! to 2^53 - 1, times are Unix milliseconds, durations are milliseconds and sizes are bytes. Both sides
+//! ignore fields that they do not know, and a client ignores frames whose `type` it does not know.
 //!
 //! ```json
 //! {"type":"connect","id":1,"auth":{"apiKey":"sk_…"}}
@@ -38,12 +38,12 @@
 //! {"type":"ack","offsets":{"prices":{"epoch":"k3f9","offset":42}}}
 //! ```
 //!
-//! A [`Position`] in a room is an epoch and an offset. Within an epoch, offsets rise by one with each message that is
-//! stored; when they can no longer be relied on, for example because the store has lost data, the room begins a new
-//! epoch. Positions of different epochs cannot be compared.
+//! A [`Position`] in a room is an epoch and an offset. Within an epoch, offsets rise by one with each message
+//! that is stored; when they can no longer be relied on, for example because the store has lost data, the
+//! room begins a new epoch. Positions of different epochs cannot be compared.
 //!
-//! The server ends a connection with a [`Close`] code, whose first two digits say whether the client should come
-//! back: 44xx not before something has changed, 45xx with backoff, 46xx without backoff.
+//! The server ends a connection with a [`Close`] code, whose first two digits say whether the client should
+//! come back: 44xx not before something has changed, 45xx with backoff, 46xx without backoff.
 //!
 //! `docs/protocol.md` in the repository is the complete specification, with a conversation for each rule.
 //!

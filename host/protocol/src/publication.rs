@@ -9,7 +9,8 @@ const DELIVERY_START: &str = r#"{"type":"message","#;
 /// A message that a room has stored at an offset, with the frame that delivers it:
 /// `{"type":"message","room":"prices","offset":42,"event":"price","time":1760000000123,"data":{"usd":3150}}`.
 ///
-/// The frame is the same for every subscriber. It holds the only copy of `data`, in one allocation, which clones share.
+/// The frame is the same for every subscriber. It holds the only copy of `data`, in one allocation, which
+/// clones share.
 #[derive(Debug, Clone)]
 pub struct Publication {
     /// The name of the room.
@@ -28,7 +29,8 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// Encodes a message. `data` must be JSON text, which reaches subscribers byte for byte, and `room` a valid name.
+    /// Encodes a message. `data` must be JSON text, which reaches subscribers byte for byte, and `room` a
+    /// valid name.
     pub fn new(
         room: Arc<str>,
         epoch: Arc<str>,
@@ -62,7 +64,8 @@ impl Publication {
         Self { room, epoch, offset, time, event: event.map(Into::into), frame, data_start }
     }
 
-    /// About how many bytes of memory the message takes: its texts, and 256 bytes for everything else, as measured.
+    /// About how many bytes of memory the message takes: its texts, and 256 bytes for everything else, as
+    /// measured.
     pub fn size(&self) -> usize {
         self.frame.len() + self.event.as_deref().map_or(0, str::len) + 256
     }

@@ -1,7 +1,7 @@
 //! What the server sends besides deliveries: the bodies of its answers, and their encoding. Decides nothing.
 //!
-//! The types of this module are what `serde` reads and writes between `type` and `id`; [`encode`] adds those two. A
-//! client reads the frames with [`crate::client::parse`], into the same types.
+//! The types of this module are what `serde` reads and writes between `type` and `id`; [`encode`] adds those
+//! two. A client reads the frames with [`crate::client::parse`], into the same types.
 
 mod history;
 
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 
-/// What became of a room: an entry of `results` in `subscribed` and `unsubscribed`, and of `rooms` in `connected`.
+/// What became of a room: an entry of `results` in `subscribed` and `unsubscribed`, and of `rooms` in
+/// `connected`.
 ///
 /// `E` is the error object: the server writes a [`Refusal`], a client reads a [`crate::client::ServerError`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,8 +34,8 @@ pub struct RoomResult<E = Refusal> {
     /// The newest offset of the room, if the client is in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// Whether everything that the client has missed follows as deliveries. In `subscribed` only if the request had a
-    /// position.
+    /// Whether everything that the client has missed follows as deliveries. In `subscribed` only if the
+    /// request had a position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<bool>,
     /// The filter in effect, as JSON text. Only in `connected`, and absent if there is none.
@@ -150,8 +151,8 @@ pub struct RoomResults<E = Refusal> {
     pub results: Vec<RoomResult<E>>,
 }
 
-/// The body of `published`, and of the answer to the same request over HTTP: the message is stored and handed to
-/// routing.
+/// The body of `published`, and of the answer to the same request over HTTP: the message is stored and handed
+/// to routing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// The name of the room.
@@ -160,7 +161,8 @@ pub struct Published {
     pub epoch: Arc<str>,
     /// The offset of the message.
     pub offset: u64,
-    /// A message with the same `key` was published before: `offset` is that of the first one, and nothing was sent.
+    /// A message with the same `key` was published before: `offset` is that of the first one, and nothing was
+    /// sent.
     #[serde(default, skip_serializing_if = "is_false")]
     pub duplicate: bool,
     /// The room's plugin accepted the message and dropped it: `offset` is the room's newest.
@@ -210,8 +212,8 @@ pub fn pong(id: Option<Id>, time: u64) -> String {
     encode("pong", id, Pong { time })
 }
 
-/// The text of a `gap`: messages of the room before `offset` were lost to this connection. `room` and `epoch` must not
-/// need escaping in JSON.
+/// The text of a `gap`: messages of the room before `offset` were lost to this connection. `room` and `epoch`
+/// must not need escaping in JSON.
 pub fn gap(room: &str, epoch: &str, offset: u64) -> String {
     format!(r#"{{"type":"gap","room":"{room}","epoch":"{epoch}","offset":{offset}}}"#)
 }

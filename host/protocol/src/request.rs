@@ -1,5 +1,5 @@
-//! What a client asks for: from the text of a frame to a request, or to the refusal that says what is wrong with it.
-//! Whether the client may do it is decided elsewhere.
+//! What a client asks for: from the text of a frame to a request, or to the refusal that says what is wrong
+//! with it. Whether the client may do it is decided elsewhere.
 
 mod ack;
 pub(crate) mod fields;
@@ -109,7 +109,8 @@ struct RequestFields<'a> {
     offsets: Option<&'a RawValue>,
 }
 
-/// For a field where `null` is a value: `"data":null` is data, and `"id":null` is an error, unlike a missing field.
+/// For a field where `null` is a value: `"data":null` is data, and `"id":null` is an error, unlike a missing
+/// field.
 fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
@@ -122,8 +123,8 @@ pub type ParseResult<'a> = Result<(Option<Id<'a>>, Request<'a>), (Option<Id<'a>>
 /// # Errors
 ///
 /// [`ErrorCode::BadFrame`] if the text is not one JSON object or contains JSON that is not portable,
-/// [`ErrorCode::UnknownType`] if there is no such request, [`ErrorCode::InvalidRequest`] if a field is missing or
-/// wrong. The errors of single rooms, of `auth` and of `ack` are in the [`Request`].
+/// [`ErrorCode::UnknownType`] if there is no such request, [`ErrorCode::InvalidRequest`] if a field is
+/// missing or wrong. The errors of single rooms, of `auth` and of `ack` are in the [`Request`].
 pub fn parse(text: &str) -> ParseResult<'_> {
     let fields: RequestFields = match object(text) {
         Ok(fields) => fields,

@@ -15,8 +15,8 @@ pub const MAX_PRINCIPAL_BYTES: usize = 64;
 pub const BROADCAST: &str = "*";
 
 /// A valid room name: 1 to 128 characters from `A-Z a-z 0-9 . _ -`, in parts joined by single colons, such as
-/// `uniswap-v3:ethereum`; or [`BROADCAST`]; or an inbox, which is `@` and the name of a principal. Whether such a room
-/// exists is another question. Clones share the text.
+/// `uniswap-v3:ethereum`; or [`BROADCAST`]; or an inbox, which is `@` and the name of a principal. Whether
+/// such a room exists is another question. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomName(Arc<str>);
 

@@ -1,4 +1,5 @@
-//! The message and the fields of a log line: they stay in that line, whatever they contain and however long they are.
+//! The message and the fields of a log line: they stay in that line, whatever they contain and however long
+//! they are.
 
 use crate::escape::Escaper;
 use std::{
@@ -73,7 +74,7 @@ impl Visit for FieldWriter<'_> {
     }
 }
 
-/// Accepts so many bytes and then fails, which ends the formatting.
+/// Accepts this many bytes and then fails, which ends the formatting.
 pub(super) struct LimitedWriter<'a, W> {
     pub to: &'a mut W,
     pub left: &'a mut usize,

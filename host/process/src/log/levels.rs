@@ -1,5 +1,6 @@
-//! Which levels are logged: the filter of `RUST_LOG`. A level without a module applies to the node's own modules only.
-//! Libraries log warnings and errors, unless they are named, because at other levels they may log what clients send.
+//! Which levels are logged: the filter of `RUST_LOG`. A level without a module applies to the node's own
+//! modules only. Libraries log warnings and errors, unless they are named, because at other levels they may
+//! log what clients send.
 
 use std::{ffi::OsStr, str::FromStr};
 use tracing::level_filters::LevelFilter;

@@ -1,5 +1,5 @@
-//! How often each callsite, a place in the code, may log. A client that makes one callsite log again and again can
-//! neither fill the disk nor hide what other callsites log. Writes nothing itself.
+//! How often each callsite, a place in the code, may log. A client that makes one callsite log again and
+//! again can neither fill the disk nor hide what other callsites log. Writes nothing itself.
 
 use std::{
     borrow::Cow,
@@ -20,8 +20,8 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the log says how many lines were suppressed.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Targets without a limit here. Each plugin has a limit of its own, so that one cannot hide what another logs; and every
-/// action of an operator is logged.
+/// Targets without a limit here. Each plugin has a limit of its own, so that one cannot hide what another
+/// logs; and every action of an operator is logged.
 const UNLIMITED_TARGETS: [&str; 2] = ["switchyard::guest", "switchyard::audit"];
 
 /// All callsites that have logged. Their number is bounded by the size of the program.
@@ -87,7 +87,8 @@ impl Callsite {
     fn of(event: &Event) -> Self {
         let metadata = event.metadata();
         let mut callsite = Self { module: metadata.target().into(), line: metadata.line().unwrap_or(0) };
-        // All lines of libraries that use the crate `log` come from one callsite. Their fields name the true one.
+        // All lines of libraries that use the crate `log` come from one callsite. Their fields name the true
+        // one.
         if metadata.target() == "log" {
             event.record(&mut callsite);
         }

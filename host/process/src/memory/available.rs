@@ -1,5 +1,5 @@
-//! How much memory is available to the process: that of the machine, or what its cgroups allow. Does not know how much is
-//! in use.
+//! How much memory is available to the process: that of the machine, or what its cgroups allow. Does not know
+//! how much is in use.
 
 use std::{
     fs,
@@ -28,8 +28,9 @@ fn machine_bytes(root: &Path) -> Option<usize> {
     Some(total.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
 }
 
-/// The limits of a cgroup and of those around it. A line is `NUMBER:CONTROLLERS:PATH`, with no controllers in cgroups v2. In
-/// a container the path may be that of the host; then the limit of the container is at the top.
+/// The limits of a cgroup and of those around it. A line is `NUMBER:CONTROLLERS:PATH`, with no controllers in
+/// cgroups v2. In a container the path may be that of the host; then the limit of the container is at the
+/// top.
 fn cgroup_limits(root: &Path, line: &str) -> Vec<usize> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { return vec![] };

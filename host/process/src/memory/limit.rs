@@ -12,7 +12,8 @@ pub struct MemoryConfig {
     pub limit: MemoryLimit,
 }
 
-/// How much memory the node may keep: "2GiB", or "60%" (the default) of the memory that is available to the process.
+/// How much memory the node may keep: "2GiB", or "60%" (the default) of the memory that is available to the
+/// process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MemoryLimit {
     /// 1 to 100 percent of the memory that is available to the process.

@@ -1,6 +1,6 @@
 //! The memory that is kept for one principal, and charges of it. Does not know what the bytes are.
 
-use super::{Books, MemoryKind, may_grow};
+use super::{Ledger, MemoryKind, may_grow};
 use std::{
     fmt,
     sync::{
@@ -13,15 +13,16 @@ use std::{
 pub struct MemoryShare {
     principal: Arc<str>,
     used: AtomicUsize,
-    books: Arc<Books>,
+    ledger: Arc<Ledger>,
 }
 
 impl MemoryShare {
-    pub(super) fn new(principal: Arc<str>, books: Arc<Books>) -> Self {
-        Self { principal, used: AtomicUsize::new(0), books }
+    pub(super) fn new(principal: Arc<str>, ledger: Arc<Ledger>) -> Self {
+        Self { principal, used: AtomicUsize::new(0), ledger }
     }
 
-    /// The name of the principal; empty for connections without a key, and for what no principal is charged for.
+    /// The name of the principal; empty for connections without a key, and for what no principal is charged
+    /// for.
     pub fn principal(&self) -> &Arc<str> {
         &self.principal
     }
@@ -33,19 +34,19 @@ impl MemoryShare {
 
     /// Whether more may be kept for the principal: see [`may_grow`](super::may_grow).
     pub fn may_grow(&self) -> bool {
-        may_grow(self.used(), self.books.total(), self.books.limit)
+        may_grow(self.used(), self.ledger.total(), self.ledger.limit)
     }
 
     /// Counts bytes until they are [subtracted](Self::subtract). Prefer [`charge`](Self::charge).
     pub fn add(&self, kind: MemoryKind, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        self.books.used[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+        self.ledger.used[kind as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Stops counting what was [added](Self::add).
     pub fn subtract(&self, kind: MemoryKind, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.books.used[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
+        self.ledger.used[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Counts bytes until the charge is dropped.
@@ -55,8 +56,8 @@ impl MemoryShare {
         charge
     }
 
-    /// Like [`charge`](Self::charge), but for bytes that several principals share and that already count as used by the
-    /// node: they count only against the principal.
+    /// Like [`charge`](Self::charge), but for bytes that several principals share and that already count as
+    /// used by the node: they count only against the principal.
     pub fn claim(self: &Arc<Self>, bytes: usize) -> MemoryCharge {
         let mut charge = MemoryCharge { share: self.clone(), kind: None, bytes: 0 };
         charge.grow(bytes);
@@ -66,7 +67,7 @@ impl MemoryShare {
 
 impl Drop for MemoryShare {
     fn drop(&mut self) {
-        let mut shares = self.books.shares();
+        let mut shares = self.ledger.shares();
         // A new share of the same principal may be there by now.
         let is_this = |share: &Weak<MemoryShare>| std::ptr::eq(share.as_ptr(), self);
         if shares.get(&self.principal).is_some_and(is_this) {
@@ -94,7 +95,7 @@ impl MemoryCharge {
         self.bytes
     }
 
-    /// Counts so many bytes more.
+    /// Counts this many more bytes.
     pub fn grow(&mut self, bytes: usize) {
         match self.kind {
             Some(kind) => self.share.add(kind, bytes),
@@ -103,7 +104,7 @@ impl MemoryCharge {
         self.bytes += bytes;
     }
 
-    /// Counts so many bytes less, at most all of them.
+    /// Counts this many bytes less, at most all of them.
     pub fn shrink(&mut self, bytes: usize) {
         self.bytes -= bytes;
         match self.kind {

@@ -3,8 +3,8 @@
 use super::{MemoryCharge, MemoryShare};
 use std::sync::Arc;
 
-/// A charge for bytes that come and go all the time, such as those in a queue. It changes in steps of 16 KiB, so that most
-/// changes cost nothing.
+/// A charge for bytes that come and go all the time, such as those in a queue. It changes in steps of 16 KiB,
+/// so that most changes cost nothing.
 pub struct SteppedCharge(MemoryCharge);
 
 /// The size of a step, in bytes.

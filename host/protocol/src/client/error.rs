@@ -73,8 +73,8 @@ impl From<Refusal> for ServerError {
     }
 }
 
-/// The error in the body of an HTTP answer, such as one to a refused upgrade; `None` if the body has none, because
-/// something else answers there.
+/// The error in the body of an HTTP answer, such as one to a refused upgrade; `None` if the body has none,
+/// because something else answers there.
 pub fn parse_http_error(body: &[u8]) -> Option<ServerError> {
     #[derive(Deserialize)]
     struct Body {

@@ -107,7 +107,8 @@ pub struct SubscribeEntry<'a> {
 }
 
 impl ClientRequest<'_> {
-    /// The text of the frame. Without an `id`, the answer has none either; an `ack` without one is never answered.
+    /// The text of the frame. Without an `id`, the answer has none either; an `ack` without one is never
+    /// answered.
     pub fn encode(&self, id: Option<RequestId>) -> String {
         envelope::encode(self.kind(), id, self)
     }

@@ -35,8 +35,8 @@ pub enum ServerFrame<'a> {
     Unknown(Cow<'a, str>),
 }
 
-/// A message, as `message` delivers it and `history` returns it. The epoch of the offset is the one in the most recent
-/// `subscribed`, `connected`, `gap` or `history` for the room.
+/// A message, as `message` delivers it and `history` returns it. The epoch of the offset is the one in the
+/// most recent `subscribed`, `connected`, `gap` or `history` for the room.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Delivery<'a> {
     /// The name of the room.
@@ -67,8 +67,8 @@ pub struct HistoryPage<'a> {
     pub messages: Vec<Delivery<'a>>,
     /// Whether more messages are stored after the last of these. Continue with its offset as `since`.
     pub more: bool,
-    /// `Some(false)` if the position in `since` is no longer stored, or if the filter failed on messages, which are
-    /// left out.
+    /// `Some(false)` if the position in `since` is no longer stored, or if the filter failed on messages,
+    /// which are left out.
     pub recovered: Option<bool>,
 }
 

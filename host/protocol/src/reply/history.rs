@@ -3,8 +3,8 @@
 use crate::{Id, Publication};
 use std::sync::Arc;
 
-/// A page of the history of a room, oldest message first: the body of `history`, and of the answer to the same request
-/// over HTTP.
+/// A page of the history of a room, oldest message first: the body of `history`, and of the answer to the
+/// same request over HTTP.
 pub struct HistoryReply {
     /// The name of the room.
     pub room: Arc<str>,

@@ -15,7 +15,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 pub struct Ack<'a> {
     /// The room as the client knows it. The server parses the name later.
     pub room: Cow<'a, str>,
-    /// The epoch of the offset. If it is absent, the offset belongs to the epoch that the connection received last.
+    /// The epoch of the offset. If it is absent, the offset belongs to the epoch that the connection received
+    /// last.
     pub epoch: Option<Arc<str>>,
     /// The offset of the newest message that is handled.
     pub offset: u64,

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// A message to publish: `{"room":"prices","event":"price","data":{"usd":3150},"key":"evt-81"}`. A client writes it
-/// with [`crate::client::ClientRequest::Publish`].
+/// A message to publish: `{"room":"prices","event":"price","data":{"usd":3150},"key":"evt-81"}`. A client
+/// writes it with [`crate::client::ClientRequest::Publish`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Publish<'a> {
     /// The room to publish to. The server parses the name later.
@@ -25,8 +25,8 @@ pub struct Publish<'a> {
     /// Any JSON value, which reaches subscribers byte for byte. The server accepts only portable JSON:
     /// [`json::check_portable`].
     pub data: &'a RawValue,
-    /// An idempotency key, 1 to [`MAX_KEY_BYTES`]: publishing again with the same key within 5 minutes sends nothing
-    /// and answers the first offset.
+    /// An idempotency key, 1 to [`MAX_KEY_BYTES`]: publishing again with the same key within 5 minutes sends
+    /// nothing and answers the first offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
 }
@@ -35,8 +35,8 @@ pub struct Publish<'a> {
 ///
 /// # Errors
 ///
-/// [`ErrorCode::InvalidRequest`] if it is not an object or a field is missing or wrong, [`ErrorCode::BadFrame`] if
-/// `data` is not portable JSON.
+/// [`ErrorCode::InvalidRequest`] if it is not an object or a field is missing or wrong,
+/// [`ErrorCode::BadFrame`] if `data` is not portable JSON.
 pub fn parse_publish(raw: &RawValue) -> Result<Publish<'_>, Refusal> {
     let fields = message_fields(raw, r#"{"room","event","data","key"}"#)?;
     publish(&fields, room(&fields)?)

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// One entry of a `subscribe`: a room name, or `{"room":"prices","filter":{…},"since":{"epoch":"k3f9","offset":42}}`.
+/// One entry of a `subscribe`: a room name, or
+/// `{"room":"prices","filter":{…},"since":{"epoch":"k3f9","offset":42}}`.
 #[derive(Debug)]
 pub struct RequestedRoom<'a> {
     /// The name as it was sent; not checked yet.

@@ -3,10 +3,12 @@
 use super::is_name_char;
 use serde::{Deserialize, Serialize};
 
-/// A pattern of room names: a name in which `*` ends a part and stands for any rest of that part, or `**` ends the
-/// pattern and stands for any rest at all. `dydx:*` matches `dydx:eth-usd` but not `dydx:a:b`, which `dydx:**` matches.
+/// A pattern of room names: a name in which `*` ends a part and stands for any rest of that part, or `**`
+/// ends the pattern and stands for any rest at all. `dydx:*` matches `dydx:eth-usd` but not `dydx:a:b`, which
+/// `dydx:**` matches.
 ///
-/// Letters match in either case: otherwise a client could bypass a plugin by spelling the name of its room differently.
+/// Letters match in either case: otherwise a client could bypass a plugin by spelling the name of its room
+/// differently.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct RoomPattern(String);
